@@ -1,0 +1,190 @@
+// Vectors for CPU kernels: as many floats as the instruction set of this build holds in one register (16, 8 or 4).
+//
+// `Floats` is a GCC vector: + - * / and comparisons work lane by lane, a float operand is broadcast, `a < b ? x : y`
+// selects. Multiply-add contracts to one instruction (the build sets -ffp-contract=fast). bf16 is a storage format
+// only: load<bfloat16> widens, store<bfloat16> rounds to nearest even. NaN propagates through everything here.
+//
+//   int64_t i = 0;
+//   for (; i + kLanes <= n; i += kLanes) store(y + i, exp(load(x + i)));
+//   if (i < n) store_partial(y + i, exp(load_partial(x + i, n - i)), n - i);
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "runtime/dtype.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef LF_CPU_NAMESPACE
+#error "LF_CPU_NAMESPACE is set by the build: cpu_v3, cpu_v4 or cpu_generic"
+#endif
+
+#define LF_INLINE inline __attribute__((always_inline))
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+
+LF_INLINE Floats broadcast(float x) { return Floats{} + x; }
+
+// ---- memory -------------------------------------------------------------------------------------------------------
+
+LF_INLINE Floats load(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+LF_INLINE Floats widen(Halves half) {
+  return reinterpret_cast<Floats>(__builtin_convertvector(half, Words) << 16);
+}
+
+LF_INLINE Floats load(const bfloat16* p) {
+  Halves half;
+  std::memcpy(&half, p, sizeof half);
+  return widen(half);
+}
+
+LF_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+// Rounds to nearest even; a NaN stays a quiet NaN.
+LF_INLINE Halves narrow(Floats v) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
+#else
+  const Words bits = reinterpret_cast<Words>(v);
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words quiet = (bits >> 16) | 0x40;
+  return __builtin_convertvector(v == v ? rounded : quiet, Halves);
+#endif
+}
+
+LF_INLINE void store(bfloat16* p, Floats v) {
+  const Halves half = narrow(v);
+  std::memcpy(p, &half, sizeof half);
+}
+
+// The first n < kLanes elements; the other lanes are 0.
+template <class T> LF_INLINE Floats load_partial(const T* p, int64_t n) {
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
+  return load(buffer);
+}
+
+template <class T> LF_INLINE void store_partial(T* p, Floats v, int64_t n) {
+  T buffer[kLanes];
+  store(buffer, v);
+  std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+}
+
+// ---- lane by lane -------------------------------------------------------------------------------------------------
+
+// The larger of the two; if either is NaN, NaN.
+LF_INLINE Floats maximum(Floats a, Floats b) { return (a > b) | (a != a) ? a : b; }
+LF_INLINE Floats minimum(Floats a, Floats b) { return (a < b) | (a != a) ? a : b; }
+
+// To the nearest integer, for |x| < 2^22. The sum with 1.5·2^23 has no fraction bits left.
+LF_INLINE Floats round_to_integer(Floats x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(x), 0x08));
+#elif defined(__AVX__)
+  return reinterpret_cast<Floats>(_mm256_round_ps(reinterpret_cast<__m256>(x), 0x08));
+#else
+  const Floats magic = broadcast(12582912.0f);
+  return (x + magic) - magic;
+#endif
+}
+
+// x · 2^n for integral n; to 0, denormal or infinity where that is the result. |n| <= 252.
+LF_INLINE Floats scale_by_power(Floats x, Floats n) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(
+      _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(x), reinterpret_cast<__m512>(n)));
+#else
+  const Ints whole = __builtin_convertvector(n, Ints);
+  const Ints half = whole >> 1;
+  const Floats first = reinterpret_cast<Floats>((half + 127) << 23);
+  const Floats second = reinterpret_cast<Floats>((whole - half + 127) << 23);
+  return (x * first) * second;
+#endif
+}
+
+// 2^r for |r| <= 1/2: minimax polynomial of degree 6, relative error 2e-9 before rounding.
+LF_INLINE Floats exp2_fraction(Floats r) {
+  Floats y = broadcast(0x1.41d332p-13f);
+  y = y * r + 0x1.5f456ap-10f;
+  y = y * r + 0x1.3b2dbcp-7f;
+  y = y * r + 0x1.c6aed4p-5f;
+  y = y * r + 0x1.ebfbdap-3f;
+  y = y * r + 0x1.62e430p-1f;
+  return y * r + 1.0f;
+}
+
+// Keeps x in [low, high]; NaN stays.
+LF_INLINE Floats clamp(Floats x, float low, float high) {
+  x = x < broadcast(low) ? broadcast(low) : x;
+  return x > broadcast(high) ? broadcast(high) : x;
+}
+
+// 2^x; exactly 0 for -inf, inf for +inf.
+LF_INLINE Floats exp2(Floats x) {
+  x = clamp(x, -200.0f, 200.0f);
+  const Floats n = round_to_integer(x);
+  return scale_by_power(exp2_fraction(x - n), n);
+}
+
+// e^x within 2 units in the last place. ln(2) is taken in two parts (Cody and Waite): n times the first is exact.
+LF_INLINE Floats exp(Floats x) {
+  x = clamp(x, -150.0f, 150.0f);
+  const Floats n = round_to_integer(x * 1.44269504f);
+  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats y = broadcast(0x1.6ab98p-10f);
+  y = y * r + 0x1.126d0cp-7f;
+  y = y * r + 0x1.55589ap-5f;
+  y = y * r + 0x1.55540ap-3f;
+  y = y * r + 0x1.fffffap-2f;
+  y = y * r + 0x1.p+0f;
+  return scale_by_power(y * r + 1.0f, n);
+}
+
+// 1 / (1 + e^-x), and x times it. Neither overflows.
+LF_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
+
+// ---- across lanes, in a fixed order -------------------------------------------------------------------------------
+
+LF_INLINE float horizontal_sum(Floats v) {
+  float lane[kLanes];
+  std::memcpy(lane, &v, sizeof v);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  }
+  return lane[0];
+}
+
+// The largest lane; NaN if one is NaN.
+LF_INLINE float horizontal_maximum(Floats v) {
+  float lane[kLanes];
+  std::memcpy(lane, &v, sizeof v);
+  float result = lane[0];
+  for (int i = 1; i < kLanes; ++i) {
+    if (lane[i] > result || lane[i] != lane[i]) result = lane[i];
+  }
+  return result;
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

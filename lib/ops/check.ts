@@ -1,0 +1,254 @@
+import { deviceName, sameDevice } from "../device.js";
+import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.js";
+import { type DType, Tensor } from "../tensor.js";
+
+// The checks of arguments that all operations share. Everything is checked before a native call, so a call that throws has
+// changed nothing. Messages read "[op] expected X for name but received Y".
+
+/** Highest number of axes of a tensor. */
+export const maxRank = 8;
+
+/** `[2,3]`, as all messages write a shape. */
+export const shapeText = (shape: readonly number[]): string => `[${shape.join(",")}]`;
+
+/** What a value is, in words for a message; never runs code of the value (no toString, no getter). */
+export function describe(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  switch (typeof value) {
+    case "number":
+      return Object.is(value, -0) ? "the number -0" : `the number ${value}`;
+    case "bigint":
+      return `the bigint ${value}n`;
+    case "string":
+      return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}...` : value);
+    case "boolean":
+      return String(value);
+    case "object":
+      if (Tensor.isTensor(value)) return tensorText(value);
+      if (Array.isArray(value)) return arrayText(value);
+      if (ArrayBuffer.isView(value)) return "a typed array";
+      return "an object that is not a tensor";
+    default:
+      return `a ${typeof value}`;
+  }
+}
+
+function arrayText(values: readonly unknown[]): string {
+  const plain = values.length <= 16 && values.every((value) => typeof value === "number");
+  return plain ? shapeText(values as number[]) : `an array of length ${values.length}`;
+}
+
+const tensorText = (x: Tensor): string => `a tensor of ${x.dtype} ${shapeText(x.shape)}`;
+
+/** The one maker of argument errors. */
+export function argumentError(op: string, expected: string, name: string, received: unknown): ArgumentError {
+  return new ArgumentError(`[${op}] expected ${expected} for ${name} but received ${describe(received)}`);
+}
+
+// ---- tensors
+
+/**
+ * A tensor made by this library that still has its memory. Things that only look like one (`Object.create(t)`, a Proxy,
+ * a tensor of another copy of the library) are refused.
+ * @throws ArgumentError, DisposedError
+ */
+export function checkTensor(op: string, name: string, value: unknown): asserts value is Tensor {
+  if (!Tensor.isTensor(value)) throw argumentError(op, "a tensor", name, value);
+  value.checkAlive(op);
+}
+
+/** A tensor of one of the dtypes. */
+export function checkDType(op: string, name: string, value: unknown, ...allowed: DType[]): asserts value is Tensor {
+  checkTensor(op, name, value);
+  if (!allowed.includes(value.dtype)) {
+    throw new DTypeError(
+      `[${op}] expected dtype ${allowed.join(" or ")} for ${name} but received ${value.dtype}`,
+    );
+  }
+}
+
+/** A tensor of f32 or bf16. */
+export function checkFloat(op: string, name: string, value: unknown): asserts value is Tensor {
+  checkDType(op, name, value, "f32", "bf16");
+}
+
+/** All on the device of the first. */
+export function checkSameDevice(op: string, first: Tensor, ...others: readonly Tensor[]): void {
+  for (const other of others) {
+    if (!sameDevice(first.device, other.device)) {
+      throw new DeviceError(
+        `[${op}] expected tensors on one device but received ${deviceName(first.device)} and ` +
+          `${deviceName(other.device)}: move one with .to(device)`,
+      );
+    }
+  }
+}
+
+/** All of the dtype of the first; there is no implicit promotion. */
+export function checkSameDType(op: string, first: Tensor, ...others: readonly Tensor[]): void {
+  for (const other of others) {
+    if (first.dtype !== other.dtype) {
+      throw new DTypeError(
+        `[${op}] expected tensors of one dtype but received ${first.dtype} and ${other.dtype}: ` +
+          "convert one with cast(x, dtype)",
+      );
+    }
+  }
+}
+
+/** As many axes as asked for. */
+export function checkRank(op: string, name: string, x: Tensor, ...allowed: number[]): void {
+  if (!allowed.includes(x.shape.length)) {
+    const axes = allowed.length === 1 && allowed[0] === 1 ? "axis" : "axes";
+    throw new ShapeError(
+      `[${op}] expected ${allowed.join(" or ")} ${axes} for ${name} but received shape ${shapeText(x.shape)}`,
+    );
+  }
+}
+
+/**
+ * Exactly that shape; `null` in it allows any size.
+ * @param reason where the expectation comes from, e.g. `last axis of x [4,128,2048]`
+ */
+export function checkShape(
+  op: string,
+  name: string,
+  x: Tensor,
+  expected: readonly (number | null)[],
+  reason?: string,
+): void {
+  const fits =
+    x.shape.length === expected.length &&
+    expected.every((size, axis) => size === null || size === x.shape[axis]);
+  if (fits) return;
+  const wanted = `[${expected.map((size) => size ?? "any").join(",")}]`;
+  throw new ShapeError(
+    `[${op}] expected shape ${wanted} for ${name}${reason ? ` (${reason})` : ""} ` +
+      `but received ${shapeText(x.shape)}`,
+  );
+}
+
+/**
+ * The common shape of two by NumPy's rule: aligned at the last axis, sizes equal or 1.
+ * @throws ShapeError naming the first axis of the result that does not fit
+ */
+export function broadcastShapes(op: string, a: readonly number[], b: readonly number[]): number[] {
+  const rank = Math.max(a.length, b.length);
+  const shape: number[] = [];
+  for (let axis = 0; axis < rank; ++axis) {
+    const sizeA = a[axis - rank + a.length] ?? 1;
+    const sizeB = b[axis - rank + b.length] ?? 1;
+    if (sizeA !== sizeB && sizeA !== 1 && sizeB !== 1) {
+      throw new ShapeError(
+        `[${op}] shapes ${shapeText(a)} and ${shapeText(b)} do not broadcast: ` +
+          `axis ${axis} is ${sizeA} and ${sizeB}`,
+      );
+    }
+    shape.push(sizeA === 1 ? sizeB : sizeA);
+  }
+  return shape;
+}
+
+// ---- plain values
+
+/** A finite number in [min, max]. */
+export function checkNumber(
+  op: string,
+  name: string,
+  value: unknown,
+  { min = -Number.MAX_VALUE, max = Number.MAX_VALUE }: { min?: number; max?: number } = {},
+): asserts value is number {
+  if (typeof value === "number" && value >= min && value <= max) return;
+  throw argumentError(op, `a finite number${rangeText(min, max)}`, name, value);
+}
+
+/** A whole number in [min, max]. */
+export function checkInteger(
+  op: string,
+  name: string,
+  value: unknown,
+  {
+    min = Number.MIN_SAFE_INTEGER,
+    max = Number.MAX_SAFE_INTEGER,
+  }: { min?: number; max?: number } = {},
+): asserts value is number {
+  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max) return;
+  throw argumentError(op, `an integer${rangeText(min, max)}`, name, value);
+}
+
+function rangeText(min: number, max: number): string {
+  const low = min > Number.MIN_SAFE_INTEGER;
+  const high = max < Number.MAX_SAFE_INTEGER;
+  if (low && high) return ` from ${min} to ${max}`;
+  if (low) return ` of at least ${min}`;
+  return high ? ` of at most ${max}` : "";
+}
+
+export function checkBoolean(op: string, name: string, value: unknown): asserts value is boolean {
+  if (typeof value !== "boolean") throw argumentError(op, "true or false", name, value);
+}
+
+/** One of the strings. */
+export function checkChoice<T extends string>(
+  op: string,
+  name: string,
+  value: unknown,
+  choices: readonly T[],
+): asserts value is T {
+  if (choices.includes(value as T)) return;
+  throw argumentError(op, choices.map((choice) => `"${choice}"`).join(" or "), name, value);
+}
+
+/** A plain options object with none but the known keys. */
+export function checkOptions(op: string, options: unknown, known: readonly string[]): void {
+  if (options === undefined) return;
+  const plain =
+    typeof options === "object" &&
+    options !== null &&
+    !Array.isArray(options) &&
+    !Tensor.isTensor(options);
+  if (!plain) throw argumentError(op, "an object", "options", options);
+  const unknownKey = Object.keys(options).find((key) => !known.includes(key));
+  if (unknownKey === undefined) return;
+  throw new ArgumentError(
+    `[${op}] expected options among ${known.join(", ")} but received ${JSON.stringify(unknownKey)}`,
+  );
+}
+
+/** An array or a list of numbers; a copy, so that what was checked is what is used. */
+export function checkIntegers(op: string, name: string, value: unknown, what: string): number[] {
+  if (!Array.isArray(value)) throw argumentError(op, what, name, value);
+  const copy: unknown[] = [...value];
+  if (copy.every((entry) => Number.isSafeInteger(entry))) return copy as number[];
+  throw argumentError(op, what, name, value);
+}
+
+/** A shape: at most 8 axes, every size a positive integer; empty tensors do not exist. Returns a copy. */
+export function checkShapeArgument(op: string, name: string, value: unknown): number[] {
+  const what = `an array of at most ${maxRank} positive integers`;
+  const shape = checkIntegers(op, name, value, what);
+  if (shape.length > maxRank || shape.some((size) => size < 1)) {
+    throw argumentError(op, what, name, shape);
+  }
+  return shape;
+}
+
+/** An axis of a tensor with that many; negative ones count from the last. Returns it in 0..rank-1. */
+export function checkAxis(op: string, name: string, value: unknown, rank: number): number {
+  if (Number.isSafeInteger(value)) {
+    const axis = value as number;
+    if (axis >= -rank && axis < rank) return axis < 0 ? axis + rank : axis;
+  }
+  const range = rank === 0 ? "no axis (the tensor has none)" : `an axis from ${-rank} to ${rank - 1}`;
+  throw argumentError(op, range, name, value);
+}
+
+/** One axis or an array of different ones. Returns them in 0..rank-1, ascending. */
+export function checkAxes(op: string, name: string, value: unknown, rank: number): number[] {
+  const list: unknown[] = Array.isArray(value) ? [...value] : [value];
+  const axes = list.map((axis) => checkAxis(op, name, axis, rank)).sort((a, b) => a - b);
+  if (new Set(axes).size !== axes.length) {
+    throw argumentError(op, "axes that are all different", name, value);
+  }
+  return axes;
+}

@@ -1,0 +1,92 @@
+// Fuzzing of the safetensors parser. With clang:
+//   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DLF_LIBFUZZER -Icsrc
+//     csrc/fuzz/safetensors_fuzz.cpp csrc/io/{safetensors,regular_file,file_error}.cpp -o safetensors_fuzz
+//   ./safetensors_fuzz csrc/fuzz/safetensors_corpus
+// With any compiler, without -DLF_LIBFUZZER, it is a program that runs the files it is given.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <string_view>
+
+#include "io/safetensors.h"
+
+namespace {
+
+using namespace llamaforge::io;
+
+[[noreturn]] void broken(const char* what) {
+  std::fprintf(stderr, "broken promise: %s\n", what);
+  std::abort();
+}
+
+// What an accepted header promises; the parser's own code is not used to check it.
+void check_promises(const SafetensorsHeader& header, std::string_view file) {
+  uint64_t sum = 0;
+  for (const TensorEntry& entry : header.entries) {
+    if (entry.begin > entry.end || entry.end > file.size() - header.data_offset) {
+      broken("a tensor lies outside the file");
+    }
+    unsigned __int128 bytes = entry.dtype->bytes;
+    for (int64_t dim : entry.shape) {
+      if (dim < 0) broken("a negative dimension");
+      bytes *= static_cast<unsigned __int128>(dim);
+    }
+    if (bytes != entry.end - entry.begin) broken("shape and offsets disagree");
+    sum += entry.end - entry.begin;
+  }
+  // No overlap and no hole means that the sizes add up to the data.
+  if (sum != file.size() - header.data_offset) broken("the data is not covered exactly");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  std::string_view file(reinterpret_cast<const char*>(data), size);
+  SafetensorsHeader header;
+  try {
+    header = parse_safetensors(file);
+  } catch (const FormatError&) {
+    return 0;
+  }
+  check_promises(header, file);
+  // What was accepted can be written and is the same when read again. Order matters to the writer,
+  // which lays tensors out as given, so only files laid out in header order are compared.
+  uint64_t next = 0;
+  for (const TensorEntry& entry : header.entries) {
+    if (entry.begin != next) return 0;
+    next = entry.end;
+  }
+  std::string again = format_safetensors_header(header.entries, header.metadata);
+  again.append(next, '\0');
+  SafetensorsHeader second = parse_safetensors(again);
+  if (second.metadata != header.metadata) broken("metadata changed on the way round");
+  if (second.entries.size() != header.entries.size()) broken("tensors were lost");
+  for (size_t i = 0; i < second.entries.size(); ++i) {
+    const TensorEntry& a = header.entries[i];
+    const TensorEntry& b = second.entries[i];
+    if (a.name != b.name || a.dtype != b.dtype || a.shape != b.shape || a.begin != b.begin ||
+        a.end != b.end) {
+      broken("a tensor changed on the way round");
+    }
+  }
+  return 0;
+}
+
+#ifndef LF_LIBFUZZER
+int main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    std::ifstream stream(argv[i], std::ios::binary);
+    if (!stream) {
+      std::fprintf(stderr, "cannot read %s\n", argv[i]);
+      return 2;
+    }
+    std::string file((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(file.data()), file.size());
+  }
+  std::printf("%d files, no promise broken\n", argc - 1);
+  return 0;
+}
+#endif

@@ -1,0 +1,91 @@
+#include "io/durable_file.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace llamaforge::io {
+namespace {
+
+void sync_descriptor(int descriptor, const std::string& path) {
+  int result;
+  do {
+    result = ::fsync(descriptor);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) throw SystemError("fsync", path, errno);
+}
+
+// On Linux the descriptor is gone even when close fails, with EINTR too: never again.
+void close_descriptor(int& descriptor, const std::string& path) {
+  int closing = descriptor;
+  descriptor = -1;
+  if (::close(closing) != 0 && errno != EINTR) throw SystemError("close", path, errno);
+}
+
+int open_retrying(const std::string& path, int flags, const char* call) {
+  if (path.find('\0') != std::string::npos) throw SystemError(call, path.c_str(), EINVAL);
+  int descriptor;
+  do {
+    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+  } while (descriptor < 0 && errno == EINTR);
+  if (descriptor < 0) throw SystemError(call, path, errno);
+  return descriptor;
+}
+
+}  // namespace
+
+DurableFile::DurableFile(const std::string& path)
+    : path_(path),
+      descriptor_(open_retrying(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, "create")) {}
+
+DurableFile::~DurableFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void DurableFile::write(const void* data, size_t bytes) {
+  if (descriptor_ < 0) throw SystemError("write", path_, EBADF);
+  const auto* cursor = static_cast<const char*>(data);
+  size_t left = bytes;
+  while (left > 0) {
+    ssize_t put = ::write(descriptor_, cursor, left);
+    if (put < 0) {
+      if (errno == EINTR) continue;
+      throw SystemError("write", path_, errno);
+    }
+    if (put == 0) throw SystemError("write", path_, EIO);
+    cursor += put;
+    left -= static_cast<size_t>(put);
+  }
+  hash_.update(data, bytes);
+  bytes_ += bytes;
+}
+
+std::string DurableFile::finish() {
+  if (descriptor_ < 0) throw SystemError("fsync", path_, EBADF);
+  sync_descriptor(descriptor_, path_);
+  close_descriptor(descriptor_, path_);
+  return hash_.finish();
+}
+
+void sync_directory(const std::string& path) {
+  int descriptor = open_retrying(path, O_RDONLY | O_DIRECTORY, "open");
+  try {
+    sync_descriptor(descriptor, path);
+  } catch (...) {
+    ::close(descriptor);
+    throw;
+  }
+  close_descriptor(descriptor, path);
+}
+
+void rename_path(const std::string& from, const std::string& to) {
+  if (from.find('\0') != std::string::npos || to.find('\0') != std::string::npos) {
+    throw SystemError("rename", from.c_str(), EINVAL);
+  }
+  if (::rename(from.c_str(), to.c_str()) != 0) throw SystemError("rename", from + " -> " + to, errno);
+}
+
+}  // namespace llamaforge::io

@@ -1,0 +1,48 @@
+// Writing that survives a crash: create, write, fsync, rename, fsync the folder. The only code that
+// calls fsync. write(), never a mapping: on a full disk a store into a mapping is SIGBUS.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "io/file_error.h"
+#include "io/sha256.h"
+
+namespace llamaforge::io {
+
+/// A new file that is written once, from front to back, and hashed on the way.
+class DurableFile {
+ public:
+  /// Creates `path`, which must not exist. @throws SystemError
+  explicit DurableFile(const std::string& path);
+  /// Closes without fsync: a file that was not finished has no promise.
+  ~DurableFile();
+  DurableFile(const DurableFile&) = delete;
+  DurableFile& operator=(const DurableFile&) = delete;
+
+  /// Writes all bytes: continues after a short write or a signal. @throws SystemError
+  void write(const void* data, size_t bytes);
+
+  /// fsync and close. Returns the SHA-256 of all that was written, in hexadecimal.
+  /// After an error the file must be thrown away: the kernel may have dropped the dirty pages and
+  /// a second fsync would report success over lost data.
+  std::string finish();
+
+  const std::string& path() const { return path_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+  uint64_t bytes_ = 0;
+  Sha256 hash_;
+};
+
+/// fsync of a folder: makes creations, renames and removals in it durable. @throws SystemError
+void sync_directory(const std::string& path);
+
+/// Atomic within one file system. @throws SystemError
+void rename_path(const std::string& from, const std::string& to);
+
+}  // namespace llamaforge::io

@@ -1,0 +1,33 @@
+// Errors of the file floor. Two kinds, because their cures differ: the system refused (disk full, no
+// permission: SystemError, with errno's name as its code) or the bytes are wrong (FormatError).
+#pragma once
+
+#include <string>
+
+#include "runtime/error.h"
+
+namespace llamaforge::io {
+
+/// `ENOSPC`, `EIO`, ...: the symbol a user can look up, where strerror's text depends on the locale.
+std::string errno_name(int error);
+
+class SystemError : public Error {
+ public:
+  /// @param call what was tried, e.g. "write"; @param error the value of errno
+  SystemError(const std::string& call, const std::string& path, int error);
+  int error() const { return error_; }
+  const std::string& call() const { return call_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  int error_;
+  std::string call_;
+  std::string path_;
+};
+
+class FormatError : public Error {
+ public:
+  explicit FormatError(const std::string& message) : Error("ERR_CHECKPOINT", message) {}
+};
+
+}  // namespace llamaforge::io

@@ -1,0 +1,73 @@
+// The safetensors container: 8 bytes of header length, a JSON header, tensor data.
+// Own parser, because a general JSON parser forgives what must not be forgiven in a file from
+// elsewhere: the last of two equal keys wins, 9007199254740993 becomes ...992, 1e3 passes as an
+// offset, and a deep or huge header costs seconds. This one knows only the grammar of the format
+// (two levels, no recursion), allocates nothing sized by a field it has not checked, and stops at
+// the first fault with the byte it is at.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "io/file_error.h"
+#include "io/regular_file.h"
+
+namespace llamaforge::io {
+
+struct FileDtype {
+  std::string_view name;  // as in the file, e.g. "BF16"
+  uint32_t bytes;         // of one element
+};
+
+/// The dtype called `name`, or nullptr.
+const FileDtype* find_file_dtype(std::string_view name);
+
+struct TensorEntry {
+  std::string name;
+  const FileDtype* dtype = nullptr;
+  std::vector<int64_t> shape;
+  uint64_t begin = 0;  // in bytes, from the start of the file's data
+  uint64_t end = 0;
+};
+
+struct SafetensorsHeader {
+  std::vector<TensorEntry> entries;  // in the order of the header
+  std::vector<std::pair<std::string, std::string>> metadata;
+  uint64_t data_offset = 0;  // where the data starts in the file
+  std::string identity;      // RegularFile::identity of the file that was parsed
+};
+
+/// What a header may cost. Real models are far below: 1.1B parameters are 201 tensors in 24 KB.
+struct SafetensorsLimits {
+  uint64_t header_bytes = 100'000'000;
+  size_t entries = 100'000;  // tensors, and separately keys of __metadata__
+  size_t rank = 32;
+  size_t name_bytes = 4096;
+  size_t metadata_bytes = 16 << 20;
+};
+
+/// Parses the JSON of a header that stands before `data_bytes` bytes of tensor data.
+/// @throws FormatError naming the tensor or the byte
+SafetensorsHeader parse_safetensors_json(std::string_view json, uint64_t data_bytes,
+                                         const SafetensorsLimits& limits = {});
+
+/// Parses a whole file held in memory.
+SafetensorsHeader parse_safetensors(std::string_view file, const SafetensorsLimits& limits = {});
+
+/// Reads and checks the header of a file; messages start with its path.
+SafetensorsHeader read_safetensors_header(const RegularFile& file,
+                                          const SafetensorsLimits& limits = {});
+
+/// The bytes before the data: length, JSON in the order given, spaces up to a multiple of 8.
+/// Offsets are assigned in order without gaps; `begin` and `end` of the entries are ignored.
+/// What it returns, the parser above accepts, or it throws.
+std::string format_safetensors_header(
+    const std::vector<TensorEntry>& entries,
+    const std::vector<std::pair<std::string, std::string>>& metadata,
+    const SafetensorsLimits& limits = {});
+
+}  // namespace llamaforge::io

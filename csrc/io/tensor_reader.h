@@ -1,0 +1,31 @@
+// From a safetensors file into a tensor: pread in blocks, convert, hand to the device.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "io/regular_file.h"
+#include "runtime/dtype.h"
+#include "runtime/stream.h"
+#include "runtime/tensor.h"
+
+namespace llamaforge::io {
+
+/// Whether a tensor of `to` can be read from a file dtype: F64, F32, F16, BF16 into f32 and bf16;
+/// I64 and I32 into i32.
+bool is_convertible(std::string_view file_dtype, DType to);
+
+/// Converts `count` elements. Rounds to nearest even; a value that the target cannot hold (an I64
+/// beyond 32 bits, a finite number that would become infinite) is an error, not a wrap.
+/// @param first index of source[0] in its tensor, for messages
+/// @throws FormatError
+void convert_elements(std::string_view file_dtype, const void* source, DType to, void* target,
+                      size_t count, uint64_t first = 0);
+
+/// Reads the `file_dtype` elements at `offset` of the file (absolute) into the whole of `out`, whose
+/// memory must be there. Runs in the stream's order. @throws FormatError, SystemError
+void read_tensor(Stream& stream, const RegularFile& file, uint64_t offset,
+                 std::string_view file_dtype, const Tensor& out);
+
+}  // namespace llamaforge::io

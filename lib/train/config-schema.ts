@@ -1,0 +1,217 @@
+import { z } from "zod";
+import { llamaFieldRules } from "../model/config.js";
+import { type PresetName, presets } from "../model/presets.js";
+
+/**
+ * The only list of options. Defaults, ranges and descriptions live here; the help text, validation, the
+ * types and the saved configuration derive from it. `expects` is what an error says is allowed; `standard`
+ * describes a default that other options decide (filled in by config-resolve.ts).
+ */
+export interface OptionMeta {
+  description: string;
+  expects: string;
+  standard?: string;
+}
+
+const maxSteps = 1_000_000_000;
+
+function integer(min: number, max: number, description: string, standard?: string) {
+  const expects = `an integer from ${min} to ${max}`;
+  return z.int().min(min).max(max).meta({ description, expects, standard });
+}
+
+function real(min: number, max: number, description: string, standard?: string) {
+  const expects = `a number from ${min} to ${max}`;
+  return z.number().min(min).max(max).meta({ description, expects, standard });
+}
+
+function positive(max: number, description: string, standard?: string) {
+  const expects = `a number above 0, at most ${max}`;
+  return z.number().gt(0).max(max).meta({ description, expects, standard });
+}
+
+/** A decay rate: 1 would never forget. */
+function rate(description: string) {
+  const expects = "a number from 0 to below 1";
+  return z.number().min(0).lt(1).meta({ description, expects });
+}
+
+function choice<const T extends readonly [string, ...string[]]>(values: T, description: string) {
+  return z.enum(values).meta({ description, expects: `one of ${values.join(", ")}` });
+}
+
+function text(pattern: RegExp, expects: string, description: string, standard?: string) {
+  return z.string().regex(pattern).meta({ description, expects, standard });
+}
+
+function flag(description: string) {
+  return z.boolean().meta({ description, expects: "true or false" });
+}
+
+function path(description: string, standard?: string) {
+  return text(/^[^\0]+$/, "a path", description, standard);
+}
+
+function section<T extends z.ZodRawShape>(description: string, shape: T) {
+  return z.strictObject(shape).meta({ description, expects: "a section with options of its own" });
+}
+
+type NumericField = keyof typeof llamaFieldRules;
+
+/** The model's numeric fields, with the ranges that the model itself holds. */
+function modelFields() {
+  const fields = Object.entries(llamaFieldRules).map(([name, rule]) => {
+    const make = rule.integer ? integer : real;
+    return [name, make(rule.min, rule.max, rule.describe).optional()];
+  });
+  return Object.fromEntries(fields) as Record<NumericField, z.ZodOptional<z.ZodNumber>>;
+}
+
+const presetNames = Object.keys(presets) as [PresetName, ...PresetName[]];
+
+const model = section("the model's shape: a preset, fields, or both (fields win)", {
+  preset: choice(presetNames, "a named shape").optional(),
+  ...modelFields(),
+  tieEmbeddings: flag("whether the output head is the embedding matrix").optional(),
+});
+
+const data = section("what to train on", {
+  train: z
+    .record(z.string().min(1), positive(1e9, "weight of this data set in the mixture"))
+    .refine((sources) => Object.keys(sources).length > 0)
+    .meta({
+      description:
+        "data set folders (made by `llamaforge prepare`) and their weights; any positive scale",
+      expects: "at least one `folder: weight` pair",
+    }),
+  sequenceLength: integer(
+    1,
+    1_048_576,
+    "tokens per training window",
+    "model.contextLength",
+  ).optional(),
+  prefetch: integer(1, 64, "micro-batches read ahead of the model").default(4),
+});
+
+const batch = section("a step trains on microBatch x accumulation windows", {
+  microBatch: integer(1, 65_536, "windows that go through the model at once").default(8),
+  accumulation: integer(1, 65_536, "micro-batches whose gradients add up to one step").default(1),
+});
+
+const optimizer = section("AdamW with warm-up and cosine decay", {
+  peakLr: positive(10, "learning rate after the warm-up").default(4e-4),
+  minLr: real(0, 10, "learning rate at the end of the decay", "peakLr / 10").optional(),
+  warmupSteps: integer(
+    0,
+    maxSteps,
+    "steps of linear warm-up",
+    "a tenth of decaySteps, at most 2000",
+  ).optional(),
+  decaySteps: integer(1, maxSteps, "step at which the cosine reaches minLr", "steps").optional(),
+  beta1: rate("decay of the first moment").default(0.9),
+  beta2: rate("decay of the second moment").default(0.95),
+  eps: positive(1, "added to the root of the second moment").default(1e-8),
+  weightDecay: real(0, 10, "decoupled weight decay").default(0.1),
+  decay: choice(
+    ["all", "matrices"],
+    "what decays: every parameter (as TinyLlama) or matrices only",
+  ).default("all"),
+  clip: positive(
+    1e9,
+    "largest global gradient norm; longer gradients are scaled down to it",
+  ).default(1),
+});
+
+const guard = section("skips a step whose loss or gradient norm is not finite or a spike", {
+  zLoss: positive(
+    1e9,
+    "a loss this many standard deviations above the window's mean is a spike",
+  ).default(6),
+  zGradNorm: positive(1e9, "the same for the gradient norm").default(6),
+  window: integer(2, 65_536, "recent good steps that mean and deviation are taken over").default(
+    128,
+  ),
+  minimumHistory: integer(2, 65_536, "good steps seen before a spike can be called one").default(
+    64,
+  ),
+  maxConsecutiveSkips: integer(1, 65_536, "more skips than this in a row end the run").default(10),
+  maxSkipsPerWindow: integer(
+    1,
+    65_536,
+    "more skips than this among the last `window` steps end it",
+  ).default(32),
+});
+
+const checkpoint = section("when to save, and what to keep", {
+  every: integer(0, maxSteps, "steps between checkpoints; 0: only at the end").default(1000),
+  keepLast: integer(2, 1_000_000, "newest checkpoints that stay").default(2),
+  keepEvery: integer(
+    1,
+    maxSteps,
+    "checkpoints at multiples of this stay for ever",
+    "none",
+  ).optional(),
+});
+
+const evaluate = section("loss on held-out documents", {
+  every: integer(0, maxSteps, "steps between evaluations; 0: only at the end").default(1000),
+  batches: integer(1, 1_000_000, "micro-batches per evaluation, at most all there are").default(20),
+});
+
+const sample = section("text written by the model while it trains", {
+  every: integer(0, maxSteps, "steps between samples; 0: none").default(0),
+  prompts: z
+    .array(text(/[\s\S]/, "text that is not empty", "how one sample begins"))
+    .max(100)
+    .meta({ description: "beginnings to continue", expects: "a list of at most 100 texts" })
+    .default([]),
+  maxTokens: integer(1, 65_536, "tokens per sample").default(64),
+  temperature: real(0, 10, "0 takes the likeliest token; 1 samples as the model says").default(0.8),
+  topK: integer(
+    0,
+    2 ** 24,
+    "sample among this many likeliest tokens; 0 or more than there are: all",
+  ).default(50),
+  topP: positive(1, "sample among the likeliest tokens with this total probability").default(1),
+});
+
+const init = section("where training starts from instead of random weights", {
+  from: path("a Hugging Face Llama folder; its shape is the model's").optional(),
+});
+
+export const runSchema = section("a training run", {
+  name: text(
+    /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/,
+    "up to 100 letters, digits, dots, dashes and underscores",
+    "name of the run",
+  ).default("run"),
+  seed: integer(0, Number.MAX_SAFE_INTEGER, "of initial weights, data order and samples").default(
+    3407,
+  ),
+  out: path("folder of the run: metrics, checkpoints, report", "runs/<name>").optional(),
+  device: text(/^(cpu|cuda(:\d{1,3})?)$/, "cpu, cuda or cuda:N", "where to compute").default("cpu"),
+  precision: choice(
+    ["fp32", "bf16"],
+    "of weights and activations; bf16 keeps fp32 master weights, gradients, norms and sums",
+  ).default("bf16"),
+  threads: integer(1, 1024, "CPU threads of the kernels", "all cores").optional(),
+  steps: integer(1, maxSteps, "optimizer steps of the whole run"),
+  model: model.prefault({}),
+  data,
+  batch: batch.prefault({}),
+  optimizer: optimizer.prefault({}),
+  guard: guard.prefault({}),
+  recompute: choice(
+    ["none", "ffn", "block"],
+    "activations computed again in the backward pass to save memory",
+  ).default("none"),
+  checkpoint: checkpoint.prefault({}),
+  evaluate: evaluate.prefault({}),
+  sample: sample.prefault({}),
+  init: init.prefault({}),
+});
+
+/** A configuration as people write it: options with a default may be left out. */
+export type RunConfigInput = z.input<typeof runSchema>;
+/** A configuration that is valid on its own, option by option. */
+export type ParsedRunConfig = z.output<typeof runSchema>;

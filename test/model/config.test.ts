@@ -1,0 +1,132 @@
+import { describe, expect, it } from "vitest";
+import { CheckpointError, ConfigError } from "../../lib/errors.js";
+import {
+  fromHuggingFace,
+  llamaConfig,
+  parameterBreakdown,
+  parameterCount,
+  toHuggingFace,
+  validateLlamaConfig,
+} from "../../lib/model/config.js";
+import { presets } from "../../lib/model/presets.js";
+
+const quickstart = presets.quickstart;
+
+describe("presets", () => {
+  it("have TinyLlama's parameter count", () => {
+    const config = presets["tinyllama-1.1b"];
+    expect(parameterCount(config)).toBe(1_100_048_384);
+    expect(parameterBreakdown(config)).toEqual({
+      embedding: 65_536_000,
+      attention: 22 * (2048 * 2560 + 2048 * 2048),
+      feedForward: 22 * 3 * 2048 * 5632,
+      norms: 45 * 2048,
+      head: 65_536_000,
+    });
+  });
+
+  it("keep the quickstart at 6.3 to 7.3 million parameters", () => {
+    expect(parameterCount(quickstart)).toBeGreaterThan(6.3e6);
+    expect(parameterCount(quickstart)).toBeLessThan(7.3e6);
+  });
+
+  it("count a tied head once", () => {
+    const tied = parameterCount({ ...quickstart, tieEmbeddings: true });
+    expect(parameterCount(quickstart) - tied).toBe(4096 * 256);
+  });
+});
+
+describe("validateLlamaConfig", () => {
+  it("reports every field at once, with its range", () => {
+    const problems = validateLlamaConfig(
+      {
+        ...quickstart,
+        layers: 0,
+        vocabSize: 1.5,
+        ropeTheta: Number.NaN,
+        tieEmbeddings: "no" as never,
+      },
+      "model.",
+    );
+    expect(problems.map(({ path }) => path)).toEqual([
+      "model.vocabSize",
+      "model.layers",
+      "model.ropeTheta",
+      "model.tieEmbeddings",
+    ]);
+    expect(problems[1]!.message).toBe("expected an integer from 1 to 1024, got 0");
+  });
+
+  it("names the KV heads that would do", () => {
+    expect(
+      validateLlamaConfig({ ...quickstart, heads: 32, headSize: 8, kvHeads: 5 }, "model."),
+    ).toEqual([
+      {
+        path: "model.kvHeads",
+        message: "5 does not divide model.heads 32 (allowed: 1, 2, 4, 8, 16, 32)",
+      },
+    ]);
+  });
+
+  it("refuses an odd head size and a head count that does not divide the width", () => {
+    expect(() => llamaConfig({ ...quickstart, headSize: 33 })).toThrow(
+      /headSize: expected an even number/,
+    );
+    const { headSize: _, ...fields } = quickstart;
+    expect(() => llamaConfig({ ...fields, heads: 3, kvHeads: 1 })).toThrow(ConfigError);
+    expect(() => llamaConfig({ ...fields, heads: 3, kvHeads: 1 })).toThrow(
+      /heads: 3 does not divide hiddenSize 256 \(allowed: 1, 2, 4/,
+    );
+  });
+});
+
+describe("Hugging Face config.json", () => {
+  it("round trips every preset", () => {
+    for (const config of Object.values(presets)) {
+      const json = JSON.parse(JSON.stringify(toHuggingFace(config, { eosTokenId: 2 })));
+      expect(fromHuggingFace(json)).toEqual(config);
+      expect(json.eos_token_id).toBe(2);
+    }
+  });
+
+  const base = toHuggingFace(quickstart);
+  it("fills in what older files leave out, as transformers does", () => {
+    const { num_key_value_heads, head_dim, rope_theta, rms_norm_eps, ...old } = base;
+    expect(fromHuggingFace(old)).toMatchObject({
+      kvHeads: 4,
+      headSize: 64,
+      ropeTheta: 10_000,
+      rmsNormEps: 1e-6,
+    });
+  });
+
+  it("reads the rope base where transformers 5 writes it", () => {
+    const { rope_theta, ...rest } = base;
+    const json = { ...rest, rope_parameters: { rope_type: "default", rope_theta: 500_000 } };
+    expect(fromHuggingFace(json).ropeTheta).toBe(500_000);
+  });
+
+  it.each([
+    [{ attention_bias: true }, "attention_bias: true is not supported (allowed: false)"],
+    [{ mlp_bias: true }, "mlp_bias: true"],
+    [{ hidden_act: "gelu" }, 'hidden_act: "gelu" is not supported (allowed: "silu")'],
+    [{ rope_scaling: { type: "linear", factor: 2 } }, 'rope_scaling: "linear" is not supported'],
+    [{ rope_scaling: { rope_type: "llama3" } }, 'rope_scaling: "llama3"'],
+    [{ rope_parameters: { rope_type: "yarn" } }, 'rope_parameters: "yarn"'],
+    [{ model_type: "mistral" }, 'model_type: "mistral"'],
+    [{ model_type: undefined }, "model_type"],
+    [{ quantization_config: { bits: 4 } }, "quantization_config"],
+    [{ hidden_size: undefined }, "hidden_size: missing"],
+    [{ vocab_size: "4096" }, "vocabSize: expected an integer"],
+    [{ num_hidden_layers: -1 }, "layers: expected an integer from 1 to 1024, got -1"],
+    [{ num_key_value_heads: 3 }, "kvHeads: 3 does not divide heads 4"],
+  ])("refuses %j", (change, message) => {
+    const json = JSON.parse(JSON.stringify({ ...base, ...change }));
+    expect(() => fromHuggingFace(json, "m/config.json")).toThrow(CheckpointError);
+    expect(() => fromHuggingFace(json, "m/config.json")).toThrow(message);
+  });
+
+  it.each([null, 3, "x", []])("refuses %j as a whole", (json) => {
+    expect(() => fromHuggingFace(json)).toThrow(/expected a JSON object/);
+  });
+});

@@ -1,0 +1,91 @@
+import { ArgumentError } from "../errors.js";
+
+/** Largest number of windows that a source may have. */
+export const maxWindows = 2 ** 40;
+
+const rounds = 8;
+
+/** Mixes 32 bits so that every input bit reaches every output bit (the finaliser of MurmurHash3). */
+function mix(value: number): number {
+  let h = value | 0;
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
+}
+
+/** Two 32-bit lanes into which numbers up to 2^53 are absorbed; each lane has its own constants. */
+function roundKeys(numbers: readonly number[]): Uint32Array {
+  let a = 0x9e3779b9;
+  let b = 0x7f4a7c15;
+  for (const number of numbers) {
+    for (const word of [number % 2 ** 32, Math.floor(number / 2 ** 32)]) {
+      a = mix(Math.imul(a, 0x01000193) ^ word);
+      b = mix((Math.imul(b, 0x5bd1e995) + word + 0x6a09e667) | 0);
+    }
+  }
+  const keys = new Uint32Array(rounds);
+  for (let round = 0; round < rounds; round++) {
+    keys[round] = mix((round % 2 === 0 ? a : b) + Math.imul(round + 1, 0x9e3779b9));
+  }
+  return keys;
+}
+
+function checkInteger(name: string, value: number, min: number, max: number): void {
+  if (!Number.isSafeInteger(value) || value < min || value > max) {
+    throw new ArgumentError(`[permutation] expected ${name} in ${min}..${max}, got ${value}`);
+  }
+}
+
+/**
+ * A keyed permutation of 0..n-1, so that an epoch's order needs no memory: the window at any place is computed.
+ *
+ * An index x = left · b + right lives in the grid Z_a × Z_b with a = ceil(sqrt n), b = ceil(n / a). A round adds a keyed
+ * hash of one half to the other half, modulo its size: whatever the hash, the round can be undone, so eight rounds are
+ * a bijection of the grid (a generalised Feistel network, Black & Rogaway 2002). The grid exceeds n by less than a,
+ * so a value that falls outside 0..n-1 is sent through again ("cycle walking"), rarely. Everything stays below 2^53.
+ */
+export class Permutation {
+  readonly size: number;
+  readonly #rows: number;
+  readonly #columns: number;
+  readonly #keys: Uint32Array;
+
+  /**
+   * @param size    number of elements, at most 2^40
+   * @param seed    of the run
+   * @param source  which source of a mixture: sources with equal sizes get different orders
+   * @param epoch   which pass: every pass has its own order
+   */
+  constructor(size: number, seed: number, source: number, epoch: number) {
+    checkInteger("size", size, 1, maxWindows);
+    checkInteger("seed", seed, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger("source", source, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger("epoch", epoch, 0, Number.MAX_SAFE_INTEGER);
+    this.size = size;
+    this.#rows = Math.ceil(Math.sqrt(size));
+    this.#columns = Math.ceil(size / this.#rows);
+    this.#keys = roundKeys([seed, source, epoch]);
+  }
+
+  /** The element at `index` of the order. */
+  at(index: number): number {
+    checkInteger("index", index, 0, this.size - 1);
+    let value = index;
+    do value = this.#walk(value);
+    while (value >= this.size);
+    return value;
+  }
+
+  #walk(value: number): number {
+    const rows = this.#rows;
+    const columns = this.#columns;
+    const keys = this.#keys;
+    let left = Math.floor(value / columns);
+    let right = value - left * columns;
+    for (let round = 0; round < rounds; round += 2) {
+      left = (left + mix(right ^ (keys[round] as number))) % rows;
+      right = (right + mix(left ^ (keys[round + 1] as number))) % columns;
+    }
+    return left * columns + right;
+  }
+}

@@ -25,8 +25,13 @@ void close_descriptor(int& descriptor, const std::string& path) {
   if (::close(closing) != 0 && errno != EINTR) throw SystemError("close", path, errno);
 }
 
-int open_retrying(const std::string& path, int flags, const char* call) {
+// A NUL would cut the path short and another file would be meant.
+void expect_no_nul(const char* call, const std::string& path) {
   if (path.find('\0') != std::string::npos) throw SystemError(call, path.c_str(), EINVAL);
+}
+
+int open_retrying(const std::string& path, int flags, const char* call) {
+  expect_no_nul(call, path);
   int descriptor;
   do {
     descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
@@ -82,10 +87,17 @@ void sync_directory(const std::string& path) {
 }
 
 void rename_path(const std::string& from, const std::string& to) {
-  if (from.find('\0') != std::string::npos || to.find('\0') != std::string::npos) {
-    throw SystemError("rename", from.c_str(), EINVAL);
-  }
+  expect_no_nul("rename", from);
+  expect_no_nul("rename", to);
   if (::rename(from.c_str(), to.c_str()) != 0) throw SystemError("rename", from + " -> " + to, errno);
+}
+
+void exchange_paths(const std::string& one, const std::string& other) {
+  expect_no_nul("exchange", one);
+  expect_no_nul("exchange", other);
+  if (::renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) != 0) {
+    throw SystemError("exchange", one + " <-> " + other, errno);
+  }
 }
 
 }  // namespace llamaforge::io

@@ -45,4 +45,8 @@ void sync_directory(const std::string& path);
 /// Atomic within one file system. @throws SystemError
 void rename_path(const std::string& from, const std::string& to);
 
+/// Atomically exchanges two names, so that a folder can be replaced by another without a moment in
+/// which neither is there. @throws SystemError: EINVAL or ENOSYS where the file system cannot
+void exchange_paths(const std::string& one, const std::string& other);
+
 }  // namespace llamaforge::io

@@ -158,11 +158,11 @@ LF_INLINE Floats exp(Floats x) {
   y = y * r + 0x1.55589ap-5f;
   y = y * r + 0x1.55540ap-3f;
   y = y * r + 0x1.fffffap-2f;
-  y = y * r + 0x1.p+0f;
+  y = y * r + 1.0f;
   return scale_by_power(y * r + 1.0f, n);
 }
 
-// 1 / (1 + e^-x), and x times it. Neither overflows.
+// 1 / (1 + e^-x), from 0 to 1 without overflow.
 LF_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 
 // ---- across lanes, in a fixed order -------------------------------------------------------------------------------

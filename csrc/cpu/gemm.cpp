@@ -1,0 +1,262 @@
+// Matrix products by oneDNN's matmul (JIT-compiled for the machine it runs on).
+//
+// A primitive is compiled once per shape and kept, with memory objects that only get new addresses per call. A product
+// of many rows first brings b into the blocked layout that oneDNN prefers: 15-60 us once, where the plain layout costs
+// every thread a copy of its own. Measured on 2 Zen 5 cores at 2048 rows, GFLOP/s: f32 345 -> 426, bf16 700 -> 866.
+// For few rows (generation) reading the weights once is everything; there b stays as it is.
+//
+// Where oneDNN has no bf16 (no AVX-512), operands are widened to f32 first.
+#include "cpu/gemm.h"
+
+#include <dnnl.hpp>
+#include <omp.h>
+
+#include <array>
+#include <map>
+#include <optional>
+
+#include "cpu/cpu_ops.h"
+#include "cpu/simd.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+namespace {
+
+constexpr int64_t kRowsWorthReordering = 64;
+constexpr size_t kMaximalPlans = 512;  // generation meets a new row count with every prompt
+
+dnnl::memory::data_type to_dnnl(DType dtype) {
+  return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+dnnl::engine& cpu_engine() {
+  static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+// A compiled product: the primitive and memory objects without an address.
+struct Plan {
+  std::optional<dnnl::reorder> reorder;  // b to the layout of the primitive
+  dnnl::matmul matmul;
+  dnnl::memory a, b, b_blocked, c, reorder_scratchpad, matmul_scratchpad;
+};
+
+// Everything a plan depends on, as a map key. The team size is part of it: oneDNN divides the work when it compiles.
+using PlanKey = std::array<int64_t, 13>;
+
+dnnl::memory::desc describe(int64_t batch, int64_t rows, int64_t columns, DType dtype, bool transposed) {
+  const dnnl::memory::dims strides = {rows * columns, transposed ? 1 : columns, transposed ? rows : 1};
+  if (batch == 1) return {{rows, columns}, to_dnnl(dtype), {strides[1], strides[2]}};
+  return {{batch, rows, columns}, to_dnnl(dtype), strides};
+}
+
+dnnl::memory without_address(const dnnl::memory::desc& desc) { return {desc, cpu_engine(), nullptr}; }
+
+Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate) {
+  const bool batched = shape.batch > 1;
+  auto operand = [&](const GemmOperand& x, int64_t rows, int64_t columns) {
+    auto desc = describe(x.shared ? 1 : shape.batch, rows, columns, shape.input, x.transposed);
+    return batched && x.shared ? desc.reshape({1, rows, columns}) : desc;
+  };
+  const auto a_desc = operand(a, shape.m, shape.k);
+  const auto b_desc = operand(b, shape.k, shape.n);
+  const auto c_desc = describe(shape.batch, shape.m, shape.n, shape.output, false);
+
+  const bool may_reorder = !batched && shape.m >= kRowsWorthReordering && shape.m >= shape.k;
+  auto b_preferred = b_desc;
+  if (may_reorder) b_preferred = {{shape.k, shape.n}, to_dnnl(shape.input), dnnl::memory::format_tag::any};
+
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (accumulate) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    attributes.set_post_ops(sum);
+  }
+  const dnnl::matmul::primitive_desc matmul({a_desc, b_preferred, c_desc}, attributes, cpu_engine());
+
+  Plan plan;
+  plan.matmul = dnnl::matmul(matmul);
+  plan.a = without_address(a_desc);
+  plan.b = without_address(b_desc);
+  plan.c = without_address(c_desc);
+  plan.matmul_scratchpad = without_address(matmul.scratchpad_desc());
+  if (matmul.weights_desc() != b_desc) {
+    dnnl::primitive_attr reorder_attributes;
+    reorder_attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const dnnl::reorder::primitive_desc reorder(cpu_engine(), b_desc, cpu_engine(), matmul.weights_desc(),
+                                                reorder_attributes);
+    plan.reorder = dnnl::reorder(reorder);
+    plan.b_blocked = without_address(matmul.weights_desc());
+    plan.reorder_scratchpad = without_address(reorder.scratchpad_desc());
+  }
+  return plan;
+}
+
+// Plans of this thread: their memory objects hold the addresses of the running call.
+Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate) {
+  thread_local std::map<PlanKey, Plan> plans;
+  const PlanKey key = {shape.batch,
+                       shape.m,
+                       shape.n,
+                       shape.k,
+                       static_cast<int64_t>(shape.input),
+                       static_cast<int64_t>(shape.output),
+                       a.transposed,
+                       b.transposed,
+                       a.shared,
+                       b.shared,
+                       accumulate,
+                       omp_get_max_threads(),
+                       0};
+  const auto found = plans.find(key);
+  if (found != plans.end()) return found->second;
+  if (plans.size() >= kMaximalPlans) plans.clear();
+  return plans.emplace(key, compile(shape, a, b, accumulate)).first->second;
+}
+
+void execute(Stream& stream, Plan& plan, const void* a, const void* b, void* c) {
+  static thread_local dnnl::stream queue(cpu_engine());
+  plan.a.set_data_handle(const_cast<void*>(a));
+  plan.b.set_data_handle(const_cast<void*>(b));
+  plan.c.set_data_handle(c);
+
+  std::optional<Scratch> blocked;
+  if (plan.reorder) {
+    blocked.emplace(stream, plan.b_blocked.get_desc().get_size());
+    plan.b_blocked.set_data_handle(blocked->as<void>());
+    const Scratch scratchpad(stream, plan.reorder_scratchpad.get_desc().get_size() + 1);
+    plan.reorder_scratchpad.set_data_handle(scratchpad.as<void>());
+    plan.reorder->execute(queue, {{DNNL_ARG_FROM, plan.b},
+                                  {DNNL_ARG_TO, plan.b_blocked},
+                                  {DNNL_ARG_SCRATCHPAD, plan.reorder_scratchpad}});
+  }
+  const Scratch scratchpad(stream, plan.matmul_scratchpad.get_desc().get_size() + 1);
+  plan.matmul_scratchpad.set_data_handle(scratchpad.as<void>());
+  plan.matmul.execute(queue, {{DNNL_ARG_SRC, plan.a},
+                              {DNNL_ARG_WEIGHTS, plan.reorder ? plan.b_blocked : plan.b},
+                              {DNNL_ARG_DST, plan.c},
+                              {DNNL_ARG_SCRATCHPAD, plan.matmul_scratchpad}});
+  queue.wait();
+}
+
+// oneDNN computes in bf16 from AVX-512 on; below that it has no kernel at all.
+bool has_bfloat16_kernels() {
+  static const bool available = [] {
+    try {
+      compile({1, 16, 16, 16, DType::bf16, DType::f32}, {nullptr, false}, {nullptr, false}, false);
+      return true;
+    } catch (const dnnl::error&) {
+      return false;
+    }
+  }();
+  return available;
+}
+
+template <class From, class To> void convert(const From* from, To* to, int64_t count) {
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < count; block += 4096) {
+    const int64_t end = std::min(count, block + 4096);
+    for (int64_t i = block; i < end; ++i) to[i] = from_float<To>(to_float(from[i]));
+  }
+}
+
+void multiply_widened(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+                      bool accumulate) {
+  const int64_t a_count = (a.shared ? 1 : shape.batch) * shape.m * shape.k;
+  const int64_t b_count = (b.shared ? 1 : shape.batch) * shape.k * shape.n;
+  const int64_t c_count = shape.batch * shape.m * shape.n;
+  const Scratch wide(stream, static_cast<size_t>(a_count + b_count + c_count) * sizeof(float));
+  float* wide_a = wide.as<float>();
+  float* wide_b = wide_a + a_count;
+  float* wide_c = wide_b + b_count;
+  convert(static_cast<const bfloat16*>(a.data), wide_a, a_count);
+  convert(static_cast<const bfloat16*>(b.data), wide_b, b_count);
+  const bool narrow_output = shape.output == DType::bf16;
+  if (narrow_output && accumulate) convert(static_cast<const bfloat16*>(c), wide_c, c_count);
+  multiply_matrices(stream, {shape.batch, shape.m, shape.n, shape.k, DType::f32, DType::f32},
+                    {wide_a, a.transposed, a.shared}, {wide_b, b.transposed, b.shared}, narrow_output ? wide_c : c,
+                    accumulate);
+  if (narrow_output) convert(wide_c, static_cast<bfloat16*>(c), c_count);
+}
+
+}  // namespace
+
+void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+                       bool accumulate) {
+  if (shape.batch == 0 || shape.m == 0 || shape.n == 0) return;
+  if (shape.k == 0) {
+    const int64_t count = shape.batch * shape.m * shape.n;
+    if (!accumulate) std::memset(c, 0, static_cast<size_t>(count) * size_of(shape.output));
+    return;
+  }
+  try {
+    if (shape.input == DType::bf16 && !has_bfloat16_kernels()) {
+      multiply_widened(stream, shape, a, b, c, accumulate);
+    } else {
+      execute(stream, plan_for(shape, a, b, accumulate), a.data, b.data, c);
+    }
+  } catch (const dnnl::error& error) {
+    throw Error("ERR_NATIVE", format("oneDNN failed on ({},{})·({},{}): {}", shape.m, shape.k, shape.k, shape.n,
+                                     error.what()));
+  }
+}
+
+namespace {
+
+int64_t leading(const Tensor& x) {
+  int64_t count = 1;
+  for (int64_t axis = 0; axis + 2 < x.rank(); ++axis) count *= x.dim(axis);
+  return count;
+}
+
+bool same_leading(const Tensor& x, const Tensor& y) {
+  return x.rank() == y.rank() && std::equal(x.shape.begin(), x.shape.end() - 2, y.shape.begin());
+}
+
+// Checks, and folds leading axes into rows where a single product does the same: rows of a against one b, and sums over
+// all rows (aᵀ·b with c of rank 2: a weight gradient).
+void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
+                  bool accumulate) {
+  LF_CHECK(a.rank() >= 2 && b.rank() >= 2 && c.rank() >= 2, "expected matrices, got shapes {}, {} -> {}",
+           to_string(a.shape), to_string(b.shape), to_string(c.shape));
+  const bool dtypes_fit = a.dtype == b.dtype && (a.dtype == DType::f32 ? c.dtype == DType::f32
+                                                                       : a.dtype == DType::bf16 && c.dtype != DType::i32);
+  if (!dtypes_fit) {
+    throw Error("ERR_DTYPE", format("expected f32·f32 -> f32 or bf16·bf16 -> bf16 or f32, got {}·{} -> {}",
+                                    name_of(a.dtype), name_of(b.dtype), name_of(c.dtype)));
+  }
+  int64_t m = a.dim(transpose_a ? -1 : -2), k = a.dim(transpose_a ? -2 : -1);
+  int64_t k_of_b = b.dim(transpose_b ? -1 : -2);
+  const int64_t n = b.dim(transpose_b ? -2 : -1);
+  bool fits = k == k_of_b && c.dim(-1) == n && c.dim(-2) == m;
+  int64_t batch = leading(c);
+  bool a_shared = false, b_shared = false;
+  if (c.rank() == 2 && a.rank() > 2 && transpose_a && !transpose_b) {
+    fits = fits && same_leading(a, b);
+    k *= leading(a);
+  } else if (b.rank() == 2 && !transpose_a) {
+    fits = fits && same_leading(a, c);
+    m *= batch;
+    batch = 1;
+  } else {
+    a_shared = a.rank() == 2 && c.rank() > 2;
+    b_shared = b.rank() == 2 && c.rank() > 2;
+    fits = fits && (a_shared || same_leading(a, c)) && (b_shared || same_leading(b, c));
+  }
+  LF_CHECK(fits, "shapes do not fit: {}{} · {}{} -> {}", to_string(a.shape), transpose_a ? " transposed" : "",
+           to_string(b.shape), transpose_b ? " transposed" : "", to_string(c.shape));
+  multiply_matrices(stream, {batch, m, n, k, a.dtype, c.dtype}, {a.raw(), transpose_a, a_shared},
+                    {b.raw(), transpose_b, b_shared}, c.raw(), accumulate);
+}
+
+}  // namespace
+
+void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false);
+}
+
+void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true);
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

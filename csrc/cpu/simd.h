@@ -167,24 +167,65 @@ LF_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 
 // ---- across lanes, in a fixed order -------------------------------------------------------------------------------
 
-LF_INLINE float horizontal_sum(Floats v) {
-  float lane[kLanes];
-  std::memcpy(lane, &v, sizeof v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+// a0 b0 a1 b1 ... of the lower, and of the upper halves of a and b.
+LF_INLINE Floats interleave_low(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif defined(__AVX__)
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+LF_INLINE Floats interleave_high(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX__)
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+
+// Lane i of the result is rows[i] reduced by `combine` over its lanes: kLanes reductions at 3 instructions each.
+template <class Combine> LF_INLINE Floats reduce_rows(Floats (&rows)[kLanes], Combine combine) {
+#pragma GCC unroll 5
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) {
+      rows[i] = combine(interleave_low(rows[i], rows[i + half]), interleave_high(rows[i], rows[i + half]));
+    }
   }
-  return lane[0];
+  return rows[0];
+}
+
+// rows[i][j] becomes rows[j][i].
+LF_INLINE void transpose(Floats (&rows)[kLanes]) {
+#pragma GCC unroll 5
+  for (int round = 1; round < kLanes; round *= 2) {
+    Floats next[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = interleave_low(rows[i], rows[i + kLanes / 2]);
+      next[2 * i + 1] = interleave_high(rows[i], rows[i + kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+}
+
+// Folds the upper half of the lanes onto the lower one until one is left.
+template <class Combine> LF_INLINE float reduce(Floats v, Combine combine) {
+#pragma GCC unroll 5
+  for (int round = 1; round < kLanes; round *= 2) v = combine(interleave_low(v, v), interleave_high(v, v));
+  return v[0];
+}
+
+LF_INLINE float horizontal_sum(Floats v) {
+  return reduce(v, [](Floats a, Floats b) { return a + b; });
 }
 
 // The largest lane; NaN if one is NaN.
-LF_INLINE float horizontal_maximum(Floats v) {
-  float lane[kLanes];
-  std::memcpy(lane, &v, sizeof v);
-  float result = lane[0];
-  for (int i = 1; i < kLanes; ++i) {
-    if (lane[i] > result || lane[i] != lane[i]) result = lane[i];
-  }
-  return result;
-}
+LF_INLINE float horizontal_maximum(Floats v) { return reduce(v, maximum); }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

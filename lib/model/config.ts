@@ -105,7 +105,10 @@ function checkHeads(
  * @throws ConfigError with all problems at once
  */
 export function llamaConfig(fields: LlamaFields): LlamaConfig {
-  const config = { ...fields, headSize: fields.headSize ?? fields.hiddenSize / fields.heads };
+  const config: LlamaConfig = {
+    ...fields,
+    headSize: fields.headSize ?? fields.hiddenSize / fields.heads,
+  };
   const problems = validateLlamaConfig(config);
   if (problems.length > 0) throw new ConfigError("model", explainHeadSize(problems, fields));
   return config;

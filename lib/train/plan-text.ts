@@ -1,0 +1,113 @@
+import { isDeepStrictEqual } from "node:util";
+import { presets } from "../model/presets.js";
+import type { RunConfig } from "./config.js";
+import { publishedHoursPer300B, type RunPlan } from "./plan.js";
+import { formatDuration } from "./progress.js";
+
+/** A plan as tables for a terminal. */
+export function formatPlan(config: RunConfig, plan: RunPlan): string {
+  const { parameters, memory, flops } = plan;
+  const count = (n: number) => n.toLocaleString("en-US");
+  const gigaflops = (n: number) => `${(n / 1e9).toFixed(3)} GFLOP`;
+  const sections: [string, [string, string][]][] = [
+    [
+      "Parameters",
+      [
+        ["embedding", count(parameters.embedding)],
+        ["attention", count(parameters.attention)],
+        ["feed-forward", count(parameters.feedForward)],
+        ["norms", count(parameters.norms)],
+        ["head", parameters.head === 0 ? "tied to the embedding" : count(parameters.head)],
+        ["all", count(parameters.total)],
+      ],
+    ],
+    [
+      `Memory on one device, estimated (${config.precision}, micro-batch ${config.batch.microBatch} x ` +
+        `${config.data.sequenceLength}, recompute ${config.recompute})`,
+      [
+        ["weights", formatBytes(memory.weights)],
+        ["fp32 master weights", formatBytes(memory.masterWeights)],
+        ["gradients", formatBytes(memory.gradients)],
+        ["AdamW's moments", formatBytes(memory.moments)],
+        ["activations", formatBytes(memory.activations)],
+        ["working set of a block", formatBytes(memory.workingSet)],
+        ["logits chunk", formatBytes(memory.logitsChunk)],
+        ["all", formatBytes(memory.total)],
+      ],
+    ],
+    [
+      "Training FLOPs per token",
+      [
+        ["causal (what is needed)", gigaflops(flops.causal)],
+        ["full attention (TinyLlama's convention)", gigaflops(flops.fullAttention)],
+      ],
+    ],
+    [
+      "Work",
+      [
+        ["steps", count(config.steps)],
+        ["tokens per step", count(plan.tokensPerStep)],
+        [
+          "tokens",
+          `${count(plan.tokens)} (${(plan.tokens / parameters.total).toFixed(1)} per parameter)`,
+        ],
+        ["FLOPs, causal", `${(plan.tokens * flops.causal).toExponential(2)}`],
+      ],
+    ],
+  ];
+  const text = sections.map(([title, rows]) => `${title}\n${alignRows(rows)}`);
+  text.push(`Time\n${estimateTable(plan)}`);
+  if (isDeepStrictEqual(config.model, presets["tinyllama-1.1b"])) {
+    const rows = publishedHoursPer300B.map(({ model, hours }): [string, string] => [
+      model,
+      count(hours),
+    ]);
+    text.push(`A100-hours per 300 billion tokens, as published\n${alignRows(rows)}`);
+  }
+  return `${text.join("\n\n")}\n`;
+}
+
+function estimateTable(plan: RunPlan): string {
+  const header = ["", "tokens/s", "time", "device-hours", "hours per 300B tokens"];
+  const whole = (n: number) => Math.round(n).toLocaleString("en-US");
+  const rows = plan.estimates.map((estimate) => [
+    estimate.label,
+    whole(estimate.tokensPerSecond),
+    formatDuration(estimate.seconds),
+    estimate.deviceHours < 10 ? estimate.deviceHours.toPrecision(2) : whole(estimate.deviceHours),
+    whole(estimate.hoursPer300B),
+  ]);
+  const table = [header, ...rows];
+  const widths = header.map((_, column) => Math.max(...table.map((row) => row[column]!.length)));
+  return table
+    .map((row) =>
+      row
+        .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
+        .join("  "),
+    )
+    .map((line) => `  ${line}`)
+    .join("\n");
+}
+
+function alignRows(rows: readonly [string, string][]): string {
+  const left = Math.max(...rows.map(([name]) => name.length));
+  const right = Math.max(...rows.map(([, value]) => value.split(" ")[0]!.length));
+  return rows
+    .map(([name, value]) => {
+      const [figure = "", ...rest] = value.split(" ");
+      return `  ${name.padEnd(left)}  ${[figure.padStart(right), ...rest].join(" ")}`;
+    })
+    .join("\n");
+}
+
+/** `1.5 GB` with decimal prefixes, as devices' memory and disks are sold. */
+export function formatBytes(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
+}

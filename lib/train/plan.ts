@@ -1,0 +1,139 @@
+import { parameterBreakdown, parameterCount } from "../model/config.js";
+import type { RunConfig } from "./config.js";
+import { type FlopsPerToken, flopsPerToken } from "./flops.js";
+
+/** How fast the run is expected to go; by one of the two figures. */
+export interface PlanSpeed {
+  /** Achieved TFLOP/s of one device, counted causally. */
+  tflops?: number;
+  /** Measured tokens/s of one device. */
+  tokensPerSecond?: number;
+  /** Devices that share the work. */
+  devices?: number;
+}
+
+/** Bytes on one device, by what they hold. */
+export interface MemoryPlan {
+  weights: number;
+  /** fp32 copy that the optimizer updates; none when the weights are fp32 themselves. */
+  masterWeights: number;
+  gradients: number;
+  moments: number;
+  /** What the forward pass keeps for the backward pass. */
+  activations: number;
+  /** One block's intermediate gradients, and what a recomputed block makes again. */
+  workingSet: number;
+  /** One chunk of logits; all of them never exist at once. */
+  logitsChunk: number;
+}
+
+export interface TimeEstimate {
+  label: string;
+  tokensPerSecond: number;
+  seconds: number;
+  deviceHours: number;
+  /** Device-hours for 300 billion tokens, the measure of TinyLlama's README. */
+  hoursPer300B: number;
+}
+
+export interface RunPlan {
+  parameters: ReturnType<typeof parameterBreakdown> & { total: number };
+  memory: MemoryPlan & { total: number };
+  flops: FlopsPerToken;
+  tokensPerStep: number;
+  tokens: number;
+  estimates: TimeEstimate[];
+}
+
+/** Rows of logits that linearCrossEntropy makes at a time. */
+export const logitsChunkRows = 1024;
+
+/** A100-hours for 300 billion tokens that others published (TinyLlama's README). */
+export const publishedHoursPer300B = [
+  { model: "TinyLlama-1.1B", hours: 3456 },
+  { model: "Pythia-1.0B", hours: 4830 },
+  { model: "MPT-1.3B", hours: 7920 },
+] as const;
+
+/** Rates that others reached on this kind of model, in causal TFLOP/s of one device. */
+const references = [
+  { label: "A100 at TinyLlama's efficiency", tflops: 162.2 },
+  { label: "H100 at PyTorch's (compiled, flash attention)", tflops: 479 },
+] as const;
+
+/** What a run takes, before it starts. */
+export function planRun(config: RunConfig, speed: PlanSpeed = {}): RunPlan {
+  const { model, data, batch, steps } = config;
+  const flops = flopsPerToken(model, data.sequenceLength);
+  const tokensPerStep = batch.microBatch * batch.accumulation * data.sequenceLength;
+  const tokens = tokensPerStep * steps;
+  const devices = speed.devices ?? 1;
+
+  const estimate = (label: string, perDevice: number): TimeEstimate => {
+    const seconds = tokens / (perDevice * devices);
+    return {
+      label,
+      tokensPerSecond: perDevice * devices,
+      seconds,
+      deviceHours: (seconds * devices) / 3600,
+      hoursPer300B: 300e9 / perDevice / 3600,
+    };
+  };
+  const rate = (tflops: number) => (tflops * 1e12) / flops.causal;
+  const estimates: TimeEstimate[] = [];
+  if (speed.tokensPerSecond !== undefined) {
+    estimates.push(estimate("as measured", speed.tokensPerSecond));
+  }
+  if (speed.tflops !== undefined) {
+    estimates.push(estimate(`at ${speed.tflops} TFLOP/s`, rate(speed.tflops)));
+  }
+  for (const { label, tflops } of references) estimates.push(estimate(label, rate(tflops)));
+
+  const memory = planMemory(config);
+  return {
+    parameters: { ...parameterBreakdown(model), total: parameterCount(model) },
+    memory: { ...memory, total: Object.values(memory).reduce((sum, bytes) => sum + bytes, 0) },
+    flops,
+    tokensPerStep,
+    tokens,
+    estimates,
+  };
+}
+
+function planMemory({ model, data, batch, precision, recompute }: RunConfig): MemoryPlan {
+  const parameters = parameterCount(model);
+  const element = precision === "bf16" ? 2 : 4;
+  const tokens = batch.microBatch * data.sequenceLength;
+  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = model;
+  const query = heads * headSize;
+  const keyValue = 2 * kvHeads * headSize;
+
+  // One block keeps, per token: its input and the sum after attention, both normed (4 · hidden) with the
+  // norms' 1/rms; the packed q, k, v and attention's output with its logsumexp; gate, up and their product.
+  const attentionPart = element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + heads);
+  const feedForwardInput = element * 2 * hiddenSize + 4;
+  const feedForwardPart = element * 3 * intermediateSize;
+  const kept = {
+    none: attentionPart + feedForwardInput + feedForwardPart,
+    ffn: attentionPart + feedForwardInput,
+    block: element * hiddenSize,
+  }[recompute];
+  const again = {
+    none: 0,
+    ffn: feedForwardPart,
+    block: attentionPart + feedForwardInput + feedForwardPart,
+  }[recompute];
+  const gradients = element * (3 * intermediateSize + 2 * hiddenSize + query + keyValue);
+  // Beside the blocks: token ids and targets, the embedded input, the final norm and its gradient.
+  const ends = 8 + element * 3 * hiddenSize + 4;
+
+  return {
+    weights: element * parameters,
+    masterWeights: precision === "bf16" ? 4 * parameters : 0,
+    gradients: 4 * parameters,
+    moments: 8 * parameters,
+    activations: tokens * (layers * kept + ends),
+    workingSet: tokens * (again + gradients),
+    logitsChunk: Math.min(tokens, logitsChunkRows) * model.vocabSize * 4,
+  };
+}

@@ -1,0 +1,37 @@
+// Compiled once, for the baseline instruction set: it runs before anything is known about the machine.
+#include "cpu/dispatch.h"
+
+#include <cstdlib>
+#include <string>
+
+namespace llamaforge {
+
+#if defined(__x86_64__)
+namespace cpu_v3 { const OpTable& op_table(); }
+namespace cpu_v4 { const OpTable& op_table(); }
+
+CpuKernels cpu_kernels() {
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bf16");
+  const char* wanted = std::getenv("LLAMAFORGE_CPU_ISA");
+  const std::string isa = wanted ? wanted : "";
+  if (!isa.empty() && isa != "x86-64-v3" && isa != "avx512-bf16") {
+    throw Error("ERR_DEVICE", format("LLAMAFORGE_CPU_ISA is \"{}\": expected x86-64-v3 or avx512-bf16", isa));
+  }
+  if (!v3) throw Error("ERR_DEVICE", "this CPU lacks AVX2 and FMA, which LlamaForge's CPU kernels need");
+  if (isa == "avx512-bf16" && !v4) {
+    throw Error("ERR_DEVICE", "LLAMAFORGE_CPU_ISA asks for avx512-bf16, which this CPU lacks");
+  }
+  if (v4 && isa != "x86-64-v3") return {&cpu_v4::op_table(), "avx512-bf16"};
+  return {&cpu_v3::op_table(), "x86-64-v3"};
+}
+#else
+namespace cpu_generic { const OpTable& op_table(); }
+
+CpuKernels cpu_kernels() { return {&cpu_generic::op_table(), "generic"}; }
+#endif
+
+}  // namespace llamaforge

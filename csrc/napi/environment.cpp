@@ -1,0 +1,104 @@
+#include "napi/environment.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace llamaforge {
+
+namespace {
+
+int default_threads() {
+  if (const char* value = std::getenv("LLAMAFORGE_THREADS")) {
+    char* end = nullptr;
+    const long threads = std::strtol(value, &end, 10);
+    if (end == value || *end != '\0' || threads < 1 || threads > 1024) {
+      throw Error("ERR_ARGUMENT", format("LLAMAFORGE_THREADS is \"{}\": expected a whole number from 1 to 1024", value));
+    }
+    return static_cast<int>(threads);
+  }
+  return std::max(1, omp_get_num_procs());
+}
+
+}  // namespace
+
+struct Environment::Pending {
+  Napi::Promise::Deferred deferred;
+  Napi::ObjectReference* result;  // null: undefined. Deleted on the JS thread alone, or never when the environment ends.
+  std::exception_ptr failure;
+  Environment* owner;
+};
+
+Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message) {
+  Napi::Error error = (code == "ERR_ARGUMENT") ? Napi::TypeError::New(env, message) : Napi::Error::New(env, message);
+  error.Set("code", Napi::String::New(env, code));
+  return error;
+}
+
+Environment::Environment(Napi::Env env)
+    : kernels_(cpu_kernels()), threads_(default_threads()), bridge_(std::make_shared<Bridge>()) {
+  bridge_->to_js = Napi::ThreadSafeFunction::New(
+      env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "llamaforge", 0, 1);
+  bridge_->to_js.Unref(env);
+}
+
+Environment::~Environment() {
+  {
+    std::lock_guard lock(bridge_->mutex);
+    bridge_->closed = true;
+  }
+  if (cpu_) cpu_->close();
+}
+
+const std::shared_ptr<CpuStream>& Environment::stream(int64_t device) {
+  if (device != 0) throw Error("ERR_DEVICE", format("device number {}: this build knows the CPU (0) only", device));
+  if (!cpu_) cpu_ = std::make_shared<CpuStream>(threads_);
+  return cpu_;
+}
+
+const OpTable& Environment::ops(const Stream&) { return *kernels_.table; }
+
+void Environment::set_threads(int64_t threads) {
+  if (threads < 1 || threads > 1024) {
+    throw Error("ERR_ARGUMENT", format("[setThreads] expected a whole number from 1 to 1024, got {}", threads));
+  }
+  if (cpu_ && threads != threads_) {
+    throw Error("ERR_DEVICE", format("[setThreads] the CPU device is in use with {} threads; set it before the first tensor",
+                                     threads_));
+  }
+  threads_ = static_cast<int>(threads);
+}
+
+Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value result) {
+  auto* kept = result.IsObject() ? new Napi::ObjectReference(Napi::Persistent(result.As<Napi::Object>())) : nullptr;
+  auto* pending = new Pending{Napi::Promise::Deferred::New(env), kept, nullptr, this};
+  const Napi::Promise promise = pending->deferred.Promise();
+
+  auto settle = [](Napi::Env env, Napi::Function, Pending* raw) {
+    if (env == nullptr) return;  // the environment ends: its references are no longer ours to touch
+    std::unique_ptr<Pending> done(raw);
+    std::unique_ptr<Napi::ObjectReference> kept(done->result);
+    Environment& owner = *done->owner;
+    if (--owner.pending_ == 0) owner.bridge_->to_js.Unref(env);
+    Napi::HandleScope scope(env);
+    try {
+      if (done->failure) std::rethrow_exception(done->failure);
+      done->deferred.Resolve(kept ? Napi::Value(kept->Value()) : env.Undefined());
+    } catch (const Error& error) {
+      done->deferred.Reject(to_js_error(env, error.code(), error.what()).Value());
+    } catch (const std::exception& error) {
+      done->deferred.Reject(to_js_error(env, "ERR_NATIVE", error.what()).Value());
+    }
+  };
+  stream.wait([pending, bridge = bridge_, settle](std::exception_ptr failure) {
+    std::lock_guard lock(bridge->mutex);
+    if (bridge->closed) return;
+    pending->failure = failure;
+    if (bridge->to_js.NonBlockingCall(pending, settle) != napi_ok) bridge->closed = true;
+  });
+  if (pending_++ == 0) bridge_->to_js.Ref(env);
+  return promise;
+}
+
+}  // namespace llamaforge

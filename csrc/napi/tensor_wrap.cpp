@@ -1,0 +1,155 @@
+#include "napi/tensor_wrap.h"
+
+#include <cstring>
+
+#include "napi/args.h"
+
+namespace llamaforge {
+
+namespace {
+
+constexpr napi_type_tag kTensorTag = {0x6c6c616d61666f72, 0x67652d74656e736f};
+
+DType dtype_from(const std::string& name, const char* op) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::i32}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  throw Error("ERR_DTYPE", format("[{}] expected dtype f32, bf16 or i32, got \"{}\"", op, name));
+}
+
+Shape shape_from(Napi::Value value, Place place) {
+  Shape shape = Argument<IntList>::from(value, place);
+  if (shape.size() > 8) throw Error("ERR_SHAPE", format("[{}] at most 8 axes, got {}", place.op, shape.size()));
+  // 2^47 elements is beyond any machine and keeps every byte count far from overflow.
+  int64_t count = 1;
+  for (int64_t size : shape) {
+    if (size < 1) throw Error("ERR_SHAPE", format("[{}] every axis needs at least one element, got {}", place.op, to_string(shape)));
+    if (size > (int64_t{1} << 47) / count) throw Error("ERR_SHAPE", format("[{}] shape {} is too large", place.op, to_string(shape)));
+    count *= size;
+  }
+  return shape;
+}
+
+void expect_arguments(const Napi::CallbackInfo& info, size_t count, const char* op) {
+  if (info.Length() != count) {
+    throw Error("ERR_ARGUMENT", format("[{}] expected {} arguments, got {}", op, count, info.Length()));
+  }
+}
+
+}  // namespace
+
+void TensorWrap::init(Napi::Env env, Napi::Object exports) {
+  Napi::Function constructor = DefineClass(env, "NativeTensor",
+                                           {InstanceMethod<&TensorWrap::view>("view"),
+                                            InstanceMethod<&TensorWrap::dispose>("dispose"),
+                                            InstanceMethod<&TensorWrap::write>("write"),
+                                            InstanceMethod<&TensorWrap::read>("read")});
+  Environment::of(env).tensor_class = Napi::Persistent(constructor);
+  exports.Set("NativeTensor", constructor);
+}
+
+TensorWrap* TensorWrap::unwrap(Napi::Env env, napi_value value) {
+  napi_valuetype type;
+  if (napi_typeof(env, value, &type) != napi_ok || type != napi_object) return nullptr;
+  bool tagged = false;
+  if (napi_check_object_type_tag(env, value, &kTensorTag, &tagged) != napi_ok || !tagged) return nullptr;
+  return Napi::ObjectWrap<TensorWrap>::Unwrap(Napi::Object(env, value));
+}
+
+// new NativeTensor(device number, dtype, shape); new NativeTensor(source, offset in elements, shape) is a view.
+TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorWrap>(info) {
+  guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "NativeTensor";
+    expect_arguments(info, 3, op);
+    Environment& environment = Environment::of(info.Env());
+    tensor_.shape = shape_from(info[2], {op, 2});
+    if (info[0].IsNumber()) {
+      const auto& stream = environment.stream(Argument<int64_t>::from(info[0], {op, 0}));
+      tensor_.dtype = dtype_from(Argument<std::string>::from(info[1], {op, 1}), op);
+      tensor_.storage = std::make_shared<Storage>(stream, tensor_.bytes());
+      external_bytes_ = static_cast<int64_t>(tensor_.bytes());
+    } else {
+      const In source = Argument<In>::from(info[0], {op, 0});
+      const int64_t offset = Argument<int64_t>::from(info[1], {op, 1});
+      tensor_.dtype = source.dtype;
+      const int64_t count = tensor_.numel();
+      if (offset < 0 || offset > source.numel() - count) {
+        throw Error("ERR_SHAPE", format("[view] {} elements from {} on do not fit into {}", count, offset, to_string(source.shape)));
+      }
+      tensor_.storage = source.storage;
+      tensor_.offset = source.offset + offset;
+    }
+    napi_type_tag_object(info.Env(), info.This(), &kTensorTag);
+    Napi::MemoryManagement::AdjustExternalMemory(info.Env(), external_bytes_);
+    live_tensors_ = environment.live_tensors;
+    ++*live_tensors_;
+    return info.Env().Undefined();
+  });
+}
+
+void TensorWrap::drop(Napi::Env env) {
+  if (disposed()) return;
+  tensor_.storage.reset();
+  Napi::MemoryManagement::AdjustExternalMemory(env, -external_bytes_);
+  --*live_tensors_;
+}
+
+Napi::Value TensorWrap::view(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    expect_arguments(info, 2, "view");
+    return Environment::of(info.Env()).tensor_class.New({info.This(), info[0], info[1]});
+  });
+}
+
+Napi::Value TensorWrap::dispose(const Napi::CallbackInfo& info) {
+  drop(info.Env());
+  return info.Env().Undefined();
+}
+
+// Copies a typed array of the tensor's dtype (bf16: Uint16Array of its bits) and exactly its size. The array may be
+// changed as soon as this returns.
+Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "write";
+    expect_arguments(info, 1, op);
+    if (disposed()) throw Error("ERR_DISPOSED", "[write] the tensor has been disposed");
+    const ArrayBytes source = ArrayBytes::from(info[0], {op, 0});
+    const napi_typedarray_type wanted = tensor_.dtype == DType::f32   ? napi_float32_array
+                                        : tensor_.dtype == DType::i32 ? napi_int32_array
+                                                                      : napi_uint16_array;
+    if (source.type != wanted) {
+      throw Error("ERR_DTYPE", format("[write] a tensor of {} takes a {}", name_of(tensor_.dtype),
+                                      tensor_.dtype == DType::f32   ? "Float32Array"
+                                      : tensor_.dtype == DType::i32 ? "Int32Array"
+                                                                    : "Uint16Array"));
+    }
+    if (source.bytes != tensor_.bytes()) {
+      throw Error("ERR_SHAPE", format("[write] {} needs {} bytes, got {}", to_string(tensor_.shape), tensor_.bytes(), source.bytes));
+    }
+    std::shared_ptr<char[]> copy(new char[source.bytes]);
+    std::memcpy(copy.get(), source.data, source.bytes);
+    tensor_.storage->stream().submit(op, [target = tensor_, copy](Stream& stream) {
+      target.storage->allocate();
+      stream.copy_from_host(target.raw(), copy.get(), target.bytes());
+    });
+    return info.Env().Undefined();
+  });
+}
+
+// A promise of an ArrayBuffer with the tensor's bytes as they are at this point of the stream.
+Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "read";
+    expect_arguments(info, 0, op);
+    if (disposed()) throw Error("ERR_DISPOSED", "[read] the tensor has been disposed");
+    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(info.Env(), tensor_.bytes());
+    Stream& stream = tensor_.storage->stream();
+    stream.submit(op, [source = tensor_, host = buffer.Data()](Stream& stream) {
+      if (!source.storage->computed()) throw Error("ERR_NATIVE", "the tensor was never computed");
+      stream.copy_to_host(host, source.raw(), source.bytes());
+    });
+    return Environment::of(info.Env()).when_done(info.Env(), stream, buffer);
+  });
+}
+
+}  // namespace llamaforge

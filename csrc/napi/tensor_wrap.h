@@ -1,0 +1,34 @@
+// The JS class NativeTensor: a reference to a native tensor, tagged so that no other object is taken for one.
+#pragma once
+
+#include <napi.h>
+
+#include "napi/environment.h"
+
+namespace llamaforge {
+
+class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
+ public:
+  static void init(Napi::Env env, Napi::Object exports);
+
+  explicit TensorWrap(const Napi::CallbackInfo& info);
+  void Finalize(Napi::Env env) override { drop(env); }
+
+  // The tensor of a JS value, or null if it is not a NativeTensor of this addon.
+  static TensorWrap* unwrap(Napi::Env env, napi_value value);
+  bool disposed() const { return tensor_.storage == nullptr; }
+  const Tensor& tensor() const { return tensor_; }
+
+ private:
+  Napi::Value view(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  Napi::Value write(const Napi::CallbackInfo& info);
+  Napi::Value read(const Napi::CallbackInfo& info);
+  void drop(Napi::Env env);
+
+  Tensor tensor_;
+  std::shared_ptr<int64_t> live_tensors_;
+  int64_t external_bytes_ = 0;  // what V8 was told that this handle keeps alive
+};
+
+}  // namespace llamaforge

@@ -1,0 +1,192 @@
+#include "runtime/cpu_stream.h"
+
+#include <omp.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "runtime/error.h"
+
+namespace llamaforge {
+
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// Rounds up to one of eight classes per power of two: at most 12.5% is wasted and freed blocks find a next user.
+size_t size_class(size_t bytes) {
+  if (bytes <= kAlignment) return kAlignment;
+  size_t power = kAlignment;
+  while (power * 2 < bytes) power *= 2;
+  const size_t step = std::max(kAlignment, power / 8);
+  return (bytes + step - 1) / step * step;
+}
+
+// With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
+bool poisoned() {
+  static const bool on = [] {
+    const char* value = std::getenv("LLAMAFORGE_POISON");
+    return value && std::strcmp(value, "1") == 0;
+  }();
+  return on;
+}
+
+}  // namespace
+
+CpuStream::CpuStream(int threads) : threads_(threads), worker_([this] { run(); }) {}
+
+CpuStream::~CpuStream() {
+  close();
+  trim();
+}
+
+void CpuStream::close() {
+  {
+    std::lock_guard lock(queue_mutex_);
+    closing_ = true;
+  }
+  queue_filled_.notify_one();
+  if (worker_.joinable()) worker_.join();
+  // Dropped outside the lock: items own storages whose release takes other locks.
+  std::deque<Item> dropped;
+  std::lock_guard lock(queue_mutex_);
+  dropped.swap(queue_);
+}
+
+void CpuStream::submit(const char* op, std::function<void(Stream&)> work) {
+  {
+    std::lock_guard lock(queue_mutex_);
+    if (closing_) throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
+    queue_.push_back({op, std::move(work), nullptr});
+  }
+  queue_filled_.notify_one();
+}
+
+void CpuStream::wait(std::function<void(std::exception_ptr)> done) {
+  {
+    std::lock_guard lock(queue_mutex_);
+    if (closing_) throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
+    queue_.push_back({"synchronize", nullptr, std::move(done)});
+  }
+  queue_filled_.notify_one();
+}
+
+void CpuStream::run() {
+  omp_set_dynamic(0);
+  omp_set_num_threads(threads_);
+  std::exception_ptr failure;
+  for (;;) {
+    Item item;
+    {
+      std::unique_lock lock(queue_mutex_);
+      queue_filled_.wait(lock, [this] { return closing_ || !queue_.empty(); });
+      if (closing_) return;
+      item = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    if (item.answer) {
+      item.answer(failure);
+      failure = nullptr;
+      continue;
+    }
+    if (failure) continue;
+    try {
+      item.work(*this);
+    } catch (const Error& error) {
+      failure = std::make_exception_ptr(Error(error.code(), format("[{}] {}", item.op, error.what())));
+    } catch (const std::bad_alloc&) {
+      failure = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", item.op)));
+    } catch (const std::exception& error) {
+      failure = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", item.op, error.what())));
+    } catch (...) {
+      failure = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", item.op)));
+    }
+  }
+}
+
+void* CpuStream::allocate(size_t bytes) {
+  const size_t block = size_class(bytes);
+  void* memory = nullptr;
+  {
+    std::lock_guard lock(memory_mutex_);
+    if (stats_.limit && stats_.used + block > stats_.limit) {
+      throw Error("ERR_OUT_OF_MEMORY",
+                  format("needs {} bytes more, but {} of the allowed {} are in use: use a smaller micro-batch, more "
+                         "recompute, or raise the limit",
+                         block, stats_.used, stats_.limit));
+    }
+    auto found = free_blocks_.find(block);
+    if (found != free_blocks_.end() && !found->second.empty()) {
+      memory = found->second.back();
+      found->second.pop_back();
+      stats_.cached -= block;
+    }
+    stats_.used += block;
+    stats_.peak = std::max(stats_.peak, stats_.used);
+  }
+  if (!memory) {
+    const bool large = block >= 2 * kHugePage;
+    const size_t alignment = large ? kHugePage : kAlignment;
+    memory = std::aligned_alloc(alignment, (block + alignment - 1) / alignment * alignment);
+    if (!memory) {
+      trim();
+      memory = std::aligned_alloc(alignment, (block + alignment - 1) / alignment * alignment);
+    }
+    if (!memory) {
+      std::lock_guard lock(memory_mutex_);
+      stats_.used -= block;
+      throw Error("ERR_OUT_OF_MEMORY",
+                  format("the system refused {} bytes; {} are in use: use a smaller micro-batch or more recompute", block,
+                         stats_.used));
+    }
+    // Large pages save most of the page faults and TLB misses of weights and activations.
+    if (large) madvise(memory, block, MADV_HUGEPAGE);
+  }
+  if (poisoned()) std::memset(memory, 0xff, block);
+  return memory;
+}
+
+void CpuStream::release(void* memory, size_t bytes) noexcept {
+  if (!memory) return;
+  const size_t block = size_class(bytes);
+  std::lock_guard lock(memory_mutex_);
+  stats_.used -= block;
+  try {
+    free_blocks_[block].push_back(memory);
+    stats_.cached += block;
+  } catch (...) {
+    std::free(memory);
+  }
+}
+
+void CpuStream::copy_to_host(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+void CpuStream::copy_from_host(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
+
+MemoryStats CpuStream::memory() const {
+  std::lock_guard lock(memory_mutex_);
+  return stats_;
+}
+
+void CpuStream::reset_peak() {
+  std::lock_guard lock(memory_mutex_);
+  stats_.peak = stats_.used;
+}
+
+void CpuStream::set_memory_limit(uint64_t bytes) {
+  std::lock_guard lock(memory_mutex_);
+  stats_.limit = bytes;
+}
+
+void CpuStream::trim() {
+  std::lock_guard lock(memory_mutex_);
+  for (auto& [block, blocks] : free_blocks_) {
+    for (void* memory : blocks) std::free(memory);
+  }
+  free_blocks_.clear();
+  stats_.cached = 0;
+}
+
+}  // namespace llamaforge

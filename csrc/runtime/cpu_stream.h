@@ -1,0 +1,61 @@
+// The CPU as a stream: one native thread runs what was submitted, with an OpenMP team of its own.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "runtime/stream.h"
+
+namespace llamaforge {
+
+class CpuStream final : public Stream {
+ public:
+  explicit CpuStream(int threads);
+  ~CpuStream() override;
+
+  void submit(const char* op, std::function<void(Stream&)> work) override;
+  void wait(std::function<void(std::exception_ptr)> done) override;
+
+  // 64-byte aligned blocks, kept by size class for the next tensor of that class.
+  void* allocate(size_t bytes) override;
+  void release(void* memory, size_t bytes) noexcept override;
+
+  void copy_to_host(void* host, const void* device, size_t bytes) override;
+  void copy_from_host(void* device, const void* host, size_t bytes) override;
+
+  MemoryStats memory() const override;
+  void reset_peak() override;
+  void set_memory_limit(uint64_t bytes) override;
+  void trim() override;
+  int threads() const override { return threads_; }
+
+  // Stops the thread at the end of the running op; what is still queued is dropped, its waits are not answered.
+  void close();
+
+ private:
+  struct Item {
+    const char* op;
+    std::function<void(Stream&)> work;                // either work ...
+    std::function<void(std::exception_ptr)> answer;   // ... or a wait
+  };
+  void run();
+
+  const int threads_;
+  std::mutex queue_mutex_;
+  std::condition_variable queue_filled_;
+  std::deque<Item> queue_;
+  bool closing_ = false;
+
+  mutable std::mutex memory_mutex_;
+  std::map<size_t, std::vector<void*>> free_blocks_;  // size class -> blocks
+  MemoryStats stats_;
+
+  std::thread worker_;  // last: starts when everything else is there
+};
+
+}  // namespace llamaforge

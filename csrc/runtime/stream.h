@@ -1,0 +1,64 @@
+// A device is a stream: work is submitted, returns at once, and runs in order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace llamaforge {
+
+struct MemoryStats {
+  uint64_t used = 0;    // bytes in storages and scratch now
+  uint64_t peak = 0;    // highest `used` since the start or the last reset
+  uint64_t cached = 0;  // bytes kept for reuse
+  uint64_t limit = 0;   // highest allowed `used`; 0: what the machine has
+};
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+
+  // Runs `work` after everything submitted before. If it throws, everything up to the next wait is skipped, and that wait
+  // reports the failure with the op's name. `op` must outlive the stream (a literal).
+  virtual void submit(const char* op, std::function<void(Stream&)> work) = 0;
+
+  // Calls `done`, on a thread of the stream, once everything submitted before has run; with the first failure since the
+  // last wait, or null. After that the stream works again.
+  virtual void wait(std::function<void(std::exception_ptr)> done) = 0;
+
+  // Memory, in stream order. `allocate` throws ERR_OUT_OF_MEMORY with need and free.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* memory, size_t bytes) noexcept = 0;
+
+  // Copies between host and device memory, in stream order, called from within submitted work.
+  virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
+  virtual void copy_from_host(void* device, const void* host, size_t bytes) = 0;
+
+  virtual MemoryStats memory() const = 0;
+  virtual void reset_peak() = 0;
+  virtual void set_memory_limit(uint64_t bytes) = 0;
+  // Gives the cached memory back to the system.
+  virtual void trim() = 0;
+  // Threads of the team that runs the kernels (CPU).
+  virtual int threads() const = 0;
+};
+
+// Device memory for the time of one op.
+class Scratch {
+ public:
+  Scratch(Stream& stream, size_t bytes) : stream_(stream), bytes_(bytes), data_(stream.allocate(bytes)) {}
+  ~Scratch() { stream_.release(data_, bytes_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  template <class T> T* as() const { return static_cast<T*>(data_); }
+
+ private:
+  Stream& stream_;
+  size_t bytes_;
+  void* data_;
+};
+
+}  // namespace llamaforge

@@ -1,0 +1,24 @@
+#include "runtime/tensor.h"
+
+#include "runtime/stream.h"
+
+namespace llamaforge {
+
+std::string to_string(const Shape& shape) {
+  std::string text = "[";
+  for (size_t axis = 0; axis < shape.size(); ++axis) {
+    if (axis) text += ",";
+    text += std::to_string(shape[axis]);
+  }
+  return text + "]";
+}
+
+Storage::~Storage() {
+  if (data_) stream_->release(data_, bytes_);
+}
+
+void Storage::allocate() {
+  if (!data_) data_ = stream_->allocate(bytes_);
+}
+
+}  // namespace llamaforge

@@ -1,0 +1,80 @@
+// Storage and Tensor: what kernels see. A tensor is a contiguous view of a reference-counted storage.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/dtype.h"
+#include "runtime/error.h"
+
+namespace llamaforge {
+
+class Stream;
+
+using Shape = std::vector<int64_t>;
+using IntList = std::vector<int64_t>;
+
+std::string to_string(const Shape& shape);
+
+// Memory of one device. It has an address only from the moment the first op that writes it runs, and gives it back when
+// the last reference is gone: references are held by JS handles and by ops still in the queue, so memory follows the
+// stream's order and not that of the program that runs ahead of it.
+class Storage {
+ public:
+  Storage(std::shared_ptr<Stream> stream, size_t bytes) : stream_(std::move(stream)), bytes_(bytes) {}
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  size_t bytes() const { return bytes_; }
+  Stream& stream() const { return *stream_; }
+  const std::shared_ptr<Stream>& shared_stream() const { return stream_; }
+
+  bool computed() const { return data_ != nullptr; }
+  void* data() const { return data_; }
+  // Called in stream order, before the first op that writes. Throws ERR_OUT_OF_MEMORY.
+  void allocate();
+
+ private:
+  std::shared_ptr<Stream> stream_;
+  size_t bytes_;
+  void* data_ = nullptr;
+};
+
+struct Tensor {
+  std::shared_ptr<Storage> storage;
+  int64_t offset = 0;  // in elements
+  Shape shape;
+  DType dtype = DType::f32;
+
+  int64_t rank() const { return static_cast<int64_t>(shape.size()); }
+  int64_t numel() const {
+    int64_t count = 1;
+    for (int64_t size : shape) count *= size;
+    return count;
+  }
+  // Size of an axis; negative axes count from the last.
+  int64_t dim(int64_t axis) const { return shape.at(static_cast<size_t>(axis < 0 ? axis + rank() : axis)); }
+  size_t bytes() const { return static_cast<size_t>(numel()) * size_of(dtype); }
+
+  void* raw() const {
+    return static_cast<char*>(storage->data()) + static_cast<size_t>(offset) * size_of(dtype);
+  }
+  template <class T> T* data() const {
+    if (dtype_of<T>() != dtype) {
+      throw Error("ERR_DTYPE", format("expected dtype {}, got {}", name_of(dtype_of<T>()), name_of(dtype)));
+    }
+    return static_cast<T*>(raw());
+  }
+};
+
+// The role of a tensor in a kernel's signature. The binding derives from it what must hold before the kernel runs.
+struct In : Tensor {};     // read; must have been computed
+struct Out : Tensor {};    // written whole; its memory is allocated when the op runs. It may be the same memory as an In.
+struct InOut : Tensor {};  // read and written
+
+}  // namespace llamaforge

@@ -1,0 +1,139 @@
+/**
+ * Every error a user can meet, with a stable `code`. The command line maps the class to its exit code
+ * (`exitCode`); a library user switches on `code`.
+ */
+export class LlamaForgeError extends Error {
+  /** Stable, machine-readable name of the fault, e.g. `ERR_SHAPE`. */
+  readonly code: string;
+  /** What the command line exits with when this error ends it. */
+  readonly exitCode: number;
+
+  constructor(message: string, code: string, exitCode: number, options?: { cause?: unknown }) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+    this.exitCode = exitCode;
+  }
+}
+
+/** Exit codes of the command line. */
+export const exitCodes = {
+  done: 0,
+  usage: 2,
+  data: 3,
+  checkpoint: 4,
+  nonFinite: 5,
+  peer: 6,
+  bug: 70,
+  stopped: 75,
+} as const;
+
+/** A wrong argument: type, range, number of arguments. */
+export class ArgumentError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_ARGUMENT", exitCodes.usage, options);
+  }
+}
+
+/** Shapes that do not fit an operation. */
+export class ShapeError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_SHAPE", exitCodes.bug);
+  }
+}
+
+/** A dtype that an operation does not take. */
+export class DTypeError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_DTYPE", exitCodes.bug);
+  }
+}
+
+/** Tensors on different devices, an unknown device, or one that cannot be used here. */
+export class DeviceError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_DEVICE", exitCodes.usage, options);
+  }
+}
+
+/** Use of a tensor after its scope ended or `dispose()` was called. */
+export class DisposedError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_DISPOSED", exitCodes.bug);
+  }
+}
+
+/** Misuse of automatic differentiation: no gradient to compute, a graph that has run already. */
+export class AutogradError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_AUTOGRAD", exitCodes.bug);
+  }
+}
+
+/** A native operation failed while it ran; the message starts with its name. */
+export class NativeError extends LlamaForgeError {
+  constructor(message: string, code = "ERR_NATIVE") {
+    super(message, code, exitCodes.bug);
+  }
+}
+
+/** The device has no memory left for a tensor. */
+export class OutOfMemoryError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_OUT_OF_MEMORY", exitCodes.bug);
+  }
+}
+
+/** One finding in a configuration: where, what, and what would be right. */
+export interface ConfigProblem {
+  /** Dotted path, e.g. `model.kvHeads`. */
+  path: string;
+  /** What is wrong and what is allowed. */
+  message: string;
+}
+
+/** A configuration with all its problems at once. */
+export class ConfigError extends LlamaForgeError {
+  readonly problems: readonly ConfigProblem[];
+  constructor(source: string, problems: readonly ConfigProblem[]) {
+    const list = problems.map((problem) => `  ${problem.path}: ${problem.message}`).join("\n");
+    const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
+    super(`${source}: ${count}\n${list}`, "ERR_CONFIG", exitCodes.usage);
+    this.problems = problems;
+  }
+}
+
+/** A command line that cannot be understood, or a place that cannot be written to. */
+export class UsageError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_USAGE", exitCodes.usage, options);
+  }
+}
+
+/** Text, token shards or data sets that are missing, damaged or do not fit. */
+export class DataError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_DATA", exitCodes.data, options);
+  }
+}
+
+/** A tokenizer that is damaged or does not fit the data or the model. */
+export class TokenizerError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_TOKENIZER", exitCodes.data, options);
+  }
+}
+
+/** A checkpoint or weight file that is missing, damaged or does not fit. */
+export class CheckpointError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_CHECKPOINT", exitCodes.checkpoint, options);
+  }
+}
+
+/** Too many non-finite or spiking steps: the run cannot go on by itself. */
+export class DivergedError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_DIVERGED", exitCodes.nonFinite);
+  }
+}

@@ -1,0 +1,156 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { AutogradError } from "./errors.js";
+import type { TapeRecord } from "./autograd.js";
+import type { Tensor } from "./tensor.js";
+
+/**
+ * Frees what was made inside it when it ends. The current scope belongs to the asynchronous context: it holds across
+ * `await`, and loops that run side by side each have their own.
+ */
+export class Scope {
+  readonly #parent: Scope | undefined;
+  readonly #tensors = new Set<Tensor>();
+  readonly #records = new Set<TapeRecord>();
+  #keptGraph = false;
+  #open = true;
+
+  constructor(parent: Scope | undefined) {
+    this.#parent = parent;
+  }
+
+  /** The innermost scope that is still open, this one or one around it. */
+  nearestOpen(): Scope | undefined {
+    let scope: Scope | undefined = this;
+    while (scope && !scope.#open) scope = scope.#parent;
+    return scope;
+  }
+
+  /** @internal */
+  addTensor(tensor: Tensor): void {
+    this.#tensors.add(tensor);
+  }
+
+  /** @internal */
+  removeTensor(tensor: Tensor): void {
+    this.#tensors.delete(tensor);
+  }
+
+  /** @internal */
+  addRecord(record: TapeRecord): void {
+    this.#records.add(record);
+  }
+
+  /** @internal */
+  removeRecord(record: TapeRecord): void {
+    this.#records.delete(record);
+  }
+
+  /**
+   * Moves a tensor to the scope around this one, with the graph that led to it.
+   * @internal
+   */
+  moveOut(tensor: Tensor): void {
+    this.#tensors.delete(tensor);
+    const outer = this.#parent?.nearestOpen();
+    tensor.setScope(outer);
+    if (tensor.node) this.#keptGraph = true;
+  }
+
+  /** Ends the scope: frees its tensors and the part of the graph that nothing outside can reach. */
+  [Symbol.dispose](): void {
+    if (!this.#open) return;
+    this.#open = false;
+    const outer = this.#parent?.nearestOpen();
+    for (const record of this.#records) {
+      if (this.#keptGraph) record.setScope(outer);
+      else record.release();
+    }
+    this.#records.clear();
+    for (const tensor of this.#tensors) tensor.disposeInScope();
+    this.#tensors.clear();
+    if (storage.getStore() === this) storage.enterWith(outer);
+  }
+}
+
+const storage = new AsyncLocalStorage<Scope | undefined>();
+
+/** The scope that new tensors belong to, if any. */
+export function currentScope(): Scope | undefined {
+  return storage.getStore()?.nearestOpen();
+}
+
+/** What a scope's function may hand out: tensors, alone or in arrays and plain objects. */
+function moveResultsOut(scope: Scope, value: unknown): void {
+  if (typeof value !== "object" || value === null) return;
+  const candidate = value as Partial<Tensor>;
+  if (typeof candidate.setScope === "function") {
+    if ((value as Tensor).scope === scope) scope.moveOut(value as Tensor);
+  } else if (Array.isArray(value)) {
+    for (const item of value) moveResultsOut(scope, item);
+  } else if (Object.getPrototypeOf(value) === Object.prototype) {
+    for (const item of Object.values(value)) moveResultsOut(scope, item);
+  }
+}
+
+/**
+ * Opens a scope. Without an argument: `using step = scope()` frees everything made until the end of the block. With a
+ * function: runs it in a scope of its own and hands out the tensors it returns (alone, in arrays or in plain objects);
+ * the function may be asynchronous.
+ *
+ * A `using` scope is entered for the rest of the running function and what it awaits; several loops that are started
+ * without awaiting each other should use the function form, which cannot leak into the caller.
+ */
+export function scope(): Scope;
+export function scope<T>(fn: () => T): T;
+export function scope<T>(fn?: () => T): Scope | T {
+  const inner = new Scope(currentScope());
+  if (fn === undefined) {
+    storage.enterWith(inner);
+    return inner;
+  }
+  return storage.run(inner, () => {
+    let result: T;
+    try {
+      result = fn();
+    } catch (error) {
+      inner[Symbol.dispose]();
+      throw error;
+    }
+    if (result instanceof Promise) {
+      return result.then(
+        (value) => {
+          moveResultsOut(inner, value);
+          inner[Symbol.dispose]();
+          return value;
+        },
+        (error) => {
+          inner[Symbol.dispose]();
+          throw error;
+        },
+      ) as T;
+    }
+    moveResultsOut(inner, result);
+    inner[Symbol.dispose]();
+    return result;
+  });
+}
+
+/** Runs `fn` outside of every scope: what it makes lives until it is disposed. */
+export function outsideScopes<T>(fn: () => T): T {
+  return storage.run(undefined, fn);
+}
+
+/**
+ * Moves a tensor out of its scope, into the one around it (or into none: then it lives until `dispose()`).
+ * @returns the same tensor
+ */
+export function keep<T extends Tensor>(tensor: T): T {
+  tensor.checkAlive("keep");
+  const owner = tensor.scope;
+  if (!owner) return tensor;
+  if (owner.nearestOpen() !== owner) {
+    throw new AutogradError("[keep] the tensor's scope has ended");
+  }
+  owner.moveOut(tensor);
+  return tensor;
+}

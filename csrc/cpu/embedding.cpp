@@ -1,0 +1,74 @@
+// Embedding: y (N,D) = weight[ids] (N), and backward weight_grad (V,D) f32 += dy, row ids[n] from row n.
+// Ids are checked before anything is written: a bad one names its position.
+// Backward is parallel over columns, not rows: a thread adds all N rows in order within its columns. So it needs no
+// atomics and no sorting, the sum of a row has one order, and a frequent token is no bottleneck.
+
+#include "cpu/kernel.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+
+namespace {
+
+constexpr int64_t kColumns = 64;  // at least, per thread: whole cache lines
+
+struct Sizes {
+  int64_t tokens, vocab, hidden;
+};
+
+Sizes check(const Tensor& ids, const char* table_name, const Tensor& table, const char* rows_name, const Tensor& rows) {
+  check_dtype("ids", ids, DType::i32);
+  check_float(table_name, table);
+  check_float(rows_name, rows);
+  LF_CHECK(table.rank() == 2, "expected {} of shape (vocabulary, hidden), got {}", table_name, to_string(table.shape));
+  Shape expected = ids.shape;
+  expected.push_back(table.dim(1));
+  check_shape(rows_name, rows, expected);
+  const Sizes sizes = {ids.numel(), table.dim(0), table.dim(1)};
+  const int32_t* id = ids.data<int32_t>();
+  for (int64_t n = 0; n < sizes.tokens; ++n) {
+    if (id[n] < 0 || id[n] >= sizes.vocab) {
+      throw Error("ERR_TOKEN_ID", format("token id {} at position {} is outside the vocabulary 0..{}", id[n], n,
+                                         sizes.vocab - 1));
+    }
+  }
+  return sizes;
+}
+
+}  // namespace
+
+void embedding_forward(Stream&, In ids, In weight, Out y) {
+  const Sizes sizes = check(ids, "weight", weight, "y", y);
+  check_dtype("y", y, weight.dtype);
+  const size_t row_bytes = static_cast<size_t>(sizes.hidden) * size_of(weight.dtype);
+  const int32_t* id = ids.data<int32_t>();
+  const char* table = static_cast<const char*>(weight.raw());
+  char* out = static_cast<char*>(y.raw());
+  parallel_rows(sizes.tokens, sizes.hidden, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      std::memcpy(out + static_cast<size_t>(n) * row_bytes, table + static_cast<size_t>(id[n]) * row_bytes, row_bytes);
+    }
+  });
+}
+
+void embedding_backward(Stream& stream, In ids, In dy, InOut weight_grad) {
+  const Sizes sizes = check(ids, "weight_grad", weight_grad, "dy", dy);
+  check_dtype("weight_grad", weight_grad, DType::f32);
+  const int32_t* id = ids.data<int32_t>();
+  float* table = weight_grad.data<float>();
+  const int64_t share = (sizes.hidden + stream.threads() - 1) / stream.threads();
+  const int64_t columns = (std::max<int64_t>(1, share) + kColumns - 1) / kColumns * kColumns;
+  with_float("dy", dy, [&]<class T>() {
+    const T* gradient = dy.data<T>();
+    parallel_chunks(sizes.hidden, columns, sizes.tokens, [&](int64_t begin, int64_t end) {
+      for (int64_t n = 0; n < sizes.tokens; ++n) {
+        const T* from = gradient + n * sizes.hidden;
+        float* to = table + id[n] * sizes.hidden;
+        for_each_vector(begin, end, [&](int64_t i, auto lanes) {
+          lanes.store(to + i, lanes.load(to + i) + lanes.load(from + i));
+        });
+      }
+    });
+  });
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -1,0 +1,307 @@
+// Reduction over any axes: sum, mean, max, min.  y has the reduced axes left out, or of size 1.
+// Reads x once: bound by memory.
+//
+// Adjacent axes that are all kept or all reduced are joined. What is left alternates, and the last axis decides:
+//   reduced: rows of contiguous numbers become one number each;
+//   kept:    rows are added to each other, column by column, in tiles that stay in the cache.
+// Either way f32 partial results cover at most kBlock numbers and are then combined in f64, so ten million numbers keep
+// six digits. Work is cut into pieces of fixed size and combined in their order: the bits of a result depend neither on
+// scheduling nor on the number of threads. i32 sums are exact in 64 bits and wrap around at the end; the mean of i32 is
+// refused. max and min are NaN if any number is.
+
+#include <limits>
+#include <vector>
+
+#include "cpu/kernel.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+namespace {
+
+constexpr int64_t kBlock = 1024;   // numbers that meet in f32
+constexpr int64_t kPiece = 65536;  // numbers that one task reduces, at least
+constexpr int64_t kTile = 512;     // columns of a tile
+constexpr int64_t kRows = 32;      // rows that meet in f32 in a tile
+
+// ---- the operations, over the type in which they combine (float for vectors, double or int64_t above)
+
+struct Sum {
+  template <class T> static T initial() { return T(0); }
+  template <class T> static T combine(T a, T b) { return a + b; }
+  static Floats combine(Floats a, Floats b) { return a + b; }
+};
+struct Max {
+  template <class T> static T initial() {
+    return std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::min();
+  }
+  template <class T> static T combine(T a, T b) { return a > b || a != a ? a : b; }
+  static Floats combine(Floats a, Floats b) { return maximum(a, b); }
+};
+struct Min {
+  template <class T> static T initial() {
+    return std::numeric_limits<T>::has_infinity ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::max();
+  }
+  template <class T> static T combine(T a, T b) { return a < b || a != a ? a : b; }
+  static Floats combine(Floats a, Floats b) { return minimum(a, b); }
+};
+
+template <class T> struct WideOf { using type = double; };
+template <> struct WideOf<int32_t> { using type = int64_t; };
+
+// ---- contiguous numbers to one
+
+// At most kBlock numbers.
+template <class Op, class T> double reduce_block(const T* x, int64_t n) {
+  Floats part[4];
+  for (Floats& p : part) p = broadcast(Op::template initial<float>());
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int k = 0; k < 4; ++k) part[k] = Op::combine(part[k], load(x + i + k * kLanes));
+  }
+  for (; i + kLanes <= n; i += kLanes) part[0] = Op::combine(part[0], load(x + i));
+  float lane[kLanes];
+  store(lane, Op::combine(Op::combine(part[0], part[1]), Op::combine(part[2], part[3])));
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int k = 0; k < width; ++k) lane[k] = Op::combine(lane[k], lane[k + width]);
+  }
+  float result = lane[0];
+  for (; i < n; ++i) result = Op::combine(result, to_float(x[i]));
+  return result;
+}
+
+template <class Op, class T> double reduce_run(const T* x, int64_t n) {
+  double result = Op::template initial<double>();
+  for (int64_t i = 0; i < n; i += kBlock) result = Op::combine(result, reduce_block<Op>(x + i, std::min(kBlock, n - i)));
+  return result;
+}
+
+template <class Op> int64_t reduce_run(const int32_t* x, int64_t n) {
+  int64_t result = Op::template initial<int64_t>();
+  for (int64_t i = 0; i < n; ++i) result = Op::combine(result, static_cast<int64_t>(x[i]));
+  return result;
+}
+
+// ---- rows to one row of n <= kTile columns
+
+template <class Op, class T> void add_rows(const T* const* rows, int64_t count, double* result, int64_t n) {
+  float part[kTile];
+  std::fill(part, part + n, Op::template initial<float>());
+  for (int64_t r = 0; r < count; ++r) {
+    for_each_vector(0, n, [&](int64_t i, auto v) { v.store(part + i, Op::combine(v.load(part + i), v.load(rows[r] + i))); });
+  }
+  for (int64_t i = 0; i < n; ++i) result[i] = Op::combine(result[i], static_cast<double>(part[i]));
+}
+
+template <class Op> void add_rows(const int32_t* const* rows, int64_t count, int64_t* result, int64_t n) {
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t i = 0; i < n; ++i) result[i] = Op::combine(result[i], static_cast<int64_t>(rows[r][i]));
+  }
+}
+
+// ---- the plan
+
+// Where rows start: a mixed-radix counter over axes, by their sizes and strides in x.
+struct Axes {
+  std::vector<int64_t> sizes, strides;
+  int64_t count() const {
+    int64_t product = 1;
+    for (int64_t size : sizes) product *= size;
+    return product;
+  }
+  int64_t offset(int64_t index) const {
+    int64_t result = 0;
+    for (size_t axis = sizes.size(); axis-- > 0;) {
+      result += index % sizes[axis] * strides[axis];
+      index /= sizes[axis];
+    }
+    return result;
+  }
+};
+
+struct Plan {
+  Axes kept, reduced;  // without the last axis
+  int64_t length = 1;  // of the last axis
+  bool last_is_reduced = true;
+};
+
+Plan plan_reduction(const Shape& shape, const std::vector<bool>& is_reduced) {
+  struct Group {
+    int64_t size, stride;
+    bool reduced;
+  };
+  std::vector<Group> groups;  // innermost first
+  int64_t stride = 1;
+  for (size_t axis = shape.size(); axis-- > 0;) {
+    if (shape[axis] == 1) continue;
+    if (!groups.empty() && groups.back().reduced == is_reduced[axis]) {
+      groups.back().size *= shape[axis];
+    } else {
+      groups.push_back({shape[axis], stride, is_reduced[axis]});
+    }
+    stride *= shape[axis];
+  }
+  Plan plan;
+  if (groups.empty()) return plan;
+  plan.length = groups[0].size;
+  plan.last_is_reduced = groups[0].reduced;
+  for (size_t g = groups.size(); g-- > 1;) {
+    Axes& axes = groups[g].reduced ? plan.reduced : plan.kept;
+    axes.sizes.push_back(groups[g].size);
+    axes.strides.push_back(groups[g].stride);
+  }
+  return plan;
+}
+
+// ---- launchers
+
+template <class T> struct Output {
+  T* data;
+  double factor;  // 1/count for mean
+  template <class Wide> void write(int64_t i, Wide value) const {
+    if constexpr (std::is_same_v<T, int32_t>) {
+      data[i] = static_cast<int32_t>(static_cast<uint64_t>(value));
+    } else {
+      data[i] = from_float<T>(static_cast<float>(static_cast<double>(value) * factor));
+    }
+  }
+};
+
+// Rows of contiguous numbers: `plan.reduced` rows of `length` for each number of y.
+template <class Op, class T, class Y> void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Plan& plan) {
+  using Wide = typename WideOf<T>::type;
+  const int64_t outputs = plan.kept.count();
+  const int64_t rows = plan.reduced.count();
+  // A piece is some whole rows, or a part of one long row.
+  const int64_t rows_per_piece = std::max<int64_t>(1, kPiece / plan.length);
+  const int64_t parts_per_row = plan.length > kPiece ? (plan.length + kPiece - 1) / kPiece : 1;
+  const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece * parts_per_row;
+  const auto piece = [&](int64_t output, int64_t p) {
+    const T* start = x + plan.kept.offset(output);
+    if (parts_per_row > 1) {
+      const int64_t begin = p % parts_per_row * kPiece;
+      return reduce_run<Op>(start + plan.reduced.offset(p / parts_per_row) + begin,
+                            std::min(kPiece, plan.length - begin));
+    }
+    Wide result = Op::template initial<Wide>();
+    const int64_t end = std::min(rows, (p + 1) * rows_per_piece);
+    for (int64_t row = p * rows_per_piece; row < end; ++row) {
+      result = Op::combine(result, Wide(reduce_run<Op>(start + plan.reduced.offset(row), plan.length)));
+    }
+    return result;
+  };
+  if (pieces == 1) {
+    return parallel_for(outputs, rows * plan.length, [&](int64_t begin, int64_t end) {
+      for (int64_t output = begin; output < end; ++output) y.write(output, piece(output, 0));
+    });
+  }
+  Scratch scratch(stream, static_cast<size_t>(outputs * pieces) * sizeof(Wide));
+  Wide* partial = scratch.as<Wide>();
+  parallel_for(outputs * pieces, std::min(kPiece, rows * plan.length), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) partial[i] = piece(i / pieces, i % pieces);
+  });
+  for (int64_t output = 0; output < outputs; ++output) {
+    Wide result = partial[output * pieces];
+    for (int64_t p = 1; p < pieces; ++p) result = Op::combine(result, partial[output * pieces + p]);
+    y.write(output, result);
+  }
+}
+
+// Whole rows onto each other: y has `plan.kept` rows of `length` columns, each from `plan.reduced` rows of x.
+template <class Op, class T, class Y>
+void reduce_leading(Stream& stream, const T* x, const Output<Y>& y, const Plan& plan) {
+  using Wide = typename WideOf<T>::type;
+  const int64_t outputs = plan.kept.count();
+  const int64_t rows = plan.reduced.count();
+  const int64_t tiles = (plan.length + kTile - 1) / kTile;
+  const int64_t width = std::min(kTile, plan.length);
+  const int64_t rows_per_piece = std::max(kRows, kPiece / width);
+  const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece;
+  const auto reduce_tile = [&](int64_t output, int64_t p, int64_t column, Wide* result, int64_t n) {
+    const T* start = x + plan.kept.offset(output) + column;
+    std::fill(result, result + n, Op::template initial<Wide>());
+    const int64_t last = std::min(rows, (p + 1) * rows_per_piece);
+    for (int64_t row = p * rows_per_piece; row < last; row += kRows) {
+      const T* addresses[kRows];
+      const int64_t count = std::min(kRows, last - row);
+      for (int64_t r = 0; r < count; ++r) addresses[r] = start + plan.reduced.offset(row + r);
+      add_rows<Op>(addresses, count, result, n);
+    }
+  };
+  if (pieces == 1) {
+    return parallel_for(outputs * tiles, rows * width, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t column = task % tiles * kTile;
+        const int64_t n = std::min(kTile, plan.length - column);
+        Wide result[kTile];
+        reduce_tile(task / tiles, 0, column, result, n);
+        for (int64_t i = 0; i < n; ++i) y.write(task / tiles * plan.length + column + i, result[i]);
+      }
+    });
+  }
+  Scratch scratch(stream, static_cast<size_t>(outputs * pieces * plan.length) * sizeof(Wide));
+  Wide* partial = scratch.as<Wide>();  // (outputs, pieces, length)
+  parallel_for(outputs * pieces * tiles, std::min(rows, rows_per_piece) * width, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t column = task % tiles * kTile;
+      const int64_t row_of_partial = task / tiles;
+      reduce_tile(row_of_partial / pieces, row_of_partial % pieces, column,
+                  partial + row_of_partial * plan.length + column, std::min(kTile, plan.length - column));
+    }
+  });
+  parallel_for(outputs * plan.length, pieces, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Wide* column = partial + i / plan.length * pieces * plan.length + i % plan.length;
+      Wide result = column[0];
+      for (int64_t p = 1; p < pieces; ++p) result = Op::combine(result, column[p * plan.length]);
+      y.write(i, result);
+    }
+  });
+}
+
+// y f32 is allowed for x bf16: gradients of parameters are kept in f32.
+template <class Op> void run(Stream& stream, const In& x, Out& y, const Plan& plan, double factor) {
+  const auto with = [&]<class T, class Y>() {
+    const Output<Y> output{y.data<Y>(), factor};
+    if (plan.last_is_reduced) {
+      reduce_last<Op>(stream, x.data<T>(), output, plan);
+    } else {
+      reduce_leading<Op>(stream, x.data<T>(), output, plan);
+    }
+  };
+  if (x.dtype == DType::i32) return with.template operator()<int32_t, int32_t>();
+  if (x.dtype == DType::f32) return with.template operator()<float, float>();
+  if (y.dtype == DType::f32) return with.template operator()<bfloat16, float>();
+  with.template operator()<bfloat16, bfloat16>();
+}
+
+}  // namespace
+
+void reduce(Stream& stream, In x, Out y, IntList axes, std::string kind) {
+  std::vector<bool> is_reduced(x.shape.size());
+  for (int64_t axis : axes) {
+    LF_CHECK(axis >= 0 && axis < x.rank() && !is_reduced[axis], "axis {} of x {} is wrong or named twice", axis,
+             to_string(x.shape));
+    is_reduced[axis] = true;
+  }
+  Shape kept, left_out;
+  double count = 1;
+  for (size_t axis = 0; axis < is_reduced.size(); ++axis) {
+    kept.push_back(is_reduced[axis] ? 1 : x.shape[axis]);
+    if (!is_reduced[axis]) left_out.push_back(x.shape[axis]);
+    if (is_reduced[axis]) count *= static_cast<double>(x.shape[axis]);
+  }
+  LF_CHECK(y.shape == kept || y.shape == left_out, "expected y of shape {} or {}, got {}", to_string(left_out),
+           to_string(kept), to_string(y.shape));
+  const bool widens = x.dtype == DType::bf16 && y.dtype == DType::f32;
+  if (!widens) check_dtype("y", y, x.dtype);
+  const Plan plan = plan_reduction(x.shape, is_reduced);
+  if (kind == "sum") return run<Sum>(stream, x, y, plan, 1);
+  if (kind == "mean") {
+    check_float("x", x);
+    return run<Sum>(stream, x, y, plan, 1 / count);
+  }
+  if (kind == "max") return run<Max>(stream, x, y, plan, 1);
+  if (kind == "min") return run<Min>(stream, x, y, plan, 1);
+  throw Error("ERR_ARGUMENT", format("unknown kind \"{}\"", kind));
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -1,0 +1,136 @@
+// Causal attention in tiles (FlashAttention-2, Dao 2023, arXiv 2307.08691): no T x T matrix exists.
+// o = softmax(scale · q kᵀ) v, tile by tile with a running maximum and sum; keeps lse = log sum exp for the backward pass.
+//
+// Keys and values of a (batch, kv head) are packed once and read by all query heads of its group. Scores live in base 2:
+// one multiplication less per exponential. On the diagonal only the needed part of each product is computed.
+// Deterministic for any number of threads: a query tile is one task.
+#include "cpu/attention_shared.h"
+#include "cpu/cpu_ops.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+namespace {
+
+template <class Engine> struct ForwardWorkspace {
+  using Word = typename Engine::Word;
+  alignas(64) float scores[kTile * kTile];
+  alignas(64) Word probabilities[kTile * kTile / Engine::kPerWord];
+  alignas(64) float maximum[kTile], rescale[kTile];  // running maximum, base 2
+  alignas(64) Floats sum[kTile];                     // running sum, lane by lane
+
+  void start() {
+    for (float& m : maximum) m = -INFINITY;
+    for (Floats& s : sum) s = Floats{};
+  }
+};
+
+// Online softmax of one tile of scores: probabilities relative to the new running maximum; `rescale` is what the old
+// output and sum are worth now.
+template <class Engine, bool kDiagonal> void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2) {
+  for (int64_t first = 0; first < rows; first += kLanes) {
+    Floats largest[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) {
+      const int64_t row = first + i;
+      largest[i] = broadcast(-INFINITY);
+      for (int64_t v = 0; v < kVectorsPerRow; ++v) {
+        Floats x = load(w.scores + row * kTile + v * kLanes);
+        if (kDiagonal) x = keep_lower(x, v, row, -INFINITY);
+        largest[i] = x > largest[i] ? x : largest[i];
+      }
+    }
+    const Floats in_tile = reduce_rows(largest, [](Floats a, Floats b) { return a > b ? a : b; }) * to_base_2;
+    const Floats before = load(w.maximum + first);
+    const Floats now = before > in_tile ? before : in_tile;
+    store(w.maximum + first, now);
+    store(w.rescale + first, exp2_below_one(before - now));
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    const Floats maximum = broadcast(w.maximum[row]);
+    Floats sum = w.sum[row] * w.rescale[row];
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectorsPerRow; ++v) {
+      Floats x = load(w.scores + row * kTile + v * kLanes) * to_base_2 - maximum;
+      if (kDiagonal) x = keep_lower(x, v, row, -INFINITY);
+      const Floats p = exp2_below_one(x);
+      sum += p;
+      put_rows(w.probabilities, row, v, p);
+    }
+    w.sum[row] = sum;
+  }
+}
+
+template <class Engine, class T>
+void forward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_t b, int64_t head, int64_t query_tile,
+                  const T* qkv, T* o, float* lse, typename Engine::Word* query, float* output,
+                  ForwardWorkspace<Engine>& w) {
+  constexpr int64_t kPerWord = Engine::kPerWord;
+  const int64_t width = shape.width(), rows = shape.rows(query_tile);
+  const float to_base_2 = shape.scale * kLog2E;
+  pack_rows<Engine>(qkv + shape.at(b, query_tile, head), shape.stride(), rows, shape.head_size, query);
+  w.start();
+  const int64_t first_key_tile = (b * shape.kv_heads + head / shape.group()) * shape.tiles();
+  for (int64_t tile = 0; tile <= query_tile; ++tile) {
+    const bool diagonal = tile == query_tile;
+    const int64_t offset = (first_key_tile + tile) * keys.tile_words;
+    multiply_tile<Engine>(rows, kTile, width, {query, width / kPerWord, 1}, keys.key_transposed + offset, kTile, w.scores,
+                          kTile, false, diagonal ? Part::lower_columns : Part::whole);
+    diagonal ? softmax_tile<Engine, true>(w, rows, to_base_2) : softmax_tile<Engine, false>(w, rows, to_base_2);
+    if (tile > 0) {
+      for (int64_t row = 0; row < rows; ++row) {
+        const Floats factor = broadcast(w.rescale[row]);
+        for (int64_t d = 0; d < width; d += kLanes) {
+          store(output + row * width + d, load(output + row * width + d) * factor);
+        }
+      }
+    }
+    multiply_tile<Engine>(rows, width, kTile, {w.probabilities, kTile / kPerWord, 1}, keys.value_paired + offset, width,
+                          output, width, tile > 0, diagonal ? Part::lower_steps : Part::whole);
+  }
+  float sums[kTile];
+  for (int64_t row = 0; row < rows; ++row) {
+    sums[row] = horizontal_sum(w.sum[row]);
+    lse[(b * shape.heads + head) * shape.time + query_tile * kTile + row] =
+        w.maximum[row] / kLog2E + std::log(sums[row]);
+  }
+  write_scaled(output, width, rows, shape.head_size, [&](int64_t row) { return 1.0f / sums[row]; },
+               o + shape.at_output(b, query_tile, head), shape.heads * shape.head_size);
+}
+
+template <class Engine, class T> void forward(Stream& stream, const Attention& shape, const T* qkv, T* o, float* lse) {
+  using Word = typename Engine::Word;
+  const int64_t width = shape.width(), tile_words = kTile * width / Engine::kPerWord;
+  const int64_t key_words = shape.batch * shape.kv_heads * shape.tiles() * tile_words;
+  const Scratch packed(stream, static_cast<size_t>(2 * key_words) * sizeof(Word));
+  const PackedKeys<Engine> keys = {packed.as<Word>(), nullptr, nullptr, packed.as<Word>() + key_words, tile_words};
+  pack_keys(shape, qkv, keys);
+
+#pragma omp parallel
+  {
+    auto workspace = std::make_unique<ForwardWorkspace<Engine>>();
+    AlignedBuffer<Word> query(tile_words);
+    AlignedBuffer<float> output(kTile * width);
+#pragma omp for collapse(3) schedule(dynamic)
+    for (int64_t late = 0; late < shape.tiles(); ++late) {  // the longest rows first: the end of the loop is even
+      for (int64_t b = 0; b < shape.batch; ++b) {
+        for (int64_t head = 0; head < shape.heads; ++head) {
+          forward_tile<Engine>(shape, keys, b, head, shape.tiles() - 1 - late, qkv, o, lse, query.data(), output.data(),
+                               *workspace);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void attention_forward(Stream& stream, In qkv, Out o, Out lse, int64_t heads, int64_t kv_heads, double scale) {
+  const Attention shape = checked(qkv, heads, kv_heads, scale);
+  check_output(shape, qkv, o, lse);
+  if (qkv.numel() == 0) return;
+  if (qkv.dtype == DType::bf16) {
+    forward<BFloat16Engine>(stream, shape, qkv.data<bfloat16>(), o.data<bfloat16>(), lse.data<float>());
+  } else {
+    forward<FloatEngine>(stream, shape, qkv.data<float>(), o.data<float>(), lse.data<float>());
+  }
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

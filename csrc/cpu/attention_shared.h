@@ -1,0 +1,141 @@
+// What the forward and backward passes of attention share: shapes, packed keys and values, pieces of the softmax.
+#pragma once
+
+#include <cmath>
+#include <memory>
+
+#include "cpu/attention_tile.h"
+#include "runtime/stream.h"
+#include "runtime/tensor.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+
+#if defined(__AVX512BF16__)
+using BFloat16Engine = PairEngine;
+#else
+using BFloat16Engine = FloatEngine;
+#endif
+
+
+constexpr float kLog2E = 1.44269504f;
+constexpr int64_t kVectorsPerRow = kTile / kLanes;
+
+struct Attention {
+  int64_t batch, time, heads, kv_heads, head_size;
+  float scale;
+
+  int64_t group() const { return heads / kv_heads; }
+  int64_t stride() const { return (heads + 2 * kv_heads) * head_size; }  // of qkv, from token to token
+  int64_t tiles() const { return (time + kTile - 1) / kTile; }
+  int64_t rows(int64_t tile) const { return std::min(kTile, time - tile * kTile); }
+  int64_t width() const { return padded_width(head_size); }
+  // Element offset of a head's row in qkv. Heads count queries, then keys, then values.
+  int64_t at(int64_t b, int64_t tile, int64_t head) const {
+    return (b * time + tile * kTile) * stride() + head * head_size;
+  }
+  // The same in o.
+  int64_t at_output(int64_t b, int64_t tile, int64_t head) const {
+    return ((b * time + tile * kTile) * heads + head) * head_size;
+  }
+};
+
+inline Attention checked(const Tensor& qkv, int64_t heads, int64_t kv_heads, double scale) {
+  LF_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "kv heads {} do not divide heads {}", kv_heads, heads);
+  LF_CHECK(qkv.rank() == 3 && qkv.dim(2) % (heads + 2 * kv_heads) == 0,
+           "expected qkv of shape (B,T,({}+2·{})·head size), got {}", heads, kv_heads, to_string(qkv.shape));
+  LF_CHECK(std::isfinite(scale) && scale > 0, "expected a positive scale, got {}", scale);
+  return {qkv.dim(0), qkv.dim(1), heads, kv_heads, qkv.dim(2) / (heads + 2 * kv_heads), static_cast<float>(scale)};
+}
+
+inline void check_output(const Attention& shape, const Tensor& qkv, const Tensor& o, const Tensor& lse) {
+  LF_CHECK(o.shape == (Shape{shape.batch, shape.time, shape.heads * shape.head_size}) && o.dtype == qkv.dtype,
+           "o {} {} does not fit qkv {} {}", name_of(o.dtype), to_string(o.shape), name_of(qkv.dtype),
+           to_string(qkv.shape));
+  LF_CHECK(lse.shape == (Shape{shape.batch, shape.heads, shape.time}), "expected lse of shape (B,H,T), got {}",
+           to_string(lse.shape));
+}
+
+// 2^x for x <= 0, up to rounding; 0 for -inf.
+LF_INLINE Floats exp2_below_one(Floats x) {
+  x = x < broadcast(-200.0f) ? broadcast(-200.0f) : x;
+  const Floats n = round_to_integer(x);
+  return scale_by_power(exp2_fraction(x - n), n);
+}
+
+LF_INLINE Floats lane_numbers() {
+  Floats v;
+  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(i);
+  return v;
+}
+
+// Scores beyond the diagonal of row i become `value`.
+LF_INLINE Floats keep_lower(Floats x, int64_t vector, int64_t row, float value) {
+  const Floats column = lane_numbers() + static_cast<float>(vector * kLanes);
+  return column <= broadcast(static_cast<float>(row)) ? x : broadcast(value);
+}
+
+// f32 rows of a tile to the layouts that products take. `odd` is the row below `even`.
+LF_INLINE void put_rows(float* rows, int64_t row, int64_t vector, Floats x) {
+  store(rows + row * kTile + vector * kLanes, x);
+}
+#if defined(__AVX512BF16__)
+LF_INLINE void put_rows(uint32_t* rows, int64_t row, int64_t vector, Floats x) {
+  const Halves half = narrow(x);
+  std::memcpy(rows + (row * kTile + vector * kLanes) / 2, &half, sizeof half);
+}
+LF_INLINE void put_paired(uint32_t* paired, int64_t row, int64_t vector, Floats even, Floats odd) {
+  const Words words =
+      __builtin_convertvector(narrow(even), Words) | (__builtin_convertvector(narrow(odd), Words) << 16);
+  std::memcpy(paired + row / 2 * kTile + vector * kLanes, &words, sizeof words);
+}
+#endif
+LF_INLINE void put_paired(float* paired, int64_t row, int64_t vector, Floats even, Floats odd) {
+  store(paired + row * kTile + vector * kLanes, even);
+  store(paired + (row + 1) * kTile + vector * kLanes, odd);
+}
+
+// Packed keys and values of every (batch, kv head, tile).
+template <class Engine> struct PackedKeys {
+  using Word = typename Engine::Word;
+  Word *key_transposed, *key_paired, *value_transposed, *value_paired;  // null: not needed
+  int64_t tile_words;
+};
+
+template <class Engine, class T>
+void pack_keys(const Attention& shape, const T* qkv, const PackedKeys<Engine>& packed) {
+  using Word = typename Engine::Word;
+#pragma omp parallel
+  {
+    AlignedBuffer<Word> rows(packed.tile_words);
+#pragma omp for collapse(3) schedule(static)
+    for (int64_t b = 0; b < shape.batch; ++b) {
+      for (int64_t kv = 0; kv < shape.kv_heads; ++kv) {
+        for (int64_t tile = 0; tile < shape.tiles(); ++tile) {
+          const int64_t offset = ((b * shape.kv_heads + kv) * shape.tiles() + tile) * packed.tile_words;
+          auto put = [&](int64_t head, Word* transposed, Word* paired) {
+            pack_rows<Engine>(qkv + shape.at(b, tile, head), shape.stride(), shape.rows(tile), shape.head_size,
+                              rows.data());
+            if (transposed) transpose_rows<Engine>(rows.data(), transposed + offset, shape.width());
+            if (paired) Engine::pair(rows.data(), paired + offset, shape.width());
+          };
+          put(shape.heads + kv, packed.key_transposed, packed.key_paired);
+          put(shape.heads + shape.kv_heads + kv, packed.value_transposed, packed.value_paired);
+        }
+      }
+    }
+  }
+}
+
+// Writes x (rows, width), times factor[row], into the rows of a head.
+template <class T, class Factor>
+void write_scaled(const float* x, int64_t width, int64_t rows, int64_t head_size, Factor factor, T* target,
+                  int64_t stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const float scale = factor(row);
+    int64_t d = 0;
+    for (; d + kLanes <= head_size; d += kLanes) store(target + row * stride + d, load(x + row * width + d) * scale);
+    if (d < head_size) store_partial(target + row * stride + d, load(x + row * width + d) * scale, head_size - d);
+  }
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -1,0 +1,139 @@
+/** Small files and folders that survive a crash, and small files that are not trusted. */
+import { constants } from "node:fs";
+import { open } from "node:fs/promises";
+import { CheckpointError } from "../errors.js";
+import { type Digest, guarded, io, pieceBytes } from "./native-io.js";
+
+/** Writes bytes in pieces, so that no single copy holds up the event loop. */
+export async function writePieces(
+  file: { write(bytes: Uint8Array): Promise<void> },
+  bytes: Uint8Array,
+): Promise<void> {
+  for (let start = 0; start < bytes.length; start += pieceBytes) {
+    await file.write(bytes.subarray(start, start + pieceBytes));
+  }
+}
+
+/**
+ * Creates `path` with what `body` writes, fsynced. The name must be free.
+ * The caller removes what is left after a failure (the save protocol removes the whole folder).
+ */
+export async function writeDurably(
+  path: string,
+  body: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
+): Promise<Digest> {
+  return await guarded(`writing ${path}`, async () => {
+    const file = new io.DurableFile(path);
+    await file.open();
+    try {
+      await body((bytes) => writePieces(file, bytes));
+      return await file.finish();
+    } catch (error) {
+      await file.abandon();
+      throw error;
+    }
+  });
+}
+
+/** Creates `path` with these bytes, or this text as UTF-8, fsynced. */
+export async function writeFileDurably(
+  path: string,
+  content: string | Uint8Array,
+): Promise<Digest> {
+  const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
+  return await writeDurably(path, (write) => write(bytes));
+}
+
+/**
+ * A value as JSON text. What JSON would silently change (NaN, infinities, undefined in a list, functions,
+ * big integers) is an error with its path: a state that loads differently than it was saved is worse.
+ */
+export function toJson(what: string, value: unknown): string {
+  checkJson(what, value, new Set());
+  return `${JSON.stringify(value, null, 2)}\n`;
+}
+
+function checkJson(path: string, value: unknown, parents: Set<object>): void {
+  if (value === null || typeof value === "string" || typeof value === "boolean") return;
+  if (typeof value === "number") {
+    if (Number.isFinite(value)) return;
+    throw new CheckpointError(`${path} is ${value}, which JSON cannot hold`);
+  }
+  if (typeof value !== "object") {
+    throw new CheckpointError(`${path} is of type ${typeof value}, which JSON cannot hold`);
+  }
+  const plain =
+    Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(value));
+  if (!plain) {
+    const kind = value.constructor?.name ?? "foreign object";
+    throw new CheckpointError(`${path} is a ${kind}: expected plain objects and arrays`);
+  }
+  if (parents.has(value)) throw new CheckpointError(`${path} contains itself`);
+  parents.add(value);
+  for (const [key, member] of Object.entries(value)) {
+    if (member === undefined && !Array.isArray(value)) continue; // left out, as JSON does
+    checkJson(`${path}.${key}`, member, parents);
+  }
+  parents.delete(value);
+}
+
+/** Reads a file that somebody else may have made: a regular file, no link, at most `limit` bytes. */
+export async function readSmallFile(path: string, limit: number): Promise<Uint8Array> {
+  return await guarded(`reading ${path}`, async () => {
+    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+    const file = await open(path, flags).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ELOOP") throw error;
+      throw new CheckpointError(`${path} is a symbolic link; only regular files are read`);
+    });
+    try {
+      const status = await file.stat();
+      if (!status.isFile()) throw new CheckpointError(`${path} is not a regular file`);
+      if (status.size > limit) {
+        throw new CheckpointError(
+          `${path} has ${status.size} bytes, more than the limit of ${limit}`,
+        );
+      }
+      // One byte more than it should have: a file that grows meanwhile is refused, not cut.
+      const bytes = new Uint8Array(status.size + 1);
+      let filled = 0;
+      for (;;) {
+        const { bytesRead } = await file.read(bytes, filled, bytes.length - filled, filled);
+        filled += bytesRead;
+        if (bytesRead === 0 || filled === bytes.length) break;
+      }
+      if (filled !== status.size) throw new CheckpointError(`${path} was changed while being read`);
+      return bytes.subarray(0, filled);
+    } finally {
+      await file.close();
+    }
+  });
+}
+
+/** As `readSmallFile`, parsed as JSON in valid UTF-8. */
+export async function readJson(path: string, limit: number): Promise<unknown> {
+  const bytes = await readSmallFile(path, limit);
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
+  } catch (cause) {
+    throw new CheckpointError(`${path} is not valid JSON: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** Whether a JSON value is an object and not an array. */
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Refuses every name from a file that is more than the name of a neighbour: a path could leave the
+ * folder (`../../etc/passwd`, `/dev/zero`, `C:\\x`, a NUL that cuts it).
+ */
+export function checkPlainFileName(source: string, name: string): void {
+  const plain = /^[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]{0,200}$/;
+  if (!plain.test(name)) {
+    throw new CheckpointError(
+      `${source}: ${JSON.stringify(name.slice(0, 200))} is not a plain file name ` +
+        "(letters, digits and _ . + = @ -, no folder, no leading dot)",
+    );
+  }
+}

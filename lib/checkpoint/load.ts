@@ -1,0 +1,156 @@
+/** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
+import { join } from "node:path";
+import { CheckpointError } from "../errors.js";
+import { readJson, readSmallFile } from "./durable.js";
+import { type CheckpointPlace, listCheckpoints } from "./folder.js";
+import { type Manifest, verifyCheckpoint } from "./manifest.js";
+import { type FileDtype, guarded } from "./native-io.js";
+import { readSafetensors, type StoredTensors } from "./safetensors.js";
+import { trainerFile } from "./save.js";
+import { readWeights, weightsFile, weightsIndexFile } from "./weights.js";
+
+const trainerBytesLimit = 64 * 1024 * 1024;
+const fileBytesLimit = 256 * 1024 * 1024;
+
+/** A checkpoint that has been checked: every file is there, every header parses. No tensor has been read. */
+export interface Checkpoint {
+  step: number;
+  path: string;
+  manifest: Manifest;
+  /** What was saved as `trainer`. */
+  trainer: unknown;
+  /** Tensors by file name; the shards of the weights together as `model.safetensors`. */
+  tensors: Map<string, StoredTensors>;
+  /** A small file of the checkpoint, e.g. config.json. */
+  readFile(name: string): Promise<Uint8Array>;
+}
+
+export interface OpenOptions {
+  /** Compare the hash of every file. Default true: a flipped bit is found before it is trained on. */
+  hashes?: boolean;
+}
+
+/**
+ * Opens a checkpoint folder.
+ * @throws CheckpointError naming every file that is missing, damaged or does not belong
+ */
+export async function openCheckpoint(
+  path: string,
+  { hashes = true }: OpenOptions = {},
+): Promise<Checkpoint> {
+  const manifest = await verifyCheckpoint(path, { hashes });
+  const tensors = new Map<string, StoredTensors>();
+  if (manifest.files.has(weightsFile) || manifest.files.has(weightsIndexFile)) {
+    tensors.set(weightsFile, await readWeights(path));
+  }
+  for (const name of manifest.files.keys()) {
+    if (!name.endsWith(".safetensors") || isWeights(name)) continue;
+    tensors.set(name, await readSafetensors(join(path, name)));
+  }
+  const trainer = await readJson(join(path, trainerFile), trainerBytesLimit);
+  const readFile = async (name: string) => {
+    if (!manifest.files.has(name)) throw new CheckpointError(`${path} has no file ${name}`);
+    return await guarded(`reading ${name}`, () => readSmallFile(join(path, name), fileBytesLimit));
+  };
+  return { step: manifest.step, path, manifest, trainer, tensors, readFile };
+}
+
+function isWeights(name: string): boolean {
+  return name === weightsFile || /^model-\d{5}-of-\d{5}\.safetensors$/.test(name);
+}
+
+export interface OpenNewestOptions extends OpenOptions {
+  /** A checkpoint was passed over because it is damaged; the message says why. */
+  onWarning?: (message: string, place: CheckpointPlace) => void;
+}
+
+/**
+ * The newest valid checkpoint of a run's folder, falling back to the one before with a warning.
+ * @returns null if there are none at all
+ * @throws CheckpointError if there are some, but none is valid: starting afresh must be said, not guessed
+ */
+export async function openNewest(
+  folder: string,
+  { hashes = true, onWarning }: OpenNewestOptions = {},
+): Promise<Checkpoint | null> {
+  const places = await listCheckpoints(folder);
+  const failures: string[] = [];
+  for (const place of places.reverse()) {
+    try {
+      return await openCheckpoint(place.path, { hashes });
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error;
+      failures.push(error.message);
+      onWarning?.(error.message, place);
+    }
+  }
+  if (failures.length === 0) return null;
+  throw new CheckpointError(
+    `none of the ${failures.length} checkpoints in ${folder} is valid:\n${failures.join("\n")}`,
+  );
+}
+
+/** What a model or optimizer wants to find. */
+export interface ExpectedTensor {
+  name: string;
+  shape: readonly number[];
+  /** The dtypes that will do. */
+  dtypes: readonly FileDtype[];
+}
+
+export interface MatchOptions {
+  /** Go on without these tensors of the checkpoint (they keep their present values). */
+  allowMissing?: boolean;
+  /** Ignore tensors of the checkpoint that nobody asked for. */
+  allowExtra?: boolean;
+}
+
+/**
+ * Compares the tensors of a file with what is expected, before anything is read.
+ * @returns the names that are expected but missing (empty unless `allowMissing`)
+ * @throws CheckpointError listing missing, extra, wrongly shaped and wrongly typed tensors
+ */
+export function matchTensors(
+  source: string,
+  { tensors }: Pick<StoredTensors, "tensors">,
+  expected: readonly ExpectedTensor[],
+  { allowMissing = false, allowExtra = false }: MatchOptions = {},
+): string[] {
+  const missing: string[] = [];
+  const shapes: string[] = [];
+  const dtypes: string[] = [];
+  for (const { name, shape, dtypes: allowed } of expected) {
+    const stored = tensors.get(name);
+    if (stored === undefined) {
+      missing.push(name);
+      continue;
+    }
+    if (stored.shape.join() !== shape.join()) {
+      shapes.push(`${name}: expected [${shape.join(",")}], got [${stored.shape.join(",")}]`);
+    }
+    if (!allowed.includes(stored.dtype)) {
+      dtypes.push(`${name}: expected ${allowed.join(" or ")}, got ${stored.dtype}`);
+    }
+  }
+  const names = new Set(expected.map(({ name }) => name));
+  const extra = [...tensors.keys()].filter((name) => !names.has(name));
+  const lists = [
+    ["missing", allowMissing ? [] : missing],
+    ["unexpected", allowExtra ? [] : extra],
+    ["of the wrong shape", shapes],
+    ["of the wrong dtype", dtypes],
+  ] as const;
+  const report = lists
+    .filter(([, list]) => list.length > 0)
+    .map(([what, list]) => `${list.length} tensors ${what}:\n${shorten(list)}`);
+  if (report.length > 0) {
+    throw new CheckpointError(`${source} does not fit:\n${report.join("\n")}`);
+  }
+  return missing;
+}
+
+function shorten(list: readonly string[]): string {
+  const shown = list.slice(0, 20).map((line) => `  ${line}`);
+  if (list.length > shown.length) shown.push(`  ... and ${list.length - shown.length} more`);
+  return shown.join("\n");
+}

@@ -1,0 +1,142 @@
+/**
+ * `manifest.json`, the last file of a checkpoint to be written: what belongs to it, with sizes and hashes.
+ * A folder is a valid checkpoint if its manifest parses and the sizes match; `hashes` compares contents too.
+ */
+import { createHash } from "node:crypto";
+import { lstat, readdir } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { CheckpointError } from "../errors.js";
+import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
+import { checkpointError, type Digest, guarded, io } from "./native-io.js";
+
+export const manifestFile = "manifest.json";
+const format = "llamaforge-checkpoint";
+const version = 1;
+const manifestBytesLimit = 16 * 1024 * 1024;
+
+export interface Manifest {
+  step: number;
+  /** What the run was: hashes of config, data and tokenizer, world size, build id. Compared on resume. */
+  run: Record<string, unknown>;
+  files: Map<string, Digest>;
+}
+
+/** The text of a manifest. Its last field is the hash of the others: a flipped bit in it is seen too. */
+export function formatManifest({ step, run, files }: Manifest): string {
+  const body = { format, version, step, run, files: Object.fromEntries(files) };
+  // Through JSON once, so that the hash is over what a reader will see.
+  const plain: unknown = JSON.parse(toJson(manifestFile, body));
+  return toJson(manifestFile, { ...(plain as object), check: checkOf(plain) });
+}
+
+function checkOf(body: unknown): string {
+  return createHash("sha256").update(JSON.stringify(body)).digest("hex");
+}
+
+/** Reads and checks the manifest of a checkpoint folder, not its files. */
+export async function readManifest(folder: string): Promise<Manifest> {
+  const path = join(folder, manifestFile);
+  const json = await readJson(path, manifestBytesLimit);
+  if (!isRecord(json) || json.format !== format) {
+    throw new CheckpointError(`${path}: expected the manifest of a ${format}`);
+  }
+  if (json.version !== version) {
+    throw new CheckpointError(
+      `${path}: format version ${JSON.stringify(json.version)}, this LlamaForge reads version ${version}`,
+    );
+  }
+  const { check, ...body } = json;
+  if (check !== checkOf(body)) {
+    throw new CheckpointError(`${path}: its own hash does not match, it was damaged or edited`);
+  }
+  const { step, run, files } = body;
+  if (!Number.isSafeInteger(step) || (step as number) < 0) {
+    throw new CheckpointError(`${path}: step must be a whole number, not ${JSON.stringify(step)}`);
+  }
+  if (!isRecord(run) || !isRecord(files)) {
+    throw new CheckpointError(`${path}: "run" and "files" must be objects`);
+  }
+  return { step: step as number, run, files: parseFiles(path, files) };
+}
+
+function parseFiles(path: string, files: Record<string, unknown>): Map<string, Digest> {
+  const digests = new Map<string, Digest>();
+  for (const [name, digest] of Object.entries(files)) {
+    checkPlainFileName(path, name);
+    if (
+      !isRecord(digest) ||
+      !Number.isSafeInteger(digest.bytes) ||
+      (digest.bytes as number) < 0 ||
+      typeof digest.sha256 !== "string" ||
+      !/^[0-9a-f]{64}$/.test(digest.sha256)
+    ) {
+      throw new CheckpointError(`${path}: ${name} needs "bytes" and "sha256"`);
+    }
+    digests.set(name, { bytes: digest.bytes as number, sha256: digest.sha256 });
+  }
+  return digests;
+}
+
+/**
+ * The manifest of a checkpoint whose files are all there with the right size, and with `hashes` the
+ * right content.
+ * @throws CheckpointError listing every file at fault
+ */
+export async function verifyCheckpoint(
+  folder: string,
+  { hashes }: { hashes: boolean },
+): Promise<Manifest> {
+  const manifest = await readManifest(folder);
+  const problems: string[] = [];
+  for (const [name, digest] of manifest.files) {
+    const problem = await fileProblem(join(folder, name), digest, hashes);
+    if (problem !== null) problems.push(`${name}: ${problem}`);
+  }
+  // A stray shard or index would be loaded by other programs that read the folder.
+  for (const name of await guarded(`listing ${folder}`, () => readdir(folder))) {
+    if (/\.safetensors(\.index\.json)?$/.test(name) && !manifest.files.has(name)) {
+      problems.push(`${name}: does not belong to this checkpoint`);
+    }
+  }
+  if (problems.length > 0) {
+    const list = problems.map((problem) => `  ${problem}`).join("\n");
+    throw new CheckpointError(`${folder} is not a valid checkpoint:\n${list}`);
+  }
+  const named = /^step-(\d{1,15})$/.exec(basename(folder));
+  if (named && Number(named[1]) !== manifest.step) {
+    throw new CheckpointError(`${folder} holds step ${manifest.step}: the folder was renamed`);
+  }
+  return manifest;
+}
+
+async function fileProblem(path: string, wanted: Digest, hashes: boolean): Promise<string | null> {
+  try {
+    const status = await lstat(path);
+    if (!status.isFile()) return "is not a regular file";
+    if (status.size !== wanted.bytes) return `has ${status.size} bytes, expected ${wanted.bytes}`;
+    if (!hashes) return null;
+    const { sha256 } = await io.hashFile(path);
+    return sha256 === wanted.sha256 ? null : `has the hash ${sha256}, expected ${wanted.sha256}`;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "is missing";
+    return checkpointError("cannot be read", error).message;
+  }
+}
+
+/**
+ * Compares what a checkpoint says of its run with this run; only the keys of `expected` count.
+ * @throws CheckpointError with both values of everything that differs
+ */
+export function checkRun(
+  folder: string,
+  { run }: Pick<Manifest, "run">,
+  expected: Readonly<Record<string, unknown>>,
+): void {
+  const differences = Object.entries(expected)
+    .map(([key, mine]) => [key, JSON.stringify(run[key]), JSON.stringify(mine)] as const)
+    .filter(([, theirs, mine]) => theirs !== mine)
+    .map(([key, theirs, mine]) => `  ${key}: the checkpoint has ${theirs}, this run ${mine}`);
+  if (differences.length > 0) {
+    throw new CheckpointError(`${folder} is from a different run:\n${differences.join("\n")}`);
+  }
+}

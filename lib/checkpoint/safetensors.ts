@@ -1,0 +1,175 @@
+/** Safetensors files: lazily loaded entries, and durable writing. The header is parsed in C++. */
+import { realpath } from "node:fs/promises";
+import { ArgumentError, CheckpointError } from "../errors.js";
+import { type NativeTensor, typedNativeError } from "../native.js";
+import { writeDurably } from "./durable.js";
+import {
+  type Digest,
+  type FileDtype,
+  fileDtypeBytes,
+  guarded,
+  io,
+  pieceBytes,
+  type SafetensorsHeader,
+} from "./native-io.js";
+
+/** A tensor to be written. `bytes` is asked for when its turn comes, so one tensor is in memory at a time. */
+export interface TensorSource {
+  name: string;
+  dtype: FileDtype;
+  shape: readonly number[];
+  /** Little-endian, row-major; exactly the size of shape and dtype; not changed until the save is done. */
+  bytes: () => Uint8Array | Promise<Uint8Array>;
+}
+
+/** A tensor in a file; nothing of it has been read yet. */
+export interface StoredTensor {
+  readonly name: string;
+  readonly dtype: FileDtype;
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+  /** The file it is in. */
+  readonly path: string;
+  /** All its bytes. @throws CheckpointError if the file was truncated or replaced since */
+  readBytes(): Promise<Uint8Array>;
+  /**
+   * Reads and converts into a tensor of the same number of elements, in the order of its device's
+   * stream: a failure shows at the next wait. F64, F32, F16, BF16 go into f32 and bf16; I64, I32 into i32.
+   */
+  readInto(tensor: NativeTensor): void;
+}
+
+/** The tensors of one or more files by name, in file order, and the metadata of the first. */
+export interface StoredTensors {
+  tensors: Map<string, StoredTensor>;
+  metadata: Map<string, string>;
+}
+
+export interface ReadOptions {
+  /** Follow a symbolic link in the last part of the path (hub caches are made of them). Default false. */
+  followLinks?: boolean;
+  /** Largest header accepted; default 100 MB. */
+  headerBytesLimit?: number;
+}
+
+/** Opens a safetensors file: the whole header is checked, no tensor is read. */
+export async function readSafetensors(
+  path: string,
+  { followLinks = false, headerBytesLimit = 100_000_000 }: ReadOptions = {},
+): Promise<StoredTensors> {
+  return await guarded(`reading ${path}`, async () => {
+    const file = followLinks ? await realpath(path) : path;
+    const header = await io.parseSafetensorsHeader(file, headerBytesLimit);
+    const tensors = new Map<string, StoredTensor>();
+    for (const entry of header.entries) {
+      tensors.set(entry.name, storedTensor(file, header, entry));
+    }
+    return { tensors, metadata: new Map(header.metadata) };
+  });
+}
+
+function storedTensor(
+  path: string,
+  { identity, dataOffset }: SafetensorsHeader,
+  { name, dtype, shape, begin, end }: SafetensorsHeader["entries"][number],
+): StoredTensor {
+  const byteLength = end - begin;
+  return {
+    name,
+    dtype,
+    shape,
+    byteLength,
+    path,
+    readBytes: () =>
+      guarded(`reading tensor ${name}`, async () => {
+        const all = new Uint8Array(byteLength);
+        for (let start = 0; start < byteLength; start += pieceBytes) {
+          const bytes = Math.min(pieceBytes, byteLength - start);
+          const piece = await io.readBytes(path, identity, dataOffset + begin + start, bytes);
+          all.set(new Uint8Array(piece), start);
+        }
+        return all;
+      }),
+    readInto: (tensor) => {
+      try {
+        io.readTensor(path, identity, dataOffset + begin, byteLength, dtype, tensor);
+      } catch (error) {
+        throw typedNativeError(error);
+      }
+    },
+  };
+}
+
+/** Bytes of a tensor. @throws ArgumentError for an impossible shape or an unknown dtype */
+export function tensorBytes({ name, dtype, shape }: Omit<TensorSource, "bytes">): number {
+  if (!Object.hasOwn(fileDtypeBytes, dtype)) {
+    throw new ArgumentError(
+      `[writeSafetensors] tensor ${name}: unknown dtype ${JSON.stringify(dtype)} ` +
+        `(known: ${Object.keys(fileDtypeBytes).join(", ")})`,
+    );
+  }
+  let bytes: number = fileDtypeBytes[dtype];
+  for (const size of shape) {
+    if (!Number.isSafeInteger(size) || size < 0) {
+      throw new ArgumentError(`[writeSafetensors] tensor ${name}: bad shape [${shape.join(",")}]`);
+    }
+    bytes *= size;
+  }
+  if (!Number.isSafeInteger(bytes)) {
+    throw new ArgumentError(
+      `[writeSafetensors] tensor ${name}: shape [${shape.join(",")}] is too large`,
+    );
+  }
+  return bytes;
+}
+
+/**
+ * Writes a new safetensors file, fsynced. Tensors are laid out in the given order, wider dtypes first,
+ * so that each is aligned; the same input gives the same bytes.
+ * @returns size and SHA-256 of the file
+ * @throws CheckpointError if the disk refuses or a source gives a wrong number of bytes
+ */
+export async function writeSafetensors(
+  path: string,
+  tensors: readonly TensorSource[],
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<Digest> {
+  for (const tensor of tensors) tensorBytes(tensor);
+  const ordered = [...tensors].sort((a, b) => fileDtypeBytes[b.dtype] - fileDtypeBytes[a.dtype]);
+  const header = formatHeader(path, ordered, Object.entries(metadata));
+  return await writeDurably(path, async (write) => {
+    await write(header);
+    for (const tensor of ordered) {
+      const bytes = await tensor.bytes();
+      if (!(bytes instanceof Uint8Array) || bytes.length !== tensorBytes(tensor)) {
+        const got = bytes instanceof Uint8Array ? `${bytes.length}` : `a ${typeof bytes}`;
+        throw new CheckpointError(
+          `tensor ${tensor.name}: expected ${tensorBytes(tensor)} bytes ` +
+            `(${tensor.dtype} [${tensor.shape.join(",")}]), got ${got}`,
+        );
+      }
+      await write(bytes);
+    }
+  });
+}
+
+function formatHeader(
+  path: string,
+  tensors: readonly TensorSource[],
+  metadata: [string, string][],
+): Uint8Array {
+  // A lone surrogate has no UTF-8 form and would silently become another character.
+  for (const text of [...tensors.map(({ name }) => name), ...metadata.flat()]) {
+    if (/\p{Surrogate}/u.test(text)) {
+      throw new CheckpointError(`${path}: ${JSON.stringify(text)} is not well-formed Unicode`);
+    }
+  }
+  try {
+    const names = tensors.map(({ name }) => name);
+    const dtypes = tensors.map(({ dtype }) => dtype);
+    const shapes = tensors.map(({ shape }) => shape);
+    return new Uint8Array(io.formatSafetensorsHeader(names, dtypes, shapes, metadata));
+  } catch (error) {
+    throw typedNativeError(error);
+  }
+}

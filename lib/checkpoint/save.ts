@@ -1,0 +1,224 @@
+/**
+ * Saving. A checkpoint appears whole or not at all, whenever the machine stops:
+ *
+ *   step-N.tmp/          write and fsync each file
+ *   step-N.tmp/manifest  last, with the hashes of the others; fsync it, fsync the folder
+ *   rename to step-N/    fsync the parent
+ *
+ * Hashing and writing run on the thread pool; the event loop only hands over pieces.
+ */
+import { lstat, mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { performance } from "node:perf_hooks";
+import { CheckpointError } from "../errors.js";
+import { checkPlainFileName, toJson, writeFileDurably } from "./durable.js";
+import { checkpointName, discard } from "./folder.js";
+import { formatManifest, manifestFile } from "./manifest.js";
+import { checkpointError, type Digest, io, systemCode } from "./native-io.js";
+import { applyRetention, checkRetention, type Retention } from "./retention.js";
+import { type TensorSource, writeSafetensors } from "./safetensors.js";
+import { weightsFile, writeWeights } from "./weights.js";
+
+export const trainerFile = "trainer.json";
+
+/** What a checkpoint holds, as plain data; nothing here knows models or optimizers. */
+export interface CheckpointContents {
+  /** Small files by name: config.json, tokenizer.json, ... */
+  files: Readonly<Record<string, string | Uint8Array>>;
+  /** Tensors by file name. `model.safetensors` is split into shards when it is large. */
+  tensors: Readonly<Record<string, readonly TensorSource[]>>;
+  /** Step, sampler position, RNG counters, guard window, ...: becomes trainer.json. */
+  trainer: unknown;
+  /** Hashes of config, data and tokenizer, world size, build id: goes into the manifest. */
+  run: Readonly<Record<string, unknown>>;
+  shardBytes?: number;
+}
+
+export interface SavedCheckpoint {
+  step: number;
+  path: string;
+  bytes: number;
+  seconds: number;
+}
+
+/**
+ * Writes a checkpoint of `step` into the run's folder, replacing one of the same step.
+ * @throws CheckpointError that names the system's code (ENOSPC, ...). Nothing of the failed save is
+ * left and the checkpoints before it are untouched.
+ */
+export async function saveCheckpoint(
+  folder: string,
+  step: number,
+  contents: CheckpointContents,
+): Promise<SavedCheckpoint> {
+  const started = performance.now();
+  const name = checkpointName(step);
+  const path = join(folder, name);
+  const temporary = `${path}.tmp`;
+  checkFileNames(contents);
+  try {
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary);
+    const files = await writeContents(temporary, contents);
+    const manifest = formatManifest({ step, run: { ...contents.run }, files });
+    await writeFileDurably(join(temporary, manifestFile), manifest);
+    await io.syncDirectory(temporary);
+    await publish(folder, name);
+    const bytes = [...files.values()].reduce((sum, digest) => sum + digest.bytes, manifest.length);
+    return { step, path, bytes, seconds: (performance.now() - started) / 1000 };
+  } catch (error) {
+    // The error that matters is the first; a .tmp that cannot be removed is never taken for a checkpoint.
+    await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    throw checkpointError(`saving ${path}`, error);
+  }
+}
+
+function checkFileNames({ files, tensors }: CheckpointContents): void {
+  const names = [...Object.keys(files), ...Object.keys(tensors), trainerFile, manifestFile];
+  for (const name of names) checkPlainFileName("checkpoint", name);
+  for (const name of Object.keys(tensors)) {
+    if (!name.endsWith(".safetensors")) {
+      throw new CheckpointError(`checkpoint: tensors go into .safetensors files, not ${name}`);
+    }
+  }
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new CheckpointError(`checkpoint: two files called ${twice}`);
+}
+
+async function writeContents(
+  folder: string,
+  { files, tensors, trainer, shardBytes }: CheckpointContents,
+): Promise<Map<string, Digest>> {
+  const digests = new Map<string, Digest>();
+  for (const [name, content] of Object.entries(files)) {
+    digests.set(name, await writeFileDurably(join(folder, name), content));
+  }
+  for (const [name, list] of Object.entries(tensors)) {
+    if (name === weightsFile) {
+      const options = shardBytes === undefined ? {} : { shardBytes };
+      for (const [shard, digest] of await writeWeights(folder, list, options)) {
+        digests.set(shard, digest);
+      }
+    } else {
+      digests.set(name, await writeSafetensors(join(folder, name), list));
+    }
+  }
+  const text = toJson(trainerFile, trainer);
+  digests.set(trainerFile, await writeFileDurably(join(folder, trainerFile), text));
+  return digests;
+}
+
+async function publish(folder: string, name: string): Promise<void> {
+  const path = join(folder, name);
+  const temporary = `${name}.tmp`;
+  const replaces = await lstat(path).then(
+    () => true,
+    () => false,
+  );
+  if (!replaces) {
+    await io.renamePath(join(folder, temporary), path);
+    await io.syncDirectory(folder);
+    return;
+  }
+  try {
+    // A step saved before (a run that fell back repeats it): one or the other is there at any moment.
+    await io.exchangePaths(join(folder, temporary), path);
+    await io.syncDirectory(folder);
+    await discard(folder, temporary);
+  } catch (error) {
+    if (!["EINVAL", "ENOSYS", "ENOTSUP"].includes(systemCode(error) ?? "")) throw error;
+    // A file system that cannot exchange names: for a moment only the checkpoints before are there.
+    await discard(folder, name);
+    await io.renamePath(join(folder, temporary), path);
+    await io.syncDirectory(folder);
+  }
+}
+
+export interface CheckpointWriterOptions {
+  retention?: Retention;
+  onSaved?: (saved: SavedCheckpoint) => void;
+  /** A save failed, and training goes on; the error says why. */
+  onFailed?: (error: Error, step: number) => void;
+  /** Something is not as it should be but no data is at risk, e.g. an old checkpoint that cannot be deleted. */
+  onWarning?: (message: string) => void;
+  /** Failures in a row that end the run. Default 3. */
+  failureLimit?: number;
+}
+
+/**
+ * Saves in the background, one at a time. A save slower than the interval makes the next one wait in
+ * `ready()`, before its snapshot is taken: there is never more than one snapshot in memory.
+ *
+ *   await writer.ready();
+ *   const contents = snapshot();       // copies to host memory
+ *   writer.start(step, contents);      // training goes on
+ */
+export class CheckpointWriter {
+  readonly #folder: string;
+  readonly #options: CheckpointWriterOptions;
+  #running: Promise<void> | null = null;
+  #failure: Error | null = null;
+  #failures = 0;
+
+  constructor(folder: string, options: CheckpointWriterOptions = {}) {
+    if (options.retention) checkRetention(options.retention);
+    this.#folder = folder;
+    this.#options = options;
+  }
+
+  /** Whether a save is running: `ready()` would wait. */
+  get busy(): boolean {
+    return this.#running !== null;
+  }
+
+  /**
+   * Waits until the save before is done.
+   * @throws CheckpointError if the last saves all failed, `failureLimit` of them
+   */
+  async ready(): Promise<void> {
+    while (this.#running !== null) await this.#running;
+    const limit = this.#options.failureLimit ?? 3;
+    if (this.#failure !== null && this.#failures >= limit) {
+      throw new CheckpointError(
+        `${this.#failures} saves in a row failed, the last one: ${this.#failure.message}`,
+        { cause: this.#failure },
+      );
+    }
+  }
+
+  /** Starts a save. Its outcome goes to `onSaved` or `onFailed`, and to `finish()`. */
+  start(step: number, contents: CheckpointContents): void {
+    if (this.#running !== null) {
+      throw new CheckpointError("a save is still running: await ready() before the next snapshot");
+    }
+    this.#running = this.#save(step, contents).finally(() => {
+      this.#running = null;
+    });
+  }
+
+  /** Waits for the running save. @throws CheckpointError if the last save failed */
+  async finish(): Promise<void> {
+    while (this.#running !== null) await this.#running;
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  async #save(step: number, contents: CheckpointContents): Promise<void> {
+    try {
+      const saved = await saveCheckpoint(this.#folder, step, contents);
+      this.#failure = null;
+      this.#failures = 0;
+      this.#options.onSaved?.(saved);
+    } catch (error) {
+      this.#failure = error as Error;
+      this.#failures += 1;
+      this.#options.onFailed?.(error as Error, step);
+      return;
+    }
+    if (!this.#options.retention) return;
+    try {
+      await applyRetention(this.#folder, this.#options.retention);
+    } catch (error) {
+      this.#options.onWarning?.(`old checkpoints were kept: ${(error as Error).message}`);
+    }
+  }
+}

@@ -23,7 +23,7 @@ describe("apportionment of positions to sources", () => {
             expect(error).toBeLessThanOrEqual(apportionment.bound + 1e-9);
           });
         }
-        counts.forEach((count, k) => expect(apportionment.count(k, 700)).toBe(count));
+        for (const [k, count] of counts.entries()) expect(apportionment.count(k, 700)).toBe(count);
       }),
       { numRuns: 60 },
     );
@@ -53,7 +53,9 @@ describe("apportionment of positions to sources", () => {
         expect(ordinal).toBe(next[source]);
         next[source] = ordinal + 1;
       }
-      weights.forEach((_, k) => expect(apportionment.count(k, start + 1000)).toBe(next[k]));
+      for (const [k, count] of next.entries()) {
+        expect(apportionment.count(k, start + 1000)).toBe(count);
+      }
     },
   );
 

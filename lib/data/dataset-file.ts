@@ -1,0 +1,171 @@
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { DataError } from "../errors.js";
+
+/*
+ * A data set is a folder:
+ *
+ *   dataset.json                what is below
+ *   train-00000.bin …           tokens, raw little-endian uint16 (uint32 from 65,537 ids on), no header
+ *   train-00000.idx …           document index: little-endian uint64 offsets in tokens, one per document of the shard,
+ *                               and the shard's number of tokens at the end
+ *   validation-00000.bin .idx   the held-out documents, if there are any
+ *   tokenizer.json …            the tokenizer's files
+ *
+ * A document is its tokens and the end-of-text id; nothing stands in front of it. A shard holds whole documents.
+ */
+
+export const datasetFileName = "dataset.json";
+export const datasetFormat = "llamaforge-tokens";
+export const datasetVersion = 1;
+
+export const splitNames = ["train", "validation"] as const;
+export type Split = (typeof splitNames)[number];
+export type TokenDType = "uint16" | "uint32";
+
+export const bytesPerId: Readonly<Record<TokenDType, number>> = { uint16: 2, uint32: 4 };
+
+/** Size of an entry of the document index. */
+export const indexEntryBytes = 8;
+
+const count = z.int().min(0);
+const hash = z.string().regex(/^[0-9a-f]{64}$/, "expected a SHA-256 in hexadecimal");
+
+const shardSchema = z.strictObject({
+  // The pattern also keeps a hostile dataset.json from naming files elsewhere.
+  file: z.string().regex(/^(train|validation)-\d{5}\.bin$/, "expected e.g. train-00000.bin"),
+  tokens: count,
+  documents: count,
+  /** UTF-8 bytes of the documents' text. */
+  bytes: count,
+  sha256: hash,
+  indexSha256: hash,
+  /** Tokens in runs of one token, see `RunCounter`. */
+  repeatedTokens: count,
+});
+
+const splitSchema = z.strictObject({
+  tokens: count,
+  documents: count,
+  bytes: count,
+  shards: z.array(shardSchema),
+});
+
+const datasetSchema = z
+  .strictObject({
+    format: z.literal(datasetFormat),
+    version: z.literal(datasetVersion),
+    dtype: z.enum(["uint16", "uint32"]),
+    vocabSize: z
+      .int()
+      .min(1)
+      .max(2 ** 31),
+    eosId: count,
+    bosId: count.nullable(),
+    /** What stands around a document. */
+    documentStart: z.literal("none"),
+    documentEnd: z.literal("eos"),
+    tokenizer: z.strictObject({ sha256: hash, files: z.array(z.string()) }),
+    /** A document is held out if its hash, as a fraction of all hashes, is below `threshold`. */
+    validation: z.strictObject({ fraction: z.number(), threshold: z.number() }),
+    splits: z.strictObject({ train: splitSchema, validation: splitSchema }),
+    sources: z.array(
+      z.strictObject({
+        path: z.string(),
+        kind: z.enum(["text", "code"]),
+        documents: count,
+        bytes: count,
+        emptyFiles: count,
+      }),
+    ),
+  })
+  .superRefine((dataset, context) => {
+    for (const name of splitNames) {
+      const split = dataset.splits[name];
+      for (const field of ["tokens", "documents", "bytes"] as const) {
+        const sum = split.shards.reduce((total, shard) => total + shard[field], 0);
+        if (sum !== split[field]) {
+          context.addIssue({
+            code: "custom",
+            path: ["splits", name, field],
+            message: `${split[field]}, but its shards add up to ${sum}`,
+          });
+        }
+      }
+      for (const [index, shard] of split.shards.entries()) {
+        if (shard.file !== shardFile(name, index)) {
+          context.addIssue({
+            code: "custom",
+            path: ["splits", name, "shards", index, "file"],
+            message: `expected ${shardFile(name, index)}, got ${shard.file}`,
+          });
+        }
+      }
+    }
+    if (dataset.dtype === "uint16" && dataset.vocabSize > 65536) {
+      context.addIssue({
+        code: "custom",
+        path: ["dtype"],
+        message: `uint16 cannot hold ${dataset.vocabSize} ids`,
+      });
+    }
+    if (dataset.eosId >= dataset.vocabSize) {
+      context.addIssue({ code: "custom", path: ["eosId"], message: "is outside the vocabulary" });
+    }
+  });
+
+export type DatasetFile = z.infer<typeof datasetSchema>;
+export type ShardEntry = z.infer<typeof shardSchema>;
+export type SplitEntry = z.infer<typeof splitSchema>;
+
+export function shardFile(split: Split, index: number): string {
+  return `${split}-${String(index).padStart(5, "0")}.bin`;
+}
+
+/** The document index that belongs to a shard. */
+export function indexFile(shard: string): string {
+  return shard.replace(/\.bin$/, ".idx");
+}
+
+/**
+ * Reads and checks a folder's dataset.json.
+ * @throws DataError naming the file and every field that is wrong
+ */
+export async function readDatasetFile(folder: string): Promise<DatasetFile> {
+  const file = join(folder, datasetFileName);
+  let text: string;
+  try {
+    text = await readFile(file, "utf8");
+  } catch (cause) {
+    throw new DataError(
+      `[data] cannot read ${file}: ${(cause as Error).message}; expected a folder made by \`llamaforge prepare\``,
+      { cause },
+    );
+  }
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new DataError(`[data] ${file}: not JSON: ${(cause as Error).message}`, { cause });
+  }
+  const result = datasetSchema.safeParse(json);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map(
+    (issue) => `  ${issue.path.join(".") || "(file)"}: ${issue.message}`,
+  );
+  throw new DataError(`[data] ${file} is not a valid data set:\n${problems.join("\n")}`);
+}
+
+export function serialiseDatasetFile(dataset: DatasetFile): string {
+  return `${JSON.stringify(datasetSchema.parse(dataset), null, 2)}\n`;
+}
+
+/** Names the tokens of a split: the same tokens in the same order have the same fingerprint, wherever they lie. */
+export function splitFingerprint(dataset: DatasetFile, split: Split): string {
+  const digest = createHash("sha256");
+  digest.update(`${dataset.dtype} ${dataset.vocabSize} ${dataset.tokenizer.sha256}\n`);
+  for (const shard of dataset.splits[split].shards) digest.update(`${shard.sha256}\n`);
+  return digest.digest("hex");
+}

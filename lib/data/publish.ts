@@ -1,0 +1,78 @@
+import { open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
+import { UsageError } from "../errors.js";
+import { datasetFileName, datasetFormat } from "./dataset-file.js";
+
+const ownFiles =
+  /^(dataset\.json|(train|validation)-\d{5}\.(bin|idx)|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json)$/;
+
+/**
+ * Refuses a folder that may not be replaced: one with anything but a data set in it, unless `overwrite`; and, in
+ * any case, one that holds what is being read or the working folder.
+ */
+export async function checkTarget(
+  out: string,
+  inputs: readonly string[],
+  overwrite: boolean,
+): Promise<void> {
+  for (const path of [...inputs, process.cwd()]) {
+    if (isInside(resolve(path), out)) {
+      throw new UsageError(
+        `[prepare] ${out} would be replaced, but ${path} is in it: choose another`,
+      );
+    }
+  }
+  const names = await readdir(out).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return [];
+    throw new UsageError(`[prepare] cannot use ${out} as output folder: ${error.message}`, {
+      cause: error,
+    });
+  });
+  if (names.length === 0 || overwrite) return;
+  const foreign = names.filter((name) => !ownFiles.test(name));
+  if (foreign.length > 0 || !(await isDataset(out))) {
+    const found = foreign[0] ?? names[0];
+    throw new UsageError(
+      `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or overwrite it`,
+    );
+  }
+}
+
+function isInside(path: string, folder: string): boolean {
+  const way = relative(folder, path);
+  return !(way === ".." || way.startsWith(`..${sep}`) || isAbsolute(way));
+}
+
+/** Whether it says that it is a data set; it need not be a whole one. */
+async function isDataset(folder: string): Promise<boolean> {
+  try {
+    const json: unknown = JSON.parse(await readFile(join(folder, datasetFileName), "utf8"));
+    return (json as { format?: unknown } | null)?.format === datasetFormat;
+  } catch {
+    return false;
+  }
+}
+
+/** Puts a finished folder in the place of `out`. A crash leaves the old one as `out` or `out.old`, or the new one. */
+export async function publish(finished: string, out: string): Promise<void> {
+  const old = `${out}.old`;
+  await rm(old, { recursive: true, force: true });
+  try {
+    await rename(out, old);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+  await rename(finished, out);
+  await syncFolder(dirname(out));
+  await rm(old, { recursive: true, force: true });
+}
+
+/** Makes renames and new files in a folder durable. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

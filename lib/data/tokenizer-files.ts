@@ -1,0 +1,68 @@
+import { createHash } from "node:crypto";
+import { readFile, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { TokenizerError } from "../errors.js";
+
+/** A tokenizer.json as it was read, and what lies beside it. */
+export interface TokenizerFiles {
+  file: string;
+  bytes: Buffer;
+  text: string;
+  sha256: string;
+  companions: CompanionFile[];
+}
+
+export interface CompanionFile {
+  name: string;
+  bytes: Buffer;
+  contents: Record<string, unknown>;
+}
+
+/** Files that say which tokens begin and end a text; the first that does counts. */
+export const companionNames = ["tokenizer_config.json", "special_tokens_map.json"] as const;
+
+export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
+  let file = path;
+  let bytes: Buffer;
+  try {
+    if ((await stat(path)).isDirectory()) file = join(path, "tokenizer.json");
+    bytes = await readFile(file);
+  } catch (cause) {
+    throw new TokenizerError(
+      `[tokenizer] cannot read ${file}: ${(cause as Error).message}; expected a tokenizer.json or a folder with one`,
+      { cause },
+    );
+  }
+  const companions: CompanionFile[] = [];
+  for (const name of companionNames) {
+    const companion = await readCompanion(dirname(file), name);
+    if (companion !== null) companions.push(companion);
+  }
+  const sha256 = createHash("sha256").update(bytes).digest("hex");
+  return { file, bytes, text: bytes.toString("utf8"), sha256, companions };
+}
+
+async function readCompanion(folder: string, name: string): Promise<CompanionFile | null> {
+  const path = join(folder, name);
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(path);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw new TokenizerError(`[tokenizer] cannot read ${path}: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  let contents: unknown;
+  try {
+    contents = JSON.parse(bytes.toString("utf8"));
+  } catch (cause) {
+    throw new TokenizerError(`[tokenizer] ${path}: not JSON: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  if (typeof contents !== "object" || contents === null || Array.isArray(contents)) {
+    throw new TokenizerError(`[tokenizer] ${path}: expected a JSON object`);
+  }
+  return { name, bytes, contents: contents as Record<string, unknown> };
+}

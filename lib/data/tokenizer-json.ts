@@ -1,0 +1,262 @@
+import { randomUUID } from "node:crypto";
+import { TokenizerError } from "../errors.js";
+
+type JsonObject = Record<string, unknown>;
+
+/** The parts of a Hugging Face tokenizer.json that are read here; the rest is passed on as it is. */
+export interface TokenizerJson extends JsonObject {
+  added_tokens: AddedToken[];
+  normalizer: JsonObject | null;
+  pre_tokenizer: JsonObject | null;
+  decoder: JsonObject | null;
+  model: BpeModel;
+}
+
+export interface AddedToken extends JsonObject {
+  id: number;
+  content: string;
+  special: boolean;
+}
+
+export interface BpeModel extends JsonObject {
+  vocab: Record<string, number>;
+  merges: (string | [string, string])[];
+  unk_token?: string | null;
+  byte_fallback?: boolean;
+  continuing_subword_prefix?: string | null;
+}
+
+/** A parsed tokenizer.json with its ids looked up: `tokens[id]` is the text of every id, without holes. */
+export interface CheckedTokenizer {
+  readonly json: TokenizerJson;
+  readonly tokens: readonly string[];
+  readonly specialIds: ReadonlySet<number>;
+  readonly addedIds: ReadonlySet<number>;
+}
+
+/** The name of the token of a byte in a byte-fallback vocabulary: `<0x0A>`. */
+export function byteTokenName(byte: number): string {
+  return `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
+}
+
+/** The character that stands for each byte in a ByteLevel vocabulary (GPT-2's table). */
+export const byteLevelAlphabet: readonly string[] = (() => {
+  const printable = (byte: number): boolean =>
+    (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+  let moved = 0;
+  return Array.from({ length: 256 }, (_, byte) =>
+    String.fromCodePoint(printable(byte) ? byte : 256 + moved++),
+  );
+})();
+
+function isObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isId(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0 && value < 2 ** 31;
+}
+
+/** Whether a component, or one inside its Sequence, has the given type. */
+export function components(component: JsonObject | null): JsonObject[] {
+  if (component === null) return [];
+  const inner = component.normalizers ?? component.pretokenizers ?? component.decoders;
+  return Array.isArray(inner) ? inner.filter(isObject).flatMap(components) : [component];
+}
+
+/**
+ * Parses and checks a tokenizer.json: a byte-complete BPE with ids 0..n-1.
+ * @throws TokenizerError naming the file and the field
+ */
+export function parseTokenizerJson(text: string, file: string): CheckedTokenizer {
+  const fail = (field: string, problem: string): never => {
+    throw new TokenizerError(`[tokenizer] ${file}: ${field}: ${problem}`);
+  };
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new TokenizerError(`[tokenizer] ${file}: not JSON: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  if (!isObject(json)) return fail("(file)", "expected a JSON object");
+  const { model } = json;
+  if (!isObject(model)) return fail("model", "expected an object");
+  if (model.type !== undefined && model.type !== "BPE") {
+    fail("model.type", `expected "BPE" (the Llama family's), got ${JSON.stringify(model.type)}`);
+  }
+  if (!isObject(model.vocab)) return fail("model.vocab", "expected an object of token: id");
+  if (!Array.isArray(model.merges)) return fail("model.merges", "expected a list");
+  for (const field of ["normalizer", "pre_tokenizer", "decoder"]) {
+    json[field] ??= null;
+    if (json[field] !== null && !isObject(json[field])) fail(field, "expected an object or null");
+  }
+  json.added_tokens ??= [];
+
+  const checked = json as TokenizerJson;
+  const addedIds = new Set<number>();
+  const specialIds = new Set<number>();
+  const byId = new Map<number, string>();
+  const take = (token: string, id: unknown, field: string): void => {
+    if (!isId(id)) {
+      fail(`${field}[${JSON.stringify(token)}]`, `expected an id in 0..2^31-1, got ${String(id)}`);
+    }
+    const known = byId.get(id as number);
+    if (known !== undefined && known !== token) {
+      fail(
+        field,
+        `duplicate id ${id as number}: ${JSON.stringify(known)} and ${JSON.stringify(token)}`,
+      );
+    }
+    byId.set(id as number, token);
+  };
+  for (const [token, id] of Object.entries(model.vocab)) take(token, id, "model.vocab");
+  if (!Array.isArray(json.added_tokens)) return fail("added_tokens", "expected a list");
+  for (const [index, added] of json.added_tokens.entries()) {
+    const field = `added_tokens[${index}]`;
+    if (!isObject(added) || typeof added.content !== "string" || added.content === "") {
+      return fail(field, "expected an object with a content");
+    }
+    const inVocab = Object.hasOwn(model.vocab, added.content)
+      ? model.vocab[added.content]
+      : undefined;
+    if (inVocab !== undefined && inVocab !== added.id) {
+      fail(
+        field,
+        `${JSON.stringify(added.content)} is ${inVocab} in model.vocab, ${added.id} here`,
+      );
+    }
+    take(added.content, added.id, field);
+    addedIds.add(added.id as number);
+    if (added.special === true) specialIds.add(added.id as number);
+  }
+  if (byId.size === 0) fail("model.vocab", "no tokens");
+  const tokens: string[] = [];
+  for (let id = 0; id < byId.size; id++) {
+    const token = byId.get(id);
+    if (token === undefined) {
+      const above = Math.min(...[...byId.keys()].filter((other) => other > id));
+      return fail("model.vocab", `a hole: no token has id ${id}, the next one is ${above}`);
+    }
+    tokens.push(token);
+  }
+  checkMerges(checked.model, fail);
+  checkBytes(checked, fail);
+  return { json: checked, tokens, specialIds, addedIds };
+}
+
+type Fail = (field: string, problem: string) => never;
+
+/** The two parts of a merge in either notation, or null. */
+function mergeParts(merge: unknown): [string, string] | null {
+  const parts = typeof merge === "string" ? merge.split(" ") : merge;
+  if (!Array.isArray(parts) || parts.length !== 2) return null;
+  return parts.every((part) => typeof part === "string" && part !== "")
+    ? (parts as [string, string])
+    : null;
+}
+
+function mergeResult(model: BpeModel, [left, right]: [string, string]): string {
+  const prefix = model.continuing_subword_prefix ?? "";
+  return left + (right.startsWith(prefix) ? right.slice(prefix.length) : right);
+}
+
+function checkMerges(model: BpeModel, fail: Fail): void {
+  for (const [index, merge] of model.merges.entries()) {
+    const parts = mergeParts(merge);
+    if (parts === null) {
+      fail(`model.merges[${index}]`, `expected two tokens, got ${JSON.stringify(merge)}`);
+    }
+    for (const token of [
+      ...(parts as [string, string]),
+      mergeResult(model, parts as [string, string]),
+    ]) {
+      if (!Object.hasOwn(model.vocab, token)) {
+        fail(`model.merges[${index}]`, `${JSON.stringify(token)} is not in model.vocab`);
+      }
+    }
+  }
+}
+
+/** Every byte must have a token, or some text could not be encoded and would silently become <unk>. */
+function checkBytes({ model, pre_tokenizer, normalizer }: TokenizerJson, fail: Fail): void {
+  const byteLevel = [...components(normalizer), ...components(pre_tokenizer)].some(
+    (component) => component.type === "ByteLevel",
+  );
+  if (!byteLevel && model.byte_fallback !== true) {
+    fail(
+      "model.byte_fallback",
+      "expected true (or a ByteLevel pre_tokenizer): text must not be lost",
+    );
+  }
+  for (let byte = 0; byte < 256; byte++) {
+    const name = byteLevel ? (byteLevelAlphabet[byte] as string) : byteTokenName(byte);
+    if (!Object.hasOwn(model.vocab, name)) {
+      fail("model.vocab", `no token for byte ${byte}: ${JSON.stringify(name)} is missing`);
+    }
+  }
+}
+
+/** How a variant of a tokenizer treats its input. */
+export interface Variant {
+  /** Whether `</s>` and the like in the text become their ids, or are ordinary text. */
+  specialTokens: "text" | "recognize";
+  /** Whether the text goes on after earlier text: then nothing is put in front of it. */
+  continues: boolean;
+}
+
+/**
+ * The tokenizer.json of a variant. Truncation, padding and templates never apply.
+ *
+ * The `tokenizers` package offers no switch against recognising special tokens, and taking them out of the file would
+ * shift the ids of added tokens after them. So they keep their ids and get a name that no text contains (128
+ * random bits, new in every process), and merges that would spell the old name go.
+ */
+export function variantJson({ json, specialIds }: CheckedTokenizer, variant: Variant): string {
+  const copy = structuredClone(json) as TokenizerJson;
+  copy.truncation = null;
+  copy.padding = null;
+  copy.post_processor = null;
+  if (variant.continues) {
+    copy.normalizer = withoutPrefix(copy.normalizer);
+    copy.pre_tokenizer = withoutPrefix(copy.pre_tokenizer);
+  }
+  if (variant.specialTokens === "text") {
+    const secret = randomUUID();
+    const renamed = new Map<string, string>();
+    for (const added of copy.added_tokens) {
+      if (!specialIds.has(added.id)) continue;
+      const name = `\u{10fffd}${secret}:${added.id}`;
+      renamed.set(added.content, name);
+      added.content = name;
+    }
+    const { model } = copy;
+    model.vocab = Object.fromEntries(
+      Object.entries(model.vocab).map(([token, id]) => [renamed.get(token) ?? token, id]),
+    );
+    model.merges = model.merges.filter((merge) => {
+      const parts = mergeParts(merge) as [string, string];
+      return ![...parts, mergeResult(model, parts)].some((token) => renamed.has(token));
+    });
+    if (typeof model.unk_token === "string") {
+      model.unk_token = renamed.get(model.unk_token) ?? model.unk_token;
+    }
+  }
+  return JSON.stringify(copy);
+}
+
+/** A normalizer or pre-tokenizer that puts no space in front of the text. */
+function withoutPrefix(component: JsonObject | null): JsonObject | null {
+  if (component === null || component.type === "Prepend") return null;
+  for (const list of ["normalizers", "pretokenizers"]) {
+    if (!Array.isArray(component[list])) continue;
+    const inner = component[list].filter(isObject).map(withoutPrefix);
+    return { ...component, [list]: inner.filter((part) => part !== null) };
+  }
+  if (component.type === "Metaspace") {
+    const { add_prefix_space: _, ...rest } = component;
+    return { ...rest, prepend_scheme: "never" };
+  }
+  return component.type === "ByteLevel" ? { ...component, add_prefix_space: false } : component;
+}

@@ -1,0 +1,223 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Tokenizer as HuggingFaceTokenizer } from "tokenizers";
+import { ArgumentError, TokenizerError } from "../errors.js";
+import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
+import { TextStream, type TokenBytes, tokenBytes } from "./token-bytes.js";
+import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
+import {
+  type CheckedTokenizer,
+  parseTokenizerJson,
+  type Variant,
+  variantJson,
+} from "./tokenizer-json.js";
+
+export interface EncodeOptions {
+  /** Put the beginning-of-text id in front. Default: false. */
+  bos?: boolean;
+  /** Put the end-of-text id behind. Default: false. */
+  eos?: boolean;
+  /**
+   * What `</s>` and the like in the text are: ordinary characters (default), or the special ids. Training data must
+   * never be able to spell an end of document.
+   */
+  specialTokens?: "text" | "recognize";
+}
+
+export interface DecodeOptions {
+  /** Leave special tokens out (default), or write their names. */
+  specialTokens?: "skip" | "keep";
+}
+
+/** What a model says about its vocabulary, to compare with a tokenizer. */
+export interface VocabularyOfModel {
+  vocabSize: number;
+  bosId?: number | null;
+  eosId?: number | null;
+}
+
+/** The names that end a document, for folders that do not say. */
+const usualEosTokens = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>"];
+const usualBosTokens = ["<s>", "<|begin_of_text|>", "<bos>"];
+
+/**
+ * A Hugging Face tokenizer (`tokenizer.json`) of the Llama family: BPE with byte fallback or byte level, so every
+ * text has ids and comes back from them. A lone surrogate in a JavaScript string, which no UTF-8 can hold, is
+ * encoded as U+FFFD.
+ */
+export class Tokenizer {
+  /** The tokenizer.json. */
+  readonly file: string;
+  /** Hash of the tokenizer.json: data and checkpoints name their tokenizer by it. */
+  readonly sha256: string;
+  /** Ids are 0..vocabSize-1, special and added tokens included. */
+  readonly vocabSize: number;
+  readonly eosId: number;
+  readonly bosId: number | null;
+  readonly #files: TokenizerFiles;
+  readonly #checked: CheckedTokenizer;
+  readonly #bytes: TokenBytes;
+  readonly #variants = new Map<string, HuggingFaceTokenizer>();
+
+  private constructor(files: TokenizerFiles) {
+    this.#files = files;
+    this.file = files.file;
+    this.sha256 = files.sha256;
+    this.#checked = parseTokenizerJson(files.text, files.file);
+    this.#bytes = tokenBytes(this.#checked, files.file);
+    this.vocabSize = this.#checked.tokens.length;
+    const eosId = this.#special("eos_token", usualEosTokens);
+    if (eosId === null) {
+      throw new TokenizerError(
+        `[tokenizer] ${files.file}: no end-of-text token: none of ${usualEosTokens.join(" ")} is in it; ` +
+          `name it as "eos_token" in tokenizer_config.json beside it`,
+      );
+    }
+    this.eosId = eosId;
+    this.bosId = this.#special("bos_token", usualBosTokens);
+    this.#variant({ specialTokens: "text", continues: false });
+  }
+
+  /**
+   * @param path a tokenizer.json, or a folder with one
+   * @throws TokenizerError naming the file and the field that is wrong
+   */
+  static async load(path: string): Promise<Tokenizer> {
+    return new Tokenizer(await readTokenizerFiles(path));
+  }
+
+  /** The ids of one text. */
+  async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
+    const [ids] = await this.encodeBatch([text], options);
+    return ids as Int32Array;
+  }
+
+  /**
+   * The ids of several texts, encoded on all cores.
+   *
+   * A text longer than `maxPartLength` is cut, by preference after a line break in front of a character that is not
+   * white space, else in front of a single space, else between any two characters. The first two give the same ids as the
+   * whole text under the splitting rules of GPT-4, Llama 3 and the quickstart; the last may split a token.
+   */
+  async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
+    const { bos = false, eos = false, specialTokens = "text" } = options;
+    if (bos && this.bosId === null) {
+      throw new TokenizerError(`[tokenizer] ${this.file}: has no beginning-of-text token`);
+    }
+    const parts: Part[] = [];
+    for (const [index, text] of texts.entries()) {
+      if (typeof text !== "string") {
+        throw new ArgumentError(`[encode] expected a string for text ${index}, got ${typeof text}`);
+      }
+      for (const [place, part] of splitText(text, maxPartLength).entries()) {
+        parts.push({ text: part, index, continues: place > 0 });
+      }
+    }
+    const encoded: number[][][] = texts.map(() => []);
+    for (const batch of batches(parts)) {
+      const { continues } = batch[0] as Part;
+      const variant = this.#variant({ specialTokens, continues });
+      const encodings = await variant.encodeBatch(
+        batch.map((part) => part.text),
+        { addSpecialTokens: false },
+      );
+      for (const [place, part] of batch.entries()) {
+        const encoding = encodings[place] as { getIds(): number[] };
+        (encoded[part.index] as number[][]).push(encoding.getIds());
+      }
+    }
+    const before = bos ? [[this.bosId as number]] : [];
+    const after = eos ? [[this.eosId]] : [];
+    return encoded.map((ids) => concat([...before, ...ids, ...after]));
+  }
+
+  /** The text of ids. @throws TokenizerError for an id outside the vocabulary */
+  decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    const stream = this.decodeStream(options);
+    return stream.pushAll(ids) + stream.end();
+  }
+
+  /** Text as ids arrive, for generation: `push(id)` returns the characters it completes. */
+  decodeStream({ specialTokens = "skip" }: DecodeOptions = {}): TextStream {
+    const skip = specialTokens === "skip" ? this.#checked.specialIds : new Set<number>();
+    return new TextStream(this.#bytes, skip);
+  }
+
+  /** The name of an id as the vocabulary has it, for messages. */
+  token(id: number): string {
+    return this.#checked.tokens[id] ?? `<no token ${id}>`;
+  }
+
+  /**
+   * Refuses a model whose vocabulary is not this tokenizer's. A model may have more rows than there are ids, as
+   * padding to a round number is usual.
+   */
+  assertFits(model: VocabularyOfModel): void {
+    const fail = (problem: string): never => {
+      throw new TokenizerError(`[tokenizer] ${this.file} does not fit the model: ${problem}`);
+    };
+    if (model.vocabSize < this.vocabSize) {
+      fail(`vocabSize: it has ids up to ${this.vocabSize - 1}, the model ${model.vocabSize} rows`);
+    }
+    for (const name of ["bosId", "eosId"] as const) {
+      const expected = model[name];
+      if (typeof expected === "number" && expected !== this[name]) {
+        fail(`${name}: it has ${String(this[name])}, the model ${expected}`);
+      }
+    }
+  }
+
+  /** Writes tokenizer.json and what belongs to it into a folder, as it was loaded. @returns the names */
+  async copyTo(folder: string): Promise<string[]> {
+    const { bytes, companions } = this.#files;
+    const files = [{ name: "tokenizer.json", bytes }, ...companions];
+    for (const file of files) await writeFile(join(folder, file.name), file.bytes);
+    return files.map((file) => file.name);
+  }
+
+  #variant(variant: Variant): HuggingFaceTokenizer {
+    const key = `${variant.specialTokens} ${variant.continues}`;
+    const known = this.#variants.get(key);
+    if (known !== undefined) return known;
+    let loaded: HuggingFaceTokenizer;
+    try {
+      loaded = HuggingFaceTokenizer.fromString(variantJson(this.#checked, variant));
+    } catch (cause) {
+      throw new TokenizerError(`[tokenizer] ${this.file}: ${(cause as Error).message}`, { cause });
+    }
+    this.#variants.set(key, loaded);
+    return loaded;
+  }
+
+  /** The id of a special token by the files beside the tokenizer.json, else by its usual names. */
+  #special(field: "bos_token" | "eos_token", usual: readonly string[]): number | null {
+    const idOf = new Map(this.#checked.tokens.map((token, id) => [token, id]));
+    for (const { name: file, contents } of this.#files.companions) {
+      const entry = contents[field];
+      const name =
+        typeof entry === "object" && entry !== null
+          ? (entry as { content?: unknown }).content
+          : entry;
+      if (name === undefined || name === null) continue;
+      const id = typeof name === "string" ? idOf.get(name) : undefined;
+      if (id === undefined) {
+        throw new TokenizerError(
+          `[tokenizer] ${file}: ${field}: ${JSON.stringify(name)} is no token of ${this.file}`,
+        );
+      }
+      return id;
+    }
+    const name = usual.find((token) => idOf.has(token));
+    return name === undefined ? null : (idOf.get(name) as number);
+  }
+}
+
+function concat(lists: readonly number[][]): Int32Array {
+  const ids = new Int32Array(lists.reduce((total, list) => total + list.length, 0));
+  let at = 0;
+  for (const list of lists) {
+    ids.set(list, at);
+    at += list.length;
+  }
+  return ids;
+}

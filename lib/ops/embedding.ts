@@ -1,0 +1,33 @@
+import { differentiable } from "../autograd.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import { checkDType, checkFloat, checkRank, checkSameDevice } from "./check.js";
+import { weightGradient } from "./weight_gradient.js";
+
+/**
+ * Rows of a table: y[...] = weight[ids[...]].
+ * @param ids    (...) i32, at most 7 axes
+ * @param weight (vocabulary, hidden) bf16 or f32
+ * @returns y (..., hidden) with the dtype of weight
+ * @throws NativeError `ERR_TOKEN_ID`, at the next wait, if an id is not in 0..vocabulary-1: the message names its position
+ */
+export function embedding(ids: Tensor, weight: Tensor): Tensor {
+  checkDType("embedding", "ids", ids, "i32");
+  checkFloat("embedding", "weight", weight);
+  checkRank("embedding", "ids", ids, 0, 1, 2, 3, 4, 5, 6, 7);
+  checkRank("embedding", "weight", weight, 2);
+  checkSameDevice("embedding", ids, weight);
+  const y = empty([...ids.shape, weight.shape[1] as number], weight);
+  native.embeddingForward(ids.native, weight.native, y.native);
+  return differentiable("embedding", {
+    inputs: [ids, weight],
+    outputs: [y],
+    saved: [ids, weight],
+    backward: ([dy], [ids, weight], into) => [
+      null,
+      weightGradient(weight as Tensor, into(1), (buffer) =>
+        native.embeddingBackward((ids as Tensor).native, (dy as Tensor).native, buffer.native),
+      ),
+    ],
+  });
+}

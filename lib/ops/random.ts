@@ -1,0 +1,91 @@
+import { cpu } from "../device.js";
+import { native } from "../native.js";
+import { empty, type Tensor, type TensorOptions } from "../tensor.js";
+import {
+  argumentError,
+  checkBoolean,
+  checkChoice,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkShapeArgument,
+} from "./check.js";
+
+/** Where in which sequence of random numbers a tensor starts. */
+export interface RandomOptions extends TensorOptions {
+  dtype?: "f32" | "bf16";
+  /** The sequence. Equal seeds give equal numbers, on every device. */
+  seed: number;
+  /** The first element's place in it (0). Element i depends on seed and offset + i alone. */
+  offset?: number;
+}
+
+/** The largest finite f32. */
+const most = 3.4028234663852886e38;
+
+interface Prepared {
+  seed: number;
+  offset: number;
+  /** Makes the tensor, when everything else has been checked. */
+  make(): Tensor;
+}
+
+function prepare(
+  op: string,
+  shape: readonly number[],
+  options: RandomOptions,
+  own: string[],
+): Prepared {
+  const size = checkShapeArgument(op, "shape", shape);
+  if (options === undefined) throw argumentError(op, "an object with a seed", "options", options);
+  checkOptions(op, options, ["seed", "offset", ...own, "dtype", "device", "requiresGrad"]);
+  const { seed, offset = 0, dtype = "f32", device = cpu, requiresGrad = false } = options;
+  checkInteger(op, "seed", seed);
+  checkInteger(op, "offset", offset, { min: 0 });
+  checkChoice(op, "dtype", dtype, ["f32", "bf16"]);
+  checkBoolean(op, "requiresGrad", requiresGrad);
+  const make = (): Tensor => {
+    const result = empty(size, { dtype, device }, op);
+    result.requiresGrad = requiresGrad;
+    return result;
+  };
+  return { seed, offset, make };
+}
+
+/**
+ * Normal random numbers, by Box and Muller from Philox4x32-10.
+ * @param options mean (0) and std (1), at least 0, seed, offset, and what every new tensor takes
+ * @see Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"
+ */
+export function randn(
+  shape: readonly number[],
+  options: RandomOptions & { mean?: number; std?: number },
+): Tensor {
+  const { seed, offset, make } = prepare("randn", shape, options, ["mean", "std"]);
+  const { mean = 0, std = 1 } = options;
+  checkNumber("randn", "mean", mean, { min: -most, max: most });
+  checkNumber("randn", "std", std, { min: 0, max: most });
+  const result = make();
+  native.philoxNormal(result.native, mean, std, seed, offset);
+  return result;
+}
+
+/**
+ * Uniform random numbers in [low, high), from Philox4x32-10. bf16 is the nearest to such a number, but never `high`.
+ * @param options low (0) and high (1), seed, offset, and what every new tensor takes
+ */
+export function rand(
+  shape: readonly number[],
+  options: RandomOptions & { low?: number; high?: number },
+): Tensor {
+  const { seed, offset, make } = prepare("rand", shape, options, ["low", "high"]);
+  const { low = 0, high = 1 } = options;
+  checkNumber("rand", "low", low, { min: -most / 2, max: most / 2 });
+  checkNumber("rand", "high", high, { min: -most / 2, max: most / 2 });
+  if (!(Math.fround(low) < Math.fround(high))) {
+    throw argumentError("rand", `a number above low (${low})`, "high", high);
+  }
+  const result = make();
+  native.philoxUniform(result.native, low, high, seed, offset);
+  return result;
+}

@@ -41,8 +41,15 @@ function arrayText(values: readonly unknown[]): string {
 const tensorText = (x: Tensor): string => `a tensor of ${x.dtype} ${shapeText(x.shape)}`;
 
 /** The one maker of argument errors. */
-export function argumentError(op: string, expected: string, name: string, received: unknown): ArgumentError {
-  return new ArgumentError(`[${op}] expected ${expected} for ${name} but received ${describe(received)}`);
+export function argumentError(
+  op: string,
+  expected: string,
+  name: string,
+  received: unknown,
+): ArgumentError {
+  return new ArgumentError(
+    `[${op}] expected ${expected} for ${name} but received ${describe(received)}`,
+  );
 }
 
 // ---- tensors
@@ -58,7 +65,12 @@ export function checkTensor(op: string, name: string, value: unknown): asserts v
 }
 
 /** A tensor of one of the dtypes. */
-export function checkDType(op: string, name: string, value: unknown, ...allowed: DType[]): asserts value is Tensor {
+export function checkDType(
+  op: string,
+  name: string,
+  value: unknown,
+  ...allowed: DType[]
+): asserts value is Tensor {
   checkTensor(op, name, value);
   if (!allowed.includes(value.dtype)) {
     throw new DTypeError(
@@ -239,7 +251,8 @@ export function checkAxis(op: string, name: string, value: unknown, rank: number
     const axis = value as number;
     if (axis >= -rank && axis < rank) return axis < 0 ? axis + rank : axis;
   }
-  const range = rank === 0 ? "no axis (the tensor has none)" : `an axis from ${-rank} to ${rank - 1}`;
+  const range =
+    rank === 0 ? "no axis (the tensor has none)" : `an axis from ${-rank} to ${rank - 1}`;
   throw argumentError(op, range, name, value);
 }
 

@@ -1,0 +1,149 @@
+import { differentiable } from "../autograd.js";
+import type { Device } from "../device.js";
+import { ShapeError } from "../errors.js";
+import { type DType, native } from "../native.js";
+import { empty, full, type Tensor } from "../tensor.js";
+import {
+  argumentError,
+  broadcastShapes,
+  checkSameDevice,
+  checkSameDType,
+  checkShapeArgument,
+  checkTensor,
+  shapeText,
+} from "./check.js";
+
+/** What arithmetic takes: a tensor or a plain number. */
+export type Operand = Tensor | number;
+
+export const sameShape = (a: readonly number[], b: readonly number[]): boolean =>
+  a.length === b.length && a.every((size, axis) => size === b[axis]);
+
+/**
+ * A plain number as a tensor without axes, of the dtype of its partner; `wide` keeps it in f32 beside bf16, which the
+ * binary kernel takes, so that x · 0.1 does not round 0.1 to bf16 first. The caller disposes it.
+ * @internal
+ */
+export function scalarLike(
+  op: string,
+  name: string,
+  value: number,
+  like: { dtype: DType; device: Device },
+  wide = false,
+): Tensor {
+  if (like.dtype === "i32" && (value | 0) !== value) {
+    throw argumentError(op, "a whole number of 32 bits (the tensor is i32)", name, value);
+  }
+  const dtype = wide && like.dtype === "bf16" ? "f32" : like.dtype;
+  return full([], value, { dtype, device: like.device });
+}
+
+/**
+ * Sums over the axes along which `shape` was broadcast to x's: the gradient of a broadcast. x itself if there are none.
+ * @internal
+ */
+export function sumTo(x: Tensor, shape: readonly number[]): Tensor {
+  if (sameShape(x.shape, shape)) return x;
+  const lead = x.rank - shape.length;
+  const isReduced = (axis: number) =>
+    axis < lead || (shape[axis - lead] === 1 && x.shape[axis] !== 1);
+  const axes = x.shape.map((_, axis) => axis).filter(isReduced);
+  const kept = empty(
+    x.shape.map((size, axis) => (isReduced(axis) ? 1 : size)),
+    x,
+  );
+  native.reduce(x.native, kept.native, axes, "sum");
+  const result = kept.view(shape);
+  kept.dispose();
+  return result;
+}
+
+/**
+ * x repeated to a larger shape, outside of the tape.
+ * @internal
+ */
+export function repeatTo(x: Tensor, shape: readonly number[]): Tensor {
+  const y = empty(shape, x);
+  // The larger of x and x is x, bit for bit and in every dtype; the binary kernel does the broadcasting.
+  native.binary(x.native, x.native, y.native, "maximum");
+  return y;
+}
+
+/**
+ * Repeats x along axes of size 1 and new leading axes, by NumPy's rule. The result is a tensor of its own, not a view.
+ * @param shape may keep or enlarge: `broadcastTo(x, [4, 3])` of x (3) or (1,3)
+ * @throws ShapeError if x does not broadcast to it
+ */
+export function broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
+  checkTensor("broadcastTo", "x", x);
+  const target = checkShapeArgument("broadcastTo", "shape", shape);
+  const lead = target.length - x.rank;
+  if (lead < 0 || x.shape.some((size, axis) => size !== 1 && size !== target[lead + axis])) {
+    throw new ShapeError(
+      `[broadcastTo] shape ${shapeText(x.shape)} does not broadcast to ${shapeText(target)}: ` +
+        "sizes must be equal or 1, aligned at the last axis",
+    );
+  }
+  const { shape: original } = x;
+  return differentiable("broadcastTo", {
+    inputs: [x],
+    outputs: [repeatTo(x, target)],
+    backward: ([dy]) => [sumTo(dy as Tensor, original)],
+  });
+}
+
+/** The operands of an operation as tensors; `release` frees those made of plain numbers, once the native call is made. */
+interface Operands {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  release(): void;
+}
+
+/**
+ * Checks the operands of an operation: at least one tensor, one dtype, one device.
+ * @param check what holds for each tensor: `checkTensor`, `checkFloat`
+ * @param wide whether numbers stay in f32 beside bf16
+ * @internal
+ */
+export function checkOperands(
+  op: string,
+  a: unknown,
+  b: unknown,
+  check: (op: string, name: string, value: unknown) => void,
+  wide = false,
+): Operands {
+  if (typeof a === "number") {
+    if (typeof b === "number") throw argumentError(op, "a tensor", "a or b", a);
+    check(op, "b", b);
+    const left = scalarLike(op, "a", a, b as Tensor, wide);
+    return { a: left, b: b as Tensor, release: () => left.dispose() };
+  }
+  check(op, "a", a);
+  const left = a as Tensor;
+  if (typeof b === "number") {
+    const right = scalarLike(op, "b", b, left, wide);
+    return { a: left, b: right, release: () => right.dispose() };
+  }
+  check(op, "b", b);
+  const right = b as Tensor;
+  checkSameDevice(op, left, right);
+  checkSameDType(op, left, right);
+  return { a: left, b: right, release: () => {} };
+}
+
+/** Kinds of the binary kernel. */
+export type BinaryKind = "add" | "sub" | "mul" | "div" | "minimum" | "maximum" | "pow";
+export type ComparisonKind = "eq" | "ne" | "lt" | "le" | "gt" | "ge";
+
+/**
+ * a op b outside of the tape, for operands that were checked.
+ * @internal
+ */
+export function applyBinary(kind: BinaryKind | ComparisonKind, a: Tensor, b: Tensor): Tensor {
+  const shape = broadcastShapes(kind, a.shape, b.shape);
+  const compares = kind.length === 2;
+  const wider = a.dtype === "bf16" ? a : b; // an f32 number beside bf16 leaves bf16
+  const y = empty(shape, { dtype: compares ? "i32" : wider.dtype, device: a.device });
+  native.binary(a.native, b.native, y.native, kind);
+  return y;
+}

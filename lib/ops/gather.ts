@@ -1,0 +1,55 @@
+import { differentiable } from "../autograd.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor, zeros } from "../tensor.js";
+import { checkAxis, checkDType, checkSameDevice, checkTensor, shapeText } from "./check.js";
+
+/**
+ * Picks elements along an axis: y[.., i, ..] = x[.., index[.., i, ..], ..], PyTorch's gather.
+ * @param index i32, as many axes as x and along the others no longer than x; the result has its shape. Its numbers are
+ *   checked on the device: one outside of x fails at the next wait, and nothing is read or written
+ * @param axis where the numbers of index point; negative axes count from the last
+ * @returns the elements; the gradients of elements picked several times add up, in a fixed order
+ */
+export function gather(x: Tensor, index: Tensor, axis: number): Tensor {
+  checkTensor("gather", "x", x);
+  checkDType("gather", "index", index, "i32");
+  checkSameDevice("gather", x, index);
+  const along = checkAxis("gather", "axis", axis, Math.max(1, x.rank));
+  const fits =
+    index.rank === x.rank &&
+    index.shape.every((size, other) => other === along || size <= (x.shape[other] as number));
+  if (!fits) {
+    throw new ShapeError(
+      `[gather] expected index with as many axes as x ${shapeText(x.shape)}, and no longer but along axis ${along}, ` +
+        `but received ${shapeText(index.shape)}`,
+    );
+  }
+  // A tensor without axes is gathered from as if it had one element along axis 0.
+  const raise = (tensor: Tensor) => tensor.view(tensor.rank === 0 ? [1] : tensor.shape);
+  const source = raise(x);
+  const positions = raise(index);
+  const y = empty(index.shape, x);
+  const target = raise(y);
+  native.gather(source.native, positions.native, target.native, along);
+  for (const view of [source, positions, target]) view.dispose();
+  const { shape, dtype, device } = x;
+  return differentiable("gather", {
+    inputs: [x],
+    outputs: [y],
+    saved: [index],
+    backward: ([dy], [index]) => {
+      const sum = zeros(shape, { device }); // f32: bf16 would lose small gradients to large sums
+      native.scatterAdd(
+        raise(dy as Tensor).native,
+        raise(index as Tensor).native,
+        raise(sum).native,
+        along,
+      );
+      if (dtype === "f32") return [sum];
+      const dx = empty(shape, { dtype, device });
+      native.cast(sum.native, dx.native);
+      return [dx];
+    },
+  });
+}

@@ -1,0 +1,121 @@
+import { differentiable } from "../autograd.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import { applyBinary, repeatTo, scalarLike } from "./broadcast.js";
+import {
+  argumentError,
+  checkAxes,
+  checkBoolean,
+  checkFloat,
+  checkOptions,
+  checkTensor,
+} from "./check.js";
+
+// Reductions over one axis, several, or all. Sums combine in a fixed order: the same bits at any number of threads.
+
+type ReduceKind = "sum" | "mean" | "max" | "min";
+
+/** One axis, several, or all if left out; negative axes count from the last. */
+export type Axes = number | readonly number[];
+
+export interface ReduceOptions {
+  /** Keeps the reduced axes, with size 1 (false). */
+  keepDims?: boolean;
+}
+
+interface Reduction {
+  readonly axes: readonly number[];
+  /** The shape of x with the reduced axes at size 1. */
+  readonly kept: readonly number[];
+  /** The shape of the result. */
+  readonly shape: readonly number[];
+}
+
+function checkReduction(op: string, x: Tensor, axes: unknown, options: unknown): Reduction {
+  checkOptions(op, options, ["keepDims"]);
+  const { keepDims = false } = (options ?? {}) as ReduceOptions;
+  checkBoolean(op, "keepDims", keepDims);
+  if (Array.isArray(axes) && axes.length === 0) {
+    throw argumentError(op, "at least one axis (leave axes out to reduce all)", "axes", axes);
+  }
+  // A tensor without axes may be reduced over axis 0 or -1, as in PyTorch.
+  const named = axes === undefined ? null : checkAxes(op, "axes", axes, Math.max(1, x.rank));
+  const reduced = x.shape.map((_, axis) => axis).filter((axis) => !named || named.includes(axis));
+  const kept = x.shape.map((size, axis) => (reduced.includes(axis) ? 1 : size));
+  const shape = keepDims ? kept : x.shape.filter((_, axis) => !reduced.includes(axis));
+  return { axes: reduced, kept, shape };
+}
+
+function apply(kind: ReduceKind, x: Tensor, { axes, shape }: Reduction): Tensor {
+  const y = empty(shape, x);
+  native.reduce(x.native, y.native, axes, kind);
+  return y;
+}
+
+/** The sum of the elements along the axes. i32 sums wrap around. */
+export function sum(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
+  checkTensor("sum", "x", x);
+  const reduction = checkReduction("sum", x, axes, options);
+  const { shape } = x;
+  return differentiable("sum", {
+    inputs: [x],
+    outputs: [apply("sum", x, reduction)],
+    backward: ([dy]) => [repeatTo((dy as Tensor).view(reduction.kept), shape)],
+  });
+}
+
+/** The mean of the elements along the axes; f32 or bf16. */
+export function mean(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
+  checkFloat("mean", "x", x);
+  const reduction = checkReduction("mean", x, axes, options);
+  const { shape } = x;
+  const y = apply("mean", x, reduction);
+  const count = x.size / y.size;
+  return differentiable("mean", {
+    inputs: [x],
+    outputs: [y],
+    backward: ([dy]) => {
+      const factor = scalarLike("mean", "count", 1 / count, dy as Tensor, true);
+      return [repeatTo(applyBinary("mul", dy as Tensor, factor).view(reduction.kept), shape)];
+    },
+  });
+}
+
+/** The largest element along the axes; NaN if there is one. Equal largest elements share the gradient. */
+export function max(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
+  return extreme("max", x, axes, options);
+}
+
+/** The smallest element along the axes; NaN if there is one. Equal smallest elements share the gradient. */
+export function min(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
+  return extreme("min", x, axes, options);
+}
+
+function extreme(kind: "max" | "min", x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
+  checkTensor(kind, "x", x);
+  const reduction = checkReduction(kind, x, axes, options);
+  const y = apply(kind, x, reduction);
+  return differentiable(kind, {
+    inputs: [x],
+    outputs: [y],
+    saved: [x, y],
+    backward: ([dy], [x, y]) => [shareAmongTies(dy as Tensor, x as Tensor, y as Tensor, reduction)],
+  });
+}
+
+/** dy · mask / (number of ones in the mask), in f32: bf16 cannot count beyond 256. NaN where the result is NaN. */
+function shareAmongTies(dy: Tensor, x: Tensor, y: Tensor, { axes, kept }: Reduction): Tensor {
+  const { device } = x;
+  const ties = applyBinary("eq", x, y.view(kept));
+  const mask = empty(x.shape, { dtype: "f32", device });
+  native.cast(ties.native, mask.native);
+  const count = empty(kept, mask);
+  native.reduce(mask.native, count.native, axes, "sum");
+  const gradient = empty(kept, mask);
+  native.cast(dy.view(kept).native, gradient.native);
+  const shared = applyBinary("mul", mask, applyBinary("div", gradient, count));
+  if (x.dtype === "f32") return shared;
+  const dx = empty(x.shape, x);
+  native.cast(shared.native, dx.native);
+  return dx;
+}

@@ -1,0 +1,46 @@
+import { differentiable } from "../autograd.js";
+import { native } from "../native.js";
+import { scope } from "../scope.js";
+import { empty, type Tensor } from "../tensor.js";
+import { checkAxis, checkFloat } from "./check.js";
+import { reshape, transpose } from "./shape.js";
+
+/**
+ * e^x / sum(e^x) along an axis, without overflow. f32 inside.
+ * @param axis the last if left out
+ */
+export function softmax(x: Tensor, axis = -1): Tensor {
+  return normalized("softmax", x, axis);
+}
+
+/**
+ * log(softmax(x)) along an axis, computed as x - max - log(sum(e^(x - max))): exact where softmax itself would be 0.
+ * @param axis the last if left out
+ */
+export function logSoftmax(x: Tensor, axis = -1): Tensor {
+  return normalized("logSoftmax", x, axis);
+}
+
+function normalized(op: "softmax" | "logSoftmax", x: Tensor, axis: number): Tensor {
+  checkFloat(op, "x", x);
+  const along = checkAxis(op, "axis", axis, Math.max(1, x.rank));
+  if (x.rank === 0) return scope(() => reshape(overLastAxis(op, reshape(x, [1])), []));
+  if (along === x.rank - 1) return overLastAxis(op, x);
+  return scope(() => transpose(overLastAxis(op, transpose(x, along, -1)), along, -1));
+}
+
+function overLastAxis(op: "softmax" | "logSoftmax", x: Tensor): Tensor {
+  const log = op === "logSoftmax";
+  const y = empty(x.shape, x);
+  native.softmax(x.native, y.native, log);
+  return differentiable(op, {
+    inputs: [x],
+    outputs: [y],
+    saved: [y],
+    backward: ([dy], [y]) => {
+      const dx = empty((y as Tensor).shape, y as Tensor);
+      native.softmaxBackward((dy as Tensor).native, (y as Tensor).native, dx.native, log);
+      return [dx];
+    },
+  });
+}

@@ -1,0 +1,66 @@
+import { differentiable } from "../autograd.js";
+import { native } from "../native.js";
+import { empty, full, type Tensor } from "../tensor.js";
+import { type Operand, scalarLike, sumTo } from "./broadcast.js";
+import {
+  broadcastShapes,
+  checkDType,
+  checkSameDevice,
+  checkSameDType,
+  checkTensor,
+} from "./check.js";
+
+/**
+ * condition ? a : b outside of the tape, for operands that were checked.
+ * @internal
+ */
+export function applyWhere(condition: Tensor, a: Tensor, b: Tensor): Tensor {
+  const inner = broadcastShapes("where", a.shape, b.shape);
+  const y = empty(broadcastShapes("where", condition.shape, inner), a);
+  native.where(condition.native, a.native, b.native, y.native);
+  return y;
+}
+
+/**
+ * a where condition is not 0 and b elsewhere, all three with NumPy's broadcasting. What is not chosen has no influence,
+ * not even as NaN, and gets a gradient of 0.
+ * @param condition i32, as comparisons give it
+ * @param a a tensor or a number
+ * @param b a tensor of the dtype of a, or a number; of two numbers the result is f32
+ */
+export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
+  checkDType("where", "condition", condition, "i32");
+  for (const [name, operand] of [
+    ["a", a],
+    ["b", b],
+  ] as const) {
+    if (typeof operand === "number") continue;
+    checkTensor("where", name, operand);
+    checkSameDevice("where", condition, operand);
+  }
+  const like = [a, b].find((operand) => typeof operand !== "number") ?? {
+    dtype: "f32" as const,
+    device: condition.device,
+  };
+  const left = typeof a === "number" ? scalarLike("where", "a", a, like) : a;
+  const right = typeof b === "number" ? scalarLike("where", "b", b, like) : b;
+  checkSameDType("where", left, right);
+  broadcastShapes("where", condition.shape, broadcastShapes("where", left.shape, right.shape));
+  const { shape: shapeA } = left;
+  const { shape: shapeB } = right;
+  const y = differentiable("where", {
+    inputs: [left, right],
+    outputs: [applyWhere(condition, left, right)],
+    saved: [condition],
+    backward: ([dy], [condition], _into, needs) => {
+      const zero = full([], 0, { dtype: (dy as Tensor).dtype, device: (dy as Tensor).device });
+      return [
+        needs(0) ? sumTo(applyWhere(condition as Tensor, dy as Tensor, zero), shapeA) : null,
+        needs(1) ? sumTo(applyWhere(condition as Tensor, zero, dy as Tensor), shapeB) : null,
+      ];
+    },
+  });
+  if (typeof a === "number") left.dispose();
+  if (typeof b === "number") right.dispose();
+  return y;
+}

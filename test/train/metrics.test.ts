@@ -30,7 +30,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-export function stepMetrics(step: number, more: Partial<StepMetrics> = {}): StepMetrics {
+function stepMetrics(step: number, more: Partial<StepMetrics> = {}): StepMetrics {
   return {
     step,
     tokens: step * 2048,

@@ -1,0 +1,250 @@
+import { readFile, rename, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { describeOption, type RunConfig } from "../train/config.js";
+import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
+import { runFiles, type StepMetrics } from "../train/metrics.js";
+import { formatDuration } from "../train/progress.js";
+import { chartData, type RunRecord, readRun, samplesByStep, summarise } from "./events.js";
+
+/**
+ * Writes a run's `report.html`: one file that opens anywhere, without a network.
+ * @param file where to; default inside the run's folder
+ * @returns the file's path
+ */
+export async function writeReport(
+  folder: string,
+  file = join(folder, runFiles.report),
+): Promise<string> {
+  const html = await renderReport(await readRun(folder));
+  await writeFile(`${file}.tmp`, html);
+  await rename(`${file}.tmp`, file);
+  return file;
+}
+
+/** The report as HTML text. */
+export async function renderReport(run: RunRecord): Promise<string> {
+  const asset = (name: string) =>
+    readFile(new URL(`../../assets/report/${name}`, import.meta.url), "utf8");
+  const uplot = (name: string) =>
+    readFile(createRequire(import.meta.url).resolve(`uplot/${name}`), "utf8");
+  const [chartScript, chartStyle, chartLicence, pageScript, pageStyle] = await Promise.all([
+    uplot("dist/uPlot.iife.min.js"),
+    uplot("dist/uPlot.min.css"),
+    uplot("LICENSE"),
+    asset("report.js"),
+    asset("report.css"),
+  ]);
+  const { config } = run.info;
+  const data = { ...chartData(run.steps), clip: config.optimizer.clip };
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>${escapeHtml(config.name)} · LlamaForge</title>
+<style>${chartStyle}</style>
+<style>${pageStyle}</style>
+</head>
+<body>
+<main>
+${header(run)}
+${controls}
+<section id="charts" aria-label="Charts"></section>
+<noscript>The charts need JavaScript; it is all inside this file.</noscript>
+${validationSection(run.steps)}
+${sampleSection(run.steps)}
+${skippedSection(run.steps)}
+${configSection(config)}
+<footer>Made by LlamaForge ${escapeHtml(run.info.versions.llamaforge ?? "")}.
+Charts by uPlot, © Leon Sorokin, MIT licence.</footer>
+</main>
+<script type="application/json" id="run-data">${embedJson(data)}</script>
+<script>/*
+uPlot, https://github.com/leeoniya/uPlot
+${chartLicence.trim()}
+*/
+${chartScript}</script>
+<script>${pageScript}</script>
+</body>
+</html>
+`;
+}
+
+const controls = `<nav id="controls" aria-label="Chart settings">
+<fieldset><legend>x axis</legend>
+<label><input type="radio" name="x" value="step" checked><span>steps</span></label>
+<label><input type="radio" name="x" value="tokens"><span>tokens</span></label>
+</fieldset>
+<label class="switch"><input type="checkbox" id="log-loss"><span>log loss</span></label>
+<label class="range"><span>smoothing</span>
+<input type="range" id="smoothing" min="0" max="100" value="60"></label>
+<span class="hint">drag to zoom, double-click to reset</span>
+</nav>`;
+
+function header(run: RunRecord): string {
+  const { info } = run;
+  const { config } = info;
+  const summary = summarise(run);
+  const { validation } = summary;
+  const whole = (n: number) => Math.round(n).toLocaleString("en-US");
+  const cards: [string, string, string][] = [
+    ["loss", fixed(summary.finalLoss, 4), "nats per token, mean of the last steps"],
+    ["validation", fixed(validation?.loss, 4), "nats per token, held-out documents"],
+    ["bits per byte", fixed(validation?.bitsPerByte, 3), "held-out documents"],
+    ["tokens", compact(summary.tokens), `step ${whole(summary.step)} of ${whole(config.steps)}`],
+    ["time", formatDuration(summary.trainingSeconds), waitText(summary.dataWait)],
+    ["speed", `${whole(summary.tokensPerSecond)}`, speedText(run, summary.tokensPerSecond)],
+  ];
+  if (summary.skipped > 0) cards.push(["skipped steps", whole(summary.skipped), "by the guard"]);
+  const facts = [
+    `${compact(info.parameters)} parameters`,
+    `${config.model.layers} layers of ${config.model.hiddenSize}`,
+    config.precision,
+    info.deviceName,
+    `started ${info.started.slice(0, 16).replace("T", " ")} UTC`,
+  ];
+  const card = ([label, value, note]: [string, string, string]) =>
+    `<div class="card"><dt>${escapeHtml(label)}</dt><dd>${escapeHtml(value)}</dd>` +
+    `<small>${escapeHtml(note)}</small></div>`;
+  return `<header>
+<h1>${escapeHtml(config.name)}</h1>
+<p>${facts.map(escapeHtml).join(" · ")}</p>
+<dl class="cards">${cards.map(card).join("\n")}</dl>
+</header>`;
+}
+
+function waitText(share: number): string {
+  return share < 0.005
+    ? "of training steps"
+    : `of training steps, ${(100 * share).toFixed(1)}% waiting for data`;
+}
+
+/** Utilisation is only stated against a peak that is known, and says which convention it counts in. */
+function speedText({ info }: RunRecord, tokensPerSecond: number): string {
+  const { model, data } = info.config;
+  const flops = flopsPerToken(model, data.sequenceLength).causal;
+  const achieved = (tokensPerSecond * flops) / 1e12;
+  const rate =
+    achieved < 1 ? `${fixed(achieved * 1000, 0)} GFLOP/s` : `${fixed(achieved, 1)} TFLOP/s`;
+  const peak = peakOf(info.deviceName);
+  if (peak === undefined) return `tokens/s, ${rate} counted causally`;
+  const share = 100 * modelFlopsUtilisation(tokensPerSecond, flops, peak.tflops);
+  return `tokens/s, ${rate}, ${share.toFixed(1)}% of ${peak.name}'s ${peak.tflops}`;
+}
+
+function validationSection(steps: readonly StepMetrics[]): string {
+  const rows = steps.flatMap(({ step, tokens, validation }) =>
+    validation === undefined
+      ? []
+      : [
+          [step.toLocaleString("en-US"), compact(tokens), fixed(validation.loss, 4)].concat(
+            fixed(validation.bitsPerByte, 3),
+          ),
+        ],
+  );
+  if (rows.length === 0) return "";
+  const cells = rows.map((row) => `<tr>${row.map((cell) => `<td>${cell}</td>`).join("")}</tr>`);
+  return `<details class="panel"><summary>Validation <small>${rows.length} evaluations</small></summary>
+<div class="scroll"><table class="figures">
+<thead><tr><th>step</th><th>tokens</th><th>loss, nats per token</th><th>bits per byte</th></tr></thead>
+<tbody>${cells.join("\n")}</tbody></table></div></details>`;
+}
+
+function sampleSection(steps: readonly StepMetrics[]): string {
+  const groups = samplesByStep(steps);
+  if (groups.length === 0) return "";
+  const blocks = groups.map(({ step, samples }, i) => {
+    const texts = samples.map(
+      ({ prompt, text }) =>
+        `<blockquote><b>${escapeHtml(prompt)}</b>${escapeHtml(text)}</blockquote>`,
+    );
+    const title = `step ${step.toLocaleString("en-US")}`;
+    return `<details${i === 0 ? " open" : ""}><summary>${title}</summary>${texts.join("\n")}</details>`;
+  });
+  return `<section class="panel samples"><h2>Samples</h2>\n${blocks.join("\n")}\n</section>`;
+}
+
+function skippedSection(steps: readonly StepMetrics[]): string {
+  const rows = steps
+    .filter(({ skipped }) => skipped !== undefined)
+    .slice(0, 1000)
+    .map(({ step, skipped }) => `<tr><td>${step}</td><td>${escapeHtml(skipped!)}</td></tr>`);
+  if (rows.length === 0) return "";
+  return `<details class="panel"><summary>Skipped steps <small>${rows.length}</small></summary>
+<div class="scroll"><table><tbody>${rows.join("\n")}</tbody></table></div></details>`;
+}
+
+function configSection(config: RunConfig): string {
+  const general: [string, unknown][] = [];
+  const sections: string[] = [];
+  for (const [name, value] of Object.entries(config)) {
+    if (typeof value !== "object" || value === null) general.push([name, value]);
+    else if (Object.keys(value).length > 0) {
+      sections.push(configTable(name, Object.entries(value), [name]));
+    }
+  }
+  return `<section class="panel"><h2>Configuration</h2>
+<div class="config">${configTable("run", general, [])}\n${sections.join("\n")}</div></section>`;
+}
+
+function configTable(title: string, entries: [string, unknown][], path: string[]): string {
+  const rows = entries.flatMap(([key, value]): string[] => {
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      return Object.entries(value).map(([inner, leaf]) =>
+        row(`${key} ${inner}`, leaf, [...path, key]),
+      );
+    }
+    return [row(key, value, [...path, key])];
+  });
+  return `<table><caption>${escapeHtml(title)}</caption><tbody>${rows.join("")}</tbody></table>`;
+
+  function row(name: string, value: unknown, option: string[]): string {
+    const shown = Array.isArray(value)
+      ? value.map((entry) => JSON.stringify(entry))
+      : [String(value)];
+    const help = describeOption(option) ?? "";
+    const lines = shown.map(escapeHtml).join("<br>");
+    return `<tr title="${escapeHtml(help)}"><th>${escapeHtml(name)}</th><td>${lines}</td></tr>`;
+  }
+}
+
+function fixed(value: number | null | undefined, digits: number): string {
+  return value === null || value === undefined || !Number.isFinite(value)
+    ? "–"
+    : value.toFixed(digits);
+}
+
+/** `1.95M`, `3.00T`. */
+function compact(n: number): string {
+  const units = ["", "k", "M", "B", "T"];
+  let value = n;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return unit === 0 ? String(value) : `${value.toPrecision(3)}${units[unit]}`;
+}
+
+const entities: Record<string, string> = {
+  "&": "&amp;",
+  "<": "&lt;",
+  ">": "&gt;",
+  '"': "&quot;",
+  "'": "&#39;",
+};
+
+/** Text as HTML text or a quoted attribute. NUL would be an error in HTML and is shown as its symbol. */
+export function escapeHtml(text: string): string {
+  return text.replace(/[&<>"']/g, (sign) => entities[sign]!).replaceAll("\0", "\u{2400}");
+}
+
+/** JSON that no text inside can break out of: without `<` there is neither `</script` nor `<!--`. */
+export function embedJson(value: unknown): string {
+  return JSON.stringify(value).replaceAll("<", "\\u003c");
+}

@@ -1,3 +1,4 @@
+// biome-ignore-all lint/style/noNonNullAssertion: every index here is in range by construction
 /**
  * Float64 tensors in plain JS: what every kernel is compared with. Slow, obvious, NumPy's rules; nothing of the library
  * is used, so a mistake there cannot hide here.
@@ -22,12 +23,16 @@ export const tolerances = {
 export const sizeOf = (shape: Shape): number => shape.reduce((product, size) => product * size, 1);
 
 /** From values in row-major order, or from a function of the flat index. */
-export function reference(shape: Shape, values: ArrayLike<number> | ((index: number) => number)): Reference {
+export function reference(
+  shape: Shape,
+  values: ArrayLike<number> | ((index: number) => number),
+): Reference {
   const data = new Float64Array(sizeOf(shape));
   if (typeof values !== "function" && values.length !== data.length) {
     throw new Error(`shape [${shape}] holds ${data.length} values, got ${values.length}`);
   }
-  for (let i = 0; i < data.length; ++i) data[i] = typeof values === "function" ? values(i) : values[i]!;
+  const valueAt = typeof values === "function" ? values : (index: number) => values[index]!;
+  for (let i = 0; i < data.length; ++i) data[i] = valueAt(i);
   return { shape: [...shape], data };
 }
 
@@ -214,7 +219,9 @@ export function softmax(x: Reference, axis = -1): Reference {
  * and a reference of zeros allows only zeros.
  */
 export function relativeError(out: ArrayLike<number>, ref: ArrayLike<number>): number {
-  if (out.length !== ref.length) throw new Error(`${out.length} values compared with ${ref.length}`);
+  if (out.length !== ref.length) {
+    throw new Error(`${out.length} values compared with ${ref.length}`);
+  }
   let difference = 0;
   let norm = 0;
   for (let i = 0; i < out.length; ++i) {
@@ -235,9 +242,17 @@ export interface TensorLike {
 }
 
 /** Fails unless the tensor has the reference's shape and its values within the tolerance (by dtype, forward). */
-export async function expectClose(actual: TensorLike, expected: Reference, tolerance?: number, label = "tensor") {
+export async function expectClose(
+  actual: TensorLike,
+  expected: Reference,
+  tolerance?: number,
+  label = "tensor",
+) {
   const allowed = tolerance ?? tolerances[actual.dtype as FloatDType]?.forward ?? 0;
-  if (actual.shape.length !== expected.shape.length || actual.shape.some((n, i) => n !== expected.shape[i])) {
+  if (
+    actual.shape.length !== expected.shape.length ||
+    actual.shape.some((n, i) => n !== expected.shape[i])
+  ) {
     throw new Error(`${label}: expected shape [${expected.shape}], got [${actual.shape}]`);
   }
   const values = await actual.toArray();

@@ -1,6 +1,8 @@
 // Matrix products for CPU kernels that need one inside (linear_cross_entropy): what gemm.cpp runs after its checks.
 #pragma once
 
+#include <optional>
+
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 
@@ -21,5 +23,19 @@ struct GemmShape {
 // c (batch,m,n) = a (batch,m,k) · b (batch,k,n), or += with `accumulate`.
 void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate);
+
+// One b for products with many a of equal shape: it is brought into oneDNN's layout once.
+class PreparedOperand {
+ public:
+  PreparedOperand(Stream& stream, const GemmShape& shape, const GemmOperand& b);
+  // c (m,n) = a (m,k) · b, a not transposed.
+  void multiply(const void* a, void* c);
+
+ private:
+  Stream& stream_;
+  GemmShape shape_;
+  GemmOperand b_;
+  std::optional<Scratch> blocked_;  // null: b is used as it is
+};
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

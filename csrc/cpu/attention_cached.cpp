@@ -1,0 +1,108 @@
+// Attention of new tokens over a cache of keys and values, for generation. The time goes into reading the cache once per
+// token, so each (batch, query head, token) is one task of plain dot products over the cached rows.
+//
+//   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,Tmax,hd): rows position .. position+T-1 of the cache become the new k and v;
+//   o[t] = softmax(scale · q[t] · kᵀ) · v over cache rows 0 .. position+t.
+#include <omp.h>
+
+#include "cpu/attention_shared.h"
+#include "cpu/kernel.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+namespace {
+
+template <class T> struct CachedAttention {
+  Attention shape;
+  const T* qkv;
+  T *cache, *o;
+  int64_t position, capacity;
+
+  // Rows of a kv head in the cache; which: 0 keys, 1 values.
+  T* rows(int64_t b, int64_t which, int64_t kv) const {
+    return cache + ((b * 2 + which) * shape.kv_heads + kv) * capacity * shape.head_size;
+  }
+};
+
+template <class T> void append(const CachedAttention<T>& x) {
+  const Attention& shape = x.shape;
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    for (int64_t t = 0; t < shape.time; ++t) {
+      const T* heads = x.qkv + (b * shape.time + t) * shape.stride() + shape.heads * shape.head_size;
+      for (int64_t which = 0; which < 2; ++which) {
+        for (int64_t kv = 0; kv < shape.kv_heads; ++kv, heads += shape.head_size) {
+          std::memcpy(x.rows(b, which, kv) + (x.position + t) * shape.head_size, heads,
+                      static_cast<size_t>(shape.head_size) * sizeof(T));
+        }
+      }
+    }
+  }
+}
+
+// One query row. `scores` holds one float for each visible row, rounded up to whole vectors.
+template <class T> void attend(const CachedAttention<T>& x, int64_t b, int64_t head, int64_t t, float* scores) {
+  const Attention& shape = x.shape;
+  const int64_t size = shape.head_size, visible = x.position + t + 1, kv = head / shape.group();
+  const T* query = x.qkv + (b * shape.time + t) * shape.stride() + head * size;
+  const T* keys = x.rows(b, 0, kv);
+  const T* values = x.rows(b, 1, kv);
+
+  float largest = -INFINITY;
+  for (int64_t j = 0; j < visible; ++j) {
+    Floats sum = {};
+    for_each_vector(0, size, [&](int64_t d, auto v) { sum += v.load(query + d) * v.load(keys + j * size + d); });
+    scores[j] = horizontal_sum(sum) * shape.scale;
+    if (scores[j] > largest) largest = scores[j];
+  }
+  for (int64_t j = visible; j < round_up(visible, kLanes); ++j) scores[j] = -INFINITY;
+  Floats total = {};
+  for (int64_t j = 0; j < visible; j += kLanes) {
+    const Floats p = exp(load(scores + j) - largest);
+    store(scores + j, p);
+    total += p;
+  }
+  const float inverse = 1.0f / horizontal_sum(total);
+  T* out = x.o + (b * shape.time + t) * shape.heads * size + head * size;
+  for_each_vector(0, size, [&](int64_t d, auto v) {
+    Floats sum = {};
+    for (int64_t j = 0; j < visible; ++j) sum += scores[j] * v.load(values + j * size + d);
+    v.store(out + d, sum * inverse);
+  });
+}
+
+template <class T> void run(Stream& stream, const CachedAttention<T>& x) {
+  append(x);
+  const Attention& shape = x.shape;
+  const int64_t longest = round_up(x.position + shape.time, 16);
+  const int64_t rows = shape.batch * shape.heads * shape.time;
+  const Scratch scratch(stream, static_cast<size_t>(longest * omp_get_max_threads()) * sizeof(float));
+  parallel_rows(rows, longest * shape.head_size, [&](int64_t begin, int64_t end) {
+    float* scores = scratch.as<float>() + longest * omp_get_thread_num();
+    for (int64_t row = begin; row < end; ++row) {
+      // Time runs slowest: a thread's range of rows then costs about the same as another's.
+      const int64_t t = row / (shape.batch * shape.heads), b = row / shape.heads % shape.batch;
+      attend(x, b, row % shape.heads, t, scores);
+    }
+  });
+}
+
+}  // namespace
+
+void attention_cached(Stream& stream, In qkv, InOut cache, Out o, int64_t heads, int64_t kv_heads, int64_t position,
+                      double scale) {
+  check_float("qkv", qkv);
+  const Attention shape = checked(qkv, heads, kv_heads, scale);
+  check_dtype("cache", cache, qkv.dtype);
+  check_dtype("o", o, qkv.dtype);
+  check_shape("o", o, {shape.batch, shape.time, heads * shape.head_size});
+  LF_CHECK(cache.rank() == 5 && cache.dim(0) == shape.batch && cache.dim(1) == 2 && cache.dim(2) == kv_heads &&
+               cache.dim(4) == shape.head_size,
+           "expected cache of shape ({},2,{},capacity,{}), got {}", shape.batch, kv_heads, shape.head_size,
+           to_string(cache.shape));
+  LF_CHECK(position >= 0 && position + shape.time <= cache.dim(3), "positions {} to {} are not in the cache of {}",
+           position, position + shape.time - 1, cache.dim(3));
+  with_float("qkv", qkv, [&]<class T>() {
+    run<T>(stream, {shape, qkv.data<T>(), cache.data<T>(), o.data<T>(), position, cache.dim(3)});
+  });
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -1,0 +1,82 @@
+// Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index are left out.
+//   forward   loss = mean(lse - logits[target]),  lse = max + log(sum(exp(logits - max))) kept for the backward pass
+//   backward  d_logits = d_loss / count · (exp(logits - lse) - onehot(target)), 0 in ignored rows
+#include "cpu/cross_entropy.h"
+
+#include "cpu/cpu_ops.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+namespace {
+
+void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& lse) {
+  check_float("logits", logits);
+  LF_CHECK(logits.rank() == 2, "expected logits of shape (N,V), got {}", to_string(logits.shape));
+  check_dtype("targets", targets, DType::i32);
+  check_shape("targets", targets, {logits.dim(0)});
+  check_dtype("lse", lse, DType::f32);
+  check_shape("lse", lse, {logits.dim(0)});
+}
+
+}  // namespace
+
+void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out lse, int64_t ignore_index) {
+  check_logits(logits, targets, lse);
+  check_dtype("loss", loss, DType::f32);
+  LF_CHECK(loss.numel() == 1, "expected one element for loss, got {}", to_string(loss.shape));
+  const int64_t rows = logits.dim(0), classes = logits.dim(1);
+  const int64_t count = count_targets(targets, classes, ignore_index);
+  const int32_t* target = targets.data<int32_t>();
+  const Scratch scratch(stream, static_cast<size_t>(rows) * sizeof(float));
+  float* losses = scratch.as<float>();
+  float* row_lse = lse.data<float>();
+  with_float("logits", logits, [&]<class T>() {
+    const T* x = logits.data<T>();
+    parallel_rows(rows, classes, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const T* from = x + row * classes;
+        const float highest = row_maximum(from, classes);
+        const double sum = sum_of_exponentials(from, classes, highest, [](int64_t, Floats, auto) {});
+        row_lse[row] = highest + static_cast<float>(std::log(sum));
+        losses[row] = target[row] == ignore_index
+                          ? 0.0f
+                          : (highest - to_float(from[target[row]])) + static_cast<float>(std::log(sum));
+      }
+    });
+  });
+  loss.data<float>()[0] = mean_loss(losses, rows, count);
+}
+
+// d_logits may be logits.
+void cross_entropy_backward(Stream&, In d_loss, In logits, In targets, In lse, Out d_logits, int64_t ignore_index) {
+  check_logits(logits, targets, lse);
+  check_dtype("d_loss", d_loss, DType::f32);
+  LF_CHECK(d_loss.numel() == 1, "expected one element for d_loss, got {}", to_string(d_loss.shape));
+  check_dtype("d_logits", d_logits, logits.dtype);
+  check_shape("d_logits", d_logits, logits.shape);
+  const int64_t rows = logits.dim(0), classes = logits.dim(1);
+  const int64_t count = count_targets(targets, classes, ignore_index);
+  const int32_t* target = targets.data<int32_t>();
+  const float* row_lse = lse.data<float>();
+  const float scale = count > 0 ? d_loss.data<float>()[0] / static_cast<float>(count) : 0.0f;
+  with_float("logits", logits, [&]<class T>() {
+    const T* x = logits.data<T>();
+    T* dx = d_logits.data<T>();
+    parallel_rows(rows, classes, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const T* from = x + row * classes;
+        T* to = dx + row * classes;
+        if (target[row] == ignore_index) {
+          std::memset(to, 0, static_cast<size_t>(classes) * sizeof(T));
+          continue;
+        }
+        const float at_target = (std::exp(to_float(from[target[row]]) - row_lse[row]) - 1.0f) * scale;
+        for_each_vector(0, classes, [&](int64_t i, auto v) {
+          v.store(to + i, exp(v.load(from + i) - row_lse[row]) * scale);
+        });
+        to[target[row]] = from_float<T>(at_target);
+      }
+    });
+  });
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

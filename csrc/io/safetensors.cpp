@@ -1,7 +1,7 @@
 #include "io/safetensors.h"
 
 #include <algorithm>
-#include <cstring>
+#include <functional>
 #include <memory>
 #include <numeric>
 
@@ -19,6 +19,8 @@ constexpr std::array<FileDtype, 18> kDtypes{{
 
 // Numbers cross into JavaScript, so they end where its integers do.
 constexpr uint64_t kLargestInteger = (uint64_t{1} << 53) - 1;
+
+constexpr size_t kReadBlock = 256 * 1024;
 
 constexpr std::string_view kMetadataKey = "__metadata__";
 
@@ -41,11 +43,18 @@ std::string quoted(std::string_view name) {
 
 class Parser {
  public:
+  // The whole header is in memory.
   Parser(std::string_view json, uint64_t data_bytes, const SafetensorsLimits& limits)
-      : json_(json), data_bytes_(data_bytes), limits_(limits) {}
+      : json_(json), available_(json.size()), data_bytes_(data_bytes), limits_(limits) {}
+
+  // The header is read as the parser comes to it: one that is 100 MB long and wrong in its first
+  // line costs a line. read(offset, bytes) fills that part of json.
+  using Read = std::function<void(size_t offset, size_t bytes)>;
+  Parser(std::string_view json, Read read, uint64_t data_bytes, const SafetensorsLimits& limits)
+      : json_(json), read_(std::move(read)), data_bytes_(data_bytes), limits_(limits) {}
 
   SafetensorsHeader parse() {
-    if (json_.empty() || json_[0] != '{') fail("a header must start with '{'");
+    if (!has(1) || json_[0] != '{') fail("a header must start with '{'");
     parse_members([&](std::string&& key) {
       if (key == kMetadataKey) {
         if (has_metadata_) fail("__metadata__ is given twice");
@@ -70,8 +79,20 @@ class Parser {
     throw FormatError("tensor " + quoted(entry.name) + ": " + what);
   }
 
+  // Whether `count` more bytes follow; they are in memory then.
+  bool has(size_t count) {
+    if (available_ - at_ >= count) return true;
+    if (json_.size() - at_ < count) return false;
+    while (available_ - at_ < count) {
+      const size_t bytes = std::min(kReadBlock, json_.size() - available_);
+      read_(available_, bytes);
+      available_ += bytes;
+    }
+    return true;
+  }
+
   void skip_space() {
-    while (at_ < json_.size()) {
+    while (has(1)) {
       char c = json_[at_];
       if (c != ' ' && c != '\n' && c != '\r' && c != '\t') break;
       ++at_;
@@ -81,13 +102,13 @@ class Parser {
   // The next byte that is no white space; 0 at the end (a NUL byte is no token either).
   char peek() {
     skip_space();
-    return at_ < json_.size() ? json_[at_] : '\0';
+    return has(1) ? json_[at_] : '\0';
   }
 
   void expect(char wanted, const char* where) {
     if (peek() != wanted) {
       fail(std::string("expected '") + wanted + "' " + where +
-           (at_ >= json_.size() ? ", but the header ends" : ""));
+           (has(1) ? "" : ", but the header ends"));
     }
     ++at_;
   }
@@ -245,13 +266,13 @@ class Parser {
     if (first < '0' || first > '9') fail("expected a non-negative integer");
     uint64_t value = 0;
     size_t start = at_;
-    while (at_ < json_.size() && json_[at_] >= '0' && json_[at_] <= '9') {
+    while (has(1) && json_[at_] >= '0' && json_[at_] <= '9') {
       value = value * 10 + static_cast<uint64_t>(json_[at_] - '0');
       if (value > kLargestInteger) fail("an integer above 2^53 - 1");
       ++at_;
     }
     if (json_[start] == '0' && at_ - start > 1) fail("an integer with a leading zero");
-    if (at_ < json_.size() && (json_[at_] == '.' || json_[at_] == 'e' || json_[at_] == 'E')) {
+    if (has(1) && (json_[at_] == '.' || json_[at_] == 'e' || json_[at_] == 'E')) {
       fail("expected an integer, got a fraction or an exponent");
     }
     return value;
@@ -261,7 +282,7 @@ class Parser {
     ++at_;  // the opening quote, which the caller has seen
     std::string out;
     for (;;) {
-      if (at_ >= json_.size()) fail("a string does not end");
+      if (!has(1)) fail("a string does not end");
       if (out.size() > limit) fail("a string longer than " + std::to_string(limit) + " bytes");
       auto c = static_cast<unsigned char>(json_[at_]);
       if (c == '"') {
@@ -273,18 +294,29 @@ class Parser {
       } else if (c < 0x20) {
         fail("a control character in a string");
       } else if (c < 0x80) {
-        out += static_cast<char>(c);
-        ++at_;
+        append_plain(out);
       } else {
         parse_utf8(out);
       }
     }
   }
 
+  // The run of ASCII characters at the cursor that stand for themselves, as far as it is in memory.
+  void append_plain(std::string& out) {
+    size_t end = at_ + 1;
+    while (end < available_) {
+      auto c = static_cast<unsigned char>(json_[end]);
+      if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\') break;
+      ++end;
+    }
+    out.append(json_.substr(at_, end - at_));
+    at_ = end;
+  }
+
   // One multi-byte character (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF).
   void parse_utf8(std::string& out) {
     auto byte = [&](size_t i) {
-      return at_ + i < json_.size() ? static_cast<unsigned char>(json_[at_ + i]) : 0u;
+      return has(i + 1) ? static_cast<unsigned char>(json_[at_ + i]) : 0u;
     };
     unsigned lead = byte(0);
     size_t length = lead >= 0xC2 && lead <= 0xDF   ? 2
@@ -305,8 +337,8 @@ class Parser {
 
   void parse_escape(std::string& out) {
     ++at_;
-    char c = at_ < json_.size() ? json_[at_] : '\0';
-    ++at_;
+    char c = has(1) ? json_[at_] : '\0';
+    if (c != '\0') ++at_;
     switch (c) {
       case '"':
       case '\\':
@@ -322,7 +354,7 @@ class Parser {
     uint32_t code = parse_hex4();
     if (code >= 0xDC00 && code <= 0xDFFF) fail("a lone surrogate in a string");
     if (code >= 0xD800 && code <= 0xDBFF) {
-      if (json_.substr(at_, 2) != "\\u") fail("a lone surrogate in a string");
+      if (!has(2) || json_.substr(at_, 2) != "\\u") fail("a lone surrogate in a string");
       at_ += 2;
       uint32_t low = parse_hex4();
       if (low < 0xDC00 || low > 0xDFFF) fail("a lone surrogate in a string");
@@ -332,7 +364,7 @@ class Parser {
   }
 
   uint32_t parse_hex4() {
-    if (json_.size() - at_ < 4) fail("an incomplete \\u escape");
+    if (!has(4)) fail("an incomplete \\u escape");
     uint32_t code = 0;
     for (int i = 0; i < 4; ++i, ++at_) {
       char c = json_[at_];
@@ -420,6 +452,8 @@ class Parser {
   }
 
   std::string_view json_;
+  size_t available_ = 0;  // bytes of json_ that have been read
+  Read read_;
   uint64_t data_bytes_;
   const SafetensorsLimits& limits_;
   size_t at_ = 0;
@@ -507,11 +541,13 @@ SafetensorsHeader read_safetensors_header(const RegularFile& file,
     file.read(0, prefix, sizeof prefix);
     uint64_t length = decode_length(prefix);
     check_length(length, file.size(), limits);
-    // Not a std::string: zeroing 100 MB first would double the cost of refusing a large header.
+    // Not a std::string, which would touch (zero) all of it first.
     std::unique_ptr<char[]> json(new char[length]);
-    file.read(8, json.get(), length);
-    SafetensorsHeader header = parse_safetensors_json(std::string_view(json.get(), length),
-                                                      file.size() - 8 - length, limits);
+    Parser parser(
+        std::string_view(json.get(), length),
+        [&](size_t offset, size_t bytes) { file.read(8 + offset, json.get() + offset, bytes); },
+        file.size() - 8 - length, limits);
+    SafetensorsHeader header = parser.parse();
     header.data_offset = 8 + length;
     header.identity = file.identity();
     return header;

@@ -47,7 +47,7 @@ struct SafetensorsLimits {
   size_t entries = 100'000;  // tensors, and separately keys of __metadata__
   size_t rank = 32;
   size_t name_bytes = 4096;
-  size_t metadata_bytes = 16 << 20;
+  size_t metadata_bytes = 4 << 20;
 };
 
 /// Parses the JSON of a header that stands before `data_bytes` bytes of tensor data.

@@ -1,4 +1,5 @@
 /** The addon's file functions (csrc/napi/io_wrap.h), typed, with typed errors. */
+import { constants } from "node:os";
 import { CheckpointError, UsageError } from "../errors.js";
 import { addon, type NativeTensor, typedNativeError } from "../native.js";
 
@@ -95,8 +96,13 @@ export const pieceBytes = 4 * 1024 * 1024;
 
 /** The symbol of a system error (`ENOSPC`, ...), or undefined. */
 export function systemCode(error: unknown): string | undefined {
-  const { code } = (error ?? {}) as { code?: unknown };
-  return typeof code === "string" && /^E[A-Z0-9]+$/.test(code) ? code : undefined;
+  const { code, errno } = (error ?? {}) as { code?: unknown; errno?: unknown };
+  if (typeof code !== "string") return undefined;
+  if (/^E[A-Z0-9]+$/.test(code)) return code;
+  // libuv has no name for some (EDQUOT): Node then says "Unknown system error -122".
+  if (typeof errno !== "number" || !code.startsWith("Unknown system error")) return undefined;
+  const names = Object.entries(constants.errno);
+  return names.find(([, value]) => value === -errno)?.[0] ?? `E${-errno}`;
 }
 
 /** Codes of system errors with a cure worth saying. */
@@ -118,7 +124,8 @@ export function checkpointError(doing: string, error: unknown): Error {
   const code = systemCode(error);
   if (code !== undefined) {
     const cure = cures[code] === undefined ? "" : `\n${cures[code]}`;
-    return new CheckpointError(`${doing}: ${(error as Error).message}${cure}`, { cause: error });
+    const message = (error as Error).message.replace(/^Unknown system error -\d+/, code);
+    return new CheckpointError(`${doing}: ${message}${cure}`, { cause: error });
   }
   const typed = typedNativeError(error);
   if (typed instanceof CheckpointError || typed instanceof UsageError) return typed;

@@ -1,0 +1,104 @@
+/** Child processes under the fault shim: compiles the shim and the library once, in a folder of its own. */
+import { execFileSync, spawn } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import ts from "typescript";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..");
+
+/** An empty folder that is removed with `remove()`. */
+export function temporaryFolder(): { path: string; remove: () => void } {
+  const path = mkdtempSync(join(tmpdir(), "llamaforge-test-"));
+  return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+export interface ChildResult {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  lines: string[];
+  stderr: string;
+}
+
+export interface Harness {
+  /** Runs test/checkpoint/support/SCRIPT.ts under the shim. */
+  run(
+    script: "save-child" | "lock-child",
+    args: readonly (string | number)[],
+    environment?: Readonly<Record<string, string>>,
+  ): Promise<ChildResult>;
+  /** The file that the shim is compiled to; for LD_PRELOAD. */
+  shim: string;
+  remove(): void;
+}
+
+// Node cannot run TypeScript by itself everywhere we support, and a bundler's watcher is not wanted in a
+// process that is about to be killed: so the few modules needed are transpiled.
+export function createHarness(): Harness {
+  const cache = join(root, "node_modules", ".cache");
+  mkdirSync(cache, { recursive: true });
+  const folder = mkdtempSync(join(cache, "llamaforge-test-"));
+  writeFileSync(join(folder, "package.json"), '{ "name": "llamaforge", "type": "module" }\n');
+  const modules = [
+    ...["errors", "device", "native", "native-ops"].map((name) => `lib/${name}.ts`),
+    ...readdirSync(join(root, "lib", "checkpoint")).map((name) => `lib/checkpoint/${name}`),
+    ...["save-child", "lock-child", "contents"].map((name) => `test/checkpoint/support/${name}.ts`),
+  ];
+  for (const path of modules) {
+    if (!existsSync(join(root, path))) throw new Error(`${path} is missing`);
+    const { outputText } = ts.transpileModule(readFileSync(join(root, path), "utf8"), {
+      compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+    });
+    const target = join(folder, path.replace(/\.ts$/, ".js"));
+    mkdirSync(dirname(target), { recursive: true });
+    writeFileSync(target, outputText);
+  }
+  const shim = join(folder, "fault_shim.so");
+  const source = join(root, "test", "checkpoint", "support", "fault_shim.c");
+  execFileSync("cc", ["-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"]);
+  return {
+    shim,
+    run: (script, args, environment = {}) =>
+      run(join(folder, "test", "checkpoint", "support", `${script}.js`), args, {
+        LD_PRELOAD: shim,
+        // node-gyp-build looks here for the addon instead of beside the transpiled copy.
+        LLAMAFORGE_PREBUILD: process.env.LLAMAFORGE_PREBUILD ?? root,
+        ...environment,
+      }),
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}
+
+async function run(
+  script: string,
+  args: readonly (string | number)[],
+  environment: Readonly<Record<string, string>>,
+): Promise<ChildResult> {
+  const child = spawn(process.execPath, [script, ...args.map(String)], {
+    env: { ...process.env, NODE_OPTIONS: "", ...environment },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (data: Buffer) => {
+    stdout += data.toString();
+  });
+  child.stderr.on("data", (data: Buffer) => {
+    stderr += data.toString();
+  });
+  return await new Promise((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code, signal) => {
+      resolve({ code, signal, lines: stdout.split("\n").filter(Boolean), stderr });
+    });
+  });
+}

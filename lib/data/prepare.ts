@@ -1,7 +1,6 @@
-import { createHash } from "node:crypto";
 import { mkdir, open, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { ArgumentError, DataError, UsageError } from "../errors.js";
+import { ArgumentError, DataError, LlamaForgeError, UsageError } from "../errors.js";
 import {
   type DatasetFile,
   datasetFileName,
@@ -10,9 +9,11 @@ import {
   type Split,
   serialiseDatasetFile,
 } from "./dataset-file.js";
+import { type HoldOut, hashFraction, movedThreshold } from "./hold-out.js";
 import { acquireLock } from "./lock.js";
 import { checkTarget, publish, syncFolder } from "./publish.js";
-import { type Document, type Input, openReader, type Reader } from "./readers/index.js";
+import { batched } from "./readers/batched.js";
+import { type Input, openReader, type Reader } from "./readers/index.js";
 import { ShardWriter } from "./shard-writer.js";
 import { Tokenizer } from "./tokenizer.js";
 import type { InvalidUtf8 } from "./utf8.js";
@@ -54,10 +55,6 @@ export interface PrepareResult {
   warnings: string[];
 }
 
-/** A batch for the encoder: enough for every core, little enough to stay in memory. */
-const batchLength = 2 ** 21;
-const batchDocuments = 1024;
-
 /**
  * Turns text into token shards. The same input gives the same bytes.
  *
@@ -94,10 +91,23 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
     return { ...result, folder: options.out };
   } catch (error) {
     await rm(folder, { recursive: true, force: true });
-    throw error;
+    throw typed(error, folder);
   } finally {
     await lock.release();
   }
+}
+
+/** Errors of the file system (a full disk, say) as errors of the library. */
+function typed(error: unknown, folder: string): unknown {
+  if (
+    error instanceof LlamaForgeError ||
+    typeof (error as NodeJS.ErrnoException).syscall !== "string"
+  ) {
+    return error;
+  }
+  return new DataError(`[prepare] cannot write ${folder}: ${(error as Error).message}`, {
+    cause: error,
+  });
 }
 
 type Settings = Required<
@@ -132,12 +142,9 @@ function check(options: PrepareOptions): Settings {
 }
 
 /** What one pass over the documents yields. */
-interface Pass {
+interface Pass extends HoldOut {
   splits: DatasetFile["splits"];
   sources: DatasetFile["sources"];
-  /** Extremes of the documents' hashes, as fractions. */
-  lowestHash: number;
-  highestHash: number;
 }
 
 class Preparation {
@@ -167,13 +174,14 @@ class Preparation {
     let threshold = fraction;
     let pass = await this.#write(threshold);
     if (fraction > 0) {
-      const moved = movedThreshold(pass);
+      const moved = movedThreshold(pass, pass.splits);
       if (moved !== null) {
         threshold = moved;
         pass = await this.#write(threshold);
+        const { train, validation: heldOut } = pass.splits;
         warnings.push(
           `too few documents for a validation share of ${fraction}: ` +
-            `${pass.splits.validation.documents} of ${total(pass)} held out`,
+            `${heldOut.documents} of ${train.documents + heldOut.documents} held out`,
         );
       } else if (pass.splits.validation.documents === 0) {
         warnings.push("all text is one document: none is held out for validation");
@@ -289,37 +297,4 @@ class Preparation {
     await syncFolder(this.#folder);
     return dataset;
   }
-}
-
-function total(pass: Pass): number {
-  return pass.splits.train.documents + pass.splits.validation.documents;
-}
-
-/** A threshold that leaves neither side empty, if the pass's did and there is one. */
-function movedThreshold({ splits, lowestHash, highestHash }: Pass): number | null {
-  if (lowestHash === highestHash) {
-    // Copies of one document stay together; train on them rather than hold all of them out.
-    return splits.train.documents === 0 ? 0 : null;
-  }
-  if (splits.validation.documents === 0) return lowestHash + 2 ** -48;
-  return splits.train.documents === 0 ? highestHash : null;
-}
-
-/** A document's place among all hashes: the first 48 bits of SHA-256 of its UTF-8 bytes, as a fraction below 1. */
-function hashFraction(text: string): number {
-  return createHash("sha256").update(text, "utf8").digest().readUIntBE(0, 6) / 2 ** 48;
-}
-
-async function* batched(documents: AsyncIterable<Document>): AsyncGenerator<Document[]> {
-  let batch: Document[] = [];
-  let length = 0;
-  for await (const document of documents) {
-    batch.push(document);
-    length += document.text.length;
-    if (length < batchLength && batch.length < batchDocuments) continue;
-    yield batch;
-    batch = [];
-    length = 0;
-  }
-  if (batch.length > 0) yield batch;
 }

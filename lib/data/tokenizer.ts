@@ -167,12 +167,18 @@ export class Tokenizer {
     }
   }
 
-  /** Writes tokenizer.json and what belongs to it into a folder, as it was loaded. @returns the names */
-  async copyTo(folder: string): Promise<string[]> {
+  /** tokenizer.json and what belongs to it by file name, as they were loaded: for checkpoints. */
+  contents(): Record<string, Uint8Array> {
     const { bytes, companions } = this.#files;
     const files = [{ name: "tokenizer.json", bytes }, ...companions];
-    for (const file of files) await writeFile(join(folder, file.name), file.bytes);
-    return files.map((file) => file.name);
+    return Object.fromEntries(files.map((file) => [file.name, file.bytes]));
+  }
+
+  /** Writes tokenizer.json and what belongs to it into a folder, as it was loaded. @returns the names */
+  async copyTo(folder: string): Promise<string[]> {
+    const files = Object.entries(this.contents());
+    for (const [name, bytes] of files) await writeFile(join(folder, name), bytes);
+    return files.map(([name]) => name);
   }
 
   #variant(variant: Variant): HuggingFaceTokenizer {

@@ -1,0 +1,146 @@
+import { ArgumentError } from "../errors.js";
+import { type InputsAndTargets, splitWindows } from "./windows.js";
+
+/** Where a loader reads windows from: a `Mixture`. */
+export interface WindowSource {
+  readonly sequenceLength: number;
+  /** The windows at `count` positions, each T+1 ids, one after the other. */
+  read(position: number, count: number): Promise<Int32Array>;
+}
+
+export interface LoaderOptions {
+  /** B: windows of a micro-batch. */
+  batchSize: number;
+  /** Global position of the first micro-batch. Default: 0. */
+  startPosition?: number;
+  /** Micro-batches read ahead of the consumer. Default: 4. */
+  prefetch?: number;
+  /** Default: 0 of 1. */
+  rank?: number;
+  worldSize?: number;
+  /** Called while `next` waits for longer than `slowAfterMs` (default: 30 s), each time that has passed again. */
+  onSlow?: (waitedMs: number) => void;
+  slowAfterMs?: number;
+}
+
+/** A micro-batch of B rows of T ids each. */
+export interface MicroBatch extends InputsAndTargets {
+  /** B. */
+  count: number;
+  /** Global position of the first window of this micro-batch over all ranks. */
+  position: number;
+  /** Where the next one starts: what a checkpoint has to remember. */
+  nextPosition: number;
+}
+
+export interface Shares {
+  /** Windows per rank. */
+  batchSize: number;
+  rank: number;
+  worldSize: number;
+  /** Position at which step 0 starts. Default: 0. */
+  startPosition?: number;
+}
+
+/**
+ * The positions that a rank takes in a step: of the batchSize · worldSize positions of step s, which follow those of
+ * step s-1 without a gap, rank r takes the r-th batchSize. So the global sequence does not depend on the number
+ * of ranks, and a run may go on with another.
+ */
+export function positionsForStep(
+  step: number,
+  { batchSize, rank, worldSize, startPosition = 0 }: Shares,
+): { first: number; count: number } {
+  const first = startPosition + step * batchSize * worldSize + rank * batchSize;
+  return { first, count: batchSize };
+}
+
+/**
+ * Reads micro-batches ahead of the consumer, at most `prefetch` of them. An error of a read surfaces at the `next` that
+ * would have returned its micro-batch, and at every later one.
+ */
+export class Loader {
+  /** Time that `next` has waited for storage, in all. */
+  waitedMs = 0;
+  readonly #source: WindowSource;
+  readonly #options: Required<Omit<LoaderOptions, "onSlow">> & Pick<LoaderOptions, "onSlow">;
+  readonly #queue: Promise<MicroBatch>[] = [];
+  #step = 0;
+  #failure: unknown = null;
+  #closed = false;
+
+  constructor(source: WindowSource, options: LoaderOptions) {
+    this.#source = source;
+    this.#options = {
+      startPosition: 0,
+      prefetch: 4,
+      rank: 0,
+      worldSize: 1,
+      slowAfterMs: 30_000,
+      ...options,
+    };
+    const { batchSize, startPosition, prefetch, rank, worldSize } = this.#options;
+    checkInteger("batchSize", batchSize, 1);
+    checkInteger("startPosition", startPosition, 0);
+    checkInteger("prefetch", prefetch, 1);
+    checkInteger("worldSize", worldSize, 1);
+    checkInteger("rank", rank, 0, worldSize - 1);
+    this.#fill();
+  }
+
+  async next(): Promise<MicroBatch> {
+    if (this.#closed) throw new ArgumentError("[loader] next() after close()");
+    if (this.#failure !== null) throw this.#failure;
+    const batch = this.#queue.shift() as Promise<MicroBatch>;
+    const start = performance.now();
+    const { onSlow, slowAfterMs } = this.#options;
+    const timer = setInterval(() => onSlow?.(performance.now() - start), slowAfterMs);
+    timer.unref();
+    try {
+      const loaded = await batch;
+      if (!this.#closed) this.#fill();
+      return loaded;
+    } catch (error) {
+      this.#failure ??= error;
+      throw error;
+    } finally {
+      clearInterval(timer);
+      this.waitedMs += performance.now() - start;
+    }
+  }
+
+  /** Stops reading ahead, and waits for the reads under way. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.allSettled(this.#queue.splice(0));
+  }
+
+  #fill(): void {
+    while (this.#queue.length < this.#options.prefetch) {
+      const batch = this.#load(this.#step++);
+      batch.catch(() => {}); // reported by next()
+      this.#queue.push(batch);
+    }
+  }
+
+  async #load(step: number): Promise<MicroBatch> {
+    const { batchSize, startPosition, worldSize } = this.#options;
+    const { first, count } = positionsForStep(step, this.#options);
+    const windows = await this.#source.read(first, count);
+    const position = startPosition + step * batchSize * worldSize;
+    return {
+      ...splitWindows(windows, count, this.#source.sequenceLength),
+      count,
+      position,
+      nextPosition: position + batchSize * worldSize,
+    };
+  }
+}
+
+function checkInteger(name: string, value: number, min: number, max = 2 ** 53 - 1): void {
+  if (!Number.isSafeInteger(value) || value < min || value > max) {
+    throw new ArgumentError(
+      `[loader] expected a whole number in ${min}..${max} for ${name}, got ${String(value)}`,
+    );
+  }
+}

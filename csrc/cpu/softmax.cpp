@@ -1,5 +1,6 @@
 // softmax over the last axis:  y = exp(x - max) / sum;  log form:  y = x - max - log(sum).
-// backward:  dx = y · (dy - sum(dy · y));  log form:  dx = dy - exp(y) · sum(dy).
+// backward:  dx = y · (dy - sum(dy · y) / sum(y));  log form:  dx = dy - exp(y) · sum(dy).
+// sum(y) is 1 but for the rounding of y to bf16, which would leave a part of what all of dy have in common.
 // x (N,D) -> y (N,D); a row stays in the cache over its three passes, so memory is read and written once. Sums of a row
 // are f32 over kBlock numbers, then f64. bf16 computes exp again in the last pass rather than rounding it twice.
 // A row that is -inf throughout, or holds +inf or NaN, gives NaN, as in PyTorch.
@@ -66,7 +67,8 @@ template <class T> void backward_row(const T* dy, const T* y, T* dx, int64_t n, 
     for_each_vector(0, n, [&](int64_t i, auto v) { v.store(dx + i, v.load(dy + i) - exp(v.load(y + i)) * sum); });
   } else {
     const double dot = row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i) * v.load(y + i); });
-    const Floats mean = broadcast(static_cast<float>(dot));
+    const double sum = row_sum(n, [&](int64_t i, auto v) { return v.load(y + i); });
+    const Floats mean = broadcast(static_cast<float>(dot / sum));
     for_each_vector(0, n, [&](int64_t i, auto v) { v.store(dx + i, v.load(y + i) * (v.load(dy + i) - mean)); });
   }
 }

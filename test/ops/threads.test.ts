@@ -1,0 +1,36 @@
+import { execFileSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+import { buildInfo } from "../../lib/native.js";
+
+const script = fileURLToPath(new URL("../support/kernel_hashes.mjs", import.meta.url));
+
+function hashes(environment: Record<string, string>): Record<string, string> {
+  const output = execFileSync(process.execPath, [script], {
+    env: { ...process.env, ...environment },
+  });
+  return JSON.parse(output.toString()) as Record<string, string>;
+}
+
+describe("results do not depend on the machine's load or size", () => {
+  const one = hashes({ LLAMAFORGE_THREADS: "1" });
+
+  it("has results to compare, no two alike", () => {
+    const values = Object.values(one);
+    expect(values.length).toBeGreaterThan(30);
+    expect(new Set(values).size).toBe(values.length);
+  });
+
+  it.each(["2", "3", "5"])("gives the same bits with %s threads as with 1", (threads) => {
+    expect(hashes({ LLAMAFORGE_THREADS: threads })).toEqual(one);
+  });
+
+  it.runIf(buildInfo().instructionSet !== "generic")(
+    "draws the same random numbers with every instruction set",
+    () => {
+      const random = ([name]: [string, string]): boolean => name.startsWith("random");
+      const v3 = hashes({ LLAMAFORGE_THREADS: "2", LLAMAFORGE_CPU_ISA: "x86-64-v3" });
+      expect(Object.entries(v3).filter(random)).toEqual(Object.entries(one).filter(random));
+    },
+  );
+});

@@ -1,0 +1,119 @@
+import { differentiable, gradientsEnabled } from "../autograd.js";
+import { ArgumentError, AutogradError, ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import {
+  checkFloat,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkRank,
+  checkSameDevice,
+  checkSameDType,
+  checkShape,
+  shapeText,
+} from "./check.js";
+
+export interface AttentionOptions {
+  /** Query heads. */
+  heads: number;
+  /** Key/value heads, a divisor of `heads`: equal to it plain attention, 1 multi-query. `heads` if left out. */
+  kvHeads?: number;
+  /** Factor of the scores, 1 / sqrt(headSize) if left out. */
+  scale?: number;
+}
+
+interface Heads {
+  heads: number;
+  kvHeads: number;
+  headSize: number;
+  scale: number;
+}
+
+function checkArguments(op: string, qkv: Tensor, options: AttentionOptions, known: string[]): Heads {
+  checkFloat(op, "qkv", qkv);
+  checkOptions(op, options, ["heads", "kvHeads", "scale", ...known]);
+  const { heads, kvHeads = heads } = options ?? {};
+  checkInteger(op, "heads", heads, { min: 1 });
+  checkInteger(op, "kvHeads", kvHeads, { min: 1, max: heads });
+  if (heads % kvHeads !== 0) {
+    throw new ArgumentError(`[${op}] expected a divisor of heads ${heads} for kvHeads but received ${kvHeads}`);
+  }
+  checkRank(op, "qkv", qkv, 3);
+  const width = qkv.shape[2] as number;
+  if (width % (heads + 2 * kvHeads) !== 0) {
+    throw new ShapeError(
+      `[${op}] expected ${heads} query, ${kvHeads} key and ${kvHeads} value heads in the last axis of qkv ` +
+        `but received ${shapeText(qkv.shape)}`,
+    );
+  }
+  const headSize = width / (heads + 2 * kvHeads);
+  const { scale = 1 / Math.sqrt(headSize) } = options;
+  checkNumber(op, "scale", scale, { min: Number.MIN_VALUE });
+  return { heads, kvHeads, headSize, scale };
+}
+
+/**
+ * Causal softmax attention with grouped key/value heads: o[t] = softmax(scale · q[t] · k[0..t]ᵀ) · v[0..t]. No time × time
+ * matrix is made; backward computes the probabilities again.
+ * @param qkv (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16: all query heads, then all keys, then all values.
+ *   Query head h reads key/value head floor(h · kvHeads / heads).
+ * @returns (batch, time, heads · headSize) of qkv's dtype
+ * @see Dao 2023, arXiv 2307.08691; Ainslie et al. 2023, arXiv 2305.13245
+ */
+export function attention(qkv: Tensor, options: AttentionOptions): Tensor {
+  const { heads, kvHeads, headSize, scale } = checkArguments("attention", qkv, options, []);
+  const [batch, time] = qkv.shape as [number, number, number];
+  const o = empty([batch, time, heads * headSize], qkv);
+  const lse = empty([batch, heads, time], { dtype: "f32", device: qkv.device });
+  native.attentionForward(qkv.native, o.native, lse.native, heads, kvHeads, scale);
+  return differentiable("attention", {
+    inputs: [qkv],
+    outputs: [o],
+    saved: [qkv, o, lse],
+    backward: ([dO], saved) => {
+      const [qkv, o, lse] = saved as [Tensor, Tensor, Tensor];
+      const dqkv = empty(qkv.shape, qkv);
+      const { native: gradient } = dO as Tensor;
+      native.attentionBackward(gradient, qkv.native, o.native, lse.native, dqkv.native, heads, kvHeads, scale);
+      return [dqkv];
+    },
+  });
+}
+
+export interface CachedAttentionOptions extends AttentionOptions {
+  /** Tokens already in the cache. */
+  position: number;
+}
+
+/**
+ * Attention of new tokens over all tokens so far, for generation. Their keys and values are written to the cache at
+ * `position` first. Not differentiable.
+ * @param qkv   (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16, as in `attention`
+ * @param cache (batch, 2, kvHeads, capacity, headSize) of qkv's dtype, changed in place
+ * @returns (batch, time, heads · headSize)
+ * @throws ShapeError if position + time exceeds the capacity
+ */
+export function attentionCached(qkv: Tensor, cache: Tensor, options: CachedAttentionOptions): Tensor {
+  const op = "attentionCached";
+  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, ["position"]);
+  const { position } = options;
+  checkFloat(op, "cache", cache);
+  checkSameDevice(op, qkv, cache);
+  checkSameDType(op, qkv, cache);
+  checkInteger(op, "position", position, { min: 0 });
+  const [batch, time] = qkv.shape as [number, number, number];
+  checkShape(op, "cache", cache, [batch, 2, kvHeads, null, headSize], "batch, 2, kvHeads, capacity, headSize");
+  const capacity = cache.shape[3] as number;
+  if (position + time > capacity) {
+    throw new ShapeError(
+      `[${op}] expected room for ${position + time} tokens (${position} + ${time}) in the cache but received ${capacity}`,
+    );
+  }
+  if (gradientsEnabled() && qkv.requiresGrad) {
+    throw new AutogradError(`[${op}] has no gradient: call it inside noGrad(), or use attention()`);
+  }
+  const o = empty([batch, time, heads * headSize], qkv, op);
+  native.attentionCached(qkv.native, cache.native, o.native, heads, kvHeads, position, scale);
+  return o;
+}

@@ -1,0 +1,72 @@
+import { differentiable, gradientsEnabled } from "../autograd.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import { checkFloat, checkRank, checkSameDevice, checkSameDType, checkShape, shapeText } from "./check.js";
+import { type CrossEntropyOptions, checkTargets } from "./cross_entropy.js";
+import { weightGradient } from "./weight_gradient.js";
+
+/**
+ * The head of a language model and its loss in one: `crossEntropy(linear(x, weight), targets)` without ever holding all
+ * logits. They are made for some rows at a time and turned into their own gradient at once, so the gradients of x and weight
+ * are ready after the forward pass; backward only scales them.
+ * @param x       (..., hidden) f32 or bf16
+ * @param weight  (vocabulary, hidden) of x's dtype
+ * @param targets (...) i32
+ * @returns f32, one element without axes: the mean in nats over the targets that are not `ignoreIndex` (-100); NaN if none is
+ * @throws NativeError `ERR_TARGET`, at the next wait, if a target is neither in the vocabulary nor `ignoreIndex`: the message
+ *   names the row
+ */
+export function linearCrossEntropy(
+  x: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  const op = "linearCrossEntropy";
+  checkFloat(op, "x", x);
+  checkFloat(op, "weight", weight);
+  checkSameDevice(op, x, weight);
+  checkSameDType(op, x, weight);
+  const ignoreIndex = checkTargets(op, "x", x, targets, options);
+  checkRank(op, "weight", weight, 2);
+  const hidden = x.shape.at(-1) as number;
+  checkShape(op, "weight", weight, [null, hidden], `last axis of x ${shapeText(x.shape)}`);
+
+  const rows = x.size / hidden;
+  const loss = empty([], { dtype: "f32", device: x.device });
+  const recording = gradientsEnabled();
+  const dx = recording && x.requiresGrad ? empty([rows, hidden], x) : null;
+  const dWeight = recording && weight.requiresGrad ? empty(weight.shape, loss) : null;
+  native.linearCrossEntropy(
+    x.view([rows, hidden]).native,
+    weight.native,
+    targets.view([rows]).native,
+    loss.native,
+    dx?.native ?? null,
+    dWeight?.native ?? null,
+    ignoreIndex,
+  );
+  return differentiable(op, {
+    inputs: [x, weight],
+    outputs: [loss],
+    saved: [weight, ...(dx ? [dx] : []), ...(dWeight ? [dWeight] : [])],
+    backward: ([dLoss], [weight, ...gradients], into) => {
+      const factor = (dLoss as Tensor).native;
+      const results: (Tensor | null)[] = [null, null];
+      if (dx) {
+        const saved = gradients[0] as Tensor;
+        const scaled = empty(x.shape, saved);
+        native.fill(scaled.native, 0);
+        native.accumulateScaled(saved.native, factor, scaled.view([rows, hidden]).native);
+        results[0] = scaled;
+      }
+      if (dWeight) {
+        const saved = gradients[dx ? 1 : 0] as Tensor;
+        results[1] = weightGradient(weight as Tensor, into(1), (buffer) =>
+          native.accumulateScaled(saved.native, factor, buffer.native),
+        );
+      }
+      return results;
+    },
+  });
+}

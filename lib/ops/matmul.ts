@@ -1,0 +1,89 @@
+import { differentiable } from "../autograd.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import { repeatTo, sameShape, sumTo } from "./broadcast.js";
+import { broadcastShapes, checkFloat, checkSameDevice, checkSameDType, shapeText } from "./check.js";
+
+const batchOf = (x: Tensor): number[] => x.shape.slice(0, -2);
+const matrixOf = (x: Tensor): [number, number] => x.shape.slice(-2) as [number, number];
+
+/** op(a) · op(b) for matrices with equal batch axes, or either with none: the kernel repeats that one by itself. */
+function product(a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean): Tensor {
+  const rows = matrixOf(a)[transposeA ? 1 : 0];
+  const columns = matrixOf(b)[transposeB ? 0 : 1];
+  const batch = a.rank > b.rank ? batchOf(a) : batchOf(b);
+  const c = empty([...batch, rows, columns], a);
+  native.gemm(a.native, b.native, c.native, transposeA, transposeB);
+  return c;
+}
+
+/** x with the batch axes of the product, unless it is a plain matrix, which the kernel repeats without a copy. */
+function withBatch(x: Tensor, batch: readonly number[]): Tensor {
+  if (sameShape(batchOf(x), batch)) return x;
+  if (batchOf(x).every((size) => size === 1)) return x.view(matrixOf(x));
+  return repeatTo(x, [...batch, ...matrixOf(x)]);
+}
+
+/** a as a matrix of one row, b as one of one column, by NumPy's rule for vectors. */
+const asLeft = (a: Tensor): Tensor => (a.rank === 1 ? a.view([1, a.size]) : a.view(a.shape));
+const asRight = (b: Tensor): Tensor => (b.rank === 1 ? b.view([b.size, 1]) : b.view(b.shape));
+
+/**
+ * Matrix product over the last two axes; leading axes are batch and broadcast, as in NumPy. A vector on the left is a row, on
+ * the right a column, and its axis is left out of the result.
+ * @param a (..., m, k) or (k), f32 or bf16
+ * @param b (..., k, n) or (k), of a's dtype
+ * @returns (..., m, n); sums are f32
+ * @throws ShapeError if the inner sizes differ or the batch axes do not broadcast
+ */
+export function matmul(a: Tensor, b: Tensor): Tensor {
+  checkFloat("matmul", "a", a);
+  checkFloat("matmul", "b", b);
+  checkSameDevice("matmul", a, b);
+  checkSameDType("matmul", a, b);
+  if (a.rank === 0 || b.rank === 0) {
+    throw new ShapeError(
+      `[matmul] expected at least 1 axis for a and b but received shapes ${shapeText(a.shape)} and ${shapeText(b.shape)}`,
+    );
+  }
+  const left = asLeft(a);
+  const right = asRight(b);
+  if (matrixOf(left)[1] !== matrixOf(right)[0]) {
+    throw new ShapeError(
+      `[matmul] shapes ${shapeText(a.shape)} and ${shapeText(b.shape)} do not multiply: ` +
+        `inner sizes ${matrixOf(left)[1]} and ${matrixOf(right)[0]} differ`,
+    );
+  }
+  const batch = broadcastShapes("matmul", batchOf(left), batchOf(right));
+  const [rows, columns] = [matrixOf(left)[0], matrixOf(right)[1]];
+  const y = product(withBatch(left, batch), withBatch(right, batch), false, false);
+  const shape = [...batch, ...(a.rank === 1 ? [] : [rows]), ...(b.rank === 1 ? [] : [columns])];
+  return differentiable("matmul", {
+    inputs: [a, b],
+    outputs: [y.view(shape)],
+    saved: [a, b],
+    backward: ([dy], [a, b], _into, needs) => {
+      const [left, right] = [asLeft(a as Tensor), asRight(b as Tensor)];
+      const gradient = (dy as Tensor).view([...batch, rows, columns]);
+      return [
+        needs(0) ? leftGradient(gradient, withBatch(right, batch), left).view((a as Tensor).shape) : null,
+        needs(1) ? rightGradient(withBatch(left, batch), gradient, right).view((b as Tensor).shape) : null,
+      ];
+    },
+  });
+}
+
+/** dy · bᵀ, summed over the batch axes that a does not have. */
+const leftGradient = (dy: Tensor, b: Tensor, a: Tensor): Tensor =>
+  sumTo(product(dy, b, false, true), a.shape);
+
+/** aᵀ · dy, summed over the batch axes that b does not have; for a plain matrix b in one product over all rows. */
+function rightGradient(a: Tensor, dy: Tensor, b: Tensor): Tensor {
+  if (batchOf(b).every((size) => size === 1) && sameShape(batchOf(a), batchOf(dy))) {
+    const c = empty(matrixOf(b), b);
+    native.gemm(a.native, dy.native, c.native, true, false);
+    return c.view(b.shape);
+  }
+  return sumTo(product(a, dy, true, false), b.shape);
+}

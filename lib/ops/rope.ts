@@ -1,0 +1,102 @@
+import { differentiable, gradientsEnabled } from "../autograd.js";
+import { cpu, type Device } from "../device.js";
+import { ArgumentError, ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import {
+  checkBoolean,
+  checkDType,
+  checkFloat,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkRank,
+  checkSameDevice,
+  checkShape,
+  shapeText,
+} from "./check.js";
+
+/**
+ * Cosines and sines of all angles position · theta^(-2i/headSize), computed in double.
+ * @param positions number of positions
+ * @param headSize  an even number
+ * @param theta     base of the frequencies: 10000 in Llama
+ * @returns f32 (positions, headSize / 2, 2)
+ */
+export function ropeTable(positions: number, headSize: number, theta = 10000, device: Device = cpu): Tensor {
+  checkInteger("ropeTable", "positions", positions, { min: 1 });
+  checkInteger("ropeTable", "headSize", headSize, { min: 2 });
+  if (headSize % 2 !== 0) {
+    throw new ArgumentError(`[ropeTable] expected an even number for headSize but received ${headSize}`);
+  }
+  checkNumber("ropeTable", "theta", theta, { min: Number.MIN_VALUE });
+  const table = empty([positions, headSize / 2, 2], { dtype: "f32", device }, "ropeTable");
+  native.ropeTable(table.native, theta);
+  return table;
+}
+
+export interface RopeOptions {
+  /** Heads packed in the last axis of x. */
+  heads: number;
+  /** The first ones, which turn: queries and keys, but not values. All if left out. */
+  rotatedHeads?: number;
+  /** Position of the first token, for generation (0). */
+  position?: number;
+  /** Writes over x, which must not be used any more afterwards (false). */
+  inPlace?: boolean;
+}
+
+function checkArguments(x: Tensor, table: Tensor, options: RopeOptions): Required<RopeOptions> {
+  checkFloat("rope", "x", x);
+  checkDType("rope", "table", table, "f32");
+  checkSameDevice("rope", x, table);
+  checkOptions("rope", options, ["heads", "rotatedHeads", "position", "inPlace"]);
+  const { heads, rotatedHeads = heads, position = 0, inPlace = false } = options ?? {};
+  checkInteger("rope", "heads", heads, { min: 1 });
+  checkInteger("rope", "rotatedHeads", rotatedHeads, { min: 0, max: heads });
+  checkInteger("rope", "position", position, { min: 0 });
+  checkBoolean("rope", "inPlace", inPlace);
+  checkRank("rope", "x", x, 3);
+  const [, time, width] = x.shape as [number, number, number];
+  if (width % (2 * heads) !== 0) {
+    throw new ShapeError(
+      `[rope] expected ${heads} heads of an even size in the last axis of x but received ${shapeText(x.shape)}`,
+    );
+  }
+  checkShape("rope", "table", table, [null, width / heads / 2, 2], `half of head size ${width / heads}`);
+  const positions = table.shape[0] as number;
+  if (position + time > positions) {
+    throw new ShapeError(
+      `[rope] expected a table of at least ${position + time} positions (${position} + ${time} tokens) ` +
+        `but received ${positions}`,
+    );
+  }
+  if (inPlace && gradientsEnabled() && x.requiresGrad && !x.node) {
+    throw new ArgumentError("[rope] a leaf that requires a gradient cannot be changed in place");
+  }
+  return { heads, rotatedHeads, position, inPlace };
+}
+
+/**
+ * Rotary position embedding: element i of a head turns with element i + headSize/2, as in Llama's Hugging Face form.
+ * @param x     (batch, time, heads · headSize) f32 or bf16, e.g. the packed q, k, v
+ * @param table of `ropeTable`, at least position + time long
+ * @returns the shape and dtype of x
+ * @see Su et al. 2021, arXiv 2104.09864
+ */
+export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
+  const { heads, rotatedHeads, position, inPlace } = checkArguments(x, table, options);
+  const y = inPlace ? x.view(x.shape) : empty(x.shape, x);
+  native.rope(x.native, table.native, y.native, heads, rotatedHeads, position, false);
+  return differentiable("rope", {
+    inputs: [x],
+    outputs: [y],
+    saved: [table],
+    backward: ([dy], [table]) => {
+      const dx = empty((dy as Tensor).shape, dy);
+      const turns = (table as Tensor).native;
+      native.rope((dy as Tensor).native, turns, dx.native, heads, rotatedHeads, position, true);
+      return [dx];
+    },
+  });
+}

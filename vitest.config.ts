@@ -1,6 +1,8 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
+  // Examples and type tests import the package by its name, as users do.
+  resolve: { alias: { llamaforge: new URL("lib/index.ts", import.meta.url).pathname } },
   test: {
     include: ["test/**/*.test.ts"],
     // Each file in a process of its own: the native addon, environment variables and signals are per process.

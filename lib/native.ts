@@ -47,11 +47,7 @@ export interface BuildInfo {
 
 /** What the addon exports. `io` is typed by lib/checkpoint. */
 export interface Addon {
-  NativeTensor: new (
-    device: number,
-    dtype: DType,
-    shape: readonly number[],
-  ) => NativeTensor;
+  NativeTensor: new (device: number, dtype: DType, shape: readonly number[]) => NativeTensor;
   ops: NativeOps;
   io: Record<string, (...args: never[]) => unknown>;
   synchronize(device: number): Promise<void>;

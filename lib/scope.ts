@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { AutogradError } from "./errors.js";
 import type { TapeRecord } from "./autograd.js";
+import { AutogradError } from "./errors.js";
 import type { Tensor } from "./tensor.js";
 
 /**

@@ -346,19 +346,26 @@ export function arange(
   options: TensorOptions & { start?: number; step?: number } = {},
 ): Tensor {
   const { start = 0, step = 1 } = options;
-  const result = empty([count], { dtype: options.dtype ?? "i32", device: options.device ?? cpu }, "arange");
+  const result = empty(
+    [count],
+    { dtype: options.dtype ?? "i32", device: options.device ?? cpu },
+    "arange",
+  );
   native.arange(result.native, start, step);
   return marked(result, options);
 }
 
 function flatten(data: NestedNumbers, shape: number[], depth: number, out: number[]): void {
   if (typeof data === "number") {
-    if (depth !== shape.length) throw new ShapeError("[tensor] the nested arrays are not of one depth");
+    if (depth !== shape.length)
+      throw new ShapeError("[tensor] the nested arrays are not of one depth");
     out.push(data);
     return;
   }
   if (!Array.isArray(data)) {
-    throw new ArgumentError(`[tensor] expected numbers in nested arrays but received ${typeof data}`);
+    throw new ArgumentError(
+      `[tensor] expected numbers in nested arrays but received ${typeof data}`,
+    );
   }
   if (depth === shape.length) {
     if (out.length > 0) throw new ShapeError("[tensor] the nested arrays are not of one depth");
@@ -390,7 +397,9 @@ function toInt32(values: ArrayLike<number>): Int32Array {
   for (let i = 0; i < values.length; i++) {
     const value = values[i] as number;
     if (!Number.isInteger(value) || value < -2147483648 || value > 2147483647) {
-      throw new ArgumentError(`[tensor] element ${i} is ${value}: i32 takes whole numbers of 32 bits`);
+      throw new ArgumentError(
+        `[tensor] element ${i} is ${value}: i32 takes whole numbers of 32 bits`,
+      );
     }
     result[i] = value;
   }
@@ -421,7 +430,9 @@ export function tensor(
   const dtype = options.dtype ?? (data instanceof Int32Array ? "i32" : "f32");
   const result = empty(shape, { dtype, device: options.device ?? cpu }, "tensor");
   if (result.size !== values.length) {
-    throw new ShapeError(`[tensor] shape [${shape}] needs ${result.size} numbers, got ${values.length}`);
+    throw new ShapeError(
+      `[tensor] shape [${shape}] needs ${result.size} numbers, got ${values.length}`,
+    );
   }
   try {
     if (dtype === "i32") {

@@ -25,7 +25,10 @@ const methods = [];
 for (const line of source.split("\n")) {
   if (!line.startsWith("LF_OP(")) continue;
   const match = /^LF_OP\((\w+), \(Stream& stream, (.+)\)\)$/.exec(line);
-  if (!match) throw new Error(`ops.def: this line is not of the form LF_OP(name, (Stream& stream, ...)): ${line}`);
+  if (!match)
+    throw new Error(
+      `ops.def: this line is not of the form LF_OP(name, (Stream& stream, ...)): ${line}`,
+    );
   const [, name, list] = match;
   const args = list.split(", ").map((argument) => {
     const [type, argumentName] = argument.split(" ");

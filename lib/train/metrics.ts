@@ -68,6 +68,12 @@ export async function writeRunInfo(folder: string, info: RunInfo): Promise<void>
   await replaceFile(join(folder, runFiles.info), `${JSON.stringify(info, null, 2)}\n`);
 }
 
+/** Writes `run.json` for a run that starts or goes on; when it first started stays. */
+export async function recordRun(folder: string, info: Omit<RunInfo, "started">): Promise<void> {
+  const earlier = await readRunInfo(folder).catch(() => undefined);
+  await writeRunInfo(folder, { ...info, started: earlier?.started ?? new Date().toISOString() });
+}
+
 /** @throws UsageError if the folder holds no readable run.json */
 export async function readRunInfo(folder: string): Promise<RunInfo> {
   const file = join(folder, runFiles.info);

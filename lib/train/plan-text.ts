@@ -68,6 +68,9 @@ export function formatPlan(config: RunConfig, plan: RunPlan): string {
 }
 
 function estimateTable(plan: RunPlan): string {
+  if (plan.estimates.length === 0) {
+    return "  not known: give --tokens-per-second, as a short run shows it, or --tflops";
+  }
   const header = ["", "tokens/s", "time", "device-hours", "hours per 300B tokens"];
   const whole = (n: number) => Math.round(n).toLocaleString("en-US");
   const rows = plan.estimates.map((estimate) => [

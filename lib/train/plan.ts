@@ -55,11 +55,14 @@ export const publishedHoursPer300B = [
   { model: "MPT-1.3B", hours: 7920 },
 ] as const;
 
-/** Rates that others reached on this kind of model, in causal TFLOP/s of one device. */
+/** Rates that others reached on a model of a billion parameters, in causal TFLOP/s of one device. */
 const references = [
   { label: "A100 at TinyLlama's efficiency", tflops: 162.2 },
   { label: "H100 at PyTorch's (compiled, flash attention)", tflops: 479 },
 ] as const;
+
+/** Smaller models do not fill such a device, so the rates say nothing about them. */
+const fewestReferenceParameters = 5e7;
 
 /** What a run takes, before it starts. */
 export function planRun(config: RunConfig, speed: PlanSpeed = {}): RunPlan {
@@ -87,11 +90,14 @@ export function planRun(config: RunConfig, speed: PlanSpeed = {}): RunPlan {
   if (speed.tflops !== undefined) {
     estimates.push(estimate(`at ${speed.tflops} TFLOP/s`, rate(speed.tflops)));
   }
-  for (const { label, tflops } of references) estimates.push(estimate(label, rate(tflops)));
+  const total = parameterCount(model);
+  if (config.device !== "cpu" && total >= fewestReferenceParameters) {
+    for (const { label, tflops } of references) estimates.push(estimate(label, rate(tflops)));
+  }
 
   const memory = planMemory(config);
   return {
-    parameters: { ...parameterBreakdown(model), total: parameterCount(model) },
+    parameters: { ...parameterBreakdown(model), total },
     memory: { ...memory, total: Object.values(memory).reduce((sum, bytes) => sum + bytes, 0) },
     flops,
     tokensPerStep,

@@ -1,0 +1,66 @@
+import type { Parameter } from "../nn/parameter.js";
+import type { Llama } from "./llama.js";
+
+/**
+ * A tensor of a Hugging Face Llama as a part of one of our parameters: q, k and v are rows of one product, gate and up of
+ * another.
+ */
+export interface HuggingFaceTensor {
+  /** E.g. `model.layers.0.self_attn.q_proj.weight`. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Dotted name of the parameter that holds it. */
+  readonly parameterName: string;
+  readonly parameter: Parameter;
+  /** First element within the parameter. */
+  readonly offset: number;
+}
+
+/** All tensors of a model under their Hugging Face names, in the order of its files. */
+export function huggingFaceTensors(model: Llama): HuggingFaceTensor[] {
+  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize, tieEmbeddings } =
+    model.config;
+  const parameters = model.namedParameters();
+  const tensors: HuggingFaceTensor[] = [];
+  const add = (
+    parameterName: string,
+    parts: readonly (readonly [name: string, shape: readonly number[]])[],
+  ): void => {
+    const parameter = parameters.get(parameterName) as Parameter;
+    let offset = 0;
+    for (const [name, shape] of parts) {
+      tensors.push({ name, shape, parameterName, parameter, offset });
+      offset += shape.reduce((product, extent) => product * extent, 1);
+    }
+  };
+  add("embedding.weight", [
+    ["model.embed_tokens.weight", parameters.get("embedding.weight")?.shape ?? []],
+  ]);
+  for (let layer = 0; layer < layers; layer++) {
+    const ours = `blocks.${layer}`;
+    const theirs = `model.layers.${layer}`;
+    add(`${ours}.attentionNorm.weight`, [[`${theirs}.input_layernorm.weight`, [hiddenSize]]]);
+    add(`${ours}.attention.qkv.weight`, [
+      [`${theirs}.self_attn.q_proj.weight`, [heads * headSize, hiddenSize]],
+      [`${theirs}.self_attn.k_proj.weight`, [kvHeads * headSize, hiddenSize]],
+      [`${theirs}.self_attn.v_proj.weight`, [kvHeads * headSize, hiddenSize]],
+    ]);
+    add(`${ours}.attention.output.weight`, [
+      [`${theirs}.self_attn.o_proj.weight`, [hiddenSize, heads * headSize]],
+    ]);
+    add(`${ours}.feedForwardNorm.weight`, [
+      [`${theirs}.post_attention_layernorm.weight`, [hiddenSize]],
+    ]);
+    add(`${ours}.feedForward.gateUp.weight`, [
+      [`${theirs}.mlp.gate_proj.weight`, [intermediateSize, hiddenSize]],
+      [`${theirs}.mlp.up_proj.weight`, [intermediateSize, hiddenSize]],
+    ]);
+    add(`${ours}.feedForward.down.weight`, [
+      [`${theirs}.mlp.down_proj.weight`, [hiddenSize, intermediateSize]],
+    ]);
+  }
+  add("norm.weight", [["model.norm.weight", [hiddenSize]]]);
+  if (!tieEmbeddings)
+    add("head.weight", [["lm_head.weight", parameters.get("head.weight")?.shape ?? []]]);
+  return tensors;
+}

@@ -1,0 +1,106 @@
+import { ArgumentError } from "../errors.js";
+import { Parameter } from "./parameter.js";
+
+/** Parameters that share a flat buffer: the unit of optimizer launches, all-reduce buckets and shards. */
+export interface ParameterGroupSpec {
+  readonly name: string;
+  readonly parameters: ReadonlyMap<string, Parameter>;
+}
+
+/**
+ * Part of a model. Its own properties that are Parameters, Modules or arrays of Modules, in the order they were assigned,
+ * are its parameters and children.
+ */
+export abstract class Module {
+  /** True while training; `eval()` makes it false, for modules that behave differently (none of ours do). */
+  training = true;
+
+  /** Direct children by property name; elements of arrays as `name.index`. */
+  namedChildren(): Map<string, Module> {
+    const children = new Map<string, Module>();
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Module) children.set(name, value);
+      else if (Array.isArray(value)) {
+        value.forEach((item, index) => {
+          if (item instanceof Module) children.set(`${name}.${index}`, item);
+        });
+      }
+    }
+    return children;
+  }
+
+  /** All parameters by dotted name. One that is used in two places (a tied head) appears once, under its first name. */
+  namedParameters(prefix = ""): Map<string, Parameter> {
+    const found = new Map<string, Parameter>();
+    const seen = new Set<Parameter>();
+    const visit = (module: Module, path: string): void => {
+      for (const [name, value] of Object.entries(module)) {
+        if (value instanceof Parameter && !seen.has(value)) {
+          seen.add(value);
+          found.set(path + name, value);
+        }
+      }
+      for (const [name, child] of module.namedChildren()) visit(child, `${path}${name}.`);
+    };
+    visit(this, prefix);
+    return found;
+  }
+
+  parameters(): Parameter[] {
+    return [...this.namedParameters().values()];
+  }
+
+  /** Number of trainable and frozen scalars. */
+  parameterCount(): number {
+    return this.parameters().reduce((sum, parameter) => sum + parameter.size, 0);
+  }
+
+  /**
+   * How the parameters share flat buffers: one group for each child, one for the module's own. A model overrides this to
+   * make a group the size of a good communication bucket.
+   */
+  parameterGroups(): ParameterGroupSpec[] {
+    const groups: ParameterGroupSpec[] = [];
+    const seen = new Set<Parameter>();
+    const add = (name: string, parameters: Iterable<[string, Parameter]>): void => {
+      const fresh = new Map([...parameters].filter(([, parameter]) => !seen.has(parameter)));
+      for (const parameter of fresh.values()) seen.add(parameter);
+      if (fresh.size > 0) groups.push({ name, parameters: fresh });
+    };
+    const own = Object.entries(this).filter(([, value]) => value instanceof Parameter);
+    add("own", own as [string, Parameter][]);
+    for (const [name, child] of this.namedChildren()) add(name, child.namedParameters(`${name}.`));
+    return groups;
+  }
+
+  /** Excludes parameters from training: those whose name starts with `prefix`, all by default. */
+  freeze(prefix = ""): this {
+    return this.#setTrainable(prefix, false);
+  }
+
+  unfreeze(prefix = ""): this {
+    return this.#setTrainable(prefix, true);
+  }
+
+  #setTrainable(prefix: string, trainable: boolean): this {
+    const named = [...this.namedParameters()].filter(([name]) => name.startsWith(prefix));
+    if (named.length === 0) {
+      const names = [...this.namedParameters().keys()].slice(0, 5).join(", ");
+      throw new ArgumentError(
+        `[freeze] no parameter starts with ${JSON.stringify(prefix)}; names look like ${names}`,
+      );
+    }
+    for (const [, parameter] of named) parameter.trainable = trainable;
+    return this;
+  }
+
+  train(training = true): this {
+    this.training = training;
+    for (const child of this.namedChildren().values()) child.train(training);
+    return this;
+  }
+
+  eval(): this {
+    return this.train(false);
+  }
+}

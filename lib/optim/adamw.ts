@@ -1,0 +1,199 @@
+import { ArgumentError } from "../errors.js";
+import { native } from "../native.js";
+import type { ParameterGroup, ParameterStore } from "../nn/store.js";
+import { outsideScopes } from "../scope.js";
+import { empty, type Tensor, zeros } from "../tensor.js";
+import { decisionSize, finiteGuard, type GuardOptions, guardStateSize } from "./guard.js";
+
+export interface AdamWOptions {
+  /** Decay of the first moment (0.9). */
+  beta1?: number;
+  /** Decay of the second moment (0.95). */
+  beta2?: number;
+  /** Added to the root of the second moment (1e-8). */
+  eps?: number;
+  /** Decoupled weight decay (0.1). */
+  weightDecay?: number;
+  /** `all` decays every parameter as TinyLlama does, `matrices` leaves out those with one axis ("all"). */
+  decay?: "all" | "matrices";
+  /** When steps are skipped; by default only what is not finite. */
+  guard?: GuardOptions;
+}
+
+/** A contiguous part of a group that one launch updates. */
+interface Run {
+  offset: number;
+  size: number;
+  weightDecay: number;
+}
+
+/** First and second moment of a group. */
+interface Moments {
+  readonly m: Tensor;
+  readonly v: Tensor;
+}
+
+/** What a step leaves behind; the tensors belong to the current scope. */
+export interface StepResult {
+  /** Global norm of the gradients before clipping, f32 (1). */
+  gradNorm: Tensor;
+  /** The guard's decision, f32 (8); see `readDecision`. */
+  decision: Tensor;
+}
+
+/**
+ * AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction over a store's flat groups, with clipping by
+ * the global gradient norm and the step guard. Nothing waits for the device: norm, clip factor and the decision to skip
+ * stay there. A skipped step changes no byte of weights and moments.
+ */
+export class AdamW {
+  readonly store: ParameterStore;
+  readonly options: Readonly<Required<AdamWOptions>>;
+  /** The guard's counters and windows, f32; part of a checkpoint. */
+  readonly guardState: Tensor;
+  readonly #moments: ReadonlyMap<ParameterGroup, Moments>;
+
+  constructor(store: ParameterStore, options: AdamWOptions = {}) {
+    const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, decay = "all" } = options;
+    const guard = options.guard ?? finiteGuard;
+    const inRange = (name: string, value: number, low: number, high: number): void => {
+      if (!(value >= low && value < high)) {
+        throw new ArgumentError(
+          `[AdamW] expected ${name} from ${low} to below ${high}, got ${value}`,
+        );
+      }
+    };
+    inRange("beta1", beta1, 0, 1);
+    inRange("beta2", beta2, 0, 1);
+    inRange("eps", eps, 0, 1);
+    inRange("weightDecay", weightDecay, 0, 1e6);
+    inRange("guard.window", guard.window, 2, 65_537);
+    if (decay !== "all" && decay !== "matrices") {
+      throw new ArgumentError(`[AdamW] expected decay "all" or "matrices", got ${String(decay)}`);
+    }
+    this.store = store;
+    this.options = { beta1, beta2, eps, weightDecay, decay, guard };
+    const { device } = store;
+    this.guardState = outsideScopes(() => zeros([guardStateSize(guard.window)], { device }));
+    this.#moments = outsideScopes(
+      () =>
+        new Map(
+          store.groups.map((group) => {
+            void group.gradients; // binds the parameters' gradients to the flat buffer before the first backward
+            return [
+              group,
+              { m: zeros([group.size], { device }), v: zeros([group.size], { device }) },
+            ];
+          }),
+        ),
+    );
+  }
+
+  /**
+   * One update from the accumulated gradients, which are forgotten afterwards.
+   * @param options.clip largest global gradient norm; 0 or left out: no clipping
+   * @param options.loss an f32 scalar, for the guard; left out: the guard watches the gradients alone
+   */
+  step(options: { lr: number; clip?: number; loss?: Tensor }): StepResult {
+    const { lr, clip = 0, loss } = options;
+    if (!Number.isFinite(lr) || lr < 0) {
+      throw new ArgumentError(`[AdamW.step] expected a number from 0 for lr, got ${lr}`);
+    }
+    if (!Number.isFinite(clip) || clip < 0) {
+      throw new ArgumentError(`[AdamW.step] expected a number from 0 for clip, got ${clip}`);
+    }
+    const { beta1, beta2, eps, guard } = this.options;
+    const { groups, device } = this.store;
+    const squares = empty([groups.length], { device }, "AdamW.step");
+    groups.forEach((group, index) => {
+      group.completeGradients();
+      const slot = squares.view([1], index);
+      native.sumOfSquares(group.gradients.native, slot.native);
+      slot.dispose();
+    });
+    const decision = empty([decisionSize], { device }, "AdamW.step");
+    const watched = loss ?? zeros([], { device });
+    native.stepGuard(
+      watched.native,
+      squares.native,
+      this.guardState.native,
+      decision.native,
+      clip,
+      beta1,
+      beta2,
+      loss ? guard.zLoss : 0,
+      guard.zGradNorm,
+      guard.minimumHistory,
+    );
+    if (watched !== loss) watched.dispose();
+    squares.dispose();
+    for (const group of groups) {
+      const { m, v } = this.#moments.get(group) as Moments;
+      for (const { offset, size, weightDecay } of this.#runs(group)) {
+        const part = (buffer: Tensor): Tensor => buffer.view([size], offset);
+        const views = [group.weights, group.gradients, m, v].map(part) as [
+          Tensor,
+          Tensor,
+          Tensor,
+          Tensor,
+        ];
+        const master = group.master ? part(group.master) : null;
+        const [weights, gradients, first, second] = views;
+        native.adamw(
+          weights.native,
+          master?.native ?? null,
+          gradients.native,
+          first.native,
+          second.native,
+          decision.native,
+          lr,
+          beta1,
+          beta2,
+          eps,
+          weightDecay,
+        );
+        for (const view of views) view.dispose();
+        master?.dispose();
+      }
+    }
+    this.store.zeroGrad();
+    return { gradNorm: decision.view([1], 4), decision };
+  }
+
+  /** A parameter's moments as views, in the order of the store's entries; the caller disposes them. */
+  *moments(): Generator<{ name: string; m: Tensor; v: Tensor }> {
+    for (const group of this.store.groups) {
+      const { m, v } = this.#moments.get(group) as Moments;
+      for (const { name, parameter, offset } of group.entries) {
+        yield { name, m: m.view(parameter.shape, offset), v: v.view(parameter.shape, offset) };
+      }
+    }
+  }
+
+  dispose(): void {
+    this.guardState.dispose();
+    for (const { m, v } of this.#moments.values()) {
+      m.dispose();
+      v.dispose();
+    }
+  }
+
+  /** The parts of a group that are updated alike: frozen parameters are left out, decay may differ by rank. */
+  #runs(group: ParameterGroup): Run[] {
+    const runs: Run[] = [];
+    const ends = [...group.entries.slice(1).map((entry) => entry.offset), group.size];
+    group.entries.forEach(({ parameter, offset }, index) => {
+      if (!parameter.trainable) return;
+      const size = (ends[index] as number) - offset;
+      const decays = this.options.decay === "all" || parameter.shape.length > 1;
+      const weightDecay = decays ? this.options.weightDecay : 0;
+      const last = runs.at(-1);
+      if (last && last.weightDecay === weightDecay && last.offset + last.size === offset) {
+        last.size += size;
+      } else {
+        runs.push({ offset, size, weightDecay });
+      }
+    });
+    return runs;
+  }
+}

@@ -1,0 +1,37 @@
+import { ArgumentError } from "../errors.js";
+
+export interface CosineSchedule {
+  peakLr: number;
+  /** Learning rate at the end of the decay and after it. */
+  minLr: number;
+  /** Steps of linear warm-up from 0. */
+  warmupSteps: number;
+  /** Step at which the cosine reaches `minLr`. */
+  decaySteps: number;
+}
+
+/**
+ * Linear warm-up, then half a cosine from `peakLr` to `minLr`, as TinyLlama: step 0 has rate 0.
+ * @returns the learning rate of a step, counted from 0
+ */
+export function cosineSchedule(options: CosineSchedule): (step: number) => number {
+  const { peakLr, minLr, warmupSteps, decaySteps } = options;
+  for (const [name, value] of Object.entries(options)) {
+    if (!Number.isFinite(value) || value < 0) {
+      throw new ArgumentError(
+        `[cosineSchedule] expected a number from 0 for ${name}, got ${value}`,
+      );
+    }
+  }
+  if (warmupSteps > decaySteps) {
+    throw new ArgumentError(
+      `[cosineSchedule] warmupSteps ${warmupSteps} must not be above decaySteps ${decaySteps}`,
+    );
+  }
+  return (step) => {
+    if (step < warmupSteps) return (peakLr * step) / warmupSteps;
+    if (step >= decaySteps) return minLr;
+    const progress = (step - warmupSteps) / (decaySteps - warmupSteps);
+    return minLr + 0.5 * (1 + Math.cos(Math.PI * progress)) * (peakLr - minLr);
+  };
+}

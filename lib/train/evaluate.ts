@@ -1,0 +1,73 @@
+import { noGrad } from "../autograd.js";
+import type { Mixture } from "../data/mixture.js";
+import type { Tokenizer } from "../data/tokenizer.js";
+import { splitWindows } from "../data/windows.js";
+import { generate } from "../model/generate.js";
+import type { Llama } from "../model/llama.js";
+import { scope } from "../scope.js";
+import { tensor } from "../tensor.js";
+import type { RunConfig } from "./config.js";
+import type { Sample, Validation } from "./metrics.js";
+
+/**
+ * Mean loss on held-out documents. The windows are always the same ones, the first of the mixture, so that the figures of
+ * a run can be compared.
+ * @param batches micro-batches of `microBatch` windows; at most as many windows as there are
+ */
+export async function validationLoss(
+  model: Llama,
+  mixture: Mixture,
+  options: { batches: number; microBatch: number },
+): Promise<Validation> {
+  const { batches, microBatch } = options;
+  const { sequenceLength } = mixture;
+  const total = Math.min(batches * microBatch, mixture.windows);
+  let sum = 0;
+  for (let position = 0; position < total; position += microBatch) {
+    const count = Math.min(microBatch, total - position);
+    const windows = await mixture.read(position, count);
+    const { inputs, targets } = splitWindows(windows, count, sequenceLength);
+    const shape = [count, sequenceLength];
+    const loss = await scope(() =>
+      noGrad(() =>
+        model
+          .loss(
+            tensor(inputs, { shape, dtype: "i32", device: model.device }),
+            tensor(targets, { shape, dtype: "i32", device: model.device }),
+          )
+          .item(),
+      ),
+    );
+    sum += loss * count;
+  }
+  const loss = sum / total;
+  const { bytesPerToken } = mixture;
+  return { loss, bitsPerByte: bytesPerToken > 0 ? loss / Math.LN2 / bytesPerToken : null };
+}
+
+/** A continuation of each prompt; the same step and seed give the same text. */
+export async function writeSamples(
+  model: Llama,
+  tokenizer: Tokenizer,
+  config: RunConfig,
+  step: number,
+): Promise<Sample[]> {
+  const { prompts, maxTokens, temperature, topK, topP } = config.sample;
+  const samples: Sample[] = [];
+  for (const [index, prompt] of prompts.entries()) {
+    let text = "";
+    // A sequence of random numbers for each step and prompt.
+    const seed = (config.seed + step * 1009 + index) % Number.MAX_SAFE_INTEGER;
+    for await (const piece of generate(model, tokenizer, prompt, {
+      maxTokens,
+      temperature,
+      topK,
+      topP,
+      seed,
+    })) {
+      text += piece;
+    }
+    samples.push({ prompt, text });
+  }
+  return samples;
+}

@@ -1,0 +1,48 @@
+import { DivergedError } from "../errors.js";
+
+export interface SkipLimits {
+  /** More skips than this in a row end the run. */
+  maxConsecutiveSkips: number;
+  /** More skips than this among the last `window` steps end it. */
+  maxSkipsPerWindow: number;
+  window: number;
+}
+
+/** Follows the guard's decisions and says when there were too many skips for the run to go on by itself (FAULTS N4). */
+export class SkipHistory {
+  readonly #limits: SkipLimits;
+  /** 1 skipped, 0 applied; oldest first, at most `window`. */
+  readonly recent: (0 | 1)[];
+
+  constructor(limits: SkipLimits, recent: readonly (0 | 1)[] = []) {
+    this.#limits = limits;
+    this.recent = recent.slice(-limits.window);
+  }
+
+  add(skipped: boolean): void {
+    this.recent.push(skipped ? 1 : 0);
+    if (this.recent.length > this.#limits.window) this.recent.shift();
+  }
+
+  /** What to tell the user if the run must end, or null. */
+  verdict(step: number): DivergedError | null {
+    const { maxConsecutiveSkips, maxSkipsPerWindow, window } = this.#limits;
+    const inARow = this.recent.length - (this.recent.lastIndexOf(0) + 1);
+    const inAll = this.recent.reduce((sum: number, skipped) => sum + skipped, 0);
+    const hint =
+      "go back to an earlier checkpoint with a lower learning rate or another seed (the batches in question come in " +
+      "another order), or look at the data of these steps";
+    if (inARow > maxConsecutiveSkips) {
+      return new DivergedError(
+        `step ${step}: ${inARow} steps in a row were skipped (guard.maxConsecutiveSkips is ${maxConsecutiveSkips}): ${hint}`,
+      );
+    }
+    if (inAll > maxSkipsPerWindow) {
+      return new DivergedError(
+        `step ${step}: ${inAll} of the last ${Math.min(window, this.recent.length)} steps were skipped ` +
+          `(guard.maxSkipsPerWindow is ${maxSkipsPerWindow}): ${hint}`,
+      );
+    }
+    return null;
+  }
+}

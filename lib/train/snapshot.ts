@@ -1,0 +1,54 @@
+import { createHash } from "node:crypto";
+import {
+  huggingFaceConfig,
+  optimizerFile,
+  optimizerSources,
+  weightSources,
+} from "../checkpoint/llama.js";
+import type { CheckpointContents } from "../checkpoint/save.js";
+import { weightsFile } from "../checkpoint/weights.js";
+import type { Mixture } from "../data/mixture.js";
+import type { Tokenizer } from "../data/tokenizer.js";
+import type { Llama } from "../model/llama.js";
+import { buildInfo } from "../native.js";
+import type { AdamW } from "../optim/adamw.js";
+import type { RunConfig } from "./config.js";
+import { type TrainerState, trainerState } from "./state.js";
+
+/** What must be the same for a run to go on from a checkpoint: another value would silently be another run. */
+export function runIdentity(config: RunConfig, mixture: Mixture): Record<string, unknown> {
+  const { model, precision, seed, data } = config;
+  return {
+    model: createHash("sha256").update(JSON.stringify(model)).digest("hex"),
+    precision,
+    seed,
+    sequenceLength: data.sequenceLength,
+    data: mixture.fingerprint,
+    tokenizer: mixture.tokenizerSha256,
+  };
+}
+
+/** Everything a checkpoint holds, copied to the host: training may go on while it is written. */
+export async function snapshot(run: {
+  config: RunConfig;
+  model: Llama;
+  optimizer: AdamW;
+  tokenizer: Tokenizer;
+  mixture: Mixture;
+  progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
+}): Promise<CheckpointContents> {
+  const { config, model, optimizer, tokenizer, mixture, progress } = run;
+  const [weights, state] = await Promise.all([weightSources(model), optimizerSources(optimizer)]);
+  return {
+    files: {
+      "config.json": huggingFaceConfig(model, {
+        bosTokenId: tokenizer.bosId,
+        eosTokenId: tokenizer.eosId,
+      }),
+      ...tokenizer.contents(),
+    },
+    tensors: { [weightsFile]: weights, [optimizerFile]: state },
+    trainer: trainerState(progress, config),
+    run: { ...runIdentity(config, mixture), worldSize: 1, build: buildInfo().version },
+  };
+}

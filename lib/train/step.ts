@@ -1,0 +1,67 @@
+import type { Llama } from "../model/llama.js";
+import { native } from "../native.js";
+import type { AdamW } from "../optim/adamw.js";
+import { scope } from "../scope.js";
+import { full, type Tensor, tensor, zeros } from "../tensor.js";
+
+/** Token ids of a micro-batch, (windows, time) each; targets are shifted by one. */
+export interface MicroBatch {
+  inputs: Int32Array;
+  targets: Int32Array;
+  /** Windows. */
+  count: number;
+}
+
+export interface StepOptions {
+  model: Llama;
+  optimizer: AdamW;
+  nextBatch: () => Promise<MicroBatch>;
+  /** Micro-batches whose gradients add up. */
+  accumulation: number;
+  lr: number;
+  clip: number;
+}
+
+/** A step that has been enqueued. */
+export interface RunningStep {
+  lr: number;
+  /** Milliseconds spent waiting for data. */
+  dataWaitMs: number;
+  /** Mean loss and the guard's decision, once the device has got there. */
+  figures: Promise<{ loss: number; decision: ArrayLike<number> }>;
+}
+
+/**
+ * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and AdamW. Waits for data
+ * only; everything made is freed when the step's scope ends, as far as the device has no more use for it.
+ */
+export async function trainStep(options: StepOptions): Promise<RunningStep> {
+  const { model, optimizer, nextBatch, accumulation, lr, clip } = options;
+  let dataWaitMs = 0;
+  const figures = await scope(async () => {
+    const scale = 1 / accumulation;
+    const meanLoss = zeros([], { device: model.device });
+    const share = full([1], scale, { device: model.device });
+    for (let micro = 0; micro < accumulation; micro++) {
+      const asked = performance.now();
+      const { inputs, targets, count } = await nextBatch();
+      dataWaitMs += performance.now() - asked;
+      // A scope for each micro-batch, so that its activations are gone before the next one's are made.
+      scope(() => {
+        const shape = [count, inputs.length / count];
+        const ids = (data: Int32Array): Tensor =>
+          tensor(data, { shape, dtype: "i32", device: model.device });
+        const loss = model.loss(ids(inputs), ids(targets));
+        loss.backward({ scale });
+        native.accumulateScaled(loss.native, share.native, meanLoss.native);
+      });
+    }
+    const { decision } = optimizer.step({ lr, clip, loss: meanLoss });
+    const values = Promise.all([meanLoss.toArray(), decision.toArray()]);
+    return { pending: values };
+  });
+  const read = figures.pending.then(([loss, decision]) => ({ loss: loss[0] as number, decision }));
+  // Waited for later; a failure until then must not count as unhandled.
+  read.catch(() => {});
+  return { lr, dataWaitMs, figures: read };
+}

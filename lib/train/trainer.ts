@@ -1,0 +1,438 @@
+import { join } from "node:path";
+import { listCheckpoints } from "../checkpoint/folder.js";
+import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
+import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
+import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
+import { checkRun } from "../checkpoint/manifest.js";
+import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
+import { readWeights, weightsFile } from "../checkpoint/weights.js";
+import { Loader } from "../data/loader.js";
+import { Mixture } from "../data/mixture.js";
+import { Tokenizer } from "../data/tokenizer.js";
+import { parseDevice } from "../device.js";
+import { CheckpointError, DataError, UsageError } from "../errors.js";
+import { Llama } from "../model/llama.js";
+import { setThreads } from "../native.js";
+import { AdamW } from "../optim/adamw.js";
+import { readDecision } from "../optim/guard.js";
+import { cosineSchedule } from "../optim/schedule.js";
+import { memory } from "../tensor.js";
+import type { RunConfig } from "./config.js";
+import { validationLoss, writeSamples } from "./evaluate.js";
+import {
+  MetricsWriter,
+  runFiles,
+  type Sample,
+  type StepMetrics,
+  type Validation,
+} from "./metrics.js";
+import { SkipHistory } from "./skips.js";
+import { runIdentity, snapshot } from "./snapshot.js";
+import { parseTrainerState } from "./state.js";
+import { type RunningStep, trainStep } from "./step.js";
+
+/** Steps that may be enqueued before the first of them has been waited for: the device never idles, memory stays bounded. */
+const runAhead = 2;
+
+export interface TrainerOptions {
+  /** Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). */
+  resume?: "auto" | "none" | (string & {});
+  /** Things worth telling the user that are not errors. */
+  onNotice?: (message: string) => void;
+}
+
+/** How a run ended. */
+export interface TrainerResult {
+  step: number;
+  tokens: number;
+  /** Whether all steps are done; false after `stop()`. */
+  finished: boolean;
+  /** The last measured. */
+  validation: Validation | null;
+  samples: Sample[];
+  /** Folder of the last checkpoint. */
+  checkpoint: string | null;
+  seconds: number;
+}
+
+/**
+ * Trains a Llama as a configuration says: data, model, optimizer, checkpoints, metrics. Nothing in it is private magic:
+ * `trainStep` is the step, and examples/custom-loop.ts writes the same loop by hand.
+ *
+ *     const trainer = await Trainer.create(config);
+ *     for await (const step of trainer.run()) console.log(step.step, step.loss);
+ */
+export class Trainer {
+  readonly config: RunConfig;
+  readonly model: Llama;
+  readonly optimizer: AdamW;
+  readonly tokenizer: Tokenizer;
+  /** Step that the run went on from; 0 for a new one. */
+  readonly startStep: number;
+  readonly #mixture: Mixture;
+  readonly #heldOut: Mixture | null;
+  readonly #lock: RunLock;
+  readonly #writer: CheckpointWriter;
+  readonly #metrics: MetricsWriter;
+  readonly #skips: SkipHistory;
+  readonly #schedule: (step: number) => number;
+  #loader: Loader;
+  #step: number;
+  #tokens: number;
+  #position: number;
+  #savedStep = -1;
+  #stopping = false;
+  #running = false;
+  #validation: Validation | null = null;
+  #samples: Sample[] = [];
+  #checkpoint: string | null = null;
+  #started = 0;
+  #lastEnd = 0;
+
+  private constructor(parts: TrainerParts) {
+    const { config, progress } = parts;
+    this.config = config;
+    this.model = parts.model;
+    this.optimizer = parts.optimizer;
+    this.tokenizer = parts.tokenizer;
+    this.startStep = progress.step;
+    this.#mixture = parts.mixture;
+    this.#heldOut = parts.heldOut;
+    this.#lock = parts.lock;
+    this.#metrics = parts.metrics;
+    this.#step = progress.step;
+    this.#tokens = progress.tokens;
+    this.#position = progress.position;
+    this.#skips = new SkipHistory(config.guard, progress.skips);
+    this.#schedule = cosineSchedule(config.optimizer);
+    this.#checkpoint = parts.checkpoint;
+    if (parts.checkpoint) this.#savedStep = progress.step;
+    const { keepLast, keepEvery } = config.checkpoint;
+    const onNotice = parts.onNotice;
+    this.#writer = new CheckpointWriter(config.out, {
+      retention: { keepLast, ...(keepEvery && { keepEvery }) },
+      onSaved: (saved: SavedCheckpoint) => {
+        this.#checkpoint = saved.path;
+      },
+      onFailed: (error, step) =>
+        onNotice(`the checkpoint of step ${step} failed: ${error.message}; training goes on`),
+      onWarning: onNotice,
+    });
+    this.#loader = this.#openLoader();
+  }
+
+  /**
+   * Opens data and output folder, builds or loads the model, and is ready to run.
+   * @throws the typed error of whatever does not fit, before anything is trained or written
+   */
+  static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
+    const { resume = "auto", onNotice = () => {} } = options;
+    if (config.threads !== undefined) setThreads(config.threads);
+    parseDevice(config.device);
+    const { sequenceLength } = config.data;
+    const mixture = await Mixture.open(config.data.train, {
+      sequenceLength,
+      seed: config.seed,
+      split: "train",
+    });
+    const heldOut = await openHeldOut(config, onNotice);
+    const tokenizer = await Tokenizer.load(Object.keys(config.data.train)[0] as string);
+    tokenizer.assertFits({ vocabSize: config.model.vocabSize });
+    await prepareOutputFolder(config.out, { parents: true });
+    const lock = acquireRunLock(config.out);
+    try {
+      const checkpoint = await findCheckpoint(config.out, resume, onNotice);
+      if (checkpoint) checkRun(checkpoint.path, checkpoint.manifest, runIdentity(config, mixture));
+      const { model, optimizer } = await build(config, checkpoint);
+      const progress = checkpoint
+        ? parseTrainerState(checkpoint.trainer, checkpoint.path)
+        : { step: 0, tokens: 0, position: 0, skips: [] };
+      const metrics = await MetricsWriter.open(
+        join(config.out, runFiles.metrics),
+        progress.step,
+        onNotice,
+      );
+      return new Trainer({
+        config,
+        model,
+        optimizer,
+        tokenizer,
+        mixture,
+        heldOut,
+        lock,
+        metrics,
+        progress,
+        checkpoint: checkpoint?.path ?? null,
+        onNotice,
+      });
+    } catch (error) {
+      lock.release();
+      await mixture.close();
+      await heldOut?.close();
+      throw error;
+    }
+  }
+
+  /** Finishes the running step, saves, and ends `run()`. */
+  stop(): void {
+    this.#stopping = true;
+  }
+
+  /** Where the run stands; complete when `run()` has ended. */
+  get result(): TrainerResult {
+    return {
+      step: this.#step,
+      tokens: this.#tokens,
+      finished: this.#step >= this.config.steps,
+      validation: this.#validation,
+      samples: this.#samples,
+      checkpoint: this.#checkpoint,
+      seconds: this.#started ? (performance.now() - this.#started) / 1000 : 0,
+    };
+  }
+
+  /**
+   * Trains to the end, or until `stop()`; yields each step once its figures are known, which is up to two steps after it
+   * was enqueued.
+   * @throws DivergedError after too many skipped steps (the state is saved first); CheckpointError when saves keep failing
+   */
+  async *run(): AsyncGenerator<StepMetrics, void, void> {
+    if (this.#running)
+      throw new UsageError("[Trainer.run] a trainer runs once: create another to go on");
+    this.#running = true;
+    this.#started = this.#lastEnd = performance.now();
+    const inFlight: RunningStep[] = [];
+    try {
+      let enqueued = this.#step;
+      while (enqueued < this.config.steps && !this.#stopping) {
+        inFlight.push(await this.#enqueue(enqueued++));
+        const pause = this.#pausesAfter(enqueued);
+        while (inFlight.length > (pause ? 0 : runAhead - 1)) {
+          yield await this.#complete(
+            inFlight.shift() as RunningStep,
+            pause && inFlight.length === 0,
+          );
+        }
+        // Signals and timers get their turn even when every promise is ready at once.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      for (let step = inFlight.shift(); step; step = inFlight.shift())
+        yield await this.#complete(step, false);
+      await this.#save();
+      await this.#writer.finish();
+    } finally {
+      await this.#close();
+    }
+  }
+
+  /** Whether the run must come to rest after this many steps: to measure, write samples or save. */
+  #pausesAfter(steps: number): boolean {
+    const { evaluate, sample, checkpoint } = this.config;
+    return (
+      steps === this.config.steps ||
+      [evaluate.every, sample.every, checkpoint.every].some((every) => due(steps, every))
+    );
+  }
+
+  async #enqueue(step: number): Promise<RunningStep> {
+    const { batch, optimizer } = this.config;
+    const running = await trainStep({
+      model: this.model,
+      optimizer: this.optimizer,
+      nextBatch: () => this.#loader.next(),
+      accumulation: batch.accumulation,
+      lr: this.#schedule(step),
+      clip: optimizer.clip,
+    });
+    return running;
+  }
+
+  async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
+    const { loss, decision: values } = await running.figures;
+    const decision = readDecision(values);
+    const { batch, data, steps } = this.config;
+    const windows = batch.microBatch * batch.accumulation;
+    const tokens = windows * data.sequenceLength;
+    this.#step++;
+    this.#tokens += tokens;
+    this.#position += windows;
+    this.#skips.add(!decision.applied);
+    const end = performance.now();
+    const stepMs = end - this.#lastEnd;
+    const metrics: StepMetrics = {
+      step: this.#step,
+      tokens: this.#tokens,
+      loss,
+      lr: running.lr,
+      gradNorm: decision.gradNorm,
+      tokensPerSecond: tokens / (stepMs / 1000),
+      stepMs,
+      dataWaitMs: running.dataWaitMs,
+      deviceBytes: memory(this.model.device).bytes,
+      rssBytes: process.memoryUsage.rss(),
+      ...(decision.reason && { skipped: decision.reason }),
+      time: new Date().toISOString(),
+    };
+    if (atRest) {
+      const { evaluate, sample, checkpoint } = this.config;
+      const last = this.#step === steps;
+      if (this.#heldOut && (last || due(this.#step, evaluate.every))) {
+        metrics.validation = this.#validation = await this.#evaluate(this.#heldOut);
+      }
+      if (sample.prompts.length > 0 && (last || due(this.#step, sample.every))) {
+        metrics.samples = this.#samples = await writeSamples(
+          this.model,
+          this.tokenizer,
+          this.config,
+          this.#step,
+        );
+      }
+      if (due(this.#step, checkpoint.every)) await this.#save();
+    }
+    this.#metrics.write(metrics);
+    this.#lastEnd = performance.now();
+    const diverged = this.#skips.verdict(this.#step);
+    if (diverged) {
+      await this.#save();
+      await this.#writer.finish();
+      throw diverged;
+    }
+    return metrics;
+  }
+
+  #evaluate(heldOut: Mixture): Promise<Validation> {
+    const { evaluate, batch } = this.config;
+    return validationLoss(this.model, heldOut, {
+      batches: evaluate.batches,
+      microBatch: batch.microBatch,
+    });
+  }
+
+  /** Copies the state to the host and saves it in the background; waits only for a save that is still running. */
+  async #save(): Promise<void> {
+    if (this.#savedStep === this.#step) return;
+    await this.#writer.ready();
+    const progress = {
+      step: this.#step,
+      tokens: this.#tokens,
+      position: this.#position,
+      skips: [...this.#skips.recent],
+    };
+    const contents = await snapshot({
+      config: this.config,
+      model: this.model,
+      optimizer: this.optimizer,
+      tokenizer: this.tokenizer,
+      mixture: this.#mixture,
+      progress,
+    });
+    this.#writer.start(this.#step, contents);
+    this.#savedStep = this.#step;
+  }
+
+  #openLoader(): Loader {
+    const { batch, data } = this.config;
+    return new Loader(this.#mixture, {
+      batchSize: batch.microBatch,
+      startPosition: this.#position,
+      prefetch: data.prefetch,
+    });
+  }
+
+  async #close(): Promise<void> {
+    await this.#loader.close();
+    await this.#mixture.close();
+    await this.#heldOut?.close();
+    await this.#metrics.close();
+    this.#lock.release();
+  }
+}
+
+interface TrainerParts {
+  config: RunConfig;
+  model: Llama;
+  optimizer: AdamW;
+  tokenizer: Tokenizer;
+  mixture: Mixture;
+  heldOut: Mixture | null;
+  lock: RunLock;
+  metrics: MetricsWriter;
+  progress: { step: number; tokens: number; position: number; skips: readonly (0 | 1)[] };
+  checkpoint: string | null;
+  onNotice: (message: string) => void;
+}
+
+function due(step: number, every: number): boolean {
+  return every > 0 && step % every === 0;
+}
+
+/** The held-out documents, or null if the data has none. */
+async function openHeldOut(
+  config: RunConfig,
+  onNotice: (message: string) => void,
+): Promise<Mixture | null> {
+  try {
+    return await Mixture.open(config.data.train, {
+      sequenceLength: config.data.sequenceLength,
+      seed: config.seed,
+      split: "validation",
+    });
+  } catch (error) {
+    if (!(error instanceof DataError)) throw error;
+    onNotice(`no validation loss: ${error.message}`);
+    return null;
+  }
+}
+
+async function findCheckpoint(
+  folder: string,
+  resume: string,
+  onNotice: (message: string) => void,
+): Promise<Checkpoint | null> {
+  if (resume === "auto") return await openNewest(folder, { onWarning: onNotice });
+  if (resume !== "none") return await openCheckpoint(resume);
+  const present = await listCheckpoints(folder);
+  if (present.length > 0) {
+    throw new UsageError(
+      `${folder} holds ${present.length} checkpoints of an earlier run, which a new run would mix with its own: ` +
+        "resume it (--resume auto), choose another `out`, or remove them",
+    );
+  }
+  return null;
+}
+
+/** Model and optimizer: from a checkpoint, from the weights of `init.from`, or from the seed. */
+async function build(
+  config: RunConfig,
+  checkpoint: Checkpoint | null,
+): Promise<{ model: Llama; optimizer: AdamW }> {
+  const { optimizer: options, guard } = config;
+  const model = await Llama.create(config.model, {
+    device: parseDevice(config.device),
+    dtype: config.precision === "bf16" ? "bf16" : "f32",
+    seed: config.seed,
+  });
+  model.recompute = config.recompute;
+  const optimizer = new AdamW(model.store, { ...pick(options), guard });
+  if (checkpoint) {
+    const stored = (name: string) => {
+      const tensors = checkpoint.tensors.get(name);
+      if (!tensors)
+        throw new CheckpointError(`${checkpoint.path} has no ${name}: it cannot be resumed`);
+      return tensors;
+    };
+    await loadWeights(model, stored(weightsFile), checkpoint.path);
+    await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
+  } else if (config.init.from !== undefined) {
+    await loadWeights(
+      model,
+      await readWeights(config.init.from, { followLinks: true }),
+      config.init.from,
+    );
+  }
+  return { model, optimizer };
+}
+
+function pick({ beta1, beta2, eps, weightDecay, decay }: RunConfig["optimizer"]) {
+  return { beta1, beta2, eps, weightDecay, decay };
+}

@@ -1,0 +1,82 @@
+// Makes a fresh clone ready: system packages, npm packages, the native addon, the compiled TypeScript.
+//
+//   node scripts/setup.mjs            for the quickstart and the command line
+//   node scripts/setup.mjs --tests    also what only the tests need (a browser)
+//
+// What is there is left alone, so a second run takes a few seconds. Missing Debian packages are installed when that is
+// possible without asking (root, or sudo without a password); otherwise the exact command is printed and the script ends.
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const forTests = process.argv.includes("--tests");
+
+function works(command, ...args) {
+  return spawnSync(command, args, { stdio: "ignore" }).status === 0;
+}
+
+function run(what, command, ...args) {
+  const started = performance.now();
+  const { status, error, stdout, stderr } = spawnSync(command, args, { cwd: root, encoding: "utf8" });
+  if (status !== 0) {
+    process.stderr.write(`${stdout ?? ""}${stderr ?? ""}`);
+    console.error(`setup: ${what} failed${error ? `: ${error.message}` : ""}: ${[command, ...args].join(" ")}`);
+    process.exit(1);
+  }
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  console.log(`setup: ${what} (${seconds} s)`);
+}
+
+/** Debian packages and how to see that each is not needed any more. */
+const packages = [
+  { name: "g++", present: () => works("g++", "--version") },
+  { name: "make", present: () => works("make", "--version") || works("ninja", "--version") },
+  { name: "cmake", present: () => works("cmake", "--version") },
+  { name: "libdnnl-dev", present: () => compiles("#include <dnnl.hpp>\n") },
+  ...(forTests
+    ? [{ name: "chromium", present: () => existsSync("/usr/bin/chromium") || works("chromium", "--version") }]
+    : []),
+];
+
+function compiles(source) {
+  const { status } = spawnSync("g++", ["-std=c++20", "-fsyntax-only", "-x", "c++", "-"], {
+    input: source,
+    stdio: ["pipe", "ignore", "ignore"],
+  });
+  return status === 0;
+}
+
+function installPackages() {
+  const missing = packages.filter(({ present }) => !present()).map(({ name }) => name);
+  if (missing.length === 0) return;
+  const command = `apt-get install -y ${missing.join(" ")}`;
+  const asRoot = process.getuid?.() === 0;
+  if (!works("apt-get", "--version")) {
+    console.error(
+      `setup: missing: ${missing.join(", ")} (names of Debian's packages). Install them with this system's package manager, then run this again.`,
+    );
+    process.exit(1);
+  }
+  if (!asRoot && !works("sudo", "-n", "true")) {
+    console.error(`setup: missing: ${missing.join(", ")}. Run this, then start again:\n  sudo ${command}`);
+    process.exit(1);
+  }
+  const prefix = asRoot ? [] : ["sudo", "-n"];
+  const apt = (...args) => [...prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", ...args];
+  run("read the list of packages", ...apt("update"));
+  run(`installed ${missing.join(", ")}`, ...apt("install", "-y", "--no-install-recommends", ...missing));
+}
+
+installPackages();
+const tool = (name) => `${root}/node_modules/.bin/${name}`;
+if (!existsSync(tool("tsc"))) {
+  console.error("setup: the npm packages are missing. Run: npm install");
+  process.exit(1);
+}
+// cmake-js configures once and builds what changed; the number of jobs is bounded by memory, one compiler needs up to 1 GB.
+process.env.CMAKE_BUILD_PARALLEL_LEVEL ??= String(Math.max(1, (await import("node:os")).availableParallelism()));
+run("native addon is up to date", tool("cmake-js"), "build");
+run("types of the native functions", process.execPath, "scripts/generate-ops.mjs");
+run("TypeScript is up to date", tool("tsc"), "-p", "tsconfig.build.json");

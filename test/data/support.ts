@@ -3,6 +3,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import ts from "typescript";
 import { onTestFinished } from "vitest";
 
 export const fixtures = join(dirname(fileURLToPath(import.meta.url)), "fixtures");
@@ -56,4 +57,24 @@ export function documents(count: number, words = 40): Record<string, string> {
       `Address ${index}. ${Array.from({ length: words }, next).join(" ")}.`,
     ]),
   );
+}
+
+/**
+ * The data part of the library as JavaScript, for child processes of tests. Inside the repository, so that it finds
+ * its packages.
+ */
+export async function compileLibrary(): Promise<string> {
+  const root = join(fixtures, "../../..");
+  const out = join(root, "build", `test-data-${process.pid}`);
+  onTestFinished(() => rm(out, { recursive: true, force: true }));
+  const sources = (await readdir(join(root, "lib/data"), { recursive: true }))
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => join("data", name));
+  for (const source of [...sources, "errors.ts", "device.ts"]) {
+    const { outputText } = ts.transpileModule(await readFile(join(root, "lib", source), "utf8"), {
+      compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+    });
+    await writeFiles(out, { [source.replace(/\.ts$/, ".js")]: outputText });
+  }
+  return out;
 }

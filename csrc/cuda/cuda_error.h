@@ -1,0 +1,22 @@
+// From CUDA's return codes to our errors.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "runtime/error.h"
+
+namespace llamaforge::cuda {
+
+// After one of these the context is gone: every later call in this process fails the same way.
+bool is_sticky(cudaError_t error);
+
+// The Error for a failed call: ERR_DEVICE_LOST if sticky, ERR_OUT_OF_MEMORY, else ERR_NATIVE. Clears CUDA's own memory of it.
+Error error_of(cudaError_t error, const char* call);
+
+inline void check(cudaError_t error, const char* call) {
+  if (error != cudaSuccess) throw error_of(error, call);
+}
+
+}  // namespace llamaforge::cuda
+
+#define LF_CUDA_CHECK(call) ::llamaforge::cuda::check((call), #call)

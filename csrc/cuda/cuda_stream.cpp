@@ -1,0 +1,300 @@
+#include "cuda/cuda_stream.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "cuda/gemm_context.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+constexpr size_t kGranularity = 512;          // of the device's allocator
+constexpr size_t kChunk = size_t{32} << 20;   // of a long copy
+constexpr size_t kMostPinned = size_t{256} << 20;
+constexpr int kOldestCapability = 80;
+
+size_t rounded(size_t bytes) { return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity); }
+
+bool is_on(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value && std::strcmp(value, "1") == 0;
+}
+
+// A double that is a whole number is written as one.
+std::string text_of(double value) {
+  if (std::floor(value) == value && std::abs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
+  return format("{}", value);
+}
+
+}  // namespace
+
+class CudaStream::Current {
+ public:
+  explicit Current(int index) {
+    LF_CUDA_CHECK(cudaGetDevice(&before_));
+    changed_ = before_ != index;
+    if (changed_) LF_CUDA_CHECK(cudaSetDevice(index));
+  }
+  ~Current() {
+    if (changed_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+CudaStream::CudaStream(int index) : index_(index) {
+  int count = 0;
+  LF_CUDA_CHECK(cudaGetDeviceCount(&count));
+  if (index < 0 || index >= count) {
+    throw Error("ERR_DEVICE", format("cuda:{} does not exist: this process sees {} GPU{}", index, count, count == 1 ? "" : "s"));
+  }
+  int major = 0, minor = 0;
+  LF_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  LF_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
+  compute_capability_ = 10 * major + minor;
+  if (compute_capability_ < kOldestCapability) {
+    throw Error("ERR_DEVICE", format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
+  }
+  LF_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
+  synchronous_ = is_on("LLAMAFORGE_CUDA_SYNC");
+  poisoned_ = is_on("LLAMAFORGE_POISON");
+
+  LF_CUDA_CHECK(cudaSetDevice(index));
+  LF_CUDA_CHECK(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking));
+  LF_CUDA_CHECK(cudaStreamCreateWithFlags(&communication_, cudaStreamNonBlocking));
+  cudaMemPoolProps properties = {};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location = {.type = cudaMemLocationTypeDevice, .id = index};
+  LF_CUDA_CHECK(cudaMemPoolCreate(&pool_, &properties));
+  uint64_t keep_all = UINT64_MAX;
+  LF_CUDA_CHECK(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all));
+  LF_CUDA_CHECK(cudaMalloc(&fault_record_, sizeof(FaultRecord)));
+  LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
+  completions_ = std::make_unique<CompletionQueue>(index);
+  gemm_ = std::make_unique<GemmContext>(*this);
+}
+
+// Results are not looked at: after the loss of the device, or at the end of the process, these calls fail.
+CudaStream::~CudaStream() {
+  close();
+  cudaSetDevice(index_);
+  gemm_.reset();
+  cudaFree(fault_record_);
+  if (pool_) cudaMemPoolDestroy(pool_);
+  if (compute_) cudaStreamDestroy(compute_);
+  if (communication_) cudaStreamDestroy(communication_);
+}
+
+void CudaStream::close() {
+  completions_.reset();
+  if (compute_ && !lost_) cudaStreamSynchronize(compute_);  // copies into pinned blocks end before those go
+}
+
+// ---- work ---------------------------------------------------------------------------------------------------------
+
+void CudaStream::throw_if_lost(const char* op) const {
+  if (!lost_) return;
+  std::lock_guard lock(lost_mutex_);
+  throw Error("ERR_DEVICE_LOST", format("[{}] cuda:{} was lost: {}", op, index_, lost_message_));
+}
+
+void CudaStream::mark_lost(const std::string& message) noexcept {
+  std::lock_guard lock(lost_mutex_);
+  if (lost_) return;
+  lost_message_ = message;
+  lost_ = true;
+}
+
+void CudaStream::submit(const char* op, std::function<void(Stream&)> work) {
+  throw_if_lost(op);
+  if (!completions_) throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
+  if (failure_) return;
+  op_ = op;
+  try {
+    Current current(index_);
+    work(*this);
+    if (synchronous_) LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
+  } catch (const Error& error) {
+    const std::string message = format("[{}] {}", op, error.what());
+    if (error.code() == "ERR_DEVICE_LOST") mark_lost(message);
+    failure_ = std::make_exception_ptr(Error(error.code(), message));
+  } catch (const std::bad_alloc&) {
+    failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
+  } catch (const std::exception& error) {
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", op, error.what())));
+  }
+}
+
+// What a wait holds until its event: the failure of a submission, and where the device's own record arrives.
+struct CudaStream::Waiting {
+  std::exception_ptr failure;
+  std::function<void(std::exception_ptr)> done;
+  FaultRecord* record;  // pinned
+};
+
+void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
+  throw_if_lost("synchronize");
+  if (!completions_) throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
+  Current current(index_);
+  auto* record = static_cast<FaultRecord*>(pinned_.take(sizeof(FaultRecord)));
+  auto waiting = std::make_shared<Waiting>(Waiting{failure_, std::move(done), record});
+  try {
+    LF_CUDA_CHECK(cudaMemcpyAsync(record, fault_record_, sizeof *record, cudaMemcpyDeviceToHost, compute_));
+    LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof *record, compute_));
+    completions_->when_reached(compute_, [this, waiting](cudaError_t error) {
+      std::exception_ptr failure = waiting->failure;
+      if (error != cudaSuccess) {
+        const Error cause = error_of(error, "a kernel that ran before this wait");
+        if (is_sticky(error)) mark_lost(cause.what());
+        if (!failure || is_sticky(error)) failure = std::make_exception_ptr(cause);
+      } else if (waiting->record->site != 0) {
+        // What a kernel found came before whatever failed to be submitted later.
+        failure = failure_from(*waiting->record);
+      }
+      pinned_.give(waiting->record, sizeof(FaultRecord));
+      waiting->done(failure);
+    });
+  } catch (const Error& error) {
+    pinned_.give(record, sizeof *record);
+    if (error.code() == "ERR_DEVICE_LOST") mark_lost(error.what());
+    throw;
+  }
+  failure_ = nullptr;
+}
+
+FaultSite CudaStream::fault_site(const char* code, const char* pattern) {
+  std::lock_guard lock(sites_mutex_);
+  size_t number = 0;
+  for (; number < sites_.size(); ++number) {
+    const Site& site = sites_[number];
+    if (site.op == op_ && site.code == code && site.pattern == pattern) break;
+  }
+  if (number == sites_.size()) sites_.push_back({op_, code, pattern});
+  return {fault_record_, static_cast<int>(number)};
+}
+
+std::exception_ptr CudaStream::failure_from(const FaultRecord& record) const {
+  std::lock_guard lock(sites_mutex_);
+  const Site& site = sites_.at(static_cast<size_t>(record.site - 1));
+  const auto& value = record.values;
+  const std::string what = format(site.pattern, text_of(value[0]), text_of(value[1]), text_of(value[2]), text_of(value[3]));
+  return std::make_exception_ptr(Error(site.code, format("[{}] {}", site.op, what)));
+}
+
+GemmContext& CudaStream::gemm() { return *gemm_; }
+
+// ---- memory -------------------------------------------------------------------------------------------------------
+
+void* CudaStream::allocate(size_t bytes) {
+  throw_if_lost(op_);
+  const size_t block = rounded(bytes);
+  std::lock_guard lock(memory_mutex_);
+  if (stats_.limit && stats_.used + block > stats_.limit) {
+    throw Error("ERR_OUT_OF_MEMORY", format("needs {} bytes more, but {} of the allowed {} are in use: use a smaller "
+                                            "micro-batch, more recompute, or raise the limit",
+                                            block, stats_.used, stats_.limit));
+  }
+  void* memory = nullptr;
+  cudaError_t error = cudaMallocFromPoolAsync(&memory, block, pool_, compute_);
+  if (error == cudaErrorMemoryAllocation) {
+    // Freed blocks of other sizes may still be held by the pool: let what is running end, give them back, try once more.
+    cudaGetLastError();
+    LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
+    LF_CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
+    error = cudaMallocFromPoolAsync(&memory, block, pool_, compute_);
+  }
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    throw Error("ERR_OUT_OF_MEMORY",
+                format("needs {} bytes more, but cuda:{} has {} of {} free and {} are in use here: use a smaller "
+                       "micro-batch or more recompute",
+                       block, index_, free, total, stats_.used));
+  }
+  LF_CUDA_CHECK(error);
+  stats_.used += block;
+  stats_.peak = std::max(stats_.peak, stats_.used);
+  // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
+  if (poisoned_) LF_CUDA_CHECK(cudaMemsetAsync(memory, 0xff, block, compute_));
+  return memory;
+}
+
+void CudaStream::release(void* memory, size_t bytes) noexcept {
+  if (!memory) return;
+  std::lock_guard lock(memory_mutex_);
+  stats_.used -= rounded(bytes);
+  if (!lost_) cudaFreeAsync(memory, compute_);
+}
+
+// A pinned block on the way, given back when the device is done with it.
+void CudaStream::copy_to_host(void* host, const void* device, size_t bytes) {
+  for (size_t done = 0; done < bytes;) {
+    const size_t part = std::min(kChunk, bytes - done);
+    if (pinned_.taken() > kMostPinned) completions_->drain();
+    void* block = pinned_.take(part);
+    try {
+      LF_CUDA_CHECK(cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost, compute_));
+      completions_->when_reached(compute_, [this, block, part, target = static_cast<char*>(host) + done](cudaError_t error) {
+        if (error == cudaSuccess) std::memcpy(target, block, part);
+        pinned_.give(block, part);
+      });
+    } catch (...) {
+      pinned_.give(block, part);
+      throw;
+    }
+    done += part;
+  }
+}
+
+void CudaStream::copy_from_host(void* device, const void* host, size_t bytes) {
+  for (size_t done = 0; done < bytes;) {
+    const size_t part = std::min(kChunk, bytes - done);
+    if (pinned_.taken() > kMostPinned) completions_->drain();
+    void* block = pinned_.take(part);
+    std::memcpy(block, static_cast<const char*>(host) + done, part);
+    try {
+      LF_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(device) + done, block, part, cudaMemcpyHostToDevice, compute_));
+      completions_->when_reached(compute_, [this, block, part](cudaError_t) { pinned_.give(block, part); });
+    } catch (...) {
+      pinned_.give(block, part);
+      throw;
+    }
+    done += part;
+  }
+}
+
+MemoryStats CudaStream::memory() const {
+  std::lock_guard lock(memory_mutex_);
+  MemoryStats stats = stats_;
+  uint64_t reserved = 0;
+  if (!lost_ && cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved) == cudaSuccess) {
+    stats.cached = reserved > stats.used ? reserved - stats.used : 0;
+  }
+  return stats;
+}
+
+void CudaStream::reset_peak() {
+  std::lock_guard lock(memory_mutex_);
+  stats_.peak = stats_.used;
+}
+
+void CudaStream::set_memory_limit(uint64_t bytes) {
+  std::lock_guard lock(memory_mutex_);
+  stats_.limit = bytes;
+}
+
+void CudaStream::trim() {
+  throw_if_lost("trim");
+  Current current(index_);
+  LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
+  LF_CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
+}
+
+}  // namespace llamaforge::cuda

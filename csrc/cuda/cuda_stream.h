@@ -1,0 +1,96 @@
+// One GPU as a stream. `submit` runs the work at once on the calling (JS) thread, which only enqueues kernels; a host
+// thread of the stream waits for events, so JS never blocks. Memory comes from a pool in the order of the compute stream.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cuda/completion_queue.h"
+#include "cuda/cuda_error.h"
+#include "cuda/fault.h"
+#include "cuda/pinned_pool.h"
+#include "runtime/stream.h"
+
+namespace llamaforge::cuda {
+
+// Matrix products of this stream: cuBLASLt's handle, workspace, chosen algorithms (gemm.cpp).
+class GemmContext;
+
+class CudaStream final : public Stream {
+ public:
+  // Throws ERR_DEVICE if there is no such device or it is too old.
+  explicit CudaStream(int index);
+  ~CudaStream() override;
+
+  // ---- Stream
+  void submit(const char* op, std::function<void(Stream&)> work) override;
+  void wait(std::function<void(std::exception_ptr)> done) override;
+  void* allocate(size_t bytes) override;
+  void release(void* memory, size_t bytes) noexcept override;
+  void copy_to_host(void* host, const void* device, size_t bytes) override;
+  void copy_from_host(void* device, const void* host, size_t bytes) override;
+  MemoryStats memory() const override;
+  void reset_peak() override;
+  void set_memory_limit(uint64_t bytes) override;
+  void trim() override;
+  int threads() const override { return 0; }
+  void close() override;
+
+  // ---- for kernels
+  cudaStream_t compute() const { return compute_; }
+  cudaStream_t communication() const { return communication_; }
+  int index() const { return index_; }
+  int multiprocessors() const { return multiprocessors_; }
+  // 10 * major + minor.
+  int compute_capability() const { return compute_capability_; }
+  // Where kernels report bad data; code and pattern are literals. See fault.h.
+  FaultSite fault_site(const char* code, const char* pattern);
+  GemmContext& gemm();
+
+ private:
+  struct Site {
+    const char *op, *code, *pattern;
+  };
+  struct Waiting;
+
+  // Makes this device the calling thread's current one for the life of the guard.
+  class Current;
+
+  void throw_if_lost(const char* op) const;
+  void mark_lost(const std::string& message) noexcept;
+  // The error that a kernel wrote down, or null.
+  std::exception_ptr failure_from(const FaultRecord& record) const;
+
+  const int index_;
+  int multiprocessors_ = 0, compute_capability_ = 0;
+  bool synchronous_ = false, poisoned_ = false;
+  cudaStream_t compute_ = nullptr, communication_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
+  FaultRecord* fault_record_ = nullptr;
+
+  const char* op_ = "";  // the op being submitted
+  std::exception_ptr failure_;
+  mutable std::mutex sites_mutex_;
+  std::vector<Site> sites_;
+
+  std::atomic<bool> lost_{false};
+  mutable std::mutex lost_mutex_;
+  std::string lost_message_;
+
+  mutable std::mutex memory_mutex_;
+  MemoryStats stats_;
+
+  PinnedPool pinned_;
+  std::unique_ptr<CompletionQueue> completions_;
+  std::unique_ptr<GemmContext> gemm_;
+};
+
+// The stream that an op was submitted to.
+inline CudaStream& on_cuda(Stream& stream) { return static_cast<CudaStream&>(stream); }
+
+}  // namespace llamaforge::cuda

@@ -2,10 +2,13 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { add, div, maximum, minimum, mul, pow, sub } from "../../lib/ops/binary.js";
 import { type BinaryKind, broadcastTo } from "../../lib/ops/broadcast.js";
-import { sum } from "../../lib/ops/reduce.js";
+import { gt } from "../../lib/ops/compare.js";
+import { max, sum } from "../../lib/ops/reduce.js";
+import { concat, stack } from "../../lib/ops/slice.js";
+import { softmax } from "../../lib/ops/softmax.js";
 import { tanh } from "../../lib/ops/unary.js";
 import { scope } from "../../lib/scope.js";
-import { type Tensor, tensor } from "../../lib/tensor.js";
+import { memory, type Tensor, tensor } from "../../lib/tensor.js";
 import { broadcastPair } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {
@@ -250,4 +253,24 @@ describe("broadcastTo", () => {
       await expectClose(y, reference([2, 2], [-(2 ** 31), -(2 ** 31), 5, 5]));
     });
   });
+});
+
+it("frees its temporaries: outside of every scope only the result lives", () => {
+  const before = memory().tensors;
+  const x = tensor([
+    [1, 2, 3],
+    [4, 5, 6],
+  ]);
+  const results = [
+    ...kinds.flatMap((kind) => [cases[kind].op(x, 2), cases[kind].op(2, x)]),
+    gt(x, 2),
+    softmax(x, 0),
+    stack([x, x], 1),
+    concat([x, x], 0),
+    broadcastTo(x, [2, 2, 3]),
+    max(x, 1),
+  ];
+  expect(memory().tensors).toBe(before + 1 + results.length);
+  for (const result of [x, ...results]) result.dispose();
+  expect(memory().tensors).toBe(before);
 });

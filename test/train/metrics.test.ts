@@ -20,7 +20,7 @@ import {
   type StepMetrics,
   writeRunInfo,
 } from "../../lib/train/metrics.js";
-import { bundle } from "../cli/bundle.js";
+import { buildLibrary, importOf } from "../cli/build.js";
 
 let folder: string;
 let file: string;
@@ -146,11 +146,11 @@ describe("a disk that refuses", () => {
   });
 
   it("limited in size (EFBIG): the process lives and its whole lines are readable", async () => {
-    await bundle("lib/train/metrics.ts", join(folder, "metrics.mjs"));
+    buildLibrary();
     const run = join(folder, "run.mjs");
     writeFileSync(
       run,
-      `import { MetricsWriter } from "./metrics.mjs";
+      `import { MetricsWriter } from ${importOf("train/metrics.js")};
        const step = ${JSON.stringify(stepMetrics(1))};
        const writer = await MetricsWriter.open(${JSON.stringify(file)}, 0);
        for (let i = 1; i <= 100; i++) { writer.write({ ...step, step: i }); await writer.flush(); }

@@ -59,7 +59,10 @@ it("compares only TinyLlama's own shape with published hours", () => {
   const quickstart = loadConfig("configs/quickstart.yaml");
   const text = formatPlan(quickstart, planRun(quickstart));
   expect(text).not.toContain("Pythia");
-  expect(text).toContain("per parameter");
+  expect(text).not.toContain("A100");
+  expect(text).toContain("not known: give --tokens-per-second");
+  const measured = formatPlan(quickstart, planRun(quickstart, { tokensPerSecond: 9000 }));
+  expect(measured).toMatch(/as measured +9,000 +3:36/);
 });
 
 it("activations grow with the micro-batch, the logits chunk does not", () => {

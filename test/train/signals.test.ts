@@ -4,12 +4,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { bundle } from "../cli/bundle.js";
+import { buildLibrary, importOf } from "../cli/build.js";
 
 let folder: string;
-beforeAll(async () => {
+beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "signals-"));
-  await bundle("lib/train/signals.ts", join(folder, "signals.mjs"));
+  buildLibrary();
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -18,7 +18,7 @@ async function run(signals: NodeJS.Signals[], body: string) {
   const script = join(folder, "loop.mjs");
   writeFileSync(
     script,
-    `import { catchStopSignals, tolerateClosedOutput } from "./signals.mjs";
+    `import { catchStopSignals, tolerateClosedOutput } from ${importOf("train/signals.js")};
      tolerateClosedOutput();
      const stop = catchStopSignals({ onRequest: (signal) => console.log("asked", signal) });
      ${body}`,
@@ -72,7 +72,7 @@ it("output that nobody reads does not end the process", async () => {
   writeFileSync(
     script,
     `import { writeFileSync } from "node:fs";
-     import { tolerateClosedOutput } from "./signals.mjs";
+     import { tolerateClosedOutput } from ${importOf("train/signals.js")};
      tolerateClosedOutput();
      for (let i = 0; i < 200; i++) {
        console.log("line", i);

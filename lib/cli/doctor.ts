@@ -1,0 +1,61 @@
+import { createRequire } from "node:module";
+import { cpus, freemem, release, totalmem } from "node:os";
+import type { Command } from "commander";
+import { exitCodes } from "../errors.js";
+import { formatBytes } from "../train/plan-text.js";
+import { processorName, processorThreads } from "./machine.js";
+import { packageVersion } from "./version.js";
+
+export function addDoctor(program: Command): void {
+  program
+    .command("doctor")
+    .description("what this machine can do: CPU, memory, the native addon, versions")
+    .action(async () => {
+      const { lines, healthy } = await examine();
+      const width = Math.max(...lines.map(([name]) => name.length));
+      for (const [name, text] of lines) process.stdout.write(`${name.padEnd(width)}  ${text}\n`);
+      if (!healthy) process.exitCode = exitCodes.usage;
+    });
+}
+
+/** One line a finding; healthy if training can run here. */
+async function examine(): Promise<{ lines: [string, string][]; healthy: boolean }> {
+  const lines: [string, string][] = [
+    ["LlamaForge", packageVersion],
+    ["Node.js", `${process.version}, ${process.platform} ${process.arch}${libcVersion()}`],
+    ["system", release()],
+    ["CPU", `${processorName()}, ${cpus().length} logical cores, ${processorThreads()} usable`],
+    ["memory", `${formatBytes(totalmem())}, ${formatBytes(freemem())} free`],
+  ];
+  const addon = await addonLine();
+  lines.push(["native addon", addon.text]);
+  for (const name of ["tokenizers", "uplot"]) lines.push([name, versionOf(name)]);
+  lines.push(["CUDA", "not in this version: training runs on the CPU"]);
+  return { lines, healthy: addon.usable };
+}
+
+/** The addon is loaded here and nowhere earlier, so that doctor can tell about one that does not load. */
+async function addonLine(): Promise<{ text: string; usable: boolean }> {
+  try {
+    const { buildInfo } = await import("../native.js");
+    const { version, compiler, instructionSet, threads } = buildInfo();
+    return {
+      text: `${version}, kernels for ${instructionSet}, ${threads} threads, compiler ${compiler}`,
+      usable: true,
+    };
+  } catch (error) {
+    return { text: `does not load: ${(error as Error).message}`, usable: false };
+  }
+}
+
+function libcVersion(): string {
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+  return header.glibcVersionRuntime ? `, glibc ${header.glibcVersionRuntime}` : "";
+}
+
+function versionOf(dependency: string): string {
+  const { version } = createRequire(import.meta.url)(`${dependency}/package.json`) as {
+    version: string;
+  };
+  return version;
+}

@@ -1,0 +1,111 @@
+import { access } from "node:fs/promises";
+import { join } from "node:path";
+import { type Command, Option } from "commander";
+import { parseDevice } from "../device.js";
+import { UsageError } from "../errors.js";
+import { integerOption, numberOption } from "./options.js";
+
+interface GenerateCommandOptions {
+  maxTokens: number;
+  temperature: number;
+  topK: number;
+  topP: number;
+  seed: number;
+  device: string;
+  precision: "fp32" | "bf16";
+}
+
+export function addGenerate(program: Command): void {
+  program
+    .command("generate")
+    .description("continue a text with a trained model")
+    .argument("<folder>", "a run, a checkpoint, or a Hugging Face Llama folder")
+    .argument("<prompt>", "beginning of the text; empty for a new document")
+    .addOption(integerOption("--max-tokens <n>", "tokens to write", 1, 1e9).default(200))
+    .addOption(
+      numberOption("--temperature <x>", "0 takes the likeliest token", { min: 0, max: 10 }).default(
+        0.8,
+      ),
+    )
+    .addOption(
+      integerOption(
+        "--top-k <n>",
+        "sample among this many likeliest tokens; 0: all",
+        0,
+        2 ** 24,
+      ).default(50),
+    )
+    .addOption(
+      numberOption("--top-p <x>", "sample among the likeliest with this total probability", {
+        above: 0,
+        max: 1,
+      }).default(1),
+    )
+    .addOption(
+      integerOption(
+        "--seed <n>",
+        "the same seed, the same text",
+        0,
+        Number.MAX_SAFE_INTEGER,
+      ).default(0),
+    )
+    .option("--device <device>", "cpu, cuda or cuda:N", "cpu")
+    .addOption(
+      new Option("--precision <p>", "of weights and activations")
+        .choices(["fp32", "bf16"])
+        .default("fp32"),
+    )
+    .action(run);
+}
+
+async function run(folder: string, prompt: string, options: GenerateCommandOptions): Promise<void> {
+  const device = parseDevice(options.device);
+  const [{ loadLlama }, { generate }, { Tokenizer }] = await Promise.all([
+    import("../checkpoint/llama.js"),
+    import("../model/generate.js"),
+    import("../data/tokenizer.js"),
+  ]);
+  const place = await modelFolder(folder);
+  const tokenizer = await Tokenizer.load(place);
+  const model = await loadLlama(place, {
+    device,
+    dtype: options.precision === "bf16" ? "bf16" : "f32",
+  });
+  tokenizer.assertFits({ vocabSize: model.config.vocabSize });
+  // Control characters from a model must not steer the terminal; a file or pipe gets the text as it is.
+  const show = process.stdout.isTTY ? withoutControls : (text: string) => text;
+  process.stdout.write(show(prompt));
+  const { maxTokens, temperature, topK, topP, seed } = options;
+  const settings = { maxTokens, temperature, topK, topP, seed };
+  for await (const piece of generate(model, tokenizer, prompt, settings)) {
+    process.stdout.write(show(piece));
+    // Nobody reads any more, e.g. `| head`.
+    if (process.stdout.destroyed) break;
+  }
+  process.stdout.write("\n");
+  model.dispose();
+}
+
+/** A model's folder itself, or the newest checkpoint of a run's folder. */
+async function modelFolder(folder: string): Promise<string> {
+  const isModel = await access(join(folder, "config.json")).then(
+    () => true,
+    () => false,
+  );
+  if (isModel) return folder;
+  const { openNewest } = await import("../checkpoint/load.js");
+  const newest = await openNewest(folder, {
+    hashes: false,
+    onWarning: (message) => process.stderr.write(`warning: ${message}\n`),
+  });
+  if (newest === null) {
+    throw new UsageError(
+      `${folder}: expected a folder with config.json, or a run with checkpoints in it`,
+    );
+  }
+  return newest.path;
+}
+
+function withoutControls(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t]|\p{Cf}/gu, "\u{fffd}");
+}

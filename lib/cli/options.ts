@@ -1,0 +1,76 @@
+import type { EventEmitter } from "node:events";
+import { type Command, InvalidArgumentError, Option } from "commander";
+
+/** An option that may be given several times and collects its values. */
+export class RepeatableOption extends Option {
+  constructor(flags: string, description: string) {
+    super(flags, `${description}; may be repeated`);
+    this.default([], "none");
+    this.argParser((value: string, before: string[] = []) => [...before, value]);
+  }
+}
+
+/** An option whose value is an integer of a range. */
+export function integerOption(
+  flags: string,
+  description: string,
+  min: number,
+  max: number,
+): Option {
+  return new Option(flags, description).argParser((value) => {
+    const parsed = parseNumber(value);
+    if (Number.isSafeInteger(parsed) && parsed >= min && parsed <= max) return parsed;
+    throw new InvalidArgumentError(`Expected an integer from ${min} to ${max}.`);
+  });
+}
+
+/** An option whose value is a number of a range; `above` leaves the lower end out. */
+export function numberOption(
+  flags: string,
+  description: string,
+  range: { min?: number; above?: number; max: number },
+): Option {
+  const { min = Number.NEGATIVE_INFINITY, above = Number.NEGATIVE_INFINITY, max } = range;
+  const lower = range.above === undefined ? `from ${min} to` : `above ${above}, at most`;
+  return new Option(flags, description).argParser((value) => {
+    const parsed = parseNumber(value);
+    if (parsed >= min && parsed > above && parsed <= max) return parsed;
+    throw new InvalidArgumentError(`Expected a number ${lower} ${max}.`);
+  });
+}
+
+/** NaN for anything but plain decimal notation: Number() also takes "", "0x10" and " 1 ". */
+function parseNumber(value: string): number {
+  return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value) ? Number(value) : Number.NaN;
+}
+
+/** The option of a run configuration that wins over its file. */
+export function setOption(): Option {
+  return new RepeatableOption(
+    "--set <path=value>",
+    "override an option, e.g. optimizer.peakLr=1e-3",
+  );
+}
+
+/**
+ * Makes a command strict where commander is lenient: an option given twice, an empty value, and a value
+ * that is another option.
+ */
+export function beStrict(command: Command): void {
+  // Before commander's own listeners, which would parse the value first; its types hide that it is an emitter.
+  const emitter = command as unknown as EventEmitter;
+  for (const option of command.options) {
+    const flag = option.long ?? option.flags;
+    let given = 0;
+    emitter.prependListener(`option:${option.name()}`, (value: string | null) => {
+      given++;
+      if (given > 1 && !(option instanceof RepeatableOption)) {
+        command.error(`error: option '${flag}' was given more than once`);
+      }
+      if (value === "") command.error(`error: option '${flag}' has an empty value`);
+      if (value?.startsWith("--")) {
+        command.error(`error: option '${flag}' is missing its value before '${value}'`);
+      }
+    });
+  }
+}

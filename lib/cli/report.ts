@@ -1,0 +1,13 @@
+import type { Command } from "commander";
+
+export function addReport(program: Command): void {
+  program
+    .command("report")
+    .description("the charts of a run as one HTML file")
+    .argument("<run>", "folder of the run")
+    .option("--out <file>", "where to write it (default: report.html in the run's folder)")
+    .action(async (run: string, options: { out?: string }) => {
+      const { writeReport } = await import("../report/html.js");
+      process.stdout.write(`${await writeReport(run, options.out)}\n`);
+    });
+}

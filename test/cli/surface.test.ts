@@ -1,0 +1,73 @@
+import { expect, it } from "vitest";
+import { createProgram } from "../../lib/cli/program.js";
+
+// Scripts depend on these words: whoever changes the list breaks them, so it takes a reason in the commit.
+const surface = `
+llamaforge
+  -V, --version
+llamaforge prepare <inputs...>
+  --out <folder> (required)
+  --tokenizer <path> (required)
+  --kind <kind> = text
+  --validation-fraction <x>
+  --shard-tokens <n>
+  --max-run-share <x>
+  --invalid-utf8 <how> = error
+  --overwrite
+llamaforge plan <config>
+  --set <path=value> (repeatable)
+  --tflops <n>
+  --tokens-per-second <n>
+  --devices <n>
+  --json
+llamaforge train <config>
+  --set <path=value> (repeatable)
+  --resume <from> = auto
+  --help-config
+llamaforge generate <folder> <prompt>
+  --max-tokens <n> = 200
+  --temperature <x> = 0.8
+  --top-k <n> = 50
+  --top-p <x> = 1
+  --seed <n> = 0
+  --device <device> = cpu
+  --precision <p> = fp32
+llamaforge report <run>
+  --out <file>
+llamaforge doctor
+llamaforge quickstart
+  --set <path=value> (repeatable)
+`;
+
+it("the command line is the one that scripts were written for", () => {
+  const program = createProgram();
+  const lines: string[] = [];
+  for (const command of [program, ...program.commands]) {
+    const names = command === program ? [] : [command.name()];
+    const words = command.registeredArguments.map((argument) => {
+      const name = argument.variadic ? `${argument.name()}...` : argument.name();
+      return argument.required ? `<${name}>` : `[${name}]`;
+    });
+    lines.push(["llamaforge", ...names, ...words].join(" "));
+    for (const option of command.options) {
+      const notes = [
+        option.flags,
+        option.mandatory ? "(required)" : "",
+        Array.isArray(option.defaultValue) ? "(repeatable)" : "",
+        ["string", "number"].includes(typeof option.defaultValue) ? `= ${option.defaultValue}` : "",
+      ];
+      lines.push(`  ${notes.filter((note) => note !== "").join(" ")}`);
+    }
+  }
+  expect(lines.join("\n")).toBe(surface.trim());
+});
+
+it("says in the help what every command, argument and option is for", () => {
+  const program = createProgram();
+  for (const command of [program, ...program.commands]) {
+    expect(command.description()).not.toBe("");
+    for (const part of [...command.registeredArguments, ...command.options]) {
+      expect(part.description, `${command.name()} ${part.name()}`).not.toBe("");
+    }
+  }
+});

@@ -30,14 +30,21 @@ interface Heads {
   scale: number;
 }
 
-function checkArguments(op: string, qkv: Tensor, options: AttentionOptions, known: string[]): Heads {
+function checkArguments(
+  op: string,
+  qkv: Tensor,
+  options: AttentionOptions,
+  known: string[],
+): Heads {
   checkFloat(op, "qkv", qkv);
   checkOptions(op, options, ["heads", "kvHeads", "scale", ...known]);
   const { heads, kvHeads = heads } = options ?? {};
   checkInteger(op, "heads", heads, { min: 1 });
   checkInteger(op, "kvHeads", kvHeads, { min: 1, max: heads });
   if (heads % kvHeads !== 0) {
-    throw new ArgumentError(`[${op}] expected a divisor of heads ${heads} for kvHeads but received ${kvHeads}`);
+    throw new ArgumentError(
+      `[${op}] expected a divisor of heads ${heads} for kvHeads but received ${kvHeads}`,
+    );
   }
   checkRank(op, "qkv", qkv, 3);
   const width = qkv.shape[2] as number;
@@ -75,7 +82,16 @@ export function attention(qkv: Tensor, options: AttentionOptions): Tensor {
       const [qkv, o, lse] = saved as [Tensor, Tensor, Tensor];
       const dqkv = empty(qkv.shape, qkv);
       const { native: gradient } = dO as Tensor;
-      native.attentionBackward(gradient, qkv.native, o.native, lse.native, dqkv.native, heads, kvHeads, scale);
+      native.attentionBackward(
+        gradient,
+        qkv.native,
+        o.native,
+        lse.native,
+        dqkv.native,
+        heads,
+        kvHeads,
+        scale,
+      );
       return [dqkv];
     },
   });
@@ -94,7 +110,11 @@ export interface CachedAttentionOptions extends AttentionOptions {
  * @returns (batch, time, heads · headSize)
  * @throws ShapeError if position + time exceeds the capacity
  */
-export function attentionCached(qkv: Tensor, cache: Tensor, options: CachedAttentionOptions): Tensor {
+export function attentionCached(
+  qkv: Tensor,
+  cache: Tensor,
+  options: CachedAttentionOptions,
+): Tensor {
   const op = "attentionCached";
   const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, ["position"]);
   const { position } = options;
@@ -103,7 +123,13 @@ export function attentionCached(qkv: Tensor, cache: Tensor, options: CachedAtten
   checkSameDType(op, qkv, cache);
   checkInteger(op, "position", position, { min: 0 });
   const [batch, time] = qkv.shape as [number, number, number];
-  checkShape(op, "cache", cache, [batch, 2, kvHeads, null, headSize], "batch, 2, kvHeads, capacity, headSize");
+  checkShape(
+    op,
+    "cache",
+    cache,
+    [batch, 2, kvHeads, null, headSize],
+    "batch, 2, kvHeads, capacity, headSize",
+  );
   const capacity = cache.shape[3] as number;
   if (position + time > capacity) {
     throw new ShapeError(

@@ -22,14 +22,27 @@ export interface CrossEntropyOptions {
  * @returns ignoreIndex
  * @internal
  */
-export function checkTargets(op: string, name: string, x: Tensor, targets: Tensor, options: CrossEntropyOptions): number {
+export function checkTargets(
+  op: string,
+  name: string,
+  x: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions,
+): number {
   checkDType(op, "targets", targets, "i32");
   checkSameDevice(op, x, targets);
   checkOptions(op, options, ["ignoreIndex"]);
   const { ignoreIndex = -100 } = options;
   checkInteger(op, "ignoreIndex", ignoreIndex, { min: -2147483648, max: 2147483647 });
-  if (x.rank === 0) throw new ShapeError(`[${op}] expected at least 1 axis for ${name} but received shape []`);
-  checkShape(op, "targets", targets, x.shape.slice(0, -1), `${name} ${shapeText(x.shape)} without its last axis`);
+  if (x.rank === 0)
+    throw new ShapeError(`[${op}] expected at least 1 axis for ${name} but received shape []`);
+  checkShape(
+    op,
+    "targets",
+    targets,
+    x.shape.slice(0, -1),
+    `${name} ${shapeText(x.shape)} without its last axis`,
+  );
   return ignoreIndex;
 }
 
@@ -42,7 +55,11 @@ export function checkTargets(op: string, name: string, x: Tensor, targets: Tenso
  * @throws NativeError `ERR_TARGET`, at the next wait, if a target is neither a class nor `ignoreIndex`: the message names
  *   the row
  */
-export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
+export function crossEntropy(
+  logits: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
   checkFloat("crossEntropy", "logits", logits);
   const ignoreIndex = checkTargets("crossEntropy", "logits", logits, targets, options);
   const classes = logits.shape.at(-1) as number;
@@ -60,7 +77,14 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
       const [logits, targets, lse] = saved as [Tensor, Tensor, Tensor];
       const dLogits = empty(logits.shape, logits);
       const seed = (dLoss as Tensor).native;
-      native.crossEntropyBackward(seed, matrix(logits), list(targets), lse.native, matrix(dLogits), ignoreIndex);
+      native.crossEntropyBackward(
+        seed,
+        matrix(logits),
+        list(targets),
+        lse.native,
+        matrix(dLogits),
+        ignoreIndex,
+      );
       return [dLogits];
     },
   });

@@ -2,10 +2,18 @@ import { differentiable } from "../autograd.js";
 import { ShapeError } from "../errors.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
-import { checkFloat, checkRank, checkSameDevice, checkSameDType, checkShape, shapeText } from "./check.js";
+import {
+  checkFloat,
+  checkRank,
+  checkSameDevice,
+  checkSameDType,
+  checkShape,
+  shapeText,
+} from "./check.js";
 
 /** The same memory with leading axes folded: (rows, last axis). */
-const asRows = (x: Tensor): Tensor => x.view([x.size / (x.shape.at(-1) as number), x.shape.at(-1) as number]);
+const asRows = (x: Tensor): Tensor =>
+  x.view([x.size / (x.shape.at(-1) as number), x.shape.at(-1) as number]);
 
 /**
  * y = x · weightᵀ, the layer without bias. The weight's gradient is summed in f32 straight into its buffer, so that
@@ -20,10 +28,17 @@ export function linear(x: Tensor, weight: Tensor): Tensor {
   checkFloat("linear", "weight", weight);
   checkSameDevice("linear", x, weight);
   checkSameDType("linear", x, weight);
-  if (x.rank === 0) throw new ShapeError("[linear] expected at least 1 axis for x but received shape []");
+  if (x.rank === 0)
+    throw new ShapeError("[linear] expected at least 1 axis for x but received shape []");
   checkRank("linear", "weight", weight, 2);
   const [outputs, inputs] = weight.shape as [number, number];
-  checkShape("linear", "weight", weight, [null, x.shape.at(-1) as number], `last axis of x ${shapeText(x.shape)}`);
+  checkShape(
+    "linear",
+    "weight",
+    weight,
+    [null, x.shape.at(-1) as number],
+    `last axis of x ${shapeText(x.shape)}`,
+  );
 
   const y = empty([...x.shape.slice(0, -1), outputs], x);
   native.gemm(asRows(x).native, weight.native, asRows(y).native, false, true);

@@ -1,7 +1,14 @@
 import { differentiable, gradientsEnabled } from "../autograd.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
-import { checkFloat, checkRank, checkSameDevice, checkSameDType, checkShape, shapeText } from "./check.js";
+import {
+  checkFloat,
+  checkRank,
+  checkSameDevice,
+  checkSameDType,
+  checkShape,
+  shapeText,
+} from "./check.js";
 import { type CrossEntropyOptions, checkTargets } from "./cross_entropy.js";
 import { weightGradient } from "./weight_gradient.js";
 

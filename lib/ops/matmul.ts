@@ -3,7 +3,13 @@ import { ShapeError } from "../errors.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
 import { repeatTo, sameShape, sumTo } from "./broadcast.js";
-import { broadcastShapes, checkFloat, checkSameDevice, checkSameDType, shapeText } from "./check.js";
+import {
+  broadcastShapes,
+  checkFloat,
+  checkSameDevice,
+  checkSameDType,
+  shapeText,
+} from "./check.js";
 
 const batchOf = (x: Tensor): number[] => x.shape.slice(0, -2);
 const matrixOf = (x: Tensor): [number, number] => x.shape.slice(-2) as [number, number];
@@ -67,8 +73,12 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
       const [left, right] = [asLeft(a as Tensor), asRight(b as Tensor)];
       const gradient = (dy as Tensor).view([...batch, rows, columns]);
       return [
-        needs(0) ? leftGradient(gradient, withBatch(right, batch), left).view((a as Tensor).shape) : null,
-        needs(1) ? rightGradient(withBatch(left, batch), gradient, right).view((b as Tensor).shape) : null,
+        needs(0)
+          ? leftGradient(gradient, withBatch(right, batch), left).view((a as Tensor).shape)
+          : null,
+        needs(1)
+          ? rightGradient(withBatch(left, batch), gradient, right).view((b as Tensor).shape)
+          : null,
       ];
     },
   });

@@ -23,11 +23,18 @@ import {
  * @param theta     base of the frequencies: 10000 in Llama
  * @returns f32 (positions, headSize / 2, 2)
  */
-export function ropeTable(positions: number, headSize: number, theta = 10000, device: Device = cpu): Tensor {
+export function ropeTable(
+  positions: number,
+  headSize: number,
+  theta = 10000,
+  device: Device = cpu,
+): Tensor {
   checkInteger("ropeTable", "positions", positions, { min: 1 });
   checkInteger("ropeTable", "headSize", headSize, { min: 2 });
   if (headSize % 2 !== 0) {
-    throw new ArgumentError(`[ropeTable] expected an even number for headSize but received ${headSize}`);
+    throw new ArgumentError(
+      `[ropeTable] expected an even number for headSize but received ${headSize}`,
+    );
   }
   checkNumber("ropeTable", "theta", theta, { min: Number.MIN_VALUE });
   const table = empty([positions, headSize / 2, 2], { dtype: "f32", device }, "ropeTable");
@@ -63,7 +70,13 @@ function checkArguments(x: Tensor, table: Tensor, options: RopeOptions): Require
       `[rope] expected ${heads} heads of an even size in the last axis of x but received ${shapeText(x.shape)}`,
     );
   }
-  checkShape("rope", "table", table, [null, width / heads / 2, 2], `half of head size ${width / heads}`);
+  checkShape(
+    "rope",
+    "table",
+    table,
+    [null, width / heads / 2, 2],
+    `half of head size ${width / heads}`,
+  );
   const positions = table.shape[0] as number;
   if (position + time > positions) {
     throw new ShapeError(

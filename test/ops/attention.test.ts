@@ -1,0 +1,293 @@
+import { execFileSync } from "node:child_process";
+import { describe, expect, it } from "vitest";
+import { noGrad } from "../../lib/autograd.js";
+import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { type AttentionOptions, attention, attentionCached } from "../../lib/ops/attention.js";
+import { scope } from "../../lib/scope.js";
+import { memory, resetPeakMemory, synchronize, type Tensor, zeros } from "../../lib/tensor.js";
+import { causalAttention, type HeadCounts } from "../support/attention_reference.js";
+import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import {
+  expectClose,
+  type FloatDType,
+  finiteDifferences,
+  type Reference,
+  random,
+  relativeError,
+  tolerances,
+} from "../support/reference.js";
+
+const packed = (
+  batch: number,
+  time: number,
+  { heads, kvHeads }: HeadCounts,
+  size: number,
+  seed = 1,
+  dtype?: FloatDType,
+) =>
+  random([batch, time, (heads + 2 * kvHeads) * size], seed, {
+    low: -1.5,
+    high: 1.5,
+    ...(dtype && { dtype }),
+  });
+
+describe("the float64 attention that the kernels are compared with", () => {
+  it("has the gradient of finite differences", () => {
+    for (const counts of [
+      { heads: 4, kvHeads: 2 },
+      { heads: 2, kvHeads: 1, scale: 0.7 },
+    ]) {
+      const qkv = packed(2, 6, counts, 4);
+      const dO = random([2, 6, counts.heads * 4], 2);
+      const [expected] = finiteDifferences(
+        (x) => causalAttention(x, counts, null).o,
+        [qkv],
+        dO,
+      ) as [Reference];
+      const { dqkv } = causalAttention(qkv, counts, dO);
+      expect(relativeError(dqkv.data, expected.data)).toBeLessThan(1e-8);
+    }
+  });
+});
+
+describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
+  it("equals softmax(q kᵀ) v, and its gradient finite differences", async () => {
+    for (const [options, time, size] of [
+      [{ heads: 1, kvHeads: 1 }, 1, 2],
+      [{ heads: 2, kvHeads: 2 }, 5, 6],
+      [{ heads: 4, kvHeads: 2, scale: 0.6 }, 7, 4],
+      [{ heads: 3, kvHeads: 1 }, 4, 16],
+    ] as const) {
+      const composed = (x: Reference) => causalAttention(x, options, null).o;
+      await expectOpMatches(
+        (x) => attention(x, options),
+        composed,
+        [packed(2, time, options, size)],
+        dtype,
+      );
+    }
+  });
+
+  // Tiles have 64 rows; head sizes around one and two vectors of every instruction set, and the fast ones.
+  it.each([
+    [31, 64, 4, 1],
+    [63, 64, 2, 2],
+    [64, 64, 4, 2],
+    [65, 96, 2, 1],
+    [127, 128, 2, 1],
+    [129, 34, 3, 1],
+    [200, 80, 2, 1],
+  ])(
+    "is right in value and gradient at time %i, head size %i, heads %i of %i",
+    async (time, size, heads, kvHeads) => {
+      const options = { heads, kvHeads };
+      const qkv = packed(1, time, options, size, 3, dtype);
+      const dO = random([1, time, heads * size], 4, { dtype });
+      const expected = causalAttention(qkv, options, dO);
+      const leaf = toTensor(qkv, dtype, true);
+      const o = attention(leaf, options);
+      await expectClose(o, expected.o);
+      o.backward({ gradient: toTensor(dO, dtype) });
+      await expectClose(leaf.grad as Tensor, expected.dqkv, tolerances[dtype].gradient);
+      const values = await (leaf.grad as Tensor).toArray();
+      const width = (heads + 2 * kvHeads) * size;
+      const columns = (x: ArrayLike<number>, from: number, to: number) =>
+        Array.from(x).filter((_, i) => i % width >= from && i % width < to);
+      const edges = [0, heads, heads + kvHeads, heads + 2 * kvHeads].map((head) => head * size);
+      for (const part of [0, 1, 2]) {
+        // dq, dk, dv each on their own: a small one must not hide behind a large one
+        const [from, to] = [edges[part] as number, edges[part + 1] as number];
+        const error = relativeError(
+          columns(values, from, to),
+          columns(expected.dqkv.data, from, to),
+        );
+        expect(error).toBeLessThan(tolerances[dtype].gradient);
+      }
+    },
+  );
+
+  it("does not let a token see a later one", async () => {
+    const options = { heads: 2, kvHeads: 1 };
+    const qkv = packed(1, 130, options, 64, 5, dtype);
+    const before = await attention(toTensor(qkv, dtype), options).toArray();
+    const changed = {
+      shape: qkv.shape,
+      data: qkv.data.map((v, i) => (i >= 70 * 256 ? -3 * v : v)),
+    };
+    const after = await attention(toTensor(changed, dtype), options).toArray();
+    expect(after.slice(0, 70 * 128)).toEqual(before.slice(0, 70 * 128));
+    expect(after.slice(70 * 128)).not.toEqual(before.slice(70 * 128));
+  });
+
+  it("stays finite for scores that overflow an exponential", async () => {
+    const options = { heads: 1, kvHeads: 1 };
+    const qkv = packed(1, 90, options, 64, 6, dtype);
+    const large = {
+      shape: qkv.shape,
+      data: qkv.data.map((v, i) => (i % 192 < 128 ? Math.round(v) * 32 : v)),
+    };
+    const y = attention(toTensor(large, dtype), options);
+    await expectClose(y, causalAttention(large, options, null).o);
+  });
+
+  it("passes a NaN on to the tokens that see it", async () => {
+    const options = { heads: 1, kvHeads: 1 };
+    const qkv = packed(1, 80, options, 16, 7, dtype);
+    qkv.data[40 * 48 + 3] = Number.NaN; // in the query of token 40
+    const y = await attention(toTensor(qkv, dtype), options).toArray();
+    const broken = new Set([...y].flatMap((v, i) => (Number.isNaN(v) ? [Math.floor(i / 16)] : [])));
+    expect(broken).toEqual(new Set([40]));
+  });
+
+  it("continues over a cache as if all tokens had come at once", async () => {
+    for (const [size, capacity] of [
+      [64, 100],
+      [10, 41],
+    ] as const) {
+      const options = { heads: 4, kvHeads: 2 };
+      const qkv = packed(2, 41, options, size, 8, dtype);
+      const width = 8 * size;
+      const cache = zeros([2, 2, 2, capacity, size], { dtype });
+      const rows: number[][][] = [[], []];
+      let position = 0;
+      for (const count of [20, 1, 1, 19]) {
+        const part = random([2, count, width], 0);
+        for (let b = 0; b < 2; ++b) {
+          const start = (b * 41 + position) * width;
+          part.data.set(qkv.data.subarray(start, start + count * width), b * count * width);
+        }
+        const o = attentionCached(toTensor(part, dtype), cache, { ...options, position });
+        const values = await o.toArray();
+        for (let b = 0; b < 2; ++b)
+          rows[b]?.push([...values.slice(b * count * 4 * size, (b + 1) * count * 4 * size)]);
+        position += count;
+      }
+      const expected = causalAttention(qkv, options, null).o;
+      expect(relativeError(rows.flat(2), expected.data)).toBeLessThan(tolerances[dtype].forward);
+    }
+  });
+});
+
+it("gives the same bits with one thread and with two", () => {
+  const run = (threads: number) =>
+    JSON.parse(
+      execFileSync(process.execPath, ["test/support/thread_bits.mjs"], {
+        env: { ...process.env, LLAMAFORGE_THREADS: String(threads) },
+        encoding: "utf8",
+      }),
+    ) as Record<string, unknown>;
+  const [one, two] = [run(1), run(2)];
+  expect([one.threads, two.threads]).toEqual([1, 2]);
+  delete one.threads;
+  delete two.threads;
+  expect(Object.keys(one)).toHaveLength(8);
+  expect(two).toEqual(one);
+});
+
+it("needs memory in proportion to time, not to its square", async () => {
+  const peak = async (time: number) => {
+    using _ = scope();
+    const qkv = zeros([1, time, 48], { requiresGrad: true });
+    await synchronize();
+    resetPeakMemory();
+    const before = memory().bytes;
+    const y = attention(qkv, { heads: 1, kvHeads: 1 });
+    y.backward({ gradient: zeros(y.shape) });
+    await synchronize();
+    return memory().peakBytes - before;
+  };
+  const [short, long] = [await peak(2048), await peak(4096)];
+  expect(long).toBeGreaterThan(short);
+  expect(long / short).toBeLessThan(2.5); // a matrix would take 4 times as much
+});
+
+describe("bad input to attention", () => {
+  const qkv = () => zeros([2, 5, 8 * 4]);
+  const cache = () => zeros([2, 2, 2, 9, 4]);
+  const good = { heads: 4, kvHeads: 2 };
+  it.each<[string, () => unknown, new (...a: never[]) => Error, string]>([
+    ["two axes", () => attention(zeros([5, 32]), good), ShapeError, "expected 3 axes for qkv"],
+    [
+      "heads that do not fit",
+      () => attention(qkv(), { heads: 5, kvHeads: 5 }),
+      ShapeError,
+      "5 query, 5 key",
+    ],
+    [
+      "kv heads that do not divide",
+      () => attention(qkv(), { heads: 4, kvHeads: 3 }),
+      ArgumentError,
+      "a divisor of heads 4",
+    ],
+    [
+      "more kv heads than heads",
+      () => attention(qkv(), { heads: 2, kvHeads: 4 }),
+      ArgumentError,
+      "kvHeads",
+    ],
+    ["no heads", () => attention(qkv(), {} as AttentionOptions), ArgumentError, "heads"],
+    ["a negative scale", () => attention(qkv(), { ...good, scale: -1 }), ArgumentError, "scale"],
+    [
+      "a scale of NaN",
+      () => attention(qkv(), { ...good, scale: Number.NaN }),
+      ArgumentError,
+      "scale",
+    ],
+    [
+      "integers",
+      () => attention(zeros([2, 5, 32], { dtype: "i32" }), good),
+      DTypeError,
+      "f32 or bf16",
+    ],
+    [
+      "an unknown option",
+      () => attention(qkv(), { ...good, causal: true } as never),
+      ArgumentError,
+      "causal",
+    ],
+    [
+      "a full cache",
+      () => attentionCached(qkv(), cache(), { ...good, position: 5 }),
+      ShapeError,
+      "room for 10 tokens",
+    ],
+    [
+      "a cache of other heads",
+      () => attentionCached(qkv(), zeros([2, 2, 4, 9, 4]), { ...good, position: 0 }),
+      ShapeError,
+      "cache",
+    ],
+    [
+      "a cache of another dtype",
+      () =>
+        attentionCached(qkv(), zeros([2, 2, 2, 9, 4], { dtype: "bf16" }), { ...good, position: 0 }),
+      DTypeError,
+      "one dtype",
+    ],
+    [
+      "a negative position",
+      () => attentionCached(qkv(), cache(), { ...good, position: -1 }),
+      ArgumentError,
+      "position",
+    ],
+    [
+      "a gradient through the cache",
+      () =>
+        attentionCached(zeros([2, 5, 32], { requiresGrad: true }), cache(), {
+          ...good,
+          position: 0,
+        }),
+      AutogradError,
+      "noGrad",
+    ],
+  ])("refuses %s", (_, call, type, message) => {
+    expect(call).toThrow(type);
+    expect(call).toThrow(message);
+  });
+
+  it("takes a tensor that requires a gradient over the cache inside noGrad", async () => {
+    const leaf = zeros([2, 5, 32], { requiresGrad: true });
+    const o = noGrad(() => attentionCached(leaf, cache(), { ...good, position: 4 }));
+    expect([...(await o.toArray())].every((v) => v === 0)).toBe(true);
+  });
+});

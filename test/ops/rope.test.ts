@@ -1,0 +1,166 @@
+import { describe, expect, it } from "vitest";
+import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
+import { type Tensor, zeros } from "../../lib/tensor.js";
+import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import { build, expectClose, type Reference, random, reference } from "../support/reference.js";
+
+const theta = 500;
+
+function composed(
+  x: Reference,
+  { heads, rotatedHeads = heads, position = 0 }: RopeOptions,
+): Reference {
+  const [, time, width] = x.shape as [number, number, number];
+  const size = width / heads;
+  return reference(x.shape, (index) => {
+    const head = Math.floor((index % width) / size);
+    if (head >= rotatedHeads) return x.data[index]!;
+    const i = index % size;
+    const t = position + (Math.floor(index / width) % time);
+    const angle = t * theta ** ((-2 * (i % (size / 2))) / size);
+    const other = i < size / 2 ? -x.data[index + size / 2]! : x.data[index - size / 2]!;
+    return x.data[index]! * Math.cos(angle) + other * Math.sin(angle);
+  });
+}
+
+const table = (size: number) => ropeTable(64, size, theta);
+
+describe.each(["f32", "bf16"] as const)("rope in %s", (dtype) => {
+  it.each([
+    [2, 1, { heads: 1 }],
+    [6, 3, { heads: 3, rotatedHeads: 2, position: 5 }],
+    [16, 4, { heads: 2, rotatedHeads: 0 }],
+    [34, 2, { heads: 2, rotatedHeads: 1, position: 62 }],
+    [64, 3, { heads: 3, rotatedHeads: 2 }],
+  ] as const)(
+    "turns pairs of head size %i over %i tokens with %j, with gradient",
+    async (size, time, options) => {
+      const x = random([2, time, options.heads * size], 1);
+      await expectOpMatches(
+        (x) => rope(x, table(size), options),
+        (x) => composed(x, options),
+        [x],
+        dtype,
+      );
+    },
+  );
+
+  it("gives the same in place, also for the gradient", async () => {
+    const options = { heads: 3, rotatedHeads: 2, position: 1 };
+    const x = random([2, 5, 3 * 16], 2, { dtype });
+    const run = async (inPlace: boolean) => {
+      const leaf = toTensor(x, dtype, true);
+      const own = rope(leaf, table(16), { heads: 3, rotatedHeads: 0 }); // a tensor of its own, not the leaf
+      const y = rope(own, table(16), { ...options, inPlace });
+      y.backward({ gradient: toTensor(random(y.shape, 3, { dtype }), dtype) });
+      return [await y.toArray(), await (leaf.grad as Tensor).toArray(), await own.toArray()];
+    };
+    const [apart, over] = [await run(false), await run(true)];
+    expect(over[0]).toEqual(apart[0]);
+    expect(over[1]).toEqual(apart[1]);
+    expect(over[2]).toEqual(over[0]); // it was in place
+    expect(apart[2]).not.toEqual(apart[0]);
+  });
+});
+
+it("makes its table in double, exact at distant positions", async () => {
+  const positions = 70_000;
+  const values = await ropeTable(positions, 8, 10000).toArray();
+  for (const [position, i] of [
+    [0, 0],
+    [1, 3],
+    [69_999, 0],
+    [69_999, 1],
+    [12_345, 2],
+  ] as const) {
+    const angle = position * 10000 ** (-i / 4);
+    expect(values[(position * 4 + i) * 2]).toBeCloseTo(Math.cos(angle), 6);
+    expect(values[(position * 4 + i) * 2 + 1]).toBeCloseTo(Math.sin(angle), 6);
+  }
+});
+
+it("keeps the length of every pair and depends on relative positions alone", async () => {
+  const [q, k] = [random([1, 1, 16], 4), random([1, 1, 16], 5)];
+  const score = async (tq: number, tk: number) => {
+    const turned = await rope(toTensor(q), table(16), { heads: 1, position: tq }).toArray();
+    const other = await rope(toTensor(k), table(16), { heads: 1, position: tk }).toArray();
+    return [...turned].reduce((sum, v, i) => sum + v * other[i]!, 0);
+  };
+  expect(await score(20, 13)).toBeCloseTo(await score(7, 0), 5);
+  const same = build([1, 1, 16], () => 1);
+  const y = await rope(toTensor(same), table(16), { heads: 1, position: 63 }).toArray();
+  await expectClose(
+    toTensor(reference([8], (i) => y[i]! ** 2 + y[i + 8]! ** 2)),
+    reference([8], () => 2),
+  );
+});
+
+describe("bad input to rope", () => {
+  const x = () => zeros([2, 4, 3 * 8]);
+  const good = { heads: 3 };
+  it.each<[string, () => unknown, new (...a: never[]) => Error, string]>([
+    ["an odd head size", () => ropeTable(4, 7), ArgumentError, "an even number for headSize"],
+    ["no positions", () => ropeTable(0, 8), ArgumentError, "positions"],
+    ["a theta of 0", () => ropeTable(4, 8, 0), ArgumentError, "theta"],
+    ["two axes", () => rope(zeros([4, 24]), table(8), good), ShapeError, "expected 3 axes"],
+    [
+      "heads that do not fit",
+      () => rope(x(), table(8), { heads: 5 }),
+      ShapeError,
+      "5 heads of an even size",
+    ],
+    [
+      "a table of another head size",
+      () => rope(x(), table(16), good),
+      ShapeError,
+      "half of head size 8",
+    ],
+    [
+      "a table that is too short",
+      () => rope(x(), table(8), { ...good, position: 61 }),
+      ShapeError,
+      "at least 65 positions (61 + 4 tokens)",
+    ],
+    [
+      "more rotated heads than heads",
+      () => rope(x(), table(8), { ...good, rotatedHeads: 4 }),
+      ArgumentError,
+      "rotatedHeads",
+    ],
+    [
+      "a negative position",
+      () => rope(x(), table(8), { ...good, position: -1 }),
+      ArgumentError,
+      "position",
+    ],
+    [
+      "an unknown option",
+      () => rope(x(), table(8), { ...good, inplace: true } as never),
+      ArgumentError,
+      "inplace",
+    ],
+    ["no options", () => rope(x(), table(8), undefined as never), ArgumentError, "heads"],
+    [
+      "a table of bf16",
+      () => rope(x(), zeros([64, 4, 2], { dtype: "bf16" }), good),
+      DTypeError,
+      "table",
+    ],
+    [
+      "integers",
+      () => rope(zeros([2, 4, 24], { dtype: "i32" }), table(8), good),
+      DTypeError,
+      "f32 or bf16",
+    ],
+    [
+      "changing a leaf in place",
+      () => rope(zeros([2, 4, 24], { requiresGrad: true }), table(8), { ...good, inPlace: true }),
+      ArgumentError,
+      "in place",
+    ],
+  ])("refuses %s", (_, call, type, message) => {
+    expect(call).toThrow(type);
+    expect(call).toThrow(message);
+  });
+});

@@ -9,11 +9,15 @@ import { packageVersion } from "./version.js";
 export function addDoctor(program: Command): void {
   program
     .command("doctor")
-    .description("what this machine can do: CPU, memory, the native addon, versions")
+    .description("what this machine can do: CPU, memory, GPUs, the native addon, versions")
     .action(async () => {
       const { lines, healthy } = await examine();
       const width = Math.max(...lines.map(([name]) => name.length));
-      for (const [name, text] of lines) process.stdout.write(`${name.padEnd(width)}  ${text}\n`);
+      for (const [name, text] of lines) {
+        // Later lines of a long message stay in the second column.
+        const indented = text.replaceAll("\n", `\n${" ".repeat(width + 2)}`);
+        process.stdout.write(`${name.padEnd(width)}  ${indented}\n`);
+      }
       if (!healthy) process.exitCode = exitCodes.usage;
     });
 }
@@ -30,7 +34,7 @@ async function examine(): Promise<{ lines: [string, string][]; healthy: boolean 
   const addon = await addonLine();
   lines.push(["native addon", addon.text]);
   for (const name of ["tokenizers", "uplot"]) lines.push([name, versionOf(name)]);
-  lines.push(["CUDA", "not in this version: training runs on the CPU"]);
+  if (addon.usable) lines.push(...(await cudaLines()));
   return { lines, healthy: addon.usable };
 }
 
@@ -45,6 +49,24 @@ async function addonLine(): Promise<{ text: string; usable: boolean }> {
     };
   } catch (error) {
     return { text: `does not load: ${(error as Error).message}`, usable: false };
+  }
+}
+
+/** The plugin and the GPUs, or why there are none: training then runs on the CPU, so that is no fault. */
+async function cudaLines(): Promise<[string, string][]> {
+  const { cudaInfo } = await import("../native.js");
+  try {
+    const { plugin, driver, libraries, devices } = cudaInfo();
+    return [
+      ["CUDA", `driver ${driver}, plugin ${plugin}`],
+      ...libraries.map((library): [string, string] => ["", library]),
+      ...devices.map(({ name, capability, memoryBytes, freeBytes }, i): [string, string] => [
+        `cuda:${i}`,
+        `${name}, sm ${capability}, ${formatBytes(memoryBytes)}, ${formatBytes(freeBytes)} free`,
+      ]),
+    ];
+  } catch (error) {
+    return [["CUDA", `not usable, so training runs on the CPU: ${(error as Error).message}`]];
   }
 }
 

@@ -1,4 +1,6 @@
 import { availableParallelism, cpus } from "node:os";
+import { type Device, deviceName } from "../device.js";
+import { DeviceError } from "../errors.js";
 
 /** The processor's name as the operating system gives it. */
 export function processorName(): string {
@@ -8,4 +10,23 @@ export function processorName(): string {
 /** Threads that this process may run at once. */
 export function processorThreads(): number {
   return availableParallelism();
+}
+
+/**
+ * What a run computes on, as its report names it: the GPU's name, or the processor with its threads.
+ * @throws DeviceError if the device cannot be used, saying why and what to do
+ */
+export async function describeDevice(device: Device): Promise<string> {
+  const { buildInfo, cudaInfo } = await import("../native.js");
+  if (device.type === "cpu") {
+    const { threads, instructionSet } = buildInfo();
+    return `${processorName()}, ${threads} ${threads === 1 ? "thread" : "threads"}, ${instructionSet}`;
+  }
+  const { devices } = cudaInfo();
+  const gpu = devices[device.index];
+  if (gpu !== undefined) return gpu.name;
+  const known = devices.map(({ name }, index) => `cuda:${index} (${name})`).join(", ");
+  throw new DeviceError(
+    `[device] there is no ${deviceName(device)}; this process sees ${known || "no GPU"}`,
+  );
 }

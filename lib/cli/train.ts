@@ -7,7 +7,7 @@ import { recordRun } from "../train/metrics.js";
 import { describeValidation, formatDuration, Progress, printable } from "../train/progress.js";
 import { catchStopSignals } from "../train/signals.js";
 import type { TrainerResult } from "../train/trainer.js";
-import { processorName } from "./machine.js";
+import { describeDevice } from "./machine.js";
 import { setOption } from "./options.js";
 import { packageVersion } from "./version.js";
 
@@ -40,15 +40,13 @@ export interface TrainOutcome {
 
 /** Trains with progress on the terminal, stops on signals, and writes the report at the end. */
 export async function trainWithProgress(config: RunConfig, resume: string): Promise<TrainOutcome> {
-  parseDevice(config.device);
-  const [{ Trainer }, { buildInfo }] = await Promise.all([
-    import("../train/trainer.js"),
-    import("../native.js"),
-  ]);
+  const device = parseDevice(config.device);
+  // A GPU that cannot be used is an error before the run's folder is made.
+  if (device.type === "cuda") await describeDevice(device);
+  const { Trainer } = await import("../train/trainer.js");
   const trainer = await Trainer.create(config, { resume, onNotice: notice });
-  const { instructionSet, threads } = buildInfo();
+  const deviceName = await describeDevice(device);
   const parameters = parameterCount(config.model);
-  const deviceName = `${processorName()}, ${threads} threads, ${instructionSet}`;
   await recordRun(config.out, {
     config,
     parameters,

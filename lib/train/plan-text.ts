@@ -31,7 +31,7 @@ export function formatPlan(config: RunConfig, plan: RunPlan): string {
         ["AdamW's moments", formatBytes(memory.moments)],
         ["activations", formatBytes(memory.activations)],
         ["working set of a block", formatBytes(memory.workingSet)],
-        ["logits chunk", formatBytes(memory.logitsChunk)],
+        ["logits chunk, head's gradient", formatBytes(memory.lossHead)],
         ["all", formatBytes(memory.total)],
       ],
     ],

@@ -23,8 +23,8 @@ export interface MemoryPlan {
   activations: number;
   /** One block's intermediate gradients, and what a recomputed block makes again. */
   workingSet: number;
-  /** One chunk of logits; all of them never exist at once. */
-  logitsChunk: number;
+  /** The loss's chunk of logits (all of them never exist at once) and its gradient of the head. */
+  lossHead: number;
 }
 
 export interface TimeEstimate {
@@ -45,8 +45,8 @@ export interface RunPlan {
   estimates: TimeEstimate[];
 }
 
-/** Rows of logits that linearCrossEntropy makes at a time. */
-export const logitsChunkRows = 1024;
+/** What linearCrossEntropy makes at a time: about this much of f32 logits, but not fewer rows than these. */
+const logitsChunk = { bytes: 8 * 2 ** 20, fewestRows: 64 };
 
 /** A100-hours for 300 billion tokens that others published (TinyLlama's README). */
 export const publishedHoursPer300B = [
@@ -140,6 +140,11 @@ function planMemory({ model, data, batch, precision, recompute }: RunConfig): Me
     moments: 8 * parameters,
     activations: tokens * (layers * kept + ends),
     workingSet: tokens * (again + gradients),
-    logitsChunk: Math.min(tokens, logitsChunkRows) * model.vocabSize * 4,
+    lossHead: 4 * model.vocabSize * (hiddenSize + logitsRows(tokens, model.vocabSize)),
   };
+}
+
+function logitsRows(tokens: number, vocabSize: number): number {
+  const { bytes, fewestRows } = logitsChunk;
+  return Math.min(tokens, Math.max(fewestRows, Math.floor(bytes / (4 * vocabSize))));
 }

@@ -109,6 +109,14 @@ describe("train", () => {
     expect(existsSync(join(folder, "no"))).toBe(false);
   });
 
+  it("names a GPU that is not there, and makes nothing", async () => {
+    const args = ["--set", "device=cuda:998", "--set", "out=no"];
+    const { code, stderr } = await run("train", "tiny.yaml", ...args);
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^llamaforge: .*(cuda|GPU)/i);
+    expect(existsSync(join(folder, "no"))).toBe(false);
+  });
+
   it("stops on SIGTERM with 75, saved, and goes on from there", async () => {
     const args = ["train", "tiny.yaml", "--set", "out=stopped", "--set", "steps=100000"];
     const child = spawn(process.execPath, [cliFile, ...args], { cwd: folder });

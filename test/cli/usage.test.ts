@@ -178,13 +178,6 @@ describe("other errors have their exit codes", () => {
     expect(stderr).toContain('expected "cpu", "cuda" or "cuda:N", got "gpu"');
   });
 
-  it("2 for a GPU that this version cannot use, before anything is made", async () => {
-    expect(
-      await runCli(["train", "configs/tinyllama-1.1b.yaml", "--set", `out=${folder}/run`]),
-    ).toBe(2);
-    expect(stderr).toContain('this version of LlamaForge has no CUDA plugin: use "cpu"');
-  });
-
   it.each([
     [new DataError("d"), 3],
     [new CheckpointError("c"), 4],

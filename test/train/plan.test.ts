@@ -65,14 +65,14 @@ it("compares only TinyLlama's own shape with published hours", () => {
   expect(measured).toMatch(/as measured +9,000 +3:36/);
 });
 
-it("activations grow with the micro-batch, the logits chunk does not", () => {
+it("activations grow with the micro-batch, the loss's head does not", () => {
   const config = parseConfig("steps: 9\nmodel: {preset: tinyllama-120m}\ndata: {train: {a: 1}}");
   const small = planRun(config).memory;
   const large = planRun(
     resolveConfig({ ...config, batch: { ...config.batch, microBatch: 16 } }),
   ).memory;
   expect(large.activations).toBe(2 * small.activations);
-  expect(large.logitsChunk).toBe(small.logitsChunk);
+  expect(large.lossHead).toBe(small.lossHead);
 });
 
 it.each([

@@ -89,8 +89,17 @@ class Task final : public Napi::AsyncWorker {
     }
   }
 
+  // In a worker thread that is being terminated every call into JS fails, settling the promise and even the error about
+  // it. Nobody is left to be told, and an exception that left this function would end the process.
   void OnOK() override {
     if (settled_) settled_();
+    try {
+      answer();
+    } catch (...) {
+    }
+  }
+
+  void answer() {
     if (!failure_) {
       try {
         deferred_.Resolve(finish_ ? finish_(Env()) : Env().Undefined());

@@ -49,7 +49,9 @@ export function createHarness(): Harness {
   const folder = mkdtempSync(join(cache, "llamaforge-test-"));
   writeFileSync(join(folder, "package.json"), '{ "name": "llamaforge", "type": "module" }\n');
   const modules = [
-    ...["errors", "device", "native", "native-ops"].map((name) => `lib/${name}.ts`),
+    ...readdirSync(join(root, "lib"))
+      .filter((name) => name.endsWith(".ts"))
+      .map((name) => `lib/${name}`),
     ...readdirSync(join(root, "lib", "checkpoint")).map((name) => `lib/checkpoint/${name}`),
     ...["save-child", "lock-child", "contents"].map((name) => `test/checkpoint/support/${name}.ts`),
   ];

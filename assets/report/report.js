@@ -54,10 +54,17 @@
     });
   }
 
-  /** Ticks for a log axis that may span less than a decade. */
+  /** Ticks for a log axis, which may span much less than a decade. */
   function logTicks(min, max) {
-    const steps = max / min > 100 ? [1] : max / min > 8 ? [1, 2, 5] : [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
     const ticks = [];
+    if (max / min < 4) {
+      const rough = (max - min) / 6;
+      const unit = 10 ** Math.floor(Math.log10(rough));
+      const step = unit * [1, 2, 5, 10].find((factor) => factor * unit >= rough);
+      for (let i = Math.ceil(min / step); i * step <= max; i++) ticks.push(Number((i * step).toPrecision(6)));
+      return ticks;
+    }
+    const steps = max / min > 1000 ? [1] : max / min > 30 ? [1, 2, 5] : [1, 2, 3, 4, 5, 6, 8];
     for (let decade = Math.floor(Math.log10(min)); decade <= Math.log10(max); decade++) {
       for (const step of steps) {
         const tick = Number((step * 10 ** decade).toPrecision(3));

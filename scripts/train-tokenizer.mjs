@@ -10,7 +10,7 @@
 // The npm package `tokenizers` has no trainers, so the training is here: count pieces, then merge the most
 // frequent pair of symbols, keeping pair counts up to date by visiting only the pieces that hold the pair.
 
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -40,6 +40,7 @@ const piecePattern = [
 
 const codeShare = 0.3;
 const codeFolders = ["lib", "csrc", "scripts", "test", "bench", "examples"];
+const generated = join(root, "lib/native-ops.ts");
 const codeExtensions = new Set([".ts", ".mjs", ".cpp", ".h", ".cu", ".cuh"]);
 const specialTokens = ["<unk>", "<s>", "</s>"];
 const maxTokenLength = 20; // longer ones are learnt by heart from one file and help nowhere else
@@ -223,7 +224,11 @@ const textFolder = join(
 );
 const text = countPieces(filesBelow(textFolder, new Set([".txt"])));
 const code = countPieces(
-  codeFolders.flatMap((folder) => filesBelow(join(root, folder), codeExtensions)),
+  codeFolders
+    .map((folder) => join(root, folder))
+    .filter((folder) => existsSync(folder))
+    .flatMap((folder) => filesBelow(folder, codeExtensions))
+    .filter((file) => file !== generated),
 );
 const pieces = mixCounts(text, code);
 

@@ -6,10 +6,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { positionsForStep } from "../../lib/data/loader.js";
 import { Mixture, type MixtureOptions, type MixtureSource } from "../../lib/data/mixture.js";
 import { prepare } from "../../lib/data/prepare.js";
-import type { TokenDataset } from "../../lib/data/shards.js";
 import { ArgumentError, DataError } from "../../lib/errors.js";
-import { scope } from "../../lib/scope.js";
-import { memory } from "../../lib/tensor.js";
 import { documents, fixtures, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const sequenceLength = 16;
@@ -230,39 +227,5 @@ describe("mixture", () => {
     expect(() => {
       mixture.position = 0.5;
     }).toThrow(ArgumentError);
-  });
-});
-
-describe("mixture.next", () => {
-  it("gives tensors of inputs and targets, in the caller's scope, and goes on from a position", async () => {
-    const mixture = await open();
-    const before = memory().tensors;
-    const seen: string[] = [];
-    for (let step = 0; step < 5; step++) {
-      using _ = scope();
-      const { inputs, targets } = await mixture.next(4);
-      expect(inputs.shape).toEqual([4, sequenceLength]);
-      expect([inputs.dtype, targets.dtype]).toEqual(["i32", "i32"]);
-      const rows = await mixture.read(step * 4, 4);
-      const [x, y] = [await inputs.toArray(), await targets.toArray()];
-      for (let row = 0; row < 4; row++) {
-        const window = rows.subarray(row * 17, (row + 1) * 17);
-        expect(x.subarray(row * 16, (row + 1) * 16)).toEqual(window.subarray(0, 16));
-        expect(y.subarray(row * 16, (row + 1) * 16)).toEqual(window.subarray(1));
-      }
-      seen.push(x.join());
-      expect(mixture.position).toBe((step + 1) * 4);
-    }
-    expect(memory().tensors).toBe(before);
-
-    mixture.position = 8;
-    using _ = scope();
-    const { inputs } = await mixture.next(4);
-    expect((await inputs.toArray()).join()).toBe(seen[2]);
-    // Another size goes on at the same place.
-    const { inputs: two } = await mixture.next(2);
-    expect((await two.toArray()).join()).toBe((seen[3] as string).split(",").slice(0, 32).join());
-    expect(mixture.position).toBe(14);
-    await mixture.close();
   });
 });

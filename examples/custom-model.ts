@@ -40,7 +40,11 @@ class CharacterModel extends Module {
 }
 
 /** Trains on all windows of a text at once. @returns the loss in nats per character before and after */
-export async function trainCharacters(text: string, steps = 200, context = 4): Promise<{ first: number; last: number }> {
+export async function trainCharacters(
+  text: string,
+  steps = 200,
+  context = 4,
+): Promise<{ first: number; last: number }> {
   const alphabet = [...new Set(text)].sort();
   const codes = [...text].map((character) => alphabet.indexOf(character));
   const rows = codes.slice(context).map((_, start) => codes.slice(start, start + context));

@@ -84,6 +84,48 @@ Napi::Value build_info(const Napi::CallbackInfo& info) {
   });
 }
 
+// Folders in which a plugin may lie beside the addon's own.
+Napi::Value set_plugin_folders(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "setPluginFolders";
+    expect_arguments(info, 1, op);
+    if (!info[0].IsArray()) bad_argument({op, 0}, "an array of strings", info[0]);
+    const auto folders = info[0].As<Napi::Array>();
+    std::vector<std::string> list;
+    for (uint32_t i = 0; i < folders.Length(); ++i) list.push_back(Argument<std::string>::from(folders.Get(i), {op, 0}));
+    Environment::of(info.Env()).plugin_folders = std::move(list);
+    return info.Env().Undefined();
+  });
+}
+
+// The plugin, the driver, the libraries and the GPUs. Throws ERR_DEVICE where there is none.
+Napi::Value cuda_info(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    expect_arguments(info, 0, "cudaInfo");
+    const Napi::Env env = info.Env();
+    const LoadedPlugin& loaded = Environment::of(env).cuda();
+    Napi::Array devices = Napi::Array::New(env);
+    const int count = loaded.plugin->device_count();
+    for (int index = 0; index < count; ++index) {
+      const GpuDescription gpu = loaded.plugin->describe(index);
+      Napi::Object device = Napi::Object::New(env);
+      device.Set("name", gpu.name);
+      device.Set("capability", format("{}.{}", gpu.major, gpu.minor));
+      device.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(gpu.memory_bytes)));
+      device.Set("freeBytes", Napi::Number::New(env, static_cast<double>(gpu.free_bytes)));
+      devices.Set(static_cast<uint32_t>(index), device);
+    }
+    Napi::Array libraries = Napi::Array::New(env);
+    for (const std::string& library : loaded.plugin->libraries()) libraries.Set(libraries.Length(), library);
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("plugin", loaded.path);
+    result.Set("driver", format("{}.{}", loaded.driver_major, loaded.driver_minor));
+    result.Set("libraries", libraries);
+    result.Set("devices", devices);
+    return result;
+  });
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   try {
     env.SetInstanceData(new Environment(env));
@@ -98,6 +140,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("setMemoryLimit", Napi::Function::New(env, set_memory_limit, "setMemoryLimit"));
     exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
     exports.Set("buildInfo", Napi::Function::New(env, build_info, "buildInfo"));
+    exports.Set("setPluginFolders", Napi::Function::New(env, set_plugin_folders, "setPluginFolders"));
+    exports.Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));
   } catch (const Error& error) {
     throw to_js_error(env, error.code(), error.what());
   }

@@ -109,14 +109,26 @@ struct ArrayBytes {
   const void* data;
   size_t bytes;
   napi_typedarray_type type;
+  // Asks the engine, not the object's properties: a script can redefine those.
   static ArrayBytes from(Napi::Value value, Place place) {
     if (!value.IsTypedArray()) bad_argument(place, "a Float32Array, Int32Array or Uint16Array", value);
-    const auto array = value.As<Napi::TypedArray>();
-    Napi::Value buffer = array.Get("buffer");
-    if (!buffer.IsArrayBuffer()) bad_argument(place, "a typed array over an ArrayBuffer that is not shared", value);
-    if (buffer.As<Napi::ArrayBuffer>().IsDetached()) bad_argument(place, "a typed array that is not detached", value);
-    const auto* start = static_cast<const char*>(buffer.As<Napi::ArrayBuffer>().Data());
-    return {start + array.ByteOffset(), array.ByteLength(), array.TypedArrayType()};
+    napi_env env = value.Env();
+    napi_typedarray_type type;
+    size_t length = 0;
+    void* data = nullptr;
+    napi_value buffer = nullptr;
+    if (napi_get_typedarray_info(env, value, &type, &length, &data, &buffer, nullptr) != napi_ok) {
+      bad_argument(place, "a typed array", value);
+    }
+    bool owned = false;
+    bool detached = false;
+    if (napi_is_arraybuffer(env, buffer, &owned) != napi_ok || !owned) {
+      bad_argument(place, "a typed array over an ArrayBuffer that is not shared", value);
+    }
+    if (napi_is_detached_arraybuffer(env, buffer, &detached) != napi_ok || detached) {
+      bad_argument(place, "a typed array that is not detached", value);
+    }
+    return {data, length * value.As<Napi::TypedArray>().ElementSize(), type};
   }
 };
 

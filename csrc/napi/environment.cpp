@@ -49,15 +49,22 @@ Environment::~Environment() {
     bridge_->closed = true;
   }
   if (cpu_) cpu_->close();
+  for (const auto& [device, gpu] : gpus_) gpu->close();
 }
 
-const std::shared_ptr<CpuStream>& Environment::stream(int64_t device) {
-  if (device != 0) throw Error("ERR_DEVICE", format("device number {}: this build knows the CPU (0) only", device));
-  if (!cpu_) cpu_ = std::make_shared<CpuStream>(threads_);
-  return cpu_;
+const std::shared_ptr<Stream>& Environment::stream(int64_t device) {
+  if (device == 0) {
+    if (!cpu_) cpu_ = std::make_shared<CpuStream>(threads_);
+    return cpu_;
+  }
+  if (const auto found = gpus_.find(device); found != gpus_.end()) return found->second;
+  if (device < 0 || device > INT32_MAX) throw Error("ERR_DEVICE", format("there is no device number {}", device));
+  return gpus_.emplace(device, cuda().plugin->open(static_cast<int>(device - 1))).first->second;
 }
 
-const OpTable& Environment::ops(const Stream&) { return *kernels_.table; }
+const OpTable& Environment::ops(const Stream& stream) const {
+  return &stream == cpu_.get() ? *kernels_.table : *cuda().plugin->ops;
+}
 
 void Environment::set_threads(int64_t threads) {
   if (threads < 1 || threads > 1024) {
@@ -80,23 +87,35 @@ Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value 
     std::unique_ptr<Pending> done(raw);
     std::unique_ptr<Napi::ObjectReference> kept(done->result);
     Environment& owner = *done->owner;
-    if (--owner.pending_ == 0) owner.bridge_->to_js.Unref(env);
-    Napi::HandleScope scope(env);
+    // A worker that is being terminated makes every call into JS throw, the making of an error included; nobody waits for
+    // the promise then.
     try {
-      if (done->failure) std::rethrow_exception(done->failure);
-      done->deferred.Resolve(kept ? Napi::Value(kept->Value()) : env.Undefined());
-    } catch (const Error& error) {
-      done->deferred.Reject(to_js_error(env, error.code(), error.what()).Value());
-    } catch (const std::exception& error) {
-      done->deferred.Reject(to_js_error(env, "ERR_NATIVE", error.what()).Value());
+      if (--owner.pending_ == 0) owner.bridge_->to_js.Unref(env);
+      Napi::HandleScope scope(env);
+      try {
+        if (done->failure) std::rethrow_exception(done->failure);
+        done->deferred.Resolve(kept ? Napi::Value(kept->Value()) : env.Undefined());
+      } catch (const Error& error) {
+        done->deferred.Reject(to_js_error(env, error.code(), error.what()).Value());
+      } catch (const std::exception& error) {
+        done->deferred.Reject(to_js_error(env, "ERR_NATIVE", error.what()).Value());
+      }
+    } catch (...) {
     }
   };
-  stream.wait([pending, bridge = bridge_, settle](std::exception_ptr failure) {
-    std::lock_guard lock(bridge->mutex);
-    if (bridge->closed) return;
-    pending->failure = failure;
-    if (bridge->to_js.NonBlockingCall(pending, settle) != napi_ok) bridge->closed = true;
-  });
+  try {
+    stream.wait([pending, bridge = bridge_, settle](std::exception_ptr failure) {
+      std::lock_guard lock(bridge->mutex);
+      if (bridge->closed) return;
+      pending->failure = failure;
+      if (bridge->to_js.NonBlockingCall(pending, settle) != napi_ok) bridge->closed = true;
+    });
+  } catch (...) {
+    // The device is lost or closed: nobody will answer.
+    delete kept;
+    delete pending;
+    throw;
+  }
   if (pending_++ == 0) bridge_->to_js.Ref(env);
   return promise;
 }

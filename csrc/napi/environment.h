@@ -4,11 +4,15 @@
 #include <napi.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "cpu/dispatch.h"
 #include "runtime/cpu_stream.h"
+#include "runtime/plugin.h"
 #include "runtime/tensor.h"
 
 namespace llamaforge {
@@ -20,9 +24,12 @@ class Environment {
   explicit Environment(Napi::Env env);
   ~Environment();
 
-  // The device numbers of JS: 0 is the CPU. Throws ERR_DEVICE.
-  const std::shared_ptr<CpuStream>& stream(int64_t device);
-  const OpTable& ops(const Stream& stream);
+  // The device numbers of JS: 0 is the CPU, 1 + i GPU i, whose plugin is loaded here. Throws ERR_DEVICE.
+  const std::shared_ptr<Stream>& stream(int64_t device);
+  const OpTable& ops(const Stream& stream) const;
+  const LoadedPlugin& cuda() const { return load_plugin(plugin_folders); }
+  // Where JS found packages with plugins.
+  std::vector<std::string> plugin_folders;
   const char* instruction_set() const { return kernels_.instruction_set; }
   // Threads for the CPU stream; only before its first use.
   void set_threads(int64_t threads);
@@ -46,7 +53,8 @@ class Environment {
 
   CpuKernels kernels_;
   int threads_;
-  std::shared_ptr<CpuStream> cpu_;
+  std::shared_ptr<Stream> cpu_;
+  std::map<int64_t, std::shared_ptr<Stream>> gpus_;  // by device number
   std::shared_ptr<Bridge> bridge_;
   int64_t pending_ = 0;  // promises not answered yet; they keep the process alive
 };

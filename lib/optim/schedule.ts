@@ -16,7 +16,7 @@ export interface CosineSchedule {
  */
 export function cosineSchedule(options: CosineSchedule): (step: number) => number {
   const { peakLr, minLr, warmupSteps, decaySteps } = options;
-  for (const [name, value] of Object.entries(options)) {
+  for (const [name, value] of Object.entries({ peakLr, minLr, warmupSteps, decaySteps })) {
     if (!Number.isFinite(value) || value < 0) {
       throw new ArgumentError(
         `[cosineSchedule] expected a number from 0 for ${name}, got ${value}`,

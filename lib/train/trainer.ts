@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { listCheckpoints } from "../checkpoint/folder.js";
+import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
 import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
 import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
@@ -76,6 +76,7 @@ export class Trainer {
   readonly #metrics: MetricsWriter;
   readonly #skips: SkipHistory;
   readonly #schedule: (step: number) => number;
+  readonly #notice: (message: string) => void;
   #loader: Loader;
   #step: number;
   #tokens: number;
@@ -108,7 +109,7 @@ export class Trainer {
     this.#checkpoint = parts.checkpoint;
     if (parts.checkpoint) this.#savedStep = progress.step;
     const { keepLast, keepEvery } = config.checkpoint;
-    const onNotice = parts.onNotice;
+    const onNotice = (this.#notice = parts.onNotice);
     this.#writer = new CheckpointWriter(config.out, {
       retention: { keepLast, ...(keepEvery && { keepEvery }) },
       onSaved: (saved: SavedCheckpoint) => {
@@ -135,12 +136,15 @@ export class Trainer {
       seed: config.seed,
       split: "train",
     });
+    warnOfRepetition(mixture, onNotice);
     const heldOut = await openHeldOut(config, onNotice);
     const tokenizer = await Tokenizer.load(Object.keys(config.data.train)[0] as string);
     tokenizer.assertFits({ vocabSize: config.model.vocabSize });
     await prepareOutputFolder(config.out, { parents: true });
     const lock = acquireRunLock(config.out);
     try {
+      // What a killed save left behind; nobody else writes here while we hold the lock.
+      await cleanUp(config.out);
       const checkpoint = await findCheckpoint(config.out, resume, onNotice);
       if (checkpoint) checkRun(checkpoint.path, checkpoint.manifest, runIdentity(config, mixture));
       const { model, optimizer } = await build(config, checkpoint);
@@ -336,6 +340,7 @@ export class Trainer {
       batchSize: batch.microBatch,
       startPosition: this.#position,
       prefetch: data.prefetch,
+      onSlow: (waitedMs) => this.#notice(`waiting for data for ${Math.round(waitedMs / 1000)} s: is the storage slow?`),
     });
   }
 
@@ -364,6 +369,14 @@ interface TrainerParts {
 
 function due(step: number, every: number): boolean {
   return every > 0 && step % every === 0;
+}
+
+/** Runs of one token teach nothing and hide a fault of the preparation (FAULTS D5). */
+function warnOfRepetition(mixture: Mixture, onNotice: (message: string) => void): void {
+  for (const { folder, dataset } of mixture.sources) {
+    const percent = 100 * dataset.repeatedShare;
+    if (percent > 1) onNotice(`${folder}: ${percent.toFixed(1)}% of the tokens stand in runs of one token`);
+  }
 }
 
 /** The held-out documents, or null if the data has none. */

@@ -1,4 +1,4 @@
-import { DeviceError } from "./errors.js";
+import { ArgumentError, DeviceError } from "./errors.js";
 
 /** Where tensors live and operations run: the CPU, or one GPU. Compare with `sameDevice`. */
 export interface Device {
@@ -9,6 +9,18 @@ export interface Device {
 
 /** The CPU: operations run on a native thread of their own with an OpenMP team. */
 export const cpu: Device = Object.freeze({ type: "cpu", index: 0 });
+
+/**
+ * A GPU. Its plugin is loaded with the first tensor there; where that is impossible, this tensor is an error that says what
+ * to install: nothing runs on the CPU unasked.
+ * @param index among the GPUs that this process sees (0)
+ */
+export function cuda(index = 0): Device {
+  if (!Number.isInteger(index) || index < 0 || index > 999) {
+    throw new ArgumentError(`[cuda] expected a GPU index from 0 on, got ${index}`);
+  }
+  return Object.freeze({ type: "cuda", index });
+}
 
 export function sameDevice(a: Device, b: Device): boolean {
   return a.type === b.type && a.index === b.index;
@@ -21,14 +33,11 @@ export function deviceName(device: Device): string {
 
 /**
  * The device of a name: `cpu`, `cuda` (the first GPU) or `cuda:N`.
- * @throws DeviceError if the name is none of these, or asks for a GPU, which this version cannot use
+ * @throws DeviceError if the name is none of these
  */
 export function parseDevice(name: string): Device {
   if (name === "cpu") return cpu;
-  if (/^cuda(:\d{1,3})?$/.test(name)) {
-    throw new DeviceError(
-      `[device] "${name}" was asked for, but this version of LlamaForge has no CUDA plugin: use "cpu"`,
-    );
-  }
+  const index = /^cuda(?::(\d{1,3}))?$/.exec(name);
+  if (index) return cuda(Number(index[1] ?? 0));
   throw new DeviceError(`[device] expected "cpu", "cuda" or "cuda:N", got ${JSON.stringify(name)}`);
 }

@@ -13,7 +13,10 @@ CompletionQueue::~CompletionQueue() {
   }
   filled_.notify_one();
   thread_.join();
-  for (const Item& item : items_) cudaEventDestroy(item.event);
+  for (Item& item : items_) {
+    item.action(cudaErrorNotReady);
+    cudaEventDestroy(item.event);
+  }
   for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
 }
 

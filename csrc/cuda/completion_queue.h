@@ -16,11 +16,11 @@ namespace llamaforge::cuda {
 class CompletionQueue {
  public:
   explicit CompletionQueue(int device);
-  ~CompletionQueue();  // what has not completed yet is dropped
+  ~CompletionQueue();  // what has not been reached yet runs with cudaErrorNotReady
   CompletionQueue(const CompletionQueue&) = delete;
   CompletionQueue& operator=(const CompletionQueue&) = delete;
 
-  // Runs `action` on the queue's thread once everything enqueued on `stream` so far has run, or the device has failed.
+  // Runs `action` on the queue's thread once everything enqueued on `stream` so far has run, or with the device's error.
   void when_reached(cudaStream_t stream, std::function<void(cudaError_t)> action);
   // Blocks the caller until every action so far has run.
   void drain();

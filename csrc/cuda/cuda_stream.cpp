@@ -74,7 +74,7 @@ CudaStream::CudaStream(int index) : index_(index) {
   LF_CUDA_CHECK(cudaMemPoolCreate(&pool_, &properties));
   uint64_t keep_all = UINT64_MAX;
   LF_CUDA_CHECK(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all));
-  LF_CUDA_CHECK(cudaMalloc(&fault_record_, sizeof(FaultRecord)));
+  LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&fault_record_), sizeof(FaultRecord)));
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
   gemm_ = std::make_unique<GemmContext>(*this);

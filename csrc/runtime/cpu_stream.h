@@ -34,8 +34,8 @@ class CpuStream final : public Stream {
   void trim() override;
   int threads() const override { return threads_; }
 
-  // Stops the thread at the end of the running op; what is still queued is dropped, its waits are not answered.
-  void close();
+  // At the end of the running op.
+  void close() override;
 
  private:
   struct Item {

@@ -44,6 +44,8 @@ class Stream {
   virtual void trim() = 0;
   // Threads of the team that runs the kernels (CPU).
   virtual int threads() const = 0;
+  // Ends the stream's own thread; what it has not done yet is dropped and its waits are not answered.
+  virtual void close() = 0;
 };
 
 // Device memory for the time of one op.

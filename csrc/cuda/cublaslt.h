@@ -1,0 +1,76 @@
+// cuBLASLt, opened at run time: what we use of its interface, declared here so that building needs no cuBLASLt at all and
+// running needs no particular place of it. cublaslt_check.cpp holds these values against NVIDIA's header where there is one.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <library_types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace llamaforge::cuda {
+
+namespace lt {
+
+using Status = int;  // 0: success
+using Handle = void*;
+using MatmulDesc = void*;
+using MatrixLayout = void*;
+using MatmulPreference = void*;
+
+struct Algorithm {
+  uint64_t data[8];
+};
+struct HeuristicResult {
+  Algorithm algorithm;
+  size_t workspace_bytes;
+  Status state;
+  float waves;
+  int reserved[4];
+};
+
+constexpr int kCompute32F = 68, kCompute32FFastTF32 = 77;
+constexpr int kOperationN = 0, kOperationT = 1;
+constexpr int kDescTransA = 3, kDescTransB = 4;
+constexpr int kLayoutBatchCount = 5, kLayoutBatchStride = 6;
+constexpr int kPreferenceWorkspaceBytes = 1, kPreferenceReductionSchemes = 3;
+constexpr int kPreferenceAlignmentA = 5, kPreferenceAlignmentB = 6, kPreferenceAlignmentC = 7, kPreferenceAlignmentD = 8;
+constexpr uint32_t kReductionComputeType = 2;
+constexpr int kAlgoId = 0, kAlgoTile = 1, kAlgoSplitK = 2, kAlgoStages = 6;
+
+}  // namespace lt
+
+// The functions, by their names without `cublasLt`.
+struct CublasLt {
+  lt::Status (*Create)(lt::Handle*);
+  lt::Status (*Destroy)(lt::Handle);
+  size_t (*GetVersion)();
+  lt::Status (*MatmulDescCreate)(lt::MatmulDesc*, int compute, cudaDataType scale);
+  lt::Status (*MatmulDescDestroy)(lt::MatmulDesc);
+  lt::Status (*MatmulDescSetAttribute)(lt::MatmulDesc, int attribute, const void*, size_t);
+  lt::Status (*MatrixLayoutCreate)(lt::MatrixLayout*, cudaDataType, uint64_t rows, uint64_t columns, int64_t ld);
+  lt::Status (*MatrixLayoutDestroy)(lt::MatrixLayout);
+  lt::Status (*MatrixLayoutSetAttribute)(lt::MatrixLayout, int attribute, const void*, size_t);
+  lt::Status (*MatmulPreferenceCreate)(lt::MatmulPreference*);
+  lt::Status (*MatmulPreferenceDestroy)(lt::MatmulPreference);
+  lt::Status (*MatmulPreferenceSetAttribute)(lt::MatmulPreference, int attribute, const void*, size_t);
+  lt::Status (*MatmulAlgoGetHeuristic)(lt::Handle, lt::MatmulDesc, lt::MatrixLayout a, lt::MatrixLayout b,
+                                       lt::MatrixLayout c, lt::MatrixLayout d, lt::MatmulPreference, int requested,
+                                       lt::HeuristicResult*, int* found);
+  lt::Status (*MatmulAlgoCheck)(lt::Handle, lt::MatmulDesc, lt::MatrixLayout a, lt::MatrixLayout b, lt::MatrixLayout c,
+                                lt::MatrixLayout d, const lt::Algorithm*, lt::HeuristicResult*);
+  lt::Status (*MatmulAlgoConfigGetAttribute)(const lt::Algorithm*, int attribute, void*, size_t, size_t* written);
+  lt::Status (*Matmul)(lt::Handle, lt::MatmulDesc, const void* alpha, const void* a, lt::MatrixLayout, const void* b,
+                       lt::MatrixLayout, const void* beta, const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout,
+                       const lt::Algorithm*, void* workspace, size_t workspace_bytes, cudaStream_t);
+
+  std::string path;
+  // "cuBLASLt 13.1.0 from /path".
+  std::string description() const;
+};
+
+// Opens it on first use. Throws ERR_DEVICE with every place tried. LLAMAFORGE_CUBLASLT names a file; nothing else is tried.
+const CublasLt& cublaslt();
+
+}  // namespace llamaforge::cuda

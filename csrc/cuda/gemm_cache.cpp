@@ -1,0 +1,76 @@
+#include "cuda/gemm_cache.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+namespace llamaforge::cuda {
+
+namespace {
+
+std::string cache_path() {
+  if (const char* path = std::getenv("LLAMAFORGE_GEMM_CACHE")) return std::string(path) == "none" ? "" : path;
+  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return std::string(cache) + "/llamaforge/gemm.txt";
+  if (const char* home = std::getenv("HOME")) return std::string(home) + "/.cache/llamaforge/gemm.txt";
+  return "";
+}
+
+std::string to_text(const lt::Algorithm& algorithm) {
+  std::string text;
+  for (uint64_t word : algorithm.data) {
+    char hex[17];
+    std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(word));
+    text += hex;
+  }
+  return text;
+}
+
+std::optional<lt::Algorithm> from_text(const std::string& text) {
+  lt::Algorithm algorithm;
+  if (text.size() != std::size(algorithm.data) * 16 || text.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    return std::nullopt;
+  }
+  for (size_t i = 0; i < std::size(algorithm.data); ++i) {
+    algorithm.data[i] = std::strtoull(text.substr(i * 16, 16).c_str(), nullptr, 16);
+  }
+  return algorithm;
+}
+
+}  // namespace
+
+GemmCache::GemmCache(std::string prefix) : prefix_(std::move(prefix)), path_(cache_path()) {
+  if (path_.empty()) return;
+  std::ifstream file(path_);
+  for (std::string line; std::getline(file, line);) {
+    const size_t tab = line.find('\t');
+    if (tab == std::string::npos || line.compare(0, prefix_.size(), prefix_) != 0) continue;
+    if (const auto algorithm = from_text(line.substr(tab + 1))) {
+      choices_.emplace(line.substr(prefix_.size(), tab - prefix_.size()), *algorithm);
+    }
+  }
+}
+
+std::optional<lt::Algorithm> GemmCache::find(const std::string& product) const {
+  const auto found = choices_.find(product);
+  return found == choices_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void GemmCache::add(const std::string& product, const lt::Algorithm& algorithm) {
+  choices_.insert_or_assign(product, algorithm);
+  if (path_.empty()) return;
+  std::error_code ignored;
+  const auto folder = std::filesystem::path(path_).parent_path();
+  if (!folder.empty()) std::filesystem::create_directories(folder, ignored);
+  const int file = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (file < 0) return;
+  // One write: lines of several processes do not mix.
+  const std::string line = prefix_ + product + "\t" + to_text(algorithm) + "\n";
+  [[maybe_unused]] const ssize_t written = write(file, line.data(), line.size());
+  ::close(file);
+}
+
+}  // namespace llamaforge::cuda

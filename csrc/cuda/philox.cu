@@ -1,0 +1,148 @@
+// Random tensors, bit for bit those of the CPU (csrc/cpu/philox.cpp): element i depends on seed and offset + i alone, every
+// operation is rounded once (the _rn intrinsics forbid the compiler to fuse), logarithm and sine are polynomials of our own.
+// One thread makes the 4 elements of a block. Writes each element once.
+#include "cuda/philox.h"
+
+#include <cmath>
+#include <limits>
+
+#include "cuda/cuda_ops.h"
+#include "cuda/launch.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+__device__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+// In (0, 1]: 31 bits and a half, so that the logarithm is finite.
+__device__ float open_unit(uint32_t word) { return fused(__int2float_rn(word >> 1), 0x1p-31f, 0x1p-32f); }
+
+// In [0, 1), 24 bits.
+__device__ float unit(uint32_t word) { return __fmul_rn(__int2float_rn(word >> 8), 0x1p-24f); }
+
+// −ln x for normal x in (0, 1]; Cephes' polynomial on [√½, √2).
+__device__ float negative_log(float x) {
+  const uint32_t shifted = __float_as_uint(x) - 0x3f3504f3u;
+  const float e = __int2float_rn(static_cast<int32_t>(shifted) >> 23);
+  const float m = __fadd_rn(__uint_as_float((shifted & 0x007fffffu) + 0x3f3504f3u), -1.0f);
+  float y = 7.0376836292e-2f;
+  y = fused(y, m, -1.1514610310e-1f);
+  y = fused(y, m, 1.1676998740e-1f);
+  y = fused(y, m, -1.2420140846e-1f);
+  y = fused(y, m, 1.4249322787e-1f);
+  y = fused(y, m, -1.6668057665e-1f);
+  y = fused(y, m, 2.0000714765e-1f);
+  y = fused(y, m, -2.4999993993e-1f);
+  y = fused(y, m, 3.3333331174e-1f);
+  y = fused(y, m, -0.5f);
+  y = fused(y, __fmul_rn(m, m), m);
+  return -fused(e, 0.693147181f, y);
+}
+
+// Of 2π · word / 2^32. The quadrant and the rest come from the integer, without any loss.
+__device__ void turn(uint32_t word, float& sine, float& cosine) {
+  const uint32_t quadrant = (word + 0x20000000u) >> 30;
+  const int32_t rest = static_cast<int32_t>(word - (quadrant << 30));
+  const float angle = __fmul_rn(__int2float_rn(rest), 1.46291807926716e-9f);
+  const float square = __fmul_rn(angle, angle);
+  float s = -1.9515295891e-4f;
+  s = fused(s, square, 8.3321608736e-3f);
+  s = fused(s, square, -1.6666654611e-1f);
+  s = fused(s, __fmul_rn(square, angle), angle);
+  float c = 2.443315711809948e-5f;
+  c = fused(c, square, -1.388731625493765e-3f);
+  c = fused(c, square, 4.166664568298827e-2f);
+  c = fused(c, square, -0.5f);
+  c = fused(c, square, 1.0f);
+  const bool swapped = quadrant & 1;
+  sine = __uint_as_float(__float_as_uint(swapped ? c : s) ^ (quadrant & 2) << 30);
+  cosine = __uint_as_float(__float_as_uint(swapped ? s : c) ^ ((quadrant + 1) & 2) << 30);
+}
+
+struct Normal {
+  float mean, std;
+  static constexpr PhiloxStream kStream = kNormalStream;
+  __device__ void operator()(const PhiloxWords& words, float (&out)[4]) const {
+#pragma unroll
+    for (int pair = 0; pair < 4; pair += 2) {
+      const float radius = __fsqrt_rn(__fmul_rn(2.0f, negative_log(open_unit(words.word[pair]))));
+      float sine, cosine;
+      turn(words.word[pair + 1], sine, cosine);
+      out[pair] = fused(std, __fmul_rn(radius, cosine), mean);
+      out[pair + 1] = fused(std, __fmul_rn(radius, sine), mean);
+    }
+  }
+};
+
+struct Uniform {
+  float low, range, most;
+  static constexpr PhiloxStream kStream = kUniformStream;
+  __device__ void operator()(const PhiloxWords& words, float (&out)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float value = fused(range, unit(words.word[i]), low);
+      out[i] = value < most ? value : most;
+    }
+  }
+};
+
+template <class T, class Values>
+__global__ void generate_kernel(T* x, int64_t n, uint64_t seed, int64_t offset, Values values) {
+  const int64_t first = offset / 4, last = (offset + n + 3) / 4;
+  for (int64_t block = first + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; block < last;
+       block += int64_t{gridDim.x} * blockDim.x) {
+    float out[4];
+    values(philox(seed, Values::kStream, static_cast<uint64_t>(block)), out);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t at = block * 4 + i - offset;
+      if (at >= 0 && at < n) x[at] = narrow<T>(out[i]);
+    }
+  }
+}
+
+template <class Values> void generate(Stream& stream, const Tensor& x, int64_t seed, int64_t offset, const Values& values) {
+  CudaStream& cuda = on_cuda(stream);
+  with_float("x", x, [&]<class T>() {
+    generate_kernel<<<blocks_for(cuda, x.numel() / 4 + 2), kThreads, 0, cuda.compute()>>>(
+        x.data<T>(), x.numel(), static_cast<uint64_t>(seed), offset, values);
+  });
+  check_launch();
+}
+
+void check(const Tensor& x, int64_t offset) {
+  check_float("x", x);
+  if (offset < 0) throw Error("ERR_ARGUMENT", format("expected offset of at least 0, got {}", offset));
+}
+
+// The largest value of the dtype below `high`.
+float largest_below(DType dtype, float high) {
+  float candidate = std::nextafter(high, -std::numeric_limits<float>::infinity());
+  if (dtype == DType::bf16) {
+    uint32_t bits;
+    std::memcpy(&bits, &candidate, sizeof bits);
+    if (candidate < 0) bits += 0xffff;  // away from zero is down
+    bits &= 0xffff0000u;
+    std::memcpy(&candidate, &bits, sizeof candidate);
+  }
+  return candidate;
+}
+
+}  // namespace
+
+void philox_normal(Stream& stream, Out x, double mean, double std, int64_t seed, int64_t offset) {
+  check(x, offset);
+  generate(stream, x, seed, offset, Normal{static_cast<float>(mean), static_cast<float>(std)});
+}
+
+void philox_uniform(Stream& stream, Out x, double low, double high, int64_t seed, int64_t offset) {
+  check(x, offset);
+  const float from = static_cast<float>(low), to = static_cast<float>(high);
+  if (!(from < to) || !std::isfinite(to - from)) {
+    throw Error("ERR_ARGUMENT", format("expected finite low < high, got {} and {}", low, high));
+  }
+  generate(stream, x, seed, offset, Uniform{from, to - from, largest_below(x.dtype, to)});
+}
+
+}  // namespace llamaforge::cuda

@@ -1,0 +1,56 @@
+// The plugin's way out: one exported function. A kernel of ops.def without a body in this folder is a link error here.
+#include "runtime/plugin.h"
+
+#include <cstring>
+
+#include "cuda/cublaslt.h"
+#include "cuda/cuda_ops.h"
+#include "cuda/cuda_stream.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+int device_count() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorNoDevice) return 0;
+  LF_CUDA_CHECK(error);
+  return count;
+}
+
+GpuDescription describe(int index) {
+  if (index < 0 || index >= device_count()) throw Error("ERR_DEVICE", format("cuda:{} does not exist", index));
+  cudaDeviceProp properties;
+  LF_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  LF_CUDA_CHECK(cudaSetDevice(index));
+  size_t free = 0, total = 0;
+  LF_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return {properties.name, properties.major, properties.minor, total, free};
+}
+
+std::shared_ptr<Stream> open(int index) { return std::make_shared<CudaStream>(index); }
+
+std::vector<std::string> libraries() { return {cublaslt().description()}; }
+
+const OpTable kOps = {
+#define LF_OP(name, signature) name,
+#include "ops/ops.def"
+#undef LF_OP
+};
+
+}  // namespace
+
+}  // namespace llamaforge::cuda
+
+namespace llamaforge {
+
+const char* build_id() { return LLAMAFORGE_BUILD_ID; }
+
+extern "C" __attribute__((visibility("default"))) const Plugin* llamaforge_cuda_plugin(const char* wanted) {
+  static const Plugin plugin = {build_id(),      &cuda::kOps, cuda::device_count,
+                                cuda::describe, cuda::open,  cuda::libraries};
+  return std::strcmp(wanted, build_id()) == 0 ? &plugin : nullptr;
+}
+
+}  // namespace llamaforge

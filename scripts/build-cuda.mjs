@@ -1,0 +1,50 @@
+// Builds the CUDA plugin, build/Release/libllamaforge_cuda<MAJOR>.so.
+//
+//   node scripts/build-cuda.mjs [--archs "80;90a" | --archs all] [--if-available]
+//
+// --if-available: does nothing where nvcc is not installed. No GPU is needed to compile.
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const { values } = parseArgs({
+  options: { archs: { type: "string" }, "if-available": { type: "boolean", default: false } },
+});
+
+function nvcc() {
+  const homes = [process.env.CUDA_HOME, process.env.CUDA_PATH, "/usr/local/cuda"].filter(Boolean);
+  const paths = [
+    ...homes.map((home) => join(home, "bin")),
+    ...(process.env.PATH ?? "").split(":"),
+  ].map((folder) => join(folder, "nvcc"));
+  return paths.find((path) => existsSync(path));
+}
+
+function run(command, ...args) {
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: "inherit" });
+  if (status === 0) return;
+  console.error(`build-cuda: ${[command, ...args].join(" ")} failed${error ? `: ${error.message}` : ""}`);
+  process.exit(1);
+}
+
+const compiler = nvcc();
+if (!compiler) {
+  const text = "nvcc was not found in CUDA_HOME, /usr/local/cuda or on the PATH";
+  if (values["if-available"]) {
+    console.log(`build-cuda: ${text}: no CUDA plugin was built`);
+    process.exit(0);
+  }
+  console.error(`build-cuda: ${text}. Install the CUDA toolkit: https://developer.nvidia.com/cuda-downloads`);
+  process.exit(1);
+}
+const folder = join(root, "build", "cuda");
+const generator = spawnSync("ninja", ["--version"]).status === 0 ? ["-G", "Ninja"] : [];
+run(
+  "cmake",
+  ...["-S", "csrc/cuda", "-B", folder, ...generator],
+  ...[`-DCMAKE_CUDA_COMPILER=${compiler}`, `-DLLAMAFORGE_CUDA_ARCHS=${values.archs ?? "90a"}`],
+);
+run("cmake", "--build", folder);

@@ -15,7 +15,8 @@ it.each([
 ] as const)("a step's peak is near its plan (recompute %s, %s)", async (recompute, precision) => {
   const config = resolveConfig({
     steps: 2,
-    model: { preset: "quickstart" },
+    model: { preset: "quickstart", layers: 3 },
+    batch: { microBatch: 4 },
     data: { train: { none: 1 } },
     precision,
     recompute,

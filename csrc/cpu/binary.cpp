@@ -1,5 +1,5 @@
 // Element-wise arithmetic of two tensors with NumPy broadcasting:  y = a op b.
-// Reads 2 and writes 1 tensor: bound by memory, except pow. bf16 is computed in f32 and rounded once at the end.
+// Reads 2 and writes 1 tensor: bound by memory, except div and pow. bf16 is computed in f32 and rounded once at the end.
 //
 // a and b have one dtype; a single f32 number may accompany a bf16 tensor, so that x · 0.1 does not round 0.1 first.
 // y has the dtype of the tensors, or i32 (0 or 1) for comparisons. y may be larger than what a and b broadcast to
@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "cpu/binary_power.h"
 #include "cpu/broadcast.h"
 #include "cpu/cpu_ops.h"
 #include "cpu/simd.h"
@@ -40,13 +41,7 @@ struct Divide {
   Floats operator()(Floats a, Floats b) const { return a / b; }
 };
 struct Power {
-  Floats operator()(Floats a, Floats b) const {
-    float base[kLanes], exponent[kLanes];
-    store(base, a);
-    store(exponent, b);
-    for (int i = 0; i < kLanes; ++i) base[i] = std::pow(base[i], exponent[i]);
-    return load(base);
-  }
+  Floats operator()(Floats a, Floats b) const { return power(a, b); }
 };
 
 // A comparison of two vectors is -1 where it holds.
@@ -75,8 +70,8 @@ LF_INLINE void store_partial(int32_t* p, Ints v, int64_t n) {
 // Each operand moves with the row or is one value for all of it.
 template <bool kMoveA, bool kMoveB, class A, class B, class Y, class Op>
 void float_row(const A* a, const B* b, Y* y, int64_t n, const Op& op) {
-  const Floats one_a = broadcast(to_float(*a));
-  const Floats one_b = broadcast(to_float(*b));
+  const Floats one_a = to_float(*a) - Floats{};  // x - 0 keeps the sign of a zero, which 0 + x does not
+  const Floats one_b = to_float(*b) - Floats{};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(y + i, op(kMoveA ? load(a + i) : one_a, kMoveB ? load(b + i) : one_b));
   if (i == n) return;

@@ -88,6 +88,8 @@ template <class Bits> void transpose_tiles(const Bits* x, Bits* y, std::vector<A
   const int64_t tiles_down = (row.size + kTile - 1) / kTile;
   const int64_t tiles_across = (column.size + kTile - 1) / kTile;
   parallel_for(count_of(axes) * tiles_down * tiles_across, kTile * kTile, [&](int64_t begin, int64_t end) {
+    // Through a buffer, because rows whose distance is a power of two would push each other out of the cache.
+    Bits buffer[kTile][kTile + 1];
     for (int64_t tile = begin; tile < end; ++tile) {
       const Offsets at = locate(axes, tile / tiles_across / tiles_down);
       const int64_t r = tile / tiles_across % tiles_down * kTile;
@@ -96,8 +98,11 @@ template <class Bits> void transpose_tiles(const Bits* x, Bits* y, std::vector<A
       const int64_t columns = std::min(kTile, column.size - c);
       const Bits* from = x + at.from + r + c * column.from;
       Bits* to = y + at.to + r * row.to + c;
+      for (int64_t j = 0; j < columns; ++j) {
+        std::memcpy(buffer[j], from + j * column.from, static_cast<size_t>(rows) * sizeof(Bits));
+      }
       for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < columns; ++j) to[i * row.to + j] = from[i + j * column.from];
+        for (int64_t j = 0; j < columns; ++j) to[i * row.to + j] = buffer[j][i];
       }
     }
   });

@@ -180,6 +180,63 @@ it("has PyTorch's gradients of pow at its edges", async () => {
   });
 });
 
+it("raises to powers within 2 units in the last place, also for negative bases and at IEEE 754's edges", async () => {
+  const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
+  const bases = [0, -0, 1, -1, 2, -2, 0.5, 1e-3, -3, 1.0001, 7e4, 1e-40, 3e38, inf, -inf, nan];
+  const exponents = [
+    0,
+    -0,
+    1,
+    -1,
+    2,
+    3,
+    -3,
+    0.5,
+    -0.5,
+    1 / 3,
+    7.25,
+    20,
+    25,
+    2 ** 24,
+    inf,
+    -inf,
+    nan,
+  ];
+  const expected = (x: number, y: number): number => {
+    if (x === 1 || y === 0) return 1; // where JavaScript differs from IEEE 754
+    if (x === -1 && Math.abs(y) === inf) return 1;
+    return Math.fround(x ** y);
+  };
+  await scope(async () => {
+    const table = await pow(
+      tensor(bases, { shape: [bases.length, 1] }),
+      tensor(exponents),
+    ).toArray();
+    bases.forEach((base, i) => {
+      exponents.forEach((exponent, j) => {
+        const wanted = expected(Math.fround(base), Math.fround(exponent));
+        const got = table[i * exponents.length + j] as number;
+        const label = `${base} ** ${exponent}`;
+        if (!Number.isFinite(wanted) || wanted === 0) expect(got, label).toBe(wanted);
+        else {
+          const unit = Math.max(Math.abs(wanted) * 2 ** -23, 2 ** -149);
+          expect(Math.abs(got - wanted) / unit, label).toBeLessThanOrEqual(2);
+        }
+      });
+    });
+
+    const base = random([50000], 8, { low: 0.001, high: 20 });
+    const exponent = random([50000], 9, { low: -12, high: 12 });
+    const values = await pow(fromReference(base), fromReference(exponent)).toArray();
+    let worst = 0;
+    values.forEach((value, i) => {
+      const exact = (base.data[i] as number) ** (exponent.data[i] as number);
+      worst = Math.max(worst, Math.abs(value - exact) / (exact * 2 ** -23));
+    });
+    expect(worst).toBeLessThanOrEqual(1);
+  });
+});
+
 it("does not round a plain number to bf16 before it is used", async () => {
   await scope(async () => {
     const factor = 1 + 2 ** -8 - 2 ** -12; // as bf16 it would be 1
@@ -249,6 +306,8 @@ describe("broadcastTo", () => {
       expect([...values]).toEqual([
         ...Float32Array.of(Number.NaN, -0, Infinity, -1e-40, Number.NaN, -0, Infinity, -1e-40),
       ]);
+      const zeros = await broadcastTo(tensor([[-0], [0]]), [2, 2]).toArray();
+      expect([...zeros]).toEqual([-0, -0, 0, 0]);
       const y = broadcastTo(tensor([[-(2 ** 31)], [5]], { dtype: "i32" }), [2, 2]);
       await expectClose(y, reference([2, 2], [-(2 ** 31), -(2 ** 31), 5, 5]));
     });

@@ -1,5 +1,6 @@
 // Element-wise arithmetic of two tensors with NumPy broadcasting:  y = a op b.
-// Reads 2 and writes 1 tensor: bound by memory, except div and pow. bf16 is computed in f32 and rounded once at the end.
+// Reads 2 and writes 1 tensor: bound by memory, except div and pow. bf16 is computed in f32 and rounded once at the
+// end.
 //
 // a and b have one dtype; a single f32 number may accompany a bf16 tensor, so that x · 0.1 does not round 0.1 first.
 // y has the dtype of the tensors, or i32 (0 or 1) for comparisons. y may be larger than what a and b broadcast to
@@ -45,10 +46,10 @@ struct Power {
 };
 
 // A comparison of two vectors is -1 where it holds.
-#define LF_COMPARISON(Name, op)                                          \
-  struct Name {                                                          \
-    Ints operator()(Floats a, Floats b) const { return -Ints(a op b); }  \
-    int32_t operator()(int32_t a, int32_t b) const { return a op b; }    \
+#define LF_COMPARISON(Name, op)                                         \
+  struct Name {                                                         \
+    Ints operator()(Floats a, Floats b) const { return -Ints(a op b); } \
+    int32_t operator()(int32_t a, int32_t b) const { return a op b; }   \
   };
 LF_COMPARISON(Equal, ==)
 LF_COMPARISON(NotEqual, !=)
@@ -117,10 +118,13 @@ void run(const In& a, const In& b, Out& y, const BroadcastPlan<2>& plan, const O
 
 // ---- dispatch
 
-template <class Op> constexpr bool takes_integers = std::is_invocable_v<Op, int32_t, int32_t>;
-template <class Op> constexpr bool compares = std::is_same_v<std::invoke_result_t<Op, Floats, Floats>, Ints>;
+template <class Op>
+constexpr bool takes_integers = std::is_invocable_v<Op, int32_t, int32_t>;
+template <class Op>
+constexpr bool compares = std::is_same_v<std::invoke_result_t<Op, Floats, Floats>, Ints>;
 
-template <class Op> void run_floats(const In& a, const In& b, Out& y, const BroadcastPlan<2>& plan, const Op& op) {
+template <class Op>
+void run_floats(const In& a, const In& b, Out& y, const BroadcastPlan<2>& plan, const Op& op) {
   const auto with = [&](auto a_zero, auto b_zero) {
     using A = decltype(a_zero);
     using B = decltype(b_zero);
@@ -135,7 +139,8 @@ template <class Op> void run_floats(const In& a, const In& b, Out& y, const Broa
   }
 }
 
-template <class Op> void run_kind(const In& a, const In& b, Out& y, const std::string& kind, const Op& op) {
+template <class Op>
+void run_kind(const In& a, const In& b, Out& y, const std::string& kind, const Op& op) {
   const bool mixed = a.dtype != b.dtype;
   const bool number_beside_bf16 = (a.dtype == DType::f32 && a.numel() == 1 && b.dtype == DType::bf16) ||
                                   (b.dtype == DType::f32 && b.numel() == 1 && a.dtype == DType::bf16);

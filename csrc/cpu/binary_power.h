@@ -1,5 +1,5 @@
-// a to the power of b on vectors of floats, rounded almost always correctly: 2^(b · log2|a|) in double precision, because the
-// product's error is the result's relative error. glibc's powf, lane by lane, took four times as long.
+// a to the power of b on vectors of floats, rounded almost always correctly: 2^(b · log2|a|) in double precision,
+// because the product's error is the result's relative error. glibc's powf, lane by lane, took four times as long.
 #pragma once
 
 #include "cpu/unary_math.h"
@@ -56,7 +56,8 @@ LF_INLINE Floats power(Floats a, Floats b) {
   std::memcpy(base, &size, sizeof size);
   std::memcpy(exponent, &b, sizeof b);
   for (int half = 0; half < 2; ++half) {
-    Doubles t = __builtin_convertvector(exponent[half], Doubles) * wide_log2(__builtin_convertvector(base[half], Doubles));
+    Doubles t =
+        __builtin_convertvector(exponent[half], Doubles) * wide_log2(__builtin_convertvector(base[half], Doubles));
     t = t < -200.0 ? Doubles{} - 200.0 : t;
     t = t > 200.0 ? Doubles{} + 200.0 : t;
     base[half] = __builtin_convertvector(wide_exp2(t), HalfFloats);
@@ -73,7 +74,8 @@ LF_INLINE Floats power(Floats a, Floats b) {
 
   // 0, infinities, NaN and exponents beyond 2^22 follow IEEE 754's table, one by one; a result never depends on its
   // neighbours in the vector.
-  const Floats special = (size > 0.0f) & (size < __builtin_inff()) & (abs(b) < 0x1p22f) ? broadcast(0.0f) : broadcast(1.0f);
+  const Floats special =
+      (size > 0.0f) & (size < __builtin_inff()) & (abs(b) < 0x1p22f) ? broadcast(0.0f) : broadcast(1.0f);
   if (__builtin_expect(horizontal_sum(special) > 0, 0)) {
     float bases[kLanes], exponents[kLanes], results[kLanes], is_special[kLanes];
     store(bases, a);

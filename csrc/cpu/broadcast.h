@@ -1,8 +1,8 @@
 // Walking several tensors that broadcast to one shape, row by row.
 //
-// Axes of size 1 are dropped and axes that all operands traverse alike are joined, so that what is left is short: tensors
-// of one shape are one row, a row added to a matrix is two axes. Tensors are contiguous, so along the last axis left
-// every operand advances by 1 or stands still (0): kernels need no other strides.
+// Axes of size 1 are dropped and axes that all operands traverse alike are joined, so that what is left is short:
+// tensors of one shape are one row, a row added to a matrix is two axes. Tensors are contiguous, so along the last axis
+// left every operand advances by 1 or stands still (0): kernels need no other strides.
 #pragma once
 
 #include <array>
@@ -13,10 +13,11 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-template <size_t N> struct BroadcastPlan {
-  std::vector<int64_t> sizes;                       // outermost first; never empty
-  std::vector<std::array<int64_t, N>> strides;      // of each operand, per axis
-  std::array<bool, N> advances;                     // does the operand move along the last axis?
+template <size_t N>
+struct BroadcastPlan {
+  std::vector<int64_t> sizes;                   // outermost first; never empty
+  std::vector<std::array<int64_t, N>> strides;  // of each operand, per axis
+  std::array<bool, N> advances;                 // does the operand move along the last axis?
 
   int64_t row_length() const { return sizes.back(); }
   int64_t numel() const {
@@ -33,7 +34,8 @@ BroadcastPlan<N> plan_broadcast(const Shape& shape, const std::array<const Tenso
   std::vector<std::array<int64_t, N>> strides(rank);
   for (size_t k = 0; k < N; ++k) {
     const Shape& own = operands[k]->shape;
-    LF_CHECK(own.size() <= rank, "operand {} of shape {} does not broadcast to {}", k, to_string(own), to_string(shape));
+    LF_CHECK(own.size() <= rank, "operand {} of shape {} does not broadcast to {}", k, to_string(own),
+             to_string(shape));
     const size_t lead = rank - own.size();
     int64_t step = 1;
     for (size_t axis = rank; axis-- > 0;) {
@@ -68,7 +70,8 @@ BroadcastPlan<N> plan_broadcast(const Shape& shape, const std::array<const Tenso
 
 // row(position, offsets, length): `length` elements of the output from `position` on, and where each operand starts.
 // Threads share the output evenly, whatever the shape: a row may reach a body in parts.
-template <size_t N, class Row> void for_each_row(const BroadcastPlan<N>& plan, const Row& row) {
+template <size_t N, class Row>
+void for_each_row(const BroadcastPlan<N>& plan, const Row& row) {
   const size_t last = plan.sizes.size() - 1;
   const int64_t length = plan.row_length();
   parallel_for(plan.numel(), 1, [&](int64_t begin, int64_t end) {

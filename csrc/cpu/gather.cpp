@@ -31,13 +31,14 @@ void check_index(const Tensor& whole, const Tensor& index, int64_t axis) {
     }
   });
   if (first_bad.load() < index.numel()) {
-    throw Error("ERR_ARGUMENT", format("index {} at element {} is outside axis {} of size {}",
-                                       values[first_bad.load()], first_bad.load(), axis, size));
+    throw Error("ERR_ARGUMENT", format("index {} at element {} is outside axis {} of size {}", values[first_bad.load()],
+                                       first_bad.load(), axis, size));
   }
 }
 
 // visit(offset in index, offset in the whole) for the start of each line along the axis, and the strides along it.
-template <class Visit> void for_each_line(const Tensor& whole, const Tensor& index, int64_t axis, const Visit& visit) {
+template <class Visit>
+void for_each_line(const Tensor& whole, const Tensor& index, int64_t axis, const Visit& visit) {
   int64_t stride = 1;
   for (int64_t other = axis + 1; other < index.rank(); ++other) stride *= index.dim(other);
   int64_t whole_stride = 1;
@@ -58,7 +59,8 @@ template <class Visit> void for_each_line(const Tensor& whole, const Tensor& ind
   });
 }
 
-template <class Bits> void gather_bits(const In& x, const In& index, Out& y, int64_t axis) {
+template <class Bits>
+void gather_bits(const In& x, const In& index, Out& y, int64_t axis) {
   const Bits* from = static_cast<const Bits*>(x.raw());
   const int32_t* at = index.data<int32_t>();
   Bits* to = static_cast<Bits*>(y.raw());
@@ -67,7 +69,8 @@ template <class Bits> void gather_bits(const In& x, const In& index, Out& y, int
   });
 }
 
-template <class DY, class DX> void scatter(const In& dy, const In& index, InOut& dx, int64_t axis) {
+template <class DY, class DX>
+void scatter(const In& dy, const In& index, InOut& dx, int64_t axis) {
   const DY* from = dy.data<DY>();
   const int32_t* at = index.data<int32_t>();
   DX* to = dx.data<DX>();

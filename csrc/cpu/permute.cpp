@@ -1,6 +1,6 @@
 // y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any dtype.
-// Reads and writes each tensor once: bound by memory, as long as both sides are touched a cache line at a time. So if the
-// last axis changes, x and y are walked in tiles over the two axes that are contiguous in the one or the other.
+// Reads and writes each tensor once: bound by memory, as long as both sides are touched a cache line at a time. So if
+// the last axis changes, x and y are walked in tiles over the two axes that are contiguous in the one or the other.
 
 #include <vector>
 
@@ -65,7 +65,8 @@ int64_t count_of(const std::vector<Axis>& axes) {
 }
 
 // The last axis of x is the last of y: rows move as they are.
-template <class Bits> void move_rows(const Bits* x, Bits* y, std::vector<Axis> axes) {
+template <class Bits>
+void move_rows(const Bits* x, Bits* y, std::vector<Axis> axes) {
   const int64_t length = axes.empty() ? 1 : axes.back().size;
   if (!axes.empty()) axes.pop_back();
   parallel_for(count_of(axes), length, [&](int64_t begin, int64_t end) {
@@ -77,7 +78,8 @@ template <class Bits> void move_rows(const Bits* x, Bits* y, std::vector<Axis> a
 }
 
 // `row`: contiguous in x, `column`: contiguous in y; all other axes count the matrices to transpose.
-template <class Bits> void transpose_tiles(const Bits* x, Bits* y, std::vector<Axis> axes) {
+template <class Bits>
+void transpose_tiles(const Bits* x, Bits* y, std::vector<Axis> axes) {
   const Axis column = axes.back();
   axes.pop_back();
   size_t contiguous = 0;
@@ -108,7 +110,8 @@ template <class Bits> void transpose_tiles(const Bits* x, Bits* y, std::vector<A
   });
 }
 
-template <class Bits> void move(const In& x, Out& y, const std::vector<Axis>& axes) {
+template <class Bits>
+void move(const In& x, Out& y, const std::vector<Axis>& axes) {
   const Bits* from = static_cast<const Bits*>(x.raw());
   Bits* to = static_cast<Bits*>(y.raw());
   axes.empty() || axes.back().from == 1 ? move_rows(from, to, axes) : transpose_tiles(from, to, axes);

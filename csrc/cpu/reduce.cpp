@@ -25,32 +25,53 @@ constexpr int64_t kRows = 32;      // rows that meet in f32 in a tile
 // ---- the operations, over the type in which they combine (float for vectors, double or int64_t above)
 
 struct Sum {
-  template <class T> static T initial() { return T(0); }
-  template <class T> static T combine(T a, T b) { return a + b; }
+  template <class T>
+  static T initial() {
+    return T(0);
+  }
+  template <class T>
+  static T combine(T a, T b) {
+    return a + b;
+  }
   static Floats combine(Floats a, Floats b) { return a + b; }
 };
 struct Max {
-  template <class T> static T initial() {
+  template <class T>
+  static T initial() {
     return std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::min();
   }
-  template <class T> static T combine(T a, T b) { return a > b || a != a ? a : b; }
+  template <class T>
+  static T combine(T a, T b) {
+    return a > b || a != a ? a : b;
+  }
   static Floats combine(Floats a, Floats b) { return maximum(a, b); }
 };
 struct Min {
-  template <class T> static T initial() {
+  template <class T>
+  static T initial() {
     return std::numeric_limits<T>::has_infinity ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::max();
   }
-  template <class T> static T combine(T a, T b) { return a < b || a != a ? a : b; }
+  template <class T>
+  static T combine(T a, T b) {
+    return a < b || a != a ? a : b;
+  }
   static Floats combine(Floats a, Floats b) { return minimum(a, b); }
 };
 
-template <class T> struct WideOf { using type = double; };
-template <> struct WideOf<int32_t> { using type = int64_t; };
+template <class T>
+struct WideOf {
+  using type = double;
+};
+template <>
+struct WideOf<int32_t> {
+  using type = int64_t;
+};
 
 // ---- contiguous numbers to one
 
 // At most kBlock numbers.
-template <class Op, class T> double reduce_block(const T* x, int64_t n) {
+template <class Op, class T>
+double reduce_block(const T* x, int64_t n) {
   Floats part[4];
   for (Floats& p : part) p = broadcast(Op::template initial<float>());
   int64_t i = 0;
@@ -68,13 +89,16 @@ template <class Op, class T> double reduce_block(const T* x, int64_t n) {
   return result;
 }
 
-template <class Op, class T> double reduce_run(const T* x, int64_t n) {
+template <class Op, class T>
+double reduce_run(const T* x, int64_t n) {
   double result = Op::template initial<double>();
-  for (int64_t i = 0; i < n; i += kBlock) result = Op::combine(result, reduce_block<Op>(x + i, std::min(kBlock, n - i)));
+  for (int64_t i = 0; i < n; i += kBlock)
+    result = Op::combine(result, reduce_block<Op>(x + i, std::min(kBlock, n - i)));
   return result;
 }
 
-template <class Op> int64_t reduce_run(const int32_t* x, int64_t n) {
+template <class Op>
+int64_t reduce_run(const int32_t* x, int64_t n) {
   int64_t result = Op::template initial<int64_t>();
   for (int64_t i = 0; i < n; ++i) result = Op::combine(result, static_cast<int64_t>(x[i]));
   return result;
@@ -82,16 +106,19 @@ template <class Op> int64_t reduce_run(const int32_t* x, int64_t n) {
 
 // ---- rows to one row of n <= kTile columns
 
-template <class Op, class T> void add_rows(const T* const* rows, int64_t count, double* result, int64_t n) {
+template <class Op, class T>
+void add_rows(const T* const* rows, int64_t count, double* result, int64_t n) {
   float part[kTile];
   std::fill(part, part + n, Op::template initial<float>());
   for (int64_t r = 0; r < count; ++r) {
-    for_each_vector(0, n, [&](int64_t i, auto v) { v.store(part + i, Op::combine(v.load(part + i), v.load(rows[r] + i))); });
+    for_each_vector(0, n,
+                    [&](int64_t i, auto v) { v.store(part + i, Op::combine(v.load(part + i), v.load(rows[r] + i))); });
   }
   for (int64_t i = 0; i < n; ++i) result[i] = Op::combine(result[i], static_cast<double>(part[i]));
 }
 
-template <class Op> void add_rows(const int32_t* const* rows, int64_t count, int64_t* result, int64_t n) {
+template <class Op>
+void add_rows(const int32_t* const* rows, int64_t count, int64_t* result, int64_t n) {
   for (int64_t r = 0; r < count; ++r) {
     for (int64_t i = 0; i < n; ++i) result[i] = Op::combine(result[i], static_cast<int64_t>(rows[r][i]));
   }
@@ -153,10 +180,12 @@ Plan plan_reduction(const Shape& shape, const std::vector<bool>& is_reduced) {
 
 // ---- launchers
 
-template <class T> struct Output {
+template <class T>
+struct Output {
   T* data;
   double factor;  // 1/count for mean
-  template <class Wide> void write(int64_t i, Wide value) const {
+  template <class Wide>
+  void write(int64_t i, Wide value) const {
     if constexpr (std::is_same_v<T, int32_t>) {
       data[i] = static_cast<int32_t>(static_cast<uint64_t>(value));
     } else {
@@ -166,7 +195,8 @@ template <class T> struct Output {
 };
 
 // Rows of contiguous numbers: `plan.reduced` rows of `length` for each number of y.
-template <class Op, class T, class Y> void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Plan& plan) {
+template <class Op, class T, class Y>
+void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Plan& plan) {
   using Wide = typename WideOf<T>::type;
   const int64_t outputs = plan.kept.count();
   const int64_t rows = plan.reduced.count();
@@ -258,7 +288,8 @@ void reduce_leading(Stream& stream, const T* x, const Output<Y>& y, const Plan& 
 }
 
 // y f32 is allowed for x bf16: gradients of parameters are kept in f32.
-template <class Op> void run(Stream& stream, const In& x, Out& y, const Plan& plan, double factor) {
+template <class Op>
+void run(Stream& stream, const In& x, Out& y, const Plan& plan, double factor) {
   const auto with = [&]<class T, class Y>() {
     const Output<Y> output{y.data<Y>(), factor};
     if (plan.last_is_reduced) {

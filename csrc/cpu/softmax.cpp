@@ -15,7 +15,8 @@ namespace {
 
 constexpr int64_t kBlock = 2048;
 
-template <class T> float row_maximum(const T* x, int64_t n) {
+template <class T>
+float row_maximum(const T* x, int64_t n) {
   Floats highest = broadcast(-std::numeric_limits<float>::infinity());
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) highest = maximum(highest, load(x + i));
@@ -28,7 +29,8 @@ template <class T> float row_maximum(const T* x, int64_t n) {
 }
 
 // Sum of term(i, vector) over a row; lanes past the end are left out by the caller's `term` being 0 there.
-template <class Term> double row_sum(int64_t n, const Term& term) {
+template <class Term>
+double row_sum(int64_t n, const Term& term) {
   double total = 0;
   for (int64_t block = 0; block < n; block += kBlock) {
     Floats part = {};
@@ -39,16 +41,19 @@ template <class Term> double row_sum(int64_t n, const Term& term) {
 }
 
 // exp(x - highest), 0 in the lanes past the end of the row.
-template <class T> LF_INLINE Floats shifted_exp(const T* x, Floats highest, WholeVector v) {
+template <class T>
+LF_INLINE Floats shifted_exp(const T* x, Floats highest, WholeVector v) {
   return exp(v.load(x) - highest);
 }
-template <class T> LF_INLINE Floats shifted_exp(const T* x, Floats highest, PartialVector v) {
+template <class T>
+LF_INLINE Floats shifted_exp(const T* x, Floats highest, PartialVector v) {
   float lane[kLanes] = {};
   v.store(lane, exp(v.load(x) - highest));
   return load(lane);
 }
 
-template <class T> void softmax_row(const T* x, T* y, int64_t n, bool log_form) {
+template <class T>
+void softmax_row(const T* x, T* y, int64_t n, bool log_form) {
   const float highest = row_maximum(x, n);
   const Floats shift = broadcast(highest);
   const double sum = row_sum(n, [&](int64_t i, auto v) { return shifted_exp(x + i, shift, v); });
@@ -61,7 +66,8 @@ template <class T> void softmax_row(const T* x, T* y, int64_t n, bool log_form) 
   }
 }
 
-template <class T> void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
+template <class T>
+void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
   if (log_form) {
     const Floats sum = broadcast(static_cast<float>(row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i); })));
     for_each_vector(0, n, [&](int64_t i, auto v) { v.store(dx + i, v.load(dy + i) - exp(v.load(y + i)) * sum); });

@@ -75,8 +75,8 @@ struct Silu {
     return s * (1.0f + x * (1.0f - s));
   }
 };
-// The tanh form: x/2 · (1 + tanh(u)) = x · sigmoid(2u), u = sqrt(2/pi) · (x + 0.044715 x³). The sigmoid keeps its relative
-// precision for negative x, where 1 + tanh cancels.
+// The tanh form: x/2 · (1 + tanh(u)) = x · sigmoid(2u), u = sqrt(2/pi) · (x + 0.044715 x³). The sigmoid keeps its
+// relative precision for negative x, where 1 + tanh cancels.
 struct Gelu {
   static Floats twice_u(Floats x) { return x * (1.5957691216f + 0.0713548163f * x * x); }
   Floats value(Floats x) const { return x * sigmoid(twice_u(x)); }
@@ -95,7 +95,8 @@ struct Cosine {
 };
 
 // Calls `use` with the function of a kind.
-template <class Use> void with_kind(const std::string& kind, const Use& use) {
+template <class Use>
+void with_kind(const std::string& kind, const Use& use) {
   if (kind == "neg") return use(Negative{});
   if (kind == "abs") return use(Absolute{});
   if (kind == "exp") return use(Exponential{});
@@ -114,19 +115,20 @@ template <class Use> void with_kind(const std::string& kind, const Use& use) {
   throw Error("ERR_ARGUMENT", format("unknown kind \"{}\"", kind));
 }
 
-template <class T, class F> void forward(const In& x, Out& y, const F& f) {
+template <class T, class F>
+void forward(const In& x, Out& y, const F& f) {
   const T* from = x.data<T>();
   T* to = y.data<T>();
   parallel_vectors(x.numel(), [&](int64_t i, auto v) { v.store(to + i, f.value(v.load(from + i))); });
 }
 
-template <class T, class F> void backward(const In& dy, const In& x, Out& dx, const F& f) {
+template <class T, class F>
+void backward(const In& dy, const In& x, Out& dx, const F& f) {
   const T* gradient = dy.data<T>();
   const T* from = x.data<T>();
   T* to = dx.data<T>();
-  parallel_vectors(x.numel(), [&](int64_t i, auto v) {
-    v.store(to + i, v.load(gradient + i) * f.slope(v.load(from + i)));
-  });
+  parallel_vectors(x.numel(),
+                   [&](int64_t i, auto v) { v.store(to + i, v.load(gradient + i) * f.slope(v.load(from + i))); });
 }
 
 }  // namespace

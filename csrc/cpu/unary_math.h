@@ -1,5 +1,5 @@
-// Elementary functions that simd.h does not have, on vectors of floats: within 4 units in the last place over 2^-20..2^6
-// (test/ops/unary.test.ts), unless said otherwise. NaN in, NaN out.
+// Elementary functions that simd.h does not have, on vectors of floats: within 4 units in the last place over
+// 2^-20..2^6 (test/ops/unary.test.ts), unless said otherwise. NaN in, NaN out.
 #pragma once
 
 #include "cpu/simd.h"
@@ -7,7 +7,8 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 // Applies a scalar function to each lane.
-template <class F> LF_INLINE Floats lane_by_lane(Floats x, F f) {
+template <class F>
+LF_INLINE Floats lane_by_lane(Floats x, F f) {
   float lane[kLanes];
   store(lane, x);
   for (int i = 0; i < kLanes; ++i) lane[i] = f(lane[i]);
@@ -24,9 +25,7 @@ LF_INLINE Floats sqrt(Floats x) {
 #endif
 }
 
-LF_INLINE Floats abs(Floats x) {
-  return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu);
-}
+LF_INLINE Floats abs(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu); }
 
 // sign of `from`, magnitude of x.
 LF_INLINE Floats copy_sign(Floats x, Floats from) {
@@ -55,7 +54,7 @@ LF_INLINE Floats log(Floats x) {
   y = y * m * square + e * -2.12194440e-4f - 0.5f * square;
   y = (m + y) + e * 0.693359375f;
   y = x == 0.0f ? broadcast(-__builtin_inff()) : y;
-  y = x > 0x1.fffffep127f ? x : y;                                 // inf
+  y = x > 0x1.fffffep127f ? x : y;  // inf
   return (x < 0.0f) | (x != x) ? broadcast(__builtin_nanf("")) : y;
 }
 
@@ -73,9 +72,10 @@ LF_INLINE Floats tanh(Floats x) {
   return size < 0.625f ? near : far;  // far for NaN, where it is NaN
 }
 
-// sin or cos. Quadrants by pi/2 in three parts are exact enough up to 8192 (absolute error below 2e-7); lanes beyond, and
-// infinities, are computed one by one. Only those lanes: a result must not depend on its neighbours in the vector.
-template <bool kCosine> LF_INLINE Floats sine(Floats x) {
+// sin or cos. Quadrants by pi/2 in three parts are exact enough up to 8192 (absolute error below 2e-7); lanes beyond,
+// and infinities, are computed one by one. Only those lanes: a result must not depend on its neighbours in the vector.
+template <bool kCosine>
+LF_INLINE Floats sine(Floats x) {
   const Floats n = round_to_integer(clamp(x, -8192.0f, 8192.0f) * 0.636619772f);
   const Floats r = ((x - n * 1.5703125f) - n * 4.83751296997e-4f) - n * 7.54978942e-8f;
   const Floats square = r * r;

@@ -1,5 +1,5 @@
-// y = condition ? a : b, with NumPy broadcasting. condition i32, true where not 0; a, b and y of one dtype, copied bit by
-// bit. Reads 3 and writes 1 tensor.
+// y = condition ? a : b, with NumPy broadcasting. condition i32, true where not 0; a, b and y of one dtype, copied bit
+// by bit. Reads 3 and writes 1 tensor.
 
 #include <type_traits>
 
@@ -19,9 +19,13 @@ void select_row(const int32_t* c, const Bits* a, const Bits* b, Bits* y, int64_t
 }
 
 // Turns run-time booleans into template arguments, one after the other.
-template <class Use> void with_flag(bool flag, const Use& use) { flag ? use(std::true_type{}) : use(std::false_type{}); }
+template <class Use>
+void with_flag(bool flag, const Use& use) {
+  flag ? use(std::true_type{}) : use(std::false_type{});
+}
 
-template <class Bits> void select(const In& condition, const In& a, const In& b, Out& y) {
+template <class Bits>
+void select(const In& condition, const In& a, const In& b, Out& y) {
   const BroadcastPlan<3> plan = plan_broadcast<3>(y.shape, {&condition, &a, &b});
   const int32_t* c = condition.data<int32_t>();
   const Bits* a_data = static_cast<const Bits*>(a.raw());

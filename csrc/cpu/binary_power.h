@@ -1,5 +1,5 @@
 // a to the power of b on vectors of floats, rounded almost always correctly: 2^(b · log2|a|) in double precision,
-// because the product's error is the result's relative error. glibc's powf, lane by lane, took four times as long.
+// because the product's error is the result's relative error. glibc's powf, lane by lane, took ten times as long.
 #pragma once
 
 #include "cpu/unary_math.h"

@@ -1,14 +1,15 @@
 // Hopper's own instructions (PTX ISA, "Asynchronous warpgroup level matrix instructions" and "cp.async.bulk"), as thin
 // functions: mbarriers, the bulk tensor copy engine (TMA), wgmma, registers moved between warpgroups.
 //
-// Shared-memory tiles are slabs of 64 bf16 columns (128 bytes a row) in the 128-byte swizzle, 1024-byte aligned: what TMA
+// Shared-memory tiles are slabs of 64 bfloat16 columns (128 bytes a row) in the 128-byte swizzle, 1024-byte aligned: what TMA
 // writes with CU_TENSOR_MAP_SWIZZLE_128B and wgmma reads. A tile of more columns is several slabs behind each other.
 #pragma once
 
 #include <cuda.h>
-#include <cuda_bf16.h>
 
 #include <cstdint>
+
+#include "runtime/dtype.h"
 
 namespace llamaforge::cuda::hopper {
 
@@ -80,6 +81,13 @@ __device__ __forceinline__ void tma_load(const CUtensorMap* map, void* to, Barri
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(time), "r"(batch)
       : "memory");
 }
+// A run of bytes, a multiple of 16 at 16-byte aligned addresses.
+__device__ __forceinline__ void bulk_load(const void* from, void* to, Barrier* barrier, uint32_t bytes) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
 // One box from shared memory; rows outside the tensor are not written.
 __device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* from, int column, int time, int batch) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
@@ -124,6 +132,10 @@ template <int kPending> __device__ __forceinline__ void wgmma_wait() {
 template <int kCount> __device__ __forceinline__ void pin(float (&d)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int kCount> __device__ __forceinline__ void pin(uint32_t (&a)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
 #define LF_D8(i) \
@@ -181,6 +193,15 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 template <int N> __device__ __forceinline__ void as_operand(const float (&d)[N], uint32_t (&a)[N / 2]) {
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) a[i] = pack_bf16(d[2 * i], d[2 * i + 1]);
+}
+
+// 16 columns, number `step`, of a warpgroup's 64 rows in a slab as the A operand in registers.
+__device__ __forceinline__ void load_operand(const bfloat16 (&slab)[64 * 64], int step, uint32_t* a) {
+  const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane % 16;
+  const uint32_t address = shared_address(slab) + row * 128 + (((step * 2 + lane / 16) ^ row % 8) * 16);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(address));
 }
 
 }  // namespace llamaforge::cuda::hopper

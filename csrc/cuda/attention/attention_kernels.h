@@ -1,0 +1,56 @@
+// The kernels of causal attention behind attention.cu, on plain pointers: nothing here knows tensors or streams of the core.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "runtime/dtype.h"
+
+namespace llamaforge::cuda {
+
+struct AttentionCall {
+  int batch, time, heads, kv_heads, head_size;
+  float scale;
+  int processors;  // of the device
+  cudaStream_t stream;
+
+  __host__ __device__ int group() const { return heads / kv_heads; }
+  __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }  // of a token's row of qkv
+  // Rows of the backward pass's statistics are padded, so that 16-byte copies of them are aligned.
+  __host__ __device__ int padded_time() const { return (time + 127) / 128 * 128; }
+  size_t statistics() const { return static_cast<size_t>(batch) * heads * padded_time(); }
+};
+
+constexpr float kLog2E = 1.44269504088896340736f;
+
+// Where a row of the backward pass's statistics holds what it needs: p = exp2(s · scale · log2(e) - lse), D = rowsum(dO ∘ o).
+struct AttentionStatistics {
+  float* lse;      // (B, H, padded time), base 2; +inf beyond the end: probability 0
+  float* row_sum;  // (B, H, padded time); 0 beyond the end
+};
+
+// Hopper (sm_90a): wgmma and TMA. Head sizes 64, 96 and 128; all pointers 16-byte aligned.
+bool hopper_takes(const AttentionCall& call);
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse);
+void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
+                               bfloat16* dqkv);
+
+// sm_80 and up: mma.sync. Head sizes that are multiples of 8, up to 128; all pointers 16-byte aligned.
+bool mma_takes(const AttentionCall& call);
+void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse);
+void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
+                            bfloat16* dqkv);
+
+// Any head size, bf16 or f32, in f32 arithmetic.
+template <class T> void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* lse);
+template <class T>
+void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics, T* dqkv);
+
+// Fills the statistics from o, dO and the forward pass's lse (natural logarithm, (B, H, T)).
+template <class T>
+void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, const float* lse,
+                          AttentionStatistics statistics);
+
+}  // namespace llamaforge::cuda

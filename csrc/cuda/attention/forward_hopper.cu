@@ -1,0 +1,346 @@
+// Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the warp-specialised form of
+// FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v,  lse = log sum exp.
+//
+// One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into rings of shared memory;
+// consumer warpgroups of 64 queries each multiply by wgmma. Inside a warpgroup the softmax of a tile runs while the tensor
+// cores do  O += P V  of the tile before; warpgroups take turns to issue, so that softmaxes of one hide under products of
+// the others. At head size 64 exponentials (16 a clock) bound as much as the products: 512 and 512 clocks per 64 × 128 scores.
+//
+// Work is ordered by length, longest first: the blocks' sums of work are equal within a tile or two.
+// Deterministic: a query tile is computed by one warpgroup in one order.
+#include <algorithm>
+
+#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/hopper.cuh"
+#include "cuda/attention/tensor_map.h"
+
+namespace llamaforge::cuda {
+namespace {
+
+using namespace hopper;
+
+template <int kHead> struct Tiles {
+  static constexpr int kConsumers = kHead == 64 ? 3 : 2;  // warpgroups of 64 queries
+  static constexpr int kQueries = 64 * kConsumers, kKeys = 128;
+  static constexpr int kSlabs = (kHead + 63) / 64;
+  static constexpr int kQueryStages = kHead == 64 ? 2 : 1, kKeyStages = 2;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240, kProducerRegisters = kConsumers == 3 ? 32 : 24;
+};
+
+template <int kHead> struct alignas(1024) Shared {
+  using T = Tiles<kHead>;
+  bfloat16 query[T::kQueryStages][T::kConsumers][T::kSlabs][64 * 64];
+  bfloat16 key[T::kKeyStages][T::kSlabs][T::kKeys * 64];
+  bfloat16 value[T::kKeyStages][T::kSlabs][T::kKeys * 64];
+  Barrier query_full[T::kQueryStages], query_empty[T::kQueryStages];
+  Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
+};
+
+struct Work {
+  int query_tile, batch, head;
+};
+__device__ __forceinline__ Work work_at(int index, int query_tiles, const AttentionCall& call) {
+  const int lines = call.batch * call.heads, line = index % lines;
+  return {query_tiles - 1 - index / lines, line / call.heads, line % call.heads};
+}
+
+// Rows of a thread in the accumulators: two, 8 apart.
+struct Softmax {
+  float maximum[2], sum[2];  // of raw scores; the sum is this thread's part
+  float factor[2];           // what the output so far is worth after the last tile
+  bool rescale;              // whether it must be multiplied by `factor`; the same in a warp
+};
+
+// Scores become probabilities relative to a reference close to the running maximum. The reference moves only when the maximum
+// outgrows it by 2^8: any reference gives the same quotient, and moving it means a pass over the output.
+template <bool kFirst> __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, float to_base_2) {
+  float highest[2] = {s[0], s[2]};
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    highest[0] = fmaxf(highest[0], fmaxf(s[4 * i], s[4 * i + 1]));
+    highest[1] = fmaxf(highest[1], fmaxf(s[4 * i + 2], s[4 * i + 3]));
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    highest[h] = fmaxf(highest[h], __shfl_xor_sync(~0u, highest[h], 1));
+    highest[h] = fmaxf(highest[h], __shfl_xor_sync(~0u, highest[h], 2));
+  }
+  if (kFirst) {
+    state.maximum[0] = highest[0];
+    state.maximum[1] = highest[1];
+    state.sum[0] = state.sum[1] = 0;
+  } else {
+    const float slack = 8.0f;
+    const bool outgrown = (highest[0] - state.maximum[0]) * to_base_2 > slack ||
+                          (highest[1] - state.maximum[1]) * to_base_2 > slack;
+    state.rescale = __any_sync(~0u, outgrown);
+    if (state.rescale) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float now = fmaxf(highest[h], state.maximum[h]);
+        state.factor[h] = exp2_approximate((state.maximum[h] - now) * to_base_2);
+        state.sum[h] *= state.factor[h];
+        state.maximum[h] = now;
+      }
+    }
+  }
+  const float reference[2] = {state.maximum[0] * to_base_2, state.maximum[1] * to_base_2};
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float& left = s[4 * i + 2 * h];
+      float& right = s[4 * i + 2 * h + 1];
+      left = exp2_approximate(fmaf(left, to_base_2, -reference[h]));
+      right = exp2_approximate(fmaf(right, to_base_2, -reference[h]));
+      state.sum[h] += left + right;
+    }
+  }
+}
+
+template <int kHead, bool kTurns>
+__global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
+    attention_forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
+                             bfloat16* __restrict__ o, float* __restrict__ lse, const AttentionCall call) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  using T = Tiles<kHead>;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
+  const int query_tiles = (call.time + T::kQueries - 1) / T::kQueries;
+  const int works = query_tiles * call.batch * call.heads;
+  auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + T::kKeys - 1) / T::kKeys; };
+
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < T::kQueryStages; ++i) {
+      barrier_init(&shared.query_full[i], 1);
+      barrier_init(&shared.query_empty[i], 4 * T::kConsumers);
+    }
+    for (int i = 0; i < T::kKeyStages; ++i) {
+      barrier_init(&shared.key_full[i], 1);
+      barrier_init(&shared.value_full[i], 1);
+      barrier_init(&shared.key_empty[i], 4 * T::kConsumers);
+      barrier_init(&shared.value_empty[i], 4 * T::kConsumers);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+
+  if (warpgroup == 0) {  // the producer: one thread
+    give_registers<T::kProducerRegisters>();
+    if (threadIdx.x != 0) return;
+    tma_prefetch_map(&query_map);
+    tma_prefetch_map(&key_map);
+    Ring<T::kQueryStages> queries;
+    Ring<T::kKeyStages> keys;
+    constexpr uint32_t kTileBytes = T::kSlabs * T::kKeys * 64 * sizeof(bfloat16);
+    for (int index = blockIdx.x; index < works; index += gridDim.x) {
+      const Work work = work_at(index, query_tiles, call);
+      const int kv_head = work.head / call.group();
+      const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
+      barrier_wait(&shared.query_empty[queries.stage], queries.parity ^ 1);
+      barrier_expect_bytes(&shared.query_full[queries.stage], T::kConsumers * T::kSlabs * 64 * 64 * sizeof(bfloat16));
+      for (int i = 0; i < T::kConsumers; ++i) {
+        for (int slab = 0; slab < T::kSlabs; ++slab) {
+          tma_load(&query_map, shared.query[queries.stage][i][slab], &shared.query_full[queries.stage],
+                   work.head * kHead + slab * 64, work.query_tile * T::kQueries + i * 64, work.batch);
+        }
+      }
+      queries.advance();
+      for (int tile = key_tiles((work.query_tile + 1) * T::kQueries) - 1; tile >= 0; --tile) {
+        barrier_wait(&shared.key_empty[keys.stage], keys.parity ^ 1);
+        barrier_expect_bytes(&shared.key_full[keys.stage], kTileBytes);
+        for (int slab = 0; slab < T::kSlabs; ++slab) {
+          tma_load(&key_map, shared.key[keys.stage][slab], &shared.key_full[keys.stage], key_column + slab * 64,
+                   tile * T::kKeys, work.batch);
+        }
+        barrier_wait(&shared.value_empty[keys.stage], keys.parity ^ 1);
+        barrier_expect_bytes(&shared.value_full[keys.stage], kTileBytes);
+        for (int slab = 0; slab < T::kSlabs; ++slab) {
+          tma_load(&key_map, shared.value[keys.stage][slab], &shared.value_full[keys.stage], value_column + slab * 64,
+                   tile * T::kKeys, work.batch);
+        }
+        keys.advance();
+      }
+    }
+  } else {
+    take_registers<T::kConsumerRegisters>();
+    const int consumer = warpgroup - 1, thread = threadIdx.x % 128, lane = thread % 32;
+    const float to_base_2 = call.scale * kLog2E;
+    Ring<T::kQueryStages> queries;
+    Ring<T::kKeyStages> keys;
+
+    // Taking turns: a warpgroup issues its products when the one before it has issued its own.
+    constexpr int kPair = 256;
+    auto take_turn = [&] {
+      if (kTurns) named_sync(1 + consumer, kPair);
+    };
+    auto pass_turn = [&] {
+      if (kTurns) named_arrive(1 + (consumer + 1) % T::kConsumers, kPair);
+    };
+    if (kTurns && consumer == T::kConsumers - 1) named_arrive(1, kPair);
+    auto release = [&](Barrier& barrier) {
+      if (lane == 0) barrier_arrive(&barrier);
+    };
+
+    auto multiply_keys = [&](float(&s)[64], int query_stage, int key_stage) {
+#pragma unroll
+      for (int step = 0; step < kHead / 16; ++step) {
+        Wgmma<128>::multiply<0>(
+            s, slab_descriptor(shared.query[query_stage][consumer][step / 4]) + step % 4 * kNext16Columns,
+            slab_descriptor(shared.key[key_stage][step / 4]) + step % 4 * kNext16Columns, step > 0);
+      }
+      wgmma_commit();
+    };
+    auto multiply_values = [&](float(&out)[kHead / 2], const uint32_t(&p)[32], int stage, bool add) {
+#pragma unroll
+      for (int step = 0; step < T::kKeys / 16; ++step) {
+        Wgmma<kHead>::template multiply<1>(
+            out, p + 4 * step, slab_descriptor(shared.value[stage][0], T::kKeys * 128) + step * kNext16Rows,
+            step > 0 || add);
+      }
+      wgmma_commit();
+    };
+
+    for (int index = blockIdx.x; index < works; index += gridDim.x) {
+      const Work work = work_at(index, query_tiles, call);
+      const int first_query = work.query_tile * T::kQueries + consumer * 64;
+      const int tiles = key_tiles((work.query_tile + 1) * T::kQueries);
+      const int own_tiles = first_query < call.time ? key_tiles(first_query + 64) : 0;  // those that these queries see
+      float out[kHead / 2];
+      uint32_t p[32];
+      Softmax softmax;
+
+      barrier_wait(&shared.query_full[queries.stage], queries.parity);
+      for (int tile = tiles; tile > own_tiles; --tile) {  // beyond the diagonal
+        barrier_wait(&shared.key_full[keys.stage], keys.parity);
+        release(shared.key_empty[keys.stage]);
+        barrier_wait(&shared.value_full[keys.stage], keys.parity);
+        release(shared.value_empty[keys.stage]);
+        take_turn();
+        pass_turn();
+        keys.advance();
+      }
+      if (own_tiles == 0) {
+        release(shared.query_empty[queries.stage]);
+        queries.advance();
+        continue;
+      }
+
+      int stage_of_p;        // where the values of p's tile are
+      uint32_t parity_of_p;
+      {
+        float s[64];
+        barrier_wait(&shared.key_full[keys.stage], keys.parity);
+        take_turn();
+        wgmma_fence();
+        multiply_keys(s, queries.stage, keys.stage);
+        pass_turn();
+        wgmma_wait<0>();
+        pin(s);
+        release(shared.key_empty[keys.stage]);
+        const int row = first_query + thread / 32 * 16 + lane / 4 - (own_tiles - 1) * T::kKeys - lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 64; ++i) {
+          const int column = i / 4 * 8 + i % 2, below = i / 2 % 2 * 8;
+          if (column > row + below) s[i] = -INFINITY;
+        }
+        softmax_tile<true>(s, softmax, to_base_2);
+        as_operand(s, p);
+        stage_of_p = keys.stage;
+        parity_of_p = keys.parity;
+        keys.advance();
+      }
+      for (int tile = own_tiles - 1; tile > 0; --tile) {
+        float s[64];
+        barrier_wait(&shared.key_full[keys.stage], keys.parity);
+        take_turn();
+        wgmma_fence();
+        multiply_keys(s, queries.stage, keys.stage);
+        barrier_wait(&shared.value_full[stage_of_p], parity_of_p);
+        wgmma_fence();
+        multiply_values(out, p, stage_of_p, tile < own_tiles - 1);
+        pass_turn();
+        wgmma_wait<1>();
+        pin(s);
+        release(shared.key_empty[keys.stage]);
+        softmax_tile<false>(s, softmax, to_base_2);
+        wgmma_wait<0>();
+        pin(out);
+        release(shared.value_empty[stage_of_p]);
+        if (softmax.rescale) {
+#pragma unroll
+          for (int i = 0; i < kHead / 2; ++i) out[i] *= softmax.factor[i / 2 % 2];
+        }
+        as_operand(s, p);
+        stage_of_p = keys.stage;
+        parity_of_p = keys.parity;
+        keys.advance();
+      }
+      release(shared.query_empty[queries.stage]);
+      queries.advance();
+      barrier_wait(&shared.value_full[stage_of_p], parity_of_p);
+      wgmma_fence();
+      multiply_values(out, p, stage_of_p, own_tiles > 1);
+
+      float total[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        total[h] = softmax.sum[h] + __shfl_xor_sync(~0u, softmax.sum[h], 1);
+        total[h] += __shfl_xor_sync(~0u, total[h], 2);
+      }
+      wgmma_wait<0>();
+      pin(out);
+      release(shared.value_empty[stage_of_p]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = first_query + thread / 32 * 16 + lane / 4 + 8 * h;
+        if (row < call.time) {
+          const float inverse = 1.0f / total[h];
+          bfloat16* to = o + (static_cast<size_t>(work.batch) * call.time + row) * call.heads * kHead + work.head * kHead +
+                     lane % 4 * 2;
+#pragma unroll
+          for (int i = 0; i < kHead / 8; ++i) {
+            *reinterpret_cast<uint32_t*>(to + 8 * i) =
+                pack_bf16(out[4 * i + 2 * h] * inverse, out[4 * i + 2 * h + 1] * inverse);
+          }
+          if (lane % 4 == 0) {
+            lse[(static_cast<size_t>(work.batch) * call.heads + work.head) * call.time + row] =
+                softmax.maximum[h] * call.scale + logf(total[h]);
+          }
+        }
+      }
+    }
+    if (kTurns && consumer == 0) named_sync(1, kPair);  // the last turn passed is taken by nobody else
+  }
+#endif
+}
+
+template <int kHead> void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+  using T = Tiles<kHead>;
+  const auto kernel = attention_forward_kernel<kHead, false>;
+  const int bytes = sizeof(Shared<kHead>);
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const CUtensorMap query_map = tensor_map(qkv, call.batch, call.time, call.width(), 64);
+  const CUtensorMap key_map = tensor_map(qkv, call.batch, call.time, call.width(), T::kKeys);
+  const int works = (call.time + T::kQueries - 1) / T::kQueries * call.batch * call.heads;
+  kernel<<<std::min(works, call.processors), T::kThreads, bytes, call.stream>>>(query_map, key_map, o, lse, call);
+  LF_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+bool hopper_takes(const AttentionCall& call) {
+  return call.head_size == 64 || call.head_size == 96 || call.head_size == 128;
+}
+
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+  switch (call.head_size) {
+    case 64: return launch<64>(call, qkv, o, lse);
+    case 96: return launch<96>(call, qkv, o, lse);
+    case 128: return launch<128>(call, qkv, o, lse);
+  }
+}
+
+}  // namespace llamaforge::cuda

@@ -82,8 +82,8 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
   const int64_t place = shape.at_output(b, query_tile, head), o_stride = shape.heads * shape.head_size;
   pack_rows<Engine>(x.qkv + shape.at(b, query_tile, head), shape.stride(), rows, shape.head_size, side.query.data());
   pack_rows<Engine>(x.d_o + place, o_stride, rows, shape.head_size, side.d_output.data());
-  Engine::pair(side.query.data(), side.query_paired.data(), width);
-  Engine::pair(side.d_output.data(), side.d_output_paired.data(), width);
+  pair_rows<Engine>(side.query.data(), side.query_paired.data(), width);
+  pair_rows<Engine>(side.d_output.data(), side.d_output_paired.data(), width);
   for (int64_t row = 0; row < kTile; ++row) {  // rows beyond the end get probability 0
     const bool inside = row < rows;
     w.lse[row] = inside ? x.lse[(b * shape.heads + head) * shape.time + query_tile * kTile + row] * kLog2E : 1e30f;

@@ -116,7 +116,7 @@ void pack_keys(const Attention& shape, const T* qkv, const PackedKeys<Engine>& p
             pack_rows<Engine>(qkv + shape.at(b, tile, head), shape.stride(), shape.rows(tile), shape.head_size,
                               rows.data());
             if (transposed) transpose_rows<Engine>(rows.data(), transposed + offset, shape.width());
-            if (paired) Engine::pair(rows.data(), paired + offset, shape.width());
+            if (paired) pair_rows<Engine>(rows.data(), paired + offset, shape.width());
           };
           put(shape.heads + kv, packed.key_transposed, packed.key_paired);
           put(shape.heads + shape.kv_heads + kv, packed.value_transposed, packed.value_paired);

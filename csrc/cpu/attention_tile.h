@@ -1,43 +1,17 @@
-// Products of small tiles on the registers of one core: the inner loops of attention.
+// Tiles of attention: packing, and products that leave out what lies above the diagonal.
 //
-// An engine says how a product takes its operands. All of them are arrays of 4-byte words, `kPerWord` elements of the
-// summed axis k to a word:
-//   FloatEngine  1 float per word, multiply-add. Takes bf16 tensors too: tiles are widened when they are packed.
-//   PairEngine   2 bf16 per word, vdpbf16ps: two multiply-adds per lane and instruction, sums in f32.
-// Three layouts of a tile X (64 rows, d columns, both axes padded with zeros):
+// Three layouts of a tile X (64 rows, d columns, both axes padded with zeros), for the engines of tile.h:
 //   rows        [row][column / kPerWord]   left operand of X·Y
 //   paired      [row / kPerWord][column]   right operand of Y·X; read by columns, the left operand of Xᵀ·Y
 //   transposed  [column / kPerWord][row]   right operand of Y·Xᵀ
 // For floats `rows` and `paired` are the same thing.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <memory>
-#include <new>
-#include <utility>
-
-#include "cpu/simd.h"
+#include "cpu/tile.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 constexpr int64_t kTile = 64;  // rows (queries or keys) of a tile
-
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// Memory on cache line borders: a vector that lies across two lines costs two loads.
-template <class T> class AlignedBuffer {
- public:
-  explicit AlignedBuffer(int64_t count)
-      : data_(static_cast<T*>(::operator new(static_cast<size_t>(count) * sizeof(T), std::align_val_t(64)))) {}
-  ~AlignedBuffer() { ::operator delete(data_, std::align_val_t(64)); }
-  AlignedBuffer(const AlignedBuffer&) = delete;
-  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-  T* data() const { return data_; }
-
- private:
-  T* data_;
-};
 
 // Which part of a product is needed on the diagonal, where key j is seen by query i only if j <= i.
 enum class Part {
@@ -46,50 +20,6 @@ enum class Part {
   lower_steps,    // sum over k <= i: scores are zero beyond
   upper_steps,    // sum over k >= i: the transpose
 };
-
-struct FloatEngine {
-  using Word = float;
-  static constexpr int64_t kPerWord = 1;
-
-  static LF_INLINE Floats multiply_add(Word a, Floats b, Floats c) { return a * b + c; }
-  static LF_INLINE Floats load_words(const Word* p) { return load(p); }
-
-  static LF_INLINE void store_row(Word* p, const bfloat16* x) { store(p, load(x)); }
-  static LF_INLINE void store_row(Word* p, const float* x) { store(p, load(x)); }
-
-  static void pair(const Word* rows, Word* paired, int64_t width) {
-    std::memcpy(paired, rows, static_cast<size_t>(kTile * width) * sizeof(Word));
-  }
-};
-
-#if defined(__AVX512BF16__)
-struct PairEngine {
-  using Word = uint32_t;
-  static constexpr int64_t kPerWord = 2;
-
-  static LF_INLINE Floats load_words(const Word* p) { return load(reinterpret_cast<const float*>(p)); }
-  static LF_INLINE Floats multiply_add(Word a, Floats b, Floats c) {
-    const __m512i pairs = _mm512_set1_epi32(static_cast<int>(a));
-    return reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(c), reinterpret_cast<__m512bh>(pairs),
-                                                     reinterpret_cast<__m512bh>(b)));
-  }
-
-  static void pair(const Word* rows, Word* paired, int64_t width) {
-    const Words low_half = Words{} + 0xffffu;
-    for (int64_t row = 0; row < kTile; row += 2) {
-      for (int64_t column = 0; column < width; column += 2 * kLanes) {
-        const Words first = reinterpret_cast<Words>(load_words(rows + (row * width + column) / 2));
-        const Words second = reinterpret_cast<Words>(load_words(rows + ((row + 1) * width + column) / 2));
-        const Floats even = reinterpret_cast<Floats>((first & low_half) | (second << 16));
-        const Floats odd = reinterpret_cast<Floats>((first >> 16) | (second & ~low_half));
-        float* target = reinterpret_cast<float*>(paired + row / 2 * width + column);
-        store(target, interleave_low(even, odd));
-        store(target + kLanes, interleave_high(even, odd));
-      }
-    }
-  }
-};
-#endif
 
 // Columns of a packed tile: whole vectors of pairs.
 constexpr int64_t padded_width(int64_t head_size) { return round_up(head_size, 2 * 16); }
@@ -113,6 +43,22 @@ void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size
   }
 }
 
+// Layout `rows` to layout `paired`.
+template <class Engine>
+void pair_rows(const typename Engine::Word* rows, typename Engine::Word* paired, int64_t width) {
+  if constexpr (Engine::kPerWord == 1) {
+    std::memcpy(paired, rows, static_cast<size_t>(kTile * width) * sizeof(*rows));
+  } else {
+    const int64_t words = width / Engine::kPerWord;
+    for (int64_t row = 0; row < kTile; row += 2) {
+      for (int64_t word = 0; word < words; word += kLanes) {
+        Engine::pair_vector(rows + row * words + word, rows + (row + 1) * words + word,
+                            paired + row / 2 * width + 2 * word);
+      }
+    }
+  }
+}
+
 // Layout `rows` to layout `transposed`.
 template <class Engine>
 void transpose_rows(const typename Engine::Word* rows, typename Engine::Word* transposed, int64_t width) {
@@ -129,59 +75,6 @@ void transpose_rows(const typename Engine::Word* rows, typename Engine::Word* tr
       }
     }
   }
-}
-
-// ---- the product --------------------------------------------------------------------------------------------------
-
-// Where a word of the left operand lies: data[row * row_stride + step * step_stride].
-template <class Word> struct LeftOperand {
-  const Word* data;
-  int64_t row_stride, step_stride;
-};
-
-#if defined(__AVX512F__)
-constexpr int kBlockRows = 6, kBlockVectors = 4;  // 24 sums, 4 columns of b: 28 of 32 registers
-#elif defined(__AVX__)
-constexpr int kBlockRows = 6, kBlockVectors = 2;
-#else
-constexpr int kBlockRows = 4, kBlockVectors = 2;
-#endif
-
-template <class Engine, int kRows, int kVectors>
-void multiply_block(LeftOperand<typename Engine::Word> a, const typename Engine::Word* b, int64_t b_stride,
-                    int64_t steps, float* c, int64_t c_stride, bool accumulate) {
-  Floats sum[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) sum[row][v] = accumulate ? load(c + row * c_stride + v * kLanes) : Floats{};
-  }
-  for (int64_t step = 0; step < steps; ++step) {
-    Floats column[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) column[v] = Engine::load_words(b + step * b_stride + v * kLanes);
-#pragma GCC unroll 8
-    for (int row = 0; row < kRows; ++row) {
-      const auto word = a.data[row * a.row_stride + step * a.step_stride];
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[row][v] = Engine::multiply_add(word, column[v], sum[row][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) store(c + row * c_stride + v * kLanes, sum[row][v]);
-  }
-}
-
-template <class Engine>
-using BlockProduct = void (*)(LeftOperand<typename Engine::Word>, const typename Engine::Word*, int64_t, int64_t, float*,
-                              int64_t, bool);
-
-// [rows - 1][vectors - 1]
-template <class Engine, size_t... kIndex>
-constexpr std::array<BlockProduct<Engine>, sizeof...(kIndex)> block_products(std::index_sequence<kIndex...>) {
-  return {&multiply_block<Engine, kIndex / kBlockVectors + 1, kIndex % kBlockVectors + 1>...};
 }
 
 // c (rows, columns) = or += a · b over `depth` elements. Columns are whole vectors; rows and depth are free, but with an

@@ -12,7 +12,7 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
 // A chunk's logits should stay near the cores, but each chunk passes over all of weight and dweight.
-constexpr int64_t kChunkBytes = 8 << 20;
+constexpr int64_t kChunkBytes = 16 << 20;
 constexpr int64_t kFewestRows = 64;
 
 int64_t rows_per_chunk(int64_t rows, int64_t classes) {

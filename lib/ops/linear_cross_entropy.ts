@@ -10,7 +10,14 @@ import {
   shapeText,
 } from "./check.js";
 import { type CrossEntropyOptions, checkTargets } from "./cross_entropy.js";
-import { weightGradient } from "./weight_gradient.js";
+
+/** The gradient of a tensor that is no leaf has that tensor's dtype. */
+function inDType(gradient: Tensor, like: Tensor): Tensor {
+  if (gradient.dtype === like.dtype) return gradient;
+  const result = empty(gradient.shape, like);
+  native.cast(gradient.native, result.native);
+  return result;
+}
 
 /**
  * The head of a language model and its loss in one: `crossEntropy(linear(x, weight), targets)` without ever holding all
@@ -39,6 +46,7 @@ export function linearCrossEntropy(
   const hidden = x.shape.at(-1) as number;
   checkShape(op, "weight", weight, [null, hidden], `last axis of x ${shapeText(x.shape)}`);
 
+  const { shape } = x;
   const rows = x.size / hidden;
   const loss = empty([], { dtype: "f32", device: x.device });
   const recording = gradientsEnabled();
@@ -62,16 +70,17 @@ export function linearCrossEntropy(
       const results: (Tensor | null)[] = [null, null];
       if (dx) {
         const saved = gradients[0] as Tensor;
-        const scaled = empty(x.shape, saved);
-        native.fill(scaled.native, 0);
-        native.accumulateScaled(saved.native, factor, scaled.view([rows, hidden]).native);
-        results[0] = scaled;
+        const scaled = empty([rows, hidden], saved);
+        native.binary(saved.native, factor, scaled.native, "mul");
+        results[0] = scaled.view(shape);
       }
       if (dWeight) {
         const saved = gradients[dx ? 1 : 0] as Tensor;
-        results[1] = weightGradient(weight as Tensor, into(1), (buffer) =>
-          native.accumulateScaled(saved.native, factor, buffer.native),
-        );
+        const target = into(1);
+        const scaled = target?.tensor ?? empty(saved.shape, saved);
+        if (target?.accumulate) native.accumulateScaled(saved.native, factor, scaled.native);
+        else native.binary(saved.native, factor, scaled.native, "mul");
+        if (!target) results[1] = inDType(scaled, weight as Tensor);
       }
       return results;
     },

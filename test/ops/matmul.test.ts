@@ -4,8 +4,8 @@ import { matmul } from "../../lib/ops/matmul.js";
 import { zeros } from "../../lib/tensor.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import {
-  expectClose,
   matmul as composed,
+  expectClose,
   type Reference,
   random,
   reshape,

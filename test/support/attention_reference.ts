@@ -47,7 +47,7 @@ export function causalAttention(
         const sum = weights.reduce((a, w) => a + w, 0);
         const p = weights.map((w) => w / sum);
         const out = ((b * time + t) * heads + head) * headSize;
-        p.forEach((weight, j) => add(o.data, out, weight, x, row(b, j, valueHead)));
+        for (const [j, weight] of p.entries()) add(o.data, out, weight, x, row(b, j, valueHead));
         if (!dO) continue;
         const dp = p.map((_, j) => dot(dO.data, out, x, row(b, j, valueHead)));
         const mean = dp.reduce((a, value, j) => a + value * p[j]!, 0);

@@ -73,21 +73,22 @@ export abstract class Module {
     return groups;
   }
 
-  /** Excludes parameters from training: those whose name starts with `prefix`, all by default. */
-  freeze(prefix = ""): this {
-    return this.#setTrainable(prefix, false);
+  /** Excludes parameters from training: one by its name, a part of the model by its path, all by default. */
+  freeze(path = ""): this {
+    return this.#setTrainable(path, false);
   }
 
-  unfreeze(prefix = ""): this {
-    return this.#setTrainable(prefix, true);
+  unfreeze(path = ""): this {
+    return this.#setTrainable(path, true);
   }
 
-  #setTrainable(prefix: string, trainable: boolean): this {
-    const named = [...this.namedParameters()].filter(([name]) => name.startsWith(prefix));
+  #setTrainable(path: string, trainable: boolean): this {
+    const all = [...this.namedParameters()];
+    const named = all.filter(([name]) => path === "" || name === path || name.startsWith(`${path}.`));
     if (named.length === 0) {
-      const names = [...this.namedParameters().keys()].slice(0, 5).join(", ");
+      const names = all.slice(0, 5).map(([name]) => name);
       throw new ArgumentError(
-        `[freeze] no parameter starts with ${JSON.stringify(prefix)}; names look like ${names}`,
+        `[freeze] no parameter is called or lies under ${JSON.stringify(path)}; names look like ${names.join(", ")}`,
       );
     }
     for (const [, parameter] of named) parameter.trainable = trainable;

@@ -1,8 +1,10 @@
+// All operations, one file each; a new one gets its line here.
 export * from "./attention.js";
 export * from "./binary.js";
+export { broadcastTo, type Operand } from "./broadcast.js";
 export * from "./cast.js";
 export * from "./compare.js";
-export * from "./cross_entropy.js";
+export { type CrossEntropyOptions, crossEntropy } from "./cross_entropy.js";
 export * from "./embedding.js";
 export * from "./gather.js";
 export * from "./linear.js";

@@ -340,7 +340,8 @@ export class Trainer {
       batchSize: batch.microBatch,
       startPosition: this.#position,
       prefetch: data.prefetch,
-      onSlow: (waitedMs) => this.#notice(`waiting for data for ${Math.round(waitedMs / 1000)} s: is the storage slow?`),
+      onSlow: (waitedMs) =>
+        this.#notice(`waiting for data for ${Math.round(waitedMs / 1000)} s: is the storage slow?`),
     });
   }
 
@@ -375,7 +376,8 @@ function due(step: number, every: number): boolean {
 function warnOfRepetition(mixture: Mixture, onNotice: (message: string) => void): void {
   for (const { folder, dataset } of mixture.sources) {
     const percent = 100 * dataset.repeatedShare;
-    if (percent > 1) onNotice(`${folder}: ${percent.toFixed(1)}% of the tokens stand in runs of one token`);
+    if (percent > 1)
+      onNotice(`${folder}: ${percent.toFixed(1)}% of the tokens stand in runs of one token`);
   }
 }
 

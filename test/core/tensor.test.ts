@@ -222,7 +222,8 @@ test("ten thousand steps of a small loop leave nothing behind (FAULTS A8)", asyn
     if (i % 100 === 0) await synchronize();
   }
   await synchronize();
-  expect(memory().tensors).toBe(before.tensors);
-  expect(memory().bytes).toBe(before.bytes);
+  // Tensors that earlier tests dropped may be collected meanwhile, so the counts may fall.
+  expect(memory().tensors).toBeLessThanOrEqual(before.tensors);
+  expect(memory().bytes).toBeLessThanOrEqual(before.bytes);
   expect(process.memoryUsage.rss() - before.rss).toBeLessThan(32 << 20);
 });

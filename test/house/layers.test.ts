@@ -1,0 +1,91 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
+import { describe, expect, test } from "vitest";
+import { nativeOpNames } from "../../lib/native-ops.js";
+import { root } from "../cli/build.js";
+
+const filesUnder = (folder: string, pattern: RegExp) =>
+  readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
+    .filter((name) => pattern.test(name))
+    .map((name) => join(folder, name))
+    .sort();
+
+/** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
+const floors = [
+  ["errors", "device"],
+  ["native", "native-ops"],
+  ["tensor", "autograd", "scope"],
+  ["ops", "grad_check"],
+  ["nn"],
+  ["model", "optim"],
+  ["data", "checkpoint", "dist"],
+  ["train", "eval", "report"],
+  ["cli", "index"],
+];
+
+function floorOf(path: string): number {
+  const part = path.split("/")[1]?.replace(/\.ts$/, "") as string;
+  const floor = floors.findIndex((names) => names.includes(part));
+  if (floor < 0) throw new Error(`${path} is on no floor: add it to the list`);
+  return floor;
+}
+
+describe("floors", () => {
+  test.each(filesUnder("lib", /\.ts$/))("%s imports from its floor or below", (path) => {
+    const source = readFileSync(join(root, path), "utf8");
+    for (const [, specifier] of source.matchAll(/(?:from|import\()\s*"(\.[^"]+)"/g)) {
+      const target = relative(root, resolve(root, dirname(path), specifier as string)).replace(
+        /\.js$/,
+        ".ts",
+      );
+      expect(floorOf(target), `${path} imports ${target}`).toBeLessThanOrEqual(floorOf(path));
+    }
+  });
+
+  // csrc/runtime < cpu, cuda, comm, io < napi; ops.def and its table are shared.
+  const native = ["runtime", "ops", "cpu", "cuda", "comm", "io", "napi"];
+  const allowed: Record<string, string[]> = {
+    runtime: ["runtime", "ops"],
+    ops: ["runtime", "ops"],
+    cpu: ["runtime", "ops", "cpu"],
+    cuda: ["runtime", "ops", "cuda"],
+    comm: ["runtime", "ops", "comm"],
+    io: ["runtime", "io"],
+    napi: native,
+    fuzz: ["runtime", "io"],
+  };
+  test.each(filesUnder("csrc", /\.(cpp|h|cu|cuh)$/))(
+    "%s includes from its floor or below",
+    (path) => {
+      const source = readFileSync(join(root, path), "utf8");
+      const own = path.split("/")[1] as string;
+      for (const [, target] of source.matchAll(/#include "([a-z_]+)\/[^"]+"/g)) {
+        if (native.includes(target as string))
+          expect(allowed[own], `${path} includes ${target}/`).toContain(target);
+      }
+    },
+  );
+});
+
+describe("the six places of an operation", () => {
+  const sources = filesUnder("lib", /\.ts$/).filter((path) => !path.endsWith("native-ops.ts"));
+  const all = sources.map((path) => readFileSync(join(root, path), "utf8")).join("\n");
+
+  test.each(nativeOpNames)("%s is used by the library", (name) => {
+    expect(all).toMatch(new RegExp(`native(\\.|\\n\\s*\\.)${name}\\b|native\\[`));
+  });
+
+  const helpers = ["index", "check", "broadcast", "weight_gradient"];
+  const modules = filesUnder("lib/ops", /\.ts$/).map((path) =>
+    (path.split("/").at(-1) as string).replace(/\.ts$/, ""),
+  );
+  test.each(modules.filter((name) => !helpers.includes(name)))(
+    "lib/ops/%s.ts is exported and has its test",
+    (name) => {
+      expect(readFileSync(join(root, "lib/ops/index.ts"), "utf8")).toContain(`"./${name}.js"`);
+      expect(readFileSync(join(root, `test/ops/${name}.test.ts`), "utf8")).toMatch(
+        /\b(test|it)(\.each|\()/,
+      );
+    },
+  );
+});

@@ -1,0 +1,178 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { loadLlama } from "../../lib/checkpoint/llama.js";
+import { CheckpointError, DivergedError, TokenizerError, UsageError } from "../../lib/errors.js";
+import { memory, synchronize } from "../../lib/tensor.js";
+import type { RunConfig } from "../../lib/train/config.js";
+import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
+import { SkipHistory } from "../../lib/train/skips.js";
+import { Trainer, type TrainerOptions } from "../../lib/train/trainer.js";
+import { tinyConfig, tinyData } from "../support/tiny_run.js";
+
+let folder: string;
+let data: string;
+beforeAll(async () => {
+  ({ folder, data } = await tinyData());
+});
+
+let runs = 0;
+const freshOut = () => join(folder, `run-${runs++}`);
+
+async function run(config: RunConfig, options: TrainerOptions & { stopAfter?: number } = {}) {
+  const trainer = await Trainer.create(config, options);
+  const steps: StepMetrics[] = [];
+  for await (const step of trainer.run()) {
+    steps.push(step);
+    if (step.step === options.stopAfter) trainer.stop();
+  }
+  return { steps, result: trainer.result };
+}
+
+const figures = (steps: StepMetrics[]) =>
+  steps.map(({ step, loss, gradNorm, lr }) => [step, loss, gradNorm, lr]);
+const fileBytes = async (out: string, step: number, name: string) =>
+  (await readFile(join(out, `step-${String(step).padStart(10, "0")}`, name))).toString("base64");
+
+describe("a run", () => {
+  test("learns, measures, samples, saves, and two runs have equal bits", async () => {
+    const options = { sample: { every: 6, prompts: ["The senate"], maxTokens: 8 } };
+    const [first, second] = [freshOut(), freshOut()];
+    const a = await run(tinyConfig(data, first, options));
+    const b = await run(tinyConfig(data, second, options));
+    expect(a.steps.map((step) => step.step)).toEqual(Array.from({ length: 12 }, (_, i) => i + 1));
+    expect(a.steps[11]?.loss).toBeLessThan((a.steps[0]?.loss as number) - 0.5);
+    expect(a.steps[0]?.lr).toBe(0);
+    expect(a.result).toMatchObject({ step: 12, tokens: 12 * 4 * 32, finished: true });
+    expect(a.result.validation?.bitsPerByte).toBeGreaterThan(0);
+    expect(a.steps.filter((step) => step.validation).map((step) => step.step)).toEqual([5, 10, 12]);
+    expect(a.steps.filter((step) => step.samples).map((step) => step.step)).toEqual([6, 12]);
+    expect(figures(b.steps)).toEqual(figures(a.steps));
+    expect(b.result.validation).toEqual(a.result.validation);
+    expect(b.result.samples).toEqual(a.result.samples);
+    for (const name of ["model.safetensors", "optimizer-state.safetensors"]) {
+      expect(await fileBytes(second, 12, name)).toBe(await fileBytes(first, 12, name));
+    }
+    expect(figures(await readMetrics(join(first, "metrics.jsonl")))).toEqual(figures(a.steps));
+    const model = await loadLlama(join(first, "step-0000000012"), { dtype: "bf16" });
+    expect(model.config.vocabSize).toBe(4096);
+    model.dispose();
+  });
+
+  test.each(["fp32", "bf16"] as const)(
+    "stopped and resumed in %s, it has the bits of the unbroken run",
+    async (precision) => {
+      const [whole, parts] = [freshOut(), freshOut()];
+      const options = { precision, batch: { microBatch: 2, accumulation: 2 }, recompute: "ffn" };
+      const unbroken = await run(tinyConfig(data, whole, options));
+      const config = tinyConfig(data, parts, options);
+      const before = await run(config, { stopAfter: 4 });
+      expect(before.result.finished).toBe(false);
+      const after = await run(config);
+      const stopped = before.steps.at(-1)?.step as number;
+      expect(after.steps[0]?.step).toBe(stopped + 1);
+      expect(figures([...before.steps, ...after.steps])).toEqual(figures(unbroken.steps));
+      expect(figures(await readMetrics(join(parts, "metrics.jsonl")))).toEqual(
+        figures(unbroken.steps),
+      );
+      for (const name of ["model.safetensors", "optimizer-state.safetensors"]) {
+        expect(await fileBytes(parts, 12, name)).toBe(await fileBytes(whole, 12, name));
+      }
+    },
+  );
+
+  test("resumed on finished work it ends at once; a longer one goes on", async () => {
+    const out = freshOut();
+    await run(tinyConfig(data, out, { steps: 3, optimizer: { peakLr: 1e-3, warmupSteps: 1 } }));
+    expect(
+      (await run(tinyConfig(data, out, { steps: 3, optimizer: { peakLr: 1e-3, warmupSteps: 1 } })))
+        .steps,
+    ).toEqual([]);
+    const more = await run(
+      tinyConfig(data, out, { steps: 5, optimizer: { peakLr: 1e-3, warmupSteps: 1 } }),
+    );
+    expect(more.steps.map((step) => step.step)).toEqual([4, 5]);
+  });
+
+  test("starts from the weights of a Hugging Face folder", async () => {
+    const out = freshOut();
+    await run(tinyConfig(data, out));
+    const from = join(out, "step-0000000012");
+    const next = await run(
+      tinyConfig(data, freshOut(), { init: { from }, optimizer: { peakLr: 1e-9, warmupSteps: 0 } }),
+    );
+    expect(next.steps[0]?.loss).toBeLessThan(7.6);
+  });
+});
+
+describe("refused before anything is trained", () => {
+  test("a second run in the folder, an old run's folder, another run's checkpoint", async () => {
+    const out = freshOut();
+    const first = await Trainer.create(tinyConfig(data, out));
+    await expect(Trainer.create(tinyConfig(data, out))).rejects.toThrow(UsageError);
+    for await (const _ of first.run());
+    await expect(Trainer.create(tinyConfig(data, out), { resume: "none" })).rejects.toThrow(
+      /holds \d checkpoints/,
+    );
+    const other = tinyConfig(data, out, { seed: 6 });
+    await expect(Trainer.create(other)).rejects.toThrow(/seed: the checkpoint has 5, this run 6/);
+    await expect(Trainer.create(tinyConfig(data, out, { precision: "fp32" }))).rejects.toThrow(
+      CheckpointError,
+    );
+    // A refused run gives the folder back.
+    for await (const _ of (await Trainer.create(tinyConfig(data, out))).run());
+  });
+
+  test("a model too small for the tokenizer", async () => {
+    const config = tinyConfig(data, freshOut());
+    await expect(
+      Trainer.create({ ...config, model: { ...config.model, vocabSize: 100 } }),
+    ).rejects.toThrow(TokenizerError);
+  });
+});
+
+describe("too many skipped steps (FAULTS N4)", () => {
+  test("end the run with the state saved and a hint", async () => {
+    const out = freshOut();
+    const config = tinyConfig(data, out, { guard: { maxConsecutiveSkips: 2 }, steps: 12 });
+    const trainer = await Trainer.create(config);
+    // What no clipping can save: the weights themselves are not finite.
+    const { native } = await import("../../lib/native.js");
+    native.fill(trainer.model.norm.weight.tensor.native, Number.NaN);
+    const seen: StepMetrics[] = [];
+    await expect(
+      (async () => {
+        for await (const step of trainer.run()) seen.push(step);
+      })(),
+    ).rejects.toThrow(DivergedError);
+    expect(seen.map((step) => step.skipped)).toEqual(["loss not finite", "loss not finite"]);
+    await readFile(join(out, "step-0000000003/manifest.json"));
+  });
+
+  test("are counted in a row and per window", () => {
+    const limits = { maxConsecutiveSkips: 2, maxSkipsPerWindow: 3, window: 6 };
+    const history = new SkipHistory(limits);
+    for (const skipped of [true, true, false, true]) history.add(skipped);
+    expect(history.verdict(4)).toBe(null);
+    history.add(true);
+    expect(history.verdict(5)?.message).toMatch(/4 of the last 5/);
+    for (let i = 0; i < 6; i++) history.add(false);
+    expect(history.verdict(11)).toBe(null);
+    for (let i = 0; i < 3; i++) history.add(true);
+    expect(history.verdict(14)?.message).toMatch(/3 steps in a row/);
+    expect(new SkipHistory(limits, history.recent).verdict(14)).not.toBe(null);
+  });
+});
+
+test("runs leave no tensors and no bytes behind", async () => {
+  const count = async () => {
+    await synchronize();
+    return memory().tensors;
+  };
+  const config = tinyConfig(data, freshOut(), { steps: 4 });
+  const trainer = await Trainer.create(config);
+  const before = await count();
+  for await (const _ of trainer.run());
+  // The optimizer's and model's own tensors are there before the first step; the rotary table is made by it.
+  expect((await count()) - before).toBeLessThanOrEqual(1 + trainer.model.parameters().length);
+});

@@ -1,0 +1,164 @@
+// y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any dtype.
+// Reads and writes each tensor once. If the last axis stays, rows move in 16-byte accesses; if it changes, tiles of 32 by 32
+// go through shared memory, so that both sides are touched in whole lines.
+#include <vector>
+
+#include "cuda/cuda_ops.h"
+#include "cuda/pack.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+constexpr int kTile = 32;
+constexpr int kMostAxes = 8;
+
+struct Axis {
+  int64_t size;
+  int64_t from;  // stride in x
+  int64_t to;    // stride in y
+};
+
+struct Axes {
+  int count = 0;
+  Axis axis[kMostAxes];  // in the order of y
+  int64_t total() const {
+    int64_t product = 1;
+    for (int i = 0; i < count; ++i) product *= axis[i].size;
+    return product;
+  }
+  __device__ void locate(int64_t index, int64_t& from, int64_t& to) const {
+    from = to = 0;
+    for (int i = count; i-- > 0;) {
+      const int64_t position = index % axis[i].size;
+      index /= axis[i].size;
+      from += position * axis[i].from;
+      to += position * axis[i].to;
+    }
+  }
+};
+
+// The axes in the order of y, those of size 1 dropped, those that stay neighbours joined.
+std::vector<Axis> plan_permutation(const Shape& x, const IntList& permutation) {
+  std::vector<int64_t> strides(x.size());
+  int64_t step = 1;
+  for (size_t axis = x.size(); axis-- > 0;) {
+    strides[axis] = step;
+    step *= x[axis];
+  }
+  std::vector<Axis> axes;
+  for (int64_t source : permutation) {
+    const int64_t size = x[source];
+    if (size == 1) continue;
+    if (!axes.empty() && axes.back().from == size * strides[source]) {
+      axes.back() = {axes.back().size * size, strides[source], 0};
+    } else {
+      axes.push_back({size, strides[source], 0});
+    }
+  }
+  step = 1;
+  for (size_t axis = axes.size(); axis-- > 0;) {
+    axes[axis].to = step;
+    step *= axes[axis].size;
+  }
+  return axes;
+}
+
+Axes to_device(const std::vector<Axis>& axes) {
+  Axes result;
+  for (const Axis& axis : axes) result.axis[result.count++] = axis;
+  return result;
+}
+
+// Rows of `length` elements, kCount at a time.
+template <int kCount, class Bits>
+__global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes axes, int64_t n, int64_t length) {
+  for (int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kCount; i < n;
+       i += int64_t{gridDim.x} * blockDim.x * kCount) {
+    const int64_t row = i / length;
+    int64_t from, to;
+    axes.locate(row, from, to);
+    store_pack(y + i, load_pack<Bits, kCount>(x + from + (i - row * length)));
+  }
+}
+
+// `row`: contiguous in x, `column`: contiguous in y; `outer` counts the matrices to transpose.
+template <class Bits>
+__global__ void transpose_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes outer, Axis row, Axis column,
+                                 int64_t matrices) {
+  __shared__ Bits tile[kTile][kTile + 4 / sizeof(Bits)];  // 33 words a row: a column has no bank twice
+  const int64_t down = (row.size + kTile - 1) / kTile, across = (column.size + kTile - 1) / kTile;
+  for (int64_t task = blockIdx.x; task < matrices * down * across; task += gridDim.x) {
+    int64_t from, to;
+    outer.locate(task / across / down, from, to);
+    const int64_t r = task / across % down * kTile, c = task % across * kTile;
+    for (int j = threadIdx.y; j < kTile; j += blockDim.y) {
+      if (r + threadIdx.x < row.size && c + j < column.size) {
+        tile[j][threadIdx.x] = x[from + (r + threadIdx.x) + (c + j) * column.from];
+      }
+    }
+    __syncthreads();
+    for (int j = threadIdx.y; j < kTile; j += blockDim.y) {
+      if (c + threadIdx.x < column.size && r + j < row.size) {
+        y[to + (r + j) * row.to + c + threadIdx.x] = tile[threadIdx.x][j];
+      }
+    }
+    __syncthreads();
+  }
+}
+
+template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, std::vector<Axis> axes) {
+  constexpr int kCount = 16 / sizeof(Bits);
+  const int64_t length = axes.empty() ? 1 : axes.back().size;
+  if (!axes.empty()) axes.pop_back();
+  const Axes outer = to_device(axes);
+  const int64_t n = outer.total() * length;
+  // Every row starts on a pack if its length is whole packs: strides are multiples of it.
+  if (length % kCount == 0 && aligned16({x, y})) {
+    move_rows_kernel<kCount><<<blocks_for(cuda, n, kThreads * kCount), kThreads, 0, cuda.compute()>>>(x, y, outer, n, length);
+  } else {
+    move_rows_kernel<1><<<blocks_for(cuda, n), kThreads, 0, cuda.compute()>>>(x, y, outer, n, length);
+  }
+}
+
+template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, std::vector<Axis> axes) {
+  const Axis column = axes.back();
+  axes.pop_back();
+  size_t contiguous = 0;
+  while (axes[contiguous].from != 1) ++contiguous;
+  const Axis row = axes[contiguous];
+  axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(contiguous));
+  const Axes outer = to_device(axes);
+  const int64_t matrices = outer.total();
+  const int64_t tiles = matrices * ((row.size + kTile - 1) / kTile) * ((column.size + kTile - 1) / kTile);
+  transpose_kernel<<<blocks_for(cuda, tiles, 1), dim3(kTile, 8), 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
+}
+
+template <class Bits> void move(CudaStream& cuda, const Tensor& x, const Tensor& y, const std::vector<Axis>& axes) {
+  const auto* from = static_cast<const Bits*>(x.raw());
+  auto* to = static_cast<Bits*>(y.raw());
+  axes.empty() || axes.back().from == 1 ? move_rows(cuda, from, to, axes) : transpose(cuda, from, to, axes);
+  check_launch();
+}
+
+}  // namespace
+
+void permute(Stream& stream, In x, Out y, IntList permutation) {
+  LF_CHECK(permutation.size() == x.shape.size(), "{} axes for x {}", permutation.size(), to_string(x.shape));
+  std::vector<bool> seen(permutation.size());
+  Shape expected;
+  for (int64_t axis : permutation) {
+    LF_CHECK(axis >= 0 && axis < x.rank() && !seen[axis], "axis {} of x {} is wrong or named twice", axis,
+             to_string(x.shape));
+    seen[axis] = true;
+    expected.push_back(x.shape[axis]);
+  }
+  check_shape("y", y, expected);
+  check_dtype("y", y, x.dtype);
+  LF_CHECK(x.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(x.shape));
+  const std::vector<Axis> axes = plan_permutation(x.shape, permutation);
+  CudaStream& cuda = on_cuda(stream);
+  size_of(x.dtype) == 2 ? move<uint16_t>(cuda, x, y, axes) : move<uint32_t>(cuda, x, y, axes);
+}
+
+}  // namespace llamaforge::cuda

@@ -1,0 +1,316 @@
+// Reduction over any axes: sum, mean, max, min.  y has the reduced axes left out, or of size 1. Reads x once.
+//
+// Adjacent axes that are all kept or all reduced are joined. What is left alternates, and the last axis decides:
+//   reduced: numbers that lie together become one number each, by a warp (short) or a block (long) in 16-byte accesses;
+//   kept:    rows are added to each other, 32 columns by 8 rows of threads.
+// Long reductions are cut into pieces whose results are combined in their order. Cuts and orders depend on the shape alone:
+// the bits of a result are the same on every GPU. Packs meet in f32, packs with each other in f64; i32 sums are exact in 64
+// bits and wrap around at the end; the mean of i32 is refused. max and min are NaN if any number is.
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "cuda/cuda_ops.h"
+#include "cuda/pack.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+constexpr int64_t kWarpLength = 1024;  // numbers that a warp reduces alone
+constexpr int64_t kPiece = 32768;      // numbers that a block reduces
+constexpr int64_t kRowsPerPiece = 256;
+constexpr int kMostAxes = 8;
+
+// ---- the operations
+
+struct SumOf {
+  template <class T> __device__ static T initial() { return T(0); }
+  template <class T> __device__ static T combine(T a, T b) { return a + b; }
+};
+struct MaxOf {
+  template <class T> __device__ static T initial() {
+    if constexpr (std::is_integral_v<T>) return INT64_MIN;
+    return static_cast<T>(-__int_as_float(0x7f800000));
+  }
+  template <class T> __device__ static T combine(T a, T b) { return a > b || a != a ? a : b; }
+};
+struct MinOf {
+  template <class T> __device__ static T initial() {
+    if constexpr (std::is_integral_v<T>) return INT64_MAX;
+    return static_cast<T>(__int_as_float(0x7f800000));
+  }
+  template <class T> __device__ static T combine(T a, T b) { return a < b || a != a ? a : b; }
+};
+
+template <class T> using Wide = std::conditional_t<std::is_same_v<T, int32_t>, int64_t, double>;
+
+__device__ int64_t numeric(int32_t x) { return x; }
+template <class T> __device__ float numeric(T x) { return widen(x); }
+
+template <class Op> struct Combine {
+  template <class T> __device__ T operator()(T a, T b) const { return Op::combine(a, b); }
+};
+
+// ---- the plan
+
+// Where rows start: a mixed-radix counter over axes, by their sizes and strides in x.
+struct Axes {
+  int axes = 0;
+  int64_t sizes[kMostAxes], strides[kMostAxes];  // outermost first
+  __host__ __device__ int64_t count() const {
+    int64_t product = 1;
+    for (int axis = 0; axis < axes; ++axis) product *= sizes[axis];
+    return product;
+  }
+  __device__ int64_t offset(int64_t index) const {
+    if (axes == 1) return index * strides[0];
+    int64_t result = 0;
+    for (int axis = axes; axis-- > 0;) {
+      result += index % sizes[axis] * strides[axis];
+      index /= sizes[axis];
+    }
+    return result;
+  }
+};
+
+struct Plan {
+  Axes kept, reduced;  // without the last axis
+  int64_t length = 1;  // of the last axis
+  bool last_is_reduced = true;
+};
+
+Plan plan_reduction(const Shape& shape, const std::vector<bool>& is_reduced) {
+  struct Group {
+    int64_t size, stride;
+    bool reduced;
+  };
+  std::vector<Group> groups;  // innermost first
+  int64_t stride = 1;
+  for (size_t axis = shape.size(); axis-- > 0;) {
+    if (shape[axis] == 1) continue;
+    if (!groups.empty() && groups.back().reduced == is_reduced[axis]) {
+      groups.back().size *= shape[axis];
+    } else {
+      groups.push_back({shape[axis], stride, is_reduced[axis]});
+    }
+    stride *= shape[axis];
+  }
+  Plan plan;
+  if (groups.empty()) return plan;
+  plan.length = groups[0].size;
+  plan.last_is_reduced = groups[0].reduced;
+  for (size_t g = groups.size(); g-- > 1;) {
+    Axes& axes = groups[g].reduced ? plan.reduced : plan.kept;
+    axes.sizes[axes.axes] = groups[g].size;
+    axes.strides[axes.axes++] = groups[g].stride;
+  }
+  return plan;
+}
+
+// ---- kernels
+
+template <class Y> struct Output {
+  Y* data;
+  double factor;  // 1/count for mean
+  template <class W> __device__ void write(int64_t i, W value) const {
+    if constexpr (std::is_same_v<Y, int32_t>) {
+      data[i] = static_cast<int32_t>(static_cast<uint64_t>(value));
+    } else {
+      data[i] = narrow<Y>(static_cast<float>(value * factor));
+    }
+  }
+};
+// Partial results go into scratch memory as they are.
+template <class W> struct Partial {
+  W* data;
+  __device__ void write(int64_t i, W value) const { data[i] = value; }
+};
+
+// Numbers from..to of those that output `output` is made of, by `threads` threads of which this is `thread`.
+template <class Op, int kCount, class T>
+__device__ Wide<T> reduce_range(const T* x, const Plan& plan, int64_t output, int64_t from, int64_t to, int thread,
+                                int threads) {
+  using W = Wide<T>;
+  const T* start = x + plan.kept.offset(output);
+  W result = Op::template initial<W>();
+  for (int64_t i = from + int64_t{thread} * kCount; i < to; i += int64_t{threads} * kCount) {
+    const int64_t row = plan.reduced.axes == 0 ? 0 : i / plan.length;
+    const T* at = start + (plan.reduced.axes == 0 ? i : plan.reduced.offset(row) + (i - row * plan.length));
+    const auto pack = load_pack<T, kCount>(at);
+    auto sum = numeric(pack.value[0]);
+#pragma unroll
+    for (int k = 1; k < kCount; ++k) sum = Op::combine(sum, numeric(pack.value[k]));
+    result = Op::combine(result, static_cast<W>(sum));
+  }
+  return result;
+}
+
+// A warp for each output.
+template <class Op, int kCount, class T, class Out>
+__global__ void reduce_short_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t n) {
+  const int lane = threadIdx.x % 32;
+  for (int64_t output = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32; output < outputs;
+       output += int64_t{gridDim.x} * blockDim.x / 32) {
+    const auto result = warp_reduce(reduce_range<Op, kCount>(x, plan, output, 0, n, lane, 32), Combine<Op>{});
+    if (lane == 0) y.write(output, result);
+  }
+}
+
+// A block for each piece of each output: y (outputs, pieces).
+template <class Op, int kCount, class T, class Out>
+__global__ void reduce_long_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t n,
+                                   int64_t pieces, int64_t piece_length) {
+  using W = Wide<T>;
+  for (int64_t task = blockIdx.x; task < outputs * pieces; task += gridDim.x) {
+    const int64_t output = task / pieces, from = task % pieces * piece_length;
+    const W part = reduce_range<Op, kCount>(x, plan, output, from, min(n, from + piece_length), threadIdx.x, blockDim.x);
+    const W result = block_reduce(part, Op::template initial<W>(), Combine<Op>{});
+    if (threadIdx.x == 0) y.write(task, result);
+  }
+}
+
+// 32 columns x 8 rows of threads; a block for each (output, piece of its rows, 32 columns): y (outputs, pieces, length).
+template <class Op, class T, class Out>
+__global__ void reduce_rows_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t rows,
+                                   int64_t pieces) {
+  using W = Wide<T>;
+  __shared__ W part[8][32];
+  const int64_t tiles = (plan.length + 31) / 32;
+  for (int64_t task = blockIdx.x; task < outputs * pieces * tiles; task += gridDim.x) {
+    const int64_t column = task % tiles * 32 + threadIdx.x, piece = task / tiles % pieces, output = task / tiles / pieces;
+    W result = Op::template initial<W>();
+    if (column < plan.length) {
+      const T* start = x + plan.kept.offset(output) + column;
+      const int64_t last = min(rows, (piece + 1) * kRowsPerPiece);
+      for (int64_t row = piece * kRowsPerPiece + threadIdx.y; row < last; row += 8) {
+        result = Op::combine(result, static_cast<W>(numeric(start[plan.reduced.offset(row)])));
+      }
+    }
+    part[threadIdx.y][threadIdx.x] = result;
+    __syncthreads();
+    if (threadIdx.y == 0 && column < plan.length) {
+#pragma unroll
+      for (int k = 1; k < 8; ++k) result = Op::combine(result, part[k][threadIdx.x]);
+      y.write((output * pieces + piece) * plan.length + column, result);
+    }
+    __syncthreads();
+  }
+}
+
+// y (outputs, length) from partial (outputs, pieces, length), in the order of the pieces.
+template <class Op, class W, class Out>
+__global__ void combine_kernel(const W* partial, Out y, int64_t count, int64_t pieces, int64_t length) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+    const W* column = partial + i / length * pieces * length + i % length;
+    W result = column[0];
+    for (int64_t p = 1; p < pieces; ++p) result = Op::combine(result, column[p * length]);
+    y.write(i, result);
+  }
+}
+
+// ---- launchers
+
+template <class Op, class T, class Y> struct Launcher {
+  using W = Wide<T>;
+  CudaStream& cuda;
+  const T* x;
+  Output<Y> y;
+  const Plan& plan;
+  int64_t outputs = plan.kept.count(), rows = plan.reduced.count();
+
+  // run(where to write) once, or into scratch memory and combined if there are several pieces.
+  template <class Run> void in_pieces(int64_t pieces, int64_t length, const Run& run) {
+    if (pieces == 1) return run(y);
+    const int64_t count = outputs * length;
+    const Scratch scratch(cuda, static_cast<size_t>(count * pieces) * sizeof(W));
+    run(Partial<W>{scratch.as<W>()});
+    combine_kernel<Op><<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(scratch.as<W>(), y, count, pieces, length);
+  }
+
+  template <int kCount> void last() {
+    const int64_t n = rows * plan.length;
+    if (n <= kWarpLength) {
+      reduce_short_kernel<Op, kCount><<<blocks_for(cuda, outputs * 32), kThreads, 0, cuda.compute()>>>(x, y, plan, outputs, n);
+      return;
+    }
+    const int64_t pieces = (n + kPiece - 1) / kPiece;
+    in_pieces(pieces, 1, [&](auto out) {
+      reduce_long_kernel<Op, kCount><<<blocks_for(cuda, outputs * pieces, 1), kThreads, 0, cuda.compute()>>>(
+          x, out, plan, outputs, n, pieces, kPiece);
+    });
+  }
+
+  void leading() {
+    const int64_t pieces = (rows + kRowsPerPiece - 1) / kRowsPerPiece;
+    const int64_t blocks = outputs * pieces * ((plan.length + 31) / 32);
+    in_pieces(pieces, plan.length, [&](auto out) {
+      reduce_rows_kernel<Op><<<blocks_for(cuda, blocks, 1), dim3(32, 8), 0, cuda.compute()>>>(x, out, plan, outputs, rows,
+                                                                                             pieces);
+    });
+  }
+
+  bool takes_packs_of(int count) const {
+    auto fits = [&](const Axes& axes) {
+      return std::all_of(axes.strides, axes.strides + axes.axes, [&](int64_t stride) { return stride % count == 0; });
+    };
+    return aligned16({x}) && plan.length % count == 0 && fits(plan.kept) && fits(plan.reduced);
+  }
+
+  void run() {
+    if (!plan.last_is_reduced) {
+      leading();
+    } else if (takes_packs_of(kVector<T>)) {
+      last<kVector<T>>();
+    } else {
+      last<1>();
+    }
+    check_launch();
+  }
+};
+
+// y f32 is allowed for x bf16: gradients of parameters are kept in f32.
+template <class Op> void run(CudaStream& cuda, const Tensor& x, const Tensor& y, const Plan& plan, double factor) {
+  const auto with = [&]<class T, class Y>() {
+    Launcher<Op, T, Y>{cuda, x.data<T>(), {y.data<Y>(), factor}, plan}.run();
+  };
+  if (x.dtype == DType::i32) return with.template operator()<int32_t, int32_t>();
+  if (x.dtype == DType::f32) return with.template operator()<float, float>();
+  if (y.dtype == DType::f32) return with.template operator()<bfloat16, float>();
+  with.template operator()<bfloat16, bfloat16>();
+}
+
+}  // namespace
+
+void reduce(Stream& stream, In x, Out y, IntList axes, std::string kind) {
+  std::vector<bool> is_reduced(x.shape.size());
+  for (int64_t axis : axes) {
+    LF_CHECK(axis >= 0 && axis < x.rank() && !is_reduced[axis], "axis {} of x {} is wrong or named twice", axis,
+             to_string(x.shape));
+    is_reduced[axis] = true;
+  }
+  Shape kept, left_out;
+  double count = 1;
+  for (size_t axis = 0; axis < is_reduced.size(); ++axis) {
+    kept.push_back(is_reduced[axis] ? 1 : x.shape[axis]);
+    if (!is_reduced[axis]) left_out.push_back(x.shape[axis]);
+    if (is_reduced[axis]) count *= static_cast<double>(x.shape[axis]);
+  }
+  LF_CHECK(y.shape == kept || y.shape == left_out, "expected y of shape {} or {}, got {}", to_string(left_out),
+           to_string(kept), to_string(y.shape));
+  const bool widens = x.dtype == DType::bf16 && y.dtype == DType::f32;
+  if (!widens) check_dtype("y", y, x.dtype);
+  LF_CHECK(x.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(x.shape));
+  const Plan plan = plan_reduction(x.shape, is_reduced);
+  CudaStream& cuda = on_cuda(stream);
+  if (kind == "sum") return run<SumOf>(cuda, x, y, plan, 1);
+  if (kind == "mean") {
+    check_float("x", x);
+    return run<SumOf>(cuda, x, y, plan, 1 / count);
+  }
+  if (kind == "max") return run<MaxOf>(cuda, x, y, plan, 1);
+  if (kind == "min") return run<MinOf>(cuda, x, y, plan, 1);
+  throw Error("ERR_ARGUMENT", format("unknown kind \"{}\"", kind));
+}
+
+}  // namespace llamaforge::cuda

@@ -5,6 +5,7 @@ export default defineConfig({
   resolve: { alias: { llamaforge: new URL("lib/index.ts", import.meta.url).pathname } },
   test: {
     include: ["test/**/*.test.ts"],
+    setupFiles: ["test/support/device.ts"],
     // Each file in a process of its own: the native addon, environment variables and signals are per process.
     pool: "forks",
     // The kernels use every core by themselves.

@@ -22,6 +22,18 @@ export function cuda(index = 0): Device {
   return Object.freeze({ type: "cuda", index });
 }
 
+let current: Device = cpu;
+
+/** Where new tensors go when nothing else is said: the CPU, unless `setDefaultDevice` changed it. */
+export function defaultDevice(): Device {
+  return current;
+}
+
+/** Makes a device the one of all tensors that are made without naming one, in this thread. */
+export function setDefaultDevice(device: Device): void {
+  current = device;
+}
+
 export function sameDevice(a: Device, b: Device): boolean {
   return a.type === b.type && a.index === b.index;
 }

@@ -9,7 +9,7 @@ export { Mixture } from "./data/mixture.js";
 export { prepare } from "./data/prepare.js";
 export { TokenDataset, verifyDataset } from "./data/shards.js";
 export { Tokenizer } from "./data/tokenizer.js";
-export { cpu, type Device, parseDevice } from "./device.js";
+export { cpu, cuda, type Device, defaultDevice, parseDevice, setDefaultDevice } from "./device.js";
 export * from "./errors.js";
 export { checkGradients } from "./grad_check.js";
 export { fromHuggingFace, type LlamaConfig, llamaConfig, parameterCount, toHuggingFace } from "./model/config.js";

@@ -1,5 +1,5 @@
 import { type GraphNode, runBackward } from "./autograd.js";
-import { cpu, type Device, deviceName } from "./device.js";
+import { type Device, defaultDevice, deviceName } from "./device.js";
 import { ArgumentError, AutogradError, DisposedError, DTypeError, ShapeError } from "./errors.js";
 import {
   addon,
@@ -14,7 +14,7 @@ import { currentScope, type Scope } from "./scope.js";
 
 export type { DType } from "./native.js";
 
-/** How a new tensor is made; what is left out is f32, on the CPU, without gradient. */
+/** How a new tensor is made; what is left out is f32, on the default device, without gradient. */
 export interface TensorOptions {
   dtype?: DType;
   device?: Device;
@@ -301,14 +301,14 @@ export function untracked(
 
 /**
  * A tensor whose elements are not set yet: the first operation that writes it gives it memory.
- * @param like dtype and device, e.g. of another tensor; f32 on the CPU if left out
+ * @param like dtype and device, e.g. of another tensor; f32 on the default device if left out
  */
 export function empty(
   shape: readonly number[],
   like: { dtype?: DType; device?: Device } = {},
   op = "empty",
 ): Tensor {
-  const { dtype = "f32", device = cpu } = like;
+  const { dtype = "f32", device = defaultDevice() } = like;
   return new Tensor(newHandle(shape, dtype, device), [...shape], dtype, device, op, currentScope());
 }
 
@@ -348,7 +348,7 @@ export function arange(
   const { start = 0, step = 1 } = options;
   const result = empty(
     [count],
-    { dtype: options.dtype ?? "i32", device: options.device ?? cpu },
+    { dtype: options.dtype ?? "i32", device: options.device ?? defaultDevice() },
     "arange",
   );
   native.arange(result.native, start, step);
@@ -428,7 +428,7 @@ export function tensor(
     shape = options.shape ?? found;
   }
   const dtype = options.dtype ?? (data instanceof Int32Array ? "i32" : "f32");
-  const result = empty(shape, { dtype, device: options.device ?? cpu }, "tensor");
+  const result = empty(shape, { dtype, device: options.device ?? defaultDevice() }, "tensor");
   if (result.size !== values.length) {
     throw new ShapeError(
       `[tensor] shape [${shape}] needs ${result.size} numbers, got ${values.length}`,
@@ -453,7 +453,7 @@ export function tensor(
 }
 
 /** Waits until the device has run everything enqueued so far. @throws the first failure since the last wait */
-export async function synchronize(device: Device = cpu): Promise<void> {
+export async function synchronize(device: Device = defaultDevice()): Promise<void> {
   try {
     await addon.synchronize(deviceNumber(device));
   } catch (error) {
@@ -462,17 +462,17 @@ export async function synchronize(device: Device = cpu): Promise<void> {
 }
 
 /** Live tensors and bytes of a device: in use now, highest so far, and kept for reuse. */
-export function memory(device: Device = cpu): NativeMemory {
+export function memory(device: Device = defaultDevice()): NativeMemory {
   return addon.memory(deviceNumber(device));
 }
 
 /** Starts the count of `memory().peakBytes` anew. */
-export function resetPeakMemory(device: Device = cpu): void {
+export function resetPeakMemory(device: Device = defaultDevice()): void {
   addon.resetPeakMemory(deviceNumber(device));
 }
 
 /** Highest number of bytes that tensors of a device may take; 0: what the machine has. */
-export function setMemoryLimit(bytes: number, device: Device = cpu): void {
+export function setMemoryLimit(bytes: number, device: Device = defaultDevice()): void {
   try {
     addon.setMemoryLimit(deviceNumber(device), bytes);
   } catch (error) {

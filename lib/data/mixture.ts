@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { cpu, type Device } from "../device.js";
+import { type Device, defaultDevice } from "../device.js";
 import { ArgumentError, DataError } from "../errors.js";
 import type { Tensor } from "../tensor.js";
 import { Apportionment } from "./apportion.js";
@@ -90,7 +90,7 @@ export class Mixture {
     this.seed = options.seed ?? 3407;
     this.split = options.split ?? "train";
     this.#options = {
-      device: options.device ?? cpu,
+      device: options.device ?? defaultDevice(),
       rank: options.rank ?? 0,
       worldSize: options.worldSize ?? 1,
     };

@@ -1,4 +1,4 @@
-import { cpu, type Device } from "../device.js";
+import { type Device, defaultDevice } from "../device.js";
 import { ArgumentError } from "../errors.js";
 import { native } from "../native.js";
 import { outsideScopes } from "../scope.js";
@@ -102,7 +102,7 @@ export class ParameterStore {
   readonly dtype: "f32" | "bf16";
 
   constructor(module: Module, options: StoreOptions = {}) {
-    const { device = cpu, dtype = "f32", seed = 0, training = true } = options;
+    const { device = defaultDevice(), dtype = "f32", seed = 0, training = true } = options;
     if (dtype !== "f32" && dtype !== "bf16") {
       throw new ArgumentError(`[ParameterStore] expected dtype f32 or bf16, got ${String(dtype)}`);
     }

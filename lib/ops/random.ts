@@ -1,4 +1,4 @@
-import { cpu } from "../device.js";
+import { defaultDevice } from "../device.js";
 import { native } from "../native.js";
 import { empty, type Tensor, type TensorOptions } from "../tensor.js";
 import {
@@ -39,7 +39,7 @@ function prepare(
   const size = checkShapeArgument(op, "shape", shape);
   if (options === undefined) throw argumentError(op, "an object with a seed", "options", options);
   checkOptions(op, options, ["seed", "offset", ...own, "dtype", "device", "requiresGrad"]);
-  const { seed, offset = 0, dtype = "f32", device = cpu, requiresGrad = false } = options;
+  const { seed, offset = 0, dtype = "f32", device = defaultDevice(), requiresGrad = false } = options;
   checkInteger(op, "seed", seed);
   checkInteger(op, "offset", offset, { min: 0 });
   checkChoice(op, "dtype", dtype, ["f32", "bf16"]);

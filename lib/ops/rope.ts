@@ -1,5 +1,5 @@
 import { differentiable, gradientsEnabled } from "../autograd.js";
-import { cpu, type Device } from "../device.js";
+import { type Device, defaultDevice } from "../device.js";
 import { ArgumentError, ShapeError } from "../errors.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
@@ -27,7 +27,7 @@ export function ropeTable(
   positions: number,
   headSize: number,
   theta = 10000,
-  device: Device = cpu,
+  device: Device = defaultDevice(),
 ): Tensor {
   checkInteger("ropeTable", "positions", positions, { min: 1 });
   checkInteger("ropeTable", "headSize", headSize, { min: 2 });

@@ -79,7 +79,7 @@ function packageRoot(): string {
 }
 
 /** The installed packages that carry a CUDA plugin. They are optional: most machines have none or one. */
-function pluginFolders(): string[] {
+export function pluginFolders(): string[] {
   return [13].flatMap((major) => {
     try {
       return [dirname(require.resolve(`@llamaforge/linux-x64-cuda${major}/package.json`))];

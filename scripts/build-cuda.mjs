@@ -1,17 +1,23 @@
 // Builds the CUDA plugin, build/Release/libllamaforge_cuda<MAJOR>.so.
 //
-//   node scripts/build-cuda.mjs [--archs "80;90a" | --archs all] [--if-available]
+//   node scripts/build-cuda.mjs [--archs "80;90a" | --archs all] [--jobs N] [--if-available]
 //
+// --archs: what the last build had, 90a at first. --jobs: nvcc processes at a time, one for two cores at first.
 // --if-available: does nothing where nvcc is not installed. No GPU is needed to compile.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
-  options: { archs: { type: "string" }, "if-available": { type: "boolean", default: false } },
+  options: {
+    archs: { type: "string" },
+    jobs: { type: "string", default: String(Math.max(1, Math.floor(availableParallelism() / 2))) },
+    "if-available": { type: "boolean", default: false },
+  },
 });
 
 function nvcc() {
@@ -26,7 +32,9 @@ function nvcc() {
 function run(command, ...args) {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: "inherit" });
   if (status === 0) return;
-  console.error(`build-cuda: ${[command, ...args].join(" ")} failed${error ? `: ${error.message}` : ""}`);
+  console.error(
+    `build-cuda: ${[command, ...args].join(" ")} failed${error ? `: ${error.message}` : ""}`,
+  );
   process.exit(1);
 }
 
@@ -37,7 +45,9 @@ if (!compiler) {
     console.log(`build-cuda: ${text}: no CUDA plugin was built`);
     process.exit(0);
   }
-  console.error(`build-cuda: ${text}. Install the CUDA toolkit: https://developer.nvidia.com/cuda-downloads`);
+  console.error(
+    `build-cuda: ${text}. Install the CUDA toolkit: https://developer.nvidia.com/cuda-downloads`,
+  );
   process.exit(1);
 }
 const folder = join(root, "build", "cuda");
@@ -45,6 +55,7 @@ const generator = spawnSync("ninja", ["--version"]).status === 0 ? ["-G", "Ninja
 run(
   "cmake",
   ...["-S", "csrc/cuda", "-B", folder, ...generator],
-  ...[`-DCMAKE_CUDA_COMPILER=${compiler}`, `-DLLAMAFORGE_CUDA_ARCHS=${values.archs ?? "90a"}`],
+  ...[`-DCMAKE_CUDA_COMPILER=${compiler}`, `-DLLAMAFORGE_CUDA_JOBS=${values.jobs}`],
+  ...(values.archs === undefined ? [] : [`-DLLAMAFORGE_CUDA_ARCHS=${values.archs}`]),
 );
 run("cmake", "--build", folder);

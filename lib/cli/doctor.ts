@@ -1,9 +1,10 @@
 import { createRequire } from "node:module";
 import { cpus, freemem, release, totalmem } from "node:os";
 import type { Command } from "commander";
+import { probeCuda } from "../cuda.js";
 import { exitCodes } from "../errors.js";
+import { processorName, processorThreads } from "../train/machine.js";
 import { formatBytes } from "../train/plan-text.js";
-import { processorName, processorThreads } from "./machine.js";
 import { packageVersion } from "./version.js";
 
 export function addDoctor(program: Command): void {
@@ -54,20 +55,18 @@ async function addonLine(): Promise<{ text: string; usable: boolean }> {
 
 /** The plugin and the GPUs, or why there are none: training then runs on the CPU, so that is no fault. */
 async function cudaLines(): Promise<[string, string][]> {
-  const { cudaInfo } = await import("../native.js");
-  try {
-    const { plugin, driver, libraries, devices } = cudaInfo();
-    return [
-      ["CUDA", `driver ${driver}, plugin ${plugin}`],
-      ...libraries.map((library): [string, string] => ["", library]),
-      ...devices.map(({ name, capability, memoryBytes, freeBytes }, i): [string, string] => [
-        `cuda:${i}`,
-        `${name}, sm ${capability}, ${formatBytes(memoryBytes)}, ${formatBytes(freeBytes)} free`,
-      ]),
-    ];
-  } catch (error) {
-    return [["CUDA", `not usable, so training runs on the CPU: ${(error as Error).message}`]];
-  }
+  const { pluginFolders } = await import("../native.js");
+  const { info, error } = await probeCuda(pluginFolders());
+  if (!info) return [["CUDA", `not usable, so training runs on the CPU: ${error}`]];
+  const { plugin, driver, libraries, devices } = info;
+  return [
+    ["CUDA", `driver ${driver}, plugin ${plugin}`],
+    ...libraries.map((library): [string, string] => ["", library]),
+    ...devices.map(({ name, capability, memoryBytes, freeBytes }, i): [string, string] => [
+      `cuda:${i}`,
+      `${name}, sm ${capability}, ${formatBytes(memoryBytes)}, ${formatBytes(freeBytes)} free`,
+    ]),
+  ];
 }
 
 function libcVersion(): string {

@@ -1,0 +1,119 @@
+/**
+ * CUDA asked for and absent, from the driver to the plugin. A driver of our own making, which only knows its version, stands
+ * for NVIDIA's, so this runs on any machine: each case in a child process, because a library is loaded once for a process.
+ */
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { probeCuda } from "../../lib/cuda.js";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const hasCompiler = (() => {
+  try {
+    execFileSync("g++", ["--version"], { stdio: "ignore" });
+    return true;
+  } catch {
+    return false;
+  }
+})();
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "llamaforge-plugin-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** A shared library from C++ text. */
+function library(path: string, source: string): string {
+  const file = join(folder, path);
+  mkdirSync(join(file, ".."), { recursive: true });
+  writeFileSync(`${file}.cpp`, source);
+  execFileSync("g++", ["-shared", "-fPIC", "-o", file, `${file}.cpp`]);
+  return file;
+}
+
+function driver(version: number): string {
+  const path = `driver-${version}/libcuda.so.1`;
+  library(path, `extern "C" int cuDriverGetVersion(int* v) { *v = ${version}; return 0; }`);
+  return join(folder, path, "..");
+}
+
+/** The error of the first tensor on cuda:0 in a process with this environment. */
+function failure(environment: Record<string, string>): { code: string; message: string } {
+  const program = `
+    const addon = require("node-gyp-build")(${JSON.stringify(root)});
+    try {
+      new addon.NativeTensor(1, "f32", [2]);
+      console.log(JSON.stringify({ code: "none" }));
+    } catch (error) {
+      console.log(JSON.stringify({ code: error.code, message: error.message }));
+    }`;
+  const output = execFileSync(process.execPath, ["-e", program], {
+    cwd: root,
+    env: { ...process.env, ...environment },
+  });
+  return JSON.parse(output.toString());
+}
+
+describe.runIf(hasCompiler)("a GPU that cannot be used is an error that says what to do", () => {
+  it("driver too old for every plugin", () => {
+    const { code, message } = failure({ LD_LIBRARY_PATH: driver(11_080) });
+    expect(code).toBe("ERR_DEVICE");
+    expect(message).toContain("the driver supports CUDA 11.8");
+    expect(message).toContain("update the driver");
+  });
+
+  it("plugin missing: every path tried and the command that installs it", () => {
+    const file = join(folder, "nowhere", "plugin.so");
+    const { code, message } = failure({
+      LD_LIBRARY_PATH: driver(13_000),
+      LLAMAFORGE_CUDA_PLUGIN: file,
+    });
+    expect(code).toBe("ERR_DEVICE");
+    expect(message).toContain(`${file}: no such file`);
+    expect(message).toContain("npm install @llamaforge/linux-x64-cuda13");
+  });
+
+  it("a file that is no plugin", () => {
+    const file = library("other.so", "int x;");
+    const { message } = failure({
+      LD_LIBRARY_PATH: driver(13_000),
+      LLAMAFORGE_CUDA_PLUGIN: file,
+    });
+    expect(message).toContain(`${file}: not a plugin of LlamaForge`);
+  });
+
+  it("a plugin built from other sources", () => {
+    const file = library(
+      "stale.so",
+      'extern "C" const void* llamaforge_cuda_plugin(const char*) { return nullptr; }',
+    );
+    const { message } = failure({
+      LD_LIBRARY_PATH: driver(13_000),
+      LLAMAFORGE_CUDA_PLUGIN: file,
+    });
+    expect(message).toContain(`${file}: built from other sources than the addon`);
+  });
+
+  it("a plugin that crashes takes only doctor's child process along", async () => {
+    const file = library(
+      "crash.so",
+      '#include <cstdlib>\nextern "C" const void* llamaforge_cuda_plugin(const char*) { std::abort(); }',
+    );
+    const before = { ...process.env };
+    Object.assign(process.env, {
+      LD_LIBRARY_PATH: driver(13_000),
+      LLAMAFORGE_CUDA_PLUGIN: file,
+    });
+    try {
+      const { info, error } = await probeCuda();
+      expect(info).toBeUndefined();
+      expect(error).toContain("was ended by SIGABRT");
+    } finally {
+      process.env = before;
+    }
+  });
+});

@@ -48,6 +48,15 @@ template <class T> void attention_forward_plain(const AttentionCall& call, const
 template <class T>
 void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics, T* dqkv);
 
+// Generation: appends the keys and values of qkv to cache (B,2,KV,capacity,hd), then attends over it. `scratch` holds
+// attention_cached_scratch bytes.
+template <class T>
+void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position, int capacity);
+size_t attention_cached_scratch(const AttentionCall& call, int position);
+template <class T>
+void attention_cached(const AttentionCall& call, const T* qkv, const T* cache, T* o, float* scratch, int position,
+                      int capacity);
+
 // Fills the statistics from o, dO and the forward pass's lse (natural logarithm, (B, H, T)).
 template <class T>
 void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, const float* lse,

@@ -14,8 +14,8 @@ template <class T, bool kVectors>
 __global__ void __launch_bounds__(kLanes* kGroups)
     attention_statistics_kernel(const T* __restrict__ d_o, const T* __restrict__ o, const float* __restrict__ lse,
                                 const AttentionStatistics statistics, const AttentionCall call) {
-  const int line = blockIdx.y, batch = line / call.heads, head = line % call.heads;
-  const int lane = threadIdx.x % kLanes, first = blockIdx.x * kRows + threadIdx.x / kLanes;
+  const int line = blockIdx.x, batch = line / call.heads, head = line % call.heads;
+  const int lane = threadIdx.x % kLanes, first = blockIdx.y * kRows + threadIdx.x / kLanes;
   float sum[kRowsAtOnce] = {};
 #pragma unroll
   for (int i = 0; i < kRowsAtOnce; ++i) {
@@ -55,7 +55,7 @@ void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, c
                           AttentionStatistics statistics) {
   const bool vectors = call.head_size % kVector<T> == 0 && aligned16({d_o, o});
   const auto kernel = vectors ? attention_statistics_kernel<T, true> : attention_statistics_kernel<T, false>;
-  const dim3 grid(call.padded_time() / kRows, call.batch * call.heads);
+  const dim3 grid(call.batch * call.heads, call.padded_time() / kRows);
   kernel<<<grid, kLanes * kGroups, 0, call.stream>>>(d_o, o, lse, statistics, call);
   check_launch();
 }

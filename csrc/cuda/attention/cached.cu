@@ -1,0 +1,170 @@
+// Attention of new tokens over a cache of keys and values, for generation. Reading the cache is the floor: a block has one
+// token and one kv head, whose rows serve all query heads of the group, and walks a part of the visible rows; the parts are
+// merged in order, so that one token of one sequence fills the GPU too.
+//   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,capacity,hd)
+#include <algorithm>
+
+#include "cuda/attention/attention_kernels.h"
+#include "cuda/launch.h"
+
+namespace llamaforge::cuda {
+namespace {
+
+constexpr int kCachedThreads = 128, kChunk = 64;  // keys at a time
+
+template <class T>
+__global__ void append_kernel(const T* __restrict__ qkv, T* __restrict__ cache, const AttentionCall call, int position,
+                              int capacity) {
+  const int64_t row = int64_t{call.kv_heads} * call.head_size, count = int64_t{call.batch} * call.time * 2 * row;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+    const int64_t token = i / (2 * row), batch = token / call.time, time = token % call.time;
+    const int64_t head = i % (2 * row) / call.head_size, column = i % call.head_size;  // keys, then values
+    cache[((batch * 2 * call.kv_heads + head) * capacity + position + time) * call.head_size + column] =
+        qkv[token * call.width() + int64_t{call.heads} * call.head_size + i % (2 * row)];
+  }
+}
+
+// Per (token, head, part): the maximum, the sum and the unnormalised output of a part of the rows.
+struct Partial {
+  float *maximum, *sum, *output;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kCachedThreads)
+    cached_kernel(const T* __restrict__ qkv, const T* __restrict__ cache, const Partial partial, const AttentionCall call,
+                  int position, int capacity, int chunks_per_part) {
+  extern __shared__ float memory[];
+  const int group = call.group(), size = call.head_size, elements = group * size;
+  float *query = memory, *out = query + elements, *scores = out + elements;  // scores (group, kChunk)
+  float *maximum = scores + group * kChunk, *sum = maximum + group, *factor = sum + group;
+  const int part = blockIdx.z, parts = gridDim.z, kv_head = blockIdx.y;
+  const int token = blockIdx.x, batch = token / call.time, visible = position + token % call.time + 1;
+  const T* new_query = qkv + static_cast<size_t>(token) * call.width() + kv_head * elements;
+  const T* keys = cache + (static_cast<size_t>(batch) * 2 * call.kv_heads + kv_head) * capacity * size;
+  const T* values = keys + static_cast<size_t>(call.kv_heads) * capacity * size;
+  for (int i = threadIdx.x; i < elements; i += kCachedThreads) {
+    query[i] = widen(new_query[i]) * call.scale;
+    out[i] = 0;
+  }
+  for (int g = threadIdx.x; g < group; g += kCachedThreads) {
+    maximum[g] = -INFINITY;
+    sum[g] = 0;
+  }
+  __syncthreads();
+
+  const int first = part * chunks_per_part * kChunk, end = min(visible, first + chunks_per_part * kChunk);
+  for (int start = first; start < end; start += kChunk) {
+    const int count = min(kChunk, end - start);
+    constexpr int kLanes = 8, kGroups = kCachedThreads / kLanes;
+    const int lane = threadIdx.x % kLanes;
+    for (int j = threadIdx.x / kLanes; j < kChunk; j += kGroups) {
+      const T* key = keys + static_cast<size_t>(start + min(j, count - 1)) * size;
+      for (int g = 0; g < group; ++g) {
+        float dot = 0;
+        for (int d = lane; d < size; d += kLanes) dot += query[g * size + d] * widen(key[d]);
+        for (int distance = kLanes / 2; distance > 0; distance /= 2) dot += __shfl_xor_sync(~0u, dot, distance);
+        if (lane == 0) scores[g * kChunk + j] = j < count ? dot : -INFINITY;
+      }
+    }
+    __syncthreads();
+    for (int g = threadIdx.x / 32; g < group; g += kCachedThreads / 32) {
+      float* s = scores + g * kChunk;
+      const int i = threadIdx.x % 32;
+      const float highest = Maximum{}(warp_max(Maximum{}(s[i], s[i + 32])), maximum[g]);
+      const float low = expf(s[i] - highest), high = expf(s[i + 32] - highest);
+      const float total = warp_sum(low + high), rescale = expf(maximum[g] - highest);
+      s[i] = low;
+      s[i + 32] = high;
+      __syncwarp();
+      if (i == 0) {
+        factor[g] = rescale;
+        sum[g] = sum[g] * rescale + total;
+        maximum[g] = highest;
+      }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < elements; i += kCachedThreads) {
+      const int g = i / size, d = i % size;
+      float total = out[i] * factor[g];
+#pragma unroll 4
+      for (int j = 0; j < count; ++j) total += scores[g * kChunk + j] * widen(values[static_cast<size_t>(start + j) * size + d]);
+      out[i] = total;
+    }
+    __syncthreads();
+  }
+  for (int i = threadIdx.x; i < elements; i += kCachedThreads) {
+    const size_t line = (static_cast<size_t>(token) * call.heads + kv_head * group + i / size) * parts + part;
+    partial.output[line * size + i % size] = out[i];
+    if (i % size == 0) {
+      partial.maximum[line] = maximum[i / size];
+      partial.sum[line] = sum[i / size];
+    }
+  }
+}
+
+template <class T>
+__global__ void merge_kernel(const Partial partial, T* __restrict__ o, int size, int parts) {
+  const size_t line = blockIdx.x;  // token and head
+  float highest = -INFINITY, sum = 0;
+  for (int part = 0; part < parts; ++part) highest = Maximum{}(highest, partial.maximum[line * parts + part]);
+  for (int part = 0; part < parts; ++part) {
+    sum += partial.sum[line * parts + part] * expf(partial.maximum[line * parts + part] - highest);
+  }
+  for (int d = threadIdx.x; d < size; d += blockDim.x) {
+    float total = 0;
+    for (int part = 0; part < parts; ++part) {
+      total += partial.output[(line * parts + part) * size + d] * expf(partial.maximum[line * parts + part] - highest);
+    }
+    o[line * size + d] = narrow<T>(total / sum);
+  }
+}
+
+struct Parts {
+  int count, chunks;  // chunks of each
+};
+Parts parts_of(const AttentionCall& call, int position) {
+  const int chunks = (position + call.time + kChunk - 1) / kChunk;
+  const int64_t blocks = int64_t{call.batch} * call.time * call.kv_heads;
+  const int wanted = static_cast<int>(std::clamp<int64_t>(4 * call.processors / blocks, 1, chunks));
+  const int each = (chunks + wanted - 1) / wanted;
+  return {(chunks + each - 1) / each, each};
+}
+
+}  // namespace
+
+size_t attention_cached_scratch(const AttentionCall& call, int position) {
+  return static_cast<size_t>(call.batch) * call.time * call.heads * parts_of(call, position).count * (call.head_size + 2) *
+         sizeof(float);
+}
+
+template <class T>
+void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position, int capacity) {
+  const int64_t count = int64_t{call.batch} * call.time * 2 * call.kv_heads * call.head_size;
+  append_kernel<<<static_cast<unsigned>(std::min<int64_t>((count + 255) / 256, int64_t{call.processors} * 16)), 256, 0,
+                  call.stream>>>(qkv, cache, call, position, capacity);
+  check_launch();
+}
+
+template <class T>
+void attention_cached(const AttentionCall& call, const T* qkv, const T* cache, T* o, float* scratch, int position,
+                      int capacity) {
+  const auto [parts, chunks] = parts_of(call, position);
+  const int tokens = call.batch * call.time, group = call.group();
+  const size_t lines = static_cast<size_t>(tokens) * call.heads * parts;
+  const Partial partial = {scratch, scratch + lines, scratch + 2 * lines};
+  const int bytes = (2 * group * call.head_size + group * (kChunk + 3)) * static_cast<int>(sizeof(float));
+  LF_CUDA_CHECK(cudaFuncSetAttribute(cached_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  cached_kernel<<<dim3(tokens, call.kv_heads, parts), kCachedThreads, bytes, call.stream>>>(qkv, cache, partial, call,
+                                                                                           position, capacity, chunks);
+  check_launch();
+  merge_kernel<<<static_cast<unsigned>(tokens * call.heads), 64, 0, call.stream>>>(partial, o, call.head_size, parts);
+  check_launch();
+}
+
+#define LF_INSTANCES(T)                                                                                                \
+  template void attention_append(const AttentionCall&, const T*, T*, int, int);                                        \
+  template void attention_cached(const AttentionCall&, const T*, const T*, T*, float*, int, int);
+LF_INSTANCES(float)
+LF_INSTANCES(bfloat16)
+
+}  // namespace llamaforge::cuda

@@ -1,0 +1,128 @@
+// Causal attention forward with mma.sync, for every chip from sm_80 (FlashAttention-2, Dao 2023, arXiv 2307.08691):
+// a block of four warps owns 64 queries, 16 a warp, and walks the key tiles up to its diagonal; the next tile is copied
+// while this one is computed. Head sizes are padded with zero columns to the next of 32, 64, 96, 128.
+// Deterministic: a query is computed by one warp in one order.
+#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/mma.cuh"
+#include "cuda/cuda_error.h"
+
+namespace llamaforge::cuda {
+namespace {
+
+using namespace mma;
+
+constexpr int kThreads = 128, kQueries = 64, kKeys = 64;
+
+template <int kHead> struct Shared {
+  Tile<kQueries, kHead> query;
+  Tile<kKeys, kHead> key[2], value[2];
+};
+
+template <int kHead>
+__global__ void __launch_bounds__(kThreads)
+    attention_forward_mma_kernel(const bfloat16* __restrict__ qkv, bfloat16* __restrict__ o, float* __restrict__ lse,
+                                 const AttentionCall call) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
+  const int query_tile = gridDim.y - 1 - blockIdx.y;  // the longest walks first
+  const int batch = blockIdx.x / call.heads, head = blockIdx.x % call.heads, size = call.head_size;
+  const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32, first = query_tile * kQueries;
+  const size_t stride = call.width();
+  const bfloat16* query = qkv + static_cast<size_t>(batch) * call.time * stride + head * size;
+  const bfloat16* key = query + (call.heads + head / call.group() - head) * size;
+  const bfloat16* value = key + call.kv_heads * size;
+  const int tiles = (min(first + kQueries, call.time) + kKeys - 1) / kKeys;
+
+  shared.query.template fetch<kThreads>(query, stride, first, call.time, size);
+  shared.key[0].template fetch<kThreads>(key, stride, 0, call.time, size);
+  shared.value[0].template fetch<kThreads>(value, stride, 0, call.time, size);
+  copy_commit();
+
+  float out[kHead / 8][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+  const float to_base_2 = call.scale * kLog2E;
+  for (int tile = 0; tile < tiles; ++tile) {
+    if (tile + 1 < tiles) {
+      shared.key[(tile + 1) % 2].template fetch<kThreads>(key, stride, (tile + 1) * kKeys, call.time, size);
+      shared.value[(tile + 1) % 2].template fetch<kThreads>(value, stride, (tile + 1) * kKeys, call.time, size);
+    }
+    copy_commit();
+    copy_wait<1>();
+    __syncthreads();
+    float s[kKeys / 8][4] = {};
+    multiply_rows<kKeys, kHead>(s, shared.query, warp_row, shared.key[tile % 2]);
+    if (tile == tiles - 1) {
+      const int diagonal = first + warp_row + lane / 4 - tile * kKeys - lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (8 * n + i % 2 > diagonal + i / 2 * 8) s[n][i] = -INFINITY;
+        }
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float highest = maximum[h];
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
+      highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
+      const float factor = exp2_approximate((maximum[h] - highest) * to_base_2);
+      maximum[h] = highest;
+      sum[h] *= factor;
+#pragma unroll
+      for (int n = 0; n < kHead / 8; ++n) {
+        out[n][2 * h] *= factor;
+        out[n][2 * h + 1] *= factor;
+      }
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& x = s[n][2 * h + c];
+          x = exp2_approximate(fmaf(x, to_base_2, -highest * to_base_2));
+          sum[h] += x;
+        }
+      }
+    }
+    multiply_columns<kKeys, kHead>(out, s, shared.value[tile % 2]);
+    __syncthreads();
+  }
+
+  float inverse[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
+    sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+    inverse[h] = 1.0f / sum[h];
+    const int row = first + warp_row + lane / 4 + 8 * h;
+    if (lane % 4 == 0 && row < call.time) {
+      lse[static_cast<size_t>(blockIdx.x) * call.time + row] = maximum[h] * call.scale + logf(sum[h]);
+    }
+  }
+  write_rows<kHead>(out, inverse, o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,
+                    static_cast<size_t>(call.heads) * size, first + warp_row, call.time, size);
+}
+
+template <int kHead> void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+  const auto kernel = attention_forward_mma_kernel<kHead>;
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<kHead>)));
+  const dim3 grid(call.batch * call.heads, (call.time + kQueries - 1) / kQueries);
+  kernel<<<grid, kThreads, sizeof(Shared<kHead>), call.stream>>>(qkv, o, lse, call);
+  LF_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+bool mma_takes(const AttentionCall& call) { return call.head_size % 8 == 0 && call.head_size <= 128; }
+
+void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+  switch ((call.head_size + 31) / 32) {
+    case 1: return launch<32>(call, qkv, o, lse);
+    case 2: return launch<64>(call, qkv, o, lse);
+    case 3: return launch<96>(call, qkv, o, lse);
+    case 4: return launch<128>(call, qkv, o, lse);
+  }
+}
+
+}  // namespace llamaforge::cuda

@@ -1,0 +1,101 @@
+// Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index are left out.
+//   forward   loss = mean(lse - logits[target]),  lse = max + log(sum(exp(logits - max))) kept for the backward pass
+//   backward  d_logits = d_loss / count · (exp(logits - lse) - onehot(target)), 0 in ignored rows
+// A block has a row, in its registers if it fits: forward reads the logits once, backward reads and writes them once.
+
+#include "cuda/cross_entropy.cuh"
+
+#include "cuda/cuda_ops.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+template <class T, int kCount, int kPacks>
+__global__ void __launch_bounds__(kRowThreads)
+    forward_kernel(const T* __restrict__ logits, const int32_t* __restrict__ targets, float* __restrict__ losses,
+                   float* __restrict__ lse, int64_t classes, int64_t ignore_index) {
+  const int64_t n = blockIdx.x;
+  LogitsRow<T, kCount, kPacks, kRowThreads> row(logits + n * classes, classes);
+  const auto [highest, sum] = row_statistics<T>(row);
+  if (threadIdx.x != 0) return;
+  const float log_sum = static_cast<float>(log(sum));
+  const int64_t target = targets[n];
+  lse[n] = highest + log_sum;
+  const bool counts = target != ignore_index && target >= 0 && target < classes;
+  losses[n] = counts ? (highest - widen(logits[n * classes + target])) + log_sum : 0.0f;
+}
+
+// d_logits may be logits.
+template <class T, int kCount>
+__global__ void __launch_bounds__(kRowThreads)
+    backward_kernel(const float* __restrict__ d_loss, const T* logits, const int32_t* __restrict__ targets,
+                    const float* __restrict__ lse, T* d_logits, const TargetCount* __restrict__ count, int64_t classes,
+                    int64_t ignore_index) {
+  const int64_t n = blockIdx.x, target = targets[n];
+  const bool ignored = target == ignore_index || target < 0 || target >= classes;
+  const float scale = *d_loss * count->inverse, of_row = lse[n];
+  for (int64_t at = int64_t{threadIdx.x} * kCount; at < classes; at += int64_t{kRowThreads} * kCount) {
+    auto pack = load_pack<T, kCount>(logits + n * classes + at);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      const float p = exponential<T>(widen(pack.value[k]) - of_row);
+      pack.value[k] = narrow<T>(ignored ? 0.0f : (at + k == target ? p - 1.0f : p) * scale);
+    }
+    store_pack(d_logits + n * classes + at, pack);
+  }
+}
+
+void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& lse) {
+  check_float("logits", logits);
+  LF_CHECK(logits.rank() == 2, "expected logits of shape (N,V), got {}", to_string(logits.shape));
+  check_dtype("targets", targets, DType::i32);
+  check_shape("targets", targets, {logits.dim(0)});
+  check_dtype("lse", lse, DType::f32);
+  check_shape("lse", lse, {logits.dim(0)});
+}
+
+}  // namespace
+
+void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out lse, int64_t ignore_index) {
+  CudaStream& cuda = on_cuda(stream);
+  check_logits(logits, targets, lse);
+  check_dtype("loss", loss, DType::f32);
+  LF_CHECK(loss.numel() == 1, "expected one element for loss, got {}", to_string(loss.shape));
+  const int64_t rows = logits.dim(0), classes = logits.dim(1);
+  const Scratch count(stream, sizeof(TargetCount)), losses(stream, static_cast<size_t>(rows) * sizeof(float));
+  count_targets(cuda, targets, classes, ignore_index, count.as<TargetCount>());
+  if (rows > 0) {
+    with_float("logits", logits, [&]<class T>() {
+      with_logits_access<T>(classes, {logits.raw()}, [&]<int kCount, int kPacks>() {
+        forward_kernel<T, kCount, kPacks><<<static_cast<unsigned>(rows), kRowThreads, 0, cuda.compute()>>>(
+            logits.data<T>(), targets.data<int32_t>(), losses.as<float>(), lse.data<float>(), classes, ignore_index);
+      });
+    });
+    check_launch();
+  }
+  mean_loss(cuda, losses.as<float>(), rows, count.as<TargetCount>(), loss.data<float>());
+}
+
+void cross_entropy_backward(Stream& stream, In d_loss, In logits, In targets, In lse, Out d_logits, int64_t ignore_index) {
+  CudaStream& cuda = on_cuda(stream);
+  check_logits(logits, targets, lse);
+  check_dtype("d_loss", d_loss, DType::f32);
+  LF_CHECK(d_loss.numel() == 1, "expected one element for d_loss, got {}", to_string(d_loss.shape));
+  check_dtype("d_logits", d_logits, logits.dtype);
+  check_shape("d_logits", d_logits, logits.shape);
+  const int64_t rows = logits.dim(0), classes = logits.dim(1);
+  if (rows == 0) return;
+  const Scratch count(stream, sizeof(TargetCount));
+  count_targets(cuda, targets, classes, ignore_index, count.as<TargetCount>());
+  with_float("logits", logits, [&]<class T>() {
+    const bool packs = classes % kVector<T> == 0 && aligned16({logits.raw(), d_logits.raw()});
+    const auto kernel = packs ? backward_kernel<T, kVector<T>> : backward_kernel<T, 1>;
+    kernel<<<static_cast<unsigned>(rows), kRowThreads, 0, cuda.compute()>>>(
+        d_loss.data<float>(), logits.data<T>(), targets.data<int32_t>(), lse.data<float>(), d_logits.data<T>(),
+        count.as<TargetCount>(), classes, ignore_index);
+  });
+  check_launch();
+}
+
+}  // namespace llamaforge::cuda

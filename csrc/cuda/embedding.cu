@@ -1,0 +1,193 @@
+// Embedding: y (N,D) = weight[ids] (N), and backward weight_grad (V,D) f32 += dy, row ids[n] from row n.
+//
+// Backward sorts the tokens by id (a stable radix sort), so that the rows of an id lie together, and cuts the sorted list
+// into pieces of 64: a block adds the rows of its piece in order and owns each id that lies whole inside it. An id that runs
+// over pieces leaves partial sums, which one block then adds in order: a frequent token is no bottleneck, and sums have one
+// order. Floor: dy is read once, the rows of weight_grad that occur are read and written once.
+// An id outside the vocabulary is reported; its row of y is NaN, its gradient is left out.
+
+#include <cub/device/device_radix_sort.cuh>
+
+#include "cuda/cuda_ops.h"
+#include "cuda/pack.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+constexpr int kPiece = 64;
+
+struct Sizes {
+  int64_t tokens, vocab, hidden;
+};
+
+template <class T, int kCount>
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(const int32_t* __restrict__ ids, const T* __restrict__ weight, T* __restrict__ y, Sizes sizes,
+                   FaultSite site) {
+  const int64_t per_row = sizes.hidden / kCount, warps = int64_t{gridDim.x} * (kThreads / 32);
+  for (int64_t n = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32; n < sizes.tokens; n += warps) {
+    const int64_t id = ids[n];
+    const bool good = id >= 0 && id < sizes.vocab;
+    if (!good && threadIdx.x % 32 == 0) report(site, static_cast<double>(id), static_cast<double>(n), static_cast<double>(sizes.vocab - 1));
+#pragma unroll 4
+    for (int64_t i = threadIdx.x % 32; i < per_row; i += 32) {
+      Pack<T, kCount> pack;
+      if (good) {
+        pack = load_pack<T, kCount>(weight + id * sizes.hidden + i * kCount);
+      } else {
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) pack.value[k] = narrow<T>(__int_as_float(0x7fffffff));
+      }
+      store_pack(y + n * sizes.hidden + i * kCount, pack);
+    }
+  }
+}
+
+// keys: the id of each token, or `vocab` (sorted to the end) for a bad one.
+__global__ void keys_kernel(const int32_t* ids, uint32_t* keys, int32_t* places, Sizes sizes, FaultSite site) {
+  for (int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; n < sizes.tokens; n += int64_t{gridDim.x} * blockDim.x) {
+    const int64_t id = ids[n];
+    const bool good = id >= 0 && id < sizes.vocab;
+    if (!good) report(site, static_cast<double>(id), static_cast<double>(n), static_cast<double>(sizes.vocab - 1));
+    keys[n] = static_cast<uint32_t>(good ? id : sizes.vocab);
+    places[n] = static_cast<int32_t>(n);
+  }
+}
+
+// Adds a piece's rows. partial (pieces, 2, hidden): the sum of the run that came in over the piece's start, and of the one
+// that leaves over its end (a run through the whole piece counts as coming in).
+template <class T, int kCount>
+__global__ void __launch_bounds__(kThreads)
+    pieces_kernel(const uint32_t* __restrict__ keys, const int32_t* __restrict__ places, const T* __restrict__ dy,
+                  float* __restrict__ weight_grad, float* __restrict__ partial, Sizes sizes) {
+  __shared__ uint32_t key[kPiece + 2];  // with the neighbours on both sides
+  __shared__ int32_t place[kPiece];
+  const int64_t first = int64_t{blockIdx.x} * kPiece;
+  const int count = static_cast<int>(min(int64_t{kPiece}, sizes.tokens - first));
+  const uint32_t nobody = 0xffffffffu;
+  for (int i = threadIdx.x; i < kPiece + 2; i += kThreads) {
+    const int64_t at = first + i - 1;
+    key[i] = at >= 0 && at < sizes.tokens ? keys[at] : nobody;
+  }
+  for (int i = threadIdx.x; i < count; i += kThreads) place[i] = places[first + i];
+  __syncthreads();
+  float* coming = partial + 2 * int64_t{blockIdx.x} * sizes.hidden;
+  float* leaving = coming + sizes.hidden;
+  for (int64_t column = int64_t{threadIdx.x} * kCount; column < sizes.hidden; column += int64_t{kThreads} * kCount) {
+    for (int start = 0; start < count;) {
+      const uint32_t id = key[start + 1];
+      if (id >= sizes.vocab) break;
+      float sum[kCount] = {};
+      int end = start;
+      do {
+        const Pack<T, kCount> row = load_pack<T, kCount>(dy + int64_t{place[end]} * sizes.hidden + column);
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) sum[k] += widen(row.value[k]);
+        ++end;
+      } while (end < count && key[end + 1] == id);
+      const bool came = start == 0 && key[0] == id, leaves = end == count && key[count + 1] == id;
+      float* to = came ? coming : leaves ? leaving : weight_grad + id * sizes.hidden;
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) to[column + k] = (came || leaves ? 0.0f : to[column + k]) + sum[k];
+      start = end;
+    }
+  }
+}
+
+// For each run that leaves the piece where it started: that part, then the parts of the pieces that it runs into.
+__global__ void __launch_bounds__(kThreads)
+    runs_kernel(const uint32_t* __restrict__ keys, const float* __restrict__ partial, float* __restrict__ weight_grad,
+                Sizes sizes) {
+  const int64_t last = (int64_t{blockIdx.x} + 1) * kPiece - 1;  // of this piece
+  if (last + 1 >= sizes.tokens) return;
+  const uint32_t id = keys[last];
+  if (id >= sizes.vocab || keys[last + 1] != id) return;
+  const int64_t first = int64_t{blockIdx.x} * kPiece;
+  if (first > 0 && keys[first] == id && keys[first - 1] == id) return;  // it came in: its first piece adds it
+  for (int64_t column = threadIdx.x; column < sizes.hidden; column += kThreads) {
+    float sum = partial[(2 * int64_t{blockIdx.x} + 1) * sizes.hidden + column];
+    for (int64_t piece = int64_t{blockIdx.x} + 1; piece * kPiece < sizes.tokens && keys[piece * kPiece] == id; ++piece) {
+      sum += partial[2 * piece * sizes.hidden + column];
+    }
+    weight_grad[id * sizes.hidden + column] += sum;
+  }
+}
+
+Sizes check(const Tensor& ids, const char* table_name, const Tensor& table, const char* rows_name, const Tensor& rows) {
+  check_dtype("ids", ids, DType::i32);
+  check_float(table_name, table);
+  check_float(rows_name, rows);
+  LF_CHECK(table.rank() == 2, "expected {} of shape (vocabulary, hidden), got {}", table_name, to_string(table.shape));
+  Shape expected = ids.shape;
+  expected.push_back(table.dim(1));
+  check_shape(rows_name, rows, expected);
+  LF_CHECK(ids.numel() <= INT32_MAX, "expected fewer than 2^31 ids, got {}", to_string(ids.shape));
+  return {ids.numel(), table.dim(0), table.dim(1)};
+}
+
+FaultSite fault_site(CudaStream& cuda) {
+  return cuda.fault_site("ERR_TOKEN_ID", "token id {} at position {} is outside the vocabulary 0..{}");
+}
+
+template <class T, class Body> void with_packs(int64_t hidden, std::initializer_list<const void*> pointers, const Body& body) {
+  if (hidden % kVector<T> == 0 && aligned16(pointers)) return body.template operator()<kVector<T>>();
+  body.template operator()<1>();
+}
+
+size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+}  // namespace
+
+void embedding_forward(Stream& stream, In ids, In weight, Out y) {
+  CudaStream& cuda = on_cuda(stream);
+  const Sizes sizes = check(ids, "weight", weight, "y", y);
+  check_dtype("y", y, weight.dtype);
+  if (sizes.tokens == 0) return;
+  const FaultSite site = fault_site(cuda);
+  with_float("weight", weight, [&]<class T>() {
+    with_packs<T>(sizes.hidden, {weight.raw(), y.raw()}, [&]<int kCount>() {
+      forward_kernel<T, kCount><<<blocks_for(cuda, sizes.tokens, kThreads / 32), kThreads, 0, cuda.compute()>>>(
+          ids.data<int32_t>(), weight.data<T>(), y.data<T>(), sizes, site);
+    });
+  });
+  check_launch();
+}
+
+void embedding_backward(Stream& stream, In ids, In dy, InOut weight_grad) {
+  CudaStream& cuda = on_cuda(stream);
+  const Sizes sizes = check(ids, "weight_grad", weight_grad, "dy", dy);
+  check_dtype("weight_grad", weight_grad, DType::f32);
+  if (sizes.tokens == 0 || sizes.hidden == 0) return;
+  const int tokens = static_cast<int>(sizes.tokens);
+  int bits = 1;
+  while (sizes.vocab >> bits != 0) ++bits;  // of 0..vocab
+  size_t sort_bytes = 0;
+  LF_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, static_cast<uint32_t*>(nullptr),
+                                                static_cast<uint32_t*>(nullptr), static_cast<int32_t*>(nullptr),
+                                                static_cast<int32_t*>(nullptr), tokens, 0, bits, cuda.compute()));
+  const size_t list = round_up(static_cast<size_t>(tokens) * 4);
+  const int64_t pieces = (sizes.tokens + kPiece - 1) / kPiece;
+  const Scratch lists(stream, 4 * list + sort_bytes);
+  const Scratch partial(stream, static_cast<size_t>(2 * pieces * sizes.hidden) * sizeof(float));
+  char* memory = lists.as<char>();
+  auto *keys = reinterpret_cast<uint32_t*>(memory), *sorted_keys = reinterpret_cast<uint32_t*>(memory + list);
+  auto *places = reinterpret_cast<int32_t*>(memory + 2 * list), *sorted = reinterpret_cast<int32_t*>(memory + 3 * list);
+  keys_kernel<<<blocks_for(cuda, sizes.tokens), kThreads, 0, cuda.compute()>>>(ids.data<int32_t>(), keys, places, sizes,
+                                                                               fault_site(cuda));
+  check_launch();
+  LF_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(memory + 4 * list, sort_bytes, keys, sorted_keys, places, sorted, tokens, 0,
+                                                bits, cuda.compute()));
+  with_float("dy", dy, [&]<class T>() {
+    with_packs<T>(sizes.hidden, {dy.raw(), weight_grad.raw()}, [&]<int kCount>() {
+      pieces_kernel<T, kCount><<<static_cast<unsigned>(pieces), kThreads, 0, cuda.compute()>>>(
+          sorted_keys, sorted, dy.data<T>(), weight_grad.data<float>(), partial.as<float>(), sizes);
+    });
+  });
+  check_launch();
+  runs_kernel<<<static_cast<unsigned>(pieces), kThreads, 0, cuda.compute()>>>(sorted_keys, partial.as<float>(),
+                                                                              weight_grad.data<float>(), sizes);
+  check_launch();
+}
+
+}  // namespace llamaforge::cuda

@@ -61,6 +61,7 @@ CudaStream::CudaStream(int index) : index_(index) {
   if (compute_capability_ < kOldestCapability) {
     throw Error("ERR_DEVICE", format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
   }
+  cublaslt();  // without it nothing here is of use: found missing now, not in the middle of a run
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
   synchronous_ = is_on("LLAMAFORGE_CUDA_SYNC");
   poisoned_ = is_on("LLAMAFORGE_POISON");

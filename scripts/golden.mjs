@@ -70,7 +70,8 @@ function worst(ours, reference) {
     const error = relativeError(ours.get(name) ?? new Float32Array(), values);
     if (!(error <= worstError)) [worstError, worstName] = [error, name];
   }
-  if (ours.size !== reference.size) throw new Error(`${ours.size} parameters against ${reference.size}`);
+  if (ours.size !== reference.size)
+    throw new Error(`${ours.size} parameters against ${reference.size}`);
   return { error: worstError, name: worstName };
 }
 
@@ -94,11 +95,13 @@ export async function checkCase(folder, { device: deviceText = "cpu", dtype = "f
   await scope(async () => {
     await checkForwardAndBackward(folder, { device, dtype }, measured);
     await checkGeneration(folder, { device, dtype }, measured, failures);
-    if (existsSync(join(folder, "train.json"))) await checkTraining(folder, { device, dtype }, measured);
+    if (existsSync(join(folder, "train.json")))
+      await checkTraining(folder, { device, dtype }, measured);
   });
   for (const [name, tolerance] of Object.entries(tolerancesByDtype[dtype])) {
     if (!(name in measured)) continue;
-    if (!(measured[name] <= tolerance)) failures.push(`${name} ${measured[name]} is above ${tolerance}`);
+    if (!(measured[name] <= tolerance))
+      failures.push(`${name} ${measured[name]} is above ${tolerance}`);
   }
   return { ...measured, passed: failures.length === 0, failures };
 }
@@ -118,7 +121,10 @@ async function checkForwardAndBackward(folder, { device, dtype }, measured) {
   measured.loss = Math.abs(ours - reference) / Math.abs(reference);
   measured.lossNats = Math.abs(ours - reference);
   const gradients = await parameterValues(model, (parameter) => parameter.tensor.grad);
-  const { error, name } = worst(gradients, await readFileTensors(join(folder, "grads.safetensors"), device));
+  const { error, name } = worst(
+    gradients,
+    await readFileTensors(join(folder, "grads.safetensors"), device),
+  );
   measured.gradients = error;
   measured.worstGradient = name;
   model.dispose();
@@ -128,7 +134,11 @@ async function checkGeneration(folder, { device, dtype }, measured, failures) {
   const { prompt, greedy } = JSON.parse(readFileSync(join(folder, "generate.json"), "utf8"));
   const model = await loadLlama(folder, { device, dtype });
   const ids = [];
-  for await (const id of generateTokens(model, prompt, { maxTokens: greedy.length, temperature: 0 })) ids.push(id);
+  for await (const id of generateTokens(model, prompt, {
+    maxTokens: greedy.length,
+    temperature: 0,
+  }))
+    ids.push(id);
   const equal = greedy.findIndex((id, index) => id !== ids[index]);
   measured.greedyTokensEqual = equal < 0 ? greedy.length : equal;
   if (dtype === "f32" && equal >= 0) {
@@ -139,16 +149,30 @@ async function checkGeneration(folder, { device, dtype }, measured, failures) {
 
 async function checkTraining(folder, { device, dtype }, measured) {
   const recipe = JSON.parse(readFileSync(join(folder, "train.json"), "utf8"));
-  const { values, shape } = (await readFileTensors(join(folder, "train.safetensors"), device)).get("tokens");
+  const { values, shape } = (await readFileTensors(join(folder, "train.safetensors"), device)).get(
+    "tokens",
+  );
   const [, batch, stride] = shape;
   const model = await loadLlama(folder, { device, dtype, training: true });
   const { betas, eps, weight_decay: weightDecay, decay } = recipe.adamw;
-  const optimizer = new AdamW(model.store, { beta1: betas[0], beta2: betas[1], eps, weightDecay, decay });
+  const optimizer = new AdamW(model.store, {
+    beta1: betas[0],
+    beta2: betas[1],
+    eps,
+    weightDecay,
+    decay,
+  });
   const { peak, min, warmup, total } = recipe.schedule;
-  const schedule = cosineSchedule({ peakLr: peak, minLr: min, warmupSteps: warmup, decaySteps: total });
+  const schedule = cosineSchedule({
+    peakLr: peak,
+    minLr: min,
+    warmupSteps: warmup,
+    decaySteps: total,
+  });
   measured.trainLosses = measured.trainLossNats = measured.trainGradNorms = 0;
   for (const { step, lr, loss, grad_norm: gradNorm } of recipe.steps) {
-    if (Math.abs(schedule(step) - lr) > 1e-12) throw new Error(`step ${step}: our lr is ${schedule(step)}, not ${lr}`);
+    if (Math.abs(schedule(step) - lr) > 1e-12)
+      throw new Error(`step ${step}: our lr is ${schedule(step)}, not ${lr}`);
     const windows = values.subarray(step * batch * stride, (step + 1) * batch * stride);
     const rows = (from) =>
       Int32Array.from({ length: batch * (stride - 1) }, (_, i) => {
@@ -165,9 +189,15 @@ async function checkTraining(folder, { device, dtype }, measured) {
     });
     const ours = await figures;
     const norm = ours.decision[4];
-    measured.trainLosses = Math.max(measured.trainLosses, Math.abs(ours.loss - loss) / Math.abs(loss));
+    measured.trainLosses = Math.max(
+      measured.trainLosses,
+      Math.abs(ours.loss - loss) / Math.abs(loss),
+    );
     measured.trainLossNats = Math.max(measured.trainLossNats, Math.abs(ours.loss - loss));
-    measured.trainGradNorms = Math.max(measured.trainGradNorms, Math.abs(norm - gradNorm) / gradNorm);
+    measured.trainGradNorms = Math.max(
+      measured.trainGradNorms,
+      Math.abs(norm - gradNorm) / gradNorm,
+    );
   }
   const after = join(folder, "after.safetensors");
   if (existsSync(after)) {
@@ -205,4 +235,5 @@ async function main(args) {
   return passed ? 0 : 1;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) process.exitCode = await main(process.argv.slice(2));
+if (import.meta.url === pathToFileURL(process.argv[1]).href)
+  process.exitCode = await main(process.argv.slice(2));

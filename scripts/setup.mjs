@@ -19,10 +19,15 @@ function works(command, ...args) {
 
 function run(what, command, ...args) {
   const started = performance.now();
-  const { status, error, stdout, stderr } = spawnSync(command, args, { cwd: root, encoding: "utf8" });
+  const { status, error, stdout, stderr } = spawnSync(command, args, {
+    cwd: root,
+    encoding: "utf8",
+  });
   if (status !== 0) {
     process.stderr.write(`${stdout ?? ""}${stderr ?? ""}`);
-    console.error(`setup: ${what} failed${error ? `: ${error.message}` : ""}: ${[command, ...args].join(" ")}`);
+    console.error(
+      `setup: ${what} failed${error ? `: ${error.message}` : ""}: ${[command, ...args].join(" ")}`,
+    );
     process.exit(1);
   }
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
@@ -36,7 +41,12 @@ const packages = [
   { name: "cmake", present: () => works("cmake", "--version") },
   { name: "libdnnl-dev", present: () => compiles("#include <dnnl.hpp>\n") },
   ...(forTests
-    ? [{ name: "chromium", present: () => existsSync("/usr/bin/chromium") || works("chromium", "--version") }]
+    ? [
+        {
+          name: "chromium",
+          present: () => existsSync("/usr/bin/chromium") || works("chromium", "--version"),
+        },
+      ]
     : []),
 ];
 
@@ -60,13 +70,25 @@ function installPackages() {
     process.exit(1);
   }
   if (!asRoot && !works("sudo", "-n", "true")) {
-    console.error(`setup: missing: ${missing.join(", ")}. Run this, then start again:\n  sudo ${command}`);
+    console.error(
+      `setup: missing: ${missing.join(", ")}. Run this, then start again:\n  sudo ${command}`,
+    );
     process.exit(1);
   }
   const prefix = asRoot ? [] : ["sudo", "-n"];
-  const apt = (...args) => [...prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", ...args];
+  const apt = (...args) => [
+    ...prefix,
+    "env",
+    "DEBIAN_FRONTEND=noninteractive",
+    "apt-get",
+    "-qq",
+    ...args,
+  ];
   run("read the list of packages", ...apt("update"));
-  run(`installed ${missing.join(", ")}`, ...apt("install", "-y", "--no-install-recommends", ...missing));
+  run(
+    `installed ${missing.join(", ")}`,
+    ...apt("install", "-y", "--no-install-recommends", ...missing),
+  );
 }
 
 installPackages();
@@ -76,7 +98,9 @@ if (!existsSync(tool("tsc"))) {
   process.exit(1);
 }
 // cmake-js configures once and builds what changed; the number of jobs is bounded by memory, one compiler needs up to 1 GB.
-process.env.CMAKE_BUILD_PARALLEL_LEVEL ??= String(Math.max(1, (await import("node:os")).availableParallelism()));
+process.env.CMAKE_BUILD_PARALLEL_LEVEL ??= String(
+  Math.max(1, (await import("node:os")).availableParallelism()),
+);
 run("native addon is up to date", tool("cmake-js"), "build");
 run("types of the native functions", process.execPath, "scripts/generate-ops.mjs");
 run("TypeScript is up to date", tool("tsc"), "-p", "tsconfig.build.json");

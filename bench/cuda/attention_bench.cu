@@ -79,13 +79,13 @@ const char* const kNames[] = {"hopper", "mma", "plain"};
 template <class T> void forward(Path path, const AttentionCall& call, const T* qkv, T* o, float* lse) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (path == Path::hopper) return attention_forward_hopper(call, qkv, o, lse);
-#ifdef BENCH_ALL_PATHS
+
     if (path == Path::mma) return attention_forward_mma(call, qkv, o, lse);
-#endif
+
   }
-#ifdef BENCH_ALL_PATHS
+
   attention_forward_plain(call, qkv, o, lse);
-#endif
+
 }
 template <class T>
 void backward(Path path, const AttentionCall& call, const T* d_o, const T* qkv, const T* o, const float* lse,
@@ -93,13 +93,13 @@ void backward(Path path, const AttentionCall& call, const T* d_o, const T* qkv, 
   attention_statistics(call, d_o, o, lse, statistics);
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (path == Path::hopper) return attention_backward_hopper(call, d_o, qkv, statistics, dqkv);
-#ifdef BENCH_ALL_PATHS
+
     if (path == Path::mma) return attention_backward_mma(call, d_o, qkv, statistics, dqkv);
-#endif
+
   }
-#ifdef BENCH_ALL_PATHS
+
   attention_backward_plain(call, d_o, qkv, statistics, dqkv);
-#endif
+
 }
 
 AttentionCall call_of(int batch, int time, int heads, int kv_heads, int head_size) {
@@ -206,7 +206,7 @@ int main(int argc, char** argv) {
       }
       check<bfloat16>(path, call_of(1, 2048, 32, 4, 64), 1.0f);
       check<bfloat16>(path, call_of(1, 1000, 32, 4, 64), 2.0f);
-#ifdef BENCH_ALL_PATHS
+
       if (path != Path::hopper) {
         for (const int head_size : {8, 16, 40, 80}) check<bfloat16>(path, call_of(2, 77, 4, 2, head_size), 1.0f);
       }
@@ -214,7 +214,7 @@ int main(int argc, char** argv) {
         for (const int head_size : {1, 5, 20, 64, 160}) check<float>(path, call_of(2, 77, 4, 2, head_size), 1.0f);
         check<float>(path, call_of(1, 400, 6, 3, 64), 1.0f);
       }
-#endif
+
     }
   }
   if (asked("time")) {

@@ -6,13 +6,21 @@ cd "$(dirname "$0")/../.."
 mkdir -p "$out"
 flags=(-std=c++20 -O3 -lineinfo -Icsrc -Ibench/cuda -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr
        --extended-lambda "$@")
+kernels=(attention/attention attention/forward_hopper attention/backward_hopper attention/forward_mma
+         attention/backward_mma attention/plain attention/statistics attention/cached rms_norm rope swiglu embedding
+         cross_entropy linear_cross_entropy adamw sum_of_squares step_guard)
+core=(cuda_error cuda_stream completion_queue pinned_pool gemm gemm_cache cublaslt cublaslt_check)
 objects=()
-jobs_running=()
-for source in csrc/cuda/attention/*.cu csrc/cuda/cuda_error.cpp bench/cuda/attention_bench.cu; do
-  object=$out/$(basename "${source%.*}").o
-  objects+=("$object")
-  nvcc "${flags[@]}" -c "$source" -o "$object" &
-  jobs_running+=($!)
-done
-for job in "${jobs_running[@]}"; do wait "$job"; done
-nvcc "${objects[@]}" -o "$out/attention_bench"
+running=()
+compile() {  # source object
+  nvcc "${flags[@]}" -c "$1" -o "$2" &
+  running+=($!)
+  objects+=("$2")
+}
+for name in "${kernels[@]}"; do compile "csrc/cuda/$name.cu" "$out/$(basename "$name").o"; done
+for name in "${core[@]}"; do compile "csrc/cuda/$name.cpp" "$out/$name.o"; done
+compile csrc/runtime/tensor.cpp "$out/tensor.o"
+shared=("${objects[@]}")
+for bench in attention_bench kernels_bench; do compile "bench/cuda/$bench.cu" "$out/$bench.o"; done
+for job in "${running[@]}"; do wait "$job"; done
+for bench in attention_bench kernels_bench; do nvcc "${shared[@]}" "$out/$bench.o" -ldl -o "$out/$bench"; done

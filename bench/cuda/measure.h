@@ -94,14 +94,15 @@ struct Time {
   double median_ms, sustained_ms;
 };
 // Median of single launches, and the mean of a run without gaps that is long enough to reach the power limit.
-inline Time measure(const std::function<void()>& work, int samples = 30, double sustained_s = 0.3) {
+inline Time measure(const std::function<void()>& work, cudaStream_t stream = nullptr, int samples = 30,
+                    double sustained_s = 0.3) {
   cudaEvent_t begin, end;
   LF_CUDA_CHECK(cudaEventCreate(&begin));
   LF_CUDA_CHECK(cudaEventCreate(&end));
   const auto elapsed = [&](int times) {
-    LF_CUDA_CHECK(cudaEventRecord(begin));
+    LF_CUDA_CHECK(cudaEventRecord(begin, stream));
     for (int i = 0; i < times; ++i) work();
-    LF_CUDA_CHECK(cudaEventRecord(end));
+    LF_CUDA_CHECK(cudaEventRecord(end, stream));
     LF_CUDA_CHECK(cudaEventSynchronize(end));
     float ms;
     LF_CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));

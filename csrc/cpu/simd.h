@@ -40,7 +40,8 @@ typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 
-LF_INLINE Floats broadcast(float x) { return Floats{} + x; }
+// x - 0 keeps the sign of -0, which 0 + x would lose.
+LF_INLINE Floats broadcast(float x) { return x - Floats{}; }
 
 // ---- memory -------------------------------------------------------------------------------------------------------
 
@@ -50,8 +51,17 @@ LF_INLINE Floats load(const float* p) {
   return v;
 }
 
+// GCC 12 splits the plain conversion in two halves; the masked form with all lanes on is one instruction.
 LF_INLINE Floats widen(Halves half) {
+#if defined(__AVX512F__)
+  const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(half));
+  return reinterpret_cast<Floats>(_mm512_slli_epi32(wide, 16));
+#elif defined(__AVX2__)
+  const __m256i wide = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(half));
+  return reinterpret_cast<Floats>(_mm256_slli_epi32(wide, 16));
+#else
   return reinterpret_cast<Floats>(__builtin_convertvector(half, Words) << 16);
+#endif
 }
 
 LF_INLINE Floats load(const bfloat16* p) {

@@ -1,15 +1,10 @@
 import { type Command, CommanderError } from "commander";
-import { parseDevice } from "../device.js";
 import { exitCodes } from "../errors.js";
-import { parameterCount } from "../model/config.js";
 import { configHelp, loadConfig, type RunConfig } from "../train/config.js";
-import { recordRun } from "../train/metrics.js";
 import { describeValidation, formatDuration, Progress, printable } from "../train/progress.js";
 import { catchStopSignals } from "../train/signals.js";
 import type { TrainerResult } from "../train/trainer.js";
-import { describeDevice } from "./machine.js";
 import { setOption } from "./options.js";
-import { packageVersion } from "./version.js";
 
 export function addTrain(program: Command): void {
   const command = program
@@ -40,24 +35,14 @@ export interface TrainOutcome {
 
 /** Trains with progress on the terminal, stops on signals, and writes the report at the end. */
 export async function trainWithProgress(config: RunConfig, resume: string): Promise<TrainOutcome> {
-  const device = parseDevice(config.device);
-  // A GPU that cannot be used is an error before the run's folder is made.
-  if (device.type === "cuda") await describeDevice(device);
   const { Trainer } = await import("../train/trainer.js");
   const trainer = await Trainer.create(config, { resume, onNotice: notice });
-  const deviceName = await describeDevice(device);
-  const parameters = parameterCount(config.model);
-  await recordRun(config.out, {
-    config,
-    parameters,
-    deviceName,
-    versions: { llamaforge: packageVersion, node: process.version },
-  }).catch((error: Error) => notice(`cannot record the run: ${error.message}`));
+  const parameters = trainer.model.parameterCount();
 
   const { steps, batch, data } = config;
   const tokensPerStep = batch.microBatch * batch.accumulation * data.sequenceLength;
   say(`${config.name}: ${parameters.toLocaleString("en-US")} parameters, ${config.precision}`);
-  say(`on ${deviceName}`);
+  say(`on ${trainer.deviceName}`);
   say(`${steps.toLocaleString("en-US")} steps of ${tokensPerStep.toLocaleString("en-US")} tokens`);
   if (trainer.startStep > 0) say(`going on from step ${trainer.startStep}`);
 

@@ -19,5 +19,21 @@ export * from "./shape.js";
 export * from "./slice.js";
 export * from "./softmax.js";
 export * from "./swiglu.js";
-export * from "./unary.js";
-export * from "./where.js";
+export {
+  abs,
+  cos,
+  exp,
+  gelu,
+  log,
+  neg,
+  reciprocal,
+  relu,
+  rsqrt,
+  sigmoid,
+  silu,
+  sin,
+  sqrt,
+  square,
+  tanh,
+} from "./unary.js";
+export { where } from "./where.js";

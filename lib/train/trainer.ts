@@ -1,45 +1,26 @@
-import { join } from "node:path";
-import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
-import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
-import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
-import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
-import { checkRun } from "../checkpoint/manifest.js";
+import type { RunLock } from "../checkpoint/lock.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
-import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import { Loader } from "../data/loader.js";
-import { Mixture } from "../data/mixture.js";
-import { Tokenizer } from "../data/tokenizer.js";
-import { parseDevice } from "../device.js";
-import { CheckpointError, DataError, UsageError } from "../errors.js";
-import { Llama } from "../model/llama.js";
-import { setThreads } from "../native.js";
-import { AdamW } from "../optim/adamw.js";
+import type { Mixture } from "../data/mixture.js";
+import type { Tokenizer } from "../data/tokenizer.js";
+import { UsageError } from "../errors.js";
+import type { Llama } from "../model/llama.js";
+import type { AdamW } from "../optim/adamw.js";
 import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../tensor.js";
 import type { RunConfig } from "./config.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
-import {
-  MetricsWriter,
-  runFiles,
-  type Sample,
-  type StepMetrics,
-  type Validation,
-} from "./metrics.js";
+import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
 import { SkipHistory } from "./skips.js";
-import { runIdentity, snapshot } from "./snapshot.js";
-import { parseTrainerState } from "./state.js";
+import { snapshot } from "./snapshot.js";
+import { startRun, type TrainerOptions, type TrainerParts } from "./start.js";
 import { type RunningStep, trainStep } from "./step.js";
+
+export type { TrainerOptions } from "./start.js";
 
 /** Steps that may be enqueued before the first of them has been waited for: the device never idles, memory stays bounded. */
 const runAhead = 2;
-
-export interface TrainerOptions {
-  /** Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). */
-  resume?: "auto" | "none" | (string & {});
-  /** Things worth telling the user that are not errors. */
-  onNotice?: (message: string) => void;
-}
 
 /** How a run ended. */
 export interface TrainerResult {
@@ -67,6 +48,8 @@ export class Trainer {
   readonly model: Llama;
   readonly optimizer: AdamW;
   readonly tokenizer: Tokenizer;
+  /** What it computes on, as the report names it. */
+  readonly deviceName: string;
   /** Step that the run went on from; 0 for a new one. */
   readonly startStep: number;
   readonly #mixture: Mixture;
@@ -96,6 +79,7 @@ export class Trainer {
     this.model = parts.model;
     this.optimizer = parts.optimizer;
     this.tokenizer = parts.tokenizer;
+    this.deviceName = parts.deviceName;
     this.startStep = progress.step;
     this.#mixture = parts.mixture;
     this.#heldOut = parts.heldOut;
@@ -127,59 +111,18 @@ export class Trainer {
    * @throws the typed error of whatever does not fit, before anything is trained or written
    */
   static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
-    const { resume = "auto", onNotice = () => {} } = options;
-    if (config.threads !== undefined) setThreads(config.threads);
-    parseDevice(config.device);
-    const { sequenceLength } = config.data;
-    const mixture = await Mixture.open(config.data.train, {
-      sequenceLength,
-      seed: config.seed,
-      split: "train",
-    });
-    warnOfRepetition(mixture, onNotice);
-    const heldOut = await openHeldOut(config, onNotice);
-    const tokenizer = await Tokenizer.load(Object.keys(config.data.train)[0] as string);
-    tokenizer.assertFits({ vocabSize: config.model.vocabSize });
-    await prepareOutputFolder(config.out, { parents: true });
-    const lock = acquireRunLock(config.out);
-    try {
-      // What a killed save left behind; nobody else writes here while we hold the lock.
-      await cleanUp(config.out);
-      const checkpoint = await findCheckpoint(config.out, resume, onNotice);
-      if (checkpoint) checkRun(checkpoint.path, checkpoint.manifest, runIdentity(config, mixture));
-      const { model, optimizer } = await build(config, checkpoint);
-      const progress = checkpoint
-        ? parseTrainerState(checkpoint.trainer, checkpoint.path)
-        : { step: 0, tokens: 0, position: 0, skips: [] };
-      const metrics = await MetricsWriter.open(
-        join(config.out, runFiles.metrics),
-        progress.step,
-        onNotice,
-      );
-      return new Trainer({
-        config,
-        model,
-        optimizer,
-        tokenizer,
-        mixture,
-        heldOut,
-        lock,
-        metrics,
-        progress,
-        checkpoint: checkpoint?.path ?? null,
-        onNotice,
-      });
-    } catch (error) {
-      lock.release();
-      await mixture.close();
-      await heldOut?.close();
-      throw error;
-    }
+    return new Trainer(await startRun(config, options));
   }
 
   /** Finishes the running step, saves, and ends `run()`. */
   stop(): void {
     this.#stopping = true;
+  }
+
+  /** Frees model and optimizer. Only after `run()` has ended. */
+  dispose(): void {
+    this.optimizer.dispose();
+    this.model.dispose();
   }
 
   /** Where the run stands; complete when `run()` has ended. */
@@ -354,100 +297,6 @@ export class Trainer {
   }
 }
 
-interface TrainerParts {
-  config: RunConfig;
-  model: Llama;
-  optimizer: AdamW;
-  tokenizer: Tokenizer;
-  mixture: Mixture;
-  heldOut: Mixture | null;
-  lock: RunLock;
-  metrics: MetricsWriter;
-  progress: { step: number; tokens: number; position: number; skips: readonly (0 | 1)[] };
-  checkpoint: string | null;
-  onNotice: (message: string) => void;
-}
-
 function due(step: number, every: number): boolean {
   return every > 0 && step % every === 0;
-}
-
-/** Runs of one token teach nothing and hide a fault of the preparation (FAULTS D5). */
-function warnOfRepetition(mixture: Mixture, onNotice: (message: string) => void): void {
-  for (const { folder, dataset } of mixture.sources) {
-    const percent = 100 * dataset.repeatedShare;
-    if (percent > 1)
-      onNotice(`${folder}: ${percent.toFixed(1)}% of the tokens stand in runs of one token`);
-  }
-}
-
-/** The held-out documents, or null if the data has none. */
-async function openHeldOut(
-  config: RunConfig,
-  onNotice: (message: string) => void,
-): Promise<Mixture | null> {
-  try {
-    return await Mixture.open(config.data.train, {
-      sequenceLength: config.data.sequenceLength,
-      seed: config.seed,
-      split: "validation",
-    });
-  } catch (error) {
-    if (!(error instanceof DataError)) throw error;
-    onNotice(`no validation loss: ${error.message}`);
-    return null;
-  }
-}
-
-async function findCheckpoint(
-  folder: string,
-  resume: string,
-  onNotice: (message: string) => void,
-): Promise<Checkpoint | null> {
-  if (resume === "auto") return await openNewest(folder, { onWarning: onNotice });
-  if (resume !== "none") return await openCheckpoint(resume);
-  const present = await listCheckpoints(folder);
-  if (present.length > 0) {
-    throw new UsageError(
-      `${folder} holds ${present.length} checkpoints of an earlier run, which a new run would mix with its own: ` +
-        "resume it (--resume auto), choose another `out`, or remove them",
-    );
-  }
-  return null;
-}
-
-/** Model and optimizer: from a checkpoint, from the weights of `init.from`, or from the seed. */
-async function build(
-  config: RunConfig,
-  checkpoint: Checkpoint | null,
-): Promise<{ model: Llama; optimizer: AdamW }> {
-  const { optimizer: options, guard } = config;
-  const model = await Llama.create(config.model, {
-    device: parseDevice(config.device),
-    dtype: config.precision === "bf16" ? "bf16" : "f32",
-    seed: config.seed,
-  });
-  model.recompute = config.recompute;
-  const optimizer = new AdamW(model.store, { ...pick(options), guard });
-  if (checkpoint) {
-    const stored = (name: string) => {
-      const tensors = checkpoint.tensors.get(name);
-      if (!tensors)
-        throw new CheckpointError(`${checkpoint.path} has no ${name}: it cannot be resumed`);
-      return tensors;
-    };
-    await loadWeights(model, stored(weightsFile), checkpoint.path);
-    await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
-  } else if (config.init.from !== undefined) {
-    await loadWeights(
-      model,
-      await readWeights(config.init.from, { followLinks: true }),
-      config.init.from,
-    );
-  }
-  return { model, optimizer };
-}
-
-function pick({ beta1, beta2, eps, weightDecay, decay }: RunConfig["optimizer"]) {
-  return { beta1, beta2, eps, weightDecay, decay };
 }

@@ -17,6 +17,7 @@ export function processorThreads(): number {
  * @throws DeviceError if the device cannot be used, saying why and what to do
  */
 export async function describeDevice(device: Device): Promise<string> {
+  // Imported here, so that `doctor` can say what is wrong with an addon that does not load.
   const { buildInfo, cudaInfo } = await import("../native.js");
   if (device.type === "cpu") {
     const { threads, instructionSet } = buildInfo();

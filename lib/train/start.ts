@@ -1,0 +1,185 @@
+import { join } from "node:path";
+import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
+import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
+import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
+import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
+import { checkRun } from "../checkpoint/manifest.js";
+import { readWeights, weightsFile } from "../checkpoint/weights.js";
+import { Mixture } from "../data/mixture.js";
+import { Tokenizer } from "../data/tokenizer.js";
+import { parseDevice } from "../device.js";
+import { CheckpointError, DataError, UsageError } from "../errors.js";
+import { Llama } from "../model/llama.js";
+import { buildInfo, setThreads } from "../native.js";
+import { AdamW } from "../optim/adamw.js";
+import type { RunConfig } from "./config.js";
+import { describeDevice } from "./machine.js";
+import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
+import { runIdentity } from "./snapshot.js";
+import { parseTrainerState, type TrainerState } from "./state.js";
+
+export interface TrainerOptions {
+  /** Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). */
+  resume?: "auto" | "none" | (string & {});
+  /** Things worth telling the user that are not errors. */
+  onNotice?: (message: string) => void;
+}
+
+/** Everything a run works with, opened and checked. */
+export interface TrainerParts {
+  config: RunConfig;
+  deviceName: string;
+  model: Llama;
+  optimizer: AdamW;
+  tokenizer: Tokenizer;
+  mixture: Mixture;
+  heldOut: Mixture | null;
+  lock: RunLock;
+  metrics: MetricsWriter;
+  progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
+  /** Folder of the checkpoint that the run goes on from. */
+  checkpoint: string | null;
+  onNotice: (message: string) => void;
+}
+
+/**
+ * Opens data and output folder and builds or loads the model: whatever does not fit shows here, before anything is trained
+ * or written, and what was opened until then is closed again.
+ */
+export async function startRun(config: RunConfig, options: TrainerOptions): Promise<TrainerParts> {
+  const { resume = "auto", onNotice = () => {} } = options;
+  if (config.threads !== undefined) setThreads(config.threads);
+  const deviceName = await describeDevice(parseDevice(config.device));
+  const opened: (() => unknown)[] = [];
+  try {
+    const { sequenceLength } = config.data;
+    const split = { sequenceLength, seed: config.seed } as const;
+    const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
+    opened.push(() => mixture.close());
+    warnOfRepetition(mixture, onNotice);
+    const heldOut = await openHeldOut(config, onNotice);
+    opened.push(() => heldOut?.close());
+    const tokenizer = await Tokenizer.load(Object.keys(config.data.train)[0] as string);
+    tokenizer.assertFits({ vocabSize: config.model.vocabSize });
+    await prepareOutputFolder(config.out, { parents: true });
+    const lock = acquireRunLock(config.out);
+    opened.push(() => lock.release());
+    // What a killed save left behind; nobody else writes here while we hold the lock.
+    await cleanUp(config.out);
+    const checkpoint = await findCheckpoint(config.out, resume, onNotice);
+    if (checkpoint) checkRun(checkpoint.path, checkpoint.manifest, runIdentity(config, mixture));
+    const { model, optimizer } = await build(config, checkpoint);
+    opened.push(
+      () => optimizer.dispose(),
+      () => model.dispose(),
+    );
+    const progress = checkpoint
+      ? parseTrainerState(checkpoint.trainer, checkpoint.path)
+      : { step: 0, tokens: 0, position: 0, skips: [] };
+    const file = join(config.out, runFiles.metrics);
+    const metrics = await MetricsWriter.open(file, progress.step, onNotice);
+    await recordRun(config.out, {
+      config,
+      parameters: model.parameterCount(),
+      deviceName,
+      versions: { llamaforge: buildInfo().version, node: process.version },
+    }).catch((error: Error) => onNotice(`run.json cannot be written: ${error.message}`));
+    return {
+      config,
+      deviceName,
+      model,
+      optimizer,
+      tokenizer,
+      mixture,
+      heldOut,
+      lock,
+      metrics,
+      progress,
+      checkpoint: checkpoint?.path ?? null,
+      onNotice,
+    };
+  } catch (error) {
+    for (const close of opened.reverse()) await close();
+    throw error;
+  }
+}
+
+/** Runs of one token teach nothing and hide a fault of the preparation (FAULTS D5). */
+function warnOfRepetition(mixture: Mixture, onNotice: (message: string) => void): void {
+  for (const { folder, dataset } of mixture.sources) {
+    const percent = 100 * dataset.repeatedShare;
+    if (percent > 1)
+      onNotice(`${folder}: ${percent.toFixed(1)}% of the tokens stand in runs of one token`);
+  }
+}
+
+/** The held-out documents, or null if the data has none. */
+async function openHeldOut(
+  config: RunConfig,
+  onNotice: (message: string) => void,
+): Promise<Mixture | null> {
+  try {
+    return await Mixture.open(config.data.train, {
+      sequenceLength: config.data.sequenceLength,
+      seed: config.seed,
+      split: "validation",
+    });
+  } catch (error) {
+    if (!(error instanceof DataError)) throw error;
+    onNotice(`no validation loss: ${error.message}`);
+    return null;
+  }
+}
+
+async function findCheckpoint(
+  folder: string,
+  resume: string,
+  onNotice: (message: string) => void,
+): Promise<Checkpoint | null> {
+  if (resume === "auto") return await openNewest(folder, { onWarning: onNotice });
+  if (resume !== "none") return await openCheckpoint(resume);
+  const present = await listCheckpoints(folder);
+  if (present.length > 0) {
+    throw new UsageError(
+      `${folder} holds ${present.length} checkpoints of an earlier run, which a new run would mix with its own: ` +
+        "resume it (--resume auto), choose another `out`, or remove them",
+    );
+  }
+  return null;
+}
+
+/** Model and optimizer: from a checkpoint, from the weights of `init.from`, or from the seed. */
+async function build(
+  config: RunConfig,
+  checkpoint: Checkpoint | null,
+): Promise<{ model: Llama; optimizer: AdamW }> {
+  const { optimizer: options, guard } = config;
+  const model = await Llama.create(config.model, {
+    device: parseDevice(config.device),
+    dtype: config.precision === "bf16" ? "bf16" : "f32",
+    seed: config.seed,
+  });
+  model.recompute = config.recompute;
+  const optimizer = new AdamW(model.store, { ...pick(options), guard });
+  if (checkpoint) {
+    const stored = (name: string) => {
+      const tensors = checkpoint.tensors.get(name);
+      if (!tensors)
+        throw new CheckpointError(`${checkpoint.path} has no ${name}: it cannot be resumed`);
+      return tensors;
+    };
+    await loadWeights(model, stored(weightsFile), checkpoint.path);
+    await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
+  } else if (config.init.from !== undefined) {
+    await loadWeights(
+      model,
+      await readWeights(config.init.from, { followLinks: true }),
+      config.init.from,
+    );
+  }
+  return { model, optimizer };
+}
+
+function pick({ beta1, beta2, eps, weightDecay, decay }: RunConfig["optimizer"]) {
+  return { beta1, beta2, eps, weightDecay, decay };
+}

@@ -104,3 +104,9 @@ process.env.CMAKE_BUILD_PARALLEL_LEVEL ??= String(
 run("native addon is up to date", tool("cmake-js"), "build");
 run("types of the native functions", process.execPath, "scripts/generate-ops.mjs");
 run("TypeScript is up to date", tool("tsc"), "-p", "tsconfig.build.json");
+// Compiling the plugin takes minutes, so a fresh clone goes without (npm run build:cuda); continuous integration does it
+// where nvcc is installed.
+if (forTests && process.env.CI) {
+  const args = ["scripts/build-cuda.mjs", "--if-available", "--archs", "80;90a"];
+  run("CUDA plugin compiles, where nvcc is installed", process.execPath, ...args);
+}

@@ -55,10 +55,10 @@ LF_INLINE Floats load(const float* p) {
 LF_INLINE Floats widen(Halves half) {
 #if defined(__AVX512F__)
   const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(half));
-  return reinterpret_cast<Floats>(_mm512_slli_epi32(wide, 16));
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(wide) << 16);
 #elif defined(__AVX2__)
   const __m256i wide = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(half));
-  return reinterpret_cast<Floats>(_mm256_slli_epi32(wide, 16));
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(wide) << 16);
 #else
   return reinterpret_cast<Floats>(__builtin_convertvector(half, Words) << 16);
 #endif

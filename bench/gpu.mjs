@@ -67,7 +67,12 @@ async function time(run) {
 
 async function memoryBound(name, bytes, run) {
   const seconds = await time(run);
-  rows.push({ name, microseconds: seconds * 1e6, gigabytesPerSecond: bytes / seconds / 1e9, bytes });
+  rows.push({
+    name,
+    microseconds: seconds * 1e6,
+    gigabytesPerSecond: bytes / seconds / 1e9,
+    bytes,
+  });
 }
 async function product(name, flops, run) {
   const seconds = await time(run);
@@ -94,11 +99,15 @@ await memoryBound("add f32", 12 * n, () => add(wide, wide));
 await memoryBound("add bf16, a row to all", 4 * n, () => add(x, weight));
 await memoryBound("mul bf16 by a number", 4 * n, () => mul(x, 0.5));
 await memoryBound("silu bf16", 4 * n, () => silu(x));
-await memoryBound("accumulate bf16 into f32", 10 * n, () => native.accumulate(x.native, wideTarget.native));
+await memoryBound("accumulate bf16 into f32", 10 * n, () =>
+  native.accumulate(x.native, wideTarget.native),
+);
 await memoryBound("sum of all f32", 4 * n, () => sum(wide));
 await memoryBound("sum over rows bf16", 2 * n, () => sum(x, 0));
 await memoryBound("sum over columns bf16", 2 * n, () => sum(x, 1));
-await memoryBound("permute heads bf16", 4 * n, () => permute(x.view([16, tokens / 16, 32, 64]), [0, 2, 1, 3]));
+await memoryBound("permute heads bf16", 4 * n, () =>
+  permute(x.view([16, tokens / 16, 32, 64]), [0, 2, 1, 3]),
+);
 await memoryBound("transpose bf16", 4 * n, () => permute(x, [1, 0]));
 await memoryBound("slice half the columns bf16", 2 * n, () => slice(x, { 1: [0, hidden / 2] }));
 await memoryBound("softmax bf16 rows of 2048", 4 * n, () => softmax(x));

@@ -49,21 +49,26 @@ function packages() {
     }
     const path = join(folder, "node_modules", name);
     if (found.has(path)) return;
-    const { version, dependencies = {}, optionalDependencies = {} } = JSON.parse(
-      readFileSync(join(path, "package.json"), "utf8"),
-    );
+    const {
+      version,
+      dependencies = {},
+      optionalDependencies = {},
+    } = JSON.parse(readFileSync(join(path, "package.json"), "utf8"));
     found.set(path, version);
-    for (const needed of Object.keys(dependencies)) add(needed, path, needed in optionalDependencies);
+    for (const needed of Object.keys(dependencies))
+      add(needed, path, needed in optionalDependencies);
     for (const needed of Object.keys(optionalDependencies)) add(needed, path, true);
   };
-  for (const name of [...Object.keys(manifest.dependencies), "vitest", "fast-check"]) add(name, root, false);
+  for (const name of [...Object.keys(manifest.dependencies), "vitest", "fast-check"])
+    add(name, root, false);
   return found;
 }
 
 /** Native code for other systems, types, sources and documentation stay behind. */
 function isNeeded(path) {
   if (/\.(map|md|markdown|d\.[cm]?ts|flow)$/i.test(path)) return false;
-  if (/[./-](android|darwin|win32|freebsd|openharmony|musl|arm|arm64|ia32|wasm32)[./-]/.test(path)) return false;
+  if (/[./-](android|darwin|win32|freebsd|openharmony|musl|arm|arm64|ia32|wasm32)[./-]/.test(path))
+    return false;
   return true;
 }
 
@@ -89,7 +94,8 @@ const addon = join(root, "build/Release/llamaforge.node");
 const plugins = existsSync(addon)
   ? readdirSync(dirname(addon)).filter((name) => /^libllamaforge_cuda\d+\.so$/.test(name))
   : [];
-if (plugins.length === 0) fail("addon or plugin are not built. Run: npm run build && npm run build:cuda");
+if (plugins.length === 0)
+  fail("addon or plugin are not built. Run: npm run build && npm run build:cuda");
 if (!existsSync(join(root, "dist/index.js"))) fail("dist/ is not built. Run: npm run build:ts");
 
 mkdirSync(bundle, { recursive: true });
@@ -111,7 +117,8 @@ if (!existsSync(base) || !existsSync(stamp) || readFileSync(stamp, "utf8") !== i
   mkdirSync(join(folder, "libraries"));
   cpSync(process.execPath, join(folder, "bin/node"), { dereference: true });
   spawnSync("strip", [join(folder, "bin/node")]);
-  for (const { name, path } of libraries) cpSync(path, join(folder, "libraries", name), { dereference: true });
+  for (const { name, path } of libraries)
+    cpSync(path, join(folder, "libraries", name), { dereference: true });
   for (const path of found.keys()) {
     cpSync(path, join(folder, path.slice(root.length)), {
       recursive: true,
@@ -126,9 +133,21 @@ if (!existsSync(base) || !existsSync(stamp) || readFileSync(stamp, "utf8") !== i
 // ---- the project
 const project = join(staging, "project");
 mkdirSync(join(project, "build/Release"), { recursive: true });
-const parts = ["dist", "lib", "test", "bench", "configs", "assets", "scripts", "csrc/ops", "package.json", "tsconfig.json"];
+const parts = [
+  "dist",
+  "lib",
+  "test",
+  "bench",
+  "configs",
+  "assets",
+  "scripts",
+  "csrc/ops",
+  "package.json",
+  "tsconfig.json",
+];
 for (const part of [...parts, "vitest.config.ts"]) {
-  if (existsSync(join(root, part))) cpSync(join(root, part), join(project, part), { recursive: true });
+  if (existsSync(join(root, part)))
+    cpSync(join(root, part), join(project, part), { recursive: true });
 }
 for (const name of ["llamaforge.node", ...plugins]) {
   const target = join(project, "build/Release", name);
@@ -182,5 +201,7 @@ const sizes = readdirSync(bundle)
   .filter((name) => !name.startsWith("unpacked-"))
   .map((name) => [name, statSync(join(bundle, name)).size]);
 const total = sizes.reduce((sum, [, size]) => sum + size, 0);
-for (const [name, size] of sizes) console.log(`${name.padEnd(16)} ${(size / 2 ** 20).toFixed(1)} MiB`);
-if (total > mostBytes) fail(`${(total / 2 ** 20).toFixed(1)} MiB are more than ${mostBytes / 2 ** 20}`);
+for (const [name, size] of sizes)
+  console.log(`${name.padEnd(16)} ${(size / 2 ** 20).toFixed(1)} MiB`);
+if (total > mostBytes)
+  fail(`${(total / 2 ** 20).toFixed(1)} MiB are more than ${mostBytes / 2 ** 20}`);

@@ -18,9 +18,9 @@ template <class T> __global__ void argmax_kernel(const T* x, int32_t* index, int
 void argmax(Stream& stream, In x, Out index) {
   const RowShape shape = check_rows("x", x, index);
   CudaStream& cuda = on_cuda(stream);
-  const unsigned blocks = blocks_for(cuda, shape.rows, 1);
+  const unsigned blocks = blocks_for(cuda, shape.rows, 1), threads = shape.length > 8192 ? 1024 : kThreads;
   auto run = [&]<class T>() {
-    argmax_kernel<<<blocks, kThreads, 0, cuda.compute()>>>(x.data<T>(), index.data<int32_t>(), shape.rows, shape.length);
+    argmax_kernel<<<blocks, threads, 0, cuda.compute()>>>(x.data<T>(), index.data<int32_t>(), shape.rows, shape.length);
   };
   x.dtype == DType::i32 ? run.template operator()<int32_t>() : with_float("x", x, run);
   check_launch();

@@ -31,7 +31,7 @@ template <class From, class To, int kCount> __global__ void cast_kernel(const Fr
 }
 
 template <class From, class To> void convert(CudaStream& cuda, const Tensor& x, const Tensor& y) {
-  constexpr int kCount = 8;
+  constexpr int kCount = 16 / std::max(sizeof(From), sizeof(To));  // neighbours write next to each other
   const From* from = x.data<From>();
   To* to = y.data<To>();
   const int64_t n = x.numel();

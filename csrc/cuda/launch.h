@@ -43,10 +43,13 @@ template <class Body> void with_float(const char* argument, const Tensor& tensor
 
 constexpr int kThreads = 256;  // of a block of an element-wise kernel
 
-// Blocks for a grid-stride loop over `count` items, `per_block` at a time: at most enough to fill the GPU a few times over.
+// Blocks for a grid-stride loop over `count` items, `per_block` at a time. Where these are more than fill the GPU, a block
+// comes round twice: with few long-lived blocks each thread has one load on the way at a time, and 1 read and 1 write ran at
+// 73% of a copy's rate on an H100.
 inline unsigned blocks_for(const CudaStream& cuda, int64_t count, int64_t per_block = kThreads) {
-  const int64_t most = int64_t{cuda.multiprocessors()} * 16;
-  return static_cast<unsigned>(std::clamp<int64_t>((count + per_block - 1) / per_block, 1, most));
+  const int64_t once = (count + per_block - 1) / per_block;
+  const int64_t most = std::max(int64_t{cuda.multiprocessors()} * 16, (once + 1) / 2);
+  return static_cast<unsigned>(std::clamp<int64_t>(once, 1, std::min<int64_t>(most, INT32_MAX)));
 }
 
 // After a launch.

@@ -27,11 +27,13 @@ struct Axes {
     for (int i = 0; i < count; ++i) product *= axis[i].size;
     return product;
   }
-  __device__ void locate(int64_t index, int64_t& from, int64_t& to) const {
+  // Index: 32 bits where they do, division is much cheaper.
+  template <class Index> __device__ void locate(Index index, int64_t& from, int64_t& to) const {
     from = to = 0;
     for (int i = count; i-- > 0;) {
-      const int64_t position = index % axis[i].size;
-      index /= axis[i].size;
+      const Index size = static_cast<Index>(axis[i].size), next = index / size;
+      const int64_t position = index - next * size;
+      index = next;
       from += position * axis[i].from;
       to += position * axis[i].to;
     }
@@ -71,14 +73,44 @@ Axes to_device(const std::vector<Axis>& axes) {
 }
 
 // Rows of `length` elements, kCount at a time.
-template <int kCount, class Bits>
-__global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes axes, int64_t n, int64_t length) {
-  for (int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kCount; i < n;
-       i += int64_t{gridDim.x} * blockDim.x * kCount) {
-    const int64_t row = i / length;
+template <int kCount, class Index, class Bits>
+__global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes axes, Index packs, Index packs_per_row) {
+  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < packs; i += static_cast<Index>(gridDim.x) * kThreads) {
+    const Index row = i / packs_per_row;
     int64_t from, to;
     axes.locate(row, from, to);
-    store_pack(y + i, load_pack<Bits, kCount>(x + from + (i - row * length)));
+    store_pack(y + int64_t{i} * kCount, load_pack<Bits, kCount>(x + from + int64_t{i - row * packs_per_row} * kCount));
+  }
+}
+
+// The same for 2-byte numbers that can move in pairs: tiles of 64 by 64, 4 bytes at a time.
+__global__ void __launch_bounds__(256) transpose_pairs_kernel(const uint16_t* x, uint16_t* y, const __grid_constant__ Axes outer,
+                                                              Axis row, Axis column, int64_t matrices) {
+  constexpr int kSide = 64;
+  __shared__ uint32_t tile[kSide][kSide / 2 + 1];
+  const int64_t down = (row.size + kSide - 1) / kSide, across = (column.size + kSide - 1) / kSide;
+  const auto* halves = reinterpret_cast<const uint16_t*>(tile);
+  for (int64_t task = blockIdx.x; task < matrices * down * across; task += gridDim.x) {
+    int64_t from, to;
+    outer.locate(task / across / down, from, to);
+    const int64_t r = task / across % down * kSide, c = task % across * kSide;
+    const int pair = threadIdx.x * 2;
+#pragma unroll
+    for (int j = threadIdx.y; j < kSide; j += 8) {
+      if (r + pair < row.size && c + j < column.size) {
+        tile[j][threadIdx.x] = *reinterpret_cast<const uint32_t*>(x + from + (r + pair) + (c + j) * column.from);
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = threadIdx.y; j < kSide; j += 8) {
+      if (c + pair < column.size && r + j < row.size) {
+        constexpr int kPitch = kSide + 2;
+        const uint32_t low = halves[pair * kPitch + j], high = halves[(pair + 1) * kPitch + j];
+        *reinterpret_cast<uint32_t*>(y + to + (r + j) * row.to + c + pair) = low | high << 16;
+      }
+    }
+    __syncthreads();
   }
 }
 
@@ -114,10 +146,15 @@ template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, s
   const Axes outer = to_device(axes);
   const int64_t n = outer.total() * length;
   // Every row starts on a pack if its length is whole packs: strides are multiples of it.
-  if (length % kCount == 0 && aligned16({x, y})) {
-    move_rows_kernel<kCount><<<blocks_for(cuda, n, kThreads * kCount), kThreads, 0, cuda.compute()>>>(x, y, outer, n, length);
+  auto launch = [&]<int kPer, class Index>() {
+    move_rows_kernel<kPer, Index><<<blocks_for(cuda, n / kPer), kThreads, 0, cuda.compute()>>>(
+        x, y, outer, static_cast<Index>(n / kPer), static_cast<Index>(length / kPer));
+  };
+  const bool packs = length % kCount == 0 && aligned16({x, y});
+  if (n < INT32_MAX) {
+    packs ? launch.template operator()<kCount, uint32_t>() : launch.template operator()<1, uint32_t>();
   } else {
-    move_rows_kernel<1><<<blocks_for(cuda, n), kThreads, 0, cuda.compute()>>>(x, y, outer, n, length);
+    packs ? launch.template operator()<kCount, int64_t>() : launch.template operator()<1, int64_t>();
   }
 }
 
@@ -130,6 +167,15 @@ template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, s
   axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(contiguous));
   const Axes outer = to_device(axes);
   const int64_t matrices = outer.total();
+  if constexpr (sizeof(Bits) == 2) {
+    auto even = [](const Axis& axis) { return axis.size % 2 == 0; };
+    // Strides are products of sizes, the innermost of which are even.
+    if (even(row) && even(column) && reinterpret_cast<uintptr_t>(x) % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 4 == 0) {
+      const int64_t pairs = matrices * ((row.size + 63) / 64) * ((column.size + 63) / 64);
+      transpose_pairs_kernel<<<blocks_for(cuda, pairs, 1), dim3(32, 8), 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
+      return;
+    }
+  }
   const int64_t tiles = matrices * ((row.size + kTile - 1) / kTile) * ((column.size + kTile - 1) / kTile);
   transpose_kernel<<<blocks_for(cuda, tiles, 1), dim3(kTile, 8), 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
 }

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "cuda/cuda_ops.h"
-#include "cuda/launch.h"
+#include "cuda/pack.h"
 
 namespace llamaforge::cuda {
 
@@ -87,16 +87,22 @@ struct Uniform {
   }
 };
 
+// whole: blocks start on packs of x.
 template <class T, class Values>
-__global__ void generate_kernel(T* x, int64_t n, uint64_t seed, int64_t offset, Values values) {
+__global__ void generate_kernel(T* x, int64_t n, uint64_t seed, int64_t offset, bool whole, Values values) {
   const int64_t first = offset / 4, last = (offset + n + 3) / 4;
   for (int64_t block = first + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; block < last;
        block += int64_t{gridDim.x} * blockDim.x) {
     float out[4];
     values(philox(seed, Values::kStream, static_cast<uint64_t>(block)), out);
+    const int64_t start = block * 4 - offset;
+    if (whole && start >= 0 && start + 4 <= n) {
+      store_pack(x + start, Pack<T, 4>{narrow<T>(out[0]), narrow<T>(out[1]), narrow<T>(out[2]), narrow<T>(out[3])});
+      continue;
+    }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int64_t at = block * 4 + i - offset;
+      const int64_t at = start + i;
       if (at >= 0 && at < n) x[at] = narrow<T>(out[i]);
     }
   }
@@ -106,7 +112,8 @@ template <class Values> void generate(Stream& stream, const Tensor& x, int64_t s
   CudaStream& cuda = on_cuda(stream);
   with_float("x", x, [&]<class T>() {
     generate_kernel<<<blocks_for(cuda, x.numel() / 4 + 2), kThreads, 0, cuda.compute()>>>(
-        x.data<T>(), x.numel(), static_cast<uint64_t>(seed), offset, values);
+        x.data<T>(), x.numel(), static_cast<uint64_t>(seed), offset, offset % 4 == 0 && takes_packs<T, 4>({x.raw()}),
+        values);
   });
   check_launch();
 }

@@ -2,7 +2,7 @@
 //
 // Adjacent axes that are all kept or all reduced are joined. What is left alternates, and the last axis decides:
 //   reduced: numbers that lie together become one number each, by a warp (short) or a block (long) in 16-byte accesses;
-//   kept:    rows are added to each other, 32 columns by 8 rows of threads.
+//   kept:    rows are added to each other, 32 packs of columns by 8 rows of threads.
 // Long reductions are cut into pieces whose results are combined in their order. Cuts and orders depend on the shape alone:
 // the bits of a result are the same on every GPU. Packs meet in f32, packs with each other in f64; i32 sums are exact in 64
 // bits and wrap around at the end; the mean of i32 is refused. max and min are NaN if any number is.
@@ -17,7 +17,7 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr int64_t kWarpLength = 1024;  // numbers that a warp reduces alone
+constexpr int64_t kWarpLength = 4096;  // numbers that a warp reduces alone
 constexpr int64_t kPiece = 32768;      // numbers that a block reduces
 constexpr int64_t kRowsPerPiece = 256;
 constexpr int kMostAxes = 8;
@@ -170,32 +170,64 @@ __global__ void reduce_long_kernel(const T* x, Out y, const __grid_constant__ Pl
   }
 }
 
-// 32 columns x 8 rows of threads; a block for each (output, piece of its rows, 32 columns): y (outputs, pieces, length).
-template <class Op, class T, class Out>
-__global__ void reduce_rows_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t rows,
-                                   int64_t pieces) {
+// 32 packs of columns x 8 rows of threads; a block for each (output, piece of its rows, columns): y (outputs, pieces,
+// length). Four rows at a time are on their way and meet before they join the sum.
+template <class Op, int kCount, class T, class Out>
+__global__ void __launch_bounds__(256) reduce_rows_kernel(const T* x, Out y, const __grid_constant__ Plan plan,
+                                                          int64_t outputs, int64_t rows, int64_t pieces) {
   using W = Wide<T>;
-  __shared__ W part[8][32];
-  const int64_t tiles = (plan.length + 31) / 32;
+  constexpr int kRows = 8, kColumns = 32 * kCount, kAtOnce = 4;
+  __shared__ W part[kRows][kColumns];
+  const int64_t tiles = (plan.length + kColumns - 1) / kColumns;
   for (int64_t task = blockIdx.x; task < outputs * pieces * tiles; task += gridDim.x) {
-    const int64_t column = task % tiles * 32 + threadIdx.x, piece = task / tiles % pieces, output = task / tiles / pieces;
-    W result = Op::template initial<W>();
+    const int64_t first = task % tiles * kColumns, piece = task / tiles % pieces, output = task / tiles / pieces;
+    const int64_t column = first + threadIdx.x * kCount;
+    W result[kCount];
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) result[k] = Op::template initial<W>();
     if (column < plan.length) {
       const T* start = x + plan.kept.offset(output) + column;
       const int64_t last = min(rows, (piece + 1) * kRowsPerPiece);
-      for (int64_t row = piece * kRowsPerPiece + threadIdx.y; row < last; row += 8) {
-        result = Op::combine(result, static_cast<W>(numeric(start[plan.reduced.offset(row)])));
+      int64_t row = piece * kRowsPerPiece + threadIdx.y;
+      for (; row + (kAtOnce - 1) * kRows < last; row += kAtOnce * kRows) {
+        Pack<T, kCount> pack[kAtOnce];
+#pragma unroll
+        for (int r = 0; r < kAtOnce; ++r) pack[r] = load_pack<T, kCount>(start + plan.reduced.offset(row + r * kRows));
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) {
+          auto sum = numeric(pack[0].value[k]);
+#pragma unroll
+          for (int r = 1; r < kAtOnce; ++r) sum = Op::combine(sum, numeric(pack[r].value[k]));
+          result[k] = Op::combine(result[k], static_cast<W>(sum));
+        }
+      }
+      for (; row < last; row += kRows) {
+        const auto pack = load_pack<T, kCount>(start + plan.reduced.offset(row));
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) result[k] = Op::combine(result[k], static_cast<W>(numeric(pack.value[k])));
       }
     }
-    part[threadIdx.y][threadIdx.x] = result;
-    __syncthreads();
-    if (threadIdx.y == 0 && column < plan.length) {
 #pragma unroll
-      for (int k = 1; k < 8; ++k) result = Op::combine(result, part[k][threadIdx.x]);
-      y.write((output * pieces + piece) * plan.length + column, result);
+    for (int k = 0; k < kCount; ++k) part[threadIdx.y][threadIdx.x * kCount + k] = result[k];
+    __syncthreads();
+    for (int c = threadIdx.y * 32 + threadIdx.x; c < kColumns && first + c < plan.length; c += 32 * kRows) {
+      W total = part[0][c];
+#pragma unroll
+      for (int k = 1; k < kRows; ++k) total = Op::combine(total, part[k][c]);
+      y.write((output * pieces + piece) * plan.length + first + c, total);
     }
     __syncthreads();
   }
+}
+
+// y (outputs) from partial (outputs, pieces): a block for each, in a fixed order.
+template <class Op, class W, class Out> __global__ void combine_pieces_kernel(const W* partial, Out y, int64_t pieces) {
+  W result = Op::template initial<W>();
+  for (int64_t p = threadIdx.x; p < pieces; p += blockDim.x) {
+    result = Op::combine(result, partial[blockIdx.x * pieces + p]);
+  }
+  result = block_reduce(result, Op::template initial<W>(), Combine<Op>{});
+  if (threadIdx.x == 0) y.write(blockIdx.x, result);
 }
 
 // y (outputs, length) from partial (outputs, pieces, length), in the order of the pieces.
@@ -225,6 +257,10 @@ template <class Op, class T, class Y> struct Launcher {
     const int64_t count = outputs * length;
     const Scratch scratch(cuda, static_cast<size_t>(count * pieces) * sizeof(W));
     run(Partial<W>{scratch.as<W>()});
+    if (length == 1 && pieces >= 32 && outputs <= INT32_MAX) {
+      combine_pieces_kernel<Op><<<static_cast<unsigned>(outputs), kThreads, 0, cuda.compute()>>>(scratch.as<W>(), y, pieces);
+      return;
+    }
     combine_kernel<Op><<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(scratch.as<W>(), y, count, pieces, length);
   }
 
@@ -241,11 +277,11 @@ template <class Op, class T, class Y> struct Launcher {
     });
   }
 
-  void leading() {
+  template <int kCount> void leading() {
     const int64_t pieces = (rows + kRowsPerPiece - 1) / kRowsPerPiece;
-    const int64_t blocks = outputs * pieces * ((plan.length + 31) / 32);
+    const int64_t blocks = outputs * pieces * ((plan.length + 32 * kCount - 1) / (32 * kCount));
     in_pieces(pieces, plan.length, [&](auto out) {
-      reduce_rows_kernel<Op><<<blocks_for(cuda, blocks, 1), dim3(32, 8), 0, cuda.compute()>>>(x, out, plan, outputs, rows,
+      reduce_rows_kernel<Op, kCount><<<blocks_for(cuda, blocks, 1), dim3(32, 8), 0, cuda.compute()>>>(x, out, plan, outputs, rows,
                                                                                              pieces);
     });
   }
@@ -258,12 +294,11 @@ template <class Op, class T, class Y> struct Launcher {
   }
 
   void run() {
-    if (!plan.last_is_reduced) {
-      leading();
-    } else if (takes_packs_of(kVector<T>)) {
-      last<kVector<T>>();
+    constexpr int kCount = kVector<T>;
+    if (takes_packs_of(kCount)) {
+      plan.last_is_reduced ? last<kCount>() : leading<kCount>();
     } else {
-      last<1>();
+      plan.last_is_reduced ? last<1>() : leading<1>();
     }
     check_launch();
   }

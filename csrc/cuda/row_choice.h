@@ -1,7 +1,7 @@
 // What argmax and sample share: rows to choose from, and the first of the largest numbers of one.
 #pragma once
 
-#include "cuda/launch.h"
+#include "cuda/pack.h"
 
 namespace llamaforge::cuda {
 
@@ -40,11 +40,21 @@ struct Better {
 __device__ inline int32_t comparable(int32_t x) { return x; }
 template <class T> __device__ float comparable(T x) { return widen(x); }
 
-// By the whole block; every thread gets it.
+// By the whole block; every thread gets it. In 16-byte accesses where the row allows them.
 template <class T> __device__ int32_t first_maximum(const T* row, int64_t n) {
   using V = decltype(comparable(row[0]));
+  constexpr int kCount = kVector<T>;
   Ranked<V> best{V(0), -1};
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+  const bool packs = reinterpret_cast<uintptr_t>(row) % 16 == 0;
+  const int64_t whole = packs ? n / kCount * kCount : 0;
+  for (int64_t i = int64_t{threadIdx.x} * kCount; i < whole; i += int64_t{blockDim.x} * kCount) {
+    const auto pack = load_pack<T, kCount>(row + i);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      best = Better{}(best, Ranked<V>{comparable(pack.value[k]), static_cast<int32_t>(i + k)});
+    }
+  }
+  for (int64_t i = whole + threadIdx.x; i < n; i += blockDim.x) {
     best = Better{}(best, Ranked<V>{comparable(row[i]), static_cast<int32_t>(i)});
   }
   auto across = [&](int lanes) {

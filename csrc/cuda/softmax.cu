@@ -1,8 +1,9 @@
 // softmax over the last axis:  y = exp(x - max) / sum;  log form:  y = x - max - log(sum).
 // backward:  dx = y · (dy - sum(dy · y) / sum(y));  log form:  dx = dy - exp(y) · sum(dy).
 // sum(y) is 1 but for the rounding of y to bf16, which would leave a part of what all of dy have in common.
-// x (N,D) -> y (N,D). A warp (short rows) or a block has a row; the passes after the first find it in the caches, so device
-// memory is read and written once. A thread's sums are f32 within a pack, f64 beyond.
+// x (N,D) -> y (N,D). A warp (short rows) or a block has a row and keeps it in registers, up to 8192 numbers of bf16; longer
+// rows are read again and come from the caches. Device memory is read and written once. A thread's sums are f32 within a
+// pack, f64 beyond.
 // A row that is -inf throughout, or holds +inf or NaN, gives NaN, as in PyTorch.
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
@@ -11,62 +12,95 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr int64_t kWarpRow = 1024;  // longest row for a warp
+constexpr int kKept = 4;            // packs of a row that a thread keeps
+constexpr int64_t kWarpRow = 1024;  // longest row for a warp that reads it again
 
 // Reductions over the threads that share a row: a warp or the block.
 template <bool kBlock> __device__ float row_max(float x) { return kBlock ? block_max(x) : warp_max(x); }
 template <bool kBlock> __device__ double row_sum(double x) { return kBlock ? block_sum(x) : warp_sum(x); }
 
-// body(i, pack of x) for this thread's packs of a row, the last of which may be partial for kCount 1 only.
-template <int kCount, class T, class Body>
-__device__ __forceinline__ void over_row(const T* x, int64_t n, int thread, int threads, const Body& body) {
-  for (int64_t i = int64_t{thread} * kCount; i < n; i += int64_t{threads} * kCount) body(i, load_pack<T, kCount>(x + i));
-}
+// This thread's packs of a row: loaded once and kept, or read whenever they are asked for (kPacks 0).
+template <int kCount, int kPacks, class T> struct RowPacks {
+  const T* x;
+  int64_t n;
+  int thread, threads;
+  Pack<T, kCount> kept[kPacks > 0 ? kPacks : 1];
 
-template <bool kBlock, int kCount, class T>
-__global__ void softmax_kernel(const T* x, T* y, int64_t rows, int64_t n, bool log_form) {
+  __device__ RowPacks(const T* x, int64_t n, int thread, int threads) : x(x), n(n), thread(thread), threads(threads) {
+    if constexpr (kPacks > 0) {
+#pragma unroll
+      for (int p = 0; p < kPacks; ++p) {
+        const int64_t i = (int64_t{p} * threads + thread) * kCount;
+        if (i < n) kept[p] = load_pack<T, kCount>(x + i);
+      }
+    }
+  }
+  // body(where in the row, pack, number of the pack).
+  template <class Body> __device__ __forceinline__ void each(const Body& body) const {
+    if constexpr (kPacks > 0) {
+#pragma unroll
+      for (int p = 0; p < kPacks; ++p) {
+        const int64_t i = (int64_t{p} * threads + thread) * kCount;
+        if (i < n) body(i, kept[p], p);
+      }
+    } else {
+      for (int64_t i = int64_t{thread} * kCount; i < n; i += int64_t{threads} * kCount) body(i, load_pack<T, kCount>(x + i), 0);
+    }
+  }
+  __device__ __forceinline__ Pack<T, kCount> at(int64_t i, int p) const {
+    if constexpr (kPacks > 0) return kept[p];
+    return load_pack<T, kCount>(x + i);
+  }
+};
+
+// For bf16 the fast form is exact enough by far.
+template <class T> __device__ __forceinline__ float exponential(float x) { return sizeof(T) == 2 ? __expf(x) : expf(x); }
+
+template <bool kBlock, int kCount, int kPacks, class T>
+__global__ void __launch_bounds__(kThreads) softmax_kernel(const T* x, T* y, int64_t rows, int64_t n, bool log_form) {
   const int threads = kBlock ? blockDim.x : 32, thread = kBlock ? threadIdx.x : threadIdx.x % 32;
   const int64_t first = kBlock ? blockIdx.x : (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int64_t step = kBlock ? gridDim.x : int64_t{gridDim.x} * blockDim.x / 32;
   for (int64_t row = first; row < rows; row += step) {
-    const T* from = x + row * n;
+    const RowPacks<kCount, kPacks, T> packs(x + row * n, n, thread, threads);
     T* to = y + row * n;
     float highest = Maximum::identity();
-    over_row<kCount>(from, n, thread, threads, [&](int64_t, const auto& pack) {
+    packs.each([&](int64_t, const auto& pack, int) {
 #pragma unroll
       for (int k = 0; k < kCount; ++k) highest = Maximum{}(highest, widen(pack.value[k]));
     });
     highest = row_max<kBlock>(highest);
     double sum = 0;
-    over_row<kCount>(from, n, thread, threads, [&](int64_t, const auto& pack) {
+    packs.each([&](int64_t, const auto& pack, int) {
       float part = 0;
 #pragma unroll
-      for (int k = 0; k < kCount; ++k) part += expf(widen(pack.value[k]) - highest);
+      for (int k = 0; k < kCount; ++k) part += exponential<T>(widen(pack.value[k]) - highest);
       sum += part;
     });
     sum = row_sum<kBlock>(sum);
     const float factor = static_cast<float>(1 / sum), log_sum = static_cast<float>(log(sum));
-    over_row<kCount>(from, n, thread, threads, [&](int64_t i, auto pack) {
+    packs.each([&](int64_t i, auto pack, int) {
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
         const float shifted = widen(pack.value[k]) - highest;
-        pack.value[k] = narrow<T>(log_form ? shifted - log_sum : expf(shifted) * factor);
+        pack.value[k] = narrow<T>(log_form ? shifted - log_sum : exponential<T>(shifted) * factor);
       }
       store_pack(to + i, pack);
     });
   }
 }
 
-template <bool kBlock, int kCount, class T>
-__global__ void softmax_backward_kernel(const T* dy, const T* y, T* dx, int64_t rows, int64_t n, bool log_form) {
+template <bool kBlock, int kCount, int kPacks, class T>
+__global__ void __launch_bounds__(kThreads) softmax_backward_kernel(const T* dy, const T* y, T* dx, int64_t rows, int64_t n, bool log_form) {
   const int threads = kBlock ? blockDim.x : 32, thread = kBlock ? threadIdx.x : threadIdx.x % 32;
   const int64_t first = kBlock ? blockIdx.x : (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int64_t step = kBlock ? gridDim.x : int64_t{gridDim.x} * blockDim.x / 32;
   for (int64_t row = first; row < rows; row += step) {
     const int64_t start = row * n;
+    const RowPacks<kCount, kPacks, T> gradients(dy + start, n, thread, threads), values(y + start, n, thread, threads);
     double dot = 0, sum = 0;
-    over_row<kCount>(dy + start, n, thread, threads, [&](int64_t i, const auto& gradient) {
-      const auto value = load_pack<T, kCount>(y + start + i);
+    gradients.each([&](int64_t i, const auto& gradient, int p) {
+      const auto value = values.at(i, p);
       float part = 0, other = 0;
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
@@ -80,29 +114,33 @@ __global__ void softmax_backward_kernel(const T* dy, const T* y, T* dx, int64_t 
     dot = row_sum<kBlock>(dot);
     sum = row_sum<kBlock>(sum);
     const float mean = static_cast<float>(log_form ? dot : dot / sum);
-    over_row<kCount>(dy + start, n, thread, threads, [&](int64_t i, auto gradient) {
-      const auto value = load_pack<T, kCount>(y + start + i);
+    gradients.each([&](int64_t i, auto gradient, int p) {
+      const auto value = values.at(i, p);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
         const float g = widen(gradient.value[k]), v = widen(value.value[k]);
-        gradient.value[k] = narrow<T>(log_form ? g - expf(v) * mean : v * (g - mean));
+        gradient.value[k] = narrow<T>(log_form ? g - exponential<T>(v) * mean : v * (g - mean));
       }
       store_pack(dx + start + i, gradient);
     });
   }
 }
 
-// Calls launch(block or warp, pack size, blocks) as constants for rows of n elements.
+// Calls launch.operator()<block or warp, size of a pack, packs kept>(blocks) for rows of n elements.
 template <class T, class Launch>
 void with_row_shape(CudaStream& cuda, int64_t rows, int64_t n, bool packs, const Launch& launch) {
-  const bool block = n > kWarpRow;
-  const unsigned blocks = block ? blocks_for(cuda, rows, 1) : blocks_for(cuda, rows, kThreads / 32);
-  using Packs = std::integral_constant<int, kVector<T>>;
-  using Single = std::integral_constant<int, 1>;
-  if (block) {
-    packs ? launch(std::true_type{}, Packs{}, blocks) : launch(std::true_type{}, Single{}, blocks);
+  constexpr int kCount = kVector<T>;
+  const unsigned warps = blocks_for(cuda, rows, kThreads / 32), blocks = blocks_for(cuda, rows, 1);
+  if (packs && n <= 32 * kCount * kKept) {
+    launch.template operator()<false, kCount, kKept>(warps);
+  } else if (packs && n <= kThreads * kCount * kKept) {
+    launch.template operator()<true, kCount, kKept>(blocks);
+  } else if (packs) {
+    launch.template operator()<true, kCount, 0>(blocks);
+  } else if (n <= kWarpRow) {
+    launch.template operator()<false, 1, 0>(warps);
   } else {
-    packs ? launch(std::false_type{}, Packs{}, blocks) : launch(std::false_type{}, Single{}, blocks);
+    launch.template operator()<true, 1, 0>(blocks);
   }
   check_launch();
 }
@@ -119,8 +157,8 @@ void softmax(Stream& stream, In x, Out y, bool log) {
   const int64_t n = x.dim(-1), rows = x.numel() / n;
   with_float("x", x, [&]<class T>() {
     const bool packs = n % kVector<T> == 0 && aligned16({x.raw(), y.raw()});
-    with_row_shape<T>(cuda, rows, n, packs, [&](auto block, auto count, unsigned blocks) {
-      softmax_kernel<block.value, count.value>
+    with_row_shape<T>(cuda, rows, n, packs, [&]<bool kBlock, int kCount, int kPacks>(unsigned blocks) {
+      softmax_kernel<kBlock, kCount, kPacks>
           <<<blocks, kThreads, 0, cuda.compute()>>>(x.data<T>(), y.data<T>(), rows, n, log);
     });
   });
@@ -138,8 +176,8 @@ void softmax_backward(Stream& stream, In dy, In y, Out dx, bool log) {
   const int64_t n = y.dim(-1), rows = y.numel() / n;
   with_float("y", y, [&]<class T>() {
     const bool packs = n % kVector<T> == 0 && aligned16({dy.raw(), y.raw(), dx.raw()});
-    with_row_shape<T>(cuda, rows, n, packs, [&](auto block, auto count, unsigned blocks) {
-      softmax_backward_kernel<block.value, count.value>
+    with_row_shape<T>(cuda, rows, n, packs, [&]<bool kBlock, int kCount, int kPacks>(unsigned blocks) {
+      softmax_backward_kernel<kBlock, kCount, kPacks>
           <<<blocks, kThreads, 0, cuda.compute()>>>(dy.data<T>(), y.data<T>(), dx.data<T>(), rows, n, log);
     });
   });

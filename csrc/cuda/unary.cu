@@ -19,57 +19,62 @@ constexpr std::pair<const char*, Kind> kKinds[] = {
 
 constexpr bool takes_integers(Kind kind) { return kind <= Kind::relu; }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// For bf16 the fast forms are exact enough by far; the accurate ones alone take as long as the memory.
+template <class T> __device__ __forceinline__ float exponential(float x) { return sizeof(T) == 2 ? __expf(x) : expf(x); }
+template <class T> __device__ __forceinline__ float quotient(float x, float y) {
+  return sizeof(T) == 2 ? __fdividef(x, y) : x / y;
+}
+template <class T> __device__ __forceinline__ float sigmoid(float x) { return quotient<T>(1.0f, 1.0f + exponential<T>(-x)); }
 // The tanh form is x · sigmoid(2u): the sigmoid keeps its relative precision for negative x, where 1 + tanh cancels.
 __device__ __forceinline__ float gelu_twice_u(float x) { return x * (1.5957691216f + 0.0713548163f * x * x); }
 
-__device__ __forceinline__ float value_of(Kind kind, float x) {
+template <class T> __device__ __forceinline__ float value_of(Kind kind, float x) {
   switch (kind) {
     case Kind::neg: return -x;
     case Kind::abs: return fabsf(x);
     case Kind::square: return x * x;
     case Kind::relu: return x <= 0.0f ? 0.0f : x;
-    case Kind::exp: return expf(x);
+    case Kind::exp: return exponential<T>(x);
     case Kind::log: return logf(x);
     case Kind::sqrt: return sqrtf(x);
     case Kind::rsqrt: return 1.0f / sqrtf(x);
     case Kind::reciprocal: return 1.0f / x;
     case Kind::tanh: return tanhf(x);
-    case Kind::sigmoid: return sigmoid(x);
-    case Kind::silu: return x * sigmoid(x);
-    case Kind::gelu: return x * sigmoid(gelu_twice_u(x));
+    case Kind::sigmoid: return sigmoid<T>(x);
+    case Kind::silu: return x * sigmoid<T>(x);
+    case Kind::gelu: return x * sigmoid<T>(gelu_twice_u(x));
     case Kind::sin: return sinf(x);
     case Kind::cos: return cosf(x);
   }
   return 0.0f;
 }
 
-__device__ __forceinline__ float slope_of(Kind kind, float x) {
+template <class T> __device__ __forceinline__ float slope_of(Kind kind, float x) {
   switch (kind) {
     case Kind::neg: return -1.0f;
     case Kind::abs: return x != 0.0f ? copysignf(1.0f, x) : 0.0f;
     case Kind::square: return 2.0f * x;
     case Kind::relu: return x <= 0.0f ? 0.0f : 1.0f;
-    case Kind::exp: return expf(x);
+    case Kind::exp: return exponential<T>(x);
     case Kind::log: return 1.0f / x;
     case Kind::sqrt: return 0.5f / sqrtf(x);
     case Kind::rsqrt: return -0.5f / (x * sqrtf(x));
     case Kind::reciprocal: return -(1.0f / x) / x;
     case Kind::tanh: {
       // 1 - tanh² without its cancellation: 4e / (e + 1)², e = exp(-2|x|).
-      const float e = expf(-2.0f * fabsf(x)), sum = e + 1.0f;
-      return 4.0f * e / (sum * sum);
+      const float e = exponential<T>(-2.0f * fabsf(x)), sum = e + 1.0f;
+      return quotient<T>(4.0f * e, sum * sum);
     }
     case Kind::sigmoid: {
-      const float e = expf(-fabsf(x)), sum = e + 1.0f;
-      return e / (sum * sum);
+      const float e = exponential<T>(-fabsf(x)), sum = e + 1.0f;
+      return quotient<T>(e, sum * sum);
     }
     case Kind::silu: {
-      const float s = sigmoid(x);
+      const float s = sigmoid<T>(x);
       return s * (1.0f + x * (1.0f - s));
     }
     case Kind::gelu: {
-      const float s = sigmoid(gelu_twice_u(x));
+      const float s = sigmoid<T>(gelu_twice_u(x));
       return s + x * s * (1.0f - s) * (1.5957691216f + 0.2140644488f * x * x);
     }
     case Kind::sin: return cosf(x);
@@ -79,7 +84,7 @@ __device__ __forceinline__ float slope_of(Kind kind, float x) {
 }
 
 // Integers wrap around.
-__device__ __forceinline__ int32_t value_of(Kind kind, int32_t x) {
+__device__ __forceinline__ int32_t whole_value_of(Kind kind, int32_t x) {
   const auto bits = static_cast<uint32_t>(x);
   switch (kind) {
     case Kind::neg: return static_cast<int32_t>(0 - bits);
@@ -118,9 +123,9 @@ template <class T> struct Forward {
   T* y;
   __device__ T operator()(Kind kind, T in) const {
     if constexpr (std::is_same_v<T, int32_t>) {
-      return value_of(kind, in);
+      return whole_value_of(kind, in);
     } else {
-      return narrow<T>(value_of(kind, widen(in)));
+      return narrow<T>(value_of<T>(kind, widen(in)));
     }
   }
 };
@@ -151,12 +156,12 @@ __global__ void unary_backward_kernel(const T* dy, const T* x, T* dx, int64_t n,
       with_constant(kind, [&](auto constant) {
 #pragma unroll
         for (int k = 0; k < kCount; ++k) {
-          pack.value[k] = narrow<T>(widen(pack.value[k]) * slope_of(constant, widen(in.value[k])));
+          pack.value[k] = narrow<T>(widen(pack.value[k]) * slope_of<T>(constant, widen(in.value[k])));
         }
       });
       store_pack(dx + i, pack);
     } else {
-      for (int64_t k = i; k < n; ++k) dx[k] = narrow<T>(widen(dy[k]) * slope_of(kind, widen(x[k])));
+      for (int64_t k = i; k < n; ++k) dx[k] = narrow<T>(widen(dy[k]) * slope_of<T>(kind, widen(x[k])));
     }
   }
 }

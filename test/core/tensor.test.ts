@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { parseDevice } from "../../lib/device.js";
+import { cuda, parseDevice } from "../../lib/device.js";
 import {
   ArgumentError,
   DeviceError,
@@ -203,7 +203,7 @@ describe("devices", () => {
     expect(parseDevice("cpu").type).toBe("cpu");
     for (const name of ["gpu", "cuda:", "cuda:-1", "CPU", ""])
       expect(() => parseDevice(name)).toThrow(DeviceError);
-    expect(() => zeros([1], { device: { type: "cuda", index: 0 } })).toThrow(DeviceError);
+    expect(() => zeros([1], { device: cuda(99) })).toThrow(DeviceError);
   });
 });
 

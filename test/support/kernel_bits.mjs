@@ -9,7 +9,10 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 const addon = createRequire(import.meta.url)("node-gyp-build")(root);
 const { NativeTensor, ops } = addon;
 
-const make = (shape, dtype = "f32") => new NativeTensor(0, dtype, shape);
+// 0 is the CPU, 1 + i GPU i.
+const device =
+  Number(/^cuda:?(\d*)$/.exec(process.env.LLAMAFORGE_TEST_DEVICE ?? "")?.[1] ?? -1) + 1;
+const make = (shape, dtype = "f32") => new NativeTensor(device, dtype, shape);
 const sizeOf = (shape) => shape.reduce((product, size) => product * size, 1);
 let state = 1;
 function floats(shape, low = -2, high = 2) {

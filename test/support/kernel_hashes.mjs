@@ -9,7 +9,10 @@ const addon = createRequire(import.meta.url)("node-gyp-build")(
 );
 const { ops, NativeTensor } = addon;
 
-const empty = (shape, dtype = "f32") => new NativeTensor(0, dtype, shape);
+// 0 is the CPU, 1 + i GPU i.
+const device =
+  Number(/^cuda:?(\d*)$/.exec(process.env.LLAMAFORGE_TEST_DEVICE ?? "")?.[1] ?? -1) + 1;
+const empty = (shape, dtype = "f32") => new NativeTensor(device, dtype, shape);
 let seed = 0;
 const normal = (shape, dtype = "f32") => {
   const x = empty(shape, dtype);

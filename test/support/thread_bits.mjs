@@ -6,7 +6,10 @@ import { createRequire } from "node:module";
 const addon = createRequire(import.meta.url)("node-gyp-build")(process.cwd());
 const { NativeTensor, ops } = addon;
 
-const make = (dtype, shape) => new NativeTensor(0, dtype, shape);
+// 0 is the CPU, 1 + i GPU i.
+const device =
+  Number(/^cuda:?(\d*)$/.exec(process.env.LLAMAFORGE_TEST_DEVICE ?? "")?.[1] ?? -1) + 1;
+const make = (dtype, shape) => new NativeTensor(device, dtype, shape);
 function random(dtype, shape, seed, scale = 1) {
   const x = make(dtype, shape);
   ops.philoxNormal(x, 0, scale, seed, 0);

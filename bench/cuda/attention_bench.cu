@@ -78,7 +78,8 @@ const char* const kNames[] = {"hopper", "mma", "plain"};
 
 template <class T> void forward(Path path, const AttentionCall& call, const T* qkv, T* o, float* lse) {
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (path == Path::hopper) return attention_forward_hopper(call, qkv, o, lse);
+    static const Buffer<int> next(1);
+    if (path == Path::hopper) return attention_forward_hopper(call, qkv, o, lse, next.data());
 
     if (path == Path::mma) return attention_forward_mma(call, qkv, o, lse);
 
@@ -112,8 +113,8 @@ template <class T> void check(Path path, const AttentionCall& call, float spread
   const size_t tokens = static_cast<size_t>(call.batch) * call.time, outputs = tokens * call.heads * call.head_size;
   const Buffer<T> qkv(normal<T>(tokens * call.width(), spread)), d_o(normal<T>(outputs));
   Buffer<T> o(outputs), dqkv(tokens * call.width());
-  Buffer<float> lse(tokens * call.heads), statistics(2 * call.statistics());
-  const AttentionStatistics of_rows = {statistics.data(), statistics.data() + call.statistics()};
+  Buffer<float> lse(tokens * call.heads), statistics(AttentionStatistics::bytes(call) / sizeof(float));
+  const AttentionStatistics of_rows(call, statistics.data());
   Buffer<double> ref_o(outputs), ref_lse(tokens * call.heads), ref_dqkv(std::vector<double>(tokens * call.width(), 0.0));
   const dim3 grid(call.time, call.batch * call.heads);
   LF_CUDA_CHECK(cudaFuncSetAttribute(reference_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10));
@@ -168,8 +169,8 @@ void time_it(Path path, const AttentionCall& call) {
   const size_t tokens = static_cast<size_t>(call.batch) * call.time, outputs = tokens * call.heads * call.head_size;
   const Buffer<bfloat16> qkv(normal<bfloat16>(tokens * call.width())), d_o(normal<bfloat16>(outputs));
   Buffer<bfloat16> o(outputs), dqkv(tokens * call.width());
-  Buffer<float> lse(tokens * call.heads), statistics(2 * call.statistics());
-  const AttentionStatistics of_rows = {statistics.data(), statistics.data() + call.statistics()};
+  Buffer<float> lse(tokens * call.heads), statistics(AttentionStatistics::bytes(call) / sizeof(float));
+  const AttentionStatistics of_rows(call, statistics.data());
   const double flops = 2.0 * call.batch * call.heads * call.time * call.time * call.head_size;
   const Time f = measure([&] { forward<bfloat16>(path, call, qkv.data(), o.data(), lse.data()); });
   const Time b = measure([&] {

@@ -105,9 +105,16 @@ __global__ void __launch_bounds__(kThreads)
   if (id >= sizes.vocab || keys[last + 1] != id) return;
   const int64_t first = int64_t{blockIdx.x} * kPiece;
   if (first > 0 && keys[first] == id && keys[first - 1] == id) return;  // it came in: its first piece adds it
+  int64_t inside = last + 1, beyond = sizes.tokens;  // the run's last place lies in inside .. beyond - 1
+  while (beyond - inside > 1) {
+    const int64_t middle = (inside + beyond) / 2;
+    (keys[middle] == id ? inside : beyond) = middle;
+  }
+  const int64_t last_piece = inside / kPiece;
   for (int64_t column = threadIdx.x; column < sizes.hidden; column += kThreads) {
     float sum = partial[(2 * int64_t{blockIdx.x} + 1) * sizes.hidden + column];
-    for (int64_t piece = int64_t{blockIdx.x} + 1; piece * kPiece < sizes.tokens && keys[piece * kPiece] == id; ++piece) {
+#pragma unroll 8
+    for (int64_t piece = int64_t{blockIdx.x} + 1; piece <= last_piece; ++piece) {
       sum += partial[2 * piece * sizes.hidden + column];
     }
     weight_grad[id * sizes.hidden + column] += sum;

@@ -161,11 +161,11 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // ---- rows of any length: a block each, read twice ----------------------------------------------------------------
+// No __restrict__: r is read back where it was just written.
 
 template <class T, class W>
 __global__ void __launch_bounds__(kThreads)
-    forward_long_kernel(const T* __restrict__ x, const T* __restrict__ skip, const W* __restrict__ weight,
-                        T* __restrict__ r, T* __restrict__ y, float* __restrict__ rstd, int64_t rows, int64_t columns,
+    forward_long_kernel(const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, int64_t rows, int64_t columns,
                         float eps) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* from = (skip ? r : x) + row * columns;

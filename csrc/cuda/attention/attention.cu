@@ -50,7 +50,10 @@ template <class T>
 void forward(CudaStream& cuda, const AttentionCall& call, const T* qkv, T* o, float* lse) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (aligned16({qkv, o})) {
-      if (on_hopper(cuda, call)) return attention_forward_hopper(call, qkv, o, lse);
+      if (on_hopper(cuda, call)) {
+        const Scratch next(cuda, sizeof(int));
+        return attention_forward_hopper(call, qkv, o, lse, next.as<int>());
+      }
       if (mma_takes(call)) return attention_forward_mma(call, qkv, o, lse);
     }
   }
@@ -90,8 +93,8 @@ void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, Out dqkv, 
   check_dtype("dqkv", dqkv, qkv.dtype);
   check_shape("dqkv", dqkv, qkv.shape);
   if (qkv.numel() == 0) return;
-  const Scratch scratch(stream, 2 * call.statistics() * sizeof(float));
-  const AttentionStatistics statistics = {scratch.as<float>(), scratch.as<float>() + call.statistics()};
+  const Scratch scratch(stream, AttentionStatistics::bytes(call));
+  const AttentionStatistics statistics(call, scratch.as<float>());
   with_float("qkv", qkv, [&]<class T>() {
     attention_statistics(call, d_o.data<T>(), o.data<T>(), lse.data<float>(), statistics);
     backward(cuda, call, d_o.data<T>(), qkv.data<T>(), statistics, dqkv.data<T>());

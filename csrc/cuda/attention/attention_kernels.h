@@ -29,11 +29,17 @@ constexpr float kLog2E = 1.44269504088896340736f;
 struct AttentionStatistics {
   float* lse;      // (B, H, padded time), base 2; +inf beyond the end: probability 0
   float* row_sum;  // (B, H, padded time); 0 beyond the end
+  int* next;       // the next piece of work that no block has taken: see WorkQueue
+
+  static size_t bytes(const AttentionCall& call) { return (2 * call.statistics() + 1) * sizeof(float); }
+  AttentionStatistics(const AttentionCall& call, float* memory)
+      : lse(memory), row_sum(memory + call.statistics()), next(reinterpret_cast<int*>(memory + 2 * call.statistics())) {}
 };
 
 // Hopper (sm_90a): wgmma and TMA. Head sizes 64, 96 and 128; all pointers 16-byte aligned.
+// `next` is one word of scratch.
 bool hopper_takes(const AttentionCall& call);
-void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse);
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next);
 void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
                                bfloat16* dqkv);
 

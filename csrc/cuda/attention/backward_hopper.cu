@@ -22,9 +22,9 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
   const auto query_kernel = attention_query_gradient_kernel<kHead>;
   const int query_bytes = sizeof(typename Query::Shared);
   LF_CUDA_CHECK(cudaFuncSetAttribute(query_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, query_bytes));
-  const int works = (time + Query::kQueries - 1) / Query::kQueries * batch * call.heads;
-  query_kernel<<<std::min(works, call.processors), Query::kThreads, query_bytes, call.stream>>>(
-      rows_64, d_output_64, tensor_map(qkv, batch, time, call.width(), Query::kKeys), statistics, dqkv, call);
+  const WorkQueue queue(call, Query::kQueries, statistics.next);
+  query_kernel<<<std::min(queue.works, call.processors), Query::kThreads, query_bytes, call.stream>>>(
+      rows_64, d_output_64, tensor_map(qkv, batch, time, call.width(), Query::kKeys), statistics, dqkv, queue, call);
   LF_CUDA_CHECK(cudaGetLastError());
 
   const auto key_kernel = attention_key_gradient_kernel<kHead>;

@@ -18,6 +18,7 @@ template <int kHead> struct KeyGradient {
   static constexpr int kConsumers = 2, kKeys = 64 * kConsumers, kQueries = 64;
   static constexpr int kSlabs = (kHead + 63) / 64, kStages = kHead == 64 ? 6 : 4;
   static constexpr bool kKeysInRegisters = kHead == 64;
+  static constexpr bool kAhead = kHead < 128;  // Sᵀ of the next tile, and dPᵀ under the exponentials
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static constexpr uint32_t kStageBytes = 2 * kSlabs * kQueries * 64 * sizeof(bfloat16) + 2 * kQueries * sizeof(float);
 
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   __syncthreads();
 
   if (warpgroup == 0) {  // the producer: one thread
-    give_registers<24>();
+    give_registers<40>();
     if (threadIdx.x != 0) return;
     const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
     barrier_expect_bytes(&shared.key_full, 2 * G::kConsumers * G::kSlabs * 64 * 64 * sizeof(bfloat16));
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
       ring.advance();
     }
   } else {
-    take_registers<240>();
+    take_registers<232>();
     const int consumer = warpgroup - 1, thread = threadIdx.x % 128, lane = thread % 32;
     const float to_base_2 = call.scale * kLog2E;
     const int row = key_tile * G::kKeys + consumer * 64 + thread / 32 * 16 + lane / 4, column = lane % 4 * 2;
@@ -131,34 +132,58 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
         load_operand(shared.value[consumer][step / 4], step % 4, value + 4 * step);
       }
     }
+    float2 lse[G::kQueries / 8];  // of the tile of s
+    auto read_rows = [&](float2(&values)[G::kQueries / 8], const float(&rows)[G::kQueries]) {
+#pragma unroll
+      for (int j = 0; j < G::kQueries / 8; ++j) values[j] = *reinterpret_cast<const float2*>(&rows[8 * j + column]);
+    };
+    auto start_scores = [&](int stage) {
+      wgmma_fence();
+      multiply_tile(s, shared.key[consumer], key, shared.query[stage]);
+      wgmma_commit();
+      read_rows(lse, shared.lse[stage]);
+    };
+    auto start_gradient = [&](int stage) {
+      wgmma_fence();
+      multiply_tile(d_p, shared.value[consumer], value, shared.d_output[stage]);
+      wgmma_commit();
+    };
     barrier_wait(&shared.full[0], 0);
-    wgmma_fence();
-    multiply_tile(s, shared.key[consumer], key, shared.query[0]);
-    wgmma_commit();
-    wgmma_wait<0>();
-    pin(s);
+    if (G::kAhead) {
+      start_scores(0);
+      wgmma_wait<0>();
+      pin(s);
+    }
 
+    // Warpgroups take turns at the exponentials: side by side they would share that unit, and then both wait for the others.
+    if (consumer == 1) named_arrive(1, 256);
     // One loop body, so that the compiler sees products in flight inside an iteration only (around a loop it waits after
     // each one): the first iteration adds zeros to a sum that nobody reads, the last computes an Sᵀ too many.
     int stage_before = 0, tile = 0;
     for (int walk = 0; walk < walks; ++walk) {
-      // s is done; dSᵀ of the tile before is in p.
+      // dSᵀ of the tile before is in p; with kAhead s is done.
       const int stage = ring.stage;
       wgmma_fence();
       accumulate(dk, p, shared.query[stage_before], walk > 1);
       wgmma_commit();
-      wgmma_fence();
-      multiply_tile(d_p, shared.value[consumer], value, shared.d_output[stage]);
-      wgmma_commit();
+      float2 row_sum[G::kQueries / 8];  // read ahead: the loads then wait under the products
+      if constexpr (G::kAhead) {
+        start_gradient(stage);
+        read_rows(row_sum, shared.row_sum[stage]);
+      } else {
+        start_scores(stage);
+        wgmma_wait<0>();
+        pin(s);
+      }
+      named_sync(1 + consumer, 256);
 #pragma unroll
       for (int j = 0; j < G::kQueries / 8; ++j) {
-        const float2 lse = *reinterpret_cast<const float2*>(&shared.lse[stage][8 * j + column]);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          s[4 * j + 2 * h] = exp2_approximate(fmaf(s[4 * j + 2 * h], to_base_2, -lse.x));
-          s[4 * j + 2 * h + 1] = exp2_approximate(fmaf(s[4 * j + 2 * h + 1], to_base_2, -lse.y));
+        for (int i = 0; i < 4; ++i) {
+          s[4 * j + i] = exp2_approximate(fmaf(s[4 * j + i], to_base_2, i % 2 ? -lse[j].y : -lse[j].x));
         }
       }
+      named_arrive(2 - consumer, 256);
       if (tile * G::kQueries < G::kKeys) {  // on the diagonal: queries before the key do not see it
         const int diagonal = row - (first_tile + tile) * G::kQueries - column;
 #pragma unroll
@@ -167,11 +192,15 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
         }
       }
       if (++tile == tiles) tile = 0;
-      wgmma_wait<1>();
+      wgmma_wait<G::kAhead ? 1 : 0>();
       pin(dk);
       pin(p);
       if (walk > 0 && lane == 0) barrier_arrive(&shared.empty[stage_before]);
       as_operand(s, p);
+      if constexpr (!G::kAhead) {
+        start_gradient(stage);
+        read_rows(row_sum, shared.row_sum[stage]);
+      }
       wgmma_fence();
       accumulate(dv, p, shared.d_output[stage], walk > 0);
       wgmma_commit();
@@ -182,21 +211,18 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
         next_stage = ring.stage;
         barrier_wait(&shared.full[next_stage], ring.parity);
       }
-      wgmma_fence();
-      multiply_tile(s, shared.key[consumer], key, shared.query[next_stage]);
-      wgmma_commit();
-      wgmma_wait<2>();
+      if constexpr (G::kAhead) start_scores(next_stage);
+      wgmma_wait<G::kAhead ? 2 : 1>();
       pin(d_p);
 #pragma unroll
       for (int j = 0; j < G::kQueries / 8; ++j) {
-        const float2 row_sum = *reinterpret_cast<const float2*>(&shared.row_sum[stage][8 * j + column]);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const uint32_t pair = p[2 * j + h];
           float& low = d_p[4 * j + 2 * h];
           float& high = d_p[4 * j + 2 * h + 1];
-          low = __uint_as_float(pair << 16) * (low - row_sum.x);
-          high = __uint_as_float(pair & 0xffff0000u) * (high - row_sum.y);
+          low = __uint_as_float(pair << 16) * (low - row_sum[j].x);
+          high = __uint_as_float(pair & 0xffff0000u) * (high - row_sum[j].y);
         }
       }
       wgmma_wait<0>();
@@ -209,6 +235,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     wgmma_fence();
     accumulate(dk, p, shared.query[stage_before], walks > 1);
     wgmma_commit();
+    if (consumer == 0) named_sync(1, 256);  // the last turn passed is taken by nobody else
     wgmma_wait<0>();
     pin(dk);
     pin(dv);

@@ -13,6 +13,7 @@
 
 #include "cuda/attention/attention_kernels.h"
 #include "cuda/attention/hopper.cuh"
+#include "cuda/attention/work_queue.cuh"
 
 namespace llamaforge::cuda {
 
@@ -27,17 +28,10 @@ template <int kHead> struct QueryGradient {
     bfloat16 d_output[kQueryStages][kConsumers][kSlabs][64 * 64];
     bfloat16 key[kKeyStages][kSlabs][kKeys * 64];
     bfloat16 value[kKeyStages][kSlabs][kKeys * 64];
+    int work[kQueryStages];
     hopper::Barrier query_full[kQueryStages], query_empty[kQueryStages];
     hopper::Barrier key_full[kKeyStages], key_empty[kKeyStages], value_full[kKeyStages], value_empty[kKeyStages];
   };
-
-  struct Work {
-    int query_tile, batch, head;
-  };
-  static __device__ __forceinline__ Work work_at(int index, int query_tiles, const AttentionCall& call) {
-    const int lines = call.batch * call.heads, line = index % lines;
-    return {query_tiles - 1 - index / lines, line / call.heads, line % call.heads};
-  }
 };
 
 template <int kHead>
@@ -45,15 +39,13 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     attention_query_gradient_kernel(const __grid_constant__ CUtensorMap query_map,
                                     const __grid_constant__ CUtensorMap d_output_map,
                                     const __grid_constant__ CUtensorMap key_map, const AttentionStatistics statistics,
-                                    bfloat16* __restrict__ dqkv, const AttentionCall call) {
+                                    bfloat16* __restrict__ dqkv, const WorkQueue queue, const AttentionCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using namespace hopper;
   using G = QueryGradient<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<typename G::Shared*>(memory);
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
-  const int query_tiles = (call.time + G::kQueries - 1) / G::kQueries;
-  const int works = query_tiles * call.batch * call.heads;
   auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + G::kKeys - 1) / G::kKeys; };
 
   if (threadIdx.x == 0) {
@@ -80,12 +72,17 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     Ring<G::kQueryStages> queries;
     Ring<G::kKeyStages> keys;
     constexpr uint32_t kTileBytes = G::kSlabs * G::kKeys * 64 * sizeof(bfloat16);
-    for (int index = blockIdx.x; index < works; index += gridDim.x) {
-      const auto work = G::work_at(index, query_tiles, call);
-      const int key_column = (call.heads + work.head / call.group()) * kHead;
-      const int value_column = key_column + call.kv_heads * kHead;
+    for (int index = blockIdx.x;; index = gridDim.x + atomicAdd(queue.next, 1)) {
       Barrier* const query_full = &shared.query_full[queries.stage];
       barrier_wait(&shared.query_empty[queries.stage], queries.parity ^ 1);
+      shared.work[queries.stage] = index;
+      if (index >= queue.works) {  // told to the consumers
+        barrier_arrive(query_full);
+        break;
+      }
+      const Work work = work_at(index, queue, call);
+      const int key_column = (call.heads + work.head / call.group()) * kHead;
+      const int value_column = key_column + call.kv_heads * kHead;
       barrier_expect_bytes(query_full, 2 * G::kConsumers * G::kSlabs * 64 * 64 * sizeof(bfloat16));
       for (int i = 0; i < G::kConsumers; ++i) {
         for (int slab = 0; slab < G::kSlabs; ++slab) {
@@ -135,12 +132,12 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       int batch, head, row, key_tiles;
       float lse[2], row_sum[2];
     };
-    int index = blockIdx.x - gridDim.x;
     // The next query tile of this block; passes over a key tile beyond its diagonal. Rows beyond the end have probability 0.
     auto open = [&](Rows& rows) {
-      index += gridDim.x;
-      if (index >= works) return false;
-      const auto work = G::work_at(index, query_tiles, call);
+      barrier_wait(&shared.query_full[queries.stage], queries.parity);
+      const int index = shared.work[queries.stage];
+      if (index >= queue.works) return false;
+      const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * G::kQueries + consumer * 64;
       rows = {work.batch, work.head, first_query + thread / 32 * 16 + lane / 4, key_tiles(first_query + 64)};
       const size_t line = (static_cast<size_t>(work.batch) * call.heads + work.head) * call.padded_time() + rows.row;
@@ -149,7 +146,6 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
         rows.lse[h] = statistics.lse[line + 8 * h];
         rows.row_sum[h] = statistics.row_sum[line + 8 * h];
       }
-      barrier_wait(&shared.query_full[queries.stage], queries.parity);
       for (int tile = key_tiles((work.query_tile + 1) * G::kQueries); tile > rows.key_tiles; --tile) {
         barrier_wait(&shared.key_full[keys.stage], keys.parity);
         release(shared.key_empty[keys.stage]);

@@ -6,13 +6,13 @@
 // cores do  O += P V  of the tile before; warpgroups take turns to issue, so that softmaxes of one hide under products of
 // the others. At head size 64 exponentials (16 a clock) bound as much as the products: 512 and 512 clocks per 64 × 128 scores.
 //
-// Work is ordered by length, longest first: the blocks' sums of work are equal within a tile or two.
 // Deterministic: a query tile is computed by one warpgroup in one order.
 #include <algorithm>
 
 #include "cuda/attention/attention_kernels.h"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/tensor_map.h"
+#include "cuda/attention/work_queue.cuh"
 
 namespace llamaforge::cuda {
 namespace {
@@ -33,17 +33,10 @@ template <int kHead> struct alignas(1024) Shared {
   bfloat16 query[T::kQueryStages][T::kConsumers][T::kSlabs][64 * 64];
   bfloat16 key[T::kKeyStages][T::kSlabs][T::kKeys * 64];
   bfloat16 value[T::kKeyStages][T::kSlabs][T::kKeys * 64];
+  int work[T::kQueryStages];
   Barrier query_full[T::kQueryStages], query_empty[T::kQueryStages];
   Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
 };
-
-struct Work {
-  int query_tile, batch, head;
-};
-__device__ __forceinline__ Work work_at(int index, int query_tiles, const AttentionCall& call) {
-  const int lines = call.batch * call.heads, line = index % lines;
-  return {query_tiles - 1 - index / lines, line / call.heads, line % call.heads};
-}
 
 // Rows of a thread in the accumulators: two, 8 apart.
 struct Softmax {
@@ -102,14 +95,13 @@ template <bool kFirst> __device__ __forceinline__ void softmax_tile(float (&s)[6
 template <int kHead, bool kTurns>
 __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     attention_forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
-                             bfloat16* __restrict__ o, float* __restrict__ lse, const AttentionCall call) {
+                             bfloat16* __restrict__ o, float* __restrict__ lse, const WorkQueue queue,
+                             const AttentionCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using T = Tiles<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
-  const int query_tiles = (call.time + T::kQueries - 1) / T::kQueries;
-  const int works = query_tiles * call.batch * call.heads;
   auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + T::kKeys - 1) / T::kKeys; };
 
   if (threadIdx.x == 0) {
@@ -135,11 +127,16 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     Ring<T::kQueryStages> queries;
     Ring<T::kKeyStages> keys;
     constexpr uint32_t kTileBytes = T::kSlabs * T::kKeys * 64 * sizeof(bfloat16);
-    for (int index = blockIdx.x; index < works; index += gridDim.x) {
-      const Work work = work_at(index, query_tiles, call);
+    for (int index = blockIdx.x;; index = gridDim.x + atomicAdd(queue.next, 1)) {
+      barrier_wait(&shared.query_empty[queries.stage], queries.parity ^ 1);
+      shared.work[queries.stage] = index;
+      if (index >= queue.works) {  // told to the consumers
+        barrier_arrive(&shared.query_full[queries.stage]);
+        break;
+      }
+      const Work work = work_at(index, queue, call);
       const int kv_head = work.head / call.group();
       const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
-      barrier_wait(&shared.query_empty[queries.stage], queries.parity ^ 1);
       barrier_expect_bytes(&shared.query_full[queries.stage], T::kConsumers * T::kSlabs * 64 * 64 * sizeof(bfloat16));
       for (int i = 0; i < T::kConsumers; ++i) {
         for (int slab = 0; slab < T::kSlabs; ++slab) {
@@ -203,8 +200,11 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       wgmma_commit();
     };
 
-    for (int index = blockIdx.x; index < works; index += gridDim.x) {
-      const Work work = work_at(index, query_tiles, call);
+    while (true) {
+      barrier_wait(&shared.query_full[queries.stage], queries.parity);
+      const int index = shared.work[queries.stage];
+      if (index >= queue.works) break;
+      const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * T::kQueries + consumer * 64;
       const int tiles = key_tiles((work.query_tile + 1) * T::kQueries);
       const int own_tiles = first_query < call.time ? key_tiles(first_query + 64) : 0;  // those that these queries see
@@ -212,7 +212,6 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       uint32_t p[32];
       Softmax softmax;
 
-      barrier_wait(&shared.query_full[queries.stage], queries.parity);
       for (int tile = tiles; tile > own_tiles; --tile) {  // beyond the diagonal
         barrier_wait(&shared.key_full[keys.stage], keys.parity);
         release(shared.key_empty[keys.stage]);
@@ -317,15 +316,17 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
 #endif
 }
 
-template <int kHead> void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+template <int kHead> void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
   using T = Tiles<kHead>;
-  const auto kernel = attention_forward_kernel<kHead, false>;
+  const auto kernel = attention_forward_kernel<kHead, kHead == 64>;
   const int bytes = sizeof(Shared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const CUtensorMap query_map = tensor_map(qkv, call.batch, call.time, call.width(), 64);
   const CUtensorMap key_map = tensor_map(qkv, call.batch, call.time, call.width(), T::kKeys);
-  const int works = (call.time + T::kQueries - 1) / T::kQueries * call.batch * call.heads;
-  kernel<<<std::min(works, call.processors), T::kThreads, bytes, call.stream>>>(query_map, key_map, o, lse, call);
+  const WorkQueue queue(call, T::kQueries, next);
+  LF_CUDA_CHECK(cudaMemsetAsync(next, 0, sizeof(int), call.stream));
+  kernel<<<std::min(queue.works, call.processors), T::kThreads, bytes, call.stream>>>(query_map, key_map, o, lse, queue,
+                                                                                      call);
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
@@ -335,11 +336,11 @@ bool hopper_takes(const AttentionCall& call) {
   return call.head_size == 64 || call.head_size == 96 || call.head_size == 128;
 }
 
-void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
   switch (call.head_size) {
-    case 64: return launch<64>(call, qkv, o, lse);
-    case 96: return launch<96>(call, qkv, o, lse);
-    case 128: return launch<128>(call, qkv, o, lse);
+    case 64: return launch<64>(call, qkv, o, lse, next);
+    case 96: return launch<96>(call, qkv, o, lse, next);
+    case 128: return launch<128>(call, qkv, o, lse, next);
   }
 }
 

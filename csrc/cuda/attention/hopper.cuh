@@ -183,12 +183,12 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
   return word;
 }
+// By the special function unit, 16 a clock and multiprocessor. Volatile: it stays before a wait for products that follows.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-
 // The 16 columns 16s.. of a (64, N) accumulator, rounded to bf16, as the A operand of the next product.
 template <int N> __device__ __forceinline__ void as_operand(const float (&d)[N], uint32_t (&a)[N / 2]) {
 #pragma unroll

@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kLanes* kGroups)
                                 const AttentionStatistics statistics, const AttentionCall call) {
   const int line = blockIdx.x, batch = line / call.heads, head = line % call.heads;
   const int lane = threadIdx.x % kLanes, first = blockIdx.y * kRows + threadIdx.x / kLanes;
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *statistics.next = 0;
   float sum[kRowsAtOnce] = {};
 #pragma unroll
   for (int i = 0; i < kRowsAtOnce; ++i) {

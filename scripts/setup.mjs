@@ -6,7 +6,8 @@
 // What is there is left alone, so a second run takes a few seconds. Missing Debian packages are installed when that is
 // possible without asking (root, or sudo without a password); otherwise the exact command is printed and the script ends.
 import { spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { availableParallelism, totalmem } from "node:os";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -91,17 +92,37 @@ function installPackages() {
   );
 }
 
+/**
+ * Builds what changed. A first build for the quickstart makes the CPU kernels of this machine alone, which halves its time;
+ * the tests compare the instruction sets, so they need all.
+ */
+function buildAddon() {
+  // One compiler needs up to 1 GB, so the number of jobs is bounded by memory too.
+  const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 30)));
+  process.env.CMAKE_BUILD_PARALLEL_LEVEL ??= String(jobs);
+  const cache = `${root}/build/CMakeCache.txt`;
+  const configured =
+    existsSync(cache) &&
+    /^LLAMAFORGE_CPU_SETS:STRING=(.*)$/m.exec(readFileSync(cache, "utf8"))?.[1];
+  const sets = forTests ? "all" : "best";
+  if (configured !== "all" && configured !== sets) {
+    run(
+      `configured for ${sets} CPU kernels`,
+      tool("cmake-js"),
+      "configure",
+      `--CDLLAMAFORGE_CPU_SETS:STRING=${sets}`,
+    );
+  }
+  run("native addon is up to date", tool("cmake-js"), "build");
+}
+
 installPackages();
 const tool = (name) => `${root}/node_modules/.bin/${name}`;
 if (!existsSync(tool("tsc"))) {
   console.error("setup: the npm packages are missing. Run: npm install");
   process.exit(1);
 }
-// cmake-js configures once and builds what changed; the number of jobs is bounded by memory, one compiler needs up to 1 GB.
-process.env.CMAKE_BUILD_PARALLEL_LEVEL ??= String(
-  Math.max(1, (await import("node:os")).availableParallelism()),
-);
-run("native addon is up to date", tool("cmake-js"), "build");
+buildAddon();
 run("types of the native functions", process.execPath, "scripts/generate-ops.mjs");
 run("TypeScript is up to date", tool("tsc"), "-p", "tsconfig.build.json");
 // Compiling the plugin takes minutes, so a fresh clone goes without (npm run build:cuda); continuous integration does it

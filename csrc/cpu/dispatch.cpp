@@ -7,9 +7,14 @@
 namespace llamaforge {
 
 #if defined(__x86_64__)
+#if defined(LF_HAS_CPU_V3)
 namespace cpu_v3 { const OpTable& op_table(); }
+#endif
+#if defined(LF_HAS_CPU_V4)
 namespace cpu_v4 { const OpTable& op_table(); }
+#endif
 
+// Which sets are there is the build's choice (LLAMAFORGE_CPU_SETS): packages have both.
 CpuKernels cpu_kernels() {
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
@@ -25,8 +30,14 @@ CpuKernels cpu_kernels() {
   if (isa == "avx512-bf16" && !v4) {
     throw Error("ERR_DEVICE", "LLAMAFORGE_CPU_ISA asks for avx512-bf16, which this CPU lacks");
   }
+#if defined(LF_HAS_CPU_V4)
   if (v4 && isa != "x86-64-v3") return {&cpu_v4::op_table(), "avx512-bf16"};
-  return {&cpu_v3::op_table(), "x86-64-v3"};
+#endif
+#if defined(LF_HAS_CPU_V3)
+  if (isa != "avx512-bf16") return {&cpu_v3::op_table(), "x86-64-v3"};
+#endif
+  throw Error("ERR_DEVICE",
+              "this build of the addon lacks the CPU kernels asked for: build all sets with `npm run setup -- --tests`");
 }
 #else
 namespace cpu_generic { const OpTable& op_table(); }

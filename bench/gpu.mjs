@@ -99,6 +99,9 @@ await memoryBound("add f32", 12 * n, () => add(wide, wide));
 await memoryBound("add bf16, a row to all", 4 * n, () => add(x, weight));
 await memoryBound("mul bf16 by a number", 4 * n, () => mul(x, 0.5));
 await memoryBound("silu bf16", 4 * n, () => silu(x));
+await memoryBound("  into memory that is there", 4 * n, () =>
+  native.unary(x.native, target.native, "silu"),
+);
 await memoryBound("accumulate bf16 into f32", 10 * n, () =>
   native.accumulate(x.native, wideTarget.native),
 );
@@ -117,6 +120,12 @@ await memoryBound("argmax bf16", 2 * n, () => argmax(x));
 await memoryBound("swiglu", 6 * tokens * ffn, () => swiglu(gateUp));
 await memoryBound("rmsNorm", 4 * n, () => rmsNorm(x, weight));
 await memoryBound("copy bf16 again", 4 * n, copy);
+const small = randn([16], { seed: 1 });
+const enqueueing = (await time(() => add(small, small))) * 1e6;
+const barely = (await time(() => native.unary(small.native, small.native, "neg"))) * 1e6;
+console.log(
+  `one operation on 16 numbers: ${enqueueing.toFixed(1)} us, native call alone ${barely.toFixed(1)} us`,
+);
 
 for (const [outputs, inputs] of [
   [2560, hidden],

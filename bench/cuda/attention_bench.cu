@@ -76,17 +76,16 @@ __global__ void reference_kernel(const T* qkv, const T* d_o, double* o, double* 
 enum class Path { hopper, mma, plain };
 const char* const kNames[] = {"hopper", "mma", "plain"};
 
-template <class T> void forward(Path path, const AttentionCall& call, const T* qkv, T* o, float* lse) {
+template <class T>
+void forward(Path path, const AttentionCall& call, const T* qkv, T* o, float* lse) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     static const Buffer<int> next(1);
     if (path == Path::hopper) return attention_forward_hopper(call, qkv, o, lse, next.data());
 
     if (path == Path::mma) return attention_forward_mma(call, qkv, o, lse);
-
   }
 
   attention_forward_plain(call, qkv, o, lse);
-
 }
 template <class T>
 void backward(Path path, const AttentionCall& call, const T* d_o, const T* qkv, const T* o, const float* lse,
@@ -96,29 +95,30 @@ void backward(Path path, const AttentionCall& call, const T* d_o, const T* qkv, 
     if (path == Path::hopper) return attention_backward_hopper(call, d_o, qkv, statistics, dqkv);
 
     if (path == Path::mma) return attention_backward_mma(call, d_o, qkv, statistics, dqkv);
-
   }
 
   attention_backward_plain(call, d_o, qkv, statistics, dqkv);
-
 }
 
 AttentionCall call_of(int batch, int time, int heads, int kv_heads, int head_size) {
   int processors;
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
-  return {batch, time, heads, kv_heads, head_size, 1.0f / std::sqrt(static_cast<float>(head_size)), processors, nullptr};
+  return {batch,      time,   heads, kv_heads, head_size, 1.0f / std::sqrt(static_cast<float>(head_size)),
+          processors, nullptr};
 }
 
-template <class T> void check(Path path, const AttentionCall& call, float spread) {
+template <class T>
+void check(Path path, const AttentionCall& call, float spread) {
   const size_t tokens = static_cast<size_t>(call.batch) * call.time, outputs = tokens * call.heads * call.head_size;
   const Buffer<T> qkv(normal<T>(tokens * call.width(), spread)), d_o(normal<T>(outputs));
   Buffer<T> o(outputs), dqkv(tokens * call.width());
   Buffer<float> lse(tokens * call.heads), statistics(AttentionStatistics::bytes(call) / sizeof(float));
   const AttentionStatistics of_rows(call, statistics.data());
-  Buffer<double> ref_o(outputs), ref_lse(tokens * call.heads), ref_dqkv(std::vector<double>(tokens * call.width(), 0.0));
+  Buffer<double> ref_o(outputs), ref_lse(tokens * call.heads),
+      ref_dqkv(std::vector<double>(tokens * call.width(), 0.0));
   const dim3 grid(call.time, call.batch * call.heads);
   LF_CUDA_CHECK(cudaFuncSetAttribute(reference_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10));
-  reference_kernel<T><<<grid, kReferenceThreads, call.time * sizeof(double)>>>(
+  reference_kernel<T><<<grid, kReferenceThreads, (call.time + 4) * sizeof(double)>>>(
       qkv.data(), d_o.data(), ref_o.data(), ref_lse.data(), ref_dqkv.data(), call);
   LF_CUDA_CHECK(cudaGetLastError());
 
@@ -173,9 +173,8 @@ void time_it(Path path, const AttentionCall& call) {
   const AttentionStatistics of_rows(call, statistics.data());
   const double flops = 2.0 * call.batch * call.heads * call.time * call.time * call.head_size;
   const Time f = measure([&] { forward<bfloat16>(path, call, qkv.data(), o.data(), lse.data()); });
-  const Time b = measure([&] {
-    backward<bfloat16>(path, call, d_o.data(), qkv.data(), o.data(), lse.data(), of_rows, dqkv.data());
-  });
+  const Time b = measure(
+      [&] { backward<bfloat16>(path, call, d_o.data(), qkv.data(), o.data(), lse.data(), of_rows, dqkv.data()); });
   const Time s = measure([&] { attention_statistics(call, d_o.data(), o.data(), lse.data(), of_rows); });
   std::printf(
       "%-6s B%d T%d H%d/%d hd%d  forward %.3f ms %.0f TF (sustained %.0f)  backward %.3f ms %.0f TF (sustained %.0f)  "
@@ -215,7 +214,6 @@ int main(int argc, char** argv) {
         for (const int head_size : {1, 5, 20, 64, 160}) check<float>(path, call_of(2, 77, 4, 2, head_size), 1.0f);
         check<float>(path, call_of(1, 400, 6, 3, 64), 1.0f);
       }
-
     }
   }
   if (asked("time")) {

@@ -25,13 +25,15 @@ Tensor empty(Shape shape, DType dtype) {
   LF_CUDA_CHECK(cudaMemsetAsync(t.raw(), 0xff, t.bytes(), device->compute()));
   return t;
 }
-template <class T> Tensor upload(Shape shape, const std::vector<T>& values) {
+template <class T>
+Tensor upload(Shape shape, const std::vector<T>& values) {
   Tensor t = empty(std::move(shape), dtype_of<T>());
   wait();
   LF_CUDA_CHECK(cudaMemcpy(t.raw(), values.data(), t.bytes(), cudaMemcpyHostToDevice));
   return t;
 }
-template <class T> std::vector<T> download(const Tensor& t) {
+template <class T>
+std::vector<T> download(const Tensor& t) {
   wait();
   std::vector<T> values(static_cast<size_t>(t.numel()));
   LF_CUDA_CHECK(cudaMemcpy(values.data(), t.raw(), t.bytes(), cudaMemcpyDeviceToHost));
@@ -41,17 +43,20 @@ In in(const Tensor& t) { return In{t}; }
 Out out(const Tensor& t) { return Out{t}; }
 InOut in_out(const Tensor& t) { return InOut{t}; }
 
-template <class T> Tensor random(Shape shape, float scale = 1) {
+template <class T>
+Tensor random(Shape shape, float scale = 1) {
   size_t count = 1;
   for (int64_t n : shape) count *= static_cast<size_t>(n);
   return upload<T>(std::move(shape), normal<T>(count, scale));
 }
-template <class T> std::vector<double> wide(const Tensor& t) {
+template <class T>
+std::vector<double> wide(const Tensor& t) {
   std::vector<double> values;
   for (const T x : download<T>(t)) values.push_back(to_float(x));
   return values;
 }
-template <class T> void compare(const std::string& name, const Tensor& out, const std::vector<double>& reference) {
+template <class T>
+void compare(const std::string& name, const Tensor& out, const std::vector<double>& reference) {
   const double error = relative_error(download<T>(out), reference);
   expect(error < (sizeof(T) == 2 ? 5e-3 : 1e-5), name.c_str(), error);
 }
@@ -60,7 +65,8 @@ const char* name_of_type(bfloat16) { return "bf16"; }
 
 // ---- checks -------------------------------------------------------------------------------------------------------
 
-template <class T, class W> void check_rms_norm(int64_t rows, int64_t columns, bool add) {
+template <class T, class W>
+void check_rms_norm(int64_t rows, int64_t columns, bool add) {
   const std::string name = format("rms_norm {} {}x{}{}", name_of_type(T{}), rows, columns, add ? " add" : "");
   const Tensor x = random<T>({rows, columns}), skip = random<T>({rows, columns}), weight = random<W>({columns});
   const Tensor dy = random<T>({rows, columns}), dr = random<T>({rows, columns});
@@ -74,8 +80,8 @@ template <class T, class W> void check_rms_norm(int64_t rows, int64_t columns, b
     } else {
       cuda::rms_norm_forward(s, in(x), in(weight), out(y), out(rstd), 1e-5);
     }
-    cuda::rms_norm_backward(s, in(dy), in(add ? r : x), in(weight), in(rstd), add ? std::optional(in(dr)) : std::nullopt,
-                            out(dx), in_out(weight_grad));
+    cuda::rms_norm_backward(s, in(dy), in(add ? r : x), in(weight), in(rstd),
+                            add ? std::optional(in(dr)) : std::nullopt, out(dx), in_out(weight_grad));
   });
   const auto a = wide<T>(x), b = wide<T>(skip), w = wide<W>(weight), g = wide<T>(dy), d = wide<T>(dr);
   const auto residual = add ? wide<T>(r) : a;
@@ -102,7 +108,8 @@ template <class T, class W> void check_rms_norm(int64_t rows, int64_t columns, b
   compare<float>(name + " weight_grad", weight_grad, w_ref);
 }
 
-template <class T> void check_rope(int64_t batch, int64_t time, int64_t heads, int64_t rotated, int64_t size, bool in_place) {
+template <class T>
+void check_rope(int64_t batch, int64_t time, int64_t heads, int64_t rotated, int64_t size, bool in_place) {
   const Tensor x = random<T>({batch, time, heads * size}), table = empty({time + 3, size / 2, 2}, DType::f32);
   const auto values = wide<T>(x);
   const Tensor y = in_place ? x : empty(x.shape, x.dtype), back = empty(x.shape, x.dtype);
@@ -127,7 +134,8 @@ template <class T> void check_rope(int64_t batch, int64_t time, int64_t heads, i
   compare<T>(name + " and back", back, values);
 }
 
-template <class T> void check_swiglu(int64_t rows, int64_t ffn) {
+template <class T>
+void check_swiglu(int64_t rows, int64_t ffn) {
   const Tensor gate_up = random<T>({rows, 2 * ffn}, 2), dy = random<T>({rows, ffn});
   const Tensor y = empty({rows, ffn}, dtype_of<T>()), d_gate_up = empty({rows, 2 * ffn}, dtype_of<T>());
   run([&](Stream& s) {
@@ -149,13 +157,15 @@ template <class T> void check_swiglu(int64_t rows, int64_t ffn) {
   compare<T>(name + " d_gate_up", d_gate_up, d_ref);
 }
 
-template <class T> void check_embedding(int64_t tokens, int64_t vocab, int64_t hidden, bool skewed) {
+template <class T>
+void check_embedding(int64_t tokens, int64_t vocab, int64_t hidden, bool skewed) {
   std::vector<int32_t> ids(static_cast<size_t>(tokens));
   for (auto& id : ids) {
     id = static_cast<int32_t>(generator()() % static_cast<uint32_t>(vocab));
     if (skewed && generator()() % 4) id = static_cast<int32_t>(vocab / 2);
   }
-  const Tensor places = upload<int32_t>({tokens}, ids), weight = random<T>({vocab, hidden}), dy = random<T>({tokens, hidden});
+  const Tensor places = upload<int32_t>({tokens}, ids), weight = random<T>({vocab, hidden}),
+               dy = random<T>({tokens, hidden});
   const Tensor y = empty({tokens, hidden}, dtype_of<T>()), weight_grad = random<float>({vocab, hidden});
   const auto before = download<float>(weight_grad);
   const Tensor again = upload<float>({vocab, hidden}, before);
@@ -178,13 +188,16 @@ template <class T> void check_embedding(int64_t tokens, int64_t vocab, int64_t h
   expect(same_bits(download<float>(weight_grad), download<float>(again)), "embedding_backward repeats");
 }
 
-template <class T> void check_cross_entropy(int64_t rows, int64_t classes, int64_t width) {
+template <class T>
+void check_cross_entropy(int64_t rows, int64_t classes, int64_t width) {
   std::vector<int32_t> ids(static_cast<size_t>(rows));
-  for (auto& id : ids) id = generator()() % 5 == 0 ? -100 : static_cast<int32_t>(generator()() % static_cast<uint32_t>(classes));
+  for (auto& id : ids)
+    id = generator()() % 5 == 0 ? -100 : static_cast<int32_t>(generator()() % static_cast<uint32_t>(classes));
   const Tensor targets = upload<int32_t>({rows}, ids), logits = random<T>({rows, classes}, 2);
   const Tensor loss = empty({1}, DType::f32), lse = empty({rows}, DType::f32), d_loss = upload<float>({1}, {1.5f});
   const Tensor d_logits = empty({rows, classes}, dtype_of<T>());
-  const Tensor x = random<T>({rows, width}), weight = random<T>({classes, width}, 1.0f / std::sqrt(static_cast<float>(width)));
+  const Tensor x = random<T>({rows, width}),
+               weight = random<T>({classes, width}, 1.0f / std::sqrt(static_cast<float>(width)));
   const Tensor head_loss = empty({1}, DType::f32), dx = empty({rows, width}, dtype_of<T>());
   const Tensor dweight = empty({classes, width}, DType::f32), loss_alone = empty({1}, DType::f32);
   run([&](Stream& s) {
@@ -239,19 +252,21 @@ template <class T> void check_cross_entropy(int64_t rows, int64_t classes, int64
   near(" dweight", relative_error(download<float>(dweight), w_ref));
 }
 
-template <class T> void check_optimizer(int64_t n) {
+template <class T>
+void check_optimizer(int64_t n) {
   const bool narrow = sizeof(T) == 2;
   const Tensor weight = random<T>({n}), master = random<float>({n}), grad = random<float>({n}), m = random<float>({n});
   std::vector<float> second = normal<float>(static_cast<size_t>(n));
   for (float& x : second) x *= x;
   const Tensor v = upload<float>({n}, second), sum = empty({1}, DType::f32), loss = upload<float>({1}, {2.5f});
   const Tensor decision = empty({8}, DType::f32), state = upload<float>({8 + 2 * 5}, std::vector<float>(18, 0.0f));
-  const auto w0 = narrow ? wide<float>(master) : wide<T>(weight), g0 = wide<float>(grad), m0 = wide<float>(m), v0 = wide<float>(v);
+  const auto w0 = narrow ? wide<float>(master) : wide<T>(weight), g0 = wide<float>(grad), m0 = wide<float>(m),
+             v0 = wide<float>(v);
   run([&](Stream& s) {
     cuda::sum_of_squares(s, in(grad), out(sum));
     cuda::step_guard(s, in(loss), in(sum), in_out(state), out(decision), 1.0, 0.9, 0.95, 6, 6, 3);
-    cuda::adamw(s, in_out(weight), narrow ? std::optional(in_out(master)) : std::nullopt, in(grad), in_out(m), in_out(v),
-                in(decision), 1e-3, 0.9, 0.95, 1e-8, 0.1);
+    cuda::adamw(s, in_out(weight), narrow ? std::optional(in_out(master)) : std::nullopt, in(grad), in_out(m),
+                in_out(v), in(decision), 1e-3, 0.9, 0.95, 1e-8, 0.1);
   });
   double squares = 0;
   for (const double g : g0) squares += g * g;
@@ -275,27 +290,31 @@ template <class T> void check_optimizer(int64_t n) {
   const auto kept = download<T>(weight);
   run([&](Stream& s) {
     cuda::step_guard(s, in(bad), in(sum), in_out(state), out(decision), 1.0, 0.9, 0.95, 6, 6, 3);
-    cuda::adamw(s, in_out(weight), narrow ? std::optional(in_out(master)) : std::nullopt, in(grad), in_out(m), in_out(v),
-                in(decision), 1e-3, 0.9, 0.95, 1e-8, 0.1);
+    cuda::adamw(s, in_out(weight), narrow ? std::optional(in_out(master)) : std::nullopt, in(grad), in_out(m),
+                in_out(v), in(decision), 1e-3, 0.9, 0.95, 1e-8, 0.1);
   });
   expect(same_bits(kept, download<T>(weight)), (name + " skipped").c_str());
   expect(download<float>(state)[2] == 1 && download<float>(state)[4] == 1, (name + " state").c_str());
 }
 
-template <class T> void check_cached(int64_t batch, int64_t heads, int64_t kv_heads, int64_t size, int64_t prompt, int64_t more) {
+template <class T>
+void check_cached(int64_t batch, int64_t heads, int64_t kv_heads, int64_t size, int64_t prompt, int64_t more) {
   const int64_t width = (heads + 2 * kv_heads) * size, total = prompt + more;
   const double scale = 1 / std::sqrt(static_cast<double>(size));
-  const Tensor qkv = random<T>({batch, total, width}), cache = empty({batch, 2, kv_heads, total + 5, size}, dtype_of<T>());
+  const Tensor qkv = random<T>({batch, total, width}),
+               cache = empty({batch, 2, kv_heads, total + 5, size}, dtype_of<T>());
   const auto all = download<T>(qkv);
   const auto slice = [&](int64_t first, int64_t count) {
     std::vector<T> part;
     for (int64_t b = 0; b < batch; ++b) {
-      part.insert(part.end(), all.begin() + (b * total + first) * width, all.begin() + (b * total + first + count) * width);
+      part.insert(part.end(), all.begin() + (b * total + first) * width,
+                  all.begin() + (b * total + first + count) * width);
     }
     return upload<T>({batch, count, width}, part);
   };
   const auto x = wide<T>(qkv);
-  for (int64_t first = 0, count = prompt; first < total; first += count, count = std::min<int64_t>(first + count > total - 3 ? 1 : 2, total - first)) {
+  for (int64_t first = 0, count = prompt; first < total;
+       first += count, count = std::min<int64_t>(first + count > total - 3 ? 1 : 2, total - first)) {
     count = std::min(count, total - first);
     const Tensor part = slice(first, count), o = empty({batch, count, heads * size}, dtype_of<T>());
     run([&](Stream& s) { cuda::attention_cached(s, in(part), in_out(cache), out(o), heads, kv_heads, first, scale); });
@@ -375,8 +394,8 @@ void check_all() {
 
 void report_time(const char* name, double bytes, const std::function<void(Stream&)>& work) {
   const Time t = measure([&] { run(work); }, device->compute());
-  std::printf("%-28s %8.3f ms (sustained %8.3f)  %6.0f MB  %5.2f TB/s  %3.0f%% of 3.0\n", name, t.median_ms, t.sustained_ms,
-              bytes / 1e6, bytes / t.median_ms / 1e9, bytes / t.median_ms / 3e7);
+  std::printf("%-28s %8.3f ms (sustained %8.3f)  %6.0f MB  %5.2f TB/s  %3.0f%% of 3.0\n", name, t.median_ms,
+              t.sustained_ms, bytes / 1e6, bytes / t.median_ms / 1e9, bytes / t.median_ms / 3e7);
 }
 
 void time_all() {
@@ -396,7 +415,8 @@ void time_all() {
     const Tensor x = random<bfloat16>({n, d}), skip = random<bfloat16>({n, d}), weight = random<bfloat16>({d});
     const Tensor y = empty({n, d}, bf16), r = empty({n, d}, bf16), rstd = empty({n}, DType::f32);
     const Tensor weight_grad = random<float>({d});
-    report_time("rms_norm_forward", 4.0 * n * d, [&](Stream& s) { cuda::rms_norm_forward(s, in(x), in(weight), out(y), out(rstd), 1e-5); });
+    report_time("rms_norm_forward", 4.0 * n * d,
+                [&](Stream& s) { cuda::rms_norm_forward(s, in(x), in(weight), out(y), out(rstd), 1e-5); });
     report_time("add_rms_norm_forward", 8.0 * n * d, [&](Stream& s) {
       cuda::add_rms_norm_forward(s, in(x), in(skip), in(weight), out(r), out(y), out(rstd), 1e-5);
     });
@@ -407,17 +427,21 @@ void time_all() {
   {
     const Tensor x = random<bfloat16>({16, 2048, 40 * 64}), table = empty({2048, 32, 2}, DType::f32);
     run([&](Stream& s) { cuda::rope_table(s, out(table), 10000); });
-    report_time("rope in place", 2.0 * 2 * n * 36 * 64, [&](Stream& s) { cuda::rope(s, in(x), in(table), out(x), 40, 36, 0, false); });
+    report_time("rope in place", 2.0 * 2 * n * 36 * 64,
+                [&](Stream& s) { cuda::rope(s, in(x), in(table), out(x), 40, 36, 0, false); });
   }
   {
-    const Tensor gate_up = random<bfloat16>({n, 2 * f}), y = random<bfloat16>({n, f}), d_gate_up = empty({n, 2 * f}, bf16);
+    const Tensor gate_up = random<bfloat16>({n, 2 * f}), y = random<bfloat16>({n, f}),
+                 d_gate_up = empty({n, 2 * f}, bf16);
     report_time("swiglu_forward", 6.0 * n * f, [&](Stream& s) { cuda::swiglu_forward(s, in(gate_up), out(y)); });
-    report_time("swiglu_backward", 10.0 * n * f, [&](Stream& s) { cuda::swiglu_backward(s, in(y), in(gate_up), out(d_gate_up)); });
+    report_time("swiglu_backward", 10.0 * n * f,
+                [&](Stream& s) { cuda::swiglu_backward(s, in(y), in(gate_up), out(d_gate_up)); });
   }
   {
     std::vector<int32_t> ids(static_cast<size_t>(n));
     // Frequencies as in text: the token of rank r about 1 / r.
-    for (auto& id : ids) id = static_cast<int32_t>(std::pow(static_cast<double>(vocab), (generator()() >> 8) / 16777216.0)) - 1;
+    for (auto& id : ids)
+      id = static_cast<int32_t>(std::pow(static_cast<double>(vocab), (generator()() >> 8) / 16777216.0)) - 1;
     std::vector<bool> seen(static_cast<size_t>(vocab));
     double distinct = 0;
     for (const int32_t id : ids) {
@@ -426,32 +450,57 @@ void time_all() {
     }
     const Tensor places = upload<int32_t>({n}, ids), weight = random<bfloat16>({vocab, d}), y = empty({n, d}, bf16);
     const Tensor weight_grad = random<float>({vocab, d});
-    report_time("embedding_forward", 2.0 * n * d + 2.0 * distinct * d, [&](Stream& s) { cuda::embedding_forward(s, in(places), in(weight), out(y)); });
-    report_time("embedding_backward", 2.0 * n * d + 8.0 * distinct * d, [&](Stream& s) { cuda::embedding_backward(s, in(places), in(y), in_out(weight_grad)); });
+    report_time("embedding_forward", 2.0 * n * d + 2.0 * distinct * d,
+                [&](Stream& s) { cuda::embedding_forward(s, in(places), in(weight), out(y)); });
+    report_time("embedding_backward", 2.0 * n * d + 8.0 * distinct * d,
+                [&](Stream& s) { cuda::embedding_backward(s, in(places), in(y), in_out(weight_grad)); });
   }
   {
     std::vector<int32_t> ids(static_cast<size_t>(n));
     for (auto& id : ids) id = static_cast<int32_t>(generator()() % vocab);
-    const Tensor targets = upload<int32_t>({n}, ids), x = random<bfloat16>({n, d}), weight = random<bfloat16>({vocab, d}, 0.02f);
+    const Tensor targets = upload<int32_t>({n}, ids), x = random<bfloat16>({n, d}),
+                 weight = random<bfloat16>({vocab, d}, 0.02f);
     const Tensor loss = empty({1}, DType::f32), dx = empty({n, d}, bf16), dweight = empty({vocab, d}, DType::f32);
-    const Tensor logits = random<bfloat16>({8192, vocab}), lse = empty({8192}, DType::f32), few = upload<int32_t>({8192}, std::vector<int32_t>(ids.begin(), ids.begin() + 8192));
-    report_time("cross_entropy_forward 8192", 2.0 * 8192 * vocab, [&](Stream& s) { cuda::cross_entropy_forward(s, in(logits), in(few), out(loss), out(lse), -100); });
-    report_time("cross_entropy_backward 8192", 4.0 * 8192 * vocab, [&](Stream& s) { cuda::cross_entropy_backward(s, in(loss), in(logits), in(few), in(lse), out(logits), -100); });
-    const Time t = measure([&] { run([&](Stream& s) { cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), out(dx), out(dweight), -100); }); }, device->compute(), 5);
-    std::printf("linear_cross_entropy %.2f ms (sustained %.2f), %.0f TFLOP/s of its three products\n", t.median_ms, t.sustained_ms, 6.0 * n * d * vocab / t.median_ms / 1e9);
-    const Time a = measure([&] { run([&](Stream& s) { cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), std::nullopt, std::nullopt, -100); }); }, device->compute(), 5);
-    std::printf("linear_cross_entropy, loss alone %.2f ms, %.0f TFLOP/s\n", a.median_ms, 2.0 * n * d * vocab / a.median_ms / 1e9);
+    const Tensor logits = random<bfloat16>({8192, vocab}), lse = empty({8192}, DType::f32),
+                 few = upload<int32_t>({8192}, std::vector<int32_t>(ids.begin(), ids.begin() + 8192));
+    report_time("cross_entropy_forward 8192", 2.0 * 8192 * vocab,
+                [&](Stream& s) { cuda::cross_entropy_forward(s, in(logits), in(few), out(loss), out(lse), -100); });
+    report_time("cross_entropy_backward 8192", 4.0 * 8192 * vocab, [&](Stream& s) {
+      cuda::cross_entropy_backward(s, in(loss), in(logits), in(few), in(lse), out(logits), -100);
+    });
+    const Time t = measure(
+        [&] {
+          run([&](Stream& s) {
+            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), out(dx), out(dweight), -100);
+          });
+        },
+        device->compute(), 5);
+    std::printf("linear_cross_entropy %.2f ms (sustained %.2f), %.0f TFLOP/s of its three products\n", t.median_ms,
+                t.sustained_ms, 6.0 * n * d * vocab / t.median_ms / 1e9);
+    const Time a = measure(
+        [&] {
+          run([&](Stream& s) {
+            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), std::nullopt, std::nullopt, -100);
+          });
+        },
+        device->compute(), 5);
+    std::printf("linear_cross_entropy, loss alone %.2f ms, %.0f TFLOP/s\n", a.median_ms,
+                2.0 * n * d * vocab / a.median_ms / 1e9);
   }
   {
     const int64_t p = 44 << 20;
-    const Tensor weight = random<bfloat16>({p}), master = random<float>({p}), grad = random<float>({p}), m = random<float>({p}), v = upload<float>({p}, std::vector<float>(static_cast<size_t>(p), 0.1f));
+    const Tensor weight = random<bfloat16>({p}), master = random<float>({p}), grad = random<float>({p}),
+                 m = random<float>({p}), v = upload<float>({p}, std::vector<float>(static_cast<size_t>(p), 0.1f));
     const Tensor sum = empty({1}, DType::f32), decision = upload<float>({8}, {1, 1, 1, 1, 0, 0, 0, 0});
     const Tensor state = upload<float>({8 + 2 * 128}, std::vector<float>(264, 0.0f)), loss = upload<float>({1}, {2.0f});
     report_time("adamw of a block", 30.0 * p, [&](Stream& s) {
-      cuda::adamw(s, in_out(weight), in_out(master), in(grad), in_out(m), in_out(v), in(decision), 1e-9, 0.9, 0.95, 1e-8, 0.1);
+      cuda::adamw(s, in_out(weight), in_out(master), in(grad), in_out(m), in_out(v), in(decision), 1e-9, 0.9, 0.95,
+                  1e-8, 0.1);
     });
     report_time("sum_of_squares of a block", 4.0 * p, [&](Stream& s) { cuda::sum_of_squares(s, in(grad), out(sum)); });
-    report_time("step_guard, window 128", 0, [&](Stream& s) { cuda::step_guard(s, in(loss), in(sum), in_out(state), out(decision), 1, 0.9, 0.95, 6, 6, 20); });
+    report_time("step_guard, window 128", 0, [&](Stream& s) {
+      cuda::step_guard(s, in(loss), in(sum), in_out(state), out(decision), 1, 0.9, 0.95, 6, 6, 20);
+    });
   }
 }
 

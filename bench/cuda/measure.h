@@ -22,7 +22,8 @@ using llamaforge::to_bfloat16;
 using llamaforge::to_float;
 
 // Device memory, filled with NaN patterns: what a kernel leaves unwritten shows.
-template <class T> class Buffer {
+template <class T>
+class Buffer {
  public:
   explicit Buffer(size_t count) : count_(count) {
     LF_CUDA_CHECK(cudaMalloc(&data_, std::max<size_t>(1, count) * sizeof(T)));
@@ -55,7 +56,8 @@ inline std::mt19937& generator() {
   static std::mt19937 engine(std::random_device{}());
   return engine;
 }
-template <class T> std::vector<T> normal(size_t count, float scale = 1) {
+template <class T>
+std::vector<T> normal(size_t count, float scale = 1) {
   std::normal_distribution<float> draw(0, scale);
   std::vector<T> values(count);
   // Large tensors repeat a random block of odd length: drawing a billion numbers takes longer than the bench.
@@ -65,7 +67,8 @@ template <class T> std::vector<T> normal(size_t count, float scale = 1) {
   return values;
 }
 
-template <class T> double relative_error(const std::vector<T>& out, const std::vector<double>& reference) {
+template <class T>
+double relative_error(const std::vector<T>& out, const std::vector<double>& reference) {
   double difference = 0, norm = 0;
   for (size_t i = 0; i < reference.size(); ++i) {
     const double d = static_cast<double>(to_float(out[i])) - reference[i];
@@ -74,7 +77,8 @@ template <class T> double relative_error(const std::vector<T>& out, const std::v
   }
   return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);  // NaN stays NaN
 }
-template <class T> bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 

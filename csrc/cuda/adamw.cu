@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads)
       const float g = gradients.value[k] * multiplier;
       const float new_m = first.value[k] + (g - first.value[k]) * step.one_minus_beta1;
       const float new_v = second.value[k] * step.beta2 + g * g * step.one_minus_beta2;
-      const float w = widen(weights.value[k]) * step.keep - new_m * step_size / (sqrtf(new_v) * root_correction2 + step.eps);
+      const float w =
+          widen(weights.value[k]) * step.keep - new_m * step_size / (sqrtf(new_v) * root_correction2 + step.eps);
       first.value[k] = new_m;
       second.value[k] = new_v;
       weights.value[k] = narrow<Master>(w);
@@ -53,8 +54,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Master, class Weight>
-void update(CudaStream& cuda, Master* master, Weight* weight, const float* grad, float* m, float* v, const float* decision,
-            int64_t n, const Step& step) {
+void update(CudaStream& cuda, Master* master, Weight* weight, const float* grad, float* m, float* v,
+            const float* decision, int64_t n, const Step& step) {
   constexpr int kCount = 4;
   const auto run = [&]<int kElements>(int64_t first, int64_t count) {
     if (count == 0) return;

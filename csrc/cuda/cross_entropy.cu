@@ -77,7 +77,8 @@ void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out 
   mean_loss(cuda, losses.as<float>(), rows, count.as<TargetCount>(), loss.data<float>());
 }
 
-void cross_entropy_backward(Stream& stream, In d_loss, In logits, In targets, In lse, Out d_logits, int64_t ignore_index) {
+void cross_entropy_backward(Stream& stream, In d_loss, In logits, In targets, In lse, Out d_logits,
+                            int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
   check_logits(logits, targets, lse);
   check_dtype("d_loss", d_loss, DType::f32);

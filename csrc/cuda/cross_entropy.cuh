@@ -15,8 +15,8 @@ struct TargetCount {
 constexpr int kCountThreads = 1024;
 // One block. A target that is neither a class nor ignore_index is reported, and counts as ignored.
 static __global__ void __launch_bounds__(kCountThreads)
-    count_targets_kernel(const int32_t* targets, int64_t rows, int64_t classes, int64_t ignore_index, TargetCount* result,
-                         FaultSite site) {
+    count_targets_kernel(const int32_t* targets, int64_t rows, int64_t classes, int64_t ignore_index,
+                         TargetCount* result, FaultSite site) {
   double count = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kCountThreads) {
     const int64_t id = targets[row];
@@ -48,7 +48,8 @@ static __global__ void __launch_bounds__(kCountThreads)
   double sum = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kCountThreads) sum += losses[row];
   sum = block_sum(sum);
-  if (threadIdx.x == 0) *loss = targets->count > 0 ? static_cast<float>(sum / targets->count) : __int_as_float(0x7fffffff);
+  if (threadIdx.x == 0)
+    *loss = targets->count > 0 ? static_cast<float>(sum / targets->count) : __int_as_float(0x7fffffff);
 }
 inline void mean_loss(CudaStream& cuda, const float* losses, int64_t rows, const TargetCount* targets, float* loss) {
   mean_loss_kernel<<<1, kCountThreads, 0, cuda.compute()>>>(losses, rows, targets, loss);
@@ -56,14 +57,16 @@ inline void mean_loss(CudaStream& cuda, const float* losses, int64_t rows, const
 }
 
 // e^x for the element type: in f32 to the last places, for bf16 by the special function unit.
-template <class T> __device__ __forceinline__ float exponential(float x) {
+template <class T>
+__device__ __forceinline__ float exponential(float x) {
   if constexpr (sizeof(T) == 2) return __expf(x);
   return expf(x);
 }
 
 // A row of logits, held by a block in registers: kPacks packs a thread, or none of them, and then it is read again for
 // each pass (the caches have it).
-template <class T, int kCount, int kPacks, int kRowThreads> struct LogitsRow {
+template <class T, int kCount, int kPacks, int kRowThreads>
+struct LogitsRow {
   static constexpr bool kHeld = kPacks > 0;
   const T* from;
   int64_t classes;
@@ -79,7 +82,8 @@ template <class T, int kCount, int kPacks, int kRowThreads> struct LogitsRow {
     }
   }
   // body(place, pack) for this thread's packs; the pack may be changed.
-  template <class Body> __device__ __forceinline__ void each(const Body& body) {
+  template <class Body>
+  __device__ __forceinline__ void each(const Body& body) {
     if constexpr (kHeld) {
 #pragma unroll
       for (int i = 0; i < kPacks; ++i) {
@@ -99,7 +103,8 @@ struct RowStatistics {
   float highest;
   double sum;  // of e^(x - highest)
 };
-template <class T, class Row> __device__ __forceinline__ RowStatistics row_statistics(Row& row) {
+template <class T, class Row>
+__device__ __forceinline__ RowStatistics row_statistics(Row& row) {
   float highest = Maximum::identity();
   row.each([&](int64_t, auto& pack) {
 #pragma unroll

@@ -1,10 +1,10 @@
 // Embedding: y (N,D) = weight[ids] (N), and backward weight_grad (V,D) f32 += dy, row ids[n] from row n.
 //
-// Backward sorts the tokens by id (a stable radix sort), so that the rows of an id lie together, and cuts the sorted list
-// into pieces of 64: a block adds the rows of its piece in order and owns each id that lies whole inside it. An id that runs
-// over pieces leaves partial sums, which one block then adds in order: a frequent token is no bottleneck, and sums have one
-// order. Floor: dy is read once, the rows of weight_grad that occur are read and written once.
-// An id outside the vocabulary is reported; its row of y is NaN, its gradient is left out.
+// Backward sorts the tokens by id (a stable radix sort), so that the rows of an id lie together, and cuts the sorted
+// list into pieces of 64: a block adds the rows of its piece in order and owns each id that lies whole inside it. An id
+// that runs over pieces leaves partial sums, which one block then adds in order: a frequent token is no bottleneck, and
+// sums have one order. Floor: dy is read once, the rows of weight_grad that occur are read and written once. An id
+// outside the vocabulary is reported; its row of y is NaN, its gradient is left out.
 
 #include <cub/device/device_radix_sort.cuh>
 
@@ -29,7 +29,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t n = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32; n < sizes.tokens; n += warps) {
     const int64_t id = ids[n];
     const bool good = id >= 0 && id < sizes.vocab;
-    if (!good && threadIdx.x % 32 == 0) report(site, static_cast<double>(id), static_cast<double>(n), static_cast<double>(sizes.vocab - 1));
+    if (!good && threadIdx.x % 32 == 0)
+      report(site, static_cast<double>(id), static_cast<double>(n), static_cast<double>(sizes.vocab - 1));
 #pragma unroll 4
     for (int64_t i = threadIdx.x % 32; i < per_row; i += 32) {
       Pack<T, kCount> pack;
@@ -46,7 +47,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // keys: the id of each token, or `vocab` (sorted to the end) for a bad one.
 __global__ void keys_kernel(const int32_t* ids, uint32_t* keys, int32_t* places, Sizes sizes, FaultSite site) {
-  for (int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; n < sizes.tokens; n += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; n < sizes.tokens;
+       n += int64_t{gridDim.x} * blockDim.x) {
     const int64_t id = ids[n];
     const bool good = id >= 0 && id < sizes.vocab;
     if (!good) report(site, static_cast<double>(id), static_cast<double>(n), static_cast<double>(sizes.vocab - 1));
@@ -55,8 +57,8 @@ __global__ void keys_kernel(const int32_t* ids, uint32_t* keys, int32_t* places,
   }
 }
 
-// Adds a piece's rows. partial (pieces, 2, hidden): the sum of the run that came in over the piece's start, and of the one
-// that leaves over its end (a run through the whole piece counts as coming in).
+// Adds a piece's rows. partial (pieces, 2, hidden): the sum of the run that came in over the piece's start, and of the
+// one that leaves over its end (a run through the whole piece counts as coming in).
 template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads)
     pieces_kernel(const uint32_t* __restrict__ keys, const int32_t* __restrict__ places, const T* __restrict__ dy,
@@ -137,7 +139,8 @@ FaultSite fault_site(CudaStream& cuda) {
   return cuda.fault_site("ERR_TOKEN_ID", "token id {} at position {} is outside the vocabulary 0..{}");
 }
 
-template <class T, class Body> void with_packs(int64_t hidden, std::initializer_list<const void*> pointers, const Body& body) {
+template <class T, class Body>
+void with_packs(int64_t hidden, std::initializer_list<const void*> pointers, const Body& body) {
   if (hidden % kVector<T> == 0 && aligned16(pointers)) return body.template operator()<kVector<T>>();
   body.template operator()<1>();
 }
@@ -183,8 +186,8 @@ void embedding_backward(Stream& stream, In ids, In dy, InOut weight_grad) {
   keys_kernel<<<blocks_for(cuda, sizes.tokens), kThreads, 0, cuda.compute()>>>(ids.data<int32_t>(), keys, places, sizes,
                                                                                fault_site(cuda));
   check_launch();
-  LF_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(memory + 4 * list, sort_bytes, keys, sorted_keys, places, sorted, tokens, 0,
-                                                bits, cuda.compute()));
+  LF_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(memory + 4 * list, sort_bytes, keys, sorted_keys, places, sorted,
+                                                tokens, 0, bits, cuda.compute()));
   with_float("dy", dy, [&]<class T>() {
     with_packs<T>(sizes.hidden, {dy.raw(), weight_grad.raw()}, [&]<int kCount>() {
       pieces_kernel<T, kCount><<<static_cast<unsigned>(pieces), kThreads, 0, cuda.compute()>>>(

@@ -1,9 +1,9 @@
-// The head and its loss in one: mean cross-entropy of x (N,D) · weight (V,D)ᵀ, with the gradients of both in the same pass.
-// Logits exist for a chunk of rows at a time and turn into their own gradient in place before the next chunk:
+// The head and its loss in one: mean cross-entropy of x (N,D) · weight (V,D)ᵀ, with the gradients of both in the same
+// pass. Logits exist for a chunk of rows at a time and turn into their own gradient in place before the next chunk:
 //   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;  dx = d w;  dweight += dᵀ x
-// Three products and no second forward. In bf16 logits and their gradient are bf16, as mixed precision rounds them elsewhere;
-// the softmax and all sums are f32 or double. Between the products a row is read once and written once: a block holds it in
-// its registers up to 32,768 classes in bf16.
+// Three products and no second forward. In bf16 logits and their gradient are bf16, as mixed precision rounds them
+// elsewhere; the softmax and all sums are f32 or double. Between the products a row is read once and written once: a
+// block holds it in its registers up to 32,768 classes in bf16.
 
 #include <optional>
 
@@ -25,8 +25,8 @@ int64_t rows_per_chunk(int64_t rows, int64_t classes, int64_t element) {
   return std::min(rows, (each + 127) / 128 * 128);
 }
 
-// The losses of rows, whose logits become their gradient if kGradient. Two blocks run side by side on a multiprocessor, so
-// that one reads while the other computes.
+// The losses of rows, whose logits become their gradient if kGradient. Two blocks run side by side on a multiprocessor,
+// so that one reads while the other computes.
 template <class T, int kCount, int kPacks, bool kGradient>
 __global__ void __launch_bounds__(kRowThreads, 2)
     loss_and_gradient_kernel(T* __restrict__ logits, const int32_t* __restrict__ targets, float* __restrict__ losses,
@@ -67,7 +67,8 @@ struct Head {
   const TargetCount* count;
 };
 
-template <class T> void run(CudaStream& cuda, const Head& head) {
+template <class T>
+void run(CudaStream& cuda, const Head& head) {
   const DType dtype = dtype_of<T>();
   const bool gradient = head.dx || head.dweight;
   const int64_t chunk = rows_per_chunk(head.rows, head.classes, sizeof(T));
@@ -82,7 +83,8 @@ template <class T> void run(CudaStream& cuda, const Head& head) {
       const auto kernel = gradient ? loss_and_gradient_kernel<T, kCount, kPacks, true>
                                    : loss_and_gradient_kernel<T, kCount, kPacks, false>;
       kernel<<<static_cast<unsigned>(rows), kRowThreads, 0, cuda.compute()>>>(
-          logits, head.targets->data<int32_t>() + first, head.losses + first, head.count, head.classes, head.ignore_index);
+          logits, head.targets->data<int32_t>() + first, head.losses + first, head.count, head.classes,
+          head.ignore_index);
     });
     check_launch();
     if (head.dx) {

@@ -1,11 +1,11 @@
 // RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), alone or with the residual add in front:
 //   r = x + skip;  rstd = 1 / sqrt(mean(r²) + eps);  y = r · rstd · weight
-// Backward, with g = dy · weight:  dx = rstd · (g − x · rstd² · mean(g · x)) + dr,  weight_grad += Σ_rows dy · x · rstd.
-// dr is the gradient that reached r itself (the residual stream). weight_grad accumulates (micro-batches add up), dx is
-// assigned. The sum uses r as it was stored (rounded to bf16).
+// Backward, with g = dy · weight:  dx = rstd · (g − x · rstd² · mean(g · x)) + dr,  weight_grad += Σ_rows dy · x ·
+// rstd. dr is the gradient that reached r itself (the residual stream). weight_grad accumulates (micro-batches add up),
+// dx is assigned. The sum uses r as it was stored (rounded to bf16).
 //
-// A warp has a row and keeps it in registers: each tensor is read and written once (floors: 4 tensors of (N,D) forward with
-// the add, 4 backward with dr). Rows that do not fit, or are not aligned, are read twice by a block each.
+// A warp has a row and keeps it in registers: each tensor is read and written once (floors: 4 tensors of (N,D) forward
+// with the add, 4 backward with dr). Rows that do not fit, or are not aligned, are read twice by a block each.
 // Deterministic: a warp adds its rows' weight gradients in order, partial sums of blocks are added in order.
 
 #include "cuda/cuda_ops.h"
@@ -19,8 +19,10 @@ constexpr int kWarps = 4, kBlock = 32 * kWarps;
 
 // ---- rows in registers --------------------------------------------------------------------------------------------
 
-// A lane's share of a row of T: kVectors vectors of 16 bytes, 32 vectors apart. Kept as it came, widened where it is used.
-template <class T, int kVectors> struct Row {
+// A lane's share of a row of T: kVectors vectors of 16 bytes, 32 vectors apart. Kept as it came, widened where it is
+// used.
+template <class T, int kVectors>
+struct Row {
   static constexpr int kCount = kVector<T>;
   uint4 vector[kVectors];
 
@@ -31,12 +33,15 @@ template <class T, int kVectors> struct Row {
       vector[i] = at < vectors ? *reinterpret_cast<const uint4*>(from + at * kCount) : make_uint4(0, 0, 0, 0);
     }
   }
-  __device__ __forceinline__ void get(int i, float (&x)[kCount]) const { load(reinterpret_cast<const T*>(&vector[i]), x); }
+  __device__ __forceinline__ void get(int i, float (&x)[kCount]) const {
+    load(reinterpret_cast<const T*>(&vector[i]), x);
+  }
   __device__ __forceinline__ void put(int i, const float (&x)[kCount]) { store(reinterpret_cast<T*>(&vector[i]), x); }
 };
 
 // Weights may be bf16 where rows are f32: then four of them are 8 bytes.
-template <class W, int n> __device__ __forceinline__ void load_weight(const W* from, float (&w)[n]) {
+template <class W, int n>
+__device__ __forceinline__ void load_weight(const W* from, float (&w)[n]) {
   if constexpr (sizeof(W) == 2 && n == 4) {
     const uint2 words = *reinterpret_cast<const uint2*>(from);
     w[0] = __uint_as_float(words.x << 16), w[1] = __uint_as_float(words.x & 0xffff0000u);
@@ -164,9 +169,8 @@ __global__ void __launch_bounds__(kBlock)
 // No __restrict__: r is read back where it was just written.
 
 template <class T, class W>
-__global__ void __launch_bounds__(kThreads)
-    forward_long_kernel(const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, int64_t rows, int64_t columns,
-                        float eps) {
+__global__ void __launch_bounds__(kThreads) forward_long_kernel(const T* x, const T* skip, const W* weight, T* r, T* y,
+                                                                float* rstd, int64_t rows, int64_t columns, float eps) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* from = (skip ? r : x) + row * columns;
     float squares = 0;
@@ -186,8 +190,8 @@ __global__ void __launch_bounds__(kThreads)
 // A block walks its rows; a thread always has the same columns, so that their sums can lie in `partial`.
 template <class T, class W>
 __global__ void __launch_bounds__(kThreads)
-    backward_long_kernel(const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx, float* partial,
-                         int64_t rows, int64_t columns) {
+    backward_long_kernel(const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx,
+                         float* partial, int64_t rows, int64_t columns) {
   float* sums = partial ? partial + blockIdx.x * columns : nullptr;
   for (int64_t i = threadIdx.x; sums && i < columns; i += kThreads) sums[i] = 0;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -210,7 +214,8 @@ __global__ void __launch_bounds__(kThreads)
 // weight_grad (columns) += Σ partial (blocks, columns): eight threads share a column's blocks, then add up in order.
 constexpr int kSlices = 8;
 __global__ void __launch_bounds__(32 * kSlices)
-    add_partials_kernel(const float* __restrict__ partial, float* __restrict__ weight_grad, int blocks, int64_t columns) {
+    add_partials_kernel(const float* __restrict__ partial, float* __restrict__ weight_grad, int blocks,
+                        int64_t columns) {
   __shared__ float sums[kSlices][32];
   const int slice = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t column = int64_t{blockIdx.x} * 32 + lane;
@@ -239,11 +244,12 @@ Rows check_rows(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
   check_float("x", x);
   check_float("weight", weight);
   LF_CHECK(x.rank() >= 1 && weight.rank() == 1 && x.dim(-1) == weight.dim(0),
-           "expected weight of shape [{}] (last axis of x {}), got {}", x.rank() >= 1 ? x.dim(-1) : 0, to_string(x.shape),
-           to_string(weight.shape));
+           "expected weight of shape [{}] (last axis of x {}), got {}", x.rank() >= 1 ? x.dim(-1) : 0,
+           to_string(x.shape), to_string(weight.shape));
   const int64_t columns = weight.dim(0), count = columns ? x.numel() / columns : 0;
   check_dtype("rstd", rstd, DType::f32);
-  LF_CHECK(rstd.numel() == count, "expected rstd of {} elements, one for each row, got {}", count, to_string(rstd.shape));
+  LF_CHECK(rstd.numel() == count, "expected rstd of {} elements, one for each row, got {}", count,
+           to_string(rstd.shape));
   return {count, columns};
 }
 
@@ -252,7 +258,8 @@ void check_like(const char* name, const Tensor& tensor, const Tensor& x) {
   check_dtype(name, tensor, x.dtype);
 }
 
-// Calls body.operator()<vectors>() with the least power of two of 16-byte vectors that holds a row in a warp; false if none.
+// Calls body.operator()<vectors>() with the least power of two of 16-byte vectors that holds a row in a warp; false if
+// none.
 template <class T, class Body>
 bool with_row_in_registers(int64_t columns, std::initializer_list<const void*> pointers, const Body& body) {
   if (columns % kVector<T> != 0 || !aligned16(pointers)) return false;
@@ -265,7 +272,8 @@ bool with_row_in_registers(int64_t columns, std::initializer_list<const void*> p
 }
 
 template <class T, class W>
-void forward(CudaStream& cuda, const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, Rows size, float eps) {
+void forward(CudaStream& cuda, const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, Rows size,
+             float eps) {
   if (size.count == 0) return;
   const auto [rows, columns] = size;
   const bool done = with_row_in_registers<T>(columns, {x, skip, weight, r, y}, [&]<int kVectors>() {
@@ -292,19 +300,20 @@ void backward(CudaStream& cuda, const T* dy, const T* x, const W* weight, const 
   const Scratch scratch(cuda, weight_grad ? static_cast<size_t>(blocks) * columns * sizeof(float) : 0);
   float* partial = weight_grad ? scratch.as<float>() : nullptr;
   const bool done = with_row_in_registers<T>(columns, {dy, x, weight, dr, dx}, [&]<int kVectors>() {
-    const auto kernel = weight_grad ? (dr ? backward_kernel<T, W, kVectors, true, true>
-                                          : backward_kernel<T, W, kVectors, false, true>)
-                                    : (dr ? backward_kernel<T, W, kVectors, true, false>
-                                          : backward_kernel<T, W, kVectors, false, false>);
-    kernel<<<blocks, kBlock, 0, cuda.compute()>>>(dy, x, weight, rstd, dr, dx, partial, rows, static_cast<int>(columns));
+    const auto kernel =
+        weight_grad
+            ? (dr ? backward_kernel<T, W, kVectors, true, true> : backward_kernel<T, W, kVectors, false, true>)
+            : (dr ? backward_kernel<T, W, kVectors, true, false> : backward_kernel<T, W, kVectors, false, false>);
+    kernel<<<blocks, kBlock, 0, cuda.compute()>>>(dy, x, weight, rstd, dr, dx, partial, rows,
+                                                  static_cast<int>(columns));
   });
   if (!done) {
     backward_long_kernel<<<blocks, kThreads, 0, cuda.compute()>>>(dy, x, weight, rstd, dr, dx, partial, rows, columns);
   }
   check_launch();
   if (!weight_grad) return;
-  add_partials_kernel<<<static_cast<unsigned>((columns + 31) / 32), 32 * kSlices, 0, cuda.compute()>>>(partial, weight_grad,
-                                                                                                   blocks, columns);
+  add_partials_kernel<<<static_cast<unsigned>((columns + 31) / 32), 32 * kSlices, 0, cuda.compute()>>>(
+      partial, weight_grad, blocks, columns);
   check_launch();
 }
 

@@ -1,7 +1,7 @@
-// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in Llama's Hugging Face form:
-// element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd).
-// x (B,T,G·hd): a warp has a token, keeps its cosines and sines, and turns one head after the other. Floor: the rotated heads
-// are read and written once, 9,216 bytes a token for 36 heads of 64.
+// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in Llama's Hugging Face
+// form: element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd). x (B,T,G·hd): a warp
+// has a token, keeps its cosines and sines, and turns one head after the other. Floor: the rotated heads are read and
+// written once, 9,216 bytes a token for 36 heads of 64.
 
 #include <cmath>
 
@@ -28,7 +28,8 @@ struct Shape3 {
 };
 
 // kCount pairs at a time: elements of the first half of a head, and those of its second half.
-template <class T, int kCount> struct Halves {
+template <class T, int kCount>
+struct Halves {
   float first[kCount], second[kCount];
   __device__ __forceinline__ void read(const T* x, int half) {
     if constexpr (kCount == 1) {
@@ -101,7 +102,8 @@ void rope_table(Stream& stream, Out table, double theta) {
   LF_CHECK(std::isfinite(theta) && theta > 0, "expected a positive theta, got {}", theta);
   const int64_t count = table.dim(0) * table.dim(1);
   if (count == 0) return;
-  table_kernel<<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(table.data<float>(), count, table.dim(1), theta);
+  table_kernel<<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(table.data<float>(), count, table.dim(1),
+                                                                         theta);
   check_launch();
 }
 
@@ -113,11 +115,12 @@ void rope(Stream& stream, In x, In table, Out y, int64_t heads, int64_t rotated_
   check_shape("y", y, x.shape);
   LF_CHECK(x.rank() == 3 && heads > 0 && x.dim(2) % heads == 0 && x.dim(2) / heads % 2 == 0,
            "expected x of shape (B,T,{}·head size) with an even head size, got {}", heads, to_string(x.shape));
-  LF_CHECK(rotated_heads >= 0 && rotated_heads <= heads, "expected 0 to {} rotated heads, got {}", heads, rotated_heads);
+  LF_CHECK(rotated_heads >= 0 && rotated_heads <= heads, "expected 0 to {} rotated heads, got {}", heads,
+           rotated_heads);
   LF_CHECK(table.rank() == 3 && table.dim(1) == x.dim(2) / heads / 2 && table.dim(2) == 2,
            "expected table of shape (positions,{},2), got {}", x.dim(2) / heads / 2, to_string(table.shape));
-  LF_CHECK(position >= 0 && position + x.dim(1) <= table.dim(0), "positions {} to {} are not in the table of {}", position,
-           position + x.dim(1) - 1, table.dim(0));
+  LF_CHECK(position >= 0 && position + x.dim(1) <= table.dim(0), "positions {} to {} are not in the table of {}",
+           position, position + x.dim(1) - 1, table.dim(0));
   LF_CHECK(x.dim(1) <= INT32_MAX && x.dim(2) <= INT32_MAX, "x {} is too large", to_string(x.shape));
   if (x.numel() == 0) return;
   const Shape3 shape = {x.dim(0) * x.dim(1), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),

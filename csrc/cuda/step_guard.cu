@@ -1,9 +1,10 @@
-// Decides on the device whether an optimizer step is applied, so that the host need not wait for the loss. The rules, and the
-// arithmetic in double in the same order, are those of csrc/cpu/step_guard.cpp; the two histories are walked side by side.
+// Decides on the device whether an optimizer step is applied, so that the host need not wait for the loss. The rules,
+// and the arithmetic in double in the same order, are those of csrc/cpu/step_guard.cpp; the two histories are walked
+// side by side.
 //
-// A step is skipped if the loss or the gradient norm is not finite, or if one of them lies more than z standard deviations
-// above the mean of the last `window` applied steps. What was skipped never enters the window.
-// state f32 (8 + 2·window): [filled, next, adam step, skips in a row, skips in all, 0, 0, 0, losses, gradient norms].
+// A step is skipped if the loss or the gradient norm is not finite, or if one of them lies more than z standard
+// deviations above the mean of the last `window` applied steps. What was skipped never enters the window. state f32 (8
+// + 2·window): [filled, next, adam step, skips in a row, skips in all, 0, 0, 0, losses, gradient norms].
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
@@ -21,8 +22,8 @@ struct Rules {
   int64_t minimum_history;
 };
 
-// Standard deviations of `value` above the mean of the history; 0 where there is too little of it or no deviation beyond
-// the rounding of f32 values.
+// Standard deviations of `value` above the mean of the history; 0 where there is too little of it or no deviation
+// beyond the rounding of f32 values.
 __device__ double z_score(double value, const float* history, int64_t count, int64_t minimum_history) {
   if (count < max(int64_t{2}, minimum_history)) return 0;
   double mean = 0;
@@ -110,8 +111,10 @@ __global__ void __launch_bounds__(64)
 void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, double clip, double beta1, double beta2,
                 double z_loss, double z_grad_norm, int64_t minimum_history) {
   CudaStream& cuda = on_cuda(stream);
-  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor*>{"loss", &loss}, {"squares", &squares},
-                                     {"state", &state}, {"decision", &decision}}) {
+  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor*>{"loss", &loss},
+                                     {"squares", &squares},
+                                     {"state", &state},
+                                     {"decision", &decision}}) {
     check_dtype(name, *tensor, DType::f32);
   }
   LF_CHECK(loss.numel() == 1, "expected loss of one element, got {}", to_string(loss.shape));
@@ -121,10 +124,9 @@ void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, 
   check_shape("decision", decision, {kDecisionSize});
   const FaultSite site = cuda.fault_site(
       "ERR_ARGUMENT", "expected state.filled and state.next to be whole numbers in the window, got {} and {} of {}");
-  step_guard_kernel<<<1, 64, 0, cuda.compute()>>>(loss.data<float>(), squares.data<float>(), squares.numel(),
-                                                  state.data<float>(), decision.data<float>(),
-                                                  (state.numel() - kHeader) / 2,
-                                                  {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, site);
+  step_guard_kernel<<<1, 64, 0, cuda.compute()>>>(
+      loss.data<float>(), squares.data<float>(), squares.numel(), state.data<float>(), decision.data<float>(),
+      (state.numel() - kHeader) / 2, {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, site);
   check_launch();
 }
 

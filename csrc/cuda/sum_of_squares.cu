@@ -1,5 +1,5 @@
-// Σ x² for the gradient norm, in two passes of fixed order: a block sums its share, one block adds the shares. Four or eight
-// squares are added in f32, all else in double: no loss on billions of elements. NaN and infinity come through.
+// Σ x² for the gradient norm, in two passes of fixed order: a block sums its share, one block adds the shares. Four or
+// eight squares are added in f32, all else in double: no loss on billions of elements. NaN and infinity come through.
 // Floor: x is read once.
 
 #include "cuda/cuda_ops.h"
@@ -12,7 +12,8 @@ namespace {
 constexpr int kAtOnce = 4;  // packs in flight
 
 template <class T, int kCount>
-__global__ void __launch_bounds__(kThreads) shares_kernel(const T* __restrict__ x, double* __restrict__ shares, int64_t n) {
+__global__ void __launch_bounds__(kThreads)
+    shares_kernel(const T* __restrict__ x, double* __restrict__ shares, int64_t n) {
   const int64_t threads = int64_t{gridDim.x} * kThreads, packs = n / kCount;
   double sum = 0;
   int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;

@@ -10,18 +10,25 @@ namespace llamaforge::cuda {
 
 namespace {
 
-template <class T> __device__ __forceinline__ float sigmoid(float x) {
+template <class T>
+__device__ __forceinline__ float sigmoid(float x) {
   if constexpr (sizeof(T) == 2) return __fdividef(1.0f, 1.0f + __expf(-x));
   return 1.0f / (1.0f + expf(-x));
 }
 
-template <class T, int kCount> __device__ __forceinline__ void read(const T* p, float (&x)[kCount]) {
-  if constexpr (kCount == 1) x[0] = widen(*p);
-  else load(p, x);
+template <class T, int kCount>
+__device__ __forceinline__ void read(const T* p, float (&x)[kCount]) {
+  if constexpr (kCount == 1)
+    x[0] = widen(*p);
+  else
+    load(p, x);
 }
-template <class T, int kCount> __device__ __forceinline__ void write(T* p, const float (&x)[kCount]) {
-  if constexpr (kCount == 1) *p = narrow<T>(x[0]);
-  else store(p, x);
+template <class T, int kCount>
+__device__ __forceinline__ void write(T* p, const float (&x)[kCount]) {
+  if constexpr (kCount == 1)
+    *p = narrow<T>(x[0]);
+  else
+    store(p, x);
 }
 
 constexpr int kAtOnce = 2;  // vectors of a thread, so that enough loads are in flight
@@ -36,8 +43,8 @@ __device__ __forceinline__ void for_each_vector(Index rows, Index ffn, const Bod
 }
 
 template <class T, class Index, int kCount>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const T* __restrict__ gate_up, T* __restrict__ y, Index rows,
-                                                           Index ffn) {
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(const T* __restrict__ gate_up, T* __restrict__ y, Index rows, Index ffn) {
   for_each_vector<Index, kCount>(rows, ffn, [&](int64_t row, int64_t column) {
     const T* gate = gate_up + row * 2 * ffn + column;
     float g[kCount], u[kCount];

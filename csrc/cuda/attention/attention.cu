@@ -1,6 +1,7 @@
-// Causal attention on packed qkv (B,T,(H+2KV)·hd), grouped query heads, any T:  o = softmax(scale · q kᵀ) v, and its gradient.
-// Checks, and the choice of kernel: wgmma and TMA on Hopper (head sizes 64, 96, 128), mma.sync for bf16 elsewhere (multiples
-// of 8 up to 128), f32 arithmetic for the rest. All are deterministic; dk and dv are summed over a group in f32.
+// Causal attention on packed qkv (B,T,(H+2KV)·hd), grouped query heads, any T:  o = softmax(scale · q kᵀ) v, and its
+// gradient. Checks, and the choice of kernel: wgmma and TMA on Hopper (head sizes 64, 96, 128), mma.sync for bf16
+// elsewhere (multiples of 8 up to 128), f32 arithmetic for the rest. All are deterministic; dk and dv are summed over a
+// group in f32.
 #include "cuda/attention/attention_kernels.h"
 
 #include <cmath>
@@ -111,8 +112,8 @@ void attention_cached(Stream& stream, In qkv, InOut cache, Out o, int64_t heads,
                cache.dim(4) == call.head_size,
            "expected cache of shape ({},2,{},capacity,{}), got {}", call.batch, kv_heads, call.head_size,
            to_string(cache.shape));
-  LF_CHECK(position >= 0 && position + call.time <= cache.dim(3), "positions {} to {} are not in the cache of {}", position,
-           position + call.time - 1, cache.dim(3));
+  LF_CHECK(position >= 0 && position + call.time <= cache.dim(3), "positions {} to {} are not in the cache of {}",
+           position, position + call.time - 1, cache.dim(3));
   LF_CHECK(cache.dim(3) <= 1 << 20, "a cache of {} rows is too long", cache.dim(3));
   if (qkv.numel() == 0) return;
   const int start = static_cast<int>(position), capacity = static_cast<int>(cache.dim(3));

@@ -1,4 +1,5 @@
-// The kernels of causal attention behind attention.cu, on plain pointers: nothing here knows tensors or streams of the core.
+// The kernels of causal attention behind attention.cu, on plain pointers: nothing here knows tensors or streams of the
+// core.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -25,7 +26,8 @@ struct AttentionCall {
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
-// Where a row of the backward pass's statistics holds what it needs: p = exp2(s · scale · log2(e) - lse), D = rowsum(dO ∘ o).
+// Where a row of the backward pass's statistics holds what it needs: p = exp2(s · scale · log2(e) - lse), D = rowsum(dO
+// ∘ o).
 struct AttentionStatistics {
   float* lse;      // (B, H, padded time), base 2; +inf beyond the end: probability 0
   float* row_sum;  // (B, H, padded time); 0 beyond the end
@@ -33,26 +35,30 @@ struct AttentionStatistics {
 
   static size_t bytes(const AttentionCall& call) { return (2 * call.statistics() + 1) * sizeof(float); }
   AttentionStatistics(const AttentionCall& call, float* memory)
-      : lse(memory), row_sum(memory + call.statistics()), next(reinterpret_cast<int*>(memory + 2 * call.statistics())) {}
+      : lse(memory),
+        row_sum(memory + call.statistics()),
+        next(reinterpret_cast<int*>(memory + 2 * call.statistics())) {}
 };
 
 // Hopper (sm_90a): wgmma and TMA. Head sizes 64, 96 and 128; all pointers 16-byte aligned.
 // `next` is one word of scratch.
 bool hopper_takes(const AttentionCall& call);
 void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next);
-void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
-                               bfloat16* dqkv);
+void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
+                               AttentionStatistics statistics, bfloat16* dqkv);
 
 // sm_80 and up: mma.sync. Head sizes that are multiples of 8, up to 128; all pointers 16-byte aligned.
 bool mma_takes(const AttentionCall& call);
 void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse);
-void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
-                            bfloat16* dqkv);
+void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
+                            AttentionStatistics statistics, bfloat16* dqkv);
 
 // Any head size, bf16 or f32, in f32 arithmetic.
-template <class T> void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* lse);
 template <class T>
-void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics, T* dqkv);
+void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* lse);
+template <class T>
+void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics,
+                              T* dqkv);
 
 // Generation: appends the keys and values of qkv to cache (B,2,KV,capacity,hd), then attends over it. `scratch` holds
 // attention_cached_scratch bytes.

@@ -12,7 +12,8 @@ namespace {
 constexpr int kLinesPerSection = 16;  // kv heads whose keys' gradients are computed side by side
 
 template <int kHead>
-void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics, bfloat16* dqkv) {
+void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
+            bfloat16* dqkv) {
   using Query = QueryGradient<kHead>;
   using Key = KeyGradient<kHead>;
   const int batch = call.batch, time = call.time, output_width = call.heads * kHead;
@@ -39,8 +40,8 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
 
 }  // namespace
 
-void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
-                               bfloat16* dqkv) {
+void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
+                               AttentionStatistics statistics, bfloat16* dqkv) {
   switch (call.head_size) {
     case 64: return launch<64>(call, d_o, qkv, statistics, dqkv);
     case 96: return launch<96>(call, d_o, qkv, statistics, dqkv);

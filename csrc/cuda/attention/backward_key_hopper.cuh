@@ -1,12 +1,13 @@
-// Gradients of keys and values for Hopper:  dv = Σ pᵀ dO,  dk = scale · Σ dSᵀ q,  over the queries after each key and the
-// query heads of its group. A block owns 128 keys of one kv head and walks all of them: sums stay in f32 registers, in one
-// order. It computes the transposes Sᵀ = k qᵀ and dPᵀ = v dOᵀ, so that pᵀ and dSᵀ come out as register operands.
+// Gradients of keys and values for Hopper:  dv = Σ pᵀ dO,  dk = scale · Σ dSᵀ q,  over the queries after each key and
+// the query heads of its group. A block owns 128 keys of one kv head and walks all of them: sums stay in f32 registers,
+// in one order. It computes the transposes Sᵀ = k qᵀ and dPᵀ = v dOᵀ, so that pᵀ and dSᵀ come out as register operands.
 //
 // Products of a warpgroup run under its exponentials:
 //   exp of tile n           while  dk += dSᵀ q of tile n - 1, dPᵀ of tile n
 //   dS of tile n            while  dv += pᵀ dO of tile n, Sᵀ of tile n + 1
-// Query tiles are of 64: sums, scores and operands in flight would not fit the registers with 128. At head size 64 keys and
-// values stay in registers too: with 64 columns to a product, shared memory would have to deliver both operands at its limit.
+// Query tiles are of 64: sums, scores and operands in flight would not fit the registers with 128. At head size 64 keys
+// and values stay in registers too: with 64 columns to a product, shared memory would have to deliver both operands at
+// its limit.
 #pragma once
 
 #include "cuda/attention/attention_kernels.h"
@@ -14,7 +15,8 @@
 
 namespace llamaforge::cuda {
 
-template <int kHead> struct KeyGradient {
+template <int kHead>
+struct KeyGradient {
   static constexpr int kConsumers = 2, kKeys = 64 * kConsumers, kQueries = 64;
   static constexpr int kSlabs = (kHead + 63) / 64, kStages = kHead == 64 ? 6 : 4;
   static constexpr bool kKeysInRegisters = kHead == 64;
@@ -34,9 +36,11 @@ template <int kHead> struct KeyGradient {
 
 template <int kHead>
 __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
-    attention_key_gradient_kernel(const __grid_constant__ CUtensorMap key_map, const __grid_constant__ CUtensorMap query_map,
-                                  const __grid_constant__ CUtensorMap d_output_map, const AttentionStatistics statistics,
-                                  bfloat16* __restrict__ dqkv, const int section, const AttentionCall call) {
+    attention_key_gradient_kernel(const __grid_constant__ CUtensorMap key_map,
+                                  const __grid_constant__ CUtensorMap query_map,
+                                  const __grid_constant__ CUtensorMap d_output_map,
+                                  const AttentionStatistics statistics, bfloat16* __restrict__ dqkv, const int section,
+                                  const AttentionCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using namespace hopper;
   using G = KeyGradient<kHead>;
@@ -98,15 +102,16 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     Ring<G::kStages> ring;
     // product (64, queries) = rows (64, head) · tile (queries, head)ᵀ
     auto multiply_tile = [&](float(&product)[G::kQueries / 2], const bfloat16(&rows)[G::kSlabs][64 * 64],
-                             const uint32_t(&rows_in_registers)[kHead / 4], const bfloat16(&tile)[G::kSlabs][G::kQueries * 64]) {
+                             const uint32_t(&rows_in_registers)[kHead / 4],
+                             const bfloat16(&tile)[G::kSlabs][G::kQueries * 64]) {
 #pragma unroll
       for (int step = 0; step < kHead / 16; ++step) {
         const uint64_t b = slab_descriptor(tile[step / 4]) + step % 4 * kNext16Columns;
         if constexpr (G::kKeysInRegisters) {
           Wgmma<G::kQueries>::template multiply<0>(product, rows_in_registers + 4 * step, b, step > 0);
         } else {
-          Wgmma<G::kQueries>::template multiply<0>(product, slab_descriptor(rows[step / 4]) + step % 4 * kNext16Columns, b,
-                                                   step > 0);
+          Wgmma<G::kQueries>::template multiply<0>(product, slab_descriptor(rows[step / 4]) + step % 4 * kNext16Columns,
+                                                   b, step > 0);
         }
       }
     };
@@ -115,9 +120,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
                           const bfloat16(&tile)[G::kSlabs][G::kQueries * 64], bool add) {
 #pragma unroll
       for (int step = 0; step < G::kQueries / 16; ++step) {
-        Wgmma<kHead>::template multiply<1>(sum, p + 4 * step,
-                                           slab_descriptor(tile[0], G::kQueries * 128) + step * kNext16Rows,
-                                           step > 0 || add);
+        Wgmma<kHead>::template multiply<1>(
+            sum, p + 4 * step, slab_descriptor(tile[0], G::kQueries * 128) + step * kNext16Rows, step > 0 || add);
       }
     };
 
@@ -155,10 +159,11 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
       pin(s);
     }
 
-    // Warpgroups take turns at the exponentials: side by side they would share that unit, and then both wait for the others.
+    // Warpgroups take turns at the exponentials: side by side they would share that unit, and then both wait for the
+    // others.
     if (consumer == 1) named_arrive(1, 256);
-    // One loop body, so that the compiler sees products in flight inside an iteration only (around a loop it waits after
-    // each one): the first iteration adds zeros to a sum that nobody reads, the last computes an Sᵀ too many.
+    // One loop body, so that the compiler sees products in flight inside an iteration only (around a loop it waits
+    // after each one): the first iteration adds zeros to a sum that nobody reads, the last computes an Sᵀ too many.
     int stage_before = 0, tile = 0;
     for (int walk = 0; walk < walks; ++walk) {
       // dSᵀ of the tile before is in p; with kAhead s is done.
@@ -243,7 +248,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     for (int h = 0; h < 2; ++h) {
       if (row + 8 * h < call.time) {
         bfloat16* to_key = dqkv + (static_cast<size_t>(batch) * call.time + row + 8 * h) * call.width() +
-                       (call.heads + kv_head) * kHead + column;
+                           (call.heads + kv_head) * kHead + column;
         bfloat16* to_value = to_key + call.kv_heads * kHead;
 #pragma unroll
         for (int i = 0; i < kHead / 8; ++i) {

@@ -1,5 +1,5 @@
-// Causal attention backward with mma.sync, for every chip from sm_80, in two passes as on Hopper: one over the queries of a
-// block for dq, one over its keys for dk and dv. Nothing is added through global memory: deterministic.
+// Causal attention backward with mma.sync, for every chip from sm_80, in two passes as on Hopper: one over the queries
+// of a block for dq, one over its keys for dk and dv. Nothing is added through global memory: deterministic.
 #include "cuda/attention/attention_kernels.h"
 #include "cuda/attention/mma.cuh"
 #include "cuda/cuda_error.h"
@@ -13,7 +13,8 @@ constexpr int kThreads = 128, kRows = 64;  // of a block: 16 a warp
 
 // ---- dq = scale · Σ dS k ------------------------------------------------------------------------------------------
 
-template <int kHead> struct QueryShared {
+template <int kHead>
+struct QueryShared {
   static constexpr int kKeys = 64;
   Tile<kRows, kHead> query, d_output;
   Tile<kKeys, kHead> key, value;
@@ -77,7 +78,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- dv = Σ pᵀ dO,  dk = scale · Σ dSᵀ q --------------------------------------------------------------------------
 
-template <int kHead> struct KeyShared {
+template <int kHead>
+struct KeyShared {
   static constexpr int kQueries = kHead > 64 ? 32 : 64;  // so that four accumulators fit the registers
   Tile<kRows, kHead> key, value;
   Tile<kQueries, kHead> query, d_output;
@@ -121,7 +123,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int n = 0; n < kQueries / 8; ++n) {
         const float2 lse = *reinterpret_cast<const float2*>(statistics.lse + row + start + 8 * n + lane % 4 * 2);
-        const float2 row_sum = *reinterpret_cast<const float2*>(statistics.row_sum + row + start + 8 * n + lane % 4 * 2);
+        const float2 row_sum =
+            *reinterpret_cast<const float2*>(statistics.row_sum + row + start + 8 * n + lane % 4 * 2);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float p = exp2_approximate(fmaf(s[n][i], to_base_2, i % 2 ? -lse.y : -lse.x));
@@ -146,7 +149,8 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
   const auto queries = attention_query_gradient_mma_kernel<kHead>;
   const int query_bytes = sizeof(QueryShared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(queries, cudaFuncAttributeMaxDynamicSharedMemorySize, query_bytes));
-  queries<<<dim3(call.batch * call.heads, tiles), kThreads, query_bytes, call.stream>>>(d_o, qkv, statistics, dqkv, call);
+  queries<<<dim3(call.batch * call.heads, tiles), kThreads, query_bytes, call.stream>>>(d_o, qkv, statistics, dqkv,
+                                                                                        call);
   LF_CUDA_CHECK(cudaGetLastError());
   const auto keys = attention_key_gradient_mma_kernel<kHead>;
   const int key_bytes = sizeof(KeyShared<kHead>);

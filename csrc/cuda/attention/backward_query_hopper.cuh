@@ -1,14 +1,14 @@
 // Gradient of the queries for Hopper:  p = exp2(s - lse),  dS = p ∘ (dO vᵀ - D),  dq = scale · dS k.
 //
-// A pass of its own instead of sums into dq from the pass over keys: two products of five are done twice, but nothing is
-// added through global memory (2.3 GB of f32 for 16 × 2048 tokens and 32 heads), in no varying order, and neither pass
-// exchanges dS through shared memory: p and dS stay in the registers where the next product takes its operand.
+// A pass of its own instead of sums into dq from the pass over keys: two products of five are done twice, but nothing
+// is added through global memory (2.3 GB of f32 for 16 × 2048 tokens and 32 heads), in no varying order, and neither
+// pass exchanges dS through shared memory: p and dS stay in the registers where the next product takes its operand.
 //
 // Products of a warpgroup run under its exponentials, also from one query tile to the next:
 //   exp of key tile n       while  dQ += dS k of tile n - 1, dP = dO vᵀ of tile n
 //   dS of key tile n        while  S = q kᵀ of tile n + 1
-// One loop body serves all of it, so that the compiler sees products in flight inside an iteration only (around a loop it
-// waits after each one): the first iteration adds zeros to a sum that nobody reads, the last computes an S too many.
+// One loop body serves all of it, so that the compiler sees products in flight inside an iteration only (around a loop
+// it waits after each one): the first iteration adds zeros to a sum that nobody reads, the last computes an S too many.
 #pragma once
 
 #include "cuda/attention/attention_kernels.h"
@@ -17,7 +17,8 @@
 
 namespace llamaforge::cuda {
 
-template <int kHead> struct QueryGradient {
+template <int kHead>
+struct QueryGradient {
   static constexpr int kConsumers = 2, kQueries = 64 * kConsumers, kKeys = kHead == 64 ? 128 : 64;
   static constexpr int kSlabs = (kHead + 63) / 64;
   static constexpr int kQueryStages = 2, kKeyStages = 3;
@@ -132,7 +133,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       int batch, head, row, key_tiles;
       float lse[2], row_sum[2];
     };
-    // The next query tile of this block; passes over a key tile beyond its diagonal. Rows beyond the end have probability 0.
+    // The next query tile of this block; passes over a key tile beyond its diagonal. Rows beyond the end have
+    // probability 0.
     auto open = [&](Rows& rows) {
       barrier_wait(&shared.query_full[queries.stage], queries.parity);
       const int index = shared.work[queries.stage];
@@ -157,12 +159,13 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     };
 
     float s[G::kKeys / 2], d_p[G::kKeys / 2], dq[kHead / 2];
-    uint32_t p[G::kKeys / 4] = {};  // p, then dS
+    uint32_t p[G::kKeys / 4] = {};                // p, then dS
     auto accumulate = [&](int stage, bool add) {  // dq += dS k
 #pragma unroll
       for (int step = 0; step < G::kKeys / 16; ++step) {
-        Wgmma<kHead>::template multiply<1>(
-            dq, p + 4 * step, slab_descriptor(shared.key[stage][0], G::kKeys * 128) + step * kNext16Rows, step > 0 || add);
+        Wgmma<kHead>::template multiply<1>(dq, p + 4 * step,
+                                           slab_descriptor(shared.key[stage][0], G::kKeys * 128) + step * kNext16Rows,
+                                           step > 0 || add);
       }
     };
     auto write = [&](const Rows& rows) {
@@ -170,7 +173,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       for (int h = 0; h < 2; ++h) {
         if (rows.row + 8 * h < call.time) {
           bfloat16* to = dqkv + (static_cast<size_t>(rows.batch) * call.time + rows.row + 8 * h) * call.width() +
-                     rows.head * kHead + lane % 4 * 2;
+                         rows.head * kHead + lane % 4 * 2;
 #pragma unroll
           for (int i = 0; i < kHead / 8; ++i) {
             *reinterpret_cast<uint32_t*>(to + 8 * i) =
@@ -191,7 +194,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
 
     int tile = rows.key_tiles - 1, stage_before = -1;
     while (true) {
-      // s is done; dS of the tile before is in p, its keys in stage_before, and `add` says whether dq has a sum already.
+      // s is done; dS of the tile before is in p, its keys in stage_before, and `add` says whether dq has a sum
+      // already.
       const int stage = keys.stage, query_stage = queries.stage;
       wgmma_fence();
       accumulate(stage_before < 0 ? stage : stage_before, add);

@@ -1,6 +1,6 @@
-// Attention of new tokens over a cache of keys and values, for generation. Reading the cache is the floor: a block has one
-// token and one kv head, whose rows serve all query heads of the group, and walks a part of the visible rows; the parts are
-// merged in order, so that one token of one sequence fills the GPU too.
+// Attention of new tokens over a cache of keys and values, for generation. Reading the cache is the floor: a block has
+// one token and one kv head, whose rows serve all query heads of the group, and walks a part of the visible rows; the
+// parts are merged in order, so that one token of one sequence fills the GPU too.
 //   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,capacity,hd)
 #include <algorithm>
 
@@ -31,8 +31,8 @@ struct Partial {
 
 template <class T>
 __global__ void __launch_bounds__(kCachedThreads)
-    cached_kernel(const T* __restrict__ qkv, const T* __restrict__ cache, const Partial partial, const AttentionCall call,
-                  int position, int capacity, int chunks_per_part) {
+    cached_kernel(const T* __restrict__ qkv, const T* __restrict__ cache, const Partial partial,
+                  const AttentionCall call, int position, int capacity, int chunks_per_part) {
   extern __shared__ float memory[];
   const int group = call.group(), size = call.head_size, elements = group * size;
   float *query = memory, *out = query + elements, *scores = out + elements;  // scores (group, kChunk)
@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(kCachedThreads)
       const int g = i / size, d = i % size;
       float total = out[i] * factor[g];
 #pragma unroll 4
-      for (int j = 0; j < count; ++j) total += scores[g * kChunk + j] * widen(values[static_cast<size_t>(start + j) * size + d]);
+      for (int j = 0; j < count; ++j)
+        total += scores[g * kChunk + j] * widen(values[static_cast<size_t>(start + j) * size + d]);
       out[i] = total;
     }
     __syncthreads();
@@ -133,8 +134,8 @@ Parts parts_of(const AttentionCall& call, int position) {
 }  // namespace
 
 size_t attention_cached_scratch(const AttentionCall& call, int position) {
-  return static_cast<size_t>(call.batch) * call.time * call.heads * parts_of(call, position).count * (call.head_size + 2) *
-         sizeof(float);
+  return static_cast<size_t>(call.batch) * call.time * call.heads * parts_of(call, position).count *
+         (call.head_size + 2) * sizeof(float);
 }
 
 template <class T>
@@ -155,14 +156,14 @@ void attention_cached(const AttentionCall& call, const T* qkv, const T* cache, T
   const int bytes = (2 * group * call.head_size + group * (kChunk + 3)) * static_cast<int>(sizeof(float));
   LF_CUDA_CHECK(cudaFuncSetAttribute(cached_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   cached_kernel<<<dim3(tokens, call.kv_heads, parts), kCachedThreads, bytes, call.stream>>>(qkv, cache, partial, call,
-                                                                                           position, capacity, chunks);
+                                                                                            position, capacity, chunks);
   check_launch();
   merge_kernel<<<static_cast<unsigned>(tokens * call.heads), 64, 0, call.stream>>>(partial, o, call.head_size, parts);
   check_launch();
 }
 
-#define LF_INSTANCES(T)                                                                                                \
-  template void attention_append(const AttentionCall&, const T*, T*, int, int);                                        \
+#define LF_INSTANCES(T)                                                         \
+  template void attention_append(const AttentionCall&, const T*, T*, int, int); \
   template void attention_cached(const AttentionCall&, const T*, const T*, T*, float*, int, int);
 LF_INSTANCES(float)
 LF_INSTANCES(bfloat16)

@@ -1,10 +1,11 @@
-// Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the warp-specialised form of
-// FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v,  lse = log sum exp.
+// Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the warp-specialised
+// form of FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v,  lse = log sum exp.
 //
 // One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into rings of shared memory;
-// consumer warpgroups of 64 queries each multiply by wgmma. Inside a warpgroup the softmax of a tile runs while the tensor
-// cores do  O += P V  of the tile before; warpgroups take turns to issue, so that softmaxes of one hide under products of
-// the others. At head size 64 exponentials (16 a clock) bound as much as the products: 512 and 512 clocks per 64 × 128 scores.
+// consumer warpgroups of 64 queries each multiply by wgmma. Inside a warpgroup the softmax of a tile runs while the
+// tensor cores do  O += P V  of the tile before; warpgroups take turns to issue, so that softmaxes of one hide under
+// products of the others. At head size 64 exponentials (16 a clock) bound as much as the products: 512 and 512 clocks
+// per 64 × 128 scores.
 //
 // Deterministic: a query tile is computed by one warpgroup in one order.
 #include <algorithm>
@@ -19,16 +20,19 @@ namespace {
 
 using namespace hopper;
 
-template <int kHead> struct Tiles {
+template <int kHead>
+struct Tiles {
   static constexpr int kConsumers = kHead == 64 ? 3 : 2;  // warpgroups of 64 queries
   static constexpr int kQueries = 64 * kConsumers, kKeys = 128;
   static constexpr int kSlabs = (kHead + 63) / 64;
   static constexpr int kQueryStages = kHead == 64 ? 2 : 1, kKeyStages = 2;
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240, kProducerRegisters = kConsumers == 3 ? 32 : 24;
+  [[maybe_unused]] static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
+  [[maybe_unused]] static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
 };
 
-template <int kHead> struct alignas(1024) Shared {
+template <int kHead>
+struct alignas(1024) Shared {
   using T = Tiles<kHead>;
   bfloat16 query[T::kQueryStages][T::kConsumers][T::kSlabs][64 * 64];
   bfloat16 key[T::kKeyStages][T::kSlabs][T::kKeys * 64];
@@ -45,9 +49,10 @@ struct Softmax {
   bool rescale;              // whether it must be multiplied by `factor`; the same in a warp
 };
 
-// Scores become probabilities relative to a reference close to the running maximum. The reference moves only when the maximum
-// outgrows it by 2^8: any reference gives the same quotient, and moving it means a pass over the output.
-template <bool kFirst> __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, float to_base_2) {
+// Scores become probabilities relative to a reference close to the running maximum. The reference moves only when the
+// maximum outgrows it by 2^8: any reference gives the same quotient, and moving it means a pass over the output.
+template <bool kFirst>
+__device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, float to_base_2) {
   float highest[2] = {s[0], s[2]};
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
@@ -65,8 +70,8 @@ template <bool kFirst> __device__ __forceinline__ void softmax_tile(float (&s)[6
     state.sum[0] = state.sum[1] = 0;
   } else {
     const float slack = 8.0f;
-    const bool outgrown = (highest[0] - state.maximum[0]) * to_base_2 > slack ||
-                          (highest[1] - state.maximum[1]) * to_base_2 > slack;
+    const bool outgrown =
+        (highest[0] - state.maximum[0]) * to_base_2 > slack || (highest[1] - state.maximum[1]) * to_base_2 > slack;
     state.rescale = __any_sync(~0u, outgrown);
     if (state.rescale) {
 #pragma unroll
@@ -193,9 +198,9 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     auto multiply_values = [&](float(&out)[kHead / 2], const uint32_t(&p)[32], int stage, bool add) {
 #pragma unroll
       for (int step = 0; step < T::kKeys / 16; ++step) {
-        Wgmma<kHead>::template multiply<1>(
-            out, p + 4 * step, slab_descriptor(shared.value[stage][0], T::kKeys * 128) + step * kNext16Rows,
-            step > 0 || add);
+        Wgmma<kHead>::template multiply<1>(out, p + 4 * step,
+                                           slab_descriptor(shared.value[stage][0], T::kKeys * 128) + step * kNext16Rows,
+                                           step > 0 || add);
       }
       wgmma_commit();
     };
@@ -227,7 +232,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         continue;
       }
 
-      int stage_of_p;        // where the values of p's tile are
+      int stage_of_p;  // where the values of p's tile are
       uint32_t parity_of_p;
       {
         float s[64];
@@ -297,8 +302,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         const int row = first_query + thread / 32 * 16 + lane / 4 + 8 * h;
         if (row < call.time) {
           const float inverse = 1.0f / total[h];
-          bfloat16* to = o + (static_cast<size_t>(work.batch) * call.time + row) * call.heads * kHead + work.head * kHead +
-                     lane % 4 * 2;
+          bfloat16* to = o + (static_cast<size_t>(work.batch) * call.time + row) * call.heads * kHead +
+                         work.head * kHead + lane % 4 * 2;
 #pragma unroll
           for (int i = 0; i < kHead / 8; ++i) {
             *reinterpret_cast<uint32_t*>(to + 8 * i) =
@@ -316,7 +321,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
 #endif
 }
 
-template <int kHead> void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
+template <int kHead>
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
   using T = Tiles<kHead>;
   const auto kernel = attention_forward_kernel<kHead, kHead == 64>;
   const int bytes = sizeof(Shared<kHead>);

@@ -13,7 +13,8 @@ using namespace mma;
 
 constexpr int kThreads = 128, kQueries = 64, kKeys = 64;
 
-template <int kHead> struct Shared {
+template <int kHead>
+struct Shared {
   Tile<kQueries, kHead> query;
   Tile<kKeys, kHead> key[2], value[2];
 };
@@ -104,7 +105,8 @@ __global__ void __launch_bounds__(kThreads)
                     static_cast<size_t>(call.heads) * size, first + warp_row, call.time, size);
 }
 
-template <int kHead> void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+template <int kHead>
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
   const auto kernel = attention_forward_mma_kernel<kHead>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<kHead>)));
   const dim3 grid(call.batch * call.heads, (call.time + kQueries - 1) / kQueries);

@@ -1,8 +1,9 @@
 // Hopper's own instructions (PTX ISA, "Asynchronous warpgroup level matrix instructions" and "cp.async.bulk"), as thin
 // functions: mbarriers, the bulk tensor copy engine (TMA), wgmma, registers moved between warpgroups.
 //
-// Shared-memory tiles are slabs of 64 bfloat16 columns (128 bytes a row) in the 128-byte swizzle, 1024-byte aligned: what TMA
-// writes with CU_TENSOR_MAP_SWIZZLE_128B and wgmma reads. A tile of more columns is several slabs behind each other.
+// Shared-memory tiles are slabs of 64 bfloat16 columns (128 bytes a row) in the 128-byte swizzle, 1024-byte aligned:
+// what TMA writes with CU_TENSOR_MAP_SWIZZLE_128B and wgmma reads. A tile of more columns is several slabs behind each
+// other.
 #pragma once
 
 #include <cuda.h>
@@ -24,7 +25,9 @@ using Barrier = uint64_t;
 __device__ __forceinline__ void barrier_init(Barrier* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
-__device__ __forceinline__ void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
@@ -48,7 +51,8 @@ __device__ __forceinline__ void barrier_wait(Barrier* barrier, uint32_t parity) 
 }
 
 // A place in a ring of `kStages` buffers, and the parity of the barrier's phase there.
-template <int kStages> struct Ring {
+template <int kStages>
+struct Ring {
   int stage = 0;
   uint32_t parity = 0;
   __device__ __forceinline__ void advance() {
@@ -76,8 +80,8 @@ __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {
 __device__ __forceinline__ void tma_load(const CUtensorMap* map, void* to, Barrier* barrier, int column, int time,
                                          int batch) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
-          shared_address(to)),
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
+          "r"(shared_address(to)),
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(time), "r"(batch)
       : "memory");
 }
@@ -103,10 +107,12 @@ __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.
 
 // ---- registers ----------------------------------------------------------------------------------------------------
 
-template <int kRegisters> __device__ __forceinline__ void give_registers() {
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
-template <int kRegisters> __device__ __forceinline__ void take_registers() {
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
@@ -120,58 +126,67 @@ __device__ __forceinline__ uint64_t slab_descriptor(const void* slab, uint32_t l
   const uint64_t address = (shared_address(slab) & 0x3FFFF) >> 4;
   return address | static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(1024 >> 4) << 32 | 1ull << 62;
 }
-constexpr uint64_t kNext16Columns = 32 >> 4;   // what 16 columns, in one row, add to a descriptor
-constexpr uint64_t kNext16Rows = 2048 >> 4;    // what 16 rows add
+constexpr uint64_t kNext16Columns = 32 >> 4;  // what 16 columns, in one row, add to a descriptor
+constexpr uint64_t kNext16Rows = 2048 >> 4;   // what 16 rows add
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending> __device__ __forceinline__ void wgmma_wait() {
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 // Keeps the compiler from moving uses of an accumulator across a wait.
-template <int kCount> __device__ __forceinline__ void pin(float (&d)[kCount]) {
+template <int kCount>
+__device__ __forceinline__ void pin(float (&d)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
-template <int kCount> __device__ __forceinline__ void pin(uint32_t (&a)[kCount]) {
+template <int kCount>
+__device__ __forceinline__ void pin(uint32_t (&a)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
-#define LF_D8(i) \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define LF_D8(i)                                                                                              \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
 #define LF_D32(i) LF_D8(i), LF_D8(i + 8), LF_D8(i + 16), LF_D8(i + 24)
 #define LF_ACCUMULATOR_64 LF_D32(0)
 #define LF_ACCUMULATOR_96 LF_D32(0), LF_D8(32), LF_D8(40)
 #define LF_ACCUMULATOR_128 LF_D32(0), LF_D32(32)
-#define LF_NAMES_64                                                                                                   \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30," \
+#define LF_NAMES_64                                                                                                  \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%" \
+  "30,"                                                                                                              \
   "%31"
 #define LF_NAMES_96 LF_NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define LF_NAMES_128 LF_NAMES_96 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
 // d += a · b, one step of 16 along K. a: (64,16) rows in a slab, or in registers. b: (N,16) rows in a slab, or with
 // kTransposeB (16,N). `add` = 0 starts from zero. P0 to P6 are the numbers of the operands behind the accumulator.
-template <int N> struct Wgmma;
+template <int N>
+struct Wgmma;
 
-#define LF_WGMMA(N, P0, P1, P2, P3, P4, P5, P6)                                                                      \
-  template <> struct Wgmma<N> {                                                                                      \
-    template <int kTransposeB>                                                                                       \
-    static __device__ __forceinline__ void multiply(float (&d)[N / 2], uint64_t a, uint64_t b, int add) {            \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P2 ", 0;\n"                                                  \
-                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 " LF_NAMES_##N "}, " P0 ", " P1           \
-                   ", p, 1, 1, 0, " P3 ";\n}\n"                                                                      \
-                   : LF_ACCUMULATOR_##N                                                                              \
-                   : "l"(a), "l"(b), "r"(add), "n"(kTransposeB));                                                    \
-    }                                                                                                                \
-    template <int kTransposeB>                                                                                       \
-    static __device__ __forceinline__ void multiply(float (&d)[N / 2], const uint32_t* a, uint64_t b, int add) {     \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5 ", 0;\n"                                                  \
-                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 " LF_NAMES_##N "}, {" P0 ", " P1 ", " P2  \
-                   ", " P3 "}, " P4 ", p, 1, 1, " P6 ";\n}\n"                                                        \
-                   : LF_ACCUMULATOR_##N                                                                              \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(kTransposeB));                \
-    }                                                                                                                \
+#define LF_WGMMA(N, P0, P1, P2, P3, P4, P5, P6)                                                                  \
+  template <>                                                                                                    \
+  struct Wgmma<N> {                                                                                              \
+    template <int kTransposeB>                                                                                   \
+    static __device__ __forceinline__ void multiply(float (&d)[N / 2], uint64_t a, uint64_t b, int add) {        \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P2                                                        \
+                   ", 0;\n"                                                                                      \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 " LF_NAMES_##N                      \
+                   "}, " P0 ", " P1 ", p, 1, 1, 0, " P3 ";\n}\n"                                                 \
+                   : LF_ACCUMULATOR_##N                                                                          \
+                   : "l"(a), "l"(b), "r"(add), "n"(kTransposeB));                                                \
+    }                                                                                                            \
+    template <int kTransposeB>                                                                                   \
+    static __device__ __forceinline__ void multiply(float (&d)[N / 2], const uint32_t* a, uint64_t b, int add) { \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5                                                        \
+                   ", 0;\n"                                                                                      \
+                   "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 " LF_NAMES_##N                      \
+                   "}, {" P0 ", " P1 ", " P2 ", " P3 "}, " P4 ", p, 1, 1, " P6 ";\n}\n"                          \
+                   : LF_ACCUMULATOR_##N                                                                          \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(kTransposeB));            \
+    }                                                                                                            \
   };
 LF_WGMMA(64, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 LF_WGMMA(96, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
@@ -183,14 +198,16 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
   return word;
 }
-// By the special function unit, 16 a clock and multiprocessor. Volatile: it stays before a wait for products that follows.
+// By the special function unit, 16 a clock and multiprocessor. Volatile: it stays before a wait for products that
+// follows.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;
   asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 // The 16 columns 16s.. of a (64, N) accumulator, rounded to bf16, as the A operand of the next product.
-template <int N> __device__ __forceinline__ void as_operand(const float (&d)[N], uint32_t (&a)[N / 2]) {
+template <int N>
+__device__ __forceinline__ void as_operand(const float (&d)[N], uint32_t (&a)[N / 2]) {
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) a[i] = pack_bf16(d[2 * i], d[2 * i + 1]);
 }

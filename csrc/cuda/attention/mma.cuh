@@ -1,7 +1,7 @@
 // mma.sync, ldmatrix and cp.async (PTX ISA, sm_80 and up), and tiles of bf16 rows in shared memory for them.
 //
-// A warp's accumulator of (16, 8) is d[4]: lane l holds in d[2h + c] row l / 4 + 8h, column 2 (l % 4) + c. Two neighbours
-// of them, rounded, are the A operand (16, 16) of the next product.
+// A warp's accumulator of (16, 8) is d[4]: lane l holds in d[2h + c] row l / 4 + 8h, column 2 (l % 4) + c. Two
+// neighbours of them, rounded, are the A operand (16, 16) of the next product.
 #pragma once
 
 #include <cstdint>
@@ -35,11 +35,13 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
 
 // 16 bytes to shared memory, behind the program's back; zeros instead if not `inside`.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(inside ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(inside ? 16 : 0)
                : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending> __device__ __forceinline__ void copy_wait() {
+template <int kPending>
+__device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
@@ -55,7 +57,8 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 }
 
 // Rows of kColumns bf16, each padded by 16 bytes: eight rows at one column fall into different banks.
-template <int kRows, int kColumns> struct Tile {
+template <int kRows, int kColumns>
+struct Tile {
   static constexpr int kStride = kColumns + 8;
   bfloat16 data[kRows * kStride];
 

@@ -1,6 +1,6 @@
-// Causal attention in f32 arithmetic for any head size, bf16 or f32 tensors: the f32 mode, and head sizes that the tensor
-// core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as elsewhere.
-// Deterministic: a query's (a key's) sums belong to one block and run in one order.
+// Causal attention in f32 arithmetic for any head size, bf16 or f32 tensors: the f32 mode, and head sizes that the
+// tensor core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as
+// elsewhere. Deterministic: a query's (a key's) sums belong to one block and run in one order.
 #include "cuda/attention/attention_kernels.h"
 #include "cuda/cuda_error.h"
 #include "cuda/launch.h"
@@ -11,7 +11,8 @@ namespace {
 constexpr int kPlainThreads = 256;
 
 // Shared memory of a block: `count` tiles of (kTile, head size) and two of scores. Rows are padded by one word.
-template <int kTile> struct Layout {
+template <int kTile>
+struct Layout {
   int stride;
   __host__ __device__ explicit Layout(int head_size) : stride(head_size | 1) {}
   __host__ __device__ int tile() const { return kTile * stride; }
@@ -21,21 +22,24 @@ template <int kTile> struct Layout {
 
 // Rows first.. of a tensor whose rows are `stride` apart; zeros beyond `rows`.
 template <int kTile, class T>
-__device__ void fetch(const Layout<kTile>& layout, float* to, const T* from, size_t stride, int first, int rows, int size) {
+__device__ void fetch(const Layout<kTile>& layout, float* to, const T* from, size_t stride, int first, int rows,
+                      int size) {
   for (int i = threadIdx.x; i < kTile * size; i += kPlainThreads) {
     const int row = i / size, column = i % size;
     to[row * layout.stride + column] = first + row < rows ? widen(from[(first + row) * stride + column]) : 0.0f;
   }
 }
-template <int kTile> __device__ void clear(const Layout<kTile>& layout, float* tile) {
+template <int kTile>
+__device__ void clear(const Layout<kTile>& layout, float* tile) {
   for (int i = threadIdx.x; i < layout.tile(); i += kPlainThreads) tile[i] = 0;
 }
 template <int kTile, class T>
-__device__ void write(const Layout<kTile>& layout, const float* tile, T* to, size_t stride, int first, int rows, int size,
-                      float factor) {
+__device__ void write(const Layout<kTile>& layout, const float* tile, T* to, size_t stride, int first, int rows,
+                      int size, float factor) {
   for (int i = threadIdx.x; i < kTile * size; i += kPlainThreads) {
     const int row = i / size, column = i % size;
-    if (first + row < rows) to[(first + row) * stride + column] = narrow<T>(tile[row * layout.stride + column] * factor);
+    if (first + row < rows)
+      to[(first + row) * stride + column] = narrow<T>(tile[row * layout.stride + column] * factor);
   }
 }
 // scores (row of a, row of b) = a · bᵀ
@@ -148,7 +152,8 @@ __global__ void __launch_bounds__(kPlainThreads)
   extern __shared__ float memory[];
   const int size = call.head_size, first = (gridDim.y - 1 - blockIdx.y) * kTile;
   const Layout<kTile> layout(size);
-  float *query = memory, *d_output = query + layout.tile(), *key = d_output + layout.tile(), *value = key + layout.tile();
+  float *query = memory, *d_output = query + layout.tile(), *key = d_output + layout.tile(),
+        *value = key + layout.tile();
   float *dq = value + layout.tile(), *s = dq + layout.tile(), *d_p = s + layout.scores();
   const int batch = blockIdx.x / call.heads, head = blockIdx.x % call.heads;
   const size_t stride = call.width(), line = static_cast<size_t>(batch) * call.time * stride;
@@ -213,13 +218,15 @@ __global__ void __launch_bounds__(kPlainThreads)
 }
 
 // Calls body.operator()<tile>() with the larger tile whose `tiles` of it fit a block's shared memory.
-template <class Body> void with_tile(const AttentionCall& call, int tiles, const Body& body) {
+template <class Body>
+void with_tile(const AttentionCall& call, int tiles, const Body& body) {
   int device, most;
   LF_CUDA_CHECK(cudaGetDevice(&device));
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   const size_t available = static_cast<size_t>(most) - 1024;  // the kernels' own
   if (Layout<32>(call.head_size).bytes(tiles) <= available) return body.template operator()<32>();
-  LF_CHECK(Layout<16>(call.head_size).bytes(tiles) <= available, "head size {} is too large for this GPU", call.head_size);
+  LF_CHECK(Layout<16>(call.head_size).bytes(tiles) <= available, "head size {} is too large for this GPU",
+           call.head_size);
   body.template operator()<16>();
 }
 
@@ -233,7 +240,8 @@ void launch(Kernel kernel, int lines, int tiles, const AttentionCall& call, Argu
 
 }  // namespace
 
-template <class T> void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* lse) {
+template <class T>
+void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* lse) {
   with_tile(call, 3, [&]<int kTile>() {
     launch<kTile>(attention_forward_plain_kernel<kTile, T>, call.batch * call.heads, 3, call, qkv, o, lse);
   });
@@ -243,12 +251,12 @@ template <class T>
 void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics,
                               T* dqkv) {
   with_tile(call, 5, [&]<int kTile>() {
-    launch<kTile>(attention_query_gradient_plain_kernel<kTile, T>, call.batch * call.heads, 5, call, d_o, qkv, statistics,
-                  dqkv);
+    launch<kTile>(attention_query_gradient_plain_kernel<kTile, T>, call.batch * call.heads, 5, call, d_o, qkv,
+                  statistics, dqkv);
   });
   with_tile(call, 6, [&]<int kTile>() {
-    launch<kTile>(attention_key_gradient_plain_kernel<kTile, T>, call.batch * call.kv_heads, 6, call, d_o, qkv, statistics,
-                  dqkv);
+    launch<kTile>(attention_key_gradient_plain_kernel<kTile, T>, call.batch * call.kv_heads, 6, call, d_o, qkv,
+                  statistics, dqkv);
   });
 }
 

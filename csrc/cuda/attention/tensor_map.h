@@ -8,12 +8,12 @@
 
 namespace llamaforge::cuda {
 
-// Boxes of `rows` tokens by 64 columns, in the 128-byte swizzle. The driver's function is looked up once: the plugin does
-// not link libcuda.
+// Boxes of `rows` tokens by 64 columns, in the 128-byte swizzle. The driver's function is looked up once: the plugin
+// does not link libcuda.
 inline CUtensorMap tensor_map(const void* data, int batch, int time, int columns, int rows) {
-  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
-                              const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                              const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
   static const Encode encode = [] {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult found;
@@ -30,12 +30,12 @@ inline CUtensorMap tensor_map(const void* data, int batch, int time, int columns
   const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(rows), 1};
   const cuuint32_t steps[3] = {1, 1, 1};
   CUtensorMap map;
-  const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides, box,
-                                 steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+  const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, strides,
+                                 box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
-    throw Error("ERR_CUDA", format("cuTensorMapEncodeTiled failed with error {} for ({},{},{})", static_cast<int>(result),
-                                   batch, time, columns));
+    throw Error("ERR_CUDA", format("cuTensorMapEncodeTiled failed with error {} for ({},{},{})",
+                                   static_cast<int>(result), batch, time, columns));
   }
   return map;
 }

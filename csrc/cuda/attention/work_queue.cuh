@@ -1,13 +1,14 @@
-// Query tiles of all heads as one list of work, longest first, and blocks that take the next piece when they are done: no
-// block idles while another has more than a tile to do. Which block takes a piece varies from run to run, its result does not.
+// Query tiles of all heads as one list of work, longest first, and blocks that take the next piece when they are done:
+// no block idles while another has more than a tile to do. Which block takes a piece varies from run to run, its result
+// does not.
 #pragma once
 
 #include "cuda/attention/attention_kernels.h"
 
 namespace llamaforge::cuda {
 
-// The list runs through sections of heads, so that the keys and values in use fit the L2 cache, then through the tiles of a
-// section from the last (the longest walk) to the first.
+// The list runs through sections of heads, so that the keys and values in use fit the L2 cache, then through the tiles
+// of a section from the last (the longest walk) to the first.
 struct WorkQueue {
   int tiles, works, section;  // query tiles of a head; pieces in all; heads (of all sequences) in a section
   int* next;                  // pieces taken beyond the first of each block; zero at the start

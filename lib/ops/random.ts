@@ -39,7 +39,13 @@ function prepare(
   const size = checkShapeArgument(op, "shape", shape);
   if (options === undefined) throw argumentError(op, "an object with a seed", "options", options);
   checkOptions(op, options, ["seed", "offset", ...own, "dtype", "device", "requiresGrad"]);
-  const { seed, offset = 0, dtype = "f32", device = defaultDevice(), requiresGrad = false } = options;
+  const {
+    seed,
+    offset = 0,
+    dtype = "f32",
+    device = defaultDevice(),
+    requiresGrad = false,
+  } = options;
   checkInteger(op, "seed", seed);
   checkInteger(op, "offset", offset, { min: 0 });
   checkChoice(op, "dtype", dtype, ["f32", "bf16"]);

@@ -1,9 +1,9 @@
 // The public surface: everything a user imports from "llamaforge".
 export { grad, noGrad, recompute } from "./autograd.js";
-export { loadLlama, type LoadLlamaOptions, saveLlama } from "./checkpoint/llama.js";
+export { type LoadLlamaOptions, loadLlama, saveLlama } from "./checkpoint/llama.js";
 export { openCheckpoint, openNewest } from "./checkpoint/load.js";
-export { readSafetensors, type StoredTensor, writeSafetensors } from "./checkpoint/safetensors.js";
 export { verifyCheckpoint } from "./checkpoint/manifest.js";
+export { readSafetensors, type StoredTensor, writeSafetensors } from "./checkpoint/safetensors.js";
 export { Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
 export { prepare } from "./data/prepare.js";
@@ -12,8 +12,14 @@ export { Tokenizer } from "./data/tokenizer.js";
 export { cpu, cuda, type Device, defaultDevice, parseDevice, setDefaultDevice } from "./device.js";
 export * from "./errors.js";
 export { checkGradients } from "./grad_check.js";
-export { fromHuggingFace, type LlamaConfig, llamaConfig, parameterCount, toHuggingFace } from "./model/config.js";
-export { generate, type GenerateOptions, generateTokens } from "./model/generate.js";
+export {
+  fromHuggingFace,
+  type LlamaConfig,
+  llamaConfig,
+  parameterCount,
+  toHuggingFace,
+} from "./model/config.js";
+export { type GenerateOptions, generate, generateTokens } from "./model/generate.js";
 export { type HuggingFaceTensor, huggingFaceTensors } from "./model/hf.js";
 export { type KeyValueCache, Llama, type Recompute } from "./model/llama.js";
 export { presets } from "./model/presets.js";
@@ -34,13 +40,19 @@ export {
   setMemoryLimit,
   synchronize,
   Tensor,
-  tensor,
   type TensorOptions,
+  tensor,
   zeros,
 } from "./tensor.js";
-export { loadConfig, parseConfig, type RunConfig, type RunConfigInput, resolveConfig } from "./train/config.js";
+export {
+  loadConfig,
+  parseConfig,
+  type RunConfig,
+  type RunConfigInput,
+  resolveConfig,
+} from "./train/config.js";
 export { flopsPerToken, modelFlopsUtilisation } from "./train/flops.js";
-export { type StepMetrics, type Validation } from "./train/metrics.js";
+export type { StepMetrics, Validation } from "./train/metrics.js";
 export { planRun } from "./train/plan.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
 export { Trainer, type TrainerOptions, type TrainerResult } from "./train/trainer.js";

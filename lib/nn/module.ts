@@ -84,7 +84,9 @@ export abstract class Module {
 
   #setTrainable(path: string, trainable: boolean): this {
     const all = [...this.namedParameters()];
-    const named = all.filter(([name]) => path === "" || name === path || name.startsWith(`${path}.`));
+    const named = all.filter(
+      ([name]) => path === "" || name === path || name.startsWith(`${path}.`),
+    );
     if (named.length === 0) {
       const names = all.slice(0, 5).map(([name]) => name);
       throw new ArgumentError(

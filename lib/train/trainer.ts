@@ -93,7 +93,8 @@ export class Trainer {
     this.#checkpoint = parts.checkpoint;
     if (parts.checkpoint) this.#savedStep = progress.step;
     const { keepLast, keepEvery } = config.checkpoint;
-    const onNotice = (this.#notice = parts.onNotice);
+    const { onNotice } = parts;
+    this.#notice = onNotice;
     this.#writer = new CheckpointWriter(config.out, {
       retention: { keepLast, ...(keepEvery && { keepEvery }) },
       onSaved: (saved: SavedCheckpoint) => {

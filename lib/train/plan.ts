@@ -46,7 +46,7 @@ export interface RunPlan {
 }
 
 /** What linearCrossEntropy makes at a time: about this much of f32 logits, but not fewer rows than these. */
-const logitsChunk = { bytes: 8 * 2 ** 20, fewestRows: 64 };
+const logitsChunk = { bytes: 16 * 2 ** 20, fewestRows: 64 };
 
 /** A100-hours for 300 billion tokens that others published (TinyLlama's README). */
 export const publishedHoursPer300B = [

@@ -237,8 +237,9 @@ async function expectRefused(path: string, message: RegExp): Promise<void> {
     }
   });
   expect(bytes).toBeLessThan(200_000_000);
-  // Processor time of all threads, the best of three: other programs may share the machine.
-  expect(Math.min(...milliseconds)).toBeLessThan(100);
+  // Processor time, the best of three: some 40 ms when the machine is ours. The bound is for a parser that goes on after the
+  // limit or gets quadratic, which takes minutes, not for the speed of the machine.
+  expect(Math.min(...milliseconds)).toBeLessThan(1000);
 }
 
 test("refuses a header of 100 MB and one byte before reading it", async () => {

@@ -64,7 +64,7 @@ export async function writeFakeRun(
   change: (config: RunConfig) => RunConfig = (config) => config,
 ): Promise<void> {
   mkdirSync(folder, { recursive: true });
-  const config = change(loadConfig("configs/quickstart.yaml"));
+  const config = change(loadConfig("configs/quickstart.yaml", ["steps=950"]));
   await writeRunInfo(folder, {
     config,
     deviceName: "AMD EPYC 9554, 2 threads",

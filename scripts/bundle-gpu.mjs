@@ -1,7 +1,7 @@
 // Packs everything that runs on a GPU host without Node, npm or oneDNN into one folder, build/gpu-bundle:
 //
 //   npm run bundle:gpu            needs: npm run build, npm run build:cuda
-//   build/gpu-bundle/run.sh test                    the tests with the GPU as device
+//   build/gpu-bundle/run.sh test [FILES]            the tests with the GPU as device
 //   build/gpu-bundle/run.sh llamaforge doctor       the command line; likewise train, generate, ...
 //   build/gpu-bundle/run.sh node FILE               any program of its own
 //
@@ -188,7 +188,10 @@ case "$what" in
   test)
     cd "$folder"
     export LLAMAFORGE_TEST_DEVICE="\${LLAMAFORGE_TEST_DEVICE:-cuda:0}"
-    [ $# -gt 0 ] || set -- ${manifest.scripts["test:gpu"].split("vitest run ")[1]}
+    # Options alone leave the files as they are.
+    files=no
+    for argument in "$@"; do case "$argument" in -*) ;; *) files=yes ;; esac; done
+    [ $files = yes ] || set -- "$@" ${manifest.scripts["test:gpu"].split("vitest run ")[1]}
     exec node node_modules/vitest/vitest.mjs run "$@" ;;
   *) echo "usage: $0 test [FILES] | llamaforge ARGUMENTS | node FILE" >&2; exit 2 ;;
 esac

@@ -48,7 +48,23 @@ class CudaStream::Current {
   bool changed_ = false;
 };
 
-CudaStream::CudaStream(int index) : index_(index) {
+namespace {
+
+// A segment of the arena. Without memory: null, and CUDA forgets about it.
+void* take_segment(size_t bytes) {
+  void* segment = nullptr;
+  const cudaError_t error = cudaMalloc(&segment, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  LF_CUDA_CHECK(error);
+  return segment;
+}
+
+}  // namespace
+
+CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, [](void* segment) { cudaFree(segment); }) {
   int count = 0;
   LF_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
@@ -65,16 +81,11 @@ CudaStream::CudaStream(int index) : index_(index) {
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
   synchronous_ = is_on("LLAMAFORGE_CUDA_SYNC");
   poisoned_ = is_on("LLAMAFORGE_POISON");
+  one_by_one_ = is_on("LLAMAFORGE_CUDA_ALLOCATE_EACH");
 
   LF_CUDA_CHECK(cudaSetDevice(index));
   LF_CUDA_CHECK(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking));
   LF_CUDA_CHECK(cudaStreamCreateWithFlags(&communication_, cudaStreamNonBlocking));
-  cudaMemPoolProps properties = {};
-  properties.allocType = cudaMemAllocationTypePinned;
-  properties.location = {.type = cudaMemLocationTypeDevice, .id = index};
-  LF_CUDA_CHECK(cudaMemPoolCreate(&pool_, &properties));
-  uint64_t keep_all = UINT64_MAX;
-  LF_CUDA_CHECK(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all));
   LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&fault_record_), sizeof(FaultRecord)));
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
@@ -87,7 +98,6 @@ CudaStream::~CudaStream() {
   cudaSetDevice(index_);
   gemm_.reset();
   cudaFree(fault_record_);
-  if (pool_) cudaMemPoolDestroy(pool_);
   if (compute_) cudaStreamDestroy(compute_);
   if (communication_) cudaStreamDestroy(communication_);
 }
@@ -201,25 +211,22 @@ void* CudaStream::allocate(size_t bytes) {
                                             "micro-batch, more recompute, or raise the limit",
                                             block, stats_.used, stats_.limit));
   }
-  void* memory = nullptr;
-  cudaError_t error = cudaMallocFromPoolAsync(&memory, block, pool_, compute_);
-  if (error == cudaErrorMemoryAllocation) {
-    // Freed blocks of other sizes may still be held by the pool: let what is running end, give them back, try once more.
-    cudaGetLastError();
+  void* memory = take_memory(block);
+  if (!memory) {
+    // Segments of other sizes may lie unused: let what is running end, give them back, try once more.
     LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
-    LF_CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
-    error = cudaMallocFromPoolAsync(&memory, block, pool_, compute_);
+    arena_.trim();
+    memory = take_memory(block);
   }
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
+  if (!memory) {
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
+    free += arena_.reserved() > stats_.used ? arena_.reserved() - stats_.used : 0;
     throw Error("ERR_OUT_OF_MEMORY",
                 format("needs {} bytes more, but cuda:{} has {} of {} free and {} are in use here: use a smaller "
                        "micro-batch or more recompute",
                        block, index_, free, total, stats_.used));
   }
-  LF_CUDA_CHECK(error);
   stats_.used += block;
   stats_.peak = std::max(stats_.peak, stats_.used);
   // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
@@ -227,11 +234,28 @@ void* CudaStream::allocate(size_t bytes) {
   return memory;
 }
 
+// With LLAMAFORGE_CUDA_ALLOCATE_EACH=1 every block is an allocation of its own, so that compute-sanitizer sees where it ends.
+void* CudaStream::take_memory(size_t bytes) {
+  if (!one_by_one_) return arena_.take(bytes);
+  void* memory = nullptr;
+  const cudaError_t error = cudaMallocAsync(&memory, bytes, compute_);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  LF_CUDA_CHECK(error);
+  return memory;
+}
+
 void CudaStream::release(void* memory, size_t bytes) noexcept {
   if (!memory) return;
   std::lock_guard lock(memory_mutex_);
   stats_.used -= rounded(bytes);
-  if (!lost_) cudaFreeAsync(memory, compute_);
+  if (!one_by_one_) {
+    arena_.give(memory);
+  } else if (!lost_) {
+    cudaFreeAsync(memory, compute_);
+  }
 }
 
 // A pinned block on the way, given back when the device is done with it.
@@ -274,10 +298,7 @@ void CudaStream::copy_from_host(void* device, const void* host, size_t bytes) {
 MemoryStats CudaStream::memory() const {
   std::lock_guard lock(memory_mutex_);
   MemoryStats stats = stats_;
-  uint64_t reserved = 0;
-  if (!lost_ && cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved) == cudaSuccess) {
-    stats.cached = reserved > stats.used ? reserved - stats.used : 0;
-  }
+  stats.cached = arena_.reserved() > stats.used ? arena_.reserved() - stats.used : 0;
   return stats;
 }
 
@@ -295,7 +316,8 @@ void CudaStream::trim() {
   throw_if_lost("trim");
   Current current(index_);
   LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
-  LF_CUDA_CHECK(cudaMemPoolTrimTo(pool_, 0));
+  std::lock_guard lock(memory_mutex_);
+  arena_.trim();
 }
 
 }  // namespace llamaforge::cuda

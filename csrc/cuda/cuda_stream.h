@@ -1,5 +1,5 @@
 // One GPU as a stream. `submit` runs the work at once on the calling (JS) thread, which only enqueues kernels; a host
-// thread of the stream waits for events, so JS never blocks. Memory comes from a pool in the order of the compute stream.
+// thread of the stream waits for events, so JS never blocks. Memory is handed out again in the order of the compute stream.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/arena.h"
 #include "cuda/completion_queue.h"
 #include "cuda/cuda_error.h"
 #include "cuda/fault.h"
@@ -63,14 +64,15 @@ class CudaStream final : public Stream {
 
   void throw_if_lost(const char* op) const;
   void mark_lost(const std::string& message) noexcept;
+  // Null without memory for it.
+  void* take_memory(size_t bytes);
   // The error that a kernel wrote down, or null.
   std::exception_ptr failure_from(const FaultRecord& record) const;
 
   const int index_;
   int multiprocessors_ = 0, compute_capability_ = 0;
-  bool synchronous_ = false, poisoned_ = false;
+  bool synchronous_ = false, poisoned_ = false, one_by_one_ = false;
   cudaStream_t compute_ = nullptr, communication_ = nullptr;
-  cudaMemPool_t pool_ = nullptr;
   FaultRecord* fault_record_ = nullptr;
 
   const char* op_ = "";  // the op being submitted
@@ -84,6 +86,7 @@ class CudaStream final : public Stream {
 
   mutable std::mutex memory_mutex_;
   MemoryStats stats_;
+  Arena arena_;
 
   PinnedPool pinned_;
   std::unique_ptr<CompletionQueue> completions_;

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kWarpLength = 4096;  // numbers that a warp reduces alone
 constexpr int64_t kPiece = 32768;      // numbers that a block reduces
-constexpr int64_t kRowsPerPiece = 256;
+constexpr int64_t kRowsPerPiece = 512;
 constexpr int kMostAxes = 8;
 
 // ---- the operations
@@ -236,6 +236,7 @@ __global__ void combine_kernel(const W* partial, Out y, int64_t count, int64_t p
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const W* column = partial + i / length * pieces * length + i % length;
     W result = column[0];
+#pragma unroll 8
     for (int64_t p = 1; p < pieces; ++p) result = Op::combine(result, column[p * length]);
     y.write(i, result);
   }

@@ -1,7 +1,7 @@
 // softmax over the last axis:  y = exp(x - max) / sum;  log form:  y = x - max - log(sum).
 // backward:  dx = y · (dy - sum(dy · y) / sum(y));  log form:  dx = dy - exp(y) · sum(dy).
 // sum(y) is 1 but for the rounding of y to bf16, which would leave a part of what all of dy have in common.
-// x (N,D) -> y (N,D). A warp (short rows) or a block has a row and keeps it in registers, up to 8192 numbers of bf16; longer
+// x (N,D) -> y (N,D). A warp (short rows) or a block has a row and keeps it in registers, up to 16384 numbers of bf16; longer
 // rows are read again and come from the caches. Device memory is read and written once. A thread's sums are f32 within a
 // pack, f64 beyond.
 // A row that is -inf throughout, or holds +inf or NaN, gives NaN, as in PyTorch.
@@ -12,7 +12,7 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr int kKept = 4;            // packs of a row that a thread keeps
+constexpr int kKept = 8;            // packs of a row that a thread keeps
 constexpr int64_t kWarpRow = 1024;  // longest row for a warp that reads it again
 
 // Reductions over the threads that share a row: a warp or the block.

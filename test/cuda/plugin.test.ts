@@ -38,7 +38,8 @@ function library(path: string, source: string): string {
 function driver(version: number): string {
   const path = `driver-${version}/libcuda.so.1`;
   library(path, `extern "C" int cuDriverGetVersion(int* v) { *v = ${version}; return 0; }`);
-  return join(folder, path, "..");
+  // In front of what is there already: the addon may need that.
+  return [join(folder, path, ".."), process.env.LD_LIBRARY_PATH].filter(Boolean).join(":");
 }
 
 /** The error of the first tensor on cuda:0 in a process with this environment. */

@@ -62,7 +62,7 @@ it("compares only TinyLlama's own shape with published hours", () => {
   expect(text).not.toContain("A100");
   expect(text).toContain("not known: give --tokens-per-second");
   const measured = formatPlan(quickstart, planRun(quickstart, { tokensPerSecond: 9000 }));
-  expect(measured).toMatch(/as measured +9,000 +2:17/);
+  expect(measured).toMatch(/as measured +9,000 +1:54/);
 });
 
 it("activations grow with the micro-batch, the loss's head does not", () => {

@@ -128,8 +128,9 @@ async function kernelFigures(dtype) {
   const figures = [];
   const add = (name, ms, flops) => figures.push({ name, ms, gflops: flops / ms / 1e6 });
   const leaf = (shape, seed) => randn(shape, { seed, dtype, std: 0.1, requiresGrad: true });
-  const run = async (name, flopsForward, build) => {
-    add(`${name} forward`, await timed(build), flopsForward);
+  /** @param inForward products that forward makes, in units of its own: the fused head makes its gradients there too */
+  const run = async (name, flopsForward, build, inForward = 1) => {
+    add(`${name} forward`, await timed(build), inForward * flopsForward);
     const both = await timed(() => {
       const out = build();
       out.backward(out.size === 1 ? {} : { gradient: out.detach() });
@@ -154,8 +155,12 @@ async function kernelFigures(dtype) {
   const hidden = leaf([rows, 256], 4);
   const head = leaf([4096, 256], 5);
   const targets = tensor(Int32Array.from({ length: rows }, (_, i) => (i * 7919) % 4096));
-  await run("head with cross-entropy", 2 * rows * 4096 * 256, () =>
-    linearCrossEntropy(hidden, head, targets),
+  const headFlops = 2 * rows * 4096 * 256;
+  await run(
+    "head with cross-entropy",
+    headFlops,
+    () => linearCrossEntropy(hidden, head, targets),
+    3,
   );
   const gateUp = leaf([rows, 1408], 6);
   await run("swiglu", 6 * rows * 704, () => swiglu(gateUp));

@@ -1,11 +1,18 @@
 import { ArgumentError } from "../errors.js";
-import { type InputsAndTargets, splitWindows } from "./windows.js";
+import {
+  type DocumentMarks,
+  documentStarts,
+  type InputsAndTargets,
+  splitWindows,
+} from "./windows.js";
 
 /** Where a loader reads windows from: a `Mixture`. */
 export interface WindowSource {
   readonly sequenceLength: number;
   /** The windows at `count` positions, each T+1 ids, one after the other. */
   read(position: number, count: number): Promise<Int32Array>;
+  /** What separates documents in the window at a position; needed for `documentStarts`. */
+  marksAt?(position: number): DocumentMarks;
 }
 
 export interface LoaderOptions {
@@ -18,6 +25,8 @@ export interface LoaderOptions {
   /** Default: 0 of 1. */
   rank?: number;
   worldSize?: number;
+  /** Whether micro-batches say where their documents start. Default: false. */
+  documentStarts?: boolean;
   /** Called while `next` waits for longer than `slowAfterMs` (default: 30 s), each time that has passed again. */
   onSlow?: (waitedMs: number) => void;
   slowAfterMs?: number;
@@ -31,6 +40,11 @@ export interface MicroBatch extends InputsAndTargets {
   position: number;
   /** Where the next one starts: what a checkpoint has to remember. */
   nextPosition: number;
+  /**
+   * (B, T), if asked for: index within its window of the first token of each token's document; see the function
+   * `documentStarts`.
+   */
+  documentStarts?: Int32Array;
 }
 
 export interface Shares {
@@ -45,7 +59,9 @@ export interface Shares {
 /**
  * The positions that a rank takes in a step: of the batchSize · worldSize positions of step s, which follow those of
  * step s-1 without a gap, rank r takes the r-th batchSize. So the global sequence does not depend on the number
- * of ranks, and a run may go on with another.
+ * of ranks, and a run may go on with another. An optimizer step of A micro-batches is A such steps: its ranks together
+ * take batchSize · worldSize · A positions without a gap, rank r's j-th micro-batch those from
+ * (j · worldSize + r) · batchSize on.
  */
 export function positionsForStep(
   step: number,
@@ -76,6 +92,7 @@ export class Loader {
       prefetch: 4,
       rank: 0,
       worldSize: 1,
+      documentStarts: false,
       slowAfterMs: 30_000,
       ...options,
     };
@@ -85,6 +102,9 @@ export class Loader {
     checkInteger("prefetch", prefetch, 1);
     checkInteger("worldSize", worldSize, 1);
     checkInteger("rank", rank, 0, worldSize - 1);
+    if (this.#options.documentStarts && source.marksAt === undefined) {
+      throw new ArgumentError("[loader] this source does not say what separates documents");
+    }
     this.#fill();
   }
 
@@ -128,8 +148,13 @@ export class Loader {
     const { first, count } = positionsForStep(step, this.#options);
     const windows = await this.#source.read(first, count);
     const position = startPosition + step * batchSize * worldSize;
+    const { sequenceLength } = this.#source;
+    const marksOf = (row: number) => this.#source.marksAt?.(first + row) as DocumentMarks;
     return {
-      ...splitWindows(windows, count, this.#source.sequenceLength),
+      ...splitWindows(windows, count, sequenceLength),
+      ...(this.#options.documentStarts && {
+        documentStarts: documentStarts(windows, sequenceLength, marksOf),
+      }),
       count,
       position,
       nextPosition: position + batchSize * worldSize,

@@ -4,9 +4,10 @@ import { ArgumentError, DataError } from "../errors.js";
 import type { Tensor } from "../tensor.js";
 import { Apportionment } from "./apportion.js";
 import type { Split } from "./dataset-file.js";
-import { Loader } from "./loader.js";
+import { Loader, type LoaderOptions } from "./loader.js";
 import { Permutation } from "./sampler.js";
 import { TokenDataset } from "./shards.js";
+import type { DocumentMarks } from "./windows.js";
 
 export interface MixtureOptions {
   /** T: a window has T inputs and T targets. */
@@ -20,6 +21,8 @@ export interface MixtureOptions {
   /** Which part of every micro-batch `next` returns. Default: rank 0 of 1. */
   rank?: number;
   worldSize?: number;
+  /** Whether micro-batches say where their documents start. Default: false. */
+  documentStarts?: boolean;
 }
 
 export interface MixtureSource {
@@ -60,7 +63,9 @@ export class Mixture {
   readonly windows: number;
   /** Names everything that the sequence depends on: tokens, weights, sequence length and seed. */
   readonly fingerprint: string;
-  readonly #options: Required<Pick<MixtureOptions, "device" | "rank" | "worldSize">>;
+  readonly #options: Required<
+    Pick<MixtureOptions, "device" | "rank" | "worldSize" | "documentStarts">
+  >;
   readonly #apportionment: Apportionment;
   readonly #keys: readonly number[];
   /** The latest epochs' permutations of each source: reading ahead may be one epoch further than the consumer. */
@@ -93,6 +98,7 @@ export class Mixture {
       device: options.device ?? defaultDevice(),
       rank: options.rank ?? 0,
       worldSize: options.worldSize ?? 1,
+      documentStarts: options.documentStarts ?? false,
     };
     this.vocabSize = first.vocabSize;
     this.eosId = first.eosId;
@@ -173,6 +179,11 @@ export class Mixture {
     return rows;
   }
 
+  /** What separates documents in the window at a position. */
+  marksAt(position: number): DocumentMarks {
+    return (this.sources[this.#apportionment.at(position).source] as MixtureSource).dataset.marks;
+  }
+
   /** Position of the next micro-batch of `next`: what to save, and to set when going on. */
   get position(): number {
     return this.#position;
@@ -189,10 +200,12 @@ export class Mixture {
   }
 
   /**
-   * The next micro-batch as tensors of shape (microBatch, T), dtype i32, read ahead in the background. The tensors
-   * belong to the caller's scope.
+   * This rank's part of the next global micro-batch as tensors of shape (microBatch, T), dtype i32, read ahead in the
+   * background. `documentStarts` is there if the mixture was opened with it. The tensors belong to the caller's scope.
    */
-  async next(microBatch: number): Promise<{ inputs: Tensor; targets: Tensor }> {
+  async next(
+    microBatch: number,
+  ): Promise<{ inputs: Tensor; targets: Tensor; documentStarts?: Tensor }> {
     if (this.#loader?.batchSize !== microBatch) this.#drop();
     this.#loader ??= { loader: this.loader(microBatch, this.#position), batchSize: microBatch };
     const batch = await this.#loader.loader.next();
@@ -204,13 +217,28 @@ export class Mixture {
       dtype: "i32",
       device: this.#options.device,
     } as const;
-    return { inputs: tensor(batch.inputs, options), targets: tensor(batch.targets, options) };
+    return {
+      inputs: tensor(batch.inputs, options),
+      targets: tensor(batch.targets, options),
+      ...(batch.documentStarts && { documentStarts: tensor(batch.documentStarts, options) }),
+    };
   }
 
   /** A loader of this mixture for its rank. */
-  loader(batchSize: number, startPosition: number): Loader {
-    const { rank, worldSize } = this.#options;
-    return new Loader(this, { batchSize, startPosition, rank, worldSize });
+  loader(
+    batchSize: number,
+    startPosition: number,
+    options: Omit<LoaderOptions, "batchSize" | "startPosition"> = {},
+  ): Loader {
+    const { rank, worldSize, documentStarts } = this.#options;
+    return new Loader(this, {
+      rank,
+      worldSize,
+      documentStarts,
+      ...options,
+      batchSize,
+      startPosition,
+    });
   }
 
   /** Ends reading ahead and closes the files. */

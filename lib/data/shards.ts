@@ -15,6 +15,7 @@ import {
 } from "./dataset-file.js";
 import { checkIndex } from "./document-index.js";
 import { FilePool, TokenFile } from "./token-file.js";
+import type { DocumentMarks } from "./windows.js";
 
 export interface DatasetOptions {
   /** T: a window has T inputs and T targets. */
@@ -39,6 +40,8 @@ export class TokenDataset {
   readonly tokens: number;
   readonly vocabSize: number;
   readonly eosId: number;
+  /** What separates documents in the row of tokens. */
+  readonly marks: DocumentMarks;
   readonly tokenizerSha256: string;
   /** UTF-8 bytes of text per token: turns nats per token into bits per byte. */
   readonly bytesPerToken: number;
@@ -60,6 +63,7 @@ export class TokenDataset {
     this.windows = Math.floor((tokens - 1) / sequenceLength);
     this.vocabSize = dataset.vocabSize;
     this.eosId = dataset.eosId;
+    this.marks = { startId: null, endId: dataset.eosId };
     this.tokenizerSha256 = dataset.tokenizer.sha256;
     this.bytesPerToken = bytes / tokens;
     this.repeatedShare = shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens;

@@ -28,3 +28,40 @@ export function splitWindows(
   }
   return { inputs, targets };
 }
+
+/** The ids that show where documents meet; null where there is none. */
+export interface DocumentMarks {
+  /** Stands at the start of every document. */
+  startId: number | null;
+  /** Stands at the end of every document. */
+  endId: number | null;
+}
+
+/**
+ * For each input of each window, where in the window its document starts: the index of the document's first token, 0 for
+ * the document that the window starts within. So token t attends to tokens starts[t]..t when documents do not see
+ * each other, and t - starts[t] is its position within what the window holds of its document.
+ * @param windows rows of T+1 ids
+ * @param marksOf of a row: what separates documents there
+ * @returns (rows, T)
+ */
+export function documentStarts(
+  windows: Int32Array,
+  sequenceLength: number,
+  marksOf: (row: number) => DocumentMarks,
+): Int32Array {
+  const stride = sequenceLength + 1;
+  const rows = windows.length / stride;
+  const starts = new Int32Array(rows * sequenceLength);
+  for (let row = 0; row < rows; row++) {
+    const { startId, endId } = marksOf(row);
+    const from = row * stride;
+    let start = 0;
+    for (let t = 0; t < sequenceLength; t++) {
+      const begins = windows[from + t] === startId || (t > 0 && windows[from + t - 1] === endId);
+      if (begins) start = t;
+      starts[row * sequenceLength + t] = start;
+    }
+  }
+  return starts;
+}

@@ -174,9 +174,13 @@ export class Llama extends Module {
         const tensors = inputs.filter((input) => input !== null);
         return recompute("block", tensors, (x, dx) => forward(x as Tensor, dx ?? null));
       });
+      // Only the tape may still need the block's inputs; it does not need the change, which is in the sum.
+      for (const input of inputs) input?.dispose();
     }
     if (cache) cache.position += ids.shape[1] as number;
-    return this.norm.forwardAdd(stream, change as Tensor)[1];
+    const [sum, normed] = this.norm.forwardAdd(stream, change as Tensor);
+    for (const tensor of [stream, change, sum]) tensor?.dispose();
+    return normed;
   }
 
   /** Logits of every position. @param ids (batch, time) i32 @returns (batch, time, vocab) */
@@ -191,7 +195,10 @@ export class Llama extends Module {
    * @returns f32, a scalar of shape []
    */
   loss(inputs: Tensor, targets: Tensor): Tensor {
-    return linearCrossEntropy(this.hidden(inputs), this.head.weight.tensor, targets);
+    const hidden = this.hidden(inputs);
+    const loss = linearCrossEntropy(hidden, this.head.weight.tensor, targets);
+    hidden.dispose();
+    return loss;
   }
 
   /** An empty cache for `length` tokens. It belongs to the current scope. */

@@ -61,7 +61,7 @@ export function linearCrossEntropy(
     dWeight?.native ?? null,
     ignoreIndex,
   );
-  return differentiable(op, {
+  const result = differentiable(op, {
     inputs: [x, weight],
     outputs: [loss],
     saved: [weight, ...(dx ? [dx] : []), ...(dWeight ? [dWeight] : [])],
@@ -85,4 +85,8 @@ export function linearCrossEntropy(
       return results;
     },
   });
+  // The tape alone holds the gradients, and lets go of them in backward.
+  dx?.dispose();
+  dWeight?.dispose();
+  return result;
 }

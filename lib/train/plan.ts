@@ -122,7 +122,7 @@ function planMemory({ model, data, batch, precision, recompute }: RunConfig): Me
   const kept = {
     none: attentionPart + feedForwardInput + feedForwardPart,
     ffn: attentionPart + feedForwardInput,
-    block: element * hiddenSize,
+    block: element * 2 * hiddenSize, // the stream and what is added to it
   }[recompute];
   const again = {
     none: 0,

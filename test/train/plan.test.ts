@@ -41,7 +41,7 @@ describe("the plan of TinyLlama-1.1B", () => {
     };
     expect(Math.abs(total("none") / 66.5e9 - 1)).toBeLessThan(0.1);
     expect(total("ffn")).toBeLessThan(0.7 * total("none"));
-    expect(total("block")).toBeLessThan(0.7 * total("ffn"));
+    expect(total("block")).toBeLessThan(0.75 * total("ffn"));
   });
 
   it("reads well", () => {

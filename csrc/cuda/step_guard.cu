@@ -48,13 +48,20 @@ __device__ bool is_count(float value, int64_t most) {
 // One block of two warps: the first thread of each scores one history.
 __global__ void __launch_bounds__(64)
     step_guard_kernel(const float* loss, const float* squares, int64_t squares_count, float* header, float* decision,
-                      int64_t window, Rules rules, FaultSite site) {
+                      int64_t window, Rules rules, FaultSite filled_site, FaultSite next_site) {
   __shared__ double z[2];
   float* losses = header + kHeader;
   float* norms = losses + window;
-  const bool good = is_count(header[kFilled], window) && is_count(header[kNext], max(int64_t{0}, window - 1));
-  if (!good) {  // every thread sees the same
-    if (threadIdx.x == 0) report(site, header[kFilled], header[kNext], static_cast<double>(window));
+  const int64_t last = max(int64_t{0}, window - 1);
+  const bool good_filled = is_count(header[kFilled], window), good_next = is_count(header[kNext], last);
+  if (!good_filled || !good_next) {  // every thread sees the same
+    if (threadIdx.x == 0) {
+      if (!good_filled) {
+        report(filled_site, static_cast<double>(window), header[kFilled]);
+      } else {
+        report(next_site, static_cast<double>(last), header[kNext]);
+      }
+    }
     return;
   }
   const int64_t filled = static_cast<int64_t>(header[kFilled]), next = static_cast<int64_t>(header[kNext]);
@@ -122,11 +129,14 @@ void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, 
   LF_CHECK(state.rank() == 1 && state.numel() >= kHeader && state.numel() % 2 == 0,
            "expected state of shape [8 + 2 * window], got {}", to_string(state.shape));
   check_shape("decision", decision, {kDecisionSize});
-  const FaultSite site = cuda.fault_site(
-      "ERR_ARGUMENT", "expected state.filled and state.next to be whole numbers in the window, got {} and {} of {}");
+  const FaultSite filled_site =
+      cuda.fault_site("ERR_ARGUMENT", "expected state.filled to be a whole number in 0..{}, got {}");
+  const FaultSite next_site =
+      cuda.fault_site("ERR_ARGUMENT", "expected state.next to be a whole number in 0..{}, got {}");
   step_guard_kernel<<<1, 64, 0, cuda.compute()>>>(
       loss.data<float>(), squares.data<float>(), squares.numel(), state.data<float>(), decision.data<float>(),
-      (state.numel() - kHeader) / 2, {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, site);
+      (state.numel() - kHeader) / 2, {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, filled_site,
+      next_site);
   check_launch();
 }
 

@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
       wgmma_wait<G::kAhead ? 1 : 0>();
       pin(dk);
       pin(p);
-      if (walk > 0 && lane == 0) barrier_arrive(&shared.empty[stage_before]);
+      if (walk > 0) release_stage(&shared.empty[stage_before]);
       as_operand(s, p);
       if constexpr (!G::kAhead) {
         start_gradient(stage);

@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       stage_before = stage;
       add = !first;
       if (last) {
-        release(shared.query_empty[query_stage]);
+        release_stage(&shared.query_empty[query_stage]);
         before = rows;
         if (!more) break;
         rows = after;

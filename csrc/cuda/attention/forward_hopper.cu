@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         keys.advance();
       }
       if (own_tiles == 0) {
-        release(shared.query_empty[queries.stage]);
+        release_stage(&shared.query_empty[queries.stage]);
         queries.advance();
         continue;
       }
@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         parity_of_p = keys.parity;
         keys.advance();
       }
-      release(shared.query_empty[queries.stage]);
+      release_stage(&shared.query_empty[queries.stage]);
       queries.advance();
       barrier_wait(&shared.value_full[stage_of_p], parity_of_p);
       wgmma_fence();

@@ -137,3 +137,13 @@ export class DivergedError extends LlamaForgeError {
     super(message, "ERR_DIVERGED", exitCodes.nonFinite);
   }
 }
+
+/**
+ * Another rank of the run died, hangs, left, or does something else than this one; or the ranks could not find each other.
+ * The message names the rank and the collective where they are known.
+ */
+export class PeerError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_PEER", exitCodes.peer, options);
+  }
+}

@@ -11,6 +11,7 @@ import {
   LlamaForgeError,
   NativeError,
   OutOfMemoryError,
+  PeerError,
   ShapeError,
 } from "./errors.js";
 import type { NativeOps } from "./native-ops.js";
@@ -56,11 +57,12 @@ export interface CudaInfo {
   devices: { name: string; capability: string; memoryBytes: number; freeBytes: number }[];
 }
 
-/** What the addon exports. `io` is typed by lib/checkpoint. */
+/** What the addon exports. `io` is typed by lib/checkpoint, `comm` by lib/dist. */
 export interface Addon {
   NativeTensor: new (device: number, dtype: DType, shape: readonly number[]) => NativeTensor;
   ops: NativeOps;
   io: Record<string, (...args: never[]) => unknown>;
+  comm: Record<string, (...args: never[]) => unknown>;
   synchronize(device: number): Promise<void>;
   memory(device: number): NativeMemory;
   resetPeakMemory(device: number): void;
@@ -140,6 +142,8 @@ export function typedNativeError(error: unknown): unknown {
       return new OutOfMemoryError(message);
     case "ERR_CHECKPOINT":
       return new CheckpointError(message, { cause: error });
+    case "ERR_PEER":
+      return new PeerError(message, { cause: error });
     case undefined:
       return error;
     default:

@@ -1,0 +1,120 @@
+import { ArgumentError, PeerError } from "../errors.js";
+import { type NativeStore, nativeComm, typed } from "./native-comm.js";
+
+/** Where the ranks of a run meet, and as whom. */
+export interface StoreOptions {
+  /** MASTER_ADDR: a name or an address of rank 0's host. */
+  host: string;
+  /** MASTER_PORT, 1 to 65535: rank 0 serves there. */
+  port: number;
+  /** This process among all of the run, from 0 on. */
+  rank: number;
+  worldSize: number;
+  /** Names the run: a process that says something else is refused. At most 256 bytes. */
+  token: string;
+  /** How long to wait for all ranks to come, and the default of every later wait, in milliseconds. */
+  timeoutMs: number;
+}
+
+/**
+ * A small key-value store that rank 0 serves and every rank is connected to: for ids, hashes and barriers at the start of a
+ * run. The connections also tell of the death of a rank: every pending and later call then rejects with the PeerError that
+ * names it, and two seconds after that a process that is still alive is ended with exit code 6 by a native thread, whatever
+ * JavaScript does meanwhile, unless it has closed its store.
+ */
+export class Store {
+  readonly rank: number;
+  readonly worldSize: number;
+  /** The address of this host from which the store was reached. */
+  readonly localAddress: string;
+  /** @internal */
+  readonly native: NativeStore;
+  readonly #timeoutMs: number;
+  readonly #listeners = new Set<(error: PeerError) => void>();
+  #failure: PeerError | undefined;
+
+  private constructor(native: NativeStore, options: StoreOptions) {
+    this.native = native;
+    this.rank = options.rank;
+    this.worldSize = options.worldSize;
+    this.localAddress = native.localAddress;
+    this.#timeoutMs = options.timeoutMs;
+    native.onFailure((message) => {
+      this.#failure = new PeerError(message);
+      for (const listener of this.#listeners) listener(this.#failure);
+    });
+  }
+
+  /**
+   * Connects this rank; rank 0 serves. Resolves when every rank has come.
+   * @throws PeerError if not all ranks come in time (it says which are missing and who else tried), the port is taken, something
+   * else answers there, or the store refuses this rank: another run's token, another version, a rank that is there already
+   */
+  static async connect(options: StoreOptions): Promise<Store> {
+    const { host, port, rank, worldSize, token, timeoutMs } = options;
+    const whole = (value: number, least: number, most: number) =>
+      Number.isInteger(value) && value >= least && value <= most;
+    const wrong: string[] = [];
+    if (!whole(port, 1, 65_535)) wrong.push(`a port from 1 to 65535, got ${port}`);
+    if (!whole(worldSize, 1, 65_536)) wrong.push(`a world size from 1 to 65536, got ${worldSize}`);
+    if (!whole(rank, 0, worldSize - 1))
+      wrong.push(`a rank from 0 to ${worldSize - 1}, got ${rank}`);
+    if (!whole(timeoutMs, 1, 2 ** 31 - 1))
+      wrong.push(`a timeout of at least 1 ms, got ${timeoutMs}`);
+    if (Buffer.byteLength(token) > 256) wrong.push("a token of at most 256 bytes");
+    if (host === "") wrong.push("a host name or address, got nothing");
+    if (wrong.length > 0) throw new ArgumentError(`[store] expected ${wrong.join("; ")}`);
+    const native = await nativeComm.connectStore(host, port, rank, worldSize, token, timeoutMs);
+    return new Store(native, options);
+  }
+
+  /** The failure of a rank that ended this store, if there was one. */
+  get failure(): PeerError | undefined {
+    return this.#failure;
+  }
+
+  /** Calls `listener` once if a rank fails; at once if one has. Returns how to unsubscribe. */
+  onFailure(listener: (error: PeerError) => void): () => void {
+    this.#listeners.add(listener);
+    if (this.#failure) listener(this.#failure);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /**
+   * Sets a key, replacing what was there.
+   * @param key at most 1024 bytes
+   * @param value at most 16 MiB; a string is stored as UTF-8
+   */
+  set(key: string, value: Uint8Array | string): Promise<void> {
+    const bytes = typeof value === "string" ? Buffer.from(value) : value;
+    return typed(() => this.native.set(key, bytes));
+  }
+
+  /**
+   * The value of a key; waits until some rank has set it.
+   * @throws PeerError after timeoutMs, by default that of the store
+   */
+  async get(key: string, options: { timeoutMs?: number } = {}): Promise<Uint8Array> {
+    const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
+    return new Uint8Array(await typed(() => this.native.get(key, timeoutMs)));
+  }
+
+  /** Adds a whole number to a counter, 0 at first, and returns the sum. Counters and the keys of `set` are apart. */
+  add(key: string, amount: number): Promise<number> {
+    return typed(() => this.native.add(key, amount));
+  }
+
+  /**
+   * Resolves when every rank has called it with this name; the name may be used again afterwards.
+   * @throws PeerError after the store's timeout, naming the ranks that have not come
+   */
+  barrier(name: string, options: { timeoutMs?: number } = {}): Promise<void> {
+    const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
+    return typed(() => this.native.barrier(name, timeoutMs));
+  }
+
+  /** Says goodbye. A rank that ends without is taken for dead by the others. Rank 0 waits up to 5 s for them to leave. */
+  close(): Promise<void> {
+    return typed(() => this.native.close());
+  }
+}

@@ -106,7 +106,15 @@ export function planRun(config: RunConfig, speed: PlanSpeed = {}): RunPlan {
   };
 }
 
-function planMemory({ model, data, batch, precision, recompute }: RunConfig): MemoryPlan {
+/** What decides how much memory training takes. */
+export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "recompute"> {
+  data: { sequenceLength: number };
+  batch: { microBatch: number };
+}
+
+/** Bytes that training takes on one device, by part. */
+export function planMemory(shape: MemoryShape): MemoryPlan {
+  const { model, data, batch, precision, recompute } = shape;
   const parameters = parameterCount(model);
   const element = precision === "bf16" ? 2 : 4;
   const tokens = batch.microBatch * data.sequenceLength;

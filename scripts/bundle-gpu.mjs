@@ -154,6 +154,14 @@ for (const name of ["llamaforge.node", ...plugins]) {
   cpSync(join(root, "build/Release", name), target);
   spawnSync("strip", ["--strip-debug", target]);
 }
+// What test/cuda/arena.test.ts runs: compiled here, with its sanitizers inside, because the other host has no compiler.
+const arena = ["csrc/cuda/arena.cpp", "test/cuda/arena.cpp"].map((name) => join(root, name));
+const checks = ["-fsanitize=address,undefined", "-static-libasan", "-static-libubsan"];
+mkdirSync(join(project, "build/test"), { recursive: true });
+execFileSync("g++", [
+  ...["-std=c++20", "-O1", "-s", ...checks, "-static-libstdc++", `-I${root}/csrc`],
+  ...["-o", join(project, "build/test/arena"), ...arena],
+]);
 pack(join(bundle, "project.tar.xz"), project);
 
 const id = createHash("sha256")

@@ -1,0 +1,109 @@
+// compute-sanitizer over every kernel: memcheck, racecheck, initcheck and synccheck on test/support/kernel_sweep.mjs, each
+// tensor an allocation of its own so that its end is seen. Prints a table; exit code 1 if a tool found anything.
+//
+//   node scripts/sanitize.mjs [--tools memcheck,racecheck] [--parallel 1] [--log FOLDER] [SWEEP...]
+//
+// SWEEPs: parts of kernel_sweep.mjs, all by default. --parallel: sweeps at a time, one process each. Needs compute-sanitizer
+// (CUDA toolkit). cuBLASLt's kernels run under it as well.
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const program = join(root, "test/support/kernel_sweep.mjs");
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    tools: { type: "string", default: "memcheck,racecheck,initcheck,synccheck" },
+    parallel: { type: "string", default: "1" },
+    log: { type: "string" },
+  },
+});
+const log = options.log ?? mkdtempSync(join(tmpdir(), "llamaforge-sanitize-"));
+mkdirSync(log, { recursive: true });
+const sanitizer =
+  [process.env.CUDA_HOME, "/usr/local/cuda"]
+    .filter(Boolean)
+    .map((home) => join(home, "bin/compute-sanitizer"))
+    .find(existsSync) ?? "compute-sanitizer";
+const sweeps = positionals.length > 0 ? positionals : namesOfSweeps();
+
+function namesOfSweeps() {
+  const text = readFileSync(program, "utf8");
+  const body = text.slice(text.indexOf("const sweeps = {"), text.indexOf("const called"));
+  return [...body.matchAll(/^ {2}(\w+)\(\) \{$/gm)].map(([, name]) => name);
+}
+
+const flags = {
+  memcheck: ["--leak-check", "no"],
+  racecheck: ["--racecheck-report", "all"],
+  initcheck: [],
+  synccheck: [],
+};
+
+/** Runs one tool over one sweep. */
+async function check(tool, sweep) {
+  const started = performance.now();
+  const child = spawn(
+    sanitizer,
+    [
+      ...["--tool", tool, ...flags[tool], "--error-exitcode", "42"],
+      ...[process.execPath, program, sweep],
+    ],
+    {
+      env: {
+        LLAMAFORGE_TEST_DEVICE: "cuda:0",
+        ...process.env,
+        LLAMAFORGE_CUDA_ALLOCATE_EACH: "1",
+        LLAMAFORGE_GEMM: "first",
+      },
+    },
+  );
+  let text = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on("data", (data) => {
+      text += data;
+    });
+  }
+  const code = await new Promise((resolve) => {
+    child.on("error", (error) => {
+      text += error.message;
+      resolve(1);
+    });
+    child.on("close", resolve);
+  });
+  writeFileSync(join(log, `${tool}-${sweep}.log`), text);
+  const summary = /(?:ERROR|RACECHECK) SUMMARY: (.*)/.exec(text)?.[1] ?? "no summary";
+  const ran = /\d+ operations ran/.test(text);
+  const clean = code === 0 && ran && /^0 (errors|hazards)/.test(summary);
+  return { tool, sweep, clean, summary, code, seconds: (performance.now() - started) / 1000 };
+}
+
+const waiting = options.tools
+  .split(",")
+  .flatMap((tool) => sweeps.map((sweep) => ({ tool, sweep })));
+const results = [];
+async function work() {
+  for (let next = waiting.shift(); next; next = waiting.shift()) {
+    results.push(await check(next.tool, next.sweep));
+  }
+}
+await Promise.all(Array.from({ length: Number(options.parallel) }, work));
+
+for (const tool of options.tools.split(",")) {
+  const of = results.filter((result) => result.tool === tool);
+  const seconds = of.reduce((sum, result) => sum + result.seconds, 0);
+  const dirty = of.filter(({ clean }) => !clean);
+  console.log(
+    `${tool.padEnd(10)} ${of.length} sweeps, ${seconds.toFixed(0)} s: ${dirty.length === 0 ? "clean" : ""}`,
+  );
+  for (const { sweep, summary, code } of dirty) {
+    console.log(
+      `${" ".repeat(11)}${sweep}: ${summary} (exit code ${code}), ${join(log, `${tool}-${sweep}.log`)}`,
+    );
+  }
+}
+if (results.some(({ clean }) => !clean)) process.exitCode = 1;

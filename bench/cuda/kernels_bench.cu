@@ -115,8 +115,8 @@ void check_rope(int64_t batch, int64_t time, int64_t heads, int64_t rotated, int
   const Tensor y = in_place ? x : empty(x.shape, x.dtype), back = empty(x.shape, x.dtype);
   run([&](Stream& s) {
     cuda::rope_table(s, out(table), 10000.0);
-    cuda::rope(s, in(x), in(table), out(y), heads, rotated, 3, false);
-    cuda::rope(s, in(y), in(table), out(back), heads, rotated, 3, true);
+    cuda::rope(s, in(x), in(table), std::nullopt, out(y), heads, rotated, 3, false);
+    cuda::rope(s, in(y), in(table), std::nullopt, out(back), heads, rotated, 3, true);
   });
   std::vector<double> reference = values;
   for (int64_t token = 0; token < batch * time; ++token) {
@@ -428,7 +428,7 @@ void time_all() {
     const Tensor x = random<bfloat16>({16, 2048, 40 * 64}), table = empty({2048, 32, 2}, DType::f32);
     run([&](Stream& s) { cuda::rope_table(s, out(table), 10000); });
     report_time("rope in place", 2.0 * 2 * n * 36 * 64,
-                [&](Stream& s) { cuda::rope(s, in(x), in(table), out(x), 40, 36, 0, false); });
+                [&](Stream& s) { cuda::rope(s, in(x), in(table), std::nullopt, out(x), 40, 36, 0, false); });
   }
   {
     const Tensor gate_up = random<bfloat16>({n, 2 * f}), y = random<bfloat16>({n, f}),

@@ -23,8 +23,9 @@ template <class Engine> struct BackwardWorkspace {
 };
 
 // p and dS of one tile, in the layouts of the three products that follow.
-template <class Engine, bool kDiagonal>
-void softmax_gradient_tile(BackwardWorkspace<Engine>& w, int64_t rows, float to_base_2) {
+template <class Engine, Mask kMask>
+void softmax_gradient_tile(BackwardWorkspace<Engine>& w, int64_t rows, float to_base_2, const Visible& visible,
+                           int64_t tile) {
   for (int64_t row = 0; row < rows; row += 2) {
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kVectorsPerRow; ++v) {
@@ -33,10 +34,10 @@ void softmax_gradient_tile(BackwardWorkspace<Engine>& w, int64_t rows, float to_
       for (int64_t i = 0; i < 2; ++i) {
         const int64_t place = (row + i) * kTile + v * kLanes;
         Floats x = load(w.scores + place) * to_base_2 - w.lse[row + i];
-        if (kDiagonal) x = keep_lower(x, v, row + i, -INFINITY);
+        x = keep_visible<kMask>(x, visible, tile, v, row + i, -INFINITY);
         p[i] = exp2_below_one(x);
         d_score[i] = p[i] * (load(w.d_probabilities + place) - w.row_sum[row + i]);
-        if (kDiagonal) d_score[i] = keep_lower(d_score[i], v, row + i, 0.0f);
+        d_score[i] = keep_visible<kMask>(d_score[i], visible, tile, v, row + i, 0.0f);
         if (Engine::kPerWord > 1) put_rows(w.d_scores, row + i, v, d_score[i]);
       }
       put_paired(w.probabilities_paired, row, v, p[0], p[1]);
@@ -90,8 +91,9 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
     w.row_sum[row] = inside ? dot(x.d_o + place + row * o_stride, x.o + place + row * o_stride, shape.head_size) : 0.0f;
   }
 
+  const Visible visible(shape, b, query_tile);
   const int64_t first_key_tile = (b * shape.kv_heads + head / shape.group()) * shape.tiles();
-  for (int64_t tile = 0; tile <= query_tile; ++tile) {
+  for (int64_t tile = visible.first_tile; tile <= query_tile; ++tile) {
     const bool diagonal = tile == query_tile;
     const int64_t offset = (first_key_tile + tile) * keys.tile_words;
     const Part columns = diagonal ? Part::lower_columns : Part::whole;
@@ -100,8 +102,13 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
                           kTile, w.scores, kTile, false, columns);
     multiply_tile<Engine>(even_rows, kTile, width, {side.d_output.data(), width / kPerWord, 1},
                           keys.value_transposed + offset, kTile, w.d_probabilities, kTile, false, columns);
-    diagonal ? softmax_gradient_tile<Engine, true>(w, even_rows, to_base_2)
-             : softmax_gradient_tile<Engine, false>(w, even_rows, to_base_2);
+    switch (visible.mask(tile)) {
+      case Mask::none: softmax_gradient_tile<Engine, Mask::none>(w, even_rows, to_base_2, visible, tile); break;
+      case Mask::diagonal: softmax_gradient_tile<Engine, Mask::diagonal>(w, even_rows, to_base_2, visible, tile); break;
+      case Mask::documents:
+        softmax_gradient_tile<Engine, Mask::documents>(w, even_rows, to_base_2, visible, tile);
+        break;
+    }
     const int64_t seen = diagonal ? rows : kTile;  // keys
     multiply_tile<Engine>(seen, width, rows, {w.probabilities_paired, 1, kTile}, side.d_output_paired.data(), width,
                           dv + tile * kTile * width, width, true, from_row);
@@ -109,14 +116,14 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
                           dk + tile * kTile * width, width, true, from_row);
     const auto* d_scores = kPerWord > 1 ? w.d_scores : w.d_scores_paired;
     multiply_tile<Engine>(rows, width, kTile, {d_scores, kTile / kPerWord, 1}, keys.key_paired + offset, width,
-                          side.d_query.data(), width, tile > 0, diagonal ? Part::lower_steps : Part::whole);
+                          side.d_query.data(), width, tile > visible.first_tile, diagonal ? Part::lower_steps : Part::whole);
   }
   write_scaled(side.d_query.data(), width, rows, shape.head_size, [&](int64_t) { return shape.scale; },
                x.dqkv + shape.at(b, query_tile, head), shape.stride());
 }
 
 // The (head, query tile) pairs of a kv head, cut into `parts` runs of about equal work. Pair u is head u / tiles, tile
-// u % tiles and costs tile + 1. Returns the first pair of each run, and the end.
+// u % tiles and costs tile + 1 (documents make some cheaper: the cut must depend on shapes alone). Returns the first pair of each run, and the end.
 std::vector<int64_t> cut_into_parts(const Attention& shape, int64_t parts) {
   const int64_t tiles = shape.tiles(), pairs = shape.group() * tiles;
   const int64_t work = shape.group() * tiles * (tiles + 1) / 2;
@@ -185,9 +192,10 @@ template <class Engine, class T> void backward(Stream& stream, const Attention& 
 
 }  // namespace
 
-void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, Out dqkv, int64_t heads, int64_t kv_heads,
-                        double scale) {
-  const Attention shape = checked(qkv, heads, kv_heads, scale);
+void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv,
+                        int64_t heads, int64_t kv_heads, double scale) {
+  Attention shape = checked(qkv, heads, kv_heads, scale);
+  shape.starts = checked_starts(starts, shape.batch, shape.time);
   check_output(shape, qkv, o, lse);
   check_output(shape, qkv, d_o, lse);
   LF_CHECK(dqkv.shape == qkv.shape && dqkv.dtype == qkv.dtype, "dqkv {} does not fit qkv {}", to_string(dqkv.shape),

@@ -2,7 +2,8 @@
 // o = softmax(scale · q kᵀ) v, tile by tile with a running maximum and sum; keeps lse = log sum exp for the backward pass.
 //
 // Keys and values of a (batch, kv head) are packed once and read by all query heads of its group. Scores live in base 2:
-// one multiplication less per exponential. On the diagonal only the needed part of each product is computed.
+// one multiplication less per exponential. On the diagonal only the needed part of each product is computed; tiles of keys
+// before the document of the first query are left out.
 // Deterministic for any number of threads: a query tile is one task.
 #include "cpu/attention_shared.h"
 #include "cpu/cpu_ops.h"
@@ -24,8 +25,14 @@ template <class Engine> struct ForwardWorkspace {
 };
 
 // Online softmax of one tile of scores: probabilities relative to the new running maximum; `rescale` is what the old
-// output and sum are worth now.
-template <class Engine, bool kDiagonal> void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2) {
+// output and sum are worth now. Of a document that begins later in the row of tiles no query has seen a key yet: its
+// maximum is still -inf, and 0 takes its place as the reference.
+template <class Engine, Mask kMask>
+void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2, const Visible& visible, int64_t tile) {
+  constexpr bool kEmptyRows = kMask == Mask::documents;
+  const auto reference = [](Floats maximum) {
+    return kEmptyRows ? (maximum == broadcast(-INFINITY) ? Floats{} : maximum) : maximum;
+  };
   for (int64_t first = 0; first < rows; first += kLanes) {
     Floats largest[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) {
@@ -33,7 +40,7 @@ template <class Engine, bool kDiagonal> void softmax_tile(ForwardWorkspace<Engin
       largest[i] = broadcast(-INFINITY);
       for (int64_t v = 0; v < kVectorsPerRow; ++v) {
         Floats x = load(w.scores + row * kTile + v * kLanes);
-        if (kDiagonal) x = keep_lower(x, v, row, -INFINITY);
+        x = keep_visible<kMask>(x, visible, tile, v, row, -INFINITY);
         largest[i] = x > largest[i] ? x : largest[i];
       }
     }
@@ -41,15 +48,15 @@ template <class Engine, bool kDiagonal> void softmax_tile(ForwardWorkspace<Engin
     const Floats before = load(w.maximum + first);
     const Floats now = before > in_tile ? before : in_tile;
     store(w.maximum + first, now);
-    store(w.rescale + first, exp2_below_one(before - now));
+    store(w.rescale + first, exp2_below_one(before - reference(now)));
   }
   for (int64_t row = 0; row < rows; ++row) {
-    const Floats maximum = broadcast(w.maximum[row]);
+    const Floats maximum = reference(broadcast(w.maximum[row]));
     Floats sum = w.sum[row] * w.rescale[row];
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kVectorsPerRow; ++v) {
       Floats x = load(w.scores + row * kTile + v * kLanes) * to_base_2 - maximum;
-      if (kDiagonal) x = keep_lower(x, v, row, -INFINITY);
+      x = keep_visible<kMask>(x, visible, tile, v, row, -INFINITY);
       const Floats p = exp2_below_one(x);
       sum += p;
       put_rows(w.probabilities, row, v, p);
@@ -67,14 +74,20 @@ void forward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_
   const float to_base_2 = shape.scale * kLog2E;
   pack_rows<Engine>(qkv + shape.at(b, query_tile, head), shape.stride(), rows, shape.head_size, query);
   w.start();
+  const Visible visible(shape, b, query_tile);
   const int64_t first_key_tile = (b * shape.kv_heads + head / shape.group()) * shape.tiles();
-  for (int64_t tile = 0; tile <= query_tile; ++tile) {
+  for (int64_t tile = visible.first_tile; tile <= query_tile; ++tile) {
     const bool diagonal = tile == query_tile;
     const int64_t offset = (first_key_tile + tile) * keys.tile_words;
     multiply_tile<Engine>(rows, kTile, width, {query, width / kPerWord, 1}, keys.key_transposed + offset, kTile, w.scores,
                           kTile, false, diagonal ? Part::lower_columns : Part::whole);
-    diagonal ? softmax_tile<Engine, true>(w, rows, to_base_2) : softmax_tile<Engine, false>(w, rows, to_base_2);
-    if (tile > 0) {
+    switch (visible.mask(tile)) {
+      case Mask::none: softmax_tile<Engine, Mask::none>(w, rows, to_base_2, visible, tile); break;
+      case Mask::diagonal: softmax_tile<Engine, Mask::diagonal>(w, rows, to_base_2, visible, tile); break;
+      case Mask::documents: softmax_tile<Engine, Mask::documents>(w, rows, to_base_2, visible, tile); break;
+    }
+    const bool first = tile == visible.first_tile;
+    if (!first) {
       for (int64_t row = 0; row < rows; ++row) {
         const Floats factor = broadcast(w.rescale[row]);
         for (int64_t d = 0; d < width; d += kLanes) {
@@ -83,7 +96,7 @@ void forward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_
       }
     }
     multiply_tile<Engine>(rows, width, kTile, {w.probabilities, kTile / kPerWord, 1}, keys.value_paired + offset, width,
-                          output, width, tile > 0, diagonal ? Part::lower_steps : Part::whole);
+                          output, width, !first, diagonal ? Part::lower_steps : Part::whole);
   }
   float sums[kTile];
   for (int64_t row = 0; row < rows; ++row) {
@@ -122,8 +135,10 @@ template <class Engine, class T> void forward(Stream& stream, const Attention& s
 
 }  // namespace
 
-void attention_forward(Stream& stream, In qkv, Out o, Out lse, int64_t heads, int64_t kv_heads, double scale) {
-  const Attention shape = checked(qkv, heads, kv_heads, scale);
+void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out lse, int64_t heads,
+                       int64_t kv_heads, double scale) {
+  Attention shape = checked(qkv, heads, kv_heads, scale);
+  shape.starts = checked_starts(starts, shape.batch, shape.time);
   check_output(shape, qkv, o, lse);
   if (qkv.numel() == 0) return;
   if (qkv.dtype == DType::bf16) {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cpu/attention_tile.h"
+#include "cpu/document_starts.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 
@@ -23,6 +24,7 @@ constexpr int64_t kVectorsPerRow = kTile / kLanes;
 struct Attention {
   int64_t batch, time, heads, kv_heads, head_size;
   float scale;
+  const int32_t* starts = nullptr;  // (batch, time): the first key that each query sees; null: all from 0
 
   int64_t group() const { return heads / kv_heads; }
   int64_t stride() const { return (heads + 2 * kv_heads) * head_size; }  // of qkv, from token to token
@@ -72,6 +74,43 @@ LF_INLINE Floats lane_numbers() {
 LF_INLINE Floats keep_lower(Floats x, int64_t vector, int64_t row, float value) {
   const Floats column = lane_numbers() + static_cast<float>(vector * kLanes);
   return column <= broadcast(static_cast<float>(row)) ? x : broadcast(value);
+}
+
+// Which scores of a tile the softmax leaves out.
+enum class Mask {
+  none,
+  diagonal,   // keys after the query, on the diagonal tile
+  documents,  // those, and keys before the query's document
+};
+
+// The keys that the queries of a tile see.
+struct Visible {
+  int64_t query_tile, first_tile = 0;  // no key of an earlier tile is seen
+  int64_t first_key[kTile] = {};       // of each query
+
+  Visible(const Attention& shape, int64_t b, int64_t query_tile) : query_tile(query_tile) {
+    if (!shape.starts) return;
+    const int32_t* starts = shape.starts + b * shape.time + query_tile * kTile;
+    const int64_t rows = shape.rows(query_tile);
+    for (int64_t row = 0; row < kTile; ++row) first_key[row] = starts[std::min(row, rows - 1)];
+    first_tile = starts[0] / kTile;
+  }
+  Mask mask(int64_t key_tile) const {
+    if (first_key[kTile - 1] > key_tile * kTile) return Mask::documents;
+    return key_tile == query_tile ? Mask::diagonal : Mask::none;
+  }
+};
+
+// Scores of a query, in row `row`, that it does not see become `value`.
+template <Mask kMask>
+LF_INLINE Floats keep_visible(Floats x, const Visible& visible, int64_t key_tile, int64_t vector, int64_t row,
+                              float value) {
+  if constexpr (kMask == Mask::none) return x;
+  if constexpr (kMask == Mask::diagonal) return keep_lower(x, vector, row, value);
+  const Floats column = lane_numbers() + static_cast<float>(vector * kLanes);
+  const Floats first = broadcast(static_cast<float>(visible.first_key[row] - key_tile * kTile));
+  const Floats last = broadcast(static_cast<float>((visible.query_tile - key_tile) * kTile + row));
+  return (column >= first) & (column <= last) ? x : broadcast(value);
 }
 
 // f32 rows of a tile to the layouts that products take. `odd` is the row below `even`.

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/kernel.h"
+#include "cpu/document_starts.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -20,15 +20,15 @@ template <class T> void rotate_head(const T* x, const float* cosine, const float
 }
 
 template <class T>
-void rotate(const Tensor& x, const float* table, const Tensor& y, int64_t heads, int64_t rotated_heads, int64_t position,
-            bool inverse) {
+void rotate(const Tensor& x, const float* table, const int32_t* starts, const Tensor& y, int64_t heads,
+            int64_t rotated_heads, int64_t position, bool inverse) {
   const int64_t time = x.dim(1), width = x.dim(2), head_size = width / heads, half = head_size / 2;
   const T* from = x.data<T>();
   T* to = y.data<T>();
   parallel_rows(x.dim(0) * time, width, [&](int64_t begin, int64_t end) {
     std::vector<float> cosine(static_cast<size_t>(half)), sine(static_cast<size_t>(half));
     for (int64_t row = begin; row < end; ++row) {
-      const float* angles = table + (position + row % time) * head_size;
+      const float* angles = table + (position + row % time - (starts ? starts[row] : 0)) * head_size;
       for (int64_t i = 0; i < half; ++i) {
         cosine[static_cast<size_t>(i)] = angles[2 * i];
         sine[static_cast<size_t>(i)] = inverse ? -angles[2 * i + 1] : angles[2 * i + 1];
@@ -68,7 +68,8 @@ void rope_table(Stream&, Out table, double theta) {
   });
 }
 
-void rope(Stream&, In x, In table, Out y, int64_t heads, int64_t rotated_heads, int64_t position, bool inverse) {
+void rope(Stream&, In x, In table, std::optional<In> starts, Out y, int64_t heads, int64_t rotated_heads,
+          int64_t position, bool inverse) {
   check_float("x", x);
   check_dtype("table", table, DType::f32);
   check_dtype("y", y, x.dtype);
@@ -80,8 +81,9 @@ void rope(Stream&, In x, In table, Out y, int64_t heads, int64_t rotated_heads, 
            "expected table of shape (positions,{},2), got {}", x.dim(2) / heads / 2, to_string(table.shape));
   LF_CHECK(position >= 0 && position + x.dim(1) <= table.dim(0), "positions {} to {} are not in the table of {}", position,
            position + x.dim(1) - 1, table.dim(0));
+  const int32_t* document_starts = checked_starts(starts, x.dim(0), x.dim(1));
   with_float("x", x, [&]<class T>() {
-    rotate<T>(x, table.data<float>(), y, heads, rotated_heads, position, inverse);
+    rotate<T>(x, table.data<float>(), document_starts, y, heads, rotated_heads, position, inverse);
   });
 }
 

@@ -54,12 +54,15 @@ struct Halves {
 // y may be x: a thread reads what it writes.
 template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads)
-    rotate_kernel(const T* x, const float* __restrict__ table, T* y, Shape3 shape, int64_t position, float direction) {
+    rotate_kernel(const T* x, const float* __restrict__ table, const int32_t* __restrict__ starts, T* y, Shape3 shape,
+                  int64_t position, float direction) {
   const int lane = threadIdx.x % 32, places = shape.half / kCount;  // vectors of half a head
   const int at_once = max(1, 32 / places);                          // heads
   const int64_t warps = int64_t{gridDim.x} * (kThreads / 32);
   for (int64_t token = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32; token < shape.tokens; token += warps) {
-    const float* angles = table + (position + token % shape.time) * 2 * shape.half;
+    int64_t time = token % shape.time;
+    if (starts) time -= min(max(starts[token], 0), static_cast<int>(time));  // whatever it holds, a row of the table
+    const float* angles = table + (position + time) * 2 * shape.half;
     const int64_t start = token * shape.width;
     for (int first = 0; first < places; first += 32) {
       const int place = first + (places < 32 ? lane % places : lane), first_head = places < 32 ? lane / places : 0;
@@ -107,7 +110,8 @@ void rope_table(Stream& stream, Out table, double theta) {
   check_launch();
 }
 
-void rope(Stream& stream, In x, In table, Out y, int64_t heads, int64_t rotated_heads, int64_t position, bool inverse) {
+void rope(Stream& stream, In x, In table, std::optional<In> starts, Out y, int64_t heads, int64_t rotated_heads,
+          int64_t position, bool inverse) {
   CudaStream& cuda = on_cuda(stream);
   check_float("x", x);
   check_dtype("table", table, DType::f32);
@@ -121,6 +125,10 @@ void rope(Stream& stream, In x, In table, Out y, int64_t heads, int64_t rotated_
            "expected table of shape (positions,{},2), got {}", x.dim(2) / heads / 2, to_string(table.shape));
   LF_CHECK(position >= 0 && position + x.dim(1) <= table.dim(0), "positions {} to {} are not in the table of {}",
            position, position + x.dim(1) - 1, table.dim(0));
+  if (starts) {
+    check_dtype("starts", *starts, DType::i32);
+    check_shape("starts", *starts, {x.dim(0), x.dim(1)});
+  }
   LF_CHECK(x.dim(1) <= INT32_MAX && x.dim(2) <= INT32_MAX, "x {} is too large", to_string(x.shape));
   if (x.numel() == 0) return;
   const Shape3 shape = {x.dim(0) * x.dim(1), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),
@@ -130,7 +138,7 @@ void rope(Stream& stream, In x, In table, Out y, int64_t heads, int64_t rotated_
     LF_CHECK(reinterpret_cast<uintptr_t>(table.raw()) % 8 == 0, "the table starts at an odd element");
     const auto kernel = vectors ? rotate_kernel<T, kVector<T>> : rotate_kernel<T, 1>;
     kernel<<<blocks_for(cuda, shape.tokens, kThreads / 32), kThreads, 0, cuda.compute()>>>(
-        x.data<T>(), table.data<float>(), y.data<T>(), shape, position, inverse ? -1.0f : 1.0f);
+        x.data<T>(), table.data<float>(), starts ? starts->data<int32_t>() : nullptr, y.data<T>(), shape, position, inverse ? -1.0f : 1.0f);
   });
   check_launch();
 }

@@ -3,6 +3,7 @@ import { ArgumentError, AutogradError, ShapeError } from "../errors.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
 import {
+  checkDocumentStarts,
   checkFloat,
   checkInteger,
   checkNumber,
@@ -21,6 +22,15 @@ export interface AttentionOptions {
   kvHeads?: number;
   /** Factor of the scores, 1 / sqrt(headSize) if left out. */
   scale?: number;
+}
+
+export interface DocumentAttentionOptions extends AttentionOptions {
+  /**
+   * (batch, time) i32: where in the window each token's document starts; the token sees nothing before it. What
+   * `documentStarts()` makes: from 0 to the token's own index, never falling along a row. On the CPU other values are an error at
+   * the next wait; on a GPU the result is then unspecified.
+   */
+  documentStarts?: Tensor;
 }
 
 interface Heads {
@@ -62,24 +72,30 @@ function checkArguments(
 
 /**
  * Causal softmax attention with grouped key/value heads: o[t] = softmax(scale · q[t] · k[0..t]ᵀ) · v[0..t]. No time × time
- * matrix is made; backward computes the probabilities again.
+ * matrix is made; backward computes the probabilities again. With `documentStarts` a token sees only the tokens of its own
+ * document, k[documentStarts[t]..t], and tiles of keys before it cost nothing.
  * @param qkv (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16: all query heads, then all keys, then all values.
  *   Query head h reads key/value head floor(h · kvHeads / heads).
  * @returns (batch, time, heads · headSize) of qkv's dtype
+ * @throws ShapeError, DTypeError, DeviceError, ArgumentError for what does not fit
  * @see Dao 2023, arXiv 2307.08691; Ainslie et al. 2023, arXiv 2305.13245
  */
-export function attention(qkv: Tensor, options: AttentionOptions): Tensor {
-  const { heads, kvHeads, headSize, scale } = checkArguments("attention", qkv, options, []);
+export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tensor {
+  const op = "attention";
+  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, ["documentStarts"]);
+  const { documentStarts } = options;
+  if (documentStarts !== undefined) checkDocumentStarts(op, documentStarts, qkv);
   const [batch, time] = qkv.shape as [number, number, number];
   const o = empty([batch, time, heads * headSize], qkv);
   const lse = empty([batch, heads, time], { dtype: "f32", device: qkv.device });
-  native.attentionForward(qkv.native, o.native, lse.native, heads, kvHeads, scale);
-  return differentiable("attention", {
+  const { native: starts = null } = documentStarts ?? {};
+  native.attentionForward(qkv.native, starts, o.native, lse.native, heads, kvHeads, scale);
+  return differentiable(op, {
     inputs: [qkv],
     outputs: [o],
-    saved: [qkv, o, lse],
+    saved: [qkv, o, lse, ...(documentStarts ? [documentStarts] : [])],
     backward: ([dO], saved) => {
-      const [qkv, o, lse] = saved as [Tensor, Tensor, Tensor];
+      const [qkv, o, lse, starts] = saved as [Tensor, Tensor, Tensor, Tensor?];
       const dqkv = empty(qkv.shape, qkv);
       const { native: gradient } = dO as Tensor;
       native.attentionBackward(
@@ -87,6 +103,7 @@ export function attention(qkv: Tensor, options: AttentionOptions): Tensor {
         qkv.native,
         o.native,
         lse.native,
+        starts?.native ?? null,
         dqkv.native,
         heads,
         kvHeads,

@@ -108,6 +108,14 @@ export function checkSameDType(op: string, first: Tensor, ...others: readonly Te
   }
 }
 
+/** Where documents start, for one window a row: i32 (batch, time) on the device of x. */
+export function checkDocumentStarts(op: string, starts: unknown, x: Tensor): void {
+  checkDType(op, "documentStarts", starts, "i32");
+  checkSameDevice(op, x, starts);
+  const window = x.shape.slice(0, 2);
+  checkShape(op, "documentStarts", starts, window, "batch and time");
+}
+
 /** As many axes as asked for. */
 export function checkRank(op: string, name: string, x: Tensor, ...allowed: number[]): void {
   if (!allowed.includes(x.shape.length)) {

@@ -5,6 +5,7 @@ import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
 import {
   checkBoolean,
+  checkDocumentStarts,
   checkDType,
   checkFloat,
   checkInteger,
@@ -49,15 +50,24 @@ export interface RopeOptions {
   rotatedHeads?: number;
   /** Position of the first token, for generation (0). */
   position?: number;
+  /**
+   * (batch, time) i32: where in the window each token's document starts, so that positions count from there. As in
+   * `attention`.
+   */
+  documentStarts?: Tensor;
   /** Writes over x, which must not be used any more afterwards (false). */
   inPlace?: boolean;
 }
 
-function checkArguments(x: Tensor, table: Tensor, options: RopeOptions): Required<RopeOptions> {
+function checkArguments(
+  x: Tensor,
+  table: Tensor,
+  options: RopeOptions,
+): Required<Omit<RopeOptions, "documentStarts">> {
   checkFloat("rope", "x", x);
   checkDType("rope", "table", table, "f32");
   checkSameDevice("rope", x, table);
-  checkOptions("rope", options, ["heads", "rotatedHeads", "position", "inPlace"]);
+  checkOptions("rope", options, ["heads", "rotatedHeads", "position", "documentStarts", "inPlace"]);
   const { heads, rotatedHeads = heads, position = 0, inPlace = false } = options ?? {};
   checkInteger("rope", "heads", heads, { min: 1 });
   checkInteger("rope", "rotatedHeads", rotatedHeads, { min: 0, max: heads });
@@ -84,6 +94,7 @@ function checkArguments(x: Tensor, table: Tensor, options: RopeOptions): Require
         `but received ${positions}`,
     );
   }
+  if (options.documentStarts !== undefined) checkDocumentStarts("rope", options.documentStarts, x);
   if (inPlace && gradientsEnabled() && x.requiresGrad && !x.node) {
     throw new ArgumentError("[rope] a leaf that requires a gradient cannot be changed in place");
   }
@@ -91,7 +102,8 @@ function checkArguments(x: Tensor, table: Tensor, options: RopeOptions): Require
 }
 
 /**
- * Rotary position embedding: element i of a head turns with element i + headSize/2, as in Llama's Hugging Face form.
+ * Rotary position embedding: element i of a head turns with element i + headSize/2, as in Llama's Hugging Face form. Token t
+ * stands at `position` + t, with `documentStarts` at `position` + t - documentStarts[t].
  * @param x     (batch, time, heads · headSize) f32 or bf16, e.g. the packed q, k, v
  * @param table of `ropeTable`, at least position + time long
  * @returns the shape and dtype of x
@@ -99,16 +111,28 @@ function checkArguments(x: Tensor, table: Tensor, options: RopeOptions): Require
  */
 export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
   const { heads, rotatedHeads, position, inPlace } = checkArguments(x, table, options);
+  const { documentStarts } = options;
+  const { native: starts = null } = documentStarts ?? {};
   const y = inPlace ? x.view(x.shape) : empty(x.shape, x);
-  native.rope(x.native, table.native, y.native, heads, rotatedHeads, position, false);
+  native.rope(x.native, table.native, starts, y.native, heads, rotatedHeads, position, false);
   return differentiable("rope", {
     inputs: [x],
     outputs: [y],
-    saved: [table],
-    backward: ([dy], [table]) => {
+    saved: [table, ...(documentStarts ? [documentStarts] : [])],
+    backward: ([dy], [table, starts]) => {
       const dx = empty((dy as Tensor).shape, dy);
       const turns = (table as Tensor).native;
-      native.rope((dy as Tensor).native, turns, dx.native, heads, rotatedHeads, position, true);
+      const { native: from = null } = starts ?? {};
+      native.rope(
+        (dy as Tensor).native,
+        turns,
+        from,
+        dx.native,
+        heads,
+        rotatedHeads,
+        position,
+        true,
+      );
       return [dx];
     },
   });

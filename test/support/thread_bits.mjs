@@ -33,8 +33,8 @@ for (const dtype of ["f32", "bf16"]) {
       make("f32", [batch, heads, time]),
       make(dtype, [batch, time, (heads + 2 * kvHeads) * size]),
     ];
-    ops.attentionForward(qkv, o, lse, heads, kvHeads, 0.125);
-    ops.attentionBackward(dO, qkv, o, lse, dqkv, heads, kvHeads, 0.125);
+    ops.attentionForward(qkv, null, o, lse, heads, kvHeads, 0.125);
+    ops.attentionBackward(dO, qkv, o, lse, null, dqkv, heads, kvHeads, 0.125);
     results[`attention ${dtype} ${time}`] = [await hash(o), await hash(lse), await hash(dqkv)];
   }
   const logits = random(dtype, [77, 5000], 3, 4);
@@ -53,7 +53,7 @@ for (const dtype of ["f32", "bf16"]) {
   const x = random(dtype, [4, 300, 6 * 64], 4);
   const [table, turned] = [make("f32", [300, 32, 2]), make(dtype, [4, 300, 6 * 64])];
   ops.ropeTable(table, 10000);
-  ops.rope(x, table, turned, 6, 5, 0, false);
+  ops.rope(x, table, null, turned, 6, 5, 0, false);
   results[`rope ${dtype}`] = [await hash(turned)];
 }
 process.stdout.write(JSON.stringify(results));

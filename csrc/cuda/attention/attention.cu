@@ -32,6 +32,14 @@ AttentionCall checked(CudaStream& cuda, const Tensor& qkv, int64_t heads, int64_
           cuda.compute()};
 }
 
+void take_starts(AttentionCall& call, const std::optional<In>& starts) {
+  if (!starts) return;
+  check_dtype("starts", *starts, DType::i32);
+  check_shape("starts", *starts, {call.batch, call.time});
+  call.starts = starts->data<int32_t>();
+  LF_CHECK(!call.starts, "documents cannot be masked on CUDA yet");
+}
+
 void check_like_output(const char* name, const Tensor& tensor, const AttentionCall& call, const Tensor& qkv) {
   LF_CHECK(tensor.shape == (Shape{call.batch, call.time, call.heads * call.head_size}) && tensor.dtype == qkv.dtype,
            "{} {} {} does not fit qkv {} {}", name, name_of(tensor.dtype), to_string(tensor.shape), name_of(qkv.dtype),
@@ -75,19 +83,22 @@ void backward(CudaStream& cuda, const AttentionCall& call, const T* d_o, const T
 
 }  // namespace
 
-void attention_forward(Stream& stream, In qkv, Out o, Out lse, int64_t heads, int64_t kv_heads, double scale) {
+void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out lse, int64_t heads,
+                       int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
-  const AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
+  AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
+  take_starts(call, starts);
   check_like_output("o", o, call, qkv);
   check_lse(lse, call);
   if (qkv.numel() == 0) return;
   with_float("qkv", qkv, [&]<class T>() { forward(cuda, call, qkv.data<T>(), o.data<T>(), lse.data<float>()); });
 }
 
-void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, Out dqkv, int64_t heads, int64_t kv_heads,
-                        double scale) {
+void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv,
+                        int64_t heads, int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
-  const AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
+  AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
+  take_starts(call, starts);
   check_like_output("d_o", d_o, call, qkv);
   check_like_output("o", o, call, qkv);
   check_lse(lse, call);

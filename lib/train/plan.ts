@@ -45,8 +45,13 @@ export interface RunPlan {
   estimates: TimeEstimate[];
 }
 
-/** What linearCrossEntropy makes at a time: about this much of f32 logits, but not fewer rows than these. */
-const logitsChunk = { bytes: 16 * 2 ** 20, fewestRows: 64 };
+/** What linearCrossEntropy makes at a time (kChunkBytes of csrc/cpu and csrc/cuda/linear_cross_entropy). */
+const logitsChunk = {
+  /** f32 logits; not fewer rows than these. */
+  cpu: { bytes: 16 * 2 ** 20, fewestRows: 64 },
+  /** f32 logits and, beside those of a bf16 model, their gradient. */
+  cuda: { bytes: 512 * 2 ** 20, fewestRows: 128 },
+} as const;
 
 /** A100-hours for 300 billion tokens that others published (TinyLlama's README). */
 export const publishedHoursPer300B = [
@@ -110,6 +115,8 @@ export function planRun(config: RunConfig, speed: PlanSpeed = {}): RunPlan {
 export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "recompute"> {
   data: { sequenceLength: number };
   batch: { microBatch: number };
+  /** A GPU unless it is "cpu". */
+  device?: string;
 }
 
 /** Bytes that training takes on one device, by part. */
@@ -148,11 +155,19 @@ export function planMemory(shape: MemoryShape): MemoryPlan {
     moments: 8 * parameters,
     activations: tokens * (layers * kept + ends),
     workingSet: tokens * (again + gradients),
-    lossHead: 4 * model.vocabSize * (hiddenSize + logitsRows(tokens, model.vocabSize)),
+    lossHead:
+      4 * model.vocabSize * hiddenSize +
+      logitsBytes(tokens, model.vocabSize, element, shape.device === "cpu"),
   };
 }
 
-function logitsRows(tokens: number, vocabSize: number): number {
-  const { bytes, fewestRows } = logitsChunk;
-  return Math.min(tokens, Math.max(fewestRows, Math.floor(bytes / (4 * vocabSize))));
+/** Bytes of a chunk of logits and their gradient; the chunks are made equally long, in whole tiles of 128 rows on a GPU. */
+function logitsBytes(tokens: number, vocabSize: number, element: 2 | 4, onCpu: boolean): number {
+  const perLogit = element === 2 ? 6 : 4;
+  const { bytes, fewestRows } = logitsChunk[onCpu ? "cpu" : "cuda"];
+  const tile = onCpu ? 1 : 128;
+  const counted = onCpu ? 4 : perLogit;
+  const most = Math.max(fewestRows, Math.floor(bytes / (counted * vocabSize) / tile) * tile);
+  const each = Math.ceil(tokens / Math.ceil(tokens / most));
+  return perLogit * vocabSize * Math.min(tokens, Math.ceil(each / tile) * tile);
 }

@@ -1,6 +1,7 @@
 import { Command, CommanderError } from "commander";
 import { exitCodes, LlamaForgeError, OutOfMemoryError } from "../errors.js";
 import { nearest } from "../train/config-tree.js";
+import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
 import { addGenerate } from "./generate.js";
 import { beStrict } from "./options.js";
@@ -25,15 +26,26 @@ export function createProgram(): Command {
   addTrain(program);
   addGenerate(program);
   addReport(program);
+  addBench(program);
   addDoctor(program);
   addQuickstart(program);
-  for (const command of [program, ...program.commands]) {
+  for (const command of commandTree(program)) {
     command.exitOverride((error) => {
       throw Object.assign(error, { command });
     });
     beStrict(command);
   }
   return program;
+}
+
+/** A command and all below it. */
+export function commandTree(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(commandTree)];
+}
+
+/** How a command is called, e.g. `llamaforge bench parity`. */
+export function commandName(command: Command): string {
+  return command.parent ? `${commandName(command.parent)} ${command.name()}` : command.name();
 }
 
 /**
@@ -82,7 +94,10 @@ const unicodeDash = /^[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]+/;
 
 /** `–set` pasted from a document would otherwise be taken for a file's name. */
 function refuseUnicodeDashes(program: Command, argv: readonly string[]): void {
-  const command = program.commands.find((candidate) => argv.includes(candidate.name())) ?? program;
+  const named = (candidates: readonly Command[]): Command | undefined =>
+    candidates.find((candidate) => argv.includes(candidate.name()));
+  const outer = named(program.commands) ?? program;
+  const command = (outer !== program && named(outer.commands)) || outer;
   const flags = [program, command].flatMap(({ options }) => options.flatMap(flagsOf));
   for (const argument of argv) {
     if (argument === "--") return;
@@ -108,7 +123,8 @@ function flagsOf(option: Command["options"][number]): string[] {
 /** What is wrong, and how the flag or the command is used. */
 function explainUsage(error: CommanderError & { command?: Command }, program: Command): string {
   const command = error.command ?? program;
-  const name = command === program ? "llamaforge" : `llamaforge ${command.name()}`;
+  const name = commandName(command);
+  if (error.code === "commander.help") return command.helpInformation();
   const message = error.message.replace(/^error: /, "").replace(/\n\(Did you mean (.*)\?\)$/s, "");
   const lines = [`${name}: ${message}`];
   const mentioned = /'(-[^'\s=<]+)|\[?--[a-z-]+/i.exec(message);
@@ -122,7 +138,7 @@ function explainUsage(error: CommanderError & { command?: Command }, program: Co
     unknownCommand &&
     nearest(
       unknownCommand,
-      program.commands.map((c) => c.name()),
+      command.commands.map((c) => c.name()),
     );
   if (meant) lines.push(`  did you mean ${meant}?`);
   lines.push(`usage: ${name} ${command.usage()}`, `       ${name} --help  lists all options`);

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { createProgram } from "../../lib/cli/program.js";
+import { commandName, commandTree, createProgram } from "../../lib/cli/program.js";
 
 // Scripts depend on these words: whoever changes the list breaks them, so it takes a reason in the commit.
 const surface = `
@@ -23,6 +23,8 @@ llamaforge plan <config>
 llamaforge train <config>
   --set <path=value> (repeatable)
   --resume <from> = auto
+  --supervise
+  --max-restarts <n> = 3
   --help-config
 llamaforge generate <folder> <prompt>
   --max-tokens <n> = 200
@@ -34,6 +36,33 @@ llamaforge generate <folder> <prompt>
   --precision <p> = fp32
 llamaforge report <run>
   --out <file>
+llamaforge bench
+llamaforge bench parity
+  --preset <name> = tinyllama-1.1b
+  --config <file>
+  --device <device> = cuda
+  --precision <p>
+  --micro-batch <n>
+  --sequence-length <n>
+  --json <file>
+  --accumulation <n>
+  --steps <n> = 10
+  --warmup <n> = 3
+  --recompute <what>
+  --data <folder>
+  --peer <python>
+  --peer-script <file>
+  --peer-args <text>
+llamaforge bench kernels
+  --preset <name> = tinyllama-1.1b
+  --config <file>
+  --device <device> = cuda
+  --precision <p>
+  --micro-batch <n>
+  --sequence-length <n>
+  --json <file>
+  --only <text>
+  --runs <n> = 5
 llamaforge doctor
 llamaforge quickstart
   --set <path=value> (repeatable)
@@ -42,13 +71,12 @@ llamaforge quickstart
 it("the command line is the one that scripts were written for", () => {
   const program = createProgram();
   const lines: string[] = [];
-  for (const command of [program, ...program.commands]) {
-    const names = command === program ? [] : [command.name()];
+  for (const command of commandTree(program)) {
     const words = command.registeredArguments.map((argument) => {
       const name = argument.variadic ? `${argument.name()}...` : argument.name();
       return argument.required ? `<${name}>` : `[${name}]`;
     });
-    lines.push(["llamaforge", ...names, ...words].join(" "));
+    lines.push([commandName(command), ...words].join(" "));
     for (const option of command.options) {
       const notes = [
         option.flags,
@@ -64,7 +92,7 @@ it("the command line is the one that scripts were written for", () => {
 
 it("says in the help what every command, argument and option is for", () => {
   const program = createProgram();
-  for (const command of [program, ...program.commands]) {
+  for (const command of commandTree(program)) {
     expect(command.description()).not.toBe("");
     for (const part of [...command.registeredArguments, ...command.options]) {
       expect(part.description, `${command.name()} ${part.name()}`).not.toBe("");

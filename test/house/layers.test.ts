@@ -12,14 +12,14 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [
-  ["errors", "device"],
+  ["errors", "device", "faults"],
   ["native", "native-ops", "cuda"],
   ["tensor", "autograd", "scope"],
   ["ops", "grad_check"],
   ["nn"],
   ["model", "optim"],
   ["data", "checkpoint", "dist"],
-  ["train", "eval", "report"],
+  ["train", "eval", "report", "bench"],
   ["cli", "index"],
 ];
 

@@ -1,0 +1,32 @@
+import { type Device, deviceName } from "../device.js";
+import { buildInfo, cudaInfo } from "../native.js";
+
+/** Where and with what a figure was measured; the beginning of every result file. */
+export interface BenchEnvironment {
+  /** ISO 8601, UTC. */
+  date: string;
+  device: {
+    /** `cpu` or `cuda:N`. */
+    id: string;
+    name: string;
+    /** CUDA version of the driver; left out on the CPU. */
+    driver?: string;
+    libraries?: string[];
+  };
+  versions: { llamaforge: string; node: string };
+}
+
+/** @param name of the device, from `describeDevice` */
+export function benchEnvironment(device: Device, name: string): BenchEnvironment {
+  const { driver, libraries } = device.type === "cuda" ? cudaInfo() : {};
+  return {
+    date: new Date().toISOString(),
+    device: { id: deviceName(device), name, ...(driver && { driver, libraries }) },
+    versions: { llamaforge: buildInfo().version, node: process.version },
+  };
+}
+
+/** The middle of some numbers, of an even count the upper of the two. */
+export function median(numbers: readonly number[]): number {
+  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] as number;
+}

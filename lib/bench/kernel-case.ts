@@ -1,0 +1,61 @@
+import type { Device } from "../device.js";
+import type { LlamaConfig } from "../model/config.js";
+import { native } from "../native.js";
+import { type DType, empty, type Tensor } from "../tensor.js";
+
+/** Sizes that a training step's kernels run at. */
+export interface KernelShapes {
+  model: LlamaConfig;
+  microBatch: number;
+  sequenceLength: number;
+  precision: "bf16" | "fp32";
+  device: Device;
+}
+
+/** What a kernel must do at least; its floor is this over the device's rate. Null: only its latency counts. */
+export type Work = { bytes: number } | { flops: number } | null;
+
+export interface KernelCase {
+  group: string;
+  name: string;
+  work: Work;
+  /** Makes the inputs in the current scope. @returns one call of the kernel */
+  prepare(): () => void;
+}
+
+/** Sizes and makers of tensors that the cases share. */
+export class Workbench {
+  readonly shapes: KernelShapes;
+  readonly device: Device;
+  /** Of activations and weights. */
+  readonly dtype: DType;
+  /** Bytes of an element of `dtype`. */
+  readonly element: number;
+  /** Tokens of a micro-batch. */
+  readonly tokens: number;
+
+  constructor(shapes: KernelShapes) {
+    this.shapes = shapes;
+    this.device = shapes.device;
+    this.dtype = shapes.precision === "bf16" ? "bf16" : "f32";
+    this.element = this.dtype === "bf16" ? 2 : 4;
+    this.tokens = shapes.microBatch * shapes.sequenceLength;
+  }
+
+  /** Normal numbers: on zeros a GPU draws less power and clocks higher than in training. */
+  random(shape: readonly number[], dtype: DType = this.dtype, std = 1): Tensor {
+    const x = this.empty(shape, dtype);
+    native.philoxNormal(x.native, 0, std, 3407, 0);
+    return x;
+  }
+
+  filled(shape: readonly number[], dtype: DType, value: number): Tensor {
+    const x = this.empty(shape, dtype);
+    native.fill(x.native, value);
+    return x;
+  }
+
+  empty(shape: readonly number[], dtype: DType = this.dtype): Tensor {
+    return empty(shape, { dtype, device: this.device });
+  }
+}

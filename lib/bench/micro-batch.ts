@@ -1,0 +1,64 @@
+import { freemem } from "node:os";
+import type { Device } from "../device.js";
+import { OutOfMemoryError } from "../errors.js";
+import { cudaInfo } from "../native.js";
+import { synchronize } from "../tensor.js";
+import { type MemoryShape, planMemory } from "../train/plan.js";
+
+/** More tokens than these at a time fill no device any better. */
+const mostTokens = { cpu: 4096, cuda: 65_536 };
+
+/** Part of the free memory that a plan may use: it is an estimate. */
+const usableShare = 0.95;
+
+/** Free memory of a device in bytes. */
+export function freeMemory(device: Device): number {
+  if (device.type === "cpu") return freemem();
+  return cudaInfo().devices[device.index]?.freeBytes ?? 0;
+}
+
+/**
+ * Micro-batches worth trying, largest first: the largest power of two whose plan fits into the free memory and its half; 1
+ * if none fits, so that the error names what is missing.
+ */
+export function candidateMicroBatches(
+  shape: Omit<MemoryShape, "batch">,
+  device: Device,
+  freeBytes: number,
+): number[] {
+  const fits = (microBatch: number): boolean => {
+    const parts = Object.values(planMemory({ ...shape, batch: { microBatch } }));
+    return parts.reduce((sum, bytes) => sum + bytes, 0) <= usableShare * freeBytes;
+  };
+  const { sequenceLength } = shape.data;
+  let largest = 1;
+  while (2 * largest * sequenceLength <= mostTokens[device.type] && fits(2 * largest)) largest *= 2;
+  return largest === 1 ? [1] : [largest, largest / 2];
+}
+
+/**
+ * The fastest of some micro-batches, largest first. One that runs out of memory is passed over; the halves of the last are
+ * tried while none has fitted.
+ * @param measure tokens/s of a micro-batch
+ * @throws OutOfMemoryError if not even one window fits
+ */
+export async function fastestMicroBatch(
+  candidates: readonly number[],
+  device: Device,
+  measure: (microBatch: number) => Promise<number>,
+): Promise<number> {
+  const queue = [...candidates];
+  let best = { microBatch: 0, rate: 0 };
+  for (let microBatch = queue.shift(); microBatch !== undefined; microBatch = queue.shift()) {
+    try {
+      const rate = await measure(microBatch);
+      if (rate > best.rate) best = { microBatch, rate };
+    } catch (error) {
+      if (!(error instanceof OutOfMemoryError) || microBatch === 1) throw error;
+      // What the failed step had enqueued must be gone before the next is tried.
+      await synchronize(device).catch(() => {});
+      if (best.rate === 0 && queue.length === 0) queue.push(Math.floor(microBatch / 2));
+    }
+  }
+  return best.microBatch;
+}

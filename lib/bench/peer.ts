@@ -1,0 +1,112 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { UsageError } from "../errors.js";
+import type { ParityResult } from "./parity.js";
+
+/** What a peer program tells of the same training, measured by itself. */
+export interface PeerResult {
+  command: string;
+  program: string;
+  version: string | null;
+  tokensPerSecond: number;
+  /** Largest sum of its tensors; null if it does not say. */
+  peakBytes: number | null;
+  /** Everything that it printed as its result. */
+  output: Record<string, unknown>;
+}
+
+/** bench/peer/torch_train.py, which is part of the package. */
+export const torchPeer = fileURLToPath(new URL("../../bench/peer/torch_train.py", import.meta.url));
+
+export interface PeerOptions {
+  /** The Python, or whatever runs the program. */
+  interpreter: string;
+  /** Default: `torchPeer`. */
+  script?: string;
+  /** Arguments of the program instead of those that describe the run; split at spaces. */
+  args?: string;
+  /** Gets every line that the program prints on its way. */
+  onLine?: (line: string) => void;
+}
+
+/** The arguments by which a peer program learns what to train. */
+export function peerArguments({ model, run, device }: ParityResult): string[] {
+  const { name: _, parameters: __, ...shape } = model;
+  return [
+    ...["--model", JSON.stringify(shape)],
+    ...["--sequence-length", String(run.sequenceLength)],
+    ...["--micro-batch", String(run.microBatch), "--accumulation", String(run.accumulation)],
+    ...["--steps", String(run.steps), "--warmup", String(run.warmup)],
+    ...["--device", device.id, "--precision", run.precision],
+  ];
+}
+
+/**
+ * Runs a peer program; its last line of output that is a JSON object is its result, with `tokensPerSecond` (or `tok_s`).
+ * @throws UsageError if it cannot be started, fails, or gives no result: with the end of what it printed
+ */
+export async function runPeer(ours: ParityResult, options: PeerOptions): Promise<PeerResult> {
+  const { interpreter, script = torchPeer, onLine = () => {} } = options;
+  if (!existsSync(script)) throw new UsageError(`there is no peer program ${script}`);
+  const args = options.args?.split(/\s+/).filter(Boolean) ?? peerArguments(ours);
+  const command = [interpreter, script, ...args].join(" ");
+  const child = spawn(interpreter, [script, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  const lines: string[] = [];
+  let result: Record<string, unknown> | undefined;
+  const read = async (stream: NodeJS.ReadableStream, isOutput: boolean): Promise<void> => {
+    let rest = "";
+    for await (const chunk of stream.setEncoding("utf8")) {
+      const parts = (rest + chunk).split("\n");
+      rest = parts.pop() as string;
+      for (const line of parts) take(line, isOutput);
+    }
+    if (rest !== "") take(rest, isOutput);
+  };
+  const take = (line: string, isOutput: boolean): void => {
+    lines.push(line);
+    if (lines.length > 40) lines.shift();
+    const object = isOutput ? jsonObject(line) : undefined;
+    if (object) result = object;
+    else onLine(line);
+  };
+  const ended = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>;
+  const failed = (what: string): UsageError =>
+    new UsageError(
+      `the peer ${what}:\n  ${command}\n${lines.map((line) => `  | ${line}`).join("\n")}`,
+    );
+  try {
+    await Promise.all([read(child.stdout, true), read(child.stderr, false), ended]);
+  } catch (error) {
+    throw new UsageError(`the peer cannot be started: ${(error as Error).message}\n  ${command}`);
+  }
+  const [code, signal] = await ended;
+  if (code !== 0) throw failed(signal ? `was ended by ${signal}` : `failed with exit code ${code}`);
+  const tokensPerSecond = Number(result?.tokensPerSecond ?? result?.tok_s);
+  if (!result || !(tokensPerSecond > 0)) {
+    throw failed("printed no JSON object with tokensPerSecond above 0 as its last line");
+  }
+  const { program, version, peakBytes, mem_gb: gibibytes } = result;
+  return {
+    command,
+    program: String(program ?? script),
+    version: version === undefined ? null : String(version),
+    tokensPerSecond,
+    peakBytes: typeof peakBytes === "number" ? peakBytes : fromGibibytes(gibibytes),
+    output: result,
+  };
+}
+
+function fromGibibytes(value: unknown): number | null {
+  return typeof value === "number" ? value * 2 ** 30 : null;
+}
+
+function jsonObject(line: string): Record<string, unknown> | undefined {
+  if (!line.startsWith("{")) return undefined;
+  try {
+    return JSON.parse(line) as Record<string, unknown>;
+  } catch {
+    return undefined;
+  }
+}

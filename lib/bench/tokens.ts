@@ -1,0 +1,63 @@
+import { Loader, type WindowSource } from "../data/loader.js";
+import { Mixture } from "../data/mixture.js";
+import { DataError } from "../errors.js";
+
+/** Where a benchmark's tokens come from. */
+export interface TokenSource {
+  /** `synthetic`, or the data set's folder. */
+  readonly description: string;
+  /** A loader that reads ahead as in training. */
+  open(microBatch: number): Loader;
+  close(): Promise<void>;
+}
+
+/** Random ids, each window from its own position alone. */
+function syntheticWindows(vocabSize: number, sequenceLength: number): WindowSource {
+  return {
+    sequenceLength,
+    read: async (position, count) => {
+      const ids = new Int32Array(count * (sequenceLength + 1));
+      // xorshift (Marsaglia 2003): enough for ids that no model can predict.
+      let state = (Math.imul(position + 1, 0x9e3779b1) | 1) >>> 0;
+      for (let i = 0; i < ids.length; i++) {
+        state ^= state << 13;
+        state ^= state >>> 17;
+        state ^= state << 5;
+        ids[i] = (state >>> 0) % vocabSize;
+      }
+      return ids;
+    },
+  };
+}
+
+/**
+ * @param folder a data set of `llamaforge prepare`; left out: random ids
+ * @throws DataError if its ids do not fit the model
+ */
+export async function openTokens(
+  folder: string | undefined,
+  vocabSize: number,
+  sequenceLength: number,
+): Promise<TokenSource> {
+  if (folder === undefined) {
+    const windows = syntheticWindows(vocabSize, sequenceLength);
+    return {
+      description: "synthetic",
+      open: (batchSize) => new Loader(windows, { batchSize }),
+      close: async () => {},
+    };
+  }
+  const mixture = await Mixture.open(folder, { sequenceLength });
+  if (mixture.vocabSize > vocabSize) {
+    await mixture.close();
+    throw new DataError(
+      `${folder} has a vocabulary of ${mixture.vocabSize} tokens, the model one of ${vocabSize}: ` +
+        "choose a data set or a model (--preset, --config) that go together",
+    );
+  }
+  return {
+    description: folder,
+    open: (batchSize) => new Loader(mixture, { batchSize }),
+    close: () => mixture.close(),
+  };
+}

@@ -1,0 +1,59 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Command } from "commander";
+import type { ParityResult } from "../bench/parity.js";
+import { runPeer } from "../bench/peer.js";
+import { exitCodes } from "../errors.js";
+import type { ParityCommandOptions } from "./bench.js";
+
+/** Options of this process alone; all others are for the measurement. */
+const ownOptions = new Set(["peer", "peerScript", "peerArgs", "json"]);
+
+const cliFile = fileURLToPath(new URL("./main.js", import.meta.url));
+
+/**
+ * Measures LlamaForge, then its peer with the same micro-batch: each in a process of its own, so that neither holds memory
+ * of the GPU while the other runs.
+ * @returns null if our own measurement failed: its process has said why, and `process.exitCode` is its code
+ * @throws UsageError for a peer that failed
+ */
+export async function parityBesidePeer(
+  command: Command,
+  options: ParityCommandOptions,
+  say: (message: string) => void,
+): Promise<ParityResult | null> {
+  const folder = await mkdtemp(join(tmpdir(), "llamaforge-bench-"));
+  try {
+    const file = join(folder, "parity.json");
+    const flags = command.options
+      .filter((option) => !ownOptions.has(option.attributeName()))
+      .filter((option) => command.getOptionValueSource(option.attributeName()) === "cli")
+      .flatMap((option) => [
+        option.long as string,
+        String(command.getOptionValue(option.attributeName())),
+      ]);
+    const args = [cliFile, "bench", "parity", ...flags, "--json", file];
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "inherit"] });
+    const [code] = (await once(child, "close")) as [number | null];
+    if (code !== 0) {
+      process.exitCode = code ?? exitCodes.bug;
+      return null;
+    }
+    const ours = JSON.parse(await readFile(file, "utf8")) as ParityResult;
+    const { peer: interpreter = "python3", peerScript: script, peerArgs } = options;
+    say(`${Math.round(ours.tokensPerSecond)} tokens/s; now the peer`);
+    const peer = await runPeer(ours, {
+      interpreter,
+      ...(script !== undefined && { script }),
+      ...(peerArgs !== undefined && { args: peerArgs }),
+      onLine: (line) => say(`  peer: ${line}`),
+    });
+    return { ...ours, peer: { ...peer, ratio: ours.tokensPerSecond / peer.tokensPerSecond } };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,177 @@
+import { type Command, Option } from "commander";
+import type { KernelsOptions } from "../bench/kernels.js";
+import type { ParityOptions } from "../bench/parity.js";
+import { parseDevice } from "../device.js";
+import { ArgumentError } from "../errors.js";
+import { type PresetName, presets } from "../model/presets.js";
+import { loadConfig } from "../train/config.js";
+import { parityBesidePeer } from "./bench-peer.js";
+import { addJsonOption, prepareJsonFile, writeJsonFile } from "./json-file.js";
+import { integerOption } from "./options.js";
+
+/** What both benchmarks are told about the model. */
+interface ModelOptions {
+  preset: PresetName;
+  config?: string;
+  device: string;
+  precision?: "bf16" | "fp32";
+  microBatch?: number;
+  sequenceLength?: number;
+  json?: string;
+}
+
+export interface ParityCommandOptions extends ModelOptions {
+  accumulation?: number;
+  steps: number;
+  warmup: number;
+  recompute?: "none" | "ffn" | "block";
+  data?: string;
+  peer?: string;
+  peerScript?: string;
+  peerArgs?: string;
+}
+
+interface KernelsCommandOptions extends ModelOptions {
+  only?: string;
+  runs: number;
+}
+
+export function addBench(program: Command): void {
+  const bench = program
+    .command("bench")
+    .description("measure this machine: training beside published figures, and each kernel");
+  const parity = addModelOptions(
+    bench
+      .command("parity")
+      .description("train for some steps: tokens/s, MFU, memory, GPU-hours per 300B tokens"),
+  );
+  parity
+    .addOption(integerOption("--accumulation <n>", "micro-batches of a step; 4", 1, 1_000_000))
+    .addOption(integerOption("--steps <n>", "steps that are timed", 1, 1_000_000).default(10))
+    .addOption(integerOption("--warmup <n>", "steps before those", 0, 1_000_000).default(3))
+    .addOption(
+      new Option("--recompute <what>", "what backward computes again to save memory; none").choices(
+        ["none", "ffn", "block"],
+      ),
+    )
+    .option("--data <folder>", "a data set of `prepare` instead of random tokens")
+    .option("--peer <python>", "also train the same in PyTorch with this Python; prints the ratio")
+    .option("--peer-script <file>", "another program for --peer")
+    .option("--peer-args <text>", "arguments of that program instead of those describing the run")
+    .action((options: ParityCommandOptions) => runParity(parity, options));
+  const kernels = addModelOptions(
+    bench.command("kernels").description("time every kernel of a training step beside its floor"),
+  );
+  kernels
+    .option("--only <text>", "only kernels with this in their name")
+    .addOption(integerOption("--runs <n>", "timed runs, whose median counts", 1, 1000).default(5))
+    .action(runKernels);
+}
+
+function addModelOptions(command: Command): Command {
+  const names = Object.keys(presets);
+  return addJsonOption(
+    command
+      .addOption(
+        new Option("--preset <name>", "the model")
+          .choices(names)
+          .default("tinyllama-1.1b")
+          .conflicts("config"),
+      )
+      .option("--config <file>", "a run's configuration: its model, batch, precision and recompute")
+      .option("--device <device>", "cuda, cuda:N or cpu", "cuda")
+      .addOption(
+        new Option("--precision <p>", "of weights and activations; bf16").choices(["bf16", "fp32"]),
+      )
+      .addOption(
+        integerOption(
+          "--micro-batch <n>",
+          "windows at a time; parity: the fastest that fits, kernels: 16",
+          1,
+          1_000_000,
+        ),
+      )
+      .addOption(
+        integerOption(
+          "--sequence-length <n>",
+          "tokens of a window; the model's context",
+          1,
+          1_000_000,
+        ),
+      ),
+  );
+}
+
+/** The model and what a configuration says about its training; options win over it. */
+function modelOf(options: ModelOptions) {
+  const run = options.config === undefined ? undefined : loadConfig(options.config, []);
+  const model = run?.model ?? presets[options.preset];
+  const sequenceLength = options.sequenceLength ?? run?.data.sequenceLength ?? model.contextLength;
+  if (sequenceLength > model.contextLength) {
+    throw new ArgumentError(
+      `--sequence-length ${sequenceLength} is more than the model's context of ${model.contextLength}`,
+    );
+  }
+  return {
+    run,
+    shared: {
+      modelName: run?.name ?? options.preset,
+      model,
+      sequenceLength,
+      device: parseDevice(options.device),
+      precision: options.precision ?? run?.precision ?? "bf16",
+    },
+  };
+}
+
+async function runParity(command: Command, options: ParityCommandOptions): Promise<void> {
+  const { run, shared } = modelOf(options);
+  if (options.peer === undefined && (options.peerScript ?? options.peerArgs) !== undefined) {
+    command.error("error: options '--peer-script' and '--peer-args' need '--peer <python>'");
+  }
+  await prepareJsonFile(options.json);
+  const { formatParity } = await import("../bench/parity-text.js");
+  const measure = async () => {
+    const { benchParity } = await import("../bench/parity.js");
+    const microBatch = options.microBatch ?? run?.batch.microBatch;
+    const { steps, warmup, data } = options;
+    const parity: ParityOptions = {
+      ...shared,
+      ...(microBatch !== undefined && { microBatch }),
+      accumulation: options.accumulation ?? run?.batch.accumulation ?? 4,
+      steps,
+      warmup,
+      recompute: options.recompute ?? run?.recompute ?? "none",
+      ...(data !== undefined && { data }),
+      onProgress: say,
+    };
+    return await benchParity(parity);
+  };
+  const result =
+    options.peer === undefined ? await measure() : await parityBesidePeer(command, options, say);
+  if (result === null) return;
+  await writeJsonFile(options.json, result);
+  process.stdout.write(formatParity(result));
+}
+
+async function runKernels(options: KernelsCommandOptions): Promise<void> {
+  const { run, shared } = modelOf(options);
+  await prepareJsonFile(options.json);
+  const { benchKernels } = await import("../bench/kernels.js");
+  const { formatKernels } = await import("../bench/kernels-text.js");
+  const { only, runs } = options;
+  const kernels: KernelsOptions = {
+    ...shared,
+    microBatch: options.microBatch ?? run?.batch.microBatch ?? 16,
+    ...(only !== undefined && { only }),
+    runs,
+    onProgress: say,
+  };
+  const result = await benchKernels(kernels);
+  await writeJsonFile(options.json, result);
+  process.stdout.write(formatKernels(result));
+}
+
+function say(message: string): void {
+  process.stderr.write(`${message}\n`);
+}

@@ -2,6 +2,7 @@
 #include <napi.h>
 
 #include "napi/args.h"
+#include "napi/comm_wrap.h"
 #include "napi/environment.h"
 #include "napi/io_wrap.h"
 #include "napi/op_binding.h"
@@ -134,6 +135,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     init_ops(env, ops);
     exports.Set("ops", ops);
     init_io(env, exports);
+    init_comm(env, exports);
     exports.Set("synchronize", Napi::Function::New(env, synchronize, "synchronize"));
     exports.Set("memory", Napi::Function::New(env, memory, "memory"));
     exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak, "resetPeakMemory"));

@@ -14,7 +14,8 @@ int default_threads() {
     char* end = nullptr;
     const long threads = std::strtol(value, &end, 10);
     if (end == value || *end != '\0' || threads < 1 || threads > 1024) {
-      throw Error("ERR_ARGUMENT", format("LLAMAFORGE_THREADS is \"{}\": expected a whole number from 1 to 1024", value));
+      throw Error("ERR_ARGUMENT",
+                  format("LLAMAFORGE_THREADS is \"{}\": expected a whole number from 1 to 1024", value));
     }
     return static_cast<int>(threads);
   }
@@ -25,7 +26,8 @@ int default_threads() {
 
 struct Environment::Pending {
   Napi::Promise::Deferred deferred;
-  Napi::ObjectReference* result;  // null: undefined. Deleted on the JS thread alone, or never when the environment ends.
+  Napi::ObjectReference*
+      result;  // null: undefined. Deleted on the JS thread alone, or never when the environment ends.
   std::exception_ptr failure;
   Environment* owner;
 };
@@ -38,12 +40,13 @@ Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::strin
 
 Environment::Environment(Napi::Env env)
     : kernels_(cpu_kernels()), threads_(default_threads()), bridge_(std::make_shared<Bridge>()) {
-  bridge_->to_js = Napi::ThreadSafeFunction::New(
-      env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "llamaforge", 0, 1);
+  bridge_->to_js = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}),
+                                                 "llamaforge", 0, 1);
   bridge_->to_js.Unref(env);
 }
 
 Environment::~Environment() {
+  for (const auto& action : before_end) action();
   {
     std::lock_guard lock(bridge_->mutex);
     bridge_->closed = true;
@@ -71,10 +74,52 @@ void Environment::set_threads(int64_t threads) {
     throw Error("ERR_ARGUMENT", format("[setThreads] expected a whole number from 1 to 1024, got {}", threads));
   }
   if (cpu_ && threads != threads_) {
-    throw Error("ERR_DEVICE", format("[setThreads] the CPU device is in use with {} threads; set it before the first tensor",
-                                     threads_));
+    throw Error(
+        "ERR_DEVICE",
+        format("[setThreads] the CPU device is in use with {} threads; set it before the first tensor", threads_));
   }
   threads_ = static_cast<int>(threads);
+}
+
+void Environment::Poster::operator()(JsWork work) const {
+  auto* kept = new JsWork(std::move(work));
+  const auto run = [](Napi::Env env, Napi::Function, JsWork* raw) {
+    // Without an environment what it holds of JS is no longer ours to touch.
+    if (env == nullptr) return;
+    const std::unique_ptr<JsWork> work(raw);
+    Napi::HandleScope scope(env);
+    try {
+      (*work)(env);
+    } catch (...) {
+      // A worker that is being terminated makes every call into JS throw.
+    }
+  };
+  std::lock_guard lock(bridge_->mutex);
+  if (!bridge_->closed && bridge_->to_js.NonBlockingCall(kept, run) != napi_ok) bridge_->closed = true;
+}
+
+Napi::Promise Environment::later(Napi::Env env, Settle& settle) {
+  // Held by a pointer that is deleted on the JS thread alone, or never when the environment ends.
+  auto* deferred = new Napi::Promise::Deferred(Napi::Promise::Deferred::New(env));
+  const Napi::Promise promise = deferred->Promise();
+  settle = [this, deferred, post = poster()](std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make) {
+    post([this, deferred, failure, make = std::move(make)](Napi::Env env) {
+      const std::unique_ptr<Napi::Promise::Deferred> owned(deferred);
+      if (--pending_ == 0) bridge_->to_js.Unref(env);
+      try {
+        if (failure) std::rethrow_exception(failure);
+        owned->Resolve(make ? make(env) : env.Undefined());
+      } catch (const Napi::Error& error) {
+        owned->Reject(error.Value());
+      } catch (const Error& error) {
+        owned->Reject(to_js_error(env, error.code(), error.what()).Value());
+      } catch (const std::exception& error) {
+        owned->Reject(to_js_error(env, "ERR_NATIVE", error.what()).Value());
+      }
+    });
+  };
+  if (pending_++ == 0) bridge_->to_js.Ref(env);
+  return promise;
 }
 
 Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value result) {
@@ -87,8 +132,8 @@ Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value 
     std::unique_ptr<Pending> done(raw);
     std::unique_ptr<Napi::ObjectReference> kept(done->result);
     Environment& owner = *done->owner;
-    // A worker that is being terminated makes every call into JS throw, the making of an error included; nobody waits for
-    // the promise then.
+    // A worker that is being terminated makes every call into JS throw, the making of an error included; nobody waits
+    // for the promise then.
     try {
       if (--owner.pending_ == 0) owner.bridge_->to_js.Unref(env);
       Napi::HandleScope scope(env);

@@ -17,6 +17,9 @@
 
 namespace llamaforge {
 
+// What csrc/napi/comm_wrap.cpp keeps for an environment.
+struct CommState;
+
 class Environment {
  public:
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
@@ -38,18 +41,35 @@ class Environment {
   // A promise of `result` (an object, or undefined), answered when all that `stream` has been given so far has run.
   Napi::Promise when_done(Napi::Env env, Stream& stream, Napi::Value result);
 
+  // Runs `work` on the JS thread, soon; drops it if the environment ends before. From any thread. It may not throw.
+  using JsWork = std::function<void(Napi::Env)>;
+  class Poster {
+   public:
+    void operator()(JsWork work) const;
+
+   private:
+    friend class Environment;
+    struct Bridge;
+    explicit Poster(std::shared_ptr<Bridge> bridge) : bridge_(std::move(bridge)) {}
+    std::shared_ptr<Bridge> bridge_;
+  };
+  Poster poster() const { return Poster(bridge_); }
+
+  // A promise that any thread settles, once, with a failure or with what `make` makes on the JS thread (null:
+  // undefined). It keeps the process alive until then.
+  using Settle = std::function<void(std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make)>;
+  Napi::Promise later(Napi::Env env, Settle& settle);
+
   Napi::FunctionReference tensor_class;
+  std::shared_ptr<CommState> comm;
+  // Run first when the environment ends, on the JS thread.
+  std::vector<std::function<void()>> before_end;
   // Handles that are not disposed. Shared, because handles may be finalised after this object.
   std::shared_ptr<int64_t> live_tensors = std::make_shared<int64_t>(0);
 
  private:
   struct Pending;
-  // Shared with the stream's thread, which may outlive the environment's JS part by a moment.
-  struct Bridge {
-    std::mutex mutex;
-    bool closed = false;
-    Napi::ThreadSafeFunction to_js;
-  };
+  using Bridge = Poster::Bridge;
 
   CpuKernels kernels_;
   int threads_;
@@ -59,11 +79,19 @@ class Environment {
   int64_t pending_ = 0;  // promises not answered yet; they keep the process alive
 };
 
+// Shared with the streams' threads, which may outlive the environment's JS part by a moment.
+struct Environment::Poster::Bridge {
+  std::mutex mutex;
+  bool closed = false;
+  Napi::ThreadSafeFunction to_js;
+};
+
 // Throws as a JS error with `code`. For use inside bindings only.
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
 
 // Runs a binding's body so that no C++ exception leaves it.
-template <class Body> Napi::Value guarded(const Napi::CallbackInfo& info, Body body) {
+template <class Body>
+Napi::Value guarded(const Napi::CallbackInfo& info, Body body) {
   try {
     return body();
   } catch (const Napi::Error&) {

@@ -1,0 +1,409 @@
+#include "comm/cpu_collectives.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace llamaforge::comm {
+
+namespace {
+
+constexpr size_t kPiece = size_t{2} << 20;  // bytes of one message at most, where a sum needs memory for what comes
+constexpr size_t kTile = 2048;              // elements added at a time
+
+}  // namespace
+
+// ---- the communication stream --------------------------------------------------------------------------------------
+
+CommunicationThread::CommunicationThread() : thread_([this] { run(); }) {}
+
+CommunicationThread::~CommunicationThread() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  filled_.notify_one();
+  // The last reference may be one of its own jobs'.
+  if (thread_.get_id() == std::this_thread::get_id()) {
+    thread_.detach();
+  } else {
+    thread_.join();
+  }
+}
+
+void CommunicationThread::submit(std::function<void()> job) {
+  {
+    std::lock_guard lock(mutex_);
+    jobs_.push_back(std::move(job));
+  }
+  filled_.notify_one();
+}
+
+void CommunicationThread::run() {
+  for (;;) {
+    std::function<void()> job;
+    {
+      std::unique_lock lock(mutex_);
+      filled_.wait(lock, [this] { return closing_ || !jobs_.empty(); });
+      if (closing_) return;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    job();
+  }
+}
+
+// ---- algorithms ----------------------------------------------------------------------------------------------------
+
+DirectAlgorithms::DirectAlgorithms(std::unique_ptr<Transport> transport, int rank, int size,
+                                   std::vector<uint32_t> ranks)
+    : transport_(std::move(transport)), rank_(rank), size_(size), ranks_(std::move(ranks)) {}
+
+std::string DirectAlgorithms::description() const { return transport_ ? transport_->description() : "none: one rank"; }
+
+void DirectAlgorithms::abort() {
+  if (transport_) transport_->abort();
+}
+
+// What each rank is about to do, compared before a byte of data moves: a difference would be a wrong result or a hang.
+void DirectAlgorithms::agree(const CollectiveCall& call) {
+  struct Header {
+    uint64_t sequence;
+    int64_t count;
+    int32_t kind, dtype, average, root;
+    bool operator==(const Header&) const = default;
+    std::string text() const {
+      if (kind < 0 || kind >= kCollectiveKinds) return "something else";
+      const auto as = static_cast<CollectiveKind>(kind);
+      if (as == CollectiveKind::barrier) return format("#{} {}", sequence, name_of(as));
+      std::string words = format("#{} {} of {} {}", sequence, name_of(as), count, name_of(static_cast<DType>(dtype)));
+      if (average) words += ", averaged";
+      if (as == CollectiveKind::broadcast) words += format(" from rank {} of the group", root);
+      return words;
+    }
+  };
+  const bool is_barrier = call.kind == CollectiveKind::barrier;
+  Header own = {sequence_,
+                call.count(),
+                static_cast<int32_t>(call.kind),
+                is_barrier ? 0 : static_cast<int32_t>(call.output.dtype),
+                call.average,
+                call.root};
+  std::vector<Header> theirs(static_cast<size_t>(size_));
+  std::vector<Transport::Piece> sends, receives;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer == rank_) continue;
+    sends.push_back({peer, &own, sizeof own});
+    receives.push_back({peer, &theirs[static_cast<size_t>(peer)], sizeof own});
+  }
+  transport_->exchange(sends, receives);
+  for (int peer = 0; peer < size_; ++peer) {
+    const Header& other = theirs[static_cast<size_t>(peer)];
+    if (peer == rank_ || other == own) continue;
+    throw Error("ERR_PEER", format("the ranks do not call the same collectives: this rank calls {}, rank {} calls {}",
+                                   own.text(), ranks_[static_cast<size_t>(peer)], other.text()));
+  }
+}
+
+void DirectAlgorithms::run(const CollectiveCall& call) {
+  ++sequence_;
+  if (size_ > 1) agree(call);
+  switch (call.kind) {
+    case CollectiveKind::all_reduce:
+      return all_reduce(static_cast<char*>(call.output.raw()), static_cast<size_t>(call.output.numel()),
+                        call.output.dtype, call.average);
+    case CollectiveKind::reduce_scatter:
+      return reduce_scatter(static_cast<const char*>(call.input.raw()), static_cast<char*>(call.output.raw()),
+                            static_cast<size_t>(call.output.numel()), call.output.dtype, call.average);
+    case CollectiveKind::all_gather:
+      return all_gather(static_cast<const char*>(call.input.raw()), static_cast<char*>(call.output.raw()),
+                        call.input.bytes());
+    case CollectiveKind::broadcast:
+      return broadcast(static_cast<char*>(call.output.raw()), call.output.bytes(), call.root);
+    case CollectiveKind::barrier: return;  // all have agreed
+  }
+}
+
+namespace {
+
+// The element type's own loop; the sum lives in fp32 until it is whole.
+template <class T>
+void add_typed(const std::vector<const T*>& pieces, T* output, size_t count, float divisor) {
+  float sum[kTile];
+  for (size_t start = 0; start < count; start += kTile) {
+    const size_t n = std::min(kTile, count - start);
+    for (size_t i = 0; i < n; ++i) sum[i] = to_float(pieces[0][start + i]);
+    for (size_t piece = 1; piece < pieces.size(); ++piece) {
+      const T* from = pieces[piece] + start;
+      for (size_t i = 0; i < n; ++i) sum[i] += to_float(from[i]);
+    }
+    if (divisor != 1) {
+      for (size_t i = 0; i < n; ++i) sum[i] /= divisor;
+    }
+    for (size_t i = 0; i < n; ++i) output[start + i] = from_float<T>(sum[i]);
+  }
+}
+
+}  // namespace
+
+void DirectAlgorithms::add_pieces(const char* own, char* output, size_t count, DType dtype, bool average) {
+  const size_t bytes = count * size_of(dtype);
+  const auto add = [&]<class T>(T*) {
+    std::vector<const T*> pieces;
+    const char* next = received_.data();
+    for (int peer = 0; peer < size_; ++peer) {
+      pieces.push_back(reinterpret_cast<const T*>(peer == rank_ ? own : next));
+      if (peer != rank_) next += bytes;
+    }
+    add_typed(pieces, reinterpret_cast<T*>(output), count, average ? static_cast<float>(size_) : 1.0f);
+  };
+  if (dtype == DType::f32) {
+    add(static_cast<float*>(nullptr));
+  } else if (dtype == DType::bf16) {
+    add(static_cast<bfloat16*>(nullptr));
+  } else {
+    throw Error("ERR_DTYPE", format("expected f32 or bf16, got {}", name_of(dtype)));
+  }
+}
+
+// count: elements of the output. In parts, so that what arrives needs little memory.
+void DirectAlgorithms::reduce_scatter(const char* input, char* output, size_t count, DType dtype, bool average) {
+  const size_t width = size_of(dtype);
+  const size_t most = std::min(count, kPiece / width);
+  received_.resize(static_cast<size_t>(size_ - 1) * most * width);
+  std::vector<Transport::Piece> sends, receives;
+  for (size_t start = 0; start < count; start += most) {
+    const size_t n = std::min(most, count - start);
+    const auto part_of = [&](int rank) { return input + (static_cast<size_t>(rank) * count + start) * width; };
+    sends.clear();
+    receives.clear();
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      receives.push_back({peer, received_.data() + receives.size() * n * width, n * width});
+      sends.push_back({peer, const_cast<char*>(part_of(peer)), n * width});
+    }
+    if (transport_) transport_->exchange(sends, receives);
+    add_pieces(part_of(rank_), output + start * width, n, dtype, average);
+  }
+}
+
+// In blocks: each rank sums its part of a block and gives the sum to the others.
+void DirectAlgorithms::all_reduce(char* data, size_t count, DType dtype, bool average) {
+  if (size_ == 1) return;
+  const size_t width = size_of(dtype), ranks = static_cast<size_t>(size_);
+  const size_t most = ranks * (kPiece / width);
+  std::vector<Transport::Piece> sends, receives;
+  for (size_t start = 0; start < count; start += most) {
+    const size_t n = std::min(most, count - start);
+    const size_t part = (n + ranks - 1) / ranks;
+    const auto begin = [&](int rank) { return std::min(n, static_cast<size_t>(rank) * part); };
+    const auto at = [&](int rank) { return data + (start + begin(rank)) * width; };
+    const auto length = [&](int rank) { return begin(rank + 1) - begin(rank); };
+    received_.resize((ranks - 1) * part * width);
+    sends.clear();
+    receives.clear();
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      if (length(rank_) > 0) {
+        receives.push_back({peer, received_.data() + receives.size() * length(rank_) * width, length(rank_) * width});
+      }
+      if (length(peer) > 0) sends.push_back({peer, at(peer), length(peer) * width});
+    }
+    transport_->exchange(sends, receives);
+    if (length(rank_) > 0) add_pieces(at(rank_), at(rank_), length(rank_), dtype, average);
+    sends.clear();
+    receives.clear();
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      if (length(peer) > 0) receives.push_back({peer, at(peer), length(peer) * width});
+      if (length(rank_) > 0) sends.push_back({peer, at(rank_), length(rank_) * width});
+    }
+    transport_->exchange(sends, receives);
+  }
+}
+
+// bytes: of the input.
+void DirectAlgorithms::all_gather(const char* input, char* output, size_t bytes) {
+  std::vector<Transport::Piece> sends, receives;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer == rank_) continue;
+    sends.push_back({peer, const_cast<char*>(input), bytes});
+    receives.push_back({peer, output + static_cast<size_t>(peer) * bytes, bytes});
+  }
+  if (transport_) transport_->exchange(sends, receives);
+  char* own = output + static_cast<size_t>(rank_) * bytes;
+  if (own != input) std::memcpy(own, input, bytes);
+}
+
+// Along a binomial tree: ranks that have the data double with each round.
+void DirectAlgorithms::broadcast(char* data, size_t bytes, int root) {
+  if (size_ == 1) return;
+  const int own = (rank_ - root + size_) % size_;
+  const auto peer_of = [&](int place) { return (place + root) % size_; };
+  for (int have = 1; have < size_; have *= 2) {
+    if (own < have) {
+      if (own + have < size_) transport_->exchange({{peer_of(own + have), data, bytes}}, {});
+    } else if (own < 2 * have) {
+      transport_->exchange({}, {{peer_of(own - have), data, bytes}});
+    }
+  }
+}
+
+// ---- streams -------------------------------------------------------------------------------------------------------
+
+// A collective between the two streams: the compute stream makes it ready, the communication stream ends it.
+class CpuCollectives::Work final : public CollectiveWork {
+ public:
+  Work(CollectiveCall call, std::shared_ptr<Stream> compute) : call_(std::move(call)), compute_(std::move(compute)) {}
+
+  void wait() override {
+    // The compute stream's thread sleeps meanwhile, as a GPU's stream does.
+    std::shared_ptr<Work> self = self_.lock();
+    compute_->submit(name_of(kind()), [self](Stream&) {
+      std::unique_lock lock(self->mutex_);
+      self->changed_.wait(lock, [&] { return self->ended_; });
+      if (self->failure_) std::rethrow_exception(self->failure_);
+    });
+  }
+
+  void when_done(std::function<void(std::exception_ptr)> done) override {
+    std::exception_ptr failure;
+    {
+      std::lock_guard lock(mutex_);
+      if (!ended_) {
+        callbacks_.push_back(std::move(done));
+        return;
+      }
+      failure = failure_;
+    }
+    done(failure);
+  }
+
+  CollectiveKind kind() const { return call_.kind; }
+  const CollectiveCall& call() const { return call_; }
+  void remember(const std::shared_ptr<Work>& self) { self_ = self; }
+
+  // Called on the compute stream. `failure` empty: its tensors are there.
+  void set_ready(const std::string& failure) {
+    std::lock_guard lock(mutex_);
+    if (ready_) return;
+    ready_ = true;
+    not_ready_because_ = failure;
+    changed_.notify_all();
+  }
+  // Why it can not run, or nothing.
+  std::string wait_until_ready() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return ready_; });
+    return not_ready_because_;
+  }
+
+  void end(std::exception_ptr failure) {
+    // The tensors first: their memory is free again when whoever waited goes on.
+    call_.input = call_.output = {};
+    std::vector<std::function<void(std::exception_ptr)>> callbacks;
+    {
+      std::lock_guard lock(mutex_);
+      if (ended_) return;
+      ended_ = true;
+      failure_ = failure;
+      callbacks.swap(callbacks_);
+    }
+    changed_.notify_all();
+    for (const auto& callback : callbacks) callback(failure);
+  }
+
+ private:
+  CollectiveCall call_;
+  const std::shared_ptr<Stream> compute_;
+  std::weak_ptr<Work> self_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ready_ = false, ended_ = false;
+  std::string not_ready_because_;
+  std::exception_ptr failure_;
+  std::vector<std::function<void(std::exception_ptr)>> callbacks_;
+};
+
+CpuCollectives::CpuCollectives(std::shared_ptr<Stream> compute, std::shared_ptr<CommunicationThread> thread,
+                               std::unique_ptr<DirectAlgorithms> algorithms)
+    : compute_(std::move(compute)),
+      thread_(std::move(thread)),
+      algorithms_(std::move(algorithms)),
+      description_(algorithms_->description()) {}
+
+CpuCollectives::~CpuCollectives() = default;
+
+std::shared_ptr<CollectiveWork> CpuCollectives::enqueue(CollectiveCall call) {
+  const char* op = name_of(call.kind);
+  auto work = std::make_shared<Work>(std::move(call), compute_);
+  work->remember(work);
+  // An earlier failure makes the compute stream drop what follows; whoever drops it says so here.
+  struct Ready {
+    explicit Ready(std::shared_ptr<Work> work) : work(std::move(work)) {}
+    std::shared_ptr<Work> work;
+    ~Ready() { work->set_ready("an operation before it failed on this rank"); }
+  };
+  auto ready = std::make_shared<Ready>(work);
+  compute_->submit(op, [ready](Stream&) {
+    const CollectiveCall& call = ready->work->call();
+    if (call.input.storage && !call.input.storage->computed()) {
+      throw Error("ERR_NATIVE", "its input was never computed (an earlier operation failed, or nothing wrote it)");
+    }
+    if (call.output.storage) call.output.storage->allocate();
+    ready->work->set_ready({});
+  });
+  ready.reset();
+  thread_->submit([self = shared_from_this(), work] { self->run(*work); });
+  return work;
+}
+
+void CpuCollectives::run(Work& work) {
+  std::string why;
+  {
+    std::lock_guard lock(mutex_);
+    why = aborted_;
+  }
+  std::exception_ptr failure;
+  if (why.empty()) {
+    why = work.wait_until_ready();
+    {
+      std::lock_guard lock(mutex_);
+      ++progress_.started;
+      if (!aborted_.empty()) why = aborted_;
+    }
+    if (why.empty()) {
+      try {
+        algorithms_->run(work.call());
+      } catch (const std::exception& error) {
+        why = error.what();
+      }
+    }
+  }
+  if (!why.empty()) {
+    std::lock_guard lock(mutex_);
+    // The verdict says more than what it broke.
+    if (!aborted_.empty()) why = aborted_;
+    if (progress_.failure.empty()) progress_.failure = format("{}: {}", name_of(work.kind()), why);
+    failure = std::make_exception_ptr(Error("ERR_PEER", why));
+  } else {
+    std::lock_guard lock(mutex_);
+    ++progress_.completed;
+  }
+  work.end(failure);
+}
+
+CollectiveProgress CpuCollectives::progress() {
+  std::lock_guard lock(mutex_);
+  return progress_;
+}
+
+void CpuCollectives::abort(const std::string& why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!aborted_.empty()) return;
+    aborted_ = why;
+  }
+  algorithms_->abort();
+}
+
+}  // namespace llamaforge::comm

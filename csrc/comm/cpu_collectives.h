@@ -1,0 +1,89 @@
+// Collectives between CPUs. The communication stream is a thread beside the compute stream's; the algorithms are
+// direct: every rank sends each other rank its part in one message and adds what it gets in the order of the ranks, in
+// fp32. That moves as few bytes as a ring does, and an element's sum depends neither on where it lies in a tensor nor
+// on how that is cut up: equal bits on every rank and in every run, and from allReduce as from reduceScatter followed
+// by allGather.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "comm/transport.h"
+#include "runtime/collectives.h"
+#include "runtime/stream.h"
+
+namespace llamaforge::comm {
+
+// One thread, jobs in order: the communication stream, shared by the groups of a process.
+class CommunicationThread {
+ public:
+  CommunicationThread();
+  ~CommunicationThread();  // after the running job; those behind it are dropped
+  void submit(std::function<void()> job);
+
+ private:
+  void run();
+  std::mutex mutex_;
+  std::condition_variable filled_;
+  std::deque<std::function<void()>> jobs_;
+  bool closing_ = false;
+  std::thread thread_;  // last: starts when everything else is there
+};
+
+// The arithmetic and the messages, without streams.
+class DirectAlgorithms {
+ public:
+  // transport: null for a group of one.
+  DirectAlgorithms(std::unique_ptr<Transport> transport, int rank, int size, std::vector<uint32_t> ranks);
+  // Throws ERR_PEER; also when the ranks do not call the same thing.
+  void run(const CollectiveCall& call);
+  void abort();
+  std::string description() const;
+
+ private:
+  void agree(const CollectiveCall& call);
+  void reduce_scatter(const char* input, char* output, size_t count, DType dtype, bool average);
+  void all_reduce(char* data, size_t count, DType dtype, bool average);
+  void all_gather(const char* input, char* output, size_t bytes);
+  void broadcast(char* data, size_t bytes, int root);
+  // output = own and the received pieces of `count` elements, added in the order of the ranks.
+  void add_pieces(const char* own, char* output, size_t count, DType dtype, bool average);
+
+  const std::unique_ptr<Transport> transport_;
+  const int rank_, size_;
+  const std::vector<uint32_t> ranks_;
+  uint64_t sequence_ = 0;
+  std::vector<char> received_;  // pieces of the other ranks, one behind the other
+};
+
+class CpuCollectives final : public Collectives, public std::enable_shared_from_this<CpuCollectives> {
+ public:
+  CpuCollectives(std::shared_ptr<Stream> compute, std::shared_ptr<CommunicationThread> thread,
+                 std::unique_ptr<DirectAlgorithms> algorithms);
+  ~CpuCollectives() override;
+
+  std::shared_ptr<CollectiveWork> enqueue(CollectiveCall call) override;
+  CollectiveProgress progress() override;
+  void abort(const std::string& why) override;
+  std::string description() const override { return description_; }
+
+ private:
+  class Work;
+  void run(Work& work);
+
+  const std::shared_ptr<Stream> compute_;
+  const std::shared_ptr<CommunicationThread> thread_;
+  const std::unique_ptr<DirectAlgorithms> algorithms_;
+  const std::string description_;
+  std::mutex mutex_;
+  CollectiveProgress progress_;
+  std::string aborted_;
+};
+
+}  // namespace llamaforge::comm

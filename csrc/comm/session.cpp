@@ -1,0 +1,184 @@
+#include "comm/session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace llamaforge::comm {
+
+namespace {
+
+constexpr Milliseconds kTick{20};
+constexpr Milliseconds kVerdictTime{2500};  // for the store to answer a report
+constexpr Milliseconds kFinishTime{5000};   // for the other ranks to leave, when rank 0 does
+
+// Straight to the descriptor: no lock that a stopped thread may hold.
+void say(const std::string& text) {
+  for (size_t sent = 0; sent < text.size();) {
+    const ssize_t put = write(STDERR_FILENO, text.data() + sent, text.size() - sent);
+    if (put <= 0) return;
+    sent += static_cast<size_t>(put);
+  }
+}
+
+}  // namespace
+
+Session::Session(const StoreOptions& options, const std::atomic<bool>& cancelled) : options_(options) {
+  if (options.rank == 0) {
+    server_ =
+        std::make_unique<StoreServer>(options.host, options.port, options.world_size, options.token, options.timeout);
+  }
+  StoreClient::Events events;
+  events.failed = [this](std::string verdict) {
+    {
+      std::lock_guard lock(mutex_);
+      if (verdict_.empty()) verdict_ = std::move(verdict);
+    }
+    changed_.notify_all();
+  };
+  events.status = [this] { return status(); };
+  client_ = std::make_unique<StoreClient>(options, std::move(events), cancelled);
+  watchdog_ = std::thread([this] { watch(); });
+}
+
+Session::~Session() { abandon(); }
+
+void Session::use_name(const std::string& group) {
+  std::lock_guard lock(mutex_);
+  if (!names_.insert(group).second)
+    throw Error("ERR_ARGUMENT", format("[communicator] the name \"{}\" was used before in this run", group));
+}
+
+void Session::add(std::shared_ptr<Group> group) {
+  std::string verdict;
+  {
+    std::lock_guard lock(mutex_);
+    groups_.push_back(group);
+    verdict = verdict_;
+  }
+  if (!verdict.empty()) group->abort(verdict);
+}
+
+void Session::remove(const Group& group) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(groups_, [&](const auto& each) { return each.get() == &group; });
+}
+
+std::vector<std::shared_ptr<Group>> Session::groups() {
+  std::lock_guard lock(mutex_);
+  return groups_;
+}
+
+void Session::on_failure(std::function<void(const std::string&)> listener) {
+  std::string verdict;
+  {
+    std::lock_guard lock(mutex_);
+    if (!told_) {
+      listeners_.push_back(std::move(listener));
+      return;
+    }
+    verdict = verdict_;
+  }
+  listener(verdict);
+}
+
+void Session::report(const std::string& group, uint64_t sequence, const std::string& text) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!reported_.empty() || !verdict_.empty()) return;
+    reported_ = text;
+    reported_at_ = Clock::now();
+  }
+  client_->trouble(group, sequence, text);
+}
+
+std::string Session::status() {
+  std::vector<GroupStatus> all;
+  for (const auto& group : groups()) all.push_back(group->status());
+  return encode(all);
+}
+
+void Session::watch() {
+  for (;;) {
+    for (const auto& group : groups()) {
+      if (const auto finding = group->poll()) report(group->name(), finding->sequence, finding->text);
+    }
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kTick, [this] { return ending_ || !verdict_.empty(); });
+    if (ending_) return;
+    if (verdict_.empty() && !reported_.empty() && Clock::now() - reported_at_ > kVerdictTime) {
+      verdict_ = format(
+          "rank 0, which serves the store, does not answer: its process is stopped, or its host or the network is "
+          "down. {}",
+          reported_);
+    }
+    if (verdict_.empty()) continue;
+    const std::string verdict = verdict_;
+    lock.unlock();
+    fail(verdict);
+    return;
+  }
+}
+
+void Session::fail(const std::string& verdict) {
+  const auto deadline = Clock::now() + kGrace;
+  std::string text = format("llamaforge: rank {} of {}: {}\n", options_.rank, options_.world_size, verdict);
+  const auto all = groups();
+  for (const auto& group : all) {
+    if (const std::string history = group->history(); !history.empty()) {
+      text += format("llamaforge: rank {}: last collectives of group {}:{}\n", options_.rank, group->name(), history);
+    }
+  }
+  say(text);
+  client_->fail(verdict);
+  std::vector<std::function<void(const std::string&)>> listeners;
+  {
+    std::lock_guard lock(mutex_);
+    told_ = true;
+    listeners.swap(listeners_);
+  }
+  for (const auto& listener : listeners) listener(verdict);
+  // Beside the wait: a library that hangs in its abort must not keep the process.
+  std::thread([all, verdict] {
+    for (const auto& group : all) group->abort(verdict);
+  }).detach();
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [this] { return ending_; })) _exit(kExitCode);
+}
+
+void Session::abandon() {
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  if (watchdog_.joinable()) watchdog_.join();
+  client_.reset();
+  server_.reset();
+}
+
+void Session::close() {
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  if (watchdog_.joinable()) watchdog_.join();
+  std::mutex mutex;
+  std::condition_variable answered;
+  bool done = false;
+  client_->goodbye([&](std::exception_ptr, std::string) {
+    std::lock_guard lock(mutex);
+    done = true;
+    answered.notify_all();
+  });
+  {
+    std::unique_lock lock(mutex);
+    answered.wait_for(lock, kFinishTime, [&] { return done; });
+  }
+  client_.reset();  // answers what is pending, the goodbye included
+  if (server_) server_->finish(kFinishTime);
+  server_.reset();
+}
+
+}  // namespace llamaforge::comm

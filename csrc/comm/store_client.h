@@ -1,0 +1,88 @@
+// A rank's connection to the store. A thread of its own reads and writes, so nothing here waits for JavaScript.
+#pragma once
+
+#include <atomic>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "comm/frame.h"
+
+namespace llamaforge::comm {
+
+struct StoreOptions {
+  std::string host;
+  int port = 0, rank = 0, world_size = 1;
+  std::string token;
+  Milliseconds timeout{0};
+};
+
+class StoreClient {
+ public:
+  // Called on the client's thread, or on the caller's if the store has failed already.
+  using Reply = std::function<void(std::exception_ptr, std::string value)>;
+  // What the run's failure and the store's questions lead to; both on the client's thread.
+  struct Events {
+    std::function<void(std::string verdict)> failed;
+    std::function<std::string()> status;
+  };
+
+  // Blocks until every rank has come. Throws ERR_PEER. `cancelled` ends the wait.
+  StoreClient(const StoreOptions& options, Events events, const std::atomic<bool>& cancelled);
+  ~StoreClient();
+  StoreClient(const StoreClient&) = delete;
+  StoreClient& operator=(const StoreClient&) = delete;
+
+  void set(const std::string& key, std::string_view value, Reply reply);
+  void get(const std::string& key, Milliseconds timeout, Reply reply);
+  void add(const std::string& key, int64_t amount, Reply reply);  // value: 8 bytes
+  void barrier(const std::string& name, Milliseconds timeout, Reply reply);
+  void goodbye(Reply reply);
+
+  // The same, blocking; not on the client's thread.
+  void set(const std::string& key, std::string_view value);
+  std::string get(const std::string& key, Milliseconds timeout);
+
+  // Without an answer of their own.
+  void check(const std::string& group, size_t size, uint64_t sequence, uint64_t hash, const std::string& description);
+  void trouble(const std::string& group, uint64_t sequence, const std::string& text);
+
+  // Every pending and later request fails with this.
+  void fail(const std::string& why);
+  const std::string& local_address() const { return local_address_; }
+
+ private:
+  struct Request {
+    Reply reply;
+    Clock::time_point deadline;  // by which the store must have answered, be it to say that time is over
+  };
+  void join(const StoreOptions& options, const std::atomic<bool>& cancelled);
+  void run();
+  void handle(Message message);
+  void request(MessageType type, std::string body, Milliseconds timeout, Reply reply);
+  void post(MessageType type, std::string body);
+  void expire();
+
+  const Events events_;
+  Socket socket_;
+  std::string local_address_, place_;
+  Wakeup wakeup_;
+  std::string in_;
+
+  std::mutex mutex_;
+  std::string out_;
+  std::map<uint64_t, Request> requests_;
+  uint64_t next_id_ = 1;
+  std::string failure_;
+  bool left_ = false;         // goodbye was said
+  bool server_left_ = false;  // by rank 0
+
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace llamaforge::comm

@@ -60,6 +60,7 @@ export class TapeRecord {
     this.outputs = outputs.map(({ shape }) => ({ shape }));
     this.#saved = saved.map((tensor) => tensor.retain());
     this.#backward = backward;
+    for (const edge of edges) if (edge && "leaf" in edge) edge.leaf.hooks?.recorded();
     this.setScope(currentScope());
   }
 
@@ -82,6 +83,7 @@ export class TapeRecord {
       return edge && "leaf" in edge ? edge.leaf.gradientTarget() : null;
     };
     const needs = (input: number): boolean => this.edges[input] != null;
+    for (const tensor of this.#saved) tensor.hooks?.neededInBackward();
     const results = this.#backward(gradients as readonly Tensor[], this.#saved, into, needs);
     this.#end("run");
     return results;
@@ -89,6 +91,8 @@ export class TapeRecord {
 
   /** Lets go of everything saved: the scope ended before a backward came. */
   release(): void {
+    if (this.#ended) return;
+    for (const edge of this.edges) if (edge && "leaf" in edge) edge.leaf.hooks?.dropped();
     this.#end("scope");
   }
 
@@ -256,6 +260,9 @@ export function runBackward(outputs: readonly Tensor[], gradients: readonly Tens
             if ("leaf" in edge) accumulateIntoLeaf(edge.leaf, gradient);
             else pending.add(edge.node, gradient);
           });
+          for (const edge of record.edges) {
+            if (edge && "leaf" in edge) edge.leaf.hooks?.gradientWritten();
+          }
         });
         for (const gradient of incoming) gradient?.dispose();
       }

@@ -26,6 +26,22 @@ export type TypedArray = Float32Array | Float64Array | Int32Array | Uint16Array 
 /** Numbers in nested arrays, as deep as the tensor has axes. */
 export type NestedNumbers = number | readonly NestedNumbers[];
 
+/**
+ * Told what happens to a leaf on the tape: whoever moves parameters and gradients between processes goes by it.
+ * @internal
+ */
+export interface LeafHooks {
+  /** An operation of the backward pass that reads the leaf is about to be enqueued. */
+  neededInBackward(): void;
+  /** An operation on the tape is going to write the leaf's gradient. */
+  recorded(): void;
+  /** It has; or it let go without, when its scope ended. */
+  gradientWritten(): void;
+  dropped(): void;
+  /** The gradient's buffer is about to be written. */
+  gradientNeeded(): void;
+}
+
 /** A native reference that several Tensor objects share: handles of the user and references held by the tape. */
 interface Handle {
   readonly native: NativeTensor;
@@ -49,6 +65,9 @@ export class Tensor {
 
   /** Where this tensor stands in the graph; null for leaves. @internal */
   node: GraphNode | null = null;
+
+  /** @internal */
+  hooks: LeafHooks | null = null;
 
   #handle: Handle | null;
   #scope: Scope | undefined;
@@ -183,7 +202,9 @@ export class Tensor {
     this.checkAlive(this.op);
     const handle = this.#handle as Handle;
     handle.references++;
-    return new Tensor(handle, this.shape, this.dtype, this.device, this.op, undefined);
+    const other = new Tensor(handle, this.shape, this.dtype, this.device, this.op, undefined);
+    other.hooks = this.hooks;
+    return other;
   }
 
   /** @internal */
@@ -220,6 +241,7 @@ export class Tensor {
 
   /** Where the next gradient goes, and whether it is added there. Marks the gradient as present. @internal */
   gradientTarget(): { tensor: Tensor; accumulate: boolean } {
+    this.hooks?.gradientNeeded();
     this.#gradient ??= untracked(this.shape, "f32", this.device, "backward");
     const accumulate = this.#gradientFilled;
     this.#gradientFilled = true;

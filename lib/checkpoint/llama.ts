@@ -6,10 +6,10 @@ import { CheckpointError, UsageError } from "../errors.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
 import { huggingFaceTensors } from "../model/hf.js";
 import { Llama } from "../model/llama.js";
-import { native } from "../native.js";
+import { overlap } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
 import { scope } from "../scope.js";
-import { synchronize, type Tensor } from "../tensor.js";
+import { synchronize, type Tensor, untracked } from "../tensor.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
 import { matchTensors } from "./load.js";
 import type { FileDtype } from "./native-io.js";
@@ -63,14 +63,17 @@ export async function loadWeights(
     present,
     wanted.map(({ name, shape }) => ({ name, shape, dtypes: readableDtypes })),
   );
+  const { store } = model;
   scope(() => {
     for (const { name, shape, parameter, offset } of wanted) {
-      present.tensors.get(name)?.readInto(parameter.master.view(shape, offset).native);
-    }
-    for (const parameter of model.parameters()) {
-      if (parameter.master !== parameter.tensor) {
-        native.cast(parameter.master.native, parameter.tensor.native);
-      }
+      const place = store.placeOf(parameter);
+      const start = place.offset + offset;
+      const size = shape.reduce((product, extent) => product * extent, 1);
+      if (place.group.slot && !overlap({ offset: start, size }, place.group.owned)) continue;
+      const values = untracked(shape, "f32", store.device, "loadWeights");
+      present.tensors.get(name)?.readInto(values.native);
+      place.group.write(start, values);
+      values.dispose();
     }
   });
   await synchronize(model.device);
@@ -128,30 +131,59 @@ async function hostCopy(
   return { name, dtype, shape, bytes: () => bytes };
 }
 
-/** A copy on the host of all weights as they are at this point of the stream, under Hugging Face names. */
+/**
+ * A copy on the host of all weights as they are at this point of the stream, under Hugging Face names. Where several
+ * processes train together, each of them calls it, and the one that writes checkpoints gets the copy: the others get none.
+ */
 export async function weightSources(model: Llama): Promise<TensorSource[]> {
-  const copies = scope(() =>
-    huggingFaceTensors(model).map(({ name, shape, parameter, offset }) =>
-      hostCopy(name, parameter.tensor.view(shape, offset), shape),
-    ),
+  const { store } = model;
+  const writes = store.parallel?.writes ?? true;
+  const copies = new Map<string, Promise<TensorSource>>();
+  const wanted = huggingFaceTensors(model);
+  for (const group of store.groups) {
+    scope(() => {
+      if (!group.slot) store.parallel?.needed(group, false);
+      const weights = group.slot ? store.whole(group, group.ownedWeights) : group.weights;
+      for (const { name, shape, parameter, offset } of writes ? wanted : []) {
+        const place = group.entries.find((entry) => entry.parameter === parameter);
+        if (!place) continue;
+        copies.set(name, hostCopy(name, weights.view(shape, place.offset + offset), shape));
+      }
+    });
+  }
+  return await Promise.all(
+    wanted.flatMap(({ name }) => (copies.get(name) as Promise<TensorSource>) ?? []),
   );
-  return await Promise.all(copies);
 }
 
-/** A copy on the host of what the optimizer needs to go on with equal bits: moments, master weights, the guard's state. */
+/**
+ * A copy on the host of what the optimizer needs to go on with equal bits: moments, master weights, the guard's state; whole
+ * and by name, however many processes share it. For several of them as in `weightSources`.
+ */
 export async function optimizerSources(optimizer: AdamW): Promise<TensorSource[]> {
-  const copies = scope(() => {
-    const sources = [hostCopy("guard.state", optimizer.guardState, optimizer.guardState.shape)];
-    for (const { name, m, v } of optimizer.moments()) {
-      sources.push(hostCopy(`${name}.m`, m, m.shape), hostCopy(`${name}.v`, v, v.shape));
-    }
-    for (const { name, parameter } of optimizer.store.entries()) {
-      if (parameter.master === parameter.tensor) continue;
-      sources.push(hostCopy(`${name}.master`, parameter.master, parameter.shape));
-    }
-    return sources;
-  });
-  return await Promise.all(copies);
+  const { store, guardState } = optimizer;
+  const writes = store.parallel?.writes ?? true;
+  const moments: Promise<TensorSource>[] = [];
+  const masters: Promise<TensorSource>[] = [];
+  for (const group of store.groups) {
+    scope(() => {
+      const { m, v } = optimizer.moments(group);
+      const [wholeM, wholeV] = [store.whole(group, m), store.whole(group, v)];
+      const master = group.master && store.whole(group, group.master);
+      if (!writes) return;
+      const copy = (name: string, buffer: Tensor, shape: readonly number[], offset: number) =>
+        hostCopy(name, buffer.view(shape, offset), shape);
+      for (const { name, parameter, offset } of group.entries) {
+        const { shape } = parameter;
+        moments.push(copy(`${name}.m`, wholeM, shape, offset));
+        moments.push(copy(`${name}.v`, wholeV, shape, offset));
+        if (master) masters.push(copy(`${name}.master`, master, shape, offset));
+      }
+    });
+  }
+  if (!writes) return [];
+  const guard = scope(() => hostCopy("guard.state", guardState, guardState.shape));
+  return await Promise.all([guard, ...moments, ...masters]);
 }
 
 /**
@@ -163,27 +195,21 @@ export async function loadOptimizer(
   stored: StoredTensors,
   source: string,
 ): Promise<void> {
-  scope(() => {
-    const targets = new Map<string, Tensor>([["guard.state", optimizer.guardState]]);
-    for (const { name, m, v } of optimizer.moments()) {
-      targets.set(`${name}.m`, m);
-      targets.set(`${name}.v`, v);
-    }
-    for (const { name, parameter } of optimizer.store.entries()) {
-      if (parameter.master !== parameter.tensor) targets.set(`${name}.master`, parameter.master);
-    }
-    const expected = [...targets].map(([name, { shape }]) => ({
-      name,
-      shape,
-      dtypes: ["F32" as const],
-    }));
-    matchTensors(source, stored, expected);
-    for (const [name, target] of targets) stored.tensors.get(name)?.readInto(target.native);
-    for (const { parameter } of optimizer.store.entries()) {
-      if (parameter.master !== parameter.tensor)
-        native.cast(parameter.master.native, parameter.tensor.native);
-    }
-  });
+  const { guardState, store } = optimizer;
+  const targets = optimizerTargets(optimizer);
+  matchTensors(source, stored, [
+    { name: "guard.state", shape: guardState.shape, dtypes: ["F32"] },
+    ...targets.map(({ name, shape }) => ({ name, shape, dtypes: ["F32" as const] })),
+  ]);
+  stored.tensors.get("guard.state")?.readInto(guardState.native);
+  for (const { name, shape, size, group, offset, buffer } of targets) {
+    if (!overlap({ offset, size }, group.owned)) continue;
+    const values = untracked(shape, "f32", store.device, "loadOptimizer");
+    stored.tensors.get(name)?.readInto(values.native);
+    if (buffer) group.writeOwned(buffer, offset, values);
+    else group.write(offset, values);
+    values.dispose();
+  }
   try {
     await synchronize(optimizer.store.device);
   } catch (cause) {
@@ -192,4 +218,19 @@ export async function loadOptimizer(
       { cause },
     );
   }
+}
+
+/** Each tensor of the optimizer's file and where it goes; no buffer: into master and weights. */
+function optimizerTargets(optimizer: AdamW) {
+  return optimizer.store.groups.flatMap((group) => {
+    const { m, v } = optimizer.moments(group);
+    return group.entries.flatMap(({ name, parameter, offset }) => {
+      const place = { shape: parameter.shape, size: parameter.size, group, offset };
+      return [
+        { name: `${name}.m`, buffer: m, ...place },
+        { name: `${name}.v`, buffer: v, ...place },
+        ...(group.master ? [{ name: `${name}.master`, buffer: null, ...place }] : []),
+      ];
+    });
+  });
 }

@@ -16,8 +16,9 @@ export class Parameter {
   /** Number of elements. */
   readonly size: number;
   #tensor: Tensor | null = null;
-  #master: Tensor | null = null;
+  #master: Tensor | "divided" | null = null;
   #trainable = true;
+  #needed: (() => void) | null = null;
 
   constructor(shape: readonly number[], init: Initialisation) {
     this.shape = [...shape];
@@ -33,11 +34,25 @@ export class Parameter {
           "create the module with `await create(module, { device })`",
       );
     }
+    this.#needed?.();
     return this.#tensor;
   }
 
-  /** The f32 weights that the optimizer updates: the same as `tensor`, or the copy beside bf16 weights. */
+  /** The same, for whoever does not read the weights now. @internal */
+  get leaf(): Tensor {
+    return this.#tensor ?? this.tensor;
+  }
+
+  /**
+   * The f32 weights that the optimizer updates: the same as `tensor`, or the copy beside bf16 weights.
+   * @throws AutogradError if they are divided between processes
+   */
   get master(): Tensor {
+    if (this.#master === "divided") {
+      throw new AutogradError(
+        "[Parameter] the f32 weights are divided between the processes of this run: read them from a checkpoint",
+      );
+    }
     return this.#master ?? this.tensor;
   }
 
@@ -55,10 +70,19 @@ export class Parameter {
     if (this.#tensor) this.#tensor.requiresGrad = value;
   }
 
-  /** @internal The store gives the parameter its memory. */
-  place(tensor: Tensor, master: Tensor | null): void {
+  /**
+   * The store gives the parameter its memory.
+   * @param needed called before each use of the weights
+   * @internal
+   */
+  place(
+    tensor: Tensor,
+    master: Tensor | "divided" | null,
+    needed: (() => void) | null = null,
+  ): void {
     this.#tensor = tensor;
     this.#master = master;
+    this.#needed = needed;
     tensor.requiresGrad = this.#trainable;
   }
 }

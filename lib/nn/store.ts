@@ -2,85 +2,18 @@ import { type Device, defaultDevice } from "../device.js";
 import { ArgumentError } from "../errors.js";
 import { native } from "../native.js";
 import { outsideScopes } from "../scope.js";
-import { type DType, type Tensor, untracked, zeros } from "../tensor.js";
-import type { Module, ParameterGroupSpec } from "./module.js";
+import { type Tensor, untracked } from "../tensor.js";
+import {
+  type GroupPlan,
+  overlap,
+  ParameterGroup,
+  type PlacedParameter,
+  planGroup,
+  Slot,
+} from "./group.js";
+import type { Module } from "./module.js";
+import { type ParallelStrategy, undivided } from "./parallel.js";
 import type { Parameter } from "./parameter.js";
-
-/** Parameters start at multiples of this many elements, so that every view is aligned for the widest loads. */
-const alignment = 64;
-
-/** Where a parameter lies in its group. */
-export interface PlacedParameter {
-  readonly name: string;
-  readonly parameter: Parameter;
-  /** First element within the group's buffers. */
-  readonly offset: number;
-}
-
-/** One contiguous buffer for each kind of state of some parameters (DESIGN: flat groups). */
-export class ParameterGroup {
-  readonly name: string;
-  /** Elements of each buffer, padding included; padding is zero in all of them and stays so. */
-  readonly size: number;
-  /** As the model computes with them: f32 or bf16. */
-  readonly weights: Tensor;
-  /** f32 copy that the optimizer updates, beside bf16 weights of a model that trains. */
-  readonly master: Tensor | null;
-  readonly entries: readonly PlacedParameter[];
-  #gradients: Tensor | null = null;
-
-  constructor(spec: ParameterGroupSpec, device: Device, dtype: DType, training: boolean) {
-    this.name = spec.name;
-    const entries: PlacedParameter[] = [];
-    let size = 0;
-    for (const [name, parameter] of spec.parameters) {
-      entries.push({ name, parameter, offset: size });
-      size += Math.ceil(parameter.size / alignment) * alignment;
-    }
-    this.entries = entries;
-    this.size = size;
-    this.weights = zeros([size], { dtype, device });
-    this.master = training && dtype === "bf16" ? zeros([size], { device }) : null;
-    for (const { parameter, offset } of entries) {
-      parameter.place(
-        this.weights.view(parameter.shape, offset),
-        this.master?.view(parameter.shape, offset) ?? null,
-      );
-    }
-  }
-
-  /** f32 gradients. Made on first use, so a model that only generates has none. */
-  get gradients(): Tensor {
-    this.#gradients ??= outsideScopes(() => {
-      const buffer = zeros([this.size], { device: this.weights.device });
-      for (const { parameter, offset } of this.entries) {
-        parameter.tensor.bindGradient(buffer.view(parameter.shape, offset));
-      }
-      return buffer;
-    });
-    return this.#gradients;
-  }
-
-  /** Sets to zero what this step's backward did not write: unused and frozen parameters. */
-  completeGradients(): void {
-    for (const { parameter } of this.entries) {
-      if (parameter.tensor.grad && parameter.trainable) continue;
-      const buffer = parameter.tensor.gradientBuffer;
-      if (buffer) native.fill(buffer.native, 0);
-    }
-  }
-
-  /** @internal */
-  dispose(): void {
-    for (const { parameter } of this.entries) {
-      if (parameter.master !== parameter.tensor) parameter.master.dispose();
-      parameter.tensor.dispose();
-    }
-    this.weights.dispose();
-    this.master?.dispose();
-    this.#gradients?.dispose();
-  }
-}
 
 export interface StoreOptions {
   device?: Device;
@@ -90,6 +23,8 @@ export interface StoreOptions {
   seed?: number;
   /** Whether the model will be trained (true); false saves the master copy. */
   training?: boolean;
+  /** Trains together with other processes; left out: alone. */
+  parallel?: ParallelStrategy;
 }
 
 /**
@@ -100,6 +35,9 @@ export class ParameterStore {
   readonly groups: readonly ParameterGroup[];
   readonly device: Device;
   readonly dtype: "f32" | "bf16";
+  /** How it is kept in step with other processes; null when there are none. */
+  readonly parallel: ParallelStrategy | null;
+  readonly #slots: readonly Slot[];
 
   constructor(module: Module, options: StoreOptions = {}) {
     const { device = defaultDevice(), dtype = "f32", seed = 0, training = true } = options;
@@ -116,9 +54,20 @@ export class ParameterStore {
     }
     this.device = device;
     this.dtype = dtype;
+    const strategy = options.parallel ?? null;
+    const layout = strategy?.layout ?? undivided;
+    const plans = module
+      .parameterGroups()
+      .map((spec, index) => planGroup(spec, index, layout.parts));
+    this.parallel = strategy;
+    this.#slots = layout.weights === "part" ? makeSlots(plans, device, dtype) : [];
     this.groups = outsideScopes(() =>
-      module.parameterGroups().map((spec) => new ParameterGroup(spec, device, dtype, training)),
+      plans.map((plan) => {
+        const slot = this.#slots[plan.index % 2] ?? null;
+        return new ParameterGroup(plan, { device, dtype, training, layout, strategy, slot });
+      }),
     );
+    strategy?.attach(this.groups);
     this.#initialise(module, seed);
   }
 
@@ -128,12 +77,31 @@ export class ParameterStore {
 
   /** Forgets all gradients; the next backward overwrites them without reading. */
   zeroGrad(): void {
-    for (const { parameter } of this.entries()) parameter.tensor.zeroGrad();
+    for (const group of this.groups) group.zeroGrad();
   }
 
   /** Frees all memory; the module cannot be used afterwards. */
   dispose(): void {
     for (const group of this.groups) group.dispose();
+    for (const slot of this.#slots) slot.dispose();
+  }
+
+  /** Where a parameter of this store lies. */
+  placeOf(parameter: Parameter): { group: ParameterGroup; offset: number } {
+    for (const group of this.groups) {
+      const entry = group.entries.find((candidate) => candidate.parameter === parameter);
+      if (entry) return { group, offset: entry.offset };
+    }
+    throw new ArgumentError("[ParameterStore] this parameter belongs to another store");
+  }
+
+  /**
+   * All of a group's buffer of which this process holds the owned part; every process of the run calls it. Belongs to the
+   * current scope.
+   */
+  whole(group: ParameterGroup, owned: Tensor): Tensor {
+    if (owned.size === group.size) return owned.view([group.size]);
+    return (this.parallel as ParallelStrategy).gather(group, owned);
   }
 
   /**
@@ -141,17 +109,37 @@ export class ParameterStore {
    * seed and the model alone.
    */
   #initialise(module: Module, seed: number): void {
+    const places = new Map<Parameter, { group: ParameterGroup; offset: number }>();
+    for (const group of this.groups) {
+      for (const { parameter, offset } of group.entries) places.set(parameter, { group, offset });
+    }
     let position = 0;
     for (const parameter of module.namedParameters().values()) {
-      const { init, shape } = parameter;
-      const start = untracked(shape, "f32", this.device, "initialise");
-      if (init.kind === "normal") native.philoxNormal(start.native, 0, init.std, seed, position);
-      else native.fill(start.native, init.value);
-      position += parameter.size;
-      writeParameter(parameter, start);
-      start.dispose();
+      const { init, size } = parameter;
+      const { group, offset } = places.get(parameter) as { group: ParameterGroup; offset: number };
+      // A process that holds only a part of the weights makes only that.
+      const held = group.slot ? overlap({ offset, size }, group.owned) : { offset, size };
+      if (held) {
+        const start = untracked([held.size], "f32", this.device, "initialise");
+        const first = position + held.offset - offset;
+        if (init.kind === "normal") native.philoxNormal(start.native, 0, init.std, seed, first);
+        else native.fill(start.native, init.value);
+        group.write(held.offset, start);
+        start.dispose();
+      }
+      position += size;
     }
   }
+}
+
+/** Two, of the size of the largest groups with an even and with an odd index: while one computes, the next one is fetched. */
+function makeSlots(plans: readonly GroupPlan[], device: Device, dtype: "f32" | "bf16"): Slot[] {
+  return outsideScopes(() =>
+    [0, 1].map((parity) => {
+      const sizes = plans.filter(({ index }) => index % 2 === parity).map(({ size }) => size);
+      return new Slot(Math.max(1, ...sizes), device, dtype);
+    }),
+  );
 }
 
 /** Sets a parameter, in its weights and its master copy, from an f32 tensor of its shape. */

@@ -1,6 +1,7 @@
 import { ArgumentError } from "../errors.js";
 import { native } from "../native.js";
-import type { ParameterGroup, ParameterStore } from "../nn/store.js";
+import { overlap, type ParameterGroup } from "../nn/group.js";
+import type { ParameterStore } from "../nn/store.js";
 import { outsideScopes } from "../scope.js";
 import { empty, type Tensor, zeros } from "../tensor.js";
 import { decisionSize, finiteGuard, type GuardOptions, guardStateSize } from "./guard.js";
@@ -20,15 +21,15 @@ export interface AdamWOptions {
   guard?: GuardOptions;
 }
 
-/** A contiguous part of a group that one launch updates. */
+/** A contiguous piece of the owned part of a group that one launch updates. */
 interface Run {
   offset: number;
   size: number;
   weightDecay: number;
 }
 
-/** First and second moment of a group. */
-interface Moments {
+/** First and second moment of the owned part of a group. */
+export interface Moments {
   readonly m: Tensor;
   readonly v: Tensor;
 }
@@ -80,10 +81,8 @@ export class AdamW {
         new Map(
           store.groups.map((group) => {
             void group.gradients; // binds the parameters' gradients to the flat buffer before the first backward
-            return [
-              group,
-              { m: zeros([group.size], { device }), v: zeros([group.size], { device }) },
-            ];
+            const { size } = group.owned;
+            return [group, { m: zeros([size], { device }), v: zeros([size], { device }) }];
           }),
         ),
     );
@@ -103,14 +102,16 @@ export class AdamW {
       throw new ArgumentError(`[AdamW.step] expected a number from 0 for clip, got ${clip}`);
     }
     const { beta1, beta2, eps, guard } = this.options;
-    const { groups, device } = this.store;
+    const { groups, device, parallel } = this.store;
+    parallel?.finishGradients();
     const squares = empty([groups.length], { device }, "AdamW.step");
     groups.forEach((group, index) => {
-      group.completeGradients();
+      if (!parallel) group.completeGradients();
       const slot = squares.view([1], index);
-      native.sumOfSquares(group.gradients.native, slot.native);
+      native.sumOfSquares(group.ownedGradients.native, slot.native);
       slot.dispose();
     });
+    parallel?.sumSquares(squares);
     const decision = empty([decisionSize], { device }, "AdamW.step");
     const watched = loss ?? zeros([], { device });
     native.stepGuard(
@@ -131,7 +132,7 @@ export class AdamW {
       const { m, v } = this.#moments.get(group) as Moments;
       for (const { offset, size, weightDecay } of this.#runs(group)) {
         const part = (buffer: Tensor): Tensor => buffer.view([size], offset);
-        const views = [group.weights, group.gradients, m, v].map(part) as [
+        const views = [group.ownedWeights, group.ownedGradients, m, v].map(part) as [
           Tensor,
           Tensor,
           Tensor,
@@ -155,19 +156,15 @@ export class AdamW {
         for (const view of views) view.dispose();
         master?.dispose();
       }
+      parallel?.weightsChanged(group);
     }
     this.store.zeroGrad();
     return { gradNorm: decision.view([1], 4), decision };
   }
 
-  /** A parameter's moments as views, in the order of the store's entries; the caller disposes them. */
-  *moments(): Generator<{ name: string; m: Tensor; v: Tensor }> {
-    for (const group of this.store.groups) {
-      const { m, v } = this.#moments.get(group) as Moments;
-      for (const { name, parameter, offset } of group.entries) {
-        yield { name, m: m.view(parameter.shape, offset), v: v.view(parameter.shape, offset) };
-      }
-    }
+  /** The moments of a group's owned part. */
+  moments(group: ParameterGroup): Moments {
+    return this.#moments.get(group) as Moments;
   }
 
   dispose(): void {
@@ -178,20 +175,23 @@ export class AdamW {
     }
   }
 
-  /** The parts of a group that are updated alike: frozen parameters are left out, decay may differ by rank. */
+  /** The pieces of a group's owned part that are updated alike: frozen parameters are left out, decay may differ by rank. */
   #runs(group: ParameterGroup): Run[] {
     const runs: Run[] = [];
     const ends = [...group.entries.slice(1).map((entry) => entry.offset), group.size];
-    group.entries.forEach(({ parameter, offset }, index) => {
+    group.entries.forEach(({ parameter, offset: start }, index) => {
       if (!parameter.trainable) return;
-      const size = (ends[index] as number) - offset;
+      const size = (ends[index] as number) - start;
+      const owned = overlap({ offset: start, size }, group.owned);
+      if (!owned) return;
+      const offset = owned.offset - group.owned.offset;
       const decays = this.options.decay === "all" || parameter.shape.length > 1;
       const weightDecay = decays ? this.options.weightDecay : 0;
       const last = runs.at(-1);
       if (last && last.weightDecay === weightDecay && last.offset + last.size === offset) {
-        last.size += size;
+        last.size += owned.size;
       } else {
-        runs.push({ offset, size, weightDecay });
+        runs.push({ offset, size: owned.size, weightDecay });
       }
     });
     return runs;

@@ -1,0 +1,223 @@
+import type { Device } from "../device.js";
+import { native } from "../native.js";
+import { outsideScopes } from "../scope.js";
+import { type DType, type Tensor, zeros } from "../tensor.js";
+import type { ParameterGroupSpec } from "./module.js";
+import { GroupHooks, type Layout, type ParallelStrategy } from "./parallel.js";
+import type { Parameter } from "./parameter.js";
+
+/** Parameters start at multiples of this many elements, so that every view is aligned for the widest loads. */
+const alignment = 64;
+
+/** Where a parameter lies in its group. */
+export interface PlacedParameter {
+  readonly name: string;
+  readonly parameter: Parameter;
+  /** First element within the group's buffers. */
+  readonly offset: number;
+}
+
+/** Elements of a buffer. */
+export interface Range {
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** What two ranges share; null if nothing. */
+export function overlap(a: Range, b: Range): Range | null {
+  const offset = Math.max(a.offset, b.offset);
+  const size = Math.min(a.offset + a.size, b.offset + b.size) - offset;
+  return size > 0 ? { offset, size } : null;
+}
+
+/** Where the parameters of a group go, before it has memory. */
+export interface GroupPlan {
+  readonly name: string;
+  readonly index: number;
+  /** A multiple of the number of parts that the group is divided into. */
+  readonly size: number;
+  readonly entries: readonly PlacedParameter[];
+}
+
+export function planGroup(spec: ParameterGroupSpec, index: number, parts: number): GroupPlan {
+  const entries: PlacedParameter[] = [];
+  let size = 0;
+  for (const [name, parameter] of spec.parameters) {
+    entries.push({ name, parameter, offset: size });
+    size += Math.ceil(parameter.size / alignment) * alignment;
+  }
+  const unit = alignment * parts;
+  return { name: spec.name, index, size: Math.ceil(size / unit) * unit, entries };
+}
+
+/** Whole weights and gradients that groups take turns in, where a process owns only parts of them. */
+export class Slot {
+  readonly weights: Tensor;
+  #gradients: Tensor | null = null;
+  readonly #size: number;
+
+  constructor(size: number, device: Device, dtype: DType) {
+    this.#size = size;
+    this.weights = zeros([size], { dtype, device });
+  }
+
+  get gradients(): Tensor {
+    this.#gradients ??= outsideScopes(() => zeros([this.#size], { device: this.weights.device }));
+    return this.#gradients;
+  }
+
+  dispose(): void {
+    this.weights.dispose();
+    this.#gradients?.dispose();
+  }
+}
+
+export interface GroupOptions {
+  device: Device;
+  dtype: DType;
+  training: boolean;
+  layout: Layout;
+  strategy: ParallelStrategy | null;
+  /** Where the whole weights are while they are needed; null: in a buffer of the group's own. */
+  slot: Slot | null;
+}
+
+/** One contiguous buffer for each kind of state of some parameters (DESIGN: flat groups). */
+export class ParameterGroup {
+  readonly name: string;
+  /** Place in the store's list. */
+  readonly index: number;
+  /** Elements of each whole buffer, padding included; padding is zero in all of them and stays so. */
+  readonly size: number;
+  readonly entries: readonly PlacedParameter[];
+  /** The elements that this process owns: all of them, or one of several equal parts. */
+  readonly owned: Range;
+  /** As the model computes with them: f32 or bf16. With a slot, they are there only while the group has its turn. */
+  readonly weights: Tensor;
+  /** The owned part of the weights: a view of them, or memory of its own. */
+  readonly ownedWeights: Tensor;
+  /** f32 copy of the owned weights that the optimizer updates, beside bf16 weights of a model that trains. */
+  readonly master: Tensor | null;
+  readonly slot: Slot | null;
+  #gradients: Tensor | null = null;
+  #ownedGradients: Tensor | null = null;
+
+  constructor(plan: GroupPlan, options: GroupOptions) {
+    const { device, dtype, training, layout, strategy, slot } = options;
+    this.name = plan.name;
+    this.index = plan.index;
+    this.size = plan.size;
+    this.entries = plan.entries;
+    this.slot = slot;
+    const part = plan.size / layout.parts;
+    this.owned = { offset: layout.part * part, size: part };
+    this.weights = slot ? slot.weights.view([plan.size]) : zeros([plan.size], { dtype, device });
+    this.ownedWeights = slot
+      ? zeros([part], { dtype, device })
+      : this.weights.view([part], this.owned.offset);
+    this.master = training && dtype === "bf16" ? zeros([part], { device }) : null;
+    const hooks = strategy && new GroupHooks(this, strategy);
+    for (const { parameter, offset } of plan.entries) {
+      const tensor = this.weights.view(parameter.shape, offset);
+      tensor.hooks = hooks;
+      const divided = layout.parts > 1 && (slot || this.master) ? "divided" : null;
+      parameter.place(
+        tensor,
+        divided ?? this.master?.view(parameter.shape, offset) ?? null,
+        strategy && (() => strategy.needed(this, false)),
+      );
+    }
+  }
+
+  /** f32 gradients as backward writes them. Made on first use, so a model that only generates has none. */
+  get gradients(): Tensor {
+    this.#gradients ??= outsideScopes(() => {
+      const buffer = this.slot
+        ? this.slot.gradients.view([this.size])
+        : zeros([this.size], { device: this.weights.device });
+      for (const { parameter, offset } of this.entries) {
+        parameter.leaf.bindGradient(buffer.view(parameter.shape, offset));
+      }
+      return buffer;
+    });
+    return this.#gradients;
+  }
+
+  /** f32 gradients that the optimizer reads: the owned part of `gradients`, or with a slot memory of their own. */
+  get ownedGradients(): Tensor {
+    this.#ownedGradients ??= outsideScopes(() => {
+      const { offset, size } = this.owned;
+      return this.slot
+        ? zeros([size], { device: this.weights.device })
+        : this.gradients.view([size], offset);
+    });
+    return this.#ownedGradients;
+  }
+
+  /** Sets to zero what this step's backward did not write: unused and frozen parameters. */
+  completeGradients(): void {
+    for (const { parameter } of this.entries) {
+      if (parameter.leaf.grad && parameter.trainable) continue;
+      const buffer = parameter.leaf.gradientBuffer;
+      if (buffer) native.fill(buffer.native, 0);
+    }
+  }
+
+  /** Forgets the gradients; the next backward overwrites them without reading. */
+  zeroGrad(): void {
+    for (const { parameter } of this.entries) parameter.leaf.zeroGrad();
+  }
+
+  /** The elements between parameters and after the last, which a slot does not keep at zero. */
+  *padding(): Generator<Range> {
+    for (const [index, { parameter, offset }] of this.entries.entries()) {
+      const end = offset + parameter.size;
+      const next = this.entries[index + 1]?.offset ?? this.size;
+      if (next > end) yield { offset: end, size: next - end };
+    }
+  }
+
+  /**
+   * Sets f32 values from an element on, in the weights and the master copy, as far as this process holds them.
+   * @param offset first element within the group
+   */
+  write(offset: number, values: Tensor): void {
+    const range = { offset, size: values.size };
+    if (!this.slot) copyInto(this.weights, offset, values, 0, range.size);
+    const mine = overlap(range, this.owned);
+    if (!mine) return;
+    const [to, from] = [mine.offset - this.owned.offset, mine.offset - offset];
+    if (this.slot) copyInto(this.ownedWeights, to, values, from, mine.size);
+    if (this.master) copyInto(this.master, to, values, from, mine.size);
+  }
+
+  /** Sets the part of a buffer of owned elements that `values`, from an element of the group on, reach into. */
+  writeOwned(buffer: Tensor, offset: number, values: Tensor): void {
+    const mine = overlap({ offset, size: values.size }, this.owned);
+    if (!mine) return;
+    const to = mine.offset - this.owned.offset;
+    copyInto(buffer, to, values, mine.offset - offset, mine.size);
+  }
+
+  /** @internal */
+  dispose(): void {
+    for (const { parameter } of this.entries) {
+      const { leaf } = parameter;
+      if (this.owned.size === this.size && parameter.master !== leaf) parameter.master.dispose();
+      leaf.dispose();
+    }
+    this.ownedWeights.dispose();
+    this.weights.dispose();
+    this.master?.dispose();
+    this.#ownedGradients?.dispose();
+    this.#gradients?.dispose();
+  }
+}
+
+/** to[at ...] = from[start ...], converted to the dtype of `to`. */
+function copyInto(to: Tensor, at: number, from: Tensor, start: number, size: number): void {
+  const [target, source] = [to.view([size], at), from.view([size], start)];
+  native.cast(source.native, target.native);
+  target.dispose();
+  source.dispose();
+}

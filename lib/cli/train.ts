@@ -1,10 +1,21 @@
+import { fileURLToPath } from "node:url";
 import { type Command, CommanderError } from "commander";
 import { exitCodes } from "../errors.js";
 import { configHelp, loadConfig, type RunConfig } from "../train/config.js";
 import { describeValidation, formatDuration, Progress, printable } from "../train/progress.js";
 import { catchStopSignals } from "../train/signals.js";
-import type { TrainerResult } from "../train/trainer.js";
-import { setOption } from "./options.js";
+import { onSupervisorGone, supervise } from "../train/supervise.js";
+import type { Trainer, TrainerResult } from "../train/trainer.js";
+import { integerOption, setOption } from "./options.js";
+
+interface TrainCommandOptions {
+  set: string[];
+  resume: string;
+  supervise?: true;
+  maxRestarts: number;
+}
+
+const cliFile = fileURLToPath(new URL("./main.js", import.meta.url));
 
 export function addTrain(program: Command): void {
   const command = program
@@ -13,9 +24,22 @@ export function addTrain(program: Command): void {
     .argument("<config>", "YAML configuration of the run")
     .addOption(setOption())
     .option("--resume <from>", "auto (newest checkpoint), none, or a checkpoint's folder", "auto")
+    .option("--supervise", "start it again from its newest checkpoint when it crashes")
+    .addOption(
+      integerOption(
+        "--max-restarts <n>",
+        "restarts in a row without a new checkpoint before --supervise gives up",
+        0,
+        1_000_000,
+      ).default(3),
+    )
     .option("--help-config", "list all options of a configuration")
-    .action(async (file: string, options: { set: string[]; resume: string }) => {
+    .action(async (file: string, options: TrainCommandOptions) => {
       const config = loadConfig(file, options.set);
+      if (options.supervise) {
+        process.exitCode = await superviseTraining(file, config, options);
+        return;
+      }
       for (const override of options.set) say(`set ${override}`);
       const { result } = await trainWithProgress(config, options.resume);
       if (!result.finished) process.exitCode = exitCodes.stopped;
@@ -23,6 +47,22 @@ export function addTrain(program: Command): void {
   command.on("option:help-config", () => {
     process.stdout.write(configHelp());
     throw new CommanderError(0, "commander.helpDisplayed", "");
+  });
+}
+
+/** The run in a child process, by the command line that this one was. */
+async function superviseTraining(
+  file: string,
+  { out }: RunConfig,
+  { set, resume, maxRestarts }: TrainCommandOptions,
+): Promise<number> {
+  const overrides = set.flatMap((override) => ["--set", override]);
+  return await supervise({
+    out,
+    resume,
+    maxRestarts,
+    command: (from) => [cliFile, "train", file, ...overrides, "--resume", from],
+    onReport: notice,
   });
 }
 
@@ -35,37 +75,45 @@ export interface TrainOutcome {
 
 /** Trains with progress on the terminal, stops on signals, and writes the report at the end. */
 export async function trainWithProgress(config: RunConfig, resume: string): Promise<TrainOutcome> {
-  const { Trainer } = await import("../train/trainer.js");
-  const trainer = await Trainer.create(config, { resume, onNotice: notice });
-  const parameters = trainer.model.parameterCount();
-
-  const { steps, batch, data } = config;
-  const tokensPerStep = batch.microBatch * batch.accumulation * data.sequenceLength;
-  say(`${config.name}: ${parameters.toLocaleString("en-US")} parameters, ${config.precision}`);
-  say(`on ${trainer.deviceName}`);
-  say(`${steps.toLocaleString("en-US")} steps of ${tokensPerStep.toLocaleString("en-US")} tokens`);
-  if (trainer.startStep > 0) say(`going on from step ${trainer.startStep}`);
-
-  const progress = new Progress({ steps, from: trainer.startStep });
-  const signals = catchStopSignals({
-    onRequest: (signal) => {
-      progress.note(`${signal}: finishing the step and saving; once more ends it at once`);
-      trainer.stop();
-    },
-  });
+  // While nothing has been trained yet there is nothing to save.
+  let stop: (why: string) => void = () => process.exit(exitCodes.stopped);
+  const signals = catchStopSignals({ onRequest: (signal) => stop(signal) });
+  onSupervisorGone(() => stop("the supervisor is gone"));
+  let progress: Progress | undefined;
+  let result: TrainerResult;
   try {
+    const { Trainer } = await import("../train/trainer.js");
+    const trainer = await Trainer.create(config, { resume, onNotice: notice });
+    introduce(trainer);
+    const { steps } = config;
+    const shown = new Progress({ steps, from: trainer.startStep });
+    progress = shown;
+    stop = (why) => {
+      shown.note(`${why}: finishing the step and saving; once more ends it at once`);
+      trainer.stop();
+    };
     for await (const step of trainer.run()) {
       // The summary shows what was measured after the last step.
       const last = step.step === steps;
-      progress.step(last ? { ...step, validation: undefined, samples: undefined } : step);
+      shown.step(last ? { ...step, validation: undefined, samples: undefined } : step);
     }
+    result = trainer.result;
   } finally {
-    progress.stop();
+    progress?.stop();
     signals.dispose();
   }
   const report = await tryReport(config.out);
-  summarise(config, trainer.result, report);
-  return { result: trainer.result, report };
+  summarise(config, result, report);
+  return { result, report };
+}
+
+function introduce({ config, model, deviceName, startStep }: Trainer): void {
+  const { name, precision, steps, batch, data } = config;
+  const tokensPerStep = batch.microBatch * batch.accumulation * data.sequenceLength;
+  say(`${name}: ${model.parameterCount().toLocaleString("en-US")} parameters, ${precision}`);
+  say(`on ${deviceName}`);
+  say(`${steps.toLocaleString("en-US")} steps of ${tokensPerStep.toLocaleString("en-US")} tokens`);
+  if (startStep > 0) say(`going on from step ${startStep}`);
 }
 
 /** A run is not lost because its report could not be written. */

@@ -9,6 +9,7 @@ import { Mixture } from "../data/mixture.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { parseDevice } from "../device.js";
 import { CheckpointError, DataError, UsageError } from "../errors.js";
+import { faultPoint } from "../faults.js";
 import { Llama } from "../model/llama.js";
 import { buildInfo, setThreads } from "../native.js";
 import { AdamW } from "../optim/adamw.js";
@@ -64,6 +65,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     await prepareOutputFolder(config.out, { parents: true });
     const lock = acquireRunLock(config.out);
     opened.push(() => lock.release());
+    faultPoint("init");
     // What a killed save left behind; nobody else writes here while we hold the lock.
     await cleanUp(config.out);
     const checkpoint = await findCheckpoint(config.out, resume, onNotice);

@@ -4,6 +4,7 @@ import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import { UsageError } from "../errors.js";
+import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
 import type { AdamW } from "../optim/adamw.js";
 import { readDecision } from "../optim/guard.js";
@@ -205,6 +206,7 @@ export class Trainer {
     this.#tokens += tokens;
     this.#position += windows;
     this.#skips.add(!decision.applied);
+    faultPoint("step");
     const end = performance.now();
     const stepMs = end - this.#lastEnd;
     const metrics: StepMetrics = {
@@ -260,6 +262,7 @@ export class Trainer {
   async #save(): Promise<void> {
     if (this.#savedStep === this.#step) return;
     await this.#writer.ready();
+    faultPoint("save");
     const progress = {
       step: this.#step,
       tokens: this.#tokens,
@@ -276,6 +279,7 @@ export class Trainer {
     });
     this.#writer.start(this.#step, contents);
     this.#savedStep = this.#step;
+    faultPoint("saving");
   }
 
   #openLoader(): Loader {

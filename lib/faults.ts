@@ -1,0 +1,45 @@
+/**
+ * Faults on purpose, for tests: `FAULT=point:n:action` makes the n-th passing of a point fail. Honoured only with
+ * LLAMAFORGE_TEST_FAULTS=1, so that a variable that happens to have this name does nothing.
+ *
+ *     points    init (output folder locked), gradients (computed, before the step), step (done, before its save),
+ *               save (before the snapshot), saving (handed to the writer)
+ *     actions   kill, segv, abort, exit (with 1), throw, and what the point itself does: flip, nan
+ */
+export type FaultPoint = "init" | "gradients" | "step" | "save" | "saving";
+export type OwnAction = "flip" | "nan";
+
+const plan =
+  process.env.LLAMAFORGE_TEST_FAULTS === "1" ? parse(process.env.FAULT ?? "") : undefined;
+let passed = 0;
+
+function parse(text: string): { point: string; n: number; action: string } | undefined {
+  const [point = "", n = "", action = ""] = text.split(":");
+  return point === "" ? undefined : { point, n: Number(n), action };
+}
+
+/** Passes a point. @returns an action that is the caller's to carry out, null nearly always */
+export function faultPoint(point: FaultPoint): OwnAction | null {
+  if (plan?.point !== point || ++passed !== plan.n) return null;
+  switch (plan.action) {
+    case "kill":
+      return end("SIGKILL");
+    case "segv":
+      return end("SIGSEGV");
+    case "abort":
+      return process.abort();
+    case "exit":
+      return process.exit(1);
+    case "flip":
+    case "nan":
+      return plan.action;
+    default:
+      throw new Error(`fault at ${point} ${plan.n}`);
+  }
+}
+
+/** Sent to itself, a signal has arrived when kill() returns. */
+function end(signal: NodeJS.Signals): null {
+  process.kill(process.pid, signal);
+  return null;
+}

@@ -22,6 +22,9 @@ import {
 import { keep, outsideScopes, scope } from "../scope.js";
 import { type Tensor, zeros } from "../tensor.js";
 import type { LlamaConfig } from "./config.js";
+import { type DocumentOptions, type Documents, documentsOf } from "./documents.js";
+
+export type { DocumentOptions } from "./documents.js";
 
 /** What is computed again in backward instead of kept: nothing, the feed-forward layer, or whole blocks. */
 export type Recompute = "none" | "ffn" | "block";
@@ -47,7 +50,12 @@ class Attention extends Module {
     this.output = new Linear(heads * headSize, hiddenSize, residualStd);
   }
 
-  forward(x: Tensor, table: Tensor, cache?: { layer: Tensor; position: number }): Tensor {
+  forward(
+    x: Tensor,
+    table: Tensor,
+    { mask, positions }: Documents,
+    cache?: { layer: Tensor; position: number },
+  ): Tensor {
     const { heads, kvHeads } = this.config;
     const position = cache?.position ?? 0;
     const rotated = {
@@ -55,11 +63,12 @@ class Attention extends Module {
       rotatedHeads: heads + kvHeads,
       position,
       inPlace: true,
+      ...(positions && { documentStarts: positions }),
     };
     const qkv = rope(this.qkv.forward(x), table, rotated);
     const mixed = cache
       ? attentionCached(qkv, cache.layer, { heads, kvHeads, position })
-      : attention(qkv, { heads, kvHeads });
+      : attention(qkv, { heads, kvHeads, ...(mask && { documentStarts: mask }) });
     return this.output.forward(mixed);
   }
 }
@@ -99,13 +108,14 @@ class Block extends Module {
     stream: Tensor,
     change: Tensor | null,
     table: Tensor,
+    documents: Documents,
     recomputeFfn: boolean,
     cache?: { layer: Tensor; position: number },
   ): readonly [Tensor, Tensor] {
     const [x, normed] = change
       ? this.attentionNorm.forwardAdd(stream, change)
       : [stream, this.attentionNorm.forward(stream)];
-    const attended = this.attention.forward(normed, table, cache);
+    const attended = this.attention.forward(normed, table, documents, cache);
     const [y, normedAgain] = this.feedForwardNorm.forwardAdd(x, attended);
     const ffn = (input: Tensor): readonly [Tensor] => [this.feedForward.forward(input)];
     const [out] = recomputeFfn ? recompute("ffn", [normedAgain], ffn) : ffn(normedAgain);
@@ -157,16 +167,22 @@ export class Llama extends Module {
     return this.store.device;
   }
 
-  /** Hidden states after the last norm. @param ids (batch, time) i32 @returns (batch, time, hidden) */
-  hidden(ids: Tensor, cache?: KeyValueCache): Tensor {
+  /**
+   * Hidden states after the last norm.
+   * @param ids (batch, time) i32
+   * @param cache for generation: the tokens so far; not together with documents
+   * @returns (batch, time, hidden)
+   */
+  hidden(ids: Tensor, cache?: KeyValueCache, options: DocumentOptions = {}): Tensor {
     this.#checkIds(ids, cache);
+    const starts = documentsOf(options, ids, cache !== undefined);
     const table = this.#table();
     let stream = this.embedding.forward(ids);
     let change: Tensor | null = null;
     for (const [index, block] of this.blocks.entries()) {
       const layer = cache && { layer: cache.layers[index] as Tensor, position: cache.position };
       const forward = (x: Tensor, dx: Tensor | null): readonly [Tensor, Tensor] =>
-        block.forward(x, dx, table, this.recompute === "ffn", layer);
+        block.forward(x, dx, table, starts, this.recompute === "ffn", layer);
       const inputs: readonly [Tensor, Tensor | null] = [stream, change];
       // A block's own scope: what neither the tape nor the next block holds is freed here.
       [stream, change] = scope(() => {
@@ -184,18 +200,19 @@ export class Llama extends Module {
   }
 
   /** Logits of every position. @param ids (batch, time) i32 @returns (batch, time, vocab) */
-  forward(ids: Tensor, cache?: KeyValueCache): Tensor {
-    return linear(this.hidden(ids, cache), this.head.weight.tensor);
+  forward(ids: Tensor, cache?: KeyValueCache, options: DocumentOptions = {}): Tensor {
+    return linear(this.hidden(ids, cache, options), this.head.weight.tensor);
   }
 
   /**
    * Mean cross-entropy of predicting `targets` in nats, without logits in memory.
    * @param inputs (batch, time) i32
    * @param targets (batch, time) i32, not shifted any further; -100 is left out
+   * @param options whether documents see each other, and where positions count from
    * @returns f32, a scalar of shape []
    */
-  loss(inputs: Tensor, targets: Tensor): Tensor {
-    const hidden = this.hidden(inputs);
+  loss(inputs: Tensor, targets: Tensor, options: DocumentOptions = {}): Tensor {
+    const hidden = this.hidden(inputs, undefined, options);
     const loss = linearCrossEntropy(hidden, this.head.weight.tensor, targets);
     hidden.dispose();
     return loss;

@@ -30,7 +30,7 @@ export interface DocumentAttentionOptions extends AttentionOptions {
    * `documentStarts()` makes: from 0 to the token's own index, never falling along a row. On the CPU other values are an error at
    * the next wait; on a GPU the result is then unspecified.
    */
-  documentStarts?: Tensor;
+  documentStarts?: Tensor | undefined;
 }
 
 interface Heads {

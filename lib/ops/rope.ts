@@ -54,7 +54,7 @@ export interface RopeOptions {
    * (batch, time) i32: where in the window each token's document starts, so that positions count from there. As in
    * `attention`.
    */
-  documentStarts?: Tensor;
+  documentStarts?: Tensor | undefined;
   /** Writes over x, which must not be used any more afterwards (false). */
   inPlace?: boolean;
 }
@@ -113,7 +113,7 @@ export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
   const { heads, rotatedHeads, position, inPlace } = checkArguments(x, table, options);
   const { documentStarts } = options;
   const { native: starts = null } = documentStarts ?? {};
-  const y = inPlace ? x.view(x.shape) : empty(x.shape, x);
+  const y = inPlace ? x.alias() : empty(x.shape, x);
   native.rope(x.native, table.native, starts, y.native, heads, rotatedHeads, position, false);
   return differentiable("rope", {
     inputs: [x],

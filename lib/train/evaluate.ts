@@ -1,25 +1,27 @@
 import { noGrad } from "../autograd.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
-import { splitWindows } from "../data/windows.js";
+import { documentStarts, splitWindows } from "../data/windows.js";
 import { generate } from "../model/generate.js";
 import type { Llama } from "../model/llama.js";
 import { scope } from "../scope.js";
-import { tensor } from "../tensor.js";
+import { type Tensor, tensor } from "../tensor.js";
 import type { RunConfig } from "./config.js";
+import { type DocumentChoice, documentOptions, needStarts } from "./documents.js";
 import type { Sample, Validation } from "./metrics.js";
 
 /**
  * Mean loss on held-out documents. The windows are always the same ones, the first of the mixture, so that the figures of
  * a run can be compared.
+ * Documents are kept apart as in training.
  * @param batches micro-batches of `microBatch` windows; at most as many windows as there are
  */
 export async function validationLoss(
   model: Llama,
   mixture: Mixture,
-  options: { batches: number; microBatch: number },
+  options: { batches: number; microBatch: number; documents?: DocumentChoice },
 ): Promise<Validation> {
-  const { batches, microBatch } = options;
+  const { batches, microBatch, documents } = options;
   const { sequenceLength } = mixture;
   const total = Math.min(batches * microBatch, mixture.windows);
   let sum = 0;
@@ -27,14 +29,15 @@ export async function validationLoss(
     const count = Math.min(microBatch, total - position);
     const windows = await mixture.read(position, count);
     const { inputs, targets } = splitWindows(windows, count, sequenceLength);
-    const shape = [count, sequenceLength];
+    const starts = needStarts(documents)
+      ? documentStarts(windows, sequenceLength, (row) => mixture.marksAt(position + row))
+      : undefined;
+    const ids = (data: Int32Array): Tensor =>
+      tensor(data, { shape: [count, sequenceLength], dtype: "i32", device: model.device });
     const loss = await scope(() =>
       noGrad(() =>
         model
-          .loss(
-            tensor(inputs, { shape, dtype: "i32", device: model.device }),
-            tensor(targets, { shape, dtype: "i32", device: model.device }),
-          )
+          .loss(ids(inputs), ids(targets), documentOptions(documents, starts && ids(starts)))
           .item(),
       ),
     );

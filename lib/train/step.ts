@@ -3,11 +3,14 @@ import { native } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
 import { scope } from "../scope.js";
 import { full, type Tensor, tensor, zeros } from "../tensor.js";
+import { type DocumentChoice, documentOptions } from "./documents.js";
 
 /** Token ids of a micro-batch, (windows, time) each; targets are shifted by one. */
 export interface MicroBatch {
   inputs: Int32Array;
   targets: Int32Array;
+  /** Where the documents of the windows start; see `documentStarts()`. */
+  documentStarts?: Int32Array;
   /** Windows. */
   count: number;
 }
@@ -16,6 +19,8 @@ export interface StepOptions {
   model: Llama;
   optimizer: AdamW;
   nextBatch: () => Promise<MicroBatch>;
+  /** How the documents of a window are kept apart; where they are, micro-batches have `documentStarts`. Default: not. */
+  documents?: DocumentChoice;
   /** Micro-batches whose gradients add up. */
   accumulation: number;
   lr: number;
@@ -36,7 +41,7 @@ export interface RunningStep {
  * only; everything made is freed when the step's scope ends, as far as the device has no more use for it.
  */
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
-  const { model, optimizer, nextBatch, accumulation, lr, clip } = options;
+  const { model, optimizer, nextBatch, documents, accumulation, lr, clip } = options;
   let dataWaitMs = 0;
   const figures = await scope(async () => {
     const scale = 1 / accumulation;
@@ -44,14 +49,18 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     const share = full([1], scale, { device: model.device });
     for (let micro = 0; micro < accumulation; micro++) {
       const asked = performance.now();
-      const { inputs, targets, count } = await nextBatch();
+      const { inputs, targets, documentStarts, count } = await nextBatch();
       dataWaitMs += performance.now() - asked;
       // A scope for each micro-batch, so that its activations are gone before the next one's are made.
       scope(() => {
         const shape = [count, inputs.length / count];
         const ids = (data: Int32Array): Tensor =>
           tensor(data, { shape, dtype: "i32", device: model.device });
-        const loss = model.loss(ids(inputs), ids(targets));
+        const loss = model.loss(
+          ids(inputs),
+          ids(targets),
+          documentOptions(documents, documentStarts && ids(documentStarts)),
+        );
         loss.backward({ scale });
         native.accumulateScaled(loss.native, share.native, meanLoss.native);
       });

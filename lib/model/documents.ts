@@ -1,0 +1,47 @@
+import { ArgumentError } from "../errors.js";
+import { checkBoolean, checkDocumentStarts, checkOptions } from "../ops/check.js";
+import type { Tensor } from "../tensor.js";
+
+/** How the documents of a window are kept apart; without it a window is one text, as TinyLlama has it. */
+export interface DocumentOptions {
+  /**
+   * (batch, time) i32: where in the window each token's document starts, as the data's `documentStarts` say. It is needed
+   * until backward has run.
+   */
+  documentStarts?: Tensor | undefined;
+  /** Whether a token sees its own document only. Default: true where `documentStarts` is given. */
+  maskDocuments?: boolean;
+  /** Whether positions count from the start of the document. Default: false. */
+  resetPositions?: boolean;
+}
+
+/** Where attention stops and where positions count from; undefined: at the first token. */
+export interface Documents {
+  mask: Tensor | undefined;
+  positions: Tensor | undefined;
+}
+
+/**
+ * What the layers need of the options.
+ * @param ids    (batch, time), the tokens that the starts belong to
+ * @param cached whether tokens before them are in a cache
+ * @throws ArgumentError, DTypeError, ShapeError, DeviceError for options that do not fit
+ */
+export function documentsOf(options: DocumentOptions, ids: Tensor, cached: boolean): Documents {
+  const op = "Llama";
+  checkOptions(op, options, ["documentStarts", "maskDocuments", "resetPositions"]);
+  const { documentStarts, maskDocuments = documentStarts !== undefined } = options;
+  const { resetPositions = false } = options;
+  checkBoolean(op, "maskDocuments", maskDocuments);
+  checkBoolean(op, "resetPositions", resetPositions);
+  if (documentStarts === undefined) {
+    if (!maskDocuments && !resetPositions) return { mask: undefined, positions: undefined };
+    throw new ArgumentError(`[${op}] maskDocuments and resetPositions need documentStarts`);
+  }
+  checkDocumentStarts(op, documentStarts, ids);
+  if (cached) throw new ArgumentError(`[${op}] generation with a cache knows no documents`);
+  return {
+    mask: maskDocuments ? documentStarts : undefined,
+    positions: resetPositions ? documentStarts : undefined,
+  };
+}

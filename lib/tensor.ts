@@ -199,12 +199,21 @@ export class Tensor {
 
   /** Another handle to the same memory that belongs to no scope. @internal */
   retain(): Tensor {
+    const other = this.#share(undefined);
+    other.hooks = this.hooks;
+    return other;
+  }
+
+  /** Another handle to the same memory in the current scope: what an operation in place returns. @internal */
+  alias(): Tensor {
+    return this.#share(currentScope());
+  }
+
+  #share(scope: Scope | undefined): Tensor {
     this.checkAlive(this.op);
     const handle = this.#handle as Handle;
     handle.references++;
-    const other = new Tensor(handle, this.shape, this.dtype, this.device, this.op, undefined);
-    other.hooks = this.hooks;
-    return other;
+    return new Tensor(handle, this.shape, this.dtype, this.device, this.op, scope);
   }
 
   /** @internal */

@@ -42,15 +42,16 @@ template <class T> struct Argument;
 
 template <> struct Argument<double> {
   static double from(Napi::Value value, Place place) {
-    if (!value.IsNumber()) bad_argument(place, "a number", value);
-    return value.As<Napi::Number>().DoubleValue();
+    double number = 0;
+    if (napi_get_value_double(value.Env(), value, &number) != napi_ok) bad_argument(place, "a number", value);
+    return number;
   }
 };
 
 template <> struct Argument<int64_t> {
   static int64_t from(Napi::Value value, Place place) {
-    if (!value.IsNumber()) bad_argument(place, "a whole number", value);
-    const double number = value.As<Napi::Number>().DoubleValue();
+    double number = 0;
+    if (napi_get_value_double(value.Env(), value, &number) != napi_ok) bad_argument(place, "a whole number", value);
     if (!(std::abs(number) <= 9007199254740991.0) || number != std::floor(number)) {
       bad_argument(place, "a whole number within 2^53", value);
     }

@@ -1,4 +1,4 @@
-// The JS class NativeTensor: a reference to a native tensor, tagged so that no other object is taken for one.
+// The JS class NativeTensor: a reference to a native tensor. No other object is taken for one.
 #pragma once
 
 #include <napi.h>
@@ -12,6 +12,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   static void init(Napi::Env env, Napi::Object exports);
 
   explicit TensorWrap(const Napi::CallbackInfo& info);
+  ~TensorWrap() override;
   void Finalize(Napi::Env env) override { drop(env); }
 
   // The tensor of a JS value, or null if it is not a NativeTensor of this addon.

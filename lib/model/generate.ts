@@ -1,6 +1,6 @@
 import { noGrad } from "../autograd.js";
 import { ArgumentError } from "../errors.js";
-import { sample } from "../ops/index.js";
+import { type SampleOptions, sample } from "../ops/index.js";
 import { outsideScopes, scope } from "../scope.js";
 import { type Tensor, tensor } from "../tensor.js";
 import type { KeyValueCache, Llama } from "./llama.js";
@@ -20,26 +20,50 @@ export interface GenerateOptions {
   stopAt?: number | null;
 }
 
-/** The logits of the last position, (1, vocab). */
-function lastLogits(model: Llama, ids: readonly number[], cache: KeyValueCache): Tensor {
-  const input = tensor(Int32Array.from(ids), { shape: [1, ids.length], device: model.device });
-  const logits = model.forward(input, cache);
+/** A token that the device has been told to choose. */
+interface ChosenToken {
+  /** i32 (1), outside of every scope. */
+  ids: Tensor;
+  /** What it is, once the device has got there. */
+  id: Promise<number>;
+}
+
+/** Enqueues the model on `input` (1, time) and the choice of the token after it. */
+function chooseNext(
+  model: Llama,
+  input: () => Tensor,
+  cache: KeyValueCache,
+  options: SampleOptions,
+): ChosenToken {
   const { vocabSize } = model.config;
-  return logits.view([1, vocabSize], (ids.length - 1) * vocabSize);
+  const ids = outsideScopes(() =>
+    noGrad(() =>
+      scope(() => {
+        const tokens = input();
+        const logits = model.forward(tokens, cache);
+        return sample(logits.view([1, vocabSize], (tokens.size - 1) * vocabSize), options);
+      }),
+    ),
+  );
+  const id = ids.item();
+  // Waited for later, or not at all; a failure until then must not count as unhandled.
+  id.catch(() => {});
+  return { ids, id };
 }
 
 /**
  * Continues a prompt token by token with a key/value cache. When the model's context is full it starts again from the
- * newest half of the text, so the length is not limited.
+ * newest half of the text, so the length is not limited. While a token is on its way to the caller the device already works
+ * on the next one.
  * @param prompt token ids, at least one
  * @throws ArgumentError for an empty prompt, ids outside the vocabulary, options out of range
  */
 export async function* generateTokens(
   model: Llama,
   prompt: readonly number[],
-  options: GenerateOptions,
+  given: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
-  const { maxTokens, temperature = 0.8, topK = 50, topP = 1, seed = 0, stopAt = null } = options;
+  const { maxTokens, temperature = 0.8, topK = 50, topP = 1, seed = 0, stopAt = null } = given;
   const { vocabSize, contextLength } = model.config;
   if (prompt.length === 0)
     throw new ArgumentError("[generate] expected a prompt of at least one token");
@@ -61,27 +85,37 @@ export async function* generateTokens(
     for (const layer of cache?.layers ?? []) layer.dispose();
     cache = null;
   };
+  const options = (offset: number): SampleOptions => ({ temperature, topK, topP, seed, offset });
+  /** From the text alone, with a new cache. */
+  const start = (count: number): ChosenToken => {
+    dropCache();
+    // From a full context only the newer half goes on, so this happens once in many tokens.
+    const fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
+    cache = unscopedCache(model, length);
+    const input = (): Tensor =>
+      tensor(Int32Array.from(fresh), { shape: [1, fresh.length], device: model.device });
+    return chooseNext(model, input, cache, options(count));
+  };
+  let current: ChosenToken | null = null;
+  let next: ChosenToken | null = null;
   try {
     for (let count = 0; count < maxTokens; count++) {
-      const id: number = await scope(async () =>
-        noGrad(async () => {
-          let fresh: readonly number[] = text.slice(-1);
-          if (!cache || cache.position >= length) {
-            dropCache();
-            // From a full context only the newer half goes on, so this happens once in many tokens.
-            fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
-            cache = unscopedCache(model, length);
-          }
-          const logits = lastLogits(model, fresh, cache);
-          const ids = sample(logits, { temperature, topK, topP, seed, offset: count });
-          return await ids.item();
-        }),
-      );
+      current = next ?? start(count);
+      next = null;
+      const { ids } = current;
+      if (cache && (cache as KeyValueCache).position < length && count + 1 < maxTokens) {
+        next = chooseNext(model, () => ids.view([1, 1]), cache, options(count + 1));
+      }
+      const id: number = await current.id;
+      ids.dispose();
+      current = null;
       if (id === stopAt) return;
       text.push(id);
       yield id;
     }
   } finally {
+    current?.ids.dispose();
+    next?.ids.dispose();
     dropCache();
   }
 }

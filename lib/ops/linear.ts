@@ -11,9 +11,8 @@ import {
   shapeText,
 } from "./check.js";
 
-/** The same memory with leading axes folded: (rows, last axis). */
-const asRows = (x: Tensor): Tensor =>
-  x.view([x.size / (x.shape.at(-1) as number), x.shape.at(-1) as number]);
+/** The same memory with at least two axes; products fold further leading axes into rows by themselves. */
+const asRows = (x: Tensor): Tensor => (x.rank >= 2 ? x : x.view([1, x.size]));
 
 /**
  * y = x · weightᵀ, the layer without bias. The weight's gradient is summed in f32 straight into its buffer, so that

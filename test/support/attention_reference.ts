@@ -11,11 +11,13 @@ export interface HeadCounts {
  * Causal attention and its gradient in float64, row by row as the formulas are written. The gradient is itself compared with
  * finite differences in the tests; it exists because those take minutes at the sizes of a tile.
  * @param dO gradient of the output, or null
+ * @param starts (batch, time): the first key that each query sees, or null: all from 0
  */
 export function causalAttention(
   qkv: Reference,
   { heads, kvHeads, scale }: HeadCounts,
   dO: Reference | null,
+  starts: Int32Array | null = null,
 ) {
   const [batch, time, width] = qkv.shape as [number, number, number];
   const headSize = width / (heads + 2 * kvHeads);
@@ -38,9 +40,9 @@ export function causalAttention(
       const [keyHead, valueHead] = [heads + kv, heads + kvHeads + kv];
       for (let t = 0; t < time; ++t) {
         const q = row(b, t, head);
-        const scores = Array.from(
-          { length: t + 1 },
-          (_, j) => factor * dot(x, q, x, row(b, j, keyHead)),
+        const first = starts?.[b * time + t] ?? 0;
+        const scores = Array.from({ length: t + 1 }, (_, j) =>
+          j < first ? -Infinity : factor * dot(x, q, x, row(b, j, keyHead)),
         );
         const highest = Math.max(...scores);
         const weights = scores.map((score) => Math.exp(score - highest));
@@ -61,4 +63,20 @@ export function causalAttention(
     }
   }
   return { o, dqkv };
+}
+
+/** The starts of windows that hold documents of these lengths, one list a window; a list's last length repeats. */
+export function startsOf(lengths: readonly (readonly number[])[], time: number): Int32Array {
+  const starts = new Int32Array(lengths.length * time);
+  for (const [b, list] of lengths.entries()) {
+    let [document, start] = [0, 0];
+    for (let t = 0; t < time; ++t) {
+      if (t - start >= list[Math.min(document, list.length - 1)]!) {
+        start = t;
+        document++;
+      }
+      starts[b * time + t] = start;
+    }
+  }
+  return starts;
 }

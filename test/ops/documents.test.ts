@@ -1,0 +1,290 @@
+/** Attention and positions that keep the documents of a window apart: `documentStarts` of `attention` and `rope`. */
+import { describe, expect, it } from "vitest";
+import { defaultDevice } from "../../lib/device.js";
+import { DTypeError, ShapeError } from "../../lib/errors.js";
+import { attention } from "../../lib/ops/attention.js";
+import { rope, ropeTable } from "../../lib/ops/rope.js";
+import { scope } from "../../lib/scope.js";
+import { type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import { causalAttention, type HeadCounts, startsOf } from "../support/attention_reference.js";
+import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import {
+  expectClose,
+  type FloatDType,
+  finiteDifferences,
+  type Reference,
+  random,
+  reference,
+  relativeError,
+  tolerances,
+} from "../support/reference.js";
+
+const packed = (
+  batch: number,
+  time: number,
+  { heads, kvHeads }: HeadCounts,
+  size: number,
+  seed: number,
+  dtype?: FloatDType,
+) =>
+  random([batch, time, (heads + 2 * kvHeads) * size], seed, {
+    low: -1.5,
+    high: 1.5,
+    ...(dtype && { dtype }),
+  });
+
+const startsTensor = (starts: Int32Array, time: number) =>
+  tensor(starts, { shape: [starts.length / time, time], dtype: "i32" });
+
+/** Relative errors of dq, dk and dv, each on its own: a small one must not hide behind a large one. */
+function errorsOfParts(
+  values: ArrayLike<number>,
+  expected: Reference,
+  { heads, kvHeads }: HeadCounts,
+  size: number,
+): number[] {
+  const width = (heads + 2 * kvHeads) * size;
+  const edges = [0, heads, heads + kvHeads, heads + 2 * kvHeads].map((head) => head * size);
+  return [0, 1, 2].map((part) => {
+    const inside = (_: number, i: number) =>
+      i % width >= edges[part]! && i % width < edges[part + 1]!;
+    return relativeError(
+      Array.from(values).filter(inside),
+      Array.from(expected.data).filter(inside),
+    );
+  });
+}
+
+it("has a float64 reference with the gradient of finite differences", () => {
+  const counts = { heads: 2, kvHeads: 1 };
+  const starts = startsOf([[2, 1, 3]], 7);
+  expect([...starts]).toEqual([0, 0, 2, 3, 3, 3, 6]);
+  const qkv = packed(1, 7, counts, 4, 1);
+  const dO = random([1, 7, 8], 2);
+  const composed = (x: Reference) => causalAttention(x, counts, null, starts).o;
+  const [expected] = finiteDifferences(composed, [qkv], dO) as [Reference];
+  const { dqkv } = causalAttention(qkv, counts, dO, starts);
+  expect(relativeError(dqkv.data, expected.data)).toBeLessThan(1e-8);
+});
+
+describe.each(["f32", "bf16"] as const)("attention within documents in %s", (dtype) => {
+  // Kernels' tiles have 16, 32, 64, 128 or 192 rows: documents that end at their edges, one before and one behind;
+  // short ones in which most of a tile is masked; of one token; and windows of one document beside them.
+  it.each<[number, number, number, number, number[][]]>([
+    [31, 64, 4, 1, [[3, 1, 9, 5], [31]]],
+    [64, 64, 4, 2, [[63, 1], [1]]],
+    [65, 96, 2, 1, [[64], [32, 16, 15, 1, 2]]],
+    [129, 34, 3, 1, [[63, 2, 64], [128]]],
+    [200, 80, 2, 1, [[65, 62, 66], [7]]],
+    [
+      257,
+      64,
+      2,
+      1,
+      [
+        [127, 2, 127],
+        [1, 190, 66],
+      ],
+    ],
+    [
+      321,
+      128,
+      2,
+      1,
+      [
+        [128, 63],
+        [250, 1, 1, 70],
+      ],
+    ],
+    [
+      385,
+      64,
+      2,
+      2,
+      [
+        [5, 187, 192],
+        [129, 1, 126, 129],
+      ],
+    ],
+    [400, 96, 2, 1, [[192], [20, 300, 3]]],
+  ])(
+    "is right in value and gradient at time %i, head size %i, heads %i of %i, documents of %j",
+    async (time, size, heads, kvHeads, lengths) => {
+      using _ = scope();
+      const counts = { heads, kvHeads };
+      const starts = startsOf(lengths, time);
+      const qkv = packed(2, time, counts, size, 3, dtype);
+      const dO = random([2, time, heads * size], 4, { dtype });
+      const expected = causalAttention(qkv, counts, dO, starts);
+      const leaf = toTensor(qkv, dtype, true);
+      const o = attention(leaf, { ...counts, documentStarts: startsTensor(starts, time) });
+      await expectClose(o, expected.o);
+      o.backward({ gradient: toTensor(dO, dtype) });
+      const gradient = leaf.grad as Tensor;
+      await expectClose(gradient, expected.dqkv, tolerances[dtype].gradient);
+      const errors = errorsOfParts(await gradient.toArray(), expected.dqkv, counts, size);
+      for (const error of errors) expect(error).toBeLessThan(tolerances[dtype].gradient);
+    },
+  );
+
+  it.each([
+    [200, 64],
+    [130, 24],
+  ])("of one document has the bits of attention without, time %i, head size %i", async (...at) => {
+    const [time, size] = at;
+    const counts = { heads: 4, kvHeads: 2 };
+    const run = async (options: object) => {
+      using _ = scope();
+      const leaf = toTensor(packed(2, time, counts, size, 5, dtype), dtype, true);
+      const o = attention(leaf, { ...counts, ...options });
+      o.backward({ gradient: toTensor(random(o.shape, 6, { dtype }), dtype) });
+      return [await o.toArray(), await (leaf.grad as Tensor).toArray()];
+    };
+    const documentStarts = zeros([2, time], { dtype: "i32" });
+    expect(await run({ documentStarts })).toEqual(await run({}));
+  });
+
+  it("depends on nothing of other documents, and passes them no gradient", async () => {
+    const counts = { heads: 2, kvHeads: 1 };
+    const [time, size] = [300, 64];
+    const starts = startsOf([[90, 110]], time);
+    const run = async (from: number, to: number) => {
+      using _ = scope();
+      const qkv = packed(1, time, counts, size, 7, dtype);
+      const other = packed(1, time, counts, size, 8, dtype);
+      qkv.data.set(other.data.subarray(from * 256, to * 256), from * 256);
+      const leaf = toTensor(qkv, dtype, true);
+      const o = attention(leaf, { ...counts, documentStarts: startsTensor(starts, time) });
+      const dO = random(o.shape, 9, { dtype });
+      dO.data.fill(0, 200 * 128);
+      o.backward({ gradient: toTensor(dO, dtype) });
+      return [[...(await o.toArray())], [...(await (leaf.grad as Tensor).toArray())]] as const;
+    };
+    const [o, gradient] = await run(0, 0);
+    const [changed, changedGradient] = await run(90, 200);
+    for (const [x, y, width] of [
+      [o, changed, 128],
+      [gradient, changedGradient, 256],
+    ] as const) {
+      expect(y.slice(0, 90 * width)).toEqual(x.slice(0, 90 * width));
+      expect(y.slice(200 * width)).toEqual(x.slice(200 * width));
+      expect(y.slice(90 * width, 200 * width)).not.toEqual(x.slice(90 * width, 200 * width));
+    }
+    expect(gradient.slice(200 * 256).every((value) => value === 0)).toBe(true);
+  });
+
+  it("stays finite for scores that overflow an exponential", async () => {
+    const counts = { heads: 1, kvHeads: 1 };
+    const qkv = packed(1, 150, counts, 64, 10, dtype);
+    const data = qkv.data.map((v, i) => (i % 192 < 128 ? Math.round(v) * 32 : v));
+    const starts = startsOf([[40, 70]], 150);
+    const large = { shape: qkv.shape, data };
+    const y = attention(toTensor(large, dtype), {
+      ...counts,
+      documentStarts: startsTensor(starts, 150),
+    });
+    await expectClose(y, causalAttention(large, counts, null, starts).o);
+  });
+
+  it("can be a sliding window: starts that move with the token", async () => {
+    const counts = { heads: 2, kvHeads: 1 };
+    const time = 210;
+    const starts = Int32Array.from({ length: time }, (_, t) => Math.max(0, t - 69));
+    const qkv = packed(1, time, counts, 64, 11, dtype);
+    const dO = random([1, time, 128], 12, { dtype });
+    const expected = causalAttention(qkv, counts, dO, starts);
+    const leaf = toTensor(qkv, dtype, true);
+    const o = attention(leaf, { ...counts, documentStarts: startsTensor(starts, time) });
+    await expectClose(o, expected.o);
+    o.backward({ gradient: toTensor(dO, dtype) });
+    await expectClose(leaf.grad as Tensor, expected.dqkv, tolerances[dtype].gradient);
+  });
+
+  it("turns positions that count from the start of each document, with gradient", async () => {
+    const [time, heads, rotatedHeads] = [9, 3, 2];
+    const starts = startsOf([[4, 1, 3], [9]], time);
+    for (const [size, position] of [
+      [16, 0],
+      [6, 50],
+    ] as const) {
+      const composed = (x: Reference): Reference =>
+        reference(x.shape, (index) => {
+          const head = Math.floor((index % (heads * size)) / size);
+          if (head >= rotatedHeads) return x.data[index]!;
+          const [i, token] = [index % size, Math.floor(index / (heads * size))];
+          const t = position + (token % time) - starts[token]!;
+          const angle = t * 500 ** ((-2 * (i % (size / 2))) / size);
+          const other = i < size / 2 ? -x.data[index + size / 2]! : x.data[index - size / 2]!;
+          return x.data[index]! * Math.cos(angle) + other * Math.sin(angle);
+        });
+      const options = { heads, rotatedHeads, position };
+      await expectOpMatches(
+        (x) =>
+          rope(x, ropeTable(64, size, 500), {
+            ...options,
+            documentStarts: startsTensor(starts, time),
+          }),
+        composed,
+        [random([2, time, heads * size], 13)],
+        dtype,
+      );
+    }
+  });
+});
+
+describe("bad starts of documents", () => {
+  const attend = (documentStarts: unknown) =>
+    attention(zeros([2, 5, 32]), {
+      heads: 4,
+      kvHeads: 2,
+      documentStarts: documentStarts as Tensor,
+    });
+  const turn = (documentStarts: unknown) =>
+    rope(zeros([2, 5, 24]), ropeTable(64, 8), {
+      heads: 3,
+      documentStarts: documentStarts as Tensor,
+    });
+
+  it.each([
+    ["attention", attend],
+    ["rope", turn],
+  ] as const)("are refused by %s", (op, run) => {
+    for (const shape of [[2, 4], [5, 2], [10], [2, 5, 1]]) {
+      expect(() => run(zeros(shape, { dtype: "i32" }))).toThrow(ShapeError);
+    }
+    expect(() => run(zeros([2, 5]))).toThrow(DTypeError);
+    expect(() => run(zeros([2, 5]))).toThrow(`[${op}] expected dtype i32 for documentStarts`);
+    expect(() => run([0, 0])).toThrow("expected a tensor for documentStarts");
+  });
+
+  const wrong = [
+    ["a start after its token", [0, 0, 3, 3, 3]],
+    ["a start that falls", [0, 1, 1, 0, 0]],
+    ["a negative start", [0, -1, 0, 0, 0]],
+  ] as const;
+  // A GPU's kernels cannot refuse what only the device knows: they stay within their tensors, whatever the starts are.
+  const onCpu = defaultDevice().type === "cpu";
+  it.runIf(onCpu).each(wrong)("fail at the next wait on the CPU: %s", async (_, row) => {
+    const starts = () => tensor([[0, 0, 0, 0, 0], [...row]], { dtype: "i32" });
+    await expect(attend(starts()).toArray()).rejects.toThrow(/\[attentionForward\] starts\[1,/);
+    await expect(turn(starts()).toArray()).rejects.toThrow(/\[rope\] starts\[1,/);
+  });
+  it.runIf(!onCpu).each(wrong)("give some finite result on a GPU: %s", async (_, row) => {
+    for (const [dtype, size] of [
+      ["f32", 16],
+      ["bf16", 16],
+      ["bf16", 64],
+    ] as const) {
+      const time = 300;
+      const values = Int32Array.from({ length: time }, (_, t) => row[t % 5]! * (t % 7 ? 1 : 1e9));
+      const starts = startsTensor(values, time);
+      const leaf = toTensor(packed(1, time, { heads: 2, kvHeads: 1 }, size, 14), dtype, true);
+      const turned = rope(leaf, ropeTable(time, size), { heads: 4, documentStarts: starts });
+      const o = attention(turned, { heads: 2, kvHeads: 1, documentStarts: starts });
+      o.backward({ gradient: toTensor(random(o.shape, 15), dtype) });
+      for (const x of [o, leaf.grad as Tensor]) {
+        expect([...(await x.toArray())].every(Number.isFinite)).toBe(true);
+      }
+    }
+  });
+});

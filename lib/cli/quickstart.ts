@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { access } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -12,6 +13,9 @@ import { prepareWithProgress } from "./prepare.js";
 import { trainWithProgress } from "./train.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
+
+/** Text and code that the installed package carries; a clone has more of both. */
+const demo = join(root, "assets/quickstart/demo");
 
 export function addQuickstart(program: Command): void {
   program
@@ -38,9 +42,12 @@ function sources(): Record<string, Input[]> {
   const languages = ["typescript", "javascript", "cpp"];
   // The API reference is generated and holds the scripts of its generator.
   const exclude = [...excludedFolders, "docs"];
+  const packaged = existsSync(demo);
+  const text = packaged ? join(demo, "text") : addresses();
+  const code = packaged ? join(demo, "code") : root;
   return {
-    "data/quickstart-text": [{ path: addresses(), kind: "text" }],
-    "data/quickstart-code": [{ path: root, kind: "code", languages, exclude }],
+    "data/quickstart-text": [{ path: text, kind: "text" }],
+    "data/quickstart-code": [{ path: code, kind: "code", languages, exclude }],
   };
 }
 

@@ -1,0 +1,203 @@
+// Makes the packages that are published, as tarballs in build/packages:
+//
+//   npm run prebuild [-- --archs "80;90a"] [--no-build] [--cpu-only] [--out DIR]
+//
+// llamaforge-<version>.tgz: the library, with the addon for the CPU in prebuilds/linux-x64 and beside it oneDNN and every other
+// library that a bare system lacks. llamaforge-linux-x64-cuda13-<version>.tgz: the CUDA plugin (@llamaforge/linux-x64-cuda13), an
+// optional dependency of the first in exactly its version. Neither runs a script when it is installed.
+//
+// --archs: machine code of the plugin, all by default. --no-build: packs what is built. --cpu-only: without the plugin.
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join, relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { copyDemo } from "./prebuild-demo.mjs";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const { values: options } = parseArgs({
+  options: {
+    archs: { type: "string", default: "all" },
+    "no-build": { type: "boolean", default: false },
+    "cpu-only": { type: "boolean", default: false },
+    out: { type: "string", default: join(root, "build/packages") },
+  },
+});
+const out = resolve(options.out);
+const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const plugins = options["cpu-only"] ? [] : ["linux-x64-cuda13"];
+
+function fail(message) {
+  console.error(`prebuild: ${message}`);
+  process.exit(1);
+}
+
+function run(command, args, cwd = root) {
+  const { status, error } = spawnSync(command, args, { cwd, stdio: "inherit" });
+  if (status !== 0) fail(`${command} ${args.join(" ")} failed${error ? `: ${error.message}` : ""}`);
+}
+
+function build() {
+  const tool = (name) => join(root, "node_modules/.bin", name);
+  run(tool("cmake-js"), ["configure", "--CDLLAMAFORGE_CPU_SETS:STRING=all"]);
+  run(tool("cmake-js"), ["build"]);
+  run(process.execPath, ["scripts/generate-ops.mjs"]);
+  run(tool("tsc"), ["-p", "tsconfig.build.json"]);
+  if (plugins.length > 0)
+    run(process.execPath, ["scripts/build-cuda.mjs", "--archs", options.archs]);
+}
+
+function checkBuilt() {
+  const cache = join(root, "build/CMakeCache.txt");
+  if (!existsSync(cache) || !existsSync(join(root, "build/Release/llamaforge.node")))
+    fail("the addon is not built: run without --no-build, or npm run build first");
+  if (!/^LLAMAFORGE_CPU_SETS:STRING=all$/m.test(readFileSync(cache, "utf8")))
+    fail("the addon was built for this machine's CPU alone: run without --no-build");
+  if (!existsSync(join(root, "dist/cli/main.js"))) fail("dist/ is missing: run npm run build:ts");
+}
+
+/** dist/ without what was compiled from files that are gone. */
+function copyLibrary(folder) {
+  const built = join(root, "dist");
+  cpSync(built, join(folder, "dist"), {
+    recursive: true,
+    filter: (path) => {
+      if (statSync(path).isDirectory()) return true;
+      const source = relative(built, path).replace(/(\.d\.ts|\.js)(\.map)?$/, ".ts");
+      // Maps point to sources that are not in the package.
+      return !path.endsWith(".map") && existsSync(join(root, "lib", source));
+    },
+  });
+}
+
+/** The newest version of a symbol that any of the files needs: what the system must have. */
+function newestSymbol(files, prefix) {
+  const versions = files.flatMap((file) => {
+    const text = execFileSync("objdump", ["-T", file], { encoding: "utf8", maxBuffer: 2 ** 28 });
+    return [...text.matchAll(new RegExp(`\\b${prefix}_(\\d+(?:\\.\\d+)+)`, "g"))].map(([, v]) => v);
+  });
+  const key = (version) =>
+    version
+      .split(".")
+      .map((part) => part.padStart(4, "0"))
+      .join(".");
+  return versions.sort((a, b) => (key(a) < key(b) ? -1 : 1)).at(-1);
+}
+
+/** Licences of the libraries that come along, from the Debian packages that they are from. */
+function copyLicences(folder) {
+  const target = join(folder, "licences");
+  mkdirSync(target, { recursive: true });
+  for (const name of readdirSync(folder)) {
+    if (!/\.so/.test(name) || name.startsWith("libllamaforge")) continue;
+    const path = execFileSync("sh", ["-c", `ldconfig -p | grep -F "${name} (" | head -1`], {
+      encoding: "utf8",
+    });
+    const file = realpathSync(path.split("=> ")[1].trim());
+    const owner = [file, `/usr${file}`, file.replace(/^\/usr/, "")]
+      .map((candidate) => spawnSync("dpkg", ["-S", candidate], { encoding: "utf8" }))
+      .find(({ status }) => status === 0);
+    if (!owner) fail(`no Debian package owns ${file}: whose licence is it under?`);
+    const [debian] = owner.stdout.split(":");
+    copyFileSync(`/usr/share/doc/${debian}/copyright`, join(target, `${debian}.txt`));
+  }
+}
+
+function packMain() {
+  const folder = join(out, "llamaforge");
+  mkdirSync(folder, { recursive: true });
+  const { devDependencies: _, scripts: __, files, ...rest } = manifest;
+  const published = {
+    ...rest,
+    files,
+    optionalDependencies: Object.fromEntries(
+      plugins.map((name) => [`@llamaforge/${name}`, manifest.version]),
+    ),
+  };
+  writeFileSync(join(folder, "package.json"), `${JSON.stringify(published, null, 2)}\n`);
+  for (const name of ["README.md", "LICENSE", "CHANGELOG.md"])
+    copyFileSync(join(root, name), join(folder, name));
+  for (const part of files.filter(
+    (part) => existsSync(join(root, part)) && !/^(dist|prebuilds)/.test(part),
+  ))
+    cpSync(join(root, part), join(folder, part), { recursive: true });
+  copyLibrary(folder);
+  copyDemo(root, join(folder, "assets/quickstart/demo"));
+  run(
+    join(root, "node_modules/.bin/prebuildify"),
+    [
+      "--napi",
+      "--strip",
+      "--name",
+      "llamaforge",
+      "--artifacts",
+      join(folder, "build/artifacts"),
+      "--node-gyp",
+      join(root, "scripts/prebuild-node-gyp.mjs"),
+    ],
+    folder,
+  );
+  rmSync(join(folder, "build"), { recursive: true });
+  const native = join(folder, "prebuilds", `${process.platform}-${process.arch}`);
+  copyLicences(native);
+  const binaries = readdirSync(native).filter((name) => /\.(node|so)(\.|$)/.test(name));
+  const paths = binaries.map((name) => join(native, name));
+  const needs = {
+    glibc: newestSymbol(paths, "GLIBC"),
+    libstdcxx: newestSymbol(paths, "GLIBCXX"),
+    libraries: binaries.filter((name) => name !== "llamaforge.node"),
+  };
+  writeFileSync(join(native, "needs.json"), `${JSON.stringify(needs, null, 2)}\n`);
+  console.log(`prebuild: needs glibc ${needs.glibc}, libstdc++ with GLIBCXX_${needs.libstdcxx}`);
+  pack(folder);
+}
+
+function packPlugin(name) {
+  const library = `libllamaforge_${name.split("-").at(-1)}.so`;
+  const built = join(root, "build/Release", library);
+  if (!existsSync(built)) fail(`${library} is not built: npm run build:cuda, or --cpu-only`);
+  const folder = join(out, name);
+  mkdirSync(folder, { recursive: true });
+  const own = JSON.parse(readFileSync(join(root, "packages", name, "package.json"), "utf8"));
+  const versioned = { ...own, version: manifest.version };
+  writeFileSync(join(folder, "package.json"), `${JSON.stringify(versioned, null, 2)}\n`);
+  copyFileSync(join(root, "packages", name, "README.md"), join(folder, "README.md"));
+  copyFileSync(join(root, "LICENSE"), join(folder, "LICENSE"));
+  copyFileSync(built, join(folder, library));
+  run("strip", ["--strip-all", join(folder, library)]);
+  pack(folder);
+}
+
+function pack(folder) {
+  const args = ["pack", "--json", "--ignore-scripts", "--pack-destination", out];
+  const text = execFileSync("npm", args, {
+    cwd: folder,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const [{ filename, size, unpackedSize, entryCount }] = JSON.parse(text);
+  const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  console.log(
+    `prebuild: ${basename(filename)} ${mebibytes(size)}, installed ${mebibytes(unpackedSize)}, ${entryCount} files`,
+  );
+  rmSync(folder, { recursive: true });
+}
+
+if (process.platform !== "linux" || process.arch !== "x64")
+  fail(`packages are made on Linux x64, not on ${process.platform} ${process.arch}`);
+if (options["no-build"]) checkBuilt();
+else build();
+rmSync(out, { recursive: true, force: true });
+packMain();
+for (const name of plugins) packPlugin(name);

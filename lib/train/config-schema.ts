@@ -75,13 +75,6 @@ const model = section("the model's shape: a preset, fields, or both (fields win)
   tieEmbeddings: flag("whether the output head is the embedding matrix").optional(),
 });
 
-const documents = section("how the documents that share a window are kept apart", {
-  mask: flag(
-    "whether a token sees its own document only; TinyLlama lets it see all before it in the window",
-  ).default(false),
-  resetPositions: flag("whether positions count from the start of each document").default(false),
-});
-
 const data = section("what to train on", {
   train: z
     .record(z.string().min(1), positive(1e9, "weight of this data set in the mixture"))
@@ -98,7 +91,10 @@ const data = section("what to train on", {
     "model.contextLength",
   ).optional(),
   prefetch: integer(1, 64, "micro-batches read ahead of the model").default(4),
-  documents: documents.prefault({}),
+  maskDocuments: flag(
+    "whether a token sees its own document only; TinyLlama lets it see all before it in the window",
+  ).default(false),
+  resetPositions: flag("whether positions count from the start of each document").default(false),
 });
 
 const batch = section("a step trains on microBatch x accumulation windows", {

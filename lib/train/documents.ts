@@ -1,19 +1,19 @@
 import type { DocumentOptions } from "../model/documents.js";
 import type { Tensor } from "../tensor.js";
 
-/** The recipe's `data.documents`; undefined: documents that share a window are not kept apart. */
-export type DocumentChoice = { mask: boolean; resetPositions: boolean } | undefined;
+/** What a recipe's `data` says of documents that share a window; undefined: they are not kept apart. */
+export type DocumentChoice = { maskDocuments: boolean; resetPositions: boolean } | undefined;
 
 /** Whether micro-batches must say where their documents start. */
 export function needStarts(documents: DocumentChoice): boolean {
-  return documents !== undefined && (documents.mask || documents.resetPositions);
+  return documents !== undefined && (documents.maskDocuments || documents.resetPositions);
 }
 
 /** The same for the model, which refuses a choice without the starts that it needs. */
 export function documentOptions(
   documents: DocumentChoice,
-  documentStarts: Tensor | undefined,
+  documentStarts?: Tensor,
 ): DocumentOptions {
-  const { mask = false, resetPositions = false } = documents ?? {};
-  return { documentStarts, maskDocuments: mask, resetPositions };
+  const { maskDocuments = false, resetPositions = false } = documents ?? {};
+  return { documentStarts, maskDocuments, resetPositions };
 }

@@ -13,7 +13,7 @@ import type { Llama } from "../model/llama.js";
 import { buildInfo } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
 import type { RunConfig } from "./config.js";
-import { needStarts } from "./documents.js";
+import { documentOptions, needStarts } from "./documents.js";
 import { type TrainerState, trainerState } from "./state.js";
 
 /** What must be the same for a run to go on from a checkpoint: another value would silently be another run. */
@@ -25,7 +25,7 @@ export function runIdentity(config: RunConfig, mixture: Mixture): Record<string,
     seed,
     sequenceLength: data.sequenceLength,
     // Absent by default, as in checkpoints older than the option.
-    documents: needStarts(data.documents) ? data.documents : undefined,
+    documents: needStarts(data) ? documentOptions(data) : undefined,
     data: mixture.fingerprint,
     tokenizer: mixture.tokenizerSha256,
   };

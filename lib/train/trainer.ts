@@ -3,6 +3,7 @@ import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
 import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
+import type { Cluster } from "../dist/cluster.js";
 import { UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
@@ -11,6 +12,7 @@ import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../tensor.js";
 import type { RunConfig } from "./config.js";
+import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
 import { SkipHistory } from "./skips.js";
@@ -55,9 +57,11 @@ export class Trainer {
   readonly startStep: number;
   readonly #mixture: Mixture;
   readonly #heldOut: Mixture | null;
-  readonly #lock: RunLock;
+  /** The processes it trains with; null when it is alone. */
+  readonly #cluster: Cluster | null;
+  readonly #lock: RunLock | null;
   readonly #writer: CheckpointWriter;
-  readonly #metrics: MetricsWriter;
+  readonly #metrics: MetricsWriter | null;
   readonly #skips: SkipHistory;
   readonly #schedule: (step: number) => number;
   readonly #notice: (message: string) => void;
@@ -67,6 +71,7 @@ export class Trainer {
   #position: number;
   #savedStep = -1;
   #stopping = false;
+  #stopRequested = false;
   #running = false;
   #validation: Validation | null = null;
   #samples: Sample[] = [];
@@ -84,6 +89,7 @@ export class Trainer {
     this.startStep = progress.step;
     this.#mixture = parts.mixture;
     this.#heldOut = parts.heldOut;
+    this.#cluster = parts.cluster;
     this.#lock = parts.lock;
     this.#metrics = parts.metrics;
     this.#step = progress.step;
@@ -116,9 +122,21 @@ export class Trainer {
     return new Trainer(await startRun(config, options));
   }
 
-  /** Finishes the running step, saves, and ends `run()`. */
+  /** Finishes the running step, saves, and ends `run()`; that of all processes, at the same step. */
   stop(): void {
-    this.#stopping = true;
+    this.#stopRequested = true;
+    // With others, they must hear of it first: it travels with the next step's loss.
+    if (this.#cluster === null) this.#stopping = true;
+  }
+
+  /** This process among those that train together; null when it is alone. */
+  get world(): Cluster["world"] | null {
+    return this.#cluster?.world ?? null;
+  }
+
+  /** What carries data between the processes, e.g. `NCCL 2.27.3 from /usr/lib/libnccl.so.2`. */
+  get communicationLibrary(): string | null {
+    return this.#cluster?.library ?? null;
   }
 
   /** Frees model and optimizer. Only after `run()` has ended. */
@@ -169,6 +187,12 @@ export class Trainer {
         yield await this.#complete(step, false);
       await this.#save();
       await this.#writer.finish();
+      // Nobody leaves before rank 0 has saved: its failure is everybody's (FAULTS P4).
+      await this.#cluster?.meet("the end");
+      await this.#cluster?.close();
+    } catch (error) {
+      this.#cluster?.fail(error as Error);
+      throw error;
     } finally {
       await this.#close();
     }
@@ -184,23 +208,26 @@ export class Trainer {
   }
 
   async #enqueue(step: number): Promise<RunningStep> {
-    const { batch, optimizer } = this.config;
+    const { batch, data, optimizer } = this.config;
     const running = await trainStep({
       model: this.model,
       optimizer: this.optimizer,
       nextBatch: () => this.#loader.next(),
+      documents: data,
       accumulation: batch.accumulation,
       lr: this.#schedule(step),
       clip: optimizer.clip,
+      stop: this.#stopRequested,
     });
     return running;
   }
 
   async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
-    const { loss, decision: values } = await running.figures;
+    const { loss, decision: values, stop } = await running.figures;
+    if (stop) this.#stopping = true;
     const decision = readDecision(values);
     const { batch, data, steps } = this.config;
-    const windows = batch.microBatch * batch.accumulation;
+    const windows = batch.microBatch * batch.accumulation * this.#worldSize;
     const tokens = windows * data.sequenceLength;
     this.#step++;
     this.#tokens += tokens;
@@ -239,7 +266,7 @@ export class Trainer {
       }
       if (due(this.#step, checkpoint.every)) await this.#save();
     }
-    this.#metrics.write(metrics);
+    this.#metrics?.write(metrics);
     this.#lastEnd = performance.now();
     const diverged = this.#skips.verdict(this.#step);
     if (diverged) {
@@ -251,10 +278,11 @@ export class Trainer {
   }
 
   #evaluate(heldOut: Mixture): Promise<Validation> {
-    const { evaluate, batch } = this.config;
+    const { evaluate, batch, data } = this.config;
     return validationLoss(this.model, heldOut, {
       batches: evaluate.batches,
       microBatch: batch.microBatch,
+      documents: data,
     });
   }
 
@@ -262,6 +290,8 @@ export class Trainer {
   async #save(): Promise<void> {
     if (this.#savedStep === this.#step) return;
     await this.#writer.ready();
+    // Storage may have kept rank 0 waiting for longer than a collective may take.
+    await this.#cluster?.meet("a save");
     faultPoint("save");
     const progress = {
       step: this.#step,
@@ -277,9 +307,15 @@ export class Trainer {
       mixture: this.#mixture,
       progress,
     });
-    this.#writer.start(this.#step, contents);
+    if (this.#cluster === null || this.#cluster.world.rank === 0) {
+      this.#writer.start(this.#step, contents);
+    }
     this.#savedStep = this.#step;
     faultPoint("saving");
+  }
+
+  get #worldSize(): number {
+    return this.#cluster?.world.worldSize ?? 1;
   }
 
   #openLoader(): Loader {
@@ -287,7 +323,10 @@ export class Trainer {
     return new Loader(this.#mixture, {
       batchSize: batch.microBatch,
       startPosition: this.#position,
+      rank: this.#cluster?.world.rank ?? 0,
+      worldSize: this.#worldSize,
       prefetch: data.prefetch,
+      documentStarts: needStarts(data),
       onSlow: (waitedMs) =>
         this.#notice(`waiting for data for ${Math.round(waitedMs / 1000)} s: is the storage slow?`),
     });
@@ -297,8 +336,8 @@ export class Trainer {
     await this.#loader.close();
     await this.#mixture.close();
     await this.#heldOut?.close();
-    await this.#metrics.close();
-    this.#lock.release();
+    await this.#metrics?.close();
+    this.#lock?.release();
   }
 }
 

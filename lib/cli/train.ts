@@ -1,8 +1,18 @@
+import { hostname } from "node:os";
 import { fileURLToPath } from "node:url";
 import { type Command, CommanderError } from "commander";
+import { describeWorld } from "../dist/world.js";
 import { exitCodes } from "../errors.js";
 import { configHelp, loadConfig, type RunConfig } from "../train/config.js";
-import { describeValidation, formatDuration, Progress, printable } from "../train/progress.js";
+import { worldOfRun } from "../train/join.js";
+import {
+  describeStep,
+  describeValidation,
+  formatDuration,
+  Progress,
+  printable,
+} from "../train/progress.js";
+import { RankLog, rankLogFile } from "../train/rank-log.js";
 import { catchStopSignals } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
 import type { Trainer, TrainerResult } from "../train/trainer.js";
@@ -40,7 +50,9 @@ export function addTrain(program: Command): void {
         process.exitCode = await superviseTraining(file, config, options);
         return;
       }
-      for (const override of options.set) say(`set ${override}`);
+      if ((worldOfRun()?.rank ?? 0) === 0) {
+        for (const override of options.set) say(`set ${override}`);
+      }
       const { result } = await trainWithProgress(config, options.resume);
       if (!result.finished) process.exitCode = exitCodes.stopped;
     });
@@ -73,8 +85,39 @@ export interface TrainOutcome {
   report: string | null;
 }
 
-/** Trains with progress on the terminal, stops on signals, and writes the report at the end. */
+/**
+ * Trains with progress on the terminal, stops on signals, and writes the report at the end. Of several ranks the first one
+ * speaks; each has a log of its own in the run's folder, and says its own error.
+ */
 export async function trainWithProgress(config: RunConfig, resume: string): Promise<TrainOutcome> {
+  const world = worldOfRun();
+  if (world === null) return await trainAlone(config, resume, null);
+  const log = await RankLog.open(rankLogFile(config.out, world.rank));
+  log.write(
+    `${describeWorld(world)}, process ${process.pid} on ${hostname()}, by ${world.launcher}`,
+  );
+  try {
+    return await trainAlone(config, resume, { log, first: world.rank === 0 });
+  } catch (error) {
+    const { message, stack } = error as Error;
+    log.write(stack ?? message);
+    (error as Error).message = `rank ${world.rank}: ${message}`;
+    throw error;
+  } finally {
+    await log.close();
+  }
+}
+
+async function trainAlone(
+  config: RunConfig,
+  resume: string,
+  ranked: { log: RankLog; first: boolean } | null,
+): Promise<TrainOutcome> {
+  const first = ranked?.first ?? true;
+  const onNotice = (message: string): void => {
+    ranked?.log.write(message);
+    if (first) notice(message);
+  };
   // While nothing has been trained yet there is nothing to save.
   let stop: (why: string) => void = () => process.exit(exitCodes.stopped);
   const signals = catchStopSignals({ onRequest: (signal) => stop(signal) });
@@ -83,35 +126,46 @@ export async function trainWithProgress(config: RunConfig, resume: string): Prom
   let result: TrainerResult;
   try {
     const { Trainer } = await import("../train/trainer.js");
-    const trainer = await Trainer.create(config, { resume, onNotice: notice });
-    introduce(trainer);
+    const trainer = await Trainer.create(config, { resume, onNotice });
+    if (first) introduce(trainer);
+    ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationLibrary}`);
     const { steps } = config;
-    const shown = new Progress({ steps, from: trainer.startStep });
+    const shown = first ? new Progress({ steps, from: trainer.startStep }) : undefined;
     progress = shown;
     stop = (why) => {
-      shown.note(`${why}: finishing the step and saving; once more ends it at once`);
+      const text = `${why}: finishing the step and saving; once more ends it at once`;
+      shown?.note(text);
+      ranked?.log.write(text);
       trainer.stop();
     };
     for await (const step of trainer.run()) {
+      ranked?.log.write(
+        `step ${step.step}  ${describeStep(step)}  ${step.stepMs.toFixed(1)} ms, ` +
+          `${step.dataWaitMs.toFixed(1)} ms for data`,
+      );
       // The summary shows what was measured after the last step.
       const last = step.step === steps;
-      shown.step(last ? { ...step, validation: undefined, samples: undefined } : step);
+      shown?.step(last ? { ...step, validation: undefined, samples: undefined } : step);
     }
     result = trainer.result;
   } finally {
     progress?.stop();
     signals.dispose();
   }
+  if (!first) return { result, report: null };
   const report = await tryReport(config.out);
   summarise(config, result, report);
   return { result, report };
 }
 
-function introduce({ config, model, deviceName, startStep }: Trainer): void {
-  const { name, precision, steps, batch, data } = config;
-  const tokensPerStep = batch.microBatch * batch.accumulation * data.sequenceLength;
+function introduce(trainer: Trainer): void {
+  const { config, model, deviceName, startStep, world } = trainer;
+  const { name, precision, steps, batch, data, parallel } = config;
+  const ranks = world?.worldSize ?? 1;
+  const tokensPerStep = batch.microBatch * batch.accumulation * ranks * data.sequenceLength;
   say(`${name}: ${model.parameterCount().toLocaleString("en-US")} parameters, ${precision}`);
   say(`on ${deviceName}`);
+  if (world) say(`${ranks} ranks, ${parallel}, through ${trainer.communicationLibrary}`);
   say(`${steps.toLocaleString("en-US")} steps of ${tokensPerStep.toLocaleString("en-US")} tokens`);
   if (startStep > 0) say(`going on from step ${startStep}`);
 }

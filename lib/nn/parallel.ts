@@ -23,6 +23,8 @@ export interface ParallelStrategy {
   readonly layout: Layout;
   /** Processes whose gradients are averaged. */
   readonly worldSize: number;
+  /** This process among them. */
+  readonly rank: number;
   /** Whether this process writes what is written once for all of them. */
   readonly writes: boolean;
   /** Takes on the groups of a store, once. */

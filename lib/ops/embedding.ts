@@ -22,10 +22,11 @@ export function embedding(ids: Tensor, weight: Tensor): Tensor {
   return differentiable("embedding", {
     inputs: [ids, weight],
     outputs: [y],
-    saved: [ids, weight],
-    backward: ([dy], [ids, weight], into) => [
+    // Backward does not read the table: only its shape and dtype count.
+    saved: [ids],
+    backward: ([dy], [ids], into) => [
       null,
-      weightGradient(weight as Tensor, into(1), (buffer) =>
+      weightGradient(weight, into(1), (buffer) =>
         native.embeddingBackward((ids as Tensor).native, (dy as Tensor).native, buffer.native),
       ),
     ],

@@ -179,6 +179,26 @@ const sample = section("text written by the model while it trains", {
   topP: positive(1, "sample among the likeliest tokens with this total probability").default(1),
 });
 
+const distributed = section("how the processes of a run work together", {
+  reduce: choice(["fp32", "bf16"], "what gradients are summed in between processes").default(
+    "fp32",
+  ),
+  timeoutSeconds: positive(
+    86_400,
+    "a collective that takes longer ends the run with exit code 6",
+  ).default(600),
+  startTimeoutSeconds: positive(
+    86_400,
+    "how long processes wait for each other before the first step",
+  ).default(600),
+  shardSize: integer(
+    1,
+    65_536,
+    "processes that share one copy of the model in hybrid_shard",
+    "those of a host",
+  ).optional(),
+});
+
 const init = section("where training starts from instead of random weights", {
   from: path("a Hugging Face Llama folder; its shape is the model's").optional(),
 });
@@ -209,6 +229,11 @@ export const runSchema = section("a training run", {
     ["none", "ffn", "block"],
     "activations computed again in the backward pass to save memory",
   ).default("none"),
+  parallel: choice(
+    ["replicated", "zero1", "full_shard", "hybrid_shard"],
+    "what processes that train together divide: nothing, optimizer state, everything, everything within a host",
+  ).default("replicated"),
+  distributed: distributed.prefault({}),
   checkpoint: checkpoint.prefault({}),
   evaluate: evaluate.prefault({}),
   sample: sample.prefault({}),

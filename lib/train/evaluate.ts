@@ -24,9 +24,9 @@ export async function validationLoss(
   const { batches, microBatch, documents } = options;
   const { sequenceLength } = mixture;
   const total = Math.min(batches * microBatch, mixture.windows);
-  let sum = 0;
-  for (let position = 0; position < total; position += microBatch) {
-    const count = Math.min(microBatch, total - position);
+  const countAt = (position: number) => Math.min(microBatch, total - position);
+  const lossAt = async (position: number): Promise<number> => {
+    const count = countAt(position);
     const windows = await mixture.read(position, count);
     const { inputs, targets } = splitWindows(windows, count, sequenceLength);
     const starts = needStarts(documents)
@@ -34,18 +34,49 @@ export async function validationLoss(
       : undefined;
     const ids = (data: Int32Array): Tensor =>
       tensor(data, { shape: [count, sequenceLength], dtype: "i32", device: model.device });
-    const loss = await scope(() =>
+    return await scope(() =>
       noGrad(() =>
         model
           .loss(ids(inputs), ids(targets), documentOptions(documents, starts && ids(starts)))
           .item(),
       ),
     );
-    sum += loss * count;
-  }
+  };
+  const positions = Array.from({ length: Math.ceil(total / microBatch) }, (_, i) => i * microBatch);
+  const losses = await sharedLosses(model, positions, lossAt);
+  const sum = positions.reduce((all, at, i) => all + (losses[i] as number) * countAt(at), 0);
   const loss = sum / total;
   const { bytesPerToken } = mixture;
   return { loss, bitsPerByte: bytesPerToken > 0 ? loss / Math.LN2 / bytesPerToken : null };
+}
+
+/** The loss at each position; where several processes train together, each computes its share of them. */
+async function sharedLosses(
+  model: Llama,
+  positions: readonly number[],
+  lossAt: (position: number) => Promise<number>,
+): Promise<ArrayLike<number>> {
+  const { parallel } = model.store;
+  if (!parallel) {
+    const losses: number[] = [];
+    for (const position of positions) losses.push(await lossAt(position));
+    return losses;
+  }
+  const { worldSize, rank } = parallel;
+  const mine = new Float32Array(positions.length);
+  for (let first = 0; first < positions.length; first += worldSize) {
+    // All processes compute in each round, as divided weights are gathered by all; the last rounds' surplus is not counted.
+    const index = first + rank;
+    parallel.beginMicroBatch(false);
+    const loss = await lossAt(positions[Math.min(index, positions.length - 1)] as number);
+    if (index < positions.length) mine[index] = loss * worldSize;
+  }
+  // Zeros where others have computed: the mean of these sums is exact for a power of two, and the same on all of them.
+  return await scope(async () => {
+    const all = tensor(mine, { device: model.device });
+    parallel.average(all);
+    return await all.toArray();
+  });
 }
 
 /** A continuation of each prompt; the same step and seed give the same text. */

@@ -52,6 +52,10 @@ export async function snapshot(run: {
     },
     tensors: { [weightsFile]: weights, [optimizerFile]: state },
     trainer: trainerState(progress, config),
-    run: { ...runIdentity(config, mixture), worldSize: 1, build: buildInfo().version },
+    run: {
+      ...runIdentity(config, mixture),
+      worldSize: model.store.parallel?.worldSize ?? 1,
+      build: buildInfo().version,
+    },
   };
 }

@@ -7,13 +7,15 @@ import { checkRun } from "../checkpoint/manifest.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import { Mixture } from "../data/mixture.js";
 import { Tokenizer } from "../data/tokenizer.js";
-import { parseDevice } from "../device.js";
+import type { Device } from "../device.js";
+import type { Cluster } from "../dist/cluster.js";
 import { CheckpointError, DataError, UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
 import { Llama } from "../model/llama.js";
-import { buildInfo, setThreads } from "../native.js";
+import { buildInfo } from "../native.js";
 import { AdamW } from "../optim/adamw.js";
 import type { RunConfig } from "./config.js";
+import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
 import { runIdentity } from "./snapshot.js";
@@ -35,8 +37,11 @@ export interface TrainerParts {
   tokenizer: Tokenizer;
   mixture: Mixture;
   heldOut: Mixture | null;
-  lock: RunLock;
-  metrics: MetricsWriter;
+  /** The processes it trains with; null when it is alone. */
+  cluster: Cluster | null;
+  /** Null on a rank other than 0, which writes none of the run's files. */
+  lock: RunLock | null;
+  metrics: MetricsWriter | null;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
   /** Folder of the checkpoint that the run goes on from. */
   checkpoint: string | null;
@@ -49,10 +54,15 @@ export interface TrainerParts {
  */
 export async function startRun(config: RunConfig, options: TrainerOptions): Promise<TrainerParts> {
   const { resume = "auto", onNotice = () => {} } = options;
-  if (config.threads !== undefined) setThreads(config.threads);
-  const deviceName = await describeDevice(parseDevice(config.device));
+  const world = worldOfRun();
+  shareThreads(config, world);
+  const device = deviceOfRank(config.device, world);
+  const deviceName = await describeDevice(device);
+  const first = world === null || world.rank === 0;
   const opened: (() => unknown)[] = [];
+  let cluster: Cluster | null = null;
   try {
+    cluster = world && (await joinCluster(config, world, device));
     const { sequenceLength } = config.data;
     const split = { sequenceLength, seed: config.seed } as const;
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
@@ -62,15 +72,20 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     opened.push(() => heldOut?.close());
     const tokenizer = await Tokenizer.load(Object.keys(config.data.train)[0] as string);
     tokenizer.assertFits({ vocabSize: config.model.vocabSize });
-    await prepareOutputFolder(config.out, { parents: true });
-    const lock = acquireRunLock(config.out);
-    opened.push(() => lock.release());
+    await cluster?.compare(
+      "set-up",
+      factsOf(config, device, {
+        "the data": mixture.fingerprint,
+        "the held-out data": heldOut?.fingerprint ?? "none",
+        "the tokenizer": mixture.tokenizerSha256,
+      }),
+    );
+    const lock = first ? await takeOutputFolder(config.out) : null;
+    opened.push(() => lock?.release());
     faultPoint("init");
-    // What a killed save left behind; nobody else writes here while we hold the lock.
-    await cleanUp(config.out);
-    const checkpoint = await findCheckpoint(config.out, resume, onNotice);
+    const checkpoint = await agreedCheckpoint(config.out, resume, cluster, onNotice);
     if (checkpoint) checkRun(checkpoint.path, checkpoint.manifest, runIdentity(config, mixture));
-    const { model, optimizer } = await build(config, checkpoint);
+    const { model, optimizer } = await build(config, { checkpoint, device, cluster });
     opened.push(
       () => optimizer.dispose(),
       () => model.dispose(),
@@ -78,14 +93,15 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const progress = checkpoint
       ? parseTrainerState(checkpoint.trainer, checkpoint.path)
       : { step: 0, tokens: 0, position: 0, skips: [] };
-    const file = join(config.out, runFiles.metrics);
-    const metrics = await MetricsWriter.open(file, progress.step, onNotice);
-    await recordRun(config.out, {
-      config,
-      parameters: model.parameterCount(),
-      deviceName,
-      versions: { llamaforge: buildInfo().version, node: process.version },
-    }).catch((error: Error) => onNotice(`run.json cannot be written: ${error.message}`));
+    const metrics = first
+      ? await openRecords(
+          config,
+          model,
+          { deviceName, world: world?.worldSize ?? 1 },
+          progress.step,
+          onNotice,
+        )
+      : null;
     return {
       config,
       deviceName,
@@ -94,6 +110,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       tokenizer,
       mixture,
       heldOut,
+      cluster,
       lock,
       metrics,
       progress,
@@ -102,8 +119,60 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     };
   } catch (error) {
     for (const close of opened.reverse()) await close();
+    cluster?.fail(error as Error);
     throw error;
   }
+}
+
+/** Locks the run's folder, and removes what a killed save left behind: nobody else writes there while we hold the lock. */
+async function takeOutputFolder(out: string): Promise<RunLock> {
+  await prepareOutputFolder(out, { parents: true });
+  const lock = acquireRunLock(out);
+  try {
+    await cleanUp(out);
+  } catch (error) {
+    lock.release();
+    throw error;
+  }
+  return lock;
+}
+
+/** The checkpoint to go on from: rank 0 finds and verifies it, the others open the same one. */
+async function agreedCheckpoint(
+  out: string,
+  resume: string,
+  cluster: Cluster | null,
+  onNotice: (message: string) => void,
+): Promise<Checkpoint | null> {
+  if (cluster === null) return await findCheckpoint(out, resume, onNotice);
+  let found: Checkpoint | null = null;
+  const path = await cluster.fromFirst("checkpoint", async () => {
+    found = await findCheckpoint(out, resume, onNotice);
+    return found?.path ?? "";
+  });
+  const checkpoint = found ?? (path === "" ? null : await openCheckpoint(path, { hashes: false }));
+  await cluster.compare("start", {
+    "the checkpoint": checkpoint ? JSON.stringify(checkpoint.manifest.run) : "none",
+  });
+  return checkpoint;
+}
+
+/** The files that tell of the run. */
+async function openRecords(
+  config: RunConfig,
+  model: Llama,
+  { deviceName, world }: { deviceName: string; world: number },
+  step: number,
+  onNotice: (message: string) => void,
+): Promise<MetricsWriter> {
+  const metrics = await MetricsWriter.open(join(config.out, runFiles.metrics), step, onNotice);
+  await recordRun(config.out, {
+    config,
+    parameters: model.parameterCount(),
+    deviceName: world > 1 ? `${world} x ${deviceName}` : deviceName,
+    versions: { llamaforge: buildInfo().version, node: process.version },
+  }).catch((error: Error) => onNotice(`run.json cannot be written: ${error.message}`));
+  return metrics;
 }
 
 /** Runs of one token teach nothing and hide a fault of the preparation (FAULTS D5). */
@@ -153,11 +222,13 @@ async function findCheckpoint(
 /** Model and optimizer: from a checkpoint, from the weights of `init.from`, or from the seed. */
 async function build(
   config: RunConfig,
-  checkpoint: Checkpoint | null,
+  start: { checkpoint: Checkpoint | null; device: Device; cluster: Cluster | null },
 ): Promise<{ model: Llama; optimizer: AdamW }> {
   const { optimizer: options, guard } = config;
+  const { checkpoint, device, cluster } = start;
   const model = await Llama.create(config.model, {
-    device: parseDevice(config.device),
+    device,
+    ...(cluster && { parallel: cluster.strategy }),
     dtype: config.precision === "bf16" ? "bf16" : "f32",
     seed: config.seed,
   });

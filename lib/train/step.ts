@@ -25,6 +25,8 @@ export interface StepOptions {
   accumulation: number;
   lr: number;
   clip: number;
+  /** Whether this process asks all of a run to stop after this step (false). */
+  stop?: boolean;
 }
 
 /** A step that has been enqueued. */
@@ -32,20 +34,22 @@ export interface RunningStep {
   lr: number;
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
-  /** Mean loss and the guard's decision, once the device has got there. */
-  figures: Promise<{ loss: number; decision: ArrayLike<number> }>;
+  /** Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there. */
+  figures: Promise<{ loss: number; decision: ArrayLike<number>; stop: boolean }>;
 }
 
 /**
- * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and AdamW. Waits for data
- * only; everything made is freed when the step's scope ends, as far as the device has no more use for it.
+ * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and AdamW; with several
+ * processes, over the micro-batches of all of them. Waits for data only; everything made is freed when the step's scope ends, as far as the device has no more use for it.
  */
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
   const { model, optimizer, nextBatch, documents, accumulation, lr, clip } = options;
+  const { parallel } = model.store;
   let dataWaitMs = 0;
   const figures = await scope(async () => {
     const scale = 1 / accumulation;
-    const meanLoss = zeros([], { device: model.device });
+    const shared = parallel && tensor([0, options.stop ? 1 : 0], { device: model.device });
+    const meanLoss = shared ? shared.view([]) : zeros([], { device: model.device });
     const share = full([1], scale, { device: model.device });
     for (let micro = 0; micro < accumulation; micro++) {
       const asked = performance.now();
@@ -53,6 +57,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       dataWaitMs += performance.now() - asked;
       // A scope for each micro-batch, so that its activations are gone before the next one's are made.
       scope(() => {
+        parallel?.beginMicroBatch(micro === accumulation - 1);
         const shape = [count, inputs.length / count];
         const ids = (data: Int32Array): Tensor =>
           tensor(data, { shape, dtype: "i32", device: model.device });
@@ -65,11 +70,16 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         native.accumulateScaled(loss.native, share.native, meanLoss.native);
       });
     }
+    if (shared) parallel.average(shared);
     const { decision } = optimizer.step({ lr, clip, loss: meanLoss });
-    const values = Promise.all([meanLoss.toArray(), decision.toArray()]);
+    const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray()]);
     return { pending: values };
   });
-  const read = figures.pending.then(([loss, decision]) => ({ loss: loss[0] as number, decision }));
+  const read = figures.pending.then(([[loss, stop = 0], decision]) => ({
+    loss: loss as number,
+    decision,
+    stop: stop > 0,
+  }));
   // Waited for later; a failure until then must not count as unhandled.
   read.catch(() => {});
   return { lr, dataWaitMs, figures: read };

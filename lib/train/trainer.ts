@@ -256,7 +256,7 @@ export class Trainer {
       if (this.#heldOut && (last || due(this.#step, evaluate.every))) {
         metrics.validation = this.#validation = await this.#evaluate(this.#heldOut);
       }
-      if (sample.prompts.length > 0 && (last || due(this.#step, sample.every))) {
+      if (this.#samplesHere && (last || due(this.#step, sample.every))) {
         metrics.samples = this.#samples = await writeSamples(
           this.model,
           this.tokenizer,
@@ -312,6 +312,13 @@ export class Trainer {
     }
     this.#savedStep = this.#step;
     faultPoint("saving");
+  }
+
+  /** Rank 0 writes samples; where weights are divided, all ranks compute them together. */
+  get #samplesHere(): boolean {
+    const { parallel } = this.model.store;
+    if (this.config.sample.prompts.length === 0) return false;
+    return !parallel || parallel.writes || parallel.layout.weights === "part";
   }
 
   get #worldSize(): number {

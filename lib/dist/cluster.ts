@@ -1,0 +1,195 @@
+import type { Device } from "../device.js";
+import { ConfigError, type ConfigProblem } from "../errors.js";
+import type { ParallelStrategy } from "../nn/parallel.js";
+import { Communicator } from "./communicator.js";
+import { FullShard } from "./full_shard.js";
+import { Replicated } from "./replicated.js";
+import { Store } from "./store.js";
+import type { ReduceDType, StrategyName } from "./strategy.js";
+import type { World } from "./world.js";
+import { Zero1 } from "./zero1.js";
+
+export interface ClusterOptions {
+  device: Device;
+  strategy: StrategyName;
+  /** What gradients are summed in. */
+  reduce: ReduceDType;
+  /** How long a collective may take. */
+  timeoutMs: number;
+  /** How long the ranks wait for each other before the first step. */
+  startTimeoutMs: number;
+  /** Ranks that share one copy of the model in hybrid_shard; those of a host if left out. */
+  shardSize?: number | undefined;
+}
+
+/** Waits that end by themselves only when a rank is lost: rank 0 may write a checkpoint to slow storage meanwhile. */
+const patientMs = 2 ** 31 - 1;
+
+/** The processes of a run, connected: what a strategy and a trainer need of each other's ranks. */
+export class Cluster {
+  readonly world: World;
+  readonly strategy: ParallelStrategy;
+  /** What carries the data. */
+  readonly library: string;
+  readonly #store: Store;
+  readonly #comms: readonly Communicator[];
+  readonly #startTimeoutMs: number;
+
+  private constructor(
+    world: World,
+    store: Store,
+    comms: readonly Communicator[],
+    strategy: ParallelStrategy,
+    startTimeoutMs: number,
+  ) {
+    this.world = world;
+    this.strategy = strategy;
+    this.library = (comms[0] as Communicator).library;
+    this.#store = store;
+    this.#comms = comms;
+    this.#startTimeoutMs = startTimeoutMs;
+  }
+
+  /**
+   * Meets the other ranks and prepares how to train with them.
+   * @throws PeerError if they do not come in time
+   * @throws ConfigError if the strategy does not fit the ranks
+   */
+  static async connect(world: World, options: ClusterOptions): Promise<Cluster> {
+    const { rank, worldSize, host, port, runId } = world;
+    const { device, timeoutMs, startTimeoutMs, strategy } = options;
+    const groups = strategy === "hybrid_shard" ? hybridGroups(world, options.shardSize) : null;
+    const store = await Store.connect({
+      host,
+      port,
+      rank,
+      worldSize,
+      token: runId,
+      timeoutMs: startTimeoutMs,
+    });
+    const comms: Communicator[] = [];
+    const connect = async (name: string, ranks: readonly number[]): Promise<Communicator> => {
+      const comm = await Communicator.create({
+        store,
+        device,
+        name,
+        ranks,
+        rank,
+        timeoutMs,
+        startTimeoutMs,
+      });
+      comms.push(comm);
+      return comm;
+    };
+    const all = await connect(
+      "world",
+      Array.from({ length: worldSize }, (_, i) => i),
+    );
+    const shared = { world: all, reduce: options.reduce };
+    const make = async (): Promise<ParallelStrategy> => {
+      if (strategy === "replicated") return new Replicated(shared);
+      if (strategy === "zero1") return new Zero1(shared);
+      if (groups === null) return new FullShard(shared);
+      const shard = await connect(`shard ${groups.shard[0]}`, groups.shard);
+      const replica = await connect(`replica ${groups.replica[0]}`, groups.replica);
+      return new FullShard({ ...shared, shard, replica });
+    };
+    return new Cluster(world, store, comms, await make(), startTimeoutMs);
+  }
+
+  /**
+   * Compares facts about the run over the ranks.
+   * @param name of this comparison: each is made once
+   * @param facts the same on all ranks if they do the same work
+   * @throws ConfigError naming each fact and rank that differs from rank 0
+   */
+  async compare(name: string, facts: Readonly<Record<string, string>>): Promise<void> {
+    const { rank, worldSize } = this.world;
+    const timeoutMs = this.#startTimeoutMs;
+    await this.#store.set(`${name} of ${rank}`, JSON.stringify(facts));
+    if (rank === 0) {
+      const problems: ConfigProblem[] = [];
+      for (let other = 1; other < worldSize; other++) {
+        const bytes = await this.#store.get(`${name} of ${other}`, { timeoutMs });
+        problems.push(...differences(facts, JSON.parse(Buffer.from(bytes).toString()), other));
+      }
+      await this.#store.set(`verdict on ${name}`, JSON.stringify(problems));
+    }
+    const verdict = await this.#store.get(`verdict on ${name}`, { timeoutMs });
+    const problems = JSON.parse(Buffer.from(verdict).toString()) as ConfigProblem[];
+    if (problems.length > 0) {
+      throw new ConfigError("the ranks of this run are not set up alike", problems);
+    }
+  }
+
+  /** What rank 0 says under a name, on every rank. */
+  async fromFirst(name: string, say: () => Promise<string>): Promise<string> {
+    if (this.world.rank === 0) {
+      const value = await say();
+      await this.#store.set(name, value);
+      return value;
+    }
+    const value = await this.#store.get(name, { timeoutMs: this.#startTimeoutMs });
+    return Buffer.from(value).toString();
+  }
+
+  /** Resolves when all ranks are here, however long that takes. @throws PeerError if one is lost */
+  meet(name: string): Promise<void> {
+    return this.#store.barrier(name, { timeoutMs: patientMs });
+  }
+
+  /** What this rank has moved so far, over all of its groups. */
+  get sentBytes(): number {
+    return this.#comms
+      .flatMap((comm) => Object.values(comm.stats))
+      .reduce((sum, { sentBytes }) => sum + sentBytes, 0);
+  }
+
+  /** Leaves in agreement with the others. */
+  async close(): Promise<void> {
+    for (const comm of this.#comms) await comm.close();
+    await this.#store.close();
+  }
+
+  /** Leaves because of an error: the others end with a PeerError that tells it. */
+  fail(error: Error): void {
+    this.#comms[0]?.abort(error.message.split("\n")[0]);
+  }
+}
+
+function differences(
+  mine: Readonly<Record<string, string>>,
+  theirs: Readonly<Record<string, string>>,
+  rank: number,
+): ConfigProblem[] {
+  return [...new Set([...Object.keys(mine), ...Object.keys(theirs)])]
+    .filter((fact) => mine[fact] !== theirs[fact])
+    .map((fact) => ({
+      path: fact,
+      message: `rank ${rank} has ${theirs[fact] ?? "none"}, rank 0 ${mine[fact] ?? "none"}`,
+    }));
+}
+
+/** The ranks that share a copy of the model with this one, and those that have its part in other copies. */
+export function hybridGroups(
+  { rank, worldSize, localRank, localWorldSize }: World,
+  shardSize: number | undefined,
+): { shard: number[]; replica: number[] } {
+  const size = shardSize ?? localWorldSize;
+  const path = shardSize === undefined ? "parallel" : "distributed.shardSize";
+  if (worldSize % size !== 0) {
+    const message = `hybrid_shard needs copies of one size: ${size} ranks do not divide the ${worldSize} of this run`;
+    throw new ConfigError("config", [{ path, message }]);
+  }
+  if (shardSize === undefined && rank % localWorldSize !== localRank) {
+    const message =
+      `hybrid_shard needs the ranks of a host one after the other: rank ${rank} is local rank ${localRank} of ` +
+      `${localWorldSize} (Slurm: --distribution=block)`;
+    throw new ConfigError("config", [{ path, message }]);
+  }
+  const first = rank - (rank % size);
+  return {
+    shard: Array.from({ length: size }, (_, i) => first + i),
+    replica: Array.from({ length: worldSize / size }, (_, i) => (rank % size) + i * size),
+  };
+}

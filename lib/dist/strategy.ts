@@ -1,0 +1,142 @@
+/** What the strategies share: averages over all ranks, and reductions in f32 or bf16. */
+import { AutogradError } from "../errors.js";
+import { native } from "../native.js";
+import type { ParameterGroup } from "../nn/group.js";
+import type { Layout, ParallelStrategy } from "../nn/parallel.js";
+import { empty, type Tensor, untracked } from "../tensor.js";
+import type { Communicator, Work } from "./communicator.js";
+
+export type StrategyName = "replicated" | "zero1" | "full_shard" | "hybrid_shard";
+export type ReduceDType = "fp32" | "bf16";
+
+export interface StrategyOptions {
+  /** All ranks of the run. */
+  world: Communicator;
+  /** What gradients are summed in. */
+  reduce: ReduceDType;
+}
+
+export abstract class Strategy implements ParallelStrategy {
+  abstract readonly layout: Layout;
+  readonly worldSize: number;
+  readonly rank: number;
+  readonly writes: boolean;
+  protected readonly world: Communicator;
+  protected readonly reduce: ReduceDType;
+  protected groups: readonly ParameterGroup[] = [];
+
+  constructor({ world, reduce }: StrategyOptions) {
+    this.world = world;
+    this.reduce = reduce;
+    this.worldSize = world.size;
+    this.rank = world.rank;
+    this.writes = world.rank === 0;
+  }
+
+  attach(groups: readonly ParameterGroup[]): void {
+    this.groups = groups;
+  }
+
+  abstract needed(group: ParameterGroup, backward: boolean): void;
+  abstract gradientNeeded(group: ParameterGroup): void;
+  abstract gradientsComplete(group: ParameterGroup): void;
+  abstract beginMicroBatch(last: boolean): void;
+  abstract finishGradients(): void;
+  abstract sumSquares(squares: Tensor): void;
+  abstract weightsChanged(group: ParameterGroup): void;
+  abstract gather(group: ParameterGroup, owned: Tensor): Tensor;
+
+  average(tensor: Tensor): void {
+    this.world.allReduce(tensor, "avg").wait();
+  }
+
+  /** Gathers the parts of a buffer over the ranks that each have one. */
+  protected gatherOver(comm: Communicator, group: ParameterGroup, owned: Tensor): Tensor {
+    const whole = empty([group.size], owned, "gather");
+    comm.allGather(owned, whole).wait();
+    return whole;
+  }
+}
+
+/**
+ * The mean over the ranks, in place, in the reduction's dtype.
+ * @returns what finishes it: later operations come after it
+ */
+export function startAllReduce(comm: Communicator, tensor: Tensor, reduce: ReduceDType): Work {
+  if (reduce === "fp32") return comm.allReduce(tensor, "avg");
+  const rounded = untracked(tensor.shape, "bf16", tensor.device, "allReduce");
+  native.cast(tensor.native, rounded.native);
+  const work = comm.allReduce(rounded, "avg");
+  return then(work, () => {
+    native.cast(rounded.native, tensor.native);
+    rounded.dispose();
+  });
+}
+
+/** The mean over the ranks of this rank's part of `input`, into `output` (f32); see startAllReduce. */
+export function startReduceScatter(
+  comm: Communicator,
+  input: Tensor,
+  output: Tensor,
+  reduce: ReduceDType,
+): Work {
+  if (reduce === "fp32") return comm.reduceScatter(input, output, "avg");
+  const rounded = untracked(input.shape, "bf16", input.device, "reduceScatter");
+  const part = untracked(output.shape, "bf16", input.device, "reduceScatter");
+  native.cast(input.native, rounded.native);
+  const work = comm.reduceScatter(rounded, part, "avg");
+  rounded.dispose();
+  return then(work, () => {
+    native.cast(part.native, output.native);
+    part.dispose();
+  });
+}
+
+function then(work: Work, finish: () => void): Work {
+  return {
+    wait() {
+      work.wait();
+      finish();
+    },
+    done: () => work.done(),
+  };
+}
+
+/** The gradients of some groups on their way between the ranks, each reduced once a step, on its last micro-batch. */
+export class Reductions {
+  readonly #start: (group: ParameterGroup) => Work;
+  readonly #started = new Map<ParameterGroup, Work>();
+  #last = false;
+
+  constructor(start: (group: ParameterGroup) => Work) {
+    this.#start = start;
+  }
+
+  begin(last: boolean): void {
+    this.#last = last;
+  }
+
+  /** @throws AutogradError if the group has been reduced already: the sum would lack what comes now */
+  check(group: ParameterGroup): void {
+    if (!this.#started.has(group)) return;
+    throw new AutogradError(
+      `[parallel] a gradient of ${group.name} came after the group's gradients had been given to the other ranks: ` +
+        "a part of the model is computed again in backward on its own; make it a group of its own (parameterGroups)",
+    );
+  }
+
+  complete(group: ParameterGroup): void {
+    if (!this.#last) return;
+    group.completeGradients();
+    this.#started.set(group, this.#start(group));
+  }
+
+  /** Reduces what backward did not reach, and orders what follows after all of it. */
+  finish(groups: readonly ParameterGroup[]): void {
+    this.#last = true;
+    for (const group of groups) if (!this.#started.has(group)) this.complete(group);
+    for (const work of this.#started.values()) work.wait();
+    this.#started.clear();
+    this.#last = false;
+  }
+}

@@ -1,0 +1,255 @@
+import { isIP } from "node:net";
+import { ConfigError, type ConfigProblem } from "../errors.js";
+
+export type Launcher = "torchrun" | "Slurm" | "Open MPI";
+
+/** This process among those of a run. */
+export interface World {
+  /** 0 to worldSize - 1. */
+  readonly rank: number;
+  readonly worldSize: number;
+  /** Among the processes of this host: which GPU it takes. */
+  readonly localRank: number;
+  /** Processes on this host. */
+  readonly localWorldSize: number;
+  /** Where rank 0 serves the run's store. */
+  readonly host: string;
+  readonly port: number;
+  /** The same on all processes of a run, another one in every other run. */
+  readonly runId: string;
+  /** Whose variables said so. */
+  readonly launcher: Launcher;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** The names under which a launcher says the four numbers; the first that is set counts. */
+interface Names {
+  launcher: Launcher;
+  rank: string;
+  worldSize: string;
+  localRank: string;
+  localWorldSize: readonly string[];
+  runId: readonly string[];
+}
+
+const families: readonly Names[] = [
+  {
+    launcher: "torchrun",
+    rank: "RANK",
+    worldSize: "WORLD_SIZE",
+    localRank: "LOCAL_RANK",
+    localWorldSize: ["LOCAL_WORLD_SIZE"],
+    runId: ["TORCHELASTIC_RUN_ID"],
+  },
+  {
+    launcher: "Open MPI",
+    rank: "OMPI_COMM_WORLD_RANK",
+    worldSize: "OMPI_COMM_WORLD_SIZE",
+    localRank: "OMPI_COMM_WORLD_LOCAL_RANK",
+    localWorldSize: ["OMPI_COMM_WORLD_LOCAL_SIZE"],
+    runId: ["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"],
+  },
+  {
+    launcher: "Slurm",
+    rank: "SLURM_PROCID",
+    worldSize: "SLURM_NTASKS",
+    localRank: "SLURM_LOCALID",
+    localWorldSize: ["SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"],
+    runId: ["SLURM_JOB_ID"],
+  },
+];
+
+/** Where the store listens when nothing says so: torchrun's own default. */
+const defaultPort = 29_500;
+const mostProcesses = 65_536;
+
+/**
+ * Reads torchrun's variables, those of `mpirun`, or those of a Slurm step (in this order, as jobs nest that way).
+ * @returns null for a process that stands alone
+ * @throws ConfigError with everything in the variables that is missing, wrong or contradicts itself
+ */
+export function readWorld(env: Environment = process.env): World | null {
+  const names = families.find((family) => stands(family, env));
+  if (!names) return null;
+  const problems: ConfigProblem[] = [];
+  const { launcher } = names;
+  const worldSize = integer(env, [names.worldSize], 1, mostProcesses, problems);
+  const rank = integer(env, [names.rank], 0, mostProcesses - 1, problems);
+  const localWorldSize = localSize(env, names, worldSize, problems);
+  const localRank = localNumber(env, names, { rank, worldSize }, problems);
+  below(names.rank, rank, names.worldSize, worldSize, problems);
+  const localName = names.localWorldSize.find((name) => isSet(env, name)) ?? names.worldSize;
+  below(names.localRank, localRank, localName, localWorldSize, problems);
+  if (worldSize !== undefined && localWorldSize !== undefined && localWorldSize > worldSize) {
+    const message = `${localWorldSize} processes on this host are more than ${names.worldSize}=${worldSize} in all`;
+    problems.push({ path: localName, message });
+  }
+  const host = masterAddress(env, names, { worldSize, localWorldSize }, problems);
+  const port = masterPort(env, names, problems);
+  const wrong =
+    rank === undefined ||
+    worldSize === undefined ||
+    localRank === undefined ||
+    localWorldSize === undefined;
+  if (wrong || problems.length > 0) {
+    throw new ConfigError(`the environment (${launcher}'s variables)`, problems);
+  }
+  const runName = names.runId.find((name) => isSet(env, name));
+  const named = runName ? (env[runName] as string) : "run";
+  const step = launcher === "Slurm" ? `.${env.SLURM_STEP_ID ?? ""}` : "";
+  const restart = env.TORCHELASTIC_RESTART_COUNT ?? env.SLURM_RESTART_COUNT ?? "0";
+  return {
+    rank,
+    worldSize,
+    localRank,
+    localWorldSize,
+    host,
+    port,
+    runId: `${named}${step}#${restart}`.slice(-256),
+    launcher,
+  };
+}
+
+/** A Slurm allocation sets its variables in the batch script as well, where no task runs: only a step of tasks counts. */
+function stands(family: Names, env: Environment): boolean {
+  if (family.launcher === "torchrun") {
+    return ["RANK", "WORLD_SIZE", "LOCAL_RANK"].some((name) => isSet(env, name));
+  }
+  if (!isSet(env, family.rank)) return false;
+  return family.launcher !== "Slurm" || (isSet(env, "SLURM_STEP_ID") && !isBatch(env));
+}
+
+function isBatch(env: Environment): boolean {
+  const { SLURM_STEP_ID: step } = env;
+  // 0xFFFFFFFB: the batch script's own step; srun numbers its steps from 0.
+  return step === "batch" || step === "4294967291" || step === "interactive";
+}
+
+function isSet(env: Environment, name: string): boolean {
+  return env[name] !== undefined && env[name] !== "";
+}
+
+function integer(
+  env: Environment,
+  names: readonly string[],
+  least: number,
+  most: number,
+  problems: ConfigProblem[],
+): number | undefined {
+  const name = names.find((candidate) => isSet(env, candidate)) ?? (names[0] as string);
+  const text = env[name];
+  const expected = `expected an integer from ${least} to ${most}`;
+  if (text === undefined || text === "") {
+    problems.push({ path: name, message: `missing: ${expected}` });
+    return undefined;
+  }
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= least && value <= most) return value;
+  problems.push({ path: name, message: `${expected}, got ${JSON.stringify(text)}` });
+  return undefined;
+}
+
+function below(
+  name: string,
+  value: number | undefined,
+  limitName: string,
+  limit: number | undefined,
+  problems: ConfigProblem[],
+): void {
+  if (value === undefined || limit === undefined || value < limit) return;
+  problems.push({ path: name, message: `expected below ${limitName}=${limit}, got ${value}` });
+}
+
+/** Slurm writes `4(x2),3` for two hosts with four tasks and one with three; ours is that of SLURM_NODEID. */
+function localSize(
+  env: Environment,
+  names: Names,
+  worldSize: number | undefined,
+  problems: ConfigProblem[],
+): number | undefined {
+  const name = names.localWorldSize.find((candidate) => isSet(env, candidate));
+  if (name === undefined) {
+    // A process started by hand with RANK and WORLD_SIZE alone is on a host of its own or on the only one.
+    if (!isSet(env, names.localRank)) return 1;
+    return worldSize;
+  }
+  if (names.launcher !== "Slurm") return integer(env, [name], 1, mostProcesses, problems);
+  const node = Number(env.SLURM_NODEID ?? 0);
+  const counts = (env[name] as string).split(",").flatMap((item) => {
+    const parts = /^(\d{1,6})(?:\(x(\d{1,6})\))?$/.exec(item.trim());
+    return parts ? Array<number>(Number(parts[2] ?? 1)).fill(Number(parts[1])) : [Number.NaN];
+  });
+  const count = counts[node] ?? (counts.length === 1 ? counts[0] : undefined);
+  if (count !== undefined && count >= 1) return count;
+  problems.push({
+    path: name,
+    message: `expected tasks per node like 8(x2), with one for SLURM_NODEID=${node}, got ${JSON.stringify(env[name])}`,
+  });
+  return undefined;
+}
+
+function localNumber(
+  env: Environment,
+  names: Names,
+  { rank, worldSize }: { rank: number | undefined; worldSize: number | undefined },
+  problems: ConfigProblem[],
+): number | undefined {
+  if (isSet(env, names.localRank) || worldSize === 1) {
+    return isSet(env, names.localRank)
+      ? integer(env, [names.localRank], 0, mostProcesses - 1, problems)
+      : 0;
+  }
+  if (names.localWorldSize.some((name) => isSet(env, name))) {
+    return integer(env, [names.localRank], 0, mostProcesses - 1, problems);
+  }
+  return rank === undefined ? undefined : 0;
+}
+
+function masterAddress(
+  env: Environment,
+  names: Names,
+  sizes: { worldSize: number | undefined; localWorldSize: number | undefined },
+  problems: ConfigProblem[],
+): string {
+  const { MASTER_ADDR: given } = env;
+  if (isSet(env, "MASTER_ADDR")) {
+    const host = given as string;
+    if (isIP(host) || /^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?$/.test(host)) return host;
+    const message = `expected a host name or an address, got ${JSON.stringify(given)}`;
+    problems.push({ path: "MASTER_ADDR", message });
+    return "";
+  }
+  if (names.launcher === "Slurm") {
+    const list = env.SLURM_STEP_NODELIST || env.SLURM_NODELIST || env.SLURM_JOB_NODELIST;
+    const first = list && firstHost(list);
+    if (first) return first;
+  }
+  const { worldSize, localWorldSize } = sizes;
+  if (worldSize !== undefined && worldSize === localWorldSize) return "127.0.0.1";
+  problems.push({
+    path: "MASTER_ADDR",
+    message: "missing: expected the name or address of the host of rank 0",
+  });
+  return "";
+}
+
+/** The first host of Slurm's notation: `node[003-010,012],login` is node003. */
+export function firstHost(list: string): string | undefined {
+  const match = /^([A-Za-z0-9._-]*)(?:\[([0-9]+)[^\]]*\])?([A-Za-z0-9._-]*)/.exec(list.trim());
+  if (!match) return undefined;
+  return `${match[1]}${match[2] ?? ""}${match[3] ?? ""}` || undefined;
+}
+
+function masterPort(env: Environment, names: Names, problems: ConfigProblem[]): number {
+  if (isSet(env, "MASTER_PORT")) return integer(env, ["MASTER_PORT"], 1, 65_535, problems) ?? 0;
+  if (names.launcher === "torchrun") return defaultPort;
+  // Jobs that share a host must not share a port.
+  const job = Number(/\d+/.exec(env[names.runId[0] as string] ?? "")?.[0] ?? 0);
+  return 20_000 + (job % 10_000);
+}
+
+/** `rank 3 of 16 (local 1 of 8)`. */
+export function describeWorld({ rank, worldSize, localRank, localWorldSize }: World): string {
+  return `rank ${rank} of ${worldSize} (local ${localRank} of ${localWorldSize})`;
+}

@@ -1,0 +1,93 @@
+/** How a process of a run finds the others and makes sure that they do the same. */
+import { createHash } from "node:crypto";
+import { availableParallelism } from "node:os";
+import { cpu, cuda, type Device, parseDevice } from "../device.js";
+import { Cluster } from "../dist/cluster.js";
+import { readWorld, type World } from "../dist/world.js";
+import { ConfigError } from "../errors.js";
+import { buildInfo, cudaInfo, setThreads } from "../native.js";
+import type { RunConfig } from "./config.js";
+
+/** The processes that the environment speaks of; null for one that stands alone, also for a run of one process. */
+export function worldOfRun(): World | null {
+  const world = readWorld();
+  return world && world.worldSize > 1 ? world : null;
+}
+
+/**
+ * The device of this process: of the GPUs that it sees, the one with its number among the processes of the host, or the only
+ * one where the launcher shows each process its own.
+ * @throws ConfigError if there are fewer GPUs than processes, or the configuration names one for all of them
+ */
+export function deviceOfRank(name: string, world: World | null): Device {
+  if (name === "cpu") return cpu;
+  if (world === null || world.localWorldSize === 1) return parseDevice(name);
+  const { localRank, localWorldSize } = world;
+  const wrong = (message: string) =>
+    new ConfigError("config", [{ path: "device", message: `${message}: rank ${world.rank}` }]);
+  if (name !== "cuda") {
+    throw wrong(
+      `expected cuda, for each of ${localWorldSize} processes takes its own, got ${name}`,
+    );
+  }
+  const { devices } = cudaInfo();
+  if (devices.length === 1) return cuda(0);
+  if (localRank < devices.length) return cuda(localRank);
+  throw wrong(`${localWorldSize} processes on this host, but ${devices.length} GPUs`);
+}
+
+/** Processes that share a host share its cores. */
+export function shareThreads(config: RunConfig, world: World | null): void {
+  const { threads } = config;
+  if (threads !== undefined) {
+    setThreads(threads);
+  } else if (world !== null && world.localWorldSize > 1 && !process.env.LLAMAFORGE_THREADS) {
+    setThreads(Math.max(1, Math.floor(availableParallelism() / world.localWorldSize)));
+  }
+}
+
+/** Connects this process with the others as the configuration says. */
+export async function joinCluster(
+  config: RunConfig,
+  world: World,
+  device: Device,
+): Promise<Cluster> {
+  const { parallel, distributed } = config;
+  const milliseconds = (seconds: number) => Math.ceil(seconds * 1000);
+  return await Cluster.connect(world, {
+    device,
+    strategy: parallel,
+    reduce: distributed.reduce,
+    timeoutMs: milliseconds(distributed.timeoutSeconds),
+    startTimeoutMs: milliseconds(distributed.startTimeoutSeconds),
+    shardSize: distributed.shardSize,
+  });
+}
+
+/** What all ranks must have in common: options one by one, code, data. Each difference would be a different run (FAULTS P3). */
+export function factsOf(
+  config: RunConfig,
+  device: Device,
+  fingerprints: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const facts: Record<string, string> = {};
+  const add = (path: string, value: unknown): void => {
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      for (const [key, inner] of Object.entries(value)) add(path ? `${path}.${key}` : key, inner);
+    } else {
+      facts[path] = shorten(JSON.stringify(value) ?? "");
+    }
+  };
+  add("", config);
+  const { version, compiler, instructionSet } = buildInfo();
+  facts["LlamaForge's build"] = `${version}, ${compiler}`;
+  // Other vector widths are other bits.
+  if (device.type === "cpu") facts["CPU kernels"] = instructionSet;
+  facts["Node.js"] = process.version;
+  return { ...facts, ...fingerprints };
+}
+
+function shorten(text: string): string {
+  if (text.length <= 200) return text;
+  return `${text.slice(0, 100)}... (${createHash("sha256").update(text).digest("hex").slice(0, 16)})`;
+}

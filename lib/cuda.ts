@@ -3,7 +3,9 @@ import { fileURLToPath } from "node:url";
 import type { CudaInfo } from "./native.js";
 
 /** What became of trying CUDA: what there is, or why it cannot be used. */
-export type CudaProbe = { info: CudaInfo; error?: undefined } | { info?: undefined; error: string };
+export type CudaProbe =
+  | { info: CudaInfo; driverFile: string | null; error?: undefined }
+  | { info?: undefined; error: string };
 
 // Nothing of this library's TypeScript: the child must run from sources and from dist alike.
 const program = `
@@ -12,6 +14,8 @@ const program = `
   let answer;
   try {
     answer = { info: addon.cudaInfo() };
+    const mapped = require("node:fs").readFileSync("/proc/self/maps", "utf8");
+    answer.driverFile = /\\/\\S*libcuda\\.so\\S*/.exec(mapped)?.[0] ?? null;
   } catch (error) {
     answer = { error: error.message };
   }

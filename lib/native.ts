@@ -1,5 +1,5 @@
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Device } from "./device.js";
 import {
@@ -14,6 +14,7 @@ import {
   PeerError,
   ShapeError,
 } from "./errors.js";
+import { addonFile, explainLoadFailure, thisSystem } from "./native-load.js";
 import type { NativeOps } from "./native-ops.js";
 
 /** Number formats of tensors. `bf16` is the upper half of a float32. */
@@ -75,11 +76,6 @@ export interface Addon {
 
 const require = createRequire(import.meta.url);
 
-function packageRoot(): string {
-  // lib/native.ts in the repository, dist/native.js in the package: both one level below the root.
-  return join(dirname(fileURLToPath(import.meta.url)), "..");
-}
-
 /** The installed packages that carry a CUDA plugin. They are optional: most machines have none or one. */
 export function pluginFolders(): string[] {
   return [13].flatMap((major) => {
@@ -104,18 +100,15 @@ function boundSpinning(): void {
 
 function load(): Addon {
   boundSpinning();
-  const root = packageRoot();
-  const find = require("node-gyp-build") as (root: string) => Addon;
+  // lib/native.ts in the repository, dist/native.js in the package: both one level below the root.
+  const root = fileURLToPath(new URL("..", import.meta.url));
   try {
-    const loaded = find(root);
+    const loaded = require(addonFile(root)) as Addon;
     loaded.setPluginFolders(pluginFolders());
     return loaded;
   } catch (cause) {
-    throw new DeviceError(
-      `[native] the native addon could not be loaded from ${root}: ${(cause as Error).message}\n` +
-        "In a clone of the repository build it with: npm run setup",
-      { cause },
-    );
+    const { message } = cause as Error;
+    throw new DeviceError(explainLoadFailure(root, message, thisSystem()), { cause });
   }
 }
 

@@ -1,8 +1,10 @@
 import { createRequire } from "node:module";
 import { cpus, freemem, release, totalmem } from "node:os";
+import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { probeCuda } from "../cuda.js";
 import { exitCodes } from "../errors.js";
+import { addonFile, probeAddon, thisSystem } from "../native-load.js";
 import { processorName, processorThreads } from "../train/machine.js";
 import { formatBytes } from "../train/plan-text.js";
 import { packageVersion } from "./version.js";
@@ -39,28 +41,30 @@ async function examine(): Promise<{ lines: [string, string][]; healthy: boolean 
   return { lines, healthy: addon.usable };
 }
 
-/** The addon is loaded here and nowhere earlier, so that doctor can tell about one that does not load. */
+/** The addon is loaded here and nowhere earlier, and in a child first: doctor can tell about one that crashes. */
 async function addonLine(): Promise<{ text: string; usable: boolean }> {
-  try {
-    const { buildInfo } = await import("../native.js");
-    const { version, compiler, instructionSet, threads } = buildInfo();
-    return {
-      text: `${version}, kernels for ${instructionSet}, ${threads} threads, compiler ${compiler}`,
-      usable: true,
-    };
-  } catch (error) {
-    return { text: `does not load: ${(error as Error).message}`, usable: false };
-  }
+  const root = fileURLToPath(new URL("../..", import.meta.url));
+  const failure = await probeAddon(root);
+  if (failure !== null) return { text: `does not load: ${failure}`, usable: false };
+  const { buildInfo } = await import("../native.js");
+  const { version, compiler, instructionSet, threads } = buildInfo();
+  return {
+    text:
+      `${version}, kernels for ${instructionSet}, ${threads} threads, compiler ${compiler}\n` +
+      `from ${addonFile(root)}`,
+    usable: true,
+  };
 }
 
 /** The plugin and the GPUs, or why there are none: training then runs on the CPU, so that is no fault. */
 async function cudaLines(): Promise<[string, string][]> {
   const { pluginFolders } = await import("../native.js");
-  const { info, error } = await probeCuda(pluginFolders());
-  if (!info) return [["CUDA", `not usable, so training runs on the CPU: ${error}`]];
-  const { plugin, driver, libraries, devices } = info;
+  const probe = await probeCuda(pluginFolders());
+  if (!probe.info) return [["CUDA", `not usable, so training runs on the CPU: ${probe.error}`]];
+  const { plugin, driver, libraries, devices } = probe.info;
   return [
-    ["CUDA", `driver ${driver}, plugin ${plugin}`],
+    ["CUDA", `driver for CUDA ${driver}${probe.driverFile ? ` from ${probe.driverFile}` : ""}`],
+    ["", `plugin ${plugin}`],
     ...libraries.map((library): [string, string] => ["", library]),
     ...devices.map(({ name, capability, memoryBytes, freeBytes }, i): [string, string] => [
       `cuda:${i}`,
@@ -70,8 +74,8 @@ async function cudaLines(): Promise<[string, string][]> {
 }
 
 function libcVersion(): string {
-  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
-  return header.glibcVersionRuntime ? `, glibc ${header.glibcVersionRuntime}` : "";
+  const { glibc } = thisSystem();
+  return glibc ? `, glibc ${glibc}` : "";
 }
 
 function versionOf(dependency: string): string {

@@ -13,7 +13,7 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [
   ["errors", "device", "faults"],
-  ["native", "native-ops", "cuda"],
+  ["native", "native-load", "native-ops", "cuda"],
   ["tensor", "autograd", "scope"],
   ["ops", "grad_check"],
   ["nn"],

@@ -1,0 +1,162 @@
+import { execFile } from "node:child_process";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+
+const require = createRequire(import.meta.url);
+
+/** What decides whether an addon loads here. */
+export interface System {
+  platform: string;
+  arch: string;
+  /** Version of glibc; undefined on systems with another C library. */
+  glibc: string | undefined;
+}
+
+export function thisSystem(): System {
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+  return { platform: process.platform, arch: process.arch, glibc: header.glibcVersionRuntime };
+}
+
+/**
+ * The addon's file: of the build in a clone, else of the package's prebuilds.
+ * @throws Error if there is none for this system
+ */
+export function addonFile(root: string): string {
+  const { path } = require("node-gyp-build") as { path: (root: string) => string };
+  return path(root);
+}
+
+/** Debian's packages of what the addon links, and which package of ours brings it along. */
+const debianPackages: Readonly<Record<string, string>> = {
+  "libdnnl.so": "libdnnl-dev",
+  "libgomp.so": "libgomp1",
+  "libOpenCL.so": "ocl-icd-libopencl1",
+  "libstdc++.so": "libstdc++6",
+  "libgcc_s.so": "libgcc-s1",
+};
+
+/** Why the addon of a folder does not load, and what to do about it. @param message the loader's own */
+export function explainLoadFailure(root: string, message: string, system: System): string {
+  return `[native] the native addon could not be loaded: ${reason(root, message, system)}`;
+}
+
+function reason(root: string, message: string, { platform, arch, glibc }: System): string {
+  const clone = existsSync(join(root, "CMakeLists.txt"));
+  const here = `${platform}-${arch}`;
+  const again = clone
+    ? "Build it again: npm run setup"
+    : "Install the package again: npm install --force llamaforge";
+  const source = "or build it on this machine, in a clone of the repository: npm run setup";
+  const file = fileOf(root);
+  if (file === undefined) {
+    if (clone) return `it is not built in ${root}.\nBuild it: npm run setup`;
+    const offered = prebuilt(root);
+    if (offered.includes(here)) return `${root} is damaged (${message}).\n${again}`;
+    return (
+      `${root} has none for ${here}, only for ${offered.join(", ") || "no system at all"}.\n` +
+      "LlamaForge runs on Linux on x86-64 with glibc, also in a container or under WSL 2"
+    );
+  }
+  if (platform === "linux" && glibc === undefined) {
+    return (
+      `${file} needs glibc, and this system has another C library (musl, as on Alpine).\n` +
+      `Use a system or container image with glibc, such as node:22-bookworm-slim, ${source}`
+    );
+  }
+  const symbol = /version `((GLIBC|GLIBCXX|CXXABI|GOMP)_[\d.]+)' not found/.exec(message);
+  if (symbol) {
+    const needed = needs(file);
+    const [what, has, wanted] =
+      symbol[2] === "GLIBC"
+        ? ["glibc", ` ${glibc}`, needed.glibc ?? symbol[1]?.slice("GLIBC_".length)]
+        : ["libstdc++", "", `of ${symbol[1]}`];
+    return (
+      `${file} needs ${what} ${wanted} or newer, and this system's${has} is older (${message}).\n` +
+      `Use a newer system or container image (Debian 12, Ubuntu 22.04, RHEL 10 or newer), ${source}`
+    );
+  }
+  const missing = /(\S+\.so[.\d]*): cannot open shared object file/.exec(message)?.[1];
+  if (missing) {
+    const name =
+      missing
+        .split("/")
+        .at(-1)
+        ?.replace(/\.so[.\d]*$/, ".so") ?? "";
+    const debian = debianPackages[name];
+    const install = debian
+      ? `Install it (on Debian and Ubuntu: apt-get install ${debian}), or`
+      : "";
+    const bundled = needs(file).libraries?.includes(missing);
+    if (bundled) return `${missing}, which belongs beside ${file}, is not there.\n${again}`;
+    return `${file} needs ${missing}, which is not on this system.\n${install || "Install it, or"} ${lower(again)}`;
+  }
+  if (/ELF|file too short|exec format|dlopen.*mach-o/i.test(message)) {
+    const built = architecture(file);
+    return built !== undefined && built !== arch
+      ? `${file} is for ${built}, and this Node.js is for ${arch} (${message}).\n` +
+          "Was node_modules copied from another machine? Install it here: npm install --force llamaforge"
+      : `${file} is damaged (${message}).\n${again}`;
+  }
+  return `${message}\n${again}`;
+}
+
+function lower(sentence: string): string {
+  return sentence.charAt(0).toLowerCase() + sentence.slice(1);
+}
+
+function fileOf(root: string): string | undefined {
+  try {
+    return addonFile(root);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Systems that the package has an addon for. */
+function prebuilt(root: string): string[] {
+  const folder = join(root, "prebuilds");
+  return existsSync(folder) ? readdirSync(folder).sort() : [];
+}
+
+/** What scripts/prebuild.mjs measured and brought along; nothing for a build in a clone. */
+function needs(file: string): { glibc?: string; libraries?: string[] } {
+  try {
+    return JSON.parse(readFileSync(join(dirname(file), "needs.json"), "utf8"));
+  } catch {
+    return {};
+  }
+}
+
+/** Node's name for the machine that an ELF file is for; undefined for what is none. */
+function architecture(file: string): string | undefined {
+  const head = readFileSync(file).subarray(0, 20);
+  if (head.length < 20 || head.readUInt32BE(0) !== 0x7f454c46) return undefined;
+  const machine = head.readUInt16LE(18);
+  return { 3: "ia32", 40: "arm", 62: "x64", 183: "arm64", 243: "riscv64" }[machine];
+}
+
+const program = `require(process.argv[1]); require("node:fs").writeSync(1, "loaded");`;
+
+/**
+ * Loads the addon in a process of its own: one that crashes takes only that along.
+ * @returns why it does not load; null if it does
+ */
+export function probeAddon(root: string, system = thisSystem()): Promise<string | null> {
+  const file = fileOf(root);
+  if (file === undefined) return Promise.resolve(explainLoadFailure(root, "no such file", system));
+  return new Promise((resolve) => {
+    const args = ["-e", program, file];
+    execFile(process.execPath, args, { timeout: 60_000 }, (failure, stdout, stderr) => {
+      if (!failure && stdout === "loaded") resolve(null);
+      else if (failure?.signal) {
+        const what = `the process that tried ${file} was ended by ${failure.signal}`;
+        const why = failure.signal === "SIGILL" ? ": this CPU lacks AVX2, which it needs" : "";
+        resolve(`[native] ${what}${why}`);
+      } else {
+        const message = /^(?:\w*Error): (.*)$/m.exec(stderr)?.[1] ?? stderr.trim().slice(-500);
+        resolve(explainLoadFailure(root, message, system));
+      }
+    });
+  });
+}

@@ -1,34 +1,55 @@
 import { SingleBar } from "cli-progress";
 import { type Command, Option } from "commander";
-import type { PrepareOptions, PrepareResult } from "../data/prepare.js";
+import type { PrepareOptions, PrepareProgress, PrepareResult } from "../data/prepare.js";
+import { loadPrepareConfig } from "../data/prepare-config.js";
+import { type Input, type InputKind, inputKinds } from "../data/readers/input.js";
 import { exitCodes, UsageError } from "../errors.js";
 import { formatBytes } from "../train/plan-text.js";
 import { catchStopSignals } from "../train/signals.js";
-import { integerOption, numberOption } from "./options.js";
+import { integerOption, numberOption, RepeatableOption } from "./options.js";
 
-interface PrepareCommandOptions {
-  out: string;
-  tokenizer: string;
-  kind: "text" | "code";
-  validationFraction?: number;
-  shardTokens?: number;
-  maxRunShare?: number;
-  invalidUtf8: "error" | "replace";
-  overwrite?: true;
+interface PrepareCommandOptions extends Partial<Omit<PrepareOptions, "inputs">> {
+  config?: string;
+  kind?: InputKind;
+  language?: string[];
+  textField?: string;
+  filter?: string;
+  minBytes?: number;
+  maxBytes?: number;
+  split?: NonNullable<Input["split"]>;
 }
 
 export function addPrepare(program: Command): void {
   program
     .command("prepare")
-    .description("text or source code to token shards")
-    .argument("<inputs...>", "files and folders, in this order")
-    .requiredOption("--out <folder>", "data set to make; one that is there is replaced")
-    .requiredOption("--tokenizer <path>", "a tokenizer.json or a folder with one")
-    .addOption(
-      new Option("--kind <kind>", "files to take from folders: .txt and .md, or source code")
-        .choices(["text", "code"])
-        .default("text"),
+    .description("text, source code, jsonl and parquet to token shards")
+    .argument(
+      "[inputs...]",
+      "files, folders and patterns, in this order; with --config, its folder",
     )
+    .option("--config <file>", "a recipe of the data set, e.g. configs/data/slimpajama.yaml")
+    .option("--out <folder>", "data set to make; one that is there is replaced")
+    .option("--tokenizer <path>", "a tokenizer.json or a folder with one")
+    .addOption(
+      new Option(
+        "--kind <kind>",
+        "files to take from folders: .txt and .md, source code, or jsonl and parquet (default: records if there are any, else text)",
+      ).choices(inputKinds),
+    )
+    .addOption(new RepeatableOption("--language <name>", "of source code, only this language"))
+    .option("--text-field <path>", "field of a record with its text (default: text or content)")
+    .option("--filter <expression>", "keep records like: meta.lang == 'en' and stars >= 10")
+    .addOption(integerOption("--min-bytes <n>", "drop shorter documents", 0, 2 ** 40))
+    .addOption(integerOption("--max-bytes <n>", "drop longer documents", 1, 2 ** 40))
+    .addOption(
+      new Option("--split <name>", "split to read (default: train if there are any)").choices([
+        "train",
+        "validation",
+        "test",
+        "all",
+      ]),
+    )
+    .option("--deduplicate", "drop documents that have been there before, byte for byte")
     .addOption(
       numberOption("--validation-fraction <x>", "share of documents to hold out (default: 0.05)", {
         min: 0,
@@ -45,42 +66,87 @@ export function addPrepare(program: Command): void {
       }),
     )
     .addOption(
-      new Option("--invalid-utf8 <how>", "bytes that are no UTF-8: refuse, or put U+FFFD in")
-        .choices(["error", "replace"])
-        .default("error"),
+      new Option("--document-start <what>", "in front of each document (default: none)").choices([
+        "none",
+        "bos",
+      ]),
+    )
+    .addOption(
+      new Option("--document-end <what>", "behind each document (default: eos)").choices([
+        "none",
+        "eos",
+      ]),
+    )
+    .addOption(
+      new Option(
+        "--invalid-utf8 <how>",
+        "bytes that are no UTF-8: refuse, or put U+FFFD in (default: error)",
+      ).choices(["error", "replace"]),
+    )
+    .addOption(
+      new Option(
+        "--bad-records <how>",
+        "records that are no JSON or have no text: refuse, or leave out (default: error)",
+      ).choices(["error", "skip"]),
+    )
+    .addOption(
+      integerOption("--workers <n>", "processes that encode (default: one per core)", 0, 1024),
     )
     .option("--overwrite", "replace the output folder even if it is no data set")
     .action(async (inputs: string[], options: PrepareCommandOptions) => {
-      const { kind, ...rest } = options;
-      const result = await prepareWithProgress({
-        ...rest,
-        inputs: inputs.map((path) => ({ path, kind })),
-      });
+      const result = await prepareWithProgress(await completeOptions(inputs, options));
       if (result === null) process.exitCode = exitCodes.stopped;
     });
 }
 
-/** Prepares with a bar on a terminal and a summary; null if a signal stopped it, with nothing left behind. */
+/** The recipe's options with those of the command line on top. */
+async function completeOptions(
+  paths: readonly string[],
+  { config, ...given }: PrepareCommandOptions,
+): Promise<PrepareOptions> {
+  const { kind, language, textField, filter, minBytes, maxBytes, split, ...rest } = given;
+  const selection = { kind, textField, filter, minBytes, maxBytes, split };
+  const own = {
+    ...Object.fromEntries(Object.entries(selection).filter(([, value]) => value !== undefined)),
+    ...(language && language.length > 0 && { languages: language }),
+  };
+  let inputs: Input[] = paths.map((path) => ({ path, ...own }));
+  let recipe: Partial<PrepareOptions> = {};
+  if (config !== undefined) {
+    if (paths.length > 1) throw new UsageError("with --config, name one folder that it reads");
+    const loaded = await loadPrepareConfig(config, paths[0]);
+    recipe = loaded.options;
+    inputs = loaded.inputs.map((input) => ({ ...input, ...own }));
+  } else if (paths.length === 0)
+    throw new UsageError("prepare needs something to read, or --config");
+  const options = { ...recipe, ...rest };
+  const { out, tokenizer } = options;
+  if (out === undefined) throw new UsageError("prepare needs --out, the folder to make");
+  if (tokenizer === undefined) throw new UsageError("prepare needs --tokenizer");
+  return { ...options, inputs, out, tokenizer };
+}
+
+/** Prepares with a bar on a terminal and a summary; null if a signal stopped it. */
 export async function prepareWithProgress(options: PrepareOptions): Promise<PrepareResult | null> {
   const { prepare } = await import("../data/prepare.js");
   const stop = new AbortController();
   const signals = catchStopSignals({ onRequest: () => stop.abort() });
-  const bar = process.stdout.isTTY ? startBar(options.out) : null;
+  const bar = process.stdout.isTTY ? new Bar(options.out) : null;
+  const started = performance.now();
   try {
     const result = await prepare({
       ...options,
       signal: stop.signal,
-      onProgress: ({ bytes, totalBytes, tokens }) => {
-        bar?.setTotal(totalBytes);
-        bar?.update(bytes, { tokens: tokens.toLocaleString("en-US") });
-      },
+      onProgress: (progress) => bar?.update(progress),
     });
     bar?.stop();
-    printSummary(result);
+    printSummary(result, (performance.now() - started) / 1000);
     return result;
   } catch (error) {
     if (!stop.signal.aborted) throw error;
-    process.stderr.write(`stopped by ${signals.requested}; ${options.out} is as it was\n`);
+    process.stderr.write(
+      `stopped by ${signals.requested}; ${options.out} is as it was, and the same command goes on with the work\n`,
+    );
     return null;
   } finally {
     bar?.stop();
@@ -88,22 +154,72 @@ export async function prepareWithProgress(options: PrepareOptions): Promise<Prep
   }
 }
 
-function startBar(name: string): SingleBar {
-  const format = `${name} {bar} {percentage}%  {tokens} tokens`;
-  const bar = new SingleBar({ format, barsize: 20, hideCursor: true, gracefulExit: false });
-  bar.start(1, 0, { tokens: "0" });
-  return bar;
+/** What is done, how fast, and how long it will take. */
+class Bar {
+  readonly #bar: SingleBar;
+  readonly #started = performance.now();
+  #first: PrepareProgress | null = null;
+
+  constructor(name: string) {
+    const format = `${name} {bar} {percentage}%  {documents} documents  {tokens} tokens  {speed}  {left}`;
+    this.#bar = new SingleBar({ format, barsize: 20, hideCursor: true, gracefulExit: false });
+    this.#bar.start(1, 0, { documents: "0", tokens: "0", speed: "", left: "" });
+  }
+
+  update(progress: PrepareProgress): void {
+    this.#first ??= progress;
+    const { bytes, totalBytes, textBytes, documents, tokens } = progress;
+    const seconds = (performance.now() - this.#started) / 1000;
+    const perSecond = (bytes - this.#first.bytes) / seconds;
+    const text = (textBytes - this.#first.textBytes) / seconds / 1e6;
+    this.#bar.setTotal(totalBytes);
+    this.#bar.update(bytes, {
+      documents: documents.toLocaleString("en-US"),
+      tokens: tokens.toLocaleString("en-US"),
+      speed: text > 0 ? `${text.toFixed(1)} MB/s` : "",
+      left: perSecond > 0 ? `${formatDuration((totalBytes - bytes) / perSecond)} left` : "",
+    });
+  }
+
+  stop(): void {
+    this.#bar.stop();
+  }
 }
 
-function printSummary({ folder, dataset, warnings }: PrepareResult): void {
+function formatDuration(seconds: number): string {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function printSummary(result: PrepareResult, seconds: number): void {
+  const { folder, dataset, warnings, longest, resumedDocuments } = result;
   for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
+  const print = (line: string) => process.stdout.write(`${line}\n`);
   for (const [split, { documents, tokens, bytes, shards }] of Object.entries(dataset.splits)) {
     if (documents === 0) continue;
     const perToken = (bytes / tokens).toFixed(2);
-    process.stdout.write(
+    const repeated = shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens;
+    print(
       `${folder}  ${split}: ${count(documents, "document")}, ${formatBytes(bytes)}, ` +
-        `${count(tokens, "token")} (${perToken} bytes each), ${count(shards.length, "shard")}\n`,
+        `${count(tokens, "token")} (${perToken} bytes each), ${count(shards.length, "shard")}` +
+        (repeated > 0.001 ? `, ${(100 * repeated).toFixed(1)}% in runs of one token` : ""),
     );
+  }
+  const total = dataset.sources.reduce((sum, { tokens = 0 }) => sum + tokens, 0);
+  if (dataset.sources.length > 1) {
+    for (const { path, documents, tokens = 0 } of dataset.sources) {
+      const share = ((100 * tokens) / total).toFixed(1);
+      print(
+        `  ${share.padStart(5)}%  ${count(tokens, "token")}, ${count(documents, "document")}  ${path}`,
+      );
+    }
+  }
+  const [first] = longest;
+  if (first && total > 100_000)
+    print(`  longest document: ${count(first.tokens, "token")}, ${first.origin}`);
+  const bytes = dataset.sources.reduce((sum, source) => sum + source.bytes, 0);
+  if (seconds > 10 && resumedDocuments === 0) {
+    print(`  ${formatDuration(seconds)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s`);
   }
   if (dataset.splits.train.documents === 0) throw new UsageError(`${folder}: nothing to train on`);
 }

@@ -14,7 +14,8 @@ import { DataError } from "../errors.js";
  *   validation-00000.bin .idx   the held-out documents, if there are any
  *   tokenizer.json …            the tokenizer's files
  *
- * A document is its tokens and the end-of-text id; nothing stands in front of it. A shard holds whole documents.
+ * A document is its tokens and, by default, the end-of-text id; `documentStart` and `documentEnd` say what stands around
+ * it. A shard holds whole documents.
  */
 
 export const datasetFileName = "dataset.json";
@@ -65,19 +66,25 @@ const datasetSchema = z
     eosId: count,
     bosId: count.nullable(),
     /** What stands around a document. */
-    documentStart: z.literal("none"),
-    documentEnd: z.literal("eos"),
+    documentStart: z.enum(["none", "bos"]),
+    documentEnd: z.enum(["none", "eos"]),
     tokenizer: z.strictObject({ sha256: hash, files: z.array(z.string()) }),
     /** A document is held out if its hash, as a fraction of all hashes, is below `threshold`. */
     validation: z.strictObject({ fraction: z.number(), threshold: z.number() }),
+    /** Whether every document differs from all others. */
+    deduplicated: z.boolean().optional(),
     splits: z.strictObject({ train: splitSchema, validation: splitSchema }),
     sources: z.array(
       z.strictObject({
         path: z.string(),
-        kind: z.enum(["text", "code"]),
+        kind: z.enum(["text", "code", "records"]),
         documents: count,
         bytes: count,
-        emptyFiles: count,
+        tokens: count.optional(),
+        /** What was left out, and why. */
+        skipped: z.record(z.string(), count).optional(),
+        /** Of data sets made by version 0.1. */
+        emptyFiles: count.optional(),
       }),
     ),
   })
@@ -110,6 +117,16 @@ const datasetSchema = z
         path: ["dtype"],
         message: `uint16 cannot hold ${dataset.vocabSize} ids`,
       });
+    }
+    if (dataset.documentStart === "none" && dataset.documentEnd === "none") {
+      context.addIssue({
+        code: "custom",
+        path: ["documentEnd"],
+        message: "nothing parts documents",
+      });
+    }
+    if (dataset.documentStart === "bos" && dataset.bosId === null) {
+      context.addIssue({ code: "custom", path: ["bosId"], message: "documents start with it" });
     }
     if (dataset.eosId >= dataset.vocabSize) {
       context.addIssue({ code: "custom", path: ["eosId"], message: "is outside the vocabulary" });

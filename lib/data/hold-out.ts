@@ -1,14 +1,17 @@
-import { createHash } from "node:crypto";
-
 /** Extremes of the hashes of all documents, as fractions. */
 export interface HoldOut {
   lowestHash: number;
   highestHash: number;
 }
 
-/** A document's place among all hashes: the first 48 bits of SHA-256 of its UTF-8 bytes, as a fraction below 1. */
-export function hashFraction(text: string): number {
-  return createHash("sha256").update(text, "utf8").digest().readUIntBE(0, 6) / 2 ** 48;
+/**
+ * A document's place among all hashes, as a fraction below 1: the first 48 bits of the SHA-256 of its UTF-8 bytes.
+ * @param offset where the hash starts
+ */
+export function hashFraction(hashes: Uint8Array, offset: number): number {
+  const { buffer, byteOffset } = hashes;
+  const view = new DataView(buffer, byteOffset + offset);
+  return (view.getUint32(0) * 2 ** 16 + view.getUint16(4)) / 2 ** 48;
 }
 
 /**

@@ -1,10 +1,9 @@
-import { createHash, type Hash } from "node:crypto";
-import { type FileHandle, open } from "node:fs/promises";
-import { endianness } from "node:os";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { DataError } from "../errors.js";
 import {
   bytesPerId,
+  indexEntryBytes,
   indexFile,
   type ShardEntry,
   type Split,
@@ -12,47 +11,13 @@ import {
   shardFile,
   type TokenDType,
 } from "./dataset-file.js";
+import { HashedFile } from "./hashed-file.js";
+import { minRunLength, RunCounter } from "./run-counter.js";
 
-/** A run of one token counts as padding or junk from this length on. */
-export const minRunLength = 32;
+export { RunCounter } from "./run-counter.js";
 
-/** Adds up the tokens that stand in runs of at least `minRunLength` equal ones, and remembers the worst token. */
-export class RunCounter {
-  repeated = 0;
-  #token = -1;
-  #length = 0;
-  readonly #byToken = new Map<number, number>();
-
-  add(ids: Int32Array): void {
-    for (const id of ids) {
-      if (id === this.#token) {
-        this.#length++;
-      } else {
-        this.finish();
-        this.#token = id;
-        this.#length = 1;
-      }
-    }
-  }
-
-  finish(): void {
-    if (this.#length >= minRunLength) {
-      this.repeated += this.#length;
-      this.#byToken.set(this.#token, (this.#byToken.get(this.#token) ?? 0) + this.#length);
-    }
-    this.#token = -1;
-    this.#length = 0;
-  }
-
-  /** The token with the most tokens in runs. */
-  worst(): number {
-    let worst = -1;
-    for (const [token, count] of this.#byToken) {
-      if (worst < 0 || count > (this.#byToken.get(worst) as number)) worst = token;
-    }
-    return worst;
-  }
-}
+/** Ids of the type that a shard stores, in this machine's byte order. */
+export type StoredIds = Uint16Array | Uint32Array;
 
 export interface ShardWriterOptions {
   folder: string;
@@ -66,25 +31,57 @@ export interface ShardWriterOptions {
   tokenName: (id: number) => string;
 }
 
+/** How far a writer is, between two documents: what going on needs. */
+export interface ShardWriterState {
+  shards: ShardEntry[];
+  open: { documents: number; tokens: number; bytes: number } | null;
+}
+
 /** Writes the shards of one split, one after the other. */
 export class ShardWriter {
   readonly #options: ShardWriterOptions;
-  readonly #shards: ShardEntry[] = [];
+  readonly #shards: ShardEntry[];
   #current: OpenShard | null = null;
 
   constructor(options: ShardWriterOptions) {
     this.#options = options;
+    this.#shards = [];
   }
 
-  get tokens(): number {
-    return this.#shards.reduce((total, shard) => total + shard.tokens, this.#current?.tokens ?? 0);
+  /** A writer that goes on where another one was when it gave this state; what was written since goes. */
+  static async resume(options: ShardWriterOptions, state: ShardWriterState): Promise<ShardWriter> {
+    const writer = new ShardWriter(options);
+    writer.#shards.push(...state.shards);
+    if (state.open !== null) {
+      writer.#current = await OpenShard.resume(options, state.shards.length, state.open);
+    }
+    return writer;
   }
 
-  /** @param ids   of one document with its end @param bytes of its text */
-  async add(ids: Int32Array, bytes: number): Promise<void> {
+  /** Finished shards. */
+  get finished(): number {
+    return this.#shards.length;
+  }
+
+  /** Begins a document whose text has this many bytes. */
+  async begin(bytes: number): Promise<void> {
     this.#current ??= await OpenShard.create(this.#options, this.#shards.length);
-    await this.#current.add(ids, bytes);
-    if (this.#current.tokens >= this.#options.shardTokens) await this.#close();
+    await this.#current.begin(bytes);
+  }
+
+  async append(ids: StoredIds): Promise<void> {
+    await (this.#current as OpenShard).append(ids);
+  }
+
+  /** Ends the document, and the shard if it has become long enough. */
+  async end(): Promise<void> {
+    if ((this.#current as OpenShard).tokens >= this.#options.shardTokens) await this.#close();
+  }
+
+  /** Makes everything so far durable. Between documents only. */
+  async commit(): Promise<ShardWriterState> {
+    await this.#current?.sync();
+    return { shards: [...this.#shards], open: this.#current?.counts ?? null };
   }
 
   async finish(): Promise<SplitEntry> {
@@ -114,68 +111,100 @@ export class ShardWriter {
 }
 
 class OpenShard {
-  tokens = 0;
+  readonly counts = { documents: 0, tokens: 0, bytes: 0 };
   readonly #options: ShardWriterOptions;
   readonly #file: string;
-  readonly #data: FileHandle;
-  readonly #hash: Hash = createHash("sha256");
-  readonly #starts: number[] = [];
+  readonly #data: HashedFile;
+  readonly #index: HashedFile;
   readonly #runs = new RunCounter();
-  #bytes = 0;
 
-  private constructor(options: ShardWriterOptions, file: string, data: FileHandle) {
+  private constructor(
+    options: ShardWriterOptions,
+    file: string,
+    data: HashedFile,
+    index: HashedFile,
+  ) {
     this.#options = options;
     this.#file = file;
     this.#data = data;
+    this.#index = index;
   }
 
-  static async create(options: ShardWriterOptions, index: number): Promise<OpenShard> {
-    const file = shardFile(options.split, index);
-    return new OpenShard(options, file, await open(join(options.folder, file), "wx"));
+  static async create(options: ShardWriterOptions, number: number): Promise<OpenShard> {
+    const file = shardFile(options.split, number);
+    const paths = [file, indexFile(file)].map((name) => join(options.folder, name));
+    for (const path of paths) await rm(path, { force: true });
+    const [data, index] = [
+      await HashedFile.create(paths[0] as string, bytesPerId[options.dtype]),
+      await HashedFile.create(paths[1] as string, indexEntryBytes),
+    ];
+    return new OpenShard(options, file, data, index);
   }
 
-  async add(ids: Int32Array, bytes: number): Promise<void> {
-    this.#starts.push(this.tokens);
-    this.tokens += ids.length;
-    this.#bytes += bytes;
+  static async resume(
+    options: ShardWriterOptions,
+    number: number,
+    counts: NonNullable<ShardWriterState["open"]>,
+  ): Promise<OpenShard> {
+    const file = shardFile(options.split, number);
+    const size = bytesPerId[options.dtype];
+    const runs = new RunCounter();
+    const data = await HashedFile.resume(
+      join(options.folder, file),
+      size,
+      counts.tokens * size,
+      (bytes) => runs.add(idsOf(bytes, options.dtype)),
+    );
+    const index = await HashedFile.resume(
+      join(options.folder, indexFile(file)),
+      indexEntryBytes,
+      counts.documents * indexEntryBytes,
+    );
+    const shard = new OpenShard(options, file, data, index);
+    Object.assign(shard.counts, counts);
+    shard.#runs.take(runs);
+    return shard;
+  }
+
+  get tokens(): number {
+    return this.counts.tokens;
+  }
+
+  async begin(bytes: number): Promise<void> {
+    await this.#index.write(startEntry(this.counts.tokens));
+    this.counts.documents++;
+    this.counts.bytes += bytes;
+  }
+
+  async append(ids: StoredIds): Promise<void> {
+    this.counts.tokens += ids.length;
     this.#runs.add(ids);
-    const encoded = toLittleEndian(ids, this.#options.dtype);
-    this.#hash.update(encoded);
-    await writeAll(this.#data, encoded);
+    await this.#data.write(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+  }
+
+  async sync(): Promise<void> {
+    await this.#data.sync();
+    await this.#index.sync();
   }
 
   async close(): Promise<ShardEntry> {
     try {
       this.#runs.finish();
       this.#checkRuns();
-      await this.#data.sync();
+      await this.#index.write(startEntry(this.counts.tokens));
+      const sha256 = await this.#data.finish();
+      const indexSha256 = await this.#index.finish();
+      const { documents, tokens, bytes } = this.counts;
+      const repeatedTokens = this.#runs.repeated;
+      return { file: this.#file, tokens, documents, bytes, sha256, indexSha256, repeatedTokens };
     } finally {
-      await this.#data.close();
+      await this.abandon();
     }
-    const index = Buffer.from(
-      BigUint64Array.from([...this.#starts, this.tokens], (start) => BigInt(start)).buffer,
-    );
-    if (endianness() === "BE") index.swap64();
-    const indexData = await open(join(this.#options.folder, indexFile(this.#file)), "wx");
-    try {
-      await writeAll(indexData, index);
-      await indexData.sync();
-    } finally {
-      await indexData.close();
-    }
-    return {
-      file: this.#file,
-      tokens: this.tokens,
-      documents: this.#starts.length,
-      bytes: this.#bytes,
-      sha256: this.#hash.digest("hex"),
-      indexSha256: createHash("sha256").update(index).digest("hex"),
-      repeatedTokens: this.#runs.repeated,
-    };
   }
 
   async abandon(): Promise<void> {
     await this.#data.close();
+    await this.#index.close();
   }
 
   #checkRuns(): void {
@@ -191,15 +220,18 @@ class OpenShard {
   }
 }
 
-function toLittleEndian(ids: Int32Array, dtype: TokenDType): Buffer {
-  const array = dtype === "uint16" ? Uint16Array.from(ids) : Uint32Array.from(ids);
-  const bytes = Buffer.from(array.buffer, array.byteOffset, ids.length * bytesPerId[dtype]);
-  if (endianness() === "BE") return dtype === "uint16" ? bytes.swap16() : bytes.swap32();
-  return bytes;
+/** Bytes as ids of the type; the bytes may lie anywhere. */
+export function idsOf(bytes: Uint8Array, dtype: TokenDType): StoredIds {
+  const size = bytesPerId[dtype];
+  const aligned = bytes.byteOffset % size === 0 ? bytes : Uint8Array.from(bytes);
+  const make = dtype === "uint16" ? Uint16Array : Uint32Array;
+  return new make(
+    aligned.buffer as ArrayBuffer,
+    aligned.byteOffset,
+    Math.floor(aligned.byteLength / size),
+  );
 }
 
-/** `write` may write a part only. */
-async function writeAll(file: FileHandle, bytes: Buffer): Promise<void> {
-  let at = 0;
-  while (at < bytes.length) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
+function startEntry(tokens: number): Uint8Array {
+  return new Uint8Array(BigUint64Array.of(BigInt(tokens)).buffer);
 }

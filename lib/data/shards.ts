@@ -63,7 +63,10 @@ export class TokenDataset {
     this.windows = Math.floor((tokens - 1) / sequenceLength);
     this.vocabSize = dataset.vocabSize;
     this.eosId = dataset.eosId;
-    this.marks = { startId: null, endId: dataset.eosId };
+    this.marks = {
+      startId: dataset.documentStart === "bos" ? dataset.bosId : null,
+      endId: dataset.documentEnd === "eos" ? dataset.eosId : null,
+    };
     this.tokenizerSha256 = dataset.tokenizer.sha256;
     this.bytesPerToken = bytes / tokens;
     this.repeatedShare = shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens;

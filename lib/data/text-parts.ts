@@ -9,25 +9,23 @@ const maxBatchLength = 2 ** 22;
 
 export interface Part {
   text: string;
-  /** Which text it is a part of. */
-  index: number;
   /** Whether it is not the first part of its text. */
   continues: boolean;
 }
 
-/** Runs of parts of one kind, bounded in total length. */
-export function* batches(parts: readonly Part[]): Generator<Part[]> {
+/** Places of parts of one kind, bounded in total length. */
+export function* batches(parts: readonly Part[]): Generator<number[]> {
   for (const continues of [false, true]) {
-    let batch: Part[] = [];
+    let batch: number[] = [];
     let length = 0;
-    for (const part of parts) {
+    for (const [place, part] of parts.entries()) {
       if (part.continues !== continues) continue;
       if (batch.length > 0 && length + part.text.length > maxBatchLength) {
         yield batch;
         batch = [];
         length = 0;
       }
-      batch.push(part);
+      batch.push(place);
       length += part.text.length;
     }
     if (batch.length > 0) yield batch;
@@ -45,6 +43,27 @@ export function splitText(text: string, limit: number): string[] {
   }
   parts.push(text.slice(start));
   return parts;
+}
+
+/** `splitText` for text that comes in chunks, cut at the same places; holds little more than one part. */
+export async function* splitStream(
+  chunks: AsyncIterable<string>,
+  limit: number,
+): AsyncGenerator<{ part: string; last: boolean }> {
+  let pending = "";
+  for await (const chunk of chunks) {
+    pending += chunk;
+    // A cut looks one unit beyond the limit.
+    let start = 0;
+    while (pending.length - start > limit + 1) {
+      const end = cutBefore(pending, start + Math.ceil(limit / 2), start + limit);
+      yield { part: pending.slice(start, end), last: false };
+      start = end;
+    }
+    pending = pending.slice(start);
+  }
+  const rest = splitText(pending, limit);
+  for (const [place, part] of rest.entries()) yield { part, last: place === rest.length - 1 };
 }
 
 const isSpace = (character: string | undefined): boolean => /\s/.test(character ?? "");

@@ -104,7 +104,7 @@ export class Tokenizer {
     if (bos && this.bosId === null) {
       throw new TokenizerError(`[tokenizer] ${this.file}: has no beginning-of-text token`);
     }
-    const parts: Part[] = [];
+    const parts: (Part & { index: number })[] = [];
     for (const [index, text] of texts.entries()) {
       if (typeof text !== "string") {
         throw new ArgumentError(`[encode] expected a string for text ${index}, got ${typeof text}`);
@@ -113,22 +113,37 @@ export class Tokenizer {
         parts.push({ text: part, index, continues: place > 0 });
       }
     }
-    const encoded: number[][][] = texts.map(() => []);
+    const encoded: Int32Array[][] = texts.map(() => []);
+    const lists = await this.encodeParts(parts, specialTokens);
+    for (const [place, { index }] of parts.entries()) {
+      (encoded[index] as Int32Array[]).push(lists[place] as Int32Array);
+    }
+    const before = bos ? [Int32Array.of(this.bosId as number)] : [];
+    const after = eos ? [Int32Array.of(this.eosId)] : [];
+    return encoded.map((ids) => concat([...before, ...ids, ...after]));
+  }
+
+  /**
+   * The ids of pieces of texts, each at most `maxPartLength` long. One that continues an earlier piece gets nothing put
+   * in front of it.
+   */
+  async encodeParts(
+    parts: readonly { text: string; continues: boolean }[],
+    specialTokens: "text" | "recognize" = "text",
+  ): Promise<Int32Array[]> {
+    const encoded: Int32Array[] = [];
     for (const batch of batches(parts)) {
-      const { continues } = batch[0] as Part;
+      const { continues } = parts[batch[0] as number] as Part;
       const variant = this.#variant({ specialTokens, continues });
       const encodings = await variant.encodeBatch(
-        batch.map((part) => part.text),
+        batch.map((place) => (parts[place] as Part).text),
         { addSpecialTokens: false },
       );
-      for (const [place, part] of batch.entries()) {
-        const encoding = encodings[place] as { getIds(): number[] };
-        (encoded[part.index] as number[][]).push(encoding.getIds());
+      for (const [index, place] of batch.entries()) {
+        encoded[place] = Int32Array.from((encodings[index] as { getIds(): number[] }).getIds());
       }
     }
-    const before = bos ? [[this.bosId as number]] : [];
-    const after = eos ? [[this.eosId]] : [];
-    return encoded.map((ids) => concat([...before, ...ids, ...after]));
+    return encoded;
   }
 
   /** The text of ids. @throws TokenizerError for an id outside the vocabulary */
@@ -218,7 +233,8 @@ export class Tokenizer {
   }
 }
 
-function concat(lists: readonly number[][]): Int32Array {
+function concat(lists: readonly Int32Array[]): Int32Array {
+  if (lists.length === 1) return lists[0] as Int32Array;
   const ids = new Int32Array(lists.reduce((total, list) => total + list.length, 0));
   let at = 0;
   for (const list of lists) {

@@ -148,8 +148,8 @@ describe("prepare", () => {
     const { run } = await workplace({ ...documents(5), "e1.txt": "", "e2.txt": "" });
     const progress: PrepareProgress[] = [];
     const { dataset, warnings } = await run({ onProgress: (now) => progress.push(now) });
-    expect(dataset.sources[0]?.emptyFiles).toBe(2);
-    expect(warnings.join()).toMatch(/skipped 2 empty files/);
+    expect(dataset.sources[0]?.skipped?.empty).toBe(2);
+    expect(warnings.join()).toMatch(/left out 2 empty/);
     const last = progress.at(-1) as PrepareProgress;
     expect(last.bytes).toBe(last.totalBytes);
     expect(last).toMatchObject({
@@ -184,8 +184,8 @@ describe("prepare", () => {
 describe("prepare refuses", () => {
   it("text that is missing, empty or no UTF-8, and leaves nothing behind", async () => {
     const cases: [Record<string, string | Uint8Array>, RegExp][] = [
-      [{ "a.json": "{}" }, /no text file in it/],
-      [{ "a.txt": "", "b.txt": "" }, /every file is empty/],
+      [{ "a.html": "<p>" }, /no text file in it/],
+      [{ "a.txt": "", "b.txt": "" }, /no text in .*left out 2 empty/],
       [{ ...documents(3), "z.txt": Buffer.from([0x41, 0xff]) }, /z\.txt: invalid UTF-8 at byte 1/],
     ];
     for (const [files, message] of cases) {
@@ -267,7 +267,7 @@ describe("prepare refuses", () => {
     expect((error as Error).message).toMatch(message);
   });
 
-  it("to go on when stopped, and leaves nothing behind", async () => {
+  it("to begin when it was stopped before", async () => {
     const { folder, run } = await workplace();
     await expect(run({ signal: AbortSignal.abort(new Error("stop")) })).rejects.toThrow("stop");
     expect(await readdir(folder)).toEqual(["in"]);

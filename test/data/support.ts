@@ -5,6 +5,14 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
 import { onTestFinished } from "vitest";
+import { pieces, selectionOf } from "../../lib/data/readers/documents.js";
+import { findInput } from "../../lib/data/readers/find.js";
+import {
+  type Input,
+  noneSkipped,
+  type ReadOptions,
+  type Skipped,
+} from "../../lib/data/readers/input.js";
 
 export const fixtures = join(dirname(fileURLToPath(import.meta.url)), "fixtures");
 export const quickstart = join(fixtures, "../../../assets/quickstart");
@@ -32,6 +40,24 @@ export async function writeFiles(
     await writeFile(join(folder, name), content);
   }
   return folder;
+}
+
+/** The documents of an input, whole, with where they come from; what was left out is added to `skipped`. */
+export async function readDocuments(
+  input: Input,
+  options: Partial<ReadOptions> = {},
+  skipped: Skipped = noneSkipped(),
+): Promise<{ text: string; bytes: number; origin: string; record: number }[]> {
+  const documents: { text: string; bytes: number; origin: string; record: number }[] = [];
+  const all: ReadOptions = { invalidUtf8: "error", badRecords: "error", ...options };
+  for (const file of (await findInput(input)).files) {
+    const from = { record: 0, byte: 0 };
+    for await (const piece of pieces(file, from, selectionOf(input), all, skipped)) {
+      if (piece.start) documents.push({ text: "", origin: file.path, ...piece.start });
+      (documents.at(-1) as { text: string }).text += piece.text;
+    }
+  }
+  return documents;
 }
 
 /** All files of a folder with their bytes in hexadecimal: to compare folders. */

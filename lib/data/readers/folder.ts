@@ -1,35 +1,34 @@
 import type { Dirent } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
-import { extname, join } from "node:path";
+import { join } from "node:path";
 import { DataError } from "../../errors.js";
 
-/** A file found, with its size. */
+/** A file found, with its size and when it was changed. */
 export interface FoundFile {
   path: string;
   bytes: number;
-}
-
-export interface FolderFilter {
-  /** Lower-case extensions with their dot. */
-  extensions: ReadonlySet<string>;
-  /** Names of folders that are not entered. */
-  exclude: ReadonlySet<string>;
+  mtimeMs: number;
 }
 
 /**
  * The files of a folder and its subfolders, ordered by path in UTF-16 units, so that every file system gives the same
- * order. Symbolic links inside the folder are not followed: they could lead out of it, or round in a circle.
+ * order. Symbolic links to folders are not followed: they could lead out, or round in a circle. Links to files are, as
+ * the Hugging Face cache consists of them.
+ * @param exclude names of folders that are not entered
  */
-export async function listFiles(folder: string, filter: FolderFilter): Promise<FoundFile[]> {
+export async function listFiles(
+  folder: string,
+  exclude: ReadonlySet<string>,
+): Promise<FoundFile[]> {
   const found: FoundFile[] = [];
   const pending = [folder];
   for (let current = pending.pop(); current !== undefined; current = pending.pop()) {
     for (const entry of await entriesOf(current)) {
       const path = join(current, entry.name);
-      if (entry.isDirectory() && !filter.exclude.has(entry.name)) pending.push(path);
-      if (entry.isFile() && filter.extensions.has(extname(entry.name).toLowerCase())) {
-        found.push({ path, bytes: (await stat(path)).size });
-      }
+      if (entry.isDirectory() && !exclude.has(entry.name)) pending.push(path);
+      if (!entry.isFile() && !entry.isSymbolicLink()) continue;
+      const info = await stat(path).catch(() => null); // a link to nowhere
+      if (info?.isFile()) found.push({ path, bytes: info.size, mtimeMs: info.mtimeMs });
     }
   }
   return found.sort((a, b) => (a.path < b.path ? -1 : 1));

@@ -1,0 +1,128 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import type { TokenDType } from "../dataset-file.js";
+import type { Tokenizer } from "../tokenizer.js";
+import { type EncodedBatch, type EncodeRequest, encodePieces } from "./encode.js";
+import { receiveError, type SentError } from "./errors.js";
+
+export type ToEncoder =
+  | { kind: "start"; tokenizer: string; dtype: TokenDType }
+  | { kind: "encode"; request: EncodeRequest };
+export type FromEncoder =
+  | { kind: "ready" }
+  | { kind: "encoded"; batch: EncodedBatch }
+  | { kind: "failed"; error: SentError };
+
+/** What turns pieces of text into ids. */
+export interface Encoder {
+  /** Batches worth having under way at once. */
+  readonly width: number;
+  encode(request: EncodeRequest): Promise<EncodedBatch>;
+  stop(): Promise<void>;
+}
+
+/**
+ * Encodes in child processes, one per core. Threads would share one pool of native threads, four by default, between all
+ * encoding and all file access; and one allocator.
+ * @param folder with the tokenizer's files
+ * @param count  0: encode here, on as many threads as the tokenizer's package takes
+ */
+export async function startEncoder(
+  tokenizer: Tokenizer,
+  folder: string,
+  dtype: TokenDType,
+  count: number,
+): Promise<Encoder> {
+  if (count === 0) {
+    return {
+      width: 1,
+      encode: (request) => encodePieces(request, tokenizer, dtype),
+      stop: async () => {},
+    };
+  }
+  const children = Array.from({ length: count }, () => new EncoderProcess(folder, dtype));
+  const stop = async (): Promise<void> => {
+    await Promise.all(children.map((child) => child.stop()));
+  };
+  try {
+    await Promise.all(children.map((child) => child.ready));
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return {
+    width: 2 * count,
+    encode: (request) => {
+      const least = children.reduce((a, b) => (b.underWay < a.underWay ? b : a));
+      return least.encode(request);
+    },
+    stop,
+  };
+}
+
+interface Waiting<T> {
+  resolve: (value: T) => void;
+  reject: (error: Error) => void;
+}
+
+class EncoderProcess {
+  readonly ready: Promise<void>;
+  readonly #child: ChildProcess;
+  readonly #waiting: Waiting<EncodedBatch>[] = [];
+  #failure: Error | null = null;
+
+  constructor(folder: string, dtype: TokenDType) {
+    this.#child = fork(fileURLToPath(new URL("./encoder-process.js", import.meta.url)), {
+      serialization: "advanced",
+      execArgv: [],
+      // One process is one core's work.
+      env: { ...process.env, TOKENIZERS_PARALLELISM: "false" },
+      stdio: ["ignore", "ignore", "inherit", "ipc"],
+    });
+    this.ready = new Promise((resolve, reject) => {
+      this.#child.on("message", (message: FromEncoder) => {
+        if (message.kind === "ready") resolve();
+        else if (message.kind === "encoded") this.#waiting.shift()?.resolve(message.batch);
+        else this.#fail(receiveError(message.error));
+      });
+      this.#child.on("error", (error) => this.#fail(error));
+      this.#child.on("exit", (code, signal) => {
+        this.#fail(new Error(`[prepare] a tokenizer process ended with ${signal ?? code}`));
+        reject(this.#failure);
+      });
+    });
+    this.ready.catch(() => {});
+    this.#send({ kind: "start", tokenizer: folder, dtype });
+  }
+
+  get underWay(): number {
+    return this.#waiting.length;
+  }
+
+  encode(request: EncodeRequest): Promise<EncodedBatch> {
+    return new Promise((resolve, reject) => {
+      if (this.#failure !== null) return reject(this.#failure);
+      this.#waiting.push({ resolve, reject });
+      this.#send({ kind: "encode", request });
+    });
+  }
+
+  async stop(): Promise<void> {
+    this.#child.removeAllListeners("exit");
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const ended = new Promise((resolve) => this.#child.once("exit", resolve));
+    this.#child.kill("SIGKILL");
+    await ended;
+  }
+
+  #send(message: ToEncoder): void {
+    this.#child.send(message, (error) => {
+      if (error !== null) this.#fail(error);
+    });
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    for (const { reject } of this.#waiting.splice(0)) reject(this.#failure);
+  }
+}

@@ -1,0 +1,278 @@
+import { createHash } from "node:crypto";
+import { mkdir, open, readdir, rm } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { DataError, TokenizerError } from "../../errors.js";
+import {
+  type DatasetFile,
+  datasetFileName,
+  datasetFormat,
+  datasetVersion,
+  type Split,
+  serialiseDatasetFile,
+} from "../dataset-file.js";
+import { Deduplicator } from "../deduplicator.js";
+import { movedThreshold } from "../hold-out.js";
+import { type Journal, journalFile, type Progress, readJournal, seenFile } from "../journal.js";
+import type { PrepareOptions, PrepareResult } from "../prepare.js";
+import type { PrepareSettings } from "../prepare-options.js";
+import { syncFolder } from "../publish.js";
+import { type FoundInput, findInput } from "../readers/find.js";
+import type { InputFile } from "../readers/input.js";
+import { noneSkipped } from "../readers/input.js";
+import { ShardWriter } from "../shard-writer.js";
+import type { Tokenizer } from "../tokenizer.js";
+import { type Encoder, startEncoder } from "./encoder-pool.js";
+import { type Pass, runPass } from "./pass.js";
+
+/** Less input than this is encoded before the first process has started. */
+const smallInput = 2 ** 22;
+
+/** What a data set has only while it is being made. */
+const workFiles = [journalFile, `${journalFile}.new`, seenFile];
+
+/** One data set being made, in a folder of its own that is put in place when it is whole. */
+export class Preparation {
+  readonly #folder: string;
+  readonly #tokenizer: Tokenizer;
+  readonly #settings: PrepareSettings;
+  readonly #options: PrepareOptions;
+  #found: FoundInput[] = [];
+  #identity = "";
+  #resumedDocuments = 0;
+
+  constructor(
+    folder: string,
+    tokenizer: Tokenizer,
+    settings: PrepareSettings,
+    options: PrepareOptions,
+  ) {
+    this.#folder = folder;
+    this.#tokenizer = tokenizer;
+    this.#settings = settings;
+    this.#options = options;
+  }
+
+  async run(): Promise<Omit<PrepareResult, "folder">> {
+    const { documentStart, validationFraction: fraction } = this.#settings;
+    if (documentStart === "bos" && this.#tokenizer.bosId === null) {
+      throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
+    }
+    for (const input of this.#settings.inputs) this.#found.push(await findInput(input));
+    this.#identity = this.#identify();
+    const journal = await readJournal(this.#folder, this.#identity);
+    if (journal === null) {
+      await rm(this.#folder, { recursive: true, force: true });
+      await mkdir(this.#folder, { recursive: true });
+      await this.#tokenizer.copyTo(this.#folder);
+    }
+    const encoder = await this.#startEncoder();
+    const warnings = this.#found.flatMap(({ notes }) => notes);
+    try {
+      let pass = await this.#pass(encoder, journal?.threshold ?? fraction, journal);
+      // Documents whose side is given do not depend on the threshold.
+      const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
+      const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
+      if (moved !== null) {
+        pass = await this.#pass(encoder, moved, null);
+      }
+      warnings.push(...this.#warnings(pass, fraction, chosen));
+      const dataset = await this.#finish(pass);
+      const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
+        origin: this.#originOf(file, record),
+        bytes,
+        tokens,
+      }));
+      return { dataset, warnings, longest, resumedDocuments: this.#resumedDocuments };
+    } finally {
+      await encoder.stop();
+    }
+  }
+
+  get #files(): InputFile[] {
+    return this.#found.flatMap(({ files }) => files);
+  }
+
+  get #dtype(): "uint16" | "uint32" {
+    return this.#tokenizer.vocabSize <= 65536 ? "uint16" : "uint32";
+  }
+
+  /** Names everything that the result depends on. */
+  #identify(): string {
+    const hash = createHash("sha256").update(
+      JSON.stringify([datasetVersion, this.#settings, this.#tokenizer.sha256]),
+    );
+    for (const bytes of Object.values(this.#tokenizer.contents())) hash.update(bytes);
+    for (const { path, bytes, mtimeMs } of this.#files)
+      hash.update(`${path} ${bytes} ${mtimeMs}\n`);
+    return hash.digest("hex");
+  }
+
+  async #startEncoder(): Promise<Encoder> {
+    const total = this.#files.reduce((sum, file) => sum + file.bytes, 0);
+    const standard = total < smallInput || !compiled ? 0 : availableParallelism();
+    const workers = this.#options.workers ?? standard;
+    return await startEncoder(this.#tokenizer, this.#folder, this.#dtype, workers);
+  }
+
+  /** Reads all documents and writes their shards, held out below the threshold. */
+  async #pass(encoder: Encoder, threshold: number, journal: Journal | null): Promise<Pass> {
+    const { shardTokens, maxRunShare, deduplicate } = this.#settings;
+    const tokenizer = this.#tokenizer;
+    if (journal === null) await this.#clear();
+    const writer = async (split: Split): Promise<ShardWriter> => {
+      const options = {
+        folder: this.#folder,
+        split,
+        dtype: this.#dtype,
+        shardTokens,
+        maxRunShare,
+        tokenName: (id: number) => tokenizer.token(id),
+      };
+      return journal
+        ? await ShardWriter.resume(options, journal.writers[split])
+        : new ShardWriter(options);
+    };
+    const progress: Progress = journal ?? {
+      threshold,
+      position: { file: 0, record: 0, byte: 0 },
+      sources: this.#found.map(() => ({
+        documents: 0,
+        bytes: 0,
+        tokens: 0,
+        skipped: noneSkipped(),
+      })),
+      longest: [],
+      seen: 0,
+      lowestHash: 1,
+      highestHash: 0,
+    };
+    if (journal) {
+      this.#resumedDocuments = journal.sources.reduce((sum, source) => sum + source.documents, 0);
+    }
+    const writers = { train: await writer("train"), validation: await writer("validation") };
+    const deduplicator = deduplicate ? await Deduplicator.open(this.#folder, progress.seen) : null;
+    try {
+      const pass = await runPass({
+        folder: this.#folder,
+        identity: this.#identity,
+        settings: this.#settings,
+        found: this.#found,
+        tokenizer,
+        dtype: this.#dtype,
+        encoder,
+        readers: encoder.width === 1 ? 0 : Math.min(8, Math.ceil(encoder.width / 16)),
+        writers,
+        progress,
+        deduplicator,
+        signal: this.#options.signal,
+        onProgress: (now) =>
+          this.#options.onProgress?.({ ...now, resumedDocuments: this.#resumedDocuments }),
+      });
+      if (pass.progress.sources.every((source) => source.documents === 0)) {
+        const paths = this.#settings.inputs.map((input) => input.path).join(", ");
+        const [reason] = this.#skippedOf(pass);
+        throw new DataError(`[prepare] no text in ${paths}: ${reason ?? "every file is empty"}`);
+      }
+      return pass;
+    } finally {
+      await deduplicator?.close();
+      await writers.train.abandon();
+      await writers.validation.abandon();
+    }
+  }
+
+  /** Removes what an earlier pass has written; the note of how far it was first. */
+  async #clear(): Promise<void> {
+    for (const name of workFiles) await rm(join(this.#folder, name), { force: true });
+    for (const name of await readdir(this.#folder)) {
+      if (/\.(bin|idx)$/.test(name)) await rm(join(this.#folder, name));
+    }
+  }
+
+  /** What was left out of each input, in words. */
+  #skippedOf(pass: Pass): string[] {
+    const words = {
+      empty: (count: number) => `${count} empty`,
+      filtered: (count: number) => `${count} that the filter refuses`,
+      short: (count: number) => `${count} below minBytes`,
+      long: (count: number) => `${count} above maxBytes`,
+      bad: (count: number) => `${count} bad records`,
+      duplicate: (count: number) => `${count} copies`,
+    };
+    return pass.progress.sources.flatMap(({ skipped }, index) => {
+      const parts = (Object.keys(words) as (keyof typeof words)[])
+        .filter((reason) => skipped[reason] > 0)
+        .map((reason) => words[reason](skipped[reason]));
+      return parts.length === 0
+        ? []
+        : [`${this.#settings.inputs[index]?.path}: left out ${parts.join(", ")}`];
+    });
+  }
+
+  #warnings(pass: Pass, fraction: number, chosen: boolean): string[] {
+    const { train, validation } = pass.splits;
+    const warnings = this.#skippedOf(pass);
+    if (fraction > 0 && pass.progress.threshold !== fraction) {
+      warnings.unshift(
+        `too few documents for a validation share of ${fraction}: ` +
+          `${validation.documents} of ${train.documents + validation.documents} held out`,
+      );
+    } else if (fraction > 0 && !chosen && validation.documents === 0) {
+      warnings.unshift("all text is one document: none is held out for validation");
+    }
+    return warnings;
+  }
+
+  #originOf(file: number, record: number): string {
+    const { path, format } = this.#files[file] as InputFile;
+    return format === "text" ? path : `${path}, record ${record}`;
+  }
+
+  /** The tokenizer's files and dataset.json, which makes the folder a data set. */
+  async #finish(pass: Pass): Promise<DatasetFile> {
+    const tokenizer = this.#tokenizer;
+    const files = await tokenizer.copyTo(this.#folder);
+    const {
+      validationFraction: fraction,
+      documentStart,
+      documentEnd,
+      deduplicate,
+    } = this.#settings;
+    const dataset: DatasetFile = {
+      format: datasetFormat,
+      version: datasetVersion,
+      dtype: this.#dtype,
+      vocabSize: tokenizer.vocabSize,
+      eosId: tokenizer.eosId,
+      bosId: tokenizer.bosId,
+      documentStart,
+      documentEnd,
+      tokenizer: { sha256: tokenizer.sha256, files },
+      validation: { fraction, threshold: pass.progress.threshold },
+      deduplicated: deduplicate,
+      splits: pass.splits,
+      sources: pass.progress.sources.map((counts, index) => ({
+        path: this.#settings.inputs[index]?.path as string,
+        kind: this.#found[index]?.kind as FoundInput["kind"],
+        ...counts,
+        skipped: { ...counts.skipped },
+      })),
+    };
+    const file = await open(join(this.#folder, datasetFileName), "w");
+    try {
+      await file.writeFile(serialiseDatasetFile(dataset));
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    for (const name of workFiles) {
+      await rm(join(this.#folder, name), { force: true });
+    }
+    await syncFolder(this.#folder);
+    return dataset;
+  }
+}
+
+/** Threads and processes need this library as JavaScript; tests run it from its sources. */
+const compiled = import.meta.url.endsWith(".js");

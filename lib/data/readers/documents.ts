@@ -1,0 +1,151 @@
+import { createHash } from "node:crypto";
+import { DataError } from "../../errors.js";
+import { maxPartLength, splitStream, splitText } from "../text-parts.js";
+import { type Filter, parseFieldPath, parseFilter } from "./filter.js";
+import type { FilePosition, Input, InputFile, RawDocument, ReadOptions, Skipped } from "./input.js";
+import { jsonlRecords } from "./jsonl.js";
+import { parquetRecords } from "./parquet.js";
+import { textDocument } from "./text-file.js";
+
+/** A document begins: what has to be known before its first piece. */
+export interface DocumentStart {
+  /** First 16 bytes of the SHA-256 of its UTF-8 bytes. */
+  hash: Uint8Array;
+  bytes: number;
+  record: number;
+}
+
+/** A piece of a document, at most `maxPartLength` units long, cut where `splitText` cuts. */
+export interface Piece {
+  text: string;
+  /** With the first piece. */
+  start: DocumentStart | null;
+  /** With the last piece: where the file can be read on. */
+  next: FilePosition | null;
+  consumed: number;
+}
+
+/** What is taken from the files of one input, ready to run. */
+export interface Selection {
+  filter: Filter | null;
+  /** Fields that may hold the text; the first that a record has. */
+  textFields: { name: string; top: string; read: (record: unknown) => unknown }[];
+  minBytes: number;
+  maxBytes: number;
+}
+
+/** @throws ArgumentError for a filter or a field's name that cannot be parsed */
+export function selectionOf(input: Input): Selection {
+  const names = input.textField === undefined ? ["text", "content"] : [input.textField];
+  return {
+    filter: input.filter === undefined ? null : parseFilter(input.filter),
+    textFields: names.map((name) => ({ name, ...parseFieldPath(name) })),
+    minBytes: input.minBytes ?? 1,
+    maxBytes: input.maxBytes ?? Number.POSITIVE_INFINITY,
+  };
+}
+
+/** The documents of a file from a position on, piece by piece; what is left out is counted in `skipped`. */
+export async function* pieces(
+  file: InputFile,
+  from: FilePosition,
+  selection: Selection,
+  options: ReadOptions,
+  skipped: Skipped,
+): AsyncGenerator<Piece> {
+  for await (const document of rawDocuments(file, from, selection, options, skipped)) {
+    const { text, record, next, consumed } = document;
+    const bytes = typeof text === "string" ? Buffer.byteLength(text) : text.bytes;
+    const reason =
+      bytes === 0
+        ? "empty"
+        : bytes < selection.minBytes
+          ? "short"
+          : bytes > selection.maxBytes
+            ? "long"
+            : selection.filter?.matches(document.fields) === false
+              ? "filtered"
+              : null;
+    if (reason !== null) {
+      skipped[reason]++;
+      continue;
+    }
+    if (typeof text === "string") {
+      const hash = createHash("sha256").update(text, "utf8").digest().subarray(0, 16);
+      const start = { hash, bytes, record };
+      if (text.length <= maxPartLength) {
+        yield { text, start, next, consumed };
+        continue;
+      }
+      const parts = splitText(text, maxPartLength);
+      for (const [place, part] of parts.entries()) {
+        const last = place === parts.length - 1;
+        yield { text: part, start: place === 0 ? start : null, next: last ? next : null, consumed };
+      }
+      continue;
+    }
+    let start: DocumentStart | null = { hash: text.sha256.subarray(0, 16), bytes, record };
+    for await (const { part, last } of splitStream(text.chunks(), maxPartLength)) {
+      yield { text: part, start, next: last ? next : null, consumed };
+      start = null;
+    }
+  }
+}
+
+async function* rawDocuments(
+  file: InputFile,
+  from: FilePosition,
+  selection: Selection,
+  options: ReadOptions,
+  skipped: Skipped,
+): AsyncGenerator<RawDocument> {
+  if (file.format === "text") {
+    yield* textDocument(file, from, options);
+    return;
+  }
+  const onBad = (): void => {
+    skipped.bad++;
+  };
+  const tops = selection.textFields.map((field) => field.top);
+  const records =
+    file.format === "jsonl"
+      ? jsonlRecords(file, from, options, onBad)
+      : parquetRecords(
+          file,
+          from,
+          [...new Set([...tops, ...(selection.filter?.fields ?? [])])],
+          new Set([...(tops.length > 1 ? tops : []), ...(selection.filter?.fields ?? [])]),
+        );
+  for await (const record of records) {
+    const field = selection.textFields.find(({ read }) => read(record.fields) !== null);
+    const text = field?.read(record.fields);
+    if (typeof text === "string") yield { ...record, text };
+    // A field that is there and null is a document without text.
+    else if (field === undefined && hasField(record.fields, tops)) skipped.empty++;
+    else if (options.badRecords === "skip") skipped.bad++;
+    else throw noText(file, record, selection, text);
+  }
+}
+
+function hasField(fields: unknown, tops: readonly string[]): boolean {
+  return tops.some((top) => Object.hasOwn(fields as object, top));
+}
+
+function noText(
+  file: InputFile,
+  { record, fields }: { record: number; fields: unknown },
+  selection: Selection,
+  found: unknown,
+): DataError {
+  const names = selection.textFields.map(({ name }) => name).join(" or ");
+  const keys = Object.keys(fields as object);
+  const has = keys.length > 20 ? `${keys.slice(0, 20).join(", ")}, …` : keys.join(", ");
+  const problem =
+    found === undefined
+      ? `no field ${names}; it has ${has}`
+      : `${names} is no text but ${typeof found}`;
+  return new DataError(
+    `[prepare] ${file.path}, record ${record}: ${problem}; name the field as textField, ` +
+      'or pass badRecords: "skip" to leave such records out',
+  );
+}

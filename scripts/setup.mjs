@@ -2,6 +2,7 @@
 //
 //   node scripts/setup.mjs            for the quickstart and the command line
 //   node scripts/setup.mjs --tests    also what only the tests need (a browser)
+//   node scripts/setup.mjs --fuzz     also what only the fuzzers need (clang)
 //
 // What is there is left alone, so a second run takes a few seconds. Missing Debian packages are installed when that is
 // possible without asking (root, or sudo without a password); otherwise the exact command is printed and the script ends.
@@ -13,6 +14,7 @@ import { fileURLToPath } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const forTests = process.argv.includes("--tests");
+const forFuzzing = process.argv.includes("--fuzz");
 
 function works(command, ...args) {
   return spawnSync(command, args, { stdio: "ignore" }).status === 0;
@@ -50,7 +52,19 @@ const packages = [
         },
       ]
     : []),
+  ...(forFuzzing
+    ? [
+        { name: "clang", present: () => works("clang++", "--version") },
+        { name: "libclang-rt-dev", present: () => hasFuzzer() },
+      ]
+    : []),
 ];
+
+function hasFuzzer() {
+  const args = ["-fsanitize=fuzzer,address", "-x", "c++", "-", "-o", "/dev/null"];
+  const input = 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }\n';
+  return spawnSync("clang++", args, { input, stdio: ["pipe", "ignore", "ignore"] }).status === 0;
+}
 
 function compiles(source) {
   const { status } = spawnSync("g++", ["-std=c++20", "-fsyntax-only", "-x", "c++", "-"], {

@@ -1,8 +1,5 @@
-// Fuzzing of the safetensors parser. With clang:
-//   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DLF_LIBFUZZER -Icsrc
-//     csrc/fuzz/safetensors_fuzz.cpp csrc/io/{safetensors,regular_file,file_error}.cpp -o safetensors_fuzz
-//   ./safetensors_fuzz csrc/fuzz/safetensors_corpus
-// With any compiler, without -DLF_LIBFUZZER, it is a program that runs the files it is given.
+// Fuzzing of the safetensors parser: `npm run fuzz -- --only safetensors` builds it with libFuzzer and sanitizers
+// (-DLF_LIBFUZZER, clang). With any compiler, without that, it is a program that runs the files it is given.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -55,19 +56,22 @@ struct SafetensorsLimits {
 SafetensorsHeader parse_safetensors_json(std::string_view json, uint64_t data_bytes,
                                          const SafetensorsLimits& limits = {});
 
+/// The same while the JSON is still being read: read(offset, bytes) fills that part of it, from front to back.
+using ReadHeader = std::function<void(size_t offset, size_t bytes)>;
+SafetensorsHeader parse_safetensors_json(std::string_view json, const ReadHeader& read, uint64_t data_bytes,
+                                         const SafetensorsLimits& limits = {});
+
 /// Parses a whole file held in memory.
 SafetensorsHeader parse_safetensors(std::string_view file, const SafetensorsLimits& limits = {});
 
 /// Reads and checks the header of a file; messages start with its path.
-SafetensorsHeader read_safetensors_header(const RegularFile& file,
-                                          const SafetensorsLimits& limits = {});
+SafetensorsHeader read_safetensors_header(const RegularFile& file, const SafetensorsLimits& limits = {});
 
 /// The bytes before the data: length, JSON in the order given, spaces up to a multiple of 8.
 /// Offsets are assigned in order without gaps; `begin` and `end` of the entries are ignored.
 /// What it returns, the parser above accepts, or it throws.
-std::string format_safetensors_header(
-    const std::vector<TensorEntry>& entries,
-    const std::vector<std::pair<std::string, std::string>>& metadata,
-    const SafetensorsLimits& limits = {});
+std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
+                                      const std::vector<std::pair<std::string, std::string>>& metadata,
+                                      const SafetensorsLimits& limits = {});
 
 }  // namespace llamaforge::io

@@ -41,9 +41,13 @@ function mutate(original: Buffer, below: (n: number) => number): Buffer {
 test("no input breaks the parser's promises", () => {
   const { path, remove } = temporaryFolder();
   const driver = join(path, "driver");
-  const sources = ["safetensors", "regular_file", "file_error"].map(
-    (name) => `csrc/io/${name}.cpp`,
-  );
+  const sources = [
+    "safetensors",
+    "safetensors_header",
+    "json_cursor",
+    "regular_file",
+    "file_error",
+  ].map((name) => `csrc/io/${name}.cpp`);
   execFileSync("g++", [
     ...[
       "-std=c++20",
@@ -69,4 +73,4 @@ test("no input breaks the parser's promises", () => {
     `${files.length} files, no promise broken\n`,
   );
   remove();
-}, 180_000);
+}, 300_000);

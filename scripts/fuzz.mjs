@@ -1,0 +1,116 @@
+// Fuzzes every parser of files from elsewhere, one after the other.
+//
+//   npm run fuzz                                    a minute each
+//   npm run fuzz -- --minutes 5                     as in docs/faults.md
+//   npm run fuzz -- --only safetensors,tokenizer    some of them; --seed N for other inputs
+//
+// safetensors: libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer (needs clang: npm run setup -- --fuzz);
+// the others: fast-check over changes to good files and to the committed corpus. A finding is written to build/fuzz/found
+// and ends the run with 1; put it into the corpus when it is fixed.
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import fc from "fast-check";
+import { apply, edits } from "../test/fault/fuzz/mutations.mjs";
+import { corpusOf, expectPromise, makeTargets } from "../test/fault/fuzz/targets.mjs";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const { values } = parseArgs({
+  options: {
+    minutes: { type: "string", default: "1" },
+    seed: { type: "string", default: "1" },
+    only: { type: "string" },
+  },
+});
+const seconds = Number(values.minutes) * 60;
+const chosen = values.only?.split(",");
+const wanted = (name) => chosen === undefined || chosen.includes(name);
+const build = join(root, "build", "fuzz");
+const found = join(build, "found");
+mkdirSync(found, { recursive: true });
+const findings = [];
+
+function report(name, executions, finding) {
+  console.log(
+    `${name.padEnd(15)} ${String(executions).padStart(9)} inputs  ${finding ?? "no finding"}`,
+  );
+  if (finding !== undefined) findings.push(name);
+}
+
+function libFuzzer() {
+  const clang = ["clang++", "clang++-14", "clang++-16", "clang++-19"].find(
+    (name) => spawnSync(name, ["--version"]).status === 0,
+  );
+  if (clang === undefined) throw new Error("clang is missing: npm run setup -- --fuzz");
+  const program = join(build, "safetensors_fuzz");
+  const parser = ["safetensors", "safetensors_header", "json_cursor", "regular_file", "file_error"];
+  const sources = parser.map((name) => `csrc/io/${name}.cpp`);
+  const flags = ["-std=c++20", "-g", "-O1", "-fsanitize=fuzzer,address,undefined"];
+  const compiled = spawnSync(
+    clang,
+    [
+      ...flags,
+      "-fno-sanitize-recover=all",
+      "-DLF_LIBFUZZER",
+      "-Icsrc",
+      "csrc/fuzz/safetensors_fuzz.cpp",
+    ].concat(sources, "-o", program),
+    { cwd: root, encoding: "utf8" },
+  );
+  if (compiled.status !== 0) throw new Error(compiled.stderr);
+  const corpus = join(build, "safetensors_corpus");
+  mkdirSync(corpus, { recursive: true });
+  const { status, stderr } = spawnSync(
+    program,
+    [
+      `-max_total_time=${seconds}`,
+      `-seed=${values.seed}`,
+      "-max_len=4096",
+      "-timeout=5",
+      "-rss_limit_mb=1024",
+      "-print_final_stats=1",
+      `-artifact_prefix=${found}/safetensors-`,
+      corpus,
+      join(root, "csrc", "fuzz", "safetensors_corpus"),
+    ],
+    { encoding: "utf8", maxBuffer: 2 ** 28 },
+  );
+  const executions = /number_of_executed_units: (\d+)/.exec(stderr)?.[1] ?? "?";
+  report("safetensors", executions, status === 0 ? undefined : stderr.slice(-3000));
+}
+
+async function fastCheck(name, target) {
+  const files = [...target.seeds, ...corpusOf(root, name)];
+  for (const file of files) await expectPromise(target, file);
+  const property = fc.asyncProperty(fc.nat(files.length - 1), edits, async (index, list) => {
+    executions++;
+    await expectPromise(target, apply(files[index], list));
+  });
+  let executions = files.length;
+  const end = performance.now() + seconds * 1000;
+  for (let round = 0; performance.now() < end; round++) {
+    const seed = Number(values.seed) * 1_000_003 + round;
+    const result = await fc.check(property, { numRuns: 200, seed });
+    if (!result.failed) continue;
+    const [index, list] = result.counterexample;
+    const path = join(found, `${name}-${seed}`);
+    writeFileSync(path, apply(files[index], list));
+    return report(name, executions, `${path}: ${result.errorInstance?.stack ?? result.error}`);
+  }
+  report(name, executions);
+}
+
+// Native code prints and aborts as it likes; a folder in memory, for the disk is not what is tested.
+const scratch = mkdtempSync("/dev/shm/llamaforge-fuzz-");
+try {
+  if (wanted("safetensors")) libFuzzer();
+  const targets = await makeTargets(root, scratch);
+  for (const [name, target] of Object.entries(targets)) {
+    if (wanted(name)) await fastCheck(name, target);
+  }
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
+process.exitCode = findings.length === 0 ? 0 : 1;

@@ -6,6 +6,9 @@
 // deviations above the mean of the last `window` applied steps. What was skipped never enters the window. state f32 (8
 // + 2·window): [filled, next, adam step, skips in a row, skips in all, 0, 0, 0, losses, gradient norms].
 
+#include <cstdlib>
+#include <cstring>
+
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
 
@@ -111,6 +114,15 @@ __global__ void __launch_bounds__(64)
   decision[kMultiplier] = rules.clip > 0 ? static_cast<float>(fmin(1.0, rules.clip / (norm + 1e-6))) : 1.0f;
   decision[kCorrection1] = static_cast<float>(1.0 / (1.0 - pow(rules.beta1, step)));
   decision[kCorrection2] = static_cast<float>(1.0 / (1.0 - pow(rules.beta2, step)));
+}
+
+// With LLAMAFORGE_CUDA_TRAP=1 it runs behind each decision and ends the device's context as a fault in any kernel
+// would: tests see then what a run does when its GPU is lost.
+__global__ void trap_kernel() { __trap(); }
+
+bool traps() {
+  const char* value = std::getenv("LLAMAFORGE_CUDA_TRAP");
+  return value && std::strcmp(value, "1") == 0;
 }
 
 }  // namespace

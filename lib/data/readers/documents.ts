@@ -123,7 +123,13 @@ async function* rawDocuments(
     // A field that is there and null is a document without text.
     else if (field === undefined && hasField(record.fields, tops)) skipped.empty++;
     else if (options.badRecords === "skip") skipped.bad++;
-    else throw noText(file, record, selection, text);
+    else
+      throw noText(
+        file,
+        record,
+        field ? [field.name] : selection.textFields.map((f) => f.name),
+        text,
+      );
   }
 }
 
@@ -134,16 +140,16 @@ function hasField(fields: unknown, tops: readonly string[]): boolean {
 function noText(
   file: InputFile,
   { record, fields }: { record: number; fields: unknown },
-  selection: Selection,
+  names: readonly string[],
   found: unknown,
 ): DataError {
-  const names = selection.textFields.map(({ name }) => name).join(" or ");
+  const name = names.join(" or ");
   const keys = Object.keys(fields as object);
   const has = keys.length > 20 ? `${keys.slice(0, 20).join(", ")}, …` : keys.join(", ");
   const problem =
     found === undefined
-      ? `no field ${names}; it has ${has}`
-      : `${names} is no text but ${typeof found}`;
+      ? `no field ${name}; it has ${has}`
+      : `${name} is no text but ${Array.isArray(found) ? "a list" : typeof found}`;
   return new DataError(
     `[prepare] ${file.path}, record ${record}: ${problem}; name the field as textField, ` +
       'or pass badRecords: "skip" to leave such records out',

@@ -250,6 +250,7 @@ function unquote(text: string, source: string, at: number): string {
 /** A field of its own, never something inherited. */
 function own(value: unknown, key: string): unknown {
   if (typeof value !== "object" || value === null || !Object.hasOwn(value, key)) return null;
+  if (Array.isArray(value) && !/^\d+$/.test(key)) return null;
   return (value as Record<string, unknown>)[key] ?? null;
 }
 

@@ -71,6 +71,7 @@ class CpuCollectives final : public Collectives, public std::enable_shared_from_
   std::shared_ptr<CollectiveWork> enqueue(CollectiveCall call) override;
   CollectiveProgress progress() override;
   void abort(const std::string& why) override;
+  void close() override {}  // they go with this object
   std::string description() const override { return description_; }
 
  private:

@@ -43,6 +43,7 @@ class Group {
   // The last one, if there was any.
   std::shared_ptr<CollectiveWork> last_work() const;
   void abort(const std::string& why);
+  void close() { collectives_->close(); }
 
   // For the watchdog: follows the device, and finds what failed or takes too long.
   std::optional<Finding> poll();

@@ -85,7 +85,10 @@ CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, [](void*
 
   LF_CUDA_CHECK(cudaSetDevice(index));
   LF_CUDA_CHECK(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking));
-  LF_CUDA_CHECK(cudaStreamCreateWithFlags(&communication_, cudaStreamNonBlocking));
+  // A collective's few blocks go before those of a kernel that fills the GPU: other ranks wait for them.
+  int least_priority = 0, greatest_priority = 0;
+  LF_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least_priority, &greatest_priority));
+  LF_CUDA_CHECK(cudaStreamCreateWithPriority(&communication_, cudaStreamNonBlocking, greatest_priority));
   LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&fault_record_), sizeof(FaultRecord)));
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);

@@ -6,6 +6,7 @@
 #include "cuda/cublaslt.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/cuda_stream.h"
+#include "cuda/nccl_collectives.h"
 
 namespace llamaforge::cuda {
 
@@ -48,8 +49,9 @@ namespace llamaforge {
 const char* build_id() { return LLAMAFORGE_BUILD_ID; }
 
 extern "C" __attribute__((visibility("default"))) const Plugin* llamaforge_cuda_plugin(const char* wanted) {
-  static const Plugin plugin = {build_id(),      &cuda::kOps, cuda::device_count,
-                                cuda::describe, cuda::open,  cuda::libraries};
+  static const Plugin plugin = {build_id(),      &cuda::kOps,           cuda::device_count,
+                                cuda::describe,  cuda::open,            cuda::libraries,
+                                cuda::nccl_id,   cuda::open_collectives};
   return std::strcmp(wanted, build_id()) == 0 ? &plugin : nullptr;
 }
 

@@ -388,7 +388,10 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
       // On a thread: the end of a communicator may wait for its library.
       const auto end = [content = content_, settle](std::exception_ptr failure) {
         std::thread([content, settle, failure]() mutable {
-          if (content.group) content.session->remove(*content.group);
+          if (content.group) {
+            content.session->remove(*content.group);
+            content.group->close();
+          }
           content = {};
           settle(failure, nullptr);
         }).detach();
@@ -479,6 +482,28 @@ std::shared_ptr<Collectives> open_cpu(Session& session, const std::string& name,
       std::make_unique<comm::DirectAlgorithms>(std::move(transport), rank, static_cast<int>(ranks.size()), ranks));
 }
 
+// Blocking, on a thread of its own.
+std::shared_ptr<Collectives> open_gpu(const Plugin& plugin, Session& session, const std::string& name,
+                                      const std::vector<uint32_t>& ranks, int rank, Milliseconds start_timeout,
+                                      const std::shared_ptr<Stream>& stream) {
+  CollectivesOptions options;
+  options.name = name;
+  options.ranks = ranks;
+  options.rank = rank;
+  options.size = static_cast<int>(ranks.size());
+  options.start_timeout = start_timeout;
+  if (ranks.size() > 1) {
+    const std::string key = format("nccl/{}", name);
+    if (rank == 0) {
+      options.id = plugin.collectives_id();
+      session.store().set(key, options.id);
+    } else {
+      options.id = session.store().get(key, start_timeout);
+    }
+  }
+  return plugin.open_collectives(stream, options);
+}
+
 Napi::Value create_communicator(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "createCommunicator";
@@ -511,11 +536,21 @@ Napi::Value create_communicator(const Napi::CallbackInfo& info) {
 
     Environment::Settle settle;
     const Napi::Promise promise = environment.later(info.Env(), settle);
+    const Plugin* plugin = device == 0 ? nullptr : environment.cuda().plugin;
     std::thread([=, thread = state.cpu_thread] {
       try {
         std::shared_ptr<Collectives> collectives;
         Group::Check check;
-        collectives = open_cpu(*session, name, ranks, rank, timeout, start_timeout, stream, thread);
+        if (plugin) {
+          collectives = open_gpu(*plugin, *session, name, ranks, rank, start_timeout, stream);
+          // Gloo's messages are compared as they come; what NCCL moves has no room for that.
+          check = [name, size = ranks.size(), weak = std::weak_ptr(session)](uint64_t sequence, uint64_t hash,
+                                                                             const std::string& description) {
+            if (const auto session = weak.lock()) session->store().check(name, size, sequence, hash, description);
+          };
+        } else {
+          collectives = open_cpu(*session, name, ranks, rank, timeout, start_timeout, stream, thread);
+        }
         auto group =
             std::make_shared<Group>(name, ranks, ranks[static_cast<size_t>(rank)], timeout, collectives, check);
         session->add(group);

@@ -1,6 +1,7 @@
 // Collective operations of a group of ranks, as the device's library offers them: Gloo on the CPU, NCCL on a GPU.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -56,6 +57,15 @@ struct CollectiveProgress {
   std::string failure;  // what the library reports; empty: nothing
 };
 
+// What a device's library needs to connect the ranks of a group.
+struct CollectivesOptions {
+  std::string name;             // of the group
+  std::vector<uint32_t> ranks;  // global
+  int rank = 0, size = 1;       // within the group
+  std::string id;               // made by the group's first rank; empty for a group of one
+  std::chrono::milliseconds start_timeout{0};
+};
+
 // One group of ranks on one device. A collective runs on the device's communication stream after everything that its
 // compute stream was given before, and beside what that is given after. It keeps its tensors until they are not used
 // any more.
@@ -68,6 +78,8 @@ class Collectives {
   virtual CollectiveProgress progress() = 0;
   // From any thread, any number of times: ends what is on its way with ERR_PEER and `why`.
   virtual void abort(const std::string& why) = 0;
+  // Lets go of the connections once everything on its way has ended. May block: not on the JS thread.
+  virtual void close() = 0;
   // "Gloo 0.5.0 from /path".
   virtual std::string description() const = 0;
 };

@@ -1,6 +1,6 @@
-// The CUDA kernels live in a library of their own, libllamaforge_cuda<MAJOR>.so, which is loaded the first time a GPU is
-// asked for: the same package runs on machines without one. Both sides are built from one source tree; the build id, a
-// hash of everything they share, is compared before anything else is used.
+// The CUDA kernels live in a library of their own, libllamaforge_cuda<MAJOR>.so, which is loaded the first time a GPU
+// is asked for: the same package runs on machines without one. Both sides are built from one source tree; the build id,
+// a hash of everything they share, is compared before anything else is used.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/collectives.h"
 #include "runtime/stream.h"
 
 namespace llamaforge {
@@ -30,10 +31,15 @@ struct Plugin {
   std::shared_ptr<Stream> (*open)(int index);
   // Where the libraries were found that it opens at run time: "cuBLASLt 13.1 from /path".
   std::vector<std::string> (*libraries)();
+  // Collectives between GPUs. The id is for all ranks of one group; the stream must be one that `open` made. Both throw
+  // ERR_DEVICE if NCCL is missing; opening blocks until the ranks have met and throws ERR_PEER if they do not.
+  std::string (*collectives_id)();
+  std::shared_ptr<Collectives> (*open_collectives)(const std::shared_ptr<Stream>& stream,
+                                                   const CollectivesOptions& options);
 };
 
 // The plugin's one exported function; null if `build_id` is not its own.
-extern "C" using PluginEntry = const Plugin*(const char* build_id);
+extern "C" using PluginEntry = const Plugin * (const char* build_id);
 constexpr const char* kPluginEntry = "llamaforge_cuda_plugin";
 
 // Hash of the sources that the addon and its plugins share.
@@ -45,8 +51,9 @@ struct LoadedPlugin {
   int driver_major, driver_minor;  // the CUDA version that the driver supports
 };
 
-// Loads the plugin for this machine's driver, once for the process; `folders` are searched after the addon's own folder.
-// Throws ERR_DEVICE with every path tried and the way out. LLAMAFORGE_CUDA_PLUGIN names a file and nothing else is tried.
+// Loads the plugin for this machine's driver, once for the process; `folders` are searched after the addon's own
+// folder. Throws ERR_DEVICE with every path tried and the way out. LLAMAFORGE_CUDA_PLUGIN names a file and nothing else
+// is tried.
 const LoadedPlugin& load_plugin(const std::vector<std::string>& folders);
 
 }  // namespace llamaforge

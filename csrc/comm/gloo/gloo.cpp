@@ -40,7 +40,8 @@ class Rendezvous final : public gloo::rendezvous::Store {
 
 class GlooTransport final : public Transport {
  public:
-  explicit GlooTransport(const TransportOptions& options) : ranks_(options.ranks), timeout_(options.timeout) {
+  explicit GlooTransport(const TransportOptions& options)
+      : ranks_(options.ranks), timeout_(options.timeout), sent_(options.ranks.size()), received_(options.ranks.size()) {
     gloo::transport::tcp::attr attributes;
     if (const char* interface = std::getenv("GLOO_SOCKET_IFNAME")) {
       attributes.iface = interface;
@@ -68,7 +69,6 @@ class GlooTransport final : public Transport {
   void exchange(const std::vector<Piece>& sends, const std::vector<Piece>& receives) override {
     std::vector<Buffer> buffers;
     int peer = -1;
-    ++slot_;
     {
       std::lock_guard lock(mutex_);
       if (aborted_) throw Error("ERR_PEER", "aborted");
@@ -78,8 +78,14 @@ class GlooTransport final : public Transport {
     }
     try {
       size_t next = 0;
-      for (const Piece& piece : receives) buffers[next++]->recv(peer = piece.peer, slot_);
-      for (const Piece& piece : sends) buffers[next++]->send(peer = piece.peer, slot_);
+      for (const Piece& piece : receives) {
+        peer = piece.peer;
+        buffers[next++]->recv(peer, received_[static_cast<size_t>(peer)]++);
+      }
+      for (const Piece& piece : sends) {
+        peer = piece.peer;
+        buffers[next++]->send(peer, sent_[static_cast<size_t>(peer)]++);
+      }
       next = 0;
       bool whole = true;
       for (const Piece& piece : receives) {
@@ -130,7 +136,8 @@ class GlooTransport final : public Transport {
   const std::vector<uint32_t> ranks_;
   const Milliseconds timeout_;
   std::shared_ptr<gloo::Context> context_;
-  uint64_t slot_ = 0;
+  // Messages so far, by peer: the number by which both sides know the next one.
+  std::vector<uint64_t> sent_, received_;
   std::mutex mutex_;
   std::vector<Buffer>* current_ = nullptr;
   bool aborted_ = false;

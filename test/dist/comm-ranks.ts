@@ -1,0 +1,141 @@
+/** Runs a job of comm-rank.mjs as several real processes: on the CPU, or with LLAMAFORGE_TEST_DEVICE=cuda:0 on one GPU. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { createServer } from "node:net";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+export const device = process.env.LLAMAFORGE_TEST_DEVICE ?? "cpu";
+
+export interface RankResult {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  /** What the rank said: one value per line of its output. */
+  // biome-ignore lint/suspicious/noExplicitAny: each job says something else
+  said: any[];
+  stderr: string;
+}
+
+export interface Rank {
+  child: ChildProcess;
+  /** Resolves when the rank has said a value for which `test` holds. */
+  says(test: (value: unknown) => boolean): Promise<void>;
+  ended: Promise<RankResult>;
+}
+
+/** Those that still run. */
+const alive = new Set<ChildProcess>();
+
+/** Leaves no rank behind, whatever became of the test. */
+export function endRanks(): void {
+  for (const child of alive) child.kill("SIGKILL");
+}
+
+/** Brings dist/ up to date, which the ranks run; a bundle for a GPU host has it as it is. */
+export async function prepareRanks(): Promise<void> {
+  if (process.env.LLAMAFORGE_BUNDLE) return;
+  (await import("../cli/build.js")).buildLibrary();
+}
+
+/** A port of this host that nobody uses now. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+export interface StartOptions {
+  /** What comm-rank.mjs finds as `options`. */
+  options?: Record<string, unknown>;
+  port?: number;
+  /** Ranks to start; all of them if left out. */
+  ranks?: readonly number[];
+  token?: string;
+  /** What the ranks believe, if not the truth. */
+  believedWorldSize?: number;
+}
+
+function startRank(job: string, rank: number, environment: Record<string, string>): Rank {
+  const child = spawn(process.execPath, [`${root}/test/dist/comm-rank.mjs`, job], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: {
+      ...process.env,
+      RANK: String(rank),
+      LLAMAFORGE_THREADS: "1",
+      // Several ranks may share a GPU if NCCL takes them for ranks of several hosts.
+      NCCL_HOSTID: `rank-${rank}`,
+      ...environment,
+    },
+  });
+  alive.add(child);
+  const said: unknown[] = [];
+  const waiting = new Set<() => void>();
+  let rest = "";
+  let stderr = "";
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop() as string;
+    for (const line of lines) said.push(JSON.parse(line));
+    for (const check of waiting) check();
+  });
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    stderr += text;
+  });
+  const ended = new Promise<RankResult>((resolve) => {
+    child.on("close", (code, signal) => {
+      alive.delete(child);
+      resolve({ code, signal, said, stderr });
+    });
+  });
+  const says = (test: (value: unknown) => boolean) =>
+    new Promise<void>((resolve, reject) => {
+      const check = () => {
+        if (!said.some(test)) return;
+        waiting.delete(check);
+        resolve();
+      };
+      waiting.add(check);
+      void ended.then(() => reject(new Error(`rank ${rank} ended: ${stderr}`)));
+      check();
+    });
+  return { child, says, ended };
+}
+
+export async function startRanks(
+  job: string,
+  worldSize: number,
+  { options = {}, port, ranks, token = "one run", believedWorldSize }: StartOptions = {},
+): Promise<Rank[]> {
+  const environment = {
+    WORLD_SIZE: String(believedWorldSize ?? worldSize),
+    MASTER_PORT: String(port ?? (await freePort())),
+    TOKEN: token,
+    OPTIONS: JSON.stringify({ device, ...options }),
+  };
+  const all = ranks ?? Array.from({ length: worldSize }, (_, rank) => rank);
+  return all.map((rank) => startRank(job, rank, environment));
+}
+
+/** One of them. */
+export async function startOne(
+  job: string,
+  worldSize: number,
+  rank: number,
+  options: StartOptions = {},
+): Promise<Rank> {
+  const [only] = await startRanks(job, worldSize, { ...options, ranks: [rank] });
+  return only as Rank;
+}
+
+export async function runRanks(
+  job: string,
+  worldSize: number,
+  options: StartOptions = {},
+): Promise<RankResult[]> {
+  const ranks = await startRanks(job, worldSize, options);
+  return Promise.all(ranks.map(({ ended }) => ended));
+}

@@ -1,0 +1,32 @@
+/** Runs in which one rank makes trouble, and what becomes of the others. */
+import { expect } from "vitest";
+import { type RankResult, startRanks } from "./comm-ranks.js";
+
+export const timeoutMs = 2000;
+export const run = (what: string, who: number, worldSize = 2, more: Record<string, unknown> = {}) =>
+  startRanks("trouble", worldSize, { options: { what, who, timeoutMs, ...more } });
+
+export const endsWith6 = ({ code, signal, stderr }: RankResult) => {
+  expect({ code, signal, stderr }).toMatchObject({ code: 6, signal: null });
+};
+
+/** Runs the trouble and gives the results of the ranks that are not in it, and how long they took to end after it. */
+export async function othersOf(
+  what: string,
+  who: number,
+  worldSize = 2,
+  more: Record<string, unknown> = {},
+) {
+  const ranks = await run(what, who, worldSize, more);
+  await Promise.all(ranks.map(({ says }) => says((value) => value === "ready")));
+  const from = performance.now();
+  const others = await Promise.all(
+    ranks.filter((_, rank) => rank !== who).map(({ ended }) => ended),
+  );
+  const took = performance.now() - from;
+  const culprit = ranks[who] as (typeof ranks)[number];
+  return { others, took, culprit };
+}
+
+/** Beyond the timeout: a verdict, and two seconds in which a program may end itself; a machine may be busy besides. */
+export const latestMs = timeoutMs + 15_000;

@@ -147,3 +147,10 @@ export class PeerError extends LlamaForgeError {
     super(message, "ERR_PEER", exitCodes.peer, options);
   }
 }
+
+/** Hardware that computes or keeps wrong bits; the message names the rank and the parameter groups. */
+export class CorruptionError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_CORRUPTION", exitCodes.peer);
+  }
+}

@@ -157,6 +157,14 @@ const checkpoint = section("when to save, and what to keep", {
   ).optional(),
 });
 
+const canary = section("looks for hardware that computes or keeps wrong bits", {
+  every: integer(
+    0,
+    maxSteps,
+    "steps between checks: two more passes, and hashes of gradients and weights on the host; 0: none",
+  ).default(0),
+});
+
 const evaluate = section("loss on held-out documents", {
   every: integer(0, maxSteps, "steps between evaluations; 0: only at the end").default(1000),
   batches: integer(1, 1_000_000, "micro-batches per evaluation, at most all there are").default(20),
@@ -235,6 +243,7 @@ export const runSchema = section("a training run", {
   ).default("replicated"),
   distributed: distributed.prefault({}),
   checkpoint: checkpoint.prefault({}),
+  canary: canary.prefault({}),
   evaluate: evaluate.prefault({}),
   sample: sample.prefault({}),
   init: init.prefault({}),

@@ -25,6 +25,11 @@ export interface StepOptions {
   accumulation: number;
   lr: number;
   clip: number;
+  /**
+   * Called before the step with one of its passes, forward and backward over the first micro-batch, to run as often as it
+   * likes; gradients are forgotten afterwards.
+   */
+  verify?: (pass: () => void) => Promise<void>;
   /** Whether this process asks all of a run to stop after this step (false). */
   stop?: boolean;
 }
@@ -51,13 +56,11 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     const shared = parallel && tensor([0, options.stop ? 1 : 0], { device: model.device });
     const meanLoss = shared ? shared.view([]) : zeros([], { device: model.device });
     const share = full([1], scale, { device: model.device });
-    for (let micro = 0; micro < accumulation; micro++) {
-      const asked = performance.now();
-      const { inputs, targets, documentStarts, count } = await nextBatch();
-      dataWaitMs += performance.now() - asked;
-      // A scope for each micro-batch, so that its activations are gone before the next one's are made.
+    // A scope for each micro-batch, so that its activations are gone before the next one's are made.
+    const pass = (batch: MicroBatch, last: boolean, sum: Tensor): void =>
       scope(() => {
-        parallel?.beginMicroBatch(micro === accumulation - 1);
+        const { inputs, targets, documentStarts, count } = batch;
+        parallel?.beginMicroBatch(last);
         const shape = [count, inputs.length / count];
         const ids = (data: Int32Array): Tensor =>
           tensor(data, { shape, dtype: "i32", device: model.device });
@@ -67,8 +70,17 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
           documentOptions(documents, documentStarts && ids(documentStarts)),
         );
         loss.backward({ scale });
-        native.accumulateScaled(loss.native, share.native, meanLoss.native);
+        native.accumulateScaled(loss.native, share.native, sum.native);
       });
+    for (let micro = 0; micro < accumulation; micro++) {
+      const asked = performance.now();
+      const batch = await nextBatch();
+      dataWaitMs += performance.now() - asked;
+      if (micro === 0) {
+        const aside = zeros([], { device: model.device });
+        await options.verify?.(() => pass(batch, false, aside));
+      }
+      pass(batch, micro === accumulation - 1, meanLoss);
     }
     if (shared) parallel.average(shared);
     const { decision } = optimizer.step({ lr, clip, loss: meanLoss });

@@ -11,6 +11,7 @@ import type { AdamW } from "../optim/adamw.js";
 import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../tensor.js";
+import { Canary } from "./canary.js";
 import type { RunConfig } from "./config.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
@@ -63,6 +64,7 @@ export class Trainer {
   readonly #writer: CheckpointWriter;
   readonly #metrics: MetricsWriter | null;
   readonly #skips: SkipHistory;
+  readonly #canary: Canary;
   readonly #schedule: (step: number) => number;
   readonly #notice: (message: string) => void;
   #loader: Loader;
@@ -96,6 +98,7 @@ export class Trainer {
     this.#tokens = progress.tokens;
     this.#position = progress.position;
     this.#skips = new SkipHistory(config.guard, progress.skips);
+    this.#canary = new Canary(parts.model.store, config.canary.every);
     this.#schedule = cosineSchedule(config.optimizer);
     this.#checkpoint = parts.checkpoint;
     if (parts.checkpoint) this.#savedStep = progress.step;
@@ -209,6 +212,7 @@ export class Trainer {
 
   async #enqueue(step: number): Promise<RunningStep> {
     const { batch, data, optimizer } = this.config;
+    const checked = this.#canary.due(step + 1);
     const running = await trainStep({
       model: this.model,
       optimizer: this.optimizer,
@@ -218,6 +222,7 @@ export class Trainer {
       lr: this.#schedule(step),
       clip: optimizer.clip,
       stop: this.#stopRequested,
+      ...(checked && { verify: (pass) => this.#canary.verify(step + 1, pass) }),
     });
     return running;
   }

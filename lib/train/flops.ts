@@ -13,7 +13,8 @@ export interface FlopsPerToken {
 }
 
 /**
- * Counts one token's training FLOPs, without anything recomputed.
+ * Counts one token's training FLOPs, without anything recomputed. A recipe that masks attention across documents
+ * (`data.maskDocuments`) is counted as if it did not: how much is left out depends on the data.
  * @see Kaplan et al. 2020, arXiv 2001.08361 (6N); PaLM, arXiv 2204.02311, appendix B (attention)
  */
 export function flopsPerToken(config: LlamaConfig, sequenceLength: number): FlopsPerToken {

@@ -8,8 +8,8 @@ flags=(-std=c++20 -O3 -lineinfo -Icsrc -Ibench/cuda -gencode=arch=compute_90a,co
        --extended-lambda "$@")
 kernels=(attention/attention attention/forward_hopper attention/backward_hopper attention/forward_mma
          attention/backward_mma attention/plain attention/statistics attention/cached rms_norm rope swiglu embedding
-         cross_entropy linear_cross_entropy adamw sum_of_squares step_guard)
-core=(cuda_error cuda_stream completion_queue pinned_pool gemm gemm_cache cublaslt cublaslt_check)
+         cross_entropy linear_cross_entropy adamw sum_of_squares step_guard softmax argmax philox gemv sample)
+core=(arena cuda_error cuda_stream completion_queue pinned_pool gemm gemm_cache cublaslt cublaslt_check runtime_library)
 objects=()
 running=()
 compile() {  # source object
@@ -21,6 +21,6 @@ for name in "${kernels[@]}"; do compile "csrc/cuda/$name.cu" "$out/$(basename "$
 for name in "${core[@]}"; do compile "csrc/cuda/$name.cpp" "$out/$name.o"; done
 compile csrc/runtime/tensor.cpp "$out/tensor.o"
 shared=("${objects[@]}")
-for bench in attention_bench kernels_bench; do compile "bench/cuda/$bench.cu" "$out/$bench.o"; done
+for bench in attention_bench kernels_bench rows_bench; do compile "bench/cuda/$bench.cu" "$out/$bench.o"; done
 for job in "${running[@]}"; do wait "$job"; done
-for bench in attention_bench kernels_bench; do nvcc "${shared[@]}" "$out/$bench.o" -ldl -o "$out/$bench"; done
+for bench in attention_bench kernels_bench rows_bench; do nvcc "${shared[@]}" "$out/$bench.o" -ldl -o "$out/$bench"; done

@@ -1,29 +1,78 @@
 // Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index are left out.
 //   forward   loss = mean(lse - logits[target]),  lse = max + log(sum(exp(logits - max))) kept for the backward pass
 //   backward  d_logits = d_loss / count · (exp(logits - lse) - onehot(target)), 0 in ignored rows
-// A block has a row, in its registers if it fits: forward reads the logits once, backward reads and writes them once.
+// A block has a row. Forward reads the logits once and keeps a running maximum and sum; backward reads and writes them
+// once.
+
+#include <type_traits>
 
 #include "cuda/cross_entropy.cuh"
-
 #include "cuda/cuda_ops.h"
 
 namespace llamaforge::cuda {
 
 namespace {
 
-template <class T, int kCount, int kPacks>
+// The largest of numbers seen so far and the sum of e^(x - that). Rows stream through it: nothing waits for the row's
+// end.
+template <class T>
+struct RunningSum {
+  using Sum = std::conditional_t<sizeof(T) == 2, float, double>;
+  float highest = Maximum::identity();
+  Sum sum = 0;
+
+  // -inf alone must not become -inf - -inf.
+  static __device__ __forceinline__ float base_of(float highest) {
+    return highest == Maximum::identity() ? 0.0f : highest;
+  }
+  template <int kCount, int kPacks>
+  __device__ __forceinline__ void see(const Pack<T, kCount> (&packs)[kPacks]) {
+    RunningMaximum<T> largest;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) largest.see(packs[p]);
+    const float next = Maximum{}(highest, largest.value()), base = base_of(next);
+    sum *= exponential<T>(highest - base);
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      float part = 0;
+#pragma unroll
+      for (const T x : packs[p].value) part += exponential<T>(widen(x) - base);
+      sum += part;
+    }
+    highest = next;
+  }
+};
+
+constexpr int kAtOnce = 4;  // packs on their way
+
+template <class T, int kCount>
 __global__ void __launch_bounds__(kRowThreads)
     forward_kernel(const T* __restrict__ logits, const int32_t* __restrict__ targets, float* __restrict__ losses,
                    float* __restrict__ lse, int64_t classes, int64_t ignore_index) {
+  constexpr int64_t kStep = int64_t{kRowThreads} * kCount;
   const int64_t n = blockIdx.x;
-  LogitsRow<T, kCount, kPacks, kRowThreads> row(logits + n * classes, classes);
-  const auto [highest, sum] = row_statistics<T>(row);
+  const T* row = logits + n * classes;
+  RunningSum<T> own;
+  int64_t at = int64_t{threadIdx.x} * kCount;
+  for (; at + (kAtOnce - 1) * kStep < classes; at += kAtOnce * kStep) {
+    Pack<T, kCount> packs[kAtOnce];
+#pragma unroll
+    for (int p = 0; p < kAtOnce; ++p) packs[p] = load_pack<T, kCount>(row + at + p * kStep);
+    own.see(packs);
+  }
+  for (; at < classes; at += kStep) {
+    const Pack<T, kCount> pack[1] = {load_pack<T, kCount>(row + at)};
+    own.see(pack);
+  }
+  const float highest = block_max(own.highest);
+  const float factor = exponential<T>(own.highest - highest);  // a row of -inf gives NaN
+  const double sum = block_sum(static_cast<double>(own.sum) * factor);
   if (threadIdx.x != 0) return;
   const float log_sum = static_cast<float>(log(sum));
   const int64_t target = targets[n];
   lse[n] = highest + log_sum;
   const bool counts = target != ignore_index && target >= 0 && target < classes;
-  losses[n] = counts ? (highest - widen(logits[n * classes + target])) + log_sum : 0.0f;
+  losses[n] = counts ? (highest - widen(row[target])) + log_sum : 0.0f;
 }
 
 // d_logits may be logits.
@@ -67,10 +116,10 @@ void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out 
   count_targets(cuda, targets, classes, ignore_index, count.as<TargetCount>());
   if (rows > 0) {
     with_float("logits", logits, [&]<class T>() {
-      with_logits_access<T>(classes, {logits.raw()}, [&]<int kCount, int kPacks>() {
-        forward_kernel<T, kCount, kPacks><<<static_cast<unsigned>(rows), kRowThreads, 0, cuda.compute()>>>(
-            logits.data<T>(), targets.data<int32_t>(), losses.as<float>(), lse.data<float>(), classes, ignore_index);
-      });
+      const bool packs = classes % kVector<T> == 0 && aligned16({logits.raw()});
+      const auto kernel = packs ? forward_kernel<T, kVector<T>> : forward_kernel<T, 1>;
+      kernel<<<static_cast<unsigned>(rows), kRowThreads, 0, cuda.compute()>>>(
+          logits.data<T>(), targets.data<int32_t>(), losses.as<float>(), lse.data<float>(), classes, ignore_index);
     });
     check_launch();
   }

@@ -56,13 +56,6 @@ inline void mean_loss(CudaStream& cuda, const float* losses, int64_t rows, const
   check_launch();
 }
 
-// e^x for the element type: in f32 to the last places, for bf16 by the special function unit.
-template <class T>
-__device__ __forceinline__ float exponential(float x) {
-  if constexpr (sizeof(T) == 2) return __expf(x);
-  return expf(x);
-}
-
 // A row of logits, held by a block in registers: kPacks packs a thread, or none of them, and then it is read again for
 // each pass (the caches have it).
 template <class T, int kCount, int kPacks, int kRowThreads>
@@ -105,12 +98,9 @@ struct RowStatistics {
 };
 template <class T, class Row>
 __device__ __forceinline__ RowStatistics row_statistics(Row& row) {
-  float highest = Maximum::identity();
-  row.each([&](int64_t, auto& pack) {
-#pragma unroll
-    for (const T x : pack.value) highest = Maximum{}(highest, widen(x));
-  });
-  highest = block_max(highest);
+  RunningMaximum<T> largest;
+  row.each([&](int64_t, auto& pack) { largest.see(pack); });
+  const float highest = block_max(largest.value());
   double sum = 0;
   row.each([&](int64_t, auto& pack) {
     float part = 0;

@@ -1,7 +1,7 @@
 // Embedding: y (N,D) = weight[ids] (N), and backward weight_grad (V,D) f32 += dy, row ids[n] from row n.
 //
 // Backward sorts the tokens by id (a stable radix sort), so that the rows of an id lie together, and cuts the sorted
-// list into pieces of 64: a block adds the rows of its piece in order and owns each id that lies whole inside it. An id
+// list into pieces of 32: a block adds the rows of its piece in order and owns each id that lies whole inside it. An id
 // that runs over pieces leaves partial sums, which one block then adds in order: a frequent token is no bottleneck, and
 // sums have one order. Floor: dy is read once, the rows of weight_grad that occur are read and written once. An id
 // outside the vocabulary is reported; its row of y is NaN, its gradient is left out.
@@ -15,7 +15,8 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr int kPiece = 64;
+constexpr int kPiece = 32;
+constexpr int kAhead = 4;  // rows of a piece on their way
 
 struct Sizes {
   int64_t tokens, vocab, hidden;
@@ -77,27 +78,49 @@ __global__ void __launch_bounds__(kThreads)
   float* coming = partial + 2 * int64_t{blockIdx.x} * sizes.hidden;
   float* leaving = coming + sizes.hidden;
   for (int64_t column = int64_t{threadIdx.x} * kCount; column < sizes.hidden; column += int64_t{kThreads} * kCount) {
-    for (int start = 0; start < count;) {
-      const uint32_t id = key[start + 1];
-      if (id >= sizes.vocab) break;
-      float sum[kCount] = {};
-      int end = start;
-      do {
-        const Pack<T, kCount> row = load_pack<T, kCount>(dy + int64_t{place[end]} * sizes.hidden + column);
+    float sum[kCount] = {};
+    bool from_start = true;  // the run started with the piece
+    for (int base = 0; base < count; base += kAhead) {
+      Pack<T, kCount> row[kAhead];
+      Pack<float, kCount> old[kAhead];
 #pragma unroll
-        for (int k = 0; k < kCount; ++k) sum[k] += widen(row.value[k]);
-        ++end;
-      } while (end < count && key[end + 1] == id);
-      const bool came = start == 0 && key[0] == id, leaves = end == count && key[count + 1] == id;
-      float* to = came ? coming : leaves ? leaving : weight_grad + id * sizes.hidden;
+      for (int j = 0; j < kAhead; ++j) {
+        const int i = base + j;
+        if (i < count) row[j] = load_pack<T, kCount>(dy + int64_t{place[i]} * sizes.hidden + column);
+      }
+      // Where a run ends in a row of the table that is this block's alone, that row is read early too.
+      const auto ends_here = [&](int i) { return i < count && key[i + 1] < sizes.vocab && key[i + 2] != key[i + 1]; };
 #pragma unroll
-      for (int k = 0; k < kCount; ++k) to[column + k] = (came || leaves ? 0.0f : to[column + k]) + sum[k];
-      start = end;
+      for (int j = 0; j < kAhead; ++j) {
+        if (ends_here(base + j)) {
+          old[j] = load_pack<float, kCount>(weight_grad + int64_t{key[base + j + 1]} * sizes.hidden + column);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const int i = base + j;
+        if (i >= count || key[i + 1] >= sizes.vocab) break;
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) sum[k] += widen(row[j].value[k]);
+        const bool ends = ends_here(i);
+        if (!ends && i + 1 < count) continue;
+        const bool came = from_start && key[0] == key[1];
+        Pack<float, kCount> result;
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) {
+          result.value[k] = ends && !came ? old[j].value[k] + sum[k] : sum[k];
+          sum[k] = 0;
+        }
+        float* to = came ? coming : ends ? weight_grad + int64_t{key[i + 1]} * sizes.hidden : leaving;
+        store_pack(to + column, result);
+        from_start = false;
+      }
     }
   }
 }
 
 // For each run that leaves the piece where it started: that part, then the parts of the pieces that it runs into.
+template <int kCount>
 __global__ void __launch_bounds__(kThreads)
     runs_kernel(const uint32_t* __restrict__ keys, const float* __restrict__ partial, float* __restrict__ weight_grad,
                 Sizes sizes) {
@@ -113,14 +136,21 @@ __global__ void __launch_bounds__(kThreads)
     (keys[middle] == id ? inside : beyond) = middle;
   }
   const int64_t last_piece = inside / kPiece;
-  for (int64_t column = threadIdx.x; column < sizes.hidden; column += kThreads) {
-    float sum = partial[(2 * int64_t{blockIdx.x} + 1) * sizes.hidden + column];
+  const int64_t column = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kCount;
+  if (column >= sizes.hidden) return;
+  const float* from = partial + 2 * int64_t{blockIdx.x} * sizes.hidden + column;
+  Pack<float, kCount> sum = load_pack<float, kCount>(from + sizes.hidden);
 #pragma unroll 8
-    for (int64_t piece = int64_t{blockIdx.x} + 1; piece <= last_piece; ++piece) {
-      sum += partial[2 * piece * sizes.hidden + column];
-    }
-    weight_grad[id * sizes.hidden + column] += sum;
+  for (int64_t piece = int64_t{blockIdx.x} + 1; piece <= last_piece; ++piece) {
+    const auto part = load_pack<float, kCount>(from + 2 * (piece - blockIdx.x) * sizes.hidden);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) sum.value[k] += part.value[k];
   }
+  float* to = weight_grad + int64_t{id} * sizes.hidden + column;
+  const auto old = load_pack<float, kCount>(to);
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) sum.value[k] += old.value[k];
+  store_pack(to, sum);
 }
 
 Sizes check(const Tensor& ids, const char* table_name, const Tensor& table, const char* rows_name, const Tensor& rows) {
@@ -195,8 +225,11 @@ void embedding_backward(Stream& stream, In ids, In dy, InOut weight_grad) {
     });
   });
   check_launch();
-  runs_kernel<<<static_cast<unsigned>(pieces), kThreads, 0, cuda.compute()>>>(sorted_keys, partial.as<float>(),
-                                                                              weight_grad.data<float>(), sizes);
+  const bool packs = sizes.hidden % 4 == 0 && aligned16({weight_grad.raw()});
+  const int64_t per_block = int64_t{kThreads} * (packs ? 4 : 1);
+  const dim3 blocks(static_cast<unsigned>(pieces), static_cast<unsigned>((sizes.hidden + per_block - 1) / per_block));
+  const auto kernel = packs ? runs_kernel<4> : runs_kernel<1>;
+  kernel<<<blocks, kThreads, 0, cuda.compute()>>>(sorted_keys, partial.as<float>(), weight_grad.data<float>(), sizes);
   check_launch();
 }
 

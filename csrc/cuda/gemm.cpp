@@ -1,10 +1,11 @@
 // Matrix products by cuBLASLt, with bf16 or f32 operands and sums in f32 (TF32 only with LLAMAFORGE_TF32=1).
 //
-// cuBLASLt is column-major: our row-major c = a·b is its cᵀ = bᵀ·aᵀ, so our b is its first operand and nothing is moved.
-// Of the algorithms that its heuristics offer the fastest is taken: on an H100 the first is up to 10% behind the best at
-// our shapes. They are timed when a product is first met, on its own operands; the choice is cached on disk
-// (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up parts in the output's
-// own bf16 are left out, and none uses atomic additions: a product gives the same bits every time.
+// cuBLASLt is column-major: our row-major c = a·b is its cᵀ = bᵀ·aᵀ, so our b is its first operand and nothing is
+// moved. Of the algorithms that its heuristics offer the fastest is taken: on an H100 the first is up to 10% behind the
+// best at our shapes. They are timed when a product is first met, on its own operands; the choice is cached on disk
+// (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up parts in the
+// output's own bf16 are left out, and none uses atomic additions: a product gives the same bits every time. A single
+// row has a kernel of its own (gemv.cu).
 #include "cuda/gemm.h"
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/gemm_context.h"
+#include "cuda/gemv.h"
 #include "cuda/launch.h"
 
 namespace llamaforge::cuda {
@@ -253,6 +255,7 @@ void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const G
 
 void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate) {
+  if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
   cuda.gemm().multiply(shape, a, b, c, accumulate);
 }
 

@@ -65,6 +65,39 @@ inline bool aligned16(std::initializer_list<const void*> pointers) {
 
 #ifdef __CUDACC__
 
+// ---- kernels that start early -------------------------------------------------------------------------------------
+
+// On Hopper and later a kernel may be brought up while the one before it in the stream still runs: launch_early() lets
+// this one be, let_next_start() in a kernel lets its successor. A kernel that is launched early must call
+// wait_for_previous() before it touches anything that earlier kernels write, and before it writes at all; on other GPUs
+// these do nothing.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+template <class... Parameters, class... Arguments>
+void launch_early(const CudaStream& cuda, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes,
+                  const Arguments&... arguments) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = cuda.compute();
+  config.attrs = &early;
+  config.numAttrs = cuda.compute_capability() >= 90 ? 1 : 0;
+  LF_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
 // ---- elements (device) --------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float widen(float x) { return x; }
@@ -81,6 +114,15 @@ template <class T> __device__ __forceinline__ T narrow(float x);
 template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
 template <> __device__ __forceinline__ bfloat16 narrow<bfloat16>(float x) {
   return {static_cast<uint16_t>(narrow_pair(x, 0.0f))};
+}
+
+// e^x for the element type: in f32 to the last places, for bf16 in three instructions (subnormal results become 0).
+template <class T>
+__device__ __forceinline__ float exponential(float x) {
+  if constexpr (sizeof(T) == 4) return expf(x);
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+  return y;
 }
 
 // Elements of 16 bytes.
@@ -130,7 +172,11 @@ struct Sum {
 };
 // NaN wins.
 struct Maximum {
-  __device__ float operator()(float a, float b) const { return a > b || a != a ? a : b; }
+  __device__ __forceinline__ float operator()(float a, float b) const {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+  }
   static __device__ float identity() { return -__int_as_float(0x7f800000); }
 };
 

@@ -55,6 +55,7 @@ template <class T, class W, int kVectors, bool kAdd>
 __global__ void __launch_bounds__(kBlock)
     forward_kernel(const T* __restrict__ x, const T* __restrict__ skip, const W* __restrict__ weight, T* __restrict__ r,
                    T* __restrict__ y, float* __restrict__ rstd, int64_t rows, int columns, float eps) {
+  let_next_start();
   constexpr int kCount = kVector<T>;
   const int lane = threadIdx.x % 32, vectors = columns / kCount;
   for (int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; row < rows; row += int64_t{gridDim.x} * kWarps) {

@@ -45,6 +45,7 @@ __device__ __forceinline__ void for_each_vector(Index rows, Index ffn, const Bod
 template <class T, class Index, int kCount>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const T* __restrict__ gate_up, T* __restrict__ y, Index rows, Index ffn) {
+  let_next_start();
   for_each_vector<Index, kCount>(rows, ffn, [&](int64_t row, int64_t column) {
     const T* gate = gate_up + row * 2 * ffn + column;
     float g[kCount], u[kCount];

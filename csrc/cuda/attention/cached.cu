@@ -10,7 +10,9 @@
 namespace llamaforge::cuda {
 namespace {
 
-constexpr int kCachedThreads = 128, kChunk = 64;  // keys at a time
+constexpr int kCachedThreads = 128;
+constexpr int kChunk = 32;  // keys at a time: one for each lane
+constexpr int kPad = 16;    // bytes between rows in shared memory, so that lanes with a row each meet different banks
 
 template <class T>
 __global__ void append_kernel(const T* __restrict__ qkv, T* __restrict__ cache, const AttentionCall call, int position,
@@ -30,14 +32,39 @@ struct Partial {
 };
 
 template <class T>
+__host__ __device__ int row_pitch(int size) {
+  return size * static_cast<int>(sizeof(T)) + kPad;
+}
+
+// `count` rows of `size` elements into shared memory, in 16-byte accesses where they fit.
+template <class T>
+__device__ __forceinline__ void fetch_rows(const T* from, char* to, int count, int size, bool packs) {
+  const int pitch = row_pitch<T>(size), per_row = packs ? size / kVector<T> : size;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < count * per_row; i += kCachedThreads) {
+    const int row = i / per_row, column = i % per_row;
+    if (packs) {
+      *reinterpret_cast<uint4*>(to + row * pitch + column * 16) =
+          *reinterpret_cast<const uint4*>(from + int64_t{row} * size + column * kVector<T>);
+    } else {
+      *reinterpret_cast<T*>(to + row * pitch + column * static_cast<int>(sizeof(T))) =
+          from[int64_t{row} * size + column];
+    }
+  }
+}
+
+template <class T>
 __global__ void __launch_bounds__(kCachedThreads)
     cached_kernel(const T* __restrict__ qkv, const T* __restrict__ cache, const Partial partial,
-                  const AttentionCall call, int position, int capacity, int chunks_per_part) {
-  extern __shared__ float memory[];
-  const int group = call.group(), size = call.head_size, elements = group * size;
-  float *query = memory, *out = query + elements, *scores = out + elements;  // scores (group, kChunk)
+                  const AttentionCall call, int position, int capacity, int chunks_per_part, bool packs) {
+  extern __shared__ uint4 shared[];
+  const int group = call.group(), size = call.head_size, elements = group * size, pitch = row_pitch<T>(size);
+  char* const key_rows = reinterpret_cast<char*>(shared);
+  char* const value_rows = key_rows + kChunk * pitch;
+  auto* query = reinterpret_cast<float*>(value_rows + kChunk * pitch);
+  float *out = query + elements, *scores = out + elements;  // scores (group, kChunk)
   float *maximum = scores + group * kChunk, *sum = maximum + group, *factor = sum + group;
-  const int part = blockIdx.z, parts = gridDim.z, kv_head = blockIdx.y;
+  const int part = blockIdx.z, parts = gridDim.z, kv_head = blockIdx.y, lane = threadIdx.x % 32;
   const int token = blockIdx.x, batch = token / call.time, visible = position + token % call.time + 1;
   const T* new_query = qkv + static_cast<size_t>(token) * call.width() + kv_head * elements;
   const T* keys = cache + (static_cast<size_t>(batch) * 2 * call.kv_heads + kv_head) * capacity * size;
@@ -50,33 +77,35 @@ __global__ void __launch_bounds__(kCachedThreads)
     maximum[g] = -INFINITY;
     sum[g] = 0;
   }
-  __syncthreads();
 
   const int first = part * chunks_per_part * kChunk, end = min(visible, first + chunks_per_part * kChunk);
   for (int start = first; start < end; start += kChunk) {
     const int count = min(kChunk, end - start);
-    constexpr int kLanes = 8, kGroups = kCachedThreads / kLanes;
-    const int lane = threadIdx.x % kLanes;
-    for (int j = threadIdx.x / kLanes; j < kChunk; j += kGroups) {
-      const T* key = keys + static_cast<size_t>(start + min(j, count - 1)) * size;
-      for (int g = 0; g < group; ++g) {
-        float dot = 0;
-        for (int d = lane; d < size; d += kLanes) dot += query[g * size + d] * widen(key[d]);
-        for (int distance = kLanes / 2; distance > 0; distance /= 2) dot += __shfl_xor_sync(~0u, dot, distance);
-        if (lane == 0) scores[g * kChunk + j] = j < count ? dot : -INFINITY;
-      }
-    }
+    fetch_rows(keys + static_cast<size_t>(start) * size, key_rows, count, size, packs);
+    fetch_rows(values + static_cast<size_t>(start) * size, value_rows, count, size, packs);
     __syncthreads();
+    // A warp has a query head, a lane a key.
+    const auto* key = reinterpret_cast<const T*>(key_rows + min(lane, count - 1) * pitch);
     for (int g = threadIdx.x / 32; g < group; g += kCachedThreads / 32) {
-      float* s = scores + g * kChunk;
-      const int i = threadIdx.x % 32;
-      const float highest = Maximum{}(warp_max(Maximum{}(s[i], s[i + 32])), maximum[g]);
-      const float low = expf(s[i] - highest), high = expf(s[i + 32] - highest);
-      const float total = warp_sum(low + high), rescale = expf(maximum[g] - highest);
-      s[i] = low;
-      s[i + 32] = high;
+      const float* q = query + g * size;
+      float dot[2] = {};
+      if (packs) {
+        constexpr int kCount = kVector<T>;
+        for (int d = 0; d < size; d += kCount) {
+          float k[kCount];
+          load(key + d, k);
+#pragma unroll
+          for (int i = 0; i < kCount; ++i) dot[i % 2] += q[d + i] * k[i];
+        }
+      } else {
+        for (int d = 0; d < size; ++d) dot[0] += q[d] * widen(key[d]);
+      }
+      const float score = lane < count ? dot[0] + dot[1] : -INFINITY;
+      const float highest = Maximum{}(warp_max(score), maximum[g]);
+      const float weight = expf(score - highest), total = warp_sum(weight), rescale = expf(maximum[g] - highest);
+      scores[g * kChunk + lane] = weight;
       __syncwarp();
-      if (i == 0) {
+      if (lane == 0) {
         factor[g] = rescale;
         sum[g] = sum[g] * rescale + total;
         maximum[g] = highest;
@@ -85,10 +114,12 @@ __global__ void __launch_bounds__(kCachedThreads)
     __syncthreads();
     for (int i = threadIdx.x; i < elements; i += kCachedThreads) {
       const int g = i / size, d = i % size;
+      const char* value = value_rows + d * static_cast<int>(sizeof(T));
       float total = out[i] * factor[g];
-#pragma unroll 4
-      for (int j = 0; j < count; ++j)
-        total += scores[g * kChunk + j] * widen(values[static_cast<size_t>(start + j) * size + d]);
+#pragma unroll 8
+      for (int j = 0; j < count; ++j) {
+        total += scores[g * kChunk + j] * widen(*reinterpret_cast<const T*>(value + j * pitch));
+      }
       out[i] = total;
     }
     __syncthreads();
@@ -105,6 +136,7 @@ __global__ void __launch_bounds__(kCachedThreads)
 
 template <class T>
 __global__ void merge_kernel(const Partial partial, T* __restrict__ o, int size, int parts) {
+  let_next_start();
   const size_t line = blockIdx.x;  // token and head
   float highest = -INFINITY, sum = 0;
   for (int part = 0; part < parts; ++part) highest = Maximum{}(highest, partial.maximum[line * parts + part]);
@@ -153,10 +185,13 @@ void attention_cached(const AttentionCall& call, const T* qkv, const T* cache, T
   const int tokens = call.batch * call.time, group = call.group();
   const size_t lines = static_cast<size_t>(tokens) * call.heads * parts;
   const Partial partial = {scratch, scratch + lines, scratch + 2 * lines};
-  const int bytes = (2 * group * call.head_size + group * (kChunk + 3)) * static_cast<int>(sizeof(float));
+  const int size = call.head_size;
+  const bool packs = size % kVector<T> == 0 && aligned16({cache});
+  const int bytes =
+      2 * kChunk * row_pitch<T>(size) + (2 * group * size + group * (kChunk + 3)) * static_cast<int>(sizeof(float));
   LF_CUDA_CHECK(cudaFuncSetAttribute(cached_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  cached_kernel<<<dim3(tokens, call.kv_heads, parts), kCachedThreads, bytes, call.stream>>>(qkv, cache, partial, call,
-                                                                                            position, capacity, chunks);
+  cached_kernel<<<dim3(tokens, call.kv_heads, parts), kCachedThreads, bytes, call.stream>>>(
+      qkv, cache, partial, call, position, capacity, chunks, packs);
   check_launch();
   merge_kernel<<<static_cast<unsigned>(tokens * call.heads), 64, 0, call.stream>>>(partial, o, call.head_size, parts);
   check_launch();

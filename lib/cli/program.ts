@@ -4,6 +4,7 @@ import { nearest } from "../train/config-tree.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
 import { addGenerate } from "./generate.js";
+import { addLaunch } from "./launch.js";
 import { beStrict } from "./options.js";
 import { addPlan } from "./plan.js";
 import { addPrepare } from "./prepare.js";
@@ -24,6 +25,7 @@ export function createProgram(): Command {
   addPrepare(program);
   addPlan(program);
   addTrain(program);
+  addLaunch(program);
   addGenerate(program);
   addReport(program);
   addBench(program);

@@ -70,7 +70,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     warnOfRepetition(mixture, onNotice);
     const heldOut = await openHeldOut(config, onNotice);
     opened.push(() => heldOut?.close());
-    const tokenizer = await Tokenizer.load(Object.keys(config.data.train)[0] as string);
+    const tokenizer = await loadTokenizer(mixture);
     tokenizer.assertFits({ vocabSize: config.model.vocabSize });
     await cluster?.compare(
       "set-up",
@@ -173,6 +173,14 @@ async function openRecords(
     versions: { llamaforge: buildInfo().version, node: process.version },
   }).catch((error: Error) => onNotice(`run.json cannot be written: ${error.message}`));
   return metrics;
+}
+
+async function loadTokenizer({ sources }: Mixture): Promise<Tokenizer> {
+  const path = sources.find(({ dataset }) => dataset.tokenizer !== null)?.dataset.tokenizer;
+  if (path) return await Tokenizer.load(path);
+  throw new DataError(
+    `${sources[0]?.folder} names no tokenizer, which checkpoints and samples need`,
+  );
 }
 
 /** Runs of one token teach nothing and hide a fault of the preparation (FAULTS D5). */

@@ -26,6 +26,9 @@ llamaforge train <config>
   --supervise
   --max-restarts <n> = 3
   --help-config
+llamaforge launch <command>
+  --nproc <n> (required)
+  --max-restarts <n> = 0
 llamaforge generate <folder> <prompt>
   --max-tokens <n> = 200
   --temperature <x> = 0.8

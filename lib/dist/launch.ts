@@ -1,0 +1,107 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import { constants } from "node:os";
+
+export interface LaunchOptions {
+  /** Ranks to start on this host. */
+  processes: number;
+  /** Arguments of `node` that start one of them, the script first. */
+  command: readonly string[];
+  /** How long the others may take to end by themselves once one has failed, in milliseconds (10,000). */
+  graceMs?: number;
+  /** What happened, for the user. */
+  onReport: (message: string) => void;
+}
+
+interface Ended {
+  rank: number;
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+/**
+ * Runs one process for each rank on this host, with torchrun's variables and a port that is free now. SIGTERM and SIGINT are
+ * handed on to all of them. The first failure ends all: the others learn of it by their connections, and those that have not
+ * ended after the grace are killed.
+ * @returns 0, or the exit code of the rank that failed first (128 + n if signal n ended it)
+ */
+export async function launch(options: LaunchOptions): Promise<number> {
+  const { processes, command, graceMs = 10_000, onReport } = options;
+  const shared = {
+    WORLD_SIZE: `${processes}`,
+    LOCAL_WORLD_SIZE: `${processes}`,
+    MASTER_ADDR: "127.0.0.1",
+    MASTER_PORT: `${await freePort()}`,
+    TORCHELASTIC_RUN_ID: randomBytes(8).toString("hex"),
+    // Ranks end when their launcher is gone, as a supervised run does.
+    LLAMAFORGE_SUPERVISED: "1",
+  };
+  const children = Array.from({ length: processes }, (_, rank) =>
+    start(command, { ...process.env, ...shared, RANK: `${rank}`, LOCAL_RANK: `${rank}` }),
+  );
+  const alive = new Map(children.map((child, rank) => [rank, child]));
+  const forward = (signal: NodeJS.Signals) => {
+    for (const child of alive.values()) child.kill(signal);
+  };
+  const ignore = () => {};
+  process.on("SIGTERM", forward).on("SIGINT", forward).on("SIGHUP", ignore);
+  let first: Ended | null = null;
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    const ends = children.map(async (child, rank) => {
+      const ended = await endOf(child, rank);
+      alive.delete(rank);
+      if (ended.code === 0 || first !== null) return;
+      first = ended;
+      if (alive.size > 0) {
+        onReport(`rank ${rank} ended ${howOf(ended)}; the others are ending`);
+        timer = setTimeout(() => {
+          onReport(`killed: rank ${[...alive.keys()].join(", ")}, still there after the failure`);
+          for (const left of alive.values()) left.kill("SIGKILL");
+        }, graceMs);
+      }
+    });
+    await Promise.all(ends);
+  } finally {
+    clearTimeout(timer);
+    process.off("SIGTERM", forward).off("SIGINT", forward).off("SIGHUP", ignore);
+  }
+  return first === null ? 0 : exitCodeOf(first);
+}
+
+/**
+ * In a session of its own: Ctrl-C in a terminal goes to all processes of its group, and a rank that got it twice, from there
+ * and from us, would end without a save.
+ */
+function start(command: readonly string[], env: NodeJS.ProcessEnv): ChildProcess {
+  return spawn(process.execPath, command, {
+    detached: true,
+    stdio: ["ignore", "inherit", "inherit", "ipc"],
+    env,
+  });
+}
+
+async function endOf(child: ChildProcess, rank: number): Promise<Ended> {
+  const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
+  return { rank, code, signal };
+}
+
+function howOf({ code, signal }: Ended): string {
+  return signal === null ? `with ${code}` : `by ${signal}`;
+}
+
+function exitCodeOf({ code, signal }: Ended): number {
+  return code ?? 128 + constants.signals[signal as NodeJS.Signals];
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, "close");
+  return port;
+}

@@ -76,6 +76,13 @@ function reason(root: string, message: string, { platform, arch, glibc }: System
       `Use a newer system or container image (Debian 12, Ubuntu 22.04, RHEL 10 or newer), ${source}`
     );
   }
+  const built = architecture(file);
+  if (built !== undefined && built !== arch) {
+    return (
+      `${file} is for ${built}, and this Node.js is for ${arch} (${message}).\n` +
+      "Was node_modules copied from another machine? Install it here: npm install --force llamaforge"
+    );
+  }
   const missing = /(\S+\.so[.\d]*): cannot open shared object file/.exec(message)?.[1];
   if (missing) {
     const name =
@@ -87,16 +94,13 @@ function reason(root: string, message: string, { platform, arch, glibc }: System
     const install = debian
       ? `Install it (on Debian and Ubuntu: apt-get install ${debian}), or`
       : "";
-    const bundled = needs(file).libraries?.includes(missing);
-    if (bundled) return `${missing}, which belongs beside ${file}, is not there.\n${again}`;
+    if (needs(file).libraries?.includes(missing)) {
+      return `${missing}, which belongs beside ${file}, is not there.\n${again}`;
+    }
     return `${file} needs ${missing}, which is not on this system.\n${install || "Install it, or"} ${lower(again)}`;
   }
-  if (/ELF|file too short|exec format|dlopen.*mach-o/i.test(message)) {
-    const built = architecture(file);
-    return built !== undefined && built !== arch
-      ? `${file} is for ${built}, and this Node.js is for ${arch} (${message}).\n` +
-          "Was node_modules copied from another machine? Install it here: npm install --force llamaforge"
-      : `${file} is damaged (${message}).\n${again}`;
+  if (built === undefined || /ELF|too short|cannot read file data|segment/.test(message)) {
+    return `${file} is damaged (${message}).\n${again}`;
   }
   return `${message}\n${again}`;
 }

@@ -27,7 +27,9 @@ export function candidateMicroBatches(
   freeBytes: number,
 ): number[] {
   const fits = (microBatch: number): boolean => {
-    const parts = Object.values(planMemory({ ...shape, batch: { microBatch } }));
+    const parts = Object.values(
+      planMemory({ ...shape, batch: { microBatch }, device: device.type }),
+    );
     return parts.reduce((sum, bytes) => sum + bytes, 0) <= usableShare * freeBytes;
   };
   const { sequenceLength } = shape.data;

@@ -9,6 +9,7 @@ export { Mixture } from "./data/mixture.js";
 export { prepare } from "./data/prepare.js";
 export { TokenDataset, verifyDataset } from "./data/shards.js";
 export { Tokenizer } from "./data/tokenizer.js";
+export { type DocumentMarks, documentStarts } from "./data/windows.js";
 export { cpu, cuda, type Device, defaultDevice, parseDevice, setDefaultDevice } from "./device.js";
 export * from "./errors.js";
 export { checkGradients } from "./grad_check.js";
@@ -21,7 +22,12 @@ export {
 } from "./model/config.js";
 export { type GenerateOptions, generate, generateTokens } from "./model/generate.js";
 export { type HuggingFaceTensor, huggingFaceTensors } from "./model/hf.js";
-export { type KeyValueCache, Llama, type Recompute } from "./model/llama.js";
+export {
+  type DocumentOptions,
+  type KeyValueCache,
+  Llama,
+  type Recompute,
+} from "./model/llama.js";
 export { presets } from "./model/presets.js";
 export { type BuildInfo, buildInfo, setThreads } from "./native.js";
 export * from "./nn/index.js";
@@ -51,6 +57,7 @@ export {
   type RunConfigInput,
   resolveConfig,
 } from "./train/config.js";
+export type { DocumentChoice } from "./train/documents.js";
 export { flopsPerToken, modelFlopsUtilisation } from "./train/flops.js";
 export type { StepMetrics, Validation } from "./train/metrics.js";
 export { planRun } from "./train/plan.js";

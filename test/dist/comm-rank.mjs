@@ -299,12 +299,12 @@ const jobs = {
       if (what === "size") all.allReduce(full([999], 1)).wait();
       if (what === "kind") all.broadcast(x, 0).wait();
     }
-    const work = all.allReduce(x);
-    if (options.blocked) {
-      const end = Date.now() + 30_000;
-      while (Date.now() < end);
-    }
     try {
+      const work = all.allReduce(x);
+      if (options.blocked) {
+        const end = Date.now() + 30_000;
+        while (Date.now() < end);
+      }
       await work.done();
       work.wait();
       await synchronize();

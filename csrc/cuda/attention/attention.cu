@@ -37,7 +37,6 @@ void take_starts(AttentionCall& call, const std::optional<In>& starts) {
   check_dtype("starts", *starts, DType::i32);
   check_shape("starts", *starts, {call.batch, call.time});
   call.starts = starts->data<int32_t>();
-  LF_CHECK(!call.starts, "documents cannot be masked on CUDA yet");
 }
 
 void check_like_output(const char* name, const Tensor& tensor, const AttentionCall& call, const Tensor& qkv) {
@@ -94,8 +93,8 @@ void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, 
   with_float("qkv", qkv, [&]<class T>() { forward(cuda, call, qkv.data<T>(), o.data<T>(), lse.data<float>()); });
 }
 
-void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv,
-                        int64_t heads, int64_t kv_heads, double scale) {
+void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv, int64_t heads,
+                        int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
   AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
   take_starts(call, starts);

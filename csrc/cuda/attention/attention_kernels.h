@@ -16,19 +16,14 @@ struct AttentionCall {
   float scale;
   int processors;  // of the device
   cudaStream_t stream;
-  // (batch, time): the first key that each query sees, where documents are masked; null: all from 0. Never falling along
-  // time; other values give wrong sums but no access outside of the tensors.
+  // (batch, time): the first key that each query sees, where documents are masked; null: all from 0. Never falling
+  // along time; other values give wrong sums but no access outside of the tensors.
   const int32_t* starts = nullptr;
 
   __host__ __device__ int group() const { return heads / kv_heads; }
   __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }  // of a token's row of qkv
   // Rows of the backward pass's statistics are padded, so that 16-byte copies of them are aligned.
   __host__ __device__ int padded_time() const { return (time + 127) / 128 * 128; }
-  // The first key of a query of sequence `batch`; queries beyond the end count as the last.
-  __device__ int start(int batch, int query) const {
-    const int row = min(query, time - 1);
-    return min(max(starts[static_cast<size_t>(batch) * time + row], 0), row);
-  }
   size_t statistics() const { return static_cast<size_t>(batch) * heads * padded_time(); }
 };
 

@@ -10,7 +10,7 @@
 // its limit.
 #pragma once
 
-#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/documents.cuh"
 #include "cuda/attention/hopper.cuh"
 
 namespace llamaforge::cuda {
@@ -34,7 +34,7 @@ struct KeyGradient {
   };
 };
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     attention_key_gradient_kernel(const __grid_constant__ CUtensorMap key_map,
                                   const __grid_constant__ CUtensorMap query_map,
@@ -54,7 +54,14 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   const int key_tile = place / in_section, line = first_line + place % in_section;
   const int batch = line / call.kv_heads, kv_head = line % call.kv_heads;
   const int first_tile = key_tile * G::kKeys / G::kQueries;
-  const int tiles = (call.time + G::kQueries - 1) / G::kQueries - first_tile;  // of one head
+  // Queries from `end` on see none of the keys, those before `whole` every one that is not behind them.
+  int end = call.time, whole = call.time;
+  if constexpr (kDocuments) {
+    const int first = key_tile * G::kKeys;
+    end = end_of_queries(call, batch, first, min(first + G::kKeys, call.time) - 1);
+    whole = end_of_queries(call, batch, first, first);
+  }
+  const int tiles = (end + G::kQueries - 1) / G::kQueries - first_tile;  // of one head
   const int walks = tiles * call.group();
 
   if (threadIdx.x == 0) {
@@ -194,6 +201,18 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
 #pragma unroll
         for (int i = 0; i < G::kQueries / 2; ++i) {
           if (i / 4 * 8 + i % 2 < diagonal + i / 2 % 2 * 8) s[i] = 0;
+        }
+      }
+      if (kDocuments && (first_tile + tile + 1) * G::kQueries > whole) {
+#pragma unroll
+        for (int j = 0; j < G::kQueries / 8; ++j) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            const int query = (first_tile + tile) * G::kQueries + 8 * j + column + c;
+            const int from = first_key(call, batch, query) - row;
+            if (from > 0) s[4 * j + c] = 0;
+            if (from > 8) s[4 * j + 2 + c] = 0;
+          }
         }
       }
       if (++tile == tiles) tile = 0;

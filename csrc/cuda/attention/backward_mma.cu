@@ -1,6 +1,6 @@
 // Causal attention backward with mma.sync, for every chip from sm_80, in two passes as on Hopper: one over the queries
 // of a block for dq, one over its keys for dk and dv. Nothing is added through global memory: deterministic.
-#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/documents.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/cuda_error.h"
 
@@ -20,7 +20,7 @@ struct QueryShared {
   Tile<kKeys, kHead> key, value;
 };
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 __global__ void __launch_bounds__(kThreads)
     attention_query_gradient_mma_kernel(const bfloat16* __restrict__ d_o, const bfloat16* __restrict__ qkv,
                                         const AttentionStatistics statistics, bfloat16* __restrict__ dqkv,
@@ -48,7 +48,12 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float to_base_2 = call.scale * kLog2E;
   const int tiles = (min(first + kRows, call.time) + kKeys - 1) / kKeys;
-  for (int tile = 0; tile < tiles; ++tile) {
+  const int first_tile = kDocuments ? first_key(call, batch, first) / kKeys : 0;
+  int from[2] = {};  // the first keys of this thread's rows
+  if constexpr (kDocuments) {
+    for (int h = 0; h < 2; ++h) from[h] = first_key(call, batch, first + warp_row + lane / 4 + 8 * h);
+  }
+  for (int tile = first_tile; tile < tiles; ++tile) {
     shared.key.template fetch<kThreads>(key, stride, tile * kKeys, call.time, size);
     copy_commit();
     shared.value.template fetch<kThreads>(value, stride, tile * kKeys, call.time, size);
@@ -60,13 +65,14 @@ __global__ void __launch_bounds__(kThreads)
     copy_wait<0>();
     __syncthreads();
     multiply_rows<kKeys, kHead>(d_p, shared.d_output, warp_row, shared.value);
-    const int diagonal = first + warp_row + lane / 4 - tile * kKeys - lane % 4 * 2;
+    const int before = tile * kKeys + lane % 4 * 2, diagonal = first + warp_row + lane / 4 - before;
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float p = exp2_approximate(fmaf(s[n][i], to_base_2, -lse[i / 2]));
-        s[n][i] = 8 * n + i % 2 > diagonal + i / 2 * 8 ? 0.0f : p * (d_p[n][i] - row_sum[i / 2]);
+        const bool other_document = kDocuments && 8 * n + i % 2 < from[i / 2] - before;
+        s[n][i] = other_document || 8 * n + i % 2 > diagonal + i / 2 * 8 ? 0.0f : p * (d_p[n][i] - row_sum[i / 2]);
       }
     }
     multiply_columns<kKeys, kHead>(dq, s, shared.key);
@@ -85,7 +91,7 @@ struct KeyShared {
   Tile<kQueries, kHead> query, d_output;
 };
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 __global__ void __launch_bounds__(kThreads)
     attention_key_gradient_mma_kernel(const bfloat16* __restrict__ d_o, const bfloat16* __restrict__ qkv,
                                       const AttentionStatistics statistics, bfloat16* __restrict__ dqkv,
@@ -103,11 +109,17 @@ __global__ void __launch_bounds__(kThreads)
   shared.value.template fetch<kThreads>(qkv + value_at, stride, first, call.time, size);
   float dk[kHead / 8][4] = {}, dv[kHead / 8][4] = {};
   const float to_base_2 = call.scale * kLog2E;
+  // Queries from `end` on see none of the keys, those before `whole` every one that is not behind them.
+  int end = call.time, whole = call.time;
+  if constexpr (kDocuments) {
+    end = end_of_queries(call, batch, first, min(first + kRows, call.time) - 1);
+    whole = end_of_queries(call, batch, first, first);
+  }
   for (int head = kv_head * call.group(); head < (kv_head + 1) * call.group(); ++head) {
     const bfloat16* query = qkv + line + head * size;
     const bfloat16* d_output = d_o + static_cast<size_t>(batch) * call.time * output_stride + head * size;
     const size_t row = (static_cast<size_t>(batch) * call.heads + head) * call.padded_time();
-    for (int start = first; start < call.time; start += kQueries) {
+    for (int start = first; start < end; start += kQueries) {
       shared.query.template fetch<kThreads>(query, stride, start, call.time, size);
       copy_commit();
       shared.d_output.template fetch<kThreads>(d_output, output_stride, start, call.time, size);
@@ -120,6 +132,17 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
       multiply_rows<kQueries, kHead>(d_p, shared.value, warp_row, shared.d_output);
       const int diagonal = first + warp_row + lane / 4 - start - lane % 4 * 2;
+      if (kDocuments && start + kQueries > whole) {
+#pragma unroll
+        for (int n = 0; n < kQueries / 8; ++n) {
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            const int from = first_key(call, batch, start + 8 * n + lane % 4 * 2 + c) - first - warp_row - lane / 4;
+            if (from > 0) s[n][c] = -INFINITY;
+            if (from > 8) s[n][2 + c] = -INFINITY;
+          }
+        }
+      }
 #pragma unroll
       for (int n = 0; n < kQueries / 8; ++n) {
         const float2 lse = *reinterpret_cast<const float2*>(statistics.lse + row + start + 8 * n + lane % 4 * 2);
@@ -142,33 +165,39 @@ __global__ void __launch_bounds__(kThreads)
   write_rows<kHead>(dv, one, dqkv + value_at, stride, first + warp_row, call.time, size);
 }
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
             bfloat16* dqkv) {
   const int tiles = (call.time + kRows - 1) / kRows;
-  const auto queries = attention_query_gradient_mma_kernel<kHead>;
+  const auto queries = attention_query_gradient_mma_kernel<kHead, kDocuments>;
   const int query_bytes = sizeof(QueryShared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(queries, cudaFuncAttributeMaxDynamicSharedMemorySize, query_bytes));
   queries<<<dim3(call.batch * call.heads, tiles), kThreads, query_bytes, call.stream>>>(d_o, qkv, statistics, dqkv,
                                                                                         call);
   LF_CUDA_CHECK(cudaGetLastError());
-  const auto keys = attention_key_gradient_mma_kernel<kHead>;
+  const auto keys = attention_key_gradient_mma_kernel<kHead, kDocuments>;
   const int key_bytes = sizeof(KeyShared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(keys, cudaFuncAttributeMaxDynamicSharedMemorySize, key_bytes));
   keys<<<dim3(call.batch * call.kv_heads, tiles), kThreads, key_bytes, call.stream>>>(d_o, qkv, statistics, dqkv, call);
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
+template <bool kDocuments>
+void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
+            bfloat16* dqkv) {
+  switch ((call.head_size + 31) / 32) {
+    case 1: return launch<32, kDocuments>(call, d_o, qkv, statistics, dqkv);
+    case 2: return launch<64, kDocuments>(call, d_o, qkv, statistics, dqkv);
+    case 3: return launch<96, kDocuments>(call, d_o, qkv, statistics, dqkv);
+    case 4: return launch<128, kDocuments>(call, d_o, qkv, statistics, dqkv);
+  }
+}
+
 }  // namespace
 
 void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                             AttentionStatistics statistics, bfloat16* dqkv) {
-  switch ((call.head_size + 31) / 32) {
-    case 1: return launch<32>(call, d_o, qkv, statistics, dqkv);
-    case 2: return launch<64>(call, d_o, qkv, statistics, dqkv);
-    case 3: return launch<96>(call, d_o, qkv, statistics, dqkv);
-    case 4: return launch<128>(call, d_o, qkv, statistics, dqkv);
-  }
+  call.starts ? launch<true>(call, d_o, qkv, statistics, dqkv) : launch<false>(call, d_o, qkv, statistics, dqkv);
 }
 
 }  // namespace llamaforge::cuda

@@ -11,7 +11,7 @@
 // it waits after each one): the first iteration adds zeros to a sum that nobody reads, the last computes an S too many.
 #pragma once
 
-#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/documents.cuh"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/work_queue.cuh"
 
@@ -29,13 +29,13 @@ struct QueryGradient {
     bfloat16 d_output[kQueryStages][kConsumers][kSlabs][64 * 64];
     bfloat16 key[kKeyStages][kSlabs][kKeys * 64];
     bfloat16 value[kKeyStages][kSlabs][kKeys * 64];
-    int work[kQueryStages];
+    int work[kQueryStages], first_tile[kQueryStages];  // the second with documents only
     hopper::Barrier query_full[kQueryStages], query_empty[kQueryStages];
     hopper::Barrier key_full[kKeyStages], key_empty[kKeyStages], value_full[kKeyStages], value_empty[kKeyStages];
   };
 };
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     attention_query_gradient_kernel(const __grid_constant__ CUtensorMap query_map,
                                     const __grid_constant__ CUtensorMap d_output_map,
@@ -84,6 +84,11 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       const Work work = work_at(index, queue, call);
       const int key_column = (call.heads + work.head / call.group()) * kHead;
       const int value_column = key_column + call.kv_heads * kHead;
+      int first_tile = 0;
+      if constexpr (kDocuments) {
+        first_tile = first_key(call, work.batch, work.query_tile * G::kQueries) / G::kKeys;
+        shared.first_tile[queries.stage] = first_tile;
+      }
       barrier_expect_bytes(query_full, 2 * G::kConsumers * G::kSlabs * 64 * 64 * sizeof(bfloat16));
       for (int i = 0; i < G::kConsumers; ++i) {
         for (int slab = 0; slab < G::kSlabs; ++slab) {
@@ -93,7 +98,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
         }
       }
       queries.advance();
-      for (int tile = key_tiles((work.query_tile + 1) * G::kQueries) - 1; tile >= 0; --tile) {
+      for (int tile = key_tiles((work.query_tile + 1) * G::kQueries) - 1; tile >= first_tile; --tile) {
         barrier_wait(&shared.key_empty[keys.stage], keys.parity ^ 1);
         barrier_expect_bytes(&shared.key_full[keys.stage], kTileBytes);
         for (int slab = 0; slab < G::kSlabs; ++slab) {
@@ -130,7 +135,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
 
     // A query tile: where its rows are, and what the softmax of a thread's two rows needs.
     struct Rows {
-      int batch, head, row, key_tiles;
+      int batch, head, row, key_tiles, first_tile;
       float lse[2], row_sum[2];
     };
     // The next query tile of this block; passes over a key tile beyond its diagonal. Rows beyond the end have
@@ -141,7 +146,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       if (index >= queue.works) return false;
       const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * G::kQueries + consumer * 64;
-      rows = {work.batch, work.head, first_query + thread / 32 * 16 + lane / 4, key_tiles(first_query + 64)};
+      rows = {work.batch, work.head, first_query + thread / 32 * 16 + lane / 4, key_tiles(first_query + 64),
+              kDocuments ? shared.first_tile[queries.stage] : 0};
       const size_t line = (static_cast<size_t>(work.batch) * call.heads + work.head) * call.padded_time() + rows.row;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -204,12 +210,23 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       wgmma_fence();
       multiply_tile(d_p, shared.d_output[query_stage][consumer], shared.value[stage]);
       wgmma_commit();
-      const bool first = tile == rows.key_tiles - 1, last = tile == 0;
+      const bool first = tile == rows.key_tiles - 1, last = tile == (kDocuments ? rows.first_tile : 0);
       if (first) {
         const int diagonal = rows.row - tile * G::kKeys - lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < G::kKeys / 2; ++i) {
           if (i / 4 * 8 + i % 2 > diagonal + i / 2 % 2 * 8) s[i] = -INFINITY;
+        }
+      }
+      if constexpr (kDocuments) {
+        int from[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) from[h] = first_key(call, rows.batch, rows.row + 8 * h) - tile * G::kKeys;
+        if (from[1] > 0) {
+#pragma unroll
+          for (int i = 0; i < G::kKeys / 2; ++i) {
+            if (i / 4 * 8 + i % 2 < from[i / 2 % 2] - lane % 4 * 2) s[i] = -INFINITY;
+          }
         }
       }
 #pragma unroll

@@ -10,7 +10,7 @@
 // Deterministic: a query tile is computed by one warpgroup in one order.
 #include <algorithm>
 
-#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/documents.cuh"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/tensor_map.h"
 #include "cuda/attention/work_queue.cuh"
@@ -37,7 +37,7 @@ struct alignas(1024) Shared {
   bfloat16 query[T::kQueryStages][T::kConsumers][T::kSlabs][64 * 64];
   bfloat16 key[T::kKeyStages][T::kSlabs][T::kKeys * 64];
   bfloat16 value[T::kKeyStages][T::kSlabs][T::kKeys * 64];
-  int work[T::kQueryStages];
+  int work[T::kQueryStages], first_tile[T::kQueryStages];  // the second with documents only
   Barrier query_full[T::kQueryStages], query_empty[T::kQueryStages];
   Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
 };
@@ -97,7 +97,7 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
   }
 }
 
-template <int kHead, bool kTurns>
+template <int kHead, bool kTurns, bool kDocuments>
 __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     attention_forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
                              bfloat16* __restrict__ o, float* __restrict__ lse, const WorkQueue queue,
@@ -142,6 +142,11 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       const Work work = work_at(index, queue, call);
       const int kv_head = work.head / call.group();
       const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
+      int first_tile = 0;
+      if constexpr (kDocuments) {
+        first_tile = first_key(call, work.batch, work.query_tile * T::kQueries) / T::kKeys;
+        shared.first_tile[queries.stage] = first_tile;
+      }
       barrier_expect_bytes(&shared.query_full[queries.stage], T::kConsumers * T::kSlabs * 64 * 64 * sizeof(bfloat16));
       for (int i = 0; i < T::kConsumers; ++i) {
         for (int slab = 0; slab < T::kSlabs; ++slab) {
@@ -150,7 +155,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         }
       }
       queries.advance();
-      for (int tile = key_tiles((work.query_tile + 1) * T::kQueries) - 1; tile >= 0; --tile) {
+      for (int tile = key_tiles((work.query_tile + 1) * T::kQueries) - 1; tile >= first_tile; --tile) {
         barrier_wait(&shared.key_empty[keys.stage], keys.parity ^ 1);
         barrier_expect_bytes(&shared.key_full[keys.stage], kTileBytes);
         for (int slab = 0; slab < T::kSlabs; ++slab) {
@@ -212,7 +217,22 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * T::kQueries + consumer * 64;
       const int tiles = key_tiles((work.query_tile + 1) * T::kQueries);
-      const int own_tiles = first_query < call.time ? key_tiles(first_query + 64) : 0;  // those that these queries see
+      const int first_tile = kDocuments ? shared.first_tile[queries.stage] : 0;
+      // The end of those that these queries see.
+      const int own_tiles = first_query < call.time ? key_tiles(first_query + 64) : first_tile;
+      // Keys before a query's document. Every query has seen a key by then: the walk began at its own.
+      auto mask_documents = [&](float(&s)[64], int tile) {
+        int from[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          from[h] = first_key(call, work.batch, first_query + thread / 32 * 16 + lane / 4 + 8 * h) - tile * T::kKeys;
+        }
+        if (from[1] <= 0) return;
+#pragma unroll
+        for (int i = 0; i < 64; ++i) {
+          if (i / 4 * 8 + i % 2 < from[i / 2 % 2] - lane % 4 * 2) s[i] = -INFINITY;
+        }
+      };
       float out[kHead / 2];
       uint32_t p[32];
       Softmax softmax;
@@ -226,7 +246,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         pass_turn();
         keys.advance();
       }
-      if (own_tiles == 0) {
+      if (own_tiles == first_tile) {
         release_stage(&shared.query_empty[queries.stage]);
         queries.advance();
         continue;
@@ -250,13 +270,14 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
           const int column = i / 4 * 8 + i % 2, below = i / 2 % 2 * 8;
           if (column > row + below) s[i] = -INFINITY;
         }
+        if constexpr (kDocuments) mask_documents(s, own_tiles - 1);
         softmax_tile<true>(s, softmax, to_base_2);
         as_operand(s, p);
         stage_of_p = keys.stage;
         parity_of_p = keys.parity;
         keys.advance();
       }
-      for (int tile = own_tiles - 1; tile > 0; --tile) {
+      for (int tile = own_tiles - 1; tile > first_tile; --tile) {
         float s[64];
         barrier_wait(&shared.key_full[keys.stage], keys.parity);
         take_turn();
@@ -269,6 +290,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         wgmma_wait<1>();
         pin(s);
         release(shared.key_empty[keys.stage]);
+        if constexpr (kDocuments) mask_documents(s, tile - 1);
         softmax_tile<false>(s, softmax, to_base_2);
         wgmma_wait<0>();
         pin(out);
@@ -286,7 +308,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       queries.advance();
       barrier_wait(&shared.value_full[stage_of_p], parity_of_p);
       wgmma_fence();
-      multiply_values(out, p, stage_of_p, own_tiles > 1);
+      multiply_values(out, p, stage_of_p, own_tiles - 1 > first_tile);
 
       float total[2];
 #pragma unroll
@@ -321,10 +343,10 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
 #endif
 }
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
   using T = Tiles<kHead>;
-  const auto kernel = attention_forward_kernel<kHead, kHead == 64>;
+  const auto kernel = attention_forward_kernel<kHead, kHead == 64, kDocuments>;
   const int bytes = sizeof(Shared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const CUtensorMap query_map = tensor_map(qkv, call.batch, call.time, call.width(), 64);
@@ -336,6 +358,15 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
+template <bool kDocuments>
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
+  switch (call.head_size) {
+    case 64: return launch<64, kDocuments>(call, qkv, o, lse, next);
+    case 96: return launch<96, kDocuments>(call, qkv, o, lse, next);
+    case 128: return launch<128, kDocuments>(call, qkv, o, lse, next);
+  }
+}
+
 }  // namespace
 
 bool hopper_takes(const AttentionCall& call) {
@@ -343,11 +374,7 @@ bool hopper_takes(const AttentionCall& call) {
 }
 
 void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
-  switch (call.head_size) {
-    case 64: return launch<64>(call, qkv, o, lse, next);
-    case 96: return launch<96>(call, qkv, o, lse, next);
-    case 128: return launch<128>(call, qkv, o, lse, next);
-  }
+  call.starts ? launch<true>(call, qkv, o, lse, next) : launch<false>(call, qkv, o, lse, next);
 }
 
 }  // namespace llamaforge::cuda

@@ -2,7 +2,7 @@
 // a block of four warps owns 64 queries, 16 a warp, and walks the key tiles up to its diagonal; the next tile is copied
 // while this one is computed. Head sizes are padded with zero columns to the next of 32, 64, 96, 128.
 // Deterministic: a query is computed by one warp in one order.
-#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/documents.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/cuda_error.h"
 
@@ -19,7 +19,7 @@ struct Shared {
   Tile<kKeys, kHead> key[2], value[2];
 };
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 __global__ void __launch_bounds__(kThreads)
     attention_forward_mma_kernel(const bfloat16* __restrict__ qkv, bfloat16* __restrict__ o, float* __restrict__ lse,
                                  const AttentionCall call) {
@@ -33,15 +33,20 @@ __global__ void __launch_bounds__(kThreads)
   const bfloat16* key = query + (call.heads + head / call.group() - head) * size;
   const bfloat16* value = key + call.kv_heads * size;
   const int tiles = (min(first + kQueries, call.time) + kKeys - 1) / kKeys;
+  const int first_tile = kDocuments ? first_key(call, batch, first) / kKeys : 0;
 
   shared.query.template fetch<kThreads>(query, stride, first, call.time, size);
-  shared.key[0].template fetch<kThreads>(key, stride, 0, call.time, size);
-  shared.value[0].template fetch<kThreads>(value, stride, 0, call.time, size);
+  shared.key[first_tile % 2].template fetch<kThreads>(key, stride, first_tile * kKeys, call.time, size);
+  shared.value[first_tile % 2].template fetch<kThreads>(value, stride, first_tile * kKeys, call.time, size);
   copy_commit();
 
   float out[kHead / 8][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
   const float to_base_2 = call.scale * kLog2E;
-  for (int tile = 0; tile < tiles; ++tile) {
+  [[maybe_unused]] int from[2];  // the first keys of this thread's rows
+  if constexpr (kDocuments) {
+    for (int h = 0; h < 2; ++h) from[h] = first_key(call, batch, first + warp_row + lane / 4 + 8 * h);
+  }
+  for (int tile = first_tile; tile < tiles; ++tile) {
     if (tile + 1 < tiles) {
       shared.key[(tile + 1) % 2].template fetch<kThreads>(key, stride, (tile + 1) * kKeys, call.time, size);
       shared.value[(tile + 1) % 2].template fetch<kThreads>(value, stride, (tile + 1) * kKeys, call.time, size);
@@ -61,6 +66,18 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     }
+    if constexpr (kDocuments) {
+      const int before = tile * kKeys + lane % 4 * 2;
+      if (from[1] > tile * kKeys) {
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (8 * n + i % 2 < from[i / 2] - before) s[n][i] = -INFINITY;
+          }
+        }
+      }
+    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float highest = maximum[h];
@@ -68,7 +85,9 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-      const float factor = exp2_approximate((maximum[h] - highest) * to_base_2);
+      // A row that has seen no key yet, as its document begins later, has no maximum.
+      const float reference = kDocuments && highest == -INFINITY ? 0.0f : highest;
+      const float factor = exp2_approximate((maximum[h] - reference) * to_base_2);
       maximum[h] = highest;
       sum[h] *= factor;
 #pragma unroll
@@ -81,7 +100,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& x = s[n][2 * h + c];
-          x = exp2_approximate(fmaf(x, to_base_2, -highest * to_base_2));
+          x = exp2_approximate(fmaf(x, to_base_2, -reference * to_base_2));
           sum[h] += x;
         }
       }
@@ -105,13 +124,23 @@ __global__ void __launch_bounds__(kThreads)
                     static_cast<size_t>(call.heads) * size, first + warp_row, call.time, size);
 }
 
-template <int kHead>
+template <int kHead, bool kDocuments>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
-  const auto kernel = attention_forward_mma_kernel<kHead>;
+  const auto kernel = attention_forward_mma_kernel<kHead, kDocuments>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<kHead>)));
   const dim3 grid(call.batch * call.heads, (call.time + kQueries - 1) / kQueries);
   kernel<<<grid, kThreads, sizeof(Shared<kHead>), call.stream>>>(qkv, o, lse, call);
   LF_CUDA_CHECK(cudaGetLastError());
+}
+
+template <bool kDocuments>
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+  switch ((call.head_size + 31) / 32) {
+    case 1: return launch<32, kDocuments>(call, qkv, o, lse);
+    case 2: return launch<64, kDocuments>(call, qkv, o, lse);
+    case 3: return launch<96, kDocuments>(call, qkv, o, lse);
+    case 4: return launch<128, kDocuments>(call, qkv, o, lse);
+  }
 }
 
 }  // namespace
@@ -119,12 +148,7 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
 bool mma_takes(const AttentionCall& call) { return call.head_size % 8 == 0 && call.head_size <= 128; }
 
 void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
-  switch ((call.head_size + 31) / 32) {
-    case 1: return launch<32>(call, qkv, o, lse);
-    case 2: return launch<64>(call, qkv, o, lse);
-    case 3: return launch<96>(call, qkv, o, lse);
-    case 4: return launch<128>(call, qkv, o, lse);
-  }
+  call.starts ? launch<true>(call, qkv, o, lse) : launch<false>(call, qkv, o, lse);
 }
 
 }  // namespace llamaforge::cuda

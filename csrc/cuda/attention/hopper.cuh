@@ -31,9 +31,10 @@ __device__ __forceinline__ void barrier_init_fence() {
 __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-// One arrival for the warp, when all its lanes are done with the stage that the barrier guards. Without __syncwarp only the
-// reads of lane 0 would be ordered before the arrival, and so before the copy that the producer then starts; compute-sanitizer
-// rightly calls what plain loads read (statistics, work numbers) a hazard then. What wgmma reads has ended with its wait.
+// One arrival for the warp, when all its lanes are done with the stage that the barrier guards. Without __syncwarp only
+// the reads of lane 0 would be ordered before the arrival, and so before the copy that the producer then starts;
+// compute-sanitizer rightly calls what plain loads read (statistics, work numbers) a hazard then. What wgmma reads has
+// ended with its wait.
 __device__ __forceinline__ void release_stage(Barrier* barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier_arrive(barrier);

@@ -1,7 +1,7 @@
 // Causal attention in f32 arithmetic for any head size, bf16 or f32 tensors: the f32 mode, and head sizes that the
 // tensor core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as
 // elsewhere. Deterministic: a query's (a key's) sums belong to one block and run in one order.
-#include "cuda/attention/attention_kernels.h"
+#include "cuda/attention/documents.cuh"
 #include "cuda/cuda_error.h"
 #include "cuda/launch.h"
 
@@ -79,37 +79,40 @@ __global__ void __launch_bounds__(kPlainThreads)
   const size_t stride = call.width(), line = static_cast<size_t>(batch) * call.time * stride;
   const T* keys = qkv + line + (call.heads + head / call.group()) * size;
   const T* values = keys + call.kv_heads * size;
+  constexpr int kLanes = kPlainThreads / kTile;  // that share a row: 8 or 16, neighbours
+  const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+  const int first_start = call.starts ? first_key(call, batch, first) / kTile * kTile : 0;
+  const int from = call.starts ? first_key(call, batch, first + row) : 0;  // the first key of this thread's row
   fetch(layout, query, qkv + line + head * size, stride, first, call.time, size);
   clear(layout, out);
   if (threadIdx.x < kTile) {
     maximum[threadIdx.x] = -INFINITY;
     sum[threadIdx.x] = 0;
   }
-  for (int start = 0; start <= first; start += kTile) {
+  for (int start = first_start; start <= first; start += kTile) {
     __syncthreads();
     fetch(layout, key, keys, stride, start, call.time, size);
     __syncthreads();
     multiply(layout, query, key, scores, size);
     __syncthreads();
-    constexpr int kLanes = kPlainThreads / kTile;  // that share a row: 8 or 16, neighbours
-    const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
     float highest = maximum[row], total = 0;
     for (int j = lane; j < kTile; j += kLanes) {
       float& s = scores[row * (kTile + 1) + j];
-      s = start + j > first + row ? -INFINITY : s * call.scale;
+      s = start + j > first + row || start + j < from ? -INFINITY : s * call.scale;
       highest = Maximum{}(highest, s);
     }
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
       highest = Maximum{}(highest, __shfl_xor_sync(~0u, highest, distance));
     }
+    const float reference = highest == -INFINITY ? 0.0f : highest;  // no key seen yet: its document begins later
     for (int j = lane; j < kTile; j += kLanes) {
       float& s = scores[row * (kTile + 1) + j];
-      s = expf(s - highest);
+      s = expf(s - reference);
       total += s;
     }
     for (int distance = kLanes / 2; distance > 0; distance /= 2) total += __shfl_xor_sync(~0u, total, distance);
     if (lane == 0) {
-      factor[row] = expf(maximum[row] - highest);
+      factor[row] = expf(maximum[row] - reference);
       sum[row] = sum[row] * factor[row] + total;
       maximum[row] = highest;
     }
@@ -132,11 +135,13 @@ __global__ void __launch_bounds__(kPlainThreads)
 
 // s = q kᵀ and d_p = dO vᵀ of a tile become p and dS.
 template <int kTile>
-__device__ void softmax_gradient(float* s, float* d_p, int first_query, int first_key, size_t line,
+__device__ void softmax_gradient(float* s, float* d_p, int first_query, int key_tile, size_t line,
                                  const AttentionStatistics& statistics, const AttentionCall& call) {
   for (int i = threadIdx.x; i < kTile * kTile; i += kPlainThreads) {
     const int row = i / kTile, column = i % kTile, at = row * (kTile + 1) + column, query = first_query + row;
-    const bool seen = first_key + column <= query && query < call.time;
+    const int key = key_tile + column;
+    const bool seen = key <= query && query < call.time &&
+                      (!call.starts || key >= first_key(call, static_cast<int>(line) / call.heads, query));
     const size_t of_row = line * call.padded_time() + query;
     const float p = seen ? exp2f(s[at] * (call.scale * kLog2E) - statistics.lse[of_row]) : 0.0f;
     s[at] = p;
@@ -163,7 +168,8 @@ __global__ void __launch_bounds__(kPlainThreads)
   fetch(layout, d_output, d_o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,
         static_cast<size_t>(call.heads) * size, first, call.time, size);
   clear(layout, dq);
-  for (int start = 0; start <= first; start += kTile) {
+  const int first_start = call.starts ? first_key(call, batch, first) / kTile * kTile : 0;
+  for (int start = first_start; start <= first; start += kTile) {
     __syncthreads();
     fetch(layout, key, keys, stride, start, call.time, size);
     fetch(layout, value, values, stride, start, call.time, size);
@@ -196,8 +202,9 @@ __global__ void __launch_bounds__(kPlainThreads)
   fetch(layout, value, qkv + value_at, stride, first, call.time, size);
   clear(layout, dk);
   clear(layout, dv);
+  const int end = call.starts ? end_of_queries(call, batch, first, min(first + kTile, call.time) - 1) : call.time;
   for (int head = kv_head * call.group(); head < (kv_head + 1) * call.group(); ++head) {
-    for (int start = first; start < call.time; start += kTile) {
+    for (int start = first; start < end; start += kTile) {
       __syncthreads();
       fetch(layout, query, qkv + line + head * size, stride, start, call.time, size);
       fetch(layout, d_output, d_o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,

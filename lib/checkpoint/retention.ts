@@ -9,10 +9,20 @@ export interface Retention {
   keepLast: number;
   /** Steps divisible by this stay for good; 0 or absent: none. */
   keepEvery?: number;
+  /** Of those whose validation loss was measured, how many of the lowest stay; 0 or absent: none. */
+  keepBest?: number;
+}
+
+/** A checkpoint as retention sees it. */
+export interface Candidate {
+  step: number;
+  valid: boolean;
+  /** Loss on held-out documents at this step, if it was measured then. */
+  validation?: number | null;
 }
 
 /** @throws UsageError for values that could lose a run */
-export function checkRetention({ keepLast, keepEvery = 0 }: Retention): void {
+export function checkRetention({ keepLast, keepEvery = 0, keepBest = 0 }: Retention): void {
   if (!Number.isSafeInteger(keepLast) || keepLast < 2) {
     throw new UsageError(
       `keepLast must be a whole number of at least 2, got ${keepLast}: ` +
@@ -22,18 +32,18 @@ export function checkRetention({ keepLast, keepEvery = 0 }: Retention): void {
   if (!Number.isSafeInteger(keepEvery) || keepEvery < 0) {
     throw new UsageError(`keepEvery must be a whole number (0: off), got ${keepEvery}`);
   }
+  if (!Number.isSafeInteger(keepBest) || keepBest < 0) {
+    throw new UsageError(`keepBest must be a whole number (0: off), got ${keepBest}`);
+  }
 }
 
 /**
  * The steps to delete. Damaged checkpoints do not count as kept ones; those older than the newest valid
  * one go, newer ones stay for whoever wants to know what happened. Without a valid one nothing goes.
  */
-export function chooseDeletions(
-  checkpoints: readonly { step: number; valid: boolean }[],
-  retention: Retention,
-): number[] {
+export function chooseDeletions(checkpoints: readonly Candidate[], retention: Retention): number[] {
   checkRetention(retention);
-  const { keepLast, keepEvery = 0 } = retention;
+  const { keepLast, keepEvery = 0, keepBest = 0 } = retention;
   const valid = checkpoints.filter((c) => c.valid).map((c) => c.step);
   valid.sort((a, b) => b - a);
   const newest = valid[0];
@@ -42,19 +52,29 @@ export function chooseDeletions(
   if (keepEvery > 0) {
     for (const step of valid) if (step % keepEvery === 0) kept.add(step);
   }
+  const measured = checkpoints.filter(({ valid, validation }) => valid && isNumber(validation));
+  // Of equal losses the later one.
+  measured.sort((a, b) => Number(a.validation) - Number(b.validation) || b.step - a.step);
+  for (const { step } of measured.slice(0, keepBest)) kept.add(step);
   return checkpoints.map((c) => c.step).filter((step) => step < newest && !kept.has(step));
+}
+
+function isNumber(value: unknown): value is number {
+  return typeof value === "number" && Number.isFinite(value);
 }
 
 /** Deletes what `chooseDeletions` names, oldest first. Returns the deleted steps. */
 export async function applyRetention(folder: string, retention: Retention): Promise<number[]> {
   const places = await listCheckpoints(folder);
-  const checkpoints: { step: number; valid: boolean }[] = [];
+  const checkpoints: Candidate[] = [];
   for (const { step, path } of places) {
-    const valid = await verifyCheckpoint(path, { hashes: false }).then(
-      () => true,
-      () => false,
-    );
-    checkpoints.push({ step, valid });
+    const manifest = await verifyCheckpoint(path, { hashes: false }).catch(() => null);
+    const loss = manifest?.run.validation;
+    checkpoints.push({
+      step,
+      valid: manifest !== null,
+      validation: isNumber(loss) ? loss : null,
+    });
   }
   const deletions = new Set(chooseDeletions(checkpoints, retention));
   for (const { step, path } of places) {

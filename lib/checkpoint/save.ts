@@ -16,7 +16,8 @@ import { checkpointName, discard } from "./folder.js";
 import { formatManifest, manifestFile } from "./manifest.js";
 import { checkpointError, type Digest, io, systemCode } from "./native-io.js";
 import { applyRetention, checkRetention, type Retention } from "./retention.js";
-import { type TensorSource, writeSafetensors } from "./safetensors.js";
+import { type TensorSource, tensorBytes, writeSafetensors } from "./safetensors.js";
+import { expectSpaceToSave } from "./space.js";
 import { weightsFile, writeWeights } from "./weights.js";
 
 export const trainerFile = "trainer.json";
@@ -58,6 +59,7 @@ export async function saveCheckpoint(
   checkFileNames(contents);
   try {
     await rm(temporary, { recursive: true, force: true });
+    await expectSpaceToSave(folder, contentBytes(contents));
     await mkdir(temporary);
     const files = await writeContents(temporary, contents);
     const manifest = formatManifest({ step, run: { ...contents.run }, files });
@@ -71,6 +73,14 @@ export async function saveCheckpoint(
     await rm(temporary, { recursive: true, force: true }).catch(() => {});
     throw checkpointError(`saving ${path}`, error);
   }
+}
+
+/** At least what the files will have: headers are small beside the tensors. */
+function contentBytes({ files, tensors }: CheckpointContents): number {
+  const small = Object.values(files).reduce((sum, content) => sum + content.length, 0);
+  return Object.values(tensors)
+    .flat()
+    .reduce((sum, tensor) => sum + tensorBytes(tensor), small);
 }
 
 function checkFileNames({ files, tensors }: CheckpointContents): void {

@@ -11,6 +11,7 @@ import { addPrepare } from "./prepare.js";
 import { addQuickstart } from "./quickstart.js";
 import { addReport } from "./report.js";
 import { addTrain } from "./train.js";
+import { addVerify } from "./verify.js";
 import { packageVersion } from "./version.js";
 
 /** The command line as data: every command with its arguments and options. */
@@ -27,6 +28,7 @@ export function createProgram(): Command {
   addTrain(program);
   addLaunch(program);
   addGenerate(program);
+  addVerify(program);
   addReport(program);
   addBench(program);
   addDoctor(program);

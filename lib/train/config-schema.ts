@@ -155,6 +155,9 @@ const checkpoint = section("when to save, and what to keep", {
     "checkpoints at multiples of this stay for ever",
     "none",
   ).optional(),
+  keepBest: integer(0, 1_000_000, "checkpoints with the lowest validation loss that stay").default(
+    0,
+  ),
 });
 
 const canary = section("looks for hardware that computes or keeps wrong bits", {

@@ -39,6 +39,8 @@ export async function snapshot(run: {
   tokenizer: Tokenizer;
   mixture: Mixture;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
+  /** Loss on held-out documents, if it was measured at this step. */
+  validation?: number | null;
 }): Promise<CheckpointContents> {
   const { config, model, optimizer, tokenizer, mixture, progress } = run;
   const [weights, state] = await Promise.all([weightSources(model), optimizerSources(optimizer)]);
@@ -56,6 +58,7 @@ export async function snapshot(run: {
       ...runIdentity(config, mixture),
       worldSize: model.store.parallel?.worldSize ?? 1,
       build: buildInfo().version,
+      ...(run.validation != null && { validation: run.validation }),
     },
   };
 }

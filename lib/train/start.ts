@@ -4,6 +4,7 @@ import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.j
 import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
 import { checkRun } from "../checkpoint/manifest.js";
+import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import { Mixture } from "../data/mixture.js";
 import { Tokenizer } from "../data/tokenizer.js";
@@ -11,6 +12,7 @@ import type { Device } from "../device.js";
 import type { Cluster } from "../dist/cluster.js";
 import { CheckpointError, DataError, UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
+import { parameterCount } from "../model/config.js";
 import { Llama } from "../model/llama.js";
 import { buildInfo } from "../native.js";
 import { AdamW } from "../optim/adamw.js";
@@ -80,7 +82,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
         "the tokenizer": mixture.tokenizerSha256,
       }),
     );
-    const lock = first ? await takeOutputFolder(config.out) : null;
+    const lock = first ? await takeOutputFolder(config) : null;
     opened.push(() => lock?.release());
     faultPoint("init");
     const checkpoint = await agreedCheckpoint(config.out, resume, cluster, onNotice);
@@ -124,12 +126,19 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
   }
 }
 
-/** Locks the run's folder, and removes what a killed save left behind: nobody else writes there while we hold the lock. */
-async function takeOutputFolder(out: string): Promise<RunLock> {
+/**
+ * Locks the run's folder, removes what a killed save left behind (nobody else writes there while we hold the lock), and asks
+ * whether the disk has room for the run's checkpoints.
+ */
+async function takeOutputFolder(config: RunConfig): Promise<RunLock> {
+  const { out, checkpoint, model, precision } = config;
   await prepareOutputFolder(out, { parents: true });
   const lock = acquireRunLock(out);
   try {
     await cleanUp(out);
+    const present = (await listCheckpoints(out)).length;
+    const one = checkpointBytes(parameterCount(model), precision);
+    await expectSpaceToRun(out, one, { ...checkpoint, present });
   } catch (error) {
     lock.release();
     throw error;

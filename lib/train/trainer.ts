@@ -76,6 +76,7 @@ export class Trainer {
   #stopRequested = false;
   #running = false;
   #validation: Validation | null = null;
+  #validatedStep = -1;
   #samples: Sample[] = [];
   #checkpoint: string | null = null;
   #started = 0;
@@ -102,11 +103,11 @@ export class Trainer {
     this.#schedule = cosineSchedule(config.optimizer);
     this.#checkpoint = parts.checkpoint;
     if (parts.checkpoint) this.#savedStep = progress.step;
-    const { keepLast, keepEvery } = config.checkpoint;
+    const { keepLast, keepEvery, keepBest } = config.checkpoint;
     const { onNotice } = parts;
     this.#notice = onNotice;
     this.#writer = new CheckpointWriter(config.out, {
-      retention: { keepLast, ...(keepEvery && { keepEvery }) },
+      retention: { keepLast, keepBest, ...(keepEvery && { keepEvery }) },
       onSaved: (saved: SavedCheckpoint) => {
         this.#checkpoint = saved.path;
       },
@@ -260,6 +261,7 @@ export class Trainer {
       const last = this.#step === steps;
       if (this.#heldOut && (last || due(this.#step, evaluate.every))) {
         metrics.validation = this.#validation = await this.#evaluate(this.#heldOut);
+        this.#validatedStep = this.#step;
       }
       if (this.#samplesHere && (last || due(this.#step, sample.every))) {
         metrics.samples = this.#samples = await writeSamples(
@@ -311,6 +313,7 @@ export class Trainer {
       tokenizer: this.tokenizer,
       mixture: this.#mixture,
       progress,
+      validation: this.#validatedStep === this.#step ? this.#validation?.loss : null,
     });
     if (this.#cluster === null || this.#cluster.world.rank === 0) {
       this.#writer.start(this.#step, contents);

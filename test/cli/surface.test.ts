@@ -37,6 +37,7 @@ llamaforge generate <folder> <prompt>
   --seed <n> = 0
   --device <device> = cpu
   --precision <p> = fp32
+llamaforge verify <folder>
 llamaforge report <run>
   --out <file>
 llamaforge bench

@@ -41,6 +41,18 @@ test("for any set: the newest valid ones and the milestones stay, nothing newer 
   );
 });
 
+test("the lowest validation losses stay, whatever their age; damaged ones do not count", () => {
+  const losses = [3, 1, null, 2, Number.NaN, 4, 5];
+  const checkpoints = losses.map((validation, index) => ({
+    step: index + 1,
+    valid: index !== 3,
+    validation,
+  }));
+  expect(chooseDeletions(checkpoints, { keepLast: 2, keepBest: 1 })).toEqual([1, 3, 4, 5]);
+  expect(chooseDeletions(checkpoints, { keepLast: 2, keepBest: 2 })).toEqual([3, 4, 5]);
+  expect(() => chooseDeletions([], { keepLast: 2, keepBest: -1 })).toThrow(UsageError);
+});
+
 test("order is by number: step 1240000 outlives 960000, whose name sorts after it elsewhere", () => {
   const steps = [960_000, 980_000, 1_000_000, 1_240_000].map((step) => ({ step, valid: true }));
   expect(chooseDeletions(steps, { keepLast: 2 })).toEqual([960_000, 980_000]);

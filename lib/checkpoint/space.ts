@@ -1,0 +1,57 @@
+/** Whether the disk has room for a checkpoint, asked before it is written and before a run starts. */
+import { statfs } from "node:fs/promises";
+import { CheckpointError, UsageError } from "../errors.js";
+import { guarded } from "./native-io.js";
+
+/** Names, sizes, hashes and the tokenizer beside the tensors. */
+const smallFiles = 4 * 2 ** 20;
+
+/** Bytes that this process may still write below a folder. */
+export async function freeBytes(folder: string): Promise<number> {
+  return await guarded(`asking for the free space of ${folder}`, async () => {
+    const { bavail, bsize } = await statfs(folder);
+    return bavail * bsize;
+  });
+}
+
+/** @throws CheckpointError naming need and free, so that a save that must fail fails before it writes gigabytes */
+export async function expectSpaceToSave(folder: string, bytes: number): Promise<void> {
+  const free = await freeBytes(folder);
+  if (free >= bytes) return;
+  throw new CheckpointError(
+    `${folder}: ENOSPC, the checkpoint needs ${readable(bytes)}, ${readable(free)} are free\n` +
+      "the disk is full: free space or keep fewer checkpoints",
+  );
+}
+
+/** Bytes of a training checkpoint: weights, two moments, and the master copy of bf16 weights. */
+export function checkpointBytes(parameters: number, precision: "bf16" | "fp32"): number {
+  return parameters * (precision === "bf16" ? 2 + 8 + 4 : 4 + 8) + smallFiles;
+}
+
+/**
+ * Before a run starts: the checkpoints that stay, and the one being written beside them.
+ * @param present checkpoints that are there already
+ * @throws UsageError naming need and free
+ */
+export async function expectSpaceToRun(
+  folder: string,
+  one: number,
+  { keepLast, keepBest = 0, present }: { keepLast: number; keepBest?: number; present: number },
+): Promise<void> {
+  const count = Math.max(1, keepLast + keepBest + 1 - present);
+  const free = await freeBytes(folder);
+  if (free >= count * one) return;
+  throw new UsageError(
+    `${folder}: ${count} checkpoints of ${readable(one)} will be written beside each other and need ` +
+      `${readable(count * one)}, ${readable(free)} are free: free space, choose another \`out\`, or keep fewer ` +
+      "(checkpoint.keepLast)",
+  );
+}
+
+function readable(bytes: number): string {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  const power = Math.min(4, Math.max(0, Math.floor(Math.log10(Math.max(1, bytes)) / 3)));
+  const value = bytes / 1000 ** power;
+  return `${power === 0 ? value : value.toFixed(1)} ${units[power]}`;
+}

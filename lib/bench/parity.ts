@@ -86,7 +86,7 @@ export async function benchParity(options: ParityOptions): Promise<ParityResult>
     const rate = async (microBatch: number): Promise<number> => {
       const loader = tokens.open(microBatch);
       try {
-        const { times } = await run.steps(loader, 1, 1, fewSteps);
+        const { times } = await run.steps(loader, 1, 2, fewSteps);
         const tokensPerSecond = (microBatch * sequenceLength) / (median(times) / 1000);
         onProgress(`micro-batch ${microBatch}: ${Math.round(tokensPerSecond)} tokens/s at first`);
         return tokensPerSecond;
@@ -164,17 +164,24 @@ class Training {
   }
 
   /**
-   * Steps as the trainer runs them, two enqueued at a time, each from the end of the one before it to its own.
-   * @returns milliseconds and mean loss of the steps after `warmup`; the peak of memory() is theirs alone
+   * Some steps to warm up, until the device is idle; then those that count.
+   * @returns their milliseconds and mean losses; the peak of memory() is theirs alone
    */
   async steps(loader: Loader, accumulation: number, warmup: number, steps: number) {
+    await this.#run(loader, accumulation, warmup);
+    resetPeakMemory(this.model.device);
+    return await this.#run(loader, accumulation, steps);
+  }
+
+  /** Steps as the trainer runs them, two enqueued at a time, each from the end of the one before it to its own. */
+  async #run(loader: Loader, accumulation: number, steps: number) {
     const times: number[] = [];
     const losses: number[] = [];
     let last = performance.now();
     let running: RunningStep | null = null;
-    for (let step = 0; step <= warmup + steps; step++) {
+    for (let step = 0; step <= steps; step++) {
       const next: RunningStep | null =
-        step < warmup + steps
+        step < steps
           ? await trainStep({
               model: this.model,
               optimizer: this.optimizer,
@@ -185,15 +192,11 @@ class Training {
             })
           : null;
       if (running) {
-        const { loss } = await running.figures;
+        losses.push((await running.figures).loss);
         const now = performance.now();
-        if (step > warmup) {
-          times.push(now - last);
-          losses.push(loss);
-        }
+        times.push(now - last);
         last = now;
       }
-      if (step === warmup) resetPeakMemory(this.model.device);
       running = next;
     }
     return { times, losses };

@@ -68,7 +68,8 @@ export function beStrict(command: Command): void {
         command.error(`error: option '${flag}' was given more than once`);
       }
       if (value === "") command.error(`error: option '${flag}' has an empty value`);
-      if (value?.startsWith("--")) {
+      // Arguments for another program are one value with spaces in it.
+      if (value?.startsWith("--") && !value.includes(" ")) {
         command.error(`error: option '${flag}' is missing its value before '${value}'`);
       }
     });

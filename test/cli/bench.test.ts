@@ -1,0 +1,231 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parityFigures } from "../../lib/bench/figures.js";
+import type { KernelsResult } from "../../lib/bench/kernels.js";
+import { candidateMicroBatches, fastestMicroBatch } from "../../lib/bench/micro-batch.js";
+import type { ParityResult } from "../../lib/bench/parity.js";
+import { cpu, cuda } from "../../lib/device.js";
+import { OutOfMemoryError } from "../../lib/errors.js";
+import { flopsPerToken, presets } from "../../lib/index.js";
+import { buildLibrary } from "./build.js";
+import { llamaforge } from "./run.js";
+
+const folder = mkdtempSync(join(tmpdir(), "llamaforge-bench-test-"));
+beforeAll(() => buildLibrary());
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const small = ["--preset", "quickstart", "--device", "cpu", "--sequence-length", "64"];
+const few = [
+  ...small,
+  "--micro-batch",
+  "2",
+  "--accumulation",
+  "2",
+  "--steps",
+  "2",
+  "--warmup",
+  "1",
+];
+
+/** A peer that knows what it was asked to do. */
+function peer(name: string, body: string): string {
+  const file = join(folder, `${name}.mjs`);
+  writeFileSync(file, `import { parseArgs } from "node:util";\n${body}\n`);
+  return file;
+}
+
+describe("bench parity", () => {
+  test("measures a model on the CPU, prints it and writes it as JSON", async () => {
+    const file = join(folder, "deep/er/parity.json");
+    const { code, stdout, stderr } = await llamaforge(["bench", "parity", ...few, "--json", file]);
+    expect(code, stderr).toBe(0);
+    const result = JSON.parse(readFileSync(file, "utf8")) as ParityResult;
+    expect(result.run).toMatchObject({ microBatch: 2, accumulation: 2, tokensPerStep: 256 });
+    expect(result.tokensPerSecond).toBeCloseTo(256 / (result.stepMs.median / 1000), 3);
+    const { input, forward, backward, optimizer } = result.partsMs;
+    for (const part of [input, forward, backward, optimizer]) expect(part).toBeGreaterThan(0);
+    expect(result.memory.peakBytes).toBeGreaterThan(18 * result.model.parameters);
+    expect(result.loss.first).toBeCloseTo(Math.log(4096), 0);
+    const flops = flopsPerToken(presets.quickstart, 64);
+    expect(result.figures.causal).toMatchObject({ gflopPerToken: flops.causal / 1e9, mfu: null });
+    expect(result.figures.peak).toHaveProperty("unknown");
+    expect(result.figures.published).toBe(null);
+    expect(result.device.id).toBe("cpu");
+    expect(stdout).toContain(result.device.name);
+    expect(stdout).toContain("not known, so no MFU");
+    expect(stdout).not.toContain("MFU ");
+    expect(result).not.toHaveProperty("peer");
+  });
+
+  test("runs a peer with the same run and prints the ratio", { timeout: 120_000 }, async () => {
+    const script = peer(
+      "good",
+      `const names = ["model", "sequence-length", "micro-batch", "accumulation", "steps", "warmup", "device", "precision"];
+       const { values } = parseArgs({ options: Object.fromEntries(names.map((name) => [name, { type: "string" }])) });
+       console.error("compiling");
+       console.log(JSON.stringify({ program: "Peer", version: "1.2", tokensPerSecond: 1000, peakBytes: 5e6, values }));`,
+    );
+    const file = join(folder, "peer.json");
+    const args = [...few, "--peer", process.execPath, "--peer-script", script, "--json", file];
+    const { code, stdout, stderr } = await llamaforge(["bench", "parity", ...args]);
+    expect(code, stderr).toBe(0);
+    expect(stderr).toContain("peer: compiling");
+    const result = JSON.parse(readFileSync(file, "utf8")) as ParityResult;
+    expect(result.peer?.ratio).toBeCloseTo(result.tokensPerSecond / 1000, 6);
+    expect(stdout).toContain("Peer 1.2: 1,000 tokens/s, 5.00 MB at the peak");
+    const { values } = (result.peer as NonNullable<ParityResult["peer"]>).output as {
+      values: Record<string, string>;
+    };
+    expect(values).toMatchObject({ "micro-batch": "2", accumulation: "2", device: "cpu" });
+    expect(values).toMatchObject({ steps: "2", warmup: "1", precision: "bf16" });
+    expect(JSON.parse(values.model as string)).toEqual({ ...presets.quickstart });
+  });
+
+  test("a peer that fails, or says nothing, ends the benchmark", { timeout: 120_000 }, async () => {
+    const failing = peer("failing", `console.error("no module named torch"); process.exit(3);`);
+    const silent = peer("silent", `console.log("done");`);
+    const run = (script: string, ...more: string[]) =>
+      llamaforge(["bench", "parity", ...few, "--peer-script", script, ...more]);
+    const failed = await run(failing, "--peer", process.execPath);
+    expect(failed.code).toBe(2);
+    expect(failed.stderr).toContain("the peer failed with exit code 3");
+    expect(failed.stderr).toContain("| no module named torch");
+    expect(failed.stdout).toBe("");
+    const dumb = await run(silent, "--peer", process.execPath, "--peer-args", "--quick 1");
+    expect(dumb.code).toBe(2);
+    expect(dumb.stderr).toContain("printed no JSON object with tokensPerSecond above 0");
+    expect(dumb.stderr).toContain("silent.mjs --quick 1");
+    const absent = await run(silent, "--peer", "no-such-python");
+    expect(absent.code).toBe(2);
+    expect(absent.stderr).toContain("the peer cannot be started");
+  });
+
+  test.each([
+    [["--preset", "llama-9"], "Allowed choices are tinyllama-1.1b"],
+    [["--preset", "quickstart", "--config", "x.yaml"], "cannot be used with option '--config"],
+    [["--micro-batch", "0"], "Expected an integer from 1"],
+    [[...small, "--sequence-length=4096"], "given more than once"],
+    [["--sequence-length", "4096"], "more than the model's context of 2048"],
+    [["--peer-script", "x.py"], "need '--peer <python>'"],
+    [["--device", "gpu"], 'expected "cpu", "cuda" or "cuda:N"'],
+    [["--json", "/proc/nothing/x.json", "--device", "cpu"], "cannot be written"],
+    [[...small, "--data", "/nowhere"], "/nowhere"],
+  ])("refuses %j", async (args, message) => {
+    const { code, stderr } = await llamaforge(["bench", "parity", ...args]);
+    expect(stderr).toContain(message);
+    expect([2, 3]).toContain(code);
+  });
+
+  test("a GPU that is not there is an error, not a run on the CPU", async () => {
+    const { code, stdout, stderr } = await llamaforge(["bench", "parity", "--device", "cuda:99"]);
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/CUDA was asked for|there is no cuda:99/);
+    expect(stdout).toBe("");
+  });
+});
+
+describe("the figures", () => {
+  test("of TinyLlama on an A100 are those that its authors published", () => {
+    const model = presets["tinyllama-1.1b"];
+    const figures = parityFigures(model, 2048, "bf16", "NVIDIA A100-SXM4-40GB", 24_000);
+    expect(figures.causal.gflopPerToken).toBeCloseTo(6.76, 3);
+    expect(figures.fullAttention.gflopPerToken).toBeCloseTo(7.314, 3);
+    expect(figures.fullAttention.mfu).toBeCloseTo(0.563, 3);
+    expect(figures.per300B.deviceHours).toBeCloseTo(3472, 0);
+    expect(figures.per300B.a100Hours).toBeCloseTo(3472, 0);
+    expect(figures.published?.a100HoursPer300B.map(({ hours }) => hours)).toEqual([
+      3456, 4830, 7920,
+    ]);
+  });
+
+  test("have no MFU where the peak is not known, or is of another precision", () => {
+    const model = presets["tinyllama-1.1b"];
+    for (const [precision, device] of [
+      ["bf16", "NVIDIA GeForce 256"],
+      ["fp32", "NVIDIA H100 80GB HBM3"],
+    ] as const) {
+      const { causal, peak, per300B } = parityFigures(model, 2048, precision, device, 1000);
+      expect(causal.mfu).toBe(null);
+      expect(per300B.a100Hours).toBe(null);
+      expect(peak).toHaveProperty("unknown");
+    }
+  });
+});
+
+describe("the micro-batch that nobody chose", () => {
+  const shape = {
+    model: presets["tinyllama-1.1b"],
+    data: { sequenceLength: 2048 },
+    precision: "bf16",
+    recompute: "none",
+  } as const;
+
+  test("is planned to fit", () => {
+    expect(candidateMicroBatches(shape, cuda(0), 84.5e9)).toEqual([16, 8]);
+    expect(candidateMicroBatches({ ...shape, recompute: "block" }, cuda(0), 84.5e9)).toEqual([
+      32, 16,
+    ]);
+    expect(candidateMicroBatches(shape, cuda(0), 1e9)).toEqual([1]);
+  });
+
+  test("is the fastest of those that fit, or half of it until one does", async () => {
+    const tried: number[] = [];
+    const choose = (rates: Record<number, number>, candidates: number[]) => {
+      tried.length = 0;
+      return fastestMicroBatch(candidates, cpu, async (microBatch) => {
+        tried.push(microBatch);
+        const rate = rates[microBatch];
+        if (rate === undefined) throw new OutOfMemoryError("too much");
+        return rate;
+      });
+    };
+    expect(await choose({ 16: 10, 8: 11 }, [16, 8])).toBe(8);
+    expect(await choose({ 8: 11 }, [16, 8])).toBe(8);
+    expect(await choose({ 2: 1 }, [16, 8])).toBe(2);
+    expect(tried).toEqual([16, 8, 4, 2]);
+    await expect(choose({}, [2])).rejects.toThrow("too much");
+  });
+});
+
+describe("bench kernels", () => {
+  test("times every kernel of a training step beside its floor", { timeout: 180_000 }, async () => {
+    const file = join(folder, "kernels.json");
+    const sizes = [...small, "--micro-batch", "1", "--runs", "1", "--json", file];
+    const { code, stdout, stderr } = await llamaforge(["bench", "kernels", ...sizes]);
+    expect(code, stderr).toBe(0);
+    const { rows, rates } = JSON.parse(readFileSync(file, "utf8")) as KernelsResult;
+    expect(rates.copyGigabytesPerSecond).toBeGreaterThan(0.1);
+    for (const row of rows) {
+      expect(row.microseconds, row.name).toBeGreaterThan(0);
+      const rate = row.gigabytesPerSecond ?? row.tflops;
+      if (row.name.includes("latency")) expect(rate).toBe(null);
+      else expect(row.ratio, row.name).toBeGreaterThan(0);
+      expect(stdout).toContain(row.name);
+    }
+    const names = rows.map(({ name }) => name).join("\n");
+    for (const kernel of ["rms_norm", "rope", "swiglu", "embedding", "linear_cross_entropy"])
+      expect(names).toContain(kernel);
+    for (const kernel of [
+      "adamw",
+      "sum_of_squares",
+      "step_guard",
+      "cast",
+      "attention",
+      "accumulate",
+    ])
+      expect(names).toContain(kernel);
+    expect(rows.filter(({ group }) => group === "matrix products")).toHaveLength(12);
+  });
+
+  test("--only picks by name, and lists the names where there is none", async () => {
+    const sizes = [...small, "--micro-batch", "1", "--runs", "1"];
+    const one = await llamaforge(["bench", "kernels", ...sizes, "--only", "SWIGLU"]);
+    expect(one.code, one.stderr).toBe(0);
+    expect(one.stdout.match(/ us /g)).toHaveLength(2);
+    const none = await llamaforge(["bench", "kernels", ...sizes, "--only", "softmux"]);
+    expect(none.code).toBe(2);
+    expect(none.stderr).toContain("layers: swiglu, forward");
+  });
+});

@@ -1,0 +1,262 @@
+// What a user gets who installs the tarballs of `npm run prebuild` on a machine without compiler and oneDNN (FAULTS I1, I2).
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildLibrary, root } from "../cli/build.js";
+
+const folder = mkdtempSync(join(tmpdir(), "llamaforge-package-"));
+const tarballs = join(folder, "tarballs");
+const project = join(folder, "project");
+const installed = join(project, "node_modules/llamaforge");
+const native = join(installed, "prebuilds/linux-x64");
+const addon = join(native, "llamaforge.node");
+const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const withPlugin = existsSync(join(root, "build/Release/libllamaforge_cuda13.so"));
+const minutes = 60_000;
+
+/** Node, npm, a shell and nothing else: no compiler, no cmake. */
+const bare = join(folder, "bin");
+const environment = {
+  PATH: bare,
+  HOME: process.env.HOME,
+  npm_config_cache: execFileSync("npm", ["config", "get", "cache"], { encoding: "utf8" }).trim(),
+};
+
+function run(command: string, args: string[], options: { cwd?: string; env?: object } = {}) {
+  const { cwd = project, env = {} } = options;
+  const { status, stdout, stderr } = spawnSync(join(bare, command), args, {
+    cwd,
+    encoding: "utf8",
+    env: { ...environment, ...env } as NodeJS.ProcessEnv,
+  });
+  return { status, stdout, stderr };
+}
+
+beforeAll(() => {
+  buildLibrary();
+  const prebuild = ["scripts/prebuild.mjs", "--no-build", "--out", tarballs];
+  execFileSync(process.execPath, [...prebuild, ...(withPlugin ? [] : ["--cpu-only"])], {
+    cwd: root,
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  mkdirSync(bare);
+  const node = dirname(process.execPath);
+  symlinkSync(process.execPath, join(bare, "node"));
+  for (const name of ["npm", "npx"]) symlinkSync(join(node, name), join(bare, name));
+  symlinkSync("/bin/sh", join(bare, "sh"));
+  mkdirSync(project);
+  writeFileSync(join(project, "package.json"), "{}\n");
+  const files = readdirSync(tarballs).map((name) => join(tarballs, name));
+  const install = ["install", "--prefer-offline", "--no-audit", "--no-fund", ...files];
+  const { status, stderr } = run("npm", install);
+  expect(status, stderr).toBe(0);
+}, 5 * minutes);
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe("the tarballs", () => {
+  const listed = (name: string) =>
+    execFileSync("tar", ["-tzf", join(tarballs, name)], { encoding: "utf8" })
+      .trim()
+      .split("\n")
+      .map((path) => path.replace(/^package\//, ""));
+
+  test("hold the library, the addon and what it links, recipes and the quickstart's data", () => {
+    const paths = listed(`llamaforge-${manifest.version}.tgz`);
+    const prebuilds = paths.filter((path) => /^prebuilds\/.*\.(node|so)/.test(path));
+    for (const name of ["llamaforge.node", "libdnnl.so.2", "libgomp.so.1", "libOpenCL.so.1"])
+      expect(prebuilds).toContain(`prebuilds/linux-x64/${name}`);
+    for (const wanted of [
+      "dist/index.js",
+      "dist/index.d.ts",
+      "dist/cli/main.js",
+      "bench/peer/torch_train.py",
+      "configs/tinyllama-1.1b.yaml",
+      "assets/quickstart/tokenizer.json",
+      "prebuilds/linux-x64/licences/libdnnl2.txt",
+      "LICENSE",
+    ])
+      expect(paths).toContain(wanted);
+    expect(paths.some((path) => path.startsWith("assets/quickstart/demo/text/"))).toBe(true);
+    expect(paths.some((path) => path.startsWith("assets/quickstart/demo/code/lib/"))).toBe(true);
+    const strange =
+      /^(?!(dist|assets|configs|prebuilds|bench\/peer)\/|(package\.json|README\.md|LICENSE|CHANGELOG\.md)$)/;
+    expect(paths.filter((path) => strange.test(path))).toEqual([]);
+    expect(paths.filter((path) => /\.map$|\.test\.|node_modules/.test(path))).toEqual([]);
+  });
+
+  test.runIf(withPlugin)(
+    "bring the CUDA plugin in a package of its own, of exactly this version",
+    () => {
+      expect(listed(`llamaforge-linux-x64-cuda13-${manifest.version}.tgz`).sort()).toEqual([
+        "LICENSE",
+        "README.md",
+        "libllamaforge_cuda13.so",
+        "package.json",
+      ]);
+      const read = (path: string) => JSON.parse(readFileSync(join(project, path), "utf8"));
+      const plugin = read("node_modules/@llamaforge/linux-x64-cuda13/package.json");
+      expect(plugin).toMatchObject({ version: manifest.version, os: ["linux"], cpu: ["x64"] });
+      expect(read("node_modules/llamaforge/package.json").optionalDependencies).toEqual({
+        "@llamaforge/linux-x64-cuda13": manifest.version,
+      });
+    },
+  );
+
+  test("run nothing when they are installed", () => {
+    const { scripts, gypfile } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8"));
+    expect(scripts).toBe(undefined);
+    expect(gypfile).toBe(false);
+  });
+});
+
+describe("installed where there is no compiler", () => {
+  test("every library that is loaded is the package's or one that Node needs itself", () => {
+    const program = `
+      require(${JSON.stringify(addon)});
+      const maps = require("node:fs").readFileSync("/proc/self/maps", "utf8");
+      const files = new Set(maps.split("\\n").map((line) => line.split(/\\s+/)[5]).filter(Boolean));
+      console.log(JSON.stringify([...files].filter((file) => /\\.(so|node)/.test(file))));`;
+    // A oneDNN of somebody else on the loader's path is not taken.
+    const other = join(folder, "other");
+    mkdirSync(other);
+    cpSync(join(native, "libdnnl.so.2"), join(other, "libdnnl.so.2"));
+    const { stdout, stderr } = run("node", ["-e", program], { env: { LD_LIBRARY_PATH: other } });
+    expect(stderr).toBe("");
+    const loaded = JSON.parse(stdout) as string[];
+    const names = loaded
+      .filter((file) => file.startsWith(native))
+      .map((file) => file.slice(native.length + 1));
+    expect(names).toEqual(
+      expect.arrayContaining(["llamaforge.node", "libdnnl.so.2", "libgomp.so.1", "libOpenCL.so.1"]),
+    );
+    const system = /\/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s|atomic))[.-][^/]*$/;
+    expect(loaded.filter((file) => !file.startsWith(native) && !system.test(file))).toEqual([]);
+  });
+
+  test("doctor shows the prebuilt addon, and trains", { timeout: 3 * minutes }, () => {
+    const doctor = run("npx", ["llamaforge", "doctor"]);
+    expect(doctor.stdout).toContain(`from ${addon}`);
+    expect(doctor.status, doctor.stdout).toBe(0);
+
+    const settings = [
+      "steps=3",
+      "optimizer.warmupSteps=1",
+      "evaluate.batches=1",
+      "batch.microBatch=2",
+    ];
+    const sets = [...settings, "sample.maxTokens=4"].flatMap((setting) => ["--set", setting]);
+    const quickstart = run("npx", ["llamaforge", "quickstart", ...sets]);
+    expect(quickstart.status, quickstart.stderr).toBe(0);
+    expect(existsSync(join(project, "runs/quickstart/report.html"))).toBe(true);
+    const metrics = readFileSync(join(project, "runs/quickstart/metrics.jsonl"), "utf8");
+    expect(metrics.trim().split("\n")).toHaveLength(3);
+  });
+
+  test("require() works as import does", () => {
+    const { require_module: native } = process.features as { require_module?: boolean };
+    const flags = native ? [] : ["--experimental-require-module"];
+    const program =
+      "const { zeros } = require('llamaforge'); zeros([2]).toArray().then((x) => console.log(x.length))";
+    const { stdout, stderr } = run("node", [...flags, "--no-warnings", "-e", program]);
+    expect(stdout.trim(), stderr).toBe("2");
+  });
+});
+
+/** Each damages the installation, says what the loader finds, and is repaired. */
+describe("an installation that does not load says what to do", () => {
+  const loading =
+    "import('llamaforge').catch((error) => { console.log(error.code, error.message); })";
+  const failure = () => run("node", ["-e", loading]).stdout;
+
+  function withChanged(bytes: (original: Buffer) => Buffer, check: () => void): void {
+    const kept = `${addon}.kept`;
+    renameSync(addon, kept);
+    writeFileSync(addon, bytes(readFileSync(kept)));
+    try {
+      check();
+    } finally {
+      renameSync(kept, addon);
+    }
+  }
+  /** The same length, so that every offset of the file stays right. */
+  const replacing = (from: string, to: string) => (original: Buffer) => {
+    const changed = Buffer.from(original);
+    const at = changed.indexOf(`${from}\0`);
+    expect(at).toBeGreaterThan(0);
+    changed.write(to, at);
+    return changed;
+  };
+
+  test("a system with an older glibc", () => {
+    withChanged(replacing("GLIBC_2.34", "GLIBC_9.34"), () => {
+      expect(failure()).toMatch(/^ERR_DEVICE .*needs glibc 2\.34 or newer.*GLIBC_9\.34/);
+      expect(failure()).toContain("Use a newer system or container image");
+    });
+  });
+
+  test("a library that is missing", () => {
+    withChanged(replacing("libgomp.so.1", "libgomq.so.1"), () => {
+      expect(failure()).toContain("needs libgomq.so.1, which is not on this system");
+      const doctor = run("npx", ["llamaforge", "doctor"]);
+      expect(doctor.stdout).toContain("needs libgomq.so.1, which is not on this system");
+      expect(doctor.status).toBe(2);
+    });
+  });
+
+  test("node_modules of another machine", () => {
+    const arm = (original: Buffer) => {
+      const changed = Buffer.from(original);
+      changed.writeUInt16LE(183, 18);
+      return changed;
+    };
+    withChanged(arm, () => {
+      expect(failure()).toContain("is for arm64, and this Node.js is for x64");
+      expect(failure()).toContain("Install it here: npm install --force llamaforge");
+    });
+  });
+
+  test("a file that was cut off", () => {
+    withChanged(
+      (original) => original.subarray(0, 100),
+      () => expect(failure()).toContain(`${addon} is damaged (`),
+    );
+  });
+
+  test("one that crashes: doctor tries it in a process of its own", () => {
+    const crashing = join(folder, "crash.node");
+    const source = "__attribute__((constructor)) static void crash(void) { __builtin_trap(); }";
+    execFileSync("gcc", ["-shared", "-fPIC", "-x", "c", "-", "-o", crashing], { input: source });
+    withChanged(
+      () => readFileSync(crashing),
+      () => {
+        const doctor = run("npx", ["llamaforge", "doctor"]);
+        expect(doctor.stdout).toContain("was ended by SIGILL");
+        expect(doctor.stdout).toContain("lacks AVX2");
+        expect(doctor.status).toBe(2);
+      },
+    );
+  });
+
+  test("a system that there is no addon for", () => {
+    renameSync(native, join(installed, "prebuilds/linux-arm64"));
+    try {
+      expect(failure()).toContain("has none for linux-x64, only for linux-arm64");
+    } finally {
+      renameSync(join(installed, "prebuilds/linux-arm64"), native);
+    }
+  });
+});

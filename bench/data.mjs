@@ -59,6 +59,8 @@ function preparing(options) {
   const done = new Promise((settle) => {
     child.on("exit", (code, signal) => {
       clearInterval(watch);
+      if (code !== 0 && signal !== "SIGKILL")
+        throw new Error(`prepare ended with ${code ?? signal}`);
       const result = code === 0 ? JSON.parse(text.trim().split("\n").at(-1)) : null;
       settle({ code, signal, result, peak, cpu });
     });

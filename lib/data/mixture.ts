@@ -57,7 +57,7 @@ export class Mixture {
   readonly vocabSize: number;
   readonly eosId: number;
   readonly tokenizerSha256: string;
-  /** UTF-8 bytes per token, by share: bits per byte = loss / ln 2 / bytesPerToken. */
+  /** UTF-8 bytes per token, by share, 0 if not known of all: bits per byte = loss / ln 2 / bytesPerToken. */
   readonly bytesPerToken: number;
   /** Windows of all sources. */
   readonly windows: number;
@@ -104,8 +104,9 @@ export class Mixture {
     this.eosId = first.eosId;
     this.tokenizerSha256 = first.tokenizerSha256;
     this.windows = this.sources.reduce((total, { dataset }) => total + dataset.windows, 0);
+    const known = this.sources.every(({ dataset }) => dataset.bytesPerToken > 0);
     this.bytesPerToken = this.sources.reduce(
-      (total, { share, dataset }) => total + share * dataset.bytesPerToken,
+      (total, { share, dataset }) => total + (known ? share * dataset.bytesPerToken : 0),
       0,
     );
     this.#keys = this.sources.map(({ dataset }) =>
@@ -122,7 +123,7 @@ export class Mixture {
   }
 
   /**
-   * @param sources a data set's folder, or folders with their weights, of which only the proportions matter
+   * @param sources a data set's folder or description, or several with their weights, of which only the proportions matter
    * @throws DataError if a data set is damaged, or they do not go together
    */
   static async open(

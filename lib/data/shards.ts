@@ -12,8 +12,10 @@ import {
   type Split,
   splitFingerprint,
   splitNames,
+  type TokenDType,
 } from "./dataset-file.js";
 import { checkIndex } from "./document-index.js";
+import { isForeign, readForeign } from "./foreign.js";
 import { FilePool, TokenFile } from "./token-file.js";
 import type { DocumentMarks } from "./windows.js";
 
@@ -22,6 +24,25 @@ export interface DatasetOptions {
   sequenceLength: number;
   /** Default: "train". */
   split?: Split;
+}
+
+/** Tokens of one split, whatever wrote them. */
+export interface TokenRow {
+  /** Folder or file that was opened. */
+  folder: string;
+  split: Split;
+  files: readonly { path: string; tokens: number; headerBytes: number }[];
+  dtype: TokenDType;
+  vocabSize: number;
+  eosId: number;
+  marks: DocumentMarks;
+  /** Path of the tokenizer; null if only the size of the vocabulary is known. */
+  tokenizer: string | null;
+  tokenizerSha256: string;
+  /** 0 if it is not known. */
+  bytesPerToken: number;
+  repeatedShare: number;
+  fingerprint: string;
 }
 
 /**
@@ -42,8 +63,10 @@ export class TokenDataset {
   readonly eosId: number;
   /** What separates documents in the row of tokens. */
   readonly marks: DocumentMarks;
+  /** Path of the tokenizer; null for foreign tokens of which only the size of the vocabulary is known. */
+  readonly tokenizer: string | null;
   readonly tokenizerSha256: string;
-  /** UTF-8 bytes of text per token: turns nats per token into bits per byte. */
+  /** UTF-8 bytes of text per token, 0 if not known: turns nats per token into bits per byte. */
   readonly bytesPerToken: number;
   /** Share of the tokens that stand in long runs of one token: to warn about. */
   readonly repeatedShare: number;
@@ -54,36 +77,34 @@ export class TokenDataset {
   /** Where each shard starts in the row. */
   readonly #starts: readonly number[];
 
-  private constructor(folder: string, dataset: DatasetFile, split: Split, sequenceLength: number) {
-    const { shards, tokens, bytes } = dataset.splits[split];
-    this.folder = folder;
-    this.split = split;
+  private constructor(row: TokenRow, sequenceLength: number) {
+    this.folder = row.folder;
+    this.split = row.split;
     this.sequenceLength = sequenceLength;
+    let tokens = 0;
+    this.#starts = row.files.map((file) => {
+      const start = tokens;
+      tokens += file.tokens;
+      return start;
+    });
     this.tokens = tokens;
     this.windows = Math.floor((tokens - 1) / sequenceLength);
-    this.vocabSize = dataset.vocabSize;
-    this.eosId = dataset.eosId;
-    this.marks = {
-      startId: dataset.documentStart === "bos" ? dataset.bosId : null,
-      endId: dataset.documentEnd === "eos" ? dataset.eosId : null,
-    };
-    this.tokenizerSha256 = dataset.tokenizer.sha256;
-    this.bytesPerToken = bytes / tokens;
-    this.repeatedShare = shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens;
-    this.fingerprint = splitFingerprint(dataset, split);
-    this.#files = shards.map(
-      (shard) => new TokenFile(join(folder, shard.file), shard.tokens, dataset, this.#pool),
+    this.vocabSize = row.vocabSize;
+    this.eosId = row.eosId;
+    this.marks = row.marks;
+    this.tokenizer = row.tokenizer;
+    this.tokenizerSha256 = row.tokenizerSha256;
+    this.bytesPerToken = row.bytesPerToken;
+    this.repeatedShare = row.repeatedShare;
+    this.fingerprint = row.fingerprint;
+    this.#files = row.files.map(
+      (file) => new TokenFile(file.path, file.tokens, row, this.#pool, file.headerBytes),
     );
-    let start = 0;
-    this.#starts = shards.map((shard) => {
-      const here = start;
-      start += shard.tokens;
-      return here;
-    });
   }
 
   /**
-   * Opens a folder made by `prepare`, checking everything but the tokens themselves, which are checked as they are read.
+   * Opens a folder made by `prepare`, or a description of foreign token files (`.yaml`, see `readForeign`), checking
+   * everything but the tokens themselves, which are checked as they are read.
    * @throws DataError naming the file that is wrong, or if there is not one window
    */
   static async open(folder: string, options: DatasetOptions): Promise<TokenDataset> {
@@ -98,23 +119,15 @@ export class TokenDataset {
         `[data] expected split "train" or "validation", got ${String(split)}`,
       );
     }
-    const dataset = await readDatasetFile(folder);
-    const entry = dataset.splits[split];
-    if (entry.tokens === 0) {
+    const row = isForeign(folder) ? await readForeign(folder, split) : await ownRow(folder, split);
+    const tokens = row.files.reduce((sum, file) => sum + file.tokens, 0);
+    if (tokens < sequenceLength + 1) {
       throw new DataError(
-        split === "validation"
-          ? `[data] ${folder} holds no validation documents: prepare it with a larger validationFraction`
-          : `[data] ${folder} holds no tokens for training`,
-      );
-    }
-    for (const shard of entry.shards) await checkShard(folder, shard, dataset, false);
-    if (entry.tokens < sequenceLength + 1) {
-      throw new DataError(
-        `[data] ${folder} has ${entry.tokens} ${split} tokens, but one window of sequenceLength ${sequenceLength} ` +
+        `[data] ${folder} has ${tokens} ${split} tokens, but one window of sequenceLength ${sequenceLength} ` +
           `needs ${sequenceLength + 1}: add text, or shorten the sequence`,
       );
     }
-    return new TokenDataset(folder, dataset, split, sequenceLength);
+    return new TokenDataset(row, sequenceLength);
   }
 
   /** Reads window `window` into `into`, which holds T+1 ids. */
@@ -158,6 +171,41 @@ export class TokenDataset {
     }
     return low;
   }
+}
+
+/** The tokens of a folder made by `prepare`. */
+async function ownRow(folder: string, split: Split): Promise<TokenRow> {
+  const dataset = await readDatasetFile(folder);
+  const { tokens, bytes, shards } = dataset.splits[split];
+  if (tokens === 0) {
+    throw new DataError(
+      split === "validation"
+        ? `[data] ${folder} holds no validation documents: prepare it with a larger validationFraction`
+        : `[data] ${folder} holds no tokens for training`,
+    );
+  }
+  for (const shard of shards) await checkShard(folder, shard, dataset, false);
+  return {
+    folder,
+    split,
+    files: shards.map((shard) => ({
+      path: join(folder, shard.file),
+      tokens: shard.tokens,
+      headerBytes: 0,
+    })),
+    dtype: dataset.dtype,
+    vocabSize: dataset.vocabSize,
+    eosId: dataset.eosId,
+    marks: {
+      startId: dataset.documentStart === "bos" ? dataset.bosId : null,
+      endId: dataset.documentEnd === "eos" ? dataset.eosId : null,
+    },
+    tokenizer: folder,
+    tokenizerSha256: dataset.tokenizer.sha256,
+    bytesPerToken: bytes / tokens,
+    repeatedShare: shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens,
+    fingerprint: splitFingerprint(dataset, split),
+  };
 }
 
 async function checkShard(

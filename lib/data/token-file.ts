@@ -54,6 +54,7 @@ export class TokenFile {
   readonly path: string;
   readonly tokens: number;
   readonly #dtype: TokenDType;
+  readonly #headerBytes: number;
   readonly #vocabSize: number;
   readonly #pool: FilePool;
 
@@ -62,12 +63,14 @@ export class TokenFile {
     tokens: number,
     { dtype, vocabSize }: { dtype: TokenDType; vocabSize: number },
     pool: FilePool,
+    headerBytes = 0,
   ) {
     this.path = path;
     this.tokens = tokens;
     this.#pool = pool;
     this.#dtype = dtype;
     this.#vocabSize = vocabSize;
+    this.#headerBytes = headerBytes;
   }
 
   /**
@@ -77,18 +80,17 @@ export class TokenFile {
   async read(start: number, into: Int32Array): Promise<void> {
     const size = bytesPerId[this.#dtype];
     const bytes = new Uint8Array(into.length * size);
+    const position = this.#headerBytes + start * size;
     let at = 0;
     try {
-      at = await this.#pool.use(this.path, (handle) => readAt(handle, bytes, start * size));
+      at = await this.#pool.use(this.path, (handle) => readAt(handle, bytes, position));
     } catch (cause) {
       throw new DataError(`[data] cannot read ${this.path}: ${(cause as Error).message}`, {
         cause,
       });
     }
     if (at < bytes.length) {
-      throw new DataError(
-        `[data] ${this.path} ends at byte ${start * size + at}: it was cut short`,
-      );
+      throw new DataError(`[data] ${this.path} ends at byte ${position + at}: it was cut short`);
     }
     if (endianness() === "BE") swap(bytes, size);
     const ids = size === 2 ? new Uint16Array(bytes.buffer) : new Uint32Array(bytes.buffer);
@@ -96,7 +98,7 @@ export class TokenFile {
       const id = ids[i] as number;
       if (id >= this.#vocabSize) {
         throw new DataError(
-          `[data] ${this.path}: token ${start + i} (byte ${(start + i) * size}) is ${id}, ` +
+          `[data] ${this.path}: token ${start + i} (byte ${position + i * size}) is ${id}, ` +
             `outside the vocabulary of ${this.#vocabSize}`,
         );
       }

@@ -52,7 +52,7 @@ export async function* readInOrder(
 
 /** One thread and what it has sent. */
 class Reader {
-  readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url));
+  readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), { execArgv: [] });
   readonly #queue: FromReader[] = [];
   #failure: Error | null = null;
   #wake = (): void => {};

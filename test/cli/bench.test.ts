@@ -110,7 +110,7 @@ describe("bench parity", () => {
     [["--sequence-length", "4096"], "more than the model's context of 2048"],
     [["--peer-script", "x.py"], "need '--peer <python>'"],
     [["--device", "gpu"], 'expected "cpu", "cuda" or "cuda:N"'],
-    [["--json", "/proc/nothing/x.json", "--device", "cpu"], "cannot be written"],
+    [["--json", "package.json/x.json", "--device", "cpu"], "cannot be written"],
     [[...small, "--data", "/nowhere"], "/nowhere"],
   ])("refuses %j", async (args, message) => {
     const { code, stderr } = await llamaforge(["bench", "parity", ...args]);

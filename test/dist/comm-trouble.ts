@@ -1,8 +1,8 @@
 /** Runs in which one rank makes trouble, and what becomes of the others. */
 import { expect } from "vitest";
-import { type RankResult, startRanks } from "./comm-ranks.js";
+import { device, type RankResult, startRanks } from "./comm-ranks.js";
 
-export const timeoutMs = 2000;
+export const timeoutMs = device === "cpu" ? 2000 : 5000;
 export const run = (what: string, who: number, worldSize = 2, more: Record<string, unknown> = {}) =>
   startRanks("trouble", worldSize, { options: { what, who, timeoutMs, ...more } });
 

@@ -4,7 +4,7 @@
 // library that a bare system lacks into build/artifacts. Without this, node-gyp would empty the repository's build folder and
 // download headers that CMake does not need.
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readdirSync, realpathSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, realpathSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -32,8 +32,13 @@ for (const folder of [target, artifacts]) mkdirSync(folder, { recursive: true })
 const own = readdirSync(built).filter(
   (name) => name === "llamaforge.node" || /^libllamaforge_(?!cuda).*\.so$/.test(name),
 );
+const origins = {};
 for (const name of own) {
   copyFileSync(join(built, name), join(target, name));
-  for (const [library, path] of libraries(join(built, name)))
+  for (const [library, path] of libraries(join(built, name))) {
     copyFileSync(path, join(artifacts, library));
+    origins[library] = path;
+  }
 }
+// For the licences.
+writeFileSync(join(process.cwd(), "build/origins.json"), JSON.stringify(origins));

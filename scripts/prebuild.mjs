@@ -15,7 +15,6 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  realpathSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -96,15 +95,11 @@ function newestSymbol(files, prefix) {
 }
 
 /** Licences of the libraries that come along, from the Debian packages that they are from. */
-function copyLicences(folder) {
+function copyLicences(folder, origins) {
   const target = join(folder, "licences");
   mkdirSync(target, { recursive: true });
-  for (const name of readdirSync(folder)) {
-    if (!/\.so/.test(name) || name.startsWith("libllamaforge")) continue;
-    const path = execFileSync("sh", ["-c", `ldconfig -p | grep -F "${name} (" | head -1`], {
-      encoding: "utf8",
-    });
-    const file = realpathSync(path.split("=> ")[1].trim());
+  for (const file of Object.values(origins)) {
+    // dpkg knows a file by either name where /lib is a link to /usr/lib.
     const owner = [file, `/usr${file}`, file.replace(/^\/usr/, "")]
       .map((candidate) => spawnSync("dpkg", ["-S", candidate], { encoding: "utf8" }))
       .find(({ status }) => status === 0);
@@ -148,9 +143,10 @@ function packMain() {
     ],
     folder,
   );
+  const origins = JSON.parse(readFileSync(join(folder, "build/origins.json"), "utf8"));
   rmSync(join(folder, "build"), { recursive: true });
   const native = join(folder, "prebuilds", `${process.platform}-${process.arch}`);
-  copyLicences(native);
+  copyLicences(native, origins);
   const binaries = readdirSync(native).filter((name) => /\.(node|so)(\.|$)/.test(name));
   const paths = binaries.map((name) => join(native, name));
   const needs = {

@@ -213,7 +213,7 @@ const jobs = {
     const store = await connect();
     const all = await communicate(store);
     const x = tensor(numbers(rank, 1_000_000));
-    const a = full([512, 512], 1e-3);
+    const a = full([options.side, options.side], 1e-3);
     matmul(a, a).dispose();
     all.allReduce(full([4], 1)).wait();
     await synchronize();

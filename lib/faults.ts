@@ -2,11 +2,11 @@
  * Faults on purpose, for tests: `FAULT=point:n:action` makes the n-th passing of a point fail. Honoured only with
  * LLAMAFORGE_TEST_FAULTS=1, so that a variable that happens to have this name does nothing.
  *
- *     points    init (output folder locked), weights and gradients (the canary looks at them), step (done, before its
- *               save), save (before the snapshot), saving (handed to the writer)
+ *     points    init (output folder locked), weights and gradients (the canary looks at them), loss (of a micro-batch),
+ *               step (done, before its save), save (before the snapshot), saving (handed to the writer)
  *     actions   kill, segv, abort, exit (with 1), throw, and what the point itself does: flip, nan
  */
-export type FaultPoint = "init" | "weights" | "gradients" | "step" | "save" | "saving";
+export type FaultPoint = "init" | "weights" | "gradients" | "loss" | "step" | "save" | "saving";
 export type OwnAction = "flip" | "nan";
 
 const plan =

@@ -148,6 +148,7 @@ async function trainAlone(
       shown?.step(last ? { ...step, validation: undefined, samples: undefined } : step);
     }
     result = trainer.result;
+    ranked?.log.write(`ended after step ${result.step}; sent ${trainer.sentBytes} bytes`);
   } finally {
     progress?.stop();
     signals.dispose();

@@ -34,6 +34,7 @@ export class Cluster {
   readonly #store: Store;
   readonly #comms: readonly Communicator[];
   readonly #startTimeoutMs: number;
+  #closed = false;
 
   private constructor(
     world: World,
@@ -117,9 +118,11 @@ export class Cluster {
     }
     const verdict = await this.#store.get(`verdict on ${name}`, { timeoutMs });
     const problems = JSON.parse(Buffer.from(verdict).toString()) as ConfigProblem[];
-    if (problems.length > 0) {
-      throw new ConfigError("the ranks of this run are not set up alike", problems);
-    }
+    if (problems.length === 0) return;
+    // All of them know: nobody is told of a failure.
+    await this.#store.barrier(`verdict on ${name} read`, { timeoutMs });
+    await this.close();
+    throw new ConfigError("the ranks of this run are not set up alike", problems);
   }
 
   /** What rank 0 says under a name, on every rank. */
@@ -138,7 +141,7 @@ export class Cluster {
     return this.#store.barrier(name, { timeoutMs: patientMs });
   }
 
-  /** What this rank has moved so far, over all of its groups. */
+  /** Bytes that this rank has sent so far, by the bandwidth-optimal algorithms; see `CollectiveStats`. */
   get sentBytes(): number {
     return this.#comms
       .flatMap((comm) => Object.values(comm.stats))
@@ -147,13 +150,14 @@ export class Cluster {
 
   /** Leaves in agreement with the others. */
   async close(): Promise<void> {
+    this.#closed = true;
     for (const comm of this.#comms) await comm.close();
     await this.#store.close();
   }
 
   /** Leaves because of an error: the others end with a PeerError that tells it. */
   fail(error: Error): void {
-    this.#comms[0]?.abort(error.message.split("\n")[0]);
+    if (!this.#closed) this.#comms[0]?.abort(error.message.split("\n")[0]);
   }
 }
 

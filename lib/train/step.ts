@@ -1,3 +1,4 @@
+import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
 import { native } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
@@ -69,6 +70,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
           ids(targets),
           documentOptions(documents, documentStarts && ids(documentStarts)),
         );
+        if (faultPoint("loss") === "nan") native.fill(loss.native, Number.NaN);
         loss.backward({ scale });
         native.accumulateScaled(loss.native, share.native, sum.native);
       });

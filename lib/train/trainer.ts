@@ -74,6 +74,7 @@ export class Trainer {
   #savedStep = -1;
   #stopping = false;
   #stopRequested = false;
+  #sentBytes = 0;
   #running = false;
   #validation: Validation | null = null;
   #validatedStep = -1;
@@ -138,6 +139,11 @@ export class Trainer {
     return this.#cluster?.world ?? null;
   }
 
+  /** Bytes that this process has sent to the others by the end of `run()`. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
   /** What carries data between the processes, e.g. `NCCL 2.27.3 from /usr/lib/libnccl.so.2`. */
   get communicationLibrary(): string | null {
     return this.#cluster?.library ?? null;
@@ -193,6 +199,7 @@ export class Trainer {
       await this.#writer.finish();
       // Nobody leaves before rank 0 has saved: its failure is everybody's (FAULTS P4).
       await this.#cluster?.meet("the end");
+      this.#sentBytes = this.#cluster?.sentBytes ?? 0;
       await this.#cluster?.close();
     } catch (error) {
       this.#cluster?.fail(error as Error);

@@ -1,0 +1,199 @@
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { parse, stringify } from "yaml";
+import { buildLibrary } from "../cli/build.js";
+import { tinyData } from "../support/tiny_run.js";
+import {
+  expectCodes,
+  figures,
+  fileOfStep,
+  type RankProcess,
+  runToEnd,
+  startRank,
+  startRun,
+  stepsOf,
+  torchrun,
+  writeConfig,
+} from "./ranks.js";
+
+let folder: string;
+let data: string;
+beforeAll(async () => {
+  buildLibrary();
+  ({ folder, data } = await tinyData());
+});
+
+/** Resolves when a rank's output or its log says so. */
+async function untilSaid(rank: RankProcess, pattern: RegExp): Promise<void> {
+  for (let waited = 0; !pattern.test(rank.output.stdout); waited += 50) {
+    if (rank.child.exitCode !== null || waited > 40_000) {
+      throw new Error(`never said ${pattern}: ${rank.output.stdout}${rank.output.stderr}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** A run that would take for ever; progress lines come at steps 1, 10, 20, ... */
+const long = {
+  steps: 100_000,
+  optimizer: { peakLr: 1e-3, warmupSteps: 2, decaySteps: 100 },
+  checkpoint: { every: 10 },
+  evaluate: { every: 0, batches: 1 },
+};
+
+describe("a rank that is lost", () => {
+  test.each([
+    ["SIGKILL", "replicated"],
+    ["SIGSTOP", "full_shard"],
+  ] as const)(
+    "%s of rank 1: the others exit 6 and name it; a restart has the bits of the unbroken run (%s)",
+    async (signal, parallel) => {
+      const distributed = { timeoutSeconds: 3, startTimeoutSeconds: 30 };
+      const { file, out } = await writeConfig(folder, data, 2, { ...long, parallel, distributed });
+      const ranks = await startRun(file, { worldSize: 2 });
+      const [first, second] = ranks as [RankProcess, RankProcess];
+      await untilSaid(first, /step 20\//);
+      const lost = performance.now();
+      second.child.kill(signal);
+      const survivor = await first.ended;
+      expect(performance.now() - lost).toBeLessThan(15_000);
+      second.child.kill("SIGKILL");
+      await second.ended;
+      expect(survivor.code, survivor.stderr).toBe(6);
+      expect(survivor.stderr).toMatch(/rank 1/);
+      const newest = (await readdir(out))
+        .filter((name) => /^step-\d+$/.test(name))
+        .sort()
+        .at(-1);
+      const begun = Number(newest?.slice(5));
+      expect(begun).toBeGreaterThanOrEqual(10);
+
+      // On to ten steps after the checkpoint; beside it the same from the start, never broken.
+      const steps = begun + 10;
+      const config = parse(await readFile(file, "utf8"));
+      await writeFile(file, stringify({ ...config, steps }));
+      expectCodes(await runToEnd(file, { worldSize: 2 }), 0);
+      const unbroken = await writeConfig(folder, data, 2, { ...long, parallel, steps });
+      expectCodes(await runToEnd(unbroken.file, { worldSize: 2 }), 0);
+      expect(figures(await stepsOf(out))).toEqual(figures(await stepsOf(unbroken.out)));
+      const name = "optimizer-state.safetensors";
+      const [mine, whole] = [
+        await fileOfStep(out, steps, name),
+        await fileOfStep(unbroken.out, steps, name),
+      ];
+      expect(mine.equals(whole)).toBe(true);
+    },
+    120_000,
+  );
+
+  test("launch starts all ranks again from the newest checkpoint, and gives up without progress", async () => {
+    const { file, out } = await writeConfig(folder, data, 2, { steps: 12 });
+    // Each attempt dies at its second save, when the first one is done: 4 is saved, then 8, and the third reaches 12.
+    const started = startRank(
+      ["launch", "--nproc", "2", "--max-restarts", "2", "--", "train", file],
+      { LLAMAFORGE_TEST_FAULTS: "1", FAULT: "save:2:kill" },
+    );
+    const result = await started.ended;
+    expect(result.stderr).toContain("the newest state is the checkpoint of step 8");
+    expect(result.code, result.stderr).toBe(0);
+    expect((await stepsOf(out)).at(-1)?.step).toBe(12);
+
+    const stuck = await writeConfig(folder, data, 2, { steps: 12 });
+    const hopeless = startRank(
+      ["launch", "--nproc", "2", "--max-restarts", "1", "--", "train", stuck.file],
+      { LLAMAFORGE_TEST_FAULTS: "1", FAULT: "step:2:exit" },
+    );
+    const given = await hopeless.ended;
+    expect(given.stderr).toContain("given up: 1 restarts in a row brought no new checkpoint");
+    expect(given.code).not.toBe(0);
+  }, 120_000);
+});
+
+describe("stopping", () => {
+  test.each([0, 1])("SIGTERM to rank %i: all save and exit 75 at the same step", async (asked) => {
+    const { file, out } = await writeConfig(folder, data, 2, {
+      ...long,
+      checkpoint: { every: 0 },
+      parallel: "zero1",
+    });
+    const ranks = await startRun(file, { worldSize: 2 });
+    await untilSaid(ranks[0] as RankProcess, /step 10\//);
+    ranks[asked]?.child.kill("SIGTERM");
+    const results = await Promise.all(ranks.map(({ ended }) => ended));
+    expectCodes(results, 75);
+    const saved = (await readdir(out)).filter((name) => /^step-\d+$/.test(name));
+    expect(saved).toHaveLength(1);
+    const last = (await stepsOf(out)).at(-1)?.step as number;
+    expect(Number(saved[0]?.slice(5))).toBe(last);
+    for (const rank of [0, 1]) {
+      const log = await readFile(join(out, "logs", `rank-${rank}.log`), "utf8");
+      expect(log.match(/step (\d+) /g)?.at(-1)).toBe(`step ${last} `);
+    }
+  });
+});
+
+describe("ranks that do not do the same", () => {
+  test("another option, seed or data on one rank: refused at the start, naming rank and values", async () => {
+    const { file } = await writeConfig(folder, data, 2);
+    const results = await runToEnd(file, {
+      worldSize: 2,
+      args: (rank) => (rank === 1 ? ["--set", "seed=6", "--set", "optimizer.beta2=0.9"] : []),
+    });
+    expectCodes(results, 2);
+    for (const { stderr } of results) {
+      expect(stderr).toContain("optimizer.beta2: rank 1 has 0.9, rank 0 0.95");
+      expect(stderr).toContain("seed: rank 1 has 6, rank 0 5");
+      expect(stderr).toContain("the data: rank 1 has");
+    }
+  });
+
+  test("variables that contradict themselves are all named, before anything is done", async () => {
+    const { file } = await writeConfig(folder, data, 2);
+    const env = { ...torchrun(3, 2, 1), MASTER_PORT: "99999", LOCAL_RANK: "x" };
+    const result = await startRank(["train", file], env).ended;
+    expect(result.code).toBe(2);
+    expect(result.stderr).toContain("RANK: expected below WORLD_SIZE=2, got 3");
+    expect(result.stderr).toContain("MASTER_PORT: expected an integer from 1 to 65535");
+    expect(result.stderr).toContain('LOCAL_RANK: expected an integer from 0 to 65535, got "x"');
+  });
+
+  test("a NaN on one rank only: all skip the step, and no weight changes (FAULTS N1)", async () => {
+    const { file, out } = await writeConfig(folder, data, 2, {
+      steps: 4,
+      checkpoint: { every: 1, keepLast: 9 },
+    });
+    const results = await runToEnd(file, {
+      worldSize: 2,
+      env: (rank): Record<string, string> =>
+        rank === 1 ? { LLAMAFORGE_TEST_FAULTS: "1", FAULT: "loss:3:nan" } : {},
+    });
+    expectCodes(results, 0);
+    const steps = await stepsOf(out);
+    expect(steps.map(({ skipped }) => skipped)).toEqual([
+      undefined,
+      undefined,
+      "loss not finite",
+      undefined,
+    ]);
+    const [before, skipped, after] = await Promise.all(
+      [2, 3, 4].map((step) => fileOfStep(out, step, "model.safetensors")),
+    );
+    expect(skipped?.equals(before as Buffer)).toBe(true);
+    expect(after?.equals(before as Buffer)).toBe(false);
+  });
+});
+
+describe("a rank that cannot save", () => {
+  test("nobody publishes the checkpoint, and after three failures all end (FAULTS P4)", async () => {
+    const { file, out } = await writeConfig(folder, data, 2, { ...long, checkpoint: { every: 2 } });
+    const ranks = await startRun(file, { worldSize: 2 });
+    await untilSaid(ranks[0] as RankProcess, /step 1\//);
+    // Something that is in the way of every later save: the temporary folder's name is a file's.
+    await rm(out, { recursive: true, force: true });
+    await writeFile(out, "");
+    const [first, second] = await Promise.all(ranks.map(({ ended }) => ended));
+    expect(first?.code, first?.stderr).toBe(4);
+    expect(second?.code, second?.stderr).toBe(6);
+  });
+});

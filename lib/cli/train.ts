@@ -4,7 +4,6 @@ import { type Command, CommanderError } from "commander";
 import { describeWorld } from "../dist/world.js";
 import { exitCodes } from "../errors.js";
 import { configHelp, loadConfig, type RunConfig } from "../train/config.js";
-import { worldOfRun } from "../train/join.js";
 import {
   describeStep,
   describeValidation,
@@ -50,6 +49,7 @@ export function addTrain(program: Command): void {
         process.exitCode = await superviseTraining(file, config, options);
         return;
       }
+      const { worldOfRun } = await import("../train/join.js");
       if ((worldOfRun()?.rank ?? 0) === 0) {
         for (const override of options.set) say(`set ${override}`);
       }
@@ -90,6 +90,8 @@ export interface TrainOutcome {
  * speaks; each has a log of its own in the run's folder, and says its own error.
  */
 export async function trainWithProgress(config: RunConfig, resume: string): Promise<TrainOutcome> {
+  // Imported here: it loads the addon, and `doctor` must come as far as saying that that fails.
+  const { worldOfRun } = await import("../train/join.js");
   const world = worldOfRun();
   if (world === null) return await trainAlone(config, resume, null);
   const log = await RankLog.open(rankLogFile(config.out, world.rank));

@@ -5,14 +5,26 @@ import { commandName, commandTree, createProgram } from "../../lib/cli/program.j
 const surface = `
 llamaforge
   -V, --version
-llamaforge prepare <inputs...>
-  --out <folder> (required)
-  --tokenizer <path> (required)
-  --kind <kind> = text
+llamaforge prepare [inputs...]
+  --config <file>
+  --out <folder>
+  --tokenizer <path>
+  --kind <kind>
+  --language <name> (repeatable)
+  --text-field <path>
+  --filter <expression>
+  --min-bytes <n>
+  --max-bytes <n>
+  --split <name>
+  --deduplicate
   --validation-fraction <x>
   --shard-tokens <n>
   --max-run-share <x>
-  --invalid-utf8 <how> = error
+  --document-start <what>
+  --document-end <what>
+  --invalid-utf8 <how>
+  --bad-records <how>
+  --workers <n>
   --overwrite
 llamaforge plan <config>
   --set <path=value> (repeatable)
@@ -26,7 +38,7 @@ llamaforge train <config>
   --supervise
   --max-restarts <n> = 3
   --help-config
-llamaforge launch <command>
+llamaforge launch <command...>
   --nproc <n> (required)
   --max-restarts <n> = 0
 llamaforge generate <folder> <prompt>

@@ -95,7 +95,7 @@ describe("the tarballs", () => {
     const strange =
       /^(?!(dist|assets|configs|prebuilds|bench\/peer)\/|(package\.json|README\.md|LICENSE|CHANGELOG\.md)$)/;
     expect(paths.filter((path) => strange.test(path))).toEqual([]);
-    expect(paths.filter((path) => /\.map$|\.test\.|node_modules/.test(path))).toEqual([]);
+    expect(paths.filter((path) => /\.(js|ts)\.map$|\.test\.|node_modules/.test(path))).toEqual([]);
   });
 
   test.runIf(withPlugin)(

@@ -76,6 +76,29 @@ export class Permutation {
     return value;
   }
 
+  /** Where in the order an element is: the inverse of `at`. */
+  indexOf(element: number): number {
+    checkInteger("element", element, 0, this.size - 1);
+    let value = element;
+    do value = this.#walkBack(value);
+    while (value >= this.size);
+    return value;
+  }
+
+  /** `#walk` undone, round by round. */
+  #walkBack(value: number): number {
+    const rows = this.#rows;
+    const columns = this.#columns;
+    let left = Math.floor(value / columns);
+    let right = value - left * columns;
+    for (let round = rounds - 2; round >= 0; round -= 2) {
+      const [leftKey, rightKey] = [this.#keys[round] as number, this.#keys[round + 1] as number];
+      right = (right + columns - (mix(left ^ rightKey) % columns)) % columns;
+      left = (left + rows - (mix(right ^ leftKey) % rows)) % rows;
+    }
+    return left * columns + right;
+  }
+
   #walk(value: number): number {
     const rows = this.#rows;
     const columns = this.#columns;

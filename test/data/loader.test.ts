@@ -92,7 +92,7 @@ describe("loader", () => {
     await loader.close();
   });
 
-  it("reports storage that hangs, and goes on when it comes back (D7)", async () => {
+  it("D7 reports storage that hangs, and goes on when it comes back", async () => {
     const reports: number[] = [];
     const loader = new Loader(new FakeSource(() => tick(120)), {
       batchSize: 1,

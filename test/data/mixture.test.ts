@@ -102,7 +102,7 @@ describe("mixture", () => {
     expect(Math.floor(epochs[source] as number)).toBe(epoch);
   });
 
-  it("gives the same sequence for any number of ranks, also when it changes (D4)", async () => {
+  it("D4 gives the same sequence for any number of ranks, also when it changes", async () => {
     const mixture = await open();
     const whole = await mixture.read(0, 96);
     const row = sequenceLength + 1;
@@ -173,7 +173,7 @@ describe("mixture", () => {
     await two.close();
   });
 
-  it("has a fingerprint of all that the sequence depends on (D3)", async () => {
+  it("D3 has a fingerprint of all that the sequence depends on", async () => {
     const other = await prepared("other", documents(41));
     const prints = await Promise.all(
       [

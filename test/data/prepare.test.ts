@@ -197,7 +197,7 @@ describe("prepare refuses", () => {
     }
   });
 
-  it("runs of one token beyond a share (D5)", async () => {
+  it("D5 runs of one token beyond a share", async () => {
     const junk = "<pad>".repeat(2000);
     const { folder, run } = await workplace({
       ...documents(2),
@@ -274,7 +274,7 @@ describe("prepare refuses", () => {
   });
 });
 
-describe("a killed prepare (D6)", () => {
+describe("D6 a killed prepare", () => {
   it("leaves the old data set or none, whenever it is killed, and can be run again", async () => {
     const compiled = await compileLibrary();
     const { folder, out, run } = await workplace(documents(1500));

@@ -313,7 +313,7 @@ const faults: [string, (folder: string) => Promise<unknown>, RegExp][] = [
   ],
 ];
 
-describe("damaged shards (D1) are refused before the first step", () => {
+describe("D1 damaged shards are refused before the first step", () => {
   it.each(faults)("%s", async (_, damage, message) => {
     const folder = await dataset();
     await damage(folder);
@@ -388,7 +388,7 @@ describe("damaged shards (D1) are refused before the first step", () => {
 });
 
 describe("damaged tokens", () => {
-  it("outside the vocabulary are named with file and offset (D2)", async () => {
+  it("D2 outside the vocabulary are named with file and offset", async () => {
     const folder = await dataset();
     const bytes = await readFile(shard(folder));
     bytes.writeUInt16LE(4096, 10 * 2);

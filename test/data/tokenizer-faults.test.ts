@@ -161,7 +161,7 @@ async function load(files: Record<string, string>): Promise<Tokenizer> {
   return await Tokenizer.load(await writeFiles(await temporaryFolder(), files));
 }
 
-describe("damaged tokenizers (T1)", () => {
+describe("T1 damaged tokenizers", () => {
   it.each(faults)("refuses %s", async (_, damage, message) => {
     const json = JSON.parse(llama2) as Json;
     const result = damage(json);

@@ -8,7 +8,11 @@ import { sendError } from "./errors.js";
 let tokenizer: Promise<Tokenizer> | null = null;
 let dtype: "uint16" | "uint32" = "uint16";
 let queue: Promise<unknown> = Promise.resolve();
-const answer = (message: FromEncoder): unknown => process.send?.(message);
+/** A parent that was killed hears nothing any more. */
+const answer = (message: FromEncoder): unknown =>
+  process.send?.(message, undefined, undefined, (error: Error | null) => {
+    if (error !== null) process.exit();
+  });
 
 process.on("disconnect", () => process.exit());
 // A terminal sends these to the whole group; whether to stop is the parent's decision.

@@ -78,8 +78,13 @@ describe("what a rank sends in a step is what theory says", () => {
     const part = 1 / 2; // (W - 1) / W of the two ranks of a group
     // Backward reads the weights of all groups but the lookup's; the last two are still there from forward.
     const readAgain = sum(sizes.slice(1, -2)) * bytes;
+    // After a backward pass the first block's are there for the next forward pass, until the step changes them.
+    const kept = (accumulation - 1) * part * (sizes[1] as number) * bytes;
     const sharded =
-      accumulation * part * (all + readAgain + all) + squares(sizes.length, 2) + figures(ranks);
+      accumulation * part * (all + readAgain + all) -
+      kept +
+      squares(sizes.length, 2) +
+      figures(ranks);
     const theory = {
       replicated: 2 * part * all + figures(2),
       zero1: part * (all + all) + squares(sizes.length, 2) + figures(2),
@@ -99,7 +104,8 @@ describe("full_shard's memory", () => {
       const slots = [0, 1].map((parity) => Math.max(...sizes.filter((_, i) => i % 2 === parity)));
       const state = (perParameter * sum(sizes)) / ranks + 8 * sum(slots);
       expect(deviceBytes / state).toBeGreaterThan(0.98);
-      expect(deviceBytes / state).toBeLessThan(1.05);
+      // The CPU's memory comes in size classes, up to an eighth larger than what is asked for.
+      expect(deviceBytes / state).toBeLessThan(1.1);
     }
   });
 });

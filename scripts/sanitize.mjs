@@ -4,7 +4,9 @@
 //   node scripts/sanitize.mjs [--tools memcheck,racecheck] [--parallel 1] [--log FOLDER] [SWEEP...]
 //
 // SWEEPs: parts of kernel_sweep.mjs, all by default. --parallel: sweeps at a time, one process each. Needs compute-sanitizer
-// (CUDA toolkit). cuBLASLt's kernels run under it as well.
+// (CUDA toolkit). cuBLASLt's kernels run under it as well; hazards that racecheck reports between two of their instructions
+// (it knows no arrival of one lane for its warp) are counted apart. For the attention kernels' own such arrivals the plugin
+// has to be built with CUDAFLAGS=-DLLAMAFORGE_RACECHECK (docs/cuda.md).
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -39,10 +41,22 @@ function namesOfSweeps() {
 
 const flags = {
   memcheck: ["--leak-check", "no"],
-  racecheck: ["--racecheck-report", "all"],
+  racecheck: ["--racecheck-report", "hazard", "--print-limit", "100000"],
   initcheck: [],
   synccheck: [],
 };
+
+/** How many hazards there are if all of them were printed and none has an access of ours; otherwise 0. */
+function foreignHazards(text, summary) {
+  const reports = text.split(/^=+ Error: .*hazard detected/m).slice(1);
+  const [, displayed, errors] =
+    /(\d+) hazards displayed \((\d+) errors, 0 warnings\)/.exec(summary) ?? [];
+  if (displayed !== errors || reports.length !== Number(errors)) return 0;
+  const accesses = (report) => report.match(/^=+ +(?:Read|Write) Thread .*$/gm) ?? [];
+  const foreign = (report) =>
+    accesses(report).length === 2 && accesses(report).every((line) => !/llamaforge/.test(line));
+  return reports.every(foreign) ? reports.length : 0;
+}
 
 /** Runs one tool over one sweep. */
 async function check(tool, sweep) {
@@ -78,8 +92,17 @@ async function check(tool, sweep) {
   writeFileSync(join(log, `${tool}-${sweep}.log`), text);
   const summary = /(?:ERROR|RACECHECK) SUMMARY: (.*)/.exec(text)?.[1] ?? "no summary";
   const ran = /\d+ operations ran/.test(text);
-  const clean = code === 0 && ran && /^0 (errors|hazards)/.test(summary);
-  return { tool, sweep, clean, summary, code, seconds: (performance.now() - started) / 1000 };
+  const foreign = tool === "racecheck" && ran ? foreignHazards(text, summary) : 0;
+  const clean = ran && (foreign > 0 || (code === 0 && /^0 (errors|hazards)/.test(summary)));
+  return {
+    foreign,
+    tool,
+    sweep,
+    clean,
+    summary,
+    code,
+    seconds: (performance.now() - started) / 1000,
+  };
 }
 
 const waiting = options.tools
@@ -100,6 +123,9 @@ for (const tool of options.tools.split(",")) {
   console.log(
     `${tool.padEnd(10)} ${of.length} sweeps, ${seconds.toFixed(0)} s: ${dirty.length === 0 ? "clean" : ""}`,
   );
+  for (const { sweep, foreign } of of.filter((result) => result.foreign > 0)) {
+    console.log(`${" ".repeat(11)}${sweep}: ${foreign} hazards inside cuBLASLt's kernels`);
+  }
   for (const { sweep, summary, code } of dirty) {
     console.log(
       `${" ".repeat(11)}${sweep}: ${summary} (exit code ${code}), ${join(log, `${tool}-${sweep}.log`)}`,

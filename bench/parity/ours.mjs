@@ -51,7 +51,7 @@ writeFileSync(join(options.out, "run.json"), `${JSON.stringify(settings, null, 2
 const model = await loadLlama(initial, { device, dtype: "bf16", training: true });
 const { beta1, beta2, eps, weightDecay } = settings;
 const optimizer = new AdamW(model.store, { beta1, beta2, eps, weightDecay });
-const schedule = cosineSchedule({ ...settings, decaySteps: steps });
+const schedule = cosineSchedule(settings);
 const loader = mixture.loader(microBatch, 0);
 const losses = [];
 const gradNorms = [];

@@ -35,7 +35,7 @@ optimizer = torch.optim.AdamW(masters, lr=0, betas=(run["beta1"], run["beta2"]),
 
 
 def rate(step):
-    peak, low, warmup, steps = run["peakLr"], run["minLr"], run["warmupSteps"], run["steps"]
+    peak, low, warmup, steps = run["peakLr"], run["minLr"], run["warmupSteps"], run["decaySteps"]
     if step < warmup:
         return peak * step / warmup
     return low + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) * (peak - low)

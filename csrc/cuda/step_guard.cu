@@ -150,6 +150,7 @@ void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, 
       (state.numel() - kHeader) / 2, {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, filled_site,
       next_site);
   check_launch();
+  if (traps()) trap_kernel<<<1, 1, 0, cuda.compute()>>>();
 }
 
 }  // namespace llamaforge::cuda

@@ -38,23 +38,25 @@ const each = (lists, body) => {
 // Elements: one, a part of a vector, odd, aligned, more than a grid of 256 threads takes at a time.
 const flat = [[1], [7], [4099], [8192], [600_001], [1 << 20]];
 
+/** Documents of 50 tokens. */
+function documentStarts(batch, time) {
+  const starts = empty([batch, time], "i32");
+  starts.write(Int32Array.from({ length: batch * time }, (_, i) => (i % time) - ((i % time) % 50)));
+  return starts;
+}
 const attention = (dtype, batch, time, heads, kvHeads, size) => {
   const width = (heads + 2 * kvHeads) * size;
   const qkv = random([batch, time, width], dtype);
   const [o, lse] = [empty([batch, time, heads * size], dtype), empty([batch, heads, time])];
   const scale = size ** -0.5;
-  ops.attentionForward(qkv, o, lse, heads, kvHeads, scale);
-  const dQkv = empty([batch, time, width], dtype);
-  ops.attentionBackward(
-    random([batch, time, heads * size], dtype),
-    qkv,
-    o,
-    lse,
-    dQkv,
-    heads,
-    kvHeads,
-    scale,
-  );
+  for (const starts of [null, documentStarts(batch, time)]) {
+    ops.attentionForward(qkv, starts, o, lse, heads, kvHeads, scale);
+    const [dO, dQkv] = [
+      random([batch, time, heads * size], dtype),
+      empty([batch, time, width], dtype),
+    ];
+    ops.attentionBackward(dO, qkv, o, lse, starts, dQkv, heads, kvHeads, scale);
+  }
 };
 
 /** What calls an operation on all of its paths; some call several, which belong together. */
@@ -136,8 +138,17 @@ const sweeps = {
         const table = empty([time + 3, size / 2, 2]);
         ops.ropeTable(table, 10000);
         const x = random([batch, time, heads * size], dtype);
-        ops.rope(x, table, empty([batch, time, heads * size], dtype), heads, heads - 1, 3, false);
-        ops.rope(x, table, x, heads, heads, 0, true);
+        ops.rope(
+          x,
+          table,
+          null,
+          empty([batch, time, heads * size], dtype),
+          heads,
+          heads - 1,
+          3,
+          false,
+        );
+        ops.rope(x, table, documentStarts(batch, time), x, heads, heads, 0, true);
       },
     );
   },

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     barrier_init(&shared.key_full, 1);
     for (int i = 0; i < G::kStages; ++i) {
       barrier_init(&shared.full[i], 1);
-      barrier_init(&shared.empty[i], 4 * G::kConsumers);
+      barrier_init(&shared.empty[i], 4 * G::kConsumers * kReleaseArrivals);
     }
     barrier_init_fence();
   }

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < G::kQueryStages; ++i) {
       barrier_init(&shared.query_full[i], 1);
-      barrier_init(&shared.query_empty[i], 4 * G::kConsumers);
+      barrier_init(&shared.query_empty[i], 4 * G::kConsumers * kReleaseArrivals);
     }
     for (int i = 0; i < G::kKeyStages; ++i) {
       barrier_init(&shared.key_full[i], 1);

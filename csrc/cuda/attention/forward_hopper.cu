@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < T::kQueryStages; ++i) {
       barrier_init(&shared.query_full[i], 1);
-      barrier_init(&shared.query_empty[i], 4 * T::kConsumers);
+      barrier_init(&shared.query_empty[i], 4 * T::kConsumers * kReleaseArrivals);
     }
     for (int i = 0; i < T::kKeyStages; ++i) {
       barrier_init(&shared.key_full[i], 1);

@@ -31,13 +31,19 @@ __device__ __forceinline__ void barrier_init_fence() {
 __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-// One arrival for the warp, when all its lanes are done with the stage that the barrier guards. Without __syncwarp only
-// the reads of lane 0 would be ordered before the arrival, and so before the copy that the producer then starts;
-// compute-sanitizer rightly calls what plain loads read (statistics, work numbers) a hazard then. What wgmma reads has
-// ended with its wait.
+// A warp is done with the stage that the barrier guards; called by all its lanes, kReleaseArrivals arrivals of the barrier's
+// count. __syncwarp orders the plain loads of all lanes (statistics, work numbers) before the arrival of lane 0, and so before
+// the copy that the producer then starts; what wgmma reads has ended with its wait.
+// compute-sanitizer's racecheck credits an arrival to the lane that makes it and still reports the loads of the others, here
+// as in cuBLASLt's own kernels. With -DLLAMAFORGE_RACECHECK every lane arrives: then it reports nothing (docs/cuda.md).
+#ifdef LLAMAFORGE_RACECHECK
+constexpr int kReleaseArrivals = 32;
+#else
+constexpr int kReleaseArrivals = 1;
+#endif
 __device__ __forceinline__ void release_stage(Barrier* barrier) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+  if (kReleaseArrivals == 32 || threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 __device__ __forceinline__ void barrier_expect_bytes(Barrier* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)

@@ -55,7 +55,7 @@ function preparing(options) {
     const all = tree(child.pid);
     peak = Math.max(peak, all.bytes);
     cpu = Math.max(cpu, all.cpu);
-  }, 100);
+  }, 250);
   const done = new Promise((settle) => {
     child.on("exit", (code, signal) => {
       clearInterval(watch);
@@ -74,7 +74,9 @@ function tree(pid) {
   const visit = (id) => {
     try {
       const fields = readFileSync(`/proc/${id}/stat`, "utf8").split(") ")[1].split(" ");
-      total.bytes += Number(fields[21]) * 4096;
+      // What several processes share counts once.
+      const rollup = readFileSync(`/proc/${id}/smaps_rollup`, "utf8");
+      total.bytes += Number(/^Pss:\s+(\d+)/m.exec(rollup)[1]) * 1024;
       total.cpu += (Number(fields[11]) + Number(fields[12])) / 100;
       const tasks = readdirSync(`/proc/${id}/task`);
       for (const task of tasks) {
@@ -177,7 +179,7 @@ async function speed() {
     const ours = await preparing(base(`speed-${round}`, [{ path: join(work, "sample.jsonl") }]))
       .done;
     const seconds = (performance.now() - start) / 1000;
-    // The tree is sampled, so the last moments of the children are missing: less than 0.1 s each.
+    // The tree is sampled, so the last moments of the children are missing: less than 0.25 s each.
     rounds.push({ alone: bytes / 1e6 / package_.cpu, ours: bytes / 1e6 / ours.cpu });
     console.log(
       `round ${round}: alone ${(bytes / 1e6 / package_.seconds).toFixed(2)} MB/s, ` +

@@ -163,10 +163,21 @@ function mergeResult(model: BpeModel, [left, right]: [string, string]): string {
 }
 
 function checkMerges(model: BpeModel, fail: Fail): void {
+  // The tokenizers library cuts this many bytes off each merge's second token without looking: a shorter one ends the process.
+  const prefix = model.continuing_subword_prefix ?? "";
+  if (typeof prefix !== "string") {
+    fail("model.continuing_subword_prefix", `expected text or null, got ${JSON.stringify(prefix)}`);
+  }
   for (const [index, merge] of model.merges.entries()) {
     const parts = mergeParts(merge);
     if (parts === null) {
       fail(`model.merges[${index}]`, `expected two tokens, got ${JSON.stringify(merge)}`);
+    }
+    if (!(parts as [string, string])[1].startsWith(prefix)) {
+      fail(
+        `model.merges[${index}]`,
+        `its second token does not begin with model.continuing_subword_prefix ${JSON.stringify(prefix)}`,
+      );
     }
     for (const token of [
       ...(parts as [string, string]),

@@ -55,7 +55,12 @@ type Tree = Record<string, unknown>;
 
 function parseYaml(text: string, source: string) {
   const lineCounter = new LineCounter();
-  const document = parseDocument(text, { lineCounter, uniqueKeys: true, prettyErrors: false });
+  const document = parseDocument(text, {
+    lineCounter,
+    uniqueKeys: true,
+    prettyErrors: false,
+    logLevel: "error",
+  });
   const faults = [...document.errors, ...document.warnings];
   if (faults.length > 0) {
     throw new ConfigError(
@@ -72,6 +77,14 @@ function parseYaml(text: string, source: string) {
   } catch (cause) {
     throw new ConfigError(source, [{ path: "(all)", message: (cause as Error).message }]);
   }
+  if (containsItself(root)) {
+    throw new ConfigError(source, [
+      {
+        path: "(all)",
+        message: "an alias stands within its own anchor: no value can contain itself",
+      },
+    ]);
+  }
   if (typeof root !== "object" || Array.isArray(root)) {
     throw new ConfigError(source, [
       { path: "(all)", message: `expected "option: value" lines, got ${JSON.stringify(root)}` },
@@ -84,6 +97,18 @@ function parseYaml(text: string, source: string) {
     return node?.range && lineCounter.linePos(node.range[0]).line;
   };
   return { root: root as Tree, lineOf };
+}
+
+/** Whether a value is its own part, as `&a [*a]` is. */
+function containsItself(value: unknown, parents = new Set<object>(), seen = new Set<object>()) {
+  if (typeof value !== "object" || value === null) return false;
+  if (parents.has(value)) return true;
+  if (seen.has(value)) return false;
+  seen.add(value);
+  parents.add(value);
+  const found = Object.values(value).some((part): boolean => containsItself(part, parents, seen));
+  parents.delete(value);
+  return found;
 }
 
 /** `data.train.data/text` to its keys: what follows a mapping's name is one key, dots and all. */

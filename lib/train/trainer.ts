@@ -355,6 +355,8 @@ export class Trainer {
   }
 
   async #close(): Promise<void> {
+    // A save that is still running ends before the folder is given back; its failure has been told.
+    await this.#writer.finish().catch(() => {});
     await this.#loader.close();
     await this.#mixture.close();
     await this.#heldOut?.close();

@@ -9,8 +9,8 @@ import { openCheckpoint } from "../../lib/checkpoint/load.js";
 import { checkRun, readManifest, verifyCheckpoint } from "../../lib/checkpoint/manifest.js";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
 import { CheckpointError } from "../../lib/errors.js";
-import { contentsOf } from "./support/contents.js";
-import { temporaryFolder } from "./support/harness.js";
+import { contentsOf } from "../checkpoint/support/contents.js";
+import { temporaryFolder } from "../checkpoint/support/harness.js";
 
 let folder: ReturnType<typeof temporaryFolder>;
 let path: string;

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
-import { link, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { link, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
+import { basename, dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
 
 /** Who holds a lock: a process that cannot be mistaken for another one with its number. */
@@ -44,7 +45,21 @@ export async function acquireLock(path: string, what: string): Promise<Lock> {
   } finally {
     await rm(draft, { force: true });
   }
+  await removeDrafts(path, self);
   return { release: () => rm(path, { force: true }) };
+}
+
+/** Removes what processes left that were killed while they tried to lock. */
+async function removeDrafts(path: string, self: Owner): Promise<void> {
+  const drafts = (await readdir(dirname(path))).filter((name) =>
+    name.startsWith(`${basename(path)}.`),
+  );
+  for (const name of drafts) {
+    const draft = join(dirname(path), name);
+    const content = await readFile(draft, "utf8").catch(() => null);
+    const owner = content === null ? null : parseOwner(content);
+    if (owner !== null && !(await isAlive(owner, self))) await rm(draft, { force: true });
+  }
 }
 
 async function linkNew(from: string, to: string): Promise<boolean> {

@@ -277,7 +277,7 @@ describe("prepare refuses", () => {
 describe("D6 a killed prepare", () => {
   it("leaves the old data set or none, whenever it is killed, and can be run again", async () => {
     const compiled = await compileLibrary();
-    const { folder, out, run } = await workplace(documents(1500));
+    const { folder, out, run } = await workplace(documents(600));
     await run({ out: join(folder, "expected"), shardTokens: 4000 });
     const expected = await contentsOf(join(folder, "expected"));
     const program = `
@@ -316,7 +316,7 @@ describe("D6 a killed prepare", () => {
     await run({ shardTokens: 4000 });
     expect(await contentsOf(out)).toEqual(expected);
     expect((await readdir(folder)).sort()).toEqual(["expected", "in", "out"]);
-  });
+  }, 240_000);
 
   it("leaves no half data set, and the next one takes over and gives the same bytes", async () => {
     const { folder, out, run } = await workplace();

@@ -142,5 +142,5 @@ describe("D6 a preparation that does not end", () => {
     const last = await run("killed", 1, Number.POSITIVE_INFINITY);
     expect(Number(last?.split(" ")[1])).toBeGreaterThan(1000);
     expect(await contentsOf(join(folder, "killed"))).toEqual(expected);
-  });
+  }, 240_000);
 });

@@ -93,8 +93,8 @@ export function addPrepare(program: Command): void {
       integerOption("--workers <n>", "processes that encode (default: one per core)", 0, 1024),
     )
     .option("--overwrite", "replace the output folder even if it is no data set")
-    .action(async (inputs: string[], options: PrepareCommandOptions) => {
-      const result = await prepareWithProgress(await completeOptions(inputs, options));
+    .action(async (inputs: string[], options: PrepareCommandOptions, command: Command) => {
+      const result = await prepareWithProgress(await completeOptions(inputs, options, command));
       if (result === null) process.exitCode = exitCodes.stopped;
     });
 }
@@ -103,6 +103,7 @@ export function addPrepare(program: Command): void {
 async function completeOptions(
   paths: readonly string[],
   { config, ...given }: PrepareCommandOptions,
+  command: Command,
 ): Promise<PrepareOptions> {
   const { kind, language, textField, filter, minBytes, maxBytes, split, ...rest } = given;
   const selection = { kind, textField, filter, minBytes, maxBytes, split };
@@ -113,16 +114,16 @@ async function completeOptions(
   let inputs: Input[] = paths.map((path) => ({ path, ...own }));
   let recipe: Partial<PrepareOptions> = {};
   if (config !== undefined) {
-    if (paths.length > 1) throw new UsageError("with --config, name one folder that it reads");
+    if (paths.length > 1) command.error("error: with --config, name one folder that it reads");
     const loaded = await loadPrepareConfig(config, paths[0]);
     recipe = loaded.options;
     inputs = loaded.inputs.map((input) => ({ ...input, ...own }));
-  } else if (paths.length === 0)
-    throw new UsageError("prepare needs something to read, or --config");
+  } else if (paths.length === 0) command.error("error: missing required argument 'inputs'");
   const options = { ...recipe, ...rest };
   const { out, tokenizer } = options;
-  if (out === undefined) throw new UsageError("prepare needs --out, the folder to make");
-  if (tokenizer === undefined) throw new UsageError("prepare needs --tokenizer");
+  if (out === undefined) command.error("error: required option '--out <folder>' not specified");
+  if (tokenizer === undefined)
+    command.error("error: required option '--tokenizer <path>' not specified");
   return { ...options, inputs, out, tokenizer };
 }
 

@@ -102,7 +102,7 @@ describe("a command line that cannot be understood exits with 2 and shows how th
     ],
     [
       ["prepare", "a", "--out", "b", "--tokenizer", "c", "--kind", "poems"],
-      ["Allowed choices are text, code"],
+      ["Allowed choices are auto, text, code, records"],
     ],
     [["trian"], ["unknown command 'trian'", "did you mean train?"]],
     [["--verson"], ["unknown option '--verson'", "--version"]],

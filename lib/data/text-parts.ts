@@ -5,7 +5,7 @@
 export const maxPartLength = 2 ** 17;
 
 /** Text given to the package at once: bounds the memory of its results. */
-const maxBatchLength = 2 ** 22;
+const maxBatchLength = 2 ** 18;
 
 export interface Part {
   text: string;

@@ -74,7 +74,7 @@ class EncoderProcess {
   constructor(folder: string, dtype: TokenDType) {
     this.#child = fork(fileURLToPath(new URL("./encoder-process.js", import.meta.url)), {
       serialization: "advanced",
-      execArgv: [],
+      execArgv: ["--expose-gc"],
       // One process is one core's work.
       env: { ...process.env, TOKENIZERS_PARALLELISM: "false" },
       stdio: ["ignore", "ignore", "inherit", "ipc"],

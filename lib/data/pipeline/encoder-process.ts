@@ -33,6 +33,8 @@ process.on("message", (message: ToEncoder) => {
     try {
       const loaded = await (tokenizer as Promise<Tokenizer>);
       answer({ kind: "encoded", batch: await encodePieces(message.request, loaded, dtype) });
+      // The package's encodings are large, and V8 does not know how large.
+      globalThis.gc?.();
     } catch (error) {
       answer({ kind: "failed", error: sendError(error) });
     }

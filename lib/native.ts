@@ -42,6 +42,8 @@ export interface NativeMemory {
 export interface BuildInfo {
   version: string;
   compiler: string;
+  /** Hash of the version and of the headers that the addon and its plugins share: a plugin must have the same. */
+  buildId: string;
   /** The set of CPU kernels chosen for this machine. */
   instructionSet: string;
   threads: number;

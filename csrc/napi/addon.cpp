@@ -79,6 +79,7 @@ Napi::Value build_info(const Napi::CallbackInfo& info) {
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("version", LLAMAFORGE_VERSION);
     result.Set("compiler", __VERSION__);
+    result.Set("buildId", build_id());
     result.Set("instructionSet", environment.instruction_set());
     result.Set("threads", Napi::Number::New(info.Env(), environment.threads()));
     return result;

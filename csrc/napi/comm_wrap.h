@@ -7,7 +7,7 @@
 //   Store: localAddress, set(key, Uint8Array), get(key, timeoutMs) -> ArrayBuffer, add(key, amount) -> number,
 //     barrier(name, timeoutMs), onFailure(listener), close()
 //   Communicator: allReduce(tensor, average), reduceScatter(input, output, average), allGather(input, output),
-//     broadcast(tensor, root), barrier() -> Work; stats(), library, close(), abort(reason)
+//     broadcast(tensor, root), barrier() -> Work; stats(), backend, close(), abort(reason)
 //   Work: wait(), done() -> Promise
 #pragma once
 

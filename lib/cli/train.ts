@@ -130,7 +130,7 @@ async function trainAlone(
     const { Trainer } = await import("../train/trainer.js");
     const trainer = await Trainer.create(config, { resume, onNotice });
     if (first) introduce(trainer);
-    ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationLibrary}`);
+    ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationBackend}`);
     const { steps } = config;
     const shown = first ? new Progress({ steps, from: trainer.startStep }) : undefined;
     progress = shown;
@@ -168,7 +168,7 @@ function introduce(trainer: Trainer): void {
   const tokensPerStep = batch.microBatch * batch.accumulation * ranks * data.sequenceLength;
   say(`${name}: ${model.parameterCount().toLocaleString("en-US")} parameters, ${precision}`);
   say(`on ${deviceName}`);
-  if (world) say(`${ranks} ranks, ${parallel}, through ${trainer.communicationLibrary}`);
+  if (world) say(`${ranks} ranks, ${parallel}, through ${trainer.communicationBackend}`);
   say(`${steps.toLocaleString("en-US")} steps of ${tokensPerStep.toLocaleString("en-US")} tokens`);
   if (startStep > 0) say(`going on from step ${startStep}`);
 }

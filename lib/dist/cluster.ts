@@ -30,7 +30,7 @@ export class Cluster {
   readonly world: World;
   readonly strategy: ParallelStrategy;
   /** What carries the data. */
-  readonly library: string;
+  readonly backend: string;
   readonly #store: Store;
   readonly #comms: readonly Communicator[];
   readonly #startTimeoutMs: number;
@@ -45,7 +45,7 @@ export class Cluster {
   ) {
     this.world = world;
     this.strategy = strategy;
-    this.library = (comms[0] as Communicator).library;
+    this.backend = (comms[0] as Communicator).backend;
     this.#store = store;
     this.#comms = comms;
     this.#startTimeoutMs = startTimeoutMs;

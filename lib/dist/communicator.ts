@@ -77,7 +77,7 @@ export class Communicator {
   readonly name: string;
   readonly device: Device;
   /** What carries the data, with version and place. */
-  readonly library: string;
+  readonly backend: string;
   readonly #native: NativeCommunicator;
   readonly #unsubscribe: () => void;
 
@@ -87,7 +87,7 @@ export class Communicator {
     this.size = options.ranks.length;
     this.name = options.name;
     this.device = options.device;
-    this.library = native.library;
+    this.backend = native.backend;
     const { onFailure } = options;
     this.#unsubscribe = onFailure ? options.store.onFailure(onFailure) : () => {};
   }

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { createServer } from "node:net";
 import { constants } from "node:os";
+import { freePort } from "./free-port.js";
 
 export interface LaunchOptions {
   /** Ranks to start on this host. */
@@ -94,14 +94,4 @@ function howOf({ code, signal }: Ended): string {
 
 function exitCodeOf({ code, signal }: Ended): number {
   return code ?? 128 + constants.signals[signal as NodeJS.Signals];
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
 }

@@ -40,7 +40,7 @@ export interface NativeCommunicator {
   barrier(): NativeWork;
   stats(): Record<CollectiveKind, CollectiveStats>;
   /** What carries the data: "Gloo 0.5.0 from /path", "NCCL 2.27.3 from /path". */
-  readonly library: string;
+  readonly backend: string;
   close(): Promise<void>;
   abort(reason: string): void;
 }

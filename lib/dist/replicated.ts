@@ -1,37 +1,16 @@
 import type { ParameterGroup } from "../nn/group.js";
 import { type Layout, undivided } from "../nn/parallel.js";
 import type { Tensor } from "../tensor.js";
-import { Reductions, Strategy, type StrategyOptions, startAllReduce } from "./strategy.js";
+import type { Work } from "./communicator.js";
+import { startAllReduce } from "./strategy.js";
+import { WholeGradients } from "./whole_gradients.js";
 
-/**
- * Every rank has the whole model. A group's gradients are averaged as soon as its backward pass is done, beside the
- * backward pass of the groups before it; of the micro-batches of one step only on the last, for their gradients add up.
- */
-export class Replicated extends Strategy {
+/** Every rank has the whole model; gradients are averaged over all ranks. */
+export class Replicated extends WholeGradients {
   readonly layout: Layout = undivided;
-  readonly #reductions: Reductions;
 
-  constructor(options: StrategyOptions) {
-    super(options);
-    this.#reductions = new Reductions((group) =>
-      startAllReduce(this.world, group.gradients, this.reduce),
-    );
-  }
-
-  beginMicroBatch(last: boolean): void {
-    this.#reductions.begin(last);
-  }
-
-  gradientNeeded(group: ParameterGroup): void {
-    this.#reductions.check(group);
-  }
-
-  gradientsComplete(group: ParameterGroup): void {
-    this.#reductions.complete(group);
-  }
-
-  finishGradients(): void {
-    this.#reductions.finish(this.groups);
+  protected startReduction(group: ParameterGroup): Work {
+    return startAllReduce(this.world, group.gradients, this.reduce);
   }
 
   needed(): void {}

@@ -1,5 +1,4 @@
 /** What the strategies share: averages over all ranks, and reductions in f32 or bf16. */
-import { AutogradError } from "../errors.js";
 import { native } from "../native.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { Layout, ParallelStrategy } from "../nn/parallel.js";
@@ -100,43 +99,4 @@ function then(work: Work, finish: () => void): Work {
     },
     done: () => work.done(),
   };
-}
-
-/** The gradients of some groups on their way between the ranks, each reduced once a step, on its last micro-batch. */
-export class Reductions {
-  readonly #start: (group: ParameterGroup) => Work;
-  readonly #started = new Map<ParameterGroup, Work>();
-  #last = false;
-
-  constructor(start: (group: ParameterGroup) => Work) {
-    this.#start = start;
-  }
-
-  begin(last: boolean): void {
-    this.#last = last;
-  }
-
-  /** @throws AutogradError if the group has been reduced already: the sum would lack what comes now */
-  check(group: ParameterGroup): void {
-    if (!this.#started.has(group)) return;
-    throw new AutogradError(
-      `[parallel] a gradient of ${group.name} came after the group's gradients had been given to the other ranks: ` +
-        "a part of the model is computed again in backward on its own; make it a group of its own (parameterGroups)",
-    );
-  }
-
-  complete(group: ParameterGroup): void {
-    if (!this.#last) return;
-    group.completeGradients();
-    this.#started.set(group, this.#start(group));
-  }
-
-  /** Reduces what backward did not reach, and orders what follows after all of it. */
-  finish(groups: readonly ParameterGroup[]): void {
-    this.#last = true;
-    for (const group of groups) if (!this.#started.has(group)) this.complete(group);
-    for (const work of this.#started.values()) work.wait();
-    this.#started.clear();
-    this.#last = false;
-  }
 }

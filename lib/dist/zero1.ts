@@ -2,41 +2,26 @@ import type { ParameterGroup } from "../nn/group.js";
 import type { Layout } from "../nn/parallel.js";
 import type { Tensor } from "../tensor.js";
 import type { Work } from "./communicator.js";
-import { Reductions, Strategy, type StrategyOptions, startReduceScatter } from "./strategy.js";
+import { type StrategyOptions, startReduceScatter } from "./strategy.js";
+import { WholeGradients } from "./whole_gradients.js";
 
 /**
  * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054): every rank has all weights and gradients, but master weights and
  * moments of its part of each group only. Gradients are averaged to the rank that owns them, as soon as a group's backward
  * pass is done; each rank updates its part, and the new weights are gathered beside the next forward pass.
  */
-export class Zero1 extends Strategy {
+export class Zero1 extends WholeGradients {
   readonly layout: Layout;
-  readonly #reductions: Reductions;
   /** Weights on their way to this rank. */
   readonly #gathers = new Map<ParameterGroup, Work>();
 
   constructor(options: StrategyOptions) {
     super(options);
     this.layout = { parts: this.world.size, part: this.world.rank, weights: "whole" };
-    this.#reductions = new Reductions((group) =>
-      startReduceScatter(this.world, group.gradients, group.ownedGradients, this.reduce),
-    );
   }
 
-  beginMicroBatch(last: boolean): void {
-    this.#reductions.begin(last);
-  }
-
-  gradientNeeded(group: ParameterGroup): void {
-    this.#reductions.check(group);
-  }
-
-  gradientsComplete(group: ParameterGroup): void {
-    this.#reductions.complete(group);
-  }
-
-  finishGradients(): void {
-    this.#reductions.finish(this.groups);
+  protected startReduction(group: ParameterGroup): Work {
+    return startReduceScatter(this.world, group.gradients, group.ownedGradients, this.reduce);
   }
 
   sumSquares(squares: Tensor): void {

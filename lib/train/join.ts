@@ -79,8 +79,8 @@ export function factsOf(
     }
   };
   add("", config);
-  const { version, compiler, instructionSet } = buildInfo();
-  facts["LlamaForge's build"] = `${version}, ${compiler}`;
+  const { version, compiler, buildId, instructionSet } = buildInfo();
+  facts["LlamaForge's build"] = `${version}, ${compiler}, ${buildId}`;
   // Other vector widths are other bits.
   if (device.type === "cpu") facts["CPU kernels"] = instructionSet;
   facts["Node.js"] = process.version;

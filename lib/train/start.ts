@@ -65,6 +65,12 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
   let cluster: Cluster | null = null;
   try {
     cluster = world && (await joinCluster(config, world, device));
+    if (cluster === null && config.parallel !== "replicated") {
+      onNotice(
+        `parallel: ${config.parallel} divides nothing here, for this process trains alone; ` +
+          "start several with `llamaforge launch` or torchrun's variables",
+      );
+    }
     const { sequenceLength } = config.data;
     const split = { sequenceLength, seed: config.seed } as const;
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });

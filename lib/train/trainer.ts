@@ -145,8 +145,8 @@ export class Trainer {
   }
 
   /** What carries data between the processes, e.g. `NCCL 2.27.3 from /usr/lib/libnccl.so.2`. */
-  get communicationLibrary(): string | null {
-    return this.#cluster?.library ?? null;
+  get communicationBackend(): string | null {
+    return this.#cluster?.backend ?? null;
   }
 
   /** Frees model and optimizer. Only after `run()` has ended. */

@@ -164,7 +164,7 @@ const jobs = {
     const store = await connect();
     const all = await communicate(store);
     await values(all);
-    say({ wrong, library: all.library, bits: await bits(all), again: await bits(all) });
+    say({ wrong, backend: all.backend, bits: await bits(all), again: await bits(all) });
     await all.close();
     await store.close();
   },

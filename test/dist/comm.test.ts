@@ -21,10 +21,10 @@ describe.each([1, 2, 4])("%i ranks", (worldSize) => {
       });
     }
     const reports = results.map(({ said }) => said[0]);
-    for (const { bits, again, library } of reports) {
+    for (const { bits, again, backend } of reports) {
       expect(bits).toEqual(reports[0].bits);
       expect(again).toEqual(bits);
-      if (worldSize > 1) expect(library).toMatch(onCpu ? /^Gloo \d/ : /^NCCL \d/);
+      if (worldSize > 1) expect(backend).toMatch(onCpu ? /^Gloo \d/ : /^NCCL \d/);
       if (!onCpu) continue;
       // In the order of the ranks, whatever the algorithm; bf16 is added in fp32.
       expect(bits.f32.allReduce).toBe(bits.inOrder);

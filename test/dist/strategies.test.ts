@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../lib/checkpoint/load.js";
 import { buildLibrary } from "../cli/build.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData, tinyModel } from "../support/tiny_run.js";
 import { expectCodes, figures, fileOfStep, runToEnd, stepsOf, writeConfig } from "./ranks.js";
 
 let folder: string;
@@ -120,16 +120,7 @@ describe("in bf16, with accumulation, recomputation and a tied head", () => {
     precision: "bf16",
     batch: { microBatch: 1, accumulation: 4 },
     recompute: "block",
-    model: {
-      vocabSize: 4096,
-      hiddenSize: 32,
-      intermediateSize: 48,
-      layers: 2,
-      heads: 2,
-      kvHeads: 1,
-      contextLength: 32,
-      tieEmbeddings: true,
-    },
+    model: { ...tinyModel, tieEmbeddings: true },
     sample: { every: 8, prompts: ["The senate"], maxTokens: 6 },
   };
   const parallels = ["replicated", "zero1", "full_shard"] as const;

@@ -5,11 +5,10 @@ import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/
 import { type AttentionOptions, attention, attentionCached } from "../../lib/ops/attention.js";
 import { scope } from "../../lib/scope.js";
 import { memory, resetPeakMemory, synchronize, type Tensor, zeros } from "../../lib/tensor.js";
-import { causalAttention, type HeadCounts } from "../support/attention_reference.js";
+import { causalAttention, packedHeads } from "../support/attention_reference.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import {
   expectClose,
-  type FloatDType,
   finiteDifferences,
   type Reference,
   random,
@@ -17,27 +16,13 @@ import {
   tolerances,
 } from "../support/reference.js";
 
-const packed = (
-  batch: number,
-  time: number,
-  { heads, kvHeads }: HeadCounts,
-  size: number,
-  seed = 1,
-  dtype?: FloatDType,
-) =>
-  random([batch, time, (heads + 2 * kvHeads) * size], seed, {
-    low: -1.5,
-    high: 1.5,
-    ...(dtype && { dtype }),
-  });
-
 describe("the float64 attention that the kernels are compared with", () => {
   it("has the gradient of finite differences", () => {
     for (const counts of [
       { heads: 4, kvHeads: 2 },
       { heads: 2, kvHeads: 1, scale: 0.7 },
     ]) {
-      const qkv = packed(2, 6, counts, 4);
+      const qkv = packedHeads(2, 6, counts, 4);
       const dO = random([2, 6, counts.heads * 4], 2);
       const [expected] = finiteDifferences(
         (x) => causalAttention(x, counts, null).o,
@@ -62,7 +47,7 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
       await expectOpMatches(
         (x) => attention(x, options),
         composed,
-        [packed(2, time, options, size)],
+        [packedHeads(2, time, options, size)],
         dtype,
       );
     }
@@ -81,7 +66,7 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
     "is right in value and gradient at time %i, head size %i, heads %i of %i",
     async (time, size, heads, kvHeads) => {
       const options = { heads, kvHeads };
-      const qkv = packed(1, time, options, size, 3, dtype);
+      const qkv = packedHeads(1, time, options, size, 3, dtype);
       const dO = random([1, time, heads * size], 4, { dtype });
       const expected = causalAttention(qkv, options, dO);
       const leaf = toTensor(qkv, dtype, true);
@@ -108,7 +93,7 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
 
   it("does not let a token see a later one", async () => {
     const options = { heads: 2, kvHeads: 1 };
-    const qkv = packed(1, 130, options, 64, 5, dtype);
+    const qkv = packedHeads(1, 130, options, 64, 5, dtype);
     const before = await attention(toTensor(qkv, dtype), options).toArray();
     const changed = {
       shape: qkv.shape,
@@ -121,7 +106,7 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
 
   it("stays finite for scores that overflow an exponential", async () => {
     const options = { heads: 1, kvHeads: 1 };
-    const qkv = packed(1, 90, options, 64, 6, dtype);
+    const qkv = packedHeads(1, 90, options, 64, 6, dtype);
     const large = {
       shape: qkv.shape,
       data: qkv.data.map((v, i) => (i % 192 < 128 ? Math.round(v) * 32 : v)),
@@ -132,7 +117,7 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
 
   it("passes a NaN on to the tokens that see it", async () => {
     const options = { heads: 1, kvHeads: 1 };
-    const qkv = packed(1, 80, options, 16, 7, dtype);
+    const qkv = packedHeads(1, 80, options, 16, 7, dtype);
     qkv.data[40 * 48 + 3] = Number.NaN; // in the query of token 40
     const y = await attention(toTensor(qkv, dtype), options).toArray();
     const broken = new Set([...y].flatMap((v, i) => (Number.isNaN(v) ? [Math.floor(i / 16)] : [])));
@@ -145,7 +130,7 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
       [10, 41],
     ] as const) {
       const options = { heads: 4, kvHeads: 2 };
-      const qkv = packed(2, 41, options, size, 8, dtype);
+      const qkv = packedHeads(2, 41, options, size, 8, dtype);
       const width = 8 * size;
       const cache = zeros([2, 2, 2, capacity, size], { dtype });
       const rows: number[][][] = [[], []];

@@ -6,11 +6,15 @@ import { attention } from "../../lib/ops/attention.js";
 import { rope, ropeTable } from "../../lib/ops/rope.js";
 import { scope } from "../../lib/scope.js";
 import { type Tensor, tensor, zeros } from "../../lib/tensor.js";
-import { causalAttention, type HeadCounts, startsOf } from "../support/attention_reference.js";
+import {
+  causalAttention,
+  type HeadCounts,
+  packedHeads,
+  startsOf,
+} from "../support/attention_reference.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import {
   expectClose,
-  type FloatDType,
   finiteDifferences,
   type Reference,
   random,
@@ -18,20 +22,6 @@ import {
   relativeError,
   tolerances,
 } from "../support/reference.js";
-
-const packed = (
-  batch: number,
-  time: number,
-  { heads, kvHeads }: HeadCounts,
-  size: number,
-  seed: number,
-  dtype?: FloatDType,
-) =>
-  random([batch, time, (heads + 2 * kvHeads) * size], seed, {
-    low: -1.5,
-    high: 1.5,
-    ...(dtype && { dtype }),
-  });
 
 const startsTensor = (starts: Int32Array, time: number) =>
   tensor(starts, { shape: [starts.length / time, time], dtype: "i32" });
@@ -59,7 +49,7 @@ it("has a float64 reference with the gradient of finite differences", () => {
   const counts = { heads: 2, kvHeads: 1 };
   const starts = startsOf([[2, 1, 3]], 7);
   expect([...starts]).toEqual([0, 0, 2, 3, 3, 3, 6]);
-  const qkv = packed(1, 7, counts, 4, 1);
+  const qkv = packedHeads(1, 7, counts, 4, 1);
   const dO = random([1, 7, 8], 2);
   const composed = (x: Reference) => causalAttention(x, counts, null, starts).o;
   const [expected] = finiteDifferences(composed, [qkv], dO) as [Reference];
@@ -113,7 +103,7 @@ describe.each(["f32", "bf16"] as const)("attention within documents in %s", (dty
       using _ = scope();
       const counts = { heads, kvHeads };
       const starts = startsOf(lengths, time);
-      const qkv = packed(2, time, counts, size, 3, dtype);
+      const qkv = packedHeads(2, time, counts, size, 3, dtype);
       const dO = random([2, time, heads * size], 4, { dtype });
       const expected = causalAttention(qkv, counts, dO, starts);
       const leaf = toTensor(qkv, dtype, true);
@@ -135,7 +125,7 @@ describe.each(["f32", "bf16"] as const)("attention within documents in %s", (dty
     const counts = { heads: 4, kvHeads: 2 };
     const run = async (options: object) => {
       using _ = scope();
-      const leaf = toTensor(packed(2, time, counts, size, 5, dtype), dtype, true);
+      const leaf = toTensor(packedHeads(2, time, counts, size, 5, dtype), dtype, true);
       const o = attention(leaf, { ...counts, ...options });
       o.backward({ gradient: toTensor(random(o.shape, 6, { dtype }), dtype) });
       return [await o.toArray(), await (leaf.grad as Tensor).toArray()];
@@ -150,8 +140,8 @@ describe.each(["f32", "bf16"] as const)("attention within documents in %s", (dty
     const starts = startsOf([[90, 110]], time);
     const run = async (from: number, to: number) => {
       using _ = scope();
-      const qkv = packed(1, time, counts, size, 7, dtype);
-      const other = packed(1, time, counts, size, 8, dtype);
+      const qkv = packedHeads(1, time, counts, size, 7, dtype);
+      const other = packedHeads(1, time, counts, size, 8, dtype);
       qkv.data.set(other.data.subarray(from * 256, to * 256), from * 256);
       const leaf = toTensor(qkv, dtype, true);
       const o = attention(leaf, { ...counts, documentStarts: startsTensor(starts, time) });
@@ -175,7 +165,7 @@ describe.each(["f32", "bf16"] as const)("attention within documents in %s", (dty
 
   it("stays finite for scores that overflow an exponential", async () => {
     const counts = { heads: 1, kvHeads: 1 };
-    const qkv = packed(1, 150, counts, 64, 10, dtype);
+    const qkv = packedHeads(1, 150, counts, 64, 10, dtype);
     const data = qkv.data.map((v, i) => (i % 192 < 128 ? Math.round(v) * 32 : v));
     const starts = startsOf([[40, 70]], 150);
     const large = { shape: qkv.shape, data };
@@ -190,7 +180,7 @@ describe.each(["f32", "bf16"] as const)("attention within documents in %s", (dty
     const counts = { heads: 2, kvHeads: 1 };
     const time = 210;
     const starts = Int32Array.from({ length: time }, (_, t) => Math.max(0, t - 69));
-    const qkv = packed(1, time, counts, 64, 11, dtype);
+    const qkv = packedHeads(1, time, counts, 64, 11, dtype);
     const dO = random([1, time, 128], 12, { dtype });
     const expected = causalAttention(qkv, counts, dO, starts);
     const leaf = toTensor(qkv, dtype, true);
@@ -278,7 +268,7 @@ describe("bad starts of documents", () => {
       const time = 300;
       const values = Int32Array.from({ length: time }, (_, t) => row[t % 5]! * (t % 7 ? 1 : 1e9));
       const starts = startsTensor(values, time);
-      const leaf = toTensor(packed(1, time, { heads: 2, kvHeads: 1 }, size, 14), dtype, true);
+      const leaf = toTensor(packedHeads(1, time, { heads: 2, kvHeads: 1 }, size, 14), dtype, true);
       const turned = rope(leaf, ropeTable(time, size), { heads: 4, documentStarts: starts });
       const o = attention(turned, { heads: 2, kvHeads: 1, documentStarts: starts });
       o.backward({ gradient: toTensor(random(o.shape, 15), dtype) });

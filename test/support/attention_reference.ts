@@ -1,10 +1,23 @@
-import { type Reference, reference } from "./reference.js";
+import { type FloatDType, type Reference, random, reference } from "./reference.js";
 
 /** Heads of packed q, k, v (batch, time, (heads + 2 kvHeads) · headSize). */
 export interface HeadCounts {
   heads: number;
   kvHeads: number;
   scale?: number;
+}
+
+/** Random packed q, k, v. */
+export function packedHeads(
+  batch: number,
+  time: number,
+  { heads, kvHeads }: HeadCounts,
+  size: number,
+  seed = 1,
+  dtype?: FloatDType,
+): Reference {
+  const range = { low: -1.5, high: 1.5, ...(dtype && { dtype }) };
+  return random([batch, time, (heads + 2 * kvHeads) * size], seed, range);
 }
 
 /**

@@ -42,6 +42,17 @@ export async function tinyData(): Promise<{ folder: string; data: string }> {
   return { folder, data };
 }
 
+/** A model that trains a step in milliseconds. */
+export const tinyModel = {
+  vocabSize: 4096,
+  hiddenSize: 32,
+  intermediateSize: 48,
+  layers: 2,
+  heads: 2,
+  kvHeads: 1,
+  contextLength: 32,
+} as const;
+
 /** The configuration of a run of seconds. */
 export function tinyConfig(data: string, out: string, overrides: object = {}): RunConfig {
   return resolveConfig({
@@ -49,15 +60,7 @@ export function tinyConfig(data: string, out: string, overrides: object = {}): R
     steps: 12,
     seed: 5,
     precision: "bf16",
-    model: {
-      vocabSize: 4096,
-      hiddenSize: 32,
-      intermediateSize: 48,
-      layers: 2,
-      heads: 2,
-      kvHeads: 1,
-      contextLength: 32,
-    },
+    model: tinyModel,
     data: { train: { [data]: 1 } },
     batch: { microBatch: 4 },
     optimizer: { peakLr: 5e-3, warmupSteps: 2 },

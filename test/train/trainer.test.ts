@@ -105,6 +105,16 @@ describe("a run", () => {
   });
 });
 
+test("a run that divides itself and stands alone says so", async () => {
+  const notices: string[] = [];
+  const onNotice = (message: string) => notices.push(message);
+  const config = tinyConfig(data, freshOut(), { steps: 1, parallel: "full_shard" });
+  await run({ ...config, optimizer: { ...config.optimizer, warmupSteps: 0 } }, { onNotice });
+  expect(notices).toContainEqual(
+    expect.stringMatching(/^parallel: full_shard divides nothing here/),
+  );
+});
+
 describe("refused before anything is trained", () => {
   test("a second run in the folder, an old run's folder, another run's checkpoint", async () => {
     const out = freshOut();

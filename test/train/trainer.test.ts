@@ -108,8 +108,7 @@ describe("a run", () => {
 test("a run that divides itself and stands alone says so", async () => {
   const notices: string[] = [];
   const onNotice = (message: string) => notices.push(message);
-  const config = tinyConfig(data, freshOut(), { steps: 1, parallel: "full_shard" });
-  await run({ ...config, optimizer: { ...config.optimizer, warmupSteps: 0 } }, { onNotice });
+  await run(tinyConfig(data, freshOut(), { parallel: "full_shard" }), { onNotice, stopAfter: 1 });
   expect(notices).toContainEqual(
     expect.stringMatching(/^parallel: full_shard divides nothing here/),
   );

@@ -1,15 +1,18 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import ts from "typescript";
+import type typescript from "typescript";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 
 /**
  * Brings dist/ up to date with lib/, so that child processes run the sources as they are now. Types are
- * not checked here, `npm run check` does that.
+ * not checked here, `npm run check` does that. A bundle for a GPU host has dist/ as it is, and no compiler.
  */
 export function buildLibrary(): void {
+  if (process.env.LLAMAFORGE_BUNDLE) return;
+  const ts: typeof typescript = createRequire(import.meta.url)("typescript");
   const sources = readdirSync(join(root, "lib"), { recursive: true, encoding: "utf8" });
   for (const source of sources.filter((name) => name.endsWith(".ts"))) {
     const from = join(root, "lib", source);

@@ -1,9 +1,10 @@
 /** FAULTS P1: a rank dies. Every other rank ends with 6 in time and names it. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { endRanks, prepareRanks } from "./comm-ranks.js";
+import { buildLibrary } from "../cli/build.js";
+import { endRanks } from "./comm-ranks.js";
 import { endsWith6, latestMs, othersOf } from "./comm-trouble.js";
 
-beforeAll(prepareRanks);
+beforeAll(buildLibrary);
 afterAll(endRanks);
 
 describe.concurrent("P1: a rank that ends", () => {

@@ -1,9 +1,10 @@
 /** FAULTS P2 and P3: a rank hangs, or does something else. Every other rank ends with 6 and names it. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { endRanks, prepareRanks } from "./comm-ranks.js";
+import { buildLibrary } from "../cli/build.js";
+import { endRanks } from "./comm-ranks.js";
 import { endsWith6, latestMs, othersOf, run, timeoutMs } from "./comm-trouble.js";
 
-beforeAll(prepareRanks);
+beforeAll(buildLibrary);
 afterAll(endRanks);
 
 describe.concurrent("P2: a rank that hangs", () => {

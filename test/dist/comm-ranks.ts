@@ -1,9 +1,8 @@
 /** Runs a job of comm-rank.mjs as several real processes: on the CPU, or with LLAMAFORGE_TEST_DEVICE=cuda:0 on one GPU. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { createServer } from "node:net";
-import { fileURLToPath } from "node:url";
+import { freePort } from "../../lib/dist/free-port.js";
+import { root } from "../cli/build.js";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
 export const device = process.env.LLAMAFORGE_TEST_DEVICE ?? "cpu";
 
 export interface RankResult {
@@ -30,24 +29,6 @@ export function endRanks(): void {
   for (const child of alive) child.kill("SIGKILL");
 }
 
-/** Brings dist/ up to date, which the ranks run; a bundle for a GPU host has it as it is. */
-export async function prepareRanks(): Promise<void> {
-  if (process.env.LLAMAFORGE_BUNDLE) return;
-  (await import("../cli/build.js")).buildLibrary();
-}
-
-/** A port of this host that nobody uses now. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
-}
-
 export interface StartOptions {
   /** What comm-rank.mjs finds as `options`. */
   options?: Record<string, unknown>;
@@ -59,6 +40,13 @@ export interface StartOptions {
   believedWorldSize?: number;
 }
 
+/** What a process needs so that several ranks may use the GPU of the tests: NCCL takes them for ranks of several hosts. */
+export function sharedGpu(rank: number | string): Record<string, string> {
+  if (device === "cpu") return {};
+  const { CUDA_VISIBLE_DEVICES = device.replace(/^cuda:?/, "") || "0" } = process.env;
+  return { CUDA_VISIBLE_DEVICES, NCCL_HOSTID: `rank-${rank}`, LLAMAFORGE_GEMM: "first" };
+}
+
 function startRank(job: string, rank: number, environment: Record<string, string>): Rank {
   const child = spawn(process.execPath, [`${root}/test/dist/comm-rank.mjs`, job], {
     stdio: ["ignore", "pipe", "pipe"],
@@ -66,8 +54,7 @@ function startRank(job: string, rank: number, environment: Record<string, string
       ...process.env,
       RANK: String(rank),
       LLAMAFORGE_THREADS: "1",
-      // Several ranks may share a GPU if NCCL takes them for ranks of several hosts.
-      NCCL_HOSTID: `rank-${rank}`,
+      ...sharedGpu(rank),
       ...environment,
     },
   });

@@ -2,11 +2,13 @@
 import { connect, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { freePort } from "../../lib/dist/free-port.js";
 import { Store } from "../../lib/dist/store.js";
 import { ArgumentError } from "../../lib/errors.js";
-import { endRanks, freePort, prepareRanks, runRanks, startOne, startRanks } from "./comm-ranks.js";
+import { buildLibrary } from "../cli/build.js";
+import { endRanks, runRanks, startOne, startRanks } from "./comm-ranks.js";
 
-beforeAll(prepareRanks);
+beforeAll(buildLibrary);
 afterAll(endRanks);
 const cpu = { device: "cpu" };
 

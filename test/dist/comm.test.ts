@@ -1,9 +1,10 @@
 /** Collectives between real processes: values, bits, memory, overlap. On the CPU over Gloo, on a GPU over NCCL. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { device, endRanks, prepareRanks, runRanks } from "./comm-ranks.js";
+import { buildLibrary } from "../cli/build.js";
+import { device, endRanks, runRanks } from "./comm-ranks.js";
 
 const onCpu = device === "cpu";
-beforeAll(prepareRanks);
+beforeAll(buildLibrary);
 afterAll(endRanks);
 
 describe.each([1, 2, 4])("%i ranks", (worldSize) => {

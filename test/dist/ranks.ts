@@ -7,6 +7,7 @@ import { freePort } from "../../lib/dist/free-port.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
 import { root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
+import { device, sharedGpu } from "./comm-ranks.js";
 
 export interface RankResult {
   code: number | null;
@@ -30,7 +31,7 @@ export function startRank(
   const [program, ...before] = [...command, process.execPath];
   const child = spawn(program as string, [...before, cliFile, ...args], {
     cwd: root,
-    env: { ...process.env, LLAMAFORGE_THREADS: "1", ...env },
+    env: { ...process.env, LLAMAFORGE_THREADS: "1", ...sharedGpu(env.RANK ?? 0), ...env },
   });
   const output = { stdout: "", stderr: "" };
   child.stdout.on("data", (chunk: Buffer) => {
@@ -111,6 +112,7 @@ export async function writeConfig(
     out,
     steps: 8,
     seed: 5,
+    device: device === "cpu" ? "cpu" : "cuda",
     precision: "fp32",
     model: {
       vocabSize: 4096,

@@ -3,7 +3,7 @@ import type { Device } from "../device.js";
 import { OutOfMemoryError } from "../errors.js";
 import { cudaInfo } from "../native.js";
 import { synchronize } from "../tensor.js";
-import { type MemoryShape, planMemory } from "../train/plan.js";
+import { type MemoryShape, planMemory } from "../train/plan-memory.js";
 
 /** More tokens than these at a time fill no device any better. */
 const mostTokens = { cpu: 4096, cuda: 65_536 };

@@ -1,4 +1,4 @@
-import { formatBytes } from "../train/plan-text.js";
+import { formatBytes } from "../train/format.js";
 import type { CountedRate } from "./figures.js";
 import type { ParityResult } from "./parity.js";
 

@@ -5,8 +5,8 @@ import type { Command } from "commander";
 import { probeCuda } from "../cuda.js";
 import { exitCodes } from "../errors.js";
 import { addonFile, probeAddon, thisSystem } from "../native-load.js";
+import { formatBytes } from "../train/format.js";
 import { processorName, processorThreads } from "../train/machine.js";
-import { formatBytes } from "../train/plan-text.js";
 import { packageVersion } from "./version.js";
 
 export function addDoctor(program: Command): void {

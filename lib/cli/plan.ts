@@ -2,17 +2,16 @@ import type { Command } from "commander";
 import { loadConfig } from "../train/config.js";
 import { planRun } from "../train/plan.js";
 import { formatPlan } from "../train/plan-text.js";
+import type { MachineOptions } from "../train/scaling.js";
 import { integerOption, numberOption, setOption } from "./options.js";
 
-interface PlanCommandOptions {
+interface PlanCommandOptions extends MachineOptions {
   set: string[];
-  tflops?: number;
-  tokensPerSecond?: number;
-  devices?: number;
   json?: true;
 }
 
 export function addPlan(program: Command): void {
+  const bandwidth = { above: 0, max: 1e6 };
   program
     .command("plan")
     .description("what a run takes, before it starts: parameters, memory, FLOPs, time")
@@ -27,12 +26,20 @@ export function addPlan(program: Command): void {
         max: 1e12,
       }),
     )
-    .addOption(integerOption("--devices <n>", "devices that share the work", 1, 1_000_000))
+    .option("--gpu <name>", "its memory, links and measured speed: a100-40g, h100, ...")
+    .addOption(integerOption("--gpus <n>", "GPUs of the run, a process each", 1, 65_536))
+    .addOption(integerOption("--gpus-per-node <n>", "GPUs of a node (all, at most 8)", 1, 65_536))
+    .addOption(
+      numberOption("--node-bandwidth <n>", "GB/s between GPUs of a node, each way", bandwidth),
+    )
+    .addOption(
+      numberOption("--network-bandwidth <n>", "GB/s of a node to the others, each way", bandwidth),
+    )
     .option("--json", "print the plan as JSON")
     .action((file: string, options: PlanCommandOptions) => {
-      const { set, json, ...speed } = options;
+      const { set, json, ...machine } = options;
       const config = loadConfig(file, set);
-      const plan = planRun(config, speed);
+      const plan = planRun(config, machine);
       process.stdout.write(json ? `${JSON.stringify(plan, null, 2)}\n` : formatPlan(config, plan));
     });
 }

@@ -4,7 +4,7 @@ import type { PrepareOptions, PrepareProgress, PrepareResult } from "../data/pre
 import { loadPrepareConfig } from "../data/prepare-config.js";
 import { type Input, type InputKind, inputKinds } from "../data/readers/input.js";
 import { exitCodes, UsageError } from "../errors.js";
-import { formatBytes } from "../train/plan-text.js";
+import { formatBytes } from "../train/format.js";
 import { catchStopSignals } from "../train/signals.js";
 import { integerOption, numberOption, RepeatableOption } from "./options.js";
 

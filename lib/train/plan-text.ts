@@ -1,8 +1,10 @@
 import { isDeepStrictEqual } from "node:util";
 import { presets } from "../model/presets.js";
 import type { RunConfig } from "./config.js";
+import { alignRows, alignTable, formatBytes, formatHours } from "./format.js";
 import { publishedHoursPer300B, type RunPlan } from "./plan.js";
 import { formatDuration } from "./progress.js";
+import { formatScaling } from "./scaling-text.js";
 
 /** A plan as tables for a terminal. */
 export function formatPlan(config: RunConfig, plan: RunPlan): string {
@@ -29,6 +31,15 @@ export function formatPlan(config: RunConfig, plan: RunPlan): string {
         ["fp32 master weights", formatBytes(memory.masterWeights)],
         ["gradients", formatBytes(memory.gradients)],
         ["AdamW's moments", formatBytes(memory.moments)],
+        ...(memory.wholeGroups > 0
+          ? ([["two groups of layers, whole", formatBytes(memory.wholeGroups)]] as [
+              string,
+              string,
+            ][])
+          : []),
+        ...(memory.inTransit > 0
+          ? ([["gradients on their way", formatBytes(memory.inTransit)]] as [string, string][])
+          : []),
         ["activations", formatBytes(memory.activations)],
         ["working set of a block", formatBytes(memory.workingSet)],
         ["logits chunk, head's gradient", formatBytes(memory.lossHead)],
@@ -56,7 +67,7 @@ export function formatPlan(config: RunConfig, plan: RunPlan): string {
     ],
   ];
   const text = sections.map(([title, rows]) => `${title}\n${alignRows(rows)}`);
-  text.push(`Time\n${estimateTable(plan)}`);
+  text.push(plan.scaling ? formatScaling(config, plan.scaling) : `Time\n${estimateTable(plan)}`);
   if (isDeepStrictEqual(config.model, presets["tinyllama-1.1b"])) {
     const rows = publishedHoursPer300B.map(({ model, hours }): [string, string] => [
       model,
@@ -77,40 +88,8 @@ function estimateTable(plan: RunPlan): string {
     estimate.label,
     whole(estimate.tokensPerSecond),
     formatDuration(estimate.seconds),
-    estimate.deviceHours < 10 ? estimate.deviceHours.toPrecision(2) : whole(estimate.deviceHours),
+    formatHours(estimate.deviceHours),
     whole(estimate.hoursPer300B),
   ]);
-  const table = [header, ...rows];
-  const widths = header.map((_, column) => Math.max(...table.map((row) => row[column]!.length)));
-  return table
-    .map((row) =>
-      row
-        .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
-        .join("  "),
-    )
-    .map((line) => `  ${line}`)
-    .join("\n");
-}
-
-function alignRows(rows: readonly [string, string][]): string {
-  const left = Math.max(...rows.map(([name]) => name.length));
-  const right = Math.max(...rows.map(([, value]) => value.split(" ")[0]!.length));
-  return rows
-    .map(([name, value]) => {
-      const [figure = "", ...rest] = value.split(" ");
-      return `  ${name.padEnd(left)}  ${[figure.padStart(right), ...rest].join(" ")}`;
-    })
-    .join("\n");
-}
-
-/** `1.5 GB` with decimal prefixes, as devices' memory and disks are sold. */
-export function formatBytes(bytes: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 999.5 && unit < units.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
+  return alignTable([header, ...rows]);
 }

@@ -30,7 +30,11 @@ llamaforge plan <config>
   --set <path=value> (repeatable)
   --tflops <n>
   --tokens-per-second <n>
-  --devices <n>
+  --gpu <name>
+  --gpus <n>
+  --gpus-per-node <n>
+  --node-bandwidth <n>
+  --network-bandwidth <n>
   --json
 llamaforge train <config>
   --set <path=value> (repeatable)

@@ -74,11 +74,11 @@ describe("a command line that cannot be understood exits with 2 and shows how th
     [["plan", "x.yaml", "--tflops", "NaN"], ["'NaN' is invalid"]],
     [["plan", "x.yaml", "--tflops", "1e400"], ["'1e400' is invalid"]],
     [
-      ["plan", "x.yaml", "--devices", "0"],
-      ["'0' is invalid", "an integer from 1 to 1000000"],
+      ["plan", "x.yaml", "--gpus", "0"],
+      ["'0' is invalid", "an integer from 1 to 65536"],
     ],
-    [["plan", "x.yaml", "--devices", "1.5"], ["'1.5' is invalid"]],
-    [["plan", "x.yaml", "--devices=-1"], ["'-1' is invalid"]],
+    [["plan", "x.yaml", "--gpus", "1.5"], ["'1.5' is invalid"]],
+    [["plan", "x.yaml", "--gpus=-1"], ["'-1' is invalid"]],
     [
       ["plan", "x.yaml", "\u2013\u2013json"],
       ["begins with the character U+2013", "'--json'"],

@@ -1,0 +1,324 @@
+/** What a run takes on several GPUs and nodes: memory, step time and exposed communication of each strategy. */
+import { ConfigError, type ConfigProblem } from "../errors.js";
+import { parameterCount } from "../model/config.js";
+import type { RunConfig } from "./config.js";
+import { flopsPerToken } from "./flops.js";
+import { formatBytes } from "./format.js";
+import { type Gpu, gpus, optimizerBandwidthShare, reservedBytes } from "./gpus.js";
+import { type Division, type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
+import { type Rings, recomputedFlops, type StepTime, stepTime, type Work } from "./step-time.js";
+import type { Ring } from "./timeline.js";
+
+type StrategyName = RunConfig["parallel"];
+
+/** The machine that a run is planned for, as the command line gives it. */
+export interface MachineOptions {
+  /** GPUs of the run, one process each (1). */
+  gpus?: number;
+  /** GPUs of a node (all of them, at most 8). */
+  gpusPerNode?: number;
+  /** One of the names in lib/train/gpus.ts. */
+  gpu?: string;
+  /** GB/s in one direction between a GPU and the others of its node, instead of the GPU's usual one. */
+  nodeBandwidth?: number;
+  /** GB/s in one direction between a node and the others. */
+  networkBandwidth?: number;
+  /** Tokens/s of one GPU that runs the configuration's step alone, as `bench parity` shows it. */
+  tokensPerSecond?: number;
+  /** The same in causal TFLOP/s. */
+  tflops?: number;
+}
+
+export interface StrategyPlan extends StepTime {
+  parallel: StrategyName;
+  memory: MemoryPlan & { total: number };
+  fits: boolean;
+  tokensPerSecond: number;
+  /** Of one GPU that does its micro-batches alone, with the whole optimizer, what each reaches. */
+  efficiency: number;
+}
+
+export interface ScalingPlan {
+  gpu: Gpu;
+  gpus: number;
+  nodes: number;
+  /** Bytes a second. */
+  nodeBandwidth: number;
+  networkBandwidth: number;
+  /** Where the speed of one GPU comes from. */
+  rateSource: string;
+  /** Seconds of a step's micro-batches, forward and backward. */
+  passSeconds: number;
+  /** The configuration's own strategy. */
+  chosen: StrategyPlan;
+  /** All that this number of GPUs allows; one GPU divides nothing. */
+  strategies: StrategyPlan[];
+  /** Of the whole run. */
+  seconds: number;
+  gpuHours: number;
+  gpuHoursPer300B: number;
+}
+
+/** Smaller models do not fill such a device, so a rate in FLOPs says nothing about them. */
+export const fewestReferenceParameters = 5e7;
+
+/**
+ * Plans a run on `machine`.
+ * @throws ConfigError with everything that is missing or contradicts itself; or if the configuration does not fit into the GPU's
+ *   memory, with what would
+ */
+export function planScaling(config: RunConfig, machine: MachineOptions): ScalingPlan {
+  const { gpu, ranks, perNode, nodeBandwidth, networkBandwidth } = checkMachine(config, machine);
+  const nodes = ranks / perNode;
+  const { work, rateSource } = workOf(config, machine, gpu);
+  const parameters = parameterCount(config.model);
+  const tokensPerStep = tokensOf(config) * ranks;
+  const alone = work.pass * config.batch.accumulation + work.optimizerPerParameter * parameters;
+
+  const plan = (parallel: StrategyName): StrategyPlan => {
+    const division = divisionOf({ ...config, parallel }, ranks, perNode);
+    const links = { perNode, nodeBandwidth, networkBandwidth };
+    const time = stepTime(config, division, ringsOf(division, links), work);
+    const memory = withTotal(planMemory(config, division));
+    return {
+      ...time,
+      parallel,
+      memory,
+      fits: memory.total <= usableBytes(gpu),
+      tokensPerSecond: tokensPerStep / time.seconds,
+      efficiency: alone / time.seconds,
+    };
+  };
+  const chosen = plan(ranks === 1 ? "replicated" : config.parallel);
+  if (!chosen.fits) throw doesNotFit(config, gpu, { ranks, perNode }, chosen);
+  const seconds = chosen.seconds * config.steps;
+  const gpuHours = (seconds * ranks) / 3600;
+  const strategies = ranks === 1 ? [chosen] : strategiesOf(config, ranks, perNode).map(plan);
+  return {
+    gpu,
+    gpus: ranks,
+    nodes,
+    nodeBandwidth,
+    networkBandwidth,
+    rateSource,
+    passSeconds: work.pass * config.batch.accumulation,
+    chosen,
+    strategies,
+    seconds,
+    gpuHours,
+    gpuHoursPer300B: (gpuHours * 300e9) / (tokensPerStep * config.steps),
+  };
+}
+
+/** Tokens that one GPU trains on in a step. */
+function tokensOf({ batch, data }: RunConfig): number {
+  return batch.microBatch * batch.accumulation * data.sequenceLength;
+}
+
+function usableBytes(gpu: Gpu): number {
+  return gpu.memoryBytes - reservedBytes;
+}
+
+interface Machine {
+  gpu: Gpu;
+  ranks: number;
+  perNode: number;
+  nodeBandwidth: number;
+  networkBandwidth: number;
+}
+
+function checkMachine(config: RunConfig, machine: MachineOptions): Machine {
+  const problems: ConfigProblem[] = [];
+  const report = (path: string, message: string) => problems.push({ path, message });
+  const { gpus: ranks = 1, gpu: name } = machine;
+  const perNode = machine.gpusPerNode ?? Math.min(8, ranks);
+  if (config.device === "cpu") report("device", "cpu has no GPUs: --set device=cuda");
+  if (perNode > ranks) {
+    report("--gpus-per-node", `${perNode} are more than the ${ranks} GPUs of the run`);
+  } else if (ranks % perNode !== 0) {
+    report("--gpus-per-node", `${perNode} do not divide ${ranks} GPUs into equal nodes`);
+  }
+  const { shardSize } = config.distributed;
+  if (config.parallel === "hybrid_shard" && shardSize !== undefined && ranks % shardSize !== 0) {
+    report("distributed.shardSize", `${shardSize} ranks do not divide ${ranks} GPUs`);
+  }
+  const known = Object.keys(gpus).join(", ");
+  const gpu = name === undefined ? undefined : gpus[name];
+  if (gpu === undefined) {
+    const got = name === undefined ? "missing" : `not known: ${JSON.stringify(name)}`;
+    report("--gpu", `${got}; expected one of ${known}`);
+  } else {
+    checkRate(config, machine, gpu, report);
+  }
+  const bandwidth = (given: number | undefined, usual: number | null | undefined) =>
+    given === undefined ? usual : given * 1e9;
+  const nodeBandwidth = bandwidth(machine.nodeBandwidth, gpu?.nodeBandwidth);
+  const networkBandwidth = bandwidth(machine.networkBandwidth, gpu?.networkBandwidth);
+  const measure = `${gpu?.name} has no usual one: give what nccl-tests measures, in GB/s`;
+  if (nodeBandwidth === null && perNode > 1) report("--node-bandwidth", measure);
+  if (networkBandwidth === null && ranks > perNode) report("--network-bandwidth", measure);
+  if (problems.length > 0 || gpu === undefined) throw new ConfigError("the plan", problems);
+  return {
+    gpu,
+    ranks,
+    perNode,
+    nodeBandwidth: nodeBandwidth ?? 0,
+    networkBandwidth: networkBandwidth ?? 0,
+  };
+}
+
+function checkRate(
+  { model, precision }: RunConfig,
+  { tokensPerSecond, tflops }: MachineOptions,
+  { name, rate }: Gpu,
+  report: (path: string, message: string) => void,
+): void {
+  if (tokensPerSecond !== undefined && tflops !== undefined) {
+    report("--tflops", "says the same as --tokens-per-second: give one of them");
+  }
+  if (tokensPerSecond !== undefined || tflops !== undefined) return;
+  const give = "give --tokens-per-second, as `llamaforge bench parity` measures it on one";
+  if (rate === null) {
+    report("--gpu", `nobody has measured LlamaForge on ${name}: ${give}`);
+  } else if (precision !== "bf16") {
+    report("precision", `the rate of ${name} is that of bf16: ${give}`);
+  } else if (parameterCount(model) < fewestReferenceParameters) {
+    report("model", `a model this small does not fill ${name}: ${give}`);
+  }
+}
+
+/** What one GPU's own work takes, from a measured step of one or from the table. */
+function workOf(
+  config: RunConfig,
+  { tokensPerSecond, tflops }: MachineOptions,
+  gpu: Gpu,
+): { work: Work; rateSource: string } {
+  const { model, data, batch, precision, recompute } = config;
+  const flops = flopsPerToken(model, data.sequenceLength).causal;
+  // fp32 gradients, weights (master) and moments are read, the last three written; bf16 weights are written too; the norm
+  // reads the gradients once more.
+  const bytesPerParameter = precision === "bf16" ? 34 : 32;
+  const optimizerPerParameter = bytesPerParameter / (optimizerBandwidthShare * gpu.memoryBandwidth);
+  const optimizer = optimizerPerParameter * parameterCount(model);
+  const rate = tokensPerSecond ?? (tflops === undefined ? undefined : (tflops * 1e12) / flops);
+  if (rate !== undefined) {
+    const step = tokensOf(config) / rate;
+    if (step <= optimizer) {
+      const path = tokensPerSecond === undefined ? "--tflops" : "--tokens-per-second";
+      const message =
+        `a step of ${(1000 * step).toPrecision(3)} ms is shorter than its optimizer, ` +
+        `${(1000 * optimizer).toPrecision(3)} ms: is it that of one GPU and this configuration?`;
+      throw new ConfigError("the plan", [{ path, message }]);
+    }
+    return {
+      work: { pass: (step - optimizer) / batch.accumulation, optimizerPerParameter },
+      rateSource: "as given",
+    };
+  }
+  const { tflops: published, source } = gpu.rate as NonNullable<Gpu["rate"]>;
+  const spent = flops + recomputedFlops(model, data.sequenceLength, recompute);
+  const tokens = batch.microBatch * data.sequenceLength;
+  return {
+    work: { pass: (tokens * spent) / (published * 1e12), optimizerPerParameter },
+    rateSource: source,
+  };
+}
+
+function divisionOf(config: RunConfig, ranks: number, perNode: number): Division {
+  const { parallel, distributed } = config;
+  return {
+    parallel,
+    ranks,
+    shardSize: distributed.shardSize ?? perNode,
+    reduce: distributed.reduce,
+  };
+}
+
+/** hybrid_shard is full_shard where there is one copy. */
+function strategiesOf(config: RunConfig, ranks: number, perNode: number): StrategyName[] {
+  const size = config.distributed.shardSize ?? perNode;
+  const hybrid = config.parallel === "hybrid_shard" || (size > 1 && size < ranks);
+  return ["replicated", "zero1", "full_shard", ...(hybrid ? (["hybrid_shard"] as const) : [])];
+}
+
+function ringsOf(
+  { parallel, ranks, shardSize }: Division,
+  {
+    perNode,
+    nodeBandwidth,
+    networkBandwidth,
+  }: Pick<Machine, "perNode" | "nodeBandwidth" | "networkBandwidth">,
+): Rings {
+  /** Of ranks that are `stride` apart; those between them communicate at the same time and share the node's link. */
+  const ring = (size: number, stride: number): Ring => {
+    const nodes = Math.max(1, Math.min(size, (size * stride) / perNode));
+    const shared = networkBandwidth / Math.min(stride, perNode);
+    const within = stride * 2 > perNode ? Number.POSITIVE_INFINITY : nodeBandwidth;
+    const bandwidth = nodes > 1 ? Math.min(within, shared) : nodeBandwidth;
+    return { ranks: size, nodes, bandwidth };
+  };
+  const world = ring(ranks, 1);
+  if (parallel !== "hybrid_shard") return { world, shard: world, replica: ring(1, 1) };
+  return { world, shard: ring(shardSize, 1), replica: ring(ranks / shardSize, shardSize) };
+}
+
+/** Says by how much, and what fits: the least change first. */
+function doesNotFit(
+  config: RunConfig,
+  gpu: Gpu,
+  { ranks, perNode }: { ranks: number; perNode: number },
+  { parallel, memory }: StrategyPlan,
+): ConfigError {
+  const usable = usableBytes(gpu);
+  const fitting = changesOf(config, ranks === 1 ? [] : strategiesOf(config, ranks, perNode))
+    .map((changes) =>
+      changes.flatMap(({ what, changed }) => {
+        const bytes = withTotal(planMemory(changed, divisionOf(changed, ranks, perNode))).total;
+        return bytes <= usable ? [`${what} (${formatBytes(bytes)})`] : [];
+      }),
+    )
+    .find((found) => found.length > 0);
+  const over = memory.total - usable;
+  const message =
+    `${parallel} takes ${formatBytes(memory.total)} on each GPU, ${formatBytes(over)} more than the ` +
+    `${formatBytes(usable)} that ${gpu.name} has for it; ` +
+    (fitting ? `what fits: ${fitting.join(", ")}` : "nothing else fits either");
+  return new ConfigError("the plan", [{ path: "parallel", message }]);
+}
+
+interface Change {
+  what: string;
+  changed: RunConfig;
+}
+
+/** One option changed; strategy and recomputation; the micro-batch halved, again and again, with them. */
+function changesOf(config: RunConfig, strategies: readonly StrategyName[]): Change[][] {
+  const options = ["none", "ffn", "block"] as const;
+  const recomputes = options.slice(options.indexOf(config.recompute) + 1);
+  const others = strategies.filter((parallel) => parallel !== config.parallel);
+  const change = (what: Partial<Pick<RunConfig, "parallel" | "recompute">>): Change => ({
+    what: Object.entries(what)
+      .map(([path, value]) => `${path}=${value}`)
+      .join(" "),
+    changed: { ...config, ...what },
+  });
+  const single = [
+    ...others.map((parallel) => change({ parallel })),
+    ...recomputes.map((recompute) => change({ recompute })),
+  ];
+  const both = others.flatMap((parallel) =>
+    recomputes.map((recompute) => change({ parallel, recompute })),
+  );
+  const smaller: Change[][] = [];
+  for (let each = config.batch.microBatch >> 1; each >= 1; each >>= 1) {
+    const batch = { ...config.batch, microBatch: each };
+    const unchanged = { what: "", changed: config };
+    smaller.push(
+      [unchanged, ...single, ...both].map(({ what, changed }) => ({
+        what: `batch.microBatch=${each} ${what}`.trim(),
+        changed: { ...changed, batch },
+      })),
+    );
+  }
+  return [single, both, ...smaller];
+}

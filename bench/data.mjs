@@ -1,16 +1,27 @@
 // `prepare` at size: speed beside the tokenizer's package alone, kill storms, and inputs of unusual form.
 //
-//   node bench/data.mjs speed  FOLDER [--mb 32]              MB per CPU second and per second, alternating
-//   node bench/data.mjs storm  FOLDER [--kills 20] [--mean 5] killed at random and restarted: the bytes of one clean run
-//   node bench/data.mjs big    [--scale 1]                   100 MB line, a million documents, 500 MB parquet, 5 GB shard
+//   node bench/data.mjs speed  FOLDER [--mb 32]    MB per CPU second and per second, alternating
+//   node bench/data.mjs storm  FOLDER [--kills 20] killed at random and restarted: the bytes of one clean run
+//   node bench/data.mjs big    [--scale 1]         100 MB line, a million documents, 500 MB parquet, 5 GB shard
 //
-// FOLDER holds text, code or records; `npm run build:ts` first. Work goes to --work (default: a folder in the system's
-// temporary folder), which is removed at the end.
+// FOLDER holds text, code or records; `--config FILE` instead names a recipe with several inputs. `npm run build:ts` first.
+// The storm's mean time between kills is such that all of them land in about one preparation, unless --mean says otherwise.
+// Work goes to --work (default: a folder in the system's temporary folder), which is removed at the end. `--results FILE`
+// puts the figures into a JSON file, beside those of the other modes.
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { createWriteStream, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import {
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { mkdir, open, writeFile } from "node:fs/promises";
-import { availableParallelism, cpus, tmpdir } from "node:os";
+import { availableParallelism, cpus, loadavg, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -21,10 +32,13 @@ const { values, positionals } = parseArgs({
   options: {
     mb: { type: "string", default: "32" },
     kills: { type: "string", default: "20" },
-    mean: { type: "string", default: "5" },
+    mean: { type: "string" },
+    "shard-tokens": { type: "string", default: String(2 ** 24) },
     scale: { type: "string", default: "1" },
     workers: { type: "string", default: String(availableParallelism()) },
     kind: { type: "string", default: "auto" },
+    config: { type: "string" },
+    results: { type: "string" },
     tokenizer: { type: "string", default: join(root, "assets/quickstart") },
     work: { type: "string", default: join(tmpdir(), `llamaforge-bench-data-${process.pid}`) },
     dist: { type: "string", default: join(root, "dist") },
@@ -41,7 +55,8 @@ function preparing(options) {
     const r = await prepare(${JSON.stringify(options)});
     const { userCPUTime: u, systemCPUTime: s } = process.resourceUsage();
     console.log(JSON.stringify({ cpu: (u + s) / 1e6, peak: process.resourceUsage().maxRSS * 1024,
-      resumed: r.resumedDocuments, splits: r.dataset.splits, sources: r.dataset.sources }));`;
+      resumed: r.resumedDocuments, splits: r.dataset.splits, sources: r.dataset.sources,
+      longest: r.longest, warnings: r.warnings }));`;
   const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
     stdio: ["ignore", "pipe", "inherit"],
   });
@@ -89,49 +104,72 @@ function tree(pid) {
   return total;
 }
 
-function hashOf(folder) {
-  const hash = createHash("sha256");
+/** SHA-256 of every file of a folder. */
+async function hashesOf(folder) {
+  const hashes = {};
   for (const name of readdirSync(folder).sort()) {
-    hash.update(`${name} ${statSync(join(folder, name)).size}\n`);
-    hash.update(readFileSync(join(folder, name)));
+    const hash = createHash("sha256");
+    for await (const chunk of createReadStream(join(folder, name))) hash.update(chunk);
+    hashes[name] = hash.digest("hex");
   }
-  return hash.digest("hex");
+  return hashes;
 }
 
-const base = (out, inputs = [{ path: corpus, kind: values.kind }]) => ({
-  inputs,
+/** The recipe, or the folder as the only input. */
+async function recipe() {
+  if (values.config === undefined) return { inputs: [{ path: corpus, kind: values.kind }] };
+  const { loadPrepareConfig } = await import(library("prepare-config.js"));
+  const { inputs, options } = await loadPrepareConfig(values.config, corpus);
+  return { ...options, inputs };
+}
+
+const base = (out, options) => ({
+  maxRunShare: 1,
+  ...options,
   out: join(work, out),
   tokenizer: values.tokenizer,
   workers: Number(values.workers),
-  maxRunShare: 1,
 });
 const mb = (bytes) => `${Math.round(bytes / 1e6)} MB`;
+const round = (number, digits = 2) => Number(number.toFixed(digits));
 
-/** The first documents of the corpus, up to --mb, as one jsonl file: both sides read the same. */
+/** Puts figures under their mode's name into the file of --results. */
+function record(figures) {
+  if (values.results === undefined) return;
+  const all = existsSync(values.results) ? JSON.parse(readFileSync(values.results, "utf8")) : {};
+  const tokenizers = join(root, "node_modules/tokenizers/package.json");
+  all[mode] = {
+    date: new Date().toISOString().slice(0, 10),
+    cpu: `${cpus()[0].model}, ${availableParallelism()} cores`,
+    loadAverage: loadavg().map((load) => round(load, 1)),
+    node: process.version,
+    tokenizers: JSON.parse(readFileSync(tokenizers, "utf8")).version,
+    ...figures,
+  };
+  writeFileSync(values.results, `${JSON.stringify(all, null, 2)}\n`);
+}
+
+/** Documents from all over the corpus, up to --mb, as one jsonl file: both sides read the same. */
 async function sample() {
-  const { readBatches, readTasks } = await import(library("pipeline/batch.js"));
   const { findInput } = await import(library("readers/find.js"));
-  const input = { path: corpus, kind: values.kind };
-  const { files } = await findInput(input);
+  const { inputs } = await recipe();
+  const options = { invalidUtf8: "replace", badRecords: "skip" };
+  const found = [];
+  for (const input of inputs) found.push({ input, files: (await findInput(input)).files });
+  const total = found.flatMap(({ files }) => files).reduce((sum, file) => sum + file.bytes, 0);
+  const share = (Number(values.mb) * 1e6) / total;
   const texts = [];
   let bytes = 0;
-  // Files from all over the corpus.
-  const step = Math.max(1, Math.floor(files.length / 4000));
-  const some = files.filter((_, index) => index % step === 0);
-  const options = { invalidUtf8: "replace", badRecords: "skip" };
-  outer: for (const task of readTasks([{ input, files: some }], options, {
-    file: 0,
-    record: 0,
-    byte: 0,
-  })) {
-    for await (const { text, ends, flags } of readBatches(task)) {
-      for (const [place, end] of ends.entries()) {
-        const part = Buffer.from(text.subarray(place === 0 ? 0 : ends[place - 1], end)).toString();
-        if (flags[place] & 1) texts.push(part);
-        else texts[texts.length - 1] += part;
-        bytes += end - (place === 0 ? 0 : ends[place - 1]);
+  // Of each file its share; every n-th of many small ones.
+  for (const source of found) {
+    for (const [place, file] of source.files.entries()) {
+      const wanted = file.bytes * share > 1e5 ? file.bytes * share : file.bytes;
+      if (wanted === file.bytes && Math.floor(place * share) === Math.floor((place + 1) * share)) {
+        continue;
       }
-      if (bytes >= Number(values.mb) * 1e6) break outer;
+      const part = await firstTexts({ input: source.input, files: [file] }, wanted, options);
+      texts.push(...part);
+      for (const text of part) bytes += Buffer.byteLength(text);
     }
   }
   await writeFile(
@@ -139,6 +177,28 @@ async function sample() {
     texts.map((text) => JSON.stringify({ text })).join("\n"),
   );
   return { texts: texts.length, bytes };
+}
+
+/** Documents of one file, up to so many bytes. */
+async function firstTexts(source, limit, options) {
+  const { readBatches, readTasks } = await import(library("pipeline/batch.js"));
+  const start = { file: 0, record: 0, byte: 0 };
+  const texts = [];
+  let bytes = 0;
+  for (const task of readTasks([source], options, start)) {
+    for await (const { text, ends, flags } of readBatches(task)) {
+      for (const [place, end] of ends.entries()) {
+        const from = place === 0 ? 0 : ends[place - 1];
+        const part = Buffer.from(text.subarray(from, end)).toString();
+        if (flags[place] & 1) {
+          if (bytes >= limit) return texts;
+          texts.push(part);
+        } else texts[texts.length - 1] += part;
+        bytes += end - from;
+      }
+    }
+  }
+  return texts;
 }
 
 /** The tokenizer's package alone: texts in memory, `encodeBatch` on all cores, ids dropped. */
@@ -173,119 +233,207 @@ async function speed() {
     `${texts} documents, ${mb(bytes)}, ${cpus()[0].model}, ${availableParallelism()} cores`,
   );
   const rounds = [];
-  for (let round = 0; round < 3; round++) {
+  const sampled = { inputs: [{ path: join(work, "sample.jsonl") }] };
+  for (let number = 0; number < 3; number++) {
     const package_ = await alone();
     const start = performance.now();
-    const ours = await preparing(base(`speed-${round}`, [{ path: join(work, "sample.jsonl") }]))
-      .done;
+    const ours = await preparing(base(`speed-${number}`, sampled)).done;
     const seconds = (performance.now() - start) / 1000;
     // The tree is sampled, so the last moments of the children are missing: less than 0.25 s each.
-    rounds.push({ alone: bytes / 1e6 / package_.cpu, ours: bytes / 1e6 / ours.cpu });
-    console.log(
-      `round ${round}: alone ${(bytes / 1e6 / package_.seconds).toFixed(2)} MB/s, ` +
-        `${(bytes / 1e6 / package_.cpu).toFixed(2)} MB per CPU second; prepare ${(bytes / 1e6 / seconds).toFixed(2)} MB/s ` +
-        `with start and end, ${(bytes / 1e6 / ours.cpu).toFixed(2)} MB per CPU second; peak ${mb(ours.peak)} in all processes`,
-    );
+    const figures = {
+      aloneMbPerSecond: round(bytes / 1e6 / package_.seconds),
+      aloneMbPerCpuSecond: round(bytes / 1e6 / package_.cpu, 3),
+      mbPerSecond: round(bytes / 1e6 / seconds),
+      mbPerCpuSecond: round(bytes / 1e6 / ours.cpu, 3),
+      peakMb: round(ours.peak / 1e6, 0),
+    };
+    rounds.push(figures);
+    console.log(`round ${number}: ${JSON.stringify(figures)}`);
   }
-  const mean = (pick) => rounds.reduce((sum, round) => sum + pick(round), 0) / rounds.length;
-  const ratio = mean((round) => round.ours) / mean((round) => round.alone);
-  console.log(
-    `prepare needs ${(100 / ratio).toFixed(0)}% of the package's CPU time: ${(100 * ratio).toFixed(0)}% of its speed`,
-  );
+  const sum = (field) => rounds.reduce((total, figures) => total + figures[field], 0);
+  const share = round(sum("mbPerCpuSecond") / sum("aloneMbPerCpuSecond"), 3);
+  console.log(`prepare has ${(100 * share).toFixed(0)}% of the package's own speed per CPU second`);
+  record({ documents: texts, mb: round(bytes / 1e6, 1), rounds, shareOfPackage: share });
 }
 
 async function storm() {
-  // Shards so small that a run is rarely killed before its first one is done.
-  const options = { ...base("clean"), deduplicate: true, shardTokens: 2 ** 18 };
-  const start = performance.now();
-  const clean = await preparing(options).done;
-  const seconds = (performance.now() - start) / 1000;
-  const { sources } = clean.result;
-  const bytes = sources.reduce((sum, source) => sum + source.bytes, 0);
-  const tokens = sources.reduce((sum, source) => sum + source.tokens, 0);
-  console.log(
-    `clean: ${mb(bytes)}, ${tokens} tokens, ${seconds.toFixed(0)} s, ${(bytes / 1e6 / seconds).toFixed(2)} MB/s, ` +
-      `${(bytes / 1e6 / clean.cpu).toFixed(2)} MB per CPU second, peak ${mb(clean.peak)} in all processes`,
-  );
-  const expected = hashOf(options.out);
+  const { clean, options, seconds } = await cleanRun();
+  const expected = await hashesOf(options.out);
+  const wanted = Number(values.kills);
+  const mean = values.mean === undefined ? seconds / wanted : Number(values.mean);
+  const folder = join(work, "killed");
+  const landed = { beforeFirstNote: 0, afterANote: 0, whileNoting: 0 };
+  const begun = performance.now();
   let kills = 0;
-  for (let round = 0; ; round++) {
-    const run = preparing({ ...options, out: join(work, "killed"), workers: 1 + (round % 3) });
-    const wait = (0.2 + 1.6 * Math.random()) * Number(values.mean) * 1000;
-    const timer =
-      kills < Number(values.kills) ? setTimeout(() => run.child.kill("SIGKILL"), wait) : null;
+  for (let number = 0; ; number++) {
+    const run = preparing({ ...options, out: folder, workers: 1 + (number % 3) });
+    const wait = (0.2 + 1.6 * Math.random()) * mean * 1000;
+    const timer = kills < wanted ? setTimeout(() => run.child.kill("SIGKILL"), wait) : null;
     const { code, signal, result } = await run.done;
     clearTimeout(timer);
     if (signal === "SIGKILL") {
       kills++;
+      const noted = notedDocuments(`${folder}.tmp`);
+      const noting = existsSync(join(`${folder}.tmp`, "prepare-progress.json.new"));
+      landed[noting ? "whileNoting" : noted === null ? "beforeFirstNote" : "afterANote"]++;
+      console.log(`kill ${kills} after ${(wait / 1000).toFixed(1)} s: ${noted ?? 0} documents`);
       continue;
     }
-    if (code !== 0) throw new Error(`round ${round} ended with ${code}`);
-    const same = hashOf(join(work, "killed")) === expected;
+    if (code !== 0) throw new Error(`round ${number} ended with ${code}`);
+    const got = await hashesOf(folder);
+    const names = [...new Set([...Object.keys(expected), ...Object.keys(got)])];
+    const different = names.filter((name) => expected[name] !== got[name]);
     console.log(
-      `finished after ${kills} kills, ${result.resumed} documents taken over: ${same ? "the same bytes" : "OTHER BYTES"}`,
+      `finished after ${kills} kills, ${result.resumed} documents taken over: ` +
+        (different.length === 0
+          ? `the same bytes in all ${names.length} files`
+          : `OTHER BYTES in ${different.join(", ")}`),
     );
-    if (!same) process.exitCode = 1;
-    if (kills >= Number(values.kills)) break;
-    rmSync(join(work, "killed"), { recursive: true });
+    if (different.length > 0) process.exitCode = 1;
+    if (kills >= wanted) {
+      record({
+        ...clean,
+        kills,
+        meanSecondsBetween: round(mean, 1),
+        landed,
+        stormSeconds: round((performance.now() - begun) / 1000, 0),
+        files: names.length,
+        equal: different.length === 0,
+      });
+      return;
+    }
+    rmSync(folder, { recursive: true });
   }
-  console.log(`${kills} kills`);
 }
+
+/** One preparation in peace, and its figures. */
+async function cleanRun() {
+  const shardTokens = Number(values["shard-tokens"]);
+  const options = { ...base("clean", await recipe()), deduplicate: true, shardTokens };
+  const start = performance.now();
+  const { result, peak, cpu } = await preparing(options).done;
+  const seconds = (performance.now() - start) / 1000;
+  const sources = result.sources.map(({ path, documents, bytes, tokens, skipped }) => ({
+    name: path.split("/").slice(-2).join("/"),
+    documents,
+    mb: round(bytes / 1e6, 1),
+    tokens,
+    bytesPerToken: round(bytes / tokens, 3),
+    skipped,
+  }));
+  const sum = (field) => result.sources.reduce((total, source) => total + source[field], 0);
+  const bytes = sum("bytes");
+  const clean = {
+    mb: round(bytes / 1e6, 1),
+    documents: sum("documents"),
+    tokens: sum("tokens"),
+    bytesPerToken: round(bytes / sum("tokens"), 3),
+    sources,
+    longest: result.longest.map((one) => ({
+      ...one,
+      origin: one.origin.split("/").slice(-3).join("/"),
+    })),
+    warnings: result.warnings,
+    shards: result.splits.train.shards.length + result.splits.validation.shards.length,
+    seconds: round(seconds, 0),
+    cpuSeconds: round(cpu, 0),
+    mbPerSecond: round(bytes / 1e6 / seconds),
+    mbPerCpuSecond: round(bytes / 1e6 / cpu, 3),
+    peakMb: round(peak / 1e6, 0),
+  };
+  console.log(`clean: ${JSON.stringify(clean)}`);
+  return { clean, options, seconds };
+}
+
+/** Documents that an unfinished preparation has on record, or null. */
+function notedDocuments(folder) {
+  try {
+    const { sources } = JSON.parse(readFileSync(join(folder, "prepare-progress.json"), "utf8"));
+    return sources.reduce((sum, source) => sum + source.documents, 0);
+  } catch {
+    return null;
+  }
+}
+
+/** Most memory of all processes together, in MB: what docs/data.md states. */
+const bounds = {
+  line: 1500,
+  textFile: 1000,
+  tinyDocuments: 1000,
+  parquetFile: 1000,
+  parquetOneGroup: 3000,
+  sparseShard: 200,
+};
 
 async function big() {
   const scale = Number(values.scale);
-  const word = (i) =>
-    "the quick brown fox jumps over a lazy dog while rain falls on old stones".split(" ")[
-      (i * 7 + (i >> 3)) % 15
-    ];
-  const prose = (n, seed) => Array.from({ length: n }, (_, i) => word(i * 31 + seed)).join(" ");
-  const chunk = Array.from({ length: 64 }, (_, k) => `${k} ${prose(3000, k * 17)}. `).join("");
-  const show = (name, { result, peak, cpu }, bytes) => {
-    const { splits } = result;
-    console.log(
-      `${name}: ${mb(bytes)} input, ${splits.train.documents + splits.validation.documents} documents, ` +
-        `${splits.train.tokens + splits.validation.tokens} tokens, peak ${mb(peak)} in all processes, ${cpu.toFixed(0)} CPU s`,
-    );
-  };
-  const write = async (name, parts) => {
-    const stream = createWriteStream(join(work, name));
-    for (const part of parts)
-      if (!stream.write(part)) await new Promise((r) => stream.once("drain", r));
-    await new Promise((resolve) => stream.end(resolve));
-    return statSync(join(work, name)).size;
-  };
-  const prepareFile = (name, extra = {}) =>
-    preparing({ ...base(`${name}-out`, [{ path: join(work, name) }]), ...extra }).done;
-
+  const chunk = proseChunk();
   const count = Math.round((100e6 * scale) / chunk.length);
-  const size = await write(
-    "line.jsonl",
-    (function* () {
-      yield '{"text": "';
-      for (let i = 0; i < count; i++) yield chunk;
-      yield '"}\n';
-    })(),
+  const figures = {};
+  const prepareFile = async (key, name, extra = {}) => {
+    const start = performance.now();
+    const { filter, ...more } = extra;
+    const inputs = [{ path: join(work, name), ...(filter && { filter }) }];
+    const options = { ...base(`${name}-out`, { inputs }), ...more };
+    const { result, peak, cpu } = await preparing(options).done;
+    const { train, validation } = result.splits;
+    note(figures, key, {
+      mb: round(statSync(join(work, name)).size / 1e6, 0),
+      documents: train.documents + validation.documents,
+      tokens: train.tokens + validation.tokens,
+      seconds: round((performance.now() - start) / 1000, 0),
+      cpuSeconds: round(cpu, 0),
+      peakMb: round(peak / 1e6, 0),
+    });
+    rmSync(options.out, { recursive: true });
+  };
+  await sparse(figures);
+  await writeParts("tiny.jsonl", 1e6 * scale, (i) => `{"text": "document ${i}"}\n`);
+  await prepareFile("tinyDocuments", "tiny.jsonl", { deduplicate: true });
+  await writeParts("line.jsonl", count + 2, (i) =>
+    i === 0 ? '{"text": "' : i <= count ? chunk : '"}\n',
   );
-  show("a line", await prepareFile("line.jsonl"), size);
-  const textSize = await write(
-    "one.txt",
-    (function* () {
-      for (let i = 0; i < count * 3; i++) yield chunk;
-    })(),
-  );
-  show("a text file", await prepareFile("one.txt"), textSize);
-  const tiny = await write(
-    "tiny.jsonl",
-    (function* () {
-      for (let i = 0; i < 1e6 * scale; i++) yield `{"text": "document ${i}"}\n`;
-    })(),
-  );
-  show("tiny documents", await prepareFile("tiny.jsonl", { deduplicate: true }), tiny);
+  await prepareFile("line", "line.jsonl");
+  await writeParts("one.txt", count, () => chunk);
+  await prepareFile("textFile", "one.txt");
+  // What the writers of large data sets make: groups of some MB, or, by careless ones, all rows in one group.
+  await writeParquet("big.parquet", 500e6 * scale, 500, chunk);
+  await prepareFile("parquetFile", "big.parquet");
+  await writeParquet("group.parquet", 500e6 * scale, 25_000 * scale, chunk);
+  await prepareFile("parquetOneGroup", "group.parquet", { filter: "n < 2500" });
+  record(figures);
+}
 
+/** Prints and keeps the figures of one case; memory above its bound is a failure. */
+function note(figures, key, values_) {
+  figures[key] = { ...values_, boundMb: bounds[key] };
+  console.log(`${key}: ${JSON.stringify(figures[key])}`);
+  if (values_.peakMb <= bounds[key]) return;
+  console.error(`${key}: more memory than ${bounds[key]} MB`);
+  process.exitCode = 1;
+}
+
+/** A megabyte of words that are no natural text but cost the tokenizer about as much. */
+function proseChunk() {
+  const words = "the quick brown fox jumps over a lazy dog while rain falls on old stones".split(
+    " ",
+  );
+  const word = (i) => words[(i * 7 + (i >> 3)) % words.length];
+  const prose = (n, seed) => Array.from({ length: n }, (_, i) => word(i * 31 + seed)).join(" ");
+  return Array.from({ length: 64 }, (_, k) => `${k} ${prose(3000, k * 17)}. `).join("");
+}
+
+async function writeParts(name, count, part) {
+  const stream = createWriteStream(join(work, name));
+  for (let i = 0; i < count; i++)
+    if (!stream.write(part(i))) await new Promise((r) => stream.once("drain", r));
+  await new Promise((resolve) => stream.end(resolve));
+}
+
+async function writeParquet(name, bytes, rows, chunk) {
   const { ParquetWriter, fileWriter } = await import("hyparquet-writer");
-  const file = join(work, "big.parquet");
   const writer = new ParquetWriter({
-    writer: fileWriter(file),
+    writer: fileWriter(join(work, name)),
     schema: [
       { name: "root", num_children: 2 },
       { name: "text", type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "REQUIRED" },
@@ -293,8 +441,7 @@ async function big() {
     ],
     codec: "UNCOMPRESSED",
   });
-  const rows = 500;
-  for (let group = 0; group < (500e6 * scale) / (rows * 20_000); group++) {
+  for (let group = 0; group < bytes / (rows * 20_000); group++) {
     const data = Array.from(
       { length: rows },
       (_, i) => `${group}/${i} ${chunk.slice(i * 7, i * 7 + 20_000)}`,
@@ -308,12 +455,10 @@ async function big() {
     });
   }
   writer.finish();
-  show("a parquet file", await prepareFile("big.parquet"), statSync(file).size);
-  await sparse();
 }
 
 /** A shard of 5 GB that takes no space: opened and read at its ends, in bounded memory. */
-async function sparse() {
+async function sparse(figures) {
   const { TokenDataset } = await import(library("shards.js"));
   const { Tokenizer } = await import(library("tokenizer.js"));
   const folder = join(work, "sparse");
@@ -355,22 +500,28 @@ async function sparse() {
     sources: [{ path: "x", kind: "text", documents: 1, bytes: 1 }],
   };
   await writeFile(join(folder, "dataset.json"), JSON.stringify(dataset));
+  const start = performance.now();
   const opened = await TokenDataset.open(folder, { sequenceLength: 2047 });
   const ids = new Int32Array(2048);
   await opened.read(opened.windows - 1, ids);
   const last = opened.windows * 2047;
-  const ok = last === tokens - 1 ? ids[2047] === 7 : ids.every((id) => id === 0);
-  console.log(
-    `a shard of ${mb(tokens * 2)}: ${opened.windows} windows, the last read ${ok ? "right" : "WRONG"}, ${mb(process.memoryUsage.rss())} of memory`,
-  );
-  if (!ok) process.exitCode = 1;
+  const right = last === tokens - 1 ? ids[2047] === 7 : ids.every((id) => id === 0);
   await opened.close();
+  note(figures, "sparseShard", {
+    mb: round((tokens * 2) / 1e6, 0),
+    windows: opened.windows,
+    lastWindowRight: right,
+    seconds: round((performance.now() - start) / 1000, 1),
+    peakMb: round((process.resourceUsage().maxRSS * 1024) / 1e6, 0),
+  });
+  if (!right) process.exitCode = 1;
 }
 
 await mkdir(work, { recursive: true });
 try {
-  if (mode === "speed" && corpus) await speed();
-  else if (mode === "storm" && corpus) await storm();
+  const given = corpus !== undefined || values.config !== undefined;
+  if (mode === "speed" && given) await speed();
+  else if (mode === "storm" && given) await storm();
   else if (mode === "big") await big();
   else {
     console.error("usage: node bench/data.mjs speed FOLDER | storm FOLDER | big");

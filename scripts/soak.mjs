@@ -1,14 +1,16 @@
 // Trains the quickstart again and again under random SIGKILL, and compares every run with an unbroken one bit for bit:
 // losses, gradient norms, validation, samples, weights, optimizer state.
 //
-//   npm run soak -- --minutes 45             a kill every 30 s on average
+//   npm run soak -- --minutes 45             of training under kills, one every 30 s on average
 //   npm run soak -- --minutes 3 --mean-seconds 8 --steps 60 --every 5
 //
+// The run that is under way when the minutes are over comes to its end in peace, so that it can be compared too.
 // Ends with 1 at the first difference; the folder that differs stays. The figures go to build/soak/result.json.
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -109,6 +111,11 @@ function lastStep(name) {
   }
 }
 
+/** A run killed in its first moments has no folder yet. */
+function entriesOf(name) {
+  return existsSync(join(folder, name)) ? readdirSync(join(folder, name)) : [];
+}
+
 const kills = { duringStart: 0, betweenSaves: 0, duringSave: 0 };
 
 /** One run to its end under kills at exponential intervals. */
@@ -126,7 +133,7 @@ async function killedRun(name, deadline) {
       if (code === 0) return;
       throw new Error(`${name} ended with ${code}: ${errors}`);
     }
-    const saving = readdirSync(join(folder, name)).some((entry) => entry.endsWith(".tmp"));
+    const saving = entriesOf(name).some((entry) => entry.endsWith(".tmp"));
     const moved = lastStep(name) - before;
     kills[saving ? "duringSave" : moved === 0 ? "duringStart" : "betweenSaves"] += 1;
   }
@@ -163,11 +170,16 @@ while (Date.now() < deadline) {
   await killedRun(name, deadline);
   const found = difference(expected, outcome(name));
   const total = kills.duringStart + kills.betweenSaves + kills.duringSave;
-  const seconds = (Date.now() - begun) / 1000;
+  const seconds = (Math.min(Date.now(), deadline) - begun) / 1000;
   const result = {
-    minutes: Number((seconds / 60).toFixed(1)),
+    date: new Date().toISOString().slice(0, 10),
+    cpu: cpus()[0].model,
+    node: process.version,
+    minutesUnderKills: Number((seconds / 60).toFixed(1)),
+    minutesInAll: Number(((Date.now() - begun) / 60_000).toFixed(1)),
     runs,
     steps: runs * option("steps"),
+    saveEvery: option("every"),
     kills: { total, ...kills, secondsBetween: Number((seconds / Math.max(1, total)).toFixed(1)) },
     equal: found === null,
     unbrokenSeconds,

@@ -78,7 +78,7 @@ std::string encode(const Message& message) {
   return bytes + message.body;
 }
 
-std::optional<Message> decode(std::string& bytes, size_t most) {
+std::optional<Message> decode(std::string_view& bytes, size_t most) {
   if (bytes.size() < kHeaderBytes) return std::nullopt;
   const uint32_t length = Reader(bytes).u32();
   if (length < kLeastFrame || length > most)
@@ -88,7 +88,7 @@ std::optional<Message> decode(std::string& bytes, size_t most) {
   message.type = static_cast<MessageType>(bytes[kHeaderBytes]);
   std::memcpy(&message.id, bytes.data() + kHeaderBytes + 1, sizeof message.id);
   message.body = bytes.substr(kHeaderBytes + kLeastFrame, length - kLeastFrame);
-  bytes.erase(0, kHeaderBytes + length);
+  bytes.remove_prefix(kHeaderBytes + length);
   return message;
 }
 

@@ -96,7 +96,7 @@ class Reader {
 std::string encode(const Message& message);
 
 // Takes the first whole frame off `bytes`. Throws ERR_PEER if what is there cannot be a frame of at most `most` bytes.
-std::optional<Message> decode(std::string& bytes, size_t most);
+std::optional<Message> decode(std::string_view& bytes, size_t most);
 
 // A file descriptor that is closed with its owner.
 class Socket {

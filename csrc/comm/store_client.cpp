@@ -74,7 +74,9 @@ void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& can
     throw_if_cancelled();
     std::optional<Message> answer;
     try {
-      answer = decode(in_, kLargestFrame);
+      std::string_view rest = in_;
+      answer = decode(rest, kLargestFrame);
+      in_.erase(0, in_.size() - rest.size());
       if (answer && answer->type == MessageType::welcome) return;
       if (answer && answer->type == MessageType::refused) why = Reader(answer->body).text();
     } catch (const Error&) {
@@ -114,7 +116,9 @@ void StoreClient::run() {
     if (watched[0].revents) wakeup_.clear();
     if (watched[1].revents & (POLLIN | POLLHUP | POLLERR)) closed |= receive_some(socket_, in_) == Transfer::closed;
     try {
-      while (auto message = decode(in_, kLargestFrame)) handle(std::move(*message));
+      std::string_view rest = in_;
+      while (auto message = decode(rest, kLargestFrame)) handle(std::move(*message));
+      in_.erase(0, in_.size() - rest.size());
     } catch (const Error&) {
       closed = true;
     }
@@ -152,6 +156,8 @@ void StoreClient::handle(Message message) {
     case MessageType::value:
     case MessageType::failed: {
       Reply reply;
+      // An answer that cannot be read ends the connection, and so every request: read it while this is one of them.
+      const std::string why(message.type == MessageType::failed ? reader.text() : "");
       {
         std::lock_guard lock(mutex_);
         const auto found = requests_.find(message.id);
@@ -159,7 +165,7 @@ void StoreClient::handle(Message message) {
         reply = std::move(found->second.reply);
         requests_.erase(found);
       }
-      if (message.type == MessageType::failed) return reply(peer_error(format("[store] {}", reader.text())), {});
+      if (message.type == MessageType::failed) return reply(peer_error(format("[store] {}", why)), {});
       return reply(nullptr, std::move(message.body));
     }
     default: return;  // of a later version
@@ -239,7 +245,13 @@ void StoreClient::get(const std::string& key, Milliseconds timeout, Reply reply)
     throw Error("ERR_ARGUMENT", format("[store] a key of {} bytes: at most {}", key.size(), kLargestKey));
   request(MessageType::get, Writer().text(key).u64(static_cast<uint64_t>(timeout.count())).take(), timeout,
           [reply = std::move(reply)](std::exception_ptr failure, std::string body) {
-            reply(failure, failure ? std::string() : std::string(Reader(body).text()));
+            std::string value;
+            try {
+              if (!failure) value = Reader(body).text();
+            } catch (const Error&) {
+              failure = std::current_exception();
+            }
+            reply(failure, std::move(value));
           });
 }
 

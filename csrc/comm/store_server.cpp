@@ -120,8 +120,9 @@ void StoreServer::serve(Client& client) {
   if (client.dead) return;
   const Transfer transfer = receive_some(client.socket, client.in);
   try {
+    std::string_view rest = client.in;
     while (!client.dead && !client.closing) {
-      const auto message = decode(client.in, client.rank < 0 ? kLargestHello : kLargestFrame);
+      const auto message = decode(rest, client.rank < 0 ? kLargestHello : kLargestFrame);
       if (!message) break;
       if (client.rank < 0) {
         greet(client, *message);
@@ -129,6 +130,7 @@ void StoreServer::serve(Client& client) {
         handle(client, *message);
       }
     }
+    client.in.erase(0, client.in.size() - rest.size());
   } catch (const Error& error) {
     if (client.rank < 0) {
       refuse(client, error.what());
@@ -238,10 +240,10 @@ void StoreServer::handle(Client& client, const Message& message) {
     case MessageType::set: {
       const std::string key = key_from();
       const std::string_view value = reader.text();
-      std::string& place = values_[key];
-      if (value_bytes_ - place.size() + value.size() > kMostStored) return fail("the store is full");
-      value_bytes_ += value.size() - place.size();
-      place = value;
+      const auto found = values_.find(key);
+      const size_t before = found == values_.end() ? 0 : key.size() + found->second.size();
+      if (!make_room(before, key.size() + value.size())) return fail("the store is full");
+      values_[key] = value;
       send(client, MessageType::done, message.id);
       const std::string body = Writer().text(value).take();
       std::vector<Waiter> ready;
@@ -267,9 +269,12 @@ void StoreServer::handle(Client& client, const Message& message) {
     }
     case MessageType::add: {
       const std::string key = key_from();
-      int64_t& counter = counters_[key];
-      counter += static_cast<int64_t>(reader.u64());
-      return send(client, MessageType::value, message.id, Writer().u64(static_cast<uint64_t>(counter)).take());
+      const uint64_t amount = reader.u64();
+      if (!counters_.contains(key) && !make_room(0, key.size())) return fail("the store is full");
+      // Unsigned: a sum that no longer fits wraps around.
+      uint64_t& counter = counters_[key];
+      counter += amount;
+      return send(client, MessageType::value, message.id, Writer().u64(counter).take());
     }
     case MessageType::barrier: {
       const std::string name = key_from();
@@ -306,6 +311,12 @@ void StoreServer::handle(Client& client, const Message& message) {
       return;
     default: throw Error("ERR_PEER", format("a message of type {}", static_cast<int>(message.type)));
   }
+}
+
+bool StoreServer::make_room(size_t before, size_t after) {
+  if (stored_bytes_ - before + after > kMostStored) return false;
+  stored_bytes_ += after - before;
+  return true;
 }
 
 // The same collective must carry the same hash on every rank of its group.

@@ -60,6 +60,8 @@ class StoreServer {
   void handle(Client& client, const Message& message);
   void greet(Client& client, const Message& message);
   void check(Client& client, Reader& reader);
+  // Whether something may grow from `before` to `after` bytes; if so, it is taken to have.
+  bool make_room(size_t before, size_t after);
   void send(Client& client, MessageType type, uint64_t id = 0, std::string body = {});
   void flush(Client& client);
   void refuse(Client& client, const std::string& why);
@@ -85,8 +87,8 @@ class StoreServer {
   bool started_ = false, verdict_given_ = false;
 
   std::map<std::string, std::string> values_;
-  size_t value_bytes_ = 0;
-  std::map<std::string, int64_t> counters_;
+  std::map<std::string, uint64_t> counters_;  // two's complement
+  size_t stored_bytes_ = 0;                    // keys and values
   std::list<Waiter> waiters_;
   std::map<std::string, Barrier> barriers_;
   std::map<std::string, Check> checks_;  // by group and sequence number

@@ -3,8 +3,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <string_view>
 
@@ -73,17 +71,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 }
 
 #ifndef LF_LIBFUZZER
-int main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    std::ifstream stream(argv[i], std::ios::binary);
-    if (!stream) {
-      std::fprintf(stderr, "cannot read %s\n", argv[i]);
-      return 2;
-    }
-    std::string file((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(file.data()), file.size());
-  }
-  std::printf("%d files, no promise broken\n", argc - 1);
-  return 0;
-}
+#include "fuzz/run_files.h"
 #endif

@@ -29,6 +29,13 @@ export interface NativeTensor {
   write(data: Float32Array | Int32Array | Uint16Array): void;
   /** The tensor's bytes at this point of the stream. */
   read(): Promise<ArrayBuffer>;
+  /** The same into memory that is there already, from a byte of it on. */
+  readInto(memory: NativeHostMemory, offset: number): Promise<void>;
+}
+
+/** Memory on the host that tensors are read into again and again. */
+export interface NativeHostMemory {
+  readonly buffer: ArrayBuffer;
 }
 
 /** What a device holds; see `memory()`. */
@@ -63,6 +70,7 @@ export interface CudaInfo {
 /** What the addon exports. `io` is typed by lib/checkpoint, `comm` by lib/dist. */
 export interface Addon {
   NativeTensor: new (device: number, dtype: DType, shape: readonly number[]) => NativeTensor;
+  HostMemory: new (bytes: number) => NativeHostMemory;
   ops: NativeOps;
   io: Record<string, (...args: never[]) => unknown>;
   comm: Record<string, (...args: never[]) => unknown>;

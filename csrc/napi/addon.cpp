@@ -4,6 +4,7 @@
 #include "napi/args.h"
 #include "napi/comm_wrap.h"
 #include "napi/environment.h"
+#include "napi/host_memory.h"
 #include "napi/io_wrap.h"
 #include "napi/op_binding.h"
 #include "napi/tensor_wrap.h"
@@ -132,6 +133,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   try {
     env.SetInstanceData(new Environment(env));
     TensorWrap::init(env, exports);
+    exports.Set("HostMemory", define_host_memory(env));
     Napi::Object ops = Napi::Object::New(env);
     init_ops(env, ops);
     exports.Set("ops", ops);

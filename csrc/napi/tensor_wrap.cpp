@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "napi/args.h"
+#include "napi/host_memory.h"
 
 namespace llamaforge {
 
@@ -46,7 +47,8 @@ void TensorWrap::init(Napi::Env env, Napi::Object exports) {
                                            {InstanceMethod<&TensorWrap::view>("view"),
                                             InstanceMethod<&TensorWrap::dispose>("dispose"),
                                             InstanceMethod<&TensorWrap::write>("write"),
-                                            InstanceMethod<&TensorWrap::read>("read")});
+                                            InstanceMethod<&TensorWrap::read>("read"),
+                                            InstanceMethod<&TensorWrap::read_into>("readInto")});
   Environment::of(env).tensor_class = Napi::Persistent(constructor);
   exports.Set("NativeTensor", constructor);
 }
@@ -146,12 +148,32 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
     expect_arguments(info, 0, op);
     if (disposed()) throw Error("ERR_DISPOSED", "[read] the tensor has been disposed");
     Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(info.Env(), tensor_.bytes());
-    Stream& stream = tensor_.storage->stream();
-    stream.submit(op, [source = tensor_, host = buffer.Data()](Stream& stream) {
-      if (!source.storage->computed()) throw Error("ERR_NATIVE", "the tensor was never computed");
-      stream.copy_to_host(host, source.raw(), source.bytes());
-    });
-    return Environment::of(info.Env()).when_done(info.Env(), stream, buffer);
+    copy_to_host(op, static_cast<char*>(buffer.Data()), nullptr);
+    return Environment::of(info.Env()).when_done(info.Env(), tensor_.storage->stream(), buffer);
+  });
+}
+
+// The same into a HostMemory, from a byte of it on; a promise of undefined.
+Napi::Value TensorWrap::read_into(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "readInto";
+    expect_arguments(info, 2, op);
+    if (disposed()) throw Error("ERR_DISPOSED", "[readInto] the tensor has been disposed");
+    const HostBytes target = host_bytes_from(info[0], {op, 0});
+    const int64_t offset = Argument<int64_t>::from(info[1], {op, 1});
+    const size_t bytes = tensor_.bytes();
+    if (offset < 0 || bytes > target.size || static_cast<size_t>(offset) > target.size - bytes) {
+      throw Error("ERR_SHAPE", format("[readInto] {} bytes from byte {} on do not fit into {}", bytes, offset, target.size));
+    }
+    copy_to_host(op, target.data.get() + offset, target.data);
+    return Environment::of(info.Env()).when_done(info.Env(), tensor_.storage->stream(), info.Env().Undefined());
+  });
+}
+
+void TensorWrap::copy_to_host(const char* op, char* host, std::shared_ptr<char> keep) const {
+  tensor_.storage->stream().submit(op, [source = tensor_, host, keep = std::move(keep)](Stream& stream) {
+    if (!source.storage->computed()) throw Error("ERR_NATIVE", "the tensor was never computed");
+    stream.copy_to_host(host, source.raw(), source.bytes());
   });
 }
 

@@ -3,6 +3,8 @@
 
 #include <napi.h>
 
+#include <memory>
+
 #include "napi/environment.h"
 
 namespace llamaforge {
@@ -25,6 +27,8 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
+  Napi::Value read_into(const Napi::CallbackInfo& info);
+  void copy_to_host(const char* op, char* host, std::shared_ptr<char> keep) const;
   void drop(Napi::Env env);
 
   Tensor tensor_;

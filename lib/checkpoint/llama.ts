@@ -11,6 +11,7 @@ import type { AdamW } from "../optim/adamw.js";
 import { scope } from "../scope.js";
 import { synchronize, type Tensor, untracked } from "../tensor.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
+import { HostCopies } from "./host-copies.js";
 import { matchTensors } from "./load.js";
 import type { FileDtype } from "./native-io.js";
 import type { StoredTensors, TensorSource } from "./safetensors.js";
@@ -121,24 +122,18 @@ export function huggingFaceConfig(model: Llama, extras: HuggingFaceExtras = {}):
   return toJson(configFile, toHuggingFace(model.config, { dtype, ...extras }));
 }
 
-async function hostCopy(
-  name: string,
-  tensor: Tensor,
-  shape: readonly number[],
-): Promise<TensorSource> {
-  const dtype = tensor.dtype === "bf16" ? "BF16" : "F32";
-  const bytes = new Uint8Array(await tensor.toBytes());
-  return { name, dtype, shape, bytes: () => bytes };
-}
-
 /**
  * A copy on the host of all weights as they are at this point of the stream, under Hugging Face names. Where several
  * processes train together, each of them calls it, and the one that writes checkpoints gets the copy: the others get none.
+ * @param copies whose memory is used again
  */
-export async function weightSources(model: Llama): Promise<TensorSource[]> {
+export async function weightSources(
+  model: Llama,
+  copies = new HostCopies(),
+): Promise<TensorSource[]> {
   const { store } = model;
   const writes = store.parallel?.writes ?? true;
-  const copies = new Map<string, Promise<TensorSource>>();
+  const sources = new Map<string, Promise<TensorSource>>();
   const wanted = huggingFaceTensors(model);
   for (const group of store.groups) {
     scope(() => {
@@ -147,12 +142,12 @@ export async function weightSources(model: Llama): Promise<TensorSource[]> {
       for (const { name, shape, parameter, offset } of writes ? wanted : []) {
         const place = group.entries.find((entry) => entry.parameter === parameter);
         if (!place) continue;
-        copies.set(name, hostCopy(name, weights.view(shape, place.offset + offset), shape));
+        sources.set(name, copies.copy(name, weights.view(shape, place.offset + offset), shape));
       }
     });
   }
   return await Promise.all(
-    wanted.flatMap(({ name }) => (copies.get(name) as Promise<TensorSource>) ?? []),
+    wanted.flatMap(({ name }) => (sources.get(name) as Promise<TensorSource>) ?? []),
   );
 }
 
@@ -160,7 +155,10 @@ export async function weightSources(model: Llama): Promise<TensorSource[]> {
  * A copy on the host of what the optimizer needs to go on with equal bits: moments, master weights, the guard's state; whole
  * and by name, however many processes share it. For several of them as in `weightSources`.
  */
-export async function optimizerSources(optimizer: AdamW): Promise<TensorSource[]> {
+export async function optimizerSources(
+  optimizer: AdamW,
+  copies = new HostCopies(),
+): Promise<TensorSource[]> {
   const { store, guardState } = optimizer;
   const writes = store.parallel?.writes ?? true;
   const moments: Promise<TensorSource>[] = [];
@@ -172,7 +170,7 @@ export async function optimizerSources(optimizer: AdamW): Promise<TensorSource[]
       const master = group.master && store.whole(group, group.master);
       if (!writes) return;
       const copy = (name: string, buffer: Tensor, shape: readonly number[], offset: number) =>
-        hostCopy(name, buffer.view(shape, offset), shape);
+        copies.copy(name, buffer.view(shape, offset), shape);
       for (const { name, parameter, offset } of group.entries) {
         const { shape } = parameter;
         moments.push(copy(`${name}.m`, wholeM, shape, offset));
@@ -182,7 +180,7 @@ export async function optimizerSources(optimizer: AdamW): Promise<TensorSource[]
     });
   }
   if (!writes) return [];
-  const guard = scope(() => hostCopy("guard.state", guardState, guardState.shape));
+  const guard = scope(() => copies.copy("guard.state", guardState, guardState.shape));
   return await Promise.all([guard, ...moments, ...masters]);
 }
 

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import type { HostCopies } from "../checkpoint/host-copies.js";
 import {
   huggingFaceConfig,
   optimizerFile,
@@ -31,19 +32,26 @@ export function runIdentity(config: RunConfig, mixture: Mixture): Record<string,
   };
 }
 
-/** Everything a checkpoint holds, copied to the host: training may go on while it is written. */
+/**
+ * Everything a checkpoint holds, copied to the host: training may go on while it is written, and the next snapshot into the
+ * same `copies` is taken when it has been.
+ */
 export async function snapshot(run: {
   config: RunConfig;
   model: Llama;
   optimizer: AdamW;
   tokenizer: Tokenizer;
   mixture: Mixture;
+  copies: HostCopies;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
   /** Loss on held-out documents, if it was measured at this step. */
   validation?: number | null;
 }): Promise<CheckpointContents> {
-  const { config, model, optimizer, tokenizer, mixture, progress } = run;
-  const [weights, state] = await Promise.all([weightSources(model), optimizerSources(optimizer)]);
+  const { config, model, optimizer, tokenizer, mixture, copies, progress } = run;
+  const [weights, state] = await Promise.all([
+    weightSources(model, copies),
+    optimizerSources(optimizer, copies),
+  ]);
   return {
     files: {
       "config.json": huggingFaceConfig(model, {

@@ -1,3 +1,4 @@
+import { HostCopies } from "../checkpoint/host-copies.js";
 import type { RunLock } from "../checkpoint/lock.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
 import { Loader } from "../data/loader.js";
@@ -62,6 +63,7 @@ export class Trainer {
   readonly #cluster: Cluster | null;
   readonly #lock: RunLock | null;
   readonly #writer: CheckpointWriter;
+  readonly #copies = new HostCopies();
   readonly #metrics: MetricsWriter | null;
   readonly #skips: SkipHistory;
   readonly #canary: Canary;
@@ -319,6 +321,7 @@ export class Trainer {
       optimizer: this.optimizer,
       tokenizer: this.tokenizer,
       mixture: this.#mixture,
+      copies: this.#copies,
       progress,
       validation: this.#validatedStep === this.#step ? this.#validation?.loss : null,
     });

@@ -1,0 +1,41 @@
+import { addon, type NativeHostMemory, typedNativeError } from "../native.js";
+import type { Tensor } from "../tensor.js";
+import type { TensorSource } from "./safetensors.js";
+
+/**
+ * Copies of tensors on the host. Their memory stays from one snapshot to the next: the system hands out new memory page by
+ * page, which takes several times as long as the copying. So what `copy` gave for a name holds until the next `copy` of
+ * that name, and whoever writes it must be done by then.
+ */
+export class HostCopies {
+  readonly #memory = new Map<string, NativeHostMemory>();
+
+  /** Bytes that are kept. */
+  get bytes(): number {
+    let sum = 0;
+    for (const { buffer } of this.#memory.values()) sum += buffer.byteLength;
+    return sum;
+  }
+
+  /** A copy of a tensor of f32 or bf16 as it is at this point of the stream. */
+  async copy(name: string, tensor: Tensor, shape: readonly number[]): Promise<TensorSource> {
+    tensor.checkAlive("copy");
+    const dtype = tensor.dtype === "bf16" ? "BF16" : "F32";
+    try {
+      const memory = this.#memoryFor(name, tensor.size * (dtype === "BF16" ? 2 : 4));
+      await tensor.native.readInto(memory, 0);
+      const bytes = new Uint8Array(memory.buffer);
+      return { name, dtype, shape, bytes: () => bytes };
+    } catch (error) {
+      throw typedNativeError(error);
+    }
+  }
+
+  #memoryFor(name: string, bytes: number): NativeHostMemory {
+    const kept = this.#memory.get(name);
+    if (kept?.buffer.byteLength === bytes) return kept;
+    const made = new addon.HostMemory(bytes);
+    this.#memory.set(name, made);
+    return made;
+  }
+}

@@ -1,0 +1,116 @@
+// Tests, or a program, with the addon built by the compiler's sanitizers, in a build folder of its own:
+//
+//   npm run test:asan                          AddressSanitizer and UndefinedBehaviorSanitizer: `lists.address` below
+//   npm run test:tsan                          ThreadSanitizer: `lists.thread` below
+//   npm run test:asan -- test/ops              these tests
+//   npm run test:asan -- --run scripts/fuzz.mjs --minutes 5      a program of Node instead of tests
+//
+// Reports of every process, children that were killed included, are collected in build/<name>/reports and end this with 1.
+//
+// AddressSanitizer looks for no leaks: V8 frees nothing at its end, and every allocation of the addon has V8 on its stack, so
+// that no suppression could tell them apart. What leaks show in instead: memory() and resident memory in a08-leaks.
+//
+// ThreadSanitizer runs with one thread per OpenMP team. libgomp is not instrumented, so its barriers are unknown to it and
+// every parallel loop would be reported; with one thread they run in place. What is tested is all that passes between JS
+// threads, the streams' threads, the store's and the collectives'; that kernels do not race is tested by their bits, which
+// are the same for every number of threads (test/ops/threads.test.ts). Node is not instrumented either: accesses within it
+// are left out, its locks are seen.
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const fault = (...names) => names.map((name) => `test/fault/${name}`);
+const lists = {
+  address: [
+    ...fault("a0", "c01", "c06", "d7", "f0", "k04", "n06"),
+    ...["test/core", "test/io", "test/ops", "test/optim", "test/model"],
+  ],
+  thread: [...fault("a06", "a07", "a09", "c12", "k04"), "test/core", "test/dist/comm", "test/io"],
+};
+const kinds = {
+  address: {
+    folder: "asan",
+    sanitizers: "address,undefined",
+    libraries: ["libasan.so", "libubsan.so"],
+    options: {
+      // V8 asks for more address space than there may be, and takes no for an answer.
+      ASAN_OPTIONS: "detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1",
+      UBSAN_OPTIONS: "halt_on_error=1:print_stacktrace=1",
+    },
+  },
+  thread: {
+    folder: "tsan",
+    sanitizers: "thread",
+    libraries: ["libtsan.so"],
+    options: {
+      TSAN_OPTIONS: "ignore_noninstrumented_modules=1:history_size=4:report_signal_unsafe=0",
+      LLAMAFORGE_THREADS: "1",
+      OMP_NUM_THREADS: "1",
+    },
+  },
+};
+
+const [name, ...rest] = process.argv.slice(2);
+const kind = kinds[name];
+if (kind === undefined) {
+  console.error(
+    "usage: node scripts/sanitized.mjs address|thread [TESTS... | --run PROGRAM ARGS...]",
+  );
+  process.exit(2);
+}
+const build = join(root, "build", kind.folder);
+const reports = join(build, "reports");
+
+function compile() {
+  // node-gyp-build looks for build/Release below the folder that LLAMAFORGE_PREBUILD names.
+  const args = ["build", "-O", join(build, "build"), "-l", "error"];
+  args.push(`--CDLLAMAFORGE_SANITIZE=${kind.sanitizers}`, "--CDLLAMAFORGE_CPU_SETS=best");
+  const made = spawnSync(join(root, "node_modules/.bin/cmake-js"), args, {
+    cwd: root,
+    stdio: "inherit",
+  });
+  if (made.status !== 0) process.exit(1);
+}
+
+/** What the addon needs to be there before it: the sanitizers' runtime, and what that looks for exceptions in. */
+function preloaded() {
+  const path = (library) =>
+    execFileSync("g++", [`-print-file-name=${library}`], { encoding: "utf8" }).trim();
+  return [...kind.libraries, "libstdc++.so"].map(path).join(":");
+}
+
+function environment() {
+  const options = Object.entries(kind.options).map(([variable, value]) => [
+    variable,
+    variable.endsWith("_OPTIONS") ? `${value}:log_path=${join(reports, "report")}` : value,
+  ]);
+  return {
+    ...process.env,
+    ...Object.fromEntries(options),
+    LD_PRELOAD: preloaded(),
+    LLAMAFORGE_PREBUILD: build,
+  };
+}
+
+compile();
+rmSync(reports, { recursive: true, force: true });
+mkdirSync(reports, { recursive: true });
+const program =
+  rest[0] === "--run"
+    ? rest.slice(1)
+    : [
+        ...[join(root, "node_modules/vitest/vitest.mjs"), "run"],
+        ...["--testTimeout", "600000", "--hookTimeout", "600000"],
+        ...(rest.length > 0 ? rest : lists[name]),
+      ];
+const { status } = spawnSync(process.execPath, program, {
+  cwd: root,
+  env: environment(),
+  stdio: "inherit",
+});
+const found = readdirSync(reports);
+for (const file of found) console.error(readFileSync(join(reports, file), "utf8"));
+console.log(`${name}: ${found.length} reports`);
+process.exitCode = found.length > 0 ? 1 : (status ?? 1);

@@ -4,9 +4,10 @@
 //   npm run fuzz -- --minutes 5                     as in docs/faults.md
 //   npm run fuzz -- --only safetensors,tokenizer    some of them; --seed N for other inputs
 //
-// safetensors: libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer (needs clang: npm run setup -- --fuzz);
-// the others: fast-check over changes to good files and to the committed corpus. A finding is written to build/fuzz/found
-// and ends the run with 1; put it into the corpus when it is fixed.
+// safetensors, and the store's protocol: libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer (needs clang: npm run
+// setup -- --fuzz); the others: fast-check over changes to good files and to the committed corpus, and with the addon built
+// by sanitizers under `npm run test:asan -- --run scripts/fuzz.mjs --minutes 5`. A finding is written to build/fuzz/found and
+// ends the run with 1; put it into the corpus when it is fixed.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -39,46 +40,52 @@ function report(name, executions, finding) {
   if (finding !== undefined) findings.push(name);
 }
 
-function libFuzzer() {
+/** Parsers in C++: the sources beside csrc/fuzz/NAME_fuzz.cpp, and the longest input. */
+const native = {
+  safetensors: {
+    sources: ["safetensors", "safetensors_header", "json_cursor", "regular_file", "file_error"].map(
+      (name) => `csrc/io/${name}.cpp`,
+    ),
+    longest: 4096,
+  },
+  store: {
+    sources: ["frame", "status", "store_server", "store_client"].map(
+      (name) => `csrc/comm/${name}.cpp`,
+    ),
+    longest: 1024,
+  },
+};
+
+function libFuzzer(name, { sources, longest }) {
   const clang = ["clang++", "clang++-14", "clang++-16", "clang++-19"].find(
-    (name) => spawnSync(name, ["--version"]).status === 0,
+    (program) => spawnSync(program, ["--version"]).status === 0,
   );
   if (clang === undefined) throw new Error("clang is missing: npm run setup -- --fuzz");
-  const program = join(build, "safetensors_fuzz");
-  const parser = ["safetensors", "safetensors_header", "json_cursor", "regular_file", "file_error"];
-  const sources = parser.map((name) => `csrc/io/${name}.cpp`);
-  const flags = ["-std=c++20", "-g", "-O1", "-fsanitize=fuzzer,address,undefined"];
-  const compiled = spawnSync(
-    clang,
-    [
-      ...flags,
-      "-fno-sanitize-recover=all",
-      "-DLF_LIBFUZZER",
-      "-Icsrc",
-      "csrc/fuzz/safetensors_fuzz.cpp",
-    ].concat(sources, "-o", program),
-    { cwd: root, encoding: "utf8" },
-  );
+  const program = join(build, `${name}_fuzz`);
+  const flags = ["-std=c++20", "-g", "-O1", "-pthread", "-fsanitize=fuzzer,address,undefined"];
+  flags.push("-fno-sanitize-recover=all", "-DLF_LIBFUZZER", "-Icsrc");
+  const args = [...flags, `csrc/fuzz/${name}_fuzz.cpp`, ...sources, "-o", program];
+  const compiled = spawnSync(clang, args, { cwd: root, encoding: "utf8" });
   if (compiled.status !== 0) throw new Error(compiled.stderr);
-  const corpus = join(build, "safetensors_corpus");
+  const corpus = join(build, `${name}_corpus`);
   mkdirSync(corpus, { recursive: true });
   const { status, stderr } = spawnSync(
     program,
     [
       `-max_total_time=${seconds}`,
       `-seed=${values.seed}`,
-      "-max_len=4096",
-      "-timeout=5",
+      `-max_len=${longest}`,
+      "-timeout=20",
       "-rss_limit_mb=1024",
       "-print_final_stats=1",
-      `-artifact_prefix=${found}/safetensors-`,
+      `-artifact_prefix=${found}/${name}-`,
       corpus,
-      join(root, "csrc", "fuzz", "safetensors_corpus"),
+      join(root, "csrc", "fuzz", `${name}_corpus`),
     ],
     { encoding: "utf8", maxBuffer: 2 ** 28 },
   );
   const executions = /number_of_executed_units: (\d+)/.exec(stderr)?.[1] ?? "?";
-  report("safetensors", executions, status === 0 ? undefined : stderr.slice(-3000));
+  report(name, executions, status === 0 ? undefined : stderr.slice(-3000));
 }
 
 async function fastCheck(name, target) {
@@ -105,7 +112,7 @@ async function fastCheck(name, target) {
 // Native code prints and aborts as it likes; a folder in memory, for the disk is not what is tested.
 const scratch = mkdtempSync("/dev/shm/llamaforge-fuzz-");
 try {
-  if (wanted("safetensors")) libFuzzer();
+  for (const [name, target] of Object.entries(native)) if (wanted(name)) libFuzzer(name, target);
   const targets = await makeTargets(root, scratch);
   for (const [name, target] of Object.entries(targets)) {
     if (wanted(name)) await fastCheck(name, target);

@@ -234,11 +234,10 @@ function masterAddress(
   return "";
 }
 
-/** The first host of Slurm's notation: `node[003-010,012],login` is node003. */
+/** The first host of Slurm's notation: `node[003-010,012],login` is node003, `rack[1-2]n[01-04]` rack1n01. */
 export function firstHost(list: string): string | undefined {
-  const match = /^([A-Za-z0-9._-]*)(?:\[([0-9]+)[^\]]*\])?([A-Za-z0-9._-]*)/.exec(list.trim());
-  if (!match) return undefined;
-  return `${match[1]}${match[2] ?? ""}${match[3] ?? ""}` || undefined;
+  const first = /^((?:[A-Za-z0-9._-]|\[\d[^\]]*\])+)(?:,|$)/.exec(list.trim())?.[1];
+  return first?.replace(/\[(\d+)[^\]]*\]/g, "$1");
 }
 
 function masterPort(env: Environment, names: Names, problems: ConfigProblem[]): number {

@@ -1,9 +1,10 @@
+// T1: every way in which the files of a tokenizer can be wrong is exit code 3, with the file and the field named.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { TokenizerError } from "../../lib/errors.js";
-import { fixtures, temporaryFolder, writeFiles } from "./support.js";
+import { fixtures, quickstart, temporaryFolder, writeFiles } from "../data/support.js";
 
 interface Json {
   // biome-ignore lint/suspicious/noExplicitAny: the table below breaks every part of it
@@ -212,6 +213,21 @@ describe("T1 damaged tokenizers", () => {
     );
     await expect(load({ "tokenizer.json": text, "tokenizer_config.json": "{" })).rejects.toThrow(
       /tokenizer_config\.json: not JSON/,
+    );
+  });
+
+  it("refuses a vocabulary or ends of text that are not the model's", async () => {
+    const tokenizer = await Tokenizer.load(quickstart);
+    expect(() => tokenizer.assertFits({ vocabSize: 4096, bosId: 1, eosId: 2 })).not.toThrow();
+    expect(() => tokenizer.assertFits({ vocabSize: 4224, bosId: null })).not.toThrow();
+    expect(() => tokenizer.assertFits({ vocabSize: 4000 })).toThrow(
+      /vocabSize: .*4095, the model 4000/,
+    );
+    expect(() => tokenizer.assertFits({ vocabSize: 4096, eosId: 1 })).toThrow(
+      /eosId: it has 2, the model 1/,
+    );
+    expect(() => tokenizer.assertFits({ vocabSize: 4096, bosId: 2 })).toThrow(
+      /bosId: it has 1, the model 2/,
     );
   });
 });

@@ -1,10 +1,16 @@
 /** The output folder of a run: that it can be written to, and that nobody else does. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
-import { hostname } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { UsageError } from "../errors.js";
-import { isRecord, writeFileDurably } from "./durable.js";
+import {
+  describeOwner,
+  type LockOwner,
+  mayBeAlive,
+  parseLockOwner,
+  thisOwner,
+} from "../lock-owner.js";
+import { writeFileDurably } from "./durable.js";
 import { io, type NativeFileLock, systemCode } from "./native-io.js";
 
 const lockFile = "run.lock";
@@ -46,16 +52,6 @@ export async function prepareOutputFolder(
   }
 }
 
-/** Who holds a lock. A pid alone is not a process: it comes again after a restart, and in time without. */
-interface Owner {
-  pid: number;
-  host: string;
-  bootId: string;
-  /** Ticks from boot to the start of the process. */
-  startTime: string;
-  since: string;
-}
-
 export interface RunLock {
   /** The run that held the lock and died without giving it back, if there was one. */
   takenOverFrom: string | null;
@@ -75,7 +71,7 @@ export function acquireRunLock(folder: string): RunLock {
   const previous = readOwner(path);
   const lock = takeLock(folder, path, previous);
   try {
-    lock.write(`${JSON.stringify(self())}\n`);
+    lock.write(`${JSON.stringify(thisOwner())}\n`);
   } catch (error) {
     lock.release();
     throw new UsageError(`${folder} cannot be locked: ${(error as Error).message}`, {
@@ -94,8 +90,8 @@ export function acquireRunLock(folder: string): RunLock {
   };
 }
 
-function takeLock(folder: string, path: string, previous: Owner | null): NativeFileLock {
-  const inUse = (owner: Owner | null, cause: unknown) =>
+function takeLock(folder: string, path: string, previous: LockOwner | null): NativeFileLock {
+  const inUse = (owner: LockOwner | null, cause: unknown) =>
     new UsageError(
       `${folder} is in use by another run (${describe(owner)}): ` +
         "wait for it, stop it, or choose another output folder",
@@ -117,44 +113,15 @@ function takeLock(folder: string, path: string, previous: Owner | null): NativeF
   }
 }
 
-/** Whether the process of a lock may still run; of another machine nothing is known. */
-function mayBeAlive(owner: Owner): boolean {
-  const mine = self();
-  if (owner.host !== mine.host) return true;
-  if (owner.bootId !== mine.bootId) return false;
+function readOwner(path: string): LockOwner | null {
   try {
-    return startTime(`${owner.pid}`) === owner.startTime;
+    // Empty (given back) or cut short by a crash: flock decides, this is for messages.
+    return parseLockOwner(readFileSync(path, "utf8"));
   } catch {
-    return false;
+    return null;
   }
 }
 
-function self(): Owner {
-  return {
-    pid: process.pid,
-    host: hostname(),
-    bootId: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
-    startTime: startTime("self"),
-    since: new Date().toISOString(),
-  };
-}
-
-/** Field 22 of /proc/PID/stat; the command before it may hold spaces and parentheses. */
-function startTime(pid: string): string {
-  const text = readFileSync(`/proc/${pid}/stat`, "utf8");
-  return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? "";
-}
-
-function readOwner(path: string): Owner | null {
-  try {
-    const owner: unknown = JSON.parse(readFileSync(path, "utf8"));
-    return isRecord(owner) && typeof owner.pid === "number" ? (owner as unknown as Owner) : null;
-  } catch {
-    return null; // absent, empty (given back), or cut short by a crash: flock decides, this is for messages
-  }
-}
-
-function describe(owner: Owner | null): string {
-  if (owner === null) return "an unknown process";
-  return `process ${owner.pid} on ${owner.host} since ${owner.since}`;
+function describe(owner: LockOwner | null): string {
+  return owner === null ? "an unknown process" : describeOwner(owner);
 }

@@ -327,9 +327,10 @@ describe("D6 a killed prepare", () => {
     await new Promise((resolve) => child.on("exit", resolve));
     const owner = {
       pid: child.pid,
-      started: "1",
+      startTime: "1",
       host: (await import("node:os")).hostname(),
-      boot: "other",
+      bootId: "other",
+      since: "2026-01-01T00:00:00.000Z",
     };
     await writeFiles(folder, {
       "out.tmp/train-00000.bin": "half",
@@ -343,7 +344,8 @@ describe("D6 a killed prepare", () => {
 
   it("respects the lock of another machine", async () => {
     const { folder, run } = await workplace();
-    const owner = { pid: 1, started: "1", host: "elsewhere", boot: "other" };
+    const since = "2026-01-01T00:00:00.000Z";
+    const owner = { pid: 1, startTime: "1", host: "elsewhere", bootId: "other", since };
     await writeFiles(folder, { "out.lock": JSON.stringify(owner) });
     await expect(run()).rejects.toThrow(/in use by process 1 on elsewhere/);
   });

@@ -5,7 +5,8 @@
 //   node bench/data.mjs big    [--scale 1]         100 MB line, a million documents, 500 MB parquet, 5 GB shard
 //
 // FOLDER holds text, code or records; `--config FILE` instead names a recipe with several inputs. `npm run build:ts` first.
-// The storm's mean time between kills is such that all of them land in about one preparation, unless --mean says otherwise.
+// The storm's mean time between kills is such that all of them land in about one preparation, unless --mean says otherwise;
+// with --beside (and --mean) the clean run goes on at the same time.
 // Work goes to --work (default: a folder in the system's temporary folder), which is removed at the end. `--results FILE`
 // puts the figures into a JSON file, beside those of the other modes.
 import { spawn } from "node:child_process";
@@ -33,6 +34,7 @@ const { values, positionals } = parseArgs({
     mb: { type: "string", default: "32" },
     kills: { type: "string", default: "20" },
     mean: { type: "string" },
+    beside: { type: "boolean", default: false },
     "shard-tokens": { type: "string", default: String(2 ** 24) },
     scale: { type: "string", default: "1" },
     workers: { type: "string", default: String(availableParallelism()) },
@@ -47,6 +49,9 @@ const { values, positionals } = parseArgs({
 const [mode, corpus] = positionals;
 const { work } = values;
 const library = (name) => resolve(values.dist, "data", name);
+
+/** To ask the kernel for a large process's memory costs it tens of milliseconds. */
+const watchMs = mode === "storm" ? 2000 : 250;
 
 /** A preparation in a process of its own, so that its time and memory are its own. */
 function preparing(options) {
@@ -70,7 +75,7 @@ function preparing(options) {
     const all = tree(child.pid);
     peak = Math.max(peak, all.bytes);
     cpu = Math.max(cpu, all.cpu);
-  }, 250);
+  }, watchMs);
   const done = new Promise((settle) => {
     child.on("exit", (code, signal) => {
       clearInterval(watch);
@@ -239,7 +244,7 @@ async function speed() {
     const start = performance.now();
     const ours = await preparing(base(`speed-${number}`, sampled)).done;
     const seconds = (performance.now() - start) / 1000;
-    // The tree is sampled, so the last moments of the children are missing: less than 0.25 s each.
+    // The tree is sampled, so the last moments of the children are missing: less than `watchMs` each.
     const figures = {
       aloneMbPerSecond: round(bytes / 1e6 / package_.seconds),
       aloneMbPerCpuSecond: round(bytes / 1e6 / package_.cpu, 3),
@@ -257,10 +262,12 @@ async function speed() {
 }
 
 async function storm() {
-  const { clean, options, seconds } = await cleanRun();
-  const expected = await hashesOf(options.out);
+  const shardTokens = Number(values["shard-tokens"]);
+  const options = { ...base("clean", await recipe()), deduplicate: true, shardTokens };
+  const inPeace = cleanRun(options);
   const wanted = Number(values.kills);
-  const mean = values.mean === undefined ? seconds / wanted : Number(values.mean);
+  if (!values.beside) await inPeace;
+  const mean = values.mean === undefined ? (await inPeace).seconds / wanted : Number(values.mean);
   const folder = join(work, "killed");
   const landed = { beforeFirstNote: 0, afterANote: 0, whileNoting: 0 };
   const begun = performance.now();
@@ -280,6 +287,8 @@ async function storm() {
       continue;
     }
     if (code !== 0) throw new Error(`round ${number} ended with ${code}`);
+    const clean = await inPeace;
+    const expected = await hashesOf(options.out);
     const got = await hashesOf(folder);
     const names = [...new Set([...Object.keys(expected), ...Object.keys(got)])];
     const different = names.filter((name) => expected[name] !== got[name]);
@@ -307,9 +316,7 @@ async function storm() {
 }
 
 /** One preparation in peace, and its figures. */
-async function cleanRun() {
-  const shardTokens = Number(values["shard-tokens"]);
-  const options = { ...base("clean", await recipe()), deduplicate: true, shardTokens };
+async function cleanRun(options) {
   const start = performance.now();
   const { result, peak, cpu } = await preparing(options).done;
   const seconds = (performance.now() - start) / 1000;
@@ -342,7 +349,7 @@ async function cleanRun() {
     peakMb: round(peak / 1e6, 0),
   };
   console.log(`clean: ${JSON.stringify(clean)}`);
-  return { clean, options, seconds };
+  return clean;
 }
 
 /** Documents that an unfinished preparation has on record, or null. */

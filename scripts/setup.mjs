@@ -50,6 +50,7 @@ const packages = [
           name: "chromium",
           present: () => existsSync("/usr/bin/chromium") || works("chromium", "--version"),
         },
+        { name: "iproute2", present: () => works("ip", "-V") },
       ]
     : []),
   ...(forFuzzing

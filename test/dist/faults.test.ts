@@ -8,12 +8,14 @@ import {
   expectCodes,
   figures,
   fileOfStep,
+  newestStep,
   type RankProcess,
   runToEnd,
   startRank,
   startRun,
   stepsOf,
   torchrun,
+  untilSaid,
   writeConfig,
 } from "./ranks.js";
 
@@ -23,16 +25,6 @@ beforeAll(async () => {
   buildLibrary();
   ({ folder, data } = await tinyData());
 });
-
-/** Resolves when a rank's output or its log says so. */
-async function untilSaid(rank: RankProcess, pattern: RegExp): Promise<void> {
-  for (let waited = 0; !pattern.test(rank.output.stdout); waited += 50) {
-    if (rank.child.exitCode !== null || waited > 40_000) {
-      throw new Error(`never said ${pattern}: ${rank.output.stdout}${rank.output.stderr}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 
 /** A run that would take for ever; progress lines come at steps 1, 10, 20, ... */
 const long = {
@@ -62,11 +54,7 @@ describe("a rank that is lost", () => {
       await second.ended;
       expect(survivor.code, survivor.stderr).toBe(6);
       expect(survivor.stderr).toMatch(/rank 1/);
-      const newest = (await readdir(out))
-        .filter((name) => /^step-\d+$/.test(name))
-        .sort()
-        .at(-1);
-      const begun = Number(newest?.slice(5));
+      const begun = await newestStep(out);
       expect(begun).toBeGreaterThanOrEqual(10);
 
       // On to ten steps after the checkpoint; beside it the same from the start, never broken.

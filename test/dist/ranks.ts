@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { freePort } from "../../lib/dist/free-port.js";
@@ -93,6 +93,22 @@ export function expectCodes(results: readonly RankResult[], code: number): void 
       `rank ${rank}: code ${result.code} ${result.signal ?? ""}\n${result.stdout}${result.stderr}`,
   );
   throw new Error(`expected all ranks to end with ${code}\n${said.join("\n")}`);
+}
+
+/** Resolves when a rank's output says so. */
+export async function untilSaid(rank: RankProcess, pattern: RegExp): Promise<void> {
+  for (let waited = 0; !pattern.test(rank.output.stdout); waited += 50) {
+    if (rank.child.exitCode !== null || waited > 100_000) {
+      throw new Error(`never said ${pattern}: ${rank.output.stdout}${rank.output.stderr}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** Step of the newest checkpoint. */
+export async function newestStep(out: string): Promise<number> {
+  const steps = (await readdir(out)).map((name) => Number(/^step-(\d+)$/.exec(name)?.[1] ?? -1));
+  return Math.max(...steps);
 }
 
 let files = 0;

@@ -1,0 +1,89 @@
+/** Two hosts on one machine: network namespaces that a pair of virtual cables connects. They need root, or CAP_NET_ADMIN. */
+import { execFileSync } from "node:child_process";
+
+/** A host of a run. */
+export interface Host {
+  address: string;
+  /** What starts a program on it. */
+  command: readonly string[];
+}
+
+function ip(...args: string[]): void {
+  execFileSync("ip", args, { stdio: ["ignore", "ignore", "pipe"], encoding: "utf8" });
+}
+
+/** Two hosts that reach each other and nobody else. */
+export class TwoHosts {
+  readonly hosts: readonly [Host, Host];
+  readonly #names: readonly [string, string];
+
+  private constructor(names: readonly [string, string], network: string) {
+    this.#names = names;
+    const host = (index: 0 | 1): Host => ({
+      address: `${network}.${index + 1}`,
+      command: ["ip", "netns", "exec", names[index]],
+    });
+    this.hosts = [host(0), host(1)];
+  }
+
+  /** @throws Error with what `ip` said if this process may not make namespaces */
+  static open(): TwoHosts {
+    const { pid } = process;
+    const names = [`lf${pid}a`, `lf${pid}b`] as const;
+    const two = new TwoHosts(names, `10.213.${pid % 250}`);
+    try {
+      for (const name of names) {
+        ip("netns", "add", name);
+        ip("-n", name, "link", "set", "lo", "up");
+      }
+      // Both ends are named cable0, each on its own host.
+      ip(
+        "-n",
+        names[0],
+        "link",
+        "add",
+        "cable0",
+        "type",
+        "veth",
+        "peer",
+        "cable0",
+        "netns",
+        names[1],
+      );
+      for (const [i, name] of names.entries()) {
+        ip("-n", name, "address", "add", `${two.hosts[i]?.address}/24`, "dev", "cable0");
+        ip("-n", name, "link", "set", "cable0", "up");
+      }
+      return two;
+    } catch (error) {
+      two.close();
+      throw error;
+    }
+  }
+
+  /** Pulls the cable of the second host, or plugs it in again. */
+  set connected(on: boolean) {
+    ip("-n", this.#names[1], "link", "set", "cable0", on ? "up" : "down");
+  }
+
+  close(): void {
+    for (const name of this.#names) {
+      try {
+        ip("netns", "delete", name);
+      } catch {
+        // It was never made.
+      }
+    }
+  }
+}
+
+/** Why there can be no two hosts here; null if there can. */
+export function whyNoHosts(): string | null {
+  try {
+    TwoHosts.open().close();
+    return null;
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: string; message: string };
+    return (stderr || message).trim().split("\n")[0] as string;
+  }
+}

@@ -7,17 +7,22 @@ namespace llamaforge::cuda {
 
 namespace {
 
-const std::string kMajor = std::to_string(CUDART_VERSION / 1000);
+constexpr int kMajor = CUDART_VERSION / 1000;
 
 CublasLt load() {
-  const RuntimeLibrary library = open_library(
-      {"cuBLASLt", "libcublasLt.so." + kMajor, "cublasLtCreate", "LLAMAFORGE_CUBLASLT", "nvidia-cublas"});
+  const RuntimeLibrary library = open_library({"cuBLASLt", "libcublasLt.so." + std::to_string(kMajor), "cublasLtGetVersion",
+                                               "LLAMAFORGE_CUBLASLT", "nvidia-cublas"});
   CublasLt lt = {};
   lt.path = library.path;
 #define LF_BIND(name) bind(library, "cublasLt" #name, lt.name)
+  LF_BIND(GetVersion);
+  // The environment variable may name any file; structures differ from major to major.
+  if (const size_t version = lt.GetVersion(); version / 10000 != kMajor) {
+    throw Error("ERR_DEVICE", format("{}; this plugin is built for CUDA {} and needs cuBLASLt {}: pip install \"nvidia-cublas=={}.*\"",
+                                     lt.description(), kMajor, kMajor, kMajor));
+  }
   LF_BIND(Create);
   LF_BIND(Destroy);
-  LF_BIND(GetVersion);
   LF_BIND(MatmulDescCreate);
   LF_BIND(MatmulDescDestroy);
   LF_BIND(MatmulDescSetAttribute);

@@ -32,17 +32,22 @@ __global__ void __launch_bounds__(kThreads)
     const bool good = id >= 0 && id < sizes.vocab;
     if (!good && threadIdx.x % 32 == 0)
       report(site, static_cast<double>(id), static_cast<double>(n), static_cast<double>(sizes.vocab - 1));
-#pragma unroll 4
-    for (int64_t i = threadIdx.x % 32; i < per_row; i += 32) {
-      Pack<T, kCount> pack;
-      if (good) {
-        pack = load_pack<T, kCount>(weight + id * sizes.hidden + i * kCount);
-      } else {
-#pragma unroll
-        for (int k = 0; k < kCount; ++k) pack.value[k] = narrow<T>(__int_as_float(0x7fffffff));
-      }
-      store_pack(y + n * sizes.hidden + i * kCount, pack);
+    T* to = y + n * sizes.hidden;
+    if (!good) {
+      for (int64_t i = threadIdx.x % 32; i < sizes.hidden; i += 32) to[i] = narrow<T>(__int_as_float(0x7fffffff));
+      continue;
     }
+    const T* from = weight + id * sizes.hidden;
+    int64_t i = threadIdx.x % 32;
+    constexpr int kAtOnce = 8;
+    for (; i + (kAtOnce - 1) * 32 < per_row; i += kAtOnce * 32) {
+      Pack<T, kCount> pack[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) pack[j] = load_pack<T, kCount>(from + (i + j * 32) * kCount);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) store_pack(to + (i + j * 32) * kCount, pack[j]);
+    }
+    for (; i < per_row; i += 32) store_pack(to + i * kCount, load_pack<T, kCount>(from + i * kCount));
   }
 }
 

@@ -1,6 +1,6 @@
 // y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any dtype.
-// Reads and writes each tensor once. If the last axis stays, rows move in 16-byte accesses; if it changes, tiles of 32 by 32
-// go through shared memory, so that both sides are touched in whole lines.
+// Reads and writes each tensor once. If the last axis stays, rows move in 16-byte accesses. If it changes, squares go through
+// shared memory, so that both sides are touched in whole lines, in 16-byte accesses where the matrices allow them.
 #include <vector>
 
 #include "cuda/cuda_ops.h"
@@ -83,31 +83,43 @@ __global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__
   }
 }
 
-// The same for 2-byte numbers that can move in pairs: tiles of 64 by 64, 4 bytes at a time.
-__global__ void __launch_bounds__(256) transpose_pairs_kernel(const uint16_t* x, uint16_t* y, const __grid_constant__ Axes outer,
+// Matrices whose sides are whole packs: squares through shared memory, 16 bytes at a time on both sides. A word there is one
+// 4-byte number or those of two columns. (Squares that turn in registers reach half the rate: they write lines in parts.)
+template <class Bits>
+__global__ void __launch_bounds__(256) transpose_packs_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes outer,
                                                               Axis row, Axis column, int64_t matrices) {
-  constexpr int kSide = 64;
-  __shared__ uint32_t tile[kSide][kSide / 2 + 1];
+  constexpr int kPerWord = 4 / sizeof(Bits), kPack = 4 * kPerWord, kSide = 8 * kPack;
+  __shared__ uint32_t tile[kSide][kSide / kPerWord + 1];
+  const int pack = threadIdx.x % 8, line = threadIdx.x / 8;
   const int64_t down = (row.size + kSide - 1) / kSide, across = (column.size + kSide - 1) / kSide;
-  const auto* halves = reinterpret_cast<const uint16_t*>(tile);
   for (int64_t task = blockIdx.x; task < matrices * down * across; task += gridDim.x) {
     int64_t from, to;
     outer.locate(task / across / down, from, to);
     const int64_t r = task / across % down * kSide, c = task % across * kSide;
-    const int pair = threadIdx.x * 2;
+    if (r + pack * kPack < row.size && c + line * kPerWord < column.size) {
+      const Bits* at = x + from + r + pack * kPack + (c + line * kPerWord) * column.from;
+      const uint4 first = *reinterpret_cast<const uint4*>(at);
+      const uint32_t a[4] = {first.x, first.y, first.z, first.w};
+      if constexpr (kPerWord == 2) {
+        const uint4 second = *reinterpret_cast<const uint4*>(at + column.from);
+        const uint32_t b[4] = {second.x, second.y, second.z, second.w};
 #pragma unroll
-    for (int j = threadIdx.y; j < kSide; j += 8) {
-      if (r + pair < row.size && c + j < column.size) {
-        tile[j][threadIdx.x] = *reinterpret_cast<const uint32_t*>(x + from + (r + pair) + (c + j) * column.from);
+        for (int w = 0; w < 4; ++w) {
+          tile[pack * kPack + 2 * w][line] = __byte_perm(a[w], b[w], 0x5410);      // the lower halves
+          tile[pack * kPack + 2 * w + 1][line] = __byte_perm(a[w], b[w], 0x7632);  // the upper ones
+        }
+      } else {
+#pragma unroll
+        for (int w = 0; w < 4; ++w) tile[pack * kPack + w][line] = a[w];
       }
     }
     __syncthreads();
 #pragma unroll
-    for (int j = threadIdx.y; j < kSide; j += 8) {
-      if (c + pair < column.size && r + j < row.size) {
-        constexpr int kPitch = kSide + 2;
-        const uint32_t low = halves[pair * kPitch + j], high = halves[(pair + 1) * kPitch + j];
-        *reinterpret_cast<uint32_t*>(y + to + (r + j) * row.to + c + pair) = low | high << 16;
+    for (int i = line; i < kSide; i += 32) {
+      if (r + i < row.size && c + pack * kPack < column.size) {
+        const uint32_t* words = tile[i] + 4 * pack;
+        *reinterpret_cast<uint4*>(y + to + (r + i) * row.to + c + pack * kPack) =
+            make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
     __syncthreads();
@@ -167,14 +179,12 @@ template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, s
   axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(contiguous));
   const Axes outer = to_device(axes);
   const int64_t matrices = outer.total();
-  if constexpr (sizeof(Bits) == 2) {
-    auto even = [](const Axis& axis) { return axis.size % 2 == 0; };
-    // Strides are products of sizes, the innermost of which are even.
-    if (even(row) && even(column) && reinterpret_cast<uintptr_t>(x) % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 4 == 0) {
-      const int64_t pairs = matrices * ((row.size + 63) / 64) * ((column.size + 63) / 64);
-      transpose_pairs_kernel<<<blocks_for(cuda, pairs, 1), dim3(32, 8), 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
-      return;
-    }
+  constexpr int64_t kPack = 16 / sizeof(Bits), kSide = 8 * kPack;
+  // Strides are products of sizes, the innermost of which are whole packs.
+  if (row.size % kPack == 0 && column.size % kPack == 0 && aligned16({x, y})) {
+    const int64_t blocks = matrices * ((row.size + kSide - 1) / kSide) * ((column.size + kSide - 1) / kSide);
+    transpose_packs_kernel<<<blocks_for(cuda, blocks, 1), 256, 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
+    return;
   }
   const int64_t tiles = matrices * ((row.size + kTile - 1) / kTile) * ((column.size + kTile - 1) / kTile);
   transpose_kernel<<<blocks_for(cuda, tiles, 1), dim3(kTile, 8), 0, cuda.compute()>>>(x, y, outer, row, column, matrices);

@@ -6,6 +6,7 @@
 #include "cuda/cublaslt.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/cuda_stream.h"
+#include "cuda/nccl.h"
 #include "cuda/nccl_collectives.h"
 
 namespace llamaforge::cuda {
@@ -32,7 +33,16 @@ GpuDescription describe(int index) {
 
 std::shared_ptr<Stream> open(int index) { return std::make_shared<CudaStream>(index); }
 
-std::vector<std::string> libraries() { return {cublaslt().description()}; }
+// NCCL's absence is told and no error: only several GPUs need it.
+std::string nccl_description() {
+  try {
+    return nccl_library().description();
+  } catch (const Error& error) {
+    return format("no NCCL, which training on several GPUs needs: {}", error.what());
+  }
+}
+
+std::vector<std::string> libraries() { return {cublaslt().description(), nccl_description()}; }
 
 const OpTable kOps = {
 #define LF_OP(name, signature) name,

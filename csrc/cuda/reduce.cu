@@ -134,15 +134,28 @@ __device__ Wide<T> reduce_range(const T* x, const Plan& plan, int64_t output, in
   using W = Wide<T>;
   const T* start = x + plan.kept.offset(output);
   W result = Op::template initial<W>();
-  for (int64_t i = from + int64_t{thread} * kCount; i < to; i += int64_t{threads} * kCount) {
-    const int64_t row = plan.reduced.axes == 0 ? 0 : i / plan.length;
-    const T* at = start + (plan.reduced.axes == 0 ? i : plan.reduced.offset(row) + (i - row * plan.length));
-    const auto pack = load_pack<T, kCount>(at);
+  const auto load = [&](int64_t i) {
+    if (plan.reduced.axes == 0) return load_pack<T, kCount>(start + i);
+    const int64_t row = i / plan.length;
+    return load_pack<T, kCount>(start + plan.reduced.offset(row) + (i - row * plan.length));
+  };
+  const auto add = [&](const Pack<T, kCount>& pack) {
     auto sum = numeric(pack.value[0]);
 #pragma unroll
     for (int k = 1; k < kCount; ++k) sum = Op::combine(sum, numeric(pack.value[k]));
     result = Op::combine(result, static_cast<W>(sum));
+  };
+  constexpr int kAtOnce = 4;  // on their way
+  const int64_t step = int64_t{threads} * kCount;
+  int64_t i = from + int64_t{thread} * kCount;
+  for (; i + (kAtOnce - 1) * step < to; i += kAtOnce * step) {
+    Pack<T, kCount> pack[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) pack[j] = load(i + j * step);
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) add(pack[j]);
   }
+  for (; i < to; i += step) add(load(i));
   return result;
 }
 
@@ -230,15 +243,27 @@ template <class Op, class W, class Out> __global__ void combine_pieces_kernel(co
   if (threadIdx.x == 0) y.write(blockIdx.x, result);
 }
 
-// y (outputs, length) from partial (outputs, pieces, length), in the order of the pieces.
+// y (outputs, length) from partial (outputs, pieces, length): 32 numbers x 8 rows of threads, each of which takes every eighth
+// piece.
 template <class Op, class W, class Out>
-__global__ void combine_kernel(const W* partial, Out y, int64_t count, int64_t pieces, int64_t length) {
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
-    const W* column = partial + i / length * pieces * length + i % length;
-    W result = column[0];
+__global__ void __launch_bounds__(256) combine_kernel(const W* partial, Out y, int64_t count, int64_t pieces, int64_t length) {
+  __shared__ W part[8][32];
+  for (int64_t first = int64_t{blockIdx.x} * 32; first < count; first += int64_t{gridDim.x} * 32) {
+    const int64_t i = first + threadIdx.x;
+    W result = Op::template initial<W>();
+    if (i < count) {
+      const W* column = partial + i / length * pieces * length + i % length;
 #pragma unroll 8
-    for (int64_t p = 1; p < pieces; ++p) result = Op::combine(result, column[p * length]);
-    y.write(i, result);
+      for (int64_t p = threadIdx.y; p < pieces; p += 8) result = Op::combine(result, column[p * length]);
+    }
+    part[threadIdx.y][threadIdx.x] = result;
+    __syncthreads();
+    if (threadIdx.y == 0 && i < count) {
+#pragma unroll
+      for (int k = 1; k < 8; ++k) result = Op::combine(result, part[k][threadIdx.x]);
+      y.write(i, result);
+    }
+    __syncthreads();
   }
 }
 
@@ -262,7 +287,7 @@ template <class Op, class T, class Y> struct Launcher {
       combine_pieces_kernel<Op><<<static_cast<unsigned>(outputs), kThreads, 0, cuda.compute()>>>(scratch.as<W>(), y, pieces);
       return;
     }
-    combine_kernel<Op><<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(scratch.as<W>(), y, count, pieces, length);
+    combine_kernel<Op><<<blocks_for(cuda, count, 32), dim3(32, 8), 0, cuda.compute()>>>(scratch.as<W>(), y, count, pieces, length);
   }
 
   template <int kCount> void last() {

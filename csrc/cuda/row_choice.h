@@ -55,14 +55,16 @@ __device__ __forceinline__ float largest_of(const Pack<T, n>& pack) {
   return largest.value();
 }
 
-// Where the first of the largest numbers of a row stands; by a warp or by the whole block, and every thread gets it. In
-// 16-byte accesses where the row allows them: of a pack only the largest number is looked at until the best one is
-// found.
-template <bool kBlock, class T>
+// Where the first of the largest numbers of a row stands; by kLanes neighbours of a warp (all of its lanes must come here) or,
+// with kWholeBlock, by the block; each of them gets it. In 16-byte accesses where the row allows them: of a pack only the
+// largest number is looked at until the best one is found.
+constexpr int kWholeBlock = 0;
+template <int kLanes, class T>
 __device__ int32_t first_maximum(const T* row, int64_t n) {
   using V = decltype(comparable(row[0]));
   constexpr int kCount = kVector<T>;
-  const int lane = threadIdx.x % 32, thread = kBlock ? threadIdx.x : lane, threads = kBlock ? blockDim.x : 32;
+  constexpr bool kBlock = kLanes == kWholeBlock;
+  const int lane = threadIdx.x % 32, thread = kBlock ? threadIdx.x : lane % (kBlock ? 32 : kLanes), threads = kBlock ? blockDim.x : kLanes;
   const int64_t whole = reinterpret_cast<uintptr_t>(row) % 16 == 0 ? n / kCount * kCount : 0;
   V largest(0);
   int64_t pack_at = -1;
@@ -88,7 +90,7 @@ __device__ int32_t first_maximum(const T* row, int64_t n) {
   }
   auto across = [&] {
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
+    for (int distance = (kBlock ? 32 : kLanes) / 2; distance > 0; distance /= 2) {
       const Ranked<V> other{__shfl_xor_sync(0xffffffffu, best.value, distance),
                             __shfl_xor_sync(0xffffffffu, best.index, distance)};
       best = Better{}(best, other);

@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kBlock)
 
 template <class T> __global__ void greedy_kernel(const T* logits, int32_t* out, int64_t vocab, FaultSite broken, FaultSite impossible) {
   const int64_t row = blockIdx.x;
-  const int32_t best = first_maximum<true>(logits + row * vocab, vocab);
+  const int32_t best = first_maximum<kWholeBlock>(logits + row * vocab, vocab);
   if (threadIdx.x != 0) return;
   const float logit = widen(logits[row * vocab + best]);
   if (!(logit < INFINITY)) report(broken, best, static_cast<double>(row), logit);

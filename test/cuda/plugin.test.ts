@@ -118,3 +118,36 @@ describe.runIf(hasCompiler)("a GPU that cannot be used is an error that says wha
     }
   });
 });
+
+const onGpu = process.env.LLAMAFORGE_TEST_DEVICE?.startsWith("cuda") === true;
+
+describe.runIf(hasCompiler && onGpu)("libraries of the plugin", () => {
+  it("cuBLASLt of another major is refused with both", () => {
+    const file = library(
+      "cublaslt-12.so",
+      '#include <cstddef>\nextern "C" size_t cublasLtGetVersion() { return 120805; }',
+    );
+    const { code, message } = failure({ LLAMAFORGE_CUBLASLT: file });
+    expect(code).toBe("ERR_DEVICE");
+    expect(message).toContain(`cuBLASLt 12.8.5 from ${file}`);
+    expect(message).toContain("needs cuBLASLt 13");
+  });
+
+  it("cuBLASLt missing: what was tried and the command that installs it", () => {
+    const file = join(folder, "nowhere.so");
+    const { code, message } = failure({ LLAMAFORGE_CUBLASLT: file });
+    expect(code).toBe("ERR_DEVICE");
+    expect(message).toContain(file);
+    expect(message).toContain("pip install nvidia-cublas");
+  });
+
+  it("doctor tells which NCCL there is, or that there is none", async () => {
+    const { info } = await probeCuda();
+    expect(info?.libraries).toEqual([
+      expect.stringMatching(/^cuBLASLt 13\./),
+      expect.stringMatching(
+        /^NCCL 2\.\d+\.\d+ from \/|^no NCCL, which training on several GPUs needs: /,
+      ),
+    ]);
+  });
+});

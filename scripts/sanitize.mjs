@@ -1,9 +1,10 @@
 // compute-sanitizer over every kernel: memcheck, racecheck, initcheck and synccheck on test/support/kernel_sweep.mjs, each
 // tensor an allocation of its own so that its end is seen. Prints a table; exit code 1 if a tool found anything.
 //
-//   node scripts/sanitize.mjs [--tools memcheck,racecheck] [--parallel 1] [--log FOLDER] [SWEEP...]
+//   node scripts/sanitize.mjs [--tools memcheck,racecheck] [--parallel 1] [--limit 600] [--log FOLDER] [SWEEP...]
 //
-// SWEEPs: parts of kernel_sweep.mjs, all by default. --parallel: sweeps at a time, one process each. Needs compute-sanitizer
+// SWEEPs: parts of kernel_sweep.mjs, all by default. --parallel: sweeps at a time, one process each. --limit: seconds for each,
+// after which it counts as not clean. Needs compute-sanitizer
 // (CUDA toolkit). cuBLASLt's kernels run under it as well; hazards that racecheck reports between two of their instructions
 // (it knows no arrival of one lane for its warp) are counted apart. For the attention kernels' own such arrivals the plugin
 // has to be built with CUDAFLAGS=-DLLAMAFORGE_RACECHECK (docs/cuda.md).
@@ -21,6 +22,7 @@ const { values: options, positionals } = parseArgs({
   options: {
     tools: { type: "string", default: "memcheck,racecheck,initcheck,synccheck" },
     parallel: { type: "string", default: "1" },
+    limit: { type: "string", default: "600" },
     log: { type: "string" },
   },
 });
@@ -68,6 +70,7 @@ async function check(tool, sweep) {
       ...[process.execPath, program, sweep],
     ],
     {
+      detached: true, // a group of its own: the tool's death alone would leave its child
       env: {
         LLAMAFORGE_TEST_DEVICE: "cuda:0",
         ...process.env,
@@ -76,6 +79,7 @@ async function check(tool, sweep) {
       },
     },
   );
+  const timer = setTimeout(() => process.kill(-child.pid, "SIGKILL"), Number(options.limit) * 1000);
   let text = "";
   for (const stream of [child.stdout, child.stderr]) {
     stream.on("data", (data) => {
@@ -89,8 +93,11 @@ async function check(tool, sweep) {
     });
     child.on("close", resolve);
   });
+  clearTimeout(timer);
   writeFileSync(join(log, `${tool}-${sweep}.log`), text);
-  const summary = /(?:ERROR|RACECHECK) SUMMARY: (.*)/.exec(text)?.[1] ?? "no summary";
+  const seconds = (performance.now() - started) / 1000;
+  const missing = code === null ? `ended after ${seconds.toFixed(0)} s` : "no summary";
+  const summary = /(?:ERROR|RACECHECK) SUMMARY: (.*)/.exec(text)?.[1] ?? missing;
   const ran = /\d+ operations ran/.test(text);
   const foreign = tool === "racecheck" && ran ? foreignHazards(text, summary) : 0;
   const clean = ran && (foreign > 0 || (code === 0 && /^0 (errors|hazards)/.test(summary)));
@@ -101,7 +108,7 @@ async function check(tool, sweep) {
     clean,
     summary,
     code,
-    seconds: (performance.now() - started) / 1000,
+    seconds,
   };
 }
 
@@ -111,7 +118,10 @@ const waiting = options.tools
 const results = [];
 async function work() {
   for (let next = waiting.shift(); next; next = waiting.shift()) {
-    results.push(await check(next.tool, next.sweep));
+    const result = await check(next.tool, next.sweep);
+    results.push(result);
+    const { tool, sweep, clean, summary, seconds } = result;
+    console.log(`${tool} ${sweep}: ${clean ? "clean" : summary}, ${seconds.toFixed(0)} s`);
   }
 }
 await Promise.all(Array.from({ length: Number(options.parallel) }, work));

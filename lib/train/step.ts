@@ -40,8 +40,11 @@ export interface RunningStep {
   lr: number;
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
-  /** Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there. */
-  figures: Promise<{ loss: number; decision: ArrayLike<number>; stop: boolean }>;
+  /**
+   * Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there; `at`: when that was
+   * (performance.now()).
+   */
+  figures: Promise<{ loss: number; decision: ArrayLike<number>; stop: boolean; at: number }>;
 }
 
 /**
@@ -93,6 +96,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     loss: loss as number,
     decision,
     stop: stop > 0,
+    at: performance.now(),
   }));
   // Waited for later; a failure until then must not count as unhandled.
   read.catch(() => {});

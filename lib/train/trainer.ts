@@ -238,7 +238,7 @@ export class Trainer {
   }
 
   async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
-    const { loss, decision: values, stop } = await running.figures;
+    const { loss, decision: values, stop, at: end } = await running.figures;
     if (stop) this.#stopping = true;
     const decision = readDecision(values);
     const { batch, data, steps } = this.config;
@@ -249,8 +249,7 @@ export class Trainer {
     this.#position += windows;
     this.#skips.add(!decision.applied);
     faultPoint("step");
-    const end = performance.now();
-    const stepMs = end - this.#lastEnd;
+    const stepMs = Math.max(end - this.#lastEnd, 1e-3);
     const metrics: StepMetrics = {
       step: this.#step,
       tokens: this.#tokens,
@@ -283,7 +282,8 @@ export class Trainer {
       if (due(this.#step, checkpoint.every)) await this.#save();
     }
     this.#metrics?.write(metrics);
-    this.#lastEnd = performance.now();
+    // Not when this line runs: the host may come late, and the next step would look shorter.
+    this.#lastEnd = atRest ? performance.now() : end;
     const diverged = this.#skips.verdict(this.#step);
     if (diverged) {
       await this.#save();

@@ -117,6 +117,13 @@ export class DataError extends LlamaForgeError {
   }
 }
 
+/** Storage that does not answer: reads that began have not ended within the limit, and may never end. */
+export class StorageError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_STORAGE", exitCodes.data);
+  }
+}
+
 /** A tokenizer that is damaged or does not fit the data or the model. */
 export class TokenizerError extends LlamaForgeError {
   constructor(message: string, options?: { cause?: unknown }) {

@@ -80,6 +80,8 @@ export interface Addon {
   setMemoryLimit(device: number, bytes: number): void;
   setThreads(threads: number): void;
   buildInfo(): BuildInfo;
+  /** Ends the process with this code, without waiting for the reads and writes of other threads as process.exit does. */
+  exitNow(code: number): void;
   setPluginFolders(folders: readonly string[]): void;
   cudaInfo(): CudaInfo;
 }

@@ -1,5 +1,6 @@
 // The addon's entry: one environment object per JS thread, the tensor class, the ops, files, and device functions.
 #include <napi.h>
+#include <unistd.h>
 
 #include "napi/args.h"
 #include "napi/comm_wrap.h"
@@ -87,6 +88,17 @@ Napi::Value build_info(const Napi::CallbackInfo& info) {
   });
 }
 
+// Ends the process now. exit() joins the threads of libuv's pool, so a read that hangs would keep it for ever.
+Napi::Value exit_now(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "exitNow";
+    expect_arguments(info, 1, op);
+    const int64_t code = Argument<int64_t>::from(info[0], {op, 0});
+    if (code < 0 || code > 255) bad_argument({op, 0}, "a whole number from 0 to 255", info[0]);
+    _exit(static_cast<int>(code));
+  });
+}
+
 // Folders in which a plugin may lie beside the addon's own.
 Napi::Value set_plugin_folders(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
@@ -146,6 +158,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
     exports.Set("buildInfo", Napi::Function::New(env, build_info, "buildInfo"));
     exports.Set("setPluginFolders", Napi::Function::New(env, set_plugin_folders, "setPluginFolders"));
+    exports.Set("exitNow", Napi::Function::New(env, exit_now, "exitNow"));
     exports.Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));
   } catch (const Error& error) {
     throw to_js_error(env, error.code(), error.what());

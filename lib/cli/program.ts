@@ -1,5 +1,5 @@
 import { Command, CommanderError } from "commander";
-import { exitCodes, LlamaForgeError, OutOfMemoryError } from "../errors.js";
+import { exitCodes, LlamaForgeError, OutOfMemoryError, StorageError } from "../errors.js";
 import { nearest } from "../train/config-tree.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
@@ -74,7 +74,10 @@ export async function runCli(argv: readonly string[]): Promise<number> {
       process.stderr.write(explainUsage(error, program));
       return exitCodes.usage;
     }
-    return reportError(error);
+    const code = reportError(error);
+    // What still waits for the storage would not let the process end.
+    if (error instanceof StorageError) (await import("../native.js")).addon.exitNow(code);
+    return code;
   }
 }
 

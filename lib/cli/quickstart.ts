@@ -32,7 +32,7 @@ export function addQuickstart(program: Command): void {
           return;
         }
       }
-      const { result } = await trainWithProgress(config, "auto");
+      const { result } = await trainWithProgress(config, {});
       if (!result.finished) process.exitCode = exitCodes.stopped;
     });
 }

@@ -14,12 +14,13 @@ import {
 import { RankLog, rankLogFile } from "../train/rank-log.js";
 import { catchStopSignals } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
-import type { Trainer, TrainerResult } from "../train/trainer.js";
+import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
 
 interface TrainCommandOptions {
   set: string[];
   resume: string;
+  allowDataChange?: true;
   supervise?: true;
   maxRestarts: number;
 }
@@ -33,6 +34,7 @@ export function addTrain(program: Command): void {
     .argument("<config>", "YAML configuration of the run")
     .addOption(setOption())
     .option("--resume <from>", "auto (newest checkpoint), none, or a checkpoint's folder", "auto")
+    .option("--allow-data-change", "go on from a checkpoint though the data has changed since")
     .option("--supervise", "start it again from its newest checkpoint when it crashes")
     .addOption(
       integerOption(
@@ -53,7 +55,8 @@ export function addTrain(program: Command): void {
       if ((worldOfRun()?.rank ?? 0) === 0) {
         for (const override of options.set) say(`set ${override}`);
       }
-      const { result } = await trainWithProgress(config, options.resume);
+      const { resume, allowDataChange = false } = options;
+      const { result } = await trainWithProgress(config, { resume, allowDataChange });
       if (!result.finished) process.exitCode = exitCodes.stopped;
     });
   command.on("option:help-config", () => {
@@ -66,9 +69,10 @@ export function addTrain(program: Command): void {
 async function superviseTraining(
   file: string,
   { out }: RunConfig,
-  { set, resume, maxRestarts }: TrainCommandOptions,
+  { set, resume, allowDataChange, maxRestarts }: TrainCommandOptions,
 ): Promise<number> {
   const overrides = set.flatMap((override) => ["--set", override]);
+  if (allowDataChange) overrides.push("--allow-data-change");
   return await supervise({
     out,
     resume,
@@ -89,17 +93,20 @@ export interface TrainOutcome {
  * Trains with progress on the terminal, stops on signals, and writes the report at the end. Of several ranks the first one
  * speaks; each has a log of its own in the run's folder, and says its own error.
  */
-export async function trainWithProgress(config: RunConfig, resume: string): Promise<TrainOutcome> {
+export async function trainWithProgress(
+  config: RunConfig,
+  from: Pick<TrainerOptions, "resume" | "allowDataChange">,
+): Promise<TrainOutcome> {
   // Imported here: it loads the addon, and `doctor` must come as far as saying that that fails.
   const { worldOfRun } = await import("../train/join.js");
   const world = worldOfRun();
-  if (world === null) return await trainAlone(config, resume, null);
+  if (world === null) return await trainAlone(config, from, null);
   const log = await RankLog.open(rankLogFile(config.out, world.rank));
   log.write(
     `${describeWorld(world)}, process ${process.pid} on ${hostname()}, by ${world.launcher}`,
   );
   try {
-    return await trainAlone(config, resume, { log, first: world.rank === 0 });
+    return await trainAlone(config, from, { log, first: world.rank === 0 });
   } catch (error) {
     const { message, stack } = error as Error;
     log.write(stack ?? message);
@@ -112,7 +119,7 @@ export async function trainWithProgress(config: RunConfig, resume: string): Prom
 
 async function trainAlone(
   config: RunConfig,
-  resume: string,
+  from: Pick<TrainerOptions, "resume" | "allowDataChange">,
   ranked: { log: RankLog; first: boolean } | null,
 ): Promise<TrainOutcome> {
   const first = ranked?.first ?? true;
@@ -122,13 +129,19 @@ async function trainAlone(
   };
   // While nothing has been trained yet there is nothing to save.
   let stop: (why: string) => void = () => process.exit(exitCodes.stopped);
-  const signals = catchStopSignals({ onRequest: (signal) => stop(signal) });
+  let leave = (code: number): void => process.exit(code);
+  const signals = catchStopSignals({
+    onRequest: (signal) => stop(signal),
+    exit: (code) => leave(code),
+  });
   onSupervisorGone(() => stop("the supervisor is gone"));
   let progress: Progress | undefined;
   let result: TrainerResult;
   try {
     const { Trainer } = await import("../train/trainer.js");
-    const trainer = await Trainer.create(config, { resume, onNotice });
+    const { addon } = await import("../native.js");
+    leave = (code) => addon.exitNow(code);
+    const trainer = await Trainer.create(config, { ...from, onNotice });
     if (first) introduce(trainer);
     ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationBackend}`);
     const { steps } = config;

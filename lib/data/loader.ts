@@ -1,4 +1,4 @@
-import { ArgumentError } from "../errors.js";
+import { ArgumentError, StorageError } from "../errors.js";
 import {
   type DocumentMarks,
   documentStarts,
@@ -30,6 +30,8 @@ export interface LoaderOptions {
   /** Called while `next` waits for longer than `slowAfterMs` (default: 30 s), each time that has passed again. */
   onSlow?: (waitedMs: number) => void;
   slowAfterMs?: number;
+  /** Longest that `next` waits before it fails with a StorageError. Default: as long as it takes. */
+  limitMs?: number;
 }
 
 /** A micro-batch of B rows of T ids each. */
@@ -79,7 +81,8 @@ export class Loader {
   /** Time that `next` has waited for storage, in all. */
   waitedMs = 0;
   readonly #source: WindowSource;
-  readonly #options: Required<Omit<LoaderOptions, "onSlow">> & Pick<LoaderOptions, "onSlow">;
+  readonly #options: Required<Omit<LoaderOptions, "onSlow" | "limitMs">> &
+    Pick<LoaderOptions, "onSlow" | "limitMs">;
   readonly #queue: Promise<MicroBatch>[] = [];
   #step = 0;
   #failure: unknown = null;
@@ -113,11 +116,11 @@ export class Loader {
     if (this.#failure !== null) throw this.#failure;
     const batch = this.#queue.shift() as Promise<MicroBatch>;
     const start = performance.now();
-    const { onSlow, slowAfterMs } = this.#options;
+    const { onSlow, slowAfterMs, limitMs } = this.#options;
     const timer = setInterval(() => onSlow?.(performance.now() - start), slowAfterMs);
     timer.unref();
     try {
-      const loaded = await batch;
+      const loaded = await (limitMs === undefined ? batch : within(limitMs, batch));
       if (!this.#closed) this.#fill();
       return loaded;
     } catch (error) {
@@ -129,10 +132,16 @@ export class Loader {
     }
   }
 
-  /** Stops reading ahead, and waits for the reads under way. */
+  /** Whether the storage has not answered in time: then reads are under way that may never end. */
+  get hangs(): boolean {
+    return this.#failure instanceof StorageError;
+  }
+
+  /** Stops reading ahead, and waits for the reads under way unless they hang. */
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.allSettled(this.#queue.splice(0));
+    const reads = this.#queue.splice(0);
+    if (!this.hangs) await Promise.allSettled(reads);
   }
 
   #fill(): void {
@@ -159,6 +168,21 @@ export class Loader {
       position,
       nextPosition: position + batchSize * worldSize,
     };
+  }
+}
+
+async function within<T>(limitMs: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      const seconds = Math.round(limitMs / 1000);
+      reject(new StorageError(`[loader] no data for ${seconds} s: the storage does not answer`));
+    }, limitMs);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -91,6 +91,14 @@ const data = section("what to train on", {
     "model.contextLength",
   ).optional(),
   prefetch: integer(1, 64, "micro-batches read ahead of the model").default(4),
+  slowSeconds: positive(
+    86_400,
+    "wait for data after which a note says so, again and again",
+  ).default(30),
+  hangSeconds: positive(
+    604_800,
+    "wait for data after which the run ends with 3: the storage hangs",
+  ).default(1800),
   maskDocuments: flag(
     "whether a token sees its own document only; TinyLlama lets it see all before it in the window",
   ).default(false),

@@ -26,6 +26,8 @@ import { parseTrainerState, type TrainerState } from "./state.js";
 export interface TrainerOptions {
   /** Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). */
   resume?: "auto" | "none" | (string & {});
+  /** Goes on from a checkpoint though the data is not what it was trained on (false). */
+  allowDataChange?: boolean;
   /** Things worth telling the user that are not errors. */
   onNotice?: (message: string) => void;
 }
@@ -92,7 +94,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     opened.push(() => lock?.release());
     faultPoint("init");
     const checkpoint = await agreedCheckpoint(config.out, resume, cluster, onNotice);
-    if (checkpoint) checkRun(checkpoint.path, checkpoint.manifest, runIdentity(config, mixture));
+    if (checkpoint) checkIdentity(checkpoint, runIdentity(config, mixture), options, onNotice);
     const { model, optimizer } = await build(config, { checkpoint, device, cluster });
     opened.push(
       () => optimizer.dispose(),
@@ -170,6 +172,28 @@ async function agreedCheckpoint(
     "the checkpoint": checkpoint ? JSON.stringify(checkpoint.manifest.run) : "none",
   });
   return checkpoint;
+}
+
+/**
+ * A checkpoint of another run is refused.
+ * @throws CheckpointError; DataError if only the data has changed, which the caller may allow
+ */
+function checkIdentity(
+  { path, manifest }: Checkpoint,
+  { data, ...identity }: Record<string, unknown>,
+  { allowDataChange = false }: TrainerOptions,
+  onNotice: (message: string) => void,
+): void {
+  checkRun(path, manifest, identity);
+  if (manifest.run.data === data) return;
+  const change = `${path} was trained on other data (fingerprint ${manifest.run.data}, here ${data})`;
+  if (!allowDataChange) {
+    throw new DataError(
+      `${change}: shards were changed, removed, reordered or added, or weights are others. Going on would repeat some ` +
+        "windows and leave others out; --allow-data-change does it all the same",
+    );
+  }
+  onNotice(`${change}: some windows will be repeated and others left out`);
 }
 
 /** The files that tell of the run. */

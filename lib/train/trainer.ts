@@ -352,6 +352,8 @@ export class Trainer {
       worldSize: this.#worldSize,
       prefetch: data.prefetch,
       documentStarts: needStarts(data),
+      slowAfterMs: data.slowSeconds * 1000,
+      limitMs: data.hangSeconds * 1000,
       onSlow: (waitedMs) =>
         this.#notice(`waiting for data for ${Math.round(waitedMs / 1000)} s: is the storage slow?`),
     });
@@ -361,8 +363,11 @@ export class Trainer {
     // A save that is still running ends before the folder is given back; its failure has been told.
     await this.#writer.finish().catch(() => {});
     await this.#loader.close();
-    await this.#mixture.close();
-    await this.#heldOut?.close();
+    // A file is closed after its reads.
+    if (!this.#loader.hangs) {
+      await this.#mixture.close();
+      await this.#heldOut?.close();
+    }
     await this.#metrics?.close();
     this.#lock?.release();
   }

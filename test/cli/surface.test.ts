@@ -39,6 +39,7 @@ llamaforge plan <config>
 llamaforge train <config>
   --set <path=value> (repeatable)
   --resume <from> = auto
+  --allow-data-change
   --supervise
   --max-restarts <n> = 3
   --help-config

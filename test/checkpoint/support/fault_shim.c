@@ -5,6 +5,8 @@
 //                 EIO, ENOSPC, EDQUOT: the call fails; every-write: from FAULT_POINT on every write fails with ENOSPC
 //   FAULT_SHORT   1: every write writes at most half, and every other one is interrupted first (EINTR)
 //   FAULT_DELAY   milliseconds that each fsync takes longer
+//   FAULT_READ_DELAY  milliseconds that the reads whose number is FAULT_READ_POINT or more take longer; FAULT_READ_COUNT: of
+//                 so many of them, all by default
 //   FAULT_LOG     file to which each counted call is appended: name, path
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,6 +21,8 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -98,6 +102,31 @@ ssize_t write(int fd, const void* data, size_t size) {
     }
   }
   return syscall(SYS_write, fd, data, size);
+}
+
+static void delay_read(int fd) {
+  static long reads = 0;
+  const char* delay = getenv("FAULT_READ_DELAY");
+  if (!delay) return;
+  char buffer[4096];
+  if (!below(path_of(fd, buffer, sizeof buffer))) return;
+  const char* first = getenv("FAULT_READ_POINT");
+  const char* count = getenv("FAULT_READ_COUNT");
+  const long now = __atomic_add_fetch(&reads, 1, __ATOMIC_RELAXED), from = first ? atol(first) : 1;
+  if (now < from || (count && now >= from + atol(count))) return;
+  const long ms = atol(delay);
+  const struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+  nanosleep(&time, NULL);
+}
+
+ssize_t pread64(int fd, void* data, size_t size, off64_t offset) {
+  delay_read(fd);
+  return syscall(SYS_pread64, fd, data, size, offset);
+}
+
+ssize_t preadv64(int fd, const struct iovec* parts, int count, off64_t offset) {
+  delay_read(fd);
+  return syscall(SYS_preadv, fd, parts, (long)count, (long)offset, (long)(offset >> 32));
 }
 
 int fsync(int fd) {

@@ -64,20 +64,31 @@ export function createHarness(): Harness {
     mkdirSync(dirname(target), { recursive: true });
     writeFileSync(target, outputText);
   }
-  const shim = join(folder, "fault_shim.so");
-  const source = join(root, "test", "checkpoint", "support", "fault_shim.c");
-  execFileSync("cc", ["-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"]);
+  const shim = buildShim(folder);
   return {
     shim,
     run: (script, args, environment = {}) =>
       run(join(folder, "test", "checkpoint", "support", `${script}.js`), args, {
-        LD_PRELOAD: shim,
+        LD_PRELOAD: preload(shim),
         // node-gyp-build looks here for the addon instead of beside the transpiled copy.
         LLAMAFORGE_PREBUILD: process.env.LLAMAFORGE_PREBUILD ?? root,
         ...environment,
       }),
     remove: () => rmSync(folder, { recursive: true, force: true }),
   };
+}
+
+/** Compiles the shim into a folder. @returns its file */
+export function buildShim(folder: string): string {
+  const shim = join(folder, "fault_shim.so");
+  const source = join(root, "test", "checkpoint", "support", "fault_shim.c");
+  execFileSync("cc", ["-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"]);
+  return shim;
+}
+
+/** LD_PRELOAD with the shim, behind what is there already: a sanitizer must come first. */
+export function preload(shim: string): string {
+  return [process.env.LD_PRELOAD, shim].filter(Boolean).join(":");
 }
 
 async function run(

@@ -11,6 +11,21 @@ export { TokenDataset, verifyDataset } from "./data/shards.js";
 export { Tokenizer } from "./data/tokenizer.js";
 export { type DocumentMarks, documentStarts } from "./data/windows.js";
 export { cpu, cuda, type Device, defaultDevice, parseDevice, setDefaultDevice } from "./device.js";
+export { Cluster, type ClusterOptions } from "./dist/cluster.js";
+export {
+  type CollectiveKind,
+  type CollectiveStats,
+  Communicator,
+  type CommunicatorOptions,
+  type Reduction,
+  type Work,
+} from "./dist/communicator.js";
+export { FullShard, type FullShardOptions } from "./dist/full_shard.js";
+export { Replicated } from "./dist/replicated.js";
+export { Store, type StoreOptions as RendezvousOptions } from "./dist/store.js";
+export type { ReduceDType, StrategyName, StrategyOptions } from "./dist/strategy.js";
+export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
+export { Zero1 } from "./dist/zero1.js";
 export * from "./errors.js";
 export { checkGradients } from "./grad_check.js";
 export {
@@ -60,6 +75,7 @@ export {
 export type { DocumentChoice } from "./train/documents.js";
 export { flopsPerToken, modelFlopsUtilisation } from "./train/flops.js";
 export type { StepMetrics, Validation } from "./train/metrics.js";
-export { planRun } from "./train/plan.js";
+export { planRun, type RunPlan } from "./train/plan.js";
+export type { MachineOptions, ScalingPlan, StrategyPlan } from "./train/scaling.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
 export { Trainer, type TrainerOptions, type TrainerResult } from "./train/trainer.js";

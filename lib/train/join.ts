@@ -5,7 +5,8 @@ import { cpu, cuda, type Device, parseDevice } from "../device.js";
 import { Cluster } from "../dist/cluster.js";
 import { readWorld, type World } from "../dist/world.js";
 import { ConfigError } from "../errors.js";
-import { buildInfo, cudaInfo, setThreads } from "../native.js";
+import { cudaInfo, setThreads } from "../native.js";
+import { buildFacts } from "./build-facts.js";
 import type { RunConfig } from "./config.js";
 
 /** The processes that the environment speaks of; null for one that stands alone, also for a run of one process. */
@@ -64,7 +65,7 @@ export async function joinCluster(
   });
 }
 
-/** What all ranks must have in common: options one by one, code, data. Each difference would be a different run (FAULTS P3). */
+/** What all ranks must have in common: options one by one, program, data. Each difference would be a different run (FAULTS P3). */
 export function factsOf(
   config: RunConfig,
   device: Device,
@@ -79,12 +80,7 @@ export function factsOf(
     }
   };
   add("", config);
-  const { version, compiler, buildId, instructionSet } = buildInfo();
-  facts["LlamaForge's build"] = `${version}, ${compiler}, ${buildId}`;
-  // Other vector widths are other bits.
-  if (device.type === "cpu") facts["CPU kernels"] = instructionSet;
-  facts["Node.js"] = process.version;
-  return { ...facts, ...fingerprints };
+  return { ...facts, ...buildFacts(device), ...fingerprints };
 }
 
 function shorten(text: string): string {

@@ -1,8 +1,10 @@
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { appendFile, cp, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse, stringify } from "yaml";
-import { buildLibrary } from "../cli/build.js";
+import { freePort } from "../../lib/dist/free-port.js";
+import { buildLibrary, root } from "../cli/build.js";
+import { cliFile } from "../cli/run.js";
 import { tinyData } from "../support/tiny_run.js";
 import {
   expectCodes,
@@ -135,6 +137,37 @@ describe("ranks that do not do the same", () => {
       expect(stderr).toContain("the data: rank 1 has");
     }
   });
+
+  test("another build on one rank: each file that differs is named with both hashes", async () => {
+    const { file } = await writeConfig(folder, data, 2);
+    // The same version and sources, an addon and a plugin that were linked anew, and a module with another line.
+    const other = join(folder, "other-build");
+    const release = join("build", "Release");
+    await mkdir(join(other, release), { recursive: true });
+    await cp(join(root, "dist"), join(other, "dist"), { recursive: true });
+    await cp(join(root, "package.json"), join(other, "package.json"));
+    await symlink(join(root, "node_modules"), join(other, "node_modules"));
+    for (const name of ["llamaforge.node", "libllamaforge_gloo.so"]) {
+      await cp(join(root, release, name), join(other, release, name));
+      await appendFile(join(other, release, name), "\0");
+    }
+    await appendFile(join(other, "dist", "train", "step.js"), "\n");
+    const port = await freePort();
+    const ranks = [cliFile, join(other, "dist", "cli", "main.js")].map((cli, rank) =>
+      startRank(["train", file], torchrun(rank, 2, port), [], cli),
+    );
+    const results = await Promise.all(ranks.map(({ ended }) => ended));
+    expectCodes(results, 2);
+    for (const { stderr } of results) {
+      expect(stderr).toContain("the ranks of this run are not set up alike: 3 problems");
+      for (const what of ["LlamaForge's program", "the addon", "the Gloo plugin"]) {
+        const values = new RegExp(`${what}: rank 1 has ([0-9a-f]{16}), rank 0 ([0-9a-f]{16})`);
+        const [, mine, first] = values.exec(stderr) ?? [];
+        expect(mine, what).toBeDefined();
+        expect(mine).not.toBe(first);
+      }
+    }
+  }, 120_000);
 
   test("variables that contradict themselves are all named, before anything is done", async () => {
     const { file } = await writeConfig(folder, data, 2);

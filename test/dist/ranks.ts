@@ -27,9 +27,10 @@ export function startRank(
   args: readonly string[],
   env: Readonly<Record<string, string>>,
   command: readonly string[] = [],
+  cli = cliFile,
 ): RankProcess {
   const [program, ...before] = [...command, process.execPath];
-  const child = spawn(program as string, [...before, cliFile, ...args], {
+  const child = spawn(program as string, [...before, cli, ...args], {
     cwd: root,
     env: { ...process.env, LLAMAFORGE_THREADS: "1", ...sharedGpu(env.RANK ?? 0), ...env },
   });

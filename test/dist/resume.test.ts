@@ -1,0 +1,85 @@
+/** hybrid_shard's checkpoints: resumed with equal bits, and handed from strategy to strategy (FAULTS R3, C8). */
+import { cp, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, expect, test } from "vitest";
+import { parse, stringify } from "yaml";
+import { buildLibrary } from "../cli/build.js";
+import { tinyData } from "../support/tiny_run.js";
+import { expectCodes, figures, fileOfStep, runToEnd, stepsOf, writeConfig } from "./ranks.js";
+
+let folder: string;
+let data: string;
+beforeAll(async () => {
+  buildLibrary();
+  ({ folder, data } = await tinyData());
+});
+
+const perHost = 2;
+/** The same recipe however long a run is. */
+const recipe = {
+  optimizer: { peakLr: 5e-3, warmupSteps: 2, decaySteps: 100 },
+  evaluate: { every: 0, batches: 4 },
+};
+
+/** Trains to a step from wherever `out` stands. */
+async function train(to: number, worldSize: number, parallel: string, from?: string) {
+  const { file, out } = await writeConfig(folder, data, worldSize, {
+    ...recipe,
+    parallel,
+    steps: to,
+  });
+  if (from) await cp(from, out, { recursive: true });
+  expectCodes(await runToEnd(file, { worldSize, perHost }), 0);
+  return { file, out, steps: figures(await stepsOf(out)) };
+}
+
+const stateOf = (out: string, step: number) =>
+  Promise.all(
+    ["model.safetensors", "optimizer-state.safetensors"].map((name) => fileOfStep(out, step, name)),
+  );
+
+test("stopped and resumed, the bits of the unbroken run; its checkpoint goes on with every other strategy", async () => {
+  const whole = await train(8, 4, "hybrid_shard");
+  const half = join(folder, "half");
+  await cp(whole.out, half, { recursive: true });
+  await rm(join(half, "step-0000000008"), { recursive: true });
+  const resumed = await train(8, 4, "hybrid_shard", half);
+  expect(resumed.steps).toEqual(whole.steps);
+  expect(await stateOf(resumed.out, 8)).toEqual(await stateOf(whole.out, 8));
+
+  // On from it with two ranks, back to four that are divided otherwise, to hybrid again and to one alone.
+  let { out } = whole;
+  let { steps } = whole;
+  for (const [to, worldSize, parallel] of [
+    [12, 2, "zero1"],
+    [16, 4, "full_shard"],
+    [20, 4, "hybrid_shard"],
+    [24, 1, "replicated"],
+    [28, 4, "hybrid_shard"],
+  ] as const) {
+    ({ out, steps } = await train(to, worldSize, parallel, out));
+  }
+  const alone = await train(28, 1, "replicated");
+  expect(steps.map(({ step, lr, tokens }) => [step, lr, tokens])).toEqual(
+    alone.steps.map(({ step, lr, tokens }) => [step, lr, tokens]),
+  );
+  for (const [i, { loss, gradNorm }] of steps.entries()) {
+    const expected = alone.steps[i] as (typeof steps)[number];
+    expect(Math.abs(loss / expected.loss - 1), `loss of step ${i + 1}`).toBeLessThan(2e-5);
+    expect(Math.abs(gradNorm / expected.gradNorm - 1)).toBeLessThan(4e-4);
+  }
+}, 400_000);
+
+test("a checkpoint of another model is refused by all ranks, with both values", async () => {
+  const { file, out } = await writeConfig(folder, data, 2, { ...recipe, steps: 4 });
+  expectCodes(await runToEnd(file, { worldSize: 2 }), 0);
+  const config = parse(await readFile(file, "utf8"));
+  const model = { ...config.model, layers: 4 };
+  await writeFile(file, stringify({ ...config, model, parallel: "full_shard", steps: 8 }));
+  const results = await runToEnd(file, { worldSize: 2 });
+  expectCodes(results, 4);
+  for (const { stderr } of results)
+    expect(stderr).toMatch(/layers.*\b3\b.*\b4\b|layers.*\b4\b.*\b3\b/s);
+  // Nothing of it was touched.
+  expect((await stepsOf(out)).at(-1)?.step).toBe(4);
+}, 120_000);

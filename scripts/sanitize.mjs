@@ -3,11 +3,12 @@
 //
 //   node scripts/sanitize.mjs [--tools memcheck,racecheck] [--parallel 1] [--limit 600] [--log FOLDER] [SWEEP...]
 //
-// SWEEPs: parts of kernel_sweep.mjs, all by default. --parallel: sweeps at a time, one process each. --limit: seconds for each,
-// after which it counts as not clean. Needs compute-sanitizer
-// (CUDA toolkit). cuBLASLt's kernels run under it as well; hazards that racecheck reports between two of their instructions
-// (it knows no arrival of one lane for its warp) are counted apart. For the attention kernels' own such arrivals the plugin
-// has to be built with CUDAFLAGS=-DLLAMAFORGE_RACECHECK (docs/cuda.md).
+// SWEEPs: parts of kernel_sweep.mjs, and ranks_STRATEGY, a few steps of that strategy on ranks that share the GPU through NCCL
+// (memcheck alone: what the others would report is NCCL's protocol, whose kernels wait for flags that peers write); all by
+// default. --parallel: sweeps at a time, one process each. --limit: seconds for each, after which it counts as not clean. Needs
+// compute-sanitizer (CUDA toolkit). cuBLASLt's kernels run under it as well; hazards that racecheck reports between two of their
+// instructions (it knows no arrival of one lane for its warp) are counted apart. For the attention kernels' own such arrivals the
+// plugin has to be built with CUDAFLAGS=-DLLAMAFORGE_RACECHECK (docs/cuda.md).
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -33,7 +34,24 @@ const sanitizer =
     .filter(Boolean)
     .map((home) => join(home, "bin/compute-sanitizer"))
     .find(existsSync) ?? "compute-sanitizer";
-const sweeps = positionals.length > 0 ? positionals : namesOfSweeps();
+/** A run of several ranks for each strategy; hybrid_shard needs four. */
+const runs = {
+  ranks_replicated: 2,
+  ranks_zero1: 2,
+  ranks_full_shard: 2,
+  ranks_hybrid_shard: 4,
+};
+
+const sweeps = positionals.length > 0 ? positionals : [...namesOfSweeps(), ...Object.keys(runs)];
+
+/** What a sweep runs, and how one sees that it did. */
+function programOf(sweep) {
+  const ranks = runs[sweep];
+  if (ranks === undefined) return { command: [program, sweep], done: /\d+ operations ran/ };
+  const sweepFile = join(root, "test/support/ranks_sweep.mjs");
+  const command = [sweepFile, sweep.slice("ranks_".length), String(ranks)];
+  return { command, done: /ranks ran alike/ };
+}
 
 function namesOfSweeps() {
   const text = readFileSync(program, "utf8");
@@ -60,14 +78,17 @@ function foreignHazards(text, summary) {
   return reports.every(foreign) ? reports.length : 0;
 }
 
+const isClean = (summary) => /^0 (errors|hazards)/.test(summary);
+
 /** Runs one tool over one sweep. */
 async function check(tool, sweep) {
   const started = performance.now();
+  const { command, done } = programOf(sweep);
   const child = spawn(
     sanitizer,
     [
-      ...["--tool", tool, ...flags[tool], "--error-exitcode", "42"],
-      ...[process.execPath, program, sweep],
+      ...["--tool", tool, ...flags[tool], "--error-exitcode", "42", "--target-processes", "all"],
+      ...[process.execPath, ...command],
     ],
     {
       detached: true, // a group of its own: the tool's death alone would leave its child
@@ -97,10 +118,14 @@ async function check(tool, sweep) {
   writeFileSync(join(log, `${tool}-${sweep}.log`), text);
   const seconds = (performance.now() - started) / 1000;
   const missing = code === null ? `ended after ${seconds.toFixed(0)} s` : "no summary";
-  const summary = /(?:ERROR|RACECHECK) SUMMARY: (.*)/.exec(text)?.[1] ?? missing;
-  const ran = /\d+ operations ran/.test(text);
+  // Each process has a summary of its own: the first that is not clean counts.
+  const summaries = [...text.matchAll(/(?:ERROR|RACECHECK) SUMMARY: (.*)/g)].map(
+    ([, said]) => said,
+  );
+  const summary = summaries.find((said) => !isClean(said)) ?? summaries[0] ?? missing;
+  const ran = done.test(text);
   const foreign = tool === "racecheck" && ran ? foreignHazards(text, summary) : 0;
-  const clean = ran && (foreign > 0 || (code === 0 && /^0 (errors|hazards)/.test(summary)));
+  const clean = ran && (foreign > 0 || (code === 0 && isClean(summary)));
   return {
     foreign,
     tool,
@@ -114,7 +139,8 @@ async function check(tool, sweep) {
 
 const waiting = options.tools
   .split(",")
-  .flatMap((tool) => sweeps.map((sweep) => ({ tool, sweep })));
+  .flatMap((tool) => sweeps.map((sweep) => ({ tool, sweep })))
+  .filter(({ tool, sweep }) => tool === "memcheck" || !(sweep in runs));
 const results = [];
 async function work() {
   for (let next = waiting.shift(); next; next = waiting.shift()) {

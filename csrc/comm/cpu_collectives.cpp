@@ -1,6 +1,8 @@
 #include "comm/cpu_collectives.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstring>
 
 namespace llamaforge::comm {
@@ -250,19 +252,81 @@ void DirectAlgorithms::broadcast(char* data, size_t bytes, int root) {
 
 // ---- streams -------------------------------------------------------------------------------------------------------
 
+namespace {
+
+// Both streams are threads here, and the clock is theirs.
+class CpuTimeline final : public Timeline {
+ public:
+  explicit CpuTimeline(std::shared_ptr<Stream> compute) : compute_(std::move(compute)) {}
+
+  size_t mark() override {
+    const size_t moment = reserve();
+    compute_->submit("timeline", [this, moment](Stream&) { set(moment); });
+    return moment;
+  }
+  // On the thread whose moment it is.
+  size_t now() {
+    const size_t moment = reserve();
+    set(moment);
+    return moment;
+  }
+  std::vector<double> times() override {
+    std::lock_guard lock(mutex_);
+    std::vector<double> times = moments_;
+    for (double& time : times) time -= moments_.front();
+    return times;
+  }
+
+ private:
+  size_t reserve() {
+    std::lock_guard lock(mutex_);
+    moments_.push_back(NAN);
+    return moments_.size() - 1;
+  }
+  void set(size_t moment) {
+    const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now().time_since_epoch();
+    std::lock_guard lock(mutex_);
+    moments_[moment] = time.count();
+  }
+
+  const std::shared_ptr<Stream> compute_;
+  std::mutex mutex_;
+  std::vector<double> moments_;
+};
+
+}  // namespace
+
+std::shared_ptr<Timeline> CpuCollectives::make_timeline() { return std::make_shared<CpuTimeline>(compute_); }
+
 // A collective between the two streams: the compute stream makes it ready, the communication stream ends it.
 class CpuCollectives::Work final : public CollectiveWork {
  public:
-  Work(CollectiveCall call, std::shared_ptr<Stream> compute) : call_(std::move(call)), compute_(std::move(compute)) {}
+  Work(CollectiveCall call, const CpuCollectives& group)
+      : call_(std::move(call)),
+        bytes_(call_.bytes()),
+        compute_(group.compute_),
+        timeline_(std::static_pointer_cast<CpuTimeline>(group.timeline_)),
+        group_(group.name_) {}
 
   void wait() override {
     // The compute stream's thread sleeps meanwhile, as a GPU's stream does.
     std::shared_ptr<Work> self = self_.lock();
     compute_->submit(name_of(kind()), [self](Stream&) {
-      std::unique_lock lock(self->mutex_);
-      self->changed_.wait(lock, [&] { return self->ended_; });
+      self->record(true, [&] {
+        std::unique_lock lock(self->mutex_);
+        self->changed_.wait(lock, [&] { return self->ended_; });
+      });
       if (self->failure_) std::rethrow_exception(self->failure_);
     });
+  }
+
+  // Runs `action`, and notes how long that took if somebody wants to know.
+  template <class Action>
+  void record(bool waiting, const Action& action) {
+    if (!timeline_) return action();
+    const size_t start = timeline_->now();
+    action();
+    timeline_->add({group_, name_of(kind()), bytes_, waiting, start, timeline_->now()});
   }
 
   void when_done(std::function<void(std::exception_ptr)> done) override {
@@ -314,7 +378,10 @@ class CpuCollectives::Work final : public CollectiveWork {
 
  private:
   CollectiveCall call_;
+  const int64_t bytes_;
   const std::shared_ptr<Stream> compute_;
+  const std::shared_ptr<CpuTimeline> timeline_;  // may be null
+  const std::string group_;
   std::weak_ptr<Work> self_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -324,9 +391,11 @@ class CpuCollectives::Work final : public CollectiveWork {
   std::vector<std::function<void(std::exception_ptr)>> callbacks_;
 };
 
-CpuCollectives::CpuCollectives(std::shared_ptr<Stream> compute, std::shared_ptr<CommunicationThread> thread,
+CpuCollectives::CpuCollectives(std::string name, std::shared_ptr<Stream> compute,
+                               std::shared_ptr<CommunicationThread> thread,
                                std::unique_ptr<DirectAlgorithms> algorithms)
-    : compute_(std::move(compute)),
+    : name_(std::move(name)),
+      compute_(std::move(compute)),
       thread_(std::move(thread)),
       algorithms_(std::move(algorithms)),
       description_(algorithms_->description()) {}
@@ -335,7 +404,7 @@ CpuCollectives::~CpuCollectives() = default;
 
 std::shared_ptr<CollectiveWork> CpuCollectives::enqueue(CollectiveCall call) {
   const char* op = name_of(call.kind);
-  auto work = std::make_shared<Work>(std::move(call), compute_);
+  auto work = std::make_shared<Work>(std::move(call), *this);
   work->remember(work);
   // An earlier failure makes the compute stream drop what follows; whoever drops it says so here.
   struct Ready {
@@ -373,7 +442,7 @@ void CpuCollectives::run(Work& work) {
     }
     if (why.empty()) {
       try {
-        algorithms_->run(work.call());
+        work.record(false, [&] { algorithms_->run(work.call()); });
       } catch (const std::exception& error) {
         why = error.what();
       }

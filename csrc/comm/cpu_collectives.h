@@ -64,13 +64,15 @@ class DirectAlgorithms {
 
 class CpuCollectives final : public Collectives, public std::enable_shared_from_this<CpuCollectives> {
  public:
-  CpuCollectives(std::shared_ptr<Stream> compute, std::shared_ptr<CommunicationThread> thread,
+  CpuCollectives(std::string name, std::shared_ptr<Stream> compute, std::shared_ptr<CommunicationThread> thread,
                  std::unique_ptr<DirectAlgorithms> algorithms);
   ~CpuCollectives() override;
 
   std::shared_ptr<CollectiveWork> enqueue(CollectiveCall call) override;
   CollectiveProgress progress() override;
   void abort(const std::string& why) override;
+  std::shared_ptr<Timeline> make_timeline() override;
+  void follow(std::shared_ptr<Timeline> timeline) override { timeline_ = std::move(timeline); }
   void close() override {}  // they go with this object
   std::string description() const override { return description_; }
 
@@ -78,10 +80,12 @@ class CpuCollectives final : public Collectives, public std::enable_shared_from_
   class Work;
   void run(Work& work);
 
+  const std::string name_;
   const std::shared_ptr<Stream> compute_;
   const std::shared_ptr<CommunicationThread> thread_;
   const std::unique_ptr<DirectAlgorithms> algorithms_;
   const std::string description_;
+  std::shared_ptr<Timeline> timeline_;  // of the thread that submits
   std::mutex mutex_;
   CollectiveProgress progress_;
   std::string aborted_;

@@ -44,6 +44,8 @@ class Group {
   std::shared_ptr<CollectiveWork> last_work() const;
   void abort(const std::string& why);
   void close() { collectives_->close(); }
+  std::shared_ptr<Timeline> make_timeline() { return collectives_->make_timeline(); }
+  void follow(std::shared_ptr<Timeline> timeline) { collectives_->follow(std::move(timeline)); }
 
   // For the watchdog: follows the device, and finds what failed or takes too long.
   std::optional<Finding> poll();

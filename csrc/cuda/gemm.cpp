@@ -197,7 +197,7 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
           target = nullptr;
         }
         plan.algorithm = target ? fastest(plan, algorithms, a, b, target, accumulate) : algorithms[0];
-        if (target) cache_.add(name, plan.algorithm);
+        if (target) plan.algorithm = cache_.add(name, plan.algorithm);
         if (target && accumulate) LF_CUDA_CHECK(cudaFree(target));
       } else {
         plan.algorithm = algorithms[0];

@@ -42,7 +42,10 @@ std::optional<lt::Algorithm> from_text(const std::string& text) {
 
 }  // namespace
 
-GemmCache::GemmCache(std::string prefix) : prefix_(std::move(prefix)), path_(cache_path()) {
+GemmCache::GemmCache(std::string prefix) : prefix_(std::move(prefix)), path_(cache_path()) { read(); }
+
+// Choices that are known already stay.
+void GemmCache::read() {
   if (path_.empty()) return;
   std::ifstream file(path_);
   for (std::string line; std::getline(file, line);) {
@@ -59,8 +62,14 @@ std::optional<lt::Algorithm> GemmCache::find(const std::string& product) const {
   return found == choices_.end() ? std::nullopt : std::optional(found->second);
 }
 
-void GemmCache::add(const std::string& product, const lt::Algorithm& algorithm) {
-  choices_.insert_or_assign(product, algorithm);
+lt::Algorithm GemmCache::add(const std::string& product, const lt::Algorithm& algorithm) {
+  if (const auto unusable = choices_.find(product); unusable != choices_.end()) return unusable->second = algorithm;
+  write(product, algorithm);
+  read();
+  return choices_.emplace(product, algorithm).first->second;
+}
+
+void GemmCache::write(const std::string& product, const lt::Algorithm& algorithm) const {
   if (path_.empty()) return;
   std::error_code ignored;
   const auto folder = std::filesystem::path(path_).parent_path();
@@ -69,7 +78,7 @@ void GemmCache::add(const std::string& product, const lt::Algorithm& algorithm) 
   if (file < 0) return;
   // One write: lines of several processes do not mix.
   const std::string line = prefix_ + product + "\t" + to_text(algorithm) + "\n";
-  [[maybe_unused]] const ssize_t written = write(file, line.data(), line.size());
+  [[maybe_unused]] const ssize_t written = ::write(file, line.data(), line.size());
   ::close(file);
 }
 

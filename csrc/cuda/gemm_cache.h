@@ -19,10 +19,15 @@ class GemmCache {
   explicit GemmCache(std::string prefix);
 
   std::optional<lt::Algorithm> find(const std::string& product) const;
-  // A file that cannot be written is no error: the choice is then made again next time.
-  void add(const std::string& product, const lt::Algorithm& algorithm);
+  // What counts from now on: this choice, or that of a process which measured the same product at the same time and was
+  // first; so the ranks of a run use the same one from the start, and after a restart. A file that cannot be written is
+  // no error: the choice is then made again next time.
+  lt::Algorithm add(const std::string& product, const lt::Algorithm& algorithm);
 
  private:
+  void read();
+  void write(const std::string& product, const lt::Algorithm& algorithm) const;
+
   const std::string prefix_, path_;
   std::map<std::string, lt::Algorithm> choices_;
 };

@@ -1,6 +1,7 @@
 #include "cuda/nccl_collectives.h"
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -56,6 +57,51 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
 
 using Event = std::shared_ptr<CUevent_st>;
 
+// Moments are events; they are made as they come, for a few steps only.
+class CudaTimeline final : public Timeline {
+ public:
+  explicit CudaTimeline(const std::shared_ptr<Stream>& stream) : owner_(stream), stream_(on_cuda(*stream)) {}
+  ~CudaTimeline() override {
+    cudaSetDevice(stream_.index());
+    for (cudaEvent_t event : moments_) {
+      if (event) cudaEventDestroy(event);
+    }
+  }
+
+  size_t mark() override {
+    size_t moment = moments_.size();
+    moments_.push_back(nullptr);
+    stream_.submit("timeline", [&](Stream&) { record(moments_[moment], stream_.compute()); });
+    return moment;
+  }
+  // While work is being submitted.
+  size_t at(cudaStream_t stream) {
+    record(moments_.emplace_back(nullptr), stream);
+    return moments_.size() - 1;
+  }
+  std::vector<double> times() override {
+    cudaSetDevice(stream_.index());
+    std::vector<double> times(moments_.size(), NAN);
+    for (size_t i = 0; i < times.size(); ++i) {
+      float milliseconds = 0;
+      if (!moments_[0] || !moments_[i]) continue;
+      LF_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, moments_[0], moments_[i]));
+      times[i] = milliseconds;
+    }
+    return times;
+  }
+
+ private:
+  static void record(cudaEvent_t& event, cudaStream_t stream) {
+    LF_CUDA_CHECK(cudaEventCreate(&event));
+    LF_CUDA_CHECK(cudaEventRecord(event, stream));
+  }
+
+  const std::shared_ptr<Stream> owner_;
+  CudaStream& stream_;
+  std::vector<cudaEvent_t> moments_;
+};
+
 class NcclCollectives final : public Collectives, public std::enable_shared_from_this<NcclCollectives> {
  public:
   NcclCollectives(const std::shared_ptr<Stream>& stream, const CollectivesOptions& options);
@@ -64,6 +110,10 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   std::shared_ptr<CollectiveWork> enqueue(CollectiveCall call) override;
   CollectiveProgress progress() override;
   void abort(const std::string& why) override;
+  std::shared_ptr<Timeline> make_timeline() override { return std::make_shared<CudaTimeline>(owner_); }
+  void follow(std::shared_ptr<Timeline> timeline) override {
+    timeline_ = std::static_pointer_cast<CudaTimeline>(timeline);
+  }
   void close() override;
   std::string description() const override {
     return options_.size > 1 ? nccl_library().description() : "none: one rank";
@@ -91,6 +141,7 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   const CollectivesOptions options_;
   const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
   std::unique_ptr<CompletionQueue> completions_;
+  std::shared_ptr<CudaTimeline> timeline_;
   int* token_ = nullptr;  // what a barrier sums
 
   std::mutex communicator_mutex_;  // NCCL takes one call at a time
@@ -107,13 +158,22 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
 class NcclCollectives::Work final : public CollectiveWork {
  public:
   Work(std::shared_ptr<NcclCollectives> group, Event ended, std::shared_ptr<CollectiveCall> call)
-      : group_(std::move(group)), ended_(std::move(ended)), call_(std::move(call)), kind_(call_->kind) {}
+      : group_(std::move(group)),
+        ended_(std::move(ended)),
+        call_(std::move(call)),
+        kind_(call_->kind),
+        bytes_(call_->bytes()),
+        timeline_(group_->timeline_) {}
 
   void wait() override {
     if (!ended_) return;  // it never ran, and the failure of what came before is on its way
     group_->stream_.submit(name_of(kind_), [this](Stream&) {
       if (const std::string why = group_->aborted(); !why.empty()) throw Error("ERR_PEER", why);
-      LF_CUDA_CHECK(cudaStreamWaitEvent(group_->stream_.compute(), ended_.get()));
+      const cudaStream_t compute = group_->stream_.compute();
+      const size_t start = timeline_ ? timeline_->at(compute) : 0;
+      LF_CUDA_CHECK(cudaStreamWaitEvent(compute, ended_.get()));
+      if (timeline_)
+        timeline_->add({group_->options_.name, name_of(kind_), bytes_, true, start, timeline_->at(compute)});
       // From here on the order of the compute stream protects the memory.
       const std::lock_guard lock(group_->mutex_);
       call_->input = call_->output = {};
@@ -145,6 +205,8 @@ class NcclCollectives::Work final : public CollectiveWork {
   const Event ended_;
   const std::shared_ptr<CollectiveCall> call_;
   const CollectiveKind kind_;
+  const int64_t bytes_;
+  const std::shared_ptr<CudaTimeline> timeline_;  // may be null
 };
 
 NcclCollectives::NcclCollectives(const std::shared_ptr<Stream>& stream, const CollectivesOptions& options)
@@ -299,6 +361,7 @@ std::shared_ptr<CollectiveWork> NcclCollectives::enqueue(CollectiveCall request)
       LF_CUDA_CHECK(cudaEventRecord(ready.get(), stream_.compute()));
       LF_CUDA_CHECK(cudaStreamWaitEvent(communication, ready.get()));
       LF_CUDA_CHECK(cudaEventRecord(started.get(), communication));
+      const size_t begin = timeline_ ? timeline_->at(communication) : 0;
       {
         // Before the launch, which may wait for other ranks: the watchdog sees it.
         std::lock_guard lock(mutex_);
@@ -310,6 +373,9 @@ std::shared_ptr<CollectiveWork> NcclCollectives::enqueue(CollectiveCall request)
         launch_alone(*call, communication);
       }
       LF_CUDA_CHECK(cudaEventRecord(end.get(), communication));
+      if (timeline_) {
+        timeline_->add({options_.name, name_of(call->kind), call->bytes(), false, begin, timeline_->at(communication)});
+      }
       std::lock_guard lock(mutex_);
       flights_.back().ended = end;
       ended = end;

@@ -15,7 +15,7 @@ namespace llamaforge {
 
 // Per JS environment.
 struct CommState {
-  Napi::FunctionReference store_class, communicator_class, work_class;
+  Napi::FunctionReference store_class, communicator_class, work_class, timeline_class;
   std::shared_ptr<comm::CommunicationThread> cpu_thread;  // made with the first group on the CPU
   std::vector<std::weak_ptr<comm::Group>> groups;
 };

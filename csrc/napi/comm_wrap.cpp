@@ -7,6 +7,7 @@
 #include "napi/comm_state.h"
 #include "napi/communicator_wrap.h"
 #include "napi/store_wrap.h"
+#include "napi/timeline_wrap.h"
 
 namespace llamaforge {
 
@@ -37,7 +38,7 @@ std::shared_ptr<Collectives> open_cpu(Session& session, const std::string& name,
     transport = comm::open_transport(options);
   }
   return std::make_shared<comm::CpuCollectives>(
-      std::move(stream), std::move(thread),
+      name, std::move(stream), std::move(thread),
       std::make_unique<comm::DirectAlgorithms>(std::move(transport), rank, static_cast<int>(ranks.size()), ranks));
 }
 
@@ -135,6 +136,7 @@ void init_comm(Napi::Env env, Napi::Object exports) {
   environment.comm->store_class = Napi::Persistent(define_store(env));
   environment.comm->communicator_class = Napi::Persistent(define_communicator(env));
   environment.comm->work_class = Napi::Persistent(define_work(env));
+  environment.comm->timeline_class = Napi::Persistent(define_timeline(env));
   // Before the streams end, which may wait for a collective.
   environment.before_end.push_back([state = std::weak_ptr(environment.comm)] {
     const auto alive = state.lock();

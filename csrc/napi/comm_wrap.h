@@ -7,8 +7,10 @@
 //   Store: localAddress, set(key, Uint8Array), get(key, timeoutMs) -> ArrayBuffer, add(key, amount) -> number,
 //     barrier(name, timeoutMs), onFailure(listener), close()
 //   Communicator: allReduce(tensor, average), reduceScatter(input, output, average), allGather(input, output),
-//     broadcast(tensor, root), barrier() -> Work; stats(), backend, close(), abort(reason)
+//     broadcast(tensor, root), barrier() -> Work; stats(), backend, close(), abort(reason), makeTimeline() -> Timeline,
+//     follow(Timeline or null)
 //   Work: wait(), done() -> Promise
+//   Timeline: mark() -> number of a moment, times() -> milliseconds of all moments, spans() -> between moments
 #pragma once
 
 #include <napi.h>

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "napi/comm_state.h"
+#include "napi/timeline_wrap.h"
 
 namespace llamaforge {
 
@@ -66,7 +67,9 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
          InstanceMethod<&CommunicatorWrap::all_gather>("allGather"),
          InstanceMethod<&CommunicatorWrap::broadcast>("broadcast"),
          InstanceMethod<&CommunicatorWrap::barrier>("barrier"), InstanceMethod<&CommunicatorWrap::stats>("stats"),
-         InstanceMethod<&CommunicatorWrap::close>("close"), InstanceMethod<&CommunicatorWrap::abort>("abort")});
+         InstanceMethod<&CommunicatorWrap::make_timeline>("makeTimeline"),
+         InstanceMethod<&CommunicatorWrap::follow>("follow"), InstanceMethod<&CommunicatorWrap::close>("close"),
+         InstanceMethod<&CommunicatorWrap::abort>("abort")});
   }
 
  private:
@@ -176,6 +179,21 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
   Napi::Value backend(const Napi::CallbackInfo& info) {
     return guarded(info,
                    [&]() -> Napi::Value { return Napi::String::New(info.Env(), open().collectives().description()); });
+  }
+
+  Napi::Value make_timeline(const Napi::CallbackInfo& info) {
+    return guarded(info, [&]() -> Napi::Value {
+      TimelineContent content = {open().make_timeline(), content_.device};
+      return make_wrapped(comm_state_of(info.Env()).timeline_class, info.Env(), content);
+    });
+  }
+
+  Napi::Value follow(const Napi::CallbackInfo& info) {
+    return guarded(info, [&]() -> Napi::Value {
+      expect_comm_arguments(info, 1, "follow");
+      open().follow(timeline_from(info[0], content_.device, {"follow", 0}));
+      return info.Env().Undefined();
+    });
   }
 
   Napi::Value close(const Napi::CallbackInfo& info) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/tensor.h"
+#include "runtime/timeline.h"
 
 namespace llamaforge {
 
@@ -39,6 +40,7 @@ struct CollectiveCall {
     if (kind == CollectiveKind::barrier) return 0;
     return kind == CollectiveKind::reduce_scatter ? input.numel() : output.numel();
   }
+  int64_t bytes() const { return count() * static_cast<int64_t>(size_of(output.dtype)); }
 };
 
 // A collective that was enqueued.
@@ -78,6 +80,10 @@ class Collectives {
   virtual CollectiveProgress progress() = 0;
   // From any thread, any number of times: ends what is on its way with ERR_PEER and `why`.
   virtual void abort(const std::string& why) = 0;
+  // A timeline of this device, and from when on collectives and waits for them are in it (null: no longer). On the
+  // thread that submits.
+  virtual std::shared_ptr<Timeline> make_timeline() = 0;
+  virtual void follow(std::shared_ptr<Timeline> timeline) = 0;
   // Lets go of the connections once everything on its way has ended. May block: not on the JS thread.
   virtual void close() = 0;
   // "Gloo 0.5.0 from /path".

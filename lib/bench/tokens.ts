@@ -1,4 +1,4 @@
-import { Loader, type WindowSource } from "../data/loader.js";
+import { Loader, type LoaderOptions, type WindowSource } from "../data/loader.js";
 import { Mixture } from "../data/mixture.js";
 import { DataError } from "../errors.js";
 
@@ -6,8 +6,8 @@ import { DataError } from "../errors.js";
 export interface TokenSource {
   /** `synthetic`, or the data set's folder. */
   readonly description: string;
-  /** A loader that reads ahead as in training. */
-  open(microBatch: number): Loader;
+  /** A loader that reads ahead as in training. @param share of one process among several */
+  open(microBatch: number, share?: Pick<LoaderOptions, "rank" | "worldSize">): Loader;
   close(): Promise<void>;
 }
 
@@ -43,7 +43,7 @@ export async function openTokens(
     const windows = syntheticWindows(vocabSize, sequenceLength);
     return {
       description: "synthetic",
-      open: (batchSize) => new Loader(windows, { batchSize }),
+      open: (batchSize, share) => new Loader(windows, { batchSize, ...share }),
       close: async () => {},
     };
   }
@@ -57,7 +57,7 @@ export async function openTokens(
   }
   return {
     description: folder,
-    open: (batchSize) => new Loader(mixture, { batchSize }),
+    open: (batchSize, share) => new Loader(mixture, { batchSize, ...share }),
     close: () => mixture.close(),
   };
 }

@@ -1,11 +1,13 @@
 import type { Device } from "../device.js";
-import { ConfigError, type ConfigProblem } from "../errors.js";
+import { ConfigError, type ConfigProblem, UsageError } from "../errors.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { Communicator } from "./communicator.js";
 import { FullShard } from "./full_shard.js";
 import { Replicated } from "./replicated.js";
 import { Store } from "./store.js";
 import type { ReduceDType, StrategyName } from "./strategy.js";
+import { TimedStrategy } from "./timed_strategy.js";
+import { type Timeline, TimelineRecorder } from "./timeline.js";
 import type { World } from "./world.js";
 import { Zero1 } from "./zero1.js";
 
@@ -29,6 +31,7 @@ const patientMs = 2 ** 31 - 1;
 export class Cluster {
   readonly world: World;
   readonly strategy: ParallelStrategy;
+  readonly #timed: TimedStrategy;
   /** What carries the data. */
   readonly backend: string;
   readonly #store: Store;
@@ -44,7 +47,7 @@ export class Cluster {
     startTimeoutMs: number,
   ) {
     this.world = world;
-    this.strategy = strategy;
+    this.strategy = this.#timed = new TimedStrategy(strategy);
     this.backend = (comms[0] as Communicator).backend;
     this.#store = store;
     this.#comms = comms;
@@ -146,6 +149,24 @@ export class Cluster {
     return this.#comms
       .flatMap((comm) => Object.values(comm.stats))
       .reduce((sum, { sentBytes }) => sum + sentBytes, 0);
+  }
+
+  /**
+   * From here on writes down what this process's device does when, until `endTimeline`; all ranks do so for the same steps.
+   * `betweenSteps` on what is returned says where a step ends and the next begins: at least twice.
+   */
+  beginTimeline(): { betweenSteps: () => void } {
+    const recorder = new TimelineRecorder(this.world.rank, this.#comms);
+    this.#timed.recorder = recorder;
+    return { betweenSteps: () => recorder.boundary() };
+  }
+
+  /** The whole steps since `beginTimeline`, once the device has done them. */
+  async endTimeline(): Promise<Timeline> {
+    const { recorder } = this.#timed;
+    if (!recorder) throw new UsageError("[Cluster.endTimeline] no timeline was begun");
+    this.#timed.recorder = null;
+    return await recorder.end();
   }
 
   /** Leaves in agreement with the others. */

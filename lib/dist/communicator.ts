@@ -6,6 +6,7 @@ import {
   type CollectiveKind,
   type CollectiveStats,
   type NativeCommunicator,
+  type NativeTimeline,
   type NativeWork,
   nativeComm,
   typed,
@@ -178,6 +179,16 @@ export class Communicator {
   /** What has been moved so far, by kind. */
   get stats(): Record<CollectiveKind, CollectiveStats> {
     return this.#native.stats();
+  }
+
+  /** @internal For a `Timeline`. */
+  makeTimeline(): NativeTimeline {
+    return typed(() => this.#native.makeTimeline());
+  }
+
+  /** @internal For a `Timeline`: what to write collectives into from here on. */
+  follow(timeline: NativeTimeline | null): void {
+    typed(() => this.#native.follow(timeline));
   }
 
   /** Waits for the collectives on their way, then lets go of the connections. */

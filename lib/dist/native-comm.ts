@@ -20,6 +20,27 @@ export interface NativeWork {
   done(): Promise<void>;
 }
 
+/** Moments of a device's streams, on one clock. */
+export interface NativeTimeline {
+  /** The moment at which the compute stream has run what it was given so far; its number. */
+  mark(): number;
+  /** Milliseconds from the first moment to each, once all are past; NaN where a failure came first. */
+  times(): Float64Array;
+  spans(): NativeSpan[];
+}
+
+/** A collective, from one moment to another. */
+export interface NativeSpan {
+  group: string;
+  name: CollectiveKind;
+  /** Of its larger side. */
+  bytes: number;
+  /** Whether the compute stream waits for it; otherwise it runs. */
+  waiting: boolean;
+  start: number;
+  end: number;
+}
+
 /** What one kind of collective has moved. */
 export interface CollectiveStats {
   /** Collectives of this kind so far. */
@@ -41,6 +62,9 @@ export interface NativeCommunicator {
   stats(): Record<CollectiveKind, CollectiveStats>;
   /** What carries the data: "Gloo 0.5.0 from /path", "NCCL 2.27.3 from /path". */
   readonly backend: string;
+  makeTimeline(): NativeTimeline;
+  /** From here on collectives and waits for them are in the timeline; null: in none. */
+  follow(timeline: NativeTimeline | null): void;
   close(): Promise<void>;
   abort(reason: string): void;
 }

@@ -9,6 +9,7 @@ const { Communicator } = await load("dist/communicator.js");
 const { parseDevice, setDefaultDevice } = await load("device.js");
 const { empty, full, memory, synchronize, tensor } = await load("tensor.js");
 const { matmul } = await load("ops/matmul.js");
+const { TimelineRecorder } = await load("dist/timeline.js");
 
 const rank = Number(process.env.RANK);
 const worldSize = Number(process.env.WORLD_SIZE);
@@ -233,6 +234,40 @@ const jobs = {
     work.wait();
     expectEqual("the sum", await x.toArray(), sum(1_000_000, everyone));
     say({ wrong, beside, ticks });
+    await all.close();
+    await store.close();
+  },
+
+  /** Two steps: in the first everything waits for a sum, in the second products hide it. */
+  async timeline() {
+    const store = await connect();
+    const all = await communicate(store);
+    const x = tensor(numbers(rank, 1_000_000));
+    const a = full([options.side, options.side], 1e-3);
+    matmul(a, a).dispose();
+    all.allReduce(x).wait();
+    await all.barrier();
+    const recorder = new TimelineRecorder(rank, [all]);
+    const products = () => {
+      for (let i = 0; i < options.products; i++) matmul(a, a).dispose();
+    };
+    recorder.boundary();
+    recorder.phase("waits");
+    all.allReduce(x).wait();
+    products();
+    recorder.boundary();
+    recorder.phase("hides");
+    const work = all.allReduce(x);
+    products();
+    work.wait();
+    recorder.boundary();
+    recorder.phase("not shown");
+    all.allReduce(x).wait();
+    const timeline = await recorder.end();
+    // Nothing is written down any more.
+    all.allReduce(x).wait();
+    await synchronize();
+    say(timeline);
     await all.close();
     await store.close();
   },

@@ -1,0 +1,252 @@
+// Training on several GPUs of this host beside training on one: for each number of ranks and each strategy the speed of a
+// rank, its memory, the communication that a step waits for, losses beside one rank that takes the same windows, and whether a
+// second run has the same bits. Where there are fewer GPUs than ranks they share them (that checks, its times mean little).
+//
+//   node bench/gpus/run.mjs [--nproc 2,4,8] [--parallel replicated,zero1,full_shard,hybrid_shard] [--preset tinyllama-1.1b]
+//     [--micro-batch 16] [--accumulation 1] [--sequence-length 2048] [--steps 10] [--warmup 3] [--precision bf16|fp32]
+//     [--recompute none|ffn|block] [--reduce fp32|bf16] [--data FOLDER] [--repeat 2] [--bound 2e-3] [--kill]
+//     [--peer PYTHON] [--timeline FOLDER] [--json FILE] [--device cuda|cpu]
+//
+// --accumulation: of each rank. One rank runs twice for comparison: with the same work as a rank (its speed is what
+// efficiency is measured by) and with the work of all (its losses). --kill: at the end a rank is killed, and the others must
+// end with 6 and name it. --timeline: a Chrome trace of each run there, and a picture of one step. Exit code 1 if losses
+// differ by more than the bound, bits differ, or a rank fails.
+import { execFileSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { median } from "../../dist/bench/environment.js";
+import { chromeTrace } from "../../dist/dist/timeline.js";
+import { presets } from "../../dist/model/presets.js";
+import { gpusOfHost, RankProcesses } from "./processes.mjs";
+import { timelineSvg } from "./timeline_svg.mjs";
+
+const { values } = parseArgs({
+  options: {
+    nproc: { type: "string", default: "2" },
+    parallel: { type: "string", default: "replicated,zero1,full_shard,hybrid_shard" },
+    preset: { type: "string", default: "tinyllama-120m" },
+    "micro-batch": { type: "string", default: "4" },
+    accumulation: { type: "string", default: "1" },
+    "sequence-length": { type: "string" },
+    steps: { type: "string", default: "10" },
+    warmup: { type: "string", default: "3" },
+    precision: { type: "string", default: "bf16" },
+    recompute: { type: "string", default: "none" },
+    reduce: { type: "string", default: "fp32" },
+    data: { type: "string" },
+    repeat: { type: "string", default: "2" },
+    bound: { type: "string" },
+    kill: { type: "boolean", default: false },
+    peer: { type: "string" },
+    timeline: { type: "string" },
+    json: { type: "string" },
+    device: { type: "string", default: "cuda" },
+    timeout: { type: "string", default: "120" },
+  },
+});
+const shape = presets[values.preset];
+if (!shape) throw new Error(`--preset: expected one of ${Object.keys(presets).join(", ")}`);
+const sequenceLength = Number(values["sequence-length"] ?? shape.contextLength);
+const repeat = Number(values.repeat);
+/** Relative, of each step's loss: f32 sums in another order; in bf16 weights that go to the next value besides. */
+const bound = Number(values.bound ?? (values.precision === "fp32" ? 2e-5 : 2e-3));
+const settings = {
+  preset: values.preset,
+  microBatch: Number(values["micro-batch"]),
+  accumulation: Number(values.accumulation),
+  sequenceLength,
+  steps: Number(values.steps),
+  warmup: Number(values.warmup),
+  tracedSteps: 2,
+  precision: values.precision,
+  recompute: values.recompute,
+  reduce: values.reduce,
+  data: values.data,
+  device: values.device,
+  timeoutSeconds: Number(values.timeout),
+};
+const host = settings.device === "cpu" ? { gpus: 0, name: "cpu" } : gpusOfHost();
+const processes = new RankProcesses(host.gpus, settings);
+
+/** The largest relative difference of the losses of steps that one rank has made too. */
+const apart = (losses, alone) =>
+  Math.max(...alone.map((loss, i) => Math.abs(losses[i] / loss - 1)));
+
+const speed = ({ times }, accumulation = settings.accumulation) =>
+  (settings.microBatch * accumulation * sequenceLength) / (median(times) / 1000);
+
+let wrong = 0;
+function check(holds, what) {
+  if (holds) return;
+  wrong++;
+  console.log(`WRONG: ${what}`);
+}
+
+const columns = [5, 14, 9, 7, 9, 9, 9, 9, 8, 10, 5];
+const print = (cells) =>
+  console.log(cells.map((cell, i) => String(cell).padStart(columns[i])).join(" "));
+const gib = (bytes) => (bytes / 2 ** 30).toFixed(2);
+
+/** @returns what the table and the file say of one number of ranks and one strategy */
+async function measure(ranks, parallel, base, alone) {
+  const more = { parallel, ...(parallel === "hybrid_shard" && { shardSize: ranks / 2 }) };
+  const runs = [];
+  for (let i = 0; i < repeat; i++) runs.push(await processes.run(ranks, more));
+  const what = `${ranks} ranks, ${parallel}`;
+  check(
+    runs.every(({ alike }) => alike),
+    `${what}: losses or weights differ between the ranks`,
+  );
+  const { first, results, seconds } = runs[0];
+  const same = runs.every(
+    (run) =>
+      run.first.weights === first.weights &&
+      run.first.losses.every((l, i) => l === first.losses[i]),
+  );
+  check(same, `${what}: a second run has other bits`);
+  const difference = apart(first.losses, alone.losses);
+  check(difference < bound, `${what}: losses differ by ${difference}, allowed are ${bound}`);
+  const { times, traced, sentBytes, backend } = first;
+  const peakBytes = results.map((result) => result.peakBytes);
+  const tokensPerSecond = speed(first);
+  print([
+    ranks,
+    parallel,
+    tokensPerSecond.toFixed(0),
+    `${((100 * tokensPerSecond) / speed(base)).toFixed(1)}%`,
+    median(times).toFixed(1),
+    traced.communicationMs.toFixed(1),
+    traced.exposedMs.toFixed(1),
+    gib(Math.max(...peakBytes)),
+    (sentBytes / 1e6).toFixed(0),
+    difference.toExponential(1),
+    repeat > 1 ? (same ? "yes" : "NO") : "-",
+  ]);
+  if (values.timeline) writeTimelines(ranks, parallel, results);
+  return {
+    ranks,
+    parallel,
+    backend,
+    sharedGpu: processes.share(ranks),
+    tokensPerSecondPerRank: tokensPerSecond,
+    efficiency: tokensPerSecond / speed(base),
+    stepMs: { median: median(times), fastest: Math.min(...times), slowest: Math.max(...times) },
+    traced,
+    peakBytes,
+    sentBytesPerStep: sentBytes,
+    largestLossDifference: difference,
+    losses: first.losses,
+    gradNorms: first.gradNorms,
+    sameBits: repeat > 1 ? same : null,
+    weights: first.weights,
+    seconds,
+  };
+}
+
+function writeTimelines(ranks, parallel, results) {
+  mkdirSync(values.timeline, { recursive: true });
+  const name = join(values.timeline, `${values.preset}-${ranks}-${parallel}`);
+  const timelines = results.map(({ timeline }) => timeline);
+  writeFileSync(`${name}.json`, JSON.stringify(chromeTrace(timelines)));
+  const title = `${values.preset}, ${ranks} ranks, ${parallel}: a step of rank 0`;
+  writeFileSync(`${name}.svg`, timelineSvg(timelines[0], title));
+}
+
+/** Kills the last rank after two steps. */
+async function kill(ranks, parallel) {
+  const all = await processes.start(ranks, { parallel, steps: 1_000_000 });
+  const victim = all.at(-1);
+  const killed = new Promise((resolve) => {
+    victim.onStep = (step) => {
+      if (step !== 2) return;
+      victim.child.kill("SIGKILL");
+      resolve(performance.now());
+    };
+  });
+  const others = await Promise.all(all.slice(0, -1).map((rank) => rank.ended));
+  const seconds = (performance.now() - (await killed)) / 1000;
+  for (const { code, signal, said } of others) {
+    check(
+      code === 6 && said.includes(`rank ${ranks - 1}`),
+      `after the death of rank ${ranks - 1} another ended with ${code ?? signal}: ${said}`,
+    );
+  }
+  console.log(
+    `rank ${ranks - 1} of ${ranks} killed: the others ended ${seconds.toFixed(1)} s later with ` +
+      `${others.map(({ code }) => code).join(", ")}`,
+  );
+  return { ranks, parallel, seconds, codes: others.map(({ code }) => code) };
+}
+
+/** The same with PyTorch's FSDP2 (or DDP); its own measure. */
+function peer(ranks, parallel) {
+  const script = fileURLToPath(new URL("../peer/torch_fsdp.py", import.meta.url));
+  const args = [
+    ...["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", String(ranks), script],
+    ...["--model", JSON.stringify(shape), "--parallel", parallel],
+    ...["--sequence-length", String(sequenceLength), "--micro-batch", String(settings.microBatch)],
+    ...["--accumulation", String(settings.accumulation), "--precision", settings.precision],
+    ...["--steps", String(settings.steps), "--warmup", String(settings.warmup)],
+    ...["--device", settings.device],
+  ];
+  const text = execFileSync(values.peer, args, {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "inherit"],
+    env: { ...process.env, NCCL_NVLS_ENABLE: process.env.NCCL_NVLS_ENABLE ?? "0" },
+  });
+  const result = JSON.parse(text.trim().split("\n").at(-1));
+  console.log(
+    `PyTorch ${result.version}, ${ranks} x ${parallel}: ${result.tokensPerSecond.toFixed(0)} tok/s of a rank, ` +
+      `${gib(result.peakBytes ?? 0)} GiB`,
+  );
+  return { ranks, parallel, ...result };
+}
+
+const base = await processes.run(1);
+console.log(
+  `${values.preset}, ${values.precision}, ${settings.accumulation} x ${settings.microBatch} x ${sequenceLength} tokens of a rank; ` +
+    `${host.gpus} x ${host.name}; losses may differ by ${bound}`,
+);
+print([
+  ...["ranks", "parallel", "tok/s", "effic.", "step ms", "comm. ms", "exposed", "GiB", "MB sent"],
+  ...["loss diff", "bits"],
+]);
+const { times, peakBytes } = base.first;
+print([
+  ...[1, "-", speed(base.first).toFixed(0), "100%", median(times).toFixed(1), "-", "-"],
+  ...[gib(peakBytes), 0, "-", "-"],
+]);
+const runs = [];
+const peers = [];
+const sizes = values.nproc.split(",").map(Number);
+for (const ranks of sizes) {
+  const accumulation = settings.accumulation * ranks;
+  const alone = ranks === 1 ? base : await processes.run(1, { accumulation });
+  for (const parallel of values.parallel.split(",")) {
+    // Two copies, each divided.
+    if (ranks === 1 || (parallel === "hybrid_shard" && (ranks < 4 || ranks % 2 !== 0))) continue;
+    runs.push(await measure(ranks, parallel, base.first, alone.first));
+  }
+  if (!values.peer || processes.share(ranks)) continue;
+  const named = values.parallel.split(",").filter((name) => /^(replicated|full_shard)$/.test(name));
+  for (const parallel of named) peers.push(peer(ranks, parallel));
+}
+const killed = values.kill ? await kill(sizes.at(-1), values.parallel.split(",")[0]) : null;
+if (values.json) {
+  const result = {
+    benchmark: "gpus",
+    date: new Date().toISOString(),
+    host,
+    settings,
+    bound,
+    base: { tokensPerSecond: speed(base.first), ...base.first },
+    runs,
+    ...(killed && { killed }),
+    ...(peers.length > 0 && { peers }),
+  };
+  writeFileSync(values.json, `${JSON.stringify(result, null, 1)}\n`);
+}
+console.log(wrong === 0 ? "all as expected" : `${wrong} wrong`);
+if (wrong > 0) process.exitCode = 1;

@@ -1,0 +1,23 @@
+// The JS class Timeline: see comm_wrap.h.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "napi/args.h"
+#include "runtime/timeline.h"
+
+namespace llamaforge {
+
+// What a JS Timeline holds.
+struct TimelineContent {
+  std::shared_ptr<Timeline> timeline;
+  int64_t device;
+};
+
+Napi::Function define_timeline(Napi::Env env);
+// Of a JS value that is a Timeline of this device, or null; throws otherwise.
+std::shared_ptr<Timeline> timeline_from(Napi::Value value, int64_t device, Place place);
+
+}  // namespace llamaforge

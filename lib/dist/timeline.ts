@@ -1,0 +1,174 @@
+/** A picture of some training steps: what a device's two streams did when, and how much of the communication was in the way. */
+import type { Communicator } from "./communicator.js";
+import { type NativeTimeline, typed } from "./native-comm.js";
+
+/** A stretch of time; milliseconds count from the timeline's beginning. */
+export interface TimelineSpan {
+  /**
+   * `compute`: a phase of a step, from the first to the last of what its operations do. `waiting`: the compute stream stands
+   * still for a collective, within a phase. `communication`: a collective runs.
+   */
+  kind: "compute" | "waiting" | "communication";
+  /** `forward blocks.3`; of a collective `allGather`. */
+  name: string;
+  startMs: number;
+  endMs: number;
+  /** Of ranks, for a collective. */
+  group?: string;
+  /** Of a collective's larger side. */
+  bytes?: number;
+}
+
+/** What one step spent on what. */
+export interface StepSummary {
+  stepMs: number;
+  /** In which a collective ran. */
+  communicationMs: number;
+  /** In which the compute stream waited for one: what a step would be shorter by if communication took no time. */
+  exposedMs: number;
+}
+
+export interface Timeline {
+  rank: number;
+  spans: TimelineSpan[];
+  /** The whole steps, in their order. */
+  steps: { startMs: number; endMs: number }[];
+}
+
+interface Phase {
+  name: string;
+  moment: number;
+}
+
+/**
+ * Writes a timeline while it is alive: of collectives by itself, of the compute stream by what it is told. Every moment is an
+ * event on a stream of the device, so nothing waits.
+ */
+export class TimelineRecorder {
+  readonly #comms: readonly Communicator[];
+  readonly #native: NativeTimeline;
+  readonly #rank: number;
+  readonly #phases: Phase[] = [];
+  readonly #boundaries: number[] = [];
+
+  /** @param comms all groups of this process, at least one; what all its ranks belong to first */
+  constructor(rank: number, comms: readonly Communicator[]) {
+    this.#rank = rank;
+    this.#comms = comms;
+    this.#native = (comms[0] as Communicator).makeTimeline();
+    this.#phases.push({ name: "before", moment: this.#native.mark() });
+    for (const comm of comms) comm.follow(this.#native);
+  }
+
+  /** What the compute stream is given from here on belongs to this phase. */
+  phase(name: string): void {
+    if (this.#phases.at(-1)?.name === name) return;
+    this.#phases.push({ name, moment: this.#native.mark() });
+  }
+
+  /** Between two steps, before the first and after the last: what is outside of all of them is not shown. */
+  boundary(): void {
+    const moment = this.#native.mark();
+    this.#boundaries.push(moment);
+    this.#phases.push({ name: "between steps", moment });
+  }
+
+  /** Ends it, on every rank, and reads it once all of it has run. */
+  async end(): Promise<Timeline> {
+    this.phase("after");
+    for (const comm of this.#comms) comm.follow(null);
+    for (const comm of this.#comms) await comm.barrier();
+    const times = typed(() => this.#native.times());
+    const at = (moment: number): number => times[moment] as number;
+    const steps = this.#boundaries
+      .slice(1)
+      .map((end, i) => ({ startMs: at(this.#boundaries[i] as number), endMs: at(end) }));
+    const compute = this.#phases.slice(0, -1).map(({ name, moment }, i) => ({
+      kind: "compute" as const,
+      name,
+      startMs: at(moment),
+      endMs: at((this.#phases[i + 1] as Phase).moment),
+    }));
+    const collectives = this.#native.spans().map(({ waiting, start, end, ...rest }) => ({
+      kind: waiting ? ("waiting" as const) : ("communication" as const),
+      startMs: at(start),
+      endMs: at(end),
+      ...rest,
+    }));
+    const [first, last] = [steps[0]?.startMs ?? 0, steps.at(-1)?.endMs ?? 0];
+    const spans = [...compute, ...collectives]
+      .filter(({ startMs, endMs }) => endMs > first && startMs < last)
+      .sort((a, b) => a.startMs - b.startMs || b.endMs - a.endMs);
+    return { rank: this.#rank, spans, steps };
+  }
+}
+
+/** What each whole step of a timeline spent on what. */
+export function summariseTimeline({ spans, steps }: Timeline): StepSummary[] {
+  return steps.map(({ startMs, endMs }) => {
+    const inside = (kind: TimelineSpan["kind"]): number =>
+      coveredMs(
+        spans
+          .filter((span) => span.kind === kind)
+          .map((span) => [Math.max(span.startMs, startMs), Math.min(span.endMs, endMs)]),
+      );
+    return {
+      stepMs: endMs - startMs,
+      communicationMs: inside("communication"),
+      exposedMs: inside("waiting"),
+    };
+  });
+}
+
+/** The length of the union of some stretches; those that end before they start are none. */
+function coveredMs(stretches: readonly (readonly [number, number])[]): number {
+  let covered = 0;
+  let until = Number.NEGATIVE_INFINITY;
+  for (const [start, end] of [...stretches].sort((a, b) => a[0] - b[0])) {
+    covered += Math.max(0, end - Math.max(start, until));
+    until = Math.max(until, end);
+  }
+  return covered;
+}
+
+/** An event of Chrome's trace format: microseconds; a process is a rank, a thread one of its streams. */
+interface ChromeEvent {
+  ph: "X" | "M";
+  name: string;
+  pid: number;
+  tid: number;
+  ts?: number;
+  dur?: number;
+  args?: Record<string, unknown>;
+}
+
+/** Timelines of the ranks as one file for chrome://tracing or https://ui.perfetto.dev; each counts from its own beginning. */
+export function chromeTrace(timelines: readonly Timeline[]): { traceEvents: ChromeEvent[] } {
+  const traceEvents: ChromeEvent[] = [];
+  for (const { rank: pid, spans } of timelines) {
+    const threads = new Map<string, number>();
+    const named = (name: string, args: Record<string, unknown>, tid = 0): void => {
+      traceEvents.push({ ph: "M", name, pid, tid, args });
+    };
+    named("process_name", { name: `rank ${pid}` });
+    for (const { kind, name, startMs, endMs, group, bytes } of spans) {
+      const stream = kind === "communication" ? `communication (${group})` : kind;
+      const tid = threads.get(stream) ?? threads.size;
+      if (!threads.has(stream)) {
+        threads.set(stream, tid);
+        named("thread_name", { name: stream }, tid);
+      }
+      const [ts, dur] = [startMs * 1000, (endMs - startMs) * 1000];
+      traceEvents.push({
+        ph: "X",
+        name,
+        pid,
+        tid,
+        ts,
+        dur,
+        ...(group && { args: { group, bytes } }),
+      });
+    }
+  }
+  return { traceEvents };
+}

@@ -71,22 +71,26 @@ export class TapeRecord {
 
   /** Runs the backward step once and lets go of everything saved. */
   run(gradients: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
-    if (!this.#backward) {
+    const backward = this.#backward;
+    if (!backward) {
       throw new AutogradError(
-        this.#ended === "run"
-          ? `[backward] the graph of ${this.op} has run already: its saved tensors are gone; run the forward again`
-          : `[backward] the graph of ${this.op} is gone: the scope it was made in has ended`,
+        this.#ended === "scope"
+          ? `[backward] the graph of ${this.op} is gone: the scope it was made in has ended`
+          : `[backward] the graph of ${this.op} has run already: its saved tensors are gone; run the forward again`,
       );
     }
+    this.#backward = null; // nor may it be run from within itself
     const into = (input: number): GradientTarget | null => {
       const edge = this.edges[input];
       return edge && "leaf" in edge ? edge.leaf.gradientTarget() : null;
     };
     const needs = (input: number): boolean => this.edges[input] != null;
-    for (const tensor of this.#saved) tensor.hooks?.neededInBackward();
-    const results = this.#backward(gradients as readonly Tensor[], this.#saved, into, needs);
-    this.#end("run");
-    return results;
+    try {
+      for (const tensor of this.#saved) tensor.hooks?.neededInBackward();
+      return backward(gradients as readonly Tensor[], this.#saved, into, needs);
+    } finally {
+      this.#end("run");
+    }
   }
 
   /** Lets go of everything saved: the scope ended before a backward came. */
@@ -252,19 +256,22 @@ export function runBackward(outputs: readonly Tensor[], gradients: readonly Tens
     try {
       for (let item = pending.next(); item; item = pending.next()) {
         const { record, gradients: incoming } = item;
-        scope(() => {
-          const results = record.run(incoming);
-          record.edges.forEach((edge, index) => {
-            const gradient = results[index];
-            if (!edge || !gradient) return;
-            if ("leaf" in edge) accumulateIntoLeaf(edge.leaf, gradient);
-            else pending.add(edge.node, gradient);
+        try {
+          scope(() => {
+            const results = record.run(incoming);
+            record.edges.forEach((edge, index) => {
+              const gradient = results[index];
+              if (!edge || !gradient) return;
+              if ("leaf" in edge) accumulateIntoLeaf(edge.leaf, gradient);
+              else pending.add(edge.node, gradient);
+            });
+            for (const edge of record.edges) {
+              if (edge && "leaf" in edge) edge.leaf.hooks?.gradientWritten();
+            }
           });
-          for (const edge of record.edges) {
-            if (edge && "leaf" in edge) edge.leaf.hooks?.gradientWritten();
-          }
-        });
-        for (const gradient of incoming) gradient?.dispose();
+        } finally {
+          for (const gradient of incoming) gradient?.dispose();
+        }
       }
     } finally {
       pending.clear();

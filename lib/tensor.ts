@@ -296,8 +296,11 @@ export class Tensor {
     }
     const seed = untracked(this.shape, this.dtype, this.device, "backward");
     native.fill(seed.native, scale);
-    runBackward([this], [seed]);
-    seed.dispose();
+    try {
+      runBackward([this], [seed]);
+    } finally {
+      seed.dispose();
+    }
   }
 
   /** A leaf over the same memory, cut off from the graph. */

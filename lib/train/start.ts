@@ -1,16 +1,15 @@
 import { join } from "node:path";
 import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
 import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
-import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
+import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
-import { checkRun } from "../checkpoint/manifest.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import { Mixture } from "../data/mixture.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import type { Device } from "../device.js";
 import type { Cluster } from "../dist/cluster.js";
-import { CheckpointError, DataError, UsageError } from "../errors.js";
+import { CheckpointError, DataError } from "../errors.js";
 import { faultPoint } from "../faults.js";
 import { parameterCount } from "../model/config.js";
 import { Llama } from "../model/llama.js";
@@ -20,6 +19,7 @@ import type { RunConfig } from "./config.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
+import { agreedCheckpoint, checkIdentity, findCheckpoint } from "./resume.js";
 import { runIdentity } from "./snapshot.js";
 import { parseTrainerState, type TrainerState } from "./state.js";
 
@@ -93,8 +93,12 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const lock = first ? await takeOutputFolder(config) : null;
     opened.push(() => lock?.release());
     faultPoint("init");
-    const checkpoint = await agreedCheckpoint(config.out, resume, cluster, onNotice);
-    if (checkpoint) checkIdentity(checkpoint, runIdentity(config, mixture), options, onNotice);
+    const identity = runIdentity(config, mixture);
+    const checkpoint = await agreedCheckpoint(cluster, async () => {
+      const found = await findCheckpoint(config.out, resume, onNotice);
+      if (found) checkIdentity(found, identity, { ...options, onNotice });
+      return found;
+    });
     const { model, optimizer } = await build(config, { checkpoint, device, cluster });
     opened.push(
       () => optimizer.dispose(),
@@ -154,48 +158,6 @@ async function takeOutputFolder(config: RunConfig): Promise<RunLock> {
   return lock;
 }
 
-/** The checkpoint to go on from: rank 0 finds and verifies it, the others open the same one. */
-async function agreedCheckpoint(
-  out: string,
-  resume: string,
-  cluster: Cluster | null,
-  onNotice: (message: string) => void,
-): Promise<Checkpoint | null> {
-  if (cluster === null) return await findCheckpoint(out, resume, onNotice);
-  let found: Checkpoint | null = null;
-  const path = await cluster.fromFirst("checkpoint", async () => {
-    found = await findCheckpoint(out, resume, onNotice);
-    return found?.path ?? "";
-  });
-  const checkpoint = found ?? (path === "" ? null : await openCheckpoint(path, { hashes: false }));
-  await cluster.compare("start", {
-    "the checkpoint": checkpoint ? JSON.stringify(checkpoint.manifest.run) : "none",
-  });
-  return checkpoint;
-}
-
-/**
- * A checkpoint of another run is refused.
- * @throws CheckpointError; DataError if only the data has changed, which the caller may allow
- */
-function checkIdentity(
-  { path, manifest }: Checkpoint,
-  { data, ...identity }: Record<string, unknown>,
-  { allowDataChange = false }: TrainerOptions,
-  onNotice: (message: string) => void,
-): void {
-  checkRun(path, manifest, identity);
-  if (manifest.run.data === data) return;
-  const change = `${path} was trained on other data (fingerprint ${manifest.run.data}, here ${data})`;
-  if (!allowDataChange) {
-    throw new DataError(
-      `${change}: shards were changed, removed, reordered or added, or weights are others. Going on would repeat some ` +
-        "windows and leave others out; --allow-data-change does it all the same",
-    );
-  }
-  onNotice(`${change}: some windows will be repeated and others left out`);
-}
-
 /** The files that tell of the run. */
 async function openRecords(
   config: RunConfig,
@@ -247,23 +209,6 @@ async function openHeldOut(
     onNotice(`no validation loss: ${error.message}`);
     return null;
   }
-}
-
-async function findCheckpoint(
-  folder: string,
-  resume: string,
-  onNotice: (message: string) => void,
-): Promise<Checkpoint | null> {
-  if (resume === "auto") return await openNewest(folder, { onWarning: onNotice });
-  if (resume !== "none") return await openCheckpoint(resume);
-  const present = await listCheckpoints(folder);
-  if (present.length > 0) {
-    throw new UsageError(
-      `${folder} holds ${present.length} checkpoints of an earlier run, which a new run would mix with its own: ` +
-        "resume it (--resume auto), choose another `out`, or remove them",
-    );
-  }
-  return null;
 }
 
 /** Model and optimizer: from a checkpoint, from the weights of `init.from`, or from the seed. */

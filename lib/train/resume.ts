@@ -1,0 +1,90 @@
+/** Where a run goes on: which checkpoint, whether it is this run's, and that all ranks take the same one. */
+import { listCheckpoints } from "../checkpoint/folder.js";
+import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
+import { checkRun } from "../checkpoint/manifest.js";
+import type { Cluster } from "../dist/cluster.js";
+import { DataError, LlamaForgeError, UsageError } from "../errors.js";
+
+type Notice = (message: string) => void;
+
+/** The checkpoint that `resume` asks for (see TrainerOptions); null to start anew. */
+export async function findCheckpoint(
+  folder: string,
+  resume: string,
+  onNotice: Notice,
+): Promise<Checkpoint | null> {
+  if (resume === "auto") return await openNewest(folder, { onWarning: onNotice });
+  if (resume !== "none") return await openCheckpoint(resume);
+  const present = await listCheckpoints(folder);
+  if (present.length > 0) {
+    throw new UsageError(
+      `${folder} holds ${present.length} checkpoints of an earlier run, which a new run would mix with its own: ` +
+        "resume it (--resume auto), choose another `out`, or remove them",
+    );
+  }
+  return null;
+}
+
+/**
+ * A checkpoint of another run is refused.
+ * @throws CheckpointError; DataError if only the data has changed, which the caller may allow
+ */
+export function checkIdentity(
+  { path, manifest }: Checkpoint,
+  { data, ...identity }: Record<string, unknown>,
+  { allowDataChange = false, onNotice }: { allowDataChange?: boolean; onNotice: Notice },
+): void {
+  checkRun(path, manifest, identity);
+  if (manifest.run.data === data) return;
+  const change = `${path} was trained on other data (fingerprint ${manifest.run.data}, here ${data})`;
+  if (!allowDataChange) {
+    throw new DataError(
+      `${change}: shards were changed, removed, reordered or added, or weights are others. Going on would repeat some ` +
+        "windows and leave others out; --allow-data-change does it all the same",
+    );
+  }
+  onNotice(`${change}: some windows will be repeated and others left out`);
+}
+
+/** What rank 0 says of the checkpoint to go on from. */
+interface CheckpointVerdict {
+  /** Its folder; empty for none. */
+  path: string;
+  /** Why there is none that will do. */
+  refusal: { message: string; code: string; exitCode: number } | null;
+}
+
+/**
+ * The checkpoint to go on from: rank 0 finds and verifies it, the others open the same one. Where it fails, it does so on all of
+ * them, with the same words and exit code.
+ */
+export async function agreedCheckpoint(
+  cluster: Cluster | null,
+  find: () => Promise<Checkpoint | null>,
+): Promise<Checkpoint | null> {
+  if (cluster === null) return await find();
+  let found: Checkpoint | null = null;
+  const said = await cluster.fromFirst("checkpoint", async () => {
+    const verdict: CheckpointVerdict = { path: "", refusal: null };
+    try {
+      found = await find();
+      verdict.path = found?.path ?? "";
+    } catch (error) {
+      if (!(error instanceof LlamaForgeError)) throw error;
+      const { message, code, exitCode } = error;
+      verdict.refusal = { message, code, exitCode };
+    }
+    return JSON.stringify(verdict);
+  });
+  const { path, refusal } = JSON.parse(said) as CheckpointVerdict;
+  if (refusal) {
+    await cluster.meet("the checkpoint is refused");
+    await cluster.close();
+    throw new LlamaForgeError(refusal.message, refusal.code, refusal.exitCode);
+  }
+  const checkpoint = found ?? (path === "" ? null : await openCheckpoint(path, { hashes: false }));
+  await cluster.compare("start", {
+    "the checkpoint": checkpoint ? JSON.stringify(checkpoint.manifest.run) : "none",
+  });
+  return checkpoint;
+}

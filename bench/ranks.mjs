@@ -55,7 +55,6 @@ function train(ranks, parallel, shardSize) {
   const metrics = lines.map((line) => JSON.parse(line));
   const ownLog = (rank) => readFileSync(join(out, "logs", `rank-${rank}.log`), "utf8");
   const sent = (rank) => Number(/sent (\d+) bytes/.exec(ownLog(rank))?.[1]);
-  rmSync(out, { recursive: true });
   return {
     ranks,
     parallel,
@@ -64,12 +63,7 @@ function train(ranks, parallel, shardSize) {
     heldBytes: metrics.at(-1).deviceBytes,
     sentBytes:
       ranks === 1 ? 0 : Math.max(...Array.from({ length: ranks }, (_, rank) => sent(rank))),
-    stepMs: median(metrics.map(({ stepMs }) => stepMs)),
   };
-}
-
-function median(values) {
-  return values.toSorted((a, b) => a - b)[values.length >> 1];
 }
 
 const cases = [
@@ -101,7 +95,6 @@ const rows = results.map((run) => {
     run === alone ? "" : run.largestDifference.toExponential(1),
     `${(run.heldBytes / 1e6).toFixed(1)} MB`,
     `${(run.sentBytes / 1e6 / steps).toFixed(1)} MB`,
-    `${run.stepMs.toFixed(0)} ms`,
   ];
 });
 const header = [
@@ -111,7 +104,6 @@ const header = [
   "largest difference",
   "held by a rank",
   "sent a step",
-  "step",
 ];
 const line = (cells) => `| ${cells.join(" | ")} |`;
 console.log([line(header), line(header.map(() => "---")), ...rows.map(line)].join("\n"));

@@ -2,8 +2,8 @@
 import { ConfigError, type ConfigProblem } from "../errors.js";
 import { parameterCount } from "../model/config.js";
 import type { RunConfig } from "./config.js";
+import { doesNotFit } from "./fitting.js";
 import { flopsPerToken } from "./flops.js";
-import { formatBytes } from "./format.js";
 import { type Gpu, gpus, optimizerBandwidthShare, reservedBytes } from "./gpus.js";
 import { type Division, type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
 import { type Rings, recomputedFlops, type StepTime, stepTime, type Work } from "./step-time.js";
@@ -90,7 +90,12 @@ export function planScaling(config: RunConfig, machine: MachineOptions): Scaling
     };
   };
   const chosen = plan(ranks === 1 ? "replicated" : config.parallel);
-  if (!chosen.fits) throw doesNotFit(config, gpu, { ranks, perNode }, chosen);
+  if (!chosen.fits) {
+    const others = ranks === 1 ? [] : strategiesOf(config, ranks, perNode);
+    const bytesOf = (changed: RunConfig) =>
+      withTotal(planMemory(changed, divisionOf(changed, ranks, perNode))).total;
+    throw doesNotFit({ config, gpu, usable: usableBytes(gpu), others, bytesOf });
+  }
   const seconds = chosen.seconds * config.steps;
   const gpuHours = (seconds * ranks) / 3600;
   const strategies = ranks === 1 ? [chosen] : strategiesOf(config, ranks, perNode).map(plan);
@@ -260,65 +265,4 @@ function ringsOf(
   const world = ring(ranks, 1);
   if (parallel !== "hybrid_shard") return { world, shard: world, replica: ring(1, 1) };
   return { world, shard: ring(shardSize, 1), replica: ring(ranks / shardSize, shardSize) };
-}
-
-/** Says by how much, and what fits: the least change first. */
-function doesNotFit(
-  config: RunConfig,
-  gpu: Gpu,
-  { ranks, perNode }: { ranks: number; perNode: number },
-  { parallel, memory }: StrategyPlan,
-): ConfigError {
-  const usable = usableBytes(gpu);
-  const fitting = changesOf(config, ranks === 1 ? [] : strategiesOf(config, ranks, perNode))
-    .map((changes) =>
-      changes.flatMap(({ what, changed }) => {
-        const bytes = withTotal(planMemory(changed, divisionOf(changed, ranks, perNode))).total;
-        return bytes <= usable ? [`${what} (${formatBytes(bytes)})`] : [];
-      }),
-    )
-    .find((found) => found.length > 0);
-  const over = memory.total - usable;
-  const message =
-    `${parallel} takes ${formatBytes(memory.total)} on each GPU, ${formatBytes(over)} more than the ` +
-    `${formatBytes(usable)} that ${gpu.name} has for it; ` +
-    (fitting ? `what fits: ${fitting.join(", ")}` : "nothing else fits either");
-  return new ConfigError("the plan", [{ path: "parallel", message }]);
-}
-
-interface Change {
-  what: string;
-  changed: RunConfig;
-}
-
-/** One option changed; strategy and recomputation; the micro-batch halved, again and again, with them. */
-function changesOf(config: RunConfig, strategies: readonly StrategyName[]): Change[][] {
-  const options = ["none", "ffn", "block"] as const;
-  const recomputes = options.slice(options.indexOf(config.recompute) + 1);
-  const others = strategies.filter((parallel) => parallel !== config.parallel);
-  const change = (what: Partial<Pick<RunConfig, "parallel" | "recompute">>): Change => ({
-    what: Object.entries(what)
-      .map(([path, value]) => `${path}=${value}`)
-      .join(" "),
-    changed: { ...config, ...what },
-  });
-  const single = [
-    ...others.map((parallel) => change({ parallel })),
-    ...recomputes.map((recompute) => change({ recompute })),
-  ];
-  const both = others.flatMap((parallel) =>
-    recomputes.map((recompute) => change({ parallel, recompute })),
-  );
-  const smaller: Change[][] = [];
-  for (let each = config.batch.microBatch >> 1; each >= 1; each >>= 1) {
-    const batch = { ...config.batch, microBatch: each };
-    const unchanged = { what: "", changed: config };
-    smaller.push(
-      [unchanged, ...single, ...both].map(({ what, changed }) => ({
-        what: `batch.microBatch=${each} ${what}`.trim(),
-        changed: { ...changed, batch },
-      })),
-    );
-  }
-  return [single, both, ...smaller];
 }

@@ -24,6 +24,13 @@ export { FullShard, type FullShardOptions } from "./dist/full_shard.js";
 export { Replicated } from "./dist/replicated.js";
 export { Store, type StoreOptions as RendezvousOptions } from "./dist/store.js";
 export type { ReduceDType, StrategyName, StrategyOptions } from "./dist/strategy.js";
+export {
+  chromeTrace,
+  type StepSummary,
+  summariseTimeline,
+  type Timeline,
+  type TimelineSpan,
+} from "./dist/timeline.js";
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
 export * from "./errors.js";

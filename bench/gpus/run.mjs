@@ -74,8 +74,9 @@ const processes = new RankProcesses(host.gpus, settings);
 const apart = (losses, alone) =>
   Math.max(...alone.map((loss, i) => Math.abs(losses[i] / loss - 1)));
 
-const speed = ({ times }, accumulation = settings.accumulation) =>
-  (settings.microBatch * accumulation * sequenceLength) / (median(times) / 1000);
+/** Tokens a second of one rank. */
+const speed = ({ times }) =>
+  (settings.microBatch * settings.accumulation * sequenceLength) / (median(times) / 1000);
 
 let wrong = 0;
 function check(holds, what) {
@@ -165,8 +166,12 @@ async function kill(ranks, parallel) {
       resolve(performance.now());
     };
   });
+  const died = victim.ended.then(({ said }) => {
+    throw new Error(`the rank that was to be killed ended before: ${said}`);
+  });
+  const at = await Promise.race([killed, died]);
   const others = await Promise.all(all.slice(0, -1).map((rank) => rank.ended));
-  const seconds = (performance.now() - (await killed)) / 1000;
+  const seconds = (performance.now() - at) / 1000;
   for (const { code, signal, said } of others) {
     check(
       code === 6 && said.includes(`rank ${ranks - 1}`),
@@ -180,7 +185,7 @@ async function kill(ranks, parallel) {
   return { ranks, parallel, seconds, codes: others.map(({ code }) => code) };
 }
 
-/** The same with PyTorch's FSDP2 (or DDP); its own measure. */
+/** The same with PyTorch's FSDP2 or DDP; its own measure. */
 function peer(ranks, parallel) {
   const script = fileURLToPath(new URL("../peer/torch_fsdp.py", import.meta.url));
   const args = [
@@ -218,35 +223,51 @@ print([
   ...[1, "-", speed(base.first).toFixed(0), "100%", median(times).toFixed(1), "-", "-"],
   ...[gib(peakBytes), 0, "-", "-"],
 ]);
-const runs = [];
-const peers = [];
-const sizes = values.nproc.split(",").map(Number);
-for (const ranks of sizes) {
-  const accumulation = settings.accumulation * ranks;
-  const alone = ranks === 1 ? base : await processes.run(1, { accumulation });
-  for (const parallel of values.parallel.split(",")) {
-    // Two copies, each divided.
-    if (ranks === 1 || (parallel === "hybrid_shard" && (ranks < 4 || ranks % 2 !== 0))) continue;
-    runs.push(await measure(ranks, parallel, base.first, alone.first));
+const result = {
+  benchmark: "gpus",
+  date: new Date().toISOString(),
+  host,
+  settings,
+  bound,
+  base: { tokensPerSecond: speed(base.first), ...base.first },
+  runs: [],
+  peers: [],
+};
+/** Does one part; the file has what was done before another part failed. */
+async function part(what, measured) {
+  try {
+    await measured();
+  } catch (error) {
+    check(false, `${what}: ${error.message}`);
   }
-  if (!values.peer || processes.share(ranks)) continue;
-  const named = values.parallel.split(",").filter((name) => /^(replicated|full_shard)$/.test(name));
-  for (const parallel of named) peers.push(peer(ranks, parallel));
+  if (values.json) writeFileSync(values.json, `${JSON.stringify(result, null, 1)}\n`);
 }
-const killed = values.kill ? await kill(sizes.at(-1), values.parallel.split(",")[0]) : null;
-if (values.json) {
-  const result = {
-    benchmark: "gpus",
-    date: new Date().toISOString(),
-    host,
-    settings,
-    bound,
-    base: { tokensPerSecond: speed(base.first), ...base.first },
-    runs,
-    ...(killed && { killed }),
-    ...(peers.length > 0 && { peers }),
-  };
-  writeFileSync(values.json, `${JSON.stringify(result, null, 1)}\n`);
+
+const sizes = values.nproc.split(",").map(Number);
+const strategies = values.parallel.split(",");
+for (const ranks of sizes.filter((size) => size > 1)) {
+  // Two copies, each divided.
+  const isPossible = (name) => name !== "hybrid_shard" || (ranks >= 4 && ranks % 2 === 0);
+  await part(`${ranks} ranks`, async () => {
+    const alone = await processes.run(1, { accumulation: settings.accumulation * ranks });
+    for (const parallel of strategies.filter(isPossible)) {
+      await part(`${ranks} ranks, ${parallel}`, async () => {
+        result.runs.push(await measure(ranks, parallel, base.first, alone.first));
+      });
+    }
+  });
+  if (!values.peer || processes.share(ranks)) continue;
+  for (const parallel of strategies.filter((name) => name !== "hybrid_shard")) {
+    await part(`PyTorch, ${ranks} x ${parallel}`, () => {
+      result.peers.push(peer(ranks, parallel));
+    });
+  }
+}
+if (values.kill) {
+  const ranks = sizes.at(-1);
+  await part("the death of a rank", async () => {
+    result.killed = await kill(ranks, strategies[0]);
+  });
 }
 console.log(wrong === 0 ? "all as expected" : `${wrong} wrong`);
 if (wrong > 0) process.exitCode = 1;

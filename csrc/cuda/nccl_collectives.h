@@ -1,5 +1,9 @@
 // Collectives between GPUs, by NCCL on the device's communication stream. Communicators do not block: a rank that does
 // not come, or goes away, is noticed by a thread that looks, and ends in ncclCommAbort.
+//
+// Buffers are not registered (ncclCommRegister). It pays with the NVLink switch's and InfiniBand's sums, which have an order
+// of their own (NCCL_NVLS_ENABLE=0), and between GPUs of a host for memory of ncclMemAlloc; ours is cudaMalloc's, and all
+// ranks must pass registered memory or none, which a group's views at any offset do not promise.
 #pragma once
 
 #include <memory>

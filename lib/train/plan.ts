@@ -36,7 +36,7 @@ export const publishedHoursPer300B = [
   { model: "MPT-1.3B", hours: 7920 },
 ] as const;
 
-/** Rates that others reached on a model of a billion parameters, in causal TFLOP/s of one device. */
+/** Rates reached on a model of a billion parameters, in causal TFLOP/s of one device, the optimizer included. */
 const references = [
   { label: "A100 at TinyLlama's efficiency", tflops: 162.2 },
   { label: "H100 at PyTorch's (compiled, flash attention)", tflops: 479 },

@@ -64,6 +64,7 @@ export async function agreedCheckpoint(
 ): Promise<Checkpoint | null> {
   if (cluster === null) return await find();
   let found: Checkpoint | null = null;
+  let failure: LlamaForgeError | null = null;
   const said = await cluster.fromFirst("checkpoint", async () => {
     const verdict: CheckpointVerdict = { path: "", refusal: null };
     try {
@@ -71,6 +72,7 @@ export async function agreedCheckpoint(
       verdict.path = found?.path ?? "";
     } catch (error) {
       if (!(error instanceof LlamaForgeError)) throw error;
+      failure = error;
       const { message, code, exitCode } = error;
       verdict.refusal = { message, code, exitCode };
     }
@@ -80,7 +82,7 @@ export async function agreedCheckpoint(
   if (refusal) {
     await cluster.meet("the checkpoint is refused");
     await cluster.close();
-    throw new LlamaForgeError(refusal.message, refusal.code, refusal.exitCode);
+    throw failure ?? new LlamaForgeError(refusal.message, refusal.code, refusal.exitCode);
   }
   const checkpoint = found ?? (path === "" ? null : await openCheckpoint(path, { hashes: false }));
   await cluster.compare("start", {

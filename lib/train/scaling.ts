@@ -137,6 +137,14 @@ function checkMachine(config: RunConfig, machine: MachineOptions): Machine {
   const report = (path: string, message: string) => problems.push({ path, message });
   const { gpus: ranks = 1, gpu: name } = machine;
   const perNode = machine.gpusPerNode ?? Math.min(8, ranks);
+  for (const [path, value] of [
+    ["--gpus", ranks],
+    ["--gpus-per-node", perNode],
+  ] as const) {
+    if (!(Number.isInteger(value) && value >= 1)) {
+      report(path, `expected a whole number from 1, got ${value}`);
+    }
+  }
   if (config.device === "cpu") report("device", "cpu has no GPUs: --set device=cuda");
   if (perNode > ranks) {
     report("--gpus-per-node", `${perNode} are more than the ${ranks} GPUs of the run`);
@@ -147,29 +155,40 @@ function checkMachine(config: RunConfig, machine: MachineOptions): Machine {
   if (config.parallel === "hybrid_shard" && shardSize !== undefined && ranks % shardSize !== 0) {
     report("distributed.shardSize", `${shardSize} ranks do not divide ${ranks} GPUs`);
   }
-  const known = Object.keys(gpus).join(", ");
-  const gpu = name === undefined ? undefined : gpus[name];
+  const gpu = name !== undefined && Object.hasOwn(gpus, name) ? gpus[name] : undefined;
   if (gpu === undefined) {
     const got = name === undefined ? "missing" : `not known: ${JSON.stringify(name)}`;
-    report("--gpu", `${got}; expected one of ${known}`);
+    report("--gpu", `${got}; expected one of ${Object.keys(gpus).join(", ")}`);
   } else {
     checkRate(config, machine, gpu, report);
   }
-  const bandwidth = (given: number | undefined, usual: number | null | undefined) =>
-    given === undefined ? usual : given * 1e9;
-  const nodeBandwidth = bandwidth(machine.nodeBandwidth, gpu?.nodeBandwidth);
-  const networkBandwidth = bandwidth(machine.networkBandwidth, gpu?.networkBandwidth);
-  const measure = `${gpu?.name} has no usual one: give what nccl-tests measures, in GB/s`;
-  if (nodeBandwidth === null && perNode > 1) report("--node-bandwidth", measure);
-  if (networkBandwidth === null && ranks > perNode) report("--network-bandwidth", measure);
-  if (problems.length > 0 || gpu === undefined) throw new ConfigError("the plan", problems);
-  return {
-    gpu,
-    ranks,
-    perNode,
-    nodeBandwidth: nodeBandwidth ?? 0,
-    networkBandwidth: networkBandwidth ?? 0,
+  const bandwidth = (
+    path: string,
+    used: boolean,
+    given: number | undefined,
+    usual: number | null | undefined,
+  ): number => {
+    if (given !== undefined && !(given > 0)) report(path, `expected GB/s above 0, got ${given}`);
+    const known = given === undefined ? usual : given * 1e9;
+    if (used && known === null) {
+      report(path, `${gpu?.name} has no usual one: give what nccl-tests measures, in GB/s`);
+    }
+    return known ?? 0;
   };
+  const nodeBandwidth = bandwidth(
+    "--node-bandwidth",
+    perNode > 1,
+    machine.nodeBandwidth,
+    gpu?.nodeBandwidth,
+  );
+  const networkBandwidth = bandwidth(
+    "--network-bandwidth",
+    ranks > perNode,
+    machine.networkBandwidth,
+    gpu?.networkBandwidth,
+  );
+  if (problems.length > 0 || gpu === undefined) throw new ConfigError("the plan", problems);
+  return { gpu, ranks, perNode, nodeBandwidth, networkBandwidth };
 }
 
 function checkRate(
@@ -242,7 +261,9 @@ function divisionOf(config: RunConfig, ranks: number, perNode: number): Division
 /** hybrid_shard is full_shard where there is one copy. */
 function strategiesOf(config: RunConfig, ranks: number, perNode: number): StrategyName[] {
   const size = config.distributed.shardSize ?? perNode;
-  const hybrid = config.parallel === "hybrid_shard" || (size > 1 && size < ranks);
+  const copies = ranks / size;
+  const hybrid =
+    config.parallel === "hybrid_shard" || (size > 1 && copies > 1 && Number.isInteger(copies));
   return ["replicated", "zero1", "full_shard", ...(hybrid ? (["hybrid_shard"] as const) : [])];
 }
 

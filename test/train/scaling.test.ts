@@ -190,7 +190,23 @@ describe("what cannot be planned is said, all at once", () => {
 
   test.each<[string, string[], MachineOptions, RegExp[]]>([
     ["an unknown GPU", [], { gpu: "a10" }, [/--gpu: not known: "a10"; expected one of a100-40g/]],
+    [
+      "a name that every object has",
+      [],
+      { gpu: "constructor" },
+      [/--gpu: not known: "constructor"/],
+    ],
     ["no GPU named", [], { gpus: 2 }, [/--gpu: missing; expected one of/]],
+    [
+      "no GPUs, half a node, no bandwidth",
+      [],
+      { gpu: "h100", gpus: 0, gpusPerNode: 0.5, networkBandwidth: 0 },
+      [
+        /--gpus: expected a whole number from 1, got 0/,
+        /--gpus-per-node: expected a whole number from 1, got 0.5/,
+        /--network-bandwidth: expected GB\/s above 0, got 0/,
+      ],
+    ],
     [
       "nodes that are not equal",
       [],
@@ -287,6 +303,8 @@ test("hybrid_shard is offered where there is more than one copy", () => {
   expect(on(8)).toEqual(["replicated", "zero1", "full_shard"]);
   expect(on(16)).toEqual(["replicated", "zero1", "full_shard", "hybrid_shard"]);
   expect(on(1)).toEqual(["replicated"]);
+  const odd = tinyllama(["parallel=zero1", "distributed.shardSize=3"]);
+  expect(planScaling(odd, { gpu: "h100", gpus: 16 }).strategies).toHaveLength(3);
 });
 
 test("an odd model is padded to equal parts", () => {

@@ -1,15 +1,16 @@
 import { type FileHandle, open } from "node:fs/promises";
-import type { FileMetaData } from "hyparquet";
+import type { FileMetaData, RowGroup } from "hyparquet";
 import { ArgumentError, DataError } from "../../errors.js";
 import type { FilePosition, InputFile } from "./input.js";
 import type { FileRecord } from "./jsonl.js";
+import { PageIndex } from "./parquet-pages.js";
 
-/** Rows of a group are read in parts of about this size if the file has an index of its pages. */
+/** Rows of a group are read in parts of about this size. */
 const partBytes = 2 ** 25;
 
 /**
- * Records of a parquet file, some columns only. One row group is in memory at a time, or a part of one if the file
- * has an index of its pages.
+ * Records of a parquet file, some columns only. A part of a row group is in memory at a time; all of it where the pages
+ * of its columns cannot be told apart (lists in data pages of version 1).
  * @param columns  top-level columns to read
  * @param optional of these, the ones that may be missing
  */
@@ -20,10 +21,8 @@ export async function* parquetRecords(
   optional: ReadonlySet<string>,
 ): AsyncGenerator<FileRecord> {
   // Loaded here: most data sets have no parquet file.
-  const [{ parquetMetadataAsync, parquetReadObjects }, { compressors }] = await Promise.all([
-    import("hyparquet"),
-    import("hyparquet-compressors"),
-  ]);
+  const [{ parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
+    await Promise.all([import("hyparquet"), import("hyparquet-compressors")]);
   const handle = await open(file.path, "r").catch((cause: Error) => {
     throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
   });
@@ -35,10 +34,10 @@ export async function* parquetRecords(
     const metadata = await parquetMetadataAsync(buffer);
     const present = presentColumns(metadata, file, columns, optional);
     const rows = Number(metadata.num_rows);
-    for (const { rowStart, rowEnd } of rowRanges(metadata, present)) {
-      if (rowEnd <= from.record) continue;
+    const index = new PageIndex(buffer, parquetSchema(metadata));
+    for await (const { rowStart, rowEnd } of rowRanges(metadata, present, index, from.record)) {
       const objects = await parquetReadObjects({
-        file: buffer,
+        file: index.buffer,
         metadata,
         columns: present,
         rowStart,
@@ -93,31 +92,42 @@ function presentColumns(
   });
 }
 
-/** Parts to read one after the other. */
-function* rowRanges(
+/** Parts to read one after the other, from the one with the row `first` on. */
+async function* rowRanges(
   metadata: FileMetaData,
   columns: readonly string[],
-): Generator<{ rowStart: number; rowEnd: number }> {
+  index: PageIndex,
+  first: number,
+): AsyncGenerator<{ rowStart: number; rowEnd: number }> {
   let start = 0;
   for (const group of metadata.row_groups) {
     const rows = Number(group.num_rows);
-    const chunks = group.columns.filter((column) =>
-      columns.includes(column.meta_data?.path_in_schema[0] ?? ""),
-    );
-    const bytes = chunks.reduce(
-      (sum, chunk) => sum + Number(chunk.meta_data?.total_uncompressed_size ?? 0),
-      0,
-    );
-    // Without an index of the pages, every part would read the whole group again.
-    const parts = chunks.every((chunk) => chunk.offset_index_offset !== undefined)
-      ? Math.min(rows, Math.max(1, Math.ceil(bytes / partBytes)))
-      : 1;
+    const parts = start + rows <= first ? 1 : await partsOf(group, columns, index);
     for (let part = 0; part < parts; part++) {
-      yield {
-        rowStart: start + Math.floor((rows * part) / parts),
-        rowEnd: start + Math.floor((rows * (part + 1)) / parts),
-      };
+      const rowStart = start + Math.floor((rows * part) / parts);
+      const rowEnd = start + Math.floor((rows * (part + 1)) / parts);
+      if (rowEnd > first) yield { rowStart, rowEnd };
     }
     start += rows;
   }
+}
+
+/** In how many parts a row group is read. */
+async function partsOf(
+  group: RowGroup,
+  columns: readonly string[],
+  index: PageIndex,
+): Promise<number> {
+  const chunks = group.columns.filter((column) =>
+    columns.includes(column.meta_data?.path_in_schema[0] ?? ""),
+  );
+  const bytes = chunks.reduce(
+    (sum, chunk) => sum + Number(chunk.meta_data?.total_uncompressed_size ?? 0),
+    0,
+  );
+  if (bytes <= partBytes) return 1;
+  await index.add(group, chunks);
+  // Without an index of the pages, every part would read the whole group again.
+  if (chunks.some((chunk) => chunk.offset_index_offset === undefined)) return 1;
+  return Math.min(Number(group.num_rows), Math.ceil(bytes / partBytes));
 }

@@ -52,7 +52,7 @@ describe("floors", () => {
     comm: ["runtime", "ops", "comm"],
     io: ["runtime", "io"],
     napi: native,
-    fuzz: ["runtime", "io"],
+    fuzz: ["runtime", "io", "comm"],
   };
   test.each(filesUnder("csrc", /\.(cpp|h|cu|cuh)$/))(
     "%s includes from its floor or below",

@@ -78,6 +78,20 @@ function foreignHazards(text, summary) {
   return reports.every(foreign) ? reports.length : 0;
 }
 
+/**
+ * How many calls failed inside NCCL, which asks for kernels that were not built for this chip and does without them, if nothing
+ * else was reported; otherwise 0.
+ */
+function foreignCalls(text, summaries) {
+  const reports = text.split(/^=+ Program hit /m).slice(1);
+  const errors = summaries.reduce((sum, said) => sum + Number.parseInt(said, 10), 0);
+  const foreign = (report) =>
+    /^cudaErrorNoKernelImageForDevice .* call to cudaFuncGetAttributes/.test(report) &&
+    /in libnccl\.so/.test(report) &&
+    !/llamaforge/.test(report);
+  return errors === reports.length && reports.every(foreign) ? errors : 0;
+}
+
 const isClean = (summary) => /^0 (errors|hazards)/.test(summary);
 
 /** Runs one tool over one sweep. */
@@ -124,7 +138,9 @@ async function check(tool, sweep) {
   );
   const summary = summaries.find((said) => !isClean(said)) ?? summaries[0] ?? missing;
   const ran = done.test(text);
-  const foreign = tool === "racecheck" && ran ? foreignHazards(text, summary) : 0;
+  const found =
+    tool === "racecheck" ? foreignHazards(text, summary) : foreignCalls(text, summaries);
+  const foreign = ran ? found : 0;
   const clean = ran && (foreign > 0 || (code === 0 && isClean(summary)));
   return {
     foreign,
@@ -160,7 +176,9 @@ for (const tool of options.tools.split(",")) {
     `${tool.padEnd(10)} ${of.length} sweeps, ${seconds.toFixed(0)} s: ${dirty.length === 0 ? "clean" : ""}`,
   );
   for (const { sweep, foreign } of of.filter((result) => result.foreign > 0)) {
-    console.log(`${" ".repeat(11)}${sweep}: ${foreign} hazards inside cuBLASLt's kernels`);
+    const what =
+      tool === "racecheck" ? "hazards inside cuBLASLt's kernels" : "failed calls inside NCCL";
+    console.log(`${" ".repeat(11)}${sweep}: ${foreign} ${what}`);
   }
   for (const { sweep, summary, code } of dirty) {
     console.log(

@@ -44,7 +44,7 @@ describe("an index of a parquet file's pages", () => {
     async (name, able) => {
       const { metadata, index, written } = await withoutIndex(name);
       const indexed: string[] = [];
-    let pages = 0;
+      let pages = 0;
       for (const group of metadata.row_groups) {
         await index.add(group, group.columns);
         for (const column of group.columns) {
@@ -58,7 +58,7 @@ describe("an index of a parquet file's pages", () => {
         }
       }
       expect(indexed).toEqual([...able, ...able]);
-    expect(pages).toBeGreaterThan(2 * indexed.length);
+      expect(pages).toBeGreaterThan(2 * indexed.length);
     },
   );
 

@@ -341,6 +341,8 @@ async function cleanRun(options) {
       origin: one.origin.split("/").slice(-3).join("/"),
     })),
     warnings: result.warnings,
+    // Of an earlier run that was broken off: the times are of the rest alone.
+    ...(result.resumed > 0 && { resumedDocuments: result.resumed }),
     shards: result.splits.train.shards.length + result.splits.validation.shards.length,
     seconds: round(seconds, 0),
     cpuSeconds: round(cpu, 0),

@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     sys.exit(f"this Python has no PyTorch with FSDP2 ({error}): pip install 'torch>=2.6'")
 
-from torch_train import Llama, attention_kernels
+from torch_train import Llama, attention_kernels, token_loss
 
 
 def arguments():
@@ -82,9 +82,10 @@ def main():
     with device:
         model = Llama(options.model, options.sequence_length, torch.bfloat16 if mixed else torch.float32)
     if not options.eager and options.parallel != "replicated":
-        # FSDP's hooks run between the blocks: each is compiled on its own, one graph for all.
+        # FSDP's hooks run between the blocks: each is compiled on its own, one graph for all; and the loss, as torchtitan does.
         for block in model.blocks:
             block.compile()
+        model.loss = torch.compile(token_loss)
     model, micro_batch = divide(model, options, device)
     if not options.eager and options.parallel == "replicated":
         model.compile()

@@ -78,11 +78,16 @@ class Block(nn.Module):
         return x + self.down(F.silu(gate) * up)
 
 
+def token_loss(logits, targets):
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
 class Llama(nn.Module):
     def __init__(self, shape, length, dtype):
         super().__init__()
         width, vocabulary, half = shape["hiddenSize"], shape["vocabSize"], shape["headSize"] // 2
         self.dtype = dtype
+        self.loss = token_loss
         self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape["layers"]))
         self.norm = RMSNorm(width, shape["rmsNormEps"])
@@ -101,8 +106,7 @@ class Llama(nn.Module):
         x = self.embedding(inputs).to(self.dtype)
         for block in self.blocks:
             x = block(x, self.cos, self.sin)
-        logits = self.head(self.norm(x))
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return self.loss(self.head(self.norm(x)), targets)
 
 
 def attention_kernels(name, device):

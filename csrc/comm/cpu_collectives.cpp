@@ -255,13 +255,14 @@ void DirectAlgorithms::broadcast(char* data, size_t bytes, int root) {
 namespace {
 
 // Both streams are threads here, and the clock is theirs.
-class CpuTimeline final : public Timeline {
+class CpuTimeline final : public Timeline, public std::enable_shared_from_this<CpuTimeline> {
  public:
   explicit CpuTimeline(std::shared_ptr<Stream> compute) : compute_(std::move(compute)) {}
 
   size_t mark() override {
     const size_t moment = reserve();
-    compute_->submit("timeline", [this, moment](Stream&) { set(moment); });
+    // It may be dropped before the stream gets there.
+    compute_->submit("timeline", [self = shared_from_this(), moment](Stream&) { self->set(moment); });
     return moment;
   }
   // On the thread whose moment it is.

@@ -5,7 +5,10 @@ import { openNewest } from "../../lib/checkpoint/load.js";
 import { type CheckpointContents, CheckpointWriter } from "../../lib/checkpoint/save.js";
 import { CheckpointError } from "../../lib/errors.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
-import { temporaryFolder } from "../checkpoint/support/harness.js";
+import { buildShim, preload, temporaryFolder } from "../checkpoint/support/harness.js";
+import { buildLibrary } from "../cli/build.js";
+import { outcome, train, writeConfig } from "../support/child_run.js";
+import { tinyData } from "../support/tiny_run.js";
 
 let folder: ReturnType<typeof temporaryFolder>;
 beforeEach(() => {
@@ -129,3 +132,21 @@ test("a save of 200 MB never holds up the event loop for long", async () => {
   expect(turns[turns.length >> 1]).toBeLessThan(5);
   expect(turns.at(-1)).toBeLessThan(40);
 });
+
+test("a run whose disk is slow writes each checkpoint as it was at its step, though their copies share memory", async () => {
+  buildLibrary();
+  const place = await tinyData();
+  const shim = buildShim(folder.path);
+  const config = { checkpoint: { every: 3, keepLast: 9 }, evaluate: { every: 0 } };
+  const plain = await writeConfig(place, "plain", config);
+  const slow = await writeConfig(place, "slow", config);
+  expect(await train(plain.file).ended).toMatchObject({ code: 0 });
+  // Each of the files takes 0.2 s, so steps run while a save is written, and the next save waits for it.
+  const delay = { LD_PRELOAD: preload(shim), FAULT_DIR: slow.out, FAULT_DELAY: "200" };
+  const started = performance.now();
+  expect(await train(slow.file, [], delay).ended).toMatchObject({ code: 0 });
+  expect(performance.now() - started).toBeGreaterThan(4 * 5 * 200);
+  for (const step of [3, 6, 9, 12]) {
+    expect(await outcome(slow.out, step), `step ${step}`).toEqual(await outcome(plain.out, step));
+  }
+}, 120_000);

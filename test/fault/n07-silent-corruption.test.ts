@@ -4,6 +4,7 @@ import { readdirSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
 import { outvoted } from "../../lib/train/canary.js";
 import { buildLibrary } from "../cli/build.js";
+import { runToEnd } from "../dist/ranks.js";
 import { fault, outcome, train, writeConfig } from "../support/child_run.js";
 import { tinyData } from "../support/tiny_run.js";
 
@@ -64,3 +65,30 @@ test("the rank that stands against the most is named; without a majority, all", 
   expect(outvoted(["a", "b", "a", "c"])).toEqual([1, 3]);
   expect(outvoted(["a", "b"])).toEqual([0, 1]);
 });
+
+test.each([
+  // In fp32 a rank cannot tell by itself: the ranks' weights are compared, and two have no majority.
+  ["fp32", 2, /step 3: the weights of the ranks differ; no two agree/],
+  ["fp32", 3, /step 3: the weights of the ranks differ; against most of them stand the ranks 1\./],
+  ["bf16", 2, /step 3, rank 1: bf16 weights are not their rounded master weights .*in .*embed/],
+])(
+  "a bit that flips in rank 1's weights alone (%s, %i ranks)",
+  async (precision, worldSize, message) => {
+    const { file, out } = await writeConfig(place, `ranks-${precision}-${worldSize}`, {
+      batch: { microBatch: 1 },
+      checkpoint: { every: 2 },
+      evaluate: { every: 0 },
+      precision,
+      canary: { every: 1 },
+    });
+    const env = (rank: number) => (rank === 1 ? fault("weights:3:flip") : {});
+    const results = await runToEnd(file, { worldSize, env });
+    const said = results.map(({ stderr }) => stderr).join("\n");
+    expect(said).toMatch(message);
+    expect(results.map(({ code }) => code)).toEqual(Array(worldSize).fill(6));
+    expect(readdirSync(out).filter((entry) => entry.startsWith("step-"))).toEqual([
+      "step-0000000002",
+    ]);
+  },
+  120_000,
+);

@@ -38,7 +38,7 @@ function train(ranks, parallel, shardSize) {
     "optimizer.decaySteps": 500,
     "checkpoint.every": 0,
     "evaluate.every": 0,
-    "evaluate.batches": 8,
+    "evaluate.batches": 1,
     "sample.every": 0,
     "sample.prompts": "[]",
     ...(shardSize && { "distributed.shardSize": shardSize }),
@@ -59,7 +59,6 @@ function train(ranks, parallel, shardSize) {
     ranks,
     parallel,
     losses: metrics.map(({ loss }) => loss),
-    validation: metrics.at(-1).validation.loss,
     heldBytes: metrics.at(-1).deviceBytes,
     sentBytes:
       ranks === 1 ? 0 : Math.max(...Array.from({ length: ranks }, (_, rank) => sent(rank))),
@@ -87,11 +86,10 @@ const [alone] = results;
 const shown = [1, Math.ceil(steps / 2), steps];
 const rows = results.map((run) => {
   const differences = run.losses.map((loss, i) => Math.abs(loss / alone.losses[i] - 1));
-  run.largestDifference = Math.max(...differences, Math.abs(run.validation / alone.validation - 1));
+  run.largestDifference = Math.max(...differences);
   return [
     `${run.ranks} ${run.parallel}`,
     ...shown.map((step) => run.losses[step - 1].toFixed(6)),
-    run.validation.toFixed(6),
     run === alone ? "" : run.largestDifference.toExponential(1),
     `${(run.heldBytes / 1e6).toFixed(1)} MB`,
     `${(run.sentBytes / 1e6 / steps).toFixed(1)} MB`,
@@ -100,7 +98,6 @@ const rows = results.map((run) => {
 const header = [
   "ranks",
   ...shown.map((step) => `loss at ${step}`),
-  "validation",
   "largest difference",
   "held by a rank",
   "sent a step",

@@ -160,18 +160,17 @@ async function sample() {
   const { inputs } = await recipe();
   const options = { invalidUtf8: "replace", badRecords: "skip" };
   const found = [];
-  for (const input of inputs) found.push({ input, files: (await findInput(input)).files });
+  for (const input of inputs) found.push({ input, ...(await findInput(input)) });
   const total = found.flatMap(({ files }) => files).reduce((sum, file) => sum + file.bytes, 0);
   const share = (Number(values.mb) * 1e6) / total;
   const texts = [];
   let bytes = 0;
-  // Of each file its share; every n-th of many small ones.
+  // Of each file of records its share; of files that are one document each, every n-th.
   for (const source of found) {
     for (const [place, file] of source.files.entries()) {
-      const wanted = file.bytes * share > 1e5 ? file.bytes * share : file.bytes;
-      if (wanted === file.bytes && Math.floor(place * share) === Math.floor((place + 1) * share)) {
-        continue;
-      }
+      const chosen = Math.floor(place * share) !== Math.floor((place + 1) * share);
+      if (source.kind !== "records" && !chosen) continue;
+      const wanted = source.kind === "records" ? file.bytes * share : file.bytes;
       const part = await firstTexts({ input: source.input, files: [file] }, wanted, options);
       texts.push(...part);
       for (const text of part) bytes += Buffer.byteLength(text);

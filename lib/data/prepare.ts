@@ -76,7 +76,7 @@ export interface PrepareResult {
  *
  * Memory does not grow with the input, but for the list of its files (about 300 bytes each) and, to find copies, up to 23
  * bytes for each document. A document in a text file may have any length; one in a record is held whole, as is a row
- * group of a parquet file without an index of its pages.
+ * group's column of lists in a parquet file with pages of version 1.
  *
  * @throws DataError for missing, empty, unreadable or repetitive text; UsageError if `out` cannot be used
  */

@@ -1,0 +1,44 @@
+// S3: nobody reads what a run prints, the disk of its output is full, its terminal is gone: training goes on to its end.
+import { execFile } from "node:child_process";
+import { beforeAll, expect, test } from "vitest";
+import { buildLibrary } from "../cli/build.js";
+import { cliFile } from "../cli/run.js";
+import { lastStep, train, until, writeConfig } from "../support/child_run.js";
+import { tinyData } from "../support/tiny_run.js";
+
+let place: { folder: string; data: string };
+beforeAll(async () => {
+  buildLibrary();
+  place = await tinyData();
+});
+
+/** Exit code of `set -o pipefail; llamaforge train FILE REST`. */
+async function shell(file: string, rest: string): Promise<number | string | null | undefined> {
+  const command = `set -o pipefail; "${process.execPath}" "${cliFile}" train "${file}" ${rest}`;
+  return await new Promise((resolve) => {
+    execFile("bash", ["-c", command], (error) => resolve(error ? error.code : 0));
+  });
+}
+
+test.each([
+  ["one line of it is read", "2>&1 | head -1"],
+  ["the disk it goes to is full", "> /dev/full 2> /dev/full"],
+  ["it is closed from the start", ">&- 2>&-"],
+])(
+  "%s",
+  async (name, rest) => {
+    const { file, out } = await writeConfig(place, name.replaceAll(" ", "-"));
+    expect(await shell(file, rest)).toBe(0);
+    expect(await lastStep(out)).toBe(12);
+  },
+  120_000,
+);
+
+test("SIGHUP while it trains", async () => {
+  const { file, out } = await writeConfig(place, "hangup", { steps: 60, checkpoint: { every: 0 } });
+  const { child, ended } = train(file);
+  await until(async () => (await lastStep(out)) > 0, child);
+  child.kill("SIGHUP");
+  expect(await ended).toMatchObject({ code: 0, signal: null });
+  expect(await lastStep(out)).toBe(60);
+}, 120_000);

@@ -88,7 +88,7 @@ class StoreServer {
 
   std::map<std::string, std::string> values_;
   std::map<std::string, uint64_t> counters_;  // two's complement
-  size_t stored_bytes_ = 0;                    // keys and values
+  size_t stored_bytes_ = 0;                   // keys and values
   std::list<Waiter> waiters_;
   std::map<std::string, Barrier> barriers_;
   std::map<std::string, Check> checks_;  // by group and sequence number

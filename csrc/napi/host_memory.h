@@ -1,5 +1,6 @@
-// The JS class HostMemory: memory on the host that tensors are copied into again and again, so that the system hands out its
-// pages once. JS sees it as an ArrayBuffer; a copy on its way holds the memory itself, whatever becomes of that.
+// The JS class HostMemory: memory on the host that tensors are copied into again and again, so that the system hands
+// out its pages once. JS sees it as an ArrayBuffer; a copy on its way holds the memory itself, whatever becomes of
+// that.
 #pragma once
 
 #include <napi.h>

@@ -38,8 +38,7 @@ const kinds = {
     options: {
       // V8 and tests ask for more memory than there is, and take no for an answer. What is freed is kept out of use for 16 MB,
       // not 256, or tests of resident memory would see that.
-      ASAN_OPTIONS:
-        "detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=1:quarantine_size_mb=16",
+      ASAN_OPTIONS: "detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16",
       UBSAN_OPTIONS: "halt_on_error=1:print_stacktrace=1",
     },
   },

@@ -290,7 +290,11 @@ describe("D6 a killed prepare", () => {
         stdio: ["ignore", "pipe", "inherit"],
       });
       const exit = new Promise<number | null>((resolve) => child.on("exit", resolve));
-      await new Promise((resolve) => child.stdout.once("data", resolve));
+      const started = await Promise.race([
+        new Promise((resolve) => child.stdout.once("data", () => resolve(true))),
+        exit.then(() => false),
+      ]);
+      expect(started, "the program ended before it began").toBe(true);
       const start = performance.now();
       const timer = setTimeout(() => child.kill("SIGKILL"), killAfterMs);
       const code = await exit;

@@ -86,7 +86,7 @@ export function documents(count: number, words = 40): Record<string, string> {
 }
 
 /**
- * The data part of the library as JavaScript, for child processes of tests. Inside the repository, so that it finds
+ * The data part of the library and what it stands on as JavaScript, for child processes of tests. Inside the repository, so that it finds
  * its packages.
  */
 export async function compileLibrary(): Promise<string> {
@@ -96,7 +96,8 @@ export async function compileLibrary(): Promise<string> {
   const sources = (await readdir(join(root, "lib/data"), { recursive: true }))
     .filter((name) => name.endsWith(".ts"))
     .map((name) => join("data", name));
-  for (const source of [...sources, "errors.ts", "device.ts"]) {
+  const lower = (await readdir(join(root, "lib"))).filter((name) => name.endsWith(".ts"));
+  for (const source of [...sources, ...lower]) {
     const { outputText } = ts.transpileModule(await readFile(join(root, "lib", source), "utf8"), {
       compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
     });

@@ -1,7 +1,5 @@
 import type { Command } from "commander";
 import { loadConfig } from "../train/config.js";
-import { planRun } from "../train/plan.js";
-import { formatPlan } from "../train/plan-text.js";
 import type { MachineOptions } from "../train/scaling.js";
 import { integerOption, numberOption, setOption } from "./options.js";
 
@@ -36,9 +34,11 @@ export function addPlan(program: Command): void {
       numberOption("--network-bandwidth <n>", "GB/s of a node to the others, each way", bandwidth),
     )
     .option("--json", "print the plan as JSON")
-    .action((file: string, options: PlanCommandOptions) => {
+    .action(async (file: string, options: PlanCommandOptions) => {
       const { set, json, ...machine } = options;
       const config = loadConfig(file, set);
+      const { planRun } = await import("../train/plan.js");
+      const { formatPlan } = await import("../train/plan-text.js");
       const plan = planRun(config, machine);
       process.stdout.write(json ? `${JSON.stringify(plan, null, 2)}\n` : formatPlan(config, plan));
     });

@@ -2,11 +2,12 @@
 //
 //   node scripts/build-cuda.mjs [--archs "80;90a" | --archs all] [--jobs N] [--if-available]
 //
-// --archs: what the last build had, 90a at first. --jobs: nvcc processes at a time, one for two cores at first.
+// --archs: what the last build had, 90a at first. --jobs: nvcc processes at a time, by default one
+// for each core and 3 GB of memory.
 // --if-available: does nothing where nvcc is not installed. No GPU is needed to compile.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { availableParallelism, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -15,10 +16,15 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
   options: {
     archs: { type: "string" },
-    jobs: { type: "string", default: String(Math.max(1, Math.floor(availableParallelism() / 2))) },
+    jobs: { type: "string", default: String(affordableJobs()) },
     "if-available": { type: "boolean", default: false },
   },
 });
+
+/** A compiler of the attention kernels takes up to 2 GB. */
+function affordableJobs() {
+  return Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / (3 * 2 ** 30))));
+}
 
 function nvcc() {
   const homes = [process.env.CUDA_HOME, process.env.CUDA_PATH, "/usr/local/cuda"].filter(Boolean);

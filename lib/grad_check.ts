@@ -1,4 +1,5 @@
 import { noGrad } from "./autograd.js";
+import { tensor } from "./create.js";
 import { AutogradError } from "./errors.js";
 import {
   argumentError,
@@ -9,7 +10,7 @@ import {
   shapeText,
 } from "./ops/check.js";
 import { scope } from "./scope.js";
-import { type Tensor, tensor } from "./tensor.js";
+import type { Tensor } from "./tensor.js";
 
 export interface GradCheckOptions {
   /** Step of the differences, times max(1, |element|) (1e-2: f32 leaves no room for a much smaller one). */

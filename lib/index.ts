@@ -4,6 +4,7 @@ export { type LoadLlamaOptions, loadLlama, saveLlama } from "./checkpoint/llama.
 export { openCheckpoint, openNewest } from "./checkpoint/load.js";
 export { verifyCheckpoint } from "./checkpoint/manifest.js";
 export { readSafetensors, type StoredTensor, writeSafetensors } from "./checkpoint/safetensors.js";
+export { arange, full, ones, type TensorOptions, tensor, zeros } from "./create.js";
 export { Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
 export { prepare } from "./data/prepare.js";
@@ -56,22 +57,9 @@ export * from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
 export { writeReport } from "./report/html.js";
+export { memory, resetPeakMemory, setMemoryLimit, synchronize } from "./runtime.js";
 export { keep, scope } from "./scope.js";
-export {
-  arange,
-  type DType,
-  empty,
-  full,
-  memory,
-  ones,
-  resetPeakMemory,
-  setMemoryLimit,
-  synchronize,
-  Tensor,
-  type TensorOptions,
-  tensor,
-  zeros,
-} from "./tensor.js";
+export { type DType, empty, Tensor } from "./tensor.js";
 export {
   loadConfig,
   parseConfig,

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { differentiable } from "../lib/autograd.js";
+import { tensor } from "../lib/create.js";
 import { AutogradError, LlamaForgeError } from "../lib/errors.js";
 import { checkGradients } from "../lib/grad_check.js";
 import { add, mul } from "../lib/ops/binary.js";
@@ -7,8 +8,9 @@ import { gather } from "../lib/ops/gather.js";
 import { mean, sum } from "../lib/ops/reduce.js";
 import { softmax } from "../lib/ops/softmax.js";
 import { exp, sin, tanh } from "../lib/ops/unary.js";
+import { memory } from "../lib/runtime.js";
 import { scope } from "../lib/scope.js";
-import { memory, type Tensor, tensor } from "../lib/tensor.js";
+import type { Tensor } from "../lib/tensor.js";
 import { fromReference } from "./support/operations.js";
 import { random } from "./support/reference.js";
 

@@ -18,12 +18,6 @@ namespace llamaforge {
 
 namespace {
 
-void expect_arguments(const Napi::CallbackInfo& info, size_t count, const char* op) {
-  if (info.Length() != count) {
-    throw Error("ERR_ARGUMENT", format("[{}] expected {} arguments, got {}", op, count, info.Length()));
-  }
-}
-
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "synchronize");

@@ -38,6 +38,12 @@ inline const char* type_name(Napi::Value value) {
   throw Error("ERR_ARGUMENT", format("[{}] expected {} for argument {} but received {}", place.op, expected, place.index + 1, got));
 }
 
+inline void expect_arguments(const Napi::CallbackInfo& info, size_t count, const char* op) {
+  if (info.Length() != count) {
+    throw Error("ERR_ARGUMENT", format("[{}] expected {} arguments, got {}", op, count, info.Length()));
+  }
+}
+
 template <class T> struct Argument;
 
 template <> struct Argument<double> {
@@ -105,14 +111,14 @@ template <class Role> struct Argument<std::optional<Role>> {
   }
 };
 
-// A Float32Array, Int32Array or Uint16Array whose memory can be copied now: not detached, not shared.
+// A typed array whose memory can be copied now: not detached, not shared.
 struct ArrayBytes {
   const void* data;
   size_t bytes;
   napi_typedarray_type type;
   // Asks the engine, not the object's properties: a script can redefine those.
   static ArrayBytes from(Napi::Value value, Place place) {
-    if (!value.IsTypedArray()) bad_argument(place, "a Float32Array, Int32Array or Uint16Array", value);
+    if (!value.IsTypedArray()) bad_argument(place, "a typed array", value);
     napi_env env = value.Env();
     napi_typedarray_type type;
     size_t length = 0;
@@ -130,6 +136,11 @@ struct ArrayBytes {
       bad_argument(place, "a typed array that is not detached", value);
     }
     return {data, length * value.As<Napi::TypedArray>().ElementSize(), type};
+  }
+  static ArrayBytes of_uint8(Napi::Value value, Place place) {
+    const ArrayBytes array = from(value, place);
+    if (array.type != napi_uint8_array) bad_argument(place, "a Uint8Array", value);
+    return array;
   }
 };
 

@@ -22,12 +22,6 @@ struct CommState {
 
 inline CommState& comm_state_of(Napi::Env env) { return *Environment::of(env).comm; }
 
-inline void expect_comm_arguments(const Napi::CallbackInfo& info, size_t count, const char* op) {
-  if (info.Length() != count) {
-    throw Error("ERR_ARGUMENT", format("[{}] expected {} arguments, got {}", op, count, info.Length()));
-  }
-}
-
 inline comm::Milliseconds timeout_from(Napi::Value value, Place place) {
   const int64_t milliseconds = Argument<int64_t>::from(value, place);
   if (milliseconds < 0 || milliseconds > INT32_MAX) bad_argument(place, "a number of milliseconds", value);

@@ -67,7 +67,7 @@ std::shared_ptr<Collectives> open_gpu(const Plugin& plugin, Session& session, co
 Napi::Value create_communicator(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "createCommunicator";
-    expect_comm_arguments(info, 6, op);
+    expect_arguments(info, 6, op);
     const std::shared_ptr<Session> session = session_from(info[0], {op, 0});
     const int64_t device = Argument<int64_t>::from(info[1], {op, 1});
     const std::string name = Argument<std::string>::from(info[2], {op, 2});

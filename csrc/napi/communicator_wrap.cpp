@@ -97,7 +97,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   Napi::Value all_reduce(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 2, "allReduce");
+      expect_arguments(info, 2, "allReduce");
       CollectiveCall call;
       call.kind = CollectiveKind::all_reduce;
       call.input = call.output = tensor_from(info, 0, "allReduce");
@@ -109,7 +109,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   Napi::Value reduce_scatter(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 3, "reduceScatter");
+      expect_arguments(info, 3, "reduceScatter");
       CollectiveCall call;
       call.kind = CollectiveKind::reduce_scatter;
       call.input = tensor_from(info, 0, "reduceScatter");
@@ -123,7 +123,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   Napi::Value all_gather(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 2, "allGather");
+      expect_arguments(info, 2, "allGather");
       CollectiveCall call;
       call.kind = CollectiveKind::all_gather;
       call.input = tensor_from(info, 0, "allGather");
@@ -135,7 +135,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   Napi::Value broadcast(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 2, "broadcast");
+      expect_arguments(info, 2, "broadcast");
       CollectiveCall call;
       call.kind = CollectiveKind::broadcast;
       call.output = tensor_from(info, 0, "broadcast");
@@ -190,7 +190,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   Napi::Value follow(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 1, "follow");
+      expect_arguments(info, 1, "follow");
       open().follow(timeline_from(info[0], content_.device, {"follow", 0}));
       return info.Env().Undefined();
     });
@@ -224,7 +224,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   Napi::Value abort(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 1, "abort");
+      expect_arguments(info, 1, "abort");
       const std::string reason = Argument<std::string>::from(info[0], {"abort", 0});
       open();
       content_.session->report(content_.group->name(), 0,

@@ -27,9 +27,7 @@ class HostMemory final : public Napi::ObjectWrap<HostMemory> {
  public:
   explicit HostMemory(const Napi::CallbackInfo& info) : Napi::ObjectWrap<HostMemory>(info) {
     guarded(info, [&]() -> Napi::Value {
-      if (info.Length() != 1) {
-        throw Error("ERR_ARGUMENT", format("[HostMemory] expected 1 arguments, got {}", info.Length()));
-      }
+      expect_arguments(info, 1, "HostMemory");
       const int64_t size = Argument<int64_t>::from(info[0], {"HostMemory", 0});
       if (size < 1 || size > (int64_t{1} << 47)) bad_argument({"HostMemory", 0}, "a number of bytes from 1", info[0]);
       bytes_ = {allocate(static_cast<size_t>(size)), static_cast<size_t>(size)};

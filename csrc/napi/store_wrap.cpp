@@ -58,13 +58,10 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
 
   Napi::Value set(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 2, "store");
+      expect_arguments(info, 2, "store");
       const std::string key = Argument<std::string>::from(info[0], {"store", 0});
-      if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-        bad_argument({"store", 1}, "a Uint8Array", info[1]);
-      }
-      const auto bytes = info[1].As<Napi::Uint8Array>();
-      const std::string value(reinterpret_cast<const char*>(bytes.Data()), bytes.ByteLength());
+      const ArrayBytes bytes = ArrayBytes::of_uint8(info[1], {"store", 1});
+      const std::string value(static_cast<const char*>(bytes.data), bytes.bytes);
       Session& session = *open();
       return answer(
           info.Env(), [&](comm::StoreClient::Reply reply) { session.store().set(key, value, std::move(reply)); },
@@ -74,7 +71,7 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
 
   Napi::Value get(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 2, "store");
+      expect_arguments(info, 2, "store");
       const std::string key = Argument<std::string>::from(info[0], {"store", 0});
       const Milliseconds timeout = timeout_from(info[1], {"store", 1});
       Session& session = *open();
@@ -90,7 +87,7 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
 
   Napi::Value add(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 2, "store");
+      expect_arguments(info, 2, "store");
       const std::string key = Argument<std::string>::from(info[0], {"store", 0});
       const int64_t amount = Argument<int64_t>::from(info[1], {"store", 1});
       Session& session = *open();
@@ -104,7 +101,7 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
 
   Napi::Value barrier(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 2, "store");
+      expect_arguments(info, 2, "store");
       const std::string name = Argument<std::string>::from(info[0], {"store", 0});
       const Milliseconds timeout = timeout_from(info[1], {"store", 1});
       Session& session = *open();
@@ -116,7 +113,7 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
 
   Napi::Value on_failure(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
-      expect_comm_arguments(info, 1, "store");
+      expect_arguments(info, 1, "store");
       if (!info[0].IsFunction()) bad_argument({"store", 0}, "a function", info[0]);
       // Never deleted: the reference belongs to the JS thread, and a store has one listener.
       auto* listener = new Napi::FunctionReference(Napi::Persistent(info[0].As<Napi::Function>()));
@@ -172,7 +169,7 @@ std::shared_ptr<Session> session_from(Napi::Value value, Place place) { return S
 Napi::Value connect_store(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "connectStore";
-    expect_comm_arguments(info, 6, op);
+    expect_arguments(info, 6, op);
     comm::StoreOptions options;
     options.host = Argument<std::string>::from(info[0], {op, 0});
     options.port = static_cast<int>(Argument<int64_t>::from(info[1], {op, 1}));

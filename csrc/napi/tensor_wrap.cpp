@@ -34,12 +34,6 @@ Shape shape_from(Napi::Value value, Place place) {
   return shape;
 }
 
-void expect_arguments(const Napi::CallbackInfo& info, size_t count, const char* op) {
-  if (info.Length() != count) {
-    throw Error("ERR_ARGUMENT", format("[{}] expected {} arguments, got {}", op, count, info.Length()));
-  }
-}
-
 }  // namespace
 
 void TensorWrap::init(Napi::Env env, Napi::Object exports) {

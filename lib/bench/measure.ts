@@ -1,7 +1,7 @@
 import { noGrad } from "../autograd.js";
 import type { Device } from "../device.js";
+import { synchronize } from "../runtime.js";
 import { scope } from "../scope.js";
-import { synchronize } from "../tensor.js";
 import { median } from "./environment.js";
 
 export interface TimingOptions {

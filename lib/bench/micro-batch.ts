@@ -2,7 +2,7 @@ import { freemem } from "node:os";
 import type { Device } from "../device.js";
 import { OutOfMemoryError } from "../errors.js";
 import { cudaInfo } from "../native.js";
-import { synchronize } from "../tensor.js";
+import { synchronize } from "../runtime.js";
 import { type MemoryShape, planMemory } from "../train/plan-memory.js";
 
 /** More tokens than these at a time fill no device any better. */

@@ -1,10 +1,12 @@
+import { full, tensor } from "../create.js";
 import type { Loader } from "../data/loader.js";
 import type { Device } from "../device.js";
 import type { LlamaConfig } from "../model/config.js";
 import { Llama, type Recompute } from "../model/llama.js";
 import { AdamW } from "../optim/adamw.js";
+import { memory, resetPeakMemory, synchronize } from "../runtime.js";
 import { scope } from "../scope.js";
-import { full, memory, resetPeakMemory, synchronize, type Tensor, tensor } from "../tensor.js";
+import type { Tensor } from "../tensor.js";
 import { describeDevice } from "../train/machine.js";
 import { type RunningStep, trainStep } from "../train/step.js";
 import { type BenchEnvironment, benchEnvironment, median } from "./environment.js";

@@ -212,7 +212,7 @@ export class Mixture {
     const batch = await this.#loader.loader.next();
     this.#position = batch.nextPosition;
     // Imported here, so that preparing and inspecting data needs no native addon.
-    const { tensor } = await import("../tensor.js");
+    const { tensor } = await import("../create.js");
     const options = {
       shape: [microBatch, this.sequenceLength],
       dtype: "i32",

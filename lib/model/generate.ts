@@ -1,8 +1,9 @@
 import { noGrad } from "../autograd.js";
+import { tensor } from "../create.js";
 import { ArgumentError } from "../errors.js";
 import { type SampleOptions, sample } from "../ops/index.js";
 import { outsideScopes, scope } from "../scope.js";
-import { type Tensor, tensor } from "../tensor.js";
+import type { Tensor } from "../tensor.js";
 import type { KeyValueCache, Llama } from "./llama.js";
 
 export interface GenerateOptions {

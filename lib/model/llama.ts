@@ -1,4 +1,5 @@
 import { recompute } from "../autograd.js";
+import { zeros } from "../create.js";
 import type { Device } from "../device.js";
 import { ShapeError } from "../errors.js";
 import {
@@ -20,7 +21,7 @@ import {
   swiglu,
 } from "../ops/index.js";
 import { keep, outsideScopes, scope } from "../scope.js";
-import { type Tensor, zeros } from "../tensor.js";
+import type { Tensor } from "../tensor.js";
 import type { LlamaConfig } from "./config.js";
 import { type DocumentOptions, type Documents, documentsOf } from "./documents.js";
 

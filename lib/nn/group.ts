@@ -1,7 +1,8 @@
+import { zeros } from "../create.js";
 import type { Device } from "../device.js";
 import { native } from "../native.js";
 import { outsideScopes } from "../scope.js";
-import { type DType, type Tensor, zeros } from "../tensor.js";
+import type { DType, Tensor } from "../tensor.js";
 import type { ParameterGroupSpec } from "./module.js";
 import { GroupHooks, type Layout, type ParallelStrategy } from "./parallel.js";
 import type { Parameter } from "./parameter.js";

@@ -1,8 +1,9 @@
 import { differentiable } from "../autograd.js";
+import { full } from "../create.js";
 import type { Device } from "../device.js";
 import { ShapeError } from "../errors.js";
 import { type DType, native } from "../native.js";
-import { empty, full, type Tensor } from "../tensor.js";
+import { empty, type Tensor } from "../tensor.js";
 import {
   argumentError,
   broadcastShapes,

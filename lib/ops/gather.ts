@@ -1,7 +1,8 @@
 import { differentiable } from "../autograd.js";
+import { zeros } from "../create.js";
 import { ShapeError } from "../errors.js";
 import { native } from "../native.js";
-import { empty, type Tensor, zeros } from "../tensor.js";
+import { empty, type Tensor } from "../tensor.js";
 import { checkAxis, checkDType, checkSameDevice, checkTensor, shapeText } from "./check.js";
 
 /**

@@ -1,6 +1,7 @@
+import type { TensorOptions } from "../create.js";
 import { defaultDevice } from "../device.js";
 import { native } from "../native.js";
-import { empty, type Tensor, type TensorOptions } from "../tensor.js";
+import { empty, type Tensor } from "../tensor.js";
 import {
   argumentError,
   checkBoolean,

@@ -1,6 +1,7 @@
 import { differentiable } from "../autograd.js";
+import { full } from "../create.js";
 import { native } from "../native.js";
-import { empty, full, type Tensor } from "../tensor.js";
+import { empty, type Tensor } from "../tensor.js";
 import { type Operand, scalarLike, sumTo } from "./broadcast.js";
 import {
   broadcastShapes,

@@ -1,9 +1,10 @@
+import { zeros } from "../create.js";
 import { ArgumentError } from "../errors.js";
 import { native } from "../native.js";
 import { overlap, type ParameterGroup } from "../nn/group.js";
 import type { ParameterStore } from "../nn/store.js";
 import { outsideScopes } from "../scope.js";
-import { empty, type Tensor, zeros } from "../tensor.js";
+import { empty, type Tensor } from "../tensor.js";
 import { decisionSize, finiteGuard, type GuardOptions, guardStateSize } from "./guard.js";
 
 export interface AdamWOptions {

@@ -1,11 +1,12 @@
 import { noGrad } from "../autograd.js";
+import { tensor } from "../create.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import { documentStarts, splitWindows } from "../data/windows.js";
 import { generate } from "../model/generate.js";
 import type { Llama } from "../model/llama.js";
 import { scope } from "../scope.js";
-import { type Tensor, tensor } from "../tensor.js";
+import type { Tensor } from "../tensor.js";
 import type { RunConfig } from "./config.js";
 import { type DocumentChoice, documentOptions, needStarts } from "./documents.js";
 import type { Sample, Validation } from "./metrics.js";

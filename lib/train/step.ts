@@ -1,9 +1,10 @@
+import { full, tensor, zeros } from "../create.js";
 import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
 import { native } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
 import { scope } from "../scope.js";
-import { full, type Tensor, tensor, zeros } from "../tensor.js";
+import type { Tensor } from "../tensor.js";
 import { type DocumentChoice, documentOptions } from "./documents.js";
 
 /** Token ids of a micro-batch, (windows, time) each; targets are shifted by one. */

@@ -11,7 +11,7 @@ import type { Llama } from "../model/llama.js";
 import type { AdamW } from "../optim/adamw.js";
 import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
-import { memory } from "../tensor.js";
+import { memory } from "../runtime.js";
 import { Canary } from "./canary.js";
 import type { RunConfig } from "./config.js";
 import { needStarts } from "./documents.js";

@@ -1,9 +1,11 @@
 import { describe, expect, test } from "vitest";
 import { grad, noGrad, recompute } from "../../lib/autograd.js";
+import { tensor, zeros } from "../../lib/create.js";
 import { AutogradError, ShapeError } from "../../lib/errors.js";
 import { add, exp, mul, reshape, sub, sum, tanh } from "../../lib/ops/index.js";
+import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory, synchronize, type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 
 const leaf = (values: number[]) => tensor(values, { requiresGrad: true });
 const numbers = async (x: Tensor | null) => [...(await (x as Tensor).toArray())];

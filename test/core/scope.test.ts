@@ -1,8 +1,10 @@
 import { describe, expect, test } from "vitest";
+import { full, tensor, zeros } from "../../lib/create.js";
 import { DisposedError } from "../../lib/errors.js";
 import { add, mul, sum } from "../../lib/ops/index.js";
+import { memory, synchronize } from "../../lib/runtime.js";
 import { keep, scope } from "../../lib/scope.js";
-import { full, memory, synchronize, type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 
 const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 

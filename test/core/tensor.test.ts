@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { arange, full, tensor, zeros } from "../../lib/create.js";
 import { cuda, parseDevice } from "../../lib/device.js";
 import {
   ArgumentError,
@@ -10,18 +11,9 @@ import {
 import { addon, type NativeTensor, native } from "../../lib/native.js";
 import { nativeOpNames } from "../../lib/native-ops.js";
 import { add, linear } from "../../lib/ops/index.js";
+import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import {
-  arange,
-  empty,
-  full,
-  memory,
-  setMemoryLimit,
-  synchronize,
-  Tensor,
-  tensor,
-  zeros,
-} from "../../lib/tensor.js";
+import { empty, Tensor } from "../../lib/tensor.js";
 
 describe("making tensors", () => {
   test("from nested arrays, typed arrays and bits", async () => {

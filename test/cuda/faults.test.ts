@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
+import { zeros } from "../../lib/create.js";
 import { cpu, cuda, defaultDevice } from "../../lib/device.js";
 import { DeviceError, OutOfMemoryError } from "../../lib/errors.js";
 import { llamaConfig } from "../../lib/model/config.js";
@@ -18,8 +19,8 @@ import { linear } from "../../lib/ops/linear.js";
 import { matmul } from "../../lib/ops/matmul.js";
 import { randn } from "../../lib/ops/random.js";
 import { AdamW } from "../../lib/optim/adamw.js";
+import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory, setMemoryLimit, synchronize, zeros } from "../../lib/tensor.js";
 import { trainStep } from "../../lib/train/step.js";
 import { onGpu } from "../support/device.js";
 

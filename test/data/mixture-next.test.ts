@@ -2,8 +2,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Mixture } from "../../lib/data/mixture.js";
 import { prepare } from "../../lib/data/prepare.js";
+import { memory } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory } from "../../lib/tensor.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const sequenceLength = 16;

@@ -7,7 +7,9 @@ const load = (module) => import(new URL(module, library).href);
 const { Store } = await load("dist/store.js");
 const { Communicator } = await load("dist/communicator.js");
 const { parseDevice, setDefaultDevice } = await load("device.js");
-const { empty, full, memory, synchronize, tensor } = await load("tensor.js");
+const { empty } = await load("tensor.js");
+const { full, tensor } = await load("create.js");
+const { memory, synchronize } = await load("runtime.js");
 const { matmul } = await load("ops/matmul.js");
 const { TimelineRecorder } = await load("dist/timeline.js");
 

@@ -1,7 +1,8 @@
 // A5: memory of JavaScript that is gone, shared, changes its size or its place: copied at once or refused, never read later.
 import { describe, expect, test } from "vitest";
+import { tensor, zeros } from "../../lib/create.js";
 import { addon } from "../../lib/native.js";
-import { synchronize, tensor, zeros } from "../../lib/tensor.js";
+import { synchronize } from "../../lib/runtime.js";
 
 type Resizable = new (
   size: number,

@@ -2,8 +2,9 @@
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { beforeAll, expect, test } from "vitest";
+import { ones, tensor } from "../../lib/create.js";
 import { matmul } from "../../lib/ops/index.js";
-import { ones, synchronize, tensor } from "../../lib/tensor.js";
+import { synchronize } from "../../lib/runtime.js";
 import { buildLibrary, importOf } from "../cli/build.js";
 
 beforeAll(() => buildLibrary());

@@ -4,9 +4,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, describe, expect, test } from "vitest";
+import { full } from "../../lib/create.js";
 import { LlamaForgeError, NativeError, OutOfMemoryError } from "../../lib/errors.js";
 import { addon, native, typedNativeError } from "../../lib/native.js";
-import { empty, full, memory, setMemoryLimit, synchronize, type Tensor } from "../../lib/tensor.js";
+import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
+import { empty, type Tensor } from "../../lib/tensor.js";
 import { root } from "../cli/build.js";
 
 interface Entry {

@@ -8,7 +8,7 @@ import { OutOfMemoryError } from "../../lib/errors.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { AdamW } from "../../lib/optim/adamw.js";
-import { memory, resetPeakMemory, setMemoryLimit, synchronize } from "../../lib/tensor.js";
+import { memory, resetPeakMemory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
 import { trainStep } from "../../lib/train/step.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { tinyConfig, tinyData } from "../support/tiny_run.js";

@@ -14,7 +14,7 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 const floors = [
   ["errors", "device", "faults", "lock-owner"],
   ["native", "native-load", "native-ops", "cuda"],
-  ["tensor", "autograd", "scope"],
+  ["tensor", "create", "runtime", "autograd", "scope"],
   ["ops", "grad_check"],
   ["nn"],
   ["model", "optim"],

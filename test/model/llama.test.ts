@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { noGrad } from "../../lib/autograd.js";
 import { loadLlama, saveLlama } from "../../lib/checkpoint/llama.js";
+import { tensor, zeros } from "../../lib/create.js";
 import { ArgumentError, CheckpointError, ShapeError, UsageError } from "../../lib/errors.js";
 import { llamaConfig, parameterCount } from "../../lib/model/config.js";
 import { generateTokens } from "../../lib/model/generate.js";
@@ -11,8 +12,8 @@ import { huggingFaceTensors } from "../../lib/model/hf.js";
 import { Llama, type Recompute } from "../../lib/model/llama.js";
 import { presets } from "../../lib/model/presets.js";
 import { AdamW } from "../../lib/optim/adamw.js";
+import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory, synchronize, tensor, zeros } from "../../lib/tensor.js";
 
 const config = llamaConfig({
   vocabSize: 50,

@@ -1,10 +1,12 @@
 import { execFileSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/autograd.js";
+import { zeros } from "../../lib/create.js";
 import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { type AttentionOptions, attention, attentionCached } from "../../lib/ops/attention.js";
+import { memory, resetPeakMemory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory, resetPeakMemory, synchronize, type Tensor, zeros } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { causalAttention, packedHeads } from "../support/attention_reference.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import {

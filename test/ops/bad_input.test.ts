@@ -1,5 +1,6 @@
 /** Rows A2 to A4 of the fault table for the plain operations: every wrong call is a typed error and changes nothing. */
 import { describe, expect, it } from "vitest";
+import { ones, tensor } from "../../lib/create.js";
 import {
   ArgumentError,
   DisposedError,
@@ -17,8 +18,9 @@ import * as slices from "../../lib/ops/slice.js";
 import { logSoftmax, softmax } from "../../lib/ops/softmax.js";
 import * as unary from "../../lib/ops/unary.js";
 import { where } from "../../lib/ops/where.js";
+import { memory } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { type DType, memory, ones, Tensor, tensor } from "../../lib/tensor.js";
+import { type DType, Tensor } from "../../lib/tensor.js";
 
 type Call = (x: Tensor) => unknown;
 

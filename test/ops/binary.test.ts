@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { tensor } from "../../lib/create.js";
 import { add, div, maximum, minimum, mul, pow, sub } from "../../lib/ops/binary.js";
 import { type BinaryKind, broadcastTo } from "../../lib/ops/broadcast.js";
 import { gt } from "../../lib/ops/compare.js";
@@ -7,8 +8,9 @@ import { max, sum } from "../../lib/ops/reduce.js";
 import { concat, stack } from "../../lib/ops/slice.js";
 import { softmax } from "../../lib/ops/softmax.js";
 import { tanh } from "../../lib/ops/unary.js";
+import { memory } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory, type Tensor, tensor } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { broadcastPair } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {

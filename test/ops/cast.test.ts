@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
+import { arange, full, tensor } from "../../lib/create.js";
 import { ArgumentError, AutogradError } from "../../lib/errors.js";
 import { native } from "../../lib/native.js";
 import { cast } from "../../lib/ops/cast.js";
-import { arange, type DType, full, type Tensor, tensor } from "../../lib/tensor.js";
+import type { DType, Tensor } from "../../lib/tensor.js";
 import { toTensor } from "../support/float_ops.js";
 import { expectClose, random, rounded, roundToBf16 } from "../support/reference.js";
 

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { tensor, zeros } from "../../lib/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { crossEntropy } from "../../lib/ops/cross_entropy.js";
-import { type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { crossEntropyReference, someTargets } from "../support/cross_entropy_reference.js";
 import { toTensor } from "../support/float_ops.js";
 import {

@@ -1,11 +1,12 @@
 /** Attention and positions that keep the documents of a window apart: `documentStarts` of `attention` and `rope`. */
 import { describe, expect, it } from "vitest";
+import { tensor, zeros } from "../../lib/create.js";
 import { defaultDevice } from "../../lib/device.js";
 import { DTypeError, ShapeError } from "../../lib/errors.js";
 import { attention } from "../../lib/ops/attention.js";
 import { rope, ropeTable } from "../../lib/ops/rope.js";
 import { scope } from "../../lib/scope.js";
-import { type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 import {
   causalAttention,
   type HeadCounts,

@@ -1,8 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { tensor, zeros } from "../../lib/create.js";
 import { DTypeError, NativeError, ShapeError } from "../../lib/errors.js";
 import { cast } from "../../lib/ops/cast.js";
 import { embedding } from "../../lib/ops/embedding.js";
-import { synchronize, type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import { synchronize } from "../../lib/runtime.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { toTensor } from "../support/float_ops.js";
 import {
   at,

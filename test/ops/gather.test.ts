@@ -1,9 +1,11 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
+import { tensor } from "../../lib/create.js";
 import { add } from "../../lib/ops/binary.js";
 import { gather } from "../../lib/ops/gather.js";
+import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory, synchronize, type Tensor, tensor } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { shapeOf } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {

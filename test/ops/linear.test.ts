@@ -1,7 +1,9 @@
 import { describe, expect, it } from "vitest";
+import { zeros } from "../../lib/create.js";
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { linear } from "../../lib/ops/linear.js";
-import { memory, synchronize, type Tensor, zeros } from "../../lib/tensor.js";
+import { memory, synchronize } from "../../lib/runtime.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import {
   expectClose,

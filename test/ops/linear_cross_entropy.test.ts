@@ -1,18 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/autograd.js";
+import { tensor, zeros } from "../../lib/create.js";
 import { defaultDevice } from "../../lib/device.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { linear } from "../../lib/ops/linear.js";
 import { linearCrossEntropy } from "../../lib/ops/linear_cross_entropy.js";
 import { transpose } from "../../lib/ops/shape.js";
-import {
-  memory,
-  resetPeakMemory,
-  synchronize,
-  type Tensor,
-  tensor,
-  zeros,
-} from "../../lib/tensor.js";
+import { memory, resetPeakMemory, synchronize } from "../../lib/runtime.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { crossEntropyReference, product, someTargets } from "../support/cross_entropy_reference.js";
 import { toTensor } from "../support/float_ops.js";
 import {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { zeros } from "../../lib/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { matmul } from "../../lib/ops/matmul.js";
-import { zeros } from "../../lib/tensor.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import {
   matmul as composed,

@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { tensor } from "../../lib/create.js";
 import { type Axes, max, mean, min, type ReduceOptions, sum } from "../../lib/ops/reduce.js";
 import { scope } from "../../lib/scope.js";
-import { type Tensor, tensor } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { shapeOf } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {

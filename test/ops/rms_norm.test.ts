@@ -1,7 +1,9 @@
 import { describe, expect, it } from "vitest";
+import { ones, zeros } from "../../lib/create.js";
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { addRmsNorm, rmsNorm } from "../../lib/ops/rms_norm.js";
-import { memory, ones, type Tensor, zeros } from "../../lib/tensor.js";
+import { memory } from "../../lib/runtime.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import {
   build,

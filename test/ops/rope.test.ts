@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { zeros } from "../../lib/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
-import { type Tensor, zeros } from "../../lib/tensor.js";
+import type { Tensor } from "../../lib/tensor.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import { build, expectClose, type Reference, random, reference } from "../support/reference.js";
 

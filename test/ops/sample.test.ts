@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { full, tensor, zeros } from "../../lib/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { argmax, type SampleOptions, sample } from "../../lib/ops/sample.js";
-import { full, tensor, zeros } from "../../lib/tensor.js";
 import { toTensor } from "../support/float_ops.js";
 import { random } from "../support/reference.js";
 

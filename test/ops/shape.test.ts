@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { tensor } from "../../lib/create.js";
 import { mul } from "../../lib/ops/binary.js";
 import { permute, reshape, squeeze, transpose, unsqueeze } from "../../lib/ops/shape.js";
+import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
-import { memory, synchronize, tensor } from "../../lib/tensor.js";
 import { shapeOf } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import * as reference from "../support/reference.js";

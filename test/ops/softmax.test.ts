@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
+import { tensor } from "../../lib/create.js";
 import { mul } from "../../lib/ops/binary.js";
 import { sum } from "../../lib/ops/reduce.js";
 import { logSoftmax, softmax } from "../../lib/ops/softmax.js";
 import { scope } from "../../lib/scope.js";
-import { tensor } from "../../lib/tensor.js";
 import { checkOperation } from "../support/operations.js";
 import * as reference from "../support/reference.js";
 import { map, type Reference, random, reduce, total, zip } from "../support/reference.js";

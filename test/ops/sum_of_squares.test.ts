@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { full, tensor, zeros } from "../../lib/create.js";
 import { native } from "../../lib/native.js";
-import { empty, full, type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import { empty, type Tensor } from "../../lib/tensor.js";
 import { toTensor } from "../support/float_ops.js";
 import { random } from "../support/reference.js";
 

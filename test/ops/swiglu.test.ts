@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { tensor, zeros } from "../../lib/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { swiglu } from "../../lib/ops/swiglu.js";
-import { tensor, zeros } from "../../lib/tensor.js";
 import { expectOpMatches, toTensor } from "../support/float_ops.js";
 import { at, build, expectClose, type Reference, random } from "../support/reference.js";
 

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { tensor } from "../../lib/create.js";
 import {
   abs,
   cos,
@@ -18,7 +19,6 @@ import {
   type UnaryKind,
 } from "../../lib/ops/unary.js";
 import { scope } from "../../lib/scope.js";
-import { tensor } from "../../lib/tensor.js";
 import { checkOperation } from "../support/operations.js";
 import { expectClose, map, type Reference, random, reference } from "../support/reference.js";
 

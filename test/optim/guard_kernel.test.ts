@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { tensor, zeros } from "../../lib/create.js";
 import { native } from "../../lib/native.js";
-import { empty, type Tensor, tensor, zeros } from "../../lib/tensor.js";
+import { empty, type Tensor } from "../../lib/tensor.js";
 import { uniformSource } from "../support/reference.js";
 
 // Rows N1 to N5 of the fault table for the kernel that decides: series are scripted, state is read back byte by byte.

@@ -1,5 +1,6 @@
 import { expect } from "vitest";
-import { type Tensor, tensor } from "../../lib/tensor.js";
+import { tensor } from "../../lib/create.js";
+import type { Tensor } from "../../lib/tensor.js";
 import {
   expectClose,
   type FloatDType,

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { Llama } from "../../lib/model/llama.js";
 import { AdamW } from "../../lib/optim/adamw.js";
-import { memory, resetPeakMemory } from "../../lib/tensor.js";
+import { memory, resetPeakMemory } from "../../lib/runtime.js";
 import { resolveConfig } from "../../lib/train/config.js";
 import { planRun } from "../../lib/train/plan.js";
 import { trainStep } from "../../lib/train/step.js";

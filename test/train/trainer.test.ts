@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { loadLlama } from "../../lib/checkpoint/llama.js";
 import { CheckpointError, DivergedError, TokenizerError, UsageError } from "../../lib/errors.js";
-import { memory, synchronize } from "../../lib/tensor.js";
+import { memory, synchronize } from "../../lib/runtime.js";
 import type { RunConfig } from "../../lib/train/config.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
 import { SkipHistory } from "../../lib/train/skips.js";

@@ -1,0 +1,31 @@
+/** A device as a whole: waiting for it, and its memory. */
+import { type Device, defaultDevice } from "./device.js";
+import { addon, deviceNumber, type NativeMemory, typedNativeError } from "./native.js";
+
+/** Waits until the device has run everything enqueued so far. @throws the first failure since the last wait */
+export async function synchronize(device: Device = defaultDevice()): Promise<void> {
+  try {
+    await addon.synchronize(deviceNumber(device));
+  } catch (error) {
+    throw typedNativeError(error);
+  }
+}
+
+/** Live tensors and bytes of a device: in use now, highest so far, and kept for reuse. */
+export function memory(device: Device = defaultDevice()): NativeMemory {
+  return addon.memory(deviceNumber(device));
+}
+
+/** Starts the count of `memory().peakBytes` anew. */
+export function resetPeakMemory(device: Device = defaultDevice()): void {
+  addon.resetPeakMemory(deviceNumber(device));
+}
+
+/** Highest number of bytes that tensors of a device may take; 0: what the machine has. */
+export function setMemoryLimit(bytes: number, device: Device = defaultDevice()): void {
+  try {
+    addon.setMemoryLimit(deviceNumber(device), bytes);
+  } catch (error) {
+    throw typedNativeError(error);
+  }
+}

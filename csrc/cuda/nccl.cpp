@@ -11,6 +11,12 @@ namespace {
 
 constexpr int kOldest = 21800;
 
+// "2.18.3" of 21803; before 2.9 the code had one digit less.
+std::string version_text(int code) {
+  const int major = code < 10000 ? 1000 : 10000;
+  return format("{}.{}.{}", code / major, code % major / 100, code % 100);
+}
+
 Nccl load() {
   // Sums of the NVLink switch are added in an order of its own, and a multicast that is not taken down keeps the switch
   // busy for other users of the host; the user's own setting wins. NCCL reads this once, when it is loaded.
@@ -24,8 +30,8 @@ Nccl load() {
   LF_BIND(GetVersion);
   int version = 0;
   if (functions.GetVersion(&version) != nccl::kSuccess || version < kOldest) {
-    throw Error("ERR_DEVICE", format("{} is NCCL {}.{}.{}; 2.18 or newer is needed: pip install nvidia-nccl-cu{}",
-                                     library.path, version / 10000, version / 100 % 100, version % 100, major));
+    throw Error("ERR_DEVICE", format("{} is NCCL {}; 2.18 or newer is needed: pip install nvidia-nccl-cu{}", library.path,
+                                     version_text(version), major));
   }
   LF_BIND(GetUniqueId);
   LF_BIND(GetErrorString);
@@ -48,7 +54,7 @@ Nccl load() {
 std::string Nccl::description() const {
   int version = 0;
   GetVersion(&version);
-  return format("NCCL {}.{}.{} from {}", version / 10000, version / 100 % 100, version % 100, path);
+  return format("NCCL {} from {}", version_text(version), path);
 }
 
 const Nccl& nccl_library() {

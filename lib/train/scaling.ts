@@ -6,8 +6,8 @@ import { doesNotFit } from "./fitting.js";
 import { flopsPerToken } from "./flops.js";
 import { type Gpu, gpus, optimizerBandwidthShare, reservedBytes } from "./gpus.js";
 import { type Division, type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
+import type { Ring } from "./step-queues.js";
 import { type Rings, recomputedFlops, type StepTime, stepTime, type Work } from "./step-time.js";
-import type { Ring } from "./timeline.js";
 
 type StrategyName = RunConfig["parallel"];
 

@@ -2,7 +2,7 @@
 import type { RunConfig } from "./config.js";
 import { flopsPerToken } from "./flops.js";
 import { type Division, groupSizes, partsOf } from "./plan-memory.js";
-import { type Ring, type Schedule, schedules, Timeline } from "./timeline.js";
+import { type Ring, type Schedule, schedules, Timeline } from "./step-queues.js";
 
 /** Seconds of one GPU's own work. */
 export interface Work {

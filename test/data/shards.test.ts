@@ -1,31 +1,13 @@
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { prepare } from "../../lib/data/prepare.js";
 import { TokenDataset, verifyDataset } from "../../lib/data/shards.js";
-import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { splitWindows } from "../../lib/data/windows.js";
 import { ArgumentError } from "../../lib/errors.js";
-import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
+import { documents, quickstart, temporaryFolder, threeShards, writeFiles } from "./support.js";
 
-let tokenizer: Tokenizer;
-let prepared: string;
-beforeAll(async () => {
-  tokenizer = await Tokenizer.load(quickstart);
-  const folder = await mkdtemp(join(tmpdir(), "llamaforge-shards-"));
-  await writeFiles(join(folder, "in"), documents(30));
-  prepared = join(folder, "out");
-  await prepare({ inputs: [join(folder, "in")], out: prepared, tokenizer, shardTokens: 600 });
-  return () => rm(folder, { recursive: true });
-});
-
-/** A data set of three small shards, to damage. */
-async function dataset(): Promise<string> {
-  const folder = join(await temporaryFolder(), "out");
-  await cp(prepared, folder, { recursive: true });
-  return folder;
-}
+const dataset = threeShards();
 
 async function allTokens(folder: string): Promise<number[]> {
   const { splits } = await verifyDataset(folder);
@@ -74,7 +56,7 @@ describe("token shards as windows", () => {
     await prepare({
       inputs: [join(folder, "in")],
       out,
-      tokenizer,
+      tokenizer: quickstart,
       shardTokens: 1,
       validationFraction: 0,
     });

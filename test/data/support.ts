@@ -1,10 +1,11 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
-import { onTestFinished } from "vitest";
+import { beforeAll, onTestFinished } from "vitest";
+import { prepare } from "../../lib/data/prepare.js";
 import { pieces, selectionOf } from "../../lib/data/readers/documents.js";
 import { findInput } from "../../lib/data/readers/find.js";
 import {
@@ -13,6 +14,7 @@ import {
   type ReadOptions,
   type Skipped,
 } from "../../lib/data/readers/input.js";
+import { Tokenizer } from "../../lib/data/tokenizer.js";
 
 export const fixtures = join(dirname(fileURLToPath(import.meta.url)), "fixtures");
 export const quickstart = join(fixtures, "../../../assets/quickstart");
@@ -104,4 +106,41 @@ export async function compileLibrary(): Promise<string> {
     await writeFiles(out, { [source.replace(/\.ts$/, ".js")]: outputText });
   }
   return out;
+}
+
+/** Small data sets of three shards, to damage: each call of what is returned makes a copy of one that a test file prepares once. */
+export function threeShards(): () => Promise<string> {
+  let prepared: string;
+  beforeAll(async () => {
+    const folder = await mkdtemp(join(tmpdir(), "llamaforge-shards-"));
+    await writeFiles(join(folder, "in"), documents(30));
+    prepared = join(folder, "out");
+    const inputs = [join(folder, "in")];
+    await prepare({ inputs, out: prepared, tokenizer: quickstart, shardTokens: 600 });
+    return () => rm(folder, { recursive: true });
+  });
+  return async () => {
+    const folder = join(await temporaryFolder(), "out");
+    await cp(prepared, folder, { recursive: true });
+    return folder;
+  };
+}
+
+/** One tokenizer of each kind: SentencePiece's form with few and many words, and byte-level BPE. */
+export const tokenizerFolders = {
+  quickstart,
+  llama2: join(fixtures, "llama2"),
+  "byte-level": join(fixtures, "byte-level"),
+};
+type TokenizerName = keyof typeof tokenizerFolders;
+export const tokenizerNames = Object.keys(tokenizerFolders) as TokenizerName[];
+
+/** All of them, loaded before a file's tests. */
+export function everyTokenizer(): Record<TokenizerName, Tokenizer> {
+  const tokenizers = {} as Record<TokenizerName, Tokenizer>;
+  beforeAll(async () => {
+    for (const name of tokenizerNames)
+      tokenizers[name] = await Tokenizer.load(tokenizerFolders[name]);
+  });
+  return tokenizers;
 }

@@ -1,26 +1,15 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { splitText } from "../../lib/data/text-parts.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { ArgumentError, TokenizerError } from "../../lib/errors.js";
-import { fixtures, quickstart, temporaryFolder } from "./support.js";
+import { everyTokenizer, temporaryFolder, tokenizerFolders, tokenizerNames } from "./support.js";
 
-const folders = {
-  quickstart,
-  llama2: join(fixtures, "llama2"),
-  "byte-level": join(fixtures, "byte-level"),
-};
-type Name = keyof typeof folders;
-const names = Object.keys(folders) as Name[];
-const tokenizers = {} as Record<Name, Tokenizer>;
+const tokenizers = everyTokenizer();
 
-beforeAll(async () => {
-  for (const name of names) tokenizers[name] = await Tokenizer.load(folders[name]);
-});
-
-describe.each(names)("tokenizer %s", (name) => {
+describe.each(tokenizerNames)("tokenizer %s", (name) => {
   it("recognizes special tokens and adds the ends when asked", async () => {
     const tokenizer = tokenizers[name];
     const eos = tokenizer.token(tokenizer.eosId);
@@ -77,7 +66,9 @@ describe("tokenizer", () => {
   });
 
   it("ignores the truncation that a tokenizer.json asks for", async () => {
-    const { json } = { json: await readFile(join(folders.llama2, "tokenizer.json"), "utf8") };
+    const { json } = {
+      json: await readFile(join(tokenizerFolders.llama2, "tokenizer.json"), "utf8"),
+    };
     expect(json).toContain('"max_length": 8');
     expect((await tokenizers.llama2.encode("one ".repeat(100))).length).toBeGreaterThan(100);
   });

@@ -111,7 +111,8 @@ describe.runIf(hasCompiler)("NCCL that cannot be used is an error that says what
   });
 
   test.each([
-    [10_305, "1.3.5"],
+    [1_305, "1.3.5"],
+    [2_804, "2.8.4"],
     [21_703, "2.17.3"],
   ])("version code %i is too old", (code, version) => {
     const file = fake(`libnccl-${code}.so`, code);

@@ -1,6 +1,8 @@
 // A5: memory of JavaScript that is gone, shared, changes its size or its place: copied at once or refused, never read later.
 import { describe, expect, test } from "vitest";
 import { tensor, zeros } from "../../lib/create.js";
+import { freePort } from "../../lib/dist/free-port.js";
+import { Store } from "../../lib/dist/store.js";
 import { addon } from "../../lib/native.js";
 import { synchronize } from "../../lib/runtime.js";
 
@@ -130,4 +132,27 @@ describe("memory that tensors are read into", () => {
       );
     }
   });
+});
+
+test("a value for the ranks' store from memory that is gone or shared is refused, and what it holds stays", async () => {
+  const store = await Store.connect({
+    rank: 0,
+    worldSize: 1,
+    host: "127.0.0.1",
+    port: await freePort(),
+    token: "a05",
+    timeoutMs: 30_000,
+  });
+  try {
+    await store.set("key", Uint8Array.of(1, 2));
+    const gone = new Uint8Array(4);
+    structuredClone(gone.buffer, { transfer: [gone.buffer] });
+    const code = expect.objectContaining({ code: "ERR_ARGUMENT" });
+    for (const value of [gone, new Uint8Array(new SharedArrayBuffer(4)), Float32Array.of(1)]) {
+      await expect((async () => store.set("key", value as Uint8Array))()).rejects.toThrow(code);
+    }
+    expect([...(await store.get("key", { timeoutMs: 30_000 }))]).toEqual([1, 2]);
+  } finally {
+    await store.close();
+  }
 });

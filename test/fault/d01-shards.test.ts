@@ -2,8 +2,6 @@
 // window is read, before a device sees it.
 import {
   appendFile,
-  cp,
-  mkdtemp,
   open,
   readFile,
   rename,
@@ -12,33 +10,21 @@ import {
   truncate,
   writeFile,
 } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { prepare } from "../../lib/data/prepare.js";
 import { TokenDataset } from "../../lib/data/shards.js";
-import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { ArgumentError, DataError } from "../../lib/errors.js";
-import { documents, quickstart, temporaryFolder, writeFiles } from "../data/support.js";
+import {
+  documents,
+  quickstart,
+  temporaryFolder,
+  threeShards,
+  writeFiles,
+} from "../data/support.js";
 
-let tokenizer: Tokenizer;
-let prepared: string;
-beforeAll(async () => {
-  tokenizer = await Tokenizer.load(quickstart);
-  const folder = await mkdtemp(join(tmpdir(), "llamaforge-shards-"));
-  await writeFiles(join(folder, "in"), documents(30));
-  prepared = join(folder, "out");
-  await prepare({ inputs: [join(folder, "in")], out: prepared, tokenizer, shardTokens: 600 });
-  return () => rm(folder, { recursive: true });
-});
-
-/** A data set of three small shards, to damage. */
-async function dataset(): Promise<string> {
-  const folder = join(await temporaryFolder(), "out");
-  await cp(prepared, folder, { recursive: true });
-  return folder;
-}
+const dataset = threeShards();
 
 /** Changes dataset.json. */
 const edit =
@@ -243,7 +229,12 @@ describe("D1 refused before the first step", () => {
     const folder = await temporaryFolder();
     await writeFiles(join(folder, "in"), documents(3));
     const out = join(folder, "out");
-    await prepare({ inputs: [join(folder, "in")], out, tokenizer, validationFraction: 0 });
+    await prepare({
+      inputs: [join(folder, "in")],
+      out,
+      tokenizer: quickstart,
+      validationFraction: 0,
+    });
     await expect(
       TokenDataset.open(out, { sequenceLength: 4, split: "validation" }),
     ).rejects.toThrow(/holds no validation documents/);

@@ -2,25 +2,20 @@
 // UTF-8, `</s>` in the middle, a megabyte of one character.
 import { join } from "node:path";
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { prepare } from "../../lib/data/prepare.js";
 import { TokenDataset } from "../../lib/data/shards.js";
 import { maxPartLength } from "../../lib/data/text-parts.js";
-import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { DataError } from "../../lib/errors.js";
-import { fixtures, quickstart, temporaryFolder, writeFiles } from "../data/support.js";
-
-const folders = {
+import {
+  everyTokenizer,
   quickstart,
-  llama2: join(fixtures, "llama2"),
-  "byte-level": join(fixtures, "byte-level"),
-};
-type Name = keyof typeof folders;
-const names = Object.keys(folders) as Name[];
-const tokenizers = {} as Record<Name, Tokenizer>;
-beforeAll(async () => {
-  for (const name of names) tokenizers[name] = await Tokenizer.load(folders[name]);
-});
+  temporaryFolder,
+  tokenizerNames,
+  writeFiles,
+} from "../data/support.js";
+
+const tokenizers = everyTokenizer();
 
 /** Text of every kind: any code points, and words, white space and special tokens that meet at odd places. */
 const anyText = fc.oneof(
@@ -61,7 +56,7 @@ const anyText = fc.oneof(
     .map((parts) => parts.join("")),
 );
 
-describe.each(names)("tokenizer %s", (name) => {
+describe.each(tokenizerNames)("tokenizer %s", (name) => {
   it("gives every text back, whole and streamed", async () => {
     const tokenizer = tokenizers[name];
     await fc.assert(

@@ -3,7 +3,7 @@ import { loadConfig, type RunConfig, resolveConfig } from "../../lib/train/confi
 import { planRun } from "../../lib/train/plan.js";
 import { formatPlan } from "../../lib/train/plan-text.js";
 import { type MachineOptions, planScaling, type ScalingPlan } from "../../lib/train/scaling.js";
-import { collectiveSeconds, sentBytes } from "../../lib/train/timeline.js";
+import { collectiveSeconds, sentBytes } from "../../lib/train/step-queues.js";
 
 /** TinyLlama's recipe over 16 GPUs: 8 micro-batches of 8 x 2048 on each, 2,097,152 tokens a step. */
 const tinyllama = (overrides: string[] = []): RunConfig =>

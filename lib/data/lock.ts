@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { link, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { link, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
 import { describeOwner, mayBeAlive, parseLockOwner, thisOwner } from "../lock-owner.js";
@@ -20,58 +20,87 @@ export async function acquireLock(path: string, what: string): Promise<Lock> {
   const content = `${JSON.stringify(thisOwner())}\n`;
   const draft = `${path}.${randomUUID()}`;
   try {
-    await writeFile(draft, content, { flag: "wx" });
-    while (!(await linkNew(draft, path))) await removeStale(path, what);
+    for (;;) {
+      await writeFile(draft, content);
+      const outcome = await linkNew(draft, path);
+      if (outcome === "linked") break;
+      if (outcome === "taken") await removeStale(path, what);
+    }
   } catch (cause) {
     if (cause instanceof UsageError) throw cause;
     throw new UsageError(`cannot lock ${what}: ${(cause as Error).message}`, { cause });
   } finally {
     await rm(draft, { force: true });
   }
-  await removeDrafts(path);
+  await removeLeftovers(path);
   return { release: () => rm(path, { force: true }) };
 }
 
-/** Removes what processes left that were killed while they tried to lock. */
-async function removeDrafts(path: string): Promise<void> {
-  const drafts = (await readdir(dirname(path))).filter((name) =>
-    name.startsWith(`${basename(path)}.`),
-  );
-  for (const name of drafts) {
+/**
+ * Removes what processes left that were killed while they took the lock. A draft without an owner is one that its
+ * process was killed over, or is writing at this moment: that one finds it gone and writes it again.
+ */
+async function removeLeftovers(path: string): Promise<void> {
+  const names = await readdir(dirname(path));
+  if (names.includes(basename(takingPath(path)))) {
+    // Whether it is a dead one's, and nobody else is at it, is told by taking it.
+    const taking = await acquireLock(takingPath(path), path).catch(() => null);
+    await taking?.release();
+  }
+  const isDraft = (name: string) =>
+    name.startsWith(`${basename(path)}.`) && uuid.test(name.slice(-36));
+  for (const name of names.filter(isDraft)) {
     const draft = join(dirname(path), name);
     const content = await readFile(draft, "utf8").catch(() => null);
-    const owner = content === null ? null : parseLockOwner(content);
-    if (owner !== null && !mayBeAlive(owner)) await rm(draft, { force: true });
+    if (content === null) continue;
+    const owner = parseLockOwner(content);
+    if (owner === null || !mayBeAlive(owner)) await rm(draft, { force: true });
   }
 }
 
-async function linkNew(from: string, to: string): Promise<boolean> {
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/** Gives a file a second name: done, or that name is taken, or the file is no more. */
+async function linkNew(from: string, to: string): Promise<"linked" | "taken" | "gone"> {
   try {
     await link(from, to);
-    return true;
+    return "linked";
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return "taken";
+    if (code === "ENOENT") return "gone";
     throw error;
   }
 }
 
-/** Removes the lock of a dead process, or throws. */
+/**
+ * Removes the lock of a dead process, or throws if its owner may live. Only who holds the right to remove it may:
+ * otherwise a second one that saw the same dead owner would remove the lock of who came after.
+ */
 async function removeStale(path: string, what: string): Promise<void> {
-  const content = await readFile(path, "utf8").catch(() => null);
-  if (content === null) return;
-  const owner = parseLockOwner(content);
-  if (owner === null || mayBeAlive(owner)) {
-    const who = owner === null ? "another program" : describeOwner(owner);
-    throw new UsageError(`${what} is in use by ${who} (${path}); wait for it, or remove the file`);
-  }
-  // Two that find the same stale lock: only one can move it away, and what was moved must still be the stale one.
-  const moved = `${path}.${randomUUID()}`;
+  if (!(await isStale(path, what))) return;
+  const taking = await acquireLock(takingPath(path), what);
   try {
-    await rename(path, moved);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
-    throw error;
+    if (await isStale(path, what)) await rm(path, { force: true });
+  } finally {
+    await taking.release();
   }
-  if ((await readFile(moved, "utf8")) !== content) await linkNew(moved, path);
-  await rm(moved, { force: true });
+}
+
+/**
+ * Whether a dead process left the lock; false if there is none.
+ * @throws UsageError if its owner may live
+ */
+async function isStale(path: string, what: string): Promise<boolean> {
+  const content = await readFile(path, "utf8").catch(() => null);
+  if (content === null) return false;
+  const owner = parseLockOwner(content);
+  if (owner !== null && !mayBeAlive(owner)) return true;
+  const who = owner === null ? "another program" : describeOwner(owner);
+  throw new UsageError(`${what} is in use by ${who} (${path}); wait for it, or remove the file`);
+}
+
+/** The lock of who removes a dead process's lock. */
+function takingPath(path: string): string {
+  return `${path}.taking`;
 }

@@ -7,7 +7,7 @@ import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
-import { checkpointError, type Digest, guarded, io } from "./native-io.js";
+import { checkpointError, type Digest, guarded, io, systemCode } from "./native-io.js";
 
 export const manifestFile = "manifest.json";
 const format = "llamaforge-checkpoint";
@@ -20,6 +20,13 @@ export interface Manifest {
   run: Record<string, unknown>;
   files: Map<string, Digest>;
 }
+
+/**
+ * A checkpoint that is certainly broken: a file of it is missing or has the wrong size or content. Not one that could not be
+ * read just now, that another version wrote, or that somebody put a file into: those are refused too, but nothing of them is
+ * ever deleted.
+ */
+export class DamagedCheckpointError extends CheckpointError {}
 
 /** The text of a manifest. Its last field is the hash of the others: a flipped bit in it is seen too. */
 export function formatManifest({ step, run, files }: Manifest): string {
@@ -36,7 +43,12 @@ function checkOf(body: unknown): string {
 /** Reads and checks the manifest of a checkpoint folder, not its files. */
 export async function readManifest(folder: string): Promise<Manifest> {
   const path = join(folder, manifestFile);
-  const json = await readJson(path, manifestBytesLimit);
+  const json = await readJson(path, manifestBytesLimit).catch((error: CheckpointError) => {
+    const unread = systemCode(error.cause) ?? "ENOENT";
+    throw unread === "ENOENT"
+      ? new DamagedCheckpointError(error.message, { cause: error.cause })
+      : error;
+  });
   if (!isRecord(json) || json.format !== format) {
     throw new CheckpointError(`${path}: expected the manifest of a ${format}`);
   }
@@ -47,7 +59,9 @@ export async function readManifest(folder: string): Promise<Manifest> {
   }
   const { check, ...body } = json;
   if (check !== checkOf(body)) {
-    throw new CheckpointError(`${path}: its own hash does not match, it was damaged or edited`);
+    throw new DamagedCheckpointError(
+      `${path}: its own hash does not match, it was damaged or edited`,
+    );
   }
   const { step, run, files } = body;
   if (!Number.isSafeInteger(step) || (step as number) < 0) {
@@ -88,9 +102,12 @@ export async function verifyCheckpoint(
 ): Promise<Manifest> {
   const manifest = await readManifest(folder);
   const problems: string[] = [];
+  let damaged = false;
   for (const [name, digest] of manifest.files) {
     const problem = await fileProblem(join(folder, name), digest, hashes);
-    if (problem !== null) problems.push(`${name}: ${problem}`);
+    if (problem === null) continue;
+    problems.push(`${name}: ${problem.text}`);
+    damaged ||= problem.certain;
   }
   // A stray shard or index would be loaded by other programs that read the folder.
   for (const name of await guarded(`listing ${folder}`, () => readdir(folder))) {
@@ -100,7 +117,8 @@ export async function verifyCheckpoint(
   }
   if (problems.length > 0) {
     const list = problems.map((problem) => `  ${problem}`).join("\n");
-    throw new CheckpointError(`${folder} is not a valid checkpoint:\n${list}`);
+    const Refusal = damaged ? DamagedCheckpointError : CheckpointError;
+    throw new Refusal(`${folder} is not a valid checkpoint:\n${list}`);
   }
   const named = /^step-(\d{1,15})$/.exec(basename(folder));
   if (named && Number(named[1]) !== manifest.step) {
@@ -109,17 +127,26 @@ export async function verifyCheckpoint(
   return manifest;
 }
 
-async function fileProblem(path: string, wanted: Digest, hashes: boolean): Promise<string | null> {
+/** What is wrong with a file, and whether that is certain; a file that cannot be read now may be whole. */
+async function fileProblem(
+  path: string,
+  wanted: Digest,
+  hashes: boolean,
+): Promise<{ text: string; certain: boolean } | null> {
+  const damage = (text: string) => ({ text, certain: true });
   try {
     const status = await lstat(path);
-    if (!status.isFile()) return "is not a regular file";
-    if (status.size !== wanted.bytes) return `has ${status.size} bytes, expected ${wanted.bytes}`;
+    if (!status.isFile()) return damage("is not a regular file");
+    if (status.size !== wanted.bytes) {
+      return damage(`has ${status.size} bytes, expected ${wanted.bytes}`);
+    }
     if (!hashes) return null;
     const { sha256 } = await io.hashFile(path);
-    return sha256 === wanted.sha256 ? null : `has the hash ${sha256}, expected ${wanted.sha256}`;
+    if (sha256 === wanted.sha256) return null;
+    return damage(`has the hash ${sha256}, expected ${wanted.sha256}`);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "is missing";
-    return checkpointError("cannot be read", error).message;
+    if (systemCode(error) === "ENOENT") return damage("is missing");
+    return { text: checkpointError("cannot be read", error).message, certain: false };
   }
 }
 

@@ -2,7 +2,7 @@
 import { basename } from "node:path";
 import { UsageError } from "../errors.js";
 import { discard, listCheckpoints } from "./folder.js";
-import { verifyCheckpoint } from "./manifest.js";
+import { DamagedCheckpointError, verifyCheckpoint } from "./manifest.js";
 
 export interface Retention {
   /** How many of the newest valid checkpoints stay; at least 2, for the newest may turn out damaged. */
@@ -16,7 +16,8 @@ export interface Retention {
 /** A checkpoint as retention sees it. */
 export interface Candidate {
   step: number;
-  valid: boolean;
+  /** Null if that cannot be told, as of one that cannot be read at the moment. */
+  valid: boolean | null;
   /** Loss on held-out documents at this step, if it was measured then. */
   validation?: number | null;
 }
@@ -39,7 +40,8 @@ export function checkRetention({ keepLast, keepEvery = 0, keepBest = 0 }: Retent
 
 /**
  * The steps to delete. Damaged checkpoints do not count as kept ones; those older than the newest valid
- * one go, newer ones stay for whoever wants to know what happened. Without a valid one nothing goes.
+ * one go, newer ones stay for whoever wants to know what happened. Without a valid one nothing goes. What is to stay for
+ * good stays though it be damaged, and so does what could not be judged.
  */
 export function chooseDeletions(checkpoints: readonly Candidate[], retention: Retention): number[] {
   checkRetention(retention);
@@ -49,8 +51,8 @@ export function chooseDeletions(checkpoints: readonly Candidate[], retention: Re
   const newest = valid[0];
   if (newest === undefined) return [];
   const kept = new Set(valid.slice(0, keepLast));
-  if (keepEvery > 0) {
-    for (const step of valid) if (step % keepEvery === 0) kept.add(step);
+  for (const { step, valid } of checkpoints) {
+    if (valid === null || (keepEvery > 0 && step % keepEvery === 0)) kept.add(step);
   }
   const measured = checkpoints.filter(({ valid, validation }) => valid && isNumber(validation));
   // Of equal losses the later one.
@@ -68,13 +70,16 @@ export async function applyRetention(folder: string, retention: Retention): Prom
   const places = await listCheckpoints(folder);
   const checkpoints: Candidate[] = [];
   for (const { step, path } of places) {
-    const manifest = await verifyCheckpoint(path, { hashes: false }).catch(() => null);
-    const loss = manifest?.run.validation;
-    checkpoints.push({
-      step,
-      valid: manifest !== null,
-      validation: isNumber(loss) ? loss : null,
-    });
+    try {
+      const { run } = await verifyCheckpoint(path, { hashes: false });
+      checkpoints.push({
+        step,
+        valid: true,
+        validation: isNumber(run.validation) ? run.validation : null,
+      });
+    } catch (error) {
+      checkpoints.push({ step, valid: error instanceof DamagedCheckpointError ? false : null });
+    }
   }
   const deletions = new Set(chooseDeletions(checkpoints, retention));
   for (const { step, path } of places) {

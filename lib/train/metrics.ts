@@ -102,6 +102,7 @@ function decodeStep(line: string): StepMetrics | undefined {
   if (record === null || !Number.isInteger(record.step)) return undefined;
   record.loss ??= Number.NaN;
   record.gradNorm ??= Number.NaN;
+  if (record.validation) record.validation.loss ??= Number.NaN;
   return record as StepMetrics;
 }
 

@@ -30,8 +30,7 @@ export class SkipHistory {
     const inARow = this.recent.length - (this.recent.lastIndexOf(0) + 1);
     const inAll = this.recent.reduce((sum: number, skipped) => sum + skipped, 0);
     const hint =
-      "go back to an earlier checkpoint with a lower learning rate or another seed (the batches in question come in " +
-      "another order), or look at the data of these steps";
+      "go back to an earlier checkpoint (--resume FOLDER/step-N) with a lower learning rate, or look at the data of these steps";
     if (inARow > maxConsecutiveSkips) {
       return new DivergedError(
         `step ${step}: ${inARow} steps in a row were skipped (guard.maxConsecutiveSkips is ${maxConsecutiveSkips}): ${hint}`,

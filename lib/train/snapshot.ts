@@ -66,7 +66,8 @@ export async function snapshot(run: {
       ...runIdentity(config, mixture),
       worldSize: model.store.parallel?.worldSize ?? 1,
       build: buildInfo().version,
-      ...(run.validation != null && { validation: run.validation }),
+      // JSON has no NaN, which is what weights that are not finite give.
+      ...(Number.isFinite(run.validation) && { validation: run.validation }),
     },
   };
 }

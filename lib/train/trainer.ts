@@ -5,7 +5,7 @@ import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
-import { UsageError } from "../errors.js";
+import { type DivergedError, LlamaForgeError, UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
 import type { AdamW } from "../optim/adamw.js";
@@ -76,6 +76,8 @@ export class Trainer {
   #savedStep = -1;
   #stopping = false;
   #stopRequested = false;
+  /** Why the run ends by itself, once it must: what is enqueued by then is done and saved first. */
+  #diverged: DivergedError | null = null;
   #sentBytes = 0;
   #running = false;
   #validation: Validation | null = null;
@@ -172,7 +174,8 @@ export class Trainer {
 
   /**
    * Trains to the end, or until `stop()`; yields each step once its figures are known, which is up to two steps after it
-   * was enqueued.
+   * was enqueued. To leave earlier, call `stop()`: it saves. Leaving the loop by `break` or by an error ends the run where it
+   * is, without a save, and other processes that train with this one end with a PeerError.
    * @throws DivergedError after too many skipped steps (the state is saved first); CheckpointError when saves keep failing
    */
   async *run(): AsyncGenerator<StepMetrics, void, void> {
@@ -181,9 +184,10 @@ export class Trainer {
     this.#running = true;
     this.#started = this.#lastEnd = performance.now();
     const inFlight: RunningStep[] = [];
+    let left: Error | null = new UsageError("[Trainer.run] its loop was left before the end");
     try {
       let enqueued = this.#step;
-      while (enqueued < this.config.steps && !this.#stopping) {
+      while (enqueued < this.config.steps && !this.#stopping && !this.#diverged) {
         inFlight.push(await this.#enqueue(enqueued++));
         const pause = this.#pausesAfter(enqueued);
         while (inFlight.length > (pause ? 0 : runAhead - 1)) {
@@ -203,12 +207,15 @@ export class Trainer {
       await this.#cluster?.meet("the end");
       this.#sentBytes = this.#cluster?.sentBytes ?? 0;
       await this.#cluster?.close();
+      left = null;
     } catch (error) {
-      this.#cluster?.fail(error as Error);
+      left = error as Error;
       throw error;
     } finally {
+      if (left) this.#cluster?.fail(left);
       await this.#close();
     }
+    if (this.#diverged) throw this.#diverged;
   }
 
   /** Whether the run must come to rest after this many steps: to measure, write samples or save. */
@@ -271,26 +278,27 @@ export class Trainer {
         metrics.validation = this.#validation = await this.#evaluate(this.#heldOut);
         this.#validatedStep = this.#step;
       }
-      if (this.#samplesHere && (last || due(this.#step, sample.every))) {
-        metrics.samples = this.#samples = await writeSamples(
-          this.model,
-          this.tokenizer,
-          this.config,
-          this.#step,
-        );
-      }
       if (due(this.#step, checkpoint.every)) await this.#save();
+      if (this.#samplesHere && (last || due(this.#step, sample.every))) {
+        metrics.samples = this.#samples = await this.#writeSamples();
+      }
     }
     this.#metrics?.write(metrics);
     // Not when this line runs: the host may come late, and the next step would look shorter.
     this.#lastEnd = atRest ? performance.now() : end;
-    const diverged = this.#skips.verdict(this.#step);
-    if (diverged) {
-      await this.#save();
-      await this.#writer.finish();
-      throw diverged;
-    }
+    this.#diverged ??= this.#skips.verdict(this.#step);
     return metrics;
+  }
+
+  /** None where the weights give no probabilities: the guard says of such a run what there is to say. */
+  async #writeSamples(): Promise<Sample[]> {
+    try {
+      return await writeSamples(this.model, this.tokenizer, this.config, this.#step);
+    } catch (error) {
+      if (!(error instanceof LlamaForgeError) || error.code !== "ERR_NON_FINITE") throw error;
+      this.#notice(`no samples after step ${this.#step}: ${error.message}`);
+      return [];
+    }
   }
 
   #evaluate(heldOut: Mixture): Promise<Validation> {

@@ -1,5 +1,5 @@
 // C11: what is deleted, and that the newest valid checkpoint never is.
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
@@ -14,7 +14,7 @@ import { temporaryFolder } from "../checkpoint/support/harness.js";
 const checkpoints = fc.uniqueArray(
   fc.record({
     step: fc.oneof(fc.nat(20), fc.integer({ min: 999_990, max: 1_000_010 }), fc.nat(12_000_000)),
-    valid: fc.boolean(),
+    valid: fc.option(fc.boolean(), { freq: 4 }),
   }),
   { selector: ({ step }) => step, maxLength: 40 },
 );
@@ -32,6 +32,8 @@ test("for any set: the newest valid ones and the milestones stay, nothing newer 
       }
       const newest = newestFirst[0];
       for (const step of deleted) expect(step).toBeLessThan(newest ?? Number.NEGATIVE_INFINITY);
+      // What could not be judged is not for us to delete.
+      for (const { step, valid } of all) if (valid === null) expect(deleted.has(step)).toBe(false);
       // Nothing else stays, among the valid ones: the disk is bounded.
       const milestones = valid.filter((step) => keepEvery > 0 && step % keepEvery === 0);
       const stay = new Set([...newestFirst.slice(0, keepLast), ...milestones]);
@@ -82,6 +84,22 @@ test("on disk, over the 10^6 boundary, with damaged ones among them", async () =
   const newest = await openNewest(path);
   expect(newest?.step).toBe(1_000_001);
   if (newest) await expectContents(newest);
+  remove();
+});
+
+test("only what is certainly damaged goes, and no milestone", async () => {
+  const { path, remove } = temporaryFolder();
+  for (let step = 1; step <= 7; step += 1) await saveCheckpoint(path, step, contentsOf(step));
+  const folder = (step: number) => join(path, `step-000000000${step}`);
+  // Of another version of this library; with a file of the user's; damaged; damaged, but to stay for good.
+  const manifest = join(folder(1), "manifest.json");
+  writeFileSync(manifest, readFileSync(manifest, "utf8").replace('"version": 1', '"version": 2'));
+  writeFileSync(join(folder(2), "merged.safetensors"), "");
+  truncateSync(join(folder(3), "trainer.json"), 9);
+  truncateSync(join(folder(4), "trainer.json"), 9);
+  expect(await applyRetention(path, { keepLast: 2, keepEvery: 4 })).toEqual([3, 5]);
+  const left = (await listCheckpoints(path)).map(({ step }) => step);
+  expect(left).toEqual([1, 2, 4, 6, 7]);
   remove();
 });
 

@@ -154,7 +154,65 @@ describe("too many skipped steps (FAULTS N4)", () => {
         for await (const step of trainer.run()) seen.push(step);
       })(),
     ).rejects.toThrow(DivergedError);
-    expect(seen.map((step) => step.skipped)).toEqual(["loss not finite", "loss not finite"]);
+    // The third skip decides; the step that was under way by then is done, and all of them are told.
+    expect(seen.map((step) => step.skipped)).toEqual(Array(4).fill("loss not finite"));
+    await readFile(join(out, "step-0000000004/manifest.json"));
+  });
+
+  test("leave a checkpoint from which the run goes on as if it had never ended", async () => {
+    // What is called a spike is so small that some steps are and the next ones are not.
+    const guard = { window: 10, minimumHistory: 2, zLoss: 100, zGradNorm: 1 };
+    const run = async (limits: { maxSkipsPerWindow: number; maxConsecutiveSkips: number }) => {
+      const config = tinyConfig(data, freshOut(), { guard: { ...guard, ...limits }, steps: 24 });
+      const trainer = await Trainer.create(config);
+      const steps: StepMetrics[] = [];
+      const ended = await (async () => {
+        for await (const step of trainer.run()) steps.push(step);
+      })().catch((error: unknown) => error);
+      return { config, steps, ended };
+    };
+    const never = { maxSkipsPerWindow: 9, maxConsecutiveSkips: 9 };
+    const whole = await run(never);
+    const early = await run({ maxSkipsPerWindow: 3, maxConsecutiveSkips: 9 });
+    expect(early.ended).toBeInstanceOf(DivergedError);
+    // The step under way when it was decided has changed the weights.
+    expect(early.steps.at(-2)?.skipped).toBeDefined();
+    expect(early.steps.at(-1)?.skipped).toBeUndefined();
+    const config = { ...early.config, guard: whole.config.guard };
+    const resumed = await Trainer.create(config);
+    const steps = [...early.steps];
+    for await (const step of resumed.run()) steps.push(step);
+    const figures = steps.map(({ step, loss, gradNorm, skipped }) => [
+      step,
+      loss,
+      gradNorm,
+      skipped,
+    ]);
+    expect(figures).toEqual(
+      whole.steps.map(({ step, loss, gradNorm, skipped }) => [step, loss, gradNorm, skipped]),
+    );
+  });
+
+  test("no samples and no validation loss of such weights keep it from saving", async () => {
+    const out = freshOut();
+    const config = tinyConfig(data, out, {
+      guard: { maxConsecutiveSkips: 2 },
+      evaluate: { every: 1 },
+      sample: { every: 1, prompts: ["the"] },
+      steps: 12,
+    });
+    const notices: string[] = [];
+    const trainer = await Trainer.create(config, { onNotice: (text) => notices.push(text) });
+    const { native } = await import("../../lib/native.js");
+    native.fill(trainer.model.norm.weight.tensor.native, Number.NaN);
+    const seen: StepMetrics[] = [];
+    await expect(
+      (async () => {
+        for await (const step of trainer.run()) seen.push(step);
+      })(),
+    ).rejects.toThrow(DivergedError);
+    expect(notices.filter((text) => text.startsWith("no samples after step"))).toHaveLength(3);
+    expect(seen.at(-1)?.validation?.loss).toBeNaN();
     await readFile(join(out, "step-0000000003/manifest.json"));
   });
 

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { isIP } from "node:net";
 import { ConfigError, type ConfigProblem } from "../errors.js";
 
@@ -55,13 +56,18 @@ const families: readonly Names[] = [
     rank: "SLURM_PROCID",
     worldSize: "SLURM_NTASKS",
     localRank: "SLURM_LOCALID",
-    localWorldSize: ["SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"],
+    // The step's own first: the second is what the allocation asked for, and steps inherit it.
+    localWorldSize: ["SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"],
     runId: ["SLURM_JOB_ID"],
   },
 ];
 
 /** Where the store listens when nothing says so: torchrun's own default. */
 const defaultPort = 29_500;
+/** Names the store's port on all ranks, whatever the launcher says. */
+const portVariable = "LLAMAFORGE_MASTER_PORT";
+/** From here on systems give ports to connections by themselves (Linux: net.ipv4.ip_local_port_range). */
+const firstHandedOut = 32_768;
 const mostProcesses = 65_536;
 
 /**
@@ -95,8 +101,7 @@ export function readWorld(env: Environment = process.env): World | null {
   if (wrong || problems.length > 0) {
     throw new ConfigError(`the environment (${launcher}'s variables)`, problems);
   }
-  const runName = names.runId.find((name) => isSet(env, name));
-  const named = runName ? (env[runName] as string) : "run";
+  const named = runName(env, names) ?? "run";
   const step = launcher === "Slurm" ? `.${env.SLURM_STEP_ID ?? ""}` : "";
   const restart = env.TORCHELASTIC_RESTART_COUNT ?? env.SLURM_RESTART_COUNT ?? "0";
   return {
@@ -117,13 +122,15 @@ function stands(family: Names, env: Environment): boolean {
     return ["RANK", "WORLD_SIZE", "LOCAL_RANK"].some((name) => isSet(env, name));
   }
   if (!isSet(env, family.rank)) return false;
-  return family.launcher !== "Slurm" || (isSet(env, "SLURM_STEP_ID") && !isBatch(env));
+  return family.launcher !== "Slurm" || isTaskStep(env.SLURM_STEP_ID ?? "");
 }
 
-function isBatch(env: Environment): boolean {
-  const { SLURM_STEP_ID: step } = env;
-  // 0xFFFFFFFB: the batch script's own step; srun numbers its steps from 0.
-  return step === "batch" || step === "4294967291" || step === "interactive";
+/**
+ * srun numbers its steps from 0. Those that Slurm makes by itself have names, or numbers at the end of 32 bits: 0xFFFFFFFB is
+ * the batch script, 0xFFFFFFFA the shell of salloc.
+ */
+function isTaskStep(step: string): boolean {
+  return /^\d+$/.test(step) && Number(step) < 0xffff_fff0;
 }
 
 function isSet(env: Environment, name: string): boolean {
@@ -241,11 +248,38 @@ export function firstHost(list: string): string | undefined {
 }
 
 function masterPort(env: Environment, names: Names, problems: ConfigProblem[]): number {
-  if (isSet(env, "MASTER_PORT")) return integer(env, ["MASTER_PORT"], 1, 65_535, problems) ?? 0;
+  if (isSet(env, portVariable)) return integer(env, [portVariable], 1, 65_535, problems) ?? 0;
+  if (isSet(env, "MASTER_PORT")) {
+    const port = integer(env, ["MASTER_PORT"], 1, 65_535, problems) ?? 0;
+    return env.TORCHELASTIC_USE_AGENT_STORE === "True" ? portBesideAgent(port) : port;
+  }
   if (names.launcher === "torchrun") return defaultPort;
   // Jobs that share a host must not share a port.
-  const job = Number(/\d+/.exec(env[names.runId[0] as string] ?? "")?.[0] ?? 0);
-  return 20_000 + (job % 10_000);
+  const run = runName(env, names) ?? "";
+  return portOfNumber(names.launcher === "Slurm" ? Number(/\d+/.exec(run)?.[0] ?? 0) : hashOf(run));
+}
+
+/** What the launcher calls the run. */
+function runName(env: Environment, names: Names): string | undefined {
+  const name = names.runId.find((each) => isSet(env, each));
+  return name === undefined ? undefined : env[name];
+}
+
+/**
+ * The agent of torchrun serves a store of its own on MASTER_PORT for as long as the ranks run, for workers that speak its
+ * protocol. The next port is ours; but where the system has chosen the agent's (c10d), it gives the next ones to connections.
+ */
+function portBesideAgent(port: number): number {
+  return port < firstHandedOut ? port + 1 : portOfNumber(port);
+}
+
+/** 20000 to 29999. */
+function portOfNumber(number: number): number {
+  return 20_000 + (number % 10_000);
+}
+
+function hashOf(text: string): number {
+  return createHash("sha256").update(text).digest().readUInt32LE();
 }
 
 /** `rank 3 of 16 (local 1 of 8)`. */

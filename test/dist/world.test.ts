@@ -125,10 +125,17 @@ describe("Slurm's notations", () => {
     ["4,2(x3),1", 4, 1],
     ["6", 0, 6],
   ])("of tasks per node %s, node %i has %i", (text, node, count) => {
-    const { SLURM_NTASKS_PER_NODE: _, ...step } = slurm;
-    const env = { ...step, SLURM_STEP_TASKS_PER_NODE: text, SLURM_NODEID: `${node}` };
+    const env = { ...slurm, SLURM_STEP_TASKS_PER_NODE: text, SLURM_NODEID: `${node}` };
     const world = readWorld({ ...env, SLURM_LOCALID: "0" });
     expect(world?.localWorldSize).toBe(count);
+  });
+
+  test("a step of fewer tasks than the allocation has on a node counts its own", () => {
+    // `srun --ntasks-per-node=2` under `sbatch --ntasks-per-node=8`, as older versions leave the variables.
+    const part = { ...slurm, SLURM_NTASKS: "4", SLURM_PROCID: "3", SLURM_NTASKS_PER_NODE: "8" };
+    const world = readWorld({ ...part, SLURM_STEP_TASKS_PER_NODE: "2(x2)" });
+    expect(world).toMatchObject({ rank: 3, worldSize: 4, localRank: 1, localWorldSize: 2 });
+    expect(readWorld({ ...slurm, SLURM_STEP_TASKS_PER_NODE: "" })?.localWorldSize).toBe(8);
   });
 
   test("a job of one node needs no list", () => {
@@ -147,7 +154,7 @@ describe("Slurm's notations", () => {
     expect(readWorld(given)).toMatchObject({ host: "ib-node01", port: 1234 });
   });
 
-  test.each(["batch", "4294967291", "interactive"])(
+  test.each(["batch", "4294967291", "interactive", "4294967290", "extern", "4294967292"])(
     "step %s runs no task: a process there is alone",
     (step) => {
       expect(readWorld({ ...slurm, SLURM_STEP_ID: step })).toBe(null);
@@ -260,12 +267,12 @@ describe("K3: what contradicts itself is refused, everything at once", () => {
     ["Slurm: no number of tasks", { ...slurm, SLURM_NTASKS: "" }, [["SLURM_NTASKS", /missing/]]],
     [
       "Slurm: tasks per node that cannot be read",
-      { ...slurm, SLURM_NTASKS_PER_NODE: "", SLURM_STEP_TASKS_PER_NODE: "8(y2)" },
+      { ...slurm, SLURM_STEP_TASKS_PER_NODE: "8(y2)" },
       [["SLURM_STEP_TASKS_PER_NODE", /expected tasks per node like 8\(x2\).*got "8\(y2\)"/]],
     ],
     [
       "Slurm: fewer nodes in the list of tasks than this one's number",
-      { ...slurm, SLURM_NTASKS_PER_NODE: "", SLURM_STEP_TASKS_PER_NODE: "4,4", SLURM_NODEID: "2" },
+      { ...slurm, SLURM_STEP_TASKS_PER_NODE: "4,4", SLURM_NODEID: "2" },
       [["SLURM_STEP_TASKS_PER_NODE", /SLURM_NODEID=2/]],
     ],
     [
@@ -292,9 +299,49 @@ describe("K3: what contradicts itself is refused, everything at once", () => {
   });
 });
 
-test("jobs that share a host get ports of their own", () => {
-  const ports = ["4200123", "4200124"].map((id) => readWorld({ ...slurm, SLURM_JOB_ID: id })?.port);
-  expect(ports).toEqual([20_123, 20_124]);
+describe("the port of the store", () => {
+  test("jobs that share a host get ports of their own", () => {
+    const ports = ["4200123", "4200124"].map(
+      (id) => readWorld({ ...slurm, SLURM_JOB_ID: id })?.port,
+    );
+    expect(ports).toEqual([20_123, 20_124]);
+  });
+
+  test("Open MPI: all of the run's name counts, not the digits of the host's", () => {
+    const names = ["prterun-node01-1234@1", "prterun-node01-1234@2", "prterun-node01-4321@1"];
+    const ports = names.map((name) => readWorld({ ...openMpi, PMIX_NAMESPACE: name })?.port);
+    expect(new Set(ports).size).toBe(3);
+    for (const port of ports) {
+      expect(port).toBeGreaterThanOrEqual(20_000);
+      expect(port).toBeLessThan(30_000);
+    }
+    const { PMIX_NAMESPACE: _, ...older } = openMpi;
+    const jobs = ["3", "4"].map((id) => readWorld({ ...older, OMPI_MCA_ess_base_jobid: id })?.port);
+    expect(jobs[0]).not.toBe(jobs[1]);
+  });
+
+  test.each([
+    ["29500", 29_501],
+    ["32767", 32_768],
+    // The agent's port was chosen by the system, which may have given the next one to a connection.
+    ["32768", 22_768],
+    ["65535", 25_535],
+  ])("torchrun's agent serves on MASTER_PORT=%s: ours is %i", (given, port) => {
+    const agent = { ...torchrun, MASTER_PORT: given, TORCHELASTIC_USE_AGENT_STORE: "True" };
+    expect(readWorld(agent)?.port).toBe(port);
+    const free = { ...agent, TORCHELASTIC_USE_AGENT_STORE: "False" };
+    expect(readWorld(free)?.port).toBe(Number(given));
+  });
+
+  test("LLAMAFORGE_MASTER_PORT wins over what any launcher says", () => {
+    const own = { LLAMAFORGE_MASTER_PORT: "1234", TORCHELASTIC_USE_AGENT_STORE: "True" };
+    for (const env of [torchrun, slurm, openMpi]) {
+      expect(readWorld({ ...env, ...own })?.port).toBe(1234);
+    }
+    expect(problemsOf({ ...torchrun, LLAMAFORGE_MASTER_PORT: "x" })).toEqual([
+      ["LLAMAFORGE_MASTER_PORT", expect.stringContaining('got "x"')],
+    ]);
+  });
 });
 
 test("RANK and WORLD_SIZE by hand: a host each, or all on one with LOCAL_RANK", () => {

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { constants } from "node:os";
+import { exitCodes } from "../errors.js";
 import { freePort } from "./free-port.js";
 
 export interface LaunchOptions {
@@ -25,7 +26,8 @@ interface Ended {
  * Runs one process for each rank on this host, with torchrun's variables and a port that is free now. SIGTERM and SIGINT are
  * handed on to all of them. The first failure ends all: the others learn of it by their connections, and those that have not
  * ended after the grace are killed.
- * @returns 0, or the exit code of the rank that failed first (128 + n if signal n ended it)
+ * @returns 0, or the exit code of the rank that failed first (128 + n if signal n ended it); that of one which only lost
+ * another (6) counts if there is no other
  */
 export async function launch(options: LaunchOptions): Promise<number> {
   const { processes, command, graceMs = 10_000, onReport } = options;
@@ -35,6 +37,8 @@ export async function launch(options: LaunchOptions): Promise<number> {
     MASTER_ADDR: "127.0.0.1",
     MASTER_PORT: `${await freePort()}`,
     TORCHELASTIC_RUN_ID: randomBytes(8).toString("hex"),
+    // Said to us, perhaps, by a torchrun around this: nobody serves on our port.
+    TORCHELASTIC_USE_AGENT_STORE: "False",
     // Ranks end when their launcher is gone, as a supervised run does.
     LLAMAFORGE_SUPERVISED: "1",
   };
@@ -47,28 +51,34 @@ export async function launch(options: LaunchOptions): Promise<number> {
   };
   const ignore = () => {};
   process.on("SIGTERM", forward).on("SIGINT", forward).on("SIGHUP", ignore);
-  let first: Ended | null = null;
+  const failures: Ended[] = [];
+  let killing = false;
   let timer: NodeJS.Timeout | undefined;
   try {
     const ends = children.map(async (child, rank) => {
       const ended = await endOf(child, rank);
       alive.delete(rank);
-      if (ended.code === 0 || first !== null) return;
-      first = ended;
-      if (alive.size > 0) {
-        onReport(`rank ${rank} ended ${howOf(ended)}; the others are ending`);
-        timer = setTimeout(() => {
-          onReport(`killed: rank ${[...alive.keys()].join(", ")}, still there after the failure`);
-          for (const left of alive.values()) left.kill("SIGKILL");
-        }, graceMs);
-      }
+      if (ended.code === 0 || killing) return;
+      failures.push(ended);
+      if (failures.length > 1 || alive.size === 0) return;
+      onReport(`rank ${rank} ended ${howOf(ended)}; the others are ending`);
+      timer = setTimeout(() => {
+        killing = true;
+        onReport(`killed: rank ${[...alive.keys()].join(", ")}, still there after the failure`);
+        for (const left of alive.values()) left.kill("SIGKILL");
+      }, graceMs);
     });
     await Promise.all(ends);
   } finally {
     clearTimeout(timer);
     process.off("SIGTERM", forward).off("SIGINT", forward).off("SIGHUP", ignore);
   }
-  return first === null ? 0 : exitCodeOf(first);
+  const [first] = failures;
+  if (first === undefined) return 0;
+  // The cause may need longer to end than those that lost it: a final error must not be taken for one to start again after.
+  const cause = failures.find(({ code }) => code !== exitCodes.peer) ?? first;
+  if (cause !== first) onReport(`rank ${cause.rank} ended ${howOf(cause)}: that was the cause`);
+  return exitCodeOf(cause);
 }
 
 /**

@@ -117,6 +117,9 @@ export class DataError extends LlamaForgeError {
   }
 }
 
+/** A split of a data set that is sound, but holds no tokens or too few for one window. */
+export class NoTokensError extends DataError {}
+
 /** Storage that does not answer: reads that began have not ended within the limit, and may never end. */
 export class StorageError extends LlamaForgeError {
   constructor(message: string) {

@@ -1,6 +1,6 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
-import { mkdir, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import type { Device } from "../device.js";
 import { CheckpointError, UsageError } from "../errors.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
@@ -90,31 +90,46 @@ function withoutTiedHead(model: Llama, stored: StoredTensors): StoredTensors {
 
 /**
  * Writes a model as a Hugging Face folder that transformers opens as it is. Weights are stored in the model's dtype.
- * The folder appears whole or not at all.
- * @throws UsageError if the folder exists
+ * The folder appears whole or not at all. Where several processes train together, all of them call it and one writes.
+ * @throws UsageError if there is something in the folder
  */
 export async function saveLlama(
   folder: string,
   model: Llama,
   options: HuggingFaceExtras & { shardBytes?: number } = {},
 ): Promise<void> {
-  const temporary = `${folder}.tmp`;
+  // All processes that share the weights take part in gathering them, whatever the one that writes them meets then.
+  const weights = await weightSources(model);
+  if (!(model.store.parallel?.writes ?? true)) return;
+  const target = resolve(folder);
+  const exists = () =>
+    new UsageError(`[saveLlama] ${folder} exists already: choose another folder or remove it`);
+  if (await isThere(target)) throw exists();
+  const temporary = `${target}.tmp`;
   try {
+    // What a killed call left.
+    await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });
     const { shardBytes, ...extras } = options;
     const config = huggingFaceConfig(model, extras);
     await writeFileDurably(join(temporary, configFile), config);
-    await writeWeights(temporary, await weightSources(model), shardBytes ? { shardBytes } : {});
-    await rename(temporary, folder);
+    await writeWeights(temporary, weights, shardBytes ? { shardBytes } : {});
+    await rename(temporary, target);
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     if (["ENOTEMPTY", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "")) {
-      throw new UsageError(
-        `[saveLlama] ${folder} exists already: choose another folder or remove it`,
-      );
+      throw exists();
     }
     throw error;
   }
+}
+
+/** Whether there is something of this name; an empty folder is as good as nothing. */
+async function isThere(path: string): Promise<boolean> {
+  return await readdir(path).then(
+    (names) => names.length > 0,
+    (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
+  );
 }
 
 /** The text of a model's `config.json`. */

@@ -3,7 +3,7 @@ import { open, readFile } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
 import { parseDocument } from "yaml";
 import { z } from "zod";
-import { ArgumentError, DataError } from "../errors.js";
+import { ArgumentError, DataError, NoTokensError } from "../errors.js";
 import { bytesPerId, type Split } from "./dataset-file.js";
 import { type ForeignHeader, foreignFormats } from "./foreign-formats.js";
 import { listFiles } from "./readers/folder.js";
@@ -64,7 +64,7 @@ export function isForeign(source: string): boolean {
 export async function readForeign(file: string, split: Split): Promise<TokenRow> {
   const description = await readDescription(file);
   const patterns = description[split];
-  if (patterns === undefined) throw new DataError(`[data] ${file} names no ${split} files`);
+  if (patterns === undefined) throw new NoTokensError(`[data] ${file} names no ${split} files`);
   const base = (name: string): string => (isAbsolute(name) ? name : join(dirname(file), name));
   const vocabulary = await readVocabulary(description, base);
   const paths = await expand([patterns].flat().map(base));

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { lstat } from "node:fs/promises";
 import { join } from "node:path";
-import { ArgumentError, DataError } from "../errors.js";
+import { ArgumentError, DataError, NoTokensError } from "../errors.js";
 import {
   bytesPerId,
   type DatasetFile,
@@ -122,7 +122,7 @@ export class TokenDataset {
     const row = isForeign(folder) ? await readForeign(folder, split) : await ownRow(folder, split);
     const tokens = row.files.reduce((sum, file) => sum + file.tokens, 0);
     if (tokens < sequenceLength + 1) {
-      throw new DataError(
+      throw new NoTokensError(
         `[data] ${folder} has ${tokens} ${split} tokens, but one window of sequenceLength ${sequenceLength} ` +
           `needs ${sequenceLength + 1}: add text, or shorten the sequence`,
       );
@@ -178,7 +178,7 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
   const dataset = await readDatasetFile(folder);
   const { tokens, bytes, shards } = dataset.splits[split];
   if (tokens === 0) {
-    throw new DataError(
+    throw new NoTokensError(
       split === "validation"
         ? `[data] ${folder} holds no validation documents: prepare it with a larger validationFraction`
         : `[data] ${folder} holds no tokens for training`,

@@ -247,11 +247,21 @@ function crossProblems(read: Reader, model: LlamaConfig | undefined): ConfigProb
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");
   ordered("guard.minimumHistory", "<=", "guard.window");
-  ordered("guard.maxSkipsPerWindow", "<=", "guard.window");
+  // No more skips than this are remembered: a limit that is never passed is none.
+  ordered("guard.maxSkipsPerWindow", "<", "guard.window");
+  ordered("guard.maxConsecutiveSkips", "<", "guard.window");
 
   const [every, keepEvery] = [number("checkpoint.every"), number("checkpoint.keepEvery")];
   if (every !== undefined && keepEvery !== undefined && keepEvery % (every || 1) !== 0) {
     require(false, "checkpoint.keepEvery", `expected a multiple of checkpoint.every ${every}, got ${keepEvery}`);
+  }
+  const [keepBest, measured] = [number("checkpoint.keepBest"), number("evaluate.every")];
+  if (keepBest !== undefined && keepBest > 0 && measured !== undefined && every !== undefined) {
+    const saved = measured > 0 && (every % measured === 0 || (every > 0 && measured % every === 0));
+    const message =
+      `needs checkpoints at steps where the validation loss is measured: evaluate.every is ${measured}, ` +
+      `checkpoint.every ${every}; expected one to be a multiple of the other`;
+    require(saved, "checkpoint.keepBest", message);
   }
   const [samples, prompts] = [
     number("sample.every"),

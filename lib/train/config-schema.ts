@@ -182,7 +182,7 @@ const evaluate = section("loss on held-out documents", {
 });
 
 const sample = section("text written by the model while it trains", {
-  every: integer(0, maxSteps, "steps between samples; 0: none").default(0),
+  every: integer(0, maxSteps, "steps between samples; 0: only at the end").default(0),
   prompts: z
     .array(text(/[\s\S]/, "text that is not empty", "how one sample begins"))
     .max(100)

@@ -1,9 +1,13 @@
 /** Where a run goes on: which checkpoint, whether it is this run's, and that all ranks take the same one. */
+import { realpath } from "node:fs/promises";
+import { dirname } from "node:path";
 import { listCheckpoints } from "../checkpoint/folder.js";
 import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
 import { checkRun } from "../checkpoint/manifest.js";
+import { setAside } from "../checkpoint/set-aside.js";
 import type { Cluster } from "../dist/cluster.js";
 import { DataError, LlamaForgeError, UsageError } from "../errors.js";
+import { runFiles } from "./metrics.js";
 
 type Notice = (message: string) => void;
 
@@ -14,15 +18,30 @@ export async function findCheckpoint(
   onNotice: Notice,
 ): Promise<Checkpoint | null> {
   if (resume === "auto") return await openNewest(folder, { onWarning: onNotice });
-  if (resume !== "none") return await openCheckpoint(resume);
+  const checkpoint = resume === "none" ? null : await openCheckpoint(resume);
   const present = await listCheckpoints(folder);
-  if (present.length > 0) {
+  if (present.length > 0 && !(checkpoint && (await liesIn(checkpoint.path, folder)))) {
     throw new UsageError(
       `${folder} holds ${present.length} checkpoints of an earlier run, which a new run would mix with its own: ` +
         "resume it (--resume auto), choose another `out`, or remove them",
     );
   }
-  return null;
+  return checkpoint;
+}
+
+async function liesIn(path: string, folder: string): Promise<boolean> {
+  return dirname(await realpath(path)) === (await realpath(folder));
+}
+
+/** Takes what a run has saved after the checkpoint that it goes back to out of its way. */
+export async function goBackTo(
+  { step }: Checkpoint,
+  folder: string,
+  onNotice: Notice,
+): Promise<void> {
+  const target = await setAside(folder, step, Object.values(runFiles));
+  if (target === null) return;
+  onNotice(`the run goes back to step ${step}: what it had saved after that is in ${target} now`);
 }
 
 /**

@@ -5,6 +5,7 @@ import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
+import { openHeldOut } from "../data/held-out.js";
 import { Mixture } from "../data/mixture.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import type { Device } from "../device.js";
@@ -19,12 +20,15 @@ import type { RunConfig } from "./config.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
-import { agreedCheckpoint, checkIdentity, findCheckpoint } from "./resume.js";
+import { agreedCheckpoint, checkIdentity, findCheckpoint, goBackTo } from "./resume.js";
 import { runIdentity } from "./snapshot.js";
 import { parseTrainerState, type TrainerState } from "./state.js";
 
 export interface TrainerOptions {
-  /** Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). */
+  /**
+   * Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). If the run has
+   * newer ones than that folder, they are moved to `abandoned-N/` within its output folder.
+   */
   resume?: "auto" | "none" | (string & {});
   /** Goes on from a checkpoint though the data is not what it was trained on (false). */
   allowDataChange?: boolean;
@@ -78,7 +82,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
     opened.push(() => mixture.close());
     warnOfRepetition(mixture, onNotice);
-    const heldOut = await openHeldOut(config, onNotice);
+    const heldOut = await openHeldOut(config.data.train, split, onNotice);
     opened.push(() => heldOut?.close());
     const tokenizer = await loadTokenizer(mixture);
     tokenizer.assertFits({ vocabSize: config.model.vocabSize });
@@ -99,11 +103,8 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       if (found) checkIdentity(found, identity, { ...options, onNotice });
       return found;
     });
-    const { model, optimizer } = await build(config, { checkpoint, device, cluster });
-    opened.push(
-      () => optimizer.dispose(),
-      () => model.dispose(),
-    );
+    const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
+    if (first && checkpoint && resume !== "auto") await goBackTo(checkpoint, config.out, onNotice);
     const progress = checkpoint
       ? parseTrainerState(checkpoint.trainer, checkpoint.path)
       : { step: 0, tokens: 0, position: 0, skips: [] };
@@ -193,28 +194,11 @@ function warnOfRepetition(mixture: Mixture, onNotice: (message: string) => void)
   }
 }
 
-/** The held-out documents, or null if the data has none. */
-async function openHeldOut(
-  config: RunConfig,
-  onNotice: (message: string) => void,
-): Promise<Mixture | null> {
-  try {
-    return await Mixture.open(config.data.train, {
-      sequenceLength: config.data.sequenceLength,
-      seed: config.seed,
-      split: "validation",
-    });
-  } catch (error) {
-    if (!(error instanceof DataError)) throw error;
-    onNotice(`no validation loss: ${error.message}`);
-    return null;
-  }
-}
-
 /** Model and optimizer: from a checkpoint, from the weights of `init.from`, or from the seed. */
 async function build(
   config: RunConfig,
   start: { checkpoint: Checkpoint | null; device: Device; cluster: Cluster | null },
+  opened: (() => unknown)[],
 ): Promise<{ model: Llama; optimizer: AdamW }> {
   const { optimizer: options, guard } = config;
   const { checkpoint, device, cluster } = start;
@@ -224,8 +208,10 @@ async function build(
     dtype: config.precision === "bf16" ? "bf16" : "f32",
     seed: config.seed,
   });
+  opened.push(() => model.dispose());
   model.recompute = config.recompute;
   const optimizer = new AdamW(model.store, { ...pick(options), guard });
+  opened.push(() => optimizer.dispose());
   if (checkpoint) {
     const stored = (name: string) => {
       const tensors = checkpoint.tensors.get(name);

@@ -8,7 +8,7 @@ import { readMetrics, runFiles } from "./metrics.js";
 export interface SuperviseOptions {
   /** Arguments of `node` that start the run, the script first; `resume` says where it starts. */
   command: (resume: string) => string[];
-  /** Where the first start begins ("auto"); from the first checkpoint of its own on, the newest one counts. */
+  /** Where the first start begins ("auto"); once that has changed the run's folder, its newest checkpoint counts. */
   resume?: string;
   /** The run's output folder: what its checkpoints and metrics say. */
   out: string;
@@ -38,7 +38,7 @@ const finalCodes: Record<number, string> = {
 export async function supervise(options: SuperviseOptions): Promise<number> {
   const { out, maxRestarts, delayMs = 1000, onReport } = options;
   const begun = await newestStep(out);
-  let best = begun;
+  let newest = begun;
   let fruitless = 0;
   let stop: NodeJS.Signals | null = null;
   let child: ReturnType<typeof start> | undefined;
@@ -52,18 +52,25 @@ export async function supervise(options: SuperviseOptions): Promise<number> {
   process.on("SIGTERM", forward).on("SIGINT", forward).on("SIGHUP", ignore);
   try {
     for (;;) {
-      child = start(options.command(best === begun ? (options.resume ?? "auto") : "auto"));
+      child = start(options.command(newest === begun ? (options.resume ?? "auto") : "auto"));
       const { pid } = child;
       const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
       child = undefined;
-      if (stop !== null) return code ?? exitCodes.stopped;
+      if (stop !== null) {
+        // One that our signal ended had not begun; one that another ended has not saved.
+        if (signal === stop) return exitCodes.stopped;
+        if (signal !== null)
+          onReport(await describeEnd(out, { code, signal, newest, pid: pid as number }));
+        return code ?? exitCodes.bug;
+      }
       if (code !== null && code in finalCodes) {
         if (code !== exitCodes.done) onReport(`not started again: ${finalCodes[code]}`);
         return code;
       }
-      const newest = await newestStep(out);
-      fruitless = newest > best ? 0 : fruitless + 1;
-      best = Math.max(best, newest);
+      const before = newest;
+      newest = await newestStep(out);
+      // Lower after a start that went back to an older checkpoint, and set the newer ones aside.
+      fruitless = newest === before ? fruitless + 1 : 0;
       onReport(await describeEnd(out, { code, signal, newest, pid: pid as number }));
       if (fruitless > maxRestarts) {
         onReport(`given up: ${maxRestarts} restarts in a row brought no new checkpoint`);

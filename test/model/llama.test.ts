@@ -1,6 +1,6 @@
-import { mkdtemp, readFile, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { noGrad } from "../../lib/autograd.js";
 import { loadLlama, saveLlama } from "../../lib/checkpoint/llama.js";
@@ -287,6 +287,18 @@ describe("Hugging Face folders", () => {
       again.dispose();
     },
   );
+
+  test("a name that ends in a slash, an empty folder and what a killed call left are no hindrance", async () => {
+    const model = await Llama.create(config, { seed: 6 });
+    const target = join(await folder(), "model");
+    await mkdir(`${target}.tmp`, { recursive: true });
+    await writeFile(join(`${target}.tmp`, "config.json"), "{");
+    await mkdir(target);
+    await saveLlama(`${target}/`, model);
+    (await loadLlama(target)).dispose();
+    expect(await readdir(dirname(target))).toEqual(["model"]);
+    model.dispose();
+  });
 
   test("what does not fit is named, with both shapes", async () => {
     const model = await Llama.create(config, { seed: 6 });

@@ -145,9 +145,24 @@ describe("problems", () => {
       "at most guard.window 32, got 64",
     ],
     [
-      "guard: {window: 64, maxSkipsPerWindow: 65}",
+      "guard: {window: 64, maxSkipsPerWindow: 64}",
       "guard.maxSkipsPerWindow",
-      "at most guard.window 64",
+      "below guard.window 64",
+    ],
+    [
+      "guard: {window: 64, maxConsecutiveSkips: 64}",
+      "guard.maxConsecutiveSkips",
+      "below guard.window 64",
+    ],
+    [
+      "checkpoint: {every: 300, keepBest: 1}\nevaluate: {every: 1000}",
+      "checkpoint.keepBest",
+      "evaluate.every is 1000, checkpoint.every 300; expected one to be a multiple of the other",
+    ],
+    [
+      "checkpoint: {keepBest: 1}\nevaluate: {every: 0}",
+      "checkpoint.keepBest",
+      "evaluate.every is 0",
     ],
     [
       "checkpoint: {keepLast: 1}",

@@ -1,0 +1,33 @@
+import { NoTokensError } from "../errors.js";
+import { Mixture, type MixtureOptions } from "./mixture.js";
+import { TokenDataset } from "./shards.js";
+
+/**
+ * The held-out documents of those data sets that have some, by their weights; null if none has.
+ * @param onNotice told which have none
+ * @throws DataError if a data set is damaged
+ */
+export async function openHeldOut(
+  sources: Readonly<Record<string, number>>,
+  options: Pick<MixtureOptions, "sequenceLength" | "seed">,
+  onNotice: (message: string) => void,
+): Promise<Mixture | null> {
+  const split = { ...options, split: "validation" } as const;
+  const held: Record<string, number> = {};
+  const without: string[] = [];
+  for (const [folder, weight] of Object.entries(sources)) {
+    try {
+      await (await TokenDataset.open(folder, split)).close();
+      held[folder] = weight;
+    } catch (error) {
+      if (!(error instanceof NoTokensError)) throw error;
+      without.push(error.message);
+    }
+  }
+  if (Object.keys(held).length === 0) {
+    onNotice(`no validation loss: ${without.join("; ")}`);
+    return null;
+  }
+  for (const message of without) onNotice(`not in the validation loss: ${message}`);
+  return await Mixture.open(held, split);
+}

@@ -1,5 +1,5 @@
 import { createReadStream } from "node:fs";
-import * as zlib from "node:zlib";
+import { createGunzip } from "node:zlib";
 import { Decompress } from "fzstd";
 import { DataError } from "../../errors.js";
 import type { InputFile } from "./input.js";
@@ -31,7 +31,7 @@ export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Ch
       file.compression === "none"
         ? counted()
         : file.compression === "gzip"
-          ? through(counted(), zlib.createGunzip())
+          ? gunzip(counted())
           : unzstd(counted());
     for await (const bytes of parts) if (bytes.length > 0) yield { bytes, consumed };
   } catch (cause) {
@@ -45,32 +45,59 @@ export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Ch
   }
 }
 
-async function* through(
-  source: AsyncIterable<Buffer>,
-  transform: zlib.Gunzip,
-): AsyncGenerator<Buffer> {
+/**
+ * A gzip file of any number of members. Zeros behind the last one are padding, as gzip has it; anything else there is not
+ * left out in silence.
+ */
+async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const transform = createGunzip();
+  // Behind the last member the transform ends, and may leave a write without an answer: its end is waited for as well.
+  let over = false;
+  let stopped = false;
+  let wake = (): void => {};
+  for (const event of ["end", "close"]) {
+    transform.once(event, () => {
+      over = true;
+      wake();
+    });
+  }
+  // Who reads from it sees the error. Behind the end it is none: Node 20 has one for a write without an answer.
+  transform.on("error", () => {
+    stopped ||= !over;
+  });
+  const write = (chunk: Buffer): Promise<void> =>
+    new Promise((resolve) => {
+      wake = resolve;
+      transform.write(chunk, () => resolve());
+    });
   const feed = (async () => {
+    let given = 0;
     for await (const chunk of source) {
-      if (!transform.write(chunk)) await new Promise((resolve) => transform.once("drain", resolve));
+      if (!over) await write(chunk);
+      if (stopped) return;
+      // It takes all that belongs to a member.
+      const rest = chunk.subarray(Math.max(0, transform.bytesWritten - given));
+      if (rest.some((byte) => byte !== 0)) throw new Error("data behind its end");
+      over ||= rest.length > 0;
+      given += chunk.length;
     }
-    transform.end();
+    if (!over) transform.end();
   })();
   feed.catch((error: Error) => transform.destroy(error));
   try {
     for await (const chunk of transform) yield chunk as Buffer;
     await feed;
   } finally {
+    stopped = true;
     transform.destroy();
   }
 }
 
-/** Node's own zstd where it has one (22.15, 23.8 and later), else one in JavaScript. */
-function unzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  const { createZstdDecompress } = zlib as { createZstdDecompress?: () => zlib.Gunzip };
-  return createZstdDecompress ? through(source, createZstdDecompress()) : unzstdInScript(source);
-}
-
-async function* unzstdInScript(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+/**
+ * A zstd file of any number of frames. Not by Node's own decompressor: it is there from 22.15 on only, and stops at the end of a
+ * frame when the same write holds more.
+ */
+async function* unzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   let parts: Buffer[] = [];
   const stream = new Decompress((data) => {
     parts.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength));

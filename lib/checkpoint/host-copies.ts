@@ -10,13 +10,6 @@ import type { TensorSource } from "./safetensors.js";
 export class HostCopies {
   readonly #memory = new Map<string, NativeHostMemory>();
 
-  /** Bytes that are kept. */
-  get bytes(): number {
-    let sum = 0;
-    for (const { buffer } of this.#memory.values()) sum += buffer.byteLength;
-    return sum;
-  }
-
   /** A copy of a tensor of f32 or bf16 as it is at this point of the stream. */
   async copy(name: string, tensor: Tensor, shape: readonly number[]): Promise<TensorSource> {
     tensor.checkAlive("copy");

@@ -98,24 +98,15 @@ export interface ExpectedTensor {
   dtypes: readonly FileDtype[];
 }
 
-export interface MatchOptions {
-  /** Go on without these tensors of the checkpoint (they keep their present values). */
-  allowMissing?: boolean;
-  /** Ignore tensors of the checkpoint that nobody asked for. */
-  allowExtra?: boolean;
-}
-
 /**
  * Compares the tensors of a file with what is expected, before anything is read.
- * @returns the names that are expected but missing (empty unless `allowMissing`)
  * @throws CheckpointError listing missing, extra, wrongly shaped and wrongly typed tensors
  */
 export function matchTensors(
   source: string,
   { tensors }: Pick<StoredTensors, "tensors">,
   expected: readonly ExpectedTensor[],
-  { allowMissing = false, allowExtra = false }: MatchOptions = {},
-): string[] {
+): void {
   const missing: string[] = [];
   const shapes: string[] = [];
   const dtypes: string[] = [];
@@ -135,8 +126,8 @@ export function matchTensors(
   const names = new Set(expected.map(({ name }) => name));
   const extra = [...tensors.keys()].filter((name) => !names.has(name));
   const lists = [
-    ["missing", allowMissing ? [] : missing],
-    ["unexpected", allowExtra ? [] : extra],
+    ["missing", missing],
+    ["unexpected", extra],
     ["of the wrong shape", shapes],
     ["of the wrong dtype", dtypes],
   ] as const;
@@ -146,7 +137,6 @@ export function matchTensors(
   if (report.length > 0) {
     throw new CheckpointError(`${source} does not fit:\n${report.join("\n")}`);
   }
-  return missing;
 }
 
 function shorten(list: readonly string[]): string {

@@ -33,7 +33,11 @@ export function addTrain(program: Command): void {
     .description("train a model; resumes by itself where an earlier run stopped")
     .argument("<config>", "YAML configuration of the run")
     .addOption(setOption())
-    .option("--resume <from>", "auto (newest checkpoint), none, or a checkpoint's folder", "auto")
+    .option(
+      "--resume <from>",
+      "auto (newest checkpoint), none, or a checkpoint's folder; newer ones are set aside",
+      "auto",
+    )
     .option("--allow-data-change", "go on from a checkpoint though the data has changed since")
     .option("--supervise", "start it again from its newest checkpoint when it crashes")
     .addOption(

@@ -153,7 +153,7 @@ async function endOfStep(file: string, lastStep: number): Promise<number> {
   return kept;
 }
 
-/** Lines held back while the disk refuses them; beyond this they are lost (and counted). */
+/** Lines held back while the disk refuses them; beyond this they are lost, and counted. */
 const maxPendingBytes = 16 * 1024 * 1024;
 
 /**
@@ -196,11 +196,6 @@ export class MetricsWriter {
     return writer;
   }
 
-  /** Steps whose lines were given up because the disk refused them for too long. */
-  get lost(): number {
-    return this.#lost;
-  }
-
   /** Takes a step's record; returns at once. */
   write(metrics: StepMetrics): void {
     const line = Buffer.from(encodeStep(metrics));
@@ -223,6 +218,8 @@ export class MetricsWriter {
     await this.flush();
     await this.#handle?.close().catch((error: unknown) => this.#report(error));
     this.#handle = null;
+    const missing = this.#lost + this.#pending.length;
+    if (missing > 0) this.#warn(`${this.#file} lacks ${missing} steps, which could not be written`);
   }
 
   /** At most one drain at a time, so that lines keep their order. */

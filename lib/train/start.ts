@@ -96,6 +96,9 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     );
     const lock = first ? await takeOutputFolder(config) : null;
     opened.push(() => lock?.release());
+    if (lock?.takenOverFrom) {
+      onNotice(`the last run in ${config.out}, ${lock.takenOverFrom}, ended without giving it back`);
+    }
     faultPoint("init");
     const identity = runIdentity(config, mixture);
     const checkpoint = await agreedCheckpoint(cluster, async () => {

@@ -142,7 +142,8 @@ describe("a disk that refuses", () => {
     }
     await full.close();
     expect(warnings.join()).toMatch(/ENOSPC|EACCES|EPERM/);
-    expect(full.lost).toBeGreaterThan(20);
+    // What was held back and what was given up.
+    expect(warnings.at(-1)).toBe("/dev/full lacks 40 steps, which could not be written");
   });
 
   it("limited in size (EFBIG): the process lives and its whole lines are readable", async () => {

@@ -4,8 +4,14 @@ import type { CudaInfo } from "./native.js";
 
 /** What became of trying CUDA: what there is, or why it cannot be used. */
 export type CudaProbe =
-  | { info: CudaInfo; driverFile: string | null; error?: undefined }
-  | { info?: undefined; error: string };
+  | {
+      info: CudaInfo;
+      /** Free bytes of each GPU, or why it does not tell. */
+      free: (number | string)[];
+      driverFile: string | null;
+      error?: undefined;
+    }
+  | { info?: undefined; free?: undefined; error: string };
 
 // Nothing of this library's TypeScript: the child must run from sources and from dist alike.
 const program = `
@@ -13,7 +19,15 @@ const program = `
   addon.setPluginFolders(process.argv.slice(2));
   let answer;
   try {
-    answer = { info: addon.cudaInfo() };
+    const info = addon.cudaInfo();
+    const free = info.devices.map((_, index) => {
+      try {
+        return addon.gpuFreeBytes(index);
+      } catch (error) {
+        return error.message;
+      }
+    });
+    answer = { info, free };
     const mapped = require("node:fs").readFileSync("/proc/self/maps", "utf8");
     answer.driverFile = /\\/\\S*libcuda\\.so\\S*/.exec(mapped)?.[0] ?? null;
   } catch (error) {

@@ -64,7 +64,7 @@ export interface CudaInfo {
   driver: string;
   /** Libraries opened at run time, with their places. */
   libraries: string[];
-  devices: { name: string; capability: string; memoryBytes: number; freeBytes: number }[];
+  devices: { name: string; capability: string; memoryBytes: number }[];
 }
 
 /** What the addon exports. `io` is typed by lib/checkpoint, `comm` by lib/dist. */
@@ -84,6 +84,7 @@ export interface Addon {
   exitNow(code: number): void;
   setPluginFolders(folders: readonly string[]): void;
   cudaInfo(): CudaInfo;
+  gpuFreeBytes(index: number): number;
 }
 
 const require = createRequire(import.meta.url);
@@ -179,12 +180,24 @@ export function deviceNumber(device: Device): number {
 }
 
 /**
- * The CUDA plugin and the GPUs of this machine.
+ * The CUDA plugin and the GPUs of this machine. Uses none of them: each rank of a run may ask.
  * @throws DeviceError where CUDA cannot be used, with what was tried and what to do
  */
 export function cudaInfo(): CudaInfo {
   try {
     return addon.cudaInfo();
+  } catch (error) {
+    throw typedNativeError(error);
+  }
+}
+
+/**
+ * Free memory of one GPU in bytes. This process becomes a user of that GPU, which takes some hundred MB of it.
+ * @throws DeviceError where there is no such GPU or it cannot be used
+ */
+export function gpuFreeBytes(index: number): number {
+  try {
+    return addon.gpuFreeBytes(index);
   } catch (error) {
     throw typedNativeError(error);
   }

@@ -63,7 +63,8 @@ struct Nccl {
   std::string description() const;
 };
 
-// Opens it on first use. Throws ERR_DEVICE with every place tried. LLAMAFORGE_NCCL names a file; nothing else is tried.
+// Opens it on first use, which must be on the JS thread: it sets a variable of the environment. Throws ERR_DEVICE with every
+// place tried. LLAMAFORGE_NCCL names a file; nothing else is tried.
 const Nccl& nccl_library();
 
 }  // namespace llamaforge::cuda

@@ -21,14 +21,24 @@ int device_count() {
   return count;
 }
 
-GpuDescription describe(int index) {
+void check_index(int index) {
   if (index < 0 || index >= device_count()) throw Error("ERR_DEVICE", format("cuda:{} does not exist", index));
+}
+
+GpuDescription describe(int index) {
+  check_index(index);
   cudaDeviceProp properties;
   LF_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  return {properties.name, properties.major, properties.minor, properties.totalGlobalMem};
+}
+
+// The device stays the thread's current one: to set back one that has no context yet would make it one.
+uint64_t free_bytes(int index) {
+  check_index(index);
   LF_CUDA_CHECK(cudaSetDevice(index));
   size_t free = 0, total = 0;
   LF_CUDA_CHECK(cudaMemGetInfo(&free, &total));
-  return {properties.name, properties.major, properties.minor, total, free};
+  return free;
 }
 
 std::shared_ptr<Stream> open(int index) { return std::make_shared<CudaStream>(index); }
@@ -41,6 +51,8 @@ std::string nccl_description() {
     return format("no NCCL, which training on several GPUs needs: {}", error.what());
   }
 }
+
+void load_collectives() { nccl_library(); }
 
 std::vector<std::string> libraries() { return {cublaslt().description(), nccl_description()}; }
 
@@ -59,9 +71,16 @@ namespace llamaforge {
 const char* build_id() { return LLAMAFORGE_BUILD_ID; }
 
 extern "C" __attribute__((visibility("default"))) const Plugin* llamaforge_cuda_plugin(const char* wanted) {
-  static const Plugin plugin = {build_id(),      &cuda::kOps,           cuda::device_count,
-                                cuda::describe,  cuda::open,            cuda::libraries,
-                                cuda::nccl_id,   cuda::open_collectives};
+  static const Plugin plugin = {.build_id = build_id(),
+                                .ops = &cuda::kOps,
+                                .device_count = cuda::device_count,
+                                .describe = cuda::describe,
+                                .free_bytes = cuda::free_bytes,
+                                .open = cuda::open,
+                                .libraries = cuda::libraries,
+                                .load_collectives = cuda::load_collectives,
+                                .collectives_id = cuda::nccl_id,
+                                .open_collectives = cuda::open_collectives};
   return std::strcmp(wanted, build_id()) == 0 ? &plugin : nullptr;
 }
 

@@ -121,7 +121,6 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
       device.Set("name", gpu.name);
       device.Set("capability", format("{}.{}", gpu.major, gpu.minor));
       device.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(gpu.memory_bytes)));
-      device.Set("freeBytes", Napi::Number::New(env, static_cast<double>(gpu.free_bytes)));
       devices.Set(static_cast<uint32_t>(index), device);
     }
     Napi::Array libraries = Napi::Array::New(env);
@@ -132,6 +131,18 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
     result.Set("libraries", libraries);
     result.Set("devices", devices);
     return result;
+  });
+}
+
+// Free memory of one GPU in bytes; the process becomes a user of that GPU.
+Napi::Value gpu_free_bytes(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "gpuFreeBytes";
+    expect_arguments(info, 1, op);
+    const int64_t index = Argument<int64_t>::from(info[0], {op, 0});
+    if (index < 0 || index > INT32_MAX) bad_argument({op, 0}, "the number of a GPU", info[0]);
+    const uint64_t bytes = Environment::of(info.Env()).cuda().plugin->free_bytes(static_cast<int>(index));
+    return Napi::Number::New(info.Env(), static_cast<double>(bytes));
   });
 }
 
@@ -154,6 +165,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("setPluginFolders", Napi::Function::New(env, set_plugin_folders, "setPluginFolders"));
     exports.Set("exitNow", Napi::Function::New(env, exit_now, "exitNow"));
     exports.Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));
+    exports.Set("gpuFreeBytes", Napi::Function::New(env, gpu_free_bytes, "gpuFreeBytes"));
   } catch (const Error& error) {
     throw to_js_error(env, error.code(), error.what());
   }

@@ -18,7 +18,7 @@ struct OpTable;
 struct GpuDescription {
   std::string name;
   int major, minor;  // compute capability
-  uint64_t memory_bytes, free_bytes;
+  uint64_t memory_bytes;
 };
 
 // What the plugin hands over.
@@ -26,13 +26,20 @@ struct Plugin {
   const char* build_id;
   const OpTable* ops;
   int (*device_count)();
+  // Leaves the GPU alone: every rank asks about all GPUs of its host.
   GpuDescription (*describe)(int index);
+  // Makes the process a user of that GPU, which takes some hundred MB of its memory. Throws ERR_DEVICE,
+  // ERR_DEVICE_LOST.
+  uint64_t (*free_bytes)(int index);
   // A stream of its own on that GPU. Throws ERR_DEVICE.
   std::shared_ptr<Stream> (*open)(int index);
   // Where the libraries were found that it opens at run time: "cuBLASLt 13.1 from /path".
   std::vector<std::string> (*libraries)();
-  // Collectives between GPUs. The id is for all ranks of one group; the stream must be one that `open` made. Both throw
-  // ERR_DEVICE if NCCL is missing; opening blocks until the ranks have met and throws ERR_PEER if they do not.
+  // Collectives between GPUs. First, on the JS thread, their library is loaded, which sets a variable of the
+  // environment: elsewhere JS may be reading that. Throws ERR_DEVICE if it is missing.
+  void (*load_collectives)();
+  // The id is for all ranks of one group; the stream must be one that `open` made. Opening blocks until the ranks have
+  // met and throws ERR_PEER if they do not.
   std::string (*collectives_id)();
   std::shared_ptr<Collectives> (*open_collectives)(const std::shared_ptr<Stream>& stream,
                                                    const CollectivesOptions& options);

@@ -1,7 +1,7 @@
 import { freemem } from "node:os";
 import type { Device } from "../device.js";
 import { OutOfMemoryError } from "../errors.js";
-import { cudaInfo } from "../native.js";
+import { gpuFreeBytes } from "../native.js";
 import { synchronize } from "../runtime.js";
 import { type MemoryShape, planMemory } from "../train/plan-memory.js";
 
@@ -14,7 +14,7 @@ const usableShare = 0.95;
 /** Free memory of a device in bytes. */
 export function freeMemory(device: Device): number {
   if (device.type === "cpu") return freemem();
-  return cudaInfo().devices[device.index]?.freeBytes ?? 0;
+  return gpuFreeBytes(device.index);
 }
 
 /**

@@ -66,10 +66,12 @@ async function cudaLines(): Promise<[string, string][]> {
     ["CUDA", `driver for CUDA ${driver}${probe.driverFile ? ` from ${probe.driverFile}` : ""}`],
     ["", `plugin ${plugin}`],
     ...libraries.map((library): [string, string] => ["", library]),
-    ...devices.map(({ name, capability, memoryBytes, freeBytes }, i): [string, string] => [
-      `cuda:${i}`,
-      `${name}, sm ${capability}, ${formatBytes(memoryBytes)}, ${formatBytes(freeBytes)} free`,
-    ]),
+    ...devices.map(({ name, capability, memoryBytes }, i): [string, string] => {
+      const free = probe.free[i];
+      const state =
+        typeof free === "number" ? `${formatBytes(free)} free` : `cannot be used now: ${free}`;
+      return [`cuda:${i}`, `${name}, sm ${capability}, ${formatBytes(memoryBytes)}, ${state}`];
+    }),
   ];
 }
 

@@ -2,8 +2,8 @@
  * CUDA asked for and absent, from the driver to the plugin. A driver of our own making, which only knows its version, stands
  * for NVIDIA's, so this runs on any machine: each case in a child process, because a library is loaded once for a process.
  */
-import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -113,6 +113,87 @@ describe.runIf(hasCompiler)("a GPU that cannot be used is an error that says wha
       const { info, error } = await probeCuda();
       expect(info).toBeUndefined();
       expect(error).toContain("was ended by SIGABRT");
+    } finally {
+      process.env = before;
+    }
+  });
+});
+
+/** A plugin of our own making that sees two GPUs and counts who is asked for what. */
+const twoGpus = `
+  #include <cstdio>
+  #include <cstring>
+  #include "runtime/plugin.h"
+  using namespace llamaforge;
+  static void said(const char* what, int index) { std::fprintf(stderr, "%s %d\\n", what, index); }
+  static GpuDescription describe(int index) {
+    said("describe", index);
+    return {"A GPU", 9, 0, 80u << 20};
+  }
+  static uint64_t free_bytes(int index) {
+    said("free", index);
+    if (index == 1) throw Error("ERR_DEVICE", "somebody else's");
+    return 70u << 20;
+  }
+  extern "C" const Plugin* llamaforge_cuda_plugin(const char* id) {
+    static Plugin plugin = {};
+    plugin.build_id = id;
+    plugin.device_count = [] { return 2; };
+    plugin.describe = describe;
+    plugin.free_bytes = free_bytes;
+    plugin.libraries = [] { return std::vector<std::string>{"a library"}; };
+    return &plugin;
+  }`;
+
+describe.runIf(hasCompiler && existsSync(join(root, "csrc")))("which GPUs a process uses", () => {
+  let environment: Record<string, string>;
+  beforeAll(() => {
+    const file = join(folder, "two-gpus.so");
+    const input = { input: twoGpus };
+    const include = `-I${join(root, "csrc")}`;
+    execFileSync(
+      "g++",
+      ["-std=c++20", "-shared", "-fPIC", include, "-o", file, "-xc++", "-"],
+      input,
+    );
+    environment = { LD_LIBRARY_PATH: driver(13_000), LLAMAFORGE_CUDA_PLUGIN: file };
+  });
+
+  function run(program: string): { said: string[]; printed: unknown } {
+    const code = `const addon = require("node-gyp-build")(${JSON.stringify(root)}); ${program}`;
+    const { stdout, stderr } = spawnSync(process.execPath, ["-e", code], {
+      cwd: root,
+      env: { ...process.env, ...environment },
+      encoding: "utf8",
+    });
+    return { said: stderr.trim().split("\n"), printed: JSON.parse(stdout) };
+  }
+
+  it("a description of all uses none: each rank of a run asks for it", () => {
+    const { said, printed } = run("console.log(JSON.stringify(addon.cudaInfo().devices))");
+    expect(said).toEqual(["describe 0", "describe 1"]);
+    const gpu = { name: "A GPU", capability: "9.0", memoryBytes: 80 * 2 ** 20 };
+    expect(printed).toEqual([gpu, gpu]);
+  });
+
+  it("free memory is asked of one", () => {
+    const { said, printed } = run("console.log(addon.gpuFreeBytes(0))");
+    expect({ said, printed }).toEqual({ said: ["free 0"], printed: 70 * 2 ** 20 });
+    const wrong = run(`
+      const errors = [-1, 0.5, "0", undefined].map((index) => {
+        try { addon.gpuFreeBytes(index); } catch (error) { return error.code; }
+      });
+      console.log(JSON.stringify(errors))`);
+    expect(wrong.printed).toEqual(Array(4).fill("ERR_ARGUMENT"));
+  });
+
+  it("doctor shows a GPU that it cannot use beside one that it can", async () => {
+    const before = { ...process.env };
+    Object.assign(process.env, environment);
+    try {
+      const { info, free } = await probeCuda();
+      expect(info?.devices).toHaveLength(2);
+      expect(free).toEqual([70 * 2 ** 20, "somebody else's"]);
     } finally {
       process.env = before;
     }

@@ -94,9 +94,11 @@ Napi::Value create_communicator(const Napi::CallbackInfo& info) {
     if (device == 0 && !state.cpu_thread) state.cpu_thread = std::make_shared<comm::CommunicationThread>();
     session->use_name(name);
 
+    const Plugin* plugin = device == 0 ? nullptr : environment.cuda().plugin;
+    if (plugin && ranks.size() > 1) plugin->load_collectives();
+
     Environment::Settle settle;
     const Napi::Promise promise = environment.later(info.Env(), settle);
-    const Plugin* plugin = device == 0 ? nullptr : environment.cuda().plugin;
     std::thread([=, thread = state.cpu_thread] {
       try {
         std::shared_ptr<Collectives> collectives;

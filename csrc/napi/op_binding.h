@@ -15,23 +15,23 @@ namespace llamaforge {
 namespace detail {
 
 // What must hold for an argument when its op runs on the stream.
-template <class T> void prepare(const T&, size_t) {}
+template <class T, class Outputs> void prepare(const T&, size_t, Outputs&) {}
 inline void require_computed(const Tensor& tensor, size_t index) {
   if (!tensor.storage->computed()) {
     throw Error("ERR_NATIVE", format("argument {} was never computed (an earlier operation failed, or nothing wrote it)", index + 1));
   }
 }
-inline void prepare(const In& tensor, size_t index) { require_computed(tensor, index); }
-inline void prepare(const InOut& tensor, size_t index) { require_computed(tensor, index); }
-inline void prepare(const Out& tensor, size_t) {
+template <class Outputs> void prepare(const In& tensor, size_t index, Outputs&) { require_computed(tensor, index); }
+template <class Outputs> void prepare(const InOut& tensor, size_t index, Outputs&) { require_computed(tensor, index); }
+template <class Outputs> void prepare(const Out& tensor, size_t, Outputs& outputs) {
   try {
-    tensor.storage->allocate();
+    outputs.allocate(*tensor.storage);
   } catch (const Error& error) {
     throw Error(error.code(), format("no memory for {} of shape {}: {}", name_of(tensor.dtype), to_string(tensor.shape), error.what()));
   }
 }
-template <class Role> void prepare(const std::optional<Role>& tensor, size_t index) {
-  if (tensor) prepare(*tensor, index);
+template <class Role, class Outputs> void prepare(const std::optional<Role>& tensor, size_t index, Outputs& outputs) {
+  if (tensor) prepare(*tensor, index, outputs);
 }
 
 // The stream that an argument lives on.
@@ -74,8 +74,10 @@ template <auto Member, class... Args> struct OpBinding<Member, void(Stream&, Arg
     auto kernel = Environment::of(info.Env()).ops(*stream).*Member;
     stream->submit(op, [kernel, arguments = std::move(arguments)](Stream& stream) {
       // Inputs first: nothing is allocated or written when one of them is missing.
-      ((void)detail::prepare(std::get<I>(arguments), I), ...);
+      Fresh<sizeof...(Args)> outputs;
+      ((void)detail::prepare(std::get<I>(arguments), I, outputs), ...);
       kernel(stream, std::get<I>(arguments)...);
+      outputs.done();
     });
   }
 };

@@ -133,8 +133,10 @@ Napi::Value read_tensor(const Napi::CallbackInfo& info) {
     target.storage->stream().submit(op, [=](Stream& stream) {
       const io::RegularFile file(path);
       expect_identity(file, identity);
-      target.storage->allocate();
+      Fresh<1> output;
+      output.allocate(*target.storage);
       io::read_tensor(stream, file, offset, dtype->name, target);
+      output.done();
     });
     return info.Env().Undefined();
   });

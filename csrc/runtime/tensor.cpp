@@ -1,5 +1,7 @@
 #include "runtime/tensor.h"
 
+#include <utility>
+
 #include "runtime/stream.h"
 
 namespace llamaforge {
@@ -13,12 +15,14 @@ std::string to_string(const Shape& shape) {
   return text + "]";
 }
 
-Storage::~Storage() {
-  if (data_) stream_->release(data_, bytes_);
-}
+Storage::~Storage() { forget(); }
 
 void Storage::allocate() {
   if (!data_) data_ = stream_->allocate(bytes_);
+}
+
+void Storage::forget() noexcept {
+  if (data_) stream_->release(std::exchange(data_, nullptr), bytes_);
 }
 
 }  // namespace llamaforge

@@ -1,6 +1,7 @@
 // Storage and Tensor: what kernels see. A tensor is a contiguous view of a reference-counted storage.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -38,11 +39,37 @@ class Storage {
   void* data() const { return data_; }
   // Called in stream order, before the first op that writes. Throws ERR_OUT_OF_MEMORY.
   void allocate();
+  // Gives the memory back, in stream order: it counts as never computed again.
+  void forget() noexcept;
 
  private:
   std::shared_ptr<Stream> stream_;
   size_t bytes_;
   void* data_ = nullptr;
+};
+
+// The storages that one op, of at most `kMost` outputs, allocates. What it leaves in them if it fails is no result: unless
+// the op says that it is done, they count as never computed again. Storages that were computed before stay as they are.
+template <size_t kMost>
+class Fresh {
+ public:
+  Fresh() = default;
+  ~Fresh() {
+    for (size_t i = 0; i < count_; ++i) storages_[i]->forget();
+  }
+  Fresh(const Fresh&) = delete;
+  Fresh& operator=(const Fresh&) = delete;
+
+  void allocate(Storage& storage) {
+    if (storage.computed()) return;
+    storage.allocate();
+    storages_[count_++] = &storage;
+  }
+  void done() { count_ = 0; }
+
+ private:
+  std::array<Storage*, kMost> storages_;
+  size_t count_ = 0;
 };
 
 struct Tensor {

@@ -1,0 +1,92 @@
+// What an operation leaves behind when it fails: its outputs count as never computed, whatever it had begun to write.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, describe, expect, test } from "vitest";
+import { io } from "../../lib/checkpoint/native-io.js";
+import { full, tensor } from "../../lib/create.js";
+import { NativeError, OutOfMemoryError } from "../../lib/errors.js";
+import { native } from "../../lib/native.js";
+import { gather } from "../../lib/ops/index.js";
+import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
+import { empty, type Tensor } from "../../lib/tensor.js";
+
+afterEach(() => setMemoryLimit(0));
+
+/** Reads again and again: the first failure has been told, and no later read may find a value. */
+async function expectNeverComputed(x: Tensor): Promise<void> {
+  for (let i = 0; i < 3; i++) {
+    const error = await x.toArray().catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(NativeError);
+    expect((error as Error).message).toBe("[read] the tensor was never computed");
+  }
+}
+
+describe("an operation that fails in its kernel", () => {
+  test("its output was never computed, and holds no memory", async () => {
+    const [a, b] = [full([64, 64], 1), full([64, 64], 2)];
+    await synchronize();
+    const before = memory().bytes;
+    const y = empty([64, 64]);
+    native.binary(a.native, b.native, y.native, "no such kind");
+    await expect(y.toArray()).rejects.toThrow("[binary]");
+    expect(memory().bytes).toBe(before);
+    await expectNeverComputed(y);
+    // The next one that writes it makes it a tensor like any other.
+    native.binary(a.native, b.native, y.native, "add");
+    expect(new Set(await y.toArray())).toEqual(new Set([3]));
+  });
+
+  test("nor was that of one that its data makes fail", async () => {
+    const x = tensor([[1, 2, 3]]);
+    const index = tensor([[0, 1, 9]], { dtype: "i32" });
+    const y = gather(x, index, 1);
+    await expect(y.toArray()).rejects.toThrow("[gather] index 9");
+    // On a GPU the kernel itself finds that: y is NaN then.
+    if (x.device.type === "cuda") expect([...(await y.toArray())]).toEqual([NaN, NaN, NaN]);
+    else await expectNeverComputed(y);
+  });
+
+  test("a tensor that was computed before keeps its values", async () => {
+    const [a, y] = [full([3], 1), full([3], 5)];
+    await synchronize();
+    native.binary(a.native, a.native, y.native, "no such kind");
+    await expect(synchronize()).rejects.toThrow("[binary]");
+    expect([...(await y.toArray())]).toEqual([5, 5, 5]);
+  });
+
+  test("what was to be computed from it fails as well", async () => {
+    const [a, y, z] = [full([3], 1), empty([3]), empty([3])];
+    native.binary(a.native, a.native, y.native, "no such kind");
+    await expect(synchronize()).rejects.toThrow("[binary]");
+    native.binary(y.native, a.native, z.native, "add");
+    await expect(synchronize()).rejects.toThrow("[binary] argument 1 was never computed");
+    await expectNeverComputed(z);
+  });
+});
+
+test("a write for which there is no memory", async () => {
+  const x = empty([1 << 16]);
+  await synchronize();
+  setMemoryLimit(memory().bytes + 1024);
+  x.native.write(new Float32Array(1 << 16));
+  await expect(synchronize()).rejects.toThrow(OutOfMemoryError);
+  setMemoryLimit(0);
+  await expectNeverComputed(x);
+});
+
+test("a file that ends before the tensor does", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "llamaforge-failed-"));
+  try {
+    const path = join(folder, "short");
+    writeFileSync(path, new Float32Array(700));
+    const before = memory().bytes;
+    const x = empty([1024]);
+    io.readTensor(path, "", 0, 4096, "F32", x.native);
+    await expect(synchronize()).rejects.toThrow("[readTensor]");
+    expect(memory().bytes).toBe(before);
+    await expectNeverComputed(x);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});

@@ -80,18 +80,20 @@ void Arena::give(void* address) {
   mark_free(block);
 }
 
-void Arena::trim() {
+std::vector<void*> Arena::take_unused() {
+  std::vector<void*> segments;
   for (auto block = blocks_.begin(); block != blocks_.end();) {
     const auto after = std::next(block);
     const bool whole = block->second.starts_segment && (after == blocks_.end() || after->second.starts_segment);
     if (whole && block->second.free) {
+      segments.push_back(block->first);
       free_[block->second.kind].erase({block->second.bytes, block->first});
       reserved_ -= block->second.bytes;
-      give_(block->first);
       blocks_.erase(block);
     }
     block = after;
   }
+  return segments;
 }
 
 }  // namespace llamaforge::cuda

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <set>
+#include <vector>
 
 namespace llamaforge::cuda {
 
@@ -26,8 +27,9 @@ class Arena {
   void give(void* block);
   // Bytes in segments.
   size_t reserved() const { return reserved_; }
-  // Gives back the segments that no block uses.
-  void trim();
+  // Takes out the segments that no block uses. The caller gives them back: that may wait for the device, and whoever
+  // guards the arena by a lock will not want to hold it then.
+  std::vector<void*> take_unused();
 
  private:
   struct Block {

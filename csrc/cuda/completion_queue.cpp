@@ -1,32 +1,59 @@
 #include "cuda/completion_queue.h"
 
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <vector>
+
 #include "cuda/cuda_error.h"
 
 namespace llamaforge::cuda {
 
-CompletionQueue::CompletionQueue(int device) : device_(device), thread_([this] { run(); }) {}
+struct CompletionQueue::State {
+  struct Item {
+    cudaEvent_t event;
+    std::function<void(cudaError_t)> action;
+  };
+  ~State() {
+    for (cudaEvent_t event : spare_events) cudaEventDestroy(event);
+  }
+
+  std::mutex mutex;
+  std::condition_variable filled, emptied;
+  std::deque<Item> items;
+  std::vector<cudaEvent_t> spare_events;
+  bool busy = false, closing = false;
+};
+
+CompletionQueue::CompletionQueue(int device)
+    : state_(std::make_shared<State>()), thread_([device, state = state_] { run(device, *state); }) {}
 
 CompletionQueue::~CompletionQueue() {
   {
-    std::lock_guard lock(mutex_);
-    closing_ = true;
+    std::lock_guard lock(state_->mutex);
+    state_->closing = true;
   }
-  filled_.notify_one();
-  thread_.join();
-  for (Item& item : items_) {
+  state_->filled.notify_one();
+  if (thread_.get_id() == std::this_thread::get_id()) {
+    thread_.detach();
+  } else {
+    thread_.join();
+  }
+  // The thread takes no more of them.
+  for (State::Item& item : state_->items) {
     item.action(cudaErrorNotReady);
     cudaEventDestroy(item.event);
   }
-  for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
+  state_->items.clear();
 }
 
 void CompletionQueue::when_reached(cudaStream_t stream, std::function<void(cudaError_t)> action) {
   cudaEvent_t event = nullptr;
   {
-    std::lock_guard lock(mutex_);
-    if (!spare_events_.empty()) {
-      event = spare_events_.back();
-      spare_events_.pop_back();
+    std::lock_guard lock(state_->mutex);
+    if (!state_->spare_events.empty()) {
+      event = state_->spare_events.back();
+      state_->spare_events.pop_back();
     }
   }
   if (!event) LF_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
@@ -35,35 +62,35 @@ void CompletionQueue::when_reached(cudaStream_t stream, std::function<void(cudaE
     throw error_of(error, "cudaEventRecord");
   }
   {
-    std::lock_guard lock(mutex_);
-    items_.push_back({event, std::move(action)});
+    std::lock_guard lock(state_->mutex);
+    state_->items.push_back({event, std::move(action)});
   }
-  filled_.notify_one();
+  state_->filled.notify_one();
 }
 
 void CompletionQueue::drain() {
-  std::unique_lock lock(mutex_);
-  emptied_.wait(lock, [this] { return (items_.empty() && !busy_) || closing_; });
+  std::unique_lock lock(state_->mutex);
+  state_->emptied.wait(lock, [this] { return (state_->items.empty() && !state_->busy) || state_->closing; });
 }
 
-void CompletionQueue::run() {
-  cudaSetDevice(device_);
+void CompletionQueue::run(int device, State& state) {
+  cudaSetDevice(device);
   for (;;) {
-    Item item;
+    State::Item item;
     {
-      std::unique_lock lock(mutex_);
-      busy_ = false;
-      if (items_.empty()) emptied_.notify_all();
-      filled_.wait(lock, [this] { return closing_ || !items_.empty(); });
-      if (closing_) return;
-      item = std::move(items_.front());
-      items_.pop_front();
-      busy_ = true;
+      std::unique_lock lock(state.mutex);
+      state.busy = false;
+      if (state.items.empty()) state.emptied.notify_all();
+      state.filled.wait(lock, [&state] { return state.closing || !state.items.empty(); });
+      if (state.closing) return;
+      item = std::move(state.items.front());
+      state.items.pop_front();
+      state.busy = true;
     }
     item.action(cudaEventSynchronize(item.event));
-    item.action = nullptr;  // what it holds goes before the next wait
-    std::lock_guard lock(mutex_);
-    spare_events_.push_back(item.event);
+    item.action = nullptr;  // what it holds goes before the next wait, the queue itself maybe
+    std::lock_guard lock(state.mutex);
+    state.spare_events.push_back(item.event);
   }
 }
 

@@ -4,19 +4,18 @@
 
 #include <cuda_runtime_api.h>
 
-#include <condition_variable>
-#include <deque>
 #include <functional>
-#include <mutex>
+#include <memory>
 #include <thread>
-#include <vector>
 
 namespace llamaforge::cuda {
 
 class CompletionQueue {
  public:
   explicit CompletionQueue(int device);
-  ~CompletionQueue();  // what has not been reached yet runs with cudaErrorNotReady
+  // What has not been reached yet runs with cudaErrorNotReady. On the queue's own thread, where an action lets go of the
+  // queue's last owner, the thread ends after that action.
+  ~CompletionQueue();
   CompletionQueue(const CompletionQueue&) = delete;
   CompletionQueue& operator=(const CompletionQueue&) = delete;
 
@@ -26,19 +25,11 @@ class CompletionQueue {
   void drain();
 
  private:
-  struct Item {
-    cudaEvent_t event;
-    std::function<void(cudaError_t)> action;
-  };
-  void run();
+  struct State;
+  static void run(int device, State& state);
 
-  const int device_;
-  std::mutex mutex_;
-  std::condition_variable filled_, emptied_;
-  std::deque<Item> items_;
-  std::vector<cudaEvent_t> spare_events_;
-  bool busy_ = false, closing_ = false;
-  std::thread thread_;  // last: starts when everything else is there
+  const std::shared_ptr<State> state_;  // its thread's as well, which may outlive this object
+  std::thread thread_;                  // last: starts when everything else is there
 };
 
 }  // namespace llamaforge::cuda

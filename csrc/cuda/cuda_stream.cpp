@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
 #include "cuda/gemm_context.h"
+#include "runtime/settings.h"
 
 namespace llamaforge::cuda {
 
@@ -18,11 +18,6 @@ constexpr size_t kMostPinned = size_t{256} << 20;
 constexpr int kOldestCapability = 80;
 
 size_t rounded(size_t bytes) { return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity); }
-
-bool is_on(const char* variable) {
-  const char* value = std::getenv(variable);
-  return value && std::strcmp(value, "1") == 0;
-}
 
 // A double that is a whole number is written as one.
 std::string text_of(double value) {
@@ -62,9 +57,11 @@ void* take_segment(size_t bytes) {
   return segment;
 }
 
+void free_segment(void* segment) { cudaFree(segment); }
+
 }  // namespace
 
-CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, [](void* segment) { cudaFree(segment); }) {
+CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, free_segment) {
   int count = 0;
   LF_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
@@ -208,7 +205,7 @@ GemmContext& CudaStream::gemm() { return *gemm_; }
 void* CudaStream::allocate(size_t bytes) {
   throw_if_lost(op_);
   const size_t block = rounded(bytes);
-  std::lock_guard lock(memory_mutex_);
+  std::unique_lock lock(memory_mutex_);
   if (stats_.limit && stats_.used + block > stats_.limit) {
     throw Error("ERR_OUT_OF_MEMORY", format("needs {} bytes more, but {} of the allowed {} are in use: use a smaller "
                                             "micro-batch, more recompute, or raise the limit",
@@ -216,9 +213,11 @@ void* CudaStream::allocate(size_t bytes) {
   }
   void* memory = take_memory(block);
   if (!memory) {
-    // Segments of other sizes may lie unused: let what is running end, give them back, try once more.
-    LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
-    arena_.trim();
+    // Segments of other sizes may lie unused: let what is running end, give them back, try once more. Without the lock:
+    // what is running may wait for a rank that hangs, and the watchdog, which ends that, gives back tensors on its way.
+    lock.unlock();
+    give_back_unused();
+    lock.lock();
     memory = take_memory(block);
   }
   if (!memory) {
@@ -261,15 +260,27 @@ void CudaStream::release(void* memory, size_t bytes) noexcept {
   }
 }
 
+// Waits for the device, and so must not be called with the lock.
+void CudaStream::give_back_unused() {
+  LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
+  std::vector<void*> segments;
+  {
+    std::lock_guard lock(memory_mutex_);
+    segments = arena_.take_unused();
+  }
+  for (void* segment : segments) free_segment(segment);
+}
+
 // A pinned block on the way, given back when the device is done with it.
-void CudaStream::copy_to_host(void* host, const void* device, size_t bytes) {
+void CudaStream::copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) {
   for (size_t done = 0; done < bytes;) {
     const size_t part = std::min(kChunk, bytes - done);
     if (pinned_.taken() > kMostPinned) completions_->drain();
     void* block = pinned_.take(part);
     try {
       LF_CUDA_CHECK(cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost, compute_));
-      completions_->when_reached(compute_, [this, block, part, target = static_cast<char*>(host) + done](cudaError_t error) {
+      char* target = static_cast<char*>(host) + done;
+      completions_->when_reached(compute_, [this, block, part, target, keep](cudaError_t error) {
         if (error == cudaSuccess) std::memcpy(target, block, part);
         pinned_.give(block, part);
       });
@@ -318,9 +329,7 @@ void CudaStream::set_memory_limit(uint64_t bytes) {
 void CudaStream::trim() {
   throw_if_lost("trim");
   Current current(index_);
-  LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
-  std::lock_guard lock(memory_mutex_);
-  arena_.trim();
+  give_back_unused();
 }
 
 }  // namespace llamaforge::cuda

@@ -33,7 +33,7 @@ class CudaStream final : public Stream {
   void wait(std::function<void(std::exception_ptr)> done) override;
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
-  void copy_to_host(void* host, const void* device, size_t bytes) override;
+  void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) override;
   void copy_from_host(void* device, const void* host, size_t bytes) override;
   MemoryStats memory() const override;
   void reset_peak() override;
@@ -66,6 +66,7 @@ class CudaStream final : public Stream {
   void mark_lost(const std::string& message) noexcept;
   // Null without memory for it.
   void* take_memory(size_t bytes);
+  void give_back_unused();
   // The error that a kernel wrote down, or null.
   std::exception_ptr failure_from(const FaultRecord& record) const;
 

@@ -18,6 +18,7 @@
 #include "cuda/gemm_context.h"
 #include "cuda/gemv.h"
 #include "cuda/launch.h"
+#include "runtime/settings.h"
 
 namespace llamaforge::cuda {
 
@@ -75,8 +76,7 @@ bool is_worth_timing(const GemmShape& shape) {
 
 GemmContext::GemmContext(CudaStream& cuda)
     : cuda_(cuda), lt_(cublaslt()), tunes_(times_algorithms()), cache_(prefix_of(cuda, lt_)) {
-  const char* tf32 = std::getenv("LLAMAFORGE_TF32");
-  tf32_ = tf32 && std::strcmp(tf32, "1") == 0;
+  tf32_ = is_on("LLAMAFORGE_TF32");
   check_lt(lt_.Create(&handle_), "Create");
   LF_CUDA_CHECK(cudaMalloc(&workspace_, kWorkspaceBytes));
   LF_CUDA_CHECK(cudaEventCreate(&begin_));

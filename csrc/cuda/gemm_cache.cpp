@@ -12,10 +12,16 @@ namespace llamaforge::cuda {
 
 namespace {
 
+// Empty where it is unset.
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
 std::string cache_path() {
-  if (const char* path = std::getenv("LLAMAFORGE_GEMM_CACHE")) return std::string(path) == "none" ? "" : path;
-  if (const char* cache = std::getenv("XDG_CACHE_HOME")) return std::string(cache) + "/llamaforge/gemm.txt";
-  if (const char* home = std::getenv("HOME")) return std::string(home) + "/.cache/llamaforge/gemm.txt";
+  if (const std::string path = variable("LLAMAFORGE_GEMM_CACHE"); !path.empty()) return path == "none" ? "" : path;
+  if (const std::string cache = variable("XDG_CACHE_HOME"); !cache.empty()) return cache + "/llamaforge/gemm.txt";
+  if (const std::string home = variable("HOME"); !home.empty()) return home + "/.cache/llamaforge/gemm.txt";
   return "";
 }
 

@@ -6,11 +6,9 @@
 // deviations above the mean of the last `window` applied steps. What was skipped never enters the window. state f32 (8
 // + 2·window): [filled, next, adam step, skips in a row, skips in all, 0, 0, 0, losses, gradient norms].
 
-#include <cstdlib>
-#include <cstring>
-
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "runtime/settings.h"
 
 namespace llamaforge::cuda {
 
@@ -120,11 +118,6 @@ __global__ void __launch_bounds__(64)
 // would: tests see then what a run does when its GPU is lost.
 __global__ void trap_kernel() { __trap(); }
 
-bool traps() {
-  const char* value = std::getenv("LLAMAFORGE_CUDA_TRAP");
-  return value && std::strcmp(value, "1") == 0;
-}
-
 }  // namespace
 
 void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, double clip, double beta1, double beta2,
@@ -150,7 +143,7 @@ void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, 
       (state.numel() - kHeader) / 2, {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, filled_site,
       next_site);
   check_launch();
-  if (traps()) trap_kernel<<<1, 1, 0, cuda.compute()>>>();
+  if (is_on("LLAMAFORGE_CUDA_TRAP")) trap_kernel<<<1, 1, 0, cuda.compute()>>>();
 }
 
 }  // namespace llamaforge::cuda

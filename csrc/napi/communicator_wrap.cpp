@@ -1,6 +1,7 @@
 #include "napi/communicator_wrap.h"
 
 #include <thread>
+#include <utility>
 
 #include "napi/comm_state.h"
 #include "napi/timeline_wrap.h"
@@ -200,9 +201,12 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
     return guarded(info, [&]() -> Napi::Value {
       Environment::Settle settle;
       const Napi::Promise promise = Environment::of(info.Env()).later(info.Env(), settle);
-      // On a thread: the end of a communicator may wait for its library.
-      const auto end = [content = content_, settle](std::exception_ptr failure) {
-        std::thread([content, settle, failure]() mutable {
+      const auto last = content_.group ? content_.group->last_work() : nullptr;
+      // On a thread: the end of a communicator may wait for its library. Nothing of it stays with the thread that
+      // calls.
+      const auto content = std::make_shared<Content>(std::exchange(content_, {}));
+      const auto end = [content, settle](std::exception_ptr failure) {
+        std::thread([content = std::exchange(*content, {}), settle, failure]() mutable {
           if (content.group) {
             content.session->remove(*content.group);
             content.group->close();
@@ -211,8 +215,6 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
           settle(failure, nullptr);
         }).detach();
       };
-      const auto last = content_.group ? content_.group->last_work() : nullptr;
-      content_ = {};
       if (last) {
         last->when_done(end);
       } else {

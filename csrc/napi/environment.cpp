@@ -156,8 +156,8 @@ Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value 
       if (bridge->to_js.NonBlockingCall(pending, settle) != napi_ok) bridge->closed = true;
     });
   } catch (...) {
-    // The device is lost or closed: nobody will answer.
-    delete kept;
+    // The device is lost or closed: nobody will answer. What was to be the result may have copies on their way into it,
+    // and so stays.
     delete pending;
     throw;
   }

@@ -128,8 +128,10 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
     std::shared_ptr<char[]> copy(new char[source.bytes]);
     std::memcpy(copy.get(), source.data, source.bytes);
     tensor_.storage->stream().submit(op, [target = tensor_, copy](Stream& stream) {
-      target.storage->allocate();
+      Fresh<1> output;
+      output.allocate(*target.storage);
       stream.copy_from_host(target.raw(), copy.get(), target.bytes());
+      output.done();
     });
     return info.Env().Undefined();
   });
@@ -164,10 +166,10 @@ Napi::Value TensorWrap::read_into(const Napi::CallbackInfo& info) {
   });
 }
 
-void TensorWrap::copy_to_host(const char* op, char* host, std::shared_ptr<char> keep) const {
+void TensorWrap::copy_to_host(const char* op, char* host, std::shared_ptr<void> keep) const {
   tensor_.storage->stream().submit(op, [source = tensor_, host, keep = std::move(keep)](Stream& stream) {
     if (!source.storage->computed()) throw Error("ERR_NATIVE", "the tensor was never computed");
-    stream.copy_to_host(host, source.raw(), source.bytes());
+    stream.copy_to_host(host, source.raw(), source.bytes(), keep);
   });
 }
 

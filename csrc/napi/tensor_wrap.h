@@ -28,7 +28,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value read_into(const Napi::CallbackInfo& info);
-  void copy_to_host(const char* op, char* host, std::shared_ptr<char> keep) const;
+  void copy_to_host(const char* op, char* host, std::shared_ptr<void> keep) const;
   void drop(Napi::Env env);
 
   Tensor tensor_;

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "runtime/error.h"
+#include "runtime/settings.h"
 
 namespace llamaforge {
 
@@ -25,18 +26,10 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
-bool poisoned() {
-  static const bool on = [] {
-    const char* value = std::getenv("LLAMAFORGE_POISON");
-    return value && std::strcmp(value, "1") == 0;
-  }();
-  return on;
-}
-
 }  // namespace
 
-CpuStream::CpuStream(int threads) : threads_(threads), worker_([this] { run(); }) {}
+CpuStream::CpuStream(int threads)
+    : threads_(threads), poisoned_(is_on("LLAMAFORGE_POISON")), worker_([this] { run(); }) {}
 
 CpuStream::~CpuStream() {
   close();
@@ -145,7 +138,8 @@ void* CpuStream::allocate(size_t bytes) {
     // Large pages save most of the page faults and TLB misses of weights and activations.
     if (large) madvise(memory, block, MADV_HUGEPAGE);
   }
-  if (poisoned()) std::memset(memory, 0xff, block);
+  // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
+  if (poisoned_) std::memset(memory, 0xff, block);
   return memory;
 }
 
@@ -162,7 +156,9 @@ void CpuStream::release(void* memory, size_t bytes) noexcept {
   }
 }
 
-void CpuStream::copy_to_host(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+void CpuStream::copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void>) {
+  std::memcpy(host, device, bytes);
+}
 void CpuStream::copy_from_host(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
 
 MemoryStats CpuStream::memory() const {

@@ -25,7 +25,7 @@ class CpuStream final : public Stream {
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
 
-  void copy_to_host(void* host, const void* device, size_t bytes) override;
+  void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) override;
   void copy_from_host(void* device, const void* host, size_t bytes) override;
 
   MemoryStats memory() const override;
@@ -46,6 +46,7 @@ class CpuStream final : public Stream {
   void run();
 
   const int threads_;
+  const bool poisoned_;
   std::mutex queue_mutex_;
   std::condition_variable queue_filled_;
   std::deque<Item> queue_;

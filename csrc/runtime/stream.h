@@ -33,8 +33,9 @@ class Stream {
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* memory, size_t bytes) noexcept = 0;
 
-  // Copies between host and device memory, in stream order, called from within submitted work.
-  virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
+  // Copies between host and device memory, in stream order, called from within submitted work. `keep` is held until nothing
+  // writes to `host` any more; null if the caller sees to that. `host` is free again when copy_from_host returns.
+  virtual void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) = 0;
   virtual void copy_from_host(void* device, const void* host, size_t bytes) = 0;
 
   virtual MemoryStats memory() const = 0;

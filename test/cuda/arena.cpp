@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <random>
 #include <vector>
@@ -21,6 +22,10 @@ void require(bool holds, const char* what) {
   std::exit(1);
 }
 
+void give_back_unused(Arena& arena, const std::function<void(void*)>& give) {
+  for (void* segment : arena.take_unused()) give(segment);
+}
+
 struct Used {
   char* data;
   size_t bytes;
@@ -33,20 +38,20 @@ int main() {
   size_t in_segments = 0, limit = SIZE_MAX;
   std::map<void*, size_t> segments;
   {
-    Arena arena(
-        [&](size_t bytes) -> void* {
-          if (in_segments + bytes > limit) return nullptr;
-          void* segment = std::aligned_alloc(4096, bytes);
-          segments[segment] = bytes;
-          in_segments += bytes;
-          return segment;
-        },
-        [&](void* segment) {
-          require(segments.count(segment) == 1, "a segment is given back that was not taken");
-          in_segments -= segments[segment];
-          segments.erase(segment);
-          std::free(segment);
-        });
+    const auto take = [&](size_t bytes) -> void* {
+      if (in_segments + bytes > limit) return nullptr;
+      void* segment = std::aligned_alloc(4096, bytes);
+      segments[segment] = bytes;
+      in_segments += bytes;
+      return segment;
+    };
+    const auto give = [&](void* segment) {
+      require(segments.count(segment) == 1, "a segment is given back that was not taken");
+      in_segments -= segments[segment];
+      segments.erase(segment);
+      std::free(segment);
+    };
+    Arena arena(take, give);
 
     // One step after another with the same tensors: the second needs no new memory.
     std::vector<size_t> sizes = {512, 3 * kMiB, 100 * kMiB, 700 * 512, 40 * kMiB, 2 * kMiB, 33 * kMiB, 512 * 3};
@@ -58,7 +63,7 @@ int main() {
       if (step == 0) after_first = arena.reserved();
       require(arena.reserved() == after_first, "equal steps need more and more memory");
     }
-    arena.trim();
+    give_back_unused(arena, give);
     require(arena.reserved() == 0 && segments.empty(), "an unused arena keeps segments");
 
     // What was given up in parts is there in one piece again.
@@ -93,7 +98,7 @@ int main() {
         arena.give(block.data);
         used[at] = used.back();
         used.pop_back();
-        if (i % 1000 == 0) arena.trim();
+        if (i % 1000 == 0) give_back_unused(arena, give);
       }
       if (used.size() > 400) {
         for (const Used& block : used) arena.give(block.data);
@@ -106,7 +111,7 @@ int main() {
       require(place->first + place->second <= std::next(place)->first, "blocks overlap");
     }
     for (const Used& block : used) arena.give(block.data);
-    arena.trim();
+    give_back_unused(arena, give);
     require(arena.reserved() == 0 && segments.empty(), "memory is lost");
     (void)arena.take(512);
   }

@@ -1,0 +1,94 @@
+/**
+ * The host side of the plugin, without a GPU: its sources with a stand-in for CUDA's header (test/cuda/host), under the
+ * sanitizers. It runs on any machine that has the sources and a compiler.
+ */
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const canBuild =
+  existsSync(join(root, "csrc/cuda/cuda_stream.cpp")) &&
+  spawnSync("g++", ["--version"]).status === 0;
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "llamaforge-host-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Compiles a program of test/cuda/host with sources of csrc. */
+function build(name: string, sources: readonly string[]): string {
+  const program = join(folder, name);
+  const flags = ["-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", "-pthread"];
+  const include = ["test/cuda/host", "csrc"].map((path) => `-I${join(root, path)}`);
+  const files = [`test/cuda/host/${name}.cpp`, ...sources.map((source) => `csrc/${source}.cpp`)];
+  execFileSync("g++", [
+    ...flags,
+    ...include,
+    "-o",
+    program,
+    ...files.map((file) => join(root, file)),
+  ]);
+  return program;
+}
+
+describe.runIf(canBuild)("the host side of a GPU's stream", () => {
+  it("holds what copies write to, gives memory back while it waits for some, and ends on any thread", () => {
+    const sources = ["cuda_stream", "completion_queue", "arena", "pinned_pool", "cuda_error"];
+    const program = build("stream", [...sources.map((name) => `cuda/${name}`), "runtime/tensor"]);
+    const { stdout, stderr } = spawnSync(program, { encoding: "utf8", timeout: 120_000 });
+    expect(stdout + stderr).toBe("ok\n");
+  }, 400_000);
+});
+
+describe.runIf(canBuild)("the file of chosen algorithms", () => {
+  let program: string;
+  beforeAll(() => {
+    program = build("gemm_cache", ["cuda/gemm_cache"]);
+  }, 200_000);
+
+  /** Where the program writes with these variables, all others unset; null: nowhere. */
+  function written(environment: Record<string, string>, candidates: readonly string[]) {
+    const cwd = mkdtempSync(join(folder, "cwd-"));
+    const output = execFileSync(program, { cwd, env: environment, encoding: "utf8" });
+    const files = candidates.filter((path) => existsSync(path));
+    expect(output).toBe(files.length > 0 ? "found\n" : "none\n");
+    return files;
+  }
+
+  it.each([
+    ["LLAMAFORGE_GEMM_CACHE", { LLAMAFORGE_GEMM_CACHE: "own.txt" }, "own.txt"],
+    ["XDG_CACHE_HOME", { XDG_CACHE_HOME: "cache" }, "cache/llamaforge/gemm.txt"],
+    ["HOME", {}, "home/.cache/llamaforge/gemm.txt"],
+    [
+      "HOME, where the others are empty",
+      { LLAMAFORGE_GEMM_CACHE: "", XDG_CACHE_HOME: "" },
+      "home/.cache/llamaforge/gemm.txt",
+    ],
+  ])("is named by %s", (_, given, expected) => {
+    const base = mkdtempSync(join(folder, "base-"));
+    const inBase = Object.entries({ HOME: "home", ...given }).map(([name, path]) => [
+      name,
+      path === "" ? "" : join(base, path),
+    ]);
+    const all = ["own.txt", "cache/llamaforge/gemm.txt", "home/.cache/llamaforge/gemm.txt"];
+    const files = written(
+      Object.fromEntries(inBase),
+      all.map((path) => join(base, path)),
+    );
+    expect(files).toEqual([join(base, expected)]);
+    expect(readFileSync(files[0] as string, "utf8")).toMatch(/^test: product\t[0-9a-f]{128}\n$/);
+  });
+
+  it("is nowhere with none, and where no variable says a place", () => {
+    const base = mkdtempSync(join(folder, "base-"));
+    mkdirSync(join(base, ".cache"));
+    const places = [join(base, ".cache/llamaforge/gemm.txt"), "/llamaforge/gemm.txt"];
+    expect(written({ HOME: base, LLAMAFORGE_GEMM_CACHE: "none" }, places)).toEqual([]);
+    expect(written({ HOME: "", XDG_CACHE_HOME: "" }, places)).toEqual([]);
+  });
+});

@@ -1,0 +1,10 @@
+// Writes one choice and prints what a second cache of the same process finds for it: "found" or "none".
+#include "cuda/gemm_cache.h"
+
+#include <cstdio>
+
+int main() {
+  using llamaforge::cuda::GemmCache;
+  GemmCache("test: ").add("product", {{1, 2, 3, 4, 5, 6, 7, 8}});
+  std::puts(GemmCache("test: ").find("product") ? "found" : "none");
+}

@@ -21,6 +21,7 @@ namespace {
 
 constexpr size_t kHeaderBytes = sizeof(uint32_t);
 constexpr size_t kLeastFrame = 1 + sizeof(uint64_t);
+constexpr Milliseconds kMostForAddress{1000};
 
 using Addresses = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
 
@@ -45,14 +46,6 @@ std::string text_of(const sockaddr* address, socklen_t bytes, bool with_port) {
   std::string text = host;
   if (text.starts_with("::ffff:")) text = text.substr(7);
   return with_port ? text + ":" + port : text;
-}
-
-bool is_loopback(const sockaddr* address) {
-  if (address->sa_family == AF_INET) {
-    return ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr) >> 24 == 127;
-  }
-  return address->sa_family == AF_INET6 &&
-         IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr);
 }
 
 // Small messages leave at once, and a host that went silent is noticed without traffic.
@@ -105,10 +98,13 @@ void Socket::reset() {
   fd_ = -1;
 }
 
-Socket listen_on(const std::string& host, int port) {
+Socket listen_on(const std::string& host, int port, bool one_host) {
   std::string why = "no address";
-  bool loopback = false;
-  if (const Addresses named = resolve(host.c_str(), port, 0, why)) loopback = is_loopback(named->ai_addr);
+  bool loopback = host == "localhost" || is_loopback(host);
+  if (!loopback && one_host) {
+    const Addresses named = resolve(host.c_str(), port, 0, why);
+    loopback = named && is_loopback(text_of(named->ai_addr, named->ai_addrlen, false));
+  }
   const Addresses addresses = resolve(loopback ? host.c_str() : nullptr, port, AI_PASSIVE, why);
   // An IPv6 socket takes IPv4 connections as well, so it goes first where every interface is meant.
   for (const int family : {AF_INET6, AF_INET}) {
@@ -139,7 +135,9 @@ Socket connect_to(const std::string& host, int port, Milliseconds timeout, std::
   const auto deadline = Clock::now() + timeout;
   why = "no address";
   const Addresses addresses = resolve(host.c_str(), port, 0, why);
-  for (const addrinfo* at = addresses.get(); at; at = at->ai_next) {
+  int untried = 0;
+  for (const addrinfo* at = addresses.get(); at; at = at->ai_next) ++untried;
+  for (const addrinfo* at = addresses.get(); at; at = at->ai_next, --untried) {
     Socket socket(::socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) {
       why = std::strerror(errno);
@@ -152,8 +150,9 @@ Socket connect_to(const std::string& host, int port, Milliseconds timeout, std::
         continue;
       }
       pollfd waiting = {socket.fd(), POLLOUT, 0};
-      const auto left = std::chrono::duration_cast<Milliseconds>(deadline - Clock::now()).count();
-      if (poll(&waiting, 1, static_cast<int>(std::max<int64_t>(left, 0))) <= 0) {
+      const auto left = std::chrono::duration_cast<Milliseconds>(deadline - Clock::now());
+      const auto share = std::clamp(left / untried, Milliseconds(0), kMostForAddress);
+      if (poll(&waiting, 1, static_cast<int>(share.count())) <= 0) {
         why = "no answer";
         continue;
       }
@@ -195,6 +194,13 @@ std::string local_address(const Socket& socket) {
   socklen_t bytes = sizeof own;
   if (getsockname(socket.fd(), reinterpret_cast<sockaddr*>(&own), &bytes) != 0) return "127.0.0.1";
   return text_of(reinterpret_cast<sockaddr*>(&own), bytes, false);
+}
+
+bool is_loopback(const std::string& address) {
+  in_addr four;
+  if (inet_pton(AF_INET, address.c_str(), &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
+  in6_addr six;
+  return inet_pton(AF_INET6, address.c_str(), &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
 }
 
 Transfer receive_some(const Socket& socket, std::string& bytes, size_t most) {

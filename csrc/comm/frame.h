@@ -17,7 +17,7 @@ namespace llamaforge::comm {
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
-constexpr uint32_t kProtocolVersion = 1;
+constexpr uint32_t kProtocolVersion = 2;
 constexpr std::string_view kGreeting = "llamaforge store";
 constexpr size_t kLargestKey = 1024;
 constexpr size_t kLargestValue = size_t{16} << 20;
@@ -36,7 +36,7 @@ enum class MessageType : uint8_t {
   trouble,    // group (may be empty), sequence number, text: this rank has found a failure
   status,     // answer to status_request
   // from the store
-  welcome = 64,  // all ranks have come
+  welcome = 64,  // all ranks have come: the address of rank 0's host for the others, empty if all are on it
   refused,       // text
   done,
   value,
@@ -114,14 +114,19 @@ class Socket {
   int fd_ = -1;
 };
 
-// Serves on `port`; on the loopback interface alone if `host` is there. Throws ERR_PEER if the port is taken.
-Socket listen_on(const std::string& host, int port);
-// One try, for at most `timeout`. On failure an empty socket and `why`.
+// Serves on `port`: on the loopback interface alone if `host` is an address of it or "localhost", or if nobody else is
+// meant (`one_host`) and the name leads there. A host's own name may lead there for itself only (127.0.1.1 in
+// /etc/hosts). Throws ERR_PEER if the port is taken.
+Socket listen_on(const std::string& host, int port, bool one_host);
+// One try of each address of `host`, which share `timeout` and get at most a second each. On failure an empty socket
+// and `why`.
 Socket connect_to(const std::string& host, int port, Milliseconds timeout, std::string& why);
 // Next connection of a listening socket, non-blocking, with its address; empty if there is none.
 Socket accept_from(const Socket& listener, std::string& address);
 // Address of this side of a connection, without port.
 std::string local_address(const Socket& socket);
+// Of an address as local_address gives it: names are not.
+bool is_loopback(const std::string& address);
 
 enum class Transfer { more, would_block, closed };
 // Reads what is there and appends it, at most `most` bytes in a call.

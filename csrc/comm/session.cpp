@@ -25,8 +25,8 @@ void say(const std::string& text) {
 
 Session::Session(const StoreOptions& options, const std::atomic<bool>& cancelled) : options_(options) {
   if (options.rank == 0) {
-    server_ =
-        std::make_unique<StoreServer>(options.host, options.port, options.world_size, options.token, options.timeout);
+    server_ = std::make_unique<StoreServer>(options.host, options.port, options.world_size, options.token,
+                                            options.timeout, options.one_host);
   }
   StoreClient::Events events;
   events.failed = [this](std::string verdict) {

@@ -21,7 +21,6 @@ std::exception_ptr peer_error(const std::string& message) {
 StoreClient::StoreClient(const StoreOptions& options, Events events, const std::atomic<bool>& cancelled)
     : events_(std::move(events)), place_(format("{}:{}", options.host, options.port)) {
   join(options, cancelled);
-  local_address_ = comm::local_address(socket_);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -53,7 +52,7 @@ void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& can
                  options.rank, place_, options.timeout.count() / 1000.0, why));
     }
     const auto left = std::chrono::ceil<Milliseconds>(connect_deadline - now);
-    socket_ = connect_to(options.host, options.port, std::min(left, Milliseconds(1000)), why);
+    socket_ = connect_to(options.host, options.port, left, why);
     if (!socket_) std::this_thread::sleep_for(std::min(left, kBetweenTries));
   }
   const std::string hello = encode({MessageType::hello, 0,
@@ -77,7 +76,13 @@ void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& can
       std::string_view rest = in_;
       answer = decode(rest, kLargestFrame);
       in_.erase(0, in_.size() - rest.size());
-      if (answer && answer->type == MessageType::welcome) return;
+      if (answer && answer->type == MessageType::welcome) {
+        const std::string outside(Reader(answer->body).text());
+        local_address_ = comm::local_address(socket_);
+        // On rank 0's host, whose own name may be one of the loopback interface there.
+        if (is_loopback(local_address_) && !outside.empty()) local_address_ = outside;
+        return;
+      }
       if (answer && answer->type == MessageType::refused) why = Reader(answer->body).text();
     } catch (const Error&) {
       throw lost("is not rank 0 of a run of LlamaForge: another program has that port");

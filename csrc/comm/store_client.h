@@ -19,6 +19,7 @@ struct StoreOptions {
   int port = 0, rank = 0, world_size = 1;
   std::string token;
   Milliseconds timeout{0};
+  bool one_host = false;  // all ranks are on this host
 };
 
 class StoreClient {
@@ -53,6 +54,7 @@ class StoreClient {
 
   // Every pending and later request fails with this.
   void fail(const std::string& why);
+  // Of this host, as the other ranks can reach it.
   const std::string& local_address() const { return local_address_; }
 
  private:

@@ -10,10 +10,12 @@ namespace {
 
 constexpr Milliseconds kHelloTime{5000};   // for a peer to say who it is
 constexpr Milliseconds kStatusTime{1000};  // for the ranks to tell where they are
-constexpr int kMostStrangers = 256;        // connections that have not said who they are
 constexpr size_t kMostStored = size_t{1} << 30;
 constexpr size_t kMostUnsent = size_t{64} << 20;
 constexpr size_t kMostChecks = 1 << 16;
+
+// Connections that have not said who they are. All ranks may come at once, beside strangers.
+int most_unheard(int world_size) { return std::max(256, 2 * world_size); }
 
 // Takes the same time wherever the difference is.
 bool same_token(std::string_view a, std::string_view b) {
@@ -30,12 +32,12 @@ int milliseconds_until(Clock::time_point time) {
 }  // namespace
 
 StoreServer::StoreServer(const std::string& host, int port, int world_size, std::string token,
-                         Milliseconds start_timeout)
+                         Milliseconds start_timeout, bool one_host)
     : world_size_(world_size),
       token_(std::move(token)),
       start_deadline_(Clock::now() + start_timeout),
       start_timeout_(start_timeout),
-      listener_(listen_on(host, port)),
+      listener_(listen_on(host, port, one_host)),
       thread_([this] { run(); }) {}
 
 StoreServer::~StoreServer() {
@@ -112,7 +114,7 @@ void StoreServer::accept_all() {
     client.socket = std::move(socket);
     client.address = address;
     client.deadline = Clock::now() + kHelloTime;
-    if (waiting_for_hello() > kMostStrangers) refuse(client, "too many connections at once");
+    if (waiting_for_hello() > most_unheard(world_size_)) refuse(client, "too many connections at once");
   }
 }
 
@@ -220,8 +222,9 @@ void StoreServer::greet(Client& client, const Message& message) {
   lost_.erase(client.rank);
   if (static_cast<int>(ranks_.size()) == world_size_) {
     started_ = true;
+    const std::string body = Writer().text(outside_address()).take();
     const auto all = ranks_;
-    for (const auto& [each, member] : all) send(*member, MessageType::welcome);
+    for (const auto& [each, member] : all) send(*member, MessageType::welcome, 0, body);
   }
 }
 
@@ -370,6 +373,14 @@ std::string StoreServer::missing_ranks() const {
     text += format("{}{}{}", missing > 1 ? ", " : "", rank, lost_.contains(rank) ? " (it came and ended)" : "");
   }
   return missing > 20 ? format("{} and {} more", text, missing - 20) : text;
+}
+
+// By which a rank of another host has reached this one; empty if all came over the loopback interface.
+std::string StoreServer::outside_address() const {
+  for (const auto& [rank, client] : ranks_) {
+    if (const std::string own = local_address(client->socket); !is_loopback(own)) return own;
+  }
+  return {};
 }
 
 void StoreServer::expire() {

@@ -19,7 +19,8 @@ namespace llamaforge::comm {
 class StoreServer {
  public:
   // Throws ERR_PEER if the port is taken.
-  StoreServer(const std::string& host, int port, int world_size, std::string token, Milliseconds start_timeout);
+  StoreServer(const std::string& host, int port, int world_size, std::string token, Milliseconds start_timeout,
+              bool one_host);
   ~StoreServer();
   StoreServer(const StoreServer&) = delete;
   StoreServer& operator=(const StoreServer&) = delete;
@@ -72,6 +73,7 @@ class StoreServer {
   void forget_dead();
   int next_timeout() const;
   std::string missing_ranks() const;
+  std::string outside_address() const;
   int waiting_for_hello() const;
 
   const int world_size_;

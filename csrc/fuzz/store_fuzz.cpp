@@ -133,7 +133,7 @@ std::unique_ptr<StoreServer> serve(int& port) {
   for (;;) {
     port = free_port();
     try {
-      return std::make_unique<StoreServer>(kHost, port, kWorldSize, kToken, kPatience);
+      return std::make_unique<StoreServer>(kHost, port, kWorldSize, kToken, kPatience, true);
     } catch (const Error&) {
       // Another program has that port.
     }
@@ -180,7 +180,7 @@ void attack_client(const std::vector<Record>& records) {
   int port = 0;
   while (!listener) {
     try {
-      listener = listen_on(kHost, port = free_port());
+      listener = listen_on(kHost, port = free_port(), true);
     } catch (const Error&) {
     }
   }
@@ -195,7 +195,7 @@ void attack_client(const std::vector<Record>& records) {
       poll(&waiting, 1, 100);
     }
     Peer client(std::move(accepted));
-    client.send(encode(Message{MessageType::welcome, 0, ""}));
+    client.send(encode(Message{MessageType::welcome, 0, Writer().text("").take()}));
     asked.get_future().wait();
     for (const Record& record : records) client.send(record.bytes);
   });

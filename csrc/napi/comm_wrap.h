@@ -1,7 +1,7 @@
 // Ranks and collectives in JS, as `exports.comm`. Everything that waits for another rank is a promise, answered from
 // threads of the store and of the communication stream.
 //
-//   connectStore(host, port, rank, worldSize, token, timeoutMs) -> Promise<Store>
+//   connectStore(host, port, rank, worldSize, token, timeoutMs, oneHost) -> Promise<Store>
 //   createCommunicator(store, device number, name, global ranks, timeoutMs, startTimeoutMs) -> Promise<Communicator>
 //
 //   Store: localAddress, set(key, Uint8Array), get(key, timeoutMs) -> ArrayBuffer, add(key, amount) -> number,

@@ -169,7 +169,7 @@ std::shared_ptr<Session> session_from(Napi::Value value, Place place) { return S
 Napi::Value connect_store(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "connectStore";
-    expect_arguments(info, 6, op);
+    expect_arguments(info, 7, op);
     comm::StoreOptions options;
     options.host = Argument<std::string>::from(info[0], {op, 0});
     options.port = static_cast<int>(Argument<int64_t>::from(info[1], {op, 1}));
@@ -177,6 +177,7 @@ Napi::Value connect_store(const Napi::CallbackInfo& info) {
     options.world_size = static_cast<int>(Argument<int64_t>::from(info[3], {op, 3}));
     options.token = Argument<std::string>::from(info[4], {op, 4});
     options.timeout = timeout_from(info[5], {op, 5});
+    options.one_host = Argument<bool>::from(info[6], {op, 6});
     if (options.port < 1 || options.port > 65535) bad_argument({op, 1}, "a port from 1 to 65535", info[1]);
     if (options.world_size < 1 || options.world_size > 65536)
       bad_argument({op, 3}, "a world size from 1 to 65536", info[3]);

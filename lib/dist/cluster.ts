@@ -60,7 +60,7 @@ export class Cluster {
    * @throws ConfigError if the strategy does not fit the ranks
    */
   static async connect(world: World, options: ClusterOptions): Promise<Cluster> {
-    const { rank, worldSize, host, port, runId } = world;
+    const { rank, worldSize, localWorldSize, host, port, runId } = world;
     const { device, timeoutMs, startTimeoutMs, strategy } = options;
     const groups = strategy === "hybrid_shard" ? hybridGroups(world, options.shardSize) : null;
     const store = await Store.connect({
@@ -70,6 +70,7 @@ export class Cluster {
       worldSize,
       token: runId,
       timeoutMs: startTimeoutMs,
+      oneHost: localWorldSize === worldSize,
     });
     const comms: Communicator[] = [];
     const connect = async (name: string, ranks: readonly number[]): Promise<Communicator> => {

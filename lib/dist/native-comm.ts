@@ -3,7 +3,7 @@ import { addon, type NativeTensor, typedNativeError } from "../native.js";
 
 /** A rank's connection to the run's store. Every promise is rejected with ERR_PEER once a rank has failed. */
 export interface NativeStore {
-  /** The address of this host from which the store was reached. */
+  /** The address of this host, as the other ranks can reach it. */
   readonly localAddress: string;
   set(key: string, value: Uint8Array): Promise<void>;
   get(key: string, timeoutMs: number): Promise<ArrayBuffer>;
@@ -77,6 +77,7 @@ interface Functions {
     worldSize: number,
     token: string,
     timeoutMs: number,
+    oneHost: boolean,
   ): Promise<NativeStore>;
   createCommunicator(
     store: NativeStore,

@@ -14,6 +14,8 @@ export interface StoreOptions {
   token: string;
   /** How long to wait for all ranks to come, and the default of every later wait, in milliseconds. */
   timeoutMs: number;
+  /** Whether all ranks are on this host (false): a host name that leads to the loopback interface is then served there alone. */
+  oneHost?: boolean;
 }
 
 /**
@@ -25,7 +27,7 @@ export interface StoreOptions {
 export class Store {
   readonly rank: number;
   readonly worldSize: number;
-  /** The address of this host from which the store was reached. */
+  /** The address of this host, as the other ranks can reach it: the one from which the store was reached. */
   readonly localAddress: string;
   /** @internal */
   readonly native: NativeStore;
@@ -51,7 +53,7 @@ export class Store {
    * else answers there, or the store refuses this rank: another run's token, another version, a rank that is there already
    */
   static async connect(options: StoreOptions): Promise<Store> {
-    const { host, port, rank, worldSize, token, timeoutMs } = options;
+    const { host, port, rank, worldSize, token, timeoutMs, oneHost = false } = options;
     const whole = (value: number, least: number, most: number) =>
       Number.isInteger(value) && value >= least && value <= most;
     const wrong: string[] = [];
@@ -64,7 +66,15 @@ export class Store {
     if (Buffer.byteLength(token) > 256) wrong.push("a token of at most 256 bytes");
     if (host === "") wrong.push("a host name or address, got nothing");
     if (wrong.length > 0) throw new ArgumentError(`[store] expected ${wrong.join("; ")}`);
-    const native = await nativeComm.connectStore(host, port, rank, worldSize, token, timeoutMs);
+    const native = await nativeComm.connectStore(
+      host,
+      port,
+      rank,
+      worldSize,
+      token,
+      timeoutMs,
+      oneHost,
+    );
     return new Store(native, options);
   }
 

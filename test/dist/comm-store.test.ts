@@ -12,6 +12,19 @@ beforeAll(buildLibrary);
 afterAll(endRanks);
 const cpu = { device: "cpu" };
 
+/** Resolves when a connection to a port is taken; it says nothing and ends. */
+async function untilListening(port: number): Promise<void> {
+  for (;;) {
+    const socket = connect(port, "127.0.0.1");
+    const connected = await new Promise((resolve) => {
+      socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+    });
+    socket.destroy();
+    if (connected) return;
+    await sleep(50);
+  }
+}
+
 test("keys, counters and barriers among 4 ranks", async () => {
   const results = await runRanks("store", 4, { options: cpu });
   results.forEach(({ code, said, stderr }, rank) => {
@@ -92,6 +105,30 @@ describe("who does not belong to the run is refused, and the run goes on", () =>
     expect(wrongWorld.said[0].message).toContain("a world of 3 ranks and rank 0 for 2");
     const one = await startOne("connectOnly", 2, 1, { port, options: cpu });
     for (const rank of [zero, one]) expect((await rank.ended).code).toBe(0);
+  });
+
+  test("all ranks of a large world may come at once beside as many strangers; what is more is refused", async () => {
+    const port = await freePort();
+    const worldSize = 300;
+    const zero = await startOne("connectOnly", worldSize, 0, { port, options: cpu });
+    await untilListening(port);
+    let refused = 0;
+    const sockets = Array.from({ length: 2 * worldSize + 20 }, () => {
+      const socket = connect(port, "127.0.0.1").on("error", () => {});
+      socket.on("data", (data) => {
+        if (data.includes("too many connections at once")) refused++;
+      });
+      return socket;
+    });
+    try {
+      // None says who it is: five seconds later all of them are refused, for that.
+      for (let waited = 0; refused < 20 && waited < 4000; waited += 50) await sleep(50);
+      await sleep(300);
+      expect(refused).toBe(20);
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      zero.child.kill("SIGKILL");
+    }
   });
 
   test("two processes that say they are the same rank", async () => {

@@ -46,12 +46,12 @@ describe.skipIf(obstacle !== null)(`two hosts${obstacle === null ? "" : `: ${obs
   const perHost = 2;
 
   /** Two ranks on each host. */
-  function startOnHosts(config: string): RankProcess[] {
+  function startOnHosts(config: string, masterAddress = two.hosts[0].address): RankProcess[] {
     return Array.from({ length: worldSize }, (_, rank) => {
       const host = two.hosts[Math.floor(rank / perHost)] as (typeof two.hosts)[0];
       const env = {
         ...torchrun(rank, worldSize, port, perHost),
-        MASTER_ADDR: two.hosts[0].address,
+        MASTER_ADDR: masterAddress,
       };
       return startRank(["train", config], env, host.command);
     });
@@ -101,4 +101,12 @@ describe.skipIf(obstacle !== null)(`two hosts${obstacle === null ? "" : `: ${obs
       expect(mine.equals(whole), name).toBe(true);
     }
   }, 300_000);
+
+  test("rank 0's host calls itself 127.0.1.1, as Debian does: the others reach its store and its ranks", async () => {
+    const [first, second] = two.hosts;
+    two.setNames(0, ["127.0.1.1 first", `${second.address} second`]);
+    two.setNames(1, [`${first.address} first`, "127.0.1.1 second"]);
+    const { file } = await writeConfig(folder, data, worldSize);
+    expectCodes(await endsOf(startOnHosts(file, "first")), 0);
+  }, 120_000);
 });

@@ -1,5 +1,6 @@
 /** Two hosts on one machine: network namespaces that a pair of virtual cables connects. They need root, or CAP_NET_ADMIN. */
 import { execFileSync } from "node:child_process";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 
 /** A host of a run. */
 export interface Host {
@@ -66,8 +67,16 @@ export class TwoHosts {
     ip("-n", this.#names[1], "link", "set", "cable0", on ? "up" : "down");
   }
 
+  /** What programs that are started on a host from now on find in /etc/hosts, one line for each address: ip-netns(8). */
+  setNames(index: 0 | 1, lines: readonly string[]): void {
+    const folder = `/etc/netns/${this.#names[index]}`;
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(`${folder}/hosts`, `${["127.0.0.1 localhost", ...lines].join("\n")}\n`);
+  }
+
   close(): void {
     for (const name of this.#names) {
+      rmSync(`/etc/netns/${name}`, { recursive: true, force: true });
       try {
         ip("netns", "delete", name);
       } catch {

@@ -90,7 +90,10 @@ export class Canary {
     const { parallel, groups } = this.#store;
     if (!parallel || parallel.layout.weights === "part") return;
     const hashes: string[] = [];
-    for (const { weights } of groups) hashes.push(await hashOf(weights));
+    for (const group of groups) {
+      parallel.needed(group, false); // its weights may still be on their way here
+      hashes.push(await hashOf(group.weights));
+    }
     const all = await gatherHashes(
       this.#store,
       await sha256(new TextEncoder().encode(hashes.join())),

@@ -1,6 +1,7 @@
 // One rank of a test: node comm-rank.mjs JOB, with RANK, WORLD_SIZE, MASTER_PORT, TOKEN and OPTIONS in the environment. What it
 // finds goes to stdout, one JSON value a line. Plain JavaScript over dist/, so that it runs wherever the library does.
 import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 
 const library = new URL("../../dist/", import.meta.url);
 const load = (module) => import(new URL(module, library).href);
@@ -12,6 +13,9 @@ const { full, tensor } = await load("create.js");
 const { memory, synchronize } = await load("runtime.js");
 const { matmul } = await load("ops/matmul.js");
 const { TimelineRecorder } = await load("dist/timeline.js");
+const { Zero1 } = await load("dist/zero1.js");
+const { Llama } = await load("model/llama.js");
+const { Canary } = await load("train/canary.js");
 
 const rank = Number(process.env.RANK);
 const worldSize = Number(process.env.WORLD_SIZE);
@@ -313,6 +317,28 @@ const jobs = {
       say({ name: error.constructor.name, code: error.code, message: error.message });
       process.exitCode = error.exitCode ?? 1;
     }
+  },
+
+  /** The last rank's part of the new weights leaves late: the canary's comparison waits for it. */
+  async canary() {
+    const store = await connect();
+    const all = await communicate(store);
+    const parallel = new Zero1({ world: all, reduce: "fp32" });
+    const sizes = { vocabSize: 64, hiddenSize: 32, intermediateSize: 48, contextLength: 16 };
+    const heads = { layers: 2, heads: 2, kvHeads: 1, headSize: 16, tieEmbeddings: false };
+    const config = { ...sizes, ...heads, ropeTheta: 10_000, rmsNormEps: 1e-5 };
+    const model = await Llama.create(config, { device, dtype: "f32", seed: 1, parallel });
+    const { groups } = model.store;
+    for (const { ownedWeights, size } of groups) {
+      ownedWeights.native.write(numbers(rank, size / worldSize));
+    }
+    await all.barrier();
+    if (rank === worldSize - 1) await sleep(options.lateMs);
+    for (const group of groups) parallel.weightsChanged(group);
+    await new Canary(model.store, 1).verify(1, () => {});
+    say("equal");
+    await all.close();
+    await store.close();
   },
 
   /** One rank, `options.who`, does `options.what` at its fourth collective; what happens to the others? */

@@ -1,9 +1,10 @@
 // N7: one flipped bit, in weights or in what a pass computes with, ends the run with exit code 6, naming step, rank and
 // parameter group; without a flip the canary changes nothing.
 import { readdirSync } from "node:fs";
-import { beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { outvoted } from "../../lib/train/canary.js";
 import { buildLibrary } from "../cli/build.js";
+import { endRanks, runRanks } from "../dist/comm-ranks.js";
 import { runToEnd } from "../dist/ranks.js";
 import { fault, outcome, train, writeConfig } from "../support/child_run.js";
 import { tinyData } from "../support/tiny_run.js";
@@ -13,6 +14,8 @@ beforeAll(async () => {
   buildLibrary();
   place = await tinyData();
 });
+
+afterAll(endRanks);
 
 const batch = { microBatch: 2, accumulation: 2 };
 
@@ -92,3 +95,10 @@ test.each([
   },
   120_000,
 );
+
+test("zero1's new weights that are still on their way are no corruption", async () => {
+  const results = await runRanks("canary", 2, { options: { lateMs: 1000 } });
+  for (const { code, said, stderr } of results) {
+    expect({ code, said, stderr }).toEqual({ code: 0, said: ["equal"], stderr: "" });
+  }
+});

@@ -192,7 +192,8 @@ export class Tokenizer {
   /** Writes tokenizer.json and what belongs to it into a folder, as it was loaded. @returns the names */
   async copyTo(folder: string): Promise<string[]> {
     const files = Object.entries(this.contents());
-    for (const [name, bytes] of files) await writeFile(join(folder, name), bytes);
+    // Data that has its tokenizer only half after a power failure is of no use.
+    for (const [name, bytes] of files) await writeFile(join(folder, name), bytes, { flush: true });
     return files.map(([name]) => name);
   }
 

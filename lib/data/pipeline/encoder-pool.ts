@@ -1,5 +1,6 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { DataError } from "../../errors.js";
 import type { TokenDType } from "../dataset-file.js";
 import type { Tokenizer } from "../tokenizer.js";
 import { type EncodedBatch, type EncodeRequest, encodePieces } from "./encode.js";
@@ -40,11 +41,12 @@ export async function startEncoder(
       stop: async () => {},
     };
   }
-  const children = Array.from({ length: count }, () => new EncoderProcess(folder, dtype));
+  const children: EncoderProcess[] = [];
   const stop = async (): Promise<void> => {
     await Promise.all(children.map((child) => child.stop()));
   };
   try {
+    while (children.length < count) children.push(new EncoderProcess(folder, dtype));
     await Promise.all(children.map((child) => child.ready));
   } catch (error) {
     await stop();
@@ -70,28 +72,29 @@ class EncoderProcess {
   readonly #child: ChildProcess;
   readonly #waiting: Waiting<EncodedBatch>[] = [];
   #failure: Error | null = null;
+  #rejectReady: (error: Error) => void = () => {};
 
+  /** @throws DataError if the system starts no process now */
   constructor(folder: string, dtype: TokenDType) {
-    this.#child = fork(fileURLToPath(new URL("./encoder-process.js", import.meta.url)), {
-      serialization: "advanced",
-      execArgv: ["--expose-gc"],
-      // One process is one core's work.
-      env: { ...process.env, TOKENIZERS_PARALLELISM: "false" },
-      stdio: ["ignore", "ignore", "inherit", "ipc"],
-    });
+    this.#child = forkEncoder();
     this.ready = new Promise((resolve, reject) => {
+      this.#rejectReady = reject;
       this.#child.on("message", (message: FromEncoder) => {
         if (message.kind === "ready") resolve();
         else if (message.kind === "encoded") this.#waiting.shift()?.resolve(message.batch);
         else this.#fail(receiveError(message.error));
       });
-      this.#child.on("error", (error) => this.#fail(error));
-      this.#child.on("exit", (code, signal) => {
-        this.#fail(new Error(`[prepare] a tokenizer process ended with ${signal ?? code}`));
-        reject(this.#failure);
-      });
     });
     this.ready.catch(() => {});
+    this.#child.on("error", (cause) => this.#fail(unusable(cause)));
+    this.#child.on("exit", (code, signal) => {
+      this.#fail(
+        new DataError(
+          `[prepare] a tokenizer process ended with ${signal ?? code}; the same call goes on with the work, ` +
+            "with fewer workers if memory ran out",
+        ),
+      );
+    });
     this.#send({ kind: "start", tokenizer: folder, dtype });
   }
 
@@ -108,21 +111,48 @@ class EncoderProcess {
   }
 
   async stop(): Promise<void> {
+    const { pid, exitCode, signalCode } = this.#child;
     this.#child.removeAllListeners("exit");
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    // One that never started never exits.
+    if (pid === undefined || exitCode !== null || signalCode !== null) return;
     const ended = new Promise((resolve) => this.#child.once("exit", resolve));
     this.#child.kill("SIGKILL");
     await ended;
   }
 
   #send(message: ToEncoder): void {
-    this.#child.send(message, (error) => {
-      if (error !== null) this.#fail(error);
+    // Without a process there is no channel; "error" comes.
+    this.#child.send?.(message, (error) => {
+      if (error !== null) this.#fail(unusable(error));
     });
   }
 
+  /** Nobody may be left waiting: neither for its start nor for a batch. */
   #fail(error: Error): void {
     this.#failure ??= error;
+    this.#rejectReady(this.#failure);
     for (const { reject } of this.#waiting.splice(0)) reject(this.#failure);
   }
+}
+
+function forkEncoder(): ChildProcess {
+  try {
+    return fork(fileURLToPath(new URL("./encoder-process.js", import.meta.url)), {
+      serialization: "advanced",
+      execArgv: ["--expose-gc"],
+      // One process is one core's work.
+      env: { ...process.env, TOKENIZERS_PARALLELISM: "false" },
+      stdio: ["ignore", "ignore", "inherit", "ipc"],
+    });
+  } catch (cause) {
+    throw unusable(cause as Error);
+  }
+}
+
+function unusable(cause: Error): DataError {
+  return new DataError(
+    `[prepare] cannot use a tokenizer process: ${cause.message}; the same call goes on with the work, ` +
+      "with fewer workers if there are too many",
+    { cause },
+  );
 }

@@ -15,9 +15,8 @@ const answer = (message: FromEncoder): unknown =>
   });
 
 process.on("disconnect", () => process.exit());
-// A terminal sends these to the whole group; whether to stop is the parent's decision.
-process.on("SIGINT", () => {});
-process.on("SIGTERM", () => {});
+// A terminal sends these to the whole group, the last when it is closed; whether to stop is the parent's decision.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => {});
 
 process.on("message", (message: ToEncoder) => {
   if (message.kind === "start") {

@@ -1,0 +1,161 @@
+// FAULTS D6: processes that encode and die, do not start, or lose their terminal. `prepare` ends with an error that says so and keeps
+// what is done, or goes on; it never waits for an answer that does not come.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdir, readFile, truncate } from "node:fs/promises";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { describe, expect, it } from "vitest";
+import { type PrepareOptions, prepare } from "../../lib/data/prepare.js";
+import {
+  compileLibrary,
+  contentsOf,
+  documents,
+  quickstart,
+  temporaryFolder,
+  writeFiles,
+} from "../data/support.js";
+
+/** What the program said last. */
+interface Outcome {
+  name?: string;
+  code?: string;
+  message?: string;
+  resumed?: number;
+}
+
+/** Prepares; says each batch, and at the end how it went. Its terminal may go, as that of the command line may. */
+const program = `
+  const { prepare } = await import(process.argv[1]);
+  HARM
+  const options = JSON.parse(process.argv[2]);
+  const say = (line) => process.stdout.write(line + "\\n");
+  process.on("SIGHUP", () => {});
+  const result = await prepare({ ...options, onProgress: () => {
+    say("batch");
+    // Time for what is done to it, as long as there is work left.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+  } }).catch((e) => e);
+  say(JSON.stringify(result instanceof Error
+    ? { name: result.name, code: result.code, message: result.message }
+    : { resumed: result.resumedDocuments }));`;
+
+async function workplace(workers = 2) {
+  const compiled = await compileLibrary();
+  const folder = await temporaryFolder();
+  const lines = Object.values(documents(9000, 90)).map((text) => JSON.stringify({ text }));
+  await writeFiles(folder, { "a.jsonl": lines.join("\n") });
+  const options = (out: string): PrepareOptions => ({
+    inputs: [join(folder, "a.jsonl")],
+    out: join(folder, out),
+    tokenizer: quickstart,
+    shardTokens: 60_000,
+    workers,
+  });
+  /** Runs the program in a group of its own, and calls `onBatch` at its first batch with its process id. */
+  const run = async (
+    onBatch: (pid: number) => Promise<void> | void = () => {},
+    harm = "",
+  ): Promise<Outcome> => {
+    const prepareUrl = pathToFileURL(join(compiled, "data/prepare.js")).href;
+    const command = [
+      process.execPath,
+      "--input-type=module",
+      "-e",
+      program.replace("HARM", harm),
+      prepareUrl,
+    ];
+    const child = spawn(
+      "sh",
+      ["-c", 'ulimit -n 400; exec "$@"', "sh", ...command, JSON.stringify(options("out"))],
+      { stdio: ["ignore", "pipe", "inherit"], detached: true },
+    );
+    let text = "";
+    let seen = false;
+    const actions: (Promise<void> | void)[] = [];
+    child.stdout.on("data", (data) => {
+      text += data;
+      if (seen || !text.includes("batch")) return;
+      seen = true;
+      actions.push(onBatch(child.pid as number));
+    });
+    await once(child, "close");
+    await Promise.all(actions);
+    return JSON.parse(text.trim().split("\n").at(-1) as string) as Outcome;
+  };
+  return { folder, options, run };
+}
+
+/** The processes that a process has started. */
+async function childrenOf(pid: number): Promise<number[]> {
+  const found: number[] = [];
+  for (const name of await readdir("/proc")) {
+    const status =
+      /^\d+$/.test(name) && (await readFile(`/proc/${name}/stat`, "utf8").catch(() => ""));
+    // "pid (name) state parent …"
+    if (status && Number(status.slice(status.lastIndexOf(")") + 2).split(" ")[1]) === pid) {
+      found.push(Number(name));
+    }
+  }
+  return found;
+}
+
+describe.runIf(process.platform === "linux")("D6 the processes that encode", () => {
+  it("outlive the terminal as their parent does", async () => {
+    const { folder, options, run } = await workplace();
+    await prepare({ ...options("clean"), workers: 0 });
+    // What a closed terminal sends to the group.
+    const outcome = await run((pid) => void process.kill(-pid, "SIGHUP"));
+    expect(outcome).toEqual({ resumed: 0 });
+    expect(await contentsOf(join(folder, "out"))).toEqual(await contentsOf(join(folder, "clean")));
+  }, 120_000);
+
+  it("may die: an error of the data's kind, and the next call goes on, even if it must bring the tokenizer anew", async () => {
+    const { folder, options, run } = await workplace();
+    await prepare({ ...options("clean"), workers: 0 });
+    const outcome = await run(async (pid) => {
+      for (const child of await childrenOf(pid)) process.kill(child, "SIGKILL");
+    });
+    expect(outcome).toMatchObject({ name: "DataError", code: "ERR_DATA" });
+    expect(outcome.message).toMatch(
+      /a tokenizer process ended with SIGKILL|cannot use a tokenizer/,
+    );
+    expect(outcome.message).toMatch(/out\.tmp keeps what is done/);
+    await truncate(join(folder, "out.tmp/tokenizer.json"));
+    const { resumed } = await run();
+    expect(resumed).toBeGreaterThan(500);
+    expect(await contentsOf(join(folder, "out"))).toEqual(await contentsOf(join(folder, "clean")));
+  }, 120_000);
+
+  it.each<[string, string, RegExp]>([
+    [
+      "there are no files left to open",
+      `const { closeSync, openSync } = await import("node:fs");
+       const taken = [];
+       try { for (;;) taken.push(openSync("/dev/null")); } catch {}
+       for (const file of taken.splice(0, 12)) closeSync(file);`,
+      /cannot use a tokenizer process: .*EMFILE/,
+    ],
+    [
+      "the program is not there",
+      'process.execPath = "/nonexistent/node";',
+      /cannot use a tokenizer process: .*ENOENT/,
+    ],
+    [
+      "starting the second one throws",
+      `const node = process.execPath;
+       let asked = 0;
+       Object.defineProperty(process, "execPath", { get: () => asked++ === 0 ? node : "a\\0b" });`,
+      /cannot use a tokenizer process: .*null bytes/,
+    ],
+  ])(
+    "that do not start because %s end it at once",
+    async (_, harm, message) => {
+      const { run } = await workplace(16);
+      const outcome = await run(() => {}, harm);
+      expect(outcome.name).toBe("DataError");
+      expect(outcome.message).toMatch(message);
+    },
+    60_000,
+  );
+});

@@ -33,11 +33,22 @@ function sequenceLength(bytes: Uint8Array, at: number): number {
   return length;
 }
 
+const decoders = {
+  drop: new TextDecoder("utf-8"),
+  keep: new TextDecoder("utf-8", { ignoreBOM: true }),
+};
+
 /**
- * Bytes as text. A byte order mark at the start is no part of the text.
+ * Bytes as text.
+ * @param mark of a file or line, a byte order mark at the start is no part of the text; of a value it is
  * @throws DataError naming the source and the byte offset, unless `invalid` is "replace"
  */
-export function decodeUtf8(bytes: Uint8Array, source: string, invalid: InvalidUtf8): string {
+export function decodeUtf8(
+  bytes: Uint8Array,
+  source: string,
+  invalid: InvalidUtf8,
+  mark: keyof typeof decoders = "drop",
+): string {
   if (invalid === "error") {
     const offset = invalidUtf8Offset(bytes);
     if (offset >= 0) {
@@ -48,5 +59,5 @@ export function decodeUtf8(bytes: Uint8Array, source: string, invalid: InvalidUt
       );
     }
   }
-  return new TextDecoder("utf-8").decode(bytes);
+  return decoders[mark].decode(bytes);
 }

@@ -53,7 +53,7 @@ describe("filter", () => {
   it("knows the top fields that it reads", () => {
     const { fields } = parseFilter("a.b == 1 or c[0] in [1] and not d and 'e' == f.g.h");
     expect([...fields].sort()).toEqual(["a", "c", "d", "f"]);
-    expect(parseFieldPath("meta.content")).toMatchObject({ top: "meta" });
+    expect(parseFieldPath("meta.content")).toMatchObject({ keys: ["meta", "content"] });
     expect(parseFieldPath("meta.content").read({ meta: { content: "x" } })).toBe("x");
   });
 

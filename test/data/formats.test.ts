@@ -97,6 +97,36 @@ describe("jsonl", () => {
     expect(await texts({ path: folder }, { invalidUtf8: "replace" })).toEqual(["\ufffd"]);
   });
 
+  it("tells a nested field that is missing from one that is null", async () => {
+    const folder = await temporaryFolder();
+    const path = join(folder, "a.jsonl");
+    const input = { path, textField: "meta.body" };
+    await writeFile(
+      path,
+      lines([{ meta: { body: null } }, { meta: null }, { meta: { body: "x" } }]),
+    );
+    const skipped = noneSkipped();
+    expect(await texts(input, {}, skipped)).toEqual(["x"]);
+    expect(skipped).toMatchObject({ empty: 2, bad: 0 });
+    const cases: [unknown, RegExp][] = [
+      [
+        { meta: { text: "a", url: "b" } },
+        /record 1: no field meta\.body; meta has text, url; name/,
+      ],
+      [{ meta: {} }, /record 1: no field meta\.body; meta has nothing/],
+      [{ meta: "text" }, /record 1: no field meta\.body; it has meta/],
+      [{ body: "a" }, /record 1: no field meta\.body; it has body/],
+      [{ meta: { body: { deeper: 1 } } }, /record 1: meta\.body is no text but object/],
+    ];
+    for (const [bad, message] of cases) {
+      await writeFile(path, lines([{ meta: { body: "x" } }, bad]));
+      await expect(texts(input)).rejects.toThrow(message);
+      const left = noneSkipped();
+      expect(await texts(input, { badRecords: "skip" }, left)).toEqual(["x"]);
+      expect(left).toMatchObject({ empty: 0, bad: 1 });
+    }
+  });
+
   it("names a compressed file that is cut short or damaged", async () => {
     const folder = await temporaryFolder();
     const zipped = gzipSync(lines(records));
@@ -170,12 +200,56 @@ describe("parquet", () => {
     expect(skipped).toMatchObject({ empty: 1, filtered: 1 });
   });
 
+  it("refuses text that is no UTF-8 with file and record, replaces it, or leaves the record out", async () => {
+    const path = join(await temporaryFolder(), "a.parquet");
+    const bad = Buffer.from([0x61, 0xff, 0x62]);
+    // Once in a page of its own, once in a dictionary.
+    for (const data of [
+      ["one", bad, "\ufefftwo"],
+      ["one", bad, "\ufefftwo", bad, "one", "one", "one"],
+    ]) {
+      parquetWriteFile({
+        filename: path,
+        schema: [
+          { name: "root", num_children: 2 },
+          { name: "text", type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "REQUIRED" },
+          { name: "lang", type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "REQUIRED" },
+        ],
+        columnData: [
+          { name: "text", data: data.map((value) => Buffer.from(value as string)) },
+          { name: "lang", data: data.map(() => Buffer.from("c")) },
+        ],
+      });
+      await expect(texts({ path })).rejects.toThrow(
+        /a\.parquet, record 1: invalid UTF-8 at byte 1 \(0xff\).*invalidUtf8: "replace"/,
+      );
+      // A mark is part of a value, as it is of one in JSON.
+      const replaced = data.map((value) => (value === bad ? "a\ufffdb" : value));
+      expect(await texts({ path }, { invalidUtf8: "replace" })).toEqual(replaced);
+      const skipped = noneSkipped();
+      const sound = data.filter((value) => value !== bad);
+      expect(await texts({ path }, { badRecords: "skip" }, skipped)).toEqual(sound);
+      expect(skipped.bad).toBe(data.length - sound.length);
+      // Nothing is wrong with what is not read.
+      expect(await texts({ path, textField: "lang" })).toHaveLength(data.length);
+      await expect(texts({ path, textField: "lang", filter: 'text != "x"' })).rejects.toThrow(
+        /record 1: invalid UTF-8/,
+      );
+    }
+  });
+
   it("names what is wrong with a file", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "a.parquet");
     write(path, 100);
     await expect(readDocuments({ path, textField: "body" })).rejects.toThrow(
       /a\.parquet: no column body; it has text, meta, stars/,
+    );
+    const other = join(folder, "b.parquet");
+    const columnData = [{ name: "body", data: ["x"], type: "STRING" as const }];
+    parquetWriteFile({ filename: other, columnData });
+    await expect(readDocuments({ path: other })).rejects.toThrow(
+      /b\.parquet: no column text or content; it has body; name the column as textField/,
     );
     await truncate(path, 500);
     await expect(readDocuments({ path })).rejects.toThrow(/cannot read .*a\.parquet: /);

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { DataError } from "../../errors.js";
 import { maxPartLength, splitStream, splitText } from "../text-parts.js";
-import { type Filter, parseFieldPath, parseFilter } from "./filter.js";
+import { type FieldPath, type Filter, parseFieldPath, parseFilter } from "./filter.js";
 import type { FilePosition, Input, InputFile, RawDocument, ReadOptions, Skipped } from "./input.js";
 import { jsonlRecords } from "./jsonl.js";
 import { parquetRecords } from "./parquet.js";
@@ -29,7 +29,7 @@ export interface Piece {
 export interface Selection {
   filter: Filter | null;
   /** Fields that may hold the text; the first that a record has. */
-  textFields: { name: string; top: string; read: (record: unknown) => unknown }[];
+  textFields: (FieldPath & { name: string })[];
   minBytes: number;
   maxBytes: number;
 }
@@ -106,52 +106,59 @@ async function* rawDocuments(
   const onBad = (): void => {
     skipped.bad++;
   };
-  const tops = selection.textFields.map((field) => field.top);
   const records =
     file.format === "jsonl"
       ? jsonlRecords(file, from, options, onBad)
       : parquetRecords(
           file,
           from,
-          [...new Set([...tops, ...(selection.filter?.fields ?? [])])],
-          new Set([...(tops.length > 1 ? tops : []), ...(selection.filter?.fields ?? [])]),
+          {
+            text: selection.textFields.map(({ keys }) => keys[0] as string),
+            others: [...(selection.filter?.fields ?? [])],
+          },
+          options,
+          onBad,
         );
   for await (const record of records) {
     const field = selection.textFields.find(({ read }) => read(record.fields) !== null);
     const text = field?.read(record.fields);
     if (typeof text === "string") yield { ...record, text };
     // A field that is there and null is a document without text.
-    else if (field === undefined && hasField(record.fields, tops)) skipped.empty++;
-    else if (options.badRecords === "skip") skipped.bad++;
-    else
-      throw noText(
-        file,
-        record,
-        field ? [field.name] : selection.textFields.map((f) => f.name),
-        text,
-      );
+    else if (!field && selection.textFields.some(({ isNull }) => isNull(record.fields))) {
+      skipped.empty++;
+    } else if (options.badRecords === "skip") skipped.bad++;
+    else throw noText(file, record, field ? [field] : selection.textFields, text);
   }
-}
-
-function hasField(fields: unknown, tops: readonly string[]): boolean {
-  return tops.some((top) => Object.hasOwn(fields as object, top));
 }
 
 function noText(
   file: InputFile,
   { record, fields }: { record: number; fields: unknown },
-  names: readonly string[],
+  wanted: Selection["textFields"],
   found: unknown,
 ): DataError {
-  const name = names.join(" or ");
-  const keys = Object.keys(fields as object);
-  const has = keys.length > 20 ? `${keys.slice(0, 20).join(", ")}, …` : keys.join(", ");
+  const name = wanted.map((field) => field.name).join(" or ");
   const problem =
     found === undefined
-      ? `no field ${name}; it has ${has}`
+      ? `no field ${name}; ${namesBeside(fields, wanted.length === 1 ? (wanted[0]?.keys ?? []) : [])}`
       : `${name} is no text but ${Array.isArray(found) ? "a list" : typeof found}`;
   return new DataError(
     `[prepare] ${file.path}, record ${record}: ${problem}; name the field as textField, ` +
       'or pass badRecords: "skip" to leave such records out',
   );
+}
+
+/** The names that there are instead of a missing field, as far down as its path goes. */
+function namesBeside(fields: unknown, keys: readonly string[]): string {
+  let owner = fields as Record<string, unknown>;
+  let depth = 0;
+  for (const key of keys.slice(0, -1)) {
+    const inner = Object.hasOwn(owner, key) ? owner[key] : null;
+    if (typeof inner !== "object" || inner === null) break;
+    owner = inner as Record<string, unknown>;
+    depth++;
+  }
+  const names = Object.keys(owner);
+  const list = names.length > 20 ? [...names.slice(0, 20), "…"] : names;
+  return `${depth === 0 ? "it" : keys.slice(0, depth).join(".")} has ${list.join(", ") || "nothing"}`;
 }

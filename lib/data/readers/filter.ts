@@ -47,14 +47,32 @@ export function parseFilter(source: string): Filter {
   return { source, fields, matches: (record) => evaluate(record) === true };
 }
 
-/** A field path alone, as the text field is named: `text`, `meta.content`. */
-export function parseFieldPath(source: string): {
-  top: string;
+/** A field named by itself, as the text field is. */
+export interface FieldPath {
+  /** From the top of a record to the field. */
+  keys: readonly string[];
+  /** The field of a record; null if it is missing. */
   read: (record: unknown) => unknown;
-} {
-  const fields = new Set<string>();
-  const read = new Parser(source, fields).parsePath();
-  return { top: [...fields][0] as string, read };
+  /** Whether the field is there and null, or what it would be in is. */
+  isNull: (record: unknown) => boolean;
+}
+
+/** @throws ArgumentError for what is no path such as `text`, `meta.content` */
+export function parseFieldPath(source: string): FieldPath {
+  const keys = new Parser(source, new Set()).parsePath();
+  return {
+    keys,
+    read: (record) => keys.reduce<unknown>(own, record),
+    isNull: (record) => {
+      let value = record;
+      for (const key of keys) {
+        if (typeof value !== "object" || value === null || !Object.hasOwn(value, key)) break;
+        value = (value as Record<string, unknown>)[key] ?? null;
+        if (value === null) return true;
+      }
+      return false;
+    },
+  };
 }
 
 class Parser {
@@ -76,10 +94,10 @@ class Parser {
     return expression;
   }
 
-  parsePath(): Evaluate {
-    const path = this.#path();
+  parsePath(): string[] {
+    const keys = this.#keys();
     if (this.#peek.kind !== "end") this.#fail("the end of the field's name");
-    return path;
+    return keys;
   }
 
   get #peek(): Token {
@@ -179,6 +197,12 @@ class Parser {
   }
 
   #path(): Evaluate {
+    const keys = this.#keys();
+    this.#fields.add(keys[0] as string);
+    return (record) => keys.reduce<unknown>(own, record);
+  }
+
+  #keys(): string[] {
     const { kind, text } = this.#peek;
     if (kind !== "word" || reserved.has(text)) this.#fail("a field or a value");
     this.#place++;
@@ -196,10 +220,8 @@ class Parser {
         this.#place++;
         keys.push(key);
         if (!this.#take("]")) this.#fail("]");
-      } else break;
+      } else return keys;
     }
-    this.#fields.add(keys[0] as string);
-    return (record) => keys.reduce<unknown>(own, record);
   }
 
   #fail(expected: string): never {

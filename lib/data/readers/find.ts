@@ -1,10 +1,11 @@
 import { stat } from "node:fs/promises";
-import { basename, extname, normalize, relative, sep } from "node:path";
+import { dirname, extname, normalize } from "node:path";
 import { ArgumentError, DataError } from "../../errors.js";
 import { type FoundFile, listFiles } from "./folder.js";
 import { globExpression, globRoot, isGlob } from "./glob.js";
 import { type Input, type InputFile, inputKinds } from "./input.js";
 import { excludedFolders, languageOfExtension, languages } from "./languages.js";
+import { checkSplit, chooseSplit } from "./split.js";
 
 export const textExtensions: ReadonlySet<string> = new Set([".txt", ".md"]);
 
@@ -32,16 +33,25 @@ export function formatOf(path: string): Pick<InputFile, "format" | "compression"
   return null;
 }
 
-function isRecords(path: string): boolean {
+function isRecords({ path }: FoundFile): boolean {
   const format = formatOf(path)?.format;
   return format === "jsonl" || format === "parquet";
 }
 
+/** Records by its name, or anything at all. */
+function isJson({ path }: FoundFile): boolean {
+  return /\.json(\.gz|\.zst)?$/i.test(path);
+}
+
 /**
- * @throws DataError if the path is missing or holds no file of the kind
- * @throws ArgumentError for an unknown kind, language or split
+ * @param own paths, without links, of files and folders of the preparation itself, which are no input
+ * @throws DataError if the path is missing or holds no file of the kind or split
+ * @throws ArgumentError for an unknown kind, language or split, and for languages of anything but code
  */
-export async function findInput(input: Input): Promise<FoundInput> {
+export async function findInput(
+  input: Input,
+  own: ReadonlySet<string> = new Set(),
+): Promise<FoundInput> {
   const { path, kind = "auto" } = input;
   if (!inputKinds.includes(kind)) {
     throw new ArgumentError(
@@ -49,40 +59,63 @@ export async function findInput(input: Input): Promise<FoundInput> {
     );
   }
   const extensions = codeExtensions(input.languages);
+  if (input.languages !== undefined && kind !== "code") {
+    throw new ArgumentError(`[prepare] ${path}: languages need kind "code", got kind "${kind}"`);
+  }
+  checkSplit(input.split);
   const info = await stat(path).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === "ENOENT" && isGlob(path)) return null;
     throw new DataError(`[prepare] cannot read ${path}: ${cause.message}`, { cause });
   });
   if (info?.isFile()) {
     const file = { path, bytes: info.size, mtimeMs: info.mtimeMs };
-    const records = kind === "records" || (kind === "auto" && isRecords(path));
-    return { files: [typed(file, records)], kind: records ? "records" : plain(kind), notes: [] };
+    const records = kind === "records" || (kind === "auto" && isRecords(file));
+    const found = records ? "records" : plain(kind);
+    const { files } =
+      input.split === undefined
+        ? { files: [file] }
+        : chooseSplit([file], dirname(path), input, found);
+    return { files: files.map((one) => typed(one, records)), kind: found, notes: [] };
   }
   if (info !== null && !info.isDirectory()) {
     throw new DataError(`[prepare] ${path} is neither a file nor a folder`);
   }
-  const folder = info === null ? globRoot(normalize(path)) : path;
+  const isPattern = info === null;
+  const folder = isPattern ? globRoot(normalize(path)) : path;
   const exclude = new Set(input.exclude ?? (kind === "code" ? excludedFolders : []));
-  const all = await listFiles(folder, exclude);
-  const matching = info === null ? globbed(all, path) : all;
+  const all = await listFiles(folder, exclude, own);
+  const matching = isPattern ? globbed(all, path) : all;
 
-  if (kind === "records" || (kind === "auto" && matching.some((file) => isRecords(file.path)))) {
-    // A pattern says which files; of a folder, .json files may be anything beside the data.
-    const wanted = matching.filter(
-      (file) => isRecords(file.path) && (info === null || !/\.json(\.gz|\.zst)?$/i.test(file.path)),
-    );
-    const records = wanted.length > 0 ? wanted : matching.filter((file) => isRecords(file.path));
-    if (records.length === 0) throw nothingIn(path, "records", ".jsonl .json .parquet, .gz .zst");
-    const { files, notes } = chooseSplit(records, folder, input);
-    return { files: files.map((file) => typed(file, true)), kind: "records", notes };
-  }
   const known = kind === "code" ? extensions : textExtensions;
-  const isKnown = ({ path: name }: FoundFile) =>
-    known.has(extname(name).toLowerCase()) ||
-    (kind !== "code" && formatOf(name)?.format === "text");
-  const files = info === null && kind !== "code" ? matching : matching.filter(isKnown);
-  if (files.length === 0) throw nothingIn(path, plain(kind), [...known].join(" "));
-  return { files: files.map((file) => typed(file, false)), kind: plain(kind), notes: [] };
+  const isKnown = (file: FoundFile) =>
+    known.has(extname(file.path).toLowerCase()) ||
+    (kind !== "code" && formatOf(file.path)?.format === "text");
+  const records = matching.filter(isRecords);
+  // A pattern says which files; of a folder, .json files may be anything beside the data.
+  const surely = records.filter((file) => !isJson(file));
+  const texts =
+    !isPattern || kind === "code"
+      ? matching.filter(isKnown)
+      : matching.filter((file) => kind === "text" || !isRecords(file));
+  const holdsRecords =
+    kind === "records" ||
+    (kind === "auto" && (surely.length > 0 || (records.length > 0 && texts.length === 0)));
+  const recordFiles = isPattern || surely.length === 0 ? records : surely;
+  const [found, files, others] = holdsRecords
+    ? (["records", recordFiles, texts] as const)
+    : ([plain(kind), texts, records] as const);
+  if (files.length === 0) {
+    const looked = holdsRecords ? ".jsonl .json .parquet, .gz .zst" : [...known].join(" ");
+    throw nothingIn(path, found, looked);
+  }
+  const { files: chosen, notes } = chooseSplit([...files], folder, input, found);
+  if (kind === "auto" && others.length > 0) {
+    const other = holdsRecords ? "text" : "records";
+    notes.push(
+      `${path}: read as ${found}; ${others.length} files of ${other} were left alone (kind "${other}" reads those)`,
+    );
+  }
+  return { files: chosen.map((file) => typed(file, holdsRecords)), kind: found, notes };
 }
 
 function nothingIn(path: string, kind: string, known: string): DataError {
@@ -110,53 +143,6 @@ function typed(file: FoundFile, records: boolean): InputFile {
     throw new DataError(`[prepare] ${file.path}: expected .jsonl, .json or .parquet for records`);
   }
   return { ...file, format: "text", compression: known?.compression ?? "none" };
-}
-
-/** Names that tell the splits of a data set apart, as the Hugging Face hub has them. */
-const splitNames = {
-  train: ["train", "training"],
-  validation: ["validation", "valid", "val", "dev", "development"],
-  test: ["test", "testing", "eval", "evaluation"],
-} as const;
-
-/** The split that a file's name says it belongs to; a folder's name counts if the file's own does not. */
-function splitOf(path: string): keyof typeof splitNames | undefined {
-  for (const part of path.split(sep).reverse()) {
-    const words = part.toLowerCase().split(/[^a-z]+/);
-    for (const [split, names] of Object.entries(splitNames)) {
-      if (words.some((word) => (names as readonly string[]).includes(word))) {
-        return split as keyof typeof splitNames;
-      }
-    }
-  }
-  return undefined;
-}
-
-function chooseSplit(
-  files: FoundFile[],
-  folder: string,
-  { path, split }: Input,
-): { files: FoundFile[]; notes: string[] } {
-  if (split !== undefined && split !== "all" && !Object.hasOwn(splitNames, split)) {
-    throw new ArgumentError(
-      `[prepare] expected split "train", "validation", "test" or "all", got ${JSON.stringify(split)}`,
-    );
-  }
-  if (split === "all") return { files, notes: [] };
-  const splits = files.map((file) => splitOf(relative(folder, file.path)));
-  if (split === undefined && !splits.includes("train")) return { files, notes: [] };
-  const wanted = split ?? "train";
-  const chosen = files.filter((_, index) => splits[index] === wanted);
-  if (chosen.length === 0) {
-    const first = files[0] as FoundFile;
-    throw new DataError(
-      `[prepare] ${path}: no file of the split ${wanted} among ${files.length} such as ${basename(first.path)}`,
-    );
-  }
-  const left = files.length - chosen.length;
-  if (split !== undefined || left === 0) return { files: chosen, notes: [] };
-  const note = `${path}: read the split train, ${chosen.length} files; ${left} of other splits were left out`;
-  return { files: chosen, notes: [note] };
 }
 
 function codeExtensions(wanted: readonly string[] | undefined): ReadonlySet<string> {

@@ -1,5 +1,5 @@
 import { type Dirent, type Stats, statSync } from "node:fs";
-import { readdir } from "node:fs/promises";
+import { readdir, realpath } from "node:fs/promises";
 import { join } from "node:path";
 import { DataError } from "../../errors.js";
 
@@ -15,15 +15,20 @@ export interface FoundFile {
  * order. Symbolic links to folders are not followed: they could lead out, or round in a circle. Links to files are, as
  * the Hugging Face cache consists of them.
  * @param exclude names of folders that are not entered
+ * @param own     paths, without links, of files and folders that are passed over
  */
 export async function listFiles(
   folder: string,
   exclude: ReadonlySet<string>,
+  own: ReadonlySet<string> = new Set(),
 ): Promise<FoundFile[]> {
   const found: FoundFile[] = [];
   const pending = [folder];
   for (let current = pending.pop(); current !== undefined; current = pending.pop()) {
-    for (const entry of await entriesOf(current)) {
+    const entries = await entriesOf(current);
+    const place = own.size === 0 ? current : await realpath(current);
+    for (const entry of entries) {
+      if (own.has(join(place, entry.name))) continue;
       const path = join(current, entry.name);
       if (entry.isDirectory() && !exclude.has(entry.name)) pending.push(path);
       if (!entry.isFile() && !entry.isSymbolicLink()) continue;

@@ -1,24 +1,33 @@
 import { type FileHandle, open } from "node:fs/promises";
 import type { FileMetaData, RowGroup } from "hyparquet";
 import { ArgumentError, DataError } from "../../errors.js";
-import type { FilePosition, InputFile } from "./input.js";
+import type { FilePosition, InputFile, ReadOptions } from "./input.js";
 import type { FileRecord } from "./jsonl.js";
 import { PageIndex } from "./parquet-pages.js";
+import { ParquetText } from "./parquet-text.js";
 
 /** Rows of a group are read in parts of about this size. */
 const partBytes = 2 ** 25;
 
+/** Columns at the top of a file. */
+export interface WantedColumns {
+  /** At least one of them must be there. */
+  text: readonly string[];
+  /** They may be missing. */
+  others: readonly string[];
+}
+
 /**
  * Records of a parquet file, some columns only. A part of a row group is in memory at a time; all of it where the pages
  * of its columns cannot be told apart (lists in data pages of version 1).
- * @param columns  top-level columns to read
- * @param optional of these, the ones that may be missing
+ * @param onBad called for a row that is left out, as its text is no UTF-8
  */
 export async function* parquetRecords(
   file: InputFile,
   from: FilePosition,
-  columns: readonly string[],
-  optional: ReadonlySet<string>,
+  columns: WantedColumns,
+  options: ReadOptions,
+  onBad: () => void,
 ): AsyncGenerator<FileRecord> {
   // Loaded here: most data sets have no parquet file.
   const [{ parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
@@ -32,9 +41,10 @@ export async function* parquetRecords(
       slice: (start: number, end = file.bytes) => readSlice(handle, start, end),
     };
     const metadata = await parquetMetadataAsync(buffer);
-    const present = presentColumns(metadata, file, columns, optional);
+    const present = presentColumns(metadata, file, columns);
     const rows = Number(metadata.num_rows);
     const index = new PageIndex(buffer, parquetSchema(metadata));
+    const text = new ParquetText(options);
     for await (const { rowStart, rowEnd } of rowRanges(metadata, present, index, from.record)) {
       const objects = await parquetReadObjects({
         file: index.buffer,
@@ -43,6 +53,7 @@ export async function* parquetRecords(
         rowStart,
         rowEnd,
         compressors,
+        parsers: text.parsers,
         useOffsetIndex: true,
       });
       for (let row = Math.max(rowStart, from.record); row < rowEnd; row++) {
@@ -50,6 +61,13 @@ export async function* parquetRecords(
         // Given away as it is taken, so that a group's memory goes as its rows are done.
         const fields = objects[row - rowStart];
         objects[row - rowStart] = {};
+        try {
+          text.check(fields, `${file.path}, record ${row}`);
+        } catch (error) {
+          if (options.badRecords === "error") throw error;
+          onBad();
+          continue;
+        }
         yield { record: row, fields, next: { record: row + 1, byte: 0 }, consumed };
       }
     }
@@ -77,19 +95,19 @@ async function readSlice(handle: FileHandle, start: number, end: number): Promis
 function presentColumns(
   metadata: FileMetaData,
   file: InputFile,
-  columns: readonly string[],
-  optional: ReadonlySet<string>,
+  { text, others }: WantedColumns,
 ): string[] {
   const names = new Set(
     metadata.row_groups[0]?.columns.map((column) => column.meta_data?.path_in_schema[0]) ??
       metadata.schema.slice(1).map((element) => element.name),
   );
-  return columns.filter((column) => {
-    if (names.has(column)) return true;
-    if (optional.has(column)) return false;
+  if (!text.some((name) => names.has(name))) {
     const known = [...names].join(", ");
-    throw new DataError(`[prepare] ${file.path}: no column ${column}; it has ${known}`);
-  });
+    throw new DataError(
+      `[prepare] ${file.path}: no column ${text.join(" or ")}; it has ${known}; name the column as textField`,
+    );
+  }
+  return [...new Set([...text, ...others])].filter((name) => names.has(name));
 }
 
 /** Parts to read one after the other, from the one with the row `first` on. */

@@ -1,0 +1,174 @@
+// Which files an input stands for: what a folder holds, splits by names, and what is no input at all.
+import { readdir, symlink } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { prepare } from "../../lib/data/prepare.js";
+import { findInput, type Input } from "../../lib/data/readers/index.js";
+import { ArgumentError, DataError, UsageError } from "../../lib/errors.js";
+import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
+
+const record = (text: string) => `${JSON.stringify({ text })}\n`;
+
+/** The names of an input's files below a folder, and what the user is told. */
+async function found(folder: string, input: Partial<Input> = {}) {
+  const { files, kind, notes } = await findInput({ path: folder, ...input });
+  return { names: files.map(({ path }) => path.slice(folder.length + 1)), kind, notes };
+}
+
+describe("a folder of both", () => {
+  it("is text although it has .json files, and says how many were left alone", async () => {
+    const notes = await writeFiles(await temporaryFolder(), {
+      ".obsidian/app.json": "{}",
+      ".obsidian/plugins/x.json.gz": "{}",
+      "a.md": "one",
+      "b/c.txt": "two",
+    });
+    const text = await found(notes);
+    expect(text).toMatchObject({ names: ["a.md", "b/c.txt"], kind: "text" });
+    expect(text.notes.join()).toMatch(/read as text; 2 files of records were left alone/);
+    expect(await found(notes, { path: join(notes, "**") })).toMatchObject({
+      names: ["a.md", "b/c.txt"],
+      kind: "text",
+    });
+    expect((await found(notes, { kind: "records" })).names).toHaveLength(2);
+    expect((await found(notes, { kind: "text" })).notes).toEqual([]);
+  });
+
+  it("is records if it has .jsonl or parquet, or .json and no text", async () => {
+    const data = await writeFiles(await temporaryFolder(), {
+      "README.md": "about",
+      "infos.json": "{}",
+      "x.jsonl": record("x"),
+    });
+    const records = await found(data);
+    expect(records).toMatchObject({ names: ["x.jsonl"], kind: "records" });
+    expect(records.notes.join()).toMatch(/read as records; 1 files of text were left alone/);
+    const only = await writeFiles(await temporaryFolder(), { "x.json": record("x"), "y.css": "" });
+    expect(await found(only)).toEqual({ names: ["x.json"], kind: "records", notes: [] });
+  });
+});
+
+describe("the split", () => {
+  it.each<[string, Partial<Input>, string]>([
+    ["text", {}, "txt"],
+    ["code", { kind: "code" }, "py"],
+    ["records", {}, "jsonl"],
+  ])("is that of %s, too", async (_, input, end) => {
+    const folder = await writeFiles(await temporaryFolder(), {
+      [`train/a.${end}`]: record("a"),
+      [`validation/b.${end}`]: record("b"),
+    });
+    expect((await found(folder, { ...input, split: "train" })).names).toEqual([`train/a.${end}`]);
+    const validation = await found(folder, { ...input, split: "validation" });
+    expect(validation.names).toEqual([`validation/b.${end}`]);
+    expect((await found(folder, { ...input, split: "all" })).names).toHaveLength(2);
+    await expect(findInput({ path: folder, ...input, split: "test" })).rejects.toThrow(
+      /no file of the split test among 2/,
+    );
+  });
+
+  it("is not guessed from the names of text and code, but for text the user is told", async () => {
+    const folder = await writeFiles(await temporaryFolder(), {
+      "train.txt": "a",
+      "validation.txt": "b",
+      "train.py": "c",
+      "test.py": "d",
+    });
+    const text = await found(folder);
+    expect(text.names).toHaveLength(2);
+    expect(text.notes.join()).toMatch(/names tell splits apart, and text of all is read/);
+    expect(await found(folder, { kind: "code" })).toMatchObject({
+      names: ["test.py", "train.py"],
+      notes: [],
+    });
+  });
+
+  it("is checked for a single file", async () => {
+    const folder = await writeFiles(await temporaryFolder(), {
+      "train.jsonl": record("a"),
+      "more.txt": "b",
+    });
+    const path = join(folder, "train.jsonl");
+    expect((await found(folder, { path, split: "train" })).names).toEqual(["train.jsonl"]);
+    for (const name of ["train.jsonl", "more.txt"]) {
+      await expect(findInput({ path: join(folder, name), split: "validation" })).rejects.toThrow(
+        DataError,
+      );
+    }
+    await expect(findInput({ path, split: "dev" as never })).rejects.toThrow(
+      /expected split "train", .* got "dev"/,
+    );
+  });
+});
+
+describe("what does not fit the kind", () => {
+  it.each<Partial<Input>>([{}, { kind: "text" }, { kind: "records" }])(
+    "languages of %j are refused",
+    async (input) => {
+      const folder = await writeFiles(await temporaryFolder(), { "a.txt": "a", "b.jsonl": "{}" });
+      const error = await findInput({ path: folder, ...input, languages: ["rust"] }).catch(
+        (reason: unknown) => reason,
+      );
+      expect(error).toBeInstanceOf(ArgumentError);
+      expect((error as Error).message).toMatch(/languages need kind "code"/);
+    },
+  );
+
+  it("a text field where nothing holds records is refused, before anything is written", async () => {
+    const folder = await writeFiles(await temporaryFolder(), {
+      "in/a.txt": "a",
+      "in/b.txt": "b",
+      "c.jsonl": '{"body": "c"}\n{"body": "d"}',
+    });
+    const text = { path: join(folder, "in"), textField: "body" };
+    const options = { out: join(folder, "out"), tokenizer: quickstart };
+    const error = await prepare({ ...options, inputs: [text] }).catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(ArgumentError);
+    expect((error as Error).message).toMatch(/in: textField "body" needs records/);
+    expect((await readdir(folder)).sort()).toEqual(["c.jsonl", "in"]);
+    // Given for all inputs at once, as the command line does, it is for those that hold records.
+    const records = { path: join(folder, "c.jsonl"), textField: "body" };
+    const { dataset } = await prepare({ ...options, inputs: [text, records] });
+    expect(dataset.sources.map((source) => source.documents)).toEqual([2, 2]);
+  });
+});
+
+describe("a preparation's own files", () => {
+  it("are no input when its output lies in the folder that it reads", async () => {
+    const folder = await writeFiles(await temporaryFolder(), documents(30));
+    await writeFiles(folder, {
+      "out.tmp/prepare-progress.json": "{}",
+      "out.tmp/more.txt": "a file that was in the way",
+      "out.old/old.txt": "an old one",
+    });
+    const reads = [folder, join(folder, "**"), join(folder, ".")];
+    for (const path of reads) {
+      const options = { inputs: [path], out: join(folder, "out"), tokenizer: quickstart };
+      for (let call = 0; call < 2; call++) {
+        const { dataset, warnings } = await prepare(options);
+        expect(dataset.sources[0]).toMatchObject({ documents: 30, kind: "text" });
+        expect(warnings).toEqual([]);
+      }
+    }
+    // Nor by way of a link.
+    const link = join(await temporaryFolder(), "link");
+    await symlink(folder, link);
+    const { dataset } = await prepare({
+      inputs: [`${link}/`],
+      out: join(folder, "out"),
+      tokenizer: quickstart,
+    });
+    expect(dataset.sources[0]?.documents).toBe(30);
+  });
+
+  it("may not hold the input", async () => {
+    const folder = await temporaryFolder();
+    for (const taken of ["out.tmp", "out.old"]) {
+      await writeFiles(folder, { [`${taken}/a.txt`]: "precious" });
+      const inputs = [join(folder, taken)];
+      const refused = prepare({ inputs, out: join(folder, "out"), tokenizer: quickstart });
+      await expect(refused).rejects.toThrow(UsageError);
+      expect(await readdir(join(folder, taken))).toEqual(["a.txt"]);
+    }
+  });
+});

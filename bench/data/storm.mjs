@@ -101,8 +101,8 @@ async function cleanRun(options) {
 /** Documents that an unfinished preparation has on record, or null. */
 function notedDocuments(folder) {
   try {
-    const { sources } = JSON.parse(readFileSync(join(folder, "prepare-progress.json"), "utf8"));
-    return sources.reduce((sum, source) => sum + source.documents, 0);
+    const { checkpoints } = JSON.parse(readFileSync(join(folder, "prepare-progress.json"), "utf8"));
+    return checkpoints[0].sources.reduce((sum, source) => sum + source.documents, 0);
   } catch {
     return null;
   }

@@ -31,12 +31,15 @@ export const bytesPerId: Readonly<Record<TokenDType, number>> = { uint16: 2, uin
 /** Size of an entry of the document index. */
 export const indexEntryBytes = 8;
 
+/** Five digits or more: small shards of much text are more than 100,000. */
+const shardPattern = /^(train|validation)-(\d{5,10})\.bin$/;
+
 const count = z.int().min(0);
 const hash = z.string().regex(/^[0-9a-f]{64}$/, "expected a SHA-256 in hexadecimal");
 
 const shardSchema = z.strictObject({
   // The pattern also keeps a hostile dataset.json from naming files elsewhere.
-  file: z.string().regex(/^(train|validation)-\d{5}\.bin$/, "expected e.g. train-00000.bin"),
+  file: z.string().regex(shardPattern, "expected e.g. train-00000.bin"),
   tokens: count,
   documents: count,
   /** UTF-8 bytes of the documents' text. */
@@ -139,6 +142,12 @@ export type SplitEntry = z.infer<typeof splitSchema>;
 
 export function shardFile(split: Split, index: number): string {
   return `${split}-${String(index).padStart(5, "0")}.bin`;
+}
+
+/** What a shard's name says; null for other names. */
+export function parseShardFile(name: string): { split: Split; number: number } | null {
+  const [, split, number] = shardPattern.exec(name) ?? [];
+  return split === undefined ? null : { split: split as Split, number: Number(number) };
 }
 
 /** The document index that belongs to a shard. */

@@ -2,6 +2,7 @@ import { open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { HoldOut } from "./hold-out.js";
 import type { Position } from "./pipeline/batch.js";
+import type { PrepareSettings } from "./prepare-options.js";
 import { syncFolder } from "./publish.js";
 import type { Skipped } from "./readers/input.js";
 import type { ShardWriterState } from "./shard-writer.js";
@@ -32,24 +33,59 @@ export interface Progress extends HoldOut {
   seen: number;
 }
 
-/** What is needed to go on. */
-export interface Journal extends Progress {
-  /** Names input, tokenizer and options: with others, nothing can be gone on with. */
-  identity: string;
+/** A place that a pass can go on from. */
+export interface Checkpoint extends Progress {
+  /** Names the files before it, and the one that it is in. */
+  read: string;
   writers: { train: ShardWriterState; validation: ShardWriterState };
+}
+
+/** What of a preparation decides whether another one can go on with its work. */
+export interface Work extends Pick<PrepareSettings, "invalidUtf8" | "badRecords"> {
+  /** Names tokenizer and all other options. */
+  identity: string;
+  /** Names all files. */
+  files: string;
+}
+
+/** What is needed to go on. */
+export interface Journal extends Work {
+  /** The latest one; then the latest between two files, for the case that the file under way is replaced by a sound one. */
+  checkpoints: Checkpoint[];
 }
 
 export const journalFile = "prepare-progress.json";
 export const seenFile = "prepare-seen.bin";
 
-/** The journal of a folder, or null if there is none for this work. */
-export async function readJournal(folder: string, identity: string): Promise<Journal | null> {
+/** The journal of a folder, or null if there is none. */
+export async function readJournal(folder: string): Promise<Journal | null> {
   try {
     const journal = JSON.parse(await readFile(join(folder, journalFile), "utf8")) as Journal;
-    return journal.identity === identity ? journal : null;
+    return Array.isArray(journal.checkpoints) ? journal : null;
   } catch {
     return null;
   }
+}
+
+/**
+ * Where to go on: the latest checkpoint that clean work would have come through. So files behind it may have changed, and
+ * what was met with an error may now be left out: it was not met before.
+ * @param readUpTo names the files up to a position as they are now
+ */
+export function checkpointFor(
+  journal: Journal,
+  work: Work,
+  fraction: number,
+  readUpTo: (position: Position) => string,
+): Checkpoint | null {
+  if (journal.identity !== work.identity) return null;
+  for (const option of ["invalidUtf8", "badRecords"] as const) {
+    if (journal[option] !== work[option] && journal[option] !== "error") return null;
+  }
+  const fits = ({ threshold, position, read }: Checkpoint): boolean =>
+    // A threshold that was moved follows from all files.
+    (threshold === fraction || journal.files === work.files) && readUpTo(position) === read;
+  return journal.checkpoints.find(fits) ?? null;
 }
 
 /** Replaces the journal: a crash leaves the old or the new one. */

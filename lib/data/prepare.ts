@@ -1,12 +1,13 @@
-import { mkdir, rm } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
-import { DataError, LlamaForgeError, UsageError } from "../errors.js";
+import { access, mkdir, rm } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { DataError, UsageError } from "../errors.js";
 import type { DatasetFile } from "./dataset-file.js";
+import { journalFile } from "./journal.js";
 import { acquireLock } from "./lock.js";
 import { isSystemError } from "./pipeline/errors.js";
 import { Preparation } from "./pipeline/preparation.js";
 import { checkOptions } from "./prepare-options.js";
-import { checkTarget, publish } from "./publish.js";
+import { checkTarget, publish, workFolder } from "./publish.js";
 import type { Input } from "./readers/input.js";
 import { Tokenizer } from "./tokenizer.js";
 import type { InvalidUtf8 } from "./utf8.js";
@@ -93,7 +94,7 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
     throw new UsageError(`[prepare] cannot make ${dirname(out)}: ${cause.message}`, { cause });
   });
   const lock = await acquireLock(`${out}.lock`, `[prepare] ${options.out}`);
-  const folder = `${out}.tmp`;
+  const folder = workFolder(out);
   try {
     options.signal?.throwIfAborted();
     const work = new Preparation(folder, tokenizer, settings, options);
@@ -101,20 +102,33 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
     await publish(folder, out);
     return { ...result, folder: options.out };
   } catch (error) {
-    // A full disk or storage that is away passes, and the work goes on; with the text at fault, there is no going on.
-    const lost = error instanceof LlamaForgeError && !isSystemError(error.cause);
-    if (lost) await rm(folder, { recursive: true, force: true });
-    throw typed(error, folder);
+    // What is noted may be the work of days, and whatever went wrong may be put right. Without a note it is of no use.
+    const kept = await mayHaveJournal(folder);
+    if (!kept) await rm(folder, { recursive: true, force: true }).catch(() => {});
+    throw explained(error, folder, kept);
   } finally {
     await lock.release();
   }
 }
 
-/** Errors of the file system (a full disk, say) as errors of the library. */
-function typed(error: unknown, folder: string): unknown {
-  if (error instanceof LlamaForgeError || !isSystemError(error)) return error;
-  return new DataError(
-    `[prepare] cannot write ${folder}: ${(error as Error).message}; the same call later goes on with it`,
-    { cause: error },
+/** True also where the storage does not say. */
+async function mayHaveJournal(folder: string): Promise<boolean> {
+  return await access(join(folder, journalFile)).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
   );
+}
+
+/** Errors of the file system (a full disk, say) as errors of the library, and what is left to go on with. */
+function explained(error: unknown, folder: string, kept: boolean): unknown {
+  if (isSystemError(error)) {
+    return new DataError(
+      `[prepare] cannot write ${folder}: ${(error as Error).message}; the same call later goes on with it`,
+      { cause: error },
+    );
+  }
+  if (!(error instanceof DataError) || !kept) return error;
+  return new DataError(`${error.message}\n  ${folder} keeps what is done for the next call`, {
+    cause: error.cause,
+  });
 }

@@ -1,10 +1,10 @@
-import { open, readdir, readFile, rename, rm } from "node:fs/promises";
-import { dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
+import { open, readdir, readFile, realpath, rename, rm } from "node:fs/promises";
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UsageError } from "../errors.js";
 import { datasetFileName, datasetFormat } from "./dataset-file.js";
 
 const ownFiles =
-  /^(dataset\.json|(train|validation)-\d{5}\.(bin|idx)|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json)$/;
+  /^(dataset\.json|(train|validation)-\d{5,10}\.(bin|idx)|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json)$/;
 
 /**
  * Refuses a folder that may not be replaced: one with anything but a data set in it, unless `overwrite`; and, in
@@ -15,12 +15,12 @@ export async function checkTarget(
   inputs: readonly string[],
   overwrite: boolean,
 ): Promise<void> {
-  for (const path of [...inputs, process.cwd()]) {
-    if (isInside(resolve(path), out)) {
-      throw new UsageError(
-        `[prepare] ${out} would be replaced, but ${path} is in it: choose another`,
-      );
-    }
+  for (const taken of [out, workFolder(out), oldFolder(out)]) {
+    const path = [...inputs, process.cwd()].find((used) => isInside(resolve(used), taken));
+    if (path === undefined) continue;
+    throw new UsageError(
+      `[prepare] ${taken} would be replaced, but ${path} is in it: choose another`,
+    );
   }
   const names = await readdir(out).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return [];
@@ -36,6 +36,22 @@ export async function checkTarget(
       `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or overwrite it`,
     );
   }
+}
+
+/** Where a data set is made. */
+export function workFolder(out: string): string {
+  return `${out}.tmp`;
+}
+
+/** Where the data set that was there is put while the new one takes its place. */
+function oldFolder(out: string): string {
+  return `${out}.old`;
+}
+
+/** The paths that a preparation makes, without links. The folder that they are in must be there. */
+export async function ownPaths(out: string): Promise<Set<string>> {
+  const place = join(await realpath(dirname(out)), basename(out));
+  return new Set([place, workFolder(place), oldFolder(place), `${place}.lock`]);
 }
 
 function isInside(path: string, folder: string): boolean {
@@ -55,7 +71,7 @@ async function isDataset(folder: string): Promise<boolean> {
 
 /** Puts a finished folder in the place of `out`. A crash leaves the old one as `out` or `out.old`, or the new one. */
 export async function publish(finished: string, out: string): Promise<void> {
-  const old = `${out}.old`;
+  const old = oldFolder(out);
   await rm(old, { recursive: true, force: true });
   try {
     await rename(out, old);

@@ -33,7 +33,8 @@ export interface ShardWriterOptions {
 
 /** How far a writer is, between two documents: what going on needs. */
 export interface ShardWriterState {
-  shards: ShardEntry[];
+  /** Finished shards. */
+  finished: number;
   open: { documents: number; tokens: number; bytes: number } | null;
 }
 
@@ -48,19 +49,30 @@ export class ShardWriter {
     this.#shards = [];
   }
 
-  /** A writer that goes on where another one was when it gave this state; what was written since goes. */
-  static async resume(options: ShardWriterOptions, state: ShardWriterState): Promise<ShardWriter> {
+  /**
+   * A writer that goes on where another one was when it gave this state; what was written since goes.
+   * @param shards what is known of the finished ones, and maybe of later ones
+   */
+  static async resume(
+    options: ShardWriterOptions,
+    { finished, open }: ShardWriterState,
+    shards: readonly ShardEntry[],
+  ): Promise<ShardWriter> {
     const writer = new ShardWriter(options);
-    writer.#shards.push(...state.shards);
-    if (state.open !== null) {
-      writer.#current = await OpenShard.resume(options, state.shards.length, state.open);
-    }
+    for (const shard of shards.slice(0, finished)) writer.#shards.push(shard);
+    if (open !== null) writer.#current = await OpenShard.resume(options, finished, open);
     return writer;
   }
 
   /** Finished shards. */
-  get finished(): number {
-    return this.#shards.length;
+  get shards(): readonly ShardEntry[] {
+    return this.#shards;
+  }
+
+  /** How far it is. Between documents only. */
+  get state(): ShardWriterState {
+    const open = this.#current && { ...this.#current.counts };
+    return { finished: this.#shards.length, open };
   }
 
   /** Begins a document whose text has this many bytes. */
@@ -78,10 +90,9 @@ export class ShardWriter {
     if ((this.#current as OpenShard).tokens >= this.#options.shardTokens) await this.#close();
   }
 
-  /** Makes everything so far durable. Between documents only. */
-  async commit(): Promise<ShardWriterState> {
+  /** Makes everything so far durable. */
+  async sync(): Promise<void> {
     await this.#current?.sync();
-    return { shards: [...this.#shards], open: this.#current?.counts ?? null };
   }
 
   async finish(): Promise<SplitEntry> {

@@ -1,14 +1,22 @@
-import type { DatasetFile, Split, TokenDType } from "../dataset-file.js";
+import {
+  type DatasetFile,
+  type ShardEntry,
+  type Split,
+  splitNames,
+  type TokenDType,
+} from "../dataset-file.js";
 import type { Deduplicator } from "../deduplicator.js";
-import { type Progress, writeJournal } from "../journal.js";
+import { type Checkpoint, type Progress, type Work, writeJournal } from "../journal.js";
 import type { PrepareProgress } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
 import type { FoundInput } from "../readers/find.js";
+import type { ShardLog } from "../shard-log.js";
 import type { ShardWriter } from "../shard-writer.js";
 import type { Tokenizer } from "../tokenizer.js";
 import { readTasks, type TextBatch } from "./batch.js";
 import { type EncodedBatch, requestOf } from "./encode.js";
 import type { Encoder } from "./encoder-pool.js";
+import { FileNames } from "./identity.js";
 import { readInOrder } from "./reader-pool.js";
 import { BatchSink, CopyFinder } from "./sink.js";
 
@@ -23,7 +31,7 @@ export interface Pass {
 
 export interface PassOptions {
   folder: string;
-  identity: string;
+  work: Work;
   settings: PrepareSettings;
   found: readonly FoundInput[];
   tokenizer: Tokenizer;
@@ -32,8 +40,12 @@ export interface PassOptions {
   /** Threads that read; 0: read here. */
   readers: number;
   writers: Readonly<Record<Split, ShardWriter>>;
+  /** Finished shards are noted there. */
+  log: ShardLog;
   /** Where to start; it is moved on. */
   progress: Progress;
+  /** The latest checkpoint between two files. */
+  between: Checkpoint | null;
   deduplicator: Deduplicator | null;
   signal: AbortSignal | undefined;
   onProgress: (progress: Omit<PrepareProgress, "resumedDocuments">) => void;
@@ -91,8 +103,11 @@ class Committer {
   readonly #starts: number[];
   readonly #totalBytes: number;
   #committedAt = performance.now();
-  #finishedShards: number;
   #atBoundary = true;
+  readonly #names: FileNames;
+  #between: Checkpoint | null;
+  /** Shards in the log. */
+  readonly #noted: Record<Split, number>;
 
   constructor(options: PassOptions) {
     this.#options = options;
@@ -110,7 +125,12 @@ class Committer {
       }),
     );
     this.#totalBytes = total;
-    this.#finishedShards = this.#shards;
+    this.#names = new FileNames(options.found);
+    this.#between = options.between;
+    this.#noted = {
+      train: writers.train.shards.length,
+      validation: writers.validation.shards.length,
+    };
   }
 
   async write({ batch, wanted, seen }: UnderWay, encoded: EncodedBatch): Promise<void> {
@@ -120,6 +140,7 @@ class Committer {
     if (batch.next !== null) {
       progress.position = batch.next;
       progress.seen = seen;
+      if (batch.next.record === 0) this.#between = this.#checkpoint();
     }
     const sum = (field: "documents" | "bytes" | "tokens"): number =>
       progress.sources.reduce((total, source) => total + source[field], 0);
@@ -131,25 +152,39 @@ class Committer {
       tokens: sum("tokens"),
     });
     const due = performance.now() - this.#committedAt >= commitEveryMs;
-    if (due || this.#shards > this.#finishedShards) await this.commit();
+    if (due || splitNames.some((split) => this.#newShards(split).length > 0)) await this.commit();
   }
 
   /** Makes everything so far durable, if no document is half written. */
   async commit(): Promise<void> {
     if (!this.#atBoundary) return;
-    const { writers, progress, deduplicator, folder, identity } = this.#options;
-    const states = {
-      train: await writers.train.commit(),
-      validation: await writers.validation.commit(),
-    };
+    const { writers, deduplicator, folder, work, log } = this.#options;
+    for (const split of splitNames) {
+      await writers[split].sync();
+      await log.add(this.#newShards(split));
+      this.#noted[split] = writers[split].shards.length;
+    }
     await deduplicator?.sync();
-    await writeJournal(folder, { ...progress, identity, writers: states });
+    const latest = this.#checkpoint();
+    const checkpoints = [latest];
+    if (this.#between !== null && this.#between.read !== latest.read) {
+      checkpoints.push(this.#between);
+    }
+    await writeJournal(folder, { ...work, checkpoints });
     this.#committedAt = performance.now();
-    this.#finishedShards = this.#shards;
   }
 
-  get #shards(): number {
-    const { train, validation } = this.#options.writers;
-    return train.finished + validation.finished;
+  #newShards(split: Split): readonly ShardEntry[] {
+    return this.#options.writers[split].shards.slice(this.#noted[split]);
+  }
+
+  /** Where it is now; the journal may name it once everything so far is durable. */
+  #checkpoint(): Checkpoint {
+    const { writers, progress } = this.#options;
+    return structuredClone({
+      ...progress,
+      read: this.#names.upTo(progress.position),
+      writers: { train: writers.train.state, validation: writers.validation.state },
+    });
   }
 }

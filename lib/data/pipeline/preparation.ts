@@ -1,8 +1,7 @@
-import { createHash } from "node:crypto";
 import { mkdir, open, readdir, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
-import { DataError, TokenizerError } from "../../errors.js";
+import { join, resolve } from "node:path";
+import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
 import {
   type DatasetFile,
   datasetFileName,
@@ -13,23 +12,25 @@ import {
 } from "../dataset-file.js";
 import { Deduplicator } from "../deduplicator.js";
 import { movedThreshold } from "../hold-out.js";
-import { type Journal, journalFile, type Progress, readJournal, seenFile } from "../journal.js";
+import { journalFile, type Progress, seenFile, type Work } from "../journal.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
-import { syncFolder } from "../publish.js";
+import { ownPaths, syncFolder } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
-import type { InputFile } from "../readers/input.js";
-import { noneSkipped } from "../readers/input.js";
+import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
+import { ShardLog, shardLogFile } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
 import type { Tokenizer } from "../tokenizer.js";
+import { type Beginning, findBeginning } from "./beginning.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
+import { FileNames, identityOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
 
 /** Less input than this is encoded before the first process has started. */
 const smallInput = 2 ** 22;
 
 /** What a data set has only while it is being made. */
-const workFiles = [journalFile, `${journalFile}.new`, seenFile];
+const workFiles = [journalFile, `${journalFile}.new`, shardLogFile, seenFile];
 
 /** One data set being made, in a folder of its own that is put in place when it is whole. */
 export class Preparation {
@@ -38,7 +39,7 @@ export class Preparation {
   readonly #settings: PrepareSettings;
   readonly #options: PrepareOptions;
   #found: FoundInput[] = [];
-  #identity = "";
+  #work: Work = { identity: "", files: "", invalidUtf8: "error", badRecords: "error" };
   #resumedDocuments = 0;
 
   constructor(
@@ -58,18 +59,27 @@ export class Preparation {
     if (documentStart === "bos" && this.#tokenizer.bosId === null) {
       throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
     }
-    for (const input of this.#settings.inputs) this.#found.push(await findInput(input));
-    this.#identity = this.#identify();
-    const journal = await readJournal(this.#folder, this.#identity);
-    if (journal === null) {
+    const own = await ownPaths(resolve(this.#options.out));
+    for (const input of this.#settings.inputs) this.#found.push(await findInput(input, own));
+    this.#checkTextFields();
+    const { invalidUtf8, badRecords } = this.#settings;
+    this.#work = {
+      identity: identityOf(this.#settings, this.#tokenizer),
+      files: new FileNames(this.#found).all(),
+      invalidUtf8,
+      badRecords,
+    };
+    const beginning = await findBeginning(this.#folder, this.#work, fraction, this.#found);
+    if (beginning === null) {
       await rm(this.#folder, { recursive: true, force: true });
       await mkdir(this.#folder, { recursive: true });
-      await this.#tokenizer.copyTo(this.#folder);
     }
+    // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
+    await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
     const warnings = this.#found.flatMap(({ notes }) => notes);
     try {
-      let pass = await this.#pass(encoder, journal?.threshold ?? fraction, journal);
+      let pass = await this.#pass(encoder, fraction, beginning);
       // Documents whose side is given do not depend on the threshold.
       const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
       const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
@@ -89,23 +99,22 @@ export class Preparation {
     }
   }
 
+  /** A field's name may be given for several inputs at once, some of them text; for text alone it is a mistake. */
+  #checkTextFields(): void {
+    const named = this.#found.filter((_, at) => this.#settings.inputs[at]?.textField !== undefined);
+    if (named.length === 0 || named.some(({ kind }) => kind === "records")) return;
+    const { path, textField } = this.#settings.inputs.find((input) => input.textField) as Input;
+    throw new ArgumentError(
+      `[prepare] ${path}: textField "${textField}" needs records, but it was found to hold text`,
+    );
+  }
+
   get #files(): InputFile[] {
     return this.#found.flatMap(({ files }) => files);
   }
 
   get #dtype(): "uint16" | "uint32" {
     return this.#tokenizer.vocabSize <= 65536 ? "uint16" : "uint32";
-  }
-
-  /** Names everything that the result depends on. */
-  #identify(): string {
-    const hash = createHash("sha256").update(
-      JSON.stringify([datasetVersion, this.#settings, this.#tokenizer.sha256]),
-    );
-    for (const bytes of Object.values(this.#tokenizer.contents())) hash.update(bytes);
-    for (const { path, bytes, mtimeMs } of this.#files)
-      hash.update(`${path} ${bytes} ${mtimeMs}\n`);
-    return hash.digest("hex");
   }
 
   async #startEncoder(): Promise<Encoder> {
@@ -115,11 +124,11 @@ export class Preparation {
     return await startEncoder(this.#tokenizer, this.#folder, this.#dtype, workers);
   }
 
-  /** Reads all documents and writes their shards, held out below the threshold. */
-  async #pass(encoder: Encoder, threshold: number, journal: Journal | null): Promise<Pass> {
+  /** Reads all documents, or those behind a beginning, and writes their shards, held out below the threshold. */
+  async #pass(encoder: Encoder, threshold: number, beginning: Beginning | null): Promise<Pass> {
     const { shardTokens, maxRunShare, deduplicate } = this.#settings;
     const tokenizer = this.#tokenizer;
-    if (journal === null) await this.#clear();
+    if (beginning === null) await this.#clear();
     const writer = async (split: Split): Promise<ShardWriter> => {
       const options = {
         folder: this.#folder,
@@ -129,11 +138,11 @@ export class Preparation {
         maxRunShare,
         tokenName: (id: number) => tokenizer.token(id),
       };
-      return journal
-        ? await ShardWriter.resume(options, journal.writers[split])
-        : new ShardWriter(options);
+      if (beginning === null) return new ShardWriter(options);
+      const { checkpoint, shards } = beginning;
+      return await ShardWriter.resume(options, checkpoint.writers[split], shards[split]);
     };
-    const progress: Progress = journal ?? {
+    const progress: Progress = structuredClone(beginning?.checkpoint) ?? {
       threshold,
       position: { file: 0, record: 0, byte: 0 },
       sources: this.#found.map(() => ({
@@ -147,15 +156,16 @@ export class Preparation {
       lowestHash: 1,
       highestHash: 0,
     };
-    if (journal) {
-      this.#resumedDocuments = journal.sources.reduce((sum, source) => sum + source.documents, 0);
+    if (beginning !== null) {
+      this.#resumedDocuments = progress.sources.reduce((sum, source) => sum + source.documents, 0);
     }
     const writers = { train: await writer("train"), validation: await writer("validation") };
     const deduplicator = deduplicate ? await Deduplicator.open(this.#folder, progress.seen) : null;
+    const log = await ShardLog.open(this.#folder);
     try {
       const pass = await runPass({
         folder: this.#folder,
-        identity: this.#identity,
+        work: this.#work,
         settings: this.#settings,
         found: this.#found,
         tokenizer,
@@ -163,7 +173,9 @@ export class Preparation {
         encoder,
         readers: encoder.width === 1 ? 0 : Math.min(8, Math.ceil(encoder.width / 16)),
         writers,
+        log,
         progress,
+        between: beginning?.between ?? null,
         deduplicator,
         signal: this.#options.signal,
         onProgress: (now) =>
@@ -176,6 +188,7 @@ export class Preparation {
       }
       return pass;
     } finally {
+      await log.close();
       await deduplicator?.close();
       await writers.train.abandon();
       await writers.validation.abandon();

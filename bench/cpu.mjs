@@ -177,7 +177,8 @@ for (let round = 0; round < Number(options.rounds); round++) {
   if (options.python) peers.push(peerSpeeds(options.python));
 }
 const best = (list) => Math.max(...list);
-const peer = (variant) => best(peers.map((speeds) => speeds[variant] ?? 0));
+/** NaN if the peer did not measure it. */
+const peer = (variant) => best(peers.map((speeds) => speeds[variant] ?? Number.NaN));
 const result = {
   date: new Date().toISOString().slice(0, 10),
   machine: `${cpus()[0].model.trim()}, ${threads} threads`,

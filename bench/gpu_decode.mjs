@@ -73,6 +73,7 @@ console.log(
     `${limit.toFixed(0)} tok/s (${(bytes / 1e9).toFixed(2)} GB); a token's forward ${forward.toFixed(0)} us, of which ` +
     `JavaScript enqueues for ${enqueued.toFixed(0)} us; ${same ? "the same text every time" : "DIFFERENT TEXTS"}`,
 );
+if (!same) process.exitCode = 1;
 if (options.out) {
   const result = { tokensPerSecond: rate, limit, fraction: rate / limit, forward, enqueued, same };
   writeFileSync(options.out, `${JSON.stringify(result, null, 2)}\n`);

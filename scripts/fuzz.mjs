@@ -27,6 +27,12 @@ const { values } = parseArgs({
 });
 const seconds = Number(values.minutes) * 60;
 const chosen = values.only?.split(",");
+if (!(seconds > 0) || !Number.isSafeInteger(Number(values.seed))) {
+  console.error(
+    `--minutes ${values.minutes} --seed ${values.seed}: expected a time above 0, and a whole number`,
+  );
+  process.exit(2);
+}
 const wanted = (name) => chosen === undefined || chosen.includes(name);
 const build = join(root, "build", "fuzz");
 const found = join(build, "found");
@@ -112,8 +118,11 @@ async function fastCheck(name, target) {
 // Native code prints and aborts as it likes; a folder in memory, for the disk is not what is tested.
 const scratch = mkdtempSync("/dev/shm/llamaforge-fuzz-");
 try {
-  for (const [name, target] of Object.entries(native)) if (wanted(name)) libFuzzer(name, target);
   const targets = await makeTargets(root, scratch);
+  const names = [...Object.keys(native), ...Object.keys(targets)];
+  const unknown = (chosen ?? []).filter((name) => !names.includes(name));
+  if (unknown.length > 0) throw new Error(`no parser ${unknown}: there are ${names.join(", ")}`);
+  for (const [name, target] of Object.entries(native)) if (wanted(name)) libFuzzer(name, target);
   for (const [name, target] of Object.entries(targets)) {
     if (wanted(name)) await fastCheck(name, target);
   }

@@ -63,12 +63,14 @@ const parameterValues = async (model, pick) => {
 };
 
 /** The worst parameter of two maps by name. */
-function worst(ours, reference) {
+export function worst(ours, reference) {
   let worstError = 0;
   let worstName = "";
   for (const [name, { values }] of reference) {
     const error = relativeError(ours.get(name) ?? new Float32Array(), values);
-    if (!(error <= worstError)) [worstError, worstName] = [error, name];
+    // Nothing is worse, and nothing compares with it.
+    if (Number.isNaN(error)) return { error, name };
+    if (error > worstError) [worstError, worstName] = [error, name];
   }
   if (ours.size !== reference.size)
     throw new Error(`${ours.size} parameters against ${reference.size}`);

@@ -13,6 +13,7 @@ import {
   cpSync,
   existsSync,
   mkdirSync,
+  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -109,9 +110,13 @@ function copyLicences(folder, origins) {
   }
 }
 
+/** An empty folder for what a package holds, beside its tarball; gone when that is made. */
+function stage(name) {
+  return mkdtempSync(join(out, `${name}-`));
+}
+
 function packMain() {
-  const folder = join(out, "llamaforge");
-  mkdirSync(folder, { recursive: true });
+  const folder = stage("llamaforge");
   const { devDependencies: _, scripts: __, files, ...rest } = manifest;
   const published = {
     ...rest,
@@ -163,8 +168,7 @@ function packPlugin(name) {
   const library = `libllamaforge_${name.split("-").at(-1)}.so`;
   const built = join(root, "build/Release", library);
   if (!existsSync(built)) fail(`${library} is not built: npm run build:cuda, or --cpu-only`);
-  const folder = join(out, name);
-  mkdirSync(folder, { recursive: true });
+  const folder = stage(name);
   const own = JSON.parse(readFileSync(join(root, "packages", name, "package.json"), "utf8"));
   const versioned = { ...own, version: manifest.version };
   writeFileSync(join(folder, "package.json"), `${JSON.stringify(versioned, null, 2)}\n`);
@@ -194,6 +198,11 @@ if (process.platform !== "linux" || process.arch !== "x64")
   fail(`packages are made on Linux x64, not on ${process.platform} ${process.arch}`);
 if (options["no-build"]) checkBuilt();
 else build();
-rmSync(out, { recursive: true, force: true });
+mkdirSync(out, { recursive: true });
+for (const name of readdirSync(out)) {
+  // What an earlier run made, and what one left that failed; the folder may hold other things.
+  const ours = /^llamaforge-.*\.tgz$|^(llamaforge|linux-x64-cuda\d+)-\w{6}$/.test(name);
+  if (ours) rmSync(join(out, name), { recursive: true });
+}
 packMain();
 for (const name of plugins) packPlugin(name);

@@ -27,6 +27,12 @@ const { values: options, positionals } = parseArgs({
     log: { type: "string" },
   },
 });
+for (const name of ["parallel", "limit"]) {
+  if (!(Number(options[name]) >= 1)) {
+    console.error(`--${name} ${options[name]}: expected a number from 1 on`);
+    process.exit(2);
+  }
+}
 const log = options.log ?? mkdtempSync(join(tmpdir(), "llamaforge-sanitize-"));
 mkdirSync(log, { recursive: true });
 const sanitizer =

@@ -132,6 +132,12 @@ function buildAddon() {
   run("native addon is up to date", tool("cmake-js"), "build");
 }
 
+if (process.platform !== "linux" || process.arch !== "x64") {
+  console.error(
+    `setup: LlamaForge runs on Linux on x86-64 with glibc, also in a container or under WSL 2; this is ${process.platform} on ${process.arch}.`,
+  );
+  process.exit(1);
+}
 installPackages();
 const tool = (name) => `${root}/node_modules/.bin/${name}`;
 if (!existsSync(tool("tsc"))) {

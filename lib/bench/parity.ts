@@ -194,10 +194,10 @@ class Training {
             })
           : null;
       if (running) {
-        losses.push((await running.figures).loss);
-        const now = performance.now();
-        times.push(now - last);
-        last = now;
+        const { loss, at } = await running.figures;
+        losses.push(loss);
+        times.push(at - last);
+        last = at;
       }
       running = next;
     }

@@ -40,6 +40,8 @@ export function peerArguments({ model, run, device }: ParityResult): string[] {
     ...["--micro-batch", String(run.microBatch), "--accumulation", String(run.accumulation)],
     ...["--steps", String(run.steps), "--warmup", String(run.warmup)],
     ...["--device", device.id, "--precision", run.precision],
+    // PyTorch's flash attention knows no fp32.
+    ...(run.precision === "fp32" ? ["--attention", "any"] : []),
   ];
 }
 

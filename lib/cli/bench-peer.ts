@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import type { ParityResult } from "../bench/parity.js";
 import { runPeer } from "../bench/peer.js";
-import { exitCodes } from "../errors.js";
+import { exitCodes, UsageError } from "../errors.js";
 import type { ParityCommandOptions } from "./bench.js";
 
 /** Options of this process alone; all others are for the measurement. */
@@ -18,14 +18,14 @@ const cliFile = fileURLToPath(new URL("./main.js", import.meta.url));
 /**
  * Measures LlamaForge, then its peer with the same micro-batch: each in a process of its own, so that neither holds memory
  * of the GPU while the other runs.
- * @returns null if our own measurement failed: its process has said why, and `process.exitCode` is its code
- * @throws UsageError for a peer that failed
+ * @returns null if our own measurement failed: its process has said why, and `process.exitCode` is its code; our own figures
+ * and why the peer gave none if it did not
  */
 export async function parityBesidePeer(
   command: Command,
   options: ParityCommandOptions,
   say: (message: string) => void,
-): Promise<ParityResult | null> {
+): Promise<{ result: ParityResult; failure?: UsageError } | null> {
   const folder = await mkdtemp(join(tmpdir(), "llamaforge-bench-"));
   try {
     const file = join(folder, "parity.json");
@@ -46,13 +46,19 @@ export async function parityBesidePeer(
     const ours = JSON.parse(await readFile(file, "utf8")) as ParityResult;
     const { peer: interpreter = "python3", peerScript: script, peerArgs } = options;
     say(`${Math.round(ours.tokensPerSecond)} tokens/s; now the peer`);
-    const peer = await runPeer(ours, {
-      interpreter,
-      ...(script !== undefined && { script }),
-      ...(peerArgs !== undefined && { args: peerArgs }),
-      onLine: (line) => say(`  peer: ${line}`),
-    });
-    return { ...ours, peer: { ...peer, ratio: ours.tokensPerSecond / peer.tokensPerSecond } };
+    try {
+      const peer = await runPeer(ours, {
+        interpreter,
+        ...(script !== undefined && { script }),
+        ...(peerArgs !== undefined && { args: peerArgs }),
+        onLine: (line) => say(`  peer: ${line}`),
+      });
+      const ratio = ours.tokensPerSecond / peer.tokensPerSecond;
+      return { result: { ...ours, peer: { ...peer, ratio } } };
+    } catch (error) {
+      if (!(error instanceof UsageError)) throw error;
+      return { result: ours, failure: error };
+    }
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

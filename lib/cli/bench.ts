@@ -129,6 +129,12 @@ async function runParity(command: Command, options: ParityCommandOptions): Promi
   if (options.peer === undefined && (options.peerScript ?? options.peerArgs) !== undefined) {
     command.error("error: options '--peer-script' and '--peer-args' need '--peer <python>'");
   }
+  const recompute = options.recompute ?? run?.recompute ?? "none";
+  if (options.peer !== undefined && options.peerScript === undefined && recompute !== "none") {
+    command.error(
+      `error: option '--peer' compares the same work, and the peer recomputes nothing: --recompute is ${recompute}`,
+    );
+  }
   await prepareJsonFile(options.json);
   const { formatParity } = await import("../bench/parity-text.js");
   const measure = async () => {
@@ -141,17 +147,20 @@ async function runParity(command: Command, options: ParityCommandOptions): Promi
       accumulation: options.accumulation ?? run?.batch.accumulation ?? 4,
       steps,
       warmup,
-      recompute: options.recompute ?? run?.recompute ?? "none",
+      recompute,
       ...(data !== undefined && { data }),
       onProgress: say,
     };
     return await benchParity(parity);
   };
-  const result =
-    options.peer === undefined ? await measure() : await parityBesidePeer(command, options, say);
-  if (result === null) return;
-  await writeJsonFile(options.json, result);
-  process.stdout.write(formatParity(result));
+  const measured =
+    options.peer === undefined
+      ? { result: await measure() }
+      : await parityBesidePeer(command, options, say);
+  if (measured === null) return;
+  await writeJsonFile(options.json, measured.result);
+  process.stdout.write(formatParity(measured.result));
+  if (measured.failure) throw measured.failure;
 }
 
 async function runKernels(options: KernelsCommandOptions): Promise<void> {

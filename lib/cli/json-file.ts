@@ -1,4 +1,5 @@
-import { mkdir, open, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, open, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
 import { UsageError } from "../errors.js";
@@ -15,7 +16,10 @@ export async function prepareJsonFile(file: string | undefined): Promise<void> {
   if (file === undefined) return;
   try {
     await mkdir(dirname(file), { recursive: true });
+    const existed = existsSync(file);
     await (await open(file, "a")).close();
+    // An empty file would be taken for a result if the work fails.
+    if (!existed) await rm(file);
   } catch (cause) {
     throw new UsageError(`--json ${file} cannot be written: ${(cause as Error).message}`, {
       cause,

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { launch } from "../dist/launch.js";
 import { UsageError } from "../errors.js";
 import { loadConfig } from "../train/config.js";
+import { tolerateFullOutput } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
 import { integerOption } from "./options.js";
 
@@ -30,6 +31,7 @@ export function addLaunch(program: Command): void {
     )
     .action(async (command: string[], options: LaunchCommandOptions) => {
       if (command[0] === "launch") throw new UsageError("launch cannot launch itself");
+      tolerateFullOutput();
       process.exitCode =
         options.maxRestarts > 0
           ? await launchAgain(command, options)

@@ -5,7 +5,7 @@ import { loadPrepareConfig } from "../data/prepare-config.js";
 import { type Input, type InputKind, inputKinds } from "../data/readers/input.js";
 import { exitCodes, UsageError } from "../errors.js";
 import { formatBytes } from "../train/format.js";
-import { catchStopSignals } from "../train/signals.js";
+import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
 import { integerOption, numberOption, RepeatableOption } from "./options.js";
 
 interface PrepareCommandOptions extends Partial<Omit<PrepareOptions, "inputs">> {
@@ -94,6 +94,7 @@ export function addPrepare(program: Command): void {
     )
     .option("--overwrite", "replace the output folder even if it is no data set")
     .action(async (inputs: string[], options: PrepareCommandOptions, command: Command) => {
+      tolerateFullOutput();
       const result = await prepareWithProgress(await completeOptions(inputs, options, command));
       if (result === null) process.exitCode = exitCodes.stopped;
     });

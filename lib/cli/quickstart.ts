@@ -8,6 +8,7 @@ import type { Input } from "../data/readers/index.js";
 import { excludedFolders } from "../data/readers/languages.js";
 import { exitCodes, UsageError } from "../errors.js";
 import { loadConfig } from "../train/config.js";
+import { tolerateFullOutput } from "../train/signals.js";
 import { setOption } from "./options.js";
 import { prepareWithProgress } from "./prepare.js";
 import { trainWithProgress } from "./train.js";
@@ -25,6 +26,7 @@ export function addQuickstart(program: Command): void {
     )
     .addOption(setOption())
     .action(async ({ set }: { set: string[] }) => {
+      tolerateFullOutput();
       const config = loadConfig(join(root, "configs/quickstart.yaml"), set);
       for (const [out, inputs] of Object.entries(sources())) {
         if (out in config.data.train && !(await prepared(out, inputs))) {

@@ -12,7 +12,7 @@ import {
   printable,
 } from "../train/progress.js";
 import { RankLog, rankLogFile } from "../train/rank-log.js";
-import { catchStopSignals } from "../train/signals.js";
+import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
@@ -51,6 +51,7 @@ export function addTrain(program: Command): void {
     .option("--help-config", "list all options of a configuration")
     .action(async (file: string, options: TrainCommandOptions) => {
       const config = loadConfig(file, options.set);
+      tolerateFullOutput();
       if (options.supervise) {
         process.exitCode = await superviseTraining(file, config, options);
         return;

@@ -1,6 +1,7 @@
-import { readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { UsageError } from "../errors.js";
 import { describeOption, type RunConfig } from "../train/config.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
 import { runFiles, type StepMetrics } from "../train/metrics.js";
@@ -11,14 +12,24 @@ import { chartData, type RunRecord, readRun, samplesByStep, summarise } from "./
  * Writes a run's `report.html`: one file that opens anywhere, without a network.
  * @param file where to; default inside the run's folder
  * @returns the file's path
+ * @throws UsageError if the folder is not a run's, or the file cannot be written
  */
 export async function writeReport(
   folder: string,
   file = join(folder, runFiles.report),
 ): Promise<string> {
   const html = await renderReport(await readRun(folder));
-  await writeFile(`${file}.tmp`, html);
-  await rename(`${file}.tmp`, file);
+  const temporary = `${file}.tmp`;
+  try {
+    await mkdir(dirname(file), { recursive: true });
+    await writeFile(temporary, html);
+    await rename(temporary, file);
+  } catch (cause) {
+    await rm(temporary, { force: true }).catch(() => {});
+    throw new UsageError(`the report ${file} cannot be written: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
   return file;
 }
 
@@ -105,7 +116,7 @@ function header(run: RunRecord): string {
     `${compact(info.parameters)} parameters`,
     `${config.model.layers} layers of ${config.model.hiddenSize}`,
     config.precision,
-    info.deviceName,
+    info.worldSize > 1 ? `${info.worldSize} x ${info.deviceName}` : info.deviceName,
     `started ${info.started.slice(0, 16).replace("T", " ")} UTC`,
   ];
   const card = ([label, value, note]: [string, string, string]) =>
@@ -124,17 +135,18 @@ function waitText(share: number): string {
     : `of training steps, ${(100 * share).toFixed(1)}% waiting for data`;
 }
 
-/** Utilisation is only stated against a peak that is known, and says which convention it counts in. */
+/** Utilisation is only stated against a peak that is known, which is bf16's, and says which convention it counts in. */
 function speedText({ info }: RunRecord, tokensPerSecond: number): string {
-  const { model, data } = info.config;
+  const { model, data, precision } = info.config;
   const flops = flopsPerToken(model, data.sequenceLength).causal;
   const achieved = (tokensPerSecond * flops) / 1e12;
   const rate =
     achieved < 1 ? `${fixed(achieved * 1000, 0)} GFLOP/s` : `${fixed(achieved, 1)} TFLOP/s`;
-  const peak = peakOf(info.deviceName);
+  const peak = precision === "bf16" ? peakOf(info.deviceName) : undefined;
   if (peak === undefined) return `tokens/s, ${rate} counted causally`;
-  const share = 100 * modelFlopsUtilisation(tokensPerSecond, flops, peak.tflops);
-  return `tokens/s, ${rate}, ${share.toFixed(1)}% of ${peak.name}'s ${peak.tflops}`;
+  const share = 100 * modelFlopsUtilisation(tokensPerSecond / info.worldSize, flops, peak.tflops);
+  const all = info.worldSize > 1 ? `${info.worldSize} times ` : "";
+  return `tokens/s, ${rate}, ${share.toFixed(1)}% of ${all}${peak.name}'s ${peak.tflops}`;
 }
 
 function validationSection(steps: readonly StepMetrics[]): string {

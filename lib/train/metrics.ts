@@ -48,8 +48,10 @@ export interface Sample {
 /** What a run is, beside its steps: `run.json`. */
 export interface RunInfo {
   config: RunConfig;
-  /** e.g. `AMD EPYC 9554, 2 threads`. */
+  /** Of one process, e.g. `AMD EPYC 9554, 2 threads`. */
   deviceName: string;
+  /** Processes that train together, a device each. */
+  worldSize: number;
   parameters: number;
   versions: Record<string, string>;
   /** When the run first started, ISO 8601. */
@@ -78,7 +80,10 @@ export async function recordRun(folder: string, info: Omit<RunInfo, "started">):
 export async function readRunInfo(folder: string): Promise<RunInfo> {
   const file = join(folder, runFiles.info);
   try {
-    return JSON.parse(await readFile(file, "utf8")) as RunInfo;
+    const info = JSON.parse(await readFile(file, "utf8")) as RunInfo;
+    if (!info?.config?.model || !info.versions || !info.started)
+      throw new Error("it is no record of a run");
+    return { ...info, worldSize: info.worldSize ?? 1 };
   } catch (cause) {
     const reason = (cause as Error).message;
     throw new UsageError(`${folder} is not the folder of a run: cannot read ${file}: ${reason}`, {

@@ -20,6 +20,8 @@ export class Progress {
   readonly #bar: SingleBar | null;
   /** Smoothed time of a step, for the time that is left. */
   #stepMs: number | null = null;
+  /** Steps shown. */
+  #seen = 0;
 
   constructor({ steps, from = 0, stream = process.stdout, every = 10 }: ProgressOptions) {
     this.#steps = steps;
@@ -44,8 +46,9 @@ export class Progress {
 
   /** Shows a step. */
   step(metrics: StepMetrics): void {
-    // The first step warms caches up and is slower than those it is to predict.
-    if (this.#stepMs === null || metrics.step <= 2) this.#stepMs = metrics.stepMs;
+    // The first step of a process warms caches up and is slower than those it is to predict.
+    this.#seen++;
+    if (this.#stepMs === null || this.#seen === 2) this.#stepMs = metrics.stepMs;
     this.#stepMs += 0.05 * (metrics.stepMs - this.#stepMs);
     const left = formatDuration(((this.#steps - metrics.step) * this.#stepMs) / 1000);
     const text = `${describeStep(metrics)}  ETA ${left}`;

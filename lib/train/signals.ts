@@ -1,4 +1,4 @@
-import { exitCodes } from "../errors.js";
+import { exitCodes, UsageError } from "../errors.js";
 
 /** Whether somebody asked the run to stop. */
 export interface StopSignals {
@@ -45,23 +45,28 @@ export function catchStopSignals(options: StopSignalOptions = {}): StopSignals {
 }
 
 /** What a stream reports when its reader or terminal is gone. */
-const goneCodes = new Set([
-  "EPIPE",
-  "EIO",
-  "ERR_STREAM_DESTROYED",
-  "ECONNRESET",
-  "EBADF",
-  "ENOSPC",
-]);
+const goneCodes = new Set(["EPIPE", "EIO", "ERR_STREAM_DESTROYED", "ECONNRESET", "EBADF"]);
+/** What it reports when the file that it goes to takes no more. */
+const fullCodes = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
+
+let outputMayBeLost = false;
+
+/** From here on a full disk under a log is no error either: what is being done is worth more than what is said of it. */
+export function tolerateFullOutput(): void {
+  outputMayBeLost = true;
+}
 
 /**
- * Lets the process live on when nobody reads its output any more (`| head -1`, a closed terminal, a full
- * disk under a log). Other faults of the streams still surface.
+ * Lets the process live on when nobody reads its output any more (`| head -1`, a closed terminal). Other faults of the
+ * streams still surface: a result that was written in part is none.
  */
 export function tolerateClosedOutput(streams = [process.stdout, process.stderr]): void {
   for (const stream of streams) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (!goneCodes.has(error.code ?? "")) throw error;
+      const { code = "", message } = error;
+      if (goneCodes.has(code) || (outputMayBeLost && fullCodes.has(code))) return;
+      if (!fullCodes.has(code)) throw error;
+      throw new UsageError(`the output cannot be written: ${message}`, { cause: error });
     });
   }
 }

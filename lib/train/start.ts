@@ -97,7 +97,9 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const lock = first ? await takeOutputFolder(config) : null;
     opened.push(() => lock?.release());
     if (lock?.takenOverFrom) {
-      onNotice(`the last run in ${config.out}, ${lock.takenOverFrom}, ended without giving it back`);
+      onNotice(
+        `the last run in ${config.out}, ${lock.takenOverFrom}, ended without giving it back`,
+      );
     }
     faultPoint("init");
     const identity = runIdentity(config, mixture);
@@ -115,7 +117,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       ? await openRecords(
           config,
           model,
-          { deviceName, world: world?.worldSize ?? 1 },
+          { deviceName, worldSize: world?.worldSize ?? 1 },
           progress.step,
           onNotice,
         )
@@ -166,7 +168,7 @@ async function takeOutputFolder(config: RunConfig): Promise<RunLock> {
 async function openRecords(
   config: RunConfig,
   model: Llama,
-  { deviceName, world }: { deviceName: string; world: number },
+  devices: { deviceName: string; worldSize: number },
   step: number,
   onNotice: (message: string) => void,
 ): Promise<MetricsWriter> {
@@ -174,7 +176,7 @@ async function openRecords(
   await recordRun(config.out, {
     config,
     parameters: model.parameterCount(),
-    deviceName: world > 1 ? `${world} x ${deviceName}` : deviceName,
+    ...devices,
     versions: { llamaforge: buildInfo().version, node: process.version },
   }).catch((error: Error) => onNotice(`run.json cannot be written: ${error.message}`));
   return metrics;

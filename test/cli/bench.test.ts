@@ -44,6 +44,9 @@ describe("bench parity", () => {
     const result = JSON.parse(readFileSync(file, "utf8")) as ParityResult;
     expect(result.run).toMatchObject({ microBatch: 2, accumulation: 2, tokensPerStep: 256 });
     expect(result.tokensPerSecond).toBeCloseTo(256 / (result.stepMs.median / 1000), 3);
+    const { fastest, median, slowest } = result.stepMs;
+    expect(fastest).toBeLessThanOrEqual(median);
+    expect(median).toBeLessThanOrEqual(slowest);
     const { input, forward, backward, optimizer } = result.partsMs;
     for (const part of [input, forward, backward, optimizer]) expect(part).toBeGreaterThan(0);
     expect(result.memory.peakBytes).toBeGreaterThan(18 * result.model.parameters);
@@ -88,11 +91,14 @@ describe("bench parity", () => {
     const silent = peer("silent", `console.log("done");`);
     const run = (script: string, ...more: string[]) =>
       llamaforge(["bench", "parity", ...few, "--peer-script", script, ...more]);
-    const failed = await run(failing, "--peer", process.execPath);
+    const file = join(folder, "failed-peer.json");
+    const failed = await run(failing, "--peer", process.execPath, "--json", file);
     expect(failed.code).toBe(2);
     expect(failed.stderr).toContain("the peer failed with exit code 3");
     expect(failed.stderr).toContain("| no module named torch");
-    expect(failed.stdout).toBe("");
+    // Our own figures are not lost.
+    expect(failed.stdout).toContain("tokens/s");
+    expect(JSON.parse(readFileSync(file, "utf8"))).not.toHaveProperty("peer");
     const dumb = await run(silent, "--peer", process.execPath, "--peer-args", "--quick 1");
     expect(dumb.code).toBe(2);
     expect(dumb.stderr).toContain("printed no JSON object with tokensPerSecond above 0");
@@ -109,6 +115,7 @@ describe("bench parity", () => {
     [[...small, "--sequence-length=4096"], "given more than once"],
     [["--sequence-length", "4096"], "more than the model's context of 2048"],
     [["--peer-script", "x.py"], "need '--peer <python>'"],
+    [["--peer", "python3", "--recompute", "block"], "the peer recomputes nothing"],
     [["--device", "gpu"], 'expected "cpu", "cuda" or "cuda:N"'],
     [["--json", "package.json/x.json", "--device", "cpu"], "cannot be written"],
     [[...small, "--data", "/nowhere"], "/nowhere"],

@@ -1,7 +1,7 @@
 // S3: nobody reads what a run prints, the disk of its output is full, its terminal is gone: training goes on to its end.
 import { execFile } from "node:child_process";
 import { beforeAll, expect, test } from "vitest";
-import { buildLibrary } from "../cli/build.js";
+import { buildLibrary, root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
 import { lastStep, train, until, writeConfig } from "../support/child_run.js";
 import { tinyData } from "../support/tiny_run.js";
@@ -33,6 +33,17 @@ test.each([
   },
   120_000,
 );
+
+test("of a command whose output is its result, a full disk is an error", async () => {
+  const plan = `"${process.execPath}" "${cliFile}" plan configs/quickstart.yaml > /dev/full`;
+  const [code, said] = await new Promise<[unknown, string]>((resolve) => {
+    execFile("bash", ["-c", plan], { cwd: root }, (error, _, stderr) =>
+      resolve([error?.code ?? 0, stderr]),
+    );
+  });
+  expect(said).toMatch(/the output cannot be written: .*ENOSPC/);
+  expect(code).toBe(2);
+});
 
 test("SIGHUP while it trains", async () => {
   const { file, out } = await writeConfig(place, "hangup", { steps: 60, checkpoint: { every: 0 } });

@@ -18,11 +18,19 @@ type CheckCase = (
   folder: string,
   options: object,
 ) => Promise<{ passed: boolean; failures: string[]; loss: number }>;
+type Worst = (
+  ours: ReadonlyMap<string, Float32Array>,
+  reference: ReadonlyMap<string, { values: Float32Array }>,
+) => { error: number; name: string };
 let checkCase: CheckCase;
+let worst: Worst;
 beforeAll(async () => {
   buildLibrary();
   // @ts-expect-error a script, without types
-  ({ checkCase } = (await import("../../scripts/golden.mjs")) as { checkCase: CheckCase });
+  ({ checkCase, worst } = (await import("../../scripts/golden.mjs")) as {
+    checkCase: CheckCase;
+    worst: Worst;
+  });
 });
 
 describe.each(cases)("%s", (folder) => {
@@ -31,4 +39,14 @@ describe.each(cases)("%s", (folder) => {
     expect(result.failures).toEqual([]);
     expect(Number.isFinite(result.loss)).toBe(true);
   });
+});
+
+test("a value that is not finite is the worst of all, wherever it stands", () => {
+  const good = Float32Array.of(1, 2);
+  const bad = Float32Array.of(1, Number.NaN);
+  const reference = new Map(["a", "b", "c"].map((name) => [name, { values: good }]));
+  for (const at of reference.keys()) {
+    const ours = new Map([...reference.keys()].map((name) => [name, name === at ? bad : good]));
+    expect(worst(ours, reference)).toEqual({ error: Number.NaN, name: at });
+  }
 });

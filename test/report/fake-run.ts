@@ -68,6 +68,7 @@ export async function writeFakeRun(
   await writeRunInfo(folder, {
     config,
     deviceName: "AMD EPYC 9554, 2 threads",
+    worldSize: 1,
     parameters: parameterCount(config.model),
     versions: { llamaforge: "0.1.0" },
     started: "2026-06-01T09:30:00.000Z",

@@ -1,10 +1,21 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { embedJson, escapeHtml, writeReport } from "../../lib/report/html.js";
+import { UsageError } from "../../lib/errors.js";
+import { presets } from "../../lib/model/presets.js";
+import { readRun } from "../../lib/report/events.js";
+import { embedJson, escapeHtml, renderReport, writeReport } from "../../lib/report/html.js";
 import { fakeSteps, hostileText, writeFakeRun } from "./fake-run.js";
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
@@ -93,6 +104,54 @@ async function inspectCharts(page: Page) {
 }
 
 const names = ["loss", "lr", "gradNorm", "speed", "memory"];
+
+describe("the speed", () => {
+  const speedOf = async (change: object, precision = "bf16") => {
+    const run = await readRun(folder);
+    const model = presets["tinyllama-1.1b"];
+    const config = { ...run.info.config, model, precision } as typeof run.info.config;
+    const html = await renderReport({ ...run, info: { ...run.info, ...change, config } });
+    return /tokens\/s, [^<]*/.exec(html)?.[0];
+  };
+
+  it("is a share of the peaks of all devices, where they are known", async () => {
+    const deviceName = "NVIDIA H100 80GB HBM3";
+    const one = await speedOf({ deviceName });
+    const share = Number(/([\d.]+)% of H100 SXM/.exec(one ?? "")?.[1]);
+    expect(share).toBeGreaterThan(0);
+    const four = await speedOf({ deviceName, worldSize: 4 });
+    const shared = Number(/([\d.]+)% of 4 times H100 SXM/.exec(four ?? "")?.[1]);
+    expect(Math.abs(shared - share / 4)).toBeLessThan(0.06);
+  });
+
+  it("is none of a peak for other numbers, or of another device", async () => {
+    for (const [deviceName, precision] of [
+      ["NVIDIA H100 80GB HBM3", "fp32"],
+      ["NVIDIA RTX A1000", "bf16"],
+      ["AMD EPYC 9554", "bf16"],
+    ] as const) {
+      expect(await speedOf({ deviceName }, precision), deviceName).toMatch(/counted causally$/);
+    }
+  });
+});
+
+describe("what is in the way", () => {
+  it("of the file is named, and no half of it stays", async () => {
+    const taken = join(folder, "taken");
+    mkdirSync(taken);
+    await expect(writeReport(folder, taken)).rejects.toThrow(UsageError);
+    expect(existsSync(`${taken}.tmp`)).toBe(false);
+    const deep = join(folder, "a/b/report.html");
+    expect(await writeReport(folder, deep)).toBe(deep);
+  });
+
+  it("of reading the run too", async () => {
+    const broken = join(folder, "broken");
+    mkdirSync(broken);
+    writeFileSync(join(broken, "run.json"), "{}");
+    await expect(writeReport(broken)).rejects.toThrow(/run\.json: it is no record of a run/);
+  });
+});
 
 describe("report.html in a browser", () => {
   it.each([false, true])(

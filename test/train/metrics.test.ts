@@ -173,6 +173,7 @@ describe("run.json", () => {
     const info = {
       config: parseConfig("steps: 9\nmodel: {preset: quickstart}\ndata: {train: {a: 1}}"),
       deviceName: "cpu",
+      worldSize: 1,
       parameters: 5,
       versions: { node: process.version },
       started: "2026-01-01T00:00:00.000Z",

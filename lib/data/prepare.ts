@@ -69,7 +69,7 @@ export interface PrepareResult {
 
 /**
  * Turns text into token shards. The same input gives the same bytes, whatever the number of workers and however often the
- * work was broken off: a call with the same input and options goes on where the last one was.
+ * work was broken off: a call with the same options goes on where the last one was, if what that has read is as it was.
  *
  * Whether a document is held out depends on its own bytes alone (their hash), so adding or reordering documents moves
  * none from one side to the other, and copies of a document stay together. If that leaves one side without any of

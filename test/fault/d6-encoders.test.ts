@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { readdir, readFile, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { type PrepareOptions, prepare } from "../../lib/data/prepare.js";
 import {
   compileLibrary,
@@ -70,6 +70,14 @@ async function workplace(workers = 2) {
       ["-c", 'ulimit -n 400; exec "$@"', "sh", ...command, JSON.stringify(options("out"))],
       { stdio: ["ignore", "pipe", "inherit"], detached: true },
     );
+    // One that waits for ever is a failure, and takes its processes with it.
+    onTestFinished(() => {
+      try {
+        process.kill(-(child.pid as number), "SIGKILL");
+      } catch {
+        // all of them have ended
+      }
+    });
     let text = "";
     let seen = false;
     const actions: (Promise<void> | void)[] = [];

@@ -16,32 +16,40 @@ export function identityOf(settings: PrepareSettings, tokenizer: Tokenizer): str
   return hash.digest("hex");
 }
 
-/** Names files by what tells that they have changed. Asked for positions in their order, it looks at each file once. */
+/** What tells that a file has changed, of all files in their order. Made as it is asked for: there may be a million. */
+function* lines(found: readonly FoundInput[]): Generator<string, undefined> {
+  for (const [source, { files }] of found.entries()) {
+    for (const { path, bytes, mtimeMs, format, compression } of files) {
+      yield JSON.stringify([source, path, bytes, mtimeMs, format, compression]);
+    }
+  }
+}
+
+/** Names files by their paths, sizes and times. Asked for positions in their order, it looks at each file once. */
 export class FileNames {
-  readonly #lines: string[];
+  readonly #lines: Generator<string, undefined>;
   readonly #hash = createHash("sha256");
+  #current: string | undefined;
   #done = 0;
 
   constructor(found: readonly FoundInput[]) {
-    this.#lines = found.flatMap(({ files }, source) =>
-      files.map(({ path, bytes, mtimeMs, format, compression }) =>
-        JSON.stringify([source, path, bytes, mtimeMs, format, compression]),
-      ),
-    );
+    this.#lines = lines(found);
+    this.#current = this.#lines.next().value;
   }
 
   /** A name for the files before a position, and the one that it is in. */
   upTo({ file, record }: Position): string {
-    while (this.#done < Math.min(file, this.#lines.length)) {
-      this.#hash.update(`${this.#lines[this.#done++]}\n`);
+    for (; this.#done < file && this.#current !== undefined; this.#done++) {
+      this.#hash.update(`${this.#current}\n`);
+      this.#current = this.#lines.next().value;
     }
     const hash = this.#hash.copy();
-    if (record > 0) hash.update(this.#lines[file] as string);
+    if (record > 0) hash.update(this.#current ?? "");
     return hash.digest("hex");
   }
 
   /** A name for all files. */
   all(): string {
-    return this.upTo({ file: this.#lines.length, record: 0, byte: 0 });
+    return this.upTo({ file: Number.POSITIVE_INFINITY, record: 0, byte: 0 });
   }
 }

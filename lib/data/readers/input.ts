@@ -13,11 +13,11 @@ export interface Input {
   path: string;
   /**
    * Which files of a folder: `text` for .txt and .md; `code` for source files by extension; `records` for .jsonl, .json
-   * (one object a line) and .parquet, also as .gz and .zst; `auto` (default) for records if the folder holds any, as
-   * a Hugging Face data set does, else text.
+   * (one object a line) and .parquet, also as .gz and .zst; `auto` (default) for records if the folder holds .jsonl or
+   * .parquet, as a Hugging Face data set does, or .json and no text; else text.
    */
   kind?: InputKind;
-  /** For code, only these languages. Default: all of `languages`. */
+  /** Only these languages; for kind "code" alone. Default: all of `languages`. */
   languages?: readonly string[];
   /** Names of folders not to enter. Default: `excludedFolders` for code, none for others. */
   exclude?: readonly string[];
@@ -30,7 +30,7 @@ export interface Input {
   maxBytes?: number;
   /**
    * Which split of a data set in files such as `data/train-00000-of-00010.parquet` or `validation/*.jsonl.zst`; "all"
-   * takes every file. Default: "train" if the files tell splits apart.
+   * takes every file. Default: for records, "train" if the files tell splits apart; for text and code, every file.
    */
   split?: "train" | "validation" | "test" | "all";
   /** Where its documents go whatever their hash: for data that comes with its own validation split. */

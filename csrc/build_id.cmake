@@ -3,7 +3,7 @@
 get_filename_component(llamaforge_root ${CMAKE_CURRENT_LIST_DIR} DIRECTORY)
 file(READ ${llamaforge_root}/package.json package_json)
 string(JSON llamaforge_version GET "${package_json}" version)
-file(GLOB shared_headers ${llamaforge_root}/csrc/runtime/*.h ${llamaforge_root}/csrc/ops/*
+file(GLOB shared_headers LIST_DIRECTORIES false ${llamaforge_root}/csrc/runtime/*.h ${llamaforge_root}/csrc/ops/*
   ${llamaforge_root}/csrc/comm/transport.h)
 list(SORT shared_headers)
 set(shared_text "${llamaforge_version}")

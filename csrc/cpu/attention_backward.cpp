@@ -49,13 +49,23 @@ void softmax_gradient_tile(BackwardWorkspace<Engine>& w, int64_t rows, float to_
 // Buffers of one thread for the query side of a tile.
 template <class Engine> struct QuerySide {
   using Word = typename Engine::Word;
-  AlignedBuffer<Word> query, query_paired, d_output, d_output_paired;
-  AlignedBuffer<float> d_query;
-  explicit QuerySide(int64_t width) : QuerySide(kTile * width, kTile * width / Engine::kPerWord) {}
+  Word *query, *query_paired, *d_output, *d_output_paired;
+  float* d_query;
+
+  QuerySide(ThreadScratch::Parts& parts, int64_t width)
+      : query(parts.take<Word>(words(width))),
+        query_paired(parts.take<Word>(words(width))),
+        d_output(parts.take<Word>(words(width))),
+        d_output_paired(parts.take<Word>(words(width))),
+        d_query(parts.take<float>(kTile * width)) {}
+
+  static size_t bytes(int64_t width) {
+    return 4 * ThreadScratch::padded(static_cast<size_t>(words(width)) * sizeof(Word)) +
+           static_cast<size_t>(kTile * width) * sizeof(float);
+  }
 
  private:
-  QuerySide(int64_t elements, int64_t words)
-      : query(words), query_paired(words), d_output(words), d_output_paired(words), d_query(elements) {}
+  static int64_t words(int64_t width) { return kTile * width / Engine::kPerWord; }
 };
 
 template <class T> float dot(const T* x, const T* y, int64_t count) {
@@ -81,10 +91,10 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
   const int64_t width = shape.width(), rows = shape.rows(query_tile), even_rows = round_up(rows, 2);
   const float to_base_2 = shape.scale * kLog2E;
   const int64_t place = shape.at_output(b, query_tile, head), o_stride = shape.heads * shape.head_size;
-  pack_rows<Engine>(x.qkv + shape.at(b, query_tile, head), shape.stride(), rows, shape.head_size, side.query.data());
-  pack_rows<Engine>(x.d_o + place, o_stride, rows, shape.head_size, side.d_output.data());
-  pair_rows<Engine>(side.query.data(), side.query_paired.data(), width);
-  pair_rows<Engine>(side.d_output.data(), side.d_output_paired.data(), width);
+  pack_rows<Engine>(x.qkv + shape.at(b, query_tile, head), shape.stride(), rows, shape.head_size, side.query);
+  pack_rows<Engine>(x.d_o + place, o_stride, rows, shape.head_size, side.d_output);
+  pair_rows<Engine>(side.query, side.query_paired, width);
+  pair_rows<Engine>(side.d_output, side.d_output_paired, width);
   for (int64_t row = 0; row < kTile; ++row) {  // rows beyond the end get probability 0
     const bool inside = row < rows;
     w.lse[row] = inside ? x.lse[(b * shape.heads + head) * shape.time + query_tile * kTile + row] * kLog2E : 1e30f;
@@ -98,9 +108,9 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
     const int64_t offset = (first_key_tile + tile) * keys.tile_words;
     const Part columns = diagonal ? Part::lower_columns : Part::whole;
     const Part from_row = diagonal ? Part::upper_steps : Part::whole;
-    multiply_tile<Engine>(even_rows, kTile, width, {side.query.data(), width / kPerWord, 1}, keys.key_transposed + offset,
+    multiply_tile<Engine>(even_rows, kTile, width, {side.query, width / kPerWord, 1}, keys.key_transposed + offset,
                           kTile, w.scores, kTile, false, columns);
-    multiply_tile<Engine>(even_rows, kTile, width, {side.d_output.data(), width / kPerWord, 1},
+    multiply_tile<Engine>(even_rows, kTile, width, {side.d_output, width / kPerWord, 1},
                           keys.value_transposed + offset, kTile, w.d_probabilities, kTile, false, columns);
     switch (visible.mask(tile)) {
       case Mask::none: softmax_gradient_tile<Engine, Mask::none>(w, even_rows, to_base_2, visible, tile); break;
@@ -110,15 +120,15 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
         break;
     }
     const int64_t seen = diagonal ? rows : kTile;  // keys
-    multiply_tile<Engine>(seen, width, rows, {w.probabilities_paired, 1, kTile}, side.d_output_paired.data(), width,
+    multiply_tile<Engine>(seen, width, rows, {w.probabilities_paired, 1, kTile}, side.d_output_paired, width,
                           dv + tile * kTile * width, width, true, from_row);
-    multiply_tile<Engine>(seen, width, rows, {w.d_scores_paired, 1, kTile}, side.query_paired.data(), width,
+    multiply_tile<Engine>(seen, width, rows, {w.d_scores_paired, 1, kTile}, side.query_paired, width,
                           dk + tile * kTile * width, width, true, from_row);
     const auto* d_scores = kPerWord > 1 ? w.d_scores : w.d_scores_paired;
     multiply_tile<Engine>(rows, width, kTile, {d_scores, kTile / kPerWord, 1}, keys.key_paired + offset, width,
-                          side.d_query.data(), width, tile > visible.first_tile, diagonal ? Part::lower_steps : Part::whole);
+                          side.d_query, width, tile > visible.first_tile, diagonal ? Part::lower_steps : Part::whole);
   }
-  write_scaled(side.d_query.data(), width, rows, shape.head_size, [&](int64_t) { return shape.scale; },
+  write_scaled(side.d_query, width, rows, shape.head_size, [&](int64_t) { return shape.scale; },
                x.dqkv + shape.at(b, query_tile, head), shape.stride());
 }
 
@@ -145,7 +155,7 @@ template <class Engine, class T> void backward(Stream& stream, const Attention& 
   const Scratch packed(stream, static_cast<size_t>(3 * key_words) * sizeof(Word));
   Word* words = packed.as<Word>();
   const PackedKeys<Engine> keys = {words, words + key_words, words + 2 * key_words, nullptr, tile_words};
-  pack_keys(shape, x.qkv, keys);
+  pack_keys(stream, shape, x.qkv, keys);
 
   const int64_t pairs = shape.group() * shape.tiles();
   const int64_t wanted = std::clamp<int64_t>((kTasksWanted + kv_count - 1) / kv_count, 1, pairs);
@@ -155,10 +165,13 @@ template <class Engine, class T> void backward(Stream& stream, const Attention& 
   const Scratch partial(stream, static_cast<size_t>(kv_count * parts * 2 * part_size) * sizeof(float));
   float* sums = partial.as<float>();
 
+  using Workspace = BackwardWorkspace<Engine>;
+  const ThreadScratch scratch(stream, sizeof(Workspace) + QuerySide<Engine>::bytes(width));
 #pragma omp parallel
   {
-    auto workspace = std::make_unique<BackwardWorkspace<Engine>>();
-    QuerySide<Engine> side(width);
+    ThreadScratch::Parts own(scratch);
+    auto* workspace = new (own.take<Workspace>(1)) Workspace();
+    QuerySide<Engine> side(own, width);
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t kv = 0; kv < kv_count; ++kv) {
       for (int64_t part = 0; part < parts; ++part) {
@@ -194,12 +207,10 @@ template <class Engine, class T> void backward(Stream& stream, const Attention& 
 
 void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv,
                         int64_t heads, int64_t kv_heads, double scale) {
-  Attention shape = checked(qkv, heads, kv_heads, scale);
-  shape.starts = checked_starts(starts, shape.batch, shape.time);
-  check_output(shape, qkv, o, lse);
-  check_output(shape, qkv, d_o, lse);
-  LF_CHECK(dqkv.shape == qkv.shape && dqkv.dtype == qkv.dtype, "dqkv {} does not fit qkv {}", to_string(dqkv.shape),
-           to_string(qkv.shape));
+  const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
+  check_attention_backward(size, d_o, qkv, o, lse, dqkv);
+  Attention shape = attention_of(size, scale);
+  shape.starts = checked_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
   if (qkv.dtype == DType::bf16) {
     backward<BFloat16Engine>(stream, shape,

@@ -89,17 +89,9 @@ template <class T> void run(Stream& stream, const CachedAttention<T>& x) {
 
 void attention_cached(Stream& stream, In qkv, InOut cache, Out o, int64_t heads, int64_t kv_heads, int64_t position,
                       double scale) {
-  check_float("qkv", qkv);
-  const Attention shape = checked(qkv, heads, kv_heads, scale);
-  check_dtype("cache", cache, qkv.dtype);
-  check_dtype("o", o, qkv.dtype);
-  check_shape("o", o, {shape.batch, shape.time, heads * shape.head_size});
-  LF_CHECK(cache.rank() == 5 && cache.dim(0) == shape.batch && cache.dim(1) == 2 && cache.dim(2) == kv_heads &&
-               cache.dim(4) == shape.head_size,
-           "expected cache of shape ({},2,{},capacity,{}), got {}", shape.batch, kv_heads, shape.head_size,
-           to_string(cache.shape));
-  LF_CHECK(position >= 0 && position + shape.time <= cache.dim(3), "positions {} to {} are not in the cache of {}",
-           position, position + shape.time - 1, cache.dim(3));
+  const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
+  check_attention_cached(size, qkv, cache, o, position);
+  const Attention shape = attention_of(size, scale);
   with_float("qkv", qkv, [&]<class T>() {
     run<T>(stream, {shape, qkv.data<T>(), cache.data<T>(), o.data<T>(), position, cache.dim(3)});
   });

@@ -114,19 +114,23 @@ template <class Engine, class T> void forward(Stream& stream, const Attention& s
   const int64_t key_words = shape.batch * shape.kv_heads * shape.tiles() * tile_words;
   const Scratch packed(stream, static_cast<size_t>(2 * key_words) * sizeof(Word));
   const PackedKeys<Engine> keys = {packed.as<Word>(), nullptr, nullptr, packed.as<Word>() + key_words, tile_words};
-  pack_keys(shape, qkv, keys);
+  pack_keys(stream, shape, qkv, keys);
 
+  using Workspace = ForwardWorkspace<Engine>;
+  const ThreadScratch scratch(stream, sizeof(Workspace) +
+                                          ThreadScratch::padded(static_cast<size_t>(tile_words) * sizeof(Word)) +
+                                          static_cast<size_t>(kTile * width) * sizeof(float));
 #pragma omp parallel
   {
-    auto workspace = std::make_unique<ForwardWorkspace<Engine>>();
-    AlignedBuffer<Word> query(tile_words);
-    AlignedBuffer<float> output(kTile * width);
+    ThreadScratch::Parts parts(scratch);
+    auto* workspace = new (parts.take<Workspace>(1)) Workspace();
+    Word* query = parts.take<Word>(tile_words);
+    float* output = parts.take<float>(kTile * width);
 #pragma omp for collapse(3) schedule(dynamic)
     for (int64_t late = 0; late < shape.tiles(); ++late) {  // the longest rows first: the end of the loop is even
       for (int64_t b = 0; b < shape.batch; ++b) {
         for (int64_t head = 0; head < shape.heads; ++head) {
-          forward_tile<Engine>(shape, keys, b, head, shape.tiles() - 1 - late, qkv, o, lse, query.data(), output.data(),
-                               *workspace);
+          forward_tile<Engine>(shape, keys, b, head, shape.tiles() - 1 - late, qkv, o, lse, query, output, *workspace);
         }
       }
     }
@@ -137,9 +141,10 @@ template <class Engine, class T> void forward(Stream& stream, const Attention& s
 
 void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out lse, int64_t heads,
                        int64_t kv_heads, double scale) {
-  Attention shape = checked(qkv, heads, kv_heads, scale);
-  shape.starts = checked_starts(starts, shape.batch, shape.time);
-  check_output(shape, qkv, o, lse);
+  const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
+  check_attention_forward(size, qkv, o, lse);
+  Attention shape = attention_of(size, scale);
+  shape.starts = checked_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
   if (qkv.dtype == DType::bf16) {
     forward<BFloat16Engine>(stream, shape, qkv.data<bfloat16>(), o.data<bfloat16>(), lse.data<float>());

@@ -1,11 +1,14 @@
 // What the forward and backward passes of attention share: shapes, packed keys and values, pieces of the softmax.
 #pragma once
 
+#include <omp.h>
+
 #include <cmath>
-#include <memory>
+#include <new>
 
 #include "cpu/attention_tile.h"
 #include "cpu/document_starts.h"
+#include "ops/checks/attention.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 
@@ -41,20 +44,8 @@ struct Attention {
   }
 };
 
-inline Attention checked(const Tensor& qkv, int64_t heads, int64_t kv_heads, double scale) {
-  LF_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "kv heads {} do not divide heads {}", kv_heads, heads);
-  LF_CHECK(qkv.rank() == 3 && qkv.dim(2) % (heads + 2 * kv_heads) == 0,
-           "expected qkv of shape (B,T,({}+2·{})·head size), got {}", heads, kv_heads, to_string(qkv.shape));
-  LF_CHECK(std::isfinite(scale) && scale > 0, "expected a positive scale, got {}", scale);
-  return {qkv.dim(0), qkv.dim(1), heads, kv_heads, qkv.dim(2) / (heads + 2 * kv_heads), static_cast<float>(scale)};
-}
-
-inline void check_output(const Attention& shape, const Tensor& qkv, const Tensor& o, const Tensor& lse) {
-  LF_CHECK(o.shape == (Shape{shape.batch, shape.time, shape.heads * shape.head_size}) && o.dtype == qkv.dtype,
-           "o {} {} does not fit qkv {} {}", name_of(o.dtype), to_string(o.shape), name_of(qkv.dtype),
-           to_string(qkv.shape));
-  LF_CHECK(lse.shape == (Shape{shape.batch, shape.heads, shape.time}), "expected lse of shape (B,H,T), got {}",
-           to_string(lse.shape));
+inline Attention attention_of(const AttentionSize& size, double scale) {
+  return {size.batch, size.time, size.heads, size.kv_heads, size.head_size, static_cast<float>(scale)};
 }
 
 // 2^x for x <= 0, up to rounding; 0 for -inf.
@@ -133,6 +124,37 @@ LF_INLINE void put_paired(float* paired, int64_t row, int64_t vector, Floats eve
   store(paired + (row + 1) * kTile + vector * kLanes, odd);
 }
 
+// Memory of each thread of a team, made before the team starts: an exception could not leave it. Parts begin on cache line
+// borders: a vector that lies across two lines costs two loads.
+class ThreadScratch {
+ public:
+  ThreadScratch(Stream& stream, size_t bytes)
+      : bytes_(padded(bytes)), memory_(stream, bytes_ * static_cast<size_t>(omp_get_max_threads())) {}
+
+  static constexpr size_t padded(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+
+  // The calling thread's, handed out from its beginning on.
+  class Parts {
+   public:
+    explicit Parts(const ThreadScratch& scratch)
+        : next_(scratch.memory_.as<char>() + scratch.bytes_ * static_cast<size_t>(omp_get_thread_num())) {}
+    // Uninitialized.
+    template <class T> T* take(int64_t count) {
+      T* part = reinterpret_cast<T*>(next_);
+      next_ += padded(static_cast<size_t>(count) * sizeof(T));
+      return part;
+    }
+
+   private:
+    char* next_;
+  };
+
+ private:
+  static constexpr size_t kLine = 64;
+  const size_t bytes_;
+  const Scratch memory_;
+};
+
 // Packed keys and values of every (batch, kv head, tile).
 template <class Engine> struct PackedKeys {
   using Word = typename Engine::Word;
@@ -141,11 +163,12 @@ template <class Engine> struct PackedKeys {
 };
 
 template <class Engine, class T>
-void pack_keys(const Attention& shape, const T* qkv, const PackedKeys<Engine>& packed) {
+void pack_keys(Stream& stream, const Attention& shape, const T* qkv, const PackedKeys<Engine>& packed) {
   using Word = typename Engine::Word;
+  const ThreadScratch scratch(stream, static_cast<size_t>(packed.tile_words) * sizeof(Word));
 #pragma omp parallel
   {
-    AlignedBuffer<Word> rows(packed.tile_words);
+    Word* rows = ThreadScratch::Parts(scratch).template take<Word>(packed.tile_words);
 #pragma omp for collapse(3) schedule(static)
     for (int64_t b = 0; b < shape.batch; ++b) {
       for (int64_t kv = 0; kv < shape.kv_heads; ++kv) {
@@ -153,9 +176,9 @@ void pack_keys(const Attention& shape, const T* qkv, const PackedKeys<Engine>& p
           const int64_t offset = ((b * shape.kv_heads + kv) * shape.tiles() + tile) * packed.tile_words;
           auto put = [&](int64_t head, Word* transposed, Word* paired) {
             pack_rows<Engine>(qkv + shape.at(b, tile, head), shape.stride(), shape.rows(tile), shape.head_size,
-                              rows.data());
-            if (transposed) transpose_rows<Engine>(rows.data(), transposed + offset, shape.width());
-            if (paired) pair_rows<Engine>(rows.data(), paired + offset, shape.width());
+                              rows);
+            if (transposed) transpose_rows<Engine>(rows, transposed + offset, shape.width());
+            if (paired) pair_rows<Engine>(rows, paired + offset, shape.width());
           };
           put(shape.heads + kv, packed.key_transposed, packed.key_paired);
           put(shape.heads + shape.kv_heads + kv, packed.value_transposed, packed.value_paired);

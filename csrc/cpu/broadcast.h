@@ -13,6 +13,8 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
+constexpr size_t kMostAxes = 8;  // of a tensor
+
 template <size_t N>
 struct BroadcastPlan {
   std::vector<int64_t> sizes;                   // outermost first; never empty
@@ -31,6 +33,7 @@ struct BroadcastPlan {
 template <size_t N>
 BroadcastPlan<N> plan_broadcast(const Shape& shape, const std::array<const Tensor*, N>& operands) {
   const size_t rank = shape.size();
+  LF_CHECK(rank <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(shape));
   std::vector<std::array<int64_t, N>> strides(rank);
   for (size_t k = 0; k < N; ++k) {
     const Shape& own = operands[k]->shape;
@@ -75,8 +78,8 @@ void for_each_row(const BroadcastPlan<N>& plan, const Row& row) {
   const size_t last = plan.sizes.size() - 1;
   const int64_t length = plan.row_length();
   parallel_for(plan.numel(), 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> index(last + 1);
-    std::array<int64_t, N> start{};  // of the current row
+    std::array<int64_t, kMostAxes> index{};  // fixed: an exception could not leave the team
+    std::array<int64_t, N> start{};          // of the current row
     int64_t rest = begin / length;
     for (size_t axis = last; axis-- > 0;) {
       index[axis] = rest % plan.sizes[axis];

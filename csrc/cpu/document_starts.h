@@ -4,15 +4,14 @@
 #include <optional>
 
 #include "cpu/kernel.h"
+#include "ops/checks/documents.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 // The values, null if there are none. Kernels skip what lies before the first row of a tile, so they must never fall.
 inline const int32_t* checked_starts(const std::optional<In>& starts, int64_t batch, int64_t time) {
-  if (!starts) return nullptr;
-  check_dtype("starts", *starts, DType::i32);
-  check_shape("starts", *starts, {batch, time});
-  const int32_t* values = starts->data<int32_t>();
+  const int32_t* values = check_starts(starts, batch, time);
+  if (!values) return nullptr;
   for (int64_t b = 0; b < batch; ++b) {
     const int32_t* row = values + b * time;
     for (int64_t t = 0; t < time; ++t) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/document_starts.h"
+#include "ops/checks/rope.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -25,17 +26,20 @@ void rotate(const Tensor& x, const float* table, const int32_t* starts, const Te
   const int64_t time = x.dim(1), width = x.dim(2), head_size = width / heads, half = head_size / 2;
   const T* from = x.data<T>();
   T* to = y.data<T>();
+  // The angles of one row for each thread, made before the team starts: an exception could not leave it.
+  std::vector<float> own(static_cast<size_t>(head_size * omp_get_max_threads()));
   parallel_rows(x.dim(0) * time, width, [&](int64_t begin, int64_t end) {
-    std::vector<float> cosine(static_cast<size_t>(half)), sine(static_cast<size_t>(half));
+    float* cosine = own.data() + head_size * omp_get_thread_num();
+    float* sine = cosine + half;
     for (int64_t row = begin; row < end; ++row) {
       const float* angles = table + (position + row % time - (starts ? starts[row] : 0)) * head_size;
       for (int64_t i = 0; i < half; ++i) {
-        cosine[static_cast<size_t>(i)] = angles[2 * i];
-        sine[static_cast<size_t>(i)] = inverse ? -angles[2 * i + 1] : angles[2 * i + 1];
+        cosine[i] = angles[2 * i];
+        sine[i] = inverse ? -angles[2 * i + 1] : angles[2 * i + 1];
       }
       const int64_t offset = row * width, turned = rotated_heads * head_size;
       for (int64_t start = offset; start < offset + turned; start += head_size) {
-        rotate_head(from + start, cosine.data(), sine.data(), half, to + start);
+        rotate_head(from + start, cosine, sine, half, to + start);
       }
       if (to != from) {
         std::memcpy(to + offset + turned, from + offset + turned, static_cast<size_t>(width - turned) * sizeof(T));
@@ -47,10 +51,7 @@ void rotate(const Tensor& x, const float* table, const int32_t* starts, const Te
 }  // namespace
 
 void rope_table(Stream&, Out table, double theta) {
-  check_dtype("table", table, DType::f32);
-  LF_CHECK(table.rank() == 3 && table.dim(2) == 2, "expected table of shape (positions, head size / 2, 2), got {}",
-           to_string(table.shape));
-  LF_CHECK(std::isfinite(theta) && theta > 0, "expected a positive theta, got {}", theta);
+  check_rope_table(table, theta);
   const int64_t half = table.dim(1);
   float* out = table.data<float>();
   std::vector<double> frequency(static_cast<size_t>(half));
@@ -70,17 +71,7 @@ void rope_table(Stream&, Out table, double theta) {
 
 void rope(Stream&, In x, In table, std::optional<In> starts, Out y, int64_t heads, int64_t rotated_heads,
           int64_t position, bool inverse) {
-  check_float("x", x);
-  check_dtype("table", table, DType::f32);
-  check_dtype("y", y, x.dtype);
-  check_shape("y", y, x.shape);
-  LF_CHECK(x.rank() == 3 && heads > 0 && x.dim(2) % heads == 0 && x.dim(2) / heads % 2 == 0,
-           "expected x of shape (B,T,{}·head size) with an even head size, got {}", heads, to_string(x.shape));
-  LF_CHECK(rotated_heads >= 0 && rotated_heads <= heads, "expected 0 to {} rotated heads, got {}", heads, rotated_heads);
-  LF_CHECK(table.rank() == 3 && table.dim(1) == x.dim(2) / heads / 2 && table.dim(2) == 2,
-           "expected table of shape (positions,{},2), got {}", x.dim(2) / heads / 2, to_string(table.shape));
-  LF_CHECK(position >= 0 && position + x.dim(1) <= table.dim(0), "positions {} to {} are not in the table of {}", position,
-           position + x.dim(1) - 1, table.dim(0));
+  check_rope(x, table, y, heads, rotated_heads, position);
   const int32_t* document_starts = checked_starts(starts, x.dim(0), x.dim(1));
   with_float("x", x, [&]<class T>() {
     rotate<T>(x, table.data<float>(), document_starts, y, heads, rotated_heads, position, inverse);

@@ -9,8 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
-#include <new>
 #include <utility>
 
 #include "cpu/simd.h"
@@ -18,20 +16,6 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// Memory on cache line borders: a vector that lies across two lines costs two loads.
-template <class T> class AlignedBuffer {
- public:
-  explicit AlignedBuffer(int64_t count)
-      : data_(static_cast<T*>(::operator new(static_cast<size_t>(count) * sizeof(T), std::align_val_t(64)))) {}
-  ~AlignedBuffer() { ::operator delete(data_, std::align_val_t(64)); }
-  AlignedBuffer(const AlignedBuffer&) = delete;
-  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-  T* data() const { return data_; }
-
- private:
-  T* data_;
-};
 
 struct FloatEngine {
   using Word = float;

@@ -1,0 +1,48 @@
+// What the arguments of an operation must be, said once for the kernels of all devices: this folder. A check that only
+// one device needs is at that device's kernel.
+//
+// Functions are static: the CPU's kernels are compiled for several instruction sets, and the linker must not take one's
+// copy for another's.
+#pragma once
+
+#include <string>
+
+#include "runtime/tensor.h"
+
+namespace llamaforge {
+
+[[noreturn]] static inline void throw_dtype(const char* argument, const char* expected, DType got) {
+  throw Error("ERR_DTYPE", format("expected {} for {}, got {}", expected, argument, name_of(got)));
+}
+
+static inline void check_dtype(const char* argument, const Tensor& tensor, DType expected) {
+  if (tensor.dtype != expected) throw_dtype(argument, std::string(name_of(expected)).c_str(), tensor.dtype);
+}
+
+static inline void check_float(const char* argument, const Tensor& tensor) {
+  if (tensor.dtype == DType::i32) throw_dtype(argument, "f32 or bf16", tensor.dtype);
+}
+
+static inline void check_shape(const char* argument, const Tensor& tensor, const Shape& expected) {
+  LF_CHECK(tensor.shape == expected, "expected {} of shape {}, got {}", argument, to_string(expected),
+           to_string(tensor.shape));
+}
+
+// The shape and dtype of another.
+static inline void check_like(const char* argument, const Tensor& tensor, const Tensor& other) {
+  check_shape(argument, tensor, other.shape);
+  check_dtype(argument, tensor, other.dtype);
+}
+
+// Calls body.operator()<T>() with the element type of a floating-point tensor.
+template <class Body>
+static inline void with_float(const char* argument, const Tensor& tensor, const Body& body) {
+  switch (tensor.dtype) {
+    case DType::f32: return body.template operator()<float>();
+    case DType::bf16: return body.template operator()<bfloat16>();
+    case DType::i32: break;
+  }
+  throw_dtype(argument, "f32 or bf16", tensor.dtype);
+}
+
+}  // namespace llamaforge

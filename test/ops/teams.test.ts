@@ -1,0 +1,92 @@
+/**
+ * No kernel of the CPU allocates inside a team of threads: an exception cannot leave one, so memory that runs out there would end
+ * the process. A preloaded `operator new` ends it at the first such allocation, whether there is memory or not.
+ */
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { root } from "../cli/build.js";
+
+const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
+const onGpu = process.env.LLAMAFORGE_TEST_DEVICE?.startsWith("cuda") === true;
+
+const watchful = `
+  #include <dlfcn.h>
+  #include <omp.h>
+  #include <unistd.h>
+  #include <atomic>
+  #include <cstdio>
+  #include <cstdlib>
+  #include <cstring>
+  #include <new>
+
+  static std::atomic<long> outside{0};
+  // oneDNN's teams are its own.
+  static bool is_addon(void* code) {
+    Dl_info info;
+    return dladdr(code, &info) && std::strstr(info.dli_fname, "llamaforge.node");
+  }
+  static void* take(void* caller, size_t bytes, size_t alignment = 16) {
+    if (is_addon(caller)) {
+      if (omp_in_parallel()) {
+        char text[80];
+        const int length = std::snprintf(text, sizeof text, "%zu bytes allocated in a team\\n", bytes);
+        if (write(2, text, static_cast<size_t>(length)) < 0) std::abort();
+        std::abort();
+      }
+      ++outside;
+    }
+    void* memory = nullptr;
+    if (posix_memalign(&memory, alignment, bytes ? bytes : 1) != 0) throw std::bad_alloc();
+    return memory;
+  }
+  #define CALLER __builtin_return_address(0)
+  void* operator new(size_t bytes) { return take(CALLER, bytes); }
+  void* operator new[](size_t bytes) { return take(CALLER, bytes); }
+  void* operator new(size_t bytes, std::align_val_t to) { return take(CALLER, bytes, static_cast<size_t>(to)); }
+  void* operator new[](size_t bytes, std::align_val_t to) { return take(CALLER, bytes, static_cast<size_t>(to)); }
+  void operator delete(void* memory) noexcept { std::free(memory); }
+  void operator delete[](void* memory) noexcept { std::free(memory); }
+  void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+  void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+  void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+  void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+  void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+  void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+  // That the addon allocates by these functions.
+  __attribute__((destructor)) static void count() { std::fprintf(stderr, "outside of teams: %ld\\n", outside.load()); }`;
+
+test.runIf(hasCompiler && !onGpu)(
+  "no operation allocates inside a team",
+  () => {
+    const folder = mkdtempSync(join(tmpdir(), "llamaforge-teams-"));
+    try {
+      const library = join(folder, "watchful.so");
+      const flags = [
+        "-std=c++20",
+        "-O1",
+        "-shared",
+        "-fPIC",
+        "-fopenmp",
+        "-o",
+        library,
+        "-xc++",
+        "-",
+      ];
+      execFileSync("g++", flags, { input: watchful });
+      const { status, stdout, stderr } = spawnSync(
+        process.execPath,
+        [join(root, "test/support/kernel_sweep.mjs")],
+        { env: { ...process.env, LD_PRELOAD: library, LLAMAFORGE_THREADS: "2" }, encoding: "utf8" },
+      );
+      expect(stderr).toMatch(/^outside of teams: \d{3,}\n$/);
+      expect(stdout).toMatch(/^\d+ operations ran\n$/);
+      expect(status).toBe(0);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+  600_000,
+);

@@ -6,18 +6,12 @@
 #include <atomic>
 
 #include "cpu/kernel.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-void check_index(const Tensor& whole, const Tensor& index, int64_t axis) {
-  check_dtype("index", index, DType::i32);
-  LF_CHECK(axis >= 0 && axis < whole.rank(), "axis {} of {}", axis, to_string(whole.shape));
-  LF_CHECK(index.rank() == whole.rank(), "index {} for {}", to_string(index.shape), to_string(whole.shape));
-  for (int64_t other = 0; other < whole.rank(); ++other) {
-    LF_CHECK(other == axis || index.dim(other) <= whole.dim(other), "index {} is longer than {} along axis {}",
-             to_string(index.shape), to_string(whole.shape), other);
-  }
+void check_values(const Tensor& whole, const Tensor& index, int64_t axis) {
   const int32_t* values = index.data<int32_t>();
   const int64_t size = whole.dim(axis);
   std::atomic<int64_t> first_bad{index.numel()};
@@ -85,18 +79,14 @@ void scatter(const In& dy, const In& index, InOut& dx, int64_t axis) {
 }  // namespace
 
 void gather(Stream&, In x, In index, Out y, int64_t axis) {
-  check_shape("y", y, index.shape);
-  check_dtype("y", y, x.dtype);
-  check_index(x, index, axis);
+  check_gather(x, index, y, axis);
+  check_values(x, index, axis);
   size_of(x.dtype) == 2 ? gather_bits<uint16_t>(x, index, y, axis) : gather_bits<uint32_t>(x, index, y, axis);
 }
 
-// dx f32 for dy bf16 keeps the precision of many additions; otherwise both have one dtype.
 void scatter_add(Stream&, In dy, In index, InOut dx, int64_t axis) {
-  check_shape("dy", dy, index.shape);
-  check_float("dy", dy);
-  if (dx.dtype != DType::f32) check_dtype("dx", dx, dy.dtype);
-  check_index(dx, index, axis);
+  check_scatter_add(dy, index, dx, axis);
+  check_values(dx, index, axis);
   with_float("dy", dy, [&]<class DY>() {
     dx.dtype == DType::f32 ? scatter<DY, float>(dy, index, dx, axis) : scatter<DY, bfloat16>(dy, index, dx, axis);
   });

@@ -1,20 +1,16 @@
-// Constants and ramps: fill writes `value`, arange writes start + i · step (computed in double, so that long ramps do not
-// drift), both converted to the tensor's dtype. For i32 the values must be whole numbers in range.
+// Constants and ramps: fill writes `value`, arange writes start + i · step (computed in double and rounded once, so that
+// long ramps do not drift and every device has the same bits), both converted to the tensor's dtype. For i32 the values
+// must be whole numbers in range.
 // Writes each element once, 16 bytes at a time: 1 · bytes.
 #include <cmath>
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/fill.h"
 
 namespace llamaforge::cuda {
 
 namespace {
-
-void check_whole(const char* name, double value) {
-  if (!(value >= INT32_MIN && value <= INT32_MAX) || value != std::floor(value)) {
-    throw Error("ERR_ARGUMENT", format("expected {} to be a whole number of 32 bits for dtype i32, got {}", name, value));
-  }
-}
 
 // A word holds one element, or two of bf16. `words` whole ones; the elements before and after are done one by one.
 template <class Bits> __global__ void fill_kernel(Bits* x, int64_t n, Bits value) {
@@ -38,8 +34,7 @@ template <class Bits> void fill_bits(CudaStream& cuda, const Tensor& x, Bits val
 
 template <class T> __global__ void arange_kernel(T* x, int64_t n, double start, double step) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
-    // The product is rounded on its own, as on the CPU.
-    const double value = __dadd_rn(start, __dmul_rn(static_cast<double>(i), step));
+    const double value = fma(static_cast<double>(i), step, start);
     if constexpr (std::is_same_v<T, int32_t>) {
       x[i] = static_cast<int32_t>(value);
     } else {
@@ -56,9 +51,9 @@ template <class T> void ramp(CudaStream& cuda, const Tensor& x, double start, do
 }  // namespace
 
 void fill(Stream& stream, Out x, double value) {
+  check_fill(x, value);
   CudaStream& cuda = on_cuda(stream);
   if (x.dtype == DType::i32) {
-    check_whole("value", value);
     return fill_bits(cuda, x, static_cast<uint32_t>(static_cast<int32_t>(value)));
   }
   const float number = static_cast<float>(value);
@@ -69,11 +64,9 @@ void fill(Stream& stream, Out x, double value) {
 }
 
 void arange(Stream& stream, Out x, double start, double step) {
+  check_arange(x, start, step);
   CudaStream& cuda = on_cuda(stream);
   if (x.dtype == DType::i32) {
-    check_whole("start", start);
-    check_whole("step", step);
-    check_whole("the last element", start + static_cast<double>(x.numel() - 1) * step);
     return ramp<int32_t>(cuda, x, start, step);
   }
   with_float("x", x, [&]<class T>() { ramp<T>(cuda, x, start, step); });

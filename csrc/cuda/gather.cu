@@ -1,11 +1,12 @@
 // gather:       y[.., i, ..] = x[.., index[.., i, ..], ..] along one axis; y has the shape of index (PyTorch's gather).
 // scatter_add:  dx[.., index[.., i, ..], ..] += dy[.., i, ..]: its gradient.
 // index i32 may be shorter than x along the other axes. A first kernel looks at every index and reports one outside of x;
-// the second then does nothing, so a bad index reads and writes nothing.
+// the second then reads nothing of x: gather's result is NaN, and dx stays as it was.
 // Deterministic: lines along the axis are independent. Where there are many, a thread walks each; where there are few, a
 // warp does, 32 elements at a time, of which those with one target are added in their order before the target is touched.
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::cuda {
 
@@ -33,14 +34,7 @@ struct Lines {
 };
 
 Lines find_lines(const Tensor& whole, const Tensor& index, int64_t axis) {
-  check_dtype("index", index, DType::i32);
-  LF_CHECK(axis >= 0 && axis < whole.rank(), "axis {} of {}", axis, to_string(whole.shape));
-  LF_CHECK(index.rank() == whole.rank(), "index {} for {}", to_string(index.shape), to_string(whole.shape));
   LF_CHECK(whole.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(whole.shape));
-  for (int64_t other = 0; other < whole.rank(); ++other) {
-    LF_CHECK(other == axis || index.dim(other) <= whole.dim(other), "index {} is longer than {} along axis {}",
-             to_string(index.shape), to_string(whole.shape), other);
-  }
   Lines lines;
   lines.length = index.dim(axis);
   lines.size = whole.dim(axis);
@@ -73,7 +67,7 @@ __global__ void check_kernel(const int32_t* index, int64_t n, int64_t size, int6
   }
 }
 
-FaultSite check_index(CudaStream& cuda, const Tensor& index, const Lines& lines, int64_t axis) {
+FaultSite check_values(CudaStream& cuda, const Tensor& index, const Lines& lines, int64_t axis) {
   const FaultSite site = cuda.fault_site("ERR_ARGUMENT", "index {} at element {} is outside axis {} of size {}");
   check_kernel<<<blocks_for(cuda, index.numel()), kThreads, 0, cuda.compute()>>>(index.data<int32_t>(), index.numel(),
                                                                                lines.size, axis, site);
@@ -85,7 +79,7 @@ FaultSite check_index(CudaStream& cuda, const Tensor& index, const Lines& lines,
 template <class Bits>
 __global__ void gather_kernel(const Bits* x, const int32_t* index, Bits* y, const __grid_constant__ Lines lines,
                               FaultSite site) {
-  if (site.record->site != 0) return;
+  const bool faulty = site.record->site != 0;
   const int64_t n = lines.count * lines.length;
   const bool along_axis = lines.index_stride == 1;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
@@ -94,7 +88,7 @@ __global__ void gather_kernel(const Bits* x, const int32_t* index, Bits* y, cons
     int64_t in_index, in_whole;
     lines.locate(line, in_index, in_whole);
     const int64_t at = in_index + k * lines.index_stride;
-    y[at] = x[in_whole + index[at] * lines.whole_stride];
+    y[at] = faulty ? static_cast<Bits>(~Bits{0}) : x[in_whole + index[at] * lines.whole_stride];
   }
 }
 
@@ -175,23 +169,19 @@ void gather_bits(CudaStream& cuda, const Tensor& x, const Tensor& index, const T
 }  // namespace
 
 void gather(Stream& stream, In x, In index, Out y, int64_t axis) {
-  check_shape("y", y, index.shape);
-  check_dtype("y", y, x.dtype);
+  check_gather(x, index, y, axis);
   const Lines lines = find_lines(x, index, axis);
   CudaStream& cuda = on_cuda(stream);
-  const FaultSite site = check_index(cuda, index, lines, axis);
+  const FaultSite site = check_values(cuda, index, lines, axis);
   if (size_of(x.dtype) == 2) return gather_bits<uint16_t>(cuda, x, index, y, lines, site);
   gather_bits<uint32_t>(cuda, x, index, y, lines, site);
 }
 
-// dx f32 for dy bf16 keeps the precision of many additions; otherwise both have one dtype.
 void scatter_add(Stream& stream, In dy, In index, InOut dx, int64_t axis) {
-  check_shape("dy", dy, index.shape);
-  check_float("dy", dy);
-  if (dx.dtype != DType::f32) check_dtype("dx", dx, dy.dtype);
+  check_scatter_add(dy, index, dx, axis);
   const Lines lines = find_lines(dx, index, axis);
   CudaStream& cuda = on_cuda(stream);
-  const FaultSite site = check_index(cuda, index, lines, axis);
+  const FaultSite site = check_values(cuda, index, lines, axis);
   with_float("dy", dy, [&]<class DY>() {
     if (dx.dtype == DType::f32) return scatter<DY, float>(cuda, dy, index, dx, lines, site);
     scatter<DY, bfloat16>(cuda, dy, index, dx, lines, site);

@@ -9,35 +9,10 @@
 #include <string>
 
 #include "cuda/cuda_stream.h"
+#include "ops/checks/common.h"
 #include "runtime/tensor.h"
 
 namespace llamaforge::cuda {
-
-// ---- checks (host) ------------------------------------------------------------------------------------------------
-
-[[noreturn]] inline void throw_dtype(const char* argument, const char* expected, DType got) {
-  throw Error("ERR_DTYPE", format("expected {} for {}, got {}", expected, argument, name_of(got)));
-}
-inline void check_dtype(const char* argument, const Tensor& tensor, DType expected) {
-  if (tensor.dtype != expected) throw_dtype(argument, std::string(name_of(expected)).c_str(), tensor.dtype);
-}
-inline void check_float(const char* argument, const Tensor& tensor) {
-  if (tensor.dtype == DType::i32) throw_dtype(argument, "f32 or bf16", tensor.dtype);
-}
-inline void check_shape(const char* argument, const Tensor& tensor, const Shape& expected) {
-  LF_CHECK(tensor.shape == expected, "expected {} of shape {}, got {}", argument, to_string(expected),
-           to_string(tensor.shape));
-}
-
-// Calls body.operator()<T>() with the element type of a floating-point tensor.
-template <class Body> void with_float(const char* argument, const Tensor& tensor, const Body& body) {
-  switch (tensor.dtype) {
-    case DType::f32: return body.template operator()<float>();
-    case DType::bf16: return body.template operator()<bfloat16>();
-    case DType::i32: break;
-  }
-  throw_dtype(argument, "f32 or bf16", tensor.dtype);
-}
 
 // ---- grids (host) -------------------------------------------------------------------------------------------------
 

@@ -98,6 +98,28 @@ describe("cast", () => {
   });
 });
 
+/** A double as a whole number times 2^-1074. */
+function wholeOf(x: number): bigint {
+  const bits = new BigUint64Array(Float64Array.of(Math.abs(x)).buffer)[0] as bigint;
+  const exponent = bits >> 52n;
+  const mantissa = bits & ((1n << 52n) - 1n);
+  const whole = exponent === 0n ? mantissa : (mantissa | (1n << 52n)) << (exponent - 1n);
+  return x < 0 ? -whole : whole;
+}
+
+/** a · b + c of doubles, a whole, exact and then rounded to a double. */
+function multiplyAdd(a: number, b: number, c: number): number {
+  const whole = BigInt(a) * wholeOf(b) + wholeOf(c);
+  const negative = whole < 0n;
+  const digits = (negative ? -whole : whole).toString(2);
+  // Number() rounds to nearest even; a power of two then loses nothing.
+  const shift = Math.max(0, digits.length - 1000);
+  const upper = BigInt(`0b${digits.slice(0, digits.length - shift)}`);
+  const rest = digits.slice(digits.length - shift).includes("1") ? 1n : 0n;
+  const value = Number(upper | rest) * 2 ** (shift - 1000) * 2 ** -74;
+  return negative ? -value : value;
+}
+
 describe("fill, arange and accumulate", () => {
   it.each([1, 31, 33, 70_001])("fill and count %i elements in every dtype", async (size) => {
     expect(new Set(await full([size], 3, { dtype: "i32" }).toArray())).toEqual(new Set([3]));
@@ -109,6 +131,19 @@ describe("fill, arange and accumulate", () => {
     expect(ramp.every((value, i) => value === -5 + 3 * i)).toBe(true);
     const fine = await arange(size, { start: 0.5, step: 0.1, dtype: "f32" }).toArray();
     expect(fine.every((value, i) => value === Math.fround(0.5 + i * 0.1))).toBe(true);
+  });
+
+  it.each([
+    [-0.3, 0.1],
+    [-700, 0.7],
+    [1 / 3, -1 / 30],
+  ])("a ramp from %f by %f is rounded to a double once", async (start, step) => {
+    const size = 2000; // around the zero the rounding of a product alone would be all there is
+    const ramp = await arange(size, { start, step, dtype: "f32" }).toArray();
+    const exact = Float32Array.from({ length: size }, (_, i) => multiplyAdd(i, step, start));
+    const rounded = Float32Array.from({ length: size }, (_, i) => start + i * step);
+    expect(ramp).toEqual(exact);
+    expect(rounded).not.toEqual(exact);
   });
 
   it.each([[0.5], [2 ** 31], [-(2 ** 31) - 1]])("refuse the value %f for i32", async (value) => {

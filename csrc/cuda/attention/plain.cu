@@ -241,9 +241,12 @@ void with_tile(const AttentionCall& call, int tiles, const Body& body) {
 
 template <int kTile, class Kernel, class... Arguments>
 void launch(Kernel kernel, int lines, int tiles, const AttentionCall& call, Arguments... arguments) {
-  const int bytes = static_cast<int>(Layout<kTile>(call.head_size).bytes(tiles));
+  constexpr int kMostBlocks = 65535;  // of a grid's second axis
+  const int bytes = static_cast<int>(Layout<kTile>(call.head_size).bytes(tiles)), blocks = (call.time + kTile - 1) / kTile;
+  LF_CHECK(blocks <= kMostBlocks, "attention with head size {} takes at most {} tokens a row on this GPU, got {}",
+           call.head_size, kMostBlocks * kTile, call.time);
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  kernel<<<dim3(lines, (call.time + kTile - 1) / kTile), kPlainThreads, bytes, call.stream>>>(arguments..., call);
+  kernel<<<dim3(lines, blocks), kPlainThreads, bytes, call.stream>>>(arguments..., call);
   check_launch();
 }
 

@@ -2,6 +2,7 @@
 // sum is made in f32 and rounded once.
 
 #include "cpu/kernel.h"
+#include "ops/checks/optimizer.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
@@ -19,23 +20,15 @@ void add(const Tensor& x, const Tensor& y, float scale) {
   });
 }
 
-void check(const Tensor& x, const Tensor& y) {
-  check_float("x", x);
-  check_float("y", y);
-  check_shape("y", y, x.shape);
-}
-
 }  // namespace
 
 void accumulate(Stream&, In x, InOut y) {
-  check(x, y);
+  check_accumulate(x, y);
   add(x, y, 1.0f);
 }
 
 void accumulate_scaled(Stream&, In x, In s, InOut y) {
-  check(x, y);
-  check_dtype("s", s, DType::f32);
-  LF_CHECK(s.numel() == 1, "expected s of one element, got {}", to_string(s.shape));
+  check_accumulate_scaled(x, s, y);
   add(x, y, s.data<float>()[0]);
 }
 

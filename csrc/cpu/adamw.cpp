@@ -7,6 +7,7 @@
 
 #include "cpu/kernel.h"
 #include "cpu/unary_math.h"
+#include "ops/checks/optimizer.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
@@ -37,22 +38,8 @@ void update(Master* master, Weight* weight, const float* grad, float* m, float* 
 
 void adamw(Stream&, InOut weight, std::optional<InOut> master, In grad, InOut m, InOut v, In decision, double lr,
            double beta1, double beta2, double eps, double weight_decay) {
+  check_adamw(weight, master, grad, m, v, decision);
   const int64_t n = weight.numel();
-  const auto check = [&](const char* name, const Tensor& tensor) {
-    check_dtype(name, tensor, DType::f32);
-    LF_CHECK(tensor.numel() == n, "expected {} of {} elements like weight, got {}", name, n, to_string(tensor.shape));
-  };
-  check_float("weight", weight);
-  check("grad", grad);
-  check("m", m);
-  check("v", v);
-  if (master) {
-    check("master", *master);
-    LF_CHECK(weight.dtype == DType::bf16, "a weight of dtype f32 is its own master: pass none");
-  }
-  check_dtype("decision", decision, DType::f32);
-  check_shape("decision", decision, {8});
-
   const float* chosen = decision.data<float>();
   if (chosen[0] != 1.0f) return;
   const Step step = {

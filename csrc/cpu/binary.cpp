@@ -12,6 +12,7 @@
 #include "cpu/broadcast.h"
 #include "cpu/cpu_ops.h"
 #include "cpu/simd.h"
+#include "ops/checks/elements.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -141,18 +142,13 @@ void run_floats(const In& a, const In& b, Out& y, const BroadcastPlan<2>& plan, 
 
 template <class Op>
 void run_kind(const In& a, const In& b, Out& y, const std::string& kind, const Op& op) {
-  const bool mixed = a.dtype != b.dtype;
-  const bool number_beside_bf16 = (a.dtype == DType::f32 && a.numel() == 1 && b.dtype == DType::bf16) ||
-                                  (b.dtype == DType::f32 && b.numel() == 1 && a.dtype == DType::bf16);
-  LF_CHECK(!mixed || number_beside_bf16, "{} of {} and {}", kind, name_of(a.dtype), name_of(b.dtype));
-  const DType result = compares<Op> ? DType::i32 : mixed ? DType::bf16 : a.dtype;
-  LF_CHECK(y.dtype == result, "{} of {} gives {}, not {}", kind, name_of(a.dtype), name_of(result), name_of(y.dtype));
+  check_binary(kind, compares<Op>, a, b, y);
   const BroadcastPlan<2> plan = plan_broadcast<2>(y.shape, {&a, &b});
   if (a.dtype != DType::i32) return run_floats(a, b, y, plan, op);
   if constexpr (takes_integers<Op>) {
     run<int32_t, int32_t, int32_t>(a, b, y, plan, op);
   } else {
-    throw Error("ERR_DTYPE", format("{} takes floating-point tensors, not i32", kind));
+    refuse_integers(kind);
   }
 }
 
@@ -172,7 +168,7 @@ void binary(Stream&, In a, In b, Out y, std::string kind) {
   if (kind == "le") return run_kind(a, b, y, kind, LessEqual{});
   if (kind == "gt") return run_kind(a, b, y, kind, Greater{});
   if (kind == "ge") return run_kind(a, b, y, kind, GreaterEqual{});
-  throw Error("ERR_ARGUMENT", format("unknown kind \"{}\"", kind));
+  refuse_kind(kind);
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -4,25 +4,12 @@
 #include "cpu/cross_entropy.h"
 
 #include "cpu/cpu_ops.h"
+#include "ops/checks/cross_entropy.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
-namespace {
-
-void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& lse) {
-  check_float("logits", logits);
-  LF_CHECK(logits.rank() == 2, "expected logits of shape (N,V), got {}", to_string(logits.shape));
-  check_dtype("targets", targets, DType::i32);
-  check_shape("targets", targets, {logits.dim(0)});
-  check_dtype("lse", lse, DType::f32);
-  check_shape("lse", lse, {logits.dim(0)});
-}
-
-}  // namespace
 
 void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out lse, int64_t ignore_index) {
-  check_logits(logits, targets, lse);
-  check_dtype("loss", loss, DType::f32);
-  LF_CHECK(loss.numel() == 1, "expected one element for loss, got {}", to_string(loss.shape));
+  check_cross_entropy_forward(logits, targets, loss, lse);
   const int64_t rows = logits.dim(0), classes = logits.dim(1);
   const int64_t count = count_targets(targets, classes, ignore_index);
   const int32_t* target = targets.data<int32_t>();
@@ -48,11 +35,7 @@ void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out 
 
 // d_logits may be logits.
 void cross_entropy_backward(Stream&, In d_loss, In logits, In targets, In lse, Out d_logits, int64_t ignore_index) {
-  check_logits(logits, targets, lse);
-  check_dtype("d_loss", d_loss, DType::f32);
-  LF_CHECK(d_loss.numel() == 1, "expected one element for d_loss, got {}", to_string(d_loss.shape));
-  check_dtype("d_logits", d_logits, logits.dtype);
-  check_shape("d_logits", d_logits, logits.shape);
+  check_cross_entropy_backward(d_loss, logits, targets, lse, d_logits);
   const int64_t rows = logits.dim(0), classes = logits.dim(1);
   const int64_t count = count_targets(targets, classes, ignore_index);
   const int32_t* target = targets.data<int32_t>();

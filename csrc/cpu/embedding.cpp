@@ -4,6 +4,7 @@
 // atomics and no sorting, the sum of a row has one order, and a frequent token is no bottleneck.
 
 #include "cpu/kernel.h"
+#include "ops/checks/embedding.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
@@ -11,34 +12,21 @@ namespace {
 
 constexpr int64_t kColumns = 64;  // at least, per thread: whole cache lines
 
-struct Sizes {
-  int64_t tokens, vocab, hidden;
-};
-
-Sizes check(const Tensor& ids, const char* table_name, const Tensor& table, const char* rows_name, const Tensor& rows) {
-  check_dtype("ids", ids, DType::i32);
-  check_float(table_name, table);
-  check_float(rows_name, rows);
-  LF_CHECK(table.rank() == 2, "expected {} of shape (vocabulary, hidden), got {}", table_name, to_string(table.shape));
-  Shape expected = ids.shape;
-  expected.push_back(table.dim(1));
-  check_shape(rows_name, rows, expected);
-  const Sizes sizes = {ids.numel(), table.dim(0), table.dim(1)};
+void check_ids(const Tensor& ids, int64_t vocab) {
   const int32_t* id = ids.data<int32_t>();
-  for (int64_t n = 0; n < sizes.tokens; ++n) {
-    if (id[n] < 0 || id[n] >= sizes.vocab) {
-      throw Error("ERR_TOKEN_ID", format("token id {} at position {} is outside the vocabulary 0..{}", id[n], n,
-                                         sizes.vocab - 1));
+  for (int64_t n = 0; n < ids.numel(); ++n) {
+    if (id[n] < 0 || id[n] >= vocab) {
+      throw Error("ERR_TOKEN_ID",
+                  format("token id {} at position {} is outside the vocabulary 0..{}", id[n], n, vocab - 1));
     }
   }
-  return sizes;
 }
 
 }  // namespace
 
 void embedding_forward(Stream&, In ids, In weight, Out y) {
-  const Sizes sizes = check(ids, "weight", weight, "y", y);
-  check_dtype("y", y, weight.dtype);
+  const EmbeddingSize sizes = check_embedding_forward(ids, weight, y);
+  check_ids(ids, sizes.vocab);
   const size_t row_bytes = static_cast<size_t>(sizes.hidden) * size_of(weight.dtype);
   const int32_t* id = ids.data<int32_t>();
   const char* table = static_cast<const char*>(weight.raw());
@@ -51,8 +39,8 @@ void embedding_forward(Stream&, In ids, In weight, Out y) {
 }
 
 void embedding_backward(Stream& stream, In ids, In dy, InOut weight_grad) {
-  const Sizes sizes = check(ids, "weight_grad", weight_grad, "dy", dy);
-  check_dtype("weight_grad", weight_grad, DType::f32);
+  const EmbeddingSize sizes = check_embedding_backward(ids, dy, weight_grad);
+  check_ids(ids, sizes.vocab);
   const int32_t* id = ids.data<int32_t>();
   float* table = weight_grad.data<float>();
   const int64_t share = (sizes.hidden + stream.threads() - 1) / stream.threads();

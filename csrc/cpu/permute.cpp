@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/kernel.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -120,17 +121,7 @@ void move(const In& x, Out& y, const std::vector<Axis>& axes) {
 }  // namespace
 
 void permute(Stream&, In x, Out y, IntList permutation) {
-  LF_CHECK(permutation.size() == x.shape.size(), "{} axes for x {}", permutation.size(), to_string(x.shape));
-  std::vector<bool> seen(permutation.size());
-  Shape expected;
-  for (int64_t axis : permutation) {
-    LF_CHECK(axis >= 0 && axis < x.rank() && !seen[axis], "axis {} of x {} is wrong or named twice", axis,
-             to_string(x.shape));
-    seen[axis] = true;
-    expected.push_back(x.shape[axis]);
-  }
-  check_shape("y", y, expected);
-  check_dtype("y", y, x.dtype);
+  check_permute(x, y, permutation);
   const std::vector<Axis> axes = plan_permutation(x.shape, permutation);
   size_of(x.dtype) == 2 ? move<uint16_t>(x, y, axes) : move<uint32_t>(x, y, axes);
 }

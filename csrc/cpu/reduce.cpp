@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cpu/kernel.h"
+#include "ops/checks/reduce.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -307,28 +308,12 @@ void run(Stream& stream, const In& x, Out& y, const Plan& plan, double factor) {
 }  // namespace
 
 void reduce(Stream& stream, In x, Out y, IntList axes, std::string kind) {
-  std::vector<bool> is_reduced(x.shape.size());
-  for (int64_t axis : axes) {
-    LF_CHECK(axis >= 0 && axis < x.rank() && !is_reduced[axis], "axis {} of x {} is wrong or named twice", axis,
-             to_string(x.shape));
-    is_reduced[axis] = true;
-  }
-  Shape kept, left_out;
-  double count = 1;
-  for (size_t axis = 0; axis < is_reduced.size(); ++axis) {
-    kept.push_back(is_reduced[axis] ? 1 : x.shape[axis]);
-    if (!is_reduced[axis]) left_out.push_back(x.shape[axis]);
-    if (is_reduced[axis]) count *= static_cast<double>(x.shape[axis]);
-  }
-  LF_CHECK(y.shape == kept || y.shape == left_out, "expected y of shape {} or {}, got {}", to_string(left_out),
-           to_string(kept), to_string(y.shape));
-  const bool widens = x.dtype == DType::bf16 && y.dtype == DType::f32;
-  if (!widens) check_dtype("y", y, x.dtype);
-  const Plan plan = plan_reduction(x.shape, is_reduced);
+  const Reduction reduction = check_reduce(x, y, axes);
+  const Plan plan = plan_reduction(x.shape, reduction.is_reduced);
   if (kind == "sum") return run<Sum>(stream, x, y, plan, 1);
   if (kind == "mean") {
     check_float("x", x);
-    return run<Sum>(stream, x, y, plan, 1 / count);
+    return run<Sum>(stream, x, y, plan, 1 / reduction.count);
   }
   if (kind == "max") return run<Max>(stream, x, y, plan, 1);
   if (kind == "min") return run<Min>(stream, x, y, plan, 1);

@@ -5,32 +5,11 @@
 // Deterministic: weight gradients are summed per fixed block of rows, then over the blocks in order.
 
 #include "cpu/kernel.h"
+#include "ops/checks/rms_norm.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
-
-struct Rows {
-  int64_t rows, columns;
-};
-
-Rows check_rows(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
-  LF_CHECK(x.rank() >= 1, "expected x with at least one axis, got a scalar");
-  const int64_t columns = x.dim(-1);
-  const int64_t rows = columns ? x.numel() / columns : 0;
-  check_float("x", x);
-  check_float("weight", weight);
-  check_dtype("rstd", rstd, DType::f32);
-  check_shape("weight", weight, {columns});
-  LF_CHECK(rstd.numel() == rows, "expected rstd of {} elements, one a row of x {}, got {}", rows, to_string(x.shape),
-           to_string(rstd.shape));
-  return {rows, columns};
-}
-
-void check_like(const char* argument, const Tensor& tensor, const Tensor& x) {
-  check_shape(argument, tensor, x.shape);
-  check_dtype(argument, tensor, x.dtype);
-}
 
 // y (columns) = x (columns) · rstd · weight (columns)
 template <class T, class W>
@@ -45,7 +24,7 @@ float rstd_of(Floats squares, int64_t columns, float eps) {
 }
 
 template <class T, class W>
-void forward(const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, Rows size, float eps) {
+void forward(const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, NormSize size, float eps) {
   parallel_rows(size.rows, size.columns, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t start = row * size.columns;
@@ -92,7 +71,7 @@ constexpr int64_t kLeastRows = 16;    // in a block, so that the partial sums co
 
 template <class T, class W>
 void backward(Stream& stream, const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx,
-              float* weight_grad, Rows size) {
+              float* weight_grad, NormSize size) {
   const auto [rows, columns] = size;
   const int64_t block = std::max(kLeastRows, (rows + kMostBlocks - 1) / kMostBlocks);
   const int64_t blocks = (rows + block - 1) / block;
@@ -120,8 +99,7 @@ void backward(Stream& stream, const T* dy, const T* x, const W* weight, const fl
 }  // namespace
 
 void rms_norm_forward(Stream&, In x, In weight, Out y, Out rstd, double eps) {
-  const Rows size = check_rows(x, weight, rstd);
-  check_like("y", y, x);
+  const NormSize size = check_rms_norm_forward(x, weight, y, rstd);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
       forward<T, W>(x.data<T>(), nullptr, weight.data<W>(), nullptr, y.data<T>(), rstd.data<float>(), size,
@@ -131,10 +109,7 @@ void rms_norm_forward(Stream&, In x, In weight, Out y, Out rstd, double eps) {
 }
 
 void add_rms_norm_forward(Stream&, In x, In skip, In weight, Out r, Out y, Out rstd, double eps) {
-  const Rows size = check_rows(x, weight, rstd);
-  check_like("skip", skip, x);
-  check_like("r", r, x);
-  check_like("y", y, x);
+  const NormSize size = check_add_rms_norm_forward(x, skip, weight, r, y, rstd);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
       forward<T, W>(x.data<T>(), skip.data<T>(), weight.data<W>(), r.data<T>(), y.data<T>(), rstd.data<float>(), size,
@@ -145,14 +120,7 @@ void add_rms_norm_forward(Stream&, In x, In skip, In weight, Out r, Out y, Out r
 
 void rms_norm_backward(Stream& stream, In dy, In x, In weight, In rstd, std::optional<In> dr, Out dx,
                        std::optional<InOut> weight_grad) {
-  const Rows size = check_rows(x, weight, rstd);
-  check_like("dy", dy, x);
-  check_like("dx", dx, x);
-  if (dr) check_like("dr", *dr, x);
-  if (weight_grad) {
-    check_shape("weight_grad", *weight_grad, weight.shape);
-    check_dtype("weight_grad", *weight_grad, DType::f32);
-  }
+  const NormSize size = check_rms_norm_backward(dy, x, weight, rstd, dr, dx, weight_grad);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
       backward<T, W>(stream, dy.data<T>(), x.data<T>(), weight.data<W>(), rstd.data<float>(),

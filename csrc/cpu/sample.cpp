@@ -10,25 +10,11 @@
 #include <vector>
 
 #include "cpu/philox.h"
+#include "ops/checks/choice.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
-
-struct Choice {
-  int64_t rows, vocab;
-};
-
-Choice check_rows(const char* name, const Tensor& x, const Tensor& index) {
-  LF_CHECK(x.rank() >= 1 && x.dim(-1) >= 1, "expected {} with a last axis of at least 1, got {}", name,
-           to_string(x.shape));
-  check_dtype("the result", index, DType::i32);
-  const Choice size = {x.numel() / x.dim(-1), x.dim(-1)};
-  LF_CHECK(size.vocab <= INT32_MAX, "the last axis of {} is longer than an i32 index can say", to_string(x.shape));
-  LF_CHECK(index.numel() == size.rows, "expected a result of {} elements, one a row of {} {}, got {}", size.rows, name,
-           to_string(x.shape), to_string(index.shape));
-  return size;
-}
 
 template <class T> int32_t first_maximum(const T* row, int64_t n) {
   Floats best = broadcast(to_float(row[0]));
@@ -140,11 +126,11 @@ int32_t sample_row(const T* row, int64_t vocab, const Options& options, double u
   return draw(nucleus, weights, unit);
 }
 
-template <class T> void check_logits(const T* logits, const Choice& size) {
+template <class T> void check_logits(const T* logits, const ChoiceSize& size) {
   for (int64_t row = 0; row < size.rows; ++row) {
     bool possible = false;
-    for (int64_t id = 0; id < size.vocab; ++id) {
-      const float logit = to_float(logits[row * size.vocab + id]);
+    for (int64_t id = 0; id < size.length; ++id) {
+      const float logit = to_float(logits[row * size.length + id]);
       if (!(logit < INFINITY)) {
         throw Error("ERR_NON_FINITE", format("logit {} of row {} is {}: cannot sample from it", id, row, logit));
       }
@@ -157,11 +143,11 @@ template <class T> void check_logits(const T* logits, const Choice& size) {
 }  // namespace
 
 void argmax(Stream&, In x, Out index) {
-  const Choice size = check_rows("x", x, index);
+  const ChoiceSize size = check_choice("x", x, index);
   const auto choose = [&](const auto* data) {
     int32_t* out = index.data<int32_t>();
-    parallel_rows(size.rows, size.vocab, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) out[row] = first_maximum(data + row * size.vocab, size.vocab);
+    parallel_rows(size.rows, size.length, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) out[row] = first_maximum(data + row * size.length, size.length);
     });
   };
   if (x.dtype == DType::i32) return choose(x.data<int32_t>());
@@ -170,25 +156,20 @@ void argmax(Stream&, In x, Out index) {
 
 void sample(Stream&, In logits, Out ids, double temperature, int64_t top_k, double top_p, int64_t seed,
             int64_t offset) {
-  const Choice size = check_rows("logits", logits, ids);
-  if (!(temperature >= 0 && std::isfinite(temperature)) || top_k < 0 || !(top_p > 0 && top_p <= 1) || offset < 0) {
-    throw Error("ERR_ARGUMENT",
-                format("expected temperature >= 0, top_k >= 0, 0 < top_p <= 1 and offset >= 0, got {}, {}, {} and {}",
-                       temperature, top_k, top_p, offset));
-  }
+  const ChoiceSize size = check_sample(logits, ids, temperature, top_k, top_p, offset);
   const Options options = {temperature, top_k, top_p};
   with_float("logits", logits, [&]<class T>() {
     const T* data = logits.data<T>();
     check_logits(data, size);
     int32_t* out = ids.data<int32_t>();
     std::vector<Workspace> spaces;
-    for (int thread = 0; thread < omp_get_max_threads(); ++thread) spaces.emplace_back(size.vocab);
-    parallel_rows(size.rows, size.vocab, [&](int64_t begin, int64_t end) {
+    for (int thread = 0; thread < omp_get_max_threads(); ++thread) spaces.emplace_back(size.length);
+    parallel_rows(size.rows, size.length, [&](int64_t begin, int64_t end) {
       Workspace& space = spaces[static_cast<size_t>(omp_get_thread_num())];
       for (int64_t row = begin; row < end; ++row) {
-        const T* own = data + row * size.vocab;
-        out[row] = temperature == 0 ? first_maximum(own, size.vocab)
-                                    : sample_row(own, size.vocab, options, sample_unit(seed, offset + row), space);
+        const T* own = data + row * size.length;
+        out[row] = temperature == 0 ? first_maximum(own, size.length)
+                                    : sample_row(own, size.length, options, sample_unit(seed, offset + row), space);
       }
     });
   });

@@ -5,20 +5,10 @@
 #include <cstring>
 
 #include "cpu/kernel.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
-
-void check_block(const Tensor& whole, const Tensor& block, const IntList& starts) {
-  check_dtype("the block", block, whole.dtype);
-  LF_CHECK(block.rank() == whole.rank() && starts.size() == whole.shape.size(), "block {} at {} of {}",
-           to_string(block.shape), to_string(starts), to_string(whole.shape));
-  for (size_t axis = 0; axis < starts.size(); ++axis) {
-    LF_CHECK(starts[axis] >= 0 && block.shape[axis] <= whole.shape[axis] &&
-                 starts[axis] <= whole.shape[axis] - block.shape[axis],
-             "block {} at {} leaves {}", to_string(block.shape), to_string(starts), to_string(whole.shape));
-  }
-}
 
 // copy(byte offset in the block, byte offset in the whole, bytes) for each contiguous run.
 template <class Copy>

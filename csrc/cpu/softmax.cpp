@@ -9,6 +9,7 @@
 
 #include "cpu/kernel.h"
 #include "cpu/unary_math.h"
+#include "ops/checks/softmax.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -83,10 +84,7 @@ void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
 
 // y may be x.
 void softmax(Stream&, In x, Out y, bool log) {
-  LF_CHECK(x.rank() >= 1, "x has no axis");
-  check_float("x", x);
-  check_shape("y", y, x.shape);
-  check_dtype("y", y, x.dtype);
+  check_softmax(x, y);
   const int64_t n = x.dim(-1);
   with_float("x", x, [&]<class T>() {
     const T* from = x.data<T>();
@@ -99,12 +97,7 @@ void softmax(Stream&, In x, Out y, bool log) {
 
 // dx may be dy or y.
 void softmax_backward(Stream&, In dy, In y, Out dx, bool log) {
-  LF_CHECK(y.rank() >= 1, "y has no axis");
-  check_float("y", y);
-  check_shape("dy", dy, y.shape);
-  check_shape("dx", dx, y.shape);
-  check_dtype("dy", dy, y.dtype);
-  check_dtype("dx", dx, y.dtype);
+  check_softmax_backward(dy, y, dx);
   const int64_t n = y.dim(-1);
   with_float("y", y, [&]<class T>() {
     const T* gradient = dy.data<T>();

@@ -9,6 +9,7 @@
 // of it is saved in a checkpoint. Counts are exact up to 2^24 steps; by then bias correction has long been 1.
 
 #include "cpu/kernel.h"
+#include "ops/checks/optimizer.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
@@ -44,15 +45,7 @@ int64_t count_of(float value, int64_t most, const char* name) {
 
 void step_guard(Stream&, In loss, In squares, InOut state, Out decision, double clip, double beta1, double beta2,
                 double z_loss, double z_grad_norm, int64_t minimum_history) {
-  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor*>{"loss", &loss}, {"squares", &squares},
-                                     {"state", &state}, {"decision", &decision}}) {
-    check_dtype(name, *tensor, DType::f32);
-  }
-  LF_CHECK(loss.numel() == 1, "expected loss of one element, got {}", to_string(loss.shape));
-  LF_CHECK(squares.numel() >= 1, "expected at least one sum of squares, got {}", to_string(squares.shape));
-  LF_CHECK(state.rank() == 1 && state.numel() >= kHeader && state.numel() % 2 == 0,
-           "expected state of shape [8 + 2 * window], got {}", to_string(state.shape));
-  check_shape("decision", decision, {kDecisionSize});
+  check_step_guard(loss, squares, state, decision);
 
   float* header = state.data<float>();
   const int64_t window = (state.numel() - kHeader) / 2;

@@ -2,6 +2,7 @@
 // number of threads, and no loss on billions of elements. NaN and infinity come through.
 
 #include "cpu/kernel.h"
+#include "ops/checks/optimizer.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
@@ -23,9 +24,7 @@ template <class T> double block_sum(const T* x, int64_t begin, int64_t end) {
 }  // namespace
 
 void sum_of_squares(Stream& stream, In x, Out sum) {
-  check_float("x", x);
-  check_dtype("sum", sum, DType::f32);
-  LF_CHECK(sum.numel() == 1, "expected sum of one element, got {}", to_string(sum.shape));
+  check_sum_of_squares(x, sum);
   const int64_t n = x.numel();
   const int64_t blocks = (n + kChunk - 1) / kChunk;
   Scratch scratch(stream, static_cast<size_t>(blocks) * sizeof(double));

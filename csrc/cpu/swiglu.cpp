@@ -4,31 +4,12 @@
 // Both are bound by memory: 3 and 5 tensors of (N,F).
 
 #include "cpu/kernel.h"
+#include "ops/checks/swiglu.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-namespace {
-
-struct Sizes {
-  int64_t rows, ffn;
-};
-
-Sizes check(const char* half_name, const Tensor& half, const Tensor& gate_up) {
-  LF_CHECK(gate_up.rank() >= 1 && gate_up.dim(-1) % 2 == 0, "expected gate_up with an even last axis, got {}",
-           to_string(gate_up.shape));
-  check_float("gate_up", gate_up);
-  Shape expected = gate_up.shape;
-  expected.back() /= 2;
-  check_shape(half_name, half, expected);
-  check_dtype(half_name, half, gate_up.dtype);
-  const int64_t ffn = expected.back();
-  return {ffn ? half.numel() / ffn : 0, ffn};
-}
-
-}  // namespace
-
 void swiglu_forward(Stream&, In gate_up, Out y) {
-  const auto [rows, ffn_size] = check("y", y, gate_up);
+  const auto [rows, ffn_size] = check_swiglu("y", y, gate_up);
   const int64_t ffn = ffn_size;
   with_float("gate_up", gate_up, [&]<class T>() {
     parallel_rows(rows, ffn, [&](int64_t begin, int64_t end) {
@@ -46,10 +27,8 @@ void swiglu_forward(Stream&, In gate_up, Out y) {
 }
 
 void swiglu_backward(Stream&, In dy, In gate_up, Out d_gate_up) {
-  const auto [rows, ffn_size] = check("dy", dy, gate_up);
+  const auto [rows, ffn_size] = check_swiglu_backward(dy, gate_up, d_gate_up);
   const int64_t ffn = ffn_size;
-  check_shape("d_gate_up", d_gate_up, gate_up.shape);
-  check_dtype("d_gate_up", d_gate_up, gate_up.dtype);
   with_float("gate_up", gate_up, [&]<class T>() {
     parallel_rows(rows, ffn, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {

@@ -5,6 +5,7 @@
 
 #include "cpu/kernel.h"
 #include "cpu/unary_math.h"
+#include "ops/checks/elements.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -112,7 +113,7 @@ void with_kind(const std::string& kind, const Use& use) {
   if (kind == "relu") return use(Relu{});
   if (kind == "sin") return use(Sine{});
   if (kind == "cos") return use(Cosine{});
-  throw Error("ERR_ARGUMENT", format("unknown kind \"{}\"", kind));
+  refuse_kind(kind);
 }
 
 template <class T, class F>
@@ -134,8 +135,7 @@ void backward(const In& dy, const In& x, Out& dx, const F& f) {
 }  // namespace
 
 void unary(Stream&, In x, Out y, std::string kind) {
-  check_shape("y", y, x.shape);
-  check_dtype("y", y, x.dtype);
+  check_unary(x, y);
   with_kind(kind, [&](auto f) {
     if (x.dtype != DType::i32) {
       return with_float("x", x, [&]<class T>() { forward<T>(x, y, f); });
@@ -147,17 +147,13 @@ void unary(Stream&, In x, Out y, std::string kind) {
         for (int64_t i = begin; i < end; ++i) to[i] = static_cast<int32_t>(f.whole(static_cast<uint32_t>(from[i])));
       });
     } else {
-      throw Error("ERR_DTYPE", format("{} takes floating-point tensors, not i32", kind));
+      refuse_integers(kind);
     }
   });
 }
 
 void unary_backward(Stream&, In dy, In x, Out dx, std::string kind) {
-  check_float("x", x);
-  check_shape("dy", dy, x.shape);
-  check_shape("dx", dx, x.shape);
-  check_dtype("dy", dy, x.dtype);
-  check_dtype("dx", dx, x.dtype);
+  check_unary_backward(dy, x, dx);
   with_kind(kind, [&](auto f) { with_float("x", x, [&]<class T>() { backward<T>(dy, x, dx, f); }); });
 }
 

@@ -5,6 +5,7 @@
 
 #include "cpu/broadcast.h"
 #include "cpu/kernel.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -46,9 +47,7 @@ void select(const In& condition, const In& a, const In& b, Out& y) {
 }  // namespace
 
 void where(Stream&, In condition, In a, In b, Out y) {
-  check_dtype("condition", condition, DType::i32);
-  check_dtype("a", a, y.dtype);
-  check_dtype("b", b, y.dtype);
+  check_where(condition, a, b, y);
   size_of(y.dtype) == 2 ? select<uint16_t>(condition, a, b, y) : select<uint32_t>(condition, a, b, y);
 }
 

@@ -2,6 +2,7 @@
 // is made in f32 and rounded once. Reads x and y, writes y.
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/optimizer.h"
 
 namespace llamaforge::cuda {
 
@@ -24,9 +25,6 @@ template <class X, class Y, int kCount> __global__ void accumulate_kernel(const 
 }
 
 void add(Stream& stream, const Tensor& x, const float* s, const Tensor& y) {
-  check_float("x", x);
-  check_float("y", y);
-  check_shape("y", y, x.shape);
   CudaStream& cuda = on_cuda(stream);
   constexpr int kCount = 8;
   const int64_t n = x.numel();
@@ -45,11 +43,13 @@ void add(Stream& stream, const Tensor& x, const float* s, const Tensor& y) {
 
 }  // namespace
 
-void accumulate(Stream& stream, In x, InOut y) { add(stream, x, nullptr, y); }
+void accumulate(Stream& stream, In x, InOut y) {
+  check_accumulate(x, y);
+  add(stream, x, nullptr, y);
+}
 
 void accumulate_scaled(Stream& stream, In x, In s, InOut y) {
-  check_dtype("s", s, DType::f32);
-  LF_CHECK(s.numel() == 1, "expected s of one element, got {}", to_string(s.shape));
+  check_accumulate_scaled(x, s, y);
   add(stream, x, s.data<float>(), y);
 }
 

@@ -10,6 +10,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/optimizer.h"
 
 namespace llamaforge::cuda {
 
@@ -77,22 +78,8 @@ void update(CudaStream& cuda, Master* master, Weight* weight, const float* grad,
 void adamw(Stream& stream, InOut weight, std::optional<InOut> master, In grad, InOut m, InOut v, In decision, double lr,
            double beta1, double beta2, double eps, double weight_decay) {
   CudaStream& cuda = on_cuda(stream);
+  check_adamw(weight, master, grad, m, v, decision);
   const int64_t n = weight.numel();
-  const auto check = [&](const char* name, const Tensor& tensor) {
-    check_dtype(name, tensor, DType::f32);
-    LF_CHECK(tensor.numel() == n, "expected {} of {} elements like weight, got {}", name, n, to_string(tensor.shape));
-  };
-  check_float("weight", weight);
-  check("grad", grad);
-  check("m", m);
-  check("v", v);
-  if (master) {
-    check("master", *master);
-    LF_CHECK(weight.dtype == DType::bf16, "a weight of dtype f32 is its own master: pass none");
-  }
-  check_dtype("decision", decision, DType::f32);
-  check_shape("decision", decision, {8});
-
   const Step step = {
       .lr = lr,
       .keep = static_cast<float>(1.0 - lr * weight_decay),

@@ -2,6 +2,7 @@
 // what they find meets in 3 steps instead of 5, for 4 rows at a time), a warp or a block has a row. Reads x once.
 #include "cuda/cuda_ops.h"
 #include "cuda/row_choice.h"
+#include "ops/checks/choice.h"
 
 namespace llamaforge::cuda {
 
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(1024) argmax_kernel(const T* x, int32_t* index
 }  // namespace
 
 void argmax(Stream& stream, In x, Out index) {
-  const RowShape shape = check_rows("x", x, index);
+  const ChoiceSize shape = check_choice("x", x, index);
   CudaStream& cuda = on_cuda(stream);
   auto run = [&]<class T>() {
     const auto launch = [&](const auto& kernel, unsigned blocks, unsigned threads) {

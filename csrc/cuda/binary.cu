@@ -6,6 +6,7 @@
 // The kind is looked at once for each pack: a branch that all threads take alike costs nothing beside the memory.
 #include "cuda/broadcast.h"
 #include "cuda/cuda_ops.h"
+#include "ops/checks/elements.h"
 
 namespace llamaforge::cuda {
 
@@ -118,7 +119,7 @@ Kind find(const std::string& name) {
   for (const auto& [known, kind] : kKinds) {
     if (name == known) return kind;
   }
-  throw Error("ERR_ARGUMENT", format("unknown kind \"{}\"", name));
+  refuse_kind(name);
 }
 
 }  // namespace
@@ -126,15 +127,11 @@ Kind find(const std::string& name) {
 void binary(Stream& stream, In a, In b, Out y, std::string name) {
   const Kind kind = find(name);
   const bool mixed = a.dtype != b.dtype;
-  const bool number_beside_bf16 = (a.dtype == DType::f32 && a.numel() == 1 && b.dtype == DType::bf16) ||
-                                  (b.dtype == DType::f32 && b.numel() == 1 && a.dtype == DType::bf16);
-  LF_CHECK(!mixed || number_beside_bf16, "{} of {} and {}", name, name_of(a.dtype), name_of(b.dtype));
-  const DType result = compares(kind) ? DType::i32 : mixed ? DType::bf16 : a.dtype;
-  LF_CHECK(y.dtype == result, "{} of {} gives {}, not {}", name, name_of(a.dtype), name_of(result), name_of(y.dtype));
+  check_binary(name, compares(kind), a, b, y);
   const auto plan = plan_broadcast<2>(y.shape, {&a, &b});
   CudaStream& cuda = on_cuda(stream);
   if (a.dtype == DType::i32) {
-    if (!takes_integers(kind)) throw Error("ERR_DTYPE", format("{} takes floating-point tensors, not i32", name));
+    if (!takes_integers(kind)) refuse_integers(name);
     return run<int32_t, int32_t, int32_t>(cuda, a, b, y, plan, kind);
   }
   if (!mixed) return with_float("a", a, [&]<class T>() { run<T, T, T>(cuda, a, b, y, plan, kind); });

@@ -8,6 +8,7 @@
 
 #include "cuda/cross_entropy.cuh"
 #include "cuda/cuda_ops.h"
+#include "ops/checks/cross_entropy.h"
 
 namespace llamaforge::cuda {
 
@@ -95,22 +96,11 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& lse) {
-  check_float("logits", logits);
-  LF_CHECK(logits.rank() == 2, "expected logits of shape (N,V), got {}", to_string(logits.shape));
-  check_dtype("targets", targets, DType::i32);
-  check_shape("targets", targets, {logits.dim(0)});
-  check_dtype("lse", lse, DType::f32);
-  check_shape("lse", lse, {logits.dim(0)});
-}
-
 }  // namespace
 
 void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out lse, int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
-  check_logits(logits, targets, lse);
-  check_dtype("loss", loss, DType::f32);
-  LF_CHECK(loss.numel() == 1, "expected one element for loss, got {}", to_string(loss.shape));
+  check_cross_entropy_forward(logits, targets, loss, lse);
   const int64_t rows = logits.dim(0), classes = logits.dim(1);
   const Scratch count(stream, sizeof(TargetCount)), losses(stream, static_cast<size_t>(rows) * sizeof(float));
   count_targets(cuda, targets, classes, ignore_index, count.as<TargetCount>());
@@ -129,11 +119,7 @@ void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out 
 void cross_entropy_backward(Stream& stream, In d_loss, In logits, In targets, In lse, Out d_logits,
                             int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
-  check_logits(logits, targets, lse);
-  check_dtype("d_loss", d_loss, DType::f32);
-  LF_CHECK(d_loss.numel() == 1, "expected one element for d_loss, got {}", to_string(d_loss.shape));
-  check_dtype("d_logits", d_logits, logits.dtype);
-  check_shape("d_logits", d_logits, logits.shape);
+  check_cross_entropy_backward(d_loss, logits, targets, lse, d_logits);
   const int64_t rows = logits.dim(0), classes = logits.dim(1);
   if (rows == 0) return;
   const Scratch count(stream, sizeof(TargetCount));

@@ -10,6 +10,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/embedding.h"
 
 namespace llamaforge::cuda {
 
@@ -18,13 +19,9 @@ namespace {
 constexpr int kPiece = 32;
 constexpr int kAhead = 4;  // rows of a piece on their way
 
-struct Sizes {
-  int64_t tokens, vocab, hidden;
-};
-
 template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(const int32_t* __restrict__ ids, const T* __restrict__ weight, T* __restrict__ y, Sizes sizes,
+    forward_kernel(const int32_t* __restrict__ ids, const T* __restrict__ weight, T* __restrict__ y, EmbeddingSize sizes,
                    FaultSite site) {
   const int64_t per_row = sizes.hidden / kCount, warps = int64_t{gridDim.x} * (kThreads / 32);
   for (int64_t n = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32; n < sizes.tokens; n += warps) {
@@ -52,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // keys: the id of each token, or `vocab` (sorted to the end) for a bad one.
-__global__ void keys_kernel(const int32_t* ids, uint32_t* keys, int32_t* places, Sizes sizes, FaultSite site) {
+__global__ void keys_kernel(const int32_t* ids, uint32_t* keys, int32_t* places, EmbeddingSize sizes, FaultSite site) {
   for (int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; n < sizes.tokens;
        n += int64_t{gridDim.x} * blockDim.x) {
     const int64_t id = ids[n];
@@ -68,7 +65,7 @@ __global__ void keys_kernel(const int32_t* ids, uint32_t* keys, int32_t* places,
 template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads)
     pieces_kernel(const uint32_t* __restrict__ keys, const int32_t* __restrict__ places, const T* __restrict__ dy,
-                  float* __restrict__ weight_grad, float* __restrict__ partial, Sizes sizes) {
+                  float* __restrict__ weight_grad, float* __restrict__ partial, EmbeddingSize sizes) {
   __shared__ uint32_t key[kPiece + 2];  // with the neighbours on both sides
   __shared__ int32_t place[kPiece];
   const int64_t first = int64_t{blockIdx.x} * kPiece;
@@ -128,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kCount>
 __global__ void __launch_bounds__(kThreads)
     runs_kernel(const uint32_t* __restrict__ keys, const float* __restrict__ partial, float* __restrict__ weight_grad,
-                Sizes sizes) {
+                EmbeddingSize sizes) {
   const int64_t last = (int64_t{blockIdx.x} + 1) * kPiece - 1;  // of this piece
   if (last + 1 >= sizes.tokens) return;
   const uint32_t id = keys[last];
@@ -158,16 +155,8 @@ __global__ void __launch_bounds__(kThreads)
   store_pack(to, sum);
 }
 
-Sizes check(const Tensor& ids, const char* table_name, const Tensor& table, const char* rows_name, const Tensor& rows) {
-  check_dtype("ids", ids, DType::i32);
-  check_float(table_name, table);
-  check_float(rows_name, rows);
-  LF_CHECK(table.rank() == 2, "expected {} of shape (vocabulary, hidden), got {}", table_name, to_string(table.shape));
-  Shape expected = ids.shape;
-  expected.push_back(table.dim(1));
-  check_shape(rows_name, rows, expected);
+void check_count(const Tensor& ids) {
   LF_CHECK(ids.numel() <= INT32_MAX, "expected fewer than 2^31 ids, got {}", to_string(ids.shape));
-  return {ids.numel(), table.dim(0), table.dim(1)};
 }
 
 FaultSite fault_site(CudaStream& cuda) {
@@ -186,8 +175,8 @@ size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 void embedding_forward(Stream& stream, In ids, In weight, Out y) {
   CudaStream& cuda = on_cuda(stream);
-  const Sizes sizes = check(ids, "weight", weight, "y", y);
-  check_dtype("y", y, weight.dtype);
+  const EmbeddingSize sizes = check_embedding_forward(ids, weight, y);
+  check_count(ids);
   if (sizes.tokens == 0) return;
   const FaultSite site = fault_site(cuda);
   with_float("weight", weight, [&]<class T>() {
@@ -201,8 +190,8 @@ void embedding_forward(Stream& stream, In ids, In weight, Out y) {
 
 void embedding_backward(Stream& stream, In ids, In dy, InOut weight_grad) {
   CudaStream& cuda = on_cuda(stream);
-  const Sizes sizes = check(ids, "weight_grad", weight_grad, "dy", dy);
-  check_dtype("weight_grad", weight_grad, DType::f32);
+  const EmbeddingSize sizes = check_embedding_backward(ids, dy, weight_grad);
+  check_count(ids);
   if (sizes.tokens == 0 || sizes.hidden == 0) return;
   const int tokens = static_cast<int>(sizes.tokens);
   int bits = 1;

@@ -18,6 +18,7 @@
 #include "cuda/gemm_context.h"
 #include "cuda/gemv.h"
 #include "cuda/launch.h"
+#include "ops/checks/gemm.h"
 #include "runtime/settings.h"
 
 namespace llamaforge::cuda {
@@ -263,50 +264,12 @@ void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOpera
 
 namespace {
 
-int64_t leading(const Tensor& x) {
-  int64_t count = 1;
-  for (int64_t axis = 0; axis + 2 < x.rank(); ++axis) count *= x.dim(axis);
-  return count;
-}
-
-bool same_leading(const Tensor& x, const Tensor& y) {
-  return x.rank() == y.rank() && std::equal(x.shape.begin(), x.shape.end() - 2, y.shape.begin());
-}
-
-// Checks, and folds leading axes into rows where a single product does the same, as the CPU does: rows of a against one b,
-// and sums over all rows (aᵀ·b with c of rank 2: a weight gradient).
 void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
                   bool accumulate) {
-  LF_CHECK(a.rank() >= 2 && b.rank() >= 2 && c.rank() >= 2, "expected matrices, got shapes {}, {} -> {}",
-           to_string(a.shape), to_string(b.shape), to_string(c.shape));
-  const bool dtypes_fit = a.dtype == b.dtype && (a.dtype == DType::f32 ? c.dtype == DType::f32
-                                                                       : a.dtype == DType::bf16 && c.dtype != DType::i32);
-  if (!dtypes_fit) {
-    throw Error("ERR_DTYPE", format("expected f32·f32 -> f32 or bf16·bf16 -> bf16 or f32, got {}·{} -> {}",
-                                    name_of(a.dtype), name_of(b.dtype), name_of(c.dtype)));
-  }
-  int64_t m = a.dim(transpose_a ? -1 : -2), k = a.dim(transpose_a ? -2 : -1);
-  const int64_t k_of_b = b.dim(transpose_b ? -1 : -2), n = b.dim(transpose_b ? -2 : -1);
-  bool fits = k == k_of_b && c.dim(-1) == n && c.dim(-2) == m;
-  int64_t batch = leading(c);
-  bool a_shared = false, b_shared = false;
-  if (c.rank() == 2 && a.rank() > 2 && transpose_a && !transpose_b) {
-    fits = fits && same_leading(a, b);
-    k *= leading(a);
-  } else if (b.rank() == 2 && !transpose_a) {
-    fits = fits && same_leading(a, c);
-    m *= batch;
-    batch = 1;
-  } else {
-    a_shared = a.rank() == 2 && c.rank() > 2;
-    b_shared = b.rank() == 2 && c.rank() > 2;
-    fits = fits && (a_shared || same_leading(a, c)) && (b_shared || same_leading(b, c));
-  }
-  LF_CHECK(fits, "shapes do not fit: {}{} · {}{} -> {}", to_string(a.shape), transpose_a ? " transposed" : "",
-           to_string(b.shape), transpose_b ? " transposed" : "", to_string(c.shape));
-  LF_CHECK(batch <= INT32_MAX, "a batch of {} products is too large", batch);
-  multiply_matrices(on_cuda(stream), {batch, m, n, k, a.dtype, c.dtype}, {a.raw(), transpose_a, a_shared},
-                    {b.raw(), transpose_b, b_shared}, c.raw(), accumulate);
+  const GemmSize size = check_gemm(a, b, c, transpose_a, transpose_b);
+  LF_CHECK(size.batch <= INT32_MAX, "a batch of {} products is too large", size.batch);
+  multiply_matrices(on_cuda(stream), {size.batch, size.m, size.n, size.k, a.dtype, c.dtype},
+                    {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
 }
 
 }  // namespace

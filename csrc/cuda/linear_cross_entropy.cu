@@ -14,6 +14,7 @@
 #include "cuda/cross_entropy.cuh"
 #include "cuda/cuda_ops.h"
 #include "cuda/gemm.h"
+#include "ops/checks/cross_entropy.h"
 
 namespace llamaforge::cuda {
 
@@ -201,22 +202,7 @@ void run(CudaStream& cuda, const Head& head) {
 void linear_cross_entropy(Stream& stream, In x, In weight, In targets, Out loss, std::optional<Out> dx,
                           std::optional<Out> dweight, int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
-  check_float("x", x);
-  check_dtype("weight", weight, x.dtype);
-  check_dtype("targets", targets, DType::i32);
-  check_dtype("loss", loss, DType::f32);
-  LF_CHECK(x.rank() == 2 && weight.rank() == 2 && weight.dim(1) == x.dim(1),
-           "expected x (N,D) and weight (V,D), got {} and {}", to_string(x.shape), to_string(weight.shape));
-  check_shape("targets", targets, {x.dim(0)});
-  LF_CHECK(loss.numel() == 1, "expected one element for loss, got {}", to_string(loss.shape));
-  if (dx) {
-    check_shape("dx", *dx, x.shape);
-    if (dx->dtype != DType::f32) check_dtype("dx", *dx, x.dtype);
-  }
-  if (dweight) {
-    check_shape("dweight", *dweight, weight.shape);
-    check_dtype("dweight", *dweight, DType::f32);
-  }
+  check_linear_cross_entropy(x, weight, targets, loss, dx, dweight);
   const int64_t rows = x.dim(0);
   const Scratch count(stream, sizeof(TargetCount)), losses(stream, static_cast<size_t>(rows) * sizeof(float));
   count_targets(cuda, targets, weight.dim(0), ignore_index, count.as<TargetCount>());

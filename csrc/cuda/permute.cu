@@ -5,6 +5,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::cuda {
 
@@ -200,17 +201,7 @@ template <class Bits> void move(CudaStream& cuda, const Tensor& x, const Tensor&
 }  // namespace
 
 void permute(Stream& stream, In x, Out y, IntList permutation) {
-  LF_CHECK(permutation.size() == x.shape.size(), "{} axes for x {}", permutation.size(), to_string(x.shape));
-  std::vector<bool> seen(permutation.size());
-  Shape expected;
-  for (int64_t axis : permutation) {
-    LF_CHECK(axis >= 0 && axis < x.rank() && !seen[axis], "axis {} of x {} is wrong or named twice", axis,
-             to_string(x.shape));
-    seen[axis] = true;
-    expected.push_back(x.shape[axis]);
-  }
-  check_shape("y", y, expected);
-  check_dtype("y", y, x.dtype);
+  check_permute(x, y, permutation);
   LF_CHECK(x.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(x.shape));
   const std::vector<Axis> axes = plan_permutation(x.shape, permutation);
   CudaStream& cuda = on_cuda(stream);

@@ -12,6 +12,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/reduce.h"
 
 namespace llamaforge::cuda {
 
@@ -344,30 +345,14 @@ template <class Op> void run(CudaStream& cuda, const Tensor& x, const Tensor& y,
 }  // namespace
 
 void reduce(Stream& stream, In x, Out y, IntList axes, std::string kind) {
-  std::vector<bool> is_reduced(x.shape.size());
-  for (int64_t axis : axes) {
-    LF_CHECK(axis >= 0 && axis < x.rank() && !is_reduced[axis], "axis {} of x {} is wrong or named twice", axis,
-             to_string(x.shape));
-    is_reduced[axis] = true;
-  }
-  Shape kept, left_out;
-  double count = 1;
-  for (size_t axis = 0; axis < is_reduced.size(); ++axis) {
-    kept.push_back(is_reduced[axis] ? 1 : x.shape[axis]);
-    if (!is_reduced[axis]) left_out.push_back(x.shape[axis]);
-    if (is_reduced[axis]) count *= static_cast<double>(x.shape[axis]);
-  }
-  LF_CHECK(y.shape == kept || y.shape == left_out, "expected y of shape {} or {}, got {}", to_string(left_out),
-           to_string(kept), to_string(y.shape));
-  const bool widens = x.dtype == DType::bf16 && y.dtype == DType::f32;
-  if (!widens) check_dtype("y", y, x.dtype);
+  const Reduction reduction = check_reduce(x, y, axes);
   LF_CHECK(x.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(x.shape));
-  const Plan plan = plan_reduction(x.shape, is_reduced);
+  const Plan plan = plan_reduction(x.shape, reduction.is_reduced);
   CudaStream& cuda = on_cuda(stream);
   if (kind == "sum") return run<SumOf>(cuda, x, y, plan, 1);
   if (kind == "mean") {
     check_float("x", x);
-    return run<SumOf>(cuda, x, y, plan, 1 / count);
+    return run<SumOf>(cuda, x, y, plan, 1 / reduction.count);
   }
   if (kind == "max") return run<MaxOf>(cuda, x, y, plan, 1);
   if (kind == "min") return run<MinOf>(cuda, x, y, plan, 1);

@@ -10,6 +10,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/rms_norm.h"
 
 namespace llamaforge::cuda {
 
@@ -237,28 +238,6 @@ __global__ void __launch_bounds__(32 * kSlices)
 
 // ---- launchers ----------------------------------------------------------------------------------------------------
 
-struct Rows {
-  int64_t count, columns;
-};
-
-Rows check_rows(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
-  check_float("x", x);
-  check_float("weight", weight);
-  LF_CHECK(x.rank() >= 1 && weight.rank() == 1 && x.dim(-1) == weight.dim(0),
-           "expected weight of shape [{}] (last axis of x {}), got {}", x.rank() >= 1 ? x.dim(-1) : 0,
-           to_string(x.shape), to_string(weight.shape));
-  const int64_t columns = weight.dim(0), count = columns ? x.numel() / columns : 0;
-  check_dtype("rstd", rstd, DType::f32);
-  LF_CHECK(rstd.numel() == count, "expected rstd of {} elements, one for each row, got {}", count,
-           to_string(rstd.shape));
-  return {count, columns};
-}
-
-void check_like(const char* name, const Tensor& tensor, const Tensor& x) {
-  check_shape(name, tensor, x.shape);
-  check_dtype(name, tensor, x.dtype);
-}
-
 // Calls body.operator()<vectors>() with the least power of two of 16-byte vectors that holds a row in a warp; false if
 // none.
 template <class T, class Body>
@@ -273,9 +252,9 @@ bool with_row_in_registers(int64_t columns, std::initializer_list<const void*> p
 }
 
 template <class T, class W>
-void forward(CudaStream& cuda, const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, Rows size,
+void forward(CudaStream& cuda, const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, NormSize size,
              float eps) {
-  if (size.count == 0) return;
+  if (size.rows == 0) return;
   const auto [rows, columns] = size;
   const bool done = with_row_in_registers<T>(columns, {x, skip, weight, r, y}, [&]<int kVectors>() {
     const auto kernel = skip ? forward_kernel<T, W, kVectors, true> : forward_kernel<T, W, kVectors, false>;
@@ -291,8 +270,8 @@ void forward(CudaStream& cuda, const T* x, const T* skip, const W* weight, T* r,
 
 template <class T, class W>
 void backward(CudaStream& cuda, const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx,
-              float* weight_grad, Rows size) {
-  if (size.count == 0) return;
+              float* weight_grad, NormSize size) {
+  if (size.rows == 0) return;
   const auto [rows, columns] = size;
   // As many blocks as the registers let run at once: each leaves a partial sum.
   const int64_t most = (columns > 128 * kVector<T> ? 2 : 4) * cuda.multiprocessors();
@@ -321,8 +300,7 @@ void backward(CudaStream& cuda, const T* dy, const T* x, const W* weight, const 
 }  // namespace
 
 void rms_norm_forward(Stream& stream, In x, In weight, Out y, Out rstd, double eps) {
-  const Rows size = check_rows(x, weight, rstd);
-  check_like("y", y, x);
+  const NormSize size = check_rms_norm_forward(x, weight, y, rstd);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
       forward<T, W>(on_cuda(stream), x.data<T>(), nullptr, weight.data<W>(), nullptr, y.data<T>(), rstd.data<float>(),
@@ -332,10 +310,7 @@ void rms_norm_forward(Stream& stream, In x, In weight, Out y, Out rstd, double e
 }
 
 void add_rms_norm_forward(Stream& stream, In x, In skip, In weight, Out r, Out y, Out rstd, double eps) {
-  const Rows size = check_rows(x, weight, rstd);
-  check_like("skip", skip, x);
-  check_like("r", r, x);
-  check_like("y", y, x);
+  const NormSize size = check_add_rms_norm_forward(x, skip, weight, r, y, rstd);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
       forward<T, W>(on_cuda(stream), x.data<T>(), skip.data<T>(), weight.data<W>(), r.data<T>(), y.data<T>(),
@@ -346,14 +321,7 @@ void add_rms_norm_forward(Stream& stream, In x, In skip, In weight, Out r, Out y
 
 void rms_norm_backward(Stream& stream, In dy, In x, In weight, In rstd, std::optional<In> dr, Out dx,
                        std::optional<InOut> weight_grad) {
-  const Rows size = check_rows(x, weight, rstd);
-  check_like("dy", dy, x);
-  check_like("dx", dx, x);
-  if (dr) check_like("dr", *dr, x);
-  if (weight_grad) {
-    check_shape("weight_grad", *weight_grad, weight.shape);
-    check_dtype("weight_grad", *weight_grad, DType::f32);
-  }
+  const NormSize size = check_rms_norm_backward(dy, x, weight, rstd, dr, dx, weight_grad);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
       backward<T, W>(on_cuda(stream), dy.data<T>(), x.data<T>(), weight.data<W>(), rstd.data<float>(),

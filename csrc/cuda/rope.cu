@@ -7,6 +7,8 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/documents.h"
+#include "ops/checks/rope.h"
 
 namespace llamaforge::cuda {
 
@@ -99,10 +101,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void rope_table(Stream& stream, Out table, double theta) {
   CudaStream& cuda = on_cuda(stream);
-  check_dtype("table", table, DType::f32);
-  LF_CHECK(table.rank() == 3 && table.dim(2) == 2, "expected table of shape (positions, head size / 2, 2), got {}",
-           to_string(table.shape));
-  LF_CHECK(std::isfinite(theta) && theta > 0, "expected a positive theta, got {}", theta);
+  check_rope_table(table, theta);
   const int64_t count = table.dim(0) * table.dim(1);
   if (count == 0) return;
   table_kernel<<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(table.data<float>(), count, table.dim(1),
@@ -113,22 +112,8 @@ void rope_table(Stream& stream, Out table, double theta) {
 void rope(Stream& stream, In x, In table, std::optional<In> starts, Out y, int64_t heads, int64_t rotated_heads,
           int64_t position, bool inverse) {
   CudaStream& cuda = on_cuda(stream);
-  check_float("x", x);
-  check_dtype("table", table, DType::f32);
-  check_dtype("y", y, x.dtype);
-  check_shape("y", y, x.shape);
-  LF_CHECK(x.rank() == 3 && heads > 0 && x.dim(2) % heads == 0 && x.dim(2) / heads % 2 == 0,
-           "expected x of shape (B,T,{}·head size) with an even head size, got {}", heads, to_string(x.shape));
-  LF_CHECK(rotated_heads >= 0 && rotated_heads <= heads, "expected 0 to {} rotated heads, got {}", heads,
-           rotated_heads);
-  LF_CHECK(table.rank() == 3 && table.dim(1) == x.dim(2) / heads / 2 && table.dim(2) == 2,
-           "expected table of shape (positions,{},2), got {}", x.dim(2) / heads / 2, to_string(table.shape));
-  LF_CHECK(position >= 0 && position + x.dim(1) <= table.dim(0), "positions {} to {} are not in the table of {}",
-           position, position + x.dim(1) - 1, table.dim(0));
-  if (starts) {
-    check_dtype("starts", *starts, DType::i32);
-    check_shape("starts", *starts, {x.dim(0), x.dim(1)});
-  }
+  check_rope(x, table, y, heads, rotated_heads, position);
+  const int32_t* document_starts = check_starts(starts, x.dim(0), x.dim(1));
   LF_CHECK(x.dim(1) <= INT32_MAX && x.dim(2) <= INT32_MAX, "x {} is too large", to_string(x.shape));
   if (x.numel() == 0) return;
   const Shape3 shape = {x.dim(0) * x.dim(1), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),
@@ -138,7 +123,7 @@ void rope(Stream& stream, In x, In table, std::optional<In> starts, Out y, int64
     LF_CHECK(reinterpret_cast<uintptr_t>(table.raw()) % 8 == 0, "the table starts at an odd element");
     const auto kernel = vectors ? rotate_kernel<T, kVector<T>> : rotate_kernel<T, 1>;
     kernel<<<blocks_for(cuda, shape.tokens, kThreads / 32), kThreads, 0, cuda.compute()>>>(
-        x.data<T>(), table.data<float>(), starts ? starts->data<int32_t>() : nullptr, y.data<T>(), shape, position, inverse ? -1.0f : 1.0f);
+        x.data<T>(), table.data<float>(), document_starts, y.data<T>(), shape, position, inverse ? -1.0f : 1.0f);
   });
   check_launch();
 }

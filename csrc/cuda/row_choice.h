@@ -5,21 +5,6 @@
 
 namespace llamaforge::cuda {
 
-struct RowShape {
-  int64_t rows, length;
-};
-
-inline RowShape check_rows(const char* name, const Tensor& x, const Tensor& index) {
-  LF_CHECK(x.rank() >= 1 && x.dim(-1) >= 1, "expected {} with a last axis of at least 1, got {}", name,
-           to_string(x.shape));
-  check_dtype("the result", index, DType::i32);
-  const RowShape shape = {x.numel() / x.dim(-1), x.dim(-1)};
-  LF_CHECK(shape.length <= INT32_MAX, "the last axis of {} is longer than an i32 index can say", to_string(x.shape));
-  LF_CHECK(index.numel() == shape.rows, "expected a result of {} elements, one a row of {} {}, got {}", shape.rows, name,
-           to_string(x.shape), to_string(index.shape));
-  return shape;
-}
-
 #ifdef __CUDACC__
 
 // A number and where it stands. NaN is the largest; of equals the first wins.

@@ -11,6 +11,7 @@
 #include "cuda/cuda_ops.h"
 #include "cuda/philox.h"
 #include "cuda/row_choice.h"
+#include "ops/checks/choice.h"
 
 namespace llamaforge::cuda {
 
@@ -167,7 +168,7 @@ template <class T> __global__ void greedy_kernel(const T* logits, int32_t* out, 
 }
 
 // Each row by itself: the whole GPU sorts it, which for the few rows of generation is the fastest.
-void sort_rows(CudaStream& cuda, const RowShape& shape, uint32_t* keys, int32_t* ids) {
+void sort_rows(CudaStream& cuda, const ChoiceSize& shape, uint32_t* keys, int32_t* ids) {
   const auto n = static_cast<int>(shape.length);
   const Scratch sorted(cuda, static_cast<size_t>(n) * 8);
   auto* sorted_keys = sorted.as<uint32_t>();
@@ -189,13 +190,7 @@ void sort_rows(CudaStream& cuda, const RowShape& shape, uint32_t* keys, int32_t*
 
 void sample(Stream& stream, In logits, Out ids, double temperature, int64_t top_k, double top_p, int64_t seed,
             int64_t offset) {
-  const RowShape shape = check_rows("logits", logits, ids);
-  if (!(temperature >= 0 && std::isfinite(temperature)) || top_k < 0 || !(top_p > 0 && top_p <= 1) || offset < 0) {
-    throw Error("ERR_ARGUMENT",
-                format("expected temperature >= 0, top_k >= 0, 0 < top_p <= 1 and offset >= 0, got {}, {}, {} and {}",
-                       temperature, top_k, top_p, offset));
-  }
-  check_float("logits", logits);
+  const ChoiceSize shape = check_sample(logits, ids, temperature, top_k, top_p, offset);
   CudaStream& cuda = on_cuda(stream);
   const FaultSite broken = cuda.fault_site("ERR_NON_FINITE", "logit {} of row {} is {}: cannot sample from it");
   const FaultSite impossible = cuda.fault_site("ERR_NON_FINITE", "all logits of row {} are -inf: no token is possible");

@@ -6,6 +6,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::cuda {
 
@@ -13,16 +14,8 @@ namespace {
 
 constexpr int kMostAxes = 8;
 
-void check_block(const Tensor& whole, const Tensor& block, const IntList& starts) {
-  check_dtype("the block", block, whole.dtype);
-  LF_CHECK(block.rank() == whole.rank() && starts.size() == whole.shape.size(), "block {} at {} of {}",
-           to_string(block.shape), to_string(starts), to_string(whole.shape));
+void check_axes(const Tensor& whole) {
   LF_CHECK(whole.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(whole.shape));
-  for (size_t axis = 0; axis < starts.size(); ++axis) {
-    LF_CHECK(starts[axis] >= 0 && block.shape[axis] <= whole.shape[axis] &&
-                 starts[axis] <= whole.shape[axis] - block.shape[axis],
-             "block {} at {} leaves {}", to_string(block.shape), to_string(starts), to_string(whole.shape));
-  }
 }
 
 // Runs that are contiguous in both, and where they start in the whole; in bytes, later in units.
@@ -104,11 +97,13 @@ template <bool kIntoWhole> void copy_block(CudaStream& cuda, const Tensor& whole
 
 void slice(Stream& stream, In x, Out y, IntList starts) {
   check_block(x, y, starts);
+  check_axes(x);
   copy_block<false>(on_cuda(stream), x, y, starts);
 }
 
 void slice_write(Stream& stream, In x, InOut y, IntList starts) {
   check_block(y, x, starts);
+  check_axes(y);
   copy_block<true>(on_cuda(stream), y, x, starts);
 }
 

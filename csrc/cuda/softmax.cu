@@ -9,6 +9,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/softmax.h"
 
 namespace llamaforge::cuda {
 
@@ -178,10 +179,7 @@ void with_row_shape(CudaStream& cuda, int64_t rows, int64_t n, bool packs, const
 
 // y may be x.
 void softmax(Stream& stream, In x, Out y, bool log) {
-  LF_CHECK(x.rank() >= 1, "x has no axis");
-  check_float("x", x);
-  check_shape("y", y, x.shape);
-  check_dtype("y", y, x.dtype);
+  check_softmax(x, y);
   CudaStream& cuda = on_cuda(stream);
   const int64_t n = x.dim(-1), rows = x.numel() / n;
   with_float("x", x, [&]<class T>() {
@@ -196,12 +194,7 @@ void softmax(Stream& stream, In x, Out y, bool log) {
 
 // dx may be dy or y.
 void softmax_backward(Stream& stream, In dy, In y, Out dx, bool log) {
-  LF_CHECK(y.rank() >= 1, "y has no axis");
-  check_float("y", y);
-  check_shape("dy", dy, y.shape);
-  check_shape("dx", dx, y.shape);
-  check_dtype("dy", dy, y.dtype);
-  check_dtype("dx", dx, y.dtype);
+  check_softmax_backward(dy, y, dx);
   CudaStream& cuda = on_cuda(stream);
   const int64_t n = y.dim(-1), rows = y.numel() / n;
   with_float("y", y, [&]<class T>() {

@@ -8,6 +8,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/optimizer.h"
 #include "runtime/settings.h"
 
 namespace llamaforge::cuda {
@@ -123,17 +124,7 @@ __global__ void trap_kernel() { __trap(); }
 void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, double clip, double beta1, double beta2,
                 double z_loss, double z_grad_norm, int64_t minimum_history) {
   CudaStream& cuda = on_cuda(stream);
-  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor*>{"loss", &loss},
-                                     {"squares", &squares},
-                                     {"state", &state},
-                                     {"decision", &decision}}) {
-    check_dtype(name, *tensor, DType::f32);
-  }
-  LF_CHECK(loss.numel() == 1, "expected loss of one element, got {}", to_string(loss.shape));
-  LF_CHECK(squares.numel() >= 1, "expected at least one sum of squares, got {}", to_string(squares.shape));
-  LF_CHECK(state.rank() == 1 && state.numel() >= kHeader && state.numel() % 2 == 0,
-           "expected state of shape [8 + 2 * window], got {}", to_string(state.shape));
-  check_shape("decision", decision, {kDecisionSize});
+  check_step_guard(loss, squares, state, decision);
   const FaultSite filled_site =
       cuda.fault_site("ERR_ARGUMENT", "expected state.filled to be a whole number in 0..{}, got {}");
   const FaultSite next_site =

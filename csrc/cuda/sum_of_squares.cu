@@ -4,6 +4,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/optimizer.h"
 
 namespace llamaforge::cuda {
 
@@ -54,9 +55,7 @@ __global__ void __launch_bounds__(kThreads) total_kernel(const double* __restric
 
 void sum_of_squares(Stream& stream, In x, Out sum) {
   CudaStream& cuda = on_cuda(stream);
-  check_float("x", x);
-  check_dtype("sum", sum, DType::f32);
-  LF_CHECK(sum.numel() == 1, "expected sum of one element, got {}", to_string(sum.shape));
+  check_sum_of_squares(x, sum);
   const int64_t n = x.numel();
   const unsigned blocks = blocks_for(cuda, n, int64_t{kThreads} * kAtOnce * 4);
   const Scratch scratch(stream, blocks * sizeof(double));

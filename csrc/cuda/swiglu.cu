@@ -5,6 +5,7 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/swiglu.h"
 
 namespace llamaforge::cuda {
 
@@ -77,25 +78,9 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-struct Sizes {
-  int64_t rows, ffn;
-};
-
-Sizes check(const char* half_name, const Tensor& half, const Tensor& gate_up) {
-  LF_CHECK(gate_up.rank() >= 1 && gate_up.dim(-1) % 2 == 0, "expected gate_up with an even last axis, got {}",
-           to_string(gate_up.shape));
-  check_float("gate_up", gate_up);
-  Shape expected = gate_up.shape;
-  expected.back() /= 2;
-  check_shape(half_name, half, expected);
-  check_dtype(half_name, half, gate_up.dtype);
-  const int64_t ffn = expected.back();
-  return {ffn ? half.numel() / ffn : 0, ffn};
-}
-
 // Calls body.operator()<Index, count>() with the widest access that fits.
 template <class T, class Body>
-void with_access(Sizes sizes, std::initializer_list<const void*> pointers, const Body& body) {
+void with_access(SwigluSize sizes, std::initializer_list<const void*> pointers, const Body& body) {
   const bool small = 2 * sizes.rows * sizes.ffn < int64_t{1} << 31;
   if (sizes.ffn % kVector<T> == 0 && aligned16(pointers)) {
     small ? body.template operator()<uint32_t, kVector<T>>() : body.template operator()<uint64_t, kVector<T>>();
@@ -104,7 +89,7 @@ void with_access(Sizes sizes, std::initializer_list<const void*> pointers, const
   }
 }
 
-unsigned blocks_of(Sizes sizes, int count) {
+unsigned blocks_of(SwigluSize sizes, int count) {
   const int64_t per_block = int64_t{kThreads} * count * kAtOnce;
   return static_cast<unsigned>(std::min<int64_t>((sizes.rows * sizes.ffn + per_block - 1) / per_block, INT32_MAX));
 }
@@ -113,7 +98,7 @@ unsigned blocks_of(Sizes sizes, int count) {
 
 void swiglu_forward(Stream& stream, In gate_up, Out y) {
   CudaStream& cuda = on_cuda(stream);
-  const Sizes sizes = check("y", y, gate_up);
+  const SwigluSize sizes = check_swiglu("y", y, gate_up);
   if (y.numel() == 0) return;
   with_float("gate_up", gate_up, [&]<class T>() {
     with_access<T>(sizes, {gate_up.raw(), y.raw()}, [&]<class Index, int kCount>() {
@@ -126,9 +111,7 @@ void swiglu_forward(Stream& stream, In gate_up, Out y) {
 
 void swiglu_backward(Stream& stream, In dy, In gate_up, Out d_gate_up) {
   CudaStream& cuda = on_cuda(stream);
-  const Sizes sizes = check("dy", dy, gate_up);
-  check_shape("d_gate_up", d_gate_up, gate_up.shape);
-  check_dtype("d_gate_up", d_gate_up, gate_up.dtype);
+  const SwigluSize sizes = check_swiglu_backward(dy, gate_up, d_gate_up);
   if (dy.numel() == 0) return;
   with_float("gate_up", gate_up, [&]<class T>() {
     with_access<T>(sizes, {dy.raw(), gate_up.raw(), d_gate_up.raw()}, [&]<class Index, int kCount>() {

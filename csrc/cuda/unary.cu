@@ -4,6 +4,7 @@
 // y may be x, dx may be dy or x. At kinks the derivative is 0 (abs and relu at 0), as in PyTorch.
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
+#include "ops/checks/elements.h"
 
 namespace llamaforge::cuda {
 
@@ -195,29 +196,24 @@ Kind find(const std::string& name) {
   for (const auto& [known, kind] : kKinds) {
     if (name == known) return kind;
   }
-  throw Error("ERR_ARGUMENT", format("unknown kind \"{}\"", name));
+  refuse_kind(name);
 }
 
 }  // namespace
 
 void unary(Stream& stream, In x, Out y, std::string name) {
-  check_shape("y", y, x.shape);
-  check_dtype("y", y, x.dtype);
+  check_unary(x, y);
   const Kind kind = find(name);
   CudaStream& cuda = on_cuda(stream);
   if (x.dtype == DType::i32) {
-    if (!takes_integers(kind)) throw Error("ERR_DTYPE", format("{} takes floating-point tensors, not i32", name));
+    if (!takes_integers(kind)) refuse_integers(name);
     return forward<int32_t>(cuda, x, y, kind);
   }
   with_float("x", x, [&]<class T>() { forward<T>(cuda, x, y, kind); });
 }
 
 void unary_backward(Stream& stream, In dy, In x, Out dx, std::string name) {
-  check_float("x", x);
-  check_shape("dy", dy, x.shape);
-  check_shape("dx", dx, x.shape);
-  check_dtype("dy", dy, x.dtype);
-  check_dtype("dx", dx, x.dtype);
+  check_unary_backward(dy, x, dx);
   const Kind kind = find(name);
   with_float("x", x, [&]<class T>() { backward<T>(on_cuda(stream), dy, x, dx, kind); });
 }

@@ -2,6 +2,7 @@
 // bit. Reads 3 and writes 1 tensor.
 #include "cuda/broadcast.h"
 #include "cuda/cuda_ops.h"
+#include "ops/checks/indexing.h"
 
 namespace llamaforge::cuda {
 
@@ -47,9 +48,7 @@ template <class Bits> void select(CudaStream& cuda, const Tensor& condition, con
 }  // namespace
 
 void where(Stream& stream, In condition, In a, In b, Out y) {
-  check_dtype("condition", condition, DType::i32);
-  check_dtype("a", a, y.dtype);
-  check_dtype("b", b, y.dtype);
+  check_where(condition, a, b, y);
   CudaStream& cuda = on_cuda(stream);
   size_of(y.dtype) == 2 ? select<uint16_t>(cuda, condition, a, b, y) : select<uint32_t>(cuda, condition, a, b, y);
 }

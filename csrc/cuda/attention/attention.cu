@@ -9,45 +9,24 @@
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
+#include "ops/checks/attention.h"
+#include "ops/checks/documents.h"
 
 namespace llamaforge::cuda {
 namespace {
 
-AttentionCall checked(CudaStream& cuda, const Tensor& qkv, int64_t heads, int64_t kv_heads, double scale) {
-  check_float("qkv", qkv);
-  LF_CHECK(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "kv heads {} do not divide heads {}", kv_heads, heads);
-  LF_CHECK(qkv.rank() == 3 && qkv.dim(2) % (heads + 2 * kv_heads) == 0,
-           "expected qkv of shape (B,T,({}+2·{})·head size), got {}", heads, kv_heads, to_string(qkv.shape));
-  LF_CHECK(std::isfinite(scale) && scale > 0, "expected a positive scale, got {}", scale);
-  LF_CHECK(qkv.dim(0) * heads <= std::numeric_limits<int>::max() && qkv.dim(1) <= 1 << 20,
-           "attention over {} does not fit a grid", to_string(qkv.shape));
+AttentionCall call_for(CudaStream& cuda, const AttentionSize& size, double scale) {
+  LF_CHECK(size.batch * size.heads <= std::numeric_limits<int>::max() && size.time <= 1 << 20,
+           "attention of {} heads over ({},{}) tokens does not fit a grid", size.heads, size.batch, size.time);
   const auto narrow = [](int64_t x) { return static_cast<int>(x); };
-  return {narrow(qkv.dim(0)),
-          narrow(qkv.dim(1)),
-          narrow(heads),
-          narrow(kv_heads),
-          narrow(qkv.dim(2) / (heads + 2 * kv_heads)),
+  return {narrow(size.batch),
+          narrow(size.time),
+          narrow(size.heads),
+          narrow(size.kv_heads),
+          narrow(size.head_size),
           static_cast<float>(scale),
           cuda.multiprocessors(),
           cuda.compute()};
-}
-
-void take_starts(AttentionCall& call, const std::optional<In>& starts) {
-  if (!starts) return;
-  check_dtype("starts", *starts, DType::i32);
-  check_shape("starts", *starts, {call.batch, call.time});
-  call.starts = starts->data<int32_t>();
-}
-
-void check_like_output(const char* name, const Tensor& tensor, const AttentionCall& call, const Tensor& qkv) {
-  LF_CHECK(tensor.shape == (Shape{call.batch, call.time, call.heads * call.head_size}) && tensor.dtype == qkv.dtype,
-           "{} {} {} does not fit qkv {} {}", name, name_of(tensor.dtype), to_string(tensor.shape), name_of(qkv.dtype),
-           to_string(qkv.shape));
-}
-void check_lse(const Tensor& lse, const AttentionCall& call) {
-  check_dtype("lse", lse, DType::f32);
-  LF_CHECK(lse.shape == (Shape{call.batch, call.heads, call.time}), "expected lse of shape (B,H,T), got {}",
-           to_string(lse.shape));
 }
 
 bool on_hopper(const CudaStream& cuda, const AttentionCall& call) {
@@ -85,10 +64,10 @@ void backward(CudaStream& cuda, const AttentionCall& call, const T* d_o, const T
 void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out lse, int64_t heads,
                        int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
-  AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
-  take_starts(call, starts);
-  check_like_output("o", o, call, qkv);
-  check_lse(lse, call);
+  const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
+  check_attention_forward(size, qkv, o, lse);
+  AttentionCall call = call_for(cuda, size, scale);
+  call.starts = check_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
   with_float("qkv", qkv, [&]<class T>() { forward(cuda, call, qkv.data<T>(), o.data<T>(), lse.data<float>()); });
 }
@@ -96,13 +75,10 @@ void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, 
 void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv, int64_t heads,
                         int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
-  AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
-  take_starts(call, starts);
-  check_like_output("d_o", d_o, call, qkv);
-  check_like_output("o", o, call, qkv);
-  check_lse(lse, call);
-  check_dtype("dqkv", dqkv, qkv.dtype);
-  check_shape("dqkv", dqkv, qkv.shape);
+  const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
+  check_attention_backward(size, d_o, qkv, o, lse, dqkv);
+  AttentionCall call = call_for(cuda, size, scale);
+  call.starts = check_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
   const Scratch scratch(stream, AttentionStatistics::bytes(call));
   const AttentionStatistics statistics(call, scratch.as<float>());
@@ -115,15 +91,9 @@ void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optio
 void attention_cached(Stream& stream, In qkv, InOut cache, Out o, int64_t heads, int64_t kv_heads, int64_t position,
                       double scale) {
   CudaStream& cuda = on_cuda(stream);
-  const AttentionCall call = checked(cuda, qkv, heads, kv_heads, scale);
-  check_dtype("cache", cache, qkv.dtype);
-  check_like_output("o", o, call, qkv);
-  LF_CHECK(cache.rank() == 5 && cache.dim(0) == call.batch && cache.dim(1) == 2 && cache.dim(2) == kv_heads &&
-               cache.dim(4) == call.head_size,
-           "expected cache of shape ({},2,{},capacity,{}), got {}", call.batch, kv_heads, call.head_size,
-           to_string(cache.shape));
-  LF_CHECK(position >= 0 && position + call.time <= cache.dim(3), "positions {} to {} are not in the cache of {}",
-           position, position + call.time - 1, cache.dim(3));
+  const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
+  check_attention_cached(size, qkv, cache, o, position);
+  const AttentionCall call = call_for(cuda, size, scale);
   LF_CHECK(cache.dim(3) <= 1 << 20, "a cache of {} rows is too long", cache.dim(3));
   if (qkv.numel() == 0) return;
   const int start = static_cast<int>(position), capacity = static_cast<int>(cache.dim(3));

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <optional>
+
+#include "ops/checks/common.h"
+
+namespace llamaforge {
+
+static inline void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& lse) {
+  check_float("logits", logits);
+  LF_CHECK(logits.rank() == 2, "expected logits of shape (N,V), got {}", to_string(logits.shape));
+  check_dtype("targets", targets, DType::i32);
+  check_shape("targets", targets, {logits.dim(0)});
+  check_dtype("lse", lse, DType::f32);
+  check_shape("lse", lse, {logits.dim(0)});
+}
+
+static inline void check_one_loss(const char* name, const Tensor& loss) {
+  check_dtype(name, loss, DType::f32);
+  LF_CHECK(loss.numel() == 1, "expected one element for {}, got {}", name, to_string(loss.shape));
+}
+
+static inline void check_cross_entropy_forward(const Tensor& logits, const Tensor& targets, const Tensor& loss,
+                                               const Tensor& lse) {
+  check_logits(logits, targets, lse);
+  check_one_loss("loss", loss);
+}
+
+static inline void check_cross_entropy_backward(const Tensor& d_loss, const Tensor& logits, const Tensor& targets,
+                                                const Tensor& lse, const Tensor& d_logits) {
+  check_logits(logits, targets, lse);
+  check_one_loss("d_loss", d_loss);
+  check_like("d_logits", d_logits, logits);
+}
+
+static inline void check_linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets,
+                                              const Tensor& loss, const std::optional<Out>& dx,
+                                              const std::optional<Out>& dweight) {
+  check_float("x", x);
+  check_dtype("weight", weight, x.dtype);
+  check_dtype("targets", targets, DType::i32);
+  LF_CHECK(x.rank() == 2 && weight.rank() == 2 && weight.dim(1) == x.dim(1),
+           "expected x (N,D) and weight (V,D), got {} and {}", to_string(x.shape), to_string(weight.shape));
+  check_shape("targets", targets, {x.dim(0)});
+  check_one_loss("loss", loss);
+  if (dx) {
+    check_shape("dx", *dx, x.shape);
+    if (dx->dtype != DType::f32) check_dtype("dx", *dx, x.dtype);
+  }
+  if (dweight) {
+    check_shape("dweight", *dweight, weight.shape);
+    check_dtype("dweight", *dweight, DType::f32);
+  }
+}
+
+}  // namespace llamaforge

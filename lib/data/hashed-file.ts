@@ -34,14 +34,19 @@ export class HashedFile {
     length: number,
     onBytes: (bytes: Buffer) => void = () => {},
   ): Promise<HashedFile> {
-    const handle = await open(path, "r+");
+    const handle = await open(path, "r+").catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code !== "ENOENT") throw cause;
+      throw new DataError(`[prepare] ${path} is missing: remove its folder and begin again`);
+    });
     const file = new HashedFile(handle, elementBytes);
     const buffer = Buffer.allocUnsafeSlow(bufferBytes);
     for (let at = 0; at < length; ) {
       const { bytesRead } = await handle.read(buffer, 0, Math.min(bufferBytes, length - at), at);
       if (bytesRead < elementBytes) {
         await handle.close();
-        throw new DataError(`[prepare] ${path} has ${at} bytes instead of ${length}`);
+        throw new DataError(
+          `[prepare] ${path} has ${at} bytes instead of ${length}: remove its folder and begin again`,
+        );
       }
       const whole = bytesRead - (bytesRead % elementBytes);
       const bytes = buffer.subarray(0, whole);

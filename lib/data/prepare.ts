@@ -128,7 +128,7 @@ function explained(error: unknown, folder: string, kept: boolean): unknown {
     );
   }
   if (!(error instanceof DataError) || !kept) return error;
-  return new DataError(`${error.message}\n  ${folder} keeps what is done for the next call`, {
+  return new DataError(`${error.message}\n  what is done so far stays in ${folder}`, {
     cause: error.cause,
   });
 }

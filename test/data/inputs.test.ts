@@ -19,7 +19,7 @@ describe("a folder of both", () => {
   it("is text although it has .json files, and says how many were left alone", async () => {
     const notes = await writeFiles(await temporaryFolder(), {
       ".obsidian/app.json": "{}",
-      ".obsidian/plugins/x.json.gz": "{}",
+      ".obsidian/plugins/x.json": "{}",
       "a.md": "one",
       "b/c.txt": "two",
     });
@@ -35,16 +35,20 @@ describe("a folder of both", () => {
   });
 
   it("is records if it has .jsonl or parquet, or .json and no text", async () => {
-    const data = await writeFiles(await temporaryFolder(), {
-      "README.md": "about",
-      "infos.json": "{}",
-      "x.jsonl": record("x"),
-    });
-    const records = await found(data);
-    expect(records).toMatchObject({ names: ["x.jsonl"], kind: "records" });
-    expect(records.notes.join()).toMatch(/read as records; 1 files of text were left alone/);
-    const only = await writeFiles(await temporaryFolder(), { "x.json": record("x"), "y.css": "" });
-    expect(await found(only)).toEqual({ names: ["x.json"], kind: "records", notes: [] });
+    const about = { "README.md": "about", "LICENSE.txt": "", "infos.json": "{}" };
+    const data = await writeFiles(await temporaryFolder(), { ...about, "x.jsonl": record("x") });
+    expect(await found(data)).toEqual({ names: ["x.jsonl"], kind: "records", notes: [] });
+    await writeFiles(data, { "a.txt": "a", "b.md": "b" });
+    const mixed = await found(data);
+    expect(mixed).toMatchObject({ names: ["x.jsonl"], kind: "records" });
+    expect(mixed.notes.join()).toMatch(/read as records; 2 files of text were left alone/);
+    // As C4 has it: records in .json, with or without compression, and a README.
+    for (const name of ["x.json", "x.json.gz"]) {
+      const c4 = await writeFiles(await temporaryFolder(), { "README.md": "c4", [name]: "" });
+      expect(await found(c4)).toEqual({ names: [name], kind: "records", notes: [] });
+    }
+    const readme = await writeFiles(await temporaryFolder(), { "README.md": "alone", "x.css": "" });
+    expect(await found(readme)).toMatchObject({ names: ["README.md"], kind: "text" });
   });
 });
 

@@ -98,7 +98,7 @@ describe("D6 work that is done", () => {
     const error = await failure(options("out"));
     expect(error).toBeInstanceOf(DataError);
     expect(error.message).toMatch(/c\.jsonl\.gz: unexpected end of file/);
-    expect(error.message).toMatch(/out\.tmp keeps what is done for the next call/);
+    expect(error.message).toMatch(/what is done so far stays in .*out\.tmp/);
     // It had come far into that file, which is another one now.
     const journal = await readJournal(join(folder, "out.tmp"));
     expect(journal?.checkpoints.map(({ position }) => position.file)).toEqual([2, 2]);
@@ -127,7 +127,7 @@ describe("D6 work that is done", () => {
     const { folder, options, expectClean } = await workplace();
     const bad = [...records(2000, "b"), "no record", ...records(200, "e")].join("\n");
     await writeFile(join(folder, "b.jsonl"), bad);
-    expect((await failure(options("out"))).message).toMatch(/not JSON.*keeps what is done/s);
+    expect((await failure(options("out"))).message).toMatch(/not JSON.*what is done so far stays/s);
     const skipping = { badRecords: "skip" } as const;
     const { resumedDocuments, dataset } = await prepare(options("out", skipping));
     expect(resumedDocuments).toBeGreaterThan(1500);

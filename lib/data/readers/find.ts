@@ -1,5 +1,5 @@
 import { stat } from "node:fs/promises";
-import { dirname, extname, normalize } from "node:path";
+import { basename, dirname, extname, normalize } from "node:path";
 import { ArgumentError, DataError } from "../../errors.js";
 import { type FoundFile, listFiles } from "./folder.js";
 import { globExpression, globRoot, isGlob } from "./glob.js";
@@ -38,9 +38,14 @@ function isRecords({ path }: FoundFile): boolean {
   return format === "jsonl" || format === "parquet";
 }
 
-/** Records by its name, or anything at all. */
-function isJson({ path }: FoundFile): boolean {
-  return /\.json(\.gz|\.zst)?$/i.test(path);
+/** Records, or settings of any program. */
+function isPlainJson({ path }: FoundFile): boolean {
+  return /\.json$/i.test(path);
+}
+
+/** Text about what lies beside it: no folder of records becomes one of text by it. */
+function isAbout({ path }: FoundFile): boolean {
+  return /^(readme|licen[cs]e|notice|citation|changelog|contributing)\b/i.test(basename(path));
 }
 
 /**
@@ -92,17 +97,18 @@ export async function findInput(
     (kind !== "code" && formatOf(file.path)?.format === "text");
   const records = matching.filter(isRecords);
   // A pattern says which files; of a folder, .json files may be anything beside the data.
-  const surely = records.filter((file) => !isJson(file));
+  const surely = records.filter((file) => !isPlainJson(file));
   const texts =
     !isPattern || kind === "code"
       ? matching.filter(isKnown)
       : matching.filter((file) => kind === "text" || !isRecords(file));
+  const ownTexts = texts.filter((file) => !isAbout(file));
   const holdsRecords =
     kind === "records" ||
-    (kind === "auto" && (surely.length > 0 || (records.length > 0 && texts.length === 0)));
+    (kind === "auto" && (surely.length > 0 || (records.length > 0 && ownTexts.length === 0)));
   const recordFiles = isPattern || surely.length === 0 ? records : surely;
   const [found, files, others] = holdsRecords
-    ? (["records", recordFiles, texts] as const)
+    ? (["records", recordFiles, ownTexts] as const)
     : ([plain(kind), texts, records] as const);
   if (files.length === 0) {
     const looked = holdsRecords ? ".jsonl .json .parquet, .gz .zst" : [...known].join(" ");

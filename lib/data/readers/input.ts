@@ -13,8 +13,8 @@ export interface Input {
   path: string;
   /**
    * Which files of a folder: `text` for .txt and .md; `code` for source files by extension; `records` for .jsonl, .json
-   * (one object a line) and .parquet, also as .gz and .zst; `auto` (default) for records if the folder holds .jsonl or
-   * .parquet, as a Hugging Face data set does, or .json and no text; else text.
+   * (one object a line) and .parquet, also as .gz and .zst; `auto` (default) for records if the folder holds .jsonl,
+   * .parquet or compressed .json, as a Hugging Face data set does, or .json and no text but a README; else text.
    */
   kind?: InputKind;
   /** Only these languages; for kind "code" alone. Default: all of `languages`. */

@@ -145,7 +145,7 @@ const twoGpus = `
     return &plugin;
   }`;
 
-describe.runIf(hasCompiler && existsSync(join(root, "csrc")))("which GPUs a process uses", () => {
+describe.runIf(hasCompiler && existsSync(join(root, "csrc/runtime/plugin.h")))("which GPUs a process uses", () => {
   let environment: Record<string, string>;
   beforeAll(() => {
     const file = join(folder, "two-gpus.so");

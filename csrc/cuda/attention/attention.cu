@@ -4,7 +4,6 @@
 // group in f32.
 #include "cuda/attention/attention_kernels.h"
 
-#include <cmath>
 #include <limits>
 
 #include "cuda/cuda_ops.h"

@@ -2,7 +2,6 @@
 // long ramps do not drift and every device has the same bits), both converted to the tensor's dtype. For i32 the values
 // must be whole numbers in range.
 // Writes each element once, 16 bytes at a time: 1 · bytes.
-#include <cmath>
 
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"

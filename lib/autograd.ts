@@ -1,8 +1,10 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { backwardFrom, runBackward } from "./backward.js";
+import { argumentError, checkTensor } from "./check.js";
 import { AutogradError } from "./errors.js";
 import { native } from "./native.js";
 import { currentScope, type Scope, scope } from "./scope.js";
-import { empty, type Tensor, untracked } from "./tensor.js";
+import { empty, Tensor } from "./tensor.js";
 
 /** The record that made a tensor, and which of its outputs the tensor is. */
 export interface GraphNode {
@@ -24,6 +26,7 @@ export interface GradientTarget {
  * @param into where the gradient of input i can be written directly; null if it has no place of its own. If used, null is
  *   returned for that input
  * @param needs whether input i needs a gradient at all
+ * @param only the leaves that get gradients, for a step that runs a backward of its own; null: all
  * @returns a gradient or null for each input; fresh tensors belong to the engine
  */
 export type BackwardFunction = (
@@ -31,11 +34,31 @@ export type BackwardFunction = (
   saved: readonly Tensor[],
   into: (input: number) => GradientTarget | null,
   needs: (input: number) => boolean,
+  only: OnlyInto | null,
 ) => readonly (Tensor | null)[];
 
-type Edge = { leaf: Tensor } | { node: GraphNode } | null;
+export type Edge = { leaf: Tensor } | { node: GraphNode } | null;
 
 let nextId = 0;
+
+/** The only leaves that a backward gives gradients to. */
+export interface OnlyInto {
+  readonly leaves: ReadonlySet<Tensor>;
+  /** Records before this one were made before the leaves and cannot lead to them: they are left as they are. */
+  readonly since: number;
+}
+
+/** Restricts a backward to leaves that nothing has been computed from yet. @internal */
+export function onlyInto(leaves: readonly Tensor[]): OnlyInto {
+  return { leaves: new Set(leaves), since: nextId };
+}
+
+/** Whether a gradient goes along the edge. A disposed leaf has nowhere to keep one. @internal */
+export function isWanted(edge: Edge | undefined, only: OnlyInto | null): boolean {
+  if (!edge) return false;
+  if ("leaf" in edge) return !edge.leaf.disposed && (!only || only.leaves.has(edge.leaf));
+  return !only || edge.node.record.id >= only.since;
+}
 
 /** One operation on the tape. It holds its own references to what it saves and drops them when its backward has run. */
 export class TapeRecord {
@@ -44,6 +67,8 @@ export class TapeRecord {
   readonly edges: readonly Edge[];
   readonly outputs: readonly { shape: readonly number[] }[];
   #saved: Tensor[];
+  /** The saved tensors' versions: backward needs the numbers that were saved. */
+  #versions: number[];
   #backward: BackwardFunction | null;
   #scope: Scope | undefined;
   #ended: "run" | "scope" | null = null;
@@ -59,6 +84,7 @@ export class TapeRecord {
     this.edges = edges;
     this.outputs = outputs.map(({ shape }) => ({ shape }));
     this.#saved = saved.map((tensor) => tensor.retain());
+    this.#versions = saved.map((tensor) => tensor.version);
     this.#backward = backward;
     for (const edge of edges) if (edge && "leaf" in edge) edge.leaf.hooks?.recorded();
     this.setScope(currentScope());
@@ -69,8 +95,15 @@ export class TapeRecord {
     scope?.addRecord(this);
   }
 
-  /** Runs the backward step once and lets go of everything saved. */
-  run(gradients: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
+  /**
+   * Runs the backward step once and lets go of everything saved.
+   * @param give takes the gradient that goes along an edge
+   */
+  run(
+    gradients: readonly (Tensor | null)[],
+    only: OnlyInto | null,
+    give: (edge: NonNullable<Edge>, gradient: Tensor) => void,
+  ): void {
     const backward = this.#backward;
     if (!backward) {
       throw new AutogradError(
@@ -80,17 +113,40 @@ export class TapeRecord {
       );
     }
     this.#backward = null; // nor may it be run from within itself
+    const { edges } = this;
+    const needs = (input: number): boolean => isWanted(edges[input], only);
     const into = (input: number): GradientTarget | null => {
-      const edge = this.edges[input];
-      return edge && "leaf" in edge ? edge.leaf.gradientTarget() : null;
+      const edge = edges[input];
+      return edge && "leaf" in edge && needs(input) ? edge.leaf.gradientTarget() : null;
     };
-    const needs = (input: number): boolean => this.edges[input] != null;
+    let done = false;
     try {
+      this.#checkSaved();
       for (const tensor of this.#saved) tensor.hooks?.neededInBackward();
-      return backward(gradients as readonly Tensor[], this.#saved, into, needs);
+      const results = backward(gradients as readonly Tensor[], this.#saved, into, needs, only);
+      edges.forEach((edge, input) => {
+        const gradient = results[input];
+        if (edge && gradient && needs(input)) give(edge, gradient);
+      });
+      done = true;
     } finally {
+      edges.forEach((edge, input) => {
+        if (!edge || !("leaf" in edge)) return;
+        if (done && needs(input)) edge.leaf.hooks?.gradientWritten();
+        else edge.leaf.hooks?.dropped();
+      });
       this.#end("run");
     }
+  }
+
+  #checkSaved(): void {
+    this.#saved.forEach((tensor, index) => {
+      if (tensor.version === this.#versions[index]) return;
+      throw new AutogradError(
+        `[backward] ${this.op} needs a tensor of shape [${tensor.shape}] as it was in the forward pass, but ` +
+          `${tensor.writer} has written over it since: run backward() before that, or the forward pass again`,
+      );
+    });
   }
 
   /** Lets go of everything saved: the scope ended before a backward came. */
@@ -106,6 +162,7 @@ export class TapeRecord {
     this.#backward = null;
     for (const tensor of this.#saved) tensor.dispose();
     this.#saved = [];
+    this.#versions = [];
     this.#scope?.removeRecord(this);
     this.#scope = undefined;
   }
@@ -131,6 +188,19 @@ export function withGrad<T>(fn: () => T): T {
 type One<T extends readonly Tensor[]> = T extends readonly [infer Only] ? Only : T;
 
 /**
+ * What is in a tensor must be what its place in the graph stands for. Leaves may change between uses.
+ * @throws AutogradError if it was written over through another tensor
+ * @internal
+ */
+export function checkCurrent(op: string, input: Tensor): void {
+  if (!input.node || !input.outdated) return;
+  throw new AutogradError(
+    `[${op}] a tensor of shape [${input.shape}] made by ${input.op} has been written over by ${input.writer}, so what ` +
+      `is computed from it now has no gradient: use what ${input.writer} returned, or make it again`,
+  );
+}
+
+/**
  * Puts an operation on the tape if one of its inputs needs a gradient.
  * @param options.saved what backward reads; kept alive until then
  * @param options.always record even if no input needs a gradient (the operation reaches parameters by itself)
@@ -149,140 +219,29 @@ export function differentiable<const T extends readonly Tensor[]>(
   const { inputs, outputs, saved = [], always = false, backward } = options;
   for (const output of outputs) output.op = op;
   if (gradientsEnabled() && (always || inputs.some((input) => input.requiresGrad))) {
+    const stale = inputs.find((input) => input.node && input.outdated);
+    if (stale) {
+      for (const output of outputs) output.dispose();
+      checkCurrent(op, stale);
+    }
     const edges = inputs.map((input): Edge => {
       if (!input.requiresGrad) return null;
       return input.node ? { node: input.node } : { leaf: input };
     });
     const record = new TapeRecord(op, edges, outputs, saved, backward);
     outputs.forEach((output, index) => {
-      output.node = { record, output: index };
-      output.requiresGrad = true;
+      output.setNode({ record, output: index });
     });
   }
   return (outputs.length === 1 ? outputs[0] : outputs) as One<T>;
 }
 
-/** Records still to run, latest first: every record's consumers have larger ids than itself. */
-class Pending {
-  readonly #gradients = new Map<TapeRecord, (Tensor | null)[]>();
-  readonly #heap: TapeRecord[] = [];
-
-  /** Takes a reference of its own to the gradient. */
-  add({ record, output }: GraphNode, gradient: Tensor): void {
-    let slots = this.#gradients.get(record);
-    if (!slots) {
-      slots = record.outputs.map(() => null);
-      this.#gradients.set(record, slots);
-      this.#push(record);
-    }
-    const earlier = slots[output];
-    if (earlier) {
-      const sum = untracked(gradient.shape, gradient.dtype, gradient.device, "backward");
-      native.binary(earlier.native, gradient.native, sum.native, "add");
-      earlier.dispose();
-      slots[output] = sum;
-    } else {
-      slots[output] = gradient.retain();
-    }
-  }
-
-  next(): { record: TapeRecord; gradients: (Tensor | null)[] } | null {
-    const record = this.#pop();
-    if (!record) return null;
-    const gradients = this.#gradients.get(record) as (Tensor | null)[];
-    this.#gradients.delete(record);
-    return { record, gradients };
-  }
-
-  clear(): void {
-    for (const slots of this.#gradients.values()) for (const slot of slots) slot?.dispose();
-    this.#gradients.clear();
-    this.#heap.length = 0;
-  }
-
-  #push(record: TapeRecord): void {
-    const heap = this.#heap;
-    let index = heap.push(record) - 1;
-    while (index > 0) {
-      const parent = (index - 1) >> 1;
-      if ((heap[parent] as TapeRecord).id >= record.id) break;
-      heap[index] = heap[parent] as TapeRecord;
-      index = parent;
-    }
-    heap[index] = record;
-  }
-
-  #pop(): TapeRecord | null {
-    const heap = this.#heap;
-    const top = heap[0];
-    if (!top) return null;
-    const last = heap.pop() as TapeRecord;
-    if (heap.length > 0) {
-      let index = 0;
-      for (;;) {
-        let child = 2 * index + 1;
-        if (child >= heap.length) break;
-        const right = heap[child + 1];
-        if (right && right.id > (heap[child] as TapeRecord).id) child++;
-        if ((heap[child] as TapeRecord).id <= last.id) break;
-        heap[index] = heap[child] as TapeRecord;
-        index = child;
-      }
-      heap[index] = last;
-    }
-    return top;
-  }
-}
-
-/** Adds a gradient to a leaf's f32 buffer. */
-function accumulateIntoLeaf(leaf: Tensor, gradient: Tensor): void {
-  const { tensor, accumulate } = leaf.gradientTarget();
-  if (accumulate) native.accumulate(gradient.native, tensor.native);
-  else native.cast(gradient.native, tensor.native);
-}
-
-/**
- * Runs the graph behind `outputs` backward from their `gradients`.
- * @internal `tensor.backward()` is the public way
- */
-export function runBackward(outputs: readonly Tensor[], gradients: readonly Tensor[]): void {
-  const pending = new Pending();
-  noGrad(() => {
-    outputs.forEach((output, index) => {
-      const gradient = gradients[index] as Tensor;
-      if (output.node) pending.add(output.node, gradient);
-      else accumulateIntoLeaf(output, gradient);
-    });
-    try {
-      for (let item = pending.next(); item; item = pending.next()) {
-        const { record, gradients: incoming } = item;
-        try {
-          scope(() => {
-            const results = record.run(incoming);
-            record.edges.forEach((edge, index) => {
-              const gradient = results[index];
-              if (!edge || !gradient) return;
-              if ("leaf" in edge) accumulateIntoLeaf(edge.leaf, gradient);
-              else pending.add(edge.node, gradient);
-            });
-            for (const edge of record.edges) {
-              if (edge && "leaf" in edge) edge.leaf.hooks?.gradientWritten();
-            }
-          });
-        } finally {
-          for (const gradient of incoming) gradient?.dispose();
-        }
-      }
-    } finally {
-      pending.clear();
-    }
-  });
-}
-
 /**
  * Runs `fn` without keeping what it saves, and runs it again in backward: activation recomputation (Chen et al. 2016,
  * arXiv 1604.06174). The kernels are deterministic, so the gradients have the same bits as without.
- * @param fn a function of `inputs` alone (it may use parameters); must return tensors made inside
+ * @param fn a function of `inputs` alone (it may use parameters); must return tensors made inside, and may not change its
+ *   inputs in place
+ * @throws AutogradError if it does not keep to that
  */
 export function recompute<const T extends readonly Tensor[]>(
   op: string,
@@ -290,9 +249,28 @@ export function recompute<const T extends readonly Tensor[]>(
   fn: (...inputs: Tensor[]) => T,
 ): T {
   if (!gradientsEnabled()) return fn(...inputs);
-  const outputs = noGrad(() => scope(() => fn(...inputs)));
+  const versions = inputs.map((input) => input.version);
+  const outputs = noGrad(() =>
+    scope(() => {
+      const made = fn(...inputs);
+      if (!Array.isArray(made) || !made.every((output) => Tensor.isTensor(output))) {
+        throw argumentError("recompute", "an array of tensors", "the result of fn", made);
+      }
+      if (inputs.some((input, index) => input.version !== versions[index])) {
+        throw new AutogradError(
+          `[recompute] ${op} changes one of its inputs in place: backward could not compute it again`,
+        );
+      }
+      if (made.some((output) => inputs.includes(output) || output.requiresGrad)) {
+        throw new AutogradError(
+          `[recompute] ${op} returns a tensor that was not made inside, such as one of its inputs: use that directly`,
+        );
+      }
+      return made;
+    }),
+  );
   const needed = inputs.map((input) => input.requiresGrad);
-  const backward: BackwardFunction = (gradients, saved) => {
+  const backward: BackwardFunction = (gradients, saved, _into, _needs, only) => {
     const captured: (Tensor | null)[] = inputs.map(() => null);
     withGrad(() => {
       const entries = saved.map((tensor) => tensor.view(tensor.shape));
@@ -317,6 +295,7 @@ export function recompute<const T extends readonly Tensor[]>(
       runBackward(
         used.map(({ output }) => output),
         used.map(({ gradient }) => gradient),
+        only,
       );
     });
     for (const tensor of captured) tensor?.setScope(currentScope());
@@ -327,19 +306,26 @@ export function recompute<const T extends readonly Tensor[]>(
 }
 
 /**
- * The gradient of a scalar function: `grad(fn)(x, y)` gives the gradients of `fn(x, y)` with respect to x and y (f32).
- * The inputs' own `grad` is left alone.
+ * The gradient of a scalar function: `grad(fn)(x, y)` gives the gradients of `fn(x, y)` with respect to x and y (f32). First
+ * order only: what is computed from the gradients does not know where they came from.
+ * The `grad` of the inputs and of everything else that `fn` uses, such as a module's parameters, is left alone.
+ * @throws AutogradError if nothing that the result of fn was computed from needs a gradient
  */
 export function grad(fn: (...inputs: Tensor[]) => Tensor): (...inputs: Tensor[]) => Tensor[] {
+  if (typeof fn !== "function") throw argumentError("grad", "a function", "fn", fn);
   return (...inputs) =>
     scope(() =>
       withGrad(() => {
-        const leaves = inputs.map((input) => {
+        const leaves = inputs.map((input, index) => {
+          checkTensor("grad", `input ${index}`, input);
           const leaf = input.detach();
           leaf.requiresGrad = true;
           return leaf;
         });
-        fn(...leaves).backward();
+        const only = onlyInto(leaves);
+        const output = fn(...leaves);
+        checkTensor("grad", "the result of fn", output);
+        backwardFrom(output, {}, only);
         return leaves.map((leaf) => {
           const result = empty(leaf.shape, { dtype: "f32", device: leaf.device }, "grad");
           if (leaf.grad) native.cast(leaf.grad.native, result.native);

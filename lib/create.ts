@@ -1,8 +1,17 @@
 /** Tensors from numbers: of one value, of a range, of arrays. */
+import {
+  argumentError,
+  checkBoolean,
+  checkDevice,
+  checkNumber,
+  checkOptions,
+  describe,
+  shapeText,
+} from "./check.js";
 import { type Device, defaultDevice } from "./device.js";
 import { ArgumentError, DTypeError, ShapeError } from "./errors.js";
 import { type DType, native, typedNativeError } from "./native.js";
-import { empty, type Tensor } from "./tensor.js";
+import { empty as allocated, Tensor } from "./tensor.js";
 
 /** How a new tensor is made; what is left out is f32, on the default device, without gradient. */
 export interface TensorOptions {
@@ -16,32 +25,79 @@ export type TypedArray = Float32Array | Float64Array | Int32Array | Uint16Array 
 /** Numbers in nested arrays, as deep as the tensor has axes. */
 export type NestedNumbers = number | readonly NestedNumbers[];
 
-function marked(result: Tensor, options: TensorOptions): Tensor {
-  if (options.requiresGrad) {
-    if (result.dtype === "i32") {
-      throw new DTypeError("[tensor] a tensor of i32 cannot require a gradient");
-    }
-    result.requiresGrad = true;
+const commonOptions = ["dtype", "device", "requiresGrad"];
+
+/** The options of a new tensor, checked; the dtype is checked where the tensor is made. */
+function checked(
+  op: string,
+  options: TensorOptions,
+  defaultDType: DType,
+  own: readonly string[] = [],
+): Required<TensorOptions> {
+  checkOptions(op, options, [...own, ...commonOptions]);
+  const { dtype = defaultDType, device = defaultDevice(), requiresGrad = false } = options;
+  checkDevice(op, "device", device);
+  checkBoolean(op, "requiresGrad", requiresGrad);
+  if (requiresGrad && dtype === "i32") {
+    throw new DTypeError(`[${op}] a tensor of i32 cannot require a gradient`);
   }
+  return { dtype, device, requiresGrad };
+}
+
+/** A tensor whose numbers `write` sets; gone again if that fails. */
+function filled(
+  op: string,
+  shape: readonly number[],
+  options: Required<TensorOptions>,
+  write: (result: Tensor) => void,
+): Tensor {
+  const result = allocated(shape, options, op);
+  try {
+    write(result);
+  } catch (error) {
+    result.dispose();
+    throw typedNativeError(error);
+  }
+  result.requiresGrad = options.requiresGrad;
   return result;
 }
 
-/** A tensor filled with one value. */
+/**
+ * A tensor whose elements are not set yet: the first operation that writes it gives it memory.
+ * @param like dtype and device, e.g. of another tensor; f32 on the default device if left out
+ */
+export function empty(
+  shape: readonly number[],
+  like: { dtype?: DType; device?: Device } = {},
+): Tensor {
+  if (!Tensor.isTensor(like)) checkOptions("empty", like, ["dtype", "device"]);
+  const { dtype = "f32", device = defaultDevice() } = like;
+  checkDevice("empty", "device", device);
+  return allocated(shape, { dtype, device });
+}
+
+/** A tensor filled with one value; f32 unless stated. */
 export function full(shape: readonly number[], value: number, options: TensorOptions = {}): Tensor {
-  if (typeof value !== "number") {
-    throw new ArgumentError(`[full] expected a number for value but received ${typeof value}`);
-  }
-  const result = empty(shape, options, "full");
-  native.fill(result.native, value);
-  return marked(result, options);
+  return constant("full", shape, value, options);
 }
 
 export function zeros(shape: readonly number[], options: TensorOptions = {}): Tensor {
-  return full(shape, 0, options);
+  return constant("zeros", shape, 0, options);
 }
 
 export function ones(shape: readonly number[], options: TensorOptions = {}): Tensor {
-  return full(shape, 1, options);
+  return constant("ones", shape, 1, options);
+}
+
+function constant(
+  op: string,
+  shape: readonly number[],
+  value: number,
+  options: TensorOptions,
+): Tensor {
+  if (typeof value !== "number") throw argumentError(op, "a number", "value", value);
+  const all = checked(op, options, "f32");
+  return filled(op, shape, all, (result) => native.fill(result.native, value));
 }
 
 /** 0, 1, 2, ... `count - 1`, or `start + i * step`; i32 unless stated. */
@@ -49,14 +105,11 @@ export function arange(
   count: number,
   options: TensorOptions & { start?: number; step?: number } = {},
 ): Tensor {
+  const all = checked("arange", options, "i32", ["start", "step"]);
   const { start = 0, step = 1 } = options;
-  const result = empty(
-    [count],
-    { dtype: options.dtype ?? "i32", device: options.device ?? defaultDevice() },
-    "arange",
-  );
-  native.arange(result.native, start, step);
-  return marked(result, options);
+  checkNumber("arange", "start", start);
+  checkNumber("arange", "step", step);
+  return filled("arange", [count], all, (result) => native.arange(result.native, start, step));
 }
 
 function flatten(data: NestedNumbers, shape: number[], depth: number, out: number[]): void {
@@ -68,7 +121,7 @@ function flatten(data: NestedNumbers, shape: number[], depth: number, out: numbe
   }
   if (!Array.isArray(data)) {
     throw new ArgumentError(
-      `[tensor] expected numbers in nested arrays but received ${typeof data}`,
+      `[tensor] expected numbers in nested arrays but received ${describe(data)}`,
     );
   }
   if (depth === shape.length) {
@@ -119,6 +172,7 @@ export function tensor(
   data: TypedArray | NestedNumbers,
   options: TensorOptions & { shape?: readonly number[] } = {},
 ): Tensor {
+  const all = checked("tensor", options, data instanceof Int32Array ? "i32" : "f32", ["shape"]);
   let values: ArrayLike<number>;
   let shape: readonly number[];
   if (ArrayBuffer.isView(data)) {
@@ -131,27 +185,24 @@ export function tensor(
     values = numbers;
     shape = options.shape ?? found;
   }
-  const dtype = options.dtype ?? (data instanceof Int32Array ? "i32" : "f32");
-  const result = empty(shape, { dtype, device: options.device ?? defaultDevice() }, "tensor");
-  if (result.size !== values.length) {
-    throw new ShapeError(
-      `[tensor] shape [${shape}] needs ${result.size} numbers, got ${values.length}`,
-    );
-  }
-  try {
-    if (dtype === "i32") {
-      result.native.write(data instanceof Int32Array ? data : toInt32(values));
-    } else if (dtype === "bf16") {
-      const bits =
-        data instanceof Uint16Array
-          ? data
-          : bf16Bits(data instanceof Float32Array ? data : Float32Array.from(values));
-      result.native.write(bits);
-    } else {
-      result.native.write(data instanceof Float32Array ? data : Float32Array.from(values));
+  return filled("tensor", shape, all, (result) => {
+    if (result.size !== values.length) {
+      throw new ShapeError(
+        `[tensor] shape ${shapeText(shape)} needs ${result.size} numbers, got ${values.length}`,
+      );
     }
-  } catch (error) {
-    throw typedNativeError(error);
-  }
-  return marked(result, options);
+    result.native.write(elements(data, values, result.dtype));
+  });
+}
+
+/** What is written for numbers of a dtype; an array that holds them in that form already is taken as it is. */
+function elements(
+  data: TypedArray | NestedNumbers,
+  values: ArrayLike<number>,
+  dtype: DType,
+): Float32Array | Int32Array | Uint16Array {
+  if (dtype === "i32") return data instanceof Int32Array ? data : toInt32(values);
+  if (dtype === "bf16" && data instanceof Uint16Array) return data;
+  const floats = data instanceof Float32Array ? data : Float32Array.from(values);
+  return dtype === "bf16" ? bf16Bits(floats) : floats;
 }

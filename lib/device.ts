@@ -29,9 +29,24 @@ export function defaultDevice(): Device {
   return current;
 }
 
-/** Makes a device the one of all tensors that are made without naming one, in this thread. */
+/**
+ * Makes a device the one of all tensors that are made without naming one, in this thread.
+ * @throws ArgumentError for anything but a device, e.g. the name of one: `parseDevice` takes those
+ */
 export function setDefaultDevice(device: Device): void {
+  if (!isDevice(device)) {
+    throw new ArgumentError(
+      '[setDefaultDevice] expected a device: cpu, cuda(0) or parseDevice("cuda:0")',
+    );
+  }
   current = device;
+}
+
+/** Whether a value is a device. @internal */
+export function isDevice(value: unknown): value is Device {
+  if (typeof value !== "object" || value === null) return false;
+  const { type, index } = value as Partial<Device>;
+  return (type === "cpu" && index === 0) || (type === "cuda" && Number.isInteger(index));
 }
 
 export function sameDevice(a: Device, b: Device): boolean {

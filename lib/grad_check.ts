@@ -1,6 +1,5 @@
-import { noGrad } from "./autograd.js";
-import { tensor } from "./create.js";
-import { AutogradError } from "./errors.js";
+import { noGrad, onlyInto, withGrad } from "./autograd.js";
+import { backwardFrom } from "./backward.js";
 import {
   argumentError,
   checkDType,
@@ -8,7 +7,9 @@ import {
   checkOptions,
   checkTensor,
   shapeText,
-} from "./ops/check.js";
+} from "./check.js";
+import { tensor } from "./create.js";
+import { AutogradError } from "./errors.js";
 import { scope } from "./scope.js";
 import type { Tensor } from "./tensor.js";
 
@@ -38,7 +39,8 @@ export interface GradCheckResult {
 /**
  * Checks the gradients of a function of your own against central differences. The output is projected on random numbers,
  * so that every element of every output counts, and the projection is summed in float64. Costs two evaluations of `fn`
- * for each element of an f32 input; i32 inputs are passed through.
+ * for each element of an f32 input; i32 inputs are passed through. First order only. The `grad` of the inputs and of
+ * everything else that `fn` uses, such as a module's parameters, is left alone.
  * @param fn deterministic, of f32 (and i32) tensors; should be smooth within `eps` of the inputs
  * @returns the worst element
  * @throws AutogradError naming the worst element if it is beyond the tolerance, or NaN
@@ -114,10 +116,12 @@ async function analyticGradients(
       const requiresGrad = place[i]?.dtype === "f32";
       return tensor(data, { ...place[i], requiresGrad });
     });
-    const output = fn(...leaves);
+    const only = onlyInto(leaves);
+    const output = withGrad(() => fn(...leaves));
     checkTensor("checkGradients", "the result of fn", output);
     const { shape, dtype, device } = output;
-    output.backward({ gradient: tensor(weights(output.size), { shape, dtype, device }) });
+    const gradient = tensor(weights(output.size), { shape, dtype, device });
+    backwardFrom(output, { gradient }, only);
     return Promise.all(
       leaves.map((leaf) => {
         if (!leaf.requiresGrad) return null;

@@ -1,10 +1,11 @@
 // The public surface: everything a user imports from "llamaforge".
 export { grad, noGrad, recompute } from "./autograd.js";
+export type { BackwardOptions } from "./backward.js";
 export { type LoadLlamaOptions, loadLlama, saveLlama } from "./checkpoint/llama.js";
 export { openCheckpoint, openNewest } from "./checkpoint/load.js";
 export { verifyCheckpoint } from "./checkpoint/manifest.js";
 export { readSafetensors, type StoredTensor, writeSafetensors } from "./checkpoint/safetensors.js";
-export { arange, full, ones, type TensorOptions, tensor, zeros } from "./create.js";
+export { arange, empty, full, ones, type TensorOptions, tensor, zeros } from "./create.js";
 export { Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
 export { prepare } from "./data/prepare.js";
@@ -59,7 +60,7 @@ export * from "./optim/index.js";
 export { writeReport } from "./report/html.js";
 export { memory, resetPeakMemory, setMemoryLimit, synchronize } from "./runtime.js";
 export { keep, scope } from "./scope.js";
-export { type DType, empty, Tensor } from "./tensor.js";
+export { type DType, Tensor } from "./tensor.js";
 export {
   loadConfig,
   parseConfig,

@@ -11,7 +11,8 @@ export class Scope {
   readonly #parent: Scope | undefined;
   readonly #tensors = new Set<Tensor>();
   readonly #records = new Set<TapeRecord>();
-  #keptGraph = false;
+  /** The graph of the tensors that were handed out. */
+  readonly #kept: TapeRecord[] = [];
   #open = true;
 
   constructor(parent: Scope | undefined) {
@@ -46,29 +47,45 @@ export class Scope {
   }
 
   /**
-   * Moves a tensor to the scope around this one, with the graph that led to it.
+   * Moves a tensor to the scope around this one; the graph that led to it follows when this one ends.
    * @internal
    */
   moveOut(tensor: Tensor): void {
     this.#tensors.delete(tensor);
     const outer = this.#parent?.nearestOpen();
     tensor.setScope(outer);
-    if (tensor.node) this.#keptGraph = true;
+    if (tensor.node) this.#kept.push(tensor.node.record);
   }
 
-  /** Ends the scope: frees its tensors and the part of the graph that nothing outside can reach. */
+  /** Ends the scope: frees its tensors, and the graph but for what led to the tensors that were handed out. */
   [Symbol.dispose](): void {
     if (!this.#open) return;
     this.#open = false;
     const outer = this.#parent?.nearestOpen();
+    const kept = this.#keptRecords();
     for (const record of this.#records) {
-      if (this.#keptGraph) record.setScope(outer);
+      if (kept.has(record)) record.setScope(outer);
       else record.release();
     }
     this.#records.clear();
     for (const tensor of this.#tensors) tensor.disposeInScope();
     this.#tensors.clear();
     if (storage.getStore() === this) storage.enterWith(outer);
+  }
+
+  /** What the gradients of the tensors that were handed out go through, as far back as this scope's records reach. */
+  #keptRecords(): ReadonlySet<TapeRecord> {
+    const found = new Set<TapeRecord>();
+    if (this.#kept.length === 0) return found;
+    let first = Number.POSITIVE_INFINITY;
+    for (const { id } of this.#records) first = Math.min(first, id);
+    const open = [...this.#kept];
+    for (let record = open.pop(); record; record = open.pop()) {
+      if (record.id < first || found.has(record)) continue; // inputs have lower ids
+      found.add(record);
+      for (const edge of record.edges) if (edge && "node" in edge) open.push(edge.node.record);
+    }
+    return found;
   }
 }
 

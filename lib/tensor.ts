@@ -1,6 +1,8 @@
-import { type GraphNode, runBackward } from "./autograd.js";
+import type { GraphNode } from "./autograd.js";
+import { type BackwardOptions, backwardFrom } from "./backward.js";
+import { checkBoolean, checkDevice } from "./check.js";
 import { type Device, defaultDevice, deviceName } from "./device.js";
-import { ArgumentError, AutogradError, DisposedError, ShapeError } from "./errors.js";
+import { DisposedError, DTypeError, ShapeError } from "./errors.js";
 import {
   addon,
   type DType,
@@ -29,9 +31,20 @@ export interface LeafHooks {
   gradientNeeded(): void;
 }
 
+/** What tensors over the same memory, views included, know of it together. */
+interface Memory {
+  /** Counts the writes in place: what the tape has saved must not change before its backward. */
+  version: number;
+  /** What wrote last, for messages. */
+  writer: string;
+  /** Leaves over it that require a gradient. */
+  leaves: number;
+}
+
 /** A native reference that several Tensor objects share: handles of the user and references held by the tape. */
 interface Handle {
   readonly native: NativeTensor;
+  readonly memory: Memory;
   references: number;
 }
 
@@ -45,8 +58,6 @@ export class Tensor {
   readonly device: Device;
   /** Number of elements. */
   readonly size: number;
-  /** Whether `backward()` computes a gradient for this tensor. */
-  requiresGrad = false;
   /** The operation that made it, for messages. */
   op: string;
 
@@ -60,6 +71,9 @@ export class Tensor {
   #scope: Scope | undefined;
   #gradient: Tensor | null = null;
   #gradientFilled = false;
+  #requiresGrad = false;
+  /** The memory's version that this tensor's place in the graph stands for. */
+  #version: number;
 
   /** @internal Use `tensor()`, `zeros()`, ... */
   constructor(
@@ -78,6 +92,7 @@ export class Tensor {
     let size = 1;
     for (const extent of shape) size *= extent;
     this.size = size;
+    this.#version = handle.memory.version;
     this.#scope = scope;
     scope?.addTensor(this);
   }
@@ -155,7 +170,8 @@ export class Tensor {
   view(shape: readonly number[], offset = 0): Tensor {
     this.checkAlive("view");
     try {
-      const handle = { native: this.native.view(offset, shape), references: 1 };
+      const { memory } = this.#handle as Handle;
+      const handle = { native: this.native.view(offset, shape), memory, references: 1 };
       return new Tensor(handle, [...shape], this.dtype, this.device, this.op, currentScope());
     } catch (error) {
       throw typedNativeError(error);
@@ -176,12 +192,14 @@ export class Tensor {
   /** @internal */
   disposeInScope(): void {
     if (!this.#handle) return;
+    if (this.#requiresGrad && !this.node) this.#handle.memory.leaves--;
     if (--this.#handle.references === 0) this.#handle.native.dispose();
     this.#handle = null;
     this.#scope = undefined;
     this.node = null;
     this.#gradient?.dispose();
     this.#gradient = null;
+    this.#gradientFilled = false;
   }
 
   /** Another handle to the same memory that belongs to no scope. @internal */
@@ -203,6 +221,37 @@ export class Tensor {
     return new Tensor(handle, this.shape, this.dtype, this.device, this.op, scope);
   }
 
+  /** How often the memory has been written in place. @internal */
+  get version(): number {
+    return (this.#handle as Handle).memory.version;
+  }
+
+  /** What wrote the memory last, for messages. @internal */
+  get writer(): string {
+    return (this.#handle as Handle).memory.writer;
+  }
+
+  /**
+   * Says that `writer` has written the memory in place: backward refuses to compute with numbers that were saved before, and
+   * other tensors over it that have a place in the graph are outdated.
+   * @internal
+   */
+  changed(writer: string): void {
+    const { memory } = this.#handle as Handle;
+    this.#version = ++memory.version;
+    memory.writer = writer;
+  }
+
+  /** Whether the numbers are others than those that this tensor's place in the graph stands for. @internal */
+  get outdated(): boolean {
+    return this.#version !== (this.#handle as Handle).memory.version;
+  }
+
+  /** Whether a leaf that requires a gradient lies in this memory. @internal */
+  get holdsLeaf(): boolean {
+    return (this.#handle as Handle).memory.leaves > 0;
+  }
+
   /** @internal */
   get scope(): Scope | undefined {
     return this.#scope;
@@ -215,6 +264,28 @@ export class Tensor {
   }
 
   // ---- gradients
+
+  /** Whether `backward()` computes a gradient for this tensor. @throws DTypeError when set on i32, which has none */
+  get requiresGrad(): boolean {
+    return this.#requiresGrad;
+  }
+
+  set requiresGrad(value: boolean) {
+    checkBoolean("requiresGrad", "requiresGrad", value);
+    if (value === this.#requiresGrad) return;
+    this.checkAlive("requiresGrad");
+    if (value && this.dtype === "i32") {
+      throw new DTypeError("[requiresGrad] a tensor of i32 cannot require a gradient");
+    }
+    this.#requiresGrad = value;
+    if (!this.node) (this.#handle as Handle).memory.leaves += value ? 1 : -1;
+  }
+
+  /** Makes it an output of a recorded operation. @internal */
+  setNode(node: GraphNode): void {
+    this.node = node;
+    this.#requiresGrad = true;
+  }
 
   /**
    * The accumulated gradient of a leaf (f32, same shape), or null before the first `backward()`. It belongs to this
@@ -229,10 +300,13 @@ export class Tensor {
     this.#gradientFilled = false;
   }
 
-  /** Gives the gradient a place of its own, e.g. in a flat buffer. @internal */
+  /** Gives the gradient a place of its own, e.g. in a flat buffer; one that is there already moves to it. @internal */
   bindGradient(buffer: Tensor): void {
+    const earlier = this.#gradient;
     this.#gradient = buffer;
-    this.#gradientFilled = false;
+    if (!earlier) return;
+    if (this.#gradientFilled) native.cast(earlier.native, buffer.native);
+    earlier.dispose();
   }
 
   /** Where the next gradient goes, and whether it is added there. Marks the gradient as present. @internal */
@@ -241,6 +315,7 @@ export class Tensor {
     this.#gradient ??= untracked(this.shape, "f32", this.device, "backward");
     const accumulate = this.#gradientFilled;
     this.#gradientFilled = true;
+    this.#gradient.changed("backward");
     return { tensor: this.#gradient, accumulate };
   }
 
@@ -253,41 +328,12 @@ export class Tensor {
    * Computes the gradients of all leaves that led to this tensor and adds them to their `grad`.
    * @param options.gradient gradient of this tensor; may be left out for one element, then it is `scale`
    * @param options.scale factor, e.g. 1/N for N accumulated micro-batches (1)
-   * @throws AutogradError if nothing needs a gradient or the graph has been used up
+   * @throws AutogradError if nothing needs a gradient, the graph has been used up, or a tensor that it needs was written in
+   *   place meanwhile (an optimizer's step, `rope` in place)
+   * @throws ArgumentError, ShapeError, DTypeError, DeviceError, DisposedError for options that do not fit
    */
-  backward(options: { gradient?: Tensor; scale?: number } = {}): void {
-    this.checkAlive("backward");
-    const { gradient, scale = 1 } = options;
-    if (!Number.isFinite(scale)) {
-      throw new ArgumentError(`[backward] expected a finite scale, got ${scale}`);
-    }
-    if (!this.requiresGrad) {
-      throw new AutogradError(
-        "[backward] nothing here needs a gradient: no input has requiresGrad, or it was made inside noGrad()",
-      );
-    }
-    if (gradient) {
-      if (scale !== 1) throw new ArgumentError("[backward] give either a gradient or a scale");
-      if (gradient.shape.join() !== this.shape.join() || gradient.dtype !== this.dtype) {
-        throw new ShapeError(
-          `[backward] expected a gradient of ${this.dtype} [${this.shape}], got ${gradient.dtype} [${gradient.shape}]`,
-        );
-      }
-      runBackward([this], [gradient]);
-      return;
-    }
-    if (this.size !== 1) {
-      throw new ShapeError(
-        `[backward] expected one element (a loss), got shape [${this.shape}]: sum it, or give its gradient`,
-      );
-    }
-    const seed = untracked(this.shape, this.dtype, this.device, "backward");
-    native.fill(seed.native, scale);
-    try {
-      runBackward([this], [seed]);
-    } finally {
-      seed.dispose();
-    }
+  backward(options: BackwardOptions = {}): void {
+    backwardFrom(this, options, null);
   }
 
   /** A leaf over the same memory, cut off from the graph. */
@@ -301,10 +347,12 @@ export class Tensor {
   }
 }
 
-function newHandle(shape: readonly number[], dtype: DType, device: Device): Handle {
+function newHandle(shape: readonly number[], dtype: DType, device: Device, op: string): Handle {
   const number = deviceNumber(device);
+  if (!(number >= 0)) checkDevice(op, "device", device);
   try {
-    return { native: new addon.NativeTensor(number, dtype, shape), references: 1 };
+    const memory = { version: 0, writer: "", leaves: 0 };
+    return { native: new addon.NativeTensor(number, dtype, shape), memory, references: 1 };
   } catch (error) {
     throw typedNativeError(error);
   }
@@ -317,12 +365,12 @@ export function untracked(
   device: Device,
   op: string,
 ): Tensor {
-  return new Tensor(newHandle(shape, dtype, device), [...shape], dtype, device, op, undefined);
+  return new Tensor(newHandle(shape, dtype, device, op), [...shape], dtype, device, op, undefined);
 }
 
 /**
- * A tensor whose elements are not set yet: the first operation that writes it gives it memory.
- * @param like dtype and device, e.g. of another tensor; f32 on the default device if left out
+ * What `empty` of create.ts gives, from arguments that were checked: operations make their results with it.
+ * @internal
  */
 export function empty(
   shape: readonly number[],
@@ -330,5 +378,12 @@ export function empty(
   op = "empty",
 ): Tensor {
   const { dtype = "f32", device = defaultDevice() } = like;
-  return new Tensor(newHandle(shape, dtype, device), [...shape], dtype, device, op, currentScope());
+  return new Tensor(
+    newHandle(shape, dtype, device, op),
+    [...shape],
+    dtype,
+    device,
+    op,
+    currentScope(),
+  );
 }

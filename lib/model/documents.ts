@@ -1,5 +1,5 @@
+import { checkBoolean, checkDocumentStarts, checkOptions } from "../check.js";
 import { ArgumentError } from "../errors.js";
-import { checkBoolean, checkDocumentStarts, checkOptions } from "../ops/check.js";
 import type { Tensor } from "../tensor.js";
 
 /** How the documents of a window are kept apart; without it a window is one text, as TinyLlama has it. */

@@ -1,7 +1,4 @@
 import { differentiable, gradientsEnabled } from "../autograd.js";
-import { ArgumentError, AutogradError, ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   checkDocumentStarts,
   checkFloat,
@@ -13,7 +10,10 @@ import {
   checkSameDType,
   checkShape,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { ArgumentError, AutogradError, ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 export interface AttentionOptions {
   /** Query heads. */
@@ -90,7 +90,7 @@ export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tenso
   const lse = empty([batch, heads, time], { dtype: "f32", device: qkv.device });
   const { native: starts = null } = documentStarts ?? {};
   native.attentionForward(qkv.native, starts, o.native, lse.native, heads, kvHeads, scale);
-  return differentiable(op, {
+  const result = differentiable(op, {
     inputs: [qkv],
     outputs: [o],
     saved: [qkv, o, lse, ...(documentStarts ? [documentStarts] : [])],
@@ -112,6 +112,8 @@ export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tenso
       return [dqkv];
     },
   });
+  lse.dispose();
+  return result;
 }
 
 export interface CachedAttentionOptions extends AttentionOptions {
@@ -158,5 +160,6 @@ export function attentionCached(
   }
   const o = empty([batch, time, heads * headSize], qkv, op);
   native.attentionCached(qkv.native, cache.native, o.native, heads, kvHeads, position, scale);
+  cache.changed(op);
   return o;
 }

@@ -1,4 +1,5 @@
 import { differentiable } from "../autograd.js";
+import { broadcastShapes, checkFloat, checkTensor } from "../check.js";
 import type { Tensor } from "../tensor.js";
 import {
   applyBinary,
@@ -8,7 +9,6 @@ import {
   scalarLike,
   sumTo,
 } from "./broadcast.js";
-import { broadcastShapes, checkFloat, checkTensor } from "./check.js";
 import { applyUnary, square } from "./unary.js";
 import { applyWhere } from "./where.js";
 

@@ -1,9 +1,4 @@
 import { differentiable } from "../autograd.js";
-import { full } from "../create.js";
-import type { Device } from "../device.js";
-import { ShapeError } from "../errors.js";
-import { type DType, native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   argumentError,
   broadcastShapes,
@@ -12,7 +7,12 @@ import {
   checkShapeArgument,
   checkTensor,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { full } from "../create.js";
+import type { Device } from "../device.js";
+import { ShapeError } from "../errors.js";
+import { type DType, native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 /** What arithmetic takes: a tensor or a plain number. */
 export type Operand = Tensor | number;

@@ -1,7 +1,7 @@
 import { differentiable } from "../autograd.js";
+import { checkChoice, checkTensor } from "../check.js";
 import { native } from "../native.js";
 import { type DType, empty, type Tensor } from "../tensor.js";
-import { checkChoice, checkTensor } from "./check.js";
 
 /**
  * Conversion to another dtype; to the same one, the same memory again.

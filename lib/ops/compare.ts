@@ -1,6 +1,6 @@
+import { broadcastShapes, checkTensor } from "../check.js";
 import type { Tensor } from "../tensor.js";
 import { applyBinary, type ComparisonKind, checkOperands, type Operand } from "./broadcast.js";
-import { broadcastShapes, checkTensor } from "./check.js";
 
 // Comparisons of two tensors, or of a tensor and a plain number (rounded to the tensor's dtype), with NumPy's
 // broadcasting. They give i32, 1 where it holds and 0 elsewhere, and have no gradient. With NaN only `ne` holds.

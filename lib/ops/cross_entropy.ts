@@ -1,7 +1,4 @@
 import { differentiable } from "../autograd.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   checkDType,
   checkFloat,
@@ -10,7 +7,10 @@ import {
   checkSameDevice,
   checkShape,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 export interface CrossEntropyOptions {
   /** Targets with this id are left out of the mean (-100). */
@@ -66,10 +66,13 @@ export function crossEntropy(
   const rows = logits.size / classes;
   const loss = empty([], { dtype: "f32", device: logits.device });
   const lse = empty([rows], loss);
-  const matrix = (x: Tensor) => x.view([rows, classes]).native;
-  const list = (x: Tensor) => x.view([rows]).native;
-  native.crossEntropyForward(matrix(logits), list(targets), loss.native, lse.native, ignoreIndex);
-  return differentiable("crossEntropy", {
+  const matrix = (x: Tensor) => x.view([rows, classes]);
+  const list = (x: Tensor) => x.view([rows]);
+  const views = [matrix(logits), list(targets)] as const;
+  const [x, ids] = views;
+  native.crossEntropyForward(x.native, ids.native, loss.native, lse.native, ignoreIndex);
+  for (const view of views) view.dispose();
+  const result = differentiable("crossEntropy", {
     inputs: [logits],
     outputs: [loss],
     saved: [logits, targets, lse],
@@ -79,13 +82,15 @@ export function crossEntropy(
       const seed = (dLoss as Tensor).native;
       native.crossEntropyBackward(
         seed,
-        matrix(logits),
-        list(targets),
+        matrix(logits).native,
+        list(targets).native,
         lse.native,
-        matrix(dLogits),
+        matrix(dLogits).native,
         ignoreIndex,
       );
       return [dLogits];
     },
   });
+  lse.dispose();
+  return result;
 }

@@ -1,7 +1,7 @@
 import { differentiable } from "../autograd.js";
+import { checkDType, checkFloat, checkRank, checkSameDevice } from "../check.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
-import { checkDType, checkFloat, checkRank, checkSameDevice } from "./check.js";
 import { weightGradient } from "./weight_gradient.js";
 
 /**
@@ -24,11 +24,13 @@ export function embedding(ids: Tensor, weight: Tensor): Tensor {
     outputs: [y],
     // Backward does not read the table: only its shape and dtype count.
     saved: [ids],
-    backward: ([dy], [ids], into) => [
+    backward: ([dy], [ids], into, needs) => [
       null,
-      weightGradient(weight, into(1), (buffer) =>
-        native.embeddingBackward((ids as Tensor).native, (dy as Tensor).native, buffer.native),
-      ),
+      needs(1)
+        ? weightGradient(weight, into(1), (buffer) =>
+            native.embeddingBackward((ids as Tensor).native, (dy as Tensor).native, buffer.native),
+          )
+        : null,
     ],
   });
 }

@@ -1,9 +1,9 @@
 import { differentiable } from "../autograd.js";
+import { checkAxis, checkDType, checkSameDevice, checkTensor, shapeText } from "../check.js";
 import { zeros } from "../create.js";
 import { ShapeError } from "../errors.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
-import { checkAxis, checkDType, checkSameDevice, checkTensor, shapeText } from "./check.js";
 
 /**
  * Picks elements along an axis: y[.., i, ..] = x[.., index[.., i, ..], ..], PyTorch's gather.

@@ -1,7 +1,4 @@
 import { differentiable } from "../autograd.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   checkFloat,
   checkRank,
@@ -9,7 +6,10 @@ import {
   checkSameDType,
   checkShape,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 /** The same memory with at least two axes; products fold further leading axes into rows by themselves. */
 const asRows = (x: Tensor): Tensor => (x.rank >= 2 ? x : x.view([1, x.size]));
@@ -40,7 +40,9 @@ export function linear(x: Tensor, weight: Tensor): Tensor {
   );
 
   const y = empty([...x.shape.slice(0, -1), outputs], x);
-  native.gemm(asRows(x).native, weight.native, asRows(y).native, false, true);
+  const rows = [asRows(x), asRows(y)] as const;
+  native.gemm(rows[0].native, weight.native, rows[1].native, false, true);
+  if (x.rank === 1) for (const view of rows) view.dispose();
   return differentiable("linear", {
     inputs: [x, weight],
     outputs: [y],

@@ -1,6 +1,4 @@
 import { differentiable, gradientsEnabled } from "../autograd.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   checkFloat,
   checkRank,
@@ -8,7 +6,9 @@ import {
   checkSameDType,
   checkShape,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 import { type CrossEntropyOptions, checkTargets } from "./cross_entropy.js";
 
 /** The gradient of a tensor that is no leaf has that tensor's dtype. */
@@ -52,29 +52,33 @@ export function linearCrossEntropy(
   const recording = gradientsEnabled();
   const dx = recording && x.requiresGrad ? empty([rows, hidden], x) : null;
   const dWeight = recording && weight.requiresGrad ? empty(weight.shape, loss) : null;
+  const matrix = x.view([rows, hidden]);
+  const ids = targets.view([rows]);
   native.linearCrossEntropy(
-    x.view([rows, hidden]).native,
+    matrix.native,
     weight.native,
-    targets.view([rows]).native,
+    ids.native,
     loss.native,
     dx?.native ?? null,
     dWeight?.native ?? null,
     ignoreIndex,
   );
+  matrix.dispose();
+  ids.dispose();
   const result = differentiable(op, {
     inputs: [x, weight],
     outputs: [loss],
     saved: [weight, ...(dx ? [dx] : []), ...(dWeight ? [dWeight] : [])],
-    backward: ([dLoss], [weight, ...gradients], into) => {
+    backward: ([dLoss], [weight, ...gradients], into, needs) => {
       const factor = (dLoss as Tensor).native;
       const results: (Tensor | null)[] = [null, null];
-      if (dx) {
+      if (dx && needs(0)) {
         const saved = gradients[0] as Tensor;
         const scaled = empty([rows, hidden], saved);
         native.binary(saved.native, factor, scaled.native, "mul");
         results[0] = scaled.view(shape);
       }
-      if (dWeight) {
+      if (dWeight && needs(1)) {
         const saved = gradients[dx ? 1 : 0] as Tensor;
         const target = into(1);
         const scaled = target?.tensor ?? empty(saved.shape, saved);

@@ -1,18 +1,22 @@
 import { differentiable } from "../autograd.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
-import { repeatTo, sameShape, sumTo } from "./broadcast.js";
 import {
   broadcastShapes,
   checkFloat,
   checkSameDevice,
   checkSameDType,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { scope } from "../scope.js";
+import { empty, type Tensor } from "../tensor.js";
+import { repeatTo, sameShape, sumTo } from "./broadcast.js";
 
-const batchOf = (x: Tensor): number[] => x.shape.slice(0, -2);
-const matrixOf = (x: Tensor): [number, number] => x.shape.slice(-2) as [number, number];
+interface Shaped {
+  readonly shape: readonly number[];
+}
+const batchOf = ({ shape }: Shaped): number[] => shape.slice(0, -2);
+const matrixOf = ({ shape }: Shaped): [number, number] => shape.slice(-2) as [number, number];
 
 /** op(a) · op(b) for matrices with equal batch axes, or either with none: the kernel repeats that one by itself. */
 function product(a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean): Tensor {
@@ -32,8 +36,10 @@ function withBatch(x: Tensor, batch: readonly number[]): Tensor {
 }
 
 /** a as a matrix of one row, b as one of one column, by NumPy's rule for vectors. */
-const asLeft = (a: Tensor): Tensor => (a.rank === 1 ? a.view([1, a.size]) : a.view(a.shape));
-const asRight = (b: Tensor): Tensor => (b.rank === 1 ? b.view([b.size, 1]) : b.view(b.shape));
+const leftShape = (a: Tensor): readonly number[] => (a.rank === 1 ? [1, a.size] : a.shape);
+const rightShape = (b: Tensor): readonly number[] => (b.rank === 1 ? [b.size, 1] : b.shape);
+const asLeft = (a: Tensor): Tensor => a.view(leftShape(a));
+const asRight = (b: Tensor): Tensor => b.view(rightShape(b));
 
 /**
  * Matrix product over the last two axes; leading axes are batch and broadcast, as in NumPy. A vector on the left is a row, on
@@ -53,8 +59,8 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
       `[matmul] expected at least 1 axis for a and b but received shapes ${shapeText(a.shape)} and ${shapeText(b.shape)}`,
     );
   }
-  const left = asLeft(a);
-  const right = asRight(b);
+  const left = { shape: leftShape(a) };
+  const right = { shape: rightShape(b) };
   if (matrixOf(left)[1] !== matrixOf(right)[0]) {
     throw new ShapeError(
       `[matmul] shapes ${shapeText(a.shape)} and ${shapeText(b.shape)} do not multiply: ` +
@@ -63,11 +69,13 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   }
   const batch = broadcastShapes("matmul", batchOf(left), batchOf(right));
   const [rows, columns] = [matrixOf(left)[0], matrixOf(right)[1]];
-  const y = product(withBatch(left, batch), withBatch(right, batch), false, false);
   const shape = [...batch, ...(a.rank === 1 ? [] : [rows]), ...(b.rank === 1 ? [] : [columns])];
+  const y = scope(() =>
+    product(withBatch(asLeft(a), batch), withBatch(asRight(b), batch), false, false).view(shape),
+  );
   return differentiable("matmul", {
     inputs: [a, b],
-    outputs: [y.view(shape)],
+    outputs: [y],
     saved: [a, b],
     backward: ([dy], [a, b], _into, needs) => {
       const [left, right] = [asLeft(a as Tensor), asRight(b as Tensor)];

@@ -1,7 +1,3 @@
-import type { TensorOptions } from "../create.js";
-import { defaultDevice } from "../device.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   argumentError,
   checkBoolean,
@@ -10,7 +6,11 @@ import {
   checkNumber,
   checkOptions,
   checkShapeArgument,
-} from "./check.js";
+} from "../check.js";
+import type { TensorOptions } from "../create.js";
+import { defaultDevice } from "../device.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 /** Where in which sequence of random numbers a tensor starts. */
 export interface RandomOptions extends TensorOptions {

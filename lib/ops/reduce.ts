@@ -1,7 +1,4 @@
 import { differentiable } from "../autograd.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
-import { applyBinary, repeatTo, scalarLike } from "./broadcast.js";
 import {
   argumentError,
   checkAxes,
@@ -9,7 +6,10 @@ import {
   checkFloat,
   checkOptions,
   checkTensor,
-} from "./check.js";
+} from "../check.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import { applyBinary, repeatTo, scalarLike } from "./broadcast.js";
 
 // Reductions over one axis, several, or all. Sums combine in a fixed order: the same bits at any number of threads.
 

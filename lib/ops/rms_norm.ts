@@ -1,7 +1,4 @@
 import { type BackwardFunction, differentiable, type GradientTarget } from "../autograd.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   checkFloat,
   checkNumber,
@@ -9,7 +6,10 @@ import {
   checkSameDType,
   checkShape,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 import { weightGradient } from "./weight_gradient.js";
 
 function checkArguments(op: string, x: Tensor, weight: Tensor, eps: number): void {

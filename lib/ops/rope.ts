@@ -1,8 +1,4 @@
-import { differentiable, gradientsEnabled } from "../autograd.js";
-import { type Device, defaultDevice } from "../device.js";
-import { ArgumentError, ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+import { checkCurrent, differentiable, gradientsEnabled } from "../autograd.js";
 import {
   checkBoolean,
   checkDocumentStarts,
@@ -15,7 +11,11 @@ import {
   checkSameDevice,
   checkShape,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { type Device, defaultDevice } from "../device.js";
+import { ArgumentError, ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 /**
  * Cosines and sines of all angles position · theta^(-2i/headSize), computed in double.
@@ -55,7 +55,10 @@ export interface RopeOptions {
    * `attention`.
    */
   documentStarts?: Tensor | undefined;
-  /** Writes over x, which must not be used any more afterwards (false). */
+  /**
+   * Writes over x, which must not be used any more afterwards (false). Operations that need x as it was for their gradients
+   * refuse their backward: softmax and attention need what they returned, most others what they were given.
+   */
   inPlace?: boolean;
 }
 
@@ -95,8 +98,13 @@ function checkArguments(
     );
   }
   if (options.documentStarts !== undefined) checkDocumentStarts("rope", options.documentStarts, x);
-  if (inPlace && gradientsEnabled() && x.requiresGrad && !x.node) {
-    throw new ArgumentError("[rope] a leaf that requires a gradient cannot be changed in place");
+  if (inPlace && gradientsEnabled()) {
+    if (x.holdsLeaf) {
+      throw new ArgumentError(
+        "[rope] a leaf that requires a gradient cannot be changed in place, nor a view of one: leave inPlace out",
+      );
+    }
+    checkCurrent("rope", x);
   }
   return { heads, rotatedHeads, position, inPlace };
 }
@@ -115,7 +123,7 @@ export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
   const { native: starts = null } = documentStarts ?? {};
   const y = inPlace ? x.alias() : empty(x.shape, x);
   native.rope(x.native, table.native, starts, y.native, heads, rotatedHeads, position, false);
-  return differentiable("rope", {
+  const result = differentiable("rope", {
     inputs: [x],
     outputs: [y],
     saved: [table, ...(documentStarts ? [documentStarts] : [])],
@@ -136,4 +144,6 @@ export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
       return [dx];
     },
   });
+  if (inPlace) result.changed("rope");
+  return result;
 }

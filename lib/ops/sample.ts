@@ -1,6 +1,3 @@
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   argumentError,
   checkFloat,
@@ -8,7 +5,10 @@ import {
   checkNumber,
   checkOptions,
   checkTensor,
-} from "./check.js";
+} from "../check.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 function indices(op: string, name: string, x: Tensor): Tensor {
   if (x.rank === 0) {

@@ -1,7 +1,4 @@
 import { differentiable } from "../autograd.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   argumentError,
   checkAxes,
@@ -10,7 +7,10 @@ import {
   checkTensor,
   maxRank,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 
 // The same numbers under another shape or in another order of axes. Tensors are contiguous, so a new shape is a view of
 // the same memory and costs nothing, and a new order of axes is a copy.

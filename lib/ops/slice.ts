@@ -1,8 +1,4 @@
 import { differentiable } from "../autograd.js";
-import { zeros } from "../create.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   argumentError,
   checkAxis,
@@ -13,7 +9,11 @@ import {
   checkTensor,
   maxRank,
   shapeText,
-} from "./check.js";
+} from "../check.js";
+import { zeros } from "../create.js";
+import { ShapeError } from "../errors.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
 import { unsqueeze } from "./shape.js";
 
 // Parts of tensors, and tensors made of parts. Each copies.

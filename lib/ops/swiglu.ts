@@ -1,8 +1,8 @@
 import { differentiable } from "../autograd.js";
+import { checkFloat, shapeText } from "../check.js";
 import { ShapeError } from "../errors.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
-import { checkFloat, shapeText } from "./check.js";
 
 /**
  * SwiGLU on the packed product of one matrix: y = silu(gate) · up with silu(g) = g / (1 + e^-g).

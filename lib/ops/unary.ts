@@ -1,7 +1,7 @@
 import { differentiable } from "../autograd.js";
+import { checkFloat, checkTensor } from "../check.js";
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
-import { checkFloat, checkTensor } from "./check.js";
 
 // Functions of one tensor, element by element. f32 and bf16 (computed in f32); neg, abs, square and relu also i32.
 

@@ -1,15 +1,15 @@
 import { differentiable } from "../autograd.js";
-import { full } from "../create.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
-import { type Operand, scalarLike, sumTo } from "./broadcast.js";
 import {
   broadcastShapes,
   checkDType,
   checkSameDevice,
   checkSameDType,
   checkTensor,
-} from "./check.js";
+} from "../check.js";
+import { full } from "../create.js";
+import { native } from "../native.js";
+import { empty, type Tensor } from "../tensor.js";
+import { type Operand, scalarLike, sumTo } from "./broadcast.js";
 
 /**
  * condition ? a : b outside of the tape, for operands that were checked.
@@ -43,10 +43,11 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
     dtype: "f32" as const,
     device: condition.device,
   };
+  const shapeOf = (operand: Operand) => (typeof operand === "number" ? [] : operand.shape);
+  if (typeof a !== "number" && typeof b !== "number") checkSameDType("where", a, b);
+  broadcastShapes("where", condition.shape, broadcastShapes("where", shapeOf(a), shapeOf(b)));
   const left = typeof a === "number" ? scalarLike("where", "a", a, like) : a;
   const right = typeof b === "number" ? scalarLike("where", "b", b, like) : b;
-  checkSameDType("where", left, right);
-  broadcastShapes("where", condition.shape, broadcastShapes("where", left.shape, right.shape));
   const { shape: shapeA } = left;
   const { shape: shapeB } = right;
   const y = differentiable("where", {

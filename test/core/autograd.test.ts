@@ -1,7 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { grad, noGrad, recompute } from "../../lib/autograd.js";
 import { tensor, zeros } from "../../lib/create.js";
-import { AutogradError, ShapeError } from "../../lib/errors.js";
+import {
+  ArgumentError,
+  AutogradError,
+  DisposedError,
+  DTypeError,
+  ShapeError,
+} from "../../lib/errors.js";
+import { Linear } from "../../lib/nn/linear.js";
+import { ParameterStore } from "../../lib/nn/store.js";
 import { add, exp, mul, reshape, sub, sum, tanh } from "../../lib/ops/index.js";
 import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
@@ -34,6 +42,35 @@ describe("backward", () => {
     expect(await numbers(x.grad)).toEqual([2, 40]);
     expect(() => mul(x, x).backward()).toThrow(ShapeError);
     expect(() => mul(x, x).backward({ gradient: tensor([1]) })).toThrow(/\[2\].*\[1\]/);
+  });
+
+  test("refuses what it cannot use, and leaves the graph for another try", async () => {
+    const x = leaf([1, 2]);
+    const y = mul(x, x);
+    const gone = tensor([1, 1]);
+    gone.dispose();
+    const refused: [unknown, new (...args: never[]) => Error, RegExp][] = [
+      [tensor([1, 10]), ArgumentError, /an object for options but received a tensor/],
+      [
+        { grad: tensor([1, 10]) },
+        ArgumentError,
+        /options among gradient, scale but received "grad"/,
+      ],
+      [{ gradient: [1, 10] }, ArgumentError, /a tensor for gradient but received \[1,10\]/],
+      [{ gradient: null }, ArgumentError, /a tensor for gradient but received null/],
+      [{ gradient: gone }, DisposedError, /disposed/],
+      [{ gradient: tensor([1, 10], { dtype: "bf16" }) }, DTypeError, /f32 and bf16/],
+      [{ gradient: tensor([[1, 10]]) }, ShapeError, /\[2\].*\[1,2\]/],
+      [{ gradient: tensor([1, 10]), scale: 2 }, ArgumentError, /either/],
+      [{ scale: "2" }, ArgumentError, /a finite number for scale but received "2"/],
+      [{ scale: Number.NaN }, ArgumentError, /a finite number for scale/],
+    ];
+    for (const [options, kind, message] of refused) {
+      expect(() => y.backward(options as never)).toThrow(kind);
+      expect(() => y.backward(options as never)).toThrow(message);
+    }
+    y.backward({ gradient: tensor([1, 10]) });
+    expect(await numbers(x.grad)).toEqual([2, 40]);
   });
 
   test("of a bf16 leaf is f32", async () => {
@@ -89,6 +126,23 @@ describe("backward", () => {
     expect(memory().bytes).toBe(before.bytes);
   });
 
+  test("passes over leaves that were disposed meanwhile, and leaves nothing behind", async () => {
+    const x = leaf([1, 2, 3]);
+    sum(mul(x, x)).backward();
+    await synchronize();
+    const before = memory().tensors;
+    for (let turn = 0; turn < 3; turn++) {
+      using _ = scope();
+      const other = leaf([1, 2, 3]);
+      const y = sum(mul(mul(x, other), add(other, 1)));
+      other.dispose();
+      y.backward();
+    }
+    await synchronize();
+    expect(memory().tensors).toBe(before);
+    expect(await numbers(x.grad)).toEqual([2 + 3 * 2, 4 + 3 * 6, 6 + 3 * 12]);
+  });
+
   test("noGrad holds across await and only there", async () => {
     const x = leaf([1]);
     const inside = await noGrad(async () => {
@@ -110,6 +164,51 @@ describe("grad", () => {
       [1, 4],
     ]);
     expect([a.grad, b.grad, a.requiresGrad]).toEqual([null, null, false]);
+  });
+
+  test.each([false, true])(
+    "touches no other gradient: of parameters, of leaves, of a graph before it (recompute: %s)",
+    async (again) => {
+      using _ = scope();
+      const module = new Linear(2, 2, 1);
+      const store = new ParameterStore(module, { seed: 1 });
+      const weight = module.weight.tensor;
+      const other = leaf([3, 4]);
+      sum(module.forward(other)).backward();
+      const before = [await numbers(weight.grad), await numbers(other.grad)];
+      const earlier = mul(other, other);
+      const late = leaf([5, 6]);
+      const f = (x: Tensor): Tensor => add(mul(module.forward(mul(x, other)), late), earlier);
+      const y = (x: Tensor): Tensor =>
+        sum(again ? recompute("f", [x], (z) => [f(z as Tensor)])[0] : f(x));
+      const [slope] = grad((x) => y(x as Tensor))(tensor([1, 2]));
+      expect([await numbers(weight.grad), await numbers(other.grad)]).toEqual(before);
+      expect(late.grad).toBe(null);
+      const w = await numbers(weight);
+      const expected = [0, 1].map(
+        (i) => (i + 3) * (5 * (w[i] as number) + 6 * (w[2 + i] as number)),
+      );
+      for (const [i, value] of (await numbers(slope as Tensor)).entries()) {
+        expect(value).toBeCloseTo(expected[i] as number, 4);
+      }
+      // The graph that was there before has not been used up.
+      sum(earlier).backward();
+      expect(await numbers(other.grad)).toEqual(
+        [3, 4].map((v, i) => Math.fround(2 * v + (before[1]?.[i] as number))),
+      );
+      store.dispose();
+    },
+  );
+
+  test("refuses what is no function, no tensor, and a result without a gradient", () => {
+    expect(() => grad(1 as never)).toThrow(ArgumentError);
+    expect(() => grad((x) => sum(x as Tensor))([1] as never)).toThrow(/\[grad\] expected a tensor/);
+    expect(() => grad(() => 1 as never)(tensor([1]))).toThrow(/the result of fn/);
+    expect(() => grad((x) => sum(x as Tensor))(tensor([1], { dtype: "i32" }))).toThrow(DTypeError);
+    const first = grad((x) => sum(mul(x as Tensor, x as Tensor)));
+    expect(() => grad((x) => sum(first(x as Tensor)[0] as Tensor))(tensor([3]))).toThrow(
+      AutogradError,
+    );
   });
 });
 
@@ -134,6 +233,18 @@ describe("recompute", () => {
     }
     expect(results[1]).toEqual(results[0]);
     expect(kept[1]).toBeLessThan(kept[0] as number);
+  });
+
+  test("refuses a result that was not made inside", async () => {
+    const x = mul(leaf([1, 2]), 1);
+    const outside = mul(leaf([1, 2]), 2);
+    expect(() => recompute("same", [x], (z) => [z as Tensor])).toThrow(
+      /^\[recompute\] same returns a tensor that was not made inside/,
+    );
+    expect(() => recompute("outside", [x], () => [outside])).toThrow(AutogradError);
+    expect(() => recompute("one", [x], ((z: Tensor) => mul(z, 2)) as never)).toThrow(
+      /\[recompute\] expected an array of tensors for the result of fn but received a tensor/,
+    );
   });
 
   test("passes several outputs, of which one may stay unused", async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { full, tensor, zeros } from "../../lib/create.js";
 import { DisposedError } from "../../lib/errors.js";
-import { add, mul, sum } from "../../lib/ops/index.js";
+import { add, exp, mul, sum } from "../../lib/ops/index.js";
 import { memory, synchronize } from "../../lib/runtime.js";
 import { keep, scope } from "../../lib/scope.js";
 import type { Tensor } from "../../lib/tensor.js";
@@ -51,6 +51,29 @@ describe("scope", () => {
     ]);
     expect(await later.item()).toBe(1);
     for (const x of [one, two, rest.three, later]) x.dispose();
+  });
+
+  test("keeps the graph of what it hands out, and frees the rest of it", async () => {
+    const x = tensor([1, 2], { requiresGrad: true });
+    const before = memory().tensors;
+    const kept = scope(() => {
+      const y = exp(exp(x));
+      exp(exp(exp(exp(x)))); // each saves what it was given
+      return scope(() => sum(mul(y, y)));
+    });
+    // The result, exp's input twice (x and the inner exp), and y twice: x and y are shared with nothing else.
+    const alone = memory().tensors - before;
+    kept.backward();
+    kept.dispose();
+    x.zeroGrad();
+    const whole = scope(() => {
+      const y = exp(exp(x));
+      return scope(() => sum(mul(y, y)));
+    });
+    expect(memory().tensors - before - 1).toBe(alone); // 1: the gradient of x
+    whole.backward();
+    whole.dispose();
+    x.dispose();
   });
 
   test("keep moves a tensor to the scope around, which then frees it", () => {

@@ -14,7 +14,7 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 const floors = [
   ["errors", "device", "faults", "lock-owner"],
   ["native", "native-load", "native-ops", "cuda"],
-  ["tensor", "create", "runtime", "autograd", "scope"],
+  ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],
   ["ops", "grad_check"],
   ["nn"],
   ["model", "optim"],
@@ -75,7 +75,7 @@ describe("the six places of an operation", () => {
     expect(all).toMatch(new RegExp(`native(\\.|\\n\\s*\\.)${name}\\b|native\\[`));
   });
 
-  const helpers = ["index", "check", "broadcast", "weight_gradient"];
+  const helpers = ["index", "broadcast", "weight_gradient"];
   const modules = filesUnder("lib/ops", /\.ts$/).map((path) =>
     (path.split("/").at(-1) as string).replace(/\.ts$/, ""),
   );

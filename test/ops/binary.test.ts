@@ -1,13 +1,20 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { ones, tensor } from "../../lib/create.js";
+import { attention } from "../../lib/ops/attention.js";
 import { add, div, maximum, minimum, mul, pow, sub } from "../../lib/ops/binary.js";
 import { type BinaryKind, broadcastTo } from "../../lib/ops/broadcast.js";
 import { gt } from "../../lib/ops/compare.js";
+import { crossEntropy } from "../../lib/ops/cross_entropy.js";
+import { linear } from "../../lib/ops/linear.js";
+import { linearCrossEntropy } from "../../lib/ops/linear_cross_entropy.js";
+import { matmul } from "../../lib/ops/matmul.js";
 import { max, sum } from "../../lib/ops/reduce.js";
+import { addRmsNorm, rmsNorm } from "../../lib/ops/rms_norm.js";
 import { concat, stack } from "../../lib/ops/slice.js";
 import { softmax } from "../../lib/ops/softmax.js";
 import { tanh } from "../../lib/ops/unary.js";
+import { where } from "../../lib/ops/where.js";
 import { memory } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
 import type { Tensor } from "../../lib/tensor.js";
@@ -322,6 +329,12 @@ it("frees its temporaries: outside of every scope only the result lives", () => 
     [1, 2, 3],
     [4, 5, 6],
   ]);
+  const row = tensor([1, 2, 3]);
+  const column = tensor([[1], [2], [3]]);
+  const batches = ones([2, 2, 3]);
+  const qkv = ones([1, 2, 6]);
+  const targets = tensor([0, 1], { dtype: "i32" });
+  const made = [x, row, column, batches, qkv, targets];
   const results = [
     ...kinds.flatMap((kind) => [cases[kind].op(x, 2), cases[kind].op(2, x)]),
     gt(x, 2),
@@ -330,8 +343,45 @@ it("frees its temporaries: outside of every scope only the result lives", () => 
     concat([x, x], 0),
     broadcastTo(x, [2, 2, 3]),
     max(x, 1),
+    matmul(x, column),
+    matmul(row, column),
+    matmul(x, row),
+    matmul(row, row),
+    matmul(batches, column),
+    linear(x, x),
+    linear(row, x),
+    rmsNorm(x, row),
+    ...addRmsNorm(x, x, row),
+    crossEntropy(x, targets),
+    linearCrossEntropy(x, x, targets),
+    attention(qkv, { heads: 1 }),
+    where(targets, 1, 0),
   ];
-  expect(memory().tensors).toBe(before + 1 + results.length);
-  for (const result of [x, ...results]) result.dispose();
+  expect(memory().tensors).toBe(before + made.length + results.length);
+  for (const result of [...made, ...results]) result.dispose();
+  expect(memory().tensors).toBe(before);
+});
+
+it("and with gradients, once backward has run", () => {
+  const before = memory().tensors;
+  const leaf = (shape: number[]) => ones(shape, { requiresGrad: true });
+  const [x, row, column, qkv] = [leaf([2, 3]), leaf([3]), leaf([3, 1]), leaf([1, 2, 6])];
+  const targets = tensor([0, 1], { dtype: "i32" });
+  for (const op of [
+    () => matmul(x, column),
+    () => matmul(row, column),
+    () => linear(row, x),
+    () => rmsNorm(x, row),
+    () => crossEntropy(x, targets),
+    () => linearCrossEntropy(x, x, targets),
+    () => attention(qkv, { heads: 1 }),
+  ]) {
+    const y = op();
+    const gradient = ones(y.shape);
+    y.backward({ gradient });
+    y.dispose();
+    gradient.dispose();
+  }
+  for (const made of [x, row, column, qkv, targets]) made.dispose();
   expect(memory().tensors).toBe(before);
 });

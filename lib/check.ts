@@ -1,8 +1,8 @@
-import { deviceName, sameDevice } from "../device.js";
-import { ArgumentError, DeviceError, DTypeError, ShapeError } from "../errors.js";
-import { type DType, Tensor } from "../tensor.js";
+import { type Device, deviceName, isDevice, sameDevice } from "./device.js";
+import { ArgumentError, DeviceError, DTypeError, ShapeError } from "./errors.js";
+import { type DType, Tensor } from "./tensor.js";
 
-// The checks of arguments that all operations share. Everything is checked before a native call, so a call that throws has
+// The checks of arguments that tensors, operations, modules and optimizers share. Everything is checked before a native call, so a call that throws has
 // changed nothing. Messages read "[op] expected X for name but received Y".
 
 /** Highest number of axes of a tensor. */
@@ -90,7 +90,7 @@ export function checkSameDevice(op: string, first: Tensor, ...others: readonly T
     if (!sameDevice(first.device, other.device)) {
       throw new DeviceError(
         `[${op}] expected tensors on one device but received ${deviceName(first.device)} and ` +
-          `${deviceName(other.device)}: move one with .to(device)`,
+          `${deviceName(other.device)}: copy one with tensor(await x.toArray(), { shape, dtype, device })`,
       );
     }
   }
@@ -170,6 +170,12 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
 }
 
 // ---- plain values
+
+/** What `cpu`, `cuda()` and `parseDevice()` give; a device's name is not one. */
+export function checkDevice(op: string, name: string, value: unknown): asserts value is Device {
+  if (isDevice(value)) return;
+  throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
+}
 
 /** A finite number in [min, max]. */
 export function checkNumber(

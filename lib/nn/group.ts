@@ -157,6 +157,7 @@ export class ParameterGroup {
 
   /** Sets to zero what this step's backward did not write: unused and frozen parameters. */
   completeGradients(): void {
+    void this.gradients; // those that were written before it was asked for have moved there, and the others have a place
     for (const { parameter } of this.entries) {
       if (parameter.leaf.grad && parameter.trainable) continue;
       const buffer = parameter.leaf.gradientBuffer;
@@ -185,11 +186,18 @@ export class ParameterGroup {
   write(offset: number, values: Tensor): void {
     const range = { offset, size: values.size };
     if (!this.slot) copyInto(this.weights, offset, values, 0, range.size);
+    this.changed("a write to the parameters");
     const mine = overlap(range, this.owned);
     if (!mine) return;
     const [to, from] = [mine.offset - this.owned.offset, mine.offset - offset];
     if (this.slot) copyInto(this.ownedWeights, to, values, from, mine.size);
     if (this.master) copyInto(this.master, to, values, from, mine.size);
+  }
+
+  /** Says that the weights have been written in place, to the graphs that have saved them. */
+  changed(writer: string): void {
+    this.weights.changed(writer);
+    this.master?.changed(writer);
   }
 
   /** Sets the part of a buffer of owned elements that `values`, from an element of the group on, reach into. */

@@ -9,7 +9,7 @@ export interface ParameterGroupSpec {
 
 /**
  * Part of a model. Its own properties that are Parameters, Modules or arrays of Modules, in the order they were assigned,
- * are its parameters and children.
+ * are its parameters and children. Parameters in arrays and whatever is in #private fields are not seen: they get no memory.
  */
 export abstract class Module {
   /** True while training; `eval()` makes it false, for modules that behave differently (none of ours do). */

@@ -30,8 +30,9 @@ export class Parameter {
   get tensor(): Tensor {
     if (!this.#tensor) {
       throw new AutogradError(
-        `[Parameter] a parameter of shape [${this.shape}] has no memory yet: ` +
-          "create the module with `await create(module, { device })`",
+        `[Parameter] a parameter of shape [${this.shape}] has no memory yet: make a store for the whole module, ` +
+          "new ParameterStore(module, { device }). If there is one, it has not found this parameter: it sees those that " +
+          "are properties of a Module, not those in arrays or #private fields",
       );
     }
     this.#needed?.();

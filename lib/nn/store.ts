@@ -1,3 +1,13 @@
+import {
+  checkBoolean,
+  checkChoice,
+  checkDevice,
+  checkDType,
+  checkInteger,
+  checkOptions,
+  checkSameDevice,
+  checkShape,
+} from "../check.js";
 import { type Device, defaultDevice } from "../device.js";
 import { ArgumentError } from "../errors.js";
 import { native } from "../native.js";
@@ -39,19 +49,16 @@ export class ParameterStore {
   readonly parallel: ParallelStrategy | null;
   readonly #slots: readonly Slot[];
 
+  /** @throws ArgumentError for options that do not fit, and for a module whose parameters cannot be placed */
   constructor(module: Module, options: StoreOptions = {}) {
+    const op = "ParameterStore";
+    checkOptions(op, options, ["device", "dtype", "seed", "training", "parallel"]);
     const { device = defaultDevice(), dtype = "f32", seed = 0, training = true } = options;
-    if (dtype !== "f32" && dtype !== "bf16") {
-      throw new ArgumentError(`[ParameterStore] expected dtype f32 or bf16, got ${String(dtype)}`);
-    }
-    if (!Number.isSafeInteger(seed) || seed < 0) {
-      throw new ArgumentError(
-        `[ParameterStore] expected a whole number from 0 for seed, got ${seed}`,
-      );
-    }
-    if (module.parameters().some((parameter) => parameter.placed)) {
-      throw new ArgumentError("[ParameterStore] the module's parameters have been placed already");
-    }
+    checkDevice(op, "device", device);
+    checkChoice(op, "dtype", dtype, ["f32", "bf16"]);
+    checkInteger(op, "seed", seed, { min: 0 });
+    checkBoolean(op, "training", training);
+    checkParameters(module);
     this.device = device;
     this.dtype = dtype;
     const strategy = options.parallel ?? null;
@@ -132,6 +139,27 @@ export class ParameterStore {
   }
 }
 
+/** Each parameter must be in one group, and in no other store. */
+function checkParameters(module: Module): void {
+  const named = module.namedParameters();
+  const refuse = (reason: string): never => {
+    throw new ArgumentError(`[ParameterStore] ${reason}`);
+  };
+  if (named.size === 0) {
+    refuse(
+      "the module has no parameters: a Module's properties that are Parameters, Modules or arrays of Modules are seen, " +
+        "Parameters in arrays and #private fields are not",
+    );
+  }
+  const grouped = module.parameterGroups().flatMap(({ parameters }) => [...parameters.values()]);
+  const groups = new Set(grouped);
+  if (groups.size < grouped.length) refuse("parameterGroups() names a parameter twice");
+  for (const [name, parameter] of named) {
+    if (parameter.placed) refuse("the module's parameters have been placed already");
+    if (!groups.has(parameter)) refuse(`parameterGroups() leaves out the parameter ${name}`);
+  }
+}
+
 /** Two, of the size of the largest groups with an even and with an odd index: while one computes, the next one is fetched. */
 function makeSlots(plans: readonly GroupPlan[], device: Device, dtype: "f32" | "bf16"): Slot[] {
   return outsideScopes(() =>
@@ -142,8 +170,19 @@ function makeSlots(plans: readonly GroupPlan[], device: Device, dtype: "f32" | "
   );
 }
 
-/** Sets a parameter, in its weights and its master copy, from an f32 tensor of its shape. */
+/**
+ * Sets a parameter, in its weights and its master copy, from an f32 tensor of its shape. Graphs that have saved weights of its
+ * group refuse their backward from then on.
+ * @throws ArgumentError, DTypeError, ShapeError, DeviceError for a value that does not fit
+ */
 export function writeParameter(parameter: Parameter, value: Tensor): void {
-  native.cast(value.native, parameter.tensor.native);
-  if (parameter.master !== parameter.tensor) native.cast(value.native, parameter.master.native);
+  const op = "writeParameter";
+  checkDType(op, "value", value, "f32");
+  checkShape(op, "value", value, parameter.shape, "the parameter's shape");
+  const { tensor, master } = parameter;
+  checkSameDevice(op, tensor, value);
+  for (const copy of master === tensor ? [tensor] : [tensor, master]) {
+    native.cast(value.native, copy.native);
+    copy.changed(op);
+  }
 }

@@ -1,11 +1,27 @@
+import {
+  argumentError,
+  checkChoice,
+  checkDType,
+  checkNumber,
+  checkOptions,
+  checkSameDevice,
+  describe,
+  shapeText,
+} from "../check.js";
 import { zeros } from "../create.js";
-import { ArgumentError } from "../errors.js";
+import { ArgumentError, ShapeError } from "../errors.js";
 import { native } from "../native.js";
 import { overlap, type ParameterGroup } from "../nn/group.js";
-import type { ParameterStore } from "../nn/store.js";
+import { ParameterStore } from "../nn/store.js";
 import { outsideScopes } from "../scope.js";
 import { empty, type Tensor } from "../tensor.js";
-import { decisionSize, finiteGuard, type GuardOptions, guardStateSize } from "./guard.js";
+import {
+  checkGuard,
+  decisionSize,
+  finiteGuard,
+  type GuardOptions,
+  guardStateSize,
+} from "./guard.js";
 
 export interface AdamWOptions {
   /** Decay of the first moment (0.9). */
@@ -55,13 +71,18 @@ export class AdamW {
   readonly guardState: Tensor;
   readonly #moments: ReadonlyMap<ParameterGroup, Moments>;
 
+  /** @throws ArgumentError for options that do not fit, and for bf16 weights without f32 ones beside them */
   constructor(store: ParameterStore, options: AdamWOptions = {}) {
+    if (!(store instanceof ParameterStore)) {
+      throw argumentError("AdamW", "a ParameterStore (a model's is model.store)", "store", store);
+    }
+    checkOptions("AdamW", options, ["beta1", "beta2", "eps", "weightDecay", "decay", "guard"]);
     const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, decay = "all" } = options;
     const guard = options.guard ?? finiteGuard;
     const inRange = (name: string, value: number, low: number, high: number): void => {
-      if (!(value >= low && value < high)) {
+      if (!(typeof value === "number" && value >= low && value < high)) {
         throw new ArgumentError(
-          `[AdamW] expected ${name} from ${low} to below ${high}, got ${value}`,
+          `[AdamW] expected a number from ${low} to below ${high} for ${name} but received ${describe(value)}`,
         );
       }
     };
@@ -69,9 +90,13 @@ export class AdamW {
     inRange("beta2", beta2, 0, 1);
     inRange("eps", eps, 0, 1);
     inRange("weightDecay", weightDecay, 0, 1e6);
-    inRange("guard.window", guard.window, 2, 65_537);
-    if (decay !== "all" && decay !== "matrices") {
-      throw new ArgumentError(`[AdamW] expected decay "all" or "matrices", got ${String(decay)}`);
+    checkChoice("AdamW", "decay", decay, ["all", "matrices"]);
+    checkGuard("AdamW", guard);
+    if (store.dtype === "bf16" && store.groups.some(({ master }) => master === null)) {
+      throw new ArgumentError(
+        "[AdamW] these weights are bf16 without f32 ones beside them, so most updates would be rounded away: create or " +
+          "load the model with training: true",
+      );
     }
     this.store = store;
     this.options = { beta1, beta2, eps, weightDecay, decay, guard };
@@ -95,17 +120,24 @@ export class AdamW {
    * @param options.loss an f32 scalar, for the guard; left out: the guard watches the gradients alone
    */
   step(options: { lr: number; clip?: number; loss?: Tensor }): StepResult {
+    const op = "AdamW.step";
+    checkOptions(op, options, ["lr", "clip", "loss"]);
     const { lr, clip = 0, loss } = options;
-    if (!Number.isFinite(lr) || lr < 0) {
-      throw new ArgumentError(`[AdamW.step] expected a number from 0 for lr, got ${lr}`);
-    }
-    if (!Number.isFinite(clip) || clip < 0) {
-      throw new ArgumentError(`[AdamW.step] expected a number from 0 for clip, got ${clip}`);
+    checkNumber(op, "lr", lr, { min: 0 });
+    checkNumber(op, "clip", clip, { min: 0 });
+    if (loss !== undefined) {
+      checkDType(op, "loss", loss, "f32");
+      if (loss.size !== 1) {
+        throw new ShapeError(
+          `[${op}] expected one element for loss but received shape ${shapeText(loss.shape)}`,
+        );
+      }
+      checkSameDevice(op, this.guardState, loss);
     }
     const { beta1, beta2, eps, guard } = this.options;
     const { groups, device, parallel } = this.store;
     parallel?.finishGradients();
-    const squares = empty([groups.length], { device }, "AdamW.step");
+    const squares = empty([groups.length], { device }, op);
     groups.forEach((group, index) => {
       if (!parallel) group.completeGradients();
       const slot = squares.view([1], index);
@@ -113,7 +145,7 @@ export class AdamW {
       slot.dispose();
     });
     parallel?.sumSquares(squares);
-    const decision = empty([decisionSize], { device }, "AdamW.step");
+    const decision = empty([decisionSize], { device }, op);
     const watched = loss ?? zeros([], { device });
     native.stepGuard(
       watched.native,
@@ -131,6 +163,7 @@ export class AdamW {
     squares.dispose();
     for (const group of groups) {
       const { m, v } = this.#moments.get(group) as Moments;
+      if (group.entries.some(({ parameter }) => parameter.trainable)) group.changed(op);
       for (const { offset, size, weightDecay } of this.#runs(group)) {
         const part = (buffer: Tensor): Tensor => buffer.view([size], offset);
         const views = [group.ownedWeights, group.ownedGradients, m, v].map(part) as [

@@ -1,3 +1,5 @@
+import { argumentError, checkInteger, checkNumber } from "../check.js";
+
 /** When a step is skipped (FAULTS N1-N5); the decision is made on the device, without waiting for it. */
 export interface GuardOptions {
   /** A loss this many standard deviations above the window's mean is a spike; 0: off. */
@@ -17,6 +19,17 @@ export const finiteGuard: GuardOptions = {
   window: 128,
   minimumHistory: 64,
 };
+
+/** @throws ArgumentError unless each field is there and in its range */
+export function checkGuard(op: string, guard: GuardOptions): void {
+  if (typeof guard !== "object" || guard === null) {
+    throw argumentError(op, "an object", "guard", guard);
+  }
+  checkNumber(op, "guard.zLoss", guard.zLoss, { min: 0 });
+  checkNumber(op, "guard.zGradNorm", guard.zGradNorm, { min: 0 });
+  checkInteger(op, "guard.window", guard.window, { min: 2, max: 65_536 });
+  checkInteger(op, "guard.minimumHistory", guard.minimumHistory, { min: 0 });
+}
 
 /** Why a step was skipped. */
 export type SkipReason =

@@ -60,6 +60,11 @@ const numericFields = Object.keys(llamaFieldRules) as (keyof typeof llamaFieldRu
  */
 export function validateLlamaConfig(config: LlamaConfig, prefix = ""): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
+  if (typeof config !== "object" || config === null) {
+    return [
+      { path: `${prefix}config`, message: `expected an object, got ${describeValue(config)}` },
+    ];
+  }
   const report = (field: keyof LlamaConfig, message: string) =>
     problems.push({ path: prefix + field, message });
 

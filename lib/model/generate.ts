@@ -1,4 +1,5 @@
 import { noGrad } from "../autograd.js";
+import { argumentError, checkInteger, checkOptions } from "../check.js";
 import { tensor } from "../create.js";
 import { ArgumentError } from "../errors.js";
 import { type SampleOptions, sample } from "../ops/index.js";
@@ -57,15 +58,27 @@ function chooseNext(
  * newest half of the text, so the length is not limited. While a token is on its way to the caller the device already works
  * on the next one.
  * @param prompt token ids, at least one
- * @throws ArgumentError for an empty prompt, ids outside the vocabulary, options out of range
+ * @throws ArgumentError for an empty prompt, ids outside the vocabulary, options out of range or of another name
  */
 export async function* generateTokens(
   model: Llama,
   prompt: readonly number[],
   given: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
-  const { maxTokens, temperature = 0.8, topK = 50, topP = 1, seed = 0, stopAt = null } = given;
+  const op = "generate";
+  checkOptions(op, given, ["maxTokens", "temperature", "topK", "topP", "seed", "stopAt"]);
+  const {
+    maxTokens,
+    temperature = 0.8,
+    topK = 50,
+    topP = 1,
+    seed = 0,
+    stopAt = null,
+  } = given ?? {};
   const { vocabSize, contextLength } = model.config;
+  if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
+    throw argumentError(op, "an array of token ids", "prompt", prompt);
+  }
   if (prompt.length === 0)
     throw new ArgumentError("[generate] expected a prompt of at least one token");
   const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
@@ -74,11 +87,8 @@ export async function* generateTokens(
       `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${wrong}`,
     );
   }
-  if (!Number.isInteger(maxTokens) || maxTokens < 0) {
-    throw new ArgumentError(
-      `[generate] expected a whole number from 0 for maxTokens, got ${maxTokens}`,
-    );
-  }
+  checkInteger(op, "maxTokens", maxTokens, { min: 0 });
+  if (stopAt !== null) checkInteger(op, "stopAt", stopAt, { min: 0 });
   const text = [...prompt];
   const length = Math.min(contextLength, prompt.length + maxTokens);
   let cache: KeyValueCache | null = null;

@@ -1,7 +1,8 @@
 import { recompute } from "../autograd.js";
+import { checkInteger, checkTensor } from "../check.js";
 import { zeros } from "../create.js";
 import type { Device } from "../device.js";
-import { ShapeError } from "../errors.js";
+import { ArgumentError, ConfigError, ShapeError } from "../errors.js";
 import {
   Embedding,
   Linear,
@@ -22,7 +23,7 @@ import {
 } from "../ops/index.js";
 import { keep, outsideScopes, scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
-import type { LlamaConfig } from "./config.js";
+import { type LlamaConfig, validateLlamaConfig } from "./config.js";
 import { type DocumentOptions, type Documents, documentsOf } from "./documents.js";
 
 export type { DocumentOptions } from "./documents.js";
@@ -137,9 +138,14 @@ export class Llama extends Module {
   #store: ParameterStore | null = null;
   #ropeTable: Tensor | null = null;
 
-  /** Describes the model without memory; `Llama.create` makes one that computes. */
+  /**
+   * Describes the model without memory; `Llama.create` makes one that computes.
+   * @throws ConfigError with all problems of the config at once
+   */
   constructor(config: LlamaConfig) {
     super();
+    const problems = validateLlamaConfig(config);
+    if (problems.length > 0) throw new ConfigError("model", problems);
     this.config = config;
     const { vocabSize, hiddenSize, layers, rmsNormEps } = config;
     // TinyLlama's initialisation: GPT-NeoX's small init, and less for what writes into the residual stream.
@@ -151,7 +157,10 @@ export class Llama extends Module {
     this.head = config.tieEmbeddings ? this.embedding : new Linear(hiddenSize, vocabSize, std);
   }
 
-  /** A model with memory on a device, initialised from a seed. */
+  /**
+   * A model with memory on a device, initialised from a seed.
+   * @throws ConfigError with all problems of the config at once, ArgumentError for options that do not fit
+   */
   static async create(config: LlamaConfig, options: StoreOptions = {}): Promise<Llama> {
     const model = new Llama(config);
     model.#store = new ParameterStore(model, options);
@@ -221,6 +230,8 @@ export class Llama extends Module {
 
   /** An empty cache for `length` tokens. It belongs to the current scope. */
   createCache(batch: number, length = this.config.contextLength): KeyValueCache {
+    checkInteger("createCache", "batch", batch, { min: 1 });
+    checkInteger("createCache", "length", length, { min: 1 });
     const { kvHeads, headSize } = this.config;
     const { device, dtype } = this.store;
     const layers = this.blocks.map(() =>
@@ -258,14 +269,26 @@ export class Llama extends Module {
     return this.#ropeTable;
   }
 
+  #checkCache(cache: KeyValueCache): void {
+    const { layers, position } = (cache ?? {}) as Partial<KeyValueCache>;
+    if (!Array.isArray(layers) || layers.length !== this.blocks.length) {
+      throw new ArgumentError(
+        `[Llama] expected what createCache() makes for cache, with ${this.blocks.length} layers; ` +
+          "options for documents come after it",
+      );
+    }
+    checkInteger("Llama", "cache.position", position, { min: 0 });
+  }
+
   #checkIds(ids: Tensor, cache?: KeyValueCache): void {
     const { contextLength } = this.config;
-    ids.checkAlive("Llama");
+    checkTensor("Llama", "ids", ids);
     if (ids.dtype !== "i32" || ids.rank !== 2) {
       throw new ShapeError(
         `[Llama] expected token ids i32 (batch, time), got ${ids.dtype} [${ids.shape}]`,
       );
     }
+    if (cache !== undefined) this.#checkCache(cache);
     const end = (cache?.position ?? 0) + (ids.shape[1] as number);
     if (end > contextLength) {
       throw new ShapeError(

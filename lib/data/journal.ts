@@ -40,8 +40,11 @@ export interface Checkpoint extends Progress {
   writers: { train: ShardWriterState; validation: ShardWriterState };
 }
 
+/** Options that decide only what is an error. */
+type Tolerance = "invalidUtf8" | "badRecords" | "maxRunShare";
+
 /** What of a preparation decides whether another one can go on with its work. */
-export interface Work extends Pick<PrepareSettings, "invalidUtf8" | "badRecords"> {
+export interface Work extends Pick<PrepareSettings, Tolerance> {
   /** Names tokenizer and all other options. */
   identity: string;
   /** Names all files. */
@@ -69,7 +72,7 @@ export async function readJournal(folder: string): Promise<Journal | null> {
 
 /**
  * Where to go on: the latest checkpoint that clean work would have come through. So files behind it may have changed, and
- * what was met with an error may now be left out: it was not met before.
+ * what was an error may now be none: it was not met before.
  * @param readUpTo names the files up to a position as they are now
  */
 export function checkpointFor(
@@ -82,6 +85,7 @@ export function checkpointFor(
   for (const option of ["invalidUtf8", "badRecords"] as const) {
     if (journal[option] !== work[option] && journal[option] !== "error") return null;
   }
+  if (journal.maxRunShare > work.maxRunShare) return null;
   const fits = ({ threshold, position, read }: Checkpoint): boolean =>
     // A threshold that was moved follows from all files.
     (threshold === fraction || journal.files === work.files) && readUpTo(position) === read;

@@ -141,6 +141,18 @@ describe("D6 work that is done", () => {
     expect(again.message).toMatch(/record 2000 .*not JSON/);
   }, 60_000);
 
+  it("is gone on with when a shard that was refused may pass", async () => {
+    const { folder, options, expectClean } = await workplace();
+    const junk = JSON.stringify({ text: " ".repeat(400_000) });
+    await writeFile(join(folder, "b.jsonl"), [...records(2000, "b"), junk].join("\n"));
+    expect((await failure(options("out"))).message).toMatch(
+      /raise maxRunShare\n {2}what is done so far/,
+    );
+    const lenient = { maxRunShare: 0.9 };
+    expect((await prepare(options("out", lenient))).resumedDocuments).toBeGreaterThan(1500);
+    await expectClean(lenient);
+  }, 60_000);
+
   it("does not stay where nothing of it can be gone on with", async () => {
     const { folder, options } = await workplace();
     await writeFile(join(folder, "a.jsonl"), "no record");

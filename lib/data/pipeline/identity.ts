@@ -7,8 +7,8 @@ import type { Position } from "./batch.js";
 
 /** Names the tokenizer and the options that decide what is made of a text. */
 export function identityOf(settings: PrepareSettings, tokenizer: Tokenizer): string {
-  // What to do with errors decides nothing while there are none.
-  const { invalidUtf8, badRecords, ...others } = settings;
+  // What is an error decides nothing while there is none.
+  const { invalidUtf8, badRecords, maxRunShare, ...others } = settings;
   const hash = createHash("sha256").update(
     JSON.stringify([datasetVersion, others, tokenizer.sha256]),
   );

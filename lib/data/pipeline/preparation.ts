@@ -39,7 +39,6 @@ export class Preparation {
   readonly #settings: PrepareSettings;
   readonly #options: PrepareOptions;
   #found: FoundInput[] = [];
-  #work: Work = { identity: "", files: "", invalidUtf8: "error", badRecords: "error" };
   #resumedDocuments = 0;
 
   constructor(
@@ -62,14 +61,15 @@ export class Preparation {
     const own = await ownPaths(resolve(this.#options.out));
     for (const input of this.#settings.inputs) this.#found.push(await findInput(input, own));
     this.#checkTextFields();
-    const { invalidUtf8, badRecords } = this.#settings;
-    this.#work = {
+    const { invalidUtf8, badRecords, maxRunShare } = this.#settings;
+    const work: Work = {
       identity: identityOf(this.#settings, this.#tokenizer),
       files: new FileNames(this.#found).all(),
       invalidUtf8,
       badRecords,
+      maxRunShare,
     };
-    const beginning = await findBeginning(this.#folder, this.#work, fraction, this.#found);
+    const beginning = await findBeginning(this.#folder, work, fraction, this.#found);
     if (beginning === null) {
       await rm(this.#folder, { recursive: true, force: true });
       await mkdir(this.#folder, { recursive: true });
@@ -79,12 +79,12 @@ export class Preparation {
     const encoder = await this.#startEncoder();
     const warnings = this.#found.flatMap(({ notes }) => notes);
     try {
-      let pass = await this.#pass(encoder, fraction, beginning);
+      let pass = await this.#pass(work, encoder, fraction, beginning);
       // Documents whose side is given do not depend on the threshold.
       const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
       const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
       if (moved !== null) {
-        pass = await this.#pass(encoder, moved, null);
+        pass = await this.#pass(work, encoder, moved, null);
       }
       warnings.push(...this.#warnings(pass, fraction, chosen));
       const dataset = await this.#finish(pass);
@@ -125,7 +125,12 @@ export class Preparation {
   }
 
   /** Reads all documents, or those behind a beginning, and writes their shards, held out below the threshold. */
-  async #pass(encoder: Encoder, threshold: number, beginning: Beginning | null): Promise<Pass> {
+  async #pass(
+    work: Work,
+    encoder: Encoder,
+    threshold: number,
+    beginning: Beginning | null,
+  ): Promise<Pass> {
     const { shardTokens, maxRunShare, deduplicate } = this.#settings;
     const tokenizer = this.#tokenizer;
     if (beginning === null) await this.#clear();
@@ -165,7 +170,7 @@ export class Preparation {
     try {
       const pass = await runPass({
         folder: this.#folder,
-        work: this.#work,
+        work,
         settings: this.#settings,
         found: this.#found,
         tokenizer,

@@ -44,6 +44,12 @@ function checked(
   return { dtype, device, requiresGrad };
 }
 
+/** What is written to an i32 must be one: the kernel would say so only at the next wait. */
+function checkWhole(op: string, name: string, value: number, dtype: DType): void {
+  if (dtype !== "i32" || (value | 0) === value) return;
+  throw argumentError(op, "a whole number of 32 bits (the tensor is i32)", name, value);
+}
+
 /** A tensor whose numbers `write` sets; gone again if that fails. */
 function filled(
   op: string,
@@ -97,6 +103,7 @@ function constant(
 ): Tensor {
   if (typeof value !== "number") throw argumentError(op, "a number", "value", value);
   const all = checked(op, options, "f32");
+  checkWhole(op, "value", value, all.dtype);
   return filled(op, shape, all, (result) => native.fill(result.native, value));
 }
 
@@ -109,6 +116,8 @@ export function arange(
   const { start = 0, step = 1 } = options;
   checkNumber("arange", "start", start);
   checkNumber("arange", "step", step);
+  checkWhole("arange", "start", start, all.dtype);
+  checkWhole("arange", "step", step, all.dtype);
   return filled("arange", [count], all, (result) => native.arange(result.native, start, step));
 }
 

@@ -130,6 +130,9 @@ describe("checkGradients", () => {
       await checkGradients((x) => sum(exp(x)), [x]);
       expect(memory().tensors).toBe(inside);
       expect(x.grad).toBeNull();
+      const weight = tensor([3, 4], { requiresGrad: true });
+      await checkGradients((z) => sum(mul(exp(z), weight)), [x]);
+      expect(weight.grad).toBeNull();
     });
     expect(memory().tensors).toBe(before);
   });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { arange, full, tensor, zeros } from "../../lib/create.js";
-import { cuda, parseDevice } from "../../lib/device.js";
+import * as create from "../../lib/create.js";
+import { arange, full, ones, tensor, zeros } from "../../lib/create.js";
+import { cuda, defaultDevice, parseDevice, setDefaultDevice } from "../../lib/device.js";
 import {
   ArgumentError,
   DeviceError,
@@ -57,6 +58,66 @@ describe("making tensors", () => {
     expect(() => zeros(Array.from({ length: 9 }, () => 1))).toThrow(/at most 8 axes/);
     expect(() => tensor([1], { dtype: "i32", requiresGrad: true })).toThrow(DTypeError);
     expect(() => full([1], "1" as never)).toThrow(ArgumentError);
+  });
+
+  test("refuses options that it does not know, or of another type", () => {
+    const any = (value: unknown) => value as never;
+    const makers: [string, (options: never) => Tensor][] = [
+      ["zeros", (options) => zeros([2], options)],
+      ["ones", (options) => ones([2], options)],
+      ["full", (options) => full([2], 1, options)],
+      ["arange", (options) => arange(2, options)],
+      ["tensor", (options) => tensor([1, 2], options)],
+    ];
+    for (const [name, make] of makers) {
+      expect(() => make(any({ requiresGrad: "no" }))).toThrow(
+        `[${name}] expected true or false for requiresGrad but received "no"`,
+      );
+      expect(() => make(any({ dtyp: "bf16" }))).toThrow(/options among .* but received "dtyp"/);
+      expect(() => make(any({ device: "cpu" }))).toThrow(
+        `[${name}] expected a device (cpu, cuda(0), parseDevice("cuda:0")) for device but received "cpu"`,
+      );
+      expect(() => make(any({ device: { type: "tpu", index: 0 } }))).toThrow(ArgumentError);
+      expect(() => make(any(null))).toThrow(ArgumentError);
+      expect(() => make(any({ dtype: "i32", requiresGrad: true }))).toThrow(DTypeError);
+    }
+    expect(() => arange(2, any({ start: "1" }))).toThrow(/a finite number for start/);
+    expect(() => create.empty([2], any({ requiresGrad: true }))).toThrow(ArgumentError);
+    expect(() => create.empty([2], any({ device: "cpu" }))).toThrow(ArgumentError);
+    expect(create.empty([2], zeros([1], { dtype: "bf16" })).dtype).toBe("bf16");
+  });
+
+  test("leaves nothing behind when it fails", () => {
+    const before = memory().tensors;
+    expect(() => tensor([1, 2], { shape: [3] })).toThrow(ShapeError);
+    expect(() => tensor([1.5], { dtype: "i32" })).toThrow(ArgumentError);
+    expect(() => tensor([1], { dtype: "i32", requiresGrad: true })).toThrow(DTypeError);
+    expect(() => full([1], 1.5, { dtype: "i32" })).toThrow(ArgumentError);
+    expect(() => arange(2, { start: 0.5 })).toThrow(ArgumentError);
+    expect(() => tensor(new Float32Array(new SharedArrayBuffer(8)))).toThrow();
+    expect(memory().tensors).toBe(before);
+  });
+
+  test("requiresGrad can be set on floats alone", () => {
+    const x = zeros([2]);
+    x.requiresGrad = true;
+    expect(x.requiresGrad).toBe(true);
+    const ids = arange(2);
+    expect(() => {
+      ids.requiresGrad = true;
+    }).toThrow(DTypeError);
+    expect(() => {
+      x.requiresGrad = 1 as never;
+    }).toThrow(ArgumentError);
+    expect([x.requiresGrad, ids.requiresGrad]).toEqual([true, false]);
+  });
+
+  test("the default device is a device, not the name of one", () => {
+    const before = defaultDevice();
+    for (const value of ["cuda", "cpu", null, {}, { type: "cuda" }, { type: "cpu", index: 1 }]) {
+      expect(() => setDefaultDevice(value as never)).toThrow(ArgumentError);
+    }
+    expect(defaultDevice()).toBe(before);
   });
 
   test("refuses typed arrays whose memory is gone or shared (FAULTS A5)", () => {

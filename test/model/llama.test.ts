@@ -5,7 +5,13 @@ import { describe, expect, test } from "vitest";
 import { noGrad } from "../../lib/autograd.js";
 import { loadLlama, saveLlama } from "../../lib/checkpoint/llama.js";
 import { tensor, zeros } from "../../lib/create.js";
-import { ArgumentError, CheckpointError, ShapeError, UsageError } from "../../lib/errors.js";
+import {
+  ArgumentError,
+  CheckpointError,
+  ConfigError,
+  ShapeError,
+  UsageError,
+} from "../../lib/errors.js";
 import { llamaConfig, parameterCount } from "../../lib/model/config.js";
 import { generateTokens } from "../../lib/model/generate.js";
 import { huggingFaceTensors } from "../../lib/model/hf.js";
@@ -190,6 +196,73 @@ describe("training the model", () => {
       expect(error / Math.hypot(...reference), name).toBeLessThan(2e-6);
     }
     model.dispose();
+  });
+
+  test("a config that no model can have is refused, all problems at once, before there is memory", async () => {
+    const before = memory().tensors;
+    const { rmsNormEps: _, ...withoutEps } = config;
+    const wrong = { ...withoutEps, tieEmbeddings: "false", layers: 2.5 } as never;
+    for (const make of [async () => new Llama(wrong), () => Llama.create(wrong)]) {
+      const error = await make().catch((thrown: unknown) => thrown);
+      expect(error).toBeInstanceOf(ConfigError);
+      expect((error as ConfigError).problems.map(({ path }) => path)).toEqual([
+        "layers",
+        "rmsNormEps",
+        "tieEmbeddings",
+      ]);
+    }
+    expect(() => new Llama(undefined as never)).toThrow(ConfigError);
+    await expect(Llama.create(config, { dtyp: "bf16" } as never)).rejects.toThrow(ArgumentError);
+    expect(memory().tensors).toBe(before);
+  });
+
+  test("what is not token ids, a cache or options of documents is refused", async () => {
+    using _ = scope();
+    const model = await Llama.create(config, { seed: 1 });
+    const any = (value: unknown) => value as never;
+    expect(() => model.forward(any([1, 2]))).toThrow(
+      "[Llama] expected a tensor for ids but received [1,2]",
+    );
+    expect(() => model.loss(ids(1, 2), any([1, 2]))).toThrow(ArgumentError);
+    expect(() => model.forward(ids(1, 2), any({ documentStarts: ids(1, 2) }))).toThrow(
+      /expected what createCache\(\) makes for cache/,
+    );
+    expect(() => model.forward(ids(1, 2), { ...model.createCache(1), position: any("0") })).toThrow(
+      /cache.position/,
+    );
+    expect(() => model.forward(ids(1, 2), undefined, any({ maskdocuments: true }))).toThrow(
+      ArgumentError,
+    );
+    expect(() => model.createCache(0)).toThrow(ArgumentError);
+    model.dispose();
+  });
+
+  test("generation refuses options of another name or type", async () => {
+    const model = await Llama.create(config, { seed: 1 });
+    const run = async (options: unknown, prompt: unknown = [1]) => {
+      for await (const _ of generateTokens(model, prompt as never, options as never)) break;
+    };
+    await expect(run({ maxTokens: 1, top_k: 5 })).rejects.toThrow(/but received "top_k"/);
+    await expect(run({ maxTokens: "1" })).rejects.toThrow(/an integer of at least 0 for maxTokens/);
+    await expect(run(undefined)).rejects.toThrow(ArgumentError);
+    await expect(run({ maxTokens: 1, stopAt: "." })).rejects.toThrow(/for stopAt/);
+    await expect(run({ maxTokens: 1 }, "text")).rejects.toThrow(/an array of token ids for prompt/);
+    await expect(run({ maxTokens: 1, topP: 0 })).rejects.toThrow(/topP/);
+    model.dispose();
+  });
+
+  test("a step of the optimizer between forward and backward is an error, with recompute as well", async () => {
+    for (const recompute of ["none", "ffn", "block"] as Recompute[]) {
+      using _ = scope();
+      const model = await Llama.create(config, { dtype: "bf16", seed: 1 });
+      model.recompute = recompute;
+      const optimizer = new AdamW(model.store);
+      const loss = model.loss(ids(2, 9), ids(2, 9, 2));
+      optimizer.step({ lr: 1e-3 });
+      expect(() => loss.backward()).toThrow(/AdamW.step has written over it since/);
+      optimizer.dispose();
+      model.dispose();
+    }
   });
 
   test("bad token ids are an error that names the place", async () => {

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 
 namespace llamaforge::comm {
 
@@ -16,39 +18,50 @@ constexpr size_t kTile = 2048;              // elements added at a time
 
 // ---- the communication stream --------------------------------------------------------------------------------------
 
-CommunicationThread::CommunicationThread() : thread_([this] { run(); }) {}
+struct CommunicationThread::State {
+  std::mutex mutex;
+  std::condition_variable filled;
+  std::deque<std::function<void()>> jobs;
+  bool closing = false;
+};
+
+CommunicationThread::CommunicationThread()
+    : state_(std::make_shared<State>()), thread_([state = state_] { run(*state); }) {}
 
 CommunicationThread::~CommunicationThread() {
   {
-    std::lock_guard lock(mutex_);
-    closing_ = true;
+    std::lock_guard lock(state_->mutex);
+    state_->closing = true;
   }
-  filled_.notify_one();
-  // The last reference may be one of its own jobs'.
+  state_->filled.notify_one();
   if (thread_.get_id() == std::this_thread::get_id()) {
     thread_.detach();
   } else {
     thread_.join();
   }
+  // The thread takes no more of them; what they hold must not wait for its end.
+  std::deque<std::function<void()>> dropped;
+  std::lock_guard lock(state_->mutex);
+  dropped.swap(state_->jobs);
 }
 
 void CommunicationThread::submit(std::function<void()> job) {
   {
-    std::lock_guard lock(mutex_);
-    jobs_.push_back(std::move(job));
+    std::lock_guard lock(state_->mutex);
+    state_->jobs.push_back(std::move(job));
   }
-  filled_.notify_one();
+  state_->filled.notify_one();
 }
 
-void CommunicationThread::run() {
+void CommunicationThread::run(State& state) {
   for (;;) {
     std::function<void()> job;
     {
-      std::unique_lock lock(mutex_);
-      filled_.wait(lock, [this] { return closing_ || !jobs_.empty(); });
-      if (closing_) return;
-      job = std::move(jobs_.front());
-      jobs_.pop_front();
+      std::unique_lock lock(state.mutex);
+      state.filled.wait(lock, [&state] { return state.closing || !state.jobs.empty(); });
+      if (state.closing) return;
+      job = std::move(state.jobs.front());
+      state.jobs.pop_front();
     }
     job();
   }

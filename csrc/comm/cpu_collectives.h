@@ -6,8 +6,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -24,16 +22,18 @@ namespace llamaforge::comm {
 class CommunicationThread {
  public:
   CommunicationThread();
-  ~CommunicationThread();  // after the running job; those behind it are dropped
+  // After the running job; those behind it are dropped. Where a job lets go of the last reference, the thread ends after it.
+  ~CommunicationThread();
+  CommunicationThread(const CommunicationThread&) = delete;
+  CommunicationThread& operator=(const CommunicationThread&) = delete;
   void submit(std::function<void()> job);
 
  private:
-  void run();
-  std::mutex mutex_;
-  std::condition_variable filled_;
-  std::deque<std::function<void()>> jobs_;
-  bool closing_ = false;
-  std::thread thread_;  // last: starts when everything else is there
+  struct State;
+  static void run(State& state);
+
+  const std::shared_ptr<State> state_;  // its thread's as well, which may outlive this object
+  std::thread thread_;                  // last: starts when everything else is there
 };
 
 // The arithmetic and the messages, without streams.

@@ -1,0 +1,58 @@
+/** The CPU's communication stream ends wherever its last owner lets go of it: csrc/comm/cpu_collectives.cpp under sanitizers. */
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { root } from "../cli/build.js";
+
+const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
+
+/** Jobs that own their thread, as a group's do: the last one to go is the thread's own, or another's. */
+const program = `
+  #include <cstdio>
+  #include <future>
+  #include "comm/cpu_collectives.h"
+  using llamaforge::comm::CommunicationThread;
+
+  int main() {
+    for (int round = 0; round < 300; ++round) {
+      auto thread = std::make_shared<CommunicationThread>();
+      std::promise<void> gone, ended;
+      thread->submit([thread, released = gone.get_future().share()] { released.wait(); });
+      thread->submit([owned = std::make_shared<int>(round)] {});
+      std::weak_ptr<CommunicationThread> left = thread;
+      thread.reset();
+      gone.set_value();
+      while (left.lock()) std::this_thread::yield();
+    }
+    for (int round = 0; round < 300; ++round) {
+      std::promise<void> done;
+      CommunicationThread thread;
+      thread.submit([&done] { done.set_value(); });
+      done.get_future().wait();
+    }
+    std::puts("ok");
+  }`;
+
+test.runIf(hasCompiler)(
+  "is freed by its own last job, or by another thread",
+  () => {
+    const folder = mkdtempSync(join(tmpdir(), "llamaforge-thread-"));
+    try {
+      const source = join(folder, "thread.cpp");
+      writeFileSync(source, program);
+      const flags = ["-std=c++20", "-O0", "-fsanitize=address", "-pthread"];
+      const sources = ["comm/cpu_collectives", "comm/status", "runtime/tensor"].map((name) =>
+        join(root, `csrc/${name}.cpp`),
+      );
+      const out = join(folder, "thread");
+      execFileSync("g++", [...flags, `-I${join(root, "csrc")}`, source, ...sources, "-o", out]);
+      const { stdout, stderr } = spawnSync(out, { encoding: "utf8", timeout: 60_000 });
+      expect(stdout + stderr).toBe("ok\n");
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+  200_000,
+);

@@ -2,6 +2,7 @@ import {
   argumentError,
   checkBoolean,
   checkChoice,
+  checkDevice,
   checkInteger,
   checkNumber,
   checkOptions,
@@ -47,6 +48,7 @@ function prepare(
     device = defaultDevice(),
     requiresGrad = false,
   } = options;
+  checkDevice(op, "device", device);
   checkInteger(op, "seed", seed);
   checkInteger(op, "offset", offset, { min: 0 });
   checkChoice(op, "dtype", dtype, ["f32", "bf16"]);

@@ -11,7 +11,7 @@ import {
 } from "../../lib/errors.js";
 import { addon, type NativeTensor, native } from "../../lib/native.js";
 import { nativeOpNames } from "../../lib/native-ops.js";
-import { add, linear } from "../../lib/ops/index.js";
+import { add, linear, randn } from "../../lib/ops/index.js";
 import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
 import { empty, Tensor } from "../../lib/tensor.js";
@@ -118,6 +118,9 @@ describe("making tensors", () => {
       expect(() => setDefaultDevice(value as never)).toThrow(ArgumentError);
     }
     expect(defaultDevice()).toBe(before);
+    expect(() => memory("cpu" as never)).toThrow(/^\[memory\] expected a device .* received "cpu"/);
+    expect(() => setMemoryLimit(0, "cpu" as never)).toThrow(ArgumentError);
+    expect(() => randn([2], { seed: 1, device: "cpu" as never })).toThrow(ArgumentError);
   });
 
   test("refuses typed arrays whose memory is gone or shared (FAULTS A5)", () => {

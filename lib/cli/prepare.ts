@@ -33,7 +33,7 @@ export function addPrepare(program: Command): void {
     .addOption(
       new Option(
         "--kind <kind>",
-        "files to take from folders: .txt and .md, source code, or jsonl and parquet (default: records if there are any, else text)",
+        "files to take from folders: .txt and .md, source code, or jsonl and parquet (default: records, unless a folder holds text and no records but plain .json)",
       ).choices(inputKinds),
     )
     .addOption(new RepeatableOption("--language <name>", "of source code, only this language"))
@@ -42,12 +42,10 @@ export function addPrepare(program: Command): void {
     .addOption(integerOption("--min-bytes <n>", "drop shorter documents", 0, 2 ** 40))
     .addOption(integerOption("--max-bytes <n>", "drop longer documents", 1, 2 ** 40))
     .addOption(
-      new Option("--split <name>", "split to read (default: train if there are any)").choices([
-        "train",
-        "validation",
-        "test",
-        "all",
-      ]),
+      new Option(
+        "--split <name>",
+        "split to read, by the names of files (default: of records, train if there are any)",
+      ).choices(["train", "validation", "test", "all"]),
     )
     .option("--deduplicate", "drop documents that have been there before, byte for byte")
     .addOption(

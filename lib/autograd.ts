@@ -4,7 +4,7 @@ import { argumentError, checkTensor } from "./check.js";
 import { AutogradError } from "./errors.js";
 import { native } from "./native.js";
 import { currentScope, type Scope, scope } from "./scope.js";
-import { empty, Tensor } from "./tensor.js";
+import { empty, type Memory, Tensor } from "./tensor.js";
 
 /** The record that made a tensor, and which of its outputs the tensor is. */
 export interface GraphNode {
@@ -60,6 +60,19 @@ export function isWanted(edge: Edge | undefined, only: OnlyInto | null): boolean
   return !only || edge.node.record.id >= only.since;
 }
 
+/** Memory that a backward reads, and its version in the forward pass: backward needs the same numbers. */
+interface Reading {
+  readonly memory: Readonly<Memory>;
+  readonly version: number;
+  readonly shape: readonly number[];
+}
+
+const readingOf = ({ memory, shape }: Tensor): Reading => ({
+  memory,
+  version: memory.version,
+  shape,
+});
+
 /** One operation on the tape. It holds its own references to what it saves and drops them when its backward has run. */
 export class TapeRecord {
   readonly id = nextId++;
@@ -67,8 +80,7 @@ export class TapeRecord {
   readonly edges: readonly Edge[];
   readonly outputs: readonly { shape: readonly number[] }[];
   #saved: Tensor[];
-  /** The saved tensors' versions: backward needs the numbers that were saved. */
-  #versions: number[];
+  #readings: readonly Reading[];
   #backward: BackwardFunction | null;
   #scope: Scope | undefined;
   #ended: "run" | "scope" | null = null;
@@ -78,13 +90,14 @@ export class TapeRecord {
     edges: readonly Edge[],
     outputs: readonly Tensor[],
     saved: readonly Tensor[],
+    reads: readonly Reading[],
     backward: BackwardFunction,
   ) {
     this.op = op;
     this.edges = edges;
     this.outputs = outputs.map(({ shape }) => ({ shape }));
     this.#saved = saved.map((tensor) => tensor.retain());
-    this.#versions = saved.map((tensor) => tensor.version);
+    this.#readings = [...saved.map(readingOf), ...reads];
     this.#backward = backward;
     for (const edge of edges) if (edge && "leaf" in edge) edge.leaf.hooks?.recorded();
     this.setScope(currentScope());
@@ -121,7 +134,7 @@ export class TapeRecord {
     };
     let done = false;
     try {
-      this.#checkSaved();
+      this.#checkReadings();
       for (const tensor of this.#saved) tensor.hooks?.neededInBackward();
       const results = backward(gradients as readonly Tensor[], this.#saved, into, needs, only);
       edges.forEach((edge, input) => {
@@ -139,14 +152,14 @@ export class TapeRecord {
     }
   }
 
-  #checkSaved(): void {
-    this.#saved.forEach((tensor, index) => {
-      if (tensor.version === this.#versions[index]) return;
+  #checkReadings(): void {
+    for (const { memory, version, shape } of this.#readings) {
+      if (memory.version === version) continue;
       throw new AutogradError(
-        `[backward] ${this.op} needs a tensor of shape [${tensor.shape}] as it was in the forward pass, but ` +
-          `${tensor.writer} has written over it since: run backward() before that, or the forward pass again`,
+        `[backward] ${this.op} needs a tensor of shape [${shape}] as it was in the forward pass, but ` +
+          `${memory.writer} has written over it since: run backward() before that, or the forward pass again`,
       );
-    });
+    }
   }
 
   /** Lets go of everything saved: the scope ended before a backward came. */
@@ -162,7 +175,7 @@ export class TapeRecord {
     this.#backward = null;
     for (const tensor of this.#saved) tensor.dispose();
     this.#saved = [];
-    this.#versions = [];
+    this.#readings = [];
     this.#scope?.removeRecord(this);
     this.#scope = undefined;
   }
@@ -195,14 +208,18 @@ type One<T extends readonly Tensor[]> = T extends readonly [infer Only] ? Only :
 export function checkCurrent(op: string, input: Tensor): void {
   if (!input.node || !input.outdated) return;
   throw new AutogradError(
-    `[${op}] a tensor of shape [${input.shape}] made by ${input.op} has been written over by ${input.writer}, so what ` +
-      `is computed from it now has no gradient: use what ${input.writer} returned, or make it again`,
+    `[${op}] a tensor of shape [${input.shape}] made by ${input.op} has been written over by ${input.memory.writer}, so ` +
+      `what is computed from it now has no gradient: use what ${input.memory.writer} returned, or make it again`,
   );
 }
+
+/** The leaves that operations read while nothing is recorded: recompute's first pass asks for them. */
+let unrecordedLeaves: Set<Tensor> | null = null;
 
 /**
  * Puts an operation on the tape if one of its inputs needs a gradient.
  * @param options.saved what backward reads; kept alive until then
+ * @param options.reads what backward reads besides, from memory that others keep alive
  * @param options.always record even if no input needs a gradient (the operation reaches parameters by itself)
  * @returns the outputs: the tensor itself if there is one, else the tuple
  */
@@ -212,13 +229,20 @@ export function differentiable<const T extends readonly Tensor[]>(
     inputs: readonly Tensor[];
     outputs: T;
     saved?: readonly Tensor[];
+    reads?: readonly Reading[];
     always?: boolean;
     backward: BackwardFunction;
   },
 ): One<T> {
-  const { inputs, outputs, saved = [], always = false, backward } = options;
+  const { inputs, outputs, saved = [], reads = [], always = false, backward } = options;
   for (const output of outputs) output.op = op;
-  if (gradientsEnabled() && (always || inputs.some((input) => input.requiresGrad))) {
+  const recording = gradientsEnabled();
+  if (unrecordedLeaves && !recording) {
+    for (const input of inputs) {
+      if (input.requiresGrad && !input.node) unrecordedLeaves.add(input);
+    }
+  }
+  if (recording && (always || inputs.some((input) => input.requiresGrad))) {
     const stale = inputs.find((input) => input.node && input.outdated);
     if (stale) {
       for (const output of outputs) output.dispose();
@@ -228,7 +252,7 @@ export function differentiable<const T extends readonly Tensor[]>(
       if (!input.requiresGrad) return null;
       return input.node ? { node: input.node } : { leaf: input };
     });
-    const record = new TapeRecord(op, edges, outputs, saved, backward);
+    const record = new TapeRecord(op, edges, outputs, saved, reads, backward);
     outputs.forEach((output, index) => {
       output.setNode({ record, output: index });
     });
@@ -249,14 +273,15 @@ export function recompute<const T extends readonly Tensor[]>(
   fn: (...inputs: Tensor[]) => T,
 ): T {
   if (!gradientsEnabled()) return fn(...inputs);
-  const versions = inputs.map((input) => input.version);
+  const versions = inputs.map((input) => input.memory.version);
+  const leaves = new Set<Tensor>();
   const outputs = noGrad(() =>
     scope(() => {
-      const made = fn(...inputs);
+      const made = noting(leaves, () => fn(...inputs));
       if (!Array.isArray(made) || !made.every((output) => Tensor.isTensor(output))) {
         throw argumentError("recompute", "an array of tensors", "the result of fn", made);
       }
-      if (inputs.some((input, index) => input.version !== versions[index])) {
+      if (inputs.some((input, index) => input.memory.version !== versions[index])) {
         throw new AutogradError(
           `[recompute] ${op} changes one of its inputs in place: backward could not compute it again`,
         );
@@ -270,6 +295,7 @@ export function recompute<const T extends readonly Tensor[]>(
     }),
   );
   const needed = inputs.map((input) => input.requiresGrad);
+  const reads = [...leaves].filter((leaf) => !leaf.disposed).map(readingOf);
   const backward: BackwardFunction = (gradients, saved, _into, _needs, only) => {
     const captured: (Tensor | null)[] = inputs.map(() => null);
     withGrad(() => {
@@ -301,8 +327,19 @@ export function recompute<const T extends readonly Tensor[]>(
     for (const tensor of captured) tensor?.setScope(currentScope());
     return captured;
   };
-  differentiable(op, { inputs, outputs, saved: inputs, always: true, backward });
+  differentiable(op, { inputs, outputs, saved: inputs, reads, always: true, backward });
   return outputs;
+}
+
+/** Runs `fn`, which records nothing, and notes the leaves that its operations read. */
+function noting<T>(leaves: Set<Tensor>, fn: () => T): T {
+  const outer = unrecordedLeaves;
+  unrecordedLeaves = leaves;
+  try {
+    return fn();
+  } finally {
+    unrecordedLeaves = outer;
+  }
 }
 
 /**

@@ -31,8 +31,8 @@ export interface LeafHooks {
   gradientNeeded(): void;
 }
 
-/** What tensors over the same memory, views included, know of it together. */
-interface Memory {
+/** What tensors over the same memory, views included, know of it together. @internal */
+export interface Memory {
   /** Counts the writes in place: what the tape has saved must not change before its backward. */
   version: number;
   /** What wrote last, for messages. */
@@ -221,14 +221,9 @@ export class Tensor {
     return new Tensor(handle, this.shape, this.dtype, this.device, this.op, scope);
   }
 
-  /** How often the memory has been written in place. @internal */
-  get version(): number {
-    return (this.#handle as Handle).memory.version;
-  }
-
-  /** What wrote the memory last, for messages. @internal */
-  get writer(): string {
-    return (this.#handle as Handle).memory.writer;
+  /** @internal */
+  get memory(): Readonly<Memory> {
+    return (this.#handle as Handle).memory;
   }
 
   /**
@@ -245,11 +240,6 @@ export class Tensor {
   /** Whether the numbers are others than those that this tensor's place in the graph stands for. @internal */
   get outdated(): boolean {
     return this.#version !== (this.#handle as Handle).memory.version;
-  }
-
-  /** Whether a leaf that requires a gradient lies in this memory. @internal */
-  get holdsLeaf(): boolean {
-    return (this.#handle as Handle).memory.leaves > 0;
   }
 
   /** @internal */

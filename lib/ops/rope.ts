@@ -99,7 +99,7 @@ function checkArguments(
   }
   if (options.documentStarts !== undefined) checkDocumentStarts("rope", options.documentStarts, x);
   if (inPlace && gradientsEnabled()) {
-    if (x.holdsLeaf) {
+    if (x.memory.leaves > 0) {
       throw new ArgumentError(
         "[rope] a leaf that requires a gradient cannot be changed in place, nor a view of one: leave inPlace out",
       );

@@ -61,6 +61,20 @@ describe("parameters", () => {
     expect(module.weight.tensor.grad).not.toBe(null);
   });
 
+  test("recompute sees that parameters which only its function reads have changed", () => {
+    using _ = scope();
+    const { module, optimizer } = trainable();
+    const x = leaf([4, 3]);
+    const pass = () => sum(recompute("layer", [x], (z) => [module.forward(z as Tensor)])[0]);
+    const y = pass();
+    optimizer.step({ lr: 0.1 });
+    expect(() => y.backward()).toThrow(
+      /^\[backward\] layer needs a tensor of shape \[2,3\] .* AdamW.step has written over it/,
+    );
+    pass().backward();
+    expect(module.weight.tensor.grad).not.toBe(null);
+  });
+
   test("what is left of a graph that was refused is freed", async () => {
     const { module, optimizer } = trainable();
     scope(() => optimizer.step({ lr: 0 })); // what the first one makes stays

@@ -13,6 +13,7 @@ import { scope } from "../lib/scope.js";
 import type { Tensor } from "../lib/tensor.js";
 import { fromReference } from "./support/operations.js";
 import { random } from "./support/reference.js";
+import { settled } from "./support/settled.js";
 
 const small = (shape: number[], seed: number) => fromReference(random(shape, seed));
 
@@ -123,6 +124,7 @@ describe("checkGradients", () => {
   });
 
   it("leaves no tensor behind and the inputs' own gradients alone", async () => {
+    await settled();
     const before = memory().tensors;
     await scope(async () => {
       const x = tensor([1, 2], { requiresGrad: true });

@@ -14,6 +14,7 @@ import { add, exp, mul, reshape, sub, sum, tanh } from "../../lib/ops/index.js";
 import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
 import type { Tensor } from "../../lib/tensor.js";
+import { settled } from "../support/settled.js";
 
 const leaf = (values: number[]) => tensor(values, { requiresGrad: true });
 const numbers = async (x: Tensor | null) => [...(await (x as Tensor).toArray())];
@@ -114,7 +115,7 @@ describe("backward", () => {
   test("leaves no tensor behind, whether it ran or not", async () => {
     const x = leaf([1, 2, 3]);
     sum(mul(x, x)).backward();
-    await synchronize();
+    await settled();
     const before = memory();
     for (let turn = 0; turn < 5; turn++) {
       using _ = scope();
@@ -129,7 +130,7 @@ describe("backward", () => {
   test("passes over leaves that were disposed meanwhile, and leaves nothing behind", async () => {
     const x = leaf([1, 2, 3]);
     sum(mul(x, x)).backward();
-    await synchronize();
+    await settled();
     const before = memory().tensors;
     for (let turn = 0; turn < 3; turn++) {
       using _ = scope();

@@ -22,6 +22,7 @@ import { add, mul, sum } from "../../lib/ops/index.js";
 import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
 import type { Tensor } from "../../lib/tensor.js";
+import { settled } from "../support/settled.js";
 
 const numbers = async (x: Tensor) => [...(await x.toArray())];
 const constant = (shape: number[], value: number) =>
@@ -159,7 +160,7 @@ describe("a store", () => {
   });
 
   test("frees everything it made, gradients as well", async () => {
-    await synchronize();
+    await settled();
     const before = memory().tensors;
     scope(() => {
       const module = new Mixed();

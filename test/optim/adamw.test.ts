@@ -9,6 +9,7 @@ import { finiteGuard } from "../../lib/optim/guard.js";
 import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
 import type { Tensor } from "../../lib/tensor.js";
+import { settled } from "../support/settled.js";
 
 const numbers = async (x: Tensor) => [...(await x.toArray())];
 
@@ -22,7 +23,7 @@ const pass = (module: Linear) => sum(mul(module.forward(tensor([[1, 2, 3]])), 2)
 describe("made after a backward", () => {
   test("takes over the gradient that is there, with the same step as if it had been made before", async () => {
     const steps: unknown[] = [];
-    await synchronize();
+    await settled();
     const before = memory().tensors;
     for (const late of [false, true]) {
       await scope(async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { arange, full, tensor } from "../../lib/create.js";
+import { arange, empty, full, tensor } from "../../lib/create.js";
 import { ArgumentError, AutogradError } from "../../lib/errors.js";
 import { native } from "../../lib/native.js";
 import { cast } from "../../lib/ops/cast.js";
@@ -147,7 +147,12 @@ describe("fill, arange and accumulate", () => {
   });
 
   it.each([[0.5], [2 ** 31], [-(2 ** 31) - 1]])("refuse the value %f for i32", async (value) => {
-    await expect(full([2], value, { dtype: "i32" }).toArray()).rejects.toThrow("[fill]");
+    expect(() => full([2], value, { dtype: "i32" })).toThrow(
+      "[full] expected a whole number of 32 bits (the tensor is i32) for value",
+    );
+    const x = empty([2], { dtype: "i32" });
+    native.fill(x.native, value);
+    await expect(x.toArray()).rejects.toThrow("[fill]");
   });
 
   it("refuse a ramp of i32 that leaves the range", async () => {

@@ -23,7 +23,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 /** Compiles a program of test/cuda/host with sources of csrc. */
 function build(name: string, sources: readonly string[]): string {
   const program = join(folder, name);
-  const flags = ["-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", "-pthread"];
+  const flags = ["-std=c++20", "-O0", "-fsanitize=address,undefined", "-pthread"];
   const include = ["test/cuda/host", "csrc"].map((path) => `-I${join(root, path)}`);
   const files = [`test/cuda/host/${name}.cpp`, ...sources.map((source) => `csrc/${source}.cpp`)];
   execFileSync("g++", [

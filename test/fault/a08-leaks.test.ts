@@ -43,13 +43,16 @@ test(`${measured} training steps: live tensors, device bytes and resident memory
     return last;
   };
   await train(2000);
-  const before = { ...memory(), rss: process.memoryUsage.rss() };
-  const loss = await train(measured);
+  const before = memory();
+  await train(measured / 2);
+  // V8's heap for young objects doubles once more in the first thousands of steps, by 16 MB, and then stays.
+  const rss = process.memoryUsage.rss();
+  const loss = await train(measured / 2);
   const after = memory();
   expect(loss).toBeLessThan(0.1);
   expect(after.tensors).toBe(before.tensors);
   expect(after.bytes).toBe(before.bytes);
-  expect(process.memoryUsage.rss() - before.rss).toBeLessThan(24 << 20);
+  expect(process.memoryUsage.rss() - rss).toBeLessThan(12 << 20);
   optimizer.dispose();
   model.dispose();
 }, 3_600_000);

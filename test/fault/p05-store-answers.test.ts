@@ -25,7 +25,7 @@ async function connectTo(answer: (socket: Socket, id: bigint) => void) {
       while (bytes.length >= 4 && bytes.length >= 4 + bytes.readUInt32LE(0)) {
         const [type, id] = [bytes.readUInt8(4), bytes.readBigUInt64LE(5)];
         bytes = bytes.subarray(4 + bytes.readUInt32LE(0));
-        if (type === types.hello) socket.write(frame(types.welcome, 0n, Buffer.alloc(0)));
+        if (type === types.hello) socket.write(frame(types.welcome, 0n, Buffer.alloc(4)));
         if (type === types.goodbye) socket.write(frame(types.done, id, Buffer.alloc(0)));
         if (type === types.get) answer(socket, id);
       }

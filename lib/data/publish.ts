@@ -1,10 +1,18 @@
 import { open, readdir, readFile, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UsageError } from "../errors.js";
-import { datasetFileName, datasetFormat } from "./dataset-file.js";
+import { datasetFileName, datasetFormat, parseShardFile } from "./dataset-file.js";
 
-const ownFiles =
-  /^(dataset\.json|(train|validation)-\d{5,10}\.(bin|idx)|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json)$/;
+const ownFiles = new Set([
+  datasetFileName,
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+]);
+
+function isOwn(name: string): boolean {
+  return ownFiles.has(name) || parseShardFile(name.replace(/\.idx$/, ".bin")) !== null;
+}
 
 /**
  * Refuses a folder that may not be replaced: one with anything but a data set in it, unless `overwrite`; and, in
@@ -29,7 +37,7 @@ export async function checkTarget(
     });
   });
   if (names.length === 0 || overwrite) return;
-  const foreign = names.filter((name) => !ownFiles.test(name));
+  const foreign = names.filter((name) => !isOwn(name));
   if (foreign.length > 0 || !(await isDataset(out))) {
     const found = foreign[0] ?? names[0];
     throw new UsageError(

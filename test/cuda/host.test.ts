@@ -8,11 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { canCompileSources, compile, sanitized } from "../support/cpp.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const canBuild =
-  existsSync(join(root, "csrc/cuda/cuda_stream.cpp")) &&
-  spawnSync("g++", ["--version"]).status === 0;
 
 let folder: string;
 beforeAll(() => {
@@ -22,21 +20,12 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Compiles a program of test/cuda/host with sources of csrc. */
 function build(name: string, sources: readonly string[]): string {
-  const program = join(folder, name);
-  const flags = ["-std=c++20", "-O0", "-fsanitize=address,undefined", "-pthread"];
-  const include = ["test/cuda/host", "csrc"].map((path) => `-I${join(root, path)}`);
-  const files = [`test/cuda/host/${name}.cpp`, ...sources.map((source) => `csrc/${source}.cpp`)];
-  execFileSync("g++", [
-    ...flags,
-    ...include,
-    "-o",
-    program,
-    ...files.map((file) => join(root, file)),
-  ]);
-  return program;
+  const files = sources.map((source) => `csrc/${source}.cpp`);
+  const input = { sources: [`test/cuda/host/${name}.cpp`, ...files] };
+  return compile(join(folder, name), input, [...sanitized, `-I${join(root, "test/cuda/host")}`]);
 }
 
-describe.runIf(canBuild)("the host side of a GPU's stream", () => {
+describe.runIf(canCompileSources)("the host side of a GPU's stream", () => {
   it("holds what copies write to, gives memory back while it waits for some, and ends on any thread", () => {
     const sources = ["cuda_stream", "completion_queue", "arena", "pinned_pool", "cuda_error"];
     const program = build("stream", [...sources.map((name) => `cuda/${name}`), "runtime/tensor"]);
@@ -45,7 +34,7 @@ describe.runIf(canBuild)("the host side of a GPU's stream", () => {
   }, 400_000);
 });
 
-describe.runIf(canBuild)("the file of chosen algorithms", () => {
+describe.runIf(canCompileSources)("the file of chosen algorithms", () => {
   let program: string;
   beforeAll(() => {
     program = build("gemm_cache", ["cuda/gemm_cache"]);

@@ -3,22 +3,15 @@
  * for NVIDIA's, so this runs on any machine: each case in a child process, because a library is loaded once for a process.
  */
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { probeCuda } from "../../lib/cuda.js";
+import { canCompileSources, compile, hasCompiler } from "../support/cpp.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const hasCompiler = (() => {
-  try {
-    execFileSync("g++", ["--version"], { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  }
-})();
 
 let folder: string;
 beforeAll(() => {
@@ -30,9 +23,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 function library(path: string, source: string): string {
   const file = join(folder, path);
   mkdirSync(join(file, ".."), { recursive: true });
-  writeFileSync(`${file}.cpp`, source);
-  execFileSync("g++", ["-shared", "-fPIC", "-o", file, `${file}.cpp`]);
-  return file;
+  return compile(file, { text: source }, ["-shared", "-fPIC"]);
 }
 
 function driver(version: number): string {
@@ -145,63 +136,54 @@ const twoGpus = `
     return &plugin;
   }`;
 
-describe.runIf(hasCompiler && existsSync(join(root, "csrc/runtime/plugin.h")))(
-  "which GPUs a process uses",
-  () => {
-    let environment: Record<string, string>;
-    beforeAll(() => {
-      const file = join(folder, "two-gpus.so");
-      const input = { input: twoGpus };
-      const include = `-I${join(root, "csrc")}`;
-      execFileSync(
-        "g++",
-        ["-std=c++20", "-shared", "-fPIC", include, "-o", file, "-xc++", "-"],
-        input,
-      );
-      environment = { LD_LIBRARY_PATH: driver(13_000), LLAMAFORGE_CUDA_PLUGIN: file };
+describe.runIf(canCompileSources)("which GPUs a process uses", () => {
+  let environment: Record<string, string>;
+  beforeAll(() => {
+    const file = join(folder, "two-gpus.so");
+    compile(file, { text: twoGpus }, ["-shared", "-fPIC"]);
+    environment = { LD_LIBRARY_PATH: driver(13_000), LLAMAFORGE_CUDA_PLUGIN: file };
+  });
+
+  function run(program: string): { said: string[]; printed: unknown } {
+    const code = `const addon = require("node-gyp-build")(${JSON.stringify(root)}); ${program}`;
+    const { stdout, stderr } = spawnSync(process.execPath, ["-e", code], {
+      cwd: root,
+      env: { ...process.env, ...environment },
+      encoding: "utf8",
     });
+    return { said: stderr.trim().split("\n"), printed: JSON.parse(stdout) };
+  }
 
-    function run(program: string): { said: string[]; printed: unknown } {
-      const code = `const addon = require("node-gyp-build")(${JSON.stringify(root)}); ${program}`;
-      const { stdout, stderr } = spawnSync(process.execPath, ["-e", code], {
-        cwd: root,
-        env: { ...process.env, ...environment },
-        encoding: "utf8",
-      });
-      return { said: stderr.trim().split("\n"), printed: JSON.parse(stdout) };
-    }
+  it("a description of all uses none: each rank of a run asks for it", () => {
+    const { said, printed } = run("console.log(JSON.stringify(addon.cudaInfo().devices))");
+    expect(said).toEqual(["describe 0", "describe 1"]);
+    const gpu = { name: "A GPU", capability: "9.0", memoryBytes: 80 * 2 ** 20 };
+    expect(printed).toEqual([gpu, gpu]);
+  });
 
-    it("a description of all uses none: each rank of a run asks for it", () => {
-      const { said, printed } = run("console.log(JSON.stringify(addon.cudaInfo().devices))");
-      expect(said).toEqual(["describe 0", "describe 1"]);
-      const gpu = { name: "A GPU", capability: "9.0", memoryBytes: 80 * 2 ** 20 };
-      expect(printed).toEqual([gpu, gpu]);
-    });
-
-    it("free memory is asked of one", () => {
-      const { said, printed } = run("console.log(addon.gpuFreeBytes(0))");
-      expect({ said, printed }).toEqual({ said: ["free 0"], printed: 70 * 2 ** 20 });
-      const wrong = run(`
+  it("free memory is asked of one", () => {
+    const { said, printed } = run("console.log(addon.gpuFreeBytes(0))");
+    expect({ said, printed }).toEqual({ said: ["free 0"], printed: 70 * 2 ** 20 });
+    const wrong = run(`
       const errors = [-1, 0.5, "0", undefined].map((index) => {
         try { addon.gpuFreeBytes(index); } catch (error) { return error.code; }
       });
       console.log(JSON.stringify(errors))`);
-      expect(wrong.printed).toEqual(Array(4).fill("ERR_ARGUMENT"));
-    });
+    expect(wrong.printed).toEqual(Array(4).fill("ERR_ARGUMENT"));
+  });
 
-    it("doctor shows a GPU that it cannot use beside one that it can", async () => {
-      const before = { ...process.env };
-      Object.assign(process.env, environment);
-      try {
-        const { info, free } = await probeCuda();
-        expect(info?.devices).toHaveLength(2);
-        expect(free).toEqual([70 * 2 ** 20, "somebody else's"]);
-      } finally {
-        process.env = before;
-      }
-    });
-  },
-);
+  it("doctor shows a GPU that it cannot use beside one that it can", async () => {
+    const before = { ...process.env };
+    Object.assign(process.env, environment);
+    try {
+      const { info, free } = await probeCuda();
+      expect(info?.devices).toHaveLength(2);
+      expect(free).toEqual([70 * 2 ** 20, "somebody else's"]);
+    } finally {
+      process.env = before;
+    }
+  });
+});
 
 const onGpu = process.env.LLAMAFORGE_TEST_DEVICE?.startsWith("cuda") === true;
 

@@ -21,7 +21,6 @@ describe("readers", () => {
       "B.txt": "four",
       "empty.txt": "",
     });
-    // c.json would make it a folder of records.
     const documents = await read({ path: folder, kind: "text" });
     expect(origins(folder, documents)).toEqual(["B.txt", "a.TXT", "a/z.md", "b.txt"]);
     expect(documents[2]).toMatchObject({ text: "one é", bytes: 6, origin: join(folder, "a/z.md") });

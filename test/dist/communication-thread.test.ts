@@ -1,12 +1,10 @@
 /** The CPU's communication stream ends wherever its last owner lets go of it: csrc/comm/cpu_collectives.cpp under sanitizers. */
-import { execFileSync, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { root } from "../cli/build.js";
-
-const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
+import { canCompileSources, compile, sanitized } from "../support/cpp.js";
 
 /** Jobs that own their thread, as a group's do: the last one to go is the thread's own, or another's. */
 const program = `
@@ -35,19 +33,14 @@ const program = `
     std::puts("ok");
   }`;
 
-test.runIf(hasCompiler)(
+test.runIf(canCompileSources)(
   "is freed by its own last job, or by another thread",
   () => {
     const folder = mkdtempSync(join(tmpdir(), "llamaforge-thread-"));
     try {
-      const source = join(folder, "thread.cpp");
-      writeFileSync(source, program);
-      const flags = ["-std=c++20", "-O0", "-fsanitize=address", "-pthread"];
-      const sources = ["comm/cpu_collectives", "comm/status", "runtime/tensor"].map((name) =>
-        join(root, `csrc/${name}.cpp`),
-      );
-      const out = join(folder, "thread");
-      execFileSync("g++", [...flags, `-I${join(root, "csrc")}`, source, ...sources, "-o", out]);
+      const sources = ["comm/cpu_collectives", "comm/status", "runtime/tensor"];
+      const input = { text: program, sources: sources.map((name) => `csrc/${name}.cpp`) };
+      const out = compile(join(folder, "thread"), input, sanitized);
       const { stdout, stderr } = spawnSync(out, { encoding: "utf8", timeout: 60_000 });
       expect(stdout + stderr).toBe("ok\n");
     } finally {

@@ -1,12 +1,10 @@
 /** How a rank tries the addresses of MASTER_ADDR: csrc/comm/frame.cpp with a resolver and a `poll` that are ours. */
-import { execFileSync, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { root } from "../cli/build.js";
-
-const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
+import { canCompileSources, compile } from "../support/cpp.js";
 
 /** A name of three addresses: two are silent, the third answers after 50 ms, as one does that is not on this host. */
 const program = `
@@ -58,16 +56,13 @@ const program = `
     std::puts(socket ? "connected" : why.c_str());
   }`;
 
-test.runIf(hasCompiler)(
+test.runIf(canCompileSources)(
   "the addresses after a silent one have their share of the time",
   () => {
     const folder = mkdtempSync(join(tmpdir(), "llamaforge-connect-"));
     try {
-      const source = join(folder, "main.cpp");
-      const binary = join(folder, "main");
-      writeFileSync(source, program);
-      const files = [source, join(root, "csrc/comm/frame.cpp")];
-      execFileSync("g++", ["-std=c++20", "-I", join(root, "csrc"), ...files, "-o", binary]);
+      const sources = ["csrc/comm/frame.cpp"];
+      const binary = compile(join(folder, "main"), { text: program, sources });
       const tried = (ms: number) => execFileSync(binary, [`${ms}`], { encoding: "utf8" }).trim();
 
       // A second at most, so that a silent first address does not take the whole start.

@@ -2,15 +2,14 @@
  * No kernel of the CPU allocates inside a team of threads: an exception cannot leave one, so memory that runs out there would end
  * the process. A preloaded `operator new` ends it at the first such allocation, whether there is memory or not.
  */
-import { execFileSync, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { root } from "../cli/build.js";
-
-const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
-const onGpu = process.env.LLAMAFORGE_TEST_DEVICE?.startsWith("cuda") === true;
+import { compile, hasCompiler } from "../support/cpp.js";
+import { onGpu } from "../support/device.js";
 
 const watchful = `
   #include <dlfcn.h>
@@ -58,24 +57,13 @@ const watchful = `
   // That the addon allocates by these functions.
   __attribute__((destructor)) static void count() { std::fprintf(stderr, "outside of teams: %ld\\n", outside.load()); }`;
 
-test.runIf(hasCompiler && !onGpu)(
+test.runIf(hasCompiler && !onGpu())(
   "no operation allocates inside a team",
   () => {
     const folder = mkdtempSync(join(tmpdir(), "llamaforge-teams-"));
     try {
-      const library = join(folder, "watchful.so");
-      const flags = [
-        "-std=c++20",
-        "-O1",
-        "-shared",
-        "-fPIC",
-        "-fopenmp",
-        "-o",
-        library,
-        "-xc++",
-        "-",
-      ];
-      execFileSync("g++", flags, { input: watchful });
+      const flags = ["-O1", "-shared", "-fPIC", "-fopenmp"];
+      const library = compile(join(folder, "watchful.so"), { text: watchful }, flags);
       const { status, stdout, stderr } = spawnSync(
         process.execPath,
         [join(root, "test/support/kernel_sweep.mjs")],

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { loadLlama } from "../../lib/checkpoint/llama.js";
 import { CheckpointError, DivergedError, TokenizerError, UsageError } from "../../lib/errors.js";
+import { native } from "../../lib/native.js";
 import { memory, synchronize } from "../../lib/runtime.js";
 import type { RunConfig } from "../../lib/train/config.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
@@ -141,12 +142,12 @@ describe("refused before anything is trained", () => {
 });
 
 describe("too many skipped steps (FAULTS N4)", () => {
-  test("end the run with the state saved and a hint", async () => {
-    const out = freshOut();
-    const config = tinyConfig(data, out, { guard: { maxConsecutiveSkips: 2 }, steps: 12 });
-    const trainer = await Trainer.create(config);
-    // What no clipping can save: the weights themselves are not finite.
-    const { native } = await import("../../lib/native.js");
+  /** A run that no clipping can save, to its end: the weights themselves are not finite. */
+  async function diverge(out: string, options: object = {}) {
+    const limits = { guard: { maxConsecutiveSkips: 2 }, steps: 12 };
+    const config = tinyConfig(data, out, { ...limits, ...options });
+    const notices: string[] = [];
+    const trainer = await Trainer.create(config, { onNotice: (text) => notices.push(text) });
     native.fill(trainer.model.norm.weight.tensor.native, Number.NaN);
     const seen: StepMetrics[] = [];
     await expect(
@@ -154,6 +155,12 @@ describe("too many skipped steps (FAULTS N4)", () => {
         for await (const step of trainer.run()) seen.push(step);
       })(),
     ).rejects.toThrow(DivergedError);
+    return { seen, notices };
+  }
+
+  test("end the run with the state saved and a hint", async () => {
+    const out = freshOut();
+    const { seen } = await diverge(out);
     // The third skip decides; the step that was under way by then is done, and all of them are told.
     expect(seen.map((step) => step.skipped)).toEqual(Array(4).fill("loss not finite"));
     await readFile(join(out, "step-0000000004/manifest.json"));
@@ -195,22 +202,8 @@ describe("too many skipped steps (FAULTS N4)", () => {
 
   test("no samples and no validation loss of such weights keep it from saving", async () => {
     const out = freshOut();
-    const config = tinyConfig(data, out, {
-      guard: { maxConsecutiveSkips: 2 },
-      evaluate: { every: 1 },
-      sample: { every: 1, prompts: ["the"] },
-      steps: 12,
-    });
-    const notices: string[] = [];
-    const trainer = await Trainer.create(config, { onNotice: (text) => notices.push(text) });
-    const { native } = await import("../../lib/native.js");
-    native.fill(trainer.model.norm.weight.tensor.native, Number.NaN);
-    const seen: StepMetrics[] = [];
-    await expect(
-      (async () => {
-        for await (const step of trainer.run()) seen.push(step);
-      })(),
-    ).rejects.toThrow(DivergedError);
+    const measuring = { evaluate: { every: 1 }, sample: { every: 1, prompts: ["the"] } };
+    const { seen, notices } = await diverge(out, measuring);
     expect(notices.filter((text) => text.startsWith("no samples after step"))).toHaveLength(3);
     expect(seen.at(-1)?.validation?.loss).toBeNaN();
     await readFile(join(out, "step-0000000003/manifest.json"));

@@ -117,6 +117,7 @@ async function check(tool, sweep) {
         ...process.env,
         LLAMAFORGE_CUDA_ALLOCATE_EACH: "1",
         LLAMAFORGE_GEMM: "first",
+        ...(tool === "initcheck" ? { LLAMAFORGE_CUDA_FILL_PRODUCTS: "1" } : {}),
       },
     },
   );

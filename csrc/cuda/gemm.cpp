@@ -78,8 +78,10 @@ bool is_worth_timing(const GemmShape& shape) {
 GemmContext::GemmContext(CudaStream& cuda)
     : cuda_(cuda), lt_(cublaslt()), tunes_(times_algorithms()), cache_(prefix_of(cuda, lt_)) {
   tf32_ = is_on("LLAMAFORGE_TF32");
+  fills_ = is_on("LLAMAFORGE_CUDA_FILL_PRODUCTS");
   check_lt(lt_.Create(&handle_), "Create");
   LF_CUDA_CHECK(cudaMalloc(&workspace_, kWorkspaceBytes));
+  if (fills_) LF_CUDA_CHECK(cudaMemsetAsync(workspace_, 0, kWorkspaceBytes, cuda_.compute()));
   LF_CUDA_CHECK(cudaEventCreate(&begin_));
   LF_CUDA_CHECK(cudaEventCreate(&end_));
 }
@@ -251,6 +253,11 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
 
 void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate) {
   const Plan& plan = plan_for(shape, a, b, c, accumulate);
+  // For initcheck, which does not see what cuBLASLt's kernels write through TMA and would report every reader of it.
+  if (fills_ && !accumulate) {
+    const size_t bytes = static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
+    LF_CUDA_CHECK(cudaMemsetAsync(c, 0, bytes, cuda_.compute()));
+  }
   check_lt(run(plan, plan.algorithm, a.data, b.data, c, accumulate), "Matmul");
 }
 

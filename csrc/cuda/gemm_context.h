@@ -45,7 +45,7 @@ class GemmContext {
   lt::Handle handle_ = nullptr;
   void* workspace_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
-  bool tf32_ = false, tunes_ = true;
+  bool tf32_ = false, tunes_ = true, fills_ = false;
   GemmCache cache_;
   std::map<Key, Plan> plans_;
 };

@@ -259,6 +259,8 @@ const jobs = {
     };
     recorder.boundary();
     recorder.phase("waits");
+    // Work before the sum, so that the wait is enqueued long before the sum begins.
+    products();
     all.allReduce(x).wait();
     products();
     recorder.boundary();

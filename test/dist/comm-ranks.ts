@@ -47,6 +47,13 @@ export function sharedGpu(rank: number | string): Record<string, string> {
   return { CUDA_VISIBLE_DEVICES, NCCL_HOSTID: `rank-${rank}`, LLAMAFORGE_GEMM: "first" };
 }
 
+/** The same for ranks that a launcher starts, all with one environment: each names its own host as it begins. */
+export function sharedGpuOfLaunch(): Record<string, string> {
+  if (device === "cpu") return {};
+  const name = "process.env.NCCL_HOSTID='rank-'+process.env.RANK";
+  return { ...sharedGpu(0), NODE_OPTIONS: `--import=data:text/javascript,${name}` };
+}
+
 function startRank(job: string, rank: number, environment: Record<string, string>): Rank {
   const child = spawn(process.execPath, [`${root}/test/dist/comm-rank.mjs`, job], {
     stdio: ["ignore", "pipe", "pipe"],

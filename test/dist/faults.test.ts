@@ -6,6 +6,7 @@ import { freePort } from "../../lib/dist/free-port.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
 import { tinyData } from "../support/tiny_run.js";
+import { device, sharedGpuOfLaunch } from "./comm-ranks.js";
 import {
   expectCodes,
   figures,
@@ -82,7 +83,7 @@ describe("a rank that is lost", () => {
     // Each attempt dies at its second save, when the first one is done: 4 is saved, then 8, and the third reaches 12.
     const started = startRank(
       ["launch", "--nproc", "2", "--max-restarts", "2", "--", "train", file],
-      { LLAMAFORGE_TEST_FAULTS: "1", FAULT: "save:2:kill" },
+      { ...sharedGpuOfLaunch(), LLAMAFORGE_TEST_FAULTS: "1", FAULT: "save:2:kill" },
     );
     const result = await started.ended;
     expect(result.stderr).toContain("the newest state is the checkpoint of step 8");
@@ -92,7 +93,7 @@ describe("a rank that is lost", () => {
     const stuck = await writeConfig(folder, data, 2, { steps: 12 });
     const hopeless = startRank(
       ["launch", "--nproc", "2", "--max-restarts", "1", "--", "train", stuck.file],
-      { LLAMAFORGE_TEST_FAULTS: "1", FAULT: "step:2:exit" },
+      { ...sharedGpuOfLaunch(), LLAMAFORGE_TEST_FAULTS: "1", FAULT: "step:2:exit" },
     );
     const given = await hopeless.ended;
     expect(given.stderr).toContain("given up: 1 restarts in a row brought no new checkpoint");
@@ -141,13 +142,17 @@ describe("ranks that do not do the same", () => {
   test("another build on one rank: each file that differs is named with both hashes", async () => {
     const { file } = await writeConfig(folder, data, 2);
     // The same version and sources, an addon and a plugin that were linked anew, and a module with another line.
+    const [plugin, calledPlugin] =
+      device === "cpu"
+        ? ["libllamaforge_gloo.so", "the Gloo plugin"]
+        : ["libllamaforge_cuda13.so", "the CUDA plugin"];
     const other = join(folder, "other-build");
     const release = join("build", "Release");
     await mkdir(join(other, release), { recursive: true });
     await cp(join(root, "dist"), join(other, "dist"), { recursive: true });
     await cp(join(root, "package.json"), join(other, "package.json"));
     await symlink(join(root, "node_modules"), join(other, "node_modules"));
-    for (const name of ["llamaforge.node", "libllamaforge_gloo.so"]) {
+    for (const name of ["llamaforge.node", plugin]) {
       await cp(join(root, release, name), join(other, release, name));
       await appendFile(join(other, release, name), "\0");
     }
@@ -160,7 +165,7 @@ describe("ranks that do not do the same", () => {
     expectCodes(results, 2);
     for (const { stderr } of results) {
       expect(stderr).toContain("the ranks of this run are not set up alike: 3 problems");
-      for (const what of ["LlamaForge's program", "the addon", "the Gloo plugin"]) {
+      for (const what of ["LlamaForge's program", "the addon", calledPlugin]) {
         const values = new RegExp(`${what}: rank 1 has ([0-9a-f]{16}), rank 0 ([0-9a-f]{16})`);
         const [, mine, first] = values.exec(stderr) ?? [];
         expect(mine, what).toBeDefined();

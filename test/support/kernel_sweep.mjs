@@ -358,6 +358,18 @@ const sweeps = {
         ops.argmax(logits, ids);
         ops.sample(logits, ids, 0, 0, 1, 1, 0);
         ops.sample(logits, ids, 0.8, 0, 1, 1, 0);
+      },
+    );
+    // Rows are sorted one after the other: many would only take racecheck long.
+    each(
+      [
+        [1, 1],
+        [5, 311],
+        [3, 32_000],
+        [2, 70_001],
+      ],
+      (dtype, rows, classes) => {
+        const [logits, ids] = [random([rows, classes], dtype), empty([rows], "i32")];
         ops.sample(logits, ids, 0.8, Math.min(50, classes), 0.9, 1, 0);
       },
     );

@@ -74,7 +74,8 @@ export interface Addon {
   ops: NativeOps;
   io: Record<string, (...args: never[]) => unknown>;
   comm: Record<string, (...args: never[]) => unknown>;
-  synchronize(device: number): Promise<void>;
+  /** When the device got there: milliseconds of the clock of process.hrtime. */
+  synchronize(device: number): Promise<number>;
   memory(device: number): NativeMemory;
   resetPeakMemory(device: number): void;
   setMemoryLimit(device: number, bytes: number): void;

@@ -10,9 +10,19 @@ function numberOf(op: string, device: Device): number {
 
 /** Waits until the device has run everything enqueued so far. @throws the first failure since the last wait */
 export async function synchronize(device: Device = defaultDevice()): Promise<void> {
+  await reachedAt(device);
+}
+
+/**
+ * The same, and when the device got there, by performance.now(): JS may come round much later, as launches wait once a GPU's
+ * queue is full.
+ */
+export async function reachedAt(device: Device): Promise<number> {
   const number = numberOf("synchronize", device);
   try {
-    await addon.synchronize(number);
+    const reached = await addon.synchronize(number);
+    const late = Number(process.hrtime.bigint()) / 1e6 - reached;
+    return performance.now() - late;
   } catch (error) {
     throw typedNativeError(error);
   }

@@ -2,6 +2,8 @@
 #include <napi.h>
 #include <unistd.h>
 
+#include <chrono>
+
 #include "napi/args.h"
 #include "napi/comm_wrap.h"
 #include "napi/environment.h"
@@ -18,12 +20,24 @@ namespace llamaforge {
 
 namespace {
 
+// A promise of when the device got there: milliseconds of the clock of process.hrtime. JS may run later, when what it was
+// enqueuing lets it.
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "synchronize");
     Environment& environment = Environment::of(info.Env());
     Stream& stream = *environment.stream(Argument<int64_t>::from(info[0], {"synchronize", 0}));
-    return environment.when_done(info.Env(), stream, info.Env().Undefined());
+    Environment::Settle settle;
+    const Napi::Promise promise = environment.later(info.Env(), settle);
+    try {
+      stream.wait([settle](std::exception_ptr failure) {
+        const std::chrono::duration<double, std::milli> reached = std::chrono::steady_clock::now().time_since_epoch();
+        settle(failure, [reached](Napi::Env env) { return Napi::Number::New(env, reached.count()); });
+      });
+    } catch (const std::exception&) {
+      settle(std::current_exception(), nullptr);
+    }
+    return promise;
   });
 }
 

@@ -3,6 +3,7 @@ import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
 import { native } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
+import { reachedAt } from "../runtime.js";
 import { scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
 import { type DocumentChoice, documentOptions } from "./documents.js";
@@ -42,8 +43,8 @@ export interface RunningStep {
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
   /**
-   * Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there; `at`: when that was
-   * (performance.now()).
+   * Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there; `at`: when that was,
+   * by performance.now(), whenever JS comes to read it.
    */
   figures: Promise<{ loss: number; decision: ArrayLike<number>; stop: boolean; at: number }>;
 }
@@ -90,14 +91,18 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     }
     if (shared) parallel.average(shared);
     const { decision } = optimizer.step({ lr, clip, loss: meanLoss });
-    const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray()]);
+    const values = Promise.all([
+      (shared ?? meanLoss).toArray(),
+      decision.toArray(),
+      reachedAt(model.device),
+    ]);
     return { pending: values };
   });
-  const read = figures.pending.then(([[loss, stop = 0], decision]) => ({
+  const read = figures.pending.then(([[loss, stop = 0], decision, at]) => ({
     loss: loss as number,
     decision,
     stop: stop > 0,
-    at: performance.now(),
+    at,
   }));
   // Waited for later; a failure until then must not count as unhandled.
   read.catch(() => {});

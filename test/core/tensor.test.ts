@@ -12,7 +12,7 @@ import {
 import { addon, type NativeTensor, native } from "../../lib/native.js";
 import { nativeOpNames } from "../../lib/native-ops.js";
 import { add, linear, randn } from "../../lib/ops/index.js";
-import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
+import { memory, reachedAt, setMemoryLimit, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
 import { empty, Tensor } from "../../lib/tensor.js";
 
@@ -282,4 +282,15 @@ test("ten thousand steps of a small loop leave nothing behind (FAULTS A8)", asyn
   expect(memory().tensors).toBeLessThanOrEqual(before.tensors);
   expect(memory().bytes).toBeLessThanOrEqual(before.bytes);
   expect(process.memoryUsage.rss() - before.rss).toBeLessThan(32 << 20);
+});
+
+test("when the device got there is its own time, however late JS comes round", async () => {
+  await synchronize();
+  const begun = performance.now();
+  add(ones([8]), 1);
+  const pending = reachedAt(defaultDevice());
+  while (performance.now() - begun < 1000);
+  const at = await pending;
+  expect(at).toBeGreaterThan(begun);
+  expect(at - begun).toBeLessThan(900);
 });

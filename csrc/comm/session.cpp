@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace llamaforge::comm {
 
@@ -11,6 +12,16 @@ namespace {
 constexpr Milliseconds kTick{20};
 constexpr Milliseconds kVerdictTime{2500};  // for the store to answer a report
 constexpr Milliseconds kFinishTime{5000};   // for the other ranks to leave, when rank 0 does
+
+// Never destroyed: needed until the very end.
+struct Living {
+  std::mutex mutex;
+  std::set<Session*> sessions;
+};
+Living& living() {
+  static Living& all = *new Living;
+  return all;
+}
 
 // Straight to the descriptor: no lock that a stopped thread may hold.
 void say(const std::string& text) {
@@ -39,9 +50,17 @@ Session::Session(const StoreOptions& options, const std::atomic<bool>& cancelled
   events.status = [this] { return status(); };
   client_ = std::make_unique<StoreClient>(options, std::move(events), cancelled);
   watchdog_ = std::thread([this] { watch(); });
+  std::lock_guard lock(living().mutex);
+  living().sessions.insert(this);
 }
 
-Session::~Session() { abandon(); }
+Session::~Session() {
+  {
+    std::lock_guard lock(living().mutex);
+    living().sessions.erase(this);
+  }
+  abandon();
+}
 
 void Session::use_name(const std::string& group) {
   std::lock_guard lock(mutex_);
@@ -50,6 +69,9 @@ void Session::use_name(const std::string& group) {
 }
 
 void Session::add(std::shared_ptr<Group> group) {
+  // Now that the group's libraries are there: what is registered last runs first.
+  static std::once_flag registered;
+  std::call_once(registered, [] { std::atexit(quiet_all); });
   std::string verdict;
   {
     std::lock_guard lock(mutex_);
@@ -134,36 +156,53 @@ void Session::fail(const std::string& verdict) {
   std::vector<std::function<void(const std::string&)>> listeners;
   {
     std::lock_guard lock(mutex_);
+    // Beside the wait: a library that hangs in its abort must not keep the process.
+    if (!leaving_) {
+      aborter_ = std::thread([all, verdict] {
+        for (const auto& group : all) group->abort(verdict);
+      });
+    }
     told_ = true;
     listeners.swap(listeners_);
   }
   for (const auto& listener : listeners) listener(verdict);
-  // Beside the wait: a library that hangs in its abort must not keep the process.
-  std::thread([all, verdict] {
-    for (const auto& group : all) group->abort(verdict);
-  }).detach();
   std::unique_lock lock(mutex_);
   if (!changed_.wait_until(lock, deadline, [this] { return ending_; })) _exit(kExitCode);
 }
 
-void Session::abandon() {
+void Session::quiet() {
+  std::lock_guard one_at_a_time(quieting_);
+  std::thread aborter;
+  {
+    std::lock_guard lock(mutex_);
+    leaving_ = true;
+    aborter = std::move(aborter_);
+  }
+  // The watchdog bounds this: it ends the process if the library hangs.
+  if (aborter.joinable()) aborter.join();
   {
     std::lock_guard lock(mutex_);
     ending_ = true;
   }
   changed_.notify_all();
   if (watchdog_.joinable()) watchdog_.join();
+}
+
+// A program may end itself while threads of its sessions run, and Node then destroys nothing: static objects of the
+// libraries go first.
+void Session::quiet_all() {
+  std::lock_guard lock(living().mutex);
+  for (Session* session : living().sessions) session->quiet();
+}
+
+void Session::abandon() {
+  quiet();
   client_.reset();
   server_.reset();
 }
 
 void Session::close() {
-  {
-    std::lock_guard lock(mutex_);
-    ending_ = true;
-  }
-  changed_.notify_all();
-  if (watchdog_.joinable()) watchdog_.join();
+  quiet();
   std::mutex mutex;
   std::condition_variable answered;
   bool done = false;

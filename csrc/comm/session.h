@@ -51,6 +51,10 @@ class Session {
  private:
   void watch();
   void fail(const std::string& verdict);
+  // Ends the watchdog and what it began: afterwards no thread of this session calls a device's library. Others may use
+  // the session still.
+  void quiet();
+  static void quiet_all();  // before libraries go, at the end of the process
   std::string status();
   std::vector<std::shared_ptr<Group>> groups();
 
@@ -66,9 +70,11 @@ class Session {
   std::string verdict_;   // the run has failed
   std::string reported_;  // what this rank found, while the others are asked
   Clock::time_point reported_at_;
-  bool told_ = false, ending_ = false;
+  bool told_ = false, leaving_ = false, ending_ = false;
 
+  std::mutex quieting_;
   std::thread watchdog_;
+  std::thread aborter_;  // of a failure: ends what is on its way
 };
 
 }  // namespace llamaforge::comm

@@ -21,7 +21,7 @@ const bytes = async (x: Tensor) => Buffer.from(await x.toBytes());
 describe.runIf(onGpu())("a GPU", () => {
   it("that does not exist is an error", () => {
     expect(() => zeros([2], { device: cuda(99) })).toThrow(DeviceError);
-    expect(() => zeros([2], { device: cuda(99) })).toThrow(/cuda:99 does not exist: .* 1 GPU/);
+    expect(() => zeros([2], { device: cuda(99) })).toThrow(/cuda:99 does not exist: .* sees \d+ GPUs?$/);
   });
 
   it("does not mix with the CPU in one operation", () => {
@@ -121,6 +121,16 @@ describe.runIf(onGpu())("a GPU", () => {
       ]) {
         expect((await bytes(draw(gpu))).equals(await bytes(draw(cpu)))).toBe(true);
       }
+    }
+  });
+
+  it("draws the CPU's random numbers, sixteen million of them", async () => {
+    for (const dtype of ["f32", "bf16"] as const) {
+      using _ = scope();
+      const [there, here] = [gpu, cpu].map((device) =>
+        randn([(1 << 24) + 5], { seed: 42, dtype, device }),
+      );
+      expect((await bytes(there as Tensor)).equals(await bytes(here as Tensor))).toBe(true);
     }
   });
 

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { probeCuda } from "../../lib/cuda.js";
-import { canCompileSources, compile, hasCompiler } from "../support/cpp.js";
+import { canCompileSources, compile, driverOfOurOwn, hasCompiler } from "../support/cpp.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -26,12 +26,7 @@ function library(path: string, source: string): string {
   return compile(file, { text: source }, ["-shared", "-fPIC"]);
 }
 
-function driver(version: number): string {
-  const path = `driver-${version}/libcuda.so.1`;
-  library(path, `extern "C" int cuDriverGetVersion(int* v) { *v = ${version}; return 0; }`);
-  // In front of what is there already: the addon may need that.
-  return [join(folder, path, ".."), process.env.LD_LIBRARY_PATH].filter(Boolean).join(":");
-}
+const driver = (version: number) => driverOfOurOwn(folder, version);
 
 /** The error of the first tensor on cuda:0 in a process with this environment. */
 function failure(environment: Record<string, string>): { code: string; message: string } {

@@ -343,6 +343,16 @@ const jobs = {
     await store.close();
   },
 
+  /** Waits for a collective that never ends, and ends itself as soon as it hears that another rank is lost. */
+  async leaving() {
+    const store = await connect();
+    const all = await communicate(store);
+    store.onFailure((error) => process.exit(options.exitWith ?? error.exitCode));
+    all.allReduce(empty([8]));
+    say("ready");
+    setInterval(() => {}, 1000);
+  },
+
   /** One rank, `options.who`, does `options.what` at its fourth collective; what happens to the others? */
   async trouble() {
     const store = await connect();

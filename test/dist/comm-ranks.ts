@@ -38,6 +38,7 @@ export interface StartOptions {
   token?: string;
   /** What the ranks believe, if not the truth. */
   believedWorldSize?: number;
+  environment?: Record<string, string>;
 }
 
 /** What a process needs so that several ranks may use the GPU of the tests: NCCL takes them for ranks of several hosts. */
@@ -102,9 +103,10 @@ function startRank(job: string, rank: number, environment: Record<string, string
 export async function startRanks(
   job: string,
   worldSize: number,
-  { options = {}, port, ranks, token = "one run", believedWorldSize }: StartOptions = {},
+  { options = {}, port, ranks, token = "one run", believedWorldSize, ...more }: StartOptions = {},
 ): Promise<Rank[]> {
   const environment = {
+    ...more.environment,
     WORLD_SIZE: String(believedWorldSize ?? worldSize),
     MASTER_PORT: String(port ?? (await freePort())),
     TOKEN: token,

@@ -1,6 +1,6 @@
 /** C++ that tests compile: parts of csrc by themselves, and libraries that stand for those of others. */
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -29,6 +29,19 @@ export function compile(
   const args = ["-std=c++20", ...flags, `-I${join(root, "csrc")}`, "-o", out, ...files, ...own];
   execFileSync("g++", args, { input: text ?? "" });
   return out;
+}
+
+/**
+ * A driver that only knows its version stands for NVIDIA's.
+ * @returns the LD_LIBRARY_PATH with which it is found
+ */
+export function driverOfOurOwn(folder: string, version: number): string {
+  const place = join(folder, `driver-${version}`);
+  mkdirSync(place, { recursive: true });
+  const text = `extern "C" int cuDriverGetVersion(int* v) { *v = ${version}; return 0; }`;
+  compile(join(place, "libcuda.so.1"), { text }, ["-shared", "-fPIC"]);
+  // In front of what is there already: the addon may need that.
+  return [place, process.env.LD_LIBRARY_PATH].filter(Boolean).join(":");
 }
 
 /** Memory errors end the program, with a report. */

@@ -1,7 +1,7 @@
 // Random tensors, bit for bit those of the CPU (csrc/cpu/philox.cpp): element i depends on seed and offset + i alone,
 // every operation is rounded once (the _rn intrinsics forbid the compiler to fuse), logarithm and sine are polynomials
-// of our own. A thread makes the elements of one store (two blocks of bf16) at a time and writes each once. The
-// arithmetic, 20 products of 64 bits for 4 elements, takes about as long as the memory.
+// of our own. A thread makes two blocks of four elements at a time and writes each element once. The arithmetic is the
+// limit: a block's 20 products of 64 bits and 20 exclusive ors, and for normal numbers some 100 instructions more.
 #include "cuda/philox.h"
 
 #include <cmath>
@@ -25,8 +25,8 @@ __device__ float unit(uint32_t word) { return __fmul_rn(__int2float_rn(word >> 8
 // −ln x for normal x in (0, 1]; Cephes' polynomial on [√½, √2).
 __device__ float negative_log(float x) {
   const uint32_t shifted = __float_as_uint(x) - 0x3f3504f3u;
-  const float e = __int2float_rn(static_cast<int32_t>(shifted) >> 23);
-  const float m = __fadd_rn(__uint_as_float((shifted & 0x007fffffu) + 0x3f3504f3u), -1.0f);
+  const uint32_t exponent = shifted & 0xff800000u;  // as an integer 2^23 times that of x: exact as a float too
+  const float m = __fadd_rn(__uint_as_float(__float_as_uint(x) - exponent), -1.0f);
   float y = 7.0376836292e-2f;
   y = fused(y, m, -1.1514610310e-1f);
   y = fused(y, m, 1.1676998740e-1f);
@@ -38,13 +38,21 @@ __device__ float negative_log(float x) {
   y = fused(y, m, 3.3333331174e-1f);
   y = fused(y, m, -0.5f);
   y = fused(y, __fmul_rn(m, m), m);
-  return -fused(e, 0.693147181f, y);
+  return -fused(__int2float_rn(static_cast<int32_t>(exponent)), 0.693147181f * 0x1p-23f, y);
+}
+
+// √x, correctly rounded, for x of 0 or of at least 2^-60: __fsqrt_rn without its branch for what is smaller.
+__device__ float square_root(float x) {
+  float inverse;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(fmaxf(x, 0x1p-60f)));
+  const float root = __fmul_rn(x, inverse);
+  return fused(fused(-root, root, x), __fmul_rn(inverse, 0.5f), root);
 }
 
 // Of 2π · word / 2^32. The quadrant and the rest come from the integer, without any loss.
 __device__ void turn(uint32_t word, float& sine, float& cosine) {
-  const uint32_t quadrant = (word + 0x20000000u) >> 30;
-  const int32_t rest = static_cast<int32_t>(word - (quadrant << 30));
+  const uint32_t turned = word + 0x20000000u;  // the quadrant in its two highest bits
+  const int32_t rest = static_cast<int32_t>(turned & 0x3fffffffu) - 0x20000000;
   const float angle = __fmul_rn(__int2float_rn(rest), 1.46291807926716e-9f);
   const float square = __fmul_rn(angle, angle);
   float s = -1.9515295891e-4f;
@@ -56,9 +64,9 @@ __device__ void turn(uint32_t word, float& sine, float& cosine) {
   c = fused(c, square, 4.166664568298827e-2f);
   c = fused(c, square, -0.5f);
   c = fused(c, square, 1.0f);
-  const bool swapped = quadrant & 1;
-  sine = __uint_as_float(__float_as_uint(swapped ? c : s) ^ (quadrant & 2) << 30);
-  cosine = __uint_as_float(__float_as_uint(swapped ? s : c) ^ ((quadrant + 1) & 2) << 30);
+  const bool swapped = (turned & 0x40000000u) != 0;
+  sine = __uint_as_float(__float_as_uint(swapped ? c : s) ^ (turned & 0x80000000u));
+  cosine = __uint_as_float(__float_as_uint(swapped ? s : c) ^ ((turned + 0x40000000u) & 0x80000000u));
 }
 
 struct Normal {
@@ -67,7 +75,7 @@ struct Normal {
   __device__ void operator()(const PhiloxWords& words, float (&out)[4]) const {
 #pragma unroll
     for (int pair = 0; pair < 4; pair += 2) {
-      const float radius = __fsqrt_rn(__fmul_rn(2.0f, negative_log(open_unit(words.word[pair]))));
+      const float radius = square_root(__fmul_rn(2.0f, negative_log(open_unit(words.word[pair]))));
       float sine, cosine;
       turn(words.word[pair + 1], sine, cosine);
       out[pair] = fused(std, __fmul_rn(radius, cosine), mean);
@@ -87,30 +95,48 @@ struct Uniform {
   }
 };
 
-// whole: blocks start on 16 bytes of x.
+// The elements of one 16-byte pack, whose first is that of a block.
 template <class T, class Values>
-__global__ void __launch_bounds__(kThreads) generate_kernel(T* x, int64_t n, const __grid_constant__ PhiloxKeys keys,
-                                                            int64_t offset, bool whole, Values values) {
-  constexpr int kAtOnce = kVector<T>;
-  const int64_t step = int64_t{gridDim.x} * kThreads * kAtOnce;
+__device__ __forceinline__ void make_pack(const PhiloxKeys& keys, uint64_t block, const Values& values, float (&out)[kVector<T>]) {
+#pragma unroll
+  for (int i = 0; i < kVector<T>; i += 4) {
+    values(philox(keys, Values::kStream, block + i / 4), reinterpret_cast<float(&)[4]>(out[i]));
+  }
+}
+
+// Packs of a thread at a time: two blocks of random words.
+template <class T> constexpr int kPacks = 8 / kVector<T>;
+template <class T> constexpr int kTile = kThreads * kPacks<T> * kVector<T>;
+
+// `tiles` whole tiles of x, which start on 16 bytes and at block `first`.
+template <class T, class Values>
+__global__ void __launch_bounds__(kThreads) tiles_kernel(T* x, int64_t tiles, const __grid_constant__ PhiloxKeys keys,
+                                                         uint64_t first, Values values) {
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const int64_t pack = tile * (kThreads * kPacks<T>) + threadIdx.x;
+#pragma unroll
+    for (int j = 0; j < kPacks<T>; ++j) {
+      float out[kVector<T>];
+      make_pack<T>(keys, first + static_cast<uint64_t>(pack + j * kThreads) * (kVector<T> / 4), values, out);
+      uint4 bits;
+      store(reinterpret_cast<T*>(&bits), out);
+      reinterpret_cast<uint4*>(x)[pack + j * kThreads] = bits;
+    }
+  }
+}
+
+// Any number of elements anywhere.
+template <class T, class Values>
+__global__ void __launch_bounds__(kThreads) elements_kernel(T* x, int64_t n, const __grid_constant__ PhiloxKeys keys,
+                                                            int64_t offset, Values values) {
+  const int64_t step = int64_t{gridDim.x} * kThreads * kVector<T>;
   // From the start of the first block, which may lie before x.
-  for (int64_t start = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kAtOnce - offset % 4; start < n;
+  for (int64_t start = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector<T> - offset % 4; start < n;
        start += step) {
-    const uint64_t block = static_cast<uint64_t>(start + offset) / 4;
-    float out[kAtOnce];
+    float out[kVector<T>];
+    make_pack<T>(keys, static_cast<uint64_t>(start + offset) / 4, values, out);
 #pragma unroll
-    for (int i = 0; i < kAtOnce; i += 4) {
-      values(philox(keys, Values::kStream, block + i / 4), reinterpret_cast<float(&)[4]>(out[i]));
-    }
-    if (whole && start + kAtOnce <= n) {
-      // By an instruction of its own: the compiler would merge it with the single stores below, into single ones.
-      uint4 pack;
-      store(reinterpret_cast<T*>(&pack), out);
-      __stwb(reinterpret_cast<uint4*>(x + start), pack);
-      continue;
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < kVector<T>; ++i) {
       const int64_t at = start + i;
       if (at >= 0 && at < n) x[at] = narrow<T>(out[i]);
     }
@@ -121,10 +147,20 @@ template <class Values> void generate(Stream& stream, const Tensor& x, int64_t s
   CudaStream& cuda = on_cuda(stream);
   const PhiloxKeys keys(static_cast<uint64_t>(seed));
   with_float("x", x, [&]<class T>() {
-    generate_kernel<<<blocks_for(cuda, x.numel() + 3, kThreads * kVector<T>), kThreads, 0, cuda.compute()>>>(
-        x.data<T>(), x.numel(), keys, offset, offset % 4 == 0 && aligned16({x.raw()}), values);
+    const int64_t n = x.numel();
+    const int64_t tiles = offset % 4 == 0 && aligned16({x.raw()}) ? n / kTile<T> : 0;
+    const int64_t done = tiles * kTile<T>;
+    if (tiles > 0) {
+      tiles_kernel<<<blocks_for(cuda, tiles, 1), kThreads, 0, cuda.compute()>>>(
+          x.data<T>(), tiles, keys, static_cast<uint64_t>(offset) / 4, values);
+      check_launch();
+    }
+    if (done < n) {
+      elements_kernel<<<blocks_for(cuda, n - done + 3, kThreads * kVector<T>), kThreads, 0, cuda.compute()>>>(
+          x.data<T>() + done, n - done, keys, offset + done, values);
+      check_launch();
+    }
   });
-  check_launch();
 }
 
 void check(const Tensor& x, int64_t offset) {

@@ -20,7 +20,8 @@ namespace {
 
 constexpr int64_t kWarpLength = 4096;  // numbers that a warp reduces alone
 constexpr int64_t kPiece = 32768;      // numbers that a block reduces
-constexpr int64_t kRowsPerPiece = 512;
+// A piece: many more blocks than run at a time, three a multiprocessor, so that the last of them keep the memory busy.
+constexpr int64_t kRowsPerPiece = 256;
 constexpr int kMostAxes = 8;
 
 // ---- the operations

@@ -5,12 +5,13 @@
 //   node bench/gpus/run.mjs [--nproc 2,4,8] [--parallel replicated,zero1,full_shard,hybrid_shard] [--preset tinyllama-1.1b]
 //     [--micro-batch 16] [--accumulation 1] [--sequence-length 2048] [--steps 10] [--warmup 3] [--precision bf16|fp32]
 //     [--recompute none|ffn|block] [--reduce fp32|bf16] [--data FOLDER] [--repeat 2] [--bound 2e-3] [--kill]
-//     [--peer PYTHON] [--timeline FOLDER] [--json FILE] [--device cuda|cpu]
+//     [--peer PYTHON] [--peer-parallel full_shard,...] [--timeline FOLDER] [--json FILE] [--device cuda|cpu]
 //
 // --accumulation: of each rank. One rank runs twice for comparison: with the same work as a rank (its speed is what
 // efficiency is measured by) and with the work of all (its losses). --kill: at the end a rank is killed, and the others must
-// end with 6 and name it. --timeline: a Chrome trace of each run there, and a picture of one step. Exit code 1 if losses
-// differ by more than the bound, bits differ, or a rank fails.
+// end with 6 and name it. --peer: the same in PyTorch, by the strategies of --peer-parallel, or all that it has. --timeline: a
+// Chrome trace of each run there, and a picture of one step. Exit code 1 if losses differ by more than the bound, bits differ,
+// or a rank fails.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -40,6 +41,7 @@ const { values } = parseArgs({
     bound: { type: "string" },
     kill: { type: "boolean", default: false },
     peer: { type: "string" },
+    "peer-parallel": { type: "string" },
     timeline: { type: "string" },
     json: { type: "string" },
     device: { type: "string", default: "cuda" },
@@ -257,7 +259,8 @@ for (const ranks of sizes.filter((size) => size > 1)) {
     }
   });
   if (!values.peer || processes.share(ranks)) continue;
-  for (const parallel of strategies.filter((name) => name !== "hybrid_shard")) {
+  const peers = values["peer-parallel"]?.split(",") ?? strategies;
+  for (const parallel of peers.filter((name) => name !== "hybrid_shard")) {
     await part(`PyTorch, ${ranks} x ${parallel}`, () => {
       result.peers.push(peer(ranks, parallel));
     });

@@ -7,37 +7,63 @@ export interface Gpu {
   /** Of the device's own memory, by the data sheet. */
   memoryBandwidth: number;
   /** Causal TFLOP/s of forward and backward in bf16, without recomputation; null where nobody has measured it. */
-  rate: { tflops: number; source: string } | null;
+  rate: Rate | null;
   /** Of a ring between the GPUs of a node; null where boards differ. */
   nodeBandwidth: number | null;
   /** Of a node to the others; null where there is no usual one. */
   networkBandwidth: number | null;
 }
 
+export interface Rate {
+  tflops: number;
+  source: string;
+  /** GPUs that it was measured on: what several cost each other is in it. */
+  gpus: number;
+}
+
 const MiB = 2 ** 20;
 const gigabit = 1e9 / 8;
 
 /**
- * NVLink: links times what NCCL itself counts on for each, 20.0 GB/s from Ampere and 20.6 GB/s from Hopper on (SM80_NVLINK_BW,
- * SM90_NVLINK_BW of NCCL's src/graph/topo.h); 25 by the data sheet. Network: the adapters of NVIDIA's DGX of that GPU at line
+ * NVLink of A100: 12 links times what NCCL itself counts on for each, 20.0 GB/s (SM80_NVLINK_BW of NCCL's src/graph/topo.h); 25
+ * by the data sheet. Of Hopper: measured between two H200 with 18 links, beside computing, by what collectives of 88 and 262 MB
+ * differ in time: 281 GB/s for reduce-scatter, 307 for all-gather, 351 for all-reduce (NCCL counts on 371). Network: the adapters of NVIDIA's DGX of that GPU at line
  * rate, 8 x 200 Gbit/s InfiniBand HDR beside A100, 8 x 400 Gbit/s NDR beside H100 and H200. Clouds have less: give what
  * nccl-tests measures.
  */
 const a100 = { nodeBandwidth: 12 * 20.0e9, networkBandwidth: 8 * 200 * gigabit };
-const hopper = { nodeBandwidth: 18 * 20.6e9, networkBandwidth: 8 * 400 * gigabit };
+const hopper = { nodeBandwidth: 310e9, networkBandwidth: 8 * 400 * gigabit };
 const board = { nodeBandwidth: null, networkBandwidth: null };
 
 /**
  * TinyLlama's README: 24,000 tokens/s on an A100-40G at 6.760 GFLOP a token (causal; its 56% count attention as if nothing were
  * masked). Measured with its own code over 16 GPUs, so that what its communication cost is in it already.
  */
-const tinyLlama = { tflops: 162.2, source: "TinyLlama's README: 24,000 tokens/s on A100-40G" };
+const tinyLlama: Rate = {
+  tflops: 162.2,
+  source: "TinyLlama's README: 24,000 tokens/s on A100-40G",
+  gpus: 16,
+};
+
+/** A step of 131,072 tokens of TinyLlama-1.1B in 1,577.7 ms, of which the optimizer 13.4; 6.760 GFLOP a token. */
+const ourH100: Rate = {
+  tflops: 566.4,
+  source: "bench/results/parity-nvidia-h100.json",
+  gpus: 1,
+};
+/** The same in 1,566.5 ms, of which the optimizer 9.9. */
+const ourH200: Rate = {
+  tflops: 569.2,
+  source: "bench/results/parity-nvidia-h200.json",
+  gpus: 1,
+};
 
 /**
- * bench/results/parity-nvidia-h100.json: a step of 131,072 tokens of TinyLlama-1.1B takes 1,589.0 ms, of which the optimizer
- * 13.6; 6.760 GFLOP a token.
+ * What several GPUs of ours cost each other besides waiting, between two H200 (bench/results/gpus-2x-nvidia-h200.json,
+ * docs/LOG.md): blocks take 0.14 to 0.19 of the time of the collectives beside them longer at equal clocks, and steps are 2%
+ * longer than that explains, as clocks at the power limit vary by 5% from step to step and GPU to GPU.
  */
-const ours = { tflops: 562.4, source: "bench/results/parity-nvidia-h100.json" };
+export const together = { slowdown: 0.2, skew: 0.02 };
 
 export const gpus: Readonly<Record<string, Gpu>> = {
   "a100-40g": {
@@ -58,14 +84,14 @@ export const gpus: Readonly<Record<string, Gpu>> = {
     name: "H100 SXM",
     memoryBytes: 81_559 * MiB,
     memoryBandwidth: 3.35e12,
-    rate: ours,
+    rate: ourH100,
     ...hopper,
   },
   h200: {
     name: "H200 SXM",
     memoryBytes: 143_771 * MiB,
     memoryBandwidth: 4.8e12,
-    rate: null,
+    rate: ourH200,
     ...hopper,
   },
   l40s: {
@@ -90,5 +116,8 @@ export const gpus: Readonly<Record<string, Gpu>> = {
  */
 export const reservedBytes = 2e9;
 
-/** Share of the data sheet's bandwidth that the optimizer reaches: 34 bytes x 1.1e9 parameters in 13.6 ms on an H100. */
+/**
+ * Share of the data sheet's bandwidth that the optimizer reaches: 34 bytes x 1.1e9 parameters in 13.6 ms on an H100, in 9.9 on an
+ * H200 (0.79).
+ */
 export const optimizerBandwidthShare = 0.82;

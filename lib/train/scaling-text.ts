@@ -23,12 +23,16 @@ export function formatScaling(config: RunConfig, plan: ScalingPlan): string {
     ["speed of one GPU", rateSource],
     ...(links.length > 0 ? ([["links", links.join(", ")]] as [string, string][]) : []),
   ];
-  const optimizer = chosen.seconds - plan.passSeconds - chosen.exposedSeconds;
+  const { exposedSeconds, slowedSeconds } = chosen;
+  const optimizer = chosen.seconds - plan.passSeconds - exposedSeconds - slowedSeconds;
   const time: [string, string][] = [
     ["step", formatSeconds(chosen.seconds)],
     [`  forward and backward, ${accumulation} x`, formatSeconds(plan.passSeconds)],
     ["  optimizer", formatSeconds(optimizer)],
-    ["  waiting for other GPUs", formatSeconds(chosen.exposedSeconds)],
+    ["  waiting for other GPUs", formatSeconds(exposedSeconds)],
+    ...(slowedSeconds > 0
+      ? ([["  slowed by other GPUs", formatSeconds(slowedSeconds)]] as [string, string][])
+      : []),
     [
       "tokens/s",
       `${whole(chosen.tokensPerSecond)} (${whole(chosen.tokensPerSecond / gpus)} a GPU)`,

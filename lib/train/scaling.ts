@@ -4,7 +4,14 @@ import { parameterCount } from "../model/config.js";
 import type { RunConfig } from "./config.js";
 import { doesNotFit } from "./fitting.js";
 import { flopsPerToken } from "./flops.js";
-import { type Gpu, gpus, optimizerBandwidthShare, reservedBytes } from "./gpus.js";
+import {
+  type Gpu,
+  gpus,
+  optimizerBandwidthShare,
+  type Rate,
+  reservedBytes,
+  together,
+} from "./gpus.js";
 import { type Division, type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
 import type { Ring } from "./step-queues.js";
 import { type Rings, recomputedFlops, type StepTime, stepTime, type Work } from "./step-time.js";
@@ -70,7 +77,7 @@ export const fewestReferenceParameters = 5e7;
 export function planScaling(config: RunConfig, machine: MachineOptions): ScalingPlan {
   const { gpu, ranks, perNode, nodeBandwidth, networkBandwidth } = checkMachine(config, machine);
   const nodes = ranks / perNode;
-  const { work, rateSource } = workOf(config, machine, gpu);
+  const { work, rateSource } = workOf(config, machine, gpu, ranks);
   const parameters = parameterCount(config.model);
   const tokensPerStep = tokensOf(config) * ranks;
   const alone = work.pass * config.batch.accumulation + work.optimizerPerParameter * parameters;
@@ -216,6 +223,7 @@ function workOf(
   config: RunConfig,
   { tokensPerSecond, tflops }: MachineOptions,
   gpu: Gpu,
+  ranks: number,
 ): { work: Work; rateSource: string } {
   const { model, data, batch, precision, recompute } = config;
   const flops = flopsPerToken(model, data.sequenceLength).causal;
@@ -224,6 +232,7 @@ function workOf(
   const bytesPerParameter = precision === "bf16" ? 34 : 32;
   const optimizerPerParameter = bytesPerParameter / (optimizerBandwidthShare * gpu.memoryBandwidth);
   const optimizer = optimizerPerParameter * parameterCount(model);
+  const alone = { slowdown: 0, skew: 0 };
   const rate = tokensPerSecond ?? (tflops === undefined ? undefined : (tflops * 1e12) / flops);
   if (rate !== undefined) {
     const step = tokensOf(config) / rate;
@@ -235,15 +244,23 @@ function workOf(
       throw new ConfigError("the plan", [{ path, message }]);
     }
     return {
-      work: { pass: (step - optimizer) / batch.accumulation, optimizerPerParameter },
+      work: {
+        pass: (step - optimizer) / batch.accumulation,
+        optimizerPerParameter,
+        together: ranks > 1 ? together : alone,
+      },
       rateSource: "as given",
     };
   }
-  const { tflops: published, source } = gpu.rate as NonNullable<Gpu["rate"]>;
+  const { tflops: published, source, gpus: measuredOn } = gpu.rate as Rate;
   const spent = flops + recomputedFlops(model, data.sequenceLength, recompute);
   const tokens = batch.microBatch * data.sequenceLength;
   return {
-    work: { pass: (tokens * spent) / (published * 1e12), optimizerPerParameter },
+    work: {
+      pass: (tokens * spent) / (published * 1e12),
+      optimizerPerParameter,
+      together: ranks > 1 && measuredOn === 1 ? together : alone,
+    },
     rateSource: source,
   };
 }

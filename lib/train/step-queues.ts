@@ -1,8 +1,8 @@
 /**
  * One rank's step as two queues, the device's own work and its collectives, in the order in which lib/dist's strategies give
  * them: a collective begins when everything that the device was given before it is done and the one before it has ended, and
- * what waits for it begins after it. All ranks are taken to be equally fast. What is left out: that collectives slow down the
- * kernels beside them, and that a host may be late to enqueue.
+ * what waits for it begins after it. Kernels beside a collective take longer by a share of its time. All ranks are taken to be
+ * equally fast here. What is left out: that a host may be late to enqueue.
  */
 import type { RunConfig } from "./config.js";
 
@@ -23,6 +23,13 @@ export interface Ring {
  */
 const latency = { start: 8.4e-6, withinNode: 3.4e-6, betweenNodes: 14e-6 };
 
+/**
+ * Seconds that each round of a large collective takes beyond its bytes over the bandwidth, until all its channels are at work:
+ * 0.11 of a gather, 0.13 of a reduce-scatter and 0.20 of an all-reduce, by collectives of 88 to 262 MB between two H200 beside
+ * computing (docs/LOG.md). A small one takes at most twice its time.
+ */
+const rampSeconds = 0.1e-3;
+
 /** Bytes that a rank sends, by the bandwidth-optimal algorithm. @param bytes of the larger of input and output */
 export function sentBytes(kind: CollectiveKind, { ranks }: Ring, bytes: number): number {
   const rounds = kind === "allReduce" ? 2 : 1;
@@ -36,11 +43,13 @@ export function collectiveSeconds(kind: CollectiveKind, ring: Ring, bytes: numbe
   const rounds = kind === "allReduce" ? 2 : 1;
   const between = rounds * (nodes - 1);
   const within = rounds * (ranks - 1) - between;
+  const moving = sentBytes(kind, ring, bytes) / bandwidth;
   return (
     latency.start +
     within * latency.withinNode +
     between * latency.betweenNodes +
-    sentBytes(kind, ring, bytes) / bandwidth
+    moving +
+    Math.min(moving, rounds * rampSeconds)
   );
 }
 
@@ -52,11 +61,23 @@ export class Timeline {
   exposed = 0;
   /** Seconds of all collectives. */
   communication = 0;
+  /** Seconds that its kernels took longer because of collectives beside them. */
+  slowed = 0;
   sent = 0;
+  /** Until then collectives are on their way. */
   #free = 0;
+  readonly #slowdown: number;
+
+  /** @param slowdown by which share of their time kernels beside a collective take longer */
+  constructor(slowdown: number) {
+    this.#slowdown = slowdown;
+  }
 
   compute(seconds: number): void {
-    this.now += seconds;
+    const beside = Math.max(0, Math.min(this.#free - this.now, seconds * (1 + this.#slowdown)));
+    const longer = beside - beside / (1 + this.#slowdown);
+    this.slowed += longer;
+    this.now += seconds + longer;
   }
 
   /** Starts a collective. @returns when it ends */

@@ -10,6 +10,15 @@ export interface Work {
   pass: number;
   /** The optimizer, per parameter that it updates. */
   optimizerPerParameter: number;
+  /** What several GPUs cost each other besides waiting. */
+  together: Together;
+}
+
+export interface Together {
+  /** By which share of their time kernels beside a collective take longer: it takes multiprocessors and bandwidth from them. */
+  slowdown: number;
+  /** By which share forward and backward take longer because a step takes as long as the slowest GPU's. */
+  skew: number;
 }
 
 export interface Rings {
@@ -25,6 +34,8 @@ export interface StepTime {
   exposedSeconds: number;
   /** Of all collectives, most of which run beside other work. */
   communicationSeconds: number;
+  /** Of it, because GPUs are not equally fast and collectives slow the kernels beside them. */
+  slowedSeconds: number;
   /** Bytes that a rank sends. */
   sentBytes: number;
 }
@@ -37,7 +48,7 @@ export function stepTime(
   work: Work,
 ): StepTime {
   const parts = partsOf(division).optimizer;
-  const timeline = new Timeline();
+  const timeline = new Timeline(work.together.slowdown);
   const sizes = groupSizes(config.model, parts);
   const schedule = new schedules[division.parallel]({
     ...rings,
@@ -57,6 +68,8 @@ export function stepTime(
     seconds: timeline.now - before.now,
     exposedSeconds: timeline.exposed - before.exposed,
     communicationSeconds: timeline.communication - before.communication,
+    slowedSeconds:
+      timeline.slowed - before.slowed + config.batch.accumulation * work.pass * work.together.skew,
     sentBytes: timeline.sent - before.sent,
   };
 }
@@ -76,7 +89,7 @@ function runStep(config: RunConfig, running: Running): void {
   const { accumulation } = config.batch;
   for (let micro = 0; micro < accumulation; micro++) {
     schedule.beginMicroBatch(micro === accumulation - 1);
-    runPass(config, timeline, schedule, work.pass);
+    runPass(config, timeline, schedule, work.pass * (1 + work.together.skew));
   }
   // The mean loss and whether a rank wants to stop.
   timeline.wait(timeline.start("allReduce", rings.world, 2 * 4));

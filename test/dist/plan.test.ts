@@ -54,7 +54,9 @@ function sentByPlan(config: RunConfig, division: Division): number {
   const ring = (size: number) => ({ ranks: size, nodes: 1, bandwidth: 1e9 });
   const shard = parallel === "hybrid_shard" ? shardSize : ranks;
   const rings = { world: ring(ranks), shard: ring(shard), replica: ring(ranks / shard) };
-  return stepTime(config, division, rings, { pass: 1, optimizerPerParameter: 0 }).sentBytes;
+  const together = { slowdown: 0, skew: 0 };
+  return stepTime(config, division, rings, { pass: 1, optimizerPerParameter: 0, together })
+    .sentBytes;
 }
 
 const tied = { model: { ...model, tieEmbeddings: true } };

@@ -21,7 +21,9 @@ const bytes = async (x: Tensor) => Buffer.from(await x.toBytes());
 describe.runIf(onGpu())("a GPU", () => {
   it("that does not exist is an error", () => {
     expect(() => zeros([2], { device: cuda(99) })).toThrow(DeviceError);
-    expect(() => zeros([2], { device: cuda(99) })).toThrow(/cuda:99 does not exist: .* sees \d+ GPUs?$/);
+    expect(() => zeros([2], { device: cuda(99) })).toThrow(
+      /cuda:99 does not exist: .* sees \d+ GPUs?$/,
+    );
   });
 
   it("does not mix with the CPU in one operation", () => {

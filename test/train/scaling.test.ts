@@ -205,15 +205,18 @@ describe("two H200, as measured", () => {
   const machine = { gpus: 2, gpu: "h200", tokensPerSecond: base.tokensPerSecond };
   const plan = planScaling(config, machine);
 
-  test.each(["replicated", "zero1", "full_shard"])("a step of %s within two percent", (parallel) => {
-    const measured = runs.find((run: { parallel: string }) => run.parallel === parallel);
-    const planned = strategyOf(plan, parallel);
-    expect(planned.sentBytes).toBeCloseTo(measured.sentBytesPerStep, 0);
-    expect((planned.seconds * 1000) / measured.stepMs.median).toBeGreaterThan(0.98);
-    expect((planned.seconds * 1000) / measured.stepMs.median).toBeLessThan(1.02);
-    expect(planned.memory.total / measured.peakBytes[0]).toBeGreaterThan(1);
-    expect(planned.memory.total / measured.peakBytes[0]).toBeLessThan(1.05);
-  });
+  test.each(["replicated", "zero1", "full_shard"])(
+    "a step of %s within two percent",
+    (parallel) => {
+      const measured = runs.find((run: { parallel: string }) => run.parallel === parallel);
+      const planned = strategyOf(plan, parallel);
+      expect(planned.sentBytes).toBeCloseTo(measured.sentBytesPerStep, 0);
+      expect((planned.seconds * 1000) / measured.stepMs.median).toBeGreaterThan(0.98);
+      expect((planned.seconds * 1000) / measured.stepMs.median).toBeLessThan(1.02);
+      expect(planned.memory.total / measured.peakBytes[0]).toBeGreaterThan(1);
+      expect(planned.memory.total / measured.peakBytes[0]).toBeLessThan(1.05);
+    },
+  );
 });
 
 describe("what cannot be planned is said, all at once", () => {

@@ -1,5 +1,5 @@
-// A plugin whose collectives never end and take their time to abort, and which is gone at the end of the process as NCCL and
-// CUDA are: who calls it then has met a library that was torn down. It says so on stderr.
+// A plugin whose collectives never end and take their time to abort, and which is gone at the end of the process as
+// NCCL and CUDA are: who calls it then has met a library that was torn down. It says so on stderr.
 #include <unistd.h>
 
 #include <chrono>
@@ -76,7 +76,9 @@ const Plugin plugin = {
     .build_id = nullptr,
     .ops = nullptr,
     .device_count = [] { return 1; },
-    .describe = [](int) -> GpuDescription { return {"A GPU", 9, 0, 80u << 20}; },
+    .describe = [](int) -> GpuDescription {
+      return {"A GPU", 9, 0, 80u << 20};
+    },
     .free_bytes = [](int) -> uint64_t { return 80u << 20; },
     .open = [](int) -> std::shared_ptr<Stream> { return std::make_shared<FakeStream>(); },
     .libraries = [] { return std::vector<std::string>{}; },

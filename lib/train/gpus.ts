@@ -27,9 +27,9 @@ const gigabit = 1e9 / 8;
 /**
  * NVLink of A100: 12 links times what NCCL itself counts on for each, 20.0 GB/s (SM80_NVLINK_BW of NCCL's src/graph/topo.h); 25
  * by the data sheet. Of Hopper: measured between two H200 with 18 links, beside computing, by what collectives of 88 and 262 MB
- * differ in time: 281 GB/s for reduce-scatter, 307 for all-gather, 351 for all-reduce (NCCL counts on 371). Network: the adapters of NVIDIA's DGX of that GPU at line
- * rate, 8 x 200 Gbit/s InfiniBand HDR beside A100, 8 x 400 Gbit/s NDR beside H100 and H200. Clouds have less: give what
- * nccl-tests measures.
+ * differ in time: 281 GB/s for reduce-scatter, 307 for all-gather, 351 for all-reduce (NCCL counts on 371). Network: the
+ * adapters of NVIDIA's DGX of that GPU at line rate, 8 x 200 Gbit/s InfiniBand HDR beside A100, 8 x 400 Gbit/s NDR beside H100 and
+ * H200. Clouds have less: give what nccl-tests measures.
  */
 const a100 = { nodeBandwidth: 12 * 20.0e9, networkBandwidth: 8 * 200 * gigabit };
 const hopper = { nodeBandwidth: 310e9, networkBandwidth: 8 * 400 * gigabit };

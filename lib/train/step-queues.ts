@@ -25,7 +25,7 @@ const latency = { start: 8.4e-6, withinNode: 3.4e-6, betweenNodes: 14e-6 };
 
 /**
  * Seconds that each round of a large collective takes beyond its bytes over the bandwidth, until all its channels are at work:
- * 0.11 of a gather, 0.13 of a reduce-scatter and 0.20 of an all-reduce, by collectives of 88 to 262 MB between two H200 beside
+ * 0.11 ms of a gather, 0.13 of a reduce-scatter and 0.20 of an all-reduce, by collectives of 88 to 262 MB between two H200 beside
  * computing (docs/LOG.md). A small one takes at most twice its time.
  */
 const rampSeconds = 0.1e-3;

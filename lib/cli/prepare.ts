@@ -90,6 +90,7 @@ export function addPrepare(program: Command): void {
     .addOption(
       integerOption("--workers <n>", "processes that encode (default: one per core)", 0, 1024),
     )
+    .option("--start-over", "discard unfinished work that differs in options or files")
     .option("--overwrite", "replace the output folder even if it is no data set")
     .action(async (inputs: string[], options: PrepareCommandOptions, command: Command) => {
       tolerateFullOutput();

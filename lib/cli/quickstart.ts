@@ -73,7 +73,8 @@ async function prepared(out: string, inputs: Input[]): Promise<boolean> {
     return true;
   }
   const tokenizer = join(root, "assets/quickstart/tokenizer.json");
-  return (await prepareWithProgress({ out, inputs, tokenizer })) !== null;
+  // A minute's work, of sources that change with each version.
+  return (await prepareWithProgress({ out, inputs, tokenizer, startOver: true })) !== null;
 }
 
 async function exists(path: string): Promise<boolean> {

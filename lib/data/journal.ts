@@ -43,10 +43,17 @@ export interface Checkpoint extends Progress {
 /** Options that decide only what is an error. */
 type Tolerance = "invalidUtf8" | "badRecords" | "maxRunShare";
 
+/** Options that decide what is made of a text. */
+export type DecidingOptions = Omit<PrepareSettings, Tolerance>;
+
 /** What of a preparation decides whether another one can go on with its work. */
 export interface Work extends Pick<PrepareSettings, Tolerance> {
   /** Names tokenizer and all other options. */
   identity: string;
+  /** Those options, to tell which of them differ. */
+  options: DecidingOptions;
+  /** Hash of the tokenizer. */
+  tokenizer: string;
   /** Names all files. */
   files: string;
 }
@@ -74,22 +81,44 @@ export async function readJournal(folder: string): Promise<Journal | null> {
  * Where to go on: the latest checkpoint that clean work would have come through. So files behind it may have changed, and
  * what was an error may now be none: it was not met before.
  * @param readUpTo names the files up to a position as they are now
+ * @returns or else why there is no such checkpoint, in words
  */
 export function checkpointFor(
   journal: Journal,
   work: Work,
   fraction: number,
   readUpTo: (position: Position) => string,
-): Checkpoint | null {
-  if (journal.identity !== work.identity) return null;
+): Checkpoint | string {
+  if (journal.identity !== work.identity) return differences(journal, work);
   for (const option of ["invalidUtf8", "badRecords"] as const) {
-    if (journal[option] !== work[option] && journal[option] !== "error") return null;
+    if (journal[option] !== work[option] && journal[option] !== "error") {
+      return changed(option, journal[option], work[option]);
+    }
   }
-  if (journal.maxRunShare > work.maxRunShare) return null;
+  if (journal.maxRunShare > work.maxRunShare) {
+    return changed("maxRunShare", journal.maxRunShare, work.maxRunShare);
+  }
   const fits = ({ threshold, position, read }: Checkpoint): boolean =>
     // A threshold that was moved follows from all files.
     (threshold === fraction || journal.files === work.files) && readUpTo(position) === read;
-  return journal.checkpoints.find(fits) ?? null;
+  return journal.checkpoints.find(fits) ?? "files that it has read have changed";
+}
+
+function differences(journal: Journal, work: Work): string {
+  const names = Object.keys(work.options) as (keyof DecidingOptions)[];
+  const differing = names.filter(
+    (name) => JSON.stringify(journal.options?.[name]) !== JSON.stringify(work.options[name]),
+  );
+  // Inputs are long.
+  const told = differing.map((name) =>
+    name === "inputs" ? "other inputs" : changed(name, journal.options?.[name], work.options[name]),
+  );
+  if (journal.tokenizer !== work.tokenizer) told.push("another tokenizer");
+  return told.join("; ") || "another version of LlamaForge made it";
+}
+
+function changed(option: string, before: unknown, now: unknown): string {
+  return `${option} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
 }
 
 /** Replaces the journal: a crash leaves the old or the new one. */

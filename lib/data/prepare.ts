@@ -37,6 +37,8 @@ export interface PrepareOptions {
   badRecords?: "error" | "skip";
   /** Processes that encode; 0: none, encode here. Default: one per core, or 0 for less than 4 MB. The bytes are the same. */
   workers?: number;
+  /** Discard unfinished work that this call cannot go on with, because options or files differ. Default: false, an error. */
+  startOver?: boolean;
   /** Replace what is in `out` even if it is no data set. */
   overwrite?: boolean;
   onProgress?: (progress: PrepareProgress) => void;
@@ -69,7 +71,8 @@ export interface PrepareResult {
 
 /**
  * Turns text into token shards. The same input gives the same bytes, whatever the number of workers and however often the
- * work was broken off: a call with the same options goes on where the last one was, if what that has read is as it was.
+ * work was broken off: a call with the same options goes on where the last one was, if what that has read is as it was. Other
+ * work than this call's is never discarded unless `startOver` says so.
  *
  * Whether a document is held out depends on its own bytes alone (their hash), so adding or reordering documents moves
  * none from one side to the other, and copies of a document stay together. If that leaves one side without any of
@@ -79,7 +82,8 @@ export interface PrepareResult {
  * bytes for each document. A document in a text file may have any length; one in a record is held whole, as is a row
  * group's column of lists in a parquet file with pages of version 1.
  *
- * @throws DataError for missing, empty, unreadable or repetitive text; UsageError if `out` cannot be used
+ * @throws DataError for missing, empty, unreadable or repetitive text; UsageError if `out` cannot be used, or beside it is the
+ *   unfinished work of other options or files
  */
 export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
   const settings = checkOptions(options);

@@ -25,6 +25,7 @@ llamaforge prepare [inputs...]
   --invalid-utf8 <how>
   --bad-records <how>
   --workers <n>
+  --start-over
   --overwrite
 llamaforge plan <config>
   --set <path=value> (repeatable)

@@ -10,7 +10,8 @@ import { journalFile, readJournal } from "../../lib/data/journal.js";
 import { type PrepareOptions, prepare } from "../../lib/data/prepare.js";
 import type { Input } from "../../lib/data/readers/index.js";
 import { readShardLog, ShardLog, shardLogFile } from "../../lib/data/shard-log.js";
-import { DataError, LlamaForgeError } from "../../lib/errors.js";
+import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { DataError, LlamaForgeError, UsageError } from "../../lib/errors.js";
 import {
   contentsOf,
   documents,
@@ -91,6 +92,39 @@ describe("D6 work that is done", () => {
     await expectClean();
   }, 60_000);
 
+  it("is kept when a later call has other options, which are told, and discarded only if that is said", async () => {
+    const { folder, inputs, options, stopAt, expectClean } = await workplace();
+    await stopAt(2000);
+    const otherTokenizer = await Tokenizer.load(quickstart);
+    const copy = join(folder, "other-tokenizer.json");
+    const text = JSON.parse(await readFile(otherTokenizer.file, "utf8"));
+    await writeFile(copy, JSON.stringify({ ...text, padding: null }));
+    const mistakes: [Partial<PrepareOptions>, string][] = [
+      [{ shardTokens: 60_000 }, "shardTokens was 50000 and is 60000."],
+      [
+        { deduplicate: false, validationFraction: 0.1 },
+        "validationFraction was 0.05 and is 0.1; deduplicate was true and is false.",
+      ],
+      [{ inputs: inputs.slice(1) }, "other inputs."],
+      [{ tokenizer: copy }, "another tokenizer."],
+    ];
+    for (const [mistake, told] of mistakes) {
+      const error = await failure(options("out", mistake));
+      expect(error).toBeInstanceOf(UsageError);
+      expect(error.message).toMatch(/out\.tmp holds [12],\d{3} documents of unfinished work/);
+      expect(error.message).toContain(`cannot go on with: ${told}`);
+      expect(error.message).toContain("--start-over");
+    }
+    expect((await prepare(options("out"))).resumedDocuments).toBeGreaterThanOrEqual(1500);
+    await expectClean();
+
+    await stopAt(2000);
+    const other = { shardTokens: 60_000 };
+    const { resumedDocuments } = await prepare(options("out", { ...other, startOver: true }));
+    expect(resumedDocuments).toBe(0);
+    await expectClean(other);
+  }, 60_000);
+
   it("is kept when a late file is damaged, and gone on with when the file is replaced", async () => {
     const { folder, sound, options, expectClean } = await workplace();
     const path = join(folder, "c.jsonl.gz");
@@ -119,7 +153,10 @@ describe("D6 work that is done", () => {
 
     await stopAt(3000);
     await writeFile(join(folder, "a.jsonl"), records(2201, "a").join("\n"));
-    expect((await prepare(options("out"))).resumedDocuments).toBe(0);
+    expect((await failure(options("out"))).message).toContain(
+      "files that it has read have changed",
+    );
+    expect((await prepare(options("out", { startOver: true }))).resumedDocuments).toBe(0);
     await expectClean();
   }, 60_000);
 
@@ -138,7 +175,9 @@ describe("D6 work that is done", () => {
     const onProgress = ({ documents }: { documents: number }) => documents > 4300 && stop.abort();
     await failure(options("out", { ...skipping, signal: stop.signal, onProgress }));
     const again = await failure(options("out"));
-    expect(again.message).toMatch(/record 2000 .*not JSON/);
+    expect(again.message).toContain('badRecords was "skip" and is "error"');
+    const afresh = await failure(options("out", { startOver: true }));
+    expect(afresh.message).toMatch(/record 2000 .*not JSON/);
   }, 60_000);
 
   it("is gone on with when a shard that was refused may pass", async () => {

@@ -92,15 +92,16 @@ describe("D6 a preparation that does not end", () => {
     expect(await contentsOf(join(folder, "stopped"))).toEqual(expected);
     expect((await readdir(folder)).filter((name) => name.includes("stopped"))).toEqual(["stopped"]);
 
-    // Another option, or a changed input, is other work.
+    // Another option, or a changed input, is other work, which is begun if that is said.
     taken = 0;
     await expect(run()).rejects.toThrow("stop");
-    const other = await prepare({ ...options("stopped"), shardTokens: 50_000 });
+    const startOver = true;
+    const other = await prepare({ ...options("stopped"), shardTokens: 50_000, startOver });
     expect(other.resumedDocuments).toBe(0);
     await expect(run()).rejects.toThrow("stop");
     await appendFile(join(folder, "a.jsonl"), '\n{"text": "added"}');
     await utimes(join(folder, "a.jsonl"), 1, 1);
-    const added = await prepare(options("stopped"));
+    const added = await prepare({ ...options("stopped"), startOver });
     expect(added.resumedDocuments).toBe(0);
     expect(added.dataset.sources[0]?.documents).toBe(2536);
   });

@@ -1,7 +1,9 @@
+import { UsageError } from "../../errors.js";
 import { type ShardEntry, type Split, splitNames } from "../dataset-file.js";
 import {
   type Checkpoint,
   checkpointFor,
+  type Journal,
   readJournal,
   type Work,
   writeJournal,
@@ -18,18 +20,30 @@ export interface Beginning {
   shards: Record<Split, ShardEntry[]>;
 }
 
-/** What a folder holds of a work, null if that is nothing to go on with. */
+/**
+ * What a folder holds of a work, null if that is nothing to go on with.
+ * @param startOver discard other work, which may be that of days
+ * @throws UsageError if it holds other work: what differs
+ */
 export async function findBeginning(
   folder: string,
   work: Work,
   fraction: number,
   found: readonly FoundInput[],
+  startOver: boolean,
 ): Promise<Beginning | null> {
   const journal = await readJournal(folder);
   if (journal === null) return null;
   const readUpTo = (position: Checkpoint["position"]) => new FileNames(found).upTo(position);
   const checkpoint = checkpointFor(journal, work, fraction, readUpTo);
-  if (checkpoint === null) return null;
+  if (typeof checkpoint === "string") {
+    const documents = documentsOf(journal);
+    if (documents === 0 || startOver) return null;
+    throw new UsageError(
+      `[prepare] ${folder} holds ${documents.toLocaleString("en-US")} documents of unfinished work that this call cannot go on ` +
+        `with: ${checkpoint}. Give what it was begun with, or discard it: startOver, on the command line --start-over`,
+    );
+  }
   const shards = await readShardLog(folder);
   for (const split of splitNames) {
     const { finished } = checkpoint.writers[split];
@@ -41,4 +55,9 @@ export async function findBeginning(
   }
   const between = journal.checkpoints.find(({ position }) => position.record === 0) ?? null;
   return { checkpoint, between, shards };
+}
+
+function documentsOf({ checkpoints }: Journal): number {
+  const sources = checkpoints[0]?.sources ?? [];
+  return sources.reduce((sum, { documents }) => sum + documents, 0);
 }

@@ -1,19 +1,31 @@
 import { createHash } from "node:crypto";
 import { datasetVersion } from "../dataset-file.js";
+import type { Work } from "../journal.js";
 import type { PrepareSettings } from "../prepare-options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Tokenizer } from "../tokenizer.js";
 import type { Position } from "./batch.js";
 
-/** Names the tokenizer and the options that decide what is made of a text. */
-export function identityOf(settings: PrepareSettings, tokenizer: Tokenizer): string {
+/** What decides whether a preparation can go on with another's work. */
+export function workOf(
+  settings: PrepareSettings,
+  tokenizer: Tokenizer,
+  found: readonly FoundInput[],
+): Work {
   // What is an error decides nothing while there is none.
-  const { invalidUtf8, badRecords, maxRunShare, ...others } = settings;
-  const hash = createHash("sha256").update(
-    JSON.stringify([datasetVersion, others, tokenizer.sha256]),
-  );
-  for (const bytes of Object.values(tokenizer.contents())) hash.update(bytes);
-  return hash.digest("hex");
+  const { invalidUtf8, badRecords, maxRunShare, ...options } = settings;
+  const { sha256 } = tokenizer;
+  const identity = createHash("sha256").update(JSON.stringify([datasetVersion, options, sha256]));
+  for (const bytes of Object.values(tokenizer.contents())) identity.update(bytes);
+  return {
+    identity: identity.digest("hex"),
+    options,
+    tokenizer: sha256,
+    files: new FileNames(found).all(),
+    invalidUtf8,
+    badRecords,
+    maxRunShare,
+  };
 }
 
 /** What tells that a file has changed, of all files in their order. Made as it is asked for: there may be a million. */

@@ -23,7 +23,7 @@ import { ShardWriter } from "../shard-writer.js";
 import type { Tokenizer } from "../tokenizer.js";
 import { type Beginning, findBeginning } from "./beginning.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
-import { FileNames, identityOf } from "./identity.js";
+import { workOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
 
 /** Less input than this is encoded before the first process has started. */
@@ -61,15 +61,9 @@ export class Preparation {
     const own = await ownPaths(resolve(this.#options.out));
     for (const input of this.#settings.inputs) this.#found.push(await findInput(input, own));
     this.#checkTextFields();
-    const { invalidUtf8, badRecords, maxRunShare } = this.#settings;
-    const work: Work = {
-      identity: identityOf(this.#settings, this.#tokenizer),
-      files: new FileNames(this.#found).all(),
-      invalidUtf8,
-      badRecords,
-      maxRunShare,
-    };
-    const beginning = await findBeginning(this.#folder, work, fraction, this.#found);
+    const work = workOf(this.#settings, this.#tokenizer, this.#found);
+    const { startOver = false } = this.#options;
+    const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
     if (beginning === null) {
       await rm(this.#folder, { recursive: true, force: true });
       await mkdir(this.#folder, { recursive: true });

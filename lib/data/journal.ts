@@ -52,7 +52,7 @@ export interface Work extends Pick<PrepareSettings, Tolerance> {
   identity: string;
   /** Those options, to tell which of them differ. */
   options: DecidingOptions;
-  /** Hash of the tokenizer. */
+  /** Hash of the tokenizer's file. */
   tokenizer: string;
   /** Names all files. */
   files: string;
@@ -105,13 +105,15 @@ export function checkpointFor(
 }
 
 function differences(journal: Journal, work: Work): string {
+  if (journal.options === undefined)
+    return "other options or another tokenizer, by an earlier version";
   const names = Object.keys(work.options) as (keyof DecidingOptions)[];
   const differing = names.filter(
-    (name) => JSON.stringify(journal.options?.[name]) !== JSON.stringify(work.options[name]),
+    (name) => JSON.stringify(journal.options[name]) !== JSON.stringify(work.options[name]),
   );
   // Inputs are long.
   const told = differing.map((name) =>
-    name === "inputs" ? "other inputs" : changed(name, journal.options?.[name], work.options[name]),
+    name === "inputs" ? "other inputs" : changed(name, journal.options[name], work.options[name]),
   );
   if (journal.tokenizer !== work.tokenizer) told.push("another tokenizer");
   return told.join("; ") || "another version of LlamaForge made it";

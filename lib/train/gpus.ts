@@ -60,8 +60,8 @@ const ourH200: Rate = {
 
 /**
  * What several GPUs of ours cost each other besides waiting, between two H200 (bench/results/gpus-2x-nvidia-h200.json,
- * docs/LOG.md): blocks take 0.14 to 0.19 of the time of the collectives beside them longer at equal clocks, and steps are 2%
- * longer than that explains, as clocks at the power limit vary by 5% from step to step and GPU to GPU.
+ * docs/LOG.md): blocks take 0.14 to 0.19 of the time of the collectives beside them longer at equal clocks. The skew is what the
+ * steps of one run were longer than that explains; the GPUs differed by up to 5% in a step, maybe by their clocks.
  */
 export const together = { slowdown: 0.2, skew: 0.02 };
 

@@ -115,6 +115,14 @@ describe("D6 work that is done", () => {
       expect(error.message).toContain(`cannot go on with: ${told}`);
       expect(error.message).toContain("--start-over");
     }
+    // Earlier versions did not note what their options were.
+    const file = join(folder, "out.tmp", journalFile);
+    const noted = await readFile(file, "utf8");
+    await writeFile(file, JSON.stringify({ ...JSON.parse(noted), options: undefined }));
+    const error = await failure(options("out", { shardTokens: 60_000 }));
+    expect(error.message).toContain("other options or another tokenizer, by an earlier version");
+    await writeFile(file, noted);
+
     expect((await prepare(options("out"))).resumedDocuments).toBeGreaterThanOrEqual(1500);
     await expectClean();
 

@@ -134,7 +134,6 @@ describe("a slow network", () => {
 
   test("replicated waits for what its backward pass does not hide", () => {
     const config = tinyllama(["recompute=ffn"]);
-    // Accumulated, so that no two steps overlap.
     const { chosen, passSeconds } = planScaling(config, { ...slow, tflops: 162.2 });
     const optimizer = (34 * parameters) / (0.82 * 1.555e12);
     const latency = 8.4e-6 + 28 * 3.4e-6 + 28e-6;
@@ -198,6 +197,7 @@ describe("one GPU", () => {
   });
 });
 
+/** The figures that `together` and the links of Hopper were fitted to: a later change must not lose them. */
 describe("two H200, as measured", () => {
   const file = new URL("../../bench/results/gpus-2x-nvidia-h200.json", import.meta.url);
   const { base, runs } = JSON.parse(readFileSync(file, "utf8"));

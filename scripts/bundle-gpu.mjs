@@ -1,6 +1,6 @@
 // Packs everything that runs on a GPU host without Node, npm or oneDNN into one folder, build/gpu-bundle:
 //
-//   npm run bundle:gpu            needs: npm run build, npm run build:cuda
+//   npm run bundle:gpu            needs: npm run setup, npm run build:cuda
 //   build/gpu-bundle/run.sh test [FILES]            the tests with the GPU as device
 //   build/gpu-bundle/run.sh llamaforge doctor       the command line; likewise train, generate, ...
 //   build/gpu-bundle/run.sh node FILE               any program of its own
@@ -95,7 +95,7 @@ const plugins = existsSync(addon)
   ? readdirSync(dirname(addon)).filter((name) => /^libllamaforge_cuda\d+\.so$/.test(name))
   : [];
 if (plugins.length === 0)
-  fail("addon or plugin are not built. Run: npm run build && npm run build:cuda");
+  fail("addon or plugin are not built. Run: npm run setup && npm run build:cuda");
 if (!existsSync(join(root, "dist/index.js"))) fail("dist/ is not built. Run: npm run build:ts");
 
 mkdirSync(bundle, { recursive: true });

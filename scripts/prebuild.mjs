@@ -61,7 +61,7 @@ function build() {
 function checkBuilt() {
   const cache = join(root, "build/CMakeCache.txt");
   if (!existsSync(cache) || !existsSync(join(root, "build/Release/llamaforge.node")))
-    fail("the addon is not built: run without --no-build, or npm run build first");
+    fail("the addon is not built: run without --no-build, or npm run setup first");
   if (!/^LLAMAFORGE_CPU_SETS:STRING=all$/m.test(readFileSync(cache, "utf8")))
     fail("the addon was built for this machine's CPU alone: run without --no-build");
   if (!existsSync(join(root, "dist/cli/main.js"))) fail("dist/ is missing: run npm run build:ts");

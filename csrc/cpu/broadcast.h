@@ -10,10 +10,9 @@
 
 #include "cpu/cpu_ops.h"
 #include "cpu/parallel.h"
+#include "ops/checks/common.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
-
-constexpr size_t kMostAxes = 8;  // of a tensor
 
 template <size_t N>
 struct BroadcastPlan {
@@ -33,7 +32,7 @@ struct BroadcastPlan {
 template <size_t N>
 BroadcastPlan<N> plan_broadcast(const Shape& shape, const std::array<const Tensor*, N>& operands) {
   const size_t rank = shape.size();
-  LF_CHECK(rank <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(shape));
+  check_axes(shape);
   std::vector<std::array<int64_t, N>> strides(rank);
   for (size_t k = 0; k < N; ++k) {
     const Shape& own = operands[k]->shape;

@@ -8,37 +8,39 @@ namespace llamaforge::cuda {
 
 namespace {
 
-template <class X, class Y, int kCount> __global__ void accumulate_kernel(const X* x, const float* s, Y* y, int64_t n) {
+// A thread has one pack: x and y are read in full before anything is written, whatever the compiler knows of the two.
+template <class X, class Y, int kCount>
+__global__ void __launch_bounds__(kThreads) accumulate_kernel(const X* x, const float* s, Y* y, int64_t packs) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= packs) return;
+  const auto in = load_pack<X, kCount>(x + i * kCount);
+  auto sum = load_pack<Y, kCount>(y + i * kCount);
   const float scale = s ? *s : 1.0f;
-  for (int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kCount; i < n;
-       i += int64_t{gridDim.x} * blockDim.x * kCount) {
-    if (i + kCount <= n) {
-      const auto in = load_pack<X, kCount>(x + i);
-      auto sum = load_pack<Y, kCount>(y + i);
 #pragma unroll
-      for (int k = 0; k < kCount; ++k) sum.value[k] = narrow<Y>(fmaf(widen(in.value[k]), scale, widen(sum.value[k])));
-      store_pack(y + i, sum);
-    } else {
-      for (int64_t k = i; k < n; ++k) y[k] = narrow<Y>(fmaf(widen(x[k]), scale, widen(y[k])));
-    }
-  }
+  for (int k = 0; k < kCount; ++k) sum.value[k] = narrow<Y>(fmaf(widen(in.value[k]), scale, widen(sum.value[k])));
+  store_pack(y + i * kCount, sum);
 }
 
 void add(Stream& stream, const Tensor& x, const float* s, const Tensor& y) {
   CudaStream& cuda = on_cuda(stream);
-  constexpr int kCount = 8;
   const int64_t n = x.numel();
   with_float("x", x, [&]<class X>() {
     with_float("y", y, [&]<class Y>() {
-      if (takes_packs<X, kCount>({x.raw()}) && takes_packs<Y, kCount>({y.raw()})) {
-        accumulate_kernel<X, Y, kCount><<<blocks_for(cuda, n, kThreads * kCount), kThreads, 0, cuda.compute()>>>(
-            x.data<X>(), s, y.data<Y>(), n);
-      } else {
-        accumulate_kernel<X, Y, 1><<<blocks_for(cuda, n), kThreads, 0, cuda.compute()>>>(x.data<X>(), s, y.data<Y>(), n);
-      }
+      constexpr int kCount = std::min(kVector<X>, kVector<Y>);
+      const auto run = [&]<int kElements>(int64_t first, int64_t count) {
+        if (count == 0) return;
+        const int64_t packs = count / kElements, blocks = (packs + kThreads - 1) / kThreads;
+        LF_CHECK(blocks <= INT32_MAX, "x {} is too large", to_string(x.shape));
+        accumulate_kernel<X, Y, kElements><<<static_cast<unsigned>(blocks), kThreads, 0, cuda.compute()>>>(
+            x.data<X>() + first, s, y.data<Y>() + first, packs);
+        check_launch();
+      };
+      const bool packs = takes_packs<X, kCount>({x.raw()}) && takes_packs<Y, kCount>({y.raw()});
+      const int64_t whole = packs ? n / kCount * kCount : 0;
+      run.template operator()<kCount>(0, whole);
+      run.template operator()<1>(whole, n - whole);
     });
   });
-  check_launch();
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Walking several tensors that broadcast to one shape. As on the CPU, axes of size 1 are dropped and axes that all operands
-// traverse alike are joined, so along the last axis left every operand advances by 1 or stands still. A thread takes a pack
-// of consecutive elements of that axis: one computation of where it is for up to 8 elements.
+// Walking several tensors that broadcast to one shape. As on the CPU, axes of size 1 are dropped and axes that all
+// operands traverse alike are joined, so along the last axis left every operand advances by 1 or stands still. A thread
+// takes a pack of consecutive elements of that axis: one computation of where it is for up to 8 elements.
 #pragma once
 
 #include <array>
@@ -9,24 +9,25 @@
 
 namespace llamaforge::cuda {
 
-constexpr int kMostAxes = 8;
-
-template <int N> struct Broadcast {
-  int axes = 0;                      // at least 1
+template <int N>
+struct Broadcast {
+  int axes = 0;  // at least 1
   int64_t numel = 1;
-  uint32_t sizes[kMostAxes];         // outermost first
-  int64_t strides[kMostAxes][N];     // of each operand, per axis
-  bool advances[N];                  // does the operand move along the last axis?
+  uint32_t sizes[kMostAxes];      // outermost first
+  int64_t strides[kMostAxes][N];  // of each operand, per axis
+  bool advances[N];               // does the operand move along the last axis?
 };
 
 // Throws ERR_SHAPE, naming the operand, if it does not broadcast to `shape`.
-template <int N> Broadcast<N> plan_broadcast(const Shape& shape, const std::array<const Tensor*, N>& operands) {
+template <int N>
+Broadcast<N> plan_broadcast(const Shape& shape, const std::array<const Tensor*, N>& operands) {
   const size_t rank = shape.size();
-  LF_CHECK(rank <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(shape));
+  check_axes(shape);
   int64_t strides[kMostAxes][N] = {};
   for (int k = 0; k < N; ++k) {
     const Shape& own = operands[k]->shape;
-    LF_CHECK(own.size() <= rank, "operand {} of shape {} does not broadcast to {}", k, to_string(own), to_string(shape));
+    LF_CHECK(own.size() <= rank, "operand {} of shape {} does not broadcast to {}", k, to_string(own),
+             to_string(shape));
     const size_t lead = rank - own.size();
     int64_t step = 1;
     for (size_t axis = rank; axis-- > 0;) {
@@ -66,7 +67,8 @@ template <int N> Broadcast<N> plan_broadcast(const Shape& shape, const std::arra
 }
 
 // Whether packs of kCount fit: rows are whole packs, and operands that advance start every row on one.
-template <int kCount, int N> bool rows_take_packs(const Broadcast<N>& plan) {
+template <int kCount, int N>
+bool rows_take_packs(const Broadcast<N>& plan) {
   if (plan.sizes[plan.axes - 1] % kCount != 0) return false;
   for (int k = 0; k < N; ++k) {
     if (!plan.advances[k]) continue;
@@ -80,7 +82,8 @@ template <int kCount, int N> bool rows_take_packs(const Broadcast<N>& plan) {
 #ifdef __CUDACC__
 
 // Where each operand's element for output element `index` is.
-template <int N> __device__ __forceinline__ void locate(const Broadcast<N>& plan, int64_t index, int64_t (&offsets)[N]) {
+template <int N>
+__device__ __forceinline__ void locate(const Broadcast<N>& plan, int64_t index, int64_t (&offsets)[N]) {
 #pragma unroll
   for (int k = 0; k < N; ++k) offsets[k] = 0;
   if (plan.axes == 1) {

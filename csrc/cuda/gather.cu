@@ -12,7 +12,6 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr int kMostAxes = 8;
 constexpr int64_t kLinesForThreads = 4096;
 
 // Lines along the axis: where each starts in the index and in the whole, and the strides along it.
@@ -34,7 +33,7 @@ struct Lines {
 };
 
 Lines find_lines(const Tensor& whole, const Tensor& index, int64_t axis) {
-  LF_CHECK(whole.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(whole.shape));
+  check_axes(whole.shape);
   Lines lines;
   lines.length = index.dim(axis);
   lines.size = whole.dim(axis);

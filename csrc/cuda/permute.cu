@@ -12,7 +12,6 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr int kTile = 32;
-constexpr int kMostAxes = 8;
 
 struct Axis {
   int64_t size;
@@ -202,7 +201,7 @@ template <class Bits> void move(CudaStream& cuda, const Tensor& x, const Tensor&
 
 void permute(Stream& stream, In x, Out y, IntList permutation) {
   check_permute(x, y, permutation);
-  LF_CHECK(x.rank() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(x.shape));
+  check_axes(x.shape);
   const std::vector<Axis> axes = plan_permutation(x.shape, permutation);
   CudaStream& cuda = on_cuda(stream);
   size_of(x.dtype) == 2 ? move<uint16_t>(cuda, x, y, axes) : move<uint32_t>(cuda, x, y, axes);

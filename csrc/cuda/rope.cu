@@ -1,18 +1,20 @@
 // Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in Llama's Hugging Face
-// form: element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd). x (B,T,G·hd): a warp
-// has a token, keeps its cosines and sines, and turns one head after the other. Floor: the rotated heads are read and
-// written once, 9,216 bytes a token for 36 heads of 64.
+// form: element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd). x (B,T,G·hd): a thread
+// turns the pairs of two 16-byte vectors of one head; its cosines and sines, which the other heads of the token share, come
+// from the cache. Floor: the rotated heads are read and written once, 9,216 bytes a token for 36 heads of 64.
 
 #include <cmath>
 
 #include "cuda/cuda_ops.h"
-#include "cuda/launch.h"
+#include "cuda/pack.h"
 #include "ops/checks/documents.h"
 #include "ops/checks/rope.h"
 
 namespace llamaforge::cuda {
 
 namespace {
+
+constexpr int kBlock = 128;  // small blocks: a warp that waits for the table holds few others up
 
 // Angles in double: at position 100,000 a float angle is off by 0.004.
 __global__ void table_kernel(float* table, int64_t count, int64_t half, double theta) {
@@ -25,8 +27,7 @@ __global__ void table_kernel(float* table, int64_t count, int64_t half, double t
 }
 
 struct Shape3 {
-  int64_t tokens;
-  int time, width, half, rotated;  // width: of a token; rotated heads
+  int tokens, time, width, half, rotated;  // width: of a token; rotated heads
 };
 
 // kCount pairs at a time: elements of the first half of a head, and those of its second half.
@@ -53,48 +54,51 @@ struct Halves {
   }
 };
 
-// y may be x: a thread reads what it writes.
-template <class T, int kCount>
-__global__ void __launch_bounds__(kThreads)
-    rotate_kernel(const T* x, const float* __restrict__ table, const int32_t* __restrict__ starts, T* y, Shape3 shape,
-                  int64_t position, float direction) {
-  const int lane = threadIdx.x % 32, places = shape.half / kCount;  // vectors of half a head
-  const int at_once = max(1, 32 / places);                          // heads
-  const int64_t warps = int64_t{gridDim.x} * (kThreads / 32);
-  for (int64_t token = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32; token < shape.tokens; token += warps) {
-    int64_t time = token % shape.time;
-    if (starts) time -= min(max(starts[token], 0), static_cast<int>(time));  // whatever it holds, a row of the table
-    const float* angles = table + (position + time) * 2 * shape.half;
-    const int64_t start = token * shape.width;
-    for (int first = 0; first < places; first += 32) {
-      const int place = first + (places < 32 ? lane % places : lane), first_head = places < 32 ? lane / places : 0;
-      if (place < places && first_head < at_once) {
-        float cosine[kCount], sine[kCount];
-#pragma unroll
-        for (int k = 0; k < kCount; ++k) {
-          const float2 angle = *reinterpret_cast<const float2*>(angles + 2 * (place * kCount + k));
-          cosine[k] = angle.x;
-          sine[k] = angle.y * direction;
-        }
-#pragma unroll 4
-        for (int head = first_head; head < shape.rotated; head += at_once) {
-          const int64_t at = start + int64_t{head} * 2 * shape.half + place * kCount;
-          Halves<T, kCount> values;
-          values.read(x + at, shape.half);
-#pragma unroll
-          for (int k = 0; k < kCount; ++k) {
-            const float a = values.first[k], b = values.second[k];
-            values.first[k] = a * cosine[k] - b * sine[k];
-            values.second[k] = a * sine[k] + b * cosine[k];
-          }
-          values.write(y + at, shape.half);
-        }
-      }
-    }
-    if (x != y) {
-      for (int i = shape.rotated * 2 * shape.half + lane; i < shape.width; i += 32) y[start + i] = x[start + i];
-    }
+// Cosines and sines of kCount places of a head.
+template <int kCount>
+__device__ __forceinline__ void load_angles(const float* table, float (&cosine)[kCount], float (&sine)[kCount]) {
+  float pairs[2 * kCount];
+  if constexpr (kCount == 1) {
+    pairs[0] = table[0], pairs[1] = table[1];
+  } else {
+    load(table, pairs);
   }
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) cosine[k] = pairs[2 * k], sine[k] = pairs[2 * k + 1];
+}
+
+// `count` tasks, from those of token `first_token` on. Of each token: the vectors of half a head of its rotated heads, then,
+// where y is not x, those of the heads that do not turn. y may be x: a thread reads what it writes.
+template <class T, int kCount>
+__global__ void __launch_bounds__(kBlock)
+    rotate_kernel(const T* x, const float* __restrict__ table, const int32_t* __restrict__ starts, T* y, Shape3 shape,
+                  int first_token, uint32_t count, uint32_t tasks, int64_t position, float direction) {
+  const uint32_t task = blockIdx.x * kBlock + threadIdx.x;
+  if (task >= count) return;
+  const uint32_t nth = task / tasks;
+  const int token = first_token + static_cast<int>(nth), rest = static_cast<int>(task - nth * tasks);
+  const int places = shape.half / kCount, turning = shape.rotated * places;
+  const int64_t start = int64_t{token} * shape.width;
+  if (rest >= turning) {
+    const int64_t at = start + shape.rotated * 2 * shape.half + (rest - turning) * kCount;
+    store_pack(y + at, load_pack<T, kCount>(x + at));
+    return;
+  }
+  const int head = rest / places, place = rest - head * places;
+  const int64_t at = start + head * 2 * shape.half + place * kCount;
+  Halves<T, kCount> values;
+  values.read(x + at, shape.half);
+  int time = token % shape.time;
+  if (starts) time -= min(max(starts[token], 0), time);  // whatever it holds, a row of the table
+  float cosine[kCount], sine[kCount];
+  load_angles(table + ((position + time) * shape.half + place * kCount) * 2, cosine, sine);
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    const float a = values.first[k], b = values.second[k], turned = sine[k] * direction;
+    values.first[k] = a * cosine[k] - b * turned;
+    values.second[k] = a * turned + b * cosine[k];
+  }
+  values.write(y + at, shape.half);
 }
 
 }  // namespace
@@ -114,16 +118,23 @@ void rope(Stream& stream, In x, In table, std::optional<In> starts, Out y, int64
   CudaStream& cuda = on_cuda(stream);
   check_rope(x, table, y, heads, rotated_heads, position);
   const int32_t* document_starts = check_starts(starts, x.dim(0), x.dim(1));
-  LF_CHECK(x.dim(1) <= INT32_MAX && x.dim(2) <= INT32_MAX, "x {} is too large", to_string(x.shape));
+  LF_CHECK(x.dim(0) * x.dim(1) <= INT32_MAX && x.dim(2) <= INT32_MAX / 2, "x {} is too large", to_string(x.shape));
   if (x.numel() == 0) return;
-  const Shape3 shape = {x.dim(0) * x.dim(1), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),
+  const Shape3 shape = {static_cast<int>(x.dim(0) * x.dim(1)), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),
                         static_cast<int>(x.dim(2) / heads / 2), static_cast<int>(rotated_heads)};
   with_float("x", x, [&]<class T>() {
-    const bool vectors = shape.half % kVector<T> == 0 && aligned16({x.raw(), y.raw()});
-    LF_CHECK(reinterpret_cast<uintptr_t>(table.raw()) % 8 == 0, "the table starts at an odd element");
+    const bool vectors = shape.half % kVector<T> == 0 && aligned16({x.raw(), table.raw(), y.raw()});
     const auto kernel = vectors ? rotate_kernel<T, kVector<T>> : rotate_kernel<T, 1>;
-    kernel<<<blocks_for(cuda, shape.tokens, kThreads / 32), kThreads, 0, cuda.compute()>>>(
-        x.data<T>(), table.data<float>(), document_starts, y.data<T>(), shape, position, inverse ? -1.0f : 1.0f);
+    const int unturned = x.raw() == y.raw() ? 0 : shape.width - shape.rotated * 2 * shape.half;
+    const int tasks = (shape.rotated * shape.half + unturned) / (vectors ? kVector<T> : 1);
+    if (tasks == 0) return;
+    const int most = INT32_MAX / tasks;  // tokens of a launch
+    for (int64_t token = 0; token < shape.tokens; token += most) {
+      const uint32_t count = static_cast<uint32_t>(std::min<int64_t>(most, shape.tokens - token) * tasks);
+      kernel<<<(count + kBlock - 1) / kBlock, kBlock, 0, cuda.compute()>>>(
+          x.data<T>(), table.data<float>(), document_starts, y.data<T>(), shape, static_cast<int>(token), count,
+          static_cast<uint32_t>(tasks), position, inverse ? -1.0f : 1.0f);
+    }
   });
   check_launch();
 }

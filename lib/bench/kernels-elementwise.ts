@@ -4,7 +4,10 @@ import type { KernelCase, Workbench } from "./kernel-case.js";
 
 type Prepare = () => () => void;
 
-/** Conversion, sums and plain arithmetic on one activation, (tokens, hidden): each is bound by the memory. */
+/**
+ * Conversion, plain arithmetic, sums and moves on one activation, (tokens, hidden): each is bound by the memory. Random normal
+ * numbers, which read nothing, are bound by their arithmetic instead.
+ */
 export function elementwiseKernels(bench: Workbench): KernelCase[] {
   const { tokens, element, dtype, shapes } = bench;
   const { hiddenSize, heads } = shapes.model;
@@ -29,7 +32,8 @@ export function elementwiseKernels(bench: Workbench): KernelCase[] {
       return () => native.permute(input.native, out.native, permutation);
     };
   };
-  const cases: [string, number, Prepare][] = [
+  type Case = [name: string, bytes: number, prepare: Prepare];
+  const elementwise: Case[] = [
     [
       `copy ${dtype}`,
       2 * element * n,
@@ -93,6 +97,8 @@ export function elementwiseKernels(bench: Workbench): KernelCase[] {
         return () => native.unary(from.native, to.native, "silu");
       },
     ],
+  ];
+  const rows: Case[] = [
     [
       `softmax ${dtype}`,
       2 * element * n,
@@ -104,6 +110,8 @@ export function elementwiseKernels(bench: Workbench): KernelCase[] {
     [`sum ${dtype}, all`, element * n, reduced([0, 1], [])],
     [`sum ${dtype}, over rows`, element * n, reduced([0], [hiddenSize])],
     [`sum ${dtype}, over columns`, element * n, reduced([1], [tokens])],
+  ];
+  const moves: Case[] = [
     [
       `permute heads ${dtype}`,
       2 * element * n,
@@ -118,6 +126,8 @@ export function elementwiseKernels(bench: Workbench): KernelCase[] {
         return () => native.slice(from.native, to.native, [0, 0]);
       },
     ],
+  ];
+  const random: Case[] = [
     [
       "philox_normal f32",
       4 * n,
@@ -127,10 +137,8 @@ export function elementwiseKernels(bench: Workbench): KernelCase[] {
       },
     ],
   ];
-  return cases.map(([name, bytes, prepare]) => ({
-    group: "element-wise",
-    name,
-    work: { bytes },
-    prepare,
-  }));
+  const groups = { "element-wise": elementwise, rows, moves, "random numbers": random };
+  return Object.entries(groups).flatMap(([group, cases]) =>
+    cases.map(([name, bytes, prepare]) => ({ group, name, work: { bytes }, prepare })),
+  );
 }

@@ -5,6 +5,8 @@
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { parseDevice } from "../../lib/device.js";
+import { rand, randn } from "../../lib/ops/random.js";
 import { onGpu } from "../support/device.js";
 import { relativeError, tolerances } from "../support/reference.js";
 
@@ -40,4 +42,25 @@ describe.runIf(onGpu())("kernels on a GPU", () => {
     }
     expect(wrong).toEqual([]);
   }, 120_000);
+
+  it.each([
+    ["f32", 4_000_003, 0],
+    ["f32", 70_001, 3],
+    ["f32", 300_000, 2 ** 34 - 150_001],
+    ["bf16", 1_000_001, 0],
+    ["bf16", 70_001, 2],
+  ] as const)(
+    "make the CPU's random numbers to the bit: %s, %i from %i",
+    async (dtype, count, offset) => {
+      for (const make of [rand, randn]) {
+        const [ours, theirs] = await Promise.all(
+          [gpu, "cpu"].map((name) =>
+            make([count], { seed: 7, offset, dtype, device: parseDevice(name) }).toArray(),
+          ),
+        );
+        const bits = (values: ArrayLike<number>) => Buffer.from(Float32Array.from(values).buffer);
+        expect(bits(ours as Float32Array).equals(bits(theirs as Float32Array))).toBe(true);
+      }
+    },
+  );
 });

@@ -31,9 +31,11 @@ const uniformOf = (seed: number, index: number): number => (word(seed, 0, index)
 
 function normalOf(seed: number, index: number): number {
   const even = index - (index % 2);
-  const u = ((word(seed, 1, even) >>> 1) + 0.5) / 2 ** 31;
-  const angle = (2 * Math.PI * word(seed, 1, even + 1)) / 2 ** 32;
-  return Math.sqrt(-2 * Math.log(u)) * (index % 2 === 0 ? Math.cos(angle) : Math.sin(angle));
+  const u = Math.fround(Math.fround(word(seed, 1, even)) + 0.5) / 2 ** 32;
+  const turn = word(seed, 1, even + 1);
+  const angle = (((turn & 0x7fffff) | 1) / 2 ** 22 - 1) * (Math.PI / 2);
+  const [x, y] = [Math.cos(angle) * (turn >>> 31 ? -1 : 1), Math.sin(angle)];
+  return Math.sqrt(-2 * Math.log(u)) * (index % 2 === 0 ? x : y);
 }
 
 describe("the generator", () => {
@@ -65,6 +67,7 @@ describe("the generator", () => {
     [0, 0],
     [1, 3],
     [3407, 1022],
+    [5, 2 ** 34 - 101], // blocks on both sides of 2^32
     [-1, 17],
     [Number.MAX_SAFE_INTEGER, 2 ** 34 + 1], // a counter and a key of more than 32 bits
     [Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER - 1000],

@@ -11,6 +11,12 @@
 
 namespace llamaforge {
 
+constexpr size_t kMostAxes = 8;  // of a tensor that kernels walk axis by axis
+
+static inline void check_axes(const Shape& shape) {
+  LF_CHECK(shape.size() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(shape));
+}
+
 [[noreturn]] static inline void throw_dtype(const char* argument, const char* expected, DType got) {
   throw Error("ERR_DTYPE", format("expected {} for {}, got {}", expected, argument, name_of(got)));
 }

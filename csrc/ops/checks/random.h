@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "ops/checks/common.h"
+
+namespace llamaforge {
+
+static inline void check_random(const Tensor& x, int64_t offset) {
+  check_float("x", x);
+  if (offset < 0) throw Error("ERR_ARGUMENT", format("expected offset of at least 0, got {}", offset));
+}
+
+// Numbers from `low` on: low + range · u, u in [0, 1), and no more than `most`, which rounding would reach.
+struct UniformRange {
+  float low, range, most;
+};
+
+static inline UniformRange check_uniform(const Tensor& x, double low, double high, int64_t offset) {
+  check_random(x, offset);
+  const float from = static_cast<float>(low), to = static_cast<float>(high);
+  if (!(from < to) || !std::isfinite(to - from)) {
+    throw Error("ERR_ARGUMENT", format("expected finite low < high, got {} and {}", low, high));
+  }
+  float most = std::nextafter(to, -std::numeric_limits<float>::infinity());  // the largest of the dtype below `high`
+  if (x.dtype == DType::bf16) {
+    uint32_t bits;
+    std::memcpy(&bits, &most, sizeof bits);
+    if (most < 0) bits += 0xffff;  // away from zero is down
+    bits &= 0xffff0000u;
+    std::memcpy(&most, &bits, sizeof most);
+  }
+  return {from, to - from, most};
+}
+
+}  // namespace llamaforge

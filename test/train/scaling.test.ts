@@ -197,7 +197,7 @@ describe("one GPU", () => {
   });
 });
 
-/** The figures that `together` and the links of Hopper were fitted to: a later change must not lose them. */
+/** `together` and the links of Hopper were fitted to one run; these are the figures of a second one, on other GPUs. */
 describe("two H200, as measured", () => {
   const file = new URL("../../bench/results/gpus-2x-nvidia-h200.json", import.meta.url);
   const { base, runs } = JSON.parse(readFileSync(file, "utf8"));

@@ -191,9 +191,9 @@ __global__ void reduce_long_kernel(const T* x, Out y, const __grid_constant__ Pl
 // 32 packs of columns x 8 rows of threads; a block for each (output, piece of its rows, columns): y (outputs, pieces,
 // length). Four rows at a time are on their way and meet before they join the sum. kEven: rows lie at even distances.
 template <class Op, int kCount, bool kEven, class T, class Out>
-__global__ void __launch_bounds__(256, kEven ? 4 : 3) reduce_rows_kernel(const T* x, Out y, const __grid_constant__ Plan plan,
-                                                             int64_t outputs, int64_t rows, int64_t pieces,
-                                                             int64_t rows_per_piece) {
+__global__ void __launch_bounds__(256, kEven ? 4 : 3)
+    reduce_rows_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t rows, int64_t pieces,
+                       int64_t rows_per_piece) {
   using W = Wide<T>;
   constexpr int kRows = 8, kColumns = 32 * kCount, kAtOnce = kRowsAtOnce / kRows;
   __shared__ W part[kRows][kColumns];

@@ -39,12 +39,12 @@ test("too many skipped steps: all save, and the saved run goes on with equal bit
     checkpoint: { every: 0 },
     // So little is called a spike that some steps are.
     guard: {
-      window: 64,
+      window: 8,
       minimumHistory: 2,
       zLoss: 100,
-      zGradNorm: 0.3,
-      maxSkipsPerWindow: 2,
-      maxConsecutiveSkips: 63,
+      zGradNorm: 0.01,
+      maxSkipsPerWindow: 1,
+      maxConsecutiveSkips: 7,
     },
   };
   const { file, out } = await writeConfig(folder, data, 2, recipe);
@@ -66,7 +66,7 @@ test("too many skipped steps: all save, and the saved run goes on with equal bit
   await verifyCheckpoint(join(out, name), { hashes: true });
 
   // With more patience it goes on from there as a run does that had it from the start.
-  const patience = { ...recipe.guard, maxSkipsPerWindow: 63 };
+  const patience = { ...recipe.guard, maxSkipsPerWindow: 7 };
   const patient = await writeConfig(folder, data, 2, { ...recipe, guard: patience });
   expectCodes(await runToEnd(patient.file, { worldSize: 2 }), 0);
   const resumed = await writeConfig(folder, data, 2, { ...recipe, guard: patience, out });

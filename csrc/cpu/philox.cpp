@@ -2,11 +2,12 @@
 // or ranks. Every operation here is rounded once (products, fused multiply-adds, square roots, integer conversions),
 // and the logarithm and sine are polynomials of our own, so another device can give the same bits.
 //
-// Normals by Box and Muller: words (0,1) and (2,3) of a block make two each, √(−2 ln u) · (cos a, sin a). u = (word +
-// ½) / 2^32, rounded to 24 bits: the largest normal is √(66 ln 2) = 6.76. The angle a is one of 2^23 around the circle,
-// none of them on an axis: the lower 23 bits of the second word, the last of them set, choose it within the right half,
-// the highest bit swaps left and right. The polynomials are minimax (Lawson's weights): −2 ln(1 + m) / m on [√½ − 1, √2
-// − 1] to 1.7e-7 of its value, sine and cosine on a quarter turn to 7e-9 and 5e-8.
+// Normals by Box and Muller: words (0,1) and (2,3) of a block make two each, √(−2 ln u) · (cos a, sin a).
+//   u = (word + ½) / 2^32, rounded to 24 bits: the largest normal is √(66 ln 2) = 6.76.
+//   a is one of 2^23 angles around the circle, none of them on an axis: the lower 23 bits of the second word, the last
+//   of them set, choose it within the right half, the highest bit swaps left and right.
+// The polynomials are minimax fits (scripts/fit_normals.py): −2 ln(1 + m) / m, m from √½ − 1 to √2 − 1, to 1.7e-7 of
+// its value; sine and cosine, a quarter turn to either side, to 7e-9 and 5e-8.
 
 #include "cpu/philox.h"
 

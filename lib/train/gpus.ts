@@ -54,12 +54,12 @@ const ourH100: Rate = {
 /** The same in 1,566.5 ms, of which the optimizer 9.9. */
 const ourH200: Rate = {
   tflops: 569.2,
-  source: "bench/results/parity-nvidia-h200.json",
+  source: "bench/results/parity-nvidia-h200-first.json",
   gpus: 1,
 };
 
 /**
- * What several GPUs of ours cost each other besides waiting, between two H200 (bench/results/gpus-2x-nvidia-h200.json,
+ * What several GPUs of ours cost each other besides waiting, between two H200 (bench/results/gpus-2x-nvidia-h200-first.json,
  * docs/LOG.md): blocks take 0.14 to 0.19 of the time of the collectives beside them longer at equal clocks. The skew is what the
  * steps of one run were longer than that explains; the GPUs differed by up to 5% in a step, maybe by their clocks.
  */

@@ -197,10 +197,10 @@ describe("one GPU", () => {
   });
 });
 
-/** `together` and the links of Hopper were fitted to one run; these are the figures of a second one, on other GPUs. */
-describe("two H200, as measured", () => {
-  const file = new URL("../../bench/results/gpus-2x-nvidia-h200.json", import.meta.url);
-  const { base, runs } = JSON.parse(readFileSync(file, "utf8"));
+/** Two runs on different GPUs: `together` and the links of Hopper were fitted to the first. */
+describe.each(["-first", ""])("two H200, as measured%s", (which) => {
+  const name = `../../bench/results/gpus-2x-nvidia-h200${which}.json`;
+  const { base, runs } = JSON.parse(readFileSync(new URL(name, import.meta.url), "utf8"));
   const config = tinyllama(["batch.microBatch=16", "batch.accumulation=1"]);
   const machine = { gpus: 2, gpu: "h200", tokensPerSecond: base.tokensPerSecond };
   const plan = planScaling(config, machine);

@@ -24,6 +24,8 @@ export type DType = "f32" | "bf16" | "i32";
 export interface NativeTensor {
   /** Another reference to the same memory: `shape` starting `offset` elements in. */
   view(offset: number, shape: readonly number[]): NativeTensor;
+  /** Tells that no scope will free this tensor: forgotten ones ask for a garbage collection when they grow large. */
+  setUnowned(): void;
   dispose(): void;
   /** Copies a typed array of the tensor's dtype (bf16: the bits as Uint16Array). */
   write(data: Float32Array | Int32Array | Uint16Array): void;
@@ -76,6 +78,8 @@ export interface Addon {
   comm: Record<string, (...args: never[]) => unknown>;
   /** When the device got there: milliseconds of the clock of process.hrtime. */
   synchronize(device: number): Promise<number>;
+  /** Undefined unless too many operations wait for the device; then a promise of when there are few again. */
+  ready(device: number): Promise<void> | undefined;
   memory(device: number): NativeMemory;
   resetPeakMemory(device: number): void;
   setMemoryLimit(device: number, bytes: number): void;

@@ -250,7 +250,8 @@ export class Tensor {
   /** @internal */
   setScope(scope: Scope | undefined): void {
     this.#scope = scope;
-    scope?.addTensor(this);
+    if (scope) scope.addTensor(this);
+    else this.#handle?.native.setUnowned();
   }
 
   // ---- gradients
@@ -368,12 +369,8 @@ export function empty(
   op = "empty",
 ): Tensor {
   const { dtype = "f32", device = defaultDevice() } = like;
-  return new Tensor(
-    newHandle(shape, dtype, device, op),
-    [...shape],
-    dtype,
-    device,
-    op,
-    currentScope(),
-  );
+  const scope = currentScope();
+  const handle = newHandle(shape, dtype, device, op);
+  if (!scope) handle.native.setUnowned();
+  return new Tensor(handle, [...shape], dtype, device, op, scope);
 }

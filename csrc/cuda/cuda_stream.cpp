@@ -1,9 +1,13 @@
 #include "cuda/cuda_stream.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <new>
+#include <set>
+#include <utility>
 
 #include "cuda/gemm_context.h"
 #include "runtime/settings.h"
@@ -16,6 +20,20 @@ constexpr size_t kGranularity = 512;          // of the device's allocator
 constexpr size_t kChunk = size_t{32} << 20;   // of a long copy
 constexpr size_t kMostPinned = size_t{256} << 20;
 constexpr int kOldestCapability = 80;
+// How long the launcher looks for more before it sleeps: JavaScript, which records an operation in one to two microseconds,
+// then seldom pays for waking it.
+constexpr std::chrono::microseconds kSpin{50};
+constexpr std::chrono::milliseconds kRestTime{2000};  // for a launch that is under way when the process ends
+
+// Never destroyed: needed until the very end.
+struct Living {
+  std::mutex mutex;
+  std::set<CudaStream*> streams;
+};
+Living& living() {
+  static Living& all = *new Living;
+  return all;
+}
 
 size_t rounded(size_t bytes) { return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity); }
 
@@ -26,22 +44,6 @@ std::string text_of(double value) {
 }
 
 }  // namespace
-
-class CudaStream::Current {
- public:
-  explicit Current(int index) {
-    LF_CUDA_CHECK(cudaGetDevice(&before_));
-    changed_ = before_ != index;
-    if (changed_) LF_CUDA_CHECK(cudaSetDevice(index));
-  }
-  ~Current() {
-    if (changed_) cudaSetDevice(before_);
-  }
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 namespace {
 
@@ -90,10 +92,20 @@ CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, free_seg
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
   gemm_ = std::make_unique<GemmContext>(*this);
+  launcher_ = std::make_unique<Worker<Command>>([this](Command& command) { run(command); }, kSpin);
+  // Now that CUDA's libraries are there: what is registered last runs first.
+  static std::once_flag registered;
+  std::call_once(registered, [] { std::atexit(rest_all); });
+  std::lock_guard lock(living().mutex);
+  living().streams.insert(this);
 }
 
 // Results are not looked at: after the loss of the device, or at the end of the process, these calls fail.
 CudaStream::~CudaStream() {
+  {
+    std::lock_guard lock(living().mutex);
+    living().streams.erase(this);
+  }
   close();
   cudaSetDevice(index_);
   gemm_.reset();
@@ -103,8 +115,15 @@ CudaStream::~CudaStream() {
 }
 
 void CudaStream::close() {
+  launcher_->close();
   completions_.reset();
   if (compute_ && !lost_) cudaStreamSynchronize(compute_);  // copies into pinned blocks end before those go
+}
+
+// A program may end itself while the launcher is in the middle of a call, and Node then destroys nothing.
+void CudaStream::rest_all() {
+  std::lock_guard lock(living().mutex);
+  for (CudaStream* stream : living().streams) stream->launcher_->rest(kRestTime);
 }
 
 // ---- work ---------------------------------------------------------------------------------------------------------
@@ -122,14 +141,43 @@ void CudaStream::mark_lost(const std::string& message) noexcept {
   lost_ = true;
 }
 
+void CudaStream::push(Command command) {
+  const char* op = command.op;
+  if (!launcher_->push(std::move(command))) {
+    throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
+  }
+}
+
 void CudaStream::submit(const char* op, std::function<void(Stream&)> work) {
   throw_if_lost(op);
-  if (!completions_) throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
-  if (failure_) return;
-  op_ = op;
+  push({op, std::move(work), nullptr, nullptr});
+}
+
+void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
+  throw_if_lost("synchronize");
+  push({"synchronize", nullptr, std::move(done), nullptr});
+}
+
+void CudaStream::in_order(std::function<void()> action) { push({"", nullptr, nullptr, std::move(action)}); }
+
+void CudaStream::run(Command& command) {
+  if (!is_current_) {
+    cudaSetDevice(index_);
+    is_current_ = true;
+  }
+  if (command.action) {
+    command.action();
+  } else if (command.answer) {
+    answer(std::move(command.answer));
+  } else if (!failure_) {
+    launch(command);
+  }
+}
+
+void CudaStream::launch(const Command& command) {
+  const char* op = op_ = command.op;
   try {
-    Current current(index_);
-    work(*this);
+    command.work(*this);
     if (synchronous_) LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
   } catch (const Error& error) {
     const std::string message = format("[{}] {}", op, error.what());
@@ -139,6 +187,8 @@ void CudaStream::submit(const char* op, std::function<void(Stream&)> work) {
     failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
   } catch (const std::exception& error) {
     failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", op, error.what())));
+  } catch (...) {
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", op)));
   }
 }
 
@@ -149,13 +199,12 @@ struct CudaStream::Waiting {
   FaultRecord* record;  // pinned
 };
 
-void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
-  throw_if_lost("synchronize");
-  if (!completions_) throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
-  Current current(index_);
-  auto* record = static_cast<FaultRecord*>(pinned_.take(sizeof(FaultRecord)));
-  auto waiting = std::make_shared<Waiting>(Waiting{failure_, std::move(done), record});
+void CudaStream::answer(std::function<void(std::exception_ptr)> done) {
+  auto waiting = std::make_shared<Waiting>(Waiting{std::exchange(failure_, nullptr), std::move(done), nullptr});
   try {
+    throw_if_lost("synchronize");
+    waiting->record = static_cast<FaultRecord*>(pinned_.take(sizeof(FaultRecord)));
+    FaultRecord* record = waiting->record;
     LF_CUDA_CHECK(cudaMemcpyAsync(record, fault_record_, sizeof *record, cudaMemcpyDeviceToHost, compute_));
     LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof *record, compute_));
     completions_->when_reached(compute_, [this, waiting](cudaError_t error) {
@@ -172,11 +221,12 @@ void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
       waiting->done(failure);
     });
   } catch (const Error& error) {
-    pinned_.give(record, sizeof *record);
+    if (waiting->record) pinned_.give(waiting->record, sizeof(FaultRecord));
     if (error.code() == "ERR_DEVICE_LOST") mark_lost(error.what());
-    throw;
+    waiting->done(waiting->failure ? waiting->failure : std::current_exception());
+  } catch (...) {
+    waiting->done(std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", "[synchronize] out of host memory")));
   }
-  failure_ = nullptr;
 }
 
 FaultSite CudaStream::fault_site(const char* code, const char* pattern) {
@@ -324,12 +374,6 @@ void CudaStream::reset_peak() {
 void CudaStream::set_memory_limit(uint64_t bytes) {
   std::lock_guard lock(memory_mutex_);
   stats_.limit = bytes;
-}
-
-void CudaStream::trim() {
-  throw_if_lost("trim");
-  Current current(index_);
-  give_back_unused();
 }
 
 }  // namespace llamaforge::cuda

@@ -24,6 +24,22 @@ int default_threads() {
 
 }  // namespace
 
+void UnownedMemory::add(Napi::Env env, int64_t bytes) {
+  constexpr int64_t kLeast = int64_t{1} << 30;
+  held_ += bytes;
+  if (held_ <= low_ + std::max(kLeast, low_ / 2)) return;
+  low_ = held_;
+  // More than V8 lets a heap have at all: it collects at once, whatever it thought before.
+  constexpr int64_t kMuch = int64_t{1} << 42;
+  Napi::MemoryManagement::AdjustExternalMemory(env, kMuch);
+  Napi::MemoryManagement::AdjustExternalMemory(env, -kMuch);
+}
+
+void UnownedMemory::remove(int64_t bytes) {
+  held_ -= bytes;
+  low_ = std::min(low_, held_);
+}
+
 struct Environment::Pending {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference*

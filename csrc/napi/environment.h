@@ -20,6 +20,20 @@ namespace llamaforge {
 // What csrc/napi/comm_wrap.cpp keeps for an environment.
 struct CommState;
 
+// Bytes of tensors that no scope owns. Only their handles' collection frees those that a program forgets, and V8, which sees
+// small objects, has no reason to collect. Every tensor's bytes could be reported to V8 as external memory; it then marks
+// its whole heap for each 64 MB, which cost a GPU a fifth of its time. So scopes' tensors are left out, and a collection is
+// asked for when the rest has grown by a half, and by 1 GiB at least.
+class UnownedMemory {
+ public:
+  void add(Napi::Env env, int64_t bytes);
+  void remove(int64_t bytes);
+
+ private:
+  int64_t held_ = 0;
+  int64_t low_ = 0;  // the least since a collection was asked for
+};
+
 class Environment {
  public:
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
@@ -66,6 +80,7 @@ class Environment {
   std::vector<std::function<void()>> before_end;
   // Handles that are not disposed. Shared, because handles may be finalised after this object.
   std::shared_ptr<int64_t> live_tensors = std::make_shared<int64_t>(0);
+  std::shared_ptr<UnownedMemory> unowned_memory = std::make_shared<UnownedMemory>();
 
  private:
   struct Pending;

@@ -39,6 +39,7 @@ Shape shape_from(Napi::Value value, Place place) {
 void TensorWrap::init(Napi::Env env, Napi::Object exports) {
   Napi::Function constructor = DefineClass(env, "NativeTensor",
                                            {InstanceMethod<&TensorWrap::view>("view"),
+                                            InstanceMethod<&TensorWrap::set_unowned>("setUnowned"),
                                             InstanceMethod<&TensorWrap::dispose>("dispose"),
                                             InstanceMethod<&TensorWrap::write>("write"),
                                             InstanceMethod<&TensorWrap::read>("read"),
@@ -64,7 +65,6 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
       const auto& stream = environment.stream(Argument<int64_t>::from(info[0], {op, 0}));
       tensor_.dtype = dtype_from(Argument<std::string>::from(info[1], {op, 1}), op);
       tensor_.storage = std::make_shared<Storage>(stream, tensor_.bytes());
-      external_bytes_ = static_cast<int64_t>(tensor_.bytes());
     } else {
       const In source = Argument<In>::from(info[0], {op, 0});
       const int64_t offset = Argument<int64_t>::from(info[1], {op, 1});
@@ -77,7 +77,7 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
       tensor_.offset = source.offset + offset;
     }
     known_tensors.insert(this);
-    Napi::MemoryManagement::AdjustExternalMemory(info.Env(), external_bytes_);
+    unowned_memory_ = environment.unowned_memory;
     live_tensors_ = environment.live_tensors;
     ++*live_tensors_;
     return info.Env().Undefined();
@@ -86,10 +86,10 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
 
 TensorWrap::~TensorWrap() { known_tensors.erase(this); }
 
-void TensorWrap::drop(Napi::Env env) {
+void TensorWrap::drop() {
   if (disposed()) return;
   tensor_.storage.reset();
-  Napi::MemoryManagement::AdjustExternalMemory(env, -external_bytes_);
+  unowned_memory_->remove(unowned_bytes_);
   --*live_tensors_;
 }
 
@@ -100,8 +100,16 @@ Napi::Value TensorWrap::view(const Napi::CallbackInfo& info) {
   });
 }
 
+// From now on nobody but the garbage collector frees this tensor, unless the program disposes it.
+Napi::Value TensorWrap::set_unowned(const Napi::CallbackInfo& info) {
+  if (disposed() || unowned_bytes_ > 0) return info.Env().Undefined();
+  unowned_bytes_ = static_cast<int64_t>(tensor_.bytes());
+  unowned_memory_->add(info.Env(), unowned_bytes_);
+  return info.Env().Undefined();
+}
+
 Napi::Value TensorWrap::dispose(const Napi::CallbackInfo& info) {
-  drop(info.Env());
+  drop();
   return info.Env().Undefined();
 }
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "runtime/error.h"
 #include "runtime/settings.h"
@@ -29,74 +30,46 @@ size_t size_class(size_t bytes) {
 }  // namespace
 
 CpuStream::CpuStream(int threads)
-    : threads_(threads), poisoned_(is_on("LLAMAFORGE_POISON")), worker_([this] { run(); }) {}
+    : threads_(threads), poisoned_(is_on("LLAMAFORGE_POISON")), worker_([this](Item& item) { run(item); }) {}
 
 CpuStream::~CpuStream() {
   close();
   trim();
 }
 
-void CpuStream::close() {
-  {
-    std::lock_guard lock(queue_mutex_);
-    closing_ = true;
-  }
-  queue_filled_.notify_one();
-  if (worker_.joinable()) worker_.join();
-  // Dropped outside the lock: items own storages whose release takes other locks.
-  std::deque<Item> dropped;
-  std::lock_guard lock(queue_mutex_);
-  dropped.swap(queue_);
-}
-
 void CpuStream::submit(const char* op, std::function<void(Stream&)> work) {
-  {
-    std::lock_guard lock(queue_mutex_);
-    if (closing_) throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
-    queue_.push_back({op, std::move(work), nullptr});
+  if (!worker_.push({op, std::move(work), nullptr})) {
+    throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
   }
-  queue_filled_.notify_one();
 }
 
 void CpuStream::wait(std::function<void(std::exception_ptr)> done) {
-  {
-    std::lock_guard lock(queue_mutex_);
-    if (closing_) throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
-    queue_.push_back({"synchronize", nullptr, std::move(done)});
+  if (!worker_.push({"synchronize", nullptr, std::move(done)})) {
+    throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
   }
-  queue_filled_.notify_one();
 }
 
-void CpuStream::run() {
-  omp_set_dynamic(0);
-  omp_set_num_threads(threads_);
-  std::exception_ptr failure;
-  for (;;) {
-    Item item;
-    {
-      std::unique_lock lock(queue_mutex_);
-      queue_filled_.wait(lock, [this] { return closing_ || !queue_.empty(); });
-      if (closing_) return;
-      item = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    if (item.answer) {
-      item.answer(failure);
-      failure = nullptr;
-      continue;
-    }
-    if (failure) continue;
-    try {
-      item.work(*this);
-    } catch (const Error& error) {
-      failure = std::make_exception_ptr(Error(error.code(), format("[{}] {}", item.op, error.what())));
-    } catch (const std::bad_alloc&) {
-      failure = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", item.op)));
-    } catch (const std::exception& error) {
-      failure = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", item.op, error.what())));
-    } catch (...) {
-      failure = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", item.op)));
-    }
+void CpuStream::run(Item& item) {
+  if (!team_set_) {
+    omp_set_dynamic(0);
+    omp_set_num_threads(threads_);
+    team_set_ = true;
+  }
+  if (item.answer) {
+    item.answer(std::exchange(failure_, nullptr));
+    return;
+  }
+  if (failure_) return;
+  try {
+    item.work(*this);
+  } catch (const Error& error) {
+    failure_ = std::make_exception_ptr(Error(error.code(), format("[{}] {}", item.op, error.what())));
+  } catch (const std::bad_alloc&) {
+    failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", item.op)));
+  } catch (const std::exception& error) {
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", item.op, error.what())));
+  } catch (...) {
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", item.op)));
   }
 }
 

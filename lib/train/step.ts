@@ -3,7 +3,7 @@ import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
 import { native } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
-import { reachedAt } from "../runtime.js";
+import { reachedAt, ready } from "../runtime.js";
 import { scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
 import { type DocumentChoice, documentOptions } from "./documents.js";
@@ -51,7 +51,9 @@ export interface RunningStep {
 
 /**
  * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and AdamW; with several
- * processes, over the micro-batches of all of them. Waits for data only; everything made is freed when the step's scope ends, as far as the device has no more use for it.
+ * processes, over the micro-batches of all of them. Waits for data, and for a device that is far behind; the event loop gets
+ * its turn before each micro-batch. Everything made is freed when the step's scope ends, as far as the device has no more
+ * use for it.
  */
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
   const { model, optimizer, nextBatch, documents, accumulation, lr, clip } = options;
@@ -80,6 +82,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         native.accumulateScaled(loss.native, share.native, sum.native);
       });
     for (let micro = 0; micro < accumulation; micro++) {
+      await ready(model.device);
       const asked = performance.now();
       const batch = await nextBatch();
       dataWaitMs += performance.now() - asked;

@@ -16,13 +16,16 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr size_t kGranularity = 512;          // of the device's allocator
-constexpr size_t kChunk = size_t{32} << 20;   // of a long copy
+constexpr size_t kGranularity = 512;         // of the device's allocator
+constexpr size_t kChunk = size_t{32} << 20;  // of a long copy
 constexpr size_t kMostPinned = size_t{256} << 20;
 constexpr int kOldestCapability = 80;
-// How long the launcher looks for more before it sleeps: JavaScript, which records an operation in one to two microseconds,
-// then seldom pays for waking it.
+// How long the launcher looks for more before it sleeps: JavaScript, which records an operation in one to two
+// microseconds, then seldom pays for waking it.
 constexpr std::chrono::microseconds kSpin{50};
+// Ops between two events at which the launcher may sleep: it is at most five times as far ahead of the GPU, which
+// CUDA's queue of some 1,024 launches has room for.
+constexpr size_t kPace = 128;
 constexpr std::chrono::milliseconds kRestTime{2000};  // for a launch that is under way when the process ends
 
 // Never destroyed: needed until the very end.
@@ -35,7 +38,9 @@ Living& living() {
   return all;
 }
 
-size_t rounded(size_t bytes) { return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity); }
+size_t rounded(size_t bytes) {
+  return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity);
+}
 
 // A double that is a whole number is written as one.
 std::string text_of(double value) {
@@ -67,14 +72,16 @@ CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, free_seg
   int count = 0;
   LF_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
-    throw Error("ERR_DEVICE", format("cuda:{} does not exist: this process sees {} GPU{}", index, count, count == 1 ? "" : "s"));
+    throw Error("ERR_DEVICE",
+                format("cuda:{} does not exist: this process sees {} GPU{}", index, count, count == 1 ? "" : "s"));
   }
   int major = 0, minor = 0;
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
   compute_capability_ = 10 * major + minor;
   if (compute_capability_ < kOldestCapability) {
-    throw Error("ERR_DEVICE", format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
+    throw Error("ERR_DEVICE",
+                format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
   }
   cublaslt();  // without it nothing here is of use: found missing now, not in the middle of a run
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
@@ -109,6 +116,9 @@ CudaStream::~CudaStream() {
   close();
   cudaSetDevice(index_);
   gemm_.reset();
+  for (cudaEvent_t event : paces_) {
+    if (event) cudaEventDestroy(event);
+  }
   cudaFree(fault_record_);
   if (compute_) cudaStreamDestroy(compute_);
   if (communication_) cudaStreamDestroy(communication_);
@@ -171,7 +181,19 @@ void CudaStream::run(Command& command) {
     answer(std::move(command.answer));
   } else if (!failure_) {
     launch(command);
+    if (++launched_ % kPace == 0) pace();
   }
+}
+
+// Failures are left to the next wait: of the GPU, or of an event that could not be made.
+void CudaStream::pace() noexcept {
+  cudaEvent_t& event = paces_[launched_ / kPace % paces_.size()];
+  if (event) {
+    cudaEventSynchronize(event);
+  } else if (cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync) != cudaSuccess) {
+    event = nullptr;
+  }
+  if (event) cudaEventRecord(event, compute_);
 }
 
 void CudaStream::launch(const Command& command) {
@@ -244,7 +266,8 @@ std::exception_ptr CudaStream::failure_from(const FaultRecord& record) const {
   std::lock_guard lock(sites_mutex_);
   const Site& site = sites_.at(static_cast<size_t>(record.site - 1));
   const auto& value = record.values;
-  const std::string what = format(site.pattern, text_of(value[0]), text_of(value[1]), text_of(value[2]), text_of(value[3]));
+  const std::string what =
+      format(site.pattern, text_of(value[0]), text_of(value[1]), text_of(value[2]), text_of(value[3]));
   return std::make_exception_ptr(Error(site.code, format("[{}] {}", site.op, what)));
 }
 
@@ -286,7 +309,8 @@ void* CudaStream::allocate(size_t bytes) {
   return memory;
 }
 
-// With LLAMAFORGE_CUDA_ALLOCATE_EACH=1 every block is an allocation of its own, so that compute-sanitizer sees where it ends.
+// With LLAMAFORGE_CUDA_ALLOCATE_EACH=1 every block is an allocation of its own, so that compute-sanitizer sees where it
+// ends.
 void* CudaStream::take_memory(size_t bytes) {
   if (!one_by_one_) return arena_.take(bytes);
   void* memory = nullptr;
@@ -328,7 +352,8 @@ void CudaStream::copy_to_host(void* host, const void* device, size_t bytes, std:
     if (pinned_.taken() > kMostPinned) completions_->drain();
     void* block = pinned_.take(part);
     try {
-      LF_CUDA_CHECK(cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost, compute_));
+      LF_CUDA_CHECK(
+          cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost, compute_));
       char* target = static_cast<char*>(host) + done;
       completions_->when_reached(compute_, [this, block, part, target, keep](cudaError_t error) {
         if (error == cudaSuccess) std::memcpy(target, block, part);

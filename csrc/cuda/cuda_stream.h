@@ -5,6 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -76,6 +77,8 @@ class CudaStream final : public Stream {
   void push(Command command);
   void run(Command& command);
   void launch(const Command& command);
+  // Sleeps while the GPU is far behind. CUDA's own wait, once its queue is full, keeps a core busy.
+  void pace() noexcept;
   void answer(std::function<void(std::exception_ptr)> done);
   // Before static objects of CUDA's libraries go, while threads of this process may still launch.
   static void rest_all();
@@ -98,6 +101,8 @@ class CudaStream final : public Stream {
   const char* op_ = "";
   std::exception_ptr failure_;
   bool is_current_ = false;  // whether the launcher has made the device its own
+  size_t launched_ = 0;
+  std::array<cudaEvent_t, 4> paces_ = {};  // one for each kPace ops, in turn
   mutable std::mutex sites_mutex_;
   std::vector<Site> sites_;
 

@@ -57,8 +57,8 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
 
 using Event = std::shared_ptr<CUevent_st>;
 
-// Moments are events; they are made as they come, for a few steps only. A moment has its number when it is asked for, and its
-// event once the launcher gets there.
+// Moments are events; they are made as they come, for a few steps only. A moment has its number when it is asked for,
+// and its event once the launcher gets there.
 class CudaTimeline final : public Timeline, public std::enable_shared_from_this<CudaTimeline> {
  public:
   explicit CudaTimeline(const std::shared_ptr<Stream>& stream) : owner_(stream), stream_(on_cuda(*stream)) {}
@@ -71,9 +71,8 @@ class CudaTimeline final : public Timeline, public std::enable_shared_from_this<
 
   size_t mark() override {
     const size_t moment = reserve();
-    stream_.submit("timeline", [self = shared_from_this(), moment](Stream&) {
-      self->record(moment, self->stream_.compute());
-    });
+    stream_.submit("timeline",
+                   [self = shared_from_this(), moment](Stream&) { self->record(moment, self->stream_.compute()); });
     return moment;
   }
   // On the launcher.
@@ -166,7 +165,7 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
   std::unique_ptr<CompletionQueue> completions_;
   std::shared_ptr<CudaTimeline> timeline_;  // of the launcher
-  int* token_ = nullptr;  // what a barrier sums
+  int* token_ = nullptr;                    // what a barrier sums
 
   std::mutex communicator_mutex_;  // NCCL takes one call at a time
   nccl::Communicator communicator_ = nullptr;
@@ -178,8 +177,8 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   std::atomic<bool> is_aborted_{false};
 };
 
-// The compute stream waits for the event of the collective's end. Everything here runs on the launcher, in the order of the
-// calls, so the collective has been launched by then.
+// The compute stream waits for the event of the collective's end. Everything here runs on the launcher, in the order of
+// the calls, so the collective has been launched by then.
 class NcclCollectives::Work final : public CollectiveWork {
  public:
   Work(std::shared_ptr<NcclCollectives> group, std::shared_ptr<Launched> launched, std::shared_ptr<CollectiveCall> call)

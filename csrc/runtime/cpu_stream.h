@@ -44,6 +44,8 @@ class CpuStream final : public Stream {
     std::function<void(std::exception_ptr)> answer;   // ... or a wait
   };
   void run();
+  // A block of the system's, or null if it refuses, or would leave no room for the rest of the process.
+  void* fresh(size_t block) const;
 
   const int threads_;
   const bool poisoned_;
@@ -55,6 +57,8 @@ class CpuStream final : public Stream {
   mutable std::mutex memory_mutex_;
   std::map<size_t, std::vector<void*>> free_blocks_;  // size class -> blocks
   MemoryStats stats_;
+  // The system has refused memory: until it grants some again, what is released goes back to it.
+  bool scarce_ = false;
 
   std::thread worker_;  // last: starts when everything else is there
 };

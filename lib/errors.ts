@@ -9,7 +9,8 @@ export class LlamaForgeError extends Error {
   readonly exitCode: number;
 
   constructor(message: string, code: string, exitCode: number, options?: { cause?: unknown }) {
-    super(message, options);
+    // An error about an error would hide the first one.
+    super(typeof message === "string" ? message : `an error without text (${typeof message})`, options);
     this.name = new.target.name;
     this.code = code;
     this.exitCode = exitCode;
@@ -84,6 +85,13 @@ export class OutOfMemoryError extends LlamaForgeError {
   }
 }
 
+/** The system refuses a thread, a process or an open file: a limit of the user, the shell or the container. */
+export class ResourceError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_RESOURCE", exitCodes.usage, options);
+  }
+}
+
 /** One finding in a configuration: where, what, and what would be right. */
 export interface ConfigProblem {
   /** Dotted path, e.g. `model.kvHeads`. */
@@ -96,7 +104,10 @@ export interface ConfigProblem {
 export class ConfigError extends LlamaForgeError {
   readonly problems: readonly ConfigProblem[];
   constructor(source: string, problems: readonly ConfigProblem[]) {
-    const list = problems.map((problem) => `  ${problem.path}: ${problem.message}`).join("\n");
+    if (!Array.isArray(problems)) {
+      throw new ArgumentError("[ConfigError] expected an array of problems for problems");
+    }
+    const list = problems.map((problem) => `  ${problem?.path}: ${problem?.message}`).join("\n");
     const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
     super(`${source}: ${count}\n${list}`, "ERR_CONFIG", exitCodes.usage);
     this.problems = problems;

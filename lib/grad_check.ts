@@ -1,3 +1,4 @@
+import { hostArray } from "./host-array.js";
 import { noGrad, onlyInto, withGrad } from "./autograd.js";
 import { backwardFrom } from "./backward.js";
 import {
@@ -74,7 +75,7 @@ export async function checkGradients(
   for (const [input, data] of values.entries()) {
     const gradient = analytic[input];
     if (!gradient) continue;
-    const numeric = new Float64Array(data.length);
+    const numeric = hostArray("checkGradients", Float64Array, data.length);
     for (let i = 0; i < data.length; ++i) {
       numeric[i] = await differenceQuotient(fn, values, place, weights, input, i, eps);
     }

@@ -39,14 +39,19 @@ export function parseLockOwner(content: string): LockOwner | null {
 export function mayBeAlive(owner: LockOwner): boolean {
   const mine = thisOwner();
   if (owner.host !== mine.host) return true;
-  if (owner.bootId !== mine.bootId) return false;
+  if (differ(owner.bootId, mine.bootId)) return false;
   try {
     process.kill(owner.pid, 0);
   } catch (error) {
     // Another user's process is one.
     if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
   }
-  return owner.startTime === startTime(owner.pid);
+  return !differ(owner.startTime, startTime(owner.pid));
+}
+
+/** Whether both are known and not the same: a process without /proc knows neither its own nor another's. */
+function differ(a: string | null | undefined, b: string | null): boolean {
+  return typeof a === "string" && b !== null && a !== b;
 }
 
 export function describeOwner(owner: LockOwner): string {

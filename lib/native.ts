@@ -12,8 +12,10 @@ import {
   NativeError,
   OutOfMemoryError,
   PeerError,
+  ResourceError,
   ShapeError,
 } from "./errors.js";
+import { standardThreads } from "./machine-limits.js";
 import { addonFile, explainLoadFailure, thisSystem } from "./native-load.js";
 import type { NativeOps } from "./native-ops.js";
 
@@ -123,6 +125,7 @@ function load(): Addon {
   try {
     const loaded = require(addonFile(root)) as Addon;
     loaded.setPluginFolders(pluginFolders());
+    if (process.env.LLAMAFORGE_THREADS === undefined) loaded.setThreads(standardThreads());
     return loaded;
   } catch (cause) {
     const { message } = cause as Error;
@@ -149,6 +152,8 @@ export function typedNativeError(error: unknown): unknown {
       return new DeviceError(message, { cause: error });
     case "ERR_DISPOSED":
       return new DisposedError(message);
+    case "ERR_RESOURCE":
+      return new ResourceError(message, { cause: error });
     case "ERR_OUT_OF_MEMORY":
       return new OutOfMemoryError(message);
     case "ERR_CHECKPOINT":
@@ -214,7 +219,8 @@ export function buildInfo(): BuildInfo {
 }
 
 /**
- * Sets the number of threads of the CPU device; the default is every core, or LLAMAFORGE_THREADS.
+ * Sets the number of threads of the CPU device. The default is LLAMAFORGE_THREADS, else OMP_NUM_THREADS, else every core
+ * that this process may use: the CPU time that its container is given counts.
  * @throws DeviceError once the CPU device is in use with another number
  */
 export function setThreads(threads: number): void {

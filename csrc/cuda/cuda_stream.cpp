@@ -99,7 +99,8 @@ CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, free_seg
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
   gemm_ = std::make_unique<GemmContext>(*this);
-  launcher_ = std::make_unique<Worker<Command>>([this](Command& command) { run(command); }, kSpin);
+  launcher_ = std::make_unique<Worker<Command>>([this](Command& command) { run(command); },
+                                                [index] { cudaSetDevice(index); }, kSpin);
   // Now that CUDA's libraries are there: what is registered last runs first.
   static std::once_flag registered;
   std::call_once(registered, [] { std::atexit(rest_all); });
@@ -171,10 +172,6 @@ void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
 void CudaStream::in_order(std::function<void()> action) { push({"", nullptr, nullptr, std::move(action)}); }
 
 void CudaStream::run(Command& command) {
-  if (!is_current_) {
-    cudaSetDevice(index_);
-    is_current_ = true;
-  }
   if (command.action) {
     command.action();
   } else if (command.answer) {

@@ -100,7 +100,6 @@ class CudaStream final : public Stream {
   // Of the launcher: the op that is being launched, and the first failure since the last wait.
   const char* op_ = "";
   std::exception_ptr failure_;
-  bool is_current_ = false;  // whether the launcher has made the device its own
   size_t launched_ = 0;
   std::array<cudaEvent_t, 4> paces_ = {};  // one for each kPace ops, in turn
   mutable std::mutex sites_mutex_;

@@ -75,6 +75,8 @@ class Environment {
   Napi::Promise later(Napi::Env env, Settle& settle);
 
   Napi::FunctionReference tensor_class;
+  // The constructor of JS as it was at the start: a script may replace the global one.
+  Napi::FunctionReference array_buffer_class;
   std::shared_ptr<CommState> comm;
   // Run first when the environment ends, on the JS thread.
   std::vector<std::function<void()>> before_end;
@@ -103,6 +105,8 @@ struct Environment::Poster::Bridge {
 
 // Throws as a JS error with `code`. For use inside bindings only.
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
+// With the code that belongs to it: of the core's own errors, of memory and of threads that the system refused.
+Napi::Error to_js_error(Napi::Env env, const std::exception& error);
 
 // Runs a binding's body so that no C++ exception leaves it.
 template <class Body>
@@ -111,12 +115,8 @@ Napi::Value guarded(const Napi::CallbackInfo& info, Body body) {
     return body();
   } catch (const Napi::Error&) {
     throw;
-  } catch (const Error& error) {
-    throw to_js_error(info.Env(), error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    throw to_js_error(info.Env(), "ERR_OUT_OF_MEMORY", "out of host memory");
   } catch (const std::exception& error) {
-    throw to_js_error(info.Env(), "ERR_NATIVE", error.what());
+    throw to_js_error(info.Env(), error);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "io/regular_file.h"
 #include "io/safetensors.h"
 #include "io/tensor_reader.h"
+#include "napi/array_buffer.h"
 #include "napi/environment.h"
 #include "napi/io_task.h"
 
@@ -104,7 +105,7 @@ Napi::Value format_safetensors_header(const Napi::CallbackInfo& info) {
                      Argument<std::string>::from(pair.Get(1u), {op, 3})};
     }
     const std::string header = io::format_safetensors_header(entries, metadata);
-    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(info.Env(), header.size());
+    Napi::ArrayBuffer buffer = new_array_buffer(info.Env(), op, header.size());
     std::memcpy(buffer.Data(), header.data(), header.size());
     return buffer;
   });
@@ -158,7 +159,7 @@ Napi::Value read_bytes(const Napi::CallbackInfo& info) {
       file.read(offset, data->data(), bytes);
       if (!identity.empty()) file.check_unchanged();
       return [data](Napi::Env env) -> Napi::Value {
-        Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data->size());
+        Napi::ArrayBuffer buffer = new_array_buffer(env, op, data->size());
         if (!data->empty()) std::memcpy(buffer.Data(), data->data(), data->size());
         return buffer;
       };

@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "napi/args.h"
+#include "napi/array_buffer.h"
 #include "napi/host_memory.h"
 
 namespace llamaforge {
@@ -13,6 +14,18 @@ namespace {
 // The tensors of this thread's JS environment. What an object wraps is a tensor of ours if it is one of these: a lookup here
 // takes a tenth of the time of an object's type tag, and an operation unwraps some five tensors.
 thread_local std::unordered_set<const void*> known_tensors;
+
+// A promise that rejects at this point of the stream: with its failure if there is one, which came first, else with ours.
+Napi::Value rejected_when_done(Napi::Env env, Stream& stream, std::exception_ptr ours) {
+  Environment::Settle settle;
+  const Napi::Promise promise = Environment::of(env).later(env, settle);
+  try {
+    stream.wait([settle, ours](std::exception_ptr failure) { settle(failure ? failure : ours, nullptr); });
+  } catch (const std::exception&) {
+    settle(std::current_exception(), nullptr);
+  }
+  return promise;
+}
 
 DType dtype_from(const std::string& name, const char* op) {
   for (DType dtype : {DType::f32, DType::bf16, DType::i32}) {
@@ -151,7 +164,12 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
     constexpr const char* op = "read";
     expect_arguments(info, 0, op);
     if (disposed()) throw Error("ERR_DISPOSED", "[read] the tensor has been disposed");
-    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(info.Env(), tensor_.bytes());
+    Napi::ArrayBuffer buffer;
+    try {
+      buffer = new_array_buffer(info.Env(), op, tensor_.bytes());
+    } catch (const Error&) {
+      return rejected_when_done(info.Env(), tensor_.storage->stream(), std::current_exception());
+    }
     copy_to_host(op, static_cast<char*>(buffer.Data()), nullptr);
     return Environment::of(info.Env()).when_done(info.Env(), tensor_.storage->stream(), buffer);
   });

@@ -43,18 +43,22 @@ class CpuStream final : public Stream {
     std::function<void(Stream&)> work;                // either work ...
     std::function<void(std::exception_ptr)> answer;   // ... or a wait
   };
+  void begin() const;
   void run(Item& item);
   // Gives the cached memory back to the system.
   void trim();
+  // A block of the system's, or null if it refuses, or would leave no room for the rest of the process.
+  void* fresh(size_t block) const;
 
   const int threads_;
   const bool poisoned_;
   std::exception_ptr failure_;  // of the worker's thread: the first since the last wait
-  bool team_set_ = false;
 
   mutable std::mutex memory_mutex_;
   std::map<size_t, std::vector<void*>> free_blocks_;  // size class -> blocks
   MemoryStats stats_;
+  // The system has refused memory: until it grants some again, what is released goes back to it.
+  bool scarce_ = false;
 
   Worker<Item> worker_;  // last: starts when everything else is there
 };

@@ -16,10 +16,10 @@ namespace llamaforge {
 template <class Item>
 class Worker {
  public:
-  // `work` runs for each item, on the thread of this object, and may not throw. Before the thread sleeps it looks for new items for `spin`:
-  // to wake it costs the thread that pushes some microseconds.
-  explicit Worker(std::function<void(Item&)> work, std::chrono::microseconds spin = {})
-      : work_(std::move(work)), spin_(spin), thread_([this] { run(); }) {}
+  // `work` runs for each item, on the thread of this object, and `begin` once before; neither may throw. Before the
+  // thread sleeps it looks for new items for `spin`: to wake it costs the thread that pushes some microseconds.
+  Worker(std::function<void(Item&)> work, std::function<void()> begin, std::chrono::microseconds spin = {})
+      : work_(std::move(work)), begin_(std::move(begin)), spin_(spin), thread_([this] { run(); }) {}
   ~Worker() { close(); }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
@@ -91,6 +91,7 @@ class Worker {
   }
 
   void run() {
+    begin_();
     while (take_items()) {
       for (; !taken_.empty() && !closing_; taken_.pop_front()) {
         work_(taken_.front());
@@ -139,6 +140,7 @@ class Worker {
   }
 
   const std::function<void(Item&)> work_;
+  const std::function<void()> begin_;
   const std::chrono::microseconds spin_;
   mutable std::mutex mutex_;
   std::condition_variable filled_, rested_;

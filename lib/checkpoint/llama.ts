@@ -1,4 +1,5 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
+import { checkInstance, checkInteger, checkOptions, checkPath } from "../check.js";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Device } from "../device.js";
@@ -17,6 +18,8 @@ import { matchTensors } from "./load.js";
 import type { FileDtype } from "./native-io.js";
 import type { StoredTensors, TensorSource } from "./safetensors.js";
 import { readWeights, writeWeights } from "./weights.js";
+
+const saveOptions = ["bosTokenId", "eosTokenId", "dtype", "shardBytes"];
 
 export const configFile = "config.json";
 export const optimizerFile = "optimizer-state.safetensors";
@@ -38,6 +41,8 @@ export interface LoadLlamaOptions {
  * @throws CheckpointError naming what is missing, damaged, or not a Llama that this library computes
  */
 export async function loadLlama(folder: string, options: LoadLlamaOptions = {}): Promise<Llama> {
+  checkPath("loadLlama", "folder", folder);
+  checkOptions("loadLlama", options, ["device", "dtype", "training"]);
   const { device, dtype = "f32", training = false } = options;
   const source = join(folder, configFile);
   const config = fromHuggingFace(await readJson(source, configBytesLimit), source);
@@ -98,6 +103,12 @@ export async function saveLlama(
   model: Llama,
   options: HuggingFaceExtras & { shardBytes?: number } = {},
 ): Promise<void> {
+  checkPath("saveLlama", "folder", folder);
+  checkInstance("saveLlama", "model", model, Llama, "a Llama");
+  checkOptions("saveLlama", options, saveOptions);
+  if (options.shardBytes !== undefined) {
+    checkInteger("saveLlama", "shardBytes", options.shardBytes, { min: 1 });
+  }
   // All processes that share the weights take part in gathering them, whatever the one that writes them meets then.
   const weights = await weightSources(model);
   if (!(model.store.parallel?.writes ?? true)) return;

@@ -1,4 +1,5 @@
 /** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
+import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-values.js";
 import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
@@ -36,8 +37,10 @@ export interface OpenOptions {
  */
 export async function openCheckpoint(
   path: string,
-  { hashes = true }: OpenOptions = {},
+  options: OpenOptions = {},
 ): Promise<Checkpoint> {
+  checkOptions("openCheckpoint", options, ["hashes"]);
+  const { hashes = true } = options;
   const manifest = await verifyCheckpoint(path, { hashes });
   const tensors = new Map<string, StoredTensors>();
   if (manifest.files.has(weightsFile) || manifest.files.has(weightsIndexFile)) {
@@ -71,8 +74,13 @@ export interface OpenNewestOptions extends OpenOptions {
  */
 export async function openNewest(
   folder: string,
-  { hashes = true, onWarning }: OpenNewestOptions = {},
+  options: OpenNewestOptions = {},
 ): Promise<Checkpoint | null> {
+  checkPath("openNewest", "folder", folder);
+  checkOptions("openNewest", options, ["hashes", "onWarning"]);
+  const { hashes = true, onWarning } = options;
+  checkBoolean("openNewest", "hashes", hashes);
+  if (onWarning !== undefined) checkFunction("openNewest", "onWarning", onWarning);
   const places = await listCheckpoints(folder);
   const failures: string[] = [];
   for (const place of places.reverse()) {

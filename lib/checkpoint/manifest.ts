@@ -2,6 +2,7 @@
  * `manifest.json`, the last file of a checkpoint to be written: what belongs to it, with sizes and hashes.
  * A folder is a valid checkpoint if its manifest parses and the sizes match; `hashes` compares contents too.
  */
+import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -98,8 +99,13 @@ function parseFiles(path: string, files: Record<string, unknown>): Map<string, D
  */
 export async function verifyCheckpoint(
   folder: string,
-  { hashes }: { hashes: boolean },
+  options: { hashes: boolean },
 ): Promise<Manifest> {
+  checkPath("verifyCheckpoint", "folder", folder);
+  checkObject("verifyCheckpoint", "options", options);
+  checkOptions("verifyCheckpoint", options, ["hashes"]);
+  const { hashes } = options;
+  checkBoolean("verifyCheckpoint", "hashes", hashes);
   const manifest = await readManifest(folder);
   const problems: string[] = [];
   let damaged = false;

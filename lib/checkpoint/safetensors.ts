@@ -1,4 +1,6 @@
 /** Safetensors files: lazily loaded entries, and durable writing. The header is parsed in C++. */
+import { hostArray } from "../host-array.js";
+import { checkArray, checkBoolean, checkChoice, checkFunction, checkInteger, checkObject, checkOptions, checkPath, checkString } from "../check-values.js";
 import { realpath } from "node:fs/promises";
 import { ArgumentError, CheckpointError } from "../errors.js";
 import { type NativeTensor, typedNativeError } from "../native.js";
@@ -55,8 +57,14 @@ export interface ReadOptions {
 /** Opens a safetensors file: the whole header is checked, no tensor is read. */
 export async function readSafetensors(
   path: string,
-  { followLinks = false, headerBytesLimit = 100_000_000 }: ReadOptions = {},
+  options: ReadOptions = {},
 ): Promise<StoredTensors> {
+  const op = "readSafetensors";
+  checkPath(op, "path", path);
+  checkOptions(op, options, ["followLinks", "headerBytesLimit"]);
+  const { followLinks = false, headerBytesLimit = 100_000_000 } = options;
+  checkBoolean(op, "followLinks", followLinks);
+  checkInteger(op, "headerBytesLimit", headerBytesLimit, { min: 1 });
   return await guarded(`reading ${path}`, async () => {
     const file = followLinks ? await realpath(path) : path;
     const header = await io.parseSafetensorsHeader(file, headerBytesLimit);
@@ -82,7 +90,7 @@ function storedTensor(
     path,
     readBytes: () =>
       guarded(`reading tensor ${name}`, async () => {
-        const all = new Uint8Array(byteLength);
+        const all = hostArray("readBytes", Uint8Array, byteLength);
         for (let start = 0; start < byteLength; start += pieceBytes) {
           const bytes = Math.min(pieceBytes, byteLength - start);
           const piece = await io.readBytes(path, identity, dataOffset + begin + start, bytes);
@@ -123,6 +131,17 @@ export function tensorBytes({ name, dtype, shape }: Omit<TensorSource, "bytes">)
   return bytes;
 }
 
+/** What is written must be one that this library can name. */
+function checkSource(op: string, name: string, value: unknown): asserts value is TensorSource {
+  checkObject(op, name, value, "a tensor to write: { name, dtype, shape, bytes }");
+  const source = value as Partial<TensorSource>;
+  checkString(op, `${name}.name`, source.name);
+  checkChoice(op, `${name}.dtype`, source.dtype, Object.keys(fileDtypeBytes));
+  checkArray(op, `${name}.shape`, source.shape, "an array of whole numbers");
+  for (const size of source.shape) checkInteger(op, `${name}.shape`, size, { min: 0 });
+  checkFunction(op, `${name}.bytes`, source.bytes);
+}
+
 /**
  * Writes a new safetensors file, fsynced. Tensors are laid out in the given order, wider dtypes first,
  * so that each is aligned; the same input gives the same bytes.
@@ -134,6 +153,12 @@ export async function writeSafetensors(
   tensors: readonly TensorSource[],
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<Digest> {
+  const op = "writeSafetensors";
+  checkPath(op, "path", path);
+  checkArray(op, "tensors", tensors, "an array of tensors");
+  for (const [index, tensor] of tensors.entries()) checkSource(op, `tensors[${index}]`, tensor);
+  checkObject(op, "metadata", metadata);
+  for (const [key, value] of Object.entries(metadata)) checkString(op, `metadata.${key}`, value);
   for (const tensor of tensors) tensorBytes(tensor);
   const ordered = [...tensors].sort((a, b) => fileDtypeBytes[b.dtype] - fileDtypeBytes[a.dtype]);
   const header = formatHeader(path, ordered, Object.entries(metadata));

@@ -1,3 +1,4 @@
+import { hostArray } from "../host-array.js";
 import { createHash } from "node:crypto";
 import { open, readFile } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
@@ -198,7 +199,7 @@ async function inspect(
       const length = Math.min(sampleTokens, file.tokens);
       const middle = Math.floor(((file.tokens - length) * (sample + 1)) / samples);
       for (const start of new Set([middle, file.tokens - length])) {
-        const ids = new Int32Array(length);
+        const ids = hostArray("data", Int32Array, length);
         await reader.read(start, ids);
         hash.update(ids);
         runs.add(ids);

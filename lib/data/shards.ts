@@ -1,3 +1,4 @@
+import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { lstat } from "node:fs/promises";
@@ -78,6 +79,7 @@ export class TokenDataset {
   readonly #starts: readonly number[];
 
   private constructor(row: TokenRow, sequenceLength: number) {
+    checkMade("TokenDataset", "TokenDataset.open()", Array.isArray(row?.files));
     this.folder = row.folder;
     this.split = row.split;
     this.sequenceLength = sequenceLength;
@@ -108,15 +110,17 @@ export class TokenDataset {
    * @throws DataError naming the file that is wrong, or if there is not one window
    */
   static async open(folder: string, options: DatasetOptions): Promise<TokenDataset> {
+    checkPath("data", "folder", folder);
+    checkObject("data", "options", options);
     const { sequenceLength, split = "train" } = options;
     if (!Number.isSafeInteger(sequenceLength) || sequenceLength < 1) {
       throw new ArgumentError(
-        `[data] expected a sequenceLength from 1 on, got ${String(sequenceLength)}`,
+        `[data] expected a sequenceLength from 1 on, got ${describe(sequenceLength)}`,
       );
     }
     if (!splitNames.includes(split)) {
       throw new ArgumentError(
-        `[data] expected split "train" or "validation", got ${String(split)}`,
+        `[data] expected split "train" or "validation", got ${describe(split)}`,
       );
     }
     const row = isForeign(folder) ? await readForeign(folder, split) : await ownRow(folder, split);
@@ -134,9 +138,10 @@ export class TokenDataset {
   async read(window: number, into: Int32Array): Promise<void> {
     if (!Number.isSafeInteger(window) || window < 0 || window >= this.windows) {
       throw new ArgumentError(
-        `[data] expected a window in 0..${this.windows - 1} of ${this.folder}, got ${String(window)}`,
+        `[data] expected a window in 0..${this.windows - 1} of ${this.folder}, got ${describe(window)}`,
       );
     }
+    if (!(into instanceof Int32Array)) throw argumentError("data", "an Int32Array", "into", into);
     if (into.length !== this.sequenceLength + 1) {
       throw new ArgumentError(
         `[data] expected room for ${this.sequenceLength + 1} ids, got ${into.length}`,
@@ -239,6 +244,7 @@ async function checkShard(
  * @throws DataError naming the first file that differs
  */
 export async function verifyDataset(folder: string): Promise<DatasetFile> {
+  checkPath("verifyDataset", "folder", folder);
   const dataset = await readDatasetFile(folder);
   for (const split of splitNames) {
     for (const shard of dataset.splits[split].shards) {

@@ -1,6 +1,7 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { endianness } from "node:os";
 import { DataError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 import { bytesPerId, type TokenDType } from "./dataset-file.js";
 
 /** Files kept open at once: large data sets have more shards than a process may open files. */
@@ -79,7 +80,7 @@ export class TokenFile {
    */
   async read(start: number, into: Int32Array): Promise<void> {
     const size = bytesPerId[this.#dtype];
-    const bytes = new Uint8Array(into.length * size);
+    const bytes = hostArray("data", Uint8Array, into.length * size);
     const position = this.#headerBytes + start * size;
     let at = 0;
     try {

@@ -1,3 +1,4 @@
+import { argumentError, checkArray, checkBoolean, checkChoice, checkMade, checkNumber, checkObject, checkOptions, checkPath, checkString } from "../check-values.js";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "tokenizers";
@@ -60,6 +61,7 @@ export class Tokenizer {
   readonly #variants = new Map<string, HuggingFaceTokenizer>();
 
   private constructor(files: TokenizerFiles) {
+    checkMade("Tokenizer", "Tokenizer.load()", typeof files?.text === "string");
     this.#files = files;
     this.file = files.file;
     this.sha256 = files.sha256;
@@ -83,6 +85,7 @@ export class Tokenizer {
    * @throws TokenizerError naming the file and the field that is wrong
    */
   static async load(path: string): Promise<Tokenizer> {
+    checkPath("Tokenizer.load", "path", path);
     return new Tokenizer(await readTokenizerFiles(path));
   }
 
@@ -100,7 +103,11 @@ export class Tokenizer {
    * whole text under the splitting rules of GPT-4, Llama 3 and the quickstart; the last may split a token.
    */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
+    checkArray("encode", "texts", texts, "an array of strings");
+    checkOptions("encode", options, ["bos", "eos", "specialTokens"]);
     const { bos = false, eos = false, specialTokens = "text" } = options;
+    checkBoolean("encode", "bos", bos);
+    checkBoolean("encode", "eos", eos);
     if (bos && this.bosId === null) {
       throw new TokenizerError(`[tokenizer] ${this.file}: has no beginning-of-text token`);
     }
@@ -131,6 +138,13 @@ export class Tokenizer {
     parts: readonly { text: string; continues: boolean }[],
     specialTokens: "text" | "recognize" = "text",
   ): Promise<Int32Array[]> {
+    checkArray("encodeParts", "parts", parts, "an array of { text, continues }");
+    for (const [index, part] of parts.entries()) {
+      checkObject("encodeParts", `parts[${index}]`, part, "{ text, continues }");
+      checkString("encodeParts", `parts[${index}].text`, part.text);
+      checkBoolean("encodeParts", `parts[${index}].continues`, part.continues);
+    }
+    checkChoice("encodeParts", "specialTokens", specialTokens, ["text", "recognize"]);
     const encoded: Int32Array[] = [];
     for (const batch of batches(parts)) {
       const { continues } = parts[batch[0] as number] as Part;
@@ -148,18 +162,25 @@ export class Tokenizer {
 
   /** The text of ids. @throws TokenizerError for an id outside the vocabulary */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    if (typeof (ids as Partial<Iterable<number>> | null)?.[Symbol.iterator] !== "function") {
+      throw argumentError("decode", "token ids", "ids", ids);
+    }
     const stream = this.decodeStream(options);
     return stream.pushAll(ids) + stream.end();
   }
 
   /** Text as ids arrive, for generation: `push(id)` returns the characters it completes. */
-  decodeStream({ specialTokens = "skip" }: DecodeOptions = {}): TextStream {
+  decodeStream(options: DecodeOptions = {}): TextStream {
+    checkOptions("decode", options, ["specialTokens"]);
+    const { specialTokens = "skip" } = options;
+    checkChoice("decode", "specialTokens", specialTokens, ["skip", "keep"]);
     const skip = specialTokens === "skip" ? this.#checked.specialIds : new Set<number>();
     return new TextStream(this.#bytes, skip);
   }
 
   /** The name of an id as the vocabulary has it, for messages. */
   token(id: number): string {
+    checkNumber("token", "id", id);
     return this.#checked.tokens[id] ?? `<no token ${id}>`;
   }
 
@@ -168,6 +189,8 @@ export class Tokenizer {
    * padding to a round number is usual.
    */
   assertFits(model: VocabularyOfModel): void {
+    checkObject("assertFits", "model", model, "{ vocabSize, bosId, eosId }");
+    checkNumber("assertFits", "model.vocabSize", model.vocabSize, { min: 0 });
     const fail = (problem: string): never => {
       throw new TokenizerError(`[tokenizer] ${this.file} does not fit the model: ${problem}`);
     };
@@ -191,6 +214,7 @@ export class Tokenizer {
 
   /** Writes tokenizer.json and what belongs to it into a folder, as it was loaded. @returns the names */
   async copyTo(folder: string): Promise<string[]> {
+    checkPath("copyTo", "folder", folder);
     const files = Object.entries(this.contents());
     // Data that has its tokenizer only half after a power failure is of no use.
     for (const [name, bytes] of files) await writeFile(join(folder, name), bytes, { flush: true });

@@ -1,11 +1,20 @@
 import { noGrad } from "../autograd.js";
-import { argumentError, checkInteger, checkOptions } from "../check.js";
+import {
+  argumentError,
+  checkFunction,
+  checkInstance,
+  checkInteger,
+  checkObject,
+  checkOptions,
+  checkString,
+  describe,
+} from "../check.js";
 import { tensor } from "../create.js";
 import { ArgumentError } from "../errors.js";
 import { type SampleOptions, sample } from "../ops/index.js";
 import { outsideScopes, scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
-import type { KeyValueCache, Llama } from "./llama.js";
+import { type KeyValueCache, Llama } from "./llama.js";
 
 export interface GenerateOptions {
   /** Tokens to add at most. */
@@ -53,6 +62,8 @@ function chooseNext(
   return { ids, id };
 }
 
+const generateOptions = ["maxTokens", "temperature", "topK", "topP", "seed", "stopAt"];
+
 /**
  * Continues a prompt token by token with a key/value cache. When the model's context is full it starts again from the
  * newest half of the text, so the length is not limited. While a token is on its way to the caller the device already works
@@ -66,7 +77,8 @@ export async function* generateTokens(
   given: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
   const op = "generate";
-  checkOptions(op, given, ["maxTokens", "temperature", "topK", "topP", "seed", "stopAt"]);
+  checkInstance(op, "model", model, Llama, "a Llama");
+  checkOptions(op, given, generateOptions);
   const {
     maxTokens,
     temperature = 0.8,
@@ -84,7 +96,7 @@ export async function* generateTokens(
   const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
   if (wrong !== undefined) {
     throw new ArgumentError(
-      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${wrong}`,
+      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(wrong)}`,
     );
   }
   checkInteger(op, "maxTokens", maxTokens, { min: 0 });
@@ -154,6 +166,12 @@ export async function* generate(
   prompt: string,
   options: GenerateOptions,
 ): AsyncGenerator<string, void, void> {
+  checkInstance("generate", "model", model, Llama, "a Llama");
+  checkObject("generate", "tokenizer", tokenizer, "a tokenizer");
+  checkFunction("generate", "tokenizer.encode", tokenizer.encode);
+  checkFunction("generate", "tokenizer.decodeStream", tokenizer.decodeStream);
+  checkString("generate", "prompt", prompt);
+  checkOptions("generate", options, generateOptions);
   const encoded = Array.from(await tokenizer.encode(prompt));
   // Documents follow an end-of-sequence token in training, so that is what a new one begins after.
   const start = encoded.length > 0 ? encoded : tokenizer.eosId === null ? [] : [tokenizer.eosId];

@@ -1,5 +1,6 @@
+import { checkInstance } from "../check.js";
 import type { Parameter } from "../nn/parameter.js";
-import type { Llama } from "./llama.js";
+import { Llama } from "./llama.js";
 
 /**
  * A tensor of a Hugging Face Llama as a part of one of our parameters: q, k and v are rows of one product, gate and up of
@@ -18,6 +19,7 @@ export interface HuggingFaceTensor {
 
 /** All tensors of a model under their Hugging Face names, in the order of its files. */
 export function huggingFaceTensors(model: Llama): HuggingFaceTensor[] {
+  checkInstance("huggingFaceTensors", "model", model, Llama, "a Llama");
   const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize, tieEmbeddings } =
     model.config;
   const parameters = model.namedParameters();

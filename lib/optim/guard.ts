@@ -61,6 +61,9 @@ export const decisionSize = 8;
 
 /** Reads the numbers of a decision tensor. */
 export function readDecision(values: ArrayLike<number>): StepDecision {
+  if (!Array.isArray(values) && !ArrayBuffer.isView(values)) {
+    throw argumentError("readDecision", "the numbers of a decision", "values", values);
+  }
   return {
     applied: values[0] === 1,
     reason: reasons[values[7] as number] ?? null,

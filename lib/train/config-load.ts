@@ -1,3 +1,4 @@
+import { checkArray, checkPath, checkString, jsonText } from "../check-values.js";
 import { readFileSync } from "node:fs";
 import { LineCounter, parse, parseDocument } from "yaml";
 import { ConfigError, type ConfigProblem, UsageError } from "../errors.js";
@@ -11,6 +12,7 @@ import { child, optionsOf, type Path, pathName, unwrap } from "./config-tree.js"
  * @throws UsageError if the file cannot be read; ConfigError with all problems of file and overrides
  */
 export function loadConfig(file: string, overrides: readonly string[] = []): RunConfig {
+  checkPath("loadConfig", "file", file);
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(file));
@@ -27,6 +29,13 @@ export function parseConfig(
   source = "config",
   overrides: readonly string[] = [],
 ): RunConfig {
+  const op = "parseConfig";
+  checkString(op, "text", text);
+  checkString(op, "source", source);
+  checkArray(op, "overrides", overrides, "an array of path=value texts");
+  for (const [index, override] of overrides.entries()) {
+    checkString(op, `overrides[${index}]`, override);
+  }
   const { root, lineOf } = parseYaml(text, source);
   const problems: ConfigProblem[] = [];
   const overridden = new Set<string>();
@@ -87,7 +96,7 @@ function parseYaml(text: string, source: string) {
   }
   if (typeof root !== "object" || Array.isArray(root)) {
     throw new ConfigError(source, [
-      { path: "(all)", message: `expected "option: value" lines, got ${JSON.stringify(root)}` },
+      { path: "(all)", message: `expected "option: value" lines, got ${jsonText(root)}` },
     ]);
   }
   const lineOf = (path: string): number | undefined => {

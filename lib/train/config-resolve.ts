@@ -1,3 +1,4 @@
+import { jsonText } from "../check-values.js";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
@@ -114,7 +115,7 @@ function explain(issue: z.core.$ZodIssue, input: unknown): ConfigProblem[] {
 
 function show(value: unknown): string {
   if (typeof value === "number") return String(value);
-  const json = JSON.stringify(value) ?? String(value);
+  const json = jsonText(value);
   return json.length > 80 ? `${json.slice(0, 77)}...` : json;
 }
 

@@ -1,5 +1,6 @@
+import { checkOptions } from "../check-values.js";
 import { parameterBreakdown, parameterCount } from "../model/config.js";
-import type { RunConfig } from "./config.js";
+import { type RunConfig, resolveConfig } from "./config-resolve.js";
 import { type FlopsPerToken, flopsPerToken } from "./flops.js";
 import { type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
 import {
@@ -43,12 +44,16 @@ const references = [
   { label: "H100 as LlamaForge measured it", tflops: 561.6 },
 ] as const;
 
+const machineOptionNames = ["gpus", "gpusPerNode", "gpu", "nodeBandwidth", "networkBandwidth"];
+
 /**
  * What a run takes, before it starts. With a GPU or a number of them, on that machine; else on one device of which only the
  * speed is known.
  * @throws ConfigError see `planScaling`
  */
 export function planRun(config: RunConfig, machine: MachineOptions = {}): RunPlan {
+  resolveConfig(config); // says what is wrong with one that was made by hand
+  checkOptions("planRun", machine, machineOptionNames);
   const { model, data, batch, steps } = config;
   const flops = flopsPerToken(model, data.sequenceLength);
   const { gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth } = machine;

@@ -1,3 +1,10 @@
+import {
+  checkBoolean,
+  checkFunction,
+  checkMade,
+  checkOptions,
+  checkString,
+} from "../check-values.js";
 import { HostCopies } from "../checkpoint/host-copies.js";
 import type { RunLock } from "../checkpoint/lock.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
@@ -7,13 +14,14 @@ import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
 import { type DivergedError, LlamaForgeError, UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
+import { residentBytes } from "../machine-limits.js";
 import type { Llama } from "../model/llama.js";
 import type { AdamW } from "../optim/adamw.js";
 import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../runtime.js";
 import { Canary } from "./canary.js";
-import type { RunConfig } from "./config.js";
+import { type RunConfig, resolveConfig } from "./config.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
@@ -88,6 +96,7 @@ export class Trainer {
   #lastEnd = 0;
 
   private constructor(parts: TrainerParts) {
+    checkMade("Trainer", "Trainer.create()", parts?.config !== undefined && parts.progress !== undefined);
     const { config, progress } = parts;
     this.config = config;
     this.model = parts.model;
@@ -128,6 +137,12 @@ export class Trainer {
    * @throws the typed error of whatever does not fit, before anything is trained or written
    */
   static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
+    resolveConfig(config); // says what is wrong with one that was made by hand
+    checkOptions("Trainer", options, ["resume", "allowDataChange", "onNotice"]);
+    const { resume = "auto", allowDataChange = false, onNotice } = options;
+    checkString("Trainer", "resume", resume);
+    checkBoolean("Trainer", "allowDataChange", allowDataChange);
+    if (onNotice !== undefined) checkFunction("Trainer", "onNotice", onNotice);
     return new Trainer(await startRun(config, options));
   }
 
@@ -267,7 +282,7 @@ export class Trainer {
       stepMs,
       dataWaitMs: running.dataWaitMs,
       deviceBytes: memory(this.model.device).bytes,
-      rssBytes: process.memoryUsage.rss(),
+      rssBytes: residentBytes(),
       ...(decision.reason && { skipped: decision.reason }),
       time: new Date().toISOString(),
     };

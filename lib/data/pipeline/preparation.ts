@@ -1,7 +1,7 @@
 import { mkdir, open, readdir, rm } from "node:fs/promises";
-import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
+import { usableThreads } from "../../machine-limits.js";
 import {
   type DatasetFile,
   datasetFileName,
@@ -113,7 +113,7 @@ export class Preparation {
 
   async #startEncoder(): Promise<Encoder> {
     const total = this.#files.reduce((sum, file) => sum + file.bytes, 0);
-    const standard = total < smallInput || !compiled ? 0 : availableParallelism();
+    const standard = total < smallInput || !compiled ? 0 : usableThreads();
     const workers = this.#options.workers ?? standard;
     return await startEncoder(this.#tokenizer, this.#folder, this.#dtype, workers);
   }

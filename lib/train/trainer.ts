@@ -14,9 +14,11 @@ import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../runtime.js";
 import { Canary } from "./canary.js";
 import type { RunConfig } from "./config.js";
+import type { PauseMs } from "./device-waits.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
+import { RunTimes, type RunTimeTotals } from "./run-times.js";
 import { SkipHistory } from "./skips.js";
 import { snapshot } from "./snapshot.js";
 import { startRun, type TrainerOptions, type TrainerParts } from "./start.js";
@@ -39,6 +41,8 @@ export interface TrainerResult {
   /** Folder of the last checkpoint. */
   checkpoint: string | null;
   seconds: number;
+  /** Where the time went; null before `run()`. */
+  times: RunTimeTotals | null;
 }
 
 /**
@@ -86,6 +90,9 @@ export class Trainer {
   #checkpoint: string | null = null;
   #started = 0;
   #lastEnd = 0;
+  #times: RunTimes | null = null;
+  /** The result's times once the run has ended. */
+  #ended: RunTimeTotals | null = null;
 
   private constructor(parts: TrainerParts) {
     const { config, progress } = parts;
@@ -169,6 +176,7 @@ export class Trainer {
       samples: this.#samples,
       checkpoint: this.#checkpoint,
       seconds: this.#started ? (performance.now() - this.#started) / 1000 : 0,
+      times: this.#ended ?? this.#times?.totals ?? null,
     };
   }
 
@@ -183,6 +191,8 @@ export class Trainer {
       throw new UsageError("[Trainer.run] a trainer runs once: create another to go on");
     this.#running = true;
     this.#started = this.#lastEnd = performance.now();
+    const times = new RunTimes();
+    this.#times = times;
     const inFlight: RunningStep[] = [];
     let left: Error | null = new UsageError("[Trainer.run] its loop was left before the end");
     try {
@@ -201,8 +211,10 @@ export class Trainer {
       }
       for (let step = inFlight.shift(); step; step = inFlight.shift())
         yield await this.#complete(step, false);
-      await this.#save();
-      await this.#writer.finish();
+      await times.pause("save", {}, async () => {
+        await this.#save();
+        await this.#writer.finish();
+      });
       // Nobody leaves before rank 0 has saved: its failure is everybody's (FAULTS P4).
       await this.#cluster?.meet("the end");
       this.#sentBytes = this.#cluster?.sentBytes ?? 0;
@@ -212,6 +224,8 @@ export class Trainer {
       left = error as Error;
       throw error;
     } finally {
+      this.#ended = times.totals;
+      times.stop();
       if (left) this.#cluster?.fail(left);
       await this.#close();
     }
@@ -245,7 +259,9 @@ export class Trainer {
   }
 
   async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
-    const { loss, decision: values, stop, at: end } = await running.figures;
+    const times = this.#times as RunTimes;
+    const { loss, decision: values, stop, at: end, reached } = await running.figures;
+    const since = performance.now();
     if (stop) this.#stopping = true;
     const decision = readDecision(values);
     const { batch, data, steps } = this.config;
@@ -268,22 +284,31 @@ export class Trainer {
       dataWaitMs: running.dataWaitMs,
       deviceBytes: memory(this.model.device).bytes,
       rssBytes: process.memoryUsage.rss(),
+      ...times.step(running.clock, reached, this.#loader.hostMs, since),
       ...(decision.reason && { skipped: decision.reason }),
       time: new Date().toISOString(),
     };
     if (atRest) {
       const { evaluate, sample, checkpoint } = this.config;
       const last = this.#step === steps;
+      const pauses: PauseMs = {};
       if (this.#heldOut && (last || due(this.#step, evaluate.every))) {
-        metrics.validation = this.#validation = await this.#evaluate(this.#heldOut);
+        const heldOut = this.#heldOut;
+        const measured = () => this.#evaluate(heldOut);
+        this.#validation = await times.pause("validation", pauses, measured);
+        metrics.validation = this.#validation;
         this.#validatedStep = this.#step;
       }
-      if (due(this.#step, checkpoint.every)) await this.#save();
-      if (this.#samplesHere && (last || due(this.#step, sample.every))) {
-        metrics.samples = this.#samples = await this.#writeSamples();
+      if (due(this.#step, checkpoint.every)) {
+        await times.pause("save", pauses, () => this.#save());
       }
+      if (this.#samplesHere && (last || due(this.#step, sample.every))) {
+        this.#samples = await times.pause("samples", pauses, () => this.#writeSamples());
+        metrics.samples = this.#samples;
+      }
+      if (Object.keys(pauses).length > 0) metrics.pauseMs = pauses;
     }
-    this.#metrics?.write(metrics);
+    times.writing(() => this.#metrics?.write(metrics));
     // Not when this line runs: the host may come late, and the next step would look shorter.
     this.#lastEnd = atRest ? performance.now() : end;
     this.#diverged ??= this.#skips.verdict(this.#step);

@@ -62,6 +62,16 @@ export function sumHost(steps: readonly HostStep[]): HostStep {
   return sum;
 }
 
+/** Means of what the main thread did in some steps. */
+export function meanHost(steps: readonly HostStep[]): HostStep {
+  const { minor, major, ...parts } = sumHost(steps);
+  const each = <T extends object>(sums: T): T =>
+    Object.fromEntries(
+      Object.entries(sums).map(([name, sum]) => [name, sum / Math.max(1, steps.length)]),
+    ) as T;
+  return { ...each(parts), minor: each(minor), major: each(major) };
+}
+
 /** Milliseconds to three decimals: more would only make records longer. */
 function microseconds<T extends { [K in keyof T]: number }>(times: T): T {
   const rounded = Object.entries<number>(times).map(([name, ms]) => [name, Number(ms.toFixed(3))]);

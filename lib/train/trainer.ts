@@ -67,6 +67,7 @@ export class Trainer {
   readonly #cluster: Cluster | null;
   readonly #lock: RunLock | null;
   readonly #writer: CheckpointWriter;
+  readonly #saves: boolean;
   readonly #copies = new HostCopies();
   readonly #metrics: MetricsWriter | null;
   readonly #skips: SkipHistory;
@@ -106,6 +107,7 @@ export class Trainer {
     this.#heldOut = parts.heldOut;
     this.#cluster = parts.cluster;
     this.#lock = parts.lock;
+    this.#saves = parts.saves;
     this.#metrics = parts.metrics;
     this.#step = progress.step;
     this.#tokens = progress.tokens;
@@ -337,7 +339,7 @@ export class Trainer {
 
   /** Copies the state to the host and saves it in the background; waits only for a save that is still running. */
   async #save(): Promise<void> {
-    if (this.#savedStep === this.#step) return;
+    if (!this.#saves || this.#savedStep === this.#step) return;
     await this.#writer.ready();
     // Storage may have kept rank 0 waiting for longer than a collective may take.
     await this.#cluster?.meet("a save");

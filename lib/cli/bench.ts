@@ -54,7 +54,7 @@ export function addBench(program: Command): void {
         ["none", "ffn", "block"],
       ),
     )
-    .option("--data <folder>", "a data set of `prepare` instead of random tokens")
+    .option("--data <folder>", "a data set of `prepare` instead of random words")
     .option("--peer <python>", "also train the same in PyTorch with this Python; prints the ratio")
     .option("--peer-script <file>", "another program for --peer")
     .option("--peer-args <text>", "arguments of that program instead of those describing the run")

@@ -12,6 +12,7 @@ import {
   printable,
 } from "../train/progress.js";
 import { RankLog, rankLogFile } from "../train/rank-log.js";
+import { describeTimes } from "../train/run-times.js";
 import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
@@ -169,6 +170,7 @@ async function trainAlone(
     }
     result = trainer.result;
     ranked?.log.write(`ended after step ${result.step}; sent ${trainer.sentBytes} bytes`);
+    for (const line of timesOf(result)) ranked?.log.write(line);
   } finally {
     progress?.stop();
     signals.dispose();
@@ -210,6 +212,7 @@ function summarise(config: RunConfig, result: TrainerResult, report: string | nu
       ? `done: ${tokens.toLocaleString("en-US")} tokens; this session took ${formatDuration(seconds)}`
       : `stopped after step ${step} of ${config.steps}; the same command goes on from there`,
   );
+  for (const line of timesOf(result)) say(line);
   if (validation !== null) say(describeValidation(validation));
   if (finished) {
     for (const { prompt, text } of samples) say(`\n  ${printable(prompt + text)}`);
@@ -217,6 +220,11 @@ function summarise(config: RunConfig, result: TrainerResult, report: string | nu
   }
   if (checkpoint !== null) say(`checkpoint  ${checkpoint}`);
   if (report !== null) say(`report      ${report}`);
+}
+
+/** Nothing where no step was trained: a finished run that was started again. */
+function timesOf({ times }: TrainerResult): string[] {
+  return times === null || times.steps === 0 ? [] : describeTimes(times);
 }
 
 function say(text: string): void {

@@ -96,6 +96,8 @@ const mostPrefetched = 4096;
 export class Loader {
   /** Time that `next` has waited for storage, in all. */
   waitedMs = 0;
+  /** Time of the main thread to find windows and to put micro-batches together, in all. */
+  hostMs = 0;
   readonly #source: WindowSource;
   readonly #options: Required<Omit<LoaderOptions, "onSlow" | "limitMs">> &
     Pick<LoaderOptions, "onSlow" | "limitMs">;
@@ -180,11 +182,15 @@ export class Loader {
   async #load(step: number): Promise<MicroBatch> {
     const { batchSize, startPosition, worldSize } = this.#options;
     const { first, count } = positionsForStep(step, this.#options);
-    const windows = await this.#source.read(first, count);
+    const asked = performance.now();
+    const reading = this.#source.read(first, count);
+    this.hostMs += performance.now() - asked;
+    const windows = await reading;
+    const arrived = performance.now();
     const position = startPosition + step * batchSize * worldSize;
     const { sequenceLength } = this.#source;
     const marksOf = (row: number) => this.#source.marksAt?.(first + row) as DocumentMarks;
-    return {
+    const batch = {
       ...splitWindows(windows, count, sequenceLength),
       ...(this.#options.documentStarts && {
         documentStarts: documentStarts(windows, sequenceLength, marksOf),
@@ -193,6 +199,8 @@ export class Loader {
       position,
       nextPosition: position + batchSize * worldSize,
     };
+    this.hostMs += performance.now() - arrived;
+    return batch;
   }
 }
 

@@ -3,10 +3,18 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
 import { describeOption, type RunConfig } from "../train/config.js";
+import { waitParts } from "../train/device-waits.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
 import { runFiles, type StepMetrics } from "../train/metrics.js";
 import { formatDuration } from "../train/progress.js";
-import { chartData, type RunRecord, readRun, samplesByStep, summarise } from "./events.js";
+import {
+  chartData,
+  type RunRecord,
+  type RunSummary,
+  readRun,
+  samplesByStep,
+  summarise,
+} from "./events.js";
 
 /**
  * Writes a run's `report.html`: one file that opens anywhere, without a network.
@@ -108,9 +116,10 @@ function header(run: RunRecord): string {
     ["validation", fixed(validation?.loss, 4), "nats per token, held-out documents"],
     ["bits per byte", fixed(validation?.bitsPerByte, 3), "held-out documents"],
     ["tokens", compact(summary.tokens), `step ${whole(summary.step)} of ${whole(config.steps)}`],
-    ["time", formatDuration(summary.trainingSeconds), waitText(summary.dataWait)],
+    ["time", formatDuration(summary.trainingSeconds), waitText(summary)],
     ["speed", `${whole(summary.tokensPerSecond)}`, speedText(run, summary.tokensPerSecond)],
   ];
+  if (summary.waits) cards.push(waitCard(summary.waits));
   if (summary.skipped > 0) cards.push(["skipped steps", whole(summary.skipped), "by the guard"]);
   const facts = [
     `${compact(info.parameters)} parameters`,
@@ -129,10 +138,16 @@ function header(run: RunRecord): string {
 </header>`;
 }
 
-function waitText(share: number): string {
-  return share < 0.005
+/** Records of older versions say only how long the host waited. */
+function waitText({ dataWait, waits }: RunSummary): string {
+  return dataWait < 0.005 || waits
     ? "of training steps"
-    : `of training steps, ${(100 * share).toFixed(1)}% waiting for data`;
+    : `of training steps, ${(100 * dataWait).toFixed(1)}% waiting for data`;
+}
+
+function waitCard({ ms, ofMs }: NonNullable<RunSummary["waits"]>): [string, string, string] {
+  const [waited = "", ...parts] = waitParts(ms, ofMs);
+  return ["device waited", waited, parts.join(", ") || "of the time"];
 }
 
 /** Utilisation is only stated against a peak that is known, which is bf16's, and says which convention it counts in. */

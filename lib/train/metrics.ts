@@ -3,6 +3,8 @@ import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises
 import { dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
 import type { RunConfig } from "./config.js";
+import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
+import type { HostStep } from "./run-times.js";
 
 /** One optimizer step as it is recorded. `loss` and `gradNorm` are NaN or infinite when the step was. */
 export interface StepMetrics {
@@ -17,8 +19,14 @@ export interface StepMetrics {
   gradNorm: number;
   tokensPerSecond: number;
   stepMs: number;
-  /** Part of stepMs spent waiting for data. */
+  /** Part of stepMs in which the host waited for data; the device may have had work. */
   dataWaitMs: number;
+  /** Time that the device had no work before and within this step. Absent in records of older versions. */
+  deviceWaitMs?: DeviceWaitMs;
+  /** What training stood still for after this step; in no step's stepMs. The run's last save comes after the record. */
+  pauseMs?: PauseMs;
+  /** What the main thread did. */
+  host?: HostStep;
   /** Bytes of live tensors on the device at the end of the step. */
   deviceBytes: number;
   /** Resident memory of the process. */

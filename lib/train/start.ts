@@ -32,6 +32,8 @@ export interface TrainerOptions {
   resume?: "auto" | "none" | (string & {});
   /** Goes on from a checkpoint though the data is not what it was trained on (false). */
   allowDataChange?: boolean;
+  /** Writes no checkpoint where false (true): to measure. What is trained is lost, and no disk space is asked for. */
+  checkpoints?: boolean;
   /** Things worth telling the user that are not errors. */
   onNotice?: (message: string) => void;
 }
@@ -51,6 +53,8 @@ export interface TrainerParts {
   lock: RunLock | null;
   metrics: MetricsWriter | null;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
+  /** Whether it writes checkpoints. */
+  saves: boolean;
   /** Folder of the checkpoint that the run goes on from. */
   checkpoint: string | null;
   onNotice: (message: string) => void;
@@ -94,7 +98,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
         "the tokenizer": mixture.tokenizerSha256,
       }),
     );
-    const lock = first ? await takeOutputFolder(config) : null;
+    const lock = first ? await takeOutputFolder(config, options.checkpoints ?? true) : null;
     opened.push(() => lock?.release());
     if (lock?.takenOverFrom) {
       onNotice(
@@ -134,6 +138,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       lock,
       metrics,
       progress,
+      saves: options.checkpoints ?? true,
       checkpoint: checkpoint?.path ?? null,
       onNotice,
     };
@@ -148,7 +153,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
  * Locks the run's folder, removes what a killed save left behind (nobody else writes there while we hold the lock), and asks
  * whether the disk has room for the run's checkpoints.
  */
-async function takeOutputFolder(config: RunConfig): Promise<RunLock> {
+async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<RunLock> {
   const { out, checkpoint, model, precision } = config;
   await prepareOutputFolder(out, { parents: true });
   const lock = acquireRunLock(out);
@@ -156,7 +161,7 @@ async function takeOutputFolder(config: RunConfig): Promise<RunLock> {
     await cleanUp(out);
     const present = (await listCheckpoints(out)).length;
     const one = checkpointBytes(parameterCount(model), precision);
-    await expectSpaceToRun(out, one, { ...checkpoint, present });
+    if (saves) await expectSpaceToRun(out, one, { ...checkpoint, present });
   } catch (error) {
     lock.release();
     throw error;

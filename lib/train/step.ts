@@ -3,10 +3,11 @@ import { faultPoint } from "../faults.js";
 import type { Llama } from "../model/llama.js";
 import { native } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
-import { reachedAt, ready } from "../runtime.js";
+import { ready } from "../runtime.js";
 import { scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
 import { type DocumentChoice, documentOptions } from "./documents.js";
+import { StepClock } from "./step-clock.js";
 
 /** Token ids of a micro-batch, (windows, time) each; targets are shifted by one. */
 export interface MicroBatch {
@@ -42,11 +43,20 @@ export interface RunningStep {
   lr: number;
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
+  /** What the host did for it, and when. */
+  clock: StepClock;
   /**
    * Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there; `at`: when that was,
-   * by performance.now(), whenever JS comes to read it.
+   * by performance.now(), whenever JS comes to read it; `reached`: when it had done each micro-batch, the last with the whole
+   * step.
    */
-  figures: Promise<{ loss: number; decision: ArrayLike<number>; stop: boolean; at: number }>;
+  figures: Promise<{
+    loss: number;
+    decision: ArrayLike<number>;
+    stop: boolean;
+    at: number;
+    reached: readonly number[];
+  }>;
 }
 
 /**
@@ -58,7 +68,7 @@ export interface RunningStep {
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
   const { model, optimizer, nextBatch, documents, accumulation, lr, clip } = options;
   const { parallel } = model.store;
-  let dataWaitMs = 0;
+  const clock = new StepClock(model.device);
   const figures = await scope(async () => {
     const scale = 1 / accumulation;
     const shared = parallel && tensor([0, options.stop ? 1 : 0], { device: model.device });
@@ -72,42 +82,43 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         const shape = [count, inputs.length / count];
         const ids = (data: Int32Array): Tensor =>
           tensor(data, { shape, dtype: "i32", device: model.device });
-        const loss = model.loss(
-          ids(inputs),
-          ids(targets),
-          documentOptions(documents, documentStarts && ids(documentStarts)),
+        const loss = clock.part("forward", () =>
+          model.loss(
+            ids(inputs),
+            ids(targets),
+            documentOptions(documents, documentStarts && ids(documentStarts)),
+          ),
         );
         if (faultPoint("loss") === "nan") native.fill(loss.native, Number.NaN);
-        loss.backward({ scale });
+        clock.part("backward", () => loss.backward({ scale }));
         native.accumulateScaled(loss.native, share.native, sum.native);
       });
     for (let micro = 0; micro < accumulation; micro++) {
       await ready(model.device);
-      const asked = performance.now();
-      const batch = await nextBatch();
-      dataWaitMs += performance.now() - asked;
-      if (micro === 0) {
+      const batch = await clock.data(nextBatch);
+      const { verify } = options;
+      if (micro === 0 && verify) {
         const aside = zeros([], { device: model.device });
-        await options.verify?.(() => pass(batch, false, aside));
+        await clock.checks(() => verify(() => pass(batch, false, aside)));
       }
-      pass(batch, micro === accumulation - 1, meanLoss);
+      const last = micro === accumulation - 1;
+      clock.pass(() => pass(batch, last, meanLoss), last);
     }
     if (shared) parallel.average(shared);
-    const { decision } = optimizer.step({ lr, clip, loss: meanLoss });
-    const values = Promise.all([
-      (shared ?? meanLoss).toArray(),
-      decision.toArray(),
-      reachedAt(model.device),
-    ]);
+    const { decision } = clock.part("optimizer", () =>
+      optimizer.step({ lr, clip, loss: meanLoss }),
+    );
+    const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray(), clock.end()]);
     return { pending: values };
   });
-  const read = figures.pending.then(([[loss, stop = 0], decision, at]) => ({
+  const read = figures.pending.then(([[loss, stop = 0], decision, reached]) => ({
     loss: loss as number,
     decision,
     stop: stop > 0,
-    at,
+    at: reached.at(-1) as number,
+    reached,
   }));
   // Waited for later; a failure until then must not count as unhandled.
   read.catch(() => {});
-  return { lr, dataWaitMs, figures: read };
+  return { lr, dataWaitMs: clock.dataWaitMs, clock, figures: read };
 }

@@ -22,9 +22,11 @@ import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../runtime.js";
 import { Canary } from "./canary.js";
 import { type RunConfig, resolveConfig } from "./config.js";
+import type { PauseMs } from "./device-waits.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
+import { RunTimes, type RunTimeTotals } from "./run-times.js";
 import { SkipHistory } from "./skips.js";
 import { snapshot } from "./snapshot.js";
 import { startRun, type TrainerOptions, type TrainerParts } from "./start.js";
@@ -47,6 +49,8 @@ export interface TrainerResult {
   /** Folder of the last checkpoint. */
   checkpoint: string | null;
   seconds: number;
+  /** Where the time went; null before `run()`. */
+  times: RunTimeTotals | null;
 }
 
 /**
@@ -71,6 +75,7 @@ export class Trainer {
   readonly #cluster: Cluster | null;
   readonly #lock: RunLock | null;
   readonly #writer: CheckpointWriter;
+  readonly #saves: boolean;
   readonly #copies = new HostCopies();
   readonly #metrics: MetricsWriter | null;
   readonly #skips: SkipHistory;
@@ -94,6 +99,9 @@ export class Trainer {
   #checkpoint: string | null = null;
   #started = 0;
   #lastEnd = 0;
+  #times: RunTimes | null = null;
+  /** The result's times once the run has ended. */
+  #ended: RunTimeTotals | null = null;
 
   private constructor(parts: TrainerParts) {
     checkMade("Trainer", "Trainer.create()", parts?.config !== undefined && parts.progress !== undefined);
@@ -108,6 +116,7 @@ export class Trainer {
     this.#heldOut = parts.heldOut;
     this.#cluster = parts.cluster;
     this.#lock = parts.lock;
+    this.#saves = parts.saves;
     this.#metrics = parts.metrics;
     this.#step = progress.step;
     this.#tokens = progress.tokens;
@@ -184,6 +193,7 @@ export class Trainer {
       samples: this.#samples,
       checkpoint: this.#checkpoint,
       seconds: this.#started ? (performance.now() - this.#started) / 1000 : 0,
+      times: this.#ended ?? this.#times?.totals ?? null,
     };
   }
 
@@ -198,6 +208,8 @@ export class Trainer {
       throw new UsageError("[Trainer.run] a trainer runs once: create another to go on");
     this.#running = true;
     this.#started = this.#lastEnd = performance.now();
+    const times = new RunTimes();
+    this.#times = times;
     const inFlight: RunningStep[] = [];
     let left: Error | null = new UsageError("[Trainer.run] its loop was left before the end");
     try {
@@ -216,8 +228,10 @@ export class Trainer {
       }
       for (let step = inFlight.shift(); step; step = inFlight.shift())
         yield await this.#complete(step, false);
-      await this.#save();
-      await this.#writer.finish();
+      await times.pause("save", {}, async () => {
+        await this.#save();
+        await this.#writer.finish();
+      });
       // Nobody leaves before rank 0 has saved: its failure is everybody's (FAULTS P4).
       await this.#cluster?.meet("the end");
       this.#sentBytes = this.#cluster?.sentBytes ?? 0;
@@ -227,6 +241,8 @@ export class Trainer {
       left = error as Error;
       throw error;
     } finally {
+      this.#ended = times.totals;
+      times.stop();
       if (left) this.#cluster?.fail(left);
       await this.#close();
     }
@@ -260,7 +276,9 @@ export class Trainer {
   }
 
   async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
-    const { loss, decision: values, stop, at: end } = await running.figures;
+    const times = this.#times as RunTimes;
+    const { loss, decision: values, stop, at: end, reached } = await running.figures;
+    const since = performance.now();
     if (stop) this.#stopping = true;
     const decision = readDecision(values);
     const { batch, data, steps } = this.config;
@@ -283,22 +301,31 @@ export class Trainer {
       dataWaitMs: running.dataWaitMs,
       deviceBytes: memory(this.model.device).bytes,
       rssBytes: residentBytes(),
+      ...times.step(running.clock, reached, this.#loader.hostMs, since),
       ...(decision.reason && { skipped: decision.reason }),
       time: new Date().toISOString(),
     };
     if (atRest) {
       const { evaluate, sample, checkpoint } = this.config;
       const last = this.#step === steps;
+      const pauses: PauseMs = {};
       if (this.#heldOut && (last || due(this.#step, evaluate.every))) {
-        metrics.validation = this.#validation = await this.#evaluate(this.#heldOut);
+        const heldOut = this.#heldOut;
+        const measured = () => this.#evaluate(heldOut);
+        this.#validation = await times.pause("validation", pauses, measured);
+        metrics.validation = this.#validation;
         this.#validatedStep = this.#step;
       }
-      if (due(this.#step, checkpoint.every)) await this.#save();
-      if (this.#samplesHere && (last || due(this.#step, sample.every))) {
-        metrics.samples = this.#samples = await this.#writeSamples();
+      if (due(this.#step, checkpoint.every)) {
+        await times.pause("save", pauses, () => this.#save());
       }
+      if (this.#samplesHere && (last || due(this.#step, sample.every))) {
+        this.#samples = await times.pause("samples", pauses, () => this.#writeSamples());
+        metrics.samples = this.#samples;
+      }
+      if (Object.keys(pauses).length > 0) metrics.pauseMs = pauses;
     }
-    this.#metrics?.write(metrics);
+    times.writing(() => this.#metrics?.write(metrics));
     // Not when this line runs: the host may come late, and the next step would look shorter.
     this.#lastEnd = atRest ? performance.now() : end;
     this.#diverged ??= this.#skips.verdict(this.#step);
@@ -327,7 +354,7 @@ export class Trainer {
 
   /** Copies the state to the host and saves it in the background; waits only for a save that is still running. */
   async #save(): Promise<void> {
-    if (this.#savedStep === this.#step) return;
+    if (!this.#saves || this.#savedStep === this.#step) return;
     await this.#writer.ready();
     // Storage may have kept rank 0 waiting for longer than a collective may take.
     await this.#cluster?.meet("a save");

@@ -3,15 +3,13 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "tokenizers";
 import { ArgumentError, TokenizerError } from "../errors.js";
+import { checkGrowth } from "./normalizer-growth.js";
+import { findSpecialTokens } from "./special-tokens.js";
 import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
-import { TextStream, type TokenBytes, tokenBytes } from "./token-bytes.js";
+import { type Decoding, readDecoder, TextStream } from "./text-stream.js";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
-import {
-  type CheckedTokenizer,
-  parseTokenizerJson,
-  type Variant,
-  variantJson,
-} from "./tokenizer-json.js";
+import { type CheckedTokenizer, parseTokenizerJson } from "./tokenizer-json.js";
+import { type Variant, variantJson } from "./tokenizer-variants.js";
 
 export interface EncodeOptions {
   /** Put the beginning-of-text id in front. Default: false. */
@@ -37,10 +35,6 @@ export interface VocabularyOfModel {
   eosId?: number | null;
 }
 
-/** The names that end a document, for folders that do not say. */
-const usualEosTokens = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>"];
-const usualBosTokens = ["<s>", "<|begin_of_text|>", "<bos>"];
-
 /**
  * A Hugging Face tokenizer (`tokenizer.json`) of the Llama family: BPE with byte fallback or byte level, so every
  * text has ids and comes back from them. A lone surrogate in a JavaScript string, which no UTF-8 can hold, is
@@ -57,7 +51,8 @@ export class Tokenizer {
   readonly bosId: number | null;
   readonly #files: TokenizerFiles;
   readonly #checked: CheckedTokenizer;
-  readonly #bytes: TokenBytes;
+  readonly #specialIds: ReadonlySet<number>;
+  readonly #decoding: Decoding;
   readonly #variants = new Map<string, HuggingFaceTokenizer>();
 
   private constructor(files: TokenizerFiles) {
@@ -66,17 +61,13 @@ export class Tokenizer {
     this.file = files.file;
     this.sha256 = files.sha256;
     this.#checked = parseTokenizerJson(files.text, files.file);
-    this.#bytes = tokenBytes(this.#checked, files.file);
+    checkGrowth(this.#checked.json, files.file);
+    this.#decoding = readDecoder(this.#checked, files.file);
     this.vocabSize = this.#checked.tokens.length;
-    const eosId = this.#special("eos_token", usualEosTokens);
-    if (eosId === null) {
-      throw new TokenizerError(
-        `[tokenizer] ${files.file}: no end-of-text token: none of ${usualEosTokens.join(" ")} is in it; ` +
-          `name it as "eos_token" in tokenizer_config.json beside it`,
-      );
-    }
+    const { eosId, bosId, ids } = findSpecialTokens(this.#checked, files);
     this.eosId = eosId;
-    this.bosId = this.#special("bos_token", usualBosTokens);
+    this.bosId = bosId;
+    this.#specialIds = ids;
     this.#variant({ specialTokens: "text", continues: false });
   }
 
@@ -174,8 +165,8 @@ export class Tokenizer {
     checkOptions("decode", options, ["specialTokens"]);
     const { specialTokens = "skip" } = options;
     checkChoice("decode", "specialTokens", specialTokens, ["skip", "keep"]);
-    const skip = specialTokens === "skip" ? this.#checked.specialIds : new Set<number>();
-    return new TextStream(this.#bytes, skip);
+    const skip = specialTokens === "skip" ? this.#specialIds : new Set<number>();
+    return new TextStream(this.#decoding, skip);
   }
 
   /** The name of an id as the vocabulary has it, for messages. */
@@ -227,34 +218,14 @@ export class Tokenizer {
     if (known !== undefined) return known;
     let loaded: HuggingFaceTokenizer;
     try {
-      loaded = HuggingFaceTokenizer.fromString(variantJson(this.#checked, variant));
+      loaded = HuggingFaceTokenizer.fromString(
+        variantJson(this.#checked, this.#specialIds, variant),
+      );
     } catch (cause) {
       throw new TokenizerError(`[tokenizer] ${this.file}: ${(cause as Error).message}`, { cause });
     }
     this.#variants.set(key, loaded);
     return loaded;
-  }
-
-  /** The id of a special token by the files beside the tokenizer.json, else by its usual names. */
-  #special(field: "bos_token" | "eos_token", usual: readonly string[]): number | null {
-    const idOf = new Map(this.#checked.tokens.map((token, id) => [token, id]));
-    for (const { name: file, contents } of this.#files.companions) {
-      const entry = contents[field];
-      const name =
-        typeof entry === "object" && entry !== null
-          ? (entry as { content?: unknown }).content
-          : entry;
-      if (name === undefined || name === null) continue;
-      const id = typeof name === "string" ? idOf.get(name) : undefined;
-      if (id === undefined) {
-        throw new TokenizerError(
-          `[tokenizer] ${file}: ${field}: ${JSON.stringify(name)} is no token of ${this.file}`,
-        );
-      }
-      return id;
-    }
-    const name = usual.find((token) => idOf.has(token));
-    return name === undefined ? null : (idOf.get(name) as number);
   }
 }
 

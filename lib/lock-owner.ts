@@ -27,8 +27,14 @@ export function thisOwner(): LockOwner {
 /** The owner that a lock file names; null if its content is none. */
 export function parseLockOwner(content: string): LockOwner | null {
   try {
-    const owner: unknown = JSON.parse(content);
-    const named = typeof (owner as { pid?: unknown } | null)?.pid === "number";
+    const owner = JSON.parse(content) as Partial<Record<keyof LockOwner, unknown>> | null;
+    const isText = (value: unknown) => typeof value === "string";
+    const named =
+      typeof owner?.pid === "number" &&
+      isText(owner.host) &&
+      isText(owner.since) &&
+      // Another program's file may name its process too: only one with all of our fields is ours.
+      [owner.bootId, owner.startTime].every((value) => value === null || isText(value));
     return named ? (owner as LockOwner) : null;
   } catch {
     return null;

@@ -1,7 +1,7 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
+import { mkdir, readdir, rename } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { checkInstance, checkInteger, checkOptions, checkPath } from "../check.js";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
-import { join, resolve } from "node:path";
 import type { Device } from "../device.js";
 import { CheckpointError, UsageError } from "../errors.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
@@ -9,6 +9,7 @@ import { huggingFaceTensors } from "../model/hf.js";
 import { Llama } from "../model/llama.js";
 import { overlap } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
+import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../own-folder.js";
 import { synchronize } from "../runtime.js";
 import { scope } from "../scope.js";
 import { type Tensor, untracked } from "../tensor.js";
@@ -117,17 +118,22 @@ export async function saveLlama(
     new UsageError(`[saveLlama] ${folder} exists already: choose another folder or remove it`);
   if (await isThere(target)) throw exists();
   const temporary = `${target}.tmp`;
+  const written = join(temporary, "model");
+  await refuseForeign(temporary, "[saveLlama]");
   try {
     // What a killed call left.
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
+    await removeOwnFolder(temporary, "[saveLlama]");
+    await mkdir(dirname(target), { recursive: true });
+    await makeOwnFolder(temporary, "[saveLlama]");
+    await mkdir(written);
     const { shardBytes, ...extras } = options;
     const config = huggingFaceConfig(model, extras);
-    await writeFileDurably(join(temporary, configFile), config);
-    await writeWeights(temporary, weights, shardBytes ? { shardBytes } : {});
-    await rename(temporary, target);
+    await writeFileDurably(join(written, configFile), config);
+    await writeWeights(written, weights, shardBytes ? { shardBytes } : {});
+    await rename(written, target);
+    await removeOwnFolder(temporary, "[saveLlama]");
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
+    await removeOwnFolder(temporary, "[saveLlama]").catch(() => {});
     if (["ENOTEMPTY", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "")) {
       throw exists();
     }

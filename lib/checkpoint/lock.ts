@@ -1,5 +1,6 @@
 /** The output folder of a run: that it can be written to, and that nobody else does. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { randomUUID } from "node:crypto";
+import { lstatSync, readFileSync, writeFileSync } from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { UsageError } from "../errors.js";
@@ -38,10 +39,9 @@ export async function prepareOutputFolder(
   if (!present && !parents && !(await stat(parent).catch(() => null))?.isDirectory()) {
     throw refuse(`its parent ${parent} is not an existing folder; create it first`);
   }
-  const probe = join(folder, `.write-probe-${process.pid}`);
+  const probe = join(folder, `.llamaforge-write-probe-${randomUUID()}`);
   try {
     if (!present) await mkdir(folder, { recursive: parents });
-    await rm(probe, { force: true });
     await writeFileDurably(probe, "probe\n");
     await rm(probe);
     await io.syncDirectory(folder);
@@ -68,6 +68,7 @@ const held = new Set<NativeFileLock>();
  */
 export function acquireRunLock(folder: string): RunLock {
   const path = join(folder, lockFile);
+  refuseOtherFile(path);
   const previous = readOwner(path);
   const lock = takeLock(folder, path, previous);
   try {
@@ -88,6 +89,22 @@ export function acquireRunLock(folder: string): RunLock {
       lock.release();
     },
   };
+}
+
+/** Refuses a text that no version of the lock, whole or cut short, has been: it would be overwritten. */
+function refuseOtherFile(path: string): void {
+  let text = "";
+  try {
+    // Taking the lock says what is wrong with a link or a device.
+    if (!lstatSync(path).isFile()) return;
+    text = readFileSync(path, "utf8").replaceAll("\0", "").trim();
+  } catch {
+    return;
+  }
+  if (text === "" || text === "null" || /^[{[]/.test(text)) return;
+  throw new UsageError(
+    `${path} is in the way: a run keeps its lock there, and this file is none; move or rename it`,
+  );
 }
 
 function takeLock(folder: string, path: string, previous: LockOwner | null): NativeFileLock {

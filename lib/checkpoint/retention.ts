@@ -1,7 +1,7 @@
 /** Which checkpoints stay: the newest few, and every so many steps one for good. */
 import { basename } from "node:path";
 import { UsageError } from "../errors.js";
-import { discard, listCheckpoints } from "./folder.js";
+import { discard, holdsCheckpoint, listCheckpoints } from "./folder.js";
 import { DamagedCheckpointError, verifyCheckpoint } from "./manifest.js";
 
 export interface Retention {
@@ -78,7 +78,8 @@ export async function applyRetention(folder: string, retention: Retention): Prom
         validation: isNumber(run.validation) ? run.validation : null,
       });
     } catch (error) {
-      checkpoints.push({ step, valid: error instanceof DamagedCheckpointError ? false : null });
+      const damaged = error instanceof DamagedCheckpointError && (await holdsCheckpoint(path));
+      checkpoints.push({ step, valid: damaged ? false : null });
     }
   }
   const deletions = new Set(chooseDeletions(checkpoints, retention));

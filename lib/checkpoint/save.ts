@@ -1,18 +1,21 @@
 /**
  * Saving. A checkpoint appears whole or not at all, whenever the machine stops:
  *
- *   step-N.tmp/          write and fsync each file
- *   step-N.tmp/manifest  last, with the hashes of the others; fsync it, fsync the folder
- *   rename to step-N/    fsync the parent
+ *   step-N.tmp/checkpoint/          write and fsync each file
+ *   step-N.tmp/checkpoint/manifest  last, with the hashes of the others; fsync it, fsync the folder
+ *   rename to step-N/               fsync the parent
+ *
+ * step-N.tmp is a folder with our mark (own-folder.ts): at any moment it is one that may be removed.
  *
  * Hashing and writing run on the thread pool; the event loop only hands over pieces.
  */
-import { lstat, mkdir, rm } from "node:fs/promises";
+import { lstat, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { CheckpointError } from "../errors.js";
+import { makeOwnFolder, removeOwnFolder } from "../own-folder.js";
 import { checkPlainFileName, toJson, writeFileDurably } from "./durable.js";
-import { checkpointName, discard } from "./folder.js";
+import { checkpointName, discard, holdsCheckpoint } from "./folder.js";
 import { formatManifest, manifestFile } from "./manifest.js";
 import { checkpointError, type Digest, io, systemCode } from "./native-io.js";
 import { applyRetention, checkRetention, type Retention } from "./retention.js";
@@ -56,21 +59,24 @@ export async function saveCheckpoint(
   const name = checkpointName(step);
   const path = join(folder, name);
   const temporary = `${path}.tmp`;
+  const written = join(temporary, "checkpoint");
   checkFileNames(contents);
   try {
-    await rm(temporary, { recursive: true, force: true });
+    await removeOwnFolder(temporary, "[checkpoint]");
     await expectSpaceToSave(folder, contentBytes(contents));
-    await mkdir(temporary);
-    const files = await writeContents(temporary, contents);
+    await makeOwnFolder(temporary, "[checkpoint]");
+    await mkdir(written);
+    const files = await writeContents(written, contents);
     const manifest = formatManifest({ step, run: { ...contents.run }, files });
-    await writeFileDurably(join(temporary, manifestFile), manifest);
-    await io.syncDirectory(temporary);
-    await publish(folder, name);
+    await writeFileDurably(join(written, manifestFile), manifest);
+    await io.syncDirectory(written);
+    await publish(folder, name, written);
+    await removeOwnFolder(temporary, "[checkpoint]");
     const bytes = [...files.values()].reduce((sum, digest) => sum + digest.bytes, manifest.length);
     return { step, path, bytes, seconds: (performance.now() - started) / 1000 };
   } catch (error) {
     // The error that matters is the first; a .tmp that cannot be removed is never taken for a checkpoint.
-    await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    await removeOwnFolder(temporary, "[checkpoint]").catch(() => {});
     throw checkpointError(`saving ${path}`, error);
   }
 }
@@ -118,28 +124,31 @@ async function writeContents(
   return digests;
 }
 
-async function publish(folder: string, name: string): Promise<void> {
+async function publish(folder: string, name: string, written: string): Promise<void> {
   const path = join(folder, name);
-  const temporary = `${name}.tmp`;
   const replaces = await lstat(path).then(
     () => true,
     () => false,
   );
   if (!replaces) {
-    await io.renamePath(join(folder, temporary), path);
+    await io.renamePath(written, path);
     await io.syncDirectory(folder);
     return;
   }
+  if (!(await holdsCheckpoint(path))) {
+    throw new CheckpointError(
+      `${path} is in the way: it is no checkpoint, so none takes its place; move or rename it`,
+    );
+  }
   try {
     // A step saved before (a run that fell back repeats it): one or the other is there at any moment.
-    await io.exchangePaths(join(folder, temporary), path);
+    await io.exchangePaths(written, path);
     await io.syncDirectory(folder);
-    await discard(folder, temporary);
   } catch (error) {
     if (!["EINVAL", "ENOSYS", "ENOTSUP"].includes(systemCode(error) ?? "")) throw error;
     // A file system that cannot exchange names: for a moment only the checkpoints before are there.
     await discard(folder, name);
-    await io.renamePath(join(folder, temporary), path);
+    await io.renamePath(written, path);
     await io.syncDirectory(folder);
   }
 }

@@ -1,11 +1,13 @@
-import { open, readFile, rename } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { replaceFile } from "../replace-file.js";
 import type { HoldOut } from "./hold-out.js";
 import type { Position } from "./pipeline/batch.js";
 import type { PrepareSettings } from "./prepare-options.js";
-import { syncFolder } from "./publish.js";
 import type { Skipped } from "./readers/input.js";
+import { shardLogFile } from "./shard-log.js";
 import type { ShardWriterState } from "./shard-writer.js";
+import { syncFolder } from "./sync-folder.js";
 
 /** What a preparation has of one input. */
 export interface SourceCounts {
@@ -67,6 +69,14 @@ export interface Journal extends Work {
 export const journalFile = "prepare-progress.json";
 export const seenFile = "prepare-seen.bin";
 
+/** Files that a data set has only while it is being made. */
+export const workFiles: readonly string[] = [
+  journalFile,
+  `${journalFile}.new`,
+  shardLogFile,
+  seenFile,
+];
+
 /** The journal of a folder, or null if there is none. */
 export async function readJournal(folder: string): Promise<Journal | null> {
   try {
@@ -126,13 +136,6 @@ function changed(option: string, before: unknown, now: unknown): string {
 /** Replaces the journal: a crash leaves the old or the new one. */
 export async function writeJournal(folder: string, journal: Journal): Promise<void> {
   const path = join(folder, journalFile);
-  const file = await open(`${path}.new`, "w");
-  try {
-    await file.writeFile(JSON.stringify(journal));
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(`${path}.new`, path);
+  await replaceFile(path, JSON.stringify(journal), `${path}.new`);
   await syncFolder(folder);
 }

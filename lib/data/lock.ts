@@ -33,12 +33,18 @@ export async function acquireLock(path: string, what: string): Promise<Lock> {
     await rm(draft, { force: true });
   }
   await removeLeftovers(path);
-  return { release: () => rm(path, { force: true }) };
+  return { release: () => release(path, content) };
+}
+
+/** Gives a lock back, unless somebody has removed the file and it is another one's by now. */
+async function release(path: string, content: string): Promise<void> {
+  const present = await readFile(path, "utf8").catch(() => null);
+  if (present === content) await rm(path, { force: true });
 }
 
 /**
- * Removes what processes left that were killed while they took the lock. A draft without an owner is one that its
- * process was killed over, or is writing at this moment: that one finds it gone and writes it again.
+ * Removes what processes left that were killed while they took the lock. An empty or half draft is one that its process was
+ * killed over, or is writing at this moment: that one finds it gone and writes it again.
  */
 async function removeLeftovers(path: string): Promise<void> {
   const names = await readdir(dirname(path));
@@ -54,7 +60,9 @@ async function removeLeftovers(path: string): Promise<void> {
     const content = await readFile(draft, "utf8").catch(() => null);
     if (content === null) continue;
     const owner = parseLockOwner(content);
-    if (owner === null || !mayBeAlive(owner)) await rm(draft, { force: true });
+    const isHalf = owner === null && (content === "" || '{"pid":'.startsWith(content.slice(0, 7)));
+    const dead = owner === null ? isHalf : !mayBeAlive(owner);
+    if (dead) await rm(draft, { force: true });
   }
 }
 

@@ -1,4 +1,4 @@
-import { access, mkdir, rm } from "node:fs/promises";
+import { access, mkdir } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { DataError, UsageError } from "../errors.js";
 import type { DatasetFile } from "./dataset-file.js";
@@ -7,7 +7,7 @@ import { acquireLock } from "./lock.js";
 import { isSystemError } from "./pipeline/errors.js";
 import { Preparation } from "./pipeline/preparation.js";
 import { checkOptions } from "./prepare-options.js";
-import { checkTarget, publish, workFolder } from "./publish.js";
+import { checkTarget, publish, removeWorkFolder, workFolder } from "./publish.js";
 import type { Input } from "./readers/input.js";
 import { Tokenizer } from "./tokenizer.js";
 import type { InvalidUtf8 } from "./utf8.js";
@@ -108,7 +108,7 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
   } catch (error) {
     // What is noted may be the work of days, and whatever went wrong may be put right. Without a note it is of no use.
     const kept = await mayHaveJournal(folder);
-    if (!kept) await rm(folder, { recursive: true, force: true }).catch(() => {});
+    if (!kept) await removeWorkFolder(folder).catch(() => {});
     throw explained(error, folder, kept);
   } finally {
     await lock.release();

@@ -1,7 +1,8 @@
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
+import { replaceFile } from "../replace-file.js";
 import { describeOption, type RunConfig } from "../train/config.js";
 import { waitParts } from "../train/device-waits.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
@@ -27,13 +28,10 @@ export async function writeReport(
   file = join(folder, runFiles.report),
 ): Promise<string> {
   const html = await renderReport(await readRun(folder));
-  const temporary = `${file}.tmp`;
   try {
     await mkdir(dirname(file), { recursive: true });
-    await writeFile(temporary, html);
-    await rename(temporary, file);
+    await replaceFile(file, html);
   } catch (cause) {
-    await rm(temporary, { force: true }).catch(() => {});
     throw new UsageError(`the report ${file} cannot be written: ${(cause as Error).message}`, {
       cause,
     });

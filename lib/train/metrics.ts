@@ -1,7 +1,8 @@
 import { createReadStream } from "node:fs";
-import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
+import { replaceFile } from "../replace-file.js";
 import type { RunConfig } from "./config.js";
 import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
 import type { HostStep } from "./run-times.js";
@@ -268,17 +269,4 @@ export class MetricsWriter {
       `cannot write ${this.#file}: ${message}; training goes on, and writing is tried again`,
     );
   }
-}
-
-/** Old content or new, never half: written beside, then renamed over. */
-async function replaceFile(file: string, content: string): Promise<void> {
-  const temporary = `${file}.tmp`;
-  const handle = await open(temporary, "w");
-  try {
-    await handle.writeFile(content);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, file);
 }

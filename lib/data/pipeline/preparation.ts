@@ -1,4 +1,4 @@
-import { mkdir, open, readdir, rm } from "node:fs/promises";
+import { open, readdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
 import { usableThreads } from "../../machine-limits.js";
@@ -12,14 +12,15 @@ import {
 } from "../dataset-file.js";
 import { Deduplicator } from "../deduplicator.js";
 import { movedThreshold } from "../hold-out.js";
-import { journalFile, type Progress, seenFile, type Work } from "../journal.js";
+import { type Progress, type Work, workFiles } from "../journal.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
-import { ownPaths, syncFolder } from "../publish.js";
+import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
 import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
-import { ShardLog, shardLogFile } from "../shard-log.js";
+import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
+import { syncFolder } from "../sync-folder.js";
 import type { Tokenizer } from "../tokenizer.js";
 import { type Beginning, findBeginning } from "./beginning.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
@@ -28,9 +29,6 @@ import { type Pass, runPass } from "./pass.js";
 
 /** Less input than this is encoded before the first process has started. */
 const smallInput = 2 ** 22;
-
-/** What a data set has only while it is being made. */
-const workFiles = [journalFile, `${journalFile}.new`, shardLogFile, seenFile];
 
 /** One data set being made, in a folder of its own that is put in place when it is whole. */
 export class Preparation {
@@ -64,10 +62,7 @@ export class Preparation {
     const work = workOf(this.#settings, this.#tokenizer, this.#found);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
-    if (beginning === null) {
-      await rm(this.#folder, { recursive: true, force: true });
-      await mkdir(this.#folder, { recursive: true });
-    }
+    if (beginning === null) await makeWorkFolder(this.#folder);
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
@@ -277,9 +272,6 @@ export class Preparation {
       await file.sync();
     } finally {
       await file.close();
-    }
-    for (const name of workFiles) {
-      await rm(join(this.#folder, name), { force: true });
     }
     await syncFolder(this.#folder);
     return dataset;

@@ -2,6 +2,7 @@ import { mkdir, open, readdir, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
+import { FolderIdentity } from "../../folder-identity.js";
 import {
   type DatasetFile,
   datasetFileName,
@@ -13,6 +14,7 @@ import {
 import { Deduplicator } from "../deduplicator.js";
 import { movedThreshold } from "../hold-out.js";
 import { journalFile, type Progress, seenFile, type Work } from "../journal.js";
+import { expectUnmoved } from "../moved.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
 import { ownPaths, syncFolder } from "../publish.js";
@@ -39,6 +41,7 @@ export class Preparation {
   readonly #settings: PrepareSettings;
   readonly #options: PrepareOptions;
   #found: FoundInput[] = [];
+  #identity: FolderIdentity | null = null;
   #resumedDocuments = 0;
 
   constructor(
@@ -68,20 +71,22 @@ export class Preparation {
       await rm(this.#folder, { recursive: true, force: true });
       await mkdir(this.#folder, { recursive: true });
     }
+    const identity = await FolderIdentity.of(this.#folder);
+    this.#identity = identity;
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
     const warnings = this.#found.flatMap(({ notes }) => notes);
     try {
-      let pass = await this.#pass(work, encoder, fraction, beginning);
+      let pass = await this.#pass(work, encoder, fraction, beginning, identity);
       // Documents whose side is given do not depend on the threshold.
       const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
       const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
       if (moved !== null) {
-        pass = await this.#pass(work, encoder, moved, null);
+        pass = await this.#pass(work, encoder, moved, null, identity);
       }
       warnings.push(...this.#warnings(pass, fraction, chosen));
-      const dataset = await this.#finish(pass);
+      const dataset = await this.#finish(pass, identity);
       const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
         origin: this.#originOf(file, record),
         bytes,
@@ -91,6 +96,16 @@ export class Preparation {
     } finally {
       await encoder.stop();
     }
+  }
+
+  /** @throws DataError if its folder was moved or removed since the work began: what is there is another's */
+  async expectUnmoved(): Promise<void> {
+    if (this.#identity) await expectUnmoved(this.#identity);
+  }
+
+  /** Lets the folder go. */
+  async close(): Promise<void> {
+    await this.#identity?.close();
   }
 
   /** A field's name may be given for several inputs at once, some of them text; for text alone it is a mistake. */
@@ -124,13 +139,16 @@ export class Preparation {
     encoder: Encoder,
     threshold: number,
     beginning: Beginning | null,
+    identity: FolderIdentity,
   ): Promise<Pass> {
     const { shardTokens, maxRunShare, deduplicate } = this.#settings;
     const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
     if (beginning === null) await this.#clear();
     const writer = async (split: Split): Promise<ShardWriter> => {
       const options = {
         folder: this.#folder,
+        identity,
         split,
         dtype: this.#dtype,
         shardTokens,
@@ -163,7 +181,7 @@ export class Preparation {
     const log = await ShardLog.open(this.#folder);
     try {
       const pass = await runPass({
-        folder: this.#folder,
+        identity,
         work,
         settings: this.#settings,
         found: this.#found,
@@ -242,8 +260,9 @@ export class Preparation {
   }
 
   /** The tokenizer's files and dataset.json, which makes the folder a data set. */
-  async #finish(pass: Pass): Promise<DatasetFile> {
+  async #finish(pass: Pass, identity: FolderIdentity): Promise<DatasetFile> {
     const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
     const files = await tokenizer.copyTo(this.#folder);
     const {
       validationFraction: fraction,

@@ -1,6 +1,14 @@
 /** The output folder of a run: that it can be written to, and that nobody else does. */
 import { randomUUID } from "node:crypto";
-import { lstatSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  ftruncateSync,
+  lstatSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { UsageError } from "../errors.js";
@@ -126,8 +134,20 @@ function takeLock(folder: string, path: string, previous: LockOwner | null): Nat
     }
     // A file system without locks (Lustre by default): what the file says must do.
     if (previous !== null && mayBeAlive(previous)) throw inUse(previous, error);
-    return { write: (text) => writeFileSync(path, text), release: () => {} };
+    return ownerFile(path);
   }
+}
+
+/** A lock file that only says who owns it. Kept open: the folder may be moved, and the path lead to another's file. */
+function ownerFile(path: string): NativeFileLock {
+  const file = openSync(path, "a");
+  return {
+    write: (text) => {
+      ftruncateSync(file);
+      writeSync(file, text);
+    },
+    release: () => closeSync(file),
+  };
 }
 
 function readOwner(path: string): LockOwner | null {

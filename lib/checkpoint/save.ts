@@ -13,10 +13,12 @@ import { lstat, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { CheckpointError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
 import { makeOwnFolder, removeOwnFolder } from "../own-folder.js";
 import { checkPlainFileName, toJson, writeFileDurably } from "./durable.js";
 import { checkpointName, discard, holdsCheckpoint } from "./folder.js";
 import { formatManifest, manifestFile } from "./manifest.js";
+import { expectUnmoved, MovedFolderError } from "./moved.js";
 import { checkpointError, type Digest, io, systemCode } from "./native-io.js";
 import { applyRetention, checkRetention, type Retention } from "./retention.js";
 import { type TensorSource, tensorBytes, writeSafetensors } from "./safetensors.js";
@@ -47,13 +49,15 @@ export interface SavedCheckpoint {
 
 /**
  * Writes a checkpoint of `step` into the run's folder, replacing one of the same step.
+ * @param identity of that folder, which is then its `root`: after a move the save is a failure
  * @throws CheckpointError that names the system's code (ENOSPC, ...). Nothing of the failed save is
- * left and the checkpoints before it are untouched.
+ * left and the checkpoints before it are untouched. MovedFolderError if the folder was moved.
  */
 export async function saveCheckpoint(
   folder: string,
   step: number,
   contents: CheckpointContents,
+  identity: FolderIdentity | null = null,
 ): Promise<SavedCheckpoint> {
   const started = performance.now();
   const name = checkpointName(step);
@@ -62,6 +66,7 @@ export async function saveCheckpoint(
   const written = join(temporary, "checkpoint");
   checkFileNames(contents);
   try {
+    await expectUnmoved(identity);
     await removeOwnFolder(temporary, "[checkpoint]");
     await expectSpaceToSave(folder, contentBytes(contents));
     await makeOwnFolder(temporary, "[checkpoint]");
@@ -70,11 +75,14 @@ export async function saveCheckpoint(
     const manifest = formatManifest({ step, run: { ...contents.run }, files });
     await writeFileDurably(join(written, manifestFile), manifest);
     await io.syncDirectory(written);
+    await expectUnmoved(identity);
     await publish(folder, name, written);
     await removeOwnFolder(temporary, "[checkpoint]");
     const bytes = [...files.values()].reduce((sum, digest) => sum + digest.bytes, manifest.length);
     return { step, path, bytes, seconds: (performance.now() - started) / 1000 };
   } catch (error) {
+    // Without a path to the open folder itself, what is there now may be a stranger's, and the error ENOENT.
+    if (identity && identity.root === identity.path) await expectUnmoved(identity);
     // The error that matters is the first; a .tmp that cannot be removed is never taken for a checkpoint.
     await removeOwnFolder(temporary, "[checkpoint]").catch(() => {});
     throw checkpointError(`saving ${path}`, error);
@@ -154,6 +162,8 @@ async function publish(folder: string, name: string, written: string): Promise<v
 }
 
 export interface CheckpointWriterOptions {
+  /** Of the run's folder: a save into another one that took its place fails, and so does every one after it. */
+  identity?: FolderIdentity | null;
   retention?: Retention;
   onSaved?: (saved: SavedCheckpoint) => void;
   /** A save failed, and training goes on; the error says why. */
@@ -185,6 +195,11 @@ export class CheckpointWriter {
     this.#options = options;
   }
 
+  /** Why the run must end, once a save has found that the folder was moved. */
+  get moved(): MovedFolderError | null {
+    return this.#failure instanceof MovedFolderError ? this.#failure : null;
+  }
+
   /** Whether a save is running: `ready()` would wait. */
   get busy(): boolean {
     return this.#running !== null;
@@ -192,10 +207,12 @@ export class CheckpointWriter {
 
   /**
    * Waits until the save before is done.
-   * @throws CheckpointError if the last saves all failed, `failureLimit` of them
+   * @throws CheckpointError if the last saves all failed, `failureLimit` of them; MovedFolderError at
+   *   once, for the folder does not come back by itself
    */
   async ready(): Promise<void> {
     while (this.#running !== null) await this.#running;
+    if (this.moved !== null) throw this.moved;
     const limit = this.#options.failureLimit ?? 3;
     if (this.#failure !== null && this.#failures >= limit) {
       throw new CheckpointError(
@@ -222,22 +239,29 @@ export class CheckpointWriter {
   }
 
   async #save(step: number, contents: CheckpointContents): Promise<void> {
+    const { identity = null, retention } = this.#options;
+    // What is moved while it is saved gets the whole checkpoint, wherever it is.
+    const folder = identity?.root ?? this.#folder;
+    const named = (text: string): string => identity?.named(text) ?? text;
     try {
-      const saved = await saveCheckpoint(this.#folder, step, contents);
+      const saved = await saveCheckpoint(folder, step, contents, identity);
       this.#failure = null;
       this.#failures = 0;
-      this.#options.onSaved?.(saved);
+      this.#options.onSaved?.({ ...saved, path: named(saved.path) });
     } catch (error) {
+      (error as Error).message = named((error as Error).message);
       this.#failure = error as Error;
       this.#failures += 1;
-      this.#options.onFailed?.(error as Error, step);
+      if (this.moved === null) this.#options.onFailed?.(error as Error, step);
       return;
     }
-    if (!this.#options.retention) return;
+    if (!retention) return;
     try {
-      await applyRetention(this.#folder, this.#options.retention);
+      await applyRetention(folder, retention, identity);
     } catch (error) {
-      this.#options.onWarning?.(`old checkpoints were kept: ${(error as Error).message}`);
+      if (error instanceof MovedFolderError) this.#failure = error;
+      else
+        this.#options.onWarning?.(`old checkpoints were kept: ${named((error as Error).message)}`);
     }
   }
 }

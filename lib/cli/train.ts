@@ -1,9 +1,12 @@
 import { hostname } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Command, CommanderError } from "commander";
 import { describeWorld } from "../dist/world.js";
 import { exitCodes } from "../errors.js";
+import { FolderIdentity } from "../folder-identity.js";
 import { configHelp, loadConfig, type RunConfig } from "../train/config.js";
+import { runFiles } from "../train/metrics.js";
 import {
   describeStep,
   describeValidation,
@@ -142,12 +145,14 @@ async function trainAlone(
   });
   onSupervisorGone(() => stop("the supervisor is gone"));
   let progress: Progress | undefined;
+  let folder: FolderIdentity | null = null;
   let result: TrainerResult;
   try {
     const { Trainer } = await import("../train/trainer.js");
     const { addon } = await import("../native.js");
     leave = (code) => addon.exitNow(code);
     const trainer = await Trainer.create(config, { ...from, onNotice });
+    if (first) folder = await FolderIdentity.of(config.out);
     if (first) introduce(trainer);
     ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationBackend}`);
     const { steps } = config;
@@ -171,12 +176,15 @@ async function trainAlone(
     result = trainer.result;
     ranked?.log.write(`ended after step ${result.step}; sent ${trainer.sentBytes} bytes`);
     for (const line of timesOf(result)) ranked?.log.write(line);
+  } catch (error) {
+    await folder?.close();
+    throw error;
   } finally {
     progress?.stop();
     signals.dispose();
   }
-  if (!first) return { result, report: null };
-  const report = await tryReport(config.out);
+  if (!folder) return { result, report: null };
+  const report = await tryReport(folder);
   summarise(config, result, report);
   return { result, report };
 }
@@ -194,13 +202,16 @@ function introduce(trainer: Trainer): void {
 }
 
 /** A run is not lost because its report could not be written. */
-async function tryReport(folder: string): Promise<string | null> {
+async function tryReport(folder: FolderIdentity): Promise<string | null> {
   try {
     const { writeReport } = await import("../report/html.js");
-    return await writeReport(folder);
+    const file = join(folder.root, runFiles.report);
+    return folder.named(await writeReport(folder.path, file, folder));
   } catch (error) {
-    notice(`no report: ${(error as Error).message}`);
+    notice(`no report: ${folder.named((error as Error).message)}`);
     return null;
+  } finally {
+    await folder.close();
   }
 }
 

@@ -1,7 +1,9 @@
 import { mkdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { expectUnmoved } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
 import { replaceFile } from "../replace-file.js";
 import { describeOption, type RunConfig } from "../train/config.js";
 import { waitParts } from "../train/device-waits.js";
@@ -20,14 +22,18 @@ import {
 /**
  * Writes a run's `report.html`: one file that opens anywhere, without a network.
  * @param file where to; default inside the run's folder
+ * @param identity of the run's folder, for a run that still holds it
  * @returns the file's path
- * @throws UsageError if the folder is not a run's, or the file cannot be written
+ * @throws UsageError if the folder is not a run's, or the file cannot be written; CheckpointError if
+ *   another folder took the place of the one that `identity` names
  */
 export async function writeReport(
   folder: string,
   file = join(folder, runFiles.report),
+  identity: FolderIdentity | null = null,
 ): Promise<string> {
-  const html = await renderReport(await readRun(folder));
+  const html = await renderReport(await readRun(identity?.root ?? folder));
+  await expectUnmoved(identity);
   try {
     await mkdir(dirname(file), { recursive: true });
     await replaceFile(file, html);

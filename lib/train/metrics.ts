@@ -1,7 +1,9 @@
 import { createReadStream } from "node:fs";
 import { type FileHandle, mkdir, open, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { expectUnmoved, MovedFolderError } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
 import { replaceFile } from "../replace-file.js";
 import type { RunConfig } from "./config.js";
 import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
@@ -180,26 +182,41 @@ export class MetricsWriter {
   #pendingBytes = 0;
   #pump: Promise<void> | null = null;
   #lost = 0;
+  #moved: MovedFolderError | null = null;
   #warned = new Set<string>();
   readonly #file: string;
   readonly #warn: (message: string) => void;
+  readonly #folder: FolderIdentity | null;
 
-  private constructor(file: string, warn: (message: string) => void) {
+  private constructor(
+    file: string,
+    warn: (message: string) => void,
+    folder: FolderIdentity | null,
+  ) {
     this.#file = file;
-    this.#warn = warn;
+    this.#warn = (message) => warn(folder?.named(message) ?? message);
+    this.#folder = folder;
+  }
+
+  /** Why the run must end, once a write has found that its folder was moved; nothing is written after that. */
+  get moved(): MovedFolderError | null {
+    return this.#moved;
   }
 
   /**
    * Opens a run's metrics. Steps after `lastStep` are dropped: a resumed run records them again.
    * @param lastStep step that the run goes on from; 0 starts an empty file
+   * @param folder the run's: nothing is written into another one that took its place
    */
   static async open(
     file: string,
     lastStep: number,
     warn: (message: string) => void = (message) => console.warn(message),
+    folder: FolderIdentity | null = null,
   ): Promise<MetricsWriter> {
-    const writer = new MetricsWriter(file, warn);
+    const writer = new MetricsWriter(file, warn, folder);
     try {
+      await expectUnmoved(folder);
       await mkdir(dirname(file), { recursive: true });
       writer.#handle = await open(file, "a");
       const isFile = (await writer.#handle.stat()).isFile();
@@ -232,7 +249,7 @@ export class MetricsWriter {
     await this.flush();
     await this.#handle?.close().catch((error: unknown) => this.#report(error));
     this.#handle = null;
-    const missing = this.#lost + this.#pending.length;
+    const missing = this.#moved ? 0 : this.#lost + this.#pending.length;
     if (missing > 0) this.#warn(`${this.#file} lacks ${missing} steps, which could not be written`);
   }
 
@@ -246,7 +263,8 @@ export class MetricsWriter {
 
   async #drain(): Promise<void> {
     try {
-      while (this.#pending.length > 0) {
+      while (this.#pending.length > 0 && this.#moved === null) {
+        await expectUnmoved(this.#folder);
         this.#handle ??= await open(this.#file, "a");
         const line = this.#pending[0]!;
         const { bytesWritten } = await this.#handle.write(line);
@@ -261,6 +279,10 @@ export class MetricsWriter {
 
   /** Says each kind of failure once: a full disk would otherwise say so at every step. */
   #report(error: unknown): void {
+    if (error instanceof MovedFolderError) {
+      this.#moved = error;
+      return;
+    }
     const { code, message } = error as NodeJS.ErrnoException;
     const kind = code ?? message;
     if (this.#warned.has(kind)) return;

@@ -7,6 +7,7 @@ import { checkRun } from "../checkpoint/manifest.js";
 import { setAside } from "../checkpoint/set-aside.js";
 import type { Cluster } from "../dist/cluster.js";
 import { DataError, LlamaForgeError, UsageError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
 import { runFiles } from "./metrics.js";
 
 type Notice = (message: string) => void;
@@ -36,12 +37,13 @@ async function liesIn(path: string, folder: string): Promise<boolean> {
 /** Takes what a run has saved after the checkpoint that it goes back to out of its way. */
 export async function goBackTo(
   { step }: Checkpoint,
-  folder: string,
+  folder: FolderIdentity,
   onNotice: Notice,
 ): Promise<void> {
-  const target = await setAside(folder, step, Object.values(runFiles));
+  const target = await setAside(folder.root, step, Object.values(runFiles), folder);
   if (target === null) return;
-  onNotice(`the run goes back to step ${step}: what it had saved after that is in ${target} now`);
+  const name = folder.named(target);
+  onNotice(`the run goes back to step ${step}: what it had saved after that is in ${name} now`);
 }
 
 /**

@@ -3,6 +3,7 @@ import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
 import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
 import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
+import { expectUnmoved } from "../checkpoint/moved.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import { openHeldOut } from "../data/held-out.js";
@@ -12,6 +13,7 @@ import type { Device } from "../device.js";
 import type { Cluster } from "../dist/cluster.js";
 import { CheckpointError, DataError } from "../errors.js";
 import { faultPoint } from "../faults.js";
+import { FolderIdentity } from "../folder-identity.js";
 import { parameterCount } from "../model/config.js";
 import { Llama } from "../model/llama.js";
 import { buildInfo } from "../native.js";
@@ -50,7 +52,7 @@ export interface TrainerParts {
   /** The processes it trains with; null when it is alone. */
   cluster: Cluster | null;
   /** Null on a rank other than 0, which writes none of the run's files. */
-  lock: RunLock | null;
+  output: OutputFolder | null;
   metrics: MetricsWriter | null;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
   /** Whether it writes checkpoints. */
@@ -58,6 +60,13 @@ export interface TrainerParts {
   /** Folder of the checkpoint that the run goes on from. */
   checkpoint: string | null;
   onNotice: (message: string) => void;
+}
+
+/** The run's folder, held by this process. */
+export interface OutputFolder {
+  lock: RunLock;
+  /** Whether it is still the folder behind its path. */
+  identity: FolderIdentity;
 }
 
 /**
@@ -98,11 +107,12 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
         "the tokenizer": mixture.tokenizerSha256,
       }),
     );
-    const lock = first ? await takeOutputFolder(config, options.checkpoints ?? true) : null;
-    opened.push(() => lock?.release());
-    if (lock?.takenOverFrom) {
+    const saves = options.checkpoints ?? true;
+    const output = first ? await takeOutputFolder(config, saves) : null;
+    opened.push(() => releaseOutputFolder(output));
+    if (output?.lock.takenOverFrom) {
       onNotice(
-        `the last run in ${config.out}, ${lock.takenOverFrom}, ended without giving it back`,
+        `the last run in ${config.out}, ${output.lock.takenOverFrom}, ended without giving it back`,
       );
     }
     faultPoint("init");
@@ -113,19 +123,16 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       return found;
     });
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
-    if (first && checkpoint && resume !== "auto") await goBackTo(checkpoint, config.out, onNotice);
+    if (output && checkpoint && resume !== "auto") {
+      await goBackTo(checkpoint, output.identity, onNotice);
+    }
     const progress = checkpoint
       ? parseTrainerState(checkpoint.trainer, checkpoint.path)
       : { step: 0, tokens: 0, position: 0, skips: [] };
-    const metrics = first
-      ? await openRecords(
-          config,
-          model,
-          { deviceName, worldSize: world?.worldSize ?? 1 },
-          progress.step,
-          onNotice,
-        )
-      : null;
+    const devices = { deviceName, worldSize: world?.worldSize ?? 1 };
+    const metrics =
+      output &&
+      (await openRecords(config, model, devices, progress.step, output.identity, onNotice));
     return {
       config,
       deviceName,
@@ -135,7 +142,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       mixture,
       heldOut,
       cluster,
-      lock,
+      output,
       metrics,
       progress,
       saves: options.checkpoints ?? true,
@@ -153,20 +160,31 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
  * Locks the run's folder, removes what a killed save left behind (nobody else writes there while we hold the lock), and asks
  * whether the disk has room for the run's checkpoints.
  */
-async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<RunLock> {
+async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<OutputFolder> {
   const { out, checkpoint, model, precision } = config;
   await prepareOutputFolder(out, { parents: true });
-  const lock = acquireRunLock(out);
+  const identity = await FolderIdentity.of(out);
+  let lock: RunLock | null = null;
   try {
+    lock = acquireRunLock(out);
+    // The lock is that of the folder which was behind the path when it was taken.
+    await expectUnmoved(identity);
     await cleanUp(out);
     const present = (await listCheckpoints(out)).length;
     const one = checkpointBytes(parameterCount(model), precision);
     if (saves) await expectSpaceToRun(out, one, { ...checkpoint, present });
+    return { lock, identity };
   } catch (error) {
-    lock.release();
+    lock?.release();
+    await identity.close();
     throw error;
   }
-  return lock;
+}
+
+/** Gives the folder back: its lock is the folder's own, wherever that is by now. */
+export async function releaseOutputFolder(output: OutputFolder | null): Promise<void> {
+  output?.lock.release();
+  await output?.identity.close();
 }
 
 /** The files that tell of the run. */
@@ -175,15 +193,20 @@ async function openRecords(
   model: Llama,
   devices: { deviceName: string; worldSize: number },
   step: number,
+  folder: FolderIdentity,
   onNotice: (message: string) => void,
 ): Promise<MetricsWriter> {
-  const metrics = await MetricsWriter.open(join(config.out, runFiles.metrics), step, onNotice);
-  await recordRun(config.out, {
+  const file = join(folder.root, runFiles.metrics);
+  const metrics = await MetricsWriter.open(file, step, onNotice, folder);
+  await expectUnmoved(folder);
+  await recordRun(folder.root, {
     config,
     parameters: model.parameterCount(),
     ...devices,
     versions: { llamaforge: buildInfo().version, node: process.version },
-  }).catch((error: Error) => onNotice(`run.json cannot be written: ${error.message}`));
+  }).catch((error: Error) =>
+    onNotice(`run.json cannot be written: ${folder.named(error.message)}`),
+  );
   return metrics;
 }
 

@@ -6,7 +6,7 @@ import {
   checkString,
 } from "../check-values.js";
 import { HostCopies } from "../checkpoint/host-copies.js";
-import type { RunLock } from "../checkpoint/lock.js";
+import type { MovedFolderError } from "../checkpoint/moved.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
 import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
@@ -29,7 +29,13 @@ import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.j
 import { RunTimes, type RunTimeTotals } from "./run-times.js";
 import { SkipHistory } from "./skips.js";
 import { snapshot } from "./snapshot.js";
-import { startRun, type TrainerOptions, type TrainerParts } from "./start.js";
+import {
+  type OutputFolder,
+  releaseOutputFolder,
+  startRun,
+  type TrainerOptions,
+  type TrainerParts,
+} from "./start.js";
 import { type RunningStep, trainStep } from "./step.js";
 
 export type { TrainerOptions } from "./start.js";
@@ -73,7 +79,7 @@ export class Trainer {
   readonly #heldOut: Mixture | null;
   /** The processes it trains with; null when it is alone. */
   readonly #cluster: Cluster | null;
-  readonly #lock: RunLock | null;
+  readonly #output: OutputFolder | null;
   readonly #writer: CheckpointWriter;
   readonly #saves: boolean;
   readonly #copies = new HostCopies();
@@ -115,7 +121,7 @@ export class Trainer {
     this.#mixture = parts.mixture;
     this.#heldOut = parts.heldOut;
     this.#cluster = parts.cluster;
-    this.#lock = parts.lock;
+    this.#output = parts.output;
     this.#saves = parts.saves;
     this.#metrics = parts.metrics;
     this.#step = progress.step;
@@ -130,6 +136,7 @@ export class Trainer {
     const { onNotice } = parts;
     this.#notice = onNotice;
     this.#writer = new CheckpointWriter(config.out, {
+      identity: parts.output?.identity ?? null,
       retention: { keepLast, keepBest, ...(keepEvery && { keepEvery }) },
       onSaved: (saved: SavedCheckpoint) => {
         this.#checkpoint = saved.path;
@@ -201,7 +208,8 @@ export class Trainer {
    * Trains to the end, or until `stop()`; yields each step once its figures are known, which is up to two steps after it
    * was enqueued. To leave earlier, call `stop()`: it saves. Leaving the loop by `break` or by an error ends the run where it
    * is, without a save, and other processes that train with this one end with a PeerError.
-   * @throws DivergedError after too many skipped steps (the state is saved first); CheckpointError when saves keep failing
+   * @throws DivergedError after too many skipped steps (the state is saved first); CheckpointError when saves keep
+   *   failing, or the run's folder was moved or removed
    */
   async *run(): AsyncGenerator<StepMetrics, void, void> {
     if (this.#running)
@@ -246,6 +254,8 @@ export class Trainer {
       if (left) this.#cluster?.fail(left);
       await this.#close();
     }
+    // The last lines of the metrics are written on closing.
+    if (this.#moved) throw this.#moved;
     if (this.#diverged) throw this.#diverged;
   }
 
@@ -326,6 +336,7 @@ export class Trainer {
       if (Object.keys(pauses).length > 0) metrics.pauseMs = pauses;
     }
     times.writing(() => this.#metrics?.write(metrics));
+    if (this.#moved) throw this.#moved;
     // Not when this line runs: the host may come late, and the next step would look shorter.
     this.#lastEnd = atRest ? performance.now() : end;
     this.#diverged ??= this.#skips.verdict(this.#step);
@@ -389,6 +400,11 @@ export class Trainer {
     return !parallel || parallel.writes || parallel.layout.weights === "part";
   }
 
+  /** Why nothing can be written any more, once that has been found. */
+  get #moved(): MovedFolderError | null {
+    return this.#metrics?.moved ?? this.#writer.moved;
+  }
+
   get #worldSize(): number {
     return this.#cluster?.world.worldSize ?? 1;
   }
@@ -419,7 +435,7 @@ export class Trainer {
       await this.#heldOut?.close();
     }
     await this.#metrics?.close();
-    this.#lock?.release();
+    await releaseOutputFolder(this.#output);
   }
 }
 

@@ -12,7 +12,18 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [
-  ["errors", "check-values", "host-array", "device", "faults", "lock-owner", "machine-limits", "own-folder", "replace-file"],
+  [
+    "errors",
+    "check-values",
+    "host-array",
+    "device",
+    "faults",
+    "lock-owner",
+    "machine-limits",
+    "own-folder",
+    "replace-file",
+    "folder-identity",
+  ],
   ["native", "native-load", "native-ops", "cuda"],
   ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],
   ["ops", "grad_check"],

@@ -1,6 +1,7 @@
 import { open, readdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
+import { FolderIdentity } from "../../folder-identity.js";
 import { usableThreads } from "../../machine-limits.js";
 import {
   type DatasetFile,
@@ -13,6 +14,7 @@ import {
 import { Deduplicator } from "../deduplicator.js";
 import { movedThreshold } from "../hold-out.js";
 import { type Progress, type Work, workFiles } from "../journal.js";
+import { expectUnmoved } from "../moved.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
@@ -37,6 +39,7 @@ export class Preparation {
   readonly #settings: PrepareSettings;
   readonly #options: PrepareOptions;
   #found: FoundInput[] = [];
+  #identity: FolderIdentity | null = null;
   #resumedDocuments = 0;
 
   constructor(
@@ -63,20 +66,22 @@ export class Preparation {
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
     if (beginning === null) await makeWorkFolder(this.#folder);
+    const identity = await FolderIdentity.of(this.#folder);
+    this.#identity = identity;
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
     const warnings = this.#found.flatMap(({ notes }) => notes);
     try {
-      let pass = await this.#pass(work, encoder, fraction, beginning);
+      let pass = await this.#pass(work, encoder, fraction, beginning, identity);
       // Documents whose side is given do not depend on the threshold.
       const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
       const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
       if (moved !== null) {
-        pass = await this.#pass(work, encoder, moved, null);
+        pass = await this.#pass(work, encoder, moved, null, identity);
       }
       warnings.push(...this.#warnings(pass, fraction, chosen));
-      const dataset = await this.#finish(pass);
+      const dataset = await this.#finish(pass, identity);
       const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
         origin: this.#originOf(file, record),
         bytes,
@@ -86,6 +91,16 @@ export class Preparation {
     } finally {
       await encoder.stop();
     }
+  }
+
+  /** @throws DataError if its folder was moved or removed since the work began: what is there is another's */
+  async expectUnmoved(): Promise<void> {
+    if (this.#identity) await expectUnmoved(this.#identity);
+  }
+
+  /** Lets the folder go. */
+  async close(): Promise<void> {
+    await this.#identity?.close();
   }
 
   /** A field's name may be given for several inputs at once, some of them text; for text alone it is a mistake. */
@@ -119,13 +134,16 @@ export class Preparation {
     encoder: Encoder,
     threshold: number,
     beginning: Beginning | null,
+    identity: FolderIdentity,
   ): Promise<Pass> {
     const { shardTokens, maxRunShare, deduplicate } = this.#settings;
     const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
     if (beginning === null) await this.#clear();
     const writer = async (split: Split): Promise<ShardWriter> => {
       const options = {
         folder: this.#folder,
+        identity,
         split,
         dtype: this.#dtype,
         shardTokens,
@@ -158,7 +176,7 @@ export class Preparation {
     const log = await ShardLog.open(this.#folder);
     try {
       const pass = await runPass({
-        folder: this.#folder,
+        identity,
         work,
         settings: this.#settings,
         found: this.#found,
@@ -237,8 +255,9 @@ export class Preparation {
   }
 
   /** The tokenizer's files and dataset.json, which makes the folder a data set. */
-  async #finish(pass: Pass): Promise<DatasetFile> {
+  async #finish(pass: Pass, identity: FolderIdentity): Promise<DatasetFile> {
     const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
     const files = await tokenizer.copyTo(this.#folder);
     const {
       validationFraction: fraction,

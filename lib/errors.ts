@@ -84,6 +84,17 @@ export class OutOfMemoryError extends LlamaForgeError {
   }
 }
 
+/** Findings beyond this many tell nothing new, and a million of them fill a terminal. */
+const maxListed = 20;
+
+/** The first of many lines, and how many more there are. */
+export function boundedList(lines: readonly string[], most = maxListed): string {
+  const shown = lines.slice(0, most);
+  const left = lines.length - shown.length;
+  if (left > 0) shown.push(`  ... and ${left} more`);
+  return shown.join("\n");
+}
+
 /** One finding in a configuration: where, what, and what would be right. */
 export interface ConfigProblem {
   /** Dotted path, e.g. `model.kvHeads`. */
@@ -96,7 +107,7 @@ export interface ConfigProblem {
 export class ConfigError extends LlamaForgeError {
   readonly problems: readonly ConfigProblem[];
   constructor(source: string, problems: readonly ConfigProblem[]) {
-    const list = problems.map((problem) => `  ${problem.path}: ${problem.message}`).join("\n");
+    const list = boundedList(problems.map(({ path, message }) => `  ${path}: ${message}`));
     const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
     super(`${source}: ${count}\n${list}`, "ERR_CONFIG", exitCodes.usage);
     this.problems = problems;

@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { CheckpointError } from "../errors.js";
+import { CheckpointError, StorageError } from "../errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
 import { checkpointError, type Digest, guarded, io, systemCode } from "./native-io.js";
 
@@ -45,7 +45,8 @@ export async function readManifest(folder: string): Promise<Manifest> {
   const path = join(folder, manifestFile);
   const json = await readJson(path, manifestBytesLimit).catch((error: CheckpointError) => {
     const unread = systemCode(error.cause) ?? "ENOENT";
-    throw unread === "ENOENT"
+    // Storage that does not answer says nothing about what it holds.
+    throw unread === "ENOENT" && !(error.cause instanceof StorageError)
       ? new DamagedCheckpointError(error.message, { cause: error.cause })
       : error;
   });

@@ -1,5 +1,7 @@
-import { open, readFile, rename } from "node:fs/promises";
+import { open, rename } from "node:fs/promises";
 import { join } from "node:path";
+import { optionName } from "../option-names.js";
+import { readSmallFile, sizeLimits } from "../small-file.js";
 import type { HoldOut } from "./hold-out.js";
 import type { Position } from "./pipeline/batch.js";
 import type { PrepareSettings } from "./prepare-options.js";
@@ -70,7 +72,9 @@ export const seenFile = "prepare-seen.bin";
 /** The journal of a folder, or null if there is none. */
 export async function readJournal(folder: string): Promise<Journal | null> {
   try {
-    const journal = JSON.parse(await readFile(join(folder, journalFile), "utf8")) as Journal;
+    const file = join(folder, journalFile);
+    const bytes = await readSmallFile(file, { limit: sizeLimits.journal });
+    const journal = JSON.parse(bytes.toString("utf8")) as Journal;
     return Array.isArray(journal.checkpoints) ? journal : null;
   } catch {
     return null;
@@ -120,7 +124,7 @@ function differences(journal: Journal, work: Work): string {
 }
 
 function changed(option: string, before: unknown, now: unknown): string {
-  return `${option} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
+  return `${optionName(option)} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
 }
 
 /** Replaces the journal: a crash leaves the old or the new one. */

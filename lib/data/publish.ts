@@ -1,6 +1,8 @@
-import { open, readdir, readFile, realpath, rename, rm } from "node:fs/promises";
+import { open, readdir, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UsageError } from "../errors.js";
+import { optionName } from "../option-names.js";
+import { readSmallFile, sizeLimits } from "../small-file.js";
 import { datasetFileName, datasetFormat, parseShardFile } from "./dataset-file.js";
 
 const ownFiles = new Set([
@@ -41,7 +43,7 @@ export async function checkTarget(
   if (foreign.length > 0 || !(await isDataset(out))) {
     const found = foreign[0] ?? names[0];
     throw new UsageError(
-      `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or overwrite it`,
+      `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or replace it (${optionName("overwrite")})`,
     );
   }
 }
@@ -70,7 +72,9 @@ function isInside(path: string, folder: string): boolean {
 /** Whether it says that it is a data set; it need not be a whole one. */
 async function isDataset(folder: string): Promise<boolean> {
   try {
-    const json: unknown = JSON.parse(await readFile(join(folder, datasetFileName), "utf8"));
+    const file = join(folder, datasetFileName);
+    const bytes = await readSmallFile(file, { limit: sizeLimits.dataset });
+    const json: unknown = JSON.parse(bytes.toString("utf8"));
     return (json as { format?: unknown } | null)?.format === datasetFormat;
   } catch {
     return false;

@@ -10,7 +10,10 @@ export class LlamaForgeError extends Error {
 
   constructor(message: string, code: string, exitCode: number, options?: { cause?: unknown }) {
     // An error about an error would hide the first one.
-    super(typeof message === "string" ? message : `an error without text (${typeof message})`, options);
+    super(
+      typeof message === "string" ? message : `an error without text (${typeof message})`,
+      options,
+    );
     this.name = new.target.name;
     this.code = code;
     this.exitCode = exitCode;
@@ -92,6 +95,17 @@ export class ResourceError extends LlamaForgeError {
   }
 }
 
+/** Findings beyond this many tell nothing new, and a million of them fill a terminal. */
+const maxListed = 20;
+
+/** The first of many lines, and how many more there are. */
+export function boundedList(lines: readonly string[], most = maxListed): string {
+  const shown = lines.slice(0, most);
+  const left = lines.length - shown.length;
+  if (left > 0) shown.push(`  ... and ${left} more`);
+  return shown.join("\n");
+}
+
 /** One finding in a configuration: where, what, and what would be right. */
 export interface ConfigProblem {
   /** Dotted path, e.g. `model.kvHeads`. */
@@ -107,7 +121,7 @@ export class ConfigError extends LlamaForgeError {
     if (!Array.isArray(problems)) {
       throw new ArgumentError("[ConfigError] expected an array of problems for problems");
     }
-    const list = problems.map((problem) => `  ${problem?.path}: ${problem?.message}`).join("\n");
+    const list = boundedList(problems.map((problem) => `  ${problem?.path}: ${problem?.message}`));
     const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
     super(`${source}: ${count}\n${list}`, "ERR_CONFIG", exitCodes.usage);
     this.problems = problems;

@@ -1,7 +1,8 @@
 /** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
-import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-values.js";
+
 import { join } from "node:path";
-import { CheckpointError } from "../errors.js";
+import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-values.js";
+import { boundedList, CheckpointError, StorageError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
 import { type Manifest, verifyCheckpoint } from "./manifest.js";
@@ -35,10 +36,7 @@ export interface OpenOptions {
  * Opens a checkpoint folder.
  * @throws CheckpointError naming every file that is missing, damaged or does not belong
  */
-export async function openCheckpoint(
-  path: string,
-  options: OpenOptions = {},
-): Promise<Checkpoint> {
+export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
   checkOptions("openCheckpoint", options, ["hashes"]);
   const { hashes = true } = options;
   const manifest = await verifyCheckpoint(path, { hashes });
@@ -87,14 +85,14 @@ export async function openNewest(
     try {
       return await openCheckpoint(place.path, { hashes });
     } catch (error) {
-      if (!(error instanceof CheckpointError)) throw error;
+      if (!(error instanceof CheckpointError) || error.cause instanceof StorageError) throw error;
       failures.push(error.message);
       onWarning?.(error.message, place);
     }
   }
   if (failures.length === 0) return null;
   throw new CheckpointError(
-    `none of the ${failures.length} checkpoints in ${folder} is valid:\n${failures.join("\n")}`,
+    `none of the ${failures.length} checkpoints in ${folder} is valid:\n${boundedList(failures)}`,
   );
 }
 
@@ -141,14 +139,11 @@ export function matchTensors(
   ] as const;
   const report = lists
     .filter(([, list]) => list.length > 0)
-    .map(([what, list]) => `${list.length} tensors ${what}:\n${shorten(list)}`);
+    .map(
+      ([what, list]) =>
+        `${list.length} tensors ${what}:\n${boundedList(list.map((line) => `  ${line}`))}`,
+    );
   if (report.length > 0) {
     throw new CheckpointError(`${source} does not fit:\n${report.join("\n")}`);
   }
-}
-
-function shorten(list: readonly string[]): string {
-  const shown = list.slice(0, 20).map((line) => `  ${line}`);
-  if (list.length > shown.length) shown.push(`  ... and ${list.length - shown.length} more`);
-  return shown.join("\n");
 }

@@ -6,7 +6,6 @@ import {
   lstatSync,
   openSync,
   readFileSync,
-  writeFileSync,
   writeSync,
 } from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
@@ -19,6 +18,7 @@ import {
   parseLockOwner,
   thisOwner,
 } from "../lock-owner.js";
+import { kindOf, readSmallFileSync, sizeLimits } from "../small-file.js";
 import { writeFileDurably } from "./durable.js";
 import { io, type NativeFileLock, systemCode } from "./native-io.js";
 
@@ -122,6 +122,12 @@ function takeLock(folder: string, path: string, previous: LockOwner | null): Nat
         "wait for it, stop it, or choose another output folder",
       { cause },
     );
+  const present = lstatSync(path, { throwIfNoEntry: false });
+  if (present !== undefined && !present.isFile()) {
+    throw new UsageError(
+      `${folder} cannot be locked: ${path} is ${kindOf(present)}, not a regular file; remove it`,
+    );
+  }
   try {
     return new io.FileLock(path);
   } catch (error) {
@@ -153,7 +159,8 @@ function ownerFile(path: string): NativeFileLock {
 function readOwner(path: string): LockOwner | null {
   try {
     // Empty (given back) or cut short by a crash: flock decides, this is for messages.
-    return parseLockOwner(readFileSync(path, "utf8"));
+    const options = { limit: sizeLimits.lock, mayBeEmpty: true, followLinks: false };
+    return parseLockOwner(readSmallFileSync(path, options).toString("utf8"));
   } catch {
     return null;
   }

@@ -2,11 +2,12 @@
  * `manifest.json`, the last file of a checkpoint to be written: what belongs to it, with sizes and hashes.
  * A folder is a valid checkpoint if its manifest parses and the sizes match; `hashes` compares contents too.
  */
-import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
+
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { CheckpointError } from "../errors.js";
+import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
+import { CheckpointError, StorageError } from "../errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
 import { checkpointError, type Digest, guarded, io, systemCode } from "./native-io.js";
 
@@ -46,7 +47,8 @@ export async function readManifest(folder: string): Promise<Manifest> {
   const path = join(folder, manifestFile);
   const json = await readJson(path, manifestBytesLimit).catch((error: CheckpointError) => {
     const unread = systemCode(error.cause) ?? "ENOENT";
-    throw unread === "ENOENT"
+    // Storage that does not answer says nothing about what it holds.
+    throw unread === "ENOENT" && !(error.cause instanceof StorageError)
       ? new DamagedCheckpointError(error.message, { cause: error.cause })
       : error;
   });

@@ -8,6 +8,7 @@ import { groupLimits, usableMemory, usableThreads } from "../machine-limits.js";
 import { addonFile, probeAddon, thisSystem } from "../native-load.js";
 import { formatBytes } from "../train/format.js";
 import { processorName } from "../train/machine.js";
+import { print } from "./terminal.js";
 import { packageVersion } from "./version.js";
 
 export function addDoctor(program: Command): void {
@@ -20,7 +21,7 @@ export function addDoctor(program: Command): void {
       for (const [name, text] of lines) {
         // Later lines of a long message stay in the second column.
         const indented = text.replaceAll("\n", `\n${" ".repeat(width + 2)}`);
-        process.stdout.write(`${name.padEnd(width)}  ${indented}\n`);
+        print(`${name.padEnd(width)}  ${indented}\n`);
       }
       if (!healthy) process.exitCode = exitCodes.usage;
     });

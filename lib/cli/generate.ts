@@ -4,6 +4,7 @@ import { type Command, Option } from "commander";
 import { parseDevice } from "../device.js";
 import { UsageError } from "../errors.js";
 import { integerOption, numberOption } from "./options.js";
+import { print, printError, printResult } from "./terminal.js";
 
 interface GenerateCommandOptions {
   maxTokens: number;
@@ -72,17 +73,15 @@ async function run(folder: string, prompt: string, options: GenerateCommandOptio
     dtype: options.precision === "bf16" ? "bf16" : "f32",
   });
   tokenizer.assertFits({ vocabSize: model.config.vocabSize });
-  // Control characters from a model must not steer the terminal; a file or pipe gets the text as it is.
-  const show = process.stdout.isTTY ? withoutControls : (text: string) => text;
-  process.stdout.write(show(prompt));
+  printResult(prompt);
   const { maxTokens, temperature, topK, topP, seed } = options;
   const settings = { maxTokens, temperature, topK, topP, seed };
   for await (const piece of generate(model, tokenizer, prompt, settings)) {
-    process.stdout.write(show(piece));
+    printResult(piece);
     // Nobody reads any more, e.g. `| head`.
     if (process.stdout.destroyed) break;
   }
-  process.stdout.write("\n");
+  print("\n");
   model.dispose();
 }
 
@@ -96,7 +95,7 @@ async function modelFolder(folder: string): Promise<string> {
   const { openNewest } = await import("../checkpoint/load.js");
   const newest = await openNewest(folder, {
     hashes: false,
-    onWarning: (message) => process.stderr.write(`warning: ${message}\n`),
+    onWarning: (message) => printError(`warning: ${message}\n`),
   });
   if (newest === null) {
     throw new UsageError(
@@ -104,8 +103,4 @@ async function modelFolder(folder: string): Promise<string> {
     );
   }
   return newest.path;
-}
-
-function withoutControls(text: string): string {
-  return text.replace(/[^\P{Cc}\n\t]|\p{Cf}/gu, "\u{fffd}");
 }

@@ -4,8 +4,9 @@ import { fileURLToPath } from "node:url";
 import { type Command, CommanderError } from "commander";
 import { describeWorld } from "../dist/world.js";
 import { exitCodes } from "../errors.js";
+import { codeOfSignal, exitAtOnce } from "../exit.js";
 import { FolderIdentity } from "../folder-identity.js";
-import { configHelp, loadConfig, type RunConfig } from "../train/config.js";
+import { configHelp, type RunConfig, readConfig } from "../train/config.js";
 import { runFiles } from "../train/metrics.js";
 import {
   describeStep,
@@ -16,10 +17,11 @@ import {
 } from "../train/progress.js";
 import { RankLog, rankLogFile } from "../train/rank-log.js";
 import { describeTimes } from "../train/run-times.js";
-import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
+import { catchStopSignals, type StopSignals, tolerateFullOutput } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
+import { print, printError } from "./terminal.js";
 
 interface TrainCommandOptions {
   set: string[];
@@ -54,7 +56,7 @@ export function addTrain(program: Command): void {
     )
     .option("--help-config", "list all options of a configuration")
     .action(async (file: string, options: TrainCommandOptions) => {
-      const config = loadConfig(file, options.set);
+      const config = await readConfig(file, options.set);
       tolerateFullOutput();
       if (options.supervise) {
         process.exitCode = await superviseTraining(file, config, options);
@@ -69,7 +71,7 @@ export function addTrain(program: Command): void {
       if (!result.finished) process.exitCode = exitCodes.stopped;
     });
   command.on("option:help-config", () => {
-    process.stdout.write(configHelp());
+    print(configHelp());
     throw new CommanderError(0, "commander.helpDisplayed", "");
   });
 }
@@ -136,21 +138,17 @@ async function trainAlone(
     ranked?.log.write(message);
     if (first) notice(message);
   };
-  // While nothing has been trained yet there is nothing to save.
-  let stop: (why: string) => void = () => process.exit(exitCodes.stopped);
-  let leave = (code: number): void => process.exit(code);
-  const signals = catchStopSignals({
-    onRequest: (signal) => stop(signal),
-    exit: (code) => leave(code),
-  });
+  // While nothing has been trained there is nothing to save: SIGINT and SIGTERM then end the process by themselves, also one
+  // whose thread waits for storage that has gone. A run outlives its terminal from the start.
+  process.on("SIGHUP", ignore);
+  let stop: (why: string, signal?: NodeJS.Signals) => void = () => exitAtOnce(exitCodes.stopped);
+  let signals: StopSignals | undefined;
   onSupervisorGone(() => stop("the supervisor is gone"));
   let progress: Progress | undefined;
   let folder: FolderIdentity | null = null;
   let result: TrainerResult;
   try {
     const { Trainer } = await import("../train/trainer.js");
-    const { addon } = await import("../native.js");
-    leave = (code) => addon.exitNow(code);
     const trainer = await Trainer.create(config, { ...from, onNotice });
     if (first) folder = await FolderIdentity.of(config.out);
     if (first) introduce(trainer);
@@ -158,12 +156,16 @@ async function trainAlone(
     const { steps } = config;
     const shown = first ? new Progress({ steps, from: trainer.startStep }) : undefined;
     progress = shown;
-    stop = (why) => {
+    stop = (why, signal) => {
+      // Other ranks may be a step ahead; they come to an end together.
+      const begun = ranked !== null || trainer.result.step > trainer.startStep;
+      if (!begun) exitAtOnce(signal ? codeOfSignal(signal) : exitCodes.stopped);
       const text = `${why}: finishing the step and saving; once more ends it at once`;
       shown?.note(text);
       ranked?.log.write(text);
       trainer.stop();
     };
+    signals = catchStopSignals({ onRequest: (signal) => stop(signal, signal), exit: exitAtOnce });
     for await (const step of trainer.run()) {
       ranked?.log.write(
         `step ${step.step}  ${describeStep(step)}  ${step.stepMs.toFixed(1)} ms, ` +
@@ -181,7 +183,8 @@ async function trainAlone(
     throw error;
   } finally {
     progress?.stop();
-    signals.dispose();
+    signals?.dispose();
+    process.off("SIGHUP", ignore);
   }
   if (!folder) return { result, report: null };
   const report = await tryReport(folder);
@@ -238,10 +241,12 @@ function timesOf({ times }: TrainerResult): string[] {
   return times === null || times.steps === 0 ? [] : describeTimes(times);
 }
 
+function ignore(): void {}
+
 function say(text: string): void {
-  process.stdout.write(`${text}\n`);
+  print(`${text}\n`);
 }
 
 function notice(message: string): void {
-  process.stderr.write(`note: ${message}\n`);
+  printError(`note: ${message}\n`);
 }

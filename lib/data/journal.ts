@@ -1,6 +1,7 @@
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { optionName } from "../option-names.js";
 import { replaceFile } from "../replace-file.js";
+import { readSmallFile, sizeLimits } from "../small-file.js";
 import type { HoldOut } from "./hold-out.js";
 import type { Position } from "./pipeline/batch.js";
 import type { PrepareSettings } from "./prepare-options.js";
@@ -80,7 +81,9 @@ export const workFiles: readonly string[] = [
 /** The journal of a folder, or null if there is none. */
 export async function readJournal(folder: string): Promise<Journal | null> {
   try {
-    const journal = JSON.parse(await readFile(join(folder, journalFile), "utf8")) as Journal;
+    const file = join(folder, journalFile);
+    const bytes = await readSmallFile(file, { limit: sizeLimits.journal });
+    const journal = JSON.parse(bytes.toString("utf8")) as Journal;
     return Array.isArray(journal.checkpoints) ? journal : null;
   } catch {
     return null;
@@ -130,7 +133,7 @@ function differences(journal: Journal, work: Work): string {
 }
 
 function changed(option: string, before: unknown, now: unknown): string {
-  return `${option} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
+  return `${optionName(option)} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
 }
 
 /** Replaces the journal: a crash leaves the old or the new one. */

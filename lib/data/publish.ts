@@ -1,6 +1,7 @@
-import { readdir, readFile, realpath, rename, rm, stat } from "node:fs/promises";
+import { readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UsageError } from "../errors.js";
+import { optionName } from "../option-names.js";
 import {
   makeOwnFolder,
   markFile,
@@ -9,6 +10,7 @@ import {
   removeOwnFolder,
   unmarkFolder,
 } from "../own-folder.js";
+import { readSmallFile, sizeLimits } from "../small-file.js";
 import { datasetFileName, datasetFormat, parseShardFile } from "./dataset-file.js";
 import { readJournal, workFiles } from "./journal.js";
 import { syncFolder } from "./sync-folder.js";
@@ -57,7 +59,7 @@ export async function checkTarget(
   if (foreign.length > 0 || !(await isDataset(out))) {
     const found = foreign[0] ?? names[0];
     throw new UsageError(
-      `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or overwrite it`,
+      `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or replace it (${optionName("overwrite")})`,
     );
   }
 }
@@ -102,7 +104,9 @@ function isInside(path: string, folder: string): boolean {
 /** Whether it says that it is a data set; it need not be a whole one. */
 async function isDataset(folder: string): Promise<boolean> {
   try {
-    const json: unknown = JSON.parse(await readFile(join(folder, datasetFileName), "utf8"));
+    const file = join(folder, datasetFileName);
+    const bytes = await readSmallFile(file, { limit: sizeLimits.dataset });
+    const json: unknown = JSON.parse(bytes.toString("utf8"));
     return (json as { format?: unknown } | null)?.format === datasetFormat;
   } catch {
     return false;

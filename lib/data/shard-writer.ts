@@ -2,6 +2,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { DataError } from "../errors.js";
 import type { FolderIdentity } from "../folder-identity.js";
+import { optionName } from "../option-names.js";
 import {
   bytesPerId,
   indexEntryBytes,
@@ -231,7 +232,7 @@ class OpenShard {
     throw new DataError(
       `[prepare] ${percent(share)} of the ${this.tokens} tokens of ${this.#file} stand in runs of ${minRunLength} or ` +
         `more of one token, most of all ${worst} (${JSON.stringify(this.#options.tokenName(worst))}); at most ` +
-        `${percent(this.#options.maxRunShare)} may: padding or junk in the text? Clean it, or raise maxRunShare`,
+        `${percent(this.#options.maxRunShare)} may: padding or junk in the text? Clean it, or raise ${optionName("maxRunShare")}`,
     );
   }
 }

@@ -1,9 +1,10 @@
-import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { lstat } from "node:fs/promises";
 import { join } from "node:path";
+import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
 import { ArgumentError, DataError, NoTokensError } from "../errors.js";
+import { optionName } from "../option-names.js";
+import { openRegular } from "../small-file.js";
 import {
   bytesPerId,
   type DatasetFile,
@@ -185,7 +186,7 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
   if (tokens === 0) {
     throw new NoTokensError(
       split === "validation"
-        ? `[data] ${folder} holds no validation documents: prepare it with a larger validationFraction`
+        ? `[data] ${folder} holds no validation documents: prepare it with a larger ${optionName("validationFraction")}`
         : `[data] ${folder} holds no tokens for training`,
     );
   }
@@ -260,7 +261,8 @@ export async function verifyDataset(folder: string): Promise<DatasetFile> {
 async function checkHash(path: string, expected: string): Promise<void> {
   const digest = createHash("sha256");
   try {
-    for await (const chunk of createReadStream(path)) digest.update(chunk as Buffer);
+    const handle = await openRegular(path);
+    for await (const chunk of handle.createReadStream()) digest.update(chunk as Buffer);
   } catch (cause) {
     throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
   }

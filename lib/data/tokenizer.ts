@@ -1,7 +1,18 @@
-import { argumentError, checkArray, checkBoolean, checkChoice, checkMade, checkNumber, checkObject, checkOptions, checkPath, checkString } from "../check-values.js";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "tokenizers";
+import {
+  argumentError,
+  checkArray,
+  checkBoolean,
+  checkChoice,
+  checkMade,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  checkPath,
+  checkString,
+} from "../check-values.js";
 import { ArgumentError, TokenizerError } from "../errors.js";
 import { checkGrowth } from "./normalizer-growth.js";
 import { findSpecialTokens } from "./special-tokens.js";

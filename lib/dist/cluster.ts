@@ -25,7 +25,12 @@ export interface ClusterOptions {
   shardSize?: number | undefined;
 }
 
-const strategyNames: readonly StrategyName[] = ["replicated", "zero1", "full_shard", "hybrid_shard"];
+const strategyNames: readonly StrategyName[] = [
+  "replicated",
+  "zero1",
+  "full_shard",
+  "hybrid_shard",
+];
 const clusterOptionNames = [
   "device",
   "strategy",

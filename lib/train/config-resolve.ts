@@ -1,7 +1,6 @@
-import { jsonText } from "../check-values.js";
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
+import { jsonText } from "../check-values.js";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../errors.js";
 import {
   explainHeadSize,
@@ -11,6 +10,7 @@ import {
   validateLlamaConfig,
 } from "../model/config.js";
 import { presets } from "../model/presets.js";
+import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../small-file.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./config-schema.js";
 import {
   inSchemaOrder,
@@ -194,9 +194,11 @@ function missingFields(fields: LlamaFields): string[] {
 function importedModel(folder: string, problems: ConfigProblem[]): LlamaConfig | undefined {
   const file = join(folder, "config.json");
   try {
-    return fromHuggingFace(JSON.parse(readFileSync(file, "utf8")), file);
+    const text = utf8Of(readSmallFileSync(file, { limit: sizeLimits.modelConfig }));
+    return fromHuggingFace(JSON.parse(text), file);
   } catch (error) {
-    const reason = error instanceof LlamaForgeError ? error.message : `${file}: ${String(error)}`;
+    const said = error instanceof FileError ? error.message : String(error);
+    const reason = error instanceof LlamaForgeError ? error.message : `${file}: ${said}`;
     problems.push({
       path: "init.from",
       message: `expected a Hugging Face Llama folder: ${reason}`,

@@ -1,10 +1,11 @@
-import { createReadStream } from "node:fs";
-import { type FileHandle, mkdir, open, readFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { expectUnmoved, MovedFolderError } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
 import type { FolderIdentity } from "../folder-identity.js";
 import { replaceFile } from "../replace-file.js";
+import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import type { RunConfig } from "./config.js";
 import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
 import type { HostStep } from "./run-times.js";
@@ -91,7 +92,9 @@ export async function recordRun(folder: string, info: Omit<RunInfo, "started">):
 export async function readRunInfo(folder: string): Promise<RunInfo> {
   const file = join(folder, runFiles.info);
   try {
-    const info = JSON.parse(await readFile(file, "utf8")) as RunInfo;
+    const info = JSON.parse(
+      utf8Of(await readSmallFile(file, { limit: sizeLimits.run })),
+    ) as RunInfo;
     if (!info?.config?.model || !info.versions || !info.started)
       throw new Error("it is no record of a run");
     return { ...info, worldSize: info.worldSize ?? 1 };
@@ -122,19 +125,33 @@ function decodeStep(line: string): StepMetrics | undefined {
   return record as StepMetrics;
 }
 
-/** The lines of a file with the offset where each ends; a last one without a newline is left out. */
+/** A longer line is no step's record: hundreds of samples have less. */
+const maxLineBytes = 2 ** 26;
+
+/**
+ * The lines of a file with the offset where each ends; a last one without a newline is left out, and so is what is longer
+ * than any record. What a crash has left at the end may be gigabytes of zeros: each byte is looked at once.
+ */
 async function* wholeLines(file: string): AsyncGenerator<{ line: string; end: number }> {
+  const handle = await openRegular(file);
   let offset = 0;
-  let rest: Buffer = Buffer.alloc(0);
-  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
-    rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
+  let parts: Buffer[] = [];
+  let held = 0;
+  for await (const chunk of handle.createReadStream() as AsyncIterable<Buffer>) {
     let from = 0;
-    for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10, from)) {
-      yield { line: rest.toString("utf8", from, end), end: offset + end + 1 };
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
+      if (held <= maxLineBytes) {
+        parts.push(chunk.subarray(from, end));
+        yield { line: Buffer.concat(parts).toString("utf8"), end: offset + end + 1 };
+      }
+      parts = [];
+      held = 0;
       from = end + 1;
     }
-    rest = rest.subarray(from);
-    offset += from;
+    held += chunk.length - from;
+    if (held > maxLineBytes) parts = [];
+    else if (from < chunk.length) parts.push(chunk.subarray(from));
+    offset += chunk.length;
   }
 }
 
@@ -218,7 +235,7 @@ export class MetricsWriter {
     try {
       await expectUnmoved(folder);
       await mkdir(dirname(file), { recursive: true });
-      writer.#handle = await open(file, "a");
+      writer.#handle = await openToAppend(file);
       const isFile = (await writer.#handle.stat()).isFile();
       if (isFile) await writer.#handle.truncate(await endOfStep(file, lastStep));
     } catch (error) {
@@ -265,7 +282,7 @@ export class MetricsWriter {
     try {
       while (this.#pending.length > 0 && this.#moved === null) {
         await expectUnmoved(this.#folder);
-        this.#handle ??= await open(this.#file, "a");
+        this.#handle ??= await openToAppend(this.#file);
         const line = this.#pending[0]!;
         const { bytesWritten } = await this.#handle.write(line);
         this.#pendingBytes -= bytesWritten;
@@ -291,4 +308,10 @@ export class MetricsWriter {
       `cannot write ${this.#file}: ${message}; training goes on, and writing is tried again`,
     );
   }
+}
+
+/** A device or a pipe that is read may take the steps; one that nobody reads is refused, where opening it would wait. */
+async function openToAppend(file: string): Promise<FileHandle> {
+  const { O_WRONLY, O_CREAT, O_APPEND, O_NONBLOCK } = constants;
+  return await open(file, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK);
 }

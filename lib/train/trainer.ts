@@ -110,7 +110,11 @@ export class Trainer {
   #ended: RunTimeTotals | null = null;
 
   private constructor(parts: TrainerParts) {
-    checkMade("Trainer", "Trainer.create()", parts?.config !== undefined && parts.progress !== undefined);
+    checkMade(
+      "Trainer",
+      "Trainer.create()",
+      parts?.config !== undefined && parts.progress !== undefined,
+    );
     const { config, progress } = parts;
     this.config = config;
     this.model = parts.model;

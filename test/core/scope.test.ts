@@ -193,7 +193,7 @@ describe("memory and V8's garbage collector", () => {
     const counts = { major: 0 };
     const observer = new PerformanceObserver((list) => {
       for (const entry of list.getEntries()) {
-        const { kind } = entry.detail as { kind: number };
+        const { kind } = (entry as unknown as { detail: { kind: number } }).detail;
         if (kind === constants.NODE_PERFORMANCE_GC_MAJOR) counts.major++;
       }
     });

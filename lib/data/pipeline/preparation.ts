@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
 import { FolderIdentity } from "../../folder-identity.js";
 import { usableThreads } from "../../machine-limits.js";
+import { optionName, optionValue } from "../../option-names.js";
 import {
   type DatasetFile,
   datasetFileName,
@@ -109,7 +110,7 @@ export class Preparation {
     if (named.length === 0 || named.some(({ kind }) => kind === "records")) return;
     const { path, textField } = this.#settings.inputs.find((input) => input.textField) as Input;
     throw new ArgumentError(
-      `[prepare] ${path}: textField "${textField}" needs records, but it was found to hold text`,
+      `[prepare] ${path}: ${optionValue("textField", textField as string)} needs records, but it was found to hold text`,
     );
   }
 
@@ -220,8 +221,8 @@ export class Preparation {
     const words = {
       empty: (count: number) => `${count} empty`,
       filtered: (count: number) => `${count} that the filter refuses`,
-      short: (count: number) => `${count} below minBytes`,
-      long: (count: number) => `${count} above maxBytes`,
+      short: (count: number) => `${count} below ${optionName("minBytes")}`,
+      long: (count: number) => `${count} above ${optionName("maxBytes")}`,
       bad: (count: number) => `${count} bad records`,
       duplicate: (count: number) => `${count} copies`,
     };

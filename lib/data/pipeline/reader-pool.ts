@@ -1,4 +1,5 @@
 import { Worker } from "node:worker_threads";
+import { namesAreFlags } from "../../option-names.js";
 import { type ReadTask, readBatches, type TextBatch } from "./batch.js";
 import { receiveError, type SentError } from "./errors.js";
 
@@ -52,7 +53,11 @@ export async function* readInOrder(
 
 /** One thread and what it has sent. */
 class Reader {
-  readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), { execArgv: [] });
+  readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), {
+    execArgv: [],
+    // What it says of options is read by the same user.
+    workerData: { flags: namesAreFlags() },
+  });
   readonly #queue: FromReader[] = [];
   #failure: Error | null = null;
   #wake = (): void => {};

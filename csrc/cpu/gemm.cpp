@@ -21,6 +21,7 @@
 #include "cpu/cpu_ops.h"
 #include "cpu/simd.h"
 #include "ops/checks/gemm.h"
+#include "runtime/cpu_stream.h"
 #include "runtime/room.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
@@ -105,7 +106,7 @@ Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
 
 void require_room_to_compile(Stream& stream) {
   if (has_room(kRoomToCompile)) return;
-  stream.trim();
+  static_cast<CpuStream&>(stream).trim();
   if (has_room(kRoomToCompile)) return;
   throw Error("ERR_OUT_OF_MEMORY",
               format("the system has no {} bytes left, which oneDNN may take to compile a product; {} are in use: use a "

@@ -32,6 +32,8 @@ class CpuStream final : public Stream {
   MemoryStats memory() const override;
   void reset_peak() override;
   void set_memory_limit(uint64_t bytes) override;
+  // Gives the cached memory back to the system.
+  void trim();
   int threads() const override { return threads_; }
 
   // At the end of the running op.
@@ -45,8 +47,6 @@ class CpuStream final : public Stream {
   };
   void begin() const;
   void run(Item& item);
-  // Gives the cached memory back to the system.
-  void trim();
   // A block of the system's, or null if it refuses, or would leave no room for the rest of the process.
   void* fresh(size_t block) const;
 

@@ -45,6 +45,9 @@ const unknown = modes.find((mode) => !known.includes(mode));
 if (unknown !== undefined) throw new Error(`--modes: expected ${known.join(",")}, got ${unknown}`);
 const numbers = (text) => text.split(",").map(Number);
 const sequenceLength = Number(values["sequence-length"] ?? model.contextLength);
+/** Of one window a micro-batch. */
+const tokensOfSteps =
+  (Number(values.steps) + Number(values.warmup)) * Number(values.accumulation) * sequenceLength;
 const rankFile = fileURLToPath(new URL("rank.mjs", import.meta.url));
 mkdirSync(values.folder, { recursive: true });
 const folder = mkdtempSync(join(values.folder, "llamaforge-event-loop-"));
@@ -77,7 +80,7 @@ const said = [line([...header, "ticks", "goals"])];
 try {
   const data = await syntheticDataset(folder, {
     vocabSize: model.vocabSize,
-    tokens: 2 ** 20,
+    tokens: tokensOfSteps * Math.max(...numbers(values["micro-batch"])),
     validationFraction: 0.2,
   });
   for (const ranks of numbers(values.nproc)) {

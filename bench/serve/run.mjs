@@ -58,7 +58,10 @@ async function ask(port, number) {
 
 let server;
 try {
-  const data = await syntheticDataset(folder, { vocabSize: model.vocabSize, tokens: 2 ** 20 });
+  const windows = (Number(values.steps) + Number(values.warmup)) * Number(values["micro-batch"]);
+  const sequenceLength = Number(values["sequence-length"] ?? model.contextLength);
+  const tokens = windows * Number(values.accumulation) * sequenceLength;
+  const data = await syntheticDataset(folder, { vocabSize: model.vocabSize, tokens });
   const { preset, precision, device, steps, warmup, accumulation } = values;
   const SERVE_BENCH = JSON.stringify({
     ...{ preset, precision, device, recompute: "none", data, out: join(folder, "run") },
@@ -68,7 +71,7 @@ try {
       warmup: Number(warmup),
       sampleEvery: Number(values["sample-every"]),
     },
-    sequenceLength: Number(values["sequence-length"] ?? model.contextLength),
+    sequenceLength,
   });
   server = fork(fileURLToPath(new URL("server.mjs", import.meta.url)), {
     env: { ...process.env, SERVE_BENCH },

@@ -76,8 +76,23 @@ export class AutogradError extends LlamaForgeError {
 
 /** A native operation failed while it ran; the message starts with its name. */
 export class NativeError extends LlamaForgeError {
-  constructor(message: string, code = "ERR_NATIVE") {
-    super(message, code, exitCodes.bug);
+  constructor(
+    message: string,
+    code = "ERR_NATIVE",
+    exitCode: number = exitCodes.bug,
+    options?: { cause?: unknown },
+  ) {
+    super(message, code, exitCode, options);
+  }
+}
+
+/** Numbers that are NaN or infinite where a result needs finite ones: logits that give no probabilities. */
+export class NonFiniteError extends NativeError {
+  /** Weights that are not finite, by their names in files, where they have been looked for. */
+  readonly tensors: readonly string[];
+  constructor(message: string, options: { cause?: unknown; tensors?: readonly string[] } = {}) {
+    super(message, "ERR_NON_FINITE", exitCodes.nonFinite, options);
+    this.tensors = options.tensors ?? [];
   }
 }
 

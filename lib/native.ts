@@ -10,6 +10,7 @@ import {
   DTypeError,
   LlamaForgeError,
   NativeError,
+  NonFiniteError,
   OutOfMemoryError,
   PeerError,
   ResourceError,
@@ -160,6 +161,8 @@ export function typedNativeError(error: unknown): unknown {
       return new CheckpointError(message, { cause: error });
     case "ERR_PEER":
       return new PeerError(message, { cause: error });
+    case "ERR_NON_FINITE":
+      return new NonFiniteError(message, { cause: error });
     case undefined:
       return error;
     default:

@@ -2,7 +2,7 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { parseDevice } from "../device.js";
-import { UsageError } from "../errors.js";
+import { CheckpointError, NonFiniteError, UsageError } from "../errors.js";
 import { integerOption, numberOption } from "./options.js";
 import { print, printError, printResult } from "./terminal.js";
 
@@ -76,13 +76,24 @@ async function run(folder: string, prompt: string, options: GenerateCommandOptio
   printResult(prompt);
   const { maxTokens, temperature, topK, topP, seed } = options;
   const settings = { maxTokens, temperature, topK, topP, seed };
-  for await (const piece of generate(model, tokenizer, prompt, settings)) {
-    printResult(piece);
-    // Nobody reads any more, e.g. `| head`.
-    if (process.stdout.destroyed) break;
+  try {
+    for await (const piece of generate(model, tokenizer, prompt, settings)) {
+      printResult(piece);
+      // Nobody reads any more, e.g. `| head`.
+      if (process.stdout.destroyed) break;
+    }
+  } catch (error) {
+    print("\n");
+    throw ofCheckpoint(error, place);
   }
   print("\n");
   model.dispose();
+}
+
+/** Weights that are not finite are a fault of the files that they came from. */
+function ofCheckpoint(error: unknown, place: string): unknown {
+  if (!(error instanceof NonFiniteError) || error.tensors.length === 0) return error;
+  return new CheckpointError(`${place}: ${error.message}`, { cause: error });
 }
 
 /** A model's folder itself, or the newest checkpoint of a run's folder. */

@@ -1,6 +1,5 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Tokenizer as HuggingFaceTokenizer } from "tokenizers";
 import {
   argumentError,
   checkArray,
@@ -21,6 +20,7 @@ import { type Decoding, readDecoder, TextStream } from "./text-stream.js";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
 import { type CheckedTokenizer, parseTokenizerJson } from "./tokenizer-json.js";
 import { type Variant, variantJson } from "./tokenizer-variants.js";
+import { type HuggingFaceTokenizer, tokenizersPackage } from "./tokenizers-package.js";
 
 export interface EncodeOptions {
   /** Put the beginning-of-text id in front. Default: false. */

@@ -189,13 +189,21 @@ async function endOfStep(file: string, lastStep: number): Promise<number> {
 /** Lines held back while the disk refuses them; beyond this they are lost, and counted. */
 const maxPendingBytes = 16 * 1024 * 1024;
 
+interface PendingLine {
+  bytes: Buffer;
+  /** How many bytes at the end of the file it takes the place of. */
+  replaces: number;
+}
+
 /**
  * Appends steps to metrics.jsonl without ever stopping the training: writing happens behind, a full disk
  * or a closed pipe is a warning, and what could not be written is tried again with the next step.
  */
 export class MetricsWriter {
   #handle: FileHandle | null = null;
-  #pending: Buffer[] = [];
+  #pending: PendingLine[] = [];
+  /** Bytes of the last step's line; 0 once it cannot be replaced. */
+  #lastBytes = 0;
   #pendingBytes = 0;
   #pump: Promise<void> | null = null;
   #lost = 0;
@@ -246,14 +254,27 @@ export class MetricsWriter {
 
   /** Takes a step's record; returns at once. */
   write(metrics: StepMetrics): void {
-    const line = Buffer.from(encodeStep(metrics));
-    if (this.#pendingBytes + line.length > maxPendingBytes) {
-      this.#lost++;
-    } else {
-      this.#pending.push(line);
-      this.#pendingBytes += line.length;
-    }
+    if (!this.#add(metrics, 0)) this.#lost++;
+  }
+
+  /**
+   * Takes the last step's record again, with what was made after the step: validation, samples. The record without them
+   * is in the file by then, so no failure of theirs costs it.
+   */
+  amend(metrics: StepMetrics): void {
+    if (this.#lastBytes > 0) this.#add(metrics, this.#lastBytes);
+  }
+
+  #add(metrics: StepMetrics, replaces: number): boolean {
+    const bytes = Buffer.from(encodeStep(metrics));
+    const fits = this.#pendingBytes + bytes.length <= maxPendingBytes;
+    if (fits) {
+      this.#pending.push({ bytes, replaces });
+      this.#pendingBytes += bytes.length;
+      this.#lastBytes = bytes.length;
+    } else if (replaces === 0) this.#lastBytes = 0;
     this.#start();
+    return fits;
   }
 
   /** Waits until everything written so far is in the file, or was refused. Never throws. */
@@ -284,10 +305,12 @@ export class MetricsWriter {
         await expectUnmoved(this.#folder);
         this.#handle ??= await openToAppend(this.#file);
         const line = this.#pending[0]!;
-        const { bytesWritten } = await this.#handle.write(line);
+        if (line.replaces > 0) await shorten(this.#handle, line.replaces);
+        line.replaces = 0;
+        const { bytesWritten } = await this.#handle.write(line.bytes);
         this.#pendingBytes -= bytesWritten;
-        if (bytesWritten === line.length) this.#pending.shift();
-        else this.#pending[0] = line.subarray(bytesWritten);
+        if (bytesWritten === line.bytes.length) this.#pending.shift();
+        else line.bytes = line.bytes.subarray(bytesWritten);
       }
     } catch (error) {
       this.#report(error);
@@ -314,4 +337,10 @@ export class MetricsWriter {
 async function openToAppend(file: string): Promise<FileHandle> {
   const { O_WRONLY, O_CREAT, O_APPEND, O_NONBLOCK } = constants;
   return await open(file, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK);
+}
+
+/** Takes bytes off the end of a file. From a pipe they are gone: its reader gets the step twice, and the second counts. */
+async function shorten(handle: FileHandle, bytes: number): Promise<void> {
+  const status = await handle.stat();
+  if (status.isFile()) await handle.truncate(Math.max(0, status.size - bytes));
 }

@@ -12,7 +12,7 @@ import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
-import { type DivergedError, LlamaForgeError, UsageError } from "../errors.js";
+import { type DivergedError, UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
 import { residentBytes } from "../machine-limits.js";
 import type { Llama } from "../model/llama.js";
@@ -27,6 +27,7 @@ import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
 import { RunTimes, type RunTimeTotals } from "./run-times.js";
+import { SideProducts } from "./side-products.js";
 import { SkipHistory } from "./skips.js";
 import { snapshot } from "./snapshot.js";
 import {
@@ -88,6 +89,7 @@ export class Trainer {
   readonly #canary: Canary;
   readonly #schedule: (step: number) => number;
   readonly #notice: (message: string) => void;
+  readonly #sideProducts: SideProducts;
   #loader: Loader;
   #step: number;
   #tokens: number;
@@ -139,6 +141,7 @@ export class Trainer {
     const { keepLast, keepEvery, keepBest } = config.checkpoint;
     const { onNotice } = parts;
     this.#notice = onNotice;
+    this.#sideProducts = new SideProducts(onNotice, parts.cluster !== null);
     this.#writer = new CheckpointWriter(config.out, {
       identity: parts.output?.identity ?? null,
       retention: { keepLast, keepBest, ...(keepEvery && { keepEvery }) },
@@ -319,43 +322,42 @@ export class Trainer {
       ...(decision.reason && { skipped: decision.reason }),
       time: new Date().toISOString(),
     };
+    // First of all: whatever comes after the step may fail.
+    times.writing(() => this.#metrics?.write(metrics));
     if (atRest) {
       const { evaluate, sample, checkpoint } = this.config;
       const last = this.#step === steps;
       const pauses: PauseMs = {};
-      if (this.#heldOut && (last || due(this.#step, evaluate.every))) {
-        const heldOut = this.#heldOut;
-        const measured = () => this.#evaluate(heldOut);
-        this.#validation = await times.pause("validation", pauses, measured);
-        metrics.validation = this.#validation;
-        this.#validatedStep = this.#step;
+      const heldOut = this.#heldOut;
+      if (heldOut && (last || due(this.#step, evaluate.every))) {
+        const measured = await times.pause("validation", pauses, () =>
+          this.#sideProducts.make("validation", metrics.step, true, () => this.#evaluate(heldOut)),
+        );
+        if (measured) {
+          metrics.validation = this.#validation = measured;
+          this.#validatedStep = this.#step;
+        }
       }
       if (due(this.#step, checkpoint.every)) {
         await times.pause("save", pauses, () => this.#save());
       }
       if (this.#samplesHere && (last || due(this.#step, sample.every))) {
-        this.#samples = await times.pause("samples", pauses, () => this.#writeSamples());
-        metrics.samples = this.#samples;
+        const divided = this.model.store.parallel?.layout.weights === "part";
+        const written = await times.pause("samples", pauses, () =>
+          this.#sideProducts.make("samples", metrics.step, divided, () =>
+            writeSamples(this.model, this.tokenizer, this.config, metrics.step),
+          ),
+        );
+        metrics.samples = this.#samples = written ?? [];
       }
       if (Object.keys(pauses).length > 0) metrics.pauseMs = pauses;
+      if (metrics.validation || metrics.samples || metrics.pauseMs) this.#metrics?.amend(metrics);
     }
-    times.writing(() => this.#metrics?.write(metrics));
     if (this.#moved) throw this.#moved;
     // Not when this line runs: the host may come late, and the next step would look shorter.
     this.#lastEnd = atRest ? performance.now() : end;
     this.#diverged ??= this.#skips.verdict(this.#step);
     return metrics;
-  }
-
-  /** None where the weights give no probabilities: the guard says of such a run what there is to say. */
-  async #writeSamples(): Promise<Sample[]> {
-    try {
-      return await writeSamples(this.model, this.tokenizer, this.config, this.#step);
-    } catch (error) {
-      if (!(error instanceof LlamaForgeError) || error.code !== "ERR_NON_FINITE") throw error;
-      this.#notice(`no samples after step ${this.#step}: ${error.message}`);
-      return [];
-    }
   }
 
   #evaluate(heldOut: Mixture): Promise<Validation> {

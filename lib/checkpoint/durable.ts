@@ -77,14 +77,25 @@ function checkJson(path: string, value: unknown, parents: Set<object>): void {
   parents.delete(value);
 }
 
-/** Reads a file that somebody else may have made: a regular file, no link, at most `limit` bytes. */
-export async function readSmallFile(path: string, limit: number): Promise<Uint8Array> {
+export interface FollowLinks {
+  /** Follow symbolic links, of which hub caches are made (false). */
+  followLinks?: boolean;
+}
+
+/** Reads a file that somebody else may have made: a regular file, no link unless asked for, at most `limit` bytes. */
+export async function readSmallFile(
+  path: string,
+  limit: number,
+  { followLinks = false }: FollowLinks = {},
+): Promise<Uint8Array> {
   return await guarded(`reading ${path}`, async () => {
-    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-    const file = await open(path, flags).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ELOOP") throw error;
-      throw new CheckpointError(`${path} is a symbolic link; only regular files are read`);
-    });
+    const noFollow = followLinks ? 0 : constants.O_NOFOLLOW;
+    const file = await open(path, constants.O_RDONLY | noFollow | constants.O_NONBLOCK).catch(
+      (error: NodeJS.ErrnoException) => {
+        if (error.code !== "ELOOP") throw error;
+        throw new CheckpointError(`${path} is a symbolic link; only regular files are read`);
+      },
+    );
     try {
       const status = await file.stat();
       if (!status.isFile()) throw new CheckpointError(`${path} is not a regular file`);
@@ -110,8 +121,12 @@ export async function readSmallFile(path: string, limit: number): Promise<Uint8A
 }
 
 /** As `readSmallFile`, parsed as JSON in valid UTF-8. */
-export async function readJson(path: string, limit: number): Promise<unknown> {
-  const bytes = await readSmallFile(path, limit);
+export async function readJson(
+  path: string,
+  limit: number,
+  options: FollowLinks = {},
+): Promise<unknown> {
+  const bytes = await readSmallFile(path, limit, options);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch (cause) {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { CheckpointError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
-import { type Manifest, verifyCheckpoint } from "./manifest.js";
+import { type Manifest, manifestFile, verifyCheckpoint } from "./manifest.js";
 import { type FileDtype, guarded } from "./native-io.js";
 import { readSafetensors, type StoredTensors } from "./safetensors.js";
 import { trainerFile } from "./save.js";
@@ -46,6 +46,9 @@ export async function openCheckpoint(
   for (const name of manifest.files.keys()) {
     if (!name.endsWith(".safetensors") || isWeights(name)) continue;
     tensors.set(name, await readSafetensors(join(path, name)));
+  }
+  if (!manifest.files.has(trainerFile)) {
+    throw new CheckpointError(`${path}: ${manifestFile} does not list ${trainerFile}`);
   }
   const trainer = await readJson(join(path, trainerFile), trainerBytesLimit);
   const readFile = async (name: string) => {

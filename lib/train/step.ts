@@ -91,6 +91,10 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     }
     if (shared) parallel.average(shared);
     const { decision } = optimizer.step({ lr, clip, loss: meanLoss });
+    if (faultPoint("updated") === "nan") {
+      for (const { ownedWeights } of model.store.groups)
+        native.fill(ownedWeights.native, Number.NaN);
+    }
     const values = Promise.all([
       (shared ?? meanLoss).toArray(),
       decision.toArray(),

@@ -76,13 +76,22 @@ function checkJson(path: string, value: unknown, parents: Set<object>): void {
   parents.delete(value);
 }
 
+export interface FollowLinks {
+  /** Follow symbolic links, of which hub caches are made (false). */
+  followLinks?: boolean;
+}
+
 /**
- * A file that somebody else may have made: a regular file, no link, at most `limit` bytes.
+ * Reads a file that somebody else may have made: a regular file, no link unless asked for, at most `limit` bytes.
  * @throws CheckpointError naming it; its cause is a StorageError if the storage does not answer
  */
-export async function readSmallFile(path: string, limit: number): Promise<Uint8Array> {
+export async function readSmallFile(
+  path: string,
+  limit: number,
+  { followLinks = false }: FollowLinks = {},
+): Promise<Uint8Array> {
   return await guarded(`reading ${path}`, () =>
-    readRegular(path, { limit, followLinks: false }).catch((cause: Error) => {
+    readRegular(path, { limit, followLinks }).catch((cause: Error) => {
       if (!(cause instanceof FileError || cause instanceof StorageError)) throw cause;
       throw new CheckpointError(`cannot read ${path}: ${cause.message}`, { cause });
     }),
@@ -90,8 +99,12 @@ export async function readSmallFile(path: string, limit: number): Promise<Uint8A
 }
 
 /** As `readSmallFile`, parsed as JSON in valid UTF-8. */
-export async function readJson(path: string, limit: number): Promise<unknown> {
-  const bytes = await readSmallFile(path, limit);
+export async function readJson(
+  path: string,
+  limit: number,
+  options: FollowLinks = {},
+): Promise<unknown> {
+  const bytes = await readSmallFile(path, limit, options);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch (cause) {

@@ -5,7 +5,7 @@ import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-v
 import { boundedList, CheckpointError, StorageError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
-import { type Manifest, verifyCheckpoint } from "./manifest.js";
+import { type Manifest, manifestFile, verifyCheckpoint } from "./manifest.js";
 import { type FileDtype, guarded } from "./native-io.js";
 import { readSafetensors, type StoredTensors } from "./safetensors.js";
 import { trainerFile } from "./save.js";
@@ -47,6 +47,9 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
   for (const name of manifest.files.keys()) {
     if (!name.endsWith(".safetensors") || isWeights(name)) continue;
     tensors.set(name, await readSafetensors(join(path, name)));
+  }
+  if (!manifest.files.has(trainerFile)) {
+    throw new CheckpointError(`${path}: ${manifestFile} does not list ${trainerFile}`);
   }
   const trainer = await readJson(join(path, trainerFile), trainerBytesLimit);
   const readFile = async (name: string) => {

@@ -94,6 +94,9 @@ function parseFiles(path: string, files: Record<string, unknown>): Map<string, D
   return digests;
 }
 
+const loadedByName =
+  /\.safetensors(\.index\.json)?$|^(config|trainer|tokenizer|tokenizer_config|special_tokens_map)\.json$/;
+
 /**
  * The manifest of a checkpoint whose files are all there with the right size, and with `hashes` the
  * right content.
@@ -117,9 +120,9 @@ export async function verifyCheckpoint(
     problems.push(`${name}: ${problem.text}`);
     damaged ||= problem.certain;
   }
-  // A stray shard or index would be loaded by other programs that read the folder.
+  // Other programs that read the folder, and we where we take it for a model's, would load these by their names.
   for (const name of await guarded(`listing ${folder}`, () => readdir(folder))) {
-    if (/\.safetensors(\.index\.json)?$/.test(name) && !manifest.files.has(name)) {
+    if (loadedByName.test(name) && !manifest.files.has(name)) {
       problems.push(`${name}: does not belong to this checkpoint`);
     }
   }

@@ -24,6 +24,7 @@ import {
   io,
   pieceBytes,
   type SafetensorsHeader,
+  type TensorValues,
 } from "./native-io.js";
 
 /** A tensor to be written. `bytes` is asked for when its turn comes, so one tensor is in memory at a time. */
@@ -48,8 +49,9 @@ export interface StoredTensor {
   /**
    * Reads and converts into a tensor of the same number of elements, in the order of its device's
    * stream: a failure shows at the next wait. F64, F32, F16, BF16 go into f32 and bf16; I64, I32 into i32.
+   * @param values that it may have ("any"); the failure names file, tensor and element
    */
-  readInto(tensor: NativeTensor): void;
+  readInto(tensor: NativeTensor, values?: TensorValues): void;
 }
 
 /** The tensors of one or more files by name, in file order, and the metadata of the first. */
@@ -109,9 +111,9 @@ function storedTensor(
         }
         return all;
       }),
-    readInto: (tensor) => {
+    readInto: (tensor, values = "any") => {
       try {
-        io.readTensor(path, identity, dataOffset + begin, byteLength, dtype, tensor);
+        io.readTensor(path, identity, dataOffset + begin, byteLength, dtype, tensor, name, values);
       } catch (error) {
         throw typedNativeError(error);
       }

@@ -26,6 +26,7 @@ import { print, printError } from "./terminal.js";
 interface TrainCommandOptions {
   set: string[];
   resume: string;
+  resumeStrict?: true;
   allowDataChange?: true;
   supervise?: true;
   maxRestarts: number;
@@ -43,6 +44,10 @@ export function addTrain(program: Command): void {
       "--resume <from>",
       "auto (newest checkpoint), none, or a checkpoint's folder; newer ones are set aside",
       "auto",
+    )
+    .option(
+      "--resume-strict",
+      "end with 2 if the recipe is not the checkpoint's, instead of saying so",
     )
     .option("--allow-data-change", "go on from a checkpoint though the data has changed since")
     .option("--supervise", "start it again from its newest checkpoint when it crashes")
@@ -66,8 +71,9 @@ export function addTrain(program: Command): void {
       if ((worldOfRun()?.rank ?? 0) === 0) {
         for (const override of options.set) say(`set ${override}`);
       }
-      const { resume, allowDataChange = false } = options;
-      const { result } = await trainWithProgress(config, { resume, allowDataChange });
+      const { resume, resumeStrict = false, allowDataChange = false } = options;
+      const from = { resume, resumeStrict, allowDataChange };
+      const { result } = await trainWithProgress(config, from);
       if (!result.finished) process.exitCode = exitCodes.stopped;
     });
   command.on("option:help-config", () => {
@@ -80,10 +86,11 @@ export function addTrain(program: Command): void {
 async function superviseTraining(
   file: string,
   { out }: RunConfig,
-  { set, resume, allowDataChange, maxRestarts }: TrainCommandOptions,
+  { set, resume, resumeStrict, allowDataChange, maxRestarts }: TrainCommandOptions,
 ): Promise<number> {
   const overrides = set.flatMap((override) => ["--set", override]);
   if (allowDataChange) overrides.push("--allow-data-change");
+  if (resumeStrict) overrides.push("--resume-strict");
   return await supervise({
     out,
     resume,
@@ -106,7 +113,7 @@ export interface TrainOutcome {
  */
 export async function trainWithProgress(
   config: RunConfig,
-  from: Pick<TrainerOptions, "resume" | "allowDataChange">,
+  from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
 ): Promise<TrainOutcome> {
   // Imported here: it loads the addon, and `doctor` must come as far as saying that that fails.
   const { worldOfRun } = await import("../train/join.js");
@@ -130,7 +137,7 @@ export async function trainWithProgress(
 
 async function trainAlone(
   config: RunConfig,
-  from: Pick<TrainerOptions, "resume" | "allowDataChange">,
+  from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
   ranked: { log: RankLog; first: boolean } | null,
 ): Promise<TrainOutcome> {
   const first = ranked?.first ?? true;

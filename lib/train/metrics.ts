@@ -1,6 +1,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, mkdir, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { expectUnmoved, MovedFolderError } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
 import type { FolderIdentity } from "../folder-identity.js";
@@ -8,6 +9,7 @@ import { replaceFile } from "../replace-file.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import type { RunConfig } from "./config.js";
 import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
+import type { RecipeChange, RecordedChange } from "./recipe.js";
 import type { HostStep } from "./run-times.js";
 
 /** One optimizer step as it is recorded. `loss` and `gradNorm` are NaN or infinite when the step was. */
@@ -68,6 +70,8 @@ export interface RunInfo {
   versions: Record<string, string>;
   /** When the run first started, ISO 8601. */
   started: string;
+  /** What of its recipe was changed when it went on from a checkpoint, in the order of time. */
+  changes?: RecordedChange[];
 }
 
 /** Files of a run's folder beside its checkpoints. */
@@ -82,10 +86,26 @@ export async function writeRunInfo(folder: string, info: RunInfo): Promise<void>
   await replaceFile(join(folder, runFiles.info), `${JSON.stringify(info, null, 2)}\n`);
 }
 
-/** Writes `run.json` for a run that starts or goes on; when it first started stays. */
-export async function recordRun(folder: string, info: Omit<RunInfo, "started">): Promise<void> {
+/**
+ * Writes `run.json` for a run that starts or goes on; when it first started stays, and so does the history of its changes.
+ * @param from the step that it goes on from, and what has changed there
+ */
+export async function recordRun(
+  folder: string,
+  info: Omit<RunInfo, "started" | "changes">,
+  from: { step: number; changes: readonly RecipeChange[] } = { step: 0, changes: [] },
+): Promise<void> {
   const earlier = await readRunInfo(folder).catch(() => undefined);
-  await writeRunInfo(folder, { ...info, started: earlier?.started ?? new Date().toISOString() });
+  const time = new Date().toISOString();
+  const history = [...(Array.isArray(earlier?.changes) ? earlier.changes : [])];
+  for (const { option, from: old, to } of from.changes) {
+    const change = { step: from.step, option, from: old, to };
+    // A start that died before its first save meets the same checkpoint again.
+    const known = history.some(({ time: _, ...other }) => isDeepStrictEqual(other, change));
+    if (!known) history.push({ ...change, time });
+  }
+  const changes = history.length > 0 ? { changes: history } : {};
+  await writeRunInfo(folder, { ...info, started: earlier?.started ?? time, ...changes });
 }
 
 /** @throws UsageError if the folder holds no readable run.json */

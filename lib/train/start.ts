@@ -1,9 +1,10 @@
 import { join } from "node:path";
 import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
-import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
+import { loadWeights } from "../checkpoint/llama.js";
 import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
 import { expectUnmoved } from "../checkpoint/moved.js";
+import { loadOptimizer, optimizerFile } from "../checkpoint/optimizer.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import { openHeldOut } from "../data/held-out.js";
@@ -21,10 +22,17 @@ import { AdamW } from "../optim/adamw.js";
 import type { RunConfig } from "./config.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
-import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
-import { agreedCheckpoint, checkIdentity, findCheckpoint, goBackTo } from "./resume.js";
+import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
+import type { RecipeChange } from "./recipe.js";
+import {
+  agreedCheckpoint,
+  checkIdentity,
+  checkRecipe,
+  findCheckpoint,
+  goBackTo,
+} from "./resume.js";
 import { runIdentity } from "./snapshot.js";
-import { parseTrainerState, type TrainerState } from "./state.js";
+import { checkCounts, checkTrainerState, parseTrainerState, type TrainerState } from "./state.js";
 
 export interface TrainerOptions {
   /**
@@ -32,6 +40,8 @@ export interface TrainerOptions {
    * newer ones than that folder, they are moved to `abandoned-N/` within its output folder.
    */
   resume?: "auto" | "none" | (string & {});
+  /** Refuses a checkpoint whose recipe is not this run's (false: what differs is told by `onNotice`). */
+  resumeStrict?: boolean;
   /** Goes on from a checkpoint though the data is not what it was trained on (false). */
   allowDataChange?: boolean;
   /** Writes no checkpoint where false (true): to measure. What is trained is lost, and no disk space is asked for. */
@@ -117,9 +127,16 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     }
     faultPoint("init");
     const identity = runIdentity(config, mixture);
+    const ranks = world?.worldSize ?? 1;
+    let changes: RecipeChange[] = [];
     const checkpoint = await agreedCheckpoint(cluster, async () => {
       const found = await findCheckpoint(config.out, resume, onNotice);
-      if (found) checkIdentity(found, identity, { ...options, onNotice });
+      if (found) {
+        const state = parseTrainerState(found.trainer, found.path);
+        checkIdentity(found, identity, { ...options, config, state, onNotice });
+        checkTrainerState(state, found.step, sequenceLength, found.path);
+        changes = checkRecipe(found, state, { config, ranks }, { ...options, onNotice });
+      }
       return found;
     });
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
@@ -129,10 +146,16 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const progress = checkpoint
       ? parseTrainerState(checkpoint.trainer, checkpoint.path)
       : { step: 0, tokens: 0, position: 0, skips: [] };
-    const devices = { deviceName, worldSize: world?.worldSize ?? 1 };
+    const info = {
+      config,
+      deviceName,
+      worldSize: ranks,
+      parameters: model.parameterCount(),
+      versions: { llamaforge: buildInfo().version, node: process.version },
+    };
     const metrics =
       output &&
-      (await openRecords(config, model, devices, progress.step, output.identity, onNotice));
+      (await openRecords(output.identity, info, { step: progress.step, changes }, onNotice));
     return {
       config,
       deviceName,
@@ -187,24 +210,17 @@ export async function releaseOutputFolder(output: OutputFolder | null): Promise<
   await output?.identity.close();
 }
 
-/** The files that tell of the run. */
+/** The files that tell of the run. @param from where it goes on, and what of its recipe has changed there */
 async function openRecords(
-  config: RunConfig,
-  model: Llama,
-  devices: { deviceName: string; worldSize: number },
-  step: number,
   folder: FolderIdentity,
+  info: Omit<RunInfo, "started" | "changes">,
+  from: { step: number; changes: readonly RecipeChange[] },
   onNotice: (message: string) => void,
 ): Promise<MetricsWriter> {
   const file = join(folder.root, runFiles.metrics);
-  const metrics = await MetricsWriter.open(file, step, onNotice, folder);
+  const metrics = await MetricsWriter.open(file, from.step, onNotice, folder);
   await expectUnmoved(folder);
-  await recordRun(folder.root, {
-    config,
-    parameters: model.parameterCount(),
-    ...devices,
-    versions: { llamaforge: buildInfo().version, node: process.version },
-  }).catch((error: Error) =>
+  await recordRun(folder.root, info, from).catch((error: Error) =>
     onNotice(`run.json cannot be written: ${folder.named(error.message)}`),
   );
   return metrics;
@@ -253,12 +269,15 @@ async function build(
       return tensors;
     };
     await loadWeights(model, stored(weightsFile), checkpoint.path);
-    await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
+    const counts = await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
+    const state = parseTrainerState(checkpoint.trainer, checkpoint.path);
+    checkCounts(state, counts, checkpoint.path);
   } else if (config.init.from !== undefined) {
     await loadWeights(
       model,
       await readWeights(config.init.from, { followLinks: true }),
       config.init.from,
+      { foreign: true },
     );
   }
   return { model, optimizer };

@@ -108,6 +108,10 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     const { decision } = clock.part("optimizer", () =>
       optimizer.step({ lr, clip, loss: meanLoss }),
     );
+    if (faultPoint("updated") === "nan") {
+      for (const { ownedWeights } of model.store.groups)
+        native.fill(ownedWeights.native, Number.NaN);
+    }
     const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray(), clock.end()]);
     return { pending: values };
   });

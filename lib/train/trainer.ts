@@ -12,7 +12,7 @@ import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
-import { type DivergedError, UsageError } from "../errors.js";
+import { DivergedError, UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
 import { residentBytes } from "../machine-limits.js";
 import type { Llama } from "../model/llama.js";
@@ -25,6 +25,7 @@ import { type RunConfig, resolveConfig } from "./config.js";
 import type { PauseMs } from "./device-waits.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
+import { nonFiniteGroups } from "./finite.js";
 import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
 import { RunTimes, type RunTimeTotals } from "./run-times.js";
 import { SideProducts } from "./side-products.js";
@@ -369,9 +370,17 @@ export class Trainer {
     });
   }
 
-  /** Copies the state to the host and saves it in the background; waits only for a save that is still running. */
+  /**
+   * Copies the state to the host and saves it in the background; waits only for a save that is still running. A state that
+   * nothing can go on from is not saved, as it would in time be all that is kept: it ends the run.
+   */
   async #save(): Promise<void> {
     if (!this.#saves || this.#savedStep === this.#step) return;
+    const broken = await nonFiniteGroups(this.model, this.optimizer);
+    if (broken.length > 0) {
+      this.#diverged = notFinite(this.#step, broken, this.#checkpoint);
+      return;
+    }
     await this.#writer.ready();
     // Storage may have kept rank 0 waiting for longer than a collective may take.
     await this.#cluster?.meet("a save");
@@ -443,6 +452,14 @@ export class Trainer {
     await this.#metrics?.close();
     await releaseOutputFolder(this.#output);
   }
+}
+
+function notFinite(step: number, groups: readonly string[], checkpoint: string | null) {
+  const more = groups.length > 3 ? ` and ${groups.length - 3} more groups` : "";
+  return new DivergedError(
+    `step ${step}: weights or moments are not finite in ${groups.slice(0, 3).join(", ")}${more}: nothing is saved; ` +
+      (checkpoint === null ? "there is no checkpoint" : `the last checkpoint is ${checkpoint}`),
+  );
 }
 
 function due(step: number, every: number): boolean {

@@ -123,7 +123,9 @@ export function checkPath(op: string, name: string, value: unknown): asserts val
 /** For constructors that only a function of their class calls. @param made whether it was that one */
 export function checkMade(kind: string, maker: string, made: boolean): void {
   if (made) return;
-  throw new ArgumentError(`[${kind}] expected ${maker} instead of new ${kind}: it makes these objects`);
+  throw new ArgumentError(
+    `[${kind}] expected ${maker} instead of new ${kind}: it makes these objects`,
+  );
 }
 
 type AnyFunction = (...args: never[]) => unknown;

@@ -1,7 +1,4 @@
-import {
-  argumentError,
-  explainTensors,
-} from "./check-values.js";
+import { argumentError, explainTensors } from "./check-values.js";
 import { type Device, deviceName, isDevice, sameDevice } from "./device.js";
 import { DeviceError, DTypeError, ShapeError } from "./errors.js";
 import { type DType, Tensor } from "./tensor.js";

@@ -10,7 +10,10 @@ export class LlamaForgeError extends Error {
 
   constructor(message: string, code: string, exitCode: number, options?: { cause?: unknown }) {
     // An error about an error would hide the first one.
-    super(typeof message === "string" ? message : `an error without text (${typeof message})`, options);
+    super(
+      typeof message === "string" ? message : `an error without text (${typeof message})`,
+      options,
+    );
     this.name = new.target.name;
     this.code = code;
     this.exitCode = exitCode;

@@ -1,4 +1,3 @@
-import { hostArray } from "./host-array.js";
 import { noGrad, onlyInto, withGrad } from "./autograd.js";
 import { backwardFrom } from "./backward.js";
 import {
@@ -11,6 +10,7 @@ import {
 } from "./check.js";
 import { tensor } from "./create.js";
 import { AutogradError } from "./errors.js";
+import { hostArray } from "./host-array.js";
 import { scope } from "./scope.js";
 import type { Tensor } from "./tensor.js";
 

@@ -357,7 +357,7 @@ export class Tensor {
 }
 
 function newHandle(shape: readonly number[], dtype: DType, device: Device, op: string): Handle {
-  const number = deviceNumber(device);
+  const number = device ? deviceNumber(device) : Number.NaN;
   if (!(number >= 0)) checkDevice(op, "device", device);
   try {
     const memory = { version: 0, writer: "", leaves: 0 };

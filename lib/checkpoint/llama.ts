@@ -1,7 +1,8 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
-import { checkInstance, checkInteger, checkOptions, checkPath } from "../check.js";
+
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { checkInstance, checkInteger, checkOptions, checkPath } from "../check.js";
 import type { Device } from "../device.js";
 import { CheckpointError, UsageError } from "../errors.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";

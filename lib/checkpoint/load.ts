@@ -1,6 +1,7 @@
 /** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
-import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-values.js";
+
 import { join } from "node:path";
+import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-values.js";
 import { CheckpointError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
@@ -35,10 +36,7 @@ export interface OpenOptions {
  * Opens a checkpoint folder.
  * @throws CheckpointError naming every file that is missing, damaged or does not belong
  */
-export async function openCheckpoint(
-  path: string,
-  options: OpenOptions = {},
-): Promise<Checkpoint> {
+export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
   checkOptions("openCheckpoint", options, ["hashes"]);
   const { hashes = true } = options;
   const manifest = await verifyCheckpoint(path, { hashes });

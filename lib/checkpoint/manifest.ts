@@ -2,10 +2,11 @@
  * `manifest.json`, the last file of a checkpoint to be written: what belongs to it, with sizes and hashes.
  * A folder is a valid checkpoint if its manifest parses and the sizes match; `hashes` compares contents too.
  */
-import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
+
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
 import { CheckpointError } from "../errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
 import { checkpointError, type Digest, guarded, io, systemCode } from "./native-io.js";

@@ -1,8 +1,19 @@
 /** Safetensors files: lazily loaded entries, and durable writing. The header is parsed in C++. */
-import { hostArray } from "../host-array.js";
-import { checkArray, checkBoolean, checkChoice, checkFunction, checkInteger, checkObject, checkOptions, checkPath, checkString } from "../check-values.js";
+
 import { realpath } from "node:fs/promises";
+import {
+  checkArray,
+  checkBoolean,
+  checkChoice,
+  checkFunction,
+  checkInteger,
+  checkObject,
+  checkOptions,
+  checkPath,
+  checkString,
+} from "../check-values.js";
 import { ArgumentError, CheckpointError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 import { type NativeTensor, typedNativeError } from "../native.js";
 import { writeDurably } from "./durable.js";
 import {

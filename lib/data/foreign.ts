@@ -1,10 +1,10 @@
-import { hostArray } from "../host-array.js";
 import { createHash } from "node:crypto";
 import { open, readFile } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
 import { parseDocument } from "yaml";
 import { z } from "zod";
 import { ArgumentError, DataError, NoTokensError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 import { bytesPerId, type Split } from "./dataset-file.js";
 import { type ForeignHeader, foreignFormats } from "./foreign-formats.js";
 import { listFiles } from "./readers/folder.js";

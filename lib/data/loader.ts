@@ -1,4 +1,10 @@
-import { checkFunction, checkInteger, checkNumber, checkObject, checkOptions } from "../check-values.js";
+import {
+  checkFunction,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOptions,
+} from "../check-values.js";
 import { ArgumentError, StorageError } from "../errors.js";
 import {
   type DocumentMarks,
@@ -121,7 +127,10 @@ export class Loader {
     };
     const { batchSize, startPosition, prefetch, rank, worldSize } = this.#options;
     checkInteger("loader", "source.sequenceLength", source.sequenceLength, { min: 1 });
-    checkInteger("loader", "batchSize", batchSize, { min: 1, max: mostIds / source.sequenceLength });
+    checkInteger("loader", "batchSize", batchSize, {
+      min: 1,
+      max: mostIds / source.sequenceLength,
+    });
     checkInteger("loader", "startPosition", startPosition, { min: 0 });
     checkInteger("loader", "prefetch", prefetch, { min: 1, max: mostPrefetched });
     checkInteger("loader", "worldSize", worldSize, { min: 1 });

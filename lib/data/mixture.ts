@@ -1,4 +1,4 @@
-import { hostArray } from "../host-array.js";
+import { createHash } from "node:crypto";
 import {
   argumentError,
   checkBoolean,
@@ -7,9 +7,9 @@ import {
   checkObject,
   checkOptions,
 } from "../check-values.js";
-import { createHash } from "node:crypto";
 import { type Device, defaultDevice, isDevice } from "../device.js";
 import { ArgumentError, DataError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 import type { Tensor } from "../tensor.js";
 import { Apportionment } from "./apportion.js";
 import type { Split } from "./dataset-file.js";
@@ -56,7 +56,8 @@ function checkMixtureOptions(options: MixtureOptions): void {
   checkOptions(op, options, mixtureOptionNames);
   const { seed = 0, device, rank = 0, worldSize = 1, documentStarts = false } = options;
   checkInteger(op, "seed", seed, { min: 0 });
-  if (device !== undefined && !isDevice(device)) throw argumentError(op, "a device", "device", device);
+  if (device !== undefined && !isDevice(device))
+    throw argumentError(op, "a device", "device", device);
   checkInteger(op, "worldSize", worldSize, { min: 1 });
   checkInteger(op, "rank", rank, { min: 0, max: worldSize - 1 });
   checkBoolean(op, "documentStarts", documentStarts);

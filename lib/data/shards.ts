@@ -1,8 +1,8 @@
-import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { lstat } from "node:fs/promises";
 import { join } from "node:path";
+import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
 import { ArgumentError, DataError, NoTokensError } from "../errors.js";
 import {
   bytesPerId,

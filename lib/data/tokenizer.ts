@@ -1,7 +1,18 @@
-import { argumentError, checkArray, checkBoolean, checkChoice, checkMade, checkNumber, checkObject, checkOptions, checkPath, checkString } from "../check-values.js";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "tokenizers";
+import {
+  argumentError,
+  checkArray,
+  checkBoolean,
+  checkChoice,
+  checkMade,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  checkPath,
+  checkString,
+} from "../check-values.js";
 import { ArgumentError, TokenizerError } from "../errors.js";
 import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
 import { TextStream, type TokenBytes, tokenBytes } from "./token-bytes.js";

@@ -54,7 +54,8 @@ export function documentStarts(
   marksOf: (row: number) => DocumentMarks,
 ): Int32Array {
   const op = "documentStarts";
-  if (!(windows instanceof Int32Array)) throw argumentError(op, "an Int32Array", "windows", windows);
+  if (!(windows instanceof Int32Array))
+    throw argumentError(op, "an Int32Array", "windows", windows);
   checkInteger(op, "sequenceLength", sequenceLength, { min: 1 });
   checkFunction(op, "marksOf", marksOf);
   const stride = sequenceLength + 1;

@@ -1,4 +1,16 @@
-import { argumentError, checkDevice, checkFunction, checkInstance, checkInteger, checkIntegers, checkMade, checkObject, checkOptions, checkString, checkTensor } from "../check.js";
+import {
+  argumentError,
+  checkDevice,
+  checkFunction,
+  checkInstance,
+  checkInteger,
+  checkIntegers,
+  checkMade,
+  checkObject,
+  checkOptions,
+  checkString,
+  checkTensor,
+} from "../check.js";
 import { type Device, deviceName, sameDevice } from "../device.js";
 import { ArgumentError, DeviceError, DTypeError, type PeerError, ShapeError } from "../errors.js";
 import { deviceNumber } from "../native.js";

@@ -1,4 +1,12 @@
-import { checkMade, checkFunction, checkInteger, describe, checkObject, checkOptions, checkString } from "../check.js";
+import {
+  checkFunction,
+  checkInteger,
+  checkMade,
+  checkObject,
+  checkOptions,
+  checkString,
+  describe,
+} from "../check.js";
 import { ArgumentError, PeerError } from "../errors.js";
 import { type NativeStore, nativeComm, typed } from "./native-comm.js";
 

@@ -112,7 +112,11 @@ function checkHeads(
  */
 export function llamaConfig(fields: LlamaFields): LlamaConfig {
   checkObject("llamaConfig", "fields", fields);
-  const { hiddenSize, heads, headSize = isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : Number.NaN } = fields;
+  const {
+    hiddenSize,
+    heads,
+    headSize = isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : Number.NaN,
+  } = fields;
   const config: LlamaConfig = { ...fields, headSize };
   const problems = validateLlamaConfig(config);
   if (problems.length > 0) throw new ConfigError("model", explainHeadSize(problems, fields));
@@ -242,7 +246,10 @@ export function fromHuggingFace(json: unknown, source = "config.json"): LlamaCon
     layers: read("num_hidden_layers"),
     heads,
     kvHeads: read("num_key_value_heads", heads),
-    headSize: read("head_dim", isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : undefined),
+    headSize: read(
+      "head_dim",
+      isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : undefined,
+    ),
     contextLength: read("max_position_embeddings", 2048),
     ropeTheta: ropeTheta(raw),
     rmsNormEps: read("rms_norm_eps", 1e-6),

@@ -1,12 +1,18 @@
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { checkPath } from "../check-values.js";
 import { UsageError } from "../errors.js";
 import { describeOption, type RunConfig } from "../train/config.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
 import { runFiles, type StepMetrics } from "../train/metrics.js";
 import { formatDuration } from "../train/progress.js";
 import { chartData, type RunRecord, readRun, samplesByStep, summarise } from "./events.js";
+
+function pathOf(folder: string): string {
+  checkPath("writeReport", "folder", folder);
+  return folder;
+}
 
 /**
  * Writes a run's `report.html`: one file that opens anywhere, without a network.
@@ -16,8 +22,10 @@ import { chartData, type RunRecord, readRun, samplesByStep, summarise } from "./
  */
 export async function writeReport(
   folder: string,
-  file = join(folder, runFiles.report),
+  file = join(pathOf(folder), runFiles.report),
 ): Promise<string> {
+  checkPath("writeReport", "file", file);
+  pathOf(folder);
   const html = await renderReport(await readRun(folder));
   const temporary = `${file}.tmp`;
   try {

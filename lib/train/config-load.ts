@@ -1,6 +1,6 @@
-import { checkArray, checkPath, checkString, jsonText } from "../check-values.js";
 import { readFileSync } from "node:fs";
 import { LineCounter, parse, parseDocument } from "yaml";
+import { checkArray, checkPath, checkString, jsonText } from "../check-values.js";
 import { ConfigError, type ConfigProblem, UsageError } from "../errors.js";
 import { checkConfig, type RunConfig, suggestKey } from "./config-resolve.js";
 import { runSchema } from "./config-schema.js";

@@ -1,7 +1,7 @@
-import { jsonText } from "../check-values.js";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
+import { jsonText } from "../check-values.js";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../errors.js";
 import {
   explainHeadSize,

@@ -176,7 +176,8 @@ function checkMachine(config: RunConfig, machine: MachineOptions): Machine {
     given: number | undefined,
     usual: number | null | undefined,
   ): number => {
-    if (given !== undefined && !(given > 0)) report(path, `expected GB/s above 0, got ${describe(given)}`);
+    if (given !== undefined && !(given > 0))
+      report(path, `expected GB/s above 0, got ${describe(given)}`);
     const known = given === undefined ? usual : given * 1e9;
     if (used && known === null) {
       report(path, `${gpu?.name} has no usual one: give what nccl-tests measures, in GB/s`);

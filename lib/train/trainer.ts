@@ -96,7 +96,11 @@ export class Trainer {
   #lastEnd = 0;
 
   private constructor(parts: TrainerParts) {
-    checkMade("Trainer", "Trainer.create()", parts?.config !== undefined && parts.progress !== undefined);
+    checkMade(
+      "Trainer",
+      "Trainer.create()",
+      parts?.config !== undefined && parts.progress !== undefined,
+    );
     const { config, progress } = parts;
     this.config = config;
     this.model = parts.model;

@@ -11,17 +11,20 @@ import type { Tensor } from "../../lib/tensor.js";
 
 const numbers = async (x: Tensor | null) => Array.from(await (x as Tensor).toArray());
 
-test.each([true, false])("a disposed gradient is made again (zeroGrad in between: %s)", async (zero) => {
-  const w = ones([3], { requiresGrad: true });
-  sum(w).backward();
-  w.grad?.dispose();
-  if (zero) w.zeroGrad();
-  expect(w.grad).toBeNull();
-  for (const expected of [1, 2]) {
+test.each([true, false])(
+  "a disposed gradient is made again (zeroGrad in between: %s)",
+  async (zero) => {
+    const w = ones([3], { requiresGrad: true });
     sum(w).backward();
-    expect(await numbers(w.grad)).toEqual([expected, expected, expected]);
-  }
-});
+    w.grad?.dispose();
+    if (zero) w.zeroGrad();
+    expect(w.grad).toBeNull();
+    for (const expected of [1, 2]) {
+      sum(w).backward();
+      expect(await numbers(w.grad)).toEqual([expected, expected, expected]);
+    }
+  },
+);
 
 test("a parameter's disposed gradient is taken up again in the optimizer's buffer", async () => {
   const train = async (harm: (layer: Linear) => void) => {

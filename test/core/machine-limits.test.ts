@@ -1,10 +1,14 @@
 /** What a container leaves of the machine: real files of control groups in a folder that stands for the root. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
-import { groupLimits, standardThreads, usableMemory, usableThreads } from "../../lib/machine-limits.js";
+import {
+  groupLimits,
+  standardThreads,
+  usableMemory,
+  usableThreads,
+} from "../../lib/machine-limits.js";
 
 const made: string[] = [];
 let root: string;

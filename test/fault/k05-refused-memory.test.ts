@@ -27,17 +27,20 @@ test.each([
   ["toArray", { dtype: "f32" as const }],
   ["toArray", { dtype: "bf16" as const }],
   ["toBytes", { dtype: "i32" as const }],
-])("%s of more than the machine has is an error that says how much: %j", async (method, options) => {
-  for (const size of [2 ** 40, 2 ** 47]) {
-    const x = zeros([size], options);
-    const error = await (method === "toArray" ? x.toArray() : x.toBytes()).catch((e) => e);
-    expect(error).toBeInstanceOf(OutOfMemoryError);
-    expect(error.message).toMatch(/the system refused \d{13,} bytes/);
-    x.dispose();
-  }
-  // The failure belongs to those tensors, not to the next one.
-  expect(Array.from(await zeros([2]).toArray())).toEqual([0, 0]);
-});
+])(
+  "%s of more than the machine has is an error that says how much: %j",
+  async (method, options) => {
+    for (const size of [2 ** 40, 2 ** 47]) {
+      const x = zeros([size], options);
+      const error = await (method === "toArray" ? x.toArray() : x.toBytes()).catch((e) => e);
+      expect(error).toBeInstanceOf(OutOfMemoryError);
+      expect(error.message).toMatch(/the system refused \d{13,} bytes/);
+      x.dispose();
+    }
+    // The failure belongs to those tensors, not to the next one.
+    expect(Array.from(await zeros([2]).toArray())).toEqual([0, 0]);
+  },
+);
 
 /** Takes memory until there is none left, then computes: with everything still held, and with all of it given back. */
 const exhaust = `
@@ -70,25 +73,35 @@ const exhaust = `
 
 describe("after a refusal", () => {
   // Different limits run out at different places.
-  test.each([1_700_000, 1_733_000, 1_750_000])("%i kB: products work, and nothing is kept", async (kilobytes) => {
-    const { code, out, err } = await limited(kilobytes, exhaust);
-    expect({ code, err }).toEqual({ code: 0, err: "" });
-    const { kept, message, held, cached, product } = JSON.parse(out);
-    expect(kept).toBeGreaterThan(4);
-    expect(message).toMatch(/\[fill\] .*the system refused \d+ bytes; \d+ are in use/);
-    if (held !== null) expect(held).toEqual([300, 300]);
-    expect(cached).toBe(0);
-    expect(product).toEqual([300, 300]);
-  }, 60_000);
+  test.each([1_700_000, 1_733_000, 1_750_000])(
+    "%i kB: products work, and nothing is kept",
+    async (kilobytes) => {
+      const { code, out, err } = await limited(kilobytes, exhaust);
+      expect({ code, err }).toEqual({ code: 0, err: "" });
+      const { kept, message, held, cached, product } = JSON.parse(out);
+      expect(kept).toBeGreaterThan(4);
+      expect(message).toMatch(/\[fill\] .*the system refused \d+ bytes; \d+ are in use/);
+      if (held !== null) expect(held).toEqual([300, 300]);
+      expect(cached).toBe(0);
+      expect(product).toEqual([300, 300]);
+    },
+    60_000,
+  );
 });
 
 test("threads that the system refuses are an error that says what to change", async () => {
   const program = `await lf.zeros([2]).toArray().catch((e) => console.log(e.name, e.code, e.exitCode, e.message));
     try { lf.zeros([2]); } catch (e) { console.log(e.name, e.code, e.exitCode, e.message); }`;
-  const { code, out, err } = await limited(4_000_000, `try { ${program} } catch (e) { console.log(e.name, e.code, e.exitCode, e.message); }`, {
-    LLAMAFORGE_THREADS: "1000",
-  });
+  const { code, out, err } = await limited(
+    4_000_000,
+    `try { ${program} } catch (e) { console.log(e.name, e.code, e.exitCode, e.message); }`,
+    {
+      LLAMAFORGE_THREADS: "1000",
+    },
+  );
   expect({ code, err }).toEqual({ code: 0, err: "" });
-  expect(out).toMatch(/^ResourceError ERR_RESOURCE 2 \[threads\] the system let \d+ of 1000 threads start/);
+  expect(out).toMatch(
+    /^ResourceError ERR_RESOURCE 2 \[threads\] the system let \d+ of 1000 threads start/,
+  );
   expect(out).toContain("LLAMAFORGE_THREADS");
 }, 60_000);

@@ -87,7 +87,7 @@ export class Tensor {
     op: string,
     scope: Scope | undefined,
   ) {
-    checkMade("Tensor", "tensor(), zeros() or another function", handle?.memory !== undefined);
+    checkMade("Tensor", "tensor(), zeros(), ...", typeof handle?.references === "number");
     this.#handle = handle;
     this.shape = shape;
     this.dtype = dtype;

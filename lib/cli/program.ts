@@ -1,5 +1,6 @@
 import { Command, CommanderError } from "commander";
 import { exitCodes, LlamaForgeError, OutOfMemoryError, StorageError } from "../errors.js";
+import { systemRefusal } from "../system-refusal.js";
 import { nearest } from "../train/config-tree.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
@@ -82,7 +83,8 @@ export async function runCli(argv: readonly string[]): Promise<number> {
 }
 
 /** Prints an error that ends the program. @returns its exit code */
-export function reportError(error: unknown): number {
+export function reportError(thrown: unknown): number {
+  const error = thrown instanceof LlamaForgeError ? thrown : (systemRefusal(thrown) ?? thrown);
   const known = error instanceof LlamaForgeError;
   if (known && (error.exitCode !== exitCodes.bug || error instanceof OutOfMemoryError)) {
     process.stderr.write(`llamaforge: ${error.message}\n`);

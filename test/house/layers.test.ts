@@ -12,7 +12,16 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [
-  ["errors", "check-values", "host-array", "device", "faults", "lock-owner", "machine-limits"],
+  [
+    "errors",
+    "check-values",
+    "host-array",
+    "device",
+    "faults",
+    "lock-owner",
+    "machine-limits",
+    "system-refusal",
+  ],
   ["native", "native-load", "native-ops", "cuda"],
   ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],
   ["ops", "grad_check"],

@@ -87,7 +87,7 @@ export class Tensor {
     op: string,
     scope: Scope | undefined,
   ) {
-    checkMade("Tensor", "tensor(), zeros() or another function", handle?.memory !== undefined);
+    checkMade("Tensor", "tensor(), zeros(), ...", typeof handle?.references === "number");
     this.#handle = handle;
     this.shape = shape;
     this.dtype = dtype;
@@ -358,7 +358,7 @@ export class Tensor {
 }
 
 function newHandle(shape: readonly number[], dtype: DType, device: Device, op: string): Handle {
-  const number = deviceNumber(device);
+  const number = device ? deviceNumber(device) : Number.NaN;
   if (!(number >= 0)) checkDevice(op, "device", device);
   try {
     const memory = { version: 0, writer: "", leaves: 0 };

@@ -20,8 +20,6 @@ import type { FileDtype, TensorValues } from "./native-io.js";
 import type { StoredTensors, TensorSource } from "./safetensors.js";
 import { readWeights, writeWeights } from "./weights.js";
 
-const saveOptions = ["bosTokenId", "eosTokenId", "dtype", "shardBytes"];
-
 export const configFile = "config.json";
 
 const configBytesLimit = 16 * 1024 * 1024;

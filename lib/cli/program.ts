@@ -1,6 +1,7 @@
 import { Command, CommanderError } from "commander";
 import { exitCodes, LlamaForgeError, OutOfMemoryError, StorageError } from "../errors.js";
 import { exitAtOnce } from "../exit.js";
+import { systemRefusal } from "../system-refusal.js";
 import { nearest } from "../train/config-tree.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
@@ -84,7 +85,8 @@ export async function runCli(argv: readonly string[]): Promise<number> {
 }
 
 /** Prints an error that ends the program. @returns its exit code */
-export function reportError(error: unknown): number {
+export function reportError(thrown: unknown): number {
+  const error = thrown instanceof LlamaForgeError ? thrown : (systemRefusal(thrown) ?? thrown);
   const known = error instanceof LlamaForgeError;
   if (known && (error.exitCode !== exitCodes.bug || error instanceof OutOfMemoryError)) {
     printError(`llamaforge: ${bounded(error.message)}\n`);

@@ -1,4 +1,11 @@
-import { checkChoice, checkDevice, checkInteger, checkObject, checkOptions } from "../check.js";
+import {
+  checkChoice,
+  checkDevice,
+  checkInteger,
+  checkMade,
+  checkObject,
+  checkOptions,
+} from "../check.js";
 import type { Device } from "../device.js";
 import { ConfigError, type ConfigProblem, UsageError } from "../errors.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
@@ -75,6 +82,7 @@ export class Cluster {
     strategy: ParallelStrategy,
     startTimeoutMs: number,
   ) {
+    checkMade("Cluster", "Cluster.connect()", Array.isArray(comms) && comms.length > 0);
     this.world = world;
     this.strategy = this.#timed = new TimedStrategy(strategy);
     this.backend = (comms[0] as Communicator).backend;

@@ -1,6 +1,7 @@
 import { mkdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { checkPath } from "../check-values.js";
 import { expectUnmoved } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
 import type { FolderIdentity } from "../folder-identity.js";
@@ -19,6 +20,11 @@ import {
   summarise,
 } from "./events.js";
 
+function pathOf(folder: string): string {
+  checkPath("writeReport", "folder", folder);
+  return folder;
+}
+
 /**
  * Writes a run's `report.html`: one file that opens anywhere, without a network.
  * @param file where to; default inside the run's folder
@@ -29,9 +35,11 @@ import {
  */
 export async function writeReport(
   folder: string,
-  file = join(folder, runFiles.report),
+  file = join(pathOf(folder), runFiles.report),
   identity: FolderIdentity | null = null,
 ): Promise<string> {
+  checkPath("writeReport", "file", file);
+  pathOf(folder);
   const html = await renderReport(await readRun(identity?.root ?? folder));
   await expectUnmoved(identity);
   try {

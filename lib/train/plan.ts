@@ -1,4 +1,4 @@
-import { checkOptions } from "../check-values.js";
+import { checkNumber, checkOptions, checkString } from "../check-values.js";
 import { parameterBreakdown, parameterCount } from "../model/config.js";
 import { type RunConfig, resolveConfig } from "./config-resolve.js";
 import { type FlopsPerToken, flopsPerToken } from "./flops.js";
@@ -51,9 +51,14 @@ const machineOptionNames = ["gpus", "gpusPerNode", "gpu", "nodeBandwidth", "netw
  * speed is known.
  * @throws ConfigError see `planScaling`
  */
-export function planRun(config: RunConfig, machine: MachineOptions = {}): RunPlan {
-  resolveConfig(config); // says what is wrong with one that was made by hand
+export function planRun(given: RunConfig, machine: MachineOptions = {}): RunPlan {
+  // Says what is wrong with one that was made by hand, and fills what it leaves out.
+  const config = resolveConfig(given);
   checkOptions("planRun", machine, machineOptionNames);
+  for (const name of ["gpus", "gpusPerNode", "nodeBandwidth", "networkBandwidth"] as const) {
+    if (machine[name] !== undefined) checkNumber("planRun", name, machine[name]);
+  }
+  if (machine.gpu !== undefined) checkString("planRun", "gpu", machine.gpu);
   const { model, data, batch, steps } = config;
   const flops = flopsPerToken(model, data.sequenceLength);
   const { gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth } = machine;

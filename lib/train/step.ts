@@ -1,8 +1,9 @@
+import { checkFunction, checkInstance, checkInteger, checkNumber, checkObject } from "../check.js";
 import { full, tensor, zeros } from "../create.js";
 import { faultPoint } from "../faults.js";
-import type { Llama } from "../model/llama.js";
+import { Llama } from "../model/llama.js";
 import { native } from "../native.js";
-import type { AdamW } from "../optim/adamw.js";
+import { AdamW } from "../optim/adamw.js";
 import { ready } from "../runtime.js";
 import { scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
@@ -66,7 +67,15 @@ export interface RunningStep {
  * use for it.
  */
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
+  const op = "trainStep";
+  checkObject(op, "options", options);
   const { model, optimizer, nextBatch, documents, accumulation, lr, clip } = options;
+  checkInstance(op, "model", model, Llama, "a Llama");
+  checkInstance(op, "optimizer", optimizer, AdamW, "an AdamW");
+  checkFunction(op, "nextBatch", nextBatch);
+  checkInteger(op, "accumulation", accumulation, { min: 1, max: 2 ** 31 });
+  checkNumber(op, "lr", lr, { min: 0 });
+  checkNumber(op, "clip", clip, { min: 0 });
   const { parallel } = model.store;
   const clock = new StepClock(model.device);
   const figures = await scope(async () => {
@@ -77,6 +86,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     // A scope for each micro-batch, so that its activations are gone before the next one's are made.
     const pass = (batch: MicroBatch, last: boolean, sum: Tensor): void =>
       scope(() => {
+        checkObject(op, "a micro-batch of nextBatch", batch);
         const { inputs, targets, documentStarts, count } = batch;
         parallel?.beginMicroBatch(last);
         const shape = [count, inputs.length / count];

@@ -161,13 +161,14 @@ export class Trainer {
    * @throws the typed error of whatever does not fit, before anything is trained or written
    */
   static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
-    resolveConfig(config); // says what is wrong with one that was made by hand
+    // Says what is wrong with one that was made by hand, and fills what it leaves out.
+    const complete = resolveConfig(config);
     checkOptions("Trainer", options, ["resume", "allowDataChange", "onNotice"]);
     const { resume = "auto", allowDataChange = false, onNotice } = options;
     checkString("Trainer", "resume", resume);
     checkBoolean("Trainer", "allowDataChange", allowDataChange);
     if (onNotice !== undefined) checkFunction("Trainer", "onNotice", onNotice);
-    return new Trainer(await startRun(config, options));
+    return new Trainer(await startRun(complete, options));
   }
 
   /** Finishes the running step, saves, and ends `run()`; that of all processes, at the same step. */

@@ -27,6 +27,7 @@ const floors = [
     "yaml",
     "visible",
     "option-names",
+    "system-refusal",
   ],
   ["native", "native-load", "native-ops", "cuda", "exit"],
   ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],

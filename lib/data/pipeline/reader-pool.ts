@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { namesAreFlags } from "../../option-names.js";
+import { systemRefusal } from "../../system-refusal.js";
 import { type ReadTask, readBatches, type TextBatch } from "./batch.js";
 import { receiveError, type SentError } from "./errors.js";
 
@@ -67,7 +68,7 @@ class Reader {
       this.#queue.push(message);
       this.#wake();
     });
-    this.#worker.on("error", (error) => this.#fail(error));
+    this.#worker.on("error", (error) => this.#fail(systemRefusal(error) ?? error));
     this.#worker.on("exit", (code) => this.#fail(new Error(`a reader ended with code ${code}`)));
   }
 

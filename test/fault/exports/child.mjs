@@ -3,9 +3,11 @@
 import { AsyncResource } from "node:async_hooks";
 import { writeSync } from "node:fs";
 import { cpu, setDefaultDevice, setMemoryLimit } from "../../../dist/index.js";
-import { targets } from "./targets.mjs";
+import { missing, targets } from "./targets.mjs";
 import { few, hostile, isTyped, settled } from "./values.mjs";
 
+/** What a number that is too large asks for is refused at once, and not computed for minutes. */
+const enough = 2 ** 26;
 const [, , folder, batch, batches] = process.argv;
 process.chdir(folder);
 const say = (line) => writeSync(1, `${JSON.stringify(line)}\n`);
@@ -57,11 +59,14 @@ async function call(target, change) {
   } catch (error) {
     if (!isTyped(error)) fault("raw error", error);
   }
-  setMemoryLimit(0, cpu);
+  setMemoryLimit(enough, cpu);
   setDefaultDevice(cpu);
   await after?.();
 }
 
+setMemoryLimit(enough, cpu);
+const absent = missing(folder);
+if (absent.length > 0) throw new Error(`no arguments are known for ${absent}`);
 for (const [index, target] of targets(folder).entries()) {
   if (index % Number(batches) !== Number(batch)) continue;
   const { args, after } = await target.make();

@@ -91,7 +91,11 @@ export const few = [
 ];
 
 /** Whether an error is one that a user can act on. */
-export const isTyped = (error) => error instanceof LlamaForgeError || error === ownError;
+export const isTyped = (error) =>
+  error instanceof LlamaForgeError ||
+  error === ownError ||
+  // A class was called as the function that it was given as.
+  /^Class constructor Some cannot be invoked/.test(error?.message);
 
 /** What a call gave: waits for promises, takes the first values of generators. */
 export async function settled(value) {

@@ -1,3 +1,5 @@
+import { boundedList } from "./bounded-list.js";
+
 /**
  * Every error a user can meet, with a stable `code`. The command line maps the class to its exit code
  * (`exitCode`); a library user switches on `code`.
@@ -96,7 +98,7 @@ export interface ConfigProblem {
 export class ConfigError extends LlamaForgeError {
   readonly problems: readonly ConfigProblem[];
   constructor(source: string, problems: readonly ConfigProblem[]) {
-    const list = problems.map((problem) => `  ${problem.path}: ${problem.message}`).join("\n");
+    const list = boundedList(problems.map((problem) => `  ${problem.path}: ${problem.message}`));
     const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
     super(`${source}: ${count}\n${list}`, "ERR_CONFIG", exitCodes.usage);
     this.problems = problems;

@@ -1,5 +1,6 @@
 /** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
 import { join } from "node:path";
+import { boundedList } from "../bounded-list.js";
 import { CheckpointError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
@@ -86,7 +87,7 @@ export async function openNewest(
   }
   if (failures.length === 0) return null;
   throw new CheckpointError(
-    `none of the ${failures.length} checkpoints in ${folder} is valid:\n${failures.join("\n")}`,
+    `none of the ${failures.length} checkpoints in ${folder} is valid:\n${boundedList(failures)}`,
   );
 }
 

@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { boundedList } from "../bounded-list.js";
 import { CheckpointError } from "../errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
 import { checkpointError, type Digest, guarded, io, systemCode } from "./native-io.js";
@@ -116,7 +117,7 @@ export async function verifyCheckpoint(
     }
   }
   if (problems.length > 0) {
-    const list = problems.map((problem) => `  ${problem}`).join("\n");
+    const list = boundedList(problems.map((problem) => `  ${problem}`));
     const Refusal = damaged ? DamagedCheckpointError : CheckpointError;
     throw new Refusal(`${folder} is not a valid checkpoint:\n${list}`);
   }
@@ -164,6 +165,6 @@ export function checkRun(
     .filter(([, theirs, mine]) => theirs !== mine)
     .map(([key, theirs, mine]) => `  ${key}: the checkpoint has ${theirs}, this run ${mine}`);
   if (differences.length > 0) {
-    throw new CheckpointError(`${folder} is from a different run:\n${differences.join("\n")}`);
+    throw new CheckpointError(`${folder} is from a different run:\n${boundedList(differences)}`);
   }
 }

@@ -87,6 +87,7 @@ export function addPrepare(program: Command): void {
         "records that are no JSON or have no text: refuse, or leave out (default: error)",
       ).choices(["error", "skip"]),
     )
+    .option("--skip-unreadable", "leave out files that cannot be read, and say which")
     .addOption(
       integerOption("--workers <n>", "processes that encode (default: one per core)", 0, 1024),
     )
@@ -193,7 +194,7 @@ function formatDuration(seconds: number): string {
 }
 
 function printSummary(result: PrepareResult, seconds: number): void {
-  const { folder, dataset, warnings, longest, resumedDocuments } = result;
+  const { folder, dataset, warnings, passedOver, longest, resumedDocuments } = result;
   for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
   const print = (line: string) => process.stdout.write(`${line}\n`);
   for (const [split, { documents, tokens, bytes, shards }] of Object.entries(dataset.splits)) {
@@ -214,6 +215,10 @@ function printSummary(result: PrepareResult, seconds: number): void {
         `  ${share.padStart(5)}%  ${count(tokens, "token")}, ${count(documents, "document")}  ${path}`,
       );
     }
+  }
+  for (const { path, lines } of passedOver) {
+    print(`  not read of ${path}:`);
+    for (const line of lines) print(`    ${line}`);
   }
   const [first] = longest;
   if (first && total > 100_000)

@@ -3,11 +3,13 @@ import { open, readFile } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
 import { parseDocument } from "yaml";
 import { z } from "zod";
+import { boundedList } from "../bounded-list.js";
 import { ArgumentError, DataError, NoTokensError } from "../errors.js";
 import { bytesPerId, type Split } from "./dataset-file.js";
 import { type ForeignHeader, foreignFormats } from "./foreign-formats.js";
 import { listFiles } from "./readers/folder.js";
 import { globExpression, globRoot, isGlob } from "./readers/glob.js";
+import { describePassedOver, isUnreadable } from "./readers/passed-over.js";
 import { RunCounter } from "./run-counter.js";
 import type { TokenRow } from "./shards.js";
 import { FilePool, TokenFile } from "./token-file.js";
@@ -83,6 +85,7 @@ export async function readForeign(file: string, split: Split): Promise<TokenRow>
     folder: file,
     split,
     files,
+    hashed: [],
     dtype: dtype as ForeignHeader["dtype"],
     ...vocabulary,
     marks: {
@@ -106,7 +109,7 @@ async function readDescription(file: string): Promise<Description> {
   const problems = parsed.error.issues.map(
     (issue) => `  ${issue.path.join(".") || "(file)"}: ${issue.message}`,
   );
-  throw new DataError(`[data] ${file} describes no token files:\n${problems.join("\n")}`);
+  throw new DataError(`[data] ${file} describes no token files:\n${boundedList(problems)}`);
 }
 
 async function readVocabulary(description: Description, base: (name: string) => string) {
@@ -130,9 +133,14 @@ async function expand(patterns: readonly string[]): Promise<string[]> {
       continue;
     }
     const expression = globExpression(pattern);
-    const found = (await listFiles(globRoot(pattern), new Set())).filter((file) =>
-      expression.test(file.path),
+    const { files, passed } = await listFiles(globRoot(pattern), new Set());
+    const found = files.filter((file) => expression.test(file.path));
+    const lost = passed.filter(
+      (entry) => isUnreadable(entry) && (entry.unlisted || expression.test(entry.path)),
     );
+    if (lost.length > 0) {
+      throw new DataError(`[data] ${pattern}: cannot read ${describePassedOver(lost).join("; ")}`);
+    }
     if (found.length === 0) throw new DataError(`[data] ${pattern}: matches no file`);
     paths.push(...found.map((file) => file.path));
   }

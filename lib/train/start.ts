@@ -5,9 +5,12 @@ import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
+import { readDatasetFile } from "../data/dataset-file.js";
 import { openHeldOut } from "../data/held-out.js";
 import { Mixture } from "../data/mixture.js";
+import type { ShardCheck } from "../data/shard-check.js";
 import { Tokenizer } from "../data/tokenizer.js";
+import { checkTokenizerFiles } from "../data/verify.js";
 import type { Device } from "../device.js";
 import type { Cluster } from "../dist/cluster.js";
 import { CheckpointError, DataError } from "../errors.js";
@@ -21,6 +24,7 @@ import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
 import { agreedCheckpoint, checkIdentity, findCheckpoint, goBackTo } from "./resume.js";
+import { startShardCheck } from "./shard-check.js";
 import { runIdentity } from "./snapshot.js";
 import { parseTrainerState, type TrainerState } from "./state.js";
 
@@ -51,6 +55,8 @@ export interface TrainerParts {
   lock: RunLock | null;
   metrics: MetricsWriter | null;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
+  /** Hashes the data in the background; null where another process or nobody does. */
+  shardCheck: ShardCheck | null;
   /** Folder of the checkpoint that the run goes on from. */
   checkpoint: string | null;
   onNotice: (message: string) => void;
@@ -122,8 +128,11 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
           onNotice,
         )
       : null;
+    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
+    opened.push(() => shardCheck?.close());
     return {
       config,
+      shardCheck,
       deviceName,
       model,
       optimizer,
@@ -183,8 +192,13 @@ async function openRecords(
 }
 
 async function loadTokenizer({ sources }: Mixture): Promise<Tokenizer> {
-  const path = sources.find(({ dataset }) => dataset.tokenizer !== null)?.dataset.tokenizer;
-  if (path) return await Tokenizer.load(path);
+  const named = sources.find(({ dataset }) => dataset.tokenizer !== null)?.dataset;
+  if (named?.tokenizer) {
+    const { tokenizer: path, folder } = named;
+    // It has hashes where it lies in a data set of our own.
+    if (path === folder) await checkTokenizerFiles(folder, await readDatasetFile(folder));
+    return await Tokenizer.load(path);
+  }
   throw new DataError(
     `${sources[0]?.folder} names no tokenizer, which checkpoints and samples need`,
   );

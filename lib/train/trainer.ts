@@ -3,6 +3,7 @@ import type { RunLock } from "../checkpoint/lock.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
 import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
+import type { ShardCheck } from "../data/shard-check.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
 import { type DivergedError, LlamaForgeError, UsageError } from "../errors.js";
@@ -69,6 +70,7 @@ export class Trainer {
   readonly #canary: Canary;
   readonly #schedule: (step: number) => number;
   readonly #notice: (message: string) => void;
+  readonly #shardCheck: ShardCheck | null;
   #loader: Loader;
   #step: number;
   #tokens: number;
@@ -121,6 +123,9 @@ export class Trainer {
       onWarning: onNotice,
     });
     this.#loader = this.#openLoader();
+    this.#shardCheck = parts.shardCheck;
+    // The run ends as by a signal, all of its processes at the same step; then this one says why.
+    if (parts.shardCheck) parts.shardCheck.onFailure = () => this.stop();
   }
 
   /**
@@ -215,7 +220,8 @@ export class Trainer {
       if (left) this.#cluster?.fail(left);
       await this.#close();
     }
-    if (this.#diverged) throw this.#diverged;
+    const failure = this.#diverged ?? this.#shardCheck?.failure;
+    if (failure) throw failure;
   }
 
   /** Whether the run must come to rest after this many steps: to measure, write samples or save. */
@@ -370,6 +376,7 @@ export class Trainer {
   async #close(): Promise<void> {
     // A save that is still running ends before the folder is given back; its failure has been told.
     await this.#writer.finish().catch(() => {});
+    await this.#shardCheck?.close(this.#loader.hangs);
     await this.#loader.close();
     // A file is closed after its reads.
     if (!this.#loader.hangs) {

@@ -12,7 +12,7 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [
-  ["errors", "device", "faults", "lock-owner", "own-folder", "replace-file"],
+  ["errors", "bounded-list", "device", "faults", "lock-owner", "own-folder", "replace-file"],
   ["native", "native-load", "native-ops", "cuda"],
   ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],
   ["ops", "grad_check"],

@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
-import { open, readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DataError } from "../errors.js";
 import { replaceFile } from "../replace-file.js";
+import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import { changedFile } from "./verify.js";
 
 /** A file whose content dataset.json names by its hash. */
@@ -138,7 +139,7 @@ export class ShardCheck {
   async #hash(path: string): Promise<string | null> {
     const digest = createHash("sha256");
     const buffer = Buffer.allocUnsafeSlow(pieceBytes);
-    const handle = await open(path, "r");
+    const handle = await openRegular(path);
     try {
       for (;;) {
         if (this.#stop.signal.aborted) return null;
@@ -184,7 +185,9 @@ export class ShardCheck {
   async #recall(): Promise<Memory | null> {
     if (this.#options.memory === null) return null;
     try {
-      const memory = JSON.parse(await readFile(this.#options.memory, "utf8")) as Memory;
+      const memory = JSON.parse(
+        utf8Of(await readSmallFile(this.#options.memory, { limit: sizeLimits.lock })),
+      ) as Memory;
       return Number.isSafeInteger(memory.files) && memory.files >= 0 ? memory : null;
     } catch {
       return null;

@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { boundedList } from "../bounded-list.js";
 import { DataError } from "../errors.js";
+import { openRegular } from "../small-file.js";
 import {
   type DatasetFile,
   datasetFileName,
@@ -80,7 +80,8 @@ export async function checkTokenizerFiles(
 async function checkHash(path: string, expected: string): Promise<void> {
   const digest = createHash("sha256");
   try {
-    for await (const chunk of createReadStream(path)) digest.update(chunk as Buffer);
+    const handle = await openRegular(path);
+    for await (const chunk of handle.createReadStream()) digest.update(chunk as Buffer);
   } catch (cause) {
     throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
   }

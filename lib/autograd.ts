@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { backwardFrom, runBackward } from "./backward.js";
-import { argumentError, checkTensor } from "./check.js";
+import { argumentError, checkArray, checkFunction, checkString, checkTensor } from "./check.js";
 import { AutogradError } from "./errors.js";
 import { native } from "./native.js";
 import { currentScope, type Scope, scope } from "./scope.js";
@@ -190,6 +190,7 @@ export function gradientsEnabled(): boolean {
 
 /** Runs `fn` without recording: for evaluation and generation. Also across await. */
 export function noGrad<T>(fn: () => T): T {
+  checkFunction("noGrad", "fn", fn);
   return gradientMode.run(false, fn);
 }
 
@@ -272,6 +273,12 @@ export function recompute<const T extends readonly Tensor[]>(
   inputs: readonly Tensor[],
   fn: (...inputs: Tensor[]) => T,
 ): T {
+  checkString("recompute", "op", op);
+  checkArray("recompute", "inputs", inputs, "an array of tensors");
+  inputs.forEach((input, index) => {
+    checkTensor("recompute", `inputs[${index}]`, input);
+  });
+  checkFunction("recompute", "fn", fn);
   if (!gradientsEnabled()) return fn(...inputs);
   const versions = inputs.map((input) => input.memory.version);
   const leaves = new Set<Tensor>();

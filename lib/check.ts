@@ -1,6 +1,9 @@
+import { argumentError, explainTensors } from "./check-values.js";
 import { type Device, deviceName, isDevice, sameDevice } from "./device.js";
-import { ArgumentError, DeviceError, DTypeError, ShapeError } from "./errors.js";
+import { DeviceError, DTypeError, ShapeError } from "./errors.js";
 import { type DType, Tensor } from "./tensor.js";
+
+export * from "./check-values.js";
 
 // The checks of arguments that tensors, operations, modules and optimizers share. Everything is checked before a native call, so a call that throws has
 // changed nothing. Messages read "[op] expected X for name but received Y".
@@ -11,46 +14,11 @@ export const maxRank = 8;
 /** `[2,3]`, as all messages write a shape. */
 export const shapeText = (shape: readonly number[]): string => `[${shape.join(",")}]`;
 
-/** What a value is, in words for a message; never runs code of the value (no toString, no getter). */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  switch (typeof value) {
-    case "number":
-      return Object.is(value, -0) ? "the number -0" : `the number ${value}`;
-    case "bigint":
-      return `the bigint ${value}n`;
-    case "string":
-      return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}...` : value);
-    case "boolean":
-      return String(value);
-    case "object":
-      if (Tensor.isTensor(value)) return tensorText(value);
-      if (Array.isArray(value)) return arrayText(value);
-      if (ArrayBuffer.isView(value)) return "a typed array";
-      return "an object that is not a tensor";
-    default:
-      return `a ${typeof value}`;
-  }
-}
-
-function arrayText(values: readonly unknown[]): string {
-  const plain = values.length <= 16 && values.every((value) => typeof value === "number");
-  return plain ? shapeText(values as number[]) : `an array of length ${values.length}`;
-}
-
-const tensorText = (x: Tensor): string => `a tensor of ${x.dtype} ${shapeText(x.shape)}`;
-
-/** The one maker of argument errors. */
-export function argumentError(
-  op: string,
-  expected: string,
-  name: string,
-  received: unknown,
-): ArgumentError {
-  return new ArgumentError(
-    `[${op}] expected ${expected} for ${name} but received ${describe(received)}`,
-  );
-}
+explainTensors({
+  isLikeOne: (value) => value instanceof Tensor,
+  describe: (value) =>
+    Tensor.isTensor(value) ? `a tensor of ${value.dtype} ${shapeText(value.shape)}` : null,
+});
 
 // ---- tensors
 
@@ -169,7 +137,7 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
   return shape;
 }
 
-// ---- plain values
+// ---- devices, classes and lists
 
 /** What `cpu`, `cuda()` and `parseDevice()` give; a device's name is not one. */
 export function checkDevice(op: string, name: string, value: unknown): asserts value is Device {
@@ -177,68 +145,16 @@ export function checkDevice(op: string, name: string, value: unknown): asserts v
   throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
 }
 
-/** A finite number in [min, max]. */
-export function checkNumber(
+/** An object of a class of this copy of the library, not one that only looks like it. */
+export function checkInstance<T>(
   op: string,
   name: string,
   value: unknown,
-  { min = -Number.MAX_VALUE, max = Number.MAX_VALUE }: { min?: number; max?: number } = {},
-): asserts value is number {
-  if (typeof value === "number" && value >= min && value <= max) return;
-  throw argumentError(op, `a finite number${rangeText(min, max)}`, name, value);
-}
-
-/** A whole number in [min, max]. */
-export function checkInteger(
-  op: string,
-  name: string,
-  value: unknown,
-  {
-    min = Number.MIN_SAFE_INTEGER,
-    max = Number.MAX_SAFE_INTEGER,
-  }: { min?: number; max?: number } = {},
-): asserts value is number {
-  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max) return;
-  throw argumentError(op, `an integer${rangeText(min, max)}`, name, value);
-}
-
-function rangeText(min: number, max: number): string {
-  const low = min > Number.MIN_SAFE_INTEGER;
-  const high = max < Number.MAX_SAFE_INTEGER;
-  if (low && high) return ` from ${min} to ${max}`;
-  if (low) return ` of at least ${min}`;
-  return high ? ` of at most ${max}` : "";
-}
-
-export function checkBoolean(op: string, name: string, value: unknown): asserts value is boolean {
-  if (typeof value !== "boolean") throw argumentError(op, "true or false", name, value);
-}
-
-/** One of the strings. */
-export function checkChoice<T extends string>(
-  op: string,
-  name: string,
-  value: unknown,
-  choices: readonly T[],
+  // biome-ignore lint/suspicious/noExplicitAny: the classes' constructors have nothing in common
+  kind: abstract new (...args: any[]) => T,
+  what: string,
 ): asserts value is T {
-  if (choices.includes(value as T)) return;
-  throw argumentError(op, choices.map((choice) => `"${choice}"`).join(" or "), name, value);
-}
-
-/** A plain options object with none but the known keys. */
-export function checkOptions(op: string, options: unknown, known: readonly string[]): void {
-  if (options === undefined) return;
-  const plain =
-    typeof options === "object" &&
-    options !== null &&
-    !Array.isArray(options) &&
-    !Tensor.isTensor(options);
-  if (!plain) throw argumentError(op, "an object", "options", options);
-  const unknownKey = Object.keys(options).find((key) => !known.includes(key));
-  if (unknownKey === undefined) return;
-  throw new ArgumentError(
-    `[${op}] expected options among ${known.join(", ")} but received ${JSON.stringify(unknownKey)}`,
-  );
+  if (!(value instanceof kind)) throw argumentError(op, what, name, value);
 }
 
 /** An array or a list of numbers; a copy, so that what was checked is what is used. */

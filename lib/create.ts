@@ -10,6 +10,7 @@ import {
 } from "./check.js";
 import { type Device, defaultDevice } from "./device.js";
 import { ArgumentError, DTypeError, ShapeError } from "./errors.js";
+import { hostArray } from "./host-array.js";
 import { type DType, native, typedNativeError } from "./native.js";
 import { empty as allocated, Tensor } from "./tensor.js";
 
@@ -147,7 +148,7 @@ function flatten(data: NestedNumbers, shape: number[], depth: number, out: numbe
 /** The bits of the nearest bf16 (ties to even); a NaN stays one. */
 function bf16Bits(values: Float32Array): Uint16Array {
   const wide = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const bits = new Uint16Array(values.length);
+  const bits = hostArray("tensor", Uint16Array, values.length);
   for (let i = 0; i < wide.length; i++) {
     const word = wide[i] as number;
     bits[i] =
@@ -159,7 +160,7 @@ function bf16Bits(values: Float32Array): Uint16Array {
 }
 
 function toInt32(values: ArrayLike<number>): Int32Array {
-  const result = new Int32Array(values.length);
+  const result = hostArray("tensor", Int32Array, values.length);
   for (let i = 0; i < values.length; i++) {
     const value = values[i] as number;
     if (!Number.isInteger(value) || value < -2147483648 || value > 2147483647) {

@@ -1,3 +1,4 @@
+import { describe } from "./check-values.js";
 import { ArgumentError, DeviceError } from "./errors.js";
 
 /** Where tensors live and operations run: the CPU, or one GPU. Compare with `sameDevice`. */
@@ -17,7 +18,7 @@ export const cpu: Device = Object.freeze({ type: "cpu", index: 0 });
  */
 export function cuda(index = 0): Device {
   if (!Number.isInteger(index) || index < 0 || index > 999) {
-    throw new ArgumentError(`[cuda] expected a GPU index from 0 on, got ${index}`);
+    throw new ArgumentError(`[cuda] expected a GPU index from 0 on, got ${describe(index)}`);
   }
   return Object.freeze({ type: "cuda", index });
 }
@@ -63,8 +64,12 @@ export function deviceName(device: Device): string {
  * @throws DeviceError if the name is none of these
  */
 export function parseDevice(name: string): Device {
+  const expected = '[device] expected "cpu", "cuda" or "cuda:N"';
+  if (typeof name !== "string") {
+    throw new DeviceError(`${expected}, got ${describe(name)}`);
+  }
   if (name === "cpu") return cpu;
   const index = /^cuda(?::(\d{1,3}))?$/.exec(name);
   if (index) return cuda(Number(index[1] ?? 0));
-  throw new DeviceError(`[device] expected "cpu", "cuda" or "cuda:N", got ${JSON.stringify(name)}`);
+  throw new DeviceError(`${expected}, got ${JSON.stringify(name)}`);
 }

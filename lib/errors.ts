@@ -9,7 +9,11 @@ export class LlamaForgeError extends Error {
   readonly exitCode: number;
 
   constructor(message: string, code: string, exitCode: number, options?: { cause?: unknown }) {
-    super(message, options);
+    // An error about an error would hide the first one.
+    super(
+      typeof message === "string" ? message : `an error without text (${typeof message})`,
+      options,
+    );
     this.name = new.target.name;
     this.code = code;
     this.exitCode = exitCode;
@@ -72,8 +76,23 @@ export class AutogradError extends LlamaForgeError {
 
 /** A native operation failed while it ran; the message starts with its name. */
 export class NativeError extends LlamaForgeError {
-  constructor(message: string, code = "ERR_NATIVE") {
-    super(message, code, exitCodes.bug);
+  constructor(
+    message: string,
+    code = "ERR_NATIVE",
+    exitCode: number = exitCodes.bug,
+    options?: { cause?: unknown },
+  ) {
+    super(message, code, exitCode, options);
+  }
+}
+
+/** Numbers that are NaN or infinite where a result needs finite ones: logits that give no probabilities. */
+export class NonFiniteError extends NativeError {
+  /** Weights that are not finite, by their names in files, where they have been looked for. */
+  readonly tensors: readonly string[];
+  constructor(message: string, options: { cause?: unknown; tensors?: readonly string[] } = {}) {
+    super(message, "ERR_NON_FINITE", exitCodes.nonFinite, options);
+    this.tensors = options.tensors ?? [];
   }
 }
 
@@ -82,6 +101,24 @@ export class OutOfMemoryError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_OUT_OF_MEMORY", exitCodes.bug);
   }
+}
+
+/** The system refuses a thread, a process or an open file: a limit of the user, the shell or the container. */
+export class ResourceError extends LlamaForgeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, "ERR_RESOURCE", exitCodes.usage, options);
+  }
+}
+
+/** Findings beyond this many tell nothing new, and a million of them fill a terminal. */
+const maxListed = 20;
+
+/** The first of many lines, and how many more there are. */
+export function boundedList(lines: readonly string[], most = maxListed): string {
+  const shown = lines.slice(0, most);
+  const left = lines.length - shown.length;
+  if (left > 0) shown.push(`  ... and ${left} more`);
+  return shown.join("\n");
 }
 
 /** One finding in a configuration: where, what, and what would be right. */
@@ -96,7 +133,10 @@ export interface ConfigProblem {
 export class ConfigError extends LlamaForgeError {
   readonly problems: readonly ConfigProblem[];
   constructor(source: string, problems: readonly ConfigProblem[]) {
-    const list = problems.map((problem) => `  ${problem.path}: ${problem.message}`).join("\n");
+    if (!Array.isArray(problems)) {
+      throw new ArgumentError("[ConfigError] expected an array of problems for problems");
+    }
+    const list = boundedList(problems.map((problem) => `  ${problem?.path}: ${problem?.message}`));
     const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
     super(`${source}: ${count}\n${list}`, "ERR_CONFIG", exitCodes.usage);
     this.problems = problems;

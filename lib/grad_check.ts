@@ -10,6 +10,7 @@ import {
 } from "./check.js";
 import { tensor } from "./create.js";
 import { AutogradError } from "./errors.js";
+import { hostArray } from "./host-array.js";
 import { scope } from "./scope.js";
 import type { Tensor } from "./tensor.js";
 
@@ -74,7 +75,7 @@ export async function checkGradients(
   for (const [input, data] of values.entries()) {
     const gradient = analytic[input];
     if (!gradient) continue;
-    const numeric = new Float64Array(data.length);
+    const numeric = hostArray("checkGradients", Float64Array, data.length);
     for (let i = 0; i < data.length; ++i) {
       numeric[i] = await differenceQuotient(fn, values, place, weights, input, i, eps);
     }

@@ -58,7 +58,7 @@ export * from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
 export { writeReport } from "./report/html.js";
-export { memory, resetPeakMemory, setMemoryLimit, synchronize } from "./runtime.js";
+export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./runtime.js";
 export { keep, scope } from "./scope.js";
 export { type DType, Tensor } from "./tensor.js";
 export {

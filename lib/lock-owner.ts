@@ -27,8 +27,14 @@ export function thisOwner(): LockOwner {
 /** The owner that a lock file names; null if its content is none. */
 export function parseLockOwner(content: string): LockOwner | null {
   try {
-    const owner: unknown = JSON.parse(content);
-    const named = typeof (owner as { pid?: unknown } | null)?.pid === "number";
+    const owner = JSON.parse(content) as Partial<Record<keyof LockOwner, unknown>> | null;
+    const isText = (value: unknown) => typeof value === "string";
+    const named =
+      typeof owner?.pid === "number" &&
+      isText(owner.host) &&
+      isText(owner.since) &&
+      // Another program's file may name its process too: only one with all of our fields is ours.
+      [owner.bootId, owner.startTime].every((value) => value === null || isText(value));
     return named ? (owner as LockOwner) : null;
   } catch {
     return null;
@@ -39,14 +45,19 @@ export function parseLockOwner(content: string): LockOwner | null {
 export function mayBeAlive(owner: LockOwner): boolean {
   const mine = thisOwner();
   if (owner.host !== mine.host) return true;
-  if (owner.bootId !== mine.bootId) return false;
+  if (differ(owner.bootId, mine.bootId)) return false;
   try {
     process.kill(owner.pid, 0);
   } catch (error) {
     // Another user's process is one.
     if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
   }
-  return owner.startTime === startTime(owner.pid);
+  return !differ(owner.startTime, startTime(owner.pid));
+}
+
+/** Whether both are known and not the same: a process without /proc knows neither its own nor another's. */
+function differ(a: string | null | undefined, b: string | null): boolean {
+  return typeof a === "string" && b !== null && a !== b;
 }
 
 export function describeOwner(owner: LockOwner): string {

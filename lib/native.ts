@@ -10,10 +10,13 @@ import {
   DTypeError,
   LlamaForgeError,
   NativeError,
+  NonFiniteError,
   OutOfMemoryError,
   PeerError,
+  ResourceError,
   ShapeError,
 } from "./errors.js";
+import { standardThreads } from "./machine-limits.js";
 import { addonFile, explainLoadFailure, thisSystem } from "./native-load.js";
 import type { NativeOps } from "./native-ops.js";
 
@@ -24,6 +27,8 @@ export type DType = "f32" | "bf16" | "i32";
 export interface NativeTensor {
   /** Another reference to the same memory: `shape` starting `offset` elements in. */
   view(offset: number, shape: readonly number[]): NativeTensor;
+  /** Tells that no scope will free this tensor: forgotten ones ask for a garbage collection when they grow large. */
+  setUnowned(): void;
   dispose(): void;
   /** Copies a typed array of the tensor's dtype (bf16: the bits as Uint16Array). */
   write(data: Float32Array | Int32Array | Uint16Array): void;
@@ -76,6 +81,8 @@ export interface Addon {
   comm: Record<string, (...args: never[]) => unknown>;
   /** When the device got there: milliseconds of the clock of process.hrtime. */
   synchronize(device: number): Promise<number>;
+  /** Undefined unless too many operations wait for the device; then a promise of when there are few again. */
+  ready(device: number): Promise<void> | undefined;
   memory(device: number): NativeMemory;
   resetPeakMemory(device: number): void;
   setMemoryLimit(device: number, bytes: number): void;
@@ -119,6 +126,7 @@ function load(): Addon {
   try {
     const loaded = require(addonFile(root)) as Addon;
     loaded.setPluginFolders(pluginFolders());
+    if (process.env.LLAMAFORGE_THREADS === undefined) loaded.setThreads(standardThreads());
     return loaded;
   } catch (cause) {
     const { message } = cause as Error;
@@ -145,12 +153,16 @@ export function typedNativeError(error: unknown): unknown {
       return new DeviceError(message, { cause: error });
     case "ERR_DISPOSED":
       return new DisposedError(message);
+    case "ERR_RESOURCE":
+      return new ResourceError(message, { cause: error });
     case "ERR_OUT_OF_MEMORY":
       return new OutOfMemoryError(message);
     case "ERR_CHECKPOINT":
       return new CheckpointError(message, { cause: error });
     case "ERR_PEER":
       return new PeerError(message, { cause: error });
+    case "ERR_NON_FINITE":
+      return new NonFiniteError(message, { cause: error });
     case undefined:
       return error;
     default:
@@ -210,7 +222,8 @@ export function buildInfo(): BuildInfo {
 }
 
 /**
- * Sets the number of threads of the CPU device; the default is every core, or LLAMAFORGE_THREADS.
+ * Sets the number of threads of the CPU device. The default is LLAMAFORGE_THREADS, else OMP_NUM_THREADS, else every core
+ * that this process may use: the CPU time that its container is given counts.
  * @throws DeviceError once the CPU device is in use with another number
  */
 export function setThreads(threads: number): void {

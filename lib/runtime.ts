@@ -14,8 +14,8 @@ export async function synchronize(device: Device = defaultDevice()): Promise<voi
 }
 
 /**
- * The same, and when the device got there, by performance.now(): JS may come round much later, as launches wait once a GPU's
- * queue is full.
+ * Waits like `synchronize()` and tells when the device got there, by performance.now(): JavaScript that is busy comes round
+ * later.
  */
 export async function reachedAt(device: Device): Promise<number> {
   const number = numberOf("synchronize", device);
@@ -23,6 +23,21 @@ export async function reachedAt(device: Device): Promise<number> {
     const reached = await addon.synchronize(number);
     const late = Number(process.hrtime.bigint()) / 1e6 - reached;
     return performance.now() - late;
+  } catch (error) {
+    throw typedNativeError(error);
+  }
+}
+
+/**
+ * Lets the event loop take its turn, and waits while the device is far behind: from 4,096 operations that it has not begun
+ * until half of them are left. Operations return at once, so a loop that awaits nothing else, such as one over many
+ * micro-batches, would record without end and keep timers and sockets waiting. It awaits this between two of them; the
+ * device does not run dry meanwhile.
+ */
+export async function ready(device: Device = defaultDevice()): Promise<void> {
+  const number = numberOf("ready", device);
+  try {
+    await (addon.ready(number) ?? new Promise((resolve) => setImmediate(resolve)));
   } catch (error) {
     throw typedNativeError(error);
   }

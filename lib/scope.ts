@@ -1,7 +1,8 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import type { TapeRecord } from "./autograd.js";
+import { argumentError, checkTensor } from "./check.js";
 import { AutogradError } from "./errors.js";
-import type { Tensor } from "./tensor.js";
+import { Tensor } from "./tensor.js";
 
 /**
  * Frees what was made inside it when it ends. The current scope belongs to the asynchronous context: it holds across
@@ -97,16 +98,16 @@ export function currentScope(): Scope | undefined {
 }
 
 /** What a scope's function may hand out: tensors, alone or in arrays and plain objects. */
-function moveResultsOut(scope: Scope, value: unknown): void {
+function moveResultsOut(scope: Scope, value: unknown, seen = new Set<object>()): void {
   if (typeof value !== "object" || value === null) return;
-  const candidate = value as Partial<Tensor>;
-  if (typeof candidate.setScope === "function") {
-    if ((value as Tensor).scope === scope) scope.moveOut(value as Tensor);
-  } else if (Array.isArray(value)) {
-    for (const item of value) moveResultsOut(scope, item);
-  } else if (Object.getPrototypeOf(value) === Object.prototype) {
-    for (const item of Object.values(value)) moveResultsOut(scope, item);
+  if (Tensor.isTensor(value)) {
+    if (value.scope === scope) scope.moveOut(value);
+    return;
   }
+  const nests = Array.isArray(value) || Object.getPrototypeOf(value) === Object.prototype;
+  if (!nests || seen.has(value)) return;
+  seen.add(value);
+  for (const item of Object.values(value)) moveResultsOut(scope, item, seen);
 }
 
 /**
@@ -120,6 +121,9 @@ function moveResultsOut(scope: Scope, value: unknown): void {
 export function scope(): Scope;
 export function scope<T>(fn: () => T): T;
 export function scope<T>(fn?: () => T): Scope | T {
+  if (fn !== undefined && typeof fn !== "function") {
+    throw argumentError("scope", "a function or nothing", "fn", fn);
+  }
   const inner = new Scope(currentScope());
   if (fn === undefined) {
     storage.enterWith(inner);
@@ -162,7 +166,7 @@ export function outsideScopes<T>(fn: () => T): T {
  * @returns the same tensor
  */
 export function keep<T extends Tensor>(tensor: T): T {
-  tensor.checkAlive("keep");
+  checkTensor("keep", "tensor", tensor);
   const owner = tensor.scope;
   if (!owner) return tensor;
   if (owner.nearestOpen() !== owner) {

@@ -1,8 +1,9 @@
 import type { GraphNode } from "./autograd.js";
 import { type BackwardOptions, backwardFrom } from "./backward.js";
-import { checkBoolean, checkDevice } from "./check.js";
+import { checkBoolean, checkDevice, checkMade } from "./check.js";
 import { type Device, defaultDevice, deviceName } from "./device.js";
 import { DisposedError, DTypeError, ShapeError } from "./errors.js";
+import { hostArray } from "./host-array.js";
 import {
   addon,
   type DType,
@@ -70,6 +71,8 @@ export class Tensor {
   #handle: Handle | null;
   #scope: Scope | undefined;
   #gradient: Tensor | null = null;
+  /** The place that the gradient was given, if it was; a handle of our own, which no user can dispose. */
+  #gradientPlace: Tensor | null = null;
   #gradientFilled = false;
   #requiresGrad = false;
   /** The memory's version that this tensor's place in the graph stands for. */
@@ -84,6 +87,7 @@ export class Tensor {
     op: string,
     scope: Scope | undefined,
   ) {
+    checkMade("Tensor", "tensor(), zeros(), ...", typeof handle?.references === "number");
     this.#handle = handle;
     this.shape = shape;
     this.dtype = dtype;
@@ -108,8 +112,12 @@ export class Tensor {
 
   /** The native reference, for native calls. @throws DisposedError */
   get native(): NativeTensor {
+    return this.#alive().native;
+  }
+
+  #alive(): Handle {
     if (!this.#handle) this.checkAlive(this.op);
-    return (this.#handle as Handle).native;
+    return this.#handle as Handle;
   }
 
   get disposed(): boolean {
@@ -148,7 +156,9 @@ export class Tensor {
       return result;
     }
     const bytes = await this.toBytes();
-    return this.dtype === "i32" ? new Int32Array(bytes) : new Float32Array(bytes);
+    return this.dtype === "i32"
+      ? hostArray("toArray", Int32Array, bytes)
+      : hostArray("toArray", Float32Array, bytes);
   }
 
   /** The elements' bytes (little-endian, row-major) as they are at this point of the stream. */
@@ -199,6 +209,8 @@ export class Tensor {
     this.node = null;
     this.#gradient?.dispose();
     this.#gradient = null;
+    this.#gradientPlace?.dispose();
+    this.#gradientPlace = null;
     this.#gradientFilled = false;
   }
 
@@ -215,15 +227,14 @@ export class Tensor {
   }
 
   #share(scope: Scope | undefined): Tensor {
-    this.checkAlive(this.op);
-    const handle = this.#handle as Handle;
+    const handle = this.#alive();
     handle.references++;
     return new Tensor(handle, this.shape, this.dtype, this.device, this.op, scope);
   }
 
   /** @internal */
   get memory(): Readonly<Memory> {
-    return (this.#handle as Handle).memory;
+    return this.#alive().memory;
   }
 
   /**
@@ -232,14 +243,14 @@ export class Tensor {
    * @internal
    */
   changed(writer: string): void {
-    const { memory } = this.#handle as Handle;
+    const { memory } = this.#alive();
     this.#version = ++memory.version;
     memory.writer = writer;
   }
 
   /** Whether the numbers are others than those that this tensor's place in the graph stands for. @internal */
   get outdated(): boolean {
-    return this.#version !== (this.#handle as Handle).memory.version;
+    return this.#version !== this.#alive().memory.version;
   }
 
   /** @internal */
@@ -250,7 +261,8 @@ export class Tensor {
   /** @internal */
   setScope(scope: Scope | undefined): void {
     this.#scope = scope;
-    scope?.addTensor(this);
+    if (scope) scope.addTensor(this);
+    else this.#handle?.native.setUnowned();
   }
 
   // ---- gradients
@@ -279,10 +291,11 @@ export class Tensor {
 
   /**
    * The accumulated gradient of a leaf (f32, same shape), or null before the first `backward()`. It belongs to this
-   * tensor and changes with the next `backward()`.
+   * tensor and changes with the next `backward()`. If it is disposed, the next `backward()` makes another one.
    */
   get grad(): Tensor | null {
-    return this.#gradientFilled ? this.#gradient : null;
+    const buffer = this.gradientBuffer;
+    return this.#gradientFilled ? buffer : null;
   }
 
   /** Forgets the gradient; the next `backward()` overwrites it. */
@@ -292,8 +305,10 @@ export class Tensor {
 
   /** Gives the gradient a place of its own, e.g. in a flat buffer; one that is there already moves to it. @internal */
   bindGradient(buffer: Tensor): void {
-    const earlier = this.#gradient;
+    const earlier = this.gradientBuffer;
     this.#gradient = buffer;
+    this.#gradientPlace?.dispose();
+    this.#gradientPlace = buffer.retain();
     if (!earlier) return;
     if (this.#gradientFilled) native.cast(earlier.native, buffer.native);
     earlier.dispose();
@@ -302,15 +317,20 @@ export class Tensor {
   /** Where the next gradient goes, and whether it is added there. Marks the gradient as present. @internal */
   gradientTarget(): { tensor: Tensor; accumulate: boolean } {
     this.hooks?.gradientNeeded();
-    this.#gradient ??= untracked(this.shape, "f32", this.device, "backward");
+    const buffer = this.gradientBuffer ?? untracked(this.shape, "f32", this.device, "backward");
+    this.#gradient = buffer;
     const accumulate = this.#gradientFilled;
     this.#gradientFilled = true;
-    this.#gradient.changed("backward");
-    return { tensor: this.#gradient, accumulate };
+    buffer.changed("backward");
+    return { tensor: buffer, accumulate };
   }
 
-  /** The buffer behind `grad`, filled or not. @internal */
+  /** The buffer behind `grad`, filled or not; one that was disposed is taken up again in its place. @internal */
   get gradientBuffer(): Tensor | null {
+    if (this.#gradient?.disposed) {
+      this.#gradient = this.#gradientPlace?.retain() ?? null;
+      this.#gradientFilled = false;
+    }
     return this.#gradient;
   }
 
@@ -338,7 +358,7 @@ export class Tensor {
 }
 
 function newHandle(shape: readonly number[], dtype: DType, device: Device, op: string): Handle {
-  const number = deviceNumber(device);
+  const number = device ? deviceNumber(device) : Number.NaN;
   if (!(number >= 0)) checkDevice(op, "device", device);
   try {
     const memory = { version: 0, writer: "", leaves: 0 };
@@ -368,12 +388,8 @@ export function empty(
   op = "empty",
 ): Tensor {
   const { dtype = "f32", device = defaultDevice() } = like;
-  return new Tensor(
-    newHandle(shape, dtype, device, op),
-    [...shape],
-    dtype,
-    device,
-    op,
-    currentScope(),
-  );
+  const scope = currentScope();
+  const handle = newHandle(shape, dtype, device, op);
+  if (!scope) handle.native.setUnowned();
+  return new Tensor(handle, [...shape], dtype, device, op, scope);
 }

@@ -3,6 +3,7 @@
 //   npm run bundle:gpu            needs: npm run setup, npm run build:cuda
 //   build/gpu-bundle/run.sh test [FILES]            the tests with the GPU as device
 //   build/gpu-bundle/run.sh llamaforge doctor       the command line; likewise train, generate, ...
+//   build/gpu-bundle/run.sh bench event-loop/run.mjs [OPTIONS]   a program of bench/
 //   build/gpu-bundle/run.sh node FILE               any program of its own
 //
 // Two archives: what hardly changes (Node, npm packages, oneDNN), made again only when it did, and the project itself. The
@@ -59,7 +60,7 @@ function packages() {
       add(needed, path, needed in optionalDependencies);
     for (const needed of Object.keys(optionalDependencies)) add(needed, path, true);
   };
-  for (const name of [...Object.keys(manifest.dependencies), "vitest", "fast-check"])
+  for (const name of [...Object.keys(manifest.dependencies), "vitest", "fast-check", "fastify"])
     add(name, root, false);
   return found;
 }
@@ -192,6 +193,11 @@ what="$1"
 [ $# -gt 0 ] && shift
 case "$what" in
   node) exec node "$@" ;;
+  bench)
+    [ -f "$folder/bench/$1" ] || { echo "$0: there is no bench/$1" >&2; exit 2; }
+    file="$folder/bench/$1"
+    shift
+    exec node "$file" "$@" ;;
   llamaforge) exec node "$folder/dist/cli/main.js" "$@" ;;
   test)
     cd "$folder"
@@ -201,7 +207,7 @@ case "$what" in
     for argument in "$@"; do case "$argument" in -*) ;; *) files=yes ;; esac; done
     [ $files = yes ] || set -- "$@" ${manifest.scripts["test:gpu"].split("vitest run ")[1]}
     exec node node_modules/vitest/vitest.mjs run "$@" ;;
-  *) echo "usage: $0 test [FILES] | llamaforge ARGUMENTS | node FILE" >&2; exit 2 ;;
+  *) echo "usage: $0 test [FILES] | llamaforge ARGUMENTS | bench FILE [OPTIONS] | node FILE" >&2; exit 2 ;;
 esac
 `,
 );

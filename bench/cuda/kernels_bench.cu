@@ -144,15 +144,16 @@ void check_cross_entropy(int64_t rows, int64_t classes, int64_t width) {
   for (auto& id : ids)
     id = generator()() % 5 == 0 ? -100 : static_cast<int32_t>(generator()() % static_cast<uint32_t>(classes));
   const Tensor targets = upload<int32_t>({rows}, ids), logits = random<T>({rows, classes}, 2);
-  const Tensor loss = empty({1}, DType::f32), lse = empty({rows}, DType::f32), d_loss = upload<float>({1}, {1.5f});
+  const Tensor loss = empty({1}, DType::f32), statistics = empty({2, rows}, DType::f32),
+               d_loss = upload<float>({1}, {1.5f});
   const Tensor d_logits = empty({rows, classes}, dtype_of<T>());
   const Tensor x = random<T>({rows, width}),
                weight = random<T>({classes, width}, 1.0f / std::sqrt(static_cast<float>(width)));
   const Tensor head_loss = empty({1}, DType::f32), dx = empty({rows, width}, dtype_of<T>());
   const Tensor dweight = empty({classes, width}, DType::f32), loss_alone = empty({1}, DType::f32);
   run([&](Stream& s) {
-    cuda::cross_entropy_forward(s, in(logits), in(targets), out(loss), out(lse), -100);
-    cuda::cross_entropy_backward(s, in(d_loss), in(logits), in(targets), in(lse), out(d_logits), -100);
+    cuda::cross_entropy_forward(s, in(logits), in(targets), out(loss), out(statistics), -100);
+    cuda::cross_entropy_backward(s, in(d_loss), in(logits), in(targets), in(statistics), out(d_logits), -100);
     cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(head_loss), out(dx), out(dweight), -100);
     cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss_alone), std::nullopt, std::nullopt, -100);
   });
@@ -405,12 +406,12 @@ void time_all() {
     const Tensor targets = upload<int32_t>({n}, ids), x = random<bfloat16>({n, d}),
                  weight = random<bfloat16>({vocab, d}, 0.02f);
     const Tensor loss = empty({1}, DType::f32), dx = empty({n, d}, bf16), dweight = empty({vocab, d}, DType::f32);
-    const Tensor logits = random<bfloat16>({8192, vocab}), lse = empty({8192}, DType::f32),
+    const Tensor logits = random<bfloat16>({8192, vocab}), statistics = empty({2, 8192}, DType::f32),
                  few = upload<int32_t>({8192}, std::vector<int32_t>(ids.begin(), ids.begin() + 8192));
     report_time("cross_entropy_forward 8192", 2.0 * 8192 * vocab,
-                [&](Stream& s) { cuda::cross_entropy_forward(s, in(logits), in(few), out(loss), out(lse), -100); });
+                [&](Stream& s) { cuda::cross_entropy_forward(s, in(logits), in(few), out(loss), out(statistics), -100); });
     report_time("cross_entropy_backward 8192", 4.0 * 8192 * vocab, [&](Stream& s) {
-      cuda::cross_entropy_backward(s, in(loss), in(logits), in(few), in(lse), out(logits), -100);
+      cuda::cross_entropy_backward(s, in(loss), in(logits), in(few), in(statistics), out(logits), -100);
     });
     const Time t = measure(
         [&] {

@@ -42,7 +42,8 @@ enum class MessageType : uint8_t {
   value,
   failed,  // text: this one request
   status_request,
-  verdict,  // text: the run has failed
+  verdict,    // text: the run has failed
+  try_again,  // text: no room for this connection now; the next one may find some
 };
 
 struct Message {

@@ -16,6 +16,10 @@ std::exception_ptr peer_error(const std::string& message) {
   return std::make_exception_ptr(Error("ERR_PEER", message));
 }
 
+void throw_if(const std::atomic<bool>& cancelled) {
+  if (cancelled) throw Error("ERR_PEER", "the store was closed before it was connected");
+}
+
 }  // namespace
 
 StoreClient::StoreClient(const StoreOptions& options, Events events, const std::atomic<bool>& cancelled)
@@ -31,30 +35,42 @@ StoreClient::~StoreClient() {
   fail("the store has been closed");
 }
 
-// Rank 0 may start later than the others, so a refused connection is tried again; a refusal by the store itself is
-// final.
+// Rank 0 may start later than the others, so a connection that fails is tried again, and so is one for which the store
+// has no room; a refusal by the store itself is final.
 void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& cancelled) {
-  // The store says at its own deadline who is missing; that answer is worth a moment more.
-  const auto deadline = Clock::now() + options.timeout + Milliseconds(2000);
   const auto connect_deadline = Clock::now() + options.timeout;
-  const auto throw_if_cancelled = [&] {
-    if (cancelled) throw Error("ERR_PEER", "the store was closed before it was connected");
-  };
+  // The store says at its own deadline who is missing; that answer is worth a moment more.
+  const auto deadline = connect_deadline + Milliseconds(2000);
   std::string why;
+  for (;;) {
+    connect(options, cancelled, connect_deadline, why);
+    if (say_hello(options, cancelled, deadline, why)) return;
+    socket_.reset();
+    in_.clear();
+    std::this_thread::sleep_for(kBetweenTries);
+  }
+}
+
+void StoreClient::connect(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
+                          std::string& why) {
   while (!socket_) {
-    throw_if_cancelled();
+    throw_if(cancelled);
     const auto now = Clock::now();
-    if (now >= connect_deadline) {
+    if (now >= deadline) {
       throw Error(
           "ERR_PEER",
           format("[store] rank {} found no rank 0 at {} within {} s ({}): is it running, is MASTER_ADDR the name "
                  "of its host, and does a firewall let the port through?",
                  options.rank, place_, options.timeout.count() / 1000.0, why));
     }
-    const auto left = std::chrono::ceil<Milliseconds>(connect_deadline - now);
+    const auto left = std::chrono::ceil<Milliseconds>(deadline - now);
     socket_ = connect_to(options.host, options.port, left, why);
     if (!socket_) std::this_thread::sleep_for(std::min(left, kBetweenTries));
   }
+}
+
+bool StoreClient::say_hello(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
+                            std::string& why) {
   const std::string hello = encode({MessageType::hello, 0,
                                     Writer()
                                         .text(kGreeting)
@@ -70,7 +86,7 @@ void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& can
   if (send_some(socket_, hello, sent) != Transfer::more)
     throw lost("closed the connection: it is not rank 0 of a run of LlamaForge");
   for (;;) {
-    throw_if_cancelled();
+    throw_if(cancelled);
     std::optional<Message> answer;
     try {
       std::string_view rest = in_;
@@ -81,15 +97,18 @@ void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& can
         local_address_ = comm::local_address(socket_);
         // On rank 0's host, whose own name may be one of the loopback interface there.
         if (is_loopback(local_address_) && !outside.empty()) local_address_ = outside;
-        return;
+        return true;
       }
-      if (answer && answer->type == MessageType::refused) why = Reader(answer->body).text();
+      const bool turned_away =
+          answer && (answer->type == MessageType::refused || answer->type == MessageType::try_again);
+      if (turned_away) why = Reader(answer->body).text();
     } catch (const Error&) {
       throw lost("is not rank 0 of a run of LlamaForge: another program has that port");
     }
     if (answer && answer->type == MessageType::refused) {
       throw Error("ERR_PEER", format("[store] rank {} was refused by rank 0 at {}: {}", options.rank, place_, why));
     }
+    if (answer && answer->type == MessageType::try_again) return false;
     if (answer) throw lost("is not rank 0 of a run of LlamaForge: another program has that port");
     if (Clock::now() >= deadline)
       throw lost("took the connection but said nothing in time: is it rank 0 of a run of LlamaForge?");

@@ -63,6 +63,11 @@ class StoreClient {
     Clock::time_point deadline;  // by which the store must have answered, be it to say that time is over
   };
   void join(const StoreOptions& options, const std::atomic<bool>& cancelled);
+  void connect(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
+               std::string& why);
+  // Whether the store lets this rank in; if not, it has no room now. Throws ERR_PEER where trying again would not help.
+  bool say_hello(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
+                 std::string& why);
   void run();
   void handle(Message message);
   void request(MessageType type, std::string body, Milliseconds timeout, Reply reply);

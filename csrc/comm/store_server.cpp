@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <cerrno>
 
 namespace llamaforge::comm {
 
@@ -14,7 +15,8 @@ constexpr size_t kMostStored = size_t{1} << 30;
 constexpr size_t kMostUnsent = size_t{64} << 20;
 constexpr size_t kMostChecks = 1 << 16;
 
-// Connections that have not said who they are. All ranks may come at once, beside strangers.
+// Connections that have not said who they are. All ranks may come at once, beside strangers. Beyond that the oldest
+// make room: a rank speaks at once, so those that stay silent are none.
 int most_unheard(int world_size) { return std::max(256, 2 * world_size); }
 
 // Takes the same time wherever the difference is.
@@ -61,7 +63,8 @@ void StoreServer::run() {
       for (const auto& [rank, client] : all) send(*client, MessageType::goodbye);
       return;
     }
-    watched = {{wakeup_.fd(), POLLIN, 0}, {listener_.fd(), POLLIN, 0}};
+    // Without a descriptor for it, a connection that waits would be told of again and again.
+    watched = {{wakeup_.fd(), POLLIN, 0}, {full_ ? -1 : listener_.fd(), POLLIN, 0}};
     owners.clear();
     for (Client& client : clients_) {
       const bool unsent = client.sent < client.out.size();
@@ -69,6 +72,7 @@ void StoreServer::run() {
       owners.push_back(&client);
     }
     poll(watched.data(), watched.size(), next_timeout());
+    full_ = false;
     if (watched[0].revents) wakeup_.clear();
     if (watched[1].revents) accept_all();
     for (size_t i = 0; i < owners.size(); ++i) {
@@ -89,7 +93,7 @@ void StoreServer::forget_dead() {
 }
 
 int StoreServer::next_timeout() const {
-  int least = 1000;
+  int least = full_ ? 100 : 1000;
   if (!started_) least = std::min(least, milliseconds_until(start_deadline_));
   if (trouble_) least = std::min(least, milliseconds_until(trouble_deadline_));
   for (const Waiter& waiter : waiters_) least = std::min(least, milliseconds_until(waiter.deadline));
@@ -109,13 +113,31 @@ void StoreServer::accept_all() {
   for (;;) {
     std::string address;
     Socket socket = accept_from(listener_, address);
-    if (!socket) return;
+    if (!socket) {
+      full_ = errno == EMFILE || errno == ENFILE;
+      if (!full_ || !evict()) return;
+      continue;
+    }
     Client& client = clients_.emplace_back();
     client.socket = std::move(socket);
     client.address = address;
     client.deadline = Clock::now() + kHelloTime;
-    if (waiting_for_hello() > most_unheard(world_size_)) refuse(client, "too many connections at once");
+    while (waiting_for_hello() > most_unheard(world_size_) && evict()) {
+    }
   }
+}
+
+bool StoreServer::evict() {
+  for (Client& client : clients_) {
+    if (client.rank >= 0 || client.dead) continue;
+    if (!client.closing) serve(client);  // its word may have come already
+    if (client.rank >= 0) continue;
+    refuse(client, "too many connections at once, and it was silent", MessageType::try_again);
+    client.dead = true;
+    client.socket.reset();
+    return true;
+  }
+  return false;
 }
 
 void StoreServer::serve(Client& client) {
@@ -171,11 +193,11 @@ void StoreServer::flush(Client& client) {
 }
 
 // The peer is told why, the message is kept for those who wait for the right one.
-void StoreServer::refuse(Client& client, const std::string& why) {
+void StoreServer::refuse(Client& client, const std::string& why, MessageType type) {
   if (client.dead || client.closing) return;
   refusals_.push_back(format("{}: {}", client.address, why));
   if (refusals_.size() > 5) refusals_.erase(refusals_.begin());
-  send(client, MessageType::refused, 0, Writer().text(why).take());
+  send(client, type, 0, Writer().text(why).take());
   client.closing = true;
   client.deadline = Clock::now() + kHelloTime;
   flush(client);

@@ -65,7 +65,9 @@ class StoreServer {
   bool make_room(size_t before, size_t after);
   void send(Client& client, MessageType type, uint64_t id = 0, std::string body = {});
   void flush(Client& client);
-  void refuse(Client& client, const std::string& why);
+  void refuse(Client& client, const std::string& why, MessageType type = MessageType::refused);
+  // Makes room for another connection: whoever is here longest without a word is sent away. Whether there was one.
+  bool evict();
   void lose(Client& client, const std::string& why);
   void begin_trouble(Trouble trouble);
   void end_trouble();
@@ -87,6 +89,7 @@ class StoreServer {
   std::map<int, std::string> lost_;
   std::set<int> left_;
   bool started_ = false, verdict_given_ = false;
+  bool full_ = false;  // a connection came, and there was no descriptor for it
 
   std::map<std::string, std::string> values_;
   std::map<std::string, uint64_t> counters_;  // two's complement

@@ -1,9 +1,9 @@
-// Gradient of causal attention (FlashAttention-2, Dao 2023, arXiv 2307.08691). Probabilities are recomputed from q, k and
-// the lse of the forward pass, p = exp(s - lse); with D = rowsum(dO ∘ o):
-//   dS = p ∘ (dO vᵀ - D),  dq = scale · dS k,  dk = scale · dSᵀ q,  dv = pᵀ dO;  dk, dv summed over the heads of a group.
+// Gradient of causal attention (FlashAttention-2, Dao 2023, arXiv 2307.08691). Probabilities are recomputed from q, k
+// and the statistics of the forward pass, p = exp(scale · (s - maximum) - log sum); with D = rowsum(dO ∘ o):
+//   dS = p ∘ (dO vᵀ - D),  dq = scale · dS k,  dk = scale · dSᵀ q,  dv = pᵀ dO;  dk, dv summed over a group's heads.
 //
-// Deterministic for any number of threads: the (head, query tile) pairs of a kv head are cut into parts, how many depends
-// on shapes alone; each part sums its own dk, dv in f32, and the parts are added in order.
+// Deterministic for any number of threads: the (head, query tile) pairs of a kv head are cut into parts, how many
+// depends on shapes alone; each part sums its own dk, dv in f32, and the parts are added in order.
 #include <vector>
 
 #include "cpu/attention_shared.h"
@@ -19,7 +19,7 @@ template <class Engine> struct BackwardWorkspace {
   static constexpr int64_t kWords = kTile * kTile / Engine::kPerWord;
   alignas(64) float scores[kTile * kTile], d_probabilities[kTile * kTile];
   alignas(64) Word probabilities_paired[kWords], d_scores[kWords], d_scores_paired[kWords];
-  alignas(64) float lse[kTile], row_sum[kTile];  // lse in base 2; rowsum(dO ∘ o)
+  alignas(64) float maximum[kTile], log_sum[kTile], row_sum[kTile];  // of q·k; in base 2; rowsum(dO ∘ o)
 };
 
 // p and dS of one tile, in the layouts of the three products that follow.
@@ -33,7 +33,7 @@ void softmax_gradient_tile(BackwardWorkspace<Engine>& w, int64_t rows, float to_
 #pragma GCC unroll 2
       for (int64_t i = 0; i < 2; ++i) {
         const int64_t place = (row + i) * kTile + v * kLanes;
-        Floats x = load(w.scores + place) * to_base_2 - w.lse[row + i];
+        Floats x = (load(w.scores + place) - w.maximum[row + i]) * to_base_2 - w.log_sum[row + i];
         x = keep_visible<kMask>(x, visible, tile, v, row + i, -INFINITY);
         p[i] = exp2_below_one(x);
         d_score[i] = p[i] * (load(w.d_probabilities + place) - w.row_sum[row + i]);
@@ -78,7 +78,7 @@ template <class T> float dot(const T* x, const T* y, int64_t count) {
 
 template <class T> struct BackwardTensors {
   const T *d_o, *qkv, *o;
-  const float* lse;
+  const float* statistics;
   T* dqkv;
 };
 
@@ -97,7 +97,9 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
   pair_rows<Engine>(side.d_output, side.d_output_paired, width);
   for (int64_t row = 0; row < kTile; ++row) {  // rows beyond the end get probability 0
     const bool inside = row < rows;
-    w.lse[row] = inside ? x.lse[(b * shape.heads + head) * shape.time + query_tile * kTile + row] * kLog2E : 1e30f;
+    const float* statistics = x.statistics + shape.row(b, head, query_tile) + row;
+    w.maximum[row] = inside ? statistics[0] : INFINITY;
+    w.log_sum[row] = inside ? statistics[shape.all_rows()] * kLog2E : 0.0f;
     w.row_sum[row] = inside ? dot(x.d_o + place + row * o_stride, x.o + place + row * o_stride, shape.head_size) : 0.0f;
   }
 
@@ -205,21 +207,21 @@ template <class Engine, class T> void backward(Stream& stream, const Attention& 
 
 }  // namespace
 
-void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv,
+void attention_backward(Stream& stream, In d_o, In qkv, In o, In statistics, std::optional<In> starts, Out dqkv,
                         int64_t heads, int64_t kv_heads, double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
-  check_attention_backward(size, d_o, qkv, o, lse, dqkv);
+  check_attention_backward(size, d_o, qkv, o, statistics, dqkv);
   Attention shape = attention_of(size, scale);
   shape.starts = checked_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
   if (qkv.dtype == DType::bf16) {
     backward<BFloat16Engine>(stream, shape,
                              BackwardTensors<bfloat16>{d_o.data<bfloat16>(), qkv.data<bfloat16>(), o.data<bfloat16>(),
-                                                       lse.data<float>(), dqkv.data<bfloat16>()});
+                                                       statistics.data<float>(), dqkv.data<bfloat16>()});
   } else {
     backward<FloatEngine>(stream, shape,
                           BackwardTensors<float>{d_o.data<float>(), qkv.data<float>(), o.data<float>(),
-                                                 lse.data<float>(), dqkv.data<float>()});
+                                                 statistics.data<float>(), dqkv.data<float>()});
   }
 }
 

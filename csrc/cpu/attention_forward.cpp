@@ -1,10 +1,11 @@
 // Causal attention in tiles (FlashAttention-2, Dao 2023, arXiv 2307.08691): no T x T matrix exists.
-// o = softmax(scale · q kᵀ) v, tile by tile with a running maximum and sum; keeps lse = log sum exp for the backward pass.
+// o = softmax(scale · q kᵀ) v, tile by tile with a running maximum and sum; keeps both for the backward pass.
 //
-// Keys and values of a (batch, kv head) are packed once and read by all query heads of its group. Scores live in base 2:
-// one multiplication less per exponential. On the diagonal only the needed part of each product is computed; tiles of keys
-// before the document of the first query are left out.
-// Deterministic for any number of threads: a query tile is one task.
+// Keys and values of a (batch, kv head) are packed once and read by all query heads of its group. Exponentials are in
+// base 2: one multiplication less for each. The maximum is subtracted before scores are scaled: rounded products of the
+// two would differ by whole units where scores are above 1e7. On the diagonal only the needed part of each product is
+// computed; tiles of keys before the document of the first query are left out. Deterministic for any number of threads:
+// a query tile is one task.
 #include "cpu/attention_shared.h"
 #include "cpu/cpu_ops.h"
 
@@ -15,7 +16,7 @@ template <class Engine> struct ForwardWorkspace {
   using Word = typename Engine::Word;
   alignas(64) float scores[kTile * kTile];
   alignas(64) Word probabilities[kTile * kTile / Engine::kPerWord];
-  alignas(64) float maximum[kTile], rescale[kTile];  // running maximum, base 2
+  alignas(64) float maximum[kTile], rescale[kTile];  // running maximum of q·k
   alignas(64) Floats sum[kTile];                     // running sum, lane by lane
 
   void start() {
@@ -25,14 +26,12 @@ template <class Engine> struct ForwardWorkspace {
 };
 
 // Online softmax of one tile of scores: probabilities relative to the new running maximum; `rescale` is what the old
-// output and sum are worth now. Of a document that begins later in the row of tiles no query has seen a key yet: its
-// maximum is still -inf, and 0 takes its place as the reference.
+// output and sum are worth now. A query that has seen no key yet (its document begins later in the row of tiles), or
+// only scores of -inf, has a maximum of -inf, and 0 takes its place as the reference.
 template <class Engine, Mask kMask>
 void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2, const Visible& visible, int64_t tile) {
-  constexpr bool kEmptyRows = kMask == Mask::documents;
-  const auto reference = [](Floats maximum) {
-    return kEmptyRows ? (maximum == broadcast(-INFINITY) ? Floats{} : maximum) : maximum;
-  };
+  const Floats nothing = broadcast(-INFINITY);
+  const auto reference = [&](Floats maximum) { return maximum == nothing ? Floats{} : maximum; };
   for (int64_t first = 0; first < rows; first += kLanes) {
     Floats largest[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) {
@@ -44,18 +43,18 @@ void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2, co
         largest[i] = x > largest[i] ? x : largest[i];
       }
     }
-    const Floats in_tile = reduce_rows(largest, [](Floats a, Floats b) { return a > b ? a : b; }) * to_base_2;
+    const Floats in_tile = reduce_rows(largest, [](Floats a, Floats b) { return a > b ? a : b; });
     const Floats before = load(w.maximum + first);
     const Floats now = before > in_tile ? before : in_tile;
     store(w.maximum + first, now);
-    store(w.rescale + first, exp2_below_one(before - reference(now)));
+    store(w.rescale + first, before == nothing ? Floats{} : exp2_below_one((before - reference(now)) * to_base_2));
   }
   for (int64_t row = 0; row < rows; ++row) {
     const Floats maximum = reference(broadcast(w.maximum[row]));
     Floats sum = w.sum[row] * w.rescale[row];
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kVectorsPerRow; ++v) {
-      Floats x = load(w.scores + row * kTile + v * kLanes) * to_base_2 - maximum;
+      Floats x = (load(w.scores + row * kTile + v * kLanes) - maximum) * to_base_2;
       x = keep_visible<kMask>(x, visible, tile, v, row, -INFINITY);
       const Floats p = exp2_below_one(x);
       sum += p;
@@ -67,7 +66,7 @@ void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2, co
 
 template <class Engine, class T>
 void forward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_t b, int64_t head, int64_t query_tile,
-                  const T* qkv, T* o, float* lse, typename Engine::Word* query, float* output,
+                  const T* qkv, T* o, float* statistics, typename Engine::Word* query, float* output,
                   ForwardWorkspace<Engine>& w) {
   constexpr int64_t kPerWord = Engine::kPerWord;
   const int64_t width = shape.width(), rows = shape.rows(query_tile);
@@ -101,14 +100,16 @@ void forward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_
   float sums[kTile];
   for (int64_t row = 0; row < rows; ++row) {
     sums[row] = horizontal_sum(w.sum[row]);
-    lse[(b * shape.heads + head) * shape.time + query_tile * kTile + row] =
-        w.maximum[row] / kLog2E + std::log(sums[row]);
+    float* place = statistics + shape.row(b, head, query_tile) + row;
+    place[0] = w.maximum[row];
+    place[shape.all_rows()] = std::log(sums[row]);
   }
   write_scaled(output, width, rows, shape.head_size, [&](int64_t row) { return 1.0f / sums[row]; },
                o + shape.at_output(b, query_tile, head), shape.heads * shape.head_size);
 }
 
-template <class Engine, class T> void forward(Stream& stream, const Attention& shape, const T* qkv, T* o, float* lse) {
+template <class Engine, class T>
+void forward(Stream& stream, const Attention& shape, const T* qkv, T* o, float* statistics) {
   using Word = typename Engine::Word;
   const int64_t width = shape.width(), tile_words = kTile * width / Engine::kPerWord;
   const int64_t key_words = shape.batch * shape.kv_heads * shape.tiles() * tile_words;
@@ -130,7 +131,8 @@ template <class Engine, class T> void forward(Stream& stream, const Attention& s
     for (int64_t late = 0; late < shape.tiles(); ++late) {  // the longest rows first: the end of the loop is even
       for (int64_t b = 0; b < shape.batch; ++b) {
         for (int64_t head = 0; head < shape.heads; ++head) {
-          forward_tile<Engine>(shape, keys, b, head, shape.tiles() - 1 - late, qkv, o, lse, query, output, *workspace);
+          forward_tile<Engine>(shape, keys, b, head, shape.tiles() - 1 - late, qkv, o, statistics, query, output,
+                               *workspace);
         }
       }
     }
@@ -139,17 +141,17 @@ template <class Engine, class T> void forward(Stream& stream, const Attention& s
 
 }  // namespace
 
-void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out lse, int64_t heads,
+void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out statistics, int64_t heads,
                        int64_t kv_heads, double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
-  check_attention_forward(size, qkv, o, lse);
+  check_attention_forward(size, qkv, o, statistics);
   Attention shape = attention_of(size, scale);
   shape.starts = checked_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
   if (qkv.dtype == DType::bf16) {
-    forward<BFloat16Engine>(stream, shape, qkv.data<bfloat16>(), o.data<bfloat16>(), lse.data<float>());
+    forward<BFloat16Engine>(stream, shape, qkv.data<bfloat16>(), o.data<bfloat16>(), statistics.data<float>());
   } else {
-    forward<FloatEngine>(stream, shape, qkv.data<float>(), o.data<float>(), lse.data<float>());
+    forward<FloatEngine>(stream, shape, qkv.data<float>(), o.data<float>(), statistics.data<float>());
   }
 }
 

@@ -38,6 +38,9 @@ struct Attention {
   int64_t at(int64_t b, int64_t tile, int64_t head) const {
     return (b * time + tile * kTile) * stride() + head * head_size;
   }
+  // Of a tile's first row in a tensor (batch, heads, time), and how many rows that has.
+  int64_t row(int64_t b, int64_t head, int64_t tile) const { return (b * heads + head) * time + tile * kTile; }
+  int64_t all_rows() const { return batch * heads * time; }
   // The same in o.
   int64_t at_output(int64_t b, int64_t tile, int64_t head) const {
     return ((b * time + tile * kTile) * heads + head) * head_size;

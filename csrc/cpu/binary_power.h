@@ -74,16 +74,14 @@ LF_INLINE Floats power(Floats a, Floats b) {
 
   // 0, infinities, NaN and exponents beyond 2^22 follow IEEE 754's table, one by one; a result never depends on its
   // neighbours in the vector.
-  const Floats special =
-      (size > 0.0f) & (size < __builtin_inff()) & (abs(b) < 0x1p22f) ? broadcast(0.0f) : broadcast(1.0f);
-  if (__builtin_expect(horizontal_sum(special) > 0, 0)) {
-    float bases[kLanes], exponents[kLanes], results[kLanes], is_special[kLanes];
+  const Ints special = ~((size > 0.0f) & (size < __builtin_inff()) & (abs(b) < 0x1p22f));
+  if (__builtin_expect(any(special), 0)) {
+    float bases[kLanes], exponents[kLanes], results[kLanes];
     store(bases, a);
     store(exponents, b);
     store(results, y);
-    store(is_special, special);
     for (int i = 0; i < kLanes; ++i) {
-      if (is_special[i] != 0) results[i] = std::pow(bases[i], exponents[i]);
+      if (special[i] != 0) results[i] = std::pow(bases[i], exponents[i]);
     }
     y = load(results);
   }

@@ -21,6 +21,8 @@
 #include "cpu/cpu_ops.h"
 #include "cpu/gemm_packed.h"
 #include "ops/checks/gemm.h"
+#include "runtime/cpu_stream.h"
+#include "runtime/room.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -28,6 +30,8 @@ namespace {
 // Rows from which bringing b into the blocked layout for one product pays (measured: 220 in f32, 400 in bf16).
 constexpr int64_t kRowsWorthReordering = 384;
 constexpr size_t kMaximalPlans = 512;  // generation meets a new row count with every prompt
+// More than oneDNN takes when it compiles a product. It writes through a null pointer where the system refuses it.
+constexpr size_t kRoomToCompile = size_t{32} << 20;
 
 dnnl::memory::data_type to_dnnl(DType dtype) {
   return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
@@ -100,8 +104,18 @@ Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
   return plan;
 }
 
+void require_room_to_compile(Stream& stream) {
+  if (has_room(kRoomToCompile)) return;
+  static_cast<CpuStream&>(stream).trim();
+  if (has_room(kRoomToCompile)) return;
+  throw Error("ERR_OUT_OF_MEMORY",
+              format("the system has no {} bytes left, which oneDNN may take to compile a product; {} are in use: use a "
+                     "smaller micro-batch or more recompute",
+                     kRoomToCompile, stream.memory().used));
+}
+
 // Plans of this thread: their memory objects hold the addresses of the running call.
-Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate, Layout layout) {
+Plan& plan_for(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate, Layout layout) {
   thread_local std::map<PlanKey, Plan> plans;
   const PlanKey key = {shape.batch,
                        shape.m,
@@ -119,6 +133,7 @@ Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& 
   const auto found = plans.find(key);
   if (found != plans.end()) return found->second;
   if (plans.size() >= kMaximalPlans) plans.clear();
+  require_room_to_compile(stream);
   return plans.emplace(key, compile(shape, a, b, accumulate, layout)).first->second;
 }
 
@@ -153,13 +168,31 @@ void execute(Stream& stream, Plan& plan, const void* a, const void* b, void* c) 
   queue().wait();
 }
 
-// Which products are oneDNN's.
-bool by_onednn(const GemmShape& shape) {
 #if defined(__AVX512BF16__)
+// oneDNN computes in bf16 from AVX-512 on; below that it has no kernel at all.
+bool has_bfloat16_kernels(Stream& stream) {
+  static const bool available = [&stream] {
+    require_room_to_compile(stream);
+    try {
+      compile({1, 16, 16, 16, DType::bf16, DType::f32}, {nullptr, false}, {nullptr, false}, false,
+              Layout::automatic);
+      return true;
+    } catch (const dnnl::error& error) {
+      if (error.status != dnnl_unimplemented) throw;
+      return false;
+    }
+  }();
+  return available;
+}
+#endif
+
+// Which products are oneDNN's.
+bool by_onednn(Stream& stream, const GemmShape& shape) {
   static const bool f32too = getenv("LF_F32_DNNL") != nullptr;
-  return shape.input == DType::bf16 || f32too;
+#if defined(__AVX512BF16__)
+  return shape.input == DType::bf16 ? has_bfloat16_kernels(stream) : f32too;
 #else
-  static const bool f32too = getenv("LF_F32_DNNL") != nullptr;
+  (void)stream;
   return shape.input == DType::f32 && f32too;
 #endif
 }
@@ -169,7 +202,8 @@ template <class Body> void with_named_errors(const GemmShape& shape, const Body&
   try {
     body();
   } catch (const dnnl::error& error) {
-    throw Error("ERR_NATIVE", format("oneDNN failed on ({},{})·({},{}): {}", shape.m, shape.k, shape.k, shape.n,
+    const bool refused = error.status == dnnl_out_of_memory;
+    throw Error(refused ? "ERR_OUT_OF_MEMORY" : "ERR_NATIVE", format("oneDNN failed on ({},{})·({},{}): {}", shape.m, shape.k, shape.k, shape.n,
                                      error.what()));
   }
 }
@@ -184,9 +218,9 @@ void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand
     if (!accumulate) std::memset(c, 0, static_cast<size_t>(count) * size_of(shape.output));
     return;
   }
-  if (!by_onednn(shape)) return multiply_packed(stream, shape, a, b, c, accumulate);
+  if (!by_onednn(stream, shape)) return multiply_packed(stream, shape, a, b, c, accumulate);
   with_named_errors(shape, [&] {
-    Plan& plan = plan_for(shape, a, b, accumulate, Layout::automatic);
+    Plan& plan = plan_for(stream, shape, a, b, accumulate, Layout::automatic);
     if (!plan.reorder) return execute(stream, plan, a.data, b.data, c);
     const Scratch blocked(stream, plan.b_blocked.get_desc().get_size());
     bring_to_layout(stream, plan, b.data, blocked.as<void>());
@@ -196,9 +230,9 @@ void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand
 
 PreparedOperand::PreparedOperand(Stream& stream, const GemmShape& shape, const GemmOperand& b)
     : stream_(stream), shape_(shape), b_(b) {
-  if (!by_onednn(shape)) return;
+  if (!by_onednn(stream, shape)) return;
   with_named_errors(shape, [&] {
-    Plan& plan = plan_for(shape, {nullptr, false}, b, false, Layout::blocked);
+    Plan& plan = plan_for(stream, shape, {nullptr, false}, b, false, Layout::blocked);
     if (!plan.reorder) return;
     blocked_.emplace(stream, plan.b_blocked.get_desc().get_size());
     bring_to_layout(stream, plan, b.data, blocked_->as<void>());
@@ -208,7 +242,7 @@ PreparedOperand::PreparedOperand(Stream& stream, const GemmShape& shape, const G
 void PreparedOperand::multiply(const void* a, void* c) {
   if (!blocked_) return multiply_matrices(stream_, shape_, {a, false}, b_, c, false);
   with_named_errors(shape_, [&] {
-    execute(stream_, plan_for(shape_, {a, false}, b_, false, Layout::blocked), a, blocked_->as<void>(), c);
+    execute(stream_, plan_for(stream_, shape_, {a, false}, b_, false, Layout::blocked), a, blocked_->as<void>(), c);
   });
 }
 

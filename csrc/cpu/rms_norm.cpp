@@ -4,12 +4,16 @@
 // Backward, with n = x · rstd:  dx = rstd · (w·dy − n · mean(w·dy·n)) + dr (assigned);  weight_grad += Σ rows dy · n.
 // Deterministic: weight gradients are summed per fixed block of rows, then over the blocks in order.
 
+#include <limits>
+
 #include "cpu/kernel.h"
 #include "ops/checks/rms_norm.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
+
+constexpr float kLeastSquare = 1e-30f;  // means of squares are summed without loss down to here
 
 // y (columns) = x (columns) · rstd · weight (columns)
 template <class T, class W>
@@ -19,8 +23,15 @@ void scale_row(const T* x, const W* weight, float rstd, T* y, int64_t columns) {
   });
 }
 
-float rstd_of(Floats squares, int64_t columns, float eps) {
-  return 1.0f / std::sqrt(horizontal_sum(squares) / static_cast<float>(columns) + eps);
+// From the squares of a row (columns), lane by lane. Squares of numbers beyond 1e18 overflow, those below 1e-18 vanish:
+// then the row is read again and summed in double.
+template <class T>
+float rstd_of(Floats squares, const T* row, int64_t columns, float eps) {
+  const float mean = horizontal_sum(squares) / static_cast<float>(columns) + eps;
+  if (mean >= kLeastSquare && mean <= std::numeric_limits<float>::max()) return 1.0f / std::sqrt(mean);
+  double sum = 0;
+  for (int64_t i = 0; i < columns; ++i) sum += static_cast<double>(to_float(row[i])) * to_float(row[i]);
+  return static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(columns) + eps));
 }
 
 template <class T, class W>
@@ -41,7 +52,7 @@ void forward(const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd
           squares += value * value;
         });
       }
-      rstd[row] = rstd_of(squares, size.columns, eps);
+      rstd[row] = rstd_of(squares, (skip ? r : x) + start, size.columns, eps);
       scale_row((skip ? r : x) + start, weight, rstd[row], y + start, size.columns);
     }
   });

@@ -70,8 +70,15 @@ void softmax_row(const T* x, T* y, int64_t n, bool log_form) {
 template <class T>
 void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
   if (log_form) {
-    const Floats sum = broadcast(static_cast<float>(row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i); })));
-    for_each_vector(0, n, [&](int64_t i, auto v) { v.store(dx + i, v.load(dy + i) - exp(v.load(y + i)) * sum); });
+    const float sum = static_cast<float>(row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i); }));
+    // exp(y) is positive unless y is -inf: where it rounds to 0, 0 times an infinite sum would be NaN.
+    const Floats least = broadcast(std::isinf(sum) ? std::numeric_limits<float>::min() : 0.0f);
+    const Floats nothing = broadcast(-std::numeric_limits<float>::infinity());
+    for_each_vector(0, n, [&](int64_t i, auto v) {
+      const Floats value = v.load(y + i);
+      const Floats p = exp(value);
+      v.store(dx + i, v.load(dy + i) - ((p < least) & (value > nothing) ? least : p) * sum);
+    });
   } else {
     const double dot = row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i) * v.load(y + i); });
     const double sum = row_sum(n, [&](int64_t i, auto v) { return v.load(y + i); });

@@ -3,8 +3,9 @@
 // Backward recomputes s:  d_gate = dy · up · s · (1 + g · (1 − s)),  d_up = dy · silu(g);  d_gate_up may be gate_up.
 // Both are bound by memory: 3 and 5 tensors of (N,F).
 
-#include "cpu/kernel.h"
 #include "ops/checks/swiglu.h"
+#include "cpu/kernel.h"
+#include "cpu/unary_math.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
@@ -19,7 +20,7 @@ void swiglu_forward(Stream&, In gate_up, Out y) {
         T* out = y.data<T>() + row * ffn;
         for_each_vector(0, ffn, [&](int64_t i, auto lanes) {
           const Floats g = lanes.load(gate + i);
-          lanes.store(out + i, g * sigmoid(g) * lanes.load(up + i));
+          lanes.store(out + i, silu(g) * lanes.load(up + i));
         });
       }
     });
@@ -38,11 +39,11 @@ void swiglu_backward(Stream&, In dy, In gate_up, Out d_gate_up) {
         T* d_gate = d_gate_up.data<T>() + row * 2 * ffn;
         T* d_up = d_gate + ffn;
         for_each_vector(0, ffn, [&](int64_t i, auto lanes) {
-          const Floats g = lanes.load(gate + i);
+          const Floats g = at_least(lanes.load(gate + i), -kFlatSilu);
           const Floats s = sigmoid(g);
           const Floats d = lanes.load(gradient + i);
           const Floats d_silu = d * lanes.load(up + i);
-          lanes.store(d_gate + i, d_silu * s * (1.0f + g * (1.0f - s)));
+          lanes.store(d_gate + i, d_silu * s * (1.0f + at_most(g, kFlatSilu) * (1.0f - s)));
           lanes.store(d_up + i, d * g * s);
         });
       }

@@ -1,7 +1,9 @@
-// Element-wise functions of one tensor, and their derivatives:  y = f(x),  dx = dy · f'(x).
+// Element-wise functions of one tensor, and their gradients:  y = f(x),  dx = dy · f'(x).
 // Forward reads 1 and writes 1 tensor, backward reads 2 and writes 1. bf16 is computed in f32.
 // Backward starts from x, not y: x is alive anyway where such functions are used, and exact where y is rounded to bf16.
-// y may be x, dx may be dy or x. At kinks the derivative is 0 (abs and relu at 0), as in PyTorch.
+// y may be x, dx may be dy or x. At kinks the gradient is 0 (abs and relu at 0), whatever dy is: it is selected, where
+// a product would make NaN of 0 and inf. Nor is f'(x) made where it may overflow although dy · f'(x) does not: dy is
+// then divided by x, step by step.
 
 #include "cpu/kernel.h"
 #include "cpu/unary_math.h"
@@ -10,26 +12,29 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-// value(x) and slope(x) = derivative; integer kinds also take int32_t, which wraps around.
+// value(x), and gradient(dy, x) = dy · f'(x) or slope(x) = f'(x); integer kinds also take int32_t, which wraps around.
 
 struct Negative {
   Floats value(Floats x) const { return -x; }
-  Floats slope(Floats) const { return broadcast(-1.0f); }
+  Floats gradient(Floats dy, Floats) const { return -dy; }
   uint32_t whole(uint32_t x) const { return 0 - x; }
 };
 struct Absolute {
   Floats value(Floats x) const { return abs(x); }
-  Floats slope(Floats x) const { return x != 0.0f ? copy_sign(broadcast(1.0f), x) : broadcast(0.0f); }
+  Floats gradient(Floats dy, Floats x) const {
+    const Floats signed_dy = x < 0.0f ? -dy : dy;
+    return x == 0.0f ? broadcast(0.0f) : x == x ? signed_dy : x;
+  }
   uint32_t whole(uint32_t x) const { return int32_t(x) < 0 ? 0 - x : x; }
 };
 struct Square {
   Floats value(Floats x) const { return x * x; }
-  Floats slope(Floats x) const { return 2.0f * x; }
+  Floats gradient(Floats dy, Floats x) const { return 2.0f * (dy * x); }
   uint32_t whole(uint32_t x) const { return x * x; }
 };
 struct Relu {
   Floats value(Floats x) const { return x <= 0.0f ? broadcast(0.0f) : x; }
-  Floats slope(Floats x) const { return x <= 0.0f ? broadcast(0.0f) : broadcast(1.0f); }
+  Floats gradient(Floats dy, Floats x) const { return x <= 0.0f ? broadcast(0.0f) : dy; }
   uint32_t whole(uint32_t x) const { return int32_t(x) < 0 ? 0 : x; }
 };
 struct Exponential {
@@ -38,19 +43,19 @@ struct Exponential {
 };
 struct Logarithm {
   Floats value(Floats x) const { return log(x); }
-  Floats slope(Floats x) const { return 1.0f / x; }
+  Floats gradient(Floats dy, Floats x) const { return dy / x; }
 };
 struct SquareRoot {
   Floats value(Floats x) const { return sqrt(x); }
-  Floats slope(Floats x) const { return 0.5f / sqrt(x); }
+  Floats gradient(Floats dy, Floats x) const { return dy / (2.0f * sqrt(x)); }
 };
 struct ReciprocalSquareRoot {
   Floats value(Floats x) const { return 1.0f / sqrt(x); }
-  Floats slope(Floats x) const { return -0.5f / (x * sqrt(x)); }
+  Floats gradient(Floats dy, Floats x) const { return dy / (-2.0f * sqrt(x)) / x; }
 };
 struct Reciprocal {
   Floats value(Floats x) const { return 1.0f / x; }
-  Floats slope(Floats x) const { return -(1.0f / x) / x; }
+  Floats gradient(Floats dy, Floats x) const { return -(dy / x) / x; }
 };
 struct HyperbolicTangent {
   Floats value(Floats x) const { return tanh(x); }
@@ -70,18 +75,21 @@ struct Sigmoid {
   }
 };
 struct Silu {
-  Floats value(Floats x) const { return x * sigmoid(x); }
-  Floats slope(Floats x) const {
-    const Floats s = sigmoid(x);
-    return s * (1.0f + x * (1.0f - s));
-  }
+  Floats value(Floats x) const { return silu(x); }
+  Floats slope(Floats x) const { return silu_slope(x); }
 };
 // The tanh form: x/2 · (1 + tanh(u)) = x · sigmoid(2u), u = sqrt(2/pi) · (x + 0.044715 x³). The sigmoid keeps its
 // relative precision for negative x, where 1 + tanh cancels.
 struct Gelu {
+  static constexpr float kFlatGelu = 20;
   static Floats twice_u(Floats x) { return x * (1.5957691216f + 0.0713548163f * x * x); }
-  Floats value(Floats x) const { return x * sigmoid(twice_u(x)); }
+  Floats value(Floats x) const {
+    x = at_least(x, -kFlatGelu);
+    return x * sigmoid(twice_u(x));
+  }
+  // Beyond kFlatGelu the slope is 0 or 1; there x² overflows, and inf times 0 would be NaN.
   Floats slope(Floats x) const {
+    x = clamp(x, -kFlatGelu, kFlatGelu);
     const Floats s = sigmoid(twice_u(x));
     return s + x * s * (1.0f - s) * (1.5957691216f + 0.2140644488f * x * x);
   }
@@ -128,8 +136,14 @@ void backward(const In& dy, const In& x, Out& dx, const F& f) {
   const T* gradient = dy.data<T>();
   const T* from = x.data<T>();
   T* to = dx.data<T>();
-  parallel_vectors(x.numel(),
-                   [&](int64_t i, auto v) { v.store(to + i, v.load(gradient + i) * f.slope(v.load(from + i))); });
+  parallel_vectors(x.numel(), [&](int64_t i, auto v) {
+    const Floats d = v.load(gradient + i), in = v.load(from + i);
+    if constexpr (requires { f.gradient(d, in); }) {
+      v.store(to + i, f.gradient(d, in));
+    } else {
+      v.store(to + i, d * f.slope(in));
+    }
+  });
 }
 
 }  // namespace

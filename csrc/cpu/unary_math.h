@@ -25,6 +25,20 @@ LF_INLINE Floats sqrt(Floats x) {
 #endif
 }
 
+// Whether a mask, as a comparison of vectors makes it, holds in any lane. A maximum of numbers would not do to ask
+// that: a NaN in one lane hides the others.
+LF_INLINE bool any(Ints mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX__)
+  return _mm256_testz_si256(reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256i>(mask)) == 0;
+#else
+  int32_t all = 0;
+  for (int i = 0; i < kLanes; ++i) all |= mask[i];
+  return all != 0;
+#endif
+}
+
 LF_INLINE Floats abs(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu); }
 
 // sign of `from`, magnitude of x.
@@ -90,14 +104,30 @@ LF_INLINE Floats sine(Floats x) {
   const Ints quadrant = __builtin_convertvector(n, Ints) + (kCosine ? 1 : 0);
   Floats value = (quadrant & 1) != 0 ? c : s;
   value = (quadrant & 2) != 0 ? -value : value;
-  const Floats size = abs(x);
-  if (__builtin_expect(horizontal_maximum(size) > 8192.0f, 0)) {
-    const Floats far = lane_by_lane(x, [](float v) { return kCosine ? std::cos(v) : std::sin(v); });
-    value = size > 8192.0f ? far : value;
+  const Ints far = abs(x) > 8192.0f;
+  if (__builtin_expect(any(far), 0)) {
+    value = far ? lane_by_lane(x, [](float v) { return kCosine ? std::cos(v) : std::sin(v); }) : value;
   }
   return x == x ? value : x;
 }
 LF_INLINE Floats sin(Floats x) { return sine<false>(x); }
 LF_INLINE Floats cos(Floats x) { return sine<true>(x); }
+
+// Beyond this x · sigmoid(x) is 0 or x in f32. There 0 times an infinity would be NaN.
+constexpr float kFlatSilu = 200;
+
+LF_INLINE Floats at_least(Floats x, float low) { return x < broadcast(low) ? broadcast(low) : x; }
+LF_INLINE Floats at_most(Floats x, float high) { return x > broadcast(high) ? broadcast(high) : x; }
+
+// x · sigmoid(x), and its derivative.
+LF_INLINE Floats silu(Floats x) {
+  x = at_least(x, -kFlatSilu);
+  return x * sigmoid(x);
+}
+LF_INLINE Floats silu_slope(Floats x) {
+  x = clamp(x, -kFlatSilu, kFlatSilu);
+  const Floats s = sigmoid(x);
+  return s * (1.0f + x * (1.0f - s));
+}
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -1,9 +1,13 @@
 #include "cuda/cuda_stream.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <new>
+#include <set>
+#include <utility>
 
 #include "cuda/gemm_context.h"
 #include "runtime/settings.h"
@@ -12,12 +16,31 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr size_t kGranularity = 512;          // of the device's allocator
-constexpr size_t kChunk = size_t{32} << 20;   // of a long copy
+constexpr size_t kGranularity = 512;         // of the device's allocator
+constexpr size_t kChunk = size_t{32} << 20;  // of a long copy
 constexpr size_t kMostPinned = size_t{256} << 20;
 constexpr int kOldestCapability = 80;
+// How long the launcher looks for more before it sleeps: JavaScript, which records an operation in one to two
+// microseconds, then seldom pays for waking it.
+constexpr std::chrono::microseconds kSpin{50};
+// Ops between two events at which the launcher may sleep: it is at most five times as far ahead of the GPU, which
+// CUDA's queue of some 1,024 launches has room for.
+constexpr size_t kPace = 128;
+constexpr std::chrono::milliseconds kRestTime{2000};  // for a launch that is under way when the process ends
 
-size_t rounded(size_t bytes) { return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity); }
+// Never destroyed: needed until the very end.
+struct Living {
+  std::mutex mutex;
+  std::set<CudaStream*> streams;
+};
+Living& living() {
+  static Living& all = *new Living;
+  return all;
+}
+
+size_t rounded(size_t bytes) {
+  return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity);
+}
 
 // A double that is a whole number is written as one.
 std::string text_of(double value) {
@@ -26,22 +49,6 @@ std::string text_of(double value) {
 }
 
 }  // namespace
-
-class CudaStream::Current {
- public:
-  explicit Current(int index) {
-    LF_CUDA_CHECK(cudaGetDevice(&before_));
-    changed_ = before_ != index;
-    if (changed_) LF_CUDA_CHECK(cudaSetDevice(index));
-  }
-  ~Current() {
-    if (changed_) cudaSetDevice(before_);
-  }
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 namespace {
 
@@ -65,14 +72,16 @@ CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, free_seg
   int count = 0;
   LF_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
-    throw Error("ERR_DEVICE", format("cuda:{} does not exist: this process sees {} GPU{}", index, count, count == 1 ? "" : "s"));
+    throw Error("ERR_DEVICE",
+                format("cuda:{} does not exist: this process sees {} GPU{}", index, count, count == 1 ? "" : "s"));
   }
   int major = 0, minor = 0;
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
   compute_capability_ = 10 * major + minor;
   if (compute_capability_ < kOldestCapability) {
-    throw Error("ERR_DEVICE", format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
+    throw Error("ERR_DEVICE",
+                format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
   }
   cublaslt();  // without it nothing here is of use: found missing now, not in the middle of a run
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
@@ -90,21 +99,42 @@ CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, free_seg
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
   gemm_ = std::make_unique<GemmContext>(*this);
+  launcher_ = std::make_unique<Worker<Command>>([this](Command& command) { run(command); },
+                                                [index] { cudaSetDevice(index); }, kSpin);
+  // Now that CUDA's libraries are there: what is registered last runs first.
+  static std::once_flag registered;
+  std::call_once(registered, [] { std::atexit(rest_all); });
+  std::lock_guard lock(living().mutex);
+  living().streams.insert(this);
 }
 
 // Results are not looked at: after the loss of the device, or at the end of the process, these calls fail.
 CudaStream::~CudaStream() {
+  {
+    std::lock_guard lock(living().mutex);
+    living().streams.erase(this);
+  }
   close();
   cudaSetDevice(index_);
   gemm_.reset();
+  for (cudaEvent_t event : paces_) {
+    if (event) cudaEventDestroy(event);
+  }
   cudaFree(fault_record_);
   if (compute_) cudaStreamDestroy(compute_);
   if (communication_) cudaStreamDestroy(communication_);
 }
 
 void CudaStream::close() {
+  launcher_->close();
   completions_.reset();
   if (compute_ && !lost_) cudaStreamSynchronize(compute_);  // copies into pinned blocks end before those go
+}
+
+// A program may end itself while the launcher is in the middle of a call, and Node then destroys nothing.
+void CudaStream::rest_all() {
+  std::lock_guard lock(living().mutex);
+  for (CudaStream* stream : living().streams) stream->launcher_->rest(kRestTime);
 }
 
 // ---- work ---------------------------------------------------------------------------------------------------------
@@ -122,14 +152,51 @@ void CudaStream::mark_lost(const std::string& message) noexcept {
   lost_ = true;
 }
 
+void CudaStream::push(Command command) {
+  const char* op = command.op;
+  if (!launcher_->push(std::move(command))) {
+    throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
+  }
+}
+
 void CudaStream::submit(const char* op, std::function<void(Stream&)> work) {
   throw_if_lost(op);
-  if (!completions_) throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
-  if (failure_) return;
-  op_ = op;
+  push({op, std::move(work), nullptr, nullptr});
+}
+
+void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
+  throw_if_lost("synchronize");
+  push({"synchronize", nullptr, std::move(done), nullptr});
+}
+
+void CudaStream::in_order(std::function<void()> action) { push({"", nullptr, nullptr, std::move(action)}); }
+
+void CudaStream::run(Command& command) {
+  if (command.action) {
+    command.action();
+  } else if (command.answer) {
+    answer(std::move(command.answer));
+  } else if (!failure_) {
+    launch(command);
+    if (++launched_ % kPace == 0) pace();
+  }
+}
+
+// Failures are left to the next wait: of the GPU, or of an event that could not be made.
+void CudaStream::pace() noexcept {
+  cudaEvent_t& event = paces_[launched_ / kPace % paces_.size()];
+  if (event) {
+    cudaEventSynchronize(event);
+  } else if (cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync) != cudaSuccess) {
+    event = nullptr;
+  }
+  if (event) cudaEventRecord(event, compute_);
+}
+
+void CudaStream::launch(const Command& command) {
+  const char* op = op_ = command.op;
   try {
-    Current current(index_);
-    work(*this);
+    command.work(*this);
     if (synchronous_) LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
   } catch (const Error& error) {
     const std::string message = format("[{}] {}", op, error.what());
@@ -139,6 +206,8 @@ void CudaStream::submit(const char* op, std::function<void(Stream&)> work) {
     failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
   } catch (const std::exception& error) {
     failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", op, error.what())));
+  } catch (...) {
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", op)));
   }
 }
 
@@ -149,13 +218,12 @@ struct CudaStream::Waiting {
   FaultRecord* record;  // pinned
 };
 
-void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
-  throw_if_lost("synchronize");
-  if (!completions_) throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
-  Current current(index_);
-  auto* record = static_cast<FaultRecord*>(pinned_.take(sizeof(FaultRecord)));
-  auto waiting = std::make_shared<Waiting>(Waiting{failure_, std::move(done), record});
+void CudaStream::answer(std::function<void(std::exception_ptr)> done) {
+  auto waiting = std::make_shared<Waiting>(Waiting{std::exchange(failure_, nullptr), std::move(done), nullptr});
   try {
+    throw_if_lost("synchronize");
+    waiting->record = static_cast<FaultRecord*>(pinned_.take(sizeof(FaultRecord)));
+    FaultRecord* record = waiting->record;
     LF_CUDA_CHECK(cudaMemcpyAsync(record, fault_record_, sizeof *record, cudaMemcpyDeviceToHost, compute_));
     LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof *record, compute_));
     completions_->when_reached(compute_, [this, waiting](cudaError_t error) {
@@ -172,11 +240,12 @@ void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
       waiting->done(failure);
     });
   } catch (const Error& error) {
-    pinned_.give(record, sizeof *record);
+    if (waiting->record) pinned_.give(waiting->record, sizeof(FaultRecord));
     if (error.code() == "ERR_DEVICE_LOST") mark_lost(error.what());
-    throw;
+    waiting->done(waiting->failure ? waiting->failure : std::current_exception());
+  } catch (...) {
+    waiting->done(std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", "[synchronize] out of host memory")));
   }
-  failure_ = nullptr;
 }
 
 FaultSite CudaStream::fault_site(const char* code, const char* pattern) {
@@ -194,7 +263,8 @@ std::exception_ptr CudaStream::failure_from(const FaultRecord& record) const {
   std::lock_guard lock(sites_mutex_);
   const Site& site = sites_.at(static_cast<size_t>(record.site - 1));
   const auto& value = record.values;
-  const std::string what = format(site.pattern, text_of(value[0]), text_of(value[1]), text_of(value[2]), text_of(value[3]));
+  const std::string what =
+      format(site.pattern, text_of(value[0]), text_of(value[1]), text_of(value[2]), text_of(value[3]));
   return std::make_exception_ptr(Error(site.code, format("[{}] {}", site.op, what)));
 }
 
@@ -236,7 +306,8 @@ void* CudaStream::allocate(size_t bytes) {
   return memory;
 }
 
-// With LLAMAFORGE_CUDA_ALLOCATE_EACH=1 every block is an allocation of its own, so that compute-sanitizer sees where it ends.
+// With LLAMAFORGE_CUDA_ALLOCATE_EACH=1 every block is an allocation of its own, so that compute-sanitizer sees where it
+// ends.
 void* CudaStream::take_memory(size_t bytes) {
   if (!one_by_one_) return arena_.take(bytes);
   void* memory = nullptr;
@@ -278,7 +349,8 @@ void CudaStream::copy_to_host(void* host, const void* device, size_t bytes, std:
     if (pinned_.taken() > kMostPinned) completions_->drain();
     void* block = pinned_.take(part);
     try {
-      LF_CUDA_CHECK(cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost, compute_));
+      LF_CUDA_CHECK(
+          cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost, compute_));
       char* target = static_cast<char*>(host) + done;
       completions_->when_reached(compute_, [this, block, part, target, keep](cudaError_t error) {
         if (error == cudaSuccess) std::memcpy(target, block, part);
@@ -324,12 +396,6 @@ void CudaStream::reset_peak() {
 void CudaStream::set_memory_limit(uint64_t bytes) {
   std::lock_guard lock(memory_mutex_);
   stats_.limit = bytes;
-}
-
-void CudaStream::trim() {
-  throw_if_lost("trim");
-  Current current(index_);
-  give_back_unused();
 }
 
 }  // namespace llamaforge::cuda

@@ -1,9 +1,11 @@
-// One GPU as a stream. `submit` runs the work at once on the calling (JS) thread, which only enqueues kernels; a host
-// thread of the stream waits for events, so JS never blocks. Memory is handed out again in the order of the compute stream.
+// One GPU as a stream. A thread of the stream, the launcher, runs what was submitted: it allocates and launches kernels, and
+// is the one that CUDA holds up when its own queue of some 1,024 launches is full. A second thread waits for events. So
+// JavaScript only records and never waits. Memory is handed out again in the order of the compute stream.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -16,6 +18,7 @@
 #include "cuda/fault.h"
 #include "cuda/pinned_pool.h"
 #include "runtime/stream.h"
+#include "runtime/worker.h"
 
 namespace llamaforge::cuda {
 
@@ -31,6 +34,10 @@ class CudaStream final : public Stream {
   // ---- Stream
   void submit(const char* op, std::function<void(Stream&)> work) override;
   void wait(std::function<void(std::exception_ptr)> done) override;
+  size_t backlog() const override { return launcher_->waiting(); }
+  void when_backlog_at_most(size_t most, std::function<void()> done) override {
+    launcher_->when_at_most(most, std::move(done));
+  }
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
   void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) override;
@@ -38,11 +45,13 @@ class CudaStream final : public Stream {
   MemoryStats memory() const override;
   void reset_peak() override;
   void set_memory_limit(uint64_t bytes) override;
-  void trim() override;
   int threads() const override { return 0; }
   void close() override;
 
-  // ---- for kernels
+  // Runs `action` on the launcher after everything submitted before, whether that failed or not. It may not throw.
+  void in_order(std::function<void()> action);
+
+  // ---- for kernels, on the launcher
   cudaStream_t compute() const { return compute_; }
   cudaStream_t communication() const { return communication_; }
   int index() const { return index_; }
@@ -57,10 +66,22 @@ class CudaStream final : public Stream {
   struct Site {
     const char *op, *code, *pattern;
   };
+  struct Command {
+    const char* op = "";
+    std::function<void(Stream&)> work;               // either work ...
+    std::function<void(std::exception_ptr)> answer;  // ... or a wait ...
+    std::function<void()> action;                    // ... or an action
+  };
   struct Waiting;
 
-  // Makes this device the calling thread's current one for the life of the guard.
-  class Current;
+  void push(Command command);
+  void run(Command& command);
+  void launch(const Command& command);
+  // Sleeps while the GPU is far behind. CUDA's own wait, once its queue is full, keeps a core busy.
+  void pace() noexcept;
+  void answer(std::function<void(std::exception_ptr)> done);
+  // Before static objects of CUDA's libraries go, while threads of this process may still launch.
+  static void rest_all();
 
   void throw_if_lost(const char* op) const;
   void mark_lost(const std::string& message) noexcept;
@@ -76,8 +97,11 @@ class CudaStream final : public Stream {
   cudaStream_t compute_ = nullptr, communication_ = nullptr;
   FaultRecord* fault_record_ = nullptr;
 
-  const char* op_ = "";  // the op being submitted
+  // Of the launcher: the op that is being launched, and the first failure since the last wait.
+  const char* op_ = "";
   std::exception_ptr failure_;
+  size_t launched_ = 0;
+  std::array<cudaEvent_t, 4> paces_ = {};  // one for each kPace ops, in turn
   mutable std::mutex sites_mutex_;
   std::vector<Site> sites_;
 
@@ -92,6 +116,7 @@ class CudaStream final : public Stream {
   PinnedPool pinned_;
   std::unique_ptr<CompletionQueue> completions_;
   std::unique_ptr<GemmContext> gemm_;
+  std::unique_ptr<Worker<Command>> launcher_;  // last: starts when everything else is there
 };
 
 // The stream that an op was submitted to.

@@ -78,6 +78,10 @@ void launch_early(const CudaStream& cuda, void (*kernel)(Parameters...), dim3 bl
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(bfloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 
+// x, but not below (above) a bound; NaN stays.
+__device__ __forceinline__ float at_least(float x, float low) { return x < low ? low : x; }
+__device__ __forceinline__ float at_most(float x, float high) { return x > high ? high : x; }
+
 // Two bf16 in one word, the first in the lower half: one instruction from sm_80 on. To nearest even; NaN stays NaN.
 __device__ __forceinline__ uint32_t narrow_pair(float low, float high) {
   uint32_t word;

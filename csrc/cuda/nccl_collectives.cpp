@@ -57,8 +57,9 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
 
 using Event = std::shared_ptr<CUevent_st>;
 
-// Moments are events; they are made as they come, for a few steps only.
-class CudaTimeline final : public Timeline {
+// Moments are events; they are made as they come, for a few steps only. A moment has its number when it is asked for,
+// and its event once the launcher gets there.
+class CudaTimeline final : public Timeline, public std::enable_shared_from_this<CudaTimeline> {
  public:
   explicit CudaTimeline(const std::shared_ptr<Stream>& stream) : owner_(stream), stream_(on_cuda(*stream)) {}
   ~CudaTimeline() override {
@@ -69,18 +70,20 @@ class CudaTimeline final : public Timeline {
   }
 
   size_t mark() override {
-    size_t moment = moments_.size();
-    moments_.push_back(nullptr);
-    stream_.submit("timeline", [&](Stream&) { record(moments_[moment], stream_.compute()); });
+    const size_t moment = reserve();
+    stream_.submit("timeline",
+                   [self = shared_from_this(), moment](Stream&) { self->record(moment, self->stream_.compute()); });
     return moment;
   }
-  // While work is being submitted.
+  // On the launcher.
   size_t at(cudaStream_t stream) {
-    record(moments_.emplace_back(nullptr), stream);
-    return moments_.size() - 1;
+    const size_t moment = reserve();
+    record(moment, stream);
+    return moment;
   }
   std::vector<double> times() override {
     cudaSetDevice(stream_.index());
+    std::lock_guard lock(mutex_);
     std::vector<double> times(moments_.size(), NAN);
     for (size_t i = 0; i < times.size(); ++i) {
       float milliseconds = 0;
@@ -92,13 +95,24 @@ class CudaTimeline final : public Timeline {
   }
 
  private:
-  static void record(cudaEvent_t& event, cudaStream_t stream) {
+  size_t reserve() {
+    std::lock_guard lock(mutex_);
+    moments_.push_back(nullptr);
+    return moments_.size() - 1;
+  }
+  void record(size_t moment, cudaStream_t stream) {
+    cudaEvent_t event = nullptr;
     LF_CUDA_CHECK(cudaEventCreate(&event));
+    {
+      std::lock_guard lock(mutex_);
+      moments_[moment] = event;
+    }
     LF_CUDA_CHECK(cudaEventRecord(event, stream));
   }
 
   const std::shared_ptr<Stream> owner_;
   CudaStream& stream_;
+  std::mutex mutex_;
   std::vector<cudaEvent_t> moments_;
 };
 
@@ -112,7 +126,9 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   void abort(const std::string& why) override;
   std::shared_ptr<Timeline> make_timeline() override { return std::make_shared<CudaTimeline>(owner_); }
   void follow(std::shared_ptr<Timeline> timeline) override {
-    timeline_ = std::static_pointer_cast<CudaTimeline>(timeline);
+    stream_.in_order([self = shared_from_this(), timeline = std::static_pointer_cast<CudaTimeline>(timeline)] {
+      self->timeline_ = timeline;
+    });
   }
   void close() override;
   std::string description() const override {
@@ -121,6 +137,12 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
 
  private:
   class Work;
+  // A collective as the launcher leaves it: null and the reason, where it never ran.
+  struct Launched {
+    Event ended;
+    std::string failure = "an operation before it failed on this rank";
+    std::shared_ptr<CudaTimeline> timeline;  // may be null
+  };
   // A collective that the device has been given.
   struct Flight {
     Event started, ended;
@@ -133,6 +155,7 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   void check(nccl::Result result, const char* what);
   void launch(const CollectiveCall& call, cudaStream_t stream);
   void launch_alone(const CollectiveCall& call, cudaStream_t stream);
+  Event fly(const std::shared_ptr<CollectiveCall>& call);
   std::string words_of(nccl::Result result, const char* what);
   std::string aborted();
 
@@ -141,8 +164,8 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   const CollectivesOptions options_;
   const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
   std::unique_ptr<CompletionQueue> completions_;
-  std::shared_ptr<CudaTimeline> timeline_;
-  int* token_ = nullptr;  // what a barrier sums
+  std::shared_ptr<CudaTimeline> timeline_;  // of the launcher
+  int* token_ = nullptr;                    // what a barrier sums
 
   std::mutex communicator_mutex_;  // NCCL takes one call at a time
   nccl::Communicator communicator_ = nullptr;
@@ -154,59 +177,57 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   std::atomic<bool> is_aborted_{false};
 };
 
-// The compute stream waits for the event of the collective's end.
+// The compute stream waits for the event of the collective's end. Everything here runs on the launcher, in the order of
+// the calls, so the collective has been launched by then.
 class NcclCollectives::Work final : public CollectiveWork {
  public:
-  Work(std::shared_ptr<NcclCollectives> group, Event ended, std::shared_ptr<CollectiveCall> call)
-      : group_(std::move(group)),
-        ended_(std::move(ended)),
-        call_(std::move(call)),
-        kind_(call_->kind),
-        bytes_(call_->bytes()),
-        timeline_(group_->timeline_) {}
+  Work(std::shared_ptr<NcclCollectives> group, std::shared_ptr<Launched> launched, std::shared_ptr<CollectiveCall> call)
+      : group_(std::move(group)), launched_(std::move(launched)), call_(std::move(call)), kind_(call_->kind) {}
 
   void wait() override {
-    if (!ended_) return;  // it never ran, and the failure of what came before is on its way
-    group_->stream_.submit(name_of(kind_), [this](Stream&) {
-      if (const std::string why = group_->aborted(); !why.empty()) throw Error("ERR_PEER", why);
-      const cudaStream_t compute = group_->stream_.compute();
-      const size_t start = timeline_ ? timeline_->at(compute) : 0;
-      LF_CUDA_CHECK(cudaStreamWaitEvent(compute, ended_.get()));
-      if (timeline_)
-        timeline_->add({group_->options_.name, name_of(kind_), bytes_, true, start, timeline_->at(compute)});
+    group_->stream_.submit(name_of(kind_), [group = group_, launched = launched_, call = call_](Stream&) {
+      if (!launched->ended) return;  // it never ran, and the failure of what came before is on its way
+      if (const std::string why = group->aborted(); !why.empty()) throw Error("ERR_PEER", why);
+      const cudaStream_t compute = group->stream_.compute();
+      const auto& timeline = launched->timeline;
+      const size_t start = timeline ? timeline->at(compute) : 0;
+      LF_CUDA_CHECK(cudaStreamWaitEvent(compute, launched->ended.get()));
+      if (timeline) {
+        timeline->add({group->options_.name, name_of(call->kind), call->bytes(), true, start, timeline->at(compute)});
+      }
       // From here on the order of the compute stream protects the memory.
-      const std::lock_guard lock(group_->mutex_);
-      call_->input = call_->output = {};
+      const std::lock_guard lock(group->mutex_);
+      call->input = call->output = {};
     });
   }
 
   void when_done(std::function<void(std::exception_ptr)> done) override {
-    int before = 0;
-    cudaGetDevice(&before);
-    cudaSetDevice(group_->stream_.index());
     try {
-      group_->completions_->when_reached(group_->stream_.communication(), [group = group_, done](cudaError_t error) {
-        std::exception_ptr failure;
-        if (const std::string why = group->aborted(); !why.empty()) {
-          failure = std::make_exception_ptr(Error("ERR_PEER", why));
-        } else if (error != cudaSuccess) {
-          failure = std::make_exception_ptr(error_of(error, "a collective"));
+      group_->stream_.in_order([group = group_, done] {
+        try {
+          group->completions_->when_reached(group->stream_.communication(), [group, done](cudaError_t error) {
+            std::exception_ptr failure;
+            if (const std::string why = group->aborted(); !why.empty()) {
+              failure = std::make_exception_ptr(Error("ERR_PEER", why));
+            } else if (error != cudaSuccess) {
+              failure = std::make_exception_ptr(error_of(error, "a collective"));
+            }
+            done(failure);
+          });
+        } catch (...) {
+          done(std::current_exception());
         }
-        done(failure);
       });
     } catch (const Error&) {
       done(std::current_exception());
     }
-    cudaSetDevice(before);
   }
 
  private:
   const std::shared_ptr<NcclCollectives> group_;
-  const Event ended_;
+  const std::shared_ptr<Launched> launched_;
   const std::shared_ptr<CollectiveCall> call_;
   const CollectiveKind kind_;
-  const int64_t bytes_;
-  const std::shared_ptr<CudaTimeline> timeline_;  // may be null
 };
 
 NcclCollectives::NcclCollectives(const std::shared_ptr<Stream>& stream, const CollectivesOptions& options)
@@ -344,53 +365,62 @@ void NcclCollectives::launch_alone(const CollectiveCall& call, cudaStream_t stre
       cudaMemcpyAsync(call.output.raw(), call.input.raw(), call.output.bytes(), cudaMemcpyDeviceToDevice, stream));
 }
 
+// On the launcher. Returns the event of the collective's end.
+Event NcclCollectives::fly(const std::shared_ptr<CollectiveCall>& call) {
+  if (call->input.storage && !call->input.storage->computed()) {
+    throw Error("ERR_NATIVE", "its input was never computed (an earlier operation failed, or nothing wrote it)");
+  }
+  if (call->output.storage) call->output.storage->allocate();
+  const Event ready = events_->take();
+  const Event started = events_->take();
+  Event end = events_->take();
+  const cudaStream_t communication = stream_.communication();
+  LF_CUDA_CHECK(cudaEventRecord(ready.get(), stream_.compute()));
+  LF_CUDA_CHECK(cudaStreamWaitEvent(communication, ready.get()));
+  LF_CUDA_CHECK(cudaEventRecord(started.get(), communication));
+  const size_t begin = timeline_ ? timeline_->at(communication) : 0;
+  {
+    // Before the launch, which may wait for other ranks: the watchdog sees it.
+    std::lock_guard lock(mutex_);
+    flights_.push_back({started, nullptr, call});
+  }
+  if (options_.size > 1) {
+    launch(*call, communication);
+  } else {
+    launch_alone(*call, communication);
+  }
+  LF_CUDA_CHECK(cudaEventRecord(end.get(), communication));
+  if (timeline_) {
+    timeline_->add({options_.name, name_of(call->kind), call->bytes(), false, begin, timeline_->at(communication)});
+  }
+  std::lock_guard lock(mutex_);
+  flights_.back().ended = end;
+  return end;
+}
+
 std::shared_ptr<CollectiveWork> NcclCollectives::enqueue(CollectiveCall request) {
   auto call = std::make_shared<CollectiveCall>(std::move(request));
-  Event ended;
-  std::string failure = "an operation before it failed on this rank";
-  stream_.submit(name_of(call->kind), [&](Stream&) {
+  auto launched = std::make_shared<Launched>();
+  const auto self = shared_from_this();
+  stream_.submit(name_of(call->kind), [self, call, launched](Stream&) {
+    launched->timeline = self->timeline_;
     try {
-      if (call->input.storage && !call->input.storage->computed()) {
-        throw Error("ERR_NATIVE", "its input was never computed (an earlier operation failed, or nothing wrote it)");
-      }
-      if (call->output.storage) call->output.storage->allocate();
-      const Event ready = events_->take();
-      const Event started = events_->take();
-      Event end = events_->take();
-      const cudaStream_t communication = stream_.communication();
-      LF_CUDA_CHECK(cudaEventRecord(ready.get(), stream_.compute()));
-      LF_CUDA_CHECK(cudaStreamWaitEvent(communication, ready.get()));
-      LF_CUDA_CHECK(cudaEventRecord(started.get(), communication));
-      const size_t begin = timeline_ ? timeline_->at(communication) : 0;
-      {
-        // Before the launch, which may wait for other ranks: the watchdog sees it.
-        std::lock_guard lock(mutex_);
-        flights_.push_back({started, nullptr, call});
-      }
-      if (options_.size > 1) {
-        launch(*call, communication);
-      } else {
-        launch_alone(*call, communication);
-      }
-      LF_CUDA_CHECK(cudaEventRecord(end.get(), communication));
-      if (timeline_) {
-        timeline_->add({options_.name, name_of(call->kind), call->bytes(), false, begin, timeline_->at(communication)});
-      }
-      std::lock_guard lock(mutex_);
-      flights_.back().ended = end;
-      ended = end;
-      failure.clear();
+      launched->ended = self->fly(call);
+      launched->failure.clear();
     } catch (const Error& error) {
-      failure = error.what();
+      launched->failure = error.what();
       throw;
     }
   });
-  if (!failure.empty()) {
-    std::lock_guard lock(mutex_);
-    if (progress_.failure.empty())
-      progress_.failure = format("{}: {}", name_of(call->kind), aborted_.empty() ? failure : aborted_);
-  }
-  return std::make_shared<Work>(shared_from_this(), ended, call);
+  // After a failure of an earlier operation the work above is left out, and the others must hear of it.
+  stream_.in_order([self, call, launched] {
+    if (launched->failure.empty()) return;
+    std::lock_guard lock(self->mutex_);
+    std::string& failure = self->progress_.failure;
+    const std::string& why = self->aborted_.empty() ? launched->failure : self->aborted_;
+    if (failure.empty()) failure = format("{}: {}", name_of(call->kind), why);
+  });
+  return std::make_shared<Work>(self, launched, call);
 }
 
 CollectiveProgress NcclCollectives::progress() {

@@ -8,6 +8,8 @@
 // with the add, 4 backward with dr). Rows that do not fit, or are not aligned, are read twice by a block each.
 // Deterministic: a warp adds its rows' weight gradients in order, partial sums of blocks are added in order.
 
+#include <cfloat>
+
 #include "cuda/cuda_ops.h"
 #include "cuda/launch.h"
 #include "ops/checks/rms_norm.h"
@@ -17,6 +19,14 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr int kWarps = 4, kBlock = 32 * kWarps;
+
+// Squares of numbers beyond 1e18 overflow, those below 1e-18 vanish. Rows whose mean of squares (+ eps) is not sure are
+// summed again in double.
+constexpr float kLeastSquare = 1e-30f;
+__device__ __forceinline__ bool sure(float mean) { return mean >= kLeastSquare && mean <= FLT_MAX; }
+__device__ __forceinline__ float rstd_of(double squares, int64_t columns, float eps) {
+  return static_cast<float>(1.0 / sqrt(squares / static_cast<double>(columns) + eps));
+}
 
 // ---- rows in registers --------------------------------------------------------------------------------------------
 
@@ -83,7 +93,19 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
       for (int k = 0; k < kCount; ++k) squares += v[k] * v[k];
     }
-    const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(columns) + eps);
+    const float mean = warp_sum(squares) / static_cast<float>(columns) + eps;
+    float factor = 1.0f / sqrtf(mean);
+    if (!sure(mean)) {
+      double wide = 0;
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        float v[kCount];
+        values.get(i, v);
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) wide += double{v[k]} * v[k];
+      }
+      factor = rstd_of(warp_sum(wide), columns, eps);
+    }
     if (lane == 0) rstd[row] = factor;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -181,7 +203,13 @@ __global__ void __launch_bounds__(kThreads) forward_long_kernel(const T* x, cons
       const float v = widen(from[i]);
       squares += v * v;
     }
-    const float factor = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(columns) + eps);
+    const float mean = block_sum(squares) / static_cast<float>(columns) + eps;
+    float factor = 1.0f / sqrtf(mean);
+    if (!sure(mean)) {
+      double wide = 0;
+      for (int64_t i = threadIdx.x; i < columns; i += kThreads) wide += double{widen(from[i])} * widen(from[i]);
+      factor = rstd_of(block_sum(wide), columns, eps);
+    }
     if (threadIdx.x == 0) rstd[row] = factor;
     for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
       y[row * columns + i] = narrow<T>(widen(from[i]) * factor * widen(weight[i]));

@@ -5,6 +5,7 @@
 // longer rows are read again and come from the caches. Device memory is read and written once. A thread's sums are f32
 // within a pack, f64 beyond; f32 throughout for bf16 in registers. A row that is -inf throughout, or holds +inf or NaN,
 // gives NaN, as in PyTorch.
+#include <cfloat>
 #include <type_traits>
 
 #include "cuda/cuda_ops.h"
@@ -133,12 +134,15 @@ __global__ void __launch_bounds__(kBlock ? kMostBackward : kThreads)
     dot = row_sum<kBlock>(dot);
     sum = row_sum<kBlock>(sum);
     const float mean = static_cast<float>(log_form ? dot : dot / sum);
+    // Of the log form: exp(y) is positive unless y is -inf. Where it rounds to 0, 0 times an infinite sum would be NaN.
+    const float least = isinf(mean) ? FLT_MIN : 0.0f;
     gradients.each([&](int64_t i, auto gradient, int p) {
       const auto value = values.at(i, p);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
         const float g = widen(gradient.value[k]), v = widen(value.value[k]);
-        gradient.value[k] = narrow<T>(log_form ? g - exponential<T>(v) * mean : v * (g - mean));
+        const float p = exponential<T>(v);
+        gradient.value[k] = narrow<T>(log_form ? g - (p < least && v > -INFINITY ? least : p) * mean : v * (g - mean));
       }
       store_pack(dx + start + i, gradient);
     });

@@ -17,6 +17,9 @@ __device__ __forceinline__ float sigmoid(float x) {
   return 1.0f / (1.0f + expf(-x));
 }
 
+// Beyond this silu is flat, or its argument itself: its slope is 0 or 1. There 0 times an infinity would be NaN.
+constexpr float kFlatSilu = 200;
+
 template <class T, int kCount>
 __device__ __forceinline__ void read(const T* p, float (&x)[kCount]) {
   if constexpr (kCount == 1)
@@ -53,7 +56,10 @@ __global__ void __launch_bounds__(kThreads)
     read(gate, g);
     read(gate + ffn, u);
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) u[k] *= g[k] * sigmoid<T>(g[k]);
+    for (int k = 0; k < kCount; ++k) {
+      const float gate_low = at_least(g[k], -kFlatSilu);
+      u[k] *= gate_low * sigmoid<T>(gate_low);
+    }
     write(y + row * ffn + column, u);
   });
 }
@@ -69,9 +75,9 @@ __global__ void __launch_bounds__(kThreads)
     read(gate_up + at + ffn, u);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
-      const float s = sigmoid<T>(g[k]), gradient = d[k];
-      d[k] = gradient * u[k] * s * (1.0f + g[k] * (1.0f - s));
-      u[k] = gradient * g[k] * s;
+      const float gate_low = at_least(g[k], -kFlatSilu), s = sigmoid<T>(gate_low), gradient = d[k];
+      d[k] = gradient * u[k] * s * (1.0f + at_most(gate_low, kFlatSilu) * (1.0f - s));
+      u[k] = gradient * gate_low * s;
     }
     write(d_gate_up + at, d);
     write(d_gate_up + at + ffn, u);

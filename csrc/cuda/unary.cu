@@ -1,7 +1,9 @@
-// Element-wise functions of one tensor, and their derivatives:  y = f(x),  dx = dy · f'(x).
+// Element-wise functions of one tensor, and their gradients:  y = f(x),  dx = dy · f'(x).
 // Forward reads 1 and writes 1 tensor, backward reads 2 and writes 1. bf16 is computed in f32.
 // Backward starts from x, not y: x is alive anyway where such functions are used, and exact where y is rounded to bf16.
-// y may be x, dx may be dy or x. At kinks the derivative is 0 (abs and relu at 0), as in PyTorch.
+// y may be x, dx may be dy or x. At kinks the gradient is 0 (abs and relu at 0), whatever dy is: it is selected, where a
+// product would make NaN of 0 and inf. Nor is f'(x) made where it may overflow although dy · f'(x) does not: dy is then
+// divided by x, step by step.
 #include "cuda/cuda_ops.h"
 #include "cuda/pack.h"
 #include "ops/checks/elements.h"
@@ -29,6 +31,9 @@ template <class T> __device__ __forceinline__ float sigmoid(float x) { return qu
 // The tanh form is x · sigmoid(2u): the sigmoid keeps its relative precision for negative x, where 1 + tanh cancels.
 __device__ __forceinline__ float gelu_twice_u(float x) { return x * (1.5957691216f + 0.0713548163f * x * x); }
 
+// Beyond these silu and gelu are flat or x itself: their slopes are 0 or 1. There 0 times an infinity, x or x², would be NaN.
+constexpr float kFlatSilu = 200, kFlatGelu = 20;
+
 template <class T> __device__ __forceinline__ float value_of(Kind kind, float x) {
   switch (kind) {
     case Kind::neg: return -x;
@@ -42,44 +47,50 @@ template <class T> __device__ __forceinline__ float value_of(Kind kind, float x)
     case Kind::reciprocal: return 1.0f / x;
     case Kind::tanh: return tanhf(x);
     case Kind::sigmoid: return sigmoid<T>(x);
-    case Kind::silu: return x * sigmoid<T>(x);
-    case Kind::gelu: return x * sigmoid<T>(gelu_twice_u(x));
+    case Kind::silu: {
+      const float low = at_least(x, -kFlatSilu);
+      return low * sigmoid<T>(low);
+    }
+    case Kind::gelu: {
+      const float low = at_least(x, -kFlatGelu);
+      return low * sigmoid<T>(gelu_twice_u(low));
+    }
     case Kind::sin: return sinf(x);
     case Kind::cos: return cosf(x);
   }
   return 0.0f;
 }
 
-template <class T> __device__ __forceinline__ float slope_of(Kind kind, float x) {
+template <class T> __device__ __forceinline__ float gradient_of(Kind kind, float dy, float x) {
   switch (kind) {
-    case Kind::neg: return -1.0f;
-    case Kind::abs: return x != 0.0f ? copysignf(1.0f, x) : 0.0f;
-    case Kind::square: return 2.0f * x;
-    case Kind::relu: return x <= 0.0f ? 0.0f : 1.0f;
-    case Kind::exp: return exponential<T>(x);
-    case Kind::log: return 1.0f / x;
-    case Kind::sqrt: return 0.5f / sqrtf(x);
-    case Kind::rsqrt: return -0.5f / (x * sqrtf(x));
-    case Kind::reciprocal: return -(1.0f / x) / x;
+    case Kind::neg: return -dy;
+    case Kind::abs: return x == 0.0f ? 0.0f : x != x ? x : x < 0.0f ? -dy : dy;
+    case Kind::square: return 2.0f * (dy * x);
+    case Kind::relu: return x <= 0.0f ? 0.0f : dy;
+    case Kind::exp: return dy * exponential<T>(x);
+    case Kind::log: return dy / x;
+    case Kind::sqrt: return dy / (2.0f * sqrtf(x));
+    case Kind::rsqrt: return dy / (-2.0f * sqrtf(x)) / x;
+    case Kind::reciprocal: return -(dy / x) / x;
     case Kind::tanh: {
       // 1 - tanh² without its cancellation: 4e / (e + 1)², e = exp(-2|x|).
       const float e = exponential<T>(-2.0f * fabsf(x)), sum = e + 1.0f;
-      return quotient<T>(4.0f * e, sum * sum);
+      return dy * quotient<T>(4.0f * e, sum * sum);
     }
     case Kind::sigmoid: {
       const float e = exponential<T>(-fabsf(x)), sum = e + 1.0f;
-      return quotient<T>(e, sum * sum);
+      return dy * quotient<T>(e, sum * sum);
     }
     case Kind::silu: {
-      const float s = sigmoid<T>(x);
-      return s * (1.0f + x * (1.0f - s));
+      const float near = at_most(at_least(x, -kFlatSilu), kFlatSilu), s = sigmoid<T>(near);
+      return dy * (s * (1.0f + near * (1.0f - s)));
     }
     case Kind::gelu: {
-      const float s = sigmoid<T>(gelu_twice_u(x));
-      return s + x * s * (1.0f - s) * (1.5957691216f + 0.2140644488f * x * x);
+      const float near = at_most(at_least(x, -kFlatGelu), kFlatGelu), s = sigmoid<T>(gelu_twice_u(near));
+      return dy * (s + near * s * (1.0f - s) * (1.5957691216f + 0.2140644488f * near * near));
     }
-    case Kind::sin: return cosf(x);
-    case Kind::cos: return -sinf(x);
+    case Kind::sin: return dy * cosf(x);
+    case Kind::cos: return dy * -sinf(x);
   }
   return 0.0f;
 }
@@ -157,12 +168,12 @@ __global__ void unary_backward_kernel(const T* dy, const T* x, T* dx, int64_t n,
       with_constant(kind, [&](auto constant) {
 #pragma unroll
         for (int k = 0; k < kCount; ++k) {
-          pack.value[k] = narrow<T>(widen(pack.value[k]) * slope_of<T>(constant, widen(in.value[k])));
+          pack.value[k] = narrow<T>(gradient_of<T>(constant, widen(pack.value[k]), widen(in.value[k])));
         }
       });
       store_pack(dx + i, pack);
     } else {
-      for (int64_t k = i; k < n; ++k) dx[k] = narrow<T>(widen(dy[k]) * slope_of<T>(kind, widen(x[k])));
+      for (int64_t k = i; k < n; ++k) dx[k] = narrow<T>(gradient_of<T>(kind, widen(dy[k]), widen(x[k])));
     }
   }
 }

@@ -82,7 +82,37 @@ void convert_int64(const void* source, void* target, size_t count, uint64_t firs
   }
 }
 
+// Whether any of the elements has an exponent of ones, which inf and NaN have, or else, if asked for, is below -0. Without a
+// branch, so that the compiler makes vectors of it: the block was just written and is in the cache.
+template <class Bits, Bits kExponent, Bits kSign>
+bool any_bad(const void* data, size_t count, bool not_negative) {
+  const auto* bits = static_cast<const Bits*>(data);
+  const Bits sign = not_negative ? kSign : 0;
+  Bits bad = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const Bits magnitude = bits[i] & static_cast<Bits>(~kSign);
+    bad |= static_cast<Bits>((bits[i] & kExponent) == kExponent);
+    bad |= static_cast<Bits>((bits[i] & sign) != 0) & static_cast<Bits>(magnitude != 0);
+  }
+  return bad != 0;
+}
+
 }  // namespace
+
+void check_elements(Values values, DType dtype, const void* data, size_t count, uint64_t first) {
+  if (values == Values::any || dtype == DType::i32) return;
+  const bool not_negative = values == Values::finite_and_not_negative;
+  const bool bad = dtype == DType::f32
+                       ? any_bad<uint32_t, 0x7F800000u, 0x80000000u>(data, count, not_negative)
+                       : any_bad<uint16_t, 0x7F80, 0x8000>(data, count, not_negative);
+  if (!bad) return;
+  for (size_t i = 0; i < count; ++i) {
+    const float value = dtype == DType::f32 ? load<float>(data, i) : narrow(load<bfloat16>(data, i), i);
+    if (std::isfinite(value) && !(not_negative && value < 0)) continue;
+    throw FormatError(format("element {} is {}, expected a finite number{}", first + i, value,
+                             not_negative ? " that is not negative" : ""));
+  }
+}
 
 bool is_convertible(std::string_view file_dtype, DType to) {
   if (to == DType::i32) return file_dtype == "I32" || file_dtype == "I64";
@@ -111,7 +141,8 @@ void convert_elements(std::string_view file_dtype, const void* source, DType to,
 }
 
 void read_tensor(Stream& stream, const RegularFile& file, uint64_t offset,
-                 std::string_view file_dtype, const Tensor& out) {
+                 std::string_view file_dtype, const Tensor& out, Values values,
+                 std::string_view name) {
   const FileDtype* dtype = find_file_dtype(file_dtype);
   if (dtype == nullptr || !is_convertible(file_dtype, out.dtype)) {
     throw FormatError(file.path() + ": a tensor of " + std::string(file_dtype) +
@@ -126,8 +157,10 @@ void read_tensor(Stream& stream, const RegularFile& file, uint64_t offset,
     file.read(offset + done * dtype->bytes, source.data(), now * dtype->bytes);
     try {
       convert_elements(file_dtype, source.data(), out.dtype, converted.data(), now, done);
+      check_elements(values, out.dtype, converted.data(), now, done);
     } catch (const FormatError& error) {
-      throw FormatError(file.path() + ": " + error.what());
+      const std::string tensor = name.empty() ? "" : ": tensor " + std::string(name);
+      throw FormatError(file.path() + tensor + ": " + error.what());
     }
     stream.copy_from_host(static_cast<char*>(out.raw()) + done * size_of(out.dtype),
                           converted.data(), now * size_of(out.dtype));

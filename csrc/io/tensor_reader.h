@@ -23,9 +23,20 @@ bool is_convertible(std::string_view file_dtype, DType to);
 void convert_elements(std::string_view file_dtype, const void* source, DType to, void* target,
                       size_t count, uint64_t first = 0);
 
+/// The values that a tensor may have; integers have any.
+enum class Values { any, finite, finite_and_not_negative };
+
+/// Refuses elements that are not among `values`, naming the first one.
+/// @param first index of data[0] in its tensor, for messages
+/// @throws FormatError
+void check_elements(Values values, DType dtype, const void* data, size_t count, uint64_t first = 0);
+
 /// Reads the `file_dtype` elements at `offset` of the file (absolute) into the whole of `out`, whose
-/// memory must be there. Runs in the stream's order. @throws FormatError, SystemError
+/// memory must be there. Runs in the stream's order.
+/// @param name of the tensor in the file, for messages
+/// @throws FormatError, SystemError
 void read_tensor(Stream& stream, const RegularFile& file, uint64_t offset,
-                 std::string_view file_dtype, const Tensor& out);
+                 std::string_view file_dtype, const Tensor& out, Values values = Values::any,
+                 std::string_view name = {});
 
 }  // namespace llamaforge::io

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <system_error>
+
+#include "runtime/threads.h"
 
 namespace llamaforge {
 
@@ -24,6 +27,22 @@ int default_threads() {
 
 }  // namespace
 
+void UnownedMemory::add(Napi::Env env, int64_t bytes) {
+  constexpr int64_t kLeast = int64_t{1} << 30;
+  held_ += bytes;
+  if (held_ <= low_ + std::max(kLeast, low_ / 2)) return;
+  low_ = held_;
+  // More than V8 lets a heap have at all: it collects at once, whatever it thought before.
+  constexpr int64_t kMuch = int64_t{1} << 42;
+  Napi::MemoryManagement::AdjustExternalMemory(env, kMuch);
+  Napi::MemoryManagement::AdjustExternalMemory(env, -kMuch);
+}
+
+void UnownedMemory::remove(int64_t bytes) {
+  held_ -= bytes;
+  low_ = std::min(low_, held_);
+}
+
 struct Environment::Pending {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference*
@@ -38,11 +57,24 @@ Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::strin
   return error;
 }
 
+Napi::Error to_js_error(Napi::Env env, const std::exception& error) {
+  if (const auto* own = dynamic_cast<const Error*>(&error)) return to_js_error(env, own->code(), own->what());
+  if (dynamic_cast<const std::bad_alloc*>(&error)) return to_js_error(env, "ERR_OUT_OF_MEMORY", "out of host memory");
+  if (const auto* system = dynamic_cast<const std::system_error*>(&error);
+      system && system->code() == std::errc::resource_unavailable_try_again) {
+    return to_js_error(
+        env, "ERR_RESOURCE",
+        "the system refused a thread: raise the limit on processes (ulimit -u, a container's pids limit)");
+  }
+  return to_js_error(env, "ERR_NATIVE", error.what());
+}
+
 Environment::Environment(Napi::Env env)
     : kernels_(cpu_kernels()), threads_(default_threads()), bridge_(std::make_shared<Bridge>()) {
   bridge_->to_js = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}),
                                                  "llamaforge", 0, 1);
   bridge_->to_js.Unref(env);
+  array_buffer_class = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
 }
 
 Environment::~Environment() {
@@ -57,7 +89,10 @@ Environment::~Environment() {
 
 const std::shared_ptr<Stream>& Environment::stream(int64_t device) {
   if (device == 0) {
-    if (!cpu_) cpu_ = std::make_shared<CpuStream>(threads_);
+    if (!cpu_) {
+      require_threads(threads_, "the CPU device");
+      cpu_ = std::make_shared<CpuStream>(threads_);
+    }
     return cpu_;
   }
   if (const auto found = gpus_.find(device); found != gpus_.end()) return found->second;
@@ -114,7 +149,7 @@ Napi::Promise Environment::later(Napi::Env env, Settle& settle) {
       } catch (const Error& error) {
         owned->Reject(to_js_error(env, error.code(), error.what()).Value());
       } catch (const std::exception& error) {
-        owned->Reject(to_js_error(env, "ERR_NATIVE", error.what()).Value());
+        owned->Reject(to_js_error(env, error).Value());
       }
     });
   };
@@ -143,7 +178,7 @@ Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value 
       } catch (const Error& error) {
         done->deferred.Reject(to_js_error(env, error.code(), error.what()).Value());
       } catch (const std::exception& error) {
-        done->deferred.Reject(to_js_error(env, "ERR_NATIVE", error.what()).Value());
+        done->deferred.Reject(to_js_error(env, error).Value());
       }
     } catch (...) {
     }

@@ -20,6 +20,20 @@ namespace llamaforge {
 // What csrc/napi/comm_wrap.cpp keeps for an environment.
 struct CommState;
 
+// Bytes of tensors that no scope owns. Only their handles' collection frees those that a program forgets, and V8, which sees
+// small objects, has no reason to collect. Every tensor's bytes could be reported to V8 as external memory; it then marks
+// its whole heap for each 64 MB, which cost a GPU a fifth of its time. So scopes' tensors are left out, and a collection is
+// asked for when the rest has grown by a half, and by 1 GiB at least.
+class UnownedMemory {
+ public:
+  void add(Napi::Env env, int64_t bytes);
+  void remove(int64_t bytes);
+
+ private:
+  int64_t held_ = 0;
+  int64_t low_ = 0;  // the least since a collection was asked for
+};
+
 class Environment {
  public:
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
@@ -61,11 +75,14 @@ class Environment {
   Napi::Promise later(Napi::Env env, Settle& settle);
 
   Napi::FunctionReference tensor_class;
+  // The constructor of JS as it was at the start: a script may replace the global one.
+  Napi::FunctionReference array_buffer_class;
   std::shared_ptr<CommState> comm;
   // Run first when the environment ends, on the JS thread.
   std::vector<std::function<void()>> before_end;
   // Handles that are not disposed. Shared, because handles may be finalised after this object.
   std::shared_ptr<int64_t> live_tensors = std::make_shared<int64_t>(0);
+  std::shared_ptr<UnownedMemory> unowned_memory = std::make_shared<UnownedMemory>();
 
  private:
   struct Pending;
@@ -88,6 +105,8 @@ struct Environment::Poster::Bridge {
 
 // Throws as a JS error with `code`. For use inside bindings only.
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
+// With the code that belongs to it: of the core's own errors, of memory and of threads that the system refused.
+Napi::Error to_js_error(Napi::Env env, const std::exception& error);
 
 // Runs a binding's body so that no C++ exception leaves it.
 template <class Body>
@@ -96,12 +115,8 @@ Napi::Value guarded(const Napi::CallbackInfo& info, Body body) {
     return body();
   } catch (const Napi::Error&) {
     throw;
-  } catch (const Error& error) {
-    throw to_js_error(info.Env(), error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    throw to_js_error(info.Env(), "ERR_OUT_OF_MEMORY", "out of host memory");
   } catch (const std::exception& error) {
-    throw to_js_error(info.Env(), "ERR_NATIVE", error.what());
+    throw to_js_error(info.Env(), error);
   }
 }
 

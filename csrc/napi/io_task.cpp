@@ -28,12 +28,8 @@ Napi::Value js_error(Napi::Env env, std::exception_ptr failure) {
     result.Set("syscall", Napi::String::New(env, error.call()));
     result.Set("path", Napi::String::New(env, error.path()));
     return result.Value();
-  } catch (const Error& error) {
-    return to_js_error(env, error.code(), error.what()).Value();
-  } catch (const std::bad_alloc&) {
-    return to_js_error(env, "ERR_OUT_OF_MEMORY", "out of host memory").Value();
   } catch (const std::exception& error) {
-    return to_js_error(env, "ERR_NATIVE", error.what()).Value();
+    return to_js_error(env, error).Value();
   } catch (...) {
     return to_js_error(env, "ERR_NATIVE", "unknown failure").Value();
   }

@@ -6,6 +6,7 @@
 #include "io/regular_file.h"
 #include "io/safetensors.h"
 #include "io/tensor_reader.h"
+#include "napi/array_buffer.h"
 #include "napi/environment.h"
 #include "napi/io_task.h"
 
@@ -52,6 +53,14 @@ Napi::Value header_to_js(Napi::Env env, const io::SafetensorsHeader& header) {
   result.Set("entries", entries);
   result.Set("metadata", metadata);
   return result;
+}
+
+io::Values values_from(Napi::Value value, Place place) {
+  const std::string word = Argument<std::string>::from(value, place);
+  if (word == "any") return io::Values::any;
+  if (word == "finite") return io::Values::finite;
+  if (word == "finite, not negative") return io::Values::finite_and_not_negative;
+  bad_argument(place, "any, finite, or finite, not negative", value);
 }
 
 Napi::Array array_from(Napi::Value value, Place place) {
@@ -104,7 +113,7 @@ Napi::Value format_safetensors_header(const Napi::CallbackInfo& info) {
                      Argument<std::string>::from(pair.Get(1u), {op, 3})};
     }
     const std::string header = io::format_safetensors_header(entries, metadata);
-    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(info.Env(), header.size());
+    Napi::ArrayBuffer buffer = new_array_buffer(info.Env(), op, header.size());
     std::memcpy(buffer.Data(), header.data(), header.size());
     return buffer;
   });
@@ -113,13 +122,15 @@ Napi::Value format_safetensors_header(const Napi::CallbackInfo& info) {
 Napi::Value read_tensor(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "readTensor";
-    expect_arguments(info, 6, op);
+    expect_arguments(info, 8, op);
     std::string path = path_from(info[0], {op, 0});
     std::string identity = Argument<std::string>::from(info[1], {op, 1});
     const uint64_t offset = count_from(info[2], {op, 2});
     const uint64_t bytes = count_from(info[3], {op, 3});
     const std::string dtype_name = Argument<std::string>::from(info[4], {op, 4});
     const Out target = Argument<Out>::from(info[5], {op, 5});
+    std::string name = Argument<std::string>::from(info[6], {op, 6});
+    const io::Values values = values_from(info[7], {op, 7});
     const io::FileDtype* dtype = io::find_file_dtype(dtype_name);
     if (dtype == nullptr || !io::is_convertible(dtype->name, target.dtype)) {
       throw Error("ERR_DTYPE",
@@ -135,7 +146,7 @@ Napi::Value read_tensor(const Napi::CallbackInfo& info) {
       expect_identity(file, identity);
       Fresh<1> output;
       output.allocate(*target.storage);
-      io::read_tensor(stream, file, offset, dtype->name, target);
+      io::read_tensor(stream, file, offset, dtype->name, target, values, name);
       output.done();
     });
     return info.Env().Undefined();
@@ -158,7 +169,7 @@ Napi::Value read_bytes(const Napi::CallbackInfo& info) {
       file.read(offset, data->data(), bytes);
       if (!identity.empty()) file.check_unchanged();
       return [data](Napi::Env env) -> Napi::Value {
-        Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data->size());
+        Napi::ArrayBuffer buffer = new_array_buffer(env, op, data->size());
         if (!data->empty()) std::memcpy(buffer.Data(), data->data(), data->size());
         return buffer;
       };

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "napi/array_buffer.h"
 #include "napi/comm_state.h"
 
 namespace llamaforge {
@@ -78,7 +79,7 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
       return answer(
           info.Env(), [&](comm::StoreClient::Reply reply) { session.store().get(key, timeout, std::move(reply)); },
           [](Napi::Env env, const std::string& value) -> Napi::Value {
-            Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, value.size());
+            Napi::ArrayBuffer buffer = new_array_buffer(env, "store", value.size());
             if (!value.empty()) std::memcpy(buffer.Data(), value.data(), value.size());
             return buffer;
           });

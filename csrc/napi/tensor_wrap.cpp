@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "napi/args.h"
+#include "napi/array_buffer.h"
 #include "napi/host_memory.h"
 
 namespace llamaforge {
@@ -13,6 +14,18 @@ namespace {
 // The tensors of this thread's JS environment. What an object wraps is a tensor of ours if it is one of these: a lookup here
 // takes a tenth of the time of an object's type tag, and an operation unwraps some five tensors.
 thread_local std::unordered_set<const void*> known_tensors;
+
+// A promise that rejects at this point of the stream: with its failure if there is one, which came first, else with ours.
+Napi::Value rejected_when_done(Napi::Env env, Stream& stream, std::exception_ptr ours) {
+  Environment::Settle settle;
+  const Napi::Promise promise = Environment::of(env).later(env, settle);
+  try {
+    stream.wait([settle, ours](std::exception_ptr failure) { settle(failure ? failure : ours, nullptr); });
+  } catch (const std::exception&) {
+    settle(std::current_exception(), nullptr);
+  }
+  return promise;
+}
 
 DType dtype_from(const std::string& name, const char* op) {
   for (DType dtype : {DType::f32, DType::bf16, DType::i32}) {
@@ -39,6 +52,7 @@ Shape shape_from(Napi::Value value, Place place) {
 void TensorWrap::init(Napi::Env env, Napi::Object exports) {
   Napi::Function constructor = DefineClass(env, "NativeTensor",
                                            {InstanceMethod<&TensorWrap::view>("view"),
+                                            InstanceMethod<&TensorWrap::set_unowned>("setUnowned"),
                                             InstanceMethod<&TensorWrap::dispose>("dispose"),
                                             InstanceMethod<&TensorWrap::write>("write"),
                                             InstanceMethod<&TensorWrap::read>("read"),
@@ -64,7 +78,6 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
       const auto& stream = environment.stream(Argument<int64_t>::from(info[0], {op, 0}));
       tensor_.dtype = dtype_from(Argument<std::string>::from(info[1], {op, 1}), op);
       tensor_.storage = std::make_shared<Storage>(stream, tensor_.bytes());
-      external_bytes_ = static_cast<int64_t>(tensor_.bytes());
     } else {
       const In source = Argument<In>::from(info[0], {op, 0});
       const int64_t offset = Argument<int64_t>::from(info[1], {op, 1});
@@ -77,7 +90,7 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
       tensor_.offset = source.offset + offset;
     }
     known_tensors.insert(this);
-    Napi::MemoryManagement::AdjustExternalMemory(info.Env(), external_bytes_);
+    unowned_memory_ = environment.unowned_memory;
     live_tensors_ = environment.live_tensors;
     ++*live_tensors_;
     return info.Env().Undefined();
@@ -86,10 +99,10 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
 
 TensorWrap::~TensorWrap() { known_tensors.erase(this); }
 
-void TensorWrap::drop(Napi::Env env) {
+void TensorWrap::drop() {
   if (disposed()) return;
   tensor_.storage.reset();
-  Napi::MemoryManagement::AdjustExternalMemory(env, -external_bytes_);
+  unowned_memory_->remove(unowned_bytes_);
   --*live_tensors_;
 }
 
@@ -100,8 +113,16 @@ Napi::Value TensorWrap::view(const Napi::CallbackInfo& info) {
   });
 }
 
+// From now on nobody but the garbage collector frees this tensor, unless the program disposes it.
+Napi::Value TensorWrap::set_unowned(const Napi::CallbackInfo& info) {
+  if (disposed() || unowned_bytes_ > 0) return info.Env().Undefined();
+  unowned_bytes_ = static_cast<int64_t>(tensor_.bytes());
+  unowned_memory_->add(info.Env(), unowned_bytes_);
+  return info.Env().Undefined();
+}
+
 Napi::Value TensorWrap::dispose(const Napi::CallbackInfo& info) {
-  drop(info.Env());
+  drop();
   return info.Env().Undefined();
 }
 
@@ -143,7 +164,12 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
     constexpr const char* op = "read";
     expect_arguments(info, 0, op);
     if (disposed()) throw Error("ERR_DISPOSED", "[read] the tensor has been disposed");
-    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(info.Env(), tensor_.bytes());
+    Napi::ArrayBuffer buffer;
+    try {
+      buffer = new_array_buffer(info.Env(), op, tensor_.bytes());
+    } catch (const Error&) {
+      return rejected_when_done(info.Env(), tensor_.storage->stream(), std::current_exception());
+    }
     copy_to_host(op, static_cast<char*>(buffer.Data()), nullptr);
     return Environment::of(info.Env()).when_done(info.Env(), tensor_.storage->stream(), buffer);
   });

@@ -15,7 +15,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
 
   explicit TensorWrap(const Napi::CallbackInfo& info);
   ~TensorWrap() override;
-  void Finalize(Napi::Env env) override { drop(env); }
+  void Finalize(Napi::Env) override { drop(); }
 
   // The tensor of a JS value, or null if it is not a NativeTensor of this addon.
   static TensorWrap* unwrap(Napi::Env env, napi_value value);
@@ -24,16 +24,18 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
 
  private:
   Napi::Value view(const Napi::CallbackInfo& info);
+  Napi::Value set_unowned(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value read_into(const Napi::CallbackInfo& info);
   void copy_to_host(const char* op, char* host, std::shared_ptr<void> keep) const;
-  void drop(Napi::Env env);
+  void drop();
 
   Tensor tensor_;
   std::shared_ptr<int64_t> live_tensors_;
-  int64_t external_bytes_ = 0;  // what V8 was told that this handle keeps alive
+  std::shared_ptr<UnownedMemory> unowned_memory_;
+  int64_t unowned_bytes_ = 0;  // counted there
 };
 
 }  // namespace llamaforge

@@ -1,5 +1,6 @@
 #include "napi/timeline_wrap.h"
 
+#include "napi/array_buffer.h"
 #include "napi/comm_state.h"
 
 namespace llamaforge {
@@ -43,7 +44,8 @@ class TimelineWrap final : public Napi::ObjectWrap<TimelineWrap> {
   Napi::Value times(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
       const std::vector<double> times = content_.timeline->times();
-      auto array = Napi::Float64Array::New(info.Env(), times.size());
+      const Napi::ArrayBuffer memory = new_array_buffer(info.Env(), "timeline", times.size() * sizeof(double));
+      auto array = Napi::Float64Array::New(info.Env(), times.size(), memory, 0);
       std::copy(times.begin(), times.end(), array.Data());
       return array;
     });

@@ -1,13 +1,17 @@
 #include "runtime/cpu_stream.h"
 
+#include <malloc.h>
 #include <omp.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "runtime/error.h"
+#include "runtime/room.h"
 #include "runtime/settings.h"
 
 namespace llamaforge {
@@ -16,6 +20,7 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kWorthProbing = size_t{64} << 10;  // smaller blocks do not ask for room besides
 
 // Rounds up to one of eight classes per power of two: at most 12.5% is wasted and freed blocks find a next user.
 size_t size_class(size_t bytes) {
@@ -29,74 +34,53 @@ size_t size_class(size_t bytes) {
 }  // namespace
 
 CpuStream::CpuStream(int threads)
-    : threads_(threads), poisoned_(is_on("LLAMAFORGE_POISON")), worker_([this] { run(); }) {}
+    : threads_(threads),
+      poisoned_(is_on("LLAMAFORGE_POISON")),
+      worker_([this](Item& item) { run(item); }, [this] { begin(); }) {}
 
 CpuStream::~CpuStream() {
   close();
   trim();
 }
 
-void CpuStream::close() {
-  {
-    std::lock_guard lock(queue_mutex_);
-    closing_ = true;
-  }
-  queue_filled_.notify_one();
-  if (worker_.joinable()) worker_.join();
-  // Dropped outside the lock: items own storages whose release takes other locks.
-  std::deque<Item> dropped;
-  std::lock_guard lock(queue_mutex_);
-  dropped.swap(queue_);
-}
-
 void CpuStream::submit(const char* op, std::function<void(Stream&)> work) {
-  {
-    std::lock_guard lock(queue_mutex_);
-    if (closing_) throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
-    queue_.push_back({op, std::move(work), nullptr});
+  if (!worker_.push({op, std::move(work), nullptr})) {
+    throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
   }
-  queue_filled_.notify_one();
 }
 
 void CpuStream::wait(std::function<void(std::exception_ptr)> done) {
-  {
-    std::lock_guard lock(queue_mutex_);
-    if (closing_) throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
-    queue_.push_back({"synchronize", nullptr, std::move(done)});
+  if (!worker_.push({"synchronize", nullptr, std::move(done)})) {
+    throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
   }
-  queue_filled_.notify_one();
 }
 
-void CpuStream::run() {
+void CpuStream::begin() const {
   omp_set_dynamic(0);
   omp_set_num_threads(threads_);
-  std::exception_ptr failure;
-  for (;;) {
-    Item item;
-    {
-      std::unique_lock lock(queue_mutex_);
-      queue_filled_.wait(lock, [this] { return closing_ || !queue_.empty(); });
-      if (closing_) return;
-      item = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    if (item.answer) {
-      item.answer(failure);
-      failure = nullptr;
-      continue;
-    }
-    if (failure) continue;
-    try {
-      item.work(*this);
-    } catch (const Error& error) {
-      failure = std::make_exception_ptr(Error(error.code(), format("[{}] {}", item.op, error.what())));
-    } catch (const std::bad_alloc&) {
-      failure = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", item.op)));
-    } catch (const std::exception& error) {
-      failure = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", item.op, error.what())));
-    } catch (...) {
-      failure = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", item.op)));
-    }
+  // The team starts now: later the system may refuse its threads, for which OpenMP would end the process.
+  std::atomic<int> started{0};
+#pragma omp parallel
+  ++started;
+}
+
+void CpuStream::run(Item& item) {
+  if (item.answer) {
+    item.answer(std::exchange(failure_, nullptr));
+    return;
+  }
+  if (failure_) return;
+  try {
+    item.work(*this);
+  } catch (const Error& error) {
+    failure_ = std::make_exception_ptr(Error(error.code(), format("[{}] {}", item.op, error.what())));
+  } catch (const std::bad_alloc&) {
+    trim();
+    failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", item.op)));
+  } catch (const std::exception& error) {
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", item.op, error.what())));
+  } catch (...) {
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", item.op)));
   }
 }
 
@@ -121,25 +105,37 @@ void* CpuStream::allocate(size_t bytes) {
     stats_.peak = std::max(stats_.peak, stats_.used);
   }
   if (!memory) {
-    const bool large = block >= 2 * kHugePage;
-    const size_t alignment = large ? kHugePage : kAlignment;
-    memory = std::aligned_alloc(alignment, (block + alignment - 1) / alignment * alignment);
+    memory = fresh(block);
     if (!memory) {
       trim();
-      memory = std::aligned_alloc(alignment, (block + alignment - 1) / alignment * alignment);
+      memory = fresh(block);
     }
+    std::lock_guard lock(memory_mutex_);
+    // Caching begins again only with twice the room: what was refused may have been small.
+    scarce_ = !memory || (scarce_ && !has_room(2 * kReserve));
     if (!memory) {
-      std::lock_guard lock(memory_mutex_);
       stats_.used -= block;
       throw Error("ERR_OUT_OF_MEMORY",
-                  format("the system refused {} bytes; {} are in use: use a smaller micro-batch or more recompute", block,
-                         stats_.used));
+                  format("the system refused {} bytes; {} are in use: use a smaller micro-batch or more recompute",
+                         block, stats_.used));
     }
-    // Large pages save most of the page faults and TLB misses of weights and activations.
-    if (large) madvise(memory, block, MADV_HUGEPAGE);
   }
   // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
   if (poisoned_) std::memset(memory, 0xff, block);
+  return memory;
+}
+
+void* CpuStream::fresh(size_t block) const {
+  const bool large = block >= 2 * kHugePage;
+  const size_t alignment = large ? kHugePage : kAlignment;
+  void* memory = std::aligned_alloc(alignment, (block + alignment - 1) / alignment * alignment);
+  if (!memory) return nullptr;
+  if ((block >= kWorthProbing || scarce_) && !has_room(kReserve)) {
+    std::free(memory);
+    return nullptr;
+  }
+  // Large pages save most of the page faults and TLB misses of weights and activations.
+  if (large) madvise(memory, block, MADV_HUGEPAGE);
   return memory;
 }
 
@@ -148,6 +144,7 @@ void CpuStream::release(void* memory, size_t bytes) noexcept {
   const size_t block = size_class(bytes);
   std::lock_guard lock(memory_mutex_);
   stats_.used -= block;
+  if (scarce_) return std::free(memory);
   try {
     free_blocks_[block].push_back(memory);
     stats_.cached += block;
@@ -183,6 +180,7 @@ void CpuStream::trim() {
   }
   free_blocks_.clear();
   stats_.cached = 0;
+  malloc_trim(0);  // free() alone keeps what lies between blocks in use
 }
 
 }  // namespace llamaforge

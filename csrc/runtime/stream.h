@@ -1,4 +1,5 @@
-// A device is a stream: work is submitted, returns at once, and runs in order.
+// A device is a stream: work is submitted, returns at once, and runs in order on a thread of the device, which computes
+// (CPU) or launches kernels (GPU). Whoever submits is never held up by the device.
 #pragma once
 
 #include <cstddef>
@@ -29,6 +30,11 @@ class Stream {
   // last wait, or null. After that the stream works again.
   virtual void wait(std::function<void(std::exception_ptr)> done) = 0;
 
+  // Works and waits that were submitted and have not been run (CPU) or launched (GPU).
+  virtual size_t backlog() const = 0;
+  // Calls `done`, on this thread or one of the stream's, once the backlog is at most `most`; never after close().
+  virtual void when_backlog_at_most(size_t most, std::function<void()> done) = 0;
+
   // Memory, in stream order. `allocate` throws ERR_OUT_OF_MEMORY with need and free.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* memory, size_t bytes) noexcept = 0;
@@ -41,8 +47,6 @@ class Stream {
   virtual MemoryStats memory() const = 0;
   virtual void reset_peak() = 0;
   virtual void set_memory_limit(uint64_t bytes) = 0;
-  // Gives the cached memory back to the system.
-  virtual void trim() = 0;
   // Threads of the team that runs the kernels (CPU).
   virtual int threads() const = 0;
   // Ends the stream's own thread; what it has not done yet is dropped and its waits are not answered.

@@ -80,10 +80,10 @@ function attention(bench: Workbench): KernelCase[] {
     const window = [microBatch, sequenceLength];
     const qkv = bench.random([...window, (heads + 2 * kvHeads) * headSize]);
     const o = bench.empty([...window, heads * headSize]);
-    const lse = bench.empty([microBatch, heads, sequenceLength], "f32");
+    const statistics = bench.empty([2, microBatch, heads, sequenceLength], "f32");
     const forward = () =>
-      native.attentionForward(qkv.native, null, o.native, lse.native, heads, kvHeads, scale);
-    return { qkv, o, lse, forward };
+      native.attentionForward(qkv.native, null, o.native, statistics.native, heads, kvHeads, scale);
+    return { qkv, o, statistics, forward };
   };
   return [
     {
@@ -97,7 +97,7 @@ function attention(bench: Workbench): KernelCase[] {
       name: `attention ${heads}/${kvHeads} heads of ${headSize}, backward`,
       work: { flops: 2.5 * flops },
       prepare: () => {
-        const { qkv, o, lse, forward } = make();
+        const { qkv, o, statistics, forward } = make();
         forward();
         const gradient = bench.random(o.shape);
         const dQkv = bench.empty(qkv.shape);
@@ -106,7 +106,7 @@ function attention(bench: Workbench): KernelCase[] {
             gradient.native,
             qkv.native,
             o.native,
-            lse.native,
+            statistics.native,
             null,
             dQkv.native,
             heads,

@@ -1,6 +1,6 @@
-import { freemem } from "node:os";
 import type { Device } from "../device.js";
 import { OutOfMemoryError } from "../errors.js";
+import { usableMemory } from "../machine-limits.js";
 import { gpuFreeBytes } from "../native.js";
 import { synchronize } from "../runtime.js";
 import { type MemoryShape, planMemory } from "../train/plan-memory.js";
@@ -13,7 +13,7 @@ const usableShare = 0.95;
 
 /** Free memory of a device in bytes. */
 export function freeMemory(device: Device): number {
-  if (device.type === "cpu") return freemem();
+  if (device.type === "cpu") return usableMemory().freeBytes;
   return gpuFreeBytes(device.index);
 }
 

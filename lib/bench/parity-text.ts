@@ -1,4 +1,6 @@
+import { describeWaits } from "../train/device-waits.js";
 import { formatBytes } from "../train/format.js";
+import { describeHost } from "../train/run-times.js";
 import type { CountedRate } from "./figures.js";
 import type { ParityResult } from "./parity.js";
 
@@ -7,7 +9,7 @@ const ms = (n: number): string => `${n < 100 ? n.toFixed(1) : whole(n)} ms`;
 
 /** The result of `bench parity` as text for a terminal. */
 export function formatParity(result: ParityResult): string {
-  const { model, run, device, stepMs, partsMs, memory, figures, versions } = result;
+  const { model, run, device, stepMs, bare, partsMs, memory, figures, versions } = result;
   const { peak, causal, fullAttention, per300B } = figures;
   const known = "tflops" in peak;
   const unit = device.id === "cpu" ? "on this CPU" : "per GPU";
@@ -24,17 +26,32 @@ export function formatParity(result: ParityResult): string {
       "step",
       `${run.accumulation} x ${run.microBatch} windows of ${run.sequenceLength} = ${whole(run.tokensPerStep)} tokens, ${run.data}`,
     ],
-    ["speed", `${whole(result.tokensPerSecond)} tokens/s ${unit}`],
+    [
+      "speed",
+      `${whole(result.tokensPerSecond)} tokens/s ${unit}, through the Trainer as in \`train\``,
+    ],
     [
       "step time",
       `${ms(stepMs.median)}, median of ${run.steps} (${ms(stepMs.fastest)} to ${ms(stepMs.slowest)})`,
     ],
     [
+      "bare loop",
+      `${whole(bare.tokensPerSecond)} tokens/s, ${ms(bare.stepMs.median)} (${ms(bare.stepMs.fastest)} to ` +
+        `${ms(bare.stepMs.slowest)}), half before and half after`,
+    ],
+    ["train / bare", `${result.trainOfBare.toFixed(3)} (to be at least 0.99)`],
+    ["train waits", describeWaits(result.waitMs, result.waitMs.ofMs)],
+    ["train host", describeHost(result.host, 1)],
+    ["bare host", describeHost(bare.host, 1)],
+    [
       "by part",
       `input ${ms(partsMs.input)}, forward ${ms(partsMs.forward)}, backward ${ms(partsMs.backward)}, ` +
         `optimizer ${ms(partsMs.optimizer)}`,
     ],
-    ["", "(in steps of their own that wait after each part; forward has the head's gradients)"],
+    [
+      "",
+      "(in bare steps of their own that wait after each part; forward has the head's gradients)",
+    ],
     ["causal", rate(causal)],
     ["full attention", `${rate(fullAttention)} (TinyLlama's convention)`],
     [

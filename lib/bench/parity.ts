@@ -1,28 +1,25 @@
-import { full, tensor } from "../create.js";
-import type { Loader } from "../data/loader.js";
-import type { Device } from "../device.js";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { LlamaConfig } from "../model/config.js";
-import { Llama, type Recompute } from "../model/llama.js";
-import { AdamW } from "../optim/adamw.js";
-import { memory, resetPeakMemory, synchronize } from "../runtime.js";
-import { scope } from "../scope.js";
-import type { Tensor } from "../tensor.js";
+import { memory } from "../runtime.js";
+import { addWaits, noWaits, type WaitTotals } from "../train/device-waits.js";
 import { describeDevice } from "../train/machine.js";
-import { type RunningStep, trainStep } from "../train/step.js";
+import { type HostStep, meanHost } from "../train/run-times.js";
+import type { MicroBatch } from "../train/step.js";
+import { BareLoop, type BareStep, type BenchModel, type StepParts } from "./bare-loop.js";
 import { type BenchEnvironment, benchEnvironment, median } from "./environment.js";
 import { type ParityFigures, parityFigures } from "./figures.js";
 import { candidateMicroBatches, fastestMicroBatch, freeMemory } from "./micro-batch.js";
 import type { PeerResult } from "./peer.js";
+import { syntheticDataset } from "./synthetic-data.js";
+import { throughTrainer } from "./through-trainer.js";
 import { openTokens } from "./tokens.js";
 
-export interface ParityOptions {
+export interface ParityOptions extends BenchModel {
   /** What the model is called in the output. */
   modelName: string;
-  model: LlamaConfig;
   sequenceLength: number;
-  device: Device;
-  precision: "bf16" | "fp32";
-  recompute: Recompute;
   /** Windows at a time; left out: the fastest that fits. */
   microBatch?: number;
   /** Micro-batches of a step. */
@@ -30,19 +27,16 @@ export interface ParityOptions {
   /** Steps that are timed, after `warmup` that are not. */
   steps: number;
   warmup: number;
-  /** A data set of `prepare`; left out: random tokens. */
+  /** A data set of `prepare`; left out: random words. */
   data?: string;
   onProgress?: (message: string) => void;
 }
 
-/** Milliseconds of a step's parts, measured apart from the headline, with a wait after each part. */
-export interface StepParts {
-  /** Waiting for the loader and copying the ids. */
-  input: number;
-  /** Includes the gradients of the output head: the fused head makes them beside the loss. */
-  forward: number;
-  backward: number;
-  optimizer: number;
+/** Times of steps in milliseconds. */
+export interface StepTimes {
+  median: number;
+  fastest: number;
+  slowest: number;
 }
 
 export interface ParityResult extends BenchEnvironment {
@@ -51,7 +45,7 @@ export interface ParityResult extends BenchEnvironment {
   run: {
     sequenceLength: number;
     precision: "bf16" | "fp32";
-    recompute: Recompute;
+    recompute: BenchModel["recompute"];
     microBatch: number;
     accumulation: number;
     tokensPerStep: number;
@@ -59,13 +53,22 @@ export interface ParityResult extends BenchEnvironment {
     warmup: number;
     data: string;
   };
-  /** The headline: median over the timed steps. */
+  /** The headline: median over the timed steps of the Trainer, as `train` runs it. */
   tokensPerSecond: number;
-  stepMs: { median: number; fastest: number; slowest: number };
+  stepMs: StepTimes;
+  /** What the device waited for in those steps, in all, and how long they took. */
+  waitMs: WaitTotals & { ofMs: number };
+  /** What the main thread did, and V8's collections: means of a step. */
+  host: HostStep;
+  /** `trainStep` in a loop on micro-batches that are there already, half of the steps before and half after. */
+  bare: { tokensPerSecond: number; stepMs: StepTimes; host: HostStep };
+  /** tokensPerSecond through the Trainer, of those of the bare loop. */
+  trainOfBare: number;
+  /** Of the bare loop. */
   partsMs: StepParts;
   /** Largest sum of tensors at a time, and what the library holds of the device's memory. */
   memory: { peakBytes: number; reservedBytes: number };
-  /** Mean loss of the first and the last timed step: random tokens stay near ln(vocabulary). */
+  /** Mean loss of the first and the last timed step. */
   loss: { first: number; last: number };
   figures: ParityFigures;
   peer?: PeerResult & { ratio: number };
@@ -74,183 +77,141 @@ export interface ParityResult extends BenchEnvironment {
 /** Steps for the parts, and to choose a micro-batch by. */
 const fewSteps = 3;
 
-/** Trains for some steps and measures. */
+/** Steps that warm up a loop of which the caller said nothing. */
+const fewWarmups = 2;
+
+/** Trains for some steps, through the Trainer and in a bare loop, and measures both. */
 export async function benchParity(options: ParityOptions): Promise<ParityResult> {
-  const { device, precision, sequenceLength, model: shape, onProgress = () => {} } = options;
+  const { device, model, onProgress = () => {} } = options;
   const name = await describeDevice(device);
   const freeBytes = freeMemory(device);
-  const tokens = await openTokens(options.data, shape.vocabSize, sequenceLength);
-  let training: Training | undefined;
+  onProgress(`${options.modelName} on ${name}`);
+  const folder = await mkdtemp(join(tmpdir(), "llamaforge-bench-"));
   try {
-    onProgress(`${options.modelName} on ${name}`);
-    training = await Training.create(options);
-    const run = training;
-    const rate = async (microBatch: number): Promise<number> => {
+    const microBatch = options.microBatch ?? (await chooseMicroBatch(options, freeBytes));
+    const { accumulation, sequenceLength, steps, warmup } = options;
+    const tokensPerStep = microBatch * accumulation * sequenceLength;
+    const tokens = tokensPerStep * (warmup + steps);
+    const { vocabSize } = model;
+    const data = options.data ?? (await syntheticDataset(folder, { vocabSize, tokens }));
+    const batches = await fixedBatches(data, options, microBatch);
+
+    // The bare loop in two halves around the Trainer, as clocks drift: what differs is what the Trainer adds.
+    const before = Math.ceil(steps / 2);
+    onProgress(`bare loop, ${before} steps of ${accumulation} x ${microBatch} windows`);
+    const first = await bareSteps(options, batches, before, true);
+    onProgress(`through the Trainer, ${warmup} steps to warm up and ${steps} timed`);
+    const out = join(folder, "run");
+    const trained = await throughTrainer({ ...options, microBatch, data, out });
+    const { peakBytes, bytes, cachedBytes } = memory(device);
+    let measured = first.measured;
+    if (steps > before) {
+      onProgress(`bare loop, ${steps - before} steps`);
+      const second = await bareSteps(options, batches, steps - before, false);
+      measured = [...measured, ...second.measured];
+    }
+
+    const stepMs = timesOf(trained.map((step) => step.stepMs));
+    const bareMs = timesOf(measured.map(({ ms }) => ms));
+    const speed = (ms: number): number => tokensPerStep / (ms / 1000);
+    const tokensPerSecond = speed(stepMs.median);
+    const waits = noWaits();
+    for (const { deviceWaitMs } of trained) addWaits(waits, deviceWaitMs ?? {});
+    return {
+      benchmark: "parity",
+      ...benchEnvironment(device, name),
+      model: { name: options.modelName, parameters: first.parameters, ...model },
+      run: {
+        sequenceLength,
+        precision: options.precision,
+        recompute: options.recompute,
+        microBatch,
+        accumulation,
+        tokensPerStep,
+        steps,
+        warmup,
+        data: options.data ?? "synthetic",
+      },
+      tokensPerSecond,
+      stepMs,
+      waitMs: { ...waits, ofMs: trained.reduce((sum, step) => sum + step.stepMs, 0) },
+      host: meanHost(trained.flatMap(({ host }) => host ?? [])),
+      bare: {
+        tokensPerSecond: speed(bareMs.median),
+        stepMs: bareMs,
+        host: meanHost(measured.map(({ host }) => host)),
+      },
+      trainOfBare: bareMs.median / stepMs.median,
+      partsMs: first.parts as StepParts,
+      memory: { peakBytes, reservedBytes: bytes + cachedBytes },
+      loss: { first: trained[0]?.loss as number, last: trained.at(-1)?.loss as number },
+      figures: parityFigures(model, sequenceLength, options.precision, name, tokensPerSecond),
+    };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+function timesOf(ms: readonly number[]): StepTimes {
+  return { median: median(ms), fastest: Math.min(...ms), slowest: Math.max(...ms) };
+}
+
+/** The micro-batches of one step. */
+async function fixedBatches(
+  data: string,
+  { model, sequenceLength, accumulation }: ParityOptions,
+  microBatch: number,
+): Promise<MicroBatch[]> {
+  const tokens = await openTokens(data, model.vocabSize, sequenceLength);
+  const loader = tokens.open(microBatch);
+  try {
+    const batches: MicroBatch[] = [];
+    while (batches.length < accumulation) batches.push(await loader.next());
+    return batches;
+  } finally {
+    await loader.close();
+    await tokens.close();
+  }
+}
+
+/** Trains a model of its own, which is gone afterwards. */
+async function bareSteps(
+  options: ParityOptions,
+  batches: readonly MicroBatch[],
+  steps: number,
+  withParts: boolean,
+): Promise<{ measured: BareStep[]; parts: StepParts | null; parameters: number }> {
+  const loop = await BareLoop.create(options);
+  try {
+    const measured = await loop.steps(batches, options.warmup, steps);
+    const parts = withParts ? await loop.parts(batches, fewSteps) : null;
+    return { measured, parts, parameters: loop.model.parameterCount() };
+  } finally {
+    loop.dispose();
+  }
+}
+
+async function chooseMicroBatch(options: ParityOptions, freeBytes: number): Promise<number> {
+  const { model, device, precision, recompute, sequenceLength, onProgress = () => {} } = options;
+  const loop = await BareLoop.create(options);
+  const tokens = await openTokens(options.data, model.vocabSize, sequenceLength);
+  try {
+    const shape = { model, data: { sequenceLength }, precision, recompute };
+    const candidates = candidateMicroBatches(shape, device, freeBytes);
+    return await fastestMicroBatch(candidates, device, async (microBatch) => {
       const loader = tokens.open(microBatch);
       try {
-        const { times } = await run.steps(loader, 1, 2, fewSteps);
-        const tokensPerSecond = (microBatch * sequenceLength) / (median(times) / 1000);
+        const steps = await loop.steps([await loader.next()], fewWarmups, fewSteps);
+        const ms = median(steps.map((step) => step.ms));
+        const tokensPerSecond = (microBatch * sequenceLength) / (ms / 1000);
         onProgress(`micro-batch ${microBatch}: ${Math.round(tokensPerSecond)} tokens/s at first`);
         return tokensPerSecond;
       } finally {
         await loader.close();
       }
-    };
-    const planned = { model: shape, data: { sequenceLength }, precision };
-    const microBatch =
-      options.microBatch ??
-      (await fastestMicroBatch(
-        candidateMicroBatches({ ...planned, recompute: options.recompute }, device, freeBytes),
-        device,
-        rate,
-      ));
-    const { accumulation, steps, warmup } = options;
-    onProgress(
-      `${warmup} steps to warm up, ${steps} timed: ${accumulation} x ${microBatch} windows`,
-    );
-    const loader = tokens.open(microBatch);
-    try {
-      const { times, losses } = await run.steps(loader, accumulation, warmup, steps);
-      const { peakBytes, bytes, cachedBytes } = memory(device);
-      const partsMs = await run.parts(loader, accumulation);
-      const tokensPerStep = microBatch * accumulation * sequenceLength;
-      const tokensPerSecond = tokensPerStep / (median(times) / 1000);
-      return {
-        benchmark: "parity",
-        ...benchEnvironment(device, name),
-        model: { name: options.modelName, parameters: run.model.parameterCount(), ...shape },
-        run: {
-          sequenceLength,
-          precision,
-          recompute: options.recompute,
-          microBatch,
-          accumulation,
-          tokensPerStep,
-          steps,
-          warmup,
-          data: tokens.description,
-        },
-        tokensPerSecond,
-        stepMs: { median: median(times), fastest: Math.min(...times), slowest: Math.max(...times) },
-        partsMs,
-        memory: { peakBytes, reservedBytes: bytes + cachedBytes },
-        loss: { first: losses[0] as number, last: losses.at(-1) as number },
-        figures: parityFigures(shape, sequenceLength, precision, name, tokensPerSecond),
-      };
-    } finally {
-      await loader.close();
-    }
+    });
   } finally {
-    training?.dispose();
+    loop.dispose();
     await tokens.close();
-  }
-}
-
-/** A model with its optimizer, and two ways to run steps: as training does, and taken apart. */
-class Training {
-  readonly model: Llama;
-  readonly optimizer: AdamW;
-
-  private constructor(model: Llama) {
-    this.model = model;
-    this.optimizer = new AdamW(model.store, { weightDecay: 0.1 });
-  }
-
-  static async create({ model: shape, device, precision, recompute }: ParityOptions) {
-    const dtype = precision === "bf16" ? "bf16" : "f32";
-    const model = await Llama.create(shape, { device, dtype, seed: 3407 });
-    model.recompute = recompute;
-    const training = new Training(model);
-    await synchronize(device);
-    return training;
-  }
-
-  /**
-   * Some steps to warm up, until the device is idle; then those that count.
-   * @returns their milliseconds and mean losses; the peak of memory() is theirs alone
-   */
-  async steps(loader: Loader, accumulation: number, warmup: number, steps: number) {
-    await this.#run(loader, accumulation, warmup);
-    resetPeakMemory(this.model.device);
-    return await this.#run(loader, accumulation, steps);
-  }
-
-  /** Steps as the trainer runs them, two enqueued at a time, each from the end of the one before it to its own. */
-  async #run(loader: Loader, accumulation: number, steps: number) {
-    const times: number[] = [];
-    const losses: number[] = [];
-    let last = performance.now();
-    let running: RunningStep | null = null;
-    for (let step = 0; step <= steps; step++) {
-      const next: RunningStep | null =
-        step < steps
-          ? await trainStep({
-              model: this.model,
-              optimizer: this.optimizer,
-              nextBatch: () => loader.next(),
-              accumulation,
-              lr: 1e-4,
-              clip: 1,
-            })
-          : null;
-      if (running) {
-        const { loss, at } = await running.figures;
-        losses.push(loss);
-        times.push(at - last);
-        last = at;
-      }
-      running = next;
-    }
-    return { times, losses };
-  }
-
-  /** Median milliseconds of a step's parts; waiting after each keeps them apart, and makes their sum longer than a step. */
-  async parts(loader: Loader, accumulation: number): Promise<StepParts> {
-    const { model, optimizer } = this;
-    const { device } = model;
-    const measured: StepParts[] = [];
-    for (let step = 0; step < fewSteps; step++) {
-      const parts: StepParts = { input: 0, forward: 0, backward: 0, optimizer: 0 };
-      let last = performance.now();
-      const lap = async (part: keyof StepParts): Promise<void> => {
-        await synchronize(device);
-        const now = performance.now();
-        parts[part] += now - last;
-        last = now;
-      };
-      await scope(async () => {
-        const meanLoss = full([], 0, { device });
-        await synchronize(device);
-        last = performance.now();
-        for (let micro = 0; micro < accumulation; micro++) {
-          const { inputs, targets, count } = await loader.next();
-          await scope(async () => {
-            const ids = (data: Int32Array): Tensor =>
-              tensor(data, { shape: [count, data.length / count], dtype: "i32", device });
-            const [x, y] = [ids(inputs), ids(targets)];
-            await lap("input");
-            const loss = model.loss(x, y);
-            await lap("forward");
-            loss.backward({ scale: 1 / accumulation });
-            await lap("backward");
-          });
-        }
-        optimizer.step({ lr: 1e-4, clip: 1, loss: meanLoss });
-        await lap("optimizer");
-      });
-      measured.push(parts);
-    }
-    const of = (part: keyof StepParts): number => median(measured.map((parts) => parts[part]));
-    return {
-      input: of("input"),
-      forward: of("forward"),
-      backward: of("backward"),
-      optimizer: of("optimizer"),
-    };
-  }
-
-  dispose(): void {
-    this.optimizer.dispose();
-    this.model.dispose();
   }
 }

@@ -1,6 +1,7 @@
 import { Loader, type LoaderOptions, type WindowSource } from "../data/loader.js";
 import { Mixture } from "../data/mixture.js";
 import { DataError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 
 /** Where a benchmark's tokens come from. */
 export interface TokenSource {
@@ -16,7 +17,7 @@ function syntheticWindows(vocabSize: number, sequenceLength: number): WindowSour
   return {
     sequenceLength,
     read: async (position, count) => {
-      const ids = new Int32Array(count * (sequenceLength + 1));
+      const ids = hostArray("bench", Int32Array, count * (sequenceLength + 1));
       // xorshift (Marsaglia 2003): enough for ids that no model can predict.
       let state = (Math.imul(position + 1, 0x9e3779b1) | 1) >>> 0;
       for (let i = 0; i < ids.length; i++) {

@@ -1,7 +1,6 @@
 /** Small files and folders that survive a crash, and small files that are not trusted. */
-import { constants } from "node:fs";
-import { open } from "node:fs/promises";
-import { CheckpointError } from "../errors.js";
+import { CheckpointError, StorageError } from "../errors.js";
+import { FileError, readSmallFile as readRegular } from "../small-file.js";
 import { type Digest, guarded, io, pieceBytes } from "./native-io.js";
 
 /** Writes bytes in pieces, so that no single copy holds up the event loop. */
@@ -77,41 +76,35 @@ function checkJson(path: string, value: unknown, parents: Set<object>): void {
   parents.delete(value);
 }
 
-/** Reads a file that somebody else may have made: a regular file, no link, at most `limit` bytes. */
-export async function readSmallFile(path: string, limit: number): Promise<Uint8Array> {
-  return await guarded(`reading ${path}`, async () => {
-    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
-    const file = await open(path, flags).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ELOOP") throw error;
-      throw new CheckpointError(`${path} is a symbolic link; only regular files are read`);
-    });
-    try {
-      const status = await file.stat();
-      if (!status.isFile()) throw new CheckpointError(`${path} is not a regular file`);
-      if (status.size > limit) {
-        throw new CheckpointError(
-          `${path} has ${status.size} bytes, more than the limit of ${limit}`,
-        );
-      }
-      // One byte more than it should have: a file that grows meanwhile is refused, not cut.
-      const bytes = new Uint8Array(status.size + 1);
-      let filled = 0;
-      for (;;) {
-        const { bytesRead } = await file.read(bytes, filled, bytes.length - filled, filled);
-        filled += bytesRead;
-        if (bytesRead === 0 || filled === bytes.length) break;
-      }
-      if (filled !== status.size) throw new CheckpointError(`${path} was changed while being read`);
-      return bytes.subarray(0, filled);
-    } finally {
-      await file.close();
-    }
-  });
+export interface FollowLinks {
+  /** Follow symbolic links, of which hub caches are made (false). */
+  followLinks?: boolean;
+}
+
+/**
+ * Reads a file that somebody else may have made: a regular file, no link unless asked for, at most `limit` bytes.
+ * @throws CheckpointError naming it; its cause is a StorageError if the storage does not answer
+ */
+export async function readSmallFile(
+  path: string,
+  limit: number,
+  { followLinks = false }: FollowLinks = {},
+): Promise<Uint8Array> {
+  return await guarded(`reading ${path}`, () =>
+    readRegular(path, { limit, followLinks }).catch((cause: Error) => {
+      if (!(cause instanceof FileError || cause instanceof StorageError)) throw cause;
+      throw new CheckpointError(`cannot read ${path}: ${cause.message}`, { cause });
+    }),
+  );
 }
 
 /** As `readSmallFile`, parsed as JSON in valid UTF-8. */
-export async function readJson(path: string, limit: number): Promise<unknown> {
-  const bytes = await readSmallFile(path, limit);
+export async function readJson(
+  path: string,
+  limit: number,
+  options: FollowLinks = {},
+): Promise<unknown> {
+  const bytes = await readSmallFile(path, limit, options);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch (cause) {

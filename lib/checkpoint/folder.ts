@@ -1,7 +1,8 @@
 /** Names and places of checkpoints in a run's folder: `step-0000001000/`, `.tmp` while written, `.trash/`. */
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ArgumentError } from "../errors.js";
+import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../own-folder.js";
 import { guarded, io, systemCode } from "./native-io.js";
 
 export interface CheckpointPlace {
@@ -37,16 +38,28 @@ export async function listCheckpoints(folder: string): Promise<CheckpointPlace[]
   return places.sort((a, b) => a.step - b.step);
 }
 
+/**
+ * Whether a folder of a checkpoint's name holds one, whole or damaged: a manifest or a trainer's state. Any other
+ * folder of that name is somebody's own, and nothing may take its place or delete it.
+ */
+export async function holdsCheckpoint(path: string): Promise<boolean> {
+  for (const name of ["manifest.json", "trainer.json"]) {
+    const status = await lstat(join(path, name)).catch(() => null);
+    if (status?.isFile()) return true;
+  }
+  return false;
+}
+
 let discarded = 0;
 
 /**
- * Deletes a checkpoint or a half-written one. It is renamed first: a crash in the middle of removing
+ * Deletes a checkpoint. It is renamed first: a crash in the middle of removing
  * its files must not leave a folder that looks like a checkpoint.
  */
 export async function discard(folder: string, name: string): Promise<void> {
   await guarded(`deleting ${join(folder, name)}`, async () => {
     const trash = join(folder, ".trash");
-    await mkdir(trash, { recursive: true });
+    await makeOwnFolder(trash, "[checkpoint]");
     discarded += 1;
     const target = join(trash, `${name}-${process.pid}-${Date.now()}-${discarded}`);
     await io.renamePath(join(folder, name), target);
@@ -55,14 +68,15 @@ export async function discard(folder: string, name: string): Promise<void> {
   });
 }
 
-/** Removes what a killed run left behind. Only for the holder of the run's lock. */
+/**
+ * Removes what a killed run left behind. Only for the holder of the run's lock.
+ * @throws UsageError for something that has a name which saves need and that no run has left; then nothing is removed
+ */
 export async function cleanUp(folder: string): Promise<void> {
   await guarded(`cleaning ${folder}`, async () => {
-    await rm(join(folder, ".trash"), { recursive: true, force: true });
-    for (const entry of await readdir(folder, { withFileTypes: true })) {
-      if (/^step-\d{1,15}\.tmp$/.test(entry.name) && entry.isDirectory()) {
-        await rm(join(folder, entry.name), { recursive: true, force: true });
-      }
-    }
+    const names = (await readdir(folder)).filter((name) => /^step-\d{1,15}\.tmp$/.test(name));
+    const left = [".trash", ...names].map((name) => join(folder, name));
+    for (const path of left) await refuseForeign(path, "[checkpoint]");
+    for (const path of left) await removeOwnFolder(path, "[checkpoint]");
   });
 }

@@ -1,25 +1,26 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { mkdir, readdir, rename } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { argumentError, checkInstance, checkInteger, checkOptions, checkPath } from "../check.js";
+import { Tokenizer } from "../data/tokenizer.js";
 import type { Device } from "../device.js";
-import { CheckpointError, UsageError } from "../errors.js";
+import { UsageError } from "../errors.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
-import { huggingFaceTensors } from "../model/hf.js";
+import { derivedTensors, huggingFaceTensors } from "../model/hf.js";
 import { Llama } from "../model/llama.js";
 import { overlap } from "../nn/group.js";
-import type { AdamW } from "../optim/adamw.js";
+import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../own-folder.js";
 import { synchronize } from "../runtime.js";
 import { scope } from "../scope.js";
-import { type Tensor, untracked } from "../tensor.js";
+import { untracked } from "../tensor.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
 import { HostCopies } from "./host-copies.js";
 import { matchTensors } from "./load.js";
-import type { FileDtype } from "./native-io.js";
+import type { FileDtype, TensorValues } from "./native-io.js";
 import type { StoredTensors, TensorSource } from "./safetensors.js";
 import { readWeights, writeWeights } from "./weights.js";
 
 export const configFile = "config.json";
-export const optimizerFile = "optimizer-state.safetensors";
 
 const configBytesLimit = 16 * 1024 * 1024;
 const readableDtypes: readonly FileDtype[] = ["F32", "BF16", "F16", "F64"];
@@ -33,18 +34,23 @@ export interface LoadLlamaOptions {
 }
 
 /**
- * A model from a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index. Links in the last
- * part of a path are followed, as hub caches are made of them.
+ * A model from a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index. Each of them may
+ * be a symbolic link, as hub caches are made of them.
  * @throws CheckpointError naming what is missing, damaged, or not a Llama that this library computes
  */
 export async function loadLlama(folder: string, options: LoadLlamaOptions = {}): Promise<Llama> {
+  checkPath("loadLlama", "folder", folder);
+  checkOptions("loadLlama", options, ["device", "dtype", "training"]);
   const { device, dtype = "f32", training = false } = options;
   const source = join(folder, configFile);
-  const config = fromHuggingFace(await readJson(source, configBytesLimit), source);
+  const config = fromHuggingFace(
+    await readJson(source, configBytesLimit, { followLinks: true }),
+    source,
+  );
   const weights = await readWeights(folder, { followLinks: true });
   const model = await Llama.create(config, { ...(device && { device }), dtype, training });
   try {
-    await loadWeights(model, weights, folder);
+    await loadWeights(model, weights, folder, { foreign: true, values: "any" });
   } catch (error) {
     model.dispose();
     throw error;
@@ -52,14 +58,26 @@ export async function loadLlama(folder: string, options: LoadLlamaOptions = {}):
   return model;
 }
 
-/** Reads a model's weights from tensors with Hugging Face names. Nothing is read unless all fit. */
+export interface LoadWeightsOptions {
+  /** Whether other programs may have written them: what follows from the shape, and is no weight, is passed over (false). */
+  foreign?: boolean;
+  /** Values that a weight may have ("finite"). */
+  values?: TensorValues;
+}
+
+/**
+ * Reads a model's weights from tensors with Hugging Face names. Nothing is read unless all fit.
+ * @throws CheckpointError naming tensors that are missing, unexpected or of another shape, or file, tensor and element of
+ *   a value that no weight may have
+ */
 export async function loadWeights(
   model: Llama,
   stored: StoredTensors,
   source: string,
+  { foreign = false, values: allowed = "finite" }: LoadWeightsOptions = {},
 ): Promise<void> {
   const wanted = huggingFaceTensors(model);
-  const present = withoutTiedHead(model, stored);
+  const present = withoutTiedHead(model, foreign ? withoutDerived(model, stored) : stored);
   matchTensors(
     source,
     present,
@@ -73,7 +91,7 @@ export async function loadWeights(
       const size = shape.reduce((product, extent) => product * extent, 1);
       if (place.group.slot && !overlap({ offset: start, size }, place.group.owned)) continue;
       const values = untracked(shape, "f32", store.device, "loadWeights");
-      present.tensors.get(name)?.readInto(values.native);
+      present.tensors.get(name)?.readInto(values.native, allowed);
       place.group.write(start, values);
       values.dispose();
     }
@@ -88,16 +106,37 @@ function withoutTiedHead(model: Llama, stored: StoredTensors): StoredTensors {
   return { ...stored, tensors };
 }
 
+/** Buffers that follow from the shape and are computed anew: transformers passes over them too. */
+function withoutDerived({ config }: Llama, stored: StoredTensors): StoredTensors {
+  const derived = derivedTensors(config.layers);
+  const tensors = new Map([...stored.tensors].filter(([name, tensor]) => !derived(name, tensor)));
+  return { ...stored, tensors };
+}
+
+export interface SaveLlamaOptions extends HuggingFaceExtras {
+  /**
+   * The tokenizer that the model was trained with: its files are written beside the weights, its ids of the beginning and
+   * the end of a text into `config.json`. null: knowingly none. Left out: none, and `onNotice` hears what will be missing.
+   */
+  tokenizer?: Tokenizer | null;
+  /** Largest file of weights, in bytes (5e9); a larger tensor gets a file of its own. */
+  shardBytes?: number;
+  /** Things worth telling the user that are not errors; the console by default. */
+  onNotice?: (message: string) => void;
+}
+
 /**
  * Writes a model as a Hugging Face folder that transformers opens as it is. Weights are stored in the model's dtype.
  * The folder appears whole or not at all. Where several processes train together, all of them call it and one writes.
- * @throws UsageError if there is something in the folder
+ * @throws UsageError if there is something in the folder; ArgumentError for options that are none; TokenizerError if the
+ *   tokenizer has more ids than the model has rows
  */
 export async function saveLlama(
   folder: string,
   model: Llama,
-  options: HuggingFaceExtras & { shardBytes?: number } = {},
+  options: SaveLlamaOptions = {},
 ): Promise<void> {
+  checkSaveOptions(folder, model, options);
   // All processes that share the weights take part in gathering them, whatever the one that writes them meets then.
   const weights = await weightSources(model);
   if (!(model.store.parallel?.writes ?? true)) return;
@@ -106,22 +145,63 @@ export async function saveLlama(
     new UsageError(`[saveLlama] ${folder} exists already: choose another folder or remove it`);
   if (await isThere(target)) throw exists();
   const temporary = `${target}.tmp`;
+  const written = join(temporary, "model");
+  await refuseForeign(temporary, "[saveLlama]");
   try {
     // What a killed call left.
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
-    const { shardBytes, ...extras } = options;
+    await removeOwnFolder(temporary, "[saveLlama]");
+    await mkdir(dirname(target), { recursive: true });
+    await makeOwnFolder(temporary, "[saveLlama]");
+    await mkdir(written);
+    const { shardBytes, tokenizer, onNotice = console.warn, ...given } = options;
+    const extras = tokenizer
+      ? { bosTokenId: tokenizer.bosId, eosTokenId: tokenizer.eosId, ...given }
+      : given;
     const config = huggingFaceConfig(model, extras);
-    await writeFileDurably(join(temporary, configFile), config);
-    await writeWeights(temporary, weights, shardBytes ? { shardBytes } : {});
-    await rename(temporary, target);
+    await writeFileDurably(join(written, configFile), config);
+    for (const [name, bytes] of Object.entries(tokenizer?.contents() ?? {})) {
+      await writeFileDurably(join(written, name), bytes);
+    }
+    await writeWeights(written, weights, shardBytes ? { shardBytes } : {});
+    await rename(written, target);
+    await removeOwnFolder(temporary, "[saveLlama]");
+    if (tokenizer === undefined) onNotice(withoutTokenizer(folder, given));
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
+    await removeOwnFolder(temporary, "[saveLlama]").catch(() => {});
     if (["ENOTEMPTY", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "")) {
       throw exists();
     }
     throw error;
   }
+}
+
+function checkSaveOptions(folder: string, model: Llama, options: SaveLlamaOptions): void {
+  const op = "saveLlama";
+  if (typeof folder !== "string" || folder === "") {
+    throw argumentError(op, "the path of a folder", "folder", folder);
+  }
+  if (!(model instanceof Llama)) throw argumentError(op, "a Llama", "model", model);
+  const names = ["bosTokenId", "eosTokenId", "dtype", "tokenizer", "shardBytes", "onNotice"];
+  checkOptions(op, options, names);
+  const { tokenizer, shardBytes, onNotice } = options;
+  if (tokenizer !== undefined && tokenizer !== null) {
+    if (!(tokenizer instanceof Tokenizer)) {
+      throw argumentError(op, "a Tokenizer (Tokenizer.load gives one)", "tokenizer", tokenizer);
+    }
+    tokenizer.assertFits({ vocabSize: model.config.vocabSize });
+  }
+  if (shardBytes !== undefined) checkInteger(op, "shardBytes", shardBytes, { min: 1 });
+  if (onNotice !== undefined && typeof onNotice !== "function") {
+    throw argumentError(op, "a function", "onNotice", onNotice);
+  }
+}
+
+function withoutTokenizer(folder: string, { eosTokenId }: HuggingFaceExtras): string {
+  const ids = eosTokenId == null ? ", and config.json does not name the end of a text" : "";
+  return (
+    `[saveLlama] ${folder} has no tokenizer.json: the model there turns no text into ids and back${ids}. ` +
+    "Give the tokenizer as an option, or tokenizer: null if none is wanted"
+  );
 }
 
 /** Whether there is something of this name; an empty folder is as good as nothing. */
@@ -165,86 +245,4 @@ export async function weightSources(
   return await Promise.all(
     wanted.flatMap(({ name }) => (sources.get(name) as Promise<TensorSource>) ?? []),
   );
-}
-
-/**
- * A copy on the host of what the optimizer needs to go on with equal bits: moments, master weights, the guard's state; whole
- * and by name, however many processes share it. For several of them as in `weightSources`.
- */
-export async function optimizerSources(
-  optimizer: AdamW,
-  copies = new HostCopies(),
-): Promise<TensorSource[]> {
-  const { store, guardState } = optimizer;
-  const writes = store.parallel?.writes ?? true;
-  const moments: Promise<TensorSource>[] = [];
-  const masters: Promise<TensorSource>[] = [];
-  for (const group of store.groups) {
-    scope(() => {
-      const { m, v } = optimizer.moments(group);
-      const [wholeM, wholeV] = [store.whole(group, m), store.whole(group, v)];
-      const master = group.master && store.whole(group, group.master);
-      if (!writes) return;
-      const copy = (name: string, buffer: Tensor, shape: readonly number[], offset: number) =>
-        copies.copy(name, buffer.view(shape, offset), shape);
-      for (const { name, parameter, offset } of group.entries) {
-        const { shape } = parameter;
-        moments.push(copy(`${name}.m`, wholeM, shape, offset));
-        moments.push(copy(`${name}.v`, wholeV, shape, offset));
-        if (master) masters.push(copy(`${name}.master`, master, shape, offset));
-      }
-    });
-  }
-  if (!writes) return [];
-  const guard = scope(() => copies.copy("guard.state", guardState, guardState.shape));
-  return await Promise.all([guard, ...moments, ...masters]);
-}
-
-/**
- * Reads the optimizer's state back.
- * @throws CheckpointError if it is from another model, precision or guard window
- */
-export async function loadOptimizer(
-  optimizer: AdamW,
-  stored: StoredTensors,
-  source: string,
-): Promise<void> {
-  const { guardState, store } = optimizer;
-  const targets = optimizerTargets(optimizer);
-  matchTensors(source, stored, [
-    { name: "guard.state", shape: guardState.shape, dtypes: ["F32"] },
-    ...targets.map(({ name, shape }) => ({ name, shape, dtypes: ["F32" as const] })),
-  ]);
-  stored.tensors.get("guard.state")?.readInto(guardState.native);
-  for (const { name, shape, size, group, offset, buffer } of targets) {
-    if (!overlap({ offset, size }, group.owned)) continue;
-    const values = untracked(shape, "f32", store.device, "loadOptimizer");
-    stored.tensors.get(name)?.readInto(values.native);
-    if (buffer) group.writeOwned(buffer, offset, values);
-    else group.write(offset, values);
-    values.dispose();
-  }
-  try {
-    await synchronize(optimizer.store.device);
-  } catch (cause) {
-    throw new CheckpointError(
-      `${source}: the optimizer's state could not be read: ${(cause as Error).message}`,
-      { cause },
-    );
-  }
-}
-
-/** Each tensor of the optimizer's file and where it goes; no buffer: into master and weights. */
-function optimizerTargets(optimizer: AdamW) {
-  return optimizer.store.groups.flatMap((group) => {
-    const { m, v } = optimizer.moments(group);
-    return group.entries.flatMap(({ name, parameter, offset }) => {
-      const place = { shape: parameter.shape, size: parameter.size, group, offset };
-      return [
-        { name: `${name}.m`, buffer: m, ...place },
-        { name: `${name}.v`, buffer: v, ...place },
-        ...(group.master ? [{ name: `${name}.master`, buffer: null, ...place }] : []),
-      ];
-    });
-  });
 }

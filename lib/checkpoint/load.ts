@@ -1,9 +1,11 @@
 /** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
+
 import { join } from "node:path";
-import { CheckpointError } from "../errors.js";
+import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-values.js";
+import { boundedList, CheckpointError, StorageError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
-import { type Manifest, verifyCheckpoint } from "./manifest.js";
+import { type Manifest, manifestFile, verifyCheckpoint } from "./manifest.js";
 import { type FileDtype, guarded } from "./native-io.js";
 import { readSafetensors, type StoredTensors } from "./safetensors.js";
 import { trainerFile } from "./save.js";
@@ -34,10 +36,9 @@ export interface OpenOptions {
  * Opens a checkpoint folder.
  * @throws CheckpointError naming every file that is missing, damaged or does not belong
  */
-export async function openCheckpoint(
-  path: string,
-  { hashes = true }: OpenOptions = {},
-): Promise<Checkpoint> {
+export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
+  checkOptions("openCheckpoint", options, ["hashes"]);
+  const { hashes = true } = options;
   const manifest = await verifyCheckpoint(path, { hashes });
   const tensors = new Map<string, StoredTensors>();
   if (manifest.files.has(weightsFile) || manifest.files.has(weightsIndexFile)) {
@@ -46,6 +47,9 @@ export async function openCheckpoint(
   for (const name of manifest.files.keys()) {
     if (!name.endsWith(".safetensors") || isWeights(name)) continue;
     tensors.set(name, await readSafetensors(join(path, name)));
+  }
+  if (!manifest.files.has(trainerFile)) {
+    throw new CheckpointError(`${path}: ${manifestFile} does not list ${trainerFile}`);
   }
   const trainer = await readJson(join(path, trainerFile), trainerBytesLimit);
   const readFile = async (name: string) => {
@@ -71,22 +75,27 @@ export interface OpenNewestOptions extends OpenOptions {
  */
 export async function openNewest(
   folder: string,
-  { hashes = true, onWarning }: OpenNewestOptions = {},
+  options: OpenNewestOptions = {},
 ): Promise<Checkpoint | null> {
+  checkPath("openNewest", "folder", folder);
+  checkOptions("openNewest", options, ["hashes", "onWarning"]);
+  const { hashes = true, onWarning } = options;
+  checkBoolean("openNewest", "hashes", hashes);
+  if (onWarning !== undefined) checkFunction("openNewest", "onWarning", onWarning);
   const places = await listCheckpoints(folder);
   const failures: string[] = [];
   for (const place of places.reverse()) {
     try {
       return await openCheckpoint(place.path, { hashes });
     } catch (error) {
-      if (!(error instanceof CheckpointError)) throw error;
+      if (!(error instanceof CheckpointError) || error.cause instanceof StorageError) throw error;
       failures.push(error.message);
       onWarning?.(error.message, place);
     }
   }
   if (failures.length === 0) return null;
   throw new CheckpointError(
-    `none of the ${failures.length} checkpoints in ${folder} is valid:\n${failures.join("\n")}`,
+    `none of the ${failures.length} checkpoints in ${folder} is valid:\n${boundedList(failures)}`,
   );
 }
 
@@ -133,14 +142,11 @@ export function matchTensors(
   ] as const;
   const report = lists
     .filter(([, list]) => list.length > 0)
-    .map(([what, list]) => `${list.length} tensors ${what}:\n${shorten(list)}`);
+    .map(
+      ([what, list]) =>
+        `${list.length} tensors ${what}:\n${boundedList(list.map((line) => `  ${line}`))}`,
+    );
   if (report.length > 0) {
     throw new CheckpointError(`${source} does not fit:\n${report.join("\n")}`);
   }
-}
-
-function shorten(list: readonly string[]): string {
-  const shown = list.slice(0, 20).map((line) => `  ${line}`);
-  if (list.length > shown.length) shown.push(`  ... and ${list.length - shown.length} more`);
-  return shown.join("\n");
 }

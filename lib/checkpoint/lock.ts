@@ -1,5 +1,13 @@
 /** The output folder of a run: that it can be written to, and that nobody else does. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { randomUUID } from "node:crypto";
+import {
+  closeSync,
+  ftruncateSync,
+  lstatSync,
+  openSync,
+  readFileSync,
+  writeSync,
+} from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { UsageError } from "../errors.js";
@@ -10,6 +18,7 @@ import {
   parseLockOwner,
   thisOwner,
 } from "../lock-owner.js";
+import { kindOf, readSmallFileSync, sizeLimits } from "../small-file.js";
 import { writeFileDurably } from "./durable.js";
 import { io, type NativeFileLock, systemCode } from "./native-io.js";
 
@@ -38,10 +47,9 @@ export async function prepareOutputFolder(
   if (!present && !parents && !(await stat(parent).catch(() => null))?.isDirectory()) {
     throw refuse(`its parent ${parent} is not an existing folder; create it first`);
   }
-  const probe = join(folder, `.write-probe-${process.pid}`);
+  const probe = join(folder, `.llamaforge-write-probe-${randomUUID()}`);
   try {
     if (!present) await mkdir(folder, { recursive: parents });
-    await rm(probe, { force: true });
     await writeFileDurably(probe, "probe\n");
     await rm(probe);
     await io.syncDirectory(folder);
@@ -68,6 +76,7 @@ const held = new Set<NativeFileLock>();
  */
 export function acquireRunLock(folder: string): RunLock {
   const path = join(folder, lockFile);
+  refuseOtherFile(path);
   const previous = readOwner(path);
   const lock = takeLock(folder, path, previous);
   try {
@@ -90,6 +99,22 @@ export function acquireRunLock(folder: string): RunLock {
   };
 }
 
+/** Refuses a text that no version of the lock, whole or cut short, has been: it would be overwritten. */
+function refuseOtherFile(path: string): void {
+  let text = "";
+  try {
+    // Taking the lock says what is wrong with a link or a device.
+    if (!lstatSync(path).isFile()) return;
+    text = readFileSync(path, "utf8").replaceAll("\0", "").trim();
+  } catch {
+    return;
+  }
+  if (text === "" || text === "null" || /^[{[]/.test(text)) return;
+  throw new UsageError(
+    `${path} is in the way: a run keeps its lock there, and this file is none; move or rename it`,
+  );
+}
+
 function takeLock(folder: string, path: string, previous: LockOwner | null): NativeFileLock {
   const inUse = (owner: LockOwner | null, cause: unknown) =>
     new UsageError(
@@ -97,6 +122,12 @@ function takeLock(folder: string, path: string, previous: LockOwner | null): Nat
         "wait for it, stop it, or choose another output folder",
       { cause },
     );
+  const present = lstatSync(path, { throwIfNoEntry: false });
+  if (present !== undefined && !present.isFile()) {
+    throw new UsageError(
+      `${folder} cannot be locked: ${path} is ${kindOf(present)}, not a regular file; remove it`,
+    );
+  }
   try {
     return new io.FileLock(path);
   } catch (error) {
@@ -109,14 +140,27 @@ function takeLock(folder: string, path: string, previous: LockOwner | null): Nat
     }
     // A file system without locks (Lustre by default): what the file says must do.
     if (previous !== null && mayBeAlive(previous)) throw inUse(previous, error);
-    return { write: (text) => writeFileSync(path, text), release: () => {} };
+    return ownerFile(path);
   }
+}
+
+/** A lock file that only says who owns it. Kept open: the folder may be moved, and the path lead to another's file. */
+function ownerFile(path: string): NativeFileLock {
+  const file = openSync(path, "a");
+  return {
+    write: (text) => {
+      ftruncateSync(file);
+      writeSync(file, text);
+    },
+    release: () => closeSync(file),
+  };
 }
 
 function readOwner(path: string): LockOwner | null {
   try {
     // Empty (given back) or cut short by a crash: flock decides, this is for messages.
-    return parseLockOwner(readFileSync(path, "utf8"));
+    const options = { limit: sizeLimits.lock, mayBeEmpty: true, followLinks: false };
+    return parseLockOwner(readSmallFileSync(path, options).toString("utf8"));
   } catch {
     return null;
   }

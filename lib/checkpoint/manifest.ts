@@ -2,10 +2,12 @@
  * `manifest.json`, the last file of a checkpoint to be written: what belongs to it, with sizes and hashes.
  * A folder is a valid checkpoint if its manifest parses and the sizes match; `hashes` compares contents too.
  */
+
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { CheckpointError } from "../errors.js";
+import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
+import { CheckpointError, StorageError } from "../errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
 import { checkpointError, type Digest, guarded, io, systemCode } from "./native-io.js";
 
@@ -45,7 +47,8 @@ export async function readManifest(folder: string): Promise<Manifest> {
   const path = join(folder, manifestFile);
   const json = await readJson(path, manifestBytesLimit).catch((error: CheckpointError) => {
     const unread = systemCode(error.cause) ?? "ENOENT";
-    throw unread === "ENOENT"
+    // Storage that does not answer says nothing about what it holds.
+    throw unread === "ENOENT" && !(error.cause instanceof StorageError)
       ? new DamagedCheckpointError(error.message, { cause: error.cause })
       : error;
   });
@@ -91,6 +94,9 @@ function parseFiles(path: string, files: Record<string, unknown>): Map<string, D
   return digests;
 }
 
+const loadedByName =
+  /\.safetensors(\.index\.json)?$|^(config|trainer|tokenizer|tokenizer_config|special_tokens_map)\.json$/;
+
 /**
  * The manifest of a checkpoint whose files are all there with the right size, and with `hashes` the
  * right content.
@@ -98,8 +104,13 @@ function parseFiles(path: string, files: Record<string, unknown>): Map<string, D
  */
 export async function verifyCheckpoint(
   folder: string,
-  { hashes }: { hashes: boolean },
+  options: { hashes: boolean },
 ): Promise<Manifest> {
+  checkPath("verifyCheckpoint", "folder", folder);
+  checkObject("verifyCheckpoint", "options", options);
+  checkOptions("verifyCheckpoint", options, ["hashes"]);
+  const { hashes } = options;
+  checkBoolean("verifyCheckpoint", "hashes", hashes);
   const manifest = await readManifest(folder);
   const problems: string[] = [];
   let damaged = false;
@@ -109,9 +120,9 @@ export async function verifyCheckpoint(
     problems.push(`${name}: ${problem.text}`);
     damaged ||= problem.certain;
   }
-  // A stray shard or index would be loaded by other programs that read the folder.
+  // Other programs that read the folder, and we where we take it for a model's, would load these by their names.
   for (const name of await guarded(`listing ${folder}`, () => readdir(folder))) {
-    if (/\.safetensors(\.index\.json)?$/.test(name) && !manifest.files.has(name)) {
+    if (loadedByName.test(name) && !manifest.files.has(name)) {
       problems.push(`${name}: does not belong to this checkpoint`);
     }
   }

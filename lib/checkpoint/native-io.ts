@@ -50,6 +50,9 @@ export const fileDtypeBytes = {
 
 export type FileDtype = keyof typeof fileDtypeBytes;
 
+/** The values that a tensor may have where it is read; any other is an error that names the element. */
+export type TensorValues = "any" | "finite" | "finite, not negative";
+
 /** A new file that is written once and hashed on the way. One call at a time. */
 export interface NativeDurableFile {
   open(): Promise<void>;
@@ -79,6 +82,8 @@ interface NativeIo {
     bytes: number,
     dtype: string,
     tensor: NativeTensor,
+    name: string,
+    values: TensorValues,
   ): void;
   readBytes(path: string, identity: string, offset: number, bytes: number): Promise<ArrayBuffer>;
   hashFile(path: string): Promise<Digest>;

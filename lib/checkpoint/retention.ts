@@ -1,8 +1,10 @@
 /** Which checkpoints stay: the newest few, and every so many steps one for good. */
 import { basename } from "node:path";
 import { UsageError } from "../errors.js";
-import { discard, listCheckpoints } from "./folder.js";
+import type { FolderIdentity } from "../folder-identity.js";
+import { discard, holdsCheckpoint, listCheckpoints } from "./folder.js";
 import { DamagedCheckpointError, verifyCheckpoint } from "./manifest.js";
+import { expectUnmoved } from "./moved.js";
 
 export interface Retention {
   /** How many of the newest valid checkpoints stay; at least 2, for the newest may turn out damaged. */
@@ -65,8 +67,16 @@ function isNumber(value: unknown): value is number {
   return typeof value === "number" && Number.isFinite(value);
 }
 
-/** Deletes what `chooseDeletions` names, oldest first. Returns the deleted steps. */
-export async function applyRetention(folder: string, retention: Retention): Promise<number[]> {
+/**
+ * Deletes what `chooseDeletions` names, oldest first. Returns the deleted steps.
+ * @param identity of the folder: nothing is deleted in another one that took its place
+ * @throws MovedFolderError if the folder was moved
+ */
+export async function applyRetention(
+  folder: string,
+  retention: Retention,
+  identity: FolderIdentity | null = null,
+): Promise<number[]> {
   const places = await listCheckpoints(folder);
   const checkpoints: Candidate[] = [];
   for (const { step, path } of places) {
@@ -78,12 +88,15 @@ export async function applyRetention(folder: string, retention: Retention): Prom
         validation: isNumber(run.validation) ? run.validation : null,
       });
     } catch (error) {
-      checkpoints.push({ step, valid: error instanceof DamagedCheckpointError ? false : null });
+      const damaged = error instanceof DamagedCheckpointError && (await holdsCheckpoint(path));
+      checkpoints.push({ step, valid: damaged ? false : null });
     }
   }
   const deletions = new Set(chooseDeletions(checkpoints, retention));
   for (const { step, path } of places) {
-    if (deletions.has(step)) await discard(folder, basename(path));
+    if (!deletions.has(step)) continue;
+    await expectUnmoved(identity);
+    await discard(folder, basename(path));
   }
   return [...deletions];
 }

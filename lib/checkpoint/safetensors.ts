@@ -1,6 +1,19 @@
 /** Safetensors files: lazily loaded entries, and durable writing. The header is parsed in C++. */
+
 import { realpath } from "node:fs/promises";
+import {
+  checkArray,
+  checkBoolean,
+  checkChoice,
+  checkFunction,
+  checkInteger,
+  checkObject,
+  checkOptions,
+  checkPath,
+  checkString,
+} from "../check-values.js";
 import { ArgumentError, CheckpointError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 import { type NativeTensor, typedNativeError } from "../native.js";
 import { writeDurably } from "./durable.js";
 import {
@@ -11,6 +24,7 @@ import {
   io,
   pieceBytes,
   type SafetensorsHeader,
+  type TensorValues,
 } from "./native-io.js";
 
 /** A tensor to be written. `bytes` is asked for when its turn comes, so one tensor is in memory at a time. */
@@ -35,8 +49,9 @@ export interface StoredTensor {
   /**
    * Reads and converts into a tensor of the same number of elements, in the order of its device's
    * stream: a failure shows at the next wait. F64, F32, F16, BF16 go into f32 and bf16; I64, I32 into i32.
+   * @param values that it may have ("any"); the failure names file, tensor and element
    */
-  readInto(tensor: NativeTensor): void;
+  readInto(tensor: NativeTensor, values?: TensorValues): void;
 }
 
 /** The tensors of one or more files by name, in file order, and the metadata of the first. */
@@ -55,8 +70,14 @@ export interface ReadOptions {
 /** Opens a safetensors file: the whole header is checked, no tensor is read. */
 export async function readSafetensors(
   path: string,
-  { followLinks = false, headerBytesLimit = 100_000_000 }: ReadOptions = {},
+  options: ReadOptions = {},
 ): Promise<StoredTensors> {
+  const op = "readSafetensors";
+  checkPath(op, "path", path);
+  checkOptions(op, options, ["followLinks", "headerBytesLimit"]);
+  const { followLinks = false, headerBytesLimit = 100_000_000 } = options;
+  checkBoolean(op, "followLinks", followLinks);
+  checkInteger(op, "headerBytesLimit", headerBytesLimit, { min: 1 });
   return await guarded(`reading ${path}`, async () => {
     const file = followLinks ? await realpath(path) : path;
     const header = await io.parseSafetensorsHeader(file, headerBytesLimit);
@@ -82,7 +103,7 @@ function storedTensor(
     path,
     readBytes: () =>
       guarded(`reading tensor ${name}`, async () => {
-        const all = new Uint8Array(byteLength);
+        const all = hostArray("readBytes", Uint8Array, byteLength);
         for (let start = 0; start < byteLength; start += pieceBytes) {
           const bytes = Math.min(pieceBytes, byteLength - start);
           const piece = await io.readBytes(path, identity, dataOffset + begin + start, bytes);
@@ -90,9 +111,9 @@ function storedTensor(
         }
         return all;
       }),
-    readInto: (tensor) => {
+    readInto: (tensor, values = "any") => {
       try {
-        io.readTensor(path, identity, dataOffset + begin, byteLength, dtype, tensor);
+        io.readTensor(path, identity, dataOffset + begin, byteLength, dtype, tensor, name, values);
       } catch (error) {
         throw typedNativeError(error);
       }
@@ -123,6 +144,17 @@ export function tensorBytes({ name, dtype, shape }: Omit<TensorSource, "bytes">)
   return bytes;
 }
 
+/** What is written must be one that this library can name. */
+function checkSource(op: string, name: string, value: unknown): asserts value is TensorSource {
+  checkObject(op, name, value, "a tensor to write: { name, dtype, shape, bytes }");
+  const source = value as Partial<TensorSource>;
+  checkString(op, `${name}.name`, source.name);
+  checkChoice(op, `${name}.dtype`, source.dtype, Object.keys(fileDtypeBytes));
+  checkArray(op, `${name}.shape`, source.shape, "an array of whole numbers");
+  for (const size of source.shape) checkInteger(op, `${name}.shape`, size, { min: 0 });
+  checkFunction(op, `${name}.bytes`, source.bytes);
+}
+
 /**
  * Writes a new safetensors file, fsynced. Tensors are laid out in the given order, wider dtypes first,
  * so that each is aligned; the same input gives the same bytes.
@@ -134,6 +166,12 @@ export async function writeSafetensors(
   tensors: readonly TensorSource[],
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<Digest> {
+  const op = "writeSafetensors";
+  checkPath(op, "path", path);
+  checkArray(op, "tensors", tensors, "an array of tensors");
+  for (const [index, tensor] of tensors.entries()) checkSource(op, `tensors[${index}]`, tensor);
+  checkObject(op, "metadata", metadata);
+  for (const [key, value] of Object.entries(metadata)) checkString(op, `metadata.${key}`, value);
   for (const tensor of tensors) tensorBytes(tensor);
   const ordered = [...tensors].sort((a, b) => fileDtypeBytes[b.dtype] - fileDtypeBytes[a.dtype]);
   const header = formatHeader(path, ordered, Object.entries(metadata));

@@ -1,19 +1,24 @@
 /**
  * Saving. A checkpoint appears whole or not at all, whenever the machine stops:
  *
- *   step-N.tmp/          write and fsync each file
- *   step-N.tmp/manifest  last, with the hashes of the others; fsync it, fsync the folder
- *   rename to step-N/    fsync the parent
+ *   step-N.tmp/checkpoint/          write and fsync each file
+ *   step-N.tmp/checkpoint/manifest  last, with the hashes of the others; fsync it, fsync the folder
+ *   rename to step-N/               fsync the parent
+ *
+ * step-N.tmp is a folder with our mark (own-folder.ts): at any moment it is one that may be removed.
  *
  * Hashing and writing run on the thread pool; the event loop only hands over pieces.
  */
-import { lstat, mkdir, rm } from "node:fs/promises";
+import { lstat, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { CheckpointError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
+import { makeOwnFolder, removeOwnFolder } from "../own-folder.js";
 import { checkPlainFileName, toJson, writeFileDurably } from "./durable.js";
-import { checkpointName, discard } from "./folder.js";
+import { checkpointName, discard, holdsCheckpoint } from "./folder.js";
 import { formatManifest, manifestFile } from "./manifest.js";
+import { expectUnmoved, MovedFolderError } from "./moved.js";
 import { checkpointError, type Digest, io, systemCode } from "./native-io.js";
 import { applyRetention, checkRetention, type Retention } from "./retention.js";
 import { type TensorSource, tensorBytes, writeSafetensors } from "./safetensors.js";
@@ -44,33 +49,42 @@ export interface SavedCheckpoint {
 
 /**
  * Writes a checkpoint of `step` into the run's folder, replacing one of the same step.
+ * @param identity of that folder, which is then its `root`: after a move the save is a failure
  * @throws CheckpointError that names the system's code (ENOSPC, ...). Nothing of the failed save is
- * left and the checkpoints before it are untouched.
+ * left and the checkpoints before it are untouched. MovedFolderError if the folder was moved.
  */
 export async function saveCheckpoint(
   folder: string,
   step: number,
   contents: CheckpointContents,
+  identity: FolderIdentity | null = null,
 ): Promise<SavedCheckpoint> {
   const started = performance.now();
   const name = checkpointName(step);
   const path = join(folder, name);
   const temporary = `${path}.tmp`;
+  const written = join(temporary, "checkpoint");
   checkFileNames(contents);
   try {
-    await rm(temporary, { recursive: true, force: true });
+    await expectUnmoved(identity);
+    await removeOwnFolder(temporary, "[checkpoint]");
     await expectSpaceToSave(folder, contentBytes(contents));
-    await mkdir(temporary);
-    const files = await writeContents(temporary, contents);
+    await makeOwnFolder(temporary, "[checkpoint]");
+    await mkdir(written);
+    const files = await writeContents(written, contents);
     const manifest = formatManifest({ step, run: { ...contents.run }, files });
-    await writeFileDurably(join(temporary, manifestFile), manifest);
-    await io.syncDirectory(temporary);
-    await publish(folder, name);
+    await writeFileDurably(join(written, manifestFile), manifest);
+    await io.syncDirectory(written);
+    await expectUnmoved(identity);
+    await publish(folder, name, written);
+    await removeOwnFolder(temporary, "[checkpoint]");
     const bytes = [...files.values()].reduce((sum, digest) => sum + digest.bytes, manifest.length);
     return { step, path, bytes, seconds: (performance.now() - started) / 1000 };
   } catch (error) {
+    // Without a path to the open folder itself, what is there now may be a stranger's, and the error ENOENT.
+    if (identity && identity.root === identity.path) await expectUnmoved(identity);
     // The error that matters is the first; a .tmp that cannot be removed is never taken for a checkpoint.
-    await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    await removeOwnFolder(temporary, "[checkpoint]").catch(() => {});
     throw checkpointError(`saving ${path}`, error);
   }
 }
@@ -118,33 +132,38 @@ async function writeContents(
   return digests;
 }
 
-async function publish(folder: string, name: string): Promise<void> {
+async function publish(folder: string, name: string, written: string): Promise<void> {
   const path = join(folder, name);
-  const temporary = `${name}.tmp`;
   const replaces = await lstat(path).then(
     () => true,
     () => false,
   );
   if (!replaces) {
-    await io.renamePath(join(folder, temporary), path);
+    await io.renamePath(written, path);
     await io.syncDirectory(folder);
     return;
   }
+  if (!(await holdsCheckpoint(path))) {
+    throw new CheckpointError(
+      `${path} is in the way: it is no checkpoint, so none takes its place; move or rename it`,
+    );
+  }
   try {
     // A step saved before (a run that fell back repeats it): one or the other is there at any moment.
-    await io.exchangePaths(join(folder, temporary), path);
+    await io.exchangePaths(written, path);
     await io.syncDirectory(folder);
-    await discard(folder, temporary);
   } catch (error) {
     if (!["EINVAL", "ENOSYS", "ENOTSUP"].includes(systemCode(error) ?? "")) throw error;
     // A file system that cannot exchange names: for a moment only the checkpoints before are there.
     await discard(folder, name);
-    await io.renamePath(join(folder, temporary), path);
+    await io.renamePath(written, path);
     await io.syncDirectory(folder);
   }
 }
 
 export interface CheckpointWriterOptions {
+  /** Of the run's folder: a save into another one that took its place fails, and so does every one after it. */
+  identity?: FolderIdentity | null;
   retention?: Retention;
   onSaved?: (saved: SavedCheckpoint) => void;
   /** A save failed, and training goes on; the error says why. */
@@ -176,6 +195,11 @@ export class CheckpointWriter {
     this.#options = options;
   }
 
+  /** Why the run must end, once a save has found that the folder was moved. */
+  get moved(): MovedFolderError | null {
+    return this.#failure instanceof MovedFolderError ? this.#failure : null;
+  }
+
   /** Whether a save is running: `ready()` would wait. */
   get busy(): boolean {
     return this.#running !== null;
@@ -183,10 +207,12 @@ export class CheckpointWriter {
 
   /**
    * Waits until the save before is done.
-   * @throws CheckpointError if the last saves all failed, `failureLimit` of them
+   * @throws CheckpointError if the last saves all failed, `failureLimit` of them; MovedFolderError at
+   *   once, for the folder does not come back by itself
    */
   async ready(): Promise<void> {
     while (this.#running !== null) await this.#running;
+    if (this.moved !== null) throw this.moved;
     const limit = this.#options.failureLimit ?? 3;
     if (this.#failure !== null && this.#failures >= limit) {
       throw new CheckpointError(
@@ -213,22 +239,29 @@ export class CheckpointWriter {
   }
 
   async #save(step: number, contents: CheckpointContents): Promise<void> {
+    const { identity = null, retention } = this.#options;
+    // What is moved while it is saved gets the whole checkpoint, wherever it is.
+    const folder = identity?.root ?? this.#folder;
+    const named = (text: string): string => identity?.named(text) ?? text;
     try {
-      const saved = await saveCheckpoint(this.#folder, step, contents);
+      const saved = await saveCheckpoint(folder, step, contents, identity);
       this.#failure = null;
       this.#failures = 0;
-      this.#options.onSaved?.(saved);
+      this.#options.onSaved?.({ ...saved, path: named(saved.path) });
     } catch (error) {
+      (error as Error).message = named((error as Error).message);
       this.#failure = error as Error;
       this.#failures += 1;
-      this.#options.onFailed?.(error as Error, step);
+      if (this.moved === null) this.#options.onFailed?.(error as Error, step);
       return;
     }
-    if (!this.#options.retention) return;
+    if (!retention) return;
     try {
-      await applyRetention(this.#folder, this.#options.retention);
+      await applyRetention(folder, retention, identity);
     } catch (error) {
-      this.#options.onWarning?.(`old checkpoints were kept: ${(error as Error).message}`);
+      if (error instanceof MovedFolderError) this.#failure = error;
+      else
+        this.#options.onWarning?.(`old checkpoints were kept: ${named((error as Error).message)}`);
     }
   }
 }

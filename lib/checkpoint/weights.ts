@@ -42,7 +42,7 @@ export async function readWeights(
       `${folder} has both ${weightsFile} and ${weightsIndexFile}: which one is meant? Remove the other`,
     );
   }
-  const fileOf = parseIndex(index, await readJson(index, indexBytesLimit));
+  const fileOf = parseIndex(index, await readJson(index, indexBytesLimit, options));
   const merged: StoredTensors = { tensors: new Map(), metadata: new Map() };
   for (const file of new Set(fileOf.values())) {
     const shard = await readSafetensors(join(folder, file), options);

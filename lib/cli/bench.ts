@@ -4,10 +4,11 @@ import type { ParityOptions } from "../bench/parity.js";
 import { parseDevice } from "../device.js";
 import { ArgumentError } from "../errors.js";
 import { type PresetName, presets } from "../model/presets.js";
-import { loadConfig } from "../train/config.js";
+import { readConfig } from "../train/config.js";
 import { parityBesidePeer } from "./bench-peer.js";
 import { addJsonOption, prepareJsonFile, writeJsonFile } from "./json-file.js";
 import { integerOption } from "./options.js";
+import { print, printError } from "./terminal.js";
 
 /** What both benchmarks are told about the model. */
 interface ModelOptions {
@@ -54,7 +55,7 @@ export function addBench(program: Command): void {
         ["none", "ffn", "block"],
       ),
     )
-    .option("--data <folder>", "a data set of `prepare` instead of random tokens")
+    .option("--data <folder>", "a data set of `prepare` instead of random words")
     .option("--peer <python>", "also train the same in PyTorch with this Python; prints the ratio")
     .option("--peer-script <file>", "another program for --peer")
     .option("--peer-args <text>", "arguments of that program instead of those describing the run")
@@ -103,8 +104,8 @@ function addModelOptions(command: Command): Command {
 }
 
 /** The model and what a configuration says about its training; options win over it. */
-function modelOf(options: ModelOptions) {
-  const run = options.config === undefined ? undefined : loadConfig(options.config, []);
+async function modelOf(options: ModelOptions) {
+  const run = options.config === undefined ? undefined : await readConfig(options.config, []);
   const model = run?.model ?? presets[options.preset];
   const sequenceLength = options.sequenceLength ?? run?.data.sequenceLength ?? model.contextLength;
   if (sequenceLength > model.contextLength) {
@@ -125,7 +126,7 @@ function modelOf(options: ModelOptions) {
 }
 
 async function runParity(command: Command, options: ParityCommandOptions): Promise<void> {
-  const { run, shared } = modelOf(options);
+  const { run, shared } = await modelOf(options);
   if (options.peer === undefined && (options.peerScript ?? options.peerArgs) !== undefined) {
     command.error("error: options '--peer-script' and '--peer-args' need '--peer <python>'");
   }
@@ -159,12 +160,12 @@ async function runParity(command: Command, options: ParityCommandOptions): Promi
       : await parityBesidePeer(command, options, say);
   if (measured === null) return;
   await writeJsonFile(options.json, measured.result);
-  process.stdout.write(formatParity(measured.result));
+  print(formatParity(measured.result));
   if (measured.failure) throw measured.failure;
 }
 
 async function runKernels(options: KernelsCommandOptions): Promise<void> {
-  const { run, shared } = modelOf(options);
+  const { run, shared } = await modelOf(options);
   await prepareJsonFile(options.json);
   const { benchKernels } = await import("../bench/kernels.js");
   const { formatKernels } = await import("../bench/kernels-text.js");
@@ -178,9 +179,9 @@ async function runKernels(options: KernelsCommandOptions): Promise<void> {
   };
   const result = await benchKernels(kernels);
   await writeJsonFile(options.json, result);
-  process.stdout.write(formatKernels(result));
+  print(formatKernels(result));
 }
 
 function say(message: string): void {
-  process.stderr.write(`${message}\n`);
+  printError(`${message}\n`);
 }

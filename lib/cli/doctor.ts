@@ -1,12 +1,14 @@
 import { createRequire } from "node:module";
-import { cpus, freemem, release, totalmem } from "node:os";
+import { cpus, release } from "node:os";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { probeCuda } from "../cuda.js";
 import { exitCodes } from "../errors.js";
+import { groupLimits, usableMemory, usableThreads } from "../machine-limits.js";
 import { addonFile, probeAddon, thisSystem } from "../native-load.js";
 import { formatBytes } from "../train/format.js";
-import { processorName, processorThreads } from "../train/machine.js";
+import { processorName } from "../train/machine.js";
+import { print } from "./terminal.js";
 import { packageVersion } from "./version.js";
 
 export function addDoctor(program: Command): void {
@@ -19,7 +21,7 @@ export function addDoctor(program: Command): void {
       for (const [name, text] of lines) {
         // Later lines of a long message stay in the second column.
         const indented = text.replaceAll("\n", `\n${" ".repeat(width + 2)}`);
-        process.stdout.write(`${name.padEnd(width)}  ${indented}\n`);
+        print(`${name.padEnd(width)}  ${indented}\n`);
       }
       if (!healthy) process.exitCode = exitCodes.usage;
     });
@@ -27,18 +29,30 @@ export function addDoctor(program: Command): void {
 
 /** One line a finding; healthy if training can run here. */
 async function examine(): Promise<{ lines: [string, string][]; healthy: boolean }> {
+  const memory = usableMemory();
   const lines: [string, string][] = [
     ["LlamaForge", packageVersion],
     ["Node.js", `${process.version}, ${process.platform} ${process.arch}${libcVersion()}`],
     ["system", release()],
-    ["CPU", `${processorName()}, ${cpus().length} logical cores, ${processorThreads()} usable`],
-    ["memory", `${formatBytes(totalmem())}, ${formatBytes(freemem())} free`],
+    ["CPU", `${processorName()}, ${cpus().length} logical cores, ${usableThreads()} usable`],
+    ["memory", `${formatBytes(memory.bytes)}, ${formatBytes(memory.freeBytes)} free`],
+    ...containerLines(),
   ];
   const addon = await addonLine();
   lines.push(["native addon", addon.text]);
   for (const name of ["tokenizers", "uplot"]) lines.push([name, versionOf(name)]);
   if (addon.usable) lines.push(...(await cudaLines()));
   return { lines, healthy: addon.usable };
+}
+
+/** The limits of the container that this process runs in, if it has some. */
+function containerLines(): [string, string][] {
+  const { cores, memoryBytes } = groupLimits();
+  const parts = [
+    ...(cores === null ? [] : [`CPU time of ${Number(cores.toFixed(2))} cores`]),
+    ...(memoryBytes === null ? [] : [`${formatBytes(memoryBytes)} of memory`]),
+  ];
+  return parts.length === 0 ? [] : [["container", `allows ${parts.join(", ")}`]];
 }
 
 /** The addon is loaded here and nowhere earlier, and in a child first: doctor can tell about one that crashes. */

@@ -2,8 +2,9 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { parseDevice } from "../device.js";
-import { UsageError } from "../errors.js";
+import { CheckpointError, NonFiniteError, UsageError } from "../errors.js";
 import { integerOption, numberOption } from "./options.js";
+import { print, printError, printResult } from "./terminal.js";
 
 interface GenerateCommandOptions {
   maxTokens: number;
@@ -72,18 +73,27 @@ async function run(folder: string, prompt: string, options: GenerateCommandOptio
     dtype: options.precision === "bf16" ? "bf16" : "f32",
   });
   tokenizer.assertFits({ vocabSize: model.config.vocabSize });
-  // Control characters from a model must not steer the terminal; a file or pipe gets the text as it is.
-  const show = process.stdout.isTTY ? withoutControls : (text: string) => text;
-  process.stdout.write(show(prompt));
+  printResult(prompt);
   const { maxTokens, temperature, topK, topP, seed } = options;
   const settings = { maxTokens, temperature, topK, topP, seed };
-  for await (const piece of generate(model, tokenizer, prompt, settings)) {
-    process.stdout.write(show(piece));
-    // Nobody reads any more, e.g. `| head`.
-    if (process.stdout.destroyed) break;
+  try {
+    for await (const piece of generate(model, tokenizer, prompt, settings)) {
+      printResult(piece);
+      // Nobody reads any more, e.g. `| head`.
+      if (process.stdout.destroyed) break;
+    }
+  } catch (error) {
+    print("\n");
+    throw ofCheckpoint(error, place);
   }
-  process.stdout.write("\n");
+  print("\n");
   model.dispose();
+}
+
+/** Weights that are not finite are a fault of the files that they came from. */
+function ofCheckpoint(error: unknown, place: string): unknown {
+  if (!(error instanceof NonFiniteError) || error.tensors.length === 0) return error;
+  return new CheckpointError(`${place}: ${error.message}`, { cause: error });
 }
 
 /** A model's folder itself, or the newest checkpoint of a run's folder. */
@@ -96,7 +106,7 @@ async function modelFolder(folder: string): Promise<string> {
   const { openNewest } = await import("../checkpoint/load.js");
   const newest = await openNewest(folder, {
     hashes: false,
-    onWarning: (message) => process.stderr.write(`warning: ${message}\n`),
+    onWarning: (message) => printError(`warning: ${message}\n`),
   });
   if (newest === null) {
     throw new UsageError(
@@ -104,8 +114,4 @@ async function modelFolder(folder: string): Promise<string> {
     );
   }
   return newest.path;
-}
-
-function withoutControls(text: string): string {
-  return text.replace(/[^\P{Cc}\n\t]|\p{Cf}/gu, "\u{fffd}");
 }

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { mkdir, open, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
@@ -16,14 +15,25 @@ export async function prepareJsonFile(file: string | undefined): Promise<void> {
   if (file === undefined) return;
   try {
     await mkdir(dirname(file), { recursive: true });
-    const existed = existsSync(file);
-    await (await open(file, "a")).close();
-    // An empty file would be taken for a result if the work fails.
-    if (!existed) await rm(file);
+    if (await isNew(file)) {
+      // An empty file would be taken for a result if the work fails.
+      await rm(file);
+    } else await (await open(file, "a")).close();
   } catch (cause) {
     throw new UsageError(`--json ${file} cannot be written: ${(cause as Error).message}`, {
       cause,
     });
+  }
+}
+
+/** Makes a file, unless something of its name is there; only what this made may be removed again. */
+async function isNew(file: string): Promise<boolean> {
+  try {
+    await (await open(file, "wx")).close();
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw error;
   }
 }
 

@@ -2,10 +2,11 @@ import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { launch } from "../dist/launch.js";
 import { UsageError } from "../errors.js";
-import { loadConfig } from "../train/config.js";
+import { readConfig } from "../train/config.js";
 import { tolerateFullOutput } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
 import { integerOption } from "./options.js";
+import { printError } from "./terminal.js";
 
 interface LaunchCommandOptions {
   nproc: number;
@@ -54,7 +55,7 @@ async function launchAgain(
   { nproc, maxRestarts }: LaunchCommandOptions,
 ): Promise<number> {
   const { file, set, resume, rest } = trainArguments(command);
-  const { out } = loadConfig(file, set);
+  const { out } = await readConfig(file, set);
   return await supervise({
     out,
     resume,
@@ -104,5 +105,5 @@ function trainArguments(command: string[]): {
 }
 
 function report(message: string): void {
-  process.stderr.write(`launch: ${message}\n`);
+  printError(`launch: ${message}\n`);
 }

@@ -1,8 +1,26 @@
 #!/usr/bin/env node
+import { codeOfSignal, exitAtOnce } from "../exit.js";
+import { nameOptionsAsFlags } from "../option-names.js";
 import { tolerateClosedOutput } from "../train/signals.js";
-import { reportError, runCli } from "./program.js";
+import { reportError, runCli, storageHangs } from "./program.js";
+
+/** The error's end of the process, which hung storage must not keep alive. */
+function endWith(error: unknown): void {
+  const code = reportError(error);
+  if (storageHangs(error)) exitAtOnce(code);
+  process.exit(code);
+}
 
 tolerateClosedOutput();
-process.on("uncaughtException", (error) => process.exit(reportError(error)));
-process.on("unhandledRejection", (reason) => process.exit(reportError(reason)));
+nameOptionsAsFlags();
+process.on("uncaughtException", endWith);
+process.on("unhandledRejection", endWith);
+if (process.pid === 1) {
+  // The first process of a container is sent no signal that it has no handler for: here nothing would end a start-up.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => {
+      if (process.listenerCount(signal) === 1) exitAtOnce(codeOfSignal(signal));
+    });
+  }
+}
 process.exitCode = await runCli(process.argv.slice(2));

@@ -1,7 +1,8 @@
 import type { Command } from "commander";
-import { loadConfig } from "../train/config.js";
+import { readConfig } from "../train/config.js";
 import type { MachineOptions } from "../train/scaling.js";
 import { integerOption, numberOption, setOption } from "./options.js";
+import { print, printResult } from "./terminal.js";
 
 interface PlanCommandOptions extends MachineOptions {
   set: string[];
@@ -36,10 +37,11 @@ export function addPlan(program: Command): void {
     .option("--json", "print the plan as JSON")
     .action(async (file: string, options: PlanCommandOptions) => {
       const { set, json, ...machine } = options;
-      const config = loadConfig(file, set);
+      const config = await readConfig(file, set);
       const { planRun } = await import("../train/plan.js");
       const { formatPlan } = await import("../train/plan-text.js");
       const plan = planRun(config, machine);
-      process.stdout.write(json ? `${JSON.stringify(plan, null, 2)}\n` : formatPlan(config, plan));
+      if (json) printResult(`${JSON.stringify(plan, null, 2)}\n`);
+      else print(formatPlan(config, plan));
     });
 }

@@ -3,10 +3,13 @@ import { type Command, Option } from "commander";
 import type { PrepareOptions, PrepareProgress, PrepareResult } from "../data/prepare.js";
 import { loadPrepareConfig } from "../data/prepare-config.js";
 import { type Input, type InputKind, inputKinds } from "../data/readers/input.js";
-import { exitCodes, UsageError } from "../errors.js";
+import { boundedList, exitCodes, UsageError } from "../errors.js";
+import { codeOfSignal, exitAtOnce } from "../exit.js";
 import { formatBytes } from "../train/format.js";
 import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
+import { visibleLine } from "../visible.js";
 import { integerOption, numberOption, RepeatableOption } from "./options.js";
+import { print, printError } from "./terminal.js";
 
 interface PrepareCommandOptions extends Partial<Omit<PrepareOptions, "inputs">> {
   config?: string;
@@ -131,21 +134,34 @@ async function completeOptions(
 export async function prepareWithProgress(options: PrepareOptions): Promise<PrepareResult | null> {
   const { prepare } = await import("../data/prepare.js");
   const stop = new AbortController();
-  const signals = catchStopSignals({ onRequest: () => stop.abort() });
+  let begun = false;
+  const signals = catchStopSignals({
+    onRequest: (signal) => {
+      stop.abort();
+      // Nothing has been done yet that would be kept, and what it waits for may never come.
+      if (!begun) setTimeout(() => exitAtOnce(codeOfSignal(signal)), 1000).unref();
+    },
+    exit: exitAtOnce,
+  });
   const bar = process.stdout.isTTY ? new Bar(options.out) : null;
   const started = performance.now();
   try {
     const result = await prepare({
       ...options,
       signal: stop.signal,
-      onProgress: (progress) => bar?.update(progress),
+      onProgress: (progress) => {
+        begun = true;
+        bar?.update(progress);
+      },
     });
     bar?.stop();
     printSummary(result, (performance.now() - started) / 1000);
     return result;
   } catch (error) {
     if (!stop.signal.aborted) throw error;
-    process.stderr.write(
+    bar?.stop();
+    if (!begun) exitAtOnce(codeOfSignal(signals.requested as NodeJS.Signals));
+    printError(
       `stopped by ${signals.requested}; ${options.out} is as it was, and the same command goes on with the work\n`,
     );
     return null;
@@ -162,7 +178,9 @@ class Bar {
   #first: PrepareProgress | null = null;
 
   constructor(name: string) {
-    const format = `${name} {bar} {percentage}%  {documents} documents  {tokens} tokens  {speed}  {left}`;
+    // A name in braces would be taken for a field of the bar.
+    const shown = visibleLine(name).replaceAll(/[{}]/g, "_");
+    const format = `${shown} {bar} {percentage}%  {documents} documents  {tokens} tokens  {speed}  {left}`;
     this.#bar = new SingleBar({ format, barsize: 20, hideCursor: true, gracefulExit: false });
     this.#bar.start(1, 0, { documents: "0", tokens: "0", speed: "", left: "" });
   }
@@ -194,13 +212,14 @@ function formatDuration(seconds: number): string {
 
 function printSummary(result: PrepareResult, seconds: number): void {
   const { folder, dataset, warnings, longest, resumedDocuments } = result;
-  for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
-  const print = (line: string) => process.stdout.write(`${line}\n`);
+  printError(boundedList(warnings.map((warning) => `warning: ${warning}`)));
+  if (warnings.length > 0) printError("\n");
+  const printLine = (line: string) => print(`${line}\n`);
   for (const [split, { documents, tokens, bytes, shards }] of Object.entries(dataset.splits)) {
     if (documents === 0) continue;
     const perToken = (bytes / tokens).toFixed(2);
     const repeated = shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens;
-    print(
+    printLine(
       `${folder}  ${split}: ${count(documents, "document")}, ${formatBytes(bytes)}, ` +
         `${count(tokens, "token")} (${perToken} bytes each), ${count(shards.length, "shard")}` +
         (repeated > 0.001 ? `, ${(100 * repeated).toFixed(1)}% in runs of one token` : ""),
@@ -210,17 +229,17 @@ function printSummary(result: PrepareResult, seconds: number): void {
   if (dataset.sources.length > 1) {
     for (const { path, documents, tokens = 0 } of dataset.sources) {
       const share = ((100 * tokens) / total).toFixed(1);
-      print(
+      printLine(
         `  ${share.padStart(5)}%  ${count(tokens, "token")}, ${count(documents, "document")}  ${path}`,
       );
     }
   }
   const [first] = longest;
   if (first && total > 100_000)
-    print(`  longest document: ${count(first.tokens, "token")}, ${first.origin}`);
+    printLine(`  longest document: ${count(first.tokens, "token")}, ${first.origin}`);
   const bytes = dataset.sources.reduce((sum, source) => sum + source.bytes, 0);
   if (seconds > 10 && resumedDocuments === 0) {
-    print(`  ${formatDuration(seconds)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s`);
+    printLine(`  ${formatDuration(seconds)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s`);
   }
   if (dataset.splits.train.documents === 0) throw new UsageError(`${folder}: nothing to train on`);
 }

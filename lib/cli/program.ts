@@ -1,5 +1,7 @@
 import { Command, CommanderError } from "commander";
 import { exitCodes, LlamaForgeError, OutOfMemoryError, StorageError } from "../errors.js";
+import { exitAtOnce } from "../exit.js";
+import { systemRefusal } from "../system-refusal.js";
 import { nearest } from "../train/config-tree.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
@@ -10,6 +12,7 @@ import { addPlan } from "./plan.js";
 import { addPrepare } from "./prepare.js";
 import { addQuickstart } from "./quickstart.js";
 import { addReport } from "./report.js";
+import { bounded, printError } from "./terminal.js";
 import { addTrain } from "./train.js";
 import { addVerify } from "./verify.js";
 import { packageVersion } from "./version.js";
@@ -60,7 +63,7 @@ export function commandName(command: Command): string {
 export async function runCli(argv: readonly string[]): Promise<number> {
   const program = createProgram();
   if (argv.length === 0) {
-    process.stderr.write(program.helpInformation());
+    printError(program.helpInformation());
     return exitCodes.usage;
   }
   try {
@@ -71,29 +74,51 @@ export async function runCli(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return exitCodes.done;
-      process.stderr.write(explainUsage(error, program));
+      printError(bounded(explainUsage(error, program)));
       return exitCodes.usage;
     }
     const code = reportError(error);
     // What still waits for the storage would not let the process end.
-    if (error instanceof StorageError) (await import("../native.js")).addon.exitNow(code);
+    if (storageHangs(error)) exitAtOnce(code);
     return code;
   }
 }
 
 /** Prints an error that ends the program. @returns its exit code */
-export function reportError(error: unknown): number {
+export function reportError(thrown: unknown): number {
+  const error = thrown instanceof LlamaForgeError ? thrown : (systemRefusal(thrown) ?? thrown);
   const known = error instanceof LlamaForgeError;
   if (known && (error.exitCode !== exitCodes.bug || error instanceof OutOfMemoryError)) {
-    process.stderr.write(`llamaforge: ${error.message}\n`);
+    printError(`llamaforge: ${bounded(error.message)}\n`);
     return error.exitCode;
   }
+  // The system refused something that the user named, or has run out of something: no bug.
+  if (isSystemError(error)) {
+    printError(`llamaforge: ${bounded(error.message)}\n`);
+    return exitCodes.usage;
+  }
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  process.stderr.write(
-    `llamaforge: ${text}\n\nThis is a bug in LlamaForge. Please open an issue with the lines above, ` +
+  printError(
+    `llamaforge: ${bounded(text)}\n\nThis is a bug in LlamaForge. Please open an issue with the lines above, ` +
       "the command line, and what `llamaforge doctor` prints.\n",
   );
   return exitCodes.bug;
+}
+
+/** Whether reads of storage that does not answer are under way: `process.exit` would wait for them. */
+export function storageHangs(error: unknown): boolean {
+  for (let each = error; each instanceof Error; each = each.cause) {
+    if (each instanceof StorageError) return true;
+  }
+  return false;
+}
+
+/** Errors of system calls, by which Node names the call; and of paths that no system call takes. */
+function isSystemError(error: unknown): error is Error {
+  if (!(error instanceof Error)) return false;
+  const { syscall, code, message } = error as NodeJS.ErrnoException;
+  if (typeof syscall === "string" && typeof code === "string") return true;
+  return code === "ERR_INVALID_ARG_VALUE" && message.includes("null bytes");
 }
 
 /** Dashes that word processors make of hyphens. */

@@ -7,10 +7,11 @@ import type { Command } from "commander";
 import type { Input } from "../data/readers/index.js";
 import { excludedFolders } from "../data/readers/languages.js";
 import { exitCodes, UsageError } from "../errors.js";
-import { loadConfig } from "../train/config.js";
+import { readConfig } from "../train/config.js";
 import { tolerateFullOutput } from "../train/signals.js";
 import { setOption } from "./options.js";
 import { prepareWithProgress } from "./prepare.js";
+import { print } from "./terminal.js";
 import { trainWithProgress } from "./train.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -27,7 +28,7 @@ export function addQuickstart(program: Command): void {
     .addOption(setOption())
     .action(async ({ set }: { set: string[] }) => {
       tolerateFullOutput();
-      const config = loadConfig(join(root, "configs/quickstart.yaml"), set);
+      const config = await readConfig(join(root, "configs/quickstart.yaml"), set);
       for (const [out, inputs] of Object.entries(sources())) {
         if (out in config.data.train && !(await prepared(out, inputs))) {
           process.exitCode = exitCodes.stopped;
@@ -69,7 +70,7 @@ function addresses(): string {
 /** Makes a data set unless it is there; false if a signal stopped it. */
 async function prepared(out: string, inputs: Input[]): Promise<boolean> {
   if (await exists(join(out, "dataset.json"))) {
-    process.stdout.write(`${out} is there\n`);
+    print(`${out} is there\n`);
     return true;
   }
   const tokenizer = join(root, "assets/quickstart/tokenizer.json");

@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { printResult } from "./terminal.js";
 
 export function addReport(program: Command): void {
   program
@@ -8,6 +9,6 @@ export function addReport(program: Command): void {
     .option("--out <file>", "where to write it (default: report.html in the run's folder)")
     .action(async (run: string, options: { out?: string }) => {
       const { writeReport } = await import("../report/html.js");
-      process.stdout.write(`${await writeReport(run, options.out)}\n`);
+      printResult(`${await writeReport(run, options.out)}\n`);
     });
 }

@@ -1,9 +1,13 @@
 import { hostname } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Command, CommanderError } from "commander";
 import { describeWorld } from "../dist/world.js";
 import { exitCodes } from "../errors.js";
-import { configHelp, loadConfig, type RunConfig } from "../train/config.js";
+import { codeOfSignal, exitAtOnce } from "../exit.js";
+import { FolderIdentity } from "../folder-identity.js";
+import { configHelp, type RunConfig, readConfig } from "../train/config.js";
+import { runFiles } from "../train/metrics.js";
 import {
   describeStep,
   describeValidation,
@@ -12,14 +16,17 @@ import {
   printable,
 } from "../train/progress.js";
 import { RankLog, rankLogFile } from "../train/rank-log.js";
-import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
+import { describeTimes } from "../train/run-times.js";
+import { catchStopSignals, type StopSignals, tolerateFullOutput } from "../train/signals.js";
 import { onSupervisorGone, supervise } from "../train/supervise.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
+import { print, printError } from "./terminal.js";
 
 interface TrainCommandOptions {
   set: string[];
   resume: string;
+  resumeStrict?: true;
   allowDataChange?: true;
   supervise?: true;
   maxRestarts: number;
@@ -38,6 +45,10 @@ export function addTrain(program: Command): void {
       "auto (newest checkpoint), none, or a checkpoint's folder; newer ones are set aside",
       "auto",
     )
+    .option(
+      "--resume-strict",
+      "end with 2 if the recipe is not the checkpoint's, instead of saying so",
+    )
     .option("--allow-data-change", "go on from a checkpoint though the data has changed since")
     .option("--supervise", "start it again from its newest checkpoint when it crashes")
     .addOption(
@@ -50,7 +61,7 @@ export function addTrain(program: Command): void {
     )
     .option("--help-config", "list all options of a configuration")
     .action(async (file: string, options: TrainCommandOptions) => {
-      const config = loadConfig(file, options.set);
+      const config = await readConfig(file, options.set);
       tolerateFullOutput();
       if (options.supervise) {
         process.exitCode = await superviseTraining(file, config, options);
@@ -60,12 +71,13 @@ export function addTrain(program: Command): void {
       if ((worldOfRun()?.rank ?? 0) === 0) {
         for (const override of options.set) say(`set ${override}`);
       }
-      const { resume, allowDataChange = false } = options;
-      const { result } = await trainWithProgress(config, { resume, allowDataChange });
+      const { resume, resumeStrict = false, allowDataChange = false } = options;
+      const from = { resume, resumeStrict, allowDataChange };
+      const { result } = await trainWithProgress(config, from);
       if (!result.finished) process.exitCode = exitCodes.stopped;
     });
   command.on("option:help-config", () => {
-    process.stdout.write(configHelp());
+    print(configHelp());
     throw new CommanderError(0, "commander.helpDisplayed", "");
   });
 }
@@ -74,10 +86,11 @@ export function addTrain(program: Command): void {
 async function superviseTraining(
   file: string,
   { out }: RunConfig,
-  { set, resume, allowDataChange, maxRestarts }: TrainCommandOptions,
+  { set, resume, resumeStrict, allowDataChange, maxRestarts }: TrainCommandOptions,
 ): Promise<number> {
   const overrides = set.flatMap((override) => ["--set", override]);
   if (allowDataChange) overrides.push("--allow-data-change");
+  if (resumeStrict) overrides.push("--resume-strict");
   return await supervise({
     out,
     resume,
@@ -100,7 +113,7 @@ export interface TrainOutcome {
  */
 export async function trainWithProgress(
   config: RunConfig,
-  from: Pick<TrainerOptions, "resume" | "allowDataChange">,
+  from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
 ): Promise<TrainOutcome> {
   // Imported here: it loads the addon, and `doctor` must come as far as saying that that fails.
   const { worldOfRun } = await import("../train/join.js");
@@ -124,7 +137,7 @@ export async function trainWithProgress(
 
 async function trainAlone(
   config: RunConfig,
-  from: Pick<TrainerOptions, "resume" | "allowDataChange">,
+  from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
   ranked: { log: RankLog; first: boolean } | null,
 ): Promise<TrainOutcome> {
   const first = ranked?.first ?? true;
@@ -132,32 +145,34 @@ async function trainAlone(
     ranked?.log.write(message);
     if (first) notice(message);
   };
-  // While nothing has been trained yet there is nothing to save.
-  let stop: (why: string) => void = () => process.exit(exitCodes.stopped);
-  let leave = (code: number): void => process.exit(code);
-  const signals = catchStopSignals({
-    onRequest: (signal) => stop(signal),
-    exit: (code) => leave(code),
-  });
+  // While nothing has been trained there is nothing to save: SIGINT and SIGTERM then end the process by themselves, also one
+  // whose thread waits for storage that has gone. A run outlives its terminal from the start.
+  process.on("SIGHUP", ignore);
+  let stop: (why: string, signal?: NodeJS.Signals) => void = () => exitAtOnce(exitCodes.stopped);
+  let signals: StopSignals | undefined;
   onSupervisorGone(() => stop("the supervisor is gone"));
   let progress: Progress | undefined;
+  let folder: FolderIdentity | null = null;
   let result: TrainerResult;
   try {
     const { Trainer } = await import("../train/trainer.js");
-    const { addon } = await import("../native.js");
-    leave = (code) => addon.exitNow(code);
     const trainer = await Trainer.create(config, { ...from, onNotice });
+    if (first) folder = await FolderIdentity.of(config.out);
     if (first) introduce(trainer);
     ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationBackend}`);
     const { steps } = config;
     const shown = first ? new Progress({ steps, from: trainer.startStep }) : undefined;
     progress = shown;
-    stop = (why) => {
+    stop = (why, signal) => {
+      // Other ranks may be a step ahead; they come to an end together.
+      const begun = ranked !== null || trainer.result.step > trainer.startStep;
+      if (!begun) exitAtOnce(signal ? codeOfSignal(signal) : exitCodes.stopped);
       const text = `${why}: finishing the step and saving; once more ends it at once`;
       shown?.note(text);
       ranked?.log.write(text);
       trainer.stop();
     };
+    signals = catchStopSignals({ onRequest: (signal) => stop(signal, signal), exit: exitAtOnce });
     for await (const step of trainer.run()) {
       ranked?.log.write(
         `step ${step.step}  ${describeStep(step)}  ${step.stepMs.toFixed(1)} ms, ` +
@@ -169,12 +184,17 @@ async function trainAlone(
     }
     result = trainer.result;
     ranked?.log.write(`ended after step ${result.step}; sent ${trainer.sentBytes} bytes`);
+    for (const line of timesOf(result)) ranked?.log.write(line);
+  } catch (error) {
+    await folder?.close();
+    throw error;
   } finally {
     progress?.stop();
-    signals.dispose();
+    signals?.dispose();
+    process.off("SIGHUP", ignore);
   }
-  if (!first) return { result, report: null };
-  const report = await tryReport(config.out);
+  if (!folder) return { result, report: null };
+  const report = await tryReport(folder);
   summarise(config, result, report);
   return { result, report };
 }
@@ -192,13 +212,16 @@ function introduce(trainer: Trainer): void {
 }
 
 /** A run is not lost because its report could not be written. */
-async function tryReport(folder: string): Promise<string | null> {
+async function tryReport(folder: FolderIdentity): Promise<string | null> {
   try {
     const { writeReport } = await import("../report/html.js");
-    return await writeReport(folder);
+    const file = join(folder.root, runFiles.report);
+    return folder.named(await writeReport(folder.path, file, folder));
   } catch (error) {
-    notice(`no report: ${(error as Error).message}`);
+    notice(`no report: ${folder.named((error as Error).message)}`);
     return null;
+  } finally {
+    await folder.close();
   }
 }
 
@@ -210,6 +233,7 @@ function summarise(config: RunConfig, result: TrainerResult, report: string | nu
       ? `done: ${tokens.toLocaleString("en-US")} tokens; this session took ${formatDuration(seconds)}`
       : `stopped after step ${step} of ${config.steps}; the same command goes on from there`,
   );
+  for (const line of timesOf(result)) say(line);
   if (validation !== null) say(describeValidation(validation));
   if (finished) {
     for (const { prompt, text } of samples) say(`\n  ${printable(prompt + text)}`);
@@ -219,10 +243,17 @@ function summarise(config: RunConfig, result: TrainerResult, report: string | nu
   if (report !== null) say(`report      ${report}`);
 }
 
+/** Nothing where no step was trained: a finished run that was started again. */
+function timesOf({ times }: TrainerResult): string[] {
+  return times === null || times.steps === 0 ? [] : describeTimes(times);
+}
+
+function ignore(): void {}
+
 function say(text: string): void {
-  process.stdout.write(`${text}\n`);
+  print(`${text}\n`);
 }
 
 function notice(message: string): void {
-  process.stderr.write(`note: ${message}\n`);
+  printError(`note: ${message}\n`);
 }

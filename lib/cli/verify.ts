@@ -2,6 +2,7 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { CheckpointError, LlamaForgeError, UsageError } from "../errors.js";
+import { print } from "./terminal.js";
 
 export function addVerify(program: Command): void {
   program
@@ -12,7 +13,7 @@ export function addVerify(program: Command): void {
     .argument("<folder>", "of a checkpoint, a run, a data set, or a Hugging Face model")
     .action(async (folder: string) => {
       const { lines, error } = await verify(folder);
-      for (const line of lines) process.stdout.write(`${line}\n`);
+      for (const line of lines) print(`${line}\n`);
       if (error !== null) throw error;
     });
 }

@@ -1,3 +1,4 @@
+import { describe } from "../check-values.js";
 import { ArgumentError } from "../errors.js";
 
 /** A node of the tree of splits. A leaf is a source; an inner node gives `share`, a fraction, to its left side. */
@@ -58,7 +59,9 @@ export class Apportionment {
     if (weights.length === 0) throw new ArgumentError("[mixture] expected at least one source");
     for (const weight of weights) {
       if (typeof weight !== "number" || !Number.isFinite(weight) || weight <= 0) {
-        throw new ArgumentError(`[mixture] expected positive, finite weights, got ${weight}`);
+        throw new ArgumentError(
+          `[mixture] expected positive, finite weights, got ${describe(weight)}`,
+        );
       }
     }
     const integers = exactIntegers(weights);

@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { DataError } from "../errors.js";
+import { readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 
 /*
  * A data set is a folder:
@@ -163,7 +163,7 @@ export async function readDatasetFile(folder: string): Promise<DatasetFile> {
   const file = join(folder, datasetFileName);
   let text: string;
   try {
-    text = await readFile(file, "utf8");
+    text = utf8Of(await readSmallFile(file, { limit: sizeLimits.dataset }));
   } catch (cause) {
     throw new DataError(
       `[data] cannot read ${file}: ${(cause as Error).message}; expected a folder made by \`llamaforge prepare\``,

@@ -1,5 +1,6 @@
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { DataError } from "../errors.js";
+import { openRegular } from "../small-file.js";
 import { indexEntryBytes } from "./dataset-file.js";
 
 /**
@@ -14,7 +15,7 @@ export async function checkIndex(
 ): Promise<void> {
   let handle: FileHandle;
   try {
-    handle = await open(path, "r");
+    handle = await openRegular(path);
   } catch (cause) {
     throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
   }

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
-import { open, readFile } from "node:fs/promises";
 import { dirname, isAbsolute, join } from "node:path";
-import { parseDocument } from "yaml";
 import { z } from "zod";
-import { ArgumentError, DataError, NoTokensError } from "../errors.js";
+import { ArgumentError, boundedList, DataError, NoTokensError } from "../errors.js";
+import { hostArray } from "../host-array.js";
+import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
+import { readYaml } from "../yaml.js";
 import { bytesPerId, type Split } from "./dataset-file.js";
 import { type ForeignHeader, foreignFormats } from "./foreign-formats.js";
 import { listFiles } from "./readers/folder.js";
@@ -95,18 +96,23 @@ export async function readForeign(file: string, split: Split): Promise<TokenRow>
 }
 
 async function readDescription(file: string): Promise<Description> {
-  const text = await readFile(file, "utf8").catch((cause: Error) => {
-    throw new DataError(`[data] cannot read ${file}: ${cause.message}`, { cause });
-  });
-  const document = parseDocument(text);
-  const [error] = document.errors;
-  if (error) throw new DataError(`[data] ${file}: ${error.message}`);
-  const parsed = descriptionSchema.safeParse(document.toJS());
+  let text: string;
+  try {
+    text = utf8Of(await readSmallFile(file, { limit: sizeLimits.recipe }));
+  } catch (cause) {
+    throw new DataError(`[data] cannot read ${file}: ${(cause as Error).message}`, { cause });
+  }
+  const read = readYaml(text);
+  if ("faults" in read) {
+    const faults = read.faults.map(({ place, message }) => `  ${place}: ${message}`);
+    throw new DataError(`[data] ${file} is no sound YAML:\n${boundedList(faults)}`);
+  }
+  const parsed = descriptionSchema.safeParse(read.value);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map(
     (issue) => `  ${issue.path.join(".") || "(file)"}: ${issue.message}`,
   );
-  throw new DataError(`[data] ${file} describes no token files:\n${problems.join("\n")}`);
+  throw new DataError(`[data] ${file} describes no token files:\n${boundedList(problems)}`);
 }
 
 async function readVocabulary(description: Description, base: (name: string) => string) {
@@ -144,7 +150,7 @@ async function readHeader(
   name: Description["format"],
 ): Promise<ForeignHeader & { tokens: number }> {
   const format = foreignFormats[name];
-  const handle = await open(path, "r").catch((cause: Error) => {
+  const handle = await openRegular(path).catch((cause: Error) => {
     throw new DataError(`[data] cannot read ${path}: ${cause.message}`, { cause });
   });
   try {
@@ -198,7 +204,7 @@ async function inspect(
       const length = Math.min(sampleTokens, file.tokens);
       const middle = Math.floor(((file.tokens - length) * (sample + 1)) / samples);
       for (const start of new Set([middle, file.tokens - length])) {
-        const ids = new Int32Array(length);
+        const ids = hostArray("data", Int32Array, length);
         await reader.read(start, ids);
         hash.update(ids);
         runs.add(ids);

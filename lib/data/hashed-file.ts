@@ -1,7 +1,9 @@
 import { createHash, type Hash } from "node:crypto";
+import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { endianness } from "node:os";
 import { DataError } from "../errors.js";
+import { openRegular } from "../small-file.js";
 
 const bufferBytes = 2 ** 20;
 
@@ -34,7 +36,8 @@ export class HashedFile {
     length: number,
     onBytes: (bytes: Buffer) => void = () => {},
   ): Promise<HashedFile> {
-    const handle = await open(path, "r+").catch((cause: NodeJS.ErrnoException) => {
+    const flags = constants.O_RDWR;
+    const handle = await openRegular(path, { flags }).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code !== "ENOENT") throw cause;
       throw new DataError(`[prepare] ${path} is missing: remove its folder and begin again`);
     });

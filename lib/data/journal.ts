@@ -1,11 +1,14 @@
-import { open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
+import { optionName } from "../option-names.js";
+import { replaceFile } from "../replace-file.js";
+import { readSmallFile, sizeLimits } from "../small-file.js";
 import type { HoldOut } from "./hold-out.js";
 import type { Position } from "./pipeline/batch.js";
 import type { PrepareSettings } from "./prepare-options.js";
-import { syncFolder } from "./publish.js";
 import type { Skipped } from "./readers/input.js";
+import { shardLogFile } from "./shard-log.js";
 import type { ShardWriterState } from "./shard-writer.js";
+import { syncFolder } from "./sync-folder.js";
 
 /** What a preparation has of one input. */
 export interface SourceCounts {
@@ -67,10 +70,20 @@ export interface Journal extends Work {
 export const journalFile = "prepare-progress.json";
 export const seenFile = "prepare-seen.bin";
 
+/** Files that a data set has only while it is being made. */
+export const workFiles: readonly string[] = [
+  journalFile,
+  `${journalFile}.new`,
+  shardLogFile,
+  seenFile,
+];
+
 /** The journal of a folder, or null if there is none. */
 export async function readJournal(folder: string): Promise<Journal | null> {
   try {
-    const journal = JSON.parse(await readFile(join(folder, journalFile), "utf8")) as Journal;
+    const file = join(folder, journalFile);
+    const bytes = await readSmallFile(file, { limit: sizeLimits.journal });
+    const journal = JSON.parse(bytes.toString("utf8")) as Journal;
     return Array.isArray(journal.checkpoints) ? journal : null;
   } catch {
     return null;
@@ -120,19 +133,12 @@ function differences(journal: Journal, work: Work): string {
 }
 
 function changed(option: string, before: unknown, now: unknown): string {
-  return `${option} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
+  return `${optionName(option)} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
 }
 
 /** Replaces the journal: a crash leaves the old or the new one. */
 export async function writeJournal(folder: string, journal: Journal): Promise<void> {
   const path = join(folder, journalFile);
-  const file = await open(`${path}.new`, "w");
-  try {
-    await file.writeFile(JSON.stringify(journal));
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(`${path}.new`, path);
+  await replaceFile(path, JSON.stringify(journal), `${path}.new`);
   await syncFolder(folder);
 }

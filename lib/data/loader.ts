@@ -1,3 +1,10 @@
+import {
+  checkFunction,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOptions,
+} from "../check-values.js";
 import { ArgumentError, StorageError } from "../errors.js";
 import {
   type DocumentMarks,
@@ -73,6 +80,21 @@ export function positionsForStep(
   return { first, count: batchSize };
 }
 
+const loaderOptionNames = [
+  "batchSize",
+  "startPosition",
+  "prefetch",
+  "rank",
+  "worldSize",
+  "documentStarts",
+  "onSlow",
+  "slowAfterMs",
+  "limitMs",
+];
+/** Of a micro-batch: what one Int32Array can hold on every version of Node.js. */
+const mostIds = 2 ** 31;
+const mostPrefetched = 4096;
+
 /**
  * Reads micro-batches ahead of the consumer, at most `prefetch` of them. An error of a read surfaces at the `next` that
  * would have returned its micro-batch, and at every later one.
@@ -80,6 +102,8 @@ export function positionsForStep(
 export class Loader {
   /** Time that `next` has waited for storage, in all. */
   waitedMs = 0;
+  /** Time of the main thread to find windows and to put micro-batches together, in all. */
+  hostMs = 0;
   readonly #source: WindowSource;
   readonly #options: Required<Omit<LoaderOptions, "onSlow" | "limitMs">> &
     Pick<LoaderOptions, "onSlow" | "limitMs">;
@@ -89,6 +113,10 @@ export class Loader {
   #closed = false;
 
   constructor(source: WindowSource, options: LoaderOptions) {
+    checkObject("loader", "source", source, "a source of windows, such as a TokenDataset");
+    checkFunction("loader", "source.read", source.read);
+    checkObject("loader", "options", options);
+    checkOptions("loader", options, loaderOptionNames);
     this.#source = source;
     this.#options = {
       startPosition: 0,
@@ -100,11 +128,19 @@ export class Loader {
       ...options,
     };
     const { batchSize, startPosition, prefetch, rank, worldSize } = this.#options;
-    checkInteger("batchSize", batchSize, 1);
-    checkInteger("startPosition", startPosition, 0);
-    checkInteger("prefetch", prefetch, 1);
-    checkInteger("worldSize", worldSize, 1);
-    checkInteger("rank", rank, 0, worldSize - 1);
+    checkInteger("loader", "source.sequenceLength", source.sequenceLength, { min: 1 });
+    checkInteger("loader", "batchSize", batchSize, {
+      min: 1,
+      max: mostIds / source.sequenceLength,
+    });
+    checkInteger("loader", "startPosition", startPosition, { min: 0 });
+    checkInteger("loader", "prefetch", prefetch, { min: 1, max: mostPrefetched });
+    checkInteger("loader", "worldSize", worldSize, { min: 1 });
+    checkInteger("loader", "rank", rank, { min: 0, max: worldSize - 1 });
+    const { onSlow, slowAfterMs, limitMs = 1 } = this.#options;
+    if (onSlow !== undefined) checkFunction("loader", "onSlow", onSlow);
+    checkNumber("loader", "slowAfterMs", slowAfterMs, { min: 1, max: 2 ** 31 - 1 });
+    checkNumber("loader", "limitMs", limitMs, { min: 1, max: 2 ** 31 - 1 });
     if (this.#options.documentStarts && source.marksAt === undefined) {
       throw new ArgumentError("[loader] this source does not say what separates documents");
     }
@@ -155,11 +191,15 @@ export class Loader {
   async #load(step: number): Promise<MicroBatch> {
     const { batchSize, startPosition, worldSize } = this.#options;
     const { first, count } = positionsForStep(step, this.#options);
-    const windows = await this.#source.read(first, count);
+    const asked = performance.now();
+    const reading = this.#source.read(first, count);
+    this.hostMs += performance.now() - asked;
+    const windows = await reading;
+    const arrived = performance.now();
     const position = startPosition + step * batchSize * worldSize;
     const { sequenceLength } = this.#source;
     const marksOf = (row: number) => this.#source.marksAt?.(first + row) as DocumentMarks;
-    return {
+    const batch = {
       ...splitWindows(windows, count, sequenceLength),
       ...(this.#options.documentStarts && {
         documentStarts: documentStarts(windows, sequenceLength, marksOf),
@@ -168,6 +208,8 @@ export class Loader {
       position,
       nextPosition: position + batchSize * worldSize,
     };
+    this.hostMs += performance.now() - arrived;
+    return batch;
   }
 }
 
@@ -183,13 +225,5 @@ async function within<T>(limitMs: number, work: Promise<T>): Promise<T> {
     return await Promise.race([work, late]);
   } finally {
     clearTimeout(timer);
-  }
-}
-
-function checkInteger(name: string, value: number, min: number, max = 2 ** 53 - 1): void {
-  if (!Number.isSafeInteger(value) || value < min || value > max) {
-    throw new ArgumentError(
-      `[loader] expected a whole number in ${min}..${max} for ${name}, got ${String(value)}`,
-    );
   }
 }

@@ -1,8 +1,9 @@
 import { randomUUID } from "node:crypto";
-import { link, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { link, readdir, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
 import { describeOwner, mayBeAlive, parseLockOwner, thisOwner } from "../lock-owner.js";
+import { readSmallFile, sizeLimits } from "../small-file.js";
 
 /** Held until `release`; a process that dies leaves a file that the next one takes over. */
 export interface Lock {
@@ -33,12 +34,18 @@ export async function acquireLock(path: string, what: string): Promise<Lock> {
     await rm(draft, { force: true });
   }
   await removeLeftovers(path);
-  return { release: () => rm(path, { force: true }) };
+  return { release: () => release(path, content) };
+}
+
+/** Gives a lock back, unless somebody has removed the file and it is another one's by now. */
+async function release(path: string, content: string): Promise<void> {
+  const present = await readSmallFile(path, { limit: sizeLimits.lock }).catch(() => null);
+  if (present?.toString("utf8") === content) await rm(path, { force: true });
 }
 
 /**
- * Removes what processes left that were killed while they took the lock. A draft without an owner is one that its
- * process was killed over, or is writing at this moment: that one finds it gone and writes it again.
+ * Removes what processes left that were killed while they took the lock. An empty or half draft is one that its process was
+ * killed over, or is writing at this moment: that one finds it gone and writes it again.
  */
 async function removeLeftovers(path: string): Promise<void> {
   const names = await readdir(dirname(path));
@@ -51,10 +58,12 @@ async function removeLeftovers(path: string): Promise<void> {
     name.startsWith(`${basename(path)}.`) && uuid.test(name.slice(-36));
   for (const name of names.filter(isDraft)) {
     const draft = join(dirname(path), name);
-    const content = await readFile(draft, "utf8").catch(() => null);
+    const content = await contentOf(draft).catch(() => null);
     if (content === null) continue;
     const owner = parseLockOwner(content);
-    if (owner === null || !mayBeAlive(owner)) await rm(draft, { force: true });
+    const isHalf = owner === null && (content === "" || '{"pid":'.startsWith(content.slice(0, 7)));
+    const dead = owner === null ? isHalf : !mayBeAlive(owner);
+    if (dead) await rm(draft, { force: true });
   }
 }
 
@@ -92,12 +101,25 @@ async function removeStale(path: string, what: string): Promise<void> {
  * @throws UsageError if its owner may live
  */
 async function isStale(path: string, what: string): Promise<boolean> {
-  const content = await readFile(path, "utf8").catch(() => null);
+  const content = await contentOf(path).catch((cause: Error) => {
+    throw new UsageError(`cannot lock ${what}: ${path}: ${cause.message}; remove it`, { cause });
+  });
   if (content === null) return false;
   const owner = parseLockOwner(content);
   if (owner !== null && !mayBeAlive(owner)) return true;
   const who = owner === null ? "another program" : describeOwner(owner);
   throw new UsageError(`${what} is in use by ${who} (${path}); wait for it, or remove the file`);
+}
+
+/** What a lock file says; null if there is none. */
+async function contentOf(path: string): Promise<string | null> {
+  try {
+    const bytes = await readSmallFile(path, { limit: sizeLimits.lock, mayBeEmpty: true });
+    return bytes.toString("utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw error;
+  }
 }
 
 /** The lock of who removes a dead process's lock. */

@@ -1,6 +1,15 @@
 import { createHash } from "node:crypto";
-import { type Device, defaultDevice } from "../device.js";
+import {
+  argumentError,
+  checkBoolean,
+  checkInteger,
+  checkMade,
+  checkObject,
+  checkOptions,
+} from "../check-values.js";
+import { type Device, defaultDevice, isDevice } from "../device.js";
 import { ArgumentError, DataError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 import type { Tensor } from "../tensor.js";
 import { Apportionment } from "./apportion.js";
 import type { Split } from "./dataset-file.js";
@@ -41,6 +50,29 @@ export interface Place {
   window: number;
 }
 
+function checkMixtureOptions(options: MixtureOptions): void {
+  const op = "mixture";
+  checkObject(op, "options", options);
+  checkOptions(op, options, mixtureOptionNames);
+  const { seed = 0, device, rank = 0, worldSize = 1, documentStarts = false } = options;
+  checkInteger(op, "seed", seed, { min: 0 });
+  if (device !== undefined && !isDevice(device))
+    throw argumentError(op, "a device", "device", device);
+  checkInteger(op, "worldSize", worldSize, { min: 1 });
+  checkInteger(op, "rank", rank, { min: 0, max: worldSize - 1 });
+  checkBoolean(op, "documentStarts", documentStarts);
+}
+
+const mixtureOptionNames = [
+  "sequenceLength",
+  "seed",
+  "split",
+  "device",
+  "rank",
+  "worldSize",
+  "documentStarts",
+];
+
 /**
  * Data sets mixed by weight into one endless sequence of windows. What lies at a position follows from the position
  * alone: its source by `Apportionment`, whose counts are exact in every prefix, and the window by a permutation of
@@ -77,6 +109,7 @@ export class Mixture {
     datasets: readonly { weight: number; dataset: TokenDataset }[],
     options: MixtureOptions,
   ) {
+    checkMade("Mixture", "Mixture.open()", Array.isArray(datasets) && datasets.length > 0);
     const sorted = [...datasets].sort(
       (a, b) => b.weight - a.weight || (a.dataset.fingerprint < b.dataset.fingerprint ? -1 : 1),
     );
@@ -130,9 +163,9 @@ export class Mixture {
     sources: string | Readonly<Record<string, number>>,
     options: MixtureOptions,
   ): Promise<Mixture> {
-    const { seed = 3407 } = options;
-    if (!Number.isSafeInteger(seed) || seed < 0) {
-      throw new ArgumentError(`[mixture] expected a seed in 0..2^53-1, got ${String(seed)}`);
+    checkMixtureOptions(options);
+    if (typeof sources !== "string") {
+      checkObject("mixture", "sources", sources, "a folder, or folders with their weights");
     }
     const weights = Object.entries(typeof sources === "string" ? { [sources]: 1 } : sources);
     // Checks the weights before any file is opened.
@@ -169,7 +202,9 @@ export class Mixture {
   /** The windows at `count` positions: count rows of T+1 ids. */
   async read(position: number, count: number): Promise<Int32Array> {
     const length = this.sequenceLength + 1;
-    const rows = new Int32Array(count * length);
+    checkInteger("mixture", "position", position, { min: 0 });
+    checkInteger("mixture", "count", count, { min: 0 });
+    const rows = hostArray("mixture", Int32Array, count * length);
     const reads: Promise<void>[] = [];
     for (let row = 0; row < count; row++) {
       const { source, window } = this.locate(position + row);

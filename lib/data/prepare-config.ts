@@ -1,8 +1,8 @@
-import { readFile } from "node:fs/promises";
 import { isAbsolute, join } from "node:path";
-import { parseDocument } from "yaml";
 import { z } from "zod";
 import { ConfigError, UsageError } from "../errors.js";
+import { readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
+import { readYaml } from "../yaml.js";
 import type { PrepareOptions } from "./prepare.js";
 import { type Input, inputKinds } from "./readers/input.js";
 
@@ -48,13 +48,18 @@ export async function loadPrepareConfig(
   file: string,
   root?: string,
 ): Promise<{ inputs: Input[]; options: Partial<PrepareOptions> }> {
-  const text = await readFile(file, "utf8").catch((cause: Error) => {
-    throw new UsageError(`cannot read ${file}: ${cause.message}`, { cause });
-  });
-  const document = parseDocument(text);
-  const [error] = document.errors;
-  if (error) throw new ConfigError(file, [{ path: "(file)", message: error.message }]);
-  const parsed = recipeSchema.safeParse(document.toJS());
+  let text: string;
+  try {
+    text = utf8Of(await readSmallFile(file, { limit: sizeLimits.recipe }));
+  } catch (cause) {
+    throw new UsageError(`cannot read ${file}: ${(cause as Error).message}`, { cause });
+  }
+  const read = readYaml(text);
+  if ("faults" in read) {
+    const faults = read.faults.map(({ place, message }) => ({ path: place, message }));
+    throw new ConfigError(file, faults);
+  }
+  const parsed = recipeSchema.safeParse(read.value);
   if (!parsed.success) {
     const problems = parsed.error.issues.map((issue) => ({
       path: issue.path.join(".") || "(file)",

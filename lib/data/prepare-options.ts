@@ -1,4 +1,5 @@
 import { ArgumentError } from "../errors.js";
+import { optionName } from "../option-names.js";
 import type { PrepareOptions } from "./prepare.js";
 import { selectionOf } from "./readers/documents.js";
 import type { Input } from "./readers/input.js";
@@ -50,7 +51,8 @@ export function checkOptions(options: PrepareOptions): PrepareSettings {
   checkChoice("documentStart", settings.documentStart, ["none", "bos"]);
   checkChoice("documentEnd", settings.documentEnd, ["none", "eos"]);
   if (settings.documentStart === "none" && settings.documentEnd === "none") {
-    refuse("documentStart and documentEnd", 'something other than "none" for one of them', "none");
+    const both = `${optionName("documentStart")} and ${optionName("documentEnd")}`;
+    throw new ArgumentError(`[prepare] ${both} are none: then nothing parts documents`);
   }
   checkChoice("invalidUtf8", settings.invalidUtf8, ["error", "replace"]);
   checkChoice("badRecords", settings.badRecords, ["error", "skip"]);
@@ -80,5 +82,7 @@ function checkChoice(name: string, value: string, allowed: readonly string[]): v
 }
 
 function refuse(name: string, expected: string, got: unknown): never {
-  throw new ArgumentError(`[prepare] expected ${expected} for ${name}, got ${String(got)}`);
+  throw new ArgumentError(
+    `[prepare] expected ${expected} for ${optionName(name)}, got ${String(got)}`,
+  );
 }

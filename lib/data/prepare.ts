@@ -1,13 +1,14 @@
-import { access, mkdir, rm } from "node:fs/promises";
+import { access, mkdir } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { DataError, UsageError } from "../errors.js";
 import type { DatasetFile } from "./dataset-file.js";
 import { journalFile } from "./journal.js";
 import { acquireLock } from "./lock.js";
+import { MovedDataError } from "./moved.js";
 import { isSystemError } from "./pipeline/errors.js";
 import { Preparation } from "./pipeline/preparation.js";
 import { checkOptions } from "./prepare-options.js";
-import { checkTarget, publish, workFolder } from "./publish.js";
+import { checkTarget, publish, removeWorkFolder, workFolder } from "./publish.js";
 import type { Input } from "./readers/input.js";
 import { Tokenizer } from "./tokenizer.js";
 import type { InvalidUtf8 } from "./utf8.js";
@@ -99,18 +100,23 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
   });
   const lock = await acquireLock(`${out}.lock`, `[prepare] ${options.out}`);
   const folder = workFolder(out);
+  const work = new Preparation(folder, tokenizer, settings, options);
   try {
     options.signal?.throwIfAborted();
-    const work = new Preparation(folder, tokenizer, settings, options);
     const result = await work.run();
+    await work.expectUnmoved();
     await publish(folder, out);
     return { ...result, folder: options.out };
   } catch (error) {
+    // What went wrong may be that the folder is another's by now; the system says ENOENT of it.
+    const moved = await work.expectUnmoved().catch((why: unknown) => why);
+    if (moved instanceof MovedDataError) throw moved;
     // What is noted may be the work of days, and whatever went wrong may be put right. Without a note it is of no use.
     const kept = await mayHaveJournal(folder);
-    if (!kept) await rm(folder, { recursive: true, force: true }).catch(() => {});
+    if (!kept) await removeWorkFolder(folder).catch(() => {});
     throw explained(error, folder, kept);
   } finally {
+    await work.close();
     await lock.release();
   }
 }

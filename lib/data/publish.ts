@@ -1,13 +1,28 @@
-import { open, readdir, readFile, realpath, rename, rm } from "node:fs/promises";
+import { readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UsageError } from "../errors.js";
+import { optionName } from "../option-names.js";
+import {
+  makeOwnFolder,
+  markFile,
+  markFolder,
+  refuseForeign,
+  removeOwnFolder,
+  unmarkFolder,
+} from "../own-folder.js";
+import { readSmallFile, sizeLimits } from "../small-file.js";
 import { datasetFileName, datasetFormat, parseShardFile } from "./dataset-file.js";
+import { readJournal, workFiles } from "./journal.js";
+import { syncFolder } from "./sync-folder.js";
 
 const ownFiles = new Set([
   datasetFileName,
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
+  // What a call leaves there that is killed right behind its last step.
+  ...workFiles,
+  markFile,
 ]);
 
 function isOwn(name: string): boolean {
@@ -16,7 +31,8 @@ function isOwn(name: string): boolean {
 
 /**
  * Refuses a folder that may not be replaced: one with anything but a data set in it, unless `overwrite`; and, in
- * any case, one that holds what is being read or the working folder.
+ * any case, one that holds what is being read or the working folder. So are folders refused that have the names of
+ * the work under way, `OUT.tmp` and `OUT.old`, and are not this library's.
  */
 export async function checkTarget(
   out: string,
@@ -36,12 +52,14 @@ export async function checkTarget(
       cause: error,
     });
   });
+  await adoptWork(workFolder(out));
+  for (const folder of [workFolder(out), oldFolder(out)]) await refuseForeign(folder, "[prepare]");
   if (names.length === 0 || overwrite) return;
   const foreign = names.filter((name) => !isOwn(name));
   if (foreign.length > 0 || !(await isDataset(out))) {
     const found = foreign[0] ?? names[0];
     throw new UsageError(
-      `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or overwrite it`,
+      `[prepare] ${out} is not empty and no data set (it has ${found}): choose another folder, or replace it (${optionName("overwrite")})`,
     );
   }
 }
@@ -51,7 +69,23 @@ export function workFolder(out: string): string {
   return `${out}.tmp`;
 }
 
-/** Where the data set that was there is put while the new one takes its place. */
+/** Puts our mark into unfinished work of a version that had none; its journal proves it. */
+async function adoptWork(folder: string): Promise<void> {
+  if (typeof (await readJournal(folder))?.identity === "string") await markFolder(folder);
+}
+
+/** Makes the folder that a data set is made in, empty; what was there of ours goes. */
+export async function makeWorkFolder(folder: string): Promise<void> {
+  await removeOwnFolder(folder, "[prepare]");
+  await makeOwnFolder(folder, "[prepare]");
+}
+
+/** Removes the folder that a data set is made in. */
+export async function removeWorkFolder(folder: string): Promise<void> {
+  await removeOwnFolder(folder, "[prepare]");
+}
+
+/** The folder that holds the data set that was there while the new one takes its place. */
 function oldFolder(out: string): string {
   return `${out}.old`;
 }
@@ -70,33 +104,41 @@ function isInside(path: string, folder: string): boolean {
 /** Whether it says that it is a data set; it need not be a whole one. */
 async function isDataset(folder: string): Promise<boolean> {
   try {
-    const json: unknown = JSON.parse(await readFile(join(folder, datasetFileName), "utf8"));
+    const file = join(folder, datasetFileName);
+    const bytes = await readSmallFile(file, { limit: sizeLimits.dataset });
+    const json: unknown = JSON.parse(bytes.toString("utf8"));
     return (json as { format?: unknown } | null)?.format === datasetFormat;
   } catch {
     return false;
   }
 }
 
-/** Puts a finished folder in the place of `out`. A crash leaves the old one as `out` or `out.old`, or the new one. */
+/**
+ * Puts a finished folder in the place of `out`. A crash leaves the old data set as `out` or in `out.old`, or the new one; what
+ * only work under way has is removed last, so that until then the same call goes on with it.
+ */
 export async function publish(finished: string, out: string): Promise<void> {
   const old = oldFolder(out);
-  await rm(old, { recursive: true, force: true });
+  const moved = join(old, basename(out));
+  const replaces = await stat(out).then(
+    () => true,
+    () => false,
+  );
+  if (replaces) {
+    // Moved into a folder of ours, it needs no mark of its own.
+    await removeOwnFolder(old, "[prepare]");
+    await makeOwnFolder(old, "[prepare]");
+    await rename(out, moved);
+  }
   try {
-    await rename(out, old);
+    await rename(finished, out);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    if (replaces) await rename(moved, out).catch(() => {});
+    throw error;
   }
-  await rename(finished, out);
   await syncFolder(dirname(out));
-  await rm(old, { recursive: true, force: true });
-}
-
-/** Makes renames and new files in a folder durable. */
-export async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, "r");
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
+  await removeOwnFolder(old, "[prepare]");
+  for (const name of workFiles) await rm(join(out, name), { force: true });
+  await unmarkFolder(out);
+  await syncFolder(out);
 }

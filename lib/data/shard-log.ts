@@ -1,5 +1,7 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { constants } from "node:fs";
+import type { FileHandle } from "node:fs/promises";
 import { join } from "node:path";
+import { openRegular } from "../small-file.js";
 import { parseShardFile, type ShardEntry, type Split } from "./dataset-file.js";
 
 export const shardLogFile = "prepare-shards.jsonl";
@@ -16,7 +18,7 @@ export class ShardLog {
   }
 
   static async open(folder: string): Promise<ShardLog> {
-    return new ShardLog(await open(join(folder, shardLogFile), "a"));
+    return new ShardLog(await openLog(folder));
   }
 
   /** Adds shards, durably. */
@@ -33,10 +35,15 @@ export class ShardLog {
   }
 }
 
+async function openLog(folder: string): Promise<FileHandle> {
+  const { O_RDWR, O_CREAT, O_APPEND } = constants;
+  return await openRegular(join(folder, shardLogFile), { flags: O_RDWR | O_CREAT | O_APPEND });
+}
+
 /** The shards that a folder's log names, by their numbers; lines that are not whole are passed over. */
 export async function readShardLog(folder: string): Promise<Record<Split, ShardEntry[]>> {
   const shards: Record<Split, ShardEntry[]> = { train: [], validation: [] };
-  const handle = await open(join(folder, shardLogFile), "a+");
+  const handle = await openLog(folder);
   for await (const line of handle.readLines({ start: 0 })) {
     const shard = parseLine(line);
     const place = shard && parseShardFile(shard.file);

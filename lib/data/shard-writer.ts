@@ -1,6 +1,8 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { DataError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
+import { optionName } from "../option-names.js";
 import {
   bytesPerId,
   indexEntryBytes,
@@ -12,6 +14,7 @@ import {
   type TokenDType,
 } from "./dataset-file.js";
 import { HashedFile } from "./hashed-file.js";
+import { expectUnmoved } from "./moved.js";
 import { minRunLength, RunCounter } from "./run-counter.js";
 
 export { RunCounter } from "./run-counter.js";
@@ -21,6 +24,8 @@ export type StoredIds = Uint16Array | Uint32Array;
 
 export interface ShardWriterOptions {
   folder: string;
+  /** Of that folder: no file is made in another one that took its place. */
+  identity: FolderIdentity;
   split: Split;
   dtype: TokenDType;
   /** A shard ends with the first document that brings it to this many tokens. */
@@ -144,6 +149,7 @@ class OpenShard {
   static async create(options: ShardWriterOptions, number: number): Promise<OpenShard> {
     const file = shardFile(options.split, number);
     const paths = [file, indexFile(file)].map((name) => join(options.folder, name));
+    await expectUnmoved(options.identity);
     for (const path of paths) await rm(path, { force: true });
     const [data, index] = [
       await HashedFile.create(paths[0] as string, bytesPerId[options.dtype]),
@@ -226,7 +232,7 @@ class OpenShard {
     throw new DataError(
       `[prepare] ${percent(share)} of the ${this.tokens} tokens of ${this.#file} stand in runs of ${minRunLength} or ` +
         `more of one token, most of all ${worst} (${JSON.stringify(this.#options.tokenName(worst))}); at most ` +
-        `${percent(this.#options.maxRunShare)} may: padding or junk in the text? Clean it, or raise maxRunShare`,
+        `${percent(this.#options.maxRunShare)} may: padding or junk in the text? Clean it, or raise ${optionName("maxRunShare")}`,
     );
   }
 }

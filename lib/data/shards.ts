@@ -1,8 +1,10 @@
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { lstat } from "node:fs/promises";
 import { join } from "node:path";
+import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
 import { ArgumentError, DataError, NoTokensError } from "../errors.js";
+import { optionName } from "../option-names.js";
+import { openRegular } from "../small-file.js";
 import {
   bytesPerId,
   type DatasetFile,
@@ -78,6 +80,7 @@ export class TokenDataset {
   readonly #starts: readonly number[];
 
   private constructor(row: TokenRow, sequenceLength: number) {
+    checkMade("TokenDataset", "TokenDataset.open()", Array.isArray(row?.files));
     this.folder = row.folder;
     this.split = row.split;
     this.sequenceLength = sequenceLength;
@@ -108,15 +111,17 @@ export class TokenDataset {
    * @throws DataError naming the file that is wrong, or if there is not one window
    */
   static async open(folder: string, options: DatasetOptions): Promise<TokenDataset> {
+    checkPath("data", "folder", folder);
+    checkObject("data", "options", options);
     const { sequenceLength, split = "train" } = options;
     if (!Number.isSafeInteger(sequenceLength) || sequenceLength < 1) {
       throw new ArgumentError(
-        `[data] expected a sequenceLength from 1 on, got ${String(sequenceLength)}`,
+        `[data] expected a sequenceLength from 1 on, got ${describe(sequenceLength)}`,
       );
     }
     if (!splitNames.includes(split)) {
       throw new ArgumentError(
-        `[data] expected split "train" or "validation", got ${String(split)}`,
+        `[data] expected split "train" or "validation", got ${describe(split)}`,
       );
     }
     const row = isForeign(folder) ? await readForeign(folder, split) : await ownRow(folder, split);
@@ -134,9 +139,10 @@ export class TokenDataset {
   async read(window: number, into: Int32Array): Promise<void> {
     if (!Number.isSafeInteger(window) || window < 0 || window >= this.windows) {
       throw new ArgumentError(
-        `[data] expected a window in 0..${this.windows - 1} of ${this.folder}, got ${String(window)}`,
+        `[data] expected a window in 0..${this.windows - 1} of ${this.folder}, got ${describe(window)}`,
       );
     }
+    if (!(into instanceof Int32Array)) throw argumentError("data", "an Int32Array", "into", into);
     if (into.length !== this.sequenceLength + 1) {
       throw new ArgumentError(
         `[data] expected room for ${this.sequenceLength + 1} ids, got ${into.length}`,
@@ -180,7 +186,7 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
   if (tokens === 0) {
     throw new NoTokensError(
       split === "validation"
-        ? `[data] ${folder} holds no validation documents: prepare it with a larger validationFraction`
+        ? `[data] ${folder} holds no validation documents: prepare it with a larger ${optionName("validationFraction")}`
         : `[data] ${folder} holds no tokens for training`,
     );
   }
@@ -239,6 +245,7 @@ async function checkShard(
  * @throws DataError naming the first file that differs
  */
 export async function verifyDataset(folder: string): Promise<DatasetFile> {
+  checkPath("verifyDataset", "folder", folder);
   const dataset = await readDatasetFile(folder);
   for (const split of splitNames) {
     for (const shard of dataset.splits[split].shards) {
@@ -254,7 +261,8 @@ export async function verifyDataset(folder: string): Promise<DatasetFile> {
 async function checkHash(path: string, expected: string): Promise<void> {
   const digest = createHash("sha256");
   try {
-    for await (const chunk of createReadStream(path)) digest.update(chunk as Buffer);
+    const handle = await openRegular(path);
+    for await (const chunk of handle.createReadStream()) digest.update(chunk as Buffer);
   } catch (cause) {
     throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
   }

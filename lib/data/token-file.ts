@@ -1,6 +1,8 @@
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { endianness } from "node:os";
 import { DataError } from "../errors.js";
+import { hostArray } from "../host-array.js";
+import { openRegular } from "../small-file.js";
 import { bytesPerId, type TokenDType } from "./dataset-file.js";
 
 /** Files kept open at once: large data sets have more shards than a process may open files. */
@@ -17,7 +19,7 @@ export class FilePool {
   readonly #files = new Map<string, OpenFile>(); // in order of last use
 
   async use<T>(path: string, work: (handle: FileHandle) => Promise<T>): Promise<T> {
-    const file = this.#files.get(path) ?? { handle: open(path, "r"), users: 0 };
+    const file = this.#files.get(path) ?? { handle: openRegular(path), users: 0 };
     this.#files.delete(path);
     this.#files.set(path, file);
     file.users++;
@@ -79,7 +81,7 @@ export class TokenFile {
    */
   async read(start: number, into: Int32Array): Promise<void> {
     const size = bytesPerId[this.#dtype];
-    const bytes = new Uint8Array(into.length * size);
+    const bytes = hostArray("data", Uint8Array, into.length * size);
     const position = this.#headerBytes + start * size;
     let at = 0;
     try {

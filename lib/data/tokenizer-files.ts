@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { TokenizerError } from "../errors.js";
+import { answered, readSmallFile, sizeLimits } from "../small-file.js";
 
 /** A tokenizer.json as it was read, and what lies beside it. */
 export interface TokenizerFiles {
@@ -21,12 +22,16 @@ export interface CompanionFile {
 /** Files that say which tokens begin and end a text; the first that does counts. */
 export const companionNames = ["tokenizer_config.json", "special_tokens_map.json"] as const;
 
+/** The largest known tokenizer.json, of 262,000 tokens, has 33 MB; V8 has no string of more than 512 MB. */
+const maxBytes = 2 ** 28;
+
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
   let file = path;
   let bytes: Buffer;
   try {
-    if ((await stat(path)).isDirectory()) file = join(path, "tokenizer.json");
-    bytes = await readFile(file);
+    const found = await answered(path, undefined, () => stat(path));
+    if (found.isDirectory()) file = join(path, "tokenizer.json");
+    bytes = await readSmallFile(file, { limit: sizeLimits.tokenizer });
   } catch (cause) {
     throw new TokenizerError(
       `[tokenizer] cannot read ${file}: ${(cause as Error).message}; expected a tokenizer.json or a folder with one`,
@@ -46,7 +51,7 @@ async function readCompanion(folder: string, name: string): Promise<CompanionFil
   const path = join(folder, name);
   let bytes: Buffer;
   try {
-    bytes = await readFile(path);
+    bytes = await readSmallFile(path, { limit: sizeLimits.tokenizerConfig });
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === "ENOENT") return null;
     throw new TokenizerError(`[tokenizer] cannot read ${path}: ${(cause as Error).message}`, {

@@ -1,7 +1,6 @@
-import { randomUUID } from "node:crypto";
 import { TokenizerError } from "../errors.js";
 
-type JsonObject = Record<string, unknown>;
+export type JsonObject = Record<string, unknown>;
 
 /** The parts of a Hugging Face tokenizer.json that are read here; the rest is passed on as it is. */
 export interface TokenizerJson extends JsonObject {
@@ -30,8 +29,9 @@ export interface BpeModel extends JsonObject {
 export interface CheckedTokenizer {
   readonly json: TokenizerJson;
   readonly tokens: readonly string[];
-  readonly specialIds: ReadonlySet<number>;
   readonly addedIds: ReadonlySet<number>;
+  /** Tokens that stand for single bytes. All text needs them, whatever flags they have. */
+  readonly byteIds: ReadonlySet<number>;
 }
 
 /** The name of the token of a byte in a byte-fallback vocabulary: `<0x0A>`. */
@@ -49,7 +49,8 @@ export const byteLevelAlphabet: readonly string[] = (() => {
   );
 })();
 
-function isObject(value: unknown): value is JsonObject {
+/** Whether a JSON value is an object and not a list. */
+export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
@@ -57,7 +58,7 @@ function isId(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0 && value < 2 ** 31;
 }
 
-/** Whether a component, or one inside its Sequence, has the given type. */
+/** A component, or those inside of it where it is a Sequence. */
 export function components(component: JsonObject | null): JsonObject[] {
   if (component === null) return [];
   const inner = component.normalizers ?? component.pretokenizers ?? component.decoders;
@@ -96,7 +97,6 @@ export function parseTokenizerJson(text: string, file: string): CheckedTokenizer
 
   const checked = json as TokenizerJson;
   const addedIds = new Set<number>();
-  const specialIds = new Set<number>();
   const byId = new Map<number, string>();
   const take = (token: string, id: unknown, field: string): void => {
     if (!isId(id)) {
@@ -129,7 +129,6 @@ export function parseTokenizerJson(text: string, file: string): CheckedTokenizer
     }
     take(added.content, added.id, field);
     addedIds.add(added.id as number);
-    if (added.special === true) specialIds.add(added.id as number);
   }
   if (byId.size === 0) fail("model.vocab", "no tokens");
   const tokens: string[] = [];
@@ -142,14 +141,14 @@ export function parseTokenizerJson(text: string, file: string): CheckedTokenizer
     tokens.push(token);
   }
   checkMerges(checked.model, fail);
-  checkBytes(checked, fail);
-  return { json: checked, tokens, specialIds, addedIds };
+  const byteIds = findBytes(checked, fail);
+  return { json: checked, tokens, addedIds, byteIds };
 }
 
 type Fail = (field: string, problem: string) => never;
 
 /** The two parts of a merge in either notation, or null. */
-function mergeParts(merge: unknown): [string, string] | null {
+export function mergeParts(merge: unknown): [string, string] | null {
   const parts = typeof merge === "string" ? merge.split(" ") : merge;
   if (!Array.isArray(parts) || parts.length !== 2) return null;
   return parts.every((part) => typeof part === "string" && part !== "")
@@ -157,7 +156,8 @@ function mergeParts(merge: unknown): [string, string] | null {
     : null;
 }
 
-function mergeResult(model: BpeModel, [left, right]: [string, string]): string {
+/** The token that a merge makes. */
+export function mergeResult(model: BpeModel, [left, right]: [string, string]): string {
   const prefix = model.continuing_subword_prefix ?? "";
   return left + (right.startsWith(prefix) ? right.slice(prefix.length) : right);
 }
@@ -190,8 +190,11 @@ function checkMerges(model: BpeModel, fail: Fail): void {
   }
 }
 
-/** Every byte must have a token, or some text could not be encoded and would silently become <unk>. */
-function checkBytes({ model, pre_tokenizer, normalizer }: TokenizerJson, fail: Fail): void {
+/**
+ * The ids of the 256 bytes. Every byte must have a token, or some text could not be encoded and would silently become
+ * <unk>. For a control character its own token does as well: Gemma has no other one for the tab.
+ */
+function findBytes({ model, pre_tokenizer, normalizer }: TokenizerJson, fail: Fail): Set<number> {
   const byteLevel = [...components(normalizer), ...components(pre_tokenizer)].some(
     (component) => component.type === "ByteLevel",
   );
@@ -201,73 +204,14 @@ function checkBytes({ model, pre_tokenizer, normalizer }: TokenizerJson, fail: F
       "expected true (or a ByteLevel pre_tokenizer): text must not be lost",
     );
   }
+  const ids = new Set<number>();
   for (let byte = 0; byte < 256; byte++) {
     const name = byteLevel ? (byteLevelAlphabet[byte] as string) : byteTokenName(byte);
-    if (!Object.hasOwn(model.vocab, name)) {
+    const character = String.fromCharCode(byte);
+    if (Object.hasOwn(model.vocab, name)) ids.add(model.vocab[name] as number);
+    else if (byteLevel || byte >= 0x20 || !Object.hasOwn(model.vocab, character)) {
       fail("model.vocab", `no token for byte ${byte}: ${JSON.stringify(name)} is missing`);
-    }
+    } else ids.add(model.vocab[character] as number);
   }
-}
-
-/** How a variant of a tokenizer treats its input. */
-export interface Variant {
-  /** Whether `</s>` and the like in the text become their ids, or are ordinary text. */
-  specialTokens: "text" | "recognize";
-  /** Whether the text goes on after earlier text: then nothing is put in front of it. */
-  continues: boolean;
-}
-
-/**
- * The tokenizer.json of a variant. Truncation, padding and templates never apply.
- *
- * The `tokenizers` package offers no switch against recognising special tokens, and taking them out of the file would
- * shift the ids of added tokens after them. So they keep their ids and get a name that no text contains (128
- * random bits, new in every process), and merges that would spell the old name go.
- */
-export function variantJson({ json, specialIds }: CheckedTokenizer, variant: Variant): string {
-  const copy = structuredClone(json) as TokenizerJson;
-  copy.truncation = null;
-  copy.padding = null;
-  copy.post_processor = null;
-  if (variant.continues) {
-    copy.normalizer = withoutPrefix(copy.normalizer);
-    copy.pre_tokenizer = withoutPrefix(copy.pre_tokenizer);
-  }
-  if (variant.specialTokens === "text") {
-    const secret = randomUUID();
-    const renamed = new Map<string, string>();
-    for (const added of copy.added_tokens) {
-      if (!specialIds.has(added.id)) continue;
-      const name = `\u{10fffd}${secret}:${added.id}`;
-      renamed.set(added.content, name);
-      added.content = name;
-    }
-    const { model } = copy;
-    model.vocab = Object.fromEntries(
-      Object.entries(model.vocab).map(([token, id]) => [renamed.get(token) ?? token, id]),
-    );
-    model.merges = model.merges.filter((merge) => {
-      const parts = mergeParts(merge) as [string, string];
-      return ![...parts, mergeResult(model, parts)].some((token) => renamed.has(token));
-    });
-    if (typeof model.unk_token === "string") {
-      model.unk_token = renamed.get(model.unk_token) ?? model.unk_token;
-    }
-  }
-  return JSON.stringify(copy);
-}
-
-/** A normalizer or pre-tokenizer that puts no space in front of the text. */
-function withoutPrefix(component: JsonObject | null): JsonObject | null {
-  if (component === null || component.type === "Prepend") return null;
-  for (const list of ["normalizers", "pretokenizers"]) {
-    if (!Array.isArray(component[list])) continue;
-    const inner = component[list].filter(isObject).map(withoutPrefix);
-    return { ...component, [list]: inner.filter((part) => part !== null) };
-  }
-  if (component.type === "Metaspace") {
-    const { add_prefix_space: _, ...rest } = component;
-    return { ...rest, prepend_scheme: "never" };
-  }
-  return component.type === "ByteLevel" ? { ...component, add_prefix_space: false } : component;
+  return ids;
 }

@@ -1,16 +1,26 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Tokenizer as HuggingFaceTokenizer } from "tokenizers";
-import { ArgumentError, TokenizerError } from "../errors.js";
-import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
-import { TextStream, type TokenBytes, tokenBytes } from "./token-bytes.js";
-import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
 import {
-  type CheckedTokenizer,
-  parseTokenizerJson,
-  type Variant,
-  variantJson,
-} from "./tokenizer-json.js";
+  argumentError,
+  checkArray,
+  checkBoolean,
+  checkChoice,
+  checkMade,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  checkPath,
+  checkString,
+} from "../check-values.js";
+import { ArgumentError, TokenizerError } from "../errors.js";
+import { checkGrowth } from "./normalizer-growth.js";
+import { findSpecialTokens } from "./special-tokens.js";
+import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
+import { type Decoding, readDecoder, TextStream } from "./text-stream.js";
+import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
+import { type CheckedTokenizer, parseTokenizerJson } from "./tokenizer-json.js";
+import { type Variant, variantJson } from "./tokenizer-variants.js";
+import { type HuggingFaceTokenizer, tokenizersPackage } from "./tokenizers-package.js";
 
 export interface EncodeOptions {
   /** Put the beginning-of-text id in front. Default: false. */
@@ -36,10 +46,6 @@ export interface VocabularyOfModel {
   eosId?: number | null;
 }
 
-/** The names that end a document, for folders that do not say. */
-const usualEosTokens = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>"];
-const usualBosTokens = ["<s>", "<|begin_of_text|>", "<bos>"];
-
 /**
  * A Hugging Face tokenizer (`tokenizer.json`) of the Llama family: BPE with byte fallback or byte level, so every
  * text has ids and comes back from them. A lone surrogate in a JavaScript string, which no UTF-8 can hold, is
@@ -56,25 +62,23 @@ export class Tokenizer {
   readonly bosId: number | null;
   readonly #files: TokenizerFiles;
   readonly #checked: CheckedTokenizer;
-  readonly #bytes: TokenBytes;
+  readonly #specialIds: ReadonlySet<number>;
+  readonly #decoding: Decoding;
   readonly #variants = new Map<string, HuggingFaceTokenizer>();
 
   private constructor(files: TokenizerFiles) {
+    checkMade("Tokenizer", "Tokenizer.load()", typeof files?.text === "string");
     this.#files = files;
     this.file = files.file;
     this.sha256 = files.sha256;
     this.#checked = parseTokenizerJson(files.text, files.file);
-    this.#bytes = tokenBytes(this.#checked, files.file);
+    checkGrowth(this.#checked.json, files.file);
+    this.#decoding = readDecoder(this.#checked, files.file);
     this.vocabSize = this.#checked.tokens.length;
-    const eosId = this.#special("eos_token", usualEosTokens);
-    if (eosId === null) {
-      throw new TokenizerError(
-        `[tokenizer] ${files.file}: no end-of-text token: none of ${usualEosTokens.join(" ")} is in it; ` +
-          `name it as "eos_token" in tokenizer_config.json beside it`,
-      );
-    }
+    const { eosId, bosId, ids } = findSpecialTokens(this.#checked, files);
     this.eosId = eosId;
-    this.bosId = this.#special("bos_token", usualBosTokens);
+    this.bosId = bosId;
+    this.#specialIds = ids;
     this.#variant({ specialTokens: "text", continues: false });
   }
 
@@ -83,6 +87,7 @@ export class Tokenizer {
    * @throws TokenizerError naming the file and the field that is wrong
    */
   static async load(path: string): Promise<Tokenizer> {
+    checkPath("Tokenizer.load", "path", path);
     return new Tokenizer(await readTokenizerFiles(path));
   }
 
@@ -100,7 +105,11 @@ export class Tokenizer {
    * whole text under the splitting rules of GPT-4, Llama 3 and the quickstart; the last may split a token.
    */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
+    checkArray("encode", "texts", texts, "an array of strings");
+    checkOptions("encode", options, ["bos", "eos", "specialTokens"]);
     const { bos = false, eos = false, specialTokens = "text" } = options;
+    checkBoolean("encode", "bos", bos);
+    checkBoolean("encode", "eos", eos);
     if (bos && this.bosId === null) {
       throw new TokenizerError(`[tokenizer] ${this.file}: has no beginning-of-text token`);
     }
@@ -131,6 +140,13 @@ export class Tokenizer {
     parts: readonly { text: string; continues: boolean }[],
     specialTokens: "text" | "recognize" = "text",
   ): Promise<Int32Array[]> {
+    checkArray("encodeParts", "parts", parts, "an array of { text, continues }");
+    for (const [index, part] of parts.entries()) {
+      checkObject("encodeParts", `parts[${index}]`, part, "{ text, continues }");
+      checkString("encodeParts", `parts[${index}].text`, part.text);
+      checkBoolean("encodeParts", `parts[${index}].continues`, part.continues);
+    }
+    checkChoice("encodeParts", "specialTokens", specialTokens, ["text", "recognize"]);
     const encoded: Int32Array[] = [];
     for (const batch of batches(parts)) {
       const { continues } = parts[batch[0] as number] as Part;
@@ -148,18 +164,25 @@ export class Tokenizer {
 
   /** The text of ids. @throws TokenizerError for an id outside the vocabulary */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
+    if (typeof (ids as Partial<Iterable<number>> | null)?.[Symbol.iterator] !== "function") {
+      throw argumentError("decode", "token ids", "ids", ids);
+    }
     const stream = this.decodeStream(options);
     return stream.pushAll(ids) + stream.end();
   }
 
   /** Text as ids arrive, for generation: `push(id)` returns the characters it completes. */
-  decodeStream({ specialTokens = "skip" }: DecodeOptions = {}): TextStream {
-    const skip = specialTokens === "skip" ? this.#checked.specialIds : new Set<number>();
-    return new TextStream(this.#bytes, skip);
+  decodeStream(options: DecodeOptions = {}): TextStream {
+    checkOptions("decode", options, ["specialTokens"]);
+    const { specialTokens = "skip" } = options;
+    checkChoice("decode", "specialTokens", specialTokens, ["skip", "keep"]);
+    const skip = specialTokens === "skip" ? this.#specialIds : new Set<number>();
+    return new TextStream(this.#decoding, skip);
   }
 
   /** The name of an id as the vocabulary has it, for messages. */
   token(id: number): string {
+    checkNumber("token", "id", id);
     return this.#checked.tokens[id] ?? `<no token ${id}>`;
   }
 
@@ -168,6 +191,8 @@ export class Tokenizer {
    * padding to a round number is usual.
    */
   assertFits(model: VocabularyOfModel): void {
+    checkObject("assertFits", "model", model, "{ vocabSize, bosId, eosId }");
+    checkNumber("assertFits", "model.vocabSize", model.vocabSize, { min: 0 });
     const fail = (problem: string): never => {
       throw new TokenizerError(`[tokenizer] ${this.file} does not fit the model: ${problem}`);
     };
@@ -191,6 +216,7 @@ export class Tokenizer {
 
   /** Writes tokenizer.json and what belongs to it into a folder, as it was loaded. @returns the names */
   async copyTo(folder: string): Promise<string[]> {
+    checkPath("copyTo", "folder", folder);
     const files = Object.entries(this.contents());
     // Data that has its tokenizer only half after a power failure is of no use.
     for (const [name, bytes] of files) await writeFile(join(folder, name), bytes, { flush: true });
@@ -203,34 +229,14 @@ export class Tokenizer {
     if (known !== undefined) return known;
     let loaded: HuggingFaceTokenizer;
     try {
-      loaded = HuggingFaceTokenizer.fromString(variantJson(this.#checked, variant));
+      loaded = HuggingFaceTokenizer.fromString(
+        variantJson(this.#checked, this.#specialIds, variant),
+      );
     } catch (cause) {
       throw new TokenizerError(`[tokenizer] ${this.file}: ${(cause as Error).message}`, { cause });
     }
     this.#variants.set(key, loaded);
     return loaded;
-  }
-
-  /** The id of a special token by the files beside the tokenizer.json, else by its usual names. */
-  #special(field: "bos_token" | "eos_token", usual: readonly string[]): number | null {
-    const idOf = new Map(this.#checked.tokens.map((token, id) => [token, id]));
-    for (const { name: file, contents } of this.#files.companions) {
-      const entry = contents[field];
-      const name =
-        typeof entry === "object" && entry !== null
-          ? (entry as { content?: unknown }).content
-          : entry;
-      if (name === undefined || name === null) continue;
-      const id = typeof name === "string" ? idOf.get(name) : undefined;
-      if (id === undefined) {
-        throw new TokenizerError(
-          `[tokenizer] ${file}: ${field}: ${JSON.stringify(name)} is no token of ${this.file}`,
-        );
-      }
-      return id;
-    }
-    const name = usual.find((token) => idOf.has(token));
-    return name === undefined ? null : (idOf.get(name) as number);
   }
 }
 

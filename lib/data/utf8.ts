@@ -1,5 +1,6 @@
 import { isUtf8 } from "node:buffer";
 import { DataError } from "../errors.js";
+import { optionValue } from "../option-names.js";
 
 /** What to do with bytes that are no UTF-8: refuse the file, or put U+FFFD in their place. */
 export type InvalidUtf8 = "error" | "replace";
@@ -55,7 +56,7 @@ export function decodeUtf8(
       const byte = (bytes[offset] as number).toString(16).padStart(2, "0");
       throw new DataError(
         `[prepare] ${source}: invalid UTF-8 at byte ${offset} (0x${byte}); convert the file, leave it out, ` +
-          `or pass invalidUtf8: "replace" to put U+FFFD in its place`,
+          `or pass ${optionValue("invalidUtf8", "replace")} to put U+FFFD in its place`,
       );
     }
   }

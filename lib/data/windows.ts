@@ -1,4 +1,6 @@
+import { argumentError, checkFunction, checkInteger, checkObject } from "../check-values.js";
 import { ArgumentError } from "../errors.js";
+import { hostArray } from "../host-array.js";
 
 /** Rows of T ids each. */
 export interface InputsAndTargets {
@@ -19,8 +21,8 @@ export function splitWindows(
       `[splitWindows] expected ${count} windows of ${stride} ids, got ${windows.length} ids`,
     );
   }
-  const inputs = new Int32Array(count * sequenceLength);
-  const targets = new Int32Array(count * sequenceLength);
+  const inputs = hostArray("splitWindows", Int32Array, count * sequenceLength);
+  const targets = hostArray("splitWindows", Int32Array, count * sequenceLength);
   for (let row = 0; row < count; row++) {
     const window = windows.subarray(row * stride, (row + 1) * stride);
     inputs.set(window.subarray(0, sequenceLength), row * sequenceLength);
@@ -44,17 +46,30 @@ export interface DocumentMarks {
  * @param windows rows of T+1 ids
  * @param marksOf of a row: what separates documents there
  * @returns (rows, T)
+ * @throws ArgumentError unless there are whole rows of T+1 ids
  */
 export function documentStarts(
   windows: Int32Array,
   sequenceLength: number,
   marksOf: (row: number) => DocumentMarks,
 ): Int32Array {
+  const op = "documentStarts";
+  if (!(windows instanceof Int32Array))
+    throw argumentError(op, "an Int32Array", "windows", windows);
+  checkInteger(op, "sequenceLength", sequenceLength, { min: 1 });
+  checkFunction(op, "marksOf", marksOf);
   const stride = sequenceLength + 1;
+  if (windows.length % stride !== 0) {
+    throw new ArgumentError(
+      `[${op}] expected rows of ${stride} ids (sequenceLength + 1) for windows but received ${windows.length} ids`,
+    );
+  }
   const rows = windows.length / stride;
   const starts = new Int32Array(rows * sequenceLength);
   for (let row = 0; row < rows; row++) {
-    const { startId, endId } = marksOf(row);
+    const marks: unknown = marksOf(row);
+    checkObject(op, "the result of marksOf", marks, "the ids between documents");
+    const { startId, endId } = marks as DocumentMarks;
     const from = row * stride;
     let start = 0;
     for (let t = 0; t < sequenceLength; t++) {

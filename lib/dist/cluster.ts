@@ -1,3 +1,11 @@
+import {
+  checkChoice,
+  checkDevice,
+  checkInteger,
+  checkMade,
+  checkObject,
+  checkOptions,
+} from "../check.js";
 import type { Device } from "../device.js";
 import { ConfigError, type ConfigProblem, UsageError } from "../errors.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
@@ -8,7 +16,7 @@ import { Store } from "./store.js";
 import type { ReduceDType, StrategyName } from "./strategy.js";
 import { TimedStrategy } from "./timed_strategy.js";
 import { type Timeline, TimelineRecorder } from "./timeline.js";
-import type { World } from "./world.js";
+import { checkWorld, type World } from "./world.js";
 import { Zero1 } from "./zero1.js";
 
 export interface ClusterOptions {
@@ -24,8 +32,36 @@ export interface ClusterOptions {
   shardSize?: number | undefined;
 }
 
+const strategyNames: readonly StrategyName[] = [
+  "replicated",
+  "zero1",
+  "full_shard",
+  "hybrid_shard",
+];
+const clusterOptionNames = [
+  "device",
+  "strategy",
+  "reduce",
+  "timeoutMs",
+  "startTimeoutMs",
+  "shardSize",
+];
+
 /** Waits that end by themselves only when a rank is lost: rank 0 may write a checkpoint to slow storage meanwhile. */
 const patientMs = 2 ** 31 - 1;
+
+function checkClusterOptions(options: ClusterOptions): void {
+  const op = "Cluster";
+  const longest = 2 ** 31 - 1;
+  checkObject(op, "options", options);
+  checkOptions(op, options, clusterOptionNames);
+  checkDevice(op, "device", options.device);
+  checkChoice(op, "strategy", options.strategy, strategyNames);
+  checkChoice(op, "reduce", options.reduce, ["fp32", "bf16"]);
+  checkInteger(op, "timeoutMs", options.timeoutMs, { min: 1, max: longest });
+  checkInteger(op, "startTimeoutMs", options.startTimeoutMs, { min: 1, max: longest });
+  if (options.shardSize !== undefined) checkInteger(op, "shardSize", options.shardSize, { min: 1 });
+}
 
 /** The processes of a run, connected: what a strategy and a trainer need of each other's ranks. */
 export class Cluster {
@@ -46,6 +82,7 @@ export class Cluster {
     strategy: ParallelStrategy,
     startTimeoutMs: number,
   ) {
+    checkMade("Cluster", "Cluster.connect()", Array.isArray(comms) && comms.length > 0);
     this.world = world;
     this.strategy = this.#timed = new TimedStrategy(strategy);
     this.backend = (comms[0] as Communicator).backend;
@@ -60,6 +97,8 @@ export class Cluster {
    * @throws ConfigError if the strategy does not fit the ranks
    */
   static async connect(world: World, options: ClusterOptions): Promise<Cluster> {
+    checkWorld("Cluster", world);
+    checkClusterOptions(options);
     const { rank, worldSize, localWorldSize, host, port, runId } = world;
     const { device, timeoutMs, startTimeoutMs, strategy } = options;
     const groups = strategy === "hybrid_shard" ? hybridGroups(world, options.shardSize) : null;

@@ -1,3 +1,16 @@
+import {
+  argumentError,
+  checkDevice,
+  checkFunction,
+  checkInstance,
+  checkInteger,
+  checkIntegers,
+  checkMade,
+  checkObject,
+  checkOptions,
+  checkString,
+  checkTensor,
+} from "../check.js";
 import { type Device, deviceName, sameDevice } from "../device.js";
 import { ArgumentError, DeviceError, DTypeError, type PeerError, ShapeError } from "../errors.js";
 import { deviceNumber } from "../native.js";
@@ -11,7 +24,7 @@ import {
   nativeComm,
   typed,
 } from "./native-comm.js";
-import type { Store } from "./store.js";
+import { Store } from "./store.js";
 
 export type { CollectiveKind, CollectiveStats } from "./native-comm.js";
 
@@ -61,6 +74,17 @@ class NativeBackedWork implements Work {
   }
 }
 
+const optionNames = [
+  "store",
+  "device",
+  "name",
+  "ranks",
+  "rank",
+  "timeoutMs",
+  "startTimeoutMs",
+  "onFailure",
+];
+
 /**
  * A group of ranks that compute together: NCCL between GPUs, Gloo between CPUs. A collective is enqueued on the device's
  * communication stream after everything that the device has been given so far, and runs beside what is given to it later;
@@ -83,6 +107,7 @@ export class Communicator {
   readonly #unsubscribe: () => void;
 
   private constructor(native: NativeCommunicator, options: CommunicatorOptions) {
+    checkMade("Communicator", "Communicator.create()", Array.isArray(options?.ranks));
     this.#native = native;
     this.rank = options.ranks.indexOf(options.rank);
     this.size = options.ranks.length;
@@ -99,7 +124,16 @@ export class Communicator {
    * @throws DeviceError if the library that carries the data is missing, with the places that were tried
    */
   static async create(options: CommunicatorOptions): Promise<Communicator> {
+    const op = "communicator";
+    checkObject(op, "options", options);
+    checkOptions(op, options, optionNames);
     const { store, device, name, ranks, rank, timeoutMs } = options;
+    checkInstance(op, "store", store, Store, "a Store");
+    checkDevice(op, "device", device);
+    checkString(op, "name", name);
+    checkIntegers(op, "ranks", ranks, "an array of ranks");
+    checkInteger(op, "rank", rank, { min: 0 });
+    if (options.onFailure !== undefined) checkFunction(op, "onFailure", options.onFailure);
     if (new Set(ranks).size !== ranks.length || !ranks.includes(rank)) {
       throw new ArgumentError(
         `[communicator] expected different ranks with ${rank} among them, got [${ranks}]`,
@@ -119,7 +153,7 @@ export class Communicator {
     const { startTimeoutMs = timeoutMs } = options;
     for (const limit of [timeoutMs, startTimeoutMs]) {
       if (!(Number.isInteger(limit) && limit > 0 && limit < 2 ** 31)) {
-        throw new ArgumentError(`[communicator] expected a timeout of at least 1 ms, got ${limit}`);
+        throw argumentError(op, "a timeout of at least 1 ms", "timeoutMs", limit);
       }
     }
     const native = await nativeComm.createCommunicator(
@@ -163,11 +197,7 @@ export class Communicator {
   /** Replaces the tensor (any dtype) on every rank by that of rank `root` of the group. */
   broadcast(tensor: Tensor, root: number): Work {
     this.#check("broadcast", [tensor]);
-    if (!Number.isInteger(root) || root < 0 || root >= this.size) {
-      throw new ArgumentError(
-        `[broadcast] expected a root from 0 to ${this.size - 1}, got ${root}`,
-      );
-    }
+    checkInteger("broadcast", "root", root, { min: 0, max: this.size - 1 });
     return this.#work(() => this.#native.broadcast(tensor.native, root));
   }
 
@@ -209,7 +239,7 @@ export class Communicator {
   #check(op: string, tensors: readonly Tensor[], dtypes?: readonly string[]): void {
     const [first] = tensors as [Tensor];
     for (const tensor of tensors) {
-      tensor.checkAlive(op);
+      checkTensor(op, "tensor", tensor);
       if (!sameDevice(tensor.device, this.device)) {
         throw new DeviceError(
           `[${op}] expected a tensor on ${deviceName(this.device)}, got one on ${deviceName(tensor.device)}`,

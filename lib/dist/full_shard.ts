@@ -1,8 +1,9 @@
+import { checkInstance } from "../check.js";
 import { native } from "../native.js";
 import type { ParameterGroup, Slot } from "../nn/group.js";
 import type { Layout } from "../nn/parallel.js";
 import { type Tensor, untracked } from "../tensor.js";
-import type { Communicator, Work } from "./communicator.js";
+import { Communicator, type Work } from "./communicator.js";
 import { Strategy, type StrategyOptions, startAllReduce, startReduceScatter } from "./strategy.js";
 
 export interface FullShardOptions extends StrategyOptions {
@@ -43,6 +44,10 @@ export class FullShard extends Strategy {
 
   constructor(options: FullShardOptions) {
     super(options);
+    for (const name of ["shard", "replica"] as const) {
+      const comm = options[name] ?? null;
+      if (comm !== null) checkInstance("FullShard", name, comm, Communicator, "a Communicator");
+    }
     this.#shard = options.shard ?? this.world;
     this.#replica = options.replica ?? null;
     this.layout = { parts: this.#shard.size, part: this.#shard.rank, weights: "part" };

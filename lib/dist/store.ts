@@ -1,3 +1,12 @@
+import {
+  checkFunction,
+  checkInteger,
+  checkMade,
+  checkObject,
+  checkOptions,
+  checkString,
+  describe,
+} from "../check.js";
 import { ArgumentError, PeerError } from "../errors.js";
 import { type NativeStore, nativeComm, typed } from "./native-comm.js";
 
@@ -18,6 +27,9 @@ export interface StoreOptions {
   oneHost?: boolean;
 }
 
+const optionNames = ["host", "port", "rank", "worldSize", "token", "timeoutMs", "oneHost"];
+const longestMs = 2 ** 31 - 1;
+
 /**
  * A small key-value store that rank 0 serves and every rank is connected to: for ids, hashes and barriers at the start of a
  * run. The connections also tell of the death of a rank: every pending and later call then rejects with the PeerError that
@@ -36,6 +48,7 @@ export class Store {
   #failure: PeerError | undefined;
 
   private constructor(native: NativeStore, options: StoreOptions) {
+    checkMade("Store", "Store.connect()", Number.isInteger(options?.rank));
     this.native = native;
     this.rank = options.rank;
     this.worldSize = options.worldSize;
@@ -53,18 +66,26 @@ export class Store {
    * else answers there, or the store refuses this rank: another run's token, another version, a rank that is there already
    */
   static async connect(options: StoreOptions): Promise<Store> {
+    checkObject("store", "options", options);
+    checkOptions("store", options, optionNames);
     const { host, port, rank, worldSize, token, timeoutMs, oneHost = false } = options;
-    const whole = (value: number, least: number, most: number) =>
-      Number.isInteger(value) && value >= least && value <= most;
     const wrong: string[] = [];
-    if (!whole(port, 1, 65_535)) wrong.push(`a port from 1 to 65535, got ${port}`);
-    if (!whole(worldSize, 1, 65_536)) wrong.push(`a world size from 1 to 65536, got ${worldSize}`);
-    if (!whole(rank, 0, worldSize - 1))
-      wrong.push(`a rank from 0 to ${worldSize - 1}, got ${rank}`);
-    if (!whole(timeoutMs, 1, 2 ** 31 - 1))
-      wrong.push(`a timeout of at least 1 ms, got ${timeoutMs}`);
-    if (Buffer.byteLength(token) > 256) wrong.push("a token of at most 256 bytes");
-    if (host === "") wrong.push("a host name or address, got nothing");
+    const expect = (holds: boolean, what: string, value: unknown): void => {
+      if (!holds) wrong.push(`${what}, got ${describe(value)}`);
+    };
+    const whole = (value: unknown, least: number, most: number) =>
+      Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
+    expect(whole(port, 1, 65_535), "a port from 1 to 65535", port);
+    const sized = whole(worldSize, 1, 65_536);
+    expect(sized, "a world size from 1 to 65536", worldSize);
+    const most = sized ? worldSize - 1 : 65_535;
+    expect(whole(rank, 0, most), `a rank from 0 to ${most}`, rank);
+    expect(whole(timeoutMs, 1, longestMs), "a timeout of at least 1 ms", timeoutMs);
+    const short = typeof token === "string" && Buffer.byteLength(token) <= 256;
+    expect(short, "a token of at most 256 bytes", token);
+    const named = typeof host === "string" && host !== "" && !host.includes("\0");
+    expect(named, "a host name or address", host);
+    expect(typeof oneHost === "boolean", "true or false for oneHost", oneHost);
     if (wrong.length > 0) throw new ArgumentError(`[store] expected ${wrong.join("; ")}`);
     const native = await nativeComm.connectStore(
       host,
@@ -85,6 +106,7 @@ export class Store {
 
   /** Calls `listener` once if a rank fails; at once if one has. Returns how to unsubscribe. */
   onFailure(listener: (error: PeerError) => void): () => void {
+    checkFunction("store", "listener", listener);
     this.#listeners.add(listener);
     if (this.#failure) listener(this.#failure);
     return () => this.#listeners.delete(listener);
@@ -96,6 +118,7 @@ export class Store {
    * @param value at most 16 MiB; a string is stored as UTF-8
    */
   set(key: string, value: Uint8Array | string): Promise<void> {
+    checkString("store", "key", key);
     const bytes = typeof value === "string" ? Buffer.from(value) : value;
     return typed(() => this.native.set(key, bytes));
   }
@@ -105,7 +128,7 @@ export class Store {
    * @throws PeerError after timeoutMs, by default that of the store
    */
   async get(key: string, options: { timeoutMs?: number } = {}): Promise<Uint8Array> {
-    const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
+    const timeoutMs = this.#timeout(options);
     return new Uint8Array(await typed(() => this.native.get(key, timeoutMs)));
   }
 
@@ -119,8 +142,15 @@ export class Store {
    * @throws PeerError after the store's timeout, naming the ranks that have not come
    */
   barrier(name: string, options: { timeoutMs?: number } = {}): Promise<void> {
-    const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
+    const timeoutMs = this.#timeout(options);
     return typed(() => this.native.barrier(name, timeoutMs));
+  }
+
+  #timeout(options: { timeoutMs?: number }): number {
+    checkOptions("store", options, ["timeoutMs"]);
+    const { timeoutMs = this.#timeoutMs } = options;
+    checkInteger("store", "timeoutMs", timeoutMs, { min: 1, max: longestMs });
+    return timeoutMs;
   }
 
   /** Says goodbye. A rank that ends without is taken for dead by the others. Rank 0 waits up to 5 s for them to leave. */

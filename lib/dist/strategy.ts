@@ -1,9 +1,10 @@
 /** What the strategies share: averages over all ranks, and reductions in f32 or bf16. */
+import { checkChoice, checkInstance, checkObject } from "../check.js";
 import { native } from "../native.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { Layout, ParallelStrategy } from "../nn/parallel.js";
 import { empty, type Tensor, untracked } from "../tensor.js";
-import type { Communicator, Work } from "./communicator.js";
+import { Communicator, type Work } from "./communicator.js";
 
 export type StrategyName = "replicated" | "zero1" | "full_shard" | "hybrid_shard";
 export type ReduceDType = "fp32" | "bf16";
@@ -24,7 +25,11 @@ export abstract class Strategy implements ParallelStrategy {
   protected readonly reduce: ReduceDType;
   protected groups: readonly ParameterGroup[] = [];
 
-  constructor({ world, reduce }: StrategyOptions) {
+  constructor(options: StrategyOptions) {
+    checkObject("strategy", "options", options);
+    const { world, reduce } = options;
+    checkInstance("strategy", "world", world, Communicator, "a Communicator");
+    checkChoice("strategy", "reduce", reduce, ["fp32", "bf16"]);
     this.world = world;
     this.reduce = reduce;
     this.worldSize = world.size;

@@ -1,4 +1,5 @@
 /** A picture of some training steps: what a device's two streams did when, and how much of the communication was in the way. */
+import { checkArray, checkNumber, checkObject, checkString } from "../check.js";
 import type { Communicator } from "./communicator.js";
 import { type NativeTimeline, typed } from "./native-comm.js";
 
@@ -103,8 +104,32 @@ export class TimelineRecorder {
   }
 }
 
+/** What a file of a timeline may hold instead: it is read back from JSON. */
+function checkTimeline(op: string, name: string, value: unknown): asserts value is Timeline {
+  checkObject(op, name, value, "a timeline");
+  const { rank, spans, steps } = value as Partial<Timeline>;
+  checkNumber(op, `${name}.rank`, rank, { min: 0 });
+  checkArray(op, `${name}.spans`, spans, "an array of spans");
+  checkArray(op, `${name}.steps`, steps, "an array of steps");
+  const checkStretch = (place: string, stretch: unknown): void => {
+    checkObject(op, place, stretch, "a stretch of time");
+    checkNumber(op, `${place}.startMs`, (stretch as Partial<TimelineSpan>).startMs);
+    checkNumber(op, `${place}.endMs`, (stretch as Partial<TimelineSpan>).endMs);
+  };
+  for (const [index, span] of spans.entries()) {
+    const place = `${name}.spans[${index}]`;
+    checkStretch(place, span);
+    checkString(op, `${place}.kind`, span.kind);
+    checkString(op, `${place}.name`, span.name);
+    if (span.group !== undefined) checkString(op, `${place}.group`, span.group);
+  }
+  for (const [index, step] of steps.entries()) checkStretch(`${name}.steps[${index}]`, step);
+}
+
 /** What each whole step of a timeline spent on what. */
-export function summariseTimeline({ spans, steps }: Timeline): StepSummary[] {
+export function summariseTimeline(timeline: Timeline): StepSummary[] {
+  checkTimeline("summariseTimeline", "timeline", timeline);
+  const { spans, steps } = timeline;
   return steps.map(({ startMs, endMs }) => {
     const inside = (kind: TimelineSpan["kind"]): number =>
       coveredMs(
@@ -144,6 +169,9 @@ interface ChromeEvent {
 
 /** Timelines of the ranks as one file for chrome://tracing or https://ui.perfetto.dev; each counts from its own beginning. */
 export function chromeTrace(timelines: readonly Timeline[]): { traceEvents: ChromeEvent[] } {
+  const op = "chromeTrace";
+  checkArray(op, "timelines", timelines, "an array of timelines");
+  for (const [index, each] of timelines.entries()) checkTimeline(op, `timelines[${index}]`, each);
   const traceEvents: ChromeEvent[] = [];
   for (const { rank: pid, spans } of timelines) {
     const threads = new Map<string, number>();

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { isIP } from "node:net";
+import { checkInteger, checkObject, checkString } from "../check-values.js";
 import { ConfigError, type ConfigProblem } from "../errors.js";
 
 export type Launcher = "torchrun" | "Slurm" | "Open MPI";
@@ -76,6 +77,10 @@ const mostProcesses = 65_536;
  * @throws ConfigError with everything in the variables that is missing, wrong or contradicts itself
  */
 export function readWorld(env: Environment = process.env): World | null {
+  checkObject("readWorld", "env", env, "an object of environment variables");
+  for (const [name, value] of Object.entries(env)) {
+    if (value !== undefined) checkString("readWorld", `env.${name}`, value);
+  }
   const names = families.find((family) => stands(family, env));
   if (!names) return null;
   const problems: ConfigProblem[] = [];
@@ -282,7 +287,22 @@ function hashOf(text: string): number {
   return createHash("sha256").update(text).digest().readUInt32LE();
 }
 
+/** @throws ArgumentError unless a value is what `readWorld` gives */
+export function checkWorld(op: string, value: unknown): asserts value is World {
+  checkObject(op, "world", value, "a world (readWorld gives it)");
+  const { rank, worldSize, localRank, localWorldSize, host, port, runId } = value as Partial<World>;
+  checkInteger(op, "world.worldSize", worldSize, { min: 1, max: mostProcesses });
+  checkInteger(op, "world.rank", rank, { min: 0, max: worldSize - 1 });
+  checkInteger(op, "world.localWorldSize", localWorldSize, { min: 1, max: worldSize });
+  checkInteger(op, "world.localRank", localRank, { min: 0, max: localWorldSize - 1 });
+  checkString(op, "world.host", host);
+  checkInteger(op, "world.port", port, { min: 1, max: 65_535 });
+  checkString(op, "world.runId", runId);
+}
+
 /** `rank 3 of 16 (local 1 of 8)`. */
-export function describeWorld({ rank, worldSize, localRank, localWorldSize }: World): string {
+export function describeWorld(world: World): string {
+  checkWorld("describeWorld", world);
+  const { rank, worldSize, localRank, localWorldSize } = world;
   return `rank ${rank} of ${worldSize} (local ${localRank} of ${localWorldSize})`;
 }

@@ -1,3 +1,4 @@
+import { checkObject, checkOptions, jsonText } from "../check-values.js";
 import { CheckpointError, ConfigError, type ConfigProblem } from "../errors.js";
 
 /** The shape of a Llama: everything needed to build the model, and nothing about training it. */
@@ -110,13 +111,22 @@ function checkHeads(
  * @throws ConfigError with all problems at once
  */
 export function llamaConfig(fields: LlamaFields): LlamaConfig {
-  const config: LlamaConfig = {
-    ...fields,
-    headSize: fields.headSize ?? fields.hiddenSize / fields.heads,
-  };
+  checkObject("llamaConfig", "fields", fields);
+  const {
+    hiddenSize,
+    heads,
+    headSize = isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : Number.NaN,
+  } = fields;
+  const config: LlamaConfig = { ...fields, headSize };
   const problems = validateLlamaConfig(config);
   if (problems.length > 0) throw new ConfigError("model", explainHeadSize(problems, fields));
   return config;
+}
+
+/** @throws ConfigError unless a value is what `llamaConfig` gives */
+export function checkLlamaConfig(op: string, value: unknown): asserts value is LlamaConfig {
+  const problems = validateLlamaConfig(value as LlamaConfig);
+  if (problems.length > 0) throw new ConfigError(`[${op}] config`, problems);
 }
 
 /** A fractional default head size is a fault of `heads`, so say it there. */
@@ -149,7 +159,7 @@ function divisors(n: number): number[] {
 }
 
 function describeValue(value: unknown): string {
-  return typeof value === "number" ? String(value) : (JSON.stringify(value) ?? String(value));
+  return typeof value === "number" ? String(value) : jsonText(value);
 }
 
 /** Parameters by part, in numbers of scalars; `head` is 0 when the embedding is tied to it. */
@@ -168,6 +178,7 @@ export function parameterBreakdown(config: LlamaConfig) {
 
 /** Number of trainable scalars. */
 export function parameterCount(config: LlamaConfig): number {
+  checkLlamaConfig("parameterCount", config);
   return Object.values(parameterBreakdown(config)).reduce((sum, count) => sum + count, 0);
 }
 
@@ -180,6 +191,8 @@ export interface HuggingFaceExtras {
 
 /** The `config.json` of a Hugging Face LlamaForCausalLM folder with this shape. */
 export function toHuggingFace(config: LlamaConfig, extras: HuggingFaceExtras = {}) {
+  checkLlamaConfig("toHuggingFace", config);
+  checkOptions("toHuggingFace", extras, ["bosTokenId", "eosTokenId", "dtype"]);
   return {
     architectures: ["LlamaForCausalLM"],
     model_type: "llama",
@@ -233,7 +246,10 @@ export function fromHuggingFace(json: unknown, source = "config.json"): LlamaCon
     layers: read("num_hidden_layers"),
     heads,
     kvHeads: read("num_key_value_heads", heads),
-    headSize: read("head_dim", hiddenSize / heads),
+    headSize: read(
+      "head_dim",
+      isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : undefined,
+    ),
     contextLength: read("max_position_embeddings", 2048),
     ropeTheta: ropeTheta(raw),
     rmsNormEps: read("rms_norm_eps", 1e-6),

@@ -1,11 +1,21 @@
 import { noGrad } from "../autograd.js";
-import { argumentError, checkInteger, checkOptions } from "../check.js";
+import {
+  argumentError,
+  checkFunction,
+  checkInstance,
+  checkInteger,
+  checkObject,
+  checkOptions,
+  checkString,
+  describe,
+} from "../check.js";
 import { tensor } from "../create.js";
 import { ArgumentError } from "../errors.js";
-import { type SampleOptions, sample } from "../ops/index.js";
+import { type SampleOptions, sample, where } from "../ops/index.js";
 import { outsideScopes, scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
-import type { KeyValueCache, Llama } from "./llama.js";
+import { explainNonFinite } from "./finite.js";
+import { type KeyValueCache, Llama } from "./llama.js";
 
 export interface GenerateOptions {
   /** Tokens to add at most. */
@@ -20,6 +30,13 @@ export interface GenerateOptions {
   seed?: number;
   /** Stops before this token, e.g. the end of a document. */
   stopAt?: number | null;
+  /**
+   * How many ids the tokenizer has; none from here on is chosen. A model may have more rows than that, for its vocabulary is
+   * often padded to a round number. Default: all of the model's.
+   */
+  vocabSize?: number;
+  /** Ids below `vocabSize` that are never chosen, e.g. gaps in the tokenizer's vocabulary (none). */
+  never?: Iterable<number>;
 }
 
 /** A token that the device has been told to choose. */
@@ -30,11 +47,37 @@ interface ChosenToken {
   id: Promise<number>;
 }
 
+/** The tokens that may be chosen: ids below `count`, and of those the ones where `allowed` (1, count) is not 0. */
+interface Choice {
+  readonly count: number;
+  /** i32, outside of every scope; null if all may. */
+  readonly allowed: Tensor | null;
+}
+
+function choiceOf(model: Llama, { vocabSize, never = [] }: GenerateOptions): Choice {
+  const { vocabSize: rows } = model.config;
+  if (vocabSize !== undefined) checkInteger("generate", "vocabSize", vocabSize, { min: 1 });
+  const count = Math.min(rows, vocabSize ?? rows);
+  const allowed = new Int32Array(count).fill(1);
+  for (const id of never) {
+    checkInteger("generate", "an id of never", id, { min: 0 });
+    if (id < count) allowed[id] = 0;
+  }
+  const possible = allowed.reduce((sum, one) => sum + one, 0);
+  if (possible === 0) {
+    throw new ArgumentError(`[generate] expected an id to be left, but never has all ${count}`);
+  }
+  if (possible === count) return { count, allowed: null };
+  const mask = () => tensor(allowed, { shape: [1, count], device: model.device });
+  return { count, allowed: outsideScopes(mask) };
+}
+
 /** Enqueues the model on `input` (1, time) and the choice of the token after it. */
 function chooseNext(
   model: Llama,
   input: () => Tensor,
   cache: KeyValueCache,
+  { count, allowed }: Choice,
   options: SampleOptions,
 ): ChosenToken {
   const { vocabSize } = model.config;
@@ -43,7 +86,8 @@ function chooseNext(
       scope(() => {
         const tokens = input();
         const logits = model.forward(tokens, cache);
-        return sample(logits.view([1, vocabSize], (tokens.size - 1) * vocabSize), options);
+        const last = logits.view([1, count], (tokens.size - 1) * vocabSize);
+        return sample(allowed ? where(allowed, last, Number.NEGATIVE_INFINITY) : last, options);
       }),
     ),
   );
@@ -53,12 +97,24 @@ function chooseNext(
   return { ids, id };
 }
 
+const generateOptions = [
+  "maxTokens",
+  "temperature",
+  "topK",
+  "topP",
+  "seed",
+  "stopAt",
+  "vocabSize",
+  "never",
+];
+
 /**
  * Continues a prompt token by token with a key/value cache. When the model's context is full it starts again from the
  * newest half of the text, so the length is not limited. While a token is on its way to the caller the device already works
  * on the next one.
  * @param prompt token ids, at least one
- * @throws ArgumentError for an empty prompt, ids outside the vocabulary, options out of range or of another name
+ * @throws ArgumentError for an empty prompt, ids outside the vocabulary, options out of range or of another name;
+ * NonFiniteError where the model's numbers give no probabilities: the weights that are not finite, by name
  */
 export async function* generateTokens(
   model: Llama,
@@ -66,7 +122,8 @@ export async function* generateTokens(
   given: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
   const op = "generate";
-  checkOptions(op, given, ["maxTokens", "temperature", "topK", "topP", "seed", "stopAt"]);
+  checkInstance(op, "model", model, Llama, "a Llama");
+  checkOptions(op, given, generateOptions);
   const {
     maxTokens,
     temperature = 0.8,
@@ -84,11 +141,12 @@ export async function* generateTokens(
   const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
   if (wrong !== undefined) {
     throw new ArgumentError(
-      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${wrong}`,
+      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(wrong)}`,
     );
   }
   checkInteger(op, "maxTokens", maxTokens, { min: 0 });
   if (stopAt !== null) checkInteger(op, "stopAt", stopAt, { min: 0 });
+  const choice = choiceOf(model, given);
   const text = [...prompt];
   const length = Math.min(contextLength, prompt.length + maxTokens);
   let cache: KeyValueCache | null = null;
@@ -105,7 +163,7 @@ export async function* generateTokens(
     cache = unscopedCache(model, length);
     const input = (): Tensor =>
       tensor(Int32Array.from(fresh), { shape: [1, fresh.length], device: model.device });
-    return chooseNext(model, input, cache, options(count));
+    return chooseNext(model, input, cache, choice, options(count));
   };
   let current: ChosenToken | null = null;
   let next: ChosenToken | null = null;
@@ -115,9 +173,9 @@ export async function* generateTokens(
       next = null;
       const { ids } = current;
       if (cache && (cache as KeyValueCache).position < length && count + 1 < maxTokens) {
-        next = chooseNext(model, () => ids.view([1, 1]), cache, options(count + 1));
+        next = chooseNext(model, () => ids.view([1, 1]), cache, choice, options(count + 1));
       }
-      const id: number = await current.id;
+      const id: number = await current.id.catch((error) => explainNonFinite(model, error));
       ids.dispose();
       current = null;
       if (id === stopAt) return;
@@ -127,6 +185,7 @@ export async function* generateTokens(
   } finally {
     current?.ids.dispose();
     next?.ids.dispose();
+    choice.allowed?.dispose();
     dropCache();
   }
 }
@@ -142,10 +201,15 @@ export interface TextCodec {
   /** A decoder that gives whole characters only, as tokens arrive. */
   decodeStream(): { push(id: number): string; end(): string };
   readonly eosId: number | null;
+  /** Ids are below this; see GenerateOptions. */
+  readonly vocabSize?: number;
+  /** Ids below `vocabSize` that no token has. */
+  readonly gaps?: Iterable<number>;
 }
 
 /**
- * Continues a prompt as text; yields pieces as they come. An empty prompt starts a new document.
+ * Continues a prompt as text; yields pieces as they become final. Prompt and continuation are decoded as one text, so what
+ * comes is the text of all ids without that of the prompt's. An empty prompt starts a new document.
  * @see generateTokens
  */
 export async function* generate(
@@ -154,11 +218,26 @@ export async function* generate(
   prompt: string,
   options: GenerateOptions,
 ): AsyncGenerator<string, void, void> {
+  checkInstance("generate", "model", model, Llama, "a Llama");
+  checkObject("generate", "tokenizer", tokenizer, "a tokenizer");
+  checkFunction("generate", "tokenizer.encode", tokenizer.encode);
+  checkFunction("generate", "tokenizer.decodeStream", tokenizer.decodeStream);
+  checkString("generate", "prompt", prompt);
+  checkOptions("generate", options, generateOptions);
   const encoded = Array.from(await tokenizer.encode(prompt));
   // Documents follow an end-of-sequence token in training, so that is what a new one begins after.
   const start = encoded.length > 0 ? encoded : tokenizer.eosId === null ? [] : [tokenizer.eosId];
+  const { eosId, vocabSize, gaps } = tokenizer;
+  const settings = {
+    stopAt: eosId,
+    ...(vocabSize !== undefined && { vocabSize }),
+    ...(gaps && { never: gaps }),
+    ...options,
+  };
   const decoder = tokenizer.decodeStream();
-  for await (const id of generateTokens(model, start, { stopAt: tokenizer.eosId, ...options })) {
+  // A space between words belongs to the second one's token, and is shown only behind a first one.
+  for (const id of start) decoder.push(id);
+  for await (const id of generateTokens(model, start, settings)) {
     const piece = decoder.push(id);
     if (piece) yield piece;
   }

@@ -1,5 +1,6 @@
+import { checkInstance } from "../check.js";
 import type { Parameter } from "../nn/parameter.js";
-import type { Llama } from "./llama.js";
+import { Llama } from "./llama.js";
 
 /**
  * A tensor of a Hugging Face Llama as a part of one of our parameters: q, k and v are rows of one product, gate and up of
@@ -18,6 +19,7 @@ export interface HuggingFaceTensor {
 
 /** All tensors of a model under their Hugging Face names, in the order of its files. */
 export function huggingFaceTensors(model: Llama): HuggingFaceTensor[] {
+  checkInstance("huggingFaceTensors", "model", model, Llama, "a Llama");
   const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize, tieEmbeddings } =
     model.config;
   const parameters = model.namedParameters();
@@ -63,4 +65,36 @@ export function huggingFaceTensors(model: Llama): HuggingFaceTensor[] {
   if (!tieEmbeddings)
     add("head.weight", [["lm_head.weight", parameters.get("head.weight")?.shape ?? []]]);
   return tensors;
+}
+
+/** Of a block's attention, or of the whole model. */
+const rotaryBuffers = ["inv_freq", "original_inv_freq", "cos_cached", "sin_cached"];
+
+/**
+ * Tells tensors that exporters store beside the weights though they follow from the configuration: frequencies and tables
+ * of the rotary embedding, and causal masks. They are known by their exact names, and a mask called `bias` by its square
+ * shape too, so that nothing that is a weight is ever passed over.
+ * @param layers blocks of the model
+ */
+export function derivedTensors(
+  layers: number,
+): (name: string, tensor: { readonly shape: readonly number[] }) => boolean {
+  const names = new Set(["model.causal_mask"]);
+  const masks = new Set<string>();
+  const rotary = (owner: string): void => {
+    for (const buffer of rotaryBuffers) names.add(`${owner}rotary_emb.${buffer}`);
+  };
+  rotary("");
+  rotary("model.");
+  for (let layer = 0; layer < layers; layer++) {
+    for (const attention of ["self_attn", "attn"]) {
+      const owner = `model.layers.${layer}.${attention}.`;
+      rotary(owner);
+      names.add(`${owner}masked_bias`);
+      masks.add(`${owner}bias`);
+    }
+  }
+  const isSquare = (shape: readonly number[]): boolean =>
+    shape.length >= 2 && shape.at(-1) === shape.at(-2) && shape.slice(0, -2).every((n) => n === 1);
+  return (name, { shape }) => names.has(name) || (masks.has(name) && isSquare(shape));
 }

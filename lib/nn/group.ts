@@ -1,3 +1,4 @@
+import { checkMade } from "../check-values.js";
 import { zeros } from "../create.js";
 import type { Device } from "../device.js";
 import { native } from "../native.js";
@@ -104,6 +105,8 @@ export class ParameterGroup {
   #ownedGradients: Tensor | null = null;
 
   constructor(plan: GroupPlan, options: GroupOptions) {
+    const made = Array.isArray(plan?.entries) && options?.layout !== undefined;
+    checkMade("ParameterGroup", "ParameterStore", made);
     const { device, dtype, training, layout, strategy, slot } = options;
     this.name = plan.name;
     this.index = plan.index;

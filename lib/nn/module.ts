@@ -1,3 +1,4 @@
+import { checkBoolean, checkString } from "../check-values.js";
 import { ArgumentError } from "../errors.js";
 import { Parameter } from "./parameter.js";
 
@@ -31,6 +32,7 @@ export abstract class Module {
 
   /** All parameters by dotted name. One that is used in two places (a tied head) appears once, under its first name. */
   namedParameters(prefix = ""): Map<string, Parameter> {
+    checkString("namedParameters", "prefix", prefix);
     const found = new Map<string, Parameter>();
     const seen = new Set<Parameter>();
     const visit = (module: Module, path: string): void => {
@@ -83,6 +85,7 @@ export abstract class Module {
   }
 
   #setTrainable(path: string, trainable: boolean): this {
+    checkString("freeze", "path", path);
     const all = [...this.namedParameters()];
     const named = all.filter(
       ([name]) => path === "" || name === path || name.startsWith(`${path}.`),
@@ -98,6 +101,7 @@ export abstract class Module {
   }
 
   train(training = true): this {
+    checkBoolean("train", "training", training);
     this.training = training;
     for (const child of this.namedChildren().values()) child.train(training);
     return this;

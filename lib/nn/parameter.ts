@@ -1,3 +1,4 @@
+import { checkChoice, checkNumber, checkObject, checkShapeArgument } from "../check.js";
 import { AutogradError } from "../errors.js";
 import type { Tensor } from "../tensor.js";
 
@@ -5,6 +6,15 @@ import type { Tensor } from "../tensor.js";
 export type Initialisation =
   | { readonly kind: "normal"; readonly std: number }
   | { readonly kind: "constant"; readonly value: number };
+
+function checkInitialisation(init: unknown): asserts init is Initialisation {
+  const op = "Parameter";
+  checkObject(op, "init", init, 'an initialisation, such as { kind: "normal", std: 0.02 }');
+  const { kind, std, value } = init as { kind?: unknown; std?: unknown; value?: unknown };
+  checkChoice(op, "init.kind", kind, ["normal", "constant"]);
+  if (kind === "normal") checkNumber(op, "init.std", std, { min: 0 });
+  else checkNumber(op, "init.value", value);
+}
 
 /**
  * A trainable tensor of a module. It has a shape and a start; its memory comes when a ParameterStore places it in a flat
@@ -21,9 +31,10 @@ export class Parameter {
   #needed: (() => void) | null = null;
 
   constructor(shape: readonly number[], init: Initialisation) {
-    this.shape = [...shape];
+    this.shape = checkShapeArgument("Parameter", "shape", shape);
+    checkInitialisation(init);
     this.init = init;
-    this.size = shape.reduce((product, extent) => product * extent, 1);
+    this.size = this.shape.reduce((product, extent) => product * extent, 1);
   }
 
   /** The weights as the model computes with them. @throws AutogradError before the module has been placed on a device */

@@ -1,3 +1,4 @@
+import { checkNumber } from "../check.js";
 import { addRmsNorm, rmsNorm } from "../ops/rms_norm.js";
 import type { Tensor } from "../tensor.js";
 import { Module } from "./module.js";
@@ -11,6 +12,7 @@ export class RMSNorm extends Module {
   constructor(size: number, eps = 1e-5) {
     super();
     this.weight = new Parameter([size], { kind: "constant", value: 1 });
+    checkNumber("RMSNorm", "eps", eps, { min: 0 });
     this.eps = eps;
   }
 

@@ -1,12 +1,16 @@
 import {
+  argumentError,
   checkBoolean,
   checkChoice,
   checkDevice,
   checkDType,
+  checkInstance,
   checkInteger,
+  checkObject,
   checkOptions,
   checkSameDevice,
   checkShape,
+  checkTensor,
 } from "../check.js";
 import { type Device, defaultDevice } from "../device.js";
 import { ArgumentError } from "../errors.js";
@@ -21,9 +25,9 @@ import {
   planGroup,
   Slot,
 } from "./group.js";
-import type { Module } from "./module.js";
+import { Module } from "./module.js";
 import { type ParallelStrategy, undivided } from "./parallel.js";
-import type { Parameter } from "./parameter.js";
+import { Parameter } from "./parameter.js";
 
 export interface StoreOptions {
   device?: Device;
@@ -58,6 +62,10 @@ export class ParameterStore {
     checkChoice(op, "dtype", dtype, ["f32", "bf16"]);
     checkInteger(op, "seed", seed, { min: 0 });
     checkBoolean(op, "training", training);
+    checkInstance(op, "module", module, Module, "a Module");
+    if (options.parallel !== undefined && options.parallel !== null) {
+      checkObject(op, "parallel", options.parallel, "a parallel strategy");
+    }
     checkParameters(module);
     this.device = device;
     this.dtype = dtype;
@@ -107,6 +115,11 @@ export class ParameterStore {
    * current scope.
    */
   whole(group: ParameterGroup, owned: Tensor): Tensor {
+    checkInstance("ParameterStore.whole", "group", group, ParameterGroup, "a group of the store");
+    checkTensor("ParameterStore.whole", "owned", owned);
+    if (owned.size !== group.owned.size) {
+      throw argumentError("ParameterStore.whole", "the owned part of the group", "owned", owned);
+    }
     if (owned.size === group.size) return owned.view([group.size]);
     return (this.parallel as ParallelStrategy).gather(group, owned);
   }
@@ -177,6 +190,7 @@ function makeSlots(plans: readonly GroupPlan[], device: Device, dtype: "f32" | "
  */
 export function writeParameter(parameter: Parameter, value: Tensor): void {
   const op = "writeParameter";
+  checkInstance(op, "parameter", parameter, Parameter, "a Parameter");
   checkDType(op, "value", value, "f32");
   checkShape(op, "value", value, parameter.shape, "the parameter's shape");
   const { tensor, master } = parameter;

@@ -87,22 +87,23 @@ export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tenso
   if (documentStarts !== undefined) checkDocumentStarts(op, documentStarts, qkv);
   const [batch, time] = qkv.shape as [number, number, number];
   const o = empty([batch, time, heads * headSize], qkv);
-  const lse = empty([batch, heads, time], { dtype: "f32", device: qkv.device });
+  // Of each query its largest score, and the logarithm of the sum of exponentials relative to it.
+  const statistics = empty([2, batch, heads, time], { dtype: "f32", device: qkv.device });
   const { native: starts = null } = documentStarts ?? {};
-  native.attentionForward(qkv.native, starts, o.native, lse.native, heads, kvHeads, scale);
+  native.attentionForward(qkv.native, starts, o.native, statistics.native, heads, kvHeads, scale);
   const result = differentiable(op, {
     inputs: [qkv],
     outputs: [o],
-    saved: [qkv, o, lse, ...(documentStarts ? [documentStarts] : [])],
+    saved: [qkv, o, statistics, ...(documentStarts ? [documentStarts] : [])],
     backward: ([dO], saved) => {
-      const [qkv, o, lse, starts] = saved as [Tensor, Tensor, Tensor, Tensor?];
+      const [qkv, o, statistics, starts] = saved as [Tensor, Tensor, Tensor, Tensor?];
       const dqkv = empty(qkv.shape, qkv);
       const { native: gradient } = dO as Tensor;
       native.attentionBackward(
         gradient,
         qkv.native,
         o.native,
-        lse.native,
+        statistics.native,
         starts?.native ?? null,
         dqkv.native,
         heads,
@@ -112,7 +113,7 @@ export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tenso
       return [dqkv];
     },
   });
-  lse.dispose();
+  statistics.dispose();
   return result;
 }
 

@@ -43,9 +43,9 @@ const rules: { [K in BinaryKind]: Rule } = {
   ],
   div: (dy, a, b, needs) => [
     needs(0) ? applyBinary("div", dy, b) : null,
-    // -dy · (a/b) / b: b² could overflow.
+    // -(dy · (a/b)) / b, step by step: b² and a/b² may overflow where the whole does not.
     needs(1)
-      ? negative(applyBinary("mul", dy, applyBinary("div", applyBinary("div", a, b), b)))
+      ? negative(applyBinary("div", applyBinary("mul", dy, applyBinary("div", a, b)), b))
       : null,
   ],
   maximum: (dy, a, b, needs) => [

@@ -65,32 +65,33 @@ export function crossEntropy(
   const classes = logits.shape.at(-1) as number;
   const rows = logits.size / classes;
   const loss = empty([], { dtype: "f32", device: logits.device });
-  const lse = empty([rows], loss);
+  // Of each row its largest logit, and the logarithm of the sum of exponentials relative to it.
+  const statistics = empty([2, rows], loss);
   const matrix = (x: Tensor) => x.view([rows, classes]);
   const list = (x: Tensor) => x.view([rows]);
   const views = [matrix(logits), list(targets)] as const;
   const [x, ids] = views;
-  native.crossEntropyForward(x.native, ids.native, loss.native, lse.native, ignoreIndex);
+  native.crossEntropyForward(x.native, ids.native, loss.native, statistics.native, ignoreIndex);
   for (const view of views) view.dispose();
   const result = differentiable("crossEntropy", {
     inputs: [logits],
     outputs: [loss],
-    saved: [logits, targets, lse],
+    saved: [logits, targets, statistics],
     backward: ([dLoss], saved) => {
-      const [logits, targets, lse] = saved as [Tensor, Tensor, Tensor];
+      const [logits, targets, statistics] = saved as [Tensor, Tensor, Tensor];
       const dLogits = empty(logits.shape, logits);
       const seed = (dLoss as Tensor).native;
       native.crossEntropyBackward(
         seed,
         matrix(logits).native,
         list(targets).native,
-        lse.native,
+        statistics.native,
         matrix(dLogits).native,
         ignoreIndex,
       );
       return [dLogits];
     },
   });
-  lse.dispose();
+  statistics.dispose();
   return result;
 }

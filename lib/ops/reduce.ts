@@ -10,6 +10,7 @@ import {
 import { native } from "../native.js";
 import { empty, type Tensor } from "../tensor.js";
 import { applyBinary, repeatTo, scalarLike } from "./broadcast.js";
+import { applyWhere } from "./where.js";
 
 // Reductions over one axis, several, or all. Sums combine in a fixed order: the same bits at any number of threads.
 
@@ -103,7 +104,10 @@ function extreme(kind: "max" | "min", x: Tensor, axes?: Axes, options?: ReduceOp
   });
 }
 
-/** dy · mask / (number of ones in the mask), in f32: bf16 cannot count beyond 256. NaN where the result is NaN. */
+/**
+ * dy / (number of ties) where x is one of them, in f32: bf16 cannot count beyond 256. Elsewhere 0, or NaN where the result is
+ * NaN: selected, as 0 times an infinite dy would be NaN.
+ */
 function shareAmongTies(dy: Tensor, x: Tensor, y: Tensor, { axes, kept }: Reduction): Tensor {
   const { device } = x;
   const ties = applyBinary("eq", x, y.view(kept));
@@ -113,7 +117,14 @@ function shareAmongTies(dy: Tensor, x: Tensor, y: Tensor, { axes, kept }: Reduct
   native.reduce(mask.native, count.native, axes, "sum");
   const gradient = empty(kept, mask);
   native.cast(dy.view(kept).native, gradient.native);
-  const shared = applyBinary("mul", mask, applyBinary("div", gradient, count));
+  const rest = empty(kept, mask);
+  native.cast(y.view(kept).native, rest.native);
+  const none = applyWhere(
+    applyBinary("eq", rest, rest),
+    scalarLike("backward", "0", 0, rest),
+    rest,
+  );
+  const shared = applyWhere(ties, applyBinary("div", gradient, count), none);
   if (x.dtype === "f32") return shared;
   const dx = empty(x.shape, x);
   native.cast(shared.native, dx.native);

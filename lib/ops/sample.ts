@@ -46,7 +46,7 @@ export interface SampleOptions {
  * Draws a token for each row of logits.
  * @param logits (..., vocabulary) bf16 or f32; -inf for tokens that must not come
  * @returns ids (...) i32
- * @throws NativeError `ERR_NON_FINITE`, at the next wait, if a logit is NaN or +inf, or all of a row are -inf
+ * @throws NonFiniteError, at the next wait, if a logit is NaN or +inf, or all of a row are -inf
  * @see Holtzman et al. 2019, arXiv 1904.09751 (top-p)
  */
 export function sample(logits: Tensor, options: SampleOptions): Tensor {

@@ -134,6 +134,7 @@ export class AdamW {
       }
       checkSameDevice(op, this.guardState, loss);
     }
+    this.#checkAlive(op);
     const { beta1, beta2, eps, guard } = this.options;
     const { groups, device, parallel } = this.store;
     parallel?.finishGradients();
@@ -196,9 +197,22 @@ export class AdamW {
     return { gradNorm: decision.view([1], 4), decision };
   }
 
-  /** The moments of a group's owned part. */
+  /** Before anything is changed: half a step could not be taken back. */
+  #checkAlive(op: string): void {
+    this.guardState.checkAlive(op);
+    for (const [group, { m, v }] of this.#moments) {
+      for (const part of [group.weights, group.ownedWeights, group.master, m, v]) {
+        part?.checkAlive(op);
+      }
+      for (const { parameter } of group.entries) parameter.leaf.checkAlive(op);
+    }
+  }
+
+  /** The moments of a group's owned part. @throws ArgumentError for a group of another store */
   moments(group: ParameterGroup): Moments {
-    return this.#moments.get(group) as Moments;
+    const moments = this.#moments.get(group);
+    if (!moments) throw argumentError("AdamW.moments", "a group of its store", "group", group);
+    return moments;
   }
 
   dispose(): void {

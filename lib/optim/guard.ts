@@ -61,6 +61,9 @@ export const decisionSize = 8;
 
 /** Reads the numbers of a decision tensor. */
 export function readDecision(values: ArrayLike<number>): StepDecision {
+  if (!Array.isArray(values) && !ArrayBuffer.isView(values)) {
+    throw argumentError("readDecision", "the numbers of a decision", "values", values);
+  }
   return {
     applied: values[0] === 1,
     reason: reasons[values[7] as number] ?? null,
@@ -73,4 +76,65 @@ export function readDecision(values: ArrayLike<number>): StepDecision {
 /** Elements of the state: eight counters, then the window of losses and that of gradient norms. */
 export function guardStateSize(window: number): number {
   return 8 + 2 * window;
+}
+
+/** The counters of the guard's state. */
+export interface GuardCounts {
+  /** Applied steps. */
+  adamSteps: number;
+  skipsInARow: number;
+  skips: number;
+  window: number;
+}
+
+/** Counters are f32 and stop here, where adding one no longer changes them. */
+export const lastExactCount = 2 ** 24;
+
+/**
+ * Reads the guard's state, and checks that it is one that steps can have left: bias correction and every later decision
+ * follow from it, so that a wrong counter makes the weights infinite.
+ * @param state f32 (8 + 2 * window)
+ * @returns the counters, or what is wrong, in words
+ */
+export function readGuardState(state: Float32Array): GuardCounts | string {
+  const window = (state.length - 8) / 2;
+  const at = (index: number): number => state[index] as number;
+  const names = ["filled", "next", "adam step", "skips in a row", "skips"];
+  for (const [index, name] of names.entries()) {
+    const value = at(index);
+    if (!Number.isInteger(value) || value < 0 || value > lastExactCount) {
+      return `element ${index} (${name}) is ${value}, expected a whole number from 0 to 2^24`;
+    }
+  }
+  const [filled, next, adamSteps, skipsInARow, skips] = [0, 1, 2, 3, 4].map(at) as [
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
+  for (const index of [5, 6, 7]) {
+    if (at(index) !== 0) return `element ${index} is ${at(index)}, expected 0`;
+  }
+  const held = Math.min(adamSteps, window);
+  if (filled !== held) return `element 0 (filled) is ${filled}, expected ${held}`;
+  const place = adamSteps % window;
+  if (adamSteps < lastExactCount ? next !== place : next >= window) {
+    return `element 1 (next) is ${next}, expected ${place}`;
+  }
+  if (skipsInARow > skips) {
+    return `element 3 (skips in a row) is ${skipsInARow}, above all skips, which are ${skips}`;
+  }
+  for (let i = 0; i < window; i++) {
+    const [loss, norm] = [at(8 + i), at(8 + window + i)];
+    const unused = i >= filled;
+    if (!Number.isFinite(loss) || (unused && loss !== 0)) {
+      return `element ${8 + i} is ${loss}, expected ${unused ? "0" : "a finite loss"}`;
+    }
+    if (!Number.isFinite(norm) || norm < 0 || (unused && norm !== 0)) {
+      const expected = unused ? "0" : "a gradient norm, finite and not negative";
+      return `element ${8 + window + i} is ${norm}, expected ${expected}`;
+    }
+  }
+  return { adamSteps, skipsInARow, skips, window };
 }

@@ -1,3 +1,4 @@
+import { checkNumber, checkObject } from "../check.js";
 import { ArgumentError } from "../errors.js";
 
 export interface CosineSchedule {
@@ -15,13 +16,10 @@ export interface CosineSchedule {
  * @returns the learning rate of a step, counted from 0
  */
 export function cosineSchedule(options: CosineSchedule): (step: number) => number {
+  checkObject("cosineSchedule", "options", options);
   const { peakLr, minLr, warmupSteps, decaySteps } = options;
   for (const [name, value] of Object.entries({ peakLr, minLr, warmupSteps, decaySteps })) {
-    if (!Number.isFinite(value) || value < 0) {
-      throw new ArgumentError(
-        `[cosineSchedule] expected a number from 0 for ${name}, got ${value}`,
-      );
-    }
+    checkNumber("cosineSchedule", name, value, { min: 0 });
   }
   if (warmupSteps > decaySteps) {
     throw new ArgumentError(
@@ -29,6 +27,7 @@ export function cosineSchedule(options: CosineSchedule): (step: number) => numbe
     );
   }
   return (step) => {
+    checkNumber("cosineSchedule", "step", step, { min: 0 });
     if (step < warmupSteps) return (peakLr * step) / warmupSteps;
     if (step >= decaySteps) return minLr;
     const progress = (step - warmupSteps) / (decaySteps - warmupSteps);

@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { UsageError } from "../errors.js";
+import { addWaits, noWaits, type WaitTotals } from "../train/device-waits.js";
 import {
   type RunInfo,
   readMetrics,
@@ -44,8 +45,10 @@ export interface RunSummary {
   trainingSeconds: number;
   tokensPerSecond: number;
   skipped: number;
-  /** Share of the time in which the model waited for data. */
+  /** Share of the time in which the host waited for data. */
   dataWait: number;
+  /** Where the device waited, of the steps that say so; null if none does. The last save of a run is not among it. */
+  waits: { ms: WaitTotals; ofMs: number } | null;
 }
 
 /** The figures that a run is known by. */
@@ -65,8 +68,20 @@ export function summarise({ steps }: RunRecord): RunSummary {
     trainingSeconds,
     tokensPerSecond: tokens / trainingSeconds,
     skipped: steps.filter(({ skipped }) => skipped !== undefined).length,
+    waits: waitsOf(steps),
     dataWait: sum(steps.map(({ dataWaitMs }) => dataWaitMs)) / 1000 / trainingSeconds,
   };
+}
+
+function waitsOf(steps: readonly StepMetrics[]): RunSummary["waits"] {
+  const ms = noWaits();
+  let ofMs = 0;
+  for (const { stepMs, deviceWaitMs, pauseMs = {} } of steps) {
+    if (deviceWaitMs === undefined) continue;
+    addWaits(ms, { ...deviceWaitMs, ...pauseMs });
+    ofMs += Object.values(pauseMs).reduce((sum, pause) => sum + pause, stepMs);
+  }
+  return ofMs > 0 ? { ms, ofMs } : null;
 }
 
 /** The columns that the charts draw. */

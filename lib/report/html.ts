@@ -1,31 +1,51 @@
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { checkPath } from "../check-values.js";
+import { expectUnmoved } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
+import { replaceFile } from "../replace-file.js";
 import { describeOption, type RunConfig } from "../train/config.js";
+import { waitParts } from "../train/device-waits.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
 import { runFiles, type StepMetrics } from "../train/metrics.js";
 import { formatDuration } from "../train/progress.js";
-import { chartData, type RunRecord, readRun, samplesByStep, summarise } from "./events.js";
+import {
+  chartData,
+  type RunRecord,
+  type RunSummary,
+  readRun,
+  samplesByStep,
+  summarise,
+} from "./events.js";
+
+function pathOf(folder: string): string {
+  checkPath("writeReport", "folder", folder);
+  return folder;
+}
 
 /**
  * Writes a run's `report.html`: one file that opens anywhere, without a network.
  * @param file where to; default inside the run's folder
+ * @param identity of the run's folder, for a run that still holds it
  * @returns the file's path
- * @throws UsageError if the folder is not a run's, or the file cannot be written
+ * @throws UsageError if the folder is not a run's, or the file cannot be written; CheckpointError if
+ *   another folder took the place of the one that `identity` names
  */
 export async function writeReport(
   folder: string,
-  file = join(folder, runFiles.report),
+  file = join(pathOf(folder), runFiles.report),
+  identity: FolderIdentity | null = null,
 ): Promise<string> {
-  const html = await renderReport(await readRun(folder));
-  const temporary = `${file}.tmp`;
+  checkPath("writeReport", "file", file);
+  pathOf(folder);
+  const html = await renderReport(await readRun(identity?.root ?? folder));
+  await expectUnmoved(identity);
   try {
     await mkdir(dirname(file), { recursive: true });
-    await writeFile(temporary, html);
-    await rename(temporary, file);
+    await replaceFile(file, html);
   } catch (cause) {
-    await rm(temporary, { force: true }).catch(() => {});
     throw new UsageError(`the report ${file} cannot be written: ${(cause as Error).message}`, {
       cause,
     });
@@ -108,9 +128,10 @@ function header(run: RunRecord): string {
     ["validation", fixed(validation?.loss, 4), "nats per token, held-out documents"],
     ["bits per byte", fixed(validation?.bitsPerByte, 3), "held-out documents"],
     ["tokens", compact(summary.tokens), `step ${whole(summary.step)} of ${whole(config.steps)}`],
-    ["time", formatDuration(summary.trainingSeconds), waitText(summary.dataWait)],
+    ["time", formatDuration(summary.trainingSeconds), waitText(summary)],
     ["speed", `${whole(summary.tokensPerSecond)}`, speedText(run, summary.tokensPerSecond)],
   ];
+  if (summary.waits) cards.push(waitCard(summary.waits));
   if (summary.skipped > 0) cards.push(["skipped steps", whole(summary.skipped), "by the guard"]);
   const facts = [
     `${compact(info.parameters)} parameters`,
@@ -129,10 +150,16 @@ function header(run: RunRecord): string {
 </header>`;
 }
 
-function waitText(share: number): string {
-  return share < 0.005
+/** Records of older versions say only how long the host waited. */
+function waitText({ dataWait, waits }: RunSummary): string {
+  return dataWait < 0.005 || waits
     ? "of training steps"
-    : `of training steps, ${(100 * share).toFixed(1)}% waiting for data`;
+    : `of training steps, ${(100 * dataWait).toFixed(1)}% waiting for data`;
+}
+
+function waitCard({ ms, ofMs }: NonNullable<RunSummary["waits"]>): [string, string, string] {
+  const [waited = "", ...parts] = waitParts(ms, ofMs);
+  return ["device waited", waited, parts.join(", ") || "of the time"];
 }
 
 /** Utilisation is only stated against a peak that is known, which is bf16's, and says which convention it counts in. */

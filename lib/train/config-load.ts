@@ -1,32 +1,29 @@
-import { readFileSync } from "node:fs";
-import { LineCounter, parse, parseDocument } from "yaml";
-import { ConfigError, type ConfigProblem, UsageError } from "../errors.js";
+import { parse } from "yaml";
+import { checkArray, checkString, jsonText } from "../check-values.js";
+import { ConfigError, type ConfigProblem } from "../errors.js";
+import { readYaml } from "../yaml.js";
 import { checkConfig, type RunConfig, suggestKey } from "./config-resolve.js";
 import { runSchema } from "./config-schema.js";
 import { child, optionsOf, type Path, pathName, unwrap } from "./config-tree.js";
 
 /**
- * Reads a YAML run configuration.
- * @param overrides `path=value` texts that win over the file, e.g. `optimizer.peakLr=1e-3`
- * @throws UsageError if the file cannot be read; ConfigError with all problems of file and overrides
+ * A run's configuration from YAML text.
+ * @param source named in errors
+ * @param overrides `path=value` texts that win over it, e.g. `optimizer.peakLr=1e-3`
+ * @throws ConfigError with all problems of text and overrides
  */
-export function loadConfig(file: string, overrides: readonly string[] = []): RunConfig {
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(file));
-  } catch (cause) {
-    const reason = cause instanceof TypeError ? "it is not UTF-8 text" : (cause as Error).message;
-    throw new UsageError(`cannot read the configuration ${file}: ${reason}`, { cause });
-  }
-  return parseConfig(text, file, overrides);
-}
-
-/** The same from YAML text; `source` is named in errors. */
 export function parseConfig(
   text: string,
   source = "config",
   overrides: readonly string[] = [],
 ): RunConfig {
+  const op = "parseConfig";
+  checkString(op, "text", text);
+  checkString(op, "source", source);
+  checkArray(op, "overrides", overrides, "an array of path=value texts");
+  for (const [index, override] of overrides.entries()) {
+    checkString(op, `overrides[${index}]`, override);
+  }
   const { root, lineOf } = parseYaml(text, source);
   const problems: ConfigProblem[] = [];
   const overridden = new Set<string>();
@@ -54,61 +51,26 @@ export function parseConfig(
 type Tree = Record<string, unknown>;
 
 function parseYaml(text: string, source: string) {
-  const lineCounter = new LineCounter();
-  const document = parseDocument(text, {
-    lineCounter,
-    uniqueKeys: true,
-    prettyErrors: false,
-    logLevel: "error",
-  });
-  const faults = [...document.errors, ...document.warnings];
-  if (faults.length > 0) {
-    throw new ConfigError(
-      source,
-      faults.map((fault) => {
-        const { line, col } = lineCounter.linePos(fault.pos[0]);
-        return { path: `line ${line}, column ${col}`, message: fault.message };
-      }),
-    );
+  const read = readYaml(text);
+  if ("faults" in read) {
+    const problems = read.faults.map(({ place, message }) => ({ path: place, message }));
+    throw new ConfigError(source, problems);
   }
-  let root: unknown;
-  try {
-    root = document.toJS() ?? {};
-  } catch (cause) {
-    throw new ConfigError(source, [{ path: "(all)", message: (cause as Error).message }]);
-  }
-  if (containsItself(root)) {
-    throw new ConfigError(source, [
-      {
-        path: "(all)",
-        message: "an alias stands within its own anchor: no value can contain itself",
-      },
-    ]);
-  }
+  const { value, document, lines } = read;
+  const root = value ?? {};
   if (typeof root !== "object" || Array.isArray(root)) {
+    const got = jsonText(root);
     throw new ConfigError(source, [
-      { path: "(all)", message: `expected "option: value" lines, got ${JSON.stringify(root)}` },
+      { path: "(all)", message: `expected "option: value" lines, got ${got.slice(0, 80)}` },
     ]);
   }
   const lineOf = (path: string): number | undefined => {
     const node = document.getIn(splitPath(path), true) as
       | { range?: [number, number, number] }
       | undefined;
-    return node?.range && lineCounter.linePos(node.range[0]).line;
+    return node?.range && lines.linePos(node.range[0]).line;
   };
   return { root: root as Tree, lineOf };
-}
-
-/** Whether a value is its own part, as `&a [*a]` is. */
-function containsItself(value: unknown, parents = new Set<object>(), seen = new Set<object>()) {
-  if (typeof value !== "object" || value === null) return false;
-  if (parents.has(value)) return true;
-  if (seen.has(value)) return false;
-  seen.add(value);
-  parents.add(value);
-  const found = Object.values(value).some((part): boolean => containsItself(part, parents, seen));
-  parents.delete(value);
-  return found;
 }
 
 /** `data.train.data/text` to its keys: what follows a mapping's name is one key, dots and all. */

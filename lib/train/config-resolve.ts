@@ -1,6 +1,6 @@
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
+import { jsonText } from "../check-values.js";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../errors.js";
 import {
   explainHeadSize,
@@ -10,6 +10,7 @@ import {
   validateLlamaConfig,
 } from "../model/config.js";
 import { presets } from "../model/presets.js";
+import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../small-file.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./config-schema.js";
 import {
   inSchemaOrder,
@@ -114,7 +115,7 @@ function explain(issue: z.core.$ZodIssue, input: unknown): ConfigProblem[] {
 
 function show(value: unknown): string {
   if (typeof value === "number") return String(value);
-  const json = JSON.stringify(value) ?? String(value);
+  const json = jsonText(value);
   return json.length > 80 ? `${json.slice(0, 77)}...` : json;
 }
 
@@ -193,9 +194,11 @@ function missingFields(fields: LlamaFields): string[] {
 function importedModel(folder: string, problems: ConfigProblem[]): LlamaConfig | undefined {
   const file = join(folder, "config.json");
   try {
-    return fromHuggingFace(JSON.parse(readFileSync(file, "utf8")), file);
+    const text = utf8Of(readSmallFileSync(file, { limit: sizeLimits.modelConfig }));
+    return fromHuggingFace(JSON.parse(text), file);
   } catch (error) {
-    const reason = error instanceof LlamaForgeError ? error.message : `${file}: ${String(error)}`;
+    const said = error instanceof FileError ? error.message : String(error);
+    const reason = error instanceof LlamaForgeError ? error.message : `${file}: ${said}`;
     problems.push({
       path: "init.from",
       message: `expected a Hugging Face Llama folder: ${reason}`,

@@ -26,16 +26,16 @@ export async function validationLoss(
   const { sequenceLength } = mixture;
   const total = Math.min(batches * microBatch, mixture.windows);
   const countAt = (position: number) => Math.min(microBatch, total - position);
-  const lossAt = async (position: number): Promise<number> => {
+  const enqueue = (windows: Int32Array, position: number): Promise<number> => {
     const count = countAt(position);
-    const windows = await mixture.read(position, count);
     const { inputs, targets } = splitWindows(windows, count, sequenceLength);
     const starts = needStarts(documents)
       ? documentStarts(windows, sequenceLength, (row) => mixture.marksAt(position + row))
       : undefined;
     const ids = (data: Int32Array): Tensor =>
       tensor(data, { shape: [count, sequenceLength], dtype: "i32", device: model.device });
-    return await scope(() =>
+    model.store.parallel?.beginMicroBatch(false);
+    return scope(() =>
       noGrad(() =>
         model
           .loss(ids(inputs), ids(targets), documentOptions(documents, starts && ids(starts)))
@@ -43,34 +43,60 @@ export async function validationLoss(
       ),
     );
   };
+  const lossesAt = (places: readonly number[]): Promise<number[]> =>
+    readAndEnqueue(places, (position) => mixture.read(position, countAt(position)), enqueue);
   const positions = Array.from({ length: Math.ceil(total / microBatch) }, (_, i) => i * microBatch);
-  const losses = await sharedLosses(model, positions, lossAt);
+  const losses = await sharedLosses(model, positions, lossesAt);
   const sum = positions.reduce((all, at, i) => all + (losses[i] as number) * countAt(at), 0);
   const loss = sum / total;
   const { bytesPerToken } = mixture;
   return { loss, bitsPerByte: bytesPerToken > 0 ? loss / Math.LN2 / bytesPerToken : null };
 }
 
+/** Micro-batches that may be on the device before the first of them is waited for: it is never without work. */
+const runAhead = 2;
+
+/** Reads one micro-batch while others are computed; enqueues them in their order, which is the same on all processes. */
+async function readAndEnqueue(
+  positions: readonly number[],
+  read: (position: number) => Promise<Int32Array>,
+  enqueue: (windows: Int32Array, position: number) => Promise<number>,
+): Promise<number[]> {
+  // Waited for later; a failure until then must not count as unhandled.
+  const start = <T>(work: Promise<T>): Promise<T> => {
+    work.catch(() => {});
+    return work;
+  };
+  const losses: Promise<number>[] = [];
+  let next = start(read(positions[0] as number));
+  for (const [index, position] of positions.entries()) {
+    const windows = await next;
+    const following = positions[index + 1];
+    if (following !== undefined) next = start(read(following));
+    losses.push(start(enqueue(windows, position)));
+    await losses[index - runAhead];
+  }
+  return await Promise.all(losses);
+}
+
 /** The loss at each position; where several processes train together, each computes its share of them. */
 async function sharedLosses(
   model: Llama,
   positions: readonly number[],
-  lossAt: (position: number) => Promise<number>,
+  lossesAt: (positions: readonly number[]) => Promise<number[]>,
 ): Promise<ArrayLike<number>> {
   const { parallel } = model.store;
-  if (!parallel) {
-    const losses: number[] = [];
-    for (const position of positions) losses.push(await lossAt(position));
-    return losses;
-  }
+  if (!parallel) return await lossesAt(positions);
   const { worldSize, rank } = parallel;
+  // All processes compute in each round, as divided weights are gathered by all; the last rounds' surplus is not counted.
+  const rounds = Math.ceil(positions.length / worldSize);
+  const shares = Array.from({ length: rounds }, (_, round) => round * worldSize + rank);
+  const losses = await lossesAt(
+    shares.map((index) => positions[Math.min(index, positions.length - 1)] as number),
+  );
   const mine = new Float32Array(positions.length);
-  for (let first = 0; first < positions.length; first += worldSize) {
-    // All processes compute in each round, as divided weights are gathered by all; the last rounds' surplus is not counted.
-    const index = first + rank;
-    parallel.beginMicroBatch(false);
-    const loss = await lossAt(positions[Math.min(index, positions.length - 1)] as number);
-    if (index < positions.length) mine[index] = loss * worldSize;
+  for (const [round, index] of shares.entries()) {
+    if (index < positions.length) mine[index] = (losses[round] as number) * worldSize;
   }
   // Zeros where others have computed: the mean of these sums is exact for a power of two, and the same on all of them.
   return await scope(async () => {

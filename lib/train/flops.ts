@@ -1,4 +1,5 @@
-import { type LlamaConfig, parameterBreakdown } from "../model/config.js";
+import { checkInteger, checkNumber } from "../check-values.js";
+import { checkLlamaConfig, type LlamaConfig, parameterBreakdown } from "../model/config.js";
 
 /** Floating-point operations of training on one token, forward and backward. */
 export interface FlopsPerToken {
@@ -18,6 +19,8 @@ export interface FlopsPerToken {
  * @see Kaplan et al. 2020, arXiv 2001.08361 (6N); PaLM, arXiv 2204.02311, appendix B (attention)
  */
 export function flopsPerToken(config: LlamaConfig, sequenceLength: number): FlopsPerToken {
+  checkLlamaConfig("flopsPerToken", config);
+  checkInteger("flopsPerToken", "sequenceLength", sequenceLength, { min: 1 });
   const { attention, feedForward } = parameterBreakdown(config);
   const head = config.vocabSize * config.hiddenSize;
   const linear = 6 * (attention + feedForward + head);
@@ -71,5 +74,9 @@ export function modelFlopsUtilisation(
   flopsPerTokenCounted: number,
   peakTflops: number,
 ): number {
+  const op = "modelFlopsUtilisation";
+  checkNumber(op, "tokensPerSecond", tokensPerSecond, { min: 0 });
+  checkNumber(op, "flopsPerTokenCounted", flopsPerTokenCounted, { min: 0 });
+  checkNumber(op, "peakTflops", peakTflops, { min: 0 });
   return (tokensPerSecond * flopsPerTokenCounted) / (peakTflops * 1e12);
 }

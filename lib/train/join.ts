@@ -1,10 +1,10 @@
 /** How a process of a run finds the others and makes sure that they do the same. */
 import { createHash } from "node:crypto";
-import { availableParallelism } from "node:os";
 import { cpu, cuda, type Device, parseDevice } from "../device.js";
 import { Cluster } from "../dist/cluster.js";
 import { readWorld, type World } from "../dist/world.js";
 import { ConfigError } from "../errors.js";
+import { usableThreads } from "../machine-limits.js";
 import { cudaInfo, setThreads } from "../native.js";
 import { buildFacts } from "./build-facts.js";
 import type { RunConfig } from "./config.js";
@@ -37,13 +37,19 @@ export function deviceOfRank(name: string, world: World | null): Device {
   throw wrong(`${localWorldSize} processes on this host, but ${devices.length} GPUs`);
 }
 
+/** Whether the user says in the environment how many threads there are to be. */
+function threadsAreNamed(): boolean {
+  const { LLAMAFORGE_THREADS, OMP_NUM_THREADS } = process.env;
+  return Boolean(LLAMAFORGE_THREADS || OMP_NUM_THREADS);
+}
+
 /** Processes that share a host share its cores. */
 export function shareThreads(config: RunConfig, world: World | null): void {
   const { threads } = config;
   if (threads !== undefined) {
     setThreads(threads);
-  } else if (world !== null && world.localWorldSize > 1 && !process.env.LLAMAFORGE_THREADS) {
-    setThreads(Math.max(1, Math.floor(availableParallelism() / world.localWorldSize)));
+  } else if (world !== null && world.localWorldSize > 1 && !threadsAreNamed()) {
+    setThreads(Math.max(1, Math.floor(usableThreads() / world.localWorldSize)));
   }
 }
 

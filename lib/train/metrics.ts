@@ -1,8 +1,16 @@
-import { createReadStream } from "node:fs";
-import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import { expectUnmoved, MovedFolderError } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
+import { replaceFile } from "../replace-file.js";
+import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import type { RunConfig } from "./config.js";
+import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
+import type { RecipeChange, RecordedChange } from "./recipe.js";
+import type { HostStep } from "./run-times.js";
 
 /** One optimizer step as it is recorded. `loss` and `gradNorm` are NaN or infinite when the step was. */
 export interface StepMetrics {
@@ -17,8 +25,14 @@ export interface StepMetrics {
   gradNorm: number;
   tokensPerSecond: number;
   stepMs: number;
-  /** Part of stepMs spent waiting for data. */
+  /** Part of stepMs in which the host waited for data; the device may have had work. */
   dataWaitMs: number;
+  /** Time that the device had no work before and within this step. Absent in records of older versions. */
+  deviceWaitMs?: DeviceWaitMs;
+  /** What training stood still for after this step; in no step's stepMs. The run's last save comes after the record. */
+  pauseMs?: PauseMs;
+  /** What the main thread did. */
+  host?: HostStep;
   /** Bytes of live tensors on the device at the end of the step. */
   deviceBytes: number;
   /** Resident memory of the process. */
@@ -56,6 +70,8 @@ export interface RunInfo {
   versions: Record<string, string>;
   /** When the run first started, ISO 8601. */
   started: string;
+  /** What of its recipe was changed when it went on from a checkpoint, in the order of time. */
+  changes?: RecordedChange[];
 }
 
 /** Files of a run's folder beside its checkpoints. */
@@ -70,17 +86,35 @@ export async function writeRunInfo(folder: string, info: RunInfo): Promise<void>
   await replaceFile(join(folder, runFiles.info), `${JSON.stringify(info, null, 2)}\n`);
 }
 
-/** Writes `run.json` for a run that starts or goes on; when it first started stays. */
-export async function recordRun(folder: string, info: Omit<RunInfo, "started">): Promise<void> {
+/**
+ * Writes `run.json` for a run that starts or goes on; when it first started stays, and so does the history of its changes.
+ * @param from the step that it goes on from, and what has changed there
+ */
+export async function recordRun(
+  folder: string,
+  info: Omit<RunInfo, "started" | "changes">,
+  from: { step: number; changes: readonly RecipeChange[] } = { step: 0, changes: [] },
+): Promise<void> {
   const earlier = await readRunInfo(folder).catch(() => undefined);
-  await writeRunInfo(folder, { ...info, started: earlier?.started ?? new Date().toISOString() });
+  const time = new Date().toISOString();
+  const history = [...(Array.isArray(earlier?.changes) ? earlier.changes : [])];
+  for (const { option, from: old, to } of from.changes) {
+    const change = { step: from.step, option, from: old, to };
+    // A start that died before its first save meets the same checkpoint again.
+    const known = history.some(({ time: _, ...other }) => isDeepStrictEqual(other, change));
+    if (!known) history.push({ ...change, time });
+  }
+  const changes = history.length > 0 ? { changes: history } : {};
+  await writeRunInfo(folder, { ...info, started: earlier?.started ?? time, ...changes });
 }
 
 /** @throws UsageError if the folder holds no readable run.json */
 export async function readRunInfo(folder: string): Promise<RunInfo> {
   const file = join(folder, runFiles.info);
   try {
-    const info = JSON.parse(await readFile(file, "utf8")) as RunInfo;
+    const info = JSON.parse(
+      utf8Of(await readSmallFile(file, { limit: sizeLimits.run })),
+    ) as RunInfo;
     if (!info?.config?.model || !info.versions || !info.started)
       throw new Error("it is no record of a run");
     return { ...info, worldSize: info.worldSize ?? 1 };
@@ -111,19 +145,33 @@ function decodeStep(line: string): StepMetrics | undefined {
   return record as StepMetrics;
 }
 
-/** The lines of a file with the offset where each ends; a last one without a newline is left out. */
+/** A longer line is no step's record: hundreds of samples have less. */
+const maxLineBytes = 2 ** 26;
+
+/**
+ * The lines of a file with the offset where each ends; a last one without a newline is left out, and so is what is longer
+ * than any record. What a crash has left at the end may be gigabytes of zeros: each byte is looked at once.
+ */
 async function* wholeLines(file: string): AsyncGenerator<{ line: string; end: number }> {
+  const handle = await openRegular(file);
   let offset = 0;
-  let rest: Buffer = Buffer.alloc(0);
-  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
-    rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
+  let parts: Buffer[] = [];
+  let held = 0;
+  for await (const chunk of handle.createReadStream() as AsyncIterable<Buffer>) {
     let from = 0;
-    for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10, from)) {
-      yield { line: rest.toString("utf8", from, end), end: offset + end + 1 };
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
+      if (held <= maxLineBytes) {
+        parts.push(chunk.subarray(from, end));
+        yield { line: Buffer.concat(parts).toString("utf8"), end: offset + end + 1 };
+      }
+      parts = [];
+      held = 0;
       from = end + 1;
     }
-    rest = rest.subarray(from);
-    offset += from;
+    held += chunk.length - from;
+    if (held > maxLineBytes) parts = [];
+    else if (from < chunk.length) parts.push(chunk.subarray(from));
+    offset += chunk.length;
   }
 }
 
@@ -161,38 +209,61 @@ async function endOfStep(file: string, lastStep: number): Promise<number> {
 /** Lines held back while the disk refuses them; beyond this they are lost, and counted. */
 const maxPendingBytes = 16 * 1024 * 1024;
 
+interface PendingLine {
+  bytes: Buffer;
+  /** How many bytes at the end of the file it takes the place of. */
+  replaces: number;
+}
+
 /**
  * Appends steps to metrics.jsonl without ever stopping the training: writing happens behind, a full disk
  * or a closed pipe is a warning, and what could not be written is tried again with the next step.
  */
 export class MetricsWriter {
   #handle: FileHandle | null = null;
-  #pending: Buffer[] = [];
+  #pending: PendingLine[] = [];
+  /** Bytes of the last step's line; 0 once it cannot be replaced. */
+  #lastBytes = 0;
   #pendingBytes = 0;
   #pump: Promise<void> | null = null;
   #lost = 0;
+  #moved: MovedFolderError | null = null;
   #warned = new Set<string>();
   readonly #file: string;
   readonly #warn: (message: string) => void;
+  readonly #folder: FolderIdentity | null;
 
-  private constructor(file: string, warn: (message: string) => void) {
+  private constructor(
+    file: string,
+    warn: (message: string) => void,
+    folder: FolderIdentity | null,
+  ) {
     this.#file = file;
-    this.#warn = warn;
+    this.#warn = (message) => warn(folder?.named(message) ?? message);
+    this.#folder = folder;
+  }
+
+  /** Why the run must end, once a write has found that its folder was moved; nothing is written after that. */
+  get moved(): MovedFolderError | null {
+    return this.#moved;
   }
 
   /**
    * Opens a run's metrics. Steps after `lastStep` are dropped: a resumed run records them again.
    * @param lastStep step that the run goes on from; 0 starts an empty file
+   * @param folder the run's: nothing is written into another one that took its place
    */
   static async open(
     file: string,
     lastStep: number,
     warn: (message: string) => void = (message) => console.warn(message),
+    folder: FolderIdentity | null = null,
   ): Promise<MetricsWriter> {
-    const writer = new MetricsWriter(file, warn);
+    const writer = new MetricsWriter(file, warn, folder);
     try {
+      await expectUnmoved(folder);
       await mkdir(dirname(file), { recursive: true });
-      writer.#handle = await open(file, "a");
+      writer.#handle = await openToAppend(file);
       const isFile = (await writer.#handle.stat()).isFile();
       if (isFile) await writer.#handle.truncate(await endOfStep(file, lastStep));
     } catch (error) {
@@ -203,14 +274,27 @@ export class MetricsWriter {
 
   /** Takes a step's record; returns at once. */
   write(metrics: StepMetrics): void {
-    const line = Buffer.from(encodeStep(metrics));
-    if (this.#pendingBytes + line.length > maxPendingBytes) {
-      this.#lost++;
-    } else {
-      this.#pending.push(line);
-      this.#pendingBytes += line.length;
-    }
+    if (!this.#add(metrics, 0)) this.#lost++;
+  }
+
+  /**
+   * Takes the last step's record again, with what was made after the step: validation, samples. The record without them
+   * is in the file by then, so no failure of theirs costs it.
+   */
+  amend(metrics: StepMetrics): void {
+    if (this.#lastBytes > 0) this.#add(metrics, this.#lastBytes);
+  }
+
+  #add(metrics: StepMetrics, replaces: number): boolean {
+    const bytes = Buffer.from(encodeStep(metrics));
+    const fits = this.#pendingBytes + bytes.length <= maxPendingBytes;
+    if (fits) {
+      this.#pending.push({ bytes, replaces });
+      this.#pendingBytes += bytes.length;
+      this.#lastBytes = bytes.length;
+    } else if (replaces === 0) this.#lastBytes = 0;
     this.#start();
+    return fits;
   }
 
   /** Waits until everything written so far is in the file, or was refused. Never throws. */
@@ -223,7 +307,7 @@ export class MetricsWriter {
     await this.flush();
     await this.#handle?.close().catch((error: unknown) => this.#report(error));
     this.#handle = null;
-    const missing = this.#lost + this.#pending.length;
+    const missing = this.#moved ? 0 : this.#lost + this.#pending.length;
     if (missing > 0) this.#warn(`${this.#file} lacks ${missing} steps, which could not be written`);
   }
 
@@ -237,13 +321,16 @@ export class MetricsWriter {
 
   async #drain(): Promise<void> {
     try {
-      while (this.#pending.length > 0) {
-        this.#handle ??= await open(this.#file, "a");
+      while (this.#pending.length > 0 && this.#moved === null) {
+        await expectUnmoved(this.#folder);
+        this.#handle ??= await openToAppend(this.#file);
         const line = this.#pending[0]!;
-        const { bytesWritten } = await this.#handle.write(line);
+        if (line.replaces > 0) await shorten(this.#handle, line.replaces);
+        line.replaces = 0;
+        const { bytesWritten } = await this.#handle.write(line.bytes);
         this.#pendingBytes -= bytesWritten;
-        if (bytesWritten === line.length) this.#pending.shift();
-        else this.#pending[0] = line.subarray(bytesWritten);
+        if (bytesWritten === line.bytes.length) this.#pending.shift();
+        else line.bytes = line.bytes.subarray(bytesWritten);
       }
     } catch (error) {
       this.#report(error);
@@ -252,6 +339,10 @@ export class MetricsWriter {
 
   /** Says each kind of failure once: a full disk would otherwise say so at every step. */
   #report(error: unknown): void {
+    if (error instanceof MovedFolderError) {
+      this.#moved = error;
+      return;
+    }
     const { code, message } = error as NodeJS.ErrnoException;
     const kind = code ?? message;
     if (this.#warned.has(kind)) return;
@@ -262,15 +353,14 @@ export class MetricsWriter {
   }
 }
 
-/** Old content or new, never half: written beside, then renamed over. */
-async function replaceFile(file: string, content: string): Promise<void> {
-  const temporary = `${file}.tmp`;
-  const handle = await open(temporary, "w");
-  try {
-    await handle.writeFile(content);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, file);
+/** A device or a pipe that is read may take the steps; one that nobody reads is refused, where opening it would wait. */
+async function openToAppend(file: string): Promise<FileHandle> {
+  const { O_WRONLY, O_CREAT, O_APPEND, O_NONBLOCK } = constants;
+  return await open(file, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK);
+}
+
+/** Takes bytes off the end of a file. From a pipe they are gone: its reader gets the step twice, and the second counts. */
+async function shorten(handle: FileHandle, bytes: number): Promise<void> {
+  const status = await handle.stat();
+  if (status.isFile()) await handle.truncate(Math.max(0, status.size - bytes));
 }

@@ -61,8 +61,8 @@ export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan 
   const keyValue = 2 * kvHeads * headSize;
 
   // One block keeps, per token: its input and the sum after attention, both normed (4 · hidden) with the
-  // norms' 1/rms; the packed q, k, v and attention's output with its logsumexp; gate, up and their product.
-  const attentionPart = element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + heads);
+  // norms' 1/rms; the packed q, k, v and attention's output with its softmax's maximum and sum; gate, up and their product.
+  const attentionPart = element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + 2 * heads);
   const feedForwardInput = element * 2 * hiddenSize + 4;
   const feedForwardPart = element * 3 * intermediateSize;
   const kept = {

@@ -1,5 +1,6 @@
+import { checkNumber, checkOptions, checkString } from "../check-values.js";
 import { parameterBreakdown, parameterCount } from "../model/config.js";
-import type { RunConfig } from "./config.js";
+import { type RunConfig, resolveConfig } from "./config-resolve.js";
 import { type FlopsPerToken, flopsPerToken } from "./flops.js";
 import { type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
 import {
@@ -43,12 +44,21 @@ const references = [
   { label: "H100 as LlamaForge measured it", tflops: 561.6 },
 ] as const;
 
+const machineOptionNames = ["gpus", "gpusPerNode", "gpu", "nodeBandwidth", "networkBandwidth"];
+
 /**
  * What a run takes, before it starts. With a GPU or a number of them, on that machine; else on one device of which only the
  * speed is known.
  * @throws ConfigError see `planScaling`
  */
-export function planRun(config: RunConfig, machine: MachineOptions = {}): RunPlan {
+export function planRun(given: RunConfig, machine: MachineOptions = {}): RunPlan {
+  // Says what is wrong with one that was made by hand, and fills what it leaves out.
+  const config = resolveConfig(given);
+  checkOptions("planRun", machine, machineOptionNames);
+  for (const name of ["gpus", "gpusPerNode", "nodeBandwidth", "networkBandwidth"] as const) {
+    if (machine[name] !== undefined) checkNumber("planRun", name, machine[name]);
+  }
+  if (machine.gpu !== undefined) checkString("planRun", "gpu", machine.gpu);
   const { model, data, batch, steps } = config;
   const flops = flopsPerToken(model, data.sequenceLength);
   const { gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth } = machine;

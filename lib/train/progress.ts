@@ -1,4 +1,5 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
+import { visible } from "../visible.js";
 import type { StepMetrics } from "./metrics.js";
 
 export interface ProgressOptions {
@@ -70,7 +71,7 @@ export class Progress {
   /** Prints a line; on a terminal above the bar. */
   note(text: string): void {
     if (this.#bars === null) this.#print(text);
-    else this.#bars.log(`${text}\n`);
+    else this.#bars.log(`${visible(text)}\n`);
   }
 
   /** Leaves the last state of the bar on the screen and gives the cursor back. */
@@ -81,7 +82,7 @@ export class Progress {
   }
 
   #print(text: string): void {
-    this.#stream.write(`${text}\n`);
+    this.#stream.write(`${visible(text)}\n`);
   }
 }
 

@@ -6,8 +6,19 @@ import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.
 import { checkRun } from "../checkpoint/manifest.js";
 import { setAside } from "../checkpoint/set-aside.js";
 import type { Cluster } from "../dist/cluster.js";
-import { DataError, LlamaForgeError, UsageError } from "../errors.js";
+import { CheckpointError, DataError, LlamaForgeError, UsageError } from "../errors.js";
+import type { FolderIdentity } from "../folder-identity.js";
+import type { RunConfig } from "./config.js";
 import { runFiles } from "./metrics.js";
+import {
+  checkChanges,
+  compareRecipes,
+  describeChanges,
+  type Recipe,
+  type RecipeChange,
+  savedRecipe,
+} from "./recipe.js";
+import type { TrainerState } from "./state.js";
 
 type Notice = (message: string) => void;
 
@@ -36,24 +47,35 @@ async function liesIn(path: string, folder: string): Promise<boolean> {
 /** Takes what a run has saved after the checkpoint that it goes back to out of its way. */
 export async function goBackTo(
   { step }: Checkpoint,
-  folder: string,
+  folder: FolderIdentity,
   onNotice: Notice,
 ): Promise<void> {
-  const target = await setAside(folder, step, Object.values(runFiles));
+  const target = await setAside(folder.root, step, Object.values(runFiles), folder);
   if (target === null) return;
-  onNotice(`the run goes back to step ${step}: what it had saved after that is in ${target} now`);
+  const name = folder.named(target);
+  onNotice(`the run goes back to step ${step}: what it had saved after that is in ${name} now`);
 }
 
 /**
  * A checkpoint of another run is refused.
+ * @param state of the checkpoint, for the model that it is of
  * @throws CheckpointError; DataError if only the data has changed, which the caller may allow
  */
 export function checkIdentity(
   { path, manifest }: Checkpoint,
-  { data, ...identity }: Record<string, unknown>,
-  { allowDataChange = false, onNotice }: { allowDataChange?: boolean; onNotice: Notice },
+  { data, model, ...identity }: Record<string, unknown>,
+  {
+    config,
+    state,
+    allowDataChange = false,
+    onNotice,
+  }: { config: RunConfig; state: TrainerState; allowDataChange?: boolean; onNotice: Notice },
 ): void {
-  checkRun(path, manifest, identity);
+  const fields = model === manifest.run.model ? "" : modelDifferences(state.config.model, config);
+  if (fields !== "") {
+    throw new CheckpointError(`${path} is from a different run:\n  model: it has ${fields}`);
+  }
+  checkRun(path, manifest, { model, ...identity });
   if (manifest.run.data === data) return;
   const change = `${path} was trained on other data (fingerprint ${manifest.run.data}, here ${data})`;
   if (!allowDataChange) {
@@ -63,6 +85,43 @@ export function checkIdentity(
     );
   }
   onNotice(`${change}: some windows will be repeated and others left out`);
+}
+
+/** `layers 1, not 2, and heads 4, not 8`; empty where the checkpoint's model is not known field by field. */
+function modelDifferences(saved: unknown, { model }: RunConfig): string {
+  if (typeof saved !== "object" || saved === null) return "";
+  const theirs = saved as Record<string, unknown>;
+  return Object.entries(model)
+    .filter(([field, mine]) => theirs[field] !== mine)
+    .map(([field, mine]) => `${field} ${theirs[field] ?? "none"}, not ${mine}`)
+    .join(", and ");
+}
+
+/**
+ * Compares the recipe of a checkpoint with this run's, and says what has changed and what follows from it.
+ * @param ranks that train together now
+ * @throws ConfigError if `strict` and anything has changed, or if what has changed cannot be gone on with
+ */
+export function checkRecipe(
+  { path, manifest }: Checkpoint,
+  state: TrainerState,
+  now: Recipe,
+  { resumeStrict = false, onNotice }: { resumeStrict?: boolean; onNotice: Notice },
+): RecipeChange[] {
+  const before = savedRecipe(state.config, manifest.run.worldSize);
+  if (before === null) {
+    const unknown = `${path}: its recipe is not one that this version reads`;
+    if (resumeStrict) throw new CheckpointError(`${unknown}, so --resume-strict refuses it`);
+    onNotice(`${unknown}: what has changed since cannot be told`);
+    return [];
+  }
+  const changes = compareRecipes(before, now);
+  checkChanges(changes, path, resumeStrict);
+  if (changes.length > 0) {
+    const lines = describeChanges(changes, before, now, state.step).map((line) => `\n  ${line}`);
+    onNotice(`the recipe has changed since step ${state.step} was saved:${lines.join("")}`);
+  }
+  return changes;
 }
 
 /** What rank 0 says of the checkpoint to go on from. */

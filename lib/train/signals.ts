@@ -51,7 +51,7 @@ const fullCodes = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
 
 let outputMayBeLost = false;
 
-/** From here on a full disk under a log is no error either: what is being done is worth more than what is said of it. */
+/** From here on no fault of the output is an error: what is being done is worth more than what is said of it. */
 export function tolerateFullOutput(): void {
   outputMayBeLost = true;
 }
@@ -64,7 +64,7 @@ export function tolerateClosedOutput(streams = [process.stdout, process.stderr])
   for (const stream of streams) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
       const { code = "", message } = error;
-      if (goneCodes.has(code) || (outputMayBeLost && fullCodes.has(code))) return;
+      if (outputMayBeLost || goneCodes.has(code)) return;
       if (!fullCodes.has(code)) throw error;
       throw new UsageError(`the output cannot be written: ${message}`, { cause: error });
     });

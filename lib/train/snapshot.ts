@@ -1,11 +1,7 @@
 import { createHash } from "node:crypto";
 import type { HostCopies } from "../checkpoint/host-copies.js";
-import {
-  huggingFaceConfig,
-  optimizerFile,
-  optimizerSources,
-  weightSources,
-} from "../checkpoint/llama.js";
+import { huggingFaceConfig, weightSources } from "../checkpoint/llama.js";
+import { optimizerFile, optimizerSources } from "../checkpoint/optimizer.js";
 import type { CheckpointContents } from "../checkpoint/save.js";
 import { weightsFile } from "../checkpoint/weights.js";
 import type { Mixture } from "../data/mixture.js";

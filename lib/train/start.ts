@@ -1,8 +1,10 @@
 import { join } from "node:path";
 import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
-import { loadOptimizer, loadWeights, optimizerFile } from "../checkpoint/llama.js";
+import { loadWeights } from "../checkpoint/llama.js";
 import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
+import { expectUnmoved } from "../checkpoint/moved.js";
+import { loadOptimizer, optimizerFile } from "../checkpoint/optimizer.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import { openHeldOut } from "../data/held-out.js";
@@ -12,6 +14,7 @@ import type { Device } from "../device.js";
 import type { Cluster } from "../dist/cluster.js";
 import { CheckpointError, DataError } from "../errors.js";
 import { faultPoint } from "../faults.js";
+import { FolderIdentity } from "../folder-identity.js";
 import { parameterCount } from "../model/config.js";
 import { Llama } from "../model/llama.js";
 import { buildInfo } from "../native.js";
@@ -19,10 +22,17 @@ import { AdamW } from "../optim/adamw.js";
 import type { RunConfig } from "./config.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
-import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
-import { agreedCheckpoint, checkIdentity, findCheckpoint, goBackTo } from "./resume.js";
+import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
+import type { RecipeChange } from "./recipe.js";
+import {
+  agreedCheckpoint,
+  checkIdentity,
+  checkRecipe,
+  findCheckpoint,
+  goBackTo,
+} from "./resume.js";
 import { runIdentity } from "./snapshot.js";
-import { parseTrainerState, type TrainerState } from "./state.js";
+import { checkCounts, checkTrainerState, parseTrainerState, type TrainerState } from "./state.js";
 
 export interface TrainerOptions {
   /**
@@ -30,8 +40,12 @@ export interface TrainerOptions {
    * newer ones than that folder, they are moved to `abandoned-N/` within its output folder.
    */
   resume?: "auto" | "none" | (string & {});
+  /** Refuses a checkpoint whose recipe is not this run's (false: what differs is told by `onNotice`). */
+  resumeStrict?: boolean;
   /** Goes on from a checkpoint though the data is not what it was trained on (false). */
   allowDataChange?: boolean;
+  /** Writes no checkpoint where false (true): to measure. What is trained is lost, and no disk space is asked for. */
+  checkpoints?: boolean;
   /** Things worth telling the user that are not errors. */
   onNotice?: (message: string) => void;
 }
@@ -48,12 +62,21 @@ export interface TrainerParts {
   /** The processes it trains with; null when it is alone. */
   cluster: Cluster | null;
   /** Null on a rank other than 0, which writes none of the run's files. */
-  lock: RunLock | null;
+  output: OutputFolder | null;
   metrics: MetricsWriter | null;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
+  /** Whether it writes checkpoints. */
+  saves: boolean;
   /** Folder of the checkpoint that the run goes on from. */
   checkpoint: string | null;
   onNotice: (message: string) => void;
+}
+
+/** The run's folder, held by this process. */
+export interface OutputFolder {
+  lock: RunLock;
+  /** Whether it is still the folder behind its path. */
+  identity: FolderIdentity;
 }
 
 /**
@@ -94,34 +117,45 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
         "the tokenizer": mixture.tokenizerSha256,
       }),
     );
-    const lock = first ? await takeOutputFolder(config) : null;
-    opened.push(() => lock?.release());
-    if (lock?.takenOverFrom) {
+    const saves = options.checkpoints ?? true;
+    const output = first ? await takeOutputFolder(config, saves) : null;
+    opened.push(() => releaseOutputFolder(output));
+    if (output?.lock.takenOverFrom) {
       onNotice(
-        `the last run in ${config.out}, ${lock.takenOverFrom}, ended without giving it back`,
+        `the last run in ${config.out}, ${output.lock.takenOverFrom}, ended without giving it back`,
       );
     }
     faultPoint("init");
     const identity = runIdentity(config, mixture);
+    const ranks = world?.worldSize ?? 1;
+    let changes: RecipeChange[] = [];
     const checkpoint = await agreedCheckpoint(cluster, async () => {
       const found = await findCheckpoint(config.out, resume, onNotice);
-      if (found) checkIdentity(found, identity, { ...options, onNotice });
+      if (found) {
+        const state = parseTrainerState(found.trainer, found.path);
+        checkIdentity(found, identity, { ...options, config, state, onNotice });
+        checkTrainerState(state, found.step, sequenceLength, found.path);
+        changes = checkRecipe(found, state, { config, ranks }, { ...options, onNotice });
+      }
       return found;
     });
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
-    if (first && checkpoint && resume !== "auto") await goBackTo(checkpoint, config.out, onNotice);
+    if (output && checkpoint && resume !== "auto") {
+      await goBackTo(checkpoint, output.identity, onNotice);
+    }
     const progress = checkpoint
       ? parseTrainerState(checkpoint.trainer, checkpoint.path)
       : { step: 0, tokens: 0, position: 0, skips: [] };
-    const metrics = first
-      ? await openRecords(
-          config,
-          model,
-          { deviceName, worldSize: world?.worldSize ?? 1 },
-          progress.step,
-          onNotice,
-        )
-      : null;
+    const info = {
+      config,
+      deviceName,
+      worldSize: ranks,
+      parameters: model.parameterCount(),
+      versions: { llamaforge: buildInfo().version, node: process.version },
+    };
+    const metrics =
+      output &&
+      (await openRecords(output.identity, info, { step: progress.step, changes }, onNotice));
     return {
       config,
       deviceName,
@@ -131,9 +165,10 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       mixture,
       heldOut,
       cluster,
-      lock,
+      output,
       metrics,
       progress,
+      saves: options.checkpoints ?? true,
       checkpoint: checkpoint?.path ?? null,
       onNotice,
     };
@@ -148,37 +183,46 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
  * Locks the run's folder, removes what a killed save left behind (nobody else writes there while we hold the lock), and asks
  * whether the disk has room for the run's checkpoints.
  */
-async function takeOutputFolder(config: RunConfig): Promise<RunLock> {
+async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<OutputFolder> {
   const { out, checkpoint, model, precision } = config;
   await prepareOutputFolder(out, { parents: true });
-  const lock = acquireRunLock(out);
+  const identity = await FolderIdentity.of(out);
+  let lock: RunLock | null = null;
   try {
+    lock = acquireRunLock(out);
+    // The lock is that of the folder which was behind the path when it was taken.
+    await expectUnmoved(identity);
     await cleanUp(out);
     const present = (await listCheckpoints(out)).length;
     const one = checkpointBytes(parameterCount(model), precision);
-    await expectSpaceToRun(out, one, { ...checkpoint, present });
+    if (saves) await expectSpaceToRun(out, one, { ...checkpoint, present });
+    return { lock, identity };
   } catch (error) {
-    lock.release();
+    lock?.release();
+    await identity.close();
     throw error;
   }
-  return lock;
 }
 
-/** The files that tell of the run. */
+/** Gives the folder back: its lock is the folder's own, wherever that is by now. */
+export async function releaseOutputFolder(output: OutputFolder | null): Promise<void> {
+  output?.lock.release();
+  await output?.identity.close();
+}
+
+/** The files that tell of the run. @param from where it goes on, and what of its recipe has changed there */
 async function openRecords(
-  config: RunConfig,
-  model: Llama,
-  devices: { deviceName: string; worldSize: number },
-  step: number,
+  folder: FolderIdentity,
+  info: Omit<RunInfo, "started" | "changes">,
+  from: { step: number; changes: readonly RecipeChange[] },
   onNotice: (message: string) => void,
 ): Promise<MetricsWriter> {
-  const metrics = await MetricsWriter.open(join(config.out, runFiles.metrics), step, onNotice);
-  await recordRun(config.out, {
-    config,
-    parameters: model.parameterCount(),
-    ...devices,
-    versions: { llamaforge: buildInfo().version, node: process.version },
-  }).catch((error: Error) => onNotice(`run.json cannot be written: ${error.message}`));
+  const file = join(folder.root, runFiles.metrics);
+  const metrics = await MetricsWriter.open(file, from.step, onNotice, folder);
+  await expectUnmoved(folder);
+  await recordRun(folder.root, info, from).catch((error: Error) =>
+    onNotice(`run.json cannot be written: ${folder.named(error.message)}`),
+  );
   return metrics;
 }
 
@@ -225,12 +269,15 @@ async function build(
       return tensors;
     };
     await loadWeights(model, stored(weightsFile), checkpoint.path);
-    await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
+    const counts = await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
+    const state = parseTrainerState(checkpoint.trainer, checkpoint.path);
+    checkCounts(state, counts, checkpoint.path);
   } else if (config.init.from !== undefined) {
     await loadWeights(
       model,
       await readWeights(config.init.from, { followLinks: true }),
       config.init.from,
+      { foreign: true },
     );
   }
   return { model, optimizer };

@@ -1,5 +1,7 @@
 import { z } from "zod";
+import { optimizerFile } from "../checkpoint/optimizer.js";
 import { CheckpointError } from "../errors.js";
+import { type GuardCounts, lastExactCount } from "../optim/guard.js";
 import type { RunConfig } from "./config.js";
 
 /** What a checkpoint says of the run beside its tensors: `trainer.json`. With the tensors it is all that a resume needs. */
@@ -25,6 +27,53 @@ export function trainerState(
   config: RunConfig,
 ): TrainerState {
   return { format: "llamaforge-trainer", version: 1, ...progress, config: { ...config } };
+}
+
+/**
+ * Compares what a checkpoint's files say of its progress: each of them is whole, but they may be of different steps, or hold
+ * numbers that no run can have come to.
+ * @param manifestStep of manifest.json
+ * @throws CheckpointError naming the field and what it should be
+ */
+export function checkTrainerState(
+  state: TrainerState,
+  manifestStep: number,
+  sequenceLength: number,
+  source: string,
+): void {
+  const { step, tokens, position } = state;
+  const expect = (holds: boolean, problem: string): void => {
+    if (!holds) throw new CheckpointError(`${source}: trainer.json: ${problem}`);
+  };
+  expect(step === manifestStep, `step is ${step}, that of manifest.json ${manifestStep}`);
+  expect(position >= step, `position is ${position}, below one window for each of ${step} steps`);
+  const windows = `${position} windows of ${sequenceLength} tokens`;
+  expect(tokens === position * sequenceLength, `tokens is ${tokens}, position ${windows}`);
+}
+
+/**
+ * Compares a checkpoint's progress with what the optimizer's state counts.
+ * @throws CheckpointError naming the field and what it should be
+ */
+export function checkCounts(state: TrainerState, counts: GuardCounts, source: string): void {
+  const { step, skips } = state;
+  const expect = (holds: boolean, problem: string): void => {
+    if (!holds) throw new CheckpointError(`${source}: trainer.json: ${problem}`);
+  };
+  const { adamSteps, skipsInARow, window } = counts;
+  const exact = adamSteps < lastExactCount && counts.skips < lastExactCount;
+  expect(
+    !exact || adamSteps + counts.skips === step,
+    `step is ${step}, but guard.state of ${optimizerFile} counts ${adamSteps} applied and ` +
+      `${counts.skips} skipped`,
+  );
+  const length = Math.min(step, window);
+  expect(skips.length === length, `skips has ${skips.length} entries, expected ${length}`);
+  const inARow = skips.length - (skips.lastIndexOf(0) + 1);
+  expect(
+    inARow === Math.min(skipsInARow, length),
+    `skips ends with ${inARow} skipped steps, guard.state of ${optimizerFile} counts ${skipsInARow}`,
+  );
 }
 
 /** @throws CheckpointError naming each field that is wrong */

@@ -1,12 +1,14 @@
+import { checkFunction, checkInstance, checkInteger, checkNumber, checkObject } from "../check.js";
 import { full, tensor, zeros } from "../create.js";
 import { faultPoint } from "../faults.js";
-import type { Llama } from "../model/llama.js";
+import { Llama } from "../model/llama.js";
 import { native } from "../native.js";
-import type { AdamW } from "../optim/adamw.js";
-import { reachedAt } from "../runtime.js";
+import { AdamW } from "../optim/adamw.js";
+import { ready } from "../runtime.js";
 import { scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
 import { type DocumentChoice, documentOptions } from "./documents.js";
+import { StepClock } from "./step-clock.js";
 
 /** Token ids of a micro-batch, (windows, time) each; targets are shifted by one. */
 export interface MicroBatch {
@@ -42,21 +44,40 @@ export interface RunningStep {
   lr: number;
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
+  /** What the host did for it, and when. */
+  clock: StepClock;
   /**
    * Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there; `at`: when that was,
-   * by performance.now(), whenever JS comes to read it.
+   * by performance.now(), whenever JS comes to read it; `reached`: when it had done each micro-batch, the last with the whole
+   * step.
    */
-  figures: Promise<{ loss: number; decision: ArrayLike<number>; stop: boolean; at: number }>;
+  figures: Promise<{
+    loss: number;
+    decision: ArrayLike<number>;
+    stop: boolean;
+    at: number;
+    reached: readonly number[];
+  }>;
 }
 
 /**
  * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and AdamW; with several
- * processes, over the micro-batches of all of them. Waits for data only; everything made is freed when the step's scope ends, as far as the device has no more use for it.
+ * processes, over the micro-batches of all of them. Waits for data, and for a device that is far behind; the event loop gets
+ * its turn before each micro-batch. Everything made is freed when the step's scope ends, as far as the device has no more
+ * use for it.
  */
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
+  const op = "trainStep";
+  checkObject(op, "options", options);
   const { model, optimizer, nextBatch, documents, accumulation, lr, clip } = options;
+  checkInstance(op, "model", model, Llama, "a Llama");
+  checkInstance(op, "optimizer", optimizer, AdamW, "an AdamW");
+  checkFunction(op, "nextBatch", nextBatch);
+  checkInteger(op, "accumulation", accumulation, { min: 1, max: 2 ** 31 });
+  checkNumber(op, "lr", lr, { min: 0 });
+  checkNumber(op, "clip", clip, { min: 0 });
   const { parallel } = model.store;
-  let dataWaitMs = 0;
+  const clock = new StepClock(model.device);
   const figures = await scope(async () => {
     const scale = 1 / accumulation;
     const shared = parallel && tensor([0, options.stop ? 1 : 0], { device: model.device });
@@ -65,46 +86,53 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     // A scope for each micro-batch, so that its activations are gone before the next one's are made.
     const pass = (batch: MicroBatch, last: boolean, sum: Tensor): void =>
       scope(() => {
+        checkObject(op, "a micro-batch of nextBatch", batch);
         const { inputs, targets, documentStarts, count } = batch;
         parallel?.beginMicroBatch(last);
         const shape = [count, inputs.length / count];
         const ids = (data: Int32Array): Tensor =>
           tensor(data, { shape, dtype: "i32", device: model.device });
-        const loss = model.loss(
-          ids(inputs),
-          ids(targets),
-          documentOptions(documents, documentStarts && ids(documentStarts)),
+        const loss = clock.part("forward", () =>
+          model.loss(
+            ids(inputs),
+            ids(targets),
+            documentOptions(documents, documentStarts && ids(documentStarts)),
+          ),
         );
         if (faultPoint("loss") === "nan") native.fill(loss.native, Number.NaN);
-        loss.backward({ scale });
+        clock.part("backward", () => loss.backward({ scale }));
         native.accumulateScaled(loss.native, share.native, sum.native);
       });
     for (let micro = 0; micro < accumulation; micro++) {
-      const asked = performance.now();
-      const batch = await nextBatch();
-      dataWaitMs += performance.now() - asked;
-      if (micro === 0) {
+      await ready(model.device);
+      const batch = await clock.data(nextBatch);
+      const { verify } = options;
+      if (micro === 0 && verify) {
         const aside = zeros([], { device: model.device });
-        await options.verify?.(() => pass(batch, false, aside));
+        await clock.checks(() => verify(() => pass(batch, false, aside)));
       }
-      pass(batch, micro === accumulation - 1, meanLoss);
+      const last = micro === accumulation - 1;
+      clock.pass(() => pass(batch, last, meanLoss), last);
     }
     if (shared) parallel.average(shared);
-    const { decision } = optimizer.step({ lr, clip, loss: meanLoss });
-    const values = Promise.all([
-      (shared ?? meanLoss).toArray(),
-      decision.toArray(),
-      reachedAt(model.device),
-    ]);
+    const { decision } = clock.part("optimizer", () =>
+      optimizer.step({ lr, clip, loss: meanLoss }),
+    );
+    if (faultPoint("updated") === "nan") {
+      for (const { ownedWeights } of model.store.groups)
+        native.fill(ownedWeights.native, Number.NaN);
+    }
+    const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray(), clock.end()]);
     return { pending: values };
   });
-  const read = figures.pending.then(([[loss, stop = 0], decision, at]) => ({
+  const read = figures.pending.then(([[loss, stop = 0], decision, reached]) => ({
     loss: loss as number,
     decision,
     stop: stop > 0,
-    at,
+    at: reached.at(-1) as number,
+    reached,
   }));
   // Waited for later; a failure until then must not count as unhandled.
   read.catch(() => {});
-  return { lr, dataWaitMs, figures: read };
+  return { lr, dataWaitMs: clock.dataWaitMs, clock, figures: read };
 }

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { access, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { exitCodes } from "../errors.js";
+import { codeOfSignal } from "../exit.js";
 import { readMetrics, runFiles } from "./metrics.js";
 
 export interface SuperviseOptions {
@@ -58,7 +59,7 @@ export async function supervise(options: SuperviseOptions): Promise<number> {
       child = undefined;
       if (stop !== null) {
         // One that our signal ended had not begun; one that another ended has not saved.
-        if (signal === stop) return exitCodes.stopped;
+        if (signal === stop) return codeOfSignal(stop);
         if (signal !== null)
           onReport(await describeEnd(out, { code, signal, newest, pid: pid as number }));
         return code ?? exitCodes.bug;
@@ -66,6 +67,10 @@ export async function supervise(options: SuperviseOptions): Promise<number> {
       if (code !== null && code in finalCodes) {
         if (code !== exitCodes.done) onReport(`not started again: ${finalCodes[code]}`);
         return code;
+      }
+      if (askedToStop(code, signal)) {
+        onReport("not started again: it was asked to stop before its first step");
+        return code ?? codeOfSignal(signal as NodeJS.Signals);
       }
       const before = newest;
       newest = await newestStep(out);
@@ -89,6 +94,12 @@ export async function supervise(options: SuperviseOptions): Promise<number> {
   } finally {
     process.off("SIGTERM", forward).off("SIGINT", forward).off("SIGHUP", ignore);
   }
+}
+
+/** Whether SIGTERM or SIGINT ended a run that had nothing to save. */
+function askedToStop(code: number | null, signal: NodeJS.Signals | null): boolean {
+  const signals = ["SIGTERM", "SIGINT"] as const;
+  return signals.some((each) => signal === each || code === codeOfSignal(each));
 }
 
 /**

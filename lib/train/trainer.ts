@@ -1,25 +1,43 @@
+import {
+  checkBoolean,
+  checkFunction,
+  checkMade,
+  checkOptions,
+  checkString,
+} from "../check-values.js";
 import { HostCopies } from "../checkpoint/host-copies.js";
-import type { RunLock } from "../checkpoint/lock.js";
+import type { MovedFolderError } from "../checkpoint/moved.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
 import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
-import { type DivergedError, LlamaForgeError, UsageError } from "../errors.js";
+import { DivergedError, UsageError } from "../errors.js";
 import { faultPoint } from "../faults.js";
+import { residentBytes } from "../machine-limits.js";
 import type { Llama } from "../model/llama.js";
 import type { AdamW } from "../optim/adamw.js";
 import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../runtime.js";
 import { Canary } from "./canary.js";
-import type { RunConfig } from "./config.js";
+import { type RunConfig, resolveConfig } from "./config.js";
+import type { PauseMs } from "./device-waits.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
+import { nonFiniteGroups } from "./finite.js";
 import type { MetricsWriter, Sample, StepMetrics, Validation } from "./metrics.js";
+import { RunTimes, type RunTimeTotals } from "./run-times.js";
+import { SideProducts } from "./side-products.js";
 import { SkipHistory } from "./skips.js";
 import { snapshot } from "./snapshot.js";
-import { startRun, type TrainerOptions, type TrainerParts } from "./start.js";
+import {
+  type OutputFolder,
+  releaseOutputFolder,
+  startRun,
+  type TrainerOptions,
+  type TrainerParts,
+} from "./start.js";
 import { type RunningStep, trainStep } from "./step.js";
 
 export type { TrainerOptions } from "./start.js";
@@ -39,6 +57,8 @@ export interface TrainerResult {
   /** Folder of the last checkpoint. */
   checkpoint: string | null;
   seconds: number;
+  /** Where the time went; null before `run()`. */
+  times: RunTimeTotals | null;
 }
 
 /**
@@ -61,14 +81,16 @@ export class Trainer {
   readonly #heldOut: Mixture | null;
   /** The processes it trains with; null when it is alone. */
   readonly #cluster: Cluster | null;
-  readonly #lock: RunLock | null;
+  readonly #output: OutputFolder | null;
   readonly #writer: CheckpointWriter;
+  readonly #saves: boolean;
   readonly #copies = new HostCopies();
   readonly #metrics: MetricsWriter | null;
   readonly #skips: SkipHistory;
   readonly #canary: Canary;
   readonly #schedule: (step: number) => number;
   readonly #notice: (message: string) => void;
+  readonly #sideProducts: SideProducts;
   #loader: Loader;
   #step: number;
   #tokens: number;
@@ -86,8 +108,16 @@ export class Trainer {
   #checkpoint: string | null = null;
   #started = 0;
   #lastEnd = 0;
+  #times: RunTimes | null = null;
+  /** The result's times once the run has ended. */
+  #ended: RunTimeTotals | null = null;
 
   private constructor(parts: TrainerParts) {
+    checkMade(
+      "Trainer",
+      "Trainer.create()",
+      parts?.config !== undefined && parts.progress !== undefined,
+    );
     const { config, progress } = parts;
     this.config = config;
     this.model = parts.model;
@@ -98,7 +128,8 @@ export class Trainer {
     this.#mixture = parts.mixture;
     this.#heldOut = parts.heldOut;
     this.#cluster = parts.cluster;
-    this.#lock = parts.lock;
+    this.#output = parts.output;
+    this.#saves = parts.saves;
     this.#metrics = parts.metrics;
     this.#step = progress.step;
     this.#tokens = progress.tokens;
@@ -111,7 +142,9 @@ export class Trainer {
     const { keepLast, keepEvery, keepBest } = config.checkpoint;
     const { onNotice } = parts;
     this.#notice = onNotice;
+    this.#sideProducts = new SideProducts(onNotice, parts.cluster !== null);
     this.#writer = new CheckpointWriter(config.out, {
+      identity: parts.output?.identity ?? null,
       retention: { keepLast, keepBest, ...(keepEvery && { keepEvery }) },
       onSaved: (saved: SavedCheckpoint) => {
         this.#checkpoint = saved.path;
@@ -128,7 +161,14 @@ export class Trainer {
    * @throws the typed error of whatever does not fit, before anything is trained or written
    */
   static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
-    return new Trainer(await startRun(config, options));
+    // Says what is wrong with one that was made by hand, and fills what it leaves out.
+    const complete = resolveConfig(config);
+    checkOptions("Trainer", options, ["resume", "allowDataChange", "onNotice"]);
+    const { resume = "auto", allowDataChange = false, onNotice } = options;
+    checkString("Trainer", "resume", resume);
+    checkBoolean("Trainer", "allowDataChange", allowDataChange);
+    if (onNotice !== undefined) checkFunction("Trainer", "onNotice", onNotice);
+    return new Trainer(await startRun(complete, options));
   }
 
   /** Finishes the running step, saves, and ends `run()`; that of all processes, at the same step. */
@@ -169,6 +209,7 @@ export class Trainer {
       samples: this.#samples,
       checkpoint: this.#checkpoint,
       seconds: this.#started ? (performance.now() - this.#started) / 1000 : 0,
+      times: this.#ended ?? this.#times?.totals ?? null,
     };
   }
 
@@ -176,13 +217,16 @@ export class Trainer {
    * Trains to the end, or until `stop()`; yields each step once its figures are known, which is up to two steps after it
    * was enqueued. To leave earlier, call `stop()`: it saves. Leaving the loop by `break` or by an error ends the run where it
    * is, without a save, and other processes that train with this one end with a PeerError.
-   * @throws DivergedError after too many skipped steps (the state is saved first); CheckpointError when saves keep failing
+   * @throws DivergedError after too many skipped steps (the state is saved first); CheckpointError when saves keep
+   *   failing, or the run's folder was moved or removed
    */
   async *run(): AsyncGenerator<StepMetrics, void, void> {
     if (this.#running)
       throw new UsageError("[Trainer.run] a trainer runs once: create another to go on");
     this.#running = true;
     this.#started = this.#lastEnd = performance.now();
+    const times = new RunTimes();
+    this.#times = times;
     const inFlight: RunningStep[] = [];
     let left: Error | null = new UsageError("[Trainer.run] its loop was left before the end");
     try {
@@ -201,8 +245,10 @@ export class Trainer {
       }
       for (let step = inFlight.shift(); step; step = inFlight.shift())
         yield await this.#complete(step, false);
-      await this.#save();
-      await this.#writer.finish();
+      await times.pause("save", {}, async () => {
+        await this.#save();
+        await this.#writer.finish();
+      });
       // Nobody leaves before rank 0 has saved: its failure is everybody's (FAULTS P4).
       await this.#cluster?.meet("the end");
       this.#sentBytes = this.#cluster?.sentBytes ?? 0;
@@ -212,9 +258,13 @@ export class Trainer {
       left = error as Error;
       throw error;
     } finally {
+      this.#ended = times.totals;
+      times.stop();
       if (left) this.#cluster?.fail(left);
       await this.#close();
     }
+    // The last lines of the metrics are written on closing.
+    if (this.#moved) throw this.#moved;
     if (this.#diverged) throw this.#diverged;
   }
 
@@ -245,7 +295,9 @@ export class Trainer {
   }
 
   async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
-    const { loss, decision: values, stop, at: end } = await running.figures;
+    const times = this.#times as RunTimes;
+    const { loss, decision: values, stop, at: end, reached } = await running.figures;
+    const since = performance.now();
     if (stop) this.#stopping = true;
     const decision = readDecision(values);
     const { batch, data, steps } = this.config;
@@ -267,38 +319,47 @@ export class Trainer {
       stepMs,
       dataWaitMs: running.dataWaitMs,
       deviceBytes: memory(this.model.device).bytes,
-      rssBytes: process.memoryUsage.rss(),
+      rssBytes: residentBytes(),
+      ...times.step(running.clock, reached, this.#loader.hostMs, since),
       ...(decision.reason && { skipped: decision.reason }),
       time: new Date().toISOString(),
     };
+    // First of all: whatever comes after the step may fail.
+    times.writing(() => this.#metrics?.write(metrics));
     if (atRest) {
       const { evaluate, sample, checkpoint } = this.config;
       const last = this.#step === steps;
-      if (this.#heldOut && (last || due(this.#step, evaluate.every))) {
-        metrics.validation = this.#validation = await this.#evaluate(this.#heldOut);
-        this.#validatedStep = this.#step;
+      const pauses: PauseMs = {};
+      const heldOut = this.#heldOut;
+      if (heldOut && (last || due(this.#step, evaluate.every))) {
+        const measured = await times.pause("validation", pauses, () =>
+          this.#sideProducts.make("validation", metrics.step, true, () => this.#evaluate(heldOut)),
+        );
+        if (measured) {
+          metrics.validation = this.#validation = measured;
+          this.#validatedStep = this.#step;
+        }
       }
-      if (due(this.#step, checkpoint.every)) await this.#save();
+      if (due(this.#step, checkpoint.every)) {
+        await times.pause("save", pauses, () => this.#save());
+      }
       if (this.#samplesHere && (last || due(this.#step, sample.every))) {
-        metrics.samples = this.#samples = await this.#writeSamples();
+        const divided = this.model.store.parallel?.layout.weights === "part";
+        const written = await times.pause("samples", pauses, () =>
+          this.#sideProducts.make("samples", metrics.step, divided, () =>
+            writeSamples(this.model, this.tokenizer, this.config, metrics.step),
+          ),
+        );
+        metrics.samples = this.#samples = written ?? [];
       }
+      if (Object.keys(pauses).length > 0) metrics.pauseMs = pauses;
+      if (metrics.validation || metrics.samples || metrics.pauseMs) this.#metrics?.amend(metrics);
     }
-    this.#metrics?.write(metrics);
+    if (this.#moved) throw this.#moved;
     // Not when this line runs: the host may come late, and the next step would look shorter.
     this.#lastEnd = atRest ? performance.now() : end;
     this.#diverged ??= this.#skips.verdict(this.#step);
     return metrics;
-  }
-
-  /** None where the weights give no probabilities: the guard says of such a run what there is to say. */
-  async #writeSamples(): Promise<Sample[]> {
-    try {
-      return await writeSamples(this.model, this.tokenizer, this.config, this.#step);
-    } catch (error) {
-      if (!(error instanceof LlamaForgeError) || error.code !== "ERR_NON_FINITE") throw error;
-      this.#notice(`no samples after step ${this.#step}: ${error.message}`);
-      return [];
-    }
   }
 
   #evaluate(heldOut: Mixture): Promise<Validation> {
@@ -310,9 +371,17 @@ export class Trainer {
     });
   }
 
-  /** Copies the state to the host and saves it in the background; waits only for a save that is still running. */
+  /**
+   * Copies the state to the host and saves it in the background; waits only for a save that is still running. A state that
+   * nothing can go on from is not saved, as it would in time be all that is kept: it ends the run.
+   */
   async #save(): Promise<void> {
-    if (this.#savedStep === this.#step) return;
+    if (!this.#saves || this.#savedStep === this.#step) return;
+    const broken = await nonFiniteGroups(this.model, this.optimizer);
+    if (broken.length > 0) {
+      this.#diverged = notFinite(this.#step, broken, this.#checkpoint);
+      return;
+    }
     await this.#writer.ready();
     // Storage may have kept rank 0 waiting for longer than a collective may take.
     await this.#cluster?.meet("a save");
@@ -347,6 +416,11 @@ export class Trainer {
     return !parallel || parallel.writes || parallel.layout.weights === "part";
   }
 
+  /** Why nothing can be written any more, once that has been found. */
+  get #moved(): MovedFolderError | null {
+    return this.#metrics?.moved ?? this.#writer.moved;
+  }
+
   get #worldSize(): number {
     return this.#cluster?.world.worldSize ?? 1;
   }
@@ -377,8 +451,16 @@ export class Trainer {
       await this.#heldOut?.close();
     }
     await this.#metrics?.close();
-    this.#lock?.release();
+    await releaseOutputFolder(this.#output);
   }
+}
+
+function notFinite(step: number, groups: readonly string[], checkpoint: string | null) {
+  const more = groups.length > 3 ? ` and ${groups.length - 3} more groups` : "";
+  return new DivergedError(
+    `step ${step}: weights or moments are not finite in ${groups.slice(0, 3).join(", ")}${more}: nothing is saved; ` +
+      (checkpoint === null ? "there is no checkpoint" : `the last checkpoint is ${checkpoint}`),
+  );
 }
 
 function due(step: number, every: number): boolean {

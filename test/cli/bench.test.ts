@@ -6,6 +6,8 @@ import { parityFigures } from "../../lib/bench/figures.js";
 import type { KernelsResult } from "../../lib/bench/kernels.js";
 import { candidateMicroBatches, fastestMicroBatch } from "../../lib/bench/micro-batch.js";
 import type { ParityResult } from "../../lib/bench/parity.js";
+import { syntheticDataset } from "../../lib/bench/synthetic-data.js";
+import { Mixture } from "../../lib/data/mixture.js";
 import { cpu, cuda } from "../../lib/device.js";
 import { OutOfMemoryError } from "../../lib/errors.js";
 import { flopsPerToken, presets } from "../../lib/index.js";
@@ -50,12 +52,27 @@ describe("bench parity", () => {
     const { input, forward, backward, optimizer } = result.partsMs;
     for (const part of [input, forward, backward, optimizer]) expect(part).toBeGreaterThan(0);
     expect(result.memory.peakBytes).toBeGreaterThan(18 * result.model.parameters);
-    expect(result.loss.first).toBeCloseTo(Math.log(4096), 0);
+    // Random words: learnt to be such at once, and not to be learnt further.
+    expect(result.loss.first).toBeLessThan(Math.log(4096) + 0.5);
+    expect(result.loss.last).toBeGreaterThan(4);
     const flops = flopsPerToken(presets.quickstart, 64);
     expect(result.figures.causal).toMatchObject({ gflopPerToken: flops.causal / 1e9, mfu: null });
     expect(result.figures.peak).toHaveProperty("unknown");
     expect(result.figures.published).toBe(null);
     expect(result.device.id).toBe("cpu");
+    // Beside it the bare loop on the same windows, with what the main thread did in both.
+    const { bare, host, trainOfBare, waitMs } = result;
+    expect(bare.tokensPerSecond).toBeCloseTo(256 / (bare.stepMs.median / 1000), 3);
+    expect(trainOfBare).toBeCloseTo(result.tokensPerSecond / bare.tokensPerSecond, 6);
+    for (const { forwardMs, backwardMs, activeMs, minor, major } of [host, bare.host]) {
+      for (const ms of [forwardMs, backwardMs, activeMs]) expect(ms).toBeGreaterThan(0);
+      for (const { count, ms } of [minor, major]) expect(ms > 0).toBe(count > 0);
+    }
+    expect(host.metricsMs).toBeGreaterThan(0);
+    expect(waitMs.ofMs).toBeGreaterThan(2 * fastest - 1e-3);
+    expect(stdout).toMatch(/train \/ bare +\d\.\d{3} /);
+    expect(stdout).toContain("the device waited");
+    expect(stdout).toContain("JavaScript");
     expect(stdout).toContain(result.device.name);
     expect(stdout).toContain("not known, so no MFU");
     expect(stdout).not.toContain("MFU ");
@@ -130,6 +147,32 @@ describe("bench parity", () => {
     expect(code).toBe(2);
     expect(stderr).toMatch(/CUDA was asked for|there is no cuda:99/);
     expect(stdout).toBe("");
+  });
+});
+
+describe("synthetic data", () => {
+  test.each([300, 4096, 6000])(
+    "has a tokenizer of %d tokens that it was made with",
+    async (vocabSize) => {
+      const made = await syntheticDataset(join(folder, `synthetic-${vocabSize}`), {
+        vocabSize,
+        tokens: 2000,
+      });
+      const mixture = await Mixture.open(made, { sequenceLength: 64 });
+      expect(mixture.vocabSize).toBe(vocabSize);
+      const ids = await mixture.read(0, 20);
+      // Nothing that stands for what is not there, and many different ones.
+      expect(ids.includes(0)).toBe(false);
+      expect(new Set(ids).size).toBeGreaterThan(30);
+      await mixture.close();
+    },
+  );
+
+  test("is refused where no tokenizer is so small", async () => {
+    const out = join(folder, "too-small");
+    await expect(syntheticDataset(out, { vocabSize: 100, tokens: 10 })).rejects.toThrow(
+      /no tokenizer of 100 tokens .* give a data set with --data/,
+    );
   });
 });
 

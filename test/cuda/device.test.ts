@@ -50,6 +50,7 @@ describe.runIf(onGpu())("a GPU", () => {
     {
       using _ = scope();
       full([1 << 20], 1);
+      await synchronize();
       expect(memory().bytes - before.bytes).toBe(4 << 20);
     }
     expect(memory().bytes).toBe(before.bytes);

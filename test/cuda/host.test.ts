@@ -26,7 +26,7 @@ function build(name: string, sources: readonly string[]): string {
 }
 
 describe.runIf(canCompileSources)("the host side of a GPU's stream", () => {
-  it("holds what copies write to, gives memory back while it waits for some, and ends on any thread", () => {
+  it("never holds up whoever submits, keeps order and failures, holds what copies write to, and ends on any thread", () => {
     const sources = ["cuda_stream", "completion_queue", "arena", "pinned_pool", "cuda_error"];
     const program = build("stream", [...sources.map((name) => `cuda/${name}`), "runtime/tensor"]);
     const { stdout, stderr } = spawnSync(program, { encoding: "utf8", timeout: 120_000 });

@@ -5,6 +5,7 @@ import { describe, expect, it } from "vitest";
 import { prepare } from "../../lib/data/prepare.js";
 import { findInput, type Input } from "../../lib/data/readers/index.js";
 import { ArgumentError, DataError, UsageError } from "../../lib/errors.js";
+import { markFile } from "../../lib/own-folder.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const record = (text: string) => `${JSON.stringify({ text })}\n`;
@@ -141,8 +142,10 @@ describe("a preparation's own files", () => {
   it("are no input when its output lies in the folder that it reads", async () => {
     const folder = await writeFiles(await temporaryFolder(), documents(30));
     await writeFiles(folder, {
+      [`out.tmp/${markFile}`]: "",
       "out.tmp/prepare-progress.json": "{}",
       "out.tmp/more.txt": "a file that was in the way",
+      [`out.old/${markFile}`]: "",
       "out.old/old.txt": "an old one",
     });
     const reads = [folder, join(folder, "**"), join(folder, ".")];

@@ -8,6 +8,7 @@ import { RunCounter } from "../../lib/data/shard-writer.js";
 import { TokenDataset, verifyDataset } from "../../lib/data/shards.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { ArgumentError, DataError, UsageError } from "../../lib/errors.js";
+import { markFile } from "../../lib/own-folder.js";
 import {
   compileLibrary,
   contentsOf,
@@ -337,6 +338,7 @@ describe("D6 a killed prepare", () => {
       since: "2026-01-01T00:00:00.000Z",
     };
     await writeFiles(folder, {
+      [`out.tmp/${markFile}`]: "",
       "out.tmp/train-00000.bin": "half",
       "out.lock": JSON.stringify(owner),
     });

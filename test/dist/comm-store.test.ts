@@ -1,5 +1,5 @@
 /** FAULTS P5: the store, and everything that can come to its port instead of the right rank. */
-import { connect, createServer } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { freePort } from "../../lib/dist/free-port.js";
@@ -52,6 +52,9 @@ test("wrong options are named, all at once", async () => {
   const bad = { host: "", port: 0, rank: 2, worldSize: 2, token: "", timeoutMs: 0 };
   await expect(Store.connect(bad)).rejects.toThrow(ArgumentError);
   await expect(Store.connect(bad)).rejects.toThrow(/port .* rank .* timeout .* host/);
+  for (const none of [null, undefined, 5, "x", []]) {
+    await expect(Store.connect(none as never)).rejects.toThrow(ArgumentError);
+  }
 });
 
 describe("who does not belong to the run is refused, and the run goes on", () => {
@@ -107,28 +110,88 @@ describe("who does not belong to the run is refused, and the run goes on", () =>
     for (const rank of [zero, one]) expect((await rank.ended).code).toBe(0);
   });
 
-  test("all ranks of a large world may come at once beside as many strangers; what is more is refused", async () => {
+  test("silent strangers, as many as the store takes and more, keep no rank out: the oldest make room", async () => {
+    const port = await freePort();
+    const zero = await startOne("connectOnly", 2, 0, { port, options: cpu });
+    await untilListening(port);
+    let sentAway = 0;
+    const sockets = new Set<Socket>();
+    const stranger = () => {
+      const socket = connect(port, "127.0.0.1").on("error", () => {});
+      sockets.add(socket);
+      socket.on("data", (data) => {
+        if (data.includes("too many connections at once")) sentAway++;
+      });
+      // One that is sent away comes back at once, as a port scanner or a health check does.
+      socket.on("close", () => {
+        if (sockets.delete(socket) && sentAway < 2000) stranger();
+      });
+    };
+    try {
+      for (let i = 0; i < 300; i++) stranger();
+      for (let waited = 0; sentAway < 44 && waited < 4000; waited += 50) await sleep(50);
+      expect(sentAway).toBeGreaterThanOrEqual(44);
+      const one = await startOne("connectOnly", 2, 1, { port, options: cpu });
+      for (const rank of [zero, one]) {
+        const { code, said } = await rank.ended;
+        expect({ code, said }).toEqual({ code: 0, said: [{ connected: true }] });
+      }
+    } finally {
+      for (const socket of [...sockets]) {
+        sockets.delete(socket);
+        socket.destroy();
+      }
+      zero.child.kill("SIGKILL");
+    }
+  });
+
+  test("all ranks of a large world may come at once beside as many strangers; the oldest of more make room", async () => {
     const port = await freePort();
     const worldSize = 300;
     const zero = await startOne("connectOnly", worldSize, 0, { port, options: cpu });
     await untilListening(port);
-    let refused = 0;
+    let sentAway = 0;
     const sockets = Array.from({ length: 2 * worldSize + 20 }, () => {
       const socket = connect(port, "127.0.0.1").on("error", () => {});
       socket.on("data", (data) => {
-        if (data.includes("too many connections at once")) refused++;
+        if (data.includes("too many connections at once")) sentAway++;
       });
       return socket;
     });
     try {
       // None says who it is: five seconds later all of them are refused, for that.
-      for (let waited = 0; refused < 20 && waited < 4000; waited += 50) await sleep(50);
+      for (let waited = 0; sentAway < 20 && waited < 4000; waited += 50) await sleep(50);
       await sleep(300);
-      expect(refused).toBe(20);
+      expect(sentAway).toBe(20);
     } finally {
       for (const socket of sockets) socket.destroy();
       zero.child.kill("SIGKILL");
     }
+  });
+
+  test("a rank that is told that there is no room tries again until there is", async () => {
+    // A store's answer as csrc/comm/frame.h has it: u32 length, u8 type, u64 id, text. 71 says to try again, 64 welcomes.
+    const frame = (type: number, text: string) => {
+      const bytes = Buffer.alloc(17 + text.length);
+      bytes.writeUInt32LE(13 + text.length, 0);
+      bytes.writeUInt8(type, 4);
+      bytes.writeUInt32LE(text.length, 13);
+      bytes.write(text, 17);
+      return bytes;
+    };
+    let asked = 0;
+    const server = createServer((socket) => {
+      socket.on("error", () => {});
+      socket.once("data", () => socket.end(++asked < 3 ? frame(71, "no room") : frame(65, "done")));
+    });
+    const port = await new Promise<number>((resolve) => {
+      server.listen(0, "127.0.0.1", () => resolve((server.address() as { port: number }).port));
+    });
+    const options = { host: "127.0.0.1", port, rank: 1, worldSize: 2, token: "", timeoutMs: 5000 };
+    // The third answer is a refusal, which is final.
+    await expect(Store.connect(options)).rejects.toThrow(/was refused by rank 0 at .*: done/);
+    expect(asked).toBe(3);
+    server.close();
   });
 
   test("two processes that say they are the same rank", async () => {

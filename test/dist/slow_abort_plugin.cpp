@@ -32,6 +32,8 @@ class FakeStream final : public Stream {
  public:
   void submit(const char*, std::function<void(Stream&)> work) override { work(*this); }
   void wait(std::function<void(std::exception_ptr)> done) override { done(nullptr); }
+  size_t backlog() const override { return 0; }
+  void when_backlog_at_most(size_t, std::function<void()> done) override { done(); }
   void* allocate(size_t bytes) override { return ::operator new(bytes); }
   void release(void* memory, size_t) noexcept override { ::operator delete(memory); }
   void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void>) override {
@@ -41,7 +43,6 @@ class FakeStream final : public Stream {
   MemoryStats memory() const override { return {}; }
   void reset_peak() override {}
   void set_memory_limit(uint64_t) override {}
-  void trim() override {}
   int threads() const override { return 1; }
   void close() override {}
 };

@@ -12,8 +12,24 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [
-  ["errors", "device", "faults", "lock-owner"],
-  ["native", "native-load", "native-ops", "cuda"],
+  [
+    "errors",
+    "check-values",
+    "host-array",
+    "device",
+    "faults",
+    "lock-owner",
+    "machine-limits",
+    "own-folder",
+    "replace-file",
+    "folder-identity",
+    "small-file",
+    "yaml",
+    "visible",
+    "option-names",
+    "system-refusal",
+  ],
+  ["native", "native-load", "native-ops", "cuda", "exit"],
   ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],
   ["ops", "grad_check"],
   ["nn"],

@@ -18,6 +18,7 @@ import { huggingFaceTensors } from "../../lib/model/hf.js";
 import { Llama, type Recompute } from "../../lib/model/llama.js";
 import { presets } from "../../lib/model/presets.js";
 import { AdamW } from "../../lib/optim/adamw.js";
+import { markFile } from "../../lib/own-folder.js";
 import { memory, synchronize } from "../../lib/runtime.js";
 import { scope } from "../../lib/scope.js";
 
@@ -365,6 +366,7 @@ describe("Hugging Face folders", () => {
     const model = await Llama.create(config, { seed: 6 });
     const target = join(await folder(), "model");
     await mkdir(`${target}.tmp`, { recursive: true });
+    await writeFile(join(`${target}.tmp`, markFile), "");
     await writeFile(join(`${target}.tmp`, "config.json"), "{");
     await mkdir(target);
     await saveLlama(`${target}/`, model);

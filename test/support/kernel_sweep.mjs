@@ -47,15 +47,16 @@ function documentStarts(batch, time) {
 const attention = (dtype, batch, time, heads, kvHeads, size) => {
   const width = (heads + 2 * kvHeads) * size;
   const qkv = random([batch, time, width], dtype);
-  const [o, lse] = [empty([batch, time, heads * size], dtype), empty([batch, heads, time])];
+  const o = empty([batch, time, heads * size], dtype);
+  const statistics = empty([2, batch, heads, time]);
   const scale = size ** -0.5;
   for (const starts of [null, documentStarts(batch, time)]) {
-    ops.attentionForward(qkv, starts, o, lse, heads, kvHeads, scale);
+    ops.attentionForward(qkv, starts, o, statistics, heads, kvHeads, scale);
     const [dO, dQkv] = [
       random([batch, time, heads * size], dtype),
       empty([batch, time, width], dtype),
     ];
-    ops.attentionBackward(dO, qkv, o, lse, starts, dQkv, heads, kvHeads, scale);
+    ops.attentionBackward(dO, qkv, o, statistics, starts, dQkv, heads, kvHeads, scale);
   }
 };
 
@@ -223,13 +224,13 @@ const sweeps = {
       ],
       (dtype, rows, classes) => {
         const [logits, targets] = [random([rows, classes], dtype, 4), integers([rows], classes)];
-        const lse = empty([rows]);
-        ops.crossEntropyForward(logits, targets, empty([]), lse, 0);
+        const statistics = empty([2, rows]);
+        ops.crossEntropyForward(logits, targets, empty([]), statistics, 0);
         ops.crossEntropyBackward(
           filled([], 1),
           logits,
           targets,
-          lse,
+          statistics,
           empty([rows, classes], dtype),
           0,
         );

@@ -28,28 +28,29 @@ for (const dtype of ["f32", "bf16"]) {
   ]) {
     const qkv = random(dtype, [batch, time, (heads + 2 * kvHeads) * size], 1);
     const dO = random(dtype, [batch, time, heads * size], 2);
-    const [o, lse, dqkv] = [
+    const [o, statistics, dqkv] = [
       make(dtype, [batch, time, heads * size]),
-      make("f32", [batch, heads, time]),
+      make("f32", [2, batch, heads, time]),
       make(dtype, [batch, time, (heads + 2 * kvHeads) * size]),
     ];
-    ops.attentionForward(qkv, null, o, lse, heads, kvHeads, 0.125);
-    ops.attentionBackward(dO, qkv, o, lse, null, dqkv, heads, kvHeads, 0.125);
-    results[`attention ${dtype} ${time}`] = [await hash(o), await hash(lse), await hash(dqkv)];
+    ops.attentionForward(qkv, null, o, statistics, heads, kvHeads, 0.125);
+    ops.attentionBackward(dO, qkv, o, statistics, null, dqkv, heads, kvHeads, 0.125);
+    const outputs = [o, statistics, dqkv];
+    results[`attention ${dtype} ${time}`] = await Promise.all(outputs.map(hash));
   }
   const logits = random(dtype, [77, 5000], 3, 4);
   const targets = make("i32", [77]);
   ops.arange(targets, 0, 60);
-  const [loss, rowLse, dLoss, dLogits] = [
+  const [loss, ofRows, dLoss, dLogits] = [
     make("f32", []),
-    make("f32", [77]),
+    make("f32", [2, 77]),
     make("f32", []),
     make(dtype, [77, 5000]),
   ];
-  ops.crossEntropyForward(logits, targets, loss, rowLse, -100);
+  ops.crossEntropyForward(logits, targets, loss, ofRows, -100);
   ops.fill(dLoss, 0.5);
-  ops.crossEntropyBackward(dLoss, logits, targets, rowLse, dLogits, -100);
-  results[`cross entropy ${dtype}`] = [await hash(loss), await hash(rowLse), await hash(dLogits)];
+  ops.crossEntropyBackward(dLoss, logits, targets, ofRows, dLogits, -100);
+  results[`cross entropy ${dtype}`] = [await hash(loss), await hash(ofRows), await hash(dLogits)];
   const x = random(dtype, [4, 300, 6 * 64], 4);
   const [table, turned] = [make("f32", [300, 32, 2]), make(dtype, [4, 300, 6 * 64])];
   ops.ropeTable(table, 10000);

@@ -33,17 +33,17 @@ bool on_hopper(const CudaStream& cuda, const AttentionCall& call) {
 }
 
 template <class T>
-void forward(CudaStream& cuda, const AttentionCall& call, const T* qkv, T* o, float* lse) {
+void forward(CudaStream& cuda, const AttentionCall& call, const T* qkv, T* o, float* statistics) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (aligned16({qkv, o})) {
       if (on_hopper(cuda, call)) {
         const Scratch next(cuda, sizeof(int));
-        return attention_forward_hopper(call, qkv, o, lse, next.as<int>());
+        return attention_forward_hopper(call, qkv, o, statistics, next.as<int>());
       }
-      if (mma_takes(call)) return attention_forward_mma(call, qkv, o, lse);
+      if (mma_takes(call)) return attention_forward_mma(call, qkv, o, statistics);
     }
   }
-  attention_forward_plain(call, qkv, o, lse);
+  attention_forward_plain(call, qkv, o, statistics);
 }
 
 template <class T>
@@ -60,30 +60,31 @@ void backward(CudaStream& cuda, const AttentionCall& call, const T* d_o, const T
 
 }  // namespace
 
-void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out lse, int64_t heads,
+void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out statistics, int64_t heads,
                        int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
-  check_attention_forward(size, qkv, o, lse);
+  check_attention_forward(size, qkv, o, statistics);
   AttentionCall call = call_for(cuda, size, scale);
   call.starts = check_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
-  with_float("qkv", qkv, [&]<class T>() { forward(cuda, call, qkv.data<T>(), o.data<T>(), lse.data<float>()); });
+  with_float("qkv", qkv,
+             [&]<class T>() { forward(cuda, call, qkv.data<T>(), o.data<T>(), statistics.data<float>()); });
 }
 
-void attention_backward(Stream& stream, In d_o, In qkv, In o, In lse, std::optional<In> starts, Out dqkv, int64_t heads,
-                        int64_t kv_heads, double scale) {
+void attention_backward(Stream& stream, In d_o, In qkv, In o, In statistics, std::optional<In> starts, Out dqkv,
+                        int64_t heads, int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
-  check_attention_backward(size, d_o, qkv, o, lse, dqkv);
+  check_attention_backward(size, d_o, qkv, o, statistics, dqkv);
   AttentionCall call = call_for(cuda, size, scale);
   call.starts = check_starts(starts, size.batch, size.time);
   if (qkv.numel() == 0) return;
   const Scratch scratch(stream, AttentionStatistics::bytes(call));
-  const AttentionStatistics statistics(call, scratch.as<float>());
+  const AttentionStatistics of_rows(call, statistics.data<float>(), scratch.as<float>());
   with_float("qkv", qkv, [&]<class T>() {
-    attention_statistics(call, d_o.data<T>(), o.data<T>(), lse.data<float>(), statistics);
-    backward(cuda, call, d_o.data<T>(), qkv.data<T>(), statistics, dqkv.data<T>());
+    attention_statistics(call, d_o.data<T>(), o.data<T>(), of_rows);
+    backward(cuda, call, d_o.data<T>(), qkv.data<T>(), of_rows, dqkv.data<T>());
   });
 }
 
@@ -99,8 +100,8 @@ void attention_cached(Stream& stream, In qkv, InOut cache, Out o, int64_t heads,
   with_float("qkv", qkv, [&]<class T>() {
     attention_append(call, qkv.data<T>(), cache.data<T>(), start, capacity);
     if (start == 0 && call.time > 1) {  // a prompt sees only itself
-      const Scratch lse(stream, static_cast<size_t>(call.batch) * heads * call.time * sizeof(float));
-      return forward(cuda, call, qkv.data<T>(), o.data<T>(), lse.as<float>());
+      const Scratch statistics(stream, 2 * static_cast<size_t>(call.batch) * heads * call.time * sizeof(float));
+      return forward(cuda, call, qkv.data<T>(), o.data<T>(), statistics.as<float>());
     }
     const Scratch scratch(stream, attention_cached_scratch(call, start));
     attention_cached(call, qkv.data<T>(), cache.data<T>(), o.data<T>(), scratch.as<float>(), start, capacity);

@@ -11,6 +11,8 @@
 
 namespace llamaforge::cuda {
 
+constexpr int kStatisticsRows = 128;  // tiles of queries of the backward pass lie inside one such block
+
 struct AttentionCall {
   int batch, time, heads, kv_heads, head_size;
   float scale;
@@ -23,42 +25,55 @@ struct AttentionCall {
   __host__ __device__ int group() const { return heads / kv_heads; }
   __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }  // of a token's row of qkv
   // Rows of the backward pass's statistics are padded, so that 16-byte copies of them are aligned.
-  __host__ __device__ int padded_time() const { return (time + 127) / 128 * 128; }
+  __host__ __device__ int padded_time() const {
+    return (time + kStatisticsRows - 1) / kStatisticsRows * kStatisticsRows;
+  }
   size_t statistics() const { return static_cast<size_t>(batch) * heads * padded_time(); }
 };
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
-// Where a row of the backward pass's statistics holds what it needs: p = exp2(s · scale · log2(e) - lse), D = rowsum(dO
-// ∘ o).
+// Scores are large where their product with the scale, in base 2, is beyond this. A float keeps 10 binary digits behind
+// the point up to here, so that p = exp2(fma(s, to_base_2, -lse)), one instruction before the exponential, is exact
+// enough for bf16. Beyond, kernels take the longer p = exp2(fma(s - r, to_base_2, -log_sum)): rounded products of s and
+// r with the scale would differ by whole units.
+constexpr float kLargeScore = 8192.0f;
+
+// Of each query: what the forward pass leaves of it, and what the backward pass needs.
 struct AttentionStatistics {
-  float* lse;      // (B, H, padded time), base 2; +inf beyond the end: probability 0
-  float* row_sum;  // (B, H, padded time); 0 beyond the end
-  int* next;       // the next piece of work that no block has taken: see WorkQueue
+  // (B, H, padded time): r · to_base_2 + log_sum; +inf beyond the end: probability 0. -inf throughout a block of
+  // kStatisticsRows that has a large score: exact_row() then holds what counts.
+  float* lse;
+  float* row_sum;  // (B, H, padded time): D = rowsum(dO ∘ o); 0 beyond the end
+  // (2, B, H, time) of attention_forward: r, near the largest q·k, and log(sum(exp(scale · (q·k - r)))).
+  const float* forward;
+  int* next;  // the next piece of work that no block has taken: see WorkQueue
 
   static size_t bytes(const AttentionCall& call) { return (2 * call.statistics() + 1) * sizeof(float); }
-  AttentionStatistics(const AttentionCall& call, float* memory)
+  AttentionStatistics(const AttentionCall& call, const float* forward, float* memory)
       : lse(memory),
         row_sum(memory + call.statistics()),
+        forward(forward),
         next(reinterpret_cast<int*>(memory + 2 * call.statistics())) {}
 };
 
 // Hopper (sm_90a): wgmma and TMA. Head sizes 64, 96 and 128; all pointers 16-byte aligned.
 // `next` is one word of scratch.
 bool hopper_takes(const AttentionCall& call);
-void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next);
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics,
+                              int* next);
 void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                                AttentionStatistics statistics, bfloat16* dqkv);
 
 // sm_80 and up: mma.sync. Head sizes that are multiples of 8, up to 128; all pointers 16-byte aligned.
 bool mma_takes(const AttentionCall& call);
-void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse);
+void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics);
 void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                             AttentionStatistics statistics, bfloat16* dqkv);
 
 // Any head size, bf16 or f32, in f32 arithmetic.
 template <class T>
-void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* lse);
+void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* statistics);
 template <class T>
 void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics,
                               T* dqkv);
@@ -72,9 +87,26 @@ template <class T>
 void attention_cached(const AttentionCall& call, const T* qkv, const T* cache, T* o, float* scratch, int position,
                       int capacity);
 
-// Fills the statistics from o, dO and the forward pass's lse (natural logarithm, (B, H, T)).
+// Fills the statistics from o, dO and what the forward pass left.
 template <class T>
-void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, const float* lse,
-                          AttentionStatistics statistics);
+void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, AttentionStatistics statistics);
+
+#ifdef __CUDACC__
+// r of a query, and its log_sum in base 2; beyond the end, values that give probability 0. line: batch · heads + head.
+__device__ __forceinline__ float2 exact_row(const AttentionStatistics& statistics, const AttentionCall& call,
+                                            size_t line, int query) {
+  if (query >= call.time) return {INFINITY, 0.0f};
+  const size_t at = line * call.time + query, rows = static_cast<size_t>(call.batch) * call.heads * call.time;
+  return {statistics.forward[at], statistics.forward[rows + at] * kLog2E};
+}
+
+// Leaves r and the natural logarithm of a query's sum for the backward pass.
+__device__ __forceinline__ void write_row(float* statistics, const AttentionCall& call, size_t line, int query, float r,
+                                          float sum) {
+  const size_t at = line * call.time + query, rows = static_cast<size_t>(call.batch) * call.heads * call.time;
+  statistics[at] = r;
+  statistics[rows + at] = logf(sum);
+}
+#endif
 
 }  // namespace llamaforge::cuda

@@ -188,11 +188,21 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
         pin(s);
       }
       named_sync(1 + consumer, 256);
+      if (lse[0].x == -INFINITY) {  // large scores: the same in a warp
+        const size_t of_head = static_cast<size_t>(batch) * call.heads + kv_head * call.group() + walk / tiles;
 #pragma unroll
-      for (int j = 0; j < G::kQueries / 8; ++j) {
+        for (int i = 0; i < G::kQueries / 2; ++i) {
+          const int query = (first_tile + tile) * G::kQueries + i / 4 * 8 + column + i % 2;
+          const float2 exact = exact_row(statistics, call, of_head, query);
+          s[i] = exp2_approximate(fmaf(s[i] - exact.x, to_base_2, -exact.y));
+        }
+      } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          s[4 * j + i] = exp2_approximate(fmaf(s[4 * j + i], to_base_2, i % 2 ? -lse[j].y : -lse[j].x));
+        for (int j = 0; j < G::kQueries / 8; ++j) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            s[4 * j + i] = exp2_approximate(fmaf(s[4 * j + i], to_base_2, i % 2 ? -lse[j].y : -lse[j].x));
+          }
         }
       }
       named_arrive(2 - consumer, 256);

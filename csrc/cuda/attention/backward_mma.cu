@@ -66,14 +66,24 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     multiply_rows<kKeys, kHead>(d_p, shared.d_output, warp_row, shared.value);
     const int before = tile * kKeys + lane % 4 * 2, diagonal = first + warp_row + lane / 4 - before;
+    const auto gradients = [&](auto exponent) {
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
+      for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float p = exp2_approximate(fmaf(s[n][i], to_base_2, -lse[i / 2]));
-        const bool other_document = kDocuments && 8 * n + i % 2 < from[i / 2] - before;
-        s[n][i] = other_document || 8 * n + i % 2 > diagonal + i / 2 * 8 ? 0.0f : p * (d_p[n][i] - row_sum[i / 2]);
+        for (int i = 0; i < 4; ++i) {
+          const float p = exp2_approximate(exponent(s[n][i], i / 2));
+          const bool other_document = kDocuments && 8 * n + i % 2 < from[i / 2] - before;
+          s[n][i] = other_document || 8 * n + i % 2 > diagonal + i / 2 * 8 ? 0.0f : p * (d_p[n][i] - row_sum[i / 2]);
+        }
       }
+    };
+    if (lse[0] == -INFINITY) {  // large scores: the same in a warp
+      const int row = first + warp_row + lane / 4;
+      const float2 exact[2] = {exact_row(statistics, call, blockIdx.x, row),
+                               exact_row(statistics, call, blockIdx.x, row + 8)};
+      gradients([&](float x, int h) { return fmaf(x - exact[h].x, to_base_2, -exact[h].y); });
+    } else {
+      gradients([&](float x, int h) { return fmaf(x, to_base_2, -lse[h]); });
     }
     multiply_columns<kKeys, kHead>(dq, s, shared.key);
     __syncthreads();
@@ -148,9 +158,20 @@ __global__ void __launch_bounds__(kThreads)
         const float2 lse = *reinterpret_cast<const float2*>(statistics.lse + row + start + 8 * n + lane % 4 * 2);
         const float2 row_sum =
             *reinterpret_cast<const float2*>(statistics.row_sum + row + start + 8 * n + lane % 4 * 2);
+        if (lse.x == -INFINITY) {  // large scores: the same in a warp
+          const size_t line = static_cast<size_t>(batch) * call.heads + head;
+          const int query = start + 8 * n + lane % 4 * 2;
+          const float2 exact[2] = {exact_row(statistics, call, line, query),
+                                   exact_row(statistics, call, line, query + 1)};
+#pragma unroll
+          for (int i = 0; i < 4; ++i) s[n][i] = fmaf(s[n][i] - exact[i % 2].x, to_base_2, -exact[i % 2].y);
+        } else {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) s[n][i] = fmaf(s[n][i], to_base_2, i % 2 ? -lse.y : -lse.x);
+        }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float p = exp2_approximate(fmaf(s[n][i], to_base_2, i % 2 ? -lse.y : -lse.x));
+          const float p = exp2_approximate(s[n][i]);
           s[n][i] = 8 * n + i % 2 < diagonal + i / 2 * 8 ? 0.0f : p;
           d_p[n][i] = s[n][i] * (d_p[n][i] - (i % 2 ? row_sum.y : row_sum.x));
         }

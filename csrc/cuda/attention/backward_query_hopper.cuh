@@ -229,8 +229,18 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
           }
         }
       }
+      if (rows.lse[0] == -INFINITY) {  // large scores: the same in a warp
+        const size_t line = static_cast<size_t>(rows.batch) * call.heads + rows.head;
+        const float2 exact[2] = {exact_row(statistics, call, line, rows.row),
+                                 exact_row(statistics, call, line, rows.row + 8)};
 #pragma unroll
-      for (int i = 0; i < G::kKeys / 2; ++i) s[i] = exp2_approximate(fmaf(s[i], to_base_2, -rows.lse[i / 2 % 2]));
+        for (int i = 0; i < G::kKeys / 2; ++i) {
+          s[i] = exp2_approximate(fmaf(s[i] - exact[i / 2 % 2].x, to_base_2, -exact[i / 2 % 2].y));
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < G::kKeys / 2; ++i) s[i] = exp2_approximate(fmaf(s[i], to_base_2, -rows.lse[i / 2 % 2]));
+      }
       wgmma_wait<1>();
       pin(dq);
       pin(p);

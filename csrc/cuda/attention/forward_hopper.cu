@@ -1,5 +1,5 @@
 // Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the warp-specialised
-// form of FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v,  lse = log sum exp.
+// form of FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v.
 //
 // One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into rings of shared memory;
 // consumer warpgroups of 64 queries each multiply by wgmma. Inside a warpgroup the softmax of a tile runs while the
@@ -83,6 +83,14 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
       }
     }
   }
+  if (__any_sync(~0u, fmaxf(fabsf(state.maximum[0]), fabsf(state.maximum[1])) * to_base_2 > kLargeScore)) {
+#pragma unroll
+    for (int i = 0; i < 64; ++i) {
+      s[i] = exp2_approximate((s[i] - state.maximum[i / 2 % 2]) * to_base_2);
+      state.sum[i / 2 % 2] += s[i];
+    }
+    return;
+  }
   const float reference[2] = {state.maximum[0] * to_base_2, state.maximum[1] * to_base_2};
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
@@ -100,7 +108,7 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
 template <int kHead, bool kTurns, bool kDocuments>
 __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     attention_forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
-                             bfloat16* __restrict__ o, float* __restrict__ lse, const WorkQueue queue,
+                             bfloat16* __restrict__ o, float* __restrict__ statistics, const WorkQueue queue,
                              const AttentionCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using T = Tiles<kHead>;
@@ -332,8 +340,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
                 pack_bf16(out[4 * i + 2 * h] * inverse, out[4 * i + 2 * h + 1] * inverse);
           }
           if (lane % 4 == 0) {
-            lse[(static_cast<size_t>(work.batch) * call.heads + work.head) * call.time + row] =
-                softmax.maximum[h] * call.scale + logf(total[h]);
+            write_row(statistics, call, static_cast<size_t>(work.batch) * call.heads + work.head, row,
+                      softmax.maximum[h], total[h]);
           }
         }
       }
@@ -344,7 +352,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
 }
 
 template <int kHead, bool kDocuments>
-void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
   using T = Tiles<kHead>;
   const auto kernel = attention_forward_kernel<kHead, kHead == 64, kDocuments>;
   const int bytes = sizeof(Shared<kHead>);
@@ -353,17 +361,17 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
   const CUtensorMap key_map = tensor_map(qkv, call.batch, call.time, call.width(), T::kKeys);
   const WorkQueue queue(call, T::kQueries, next);
   LF_CUDA_CHECK(cudaMemsetAsync(next, 0, sizeof(int), call.stream));
-  kernel<<<std::min(queue.works, call.processors), T::kThreads, bytes, call.stream>>>(query_map, key_map, o, lse, queue,
-                                                                                      call);
+  kernel<<<std::min(queue.works, call.processors), T::kThreads, bytes, call.stream>>>(query_map, key_map, o, statistics,
+                                                                                      queue, call);
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
 template <bool kDocuments>
-void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
   switch (call.head_size) {
-    case 64: return launch<64, kDocuments>(call, qkv, o, lse, next);
-    case 96: return launch<96, kDocuments>(call, qkv, o, lse, next);
-    case 128: return launch<128, kDocuments>(call, qkv, o, lse, next);
+    case 64: return launch<64, kDocuments>(call, qkv, o, statistics, next);
+    case 96: return launch<96, kDocuments>(call, qkv, o, statistics, next);
+    case 128: return launch<128, kDocuments>(call, qkv, o, statistics, next);
   }
 }
 
@@ -373,8 +381,8 @@ bool hopper_takes(const AttentionCall& call) {
   return call.head_size == 64 || call.head_size == 96 || call.head_size == 128;
 }
 
-void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse, int* next) {
-  call.starts ? launch<true>(call, qkv, o, lse, next) : launch<false>(call, qkv, o, lse, next);
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
+  call.starts ? launch<true>(call, qkv, o, statistics, next) : launch<false>(call, qkv, o, statistics, next);
 }
 
 }  // namespace llamaforge::cuda

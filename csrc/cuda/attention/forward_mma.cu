@@ -21,8 +21,8 @@ struct Shared {
 
 template <int kHead, bool kDocuments>
 __global__ void __launch_bounds__(kThreads)
-    attention_forward_mma_kernel(const bfloat16* __restrict__ qkv, bfloat16* __restrict__ o, float* __restrict__ lse,
-                                 const AttentionCall call) {
+    attention_forward_mma_kernel(const bfloat16* __restrict__ qkv, bfloat16* __restrict__ o,
+                                 float* __restrict__ statistics, const AttentionCall call) {
   extern __shared__ __align__(16) unsigned char memory[];
   Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
   const int query_tile = gridDim.y - 1 - blockIdx.y;  // the longest walks first
@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-      // A row that has seen no key yet, as its document begins later, has no maximum.
-      const float reference = kDocuments && highest == -INFINITY ? 0.0f : highest;
+      // A row that has seen no key yet, as its document begins later, or only scores of -inf, has no maximum.
+      const float reference = highest == -INFINITY ? 0.0f : highest;
       const float factor = exp2_approximate((maximum[h] - reference) * to_base_2);
       maximum[h] = highest;
       sum[h] *= factor;
@@ -95,14 +95,21 @@ __global__ void __launch_bounds__(kThreads)
         out[n][2 * h] *= factor;
         out[n][2 * h + 1] *= factor;
       }
+      const auto exponentials = [&](auto exponent) {
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
+        for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& x = s[n][2 * h + c];
-          x = exp2_approximate(fmaf(x, to_base_2, -reference * to_base_2));
-          sum[h] += x;
+          for (int c = 0; c < 2; ++c) {
+            float& x = s[n][2 * h + c];
+            x = exp2_approximate(exponent(x));
+            sum[h] += x;
+          }
         }
+      };
+      if (__any_sync(~0u, fabsf(reference) * to_base_2 > kLargeScore)) {
+        exponentials([&](float x) { return (x - reference) * to_base_2; });
+      } else {
+        exponentials([&](float x) { return fmaf(x, to_base_2, -reference * to_base_2); });
       }
     }
     multiply_columns<kKeys, kHead>(out, s, shared.value[tile % 2]);
@@ -117,7 +124,7 @@ __global__ void __launch_bounds__(kThreads)
     inverse[h] = 1.0f / sum[h];
     const int row = first + warp_row + lane / 4 + 8 * h;
     if (lane % 4 == 0 && row < call.time) {
-      lse[static_cast<size_t>(blockIdx.x) * call.time + row] = maximum[h] * call.scale + logf(sum[h]);
+      write_row(statistics, call, blockIdx.x, row, maximum[h], sum[h]);
     }
   }
   write_rows<kHead>(out, inverse, o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,
@@ -125,21 +132,21 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kHead, bool kDocuments>
-void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
   const auto kernel = attention_forward_mma_kernel<kHead, kDocuments>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<kHead>)));
   const dim3 grid(call.batch * call.heads, (call.time + kQueries - 1) / kQueries);
-  kernel<<<grid, kThreads, sizeof(Shared<kHead>), call.stream>>>(qkv, o, lse, call);
+  kernel<<<grid, kThreads, sizeof(Shared<kHead>), call.stream>>>(qkv, o, statistics, call);
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
 template <bool kDocuments>
-void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
   switch ((call.head_size + 31) / 32) {
-    case 1: return launch<32, kDocuments>(call, qkv, o, lse);
-    case 2: return launch<64, kDocuments>(call, qkv, o, lse);
-    case 3: return launch<96, kDocuments>(call, qkv, o, lse);
-    case 4: return launch<128, kDocuments>(call, qkv, o, lse);
+    case 1: return launch<32, kDocuments>(call, qkv, o, statistics);
+    case 2: return launch<64, kDocuments>(call, qkv, o, statistics);
+    case 3: return launch<96, kDocuments>(call, qkv, o, statistics);
+    case 4: return launch<128, kDocuments>(call, qkv, o, statistics);
   }
 }
 
@@ -147,8 +154,8 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
 
 bool mma_takes(const AttentionCall& call) { return call.head_size % 8 == 0 && call.head_size <= 128; }
 
-void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* lse) {
-  call.starts ? launch<true>(call, qkv, o, lse) : launch<false>(call, qkv, o, lse);
+void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
+  call.starts ? launch<true>(call, qkv, o, statistics) : launch<false>(call, qkv, o, statistics);
 }
 
 }  // namespace llamaforge::cuda

@@ -1,6 +1,6 @@
 // Causal attention in f32 arithmetic for any head size, bf16 or f32 tensors: the f32 mode, and head sizes that the
 // tensor core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as
-// elsewhere. Deterministic: a query's (a key's) sums belong to one block and run in one order.
+// elsewhere. Maxima are subtracted before scores are scaled: see kLargeScore. Deterministic: a query's (a key's) sums belong to one block and run in one order.
 #include "cuda/attention/documents.cuh"
 #include "cuda/cuda_error.h"
 #include "cuda/launch.h"
@@ -68,7 +68,7 @@ __device__ void accumulate(const Layout<kTile>& layout, const float* scores, con
 
 template <int kTile, bool kDocuments, class T>
 __global__ void __launch_bounds__(kPlainThreads)
-    attention_forward_plain_kernel(const T* __restrict__ qkv, T* __restrict__ o, float* __restrict__ lse,
+    attention_forward_plain_kernel(const T* __restrict__ qkv, T* __restrict__ o, float* __restrict__ statistics,
                                    const AttentionCall call) {
   extern __shared__ float memory[];
   const int size = call.head_size, first = (gridDim.y - 1 - blockIdx.y) * kTile;
@@ -98,21 +98,22 @@ __global__ void __launch_bounds__(kPlainThreads)
     float highest = maximum[row], total = 0;
     for (int j = lane; j < kTile; j += kLanes) {
       float& s = scores[row * (kTile + 1) + j];
-      s = start + j > first + row || start + j < from ? -INFINITY : s * call.scale;
+      s = start + j > first + row || start + j < from ? -INFINITY : s;
       highest = Maximum{}(highest, s);
     }
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
       highest = Maximum{}(highest, __shfl_xor_sync(~0u, highest, distance));
     }
-    const float reference = kDocuments && highest == -INFINITY ? 0.0f : highest;  // no key seen yet: its document begins later
+    // No key seen yet, as the row's document begins later, or only scores of -inf.
+    const float reference = highest == -INFINITY ? 0.0f : highest;
     for (int j = lane; j < kTile; j += kLanes) {
       float& s = scores[row * (kTile + 1) + j];
-      s = expf(s - reference);
+      s = s == -INFINITY ? 0.0f : expf((s - reference) * call.scale);
       total += s;
     }
     for (int distance = kLanes / 2; distance > 0; distance /= 2) total += __shfl_xor_sync(~0u, total, distance);
     if (lane == 0) {
-      factor[row] = expf(maximum[row] - reference);
+      factor[row] = maximum[row] == -INFINITY ? 0.0f : expf((maximum[row] - reference) * call.scale);
       sum[row] = sum[row] * factor[row] + total;
       maximum[row] = highest;
     }
@@ -128,8 +129,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   write(layout, out, o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,
         static_cast<size_t>(call.heads) * size, first, call.time, size, 1.0f);
   if (threadIdx.x < kTile && first + static_cast<int>(threadIdx.x) < call.time) {
-    lse[static_cast<size_t>(blockIdx.x) * call.time + first + threadIdx.x] =
-        maximum[threadIdx.x] + logf(sum[threadIdx.x]);
+    write_row(statistics, call, blockIdx.x, first + threadIdx.x, maximum[threadIdx.x], sum[threadIdx.x]);
   }
 }
 
@@ -143,7 +143,8 @@ __device__ void softmax_gradient(float* s, float* d_p, int first_query, int key_
     const bool seen = key <= query && query < call.time &&
                       (!kDocuments || key >= first_key(call, static_cast<int>(line) / call.heads, query));
     const size_t of_row = line * call.padded_time() + query;
-    const float p = seen ? exp2f(s[at] * (call.scale * kLog2E) - statistics.lse[of_row]) : 0.0f;
+    const float2 exact = exact_row(statistics, call, line, query);
+    const float p = seen ? exp2f(fmaf(s[at] - exact.x, call.scale * kLog2E, -exact.y)) : 0.0f;
     s[at] = p;
     d_p[at] = seen ? p * (d_p[at] - statistics.row_sum[of_row]) : 0.0f;
   }
@@ -253,9 +254,10 @@ void launch(Kernel kernel, int lines, int tiles, const AttentionCall& call, Argu
 }  // namespace
 
 template <class T>
-void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* lse) {
+void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* statistics) {
   with_tile(call, 3, [&]<int kTile, bool kDocuments>() {
-    launch<kTile>(attention_forward_plain_kernel<kTile, kDocuments, T>, call.batch * call.heads, 3, call, qkv, o, lse);
+    launch<kTile>(attention_forward_plain_kernel<kTile, kDocuments, T>, call.batch * call.heads, 3, call, qkv, o,
+                  statistics);
   });
 }
 

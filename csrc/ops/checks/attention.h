@@ -27,17 +27,17 @@ static inline void check_like_o(const char* name, const Tensor& o, const Attenti
 }
 
 static inline void check_attention_forward(const AttentionSize& size, const Tensor& qkv, const Tensor& o,
-                                           const Tensor& lse) {
+                                           const Tensor& statistics) {
   check_like_o("o", o, size, qkv);
-  check_dtype("lse", lse, DType::f32);
-  LF_CHECK(lse.shape == (Shape{size.batch, size.heads, size.time}), "expected lse of shape (B,H,T), got {}",
-           to_string(lse.shape));
+  check_dtype("statistics", statistics, DType::f32);
+  LF_CHECK(statistics.shape == (Shape{2, size.batch, size.heads, size.time}),
+           "expected statistics of shape (2,B,H,T), got {}", to_string(statistics.shape));
 }
 
 static inline void check_attention_backward(const AttentionSize& size, const Tensor& d_o, const Tensor& qkv,
-                                            const Tensor& o, const Tensor& lse, const Tensor& dqkv) {
+                                            const Tensor& o, const Tensor& statistics, const Tensor& dqkv) {
   check_like_o("d_o", d_o, size, qkv);
-  check_attention_forward(size, qkv, o, lse);
+  check_attention_forward(size, qkv, o, statistics);
   check_like("dqkv", dqkv, qkv);
 }
 

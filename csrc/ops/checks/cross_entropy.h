@@ -6,13 +6,13 @@
 
 namespace llamaforge {
 
-static inline void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& lse) {
+static inline void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& statistics) {
   check_float("logits", logits);
   LF_CHECK(logits.rank() == 2, "expected logits of shape (N,V), got {}", to_string(logits.shape));
   check_dtype("targets", targets, DType::i32);
   check_shape("targets", targets, {logits.dim(0)});
-  check_dtype("lse", lse, DType::f32);
-  check_shape("lse", lse, {logits.dim(0)});
+  check_dtype("statistics", statistics, DType::f32);
+  check_shape("statistics", statistics, {2, logits.dim(0)});
 }
 
 static inline void check_one_loss(const char* name, const Tensor& loss) {
@@ -21,14 +21,14 @@ static inline void check_one_loss(const char* name, const Tensor& loss) {
 }
 
 static inline void check_cross_entropy_forward(const Tensor& logits, const Tensor& targets, const Tensor& loss,
-                                               const Tensor& lse) {
-  check_logits(logits, targets, lse);
+                                               const Tensor& statistics) {
+  check_logits(logits, targets, statistics);
   check_one_loss("loss", loss);
 }
 
 static inline void check_cross_entropy_backward(const Tensor& d_loss, const Tensor& logits, const Tensor& targets,
-                                                const Tensor& lse, const Tensor& d_logits) {
-  check_logits(logits, targets, lse);
+                                                const Tensor& statistics, const Tensor& d_logits) {
+  check_logits(logits, targets, statistics);
   check_one_loss("d_loss", d_loss);
   check_like("d_logits", d_logits, logits);
 }

@@ -1,4 +1,5 @@
 import { UsageError } from "../../errors.js";
+import { optionName } from "../../option-names.js";
 import { type ShardEntry, type Split, splitNames } from "../dataset-file.js";
 import {
   type Checkpoint,
@@ -41,7 +42,7 @@ export async function findBeginning(
     if (documents === 0 || startOver) return null;
     throw new UsageError(
       `[prepare] ${folder} holds ${documents.toLocaleString("en-US")} documents of unfinished work that this call cannot go on ` +
-        `with: ${checkpoint}. Give what it was begun with, or discard it: startOver, on the command line --start-over`,
+        `with: ${checkpoint}. Give what it was begun with, or discard it: ${optionName("startOver")}`,
     );
   }
   const shards = await readShardLog(folder);

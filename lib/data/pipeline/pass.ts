@@ -1,3 +1,4 @@
+import type { FolderIdentity } from "../../folder-identity.js";
 import {
   type DatasetFile,
   type ShardEntry,
@@ -7,6 +8,7 @@ import {
 } from "../dataset-file.js";
 import type { Deduplicator } from "../deduplicator.js";
 import { type Checkpoint, type Progress, type Work, writeJournal } from "../journal.js";
+import { expectUnmoved } from "../moved.js";
 import type { PrepareProgress } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
 import type { FoundInput } from "../readers/find.js";
@@ -30,7 +32,8 @@ export interface Pass {
 }
 
 export interface PassOptions {
-  folder: string;
+  /** Of the folder that the data set is made in: nothing is written into another one that took its place. */
+  identity: FolderIdentity;
   work: Work;
   settings: PrepareSettings;
   found: readonly FoundInput[];
@@ -158,7 +161,7 @@ class Committer {
   /** Makes everything so far durable, if no document is half written. */
   async commit(): Promise<void> {
     if (!this.#atBoundary) return;
-    const { writers, deduplicator, folder, work, log } = this.#options;
+    const { writers, deduplicator, identity, work, log } = this.#options;
     for (const split of splitNames) {
       await writers[split].sync();
       await log.add(this.#newShards(split));
@@ -170,7 +173,8 @@ class Committer {
     if (this.#between !== null && this.#between.read !== latest.read) {
       checkpoints.push(this.#between);
     }
-    await writeJournal(folder, { ...work, checkpoints });
+    await expectUnmoved(identity);
+    await writeJournal(identity.root, { ...work, checkpoints });
     this.#committedAt = performance.now();
   }
 

@@ -1,7 +1,9 @@
-import { mkdir, open, readdir, rm } from "node:fs/promises";
-import { availableParallelism } from "node:os";
+import { open, readdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
+import { FolderIdentity } from "../../folder-identity.js";
+import { usableThreads } from "../../machine-limits.js";
+import { optionName, optionValue } from "../../option-names.js";
 import {
   type DatasetFile,
   datasetFileName,
@@ -12,14 +14,16 @@ import {
 } from "../dataset-file.js";
 import { Deduplicator } from "../deduplicator.js";
 import { movedThreshold } from "../hold-out.js";
-import { journalFile, type Progress, seenFile, type Work } from "../journal.js";
+import { type Progress, type Work, workFiles } from "../journal.js";
+import { expectUnmoved } from "../moved.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
-import { ownPaths, syncFolder } from "../publish.js";
+import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
 import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
-import { ShardLog, shardLogFile } from "../shard-log.js";
+import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
+import { syncFolder } from "../sync-folder.js";
 import type { Tokenizer } from "../tokenizer.js";
 import { type Beginning, findBeginning } from "./beginning.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
@@ -29,9 +33,6 @@ import { type Pass, runPass } from "./pass.js";
 /** Less input than this is encoded before the first process has started. */
 const smallInput = 2 ** 22;
 
-/** What a data set has only while it is being made. */
-const workFiles = [journalFile, `${journalFile}.new`, shardLogFile, seenFile];
-
 /** One data set being made, in a folder of its own that is put in place when it is whole. */
 export class Preparation {
   readonly #folder: string;
@@ -39,6 +40,7 @@ export class Preparation {
   readonly #settings: PrepareSettings;
   readonly #options: PrepareOptions;
   #found: FoundInput[] = [];
+  #identity: FolderIdentity | null = null;
   #resumedDocuments = 0;
 
   constructor(
@@ -64,24 +66,23 @@ export class Preparation {
     const work = workOf(this.#settings, this.#tokenizer, this.#found);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
-    if (beginning === null) {
-      await rm(this.#folder, { recursive: true, force: true });
-      await mkdir(this.#folder, { recursive: true });
-    }
+    if (beginning === null) await makeWorkFolder(this.#folder);
+    const identity = await FolderIdentity.of(this.#folder);
+    this.#identity = identity;
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
     const warnings = this.#found.flatMap(({ notes }) => notes);
     try {
-      let pass = await this.#pass(work, encoder, fraction, beginning);
+      let pass = await this.#pass(work, encoder, fraction, beginning, identity);
       // Documents whose side is given do not depend on the threshold.
       const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
       const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
       if (moved !== null) {
-        pass = await this.#pass(work, encoder, moved, null);
+        pass = await this.#pass(work, encoder, moved, null, identity);
       }
       warnings.push(...this.#warnings(pass, fraction, chosen));
-      const dataset = await this.#finish(pass);
+      const dataset = await this.#finish(pass, identity);
       const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
         origin: this.#originOf(file, record),
         bytes,
@@ -93,13 +94,23 @@ export class Preparation {
     }
   }
 
+  /** @throws DataError if its folder was moved or removed since the work began: what is there is another's */
+  async expectUnmoved(): Promise<void> {
+    if (this.#identity) await expectUnmoved(this.#identity);
+  }
+
+  /** Lets the folder go. */
+  async close(): Promise<void> {
+    await this.#identity?.close();
+  }
+
   /** A field's name may be given for several inputs at once, some of them text; for text alone it is a mistake. */
   #checkTextFields(): void {
     const named = this.#found.filter((_, at) => this.#settings.inputs[at]?.textField !== undefined);
     if (named.length === 0 || named.some(({ kind }) => kind === "records")) return;
     const { path, textField } = this.#settings.inputs.find((input) => input.textField) as Input;
     throw new ArgumentError(
-      `[prepare] ${path}: textField "${textField}" needs records, but it was found to hold text`,
+      `[prepare] ${path}: ${optionValue("textField", textField as string)} needs records, but it was found to hold text`,
     );
   }
 
@@ -113,7 +124,7 @@ export class Preparation {
 
   async #startEncoder(): Promise<Encoder> {
     const total = this.#files.reduce((sum, file) => sum + file.bytes, 0);
-    const standard = total < smallInput || !compiled ? 0 : availableParallelism();
+    const standard = total < smallInput || !compiled ? 0 : usableThreads();
     const workers = this.#options.workers ?? standard;
     return await startEncoder(this.#tokenizer, this.#folder, this.#dtype, workers);
   }
@@ -124,13 +135,16 @@ export class Preparation {
     encoder: Encoder,
     threshold: number,
     beginning: Beginning | null,
+    identity: FolderIdentity,
   ): Promise<Pass> {
     const { shardTokens, maxRunShare, deduplicate } = this.#settings;
     const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
     if (beginning === null) await this.#clear();
     const writer = async (split: Split): Promise<ShardWriter> => {
       const options = {
         folder: this.#folder,
+        identity,
         split,
         dtype: this.#dtype,
         shardTokens,
@@ -163,7 +177,7 @@ export class Preparation {
     const log = await ShardLog.open(this.#folder);
     try {
       const pass = await runPass({
-        folder: this.#folder,
+        identity,
         work,
         settings: this.#settings,
         found: this.#found,
@@ -207,8 +221,8 @@ export class Preparation {
     const words = {
       empty: (count: number) => `${count} empty`,
       filtered: (count: number) => `${count} that the filter refuses`,
-      short: (count: number) => `${count} below minBytes`,
-      long: (count: number) => `${count} above maxBytes`,
+      short: (count: number) => `${count} below ${optionName("minBytes")}`,
+      long: (count: number) => `${count} above ${optionName("maxBytes")}`,
       bad: (count: number) => `${count} bad records`,
       duplicate: (count: number) => `${count} copies`,
     };
@@ -242,8 +256,9 @@ export class Preparation {
   }
 
   /** The tokenizer's files and dataset.json, which makes the folder a data set. */
-  async #finish(pass: Pass): Promise<DatasetFile> {
+  async #finish(pass: Pass, identity: FolderIdentity): Promise<DatasetFile> {
     const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
     const files = await tokenizer.copyTo(this.#folder);
     const {
       validationFraction: fraction,
@@ -277,9 +292,6 @@ export class Preparation {
       await file.sync();
     } finally {
       await file.close();
-    }
-    for (const name of workFiles) {
-      await rm(join(this.#folder, name), { force: true });
     }
     await syncFolder(this.#folder);
     return dataset;

@@ -1,4 +1,6 @@
 import { Worker } from "node:worker_threads";
+import { namesAreFlags } from "../../option-names.js";
+import { systemRefusal } from "../../system-refusal.js";
 import { type ReadTask, readBatches, type TextBatch } from "./batch.js";
 import { receiveError, type SentError } from "./errors.js";
 
@@ -52,7 +54,11 @@ export async function* readInOrder(
 
 /** One thread and what it has sent. */
 class Reader {
-  readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), { execArgv: [] });
+  readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), {
+    execArgv: [],
+    // What it says of options is read by the same user.
+    workerData: { flags: namesAreFlags() },
+  });
   readonly #queue: FromReader[] = [];
   #failure: Error | null = null;
   #wake = (): void => {};
@@ -62,7 +68,7 @@ class Reader {
       this.#queue.push(message);
       this.#wake();
     });
-    this.#worker.on("error", (error) => this.#fail(error));
+    this.#worker.on("error", (error) => this.#fail(systemRefusal(error) ?? error));
     this.#worker.on("exit", (code) => this.#fail(new Error(`a reader ended with code ${code}`)));
   }
 

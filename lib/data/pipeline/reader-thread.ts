@@ -1,4 +1,5 @@
-import { parentPort } from "node:worker_threads";
+import { parentPort, workerData } from "node:worker_threads";
+import { nameOptionsAsFlags } from "../../option-names.js";
 import { buffersOf, type ReadTask, readBatches } from "./batch.js";
 import { sendError } from "./errors.js";
 import type { FromReader, ToReader } from "./reader-pool.js";
@@ -6,6 +7,7 @@ import type { FromReader, ToReader } from "./reader-pool.js";
 // Reads one task at a time, and sends no more batches than it was allowed.
 
 const port = parentPort as NonNullable<typeof parentPort>;
+if ((workerData as { flags: boolean }).flags) nameOptionsAsFlags();
 let allowance = 0;
 let wake = (): void => {};
 

@@ -1,7 +1,7 @@
-import { createReadStream } from "node:fs";
 import { createGunzip } from "node:zlib";
 import { Decompress } from "fzstd";
 import { DataError } from "../../errors.js";
+import { openRegular } from "../../small-file.js";
 import type { InputFile } from "./input.js";
 
 const chunkBytes = 2 ** 18;
@@ -19,7 +19,10 @@ export interface Chunk {
  */
 export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Chunk> {
   let consumed = start;
-  const stored = createReadStream(file.path, { start, highWaterMark: chunkBytes });
+  const handle = await openRegular(file.path).catch((cause: Error) => {
+    throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
+  });
+  const stored = handle.createReadStream({ start, highWaterMark: chunkBytes });
   async function* counted(): AsyncGenerator<Buffer> {
     for await (const chunk of stored) {
       consumed += (chunk as Buffer).length;

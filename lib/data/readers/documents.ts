@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { DataError } from "../../errors.js";
+import { optionName, optionValue } from "../../option-names.js";
 import { maxPartLength, splitStream, splitText } from "../text-parts.js";
 import { type FieldPath, type Filter, parseFieldPath, parseFilter } from "./filter.js";
 import type { FilePosition, Input, InputFile, RawDocument, ReadOptions, Skipped } from "./input.js";
@@ -143,8 +144,8 @@ function noText(
       ? `no field ${name}; ${namesBeside(fields, wanted.length === 1 ? (wanted[0]?.keys ?? []) : [])}`
       : `${name} is no text but ${Array.isArray(found) ? "a list" : typeof found}`;
   return new DataError(
-    `[prepare] ${file.path}, record ${record}: ${problem}; name the field as textField, ` +
-      'or pass badRecords: "skip" to leave such records out',
+    `[prepare] ${file.path}, record ${record}: ${problem}; name the field as ${optionName("textField")}, ` +
+      `or pass ${optionValue("badRecords", "skip")} to leave such records out`,
   );
 }
 

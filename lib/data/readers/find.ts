@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, extname, normalize } from "node:path";
 import { ArgumentError, DataError } from "../../errors.js";
+import { optionName, optionValue } from "../../option-names.js";
 import { type FoundFile, listFiles } from "./folder.js";
 import { globExpression, globRoot, isGlob } from "./glob.js";
 import { type Input, type InputFile, inputKinds } from "./input.js";
@@ -65,7 +66,9 @@ export async function findInput(
   }
   const extensions = codeExtensions(input.languages);
   if (input.languages !== undefined && kind !== "code") {
-    throw new ArgumentError(`[prepare] ${path}: languages need kind "code", got kind "${kind}"`);
+    throw new ArgumentError(
+      `[prepare] ${path}: ${optionName("languages")} needs ${optionValue("kind", "code")}, got ${optionValue("kind", kind)}`,
+    );
   }
   checkSplit(input.split);
   const info = await stat(path).catch((cause: NodeJS.ErrnoException) => {
@@ -118,7 +121,7 @@ export async function findInput(
   if (kind === "auto" && others.length > 0) {
     const other = holdsRecords ? "text" : "records";
     notes.push(
-      `${path}: read as ${found}; ${others.length} files of ${other} were left alone (kind "${other}" reads those)`,
+      `${path}: read as ${found}; ${others.length} files of ${other} were left alone (${optionValue("kind", other)} reads those)`,
     );
   }
   return { files: chosen.map((file) => typed(file, holdsRecords)), kind: found, notes };
@@ -127,7 +130,7 @@ export async function findInput(
 function nothingIn(path: string, kind: string, known: string): DataError {
   return new DataError(
     `[prepare] ${path}: no ${kind} file in it (looked for ${known})` +
-      (kind === "text" ? '; for source code pass kind "code"' : ""),
+      (kind === "text" ? `; for source code pass ${optionValue("kind", "code")}` : ""),
   );
 }
 

@@ -1,5 +1,6 @@
 import { constants } from "node:buffer";
 import { DataError } from "../../errors.js";
+import { optionValue } from "../../option-names.js";
 import { decodeUtf8 } from "../utf8.js";
 import { fileChunks } from "./bytes.js";
 import type { FilePosition, InputFile, RawDocument, ReadOptions } from "./input.js";
@@ -88,7 +89,7 @@ export async function* jsonlRecords(
       const place = plain ? `at byte ${start}` : `line ${line}`;
       throw new DataError(
         `[prepare] ${where} (${place}): not JSON: ${(cause as Error).message}; ` +
-          'correct it, or pass badRecords: "skip" to leave such records out',
+          `correct it, or pass ${optionValue("badRecords", "skip")} to leave such records out`,
         { cause },
       );
     }

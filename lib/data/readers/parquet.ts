@@ -1,6 +1,8 @@
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import type { FileMetaData, RowGroup } from "hyparquet";
 import { ArgumentError, DataError } from "../../errors.js";
+import { optionName } from "../../option-names.js";
+import { openRegular } from "../../small-file.js";
 import type { FilePosition, InputFile, ReadOptions } from "./input.js";
 import type { FileRecord } from "./jsonl.js";
 import { PageIndex } from "./parquet-pages.js";
@@ -32,7 +34,7 @@ export async function* parquetRecords(
   // Loaded here: most data sets have no parquet file.
   const [{ parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
     await Promise.all([import("hyparquet"), import("hyparquet-compressors")]);
-  const handle = await open(file.path, "r").catch((cause: Error) => {
+  const handle = await openRegular(file.path).catch((cause: Error) => {
     throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
   });
   try {
@@ -104,7 +106,7 @@ function presentColumns(
   if (!text.some((name) => names.has(name))) {
     const known = [...names].join(", ");
     throw new DataError(
-      `[prepare] ${file.path}: no column ${text.join(" or ")}; it has ${known}; name the column as textField`,
+      `[prepare] ${file.path}: no column ${text.join(" or ")}; it has ${known}; name the column as ${optionName("textField")}`,
     );
   }
   return [...new Set([...text, ...others])].filter((name) => names.has(name));

@@ -1,5 +1,6 @@
 import { basename, relative, sep } from "node:path";
 import { ArgumentError, DataError } from "../../errors.js";
+import { optionName } from "../../option-names.js";
 import type { FoundFile } from "./folder.js";
 import type { Input } from "./input.js";
 
@@ -51,7 +52,7 @@ export function chooseSplit(
   const left = files.length - chosen.length;
   if (split === undefined && kind === "text") {
     const others = splits.some((name) => name === "validation" || name === "test");
-    const note = `${path}: names tell splits apart, and text of all is read; name the split to read one`;
+    const note = `${path}: names tell splits apart, and text of all is read; ${optionName("split")} reads one`;
     return { files, notes: others ? [note] : [] };
   }
   if (chosen.length === 0) {

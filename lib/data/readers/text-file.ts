@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { extname } from "node:path";
 import { DataError } from "../../errors.js";
+import { optionValue } from "../../option-names.js";
+import { readSmallFile } from "../../small-file.js";
 import { decodeUtf8, invalidUtf8Offset } from "../utf8.js";
 import { fileChunks } from "./bytes.js";
 import type { FilePosition, InputFile, RawDocument, ReadOptions, TextStreamer } from "./input.js";
@@ -29,7 +30,8 @@ export async function* textDocument(
 async function read(file: InputFile, options: ReadOptions): Promise<string | TextStreamer> {
   if (file.compression === "none") {
     if (file.bytes > wholeFileBytes) return await streamer(file, options);
-    const bytes = await readFile(file.path).catch((cause: Error) => {
+    const limits = { limit: wholeFileBytes, mayBeEmpty: true };
+    const bytes = await readSmallFile(file.path, limits).catch((cause: Error) => {
       throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
     });
     return decodeUtf8(bytes, file.path, options.invalidUtf8);
@@ -79,6 +81,6 @@ async function* decoded(file: InputFile, { invalidUtf8 }: ReadOptions): AsyncGen
 function refuse(file: InputFile, offset: number, byte: number): never {
   throw new DataError(
     `[prepare] ${file.path}: invalid UTF-8 at byte ${offset} (0x${byte.toString(16).padStart(2, "0")}); ` +
-      `convert the file, leave it out, or pass invalidUtf8: "replace" to put U+FFFD in its place`,
+      `convert the file, leave it out, or pass ${optionValue("invalidUtf8", "replace")} to put U+FFFD in its place`,
   );
 }

@@ -59,8 +59,9 @@ void a_copy_holds_what_it_writes_to() {
   auto host = std::make_shared<std::vector<char>>(kBytes);
   const std::weak_ptr<std::vector<char>> weak = host;
   gpu.set_open(false);
-  stream.submit("readInto", [&](Stream& on) { on.copy_to_host(host->data(), device.data(), kBytes, host); });
+  stream.submit("readInto", [&device, host](Stream& on) { on.copy_to_host(host->data(), device.data(), kBytes, host); });
   host.reset();
+  await("the copy is never launched", [&] { return stream.backlog() == 0; });
   require(!weak.expired(), "a copy on its way does not hold its target");
   gpu.set_open(true);
   synchronize(stream);
@@ -85,8 +86,6 @@ void memory_goes_back_while_another_thread_waits_for_some() {
   void* memory = refilled.get();
   require(memory != nullptr, "no memory, though an unused segment was there to give back");
   stream.release(memory, 60 * kMiB);
-  stream.trim();
-  require(stream.memory().cached == 0, "trim keeps memory");
   gpu.room = SIZE_MAX;
 }
 
@@ -106,9 +105,81 @@ void a_queue_ends_on_its_own_thread() {
   require(runs == 1, "the action did not run once");
 }
 
+// Whoever submits is held up neither by the device nor by a launch, and learns how far ahead it is.
+void submitting_never_waits_for_a_launch() {
+  CudaStream stream(0);
+  std::promise<void> begun, let_on;
+  int order = 0;
+  stream.submit("slow", [&](Stream&) {
+    begun.set_value();
+    let_on.get_future().wait();
+    require(order++ == 0, "the first op is not the first");
+  });
+  begun.get_future().wait();
+  for (int i = 1; i <= 100; ++i) {
+    stream.submit("quick", [&order, i](Stream&) { require(order++ == i, "ops are out of order"); });
+  }
+  require(stream.backlog() == 101, "the backlog is miscounted");
+  std::promise<void> few;
+  stream.when_backlog_at_most(50, [&] {
+    require(order >= 51 && stream.backlog() <= 50, "the backlog is said to be less than it is");
+    few.set_value();
+  });
+  let_on.set_value();
+  require(few.get_future().wait_for(kSoon) == std::future_status::ready, "nobody tells that the backlog is less");
+  synchronize(stream);
+  require(order == 101, "some op did not run");
+}
+
+// The first failure is what the next wait reports, with its op's name; ops behind it are left out, actions are not.
+void a_failure_stops_ops_until_the_next_wait() {
+  CudaStream stream(0);
+  bool acted = false, ran = false;
+  stream.submit("broken", [](Stream&) { throw llamaforge::Error("ERR_SHAPE", "too odd"); });
+  stream.submit("behind", [&](Stream&) { ran = true; });
+  stream.in_order([&] { acted = true; });
+  std::promise<std::exception_ptr> done;
+  stream.wait([&](std::exception_ptr failure) { done.set_value(failure); });
+  try {
+    std::rethrow_exception(done.get_future().get());
+  } catch (const llamaforge::Error& error) {
+    require(error.code() == "ERR_SHAPE" && std::string(error.what()) == "[broken] too odd", error.what());
+  }
+  require(acted && !ran, "a failure stops actions, or no ops");
+  stream.submit("after", [&](Stream&) { ran = true; });
+  synchronize(stream);
+  require(ran, "the stream does not work again after the wait that reported a failure");
+}
+
+// What was submitted and did not run is dropped, with what it holds.
+void closing_drops_what_waits() {
+  auto held = std::make_shared<int>(0);
+  const std::weak_ptr<int> weak = held;
+  CudaStream stream(0);
+  std::promise<void> begun;
+  stream.submit("slow", [&](Stream&) {
+    begun.set_value();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  });
+  begun.get_future().wait();
+  stream.submit("dropped", [held](Stream&) { require(false, "an op ran after close()"); });
+  held.reset();
+  stream.close();
+  require(weak.expired(), "close() keeps what was never run");
+  try {
+    stream.submit("late", [](Stream&) {});
+    require(false, "a closed stream takes work");
+  } catch (const llamaforge::Error& error) {
+    require(error.code() == "ERR_DEVICE", error.what());
+  }
+}
+
 }  // namespace
 
 int main() {
+  submitting_never_waits_for_a_launch();
+  a_failure_stops_ops_until_the_next_wait();
+  closing_drops_what_waits();
   a_copy_holds_what_it_writes_to();
   memory_goes_back_while_another_thread_waits_for_some();
   for (int i = 0; i < 200; ++i) a_queue_ends_on_its_own_thread();

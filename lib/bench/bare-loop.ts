@@ -1,0 +1,152 @@
+import { full, tensor } from "../create.js";
+import type { Device } from "../device.js";
+import type { LlamaConfig } from "../model/config.js";
+import { Llama, type Recompute } from "../model/llama.js";
+import { AdamW } from "../optim/adamw.js";
+import { synchronize } from "../runtime.js";
+import { scope } from "../scope.js";
+import type { Tensor } from "../tensor.js";
+import { HostMeter } from "../train/host-meter.js";
+import type { HostStep } from "../train/run-times.js";
+import { type MicroBatch, type RunningStep, trainStep } from "../train/step.js";
+import { median } from "./environment.js";
+
+/** What is trained. */
+export interface BenchModel {
+  model: LlamaConfig;
+  device: Device;
+  precision: "bf16" | "fp32";
+  recompute: Recompute;
+}
+
+/** Milliseconds of a step's parts, measured apart from the headline, with a wait after each part. */
+export interface StepParts {
+  /** Copying the ids. */
+  input: number;
+  /** Includes the gradients of the output head: the fused head makes them beside the loss. */
+  forward: number;
+  backward: number;
+  optimizer: number;
+}
+
+/** One step of the loop. */
+export interface BareStep {
+  ms: number;
+  host: HostStep;
+}
+
+/**
+ * `trainStep` in a loop on micro-batches that are there already, two steps enqueued at a time: no data set, no tokenizer,
+ * no records, and what `train` is compared to.
+ */
+export class BareLoop {
+  readonly model: Llama;
+  readonly #optimizer: AdamW;
+
+  private constructor(model: Llama) {
+    this.model = model;
+    this.#optimizer = new AdamW(model.store, { weightDecay: 0.1 });
+  }
+
+  static async create({ model: shape, device, precision, recompute }: BenchModel) {
+    const dtype = precision === "bf16" ? "bf16" : "f32";
+    const model = await Llama.create(shape, { device, dtype, seed: 3407 });
+    model.recompute = recompute;
+    const loop = new BareLoop(model);
+    await synchronize(device);
+    return loop;
+  }
+
+  /**
+   * Some steps to warm up, until the device is idle; then those that count, each from the end of the one before to its own.
+   * @param batches of a step
+   */
+  async steps(batches: readonly MicroBatch[], warmup: number, steps: number): Promise<BareStep[]> {
+    await this.#run(batches, warmup);
+    return await this.#run(batches, steps);
+  }
+
+  async #run(batches: readonly MicroBatch[], steps: number): Promise<BareStep[]> {
+    const measured: BareStep[] = [];
+    const meter = new HostMeter();
+    let last = performance.now();
+    let running: RunningStep | null = null;
+    for (let step = 0; step <= steps; step++) {
+      const next: RunningStep | null = step < steps ? await this.#enqueue(batches) : null;
+      if (running) {
+        const { at } = await running.figures;
+        const { forward, backward, optimizer } = running.clock.recordingMs;
+        const parts = { forwardMs: forward, backwardMs: backward, optimizerMs: optimizer };
+        const host = { ...meter.lap(), ...parts, loaderMs: 0, metricsMs: 0 };
+        measured.push({ ms: at - last, host });
+        last = at;
+      }
+      running = next;
+    }
+    meter.stop();
+    return measured;
+  }
+
+  #enqueue(batches: readonly MicroBatch[]): Promise<RunningStep> {
+    const left = batches.values();
+    return trainStep({
+      model: this.model,
+      optimizer: this.#optimizer,
+      nextBatch: async () => left.next().value as MicroBatch,
+      accumulation: batches.length,
+      lr: 1e-4,
+      clip: 1,
+    });
+  }
+
+  /** Median milliseconds of a step's parts; waiting after each keeps them apart, and makes their sum longer than a step. */
+  async parts(batches: readonly MicroBatch[], steps: number): Promise<StepParts> {
+    const measured: StepParts[] = [];
+    for (let step = 0; step < steps; step++) measured.push(await this.#step(batches));
+    const of = (part: keyof StepParts): number => median(measured.map((parts) => parts[part]));
+    return {
+      input: of("input"),
+      forward: of("forward"),
+      backward: of("backward"),
+      optimizer: of("optimizer"),
+    };
+  }
+
+  async #step(batches: readonly MicroBatch[]): Promise<StepParts> {
+    const { model } = this;
+    const { device } = model;
+    const parts: StepParts = { input: 0, forward: 0, backward: 0, optimizer: 0 };
+    let last = performance.now();
+    const lap = async (part: keyof StepParts): Promise<void> => {
+      await synchronize(device);
+      const now = performance.now();
+      parts[part] += now - last;
+      last = now;
+    };
+    await scope(async () => {
+      const meanLoss = full([], 0, { device });
+      await synchronize(device);
+      last = performance.now();
+      for (const { inputs, targets, count } of batches) {
+        await scope(async () => {
+          const ids = (data: Int32Array): Tensor =>
+            tensor(data, { shape: [count, data.length / count], dtype: "i32", device });
+          const [x, y] = [ids(inputs), ids(targets)];
+          await lap("input");
+          const loss = model.loss(x, y);
+          await lap("forward");
+          loss.backward({ scale: 1 / batches.length });
+          await lap("backward");
+        });
+      }
+      this.#optimizer.step({ lr: 1e-4, clip: 1, loss: meanLoss });
+      await lap("optimizer");
+    });
+    return parts;
+  }
+
+  dispose(): void {
+    this.#optimizer.dispose();
+    this.model.dispose();
+  }
+}

@@ -1,0 +1,58 @@
+import { deviceName } from "../device.js";
+import { resetPeakMemory } from "../runtime.js";
+import { type RunConfig, resolveConfig } from "../train/config.js";
+import type { StepMetrics } from "../train/metrics.js";
+import { Trainer } from "../train/trainer.js";
+import type { BenchModel } from "./bare-loop.js";
+
+export interface TrainerBenchOptions extends BenchModel {
+  sequenceLength: number;
+  microBatch: number;
+  accumulation: number;
+  /** Steps that count, after `warmup` that do not. */
+  steps: number;
+  warmup: number;
+  /** A data set's folder. */
+  data: string;
+  /** Folder of the run. */
+  out: string;
+}
+
+/** The configuration of a run that is there to be measured. */
+export function benchConfig(options: TrainerBenchOptions, more: object = {}): RunConfig {
+  const { model, device, precision, recompute, sequenceLength, microBatch, accumulation } = options;
+  return resolveConfig({
+    name: "bench",
+    out: options.out,
+    device: deviceName(device),
+    precision,
+    recompute,
+    steps: options.warmup + options.steps,
+    model,
+    data: { train: { [options.data]: 1 }, sequenceLength },
+    batch: { microBatch, accumulation },
+    optimizer: { peakLr: 1e-4, minLr: 1e-4, warmupSteps: 0 },
+    checkpoint: { every: 0 },
+    evaluate: { every: 0, batches: 1 },
+    ...more,
+  });
+}
+
+/**
+ * Trains as `llamaforge train` does, by the Trainer with its loader, tokenizer and metrics.jsonl, but saves nothing.
+ * @returns the records of the steps that count; the peak of `memory()` is theirs
+ */
+export async function throughTrainer(options: TrainerBenchOptions): Promise<StepMetrics[]> {
+  const trainer = await Trainer.create(benchConfig(options), { checkpoints: false });
+  const steps: StepMetrics[] = [];
+  try {
+    if (options.warmup === 0) resetPeakMemory(options.device);
+    for await (const step of trainer.run()) {
+      if (step.step === options.warmup) resetPeakMemory(options.device);
+      if (step.step > options.warmup) steps.push(step);
+    }
+  } finally {
+    trainer.dispose();
+  }
+  return steps;
+}

@@ -1,0 +1,106 @@
+/** The optimizer's state in a training checkpoint. */
+import { CheckpointError } from "../errors.js";
+import { overlap } from "../nn/group.js";
+import type { AdamW } from "../optim/adamw.js";
+import { type GuardCounts, readGuardState } from "../optim/guard.js";
+import { synchronize } from "../runtime.js";
+import { scope } from "../scope.js";
+import { type Tensor, untracked } from "../tensor.js";
+import { HostCopies } from "./host-copies.js";
+import { matchTensors } from "./load.js";
+import type { StoredTensor, StoredTensors, TensorSource } from "./safetensors.js";
+
+export const optimizerFile = "optimizer-state.safetensors";
+
+/**
+ * A copy on the host of what the optimizer needs to go on with equal bits: moments, master weights, the guard's state; whole
+ * and by name, however many processes share it. For several of them as in `weightSources`.
+ */
+export async function optimizerSources(
+  optimizer: AdamW,
+  copies = new HostCopies(),
+): Promise<TensorSource[]> {
+  const { store, guardState } = optimizer;
+  const writes = store.parallel?.writes ?? true;
+  const moments: Promise<TensorSource>[] = [];
+  const masters: Promise<TensorSource>[] = [];
+  for (const group of store.groups) {
+    scope(() => {
+      const { m, v } = optimizer.moments(group);
+      const [wholeM, wholeV] = [store.whole(group, m), store.whole(group, v)];
+      const master = group.master && store.whole(group, group.master);
+      if (!writes) return;
+      const copy = (name: string, buffer: Tensor, shape: readonly number[], offset: number) =>
+        copies.copy(name, buffer.view(shape, offset), shape);
+      for (const { name, parameter, offset } of group.entries) {
+        const { shape } = parameter;
+        moments.push(copy(`${name}.m`, wholeM, shape, offset));
+        moments.push(copy(`${name}.v`, wholeV, shape, offset));
+        if (master) masters.push(copy(`${name}.master`, master, shape, offset));
+      }
+    });
+  }
+  if (!writes) return [];
+  const guard = scope(() => copies.copy("guard.state", guardState, guardState.shape));
+  return await Promise.all([guard, ...moments, ...masters]);
+}
+
+/**
+ * Reads the optimizer's state back.
+ * @returns how many steps it has done, as the guard counts them
+ * @throws CheckpointError if it is from another model, precision or guard window, or holds what no step can have left:
+ *   moments and weights that are not finite, second moments below 0, counters that contradict each other
+ */
+export async function loadOptimizer(
+  optimizer: AdamW,
+  stored: StoredTensors,
+  source: string,
+): Promise<GuardCounts> {
+  const { guardState, store } = optimizer;
+  const targets = optimizerTargets(optimizer);
+  matchTensors(source, stored, [
+    { name: "guard.state", shape: guardState.shape, dtypes: ["F32"] },
+    ...targets.map(({ name, shape }) => ({ name, shape, dtypes: ["F32" as const] })),
+  ]);
+  const guard = stored.tensors.get("guard.state") as StoredTensor;
+  const counts = readGuardState(new Float32Array((await guard.readBytes()).buffer));
+  if (typeof counts === "string") {
+    throw new CheckpointError(`${guard.path}: tensor guard.state: ${counts}`);
+  }
+  guard.readInto(guardState.native);
+  for (const { name, shape, size, group, offset, buffer, allowed } of targets) {
+    if (!overlap({ offset, size }, group.owned)) continue;
+    const values = untracked(shape, "f32", store.device, "loadOptimizer");
+    stored.tensors.get(name)?.readInto(values.native, allowed);
+    if (buffer) group.writeOwned(buffer, offset, values);
+    else group.write(offset, values);
+    values.dispose();
+  }
+  try {
+    await synchronize(optimizer.store.device);
+  } catch (cause) {
+    throw new CheckpointError(
+      `${source}: the optimizer's state could not be read: ${(cause as Error).message}`,
+      { cause },
+    );
+  }
+  return counts;
+}
+
+/** Each tensor of the optimizer's file and where it goes; no buffer: into master and weights. */
+function optimizerTargets(optimizer: AdamW) {
+  return optimizer.store.groups.flatMap((group) => {
+    const { m, v } = optimizer.moments(group);
+    return group.entries.flatMap(({ name, parameter, offset }) => {
+      const place = { shape: parameter.shape, size: parameter.size, group, offset };
+      const [number, square] = ["finite", "finite, not negative"] as const;
+      return [
+        { name: `${name}.m`, buffer: m, allowed: number, ...place },
+        { name: `${name}.v`, buffer: v, allowed: square, ...place },
+        ...(group.master
+          ? [{ name: `${name}.master`, buffer: null, allowed: number, ...place }]
+          : []),
+      ];
+    });
+  });
+}

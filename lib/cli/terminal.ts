@@ -1,0 +1,31 @@
+/** The one place where the command line writes: nothing of strangers reaches a terminal as it is. */
+import { visible } from "../visible.js";
+
+/** Writes text for people. */
+export function print(text: string): void {
+  process.stdout.write(visible(text));
+}
+
+/** Writes a result that other programs may read: to them as it is, to a terminal made visible. */
+export function printResult(text: string): void {
+  process.stdout.write(process.stdout.isTTY ? visible(text) : text);
+}
+
+/** Writes a message beside the result. */
+export function printError(text: string): void {
+  process.stderr.write(visible(text));
+}
+
+const maxLines = 60;
+const maxLineLength = 2000;
+
+/** A message of any length as one that a terminal holds: its first lines, each up to a length, and what was left out. */
+export function bounded(text: string): string {
+  const lines = text.split("\n");
+  const shown = lines.slice(0, maxLines).map((line) => {
+    const left = line.length - maxLineLength;
+    return left > 0 ? `${line.slice(0, maxLineLength)}... (${left} more characters)` : line;
+  });
+  if (lines.length > maxLines) shown.push(`... and ${lines.length - maxLines} more lines`);
+  return shown.join("\n");
+}

@@ -1,0 +1,68 @@
+import { TokenizerError } from "../errors.js";
+import { components, type JsonObject, type TokenizerJson } from "./tokenizer-json.js";
+
+/** How many times as long a tokenizer may make text before it is split: real ones make it twice, or eight times for tabs. */
+const maxGrowth = 64;
+
+/** Copies of a pattern that growth is tried with: what a step makes of neighbours may only together be a later one's pattern. */
+const copies = 8;
+
+/**
+ * Refuses normalizers that blow text up: five that each write ten letters for one make 100,000, and a page of such text
+ * keeps every core busy for hours.
+ * @throws TokenizerError
+ */
+export function checkGrowth({ normalizer, pre_tokenizer }: TokenizerJson, file: string): void {
+  const steps = components(normalizer);
+  const replacements = steps.map(replacementOf);
+  // The characters for bytes above 127 are two bytes each, and so on.
+  const byteLevels = [...steps, ...components(pre_tokenizer)].filter(
+    ({ type }) => type === "ByteLevel",
+  ).length;
+  let shared = 2 ** Math.max(0, byteLevels - 1);
+  for (const step of replacements) if (step?.pattern === null) shared *= step.factor;
+  for (const [place, step] of replacements.entries()) {
+    const growth = shared * (step === null ? 1 : growthFrom(replacements, place));
+    if (growth > maxGrowth) fail(file, "normalizer", growth);
+  }
+  if (shared > maxGrowth) fail(file, "pre_tokenizer", shared);
+}
+
+function fail(file: string, field: string, growth: number): never {
+  throw new TokenizerError(
+    `[tokenizer] ${file}: ${field}: its steps can make text ${growth.toPrecision(3)} times as long or ` +
+      `more; expected at most ${maxGrowth} times`,
+  );
+}
+
+interface Replacement {
+  /** The text that is replaced; null for a regular expression. */
+  pattern: string | null;
+  content: string;
+  /** How many characters may come for one that matches. */
+  factor: number;
+}
+
+function replacementOf(step: JsonObject): Replacement | null {
+  const { type, pattern, content } = step;
+  if (type !== "Replace" || typeof content !== "string") return null;
+  const { String: text } = (pattern ?? {}) as { String?: unknown };
+  if (typeof text === "string" && text !== "") {
+    return { pattern: text, content, factor: content.length / text.length };
+  }
+  // An expression may match nothing, and then adds to every character.
+  return { pattern: null, content, factor: 1 + content.length };
+}
+
+/** How much longer the rest of the steps make what the one at `place` replaces. */
+function growthFrom(steps: readonly (Replacement | null)[], place: number): number {
+  const { pattern, content } = steps[place] as Replacement;
+  const start = (pattern ?? content).repeat(copies);
+  let text = start;
+  for (const step of steps.slice(place)) {
+    if (step === null || step.pattern === null) continue;
+    text = text.replaceAll(step.pattern, () => step.content);
+    if (text.length > maxGrowth * start.length) return text.length / start.length;
+  }
+  return start.length === 0 ? 1 : text.length / start.length;
+}

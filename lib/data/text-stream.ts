@@ -1,0 +1,142 @@
+import { TokenizerError } from "../errors.js";
+import {
+  byteFallback,
+  byteLevel,
+  type DecoderStep,
+  fuse,
+  type MakeStep,
+  metaspace,
+  replace,
+  strip,
+  toBinary,
+} from "./decoder-steps.js";
+import { type CheckedTokenizer, components } from "./tokenizer-json.js";
+
+/** How the ids of a tokenizer become text: its tokens, and the steps of its `decoder`. */
+export interface Decoding {
+  readonly tokens: readonly string[];
+  readonly steps: readonly MakeStep[];
+  /** Added tokens that the vocabulary lacks: only their own characters make them. */
+  readonly literalIds: ReadonlySet<number>;
+}
+
+/**
+ * Reads the `decoder` of a tokenizer.json. Its steps run here rather than in the package: text can then be shown as it
+ * becomes final, a character that spans several tokens is held back until it is whole, and one broken byte does not turn
+ * the valid characters beside it into U+FFFD.
+ * @throws TokenizerError for a decoder that the Llama family does not use
+ */
+export function readDecoder(checked: CheckedTokenizer, file: string): Decoding {
+  const { json, tokens, addedIds } = checked;
+  if (json.decoder === null) {
+    throw new TokenizerError(
+      `[tokenizer] ${file}: decoder: missing, so that ids cannot be turned into text`,
+    );
+  }
+  const steps = components(json.decoder).map((step) => makeStep(step, file));
+  const { vocab } = json.model;
+  const literal = [...addedIds].filter((id) => !Object.hasOwn(vocab, tokens[id] as string));
+  return { tokens, steps, literalIds: new Set(literal) };
+}
+
+function makeStep(step: Record<string, unknown>, file: string): MakeStep {
+  const fail = (problem: string): never => {
+    throw new TokenizerError(`[tokenizer] ${file}: decoder: ${problem}`);
+  };
+  const text = (value: unknown): value is string => typeof value === "string" && value !== "";
+  const count = (value: unknown): value is number =>
+    Number.isSafeInteger(value) && Number(value) >= 0;
+  switch (step.type) {
+    case "ByteFallback":
+      return byteFallback;
+    case "ByteLevel":
+      return byteLevel;
+    case "Fuse":
+      return fuse;
+    case "Replace": {
+      const pattern = (step.pattern as { String?: unknown } | undefined)?.String;
+      if (!text(pattern) || typeof step.content !== "string") {
+        return fail("Replace: expected a pattern of type String and a content");
+      }
+      return replace(toBinary(pattern), toBinary(step.content));
+    }
+    case "Metaspace": {
+      const { replacement = "\u2581" } = step;
+      if (!text(replacement)) return fail("Metaspace: expected a character as replacement");
+      const scheme = step.prepend_scheme ?? (step.add_prefix_space === false ? "never" : "always");
+      return metaspace(toBinary(replacement), scheme !== "never");
+    }
+    case "Strip": {
+      const { content, start, stop } = step;
+      if (!text(content) || !count(start) || !count(stop)) {
+        return fail("Strip: expected a character as content, and counts as start and stop");
+      }
+      return strip(toBinary(content), start, stop);
+    }
+    default:
+      return fail(
+        `expected ByteFallback, ByteLevel, Fuse, Metaspace, Replace or Strip, got ${String(step.type)}`,
+      );
+  }
+}
+
+/**
+ * Text as its tokens arrive. `push` returns what has become final, which is "" while a character is unfinished; `end`
+ * returns what is left. Together they are the text of all ids at once. Bytes that are no UTF-8 become U+FFFD.
+ */
+export class TextStream {
+  readonly #decoding: Decoding;
+  readonly #skip: ReadonlySet<number>;
+  readonly #utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+  /** The first of the steps, which feed each other; the last one feeds `#ready`. */
+  readonly #steps: DecoderStep[] = [];
+  readonly #first: DecoderStep["push"];
+  #ready = "";
+
+  constructor(decoding: Decoding, skip: ReadonlySet<number>) {
+    this.#decoding = decoding;
+    this.#skip = skip;
+    let next: DecoderStep["push"] = ({ bytes }) => {
+      this.#ready += bytes;
+    };
+    for (const make of decoding.steps.toReversed()) {
+      const step = make(next);
+      this.#steps.unshift(step);
+      next = (part) => step.push(part);
+    }
+    this.#first = next;
+  }
+
+  /** @throws TokenizerError for an id outside the vocabulary */
+  push(id: number): string {
+    return this.pushAll([id]);
+  }
+
+  /** @throws TokenizerError for an id outside the vocabulary */
+  pushAll(ids: Iterable<number>): string {
+    const { tokens, literalIds } = this.#decoding;
+    for (const id of ids) {
+      const token = tokens[id];
+      if (token === undefined) {
+        throw new TokenizerError(
+          `[tokenizer] expected an id in 0..${tokens.length - 1}, got ${String(id)}`,
+        );
+      }
+      if (this.#skip.has(id)) continue;
+      const literal = literalIds.has(id);
+      this.#first({ bytes: toBinary(token), starts: true, ends: true, literal });
+    }
+    return this.#take(true);
+  }
+
+  end(): string {
+    for (const step of this.#steps) step.end();
+    return this.#take(false);
+  }
+
+  #take(stream: boolean): string {
+    const bytes = Buffer.from(this.#ready, "latin1");
+    this.#ready = "";
+    return this.#utf8.decode(bytes, { stream });
+  }
+}

@@ -1,0 +1,47 @@
+import { NonFiniteError } from "../errors.js";
+import { huggingFaceTensors } from "./hf.js";
+import type { Llama } from "./llama.js";
+
+/** A tensor of a model, by its name in files, and how many of its values are NaN or infinite. */
+interface NonFiniteTensor {
+  name: string;
+  count: number;
+  size: number;
+}
+
+/** Reads all weights, one parameter after the other, and finds those that are not finite. */
+async function nonFiniteTensors(model: Llama): Promise<NonFiniteTensor[]> {
+  const found: NonFiniteTensor[] = [];
+  const values = new Map<object, ArrayLike<number>>();
+  for (const { name, shape, parameter, offset } of huggingFaceTensors(model)) {
+    if (!values.has(parameter)) {
+      values.clear();
+      values.set(parameter, await parameter.tensor.toArray());
+    }
+    const all = values.get(parameter) as ArrayLike<number>;
+    const size = shape.reduce((product, extent) => product * extent, 1);
+    let count = 0;
+    for (let i = offset; i < offset + size; i++) if (!Number.isFinite(all[i])) count++;
+    if (count > 0) found.push({ name, count, size });
+  }
+  return found;
+}
+
+/**
+ * Throws an error of generation again; where logits were NaN or infinite, with the weights that they come from.
+ * @throws NonFiniteError naming the tensors, or saying that all weights are finite
+ */
+export async function explainNonFinite(model: Llama, error: unknown): Promise<never> {
+  // Divided weights are gathered by all processes together, which an error of one cannot ask for.
+  if (!(error instanceof NonFiniteError) || model.store.parallel) throw error;
+  const broken = await nonFiniteTensors(model);
+  const named = broken.slice(0, 3).map(({ name, count, size }) => `${name} (${count} of ${size})`);
+  if (broken.length > named.length) named.push(`${broken.length - named.length} more`);
+  const cause = broken.length
+    ? `the model has weights that are NaN or infinite: ${named.join(", ")}`
+    : "all weights are finite, but too large for what is computed from them";
+  throw new NonFiniteError(`[generate] ${cause}; ${error.message}`, {
+    cause: error,
+    tensors: broken.map(({ name }) => name),
+  });
+}

@@ -1,0 +1,66 @@
+/** Whether the state of a run is made of numbers: asked before it is saved, and before the run says that it is done. */
+import { zeros } from "../create.js";
+import type { Llama } from "../model/llama.js";
+import { native } from "../native.js";
+import type { ParameterGroup } from "../nn/group.js";
+import type { AdamW } from "../optim/adamw.js";
+import { scope } from "../scope.js";
+import type { Tensor } from "../tensor.js";
+
+/**
+ * Looks for weights and moments that are NaN or infinite, on the device: one pass over them. Where several processes train
+ * together all of them call it, each looks at what it owns, and all come to the same answer.
+ * @returns names of the parameter groups that hold such values; empty if there are none
+ */
+export async function nonFiniteGroups(model: Llama, optimizer: AdamW): Promise<string[]> {
+  const { groups } = model.store;
+  const sums = await agreed(model, (group, out) => {
+    buffersOf(group, optimizer).forEach((buffer, index) => {
+      const slot = out.view([1], index);
+      native.sumOfSquares(buffer.native, slot.native);
+      slot.dispose();
+    });
+  });
+  if (sums.every((of) => of.every(Number.isFinite))) return [];
+  // The squares of finite numbers may sum to infinity: a second look, at each number.
+  const suspects = groups.filter((_, index) => !sums[index]?.every(Number.isFinite));
+  const own = new Set<ParameterGroup>();
+  for (const group of suspects) {
+    for (const buffer of buffersOf(group, optimizer)) {
+      if (!(await buffer.toArray()).every(Number.isFinite)) own.add(group);
+    }
+  }
+  const found = await agreed(model, (group, out) => {
+    if (own.has(group)) native.fill(out.native, 1);
+  });
+  return groups
+    .filter((_, index) => found[index]?.some((flag) => flag > 0))
+    .map(({ name }) => name);
+}
+
+/** Numbers of each group, averaged over the processes: where one has NaN, infinity or 1, all see it. */
+async function agreed(
+  { store }: Llama,
+  write: (group: ParameterGroup, out: Tensor) => void,
+): Promise<number[][]> {
+  return await scope(async () => {
+    const all = zeros([store.groups.length, buffersPerGroup], { device: store.device });
+    store.groups.forEach((group, index) => {
+      const part = all.view([buffersPerGroup], index * buffersPerGroup);
+      write(group, part);
+      part.dispose();
+    });
+    store.parallel?.average(all);
+    const values = await all.toArray();
+    return store.groups.map((_, index) =>
+      Array.from(values.slice(index * buffersPerGroup, (index + 1) * buffersPerGroup)),
+    );
+  });
+}
+
+const buffersPerGroup = 4;
+
+function buffersOf(group: ParameterGroup, optimizer: AdamW): Tensor[] {
+  const { m, v } = optimizer.moments(group);
+  return [group.ownedWeights, m, v, ...(group.master ? [group.master] : [])];
+}

@@ -1,0 +1,47 @@
+import { NonFiniteError, TokenizerError } from "../errors.js";
+
+/**
+ * Makes what a run gives beside its weights: validation, samples. None of it is worth the run, so a failure is a notice, once
+ * for each reason, and the next time it is tried again.
+ */
+export class SideProducts {
+  readonly #notice: (message: string) => void;
+  readonly #shared: boolean;
+  readonly #told = new Set<string>();
+
+  /** @param shared whether other processes train with this one */
+  constructor(notice: (message: string) => void, shared: boolean) {
+    this.#notice = notice;
+    this.#shared = shared;
+  }
+
+  /**
+   * @param together whether all processes of the run work on it at once, if there are others. Then only a failure that is the
+   * same on all of them lets them go on in step with each other.
+   * @returns null where it failed
+   */
+  async make<T>(
+    what: string,
+    step: number,
+    together: boolean,
+    make: () => Promise<T>,
+  ): Promise<T | null> {
+    try {
+      return await make();
+    } catch (error) {
+      const everywhere = error instanceof NonFiniteError || error instanceof TokenizerError;
+      if (this.#shared && together && !everywhere) throw error;
+      this.#tell(what, step, error);
+      return null;
+    }
+  }
+
+  #tell(what: string, step: number, error: unknown): void {
+    const { message } = error as Error;
+    // Numbers differ from step to step where the reason is the same.
+    const reason = `${what}: ${message.replace(/[\d.]+/g, "#")}`;
+    if (this.#told.has(reason)) return;
+    this.#told.add(reason);
+    this.#notice(`no ${what} after step ${step}: ${message}; training goes on`);
+  }
+}

@@ -1,0 +1,87 @@
+import type { Device } from "../device.js";
+import { reachedAt } from "../runtime.js";
+
+/** A stretch of time by performance.now(), in milliseconds. */
+export interface Span {
+  from: number;
+  to: number;
+}
+
+/** One micro-batch as the host saw it. */
+export interface PassTimes {
+  /** Waiting for the loader. */
+  data: Span;
+  /** Checking the hardware before the pass (the canary); null when it was not due. */
+  checks: Span | null;
+  /** Enqueuing forward and backward, and behind the last micro-batch clipping and AdamW. */
+  recorded: Span;
+}
+
+/** Milliseconds of JavaScript on the main thread that a step's parts took. */
+export interface RecordingMs {
+  forward: number;
+  backward: number;
+  optimizer: number;
+}
+
+/** Takes the times of a step while it is enqueued. Costs some calls of performance.now() and one mark a micro-batch. */
+export class StepClock {
+  readonly passes: PassTimes[] = [];
+  readonly recordingMs: RecordingMs = { forward: 0, backward: 0, optimizer: 0 };
+  /** When the device had done each pass but the last, which ends with the step. */
+  readonly #marks: Promise<number>[] = [];
+  readonly #device: Device;
+  #data: Span = { from: 0, to: 0 };
+  #checks: Span | null = null;
+
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Milliseconds that the host waited for the loader. */
+  get dataWaitMs(): number {
+    return this.passes.reduce((sum, { data }) => sum + data.to - data.from, 0);
+  }
+
+  async data<T>(next: () => Promise<T>): Promise<T> {
+    const from = performance.now();
+    const batch = await next();
+    this.#data = { from, to: performance.now() };
+    return batch;
+  }
+
+  async checks(verify: () => Promise<void>): Promise<void> {
+    const from = performance.now();
+    await verify();
+    this.#checks = { from, to: performance.now() };
+  }
+
+  /** Enqueues a micro-batch's pass. */
+  pass(record: () => void, last: boolean): void {
+    const from = performance.now();
+    record();
+    const recorded = { from, to: performance.now() };
+    this.passes.push({ data: this.#data, checks: this.#checks, recorded });
+    this.#checks = null;
+    if (last) return;
+    const mark = reachedAt(this.#device);
+    // Waited for with the step's figures; a failure until then must not count as unhandled.
+    mark.catch(() => {});
+    this.#marks.push(mark);
+  }
+
+  /** Runs a synchronous part of the recording. */
+  part<T>(name: keyof RecordingMs, record: () => T): T {
+    const from = performance.now();
+    const result = record();
+    this.recordingMs[name] += performance.now() - from;
+    return result;
+  }
+
+  /** All of the step is enqueued. @returns when the device had done each pass, the last with the whole step */
+  end(): Promise<number[]> {
+    const last = this.passes.at(-1);
+    if (last) last.recorded.to = performance.now();
+    return Promise.all([...this.#marks, reachedAt(this.#device)]);
+  }
+}

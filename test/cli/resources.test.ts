@@ -1,0 +1,80 @@
+/** What the system does not give is no bug: /proc that is not there, processes and threads that it refuses. */
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { reportError } from "../../lib/cli/program.js";
+import { ResourceError } from "../../lib/errors.js";
+import { residentBytes } from "../../lib/machine-limits.js";
+import { systemRefusal } from "../../lib/system-refusal.js";
+import { buildLibrary, importOf, root } from "./build.js";
+
+let folder: string;
+beforeAll(() => {
+  buildLibrary();
+  folder = mkdtempSync(join(tmpdir(), "llamaforge-resources-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function run(command: string, args: string[]) {
+  return new Promise<{ code: unknown; out: string; err: string }>((resolve) => {
+    execFile(command, args, (error, out, err) =>
+      resolve({ code: error ? error.code : 0, out, err }),
+    );
+  });
+}
+
+test("memory is counted and locks are told apart without /proc", async () => {
+  const script = join(folder, "no-proc.mjs");
+  writeFileSync(
+    script,
+    `import { residentBytes, usableThreads } from ${importOf("machine-limits.js")};
+     import { mayBeAlive, thisOwner } from ${importOf("lock-owner.js")};
+     const mine = thisOwner();
+     // Of a process that has /proc, and of one that has none.
+     const alive = [mine, { ...mine, bootId: "b", startTime: "1" }].map(mayBeAlive);
+     console.log(JSON.stringify({ rss: residentBytes() > 1e6, threads: usableThreads() > 0, bootId: mine.bootId, alive }));`,
+  );
+  const inside = `mount -t tmpfs none /proc && exec "$0" "$1"`;
+  const { code, out, err } = await run("unshare", [
+    "-rm",
+    "bash",
+    "-c",
+    inside,
+    process.execPath,
+    script,
+  ]);
+  // A container may forbid namespaces; the parts are then tried with what there is.
+  if (code !== 0 && /unshare|mount/.test(err)) {
+    expect(residentBytes()).toBeGreaterThan(1e6);
+    return;
+  }
+  expect(code).toBe(0);
+  expect(JSON.parse(out)).toEqual({ rss: true, threads: true, bootId: null, alive: [true, true] });
+});
+
+test("refusals of the system end a command with 2 and say which limit to raise", () => {
+  const errors = [
+    Object.assign(new Error("spawn node EAGAIN"), { code: "EAGAIN", syscall: "spawn node" }),
+    Object.assign(new Error("Worker initialization failure: EAGAIN"), {
+      code: "ERR_WORKER_INIT_FAILED",
+    }),
+    Object.assign(new Error("EMFILE: too many open files, open 'x'"), { code: "EMFILE" }),
+  ];
+  for (const error of errors) {
+    expect(systemRefusal(error)).toBeInstanceOf(ResourceError);
+    expect(systemRefusal(error)?.message).toMatch(/^the system refused .*: raise the limit on/);
+    expect(reportError(error)).toBe(2);
+  }
+  expect(systemRefusal(new Error("EAGAIN"))).toBeNull();
+});
+
+test("a command whose threads the system refuses ends with 2", async () => {
+  const limited = `ulimit -v 4000000; LLAMAFORGE_THREADS=1000 exec "$0" "$@"`;
+  const args = ["bench", "parity", "--device", "cpu"];
+  const cli = join(root, "dist/cli/main.js");
+  const { code, err } = await run("bash", ["-c", limited, process.execPath, cli, ...args]);
+  expect(err).toMatch(/the system let \d+ of 1000 threads start/);
+  expect(code).toBe(2);
+}, 60_000);

@@ -1,0 +1,80 @@
+// A1, A2: every function and class that the library exports, called with values that it does not take, in each place: a typed
+// error or an answer, never a raw TypeError, a hang or a crash. In processes of their own, so that a crash is one's own.
+import { spawn } from "node:child_process";
+import { cp, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { saveLlama } from "../../lib/checkpoint/llama.js";
+import { llamaConfig } from "../../lib/model/config.js";
+import { Llama } from "../../lib/model/llama.js";
+import { buildLibrary, root } from "../cli/build.js";
+import { tinyData, tinyModel } from "../support/tiny_run.js";
+
+const batches = 4;
+/** A call that takes longer than this hangs. */
+const silenceMs = 60_000;
+
+let folder: string;
+beforeAll(async () => {
+  buildLibrary();
+  ({ folder } = await tinyData());
+  await cp(join(root, "assets/quickstart"), join(folder, "tokenizer"), { recursive: true });
+  const shape = { ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false };
+  const model = await Llama.create(llamaConfig({ ...tinyModel, ...shape, layers: 1 }));
+  await saveLlama(join(folder, "saved"), model);
+  await writeFile(join(folder, "run.yaml"), "out: out\nsteps: 2\n");
+}, 120_000);
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** What the calls of a batch gave: the faults, and the call that was the last if the process did not come to its end. */
+function faultsOf(batch: number): Promise<{ calls: number; faults: unknown[] }> {
+  const script = join(root, "test/fault/exports/child.mjs");
+  const args = [script];
+  const child = spawn(process.execPath, [...args, folder, String(batch), String(batches)], {
+    env: { ...process.env, LLAMAFORGE_THREADS: "2" },
+  });
+  const faults: unknown[] = [];
+  let calls = 0;
+  let last = "";
+  let rest = "";
+  let errors = "";
+  let timer = setTimeout(() => {}, 0);
+  const watch = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => child.kill("SIGKILL"), silenceMs);
+  };
+  watch();
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    errors = (errors + text).slice(-2000);
+  });
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    watch();
+    const lines = (rest + text).split("\n");
+    rest = lines.pop() as string;
+    for (const line of lines) {
+      const said: unknown = JSON.parse(line);
+      if (typeof said !== "string") faults.push(said);
+      else {
+        last = said;
+        calls++;
+      }
+    }
+  });
+  return new Promise((resolve) => {
+    child.on("close", (code, signal) => {
+      clearTimeout(timer);
+      if (last !== "end") faults.push({ ended: signal ?? code, during: last, errors });
+      resolve({ calls, faults });
+    });
+  });
+}
+
+test.each(Array.from({ length: batches }, (_, batch) => batch))(
+  "wrong arguments are typed errors (part %i)",
+  async (batch) => {
+    const { calls, faults } = await faultsOf(batch);
+    expect(faults).toEqual([]);
+    expect(calls).toBeGreaterThan(2000);
+  },
+  600_000,
+);

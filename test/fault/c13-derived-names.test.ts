@@ -1,0 +1,111 @@
+// Names in a run's folder that saves need (step-N.tmp, .trash, step-N, run.lock): what the user has there stays.
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { cleanUp, discard, listCheckpoints } from "../../lib/checkpoint/folder.js";
+import { saveLlama } from "../../lib/checkpoint/llama.js";
+import { acquireRunLock, prepareOutputFolder } from "../../lib/checkpoint/lock.js";
+import { applyRetention } from "../../lib/checkpoint/retention.js";
+import { saveCheckpoint } from "../../lib/checkpoint/save.js";
+import { CheckpointError, UsageError } from "../../lib/errors.js";
+import { llamaConfig } from "../../lib/model/config.js";
+import { Llama } from "../../lib/model/llama.js";
+import { markFile } from "../../lib/own-folder.js";
+import { contentsOf } from "../checkpoint/support/contents.js";
+import { temporaryFolder } from "../checkpoint/support/harness.js";
+
+let folder: ReturnType<typeof temporaryFolder>;
+beforeEach(() => {
+  folder = temporaryFolder();
+});
+afterEach(() => folder.remove());
+
+/** A file of the user's somewhere in the run's folder. */
+function precious(path: string): string {
+  const file = join(folder.path, path);
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, "precious");
+  return file;
+}
+
+test.each(["step-0000000002.tmp/a.txt", ".trash/a.txt", ".trash", "step-7.tmp"])(
+  "%s of the user's is refused at the start, with exit code 2, and nothing is removed",
+  async (path) => {
+    const ours = join(folder.path, "step-0000000001.tmp");
+    mkdirSync(ours);
+    writeFileSync(join(ours, markFile), "");
+    const file = precious(path);
+    const error = await cleanUp(folder.path).catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(UsageError);
+    expect((error as Error).message).toContain(path.split("/")[0]);
+    expect(readFileSync(file, "utf8")).toBe("precious");
+    expect(existsSync(ours)).toBe(true);
+  },
+);
+
+test("a killed save's folder and trash go, whatever they hold", async () => {
+  for (const name of ["step-0000000002.tmp", ".trash"]) {
+    precious(`${name}/checkpoint/half.safetensors`);
+    writeFileSync(join(folder.path, name, markFile), "");
+  }
+  mkdirSync(join(folder.path, "step-0000000003.tmp"));
+  await cleanUp(folder.path);
+  expect(readdirSync(folder.path)).toEqual([]);
+});
+
+test("a save refuses what has come into its way since, and leaves it", async () => {
+  const temporary = precious("step-0000000002.tmp/a.txt");
+  await expect(saveCheckpoint(folder.path, 2, contentsOf(2))).rejects.toThrow(/in the way/);
+  const place = precious("step-0000000003/thesis.txt");
+  const refused = saveCheckpoint(folder.path, 3, contentsOf(3));
+  await expect(refused).rejects.toThrow(CheckpointError);
+  for (const file of [temporary, place]) expect(readFileSync(file, "utf8")).toBe("precious");
+  expect(readdirSync(folder.path).sort()).toEqual(["step-0000000002.tmp", "step-0000000003"]);
+  const trash = precious(".trash/a.txt");
+  await saveCheckpoint(folder.path, 4, contentsOf(4));
+  await expect(discard(folder.path, "step-0000000004")).rejects.toThrow(/in the way/);
+  expect(readFileSync(trash, "utf8")).toBe("precious");
+  expect((await listCheckpoints(folder.path)).map(({ step }) => step)).toEqual([3, 4]);
+});
+
+test("retention deletes no folder of a checkpoint's name that holds none", async () => {
+  const file = precious("step-0000000001/thesis.txt");
+  for (const step of [2, 3, 4]) await saveCheckpoint(folder.path, step, contentsOf(step));
+  expect(await applyRetention(folder.path, { keepLast: 2 })).toEqual([2]);
+  expect(readFileSync(file, "utf8")).toBe("precious");
+});
+
+test("a run.lock that is no lock is not written over", () => {
+  const file = precious("run.lock");
+  expect(() => acquireRunLock(folder.path)).toThrow(/in the way/);
+  expect(readFileSync(file, "utf8")).toBe("precious");
+});
+
+test("the probe of the output folder has a name that nobody else has", async () => {
+  const file = precious(`.write-probe-${process.pid}`);
+  await prepareOutputFolder(folder.path);
+  expect(readFileSync(file, "utf8")).toBe("precious");
+  expect(readdirSync(folder.path)).toHaveLength(1);
+});
+
+test("saveLlama leaves what is at its temporary name", async () => {
+  const file = precious("model.tmp/thesis.txt");
+  const model = await Llama.create(
+    llamaConfig({
+      vocabSize: 32,
+      contextLength: 8,
+      layers: 1,
+      hiddenSize: 16,
+      heads: 2,
+      kvHeads: 2,
+      intermediateSize: 16,
+      ropeTheta: 10_000,
+      rmsNormEps: 1e-5,
+      tieEmbeddings: false,
+    }),
+  );
+  await expect(saveLlama(join(folder.path, "model"), model)).rejects.toThrow(UsageError);
+  model.dispose();
+  expect(readFileSync(file, "utf8")).toBe("precious");
+  expect(readdirSync(folder.path)).toEqual(["model.tmp"]);
+});

@@ -1,0 +1,527 @@
+// Every function and class that the library exports, with arguments that it takes.
+import { mkdtemp } from "node:fs/promises";
+import { join } from "node:path";
+import { freePort } from "../../../dist/dist/free-port.js";
+import * as library from "../../../dist/index.js";
+
+const { zeros, ones, cpu, llamaConfig, Llama, Linear, AdamW, ParameterStore } = library;
+
+const exported = Object.keys(library);
+const fields = {
+  vocabSize: 4096,
+  hiddenSize: 32,
+  intermediateSize: 48,
+  layers: 1,
+  heads: 2,
+  kvHeads: 1,
+  contextLength: 32,
+  ropeTheta: 10_000,
+  rmsNormEps: 1e-5,
+  tieEmbeddings: false,
+};
+const x = () => ones([2, 3]);
+const ids = () => zeros([2, 4], { dtype: "i32" });
+const model = () => Llama.create(llamaConfig(fields), { seed: 1 });
+const unary = [
+  "abs",
+  "cos",
+  "exp",
+  "gelu",
+  "log",
+  "neg",
+  "reciprocal",
+  "relu",
+  "rsqrt",
+  "sigmoid",
+].concat(["silu", "sin", "sqrt", "square", "tanh", "argmax"]);
+const binary = ["add", "sub", "mul", "div", "minimum", "maximum", "pow"].concat([
+  "eq",
+  "ne",
+  "lt",
+  "le",
+  "gt",
+  "ge",
+]);
+const reductions = ["sum", "mean", "max", "min"];
+const _row = { folder: "data", split: "train" };
+const guard = { zLoss: 3, zGradNorm: 3, window: 8, minimumHistory: 4 };
+const world = (port) => ({
+  rank: 0,
+  worldSize: 1,
+  localRank: 0,
+  localWorldSize: 1,
+  host: "127.0.0.1",
+  port,
+  runId: "run",
+  launcher: "torchrun",
+});
+const cluster = {
+  device: cpu,
+  strategy: "replicated",
+  reduce: "fp32",
+  timeoutMs: 200,
+  startTimeoutMs: 200,
+};
+const timeline = () => ({
+  rank: 0,
+  spans: [{ kind: "compute", name: "forward", startMs: 0, endMs: 1 }],
+  steps: [{ startMs: 0, endMs: 1 }],
+});
+async function store() {
+  const port = await freePort();
+  const options = { host: "127.0.0.1", port, rank: 0, worldSize: 1, token: "t", timeoutMs: 200 };
+  return await library.Store.connect(options);
+}
+async function communicator() {
+  const joined = await store();
+  const options = { store: joined, device: cpu, name: "g", ranks: [0], rank: 0, timeoutMs: 200 };
+  return { joined, comm: await library.Communicator.create(options) };
+}
+
+/** Of a function: its arguments. */
+function functions(folder) {
+  const data = join(folder, "data");
+  const tokenizer = join(folder, "tokenizer");
+  const runConfig = (out) => ({
+    out,
+    steps: 2,
+    precision: "fp32",
+    model: fields,
+    data: { train: { [data]: 1 } },
+    batch: { microBatch: 2 },
+    optimizer: { peakLr: 1e-3, warmupSteps: 1 },
+  });
+  return {
+    ...Object.fromEntries(unary.map((name) => [name, () => [x()]])),
+    ...Object.fromEntries(binary.map((name) => [name, () => [x(), x()]])),
+    ...Object.fromEntries(reductions.map((name) => [name, () => [x(), 0, { keepAxes: true }]])),
+    addRmsNorm: () => [x(), x(), ones([3]), 1e-5],
+    arange: () => [0, 4, 1, { dtype: "f32", device: cpu, requiresGrad: false }],
+    attention: () => [
+      ones([1, 2, 8]),
+      { heads: 2, kvHeads: 1, scale: 1, documentStarts: zeros([1, 2], { dtype: "i32" }) },
+    ],
+    attentionCached: () => [
+      ones([1, 1, 8]),
+      zeros([1, 2, 1, 4, 2]),
+      { heads: 2, kvHeads: 1, position: 0 },
+    ],
+    broadcastTo: () => [x(), [4, 2, 3]],
+    buildInfo: () => [],
+    cast: () => [x(), "bf16"],
+    checkGradients: () => [(a) => library.sum(a), [x()], { eps: 1e-2, tolerance: 1, seed: 1 }],
+    chromeTrace: () => [[timeline()]],
+    concat: () => [[x(), x()], 0],
+    cosineSchedule: () => [{ peakLr: 1, minLr: 0, warmupSteps: 1, decaySteps: 10 }],
+    crossEntropy: () => [x(), zeros([2], { dtype: "i32" }), {}],
+    cuda: () => [0],
+    defaultDevice: () => [],
+    describeWorld: () => [world(1)],
+    documentStarts: () => [new Int32Array(10), 4, () => ({ startId: 0, endId: 1 })],
+    embedding: () => [ids(), ones([4, 2])],
+    empty: () => [[2, 3], { dtype: "f32", device: cpu }],
+    flopsPerToken: () => [llamaConfig(fields), 32],
+    fromHuggingFace: () => [library.toHuggingFace(llamaConfig(fields), {}), "here"],
+    full: () => [[2, 3], 1, { dtype: "f32" }],
+    gather: () => [x(), zeros([2], { dtype: "i32" }), 1],
+    grad: () => [(a) => library.sum(a)],
+    huggingFaceTensors: async () => [await model()],
+    keep: () => [x()],
+    linear: () => [x(), ones([4, 3])],
+    linearCrossEntropy: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
+    llamaConfig: () => [fields],
+    loadConfig: () => [join(folder, "run.yaml"), ["steps=3"]],
+    loadLlama: () => [join(folder, "saved"), { device: cpu, dtype: "f32", training: false }],
+    logSoftmax: () => [x(), -1],
+    matmul: () => [x(), ones([3, 2])],
+    memory: () => [cpu],
+    modelFlopsUtilisation: () => [1, 1, 1],
+    noGrad: () => [() => 1],
+    ones: () => [[2, 3], { dtype: "f32", device: cpu, requiresGrad: true }],
+    openCheckpoint: () => [join(folder, "none"), { hashes: true }],
+    openNewest: () => [folder, { hashes: true, onWarning: () => {} }],
+    parameterCount: () => [llamaConfig(fields)],
+    parseConfig: () => ["steps: 3", "here"],
+    parseDevice: () => ["cpu"],
+    permute: () => [x(), [1, 0]],
+    planRun: () => [library.resolveConfig(runConfig("out")), { gpus: 1, gpu: "H200" }],
+    rand: () => [[2, 3], { seed: 1, low: 0, high: 1, offset: 0 }],
+    randn: () => [[2, 3], { seed: 1, mean: 0, std: 1, offset: 0 }],
+    readDecision: () => [new Float32Array(8)],
+    readSafetensors: () => [
+      join(folder, "saved", "model.safetensors"),
+      { followLinks: true, headerBytesLimit: 1e6 },
+    ],
+    readWorld: () => [
+      { RANK: "0", WORLD_SIZE: "2", MASTER_ADDR: "h", MASTER_PORT: "1", LOCAL_RANK: "0" },
+    ],
+    recompute: () => ["block", [x()], (a) => [library.exp(a)]],
+    resetPeakMemory: () => [cpu],
+    reshape: () => [x(), [3, 2]],
+    resolveConfig: () => [runConfig("out")],
+    rmsNorm: () => [x(), ones([3]), 1e-5],
+    rope: () => [
+      ones([1, 2, 4]),
+      library.ropeTable(4, 2),
+      { heads: 2, rotatedHeads: 1, position: 0 },
+    ],
+    ropeTable: () => [4, 2, 10_000, cpu],
+    sample: () => [x(), { seed: 1, temperature: 1, topK: 1, topP: 1, offset: 0 }],
+    saveLlama: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
+    scope: () => [() => x()],
+    setDefaultDevice: () => [cpu],
+    setMemoryLimit: () => [0, cpu],
+    setThreads: () => [library.buildInfo().threads],
+    slice: () => [x(), [0, 0], [1, 2]],
+    softmax: () => [x(), -1],
+    split: () => [x(), [1, 1], 0],
+    squeeze: () => [ones([1, 2]), 0],
+    stack: () => [[x(), x()], 0],
+    summariseTimeline: () => [timeline()],
+    swiglu: () => [ones([2, 4])],
+    synchronize: () => [cpu],
+    tensor: () => [
+      [
+        [1, 2],
+        [3, 4],
+      ],
+      { shape: [2, 2], dtype: "f32", device: cpu, requiresGrad: true },
+    ],
+    toHuggingFace: () => [llamaConfig(fields), { bosId: 1, eosId: 2, dtype: "f32" }],
+    trainStep: async () => {
+      const made = await model();
+      const nextBatch = async () => ({
+        inputs: new Int32Array(8),
+        targets: new Int32Array(8),
+        count: 2,
+      });
+      const optimizer = new AdamW(made.store);
+      return [
+        {
+          model: made,
+          optimizer,
+          nextBatch,
+          accumulation: 1,
+          lr: 1e-3,
+          clip: 1,
+          documents: undefined,
+        },
+      ];
+    },
+    transpose: () => [x(), 0, 1],
+    unsqueeze: () => [x(), 0],
+    verifyCheckpoint: () => [join(folder, "none"), { hashes: true }],
+    verifyDataset: () => [data],
+    where: () => [x(), x(), x()],
+    writeParameter: async () => [(await model()).norm.weight, ones([32])],
+    writeReport: () => [folder, "report.html"],
+    writeSafetensors: () => [
+      "written.safetensors",
+      [{ name: "a", dtype: "F32", shape: [2], bytes: () => new Uint8Array(8) }],
+      { key: "value" },
+    ],
+    zeros: () => [[2, 3], { dtype: "f32", device: cpu, requiresGrad: false }],
+    generate: async () => [
+      await model(),
+      await library.Tokenizer.load(tokenizer),
+      "a",
+      { maxTokens: 1, seed: 1 },
+    ],
+    generateTokens: async () => [
+      await model(),
+      [1, 2],
+      { maxTokens: 1, temperature: 1, topK: 2, topP: 1, seed: 1, stopAt: null },
+    ],
+  };
+}
+
+/** Of a class: the arguments of its constructor; those that `static` functions make take none. */
+function constructors(folder) {
+  const data = join(folder, "data");
+  const strategy = async () => {
+    const { joined, comm } = await communicator();
+    return { args: [{ world: comm, reduce: "fp32" }], after: () => joined.close() };
+  };
+  return {
+    AdamW: async () => [
+      (await model()).store,
+      { beta1: 0.9, beta2: 0.9, eps: 1e-8, weightDecay: 0, decay: "all", guard },
+    ],
+    Cluster: () => [],
+    Communicator: () => [],
+    Embedding: () => [4, 2, 1],
+    FullShard: strategy,
+    Linear: () => [4, 2, 1],
+    Llama: () => [llamaConfig(fields)],
+    Loader: async () => {
+      const dataset = await library.TokenDataset.open(data, { sequenceLength: 8 });
+      const args = [
+        dataset,
+        {
+          batchSize: 2,
+          startPosition: 0,
+          prefetch: 1,
+          rank: 0,
+          worldSize: 1,
+          slowAfterMs: 1000,
+          limitMs: 1000,
+        },
+      ];
+      return { args, after: () => dataset.close() };
+    },
+    Mixture: () => [],
+    Module: () => [],
+    Parameter: () => [[2, 3], { kind: "normal", std: 1 }],
+    ParameterGroup: () => [],
+    ParameterStore: () => [
+      new Linear(4, 2, 1),
+      { device: cpu, dtype: "f32", seed: 1, training: true },
+    ],
+    RMSNorm: () => [4, 1e-5],
+    Replicated: strategy,
+    Store: () => [],
+    Tensor: () => [],
+    TokenDataset: () => [],
+    Tokenizer: () => [],
+    Trainer: () => [],
+    Zero1: strategy,
+  };
+}
+
+/** Functions that belong to a class or an object: what to call, on what, with which arguments. */
+function methods(folder) {
+  const data = join(folder, "data");
+  const open = () => library.Tokenizer.load(join(folder, "tokenizer"));
+  const mixture = () => library.Mixture.open({ [data]: 1 }, { sequenceLength: 8 });
+  const held = (object) => ({ object, after: () => object.close() });
+  const linear = async () => {
+    const object = new Linear(3, 2, 1);
+    new ParameterStore(object, { seed: 1 });
+    return { object };
+  };
+  const group = async () => {
+    const { joined, comm } = await communicator();
+    return { object: comm, after: async () => (await comm.close(), await joined.close()) };
+  };
+  const of = async (object) => ({ object: await object });
+  const optimizer = async () => of(new AdamW((await model()).store));
+  const oneStore = async () => of((await model()).store);
+  const statics = (name) => async () => ({ object: library[name] });
+  return [
+    ["Tensor", "isTensor", statics("Tensor"), () => [x()]],
+    [
+      "Llama",
+      "create",
+      statics("Llama"),
+      () => [llamaConfig(fields), { device: cpu, dtype: "f32", seed: 1, training: true }],
+    ],
+    ["Tokenizer", "load", statics("Tokenizer"), () => [join(folder, "tokenizer")]],
+    [
+      "TokenDataset",
+      "open",
+      statics("TokenDataset"),
+      () => [data, { sequenceLength: 8, split: "train" }],
+    ],
+    [
+      "Mixture",
+      "open",
+      statics("Mixture"),
+      () => [
+        { [data]: 1 },
+        {
+          sequenceLength: 8,
+          seed: 1,
+          split: "train",
+          device: cpu,
+          rank: 0,
+          worldSize: 1,
+          documentStarts: true,
+        },
+      ],
+    ],
+    [
+      "Store",
+      "connect",
+      statics("Store"),
+      async () => [
+        {
+          host: "127.0.0.1",
+          port: await freePort(),
+          rank: 0,
+          worldSize: 1,
+          token: "t",
+          timeoutMs: 200,
+          oneHost: true,
+        },
+      ],
+    ],
+    [
+      "Communicator",
+      "create",
+      statics("Communicator"),
+      async () => [
+        {
+          store: await store(),
+          device: cpu,
+          name: "g",
+          ranks: [0],
+          rank: 0,
+          timeoutMs: 200,
+          startTimeoutMs: 200,
+          onFailure: () => {},
+        },
+      ],
+    ],
+    ["Cluster", "connect", statics("Cluster"), async () => [world(await freePort()), cluster]],
+    [
+      "Trainer",
+      "create",
+      statics("Trainer"),
+      async () => {
+        const out = join(await mkdtemp(join(folder, "run-")), "out");
+        const config = library.resolveConfig({
+          out,
+          steps: 2,
+          precision: "fp32",
+          model: fields,
+          data: { train: { [data]: 1 } },
+          batch: { microBatch: 2 },
+          optimizer: { peakLr: 1e-3, warmupSteps: 1 },
+        });
+        return [config, { resume: "none", allowDataChange: false, onNotice: () => {} }];
+      },
+      "slow",
+    ],
+    ...["item", "toArray", "toBytes", "dispose", "zeroGrad", "detach", "toString"].map((name) => [
+      "Tensor",
+      name,
+      () => of(x()),
+      () => [],
+    ]),
+    ["Tensor", "view", () => of(x()), () => [[3, 2], 0]],
+    [
+      "Tensor",
+      "backward",
+      () => of(library.sum(ones([2], { requiresGrad: true }))),
+      () => [{ gradient: undefined, scale: 1 }],
+    ],
+    ["Linear", "forward", linear, () => [x()]],
+    ["Module", "namedParameters", linear, () => ["prefix"]],
+    ["Module", "freeze", linear, () => ["weight"]],
+    ["Module", "unfreeze", linear, () => ["weight"]],
+    ["Module", "train", linear, () => [true]],
+    ["Llama", "forward", () => of(model()), () => [ids(), undefined, {}]],
+    ["Llama", "hidden", () => of(model()), () => [ids(), undefined, {}]],
+    ["Llama", "loss", () => of(model()), () => [ids(), ids(), {}]],
+    ["Llama", "createCache", () => of(model()), () => [1, 8]],
+    ["AdamW", "step", optimizer, () => [{ lr: 1, clip: 1, loss: ones([]) }]],
+    ["AdamW", "moments", optimizer, () => [null]],
+    ["ParameterStore", "placeOf", oneStore, () => [null]],
+    ["ParameterStore", "whole", oneStore, () => [null, x()]],
+    [
+      "Tokenizer",
+      "encode",
+      () => of(open()),
+      () => ["text", { bos: false, eos: false, specialTokens: "text" }],
+    ],
+    ["Tokenizer", "encodeBatch", () => of(open()), () => [["text"], { bos: false }]],
+    [
+      "Tokenizer",
+      "encodeParts",
+      () => of(open()),
+      () => [[{ text: "a", continues: false }], "text"],
+    ],
+    ["Tokenizer", "decode", () => of(open()), () => [[1, 2], { specialTokens: "skip" }]],
+    ["Tokenizer", "decodeStream", () => of(open()), () => [{ specialTokens: "skip" }]],
+    ["Tokenizer", "token", () => of(open()), () => [1]],
+    [
+      "Tokenizer",
+      "assertFits",
+      () => of(open()),
+      () => [{ vocabSize: 4096, bosId: null, eosId: null }],
+    ],
+    ["Tokenizer", "copyTo", () => of(open()), () => ["copied"]],
+    [
+      "TokenDataset",
+      "read",
+      async () => held(await library.TokenDataset.open(data, { sequenceLength: 8 })),
+      () => [0, new Int32Array(9)],
+    ],
+    ["Mixture", "locate", async () => held(await mixture()), () => [0]],
+    ["Mixture", "epochsAt", async () => held(await mixture()), () => [0]],
+    ["Mixture", "read", async () => held(await mixture()), () => [0, 1]],
+    ["Mixture", "marksAt", async () => held(await mixture()), () => [0]],
+    ["Mixture", "next", async () => held(await mixture()), () => [1]],
+    ["Mixture", "loader", async () => held(await mixture()), () => [1, 0, { prefetch: 1 }]],
+    ["Store", "set", async () => held(await store()), () => ["key", "value"]],
+    ["Store", "get", async () => held(await store()), () => ["key", { timeoutMs: 10 }]],
+    ["Store", "add", async () => held(await store()), () => ["key", 1]],
+    ["Store", "barrier", async () => held(await store()), () => ["name", { timeoutMs: 10 }]],
+    ["Store", "onFailure", async () => held(await store()), () => [() => {}]],
+    ["Communicator", "allReduce", group, () => [x(), "sum"]],
+    ["Communicator", "reduceScatter", group, () => [x(), x(), "sum"]],
+    ["Communicator", "allGather", group, () => [x(), x()]],
+    ["Communicator", "broadcast", group, () => [x(), 0]],
+  ];
+}
+
+/** Of errors: what they are made of. */
+const errors = {
+  LlamaForgeError: ["message", "ERR_CODE", 1],
+  ConfigError: ["here", [{ path: "a", message: "is wrong" }]],
+  NativeError: ["message", "ERR_CODE"],
+};
+
+const slow = new Set([
+  "prepare",
+  "saveLlama",
+  "trainStep",
+  "generate",
+  "generateTokens",
+  "loadLlama",
+]);
+const heavy = new Set(["Cluster", "FullShard", "Replicated", "Zero1", "Store", "Communicator"]);
+
+/** Everything to call. `make` gives the function, its arguments, and what to do behind each call. */
+export function targets(folder) {
+  const list = [];
+  for (const [name, args] of Object.entries(functions(folder))) {
+    const make = async () => ({ of: library[name], args: await args() });
+    list.push({ name, slow: slow.has(name), make });
+  }
+  for (const [name, given] of Object.entries(constructors(folder))) {
+    const of = (...args) => new library[name](...args);
+    const make = async () => {
+      const made = await given();
+      return Array.isArray(made) ? { of, args: made } : { of, ...made };
+    };
+    list.push({ name: `new ${name}`, slow: heavy.has(name), make });
+  }
+  for (const [name, method, holder, args, pace] of methods(folder)) {
+    const make = async () => {
+      const { object, after } = await holder();
+      return { of: (...given) => object[method](...given), args: await args(), after };
+    };
+    list.push({
+      name: `${name}.${method}`,
+      slow: pace === "slow" || heavy.has(name) || name === "Mixture",
+      make,
+    });
+  }
+  for (const [name, value] of Object.entries(library)) {
+    if (typeof value !== "function" || !(value.prototype instanceof Error)) continue;
+    const make = async () => ({
+      of: (...args) => new value(...args),
+      args: errors[name] ?? ["message"],
+    });
+    list.push({ name: `new ${name}`, slow: true, make });
+  }
+  return list;
+}
+
+/** Exports that are functions and not among the targets; `prepare` has a test of its own (test/data/prepare.test.ts). */
+export function missing(folder) {
+  const named = new Set(["prepare"]);
+  for (const { name } of targets(folder)) named.add(name.replace(/^new /, "").split(".")[0]);
+  return exported.filter((name) => typeof library[name] === "function" && !named.has(name));
+}

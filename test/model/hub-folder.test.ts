@@ -1,0 +1,174 @@
+// Folders as other programs leave them: a hub cache made of links, buffers beside the weights; and what saveLlama leaves for them.
+import { cp, mkdir, readdir, readFile, rename, rm, symlink } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, expect, test } from "vitest";
+import { loadLlama, type SaveLlamaOptions, saveLlama } from "../../lib/checkpoint/llama.js";
+import {
+  readSafetensors,
+  type TensorSource,
+  writeSafetensors,
+} from "../../lib/checkpoint/safetensors.js";
+import { tensor } from "../../lib/create.js";
+import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { ArgumentError, CheckpointError, TokenizerError } from "../../lib/errors.js";
+import { llamaConfig } from "../../lib/model/config.js";
+import { Llama } from "../../lib/model/llama.js";
+import { buildLibrary } from "../cli/build.js";
+import { llamaforge } from "../cli/run.js";
+import { quickstart, temporaryFolder } from "../data/support.js";
+import { tinyModel } from "../support/tiny_run.js";
+
+const shape = { ...tinyModel, ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false };
+let folder: string;
+let tokenizer: Tokenizer;
+let model: Llama;
+beforeAll(async () => {
+  buildLibrary();
+  folder = await temporaryFolder();
+  tokenizer = await Tokenizer.load(quickstart);
+  model = await Llama.create(llamaConfig(shape), { seed: 3 });
+});
+
+const ids = [[1, 2, 3, 4]];
+const logits = async (of: Llama) => [
+  ...(await of.forward(tensor(ids, { dtype: "i32" })).toArray()),
+];
+
+/** Moves a folder's files to `blobs/` and links to them from `snapshots/ABC/`, as the hub's client does. */
+async function hubCache(name: string): Promise<string> {
+  const cache = join(folder, `${name}-cache`);
+  const snapshot = join(cache, "snapshots", "ABC");
+  await mkdir(snapshot, { recursive: true });
+  await mkdir(join(cache, "blobs"));
+  for (const [index, file] of (await readdir(join(folder, name))).entries()) {
+    const blob = `${index}`.repeat(40);
+    await rename(join(folder, name, file), join(cache, "blobs", blob));
+    await symlink(`../../blobs/${blob}`, join(snapshot, file));
+  }
+  return snapshot;
+}
+
+test.each([
+  ["one file", {}],
+  ["shards", { shardBytes: 100_000 }],
+])("a hub cache of links, %s: weights, configuration and tokenizer", async (kind, options) => {
+  const name = kind.replace(" ", "-");
+  await saveLlama(join(folder, name), model, { tokenizer, ...options });
+  const snapshot = await hubCache(name);
+  expect((await readdir(snapshot)).includes("model.safetensors.index.json")).toBe(
+    kind === "shards",
+  );
+  expect(await logits(await loadLlama(snapshot))).toEqual(await logits(model));
+  expect((await Tokenizer.load(snapshot)).sha256).toBe(tokenizer.sha256);
+  const said = await llamaforge(["generate", snapshot, "The law", "--max-tokens", "2"]);
+  expect(said.code, said.stderr).toBe(0);
+  expect(said.stdout).toContain("The law");
+
+  // A link that leads nowhere is told by its name.
+  const weights = (await readdir(snapshot)).find((file) => file.endsWith(".safetensors")) as string;
+  await rm(join(snapshot, weights));
+  await symlink("../../blobs/gone", join(snapshot, weights));
+  await expect(loadLlama(snapshot)).rejects.toThrow(new RegExp(`${weights}.*no such file`, "s"));
+});
+
+/** Writes the model with these tensors beside its weights. */
+async function withExtra(name: string, extra: Record<string, number[]>): Promise<string> {
+  const place = join(folder, name);
+  await saveLlama(place, model, { tokenizer: null });
+  const file = join(place, "model.safetensors");
+  const { tensors } = await readSafetensors(file);
+  const kept: TensorSource[] = [];
+  for (const { name, dtype, shape, readBytes } of tensors.values()) {
+    const bytes = await readBytes();
+    kept.push({ name, dtype: dtype, shape, bytes: () => bytes });
+  }
+  const added = Object.entries(extra).map(([name, shape]): TensorSource => {
+    const bytes = new Uint8Array(4 * shape.reduce((product, size) => product * size, 1));
+    return { name, dtype: "F32", shape, bytes: () => bytes };
+  });
+  await rm(file);
+  await writeSafetensors(file, [...kept, ...added]);
+  return place;
+}
+
+test("buffers that follow from the configuration are passed over, by their exact names", async () => {
+  const place = await withExtra("derived", {
+    "rotary_emb.inv_freq": [8],
+    "model.rotary_emb.inv_freq": [8],
+    "model.rotary_emb.original_inv_freq": [8],
+    "model.layers.0.self_attn.rotary_emb.inv_freq": [8],
+    "model.layers.1.self_attn.rotary_emb.inv_freq": [8],
+    "model.layers.1.self_attn.rotary_emb.cos_cached": [1, 1, 32, 16],
+    "model.layers.1.self_attn.rotary_emb.sin_cached": [1, 1, 32, 16],
+    "model.layers.0.attn.bias": [1, 1, 32, 32],
+    "model.layers.0.attn.masked_bias": [],
+    "model.layers.1.self_attn.bias": [32, 32],
+    "model.layers.1.self_attn.masked_bias": [],
+    "model.causal_mask": [32, 32],
+  });
+  expect(await logits(await loadLlama(place))).toEqual(await logits(model));
+});
+
+test.each([
+  ["model.layers.2.self_attn.rotary_emb.inv_freq", [8]],
+  ["model.layers.0.self_attn.q_proj.bias", [32]],
+  ["model.layers.0.attn.bias", [96]],
+  ["model.layers.0.self_attn.rotary_emb.inv_freq_", [8]],
+  ["inv_freq", [8]],
+])("what may be a weight is not: %s", async (name, shape) => {
+  const place = await withExtra(`unknown-${name}-${shape.join("x")}`, { [name]: shape });
+  await expect(loadLlama(place)).rejects.toThrow(`1 tensors unexpected:\n  ${name}`);
+  await expect(loadLlama(place)).rejects.toThrow(CheckpointError);
+});
+
+test("saveLlama with a tokenizer leaves a whole folder; without one it says what is missing", async () => {
+  const notices: string[] = [];
+  const onNotice = (message: string) => notices.push(message);
+  const whole = join(folder, "whole");
+  await saveLlama(whole, model, { tokenizer, onNotice });
+  expect(notices).toEqual([]);
+  expect((await readdir(whole)).sort()).toEqual(
+    ["config.json", "model.safetensors", ...Object.keys(tokenizer.contents())].sort(),
+  );
+  const config = JSON.parse(await readFile(join(whole, "config.json"), "utf8"));
+  expect(config).toMatchObject({ bos_token_id: tokenizer.bosId, eos_token_id: tokenizer.eosId });
+
+  const bare = join(folder, "bare");
+  await saveLlama(bare, model, { onNotice });
+  expect(notices).toHaveLength(1);
+  expect(notices[0]).toContain(`${bare} has no tokenizer.json`);
+  expect(notices[0]).toContain("config.json does not name the end of a text");
+  await saveLlama(join(folder, "knowingly"), model, { tokenizer: null, onNotice });
+  expect(notices).toHaveLength(1);
+
+  const small = await Llama.create(llamaConfig({ ...shape, vocabSize: 300 }));
+  await expect(saveLlama(join(folder, "small"), small, { tokenizer })).rejects.toThrow(
+    TokenizerError,
+  );
+  for (const [options, message] of [
+    [{ tokenizer: quickstart }, /expected a Tokenizer/],
+    [{ shardBytes: 0 }, /shardBytes/],
+    [{ onNotice: 5 }, /onNotice/],
+    [{ tokeniser: tokenizer }, /tokeniser/],
+    [5, /options/],
+  ] as unknown as [SaveLlamaOptions, RegExp][]) {
+    const failed = saveLlama(join(folder, "never"), model, options);
+    await expect(failed).rejects.toThrow(message);
+    await expect(failed).rejects.toThrow(ArgumentError);
+  }
+  await expect(saveLlama(5 as never, model)).rejects.toThrow(ArgumentError);
+  await expect(saveLlama(join(folder, "never"), {} as never)).rejects.toThrow(ArgumentError);
+  expect(await readdir(folder)).not.toContain("never");
+});
+
+test("a run's checkpoint takes neither links nor buffers", async () => {
+  const place = join(folder, "strict");
+  await saveLlama(place, model, { tokenizer });
+  const copy = join(folder, "strict-copy");
+  await cp(place, copy, { recursive: true });
+  await rm(join(copy, "model.safetensors"));
+  await symlink(join(place, "model.safetensors"), join(copy, "model.safetensors"));
+  await expect(readSafetensors(join(copy, "model.safetensors"))).rejects.toThrow(
+    /symbolic link|ELOOP/,
+  );
+});

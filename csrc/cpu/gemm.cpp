@@ -19,7 +19,7 @@
 #include <optional>
 
 #include "cpu/cpu_ops.h"
-#include "cpu/simd.h"
+#include "cpu/gemm_packed.h"
 #include "ops/checks/gemm.h"
 #include "runtime/cpu_stream.h"
 #include "runtime/room.h"
@@ -168,6 +168,7 @@ void execute(Stream& stream, Plan& plan, const void* a, const void* b, void* c) 
   queue().wait();
 }
 
+#if defined(__AVX512BF16__)
 // oneDNN computes in bf16 from AVX-512 on; below that it has no kernel at all.
 bool has_bfloat16_kernels(Stream& stream) {
   static const bool available = [&stream] {
@@ -183,6 +184,18 @@ bool has_bfloat16_kernels(Stream& stream) {
   }();
   return available;
 }
+#endif
+
+// Which products are oneDNN's.
+bool by_onednn(Stream& stream, const GemmShape& shape) {
+  static const bool f32too = getenv("LF_F32_DNNL") != nullptr;
+#if defined(__AVX512BF16__)
+  return shape.input == DType::bf16 ? has_bfloat16_kernels(stream) : f32too;
+#else
+  (void)stream;
+  return shape.input == DType::f32 && f32too;
+#endif
+}
 
 // oneDNN's exceptions as ours.
 template <class Body> void with_named_errors(const GemmShape& shape, const Body& body) {
@@ -195,33 +208,6 @@ template <class Body> void with_named_errors(const GemmShape& shape, const Body&
   }
 }
 
-template <class From, class To> void convert(const From* from, To* to, int64_t count) {
-#pragma omp parallel for schedule(static)
-  for (int64_t block = 0; block < count; block += 4096) {
-    const int64_t end = std::min(count, block + 4096);
-    for (int64_t i = block; i < end; ++i) to[i] = from_float<To>(to_float(from[i]));
-  }
-}
-
-void multiply_widened(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                      bool accumulate) {
-  const int64_t a_count = (a.shared ? 1 : shape.batch) * shape.m * shape.k;
-  const int64_t b_count = (b.shared ? 1 : shape.batch) * shape.k * shape.n;
-  const int64_t c_count = shape.batch * shape.m * shape.n;
-  const Scratch wide(stream, static_cast<size_t>(a_count + b_count + c_count) * sizeof(float));
-  float* wide_a = wide.as<float>();
-  float* wide_b = wide_a + a_count;
-  float* wide_c = wide_b + b_count;
-  convert(static_cast<const bfloat16*>(a.data), wide_a, a_count);
-  convert(static_cast<const bfloat16*>(b.data), wide_b, b_count);
-  const bool narrow_output = shape.output == DType::bf16;
-  if (narrow_output && accumulate) convert(static_cast<const bfloat16*>(c), wide_c, c_count);
-  multiply_matrices(stream, {shape.batch, shape.m, shape.n, shape.k, DType::f32, DType::f32},
-                    {wide_a, a.transposed, a.shared}, {wide_b, b.transposed, b.shared}, narrow_output ? wide_c : c,
-                    accumulate);
-  if (narrow_output) convert(wide_c, static_cast<bfloat16*>(c), c_count);
-}
-
 }  // namespace
 
 void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
@@ -232,9 +218,7 @@ void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand
     if (!accumulate) std::memset(c, 0, static_cast<size_t>(count) * size_of(shape.output));
     return;
   }
-  if (shape.input == DType::bf16 && !has_bfloat16_kernels(stream)) {
-    return multiply_widened(stream, shape, a, b, c, accumulate);
-  }
+  if (!by_onednn(stream, shape)) return multiply_packed(stream, shape, a, b, c, accumulate);
   with_named_errors(shape, [&] {
     Plan& plan = plan_for(stream, shape, a, b, accumulate, Layout::automatic);
     if (!plan.reorder) return execute(stream, plan, a.data, b.data, c);
@@ -246,7 +230,7 @@ void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand
 
 PreparedOperand::PreparedOperand(Stream& stream, const GemmShape& shape, const GemmOperand& b)
     : stream_(stream), shape_(shape), b_(b) {
-  if (shape.input == DType::bf16 && !has_bfloat16_kernels(stream)) return;
+  if (!by_onednn(stream, shape)) return;
   with_named_errors(shape, [&] {
     Plan& plan = plan_for(stream, shape, {nullptr, false}, b, false, Layout::blocked);
     if (!plan.reorder) return;

@@ -1,0 +1,277 @@
+// Matrix products in f32 arithmetic, of f32 or bf16 operands (Goto & van de Geijn 2008):
+//
+//   b is packed once into panels as wide as a register block, by the team together;
+//   then each task takes some rows of a and some panels, packs kDepth columns of its rows at a time and multiplies them
+//   with those panels. Packing widens bf16 and turns transposed operands, so neither exists as a whole in f32.
+//
+// A product of few rows with a transposed b (a generated token) reads b where it is instead, as dot products.
+//
+// No sum is divided between threads, and every sum is one chain of multiply-adds: tasks may be cut as it suits the team.
+#include "cpu/gemm_packed.h"
+
+#include <algorithm>
+
+#include "cpu/kernel.h"
+#include "cpu/tile.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+namespace {
+
+constexpr int64_t kPanel = kBlockVectors * kLanes;         // columns of b
+constexpr int64_t kDepth = kLanes == 16 ? 128 : 256;       // steps of k: a panel of them stays in the first-level cache
+constexpr int64_t kTaskRows = 16 * kBlockRows;             // of a: kDepth columns of them stay in the second-level cache
+constexpr int64_t kTaskPanels = 512 / kPanel;              // bounds a task's tile of c
+constexpr int64_t kPackedFloats = 1 << 20;                 // of b at a time: 4 MB
+constexpr int64_t kFewestPanels = 128 / kPanel;            // at a time; fewer would pack a too often
+constexpr int64_t kRowsOfDotProducts = 8;
+constexpr int64_t kSerialProducts = 1 << 17;               // multiply-adds that one thread does faster than a team
+
+constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// A stored matrix: element (i, j) at data[i * stride + j].
+template <class T> struct Stored {
+  const T* data;
+  int64_t stride;
+  Stored at(int64_t i, int64_t j) const { return {data + i * stride + j, stride}; }
+};
+
+// out[i * out_stride + j] = from(i, j), widened.
+template <class T> void copy_rows(Stored<T> from, int64_t rows, int64_t columns, float* out, int64_t out_stride) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const T* row = from.data + i * from.stride;
+    float* to = out + i * out_stride;
+    for_each_vector(0, columns, [&](int64_t j, auto v) { v.store(to + j, v.load(row + j)); });
+  }
+}
+
+// out[j * out_stride + i] = from(i, j), widened.
+template <class T> void copy_turned(Stored<T> from, int64_t rows, int64_t columns, float* out, int64_t out_stride) {
+  for (int64_t i = 0; i < rows; i += kLanes) {
+    const int64_t tall = std::min<int64_t>(kLanes, rows - i);
+    for (int64_t j = 0; j < columns; j += kLanes) {
+      const int64_t wide = std::min<int64_t>(kLanes, columns - j);
+      const T* corner = from.data + i * from.stride + j;
+      float* to = out + j * out_stride + i;
+      Floats block[kLanes];
+      if (tall == kLanes && wide == kLanes) {
+#pragma GCC unroll 16
+        for (int row = 0; row < kLanes; ++row) block[row] = load(corner + row * from.stride);
+        transpose(block);
+#pragma GCC unroll 16
+        for (int row = 0; row < kLanes; ++row) store(to + row * out_stride, block[row]);
+      } else {
+        for (int64_t row = 0; row < kLanes; ++row) {
+          block[row] = row < tall ? load_partial(corner + row * from.stride, wide) : Floats{};
+        }
+        transpose(block);
+        for (int64_t row = 0; row < wide; ++row) store_partial(to + row * out_stride, block[row], tall);
+      }
+    }
+  }
+}
+
+template <class In, class Out> class Product {
+ public:
+  Product(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate)
+      : shape_(shape), a_(a), b_(b), c_(static_cast<Out*>(c)), accumulate_(accumulate), stream_(stream),
+        threads_(omp_get_max_threads()), panels_(divide_up(shape.n, kPanel)) {
+    if (shape.batch * shape.m * shape.n * shape.k <= kSerialProducts) threads_ = 1;
+    // Sums that stay in c between rounds must be f32; of others all of k is packed at once.
+    const int64_t columns = std::min<int64_t>(panels_ * kPanel, 1024);
+    steps_ = shape.k;
+    if (std::is_same_v<Out, float>) {
+      steps_ = std::min(shape.k, std::max(kDepth, kPackedFloats / columns / kDepth * kDepth));
+    }
+    round_panels_ = std::min(panels_, std::max(kFewestPanels, kPackedFloats / (steps_ * kPanel)));
+    const int64_t entries = b.shared ? shape.batch : std::max<int64_t>(1, kPackedFloats / (panels_ * kPanel * steps_));
+    round_entries_ = std::min(shape.batch, entries);
+  }
+
+  void run() {
+    const int64_t packed_entries = b_.shared ? 1 : round_entries_;
+    const Scratch packed(stream_, static_cast<size_t>(packed_entries * round_panels_ * kPanel * steps_) * sizeof(float));
+    cut_tasks();
+    tile_stride_ = task_panels_ * kPanel;
+    const int64_t own = task_rows_ * (kDepth + tile_stride_);
+    const Scratch buffers(stream_, static_cast<size_t>(threads_ * own) * sizeof(float));
+    packed_ = packed.as<float>();
+    for (int64_t entry = 0; entry < shape_.batch; entry += round_entries_) {
+      for (int64_t panel = 0; panel < panels_; panel += round_panels_) {
+        for (int64_t step = 0; step < shape_.k; step += steps_) {
+          const Round round = {entry, std::min(round_entries_, shape_.batch - entry), panel,
+                               std::min(round_panels_, panels_ - panel), step, std::min(steps_, shape_.k - step)};
+          work(round, buffers.as<float>(), own);
+        }
+      }
+    }
+  }
+
+ private:
+  // Part of the product whose part of b is packed at once.
+  struct Round {
+    int64_t first_entry, entries, first_panel, panels, first_step, steps;
+  };
+
+  // Enough tasks for a balanced team, as large as that allows: each packs its rows of a for itself.
+  void cut_tasks() {
+    task_rows_ = std::min(kTaskRows, round_up(shape_.m, kBlockRows));
+    task_panels_ = std::min(kTaskPanels, round_panels_);
+    const auto tasks = [&] {
+      return round_entries_ * divide_up(shape_.m, task_rows_) * divide_up(round_panels_, task_panels_);
+    };
+    while (tasks() < 3 * threads_ && task_panels_ > kFewestPanels) task_panels_ = divide_up(task_panels_, 2);
+    while (tasks() < 3 * threads_ && task_rows_ > 4 * kBlockRows) task_rows_ = round_up(task_rows_ / 2, kBlockRows);
+    while (tasks() < threads_ && task_panels_ > 1) task_panels_ = divide_up(task_panels_, 2);
+  }
+
+  void work(const Round& round, float* buffers, int64_t own) const {
+    const int64_t depths = divide_up(round.steps, kDepth);
+    const int64_t packings = (b_.shared ? 1 : round.entries) * round.panels * depths;
+    const int64_t columns = divide_up(round.panels, task_panels_), rows = divide_up(shape_.m, task_rows_);
+    const int64_t tasks = round.entries * rows * columns;
+    const auto pack = [&](int64_t i) { pack_panel(round, i / depths / round.panels, i / depths % round.panels, i % depths); };
+    const auto multiply = [&](int64_t i, int64_t thread) {
+      multiply_task(round, i / columns / rows, i / columns % rows * task_rows_, i % columns * task_panels_,
+                    buffers + thread * own);
+    };
+    if (threads_ == 1) {
+      for (int64_t i = 0; i < packings; ++i) pack(i);
+      for (int64_t i = 0; i < tasks; ++i) multiply(i, 0);
+      return;
+    }
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < packings; ++i) pack(i);
+#pragma omp for schedule(dynamic)
+      for (int64_t i = 0; i < tasks; ++i) multiply(i, omp_get_thread_num());
+    }
+  }
+
+  float* packed_panel(const Round& round, int64_t entry, int64_t panel) const {
+    return packed_ + ((b_.shared ? 0 : entry) * round.panels + panel) * kPanel * round.steps;
+  }
+
+  void pack_panel(const Round& round, int64_t entry, int64_t panel, int64_t depth) const {
+    const int64_t column = (round.first_panel + panel) * kPanel, width = std::min(kPanel, shape_.n - column);
+    const int64_t from = depth * kDepth, steps = std::min(kDepth, round.steps - from);
+    const int64_t step = round.first_step + from;
+    float* out = packed_panel(round, entry, panel) + from * kPanel;
+    if (width < kPanel) std::memset(out, 0, static_cast<size_t>(steps * kPanel) * sizeof(float));
+    const In* data = static_cast<const In*>(b_.data);
+    if (!b_.shared) data += (round.first_entry + entry) * shape_.k * shape_.n;
+    if (b_.transposed) {
+      copy_turned(Stored<In>{data, shape_.k}.at(column, step), width, steps, out, kPanel);
+    } else {
+      copy_rows(Stored<In>{data, shape_.n}.at(step, column), steps, width, out, kPanel);
+    }
+  }
+
+  void pack_rows(int64_t entry, int64_t row, int64_t rows, int64_t step, int64_t steps, float* out) const {
+    const In* data = static_cast<const In*>(a_.data);
+    if (!a_.shared) data += entry * shape_.m * shape_.k;
+    if (a_.transposed) {
+      copy_turned(Stored<In>{data, shape_.m}.at(step, row), steps, rows, out, kDepth);
+    } else {
+      copy_rows(Stored<In>{data, shape_.k}.at(row, step), rows, steps, out, kDepth);
+    }
+  }
+
+  // Rows from `row` on of a batch entry, panels from `panel` of the round on.
+  void multiply_task(const Round& round, int64_t entry, int64_t row, int64_t panel, float* buffer) const {
+    const int64_t rows = std::min(task_rows_, shape_.m - row), panels = std::min(task_panels_, round.panels - panel);
+    const int64_t column = (round.first_panel + panel) * kPanel, width = std::min(panels * kPanel, shape_.n - column);
+    Out* c = c_ + ((round.first_entry + entry) * shape_.m + row) * shape_.n + column;
+    float* rows_of_a = buffer;
+    float* tile = buffer + task_rows_ * kDepth;
+    const bool add = accumulate_ || round.first_step > 0;
+    // Whole panels of f32 are summed where they belong.
+    int64_t stride = tile_stride_;
+    const bool in_place = std::is_same_v<Out, float> && width == panels * kPanel;
+    if (in_place) {
+      tile = reinterpret_cast<float*>(c);
+      stride = shape_.n;
+    } else if (add) {
+      copy_rows(Stored<Out>{c, shape_.n}, rows, width, tile, stride);
+    }
+    for (int64_t depth = 0; depth < round.steps; depth += kDepth) {
+      const int64_t steps = std::min(kDepth, round.steps - depth);
+      pack_rows(round.first_entry + entry, row, rows, round.first_step + depth, steps, rows_of_a);
+      for (int64_t p = 0; p < panels; ++p) {
+        const float* b = packed_panel(round, entry, panel + p) + depth * kPanel;
+        const int64_t vectors = std::min<int64_t>(kBlockVectors, divide_up(width - p * kPanel, kLanes));
+        for (int64_t r = 0; r < rows; r += kBlockRows) {
+          const int64_t tall = std::min<int64_t>(kBlockRows, rows - r);
+          static constexpr auto products =
+              block_products<FloatEngine>(std::make_index_sequence<kBlockRows * kBlockVectors>{});
+          products[(tall - 1) * kBlockVectors + vectors - 1]({rows_of_a + r * kDepth, kDepth, 1}, b, kPanel, steps,
+                                                             tile + r * stride + p * kPanel, stride, add || depth > 0);
+        }
+      }
+    }
+    if (in_place) return;
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* from = tile + r * stride;
+      Out* to = c + r * shape_.n;
+      for_each_vector(0, width, [&](int64_t j, auto v) { v.store(to + j, v.load(from + j)); });
+    }
+  }
+
+  GemmShape shape_;
+  GemmOperand a_, b_;
+  Out* c_;
+  bool accumulate_;
+  Stream& stream_;
+  int64_t threads_, panels_;                             // panels of all of n
+  int64_t steps_, round_panels_, round_entries_;         // of a round, at most
+  int64_t task_rows_ = 0, task_panels_ = 0, tile_stride_ = 0;
+  float* packed_ = nullptr;  // (entry, panel, step, kPanel)
+};
+
+// Each row of a with kLanes rows of the stored b at a time.
+template <class In, class Out>
+void multiply_by_dot_products(const GemmShape& shape, const In* a, const In* b, Out* c, bool accumulate) {
+  const int64_t k = shape.k, blocks = divide_up(shape.n, kLanes);
+  parallel_for(blocks, shape.m * k * kLanes, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t column = block * kLanes, width = std::min<int64_t>(kLanes, shape.n - column);
+      for (int64_t row = 0; row < shape.m; ++row) {
+        const In* x = a + row * k;
+        Floats sums[kLanes] = {};
+        for_each_vector(0, k, [&](int64_t i, auto v) {
+          const Floats from_a = v.load(x + i);
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane) {
+            const int64_t other = column + std::min<int64_t>(lane, width - 1);
+            sums[lane] = fused(from_a, v.load(b + other * k + i), sums[lane]);
+          }
+        });
+        Out* out = c + row * shape.n + column;
+        const Floats sum = reduce_rows(sums, [](Floats x, Floats y) { return x + y; });
+        store_partial(out, accumulate ? load_partial(out, width) + sum : sum, width);
+      }
+    }
+  });
+}
+
+template <class In, class Out>
+void multiply(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+              bool accumulate) {
+  if (shape.batch == 1 && shape.m <= kRowsOfDotProducts && b.transposed && !a.transposed) {
+    multiply_by_dot_products(shape, static_cast<const In*>(a.data), static_cast<const In*>(b.data),
+                             static_cast<Out*>(c), accumulate);
+  } else {
+    Product<In, Out>(stream, shape, a, b, c, accumulate).run();
+  }
+}
+
+}  // namespace
+
+void multiply_packed(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+                     bool accumulate) {
+  if (shape.input == DType::f32) return multiply<float, float>(stream, shape, a, b, c, accumulate);
+  if (shape.output == DType::f32) return multiply<bfloat16, float>(stream, shape, a, b, c, accumulate);
+  multiply<bfloat16, bfloat16>(stream, shape, a, b, c, accumulate);
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -168,10 +168,24 @@ export class Trainer {
   static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
     // Says what is wrong with one that was made by hand, and fills what it leaves out.
     const complete = resolveConfig(config);
-    checkOptions("Trainer", options, ["resume", "allowDataChange", "onNotice"]);
-    const { resume = "auto", allowDataChange = false, onNotice } = options;
+    checkOptions("Trainer", options, [
+      "resume",
+      "resumeStrict",
+      "allowDataChange",
+      "checkpoints",
+      "onNotice",
+    ]);
+    const {
+      resume = "auto",
+      resumeStrict,
+      allowDataChange = false,
+      checkpoints,
+      onNotice,
+    } = options;
     checkString("Trainer", "resume", resume);
+    checkBoolean("Trainer", "resumeStrict", resumeStrict ?? false);
     checkBoolean("Trainer", "allowDataChange", allowDataChange);
+    checkBoolean("Trainer", "checkpoints", checkpoints ?? true);
     if (onNotice !== undefined) checkFunction("Trainer", "onNotice", onNotice);
     return new Trainer(await startRun(complete, options));
   }

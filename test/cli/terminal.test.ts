@@ -8,6 +8,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { saveLlama } from "../../lib/checkpoint/llama.js";
 import { bounded } from "../../lib/cli/terminal.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { visible, visibleLine } from "../../lib/visible.js";
 import { tinyModel } from "../support/tiny_run.js";
@@ -19,7 +20,7 @@ let folder: string;
 beforeAll(async () => {
   buildLibrary();
   folder = mkdtempSync(join(tmpdir(), "terminal-"));
-  const model = await Llama.create(tinyModel, { seed: 1 });
+  const model = await Llama.create(llamaConfig(tinyModel), { seed: 1 });
   await saveLlama(join(folder, "model"), model);
   await (await Tokenizer.load(join(root, "assets/quickstart"))).copyTo(join(folder, "model"));
   model.dispose();

@@ -150,8 +150,7 @@ export function checkInstance<T>(
   op: string,
   name: string,
   value: unknown,
-  // biome-ignore lint/suspicious/noExplicitAny: the classes' constructors have nothing in common
-  kind: abstract new (...args: any[]) => T,
+  kind: { readonly prototype: T; [Symbol.hasInstance](value: unknown): boolean },
   what: string,
 ): asserts value is T {
   if (!(value instanceof kind)) throw argumentError(op, what, name, value);

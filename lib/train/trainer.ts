@@ -2,7 +2,7 @@ import {
   checkBoolean,
   checkFunction,
   checkMade,
-  checkOptions,
+  checkObject,
   checkString,
 } from "../check-values.js";
 import { HostCopies } from "../checkpoint/host-copies.js";
@@ -143,7 +143,7 @@ export class Trainer {
   static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
     // Says what is wrong with one that was made by hand, and fills what it leaves out.
     const complete = resolveConfig(config);
-    checkOptions("Trainer", options, ["resume", "allowDataChange", "onNotice"]);
+    checkObject("Trainer", "options", options);
     const { resume = "auto", allowDataChange = false, onNotice } = options;
     checkString("Trainer", "resume", resume);
     checkBoolean("Trainer", "allowDataChange", allowDataChange);

@@ -2,7 +2,7 @@ import {
   checkBoolean,
   checkFunction,
   checkMade,
-  checkOptions,
+  checkObject,
   checkString,
 } from "../check-values.js";
 import { HostCopies } from "../checkpoint/host-copies.js";
@@ -168,6 +168,7 @@ export class Trainer {
   static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
     // Says what is wrong with one that was made by hand, and fills what it leaves out.
     const complete = resolveConfig(config);
+    checkObject("Trainer", "options", options);
     checkOptions("Trainer", options, [
       "resume",
       "resumeStrict",

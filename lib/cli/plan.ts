@@ -39,7 +39,10 @@ export function addPlan(program: Command): void {
       const config = loadConfig(file, set);
       const { planRun } = await import("../train/plan.js");
       const { formatPlan } = await import("../train/plan-text.js");
-      const plan = planRun(config, machine);
+      const { plannedRepeats } = await import("../train/repeats.js");
+      const planned = planRun(config, machine);
+      const windows = planned.tokens / config.data.sequenceLength;
+      const plan = { ...planned, data: await plannedRepeats(config, windows) };
       process.stdout.write(json ? `${JSON.stringify(plan, null, 2)}\n` : formatPlan(config, plan));
     });
 }

@@ -11,6 +11,7 @@ import {
   type Variant,
   variantJson,
 } from "./tokenizer-json.js";
+import { addsBos } from "./tokenizer-template.js";
 
 export interface EncodeOptions {
   /** Put the beginning-of-text id in front. Default: false. */
@@ -180,6 +181,13 @@ export class Tokenizer {
         fail(`${name}: it has ${String(this[name])}, the model ${expected}`);
       }
     }
+  }
+
+  /** Whether other programs that use it put the beginning-of-text token in front of every text. */
+  get addsBos(): boolean {
+    if (this.bosId === null) return false;
+    const contents = this.#files.companions.map((companion) => companion.contents);
+    return addsBos(JSON.parse(this.#files.text), contents, this.token(this.bosId));
   }
 
   /** tokenizer.json and what belongs to it by file name, as they were loaded: for checkpoints. */

@@ -23,6 +23,7 @@ import type { RunConfig } from "./config.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, recordRun, runFiles } from "./metrics.js";
+import { repeatNotes, repeatsOf } from "./repeats.js";
 import { agreedCheckpoint, checkIdentity, findCheckpoint, goBackTo } from "./resume.js";
 import { startShardCheck } from "./shard-check.js";
 import { runIdentity } from "./snapshot.js";
@@ -88,6 +89,9 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
     opened.push(() => mixture.close());
     warnOfRepetition(mixture, onNotice);
+    const { microBatch, accumulation } = config.batch;
+    const windows = config.steps * microBatch * accumulation * (world?.worldSize ?? 1);
+    for (const note of repeatNotes(repeatsOf(mixture, windows))) onNotice(note);
     const heldOut = await openHeldOut(config.data.train, split, onNotice);
     opened.push(() => heldOut?.close());
     const tokenizer = await loadTokenizer(mixture);

@@ -19,7 +19,7 @@ import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
-import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
+import { type Input, type InputFile, noneSkipped, type Skipped } from "../readers/input.js";
 import { countPassedOver, describePassedOver } from "../readers/passed-over.js";
 import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
@@ -227,7 +227,7 @@ export class Preparation {
 
   /** What was left out of each input, in words. */
   #skippedOf(pass: Pass): string[] {
-    const words = {
+    const words: Record<Exclude<keyof Skipped, "nonFinite">, (count: number) => string> = {
       empty: (count: number) => `${count} empty`,
       filtered: (count: number) => `${count} that the filter refuses`,
       short: (count: number) => `${count} below minBytes`,
@@ -248,6 +248,21 @@ export class Preparation {
   #warnings(pass: Pass, fraction: number, chosen: boolean): string[] {
     const { train, validation } = pass.splits;
     const warnings = this.#skippedOf(pass);
+    const { bosId, addsBos } = this.#tokenizer;
+    if (this.#settings.documentStart === "none" && addsBos) {
+      const name = this.#tokenizer.token(bosId as number);
+      warnings.push(
+        `the tokenizer puts ${name} in front of every text where other programs use it, and documents were written without: ` +
+          `documentStart "bos", on the command line --document-start bos, puts it there`,
+      );
+    }
+    for (const [index, { skipped }] of pass.progress.sources.entries()) {
+      if (!skipped.nonFinite) continue;
+      const { path } = this.#settings.inputs[index] as Input;
+      warnings.push(
+        `${path}: ${skipped.nonFinite} records hold NaN or Infinity, as Python writes them; they were read as null`,
+      );
+    }
     if (fraction > 0 && pass.progress.threshold !== fraction) {
       warnings.unshift(
         `too few documents for a validation share of ${fraction}: ` +
@@ -297,7 +312,7 @@ export class Preparation {
         path: this.#settings.inputs[index]?.path as string,
         kind: this.#found[index]?.kind as FoundInput["kind"],
         ...counts,
-        skipped: { ...counts.skipped },
+        skipped: leftOut(counts.skipped),
         ...this.#passedOver(index),
       })),
     };
@@ -311,6 +326,11 @@ export class Preparation {
     await syncFolder(this.#folder);
     return dataset;
   }
+}
+
+/** What was left out of an input, for dataset.json; records that were only noted are told where there are any. */
+function leftOut({ nonFinite, ...skipped }: Skipped): Record<string, number> {
+  return { ...skipped, ...(nonFinite && { nonFinite }) };
 }
 
 /** The tokenizer in dataset.json: its files with their hashes. */

@@ -4,6 +4,7 @@ import { boundedList } from "../../bounded-list.js";
 import { ArgumentError, DataError } from "../../errors.js";
 import type { FilePosition, InputFile, ReadOptions } from "./input.js";
 import type { FileRecord } from "./jsonl.js";
+import { PageLimits } from "./parquet-limits.js";
 import { PageIndex } from "./parquet-pages.js";
 import { ParquetText } from "./parquet-text.js";
 
@@ -36,6 +37,7 @@ export async function* parquetRecords(
   const handle = await open(file.path, "r").catch((cause: Error) => {
     throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
   });
+  const limits = new PageLimits();
   try {
     const buffer = {
       byteLength: file.bytes,
@@ -47,13 +49,14 @@ export async function* parquetRecords(
     const index = new PageIndex(buffer, parquetSchema(metadata));
     const text = new ParquetText(options);
     for await (const { rowStart, rowEnd } of rowRanges(metadata, present, index, from.record)) {
+      limits.reset();
       const objects = await parquetReadObjects({
         file: index.buffer,
         metadata,
         columns: present,
         rowStart,
         rowEnd,
-        compressors,
+        compressors: limits.around(compressors),
         parsers: text.parsers,
         useOffsetIndex: true,
       });

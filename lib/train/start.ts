@@ -118,6 +118,8 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       if (found) checkIdentity(found, identity, { ...options, onNotice });
       return found;
     });
+    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
+    opened.push(() => shardCheck?.close());
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
     if (first && checkpoint && resume !== "auto") await goBackTo(checkpoint, config.out, onNotice);
     const progress = checkpoint
@@ -132,8 +134,6 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
           onNotice,
         )
       : null;
-    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
-    opened.push(() => shardCheck?.close());
     return {
       config,
       shardCheck,

@@ -139,15 +139,15 @@ it("covers the tokenizer's files, and says what an older data set has no hash of
   expect(notices.at(-1)).toMatch(/no part of .*"notes\.txt"/);
 });
 
-it("a data description with 100,000 wrong shards gives a short error", async () => {
+it("a data description with 20,000 wrong shards gives a short error", async () => {
   const folder = await copy();
   const description = join(folder, "dataset.json");
   const dataset = JSON.parse(await readFile(description, "utf8"));
   const [shard] = dataset.splits.train.shards;
-  dataset.splits.train.shards = Array.from({ length: 100_000 }, () => shard);
+  dataset.splits.train.shards = Array.from({ length: 20_000 }, () => shard);
   await writeFile(description, JSON.stringify(dataset));
   const error = await TokenDataset.open(folder, { sequenceLength: 8 }).catch((e: Error) => e);
   expect(error).toBeInstanceOf(DataError);
   expect((error as Error).message.length).toBeLessThan(5000);
-  expect((error as Error).message).toMatch(/and (99|100),\d{3} more/);
+  expect((error as Error).message).toMatch(/and (19|20),\d{3} more/);
 });

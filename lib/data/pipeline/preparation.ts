@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { open, readdir, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
@@ -7,8 +6,6 @@ import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
 import {
   type DatasetFile,
   datasetFileName,
-  datasetFormat,
-  datasetVersion,
   type Split,
   serialiseDatasetFile,
 } from "../dataset-file.js";
@@ -19,8 +16,8 @@ import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import type { PrepareSettings } from "../prepare-options.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
-import { type Input, type InputFile, noneSkipped, type Skipped } from "../readers/input.js";
-import { countPassedOver, describePassedOver } from "../readers/passed-over.js";
+import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
+import { describePassedOver } from "../readers/passed-over.js";
 import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
 import { syncFolder } from "../sync-folder.js";
@@ -29,6 +26,7 @@ import { type Beginning, findBeginning } from "./beginning.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
 import { workOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
+import { datasetOf, leftOutOf, readTwice, warningsOf } from "./summary.js";
 
 /** Less input than this is encoded before the first process has started. */
 const smallInput = 2 ** 22;
@@ -63,7 +61,6 @@ export class Preparation {
     const { inputs, skipUnreadable } = this.#settings;
     for (const input of inputs) this.#found.push(await findInput(input, own, skipUnreadable));
     this.#checkTextFields();
-    const twice = this.#readTwice();
     const work = workOf(this.#settings, this.#tokenizer, this.#found);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
@@ -71,7 +68,10 @@ export class Preparation {
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
-    const warnings = [...this.#found.flatMap(({ notes }) => notes), ...twice];
+    const warnings = [
+      ...this.#found.flatMap(({ notes }) => notes),
+      ...(inputs.length > 1 ? readTwice(this.#files) : []),
+    ];
     try {
       let pass = await this.#pass(work, encoder, fraction, beginning);
       // Documents whose side is given do not depend on the threshold.
@@ -80,7 +80,7 @@ export class Preparation {
       if (moved !== null) {
         pass = await this.#pass(work, encoder, moved, null);
       }
-      warnings.push(...this.#warnings(pass, fraction, chosen));
+      warnings.push(...warningsOf(this.#settings, this.#tokenizer, pass));
       const dataset = await this.#finish(pass);
       const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
         origin: this.#originOf(file, record),
@@ -106,21 +106,6 @@ export class Preparation {
     throw new ArgumentError(
       `[prepare] ${path}: textField "${textField}" needs records, but it was found to hold text`,
     );
-  }
-
-  /** Says so where several inputs name the same file: it is read as often. */
-  #readTwice(): string[] {
-    if (this.#found.length < 2) return [];
-    const known = new Set<string>();
-    const twice: string[] = [];
-    for (const { path } of this.#files) {
-      const place = resolve(path);
-      if (known.has(place)) twice.push(path);
-      known.add(place);
-    }
-    const [first] = twice;
-    if (first === undefined) return [];
-    return [`${twice.length} files are read again, as several inputs name them, such as ${first}`];
   }
 
   get #files(): InputFile[] {
@@ -205,7 +190,7 @@ export class Preparation {
           this.#settings.inputs.map((input) => input.path),
           ", ",
         );
-        const [reason] = this.#skippedOf(pass);
+        const [reason] = leftOutOf(this.#settings.inputs, pass);
         throw new DataError(`[prepare] no text in ${paths}: ${reason ?? "every file is empty"}`);
       }
       return pass;
@@ -225,61 +210,6 @@ export class Preparation {
     }
   }
 
-  /** What was left out of each input, in words. */
-  #skippedOf(pass: Pass): string[] {
-    const words: Record<Exclude<keyof Skipped, "nonFinite">, (count: number) => string> = {
-      empty: (count: number) => `${count} empty`,
-      filtered: (count: number) => `${count} that the filter refuses`,
-      short: (count: number) => `${count} below minBytes`,
-      long: (count: number) => `${count} above maxBytes`,
-      bad: (count: number) => `${count} bad records`,
-      duplicate: (count: number) => `${count} copies`,
-    };
-    return pass.progress.sources.flatMap(({ skipped }, index) => {
-      const parts = (Object.keys(words) as (keyof typeof words)[])
-        .filter((reason) => skipped[reason] > 0)
-        .map((reason) => words[reason](skipped[reason]));
-      return parts.length === 0
-        ? []
-        : [`${this.#settings.inputs[index]?.path}: left out ${parts.join(", ")}`];
-    });
-  }
-
-  #warnings(pass: Pass, fraction: number, chosen: boolean): string[] {
-    const { train, validation } = pass.splits;
-    const warnings = this.#skippedOf(pass);
-    const { bosId, addsBos } = this.#tokenizer;
-    if (this.#settings.documentStart === "none" && addsBos) {
-      const name = this.#tokenizer.token(bosId as number);
-      warnings.push(
-        `the tokenizer puts ${name} in front of every text where other programs use it, and documents were written without: ` +
-          `documentStart "bos", on the command line --document-start bos, puts it there`,
-      );
-    }
-    for (const [index, { skipped }] of pass.progress.sources.entries()) {
-      if (!skipped.nonFinite) continue;
-      const { path } = this.#settings.inputs[index] as Input;
-      warnings.push(
-        `${path}: ${skipped.nonFinite} records hold NaN or Infinity, as Python writes them; they were read as null`,
-      );
-    }
-    if (fraction > 0 && pass.progress.threshold !== fraction) {
-      warnings.unshift(
-        `too few documents for a validation share of ${fraction}: ` +
-          `${validation.documents} of ${train.documents + validation.documents} held out`,
-      );
-    } else if (fraction > 0 && !chosen && validation.documents === 0) {
-      warnings.unshift("all text is one document: none is held out for validation");
-    }
-    return warnings;
-  }
-
-  /** How much of an input was not read, for dataset.json. */
-  #passedOver(index: number): { passedOver?: Record<string, number> } {
-    const { passed } = this.#found[index] as FoundInput;
-    return passed.length === 0 ? {} : { passedOver: countPassedOver(passed) };
-  }
-
   #originOf(file: number, record: number): string {
     const { path, format } = this.#files[file] as InputFile;
     return format === "text" ? path : `${path}, record ${record}`;
@@ -289,33 +219,7 @@ export class Preparation {
   async #finish(pass: Pass): Promise<DatasetFile> {
     const tokenizer = this.#tokenizer;
     await tokenizer.copyTo(this.#folder);
-    const {
-      validationFraction: fraction,
-      documentStart,
-      documentEnd,
-      deduplicate,
-    } = this.#settings;
-    const dataset: DatasetFile = {
-      format: datasetFormat,
-      version: datasetVersion,
-      dtype: this.#dtype,
-      vocabSize: tokenizer.vocabSize,
-      eosId: tokenizer.eosId,
-      bosId: tokenizer.bosId,
-      documentStart,
-      documentEnd,
-      tokenizer: tokenizerEntry(tokenizer),
-      validation: { fraction, threshold: pass.progress.threshold },
-      deduplicated: deduplicate,
-      splits: pass.splits,
-      sources: pass.progress.sources.map((counts, index) => ({
-        path: this.#settings.inputs[index]?.path as string,
-        kind: this.#found[index]?.kind as FoundInput["kind"],
-        ...counts,
-        skipped: leftOut(counts.skipped),
-        ...this.#passedOver(index),
-      })),
-    };
+    const dataset = datasetOf(this.#settings, this.#found, tokenizer, this.#dtype, pass);
     const file = await open(join(this.#folder, datasetFileName), "w");
     try {
       await file.writeFile(serialiseDatasetFile(dataset));
@@ -326,24 +230,6 @@ export class Preparation {
     await syncFolder(this.#folder);
     return dataset;
   }
-}
-
-/** What was left out of an input, for dataset.json; records that were only noted are told where there are any. */
-function leftOut({ nonFinite, ...skipped }: Skipped): Record<string, number> {
-  return { ...skipped, ...(nonFinite && { nonFinite }) };
-}
-
-/** The tokenizer in dataset.json: its files with their hashes. */
-function tokenizerEntry(tokenizer: Tokenizer): DatasetFile["tokenizer"] {
-  const contents = tokenizer.contents();
-  const hashes = Object.fromEntries(
-    Object.entries(contents).map(([name, bytes]) => [
-      name,
-      createHash("sha256").update(bytes).digest("hex"),
-    ]),
-  );
-  const files = Object.keys(contents) as DatasetFile["tokenizer"]["files"];
-  return { sha256: tokenizer.sha256, files, hashes };
 }
 
 /** Threads and processes need this library as JavaScript; tests run it from its sources. */

@@ -4,10 +4,14 @@ import type { RunConfig } from "./config.js";
 import { alignRows, alignTable, formatBytes, formatHours } from "./format.js";
 import { publishedHoursPer300B, type RunPlan } from "./plan.js";
 import { formatDuration } from "./progress.js";
+import type { DataRepeats } from "./repeats.js";
 import { formatScaling } from "./scaling-text.js";
 
 /** A plan as tables for a terminal. */
-export function formatPlan(config: RunConfig, plan: RunPlan): string {
+export function formatPlan(
+  config: RunConfig,
+  plan: RunPlan & { data?: DataRepeats[] | string },
+): string {
   const { parameters, memory, flops } = plan;
   const count = (n: number) => n.toLocaleString("en-US");
   const gigaflops = (n: number) => `${(n / 1e9).toFixed(3)} GFLOP`;
@@ -67,6 +71,7 @@ export function formatPlan(config: RunConfig, plan: RunPlan): string {
     ],
   ];
   const text = sections.map(([title, rows]) => `${title}\n${alignRows(rows)}`);
+  if (plan.data !== undefined) text.push(`Data\n${dataTable(plan.data)}`);
   text.push(plan.scaling ? formatScaling(config, plan.scaling) : `Time\n${estimateTable(plan)}`);
   if (isDeepStrictEqual(config.model, presets["tinyllama-1.1b"])) {
     const rows = publishedHoursPer300B.map(({ model, hours }): [string, string] => [
@@ -76,6 +81,15 @@ export function formatPlan(config: RunConfig, plan: RunPlan): string {
     text.push(`A100-hours per 300 billion tokens, as published\n${alignRows(rows)}`);
   }
   return `${text.join("\n\n")}\n`;
+}
+
+function dataTable(data: DataRepeats[] | string): string {
+  if (typeof data === "string") return `  not known: ${data}`;
+  const rows = data.map(({ folder, tokens, epochs }): [string, string] => [
+    folder,
+    `${tokens.toLocaleString("en-US")} tokens, read ${epochs.toFixed(2)} times`,
+  ]);
+  return alignRows(rows);
 }
 
 function estimateTable(plan: RunPlan): string {

@@ -27,6 +27,7 @@ import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
 import type { RecipeChange } from "./recipe.js";
+import { repeatNotes, repeatsOf } from "./repeats.js";
 import {
   agreedCheckpoint,
   checkIdentity,
@@ -111,6 +112,9 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
     opened.push(() => mixture.close());
     warnOfRepetition(mixture, onNotice);
+    const { microBatch, accumulation } = config.batch;
+    const windows = config.steps * microBatch * accumulation * (world?.worldSize ?? 1);
+    for (const note of repeatNotes(repeatsOf(mixture, windows))) onNotice(note);
     const heldOut = await openHeldOut(config.data.train, split, onNotice);
     opened.push(() => heldOut?.close());
     const tokenizer = await loadTokenizer(mixture);
@@ -145,6 +149,8 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       }
       return found;
     });
+    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
+    opened.push(() => shardCheck?.close());
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
     if (output && checkpoint && resume !== "auto") {
       await goBackTo(checkpoint, output.identity, onNotice);
@@ -162,8 +168,6 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     const metrics =
       output &&
       (await openRecords(output.identity, info, { step: progress.step, changes }, onNotice));
-    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
-    opened.push(() => shardCheck?.close());
     return {
       config,
       shardCheck,

@@ -3,6 +3,7 @@ import {
   checkFunction,
   checkMade,
   checkObject,
+  checkOptions,
   checkString,
 } from "../check-values.js";
 import { HostCopies } from "../checkpoint/host-copies.js";

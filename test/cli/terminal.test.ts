@@ -10,6 +10,7 @@ import { bounded } from "../../lib/cli/terminal.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { presets } from "../../lib/model/presets.js";
 import { visible, visibleLine } from "../../lib/visible.js";
 import { tinyModel } from "../support/tiny_run.js";
 import { buildLibrary, root } from "./build.js";
@@ -20,7 +21,9 @@ let folder: string;
 beforeAll(async () => {
   buildLibrary();
   folder = mkdtempSync(join(tmpdir(), "terminal-"));
-  const model = await Llama.create(llamaConfig(tinyModel), { seed: 1 });
+  const model = await Llama.create(llamaConfig({ ...presets.quickstart, ...tinyModel }), {
+    seed: 1,
+  });
   await saveLlama(join(folder, "model"), model);
   await (await Tokenizer.load(join(root, "assets/quickstart"))).copyTo(join(folder, "model"));
   model.dispose();

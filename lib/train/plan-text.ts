@@ -1,13 +1,15 @@
 import { isDeepStrictEqual } from "node:util";
 import { presets } from "../model/presets.js";
-import type { RunConfig } from "./config.js";
+import type { LoadedConfig, RunConfig } from "./config.js";
 import { alignRows, alignTable, formatBytes, formatHours } from "./format.js";
 import { publishedHoursPer300B, type RunPlan } from "./plan.js";
+import { describePrecision } from "./precision.js";
 import { formatDuration } from "./progress.js";
 import { formatScaling } from "./scaling-text.js";
 
 /** A plan as tables for a terminal. */
-export function formatPlan(config: RunConfig, plan: RunPlan): string {
+export function formatPlan(asked: LoadedConfig, plan: RunPlan): string {
+  const config: RunConfig = { ...asked, precision: plan.precision };
   const { parameters, memory, flops } = plan;
   const count = (n: number) => n.toLocaleString("en-US");
   const gigaflops = (n: number) => `${(n / 1e9).toFixed(3)} GFLOP`;
@@ -24,7 +26,7 @@ export function formatPlan(config: RunConfig, plan: RunPlan): string {
       ],
     ],
     [
-      `Memory on one device, estimated (${config.precision}, micro-batch ${config.batch.microBatch} x ` +
+      `Memory on one device, estimated (${describePrecision(asked.precision, config)}, micro-batch ${config.batch.microBatch} x ` +
         `${config.data.sequenceLength}, recompute ${config.recompute})`,
       [
         ["weights", formatBytes(memory.weights)],

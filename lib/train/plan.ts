@@ -1,8 +1,9 @@
 import { checkNumber, checkOptions, checkString } from "../check-values.js";
 import { parameterBreakdown, parameterCount } from "../model/config.js";
-import { type RunConfig, resolveConfig } from "./config-resolve.js";
+import { type LoadedConfig, type Precision, type RunConfig, resolveConfig } from "./config-resolve.js";
 import { type FlopsPerToken, flopsPerToken } from "./flops.js";
 import { type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
+import { decidePrecision } from "./precision.js";
 import {
   fewestReferenceParameters,
   type MachineOptions,
@@ -20,6 +21,8 @@ export interface TimeEstimate {
 }
 
 export interface RunPlan {
+  /** Of weights and activations; what the device decides if the configuration says "auto". */
+  precision: Precision;
   parameters: ReturnType<typeof parameterBreakdown> & { total: number };
   memory: MemoryPlan & { total: number };
   flops: FlopsPerToken;
@@ -51,9 +54,9 @@ const machineOptionNames = ["gpus", "gpusPerNode", "gpu", "nodeBandwidth", "netw
  * speed is known.
  * @throws ConfigError see `planScaling`
  */
-export function planRun(given: RunConfig, machine: MachineOptions = {}): RunPlan {
+export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunPlan {
   // Says what is wrong with one that was made by hand, and fills what it leaves out.
-  const config = resolveConfig(given);
+  const config = decidePrecision(resolveConfig(given), null);
   checkOptions("planRun", machine, machineOptionNames);
   for (const name of ["gpus", "gpusPerNode", "nodeBandwidth", "networkBandwidth"] as const) {
     if (machine[name] !== undefined) checkNumber("planRun", name, machine[name]);
@@ -72,6 +75,7 @@ export function planRun(given: RunConfig, machine: MachineOptions = {}): RunPlan
   const total = parameterCount(model);
   const memory = scaling?.chosen.memory ?? withTotal(planMemory(config));
   return {
+    precision: config.precision,
     parameters: { ...parameterBreakdown(model), total },
     memory,
     flops,

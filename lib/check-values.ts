@@ -163,8 +163,8 @@ export function checkInstance<T>(
   op: string,
   name: string,
   value: unknown,
-  // biome-ignore lint/suspicious/noExplicitAny: the classes' constructors have nothing in common
-  kind: abstract new (...args: any[]) => T,
+  // biome-ignore lint/complexity/noBannedTypes: a class whose constructor may be private
+  kind: Function & { prototype: T },
   what: string,
 ): asserts value is T {
   if (!(value instanceof kind)) throw argumentError(op, what, name, value);

@@ -145,18 +145,6 @@ export function checkDevice(op: string, name: string, value: unknown): asserts v
   throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
 }
 
-/** An object of a class of this copy of the library, not one that only looks like it. */
-export function checkInstance<T>(
-  op: string,
-  name: string,
-  value: unknown,
-  // biome-ignore lint/suspicious/noExplicitAny: the classes' constructors have nothing in common
-  kind: abstract new (...args: any[]) => T,
-  what: string,
-): asserts value is T {
-  if (!(value instanceof kind)) throw argumentError(op, what, name, value);
-}
-
 /** An array or a list of numbers; a copy, so that what was checked is what is used. */
 export function checkIntegers(op: string, name: string, value: unknown, what: string): number[] {
   if (!Array.isArray(value)) throw argumentError(op, what, name, value);

@@ -9,8 +9,9 @@ export { arange, empty, full, ones, type TensorOptions, tensor, zeros } from "./
 export { Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
 export { prepare } from "./data/prepare.js";
-export { TokenDataset, verifyDataset } from "./data/shards.js";
+export { TokenDataset } from "./data/shards.js";
 export { Tokenizer } from "./data/tokenizer.js";
+export { verifyDataset } from "./data/verify.js";
 export { type DocumentMarks, documentStarts } from "./data/windows.js";
 export { cpu, cuda, type Device, defaultDevice, parseDevice, setDefaultDevice } from "./device.js";
 export { Cluster, type ClusterOptions } from "./dist/cluster.js";

@@ -11,6 +11,7 @@ import { availableParallelism, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { cached, discardForeign } from "./cmake-folder.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values } = parseArgs({
@@ -57,10 +58,14 @@ if (!compiler) {
   process.exit(1);
 }
 const folder = join(root, "build", "cuda");
+const source = join(root, "csrc/cuda");
+// What the last build had is kept, also where the folder came along with a copied clone.
+values.archs ??= cached(folder, "LLAMAFORGE_CUDA_ARCHS");
+discardForeign(folder, source, (message) => console.log(`build-cuda: ${message}`));
 const generator = spawnSync("ninja", ["--version"]).status === 0 ? ["-G", "Ninja"] : [];
 run(
   "cmake",
-  ...["-S", "csrc/cuda", "-B", folder, ...generator],
+  ...["-S", source, "-B", folder, ...generator],
   ...[`-DCMAKE_CUDA_COMPILER=${compiler}`, `-DLLAMAFORGE_CUDA_JOBS=${values.jobs}`],
   ...(values.archs === undefined ? [] : [`-DLLAMAFORGE_CUDA_ARCHS=${values.archs}`]),
 );

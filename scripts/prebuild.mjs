@@ -23,6 +23,7 @@ import {
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { discardForeign } from "./cmake-folder.mjs";
 import { copyDemo } from "./prebuild-demo.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -50,6 +51,7 @@ function run(command, args, cwd = root) {
 
 function build() {
   const tool = (name) => join(root, "node_modules/.bin", name);
+  discardForeign(join(root, "build"), root);
   run(tool("cmake-js"), ["configure", "--CDLLAMAFORGE_CPU_SETS:STRING=all"]);
   run(tool("cmake-js"), ["build"]);
   run(process.execPath, ["scripts/generate-ops.mjs"]);

@@ -20,6 +20,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { discardForeign } from "./cmake-folder.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const fault = (...names) => names.map((name) => `test/fault/${name}`);
@@ -71,6 +72,7 @@ const build = join(root, "build", kind.folder);
 const reports = join(build, "reports", String(process.pid));
 
 function compile() {
+  discardForeign(join(build, "build"), root);
   // node-gyp-build looks for build/Release below the folder that LLAMAFORGE_PREBUILD names.
   const args = ["build", "-O", join(build, "build"), "-l", "error"];
   args.push(`--CDLLAMAFORGE_SANITIZE=${kind.sanitizers}`, "--CDLLAMAFORGE_CPU_SETS=best");

@@ -7,10 +7,11 @@
 // What is there is left alone, so a second run takes a few seconds. Missing Debian packages are installed when that is
 // possible without asking (root, or sudo without a password); otherwise the exact command is printed and the script ends.
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
+import { cached, discardForeign } from "./cmake-folder.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const forTests = process.argv.includes("--tests");
@@ -116,10 +117,9 @@ function buildAddon() {
   // One compiler needs up to 1 GB, so the number of jobs is bounded by memory too.
   const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 30)));
   process.env.CMAKE_BUILD_PARALLEL_LEVEL ??= String(jobs);
-  const cache = `${root}/build/CMakeCache.txt`;
-  const configured =
-    existsSync(cache) &&
-    /^LLAMAFORGE_CPU_SETS:STRING=(.*)$/m.exec(readFileSync(cache, "utf8"))?.[1];
+  const folder = `${root}/build`;
+  discardForeign(folder, root, (message) => console.log(`setup: ${message}`));
+  const configured = cached(folder, "LLAMAFORGE_CPU_SETS");
   const sets = forTests ? "all" : "best";
   if (configured !== "all" && configured !== sets) {
     run(

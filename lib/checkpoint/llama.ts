@@ -1,7 +1,7 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
 import { mkdir, readdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { argumentError, checkInstance, checkInteger, checkOptions, checkPath } from "../check.js";
+import { argumentError, checkInteger, checkOptions, checkPath } from "../check.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import type { Device } from "../device.js";
 import { UsageError } from "../errors.js";

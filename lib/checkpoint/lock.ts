@@ -1,13 +1,6 @@
 /** The output folder of a run: that it can be written to, and that nobody else does. */
 import { randomUUID } from "node:crypto";
-import {
-  closeSync,
-  ftruncateSync,
-  lstatSync,
-  openSync,
-  readFileSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, ftruncateSync, lstatSync, openSync, readFileSync, writeSync } from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { UsageError } from "../errors.js";

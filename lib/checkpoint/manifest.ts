@@ -6,6 +6,7 @@
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { boundedList } from "../bounded-list.js";
 import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
 import { CheckpointError, StorageError } from "../errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
@@ -127,7 +128,7 @@ export async function verifyCheckpoint(
     }
   }
   if (problems.length > 0) {
-    const list = problems.map((problem) => `  ${problem}`).join("\n");
+    const list = boundedList(problems.map((problem) => `  ${problem}`));
     const Refusal = damaged ? DamagedCheckpointError : CheckpointError;
     throw new Refusal(`${folder} is not a valid checkpoint:\n${list}`);
   }
@@ -175,6 +176,6 @@ export function checkRun(
     .filter(([, theirs, mine]) => theirs !== mine)
     .map(([key, theirs, mine]) => `  ${key}: the checkpoint has ${theirs}, this run ${mine}`);
   if (differences.length > 0) {
-    throw new CheckpointError(`${folder} is from a different run:\n${differences.join("\n")}`);
+    throw new CheckpointError(`${folder} is from a different run:\n${boundedList(differences)}`);
   }
 }

@@ -1,4 +1,4 @@
-import { createRequire } from "node:module";
+import { execFile } from "node:child_process";
 import { cpus, release } from "node:os";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
@@ -40,9 +40,11 @@ async function examine(): Promise<{ lines: [string, string][]; healthy: boolean 
   ];
   const addon = await addonLine();
   lines.push(["native addon", addon.text]);
-  for (const name of ["tokenizers", "uplot"]) lines.push([name, versionOf(name)]);
+  const tokenizers = await loadedVersion("tokenizers", 'import("tokenizers")');
+  const uplot = await loadedVersion("uplot", uplotFiles);
+  lines.push(["tokenizers", tokenizers.text], ["uplot", uplot.text]);
   if (addon.usable) lines.push(...(await cudaLines()));
-  return { lines, healthy: addon.usable };
+  return { lines, healthy: addon.usable && tokenizers.usable && uplot.usable };
 }
 
 /** The limits of the container that this process runs in, if it has some. */
@@ -94,9 +96,28 @@ function libcVersion(): string {
   return glibc ? `, glibc ${glibc}` : "";
 }
 
-function versionOf(dependency: string): string {
-  const { version } = createRequire(import.meta.url)(`${dependency}/package.json`) as {
-    version: string;
-  };
-  return version;
+/** What a report takes of uplot. */
+const uplotFiles = `for (const file of ["uPlot.iife.min.js", "uPlot.min.css"])
+  fs.readFileSync(require.resolve("uplot/dist/" + file))`;
+
+/**
+ * The version of a dependency that was loaded, in a process of its own: a native binding may crash, or be one for another
+ * system, whatever its package.json says.
+ */
+function loadedVersion(name: string, load: string): Promise<{ text: string; usable: boolean }> {
+  const program = `const fs = require("node:fs");
+    (async () => { ${load.startsWith("import") ? `await ${load}` : load};
+      fs.writeSync(1, "loaded " + require(${JSON.stringify(`${name}/package.json`)}).version);
+    })().catch((error) => { fs.writeSync(2, String(error?.message ?? error)); process.exit(1); });`;
+  const cwd = fileURLToPath(new URL("../..", import.meta.url));
+  return new Promise((resolve) => {
+    const options = { cwd, timeout: 60_000, maxBuffer: 2 ** 24 };
+    execFile(process.execPath, ["-e", program], options, (failure, stdout, stderr) => {
+      const version = /^loaded (.+)$/.exec(stdout)?.[1];
+      if (!failure && version !== undefined) return resolve({ text: version, usable: true });
+      const how = failure?.signal ? `the process was ended by ${failure.signal}` : stderr.trim();
+      const again = "Install it again: npm install --force";
+      resolve({ text: `does not load: ${how.slice(0, 2000)}\n${again}`, usable: false });
+    });
+  });
 }

@@ -1,9 +1,10 @@
 import { SingleBar } from "cli-progress";
 import { type Command, Option } from "commander";
+import { boundedList } from "../bounded-list.js";
 import type { PrepareOptions, PrepareProgress, PrepareResult } from "../data/prepare.js";
 import { loadPrepareConfig } from "../data/prepare-config.js";
 import { type Input, type InputKind, inputKinds } from "../data/readers/input.js";
-import { boundedList, exitCodes, UsageError } from "../errors.js";
+import { exitCodes, UsageError } from "../errors.js";
 import { codeOfSignal, exitAtOnce } from "../exit.js";
 import { formatBytes } from "../train/format.js";
 import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
@@ -90,6 +91,7 @@ export function addPrepare(program: Command): void {
         "records that are no JSON or have no text: refuse, or leave out (default: error)",
       ).choices(["error", "skip"]),
     )
+    .option("--skip-unreadable", "leave out files that cannot be read, and say which")
     .addOption(
       integerOption("--workers <n>", "processes that encode (default: one per core)", 0, 1024),
     )
@@ -211,7 +213,7 @@ function formatDuration(seconds: number): string {
 }
 
 function printSummary(result: PrepareResult, seconds: number): void {
-  const { folder, dataset, warnings, longest, resumedDocuments } = result;
+  const { folder, dataset, warnings, passedOver, longest, resumedDocuments } = result;
   printError(boundedList(warnings.map((warning) => `warning: ${warning}`)));
   if (warnings.length > 0) printError("\n");
   const printLine = (line: string) => print(`${line}\n`);
@@ -233,6 +235,10 @@ function printSummary(result: PrepareResult, seconds: number): void {
         `  ${share.padStart(5)}%  ${count(tokens, "token")}, ${count(documents, "document")}  ${path}`,
       );
     }
+  }
+  for (const { path, lines } of passedOver) {
+    printLine(`  not read of ${path}:`);
+    for (const line of lines) printLine(`    ${line}`);
   }
   const [first] = longest;
   if (first && total > 100_000)

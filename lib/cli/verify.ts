@@ -1,6 +1,7 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
+import { boundedList } from "../bounded-list.js";
 import { CheckpointError, LlamaForgeError, UsageError } from "../errors.js";
 import { print } from "./terminal.js";
 
@@ -48,7 +49,7 @@ async function collect(folders: string[], check: (folder: string) => Promise<str
     }
   }
   if (failures.length < 2) return { lines, error: failures[0] ?? null };
-  return { lines, error: new CheckpointError(failures.map(({ message }) => message).join("\n")) };
+  return { lines, error: new CheckpointError(boundedList(failures.map(({ message }) => message))) };
 }
 
 async function checkpoint(folder: string): Promise<string> {
@@ -59,12 +60,13 @@ async function checkpoint(folder: string): Promise<string> {
 }
 
 async function dataset(folder: string): Promise<string> {
-  const { verifyDataset } = await import("../data/shards.js");
-  const { splits } = await verifyDataset(folder);
+  const { verifyDataset } = await import("../data/verify.js");
+  const notices: string[] = [];
+  const { splits } = await verifyDataset(folder, (notice) => notices.push(`\n  ${notice}`));
   const parts = Object.entries(splits).map(
     ([name, { tokens, shards }]) => `${name} ${count(tokens)} tokens in ${shards.length} shards`,
   );
-  return `data set, ${parts.join(", ")}, all hashes match`;
+  return `data set, ${parts.join(", ")}, all hashes match${notices.join("")}`;
 }
 
 /** A model folder has no hashes of its own: every header is checked, and that every tensor of the index is there. */

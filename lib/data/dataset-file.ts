@@ -1,8 +1,10 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
+import { boundedList } from "../bounded-list.js";
 import { DataError } from "../errors.js";
 import { readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
+import { companionNames } from "./tokenizer-files.js";
 
 /*
  * A data set is a folder:
@@ -35,6 +37,7 @@ export const indexEntryBytes = 8;
 const shardPattern = /^(train|validation)-(\d{5,10})\.bin$/;
 
 const count = z.int().min(0);
+const tokenizerFile = z.enum(["tokenizer.json", ...companionNames]);
 const hash = z.string().regex(/^[0-9a-f]{64}$/, "expected a SHA-256 in hexadecimal");
 
 const shardSchema = z.strictObject({
@@ -71,7 +74,12 @@ const datasetSchema = z
     /** What stands around a document. */
     documentStart: z.enum(["none", "bos"]),
     documentEnd: z.enum(["none", "eos"]),
-    tokenizer: z.strictObject({ sha256: hash, files: z.array(z.string()) }),
+    tokenizer: z.strictObject({
+      sha256: hash,
+      files: z.array(tokenizerFile),
+      /** Of each of the files; absent in data sets made before there were any. */
+      hashes: z.partialRecord(tokenizerFile, hash).optional(),
+    }),
     /** A document is held out if its hash, as a fraction of all hashes, is below `threshold`. */
     validation: z.strictObject({ fraction: z.number(), threshold: z.number() }),
     /** Whether every document differs from all others. */
@@ -86,6 +94,8 @@ const datasetSchema = z
         tokens: count.optional(),
         /** What was left out, and why. */
         skipped: z.record(z.string(), count).optional(),
+        /** Files and folders of it that were not read, and why. */
+        passedOver: z.record(z.string(), count).optional(),
         /** Of data sets made by version 0.1. */
         emptyFiles: count.optional(),
       }),
@@ -181,7 +191,7 @@ export async function readDatasetFile(folder: string): Promise<DatasetFile> {
   const problems = result.error.issues.map(
     (issue) => `  ${issue.path.join(".") || "(file)"}: ${issue.message}`,
   );
-  throw new DataError(`[data] ${file} is not a valid data set:\n${problems.join("\n")}`);
+  throw new DataError(`[data] ${file} is not a valid data set:\n${boundedList(problems)}`);
 }
 
 export function serialiseDatasetFile(dataset: DatasetFile): string {

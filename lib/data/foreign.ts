@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { dirname, isAbsolute, join } from "node:path";
 import { z } from "zod";
-import { ArgumentError, boundedList, DataError, NoTokensError } from "../errors.js";
+import { boundedList } from "../bounded-list.js";
+import { ArgumentError, DataError, NoTokensError } from "../errors.js";
 import { hostArray } from "../host-array.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import { readYaml } from "../yaml.js";
@@ -9,6 +10,7 @@ import { bytesPerId, type Split } from "./dataset-file.js";
 import { type ForeignHeader, foreignFormats } from "./foreign-formats.js";
 import { listFiles } from "./readers/folder.js";
 import { globExpression, globRoot, isGlob } from "./readers/glob.js";
+import { describePassedOver, isUnreadable } from "./readers/passed-over.js";
 import { RunCounter } from "./run-counter.js";
 import type { TokenRow } from "./shards.js";
 import { FilePool, TokenFile } from "./token-file.js";
@@ -84,6 +86,7 @@ export async function readForeign(file: string, split: Split): Promise<TokenRow>
     folder: file,
     split,
     files,
+    hashed: [],
     dtype: dtype as ForeignHeader["dtype"],
     ...vocabulary,
     marks: {
@@ -136,9 +139,14 @@ async function expand(patterns: readonly string[]): Promise<string[]> {
       continue;
     }
     const expression = globExpression(pattern);
-    const found = (await listFiles(globRoot(pattern), new Set())).filter((file) =>
-      expression.test(file.path),
+    const { files, passed } = await listFiles(globRoot(pattern), new Set());
+    const found = files.filter((file) => expression.test(file.path));
+    const lost = passed.filter(
+      (entry) => isUnreadable(entry) && (entry.unlisted || expression.test(entry.path)),
     );
+    if (lost.length > 0) {
+      throw new DataError(`[data] ${pattern}: cannot read ${describePassedOver(lost).join("; ")}`);
+    }
     if (found.length === 0) throw new DataError(`[data] ${pattern}: matches no file`);
     paths.push(...found.map((file) => file.path));
   }

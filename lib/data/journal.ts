@@ -47,7 +47,7 @@ export interface Checkpoint extends Progress {
 type Tolerance = "invalidUtf8" | "badRecords" | "maxRunShare";
 
 /** Options that decide what is made of a text. */
-export type DecidingOptions = Omit<PrepareSettings, Tolerance>;
+export type DecidingOptions = Omit<PrepareSettings, Tolerance | "skipUnreadable">;
 
 /** What of a preparation decides whether another one can go on with its work. */
 export interface Work extends Pick<PrepareSettings, Tolerance> {

@@ -36,6 +36,7 @@ const recipeSchema = z.strictObject({
   deduplicate: z.boolean().optional(),
   invalidUtf8: z.enum(["error", "replace"]).optional(),
   badRecords: z.enum(["error", "skip"]).optional(),
+  skipUnreadable: z.boolean().optional(),
   workers: z.int().min(0).max(1024).optional(),
 });
 

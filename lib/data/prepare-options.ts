@@ -3,6 +3,7 @@ import { optionName } from "../option-names.js";
 import type { PrepareOptions } from "./prepare.js";
 import { selectionOf } from "./readers/documents.js";
 import type { Input } from "./readers/input.js";
+import { Tokenizer } from "./tokenizer.js";
 
 /** Everything that decides what a preparation writes. */
 export interface PrepareSettings
@@ -17,6 +18,7 @@ export interface PrepareSettings
       | "deduplicate"
       | "invalidUtf8"
       | "badRecords"
+      | "skipUnreadable"
     >
   > {
   inputs: Input[];
@@ -24,6 +26,7 @@ export interface PrepareSettings
 
 /** @throws ArgumentError naming the option, what was expected and what came */
 export function checkOptions(options: PrepareOptions): PrepareSettings {
+  checkTypes(options);
   const inputs = options.inputs.map((input) =>
     typeof input === "string" ? { path: input } : input,
   );
@@ -38,6 +41,7 @@ export function checkOptions(options: PrepareOptions): PrepareSettings {
     deduplicate: options.deduplicate ?? false,
     invalidUtf8: options.invalidUtf8 ?? "error",
     badRecords: options.badRecords ?? "error",
+    skipUnreadable: options.skipUnreadable ?? false,
   };
   const { validationFraction, shardTokens, maxRunShare } = settings;
   if (inputs.length === 0) refuse("inputs", "at least one path", "none");
@@ -59,6 +63,35 @@ export function checkOptions(options: PrepareOptions): PrepareSettings {
   if (options.workers !== undefined) checkInteger("workers", options.workers, 0, 1024);
   for (const input of inputs) checkInput(input);
   return settings;
+}
+
+/** Types of what has none by itself where TypeScript does not look. */
+function checkTypes(options: PrepareOptions): void {
+  const kind = (value: unknown) =>
+    typeof value === "object" ? Object.prototype.toString.call(value).slice(8, -1) : typeof value;
+  if (typeof options !== "object" || options === null) refuse("options", "an object", options);
+  const { inputs, out, tokenizer, onProgress } = options;
+  if (!Array.isArray(inputs)) {
+    const what = "an array of paths or inputs (not an iterable: paths are read again)";
+    refuse("inputs", what, kind(inputs));
+  }
+  for (const [place, input] of inputs.entries()) {
+    if (typeof input === "string" || (typeof input === "object" && input !== null)) continue;
+    refuse(`inputs[${place}]`, "a path or an input", kind(input));
+  }
+  if (typeof out !== "string" || out === "") refuse("out", "a path", out === "" ? '""' : kind(out));
+  if (typeof tokenizer !== "string" && !(tokenizer instanceof Tokenizer)) {
+    refuse("tokenizer", "a Tokenizer or the path of one", kind(tokenizer));
+  }
+  if (onProgress !== undefined && typeof onProgress !== "function") {
+    refuse("onProgress", "a function", kind(onProgress));
+  }
+  for (const name of ["deduplicate", "startOver", "overwrite", "skipUnreadable"] as const) {
+    const value: unknown = options[name];
+    if (value !== undefined && typeof value !== "boolean") {
+      refuse(name, "true or false", kind(value));
+    }
+  }
 }
 
 function checkInput(input: Input): void {

@@ -36,6 +36,8 @@ export interface PrepareOptions {
   invalidUtf8?: InvalidUtf8;
   /** Records that are no JSON objects or have no text: refuse the file (default), or leave them out. */
   badRecords?: "error" | "skip";
+  /** Leave out files and folders that cannot be read, and say which. Default: false, an error. */
+  skipUnreadable?: boolean;
   /** Processes that encode; 0: none, encode here. Default: one per core, or 0 for less than 4 MB. The bytes are the same. */
   workers?: number;
   /** Discard unfinished work that this call cannot go on with, because options or files differ. Default: false, an error. */
@@ -64,6 +66,8 @@ export interface PrepareResult {
   dataset: DatasetFile;
   /** What the user should know although it is no error. */
   warnings: string[];
+  /** What is named or lies in a folder that is named, and was not read: of each input, lines with numbers and names. */
+  passedOver: { path: string; lines: string[] }[];
   /** The longest documents, longest first. */
   longest: { origin: string; bytes: number; tokens: number }[];
   /** Documents that were taken over from an earlier, unfinished call. */

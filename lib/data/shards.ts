@@ -1,10 +1,8 @@
-import { createHash } from "node:crypto";
 import { lstat } from "node:fs/promises";
 import { join } from "node:path";
 import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
 import { ArgumentError, DataError, NoTokensError } from "../errors.js";
 import { optionName } from "../option-names.js";
-import { openRegular } from "../small-file.js";
 import {
   bytesPerId,
   type DatasetFile,
@@ -18,6 +16,7 @@ import {
 } from "./dataset-file.js";
 import { checkIndex } from "./document-index.js";
 import { isForeign, readForeign } from "./foreign.js";
+import type { HashedFileEntry } from "./shard-check.js";
 import { FilePool, TokenFile } from "./token-file.js";
 import type { DocumentMarks } from "./windows.js";
 
@@ -34,6 +33,8 @@ export interface TokenRow {
   folder: string;
   split: Split;
   files: readonly { path: string; tokens: number; headerBytes: number }[];
+  /** Files whose content is known by its hash; none of other trainers' files is. */
+  hashed: readonly HashedFileEntry[];
   dtype: TokenDType;
   vocabSize: number;
   eosId: number;
@@ -74,6 +75,8 @@ export class TokenDataset {
   readonly repeatedShare: number;
   /** Names the tokens: the same tokens in the same order have the same fingerprint. */
   readonly fingerprint: string;
+  /** Its files whose content dataset.json names by a hash: shards and their indices. */
+  readonly hashedFiles: readonly HashedFileEntry[];
   readonly #pool = new FilePool();
   readonly #files: readonly TokenFile[];
   /** Where each shard starts in the row. */
@@ -100,6 +103,7 @@ export class TokenDataset {
     this.bytesPerToken = row.bytesPerToken;
     this.repeatedShare = row.repeatedShare;
     this.fingerprint = row.fingerprint;
+    this.hashedFiles = row.hashed;
     this.#files = row.files.map(
       (file) => new TokenFile(file.path, file.tokens, row, this.#pool, file.headerBytes),
     );
@@ -199,6 +203,10 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
       tokens: shard.tokens,
       headerBytes: 0,
     })),
+    hashed: shards.flatMap(({ file, sha256, indexSha256 }) => [
+      { path: join(folder, file), sha256 },
+      { path: join(folder, indexFile(file)), sha256: indexSha256 },
+    ]),
     dtype: dataset.dtype,
     vocabSize: dataset.vocabSize,
     eosId: dataset.eosId,
@@ -214,7 +222,8 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
   };
 }
 
-async function checkShard(
+/** Checks the sizes of a shard and its index; with `wholeIndex`, that all of its documents rise. */
+export async function checkShard(
   folder: string,
   shard: ShardEntry,
   dataset: DatasetFile,
@@ -238,36 +247,4 @@ async function checkShard(
     );
   }
   await checkIndex(join(folder, indexFile(shard.file)), shard, wholeIndex);
-}
-
-/**
- * Hashes every file of a data set against its dataset.json.
- * @throws DataError naming the first file that differs
- */
-export async function verifyDataset(folder: string): Promise<DatasetFile> {
-  checkPath("verifyDataset", "folder", folder);
-  const dataset = await readDatasetFile(folder);
-  for (const split of splitNames) {
-    for (const shard of dataset.splits[split].shards) {
-      await checkShard(folder, shard, dataset, true);
-      await checkHash(join(folder, shard.file), shard.sha256);
-      await checkHash(join(folder, indexFile(shard.file)), shard.indexSha256);
-    }
-  }
-  await checkHash(join(folder, "tokenizer.json"), dataset.tokenizer.sha256);
-  return dataset;
-}
-
-async function checkHash(path: string, expected: string): Promise<void> {
-  const digest = createHash("sha256");
-  try {
-    const handle = await openRegular(path);
-    for await (const chunk of handle.createReadStream()) digest.update(chunk as Buffer);
-  } catch (cause) {
-    throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
-  }
-  const actual = digest.digest("hex");
-  if (actual !== expected) {
-    throw new DataError(`[data] ${path} has changed: its SHA-256 is ${actual}, not ${expected}`);
-  }
 }

@@ -22,9 +22,6 @@ export interface CompanionFile {
 /** Files that say which tokens begin and end a text; the first that does counts. */
 export const companionNames = ["tokenizer_config.json", "special_tokens_map.json"] as const;
 
-/** The largest known tokenizer.json, of 262,000 tokens, has 33 MB; V8 has no string of more than 512 MB. */
-const maxBytes = 2 ** 28;
-
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
   let file = path;
   let bytes: Buffer;

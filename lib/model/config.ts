@@ -1,3 +1,4 @@
+import { boundedList } from "../bounded-list.js";
 import { checkObject, checkOptions, jsonText } from "../check-values.js";
 import { CheckpointError, ConfigError, type ConfigProblem } from "../errors.js";
 
@@ -257,7 +258,7 @@ export function fromHuggingFace(json: unknown, source = "config.json"): LlamaCon
   };
   if (problems.length === 0) problems.push(...validateLlamaConfig(config));
   if (problems.length > 0) {
-    const list = problems.map(({ path, message }) => `  ${path}: ${message}`).join("\n");
+    const list = boundedList(problems.map(({ path, message }) => `  ${path}: ${message}`));
     throw new CheckpointError(`${source}: not a model that LlamaForge can run\n${list}`);
   }
   return config;

@@ -99,6 +99,10 @@ const data = section("what to train on", {
     604_800,
     "wait for data after which the run ends with 3: the storage hangs",
   ).default(1800),
+  verifyShards: choice(
+    ["stop", "warn", "off"],
+    "hash the shards once per run while it trains; one that has changed ends the run with 3, or is told",
+  ).default("stop"),
   maskDocuments: flag(
     "whether a token sees its own document only; TinyLlama lets it see all before it in the window",
   ).default(false),

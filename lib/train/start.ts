@@ -7,9 +7,12 @@ import { expectUnmoved } from "../checkpoint/moved.js";
 import { loadOptimizer, optimizerFile } from "../checkpoint/optimizer.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
+import { readDatasetFile } from "../data/dataset-file.js";
 import { openHeldOut } from "../data/held-out.js";
 import { Mixture } from "../data/mixture.js";
+import type { ShardCheck } from "../data/shard-check.js";
 import { Tokenizer } from "../data/tokenizer.js";
+import { checkTokenizerFiles } from "../data/verify.js";
 import type { Device } from "../device.js";
 import type { Cluster } from "../dist/cluster.js";
 import { CheckpointError, DataError } from "../errors.js";
@@ -32,6 +35,7 @@ import {
   findCheckpoint,
   goBackTo,
 } from "./resume.js";
+import { startShardCheck } from "./shard-check.js";
 import { runIdentity } from "./snapshot.js";
 import { checkCounts, checkTrainerState, parseTrainerState, type TrainerState } from "./state.js";
 
@@ -68,6 +72,8 @@ export interface TrainerParts {
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
   /** Whether it writes checkpoints. */
   saves: boolean;
+  /** Hashes the data in the background; null where another process or nobody does. */
+  shardCheck: ShardCheck | null;
   /** Folder of the checkpoint that the run goes on from. */
   checkpoint: string | null;
   onNotice: (message: string) => void;
@@ -163,8 +169,11 @@ export async function startRun(
     const metrics =
       output &&
       (await openRecords(output.identity, info, { step: progress.step, changes }, onNotice));
+    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
+    opened.push(() => shardCheck?.close());
     return {
       config,
+      shardCheck,
       deviceName,
       model,
       optimizer,
@@ -234,8 +243,13 @@ async function openRecords(
 }
 
 async function loadTokenizer({ sources }: Mixture): Promise<Tokenizer> {
-  const path = sources.find(({ dataset }) => dataset.tokenizer !== null)?.dataset.tokenizer;
-  if (path) return await Tokenizer.load(path);
+  const named = sources.find(({ dataset }) => dataset.tokenizer !== null)?.dataset;
+  if (named?.tokenizer) {
+    const { tokenizer: path, folder } = named;
+    // It has hashes where it lies in a data set of our own.
+    if (path === folder) await checkTokenizerFiles(folder, await readDatasetFile(folder));
+    return await Tokenizer.load(path);
+  }
   throw new DataError(
     `${sources[0]?.folder} names no tokenizer, which checkpoints and samples need`,
   );

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { boundedList } from "../bounded-list.js";
 import { optimizerFile } from "../checkpoint/optimizer.js";
 import { CheckpointError } from "../errors.js";
 import { type GuardCounts, lastExactCount } from "../optim/guard.js";
@@ -83,5 +84,5 @@ export function parseTrainerState(value: unknown, source: string): TrainerState 
   const problems = parsed.error.issues.map(
     ({ path, message }) => `  ${path.join(".")}: ${message}`,
   );
-  throw new CheckpointError(`${source}: not the state of a trainer:\n${problems.join("\n")}`);
+  throw new CheckpointError(`${source}: not the state of a trainer:\n${boundedList(problems)}`);
 }

@@ -10,6 +10,7 @@ import type { MovedFolderError } from "../checkpoint/moved.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
 import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
+import type { ShardCheck } from "../data/shard-check.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
 import { DivergedError, UsageError } from "../errors.js";
@@ -91,6 +92,7 @@ export class Trainer {
   readonly #schedule: (step: number) => number;
   readonly #notice: (message: string) => void;
   readonly #sideProducts: SideProducts;
+  readonly #shardCheck: ShardCheck | null;
   #loader: Loader;
   #step: number;
   #tokens: number;
@@ -154,6 +156,9 @@ export class Trainer {
       onWarning: onNotice,
     });
     this.#loader = this.#openLoader();
+    this.#shardCheck = parts.shardCheck;
+    // The run ends as by a signal, all of its processes at the same step; then this one says why.
+    if (parts.shardCheck) parts.shardCheck.onFailure = () => this.stop();
   }
 
   /**
@@ -163,10 +168,24 @@ export class Trainer {
   static async create(config: LoadedConfig, options: TrainerOptions = {}): Promise<Trainer> {
     // Says what is wrong with one that was made by hand, and fills what it leaves out.
     const complete = resolveConfig(config);
-    checkOptions("Trainer", options, ["resume", "allowDataChange", "onNotice"]);
-    const { resume = "auto", allowDataChange = false, onNotice } = options;
+    checkOptions("Trainer", options, [
+      "resume",
+      "resumeStrict",
+      "allowDataChange",
+      "checkpoints",
+      "onNotice",
+    ]);
+    const {
+      resume = "auto",
+      resumeStrict,
+      allowDataChange = false,
+      checkpoints,
+      onNotice,
+    } = options;
     checkString("Trainer", "resume", resume);
+    checkBoolean("Trainer", "resumeStrict", resumeStrict ?? false);
     checkBoolean("Trainer", "allowDataChange", allowDataChange);
+    checkBoolean("Trainer", "checkpoints", checkpoints ?? true);
     if (onNotice !== undefined) checkFunction("Trainer", "onNotice", onNotice);
     return new Trainer(await startRun(complete, options));
   }
@@ -264,8 +283,8 @@ export class Trainer {
       await this.#close();
     }
     // The last lines of the metrics are written on closing.
-    if (this.#moved) throw this.#moved;
-    if (this.#diverged) throw this.#diverged;
+    const failure = this.#moved ?? this.#diverged ?? this.#shardCheck?.failure;
+    if (failure) throw failure;
   }
 
   /** Whether the run must come to rest after this many steps: to measure, write samples or save. */
@@ -444,6 +463,7 @@ export class Trainer {
   async #close(): Promise<void> {
     // A save that is still running ends before the folder is given back; its failure has been told.
     await this.#writer.finish().catch(() => {});
+    await this.#shardCheck?.close(this.#loader.hangs);
     await this.#loader.close();
     // A file is closed after its reads.
     if (!this.#loader.hangs) {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { acquireLock } from "../../lib/data/lock.js";
 import { prepare } from "../../lib/data/prepare.js";
-import { verifyDataset } from "../../lib/data/shards.js";
+import { verifyDataset } from "../../lib/data/verify.js";
 import { UsageError } from "../../lib/errors.js";
 import { thisOwner } from "../../lib/lock-owner.js";
 import { markFile } from "../../lib/own-folder.js";

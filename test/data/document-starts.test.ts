@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Mixture } from "../../lib/data/mixture.js";
 import { prepare } from "../../lib/data/prepare.js";
-import { verifyDataset } from "../../lib/data/shards.js";
+import { verifyDataset } from "../../lib/data/verify.js";
 import { documentStarts } from "../../lib/data/windows.js";
 import { scope } from "../../lib/scope.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";

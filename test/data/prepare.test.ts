@@ -5,8 +5,9 @@ import { pathToFileURL } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type PrepareOptions, type PrepareProgress, prepare } from "../../lib/data/prepare.js";
 import { RunCounter } from "../../lib/data/shard-writer.js";
-import { TokenDataset, verifyDataset } from "../../lib/data/shards.js";
+import { TokenDataset } from "../../lib/data/shards.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { verifyDataset } from "../../lib/data/verify.js";
 import { ArgumentError, DataError, UsageError } from "../../lib/errors.js";
 import { markFile } from "../../lib/own-folder.js";
 import {

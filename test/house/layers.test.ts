@@ -14,6 +14,7 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 const floors = [
   [
     "errors",
+    "bounded-list",
     "check-values",
     "host-array",
     "device",

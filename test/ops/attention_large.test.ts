@@ -1,5 +1,6 @@
-// Attention where scores are far larger than their differences from a maximum may be rounded: at 1e8 floats are 8 apart, so
-// that a maximum scaled by itself, or a log-sum-exp in one float, is wrong by factors of e^4.
+// Attention where scores are far larger than their differences from a maximum may be rounded: at
+// 1e8 floats are 8 apart, so that a maximum scaled by itself, or a log-sum-exp in one float, is
+// wrong by factors of e^4.
 import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/autograd.js";
 import { ones, tensor, zeros } from "../../lib/create.js";
@@ -12,7 +13,9 @@ import { random, relativeError, tolerances } from "../support/reference.js";
 /** Squares of s, up to where a score is nearly the largest float. */
 const squares = [1e4, 1e6, 1e7, 1e8, 3.6e9, 1e12, 1e20, 1e30, 1e38];
 
-/** The value, and the gradients of q, k and v, for one head of one number and a gradient of ones. */
+/**
+ * The value, and the gradients of q, k and v, for one head of one number and a gradient of ones.
+ */
 async function headOfOne(rows: number[][], dtype: "f32" | "bf16") {
   const qkv = tensor([rows], { dtype, requiresGrad: true });
   const o = attention(qkv, { heads: 1 });
@@ -53,7 +56,8 @@ describe.each(["f32", "bf16"] as const)("attention of large scores in %s", (dtyp
     }
   });
 
-  // Queries with soft, sharp and hard softmaxes side by side; blocks of the backward pass with and without large scores.
+  // Queries with soft, sharp and hard softmaxes side by side; blocks of the backward pass with and
+  // without large scores.
   it.each([
     [16, "mixed"],
     [64, "mixed"],

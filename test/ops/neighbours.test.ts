@@ -1,5 +1,6 @@
-// An element's result depends on that element alone: not on what lies beside it in a vector of the CPU or a pack of a GPU,
-// nor on whether it comes in a whole vector or in the rest at the end. Bits are compared, with all NaN taken as equal.
+// An element's result depends on that element alone: not on what lies beside it in a vector of the
+// CPU or a pack of a GPU, nor on whether it comes in a whole vector or in the rest at the end. Bits
+// are compared, with all NaN taken as equal.
 import { describe, expect, it } from "vitest";
 import { ones, tensor } from "../../lib/create.js";
 import * as ops from "../../lib/ops/index.js";
@@ -12,13 +13,32 @@ const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
 
 /** Of one vector of the widest instruction set, or two packs of a GPU. */
 const lanes = 16;
-/** Each takes some path of its own somewhere: no number, the ends, far angles, subnormal numbers, both zeros. */
+/**
+ * Each takes some path of its own somewhere: no number, the ends, far angles, subnormal numbers,
+ * both zeros.
+ */
 const specials = [nan, inf, -inf, 3e38, -3e38, 1e5, -8192.5, 1e-40, -1e-45, 0, -0, 100, -100];
+
+/**
+ * A special number in a lane, and undefined (an ordinary one) or another special one in all others.
+ */
+const spoilt = (special: number, lane: number, beside?: number) =>
+  Array.from({ length: lanes }, (_, i) => (i === lane ? special : beside));
+/**
+ * Each in every lane among ordinary ones, and beside each other one: what looks for one kind must
+ * not be blind to another.
+ */
+const spoiltVectors = specials.flatMap((special, s) => [
+  ...Array.from({ length: lanes }, (_, lane) => spoilt(special, lane)),
+  ...specials.map((beside, b) => spoilt(special, (5 * s + b) % lanes, beside)),
+]);
 
 const rounding = { f32: Math.fround, bf16: (x: number) => roundToBf16(Math.fround(x)) } as const;
 const dtypes = Object.keys(rounding) as FloatDType[];
 
-/** Values that every operation takes the common path for; after `period` of them they come again. */
+/**
+ * Values that every operation takes the common path for; after `period` of them they come again.
+ */
 function ordinary(count: number, seed: number, dtype: FloatDType, period = count): number[] {
   const uniform = uniformSource(seed);
   const values = Array.from({ length: period }, () => rounding[dtype](0.25 + 2 * uniform()));
@@ -35,7 +55,9 @@ async function run(op: Operation, inputs: readonly (readonly number[])[], dtype:
   });
 }
 
-/** The gradient of the first input for a given gradient of the result, which is the last input here. */
+/**
+ * The gradient of the first input for a given gradient of the result, which is the last input here.
+ */
 const gradientOf =
   (op: Operation): Operation =>
   (...inputs) => {
@@ -46,8 +68,8 @@ const gradientOf =
   };
 
 /**
- * Puts every special number into every lane of one input among ordinary ones. Every result must be what it is where its
- * element comes alone.
+ * Puts every special number into every lane of one input among ordinary ones, and among other
+ * special ones. Every result must be what it is where its element comes alone.
  */
 async function expectNoNeighbours(op: Operation, count: number, dtype: FloatDType): Promise<void> {
   const base = Array.from({ length: count }, (_, input) => ordinary(lanes, 11 + input, dtype, 3));
@@ -77,16 +99,14 @@ async function expectNoNeighbours(op: Operation, count: number, dtype: FloatDTyp
   for (let input = 0; input < count; ++input) {
     const rows = base.map((): number[] => []);
     const expected: number[] = [];
-    for (const special of specials.map(rounding[dtype])) {
-      for (let lane = 0; lane < lanes; ++lane) {
-        const own = await single(column(lane).map((x, i) => (i === input ? special : x)));
-        for (const [i, x] of base.entries()) {
-          rows[i]?.push(...(i === input ? x.with(lane, special) : x));
-        }
-        expected.push(...alone.with(lane, own));
-      }
+    for (const [i, here] of spoiltVectors.flat().entries()) {
+      const elements = column(i % lanes);
+      if (here !== undefined) elements[input] = rounding[dtype](here);
+      for (const [j, x] of elements.entries()) rows[j]?.push(x);
+      expected.push(await single(elements));
     }
-    // One element more at the front: everything once in another lane, and its end in a part of a vector.
+    // One element more at the front: everything once in another lane, and its end in a part of a
+    // vector.
     expect(await run(op, rows, dtype), `input ${input}`).toEqual(expected);
     const moved = rows.map((x, i) => [(base[i] as number[])[0] as number, ...x]);
     expect(await run(op, moved, dtype), `input ${input}, moved`).toEqual([alone[0], ...expected]);
@@ -177,7 +197,10 @@ describe.each(dtypes)("no result depends on its neighbours in %s", (dtype) => {
 /** What an operation makes of a matrix, and of the gradient that reaches its result. */
 type RowOperation = (x: Tensor, dy: Tensor) => Tensor;
 
-/** Batches of three tokens with one head: the rows' columns are what their queries, keys and values hold. */
+/**
+ * Batches of three tokens with one head: the rows' columns are what their queries, keys and values
+ * hold.
+ */
 const attend = (x: Tensor): Tensor => {
   const [rows, width] = x.shape as [number, number];
   const o = ops.attention(ops.reshape(x, [rows, 3, width / 3]), { heads: 1 });
@@ -218,11 +241,11 @@ describe.each(dtypes)("no row depends on another in %s", (dtype) => {
       const size = expected.length / rows;
       const row = 2;
       const others = (x: number[]) => x.filter((_, i) => Math.floor(i / size) !== row);
-      for (const special of specials.map(rounding[dtype])) {
-        for (const place of [0, Math.floor(width / 2), width - 1]) {
-          const got = await values(base.with(row * width + place, special));
-          expect(others(got), `${special} at ${place} of ${width}`).toEqual(others(expected));
-        }
+      const places = [0, Math.floor(width / 2), width - 1];
+      for (const [i, special] of specials.map(rounding[dtype]).entries()) {
+        const place = places[i % 3] as number;
+        const got = await values(base.with(row * width + place, special));
+        expect(others(got), `${special} at ${place} of ${width}`).toEqual(others(expected));
       }
     }
   });

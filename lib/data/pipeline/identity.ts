@@ -13,7 +13,7 @@ export function workOf(
   found: readonly FoundInput[],
 ): Work {
   // What is an error decides nothing while there is none.
-  const { invalidUtf8, badRecords, maxRunShare, ...options } = settings;
+  const { invalidUtf8, badRecords, maxRunShare, skipUnreadable: _, ...options } = settings;
   const { sha256 } = tokenizer;
   const identity = createHash("sha256").update(JSON.stringify([datasetVersion, options, sha256]));
   for (const bytes of Object.values(tokenizer.contents())) identity.update(bytes);

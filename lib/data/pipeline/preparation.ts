@@ -1,5 +1,7 @@
+import { createHash } from "node:crypto";
 import { open, readdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { boundedList } from "../../bounded-list.js";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
 import { FolderIdentity } from "../../folder-identity.js";
 import { usableThreads } from "../../machine-limits.js";
@@ -21,6 +23,7 @@ import type { PrepareSettings } from "../prepare-options.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
 import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
+import { countPassedOver, describePassedOver } from "../readers/passed-over.js";
 import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
 import { syncFolder } from "../sync-folder.js";
@@ -61,8 +64,10 @@ export class Preparation {
       throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
     }
     const own = await ownPaths(resolve(this.#options.out));
-    for (const input of this.#settings.inputs) this.#found.push(await findInput(input, own));
+    const { inputs, skipUnreadable } = this.#settings;
+    for (const input of inputs) this.#found.push(await findInput(input, own, skipUnreadable));
     this.#checkTextFields();
+    const twice = this.#readTwice();
     const work = workOf(this.#settings, this.#tokenizer, this.#found);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
@@ -72,7 +77,7 @@ export class Preparation {
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
-    const warnings = this.#found.flatMap(({ notes }) => notes);
+    const warnings = [...this.#found.flatMap(({ notes }) => notes), ...twice];
     try {
       let pass = await this.#pass(work, encoder, fraction, beginning, identity);
       // Documents whose side is given do not depend on the threshold.
@@ -88,7 +93,12 @@ export class Preparation {
         bytes,
         tokens,
       }));
-      return { dataset, warnings, longest, resumedDocuments: this.#resumedDocuments };
+      const passedOver = this.#found.flatMap(({ passed }, index) => {
+        const path = this.#settings.inputs[index]?.path as string;
+        return passed.length === 0 ? [] : [{ path, lines: describePassedOver(passed) }];
+      });
+      const resumedDocuments = this.#resumedDocuments;
+      return { dataset, warnings, passedOver, longest, resumedDocuments };
     } finally {
       await encoder.stop();
     }
@@ -112,6 +122,21 @@ export class Preparation {
     throw new ArgumentError(
       `[prepare] ${path}: ${optionValue("textField", textField as string)} needs records, but it was found to hold text`,
     );
+  }
+
+  /** Says so where several inputs name the same file: it is read as often. */
+  #readTwice(): string[] {
+    if (this.#found.length < 2) return [];
+    const known = new Set<string>();
+    const twice: string[] = [];
+    for (const { path } of this.#files) {
+      const place = resolve(path);
+      if (known.has(place)) twice.push(path);
+      known.add(place);
+    }
+    const [first] = twice;
+    if (first === undefined) return [];
+    return [`${twice.length} files are read again, as several inputs name them, such as ${first}`];
   }
 
   get #files(): InputFile[] {
@@ -195,7 +220,10 @@ export class Preparation {
           this.#options.onProgress?.({ ...now, resumedDocuments: this.#resumedDocuments }),
       });
       if (pass.progress.sources.every((source) => source.documents === 0)) {
-        const paths = this.#settings.inputs.map((input) => input.path).join(", ");
+        const paths = boundedList(
+          this.#settings.inputs.map((input) => input.path),
+          ", ",
+        );
         const [reason] = this.#skippedOf(pass);
         throw new DataError(`[prepare] no text in ${paths}: ${reason ?? "every file is empty"}`);
       }
@@ -250,6 +278,12 @@ export class Preparation {
     return warnings;
   }
 
+  /** How much of an input was not read, for dataset.json. */
+  #passedOver(index: number): { passedOver?: Record<string, number> } {
+    const { passed } = this.#found[index] as FoundInput;
+    return passed.length === 0 ? {} : { passedOver: countPassedOver(passed) };
+  }
+
   #originOf(file: number, record: number): string {
     const { path, format } = this.#files[file] as InputFile;
     return format === "text" ? path : `${path}, record ${record}`;
@@ -259,7 +293,7 @@ export class Preparation {
   async #finish(pass: Pass, identity: FolderIdentity): Promise<DatasetFile> {
     const tokenizer = this.#tokenizer;
     await expectUnmoved(identity);
-    const files = await tokenizer.copyTo(this.#folder);
+    await tokenizer.copyTo(this.#folder);
     const {
       validationFraction: fraction,
       documentStart,
@@ -275,7 +309,7 @@ export class Preparation {
       bosId: tokenizer.bosId,
       documentStart,
       documentEnd,
-      tokenizer: { sha256: tokenizer.sha256, files },
+      tokenizer: tokenizerEntry(tokenizer),
       validation: { fraction, threshold: pass.progress.threshold },
       deduplicated: deduplicate,
       splits: pass.splits,
@@ -284,6 +318,7 @@ export class Preparation {
         kind: this.#found[index]?.kind as FoundInput["kind"],
         ...counts,
         skipped: { ...counts.skipped },
+        ...this.#passedOver(index),
       })),
     };
     const file = await open(join(this.#folder, datasetFileName), "w");
@@ -296,6 +331,19 @@ export class Preparation {
     await syncFolder(this.#folder);
     return dataset;
   }
+}
+
+/** The tokenizer in dataset.json: its files with their hashes. */
+function tokenizerEntry(tokenizer: Tokenizer): DatasetFile["tokenizer"] {
+  const contents = tokenizer.contents();
+  const hashes = Object.fromEntries(
+    Object.entries(contents).map(([name, bytes]) => [
+      name,
+      createHash("sha256").update(bytes).digest("hex"),
+    ]),
+  );
+  const files = Object.keys(contents) as DatasetFile["tokenizer"]["files"];
+  return { sha256: tokenizer.sha256, files, hashes };
 }
 
 /** Threads and processes need this library as JavaScript; tests run it from its sources. */

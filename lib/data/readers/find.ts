@@ -1,11 +1,12 @@
-import { stat } from "node:fs/promises";
+import { lstat } from "node:fs/promises";
 import { basename, dirname, extname, normalize } from "node:path";
 import { ArgumentError, DataError } from "../../errors.js";
 import { optionName, optionValue } from "../../option-names.js";
-import { type FoundFile, listFiles } from "./folder.js";
+import { byPath, type FoundFile, listFiles, statusOf } from "./folder.js";
 import { globExpression, globRoot, isGlob } from "./glob.js";
-import { type Input, type InputFile, inputKinds } from "./input.js";
+import { type Input, type InputFile, type InputKind, inputKinds } from "./input.js";
 import { excludedFolders, languageOfExtension, languages } from "./languages.js";
+import { type PassedOver, refuseUnreadable } from "./passed-over.js";
 import { checkSplit, chooseSplit } from "./split.js";
 
 export const textExtensions: ReadonlySet<string> = new Set([".txt", ".md"]);
@@ -19,6 +20,8 @@ const compressions: Readonly<Record<string, InputFile["compression"]>> = {
 export interface FoundInput {
   files: InputFile[];
   kind: "text" | "code" | "records";
+  /** What is named or lies there and is not read; but not files of another kind, which `notes` tell of. */
+  passed: PassedOver[];
   /** What the user should know. */
   notes: string[];
 }
@@ -34,13 +37,13 @@ export function formatOf(path: string): Pick<InputFile, "format" | "compression"
   return null;
 }
 
-function isRecords({ path }: FoundFile): boolean {
+function isRecords({ path }: { path: string }): boolean {
   const format = formatOf(path)?.format;
   return format === "jsonl" || format === "parquet";
 }
 
 /** Records, or settings of any program. */
-function isPlainJson({ path }: FoundFile): boolean {
+function isPlainJson({ path }: { path: string }): boolean {
   return /\.json$/i.test(path);
 }
 
@@ -51,12 +54,14 @@ function isAbout({ path }: FoundFile): boolean {
 
 /**
  * @param own paths, without links, of files and folders of the preparation itself, which are no input
- * @throws DataError if the path is missing or holds no file of the kind or split
+ * @param skipUnreadable whether what cannot be read is left out
+ * @throws DataError if the path is missing, holds no file of the kind or split, or something that cannot be read
  * @throws ArgumentError for an unknown kind, language or split, and for languages of anything but code
  */
 export async function findInput(
   input: Input,
   own: ReadonlySet<string> = new Set(),
+  skipUnreadable = false,
 ): Promise<FoundInput> {
   const { path, kind = "auto" } = input;
   if (!inputKinds.includes(kind)) {
@@ -71,31 +76,25 @@ export async function findInput(
     );
   }
   checkSplit(input.split);
-  const info = await stat(path).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === "ENOENT" && isGlob(path)) return null;
-    throw new DataError(`[prepare] cannot read ${path}: ${cause.message}`, { cause });
-  });
-  if (info?.isFile()) {
-    const file = { path, bytes: info.size, mtimeMs: info.mtimeMs };
-    const records = kind === "records" || (kind === "auto" && isRecords(file));
-    const found = records ? "records" : plain(kind);
-    const { files } =
-      input.split === undefined
-        ? { files: [file] }
-        : chooseSplit([file], dirname(path), input, found);
-    return { files: files.map((one) => typed(one, records)), kind: found, notes: [] };
+  const status = statusOf(path);
+  if (typeof status !== "string") {
+    const file = { path, bytes: status.size, mtimeMs: status.mtimeMs };
+    return namedFile(file, input, kind);
   }
-  if (info !== null && !info.isDirectory()) {
-    throw new DataError(`[prepare] ${path} is neither a file nor a folder`);
+  const isPattern = status === "dangling" && isGlob(path) && !(await isThere(path));
+  if (!isPattern && status !== "linkedFolder") {
+    const passed = [{ path, reason: status }];
+    if (!(await isThere(path))) throw new DataError(`[prepare] cannot read ${path}: there is none`);
+    refuseUnreadable(path, passed, skipUnreadable);
+    return { files: [], kind: plain(kind), passed, notes: [] };
   }
-  const isPattern = info === null;
   const folder = isPattern ? globRoot(normalize(path)) : path;
   const exclude = new Set(input.exclude ?? (kind === "code" ? excludedFolders : []));
-  const all = await listFiles(folder, exclude, own);
-  const matching = isPattern ? globbed(all, path) : all;
+  const listing = await listFiles(folder, exclude, own);
+  const matching = isPattern ? globbed(listing.files, path) : listing.files;
 
   const known = kind === "code" ? extensions : textExtensions;
-  const isKnown = (file: FoundFile) =>
+  const isKnown = (file: { path: string }) =>
     known.has(extname(file.path).toLowerCase()) ||
     (kind !== "code" && formatOf(file.path)?.format === "text");
   const records = matching.filter(isRecords);
@@ -113,6 +112,17 @@ export async function findInput(
   const [found, files, others] = holdsRecords
     ? (["records", recordFiles, ownTexts] as const)
     : ([plain(kind), texts, records] as const);
+
+  const passed = passedOf(listing.passed, {
+    matches: isPattern ? matcher(path) : () => true,
+    // Of a folder that could have been of records had they been readable, these are missed.
+    isWanted: (file) =>
+      (holdsRecords || kind === "auto") && isRecords(file)
+        ? holdsRecords || !isPlainJson(file)
+        : !holdsRecords && isKnown(file),
+    isAnyType: isPattern,
+  });
+  refuseUnreadable(path, passed, skipUnreadable);
   if (files.length === 0) {
     const looked = holdsRecords ? ".jsonl .json .parquet, .gz .zst" : [...known].join(" ");
     throw nothingIn(path, found, looked);
@@ -121,10 +131,87 @@ export async function findInput(
   if (kind === "auto" && others.length > 0) {
     const other = holdsRecords ? "text" : "records";
     notes.push(
-      `${path}: read as ${found}; ${others.length} files of ${other} were left alone (${optionValue("kind", other)} reads those)`,
+      `${path}: read as ${found}; ${others.length} files of ${other} were left alone ` +
+        `(${optionValue("kind", other)} reads those): ${firstNames(others)}`,
     );
   }
-  return { files: chosen.map((file) => typed(file, holdsRecords)), kind: found, notes };
+  passed.push(...leftOut(matching, { chosen, files, others: kind === "auto" ? others : [] }));
+  return {
+    files: chosen.map((file) => typed(file, holdsRecords)),
+    kind: found,
+    passed: passed.sort(byPath),
+    notes,
+  };
+}
+
+function namedFile(file: FoundFile, input: Input, kind: InputKind): FoundInput {
+  const records = kind === "records" || (kind === "auto" && isRecords(file));
+  const found = records ? "records" : plain(kind);
+  const { files } =
+    input.split === undefined
+      ? { files: [file] }
+      : chooseSplit([file], dirname(file.path), input, found);
+  const passed: PassedOver[] = file.bytes === 0 ? [{ path: file.path, reason: "empty" }] : [];
+  return { files: files.map((one) => typed(one, records)), kind: found, passed, notes: [] };
+}
+
+/** Whether a path names something, be it a link to nothing. */
+async function isThere(path: string): Promise<boolean> {
+  return await lstat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
+  );
+}
+
+/** What of a listing's rest belongs to an input. What would not be read by its name is no loss if it cannot be read. */
+function passedOf(
+  passed: readonly PassedOver[],
+  {
+    matches,
+    isWanted,
+    isAnyType,
+  }: {
+    matches: (path: string) => boolean;
+    isWanted: (file: { path: string }) => boolean;
+    isAnyType: boolean;
+  },
+): PassedOver[] {
+  const isOfType = (entry: PassedOver) =>
+    isAnyType || entry.reason === "excluded" || entry.reason === "linkedFolder" || isWanted(entry);
+  return passed
+    .filter(({ path, unlisted }) => unlisted || matches(path))
+    .map((entry) => (entry.unlisted || isOfType(entry) ? entry : { ...entry, reason: "type" }));
+}
+
+/** Why files that can be read are not. */
+function leftOut(
+  matching: readonly FoundFile[],
+  sets: Record<"chosen" | "files" | "others", readonly FoundFile[]>,
+): PassedOver[] {
+  const [chosen, files, others] = [sets.chosen, sets.files, sets.others].map(
+    (list) => new Set(list),
+  ) as [Set<FoundFile>, Set<FoundFile>, Set<FoundFile>];
+  const passed: PassedOver[] = [];
+  for (const file of matching) {
+    if (chosen.has(file)) {
+      if (file.bytes === 0) passed.push({ path: file.path, reason: "empty" });
+    } else if (!others.has(file)) {
+      const reason = files.has(file)
+        ? "split"
+        : isAbout(file)
+          ? "about"
+          : isPlainJson(file)
+            ? "settings"
+            : "type";
+      passed.push({ path: file.path, reason });
+    }
+  }
+  return passed;
+}
+
+function firstNames(files: readonly FoundFile[]): string {
+  const names = files.slice(0, 3).map(({ path }) => path);
+  return files.length > 3 ? `${names.join(", ")}, …` : names.join(", ");
 }
 
 function nothingIn(path: string, kind: string, known: string): DataError {
@@ -138,9 +225,14 @@ function plain(kind: string): "text" | "code" {
   return kind === "code" ? "code" : "text";
 }
 
-function globbed(files: readonly FoundFile[], pattern: string): FoundFile[] {
+function matcher(pattern: string): (path: string) => boolean {
   const expression = globExpression(pattern);
-  const found = files.filter((file) => expression.test(file.path));
+  return (path) => expression.test(path);
+}
+
+function globbed(files: readonly FoundFile[], pattern: string): FoundFile[] {
+  const matches = matcher(pattern);
+  const found = files.filter((file) => matches(file.path));
   if (found.length === 0) throw new DataError(`[prepare] ${pattern}: matches no file`);
   return found;
 }

@@ -1,7 +1,7 @@
-import { type Dirent, type Stats, statSync } from "node:fs";
+import { accessSync, constants, type Dirent, type Stats, statSync } from "node:fs";
 import { readdir, realpath } from "node:fs/promises";
 import { join } from "node:path";
-import { DataError } from "../../errors.js";
+import { type PassedOver, type PassedOverReason, reasonOf } from "./passed-over.js";
 
 /** A file found, with its size and when it was changed. */
 export interface FoundFile {
@@ -10,48 +10,96 @@ export interface FoundFile {
   mtimeMs: number;
 }
 
+/** What a folder holds: files that can be read, and the rest with the reason. */
+export interface FolderListing {
+  files: FoundFile[];
+  passed: PassedOver[];
+}
+
 /**
  * The files of a folder and its subfolders, ordered by path in UTF-16 units, so that every file system gives the same
  * order. Symbolic links to folders are not followed: they could lead out, or round in a circle. Links to files are, as
- * the Hugging Face cache consists of them.
+ * the Hugging Face cache consists of them; of several names of one file the first counts.
  * @param exclude names of folders that are not entered
- * @param own     paths, without links, of files and folders that are passed over
+ * @param own     paths, without links, of files and folders that are passed over without a word
  */
 export async function listFiles(
   folder: string,
   exclude: ReadonlySet<string>,
   own: ReadonlySet<string> = new Set(),
-): Promise<FoundFile[]> {
+): Promise<FolderListing> {
   const found: FoundFile[] = [];
+  const passed: PassedOver[] = [];
+  let linked = false;
   const pending = [folder];
   for (let current = pending.pop(); current !== undefined; current = pending.pop()) {
     const entries = await entriesOf(current);
+    if (typeof entries === "string") {
+      passed.push({ path: current, reason: entries, unlisted: true });
+      continue;
+    }
     const place = own.size === 0 ? current : await realpath(current);
     for (const entry of entries) {
       if (own.has(join(place, entry.name))) continue;
       const path = join(current, entry.name);
-      if (entry.isDirectory() && !exclude.has(entry.name)) pending.push(path);
-      if (!entry.isFile() && !entry.isSymbolicLink()) continue;
-      const info = statOf(path);
-      if (info?.isFile()) found.push({ path, bytes: info.size, mtimeMs: info.mtimeMs });
+      if (entry.isDirectory()) {
+        if (exclude.has(entry.name)) passed.push({ path, reason: "excluded" });
+        else pending.push(path);
+        continue;
+      }
+      const status = statusOf(path);
+      if (typeof status === "string") passed.push({ path, reason: status });
+      else {
+        found.push({ path, bytes: status.size, mtimeMs: status.mtimeMs });
+        linked ||= entry.isSymbolicLink() || status.nlink > 1;
+      }
     }
   }
-  return found.sort((a, b) => (a.path < b.path ? -1 : 1));
+  const files = found.sort(byPath);
+  const kept = linked ? withoutCopies(files, passed) : files;
+  return { files: kept, passed: passed.sort(byPath) };
 }
 
-async function entriesOf(folder: string): Promise<Dirent[]> {
+/** The order of paths in UTF-16 units. */
+export function byPath(a: { path: string }, b: { path: string }): number {
+  return a.path < b.path ? -1 : 1;
+}
+
+async function entriesOf(folder: string): Promise<Dirent[] | PassedOverReason> {
   try {
     return await readdir(folder, { withFileTypes: true });
-  } catch (cause) {
-    throw new DataError(`[prepare] cannot read ${folder}: ${(cause as Error).message}`, { cause });
+  } catch (error) {
+    return reasonOf(error);
   }
 }
 
-/** Asked here and not on another thread: to hand each of a million files over and back costs several times as much. */
-function statOf(path: string): Stats | null {
+/**
+ * The status of a file that can be read, else the reason why not. Asked here and not on another thread: to hand each
+ * of a million files over and back costs several times as much.
+ */
+export function statusOf(path: string): Stats | PassedOverReason {
   try {
-    return statSync(path);
-  } catch {
-    return null; // a link to nowhere
+    const status = statSync(path);
+    if (status.isDirectory()) return "linkedFolder";
+    if (!status.isFile()) return "special";
+    accessSync(path, constants.R_OK);
+    return status;
+  } catch (error) {
+    return reasonOf(error);
   }
+}
+
+/** Leaves out further names of one file. Numbers of inodes may need all of their 64 bits. */
+function withoutCopies(files: readonly FoundFile[], passed: PassedOver[]): FoundFile[] {
+  const known = new Set<string>();
+  return files.filter(({ path }) => {
+    const { dev, ino } = statSync(path, { bigint: true });
+    const identity = `${dev}:${ino}`;
+    if (!known.has(identity)) {
+      known.add(identity);
+      return true;
+    }
+    passed.push({ path, reason: "copy" });
+    return false;
+  });
 }

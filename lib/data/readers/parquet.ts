@@ -1,5 +1,6 @@
 import type { FileHandle } from "node:fs/promises";
 import type { FileMetaData, RowGroup } from "hyparquet";
+import { boundedList } from "../../bounded-list.js";
 import { ArgumentError, DataError } from "../../errors.js";
 import { optionName } from "../../option-names.js";
 import { openRegular } from "../../small-file.js";
@@ -104,7 +105,7 @@ function presentColumns(
       metadata.schema.slice(1).map((element) => element.name),
   );
   if (!text.some((name) => names.has(name))) {
-    const known = [...names].join(", ");
+    const known = boundedList([...names].map(String), ", ");
     throw new DataError(
       `[prepare] ${file.path}: no column ${text.join(" or ")}; it has ${known}; name the column as ${optionName("textField")}`,
     );

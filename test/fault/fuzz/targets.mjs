@@ -27,7 +27,8 @@ export async function makeTargets(root, folder) {
 
 async function dataTargets(root, folder, library) {
   const { prepare } = await library("data/prepare.js");
-  const { TokenDataset, verifyDataset } = await library("data/shards.js");
+  const { TokenDataset } = await library("data/shards.js");
+  const { verifyDataset } = await library("data/verify.js");
   const texts = join(folder, "texts");
   mkdirSync(texts, { recursive: true });
   for (let i = 0; i < 12; i++) {

@@ -1,0 +1,95 @@
+import { createHash } from "node:crypto";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { boundedList } from "../bounded-list.js";
+import { DataError } from "../errors.js";
+import { openRegular } from "../small-file.js";
+import {
+  type DatasetFile,
+  datasetFileName,
+  indexFile,
+  readDatasetFile,
+  splitNames,
+} from "./dataset-file.js";
+import { checkShard } from "./shards.js";
+import { companionNames } from "./tokenizer-files.js";
+
+/**
+ * Hashes every file of a data set against its dataset.json.
+ * @param onNotice told what no hash covers, and what lies there that is no part of the data set
+ * @throws DataError naming the first file that differs
+ */
+export async function verifyDataset(
+  folder: string,
+  onNotice: (message: string) => void = () => {},
+): Promise<DatasetFile> {
+  const dataset = await readDatasetFile(folder);
+  const parts = new Set<string>([datasetFileName, ...dataset.tokenizer.files, "tokenizer.json"]);
+  for (const split of splitNames) {
+    for (const shard of dataset.splits[split].shards) {
+      await checkShard(folder, shard, dataset, true);
+      await checkHash(join(folder, shard.file), shard.sha256);
+      await checkHash(join(folder, indexFile(shard.file)), shard.indexSha256);
+      parts.add(shard.file).add(indexFile(shard.file));
+    }
+  }
+  const uncovered = await checkTokenizerFiles(folder, dataset);
+  for (const name of uncovered) {
+    onNotice(`${join(folder, name)} is not covered: the version that made it wrote no hash of it`);
+  }
+  const others = (await readdir(folder)).filter((name) => !parts.has(name));
+  if (others.length > 0) {
+    onNotice(
+      `no part of ${folder}: ${boundedList(
+        others.map((name) => JSON.stringify(name)),
+        ", ",
+      )}`,
+    );
+  }
+  return dataset;
+}
+
+/**
+ * Hashes the tokenizer's files of a data set against its dataset.json.
+ * @returns names of those that no hash covers, in data sets of versions that wrote one of tokenizer.json alone
+ * @throws DataError naming a file that differs, is missing, or would be used though dataset.json does not list it
+ */
+export async function checkTokenizerFiles(
+  folder: string,
+  { tokenizer: { sha256, files, hashes = {} } }: DatasetFile,
+): Promise<string[]> {
+  const uncovered: string[] = [];
+  await checkHash(join(folder, "tokenizer.json"), sha256);
+  for (const name of files) {
+    if (name === "tokenizer.json") continue;
+    const expected = hashes[name];
+    if (expected === undefined) uncovered.push(name);
+    else await checkHash(join(folder, name), expected);
+  }
+  const present = new Set(await readdir(folder));
+  for (const name of companionNames) {
+    if (!present.has(name) || files.includes(name)) continue;
+    throw new DataError(
+      `[data] ${join(folder, name)} is not listed in ${datasetFileName}, but would be used: ` +
+        "it has come there since the data set was made; remove it",
+    );
+  }
+  return uncovered;
+}
+
+async function checkHash(path: string, expected: string): Promise<void> {
+  const digest = createHash("sha256");
+  try {
+    const handle = await openRegular(path);
+    for await (const chunk of handle.createReadStream()) digest.update(chunk as Buffer);
+  } catch (cause) {
+    throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
+  }
+  const actual = digest.digest("hex");
+  if (actual !== expected) throw changedFile(path, actual, expected);
+}
+
+/** The error of a file whose content is not what its data set says. */
+export function changedFile(path: string, actual: string, expected: string): DataError {
+  return new DataError(`[data] ${path} has changed: its SHA-256 is ${actual}, not ${expected}`);
+}

@@ -1,0 +1,56 @@
+// Build folders of CMake and what they were made for.
+import { existsSync, readFileSync, realpathSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
+
+/** The value of a variable in a folder's CMakeCache.txt; undefined if there is none. */
+export function cached(folder, variable) {
+  const file = join(folder, "CMakeCache.txt");
+  if (!existsSync(file)) return undefined;
+  const lines = readFileSync(file, "utf8").split("\n");
+  const line = lines.find((each) => each.startsWith(`${variable}:`));
+  return line?.slice(line.indexOf("=") + 1);
+}
+
+/**
+ * Why a build folder builds other sources than these, or into another folder: it came along when a clone was copied or moved,
+ * and its cache holds absolute paths of the place that it was made in.
+ * @returns null if it is of these sources, or not configured yet
+ */
+export function foreignTo(folder, source) {
+  const expected = { CMAKE_HOME_DIRECTORY: source, CMAKE_CACHEFILE_DIR: folder };
+  for (const [variable, place] of Object.entries(expected)) {
+    const found = cached(folder, variable);
+    if (found !== undefined && !samePlace(found, place))
+      return `${variable} is ${found}, not ${place}`;
+  }
+  return null;
+}
+
+/** What CMake and its builds leave in a folder; everything else there is others'. */
+const made = [
+  ...["CMakeCache.txt", "CMakeFiles", "cmake_install.cmake", "compile_commands.json"],
+  ...["build.ninja", ".ninja_deps", ".ninja_log", "Makefile", "Release", "Debug"],
+];
+
+/**
+ * Removes what a build for other sources has left: nothing of it fits, and CMake refuses or, worse, builds the other clone.
+ * @returns whether it did
+ */
+export function discardForeign(folder, source, say = console.log) {
+  const why = foreignTo(folder, source);
+  if (why === null) return false;
+  say(`${folder} was made for another clone (${why}): it is configured anew`);
+  for (const name of made) rmSync(join(folder, name), { recursive: true, force: true });
+  return true;
+}
+
+function samePlace(a, b) {
+  const real = (path) => {
+    try {
+      return realpathSync(path);
+    } catch {
+      return resolve(path);
+    }
+  };
+  return real(a) === real(b);
+}

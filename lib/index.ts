@@ -63,6 +63,7 @@ export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./r
 export { keep, scope } from "./scope.js";
 export { type DType, Tensor } from "./tensor.js";
 export {
+  type LoadedConfig,
   loadConfig,
   parseConfig,
   type RunConfig,

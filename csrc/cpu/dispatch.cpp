@@ -2,7 +2,6 @@
 #include "cpu/dispatch.h"
 
 #include <cstdlib>
-#include <dnnl.hpp>
 #include <string>
 
 namespace llamaforge {
@@ -35,10 +34,7 @@ CpuKernels cpu_kernels() {
   if (v4 && isa != "x86-64-v3") return {&cpu_v4::op_table(), "avx512-bf16"};
 #endif
 #if defined(LF_HAS_CPU_V3)
-  if (isa != "avx512-bf16") {
-    dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
-    return {&cpu_v3::op_table(), "x86-64-v3"};
-  }
+  if (isa != "avx512-bf16") return {&cpu_v3::op_table(), "x86-64-v3"};
 #endif
   throw Error("ERR_DEVICE",
               "this build of the addon lacks the CPU kernels asked for: build all sets with `npm run setup -- --tests`");

@@ -6,7 +6,7 @@
 //
 // A product of few rows with a transposed b (a generated token) reads b where it is instead, as dot products.
 //
-// No sum is divided between threads, and every sum is one chain of multiply-adds: tasks may be cut as it suits the team.
+// No sum is divided between threads, and all add the same blocks of k in the same order: tasks may be cut as it suits the team.
 #include "cpu/gemm_packed.h"
 
 #include <algorithm>
@@ -24,6 +24,7 @@ constexpr int64_t kTaskPanels = 512 / kPanel;              // bounds a task's ti
 constexpr int64_t kPackedFloats = 1 << 20;                 // of b at a time: 4 MB
 constexpr int64_t kFewestPanels = 128 / kPanel;            // at a time; fewer would pack a too often
 constexpr int64_t kRowsOfDotProducts = 8;
+constexpr int64_t kRowsPadding = kLanes;                   // after each block of turned rows: whole vectors are stored
 constexpr int64_t kSerialProducts = 1 << 17;               // multiply-adds that one thread does faster than a team
 
 constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
@@ -70,6 +71,31 @@ template <class T> void copy_turned(Stored<T> from, int64_t rows, int64_t column
   }
 }
 
+constexpr int64_t kRowsBlock = kBlockRows * kDepth + kRowsPadding;
+
+// Columns of `from` become the rows of blocks: out[block][step * kBlockRows + row]. Whole vectors are stored where there are
+// any; what they write beyond a block's row is written again by the next step.
+template <class T> void copy_steps(Stored<T> from, int64_t steps, int64_t rows, float* out) {
+  static_assert(kLanes >= kBlockRows);
+  constexpr int64_t kAtOnce = 32;
+  for (int64_t first = 0; first < steps; first += kAtOnce) {
+    const int64_t last = std::min(steps, first + kAtOnce);
+    for (int64_t r = 0; r < rows; r += kBlockRows) {
+      float* to = out + r / kBlockRows * kRowsBlock;
+      const int64_t tall = std::min<int64_t>(kBlockRows, rows - r);
+      if (rows - r >= kLanes) {
+        for (int64_t step = first; step < last; ++step) {
+          store(to + step * kBlockRows, load(from.data + step * from.stride + r));
+        }
+      } else {
+        for (int64_t step = first; step < last; ++step) {
+          store(to + step * kBlockRows, load_partial(from.data + step * from.stride + r, tall));
+        }
+      }
+    }
+  }
+}
+
 template <class In, class Out> class Product {
  public:
   Product(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate)
@@ -92,7 +118,7 @@ template <class In, class Out> class Product {
     const Scratch packed(stream_, static_cast<size_t>(packed_entries * round_panels_ * kPanel * steps_) * sizeof(float));
     cut_tasks();
     tile_stride_ = task_panels_ * kPanel;
-    const int64_t own = task_rows_ * (kDepth + tile_stride_);
+    const int64_t own = task_rows_ / kBlockRows * kRowsBlock + task_rows_ * tile_stride_;
     const Scratch buffers(stream_, static_cast<size_t>(threads_ * own) * sizeof(float));
     packed_ = packed.as<float>();
     for (int64_t entry = 0; entry < shape_.batch; entry += round_entries_) {
@@ -167,13 +193,17 @@ template <class In, class Out> class Product {
     }
   }
 
+  // Rows of a, block after block of kBlockRows: as they are, each kDepth long, or step by step where a is stored transposed.
   void pack_rows(int64_t entry, int64_t row, int64_t rows, int64_t step, int64_t steps, float* out) const {
     const In* data = static_cast<const In*>(a_.data);
     if (!a_.shared) data += entry * shape_.m * shape_.k;
     if (a_.transposed) {
-      copy_turned(Stored<In>{data, shape_.m}.at(step, row), steps, rows, out, kDepth);
+      copy_steps(Stored<In>{data, shape_.m}.at(step, row), steps, rows, out);
     } else {
-      copy_rows(Stored<In>{data, shape_.k}.at(row, step), rows, steps, out, kDepth);
+      const Stored<In> from = Stored<In>{data, shape_.k}.at(row, step);
+      for (int64_t r = 0; r < rows; r += kBlockRows) {
+        copy_rows(from.at(r, 0), std::min<int64_t>(kBlockRows, rows - r), steps, out + r / kBlockRows * kRowsBlock, kDepth);
+      }
     }
   }
 
@@ -183,8 +213,9 @@ template <class In, class Out> class Product {
     const int64_t column = (round.first_panel + panel) * kPanel, width = std::min(panels * kPanel, shape_.n - column);
     Out* c = c_ + ((round.first_entry + entry) * shape_.m + row) * shape_.n + column;
     float* rows_of_a = buffer;
-    float* tile = buffer + task_rows_ * kDepth;
+    float* tile = buffer + task_rows_ / kBlockRows * kRowsBlock;
     const bool add = accumulate_ || round.first_step > 0;
+    const int64_t row_stride = a_.transposed ? 1 : kDepth, step_stride = a_.transposed ? kBlockRows : 1;
     // Whole panels of f32 are summed where they belong.
     int64_t stride = tile_stride_;
     const bool in_place = std::is_same_v<Out, float> && width == panels * kPanel;
@@ -203,9 +234,10 @@ template <class In, class Out> class Product {
         for (int64_t r = 0; r < rows; r += kBlockRows) {
           const int64_t tall = std::min<int64_t>(kBlockRows, rows - r);
           static constexpr auto products =
-              block_products<FloatEngine>(std::make_index_sequence<kBlockRows * kBlockVectors>{});
-          products[(tall - 1) * kBlockVectors + vectors - 1]({rows_of_a + r * kDepth, kDepth, 1}, b, kPanel, steps,
-                                                             tile + r * stride + p * kPanel, stride, add || depth > 0);
+              block_products<FloatEngine, true>(std::make_index_sequence<kBlockRows * kBlockVectors>{});
+          products[(tall - 1) * kBlockVectors + vectors - 1](
+              {rows_of_a + r / kBlockRows * kRowsBlock, row_stride, step_stride}, b, kPanel, steps,
+              tile + r * stride + p * kPanel, stride, add || depth > 0);
         }
       }
     }

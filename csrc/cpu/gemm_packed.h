@@ -5,8 +5,8 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-// Like multiply_matrices, for a product that is not empty. Sums are f32 and run over k from its beginning to its end, one
-// multiply-add after the other, however many threads share the work: bits do not depend on their number.
+// Like multiply_matrices, for a product that is not empty. Sums are f32, over blocks of k whose ends do not
+// depend on the number of threads, added in their order: bits do not depend on it either.
 void multiply_packed(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                      bool accumulate);
 

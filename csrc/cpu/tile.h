@@ -67,14 +67,18 @@ constexpr int kBlockRows = 6, kBlockVectors = 2;
 constexpr int kBlockRows = 4, kBlockVectors = 2;
 #endif
 
-template <class Engine, int kRows, int kVectors>
+// c = a · b, or with `accumulate` += in one of two orders: the sum over the steps goes on from c, or (kSumFirst) is made from
+// 0 and added to c at the end. The latter does not wait for c from a far cache, and rounds less.
+template <class Engine, bool kSumFirst, int kRows, int kVectors>
 void multiply_block(LeftOperand<typename Engine::Word> a, const typename Engine::Word* b, int64_t b_stride,
                     int64_t steps, float* c, int64_t c_stride, bool accumulate) {
   Floats sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) sum[row][v] = accumulate ? load(c + row * c_stride + v * kLanes) : Floats{};
+    for (int v = 0; v < kVectors; ++v) {
+      sum[row][v] = accumulate && !kSumFirst ? load(c + row * c_stride + v * kLanes) : Floats{};
+    }
   }
   for (int64_t step = 0; step < steps; ++step) {
     Floats column[kVectors];
@@ -90,7 +94,10 @@ void multiply_block(LeftOperand<typename Engine::Word> a, const typename Engine:
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) store(c + row * c_stride + v * kLanes, sum[row][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      float* out = c + row * c_stride + v * kLanes;
+      store(out, accumulate && kSumFirst ? load(out) + sum[row][v] : sum[row][v]);
+    }
   }
 }
 
@@ -99,9 +106,9 @@ using BlockProduct = void (*)(LeftOperand<typename Engine::Word>, const typename
                               int64_t, bool);
 
 // [rows - 1][vectors - 1]
-template <class Engine, size_t... kIndex>
+template <class Engine, bool kSumFirst = false, size_t... kIndex>
 constexpr std::array<BlockProduct<Engine>, sizeof...(kIndex)> block_products(std::index_sequence<kIndex...>) {
-  return {&multiply_block<Engine, kIndex / kBlockVectors + 1, kIndex % kBlockVectors + 1>...};
+  return {&multiply_block<Engine, kSumFirst, kIndex / kBlockVectors + 1, kIndex % kBlockVectors + 1>...};
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -1,6 +1,6 @@
 import { deviceName } from "../device.js";
 import { resetPeakMemory } from "../runtime.js";
-import { type RunConfig, resolveConfig } from "../train/config.js";
+import { type LoadedConfig, resolveConfig } from "../train/config.js";
 import type { StepMetrics } from "../train/metrics.js";
 import { Trainer } from "../train/trainer.js";
 import type { BenchModel } from "./bare-loop.js";
@@ -19,7 +19,7 @@ export interface TrainerBenchOptions extends BenchModel {
 }
 
 /** The configuration of a run that is there to be measured. */
-export function benchConfig(options: TrainerBenchOptions, more: object = {}): RunConfig {
+export function benchConfig(options: TrainerBenchOptions, more: object = {}): LoadedConfig {
   const { model, device, precision, recompute, sequenceLength, microBatch, accumulation } = options;
   return resolveConfig({
     name: "bench",

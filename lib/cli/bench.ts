@@ -113,6 +113,8 @@ async function modelOf(options: ModelOptions) {
       `--sequence-length ${sequenceLength} is more than the model's context of ${model.contextLength}`,
     );
   }
+  const { decidePrecision } = await import("../train/precision.js");
+  const decided = run && decidePrecision({ ...run, device: options.device }, null);
   return {
     run,
     shared: {
@@ -120,7 +122,7 @@ async function modelOf(options: ModelOptions) {
       model,
       sequenceLength,
       device: parseDevice(options.device),
-      precision: options.precision ?? run?.precision ?? "bf16",
+      precision: options.precision ?? decided?.precision ?? "bf16",
     },
   };
 }

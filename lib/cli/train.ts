@@ -6,7 +6,7 @@ import { describeWorld } from "../dist/world.js";
 import { exitCodes } from "../errors.js";
 import { codeOfSignal, exitAtOnce } from "../exit.js";
 import { FolderIdentity } from "../folder-identity.js";
-import { configHelp, type RunConfig, readConfig } from "../train/config.js";
+import { configHelp, type LoadedConfig, readConfig } from "../train/config.js";
 import { runFiles } from "../train/metrics.js";
 import {
   describeStep,
@@ -85,7 +85,7 @@ export function addTrain(program: Command): void {
 /** The run in a child process, by the command line that this one was. */
 async function superviseTraining(
   file: string,
-  { out }: RunConfig,
+  { out }: LoadedConfig,
   { set, resume, resumeStrict, allowDataChange, maxRestarts }: TrainCommandOptions,
 ): Promise<number> {
   const overrides = set.flatMap((override) => ["--set", override]);
@@ -112,7 +112,7 @@ export interface TrainOutcome {
  * speaks; each has a log of its own in the run's folder, and says its own error.
  */
 export async function trainWithProgress(
-  config: RunConfig,
+  config: LoadedConfig,
   from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
 ): Promise<TrainOutcome> {
   // Imported here: it loads the addon, and `doctor` must come as far as saying that that fails.
@@ -136,7 +136,7 @@ export async function trainWithProgress(
 }
 
 async function trainAlone(
-  config: RunConfig,
+  config: LoadedConfig,
   from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
   ranked: { log: RankLog; first: boolean } | null,
 ): Promise<TrainOutcome> {
@@ -156,9 +156,10 @@ async function trainAlone(
   let result: TrainerResult;
   try {
     const { Trainer } = await import("../train/trainer.js");
+    const { describePrecision } = await import("../train/precision.js");
     const trainer = await Trainer.create(config, { ...from, onNotice });
     if (first) folder = await FolderIdentity.of(config.out);
-    if (first) introduce(trainer);
+    if (first) introduce(trainer, describePrecision(config.precision, trainer.config));
     ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationBackend}`);
     const { steps } = config;
     const shown = first ? new Progress({ steps, from: trainer.startStep }) : undefined;
@@ -199,9 +200,9 @@ async function trainAlone(
   return { result, report };
 }
 
-function introduce(trainer: Trainer): void {
+function introduce(trainer: Trainer, precision: string): void {
   const { config, model, deviceName, startStep, world } = trainer;
-  const { name, precision, steps, batch, data, parallel } = config;
+  const { name, steps, batch, data, parallel } = config;
   const ranks = world?.worldSize ?? 1;
   const tokensPerStep = batch.microBatch * batch.accumulation * ranks * data.sequenceLength;
   say(`${name}: ${model.parameterCount().toLocaleString("en-US")} parameters, ${precision}`);
@@ -225,7 +226,7 @@ async function tryReport(folder: FolderIdentity): Promise<string | null> {
   }
 }
 
-function summarise(config: RunConfig, result: TrainerResult, report: string | null): void {
+function summarise(config: LoadedConfig, result: TrainerResult, report: string | null): void {
   const { step, finished, seconds, tokens, validation, samples, checkpoint } = result;
   say("");
   say(

@@ -6,7 +6,7 @@ import { StorageError, UsageError } from "../errors.js";
 import { answered, readSmallFile, readSmallFileSync, sizeLimits, utf8Of } from "../small-file.js";
 import { readYaml } from "../yaml.js";
 import { parseConfig } from "./config-load.js";
-import type { RunConfig } from "./config-resolve.js";
+import type { LoadedConfig } from "./config-resolve.js";
 
 const reading = { limit: sizeLimits.recipe } as const;
 
@@ -15,7 +15,7 @@ const reading = { limit: sizeLimits.recipe } as const;
  * @param overrides `path=value` texts that win over the file, e.g. `optimizer.peakLr=1e-3`
  * @throws UsageError if the file cannot be read; ConfigError with all problems of file and overrides
  */
-export function loadConfig(file: string, overrides: readonly string[] = []): RunConfig {
+export function loadConfig(file: string, overrides: readonly string[] = []): LoadedConfig {
   checkPath("loadConfig", "file", file);
   let text: string;
   try {
@@ -30,7 +30,7 @@ export function loadConfig(file: string, overrides: readonly string[] = []): Run
 export async function readConfig(
   file: string,
   overrides: readonly string[] = [],
-): Promise<RunConfig> {
+): Promise<LoadedConfig> {
   let text: string;
   try {
     text = utf8Of(await readSmallFile(file, reading));

@@ -2,7 +2,7 @@ import { parse } from "yaml";
 import { checkArray, checkString, jsonText } from "../check-values.js";
 import { ConfigError, type ConfigProblem } from "../errors.js";
 import { readYaml } from "../yaml.js";
-import { checkConfig, type RunConfig, suggestKey } from "./config-resolve.js";
+import { checkConfig, type LoadedConfig, suggestKey } from "./config-resolve.js";
 import { runSchema } from "./config-schema.js";
 import { child, optionsOf, type Path, pathName, unwrap } from "./config-tree.js";
 
@@ -16,7 +16,7 @@ export function parseConfig(
   text: string,
   source = "config",
   overrides: readonly string[] = [],
-): RunConfig {
+): LoadedConfig {
   const op = "parseConfig";
   checkString(op, "text", text);
   checkString(op, "source", source);

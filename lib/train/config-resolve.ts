@@ -25,8 +25,19 @@ import {
   valueAt,
 } from "./config-tree.js";
 
-/** A complete run configuration: every default filled in, every cross-check passed. Plain JSON. */
-export interface RunConfig extends Omit<ParsedRunConfig, "model" | "data" | "optimizer"> {
+/** What weights and activations are kept in. */
+export type Precision = "fp32" | "bf16";
+
+/**
+ * A run's configuration as it is on a machine: every default filled in, every cross-check passed, the precision decided.
+ * Plain JSON.
+ */
+export interface RunConfig extends Omit<LoadedConfig, "precision"> {
+  precision: Precision;
+}
+
+/** A complete configuration of which the device may still decide the precision (lib/train/precision.ts). */
+export interface LoadedConfig extends Omit<ParsedRunConfig, "model" | "data" | "optimizer"> {
   out: string;
   model: LlamaConfig;
   data: ParsedRunConfig["data"] & { sequenceLength: number };
@@ -42,14 +53,17 @@ export interface RunConfig extends Omit<ParsedRunConfig, "model" | "data" | "opt
  * @param source named in the error
  * @throws ConfigError with all problems at once
  */
-export function resolveConfig(input: RunConfigInput | RunConfig, source = "config"): RunConfig {
+export function resolveConfig(
+  input: RunConfigInput | LoadedConfig | RunConfig,
+  source = "config",
+): LoadedConfig {
   const { config, problems } = checkConfig(input);
   if (config === undefined) throw new ConfigError(source, problems);
   return config;
 }
 
 /** The resolved configuration, or all of its problems. */
-export function checkConfig(input: unknown): { config?: RunConfig; problems: ConfigProblem[] } {
+export function checkConfig(input: unknown): { config?: LoadedConfig; problems: ConfigProblem[] } {
   const parsed = runSchema.safeParse(input);
   const problems = parsed.success
     ? []
@@ -67,10 +81,10 @@ export function checkConfig(input: unknown): { config?: RunConfig; problems: Con
 /** An option's value with its own default; undefined if it is wrong or not given. */
 type Reader = (path: Path) => unknown;
 
-function complete(parsed: ParsedRunConfig, model: LlamaConfig): RunConfig {
+function complete(parsed: ParsedRunConfig, model: LlamaConfig): LoadedConfig {
   const { optimizer, steps } = parsed;
   const decaySteps = optimizer.decaySteps ?? steps;
-  const config: RunConfig = {
+  const config: LoadedConfig = {
     ...parsed,
     out: parsed.out ?? `runs/${parsed.name}`,
     model,
@@ -83,7 +97,7 @@ function complete(parsed: ParsedRunConfig, model: LlamaConfig): RunConfig {
       decaySteps,
     },
   };
-  return inSchemaOrder(runSchema, config) as RunConfig;
+  return inSchemaOrder(runSchema, config) as LoadedConfig;
 }
 
 /** One finding of zod in our own words: what is allowed there, what came instead. */

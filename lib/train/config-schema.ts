@@ -238,8 +238,9 @@ export const runSchema = section("a training run", {
   out: path("folder of the run: metrics, checkpoints, report", "runs/<name>").optional(),
   device: text(/^(cpu|cuda(:\d{1,3})?)$/, "cpu, cuda or cuda:N", "where to compute").default("cpu"),
   precision: choice(
-    ["fp32", "bf16"],
-    "of weights and activations; bf16 keeps fp32 master weights, gradients, norms and sums",
+    ["auto", "fp32", "bf16"],
+    "of weights and activations; bf16 keeps fp32 master weights, gradients, norms and sums; " +
+      "auto is bf16 where the device computes in it (CUDA, CPUs with AVX-512 bf16), else fp32",
   ).default("bf16"),
   threads: integer(1, 1024, "CPU threads of the kernels", "all cores").optional(),
   steps: integer(1, maxSteps, "optimizer steps of the whole run"),

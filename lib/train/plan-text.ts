@@ -1,17 +1,19 @@
 import { isDeepStrictEqual } from "node:util";
 import { presets } from "../model/presets.js";
-import type { RunConfig } from "./config.js";
+import type { LoadedConfig, RunConfig } from "./config.js";
 import { alignRows, alignTable, formatBytes, formatHours } from "./format.js";
 import { publishedHoursPer300B, type RunPlan } from "./plan.js";
+import { describePrecision } from "./precision.js";
 import { formatDuration } from "./progress.js";
 import type { DataRepeats } from "./repeats.js";
 import { formatScaling } from "./scaling-text.js";
 
 /** A plan as tables for a terminal. */
 export function formatPlan(
-  config: RunConfig,
+  asked: LoadedConfig,
   plan: RunPlan & { data?: DataRepeats[] | string },
 ): string {
+  const config: RunConfig = { ...asked, precision: plan.precision };
   const { parameters, memory, flops } = plan;
   const count = (n: number) => n.toLocaleString("en-US");
   const gigaflops = (n: number) => `${(n / 1e9).toFixed(3)} GFLOP`;
@@ -28,7 +30,7 @@ export function formatPlan(
       ],
     ],
     [
-      `Memory on one device, estimated (${config.precision}, micro-batch ${config.batch.microBatch} x ` +
+      `Memory on one device, estimated (${describePrecision(asked.precision, config)}, micro-batch ${config.batch.microBatch} x ` +
         `${config.data.sequenceLength}, recompute ${config.recompute})`,
       [
         ["weights", formatBytes(memory.weights)],

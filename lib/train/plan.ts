@@ -1,8 +1,14 @@
 import { argumentError, checkOptions, checkString } from "../check-values.js";
 import { parameterBreakdown, parameterCount } from "../model/config.js";
-import { type RunConfig, resolveConfig } from "./config-resolve.js";
+import {
+  type LoadedConfig,
+  type Precision,
+  type RunConfig,
+  resolveConfig,
+} from "./config-resolve.js";
 import { type FlopsPerToken, flopsPerToken } from "./flops.js";
 import { type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
+import { decidePrecision } from "./precision.js";
 import {
   fewestReferenceParameters,
   type MachineOptions,
@@ -20,6 +26,8 @@ export interface TimeEstimate {
 }
 
 export interface RunPlan {
+  /** Of weights and activations; what the device decides if the configuration says "auto". */
+  precision: Precision;
   parameters: ReturnType<typeof parameterBreakdown> & { total: number };
   memory: MemoryPlan & { total: number };
   flops: FlopsPerToken;
@@ -58,9 +66,9 @@ const machineNumbers = [
  * speed is known.
  * @throws ConfigError see `planScaling`
  */
-export function planRun(given: RunConfig, machine: MachineOptions = {}): RunPlan {
+export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunPlan {
   // Says what is wrong with one that was made by hand, and fills what it leaves out.
-  const config = resolveConfig(given);
+  const config = decidePrecision(resolveConfig(given), null);
   checkOptions("planRun", machine, ["gpu", ...machineNumbers]);
   for (const name of machineNumbers) {
     const value: unknown = machine[name];
@@ -82,6 +90,7 @@ export function planRun(given: RunConfig, machine: MachineOptions = {}): RunPlan
   const total = parameterCount(model);
   const memory = scaling?.chosen.memory ?? withTotal(planMemory(config));
   return {
+    precision: config.precision,
     parameters: { ...parameterBreakdown(model), total },
     memory,
     flops,

@@ -1,7 +1,7 @@
 /** Which options have changed since a checkpoint was saved, and what follows from it for the run that goes on. */
 import { ConfigError } from "../errors.js";
 import { cosineSchedule } from "../optim/schedule.js";
-import { checkConfig, type RunConfig } from "./config-resolve.js";
+import { checkConfig, type LoadedConfig } from "./config-resolve.js";
 import { runSchema } from "./config-schema.js";
 import { leaves, pathName, valueAt } from "./config-tree.js";
 
@@ -21,7 +21,7 @@ export interface RecordedChange extends RecipeChange {
 
 /** What goes on, and with how many processes. */
 export interface Recipe {
-  config: RunConfig;
+  config: LoadedConfig;
   ranks: number;
 }
 

@@ -32,7 +32,7 @@ export function repeatNotes(repeats: readonly DataRepeats[]): string[] {
 
 /** How often a planned run will read its data; or why that is not known, as where the data is not there yet. */
 export async function plannedRepeats(
-  config: RunConfig,
+  config: Pick<RunConfig, "data" | "seed">,
   windows: number,
 ): Promise<DataRepeats[] | string> {
   const { data, seed } = config;

@@ -22,10 +22,11 @@ import { parameterCount } from "../model/config.js";
 import { Llama } from "../model/llama.js";
 import { buildInfo } from "../native.js";
 import { AdamW } from "../optim/adamw.js";
-import type { RunConfig } from "./config.js";
+import type { LoadedConfig, RunConfig } from "./config.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
+import { decidePrecision } from "./precision.js";
 import type { RecipeChange } from "./recipe.js";
 import { repeatNotes, repeatsOf } from "./repeats.js";
 import {
@@ -90,8 +91,12 @@ export interface OutputFolder {
  * Opens data and output folder and builds or loads the model: whatever does not fit shows here, before anything is trained
  * or written, and what was opened until then is closed again.
  */
-export async function startRun(config: RunConfig, options: TrainerOptions): Promise<TrainerParts> {
+export async function startRun(
+  asked: LoadedConfig,
+  options: TrainerOptions,
+): Promise<TrainerParts> {
   const { resume = "auto", onNotice = () => {} } = options;
+  let config = decidePrecision(asked, null);
   const world = worldOfRun();
   shareThreads(config, world);
   const device = deviceOfRank(config.device, world);
@@ -136,13 +141,14 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
       );
     }
     faultPoint("init");
-    const identity = runIdentity(config, mixture);
     const ranks = world?.worldSize ?? 1;
     let changes: RecipeChange[] = [];
     const checkpoint = await agreedCheckpoint(cluster, async () => {
       const found = await findCheckpoint(config.out, resume, onNotice);
       if (found) {
+        config = decidePrecision(asked, found);
         const state = parseTrainerState(found.trainer, found.path);
+        const identity = runIdentity(config, mixture);
         checkIdentity(found, identity, { ...options, config, state, onNotice });
         checkTrainerState(state, found.step, sequenceLength, found.path);
         changes = checkRecipe(found, state, { config, ranks }, { ...options, onNotice });
@@ -151,6 +157,7 @@ export async function startRun(config: RunConfig, options: TrainerOptions): Prom
     });
     const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
     opened.push(() => shardCheck?.close());
+    config = decidePrecision(asked, checkpoint);
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
     if (output && checkpoint && resume !== "auto") {
       await goBackTo(checkpoint, output.identity, onNotice);

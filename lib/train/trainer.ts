@@ -23,7 +23,7 @@ import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { memory } from "../runtime.js";
 import { Canary } from "./canary.js";
-import { type RunConfig, resolveConfig } from "./config.js";
+import { type LoadedConfig, type RunConfig, resolveConfig } from "./config.js";
 import type { PauseMs } from "./device-waits.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
@@ -166,7 +166,7 @@ export class Trainer {
    * Opens data and output folder, builds or loads the model, and is ready to run.
    * @throws the typed error of whatever does not fit, before anything is trained or written
    */
-  static async create(config: RunConfig, options: TrainerOptions = {}): Promise<Trainer> {
+  static async create(config: LoadedConfig, options: TrainerOptions = {}): Promise<Trainer> {
     // Says what is wrong with one that was made by hand, and fills what it leaves out.
     const complete = resolveConfig(config);
     checkObject("Trainer", "options", options);

@@ -40,7 +40,7 @@ async function warnings(tokenizerJson: object, config: object, options = {}): Pr
 const unset = { add_bos_token: undefined };
 
 it("is a warning with the option to set", async () => {
-  const expected = /puts <s> in front of every text .*--document-start bos/;
+  const expected = /puts <s> in front of every text .*documentStart: "bos"/;
   expect(await warnings({ post_processor: template }, unset)).toMatch(expected);
   const sequence = { type: "Sequence", processors: [{ type: "ByteLevel" }, template] };
   expect(await warnings({ post_processor: sequence }, unset)).toMatch(expected);

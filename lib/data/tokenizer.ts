@@ -192,11 +192,10 @@ export class Tokenizer {
     const key = `${variant.specialTokens} ${variant.continues}`;
     const known = this.#variants.get(key);
     if (known !== undefined) return known;
+    const { Tokenizer: Package } = tokenizersPackage();
     let loaded: HuggingFaceTokenizer;
     try {
-      loaded = HuggingFaceTokenizer.fromString(
-        variantJson(this.#checked, this.#specialIds, variant),
-      );
+      loaded = Package.fromString(variantJson(this.#checked, this.#specialIds, variant));
     } catch (cause) {
       throw new TokenizerError(`[tokenizer] ${this.file}: ${(cause as Error).message}`, { cause });
     }

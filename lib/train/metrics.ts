@@ -1,4 +1,4 @@
-import { createReadStream } from "node:fs";
+import { constants, createReadStream } from "node:fs";
 import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
@@ -158,6 +158,9 @@ async function endOfStep(file: string, lastStep: number): Promise<number> {
   return kept;
 }
 
+/** Not for appending: Linux would then write the replacement of a line behind it. */
+const writing = constants.O_WRONLY | constants.O_CREAT;
+
 /** Lines held back while the disk refuses them; beyond this they are lost, and counted. */
 const maxPendingBytes = 16 * 1024 * 1024;
 
@@ -200,7 +203,7 @@ export class MetricsWriter {
     const writer = new MetricsWriter(file, warn);
     try {
       await mkdir(dirname(file), { recursive: true });
-      writer.#handle = await open(file, "a");
+      writer.#handle = await open(file, writing);
       const isFile = (await writer.#handle.stat()).isFile();
       if (isFile) await writer.#handle.truncate(await endOfStep(file, lastStep));
     } catch (error) {
@@ -222,8 +225,10 @@ export class MetricsWriter {
     if (this.#lastBytes > 0) this.#add(metrics, this.#lastBytes);
   }
 
-  #add(metrics: StepMetrics, replaces: number): boolean {
+  #add(metrics: StepMetrics, last: number): boolean {
     const bytes = Buffer.from(encodeStep(metrics));
+    // A shorter line would leave the end of the last one behind it: there, the repetition counts.
+    const replaces = bytes.length < last ? 0 : last;
     const fits = this.#pendingBytes + bytes.length <= maxPendingBytes;
     if (fits) {
       this.#pending.push({ bytes, replaces });
@@ -259,14 +264,15 @@ export class MetricsWriter {
   async #drain(): Promise<void> {
     try {
       while (this.#pending.length > 0) {
-        this.#handle ??= await open(this.#file, "a");
+        this.#handle ??= await open(this.#file, writing);
         const line = this.#pending[0]!;
-        if (line.replaces > 0) await shorten(this.#handle, line.replaces);
-        line.replaces = 0;
-        const { bytesWritten } = await this.#handle.write(line.bytes);
+        const { bytes, replaces } = line;
+        const place = await placeOf(this.#handle, replaces);
+        const { bytesWritten } = await this.#handle.write(bytes, 0, bytes.length, place);
         this.#pendingBytes -= bytesWritten;
-        if (bytesWritten === line.bytes.length) this.#pending.shift();
-        else line.bytes = line.bytes.subarray(bytesWritten);
+        if (bytesWritten === bytes.length) this.#pending.shift();
+        line.bytes = bytes.subarray(bytesWritten);
+        line.replaces = Math.max(0, replaces - bytesWritten);
       }
     } catch (error) {
       this.#report(error);
@@ -285,10 +291,10 @@ export class MetricsWriter {
   }
 }
 
-/** Takes bytes off the end of a file. From a pipe they are gone: its reader gets the step twice, and the second counts. */
-async function shorten(handle: FileHandle, bytes: number): Promise<void> {
+/** Where a line goes that takes the place of the last bytes of a file; null for a pipe, whose reader gets the step twice. */
+async function placeOf(handle: FileHandle, replaces: number): Promise<number | null> {
   const status = await handle.stat();
-  if (status.isFile()) await handle.truncate(Math.max(0, status.size - bytes));
+  return status.isFile() ? Math.max(0, status.size - replaces) : null;
 }
 
 /** Old content or new, never half: written beside, then renamed over. */

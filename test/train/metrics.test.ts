@@ -75,6 +75,27 @@ describe("metrics.jsonl", () => {
     expect(back[2]).toEqual({ ...special, gradNorm: Number.NaN });
   });
 
+  it("takes a step's record again with what was made after it, in its place", async () => {
+    const samples = [{ prompt: "a", text: "b" }];
+    const writer = await MetricsWriter.open(file, 0);
+    for (const step of [1, 2, 3]) {
+      writer.write(stepMetrics(step));
+      // The first one at once, the others when the record is in the file.
+      if (step > 1) await writer.flush();
+      if (step > 1) expect(await stepsIn()).toHaveLength(step);
+      writer.amend(stepMetrics(step, { samples }));
+    }
+    writer.write(stepMetrics(4));
+    await writer.close();
+    expect(readFileSync(file, "utf8").trimEnd().split("\n")).toHaveLength(4);
+    expect((await readMetrics(file)).map((step) => step.samples)).toEqual([
+      samples,
+      samples,
+      samples,
+      undefined,
+    ]);
+  });
+
   it("goes on after a resume without the steps that will be repeated", async () => {
     await record(0, 10);
     await record(6, 9);

@@ -218,7 +218,9 @@ describe("too many skipped steps (FAULTS N4)", () => {
     const out = freshOut();
     const measuring = { evaluate: { every: 1 }, sample: { every: 1, prompts: ["the"] } };
     const { seen, notices } = await diverge(out, measuring);
-    expect(notices.filter((text) => text.startsWith("no samples after step"))).toHaveLength(3);
+    // The reason is the same each time, and told once.
+    const told = notices.filter((text) => text.startsWith("no samples after step"));
+    expect(told).toEqual([expect.stringMatching(/step 1: .*model\.norm\.weight \(32 of 32\)/)]);
     expect(seen.at(-1)?.validation?.loss).toBeNaN();
     await readFile(join(out, "step-0000000003/manifest.json"));
   });

@@ -1,7 +1,8 @@
 /** Names and places of checkpoints in a run's folder: `step-0000001000/`, `.tmp` while written, `.trash/`. */
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ArgumentError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 import { guarded, io, systemCode } from "./native-io.js";
 
 export interface CheckpointPlace {
@@ -46,7 +47,7 @@ let discarded = 0;
 export async function discard(folder: string, name: string): Promise<void> {
   await guarded(`deleting ${join(folder, name)}`, async () => {
     const trash = join(folder, ".trash");
-    await mkdir(trash, { recursive: true });
+    await makeFolder(trash);
     discarded += 1;
     const target = join(trash, `${name}-${process.pid}-${Date.now()}-${discarded}`);
     await io.renamePath(join(folder, name), target);

@@ -1,8 +1,9 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Device } from "../device.js";
 import { CheckpointError, UsageError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
 import { huggingFaceTensors } from "../model/hf.js";
 import { Llama } from "../model/llama.js";
@@ -109,7 +110,7 @@ export async function saveLlama(
   try {
     // What a killed call left.
     await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
+    await makeFolder(temporary);
     const { shardBytes, ...extras } = options;
     const config = huggingFaceConfig(model, extras);
     await writeFileDurably(join(temporary, configFile), config);

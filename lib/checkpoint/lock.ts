@@ -10,6 +10,7 @@ import {
   parseLockOwner,
   thisOwner,
 } from "../lock-owner.js";
+import { makeFolder } from "../make-folder.js";
 import { kindOf, readSmallFileSync, sizeLimits } from "../small-file.js";
 import { writeFileDurably } from "./durable.js";
 import { io, type NativeFileLock, systemCode } from "./native-io.js";
@@ -41,7 +42,7 @@ export async function prepareOutputFolder(
   }
   const probe = join(folder, `.write-probe-${process.pid}`);
   try {
-    if (!present) await mkdir(folder, { recursive: parents });
+    if (!present) await (parents ? makeFolder(folder) : mkdir(folder));
     await rm(probe, { force: true });
     await writeFileDurably(probe, "probe\n");
     await rm(probe);

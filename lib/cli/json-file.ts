@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
-import { mkdir, open, rm, writeFile } from "node:fs/promises";
+import { open, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
 import { UsageError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 
 export function addJsonOption(command: Command): Command {
   return command.option("--json <file>", "also write the result as JSON");
@@ -15,7 +16,7 @@ export function addJsonOption(command: Command): Command {
 export async function prepareJsonFile(file: string | undefined): Promise<void> {
   if (file === undefined) return;
   try {
-    await mkdir(dirname(file), { recursive: true });
+    await makeFolder(dirname(file));
     const existed = existsSync(file);
     await (await open(file, "a")).close();
     // An empty file would be taken for a result if the work fails.

@@ -1,7 +1,8 @@
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 import { describeOption, type RunConfig } from "../train/config.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
 import { runFiles, type StepMetrics } from "../train/metrics.js";
@@ -21,7 +22,7 @@ export async function writeReport(
   const html = await renderReport(await readRun(folder));
   const temporary = `${file}.tmp`;
   try {
-    await mkdir(dirname(file), { recursive: true });
+    await makeFolder(dirname(file));
     await writeFile(temporary, html);
     await rename(temporary, file);
   } catch (cause) {

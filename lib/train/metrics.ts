@@ -1,7 +1,8 @@
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, rename } from "node:fs/promises";
+import { type FileHandle, open, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { UsageError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import type { RunConfig } from "./config.js";
 
@@ -208,7 +209,7 @@ export class MetricsWriter {
   ): Promise<MetricsWriter> {
     const writer = new MetricsWriter(file, warn);
     try {
-      await mkdir(dirname(file), { recursive: true });
+      await makeFolder(dirname(file));
       writer.#handle = await openToAppend(file);
       const isFile = (await writer.#handle.stat()).isFile();
       if (isFile) await writer.#handle.truncate(await endOfStep(file, lastStep));

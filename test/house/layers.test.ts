@@ -12,7 +12,17 @@ const filesUnder = (folder: string, pattern: RegExp) =>
 
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [
-  ["errors", "device", "faults", "lock-owner", "small-file", "yaml", "visible", "option-names"],
+  [
+    "errors",
+    "device",
+    "faults",
+    "lock-owner",
+    "small-file",
+    "make-folder",
+    "yaml",
+    "visible",
+    "option-names",
+  ],
   ["native", "native-load", "native-ops", "cuda", "exit"],
   ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],
   ["ops", "grad_check"],

@@ -1,7 +1,8 @@
-import { mkdir, open, readdir, rm } from "node:fs/promises";
+import { open, readdir, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
+import { makeFolder } from "../../make-folder.js";
 import { optionName, optionValue } from "../../option-names.js";
 import {
   type DatasetFile,
@@ -67,7 +68,7 @@ export class Preparation {
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
     if (beginning === null) {
       await rm(this.#folder, { recursive: true, force: true });
-      await mkdir(this.#folder, { recursive: true });
+      await makeFolder(this.#folder);
     }
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);

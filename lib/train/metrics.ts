@@ -1,10 +1,11 @@
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { expectUnmoved, MovedFolderError } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
 import type { FolderIdentity } from "../folder-identity.js";
+import { makeFolder } from "../make-folder.js";
 import { replaceFile } from "../replace-file.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import type { RunConfig } from "./config.js";
@@ -262,7 +263,7 @@ export class MetricsWriter {
     const writer = new MetricsWriter(file, warn, folder);
     try {
       await expectUnmoved(folder);
-      await mkdir(dirname(file), { recursive: true });
+      await makeFolder(dirname(file));
       writer.#handle = await openToWrite(file);
       const isFile = (await writer.#handle.stat()).isFile();
       if (isFile) await writer.#handle.truncate(await endOfStep(file, lastStep));

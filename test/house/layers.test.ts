@@ -29,6 +29,7 @@ const floors = [
     "visible",
     "option-names",
     "system-refusal",
+    "make-folder",
   ],
   ["native", "native-load", "native-ops", "cuda", "exit"],
   ["tensor", "create", "runtime", "autograd", "backward", "scope", "check"],

@@ -5,6 +5,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -129,6 +130,19 @@ describe("metrics.jsonl", () => {
     appendFileSync(file, 'null\n[]\n{"step":"x"}\n\n{"a":1}\n');
     expect(await stepsIn()).toEqual([1]);
   });
+
+  it("reads the steps before gigabytes of zeros that a crash has left, and those behind them", async () => {
+    mkdirSync(join(folder, "run"));
+    writeFileSync(file, encodeStep(stepMetrics(1)));
+    truncateSync(file, 300_000_000);
+    appendFileSync(file, `\n${encodeStep(stepMetrics(2))}`);
+    truncateSync(file, 400_000_000);
+    expect((await readMetrics(file)).map(({ step }) => step)).toEqual([1, 2]);
+    const writer = await MetricsWriter.open(file, 2, (message) => expect.fail(message));
+    writer.write(stepMetrics(3));
+    await writer.close();
+    expect((await readMetrics(file)).map(({ step }) => step)).toEqual([1, 2, 3]);
+  }, 30_000);
 
   it("names the file that cannot be read", async () => {
     await expect(readMetrics(file)).rejects.toThrow(UsageError);

@@ -1,6 +1,11 @@
 import { checkNumber, checkOptions, checkString } from "../check-values.js";
 import { parameterBreakdown, parameterCount } from "../model/config.js";
-import { type LoadedConfig, type Precision, type RunConfig, resolveConfig } from "./config-resolve.js";
+import {
+  type LoadedConfig,
+  type Precision,
+  type RunConfig,
+  resolveConfig,
+} from "./config-resolve.js";
 import { type FlopsPerToken, flopsPerToken } from "./flops.js";
 import { type MemoryPlan, planMemory, withTotal } from "./plan-memory.js";
 import { decidePrecision } from "./precision.js";

@@ -29,10 +29,14 @@ export function precisionOf(device: string): Precision {
 }
 
 /** The precision and, where it was left to the device, why it is this one: `fp32 (auto: this CPU computes in it)`. */
-export function describePrecision(asked: LoadedConfig["precision"], { precision, device }: RunConfig): string {
+export function describePrecision(
+  asked: LoadedConfig["precision"],
+  { precision, device }: RunConfig,
+): string {
   if (asked !== "auto") return precision;
   const here = precisionOf(device);
-  if (here !== precision) return `${precision} (auto: as the checkpoint; a new run would take ${here} here)`;
+  if (here !== precision)
+    return `${precision} (auto: as the checkpoint; a new run would take ${here} here)`;
   const what = device === "cpu" ? "this CPU" : "a GPU";
   return here === "bf16"
     ? `bf16 (auto: ${what} computes in it)`

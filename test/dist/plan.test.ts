@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { loadConfig, type RunConfig } from "../../lib/train/config.js";
 import { type Division, planMemory } from "../../lib/train/plan-memory.js";
+import { decidePrecision } from "../../lib/train/precision.js";
 import { stepTime } from "../../lib/train/step-time.js";
 import { buildLibrary } from "../cli/build.js";
 import { tinyData } from "../support/tiny_run.js";
@@ -43,7 +44,7 @@ async function train(ranks: number, steps: number, options: Record<string, unkno
   expectCodes(await runToEnd(file, { worldSize: ranks, perHost }), 0);
   const log = await readFile(join(out, "logs", "rank-1.log"), "utf8");
   return {
-    config: loadConfig(file),
+    config: decidePrecision(loadConfig(file), null),
     sent: Number(/sent (\d+) bytes/.exec(log)?.[1]),
     held: (await stepsOf(out)).at(-1)?.deviceBytes as number,
   };

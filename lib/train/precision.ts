@@ -4,8 +4,8 @@ import { buildInfo } from "../native.js";
 import type { LoadedConfig, Precision, RunConfig } from "./config-resolve.js";
 
 /**
- * Whether the device's matrix products take bf16 as it is. CPUs without AVX-512's bf16 instructions convert it to fp32
- * before each product, which costs more than half the bytes save.
+ * Whether the device's matrix products take bf16 as it is. CPUs without AVX-512's bf16 instructions widen it to fp32 for
+ * each product: that is no faster than fp32, and rounds more.
  */
 export function computesInBf16(device: string): boolean {
   return device !== "cpu" || buildInfo().instructionSet === "avx512-bf16";
@@ -28,7 +28,7 @@ export function precisionOf(device: string): Precision {
   return computesInBf16(device) ? "bf16" : "fp32";
 }
 
-/** The precision and, where it was left to the device, why it is this one: `fp32 (auto: this CPU computes in it)`. */
+/** The precision and, where it was left to the device, why it is this one: `bf16 (auto: this CPU computes in it)`. */
 export function describePrecision(
   asked: LoadedConfig["precision"],
   { precision, device }: RunConfig,

@@ -1,14 +1,16 @@
-// Matrix products by oneDNN's matmul (JIT-compiled for the machine it runs on).
+// Matrix products: of bf16 by oneDNN's matmul (JIT-compiled for the machine it runs on) where the CPU has instructions for
+// them, all others by gemm_packed.cpp.
+//
+// oneDNN's f32 products are 10% faster with AVX-512 and 5% with AVX2, but divide long sums between threads where c is small
+// for the team: their bits change with the number of threads, and a resume on another machine's. Its bf16 products do not.
 //
 // A primitive is compiled once per shape and kept, with memory objects that only get new addresses per call. A product
 // of many rows first brings b into the blocked layout that oneDNN prefers: 15-60 us once, where the plain layout costs
-// every thread a copy of its own. Measured on 2 Zen 5 cores at 2048 rows, GFLOP/s: f32 345 -> 426, bf16 700 -> 866.
+// every thread a copy of its own. Measured on 2 Zen 5 cores at 2048 rows: 700 -> 866 GFLOP/s.
 // For few rows (generation) reading the weights once is everything; there b stays as it is.
 //
 // Weight gradients (aᵀ · b) stay with oneDNN as they are: 620-710 in bf16. A kernel of our own on the tiles of tile.h, both
-// operands packed block by block, reached 600-750 alone and nothing within a training step; in f32 it was slower.
-//
-// Where oneDNN has no bf16 (no AVX-512), operands are widened to f32 first.
+// operands packed block by block, reached 600-750 alone and nothing within a training step.
 #include "cpu/gemm.h"
 
 #include <dnnl.hpp>
@@ -27,7 +29,7 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-// Rows from which bringing b into the blocked layout for one product pays (measured: 220 in f32, 400 in bf16).
+// Rows from which bringing b into the blocked layout for one product pays (measured: 400).
 constexpr int64_t kRowsWorthReordering = 384;
 constexpr size_t kMaximalPlans = 512;  // generation meets a new row count with every prompt
 // More than oneDNN takes when it compiles a product. It writes through a null pointer where the system refuses it.
@@ -186,14 +188,12 @@ bool has_bfloat16_kernels(Stream& stream) {
 }
 #endif
 
-// Which products are oneDNN's.
-bool by_onednn(Stream& stream, const GemmShape& shape) {
-  static const bool f32too = getenv("LF_F32_DNNL") != nullptr;
+// Which products are oneDNN's. Its f32 products divide sums between threads where c is small for the team.
+bool by_onednn([[maybe_unused]] Stream& stream, [[maybe_unused]] const GemmShape& shape) {
 #if defined(__AVX512BF16__)
-  return shape.input == DType::bf16 ? has_bfloat16_kernels(stream) : f32too;
+  return shape.input == DType::bf16 && has_bfloat16_kernels(stream);
 #else
-  (void)stream;
-  return shape.input == DType::f32 && f32too;
+  return false;
 #endif
 }
 

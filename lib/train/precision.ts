@@ -4,8 +4,8 @@ import { buildInfo } from "../native.js";
 import type { LoadedConfig, Precision, RunConfig } from "./config-resolve.js";
 
 /**
- * Whether the device's matrix products take bf16 as it is. CPUs without AVX-512's bf16 instructions convert it to fp32
- * before each product, which costs more than half the bytes save.
+ * Whether the device's matrix products take bf16 as it is. CPUs without AVX-512's bf16 instructions widen it to fp32 for
+ * each product: that is no faster than fp32, and rounds more.
  */
 export function computesInBf16(device: string): boolean {
   return device !== "cpu" || buildInfo().instructionSet === "avx512-bf16";

@@ -3,11 +3,16 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { buildInfo } from "../../lib/native.js";
 
-const script = fileURLToPath(new URL("../support/kernel_hashes.mjs", import.meta.url));
+type Script = "kernel_hashes.mjs" | "product_hashes.mjs";
 
-function hashes(environment: Record<string, string>): Record<string, string> {
-  const output = execFileSync(process.execPath, [script], {
+function hashes(
+  environment: Record<string, string>,
+  script: Script = "kernel_hashes.mjs",
+): Record<string, string> {
+  const file = fileURLToPath(new URL(`../support/${script}`, import.meta.url));
+  const output = execFileSync(process.execPath, [file], {
     env: { ...process.env, ...environment },
+    maxBuffer: 2 ** 24,
   });
   return JSON.parse(output.toString()) as Record<string, string>;
 }
@@ -33,4 +38,18 @@ describe("results do not depend on the machine's load or size", () => {
       expect(Object.entries(v3).filter(random)).toEqual(Object.entries(one).filter(random));
     },
   );
+});
+
+// Of every kind: wide and narrow, short sums and long ones, as they are stored and transposed, in batches, added to what is
+// there. Libraries divide long sums between threads where the result is small.
+describe("products do not depend on the number of threads", () => {
+  const one = hashes({ LLAMAFORGE_THREADS: "1" }, "product_hashes.mjs");
+
+  it("has products to compare", () => {
+    expect(Object.keys(one).length).toBeGreaterThan(1700);
+  });
+
+  it.each(["2", "3", "4"])("gives the same bits with %s threads as with 1", (threads) => {
+    expect(hashes({ LLAMAFORGE_THREADS: threads }, "product_hashes.mjs")).toEqual(one);
+  });
 });

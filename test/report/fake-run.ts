@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { parameterCount } from "../../lib/model/config.js";
 import { loadConfig, type RunConfig } from "../../lib/train/config.js";
 import { encodeStep, runFiles, type StepMetrics, writeRunInfo } from "../../lib/train/metrics.js";
+import { decidePrecision } from "../../lib/train/precision.js";
 
 /** Text that would leave its place in the page if it were not escaped. */
 export const hostileText =
@@ -64,7 +65,9 @@ export async function writeFakeRun(
   change: (config: RunConfig) => RunConfig = (config) => config,
 ): Promise<void> {
   mkdirSync(folder, { recursive: true });
-  const config = change(loadConfig("configs/quickstart.yaml", ["steps=950"]));
+  const config = change(
+    decidePrecision(loadConfig("configs/quickstart.yaml", ["steps=950"]), null),
+  );
   await writeRunInfo(folder, {
     config,
     deviceName: "AMD EPYC 9554, 2 threads",

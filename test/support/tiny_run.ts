@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { prepare } from "../../lib/data/prepare.js";
 import { type RunConfig, resolveConfig } from "../../lib/train/config.js";
+import { decidePrecision } from "../../lib/train/precision.js";
 import { root } from "../cli/build.js";
 
 /** Sentences that a tiny model can learn; every document differs, and none is long. */
@@ -55,7 +56,7 @@ export const tinyModel = {
 
 /** The configuration of a run of seconds. */
 export function tinyConfig(data: string, out: string, overrides: object = {}): RunConfig {
-  return resolveConfig({
+  const config = resolveConfig({
     out,
     steps: 12,
     seed: 5,
@@ -68,4 +69,5 @@ export function tinyConfig(data: string, out: string, overrides: object = {}): R
     evaluate: { every: 5, batches: 2 },
     ...overrides,
   });
+  return decidePrecision(config, null);
 }

@@ -21,6 +21,7 @@ import {
   type StepMetrics,
   writeRunInfo,
 } from "../../lib/train/metrics.js";
+import { decidePrecision } from "../../lib/train/precision.js";
 import { buildLibrary, importOf } from "../cli/build.js";
 
 let folder: string;
@@ -206,7 +207,10 @@ describe("a disk that refuses", () => {
 describe("run.json", () => {
   it("comes back as written", async () => {
     const info = {
-      config: parseConfig("steps: 9\nmodel: {preset: quickstart}\ndata: {train: {a: 1}}"),
+      config: decidePrecision(
+        parseConfig("steps: 9\nmodel: {preset: quickstart}\ndata: {train: {a: 1}}"),
+        null,
+      ),
       deviceName: "cpu",
       worldSize: 1,
       parameters: 5,

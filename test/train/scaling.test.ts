@@ -3,12 +3,16 @@ import { describe, expect, test } from "vitest";
 import { loadConfig, type RunConfig, resolveConfig } from "../../lib/train/config.js";
 import { planRun } from "../../lib/train/plan.js";
 import { formatPlan } from "../../lib/train/plan-text.js";
+import { decidePrecision } from "../../lib/train/precision.js";
 import { type MachineOptions, planScaling, type ScalingPlan } from "../../lib/train/scaling.js";
 import { collectiveSeconds, sentBytes } from "../../lib/train/step-queues.js";
 
 /** TinyLlama's recipe over 16 GPUs: 8 micro-batches of 8 x 2048 on each, 2,097,152 tokens a step. */
 const tinyllama = (overrides: string[] = []): RunConfig =>
-  loadConfig("configs/tinyllama-1.1b.yaml", ["batch.accumulation=8", ...overrides]);
+  decidePrecision(
+    loadConfig("configs/tinyllama-1.1b.yaml", ["batch.accumulation=8", ...overrides]),
+    null,
+  );
 const itsMachine = { gpus: 16, gpusPerNode: 8, gpu: "a100-40g" } as const;
 const strategyOf = (plan: ScalingPlan, name: string) => {
   const found = plan.strategies.find(({ parallel }) => parallel === name);
@@ -349,10 +353,9 @@ test("hybrid_shard is offered where there is more than one copy", () => {
 });
 
 test("an odd model is padded to equal parts", () => {
-  const config = resolveConfig({
-    ...tinyllama(["parallel=full_shard"]),
-    model: { ...tinyllama().model, vocabSize: 32_001 },
-  });
+  const wider = { ...tinyllama().model, vocabSize: 32_001 };
+  const asked = resolveConfig({ ...tinyllama(["parallel=full_shard"]), model: wider });
+  const config = decidePrecision(asked, null);
   const { chosen } = planScaling(config, { ...itsMachine });
   expect(Number.isInteger(chosen.memory.weights)).toBe(true);
 });

@@ -1,3 +1,5 @@
+import { boundedList } from "./bounded-list.js";
+
 /**
  * Every error a user can meet, with a stable `code`. The command line maps the class to its exit code
  * (`exitCode`); a library user switches on `code`.
@@ -82,17 +84,6 @@ export class OutOfMemoryError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_OUT_OF_MEMORY", exitCodes.bug);
   }
-}
-
-/** Findings beyond this many tell nothing new, and a million of them fill a terminal. */
-const maxListed = 20;
-
-/** The first of many lines, and how many more there are. */
-export function boundedList(lines: readonly string[], most = maxListed): string {
-  const shown = lines.slice(0, most);
-  const left = lines.length - shown.length;
-  if (left > 0) shown.push(`  ... and ${left} more`);
-  return shown.join("\n");
 }
 
 /** One finding in a configuration: where, what, and what would be right. */

@@ -1,6 +1,7 @@
 /** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
 import { join } from "node:path";
-import { boundedList, CheckpointError, StorageError } from "../errors.js";
+import { boundedList } from "../bounded-list.js";
+import { CheckpointError, StorageError } from "../errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
 import { type Manifest, verifyCheckpoint } from "./manifest.js";

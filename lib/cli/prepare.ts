@@ -1,9 +1,10 @@
 import { SingleBar } from "cli-progress";
 import { type Command, Option } from "commander";
+import { boundedList } from "../bounded-list.js";
 import type { PrepareOptions, PrepareProgress, PrepareResult } from "../data/prepare.js";
 import { loadPrepareConfig } from "../data/prepare-config.js";
 import { type Input, type InputKind, inputKinds } from "../data/readers/input.js";
-import { boundedList, exitCodes, UsageError } from "../errors.js";
+import { exitCodes, UsageError } from "../errors.js";
 import { codeOfSignal, exitAtOnce } from "../exit.js";
 import { formatBytes } from "../train/format.js";
 import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";

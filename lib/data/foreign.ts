@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { dirname, isAbsolute, join } from "node:path";
 import { z } from "zod";
-import { ArgumentError, boundedList, DataError, NoTokensError } from "../errors.js";
+import { boundedList } from "../bounded-list.js";
+import { ArgumentError, DataError, NoTokensError } from "../errors.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import { readYaml } from "../yaml.js";
 import { bytesPerId, type Split } from "./dataset-file.js";

@@ -20,6 +20,7 @@ const floors = [
     "small-file",
     "make-folder",
     "yaml",
+    "bounded-list",
     "visible",
     "option-names",
   ],

@@ -41,7 +41,9 @@ function withoutFlags(): Json {
 
 async function folderOf(json: Json, config: object | null): Promise<string> {
   const files = { "tokenizer.json": JSON.stringify(json) };
-  const beside: Record<string, string> = config ? { "tokenizer_config.json": JSON.stringify(config) } : {};
+  const beside: Record<string, string> = config
+    ? { "tokenizer_config.json": JSON.stringify(config) }
+    : {};
   return await writeFiles(await temporaryFolder(), { ...files, ...beside });
 }
 

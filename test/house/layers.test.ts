@@ -26,6 +26,7 @@ const floors = [
     "folder-identity",
     "small-file",
     "yaml",
+    "bounded-list",
     "visible",
     "option-names",
     "system-refusal",

@@ -20,12 +20,15 @@ beforeAll(async () => {
 let runs = 0;
 const freshOut = () => join(folder, `run-${runs++}`);
 
-async function run(config: RunConfig, options: TrainerOptions & { stopAfter?: number } = {}) {
+async function run(
+  config: RunConfig,
+  { stopAfter, ...options }: TrainerOptions & { stopAfter?: number } = {},
+) {
   const trainer = await Trainer.create(config, options);
   const steps: StepMetrics[] = [];
   for await (const step of trainer.run()) {
     steps.push(step);
-    if (step.step === options.stopAfter) trainer.stop();
+    if (step.step === stopAfter) trainer.stop();
   }
   return { steps, result: trainer.result };
 }
@@ -220,7 +223,9 @@ describe("too many skipped steps (FAULTS N4)", () => {
     const { seen, notices } = await diverge(out, measuring);
     // The reason is the same each time, and told once.
     const told = notices.filter((text) => text.startsWith("no samples after step"));
-    expect(told).toEqual([expect.stringMatching(/step 1: .*model\.norm\.weight \(32 of 32\)/)]);
+    expect(told).toEqual([
+      expect.stringMatching(/step 1: .*all weights are finite, but too large/),
+    ]);
     expect(seen.at(-1)?.validation?.loss).toBeNaN();
     await readFile(join(out, "step-0000000003/manifest.json"));
   });

@@ -66,9 +66,25 @@ void* take_segment(size_t bytes) {
 
 void free_segment(void* segment) { cudaFree(segment); }
 
+// Runs `work` with the lock let go. The arena is called with it, and holds on to nothing while it asks for a segment:
+// CUDA may wait for the GPU then, and JavaScript, which asks for figures and gives tensors back, must not wait along.
+template <class Work>
+auto without(std::mutex& mutex, Work work) {
+  struct Relock {
+    std::mutex& mutex;
+    ~Relock() { mutex.lock(); }
+  };
+  mutex.unlock();
+  const Relock relock{mutex};
+  return work();
+}
+
 }  // namespace
 
-CudaStream::CudaStream(int index) : index_(index), arena_(take_segment, free_segment) {
+CudaStream::CudaStream(int index)
+    : index_(index),
+      arena_([this](size_t bytes) { return without(memory_mutex_, [bytes] { return take_segment(bytes); }); },
+             free_segment) {
   int count = 0;
   LF_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {

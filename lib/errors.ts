@@ -124,8 +124,8 @@ export interface ConfigProblem {
 export class ConfigError extends LlamaForgeError {
   readonly problems: readonly ConfigProblem[];
   constructor(source: string, problems: readonly ConfigProblem[]) {
-    if (!Array.isArray(problems)) {
-      throw new ArgumentError("[ConfigError] expected an array of problems for problems");
+    if (typeof source !== "string" || !Array.isArray(problems)) {
+      throw new ArgumentError("[ConfigError] expected a string for source, an array for problems");
     }
     const list = boundedList(problems.map((problem) => `  ${problem?.path}: ${problem?.message}`));
     const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;

@@ -190,6 +190,7 @@ export class Mixture {
 
   /** What lies at a position. */
   locate(position: number): Place {
+    checkInteger("mixture", "position", position, { min: 0 });
     const { source, ordinal } = this.#apportionment.at(position);
     const { windows } = (this.sources[source] as MixtureSource).dataset;
     const epoch = Math.floor(ordinal / windows);
@@ -198,6 +199,7 @@ export class Mixture {
 
   /** How many times each source has been read through before a position, with fractions. */
   epochsAt(position: number): number[] {
+    checkInteger("mixture", "position", position, { min: 0 });
     return this.sources.map(
       ({ dataset }, source) => this.#apportionment.count(source, position) / dataset.windows,
     );
@@ -221,6 +223,7 @@ export class Mixture {
 
   /** What separates documents in the window at a position. */
   marksAt(position: number): DocumentMarks {
+    checkInteger("mixture", "position", position, { min: 0 });
     return (this.sources[this.#apportionment.at(position).source] as MixtureSource).dataset.marks;
   }
 

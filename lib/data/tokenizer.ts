@@ -227,7 +227,13 @@ export class Tokenizer {
     checkPath("copyTo", "folder", folder);
     const files = Object.entries(this.contents());
     // Data that has its tokenizer only half after a power failure is of no use.
-    for (const [name, bytes] of files) await writeFile(join(folder, name), bytes, { flush: true });
+    for (const [name, bytes] of files) {
+      await writeFile(join(folder, name), bytes, { flush: true }).catch((cause: Error) => {
+        throw new TokenizerError(`[tokenizer] cannot write into ${folder}: ${cause.message}`, {
+          cause,
+        });
+      });
+    }
     return files.map(([name]) => name);
   }
 

@@ -1,5 +1,5 @@
 import { boundedList } from "../bounded-list.js";
-import { checkObject, checkOptions, jsonText } from "../check-values.js";
+import { checkObject, checkOptions, checkString, jsonText } from "../check-values.js";
 import { CheckpointError, ConfigError, type ConfigProblem } from "../errors.js";
 
 /** The shape of a Llama: everything needed to build the model, and nothing about training it. */
@@ -228,6 +228,7 @@ export function toHuggingFace(config: LlamaConfig, extras: HuggingFaceExtras = {
  * @throws CheckpointError with all problems at once
  */
 export function fromHuggingFace(json: unknown, source = "config.json"): LlamaConfig {
+  checkString("fromHuggingFace", "source", source);
   if (typeof json !== "object" || json === null || Array.isArray(json)) {
     throw new CheckpointError(`${source}: expected a JSON object, got ${describeValue(json)}`);
   }

@@ -62,7 +62,8 @@ async function call(target, change) {
   }
   setMemoryLimit(enough, cpu);
   setDefaultDevice(cpu);
-  await after?.();
+  // What a call has failed may not end well, but must say why.
+  await after?.().catch((error) => isTyped(error) || fault("raw error of the end", error));
 }
 
 setMemoryLimit(enough, cpu);

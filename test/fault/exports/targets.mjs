@@ -240,7 +240,7 @@ function constructors(folder) {
   const data = join(folder, "data");
   const strategy = async () => {
     const { joined, comm } = await communicator();
-    return { args: [{ world: comm, reduce: "fp32" }], after: () => joined.close() };
+    return { args: [{ world: comm, reduce: "fp32" }], after: async () => await joined.close() };
   };
   return {
     AdamW: async () => [
@@ -267,7 +267,7 @@ function constructors(folder) {
           limitMs: 1000,
         },
       ];
-      return { args, after: () => dataset.close() };
+      return { args, after: async () => await dataset.close() };
     },
     Mixture: () => [],
     Module: () => [],
@@ -291,9 +291,13 @@ function constructors(folder) {
 /** Functions that belong to a class or an object: what to call, on what, with which arguments. */
 function methods(folder) {
   const data = join(folder, "data");
-  const open = () => library.Tokenizer.load(join(folder, "tokenizer"));
+  let tokenizer = null;
+  const open = () => {
+    tokenizer ??= library.Tokenizer.load(join(folder, "tokenizer"));
+    return tokenizer;
+  };
   const mixture = () => library.Mixture.open({ [data]: 1 }, { sequenceLength: 8 });
-  const held = (object) => ({ object, after: () => object.close() });
+  const held = (object) => ({ object, after: async () => await object.close() });
   const linear = async () => {
     const object = new Linear(3, 2, 1);
     new ParameterStore(object, { seed: 1 });

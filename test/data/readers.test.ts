@@ -50,10 +50,15 @@ describe("readers", () => {
   });
 
   it("reads a file whatever its name, follows links to files and not to folders", async () => {
-    const folder = await writeFiles(await temporaryFolder(), { notes: "text", "in/a.txt": "a" });
+    const folder = await writeFiles(await temporaryFolder(), {
+      notes: "text",
+      "in/a.txt": "a",
+    });
     expect(await read({ path: join(folder, "notes") })).toHaveLength(1);
     await symlink(join(folder, "in"), join(folder, "in/loop"));
-    await symlink(join(folder, "in/a.txt"), join(folder, "in/b.txt"));
+    await symlink(join(folder, "notes"), join(folder, "in/b.txt"));
+    // A second name of a file that is read already.
+    await symlink(join(folder, "in/a.txt"), join(folder, "in/c.txt"));
     expect(origins(folder, await read({ path: folder }))).toEqual(["in/a.txt", "in/b.txt"]);
   });
 
@@ -119,7 +124,7 @@ describe("readers", () => {
 
   it.each<[string, Input, new (message: string) => Error, RegExp]>([
     ["a missing path", { path: "/nonexistent/x" }, DataError, /cannot read \/nonexistent\/x/],
-    ["a device", { path: "/dev/null" }, DataError, /neither a file nor a folder/],
+    ["a device", { path: "/dev/null" }, DataError, /no regular files \(FIFO, socket, device\)/],
     [
       "an unknown kind",
       { path: "/tmp", kind: "pdf" as never },

@@ -40,6 +40,7 @@ llamaforge plan <config>
 llamaforge train <config>
   --set <path=value> (repeatable)
   --resume <from> = auto
+  --resume-strict
   --allow-data-change
   --supervise
   --max-restarts <n> = 3

@@ -3,7 +3,8 @@
  * LLAMAFORGE_TEST_FAULTS=1, so that a variable that happens to have this name does nothing.
  *
  *     points    init (output folder locked), weights and gradients (the canary looks at them), loss (of a micro-batch),
- *               updated (weights of this process, after a step), step (done, before its save), save (before the snapshot), saving (handed to the writer)
+ *               updated (weights of this process, after a step), step (done, before its save), save (before the
+ *               snapshot), saving (handed to the writer)
  *     actions   kill, segv, abort, exit (with 1), throw, and what the point itself does: flip, nan
  */
 export type FaultPoint =

@@ -82,8 +82,8 @@ void convert_int64(const void* source, void* target, size_t count, uint64_t firs
   }
 }
 
-// Whether any of the elements has an exponent of ones, which inf and NaN have, or else, if asked for, is below -0. Without a
-// branch, so that the compiler makes vectors of it: the block was just written and is in the cache.
+// Whether any of the elements has an exponent of ones, which inf and NaN have, or else, if asked for, is below -0.
+// Without a branch, so that the compiler makes vectors of it: the block was just written and is in the cache.
 template <class Bits, Bits kExponent, Bits kSign>
 bool any_bad(const void* data, size_t count, bool not_negative) {
   const auto* bits = static_cast<const Bits*>(data);
@@ -102,9 +102,8 @@ bool any_bad(const void* data, size_t count, bool not_negative) {
 void check_elements(Values values, DType dtype, const void* data, size_t count, uint64_t first) {
   if (values == Values::any || dtype == DType::i32) return;
   const bool not_negative = values == Values::finite_and_not_negative;
-  const bool bad = dtype == DType::f32
-                       ? any_bad<uint32_t, 0x7F800000u, 0x80000000u>(data, count, not_negative)
-                       : any_bad<uint16_t, 0x7F80, 0x8000>(data, count, not_negative);
+  const bool bad = dtype == DType::f32 ? any_bad<uint32_t, 0x7F800000u, 0x80000000u>(data, count, not_negative)
+                                       : any_bad<uint16_t, 0x7F80, 0x8000>(data, count, not_negative);
   if (!bad) return;
   for (size_t i = 0; i < count; ++i) {
     const float value = dtype == DType::f32 ? load<float>(data, i) : narrow(load<bfloat16>(data, i), i);

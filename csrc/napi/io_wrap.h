@@ -4,8 +4,8 @@
 //   parseSafetensorsHeader(path, headerBytesLimit) -> Promise<{ dataOffset, identity, metadata: [key, value][],
 //                                                     entries: { name, dtype, shape, begin, end }[] }>
 //   formatSafetensorsHeader(names, dtypes, shapes, metadata: [key, value][]) -> ArrayBuffer
-//   readTensor(path, identity, offset, bytes, fileDtype, tensor, name, values)  errors surface at the stream's next wait;
-//                                                     values: any, finite, or finite, not negative; others are an error
+//   readTensor(path, identity, offset, bytes, fileDtype, tensor, name, values: "any" | "finite" | "finite, not negative")
+//                                     errors, and other values, surface at the stream's next wait
 //   readBytes(path, identity, offset, bytes) -> Promise<ArrayBuffer>  at most 16 MiB
 //   hashFile(path) -> Promise<{ bytes, sha256 }>
 //   syncDirectory(path), renamePath(from, to), exchangePaths(one, other) -> Promise<void>

@@ -35,8 +35,8 @@ export interface LoadLlamaOptions {
 }
 
 /**
- * A model from a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index. Each of them may
- * be a symbolic link, as hub caches are made of them.
+ * A model from a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index. Each of them
+ * may be a symbolic link, as hub caches are made of them.
  * @throws CheckpointError naming what is missing, damaged, or not a Llama that this library computes
  */
 export async function loadLlama(folder: string, options: LoadLlamaOptions = {}): Promise<Llama> {
@@ -60,7 +60,9 @@ export async function loadLlama(folder: string, options: LoadLlamaOptions = {}):
 }
 
 export interface LoadWeightsOptions {
-  /** Whether other programs may have written them: what follows from the shape, and is no weight, is passed over (false). */
+  /**
+   * Whether other programs may have written them: what follows from the shape, and is no weight, is passed over (false).
+   */
   foreign?: boolean;
   /** Values that a weight may have ("finite"). */
   values?: TensorValues;
@@ -68,8 +70,8 @@ export interface LoadWeightsOptions {
 
 /**
  * Reads a model's weights from tensors with Hugging Face names. Nothing is read unless all fit.
- * @throws CheckpointError naming tensors that are missing, unexpected or of another shape, or file, tensor and element of
- *   a value that no weight may have
+ * @throws CheckpointError naming tensors that are missing, unexpected or of another shape, or file, tensor and
+ *   element of a value that no weight may have
  */
 export async function loadWeights(
   model: Llama,
@@ -116,8 +118,9 @@ function withoutDerived({ config }: Llama, stored: StoredTensors): StoredTensors
 
 export interface SaveLlamaOptions extends HuggingFaceExtras {
   /**
-   * The tokenizer that the model was trained with: its files are written beside the weights, its ids of the beginning and
-   * the end of a text into `config.json`. null: knowingly none. Left out: none, and `onNotice` hears what will be missing.
+   * The tokenizer that the model was trained with: its files are written beside the weights, its ids of the beginning
+   * and the end of a text into `config.json`. null: knowingly none. Left out: none, and `onNotice` hears what will be
+   * missing.
    */
   tokenizer?: Tokenizer | null;
   /** Largest file of weights, in bytes (5e9); a larger tensor gets a file of its own. */
@@ -129,8 +132,8 @@ export interface SaveLlamaOptions extends HuggingFaceExtras {
 /**
  * Writes a model as a Hugging Face folder that transformers opens as it is. Weights are stored in the model's dtype.
  * The folder appears whole or not at all. Where several processes train together, all of them call it and one writes.
- * @throws UsageError if there is something in the folder; ArgumentError for options that are none; TokenizerError if the
- *   tokenizer has more ids than the model has rows
+ * @throws UsageError if there is something in the folder; ArgumentError for options that are none; TokenizerError if
+ *   the tokenizer has more ids than the model has rows
  */
 export async function saveLlama(
   folder: string,

@@ -8,8 +8,8 @@ import { scope } from "../scope.js";
 import type { Tensor } from "../tensor.js";
 
 /**
- * Looks for weights and moments that are NaN or infinite, on the device: one pass over them. Where several processes train
- * together all of them call it, each looks at what it owns, and all come to the same answer.
+ * Looks for weights and moments that are NaN or infinite, on the device: one pass over them. Where several processes
+ * train together all of them call it, each looks at what it owns, and all come to the same answer.
  * @returns names of the parameter groups that hold such values; empty if there are none
  */
 export async function nonFiniteGroups(model: Llama, optimizer: AdamW): Promise<string[]> {

@@ -88,7 +88,8 @@ export async function writeRunInfo(folder: string, info: RunInfo): Promise<void>
 }
 
 /**
- * Writes `run.json` for a run that starts or goes on; when it first started stays, and so does the history of its changes.
+ * Writes `run.json` for a run that starts or goes on; when it first started stays, and so does the history of its
+ * changes.
  * @param from the step that it goes on from, and what has changed there
  */
 export async function recordRun(

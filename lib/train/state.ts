@@ -31,8 +31,8 @@ export function trainerState(
 }
 
 /**
- * Compares what a checkpoint's files say of its progress: each of them is whole, but they may be of different steps, or hold
- * numbers that no run can have come to.
+ * Compares what a checkpoint's files say of its progress: each of them is whole, but they may be of different steps, or
+ * hold numbers that no run can have come to.
  * @param manifestStep of manifest.json
  * @throws CheckpointError naming the field and what it should be
  */

@@ -393,8 +393,8 @@ export class Trainer {
   }
 
   /**
-   * Copies the state to the host and saves it in the background; waits only for a save that is still running. A state that
-   * nothing can go on from is not saved, as it would in time be all that is kept: it ends the run.
+   * Copies the state to the host and saves it in the background; waits only for a save that is still running. A state
+   * that nothing can go on from is not saved, as it would in time be all that is kept: it ends the run.
    */
   async #save(): Promise<void> {
     if (!this.#saves || this.#savedStep === this.#step) return;

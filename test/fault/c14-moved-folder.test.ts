@@ -1,4 +1,4 @@
-// C14: the output folder of a running process is moved away, and another run takes its place. The path is then a stranger's.
+// C14: the output folder of a running process is moved away, and another run takes its place, whose path it is then.
 import { createHash } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// R4: options that were edited between two starts of a run. The resume says which, and what follows; --resume-strict refuses.
+// R4: options that were edited between two starts of a run. The resume tells them; --resume-strict refuses.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";

@@ -163,8 +163,7 @@ export function checkInstance<T>(
   op: string,
   name: string,
   value: unknown,
-  // biome-ignore lint/complexity/noBannedTypes: a class whose constructor may be private
-  kind: Function & { prototype: T },
+  kind: { readonly prototype: T; [Symbol.hasInstance](value: unknown): boolean },
   what: string,
 ): asserts value is T {
   if (!(value instanceof kind)) throw argumentError(op, what, name, value);

@@ -20,10 +20,10 @@ namespace llamaforge {
 // What csrc/napi/comm_wrap.cpp keeps for an environment.
 struct CommState;
 
-// Bytes of tensors that no scope owns. Only their handles' collection frees those that a program forgets, and V8, which sees
-// small objects, has no reason to collect. Every tensor's bytes could be reported to V8 as external memory; it then marks
-// its whole heap for each 64 MB, which cost a GPU a fifth of its time. So scopes' tensors are left out, and a collection is
-// asked for when the rest has grown by a half, and by 1 GiB at least.
+// Bytes of tensors that no scope owns. Only their handles' collection frees those that a program forgets, and V8, which
+// sees small objects, has no reason to collect. Every tensor's bytes could be reported to V8 as external memory; it
+// then marks its whole heap for each 64 MB, which cost a GPU a fifth of its time. So scopes' tensors are left out, and
+// a collection is asked for when the rest has grown by a half, and by 1 GiB at least.
 class UnownedMemory {
  public:
   void add(Napi::Env env, int64_t bytes);
@@ -32,6 +32,7 @@ class UnownedMemory {
  private:
   int64_t held_ = 0;
   int64_t low_ = 0;  // the least since a collection was asked for
+  int in_vain_ = 0;  // times it was asked for since something was freed
 };
 
 class Environment {

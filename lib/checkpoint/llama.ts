@@ -5,6 +5,7 @@ import { argumentError, checkInteger, checkOptions, checkPath } from "../check.j
 import { Tokenizer } from "../data/tokenizer.js";
 import type { Device } from "../device.js";
 import { UsageError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
 import { derivedTensors, huggingFaceTensors } from "../model/hf.js";
 import { Llama } from "../model/llama.js";
@@ -150,7 +151,7 @@ export async function saveLlama(
   try {
     // What a killed call left.
     await removeOwnFolder(temporary, "[saveLlama]");
-    await mkdir(dirname(target), { recursive: true });
+    await makeFolder(dirname(target));
     await makeOwnFolder(temporary, "[saveLlama]");
     await mkdir(written);
     const { shardBytes, tokenizer, onNotice = console.warn, ...given } = options;

@@ -11,6 +11,7 @@ import {
   parseLockOwner,
   thisOwner,
 } from "../lock-owner.js";
+import { makeFolder } from "../make-folder.js";
 import { kindOf, readSmallFileSync, sizeLimits } from "../small-file.js";
 import { writeFileDurably } from "./durable.js";
 import { io, type NativeFileLock, systemCode } from "./native-io.js";
@@ -42,7 +43,7 @@ export async function prepareOutputFolder(
   }
   const probe = join(folder, `.llamaforge-write-probe-${randomUUID()}`);
   try {
-    if (!present) await mkdir(folder, { recursive: parents });
+    if (!present) await (parents ? makeFolder(folder) : mkdir(folder));
     await writeFileDurably(probe, "probe\n");
     await rm(probe);
     await io.syncDirectory(folder);

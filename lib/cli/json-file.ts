@@ -1,7 +1,8 @@
-import { mkdir, open, rm, writeFile } from "node:fs/promises";
+import { open, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
 import { UsageError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 
 export function addJsonOption(command: Command): Command {
   return command.option("--json <file>", "also write the result as JSON");
@@ -14,7 +15,7 @@ export function addJsonOption(command: Command): Command {
 export async function prepareJsonFile(file: string | undefined): Promise<void> {
   if (file === undefined) return;
   try {
-    await mkdir(dirname(file), { recursive: true });
+    await makeFolder(dirname(file));
     if (await isNew(file)) {
       // An empty file would be taken for a result if the work fails.
       await rm(file);

@@ -40,7 +40,10 @@ export function addPlan(program: Command): void {
       const config = await readConfig(file, set);
       const { planRun } = await import("../train/plan.js");
       const { formatPlan } = await import("../train/plan-text.js");
-      const plan = planRun(config, machine);
+      const { plannedRepeats } = await import("../train/repeats.js");
+      const planned = planRun(config, machine);
+      const windows = planned.tokens / config.data.sequenceLength;
+      const plan = { ...planned, data: await plannedRepeats(config, windows) };
       if (json) printResult(`${JSON.stringify(plan, null, 2)}\n`);
       else print(formatPlan(config, plan));
     });

@@ -109,7 +109,11 @@ export class Mixture {
     datasets: readonly { weight: number; dataset: TokenDataset }[],
     options: MixtureOptions,
   ) {
-    checkMade("Mixture", "Mixture.open()", Array.isArray(datasets) && datasets.length > 0);
+    checkMade(
+      "Mixture",
+      "Mixture.open()",
+      Array.isArray(datasets) && datasets[0]?.dataset instanceof TokenDataset,
+    );
     const sorted = [...datasets].sort(
       (a, b) => b.weight - a.weight || (a.dataset.fingerprint < b.dataset.fingerprint ? -1 : 1),
     );

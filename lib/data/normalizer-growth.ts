@@ -14,18 +14,20 @@ const copies = 8;
  */
 export function checkGrowth({ normalizer, pre_tokenizer }: TokenizerJson, file: string): void {
   const steps = components(normalizer);
-  const replacements = steps.map(replacementOf);
-  // The characters for bytes above 127 are two bytes each, and so on.
+  // The characters for bytes above 127 are two bytes each, whose characters are four, and so on.
   const byteLevels = [...steps, ...components(pre_tokenizer)].filter(
     ({ type }) => type === "ByteLevel",
   ).length;
-  let shared = 2 ** Math.max(0, byteLevels - 1);
-  for (const step of replacements) if (step?.pattern === null) shared *= step.factor;
+  const ofBytes = 2 ** Math.max(0, byteLevels - 1);
+  if (ofBytes > maxGrowth) fail(file, "pre_tokenizer", ofBytes);
+  const replacements = steps.map(replacementOf);
+  const expressions = replacements.filter((step) => step?.pattern === null);
+  const ofExpressions = expressions.reduce((product, step) => product * (step?.factor ?? 1), 1);
   for (const [place, step] of replacements.entries()) {
-    const growth = shared * (step === null ? 1 : growthFrom(replacements, place));
-    if (growth > maxGrowth) fail(file, "normalizer", growth);
+    const growth = step === null ? 1 : growthFrom(replacements, place);
+    const all = ofBytes * ofExpressions * growth;
+    if (all > maxGrowth) fail(file, "normalizer", all);
   }
-  if (shared > maxGrowth) fail(file, "pre_tokenizer", shared);
 }
 
 function fail(file: string, field: string, growth: number): never {
@@ -39,7 +41,7 @@ interface Replacement {
   /** The text that is replaced; null for a regular expression. */
   pattern: string | null;
   content: string;
-  /** How many characters may come for one that matches. */
+  /** How many characters an expression may make of one. */
   factor: number;
 }
 
@@ -48,7 +50,7 @@ function replacementOf(step: JsonObject): Replacement | null {
   if (type !== "Replace" || typeof content !== "string") return null;
   const { String: text } = (pattern ?? {}) as { String?: unknown };
   if (typeof text === "string" && text !== "") {
-    return { pattern: text, content, factor: content.length / text.length };
+    return { pattern: text, content, factor: 1 };
   }
   // An expression may match nothing, and then adds to every character.
   return { pattern: null, content, factor: 1 + content.length };

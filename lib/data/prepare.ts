@@ -1,6 +1,7 @@
-import { access, mkdir } from "node:fs/promises";
+import { access } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { DataError, UsageError } from "../errors.js";
+import { makeFolder } from "../make-folder.js";
 import type { DatasetFile } from "./dataset-file.js";
 import { journalFile } from "./journal.js";
 import { acquireLock } from "./lock.js";
@@ -99,7 +100,7 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
   const out = resolve(options.out);
   const paths = settings.inputs.map((input) => input.path);
   await checkTarget(out, paths, options.overwrite ?? false);
-  await mkdir(dirname(out), { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
+  await makeFolder(dirname(out)).catch((cause: NodeJS.ErrnoException) => {
     throw new UsageError(`[prepare] cannot make ${dirname(out)}: ${cause.message}`, { cause });
   });
   const lock = await acquireLock(`${out}.lock`, `[prepare] ${options.out}`);

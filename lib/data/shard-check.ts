@@ -18,6 +18,8 @@ export interface ShardCheckOptions {
   /** Where it is kept how far a run has come; null: nowhere. */
   memory: string | null;
   onNotice: (message: string) => void;
+  /** Bytes to hash before the first step. Default: 2^28. */
+  firstBytes?: number;
 }
 
 /** Small enough to hash in less than a millisecond. */
@@ -158,7 +160,8 @@ export class ShardCheck {
   async #pace(): Promise<void> {
     const now = performance.now();
     if (this.#paceFrom === 0) {
-      if (this.#bytes < firstBytes && now - this.#started < firstMs) return;
+      const first = this.#options.firstBytes ?? firstBytes;
+      if (this.#bytes < first && now - this.#started < firstMs) return;
       this.#behindFirst();
       this.#paceFrom = now;
       this.#bytes = 0;

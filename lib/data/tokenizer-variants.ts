@@ -29,7 +29,12 @@ export function variantJson(
   specialIds: ReadonlySet<number>,
   variant: Variant,
 ): string {
-  const copy = structuredClone(json) as TokenizerJson;
+  // What is changed is copied, not all: a large vocabulary is some hundred megabytes.
+  const copy: TokenizerJson = {
+    ...json,
+    model: { ...json.model },
+    added_tokens: json.added_tokens.map((added) => ({ ...added })),
+  };
   copy.truncation = null;
   copy.padding = null;
   copy.post_processor = null;

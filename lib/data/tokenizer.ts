@@ -19,6 +19,7 @@ import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
 import { type Decoding, readDecoder, TextStream } from "./text-stream.js";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
 import { type CheckedTokenizer, parseTokenizerJson } from "./tokenizer-json.js";
+import { addsBos } from "./tokenizer-template.js";
 import { type Variant, variantJson } from "./tokenizer-variants.js";
 import { type HuggingFaceTokenizer, tokenizersPackage } from "./tokenizers-package.js";
 
@@ -205,6 +206,13 @@ export class Tokenizer {
         fail(`${name}: it has ${String(this[name])}, the model ${expected}`);
       }
     }
+  }
+
+  /** Whether other programs that use it put the beginning-of-text token in front of every text. */
+  get addsBos(): boolean {
+    if (this.bosId === null) return false;
+    const contents = this.#files.companions.map((companion) => companion.contents);
+    return addsBos(JSON.parse(this.#files.text), contents, this.token(this.bosId));
   }
 
   /** tokenizer.json and what belongs to it by file name, as they were loaded: for checkpoints. */

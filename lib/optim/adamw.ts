@@ -3,6 +3,7 @@ import {
   checkChoice,
   checkDType,
   checkNumber,
+  checkObject,
   checkOptions,
   checkSameDevice,
   describe,
@@ -121,6 +122,7 @@ export class AdamW {
    */
   step(options: { lr: number; clip?: number; loss?: Tensor }): StepResult {
     const op = "AdamW.step";
+    checkObject(op, "options", options);
     checkOptions(op, options, ["lr", "clip", "loss"]);
     const { lr, clip = 0, loss } = options;
     checkNumber(op, "lr", lr, { min: 0 });

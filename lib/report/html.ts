@@ -1,10 +1,11 @@
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { checkPath } from "../check-values.js";
 import { expectUnmoved } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
 import type { FolderIdentity } from "../folder-identity.js";
+import { makeFolder } from "../make-folder.js";
 import { replaceFile } from "../replace-file.js";
 import { describeOption, type RunConfig } from "../train/config.js";
 import { waitParts } from "../train/device-waits.js";
@@ -43,7 +44,7 @@ export async function writeReport(
   const html = await renderReport(await readRun(identity?.root ?? folder));
   await expectUnmoved(identity);
   try {
-    await mkdir(dirname(file), { recursive: true });
+    await makeFolder(dirname(file));
     await replaceFile(file, html);
   } catch (cause) {
     throw new UsageError(`the report ${file} cannot be written: ${(cause as Error).message}`, {

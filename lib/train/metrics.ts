@@ -1,10 +1,11 @@
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { expectUnmoved, MovedFolderError } from "../checkpoint/moved.js";
 import { UsageError } from "../errors.js";
 import type { FolderIdentity } from "../folder-identity.js";
+import { makeFolder } from "../make-folder.js";
 import { replaceFile } from "../replace-file.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
 import type { RunConfig } from "./config.js";
@@ -262,8 +263,8 @@ export class MetricsWriter {
     const writer = new MetricsWriter(file, warn, folder);
     try {
       await expectUnmoved(folder);
-      await mkdir(dirname(file), { recursive: true });
-      writer.#handle = await openToAppend(file);
+      await makeFolder(dirname(file));
+      writer.#handle = await openToWrite(file);
       const isFile = (await writer.#handle.stat()).isFile();
       if (isFile) await writer.#handle.truncate(await endOfStep(file, lastStep));
     } catch (error) {
@@ -285,8 +286,10 @@ export class MetricsWriter {
     if (this.#lastBytes > 0) this.#add(metrics, this.#lastBytes);
   }
 
-  #add(metrics: StepMetrics, replaces: number): boolean {
+  #add(metrics: StepMetrics, last: number): boolean {
     const bytes = Buffer.from(encodeStep(metrics));
+    // A shorter line would leave the end of the last one behind it: there, the repetition counts.
+    const replaces = bytes.length < last ? 0 : last;
     const fits = this.#pendingBytes + bytes.length <= maxPendingBytes;
     if (fits) {
       this.#pending.push({ bytes, replaces });
@@ -323,14 +326,15 @@ export class MetricsWriter {
     try {
       while (this.#pending.length > 0 && this.#moved === null) {
         await expectUnmoved(this.#folder);
-        this.#handle ??= await openToAppend(this.#file);
+        this.#handle ??= await openToWrite(this.#file);
         const line = this.#pending[0]!;
-        if (line.replaces > 0) await shorten(this.#handle, line.replaces);
-        line.replaces = 0;
-        const { bytesWritten } = await this.#handle.write(line.bytes);
+        const { bytes, replaces } = line;
+        const place = await placeOf(this.#handle, replaces);
+        const { bytesWritten } = await this.#handle.write(bytes, 0, bytes.length, place);
         this.#pendingBytes -= bytesWritten;
-        if (bytesWritten === line.bytes.length) this.#pending.shift();
-        else line.bytes = line.bytes.subarray(bytesWritten);
+        if (bytesWritten === bytes.length) this.#pending.shift();
+        line.bytes = bytes.subarray(bytesWritten);
+        line.replaces = Math.max(0, replaces - bytesWritten);
       }
     } catch (error) {
       this.#report(error);
@@ -354,13 +358,14 @@ export class MetricsWriter {
 }
 
 /** A device or a pipe that is read may take the steps; one that nobody reads is refused, where opening it would wait. */
-async function openToAppend(file: string): Promise<FileHandle> {
-  const { O_WRONLY, O_CREAT, O_APPEND, O_NONBLOCK } = constants;
-  return await open(file, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK);
+async function openToWrite(file: string): Promise<FileHandle> {
+  // Lines have their places, which O_APPEND would ignore.
+  const { O_WRONLY, O_CREAT, O_NONBLOCK } = constants;
+  return await open(file, O_WRONLY | O_CREAT | O_NONBLOCK);
 }
 
-/** Takes bytes off the end of a file. From a pipe they are gone: its reader gets the step twice, and the second counts. */
-async function shorten(handle: FileHandle, bytes: number): Promise<void> {
+/** Where a line goes that takes the place of the last bytes of a file; null for a pipe, whose reader gets the step twice. */
+async function placeOf(handle: FileHandle, replaces: number): Promise<number | null> {
   const status = await handle.stat();
-  if (status.isFile()) await handle.truncate(Math.max(0, status.size - bytes));
+  return status.isFile() ? Math.max(0, status.size - replaces) : null;
 }

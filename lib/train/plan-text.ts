@@ -5,10 +5,14 @@ import { alignRows, alignTable, formatBytes, formatHours } from "./format.js";
 import { publishedHoursPer300B, type RunPlan } from "./plan.js";
 import { describePrecision } from "./precision.js";
 import { formatDuration } from "./progress.js";
+import type { DataRepeats } from "./repeats.js";
 import { formatScaling } from "./scaling-text.js";
 
 /** A plan as tables for a terminal. */
-export function formatPlan(asked: LoadedConfig, plan: RunPlan): string {
+export function formatPlan(
+  asked: LoadedConfig,
+  plan: RunPlan & { data?: DataRepeats[] | string },
+): string {
   const config: RunConfig = { ...asked, precision: plan.precision };
   const { parameters, memory, flops } = plan;
   const count = (n: number) => n.toLocaleString("en-US");
@@ -69,6 +73,7 @@ export function formatPlan(asked: LoadedConfig, plan: RunPlan): string {
     ],
   ];
   const text = sections.map(([title, rows]) => `${title}\n${alignRows(rows)}`);
+  if (plan.data !== undefined) text.push(`Data\n${dataTable(plan.data)}`);
   text.push(plan.scaling ? formatScaling(config, plan.scaling) : `Time\n${estimateTable(plan)}`);
   if (isDeepStrictEqual(config.model, presets["tinyllama-1.1b"])) {
     const rows = publishedHoursPer300B.map(({ model, hours }): [string, string] => [
@@ -78,6 +83,15 @@ export function formatPlan(asked: LoadedConfig, plan: RunPlan): string {
     text.push(`A100-hours per 300 billion tokens, as published\n${alignRows(rows)}`);
   }
   return `${text.join("\n\n")}\n`;
+}
+
+function dataTable(data: DataRepeats[] | string): string {
+  if (typeof data === "string") return `  not known: ${data}`;
+  const rows = data.map(({ folder, tokens, epochs }): [string, string] => [
+    folder,
+    `${tokens.toLocaleString("en-US")} tokens, read ${epochs.toFixed(2)} times`,
+  ]);
+  return alignRows(rows);
 }
 
 function estimateTable(plan: RunPlan): string {

@@ -1,4 +1,4 @@
-import { checkNumber, checkOptions, checkString } from "../check-values.js";
+import { argumentError, checkOptions, checkString } from "../check-values.js";
 import { parameterBreakdown, parameterCount } from "../model/config.js";
 import {
   type LoadedConfig,
@@ -52,7 +52,14 @@ const references = [
   { label: "H100 as LlamaForge measured it", tflops: 561.6 },
 ] as const;
 
-const machineOptionNames = ["gpus", "gpusPerNode", "gpu", "nodeBandwidth", "networkBandwidth"];
+const machineNumbers = [
+  "gpus",
+  "gpusPerNode",
+  "nodeBandwidth",
+  "networkBandwidth",
+  "tokensPerSecond",
+  "tflops",
+] as const;
 
 /**
  * What a run takes, before it starts. With a GPU or a number of them, on that machine; else on one device of which only the
@@ -62,9 +69,12 @@ const machineOptionNames = ["gpus", "gpusPerNode", "gpu", "nodeBandwidth", "netw
 export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunPlan {
   // Says what is wrong with one that was made by hand, and fills what it leaves out.
   const config = decidePrecision(resolveConfig(given), null);
-  checkOptions("planRun", machine, machineOptionNames);
-  for (const name of ["gpus", "gpusPerNode", "nodeBandwidth", "networkBandwidth"] as const) {
-    if (machine[name] !== undefined) checkNumber("planRun", name, machine[name]);
+  checkOptions("planRun", machine, ["gpu", ...machineNumbers]);
+  for (const name of machineNumbers) {
+    const value: unknown = machine[name];
+    // planScaling says which numbers are wrong, all at once.
+    if (value === undefined || typeof value === "number") continue;
+    throw argumentError("planRun", "a number", name, value);
   }
   if (machine.gpu !== undefined) checkString("planRun", "gpu", machine.gpu);
   const { model, data, batch, steps } = config;

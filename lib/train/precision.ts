@@ -28,7 +28,7 @@ export function precisionOf(device: string): Precision {
   return computesInBf16(device) ? "bf16" : "fp32";
 }
 
-/** The precision and, where it was left to the device, why it is this one: `bf16 (auto: this CPU computes in it)`. */
+/** The precision and, where it was left to the device, why it is this one: `fp32 (auto: this CPU computes in it)`. */
 export function describePrecision(
   asked: LoadedConfig["precision"],
   { precision, device }: RunConfig,

@@ -1,6 +1,6 @@
 import { createWriteStream, type WriteStream } from "node:fs";
-import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { makeFolder } from "../make-folder.js";
 
 /** Where a rank logs to, in the run's folder. */
 export function rankLogFile(out: string, rank: number): string {
@@ -17,7 +17,7 @@ export class RankLog {
   }
 
   static async open(file: string): Promise<RankLog> {
-    await mkdir(dirname(file), { recursive: true }).catch(() => {});
+    await makeFolder(dirname(file)).catch(() => {});
     return new RankLog(createWriteStream(file, { flags: "a" }));
   }
 

@@ -1,5 +1,4 @@
 /** What a run takes on several GPUs and nodes: memory, step time and exposed communication of each strategy. */
-import { describe } from "../check-values.js";
 import { ConfigError, type ConfigProblem } from "../errors.js";
 import { parameterCount } from "../model/config.js";
 import type { RunConfig } from "./config.js";
@@ -150,7 +149,7 @@ function checkMachine(config: RunConfig, machine: MachineOptions): Machine {
     ["--gpus-per-node", perNode],
   ] as const) {
     if (!(Number.isInteger(value) && value >= 1)) {
-      report(path, `expected a whole number from 1, got ${describe(value)}`);
+      report(path, `expected a whole number from 1, got ${value}`);
     }
   }
   if (config.device === "cpu") report("device", "cpu has no GPUs: --set device=cuda");
@@ -176,8 +175,7 @@ function checkMachine(config: RunConfig, machine: MachineOptions): Machine {
     given: number | undefined,
     usual: number | null | undefined,
   ): number => {
-    if (given !== undefined && !(given > 0))
-      report(path, `expected GB/s above 0, got ${describe(given)}`);
+    if (given !== undefined && !(given > 0)) report(path, `expected GB/s above 0, got ${given}`);
     const known = given === undefined ? usual : given * 1e9;
     if (used && known === null) {
       report(path, `${gpu?.name} has no usual one: give what nccl-tests measures, in GB/s`);

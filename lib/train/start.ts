@@ -28,6 +28,7 @@ import { describeDevice } from "./machine.js";
 import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
 import { decidePrecision } from "./precision.js";
 import type { RecipeChange } from "./recipe.js";
+import { repeatNotes, repeatsOf } from "./repeats.js";
 import {
   agreedCheckpoint,
   checkIdentity,
@@ -116,6 +117,9 @@ export async function startRun(
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
     opened.push(() => mixture.close());
     warnOfRepetition(mixture, onNotice);
+    const { microBatch, accumulation } = config.batch;
+    const windows = config.steps * microBatch * accumulation * (world?.worldSize ?? 1);
+    for (const note of repeatNotes(repeatsOf(mixture, windows))) onNotice(note);
     const heldOut = await openHeldOut(config.data.train, split, onNotice);
     opened.push(() => heldOut?.close());
     const tokenizer = await loadTokenizer(mixture);
@@ -151,6 +155,8 @@ export async function startRun(
       }
       return found;
     });
+    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
+    opened.push(() => shardCheck?.close());
     config = decidePrecision(asked, checkpoint);
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
     if (output && checkpoint && resume !== "auto") {
@@ -169,8 +175,6 @@ export async function startRun(
     const metrics =
       output &&
       (await openRecords(output.identity, info, { step: progress.step, changes }, onNotice));
-    const shardCheck = await startShardCheck(config, { mixture, heldOut, world, onNotice });
-    opened.push(() => shardCheck?.close());
     return {
       config,
       shardCheck,

@@ -2,6 +2,7 @@ import {
   checkBoolean,
   checkFunction,
   checkMade,
+  checkObject,
   checkOptions,
   checkString,
 } from "../check-values.js";
@@ -168,6 +169,7 @@ export class Trainer {
   static async create(config: LoadedConfig, options: TrainerOptions = {}): Promise<Trainer> {
     // Says what is wrong with one that was made by hand, and fills what it leaves out.
     const complete = resolveConfig(config);
+    checkObject("Trainer", "options", options);
     checkOptions("Trainer", options, [
       "resume",
       "resumeStrict",
@@ -398,7 +400,7 @@ export class Trainer {
     if (!this.#saves || this.#savedStep === this.#step) return;
     const broken = await nonFiniteGroups(this.model, this.optimizer);
     if (broken.length > 0) {
-      this.#diverged = notFinite(this.#step, broken, this.#checkpoint);
+      this.#diverged = notFinite(this.#step, broken, this.config.out);
       return;
     }
     await this.#writer.ready();
@@ -475,11 +477,11 @@ export class Trainer {
   }
 }
 
-function notFinite(step: number, groups: readonly string[], checkpoint: string | null) {
+function notFinite(step: number, groups: readonly string[], out: string): DivergedError {
   const more = groups.length > 3 ? ` and ${groups.length - 3} more groups` : "";
   return new DivergedError(
-    `step ${step}: weights or moments are not finite in ${groups.slice(0, 3).join(", ")}${more}: nothing is saved; ` +
-      (checkpoint === null ? "there is no checkpoint" : `the last checkpoint is ${checkpoint}`),
+    `step ${step}: weights or moments are not finite in ${groups.slice(0, 3).join(", ")}${more}: this state is not ` +
+      `saved; what was saved before stays in ${out}: go on from there with a lower learning rate`,
   );
 }
 

@@ -95,7 +95,10 @@ it.each(commands)(
     for (const [what, path] of paths) {
       stderr = "";
       const code = await runCli(argv(path(folder)));
-      if (argv(path(folder)).includes("--out") && code === 0) continue;
+      if (code === 0 && argv(path(folder)).includes("--out")) {
+        rmSync(path(folder), { recursive: true });
+        continue;
+      }
       expect([2, 3, 4], `${what}: ${code} ${stderr}`).toContain(code);
       expect(stderr, what).toMatch(/^(llamaforge|note|warning)/);
       expect(stderr, what).not.toContain("    at ");

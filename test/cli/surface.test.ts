@@ -24,6 +24,7 @@ llamaforge prepare [inputs...]
   --document-end <what>
   --invalid-utf8 <how>
   --bad-records <how>
+  --skip-unreadable
   --workers <n>
   --start-over
   --overwrite

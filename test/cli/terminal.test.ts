@@ -8,10 +8,9 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { saveLlama } from "../../lib/checkpoint/llama.js";
 import { bounded } from "../../lib/cli/terminal.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { visible, visibleLine } from "../../lib/visible.js";
-import { tinyModel } from "../support/tiny_run.js";
+import { tinyConfig } from "../support/tiny_run.js";
 import { buildLibrary, root } from "./build.js";
 import { cliFile } from "./run.js";
 
@@ -20,7 +19,7 @@ let folder: string;
 beforeAll(async () => {
   buildLibrary();
   folder = mkdtempSync(join(tmpdir(), "terminal-"));
-  const model = await Llama.create(llamaConfig(tinyModel), { seed: 1 });
+  const model = await Llama.create(tinyConfig("data", "run").model, { seed: 1 });
   await saveLlama(join(folder, "model"), model);
   await (await Tokenizer.load(join(root, "assets/quickstart"))).copyTo(join(folder, "model"));
   model.dispose();
@@ -31,7 +30,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** What a command writes to a terminal, without the carriage returns that a terminal adds. */
+/** What a command writes to a terminal, without the carriage returns that a terminal adds and the movements of a bar. */
 async function onTerminal(args: string[]): Promise<string> {
   const command = [process.execPath, cliFile, ...args].map(quoted).join(" ");
   const child = spawn("script", ["-qec", command, "/dev/null"], {
@@ -44,7 +43,8 @@ async function onTerminal(args: string[]): Promise<string> {
     output += text;
   });
   await once(child, "close");
-  return output.replaceAll("\r\n", "\n");
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what they are
+  return output.replaceAll("\r\n", "\n").replaceAll(/\u001b(\[[?\d;]*[A-Za-z]|[78])/g, "");
 }
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there

@@ -115,7 +115,7 @@ describe("what does not fit the kind", () => {
         (reason: unknown) => reason,
       );
       expect(error).toBeInstanceOf(ArgumentError);
-      expect((error as Error).message).toMatch(/languages need kind "code"/);
+      expect((error as Error).message).toMatch(/languages needs kind: "code"/);
     },
   );
 

@@ -140,6 +140,6 @@ describe("readers", () => {
 
   it("refuses a folder without a file of the kind", async () => {
     const folder = await writeFiles(await temporaryFolder(), { "a.ts": "x" });
-    await expect(findInput({ path: folder })).rejects.toThrow(/no text file in it.*kind "code"/);
+    await expect(findInput({ path: folder })).rejects.toThrow(/no text file in it.*kind: "code"/);
   });
 });

@@ -41,6 +41,7 @@ test("its new saves are not deleted for the old ones, which stay beside with the
   });
   const abandoned = join(config.out, "abandoned-1");
   expect(notices).toEqual([
+    expect.stringContaining("optimizer.peakLr: 0.005 in the checkpoint, 0.004 now"),
     `the run goes back to step 4: what it had saved after that is in ${abandoned} now`,
   ]);
   for await (const { step } of trainer.run()) if (step === 7) trainer.stop();

@@ -90,7 +90,7 @@ test("more steps, another batch and beta2: each is told with what follows, and r
 }, 120_000);
 
 test("another model is told field by field; a history of another length by its option", async () => {
-  const { file } = await writeConfig(place, "other", { ...quiet, steps: 2 });
+  const { file } = await writeConfig(place, "other", { ...quiet, steps: 3 });
   expect(await train(file).ended).toMatchObject({ code: 0 });
   const model = await train(file, ["--set", "model.layers=3", "--set", "model.intermediateSize=64"])
     .ended;

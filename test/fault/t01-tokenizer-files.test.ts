@@ -1,9 +1,13 @@
 // T1: every way in which the files of a tokenizer can be wrong is exit code 3, with the file and the field named.
-import { readFile } from "node:fs/promises";
+import { spawnSync } from "node:child_process";
+import { readFile, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { byteLevelAlphabet } from "../../lib/data/tokenizer-json.js";
 import { TokenizerError } from "../../lib/errors.js";
+import { buildLibrary } from "../cli/build.js";
+import { cliFile } from "../cli/run.js";
 import { fixtures, quickstart, temporaryFolder, writeFiles } from "../data/support.js";
 
 interface Json {
@@ -150,6 +154,56 @@ const faults: [string, (json: Json) => unknown, RegExp][] = [
     /tokenizer\.json: /,
   ],
   [
+    "normalizers that make text 100,000 times as long",
+    (json) => {
+      const step = { type: "Replace", pattern: { String: "a" }, content: "a".repeat(10) };
+      json.normalizer = { type: "Sequence", normalizers: Array(5).fill(step) };
+    },
+    /normalizer: its steps can make text .* times as long.*expected at most 64/,
+  ],
+  [
+    "normalizers of expressions that do",
+    (json) => {
+      const step = { type: "Replace", pattern: { Regex: "." }, content: "aaaa" };
+      json.normalizer = { type: "Sequence", normalizers: Array(5).fill(step) };
+    },
+    /normalizer: its steps can make text/,
+  ],
+  [
+    "normalizers that do only together",
+    (json) => {
+      const step = (from: string, content: string) => ({
+        type: "Replace",
+        pattern: { String: from },
+        content,
+      });
+      const normalizers = [step("a", "bb"), step("bbb", "c".repeat(60)), step("c", "dddd")];
+      json.normalizer = { type: "Sequence", normalizers };
+    },
+    /normalizer: its steps can make text/,
+  ],
+  [
+    "thirty ByteLevel steps",
+    (json) => {
+      const step = { type: "ByteLevel", add_prefix_space: false, use_regex: false };
+      json.pre_tokenizer = { type: "Sequence", pretokenizers: Array(30).fill(step) };
+      for (const [byte, name] of byteLevelAlphabet.entries()) json.model.vocab[name] ??= 600 + byte;
+      const ids = Object.values<number>(json.model.vocab).sort((a, b) => a - b);
+      const places = new Map(ids.map((id, place) => [id, place]));
+      for (const name of Object.keys(json.model.vocab)) {
+        json.model.vocab[name] = places.get(json.model.vocab[name]);
+      }
+    },
+    /pre_tokenizer: its steps can make text/,
+  ],
+  [
+    "a Strip decoder without counts",
+    (json) => {
+      json.decoder = { type: "Strip", content: " " };
+    },
+    /decoder: Strip: expected a character as content, and counts/,
+  ],
+  [
     "a normalizer that is no object",
     (json) => {
       json.normalizer = "NFC";
@@ -187,6 +241,51 @@ describe("T1 damaged tokenizers", () => {
     await expect(load({ "tokenizer.json": JSON.stringify(json) })).rejects.toThrow(
       /no token for byte 32: "Ġ" is missing/,
     );
+  });
+
+  it("accepts normalizers that make text a little longer", async () => {
+    const json = JSON.parse(llama2) as Json;
+    const step = (from: string, content: string) => ({
+      type: "Replace",
+      pattern: { String: from },
+      content,
+    });
+    const longer = [step("\t", " ".repeat(8)), step("\n", "<newline>"), step("…", "...")];
+    json.normalizer.normalizers.unshift(...longer);
+    const tokenizer = await load({ "tokenizer.json": JSON.stringify(json) });
+    expect(tokenizer.decode(await tokenizer.encode("a\tb…"))).toBe("a        b...");
+  });
+
+  it("accepts a vocabulary whose tab is a token of its own, as Gemma's", async () => {
+    const json = JSON.parse(llama2) as Json;
+    json.model.vocab["\t"] = json.model.vocab["<0x09>"];
+    delete json.model.vocab["<0x09>"];
+    const tokenizer = await load({ "tokenizer.json": JSON.stringify(json) });
+    expect(tokenizer.decode(await tokenizer.encode("a\tb"))).toBe("a\tb");
+  });
+
+  it("refuses a file larger than any tokenizer, without reading it", async () => {
+    const folder = await writeFiles(await temporaryFolder(), { "tokenizer.json": "{}" });
+    await truncate(join(folder, "tokenizer.json"), 600 * 2 ** 20);
+    await expect(Tokenizer.load(folder)).rejects.toThrow(TokenizerError);
+    await expect(Tokenizer.load(folder)).rejects.toThrow(/629145600 bytes, more than the limit/);
+  });
+
+  it("says how to install the tokenizers package again where its native part does not load", async () => {
+    buildLibrary();
+    const child = spawnSync(
+      process.execPath,
+      [cliFile, "prepare", fixtures, "--out", "none", "--tokenizer", quickstart],
+      {
+        cwd: await temporaryFolder(),
+        env: { ...process.env, NAPI_RS_NATIVE_LIBRARY_PATH: "/nowhere.node" },
+      },
+    );
+    expect(child.status).toBe(3);
+    const stderr = String(child.stderr);
+    expect(stderr).toMatch(/npm package "tokenizers" cannot be loaded: .*nowhere\.node/);
+    expect(stderr).toMatch(/npm install/);
+    expect(stderr).not.toMatch(/This is a bug/);
   });
 
   it("refuses text that is no JSON, and a missing file", async () => {

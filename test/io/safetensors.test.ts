@@ -106,11 +106,26 @@ describe("writing refuses", () => {
     ["a name of 5000 bytes", [{ ...a, name: "x".repeat(5000) }], {}, /longer than 4096/],
     ["too few bytes", [{ ...a, shape: [2] }], {}, /expected 8 bytes \(F32 \[2\]\), got 4/],
     ["no bytes", [{ ...a, bytes: () => undefined as never }], {}, /got a undefined/],
-    ["a negative size", [{ ...a, shape: [-1] }], {}, /bad shape \[-1\]/],
-    ["a fraction", [{ ...a, shape: [0.5] }], {}, /bad shape \[0\.5\]/],
+    [
+      "a negative size",
+      [{ ...a, shape: [-1] }],
+      {},
+      /at least 0 for tensors\[0\]\.shape but received the number -1/,
+    ],
+    [
+      "a fraction",
+      [{ ...a, shape: [0.5] }],
+      {},
+      /at least 0 for tensors\[0\]\.shape but received the number 0\.5/,
+    ],
     ["a shape beyond 2^53", [{ ...a, shape: [2 ** 30, 2 ** 30] }], {}, /too large/],
-    ["an unknown dtype", [{ ...a, dtype: "F31" as never }], {}, /unknown dtype "F31"/],
-    ["a dtype from Object.prototype", [{ ...a, dtype: "toString" as never }], {}, /unknown dtype/],
+    ["an unknown dtype", [{ ...a, dtype: "F31" as never }], {}, /\.dtype but received "F31"/],
+    [
+      "a dtype from Object.prototype",
+      [{ ...a, dtype: "toString" as never }],
+      {},
+      /\.dtype but received "toString"/,
+    ],
   ])("%s", async (_what, tensors, metadata, message) => {
     await expect(writeSafetensors(path, tensors, metadata)).rejects.toThrow(message);
   });

@@ -5,6 +5,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -76,6 +77,27 @@ describe("metrics.jsonl", () => {
     expect(back[2]).toEqual({ ...special, gradNorm: Number.NaN });
   });
 
+  it("takes a step's record again with what was made after it, in its place", async () => {
+    const samples = [{ prompt: "a", text: "b" }];
+    const writer = await MetricsWriter.open(file, 0);
+    for (const step of [1, 2, 3]) {
+      writer.write(stepMetrics(step));
+      // The first one at once, the others when the record is in the file.
+      if (step > 1) await writer.flush();
+      if (step > 1) expect(await stepsIn()).toHaveLength(step);
+      writer.amend(stepMetrics(step, { samples }));
+    }
+    writer.write(stepMetrics(4));
+    await writer.close();
+    expect(readFileSync(file, "utf8").trimEnd().split("\n")).toHaveLength(4);
+    expect((await readMetrics(file)).map((step) => step.samples)).toEqual([
+      samples,
+      samples,
+      samples,
+      undefined,
+    ]);
+  });
+
   it("goes on after a resume without the steps that will be repeated", async () => {
     await record(0, 10);
     await record(6, 9);
@@ -109,6 +131,19 @@ describe("metrics.jsonl", () => {
     appendFileSync(file, 'null\n[]\n{"step":"x"}\n\n{"a":1}\n');
     expect(await stepsIn()).toEqual([1]);
   });
+
+  it("reads the steps before gigabytes of zeros that a crash has left, and those behind them", async () => {
+    mkdirSync(join(folder, "run"));
+    writeFileSync(file, encodeStep(stepMetrics(1)));
+    truncateSync(file, 300_000_000);
+    appendFileSync(file, `\n${encodeStep(stepMetrics(2))}`);
+    truncateSync(file, 400_000_000);
+    expect((await readMetrics(file)).map(({ step }) => step)).toEqual([1, 2]);
+    const writer = await MetricsWriter.open(file, 2, (message) => expect.fail(message));
+    writer.write(stepMetrics(3));
+    await writer.close();
+    expect((await readMetrics(file)).map(({ step }) => step)).toEqual([1, 2, 3]);
+  }, 30_000);
 
   it("names the file that cannot be read", async () => {
     await expect(readMetrics(file)).rejects.toThrow(UsageError);

@@ -77,6 +77,7 @@ __global__ void __launch_bounds__(kCachedThreads)
     maximum[g] = -INFINITY;
     sum[g] = 0;
   }
+  __syncthreads();  // a part without visible rows goes straight to its results, which other threads write
 
   const int first = part * chunks_per_part * kChunk, end = min(visible, first + chunks_per_part * kChunk);
   for (int start = first; start < end; start += kChunk) {

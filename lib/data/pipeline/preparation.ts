@@ -1,16 +1,13 @@
-import { createHash } from "node:crypto";
 import { open, readdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { boundedList } from "../../bounded-list.js";
 import { ArgumentError, DataError, TokenizerError } from "../../errors.js";
 import { FolderIdentity } from "../../folder-identity.js";
 import { usableThreads } from "../../machine-limits.js";
-import { optionName, optionValue } from "../../option-names.js";
+import { optionValue } from "../../option-names.js";
 import {
   type DatasetFile,
   datasetFileName,
-  datasetFormat,
-  datasetVersion,
   type Split,
   serialiseDatasetFile,
 } from "../dataset-file.js";
@@ -23,7 +20,7 @@ import type { PrepareSettings } from "../prepare-options.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
 import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
-import { countPassedOver, describePassedOver } from "../readers/passed-over.js";
+import { describePassedOver } from "../readers/passed-over.js";
 import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
 import { syncFolder } from "../sync-folder.js";
@@ -32,6 +29,7 @@ import { type Beginning, findBeginning } from "./beginning.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
 import { workOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
+import { datasetOf, leftOutOf, readTwice, warningsOf } from "./summary.js";
 
 /** Less input than this is encoded before the first process has started. */
 const smallInput = 2 ** 22;
@@ -67,7 +65,6 @@ export class Preparation {
     const { inputs, skipUnreadable } = this.#settings;
     for (const input of inputs) this.#found.push(await findInput(input, own, skipUnreadable));
     this.#checkTextFields();
-    const twice = this.#readTwice();
     const work = workOf(this.#settings, this.#tokenizer, this.#found);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
@@ -77,7 +74,10 @@ export class Preparation {
     // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
-    const warnings = [...this.#found.flatMap(({ notes }) => notes), ...twice];
+    const warnings = [
+      ...this.#found.flatMap(({ notes }) => notes),
+      ...(inputs.length > 1 ? readTwice(this.#files) : []),
+    ];
     try {
       let pass = await this.#pass(work, encoder, fraction, beginning, identity);
       // Documents whose side is given do not depend on the threshold.
@@ -86,7 +86,7 @@ export class Preparation {
       if (moved !== null) {
         pass = await this.#pass(work, encoder, moved, null, identity);
       }
-      warnings.push(...this.#warnings(pass, fraction, chosen));
+      warnings.push(...warningsOf(this.#settings, this.#tokenizer, pass));
       const dataset = await this.#finish(pass, identity);
       const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
         origin: this.#originOf(file, record),
@@ -122,21 +122,6 @@ export class Preparation {
     throw new ArgumentError(
       `[prepare] ${path}: ${optionValue("textField", textField as string)} needs records, but it was found to hold text`,
     );
-  }
-
-  /** Says so where several inputs name the same file: it is read as often. */
-  #readTwice(): string[] {
-    if (this.#found.length < 2) return [];
-    const known = new Set<string>();
-    const twice: string[] = [];
-    for (const { path } of this.#files) {
-      const place = resolve(path);
-      if (known.has(place)) twice.push(path);
-      known.add(place);
-    }
-    const [first] = twice;
-    if (first === undefined) return [];
-    return [`${twice.length} files are read again, as several inputs name them, such as ${first}`];
   }
 
   get #files(): InputFile[] {
@@ -224,7 +209,7 @@ export class Preparation {
           this.#settings.inputs.map((input) => input.path),
           ", ",
         );
-        const [reason] = this.#skippedOf(pass);
+        const [reason] = leftOutOf(this.#settings.inputs, pass);
         throw new DataError(`[prepare] no text in ${paths}: ${reason ?? "every file is empty"}`);
       }
       return pass;
@@ -244,46 +229,6 @@ export class Preparation {
     }
   }
 
-  /** What was left out of each input, in words. */
-  #skippedOf(pass: Pass): string[] {
-    const words = {
-      empty: (count: number) => `${count} empty`,
-      filtered: (count: number) => `${count} that the filter refuses`,
-      short: (count: number) => `${count} below ${optionName("minBytes")}`,
-      long: (count: number) => `${count} above ${optionName("maxBytes")}`,
-      bad: (count: number) => `${count} bad records`,
-      duplicate: (count: number) => `${count} copies`,
-    };
-    return pass.progress.sources.flatMap(({ skipped }, index) => {
-      const parts = (Object.keys(words) as (keyof typeof words)[])
-        .filter((reason) => skipped[reason] > 0)
-        .map((reason) => words[reason](skipped[reason]));
-      return parts.length === 0
-        ? []
-        : [`${this.#settings.inputs[index]?.path}: left out ${parts.join(", ")}`];
-    });
-  }
-
-  #warnings(pass: Pass, fraction: number, chosen: boolean): string[] {
-    const { train, validation } = pass.splits;
-    const warnings = this.#skippedOf(pass);
-    if (fraction > 0 && pass.progress.threshold !== fraction) {
-      warnings.unshift(
-        `too few documents for a validation share of ${fraction}: ` +
-          `${validation.documents} of ${train.documents + validation.documents} held out`,
-      );
-    } else if (fraction > 0 && !chosen && validation.documents === 0) {
-      warnings.unshift("all text is one document: none is held out for validation");
-    }
-    return warnings;
-  }
-
-  /** How much of an input was not read, for dataset.json. */
-  #passedOver(index: number): { passedOver?: Record<string, number> } {
-    const { passed } = this.#found[index] as FoundInput;
-    return passed.length === 0 ? {} : { passedOver: countPassedOver(passed) };
-  }
-
   #originOf(file: number, record: number): string {
     const { path, format } = this.#files[file] as InputFile;
     return format === "text" ? path : `${path}, record ${record}`;
@@ -294,33 +239,7 @@ export class Preparation {
     const tokenizer = this.#tokenizer;
     await expectUnmoved(identity);
     await tokenizer.copyTo(this.#folder);
-    const {
-      validationFraction: fraction,
-      documentStart,
-      documentEnd,
-      deduplicate,
-    } = this.#settings;
-    const dataset: DatasetFile = {
-      format: datasetFormat,
-      version: datasetVersion,
-      dtype: this.#dtype,
-      vocabSize: tokenizer.vocabSize,
-      eosId: tokenizer.eosId,
-      bosId: tokenizer.bosId,
-      documentStart,
-      documentEnd,
-      tokenizer: tokenizerEntry(tokenizer),
-      validation: { fraction, threshold: pass.progress.threshold },
-      deduplicated: deduplicate,
-      splits: pass.splits,
-      sources: pass.progress.sources.map((counts, index) => ({
-        path: this.#settings.inputs[index]?.path as string,
-        kind: this.#found[index]?.kind as FoundInput["kind"],
-        ...counts,
-        skipped: { ...counts.skipped },
-        ...this.#passedOver(index),
-      })),
-    };
+    const dataset = datasetOf(this.#settings, this.#found, tokenizer, this.#dtype, pass);
     const file = await open(join(this.#folder, datasetFileName), "w");
     try {
       await file.writeFile(serialiseDatasetFile(dataset));
@@ -331,19 +250,6 @@ export class Preparation {
     await syncFolder(this.#folder);
     return dataset;
   }
-}
-
-/** The tokenizer in dataset.json: its files with their hashes. */
-function tokenizerEntry(tokenizer: Tokenizer): DatasetFile["tokenizer"] {
-  const contents = tokenizer.contents();
-  const hashes = Object.fromEntries(
-    Object.entries(contents).map(([name, bytes]) => [
-      name,
-      createHash("sha256").update(bytes).digest("hex"),
-    ]),
-  );
-  const files = Object.keys(contents) as DatasetFile["tokenizer"]["files"];
-  return { sha256: tokenizer.sha256, files, hashes };
 }
 
 /** Threads and processes need this library as JavaScript; tests run it from its sources. */

@@ -56,8 +56,9 @@ export class BatchSink {
       if ((flags & lastPiece) !== 0) await this.#finish(batch.source);
     }
     const { skipped } = this.#source(batch.source);
-    for (const reason of Object.keys(skipped) as (keyof Skipped)[]) {
-      skipped[reason] += batch.skipped[reason];
+    for (const reason of Object.keys(batch.skipped) as (keyof Skipped)[]) {
+      // Work that an earlier version began may not have it.
+      skipped[reason] = (skipped[reason] ?? 0) + batch.skipped[reason];
     }
   }
 

@@ -1,8 +1,8 @@
 import { createGunzip } from "node:zlib";
-import { Decompress } from "fzstd";
 import { DataError } from "../../errors.js";
 import { openRegular } from "../../small-file.js";
 import type { InputFile } from "./input.js";
+import { unzstd } from "./zstd.js";
 
 const chunkBytes = 2 ** 18;
 
@@ -94,26 +94,4 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     stopped = true;
     transform.destroy();
   }
-}
-
-/**
- * A zstd file of any number of frames. Not by Node's own decompressor: it is there from 22.15 on only, and stops at the end of a
- * frame when the same write holds more.
- */
-async function* unzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  let parts: Buffer[] = [];
-  const stream = new Decompress((data) => {
-    parts.push(Buffer.from(data.buffer, data.byteOffset, data.byteLength));
-  });
-  for await (const chunk of source) {
-    // Small steps: one push may yield many times its size.
-    for (let at = 0; at < chunk.length; at += 2 ** 15) {
-      stream.push(chunk.subarray(at, at + 2 ** 15));
-      const ready = parts;
-      parts = [];
-      yield* ready;
-    }
-  }
-  stream.push(new Uint8Array(0), true);
-  yield* parts;
 }

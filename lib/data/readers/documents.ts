@@ -109,7 +109,9 @@ async function* rawDocuments(
   };
   const records =
     file.format === "jsonl"
-      ? jsonlRecords(file, from, options, onBad)
+      ? jsonlRecords(file, from, options, onBad, () => {
+          skipped.nonFinite++;
+        })
       : parquetRecords(
           file,
           from,

@@ -2,7 +2,7 @@ import { lstat } from "node:fs/promises";
 import { basename, dirname, extname, normalize } from "node:path";
 import { ArgumentError, DataError } from "../../errors.js";
 import { optionName, optionValue } from "../../option-names.js";
-import { byPath, type FoundFile, listFiles, statusOf } from "./folder.js";
+import { byPath, type FoundFile, furtherNames, listFiles, statusOf } from "./folder.js";
 import { globExpression, globRoot, isGlob } from "./glob.js";
 import { type Input, type InputFile, type InputKind, inputKinds } from "./input.js";
 import { excludedFolders, languageOfExtension, languages } from "./languages.js";
@@ -109,9 +109,12 @@ export async function findInput(
     kind === "records" ||
     (kind === "auto" && (surely.length > 0 || (records.length > 0 && ownTexts.length === 0)));
   const recordFiles = isPattern || surely.length === 0 ? records : surely;
-  const [found, files, others] = holdsRecords
+  const [found, wanted, others] = holdsRecords
     ? (["records", recordFiles, ownTexts] as const)
     : ([plain(kind), texts, records] as const);
+  // Only among the files that would be read: a hub cache links to names that tell no format.
+  const copies = listing.linked ? furtherNames(wanted) : new Set<FoundFile>();
+  const files = wanted.filter((file) => !copies.has(file));
 
   const passed = passedOf(listing.passed, {
     matches: isPattern ? matcher(path) : () => true,
@@ -135,7 +138,9 @@ export async function findInput(
         `(${optionValue("kind", other)} reads those): ${firstNames(others)}`,
     );
   }
-  passed.push(...leftOut(matching, { chosen, files, others: kind === "auto" ? others : [] }));
+  for (const { path } of copies) passed.push({ path, reason: "copy" });
+  const single = matching.filter((file) => !copies.has(file));
+  passed.push(...leftOut(single, { chosen, files, others: kind === "auto" ? others : [] }));
   return {
     files: chosen.map((file) => typed(file, holdsRecords)),
     kind: found,

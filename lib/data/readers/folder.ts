@@ -14,12 +14,14 @@ export interface FoundFile {
 export interface FolderListing {
   files: FoundFile[];
   passed: PassedOver[];
+  /** Whether some file may have several names: links. */
+  linked: boolean;
 }
 
 /**
  * The files of a folder and its subfolders, ordered by path in UTF-16 units, so that every file system gives the same
  * order. Symbolic links to folders are not followed: they could lead out, or round in a circle. Links to files are, as
- * the Hugging Face cache consists of them; of several names of one file the first counts.
+ * the Hugging Face cache consists of them.
  * @param exclude names of folders that are not entered
  * @param own     paths, without links, of files and folders that are passed over without a word
  */
@@ -55,9 +57,7 @@ export async function listFiles(
       }
     }
   }
-  const files = found.sort(byPath);
-  const kept = linked ? withoutCopies(files, passed) : files;
-  return { files: kept, passed: passed.sort(byPath) };
+  return { files: found.sort(byPath), passed: passed.sort(byPath), linked };
 }
 
 /** The order of paths in UTF-16 units. */
@@ -89,17 +89,16 @@ export function statusOf(path: string): Stats | PassedOverReason {
   }
 }
 
-/** Leaves out further names of one file. Numbers of inodes may need all of their 64 bits. */
-function withoutCopies(files: readonly FoundFile[], passed: PassedOver[]): FoundFile[] {
+/** Of several names of one file those behind the first. Numbers of inodes may need all of their 64 bits. */
+export function furtherNames(files: readonly FoundFile[]): Set<FoundFile> {
   const known = new Set<string>();
-  return files.filter(({ path }) => {
-    const { dev, ino } = statSync(path, { bigint: true });
-    const identity = `${dev}:${ino}`;
-    if (!known.has(identity)) {
+  return new Set(
+    files.filter(({ path }) => {
+      const { dev, ino } = statSync(path, { bigint: true });
+      const identity = `${dev}:${ino}`;
+      const isFurther = known.has(identity);
       known.add(identity);
-      return true;
-    }
-    passed.push({ path, reason: "copy" });
-    return false;
-  });
+      return isFurther;
+    }),
+  );
 }

@@ -91,8 +91,10 @@ export interface Skipped {
   long: number;
   bad: number;
   duplicate: number;
+  /** Records that hold NaN or an infinity; they are not left out, but read with null in that place. */
+  nonFinite: number;
 }
 
 export function noneSkipped(): Skipped {
-  return { empty: 0, filtered: 0, short: 0, long: 0, bad: 0, duplicate: 0 };
+  return { empty: 0, filtered: 0, short: 0, long: 0, bad: 0, duplicate: 0, nonFinite: 0 };
 }

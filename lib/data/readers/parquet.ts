@@ -6,6 +6,7 @@ import { optionName } from "../../option-names.js";
 import { openRegular } from "../../small-file.js";
 import type { FilePosition, InputFile, ReadOptions } from "./input.js";
 import type { FileRecord } from "./jsonl.js";
+import { PageLimits } from "./parquet-limits.js";
 import { PageIndex } from "./parquet-pages.js";
 import { ParquetText } from "./parquet-text.js";
 
@@ -38,6 +39,7 @@ export async function* parquetRecords(
   const handle = await openRegular(file.path).catch((cause: Error) => {
     throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
   });
+  const limits = new PageLimits();
   try {
     const buffer = {
       byteLength: file.bytes,
@@ -49,13 +51,14 @@ export async function* parquetRecords(
     const index = new PageIndex(buffer, parquetSchema(metadata));
     const text = new ParquetText(options);
     for await (const { rowStart, rowEnd } of rowRanges(metadata, present, index, from.record)) {
+      limits.reset();
       const objects = await parquetReadObjects({
         file: index.buffer,
         metadata,
         columns: present,
         rowStart,
         rowEnd,
-        compressors,
+        compressors: limits.around(compressors),
         parsers: text.parsers,
         useOffsetIndex: true,
       });

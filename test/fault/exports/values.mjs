@@ -88,6 +88,8 @@ export const few = [
   "[]",
   "function",
   "symbol",
+  "bigint",
+  "Proxy of a tensor",
 ];
 
 /** Whether an error is one that a user can act on. */

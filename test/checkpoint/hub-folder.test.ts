@@ -1,7 +1,8 @@
 // Folders as other programs leave them: a hub cache made of links, buffers beside the weights; and what saveLlama leaves for them.
-import { cp, mkdir, readdir, readFile, rename, rm, symlink } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, symlink } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { loadLlama, type SaveLlamaOptions, saveLlama } from "../../lib/checkpoint/llama.js";
 import {
   readSafetensors,
@@ -15,7 +16,7 @@ import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { buildLibrary } from "../cli/build.js";
 import { llamaforge } from "../cli/run.js";
-import { quickstart, temporaryFolder } from "../data/support.js";
+import { quickstart } from "../data/support.js";
 import { tinyModel } from "../support/tiny_run.js";
 
 const shape = { ...tinyModel, ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false };
@@ -24,10 +25,12 @@ let tokenizer: Tokenizer;
 let model: Llama;
 beforeAll(async () => {
   buildLibrary();
-  folder = await temporaryFolder();
+  folder = await mkdtemp(join(tmpdir(), "llamaforge-hub-"));
   tokenizer = await Tokenizer.load(quickstart);
   model = await Llama.create(llamaConfig(shape), { seed: 3 });
 });
+
+afterAll(() => rm(folder, { recursive: true, force: true }));
 
 const ids = [[1, 2, 3, 4]];
 const logits = async (of: Llama) => [

@@ -1,0 +1,44 @@
+import type { Compressors } from "hyparquet";
+
+/** Of one page; writers aim at 1 MB, but a page holds at least one value. */
+const maxPageBytes = 2 ** 28;
+/** Of all pages that are read at once: 32 MB, or a whole row group where its pages cannot be told apart. */
+const maxPartBytes = 2 ** 31;
+
+/**
+ * What compressed pages may grow to. A page says how long it will be, and memory is taken for as much before a byte of it is
+ * read: a file of some kilobytes could ask for any amount.
+ */
+export class PageLimits {
+  #bytes = 0;
+
+  /** Begins a part of a row group. */
+  reset(): void {
+    this.#bytes = 0;
+  }
+
+  /** Decompressors that refuse a page that is too long. */
+  around(compressors: Compressors): Compressors {
+    return Object.fromEntries(
+      Object.entries(compressors).map(([codec, decompress]) => [
+        codec,
+        (input: Uint8Array, length: number): Uint8Array => {
+          this.#check(length);
+          return decompress(input, length);
+        },
+      ]),
+    );
+  }
+
+  #check(length: number): void {
+    this.#bytes += length;
+    if (!(length >= 0 && length <= maxPageBytes)) {
+      throw new Error(`a page of ${length} bytes, more than the limit of ${maxPageBytes}`);
+    }
+    if (this.#bytes > maxPartBytes) {
+      throw new Error(
+        `pages of more than ${maxPartBytes} bytes in one row group that cannot be read in parts`,
+      );
+    }
+  }
+}

@@ -13,7 +13,7 @@ import {
   checkPath,
   checkString,
 } from "../check-values.js";
-import { ArgumentError, TokenizerError } from "../errors.js";
+import { ArgumentError, DataError, TokenizerError } from "../errors.js";
 import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
 import { TextStream, type TokenBytes, tokenBytes } from "./token-bytes.js";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
@@ -230,7 +230,7 @@ export class Tokenizer {
     // Data that has its tokenizer only half after a power failure is of no use.
     for (const [name, bytes] of files) {
       await writeFile(join(folder, name), bytes, { flush: true }).catch((cause: Error) => {
-        throw new TokenizerError(`[tokenizer] cannot write into ${folder}: ${cause.message}`, {
+        throw new DataError(`[tokenizer] cannot write into ${folder}: ${cause.message}`, {
           cause,
         });
       });

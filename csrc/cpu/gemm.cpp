@@ -111,13 +111,14 @@ void require_room_to_compile(Stream& stream) {
   static_cast<CpuStream&>(stream).trim();
   if (has_room(kRoomToCompile)) return;
   throw Error("ERR_OUT_OF_MEMORY",
-              format("the system has no {} bytes left, which oneDNN may take to compile a product; {} are in use: use a "
-                     "smaller micro-batch or more recompute",
+              format("the system has no {} bytes left, which oneDNN may take to compile a product; {} are in use: use "
+                     "a smaller micro-batch or more recompute",
                      kRoomToCompile, stream.memory().used));
 }
 
 // Plans of this thread: their memory objects hold the addresses of the running call.
-Plan& plan_for(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate, Layout layout) {
+Plan& plan_for(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate,
+               Layout layout) {
   thread_local std::map<PlanKey, Plan> plans;
   const PlanKey key = {shape.batch,
                        shape.m,
@@ -203,8 +204,8 @@ template <class Body> void with_named_errors(const GemmShape& shape, const Body&
     body();
   } catch (const dnnl::error& error) {
     const bool refused = error.status == dnnl_out_of_memory;
-    throw Error(refused ? "ERR_OUT_OF_MEMORY" : "ERR_NATIVE", format("oneDNN failed on ({},{})·({},{}): {}", shape.m, shape.k, shape.k, shape.n,
-                                     error.what()));
+    throw Error(refused ? "ERR_OUT_OF_MEMORY" : "ERR_NATIVE",
+                format("oneDNN failed on ({},{})·({},{}): {}", shape.m, shape.k, shape.k, shape.n, error.what()));
   }
 }
 

@@ -33,9 +33,10 @@ void UnownedMemory::add(Napi::Env env, int64_t bytes) {
   if (held_ <= low_ + std::max(kLeast, low_ / 2)) return;
   low_ = held_;
   // From 64 MB on V8 begins to mark, a little at a time. From half of the most that its heap may have it collects at once,
-  // several times over, and JavaScript stands still for some 80 ms: only after the gentle way has freed nothing.
+  // several times over, and JavaScript stands still for some 80 ms: only if the gentle way
+  // has freed nothing.
   constexpr int64_t kSome = int64_t{128} << 20, kMuch = int64_t{1} << 42;
-  constexpr int kPatience = 4;
+  constexpr int kPatience = 1;
   const int64_t pressure = ++in_vain_ > kPatience ? kMuch : kSome;
   if (pressure == kMuch) in_vain_ = 0;
   Napi::MemoryManagement::AdjustExternalMemory(env, pressure);

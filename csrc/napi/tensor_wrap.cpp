@@ -15,7 +15,8 @@ namespace {
 // takes a tenth of the time of an object's type tag, and an operation unwraps some five tensors.
 thread_local std::unordered_set<const void*> known_tensors;
 
-// A promise that rejects at this point of the stream: with its failure if there is one, which came first, else with ours.
+// A promise that rejects at this point of the stream: with its failure if there is one, which came first, else with
+// ours.
 Napi::Value rejected_when_done(Napi::Env env, Stream& stream, std::exception_ptr ours) {
   Environment::Settle settle;
   const Napi::Promise promise = Environment::of(env).later(env, settle);

@@ -57,7 +57,7 @@ class CpuStream final : public Stream {
   mutable std::mutex memory_mutex_;
   std::map<size_t, std::vector<void*>> free_blocks_;  // size class -> blocks
   MemoryStats stats_;
-  // The system has refused memory: until it grants some again, what is released goes back to it.
+  // The system has refused memory: until it has plenty again, what is released goes back to it.
   bool scarce_ = false;
 
   Worker<Item> worker_;  // last: starts when everything else is there

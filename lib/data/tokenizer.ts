@@ -12,7 +12,7 @@ import {
   checkPath,
   checkString,
 } from "../check-values.js";
-import { ArgumentError, TokenizerError } from "../errors.js";
+import { ArgumentError, DataError, TokenizerError } from "../errors.js";
 import { checkGrowth } from "./normalizer-growth.js";
 import { findSpecialTokens } from "./special-tokens.js";
 import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
@@ -229,7 +229,7 @@ export class Tokenizer {
     // Data that has its tokenizer only half after a power failure is of no use.
     for (const [name, bytes] of files) {
       await writeFile(join(folder, name), bytes, { flush: true }).catch((cause: Error) => {
-        throw new TokenizerError(`[tokenizer] cannot write into ${folder}: ${cause.message}`, {
+        throw new DataError(`[tokenizer] cannot write into ${folder}: ${cause.message}`, {
           cause,
         });
       });

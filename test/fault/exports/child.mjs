@@ -2,7 +2,7 @@
 // call before it makes it, so that one that hangs or crashes is known, and each that gave a raw error, as lines of JSON.
 import { AsyncResource } from "node:async_hooks";
 import { writeSync } from "node:fs";
-import { cpu, setDefaultDevice, setMemoryLimit } from "../../../dist/index.js";
+import { cpu, setDefaultDevice, setMemoryLimit, synchronize } from "../../../dist/index.js";
 import { missing, targets } from "./targets.mjs";
 import { few, hostile, isTyped, settled } from "./values.mjs";
 
@@ -62,6 +62,10 @@ async function call(target, change) {
   }
   setMemoryLimit(enough, cpu);
   setDefaultDevice(cpu);
+  // What the device was told to do may fail now, and must not be taken for the next call's.
+  await synchronize(cpu).catch(
+    (error) => isTyped(error) || fault("raw error of the device", error),
+  );
   // What a call has failed may not end well, but must say why.
   await after?.().catch((error) => isTyped(error) || fault("raw error of the end", error));
 }

@@ -2,8 +2,8 @@
 import { mkdtemp } from "node:fs/promises";
 import { join } from "node:path";
 import { freePort } from "../../../dist/dist/free-port.js";
-import * as library from "../../../dist/index.js";
 
+const library = await import("../../../dist/index.js");
 const { zeros, ones, cpu, llamaConfig, Llama, Linear, AdamW, ParameterStore } = library;
 
 const exported = Object.keys(library);
@@ -305,7 +305,16 @@ function methods(folder) {
   };
   const group = async () => {
     const { joined, comm } = await communicator();
-    return { object: comm, after: async () => (await comm.close(), await joined.close()) };
+    return {
+      object: comm,
+      after: async () => {
+        try {
+          await comm.close();
+        } finally {
+          await joined.close();
+        }
+      },
+    };
   };
   const of = async (object) => ({ object: await object });
   const optimizer = async () => of(new AdamW((await model()).store));

@@ -128,7 +128,7 @@ describe("what does not fit the kind", () => {
     const options = { out: join(folder, "out"), tokenizer: quickstart };
     const error = await prepare({ ...options, inputs: [text] }).catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(ArgumentError);
-    expect((error as Error).message).toMatch(/in: textField "body" needs records/);
+    expect((error as Error).message).toMatch(/in: textField: "body" needs records/);
     expect((await readdir(folder)).sort()).toEqual(["c.jsonl", "in"]);
     // Given for all inputs at once, as the command line does, it is for those that hold records.
     const records = { path: join(folder, "c.jsonl"), textField: "body" };

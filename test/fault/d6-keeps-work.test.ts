@@ -113,7 +113,7 @@ describe("D6 work that is done", () => {
       expect(error).toBeInstanceOf(UsageError);
       expect(error.message).toMatch(/out\.tmp holds [12],\d{3} documents of unfinished work/);
       expect(error.message).toContain(`cannot go on with: ${told}`);
-      expect(error.message).toContain("--start-over");
+      expect(error.message).toContain("discard it: startOver");
     }
     // Earlier versions did not note what their options were.
     const file = join(folder, "out.tmp", journalFile);

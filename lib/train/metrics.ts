@@ -159,7 +159,9 @@ async function* wholeLines(file: string): AsyncGenerator<{ line: string; end: nu
   let offset = 0;
   let parts: Buffer[] = [];
   let held = 0;
-  for await (const chunk of handle.createReadStream() as AsyncIterable<Buffer>) {
+  for await (const chunk of handle.createReadStream({
+    highWaterMark: 2 ** 20,
+  }) as AsyncIterable<Buffer>) {
     let from = 0;
     for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
       if (held <= maxLineBytes) {

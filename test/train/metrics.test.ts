@@ -132,12 +132,12 @@ describe("metrics.jsonl", () => {
     expect(await stepsIn()).toEqual([1]);
   });
 
-  it("reads the steps before gigabytes of zeros that a crash has left, and those behind them", async () => {
+  it("reads the steps before megabytes of zeros that a crash has left, and those behind them", async () => {
     mkdirSync(join(folder, "run"));
     writeFileSync(file, encodeStep(stepMetrics(1)));
-    truncateSync(file, 300_000_000);
+    truncateSync(file, 64_000_000);
     appendFileSync(file, `\n${encodeStep(stepMetrics(2))}`);
-    truncateSync(file, 400_000_000);
+    truncateSync(file, 128_000_000);
     expect((await readMetrics(file)).map(({ step }) => step)).toEqual([1, 2]);
     const writer = await MetricsWriter.open(file, 2, (message) => expect.fail(message));
     writer.write(stepMetrics(3));

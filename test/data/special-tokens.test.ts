@@ -40,9 +40,9 @@ function withoutFlags(): Json {
 }
 
 async function folderOf(json: Json, config: object | null): Promise<string> {
-  const files = { "tokenizer.json": JSON.stringify(json) };
-  const beside = config ? { "tokenizer_config.json": JSON.stringify(config) } : {};
-  return await writeFiles(await temporaryFolder(), { ...files, ...beside });
+  const files: Record<string, string> = { "tokenizer.json": JSON.stringify(json) };
+  if (config) files["tokenizer_config.json"] = JSON.stringify(config);
+  return await writeFiles(await temporaryFolder(), files);
 }
 
 const named = { bos_token: "<s>", eos_token: { content: "</s>" } };

@@ -81,6 +81,8 @@ export interface Addon {
   comm: Record<string, (...args: never[]) => unknown>;
   /** When the device got there: milliseconds of the clock of process.hrtime. */
   synchronize(device: number): Promise<number>;
+  /** Like `synchronize`, but leaves a failure to the next wait. Never rejects. */
+  passed(device: number): Promise<number>;
   /** Undefined unless too many operations wait for the device; then a promise of when there are few again. */
   ready(device: number): Promise<void> | undefined;
   memory(device: number): NativeMemory;

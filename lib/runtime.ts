@@ -20,12 +20,24 @@ export async function synchronize(device: Device = defaultDevice()): Promise<voi
 export async function reachedAt(device: Device): Promise<number> {
   const number = numberOf("synchronize", device);
   try {
-    const reached = await addon.synchronize(number);
-    const late = Number(process.hrtime.bigint()) / 1e6 - reached;
-    return performance.now() - late;
+    return ownTime(await addon.synchronize(number));
   } catch (error) {
     throw typedNativeError(error);
   }
+}
+
+/**
+ * Tells when the device got there, by performance.now(), and leaves a failure to the next wait: whoever waits for the work
+ * itself must hear of it, and what was enqueued behind it must be left out.
+ */
+export async function passedAt(device: Device): Promise<number> {
+  return ownTime(await addon.passed(numberOf("passed", device)));
+}
+
+/** A moment of the clock of process.hrtime by performance.now(). */
+function ownTime(moment: number): number {
+  const late = Number(process.hrtime.bigint()) / 1e6 - moment;
+  return performance.now() - late;
 }
 
 /**

@@ -41,6 +41,42 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
   });
 }
 
+// Tells when the device came by: with its last owner, which is the work that marks the place, or the copy behind that work.
+struct Mark {
+  explicit Mark(Environment::Settle settle) : settle(std::move(settle)) {}
+  ~Mark() {
+    const std::chrono::duration<double, std::milli> reached = std::chrono::steady_clock::now().time_since_epoch();
+    settle(nullptr, [reached](Napi::Env env) { return Napi::Number::New(env, reached.count()); });
+  }
+  Environment::Settle settle;
+  char copied[8];
+};
+
+// A promise of when the device got there, as synchronize() has it, that leaves a failure to the next wait: after a failure it
+// is answered at once, and operations are left out as before.
+Napi::Value passed(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    expect_arguments(info, 1, "passed");
+    Environment& environment = Environment::of(info.Env());
+    const int64_t device = Argument<int64_t>::from(info[0], {"passed", 0});
+    Stream& stream = *environment.stream(device);
+    Environment::Settle settle;
+    const Napi::Promise promise = environment.later(info.Env(), settle);
+    auto mark = std::make_shared<Mark>(settle);
+    try {
+      stream.submit("passed", [mark, on_gpu = device != 0](Stream& stream) {
+        if (!on_gpu) return;
+        // A GPU only begins with what is submitted; a copy to the host holds the mark until the GPU has come so far.
+        const Scratch scratch(stream, sizeof mark->copied);
+        stream.copy_to_host(mark->copied, scratch.as<char>(), sizeof mark->copied, mark);
+      });
+    } catch (const Error&) {
+      // The device is lost or closed, which the next operation tells.
+    }
+    return promise;
+  });
+}
+
 // Operations that a device may be behind before whoever enqueues should wait, and from where on it may go on. A micro-batch
 // of TinyLlama has about 900, and CUDA's own queue takes some 1,024.
 constexpr size_t kMostBacklog = 4096, kResumeBacklog = 2048;
@@ -189,6 +225,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     init_io(env, exports);
     init_comm(env, exports);
     exports.Set("synchronize", Napi::Function::New(env, synchronize, "synchronize"));
+    exports.Set("passed", Napi::Function::New(env, passed, "passed"));
     exports.Set("ready", Napi::Function::New(env, ready, "ready"));
     exports.Set("memory", Napi::Function::New(env, memory, "memory"));
     exports.Set("resetPeakMemory", Napi::Function::New(env, reset_peak, "resetPeakMemory"));

@@ -38,7 +38,9 @@ const endless = { steps: 1_000_000, checkpoint: { every: 2 }, evaluate: { every:
 test("the run ends with 4 and leaves the folder of the run that took its place alone", async () => {
   const { file, out } = await writeConfig(place, "moved", endless);
   const first = train(file);
-  await until(async () => (await lastStep(out)) >= 4, first.child);
+  // A step is recorded before its checkpoint is there.
+  const isSaved = async () => (await readdir(out)).some((name) => /^step-\d+$/.test(name));
+  await until(async () => (await lastStep(out)) >= 4 && (await isSaved()), first.child);
   await rename(out, `${out}.old`);
   // A second run, whole: its checkpoints are steps that the first one's retention would delete.
   const other = await writeConfig(place, "moved-second", { steps: 6, out });

@@ -17,9 +17,10 @@ export interface FolderListing {
 }
 
 /**
- * The files of a folder and its subfolders, ordered by path in UTF-16 units, so that every file system gives the same
- * order. Symbolic links to folders are not followed: they could lead out, or round in a circle. Links to files are, as
- * the Hugging Face cache consists of them; of several names of one file the first counts.
+ * The files of a folder and its subfolders, ordered by path in UTF-16 units, so that every file
+ * system gives the same order. Symbolic links to folders are not followed: they could lead out, or
+ * round in a circle. Links to files are, as the Hugging Face cache consists of them; of several
+ * names of one file the first counts.
  * @param exclude names of folders that are not entered
  * @param own     paths, without links, of files and folders that are passed over without a word
  */
@@ -74,8 +75,8 @@ async function entriesOf(folder: string): Promise<Dirent[] | PassedOverReason> {
 }
 
 /**
- * The status of a file that can be read, else the reason why not. Asked here and not on another thread: to hand each
- * of a million files over and back costs several times as much.
+ * The status of a file that can be read, else the reason why not. Asked here and not on another
+ * thread: to hand each of a million files over and back costs several times as much.
  */
 export function statusOf(path: string): Stats | PassedOverReason {
   try {

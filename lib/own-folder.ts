@@ -1,6 +1,7 @@
 /**
- * Folders that the library makes under names of its own choosing beside what a user named: `OUT.tmp`, `OUT.old`, `.trash`.
- * A user may have something of that name, so only a folder with our mark in it is ever removed or written to.
+ * Folders that the library makes under names of its own choosing beside what a user named:
+ * `OUT.tmp`, `OUT.old`, `.trash`. A user may have something of that name, so only a folder with our
+ * mark in it is ever removed or written to.
  */
 import { lstat, mkdir, readdir, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -50,7 +51,8 @@ export async function refuseForeign(path: string, what: string): Promise<void> {
 }
 
 /**
- * Makes a folder with our mark; one of ours that is there stays with what is in it. Its parent must exist.
+ * Makes a folder with our mark; one of ours that is there stays with what is in it. Its parent must
+ * exist.
  * @throws UsageError if something that is not ours is there
  */
 export async function makeOwnFolder(path: string, what: string): Promise<void> {
@@ -72,7 +74,8 @@ export async function unmarkFolder(path: string): Promise<void> {
 }
 
 /**
- * Removes a folder of ours, if it is there. The mark goes last: what a crash leaves of the folder is still ours.
+ * Removes a folder of ours, if it is there. The mark goes last: what a crash leaves of the folder
+ * is still ours.
  * @throws UsageError if it is not ours
  */
 export async function removeOwnFolder(path: string, what: string): Promise<void> {

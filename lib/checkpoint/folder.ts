@@ -39,8 +39,9 @@ export async function listCheckpoints(folder: string): Promise<CheckpointPlace[]
 }
 
 /**
- * Whether a folder of a checkpoint's name holds one, whole or damaged: a manifest or a trainer's state. Any other
- * folder of that name is somebody's own, and nothing may take its place or delete it.
+ * Whether a folder of a checkpoint's name holds one, whole or damaged: a manifest or a trainer's
+ * state. Any other folder of that name is somebody's own, and nothing may take its place or delete
+ * it.
  */
 export async function holdsCheckpoint(path: string): Promise<boolean> {
   for (const name of ["manifest.json", "trainer.json"]) {
@@ -70,7 +71,8 @@ export async function discard(folder: string, name: string): Promise<void> {
 
 /**
  * Removes what a killed run left behind. Only for the holder of the run's lock.
- * @throws UsageError for something that has a name which saves need and that no run has left; then nothing is removed
+ * @throws UsageError for something that has a name which saves need and that no run has left; then
+ *   nothing is removed
  */
 export async function cleanUp(folder: string): Promise<void> {
   await guarded(`cleaning ${folder}`, async () => {

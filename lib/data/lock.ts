@@ -11,8 +11,8 @@ export interface Lock {
 }
 
 /**
- * Makes this process the only one to work on something, by a file that names it. Unlike a run's lock it is not the
- * kernel's, which only the addon can take: preparing data needs no addon.
+ * Makes this process the only one to work on something, by a file that names it. Unlike a run's
+ * lock it is not the kernel's, which only the addon can take: preparing data needs no addon.
  * @param what for the message: what is being worked on
  * @throws UsageError if a living process holds it
  */
@@ -44,8 +44,9 @@ async function release(path: string, content: string): Promise<void> {
 }
 
 /**
- * Removes what processes left that were killed while they took the lock. An empty or half draft is one that its process was
- * killed over, or is writing at this moment: that one finds it gone and writes it again.
+ * Removes what processes left that were killed while they took the lock. An empty or half draft is
+ * one that its process was killed over, or is writing at this moment: that one finds it gone and
+ * writes it again.
  */
 async function removeLeftovers(path: string): Promise<void> {
   const names = await readdir(dirname(path));
@@ -83,8 +84,9 @@ async function linkNew(from: string, to: string): Promise<"linked" | "taken" | "
 }
 
 /**
- * Removes the lock of a dead process, or throws if its owner may live. Only who holds the right to remove it may:
- * otherwise a second one that saw the same dead owner would remove the lock of who came after.
+ * Removes the lock of a dead process, or throws if its owner may live. Only who holds the right to
+ * remove it may: otherwise a second one that saw the same dead owner would remove the lock of who
+ * came after.
  */
 async function removeStale(path: string, what: string): Promise<void> {
   if (!(await isStale(path, what))) return;

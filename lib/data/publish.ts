@@ -30,9 +30,10 @@ function isOwn(name: string): boolean {
 }
 
 /**
- * Refuses a folder that may not be replaced: one with anything but a data set in it, unless `overwrite`; and, in
- * any case, one that holds what is being read or the working folder. So are folders refused that have the names of
- * the work under way, `OUT.tmp` and `OUT.old`, and are not this library's.
+ * Refuses a folder that may not be replaced: one with anything but a data set in it, unless
+ * `overwrite`; and, in any case, one that holds what is being read or the working folder. So are
+ * folders refused that have the names of the work under way, `OUT.tmp` and `OUT.old`, and are not
+ * this library's.
  */
 export async function checkTarget(
   out: string,
@@ -114,8 +115,9 @@ async function isDataset(folder: string): Promise<boolean> {
 }
 
 /**
- * Puts a finished folder in the place of `out`. A crash leaves the old data set as `out` or in `out.old`, or the new one; what
- * only work under way has is removed last, so that until then the same call goes on with it.
+ * Puts a finished folder in the place of `out`. A crash leaves the old data set as `out` or in
+ * `out.old`, or the new one; what only work under way has is removed last, so that until then the
+ * same call goes on with it.
  */
 export async function publish(finished: string, out: string): Promise<void> {
   const old = oldFolder(out);

@@ -37,8 +37,8 @@ interface Memory {
 }
 
 /**
- * Hashes the files of a run's data sets once, in their order, while the run trains: a bit that rots in a shard leaves its
- * size as it is, and its tokens are as good as any others.
+ * Hashes the files of a run's data sets once, in their order, while the run trains: a bit that rots
+ * in a shard leaves its size as it is, and its tokens are as good as any others.
  */
 export class ShardCheck {
   /** Files that were hashed, by this run or before it was resumed. */
@@ -100,7 +100,8 @@ export class ShardCheck {
     if (!hangs) await this.#work;
     if (this.#ended || this.#failure !== null) return;
     this.#options.onNotice(
-      `${this.checked} of the data's ${this.files} files were hashed by the end; the run hashes the rest when it goes on`,
+      `${this.checked} of the data's ${this.files} files were hashed by the end; ` +
+        "the run hashes the rest when it goes on",
     );
   }
 

@@ -3,8 +3,8 @@ type Json = Readonly<Record<string, unknown>>;
 const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
 
 /**
- * Whether a tokenizer puts its beginning-of-text token in front of every text, as other programs use it: by the post-processor of
- * tokenizer.json, unless `add_bos_token` beside it says so or not.
+ * Whether a tokenizer puts its beginning-of-text token in front of every text, as other programs
+ * use it: by the post-processor of tokenizer.json, unless `add_bos_token` beside it says so or not.
  */
 export function addsBos(tokenizerJson: Json, companions: readonly Json[], bos: string): boolean {
   const said = companions.map(({ add_bos_token }) => add_bos_token);

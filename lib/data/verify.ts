@@ -51,8 +51,10 @@ export async function verifyDataset(
 
 /**
  * Hashes the tokenizer's files of a data set against its dataset.json.
- * @returns names of those that no hash covers, in data sets of versions that wrote one of tokenizer.json alone
- * @throws DataError naming a file that differs, is missing, or would be used though dataset.json does not list it
+ * @returns names of those that no hash covers, in data sets of versions that wrote one of
+ *   tokenizer.json alone
+ * @throws DataError naming a file that differs, is missing, or would be used though dataset.json
+ *   does not list it
  */
 export async function checkTokenizerFiles(
   folder: string,

@@ -1,4 +1,5 @@
-// Names that a preparation makes from the user's (OUT.tmp, OUT.old, OUT.lock): what the user has there is never touched.
+// Names that a preparation makes from the user's (OUT.tmp, OUT.old, OUT.lock):
+// what the user has there is never touched.
 import { cp, mkdir, readdir, rename, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";

@@ -74,8 +74,8 @@ async function entriesOf(folder: string): Promise<Dirent[] | PassedOverReason> {
 }
 
 /**
- * The status of a file that can be read, else the reason why not. Asked here and not on another thread: to hand each
- * of a million files over and back costs several times as much.
+ * The status of a file that can be read, else the reason why not. Asked here and not on another
+ * thread: to hand each of a million files over and back costs several times as much.
  */
 export function statusOf(path: string): Stats | PassedOverReason {
   try {

@@ -6,8 +6,8 @@ const maxPageBytes = 2 ** 28;
 const maxPartBytes = 2 ** 31;
 
 /**
- * What compressed pages may grow to. A page says how long it will be, and memory is taken for as much before a byte of it is
- * read: a file of some kilobytes could ask for any amount.
+ * What compressed pages may grow to. A page says how long it will be, and memory is taken for as
+ * much before a byte of it is read: a file of some kilobytes could ask for any amount.
  */
 export class PageLimits {
   #bytes = 0;

@@ -8,11 +8,12 @@ const frameMagic = 0xfd2fb528;
 const isSkippable = (magic: number): boolean => magic >>> 4 === 0x184d2a5;
 
 /**
- * The content of a zstd file of any number of frames. Not by Node's own decompressor: it is there from 22.15 on only, and stops
- * at the end of a frame when the same write holds more.
+ * The content of a zstd file of any number of frames. Not by Node's own decompressor: it is there
+ * from 22.15 on only, and stops at the end of a frame when the same write holds more.
  *
- * The decompressor is given one block at a time, which yields at most 128 KiB: a block of four bytes may stand for as
- * much, and what it is given at once it gives back at once. Memory is that of the frame's window, at most 128 MiB.
+ * The decompressor is given one block at a time, which yields at most 128 KiB: a block of four
+ * bytes may stand for as much, and what it is given at once it gives back at once. Memory is that
+ * of the frame's window, at most 128 MiB.
  * @throws Error for a file that is damaged, cut short, or whose window is larger
  */
 export async function* unzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {

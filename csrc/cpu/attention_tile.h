@@ -39,7 +39,11 @@ void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size
         for (; done < head_size; ++done) rows[done] = to_float(source[row * stride + done]);
       }
     }
-    std::memset(rows + done / Engine::kPerWord, 0, static_cast<size_t>((width - done) / Engine::kPerWord) * 4);
+    // By bytes: an odd number of bf16 elements ends in the middle of a word.
+    const auto bytes_of = [](int64_t elements) {
+      return static_cast<size_t>(elements) * sizeof(*rows) / static_cast<size_t>(Engine::kPerWord);
+    };
+    std::memset(reinterpret_cast<char*>(rows) + bytes_of(done), 0, bytes_of(width - done));
   }
 }
 

@@ -1,5 +1,15 @@
 /** Whether the folder that a process works in is still the one behind its path. */
-import { type FileHandle, open, stat } from "node:fs/promises";
+import { type BigIntStats, close, constants, fstat, open } from "node:fs";
+import { stat } from "node:fs/promises";
+import { promisify } from "node:util";
+
+// Plain descriptors: a FileHandle that a caller forgets is closed by the garbage collector, with a warning.
+const openDescriptor = promisify(open) as (path: string, flags: number) => Promise<number>;
+const closeDescriptor = promisify(close);
+const statDescriptor = promisify(fstat) as (
+  descriptor: number,
+  options: { bigint: true },
+) => Promise<BigIntStats>;
 
 /**
  * A folder that a process writes into for a long time, by its path. The path may come to lead elsewhere meanwhile: the
@@ -18,24 +28,24 @@ export class FolderIdentity {
   readonly path: string;
   /** A path for writing: `/proc/self/fd/N`, valid in this process only; where there is no /proc, `path`. */
   readonly root: string;
-  readonly #handle: FileHandle;
+  readonly #descriptor: number;
   #closed = false;
 
-  private constructor(path: string, root: string, handle: FileHandle) {
+  private constructor(path: string, root: string, descriptor: number) {
     this.path = path;
     this.root = root;
-    this.#handle = handle;
+    this.#descriptor = descriptor;
   }
 
   /** Remembers the folder that a path leads to now. @throws the system's error if there is none */
   static async of(path: string): Promise<FolderIdentity> {
-    const handle = await open(path, "r");
-    const link = `/proc/self/fd/${handle.fd}`;
+    const descriptor = await openDescriptor(path, constants.O_RDONLY | constants.O_DIRECTORY);
+    const link = `/proc/self/fd/${descriptor}`;
     const linked = await stat(link).then(
       (status) => status.isDirectory(),
       () => false,
     );
-    const identity = new FolderIdentity(path, linked ? link : path, handle);
+    const identity = new FolderIdentity(path, linked ? link : path, descriptor);
     const why = await identity.moved().catch(async (error: unknown) => {
       await identity.close();
       throw error;
@@ -52,7 +62,7 @@ export class FolderIdentity {
    */
   async moved(): Promise<string | null> {
     if (this.#closed) throw new Error(`the folder ${this.path} is no longer watched`);
-    const mine = await this.#handle.stat({ bigint: true });
+    const mine = await statDescriptor(this.#descriptor, { bigint: true });
     const there = await stat(this.path, { bigint: true }).catch((error: unknown) => {
       if (["ENOENT", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return null;
       throw error;
@@ -71,6 +81,6 @@ export class FolderIdentity {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await this.#handle.close();
+    await closeDescriptor(this.#descriptor);
   }
 }

@@ -15,7 +15,7 @@ export function explainTensors(how: typeof tensors): void {
   tensors = how;
 }
 
-/** What a value is, in words for a message; never runs code of the value (no toString, no getter). */
+/** Describes a value in words for a message; never runs code of the value (no toString, no getter). */
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value);
   switch (typeof value) {

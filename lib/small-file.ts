@@ -230,7 +230,7 @@ export const sizeLimits = {
   tokenizerConfig: 2 ** 25,
   /** run.json. */
   run: 2 ** 26,
-  /** What a preparation notes about itself. */
+  /** The journal of a preparation. */
   journal: 2 ** 28,
   /** Who holds a lock. */
   lock: 2 ** 16,

@@ -9,7 +9,7 @@ const controls =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
 
-/** The same text with every such character written as an escape: `\x1b`, `\u202e`. */
+/** Writes every such character of a text as an escape: `\x1b`, `\u202e`. */
 export function visible(text: string): string {
   return text.replace(controls, (character) => {
     const code = (character.codePointAt(0) as number).toString(16);
@@ -18,7 +18,7 @@ export function visible(text: string): string {
   });
 }
 
-/** The same for text that must stay on one line. */
+/** Writes line breaks as escapes too, for text that must stay on one line. */
 export function visibleLine(text: string): string {
   return visible(text).replaceAll("\n", "\\n").replaceAll("\t", "\\t");
 }

@@ -46,7 +46,8 @@ async function main() {
   model.recompute = options.recompute;
   const optimizer = new AdamW(model.store, { weightDecay: 0.1 });
   const tokens = await openTokens(options.data, shape.vocabSize, sequenceLength);
-  const loader = tokens.open(microBatch, world ?? {});
+  const share = world ? { rank: world.rank, worldSize: world.worldSize } : {};
+  const loader = tokens.open(microBatch, share);
   // TinyLlama's own schedule, of which these steps are the beginning: gradients of so few tokens make a faster one unstable,
   // and then rounding decides where a run goes.
   const schedule = cosineSchedule({

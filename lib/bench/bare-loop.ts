@@ -11,7 +11,7 @@ import type { HostStep } from "../train/run-times.js";
 import { type MicroBatch, type RunningStep, trainStep } from "../train/step.js";
 import { median } from "./environment.js";
 
-/** What is trained. */
+/** The model, the batch and the data of a bare loop. */
 export interface BenchModel {
   model: LlamaConfig;
   device: Device;

@@ -144,7 +144,7 @@ export function tensorBytes({ name, dtype, shape }: Omit<TensorSource, "bytes">)
   return bytes;
 }
 
-/** What is written must be one that this library can name. */
+/** The dtype of a tensor to write, which must be one that this library can name. */
 function checkSource(op: string, name: string, value: unknown): asserts value is TensorSource {
   checkObject(op, name, value, "a tensor to write: { name, dtype, shape, bytes }");
   const source = value as Partial<TensorSource>;

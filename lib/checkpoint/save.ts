@@ -240,7 +240,7 @@ export class CheckpointWriter {
 
   async #save(step: number, contents: CheckpointContents): Promise<void> {
     const { identity = null, retention } = this.#options;
-    // What is moved while it is saved gets the whole checkpoint, wherever it is.
+    // A folder that is moved during the save gets the whole checkpoint, wherever it is.
     const folder = identity?.root ?? this.#folder;
     const named = (text: string): string => identity?.named(text) ?? text;
     try {

@@ -96,7 +96,7 @@ function libcVersion(): string {
   return glibc ? `, glibc ${glibc}` : "";
 }
 
-/** What a report takes of uplot. */
+/** Reads the files of uplot that a report needs. */
 const uplotFiles = `for (const file of ["uPlot.iife.min.js", "uPlot.min.css"])
   fs.readFileSync(require.resolve("uplot/dist/" + file))`;
 

@@ -113,7 +113,7 @@ async function isStale(path: string, what: string): Promise<boolean> {
   throw new UsageError(`${what} is in use by ${who} (${path}); wait for it, or remove the file`);
 }
 
-/** What a lock file says; null if there is none. */
+/** The content of a lock file; null if there is none. */
 async function contentOf(path: string): Promise<string | null> {
   try {
     const bytes = await readSmallFile(path, { limit: sizeLimits.lock, mayBeEmpty: true });

@@ -67,7 +67,7 @@ export interface PrepareResult {
   dataset: DatasetFile;
   /** What the user should know although it is no error. */
   warnings: string[];
-  /** What is named or lies in a folder that is named, and was not read: of each input, lines with numbers and names. */
+  /** Files and folders that were not read: for each input, lines with numbers and names. */
   passedOver: { path: string; lines: string[] }[];
   /** The longest documents, longest first. */
   longest: { origin: string; bytes: number; tokens: number }[];

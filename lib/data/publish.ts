@@ -20,7 +20,7 @@ const ownFiles = new Set([
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
-  // What a call leaves there that is killed right behind its last step.
+  // A call that is killed right behind its last step leaves this there.
   ...workFiles,
   markFile,
 ]);

@@ -13,7 +13,7 @@ export interface HashedFileEntry {
 }
 
 export interface ShardCheckOptions {
-  /** What a file is that differs: an error that ends the run, or a note. */
+  /** The consequence of a file that differs: an error that ends the run, or a note. */
   onDamage: "stop" | "warn";
   /** Where it is kept how far a run has come; null: nowhere. */
   memory: string | null;
@@ -117,7 +117,7 @@ export class ShardCheck {
         if (actual === file.sha256) {
           this.checked++;
           this.#stamp.update(stamp);
-          // What is behind a damaged file is hashed again by the next run.
+          // The next run hashes the files behind a damaged one again.
           if (!damaged) await this.#remember(this.checked === this.files);
           continue;
         }

@@ -29,7 +29,7 @@ export function variantJson(
   specialIds: ReadonlySet<number>,
   variant: Variant,
 ): string {
-  // What is changed is copied, not all: a large vocabulary is some hundred megabytes.
+  // Only the changed parts are copied: a large vocabulary is some hundred megabytes.
   const copy: TokenizerJson = {
     ...json,
     model: { ...json.model },

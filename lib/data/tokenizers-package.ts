@@ -25,7 +25,7 @@ export function tokenizersPackage(): typeof tokenizers {
   }
 }
 
-/** What was tried first is at the end of the causes, and says most. */
+/** The innermost cause: it stems from the first file that was tried, and says most. */
 function reasonOf(error: Error): string {
   let inner: unknown = error;
   while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;

@@ -104,7 +104,7 @@ export class TimelineRecorder {
   }
 }
 
-/** What a file of a timeline may hold instead: it is read back from JSON. */
+/** A timeline as its file may hold it instead: read back from JSON. */
 function checkTimeline(op: string, name: string, value: unknown): asserts value is Timeline {
   checkObject(op, name, value, "a timeline");
   const { rank, spans, steps } = value as Partial<Timeline>;

@@ -63,7 +63,7 @@ export class DeviceWaits {
   }
 }
 
-/** What a run's time went to besides training, in milliseconds. */
+/** Time of a run that went to other work than training, in milliseconds. */
 export type WaitTotals = DeviceWaitMs & Required<PauseMs>;
 
 export const noWaits = (): WaitTotals => ({

@@ -56,7 +56,7 @@ export async function* readInOrder(
 class Reader {
   readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), {
     execArgv: [],
-    // What it says of options is read by the same user.
+    // The thread names options in its messages as this process does: one user reads both.
     workerData: { flags: namesAreFlags() },
   });
   readonly #queue: FromReader[] = [];

@@ -1,4 +1,4 @@
-/** What a preparation says at its end: to its user, and in dataset.json. */
+/** The summary of a preparation: to its user, and in dataset.json. */
 import { createHash } from "node:crypto";
 import { resolve } from "node:path";
 import { optionName, optionValue } from "../../option-names.js";
@@ -20,7 +20,7 @@ const leftOutWords: Record<Exclude<keyof Skipped, "nonFinite">, () => string> = 
   duplicate: () => "copies",
 };
 
-/** What was left out of each input, in words. */
+/** The documents that were left out of each input, in words. */
 export function leftOutOf(inputs: readonly Input[], { progress }: Pass): string[] {
   return progress.sources.flatMap(({ skipped }, index) => {
     const parts = (Object.keys(leftOutWords) as (keyof typeof leftOutWords)[])

@@ -20,7 +20,7 @@ const compressions: Readonly<Record<string, InputFile["compression"]>> = {
 export interface FoundInput {
   files: InputFile[];
   kind: "text" | "code" | "records";
-  /** What is named or lies there and is not read; but not files of another kind, which `notes` tell of. */
+  /** Files and folders that are not read, apart from files of another kind, which `notes` tell of. */
   passed: PassedOver[];
   /** What the user should know. */
   notes: string[];

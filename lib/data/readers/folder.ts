@@ -10,7 +10,7 @@ export interface FoundFile {
   mtimeMs: number;
 }
 
-/** What a folder holds: files that can be read, and the rest with the reason. */
+/** The content of a folder: files that can be read, and the rest with the reason. */
 export interface FolderListing {
   files: FoundFile[];
   passed: PassedOver[];

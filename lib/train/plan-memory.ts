@@ -15,9 +15,9 @@ export interface MemoryPlan {
   inTransit: number;
   /** What the forward pass keeps for the backward pass. */
   activations: number;
-  /** One block's intermediate gradients, and what a recomputed block makes again. */
+  /** One block's intermediate gradients, and what a recomputed block makes again. Never beside `lossHead`. */
   workingSet: number;
-  /** The loss's chunk of logits (all of them never exist at once) and its gradient of the head. */
+  /** The loss's chunk of logits (all of them never exist at once) and its gradient of the head. Never beside `workingSet`. */
   lossHead: number;
 }
 
@@ -160,8 +160,13 @@ function logitsBytes(tokens: number, vocabSize: number, element: 2 | 4, onCpu: b
   return perLogit * vocabSize * Math.min(tokens, Math.ceil(each / tile) * tile);
 }
 
+/**
+ * The plan with its peak. The loss has given its logits back before the first block goes backward, so of the two only
+ * the larger counts.
+ */
 export function withTotal(memory: MemoryPlan): MemoryPlan & { total: number } {
-  return { ...memory, total: sum(Object.values(memory)) };
+  const { workingSet, lossHead, ...lasting } = memory;
+  return { ...memory, total: sum(Object.values(lasting)) + Math.max(workingSet, lossHead) };
 }
 
 function sum(values: readonly number[]): number {

@@ -47,8 +47,7 @@ export function formatPlan(
           ? ([["gradients on their way", formatBytes(memory.inTransit)]] as [string, string][])
           : []),
         ["activations", formatBytes(memory.activations)],
-        ["working set of a block", formatBytes(memory.workingSet)],
-        ["logits chunk, head's gradient", formatBytes(memory.lossHead)],
+        largestWork(memory),
         ["all", formatBytes(memory.total)],
       ],
     ],
@@ -83,6 +82,13 @@ export function formatPlan(
     text.push(`A100-hours per 300 billion tokens, as published\n${alignRows(rows)}`);
   }
   return `${text.join("\n\n")}\n`;
+}
+
+/** The row of the work whose memory is the larger; the other never is there at once. */
+function largestWork({ workingSet, lossHead }: RunPlan["memory"]): [string, string] {
+  return workingSet > lossHead
+    ? ["one block's gradients", formatBytes(workingSet)]
+    : ["the loss: logits chunk, head's gradient", formatBytes(lossHead)];
 }
 
 function dataTable(data: DataRepeats[] | string): string {

@@ -157,6 +157,7 @@ function functions(folder) {
     ],
     recompute: () => ["block", [x()], (a) => [library.exp(a)]],
     resetPeakMemory: () => [cpu],
+    ready: () => [cpu],
     reshape: () => [x(), [3, 2]],
     resolveConfig: () => [runConfig("out")],
     rmsNorm: () => [x(), ones([3]), 1e-5],

@@ -92,9 +92,9 @@ export class NativeError extends LlamaForgeError {
 export class NonFiniteError extends NativeError {
   /** Weights that are not finite, by their names in files, where they have been looked for. */
   readonly tensors: readonly string[];
-  constructor(message: string, options: { cause?: unknown; tensors?: readonly string[] } = {}) {
+  constructor(message: string, options?: { cause?: unknown; tensors?: readonly string[] }) {
     super(message, "ERR_NON_FINITE", exitCodes.nonFinite, options);
-    this.tensors = options.tensors ?? [];
+    this.tensors = options?.tensors ?? [];
   }
 }
 

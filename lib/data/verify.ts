@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { boundedList } from "../bounded-list.js";
+import { checkFunction, checkPath } from "../check-values.js";
 import { DataError } from "../errors.js";
 import { openRegular } from "../small-file.js";
 import {
@@ -17,12 +18,14 @@ import { companionNames } from "./tokenizer-files.js";
 /**
  * Hashes every file of a data set against its dataset.json.
  * @param onNotice told what no hash covers, and what lies there that is no part of the data set
- * @throws DataError naming the first file that differs
+ * @throws DataError naming the first file that differs; ArgumentError for arguments of other kinds
  */
 export async function verifyDataset(
   folder: string,
   onNotice: (message: string) => void = () => {},
 ): Promise<DatasetFile> {
+  checkPath("verifyDataset", "folder", folder);
+  checkFunction("verifyDataset", "onNotice", onNotice);
   const dataset = await readDatasetFile(folder);
   const parts = new Set<string>([datasetFileName, ...dataset.tokenizer.files, "tokenizer.json"]);
   for (const split of splitNames) {

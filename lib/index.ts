@@ -1,19 +1,40 @@
 // The public surface: everything a user imports from "llamaforge".
-export { grad, noGrad, recompute } from "./autograd.js";
-export type { BackwardOptions } from "./backward.js";
+
 export { type LoadLlamaOptions, loadLlama, saveLlama } from "./checkpoint/llama.js";
 export { openCheckpoint, openNewest } from "./checkpoint/load.js";
 export { verifyCheckpoint } from "./checkpoint/manifest.js";
 export { readSafetensors, type StoredTensor, writeSafetensors } from "./checkpoint/safetensors.js";
-export { arange, empty, full, ones, type TensorOptions, tensor, zeros } from "./create.js";
+export {
+  type LoadedConfig,
+  loadConfig,
+  parseConfig,
+  type RunConfig,
+  type RunConfigInput,
+  resolveConfig,
+} from "./config/index.js";
+export { grad, noGrad, recompute } from "./core/autograd.js";
+export type { BackwardOptions } from "./core/backward.js";
+export { arange, empty, full, ones, type TensorOptions, tensor, zeros } from "./core/create.js";
+export {
+  cpu,
+  cuda,
+  type Device,
+  defaultDevice,
+  parseDevice,
+  setDefaultDevice,
+} from "./core/device.js";
+export * from "./core/errors.js";
+export { checkGradients } from "./core/grad-check.js";
+export { type BuildInfo, buildInfo, setThreads } from "./core/native.js";
+export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./core/runtime.js";
+export { keep, scope } from "./core/scope.js";
+export { type DType, Tensor } from "./core/tensor.js";
 export { Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
-export { prepare } from "./data/prepare.js";
 export { TokenDataset } from "./data/shards.js";
 export { Tokenizer } from "./data/tokenizer.js";
 export { verifyDataset } from "./data/verify.js";
 export { type DocumentMarks, documentStarts } from "./data/windows.js";
-export { cpu, cuda, type Device, defaultDevice, parseDevice, setDefaultDevice } from "./device.js";
 export { Cluster, type ClusterOptions } from "./dist/cluster.js";
 export {
   type CollectiveKind,
@@ -23,7 +44,7 @@ export {
   type Reduction,
   type Work,
 } from "./dist/communicator.js";
-export { FullShard, type FullShardOptions } from "./dist/full_shard.js";
+export { FullShard, type FullShardOptions } from "./dist/full-shard.js";
 export { Replicated } from "./dist/replicated.js";
 export { Store, type StoreOptions as RendezvousOptions } from "./dist/store.js";
 export type { ReduceDType, StrategyName, StrategyOptions } from "./dist/strategy.js";
@@ -36,8 +57,7 @@ export {
 } from "./dist/timeline.js";
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
-export * from "./errors.js";
-export { checkGradients } from "./grad_check.js";
+export { type GenerateOptions, generate, generateTokens } from "./generate/generate.js";
 export {
   fromHuggingFace,
   type LlamaConfig,
@@ -45,7 +65,6 @@ export {
   parameterCount,
   toHuggingFace,
 } from "./model/config.js";
-export { type GenerateOptions, generate, generateTokens } from "./model/generate.js";
 export { type HuggingFaceTensor, huggingFaceTensors } from "./model/hf.js";
 export {
   type DocumentOptions,
@@ -54,26 +73,15 @@ export {
   type Recompute,
 } from "./model/llama.js";
 export { presets } from "./model/presets.js";
-export { type BuildInfo, buildInfo, setThreads } from "./native.js";
 export * from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
+export { flopsPerToken, modelFlopsUtilisation } from "./plan/flops.js";
+export { planRun, type RunPlan } from "./plan/plan.js";
+export type { MachineOptions, ScalingPlan, StrategyPlan } from "./plan/scaling.js";
+export { prepare } from "./prepare/prepare.js";
 export { writeReport } from "./report/html.js";
-export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./runtime.js";
-export { keep, scope } from "./scope.js";
-export { type DType, Tensor } from "./tensor.js";
-export {
-  type LoadedConfig,
-  loadConfig,
-  parseConfig,
-  type RunConfig,
-  type RunConfigInput,
-  resolveConfig,
-} from "./train/config.js";
 export type { DocumentChoice } from "./train/documents.js";
-export { flopsPerToken, modelFlopsUtilisation } from "./train/flops.js";
 export type { StepMetrics, Validation } from "./train/metrics.js";
-export { planRun, type RunPlan } from "./train/plan.js";
-export type { MachineOptions, ScalingPlan, StrategyPlan } from "./train/scaling.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
 export { Trainer, type TrainerOptions, type TrainerResult } from "./train/trainer.js";

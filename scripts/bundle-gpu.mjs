@@ -156,7 +156,9 @@ for (const name of ["llamaforge.node", ...plugins]) {
   spawnSync("strip", ["--strip-debug", target]);
 }
 // What test/cuda/arena.test.ts runs: compiled here, with its sanitizers inside, because the other host has no compiler.
-const arena = ["csrc/cuda/arena.cpp", "test/cuda/arena.cpp"].map((name) => join(root, name));
+const arena = ["csrc/cuda/runtime/arena.cpp", "test/cuda/arena.cpp"].map((name) =>
+  join(root, name),
+);
 const checks = ["-fsanitize=address,undefined", "-static-libasan", "-static-libubsan"];
 mkdirSync(join(project, "build/test"), { recursive: true });
 execFileSync("g++", [

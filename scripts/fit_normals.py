@@ -1,4 +1,4 @@
-"""The polynomials of normal random numbers (csrc/cpu/philox.cpp, csrc/cuda/philox.cu):  python3 scripts/fit_normals.py
+"""The polynomials of normal random numbers (csrc/cpu/philox.cpp, csrc/cuda/ops/philox.cu):  python3 scripts/fit_normals.py
 
 Minimax fits in float64 by Lawson's algorithm: least squares whose weights grow where the error is large. Prints each
 polynomial's coefficients, lowest degree first, as the f32 that the kernels hold, and the largest error before rounding. Needs NumPy.

@@ -1,4 +1,4 @@
-// Writes lib/native-ops.ts: the TypeScript types of the native functions, from csrc/ops/ops.def, the single list.
+// Writes lib/core/native-ops.ts: the TypeScript types of the native functions, from csrc/ops/ops.def, the single list.
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
@@ -53,7 +53,7 @@ ${methods.map((method) => `  "${/(\w+)\(/.exec(method)[1]}",`).join("\n")}
 ] as const;
 `;
 
-const target = new URL("lib/native-ops.ts", root);
+const target = new URL("lib/core/native-ops.ts", root);
 let old = "";
 try {
   old = readFileSync(target, "utf8");

@@ -1,4 +1,4 @@
-// compute-sanitizer over every kernel: memcheck, racecheck, initcheck and synccheck on test/support/kernel_sweep.mjs, each
+// compute-sanitizer over every kernel: memcheck, racecheck, initcheck and synccheck on test/support/kernel-sweep.mjs, each
 // tensor an allocation of its own so that its end is seen. Prints a table; exit code 1 if a tool found anything.
 //
 //   node scripts/sanitize.mjs [--tools memcheck,racecheck] [--parallel 1] [--limit 600] [--log FOLDER] [SWEEP...]
@@ -17,7 +17,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const program = join(root, "test/support/kernel_sweep.mjs");
+const program = join(root, "test/support/kernel-sweep.mjs");
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -54,7 +54,7 @@ const sweeps = positionals.length > 0 ? positionals : [...namesOfSweeps(), ...Ob
 function programOf(sweep) {
   const ranks = runs[sweep];
   if (ranks === undefined) return { command: [program, sweep], done: /\d+ operations ran/ };
-  const sweepFile = join(root, "test/support/ranks_sweep.mjs");
+  const sweepFile = join(root, "test/support/ranks-sweep.mjs");
   const command = [sweepFile, sweep.slice("ranks_".length), String(ranks)];
   return { command, done: /ranks ran alike/ };
 }

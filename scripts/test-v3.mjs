@@ -9,10 +9,10 @@ import { fileURLToPath } from "node:url";
 
 const set = "x86-64-v3";
 const dependent = [
-  ...["core", "ops", "nn", "optim", "model", "train", "golden", "examples"].map(
+  ...["core", "ops", "nn", "optim", "model", "config", "plan", "train", "golden", "examples"].map(
     (name) => `test/${name}/`,
   ),
-  "test/grad_check.test.ts",
+  "test/core/grad-check.test.ts",
   "test/dist/plan.test.ts",
   "test/dist/strategies.test.ts",
   "test/dist/resume.test.ts",

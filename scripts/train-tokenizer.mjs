@@ -40,7 +40,7 @@ const piecePattern = [
 
 const codeShare = 0.3;
 const codeFolders = ["lib", "csrc", "scripts", "test", "bench", "examples"];
-const generated = join(root, "lib/native-ops.ts");
+const generated = join(root, "lib/core/native-ops.ts");
 const codeExtensions = new Set([".ts", ".mjs", ".cpp", ".h", ".cu", ".cuh"]);
 const specialTokens = ["<unk>", "<s>", "</s>"];
 const maxTokenLength = 20; // longer ones are learnt by heart from one file and help nowhere else

@@ -4,8 +4,8 @@
 #include <memory>
 #include <string>
 
-#include "cuda/cuda_ops.h"
-#include "cuda/cuda_stream.h"
+#include "cuda/ops/cuda_ops.h"
+#include "cuda/runtime/cuda_stream.h"
 #include "measure.h"
 
 namespace bench {

@@ -12,7 +12,7 @@
 #include <random>
 #include <vector>
 
-#include "cuda/cuda_error.h"
+#include "cuda/runtime/cuda_error.h"
 #include "runtime/dtype.h"
 
 namespace bench {

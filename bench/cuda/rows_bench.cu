@@ -4,8 +4,8 @@
 #include <limits>
 #include <optional>
 
-#include "cuda/gemm_context.h"
-#include "cuda/gemv.h"
+#include "cuda/gemm/gemm_context.h"
+#include "cuda/gemm/gemv.h"
 #include "harness.h"
 
 using namespace bench;

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { freePort } from "../../dist/dist/free-port.js";
 
 const rankFile = fileURLToPath(new URL("rank.mjs", import.meta.url));
-const nativeFile = new URL("../../dist/native.js", import.meta.url).href;
+const nativeFile = new URL("../../dist/core/native.js", import.meta.url).href;
 
 /** GPUs that are visible here; asked in a process of its own, so that this one has no memory on one. */
 export function gpusOfHost() {

@@ -21,7 +21,7 @@ import { median } from "../../dist/bench/environment.js";
 import { chromeTrace } from "../../dist/dist/timeline.js";
 import { presets } from "../../dist/model/presets.js";
 import { gpusOfHost, RankProcesses } from "./processes.mjs";
-import { timelineSvg } from "./timeline_svg.mjs";
+import { timelineSvg } from "./timeline-svg.mjs";
 
 const { values } = parseArgs({
   options: {

@@ -3,11 +3,11 @@
 
 #include <cstring>
 
-#include "cuda/cublaslt.h"
-#include "cuda/cuda_ops.h"
-#include "cuda/cuda_stream.h"
-#include "cuda/nccl.h"
-#include "cuda/nccl_collectives.h"
+#include "cuda/gemm/cublaslt.h"
+#include "cuda/ops/cuda_ops.h"
+#include "cuda/runtime/cuda_stream.h"
+#include "cuda/comm/nccl.h"
+#include "cuda/comm/nccl_collectives.h"
 
 namespace llamaforge::cuda {
 

@@ -1,11 +1,11 @@
-import { full, tensor } from "../create.js";
-import type { Device } from "../device.js";
+import { full, tensor } from "../core/create.js";
+import type { Device } from "../core/device.js";
+import { synchronize } from "../core/runtime.js";
+import { scope } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
 import type { LlamaConfig } from "../model/config.js";
 import { Llama, type Recompute } from "../model/llama.js";
 import { AdamW } from "../optim/adamw.js";
-import { synchronize } from "../runtime.js";
-import { scope } from "../scope.js";
-import type { Tensor } from "../tensor.js";
 import { HostMeter } from "../train/host-meter.js";
 import type { HostStep } from "../train/run-times.js";
 import { type MicroBatch, type RunningStep, trainStep } from "../train/step.js";

@@ -1,5 +1,5 @@
-import { type Device, deviceName } from "../device.js";
-import { buildInfo, cudaInfo } from "../native.js";
+import { type Device, deviceName } from "../core/device.js";
+import { buildInfo, cudaInfo } from "../core/native.js";
 
 /** Where and with what a figure was measured; the beginning of every result file. */
 export interface BenchEnvironment {

@@ -1,8 +1,8 @@
 import { isDeepStrictEqual } from "node:util";
 import type { LlamaConfig } from "../model/config.js";
 import { presets } from "../model/presets.js";
-import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
-import { publishedHoursPer300B } from "../train/plan.js";
+import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../plan/flops.js";
+import { publishedHoursPer300B } from "../plan/plan.js";
 
 /** An A100's dense bf16 peak in TFLOP/s (NVIDIA's data sheet), by which device-hours become A100-hours. */
 const a100Tflops = 312;

@@ -1,5 +1,5 @@
-import { native } from "../native.js";
-import type { Tensor } from "../tensor.js";
+import { native } from "../core/native.js";
+import type { Tensor } from "../core/tensor.js";
 import type { KernelCase, Workbench } from "./kernel-case.js";
 
 type Prepare = () => () => void;

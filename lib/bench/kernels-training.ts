@@ -1,7 +1,7 @@
-import { tensor } from "../create.js";
-import { native } from "../native.js";
+import { tensor } from "../core/create.js";
+import { native } from "../core/native.js";
+import type { Tensor } from "../core/tensor.js";
 import { decisionSize, guardStateSize } from "../optim/guard.js";
-import type { Tensor } from "../tensor.js";
 import type { KernelCase, Workbench } from "./kernel-case.js";
 
 /** The kernels of a training step at the sizes that it runs them at. */

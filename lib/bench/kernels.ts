@@ -1,7 +1,7 @@
-import { UsageError } from "../errors.js";
-import { native } from "../native.js";
-import { scope } from "../scope.js";
-import { peakOf } from "../train/flops.js";
+import { UsageError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { scope } from "../core/scope.js";
+import { peakOf } from "../plan/flops.js";
 import { describeDevice } from "../train/machine.js";
 import { type BenchEnvironment, benchEnvironment } from "./environment.js";
 import { type KernelCase, type KernelShapes, Workbench } from "./kernel-case.js";

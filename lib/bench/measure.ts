@@ -1,7 +1,7 @@
-import { noGrad } from "../autograd.js";
-import type { Device } from "../device.js";
-import { synchronize } from "../runtime.js";
-import { scope } from "../scope.js";
+import { noGrad } from "../core/autograd.js";
+import type { Device } from "../core/device.js";
+import { synchronize } from "../core/runtime.js";
+import { scope } from "../core/scope.js";
 import { median } from "./environment.js";
 
 export interface TimingOptions {

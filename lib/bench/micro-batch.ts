@@ -1,9 +1,9 @@
-import type { Device } from "../device.js";
-import { OutOfMemoryError } from "../errors.js";
-import { usableMemory } from "../machine-limits.js";
-import { gpuFreeBytes } from "../native.js";
-import { synchronize } from "../runtime.js";
-import { type MemoryShape, planMemory } from "../train/plan-memory.js";
+import type { Device } from "../core/device.js";
+import { OutOfMemoryError } from "../core/errors.js";
+import { usableMemory } from "../core/machine-limits.js";
+import { gpuFreeBytes } from "../core/native.js";
+import { synchronize } from "../core/runtime.js";
+import { type MemoryShape, planMemory } from "../plan/memory.js";
 
 /** More tokens than these at a time fill no device any better. */
 const mostTokens = { cpu: 4096, cuda: 65_536 };

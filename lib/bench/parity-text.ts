@@ -1,5 +1,5 @@
+import { formatBytes } from "../plan/format.js";
 import { describeWaits } from "../train/device-waits.js";
-import { formatBytes } from "../train/format.js";
 import { describeHost } from "../train/run-times.js";
 import type { CountedRate } from "./figures.js";
 import type { ParityResult } from "./parity.js";

@@ -1,8 +1,8 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { memory } from "../core/runtime.js";
 import type { LlamaConfig } from "../model/config.js";
-import { memory } from "../runtime.js";
 import { addWaits, noWaits, type WaitTotals } from "../train/device-waits.js";
 import { describeDevice } from "../train/machine.js";
 import { type HostStep, meanHost } from "../train/run-times.js";

@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { UsageError } from "../errors.js";
+import { UsageError } from "../core/errors.js";
 import type { ParityResult } from "./parity.js";
 
 /** What a peer program tells of the same training, measured by itself. */

@@ -1,8 +1,8 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { prepare } from "../data/prepare.js";
-import { ArgumentError } from "../errors.js";
+import { ArgumentError } from "../core/errors.js";
+import { prepare } from "../prepare/prepare.js";
 
 /** The tokenizer that synthetic ones are made of; it is part of the package. */
 const quickstart = fileURLToPath(new URL("../../assets/quickstart/", import.meta.url));

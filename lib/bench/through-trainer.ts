@@ -1,6 +1,6 @@
-import { deviceName } from "../device.js";
-import { resetPeakMemory } from "../runtime.js";
-import { type LoadedConfig, resolveConfig } from "../train/config.js";
+import { type LoadedConfig, resolveConfig } from "../config/index.js";
+import { deviceName } from "../core/device.js";
+import { resetPeakMemory } from "../core/runtime.js";
 import type { StepMetrics } from "../train/metrics.js";
 import { Trainer } from "../train/trainer.js";
 import type { BenchModel } from "./bare-loop.js";

@@ -1,7 +1,7 @@
+import { DataError } from "../core/errors.js";
+import { hostArray } from "../core/host-array.js";
 import { Loader, type LoaderOptions, type WindowSource } from "../data/loader.js";
 import { Mixture } from "../data/mixture.js";
-import { DataError } from "../errors.js";
-import { hostArray } from "../host-array.js";
 
 /** Where a benchmark's tokens come from. */
 export interface TokenSource {

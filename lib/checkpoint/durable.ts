@@ -1,6 +1,6 @@
 /** Small files and folders that survive a crash, and small files that are not trusted. */
-import { CheckpointError, StorageError } from "../errors.js";
-import { FileError, readSmallFile as readRegular } from "../small-file.js";
+import { CheckpointError, StorageError } from "../core/errors.js";
+import { FileError, readSmallFile as readRegular } from "../files/small-file.js";
 import { type Digest, guarded, io, pieceBytes } from "./native-io.js";
 
 /** Writes bytes in pieces, so that no single copy holds up the event loop. */

@@ -1,8 +1,8 @@
 /** Names and places of checkpoints in a run's folder: `step-0000001000/`, `.tmp` while written, `.trash/`. */
 import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { ArgumentError } from "../errors.js";
-import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../own-folder.js";
+import { ArgumentError } from "../core/errors.js";
+import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-folder.js";
 import { guarded, io, systemCode } from "./native-io.js";
 
 export interface CheckpointPlace {

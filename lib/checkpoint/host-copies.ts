@@ -1,5 +1,5 @@
-import { addon, type NativeHostMemory, typedNativeError } from "../native.js";
-import type { Tensor } from "../tensor.js";
+import { addon, type NativeHostMemory, typedNativeError } from "../core/native.js";
+import type { Tensor } from "../core/tensor.js";
 import type { TensorSource } from "./safetensors.js";
 
 /**

@@ -1,19 +1,19 @@
 /** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
 import { mkdir, readdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { argumentError, checkInteger, checkOptions, checkPath } from "../check.js";
+import { argumentError, checkInteger, checkOptions, checkPath } from "../core/check.js";
+import type { Device } from "../core/device.js";
+import { UsageError } from "../core/errors.js";
+import { synchronize } from "../core/runtime.js";
+import { scope } from "../core/scope.js";
+import { untracked } from "../core/tensor.js";
 import { Tokenizer } from "../data/tokenizer.js";
-import type { Device } from "../device.js";
-import { UsageError } from "../errors.js";
-import { makeFolder } from "../make-folder.js";
+import { makeFolder } from "../files/make-folder.js";
+import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-folder.js";
 import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
 import { derivedTensors, huggingFaceTensors } from "../model/hf.js";
 import { Llama } from "../model/llama.js";
 import { overlap } from "../nn/group.js";
-import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../own-folder.js";
-import { synchronize } from "../runtime.js";
-import { scope } from "../scope.js";
-import { untracked } from "../tensor.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
 import { HostCopies } from "./host-copies.js";
 import { matchTensors } from "./load.js";

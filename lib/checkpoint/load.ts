@@ -1,9 +1,9 @@
 /** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
 
 import { join } from "node:path";
-import { boundedList } from "../bounded-list.js";
-import { checkBoolean, checkFunction, checkOptions, checkPath } from "../check-values.js";
-import { CheckpointError, StorageError } from "../errors.js";
+import { boundedList } from "../core/bounded-list.js";
+import { checkBoolean, checkFunction, checkOptions, checkPath } from "../core/check-values.js";
+import { CheckpointError, StorageError } from "../core/errors.js";
 import { readJson, readSmallFile } from "./durable.js";
 import { type CheckpointPlace, listCheckpoints } from "./folder.js";
 import { type Manifest, manifestFile, verifyCheckpoint } from "./manifest.js";

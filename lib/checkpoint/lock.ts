@@ -3,16 +3,16 @@ import { randomUUID } from "node:crypto";
 import { closeSync, ftruncateSync, lstatSync, openSync, readFileSync, writeSync } from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { UsageError } from "../errors.js";
+import { UsageError } from "../core/errors.js";
 import {
   describeOwner,
   type LockOwner,
   mayBeAlive,
   parseLockOwner,
   thisOwner,
-} from "../lock-owner.js";
-import { makeFolder } from "../make-folder.js";
-import { kindOf, readSmallFileSync, sizeLimits } from "../small-file.js";
+} from "../files/lock-owner.js";
+import { makeFolder } from "../files/make-folder.js";
+import { kindOf, readSmallFileSync, sizeLimits } from "../files/small-file.js";
 import { writeFileDurably } from "./durable.js";
 import { io, type NativeFileLock, systemCode } from "./native-io.js";
 

@@ -6,9 +6,9 @@
 import { createHash } from "node:crypto";
 import { lstat, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { boundedList } from "../bounded-list.js";
-import { checkBoolean, checkObject, checkOptions, checkPath } from "../check-values.js";
-import { CheckpointError, StorageError } from "../errors.js";
+import { boundedList } from "../core/bounded-list.js";
+import { checkBoolean, checkObject, checkOptions, checkPath } from "../core/check-values.js";
+import { CheckpointError, StorageError } from "../core/errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson } from "./durable.js";
 import { checkpointError, type Digest, guarded, io, systemCode } from "./native-io.js";
 

@@ -1,6 +1,6 @@
 /** A run's folder that is no longer behind its path: the run ends, and what is there now is left alone. */
-import { CheckpointError } from "../errors.js";
-import type { FolderIdentity } from "../folder-identity.js";
+import { CheckpointError } from "../core/errors.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
 
 /** The folder that a run writes into was moved or removed. Unlike a full disk this does not pass by itself. */
 export class MovedFolderError extends CheckpointError {}

@@ -1,7 +1,7 @@
 /** The addon's file functions (csrc/napi/io_wrap.h), typed, with typed errors. */
 import { constants } from "node:os";
-import { CheckpointError, UsageError } from "../errors.js";
-import { addon, type NativeTensor, typedNativeError } from "../native.js";
+import { CheckpointError, UsageError } from "../core/errors.js";
+import { addon, type NativeTensor, typedNativeError } from "../core/native.js";
 
 /** One tensor of a safetensors header; `begin` and `end` count from the start of the file's data. */
 export interface HeaderEntry {

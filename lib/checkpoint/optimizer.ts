@@ -1,11 +1,11 @@
 /** The optimizer's state in a training checkpoint. */
-import { CheckpointError } from "../errors.js";
+import { CheckpointError } from "../core/errors.js";
+import { synchronize } from "../core/runtime.js";
+import { scope } from "../core/scope.js";
+import { type Tensor, untracked } from "../core/tensor.js";
 import { overlap } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
 import { type GuardCounts, readGuardState } from "../optim/guard.js";
-import { synchronize } from "../runtime.js";
-import { scope } from "../scope.js";
-import { type Tensor, untracked } from "../tensor.js";
 import { HostCopies } from "./host-copies.js";
 import { matchTensors } from "./load.js";
 import type { StoredTensor, StoredTensors, TensorSource } from "./safetensors.js";

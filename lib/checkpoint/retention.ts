@@ -1,7 +1,7 @@
 /** Which checkpoints stay: the newest few, and every so many steps one for good. */
 import { basename } from "node:path";
-import { UsageError } from "../errors.js";
-import type { FolderIdentity } from "../folder-identity.js";
+import { UsageError } from "../core/errors.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
 import { discard, holdsCheckpoint, listCheckpoints } from "./folder.js";
 import { DamagedCheckpointError, verifyCheckpoint } from "./manifest.js";
 import { expectUnmoved } from "./moved.js";

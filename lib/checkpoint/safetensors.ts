@@ -11,10 +11,10 @@ import {
   checkOptions,
   checkPath,
   checkString,
-} from "../check-values.js";
-import { ArgumentError, CheckpointError } from "../errors.js";
-import { hostArray } from "../host-array.js";
-import { type NativeTensor, typedNativeError } from "../native.js";
+} from "../core/check-values.js";
+import { ArgumentError, CheckpointError } from "../core/errors.js";
+import { hostArray } from "../core/host-array.js";
+import { type NativeTensor, typedNativeError } from "../core/native.js";
 import { writeDurably } from "./durable.js";
 import {
   type Digest,

@@ -12,9 +12,9 @@
 import { lstat, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
-import { CheckpointError } from "../errors.js";
-import type { FolderIdentity } from "../folder-identity.js";
-import { makeOwnFolder, removeOwnFolder } from "../own-folder.js";
+import { CheckpointError } from "../core/errors.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
+import { makeOwnFolder, removeOwnFolder } from "../files/own-folder.js";
 import { checkPlainFileName, toJson, writeFileDurably } from "./durable.js";
 import { checkpointName, discard, holdsCheckpoint } from "./folder.js";
 import { formatManifest, manifestFile } from "./manifest.js";

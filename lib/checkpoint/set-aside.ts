@@ -1,6 +1,6 @@
 import { copyFile, mkdir, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
-import type { FolderIdentity } from "../folder-identity.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
 import { listCheckpoints } from "./folder.js";
 import { expectUnmoved } from "./moved.js";
 import { guarded, io, systemCode } from "./native-io.js";

@@ -1,6 +1,6 @@
 /** Whether the disk has room for a checkpoint, asked before it is written and before a run starts. */
 import { statfs } from "node:fs/promises";
-import { CheckpointError, UsageError } from "../errors.js";
+import { CheckpointError, UsageError } from "../core/errors.js";
 import { guarded } from "./native-io.js";
 
 /** Names, sizes, hashes and the tokenizer beside the tensors. */

@@ -1,7 +1,7 @@
 /** The weights of a Hugging Face folder: `model.safetensors`, or shards named by an index. */
 import { access } from "node:fs/promises";
 import { join } from "node:path";
-import { CheckpointError } from "../errors.js";
+import { CheckpointError } from "../core/errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson, writeFileDurably } from "./durable.js";
 import type { Digest } from "./native-io.js";
 import {

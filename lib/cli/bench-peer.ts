@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import type { ParityResult } from "../bench/parity.js";
 import { runPeer } from "../bench/peer.js";
-import { exitCodes, UsageError } from "../errors.js";
+import { exitCodes, UsageError } from "../core/errors.js";
 import type { ParityCommandOptions } from "./bench.js";
 
 /** Options of this process alone; all others are for the measurement. */

@@ -1,10 +1,10 @@
 import { type Command, Option } from "commander";
 import type { KernelsOptions } from "../bench/kernels.js";
 import type { ParityOptions } from "../bench/parity.js";
-import { parseDevice } from "../device.js";
-import { ArgumentError } from "../errors.js";
+import { readConfig } from "../config/index.js";
+import { parseDevice } from "../core/device.js";
+import { ArgumentError } from "../core/errors.js";
 import { type PresetName, presets } from "../model/presets.js";
-import { readConfig } from "../train/config.js";
 import { parityBesidePeer } from "./bench-peer.js";
 import { addJsonOption, prepareJsonFile, writeJsonFile } from "./json-file.js";
 import { integerOption } from "./options.js";
@@ -113,7 +113,7 @@ async function modelOf(options: ModelOptions) {
       `--sequence-length ${sequenceLength} is more than the model's context of ${model.contextLength}`,
     );
   }
-  const { decidePrecision } = await import("../train/precision.js");
+  const { decidePrecision } = await import("../config/precision.js");
   const decided = run && decidePrecision({ ...run, device: options.device }, null);
   return {
     run,

@@ -2,11 +2,11 @@ import { execFile } from "node:child_process";
 import { cpus, release } from "node:os";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { probeCuda } from "../cuda.js";
-import { exitCodes } from "../errors.js";
-import { groupLimits, usableMemory, usableThreads } from "../machine-limits.js";
-import { addonFile, probeAddon, thisSystem } from "../native-load.js";
-import { formatBytes } from "../train/format.js";
+import { probeCuda } from "../core/cuda.js";
+import { exitCodes } from "../core/errors.js";
+import { groupLimits, usableMemory, usableThreads } from "../core/machine-limits.js";
+import { addonFile, probeAddon, thisSystem } from "../core/native-load.js";
+import { formatBytes } from "../plan/format.js";
 import { processorName } from "../train/machine.js";
 import { print } from "./terminal.js";
 import { packageVersion } from "./version.js";
@@ -62,7 +62,7 @@ async function addonLine(): Promise<{ text: string; usable: boolean }> {
   const root = fileURLToPath(new URL("../..", import.meta.url));
   const failure = await probeAddon(root);
   if (failure !== null) return { text: `does not load: ${failure}`, usable: false };
-  const { buildInfo } = await import("../native.js");
+  const { buildInfo } = await import("../core/native.js");
   const { version, compiler, instructionSet, threads } = buildInfo();
   return {
     text:
@@ -74,7 +74,7 @@ async function addonLine(): Promise<{ text: string; usable: boolean }> {
 
 /** The plugin and the GPUs, or why there are none: training then runs on the CPU, so that is no fault. */
 async function cudaLines(): Promise<[string, string][]> {
-  const { pluginFolders } = await import("../native.js");
+  const { pluginFolders } = await import("../core/native.js");
   const probe = await probeCuda(pluginFolders());
   if (!probe.info) return [["CUDA", `not usable, so training runs on the CPU: ${probe.error}`]];
   const { plugin, driver, libraries, devices } = probe.info;

@@ -1,8 +1,8 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
-import { parseDevice } from "../device.js";
-import { CheckpointError, NonFiniteError, UsageError } from "../errors.js";
+import { parseDevice } from "../core/device.js";
+import { CheckpointError, NonFiniteError, UsageError } from "../core/errors.js";
 import { integerOption, numberOption } from "./options.js";
 import { print, printError, printResult } from "./terminal.js";
 
@@ -63,7 +63,7 @@ async function run(folder: string, prompt: string, options: GenerateCommandOptio
   const device = parseDevice(options.device);
   const [{ loadLlama }, { generate }, { Tokenizer }] = await Promise.all([
     import("../checkpoint/llama.js"),
-    import("../model/generate.js"),
+    import("../generate/generate.js"),
     import("../data/tokenizer.js"),
   ]);
   const place = await modelFolder(folder);

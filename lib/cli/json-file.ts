@@ -1,8 +1,8 @@
 import { open, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Command } from "commander";
-import { UsageError } from "../errors.js";
-import { makeFolder } from "../make-folder.js";
+import { UsageError } from "../core/errors.js";
+import { makeFolder } from "../files/make-folder.js";
 
 export function addJsonOption(command: Command): Command {
   return command.option("--json <file>", "also write the result as JSON");

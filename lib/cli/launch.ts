@@ -1,11 +1,11 @@
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
+import { readConfig } from "../config/index.js";
+import { UsageError } from "../core/errors.js";
 import { launch } from "../dist/launch.js";
-import { UsageError } from "../errors.js";
-import { readConfig } from "../train/config.js";
-import { tolerateFullOutput } from "../train/signals.js";
-import { onSupervisorGone, supervise } from "../train/supervise.js";
 import { integerOption } from "./options.js";
+import { tolerateFullOutput } from "./signals.js";
+import { onSupervisorGone, supervise } from "./supervise.js";
 import { printError } from "./terminal.js";
 
 interface LaunchCommandOptions {

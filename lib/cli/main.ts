@@ -1,8 +1,8 @@
 #!/usr/bin/env node
-import { codeOfSignal, exitAtOnce } from "../exit.js";
-import { nameOptionsAsFlags } from "../option-names.js";
-import { tolerateClosedOutput } from "../train/signals.js";
+import { codeOfSignal, exitAtOnce } from "../core/exit.js";
+import { nameOptionsAsFlags } from "../core/option-names.js";
 import { reportError, runCli, storageHangs } from "./program.js";
+import { tolerateClosedOutput } from "./signals.js";
 
 /** The error's end of the process, which hung storage must not keep alive. */
 function endWith(error: unknown): void {

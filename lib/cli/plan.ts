@@ -1,6 +1,6 @@
 import type { Command } from "commander";
-import { readConfig } from "../train/config.js";
-import type { MachineOptions } from "../train/scaling.js";
+import { readConfig } from "../config/index.js";
+import type { MachineOptions } from "../plan/scaling.js";
 import { integerOption, numberOption, setOption } from "./options.js";
 import { print, printResult } from "./terminal.js";
 
@@ -38,9 +38,9 @@ export function addPlan(program: Command): void {
     .action(async (file: string, options: PlanCommandOptions) => {
       const { set, json, ...machine } = options;
       const config = await readConfig(file, set);
-      const { planRun } = await import("../train/plan.js");
-      const { formatPlan } = await import("../train/plan-text.js");
-      const { plannedRepeats } = await import("../train/repeats.js");
+      const { planRun } = await import("../plan/plan.js");
+      const { formatPlan } = await import("../plan/text.js");
+      const { plannedRepeats } = await import("../plan/repeats.js");
       const planned = planRun(config, machine);
       const windows = planned.tokens / config.data.sequenceLength;
       const plan = { ...planned, data: await plannedRepeats(config, windows) };

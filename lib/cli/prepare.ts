@@ -1,15 +1,15 @@
 import { SingleBar } from "cli-progress";
 import { type Command, Option } from "commander";
-import { boundedList } from "../bounded-list.js";
-import type { PrepareOptions, PrepareProgress, PrepareResult } from "../data/prepare.js";
-import { loadPrepareConfig } from "../data/prepare-config.js";
-import { type Input, type InputKind, inputKinds } from "../data/readers/input.js";
-import { exitCodes, UsageError } from "../errors.js";
-import { codeOfSignal, exitAtOnce } from "../exit.js";
-import { formatBytes } from "../train/format.js";
-import { catchStopSignals, tolerateFullOutput } from "../train/signals.js";
-import { visibleLine } from "../visible.js";
+import { boundedList } from "../core/bounded-list.js";
+import { exitCodes, UsageError } from "../core/errors.js";
+import { codeOfSignal, exitAtOnce } from "../core/exit.js";
+import { visibleLine } from "../core/visible.js";
+import { formatBytes } from "../plan/format.js";
+import { loadPrepareConfig } from "../prepare/description.js";
+import type { PrepareOptions, PrepareProgress, PrepareResult } from "../prepare/prepare.js";
+import { type Input, type InputKind, inputKinds } from "../prepare/readers/input.js";
 import { integerOption, numberOption, RepeatableOption } from "./options.js";
+import { catchStopSignals, tolerateFullOutput } from "./signals.js";
 import { print, printError } from "./terminal.js";
 
 interface PrepareCommandOptions extends Partial<Omit<PrepareOptions, "inputs">> {
@@ -134,7 +134,7 @@ async function completeOptions(
 
 /** Prepares with a bar on a terminal and a summary; null if a signal stopped it. */
 export async function prepareWithProgress(options: PrepareOptions): Promise<PrepareResult | null> {
-  const { prepare } = await import("../data/prepare.js");
+  const { prepare } = await import("../prepare/prepare.js");
   const stop = new AbortController();
   let begun = false;
   const signals = catchStopSignals({

@@ -1,8 +1,8 @@
 import { Command, CommanderError } from "commander";
-import { exitCodes, LlamaForgeError, OutOfMemoryError, StorageError } from "../errors.js";
-import { exitAtOnce } from "../exit.js";
-import { systemRefusal } from "../system-refusal.js";
-import { nearest } from "../train/config-tree.js";
+import { nearest } from "../config/tree.js";
+import { exitCodes, LlamaForgeError, OutOfMemoryError, StorageError } from "../core/errors.js";
+import { exitAtOnce } from "../core/exit.js";
+import { systemRefusal } from "../core/system-refusal.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
 import { addGenerate } from "./generate.js";

@@ -4,13 +4,13 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import type { Input } from "../data/readers/index.js";
-import { excludedFolders } from "../data/readers/languages.js";
-import { exitCodes, UsageError } from "../errors.js";
-import { readConfig } from "../train/config.js";
-import { tolerateFullOutput } from "../train/signals.js";
+import { readConfig } from "../config/index.js";
+import { exitCodes, UsageError } from "../core/errors.js";
+import type { Input } from "../prepare/readers/index.js";
+import { excludedFolders } from "../prepare/readers/languages.js";
 import { setOption } from "./options.js";
 import { prepareWithProgress } from "./prepare.js";
+import { tolerateFullOutput } from "./signals.js";
 import { print } from "./terminal.js";
 import { trainWithProgress } from "./train.js";
 

@@ -1,5 +1,5 @@
 /** The one place where the command line writes: nothing of strangers reaches a terminal as it is. */
-import { visible } from "../visible.js";
+import { visible } from "../core/visible.js";
 
 /** Writes text for people. */
 export function print(text: string): void {

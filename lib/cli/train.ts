@@ -2,25 +2,20 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Command, CommanderError } from "commander";
+import { configHelp, type LoadedConfig, readConfig } from "../config/index.js";
+import { exitCodes } from "../core/errors.js";
+import { codeOfSignal, exitAtOnce } from "../core/exit.js";
 import { describeWorld } from "../dist/world.js";
-import { exitCodes } from "../errors.js";
-import { codeOfSignal, exitAtOnce } from "../exit.js";
-import { FolderIdentity } from "../folder-identity.js";
-import { configHelp, type LoadedConfig, readConfig } from "../train/config.js";
+import { FolderIdentity } from "../files/folder-identity.js";
+import { formatDuration } from "../plan/format.js";
 import { runFiles } from "../train/metrics.js";
-import {
-  describeStep,
-  describeValidation,
-  formatDuration,
-  Progress,
-  printable,
-} from "../train/progress.js";
-import { RankLog, rankLogFile } from "../train/rank-log.js";
 import { describeTimes } from "../train/run-times.js";
-import { catchStopSignals, type StopSignals, tolerateFullOutput } from "../train/signals.js";
-import { onSupervisorGone, supervise } from "../train/supervise.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
+import { describeStep, describeValidation, Progress, printable } from "./progress.js";
+import { RankLog, rankLogFile } from "./rank-log.js";
+import { catchStopSignals, type StopSignals, tolerateFullOutput } from "./signals.js";
+import { onSupervisorGone, supervise } from "./supervise.js";
 import { print, printError } from "./terminal.js";
 
 interface TrainCommandOptions {
@@ -156,7 +151,7 @@ async function trainAlone(
   let result: TrainerResult;
   try {
     const { Trainer } = await import("../train/trainer.js");
-    const { describePrecision } = await import("../train/precision.js");
+    const { describePrecision } = await import("../config/precision.js");
     const trainer = await Trainer.create(config, { ...from, onNotice });
     if (first) folder = await FolderIdentity.of(config.out);
     if (first) introduce(trainer, describePrecision(config.precision, trainer.config));

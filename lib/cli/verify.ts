@@ -1,8 +1,8 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { boundedList } from "../bounded-list.js";
-import { CheckpointError, LlamaForgeError, UsageError } from "../errors.js";
+import { boundedList } from "../core/bounded-list.js";
+import { CheckpointError, LlamaForgeError, UsageError } from "../core/errors.js";
 import { print } from "./terminal.js";
 
 export function addVerify(program: Command): void {

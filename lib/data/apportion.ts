@@ -1,5 +1,5 @@
-import { describe } from "../check-values.js";
-import { ArgumentError } from "../errors.js";
+import { describe } from "../core/check-values.js";
+import { ArgumentError } from "../core/errors.js";
 
 /** A node of the tree of splits. A leaf is a source; an inner node gives `share`, a fraction, to its left side. */
 type Node =

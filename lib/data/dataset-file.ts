@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
-import { boundedList } from "../bounded-list.js";
-import { DataError } from "../errors.js";
-import { readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
+import { boundedList } from "../core/bounded-list.js";
+import { DataError } from "../core/errors.js";
+import { readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
 import { companionNames } from "./tokenizer-files.js";
 
 /*

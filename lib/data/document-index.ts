@@ -1,6 +1,6 @@
 import type { FileHandle } from "node:fs/promises";
-import { DataError } from "../errors.js";
-import { openRegular } from "../small-file.js";
+import { DataError } from "../core/errors.js";
+import { openRegular } from "../files/small-file.js";
 import { indexEntryBytes } from "./dataset-file.js";
 
 /**

@@ -1,4 +1,4 @@
-import { DataError } from "../errors.js";
+import { DataError } from "../core/errors.js";
 import type { TokenDType } from "./dataset-file.js";
 
 /** What a file's header says. */

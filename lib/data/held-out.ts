@@ -1,4 +1,4 @@
-import { NoTokensError } from "../errors.js";
+import { NoTokensError } from "../core/errors.js";
 import { Mixture, type MixtureOptions } from "./mixture.js";
 import { TokenDataset } from "./shards.js";
 

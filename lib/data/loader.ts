@@ -4,8 +4,8 @@ import {
   checkNumber,
   checkObject,
   checkOptions,
-} from "../check-values.js";
-import { ArgumentError, StorageError } from "../errors.js";
+} from "../core/check-values.js";
+import { ArgumentError, StorageError } from "../core/errors.js";
 import {
   type DocumentMarks,
   documentStarts,

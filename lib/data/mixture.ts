@@ -6,11 +6,11 @@ import {
   checkMade,
   checkObject,
   checkOptions,
-} from "../check-values.js";
-import { type Device, defaultDevice, isDevice } from "../device.js";
-import { ArgumentError, DataError } from "../errors.js";
-import { hostArray } from "../host-array.js";
-import type { Tensor } from "../tensor.js";
+} from "../core/check-values.js";
+import { type Device, defaultDevice, isDevice } from "../core/device.js";
+import { ArgumentError, DataError } from "../core/errors.js";
+import { hostArray } from "../core/host-array.js";
+import type { Tensor } from "../core/tensor.js";
 import { Apportionment } from "./apportion.js";
 import type { Split } from "./dataset-file.js";
 import { Loader, type LoaderOptions } from "./loader.js";
@@ -254,7 +254,7 @@ export class Mixture {
     const batch = await this.#loader.loader.next();
     this.#position = batch.nextPosition;
     // Imported here, so that preparing and inspecting data needs no native addon.
-    const { tensor } = await import("../create.js");
+    const { tensor } = await import("../core/create.js");
     const options = {
       shape: [microBatch, this.sequenceLength],
       dtype: "i32",

@@ -1,4 +1,4 @@
-import { TokenizerError } from "../errors.js";
+import { TokenizerError } from "../core/errors.js";
 import { components, type JsonObject, type TokenizerJson } from "./tokenizer-json.js";
 
 /** How many times as long a tokenizer may make text before it is split: real ones make it twice, or eight times for tabs. */

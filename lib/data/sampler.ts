@@ -1,4 +1,4 @@
-import { ArgumentError } from "../errors.js";
+import { ArgumentError } from "../core/errors.js";
 
 /** Largest number of windows that a source may have. */
 export const maxWindows = 2 ** 40;

@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { DataError } from "../errors.js";
-import { replaceFile } from "../replace-file.js";
-import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
+import { DataError } from "../core/errors.js";
+import { replaceFile } from "../files/replace-file.js";
+import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
 import { changedFile } from "./verify.js";
 
 /** A file whose content dataset.json names by its hash. */

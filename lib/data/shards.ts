@@ -1,8 +1,14 @@
 import { lstat } from "node:fs/promises";
 import { join } from "node:path";
-import { argumentError, checkMade, checkObject, checkPath, describe } from "../check-values.js";
-import { ArgumentError, DataError, NoTokensError } from "../errors.js";
-import { optionName } from "../option-names.js";
+import {
+  argumentError,
+  checkMade,
+  checkObject,
+  checkPath,
+  describe,
+} from "../core/check-values.js";
+import { ArgumentError, DataError, NoTokensError } from "../core/errors.js";
+import { optionName } from "../core/option-names.js";
 import {
   bytesPerId,
   type DatasetFile,

@@ -1,4 +1,4 @@
-import { TokenizerError } from "../errors.js";
+import { TokenizerError } from "../core/errors.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
 import type { CheckedTokenizer } from "./tokenizer-json.js";
 

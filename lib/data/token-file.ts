@@ -1,8 +1,8 @@
 import type { FileHandle } from "node:fs/promises";
 import { endianness } from "node:os";
-import { DataError } from "../errors.js";
-import { hostArray } from "../host-array.js";
-import { openRegular } from "../small-file.js";
+import { DataError } from "../core/errors.js";
+import { hostArray } from "../core/host-array.js";
+import { openRegular } from "../files/small-file.js";
 import { bytesPerId, type TokenDType } from "./dataset-file.js";
 
 /** Files kept open at once: large data sets have more shards than a process may open files. */

@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { TokenizerError } from "../errors.js";
-import { answered, readSmallFile, sizeLimits } from "../small-file.js";
+import { TokenizerError } from "../core/errors.js";
+import { answered, readSmallFile, sizeLimits } from "../files/small-file.js";
 
 /** A tokenizer.json as it was read, and what lies beside it. */
 export interface TokenizerFiles {

@@ -1,4 +1,4 @@
-import { TokenizerError } from "../errors.js";
+import { TokenizerError } from "../core/errors.js";
 
 export type JsonObject = Record<string, unknown>;
 

@@ -11,8 +11,8 @@ import {
   checkOptions,
   checkPath,
   checkString,
-} from "../check-values.js";
-import { ArgumentError, DataError, TokenizerError } from "../errors.js";
+} from "../core/check-values.js";
+import { ArgumentError, DataError, TokenizerError } from "../core/errors.js";
 import { checkGrowth } from "./normalizer-growth.js";
 import { findSpecialTokens } from "./special-tokens.js";
 import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";

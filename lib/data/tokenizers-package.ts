@@ -1,6 +1,6 @@
 import { createRequire } from "node:module";
 import type * as tokenizers from "tokenizers";
-import { TokenizerError } from "../errors.js";
+import { TokenizerError } from "../core/errors.js";
 
 export type HuggingFaceTokenizer = tokenizers.Tokenizer;
 

@@ -1,10 +1,10 @@
 import { createHash } from "node:crypto";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { boundedList } from "../bounded-list.js";
-import { checkFunction, checkPath } from "../check-values.js";
-import { DataError } from "../errors.js";
-import { openRegular } from "../small-file.js";
+import { boundedList } from "../core/bounded-list.js";
+import { checkFunction, checkPath } from "../core/check-values.js";
+import { DataError } from "../core/errors.js";
+import { openRegular } from "../files/small-file.js";
 import {
   type DatasetFile,
   datasetFileName,

@@ -1,6 +1,6 @@
-import { argumentError, checkFunction, checkInteger, checkObject } from "../check-values.js";
-import { ArgumentError } from "../errors.js";
-import { hostArray } from "../host-array.js";
+import { argumentError, checkFunction, checkInteger, checkObject } from "../core/check-values.js";
+import { ArgumentError } from "../core/errors.js";
+import { hostArray } from "../core/host-array.js";
 
 /** Rows of T ids each. */
 export interface InputsAndTargets {

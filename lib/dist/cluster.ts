@@ -5,16 +5,16 @@ import {
   checkMade,
   checkObject,
   checkOptions,
-} from "../check.js";
-import type { Device } from "../device.js";
-import { ConfigError, type ConfigProblem, UsageError } from "../errors.js";
+} from "../core/check.js";
+import type { Device } from "../core/device.js";
+import { ConfigError, type ConfigProblem, UsageError } from "../core/errors.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { Communicator } from "./communicator.js";
-import { FullShard } from "./full_shard.js";
+import { FullShard } from "./full-shard.js";
 import { Replicated } from "./replicated.js";
 import { Store } from "./store.js";
 import type { ReduceDType, StrategyName } from "./strategy.js";
-import { TimedStrategy } from "./timed_strategy.js";
+import { TimedStrategy } from "./timed-strategy.js";
 import { type Timeline, TimelineRecorder } from "./timeline.js";
 import { checkWorld, type World } from "./world.js";
 import { Zero1 } from "./zero1.js";

@@ -10,11 +10,17 @@ import {
   checkOptions,
   checkString,
   checkTensor,
-} from "../check.js";
-import { type Device, deviceName, sameDevice } from "../device.js";
-import { ArgumentError, DeviceError, DTypeError, type PeerError, ShapeError } from "../errors.js";
-import { deviceNumber } from "../native.js";
-import type { Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { type Device, deviceName, sameDevice } from "../core/device.js";
+import {
+  ArgumentError,
+  DeviceError,
+  DTypeError,
+  type PeerError,
+  ShapeError,
+} from "../core/errors.js";
+import { deviceNumber } from "../core/native.js";
+import type { Tensor } from "../core/tensor.js";
 import {
   type CollectiveKind,
   type CollectiveStats,

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { constants } from "node:os";
-import { exitCodes } from "../errors.js";
+import { exitCodes } from "../core/errors.js";
 import { freePort } from "./free-port.js";
 
 export interface LaunchOptions {

@@ -1,5 +1,5 @@
 /** The addon's communication functions (csrc/napi/comm_wrap.h), typed, with typed errors. */
-import { addon, type NativeTensor, typedNativeError } from "../native.js";
+import { addon, type NativeTensor, typedNativeError } from "../core/native.js";
 
 /** A rank's connection to the run's store. Every promise is rejected with ERR_PEER once a rank has failed. */
 export interface NativeStore {

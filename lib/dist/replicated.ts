@@ -1,9 +1,9 @@
+import type { Tensor } from "../core/tensor.js";
 import type { ParameterGroup } from "../nn/group.js";
 import { type Layout, undivided } from "../nn/parallel.js";
-import type { Tensor } from "../tensor.js";
 import type { Work } from "./communicator.js";
 import { startAllReduce } from "./strategy.js";
-import { WholeGradients } from "./whole_gradients.js";
+import { WholeGradients } from "./whole-gradients.js";
 
 /** Every rank has the whole model; gradients are averaged over all ranks. */
 export class Replicated extends WholeGradients {

@@ -6,8 +6,8 @@ import {
   checkOptions,
   checkString,
   describe,
-} from "../check.js";
-import { ArgumentError, PeerError } from "../errors.js";
+} from "../core/check.js";
+import { ArgumentError, PeerError } from "../core/errors.js";
 import { type NativeStore, nativeComm, typed } from "./native-comm.js";
 
 /** Where the ranks of a run meet, and as whom. */

@@ -1,9 +1,9 @@
 /** What the strategies share: averages over all ranks, and reductions in f32 or bf16. */
-import { checkChoice, checkInstance, checkObject } from "../check.js";
-import { native } from "../native.js";
+import { checkChoice, checkInstance, checkObject } from "../core/check.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor, untracked } from "../core/tensor.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { Layout, ParallelStrategy } from "../nn/parallel.js";
-import { empty, type Tensor, untracked } from "../tensor.js";
 import { Communicator, type Work } from "./communicator.js";
 
 export type StrategyName = "replicated" | "zero1" | "full_shard" | "hybrid_shard";

@@ -1,5 +1,5 @@
 /** A picture of some training steps: what a device's two streams did when, and how much of the communication was in the way. */
-import { checkArray, checkNumber, checkObject, checkString } from "../check.js";
+import { checkArray, checkNumber, checkObject, checkString } from "../core/check.js";
 import type { Communicator } from "./communicator.js";
 import { type NativeTimeline, typed } from "./native-comm.js";
 

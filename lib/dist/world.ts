@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { isIP } from "node:net";
-import { checkInteger, checkObject, checkString } from "../check-values.js";
-import { ConfigError, type ConfigProblem } from "../errors.js";
+import { checkInteger, checkObject, checkString } from "../core/check-values.js";
+import { ConfigError, type ConfigProblem } from "../core/errors.js";
 
 export type Launcher = "torchrun" | "Slurm" | "Open MPI";
 

@@ -1,9 +1,9 @@
+import type { Tensor } from "../core/tensor.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { Layout } from "../nn/parallel.js";
-import type { Tensor } from "../tensor.js";
 import type { Work } from "./communicator.js";
 import { type StrategyOptions, startReduceScatter } from "./strategy.js";
-import { WholeGradients } from "./whole_gradients.js";
+import { WholeGradients } from "./whole-gradients.js";
 
 /**
  * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054): every rank has all weights and gradients, but master weights and

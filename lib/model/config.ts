@@ -1,6 +1,6 @@
-import { boundedList } from "../bounded-list.js";
-import { checkObject, checkOptions, checkString, jsonText } from "../check-values.js";
-import { CheckpointError, ConfigError, type ConfigProblem } from "../errors.js";
+import { boundedList } from "../core/bounded-list.js";
+import { checkObject, checkOptions, checkString, jsonText } from "../core/check-values.js";
+import { CheckpointError, ConfigError, type ConfigProblem } from "../core/errors.js";
 
 /** The shape of a Llama: everything needed to build the model, and nothing about training it. */
 export interface LlamaConfig {

@@ -1,6 +1,6 @@
-import { checkBoolean, checkDocumentStarts, checkOptions } from "../check.js";
-import { ArgumentError } from "../errors.js";
-import type { Tensor } from "../tensor.js";
+import { checkBoolean, checkDocumentStarts, checkOptions } from "../core/check.js";
+import { ArgumentError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
 
 /** How the documents of a window are kept apart; without it a window is one text, as TinyLlama has it. */
 export interface DocumentOptions {

@@ -1,4 +1,4 @@
-import { NonFiniteError } from "../errors.js";
+import { NonFiniteError } from "../core/errors.js";
 import { huggingFaceTensors } from "./hf.js";
 import type { Llama } from "./llama.js";
 

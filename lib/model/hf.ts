@@ -1,4 +1,4 @@
-import { checkInstance } from "../check.js";
+import { checkInstance } from "../core/check.js";
 import type { Parameter } from "../nn/parameter.js";
 import { Llama } from "./llama.js";
 

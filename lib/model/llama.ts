@@ -1,8 +1,10 @@
-import { recompute } from "../autograd.js";
-import { checkInteger, checkTensor } from "../check.js";
-import { zeros } from "../create.js";
-import type { Device } from "../device.js";
-import { ArgumentError, ConfigError, ShapeError } from "../errors.js";
+import { recompute } from "../core/autograd.js";
+import { checkInteger, checkTensor } from "../core/check.js";
+import { zeros } from "../core/create.js";
+import type { Device } from "../core/device.js";
+import { ArgumentError, ConfigError, ShapeError } from "../core/errors.js";
+import { keep, outsideScopes, scope } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
 import {
   Embedding,
   Linear,
@@ -21,8 +23,6 @@ import {
   ropeTable,
   swiglu,
 } from "../ops/index.js";
-import { keep, outsideScopes, scope } from "../scope.js";
-import type { Tensor } from "../tensor.js";
 import { type LlamaConfig, validateLlamaConfig } from "./config.js";
 import { type DocumentOptions, type Documents, documentsOf } from "./documents.js";
 

@@ -1,9 +1,9 @@
-import { checkMade } from "../check-values.js";
-import { zeros } from "../create.js";
-import type { Device } from "../device.js";
-import { native } from "../native.js";
-import { outsideScopes } from "../scope.js";
-import type { DType, Tensor } from "../tensor.js";
+import { checkMade } from "../core/check-values.js";
+import { zeros } from "../core/create.js";
+import type { Device } from "../core/device.js";
+import { native } from "../core/native.js";
+import { outsideScopes } from "../core/scope.js";
+import type { DType, Tensor } from "../core/tensor.js";
 import type { ParameterGroupSpec } from "./module.js";
 import { GroupHooks, type Layout, type ParallelStrategy } from "./parallel.js";
 import type { Parameter } from "./parameter.js";

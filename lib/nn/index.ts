@@ -4,7 +4,7 @@ export { Linear } from "./linear.js";
 export { Module, type ParameterGroupSpec } from "./module.js";
 export type { Layout, ParallelStrategy } from "./parallel.js";
 export { type Initialisation, Parameter } from "./parameter.js";
-export { RMSNorm } from "./rms_norm.js";
+export { RMSNorm } from "./rms-norm.js";
 export {
   ParameterStore,
   type StoreOptions,

@@ -1,5 +1,5 @@
+import type { Tensor } from "../core/tensor.js";
 import { linear } from "../ops/linear.js";
-import type { Tensor } from "../tensor.js";
 import { Module } from "./module.js";
 import { Parameter } from "./parameter.js";
 

@@ -1,5 +1,5 @@
-import { checkBoolean, checkString } from "../check-values.js";
-import { ArgumentError } from "../errors.js";
+import { checkBoolean, checkString } from "../core/check-values.js";
+import { ArgumentError } from "../core/errors.js";
 import { Parameter } from "./parameter.js";
 
 /** Parameters that share a flat buffer: the unit of optimizer launches, all-reduce buckets and shards. */

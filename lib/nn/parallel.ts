@@ -1,4 +1,4 @@
-import type { LeafHooks, Tensor } from "../tensor.js";
+import type { LeafHooks, Tensor } from "../core/tensor.js";
 import type { ParameterGroup } from "./group.js";
 
 /** How the memory of a store's groups is divided between processes that train together. */

@@ -1,6 +1,6 @@
-import { checkChoice, checkNumber, checkObject, checkShapeArgument } from "../check.js";
-import { AutogradError } from "../errors.js";
-import type { Tensor } from "../tensor.js";
+import { checkChoice, checkNumber, checkObject, checkShapeArgument } from "../core/check.js";
+import { AutogradError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
 
 /** How a parameter starts: normal around 0, or one value. */
 export type Initialisation =

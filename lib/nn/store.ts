@@ -11,12 +11,12 @@ import {
   checkSameDevice,
   checkShape,
   checkTensor,
-} from "../check.js";
-import { type Device, defaultDevice } from "../device.js";
-import { ArgumentError } from "../errors.js";
-import { native } from "../native.js";
-import { outsideScopes } from "../scope.js";
-import { type Tensor, untracked } from "../tensor.js";
+} from "../core/check.js";
+import { type Device, defaultDevice } from "../core/device.js";
+import { ArgumentError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { outsideScopes } from "../core/scope.js";
+import { type Tensor, untracked } from "../core/tensor.js";
 import {
   type GroupPlan,
   overlap,

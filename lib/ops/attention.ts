@@ -1,4 +1,4 @@
-import { differentiable, gradientsEnabled } from "../autograd.js";
+import { differentiable, gradientsEnabled } from "../core/autograd.js";
 import {
   checkDocumentStarts,
   checkFloat,
@@ -10,10 +10,10 @@ import {
   checkSameDType,
   checkShape,
   shapeText,
-} from "../check.js";
-import { ArgumentError, AutogradError, ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { ArgumentError, AutogradError, ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 export interface AttentionOptions {
   /** Query heads. */

@@ -1,6 +1,6 @@
-import { differentiable } from "../autograd.js";
-import { broadcastShapes, checkFloat, checkTensor } from "../check.js";
-import type { Tensor } from "../tensor.js";
+import { differentiable } from "../core/autograd.js";
+import { broadcastShapes, checkFloat, checkTensor } from "../core/check.js";
+import type { Tensor } from "../core/tensor.js";
 import {
   applyBinary,
   type BinaryKind,

@@ -1,4 +1,4 @@
-import { differentiable } from "../autograd.js";
+import { differentiable } from "../core/autograd.js";
 import {
   argumentError,
   broadcastShapes,
@@ -7,12 +7,12 @@ import {
   checkShapeArgument,
   checkTensor,
   shapeText,
-} from "../check.js";
-import { full } from "../create.js";
-import type { Device } from "../device.js";
-import { ShapeError } from "../errors.js";
-import { type DType, native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { full } from "../core/create.js";
+import type { Device } from "../core/device.js";
+import { ShapeError } from "../core/errors.js";
+import { type DType, native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 /** What arithmetic takes: a tensor or a plain number. */
 export type Operand = Tensor | number;

@@ -1,7 +1,7 @@
-import { differentiable } from "../autograd.js";
-import { checkChoice, checkTensor } from "../check.js";
-import { native } from "../native.js";
-import { type DType, empty, type Tensor } from "../tensor.js";
+import { differentiable } from "../core/autograd.js";
+import { checkChoice, checkTensor } from "../core/check.js";
+import { native } from "../core/native.js";
+import { type DType, empty, type Tensor } from "../core/tensor.js";
 
 /**
  * Conversion to another dtype; to the same one, the same memory again.

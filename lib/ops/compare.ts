@@ -1,5 +1,5 @@
-import { broadcastShapes, checkTensor } from "../check.js";
-import type { Tensor } from "../tensor.js";
+import { broadcastShapes, checkTensor } from "../core/check.js";
+import type { Tensor } from "../core/tensor.js";
 import { applyBinary, type ComparisonKind, checkOperands, type Operand } from "./broadcast.js";
 
 // Comparisons of two tensors, or of a tensor and a plain number (rounded to the tensor's dtype), with NumPy's

@@ -1,8 +1,8 @@
-import { differentiable } from "../autograd.js";
-import { checkDType, checkFloat, checkRank, checkSameDevice } from "../check.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
-import { weightGradient } from "./weight_gradient.js";
+import { differentiable } from "../core/autograd.js";
+import { checkDType, checkFloat, checkRank, checkSameDevice } from "../core/check.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
+import { weightGradient } from "./weight-gradient.js";
 
 /**
  * Rows of a table: y[...] = weight[ids[...]].

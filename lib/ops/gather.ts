@@ -1,9 +1,9 @@
-import { differentiable } from "../autograd.js";
-import { checkAxis, checkDType, checkSameDevice, checkTensor, shapeText } from "../check.js";
-import { zeros } from "../create.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+import { differentiable } from "../core/autograd.js";
+import { checkAxis, checkDType, checkSameDevice, checkTensor, shapeText } from "../core/check.js";
+import { zeros } from "../core/create.js";
+import { ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 /**
  * Picks elements along an axis: y[.., i, ..] = x[.., index[.., i, ..], ..], PyTorch's gather.

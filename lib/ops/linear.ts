@@ -1,4 +1,4 @@
-import { differentiable } from "../autograd.js";
+import { differentiable } from "../core/autograd.js";
 import {
   checkFloat,
   checkRank,
@@ -6,10 +6,10 @@ import {
   checkSameDType,
   checkShape,
   shapeText,
-} from "../check.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 /** The same memory with at least two axes; products fold further leading axes into rows by themselves. */
 const asRows = (x: Tensor): Tensor => (x.rank >= 2 ? x : x.view([1, x.size]));

@@ -1,15 +1,15 @@
-import { differentiable } from "../autograd.js";
+import { differentiable } from "../core/autograd.js";
 import {
   broadcastShapes,
   checkFloat,
   checkSameDevice,
   checkSameDType,
   shapeText,
-} from "../check.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { scope } from "../scope.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { scope } from "../core/scope.js";
+import { empty, type Tensor } from "../core/tensor.js";
 import { repeatTo, sameShape, sumTo } from "./broadcast.js";
 
 interface Shaped {

@@ -7,11 +7,11 @@ import {
   checkNumber,
   checkOptions,
   checkShapeArgument,
-} from "../check.js";
-import type { TensorOptions } from "../create.js";
-import { defaultDevice } from "../device.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import type { TensorOptions } from "../core/create.js";
+import { defaultDevice } from "../core/device.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 /** Where in which sequence of random numbers a tensor starts. */
 export interface RandomOptions extends TensorOptions {

@@ -1,4 +1,4 @@
-import { differentiable } from "../autograd.js";
+import { differentiable } from "../core/autograd.js";
 import {
   argumentError,
   checkAxes,
@@ -6,9 +6,9 @@ import {
   checkFloat,
   checkOptions,
   checkTensor,
-} from "../check.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 import { applyBinary, repeatTo, scalarLike } from "./broadcast.js";
 import { applyWhere } from "./where.js";
 

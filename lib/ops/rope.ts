@@ -1,4 +1,4 @@
-import { checkCurrent, differentiable, gradientsEnabled } from "../autograd.js";
+import { checkCurrent, differentiable, gradientsEnabled } from "../core/autograd.js";
 import {
   checkBoolean,
   checkDocumentStarts,
@@ -11,11 +11,11 @@ import {
   checkSameDevice,
   checkShape,
   shapeText,
-} from "../check.js";
-import { type Device, defaultDevice } from "../device.js";
-import { ArgumentError, ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { type Device, defaultDevice } from "../core/device.js";
+import { ArgumentError, ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 /**
  * Cosines and sines of all angles position · theta^(-2i/headSize), computed in double.

@@ -5,10 +5,10 @@ import {
   checkNumber,
   checkOptions,
   checkTensor,
-} from "../check.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 function indices(op: string, name: string, x: Tensor): Tensor {
   if (x.rank === 0) {

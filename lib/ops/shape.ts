@@ -1,4 +1,4 @@
-import { differentiable } from "../autograd.js";
+import { differentiable } from "../core/autograd.js";
 import {
   argumentError,
   checkAxes,
@@ -7,10 +7,10 @@ import {
   checkTensor,
   maxRank,
   shapeText,
-} from "../check.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 // The same numbers under another shape or in another order of axes. Tensors are contiguous, so a new shape is a view of
 // the same memory and costs nothing, and a new order of axes is a copy.

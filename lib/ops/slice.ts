@@ -1,4 +1,4 @@
-import { differentiable } from "../autograd.js";
+import { differentiable } from "../core/autograd.js";
 import {
   argumentError,
   checkAxis,
@@ -9,11 +9,11 @@ import {
   checkTensor,
   maxRank,
   shapeText,
-} from "../check.js";
-import { zeros } from "../create.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { zeros } from "../core/create.js";
+import { ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 import { unsqueeze } from "./shape.js";
 
 // Parts of tensors, and tensors made of parts. Each copies.

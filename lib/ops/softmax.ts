@@ -1,8 +1,8 @@
-import { differentiable } from "../autograd.js";
-import { checkAxis, checkFloat } from "../check.js";
-import { native } from "../native.js";
-import { scope } from "../scope.js";
-import { empty, type Tensor } from "../tensor.js";
+import { differentiable } from "../core/autograd.js";
+import { checkAxis, checkFloat } from "../core/check.js";
+import { native } from "../core/native.js";
+import { scope } from "../core/scope.js";
+import { empty, type Tensor } from "../core/tensor.js";
 import { reshape, transpose } from "./shape.js";
 
 /**

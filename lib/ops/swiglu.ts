@@ -1,8 +1,8 @@
-import { differentiable } from "../autograd.js";
-import { checkFloat, shapeText } from "../check.js";
-import { ShapeError } from "../errors.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+import { differentiable } from "../core/autograd.js";
+import { checkFloat, shapeText } from "../core/check.js";
+import { ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 /**
  * SwiGLU on the packed product of one matrix: y = silu(gate) · up with silu(g) = g / (1 + e^-g).

@@ -1,7 +1,7 @@
-import { differentiable } from "../autograd.js";
-import { checkFloat, checkTensor } from "../check.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+import { differentiable } from "../core/autograd.js";
+import { checkFloat, checkTensor } from "../core/check.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 
 // Functions of one tensor, element by element. f32 and bf16 (computed in f32); neg, abs, square and relu also i32.
 

@@ -1,14 +1,14 @@
-import { differentiable } from "../autograd.js";
+import { differentiable } from "../core/autograd.js";
 import {
   broadcastShapes,
   checkDType,
   checkSameDevice,
   checkSameDType,
   checkTensor,
-} from "../check.js";
-import { full } from "../create.js";
-import { native } from "../native.js";
-import { empty, type Tensor } from "../tensor.js";
+} from "../core/check.js";
+import { full } from "../core/create.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
 import { type Operand, scalarLike, sumTo } from "./broadcast.js";
 
 /**

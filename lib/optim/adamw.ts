@@ -8,14 +8,14 @@ import {
   checkSameDevice,
   describe,
   shapeText,
-} from "../check.js";
-import { zeros } from "../create.js";
-import { ArgumentError, ShapeError } from "../errors.js";
-import { native } from "../native.js";
+} from "../core/check.js";
+import { zeros } from "../core/create.js";
+import { ArgumentError, ShapeError } from "../core/errors.js";
+import { native } from "../core/native.js";
+import { outsideScopes } from "../core/scope.js";
+import { empty, type Tensor } from "../core/tensor.js";
 import { overlap, type ParameterGroup } from "../nn/group.js";
 import { ParameterStore } from "../nn/store.js";
-import { outsideScopes } from "../scope.js";
-import { empty, type Tensor } from "../tensor.js";
 import {
   checkGuard,
   decisionSize,

@@ -1,4 +1,4 @@
-import { argumentError, checkInteger, checkNumber } from "../check.js";
+import { argumentError, checkInteger, checkNumber } from "../core/check.js";
 
 /** When a step is skipped (FAULTS N1-N5); the decision is made on the device, without waiting for it. */
 export interface GuardOptions {

@@ -1,5 +1,5 @@
-import { checkNumber, checkObject } from "../check.js";
-import { ArgumentError } from "../errors.js";
+import { checkNumber, checkObject } from "../core/check.js";
+import { ArgumentError } from "../core/errors.js";
 
 export interface CosineSchedule {
   peakLr: number;

@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { UsageError } from "../errors.js";
+import { UsageError } from "../core/errors.js";
 import { addWaits, noWaits, type WaitTotals } from "../train/device-waits.js";
 import {
   type RunInfo,

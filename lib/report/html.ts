@@ -1,17 +1,17 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { checkPath } from "../check-values.js";
 import { expectUnmoved } from "../checkpoint/moved.js";
-import { UsageError } from "../errors.js";
-import type { FolderIdentity } from "../folder-identity.js";
-import { makeFolder } from "../make-folder.js";
-import { replaceFile } from "../replace-file.js";
-import { describeOption, type RunConfig } from "../train/config.js";
+import { describeOption, type RunConfig } from "../config/index.js";
+import { checkPath } from "../core/check-values.js";
+import { UsageError } from "../core/errors.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
+import { makeFolder } from "../files/make-folder.js";
+import { replaceFile } from "../files/replace-file.js";
+import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../plan/flops.js";
+import { formatDuration } from "../plan/format.js";
 import { waitParts } from "../train/device-waits.js";
-import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../train/flops.js";
 import { runFiles, type StepMetrics } from "../train/metrics.js";
-import { formatDuration } from "../train/progress.js";
 import {
   chartData,
   type RunRecord,

@@ -3,9 +3,9 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Device } from "../device.js";
-import { buildInfo, cudaInfo } from "../native.js";
-import { addonFile } from "../native-load.js";
+import type { Device } from "../core/device.js";
+import { buildInfo, cudaInfo } from "../core/native.js";
+import { addonFile } from "../core/native-load.js";
 
 /** The library's own folder: dist/ in the package. */
 const library = fileURLToPath(new URL("..", import.meta.url));

@@ -1,10 +1,10 @@
-import { tensor } from "../create.js";
-import { CorruptionError } from "../errors.js";
-import { faultPoint } from "../faults.js";
-import { native } from "../native.js";
+import { tensor } from "../core/create.js";
+import { CorruptionError } from "../core/errors.js";
+import { faultPoint } from "../core/faults.js";
+import { native } from "../core/native.js";
+import { scope } from "../core/scope.js";
+import { empty, type Tensor } from "../core/tensor.js";
 import type { ParameterStore } from "../nn/store.js";
-import { scope } from "../scope.js";
-import { empty, type Tensor } from "../tensor.js";
 
 /**
  * Looks for silent corruption (FAULTS N7): hardware that computes or keeps wrong bits without telling. Kernels are

@@ -1,5 +1,5 @@
+import type { Tensor } from "../core/tensor.js";
 import type { DocumentOptions } from "../model/documents.js";
-import type { Tensor } from "../tensor.js";
 
 /** What a recipe's `data` says of documents that share a window; undefined: they are not kept apart. */
 export type DocumentChoice = { maskDocuments: boolean; resetPositions: boolean } | undefined;

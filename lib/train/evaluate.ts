@@ -1,13 +1,13 @@
-import { noGrad } from "../autograd.js";
-import { tensor } from "../create.js";
+import type { RunConfig } from "../config/index.js";
+import { noGrad } from "../core/autograd.js";
+import { tensor } from "../core/create.js";
+import { scope } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import { documentStarts, splitWindows } from "../data/windows.js";
-import { generate } from "../model/generate.js";
+import { generate } from "../generate/generate.js";
 import type { Llama } from "../model/llama.js";
-import { scope } from "../scope.js";
-import type { Tensor } from "../tensor.js";
-import type { RunConfig } from "./config.js";
 import { type DocumentChoice, documentOptions, needStarts } from "./documents.js";
 import type { Sample, Validation } from "./metrics.js";
 

@@ -1,11 +1,11 @@
 /** Whether the state of a run is made of numbers: asked before it is saved, and before the run says that it is done. */
-import { zeros } from "../create.js";
+import { zeros } from "../core/create.js";
+import { native } from "../core/native.js";
+import { scope } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
 import type { Llama } from "../model/llama.js";
-import { native } from "../native.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
-import { scope } from "../scope.js";
-import type { Tensor } from "../tensor.js";
 
 /**
  * Looks for weights and moments that are NaN or infinite, on the device: one pass over them. Where several processes

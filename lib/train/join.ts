@@ -1,13 +1,13 @@
 /** How a process of a run finds the others and makes sure that they do the same. */
 import { createHash } from "node:crypto";
-import { cpu, cuda, type Device, parseDevice } from "../device.js";
+import type { RunConfig } from "../config/index.js";
+import { cpu, cuda, type Device, parseDevice } from "../core/device.js";
+import { ConfigError } from "../core/errors.js";
+import { usableThreads } from "../core/machine-limits.js";
+import { cudaInfo, setThreads } from "../core/native.js";
 import { Cluster } from "../dist/cluster.js";
 import { readWorld, type World } from "../dist/world.js";
-import { ConfigError } from "../errors.js";
-import { usableThreads } from "../machine-limits.js";
-import { cudaInfo, setThreads } from "../native.js";
 import { buildFacts } from "./build-facts.js";
-import type { RunConfig } from "./config.js";
 
 /** The processes that the environment speaks of; null for one that stands alone, also for a run of one process. */
 export function worldOfRun(): World | null {

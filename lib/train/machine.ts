@@ -1,6 +1,6 @@
 import { cpus } from "node:os";
-import { type Device, deviceName } from "../device.js";
-import { DeviceError } from "../errors.js";
+import { type Device, deviceName } from "../core/device.js";
+import { DeviceError } from "../core/errors.js";
 
 /** The processor's name as the operating system gives it. */
 export function processorName(): string {
@@ -13,7 +13,7 @@ export function processorName(): string {
  */
 export async function describeDevice(device: Device): Promise<string> {
   // Imported here, so that `doctor` can say what is wrong with an addon that does not load.
-  const { buildInfo, cudaInfo } = await import("../native.js");
+  const { buildInfo, cudaInfo } = await import("../core/native.js");
   if (device.type === "cpu") {
     const { threads, instructionSet } = buildInfo();
     return `${processorName()}, ${threads} ${threads === 1 ? "thread" : "threads"}, ${instructionSet}`;

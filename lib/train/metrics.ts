@@ -3,14 +3,14 @@ import { type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { expectUnmoved, MovedFolderError } from "../checkpoint/moved.js";
-import { UsageError } from "../errors.js";
-import type { FolderIdentity } from "../folder-identity.js";
-import { makeFolder } from "../make-folder.js";
-import { replaceFile } from "../replace-file.js";
-import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../small-file.js";
-import type { RunConfig } from "./config.js";
+import type { RunConfig } from "../config/index.js";
+import type { RecipeChange, RecordedChange } from "../config/recipe.js";
+import { UsageError } from "../core/errors.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
+import { makeFolder } from "../files/make-folder.js";
+import { replaceFile } from "../files/replace-file.js";
+import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
 import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
-import type { RecipeChange, RecordedChange } from "./recipe.js";
 import type { HostStep } from "./run-times.js";
 
 /** One optimizer step as it is recorded. `loss` and `gradNorm` are NaN or infinite when the step was. */

@@ -5,11 +5,7 @@ import { listCheckpoints } from "../checkpoint/folder.js";
 import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
 import { checkRun } from "../checkpoint/manifest.js";
 import { setAside } from "../checkpoint/set-aside.js";
-import type { Cluster } from "../dist/cluster.js";
-import { CheckpointError, DataError, LlamaForgeError, UsageError } from "../errors.js";
-import type { FolderIdentity } from "../folder-identity.js";
-import type { RunConfig } from "./config.js";
-import { runFiles } from "./metrics.js";
+import type { RunConfig } from "../config/index.js";
 import {
   checkChanges,
   compareRecipes,
@@ -17,7 +13,11 @@ import {
   type Recipe,
   type RecipeChange,
   savedRecipe,
-} from "./recipe.js";
+} from "../config/recipe.js";
+import { CheckpointError, DataError, LlamaForgeError, UsageError } from "../core/errors.js";
+import type { Cluster } from "../dist/cluster.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
+import { runFiles } from "./metrics.js";
 import type { TrainerState } from "./state.js";
 
 type Notice = (message: string) => void;

@@ -1,8 +1,8 @@
 import { join } from "node:path";
+import type { RunConfig } from "../config/index.js";
 import type { Mixture } from "../data/mixture.js";
 import { ShardCheck } from "../data/shard-check.js";
 import type { World } from "../dist/world.js";
-import type { RunConfig } from "./config.js";
 
 /** In a run's folder: how far its data has been hashed. */
 export const shardCheckFile = "data-verified.json";

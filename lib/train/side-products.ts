@@ -1,4 +1,4 @@
-import { NonFiniteError, TokenizerError } from "../errors.js";
+import { NonFiniteError, TokenizerError } from "../core/errors.js";
 
 /**
  * Makes what a run gives beside its weights: validation, samples. None of it is worth the run, so a failure is a notice, once

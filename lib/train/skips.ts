@@ -1,4 +1,4 @@
-import { DivergedError } from "../errors.js";
+import { DivergedError } from "../core/errors.js";
 
 export interface SkipLimits {
   /** More skips than this in a row end the run. */

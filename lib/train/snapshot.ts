@@ -4,12 +4,12 @@ import { huggingFaceConfig, weightSources } from "../checkpoint/llama.js";
 import { optimizerFile, optimizerSources } from "../checkpoint/optimizer.js";
 import type { CheckpointContents } from "../checkpoint/save.js";
 import { weightsFile } from "../checkpoint/weights.js";
+import type { RunConfig } from "../config/index.js";
+import { buildInfo } from "../core/native.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Llama } from "../model/llama.js";
-import { buildInfo } from "../native.js";
 import type { AdamW } from "../optim/adamw.js";
-import type { RunConfig } from "./config.js";
 import { documentOptions, needStarts } from "./documents.js";
 import { type TrainerState, trainerState } from "./state.js";
 

@@ -7,28 +7,28 @@ import { expectUnmoved } from "../checkpoint/moved.js";
 import { loadOptimizer, optimizerFile } from "../checkpoint/optimizer.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
+import type { LoadedConfig, RunConfig } from "../config/index.js";
+import { decidePrecision } from "../config/precision.js";
+import type { RecipeChange } from "../config/recipe.js";
+import type { Device } from "../core/device.js";
+import { CheckpointError, DataError } from "../core/errors.js";
+import { faultPoint } from "../core/faults.js";
+import { buildInfo } from "../core/native.js";
 import { readDatasetFile } from "../data/dataset-file.js";
 import { openHeldOut } from "../data/held-out.js";
 import { Mixture } from "../data/mixture.js";
 import type { ShardCheck } from "../data/shard-check.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { checkTokenizerFiles } from "../data/verify.js";
-import type { Device } from "../device.js";
 import type { Cluster } from "../dist/cluster.js";
-import { CheckpointError, DataError } from "../errors.js";
-import { faultPoint } from "../faults.js";
-import { FolderIdentity } from "../folder-identity.js";
+import { FolderIdentity } from "../files/folder-identity.js";
 import { parameterCount } from "../model/config.js";
 import { Llama } from "../model/llama.js";
-import { buildInfo } from "../native.js";
 import { AdamW } from "../optim/adamw.js";
-import type { LoadedConfig, RunConfig } from "./config.js";
+import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
-import { decidePrecision } from "./precision.js";
-import type { RecipeChange } from "./recipe.js";
-import { repeatNotes, repeatsOf } from "./repeats.js";
 import {
   agreedCheckpoint,
   checkIdentity,

@@ -1,9 +1,9 @@
 import { z } from "zod";
-import { boundedList } from "../bounded-list.js";
 import { optimizerFile } from "../checkpoint/optimizer.js";
-import { CheckpointError } from "../errors.js";
+import type { RunConfig } from "../config/index.js";
+import { boundedList } from "../core/bounded-list.js";
+import { CheckpointError } from "../core/errors.js";
 import { type GuardCounts, lastExactCount } from "../optim/guard.js";
-import type { RunConfig } from "./config.js";
 
 /** What a checkpoint says of the run beside its tensors: `trainer.json`. With the tensors it is all that a resume needs. */
 const stateSchema = z.strictObject({

@@ -1,5 +1,5 @@
-import type { Device } from "../device.js";
-import { passedAt, reachedAt } from "../runtime.js";
+import type { Device } from "../core/device.js";
+import { passedAt, reachedAt } from "../core/runtime.js";
 
 /** A stretch of time by performance.now(), in milliseconds. */
 export interface Span {

@@ -1,12 +1,18 @@
-import { checkFunction, checkInstance, checkInteger, checkNumber, checkObject } from "../check.js";
-import { full, tensor, zeros } from "../create.js";
-import { faultPoint } from "../faults.js";
+import {
+  checkFunction,
+  checkInstance,
+  checkInteger,
+  checkNumber,
+  checkObject,
+} from "../core/check.js";
+import { full, tensor, zeros } from "../core/create.js";
+import { faultPoint } from "../core/faults.js";
+import { native } from "../core/native.js";
+import { ready } from "../core/runtime.js";
+import { scope } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
 import { Llama } from "../model/llama.js";
-import { native } from "../native.js";
 import { AdamW } from "../optim/adamw.js";
-import { ready } from "../runtime.js";
-import { scope } from "../scope.js";
-import type { Tensor } from "../tensor.js";
 import { type DocumentChoice, documentOptions } from "./documents.js";
 import { StepClock } from "./step-clock.js";
 

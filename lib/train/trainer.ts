@@ -1,3 +1,7 @@
+import { HostCopies } from "../checkpoint/host-copies.js";
+import type { MovedFolderError } from "../checkpoint/moved.js";
+import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
+import { type LoadedConfig, type RunConfig, resolveConfig } from "../config/index.js";
 import {
   checkBoolean,
   checkFunction,
@@ -5,25 +9,21 @@ import {
   checkObject,
   checkOptions,
   checkString,
-} from "../check-values.js";
-import { HostCopies } from "../checkpoint/host-copies.js";
-import type { MovedFolderError } from "../checkpoint/moved.js";
-import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
+} from "../core/check-values.js";
+import { DivergedError, UsageError } from "../core/errors.js";
+import { faultPoint } from "../core/faults.js";
+import { residentBytes } from "../core/machine-limits.js";
+import { memory } from "../core/runtime.js";
 import { Loader } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { ShardCheck } from "../data/shard-check.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
-import { DivergedError, UsageError } from "../errors.js";
-import { faultPoint } from "../faults.js";
-import { residentBytes } from "../machine-limits.js";
 import type { Llama } from "../model/llama.js";
 import type { AdamW } from "../optim/adamw.js";
 import { readDecision } from "../optim/guard.js";
 import { cosineSchedule } from "../optim/schedule.js";
-import { memory } from "../runtime.js";
 import { Canary } from "./canary.js";
-import { type LoadedConfig, type RunConfig, resolveConfig } from "./config.js";
 import type { PauseMs } from "./device-waits.js";
 import { needStarts } from "./documents.js";
 import { validationLoss, writeSamples } from "./evaluate.js";

@@ -9,15 +9,15 @@ import {
   type TensorSource,
   writeSafetensors,
 } from "../../lib/checkpoint/safetensors.js";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { ArgumentError, CheckpointError, TokenizerError } from "../../lib/core/errors.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import { ArgumentError, CheckpointError, TokenizerError } from "../../lib/errors.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { buildLibrary } from "../cli/build.js";
 import { llamaforge } from "../cli/run.js";
 import { quickstart } from "../data/support.js";
-import { tinyModel } from "../support/tiny_run.js";
+import { tinyModel } from "../support/tiny-run.js";
 
 const shape = { ...tinyModel, ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false };
 let folder: string;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it, vi } from "vitest";
 import { stringify } from "yaml";
 import { commandTree, createProgram, runCli } from "../../lib/cli/program.js";
-import { flagOf } from "../../lib/option-names.js";
+import { flagOf } from "../../lib/core/option-names.js";
 import { root } from "./build.js";
 
 let folder: string;

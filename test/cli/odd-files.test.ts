@@ -8,8 +8,8 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { stringify } from "yaml";
-import { readSmallFile, readSmallFileSync } from "../../lib/small-file.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { readSmallFile, readSmallFileSync } from "../../lib/files/small-file.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 import { buildLibrary, root } from "./build.js";
 import { type CliResult, cliFile } from "./run.js";
 

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { reportError } from "../../lib/cli/program.js";
-import { ResourceError } from "../../lib/errors.js";
-import { residentBytes } from "../../lib/machine-limits.js";
-import { systemRefusal } from "../../lib/system-refusal.js";
+import { ResourceError } from "../../lib/core/errors.js";
+import { residentBytes } from "../../lib/core/machine-limits.js";
+import { systemRefusal } from "../../lib/core/system-refusal.js";
 import { buildLibrary, importOf } from "./build.js";
 
 let folder: string;
@@ -29,8 +29,8 @@ test("memory is counted and locks are told apart without /proc", async () => {
   const script = join(folder, "no-proc.mjs");
   writeFileSync(
     script,
-    `import { residentBytes, usableThreads } from ${importOf("machine-limits.js")};
-     import { mayBeAlive, thisOwner } from ${importOf("lock-owner.js")};
+    `import { residentBytes, usableThreads } from ${importOf("core/machine-limits.js")};
+     import { mayBeAlive, thisOwner } from ${importOf("files/lock-owner.js")};
      const mine = thisOwner();
      // Of a process that has /proc, and of one that has none.
      const alive = [mine, { ...mine, bootId: "b", startTime: "1" }].map(mayBeAlive);

@@ -7,10 +7,10 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { saveLlama } from "../../lib/checkpoint/llama.js";
 import { bounded } from "../../lib/cli/terminal.js";
+import { visible, visibleLine } from "../../lib/core/visible.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { Llama } from "../../lib/model/llama.js";
-import { visible, visibleLine } from "../../lib/visible.js";
-import { tinyConfig } from "../support/tiny_run.js";
+import { tinyConfig } from "../support/tiny-run.js";
 import { buildLibrary, root } from "./build.js";
 import { cliFile } from "./run.js";
 

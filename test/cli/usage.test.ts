@@ -9,7 +9,7 @@ import {
   DivergedError,
   OutOfMemoryError,
   ShapeError,
-} from "../../lib/errors.js";
+} from "../../lib/core/errors.js";
 
 let stdout = "";
 let stderr = "";

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
 import { contentsOf } from "../checkpoint/support/contents.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import { buildLibrary } from "./build.js";
 import { llamaforge } from "./run.js";
 

@@ -1,19 +1,19 @@
 import { describe, expect, test } from "vitest";
-import { grad, noGrad, recompute } from "../../lib/autograd.js";
-import { tensor, zeros } from "../../lib/create.js";
+import { grad, noGrad, recompute } from "../../lib/core/autograd.js";
+import { tensor, zeros } from "../../lib/core/create.js";
 import {
   ArgumentError,
   AutogradError,
   DisposedError,
   DTypeError,
   ShapeError,
-} from "../../lib/errors.js";
+} from "../../lib/core/errors.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { Linear } from "../../lib/nn/linear.js";
 import { ParameterStore } from "../../lib/nn/store.js";
 import { add, exp, mul, reshape, sub, sum, tanh } from "../../lib/ops/index.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { settled } from "../support/settled.js";
 
 const leaf = (values: number[]) => tensor(values, { requiresGrad: true });

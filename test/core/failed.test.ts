@@ -4,12 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import { io } from "../../lib/checkpoint/native-io.js";
-import { full, tensor } from "../../lib/create.js";
-import { NativeError, OutOfMemoryError } from "../../lib/errors.js";
-import { native } from "../../lib/native.js";
+import { full, tensor } from "../../lib/core/create.js";
+import { NativeError, OutOfMemoryError } from "../../lib/core/errors.js";
+import { native } from "../../lib/core/native.js";
+import { memory, setMemoryLimit, synchronize } from "../../lib/core/runtime.js";
+import { empty, type Tensor } from "../../lib/core/tensor.js";
 import { gather } from "../../lib/ops/index.js";
-import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
-import { empty, type Tensor } from "../../lib/tensor.js";
 import { settled } from "../support/settled.js";
 
 afterEach(() => setMemoryLimit(0));

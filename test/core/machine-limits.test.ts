@@ -8,7 +8,7 @@ import {
   standardThreads,
   usableMemory,
   usableThreads,
-} from "../../lib/machine-limits.js";
+} from "../../lib/core/machine-limits.js";
 
 const made: string[] = [];
 let root: string;

@@ -1,11 +1,11 @@
 import { constants, PerformanceObserver } from "node:perf_hooks";
 import { describe, expect, test } from "vitest";
-import { full, tensor, zeros } from "../../lib/create.js";
-import { DisposedError } from "../../lib/errors.js";
+import { full, tensor, zeros } from "../../lib/core/create.js";
+import { DisposedError } from "../../lib/core/errors.js";
+import { memory, ready, resetPeakMemory, synchronize } from "../../lib/core/runtime.js";
+import { keep, scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { add, exp, mul, sum } from "../../lib/ops/index.js";
-import { memory, ready, resetPeakMemory, synchronize } from "../../lib/runtime.js";
-import { keep, scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { settled } from "../support/settled.js";
 
 const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));

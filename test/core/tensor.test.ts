@@ -1,20 +1,20 @@
 import { describe, expect, test } from "vitest";
-import * as create from "../../lib/create.js";
-import { arange, full, ones, tensor, zeros } from "../../lib/create.js";
-import { cuda, defaultDevice, parseDevice, setDefaultDevice } from "../../lib/device.js";
+import * as create from "../../lib/core/create.js";
+import { arange, full, ones, tensor, zeros } from "../../lib/core/create.js";
+import { cuda, defaultDevice, parseDevice, setDefaultDevice } from "../../lib/core/device.js";
 import {
   ArgumentError,
   DeviceError,
   DTypeError,
   OutOfMemoryError,
   ShapeError,
-} from "../../lib/errors.js";
-import { addon, type NativeTensor, native } from "../../lib/native.js";
-import { nativeOpNames } from "../../lib/native-ops.js";
+} from "../../lib/core/errors.js";
+import { addon, type NativeTensor, native } from "../../lib/core/native.js";
+import { nativeOpNames } from "../../lib/core/native-ops.js";
+import { memory, reachedAt, setMemoryLimit, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import { empty, Tensor } from "../../lib/core/tensor.js";
 import { add, linear, randn } from "../../lib/ops/index.js";
-import { memory, reachedAt, setMemoryLimit, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import { empty, Tensor } from "../../lib/tensor.js";
 
 describe("making tensors", () => {
   test("from nested arrays, typed arrays and bits", async () => {

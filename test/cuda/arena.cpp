@@ -1,6 +1,6 @@
 // Random use of the arena over host memory: blocks never overlap, keep what was written, join again, and go back whole.
 // Prints "ok", or what was wrong.
-#include "cuda/arena.h"
+#include "cuda/runtime/arena.h"
 
 #include <cstdio>
 #include <cstdlib>

@@ -16,14 +16,16 @@ function output(program: string): string {
 
 // The arena knows no CUDA, so this runs anywhere, under the sanitizers.
 it("device memory: blocks never overlap, join again and go back whole", () => {
-  if (!existsSync(join(root, "csrc/cuda/arena.cpp"))) {
+  if (!existsSync(join(root, "csrc/cuda/runtime/arena.cpp"))) {
     expect(output(built)).toBe("ok\n");
     return;
   }
   const folder = mkdtempSync(join(tmpdir(), "llamaforge-arena-"));
   try {
     const program = join(folder, "arena");
-    const sources = ["csrc/cuda/arena.cpp", "test/cuda/arena.cpp"].map((name) => join(root, name));
+    const sources = ["csrc/cuda/runtime/arena.cpp", "test/cuda/arena.cpp"].map((name) =>
+      join(root, name),
+    );
     const flags = ["-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", `-I${root}/csrc`];
     execFileSync("g++", [...flags, "-o", program, ...sources]);
     expect(output(program)).toBe("ok\n");

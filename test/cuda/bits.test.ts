@@ -1,11 +1,11 @@
 /**
- * The kernels of csrc/cuda beside those of csrc/cpu, on the inputs of test/support/kernel_bits.mjs: values agree, random
+ * The kernels of csrc/cuda beside those of csrc/cpu, on the inputs of test/support/kernel-bits.mjs: values agree, random
  * numbers to the bit, and a second run on the GPU gives the same bits.
  */
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { parseDevice } from "../../lib/device.js";
+import { parseDevice } from "../../lib/core/device.js";
 import { rand, randn } from "../../lib/ops/random.js";
 import { onGpu } from "../support/device.js";
 import { relativeError, tolerances } from "../support/reference.js";
@@ -23,7 +23,7 @@ function run(program: string, device: string): unknown {
 describe.runIf(onGpu())("kernels on a GPU", () => {
   const gpu = process.env.LLAMAFORGE_TEST_DEVICE as string;
 
-  it.each(["kernel_bits", "kernel_hashes", "thread_bits"])(
+  it.each(["kernel-bits", "kernel-hashes", "thread-bits"])(
     "give the same bits in two runs: %s",
     (program) => {
       expect(run(program, gpu)).toEqual(run(program, gpu));
@@ -32,7 +32,7 @@ describe.runIf(onGpu())("kernels on a GPU", () => {
   );
 
   it("agree with those of the CPU", () => {
-    const [ours, theirs] = [run("kernel_bits", gpu), run("kernel_bits", "cpu")] as [Report, Report];
+    const [ours, theirs] = [run("kernel-bits", gpu), run("kernel-bits", "cpu")] as [Report, Report];
     expect(Object.keys(ours.results).length).toBeGreaterThan(80);
     const wrong: string[] = [];
     for (const [name, { dtype, values }] of Object.entries(ours.results)) {

@@ -1,18 +1,18 @@
 /** What is a matter of the GPU as a device: memory, copies, waiting, errors. Run with LLAMAFORGE_TEST_DEVICE=cuda:0. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
-import { full, tensor, zeros } from "../../lib/create.js";
-import { cpu, cuda, defaultDevice } from "../../lib/device.js";
-import { DeviceError, OutOfMemoryError } from "../../lib/errors.js";
+import { full, tensor, zeros } from "../../lib/core/create.js";
+import { cpu, cuda, defaultDevice } from "../../lib/core/device.js";
+import { DeviceError, OutOfMemoryError } from "../../lib/core/errors.js";
+import { memory, resetPeakMemory, setMemoryLimit, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import { empty, type Tensor } from "../../lib/core/tensor.js";
 import { add } from "../../lib/ops/binary.js";
 import { gather } from "../../lib/ops/gather.js";
 import { linear } from "../../lib/ops/linear.js";
 import { matmul } from "../../lib/ops/matmul.js";
 import { rand, randn } from "../../lib/ops/random.js";
 import { sum } from "../../lib/ops/reduce.js";
-import { memory, resetPeakMemory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import { empty, type Tensor } from "../../lib/tensor.js";
 import { onGpu } from "../support/device.js";
 
 const gpu = defaultDevice();

@@ -28,7 +28,10 @@ function build(name: string, sources: readonly string[]): string {
 describe.runIf(canCompileSources)("the host side of a GPU's stream", () => {
   it("never holds up whoever submits, keeps order and failures, holds what copies write to, and ends on any thread", () => {
     const sources = ["cuda_stream", "completion_queue", "arena", "pinned_pool", "cuda_error"];
-    const program = build("stream", [...sources.map((name) => `cuda/${name}`), "runtime/tensor"]);
+    const program = build("stream", [
+      ...sources.map((name) => `cuda/runtime/${name}`),
+      "runtime/tensor",
+    ]);
     const { stdout, stderr } = spawnSync(program, { encoding: "utf8", timeout: 120_000 });
     expect(stdout + stderr).toBe("ok\n");
   }, 400_000);
@@ -37,7 +40,7 @@ describe.runIf(canCompileSources)("the host side of a GPU's stream", () => {
 describe.runIf(canCompileSources)("the file of chosen algorithms", () => {
   let program: string;
   beforeAll(() => {
-    program = build("gemm_cache", ["cuda/gemm_cache"]);
+    program = build("gemm_cache", ["cuda/gemm/gemm_cache"]);
   }, 200_000);
 
   /** Where the program writes with these variables, all others unset; null: nowhere. */

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { probeCuda } from "../../lib/cuda.js";
+import { probeCuda } from "../../lib/core/cuda.js";
 import { canCompileSources, compile, driverOfOurOwn, hasCompiler } from "../support/cpp.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { ArgumentError } from "../../lib/core/errors.js";
 import { Apportionment } from "../../lib/data/apportion.js";
-import { ArgumentError } from "../../lib/errors.js";
 
 const weight = fc.double({ min: 1e-6, max: 1e6, noNaN: true });
 const weightLists = (max: number) => fc.array(weight, { minLength: 1, maxLength: max });

@@ -3,11 +3,11 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
-import { fileChunks } from "../../lib/data/readers/bytes.js";
-import { noneSkipped } from "../../lib/data/readers/input.js";
-import { maxRecordBytes } from "../../lib/data/readers/jsonl.js";
-import { PageLimits } from "../../lib/data/readers/parquet-limits.js";
-import { DataError } from "../../lib/errors.js";
+import { DataError } from "../../lib/core/errors.js";
+import { fileChunks } from "../../lib/prepare/readers/bytes.js";
+import { noneSkipped } from "../../lib/prepare/readers/input.js";
+import { maxRecordBytes } from "../../lib/prepare/readers/jsonl.js";
+import { PageLimits } from "../../lib/prepare/readers/parquet-limits.js";
 import { readDocuments, temporaryFolder, writeFiles } from "./support.js";
 
 const megabyte = 2 ** 20;

@@ -2,7 +2,7 @@
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const template = {

@@ -3,8 +3,8 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
-import { fileChunks } from "../../lib/data/readers/bytes.js";
-import { DataError } from "../../lib/errors.js";
+import { DataError } from "../../lib/core/errors.js";
+import { fileChunks } from "../../lib/prepare/readers/bytes.js";
 import { fixtures, temporaryFolder } from "./support.js";
 
 /** Bytes that are read at once. */

@@ -3,12 +3,12 @@
 import { cp, mkdir, readdir, rename, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { acquireLock } from "../../lib/data/lock.js";
-import { prepare } from "../../lib/data/prepare.js";
+import { UsageError } from "../../lib/core/errors.js";
 import { verifyDataset } from "../../lib/data/verify.js";
-import { UsageError } from "../../lib/errors.js";
-import { thisOwner } from "../../lib/lock-owner.js";
-import { markFile } from "../../lib/own-folder.js";
+import { thisOwner } from "../../lib/files/lock-owner.js";
+import { markFile } from "../../lib/files/own-folder.js";
+import { acquireLock } from "../../lib/prepare/lock.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { contentsOf, documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 async function workplace() {

@@ -1,11 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { scope } from "../../lib/core/scope.js";
 import { Mixture } from "../../lib/data/mixture.js";
-import { prepare } from "../../lib/data/prepare.js";
 import { verifyDataset } from "../../lib/data/verify.js";
 import { documentStarts } from "../../lib/data/windows.js";
-import { scope } from "../../lib/scope.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 describe("where documents start within their windows", () => {

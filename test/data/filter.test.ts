@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { parseFieldPath, parseFilter } from "../../lib/data/readers/filter.js";
-import { ArgumentError } from "../../lib/errors.js";
+import { ArgumentError } from "../../lib/core/errors.js";
+import { parseFieldPath, parseFilter } from "../../lib/prepare/readers/filter.js";
 
 const record = {
   text: "a b c",

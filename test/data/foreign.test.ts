@@ -1,10 +1,10 @@
 import { appendFile, mkdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { DataError } from "../../lib/core/errors.js";
 import { Mixture } from "../../lib/data/mixture.js";
-import { prepare } from "../../lib/data/prepare.js";
 import { TokenDataset } from "../../lib/data/shards.js";
-import { DataError } from "../../lib/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 /** As lit_gpt/packed_dataset.py writes a chunk. */

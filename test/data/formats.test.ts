@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { parquetWriteFile } from "hyparquet-writer";
 import { describe, expect, it } from "vitest";
-import { globExpression, globRoot } from "../../lib/data/readers/glob.js";
-import { findInput } from "../../lib/data/readers/index.js";
-import { noneSkipped } from "../../lib/data/readers/input.js";
-import { DataError } from "../../lib/errors.js";
+import { DataError } from "../../lib/core/errors.js";
+import { globExpression, globRoot } from "../../lib/files/glob.js";
+import { findInput } from "../../lib/prepare/readers/index.js";
+import { noneSkipped } from "../../lib/prepare/readers/input.js";
 import { fixtures, readDocuments, temporaryFolder, writeFiles } from "./support.js";
 
 const lines = (records: unknown[]) =>

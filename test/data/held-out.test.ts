@@ -1,9 +1,9 @@
 import { rm, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { DataError } from "../../lib/core/errors.js";
 import { openHeldOut } from "../../lib/data/held-out.js";
-import { prepare } from "../../lib/data/prepare.js";
-import { DataError } from "../../lib/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 /** Two data sets of other documents; the second has no part held out. */

@@ -2,10 +2,10 @@
 import { readdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
-import { findInput, type Input } from "../../lib/data/readers/index.js";
-import { ArgumentError, DataError, UsageError } from "../../lib/errors.js";
-import { markFile } from "../../lib/own-folder.js";
+import { ArgumentError, DataError, UsageError } from "../../lib/core/errors.js";
+import { markFile } from "../../lib/files/own-folder.js";
+import { prepare } from "../../lib/prepare/prepare.js";
+import { findInput, type Input } from "../../lib/prepare/readers/index.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const record = (text: string) => `${JSON.stringify({ text })}\n`;

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
+import { ArgumentError, DataError } from "../../lib/core/errors.js";
 import { Loader, type WindowSource } from "../../lib/data/loader.js";
-import { ArgumentError, DataError } from "../../lib/errors.js";
 
 /** Window p holds p·10, p·10+1, …: T is 3. Notes what is read, and can be slow or fail. */
 class FakeSource implements WindowSource {

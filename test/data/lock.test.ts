@@ -2,9 +2,9 @@ import { randomUUID } from "node:crypto";
 import { open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { acquireLock } from "../../lib/data/lock.js";
-import { UsageError } from "../../lib/errors.js";
-import { thisOwner } from "../../lib/lock-owner.js";
+import { UsageError } from "../../lib/core/errors.js";
+import { thisOwner } from "../../lib/files/lock-owner.js";
+import { acquireLock } from "../../lib/prepare/lock.js";
 import { temporaryFolder } from "./support.js";
 
 /** A process that ended with the machine's last start. */

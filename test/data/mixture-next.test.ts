@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { memory } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
 import { Mixture } from "../../lib/data/mixture.js";
-import { prepare } from "../../lib/data/prepare.js";
-import { memory } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const sequenceLength = 16;

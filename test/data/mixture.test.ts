@@ -3,10 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
+import { ArgumentError, DataError } from "../../lib/core/errors.js";
 import { positionsForStep } from "../../lib/data/loader.js";
 import { Mixture, type MixtureOptions, type MixtureSource } from "../../lib/data/mixture.js";
-import { prepare } from "../../lib/data/prepare.js";
-import { ArgumentError, DataError } from "../../lib/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, fixtures, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const sequenceLength = 16;

@@ -8,7 +8,7 @@ import {
   readOffsetIndex,
 } from "hyparquet";
 import { describe, expect, it } from "vitest";
-import { PageIndex } from "../../lib/data/readers/parquet-pages.js";
+import { PageIndex } from "../../lib/prepare/readers/parquet-pages.js";
 import { fixtures } from "./support.js";
 
 /** A file of pyarrow (make.py) with the index that it wrote, and as if it had not. */

@@ -3,10 +3,10 @@ import { execFileSync } from "node:child_process";
 import { link, mkdir, readdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
-import { findInput, type Input } from "../../lib/data/readers/index.js";
+import { ArgumentError, DataError } from "../../lib/core/errors.js";
 import { TokenDataset } from "../../lib/data/shards.js";
-import { ArgumentError, DataError } from "../../lib/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
+import { findInput, type Input } from "../../lib/prepare/readers/index.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const record = (text: string) => `${JSON.stringify({ text })}\n`;

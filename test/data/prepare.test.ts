@@ -3,13 +3,13 @@ import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
-import { type PrepareOptions, type PrepareProgress, prepare } from "../../lib/data/prepare.js";
-import { RunCounter } from "../../lib/data/shard-writer.js";
+import { ArgumentError, DataError, UsageError } from "../../lib/core/errors.js";
 import { TokenDataset } from "../../lib/data/shards.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { verifyDataset } from "../../lib/data/verify.js";
-import { ArgumentError, DataError, UsageError } from "../../lib/errors.js";
-import { markFile } from "../../lib/own-folder.js";
+import { markFile } from "../../lib/files/own-folder.js";
+import { type PrepareOptions, type PrepareProgress, prepare } from "../../lib/prepare/prepare.js";
+import { RunCounter } from "../../lib/prepare/shard-writer.js";
 import {
   compileLibrary,
   contentsOf,
@@ -283,7 +283,7 @@ describe("D6 a killed prepare", () => {
     await run({ out: join(folder, "expected"), shardTokens: 4000 });
     const expected = await contentsOf(join(folder, "expected"));
     const program = `
-      const { prepare } = await import(${JSON.stringify(pathToFileURL(join(compiled, "data/prepare.js")).href)});
+      const { prepare } = await import(${JSON.stringify(pathToFileURL(join(compiled, "prepare/prepare.js")).href)});
       console.log("started");
       await prepare(${JSON.stringify({ inputs: [join(folder, "in")], out, tokenizer: quickstart, shardTokens: 4000 })});`;
     /** @returns how long it worked, or null if it was killed before it was done */

@@ -3,9 +3,9 @@ import { symlink } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { findInput, type Input } from "../../lib/data/readers/index.js";
-import { invalidUtf8Offset } from "../../lib/data/utf8.js";
-import { ArgumentError, DataError } from "../../lib/errors.js";
+import { ArgumentError, DataError } from "../../lib/core/errors.js";
+import { findInput, type Input } from "../../lib/prepare/readers/index.js";
+import { invalidUtf8Offset } from "../../lib/prepare/readers/utf8.js";
 import { addresses, readDocuments as read, temporaryFolder, writeFiles } from "./support.js";
 
 const origins = (folder: string, documents: readonly { origin: string }[]): string[] =>

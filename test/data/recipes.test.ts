@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { parquetWriteFile } from "hyparquet-writer";
 import { describe, expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
-import { loadPrepareConfig } from "../../lib/data/prepare-config.js";
-import { ConfigError, UsageError } from "../../lib/errors.js";
+import { ConfigError, UsageError } from "../../lib/core/errors.js";
+import { loadPrepareConfig } from "../../lib/prepare/description.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { fixtures, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 const configs = join(fixtures, "../../../configs/data");

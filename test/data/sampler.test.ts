@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { ArgumentError } from "../../lib/core/errors.js";
 import { Permutation } from "../../lib/data/sampler.js";
-import { ArgumentError } from "../../lib/errors.js";
 
 const order = (size: number, seed: number, source: number, epoch: number): number[] => {
   const permutation = new Permutation(size, seed, source, epoch);

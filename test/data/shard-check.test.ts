@@ -2,12 +2,12 @@
 import { readFile, rename, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
+import { DataError } from "../../lib/core/errors.js";
 import { ShardCheck } from "../../lib/data/shard-check.js";
 import { TokenDataset } from "../../lib/data/shards.js";
 import { verifyDataset } from "../../lib/data/verify.js";
-import { DataError } from "../../lib/errors.js";
 import { Trainer } from "../../lib/train/trainer.js";
-import { tinyConfig } from "../support/tiny_run.js";
+import { tinyConfig } from "../support/tiny-run.js";
 import { temporaryFolder, threeShards } from "./support.js";
 
 const copy = threeShards();

@@ -1,11 +1,11 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
+import { ArgumentError } from "../../lib/core/errors.js";
 import { TokenDataset } from "../../lib/data/shards.js";
 import { verifyDataset } from "../../lib/data/verify.js";
 import { splitWindows } from "../../lib/data/windows.js";
-import { ArgumentError } from "../../lib/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, threeShards, writeFiles } from "./support.js";
 
 const dataset = threeShards();

@@ -1,9 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
 import { TokenDataset } from "../../lib/data/shards.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { fixtures, temporaryFolder, writeFiles } from "./support.js";
 
 // A token is special if its flag says so, or a file beside the tokenizer.json, or because documents begin or end with it.

@@ -5,16 +5,16 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
 import { beforeAll, onTestFinished } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
-import { pieces, selectionOf } from "../../lib/data/readers/documents.js";
-import { findInput } from "../../lib/data/readers/find.js";
+import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { prepare } from "../../lib/prepare/prepare.js";
+import { pieces, selectionOf } from "../../lib/prepare/readers/documents.js";
+import { findInput } from "../../lib/prepare/readers/find.js";
 import {
   type Input,
   noneSkipped,
   type ReadOptions,
   type Skipped,
-} from "../../lib/data/readers/input.js";
-import { Tokenizer } from "../../lib/data/tokenizer.js";
+} from "../../lib/prepare/readers/input.js";
 
 export const fixtures = join(dirname(fileURLToPath(import.meta.url)), "fixtures");
 export const quickstart = join(fixtures, "../../../assets/quickstart");
@@ -95,11 +95,11 @@ export async function compileLibrary(): Promise<string> {
   const root = join(fixtures, "../../..");
   const out = join(root, "build", `test-data-${process.pid}`);
   onTestFinished(() => rm(out, { recursive: true, force: true }));
-  const sources = (await readdir(join(root, "lib/data"), { recursive: true }))
-    .filter((name) => name.endsWith(".ts"))
-    .map((name) => join("data", name));
-  const lower = (await readdir(join(root, "lib"))).filter((name) => name.endsWith(".ts"));
-  for (const source of [...sources, ...lower]) {
+  const rooms = ["core", "files", "data", "prepare"].map((room) => `${room}/`);
+  const sources = (await readdir(join(root, "lib"), { recursive: true })).filter(
+    (name) => name.endsWith(".ts") && rooms.some((room) => name.startsWith(room)),
+  );
+  for (const source of sources) {
     const { outputText } = ts.transpileModule(await readFile(join(root, "lib", source), "utf8"), {
       compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
     });

@@ -2,9 +2,9 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { ArgumentError, TokenizerError } from "../../lib/core/errors.js";
 import { splitText } from "../../lib/data/text-parts.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import { ArgumentError, TokenizerError } from "../../lib/errors.js";
 import { everyTokenizer, temporaryFolder, tokenizerFolders, tokenizerNames } from "./support.js";
 
 const tokenizers = everyTokenizer();

@@ -2,9 +2,9 @@
 import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ArgumentError } from "../../lib/core/errors.js";
 import { freePort } from "../../lib/dist/free-port.js";
 import { Store } from "../../lib/dist/store.js";
-import { ArgumentError } from "../../lib/errors.js";
 import { buildLibrary } from "../cli/build.js";
 import { endRanks, runRanks, startOne, startRanks } from "./comm-ranks.js";
 

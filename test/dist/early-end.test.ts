@@ -11,7 +11,7 @@ import { verifyCheckpoint } from "../../lib/checkpoint/manifest.js";
 import { freePort } from "../../lib/dist/free-port.js";
 import { buildShim, preload, temporaryFolder } from "../checkpoint/support/harness.js";
 import { buildLibrary, root } from "../cli/build.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import {
   expectCodes,
   figures,

@@ -5,7 +5,7 @@ import { parse, stringify } from "yaml";
 import { freePort } from "../../lib/dist/free-port.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import { device, sharedGpuOfLaunch } from "./comm-ranks.js";
 import {
   expectCodes,

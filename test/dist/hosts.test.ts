@@ -3,7 +3,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse, stringify } from "yaml";
 import { buildLibrary } from "../cli/build.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import { TwoHosts, whyNoHosts } from "./hosts.js";
 import {
   expectCodes,

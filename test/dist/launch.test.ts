@@ -4,7 +4,7 @@ import { createServer } from "node:net";
 import { beforeAll, describe, expect, test } from "vitest";
 import { launch } from "../../lib/dist/launch.js";
 import { buildLibrary } from "../cli/build.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import { expectCodes, startRank, torchrun, writeConfig } from "./ranks.js";
 
 describe("launch's exit code", () => {

@@ -1,5 +1,5 @@
 /**
- * NCCL missing, too old, or not NCCL at all. csrc/cuda/nccl.cpp opens it at run time and touches no GPU, so it is compiled here
+ * NCCL missing, too old, or not NCCL at all. csrc/cuda/comm/nccl.cpp opens it at run time and touches no GPU, so it is compiled here
  * with a stand-in for CUDA's header and against libraries of our own making: this runs on any machine with a compiler.
  */
 import { spawnSync } from "node:child_process";
@@ -37,7 +37,7 @@ describe.runIf(canCompileSources)(
         "#pragma once\n#define CUDART_VERSION 13000\nusing cudaStream_t = void*;\n",
       );
       const text = `#include <cstdio>
-      #include "cuda/nccl.h"
+      #include "cuda/comm/nccl.h"
       #include "runtime/error.h"
       int main() {
         try {
@@ -47,7 +47,7 @@ describe.runIf(canCompileSources)(
           return 2;
         }
       }`;
-      const sources = ["csrc/cuda/nccl.cpp", "csrc/cuda/runtime_library.cpp"];
+      const sources = ["csrc/cuda/comm/nccl.cpp", "csrc/cuda/runtime/runtime_library.cpp"];
       program = compile(join(folder, "main"), { text, sources }, [`-I${folder}`]);
     }, 120_000);
     afterAll(() => rmSync(folder, { recursive: true, force: true }));

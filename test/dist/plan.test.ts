@@ -2,12 +2,12 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { loadConfig, type RunConfig } from "../../lib/train/config.js";
-import { type Division, planMemory } from "../../lib/train/plan-memory.js";
-import { decidePrecision } from "../../lib/train/precision.js";
-import { stepTime } from "../../lib/train/step-time.js";
+import { loadConfig, type RunConfig } from "../../lib/config/index.js";
+import { decidePrecision } from "../../lib/config/precision.js";
+import { type Division, planMemory } from "../../lib/plan/memory.js";
+import { stepTime } from "../../lib/plan/step-time.js";
 import { buildLibrary } from "../cli/build.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import { expectCodes, runToEnd, stepsOf, writeConfig } from "./ranks.js";
 
 let folder: string;

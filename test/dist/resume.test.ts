@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { parse, stringify } from "yaml";
 import { buildLibrary } from "../cli/build.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import { expectCodes, figures, fileOfStep, runToEnd, stepsOf, writeConfig } from "./ranks.js";
 
 let folder: string;

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../lib/checkpoint/load.js";
 import { buildLibrary } from "../cli/build.js";
-import { tinyData, tinyModel } from "../support/tiny_run.js";
+import { tinyData, tinyModel } from "../support/tiny-run.js";
 import { expectCodes, figures, fileOfStep, runToEnd, stepsOf, writeConfig } from "./ranks.js";
 
 let folder: string;

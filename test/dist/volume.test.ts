@@ -5,7 +5,7 @@ import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { planGroup } from "../../lib/nn/group.js";
 import { buildLibrary } from "../cli/build.js";
-import { tinyData } from "../support/tiny_run.js";
+import { tinyData } from "../support/tiny-run.js";
 import { expectCodes, runToEnd, stepsOf, writeConfig } from "./ranks.js";
 
 let folder: string;

@@ -1,7 +1,7 @@
 /** What launchers leave in the environment, as they document it; and what is refused before anything is allocated (FAULTS K3). */
 import { describe, expect, test } from "vitest";
+import { ConfigError } from "../../lib/core/errors.js";
 import { describeWorld, firstHost, readWorld } from "../../lib/dist/world.js";
-import { ConfigError } from "../../lib/errors.js";
 
 type Environment = Record<string, string>;
 

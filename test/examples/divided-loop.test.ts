@@ -10,7 +10,7 @@ import { freePort } from "../../lib/dist/free-port.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { torchrun } from "../dist/ranks.js";
-import { tinyData, tinyModel } from "../support/tiny_run.js";
+import { tinyData, tinyModel } from "../support/tiny-run.js";
 
 let folder: string;
 let options: Record<string, unknown>;

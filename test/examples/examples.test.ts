@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { trainByHand } from "../../examples/custom-loop.js";
 import { trainCharacters } from "../../examples/custom-model.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 test("the loop by hand trains a Llama", async () => {
   const { folder, data } = await tinyData();

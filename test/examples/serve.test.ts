@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { serveWhileTraining } from "../../examples/serve-while-training.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 test("a server answers while it trains, and saves when it is stopped", async () => {
   const { folder, data } = await tinyData();

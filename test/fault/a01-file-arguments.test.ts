@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { io } from "../../lib/checkpoint/native-io.js";
-import { addon } from "../../lib/native.js";
+import { addon } from "../../lib/core/native.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 
 type Loose = (...args: unknown[]) => unknown;

@@ -8,7 +8,7 @@ import { saveLlama } from "../../lib/checkpoint/llama.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { buildLibrary, root } from "../cli/build.js";
-import { tinyData, tinyModel } from "../support/tiny_run.js";
+import { tinyData, tinyModel } from "../support/tiny-run.js";
 
 const batches = 4;
 /** A call that takes longer than this hangs. */

@@ -1,10 +1,10 @@
 // A5: memory of JavaScript that is gone, shared, changes its size or its place: copied at once or refused, never read later.
 import { describe, expect, test } from "vitest";
-import { tensor, zeros } from "../../lib/create.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import { addon } from "../../lib/core/native.js";
+import { synchronize } from "../../lib/core/runtime.js";
 import { freePort } from "../../lib/dist/free-port.js";
 import { Store } from "../../lib/dist/store.js";
-import { addon } from "../../lib/native.js";
-import { synchronize } from "../../lib/runtime.js";
 
 type Resizable = new (
   size: number,

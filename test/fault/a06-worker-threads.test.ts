@@ -2,9 +2,9 @@
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { beforeAll, expect, test } from "vitest";
-import { ones, tensor } from "../../lib/create.js";
+import { ones, tensor } from "../../lib/core/create.js";
+import { synchronize } from "../../lib/core/runtime.js";
 import { matmul } from "../../lib/ops/index.js";
-import { synchronize } from "../../lib/runtime.js";
 import { buildLibrary, importOf } from "../cli/build.js";
 
 beforeAll(() => buildLibrary());

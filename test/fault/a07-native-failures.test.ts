@@ -4,11 +4,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, describe, expect, test } from "vitest";
-import { full } from "../../lib/create.js";
-import { LlamaForgeError, NativeError, OutOfMemoryError } from "../../lib/errors.js";
-import { addon, native, typedNativeError } from "../../lib/native.js";
-import { memory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
-import { empty, type Tensor } from "../../lib/tensor.js";
+import { full } from "../../lib/core/create.js";
+import { LlamaForgeError, NativeError, OutOfMemoryError } from "../../lib/core/errors.js";
+import { addon, native, typedNativeError } from "../../lib/core/native.js";
+import { memory, setMemoryLimit, synchronize } from "../../lib/core/runtime.js";
+import { empty, type Tensor } from "../../lib/core/tensor.js";
 import { root } from "../cli/build.js";
 
 interface Entry {

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
+import { memory, synchronize } from "../../lib/core/runtime.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { AdamW } from "../../lib/optim/adamw.js";
-import { memory, synchronize } from "../../lib/runtime.js";
 import { trainStep } from "../../lib/train/step.js";
 
 // A8: a run of weeks must not grow. 100,000 steps by command: LLAMAFORGE_LEAK_STEPS=100000.

@@ -1,13 +1,13 @@
 // A9: calls from within calls, and values with side effects: each is defined or refused, and nothing is left behind.
 import { expect, test } from "vitest";
-import { differentiable, grad, withGrad } from "../../lib/autograd.js";
-import { full, tensor } from "../../lib/create.js";
-import { AutogradError, DisposedError } from "../../lib/errors.js";
-import { native } from "../../lib/native.js";
+import { differentiable, grad, withGrad } from "../../lib/core/autograd.js";
+import { full, tensor } from "../../lib/core/create.js";
+import { AutogradError, DisposedError } from "../../lib/core/errors.js";
+import { native } from "../../lib/core/native.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import { empty, type Tensor } from "../../lib/core/tensor.js";
 import { mul, sum } from "../../lib/ops/index.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import { empty, type Tensor } from "../../lib/tensor.js";
 
 /** A test that must leave no tensor behind. */
 function clean(name: string, body: () => Promise<void>): void {

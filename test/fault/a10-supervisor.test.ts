@@ -4,10 +4,10 @@ import { existsSync, readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
-import { supervise } from "../../lib/train/supervise.js";
+import { supervise } from "../../lib/cli/supervise.js";
 import { buildLibrary } from "../cli/build.js";
-import { fault, lastStep, outcome, train, until, writeConfig } from "../support/child_run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { fault, lastStep, outcome, train, until, writeConfig } from "../support/child-run.js";
+import { tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 beforeAll(async () => {

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { listCheckpoints } from "../../lib/checkpoint/folder.js";
 import { openNewest } from "../../lib/checkpoint/load.js";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
-import { markFile } from "../../lib/own-folder.js";
+import { markFile } from "../../lib/files/own-folder.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
 import { createHarness, type Harness, temporaryFolder } from "../checkpoint/support/harness.js";
 

@@ -11,13 +11,13 @@ import {
   expectSpaceToRun,
   expectSpaceToSave,
 } from "../../lib/checkpoint/space.js";
-import { CheckpointError, UsageError } from "../../lib/errors.js";
+import { CheckpointError, UsageError } from "../../lib/core/errors.js";
 import { parameterCount } from "../../lib/model/config.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 import { buildLibrary } from "../cli/build.js";
-import { train, writeConfig } from "../support/child_run.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { train, writeConfig } from "../support/child-run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 const folder = temporaryFolder();
 const disk = join(folder.path, "disk");

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { matchTensors, openCheckpoint, openNewest } from "../../lib/checkpoint/load.js";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
-import { CheckpointError } from "../../lib/errors.js";
+import { CheckpointError } from "../../lib/core/errors.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
 import { createHarness, temporaryFolder } from "../checkpoint/support/harness.js";
 

@@ -10,7 +10,7 @@ import {
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { acquireRunLock, prepareOutputFolder } from "../../lib/checkpoint/lock.js";
-import { UsageError } from "../../lib/errors.js";
+import { UsageError } from "../../lib/core/errors.js";
 import { createHarness, type Harness, temporaryFolder } from "../checkpoint/support/harness.js";
 
 let harness: Harness;

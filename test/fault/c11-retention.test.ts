@@ -7,7 +7,7 @@ import { listCheckpoints } from "../../lib/checkpoint/folder.js";
 import { openNewest } from "../../lib/checkpoint/load.js";
 import { applyRetention, chooseDeletions } from "../../lib/checkpoint/retention.js";
 import { CheckpointWriter, saveCheckpoint } from "../../lib/checkpoint/save.js";
-import { UsageError } from "../../lib/errors.js";
+import { UsageError } from "../../lib/core/errors.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 

@@ -4,12 +4,12 @@ import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { openNewest } from "../../lib/checkpoint/load.js";
 import { type CheckpointContents, CheckpointWriter } from "../../lib/checkpoint/save.js";
-import { CheckpointError } from "../../lib/errors.js";
+import { CheckpointError } from "../../lib/core/errors.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
 import { buildShim, preload, temporaryFolder } from "../checkpoint/support/harness.js";
 import { buildLibrary } from "../cli/build.js";
-import { outcome, train, writeConfig } from "../support/child_run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { outcome, train, writeConfig } from "../support/child-run.js";
+import { tinyData } from "../support/tiny-run.js";
 
 let folder: ReturnType<typeof temporaryFolder>;
 beforeEach(() => {

@@ -7,10 +7,10 @@ import { saveLlama } from "../../lib/checkpoint/llama.js";
 import { acquireRunLock, prepareOutputFolder } from "../../lib/checkpoint/lock.js";
 import { applyRetention } from "../../lib/checkpoint/retention.js";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
-import { CheckpointError, UsageError } from "../../lib/errors.js";
+import { CheckpointError, UsageError } from "../../lib/core/errors.js";
+import { markFile } from "../../lib/files/own-folder.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
-import { markFile } from "../../lib/own-folder.js";
 import { contentsOf } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 

@@ -4,14 +4,14 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promise
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
-import { prepare } from "../../lib/data/prepare.js";
-import { FolderIdentity } from "../../lib/folder-identity.js";
+import { FolderIdentity } from "../../lib/files/folder-identity.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { contentsOf } from "../checkpoint/support/contents.js";
 import { buildLibrary } from "../cli/build.js";
 import { quickstart, temporaryFolder, writeFiles } from "../data/support.js";
 import { expectCodes, startRun, writeConfig as writeRankConfig } from "../dist/ranks.js";
-import { lastStep, train, until, writeConfig } from "../support/child_run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { lastStep, train, until, writeConfig } from "../support/child-run.js";
+import { tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 beforeAll(async () => {

@@ -5,12 +5,12 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../lib/checkpoint/load.js";
 import { verifyCheckpoint } from "../../lib/checkpoint/manifest.js";
-import { CheckpointError } from "../../lib/errors.js";
+import { CheckpointError } from "../../lib/core/errors.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { buildLibrary } from "../cli/build.js";
 import { expectCodes, runToEnd, writeConfig as writeRankConfig } from "../dist/ranks.js";
-import { fault, train, writeConfig } from "../support/child_run.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { fault, train, writeConfig } from "../support/child-run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 let sound: string;

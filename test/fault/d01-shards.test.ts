@@ -13,9 +13,9 @@ import {
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
+import { ArgumentError, DataError } from "../../lib/core/errors.js";
 import { TokenDataset } from "../../lib/data/shards.js";
-import { ArgumentError, DataError } from "../../lib/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import {
   documents,
   quickstart,

@@ -4,13 +4,13 @@ import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { listCheckpoints } from "../../lib/checkpoint/folder.js";
-import { prepare } from "../../lib/data/prepare.js";
-import { DataError } from "../../lib/errors.js";
+import { DataError } from "../../lib/core/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { buildLibrary } from "../cli/build.js";
 import { documents, quickstart, writeFiles } from "../data/support.js";
-import { train, writeConfig } from "../support/child_run.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { train, writeConfig } from "../support/child-run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let folder: string;
 let original: string;

@@ -3,11 +3,11 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
-import { DataError } from "../../lib/errors.js";
+import { DataError } from "../../lib/core/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "../data/support.js";
-import { tinyConfig } from "../support/tiny_run.js";
+import { tinyConfig } from "../support/tiny-run.js";
 
 async function open(data: string, out: string): Promise<string[]> {
   const notices: string[] = [];

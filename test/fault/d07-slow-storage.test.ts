@@ -3,8 +3,8 @@ import { rmSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { buildShim, preload, temporaryFolder } from "../checkpoint/support/harness.js";
 import { buildLibrary } from "../cli/build.js";
-import { lastStep, outcome, train, until, writeConfig } from "../support/child_run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { lastStep, outcome, train, until, writeConfig } from "../support/child-run.js";
+import { tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 let shim: string;

@@ -6,7 +6,7 @@ import { readdir, readFile, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { type PrepareOptions, prepare } from "../../lib/data/prepare.js";
+import { type PrepareOptions, prepare } from "../../lib/prepare/prepare.js";
 import {
   compileLibrary,
   contentsOf,
@@ -58,7 +58,7 @@ async function workplace(workers = 2) {
     onBatch: (pid: number) => Promise<void> | void = () => {},
     harm = "",
   ): Promise<Outcome> => {
-    const prepareUrl = pathToFileURL(join(compiled, "data/prepare.js")).href;
+    const prepareUrl = pathToFileURL(join(compiled, "prepare/prepare.js")).href;
     const command = [
       process.execPath,
       "--input-type=module",

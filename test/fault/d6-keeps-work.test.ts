@@ -5,13 +5,13 @@ import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
+import { DataError, LlamaForgeError, UsageError } from "../../lib/core/errors.js";
 import { datasetFileName, readDatasetFile } from "../../lib/data/dataset-file.js";
-import { journalFile, readJournal } from "../../lib/data/journal.js";
-import { type PrepareOptions, prepare } from "../../lib/data/prepare.js";
-import type { Input } from "../../lib/data/readers/index.js";
-import { readShardLog, ShardLog, shardLogFile } from "../../lib/data/shard-log.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import { DataError, LlamaForgeError, UsageError } from "../../lib/errors.js";
+import { journalFile, readJournal } from "../../lib/prepare/journal.js";
+import { type PrepareOptions, prepare } from "../../lib/prepare/prepare.js";
+import type { Input } from "../../lib/prepare/readers/index.js";
+import { readShardLog, ShardLog, shardLogFile } from "../../lib/prepare/shard-log.js";
 import {
   contentsOf,
   documents,

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
-import { type PrepareOptions, prepare } from "../../lib/data/prepare.js";
+import { type PrepareOptions, prepare } from "../../lib/prepare/prepare.js";
 import {
   compileLibrary,
   contentsOf,
@@ -112,7 +112,7 @@ describe("D6 a preparation that does not end", () => {
     await prepare(options("clean"));
     const expected = await contentsOf(join(folder, "clean"));
     const program = `
-      const { prepare } = await import(${JSON.stringify(pathToFileURL(join(compiled, "data/prepare.js")).href)});
+      const { prepare } = await import(${JSON.stringify(pathToFileURL(join(compiled, "prepare/prepare.js")).href)});
       const options = JSON.parse(process.argv[1]);
       const result = await prepare({ ...options, onProgress: () => process.stdout.write("batch\\n") });
       process.stdout.write("resumed " + result.resumedDocuments + "\\n");`;

@@ -10,7 +10,7 @@ import {
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readSafetensors } from "../../lib/checkpoint/safetensors.js";
-import { CheckpointError } from "../../lib/errors.js";
+import { CheckpointError } from "../../lib/core/errors.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 import { entry, rawFile } from "../checkpoint/support/raw-safetensors.js";
 

@@ -10,7 +10,7 @@ import {
   writeSafetensors,
 } from "../../lib/checkpoint/safetensors.js";
 import { readWeights, writeWeights } from "../../lib/checkpoint/weights.js";
-import { CheckpointError } from "../../lib/errors.js";
+import { CheckpointError } from "../../lib/core/errors.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 
 let folder: ReturnType<typeof temporaryFolder>;

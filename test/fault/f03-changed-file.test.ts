@@ -5,10 +5,10 @@ import { truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readSafetensors, writeSafetensors } from "../../lib/checkpoint/safetensors.js";
-import { prepare } from "../../lib/data/prepare.js";
+import { CheckpointError } from "../../lib/core/errors.js";
+import { addon } from "../../lib/core/native.js";
 import { TokenDataset } from "../../lib/data/shards.js";
-import { CheckpointError } from "../../lib/errors.js";
-import { addon } from "../../lib/native.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 import {
   documents,

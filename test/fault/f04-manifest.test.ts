@@ -8,7 +8,7 @@ import { toJson } from "../../lib/checkpoint/durable.js";
 import { openCheckpoint } from "../../lib/checkpoint/load.js";
 import { checkRun, readManifest, verifyCheckpoint } from "../../lib/checkpoint/manifest.js";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
-import { CheckpointError } from "../../lib/errors.js";
+import { CheckpointError } from "../../lib/core/errors.js";
 import { contentsOf } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 

@@ -4,14 +4,14 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { OutOfMemoryError } from "../../lib/errors.js";
+import { OutOfMemoryError } from "../../lib/core/errors.js";
+import { memory, resetPeakMemory, setMemoryLimit, synchronize } from "../../lib/core/runtime.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
 import { AdamW } from "../../lib/optim/adamw.js";
-import { memory, resetPeakMemory, setMemoryLimit, synchronize } from "../../lib/runtime.js";
 import { trainStep } from "../../lib/train/step.js";
 import { Trainer } from "../../lib/train/trainer.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 afterEach(() => setMemoryLimit(0));
 

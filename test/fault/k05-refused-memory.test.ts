@@ -1,8 +1,8 @@
 // K5: memory that the system refuses, with a real limit on the address space: typed errors, no crash, nothing kept back.
 import { execFile } from "node:child_process";
 import { beforeAll, describe, expect, test } from "vitest";
-import { zeros } from "../../lib/create.js";
-import { OutOfMemoryError } from "../../lib/errors.js";
+import { zeros } from "../../lib/core/create.js";
+import { OutOfMemoryError } from "../../lib/core/errors.js";
 import { buildLibrary, importOf } from "../cli/build.js";
 
 beforeAll(buildLibrary);

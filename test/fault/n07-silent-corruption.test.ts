@@ -6,8 +6,8 @@ import { outvoted } from "../../lib/train/canary.js";
 import { buildLibrary } from "../cli/build.js";
 import { endRanks, runRanks } from "../dist/comm-ranks.js";
 import { runToEnd } from "../dist/ranks.js";
-import { fault, outcome, train, writeConfig } from "../support/child_run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { fault, outcome, train, writeConfig } from "../support/child-run.js";
+import { tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 beforeAll(async () => {

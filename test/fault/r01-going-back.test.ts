@@ -4,11 +4,11 @@ import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { openNewest } from "../../lib/checkpoint/load.js";
 import { verifyCheckpoint } from "../../lib/checkpoint/manifest.js";
-import { UsageError } from "../../lib/errors.js";
+import { UsageError } from "../../lib/core/errors.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { buildLibrary } from "../cli/build.js";
-import { fault, outcome, train, writeConfig } from "../support/child_run.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { fault, outcome, train, writeConfig } from "../support/child-run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 beforeAll(async () => {

@@ -9,7 +9,7 @@ import { stringify } from "yaml";
 import { readMetrics } from "../../lib/train/metrics.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let folder: string;
 let data: string;

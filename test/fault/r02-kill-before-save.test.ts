@@ -3,8 +3,8 @@
 import { readdirSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
 import { buildLibrary } from "../cli/build.js";
-import { fault, lastStep, outcome, train, until, writeConfig } from "../support/child_run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { fault, lastStep, outcome, train, until, writeConfig } from "../support/child-run.js";
+import { tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 let whole: Awaited<ReturnType<typeof outcome>>;

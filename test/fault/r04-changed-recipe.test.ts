@@ -2,15 +2,15 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
+import { runSchema } from "../../lib/config/index.js";
+import { compareRecipes } from "../../lib/config/recipe.js";
+import { leaves, pathName } from "../../lib/config/tree.js";
 import { cosineSchedule } from "../../lib/optim/schedule.js";
-import { runSchema } from "../../lib/train/config.js";
-import { leaves, pathName } from "../../lib/train/config-tree.js";
 import { readMetrics, readRunInfo } from "../../lib/train/metrics.js";
-import { compareRecipes } from "../../lib/train/recipe.js";
 import { buildLibrary } from "../cli/build.js";
 import { expectCodes, runToEnd, writeConfig as writeRankConfig } from "../dist/ranks.js";
-import { train, writeConfig } from "../support/child_run.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { train, writeConfig } from "../support/child-run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 beforeAll(async () => {

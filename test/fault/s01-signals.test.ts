@@ -18,7 +18,7 @@ async function run(signals: NodeJS.Signals[], body: string) {
   const script = join(folder, "loop.mjs");
   writeFileSync(
     script,
-    `import { catchStopSignals, tolerateClosedOutput } from ${importOf("train/signals.js")};
+    `import { catchStopSignals, tolerateClosedOutput } from ${importOf("cli/signals.js")};
      tolerateClosedOutput();
      const stop = catchStopSignals({ onRequest: (signal) => console.log("asked", signal) });
      ${body}`,
@@ -72,7 +72,7 @@ it("output that nobody reads does not end the process", async () => {
   writeFileSync(
     script,
     `import { writeFileSync } from "node:fs";
-     import { tolerateClosedOutput } from ${importOf("train/signals.js")};
+     import { tolerateClosedOutput } from ${importOf("cli/signals.js")};
      tolerateClosedOutput();
      for (let i = 0; i < 200; i++) {
        console.log("line", i);

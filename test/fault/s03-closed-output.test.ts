@@ -3,8 +3,8 @@ import { execFile } from "node:child_process";
 import { beforeAll, expect, test } from "vitest";
 import { buildLibrary, root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
-import { lastStep, train, until, writeConfig } from "../support/child_run.js";
-import { tinyData } from "../support/tiny_run.js";
+import { lastStep, train, until, writeConfig } from "../support/child-run.js";
+import { tinyData } from "../support/tiny-run.js";
 
 let place: { folder: string; data: string };
 beforeAll(async () => {

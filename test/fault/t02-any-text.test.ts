@@ -3,10 +3,10 @@
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { prepare } from "../../lib/data/prepare.js";
+import { DataError } from "../../lib/core/errors.js";
 import { TokenDataset } from "../../lib/data/shards.js";
 import { maxPartLength } from "../../lib/data/text-parts.js";
-import { DataError } from "../../lib/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import {
   everyTokenizer,
   quickstart,

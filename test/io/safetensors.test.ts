@@ -10,8 +10,8 @@ import {
   type TensorSource,
   writeSafetensors,
 } from "../../lib/checkpoint/safetensors.js";
-import { CheckpointError } from "../../lib/errors.js";
-import { addon, type DType } from "../../lib/native.js";
+import { CheckpointError } from "../../lib/core/errors.js";
+import { addon, type DType } from "../../lib/core/native.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 
 let folder: ReturnType<typeof temporaryFolder>;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { CheckpointError, ConfigError } from "../../lib/errors.js";
+import { CheckpointError, ConfigError } from "../../lib/core/errors.js";
 import {
   fromHuggingFace,
   llamaConfig,

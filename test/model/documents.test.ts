@@ -1,12 +1,12 @@
 /** A window of several documents beside the documents alone. */
 import { describe, expect, test } from "vitest";
-import { noGrad } from "../../lib/autograd.js";
-import { tensor, zeros } from "../../lib/create.js";
+import { noGrad } from "../../lib/core/autograd.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { scope } from "../../lib/core/scope.js";
 import { documentStarts } from "../../lib/data/windows.js";
-import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
 import { llamaConfig } from "../../lib/model/config.js";
 import { Llama, type Recompute } from "../../lib/model/llama.js";
-import { scope } from "../../lib/scope.js";
 import { relativeError } from "../support/reference.js";
 
 const vocabSize = 50;

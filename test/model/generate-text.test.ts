@@ -2,13 +2,13 @@ import { mkdtemp, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { ArgumentError, NonFiniteError } from "../../lib/core/errors.js";
+import { native } from "../../lib/core/native.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import { ArgumentError, NonFiniteError } from "../../lib/errors.js";
+import { generate, generateTokens } from "../../lib/generate/generate.js";
 import { llamaConfig } from "../../lib/model/config.js";
-import { generate, generateTokens } from "../../lib/model/generate.js";
 import { Llama } from "../../lib/model/llama.js";
-import { native } from "../../lib/native.js";
-import { memory, synchronize } from "../../lib/runtime.js";
 import { fixtures } from "../data/support.js";
 
 // Text of a model that knows nothing: each token comes about as often as any other.

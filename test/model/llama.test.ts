@@ -2,25 +2,25 @@ import { mkdir, mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { noGrad } from "../../lib/autograd.js";
 import { loadLlama, saveLlama } from "../../lib/checkpoint/llama.js";
-import { tensor, zeros } from "../../lib/create.js";
+import { noGrad } from "../../lib/core/autograd.js";
+import { tensor, zeros } from "../../lib/core/create.js";
 import {
   ArgumentError,
   CheckpointError,
   ConfigError,
   ShapeError,
   UsageError,
-} from "../../lib/errors.js";
+} from "../../lib/core/errors.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import { markFile } from "../../lib/files/own-folder.js";
+import { generateTokens } from "../../lib/generate/generate.js";
 import { llamaConfig, parameterCount } from "../../lib/model/config.js";
-import { generateTokens } from "../../lib/model/generate.js";
 import { huggingFaceTensors } from "../../lib/model/hf.js";
 import { Llama, type Recompute } from "../../lib/model/llama.js";
 import { presets } from "../../lib/model/presets.js";
 import { AdamW } from "../../lib/optim/adamw.js";
-import { markFile } from "../../lib/own-folder.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
 
 const config = llamaConfig({
   vocabSize: 50,

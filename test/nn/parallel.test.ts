@@ -1,9 +1,11 @@
 // What a parallel strategy is told: a group's gradients are complete when everything on the tape that writes them has run,
 // and nothing that will not run any more may keep it waiting.
 import { describe, expect, test } from "vitest";
-import { grad } from "../../lib/autograd.js";
-import { tensor } from "../../lib/create.js";
-import { AutogradError } from "../../lib/errors.js";
+import { grad } from "../../lib/core/autograd.js";
+import { tensor } from "../../lib/core/create.js";
+import { AutogradError } from "../../lib/core/errors.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import {
   Linear,
   type ParallelStrategy,
@@ -11,8 +13,6 @@ import {
   writeParameter,
 } from "../../lib/nn/index.js";
 import { square, sum } from "../../lib/ops/index.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 
 /** A strategy of one process that counts what it is told. */
 function watched() {

@@ -1,13 +1,16 @@
 // A module of the user's own: what is found in it, where its parameters lie, and what cannot be placed.
 import { describe, expect, test } from "vitest";
-import { tensor, zeros } from "../../lib/create.js";
+import { tensor, zeros } from "../../lib/core/create.js";
 import {
   ArgumentError,
   AutogradError,
   DisposedError,
   DTypeError,
   ShapeError,
-} from "../../lib/errors.js";
+} from "../../lib/core/errors.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import {
   Embedding,
   Linear,
@@ -19,9 +22,6 @@ import {
   writeParameter,
 } from "../../lib/nn/index.js";
 import { add, mul, sum } from "../../lib/ops/index.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { settled } from "../support/settled.js";
 
 const numbers = async (x: Tensor) => [...(await x.toArray())];

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { tensor, zeros } from "../../lib/create.js";
-import { native } from "../../lib/native.js";
-import type { Tensor } from "../../lib/tensor.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import { native } from "../../lib/core/native.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { random, relativeError, roundToBf16 } from "../support/reference.js";
 
 const options = { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1 };

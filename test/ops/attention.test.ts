@@ -1,14 +1,14 @@
 import { execFileSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
-import { noGrad } from "../../lib/autograd.js";
-import { zeros } from "../../lib/create.js";
-import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { noGrad } from "../../lib/core/autograd.js";
+import { zeros } from "../../lib/core/create.js";
+import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { memory, resetPeakMemory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { type AttentionOptions, attention, attentionCached } from "../../lib/ops/attention.js";
-import { memory, resetPeakMemory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
-import { causalAttention, packedHeads } from "../support/attention_reference.js";
-import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import { causalAttention, packedHeads } from "../support/attention-reference.js";
+import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   expectClose,
   finiteDifferences,
@@ -158,7 +158,7 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
 it("gives the same bits with one thread and with two", () => {
   const run = (threads: number) =>
     JSON.parse(
-      execFileSync(process.execPath, ["test/support/thread_bits.mjs"], {
+      execFileSync(process.execPath, ["test/support/thread-bits.mjs"], {
         env: { ...process.env, LLAMAFORGE_THREADS: String(threads) },
         encoding: "utf8",
       }),

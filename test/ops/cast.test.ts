@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
-import { arange, empty, full, tensor } from "../../lib/create.js";
-import { ArgumentError, AutogradError } from "../../lib/errors.js";
-import { native } from "../../lib/native.js";
+import { arange, empty, full, tensor } from "../../lib/core/create.js";
+import { ArgumentError, AutogradError } from "../../lib/core/errors.js";
+import { native } from "../../lib/core/native.js";
+import type { DType, Tensor } from "../../lib/core/tensor.js";
 import { cast } from "../../lib/ops/cast.js";
-import type { DType, Tensor } from "../../lib/tensor.js";
-import { toTensor } from "../support/float_ops.js";
+import { toTensor } from "../support/float-ops.js";
 import { expectClose, random, rounded, roundToBf16 } from "../support/reference.js";
 
 const values = [

@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import type { ComparisonKind } from "../../lib/ops/broadcast.js";
 import { eq, ge, gt, le, lt, ne } from "../../lib/ops/compare.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { broadcastPair } from "../support/arbitraries.js";
 import { fromReference } from "../support/operations.js";
 import { expectClose, map, randomIntegers, reference, zip } from "../support/reference.js";

@@ -9,7 +9,7 @@ interface Report {
   results: Record<string, { dtype: "f32" | "bf16"; hash: string; values: number[] }>;
 }
 
-const program = fileURLToPath(new URL("../support/kernel_bits.mjs", import.meta.url));
+const program = fileURLToPath(new URL("../support/kernel-bits.mjs", import.meta.url));
 
 function run(environment: Record<string, string>): Report {
   const env = { ...process.env, ...environment };

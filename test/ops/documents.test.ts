@@ -1,19 +1,19 @@
 /** Attention and positions that keep the documents of a window apart: `documentStarts` of `attention` and `rope`. */
 import { describe, expect, it } from "vitest";
-import { tensor, zeros } from "../../lib/create.js";
-import { defaultDevice } from "../../lib/device.js";
-import { DTypeError, ShapeError } from "../../lib/errors.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import { defaultDevice } from "../../lib/core/device.js";
+import { DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { attention } from "../../lib/ops/attention.js";
 import { rope, ropeTable } from "../../lib/ops/rope.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import {
   causalAttention,
   type HeadCounts,
   packedHeads,
   startsOf,
-} from "../support/attention_reference.js";
-import { expectOpMatches, toTensor } from "../support/float_ops.js";
+} from "../support/attention-reference.js";
+import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   expectClose,
   finiteDifferences,

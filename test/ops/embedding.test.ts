@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { tensor, zeros } from "../../lib/create.js";
-import { DTypeError, NativeError, ShapeError } from "../../lib/errors.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import { DTypeError, NativeError, ShapeError } from "../../lib/core/errors.js";
+import { synchronize } from "../../lib/core/runtime.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { cast } from "../../lib/ops/cast.js";
 import { embedding } from "../../lib/ops/embedding.js";
-import { synchronize } from "../../lib/runtime.js";
-import type { Tensor } from "../../lib/tensor.js";
-import { toTensor } from "../support/float_ops.js";
+import { toTensor } from "../support/float-ops.js";
 import {
   at,
   build,

@@ -2,10 +2,10 @@
 // range although the result does not, where 0 would meet an infinity in a product, and where a sum
 // would round away what counts.
 import { describe, expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import * as ops from "../../lib/ops/index.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { type FloatDType, reference, rounded } from "../support/reference.js";
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number;

@@ -1,11 +1,11 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { add } from "../../lib/ops/binary.js";
 import { gather } from "../../lib/ops/gather.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { shapeOf } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {

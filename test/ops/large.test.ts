@@ -1,12 +1,12 @@
 import { freemem } from "node:os";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ones, tensor } from "../../lib/create.js";
-import { native } from "../../lib/native.js";
+import { ones, tensor } from "../../lib/core/create.js";
+import { native } from "../../lib/core/native.js";
+import { empty, type Tensor } from "../../lib/core/tensor.js";
 import { embedding } from "../../lib/ops/embedding.js";
-import { rmsNorm } from "../../lib/ops/rms_norm.js";
+import { rmsNorm } from "../../lib/ops/rms-norm.js";
 import { argmax } from "../../lib/ops/sample.js";
 import { swiglu } from "../../lib/ops/swiglu.js";
-import { empty, type Tensor } from "../../lib/tensor.js";
 
 // Row N6 of the fault table: more than 2^31 elements in one tensor, where a 32-bit index would wrap.
 const [rows, columns] = [65_537, 32_770];

@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
-import { zeros } from "../../lib/create.js";
-import { ArgumentError, DisposedError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { zeros } from "../../lib/core/create.js";
+import { ArgumentError, DisposedError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { linear } from "../../lib/ops/linear.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import type { Tensor } from "../../lib/tensor.js";
-import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   expectClose,
   map,
@@ -109,7 +109,7 @@ it("computes only the gradients that are needed", async () => {
 });
 
 it("leaves no tensor behind", async () => {
-  const { scope } = await import("../../lib/scope.js");
+  const { scope } = await import("../../lib/core/scope.js");
   const before = memory().tensors;
   scope(() => {
     const weight = toTensor(random([6, 5], 1), "f32", true);

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { zeros } from "../../lib/create.js";
-import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { zeros } from "../../lib/core/create.js";
+import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { matmul } from "../../lib/ops/matmul.js";
-import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   matmul as composed,
   expectClose,

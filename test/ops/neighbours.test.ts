@@ -2,11 +2,11 @@
 // CPU or a pack of a GPU, nor on whether it comes in a whole vector or in the rest at the end. Bits
 // are compared, with all NaN taken as equal.
 import { describe, expect, it } from "vitest";
-import { ones, tensor } from "../../lib/create.js";
+import { ones, tensor } from "../../lib/core/create.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import * as ops from "../../lib/ops/index.js";
 import type { UnaryKind } from "../../lib/ops/unary.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { type FloatDType, roundToBf16, uniformSource } from "../support/reference.js";
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { ArgumentError } from "../../lib/errors.js";
+import { ArgumentError } from "../../lib/core/errors.js";
+import { memory } from "../../lib/core/runtime.js";
 import { rand, randn } from "../../lib/ops/random.js";
-import { memory } from "../../lib/runtime.js";
 import { relativeError, roundToBf16 } from "../support/reference.js";
 
 /** Philox4x32-10 from the paper, one block. */

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { type Axes, max, mean, min, type ReduceOptions, sum } from "../../lib/ops/reduce.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { shapeOf } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {

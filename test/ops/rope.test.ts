@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { zeros } from "../../lib/create.js";
-import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { zeros } from "../../lib/core/create.js";
+import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
-import type { Tensor } from "../../lib/tensor.js";
-import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import { build, expectClose, type Reference, random, reference } from "../support/reference.js";
 
 const theta = 500;

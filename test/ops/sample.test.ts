@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { full, tensor, zeros } from "../../lib/create.js";
-import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { full, tensor, zeros } from "../../lib/core/create.js";
+import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { argmax, type SampleOptions, sample } from "../../lib/ops/sample.js";
-import { toTensor } from "../support/float_ops.js";
+import { toTensor } from "../support/float-ops.js";
 import { random } from "../support/reference.js";
 
 const inf = Number.POSITIVE_INFINITY;

@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
 import { mul } from "../../lib/ops/binary.js";
 import { permute, reshape, squeeze, transpose, unsqueeze } from "../../lib/ops/shape.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
 import { shapeOf } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import * as reference from "../support/reference.js";

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { mul } from "../../lib/ops/binary.js";
 import { concat, type Ranges, slice, split, stack } from "../../lib/ops/slice.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { shapeOf } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {

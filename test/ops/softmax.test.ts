@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { scope } from "../../lib/core/scope.js";
 import { mul } from "../../lib/ops/binary.js";
 import { sum } from "../../lib/ops/reduce.js";
 import { logSoftmax, softmax } from "../../lib/ops/softmax.js";
-import { scope } from "../../lib/scope.js";
 import { checkOperation } from "../support/operations.js";
 import * as reference from "../support/reference.js";
 import { map, type Reference, random, reduce, total, zip } from "../support/reference.js";

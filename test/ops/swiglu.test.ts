@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { tensor, zeros } from "../../lib/create.js";
-import { ArgumentError, DTypeError, ShapeError } from "../../lib/errors.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { swiglu } from "../../lib/ops/swiglu.js";
-import { expectOpMatches, toTensor } from "../support/float_ops.js";
+import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import { at, build, expectClose, type Reference, random } from "../support/reference.js";
 
 function composed(gateUp: Reference): Reference {

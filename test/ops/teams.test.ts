@@ -66,7 +66,7 @@ test.runIf(hasCompiler && !onGpu())(
       const library = compile(join(folder, "watchful.so"), { text: watchful }, flags);
       const { status, stdout, stderr } = spawnSync(
         process.execPath,
-        [join(root, "test/support/kernel_sweep.mjs")],
+        [join(root, "test/support/kernel-sweep.mjs")],
         { env: { ...process.env, LD_PRELOAD: library, LLAMAFORGE_THREADS: "2" }, encoding: "utf8" },
       );
       expect(stderr).toMatch(/^outside of teams: \d{3,}\n$/);

@@ -1,13 +1,13 @@
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { buildInfo } from "../../lib/native.js";
+import { buildInfo } from "../../lib/core/native.js";
 
-type Script = "kernel_hashes.mjs" | "product_hashes.mjs";
+type Script = "kernel-hashes.mjs" | "product-hashes.mjs";
 
 function hashes(
   environment: Record<string, string>,
-  script: Script = "kernel_hashes.mjs",
+  script: Script = "kernel-hashes.mjs",
 ): Record<string, string> {
   const file = fileURLToPath(new URL(`../support/${script}`, import.meta.url));
   const output = execFileSync(process.execPath, [file], {
@@ -43,13 +43,13 @@ describe("results do not depend on the machine's load or size", () => {
 // Of every kind: wide and narrow, short sums and long ones, as they are stored and transposed, in batches, added to what is
 // there. Libraries divide long sums between threads where the result is small.
 describe("products do not depend on the number of threads", () => {
-  const one = hashes({ LLAMAFORGE_THREADS: "1" }, "product_hashes.mjs");
+  const one = hashes({ LLAMAFORGE_THREADS: "1" }, "product-hashes.mjs");
 
   it("has products to compare", () => {
     expect(Object.keys(one).length).toBeGreaterThan(1700);
   });
 
   it.each(["2", "3", "4"])("gives the same bits with %s threads as with 1", (threads) => {
-    expect(hashes({ LLAMAFORGE_THREADS: threads }, "product_hashes.mjs")).toEqual(one);
+    expect(hashes({ LLAMAFORGE_THREADS: threads }, "product-hashes.mjs")).toEqual(one);
   });
 });

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { scope } from "../../lib/core/scope.js";
 import {
   abs,
   cos,
@@ -18,7 +19,6 @@ import {
   tanh,
   type UnaryKind,
 } from "../../lib/ops/unary.js";
-import { scope } from "../../lib/scope.js";
 import { checkOperation } from "../support/operations.js";
 import { expectClose, map, type Reference, random, reference } from "../support/reference.js";
 

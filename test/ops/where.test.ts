@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { tensor } from "../../lib/create.js";
+import { tensor } from "../../lib/core/create.js";
+import { scope } from "../../lib/core/scope.js";
 import { gt } from "../../lib/ops/compare.js";
 import { log } from "../../lib/ops/unary.js";
 import { where } from "../../lib/ops/where.js";
-import { scope } from "../../lib/scope.js";
 import { broadcastPair } from "../support/arbitraries.js";
 import { checkOperation, fromReference } from "../support/operations.js";
 import {

@@ -1,14 +1,19 @@
 // AdamW as a user makes and calls it; the kernel's numbers are in test/ops/adamw.test.ts.
 import { describe, expect, test } from "vitest";
-import { tensor, zeros } from "../../lib/create.js";
-import { ArgumentError, DTypeError, type LlamaForgeError, ShapeError } from "../../lib/errors.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import {
+  ArgumentError,
+  DTypeError,
+  type LlamaForgeError,
+  ShapeError,
+} from "../../lib/core/errors.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { Linear, ParameterStore } from "../../lib/nn/index.js";
 import { mul, sum } from "../../lib/ops/index.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import { finiteGuard } from "../../lib/optim/guard.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
 import { settled } from "../support/settled.js";
 
 const numbers = async (x: Tensor) => [...(await x.toArray())];

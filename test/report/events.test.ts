@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { UsageError } from "../../lib/errors.js";
+import { UsageError } from "../../lib/core/errors.js";
 import { chartData, readRun, samplesByStep, summarise } from "../../lib/report/events.js";
 import { fakeSteps, writeFakeRun } from "./fake-run.js";
 

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { UsageError } from "../../lib/errors.js";
+import { UsageError } from "../../lib/core/errors.js";
 import { presets } from "../../lib/model/presets.js";
 import { readRun } from "../../lib/report/events.js";
 import { embedJson, escapeHtml, renderReport, writeReport } from "../../lib/report/html.js";

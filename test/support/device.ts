@@ -2,7 +2,7 @@
  * Runs before every test file (vitest.config.ts). With LLAMAFORGE_TEST_DEVICE=cuda:0 the same tests run on a GPU: tensors
  * that do not name a device are made there.
  */
-import { defaultDevice, parseDevice, setDefaultDevice } from "../../lib/device.js";
+import { defaultDevice, parseDevice, setDefaultDevice } from "../../lib/core/device.js";
 
 const name = process.env.LLAMAFORGE_TEST_DEVICE;
 if (name) setDefaultDevice(parseDevice(name));

@@ -1,9 +1,9 @@
 /** Runs an operation of the library beside its float64 reference: values and gradients, in f32 and bf16. */
 
-import { tensor } from "../../lib/create.js";
-import { synchronize } from "../../lib/runtime.js";
-import { scope } from "../../lib/scope.js";
-import type { Tensor } from "../../lib/tensor.js";
+import { tensor } from "../../lib/core/create.js";
+import { synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import {
   expectClose,
   type FloatDType,

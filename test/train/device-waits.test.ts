@@ -2,17 +2,17 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import { beforeAll, describe, expect, test } from "vitest";
+import { synchronize } from "../../lib/core/runtime.js";
 import { writeReport } from "../../lib/index.js";
 import { Llama } from "../../lib/model/llama.js";
 import { AdamW } from "../../lib/optim/adamw.js";
-import { synchronize } from "../../lib/runtime.js";
 import { DeviceWaits, describeWaits, noWaits } from "../../lib/train/device-waits.js";
 import { HostMeter } from "../../lib/train/host-meter.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
 import { describeTimes } from "../../lib/train/run-times.js";
 import { trainStep } from "../../lib/train/step.js";
 import { Trainer } from "../../lib/train/trainer.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 /** A pass by its times: waiting for data from..to, enqueuing from..to. */
 const pass = (data: [number, number], recorded: [number, number]) => ({

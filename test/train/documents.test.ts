@@ -1,9 +1,9 @@
 /** Recipes that keep the documents of a window apart, end to end. */
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { CheckpointError } from "../../lib/errors.js";
+import { CheckpointError } from "../../lib/core/errors.js";
 import { Trainer } from "../../lib/train/trainer.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let folder: string;
 let data: string;

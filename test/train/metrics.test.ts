@@ -11,8 +11,9 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { UsageError } from "../../lib/errors.js";
-import { parseConfig } from "../../lib/train/config.js";
+import { parseConfig } from "../../lib/config/index.js";
+import { decidePrecision } from "../../lib/config/precision.js";
+import { UsageError } from "../../lib/core/errors.js";
 import {
   encodeStep,
   MetricsWriter,
@@ -21,7 +22,6 @@ import {
   type StepMetrics,
   writeRunInfo,
 } from "../../lib/train/metrics.js";
-import { decidePrecision } from "../../lib/train/precision.js";
 import { buildLibrary, importOf } from "../cli/build.js";
 
 let folder: string;

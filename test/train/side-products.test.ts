@@ -5,8 +5,8 @@ import { Tokenizer } from "../../lib/data/tokenizer.js";
 import type { StepMetrics } from "../../lib/train/metrics.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { buildLibrary } from "../cli/build.js";
-import { lastStep, train, until, writeConfig } from "../support/child_run.js";
-import { tinyConfig, tinyData, tinyModel } from "../support/tiny_run.js";
+import { lastStep, train, until, writeConfig } from "../support/child-run.js";
+import { tinyConfig, tinyData, tinyModel } from "../support/tiny-run.js";
 
 // What a run gives beside its weights neither ends it nor costs a step's record.
 

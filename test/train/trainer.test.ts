@@ -2,14 +2,19 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { loadLlama } from "../../lib/checkpoint/llama.js";
-import { CheckpointError, DivergedError, TokenizerError, UsageError } from "../../lib/errors.js";
-import { native } from "../../lib/native.js";
-import { memory, synchronize } from "../../lib/runtime.js";
-import type { RunConfig } from "../../lib/train/config.js";
+import type { RunConfig } from "../../lib/config/index.js";
+import {
+  CheckpointError,
+  DivergedError,
+  TokenizerError,
+  UsageError,
+} from "../../lib/core/errors.js";
+import { native } from "../../lib/core/native.js";
+import { memory, synchronize } from "../../lib/core/runtime.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
 import { SkipHistory } from "../../lib/train/skips.js";
 import { Trainer, type TrainerOptions } from "../../lib/train/trainer.js";
-import { tinyConfig, tinyData } from "../support/tiny_run.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let folder: string;
 let data: string;

@@ -6,8 +6,8 @@
 
 #include <limits>
 
-#include "cuda/cuda_ops.h"
-#include "cuda/launch.h"
+#include "cuda/ops/cuda_ops.h"
+#include "cuda/runtime/launch.h"
 #include "ops/checks/attention.h"
 #include "ops/checks/documents.h"
 

@@ -2,7 +2,7 @@
 // of a block for dq, one over its keys for dk and dv. Nothing is added through global memory: deterministic.
 #include "cuda/attention/documents.cuh"
 #include "cuda/attention/mma.cuh"
-#include "cuda/cuda_error.h"
+#include "cuda/runtime/cuda_error.h"
 
 namespace llamaforge::cuda {
 namespace {

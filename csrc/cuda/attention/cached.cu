@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "cuda/attention/attention_kernels.h"
-#include "cuda/launch.h"
+#include "cuda/runtime/launch.h"
 
 namespace llamaforge::cuda {
 namespace {

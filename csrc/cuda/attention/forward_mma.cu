@@ -4,7 +4,7 @@
 // Deterministic: a query is computed by one warp in one order.
 #include "cuda/attention/documents.cuh"
 #include "cuda/attention/mma.cuh"
-#include "cuda/cuda_error.h"
+#include "cuda/runtime/cuda_error.h"
 
 namespace llamaforge::cuda {
 namespace {

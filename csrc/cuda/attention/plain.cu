@@ -2,8 +2,8 @@
 // tensor core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as
 // elsewhere. Maxima are subtracted before scores are scaled: see kLargeScore. Deterministic: a query's (a key's) sums belong to one block and run in one order.
 #include "cuda/attention/documents.cuh"
-#include "cuda/cuda_error.h"
-#include "cuda/launch.h"
+#include "cuda/runtime/cuda_error.h"
+#include "cuda/runtime/launch.h"
 
 namespace llamaforge::cuda {
 namespace {

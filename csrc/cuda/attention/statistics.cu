@@ -1,8 +1,8 @@
 // What the backward pass of attention needs of each query: lse in base 2 and D = rowsum(dO ∘ o). Reads two tensors of
 // (B, T, H · head size) and 8 bytes a row, and writes as many: 268 MB, so 0.09 ms, for 16 × 2048 tokens and 32 heads of 64.
 #include "cuda/attention/attention_kernels.h"
-#include "cuda/cuda_error.h"
-#include "cuda/launch.h"
+#include "cuda/runtime/cuda_error.h"
+#include "cuda/runtime/launch.h"
 
 namespace llamaforge::cuda {
 namespace {

@@ -4,7 +4,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
-#include "cuda/cuda_error.h"
+#include "cuda/runtime/cuda_error.h"
 
 namespace llamaforge::cuda {
 

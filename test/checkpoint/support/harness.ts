@@ -49,10 +49,9 @@ export function createHarness(): Harness {
   const folder = mkdtempSync(join(cache, "llamaforge-test-"));
   writeFileSync(join(folder, "package.json"), '{ "name": "llamaforge", "type": "module" }\n');
   const modules = [
-    ...readdirSync(join(root, "lib"))
-      .filter((name) => name.endsWith(".ts"))
-      .map((name) => `lib/${name}`),
-    ...readdirSync(join(root, "lib", "checkpoint")).map((name) => `lib/checkpoint/${name}`),
+    ...["core", "files", "checkpoint"].flatMap((room) =>
+      readdirSync(join(root, "lib", room)).map((name) => `lib/${room}/${name}`),
+    ),
     ...["save-child", "lock-child", "contents"].map((name) => `test/checkpoint/support/${name}.ts`),
   ];
   for (const path of modules) {

@@ -1,5 +1,5 @@
 // Writes one choice and prints what a second cache of the same process finds for it: "found" or "none".
-#include "cuda/gemm_cache.h"
+#include "cuda/gemm/gemm_cache.h"
 
 #include <cstdio>
 

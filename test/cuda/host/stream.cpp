@@ -6,8 +6,8 @@
 #include <thread>
 #include <vector>
 
-#include "cuda/cuda_stream.h"
-#include "cuda/gemm_context.h"
+#include "cuda/runtime/cuda_stream.h"
+#include "cuda/gemm/gemm_context.h"
 
 namespace llamaforge::cuda {
 

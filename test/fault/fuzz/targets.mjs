@@ -26,7 +26,7 @@ export async function makeTargets(root, folder) {
 }
 
 async function dataTargets(root, folder, library) {
-  const { prepare } = await library("data/prepare.js");
+  const { prepare } = await library("prepare/prepare.js");
   const { TokenDataset } = await library("data/shards.js");
   const { verifyDataset } = await library("data/verify.js");
   const texts = join(folder, "texts");
@@ -128,7 +128,7 @@ function withCheck(bytes) {
 }
 
 async function configTarget(root, library, file) {
-  const { loadConfig } = await library("train/config.js");
+  const { loadConfig } = await library("config/index.js");
   const configs = join(root, "configs");
   const seeds = readdirSync(configs)
     .filter((name) => name.endsWith(".yaml"))

@@ -1,0 +1,292 @@
+// Matrix products by cuBLASLt, with bf16 or f32 operands and sums in f32 (TF32 only with LLAMAFORGE_TF32=1).
+//
+// cuBLASLt is column-major: our row-major c = a·b is its cᵀ = bᵀ·aᵀ, so our b is its first operand and nothing is
+// moved. Of the algorithms that its heuristics offer the fastest is taken: on an H100 the first is up to 10% behind the
+// best at our shapes. They are timed when a product is first met, on its own operands; the choice is cached on disk
+// (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up parts in the
+// output's own bf16 are left out, and none uses atomic additions: a product gives the same bits every time. A single
+// row has a kernel of its own (gemv.cu).
+#include "cuda/gemm/gemm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include "cuda/ops/cuda_ops.h"
+#include "cuda/gemm/gemm_context.h"
+#include "cuda/gemm/gemv.h"
+#include "cuda/runtime/launch.h"
+#include "ops/checks/gemm.h"
+#include "runtime/settings.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for Hopper
+constexpr int kCandidates = 16;
+constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
+// Timing is worth its milliseconds from here on.
+constexpr double kFlopsWorthTiming = 1 << 28;
+constexpr double kBytesWorthTiming = 8 << 20;
+constexpr float kMillisecondsPerCandidate = 3;
+constexpr float kSameSpeed = 1.01f;  // of candidates this close the earlier one is taken: noise must not choose
+
+void check_lt(lt::Status status, const char* call) {
+  if (status != 0) throw Error("ERR_NATIVE", format("cuBLASLt's {} failed with status {}", call, status));
+}
+
+cudaDataType to_cuda(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
+
+// The largest power of two up to 16 that divides the address: no kernel asks for more.
+int64_t alignment_of(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  return static_cast<int64_t>(std::min<uintptr_t>(16, address & (~address + 1)));
+}
+
+std::string prefix_of(const CudaStream& cuda, const CublasLt& lt) {
+  cudaDeviceProp properties;
+  LF_CUDA_CHECK(cudaGetDeviceProperties(&properties, cuda.index()));
+  return format("{} {} {}: ", lt.GetVersion(), properties.name, properties.multiProcessorCount);
+}
+
+bool times_algorithms() {
+  const char* value = std::getenv("LLAMAFORGE_GEMM");
+  if (!value || std::strcmp(value, "tuned") == 0) return true;
+  if (std::strcmp(value, "first") == 0) return false;
+  throw Error("ERR_ARGUMENT", format("LLAMAFORGE_GEMM is \"{}\": expected tuned or first", value));
+}
+
+template <class Key> std::string name_of_product(const Key& key) {
+  std::string name;
+  for (int64_t part : key) name += (name.empty() ? "" : " ") + std::to_string(part);
+  return name;
+}
+
+bool is_worth_timing(const GemmShape& shape) {
+  const double batch = static_cast<double>(shape.batch), m = static_cast<double>(shape.m);
+  const double n = static_cast<double>(shape.n), k = static_cast<double>(shape.k);
+  const double bytes = batch * (m * k + k * n) * static_cast<double>(size_of(shape.input)) +
+                       batch * m * n * static_cast<double>(size_of(shape.output));
+  return 2 * batch * m * n * k >= kFlopsWorthTiming || bytes >= kBytesWorthTiming;
+}
+
+}  // namespace
+
+GemmContext::GemmContext(CudaStream& cuda)
+    : cuda_(cuda), lt_(cublaslt()), tunes_(times_algorithms()), cache_(prefix_of(cuda, lt_)) {
+  tf32_ = is_on("LLAMAFORGE_TF32");
+  fills_ = is_on("LLAMAFORGE_CUDA_FILL_PRODUCTS");
+  check_lt(lt_.Create(&handle_), "Create");
+  LF_CUDA_CHECK(cudaMalloc(&workspace_, kWorkspaceBytes));
+  if (fills_) LF_CUDA_CHECK(cudaMemsetAsync(workspace_, 0, kWorkspaceBytes, cuda_.compute()));
+  LF_CUDA_CHECK(cudaEventCreate(&begin_));
+  LF_CUDA_CHECK(cudaEventCreate(&end_));
+}
+
+GemmContext::~GemmContext() {
+  for (auto& [key, plan] : plans_) destroy(plan);
+  cudaEventDestroy(begin_);
+  cudaEventDestroy(end_);
+  cudaFree(workspace_);
+  lt_.Destroy(handle_);
+}
+
+void GemmContext::destroy(Plan& plan) const {
+  if (plan.desc) lt_.MatmulDescDestroy(plan.desc);
+  for (lt::MatrixLayout layout : {plan.a, plan.b, plan.c}) {
+    if (layout) lt_.MatrixLayoutDestroy(layout);
+  }
+  plan = {};
+}
+
+// ---- plans --------------------------------------------------------------------------------------------------------
+
+GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b) const {
+  Plan plan;
+  const int compute = shape.input == DType::f32 && tf32_ ? lt::kCompute32FFastTF32 : lt::kCompute32F;
+  check_lt(lt_.MatmulDescCreate(&plan.desc, compute, CUDA_R_32F), "MatmulDescCreate");
+  auto set_operation = [&](int attribute, bool transposed) {
+    const int operation = transposed ? lt::kOperationT : lt::kOperationN;
+    check_lt(lt_.MatmulDescSetAttribute(plan.desc, attribute, &operation, sizeof operation), "MatmulDescSetAttribute");
+  };
+  set_operation(lt::kDescTransA, b.transposed);
+  set_operation(lt::kDescTransB, a.transposed);
+
+  // A row-major (rows, columns) matrix is a column-major (columns, rows) one.
+  auto layout = [&](lt::MatrixLayout& result, DType dtype, int64_t rows, int64_t columns, bool shared) {
+    check_lt(lt_.MatrixLayoutCreate(&result, to_cuda(dtype), static_cast<uint64_t>(columns), static_cast<uint64_t>(rows),
+                                    columns),
+             "MatrixLayoutCreate");
+    if (shape.batch == 1) return;
+    const int32_t count = static_cast<int32_t>(shape.batch);
+    const int64_t stride = shared ? 0 : rows * columns;
+    check_lt(lt_.MatrixLayoutSetAttribute(result, lt::kLayoutBatchCount, &count, sizeof count), "MatrixLayoutSetAttribute");
+    check_lt(lt_.MatrixLayoutSetAttribute(result, lt::kLayoutBatchStride, &stride, sizeof stride), "MatrixLayoutSetAttribute");
+  };
+  layout(plan.a, shape.input, a.transposed ? shape.k : shape.m, a.transposed ? shape.m : shape.k, a.shared);
+  layout(plan.b, shape.input, b.transposed ? shape.n : shape.k, b.transposed ? shape.k : shape.n, b.shared);
+  layout(plan.c, shape.output, shape.m, shape.n, false);
+  return plan;
+}
+
+std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& key) const {
+  lt::MatmulPreference preference = nullptr;
+  check_lt(lt_.MatmulPreferenceCreate(&preference), "MatmulPreferenceCreate");
+  auto set = [&](int attribute, const auto& value) {
+    check_lt(lt_.MatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "MatmulPreferenceSetAttribute");
+  };
+  set(lt::kPreferenceWorkspaceBytes, kWorkspaceBytes);
+  set(lt::kPreferenceReductionSchemes, lt::kReductionComputeType);
+  set(lt::kPreferenceAlignmentA, static_cast<uint32_t>(key[12]));
+  set(lt::kPreferenceAlignmentB, static_cast<uint32_t>(key[11]));
+  set(lt::kPreferenceAlignmentC, static_cast<uint32_t>(key[13]));
+  set(lt::kPreferenceAlignmentD, static_cast<uint32_t>(key[13]));
+  lt::HeuristicResult results[kCandidates];
+  int found = 0;
+  const lt::Status status = lt_.MatmulAlgoGetHeuristic(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, preference,
+                                                       kCandidates, results, &found);
+  lt_.MatmulPreferenceDestroy(preference);
+  std::vector<lt::Algorithm> algorithms;
+  for (int i = 0; status == 0 && i < found; ++i) {
+    if (results[i].state == 0 && results[i].workspace_bytes <= kWorkspaceBytes) algorithms.push_back(results[i].algorithm);
+  }
+  return algorithms;
+}
+
+GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+                                         bool accumulate) {
+  const Key key = {shape.batch,
+                   shape.m,
+                   shape.n,
+                   shape.k,
+                   static_cast<int64_t>(shape.input) * 10 + static_cast<int64_t>(shape.output),
+                   a.transposed,
+                   b.transposed,
+                   a.shared,
+                   b.shared,
+                   accumulate,
+                   tf32_,
+                   alignment_of(a.data),
+                   alignment_of(b.data),
+                   alignment_of(c)};
+  if (const auto found = plans_.find(key); found != plans_.end()) return found->second;
+  if (plans_.size() >= kMaximalPlans) {
+    for (auto& [old, plan] : plans_) destroy(plan);
+    plans_.clear();
+  }
+  Plan plan = describe(shape, a, b);
+  try {
+    const std::string name = name_of_product(key);
+    const auto known = tunes_ ? cache_.find(name) : std::nullopt;
+    lt::HeuristicResult checked;
+    if (known && lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &*known, &checked) == 0 &&
+        checked.workspace_bytes <= kWorkspaceBytes) {
+      plan.algorithm = *known;
+    } else {
+      const auto algorithms = heuristics(plan, key);
+      if (algorithms.empty()) {
+        throw Error("ERR_NATIVE", format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}", shape.m,
+                                         shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
+      }
+      if (tunes_ && algorithms.size() > 1 && is_worth_timing(shape)) {
+        // Timing a sum into c would change it: it gets a place of its own, or, without memory for that, no timing.
+        void* target = c;
+        const size_t bytes = static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
+        if (accumulate && cudaMalloc(&target, bytes) != cudaSuccess) {
+          cudaGetLastError();
+          target = nullptr;
+        }
+        plan.algorithm = target ? fastest(plan, algorithms, a, b, target, accumulate) : algorithms[0];
+        if (target) plan.algorithm = cache_.add(name, plan.algorithm);
+        if (target && accumulate) LF_CUDA_CHECK(cudaFree(target));
+      } else {
+        plan.algorithm = algorithms[0];
+      }
+    }
+  } catch (...) {
+    destroy(plan);
+    throw;
+  }
+  return plans_.emplace(key, plan).first->second;
+}
+
+// ---- timing -------------------------------------------------------------------------------------------------------
+
+lt::Status GemmContext::run(const Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c,
+                            bool accumulate) {
+  const float alpha = 1, beta = accumulate ? 1 : 0;
+  return lt_.Matmul(handle_, plan.desc, &alpha, b, plan.b, a, plan.a, &beta, c, plan.c, c, plan.c, &algorithm, workspace_,
+                    kWorkspaceBytes, cuda_.compute());
+}
+
+float GemmContext::time(Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c, bool accumulate,
+                        int times) {
+  constexpr float kFailed = std::numeric_limits<float>::infinity();
+  LF_CUDA_CHECK(cudaEventRecord(begin_, cuda_.compute()));
+  for (int i = 0; i < times; ++i) {
+    if (run(plan, algorithm, a, b, c, accumulate) != 0) return kFailed;
+  }
+  LF_CUDA_CHECK(cudaEventRecord(end_, cuda_.compute()));
+  LF_CUDA_CHECK(cudaEventSynchronize(end_));
+  float milliseconds = 0;
+  LF_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin_, end_));
+  return milliseconds / static_cast<float>(times);
+}
+
+lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms, const GemmOperand& a,
+                                   const GemmOperand& b, void* c, bool accumulate) {
+  std::vector<float> times;
+  for (const lt::Algorithm& algorithm : algorithms) {
+    time(plan, algorithm, a.data, b.data, c, accumulate, 1);  // loads its code
+    const float once = time(plan, algorithm, a.data, b.data, c, accumulate, 1);
+    const int repeats = static_cast<int>(std::clamp(kMillisecondsPerCandidate / once, 0.0f, 50.0f));
+    times.push_back(repeats > 1 ? time(plan, algorithm, a.data, b.data, c, accumulate, repeats) : once);
+  }
+  const float best = *std::min_element(times.begin(), times.end());
+  if (std::isinf(best)) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
+  const auto chosen = std::find_if(times.begin(), times.end(), [&](float t) { return t <= best * kSameSpeed; });
+  return algorithms[static_cast<size_t>(chosen - times.begin())];
+}
+
+void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate) {
+  const Plan& plan = plan_for(shape, a, b, c, accumulate);
+  // For initcheck, which does not see what cuBLASLt's kernels write through TMA and would report every reader of it.
+  if (fills_ && !accumulate) {
+    const size_t bytes = static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
+    LF_CUDA_CHECK(cudaMemsetAsync(c, 0, bytes, cuda_.compute()));
+  }
+  check_lt(run(plan, plan.algorithm, a.data, b.data, c, accumulate), "Matmul");
+}
+
+void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+                       bool accumulate) {
+  if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
+  cuda.gemm().multiply(shape, a, b, c, accumulate);
+}
+
+// ---- the ops ------------------------------------------------------------------------------------------------------
+
+namespace {
+
+void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
+                  bool accumulate) {
+  const GemmSize size = check_gemm(a, b, c, transpose_a, transpose_b);
+  LF_CHECK(size.batch <= INT32_MAX, "a batch of {} products is too large", size.batch);
+  multiply_matrices(on_cuda(stream), {size.batch, size.m, size.n, size.k, a.dtype, c.dtype},
+                    {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
+}
+
+}  // namespace
+
+void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false);
+}
+
+void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true);
+}
+
+}  // namespace llamaforge::cuda

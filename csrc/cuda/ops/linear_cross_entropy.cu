@@ -1,0 +1,220 @@
+// The head and its loss in one: mean cross-entropy of x (N,D) · weight (V,D)ᵀ, with the gradients of both in the same
+// pass. Logits exist for a chunk of rows at a time and turn into their own gradient before the next chunk:
+//   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;  dx = d w;  dweight += dᵀ x
+// Three products and no second forward. Logits, softmax and sums are f32 (sums double): logits rounded to bf16 gave
+// losses off by up to 8e-4. Their gradient has x's dtype: f32 in place, bf16 beside them. Between the products a logit
+// is read once (4 bytes) and its gradient written once (2 or 4): a block holds its row in registers and shared memory,
+// up to 69,632 classes on an H100; beyond that the row is read again for each pass.
+
+#include <cuda_pipeline.h>
+
+#include <optional>
+#include <type_traits>
+
+#include "cuda/ops/cross_entropy.cuh"
+#include "cuda/ops/cuda_ops.h"
+#include "cuda/gemm/gemm.h"
+#include "ops/checks/cross_entropy.h"
+
+namespace llamaforge::cuda {
+
+namespace {
+
+// Of a chunk's logits and their gradient. Large enough that a product fills the GPU and passes over dweight are few.
+constexpr int64_t kChunkBytes = int64_t{512} << 20;
+
+int64_t rows_per_chunk(int64_t rows, int64_t bytes_per_row) {
+  const int64_t most = std::max<int64_t>(128, kChunkBytes / bytes_per_row / 128 * 128);
+  const int64_t chunks = (rows + most - 1) / most;
+  const int64_t each = (rows + chunks - 1) / chunks;
+  return std::min(rows, (each + 127) / 128 * 128);
+}
+
+// A thread's share of a row: packs of 4 logits, kRowThreads * 4 apart. The first kInRegisters of them stay in
+// registers, the others in shared memory, each in a place that no other thread touches. With 512 threads and 64
+// registers two blocks of 32,768 classes fit a multiprocessor: one reads while the other computes.
+constexpr int kInRegisters = 8;
+constexpr int64_t kClassesPerPack = int64_t{kRowThreads} * 4;
+
+struct HeldRow {
+  Pack<float, 4> registers[kInRegisters];
+  Pack<float, 4>* shared;  // (packs in shared memory, kRowThreads), from this thread's first one
+  int64_t classes;
+
+  __device__ __forceinline__ HeldRow(const float* from, int64_t classes) : classes(classes) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    shared = reinterpret_cast<Pack<float, 4>*>(memory) + threadIdx.x;
+    Pack<float, 4>* to = shared;
+    for (int64_t at = kInRegisters * kClassesPerPack + threadIdx.x * 4; at < classes; at += kClassesPerPack) {
+      __pipeline_memcpy_async(to, from + at, sizeof *to);
+      to += kRowThreads;
+    }
+    __pipeline_commit();
+#pragma unroll
+    for (int i = 0; i < kInRegisters; ++i) {
+      const int64_t at = i * kClassesPerPack + threadIdx.x * 4;
+      if (at < classes) registers[i] = load_pack<float, 4>(from + at);
+    }
+    __pipeline_wait_prior(0);
+  }
+  // body(place, pack) for this thread's packs; the pack may be changed.
+  template <class Body>
+  __device__ __forceinline__ void each(const Body& body) {
+#pragma unroll
+    for (int i = 0; i < kInRegisters; ++i) {
+      const int64_t at = i * kClassesPerPack + threadIdx.x * 4;
+      if (at < classes) body(at, registers[i]);
+    }
+    Pack<float, 4>* in = shared;
+    for (int64_t at = kInRegisters * kClassesPerPack + threadIdx.x * 4; at < classes; at += kClassesPerPack) {
+      body(at, *in);
+      in += kRowThreads;
+    }
+  }
+};
+
+// A row that is read again for each pass, one logit at a time; what body changes is forgotten.
+struct PassingRow {
+  const float* from;
+  int64_t classes;
+  __device__ __forceinline__ PassingRow(const float* from, int64_t classes) : from(from), classes(classes) {}
+  template <class Body>
+  __device__ __forceinline__ void each(const Body& body) {
+    for (int64_t at = threadIdx.x; at < classes; at += kRowThreads) {
+      auto pack = load_pack<float, 1>(from + at);
+      body(at, pack);
+    }
+  }
+};
+
+// The losses of rows and, if kGradient, the gradient of their logits, in dtype T; gradient may be logits.
+template <class T, class Row, bool kGradient>
+__global__ void __launch_bounds__(kRowThreads, 2)
+    loss_and_gradient_kernel(const float* logits, T* gradient, const int32_t* __restrict__ targets,
+                             float* __restrict__ losses, const TargetCount* __restrict__ count, int64_t classes,
+                             int64_t ignore_index) {
+  const int64_t n = blockIdx.x, target = targets[n];
+  const float* const from = logits + n * classes;
+  T* const to = gradient + n * classes;
+  if (target == ignore_index || target < 0 || target >= classes) {
+    if (threadIdx.x == 0) losses[n] = 0;
+    if (kGradient) {
+      for (int64_t at = threadIdx.x; at < classes; at += kRowThreads) to[at] = T{};
+    }
+    return;
+  }
+  const float target_logit = from[target];
+  Row row(from, classes);
+  float highest = Maximum::identity();
+  row.each([&](int64_t, auto& pack) {
+#pragma unroll
+    for (const float x : pack.value) highest = Maximum{}(highest, x);
+  });
+  highest = block_max(highest);
+  double sum = 0;
+  row.each([&](int64_t, auto& pack) {
+    float part = 0;
+#pragma unroll
+    for (float& x : pack.value) {
+      x = exponential<T>(x - highest);
+      part += x;
+    }
+    sum += part;
+  });
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) losses[n] = (highest - target_logit) + static_cast<float>(log(sum));
+  if constexpr (kGradient) {
+    const float inverse_count = count->inverse, scale = static_cast<float>(inverse_count / sum);
+    row.each([&](int64_t at, auto& pack) {
+      constexpr int kCount = sizeof pack.value / sizeof(float);
+      Pack<T, kCount> d;
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) {
+        const float e = std::is_same_v<Row, PassingRow> ? exponential<T>(pack.value[k] - highest) : pack.value[k];
+        d.value[k] = narrow<T>(at + k == target ? e * scale - inverse_count : e * scale);
+      }
+      store_pack(to + at, d);
+    });
+  }
+}
+
+// Bytes of shared memory for a row of `classes`; none if it does not fit or is not made of packs.
+std::optional<size_t> shared_bytes_for(int64_t classes, int index) {
+  if (classes % 4 != 0) return std::nullopt;
+  const int64_t packs = (classes + kClassesPerPack - 1) / kClassesPerPack;
+  const size_t bytes = static_cast<size_t>(std::max<int64_t>(0, packs - kInRegisters)) * kRowThreads * sizeof(float4);
+  int most = 0;
+  LF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  constexpr size_t kOfReductions = 1024;
+  return bytes + kOfReductions <= static_cast<size_t>(most) ? std::optional(bytes) : std::nullopt;
+}
+
+struct Head {
+  int64_t rows, width, classes, ignore_index;
+  const Tensor *x, *weight, *targets;
+  const Tensor *dx, *dweight;  // null: not wanted
+  float* losses;               // (rows)
+  const TargetCount* count;
+};
+
+template <class T>
+void run(CudaStream& cuda, const Head& head) {
+  const DType dtype = dtype_of<T>();
+  const bool wants_gradient = head.dx || head.dweight;
+  constexpr bool kInPlace = sizeof(T) == sizeof(float);
+  const int64_t bytes_per_row =
+      head.classes * static_cast<int64_t>(sizeof(float) + (wants_gradient && !kInPlace ? sizeof(T) : 0));
+  const int64_t chunk = rows_per_chunk(head.rows, bytes_per_row);
+  const Scratch memory(cuda, static_cast<size_t>(chunk * bytes_per_row));
+  float* const logits = memory.as<float>();
+  T* const gradient = reinterpret_cast<T*>(kInPlace ? logits : logits + chunk * head.classes);
+
+  const std::optional<size_t> held = shared_bytes_for(head.classes, cuda.index());
+  auto kernel =
+      wants_gradient ? loss_and_gradient_kernel<T, PassingRow, true> : loss_and_gradient_kernel<T, PassingRow, false>;
+  if (held) {
+    kernel = wants_gradient ? loss_and_gradient_kernel<T, HeldRow, true> : loss_and_gradient_kernel<T, HeldRow, false>;
+    LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(*held)));
+  }
+  for (int64_t first = 0; first < head.rows; first += chunk) {
+    const int64_t rows = std::min(chunk, head.rows - first);
+    const T* x = head.x->data<T>() + first * head.width;
+    multiply_matrices(cuda, {1, rows, head.classes, head.width, dtype, DType::f32}, {x, false},
+                      {head.weight->raw(), true}, logits, false);
+    kernel<<<static_cast<unsigned>(rows), kRowThreads, held.value_or(0), cuda.compute()>>>(
+        logits, gradient, head.targets->data<int32_t>() + first, head.losses + first, head.count, head.classes,
+        head.ignore_index);
+    check_launch();
+    if (head.dx) {
+      char* dx = static_cast<char*>(head.dx->raw()) + static_cast<size_t>(first * head.width) * size_of(head.dx->dtype);
+      multiply_matrices(cuda, {1, rows, head.width, head.classes, dtype, head.dx->dtype}, {gradient, false},
+                        {head.weight->raw(), false}, dx, false);
+    }
+    if (head.dweight) {
+      multiply_matrices(cuda, {1, head.classes, head.width, rows, dtype, DType::f32}, {gradient, true}, {x, false},
+                        head.dweight->raw(), first > 0);
+    }
+  }
+}
+
+}  // namespace
+
+void linear_cross_entropy(Stream& stream, In x, In weight, In targets, Out loss, std::optional<Out> dx,
+                          std::optional<Out> dweight, int64_t ignore_index) {
+  CudaStream& cuda = on_cuda(stream);
+  check_linear_cross_entropy(x, weight, targets, loss, dx, dweight);
+  const int64_t rows = x.dim(0);
+  const Scratch count(stream, sizeof(TargetCount)), losses(stream, static_cast<size_t>(rows) * sizeof(float));
+  count_targets(cuda, targets, weight.dim(0), ignore_index, count.as<TargetCount>());
+  if (rows > 0 && weight.dim(0) > 0) {
+    with_float("x", x, [&]<class T>() {
+      run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, &x, &weight, &targets, dx ? &*dx : nullptr,
+                    dweight ? &*dweight : nullptr, losses.as<float>(), count.as<TargetCount>()});
+    });
+  } else if (dweight && dweight->bytes() > 0) {
+    LF_CUDA_CHECK(cudaMemsetAsync(dweight->raw(), 0, dweight->bytes(), cuda.compute()));
+  }
+  mean_loss(cuda, losses.as<float>(), rows, count.as<TargetCount>(), loss.data<float>());
+}
+
+}  // namespace llamaforge::cuda

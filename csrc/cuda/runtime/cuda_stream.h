@@ -1,0 +1,125 @@
+// One GPU as a stream. A thread of the stream, the launcher, runs what was submitted: it allocates and launches kernels, and
+// is the one that CUDA holds up when its own queue of some 1,024 launches is full. A second thread waits for events. So
+// JavaScript only records and never waits. Memory is handed out again in the order of the compute stream.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cuda/runtime/arena.h"
+#include "cuda/runtime/completion_queue.h"
+#include "cuda/runtime/cuda_error.h"
+#include "cuda/runtime/fault.h"
+#include "cuda/runtime/pinned_pool.h"
+#include "runtime/stream.h"
+#include "runtime/worker.h"
+
+namespace llamaforge::cuda {
+
+// Matrix products of this stream: cuBLASLt's handle, workspace, chosen algorithms (gemm.cpp).
+class GemmContext;
+
+class CudaStream final : public Stream {
+ public:
+  // Throws ERR_DEVICE if there is no such device or it is too old.
+  explicit CudaStream(int index);
+  ~CudaStream() override;
+
+  // ---- Stream
+  void submit(const char* op, std::function<void(Stream&)> work) override;
+  void wait(std::function<void(std::exception_ptr)> done) override;
+  size_t backlog() const override { return launcher_->waiting(); }
+  void when_backlog_at_most(size_t most, std::function<void()> done) override {
+    launcher_->when_at_most(most, std::move(done));
+  }
+  void* allocate(size_t bytes) override;
+  void release(void* memory, size_t bytes) noexcept override;
+  void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) override;
+  void copy_from_host(void* device, const void* host, size_t bytes) override;
+  MemoryStats memory() const override;
+  void reset_peak() override;
+  void set_memory_limit(uint64_t bytes) override;
+  int threads() const override { return 0; }
+  void close() override;
+
+  // Runs `action` on the launcher after everything submitted before, whether that failed or not. It may not throw.
+  void in_order(std::function<void()> action);
+
+  // ---- for kernels, on the launcher
+  cudaStream_t compute() const { return compute_; }
+  cudaStream_t communication() const { return communication_; }
+  int index() const { return index_; }
+  int multiprocessors() const { return multiprocessors_; }
+  // 10 * major + minor.
+  int compute_capability() const { return compute_capability_; }
+  // Where kernels report bad data; code and pattern are literals. See fault.h.
+  FaultSite fault_site(const char* code, const char* pattern);
+  GemmContext& gemm();
+
+ private:
+  struct Site {
+    const char *op, *code, *pattern;
+  };
+  struct Command {
+    const char* op = "";
+    std::function<void(Stream&)> work;               // either work ...
+    std::function<void(std::exception_ptr)> answer;  // ... or a wait ...
+    std::function<void()> action;                    // ... or an action
+  };
+  struct Waiting;
+
+  void push(Command command);
+  void run(Command& command);
+  void launch(const Command& command);
+  // Sleeps while the GPU is far behind. CUDA's own wait, once its queue is full, keeps a core busy.
+  void pace() noexcept;
+  void answer(std::function<void(std::exception_ptr)> done);
+  // Before static objects of CUDA's libraries go, while threads of this process may still launch.
+  static void rest_all();
+
+  void throw_if_lost(const char* op) const;
+  void mark_lost(const std::string& message) noexcept;
+  // Null without memory for it.
+  void* take_memory(size_t bytes);
+  void give_back_unused();
+  // The error that a kernel wrote down, or null.
+  std::exception_ptr failure_from(const FaultRecord& record) const;
+
+  const int index_;
+  int multiprocessors_ = 0, compute_capability_ = 0;
+  bool synchronous_ = false, poisoned_ = false, one_by_one_ = false;
+  cudaStream_t compute_ = nullptr, communication_ = nullptr;
+  FaultRecord* fault_record_ = nullptr;
+
+  // Of the launcher: the op that is being launched, and the first failure since the last wait.
+  const char* op_ = "";
+  std::exception_ptr failure_;
+  size_t launched_ = 0;
+  std::array<cudaEvent_t, 4> paces_ = {};  // one for each kPace ops, in turn
+  mutable std::mutex sites_mutex_;
+  std::vector<Site> sites_;
+
+  std::atomic<bool> lost_{false};
+  mutable std::mutex lost_mutex_;
+  std::string lost_message_;
+
+  mutable std::mutex memory_mutex_;
+  MemoryStats stats_;
+  Arena arena_;
+
+  PinnedPool pinned_;
+  std::unique_ptr<CompletionQueue> completions_;
+  std::unique_ptr<GemmContext> gemm_;
+  std::unique_ptr<Worker<Command>> launcher_;  // last: starts when everything else is there
+};
+
+// The stream that an op was submitted to.
+inline CudaStream& on_cuda(Stream& stream) { return static_cast<CudaStream&>(stream); }
+
+}  // namespace llamaforge::cuda

@@ -1,0 +1,106 @@
+import { MultiBar, Presets, type SingleBar } from "cli-progress";
+import { visible } from "../core/visible.js";
+import { formatDuration } from "../plan/format.js";
+import type { StepMetrics } from "../train/metrics.js";
+
+export interface ProgressOptions {
+  /** Steps of the whole run. */
+  steps: number;
+  /** Step that the run starts or goes on from. */
+  from?: number;
+  stream?: NodeJS.WriteStream;
+  /** Without a terminal, a line at every so many steps. */
+  every?: number;
+}
+
+/** A run as a person watches it: a bar on a terminal, plain lines anywhere else. */
+export class Progress {
+  readonly #steps: number;
+  readonly #every: number;
+  readonly #stream: NodeJS.WriteStream;
+  readonly #bars: MultiBar | null;
+  readonly #bar: SingleBar | null;
+  /** Smoothed time of a step, for the time that is left. */
+  #stepMs: number | null = null;
+  /** Steps shown. */
+  #seen = 0;
+
+  constructor({ steps, from = 0, stream = process.stdout, every = 10 }: ProgressOptions) {
+    this.#steps = steps;
+    this.#every = every;
+    this.#stream = stream;
+    if (!stream.isTTY) {
+      this.#bars = this.#bar = null;
+      return;
+    }
+    this.#bars = new MultiBar(
+      {
+        stream,
+        format: "{bar} {value}/{total} {text}",
+        barsize: 20,
+        hideCursor: true,
+        gracefulExit: false,
+      },
+      Presets.shades_classic,
+    );
+    this.#bar = this.#bars.create(steps, from, { text: "" });
+  }
+
+  /** Shows a step. */
+  step(metrics: StepMetrics): void {
+    // The first step of a process warms caches up and is slower than those it is to predict.
+    this.#seen++;
+    if (this.#stepMs === null || this.#seen === 2) this.#stepMs = metrics.stepMs;
+    this.#stepMs += 0.05 * (metrics.stepMs - this.#stepMs);
+    const left = formatDuration(((this.#steps - metrics.step) * this.#stepMs) / 1000);
+    const text = `${describeStep(metrics)}  ETA ${left}`;
+    this.#bar?.update(metrics.step, { text });
+    if (metrics.skipped !== undefined)
+      this.note(`step ${metrics.step} skipped: ${metrics.skipped}`);
+    const due =
+      metrics.step % this.#every === 0 || metrics.step === 1 || metrics.step === this.#steps;
+    if (this.#bar === null && due) this.#print(`step ${metrics.step}/${this.#steps}  ${text}`);
+
+    const { validation, samples } = metrics;
+    if (validation !== undefined)
+      this.note(`step ${metrics.step}  ${describeValidation(validation)}`);
+    for (const { prompt, text: continuation } of samples ?? []) {
+      this.note(`step ${metrics.step}  sample: ${printable(prompt + continuation)}`);
+    }
+  }
+
+  /** Prints a line; on a terminal above the bar. */
+  note(text: string): void {
+    if (this.#bars === null) this.#print(text);
+    else this.#bars.log(`${visible(text)}\n`);
+  }
+
+  /** Leaves the last state of the bar on the screen and gives the cursor back. */
+  stop(): void {
+    // Notes wait for the next redraw, and stopping would forget them.
+    this.#bars?.update();
+    this.#bars?.stop();
+  }
+
+  #print(text: string): void {
+    this.#stream.write(`${visible(text)}\n`);
+  }
+}
+
+export function describeStep({ loss, lr, gradNorm, tokensPerSecond }: StepMetrics): string {
+  const speed = Math.round(tokensPerSecond).toLocaleString("en-US");
+  return (
+    `loss ${loss.toFixed(4)}  lr ${lr.toExponential(2)}  ` +
+    `norm ${gradNorm.toPrecision(3)}  ${speed} tok/s`
+  );
+}
+
+export function describeValidation({ loss, bitsPerByte }: NonNullable<StepMetrics["validation"]>) {
+  const bits = bitsPerByte === null ? "" : `, ${bitsPerByte.toFixed(3)} bits per byte`;
+  return `validation loss ${loss.toFixed(4)} nats per token${bits}`;
+}
+
+/** Model output on one line, without the control characters that could steer a terminal. */
+export function printable(text: string): string {
+  return text.replace(/\s+/g, " ").replace(/\p{Cc}|\p{Cf}/gu, "\u{fffd}");
+}

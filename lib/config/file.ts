@@ -1,0 +1,74 @@
+/** A run's configuration from its file. */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { checkPath } from "../core/check-values.js";
+import { StorageError, UsageError } from "../core/errors.js";
+import {
+  answered,
+  readSmallFile,
+  readSmallFileSync,
+  sizeLimits,
+  utf8Of,
+} from "../files/small-file.js";
+import { readYaml } from "../files/yaml.js";
+import { parseConfig } from "./load.js";
+import type { LoadedConfig } from "./resolve.js";
+
+const reading = { limit: sizeLimits.recipe } as const;
+
+/**
+ * Reads a YAML run configuration. Storage that does not answer holds the process up; `readConfig` gives up after a while.
+ * @param overrides `path=value` texts that win over the file, e.g. `optimizer.peakLr=1e-3`
+ * @throws UsageError if the file cannot be read; ConfigError with all problems of file and overrides
+ */
+export function loadConfig(file: string, overrides: readonly string[] = []): LoadedConfig {
+  checkPath("loadConfig", "file", file);
+  let text: string;
+  try {
+    text = utf8Of(readSmallFileSync(file, reading));
+  } catch (cause) {
+    throw unreadable(file, cause);
+  }
+  return parseConfig(text, file, overrides);
+}
+
+/** Reads a YAML run configuration as `loadConfig` does, and waits for storage no longer than `storageWaitMs`. */
+export async function readConfig(
+  file: string,
+  overrides: readonly string[] = [],
+): Promise<LoadedConfig> {
+  let text: string;
+  try {
+    text = utf8Of(await readSmallFile(file, reading));
+  } catch (cause) {
+    throw unreadable(file, cause);
+  }
+  // Its config.json is read while the options are checked, where nothing can be waited for: here it has to answer.
+  const from = initialWeights(text, overrides);
+  if (from !== undefined) {
+    const place = join(from, "config.json");
+    try {
+      await answered(place, undefined, () => stat(place));
+    } catch (cause) {
+      if (cause instanceof StorageError) throw unreadable(place, cause);
+    }
+  }
+  return parseConfig(text, file, overrides);
+}
+
+/** The folder of `init.from`, if a text or its overrides name one. */
+function initialWeights(text: string, overrides: readonly string[]): string | undefined {
+  const prefix = "init.from=";
+  const override = overrides.findLast((given) => given.startsWith(prefix));
+  if (override !== undefined) return override.slice(prefix.length);
+  const read = readYaml(text);
+  if ("faults" in read) return undefined;
+  const from = (read.value as { init?: { from?: unknown } | null } | null)?.init?.from;
+  return typeof from === "string" ? from : undefined;
+}
+
+function unreadable(file: string, cause: unknown): UsageError {
+  return new UsageError(`cannot read the configuration ${file}: ${(cause as Error).message}`, {
+    cause,
+  });
+}

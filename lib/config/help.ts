@@ -1,0 +1,43 @@
+import type { z } from "zod";
+import { runSchema } from "./schema.js";
+import { defaultOf, metaOf, optionsOf, schemaAt, unwrap } from "./tree.js";
+
+/** All options of a run with what they mean, what is allowed and the default; for `train --help-config`. */
+export function configHelp(): string {
+  const lines: string[] = [];
+  const options = Object.entries(optionsOf(runSchema)!);
+  for (const [name, option] of options) {
+    if (optionsOf(option) === undefined) lines.push(...describe(name, option));
+  }
+  for (const [name, section] of options) {
+    const inner = optionsOf(section);
+    if (inner === undefined) continue;
+    lines.push("", `${name}: ${metaOf(section).description}`);
+    for (const [key, option] of Object.entries(inner))
+      lines.push(...describe(`${name}.${key}`, option));
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+function describe(path: string, option: z.ZodType): string[] {
+  const { description, expects } = metaOf(option);
+  return [
+    `  ${path.padEnd(28)} ${description}`,
+    `${" ".repeat(31)}${expects}; ${standardText(option)}`,
+  ];
+}
+
+function standardText(option: z.ZodType): string {
+  const value = defaultOf(option);
+  if (value !== undefined)
+    return `default ${typeof value === "string" ? value : JSON.stringify(value)}`;
+  const { standard } = metaOf(option);
+  if (standard !== undefined) return `default ${standard}`;
+  return unwrap(option) === option ? "required" : "optional";
+}
+
+/** The one-line description of an option, e.g. for the report's table. */
+export function describeOption(path: readonly string[]): string | undefined {
+  const option = schemaAt(runSchema, path);
+  return option && metaOf(option).description;
+}

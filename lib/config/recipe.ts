@@ -1,0 +1,166 @@
+/** Which options have changed since a checkpoint was saved, and what follows from it for the run that goes on. */
+import { ConfigError } from "../core/errors.js";
+import { cosineSchedule } from "../optim/schedule.js";
+import { checkConfig, type LoadedConfig } from "./resolve.js";
+import { runSchema } from "./schema.js";
+import { leaves, pathName, valueAt } from "./tree.js";
+
+/** An option whose value differs; null stands for none. */
+export interface RecipeChange {
+  option: string;
+  from: unknown;
+  to: unknown;
+}
+
+/** A change as `run.json` keeps it: the first step that it holds for comes after `step`. */
+export interface RecordedChange extends RecipeChange {
+  step: number;
+  /** ISO 8601. */
+  time: string;
+}
+
+/** What goes on, and with how many processes. */
+export interface Recipe {
+  config: LoadedConfig;
+  ranks: number;
+}
+
+/** Options, or sections of them, that no trained number depends on. What is not listed counts. */
+const harmless = [
+  "name",
+  "out",
+  "data.prefetch",
+  "data.slowSeconds",
+  "data.hangSeconds",
+  "distributed.timeoutSeconds",
+  "distributed.startTimeoutSeconds",
+  "checkpoint",
+  "canary",
+  "evaluate",
+  "sample",
+  // Only a run that starts reads it.
+  "init",
+];
+
+/** Options that have checks of their own on a resume; `data.train` by the data's fingerprint. */
+const identifying = [
+  "model",
+  "precision",
+  "seed",
+  "data.train",
+  "data.sequenceLength",
+  "data.maskDocuments",
+  "data.resetPositions",
+];
+
+/** Options that change only in which order numbers are summed, or by which kernels. */
+const bitsOnly = ["device", "threads", "recompute", "parallel", "distributed", "batch", "ranks"];
+
+const isIn = (list: readonly string[], option: string): boolean =>
+  list.some((name) => option === name || option.startsWith(`${name}.`));
+
+/** The recipe that a checkpoint holds; null if this version cannot read it as one. */
+export function savedRecipe(config: unknown, ranks: unknown): Recipe | null {
+  const saved = checkConfig(config).config;
+  if (saved === undefined) return null;
+  return { config: saved, ranks: Number.isSafeInteger(ranks) ? (ranks as number) : 1 };
+}
+
+/** The options that differ and that training depends on, in the schema's order. */
+export function compareRecipes(before: Recipe, now: Recipe): RecipeChange[] {
+  const changes: RecipeChange[] = [];
+  const add = (option: string, from: unknown, to: unknown): void => {
+    if (JSON.stringify(from) === JSON.stringify(to)) return;
+    changes.push({ option, from: from ?? null, to: to ?? null });
+  };
+  for (const [path] of leaves(runSchema)) {
+    const option = pathName(path);
+    if (isIn(harmless, option) || isIn(identifying, option)) continue;
+    add(option, valueAt(before.config, path), valueAt(now.config, path));
+  }
+  add("ranks", before.ranks, now.ranks);
+  return changes;
+}
+
+/**
+ * What to tell the user of changes, a line each: the options, then what follows from them.
+ * @param step steps done by the checkpoint
+ */
+export function describeChanges(
+  changes: readonly RecipeChange[],
+  before: Recipe,
+  now: Recipe,
+  step: number,
+): string[] {
+  const lines = changes.map(
+    ({ option, from, to }) => `${option}: ${show(from)} in the checkpoint, ${show(to)} now`,
+  );
+  const next = step + 1;
+  const [old, fresh] = [before.config, now.config];
+  const rates = [old, fresh].map(({ optimizer }) =>
+    cosineSchedule(optimizer)(step).toExponential(3),
+  );
+  const ends = [old, fresh].map(({ optimizer }) => optimizer.decaySteps);
+  if (rates[0] !== rates[1]) {
+    lines.push(`=> the learning rate of step ${next} was to be ${rates[0]} and is ${rates[1]}`);
+  }
+  if (ends[0] !== ends[1]) {
+    lines.push(`=> the learning rate reaches its end at step ${ends[1]}, not ${ends[0]}`);
+  }
+  const windows = [before, now].map(windowsOf);
+  const tokens = windows.map((count) => count * fresh.data.sequenceLength);
+  if (tokens[0] !== tokens[1]) {
+    lines.push(
+      `=> a step trains on ${count(tokens[1])} tokens, not ${count(tokens[0])}: ` +
+        `${count(windows[1])} windows, from the first that has not been trained on`,
+    );
+  }
+  if (old.steps !== fresh.steps) {
+    const over = fresh.steps <= step ? ", which is done already" : "";
+    lines.push(`=> the run ends after step ${fresh.steps}, not ${old.steps}${over}`);
+  }
+  const betas = (["beta1", "beta2"] as const).filter(
+    (b) => old.optimizer[b] !== fresh.optimizer[b],
+  );
+  if (betas.length > 0) {
+    const names = betas.map((b) => `${b} ${old.optimizer[b]}`).join(" and ");
+    lines.push(`=> moments gathered with ${names} fade as the new values say from step ${next} on`);
+  }
+  if (changes.some(({ option }) => isIn(bitsOnly, option))) {
+    lines.push("=> sums are taken in another order: the last bits differ from an unbroken run's");
+  }
+  return lines;
+}
+
+/**
+ * Refuses what cannot be gone on with, and, if `strict`, every change.
+ * @throws ConfigError naming each option
+ */
+export function checkChanges(
+  changes: readonly RecipeChange[],
+  source: string,
+  strict: boolean,
+): void {
+  const refused = changes.filter(({ option }) => strict || option === "guard.window");
+  if (refused.length === 0) return;
+  const problems = refused.map(({ option, from, to }) => ({
+    path: option,
+    message: `the checkpoint has ${show(from)}, this run ${show(to)}: ${why(option, strict)}`,
+  }));
+  throw new ConfigError(`cannot go on from ${source}`, problems);
+}
+
+function why(option: string, strict: boolean): string {
+  if (option === "guard.window") return "the guard's history in the checkpoint has that length";
+  return strict ? "--resume-strict takes no changed recipe" : "";
+}
+
+function windowsOf({ config: { batch }, ranks }: Recipe): number {
+  return batch.microBatch * batch.accumulation * ranks;
+}
+
+const count = (n: number | undefined): string => (n ?? 0).toLocaleString("en-US");
+
+function show(value: unknown): string {
+  return value === null ? "none" : JSON.stringify(value);
+}

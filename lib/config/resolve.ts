@@ -1,0 +1,292 @@
+import { join } from "node:path";
+import type { z } from "zod";
+import { jsonText } from "../core/check-values.js";
+import { ConfigError, type ConfigProblem, LlamaForgeError } from "../core/errors.js";
+import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../files/small-file.js";
+import {
+  explainHeadSize,
+  fromHuggingFace,
+  type LlamaConfig,
+  type LlamaFields,
+  validateLlamaConfig,
+} from "../model/config.js";
+import { presets } from "../model/presets.js";
+import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./schema.js";
+import {
+  inSchemaOrder,
+  leaves,
+  metaOf,
+  nearest,
+  optionsOf,
+  type Path,
+  pathName,
+  schemaAt,
+  unwrap,
+  valueAt,
+} from "./tree.js";
+
+/** What weights and activations are kept in. */
+export type Precision = "fp32" | "bf16";
+
+/**
+ * A run's configuration as it is on a machine: every default filled in, every cross-check passed, the precision decided.
+ * Plain JSON.
+ */
+export interface RunConfig extends Omit<LoadedConfig, "precision"> {
+  precision: Precision;
+}
+
+/** A complete configuration of which the device may still decide the precision (lib/config/precision.ts). */
+export interface LoadedConfig extends Omit<ParsedRunConfig, "model" | "data" | "optimizer"> {
+  out: string;
+  model: LlamaConfig;
+  data: ParsedRunConfig["data"] & { sequenceLength: number };
+  optimizer: ParsedRunConfig["optimizer"] & {
+    minLr: number;
+    warmupSteps: number;
+    decaySteps: number;
+  };
+}
+
+/**
+ * Checks a configuration and fills in its defaults. A resolved one comes back unchanged.
+ * @param source named in the error
+ * @throws ConfigError with all problems at once
+ */
+export function resolveConfig(
+  input: RunConfigInput | LoadedConfig | RunConfig,
+  source = "config",
+): LoadedConfig {
+  const { config, problems } = checkConfig(input);
+  if (config === undefined) throw new ConfigError(source, problems);
+  return config;
+}
+
+/** The resolved configuration, or all of its problems. */
+export function checkConfig(input: unknown): { config?: LoadedConfig; problems: ConfigProblem[] } {
+  const parsed = runSchema.safeParse(input);
+  const problems = parsed.success
+    ? []
+    : parsed.error.issues.flatMap((issue) => explain(issue, input));
+  const read: Reader = (path) => {
+    const option = schemaAt(runSchema, path)?.safeParse(valueAt(input, path));
+    return option?.success ? option.data : undefined;
+  };
+  const model = resolveModel(read, input, problems);
+  problems.push(...crossProblems(read, model));
+  if (!parsed.success || model === undefined || problems.length > 0) return { problems };
+  return { config: complete(parsed.data, model), problems };
+}
+
+/** An option's value with its own default; undefined if it is wrong or not given. */
+type Reader = (path: Path) => unknown;
+
+function complete(parsed: ParsedRunConfig, model: LlamaConfig): LoadedConfig {
+  const { optimizer, steps } = parsed;
+  const decaySteps = optimizer.decaySteps ?? steps;
+  const config: LoadedConfig = {
+    ...parsed,
+    out: parsed.out ?? `runs/${parsed.name}`,
+    model,
+    data: { ...parsed.data, sequenceLength: parsed.data.sequenceLength ?? model.contextLength },
+    optimizer: {
+      ...optimizer,
+      minLr: optimizer.minLr ?? optimizer.peakLr / 10,
+      warmupSteps:
+        optimizer.warmupSteps ?? Math.min(2000, Math.floor(Math.min(steps, decaySteps) / 10)),
+      decaySteps,
+    },
+  };
+  return inSchemaOrder(runSchema, config) as LoadedConfig;
+}
+
+/** One finding of zod in our own words: what is allowed there, what came instead. */
+function explain(issue: z.core.$ZodIssue, input: unknown): ConfigProblem[] {
+  const path = issue.path as Path;
+  if (issue.code === "unrecognized_keys") {
+    return issue.keys.map((key) => ({
+      path: pathName([...path, key]),
+      message: `unknown option${suggestKey(path, key)}`,
+    }));
+  }
+  const option = schemaAt(runSchema, path);
+  if (option === undefined) return [{ path: pathName(path), message: issue.message }];
+  const value = valueAt(input, path);
+  if (value === undefined && optionsOf(option) !== undefined) {
+    const required = [...leaves(option, path)].filter(([, leaf]) => unwrap(leaf) === leaf);
+    return required.map(([leafPath, leaf]) => ({
+      path: pathName(leafPath),
+      message: `missing: expected ${metaOf(leaf).expects}`,
+    }));
+  }
+  const { expects } = metaOf(option);
+  const message =
+    value === undefined
+      ? `missing: expected ${expects}`
+      : `expected ${expects}, got ${show(value)}`;
+  return [{ path: pathName(path) || "(all)", message: message + suggestChoice(expects, value) }];
+}
+
+function show(value: unknown): string {
+  if (typeof value === "number") return String(value);
+  const json = jsonText(value);
+  return json.length > 80 ? `${json.slice(0, 77)}...` : json;
+}
+
+/** `; did you mean optimizer.peakLr?`, from the options beside it or, failing that, of all sections. */
+export function suggestKey(parent: Path, key: string): string {
+  const siblings = optionsOf(schemaAt(runSchema, parent) ?? runSchema) ?? {};
+  const sibling = nearest(key, Object.keys(siblings));
+  if (sibling !== undefined) return `; did you mean ${pathName([...parent, sibling])}?`;
+  const everywhere = new Map([...leaves(runSchema)].map(([path]) => [String(path.at(-1)), path]));
+  const elsewhere = everywhere.get(nearest(key, everywhere.keys()) ?? "");
+  if (elsewhere !== undefined) return `; did you mean ${pathName(elsewhere)}?`;
+  return ` (allowed here: ${Object.keys(siblings).join(", ")})`;
+}
+
+function suggestChoice(expects: string, value: unknown): string {
+  if (!expects.startsWith("one of ") || typeof value !== "string") return "";
+  const close = nearest(value, expects.slice("one of ".length).split(", "));
+  return close === undefined ? "" : `; did you mean ${close}?`;
+}
+
+const optionalModelFields = { ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false } as const;
+
+/** The model of a preset with fields on top, of fields alone, or of the folder that `init.from` names. */
+function resolveModel(
+  read: Reader,
+  input: unknown,
+  problems: ConfigProblem[],
+): LlamaConfig | undefined {
+  const given = Object.keys(optionsOf(schemaAt(runSchema, ["model"])!)!).filter(
+    (field) => valueAt(input, ["model", field]) !== undefined,
+  );
+  const wrong = problems.some(({ path }) => path === "model" || path.startsWith("model."));
+  if (wrong) return undefined;
+
+  const from = read(["init", "from"]) as string | undefined;
+  if (from !== undefined && given.length === 0) return importedModel(from, problems);
+
+  const preset = read(["model", "preset"]) as keyof typeof presets | undefined;
+  const { headSize: _, ...base } = preset
+    ? presets[preset]
+    : { headSize: 0, ...optionalModelFields };
+  const own = Object.fromEntries(
+    given.filter((field) => field !== "preset").map((field) => [field, read(["model", field])]),
+  );
+  const fields = { ...base, ...own } as LlamaFields;
+  const missing = missingFields(fields);
+  if (missing.length > 0) {
+    const start =
+      given.length === 0 ? `expected a preset (${Object.keys(presets).join(", ")}) or` : "missing";
+    problems.push({ path: "model", message: `${start} the fields ${missing.join(", ")}` });
+    return undefined;
+  }
+  const model: LlamaConfig = {
+    ...fields,
+    headSize: fields.headSize ?? fields.hiddenSize / fields.heads,
+  };
+  const found = explainHeadSize(validateLlamaConfig(model, "model."), fields);
+  problems.push(...found);
+  if (found.length > 0) return undefined;
+  if (from !== undefined) compareModels(model, importedModel(from, problems), from, problems);
+  return model;
+}
+
+function missingFields(fields: LlamaFields): string[] {
+  const required = [
+    "vocabSize",
+    "hiddenSize",
+    "intermediateSize",
+    "layers",
+    "heads",
+    "kvHeads",
+  ] as const;
+  return [...required, "contextLength" as const].filter((field) => fields[field] === undefined);
+}
+
+function importedModel(folder: string, problems: ConfigProblem[]): LlamaConfig | undefined {
+  const file = join(folder, "config.json");
+  try {
+    const text = utf8Of(readSmallFileSync(file, { limit: sizeLimits.modelConfig }));
+    return fromHuggingFace(JSON.parse(text), file);
+  } catch (error) {
+    const said = error instanceof FileError ? error.message : String(error);
+    const reason = error instanceof LlamaForgeError ? error.message : `${file}: ${said}`;
+    problems.push({
+      path: "init.from",
+      message: `expected a Hugging Face Llama folder: ${reason}`,
+    });
+    return undefined;
+  }
+}
+
+function compareModels(
+  model: LlamaConfig,
+  imported: LlamaConfig | undefined,
+  folder: string,
+  problems: ConfigProblem[],
+): void {
+  if (imported === undefined) return;
+  for (const field of Object.keys(imported) as (keyof LlamaConfig)[]) {
+    if (model[field] !== imported[field]) {
+      problems.push({
+        path: `model.${field}`,
+        message: `${model[field]} differs from ${imported[field]} in ${folder} (init.from); leave it out`,
+      });
+    }
+  }
+}
+
+/** What options must hold together. Each rule looks only at options that are right by themselves. */
+function crossProblems(read: Reader, model: LlamaConfig | undefined): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  const require = (holds: boolean, path: string, message: string) => {
+    if (!holds) problems.push({ path, message });
+  };
+  const number = (path: string) => read(path.split(".")) as number | undefined;
+  /** value of `path` must be at most (or below) that of `limit`. */
+  const ordered = (
+    path: string,
+    relation: "<=" | "<",
+    limit: string,
+    limitValue = number(limit),
+  ) => {
+    const value = number(path);
+    if (value === undefined || limitValue === undefined) return;
+    const allowed = relation === "<=" ? "at most" : "below";
+    const holds = relation === "<=" ? value <= limitValue : value < limitValue;
+    require(holds, path, `expected ${allowed} ${limit} ${limitValue}, got ${value}`);
+  };
+
+  ordered("data.sequenceLength", "<=", "model.contextLength", model?.contextLength);
+  ordered("optimizer.minLr", "<=", "optimizer.peakLr");
+  ordered("optimizer.warmupSteps", "<", "steps");
+  ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");
+  ordered("guard.minimumHistory", "<=", "guard.window");
+  // No more skips than this are remembered: a limit that is never passed is none.
+  ordered("guard.maxSkipsPerWindow", "<", "guard.window");
+  ordered("guard.maxConsecutiveSkips", "<", "guard.window");
+
+  const [every, keepEvery] = [number("checkpoint.every"), number("checkpoint.keepEvery")];
+  if (every !== undefined && keepEvery !== undefined && keepEvery % (every || 1) !== 0) {
+    require(false, "checkpoint.keepEvery", `expected a multiple of checkpoint.every ${every}, got ${keepEvery}`);
+  }
+  const [keepBest, measured] = [number("checkpoint.keepBest"), number("evaluate.every")];
+  if (keepBest !== undefined && keepBest > 0 && measured !== undefined && every !== undefined) {
+    const saved = measured > 0 && (every % measured === 0 || (every > 0 && measured % every === 0));
+    const message =
+      `needs checkpoints at steps where the validation loss is measured: evaluate.every is ${measured}, ` +
+      `checkpoint.every ${every}; expected one to be a multiple of the other`;
+    require(saved, "checkpoint.keepBest", message);
+  }
+  const [samples, prompts] = [
+    number("sample.every"),
+    read(["sample", "prompts"]) as string[] | undefined,
+  ];
+  if (samples !== undefined && samples > 0 && prompts !== undefined) {
+    require(prompts.length >
+      0, "sample.prompts", `expected at least one text, since sample.every is ${samples}`);
+  }
+  return problems;
+}

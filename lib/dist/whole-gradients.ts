@@ -1,0 +1,45 @@
+import { AutogradError } from "../core/errors.js";
+import type { ParameterGroup } from "../nn/group.js";
+import type { Work } from "./communicator.js";
+import { Strategy } from "./strategy.js";
+
+/**
+ * What strategies share whose ranks hold all gradients: those of a group are reduced as soon as its backward pass is done,
+ * beside the backward pass of the groups before it; of the micro-batches of one step only on the last, for their gradients
+ * add up.
+ */
+export abstract class WholeGradients extends Strategy {
+  readonly #started = new Map<ParameterGroup, Work>();
+  #last = false;
+
+  /** Begins to reduce a group's gradients. */
+  protected abstract startReduction(group: ParameterGroup): Work;
+
+  beginMicroBatch(last: boolean): void {
+    this.#last = last;
+  }
+
+  /** @throws AutogradError if the group has been reduced already: the sum would lack what comes now */
+  gradientNeeded(group: ParameterGroup): void {
+    if (!this.#started.has(group)) return;
+    throw new AutogradError(
+      `[parallel] a gradient of ${group.name} came after the group's gradients had been given to the other ranks: ` +
+        "a part of the model is computed again in backward on its own; make it a group of its own (parameterGroups)",
+    );
+  }
+
+  gradientsComplete(group: ParameterGroup): void {
+    if (!this.#last) return;
+    group.completeGradients();
+    this.#started.set(group, this.startReduction(group));
+  }
+
+  /** Reduces what backward did not reach, and orders what follows after all of it. */
+  finishGradients(): void {
+    this.#last = true;
+    for (const group of this.groups) if (!this.#started.has(group)) this.gradientsComplete(group);
+    for (const work of this.#started.values()) work.wait();
+    this.#started.clear();
+    this.#last = false;
+  }
+}

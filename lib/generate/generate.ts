@@ -1,0 +1,246 @@
+import { noGrad } from "../core/autograd.js";
+import {
+  argumentError,
+  checkFunction,
+  checkInstance,
+  checkInteger,
+  checkObject,
+  checkOptions,
+  checkString,
+  describe,
+} from "../core/check.js";
+import { tensor } from "../core/create.js";
+import { ArgumentError } from "../core/errors.js";
+import { outsideScopes, scope } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
+import { explainNonFinite } from "../model/finite.js";
+import { type KeyValueCache, Llama } from "../model/llama.js";
+import { type SampleOptions, sample, where } from "../ops/index.js";
+
+export interface GenerateOptions {
+  /** Tokens to add at most. */
+  maxTokens: number;
+  /** 0 takes the likeliest token; 1 samples as the model says (0.8). */
+  temperature?: number;
+  /** Sample among this many likeliest tokens; 0: all (50). */
+  topK?: number;
+  /** Sample among the likeliest tokens with this total probability (1). */
+  topP?: number;
+  /** The same seed, model and prompt give the same text (0). */
+  seed?: number;
+  /** Stops before this token, e.g. the end of a document. */
+  stopAt?: number | null;
+  /**
+   * How many ids the tokenizer has; none from here on is chosen. A model may have more rows than that, for its vocabulary is
+   * often padded to a round number. Default: all of the model's.
+   */
+  vocabSize?: number;
+  /** Ids below `vocabSize` that are never chosen, e.g. gaps in the tokenizer's vocabulary (none). */
+  never?: Iterable<number>;
+}
+
+/** A token that the device has been told to choose. */
+interface ChosenToken {
+  /** i32 (1), outside of every scope. */
+  ids: Tensor;
+  /** What it is, once the device has got there. */
+  id: Promise<number>;
+}
+
+/** The tokens that may be chosen: ids below `count`, and of those the ones where `allowed` (1, count) is not 0. */
+interface Choice {
+  readonly count: number;
+  /** i32, outside of every scope; null if all may. */
+  readonly allowed: Tensor | null;
+}
+
+function choiceOf(model: Llama, { vocabSize, never = [] }: GenerateOptions): Choice {
+  const { vocabSize: rows } = model.config;
+  if (vocabSize !== undefined) checkInteger("generate", "vocabSize", vocabSize, { min: 1 });
+  const count = Math.min(rows, vocabSize ?? rows);
+  const allowed = new Int32Array(count).fill(1);
+  for (const id of never) {
+    checkInteger("generate", "an id of never", id, { min: 0 });
+    if (id < count) allowed[id] = 0;
+  }
+  const possible = allowed.reduce((sum, one) => sum + one, 0);
+  if (possible === 0) {
+    throw new ArgumentError(`[generate] expected an id to be left, but never has all ${count}`);
+  }
+  if (possible === count) return { count, allowed: null };
+  const mask = () => tensor(allowed, { shape: [1, count], device: model.device });
+  return { count, allowed: outsideScopes(mask) };
+}
+
+/** Enqueues the model on `input` (1, time) and the choice of the token after it. */
+function chooseNext(
+  model: Llama,
+  input: () => Tensor,
+  cache: KeyValueCache,
+  { count, allowed }: Choice,
+  options: SampleOptions,
+): ChosenToken {
+  const { vocabSize } = model.config;
+  const ids = outsideScopes(() =>
+    noGrad(() =>
+      scope(() => {
+        const tokens = input();
+        const logits = model.forward(tokens, cache);
+        const last = logits.view([1, count], (tokens.size - 1) * vocabSize);
+        return sample(allowed ? where(allowed, last, Number.NEGATIVE_INFINITY) : last, options);
+      }),
+    ),
+  );
+  const id = ids.item();
+  // Waited for later, or not at all; a failure until then must not count as unhandled.
+  id.catch(() => {});
+  return { ids, id };
+}
+
+const generateOptions = [
+  "maxTokens",
+  "temperature",
+  "topK",
+  "topP",
+  "seed",
+  "stopAt",
+  "vocabSize",
+  "never",
+];
+
+/**
+ * Continues a prompt token by token with a key/value cache. When the model's context is full it starts again from the
+ * newest half of the text, so the length is not limited. While a token is on its way to the caller the device already works
+ * on the next one.
+ * @param prompt token ids, at least one
+ * @throws ArgumentError for an empty prompt, ids outside the vocabulary, options out of range or of another name;
+ * NonFiniteError where the model's numbers give no probabilities: the weights that are not finite, by name
+ */
+export async function* generateTokens(
+  model: Llama,
+  prompt: readonly number[],
+  given: GenerateOptions,
+): AsyncGenerator<number, void, void> {
+  const op = "generate";
+  checkInstance(op, "model", model, Llama, "a Llama");
+  checkOptions(op, given, generateOptions);
+  const {
+    maxTokens,
+    temperature = 0.8,
+    topK = 50,
+    topP = 1,
+    seed = 0,
+    stopAt = null,
+  } = given ?? {};
+  const { vocabSize, contextLength } = model.config;
+  if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
+    throw argumentError(op, "an array of token ids", "prompt", prompt);
+  }
+  if (prompt.length === 0)
+    throw new ArgumentError("[generate] expected a prompt of at least one token");
+  const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (wrong !== undefined) {
+    throw new ArgumentError(
+      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(wrong)}`,
+    );
+  }
+  checkInteger(op, "maxTokens", maxTokens, { min: 0 });
+  if (stopAt !== null) checkInteger(op, "stopAt", stopAt, { min: 0 });
+  const choice = choiceOf(model, given);
+  const text = [...prompt];
+  const length = Math.min(contextLength, prompt.length + maxTokens);
+  let cache: KeyValueCache | null = null;
+  const dropCache = (): void => {
+    for (const layer of cache?.layers ?? []) layer.dispose();
+    cache = null;
+  };
+  const options = (offset: number): SampleOptions => ({ temperature, topK, topP, seed, offset });
+  /** From the text alone, with a new cache. */
+  const start = (count: number): ChosenToken => {
+    dropCache();
+    // From a full context only the newer half goes on, so this happens once in many tokens.
+    const fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
+    cache = unscopedCache(model, length);
+    const input = (): Tensor =>
+      tensor(Int32Array.from(fresh), { shape: [1, fresh.length], device: model.device });
+    return chooseNext(model, input, cache, choice, options(count));
+  };
+  let current: ChosenToken | null = null;
+  let next: ChosenToken | null = null;
+  try {
+    for (let count = 0; count < maxTokens; count++) {
+      current = next ?? start(count);
+      next = null;
+      const { ids } = current;
+      if (cache && (cache as KeyValueCache).position < length && count + 1 < maxTokens) {
+        next = chooseNext(model, () => ids.view([1, 1]), cache, choice, options(count + 1));
+      }
+      const id: number = await current.id.catch((error) => explainNonFinite(model, error));
+      ids.dispose();
+      current = null;
+      if (id === stopAt) return;
+      text.push(id);
+      yield id;
+    }
+  } finally {
+    current?.ids.dispose();
+    next?.ids.dispose();
+    choice.allowed?.dispose();
+    dropCache();
+  }
+}
+
+/** A cache that outlives the scope of one token. */
+function unscopedCache(model: Llama, length: number): KeyValueCache {
+  return outsideScopes(() => model.createCache(1, length));
+}
+
+/** What turns tokens into text and back; lib/data's Tokenizer is one. */
+export interface TextCodec {
+  encode(text: string): ArrayLike<number> | Promise<ArrayLike<number>>;
+  /** A decoder that gives whole characters only, as tokens arrive. */
+  decodeStream(): { push(id: number): string; end(): string };
+  readonly eosId: number | null;
+  /** Ids are below this; see GenerateOptions. */
+  readonly vocabSize?: number;
+  /** Ids below `vocabSize` that no token has. */
+  readonly gaps?: Iterable<number>;
+}
+
+/**
+ * Continues a prompt as text; yields pieces as they become final. Prompt and continuation are decoded as one text, so what
+ * comes is the text of all ids without that of the prompt's. An empty prompt starts a new document.
+ * @see generateTokens
+ */
+export async function* generate(
+  model: Llama,
+  tokenizer: TextCodec,
+  prompt: string,
+  options: GenerateOptions,
+): AsyncGenerator<string, void, void> {
+  checkInstance("generate", "model", model, Llama, "a Llama");
+  checkObject("generate", "tokenizer", tokenizer, "a tokenizer");
+  checkFunction("generate", "tokenizer.encode", tokenizer.encode);
+  checkFunction("generate", "tokenizer.decodeStream", tokenizer.decodeStream);
+  checkString("generate", "prompt", prompt);
+  checkOptions("generate", options, generateOptions);
+  const encoded = Array.from(await tokenizer.encode(prompt));
+  // Documents follow an end-of-sequence token in training, so that is what a new one begins after.
+  const start = encoded.length > 0 ? encoded : tokenizer.eosId === null ? [] : [tokenizer.eosId];
+  const { eosId, vocabSize, gaps } = tokenizer;
+  const settings = {
+    stopAt: eosId,
+    ...(vocabSize !== undefined && { vocabSize }),
+    ...(gaps && { never: gaps }),
+    ...options,
+  };
+  const decoder = tokenizer.decodeStream();
+  // A space between words belongs to the second one's token, and is shown only behind a first one.
+  for (const id of start) decoder.push(id);
+  for await (const id of generateTokens(model, start, settings)) {
+    const piece = decoder.push(id);
+    if (piece) yield piece;
+  }
+  const rest = decoder.end();
+  if (rest) yield rest;
+}

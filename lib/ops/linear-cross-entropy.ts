@@ -1,0 +1,96 @@
+import { differentiable, gradientsEnabled } from "../core/autograd.js";
+import {
+  checkFloat,
+  checkRank,
+  checkSameDevice,
+  checkSameDType,
+  checkShape,
+  shapeText,
+} from "../core/check.js";
+import { native } from "../core/native.js";
+import { empty, type Tensor } from "../core/tensor.js";
+import { type CrossEntropyOptions, checkTargets } from "./cross-entropy.js";
+
+/** The gradient of a tensor that is no leaf has that tensor's dtype. */
+function inDType(gradient: Tensor, like: Tensor): Tensor {
+  if (gradient.dtype === like.dtype) return gradient;
+  const result = empty(gradient.shape, like);
+  native.cast(gradient.native, result.native);
+  return result;
+}
+
+/**
+ * The head of a language model and its loss in one: `crossEntropy(linear(x, weight), targets)` without ever holding all
+ * logits. They are made for some rows at a time and turned into their own gradient at once, so the gradients of x and weight
+ * are ready after the forward pass; backward only scales them.
+ * @param x       (..., hidden) f32 or bf16
+ * @param weight  (vocabulary, hidden) of x's dtype
+ * @param targets (...) i32
+ * @returns f32, one element without axes: the mean in nats over the targets that are not `ignoreIndex` (-100); NaN if none is
+ * @throws NativeError `ERR_TARGET`, at the next wait, if a target is neither in the vocabulary nor `ignoreIndex`: the message
+ *   names the row
+ */
+export function linearCrossEntropy(
+  x: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  const op = "linearCrossEntropy";
+  checkFloat(op, "x", x);
+  checkFloat(op, "weight", weight);
+  checkSameDevice(op, x, weight);
+  checkSameDType(op, x, weight);
+  const ignoreIndex = checkTargets(op, "x", x, targets, options);
+  checkRank(op, "weight", weight, 2);
+  const hidden = x.shape.at(-1) as number;
+  checkShape(op, "weight", weight, [null, hidden], `last axis of x ${shapeText(x.shape)}`);
+
+  const { shape } = x;
+  const rows = x.size / hidden;
+  const loss = empty([], { dtype: "f32", device: x.device });
+  const recording = gradientsEnabled();
+  const dx = recording && x.requiresGrad ? empty([rows, hidden], x) : null;
+  const dWeight = recording && weight.requiresGrad ? empty(weight.shape, loss) : null;
+  const matrix = x.view([rows, hidden]);
+  const ids = targets.view([rows]);
+  native.linearCrossEntropy(
+    matrix.native,
+    weight.native,
+    ids.native,
+    loss.native,
+    dx?.native ?? null,
+    dWeight?.native ?? null,
+    ignoreIndex,
+  );
+  matrix.dispose();
+  ids.dispose();
+  const result = differentiable(op, {
+    inputs: [x, weight],
+    outputs: [loss],
+    saved: [weight, ...(dx ? [dx] : []), ...(dWeight ? [dWeight] : [])],
+    backward: ([dLoss], [weight, ...gradients], into, needs) => {
+      const factor = (dLoss as Tensor).native;
+      const results: (Tensor | null)[] = [null, null];
+      if (dx && needs(0)) {
+        const saved = gradients[0] as Tensor;
+        const scaled = empty([rows, hidden], saved);
+        native.binary(saved.native, factor, scaled.native, "mul");
+        results[0] = scaled.view(shape);
+      }
+      if (dWeight && needs(1)) {
+        const saved = gradients[dx ? 1 : 0] as Tensor;
+        const target = into(1);
+        const scaled = target?.tensor ?? empty(saved.shape, saved);
+        if (target?.accumulate) native.accumulateScaled(saved.native, factor, scaled.native);
+        else native.binary(saved.native, factor, scaled.native, "mul");
+        if (!target) results[1] = inDType(scaled, weight as Tensor);
+      }
+      return results;
+    },
+  });
+  // The tape alone holds the gradients, and lets go of them in backward.
+  dx?.dispose();
+  dWeight?.dispose();
+  return result;
+}

@@ -1,0 +1,82 @@
+import { checkInteger, checkNumber } from "../core/check-values.js";
+import { checkLlamaConfig, type LlamaConfig, parameterBreakdown } from "../model/config.js";
+
+/** Floating-point operations of training on one token, forward and backward. */
+export interface FlopsPerToken {
+  /** Matrix products with weights: 6 per weight, the embedding's lookup not counted, the head counted. */
+  linear: number;
+  /** Attention where each token looks back at half the sequence on average: 6 · layers · width · T. */
+  causalAttention: number;
+  /** What is really needed: linear + causalAttention. */
+  causal: number;
+  /** The convention of TinyLlama's published 56%: attention as if nothing were masked. */
+  fullAttention: number;
+}
+
+/**
+ * Counts one token's training FLOPs, without anything recomputed. A recipe that masks attention across documents
+ * (`data.maskDocuments`) is counted as if it did not: how much is left out depends on the data.
+ * @see Kaplan et al. 2020, arXiv 2001.08361 (6N); PaLM, arXiv 2204.02311, appendix B (attention)
+ */
+export function flopsPerToken(config: LlamaConfig, sequenceLength: number): FlopsPerToken {
+  checkLlamaConfig("flopsPerToken", config);
+  checkInteger("flopsPerToken", "sequenceLength", sequenceLength, { min: 1 });
+  const { attention, feedForward } = parameterBreakdown(config);
+  const head = config.vocabSize * config.hiddenSize;
+  const linear = 6 * (attention + feedForward + head);
+  const causalAttention = 6 * config.layers * config.heads * config.headSize * sequenceLength;
+  return {
+    linear,
+    causalAttention,
+    causal: linear + causalAttention,
+    fullAttention: linear + 2 * causalAttention,
+  };
+}
+
+/** Dense bf16 peak of a device in TFLOP/s, by NVIDIA's data sheets (their sparse figures halved). */
+interface Peak {
+  pattern: RegExp;
+  name: string;
+  tflops: number;
+}
+
+/** First match wins, so the special variants stand before the general name. */
+const peaks: readonly Peak[] = [
+  { pattern: /B200/, name: "B200", tflops: 2250 },
+  { pattern: /GH200|H200/, name: "H200", tflops: 989.4 },
+  { pattern: /\bH[18]00\b.*PCIe/i, name: "H100 PCIe", tflops: 756 },
+  { pattern: /\bH100\b.*NVL/i, name: "H100 NVL", tflops: 835 },
+  { pattern: /\bH[18]00\b/, name: "H100 SXM", tflops: 989.4 },
+  { pattern: /\bA[18]00\b/, name: "A100", tflops: 312 },
+  { pattern: /L40S/, name: "L40S", tflops: 362 },
+  { pattern: /\bL4\b/, name: "L4", tflops: 121 },
+  { pattern: /\bA40\b/, name: "A40", tflops: 149.7 },
+  { pattern: /\bA30\b/, name: "A30", tflops: 165 },
+  { pattern: /\bA10\b/, name: "A10", tflops: 125 },
+  { pattern: /RTX 5090/, name: "RTX 5090", tflops: 209.5 },
+  { pattern: /RTX 4090/, name: "RTX 4090", tflops: 165.2 },
+  { pattern: /RTX 3090/, name: "RTX 3090", tflops: 71 },
+];
+
+/**
+ * The peak that a model FLOP utilisation is stated against.
+ * @param deviceName as the driver gives it, e.g. `NVIDIA H100 80GB HBM3`
+ * @returns undefined for a device that is not in the table: no utilisation is better than a wrong one
+ */
+export function peakOf(deviceName: string): { name: string; tflops: number } | undefined {
+  const peak = peaks.find(({ pattern }) => pattern.test(deviceName));
+  return peak && { name: peak.name, tflops: peak.tflops };
+}
+
+/** Share of a device's peak that the model's own FLOPs use; recomputation does not count. */
+export function modelFlopsUtilisation(
+  tokensPerSecond: number,
+  flopsPerTokenCounted: number,
+  peakTflops: number,
+): number {
+  const op = "modelFlopsUtilisation";
+  checkNumber(op, "tokensPerSecond", tokensPerSecond, { min: 0 });
+  checkNumber(op, "flopsPerTokenCounted", flopsPerTokenCounted, { min: 0 });
+  checkNumber(op, "peakTflops", peakTflops, { min: 0 });
+  return (tokensPerSecond * flopsPerTokenCounted) / (peakTflops * 1e12);
+}

@@ -1,0 +1,174 @@
+import type { RunConfig } from "../config/index.js";
+import { Llama } from "../model/llama.js";
+import { planGroup } from "../nn/group.js";
+
+/** Bytes on one device, by what they hold. */
+export interface MemoryPlan {
+  weights: number;
+  /** fp32 copy that the optimizer updates; none when the weights are fp32 themselves. */
+  masterWeights: number;
+  gradients: number;
+  moments: number;
+  /** Of divided weights: two groups of layers whole, with their gradients, while they compute. */
+  wholeGroups: number;
+  /** What gradients on their way to other processes take beside their own memory. */
+  inTransit: number;
+  /** What the forward pass keeps for the backward pass. */
+  activations: number;
+  /** One block's intermediate gradients, and what a recomputed block makes again. Never beside `lossHead`. */
+  workingSet: number;
+  /** The loss's chunk of logits (all of them never exist at once) and its gradient of the head. Never beside `workingSet`. */
+  lossHead: number;
+}
+
+/** What decides how much memory training takes. */
+export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "recompute"> {
+  data: { sequenceLength: number };
+  batch: { microBatch: number; accumulation?: number };
+  /** A GPU unless it is "cpu". */
+  device?: string;
+}
+
+/** How several processes divide the state of a model. */
+export interface Division {
+  parallel: RunConfig["parallel"];
+  /** Processes of the run. */
+  ranks: number;
+  /** Of them, those that share a copy of the model in hybrid_shard. */
+  shardSize: number;
+  /** What gradients are summed in. */
+  reduce: RunConfig["distributed"]["reduce"];
+}
+
+/** What linearCrossEntropy makes at a time (kChunkBytes of csrc/cpu and csrc/cuda/ops/linear_cross_entropy). */
+const logitsChunk = {
+  /** f32 logits; not fewer rows than these. */
+  cpu: { bytes: 16 * 2 ** 20, fewestRows: 64 },
+  /** f32 logits and, beside those of a bf16 model, their gradient. */
+  cuda: { bytes: 512 * 2 ** 20, fewestRows: 128 },
+} as const;
+
+/**
+ * Bytes that training takes on one device, by part.
+ * @param division with other processes; none if left out
+ */
+export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan {
+  const { model, data, batch, precision, recompute } = shape;
+  const element = precision === "bf16" ? 2 : 4;
+  const tokens = batch.microBatch * data.sequenceLength;
+  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = model;
+  const query = heads * headSize;
+  const keyValue = 2 * kvHeads * headSize;
+
+  // One block keeps, per token: its input and the sum after attention, both normed (4 · hidden) with the
+  // norms' 1/rms; the packed q, k, v and attention's output with its softmax's maximum and sum; gate, up and their product.
+  const attentionPart = element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + 2 * heads);
+  const feedForwardInput = element * 2 * hiddenSize + 4;
+  const feedForwardPart = element * 3 * intermediateSize;
+  const kept = {
+    none: attentionPart + feedForwardInput + feedForwardPart,
+    ffn: attentionPart + feedForwardInput,
+    block: element * 2 * hiddenSize, // the stream and what is added to it
+  }[recompute];
+  const again = {
+    none: 0,
+    ffn: feedForwardPart,
+    block: attentionPart + feedForwardInput + feedForwardPart,
+  }[recompute];
+  const gradients = element * (3 * intermediateSize + 2 * hiddenSize + query + keyValue);
+  // Beside the blocks: token ids and targets, the embedded input, the final norm and its gradient.
+  const ends = 8 + element * 3 * hiddenSize + 4;
+
+  return {
+    ...planState(shape, division),
+    activations: tokens * (layers * kept + ends),
+    workingSet: tokens * (again + gradients),
+    lossHead:
+      4 * model.vocabSize * hiddenSize +
+      logitsBytes(tokens, model.vocabSize, element, shape.device === "cpu"),
+  };
+}
+
+/** Elements of each group of parameters, padded for a division into `parts` (lib/nn/group.ts). */
+export function groupSizes(model: RunConfig["model"], parts: number): number[] {
+  const groups = new Llama(model).parameterGroups();
+  return groups.map((spec, index) => planGroup(spec, index, parts).size);
+}
+
+/** Equal parts that a group's weights, gradients and optimizer state are each divided into. */
+export function partsOf({ parallel, ranks, shardSize }: Division) {
+  const parts = { replicated: 1, zero1: ranks, full_shard: ranks, hybrid_shard: shardSize }[
+    parallel
+  ];
+  const shards = parallel === "replicated" || parallel === "zero1" ? 1 : parts;
+  return { optimizer: parts, weights: shards };
+}
+
+/** Weights, gradients, optimizer state: what lib/dist's strategies allocate. */
+function planState(shape: MemoryShape, division: Division | undefined) {
+  const { model, precision, batch } = shape;
+  const element = precision === "bf16" ? 2 : 4;
+  const parts = division ? partsOf(division) : { optimizer: 1, weights: 1 };
+  const sizes = groupSizes(model, parts.optimizer);
+  const total = sum(sizes);
+  const slots = sum([0, 1].map((parity) => Math.max(...sizes.filter((_, i) => i % 2 === parity))));
+  const sharded = parts.weights > 1;
+  const alone = division === undefined || division.ranks === 1;
+  return {
+    weights: (element * total) / parts.weights,
+    masterWeights: precision === "bf16" ? (4 * total) / parts.optimizer : 0,
+    gradients: (4 * total) / parts.weights,
+    moments: (8 * total) / parts.optimizer,
+    wholeGroups: sharded ? (element + 4) * slots : 0,
+    inTransit: alone
+      ? 0
+      : inTransit(division, { total, slots, accumulates: (batch.accumulation ?? 1) > 1 }),
+  };
+}
+
+function inTransit(
+  division: Division,
+  sizes: { total: number; slots: number; accumulates: boolean },
+): number {
+  const { parallel, reduce } = division;
+  const { total, slots, accumulates } = sizes;
+  const parts = partsOf(division).optimizer;
+  const rounded = reduce === "bf16" ? 2 : 0;
+  switch (parallel) {
+    case "replicated":
+      return rounded * total;
+    case "zero1":
+      // The whole groups go as soon as they are sent; each rank's parts wait for the end of the backward pass.
+      return rounded * (slots + total / parts);
+    default: {
+      // A later micro-batch's part arrives beside what the earlier ones have added up to.
+      const arriving = accumulates ? (4 * slots) / parts : 0;
+      const copies = parallel === "hybrid_shard" ? (rounded * total) / parts : 0;
+      return Math.max(copies, arriving + rounded * (slots + slots / parts));
+    }
+  }
+}
+
+/** Bytes of a chunk of logits and their gradient; the chunks are made equally long, in whole tiles of 128 rows on a GPU. */
+function logitsBytes(tokens: number, vocabSize: number, element: 2 | 4, onCpu: boolean): number {
+  const perLogit = element === 2 ? 6 : 4;
+  const { bytes, fewestRows } = logitsChunk[onCpu ? "cpu" : "cuda"];
+  const tile = onCpu ? 1 : 128;
+  const counted = onCpu ? 4 : perLogit;
+  const most = Math.max(fewestRows, Math.floor(bytes / (counted * vocabSize) / tile) * tile);
+  const each = Math.ceil(tokens / Math.ceil(tokens / most));
+  return perLogit * vocabSize * Math.min(tokens, Math.ceil(each / tile) * tile);
+}
+
+/**
+ * The plan with its peak. The loss has given its logits back before the first block goes backward, so of the two only
+ * the larger counts.
+ */
+export function withTotal(memory: MemoryPlan): MemoryPlan & { total: number } {
+  const { workingSet, lossHead, ...lasting } = memory;
+  return { ...memory, total: sum(Object.values(lasting)) + Math.max(workingSet, lossHead) };
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((all, value) => all + value, 0);
+}

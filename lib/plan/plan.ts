@@ -1,0 +1,127 @@
+import { decidePrecision } from "../config/precision.js";
+import {
+  type LoadedConfig,
+  type Precision,
+  type RunConfig,
+  resolveConfig,
+} from "../config/resolve.js";
+import { argumentError, checkOptions, checkString } from "../core/check-values.js";
+import { parameterBreakdown, parameterCount } from "../model/config.js";
+import { type FlopsPerToken, flopsPerToken } from "./flops.js";
+import { type MemoryPlan, planMemory, withTotal } from "./memory.js";
+import {
+  fewestReferenceParameters,
+  type MachineOptions,
+  planScaling,
+  type ScalingPlan,
+} from "./scaling.js";
+
+export interface TimeEstimate {
+  label: string;
+  tokensPerSecond: number;
+  seconds: number;
+  deviceHours: number;
+  /** Device-hours for 300 billion tokens, the measure of TinyLlama's README. */
+  hoursPer300B: number;
+}
+
+export interface RunPlan {
+  /** Of weights and activations; what the device decides if the configuration says "auto". */
+  precision: Precision;
+  parameters: ReturnType<typeof parameterBreakdown> & { total: number };
+  memory: MemoryPlan & { total: number };
+  flops: FlopsPerToken;
+  tokensPerStep: number;
+  tokens: number;
+  /** On one device; empty where the machine is known. */
+  estimates: TimeEstimate[];
+  scaling: ScalingPlan | null;
+}
+
+/** A100-hours for 300 billion tokens that others published (TinyLlama's README). */
+export const publishedHoursPer300B = [
+  { model: "TinyLlama-1.1B", hours: 3456 },
+  { model: "Pythia-1.0B", hours: 4830 },
+  { model: "MPT-1.3B", hours: 7920 },
+] as const;
+
+/** Rates reached on a model of a billion parameters, in causal TFLOP/s of one device, the optimizer included. */
+const references = [
+  { label: "A100 at TinyLlama's efficiency", tflops: 162.2 },
+  { label: "H100 at PyTorch's (compiled, flash attention)", tflops: 479 },
+  { label: "H100 as LlamaForge measured it", tflops: 561.6 },
+] as const;
+
+const machineNumbers = [
+  "gpus",
+  "gpusPerNode",
+  "nodeBandwidth",
+  "networkBandwidth",
+  "tokensPerSecond",
+  "tflops",
+] as const;
+
+/**
+ * What a run takes, before it starts. With a GPU or a number of them, on that machine; else on one device of which only the
+ * speed is known.
+ * @throws ConfigError see `planScaling`
+ */
+export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunPlan {
+  // Says what is wrong with one that was made by hand, and fills what it leaves out.
+  const config = decidePrecision(resolveConfig(given), null);
+  checkOptions("planRun", machine, ["gpu", ...machineNumbers]);
+  for (const name of machineNumbers) {
+    const value: unknown = machine[name];
+    // planScaling says which numbers are wrong, all at once.
+    if (value === undefined || typeof value === "number") continue;
+    throw argumentError("planRun", "a number", name, value);
+  }
+  if (machine.gpu !== undefined) checkString("planRun", "gpu", machine.gpu);
+  const { model, data, batch, steps } = config;
+  const flops = flopsPerToken(model, data.sequenceLength);
+  const { gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth } = machine;
+  const scaled = [gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth].some(
+    (option) => option !== undefined,
+  );
+  const scaling = scaled ? planScaling(config, machine) : null;
+  const ranks = scaling?.gpus ?? 1;
+  const tokensPerStep = batch.microBatch * batch.accumulation * ranks * data.sequenceLength;
+  const tokens = tokensPerStep * steps;
+  const total = parameterCount(model);
+  const memory = scaling?.chosen.memory ?? withTotal(planMemory(config));
+  return {
+    precision: config.precision,
+    parameters: { ...parameterBreakdown(model), total },
+    memory,
+    flops,
+    tokensPerStep,
+    tokens,
+    estimates: scaling ? [] : estimatesOf(config, { tokens, causal: flops.causal }, machine),
+    scaling,
+  };
+}
+
+/** The run's time on one device: by what is known of its speed, else by what others reached. */
+function estimatesOf(
+  config: RunConfig,
+  { tokens, causal }: { tokens: number; causal: number },
+  { tokensPerSecond, tflops }: MachineOptions,
+): TimeEstimate[] {
+  const estimate = (label: string, rate: number): TimeEstimate => ({
+    label,
+    tokensPerSecond: rate,
+    seconds: tokens / rate,
+    deviceHours: tokens / rate / 3600,
+    hoursPer300B: 300e9 / rate / 3600,
+  });
+  const rateOf = (achieved: number) => (achieved * 1e12) / causal;
+  const estimates: TimeEstimate[] = [];
+  if (tokensPerSecond !== undefined) estimates.push(estimate("as measured", tokensPerSecond));
+  if (tflops !== undefined) estimates.push(estimate(`at ${tflops} TFLOP/s`, rateOf(tflops)));
+  if (config.device !== "cpu" && parameterCount(config.model) >= fewestReferenceParameters) {
+    for (const reference of references) {
+      estimates.push(estimate(reference.label, rateOf(reference.tflops)));
+    }
+  }
+  return estimates;
+}

@@ -1,0 +1,64 @@
+import { UsageError } from "../../core/errors.js";
+import { optionName } from "../../core/option-names.js";
+import { type ShardEntry, type Split, splitNames } from "../../data/dataset-file.js";
+import {
+  type Checkpoint,
+  checkpointFor,
+  type Journal,
+  readJournal,
+  type Work,
+  writeJournal,
+} from "../journal.js";
+import type { FoundInput } from "../readers/find.js";
+import { readShardLog } from "../shard-log.js";
+import { FileNames } from "./identity.js";
+
+/** What an unfinished preparation has left to go on with. */
+export interface Beginning {
+  checkpoint: Checkpoint;
+  /** The latest checkpoint between two files. */
+  between: Checkpoint | null;
+  shards: Record<Split, ShardEntry[]>;
+}
+
+/**
+ * What a folder holds of a work, null if that is nothing to go on with.
+ * @param startOver discard other work, which may be that of days
+ * @throws UsageError if it holds other work: what differs
+ */
+export async function findBeginning(
+  folder: string,
+  work: Work,
+  fraction: number,
+  found: readonly FoundInput[],
+  startOver: boolean,
+): Promise<Beginning | null> {
+  const journal = await readJournal(folder);
+  if (journal === null) return null;
+  const readUpTo = (position: Checkpoint["position"]) => new FileNames(found).upTo(position);
+  const checkpoint = checkpointFor(journal, work, fraction, readUpTo);
+  if (typeof checkpoint === "string") {
+    const documents = documentsOf(journal);
+    if (documents === 0 || startOver) return null;
+    throw new UsageError(
+      `[prepare] ${folder} holds ${documents.toLocaleString("en-US")} documents of unfinished work that this call cannot go on ` +
+        `with: ${checkpoint}. Give what it was begun with, or discard it: ${optionName("startOver")}`,
+    );
+  }
+  const shards = await readShardLog(folder);
+  for (const split of splitNames) {
+    const { finished } = checkpoint.writers[split];
+    for (let at = 0; at < finished; at++) if (shards[split][at] === undefined) return null;
+  }
+  // What is behind an earlier checkpoint is made anew: nothing may go on from the later one any more.
+  if (checkpoint !== journal.checkpoints[0]) {
+    await writeJournal(folder, { ...work, checkpoints: [checkpoint] });
+  }
+  const between = journal.checkpoints.find(({ position }) => position.record === 0) ?? null;
+  return { checkpoint, between, shards };
+}
+
+function documentsOf({ checkpoints }: Journal): number {
+  const sources = checkpoints[0]?.sources ?? [];
+  return sources.reduce((sum, { documents }) => sum + documents, 0);
+}

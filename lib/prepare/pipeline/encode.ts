@@ -1,0 +1,48 @@
+import type { TokenDType } from "../../data/dataset-file.js";
+import type { Tokenizer } from "../../data/tokenizer.js";
+import { firstPiece, type TextBatch } from "./batch.js";
+
+/** Pieces to encode. */
+export interface EncodeRequest {
+  text: Uint8Array;
+  ends: Uint32Array;
+  flags: Uint8Array;
+  /** Of each piece: whether it is wanted. */
+  wanted: Uint8Array;
+}
+
+/** The ids of the wanted pieces, in this machine's byte order, and how many each piece has. */
+export interface EncodedBatch {
+  ids: Uint8Array;
+  counts: Uint32Array;
+}
+
+export function requestOf({ text, ends, flags }: TextBatch, wanted: Uint8Array): EncodeRequest {
+  return { text, ends, flags, wanted };
+}
+
+export async function encodePieces(
+  { text, ends, flags, wanted }: EncodeRequest,
+  tokenizer: Tokenizer,
+  dtype: TokenDType,
+): Promise<EncodedBatch> {
+  const bytes = Buffer.from(text.buffer, text.byteOffset, text.byteLength);
+  const parts: { text: string; continues: boolean; place: number }[] = [];
+  for (let place = 0; place < ends.length; place++) {
+    if (!wanted[place]) continue;
+    const from = place === 0 ? 0 : (ends[place - 1] as number);
+    const continues = ((flags[place] as number) & firstPiece) === 0;
+    parts.push({ text: bytes.toString("utf8", from, ends[place]), continues, place });
+  }
+  const encoded = await tokenizer.encodeParts(parts);
+  const counts = new Uint32Array(ends.length);
+  const total = encoded.reduce((sum, ids) => sum + ids.length, 0);
+  const ids = dtype === "uint16" ? new Uint16Array(total) : new Uint32Array(total);
+  let at = 0;
+  for (const [index, list] of encoded.entries()) {
+    ids.set(list, at);
+    at += list.length;
+    counts[(parts[index] as { place: number }).place] = list.length;
+  }
+  return { ids: new Uint8Array(ids.buffer), counts };
+}

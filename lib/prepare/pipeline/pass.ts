@@ -1,0 +1,194 @@
+import {
+  type DatasetFile,
+  type ShardEntry,
+  type Split,
+  splitNames,
+  type TokenDType,
+} from "../../data/dataset-file.js";
+import type { Tokenizer } from "../../data/tokenizer.js";
+import type { FolderIdentity } from "../../files/folder-identity.js";
+import type { Deduplicator } from "../deduplicator.js";
+import { type Checkpoint, type Progress, type Work, writeJournal } from "../journal.js";
+import { expectUnmoved } from "../moved.js";
+import type { PrepareSettings } from "../options.js";
+import type { PrepareProgress } from "../prepare.js";
+import type { FoundInput } from "../readers/find.js";
+import type { ShardLog } from "../shard-log.js";
+import type { ShardWriter } from "../shard-writer.js";
+import { readTasks, type TextBatch } from "./batch.js";
+import { type EncodedBatch, requestOf } from "./encode.js";
+import type { Encoder } from "./encoder-pool.js";
+import { FileNames } from "./identity.js";
+import { readInOrder } from "./reader-pool.js";
+import { BatchSink, CopyFinder } from "./sink.js";
+
+/** Work between two notes of how far it is: what a crash costs at most. */
+const commitEveryMs = 15_000;
+
+/** What one pass over the documents yields. */
+export interface Pass {
+  splits: DatasetFile["splits"];
+  progress: Progress;
+}
+
+export interface PassOptions {
+  /** Of the folder that the data set is made in: nothing is written into another one that took its place. */
+  identity: FolderIdentity;
+  work: Work;
+  settings: PrepareSettings;
+  found: readonly FoundInput[];
+  tokenizer: Tokenizer;
+  dtype: TokenDType;
+  encoder: Encoder;
+  /** Threads that read; 0: read here. */
+  readers: number;
+  writers: Readonly<Record<Split, ShardWriter>>;
+  /** Finished shards are noted there. */
+  log: ShardLog;
+  /** Where to start; it is moved on. */
+  progress: Progress;
+  /** The latest checkpoint between two files. */
+  between: Checkpoint | null;
+  deduplicator: Deduplicator | null;
+  signal: AbortSignal | undefined;
+  onProgress: (progress: Omit<PrepareProgress, "resumedDocuments">) => void;
+}
+
+interface UnderWay {
+  batch: TextBatch;
+  wanted: Uint8Array;
+  /** Documents seen by the end of this batch. */
+  seen: number;
+  encoded: Promise<EncodedBatch>;
+}
+
+/**
+ * Readers, encoders and writers side by side: batches are read in order, encoded by whichever process is free, and written
+ * in order again. At most `encoder.width` + 1 of them are under way.
+ */
+export async function runPass(options: PassOptions): Promise<Pass> {
+  const { settings, found, encoder, progress, deduplicator, signal } = options;
+  const sources = found.map(({ files }, index) => ({
+    input: settings.inputs[index] as PrepareSettings["inputs"][number],
+    files,
+  }));
+  const tasks = readTasks(sources, settings, progress.position);
+  const copies = new CopyFinder(deduplicator);
+  const committer = new Committer(options);
+  const queue: UnderWay[] = [];
+  const writeOne = async (): Promise<void> => {
+    const next = queue.shift() as UnderWay;
+    await committer.write(next, await next.encoded);
+    if (!signal?.aborted) return;
+    await committer.commit();
+    signal.throwIfAborted();
+  };
+  for await (const batch of readInOrder(tasks, options.readers)) {
+    const { wanted, duplicates } = await copies.find(batch);
+    batch.skipped.duplicate = duplicates;
+    const encoded = encoder.encode(requestOf(batch, wanted));
+    encoded.catch(() => {}); // reported when its turn comes
+    queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded });
+    while (queue.length > encoder.width) await writeOne();
+  }
+  while (queue.length > 0) await writeOne();
+  const splits = {
+    train: await options.writers.train.finish(),
+    validation: await options.writers.validation.finish(),
+  };
+  return { splits, progress };
+}
+
+/** Writes batches, and notes from time to time how far it is. */
+class Committer {
+  readonly #options: PassOptions;
+  readonly #sink: BatchSink;
+  readonly #starts: number[];
+  readonly #totalBytes: number;
+  #committedAt = performance.now();
+  #atBoundary = true;
+  readonly #names: FileNames;
+  #between: Checkpoint | null;
+  /** Shards in the log. */
+  readonly #noted: Record<Split, number>;
+
+  constructor(options: PassOptions) {
+    this.#options = options;
+    const { settings, tokenizer, writers, progress, dtype } = options;
+    this.#sink = new BatchSink(writers, progress, settings.inputs, dtype, {
+      start: settings.documentStart === "bos" ? [tokenizer.bosId as number] : [],
+      end: settings.documentEnd === "eos" ? [tokenizer.eosId] : [],
+    });
+    let total = 0;
+    this.#starts = options.found.flatMap(({ files }) =>
+      files.map(({ bytes }) => {
+        const start = total;
+        total += bytes;
+        return start;
+      }),
+    );
+    this.#totalBytes = total;
+    this.#names = new FileNames(options.found);
+    this.#between = options.between;
+    this.#noted = {
+      train: writers.train.shards.length,
+      validation: writers.validation.shards.length,
+    };
+  }
+
+  async write({ batch, wanted, seen }: UnderWay, encoded: EncodedBatch): Promise<void> {
+    const { progress, onProgress } = this.#options;
+    await this.#sink.write(batch, encoded, wanted);
+    this.#atBoundary = batch.next !== null;
+    if (batch.next !== null) {
+      progress.position = batch.next;
+      progress.seen = seen;
+      if (batch.next.record === 0) this.#between = this.#checkpoint();
+    }
+    const sum = (field: "documents" | "bytes" | "tokens"): number =>
+      progress.sources.reduce((total, source) => total + source[field], 0);
+    onProgress({
+      documents: sum("documents"),
+      bytes: (this.#starts[batch.at.file] ?? 0) + batch.at.consumed,
+      totalBytes: this.#totalBytes,
+      textBytes: sum("bytes"),
+      tokens: sum("tokens"),
+    });
+    const due = performance.now() - this.#committedAt >= commitEveryMs;
+    if (due || splitNames.some((split) => this.#newShards(split).length > 0)) await this.commit();
+  }
+
+  /** Makes everything so far durable, if no document is half written. */
+  async commit(): Promise<void> {
+    if (!this.#atBoundary) return;
+    const { writers, deduplicator, identity, work, log } = this.#options;
+    for (const split of splitNames) {
+      await writers[split].sync();
+      await log.add(this.#newShards(split));
+      this.#noted[split] = writers[split].shards.length;
+    }
+    await deduplicator?.sync();
+    const latest = this.#checkpoint();
+    const checkpoints = [latest];
+    if (this.#between !== null && this.#between.read !== latest.read) {
+      checkpoints.push(this.#between);
+    }
+    await expectUnmoved(identity);
+    await writeJournal(identity.root, { ...work, checkpoints });
+    this.#committedAt = performance.now();
+  }
+
+  #newShards(split: Split): readonly ShardEntry[] {
+    return this.#options.writers[split].shards.slice(this.#noted[split]);
+  }
+
+  /** Where it is now; the journal may name it once everything so far is durable. */
+  #checkpoint(): Checkpoint {
+    const { writers, progress } = this.#options;
+    return structuredClone({
+      ...progress,
+      read: this.#names.upTo(progress.position),
+      writers: { train: writers.train.state, validation: writers.validation.state },
+    });
+  }
+}

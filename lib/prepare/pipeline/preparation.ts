@@ -1,0 +1,256 @@
+import { open, readdir, rm } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { boundedList } from "../../core/bounded-list.js";
+import { ArgumentError, DataError, TokenizerError } from "../../core/errors.js";
+import { usableThreads } from "../../core/machine-limits.js";
+import { optionValue } from "../../core/option-names.js";
+import {
+  type DatasetFile,
+  datasetFileName,
+  type Split,
+  serialiseDatasetFile,
+} from "../../data/dataset-file.js";
+import type { Tokenizer } from "../../data/tokenizer.js";
+import { FolderIdentity } from "../../files/folder-identity.js";
+import { describePassedOver } from "../../files/passed-over.js";
+import { syncFolder } from "../../files/sync-folder.js";
+import { Deduplicator } from "../deduplicator.js";
+import { type Progress, type Work, workFiles } from "../journal.js";
+import { expectUnmoved } from "../moved.js";
+import type { PrepareSettings } from "../options.js";
+import type { PrepareOptions, PrepareResult } from "../prepare.js";
+import { makeWorkFolder, ownPaths } from "../publish.js";
+import { type FoundInput, findInput } from "../readers/find.js";
+import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
+import { ShardLog } from "../shard-log.js";
+import { ShardWriter } from "../shard-writer.js";
+import { movedThreshold } from "../validation-split.js";
+import { type Beginning, findBeginning } from "./beginning.js";
+import { type Encoder, startEncoder } from "./encoder-pool.js";
+import { workOf } from "./identity.js";
+import { type Pass, runPass } from "./pass.js";
+import { datasetOf, leftOutOf, readTwice, warningsOf } from "./summary.js";
+
+/** Less input than this is encoded before the first process has started. */
+const smallInput = 2 ** 22;
+
+/** One data set being made, in a folder of its own that is put in place when it is whole. */
+export class Preparation {
+  readonly #folder: string;
+  readonly #tokenizer: Tokenizer;
+  readonly #settings: PrepareSettings;
+  readonly #options: PrepareOptions;
+  #found: FoundInput[] = [];
+  #identity: FolderIdentity | null = null;
+  #resumedDocuments = 0;
+
+  constructor(
+    folder: string,
+    tokenizer: Tokenizer,
+    settings: PrepareSettings,
+    options: PrepareOptions,
+  ) {
+    this.#folder = folder;
+    this.#tokenizer = tokenizer;
+    this.#settings = settings;
+    this.#options = options;
+  }
+
+  async run(): Promise<Omit<PrepareResult, "folder">> {
+    const { documentStart, validationFraction: fraction } = this.#settings;
+    if (documentStart === "bos" && this.#tokenizer.bosId === null) {
+      throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
+    }
+    const own = await ownPaths(resolve(this.#options.out));
+    const { inputs, skipUnreadable } = this.#settings;
+    for (const input of inputs) this.#found.push(await findInput(input, own, skipUnreadable));
+    this.#checkTextFields();
+    const work = workOf(this.#settings, this.#tokenizer, this.#found);
+    const { startOver = false } = this.#options;
+    const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
+    if (beginning === null) await makeWorkFolder(this.#folder);
+    const identity = await FolderIdentity.of(this.#folder);
+    this.#identity = identity;
+    // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
+    await this.#tokenizer.copyTo(this.#folder);
+    const encoder = await this.#startEncoder();
+    const warnings = [
+      ...this.#found.flatMap(({ notes }) => notes),
+      ...(inputs.length > 1 ? readTwice(this.#files) : []),
+    ];
+    try {
+      let pass = await this.#pass(work, encoder, fraction, beginning, identity);
+      // Documents whose side is given do not depend on the threshold.
+      const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
+      const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
+      if (moved !== null) {
+        pass = await this.#pass(work, encoder, moved, null, identity);
+      }
+      warnings.push(...warningsOf(this.#settings, this.#tokenizer, pass));
+      const dataset = await this.#finish(pass, identity);
+      const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
+        origin: this.#originOf(file, record),
+        bytes,
+        tokens,
+      }));
+      const passedOver = this.#found.flatMap(({ passed }, index) => {
+        const path = this.#settings.inputs[index]?.path as string;
+        return passed.length === 0 ? [] : [{ path, lines: describePassedOver(passed) }];
+      });
+      const resumedDocuments = this.#resumedDocuments;
+      return { dataset, warnings, passedOver, longest, resumedDocuments };
+    } finally {
+      await encoder.stop();
+    }
+  }
+
+  /** @throws DataError if its folder was moved or removed since the work began: what is there is another's */
+  async expectUnmoved(): Promise<void> {
+    if (this.#identity) await expectUnmoved(this.#identity);
+  }
+
+  /** Lets the folder go. */
+  async close(): Promise<void> {
+    await this.#identity?.close();
+  }
+
+  /** A field's name may be given for several inputs at once, some of them text; for text alone it is a mistake. */
+  #checkTextFields(): void {
+    const named = this.#found.filter((_, at) => this.#settings.inputs[at]?.textField !== undefined);
+    if (named.length === 0 || named.some(({ kind }) => kind === "records")) return;
+    const { path, textField } = this.#settings.inputs.find((input) => input.textField) as Input;
+    throw new ArgumentError(
+      `[prepare] ${path}: ${optionValue("textField", textField as string)} needs records, but it was found to hold text`,
+    );
+  }
+
+  get #files(): InputFile[] {
+    return this.#found.flatMap(({ files }) => files);
+  }
+
+  get #dtype(): "uint16" | "uint32" {
+    return this.#tokenizer.vocabSize <= 65536 ? "uint16" : "uint32";
+  }
+
+  async #startEncoder(): Promise<Encoder> {
+    const total = this.#files.reduce((sum, file) => sum + file.bytes, 0);
+    const standard = total < smallInput || !compiled ? 0 : usableThreads();
+    const workers = this.#options.workers ?? standard;
+    return await startEncoder(this.#tokenizer, this.#folder, this.#dtype, workers);
+  }
+
+  /** Reads all documents, or those behind a beginning, and writes their shards, held out below the threshold. */
+  async #pass(
+    work: Work,
+    encoder: Encoder,
+    threshold: number,
+    beginning: Beginning | null,
+    identity: FolderIdentity,
+  ): Promise<Pass> {
+    const { shardTokens, maxRunShare, deduplicate } = this.#settings;
+    const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
+    if (beginning === null) await this.#clear();
+    const writer = async (split: Split): Promise<ShardWriter> => {
+      const options = {
+        folder: this.#folder,
+        identity,
+        split,
+        dtype: this.#dtype,
+        shardTokens,
+        maxRunShare,
+        tokenName: (id: number) => tokenizer.token(id),
+      };
+      if (beginning === null) return new ShardWriter(options);
+      const { checkpoint, shards } = beginning;
+      return await ShardWriter.resume(options, checkpoint.writers[split], shards[split]);
+    };
+    const progress: Progress = structuredClone(beginning?.checkpoint) ?? {
+      threshold,
+      position: { file: 0, record: 0, byte: 0 },
+      sources: this.#found.map(() => ({
+        documents: 0,
+        bytes: 0,
+        tokens: 0,
+        skipped: noneSkipped(),
+      })),
+      longest: [],
+      seen: 0,
+      lowestHash: 1,
+      highestHash: 0,
+    };
+    if (beginning !== null) {
+      this.#resumedDocuments = progress.sources.reduce((sum, source) => sum + source.documents, 0);
+    }
+    const writers = { train: await writer("train"), validation: await writer("validation") };
+    const deduplicator = deduplicate ? await Deduplicator.open(this.#folder, progress.seen) : null;
+    const log = await ShardLog.open(this.#folder);
+    try {
+      const pass = await runPass({
+        identity,
+        work,
+        settings: this.#settings,
+        found: this.#found,
+        tokenizer,
+        dtype: this.#dtype,
+        encoder,
+        readers: encoder.width === 1 ? 0 : Math.min(8, Math.ceil(encoder.width / 16)),
+        writers,
+        log,
+        progress,
+        between: beginning?.between ?? null,
+        deduplicator,
+        signal: this.#options.signal,
+        onProgress: (now) =>
+          this.#options.onProgress?.({ ...now, resumedDocuments: this.#resumedDocuments }),
+      });
+      if (pass.progress.sources.every((source) => source.documents === 0)) {
+        const paths = boundedList(
+          this.#settings.inputs.map((input) => input.path),
+          ", ",
+        );
+        const [reason] = leftOutOf(this.#settings.inputs, pass);
+        throw new DataError(`[prepare] no text in ${paths}: ${reason ?? "every file is empty"}`);
+      }
+      return pass;
+    } finally {
+      await log.close();
+      await deduplicator?.close();
+      await writers.train.abandon();
+      await writers.validation.abandon();
+    }
+  }
+
+  /** Removes what an earlier pass has written; the note of how far it was first. */
+  async #clear(): Promise<void> {
+    for (const name of workFiles) await rm(join(this.#folder, name), { force: true });
+    for (const name of await readdir(this.#folder)) {
+      if (/\.(bin|idx)$/.test(name)) await rm(join(this.#folder, name));
+    }
+  }
+
+  #originOf(file: number, record: number): string {
+    const { path, format } = this.#files[file] as InputFile;
+    return format === "text" ? path : `${path}, record ${record}`;
+  }
+
+  /** The tokenizer's files and dataset.json, which makes the folder a data set. */
+  async #finish(pass: Pass, identity: FolderIdentity): Promise<DatasetFile> {
+    const tokenizer = this.#tokenizer;
+    await expectUnmoved(identity);
+    await tokenizer.copyTo(this.#folder);
+    const dataset = datasetOf(this.#settings, this.#found, tokenizer, this.#dtype, pass);
+    const file = await open(join(this.#folder, datasetFileName), "w");
+    try {
+      await file.writeFile(serialiseDatasetFile(dataset));
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await syncFolder(this.#folder);
+    return dataset;
+  }
+}
+
+/** Threads and processes need this library as JavaScript; tests run it from its sources. */
+const compiled = import.meta.url.endsWith(".js");

@@ -1,0 +1,105 @@
+import { Worker } from "node:worker_threads";
+import { namesAreFlags } from "../../core/option-names.js";
+import { systemRefusal } from "../../core/system-refusal.js";
+import { type ReadTask, readBatches, type TextBatch } from "./batch.js";
+import { receiveError, type SentError } from "./errors.js";
+
+/** Batches that one thread may have ready and unused. */
+const allowance = 4;
+
+export type ToReader = { kind: "task"; task: ReadTask; allowance: number } | { kind: "more" };
+export type FromReader =
+  | { kind: "batch"; batch: TextBatch }
+  | { kind: "done" }
+  | { kind: "failed"; error: SentError };
+
+/**
+ * Batches of all tasks in the order of the tasks, read by several threads side by side: while one task is being used, the
+ * next ones are read ahead, each up to a few batches.
+ * @param threads 0: read here
+ */
+export async function* readInOrder(
+  tasks: Iterable<ReadTask>,
+  threads: number,
+): AsyncGenerator<TextBatch> {
+  if (threads === 0) {
+    for (const task of tasks) yield* readBatches(task);
+    return;
+  }
+  const iterator = tasks[Symbol.iterator]();
+  const readers = Array.from({ length: threads }, () => new Reader());
+  try {
+    const running: Reader[] = [];
+    const idle = [...readers];
+    for (;;) {
+      for (let reader = idle.pop(); reader !== undefined; reader = idle.pop()) {
+        const { value: task, done } = iterator.next();
+        if (done) break;
+        reader.start(task);
+        running.push(reader);
+      }
+      const reader = running.shift();
+      if (reader === undefined) return;
+      for (;;) {
+        const batch = await reader.next();
+        if (batch === null) break;
+        yield batch;
+      }
+      idle.push(reader);
+    }
+  } finally {
+    await Promise.all(readers.map((reader) => reader.stop()));
+  }
+}
+
+/** One thread and what it has sent. */
+class Reader {
+  readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), {
+    execArgv: [],
+    // The thread names options in its messages as this process does: one user reads both.
+    workerData: { flags: namesAreFlags() },
+  });
+  readonly #queue: FromReader[] = [];
+  #failure: Error | null = null;
+  #wake = (): void => {};
+
+  constructor() {
+    this.#worker.on("message", (message: FromReader) => {
+      this.#queue.push(message);
+      this.#wake();
+    });
+    this.#worker.on("error", (error) => this.#fail(systemRefusal(error) ?? error));
+    this.#worker.on("exit", (code) => this.#fail(new Error(`a reader ended with code ${code}`)));
+  }
+
+  start(task: ReadTask): void {
+    this.#worker.postMessage({ kind: "task", task, allowance } satisfies ToReader);
+  }
+
+  /** The next batch of the task, or null behind the last. */
+  async next(): Promise<TextBatch | null> {
+    for (;;) {
+      const message = this.#queue.shift();
+      if (message?.kind === "batch") {
+        this.#worker.postMessage({ kind: "more" } satisfies ToReader);
+        return message.batch;
+      }
+      if (message?.kind === "done") return null;
+      if (message?.kind === "failed") throw receiveError(message.error);
+      if (this.#failure !== null) throw this.#failure;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#worker.removeAllListeners("exit");
+    await this.#worker.terminate();
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    this.#wake();
+  }
+}

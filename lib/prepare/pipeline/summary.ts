@@ -1,0 +1,126 @@
+/** The summary of a preparation: to its user, and in dataset.json. */
+import { createHash } from "node:crypto";
+import { resolve } from "node:path";
+import { optionName, optionValue } from "../../core/option-names.js";
+import { type DatasetFile, datasetFormat, datasetVersion } from "../../data/dataset-file.js";
+import type { Tokenizer } from "../../data/tokenizer.js";
+import { countPassedOver } from "../../files/passed-over.js";
+import type { PrepareSettings } from "../options.js";
+import type { FoundInput } from "../readers/find.js";
+import type { Input, InputFile, Skipped } from "../readers/input.js";
+import type { Pass } from "./pass.js";
+
+/** Why documents are left out, in words; records that are only noted are none of them. */
+const leftOutWords: Record<Exclude<keyof Skipped, "nonFinite">, () => string> = {
+  empty: () => "empty",
+  filtered: () => "that the filter refuses",
+  short: () => `below ${optionName("minBytes")}`,
+  long: () => `above ${optionName("maxBytes")}`,
+  bad: () => "bad records",
+  duplicate: () => "copies",
+};
+
+/** The documents that were left out of each input, in words. */
+export function leftOutOf(inputs: readonly Input[], { progress }: Pass): string[] {
+  return progress.sources.flatMap(({ skipped }, index) => {
+    const parts = (Object.keys(leftOutWords) as (keyof typeof leftOutWords)[])
+      .filter((reason) => skipped[reason] > 0)
+      .map((reason) => `${skipped[reason]} ${leftOutWords[reason]()}`);
+    return parts.length === 0 ? [] : [`${inputs[index]?.path}: left out ${parts.join(", ")}`];
+  });
+}
+
+/** What the user should know of the documents although it is no error. */
+export function warningsOf(settings: PrepareSettings, tokenizer: Tokenizer, pass: Pass): string[] {
+  const { inputs, validationFraction: fraction, documentStart } = settings;
+  const { train, validation } = pass.splits;
+  const warnings: string[] = [];
+  const chosen = inputs.some((input) => input.to !== undefined);
+  if (fraction > 0 && pass.progress.threshold !== fraction) {
+    warnings.push(
+      `too few documents for a validation share of ${fraction}: ` +
+        `${validation.documents} of ${train.documents + validation.documents} held out`,
+    );
+  } else if (fraction > 0 && !chosen && validation.documents === 0) {
+    warnings.push("all text is one document: none is held out for validation");
+  }
+  warnings.push(...leftOutOf(inputs, pass));
+  for (const [index, { skipped }] of pass.progress.sources.entries()) {
+    if (!skipped.nonFinite) continue;
+    warnings.push(
+      `${inputs[index]?.path}: ${skipped.nonFinite} records hold NaN or Infinity, as Python writes them; ` +
+        "they were read as null",
+    );
+  }
+  if (documentStart === "none" && tokenizer.addsBos) {
+    const name = tokenizer.token(tokenizer.bosId as number);
+    warnings.push(
+      `the tokenizer puts ${name} in front of every text where other programs use it, and documents were written ` +
+        `without: ${optionValue("documentStart", "bos")} puts it there`,
+    );
+  }
+  return warnings;
+}
+
+/** A warning where several inputs name the same file: it is read as often. */
+export function readTwice(files: readonly InputFile[]): string[] {
+  const known = new Set<string>();
+  const twice: string[] = [];
+  for (const { path } of files) {
+    const place = resolve(path);
+    if (known.has(place)) twice.push(path);
+    known.add(place);
+  }
+  const [first] = twice;
+  if (first === undefined) return [];
+  return [`${twice.length} files are read again, as several inputs name them, such as ${first}`];
+}
+
+/** The content of dataset.json. */
+export function datasetOf(
+  settings: PrepareSettings,
+  found: readonly FoundInput[],
+  tokenizer: Tokenizer,
+  dtype: DatasetFile["dtype"],
+  { progress, splits }: Pass,
+): DatasetFile {
+  const { validationFraction: fraction, documentStart, documentEnd, deduplicate } = settings;
+  return {
+    format: datasetFormat,
+    version: datasetVersion,
+    dtype,
+    vocabSize: tokenizer.vocabSize,
+    eosId: tokenizer.eosId,
+    bosId: tokenizer.bosId,
+    documentStart,
+    documentEnd,
+    tokenizer: tokenizerEntry(tokenizer),
+    validation: { fraction, threshold: progress.threshold },
+    deduplicated: deduplicate,
+    splits,
+    sources: progress.sources.map((counts, index) => {
+      const { kind, passed } = found[index] as FoundInput;
+      const { nonFinite, ...skipped } = counts.skipped;
+      return {
+        path: settings.inputs[index]?.path as string,
+        kind,
+        ...counts,
+        skipped: { ...skipped, ...(nonFinite && { nonFinite }) },
+        ...(passed.length > 0 && { passedOver: countPassedOver(passed) }),
+      };
+    }),
+  };
+}
+
+/** The tokenizer in dataset.json: its files with their hashes. */
+function tokenizerEntry(tokenizer: Tokenizer): DatasetFile["tokenizer"] {
+  const contents = tokenizer.contents();
+  const hashes = Object.fromEntries(
+    Object.entries(contents).map(([name, bytes]) => [
+      name,
+      createHash("sha256").update(bytes).digest("hex"),
+    ]),
+  );
+  const files = Object.keys(contents) as DatasetFile["tokenizer"]["files"];
+  return { sha256: tokenizer.sha256, files, hashes };
+}

@@ -1,0 +1,149 @@
+import { access } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { DataError, UsageError } from "../core/errors.js";
+import type { DatasetFile } from "../data/dataset-file.js";
+import { Tokenizer } from "../data/tokenizer.js";
+import { makeFolder } from "../files/make-folder.js";
+import { journalFile } from "./journal.js";
+import { acquireLock } from "./lock.js";
+import { MovedDataError } from "./moved.js";
+import { checkOptions } from "./options.js";
+import { isSystemError } from "./pipeline/errors.js";
+import { Preparation } from "./pipeline/preparation.js";
+import { checkTarget, publish, removeWorkFolder, workFolder } from "./publish.js";
+import type { Input } from "./readers/input.js";
+import type { InvalidUtf8 } from "./readers/utf8.js";
+
+export interface PrepareOptions {
+  /** Files, folders and patterns, read in this order. */
+  inputs: readonly (string | Input)[];
+  /** Folder of the data set: made whole or not at all; a data set that is there is replaced. */
+  out: string;
+  /** A tokenizer, or the path of one. */
+  tokenizer: Tokenizer | string;
+  /** Share of the documents to hold out for validation. Default: 0.05, or 0 if an input goes there anyway. */
+  validationFraction?: number;
+  /** A shard ends with the first document that brings it to this many tokens. Default: 2^27, 256 MiB. */
+  shardTokens?: number;
+  /** Refuse a shard if more of it stands in runs of one token. Default: 0.1. */
+  maxRunShare?: number;
+  /** What stands in front of each document. Default: "none". */
+  documentStart?: "none" | "bos";
+  /** What stands behind each document. Default: "eos". */
+  documentEnd?: "none" | "eos";
+  /** Leave out documents that have been there before, byte for byte. Default: false. */
+  deduplicate?: boolean;
+  /** Bytes that are no UTF-8: refuse the file (default), or put U+FFFD in their place. */
+  invalidUtf8?: InvalidUtf8;
+  /** Records that are no JSON objects or have no text: refuse the file (default), or leave them out. */
+  badRecords?: "error" | "skip";
+  /** Leave out files and folders that cannot be read, and say which. Default: false, an error. */
+  skipUnreadable?: boolean;
+  /** Processes that encode; 0: none, encode here. Default: one per core, or 0 for less than 4 MB. The bytes are the same. */
+  workers?: number;
+  /** Discard unfinished work that this call cannot go on with, because options or files differ. Default: false, an error. */
+  startOver?: boolean;
+  /** Replace what is in `out` even if it is no data set. */
+  overwrite?: boolean;
+  onProgress?: (progress: PrepareProgress) => void;
+  /** Stops the work. The same call later goes on with it. */
+  signal?: AbortSignal;
+}
+
+export interface PrepareProgress {
+  documents: number;
+  /** Input read so far, and in all, in bytes as stored. */
+  bytes: number;
+  totalBytes: number;
+  /** UTF-8 bytes of the documents. */
+  textBytes: number;
+  tokens: number;
+  /** Documents that an earlier, unfinished call had done already. */
+  resumedDocuments: number;
+}
+
+export interface PrepareResult {
+  folder: string;
+  dataset: DatasetFile;
+  /** What the user should know although it is no error. */
+  warnings: string[];
+  /** Files and folders that were not read: for each input, lines with numbers and names. */
+  passedOver: { path: string; lines: string[] }[];
+  /** The longest documents, longest first. */
+  longest: { origin: string; bytes: number; tokens: number }[];
+  /** Documents that were taken over from an earlier, unfinished call. */
+  resumedDocuments: number;
+}
+
+/**
+ * Turns text into token shards. The same input gives the same bytes, whatever the number of workers and however often the
+ * work was broken off: a call with the same options goes on where the last one was, if what that has read is as it was. Other
+ * work than this call's is never discarded unless `startOver` says so.
+ *
+ * Whether a document is held out depends on its own bytes alone (their hash), so adding or reordering documents moves
+ * none from one side to the other, and copies of a document stay together. If that leaves one side without any of
+ * two or more documents, the threshold is moved just past the nearest one.
+ *
+ * Memory does not grow with the input, but for the list of its files (about 300 bytes each) and, to find copies, up to 23
+ * bytes for each document. A document in a text file may have any length; one in a record is held whole, as is a row
+ * group's column of lists in a parquet file with pages of version 1.
+ *
+ * @throws DataError for missing, empty, unreadable or repetitive text; UsageError if `out` cannot be used, or beside it is the
+ *   unfinished work of other options or files
+ */
+export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
+  const settings = checkOptions(options);
+  const tokenizer =
+    typeof options.tokenizer === "string"
+      ? await Tokenizer.load(options.tokenizer)
+      : options.tokenizer;
+  const out = resolve(options.out);
+  const paths = settings.inputs.map((input) => input.path);
+  await checkTarget(out, paths, options.overwrite ?? false);
+  await makeFolder(dirname(out)).catch((cause: NodeJS.ErrnoException) => {
+    throw new UsageError(`[prepare] cannot make ${dirname(out)}: ${cause.message}`, { cause });
+  });
+  const lock = await acquireLock(`${out}.lock`, `[prepare] ${options.out}`);
+  const folder = workFolder(out);
+  const work = new Preparation(folder, tokenizer, settings, options);
+  try {
+    options.signal?.throwIfAborted();
+    const result = await work.run();
+    await work.expectUnmoved();
+    await publish(folder, out);
+    return { ...result, folder: options.out };
+  } catch (error) {
+    // What went wrong may be that the folder is another's by now; the system says ENOENT of it.
+    const moved = await work.expectUnmoved().catch((why: unknown) => why);
+    if (moved instanceof MovedDataError) throw moved;
+    // What is noted may be the work of days, and whatever went wrong may be put right. Without a note it is of no use.
+    const kept = await mayHaveJournal(folder);
+    if (!kept) await removeWorkFolder(folder).catch(() => {});
+    throw explained(error, folder, kept);
+  } finally {
+    await work.close();
+    await lock.release();
+  }
+}
+
+/** True also where the storage does not say. */
+async function mayHaveJournal(folder: string): Promise<boolean> {
+  return await access(join(folder, journalFile)).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
+  );
+}
+
+/** Errors of the file system (a full disk, say) as errors of the library, and what is left to go on with. */
+function explained(error: unknown, folder: string, kept: boolean): unknown {
+  if (isSystemError(error)) {
+    return new DataError(
+      `[prepare] cannot write ${folder}: ${(error as Error).message}; the same call later goes on with it`,
+      { cause: error },
+    );
+  }
+  if (!(error instanceof DataError) || !kept) return error;
+  return new DataError(`${error.message}\n  what is done so far stays in ${folder}`, {
+    cause: error.cause,
+  });
+}

@@ -1,0 +1,97 @@
+import { createGunzip } from "node:zlib";
+import { DataError } from "../../core/errors.js";
+import { openRegular } from "../../files/small-file.js";
+import type { InputFile } from "./input.js";
+import { unzstd } from "./zstd.js";
+
+const chunkBytes = 2 ** 18;
+
+/** A part of a file's content, and how many of its stored bytes have been read by then. */
+export interface Chunk {
+  bytes: Buffer;
+  consumed: number;
+}
+
+/**
+ * The content of a file in parts, decompressed as it is read.
+ * @param start byte to start at; only for a file that is stored as it is
+ * @throws DataError naming the file if it cannot be read, is cut short or is damaged
+ */
+export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Chunk> {
+  let consumed = start;
+  const handle = await openRegular(file.path).catch((cause: Error) => {
+    throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
+  });
+  const stored = handle.createReadStream({ start, highWaterMark: chunkBytes });
+  async function* counted(): AsyncGenerator<Buffer> {
+    for await (const chunk of stored) {
+      consumed += (chunk as Buffer).length;
+      yield chunk as Buffer;
+    }
+  }
+  try {
+    const parts =
+      file.compression === "none"
+        ? counted()
+        : file.compression === "gzip"
+          ? gunzip(counted())
+          : unzstd(counted());
+    for await (const bytes of parts) if (bytes.length > 0) yield { bytes, consumed };
+  } catch (cause) {
+    if (cause instanceof DataError) throw cause;
+    const problem = (cause as NodeJS.ErrnoException).syscall ? "cannot read" : "cannot decompress";
+    throw new DataError(`[prepare] ${problem} ${file.path}: ${(cause as Error).message}`, {
+      cause,
+    });
+  } finally {
+    stored.destroy();
+  }
+}
+
+/**
+ * A gzip file of any number of members. Zeros behind the last one are padding, as gzip has it; anything else there is not
+ * left out in silence.
+ */
+async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const transform = createGunzip();
+  // Behind the last member the transform ends, and may leave a write without an answer: its end is waited for as well.
+  let over = false;
+  let stopped = false;
+  let wake = (): void => {};
+  for (const event of ["end", "close"]) {
+    transform.once(event, () => {
+      over = true;
+      wake();
+    });
+  }
+  // Who reads from it sees the error. Behind the end it is none: Node 20 has one for a write without an answer.
+  transform.on("error", () => {
+    stopped ||= !over;
+  });
+  const write = (chunk: Buffer): Promise<void> =>
+    new Promise((resolve) => {
+      wake = resolve;
+      transform.write(chunk, () => resolve());
+    });
+  const feed = (async () => {
+    let given = 0;
+    for await (const chunk of source) {
+      if (!over) await write(chunk);
+      if (stopped) return;
+      // It takes all that belongs to a member.
+      const rest = chunk.subarray(Math.max(0, transform.bytesWritten - given));
+      if (rest.some((byte) => byte !== 0)) throw new Error("data behind its end");
+      over ||= rest.length > 0;
+      given += chunk.length;
+    }
+    if (!over) transform.end();
+  })();
+  feed.catch((error: Error) => transform.destroy(error));
+  try {
+    for await (const chunk of transform) yield chunk as Buffer;
+    await feed;
+  } finally {
+    stopped = true;
+    transform.destroy();
+  }
+}

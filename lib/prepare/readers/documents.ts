@@ -1,0 +1,167 @@
+import { createHash } from "node:crypto";
+import { DataError } from "../../core/errors.js";
+import { optionName, optionValue } from "../../core/option-names.js";
+import { maxPartLength, splitStream, splitText } from "../../data/text-parts.js";
+import { type FieldPath, type Filter, parseFieldPath, parseFilter } from "./filter.js";
+import type { FilePosition, Input, InputFile, RawDocument, ReadOptions, Skipped } from "./input.js";
+import { jsonlRecords } from "./jsonl.js";
+import { parquetRecords } from "./parquet.js";
+import { textDocument } from "./text-file.js";
+
+/** A document begins: what has to be known before its first piece. */
+export interface DocumentStart {
+  /** First 16 bytes of the SHA-256 of its UTF-8 bytes. */
+  hash: Uint8Array;
+  bytes: number;
+  record: number;
+}
+
+/** A piece of a document, at most `maxPartLength` units long, cut where `splitText` cuts. */
+export interface Piece {
+  text: string;
+  /** With the first piece. */
+  start: DocumentStart | null;
+  /** With the last piece: where the file can be read on. */
+  next: FilePosition | null;
+  consumed: number;
+}
+
+/** What is taken from the files of one input, ready to run. */
+export interface Selection {
+  filter: Filter | null;
+  /** Fields that may hold the text; the first that a record has. */
+  textFields: (FieldPath & { name: string })[];
+  minBytes: number;
+  maxBytes: number;
+}
+
+/** @throws ArgumentError for a filter or a field's name that cannot be parsed */
+export function selectionOf(input: Input): Selection {
+  const names = input.textField === undefined ? ["text", "content"] : [input.textField];
+  return {
+    filter: input.filter === undefined ? null : parseFilter(input.filter),
+    textFields: names.map((name) => ({ name, ...parseFieldPath(name) })),
+    minBytes: input.minBytes ?? 1,
+    maxBytes: input.maxBytes ?? Number.POSITIVE_INFINITY,
+  };
+}
+
+/** The documents of a file from a position on, piece by piece; what is left out is counted in `skipped`. */
+export async function* pieces(
+  file: InputFile,
+  from: FilePosition,
+  selection: Selection,
+  options: ReadOptions,
+  skipped: Skipped,
+): AsyncGenerator<Piece> {
+  for await (const document of rawDocuments(file, from, selection, options, skipped)) {
+    const { text, record, next, consumed } = document;
+    const bytes = typeof text === "string" ? Buffer.byteLength(text) : text.bytes;
+    const reason =
+      bytes === 0
+        ? "empty"
+        : bytes < selection.minBytes
+          ? "short"
+          : bytes > selection.maxBytes
+            ? "long"
+            : selection.filter?.matches(document.fields) === false
+              ? "filtered"
+              : null;
+    if (reason !== null) {
+      skipped[reason]++;
+      continue;
+    }
+    if (typeof text === "string") {
+      const hash = createHash("sha256").update(text, "utf8").digest().subarray(0, 16);
+      const start = { hash, bytes, record };
+      if (text.length <= maxPartLength) {
+        yield { text, start, next, consumed };
+        continue;
+      }
+      const parts = splitText(text, maxPartLength);
+      for (const [place, part] of parts.entries()) {
+        const last = place === parts.length - 1;
+        yield { text: part, start: place === 0 ? start : null, next: last ? next : null, consumed };
+      }
+      continue;
+    }
+    let start: DocumentStart | null = { hash: text.sha256.subarray(0, 16), bytes, record };
+    for await (const { part, last } of splitStream(text.chunks(), maxPartLength)) {
+      yield { text: part, start, next: last ? next : null, consumed };
+      start = null;
+    }
+  }
+}
+
+async function* rawDocuments(
+  file: InputFile,
+  from: FilePosition,
+  selection: Selection,
+  options: ReadOptions,
+  skipped: Skipped,
+): AsyncGenerator<RawDocument> {
+  if (file.format === "text") {
+    yield* textDocument(file, from, options);
+    return;
+  }
+  const onBad = (): void => {
+    skipped.bad++;
+  };
+  const records =
+    file.format === "jsonl"
+      ? jsonlRecords(file, from, options, onBad, () => {
+          skipped.nonFinite++;
+        })
+      : parquetRecords(
+          file,
+          from,
+          {
+            text: selection.textFields.map(({ keys }) => keys[0] as string),
+            others: [...(selection.filter?.fields ?? [])],
+          },
+          options,
+          onBad,
+        );
+  for await (const record of records) {
+    const field = selection.textFields.find(({ read }) => read(record.fields) !== null);
+    const text = field?.read(record.fields);
+    if (typeof text === "string") yield { ...record, text };
+    // A field that is there and null is a document without text.
+    else if (!field && selection.textFields.some(({ isNull }) => isNull(record.fields))) {
+      skipped.empty++;
+    } else if (options.badRecords === "skip") skipped.bad++;
+    else throw noText(file, record, field ? [field] : selection.textFields, text);
+  }
+}
+
+function noText(
+  file: InputFile,
+  { record, fields }: { record: number; fields: unknown },
+  wanted: Selection["textFields"],
+  found: unknown,
+): DataError {
+  const name = wanted.map((field) => field.name).join(" or ");
+  const problem =
+    found === undefined
+      ? `no field ${name}; ${namesBeside(fields, wanted.length === 1 ? (wanted[0]?.keys ?? []) : [])}`
+      : `${name} is no text but ${Array.isArray(found) ? "a list" : typeof found}`;
+  return new DataError(
+    `[prepare] ${file.path}, record ${record}: ${problem}; name the field as ${optionName("textField")}, ` +
+      `or pass ${optionValue("badRecords", "skip")} to leave such records out`,
+  );
+}
+
+/** The names that there are instead of a missing field, as far down as its path goes. */
+function namesBeside(fields: unknown, keys: readonly string[]): string {
+  let owner = fields as Record<string, unknown>;
+  let depth = 0;
+  for (const key of keys.slice(0, -1)) {
+    const inner = Object.hasOwn(owner, key) ? owner[key] : null;
+    if (typeof inner !== "object" || inner === null) break;
+    owner = inner as Record<string, unknown>;
+    depth++;
+  }
+  const names = Object.keys(owner);
+  const list = names.length > 20 ? [...names.slice(0, 20), "…"] : names;
+  return `${depth === 0 ? "it" : keys.slice(0, depth).join(".")} has ${list.join(", ") || "nothing"}`;
+}

@@ -1,0 +1,271 @@
+import { lstat } from "node:fs/promises";
+import { basename, dirname, extname, normalize } from "node:path";
+import { ArgumentError, DataError } from "../../core/errors.js";
+import { optionName, optionValue } from "../../core/option-names.js";
+import { globExpression, globRoot, isGlob } from "../../files/glob.js";
+import {
+  byPath,
+  type FoundFile,
+  furtherNames,
+  listFiles,
+  statusOf,
+} from "../../files/list-folder.js";
+import { type PassedOver, refuseUnreadable } from "../../files/passed-over.js";
+import { type Input, type InputFile, type InputKind, inputKinds } from "./input.js";
+import { excludedFolders, languageOfExtension, languages } from "./languages.js";
+import { checkSplit, chooseSplit } from "./split.js";
+
+export const textExtensions: ReadonlySet<string> = new Set([".txt", ".md"]);
+
+const compressions: Readonly<Record<string, InputFile["compression"]>> = {
+  ".gz": "gzip",
+  ".zst": "zstd",
+};
+
+/** The files of an input, and whether they hold records. */
+export interface FoundInput {
+  files: InputFile[];
+  kind: "text" | "code" | "records";
+  /** Files and folders that are not read, apart from files of another kind, which `notes` tell of. */
+  passed: PassedOver[];
+  /** What the user should know. */
+  notes: string[];
+}
+
+/** How a file is read, by its name; null for what is no known text or record format. */
+export function formatOf(path: string): Pick<InputFile, "format" | "compression"> | null {
+  const name = path.toLowerCase();
+  const compression = compressions[extname(name)] ?? "none";
+  const inner = extname(compression === "none" ? name : name.slice(0, -extname(name).length));
+  if (inner === ".parquet" && compression === "none") return { format: "parquet", compression };
+  if ([".jsonl", ".ndjson", ".json"].includes(inner)) return { format: "jsonl", compression };
+  if (textExtensions.has(inner)) return { format: "text", compression };
+  return null;
+}
+
+function isRecords({ path }: { path: string }): boolean {
+  const format = formatOf(path)?.format;
+  return format === "jsonl" || format === "parquet";
+}
+
+/** Records, or settings of any program. */
+function isPlainJson({ path }: { path: string }): boolean {
+  return /\.json$/i.test(path);
+}
+
+/** Text about what lies beside it: no folder of records becomes one of text by it. */
+function isAbout({ path }: FoundFile): boolean {
+  return /^(readme|licen[cs]e|notice|citation|changelog|contributing)\b/i.test(basename(path));
+}
+
+/**
+ * @param own paths, without links, of files and folders of the preparation itself, which are no input
+ * @param skipUnreadable whether what cannot be read is left out
+ * @throws DataError if the path is missing, holds no file of the kind or split, or something that cannot be read
+ * @throws ArgumentError for an unknown kind, language or split, and for languages of anything but code
+ */
+export async function findInput(
+  input: Input,
+  own: ReadonlySet<string> = new Set(),
+  skipUnreadable = false,
+): Promise<FoundInput> {
+  const { path, kind = "auto" } = input;
+  if (!inputKinds.includes(kind)) {
+    throw new ArgumentError(
+      `[prepare] expected kind ${inputKinds.map((name) => `"${name}"`).join(", ")}, got ${JSON.stringify(kind)}`,
+    );
+  }
+  const extensions = codeExtensions(input.languages);
+  if (input.languages !== undefined && kind !== "code") {
+    throw new ArgumentError(
+      `[prepare] ${path}: ${optionName("languages")} needs ${optionValue("kind", "code")}, got ${optionValue("kind", kind)}`,
+    );
+  }
+  checkSplit(input.split);
+  const status = statusOf(path);
+  if (typeof status !== "string") {
+    const file = { path, bytes: status.size, mtimeMs: status.mtimeMs };
+    return namedFile(file, input, kind);
+  }
+  const isPattern = status === "dangling" && isGlob(path) && !(await isThere(path));
+  if (!isPattern && status !== "linkedFolder") {
+    const passed = [{ path, reason: status }];
+    if (!(await isThere(path))) throw new DataError(`[prepare] cannot read ${path}: there is none`);
+    refuseUnreadable(path, passed, skipUnreadable);
+    return { files: [], kind: plain(kind), passed, notes: [] };
+  }
+  const folder = isPattern ? globRoot(normalize(path)) : path;
+  const exclude = new Set(input.exclude ?? (kind === "code" ? excludedFolders : []));
+  const listing = await listFiles(folder, exclude, own);
+  const matching = isPattern ? globbed(listing.files, path) : listing.files;
+
+  const known = kind === "code" ? extensions : textExtensions;
+  const isKnown = (file: { path: string }) =>
+    known.has(extname(file.path).toLowerCase()) ||
+    (kind !== "code" && formatOf(file.path)?.format === "text");
+  const records = matching.filter(isRecords);
+  // A pattern says which files; of a folder, .json files may be anything beside the data.
+  const surely = records.filter((file) => !isPlainJson(file));
+  const texts =
+    !isPattern || kind === "code"
+      ? matching.filter(isKnown)
+      : matching.filter((file) => kind === "text" || !isRecords(file));
+  const ownTexts = texts.filter((file) => !isAbout(file));
+  const holdsRecords =
+    kind === "records" ||
+    (kind === "auto" && (surely.length > 0 || (records.length > 0 && ownTexts.length === 0)));
+  const recordFiles = isPattern || surely.length === 0 ? records : surely;
+  const [found, wanted, others] = holdsRecords
+    ? (["records", recordFiles, ownTexts] as const)
+    : ([plain(kind), texts, records] as const);
+  // Only among the files that would be read: a hub cache links to names that tell no format.
+  const copies = listing.linked ? furtherNames(wanted) : new Set<FoundFile>();
+  const files = wanted.filter((file) => !copies.has(file));
+
+  const passed = passedOf(listing.passed, {
+    matches: isPattern ? matcher(path) : () => true,
+    // Of a folder that could have been of records had they been readable, these are missed.
+    isWanted: (file) =>
+      (holdsRecords || kind === "auto") && isRecords(file)
+        ? holdsRecords || !isPlainJson(file)
+        : !holdsRecords && isKnown(file),
+    isAnyType: isPattern,
+  });
+  refuseUnreadable(path, passed, skipUnreadable);
+  if (files.length === 0) {
+    const looked = holdsRecords ? ".jsonl .json .parquet, .gz .zst" : [...known].join(" ");
+    throw nothingIn(path, found, looked);
+  }
+  const { files: chosen, notes } = chooseSplit([...files], folder, input, found);
+  if (kind === "auto" && others.length > 0) {
+    const other = holdsRecords ? "text" : "records";
+    notes.push(
+      `${path}: read as ${found}; ${others.length} files of ${other} were left alone ` +
+        `(${optionValue("kind", other)} reads those): ${firstNames(others)}`,
+    );
+  }
+  for (const { path } of copies) passed.push({ path, reason: "copy" });
+  const single = matching.filter((file) => !copies.has(file));
+  passed.push(...leftOut(single, { chosen, files, others: kind === "auto" ? others : [] }));
+  return {
+    files: chosen.map((file) => typed(file, holdsRecords)),
+    kind: found,
+    passed: passed.sort(byPath),
+    notes,
+  };
+}
+
+function namedFile(file: FoundFile, input: Input, kind: InputKind): FoundInput {
+  const records = kind === "records" || (kind === "auto" && isRecords(file));
+  const found = records ? "records" : plain(kind);
+  const { files } =
+    input.split === undefined
+      ? { files: [file] }
+      : chooseSplit([file], dirname(file.path), input, found);
+  const passed: PassedOver[] = file.bytes === 0 ? [{ path: file.path, reason: "empty" }] : [];
+  return { files: files.map((one) => typed(one, records)), kind: found, passed, notes: [] };
+}
+
+/** Whether a path names something, be it a link to nothing. */
+async function isThere(path: string): Promise<boolean> {
+  return await lstat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
+  );
+}
+
+/** What of a listing's rest belongs to an input. What would not be read by its name is no loss if it cannot be read. */
+function passedOf(
+  passed: readonly PassedOver[],
+  {
+    matches,
+    isWanted,
+    isAnyType,
+  }: {
+    matches: (path: string) => boolean;
+    isWanted: (file: { path: string }) => boolean;
+    isAnyType: boolean;
+  },
+): PassedOver[] {
+  const isOfType = (entry: PassedOver) =>
+    isAnyType || entry.reason === "excluded" || entry.reason === "linkedFolder" || isWanted(entry);
+  return passed
+    .filter(({ path, unlisted }) => unlisted || matches(path))
+    .map((entry) => (entry.unlisted || isOfType(entry) ? entry : { ...entry, reason: "type" }));
+}
+
+/** Why files that can be read are not. */
+function leftOut(
+  matching: readonly FoundFile[],
+  sets: Record<"chosen" | "files" | "others", readonly FoundFile[]>,
+): PassedOver[] {
+  const [chosen, files, others] = [sets.chosen, sets.files, sets.others].map(
+    (list) => new Set(list),
+  ) as [Set<FoundFile>, Set<FoundFile>, Set<FoundFile>];
+  const passed: PassedOver[] = [];
+  for (const file of matching) {
+    if (chosen.has(file)) {
+      if (file.bytes === 0) passed.push({ path: file.path, reason: "empty" });
+    } else if (!others.has(file)) {
+      const reason = files.has(file)
+        ? "split"
+        : isAbout(file)
+          ? "about"
+          : isPlainJson(file)
+            ? "settings"
+            : "type";
+      passed.push({ path: file.path, reason });
+    }
+  }
+  return passed;
+}
+
+function firstNames(files: readonly FoundFile[]): string {
+  const names = files.slice(0, 3).map(({ path }) => path);
+  return files.length > 3 ? `${names.join(", ")}, …` : names.join(", ");
+}
+
+function nothingIn(path: string, kind: string, known: string): DataError {
+  return new DataError(
+    `[prepare] ${path}: no ${kind} file in it (looked for ${known})` +
+      (kind === "text" ? `; for source code pass ${optionValue("kind", "code")}` : ""),
+  );
+}
+
+function plain(kind: string): "text" | "code" {
+  return kind === "code" ? "code" : "text";
+}
+
+function matcher(pattern: string): (path: string) => boolean {
+  const expression = globExpression(pattern);
+  return (path) => expression.test(path);
+}
+
+function globbed(files: readonly FoundFile[], pattern: string): FoundFile[] {
+  const matches = matcher(pattern);
+  const found = files.filter((file) => matches(file.path));
+  if (found.length === 0) throw new DataError(`[prepare] ${pattern}: matches no file`);
+  return found;
+}
+
+function typed(file: FoundFile, records: boolean): InputFile {
+  const known = formatOf(file.path);
+  if (records) {
+    if (known?.format === "jsonl" || known?.format === "parquet") return { ...file, ...known };
+    throw new DataError(`[prepare] ${file.path}: expected .jsonl, .json or .parquet for records`);
+  }
+  return { ...file, format: "text", compression: known?.compression ?? "none" };
+}
+
+function codeExtensions(wanted: readonly string[] | undefined): ReadonlySet<string> {
+  for (const language of wanted ?? []) {
+    if (!languages.includes(language)) {
+      throw new ArgumentError(
+        `[prepare] unknown language ${JSON.stringify(language)}; known: ${languages.join(", ")}`,
+      );
+    }
+  }
+  const entries = Object.entries(languageOfExtension);
+  const chosen = entries.filter(([, language]) => wanted?.includes(language) ?? true);
+  return new Set(chosen.map(([extension]) => extension));
+}

@@ -1,0 +1,61 @@
+import { constants } from "node:fs";
+import type { FileHandle } from "node:fs/promises";
+import { join } from "node:path";
+import { parseShardFile, type ShardEntry, type Split } from "../data/dataset-file.js";
+import { openRegular } from "../files/small-file.js";
+
+export const shardLogFile = "prepare-shards.jsonl";
+
+/**
+ * The finished shards of a preparation, one a line: to note another one costs the same however many there are. Nothing is
+ * ever taken out; of several lines for one shard the last counts, as it was made anew.
+ */
+export class ShardLog {
+  readonly #handle: FileHandle;
+
+  private constructor(handle: FileHandle) {
+    this.#handle = handle;
+  }
+
+  static async open(folder: string): Promise<ShardLog> {
+    return new ShardLog(await openLog(folder));
+  }
+
+  /** Adds shards, durably. */
+  async add(shards: readonly ShardEntry[]): Promise<void> {
+    if (shards.length === 0) return;
+    // What a crash has left of a line ends here.
+    const text = shards.map((shard) => `\n${JSON.stringify(shard)}`).join("");
+    await this.#handle.appendFile(text);
+    await this.#handle.sync();
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+}
+
+async function openLog(folder: string): Promise<FileHandle> {
+  const { O_RDWR, O_CREAT, O_APPEND } = constants;
+  return await openRegular(join(folder, shardLogFile), { flags: O_RDWR | O_CREAT | O_APPEND });
+}
+
+/** The shards that a folder's log names, by their numbers; lines that are not whole are passed over. */
+export async function readShardLog(folder: string): Promise<Record<Split, ShardEntry[]>> {
+  const shards: Record<Split, ShardEntry[]> = { train: [], validation: [] };
+  const handle = await openLog(folder);
+  for await (const line of handle.readLines({ start: 0 })) {
+    const shard = parseLine(line);
+    const place = shard && parseShardFile(shard.file);
+    if (place) shards[place.split][place.number] = shard;
+  }
+  return shards;
+}
+
+function parseLine(line: string): ShardEntry | null {
+  try {
+    return JSON.parse(line) as ShardEntry;
+  } catch {
+    return null;
+  }
+}

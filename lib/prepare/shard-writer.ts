@@ -1,0 +1,254 @@
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { DataError } from "../core/errors.js";
+import { optionName } from "../core/option-names.js";
+import {
+  bytesPerId,
+  indexEntryBytes,
+  indexFile,
+  type ShardEntry,
+  type Split,
+  type SplitEntry,
+  shardFile,
+  type TokenDType,
+} from "../data/dataset-file.js";
+import { minRunLength, RunCounter } from "../data/run-counter.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
+import { HashedFile } from "./hashed-file.js";
+import { expectUnmoved } from "./moved.js";
+
+export { RunCounter } from "../data/run-counter.js";
+
+/** Ids of the type that a shard stores, in this machine's byte order. */
+export type StoredIds = Uint16Array | Uint32Array;
+
+export interface ShardWriterOptions {
+  folder: string;
+  /** Of that folder: no file is made in another one that took its place. */
+  identity: FolderIdentity;
+  split: Split;
+  dtype: TokenDType;
+  /** A shard ends with the first document that brings it to this many tokens. */
+  shardTokens: number;
+  /** Largest share of a shard's tokens that may stand in runs of one token. */
+  maxRunShare: number;
+  /** The name of a token, for the message about runs. */
+  tokenName: (id: number) => string;
+}
+
+/** How far a writer is, between two documents: what going on needs. */
+export interface ShardWriterState {
+  /** Finished shards. */
+  finished: number;
+  open: { documents: number; tokens: number; bytes: number } | null;
+}
+
+/** Writes the shards of one split, one after the other. */
+export class ShardWriter {
+  readonly #options: ShardWriterOptions;
+  readonly #shards: ShardEntry[];
+  #current: OpenShard | null = null;
+
+  constructor(options: ShardWriterOptions) {
+    this.#options = options;
+    this.#shards = [];
+  }
+
+  /**
+   * A writer that goes on where another one was when it gave this state; what was written since goes.
+   * @param shards what is known of the finished ones, and maybe of later ones
+   */
+  static async resume(
+    options: ShardWriterOptions,
+    { finished, open }: ShardWriterState,
+    shards: readonly ShardEntry[],
+  ): Promise<ShardWriter> {
+    const writer = new ShardWriter(options);
+    for (const shard of shards.slice(0, finished)) writer.#shards.push(shard);
+    if (open !== null) writer.#current = await OpenShard.resume(options, finished, open);
+    return writer;
+  }
+
+  /** Finished shards. */
+  get shards(): readonly ShardEntry[] {
+    return this.#shards;
+  }
+
+  /** How far it is. Between documents only. */
+  get state(): ShardWriterState {
+    const open = this.#current && { ...this.#current.counts };
+    return { finished: this.#shards.length, open };
+  }
+
+  /** Begins a document whose text has this many bytes. */
+  async begin(bytes: number): Promise<void> {
+    this.#current ??= await OpenShard.create(this.#options, this.#shards.length);
+    await this.#current.begin(bytes);
+  }
+
+  async append(ids: StoredIds): Promise<void> {
+    await (this.#current as OpenShard).append(ids);
+  }
+
+  /** Ends the document, and the shard if it has become long enough. */
+  async end(): Promise<void> {
+    if ((this.#current as OpenShard).tokens >= this.#options.shardTokens) await this.#close();
+  }
+
+  /** Makes everything so far durable. */
+  async sync(): Promise<void> {
+    await this.#current?.sync();
+  }
+
+  async finish(): Promise<SplitEntry> {
+    await this.#close();
+    const sum = (field: "tokens" | "documents" | "bytes"): number =>
+      this.#shards.reduce((total, shard) => total + shard[field], 0);
+    return {
+      tokens: sum("tokens"),
+      documents: sum("documents"),
+      bytes: sum("bytes"),
+      shards: this.#shards,
+    };
+  }
+
+  /** Closes the files without finishing them. */
+  async abandon(): Promise<void> {
+    await this.#current?.abandon();
+    this.#current = null;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#current === null) return;
+    const shard = this.#current;
+    this.#current = null;
+    this.#shards.push(await shard.close());
+  }
+}
+
+class OpenShard {
+  readonly counts = { documents: 0, tokens: 0, bytes: 0 };
+  readonly #options: ShardWriterOptions;
+  readonly #file: string;
+  readonly #data: HashedFile;
+  readonly #index: HashedFile;
+  readonly #runs = new RunCounter();
+
+  private constructor(
+    options: ShardWriterOptions,
+    file: string,
+    data: HashedFile,
+    index: HashedFile,
+  ) {
+    this.#options = options;
+    this.#file = file;
+    this.#data = data;
+    this.#index = index;
+  }
+
+  static async create(options: ShardWriterOptions, number: number): Promise<OpenShard> {
+    const file = shardFile(options.split, number);
+    const paths = [file, indexFile(file)].map((name) => join(options.folder, name));
+    await expectUnmoved(options.identity);
+    for (const path of paths) await rm(path, { force: true });
+    const [data, index] = [
+      await HashedFile.create(paths[0] as string, bytesPerId[options.dtype]),
+      await HashedFile.create(paths[1] as string, indexEntryBytes),
+    ];
+    return new OpenShard(options, file, data, index);
+  }
+
+  static async resume(
+    options: ShardWriterOptions,
+    number: number,
+    counts: NonNullable<ShardWriterState["open"]>,
+  ): Promise<OpenShard> {
+    const file = shardFile(options.split, number);
+    const size = bytesPerId[options.dtype];
+    const runs = new RunCounter();
+    const data = await HashedFile.resume(
+      join(options.folder, file),
+      size,
+      counts.tokens * size,
+      (bytes) => runs.add(idsOf(bytes, options.dtype)),
+    );
+    const index = await HashedFile.resume(
+      join(options.folder, indexFile(file)),
+      indexEntryBytes,
+      counts.documents * indexEntryBytes,
+    );
+    const shard = new OpenShard(options, file, data, index);
+    Object.assign(shard.counts, counts);
+    shard.#runs.take(runs);
+    return shard;
+  }
+
+  get tokens(): number {
+    return this.counts.tokens;
+  }
+
+  async begin(bytes: number): Promise<void> {
+    await this.#index.write(startEntry(this.counts.tokens));
+    this.counts.documents++;
+    this.counts.bytes += bytes;
+  }
+
+  async append(ids: StoredIds): Promise<void> {
+    this.counts.tokens += ids.length;
+    this.#runs.add(ids);
+    await this.#data.write(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+  }
+
+  async sync(): Promise<void> {
+    await this.#data.sync();
+    await this.#index.sync();
+  }
+
+  async close(): Promise<ShardEntry> {
+    try {
+      this.#runs.finish();
+      this.#checkRuns();
+      await this.#index.write(startEntry(this.counts.tokens));
+      const sha256 = await this.#data.finish();
+      const indexSha256 = await this.#index.finish();
+      const { documents, tokens, bytes } = this.counts;
+      const repeatedTokens = this.#runs.repeated;
+      return { file: this.#file, tokens, documents, bytes, sha256, indexSha256, repeatedTokens };
+    } finally {
+      await this.abandon();
+    }
+  }
+
+  async abandon(): Promise<void> {
+    await this.#data.close();
+    await this.#index.close();
+  }
+
+  #checkRuns(): void {
+    const share = this.#runs.repeated / this.tokens;
+    if (share <= this.#options.maxRunShare) return;
+    const worst = this.#runs.worst();
+    const percent = (value: number): string => `${(100 * value).toFixed(1)}%`;
+    throw new DataError(
+      `[prepare] ${percent(share)} of the ${this.tokens} tokens of ${this.#file} stand in runs of ${minRunLength} or ` +
+        `more of one token, most of all ${worst} (${JSON.stringify(this.#options.tokenName(worst))}); at most ` +
+        `${percent(this.#options.maxRunShare)} may: padding or junk in the text? Clean it, or raise ${optionName("maxRunShare")}`,
+    );
+  }
+}
+
+/** Bytes as ids of the type; the bytes may lie anywhere. */
+export function idsOf(bytes: Uint8Array, dtype: TokenDType): StoredIds {
+  const size = bytesPerId[dtype];
+  const aligned = bytes.byteOffset % size === 0 ? bytes : Uint8Array.from(bytes);
+  const make = dtype === "uint16" ? Uint16Array : Uint32Array;
+  return new make(
+    aligned.buffer as ArrayBuffer,
+    aligned.byteOffset,
+    Math.floor(aligned.byteLength / size),
+  );
+}
+
+function startEntry(tokens: number): Uint8Array {
+  return new Uint8Array(BigUint64Array.of(BigInt(tokens)).buffer);
+}

@@ -1,0 +1,269 @@
+import { describe, expect, it } from "vitest";
+import { noGrad } from "../../lib/core/autograd.js";
+import { tensor, zeros } from "../../lib/core/create.js";
+import { defaultDevice } from "../../lib/core/device.js";
+import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { memory, resetPeakMemory, synchronize } from "../../lib/core/runtime.js";
+import type { Tensor } from "../../lib/core/tensor.js";
+import { linear } from "../../lib/ops/linear.js";
+import { linearCrossEntropy } from "../../lib/ops/linear-cross-entropy.js";
+import { transpose } from "../../lib/ops/shape.js";
+import { crossEntropyReference, product, someTargets } from "../support/cross-entropy-reference.js";
+import { toTensor } from "../support/float-ops.js";
+import {
+  expectClose,
+  type FloatDType,
+  finiteDifferences,
+  map,
+  matmul,
+  permute,
+  type Reference,
+  random,
+  reference,
+  tolerances,
+} from "../support/reference.js";
+
+const ids = (targets: number[], shape?: number[]) =>
+  tensor(Int32Array.from(targets), { shape: shape ?? [targets.length] });
+
+/** Gradients of the mean loss in closed form; compared with finite differences below. */
+function gradients(x: Reference, weight: Reference, targets: number[], ignoreIndex: number) {
+  const [rows, classes] = [x.shape[0] as number, weight.shape[0] as number];
+  const logits = product(x, weight, false, true);
+  const count = targets.filter((target) => target !== ignoreIndex).length;
+  const dLogits = reference([rows, classes], () => 0);
+  for (let row = 0; row < rows; ++row) {
+    if (targets[row] === ignoreIndex) continue;
+    const values = logits.data.subarray(row * classes, (row + 1) * classes);
+    const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);
+    const total = values.reduce((a, v) => a + Math.exp(v - highest), 0);
+    values.forEach((v, i) => {
+      dLogits.data[row * classes + i] =
+        (Math.exp(v - highest) / total - (i === targets[row] ? 1 : 0)) / count;
+    });
+  }
+  return { dx: product(dLogits, weight), dWeight: product(dLogits, x, true), logits };
+}
+
+async function expectLoss(loss: Tensor, expected: number): Promise<void> {
+  expect(loss.shape).toEqual([]);
+  expect(loss.dtype).toBe("f32");
+  expect(Math.abs((await loss.item()) - expected)).toBeLessThan(1e-5 * Math.max(1, expected));
+}
+
+describe.each(["f32", "bf16"] as const)("linearCrossEntropy in %s", (dtype: FloatDType) => {
+  it.each([
+    [1, 3, 2],
+    [3, 4, 7],
+    [4, 17, 31],
+  ])(
+    "equals the loss of the logits, and its gradients finite differences, for %i rows, hidden %i, %i classes",
+    async (rows, hidden, classes) => {
+      const targets = someTargets(rows, classes, -100);
+      const [x, weight] = [
+        random([rows, hidden], 1, { dtype }),
+        random([classes, hidden], 2, { dtype }),
+      ];
+      const composed = (x: Reference, w: Reference) =>
+        crossEntropyReference(matmul(x, permute(w, [1, 0])), targets, -100);
+      const leaves = [toTensor(x, dtype, true), toTensor(weight, dtype, true)] as const;
+      const loss = linearCrossEntropy(...leaves, ids(targets));
+      await expectLoss(loss, composed(x, weight).data[0]!);
+      loss.backward({ scale: 0.25 });
+      const [dx, dWeight] = finiteDifferences(composed, [x, weight], reference([], [0.25])) as [
+        Reference,
+        Reference,
+      ];
+      await expectClose(leaves[0].grad as Tensor, dx, tolerances[dtype].gradient);
+      await expectClose(leaves[1].grad as Tensor, dWeight, tolerances[dtype].gradient);
+    },
+  );
+
+  // 66,000 classes make chunks of 64 rows: one whole, several, and a last one that is shorter.
+  it.each([
+    [60, 66_000],
+    [64, 66_000],
+    [65, 66_000],
+    [131, 66_000],
+    [700, 129],
+  ])("is right over chunks of rows: %i rows, %i classes", async (rows, classes) => {
+    const targets = someTargets(rows, classes, -100);
+    const [x, weight] = [random([rows, 4], 3, { dtype }), random([classes, 4], 4, { dtype })];
+    const expected = gradients(x, weight, targets, -100);
+    const leaves = [toTensor(x, dtype, true), toTensor(weight, dtype, true)] as const;
+    const loss = linearCrossEntropy(...leaves, ids(targets));
+    await expectLoss(loss, crossEntropyReference(expected.logits, targets, -100).data[0]!);
+    loss.backward();
+    await expectClose(leaves[0].grad as Tensor, expected.dx, tolerances[dtype].gradient);
+    await expectClose(leaves[1].grad as Tensor, expected.dWeight, tolerances[dtype].gradient);
+  });
+
+  it("adds the weight's gradient up over micro-batches", async () => {
+    const targets = someTargets(9, 12, -100);
+    const [x, weight] = [random([9, 5], 5, { dtype }), random([12, 5], 6, { dtype })];
+    const leaf = toTensor(weight, dtype, true);
+    for (let step = 0; step < 3; ++step)
+      linearCrossEntropy(toTensor(x, dtype), leaf, ids(targets)).backward();
+    const { dWeight } = gradients(x, weight, targets, -100);
+    await expectClose(
+      leaf.grad as Tensor,
+      map(dWeight, (v) => 3 * v),
+      tolerances[dtype].gradient,
+    );
+  });
+
+  it("differentiates through what made x and weight", async () => {
+    const targets = someTargets(6, 10, -100);
+    const [x, a, weight] = [
+      random([6, 4], 7, { dtype }),
+      random([5, 4], 8, { dtype }),
+      random([10, 5], 9, { dtype }),
+    ];
+    const leaves = [x, a, weight].map((v) => toTensor(v, dtype, true)) as [Tensor, Tensor, Tensor];
+    const [lx, la, lw] = leaves;
+    // weight · a · aᵀ: the head is no leaf either.
+    linearCrossEntropy(
+      linear(lx, la),
+      linear(linear(lw, transpose(la)), la),
+      ids(targets),
+    ).backward();
+    const composed = (x: Reference, a: Reference, w: Reference) =>
+      crossEntropyReference(
+        matmul(
+          matmul(x, permute(a, [1, 0])),
+          permute(matmul(matmul(w, a), permute(a, [1, 0])), [1, 0]),
+        ),
+        targets,
+        -100,
+      );
+    const expected = finiteDifferences(composed, [x, a, weight], reference([], [1]));
+    for (const [i, gradient] of expected.entries()) {
+      await expectClose(leaves[i]?.grad as Tensor, gradient, tolerances[dtype].gradient);
+    }
+  });
+
+  it("has the same loss with and without gradients, and computes only the needed ones", async () => {
+    const targets = ids(someTargets(100, 40, -100));
+    const [x, weight] = [random([100, 16], 1, { dtype }), random([40, 16], 2, { dtype })];
+    const loss = async (xGrad: boolean, wGrad: boolean) => {
+      const leaves = [toTensor(x, dtype, xGrad), toTensor(weight, dtype, wGrad)] as const;
+      const result = linearCrossEntropy(...leaves, targets);
+      if (xGrad || wGrad) result.backward();
+      expect([leaves[0].grad !== null, leaves[1].grad !== null]).toEqual([xGrad, wGrad]);
+      return result.item();
+    };
+    const all = await loss(true, true);
+    for (const [xGrad, wGrad] of [
+      [false, false],
+      [true, false],
+      [false, true],
+    ] as const) {
+      expect(await loss(xGrad, wGrad)).toBe(all);
+    }
+    const quiet = noGrad(() =>
+      linearCrossEntropy(toTensor(x, dtype, true), toTensor(weight, dtype, true), targets),
+    );
+    expect(quiet.requiresGrad).toBe(false);
+    expect(await quiet.item()).toBe(all);
+  });
+
+  it("is NaN with zero gradients when every target is ignored", async () => {
+    const leaves = [
+      toTensor(random([3, 4], 3), dtype, true),
+      toTensor(random([6, 4], 4), dtype, true),
+    ] as const;
+    const loss = linearCrossEntropy(...leaves, ids([7, 7, 7]), { ignoreIndex: 7 });
+    loss.backward();
+    expect(await loss.item()).toBeNaN();
+    for (const leaf of leaves)
+      expect([...(await (leaf.grad as Tensor).toArray())].every((v) => v === 0)).toBe(true);
+  });
+});
+
+it("takes batches of sequences and ignores what it is told to", async () => {
+  const [x, weight] = [random([2, 3, 4], 1), random([5, 4], 2)];
+  const leaf = toTensor(x, "f32", true);
+  linearCrossEntropy(leaf, toTensor(weight), ids([0, 3, 1, 3, 3, 4], [2, 3]), {
+    ignoreIndex: 3,
+  }).backward();
+  const gradient = await (leaf.grad as Tensor).toArray();
+  expect((leaf.grad as Tensor).shape).toEqual([2, 3, 4]);
+  for (const row of [1, 3, 4])
+    expect([...gradient.slice(row * 4, row * 4 + 4)]).toEqual([0, 0, 0, 0]);
+});
+
+// The contract: besides the gradients, at most 16 MiB of logits on the CPU (its allocator rounds up to size classes), where
+// chunks shall stay in the cache, and 512 MiB of logits with their gradient on a GPU, most of which few rows would leave idle.
+it("never holds all logits", async () => {
+  const onCuda = defaultDevice().type === "cuda";
+  const [rows, classes] = onCuda ? [16_384, 32_768] : [4096, 8192];
+  const allowed = onCuda ? (512 << 20) + 16 * (rows + classes) + 12 * rows + 1e6 : 32e6;
+  const x = zeros([rows, 4], { requiresGrad: true });
+  const weight = zeros([classes, 4], { requiresGrad: true });
+  await synchronize();
+  resetPeakMemory();
+  const before = memory().bytes;
+  const loss = linearCrossEntropy(x, weight, zeros([rows], { dtype: "i32" }));
+  expect(await loss.item()).toBeCloseTo(Math.log(classes), 4);
+  expect(memory().peakBytes - before).toBeLessThan(allowed);
+  expect(rows * classes * 4).toBeGreaterThan(3 * allowed);
+});
+
+it.each([5, -7])(
+  "names row and id of a target %i that is not in the vocabulary, and changes nothing",
+  async (id) => {
+    const weight = toTensor(random([5, 4], 1), "f32", true);
+    const bad = linearCrossEntropy(toTensor(random([3, 4], 2)), weight, ids([0, 1, id]));
+    bad.backward();
+    await expect(synchronize()).rejects.toMatchObject({
+      code: "ERR_TARGET",
+      message: expect.stringContaining(`target ${id} of row 2`),
+    });
+    const good = linearCrossEntropy(zeros([3, 4]), toTensor(random([5, 4], 1)), ids([0, 1, 2]));
+    expect(await good.item()).toBeCloseTo(Math.log(5), 5);
+  },
+);
+
+describe("bad input to linearCrossEntropy", () => {
+  const [x, weight, targets] = [
+    () => zeros([2, 3, 4]),
+    () => zeros([5, 4]),
+    () => ids([0, 1, 2, 3, 4, 0], [2, 3]),
+  ];
+  it.each<[string, () => unknown, new (...a: never[]) => Error, string]>([
+    [
+      "a weight that does not fit",
+      () => linearCrossEntropy(x(), zeros([5, 3]), targets()),
+      ShapeError,
+      "[any,4] for weight",
+    ],
+    [
+      "targets of another shape",
+      () => linearCrossEntropy(x(), weight(), ids([1, 2])),
+      ShapeError,
+      "[2,3] for targets",
+    ],
+    [
+      "targets of floats",
+      () => linearCrossEntropy(x(), weight(), zeros([2, 3])),
+      DTypeError,
+      "targets",
+    ],
+    [
+      "two dtypes",
+      () => linearCrossEntropy(x(), zeros([5, 4], { dtype: "bf16" }), targets()),
+      DTypeError,
+      "one dtype",
+    ],
+    [
+      "an ignoreIndex out of range",
+      () => linearCrossEntropy(x(), weight(), targets(), { ignoreIndex: 2 ** 31 }),
+      ArgumentError,
+      "ignoreIndex",
+    ],
+    ["an array", () => linearCrossEntropy(x(), [[1]] as never, targets()), ArgumentError, "weight"],
+  ])("refuses %s", (_, call, type, message) => {
+    expect(call).toThrow(type);
+    expect(call).toThrow(message);
+  });
+});

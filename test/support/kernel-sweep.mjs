@@ -1,0 +1,400 @@
+// Runs every operation at sizes that take each of its paths: odd and aligned to 16 bytes, rows held in registers and rows read
+// again, few and many rows, f32 and bf16, each attention kernel and head size. For compute-sanitizer: scripts/sanitize.mjs.
+// Values are tested elsewhere. Fails if an operation of the addon is never called.
+//
+//   LLAMAFORGE_TEST_DEVICE=cuda:0 node test/support/kernel-sweep.mjs [OP...]
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const { NativeTensor, ops } = createRequire(import.meta.url)("node-gyp-build")(root);
+const device =
+  Number(/^cuda:?(\d*)$/.exec(process.env.LLAMAFORGE_TEST_DEVICE ?? "")?.[1] ?? -1) + 1;
+const chosen = new Set(process.argv.slice(2));
+
+const empty = (shape, dtype = "f32") => new NativeTensor(device, dtype, shape);
+let seed = 0;
+function random(shape, dtype = "f32", scale = 1) {
+  const x = empty(shape, dtype);
+  if (shape.every((size) => size > 0)) ops.philoxNormal(x, 0, scale, ++seed, 0);
+  return x;
+}
+function filled(shape, value, dtype = "f32") {
+  const x = empty(shape, dtype);
+  ops.fill(x, value);
+  return x;
+}
+function integers(shape, below) {
+  const x = empty(shape, "i32");
+  const size = shape.reduce((a, b) => a * b, 1);
+  x.write(Int32Array.from({ length: size }, (_, i) => (i * 7919 + (i >> 3)) % below));
+  return x;
+}
+
+const dtypes = ["f32", "bf16"];
+const each = (lists, body) => {
+  for (const list of lists) for (const dtype of dtypes) body(dtype, ...list);
+};
+// Elements: one, a part of a vector, odd, aligned, more than a grid of 256 threads takes at a time.
+const flat = [[1], [7], [4099], [8192], [600_001], [1 << 20]];
+
+/** Documents of 50 tokens. */
+function documentStarts(batch, time) {
+  const starts = empty([batch, time], "i32");
+  starts.write(Int32Array.from({ length: batch * time }, (_, i) => (i % time) - ((i % time) % 50)));
+  return starts;
+}
+const attention = (dtype, batch, time, heads, kvHeads, size) => {
+  const width = (heads + 2 * kvHeads) * size;
+  const qkv = random([batch, time, width], dtype);
+  const o = empty([batch, time, heads * size], dtype);
+  const statistics = empty([2, batch, heads, time]);
+  const scale = size ** -0.5;
+  for (const starts of [null, documentStarts(batch, time)]) {
+    ops.attentionForward(qkv, starts, o, statistics, heads, kvHeads, scale);
+    const [dO, dQkv] = [
+      random([batch, time, heads * size], dtype),
+      empty([batch, time, width], dtype),
+    ];
+    ops.attentionBackward(dO, qkv, o, statistics, starts, dQkv, heads, kvHeads, scale);
+  }
+};
+
+/** What calls an operation on all of its paths; some call several, which belong together. */
+const sweeps = {
+  gemm() {
+    const shapes = [
+      [1, 1, 1],
+      [33, 65, 17],
+      [128, 256, 64],
+      [7, 512, 512],
+    ];
+    each(shapes, (dtype, m, n, k) => {
+      for (const [ta, tb] of [
+        [false, false],
+        [true, false],
+        [false, true],
+      ]) {
+        const a = random(ta ? [k, m] : [m, k], dtype);
+        const b = random(tb ? [n, k] : [k, n], dtype);
+        ops.gemm(a, b, empty([m, n], dtype), ta, tb);
+        ops.gemmAccumulate(a, b, filled([m, n], 1), ta, tb);
+      }
+      ops.gemm(
+        random([3, m, k], dtype),
+        random([3, k, n], dtype),
+        empty([3, m, n], dtype),
+        false,
+        false,
+      );
+    });
+  },
+  embedding() {
+    each(
+      [
+        [1, 8],
+        [300, 33],
+        [5000, 64],
+      ],
+      (dtype, tokens, hidden) => {
+        const ids = integers([tokens], 29);
+        ops.embeddingForward(ids, random([29, hidden], dtype), empty([tokens, hidden], dtype));
+        ops.embeddingBackward(ids, random([tokens, hidden], dtype), filled([29, hidden], 0));
+      },
+    );
+  },
+  rmsNorm() {
+    // In registers up to 256 vectors of 16 bytes; odd and longer rows otherwise.
+    each(
+      [
+        [1, 8],
+        [3, 193],
+        [37, 256],
+        [1037, 512],
+        [5, 1024],
+        [301, 2048],
+        [9, 8192],
+      ],
+      (dtype, rows, hidden) => {
+        const [x, skip, dy] = [1, 2, 3].map(() => random([rows, hidden], dtype));
+        const weight = random([hidden], dtype);
+        const [r, y, dx] = [1, 2, 3].map(() => empty([rows, hidden], dtype));
+        const rstd = empty([rows]);
+        ops.rmsNormForward(x, weight, y, rstd, 1e-5);
+        ops.addRmsNormForward(x, skip, weight, r, y, rstd, 1e-5);
+        ops.rmsNormBackward(dy, r, weight, rstd, skip, dx, filled([hidden], 0));
+        ops.rmsNormBackward(dy, r, weight, rstd, null, dx, null);
+      },
+    );
+  },
+  rope() {
+    each(
+      [
+        [1, 1, 3, 2],
+        [2, 77, 6, 6],
+        [2, 128, 6, 64],
+        [1, 65, 5, 128],
+      ],
+      (dtype, batch, time, heads, size) => {
+        const table = empty([time + 3, size / 2, 2]);
+        ops.ropeTable(table, 10000);
+        const x = random([batch, time, heads * size], dtype);
+        ops.rope(
+          x,
+          table,
+          null,
+          empty([batch, time, heads * size], dtype),
+          heads,
+          heads - 1,
+          3,
+          false,
+        );
+        ops.rope(x, table, documentStarts(batch, time), x, heads, heads, 0, true);
+      },
+    );
+  },
+  attention() {
+    // bf16 at 64, 96, 128: wgmma on Hopper; other multiples of 8: mma.sync; the rest and f32: plain.
+    for (const size of [64, 96, 128]) {
+      for (const time of [1, 63, 64, 129, 300]) attention("bf16", 2, time, 4, 1, size);
+      attention("bf16", 1, 517, 4, 4, size);
+    }
+    for (const size of [8, 32, 80]) {
+      for (const time of [1, 63, 65, 200]) attention("bf16", 2, time, 4, 2, size);
+    }
+    for (const size of [20, 64])
+      for (const time of [1, 33, 130]) attention("f32", 1, time, 4, 2, size);
+    attention("bf16", 1, 50, 2, 1, 20);
+  },
+  attentionCached() {
+    each([[64], [128], [24]], (dtype, size) => {
+      const [batch, heads, kvHeads] = [2, 4, 2];
+      const cache = filled([batch, 2, kvHeads, 700, size], 0, dtype);
+      let position = 0;
+      for (const time of [37, 1, 3, 400, 1, 1]) {
+        const qkv = random([batch, time, (heads + 2 * kvHeads) * size], dtype);
+        const o = empty([batch, time, heads * size], dtype);
+        ops.attentionCached(qkv, cache, o, heads, kvHeads, position, 0.125);
+        position += time;
+      }
+    });
+  },
+  swiglu() {
+    each(
+      [
+        [1, 1],
+        [301, 177],
+        [64, 512],
+        [1024, 704],
+      ],
+      (dtype, rows, ffn) => {
+        const gateUp = random([rows, 2 * ffn], dtype);
+        ops.swigluForward(gateUp, empty([rows, ffn], dtype));
+        ops.swigluBackward(random([rows, ffn], dtype), gateUp, empty([rows, 2 * ffn], dtype));
+      },
+    );
+  },
+  linearCrossEntropy() {
+    // A row in registers, in shared memory too, odd, and too long to be held; several chunks at the last but one.
+    each(
+      [
+        [1, 8, 5],
+        [77, 16, 2051],
+        [130, 16, 4096],
+        [70, 16, 32_000],
+        [3, 8, 128_256],
+      ],
+      (dtype, rows, hidden, classes) => {
+        const [x, weight] = [random([rows, hidden], dtype), random([classes, hidden], dtype)];
+        const targets = integers([rows], classes);
+        const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
+        ops.linearCrossEntropy(x, weight, targets, empty([]), dx, dWeight, 0);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, -100);
+      },
+    );
+  },
+  crossEntropy() {
+    each(
+      [
+        [1, 5],
+        [77, 5000],
+        [33, 8192],
+        [5, 32_000],
+        [3, 70_001],
+      ],
+      (dtype, rows, classes) => {
+        const [logits, targets] = [random([rows, classes], dtype, 4), integers([rows], classes)];
+        const statistics = empty([2, rows]);
+        ops.crossEntropyForward(logits, targets, empty([]), statistics, 0);
+        ops.crossEntropyBackward(
+          filled([], 1),
+          logits,
+          targets,
+          statistics,
+          empty([rows, classes], dtype),
+          0,
+        );
+      },
+    );
+  },
+  optimizer() {
+    each(flat, (dtype, size) => {
+      const weight = random([size], dtype);
+      const master = dtype === "bf16" ? random([size]) : null;
+      const [m, v, decision] = [filled([size], 0), filled([size], 0), empty([8])];
+      const squares = empty([1]);
+      const gradient = random([size], "f32", 0.1);
+      ops.sumOfSquares(gradient, squares);
+      ops.sumOfSquares(random([size], dtype), squares);
+      const state = filled([8 + 2 * 16], 0);
+      for (let step = 0; step < 3; step++) {
+        ops.stepGuard(filled([1], 3), squares, state, decision, 1, 0.9, 0.95, 6, 6, 2);
+      }
+      ops.adamw(weight, master, gradient, m, v, decision, 1e-3, 0.9, 0.95, 1e-8, 0.1);
+    });
+  },
+  elements() {
+    each(flat, (dtype, size) => {
+      const [x, y] = [random([size], dtype), empty([size], dtype)];
+      ops.fill(y, 2);
+      ops.arange(y, 0, 1);
+      ops.philoxUniform(y, -1, 1, 1, 3);
+      ops.cast(x, empty([size], dtype === "f32" ? "bf16" : "f32"));
+      ops.accumulate(x, y);
+      ops.accumulateScaled(x, filled([1], 0.5), y);
+      for (const kind of ["exp", "gelu", "rsqrt"]) {
+        ops.unary(x, y, kind);
+        ops.unaryBackward(x, x, y, kind);
+      }
+      ops.binary(x, x, y, "mul");
+      ops.binary(x, random([1], dtype), y, "pow");
+      ops.binary(x, x, empty([size], "i32"), "lt");
+      ops.where(integers([size], 2), x, x, y);
+    });
+    each(
+      [
+        [5, 7, 11],
+        [16, 33, 64],
+      ],
+      (dtype, a, b, c) => {
+        const x = random([a, b, c], dtype);
+        ops.binary(x, random([c], dtype), empty([a, b, c], dtype), "add");
+        ops.binary(x, random([b, 1], dtype), empty([a, b, c], dtype), "add");
+        ops.binary(random([a, 1, 1], dtype), x, empty([a, b, c], dtype), "div");
+      },
+    );
+  },
+  reduce() {
+    const shapes = [
+      [1, 1],
+      [101, 997],
+      [3, 150_001],
+      [50_001, 3],
+      [64, 4096],
+      [4096, 64],
+    ];
+    each(shapes, (dtype, rows, columns) => {
+      const x = random([rows, columns], dtype);
+      for (const kind of ["sum", "mean", "max", "min"]) {
+        ops.reduce(x, empty([columns], dtype), [0], kind);
+        ops.reduce(x, empty([rows], dtype), [1], kind);
+        ops.reduce(x, empty([], dtype), [0, 1], kind);
+      }
+    });
+    ops.reduce(integers([33, 65], 9), empty([33], "i32"), [1], "sum");
+    ops.reduce(random([9, 20, 7]), empty([20]), [0, 2], "sum");
+  },
+  moving() {
+    each(
+      [
+        [7, 33, 65],
+        [4, 64, 128],
+      ],
+      (dtype, a, b, c) => {
+        const x = random([a, b, c], dtype);
+        ops.permute(x, empty([a, c, b], dtype), [0, 2, 1]);
+        ops.permute(x, empty([b, a, c], dtype), [1, 0, 2]);
+        ops.permute(x, empty([c, b, a], dtype), [2, 1, 0]);
+        ops.slice(x, empty([a - 1, b - 2, c - 8], dtype), [1, 2, 8]);
+        ops.slice(x, empty([a, b, c - 3], dtype), [0, 0, 1]);
+        ops.sliceWrite(random([a - 1, b, c], dtype), x, [1, 0, 0]);
+        for (const axis of [0, 1, 2]) {
+          const index = integers([a, b, c], [a, b, c][axis]);
+          ops.gather(x, index, empty([a, b, c], dtype), axis);
+          ops.scatterAdd(x, index, filled([a, b, c], 0, dtype), axis);
+        }
+      },
+    );
+  },
+  softmax() {
+    each(
+      [
+        [1, 1],
+        [101, 997],
+        [300, 512],
+        [3, 8192],
+        [2, 40_000],
+        [3, 100_001],
+        [2000, 64],
+      ],
+      (dtype, rows, columns) => {
+        const [x, y] = [random([rows, columns], dtype), empty([rows, columns], dtype)];
+        for (const log of [false, true]) {
+          ops.softmax(x, y, log);
+          ops.softmaxBackward(x, y, empty([rows, columns], dtype), log);
+        }
+      },
+    );
+  },
+  choosing() {
+    each(
+      [
+        [1, 1],
+        [300, 311],
+        [3, 32_000],
+        [2, 70_001],
+      ],
+      (dtype, rows, classes) => {
+        const [logits, ids] = [random([rows, classes], dtype), empty([rows], "i32")];
+        ops.argmax(logits, ids);
+        ops.sample(logits, ids, 0, 0, 1, 1, 0);
+      },
+    );
+    ops.argmax(integers([40, 100], 17), empty([40], "i32"));
+  },
+  sampling() {
+    // A part of the 1,024 threads, several rounds of them, and more than CUB sorts in one block. Each thread reads the sums of
+    // all warps each round, and rows are sorted one after the other: more of both would only take racecheck long.
+    each(
+      [
+        [1, 1],
+        [5, 311],
+        [2, 3001],
+        [1, 20_000],
+      ],
+      (dtype, rows, classes) => {
+        const [logits, ids] = [random([rows, classes], dtype), empty([rows], "i32")];
+        ops.sample(logits, ids, 0.8, 0, 1, 1, 0);
+        ops.sample(logits, ids, 0.8, Math.min(50, classes), 0.9, 1, 0);
+      },
+    );
+  },
+};
+
+const called = new Set();
+for (const [name, op] of Object.entries(ops)) {
+  ops[name] = (...args) => {
+    called.add(name);
+    return op(...args);
+  };
+}
+const unknown = [...chosen].filter((name) => !(name in sweeps));
+if (unknown.length > 0) throw new Error(`no sweep ${unknown}: ${Object.keys(sweeps)}`);
+for (const [name, sweep] of Object.entries(sweeps)) {
+  if (chosen.size > 0 && !chosen.has(name)) continue;
+  sweep();
+  await filled([1], 0).read();
+}
+const missing = Object.keys(ops).filter((name) => !called.has(name));
+if (chosen.size === 0 && missing.length > 0) throw new Error(`never called: ${missing.join(" ")}`);
+console.log(`${called.size} operations ran`);

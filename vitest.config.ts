@@ -6,6 +6,7 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     setupFiles: ["test/support/device.ts"],
+    reporters: ["default", new URL("test/support/slowest.ts", import.meta.url).pathname],
     // Each file in a process of its own: the native addon, environment variables and signals are per process.
     pool: "forks",
     // The kernels use every core by themselves.

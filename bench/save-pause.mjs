@@ -7,7 +7,7 @@
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
 import { HostCopies } from "../dist/checkpoint/host-copies.js";
-import { weightSources } from "../dist/checkpoint/llama.js";
+import { weightSources } from "../dist/checkpoint/model.js";
 import { optimizerSources } from "../dist/checkpoint/optimizer.js";
 import { AdamW, Llama, parseDevice, presets, synchronize } from "../dist/index.js";
 

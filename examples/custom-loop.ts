@@ -25,8 +25,7 @@ export async function trainByHand(options: LoopOptions): Promise<Llama> {
     using _ = scope(); // every tensor made below is freed at the end of this turn
     let loss = null;
     for (let micro = 0; micro < accumulation; micro++) {
-      const { inputs, targets } = await data.next(microBatch);
-      loss = model.loss(inputs, targets); // fused output head and cross-entropy
+      loss = model.loss(await data.next(microBatch)); // fused output head and cross-entropy
       loss.backward({ scale: 1 / accumulation }); // gradients add up in f32
     }
     const { gradNorm } = optimizer.step({ lr: schedule(step), clip: 1 });

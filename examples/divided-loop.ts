@@ -60,8 +60,7 @@ async function train(options: DividedLoopOptions, cluster: Cluster | null): Prom
     let mean: Tensor = zeros([], { device });
     for (let micro = 0; micro < accumulation; micro++) {
       cluster?.strategy.beginMicroBatch(micro === accumulation - 1); // after the last, gradients go to the others
-      const { inputs, targets } = await data.next(microBatch);
-      const loss = model.loss(inputs, targets);
+      const loss = model.loss(await data.next(microBatch));
       loss.backward({ scale: 1 / accumulation });
       mean = noGrad(() => add(mean, mul(loss, 1 / accumulation)));
     }

@@ -14,8 +14,7 @@ import {
   cosineSchedule,
   empty,
   generateTokens,
-  huggingFaceTensors,
-  loadLlama,
+  loadModel,
   noGrad,
   parseDevice,
   readSafetensors,
@@ -52,7 +51,7 @@ async function readFileTensors(path, device) {
 
 const parameterValues = async (model, pick) => {
   const values = new Map();
-  for (const { name, shape, parameter, offset } of huggingFaceTensors(model)) {
+  for (const { name, shape, parameter, offset } of model.files.tensors) {
     const source = pick(parameter);
     if (!source) throw new Error(`${name} has no gradient`);
     const view = source.view(shape, offset);
@@ -110,13 +109,13 @@ export async function checkCase(folder, { device: deviceText = "cpu", dtype = "f
 
 async function checkForwardAndBackward(folder, { device, dtype }, measured) {
   const io = await readFileTensors(join(folder, "io.safetensors"), device);
-  const model = await loadLlama(folder, { device, dtype, training: true });
+  const model = await loadModel(folder, { device, dtype, training: true });
   const { shape } = io.get("input_ids");
   const ids = tensor(io.get("input_ids").values, { shape, device });
   const labels = tensor(io.get("labels").values, { shape, device });
   const logits = await noGrad(() => model.forward(ids).toArray());
   measured.logits = relativeError(logits, io.get("logits").values);
-  const loss = model.loss(ids, labels);
+  const loss = model.loss({ inputs: ids, targets: labels });
   loss.backward();
   const reference = io.get("loss").values[0];
   const ours = await loss.item();
@@ -134,7 +133,7 @@ async function checkForwardAndBackward(folder, { device, dtype }, measured) {
 
 async function checkGeneration(folder, { device, dtype }, measured, failures) {
   const { prompt, greedy } = JSON.parse(readFileSync(join(folder, "generate.json"), "utf8"));
-  const model = await loadLlama(folder, { device, dtype });
+  const model = await loadModel(folder, { device, dtype });
   const ids = [];
   for await (const id of generateTokens(model, prompt, {
     maxTokens: greedy.length,
@@ -155,7 +154,7 @@ async function checkTraining(folder, { device, dtype }, measured) {
     "tokens",
   );
   const [, batch, stride] = shape;
-  const model = await loadLlama(folder, { device, dtype, training: true });
+  const model = await loadModel(folder, { device, dtype, training: true });
   const { betas, eps, weight_decay: weightDecay, decay } = recipe.adamw;
   const optimizer = new AdamW(model.store, {
     beta1: betas[0],

@@ -28,12 +28,12 @@ export const [mode, corpus] = positionals;
 /** What a run writes, removed at its end. */
 export const work = join(values.work, `llamaforge-bench-data-${process.pid}`);
 /** A module of the built library that prepares data. */
-export const library = (name) => resolve(values.dist, "data", name);
+export const library = (name) => resolve(values.dist, name);
 
 /** The recipe, or the folder as the only input. */
 export async function recipe() {
   if (values.config === undefined) return { inputs: [{ path: corpus, kind: values.kind }] };
-  const { loadPrepareConfig } = await import(library("prepare-config.js"));
+  const { loadPrepareConfig } = await import(library("prepare/description.js"));
   const { inputs, options } = await loadPrepareConfig(values.config, corpus);
   return { ...options, inputs };
 }

@@ -9,7 +9,7 @@ const watchMs = mode === "storm" ? 2000 : 250;
 /** A preparation in a process of its own, so that its time and memory are its own. */
 export function preparing(options) {
   const program = `
-    const { prepare } = await import(${JSON.stringify(library("prepare.js"))});
+    const { prepare } = await import(${JSON.stringify(library("prepare/prepare.js"))});
     const r = await prepare(${JSON.stringify(options)});
     const { userCPUTime: u, systemCPUTime: s } = process.resourceUsage();
     console.log(JSON.stringify({ cpu: (u + s) / 1e6, peak: process.resourceUsage().maxRSS * 1024,

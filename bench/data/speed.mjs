@@ -8,7 +8,7 @@ import { preparing } from "./preparing.mjs";
 
 /** Documents from all over the corpus, up to --mb, as one jsonl file: both sides read the same. */
 async function sample() {
-  const { findInput } = await import(library("readers/find.js"));
+  const { findInput } = await import(library("prepare/readers/find.js"));
   const { inputs } = await recipe();
   const options = { invalidUtf8: "replace", badRecords: "skip" };
   const found = [];
@@ -37,7 +37,7 @@ async function sample() {
 
 /** Documents of one file, up to so many bytes. */
 async function firstTexts(source, limit, options) {
-  const { readBatches, readTasks } = await import(library("pipeline/batch.js"));
+  const { readBatches, readTasks } = await import(library("prepare/pipeline/batch.js"));
   const start = { file: 0, record: 0, byte: 0 };
   const texts = [];
   let bytes = 0;

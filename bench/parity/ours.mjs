@@ -8,11 +8,11 @@ import {
   AdamW,
   cosineSchedule,
   Llama,
-  loadLlama,
+  loadModel,
   Mixture,
   parseDevice,
   presets,
-  saveLlama,
+  saveModel,
   trainStep,
 } from "../../dist/index.js";
 import { parseSources, run } from "./run.mjs";
@@ -35,7 +35,7 @@ mkdirSync(options.out, { recursive: true });
 // Written in f32, as both keep their master weights.
 const initial = join(options.out, "initial");
 const first = await Llama.create(presets[run.preset], { device, dtype: "f32", seed: run.seed });
-await saveLlama(initial, first);
+await saveModel(initial, first);
 first.dispose();
 
 const mixture = await Mixture.open(parseSources(options.data), { sequenceLength, seed: run.seed });
@@ -48,7 +48,7 @@ for (let step = 0; step < steps; step++) {
 closeSync(tokens);
 writeFileSync(join(options.out, "run.json"), `${JSON.stringify(settings, null, 2)}\n`);
 
-const model = await loadLlama(initial, { device, dtype: "bf16", training: true });
+const model = await loadModel(initial, { device, dtype: "bf16", training: true });
 const { beta1, beta2, eps, weightDecay } = settings;
 const optimizer = new AdamW(model.store, { beta1, beta2, eps, weightDecay });
 const schedule = cosineSchedule(settings);

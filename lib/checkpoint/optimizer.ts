@@ -3,6 +3,7 @@ import { CheckpointError } from "../core/errors.js";
 import { synchronize } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import { type Tensor, untracked } from "../core/tensor.js";
+import { later, turn } from "../core/turn.js";
 import { overlap } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
 import { type GuardCounts, readGuardState } from "../optim/guard.js";
@@ -31,7 +32,7 @@ export async function optimizerSources(
       const master = group.master && store.whole(group, group.master);
       if (!writes) return;
       const copy = (name: string, buffer: Tensor, shape: readonly number[], offset: number) =>
-        copies.copy(name, buffer.view(shape, offset), shape);
+        later(copies.copy(name, buffer.view(shape, offset), shape));
       for (const { name, parameter, offset } of group.entries) {
         const { shape } = parameter;
         moments.push(copy(`${name}.m`, wholeM, shape, offset));
@@ -39,6 +40,7 @@ export async function optimizerSources(
         if (master) masters.push(copy(`${name}.master`, master, shape, offset));
       }
     });
+    await turn();
   }
   if (!writes) return [];
   const guard = scope(() => copies.copy("guard.state", guardState, guardState.shape));

@@ -4,12 +4,12 @@ import { jsonText } from "../core/check-values.js";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../core/errors.js";
 import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../files/small-file.js";
 import {
-  explainHeadSize,
-  fromHuggingFace,
-  type LlamaConfig,
-  type LlamaFields,
-  validateLlamaConfig,
-} from "../model/config.js";
+  type ArchitectureConfig,
+  type ArchitectureFields,
+  explainShape,
+  shapeFromHuggingFace,
+  validateShape,
+} from "../model/architectures.js";
 import { presets } from "../model/presets.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./schema.js";
 import {
@@ -39,7 +39,7 @@ export interface RunConfig extends Omit<LoadedConfig, "precision"> {
 /** A complete configuration of which the device may still decide the precision (lib/config/precision.ts). */
 export interface LoadedConfig extends Omit<ParsedRunConfig, "model" | "data" | "optimizer"> {
   out: string;
-  model: LlamaConfig;
+  model: ArchitectureConfig;
   data: ParsedRunConfig["data"] & { sequenceLength: number };
   optimizer: ParsedRunConfig["optimizer"] & {
     minLr: number;
@@ -81,7 +81,7 @@ export function checkConfig(input: unknown): { config?: LoadedConfig; problems: 
 /** An option's value with its own default; undefined if it is wrong or not given. */
 type Reader = (path: Path) => unknown;
 
-function complete(parsed: ParsedRunConfig, model: LlamaConfig): LoadedConfig {
+function complete(parsed: ParsedRunConfig, model: ArchitectureConfig): LoadedConfig {
   const { optimizer, steps } = parsed;
   const decaySteps = optimizer.decaySteps ?? steps;
   const config: LoadedConfig = {
@@ -157,7 +157,7 @@ function resolveModel(
   read: Reader,
   input: unknown,
   problems: ConfigProblem[],
-): LlamaConfig | undefined {
+): ArchitectureConfig | undefined {
   const given = Object.keys(optionsOf(schemaAt(runSchema, ["model"])!)!).filter(
     (field) => valueAt(input, ["model", field]) !== undefined,
   );
@@ -174,7 +174,7 @@ function resolveModel(
   const own = Object.fromEntries(
     given.filter((field) => field !== "preset").map((field) => [field, read(["model", field])]),
   );
-  const fields = { ...base, ...own } as LlamaFields;
+  const fields = { ...base, ...own } as ArchitectureFields;
   const missing = missingFields(fields);
   if (missing.length > 0) {
     const start =
@@ -182,18 +182,18 @@ function resolveModel(
     problems.push({ path: "model", message: `${start} the fields ${missing.join(", ")}` });
     return undefined;
   }
-  const model: LlamaConfig = {
+  const model: ArchitectureConfig = {
     ...fields,
     headSize: fields.headSize ?? fields.hiddenSize / fields.heads,
   };
-  const found = explainHeadSize(validateLlamaConfig(model, "model."), fields);
+  const found = explainShape(validateShape(model, "model."), fields);
   problems.push(...found);
   if (found.length > 0) return undefined;
   if (from !== undefined) compareModels(model, importedModel(from, problems), from, problems);
   return model;
 }
 
-function missingFields(fields: LlamaFields): string[] {
+function missingFields(fields: ArchitectureFields): string[] {
   const required = [
     "vocabSize",
     "hiddenSize",
@@ -205,30 +205,30 @@ function missingFields(fields: LlamaFields): string[] {
   return [...required, "contextLength" as const].filter((field) => fields[field] === undefined);
 }
 
-function importedModel(folder: string, problems: ConfigProblem[]): LlamaConfig | undefined {
+function importedModel(folder: string, problems: ConfigProblem[]): ArchitectureConfig | undefined {
   const file = join(folder, "config.json");
   try {
     const text = utf8Of(readSmallFileSync(file, { limit: sizeLimits.modelConfig }));
-    return fromHuggingFace(JSON.parse(text), file);
+    return shapeFromHuggingFace(JSON.parse(text), file);
   } catch (error) {
     const said = error instanceof FileError ? error.message : String(error);
     const reason = error instanceof LlamaForgeError ? error.message : `${file}: ${said}`;
     problems.push({
       path: "init.from",
-      message: `expected a Hugging Face Llama folder: ${reason}`,
+      message: `expected a Hugging Face model folder: ${reason}`,
     });
     return undefined;
   }
 }
 
 function compareModels(
-  model: LlamaConfig,
-  imported: LlamaConfig | undefined,
+  model: ArchitectureConfig,
+  imported: ArchitectureConfig | undefined,
   folder: string,
   problems: ConfigProblem[],
 ): void {
   if (imported === undefined) return;
-  for (const field of Object.keys(imported) as (keyof LlamaConfig)[]) {
+  for (const field of Object.keys(imported) as (keyof ArchitectureConfig)[]) {
     if (model[field] !== imported[field]) {
       problems.push({
         path: `model.${field}`,
@@ -239,7 +239,7 @@ function compareModels(
 }
 
 /** What options must hold together. Each rule looks only at options that are right by themselves. */
-function crossProblems(read: Reader, model: LlamaConfig | undefined): ConfigProblem[] {
+function crossProblems(read: Reader, model: ArchitectureConfig | undefined): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   const require = (holds: boolean, path: string, message: string) => {
     if (!holds) problems.push({ path, message });

@@ -23,6 +23,7 @@ import {
   type GuardOptions,
   guardStateSize,
 } from "./guard.js";
+import type { Optimizer, StepResult } from "./optimizer.js";
 
 export interface AdamWOptions {
   /** Decay of the first moment (0.9). */
@@ -52,20 +53,12 @@ export interface Moments {
   readonly v: Tensor;
 }
 
-/** What a step leaves behind; the tensors belong to the current scope. */
-export interface StepResult {
-  /** Global norm of the gradients before clipping, f32 (1). */
-  gradNorm: Tensor;
-  /** The guard's decision, f32 (8); see `readDecision`. */
-  decision: Tensor;
-}
-
 /**
  * AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction over a store's flat groups, with clipping by
  * the global gradient norm and the step guard. Nothing waits for the device: norm, clip factor and the decision to skip
  * stay there. A skipped step changes no byte of weights and moments.
  */
-export class AdamW {
+export class AdamW implements Optimizer {
   readonly store: ParameterStore;
   readonly options: Readonly<Required<AdamWOptions>>;
   /** The guard's counters and windows, f32; part of a checkpoint. */

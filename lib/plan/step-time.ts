@@ -1,7 +1,8 @@
 /** A step of a strategy on the timeline: which group computes when, and what it sends. */
 import type { RunConfig } from "../config/index.js";
+import { costOf } from "../model/architectures.js";
 import { flopsPerToken } from "./flops.js";
-import { type Division, groupSizes, partsOf } from "./memory.js";
+import { type Division, groupSizes, partsOf, passOf } from "./memory.js";
 import { type Ring, type Schedule, schedules, Timeline } from "./step-queues.js";
 
 /** Seconds of one GPU's own work. */
@@ -101,20 +102,20 @@ function runStep(config: RunConfig, running: Running): void {
   }
 }
 
-/** Forward and backward of Llama's groups: embedding, blocks, last norm and head. */
+/** Forward and backward of a model's groups: embedding, blocks, last norm and head. */
 function runPass(
   { model, data, recompute }: RunConfig,
   timeline: Timeline,
   schedule: Schedule,
   seconds: number,
 ): void {
-  const { layers, vocabSize, hiddenSize, tieEmbeddings } = model;
+  const { blocks: layers, vocabSize, headWidth, tiedHead } = passOf(model);
   const last = layers + 1;
   const embedding = 0;
-  const head = tieEmbeddings ? embedding : last;
+  const head = tiedHead ? embedding : last;
   // The fused head computes its gradients in forward; a block's backward pass takes twice its forward pass.
   const flops = flopsPerToken(model, data.sequenceLength);
-  const headFlops = 6 * vocabSize * hiddenSize;
+  const headFlops = 6 * vocabSize * headWidth;
   const again = recomputedFlops(model, data.sequenceLength, recompute);
   const perFlop = seconds / (flops.causal + again);
   const forward = ((flops.causal - headFlops) / 3 / layers) * perFlop;
@@ -152,13 +153,5 @@ export function recomputedFlops(
   sequenceLength: number,
   recompute: RunConfig["recompute"],
 ): number {
-  const { layers, hiddenSize, intermediateSize, vocabSize } = model;
-  switch (recompute) {
-    case "none":
-      return 0;
-    case "ffn":
-      return 2 * layers * 3 * hiddenSize * intermediateSize;
-    case "block":
-      return (flopsPerToken(model, sequenceLength).causal - 6 * vocabSize * hiddenSize) / 3;
-  }
+  return costOf(model).recomputedFlops(sequenceLength, recompute);
 }

@@ -39,7 +39,7 @@ export class Canary {
   async verify(step: number, pass: () => void): Promise<void> {
     await this.#verifyWeights(step);
     // Where weights are divided, gradients are too: a pass cannot be kept to this process.
-    if (this.#store.parallel?.layout.weights === "part") return;
+    if (this.#store.divided) return;
     const first = await this.#gradients(pass);
     if (faultPoint("gradients") === "flip")
       await flipBit(this.#store.groups.at(-1)?.weights as Tensor);
@@ -87,12 +87,11 @@ export class Canary {
 
   /** Ranks that hold the whole weights hold the same ones. */
   async #compareRanks(step: number): Promise<void> {
-    const { parallel, groups } = this.#store;
-    if (!parallel || parallel.layout.weights === "part") return;
+    const { parallel, groups, divided } = this.#store;
+    if (!parallel || divided) return;
     const hashes: string[] = [];
     for (const group of groups) {
-      parallel.needed(group, false); // its weights may still be on their way here
-      hashes.push(await hashOf(group.weights));
+      hashes.push(await hashOf(this.#store.wholeWeights(group)));
     }
     const all = await gatherHashes(
       this.#store,

@@ -3,7 +3,7 @@ import { zeros } from "../core/create.js";
 import { native } from "../core/native.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
-import type { Llama } from "../model/llama.js";
+import type { LanguageModel } from "../model/language-model.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
 
@@ -12,7 +12,7 @@ import type { AdamW } from "../optim/adamw.js";
  * train together all of them call it, each looks at what it owns, and all come to the same answer.
  * @returns names of the parameter groups that hold such values; empty if there are none
  */
-export async function nonFiniteGroups(model: Llama, optimizer: AdamW): Promise<string[]> {
+export async function nonFiniteGroups(model: LanguageModel, optimizer: AdamW): Promise<string[]> {
   const { groups } = model.store;
   const sums = await agreed(model, (group, out) => {
     buffersOf(group, optimizer).forEach((buffer, index) => {
@@ -40,7 +40,7 @@ export async function nonFiniteGroups(model: Llama, optimizer: AdamW): Promise<s
 
 /** Numbers of each group, averaged over the processes: where one has NaN, infinity or 1, all see it. */
 async function agreed(
-  { store }: Llama,
+  { store }: LanguageModel,
   write: (group: ParameterGroup, out: Tensor) => void,
 ): Promise<number[][]> {
   return await scope(async () => {

@@ -38,6 +38,8 @@ export interface StepMetrics {
   deviceBytes: number;
   /** Resident memory of the process. */
   rssBytes: number;
+  /** Figures of the caller's own (`extraMetrics` of a trainer). */
+  extra?: Record<string, number>;
   /** Why the guard skipped the update; absent when it did not. */
   skipped?: string;
   /** Held-out loss after this step, when it was measured. */

@@ -62,6 +62,8 @@ export class StepClock {
     record();
     const recorded = { from, to: performance.now() };
     this.passes.push({ data: this.#data, checks: this.#checks, recorded });
+    // All of a step's batches are there before its first pass: the later ones wait for none.
+    this.#data = { from: recorded.to, to: recorded.to };
     this.#checks = null;
     if (last) return;
     // No wait, which would take a failure away: the update behind it would then be done with half of the gradients.

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { saveLlama } from "../../lib/checkpoint/llama.js";
+import { saveModel } from "../../lib/checkpoint/model.js";
 import { bounded } from "../../lib/cli/terminal.js";
 import { visible, visibleLine } from "../../lib/core/visible.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
@@ -20,7 +20,7 @@ beforeAll(async () => {
   buildLibrary();
   folder = mkdtempSync(join(tmpdir(), "terminal-"));
   const model = await Llama.create(tinyConfig("data", "run").model, { seed: 1 });
-  await saveLlama(join(folder, "model"), model);
+  await saveModel(join(folder, "model"), model);
   await (await Tokenizer.load(join(root, "assets/quickstart"))).copyTo(join(folder, "model"));
   model.dispose();
   writeFileSync(join(folder, "keys.yaml"), `"${evil.replace("\r", "")}": 1\nsteps: 1\n`);

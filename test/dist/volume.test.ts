@@ -1,8 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { planGroup } from "../../lib/nn/group.js";
 import { buildLibrary } from "../cli/build.js";
 import { tinyData } from "../support/tiny-run.js";

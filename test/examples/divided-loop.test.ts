@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 import ts from "typescript";
 import { beforeAll, expect, test } from "vitest";
 import { freePort } from "../../lib/dist/free-port.js";
-import { llamaConfig } from "../../lib/model/config.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { torchrun } from "../dist/ranks.js";
 import { tinyData, tinyModel } from "../support/tiny-run.js";

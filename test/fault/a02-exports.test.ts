@@ -4,9 +4,9 @@ import { spawn } from "node:child_process";
 import { cp, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { saveLlama } from "../../lib/checkpoint/llama.js";
-import { llamaConfig } from "../../lib/model/config.js";
+import { saveModel } from "../../lib/checkpoint/model.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { tinyData, tinyModel } from "../support/tiny-run.js";
 
@@ -21,7 +21,7 @@ beforeAll(async () => {
   await cp(join(root, "assets/quickstart"), join(folder, "tokenizer"), { recursive: true });
   const shape = { ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false };
   const model = await Llama.create(llamaConfig({ ...tinyModel, ...shape, layers: 1 }));
-  await saveLlama(join(folder, "saved"), model);
+  await saveModel(join(folder, "saved"), model);
   await writeFile(join(folder, "run.yaml"), "out: out\nsteps: 2\n");
 }, 120_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));

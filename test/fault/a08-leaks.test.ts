@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { memory, synchronize } from "../../lib/core/runtime.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import { trainStep } from "../../lib/train/step.js";
 

@@ -67,7 +67,27 @@ describe("floors", () => {
   );
 });
 
-describe("the six places of an operation", () => {
+describe("the model seam", () => {
+  const outside = filesUnder("lib", /\.ts$/).filter((path) => !path.startsWith("lib/model/"));
+  const particular = readdirSync(join(root, "lib/model"))
+    .map((name) => name.replace(/\.ts$/, ""))
+    .filter((name) => name.startsWith("llama"));
+
+  test("there are architectures to keep apart", () => {
+    expect(particular).toContain("llama");
+  });
+
+  test.each(outside)("%s imports and names no particular model", (path) => {
+    const source = readFileSync(join(root, path), "utf8");
+    for (const [, name] of source.matchAll(/"(?:\.\.?\/)+model\/([^"]+)\.js"/g)) {
+      expect(particular, `${path} imports model/${name}`).not.toContain(name);
+    }
+    const code = source.replace(/\/\*[\s\S]*?\*\/|\/\/.*|"(?:[^"\\\n]|\\.)*"|`[^`]*`/g, "");
+    expect(code.match(/\b(?:Llama|LlamaConfig|llamaConfig)\b/g) ?? []).toEqual([]);
+  });
+});
+
+describe("the seven places of an operation", () => {
   const sources = filesUnder("lib", /\.ts$/).filter((path) => !path.endsWith("native-ops.ts"));
   const all = sources.map((path) => readFileSync(join(root, path), "utf8")).join("\n");
 

@@ -7,8 +7,8 @@ import { native } from "../../lib/core/native.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { generate, generateTokens } from "../../lib/generate/generate.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { fixtures } from "../data/support.js";
 
 // Text of a model that knows nothing: each token comes about as often as any other.

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { loadLlama } from "../../lib/checkpoint/llama.js";
+import { loadModel } from "../../lib/checkpoint/model.js";
 import type { RunConfig } from "../../lib/config/index.js";
 import {
   CheckpointError,
@@ -11,6 +11,7 @@ import {
 } from "../../lib/core/errors.js";
 import { native } from "../../lib/core/native.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
+import type { Llama } from "../../lib/model/llama.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
 import { SkipHistory } from "../../lib/train/skips.js";
 import { Trainer, type TrainerOptions } from "../../lib/train/trainer.js";
@@ -63,7 +64,7 @@ describe("a run", () => {
       expect(await fileBytes(second, 12, name)).toBe(await fileBytes(first, 12, name));
     }
     expect(figures(await readMetrics(join(first, "metrics.jsonl")))).toEqual(figures(a.steps));
-    const model = await loadLlama(join(first, "step-0000000012"), { dtype: "bf16" });
+    const model = await loadModel(join(first, "step-0000000012"), { dtype: "bf16" });
     expect(model.config.vocabSize).toBe(4096);
     model.dispose();
   });
@@ -157,7 +158,7 @@ describe("too many skipped steps (FAULTS N4)", () => {
     const notices: string[] = [];
     const trainer = await Trainer.create(config, { onNotice: (text) => notices.push(text) });
     // Numbers, so that the state may be saved; their squares and products are none.
-    native.fill(trainer.model.norm.weight.tensor.native, 3e38);
+    native.fill((trainer.model as Llama).norm.weight.tensor.native, 3e38);
     const seen: StepMetrics[] = [];
     await expect(
       (async () => {

@@ -99,7 +99,7 @@ function functions(folder) {
     arange: () => [0, 4, 1, { dtype: "f32", device: cpu, requiresGrad: false }],
     attention: () => [
       ones([1, 2, 8]),
-      { heads: 2, kvHeads: 1, scale: 1, documentStarts: zeros([1, 2], { dtype: "i32" }) },
+      { heads: 2, kvHeads: 1, scale: 1, firstKey: zeros([1, 2], { dtype: "i32" }) },
     ],
     attentionCached: () => [
       ones([1, 1, 8]),
@@ -125,13 +125,12 @@ function functions(folder) {
     full: () => [[2, 3], 1, { dtype: "f32" }],
     gather: () => [x(), zeros([2], { dtype: "i32" }), 1],
     grad: () => [(a) => library.sum(a)],
-    huggingFaceTensors: async () => [await model()],
     keep: () => [x()],
     linear: () => [x(), ones([4, 3])],
     linearCrossEntropy: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
     llamaConfig: () => [fields],
     loadConfig: () => [join(folder, "run.yaml"), ["steps=3"]],
-    loadLlama: () => [join(folder, "saved"), { device: cpu, dtype: "f32", training: false }],
+    loadModel: () => [join(folder, "saved"), { device: cpu, dtype: "f32", training: false }],
     logSoftmax: () => [x(), -1],
     matmul: () => [x(), ones([3, 2])],
     memory: () => [cpu],
@@ -168,7 +167,7 @@ function functions(folder) {
     ],
     ropeTable: () => [4, 2, 10_000, cpu],
     sample: () => [x(), { seed: 1, temperature: 1, topK: 1, topP: 1, offset: 0 }],
-    saveLlama: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
+    saveModel: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
     scope: () => [() => x()],
     setDefaultDevice: () => [cpu],
     setMemoryLimit: () => [0, cpu],
@@ -205,7 +204,7 @@ function functions(folder) {
           accumulation: 1,
           lr: 1e-3,
           clip: 1,
-          documents: undefined,
+          masked: false,
         },
       ];
     },
@@ -349,7 +348,7 @@ function methods(folder) {
           device: cpu,
           rank: 0,
           worldSize: 1,
-          documentStarts: true,
+          maskDocuments: true,
         },
       ],
     ],
@@ -488,11 +487,11 @@ const errors = {
 
 const slow = new Set([
   "prepare",
-  "saveLlama",
+  "saveModel",
   "trainStep",
   "generate",
   "generateTokens",
-  "loadLlama",
+  "loadModel",
 ]);
 const heavy = new Set(["Cluster", "FullShard", "Replicated", "Zero1", "Store", "Communicator"]);
 

@@ -1,6 +1,8 @@
-import { checkBoolean, checkDocumentStarts, checkOptions } from "../core/check.js";
+import { checkBoolean, checkOptions, checkPerToken } from "../core/check.js";
+import { arange } from "../core/create.js";
 import { ArgumentError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import { sub } from "../ops/binary.js";
 
 /** How the documents of a window are kept apart; without it a window is one text, as TinyLlama has it. */
 export interface DocumentOptions {
@@ -15,7 +17,7 @@ export interface DocumentOptions {
   resetPositions?: boolean;
 }
 
-/** Where attention stops and where positions count from; undefined: at the first token. */
+/** The first token that each token sees, and its position; undefined: the first of the window, and the token's index. */
 export interface Documents {
   mask: Tensor | undefined;
   positions: Tensor | undefined;
@@ -38,10 +40,12 @@ export function documentsOf(options: DocumentOptions, ids: Tensor, cached: boole
     if (!maskDocuments && !resetPositions) return { mask: undefined, positions: undefined };
     throw new ArgumentError(`[${op}] maskDocuments and resetPositions need documentStarts`);
   }
-  checkDocumentStarts(op, documentStarts, ids);
+  checkPerToken(op, "documentStarts", documentStarts, ids);
   if (cached) throw new ArgumentError(`[${op}] generation with a cache knows no documents`);
   return {
     mask: maskDocuments ? documentStarts : undefined,
-    positions: resetPositions ? documentStarts : undefined,
+    positions: resetPositions
+      ? sub(arange(ids.shape[1] as number, { device: ids.device }), documentStarts)
+      : undefined,
   };
 }

@@ -65,12 +65,12 @@ class Attention extends Module {
       rotatedHeads: heads + kvHeads,
       position,
       inPlace: true,
-      ...(positions && { documentStarts: positions }),
+      ...(positions && { positions }),
     };
     const qkv = rope(this.qkv.forward(x), table, rotated);
     const mixed = cache
       ? attentionCached(qkv, cache.layer, { heads, kvHeads, position })
-      : attention(qkv, { heads, kvHeads, ...(mask && { documentStarts: mask }) });
+      : attention(qkv, { heads, kvHeads, ...(mask && { firstKey: mask }) });
     return this.output.forward(mixed);
   }
 }

@@ -99,12 +99,12 @@ function functions(folder) {
     arange: () => [0, 4, 1, { dtype: "f32", device: cpu, requiresGrad: false }],
     attention: () => [
       ones([1, 2, 8]),
-      { heads: 2, kvHeads: 1, scale: 1, documentStarts: zeros([1, 2], { dtype: "i32" }) },
+      { heads: 2, kvHeads: 1, scale: 1, firstKey: zeros([1, 2], { dtype: "i32" }) },
     ],
     attentionCached: () => [
       ones([1, 1, 8]),
       zeros([1, 2, 1, 4, 2]),
-      { heads: 2, kvHeads: 1, position: 0 },
+      { heads: 2, kvHeads: 1, position: 0, firstKey: zeros([1, 1], { dtype: "i32" }) },
     ],
     broadcastTo: () => [x(), [4, 2, 3]],
     buildInfo: () => [],
@@ -164,7 +164,7 @@ function functions(folder) {
     rope: () => [
       ones([1, 2, 4]),
       library.ropeTable(4, 2),
-      { heads: 2, rotatedHeads: 1, position: 0 },
+      { heads: 2, rotatedHeads: 1, position: 0, positions: zeros([1, 2], { dtype: "i32" }) },
     ],
     ropeTable: () => [4, 2, 10_000, cpu],
     sample: () => [x(), { seed: 1, temperature: 1, topK: 1, topP: 1, offset: 0 }],

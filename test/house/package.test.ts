@@ -145,6 +145,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "le",
     "linear",
     "linearCrossEntropy",
+    "linearTokenLosses",
     "llamaConfig",
     "loadConfig",
     "loadLlama",

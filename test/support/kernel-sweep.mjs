@@ -218,8 +218,9 @@ const sweeps = {
         const [x, weight] = [random([rows, hidden], dtype), random([classes, hidden], dtype)];
         const targets = integers([rows], classes);
         const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
-        ops.linearCrossEntropy(x, weight, targets, empty([]), dx, dWeight, 0);
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, -100);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, dx, dWeight, 0);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, -100);
+        ops.linearCrossEntropy(x, weight, targets, null, empty([rows]), null, null, 0);
       },
     );
   },

@@ -129,6 +129,7 @@ function functions(folder) {
     keep: () => [x()],
     linear: () => [x(), ones([4, 3])],
     linearCrossEntropy: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
+    linearTokenLosses: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
     llamaConfig: () => [fields],
     loadConfig: () => [join(folder, "run.yaml"), ["steps=3"]],
     loadLlama: () => [join(folder, "saved"), { device: cpu, dtype: "f32", training: false }],

@@ -76,12 +76,16 @@ export function checkSameDType(op: string, first: Tensor, ...others: readonly Te
   }
 }
 
-/** Where documents start, for one window a row: i32 (batch, time) on the device of x. */
-export function checkDocumentStarts(op: string, starts: unknown, x: Tensor): void {
-  checkDType(op, "documentStarts", starts, "i32");
-  checkSameDevice(op, x, starts);
-  const window = x.shape.slice(0, 2);
-  checkShape(op, "documentStarts", starts, window, "batch and time");
+/** One integer for each token of x: i32 (batch, time) on the device of x. */
+export function checkPerToken(op: string, name: string, values: unknown, x: Tensor): void {
+  checkDType(op, name, values, "i32");
+  checkSameDevice(op, x, values);
+  checkShape(op, name, values, x.shape.slice(0, 2), "batch and time");
+}
+
+/** The first token that each token of x may see. */
+export function checkFirstKey(op: string, firstKey: unknown, x: Tensor): void {
+  checkPerToken(op, "firstKey", firstKey, x);
 }
 
 /** As many axes as asked for. */

@@ -26,7 +26,7 @@ export interface LlamaConfig {
 /** A model's shape as people write it: `headSize` follows from hiddenSize / heads unless given. */
 export type LlamaFields = Omit<LlamaConfig, "headSize"> & { headSize?: number };
 
-interface FieldRule {
+export interface FieldRule {
   min: number;
   max: number;
   integer: boolean;

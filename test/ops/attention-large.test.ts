@@ -83,10 +83,8 @@ describe.each(["f32", "bf16"] as const)("attention of large scores in %s", (dtyp
     const lengths = [[200], [70, 27, 103]];
     for (const starts of [null, startsOf(lengths.slice(1), time)]) {
       const leaf = toTensor(qkv, dtype, true);
-      const documentStarts = starts
-        ? tensor(starts, { shape: [1, time], dtype: "i32" })
-        : undefined;
-      const o = attention(leaf, { ...options, documentStarts });
+      const firstKey = starts ? tensor(starts, { shape: [1, time], dtype: "i32" }) : undefined;
+      const o = attention(leaf, { ...options, firstKey });
       o.backward({ gradient: toTensor(dO, dtype) });
       const expected = causalAttention(qkv, options, dO, starts);
       const values = await o.toArray();

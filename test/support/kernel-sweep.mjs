@@ -38,11 +38,11 @@ const each = (lists, body) => {
 // Elements: one, a part of a vector, odd, aligned, more than a grid of 256 threads takes at a time.
 const flat = [[1], [7], [4099], [8192], [600_001], [1 << 20]];
 
-/** Documents of 50 tokens. */
-function documentStarts(batch, time) {
-  const starts = empty([batch, time], "i32");
-  starts.write(Int32Array.from({ length: batch * time }, (_, i) => (i % time) - ((i % time) % 50)));
-  return starts;
+/** i32 of each token, from its index in its window. */
+function perToken(batch, time, value) {
+  const values = empty([batch, time], "i32");
+  values.write(Int32Array.from({ length: batch * time }, (_, i) => value(i % time)));
+  return values;
 }
 const attention = (dtype, batch, time, heads, kvHeads, size) => {
   const width = (heads + 2 * kvHeads) * size;
@@ -50,13 +50,19 @@ const attention = (dtype, batch, time, heads, kvHeads, size) => {
   const o = empty([batch, time, heads * size], dtype);
   const statistics = empty([2, batch, heads, time]);
   const scale = size ** -0.5;
-  for (const starts of [null, documentStarts(batch, time)]) {
-    ops.attentionForward(qkv, starts, o, statistics, heads, kvHeads, scale);
+  // All keys, documents of 50 tokens, a sliding window of 70.
+  const firstKeys = [
+    null,
+    perToken(batch, time, (t) => t - (t % 50)),
+    perToken(batch, time, (t) => Math.max(0, t - 69)),
+  ];
+  for (const firstKey of firstKeys) {
+    ops.attentionForward(qkv, firstKey, o, statistics, heads, kvHeads, scale);
     const [dO, dQkv] = [
       random([batch, time, heads * size], dtype),
       empty([batch, time, width], dtype),
     ];
-    ops.attentionBackward(dO, qkv, o, statistics, starts, dQkv, heads, kvHeads, scale);
+    ops.attentionBackward(dO, qkv, o, statistics, firstKey, dQkv, heads, kvHeads, scale);
   }
 };
 
@@ -149,7 +155,8 @@ const sweeps = {
           3,
           false,
         );
-        ops.rope(x, table, documentStarts(batch, time), x, heads, heads, 0, true);
+        const positions = perToken(batch, time, (t) => (t * 7) % (time + 3));
+        ops.rope(x, table, positions, x, heads, heads, 0, true);
       },
     );
   },
@@ -174,7 +181,10 @@ const sweeps = {
       for (const time of [37, 1, 3, 400, 1, 1]) {
         const qkv = random([batch, time, (heads + 2 * kvHeads) * size], dtype);
         const o = empty([batch, time, heads * size], dtype);
-        ops.attentionCached(qkv, cache, o, heads, kvHeads, position, 0.125);
+        const start = position;
+        const firstKey = perToken(batch, time, (t) => Math.max(0, start + t - 45));
+        for (const first of [null, firstKey])
+          ops.attentionCached(qkv, cache, first, o, heads, kvHeads, position, 0.125);
         position += time;
       }
     });
@@ -208,8 +218,9 @@ const sweeps = {
         const [x, weight] = [random([rows, hidden], dtype), random([classes, hidden], dtype)];
         const targets = integers([rows], classes);
         const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
-        ops.linearCrossEntropy(x, weight, targets, empty([]), dx, dWeight, 0);
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, -100);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, dx, dWeight, 0);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, -100);
+        ops.linearCrossEntropy(x, weight, targets, null, empty([rows]), null, null, 0);
       },
     );
   },

@@ -18,9 +18,9 @@ struct AttentionCall {
   float scale;
   int processors;  // of the device
   cudaStream_t stream;
-  // (batch, time): the first key that each query sees, where documents are masked; null: all from 0. Never falling
-  // along time; other values give wrong sums but no access outside of the tensors.
-  const int32_t* starts = nullptr;
+  // (batch, time): the first key that each query sees; null: all from 0. Never falling along time; other values give
+  // wrong sums but no access outside of the tensors. Over a cache it counts the cache's rows.
+  const int32_t* first_key = nullptr;
 
   __host__ __device__ int group() const { return heads / kv_heads; }
   __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }  // of a token's row of qkv

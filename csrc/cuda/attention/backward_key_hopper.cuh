@@ -10,7 +10,7 @@
 // its limit.
 #pragma once
 
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/hopper.cuh"
 
 namespace llamaforge::cuda {
@@ -34,7 +34,7 @@ struct KeyGradient {
   };
 };
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     attention_key_gradient_kernel(const __grid_constant__ CUtensorMap key_map,
                                   const __grid_constant__ CUtensorMap query_map,
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   const int first_tile = key_tile * G::kKeys / G::kQueries;
   // Queries from `end` on see none of the keys, those before `whole` every one that is not behind them.
   int end = call.time, whole = call.time;
-  if constexpr (kDocuments) {
+  if constexpr (kFirstKey) {
     const int first = key_tile * G::kKeys;
     end = end_of_queries(call, batch, first, min(first + G::kKeys, call.time) - 1);
     whole = end_of_queries(call, batch, first, first);
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
           if (i / 4 * 8 + i % 2 < diagonal + i / 2 % 2 * 8) s[i] = 0;
         }
       }
-      if (kDocuments && (first_tile + tile + 1) * G::kQueries > whole) {
+      if (kFirstKey && (first_tile + tile + 1) * G::kQueries > whole) {
 #pragma unroll
         for (int j = 0; j < G::kQueries / 8; ++j) {
 #pragma unroll

@@ -11,7 +11,7 @@
 // it waits after each one): the first iteration adds zeros to a sum that nobody reads, the last computes an S too many.
 #pragma once
 
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/work_queue.cuh"
 
@@ -29,13 +29,13 @@ struct QueryGradient {
     bfloat16 d_output[kQueryStages][kConsumers][kSlabs][64 * 64];
     bfloat16 key[kKeyStages][kSlabs][kKeys * 64];
     bfloat16 value[kKeyStages][kSlabs][kKeys * 64];
-    int work[kQueryStages], first_tile[kQueryStages];  // the second with documents only
+    int work[kQueryStages], first_tile[kQueryStages];  // the second with first keys only
     hopper::Barrier query_full[kQueryStages], query_empty[kQueryStages];
     hopper::Barrier key_full[kKeyStages], key_empty[kKeyStages], value_full[kKeyStages], value_empty[kKeyStages];
   };
 };
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     attention_query_gradient_kernel(const __grid_constant__ CUtensorMap query_map,
                                     const __grid_constant__ CUtensorMap d_output_map,
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       const int key_column = (call.heads + work.head / call.group()) * kHead;
       const int value_column = key_column + call.kv_heads * kHead;
       int first_tile = 0;
-      if constexpr (kDocuments) {
+      if constexpr (kFirstKey) {
         first_tile = first_key(call, work.batch, work.query_tile * G::kQueries) / G::kKeys;
         shared.first_tile[queries.stage] = first_tile;
       }
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * G::kQueries + consumer * 64;
       rows = {work.batch, work.head, first_query + thread / 32 * 16 + lane / 4, key_tiles(first_query + 64),
-              kDocuments ? shared.first_tile[queries.stage] : 0};
+              kFirstKey ? shared.first_tile[queries.stage] : 0};
       const size_t line = (static_cast<size_t>(work.batch) * call.heads + work.head) * call.padded_time() + rows.row;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       wgmma_fence();
       multiply_tile(d_p, shared.d_output[query_stage][consumer], shared.value[stage]);
       wgmma_commit();
-      const bool first = tile == rows.key_tiles - 1, last = tile == (kDocuments ? rows.first_tile : 0);
+      const bool first = tile == rows.key_tiles - 1, last = tile == (kFirstKey ? rows.first_tile : 0);
       if (first) {
         const int diagonal = rows.row - tile * G::kKeys - lane % 4 * 2;
 #pragma unroll
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
           if (i / 4 * 8 + i % 2 > diagonal + i / 2 % 2 * 8) s[i] = -INFINITY;
         }
       }
-      if constexpr (kDocuments) {
+      if constexpr (kFirstKey) {
         int from[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) from[h] = first_key(call, rows.batch, rows.row + 8 * h) - tile * G::kKeys;

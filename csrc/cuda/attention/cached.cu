@@ -2,6 +2,7 @@
 // one token and one kv head, whose rows serve all query heads of the group, and walks a part of the visible rows; the
 // parts are merged in order, so that one token of one sequence fills the GPU too.
 //   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,capacity,hd)
+// A token's walk begins at its first key, wherever that lies in a chunk: no key needs a mask.
 #include <algorithm>
 
 #include "cuda/attention/attention_kernels.h"
@@ -80,7 +81,8 @@ __global__ void __launch_bounds__(kCachedThreads)
   __syncthreads();  // a part without visible rows goes straight to its results, which other threads write
 
   const int first = part * chunks_per_part * kChunk, end = min(visible, first + chunks_per_part * kChunk);
-  for (int start = first; start < end; start += kChunk) {
+  const int from = call.first_key ? max(first, min(call.first_key[token], visible - 1)) : first;
+  for (int start = from; start < end; start += kChunk) {
     const int count = min(kChunk, end - start);
     fetch_rows(keys + static_cast<size_t>(start) * size, key_rows, count, size, packs);
     fetch_rows(values + static_cast<size_t>(start) * size, value_rows, count, size, packs);

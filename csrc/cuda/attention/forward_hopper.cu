@@ -10,7 +10,7 @@
 // Deterministic: a query tile is computed by one warpgroup in one order.
 #include <algorithm>
 
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/tensor_map.h"
 #include "cuda/attention/work_queue.cuh"
@@ -37,7 +37,7 @@ struct alignas(1024) Shared {
   bfloat16 query[T::kQueryStages][T::kConsumers][T::kSlabs][64 * 64];
   bfloat16 key[T::kKeyStages][T::kSlabs][T::kKeys * 64];
   bfloat16 value[T::kKeyStages][T::kSlabs][T::kKeys * 64];
-  int work[T::kQueryStages], first_tile[T::kQueryStages];  // the second with documents only
+  int work[T::kQueryStages], first_tile[T::kQueryStages];  // the second with first keys only
   Barrier query_full[T::kQueryStages], query_empty[T::kQueryStages];
   Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
 };
@@ -105,7 +105,7 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
   }
 }
 
-template <int kHead, bool kTurns, bool kDocuments>
+template <int kHead, bool kTurns, bool kFirstKey>
 __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     attention_forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
                              bfloat16* __restrict__ o, float* __restrict__ statistics, const WorkQueue queue,
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       const int kv_head = work.head / call.group();
       const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
       int first_tile = 0;
-      if constexpr (kDocuments) {
+      if constexpr (kFirstKey) {
         first_tile = first_key(call, work.batch, work.query_tile * T::kQueries) / T::kKeys;
         shared.first_tile[queries.stage] = first_tile;
       }
@@ -225,11 +225,11 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * T::kQueries + consumer * 64;
       const int tiles = key_tiles((work.query_tile + 1) * T::kQueries);
-      const int first_tile = kDocuments ? shared.first_tile[queries.stage] : 0;
+      const int first_tile = kFirstKey ? shared.first_tile[queries.stage] : 0;
       // The end of those that these queries see.
       const int own_tiles = first_query < call.time ? key_tiles(first_query + 64) : first_tile;
-      // Keys before a query's document. Every query has seen a key by then: the walk began at its own.
-      auto mask_documents = [&](float(&s)[64], int tile) {
+      // Keys before a query's first. Every query has seen a key by then: the walk began at its own.
+      auto mask_unseen = [&](float(&s)[64], int tile) {
         int from[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -278,7 +278,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
           const int column = i / 4 * 8 + i % 2, below = i / 2 % 2 * 8;
           if (column > row + below) s[i] = -INFINITY;
         }
-        if constexpr (kDocuments) mask_documents(s, own_tiles - 1);
+        if constexpr (kFirstKey) mask_unseen(s, own_tiles - 1);
         softmax_tile<true>(s, softmax, to_base_2);
         as_operand(s, p);
         stage_of_p = keys.stage;
@@ -298,7 +298,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         wgmma_wait<1>();
         pin(s);
         release(shared.key_empty[keys.stage]);
-        if constexpr (kDocuments) mask_documents(s, tile - 1);
+        if constexpr (kFirstKey) mask_unseen(s, tile - 1);
         softmax_tile<false>(s, softmax, to_base_2);
         wgmma_wait<0>();
         pin(out);
@@ -351,10 +351,10 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
 #endif
 }
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
   using T = Tiles<kHead>;
-  const auto kernel = attention_forward_kernel<kHead, kHead == 64, kDocuments>;
+  const auto kernel = attention_forward_kernel<kHead, kHead == 64, kFirstKey>;
   const int bytes = sizeof(Shared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const CUtensorMap query_map = tensor_map(qkv, call.batch, call.time, call.width(), 64);
@@ -366,12 +366,12 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
-template <bool kDocuments>
+template <bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
   switch (call.head_size) {
-    case 64: return launch<64, kDocuments>(call, qkv, o, statistics, next);
-    case 96: return launch<96, kDocuments>(call, qkv, o, statistics, next);
-    case 128: return launch<128, kDocuments>(call, qkv, o, statistics, next);
+    case 64: return launch<64, kFirstKey>(call, qkv, o, statistics, next);
+    case 96: return launch<96, kFirstKey>(call, qkv, o, statistics, next);
+    case 128: return launch<128, kFirstKey>(call, qkv, o, statistics, next);
   }
 }
 
@@ -382,7 +382,7 @@ bool hopper_takes(const AttentionCall& call) {
 }
 
 void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
-  call.starts ? launch<true>(call, qkv, o, statistics, next) : launch<false>(call, qkv, o, statistics, next);
+  call.first_key ? launch<true>(call, qkv, o, statistics, next) : launch<false>(call, qkv, o, statistics, next);
 }
 
 }  // namespace llamaforge::cuda

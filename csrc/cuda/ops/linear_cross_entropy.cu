@@ -199,22 +199,30 @@ void run(CudaStream& cuda, const Head& head) {
 
 }  // namespace
 
-void linear_cross_entropy(Stream& stream, In x, In weight, In targets, Out loss, std::optional<Out> dx,
-                          std::optional<Out> dweight, int64_t ignore_index) {
+void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
+                          std::optional<Out> losses, std::optional<Out> dx, std::optional<Out> dweight,
+                          int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
-  check_linear_cross_entropy(x, weight, targets, loss, dx, dweight);
+  check_linear_cross_entropy(x, weight, targets, loss, losses, dx, dweight);
   const int64_t rows = x.dim(0);
-  const Scratch count(stream, sizeof(TargetCount)), losses(stream, static_cast<size_t>(rows) * sizeof(float));
+  const Scratch count(stream, sizeof(TargetCount));
+  std::optional<Scratch> own;
+  if (!losses) own.emplace(stream, static_cast<size_t>(rows) * sizeof(float));
+  float* const of_rows = losses ? losses->data<float>() : own->as<float>();
   count_targets(cuda, targets, weight.dim(0), ignore_index, count.as<TargetCount>());
   if (rows > 0 && weight.dim(0) > 0) {
     with_float("x", x, [&]<class T>() {
       run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, &x, &weight, &targets, dx ? &*dx : nullptr,
-                    dweight ? &*dweight : nullptr, losses.as<float>(), count.as<TargetCount>()});
+                    dweight ? &*dweight : nullptr, of_rows, count.as<TargetCount>()});
     });
-  } else if (dweight && dweight->bytes() > 0) {
-    LF_CUDA_CHECK(cudaMemsetAsync(dweight->raw(), 0, dweight->bytes(), cuda.compute()));
+  } else {
+    for (const std::optional<Out>* out : {&losses, &dweight}) {
+      if (*out && (*out)->bytes() > 0) {
+        LF_CUDA_CHECK(cudaMemsetAsync((*out)->raw(), 0, (*out)->bytes(), cuda.compute()));
+      }
+    }
   }
-  mean_loss(cuda, losses.as<float>(), rows, count.as<TargetCount>(), loss.data<float>());
+  if (loss) mean_loss(cuda, of_rows, rows, count.as<TargetCount>(), loss.data<float>());
 }
 
 }  // namespace llamaforge::cuda

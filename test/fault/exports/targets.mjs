@@ -104,7 +104,7 @@ function functions(folder) {
     attentionCached: () => [
       ones([1, 1, 8]),
       zeros([1, 2, 1, 4, 2]),
-      { heads: 2, kvHeads: 1, position: 0 },
+      { heads: 2, kvHeads: 1, position: 0, firstKey: zeros([1, 1], { dtype: "i32" }) },
     ],
     broadcastTo: () => [x(), [4, 2, 3]],
     buildInfo: () => [],
@@ -128,6 +128,7 @@ function functions(folder) {
     keep: () => [x()],
     linear: () => [x(), ones([4, 3])],
     linearCrossEntropy: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
+    linearTokenLosses: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
     llamaConfig: () => [fields],
     loadConfig: () => [join(folder, "run.yaml"), ["steps=3"]],
     loadModel: () => [join(folder, "saved"), { device: cpu, dtype: "f32", training: false }],
@@ -163,7 +164,7 @@ function functions(folder) {
     rope: () => [
       ones([1, 2, 4]),
       library.ropeTable(4, 2),
-      { heads: 2, rotatedHeads: 1, position: 0 },
+      { heads: 2, rotatedHeads: 1, position: 0, positions: zeros([1, 2], { dtype: "i32" }) },
     ],
     ropeTable: () => [4, 2, 10_000, cpu],
     sample: () => [x(), { seed: 1, temperature: 1, topK: 1, topP: 1, offset: 0 }],

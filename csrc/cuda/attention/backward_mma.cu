@@ -1,5 +1,6 @@
-// Causal attention backward with mma.sync, for every chip from sm_80, in two passes as on Hopper: one over the queries
-// of a block for dq, one over its keys for dk and dv. Nothing is added through global memory: deterministic.
+// Causal attention backward with mma.sync, for every chip from sm_80. It has two passes, as on
+// Hopper: in one a block owns queries and sums dq, in the other it owns keys and sums dk and dv. It
+// is deterministic, because nothing is added through global memory.
 #include "cuda/attention/documents.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/runtime/cuda_error.h"
@@ -9,7 +10,7 @@ namespace {
 
 using namespace mma;
 
-constexpr int kThreads = 128, kRows = 64;  // of a block: 16 a warp
+constexpr int kThreads = 128, kRows = 64;  // per block; 16 rows per warp
 
 // ---- dq = scale · Σ dS k ------------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     };
-    if (lse[0] == -INFINITY) {  // large scores: the same in a warp
+    if (lse[0] == -INFINITY) {  // large scores; the branch is uniform in a warp
       const int row = first + warp_row + lane / 4;
       const float2 exact[2] = {exact_row(statistics, call, blockIdx.x, row),
                                exact_row(statistics, call, blockIdx.x, row + 8)};
@@ -119,7 +120,8 @@ __global__ void __launch_bounds__(kThreads)
   shared.value.template fetch<kThreads>(qkv + value_at, stride, first, call.time, size);
   float dk[kHead / 8][4] = {}, dv[kHead / 8][4] = {};
   const float to_base_2 = call.scale * kLog2E;
-  // Queries from `end` on see none of the keys, those before `whole` every one that is not behind them.
+  // Queries from `end` on see none of the keys. Queries before `whole` see every key that is not
+  // behind them.
   int end = call.time, whole = call.time;
   if constexpr (kDocuments) {
     end = end_of_queries(call, batch, first, min(first + kRows, call.time) - 1);
@@ -158,7 +160,7 @@ __global__ void __launch_bounds__(kThreads)
         const float2 lse = *reinterpret_cast<const float2*>(statistics.lse + row + start + 8 * n + lane % 4 * 2);
         const float2 row_sum =
             *reinterpret_cast<const float2*>(statistics.row_sum + row + start + 8 * n + lane % 4 * 2);
-        if (lse.x == -INFINITY) {  // large scores: the same in a warp
+        if (lse.x == -INFINITY) {  // large scores; the branch is uniform in a warp
           const size_t line = static_cast<size_t>(batch) * call.heads + head;
           const int query = start + 8 * n + lane % 4 * 2;
           const float2 exact[2] = {exact_row(statistics, call, line, query),

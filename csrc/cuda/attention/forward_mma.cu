@@ -85,7 +85,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-      // A row that has seen no key yet, as its document begins later, or only scores of -inf, has no maximum.
+      // A row has no maximum if it has seen no key yet, because its document begins later, or only
+      // scores of -inf.
       const float reference = highest == -INFINITY ? 0.0f : highest;
       const float factor = exp2_approximate((maximum[h] - reference) * to_base_2);
       maximum[h] = highest;

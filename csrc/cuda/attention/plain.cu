@@ -1,6 +1,8 @@
-// Causal attention in f32 arithmetic for any head size, bf16 or f32 tensors: the f32 mode, and head sizes that the
-// tensor core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as
-// elsewhere. Maxima are subtracted before scores are scaled: see kLargeScore. Deterministic: a query's (a key's) sums belong to one block and run in one order.
+// Causal attention in f32 arithmetic for any head size and for bf16 or f32 tensors. It serves the
+// f32 mode and head sizes that the tensor core kernels do not take. Tiles of kTile queries and keys
+// lie in shared memory, and the backward pass has two passes as in the other kernels. Maxima are
+// subtracted before scores are scaled: see kLargeScore. Deterministic: a query's (a key's) sums
+// belong to one block and run in one order.
 #include "cuda/attention/documents.cuh"
 #include "cuda/runtime/cuda_error.h"
 #include "cuda/runtime/launch.h"
@@ -10,7 +12,8 @@ namespace {
 
 constexpr int kPlainThreads = 256;
 
-// Shared memory of a block: `count` tiles of (kTile, head size) and two of scores. Rows are padded by one word.
+// Shared memory of a block: `count` tiles of (kTile, head size), and two tiles of scores. Rows are
+// padded by one word.
 template <int kTile>
 struct Layout {
   int stride;
@@ -79,7 +82,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   const size_t stride = call.width(), line = static_cast<size_t>(batch) * call.time * stride;
   const T* keys = qkv + line + (call.heads + head / call.group()) * size;
   const T* values = keys + call.kv_heads * size;
-  constexpr int kLanes = kPlainThreads / kTile;  // that share a row: 8 or 16, neighbours
+  constexpr int kLanes = kPlainThreads / kTile;  // neighbouring lanes that share a row: 8 or 16
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int first_start = kDocuments ? first_key(call, batch, first) / kTile * kTile : 0;
   const int from = kDocuments ? first_key(call, batch, first + row) : 0;  // the first key of this thread's row
@@ -104,7 +107,8 @@ __global__ void __launch_bounds__(kPlainThreads)
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
       highest = Maximum{}(highest, __shfl_xor_sync(~0u, highest, distance));
     }
-    // No key seen yet, as the row's document begins later, or only scores of -inf.
+    // The row has no maximum if it has seen no key yet, because its document begins later, or only
+    // scores of -inf.
     const float reference = highest == -INFINITY ? 0.0f : highest;
     for (int j = lane; j < kTile; j += kLanes) {
       float& s = scores[row * (kTile + 1) + j];
@@ -133,7 +137,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   }
 }
 
-// s = q kᵀ and d_p = dO vᵀ of a tile become p and dS.
+// Turns s = q kᵀ and d_p = dO vᵀ of a tile into p and dS.
 template <int kTile, bool kDocuments>
 __device__ void softmax_gradient(float* s, float* d_p, int first_query, int key_tile, size_t line,
                                  const AttentionStatistics& statistics, const AttentionCall& call) {
@@ -226,13 +230,14 @@ __global__ void __launch_bounds__(kPlainThreads)
   write(layout, dv, dqkv + value_at, stride, first, call.time, size, 1.0f);
 }
 
-// Calls body.operator()<tile, documents>() with the larger tile whose `tiles` of it fit a block's shared memory.
+// Calls body.operator()<tile, documents>() with the larger of the two tile sizes of which `tiles`
+// tiles fit a block's shared memory.
 template <class Body>
 void with_tile(const AttentionCall& call, int tiles, const Body& body) {
   int device, most;
   LF_CUDA_CHECK(cudaGetDevice(&device));
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  const size_t available = static_cast<size_t>(most) - 1024;  // the kernels' own
+  const size_t available = static_cast<size_t>(most) - 1024;  // 1024 bytes are the kernels' own
   const bool large = Layout<32>(call.head_size).bytes(tiles) <= available;
   LF_CHECK(large || Layout<16>(call.head_size).bytes(tiles) <= available, "head size {} is too large for this GPU",
            call.head_size);
@@ -242,7 +247,7 @@ void with_tile(const AttentionCall& call, int tiles, const Body& body) {
 
 template <int kTile, class Kernel, class... Arguments>
 void launch(Kernel kernel, int lines, int tiles, const AttentionCall& call, Arguments... arguments) {
-  constexpr int kMostBlocks = 65535;  // of a grid's second axis
+  constexpr int kMostBlocks = 65535;  // limit of a grid's second axis
   const int bytes = static_cast<int>(Layout<kTile>(call.head_size).bytes(tiles)), blocks = (call.time + kTile - 1) / kTile;
   LF_CHECK(blocks <= kMostBlocks, "attention with head size {} takes at most {} tokens a row on this GPU, got {}",
            call.head_size, kMostBlocks * kTile, call.time);

@@ -2,9 +2,9 @@
 
     python3 bench/parity/peer.py FOLDER        (filled by ours.mjs)
 
-The model is transformers' Llama in bf16 with SDPA attention; its loss is over f32 logits. The gradients of each
-micro-batch are added in f32 to the gradients of f32 master weights. clip_grad_norm_ and fused AdamW work on the
-master weights, which are then rounded into the model.
+The model is transformers' Llama in bf16 with SDPA attention; its loss is over f32 logits. The
+gradients of each micro-batch are added in f32 to the gradients of f32 master weights.
+clip_grad_norm_ and fused AdamW work on the master weights, which are then rounded into the model.
 """
 
 import json

@@ -3,10 +3,11 @@
     python3 -m torch.distributed.run --standalone --nproc-per-node 8 bench/peer/torch_fsdp.py \\
         --model '{"vocabSize": ...}' --micro-batch 16 --parallel full_shard
 
-full_shard: fully_shard (FSDP2) over each block and the whole model; parameters are gathered in bf16, gradients
-reduced in fp32. zero1: like full_shard, but weights stay after the forward pass, and gradients are reduced on the
-last micro-batch only (FSDP2's ZeRO-2, the nearest that it has). replicated: DDP, gradients in fp32. Rank 0 prints
-one JSON object; its `tokensPerSecond` is for one GPU.
+full_shard: fully_shard (FSDP2) over each block and the whole model; parameters are gathered in
+bf16, gradients reduced in fp32. zero1: like full_shard, but weights stay after the forward pass,
+and gradients are reduced on the last micro-batch only (FSDP2's ZeRO-2, the nearest that it has).
+replicated: DDP, gradients in fp32. Rank 0 prints one JSON object; its `tokensPerSecond` is for one
+GPU.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     llamaforge bench parity --peer python3            starts this file with that Python
     python3 bench/peer/torch_train.py --model '{"vocabSize": ...}' --micro-batch 16 --accumulation 4
 
-A plain Llama, compiled, with fused AdamW, PyTorch's attention kernels, packed qkv and gate-up products, and bf16
-autocast over fp32 weights: the usual fast setup. The last line of its output is one JSON object, whose
-`tokensPerSecond` is the result.
+A plain Llama, compiled, with fused AdamW, PyTorch's attention kernels, packed qkv and gate-up
+products, and bf16 autocast over fp32 weights: the usual fast setup. The last line of its output is
+one JSON object, whose `tokensPerSecond` is the result.
 """
 
 import argparse

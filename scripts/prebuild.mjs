@@ -1,12 +1,15 @@
-// Makes the packages that are published, as tarballs in build/packages:
+// Makes the published packages, as tarballs in build/packages:
 //
 //   npm run prebuild [-- --archs "80;90a"] [--no-build] [--cpu-only] [--out DIR]
 //
-// llamaforge-<version>.tgz: the library, with the addon for the CPU in prebuilds/linux-x64 and beside it oneDNN and every other
-// library that a bare system lacks. llamaforge-linux-x64-cuda13-<version>.tgz: the CUDA plugin (@llamaforge/linux-x64-cuda13), an
-// optional dependency of the first in exactly its version. Neither runs a script when it is installed.
+// llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64,
+// with oneDNN and every other library that a bare system lacks next to it.
+// llamaforge-linux-x64-cuda13-<version>.tgz is the CUDA plugin (@llamaforge/linux-x64-cuda13), an
+// optional dependency of the library in exactly its version. Neither runs a script when it is
+// installed.
 //
-// --archs: machine code of the plugin, all by default. --no-build: packs what is built. --cpu-only: without the plugin.
+// --archs: architectures of the plugin, all by default. --no-build: packs the existing build.
+// --cpu-only: leaves out the plugin.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   copyFileSync,
@@ -69,7 +72,7 @@ function checkBuilt() {
   if (!existsSync(join(root, "dist/cli/main.js"))) fail("dist/ is missing: run npm run build:ts");
 }
 
-/** dist/ without what was compiled from files that are gone. */
+/** Copies dist/ without files whose sources are gone. */
 function copyLibrary(folder) {
   const built = join(root, "dist");
   cpSync(built, join(folder, "dist"), {
@@ -77,13 +80,16 @@ function copyLibrary(folder) {
     filter: (path) => {
       if (statSync(path).isDirectory()) return true;
       const source = relative(built, path).replace(/(\.d\.ts|\.js)(\.map)?$/, ".ts");
-      // Maps point to sources that are not in the package.
+      // Source maps point to sources that are not in the package.
       return !path.endsWith(".map") && existsSync(join(root, "lib", source));
     },
   });
 }
 
-/** The newest version of a symbol that any of the files needs: what the system must have. */
+/**
+ * The newest version of a symbol that any of the files needs. The system must have at least this
+ * version.
+ */
 function newestSymbol(files, prefix) {
   const versions = files.flatMap((file) => {
     const text = execFileSync("objdump", ["-T", file], { encoding: "utf8", maxBuffer: 2 ** 28 });
@@ -97,12 +103,12 @@ function newestSymbol(files, prefix) {
   return versions.sort((a, b) => (key(a) < key(b) ? -1 : 1)).at(-1);
 }
 
-/** Licences of the libraries that come along, from the Debian packages that they are from. */
+/** Copies the licences of the included libraries from the Debian packages that own them. */
 function copyLicences(folder, origins) {
   const target = join(folder, "licences");
   mkdirSync(target, { recursive: true });
   for (const file of Object.values(origins)) {
-    // dpkg knows a file by either name where /lib is a link to /usr/lib.
+    // dpkg knows a file by only one of its two names if /lib is a link to /usr/lib.
     const owner = [file, `/usr${file}`, file.replace(/^\/usr/, "")]
       .map((candidate) => spawnSync("dpkg", ["-S", candidate], { encoding: "utf8" }))
       .find(({ status }) => status === 0);
@@ -112,7 +118,10 @@ function copyLicences(folder, origins) {
   }
 }
 
-/** An empty folder for what a package holds, beside its tarball; gone when that is made. */
+/**
+ * Makes an empty folder for a package's contents, next to its tarball. It is removed once the
+ * tarball exists.
+ */
 function stage(name) {
   return mkdtempSync(join(out, `${name}-`));
 }
@@ -202,7 +211,7 @@ if (options["no-build"]) checkBuilt();
 else build();
 mkdirSync(out, { recursive: true });
 for (const name of readdirSync(out)) {
-  // What an earlier run made, and what one left that failed; the folder may hold other things.
+  // Removes the output of earlier runs, failed ones included. The folder may hold other things.
   const ours = /^llamaforge-.*\.tgz$|^(llamaforge|linux-x64-cuda\d+)-\w{6}$/.test(name);
   if (ours) rmSync(join(out, name), { recursive: true });
 }

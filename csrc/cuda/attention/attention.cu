@@ -1,7 +1,8 @@
-// Causal attention on packed qkv (B,T,(H+2KV)·hd), grouped query heads, any T:  o = softmax(scale · q kᵀ) v, and its
-// gradient. Checks, and the choice of kernel: wgmma and TMA on Hopper (head sizes 64, 96, 128), mma.sync for bf16
-// elsewhere (multiples of 8 up to 128), f32 arithmetic for the rest. All are deterministic; dk and dv are summed over a
-// group in f32.
+// Causal attention on packed qkv (B,T,(H+2KV)·hd) with grouped query heads and any T:
+//   o = softmax(scale · q kᵀ) v,  and its gradient.
+// This file checks the arguments and chooses the kernel: wgmma and TMA on Hopper (head sizes 64,
+// 96, 128), mma.sync for bf16 elsewhere (multiples of 8 up to 128), f32 arithmetic for the rest.
+// All kernels are deterministic; dk and dv are summed over a group in f32.
 #include "cuda/attention/attention_kernels.h"
 
 #include <limits>

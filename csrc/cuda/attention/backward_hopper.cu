@@ -1,5 +1,6 @@
-// Causal attention backward for Hopper: a pass for the queries and one for keys and values. Floor: 7 products of
-// 128 × 128 × head size for each pair of tiles where the usual count has 5, and two exponentials for each score.
+// Causal attention backward for Hopper: one pass over the queries and one over keys and values.
+// Floor: 7 products of 128 × 128 × head size for each pair of tiles (the usual count is 5), and two
+// exponentials for each score.
 #include <algorithm>
 
 #include "cuda/attention/backward_key_hopper.cuh"

@@ -9,7 +9,7 @@ namespace {
 
 using namespace mma;
 
-constexpr int kThreads = 128, kRows = 64;  // of a block: 16 a warp
+constexpr int kThreads = 128, kRows = 64;  // per block; 16 rows per warp
 
 // ---- dq = scale · Σ dS k ------------------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     };
-    if (lse[0] == -INFINITY) {  // large scores: the same in a warp
+    if (lse[0] == -INFINITY) {  // large scores; the branch is uniform in a warp
       const int row = first + warp_row + lane / 4;
       const float2 exact[2] = {exact_row(statistics, call, blockIdx.x, row),
                                exact_row(statistics, call, blockIdx.x, row + 8)};
@@ -119,7 +119,8 @@ __global__ void __launch_bounds__(kThreads)
   shared.value.template fetch<kThreads>(qkv + value_at, stride, first, call.time, size);
   float dk[kHead / 8][4] = {}, dv[kHead / 8][4] = {};
   const float to_base_2 = call.scale * kLog2E;
-  // Queries from `end` on see none of the keys, those before `whole` every one that is not behind them.
+  // Queries from `end` on see none of the keys. Queries before `whole` see every key that is not
+  // behind them.
   int end = call.time, whole = call.time;
   if constexpr (kFirstKey) {
     end = end_of_queries(call, batch, first, min(first + kRows, call.time) - 1);
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kThreads)
         const float2 lse = *reinterpret_cast<const float2*>(statistics.lse + row + start + 8 * n + lane % 4 * 2);
         const float2 row_sum =
             *reinterpret_cast<const float2*>(statistics.row_sum + row + start + 8 * n + lane % 4 * 2);
-        if (lse.x == -INFINITY) {  // large scores: the same in a warp
+        if (lse.x == -INFINITY) {  // large scores; the branch is uniform in a warp
           const size_t line = static_cast<size_t>(batch) * call.heads + head;
           const int query = start + 8 * n + lane % 4 * 2;
           const float2 exact[2] = {exact_row(statistics, call, line, query),

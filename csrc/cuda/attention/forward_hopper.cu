@@ -1,11 +1,12 @@
 // Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the warp-specialised
 // form of FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v.
 //
-// One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into rings of shared memory;
-// consumer warpgroups of 64 queries each multiply by wgmma. Inside a warpgroup the softmax of a tile runs while the
-// tensor cores do  O += P V  of the tile before; warpgroups take turns to issue, so that softmaxes of one hide under
-// products of the others. At head size 64 exponentials (16 a clock) bound as much as the products: 512 and 512 clocks
-// per 64 × 128 scores.
+// One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into
+// rings of shared memory; consumer warpgroups of 64 queries each multiply by wgmma. Inside a
+// warpgroup the softmax of a tile runs while the tensor cores do  O += P V  of the tile before.
+// Warpgroups take turns to issue, so that the softmaxes of one run under the products of the
+// others. At head size 64 the exponentials (16 per clock) limit as much as the products do: each
+// takes 512 clocks per 64 × 128 scores.
 //
 // Deterministic: a query tile is computed by one warpgroup in one order.
 #include <algorithm>
@@ -42,11 +43,11 @@ struct alignas(1024) Shared {
   Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
 };
 
-// Rows of a thread in the accumulators: two, 8 apart.
+// A thread has two rows in the accumulators, 8 apart.
 struct Softmax {
-  float maximum[2], sum[2];  // of raw scores; the sum is this thread's part
-  float factor[2];           // what the output so far is worth after the last tile
-  bool rescale;              // whether it must be multiplied by `factor`; the same in a warp
+  float maximum[2], sum[2];  // maximum of the raw scores; the sum is this thread's part
+  float factor[2];           // rescales the output so far, after the last tile
+  bool rescale;              // whether the output must be multiplied by `factor`; uniform in a warp
 };
 
 // Scores become probabilities relative to a reference close to the running maximum. The reference moves only when the
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
   using T = Tiles<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
-  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the shuffle makes it uniform for the compiler
   auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + T::kKeys - 1) / T::kKeys; };
 
   if (threadIdx.x == 0) {
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
   }
   __syncthreads();
 
-  if (warpgroup == 0) {  // the producer: one thread
+  if (warpgroup == 0) {  // the producer is one thread
     give_registers<T::kProducerRegisters>();
     if (threadIdx.x != 0) return;
     tma_prefetch_map(&query_map);
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     for (int index = blockIdx.x;; index = gridDim.x + atomicAdd(queue.next, 1)) {
       barrier_wait(&shared.query_empty[queries.stage], queries.parity ^ 1);
       shared.work[queries.stage] = index;
-      if (index >= queue.works) {  // told to the consumers
+      if (index >= queue.works) {  // tells the consumers that the work is done
         barrier_arrive(&shared.query_full[queries.stage]);
         break;
       }
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     Ring<T::kQueryStages> queries;
     Ring<T::kKeyStages> keys;
 
-    // Taking turns: a warpgroup issues its products when the one before it has issued its own.
+    // Warpgroups take turns: each issues its products once the one before it has issued its own.
     constexpr int kPair = 256;
     auto take_turn = [&] {
       if (kTurns) named_sync(1 + consumer, kPair);
@@ -260,7 +261,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         continue;
       }
 
-      int stage_of_p;  // where the values of p's tile are
+      int stage_of_p;  // the stage that holds the values of p's tile
       uint32_t parity_of_p;
       {
         float s[64];
@@ -346,7 +347,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         }
       }
     }
-    if (kTurns && consumer == 0) named_sync(1, kPair);  // the last turn passed is taken by nobody else
+    if (kTurns && consumer == 0) named_sync(1, kPair);  // takes the last turn passed, which nobody else takes
   }
 #endif
 }

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kPlainThreads = 256;
 
-// Shared memory of a block: `count` tiles of (kTile, head size) and two of scores. Rows are padded by one word.
+// Shared memory of a block: `count` tiles of (kTile, head size), and two tiles of scores. Rows are
+// padded by one word.
 template <int kTile>
 struct Layout {
   int stride;
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   const size_t stride = call.width(), line = static_cast<size_t>(batch) * call.time * stride;
   const T* keys = qkv + line + (call.heads + head / call.group()) * size;
   const T* values = keys + call.kv_heads * size;
-  constexpr int kLanes = kPlainThreads / kTile;  // that share a row: 8 or 16, neighbours
+  constexpr int kLanes = kPlainThreads / kTile;  // neighbouring lanes that share a row: 8 or 16
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int first_start = kFirstKey ? first_key(call, batch, first) / kTile * kTile : 0;
   const int from = kFirstKey ? first_key(call, batch, first + row) : 0;  // the first key of this thread's row
@@ -232,7 +233,7 @@ void with_tile(const AttentionCall& call, int tiles, const Body& body) {
   int device, most;
   LF_CUDA_CHECK(cudaGetDevice(&device));
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  const size_t available = static_cast<size_t>(most) - 1024;  // the kernels' own
+  const size_t available = static_cast<size_t>(most) - 1024;  // 1024 bytes are the kernels' own
   const bool large = Layout<32>(call.head_size).bytes(tiles) <= available;
   LF_CHECK(large || Layout<16>(call.head_size).bytes(tiles) <= available, "head size {} is too large for this GPU",
            call.head_size);
@@ -242,7 +243,7 @@ void with_tile(const AttentionCall& call, int tiles, const Body& body) {
 
 template <int kTile, class Kernel, class... Arguments>
 void launch(Kernel kernel, int lines, int tiles, const AttentionCall& call, Arguments... arguments) {
-  constexpr int kMostBlocks = 65535;  // of a grid's second axis
+  constexpr int kMostBlocks = 65535;  // limit of a grid's second axis
   const int bytes = static_cast<int>(Layout<kTile>(call.head_size).bytes(tiles)), blocks = (call.time + kTile - 1) / kTile;
   LF_CHECK(blocks <= kMostBlocks, "attention with head size {} takes at most {} tokens a row on this GPU, got {}",
            call.head_size, kMostBlocks * kTile, call.time);

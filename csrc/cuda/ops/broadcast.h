@@ -1,6 +1,7 @@
-// Walking several tensors that broadcast to one shape. As on the CPU, axes of size 1 are dropped and axes that all
-// operands traverse alike are joined, so along the last axis left every operand advances by 1 or stands still. A thread
-// takes a pack of consecutive elements of that axis: one computation of where it is for up to 8 elements.
+// Walks several tensors that broadcast to one shape. As on the CPU, axes of size 1 are dropped and
+// axes that all operands traverse alike are joined, so along the last remaining axis every operand
+// advances by 1 or stands still. A thread takes a pack of consecutive elements of that axis, so it
+// computes one position for up to 8 elements.
 #pragma once
 
 #include <array>
@@ -66,7 +67,8 @@ Broadcast<N> plan_broadcast(const Shape& shape, const std::array<const Tensor*, 
   return plan;
 }
 
-// Whether packs of kCount fit: rows are whole packs, and operands that advance start every row on one.
+// Whether packs of kCount fit: rows are whole packs, and operands that advance start every row on a
+// pack.
 template <int kCount, int N>
 bool rows_take_packs(const Broadcast<N>& plan) {
   if (plan.sizes[plan.axes - 1] % kCount != 0) return false;
@@ -81,7 +83,7 @@ bool rows_take_packs(const Broadcast<N>& plan) {
 
 #ifdef __CUDACC__
 
-// Where each operand's element for output element `index` is.
+// Computes the offset of each operand's element for output element `index`.
 template <int N>
 __device__ __forceinline__ void locate(const Broadcast<N>& plan, int64_t index, int64_t (&offsets)[N]) {
 #pragma unroll
@@ -114,7 +116,7 @@ __device__ __forceinline__ void locate(const Broadcast<N>& plan, int64_t index, 
   }
 }
 
-// A pack, or one element for all of it.
+// Loads a pack, or repeats one element if the operand stands still.
 template <class T, int kCount>
 __device__ __forceinline__ Pack<T, kCount> load_operand(const T* p, int64_t offset, bool advances) {
   if (advances) return load_pack<T, kCount>(p + offset);

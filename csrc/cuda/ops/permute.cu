@@ -1,6 +1,7 @@
-// y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any dtype.
-// Reads and writes each tensor once. If the last axis stays, rows move in 16-byte accesses. If it changes, squares go through
-// shared memory, so that both sides are touched in whole lines, in 16-byte accesses where the matrices allow them.
+// y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any
+// dtype. Reads and writes each tensor once. If the last axis stays, rows move in 16-byte accesses.
+// If it changes, squares go through shared memory, so that whole cache lines are touched on both
+// sides, in 16-byte accesses if the matrices allow them.
 #include <vector>
 
 #include "cuda/ops/cuda_ops.h"
@@ -27,7 +28,7 @@ struct Axes {
     for (int i = 0; i < count; ++i) product *= axis[i].size;
     return product;
   }
-  // Index: 32 bits where they do, division is much cheaper.
+  // Index: use 32 bits if they suffice, because division is then much cheaper.
   template <class Index> __device__ void locate(Index index, int64_t& from, int64_t& to) const {
     from = to = 0;
     for (int i = count; i-- > 0;) {
@@ -40,7 +41,7 @@ struct Axes {
   }
 };
 
-// The axes in the order of y, those of size 1 dropped, those that stay neighbours joined.
+// The axes in the order of y, without those of size 1, and with axes joined that stay neighbours.
 std::vector<Axis> plan_permutation(const Shape& x, const IntList& permutation) {
   std::vector<int64_t> strides(x.size());
   int64_t step = 1;
@@ -72,7 +73,7 @@ Axes to_device(const std::vector<Axis>& axes) {
   return result;
 }
 
-// Rows of `length` elements, kCount at a time.
+// Moves rows of `length` elements, kCount at a time.
 template <int kCount, class Index, class Bits>
 __global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes axes, Index packs, Index packs_per_row) {
   for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < packs; i += static_cast<Index>(gridDim.x) * kThreads) {
@@ -83,8 +84,9 @@ __global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__
   }
 }
 
-// Matrices whose sides are whole packs: squares through shared memory, 16 bytes at a time on both sides. A word there is one
-// 4-byte number or those of two columns. (Squares that turn in registers reach half the rate: they write lines in parts.)
+// Transposes matrices whose sides are whole packs: squares go through shared memory, 16 bytes at a
+// time on both sides. A word there is one 4-byte number, or two 2-byte numbers from two columns.
+// (Transposing squares in registers reaches half the rate, because it writes partial lines.)
 template <class Bits>
 __global__ void __launch_bounds__(256) transpose_packs_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes outer,
                                                               Axis row, Axis column, int64_t matrices) {
@@ -106,7 +108,7 @@ __global__ void __launch_bounds__(256) transpose_packs_kernel(const Bits* x, Bit
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
           tile[pack * kPack + 2 * w][line] = __byte_perm(a[w], b[w], 0x5410);      // the lower halves
-          tile[pack * kPack + 2 * w + 1][line] = __byte_perm(a[w], b[w], 0x7632);  // the upper ones
+          tile[pack * kPack + 2 * w + 1][line] = __byte_perm(a[w], b[w], 0x7632);  // the upper halves
         }
       } else {
 #pragma unroll
@@ -130,7 +132,7 @@ __global__ void __launch_bounds__(256) transpose_packs_kernel(const Bits* x, Bit
 template <class Bits>
 __global__ void transpose_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes outer, Axis row, Axis column,
                                  int64_t matrices) {
-  __shared__ Bits tile[kTile][kTile + 4 / sizeof(Bits)];  // 33 words a row: a column has no bank twice
+  __shared__ Bits tile[kTile][kTile + 4 / sizeof(Bits)];  // 33 words a row: no two elements of a column share a bank
   const int64_t down = (row.size + kTile - 1) / kTile, across = (column.size + kTile - 1) / kTile;
   for (int64_t task = blockIdx.x; task < matrices * down * across; task += gridDim.x) {
     int64_t from, to;
@@ -157,7 +159,8 @@ template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, s
   if (!axes.empty()) axes.pop_back();
   const Axes outer = to_device(axes);
   const int64_t n = outer.total() * length;
-  // Every row starts on a pack if its length is whole packs: strides are multiples of it.
+  // If the length is whole packs, every row starts on a pack, because the strides are multiples of
+  // the length.
   auto launch = [&]<int kPer, class Index>() {
     move_rows_kernel<kPer, Index><<<blocks_for(cuda, n / kPer), kThreads, 0, cuda.compute()>>>(
         x, y, outer, static_cast<Index>(n / kPer), static_cast<Index>(length / kPer));
@@ -180,7 +183,7 @@ template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, s
   const Axes outer = to_device(axes);
   const int64_t matrices = outer.total();
   constexpr int64_t kPack = 16 / sizeof(Bits), kSide = 8 * kPack;
-  // Strides are products of sizes, the innermost of which are whole packs.
+  // The strides are products of sizes, and the innermost sizes are whole packs.
   if (row.size % kPack == 0 && column.size % kPack == 0 && aligned16({x, y})) {
     const int64_t blocks = matrices * ((row.size + kSide - 1) / kSide) * ((column.size + kSide - 1) / kSide);
     transpose_packs_kernel<<<blocks_for(cuda, blocks, 1), 256, 0, cuda.compute()>>>(x, y, outer, row, column, matrices);

@@ -1,7 +1,8 @@
 // Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in Llama's Hugging Face
-// form: element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd). x (B,T,G·hd): a thread
-// turns the pairs of two 16-byte vectors of one head; its cosines and sines, which the other heads of the token share, come
-// from the cache. Floor: the rotated heads are read and written once, 9,216 bytes a token for 36 heads of 64.
+// form: element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd). x
+// (B,T,G·hd). A thread turns the pairs of two 16-byte vectors of one head. Its cosines and sines
+// come from the cache, because the token's other heads use them too. Floor: the rotated heads are
+// read and written once, 9,216 bytes a token for 36 heads of 64.
 
 #include <cmath>
 
@@ -13,9 +14,9 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr int kBlock = 128;  // small blocks: a warp that waits for the table holds few others up
+constexpr int kBlock = 128;  // small blocks, so that a warp that waits for the table delays few others
 
-// Angles in double: at position 100,000 a float angle is off by 0.004.
+// Angles are computed in double: at position 100,000 a float angle is off by 0.004.
 __global__ void table_kernel(float* table, int64_t count, int64_t half, double theta) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const double frequency = pow(theta, -static_cast<double>(i % half) / static_cast<double>(half));
@@ -26,10 +27,10 @@ __global__ void table_kernel(float* table, int64_t count, int64_t half, double t
 }
 
 struct Shape3 {
-  int tokens, time, width, half, rotated;  // width: of a token; rotated heads
+  int tokens, time, width, half, rotated;  // width of a token; rotated: heads that turn
 };
 
-// kCount pairs at a time: elements of the first half of a head, and those of its second half.
+// kCount pairs: elements of the first half of a head, and the matching elements of its second half.
 template <class T, int kCount>
 struct Halves {
   float first[kCount], second[kCount];
@@ -53,7 +54,7 @@ struct Halves {
   }
 };
 
-// Cosines and sines of kCount places of a head.
+// Loads the cosines and sines of kCount places of a head.
 template <int kCount>
 __device__ __forceinline__ void load_angles(const float* table, float (&cosine)[kCount], float (&sine)[kCount]) {
   float pairs[2 * kCount];
@@ -135,7 +136,7 @@ void rope(Stream& stream, In x, In table, std::optional<In> positions, Out y, in
     const int unturned = x.raw() == y.raw() ? 0 : shape.width - shape.rotated * 2 * shape.half;
     const int tasks = (shape.rotated * shape.half + unturned) / (vectors ? kVector<T> : 1);
     if (tasks == 0) return;
-    const int most = INT32_MAX / tasks;  // tokens of a launch
+    const int most = INT32_MAX / tasks;  // tokens per launch
     for (int64_t token = 0; token < shape.tokens; token += most) {
       const uint32_t count = static_cast<uint32_t>(std::min<int64_t>(most, shape.tokens - token) * tasks);
       kernel<<<(count + kBlock - 1) / kBlock, kBlock, 0, cuda.compute()>>>(

@@ -1,10 +1,11 @@
-// Decides on the device whether an optimizer step is applied, so that the host need not wait for the loss. The rules,
-// and the arithmetic in double in the same order, are those of csrc/cpu/step_guard.cpp; the two histories are walked
-// side by side.
+// Decides on the device whether an optimizer step is applied, so that the host need not wait for
+// the loss. The rules, and the arithmetic in double in the same order, are those of
+// csrc/cpu/step_guard.cpp. The two histories are walked in parallel.
 //
-// A step is skipped if the loss or the gradient norm is not finite, or if one of them lies more than z standard
-// deviations above the mean of the last `window` applied steps. What was skipped never enters the window. state f32 (8
-// + 2·window): [filled, next, adam step, skips in a row, skips in all, 0, 0, 0, losses, gradient norms].
+// A step is skipped if the loss or the gradient norm is not finite, or if one of them lies more
+// than z standard deviations above the mean of the last `window` applied steps. Values of skipped
+// steps never enter the window. state f32 (8 + 2·window): [filled, next, adam step, skips in a row,
+// skips in all, 0, 0, 0, losses, gradient norms].
 
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/runtime/launch.h"
@@ -24,8 +25,8 @@ struct Rules {
   int64_t minimum_history;
 };
 
-// Standard deviations of `value` above the mean of the history; 0 where there is too little of it or no deviation
-// beyond the rounding of f32 values.
+// Standard deviations of `value` above the mean of the history. 0 if the history is too short, or
+// if its deviation does not exceed the rounding of f32 values.
 __device__ double z_score(double value, const float* history, int64_t count, int64_t minimum_history) {
   if (count < max(int64_t{2}, minimum_history)) return 0;
   double mean = 0;
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(64)
   float* norms = losses + window;
   const int64_t last = max(int64_t{0}, window - 1);
   const bool good_filled = is_count(header[kFilled], window), good_next = is_count(header[kNext], last);
-  if (!good_filled || !good_next) {  // every thread sees the same
+  if (!good_filled || !good_next) {  // uniform over the block
     if (threadIdx.x == 0) {
       if (!good_filled) {
         report(filled_site, static_cast<double>(window), header[kFilled]);
@@ -115,8 +116,8 @@ __global__ void __launch_bounds__(64)
   decision[kCorrection2] = static_cast<float>(1.0 / (1.0 - pow(rules.beta2, step)));
 }
 
-// With LLAMAFORGE_CUDA_TRAP=1 it runs behind each decision and ends the device's context as a fault in any kernel
-// would: tests see then what a run does when its GPU is lost.
+// With LLAMAFORGE_CUDA_TRAP=1 this kernel runs after each decision and ends the device's context,
+// as a fault in any kernel would. Tests use it to see how a run reacts to the loss of its GPU.
 __global__ void trap_kernel() { __trap(); }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// y = condition ? a : b, with NumPy broadcasting. condition i32, true where not 0; a, b and y of one dtype, copied bit by
-// bit. Reads 3 and writes 1 tensor.
+// y = condition ? a : b, with NumPy broadcasting. condition is i32, true if not 0; a, b and y have
+// one dtype and are copied bit by bit. Reads 3 and writes 1 tensor.
 #include "cuda/ops/broadcast.h"
 #include "cuda/ops/cuda_ops.h"
 #include "ops/checks/indexing.h"

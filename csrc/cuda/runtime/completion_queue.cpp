@@ -39,7 +39,7 @@ CompletionQueue::~CompletionQueue() {
   } else {
     thread_.join();
   }
-  // The thread takes no more of them.
+  // The thread no longer takes items, so the rest is answered here.
   for (State::Item& item : state_->items) {
     item.action(cudaErrorNotReady);
     cudaEventDestroy(item.event);
@@ -88,7 +88,7 @@ void CompletionQueue::run(int device, State& state) {
       state.busy = true;
     }
     item.action(cudaEventSynchronize(item.event));
-    item.action = nullptr;  // what it holds goes before the next wait, the queue itself maybe
+    item.action = nullptr;  // releases its captures before the next wait, possibly the queue itself
     std::lock_guard lock(state.mutex);
     state.spare_events.push_back(item.event);
   }

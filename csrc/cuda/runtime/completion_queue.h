@@ -1,5 +1,5 @@
-// A host thread that waits for events of the device and then runs what was left for it, in order. It sleeps while it
-// waits; the JS thread never does.
+// A host thread that waits for events of the device and then runs the actions queued for them, in
+// order. The thread sleeps while it waits; the JS thread never waits.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,8 +13,8 @@ namespace llamaforge::cuda {
 class CompletionQueue {
  public:
   explicit CompletionQueue(int device);
-  // What has not been reached yet runs with cudaErrorNotReady. On the queue's own thread, where an action lets go of the
-  // queue's last owner, the thread ends after that action.
+  // Runs the actions that have not been reached yet with cudaErrorNotReady. If an action on the
+  // queue's own thread releases the queue's last owner, the thread ends after that action.
   ~CompletionQueue();
   CompletionQueue(const CompletionQueue&) = delete;
   CompletionQueue& operator=(const CompletionQueue&) = delete;
@@ -28,8 +28,8 @@ class CompletionQueue {
   struct State;
   static void run(int device, State& state);
 
-  const std::shared_ptr<State> state_;  // its thread's as well, which may outlive this object
-  std::thread thread_;                  // last: starts when everything else is there
+  const std::shared_ptr<State> state_;  // shared with its thread, which may outlive this object
+  std::thread thread_;                  // last member: starts after everything else is initialised
 };
 
 }  // namespace llamaforge::cuda

@@ -1,9 +1,9 @@
 /**
  * Saving. A checkpoint appears whole or not at all, whenever the machine stops:
  *
- *     step-N.tmp/checkpoint/          write and fsync each file
- *     step-N.tmp/checkpoint/manifest  last, with the hashes of the others; fsync it, fsync the folder
- *     rename to step-N/               fsync the parent
+ *   step-N.tmp/checkpoint/          write and fsync each file
+ *   step-N.tmp/checkpoint/manifest  last, with the hashes of the others; fsync it, fsync the folder
+ *   rename to step-N/               fsync the parent
  *
  * step-N.tmp carries the mark of own-folder.ts, so it may be removed at any moment.
  *

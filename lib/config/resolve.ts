@@ -25,18 +25,18 @@ import {
   valueAt,
 } from "./tree.js";
 
-/** What weights and activations are kept in. */
+/** Number format of weights and activations. */
 export type Precision = "fp32" | "bf16";
 
 /**
- * A run's configuration as it is on a machine: every default filled in, every cross-check passed, the precision decided.
- * Plain JSON.
+ * A run's configuration on a given machine: every default filled in, every cross-check passed, the
+ * precision decided. Plain JSON.
  */
 export interface RunConfig extends Omit<LoadedConfig, "precision"> {
   precision: Precision;
 }
 
-/** A complete configuration of which the device may still decide the precision (lib/config/precision.ts). */
+/** A complete configuration whose precision may still be `auto` (see lib/config/precision.ts). */
 export interface LoadedConfig extends Omit<ParsedRunConfig, "model" | "data" | "optimizer"> {
   out: string;
   model: ArchitectureConfig;
@@ -49,8 +49,8 @@ export interface LoadedConfig extends Omit<ParsedRunConfig, "model" | "data" | "
 }
 
 /**
- * Checks a configuration and fills in its defaults. A resolved one comes back unchanged.
- * @param source named in the error
+ * Checks a configuration and fills in its defaults. A resolved configuration comes back unchanged.
+ * @param source name of the configuration in the error
  * @throws ConfigError with all problems at once
  */
 export function resolveConfig(
@@ -62,7 +62,7 @@ export function resolveConfig(
   return config;
 }
 
-/** The resolved configuration, or all of its problems. */
+/** Returns the resolved configuration, or all of its problems. */
 export function checkConfig(input: unknown): { config?: LoadedConfig; problems: ConfigProblem[] } {
   const parsed = runSchema.safeParse(input);
   const problems = parsed.success
@@ -78,7 +78,7 @@ export function checkConfig(input: unknown): { config?: LoadedConfig; problems: 
   return { config: complete(parsed.data, model), problems };
 }
 
-/** An option's value with its own default; undefined if it is wrong or not given. */
+/** Reads an option's value, or its schema default; undefined if it is invalid or absent. */
 type Reader = (path: Path) => unknown;
 
 function complete(parsed: ParsedRunConfig, model: ArchitectureConfig): LoadedConfig {
@@ -100,7 +100,7 @@ function complete(parsed: ParsedRunConfig, model: ArchitectureConfig): LoadedCon
   return inSchemaOrder(runSchema, config) as LoadedConfig;
 }
 
-/** One finding of zod in our own words: what is allowed there, what came instead. */
+/** Rewords a finding of zod: what is allowed, and which value came instead. */
 function explain(issue: z.core.$ZodIssue, input: unknown): ConfigProblem[] {
   const path = issue.path as Path;
   if (issue.code === "unrecognized_keys") {
@@ -133,7 +133,10 @@ function show(value: unknown): string {
   return json.length > 80 ? `${json.slice(0, 77)}...` : json;
 }
 
-/** `; did you mean optimizer.peakLr?`, from the options beside it or, failing that, of all sections. */
+/**
+ * Suggests a similar option, `; did you mean optimizer.peakLr?`, from the same section or else from
+ * all sections.
+ */
 export function suggestKey(parent: Path, key: string): string {
   const siblings = optionsOf(schemaAt(runSchema, parent) ?? runSchema) ?? {};
   const sibling = nearest(key, Object.keys(siblings));
@@ -152,7 +155,10 @@ function suggestChoice(expects: string, value: unknown): string {
 
 const optionalModelFields = { ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false } as const;
 
-/** The model of a preset with fields on top, of fields alone, or of the folder that `init.from` names. */
+/**
+ * Resolves the model from a preset with overriding fields, from fields alone, or from the folder
+ * that `init.from` names.
+ */
 function resolveModel(
   read: Reader,
   input: unknown,
@@ -245,7 +251,7 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
     if (!holds) problems.push({ path, message });
   };
   const number = (path: string) => read(path.split(".")) as number | undefined;
-  /** value of `path` must be at most (or below) that of `limit`. */
+  /** Requires the value of `path` to be at most (or below) that of `limit`. */
   const ordered = (
     path: string,
     relation: "<=" | "<",
@@ -264,7 +270,7 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");
   ordered("guard.minimumHistory", "<=", "guard.window");
-  // No more skips than this are remembered: a limit that is never passed is none.
+  // Only `window` skips are remembered, so a larger limit could never be exceeded.
   ordered("guard.maxSkipsPerWindow", "<", "guard.window");
   ordered("guard.maxConsecutiveSkips", "<", "guard.window");
 

@@ -19,12 +19,14 @@ import { native } from "./native.js";
 import { scope } from "./scope.js";
 import { type Tensor, untracked } from "./tensor.js";
 
-/** Records still to run, latest first: every record's consumers have larger ids than itself. */
+/**
+ * Records still to run, latest first. All consumers of a record have larger ids than the record.
+ */
 class Pending {
   readonly #gradients = new Map<TapeRecord, (Tensor | null)[]>();
   readonly #heap: TapeRecord[] = [];
 
-  /** Takes a reference of its own to the gradient. */
+  /** Adds a gradient, holding a reference of its own to it. */
   add({ record, output }: GraphNode, gradient: Tensor): void {
     let slots = this.#gradients.get(record);
     if (!slots) {
@@ -99,7 +101,7 @@ function accumulateIntoLeaf(leaf: Tensor, gradient: Tensor): void {
 }
 
 /**
- * Runs the graph behind `outputs` backward from their `gradients`.
+ * Runs the graph that led to `outputs` backward, from their `gradients`.
  * @param only the leaves that get gradients; null: all
  * @internal `tensor.backward()` is the public way
  */
@@ -133,16 +135,19 @@ export function runBackward(
   });
 }
 
-/** How `backward()` starts. */
+/** Options of `backward()`. */
 export interface BackwardOptions {
-  /** Gradient of the tensor, of its shape, dtype and device; may be left out for one element, then it is `scale`. */
+  /**
+   * Gradient of the tensor, with its shape, dtype and device. Optional for one element, whose
+   * default is `scale`.
+   */
   gradient?: Tensor;
-  /** Factor of the gradient, e.g. 1/N for N accumulated micro-batches (1). */
+  /** Factor of the gradient, such as 1/N for N accumulated micro-batches. Default: 1. */
   scale?: number;
 }
 
 /**
- * `output.backward(options)` with a choice of leaves.
+ * Does the work of `output.backward(options)`, restricted to some leaves.
  * @param only the leaves that get gradients; null: all
  * @internal
  */

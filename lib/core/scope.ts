@@ -5,14 +5,14 @@ import { AutogradError } from "./errors.js";
 import { Tensor } from "./tensor.js";
 
 /**
- * Frees what was made inside it when it ends. The current scope belongs to the asynchronous context: it holds across
- * `await`, and loops that run side by side each have their own.
+ * Frees everything made inside it when it ends. The current scope belongs to the asynchronous
+ * context: it holds across `await`, and loops that run side by side each have their own.
  */
 export class Scope {
   readonly #parent: Scope | undefined;
   readonly #tensors = new Set<Tensor>();
   readonly #records = new Set<TapeRecord>();
-  /** The graph of the tensors that were handed out. */
+  /** Graph records of the tensors that left the scope. */
   readonly #kept: TapeRecord[] = [];
   #open = true;
 
@@ -20,7 +20,7 @@ export class Scope {
     this.#parent = parent;
   }
 
-  /** The innermost scope that is still open, this one or one around it. */
+  /** The innermost open scope: this one or one around it. */
   nearestOpen(): Scope | undefined {
     let scope: Scope | undefined = this;
     while (scope && !scope.#open) scope = scope.#parent;
@@ -48,7 +48,7 @@ export class Scope {
   }
 
   /**
-   * Moves a tensor to the scope around this one; the graph that led to it follows when this one ends.
+   * Moves a tensor to the enclosing scope. The graph that led to it follows when this scope ends.
    * @internal
    */
   moveOut(tensor: Tensor): void {
@@ -58,7 +58,10 @@ export class Scope {
     if (tensor.node) this.#kept.push(tensor.node.record);
   }
 
-  /** Ends the scope: frees its tensors, and the graph but for what led to the tensors that were handed out. */
+  /**
+   * Ends the scope. Frees its tensors and its graph, except the parts that led to tensors which
+   * left the scope.
+   */
   [Symbol.dispose](): void {
     if (!this.#open) return;
     this.#open = false;
@@ -74,7 +77,10 @@ export class Scope {
     if (storage.getStore() === this) storage.enterWith(outer);
   }
 
-  /** What the gradients of the tensors that were handed out go through, as far back as this scope's records reach. */
+  /**
+   * Records through which the gradients of tensors that left the scope flow, as far back as this
+   * scope's records reach.
+   */
   #keptRecords(): ReadonlySet<TapeRecord> {
     const found = new Set<TapeRecord>();
     if (this.#kept.length === 0) return found;
@@ -92,12 +98,15 @@ export class Scope {
 
 const storage = new AsyncLocalStorage<Scope | undefined>();
 
-/** The scope that new tensors belong to, if any. */
+/** The scope to which new tensors belong, if there is one. */
 export function currentScope(): Scope | undefined {
   return storage.getStore()?.nearestOpen();
 }
 
-/** What a scope's function may hand out: tensors, alone or in arrays and plain objects. */
+/**
+ * Moves the results of a scope's function out of the scope: tensors, alone or in arrays and plain
+ * objects.
+ */
 function moveResultsOut(scope: Scope, value: unknown, seen = new Set<object>()): void {
   if (typeof value !== "object" || value === null) return;
   if (Tensor.isTensor(value)) {
@@ -111,12 +120,13 @@ function moveResultsOut(scope: Scope, value: unknown, seen = new Set<object>()):
 }
 
 /**
- * Opens a scope. Without an argument: `using step = scope()` frees everything made until the end of the block. With a
- * function: runs it in a scope of its own and hands out the tensors it returns (alone, in arrays or in plain objects);
- * the function may be asynchronous.
+ * Opens a scope. Without an argument, `using step = scope()` frees everything made until the end of
+ * the block. With a function, it runs the function in a scope of its own and keeps the tensors that
+ * it returns (alone, in arrays or in plain objects). The function may be asynchronous.
  *
- * A `using` scope is entered for the rest of the running function and what it awaits; several loops that are started
- * without awaiting each other should use the function form, which cannot leak into the caller.
+ * A `using` scope is entered for the rest of the running function and everything it awaits. Loops
+ * that are started without awaiting each other should use the function form, which cannot leak into
+ * the caller.
  */
 export function scope(): Scope;
 export function scope<T>(fn: () => T): T;
@@ -156,13 +166,13 @@ export function scope<T>(fn?: () => T): Scope | T {
   });
 }
 
-/** Runs `fn` outside of every scope: what it makes lives until it is disposed. */
+/** Runs `fn` outside of every scope. The tensors that it makes live until they are disposed. */
 export function outsideScopes<T>(fn: () => T): T {
   return storage.run(undefined, fn);
 }
 
 /**
- * Moves a tensor out of its scope, into the one around it (or into none: then it lives until `dispose()`).
+ * Moves a tensor into the enclosing scope. Without one, the tensor lives until `dispose()`.
  * @returns the same tensor
  */
 export function keep<T extends Tensor>(tensor: T): T {

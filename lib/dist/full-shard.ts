@@ -7,16 +7,16 @@ import { Communicator, type Work } from "./communicator.js";
 import { Strategy, type StrategyOptions, startAllReduce, startReduceScatter } from "./strategy.js";
 
 export interface FullShardOptions extends StrategyOptions {
-  /** The ranks that share one copy of the model; all of them if left out. */
+  /** The ranks that share one copy of the model. Default: all ranks. */
   shard?: Communicator;
-  /** The ranks that have the same part in other copies; none if left out. */
+  /** The ranks that hold the same part in other copies. Default: none. */
   replica?: Communicator | null;
 }
 
-/** Whose weights a slot holds, and whose gradients. */
+/** The groups whose weights and gradients a slot holds. */
 interface SlotState {
   weights: ParameterGroup | null;
-  /** The gather that brings them. */
+  /** The all-gather in progress that brings the weights. */
   arriving: Work | null;
   gradients: ParameterGroup | null;
   /** Finishes the reduction that still reads the slot's gradients. */
@@ -24,10 +24,12 @@ interface SlotState {
 }
 
 /**
- * Weights, gradients and optimizer state are divided (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv 2304.11277): a rank holds
- * its part of each group. All weights of a group exist from just before it computes until the group after next takes its
- * slot; the next group's are gathered while it computes, in backward the one before. Its gradients are averaged to their
- * owners while the group before computes its own. In every micro-batch, for nobody keeps them all.
+ * Shards weights, gradients and optimizer state (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv
+ * 2304.11277). A rank holds its part of each group. A group's whole weights exist from just before
+ * it computes until the group after next takes its slot. While a group computes, the weights of the
+ * next group are gathered (in backward, of the previous one). Its gradients are averaged to their
+ * owners while the group before it computes its own. This happens in every micro-batch, because no
+ * rank keeps whole gradients.
  *
  * With replicas (hybrid), the parts are then averaged over the copies, once a step.
  */
@@ -38,7 +40,7 @@ export class FullShard extends Strategy {
   readonly #slots = new Map<Slot, SlotState>();
   /** Groups whose owned gradients hold a part of this step's sum. */
   readonly #filled = new Set<ParameterGroup>();
-  /** Groups that have been read in backward: a lookup's table is not. */
+  /** Groups that have been read in backward. The table of a lookup is not read there. */
   readonly #readInBackward = new Set<ParameterGroup>();
   #backward = false;
 
@@ -81,7 +83,9 @@ export class FullShard extends Strategy {
     if (!this.#backward || this.#readInBackward.has(next)) this.#fetch(next);
   }
 
-  /** Starts after everything enqueued so far, so whoever has used the slot is done. */
+  /**
+   * The all-gather runs after everything enqueued so far, so earlier users of the slot are done.
+   */
   #fetch(group: ParameterGroup): void {
     const slot = this.#stateOf(group);
     slot.weights = group;
@@ -92,7 +96,8 @@ export class FullShard extends Strategy {
     this.#backward = true;
     const slot = this.#stateOf(group);
     if (slot.gradients === group) return;
-    // A group that computes in two places (a tied head) has written a part of its gradient and will write another.
+    // A group that computes in two places (a tied head) has written one part of its gradient and
+    // will write another.
     if (slot.gradients) this.#send(slot.gradients);
     slot.leaving?.();
     slot.leaving = null;
@@ -103,7 +108,9 @@ export class FullShard extends Strategy {
     if (this.#stateOf(group).gradients === group) this.#send(group);
   }
 
-  /** Averages what is in a slot to its owners, and adds it to what they have of this step. */
+  /**
+   * Averages a slot's gradients to their owners, and adds them to the owners' sums of this step.
+   */
   #send(group: ParameterGroup): void {
     const slot = this.#stateOf(group);
     group.completeGradients();
@@ -165,7 +172,7 @@ export class FullShard extends Strategy {
   }
 }
 
-/** Between the parameters a slot holds what another group has left there. */
+/** Clears the padding between parameters, where a slot holds remains of another group. */
 function clearPadding(group: ParameterGroup): void {
   for (const { offset, size } of group.padding()) {
     const gap = group.gradients.view([size], offset);

@@ -5,7 +5,7 @@ import type { Work } from "./communicator.js";
 import { startAllReduce } from "./strategy.js";
 import { WholeGradients } from "./whole-gradients.js";
 
-/** Every rank has the whole model; gradients are averaged over all ranks. */
+/** Every rank holds the whole model, and gradients are averaged over all ranks. */
 export class Replicated extends WholeGradients {
   readonly layout: Layout = undivided;
 
@@ -14,7 +14,7 @@ export class Replicated extends WholeGradients {
   }
 
   needed(): void {}
-  /** Every rank has summed the same gradients. */
+  /** Does nothing: every rank has summed the same gradients. */
   sumSquares(): void {}
   weightsChanged(): void {}
 

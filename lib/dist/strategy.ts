@@ -1,4 +1,4 @@
-/** What the strategies share: averages over all ranks, and reductions in f32 or bf16. */
+/** Code shared by the strategies: averages over all ranks, and reductions in f32 or bf16. */
 import { checkChoice, checkInstance, checkObject } from "../core/check.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor, untracked } from "../core/tensor.js";
@@ -12,7 +12,7 @@ export type ReduceDType = "fp32" | "bf16";
 export interface StrategyOptions {
   /** All ranks of the run. */
   world: Communicator;
-  /** What gradients are summed in. */
+  /** Dtype in which gradients are summed. */
   reduce: ReduceDType;
 }
 
@@ -54,7 +54,7 @@ export abstract class Strategy implements ParallelStrategy {
     this.world.allReduce(tensor, "avg").wait();
   }
 
-  /** Gathers the parts of a buffer over the ranks that each have one. */
+  /** Gathers a buffer of which every rank holds a part. */
   protected gatherOver(comm: Communicator, group: ParameterGroup, owned: Tensor): Tensor {
     const whole = empty([group.size], owned, "gather");
     comm.allGather(owned, whole).wait();
@@ -63,8 +63,8 @@ export abstract class Strategy implements ParallelStrategy {
 }
 
 /**
- * The mean over the ranks, in place, in the reduction's dtype.
- * @returns what finishes it: later operations come after it
+ * Averages over the ranks, in place, in the reduction's dtype.
+ * @returns work whose `wait()` orders later operations after the result
  */
 export function startAllReduce(comm: Communicator, tensor: Tensor, reduce: ReduceDType): Work {
   if (reduce === "fp32") return comm.allReduce(tensor, "avg");
@@ -77,7 +77,7 @@ export function startAllReduce(comm: Communicator, tensor: Tensor, reduce: Reduc
   });
 }
 
-/** The mean over the ranks of this rank's part of `input`, into `output` (f32); see startAllReduce. */
+/** Averages this rank's part of `input` over the ranks, into `output` (f32); see startAllReduce. */
 export function startReduceScatter(
   comm: Communicator,
   input: Tensor,

@@ -6,13 +6,14 @@ import { type StrategyOptions, startReduceScatter } from "./strategy.js";
 import { WholeGradients } from "./whole-gradients.js";
 
 /**
- * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054): every rank has all weights and gradients, but master weights and
- * moments of its part of each group only. Gradients are averaged to the rank that owns them, as soon as a group's backward
- * pass is done; each rank updates its part, and the new weights are gathered beside the next forward pass.
+ * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054). Every rank holds all weights and
+ * gradients, but master weights and moments only of its part of each group. Gradients are averaged
+ * to the rank that owns them as soon as a group's backward pass is done. Each rank updates its
+ * part, and the new weights are gathered while the next forward pass runs.
  */
 export class Zero1 extends WholeGradients {
   readonly layout: Layout;
-  /** Weights on their way to this rank. */
+  /** All-gathers of new weights in progress. */
   readonly #gathers = new Map<ParameterGroup, Work>();
 
   constructor(options: StrategyOptions) {

@@ -1,5 +1,5 @@
-// A model of one's own on the plain operations: next-character prediction from the last few characters, after Bengio et
-// al. 2003. Modules, parameters, optimizer and scopes are the same parts that Llama is made of.
+// A custom model on the plain operations: it predicts the next character from the last few (Bengio
+// et al. 2003). Llama is built from the same modules, parameters, optimizer and scopes.
 import {
   AdamW,
   add,
@@ -39,7 +39,10 @@ class CharacterModel extends Module {
   }
 }
 
-/** Trains on all windows of a text at once. @returns the loss in nats per character before and after */
+/**
+ * Trains on all windows of a text at once.
+ * @returns the loss in nats per character of the first and the last step
+ */
 export async function trainCharacters(
   text: string,
   steps = 200,

@@ -1,4 +1,4 @@
-/** A window of several documents beside the documents alone. */
+/** Compares a window of several documents with each document alone. */
 import { describe, expect, test } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
 import { tensor, zeros } from "../../lib/core/create.js";
@@ -24,7 +24,7 @@ const config = llamaConfig({
 });
 
 const end = 2;
-/** Documents of these lengths, each with its end; ids from 3 on elsewhere. */
+/** Documents of these lengths, each with its end id. Other ids are 3 and up. */
 const documents = [70, 1, 64, 15].map((length, document) =>
   Int32Array.from({ length }, (_, t) =>
     t === length - 1 ? end : 3 + ((t * 17 + document * 31 + ((t * t) % 7)) % (vocabSize - 3)),
@@ -76,9 +76,10 @@ describe("a window with its documents kept apart", () => {
     const alone = (await Promise.all(documents.map((ids) => logits(model, ids)))).flat();
     const apart = await together({ resetPositions: true });
     expect(relativeError(apart, alone)).toBeLessThan(tolerance);
-    // Rotary positions are relative: without the reset the same up to rounding, not in the same bits.
+    // Rotary positions are relative. Without the reset the values are equal up to rounding, not bit
+    // for bit.
     expect(relativeError(await together({}), alone)).toBeLessThan(dtype === "f32" ? 1e-5 : 3e-2);
-    // Either half of it is something else: the options do something.
+    // Each option alone gives other values, so both have an effect.
     const seen = await together({ maskDocuments: false });
     expect(seen).toEqual(await logits(model, window));
     expect(relativeError(seen, alone)).toBeGreaterThan(0.1);
@@ -91,7 +92,7 @@ describe("a window with its documents kept apart", () => {
     const model = await Llama.create(config, { seed: 6 });
     const tokens = window.length - documents.length;
     for (const ids of documents) {
-      if (ids.length === 1) continue; // it predicts nothing
+      if (ids.length === 1) continue; // one token predicts nothing
       using _ = scope();
       const options = { scale: (ids.length - 1) / tokens };
       model

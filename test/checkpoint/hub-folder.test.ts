@@ -1,4 +1,5 @@
-// Folders as other programs leave them: a hub cache made of links, buffers beside the weights; and what saveModel leaves for them.
+// Folders of other programs: a hub cache made of links, and buffers beside the weights. Also the
+// files that saveModel writes for those programs.
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,7 +39,10 @@ const logits = async (of: LanguageModel) => [
   ...(await of.forward(tensor(ids, { dtype: "i32" })).toArray()),
 ];
 
-/** Moves a folder's files to `blobs/` and links to them from `snapshots/ABC/`, as the hub's client does. */
+/**
+ * Moves a folder's files to `blobs/` and links to them from `snapshots/ABC/`, as the hub's client
+ * does.
+ */
 async function hubCache(name: string): Promise<string> {
   const cache = join(folder, `${name}-cache`);
   const snapshot = join(cache, "snapshots", "ABC");
@@ -68,7 +72,7 @@ test.each([
   expect(said.code, said.stderr).toBe(0);
   expect(said.stdout).toContain("The law");
 
-  // A link that leads nowhere is told by its name.
+  // The error names a link that leads nowhere.
   const weights = (await readdir(snapshot)).find((file) => file.endsWith(".safetensors")) as string;
   await rm(join(snapshot, weights));
   await symlink("../../blobs/gone", join(snapshot, weights));

@@ -12,7 +12,7 @@ import { fixtures } from "../data/support.js";
 import { buildLibrary } from "./build.js";
 import { llamaforge } from "./run.js";
 
-// `generate` with a model whose vocabulary is padded, and a tokenizer in SentencePiece's manner.
+// `generate` with a padded vocabulary and a SentencePiece-style tokenizer.
 
 let folder: string;
 let tokenizer: Tokenizer;

@@ -1,4 +1,5 @@
-// Nothing of strangers reaches a terminal as it is: names, messages of parsers, what a model was given.
+// Foreign text reaches a terminal only with its control characters made visible: file names,
+// messages of parsers, prompts and generated text.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -30,7 +31,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** What a command writes to a terminal, without the carriage returns that a terminal adds and the movements of a bar. */
+/** A command's output on a terminal, without carriage returns and the cursor movements of a bar. */
 async function onTerminal(args: string[]): Promise<string> {
   const command = [process.execPath, cliFile, ...args].map(quoted).join(" ");
   const child = spawn("script", ["-qec", command, "/dev/null"], {
@@ -43,11 +44,11 @@ async function onTerminal(args: string[]): Promise<string> {
     output += text;
   });
   await once(child, "close");
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what they are
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: it removes cursor movements
   return output.replaceAll("\r\n", "\n").replaceAll(/\u001b(\[[?\d;]*[A-Za-z]|[78])/g, "");
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the test looks for control characters
 const raw = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/;
 
 it.each([

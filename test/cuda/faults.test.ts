@@ -1,6 +1,6 @@
 /**
- * What goes wrong on a GPU is a typed error that says what to do, and what can go on goes on. Run with
- * LLAMAFORGE_TEST_DEVICE=cuda:0; what needs no GPU is in plugin.test.ts.
+ * A failure on a GPU is a typed error that says what to do, and unaffected work continues. Needs
+ * LLAMAFORGE_TEST_DEVICE=cuda:0. Tests without a GPU are in plugin.test.ts.
  */
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
@@ -27,7 +27,7 @@ import { onGpu } from "../support/device.js";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const library = pathToFileURL(join(root, "dist/index.js")).href;
 
-/** What a program prints, as JSON. */
+/** Parses a program's output as JSON. */
 function answerOf(program: string, environment: Record<string, string> = {}) {
   const args = [
     "--input-type=module",

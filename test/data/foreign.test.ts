@@ -7,7 +7,7 @@ import { TokenDataset } from "../../lib/data/shards.js";
 import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
-/** As lit_gpt/packed_dataset.py writes a chunk. */
+/** A chunk in the format of lit_gpt/packed_dataset.py. */
 function litgpt(
   ids: ArrayLike<number>,
   { magic = "LITPKDS", version = 1, code = 8, chunk = ids.length } = {},
@@ -21,7 +21,7 @@ function litgpt(
   return Buffer.concat([header, Buffer.from(data.buffer)]);
 }
 
-/** As write_datafile of llm.c's data_common.py does. */
+/** A file in the format of write_datafile in llm.c's data_common.py. */
 function llmc(
   ids: ArrayLike<number>,
   { magic = 20240520, version = 1, count = ids.length } = {},

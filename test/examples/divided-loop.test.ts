@@ -1,4 +1,4 @@
-/** examples/divided-loop.ts as its users run it: several processes, over the built library. */
+/** Runs examples/divided-loop.ts as a user does: several processes with the built library. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -50,7 +50,7 @@ beforeAll(async () => {
 interface Ended {
   code: number | null;
   stderr: string;
-  /** What it reported: loss and norm of each step. */
+  /** Loss and norm of each step, as reported. */
   figures: [number, number][];
 }
 

@@ -1,5 +1,6 @@
-// A1, A2: every function and class that the library exports, called with values that it does not take, in each place: a typed
-// error or an answer, never a raw TypeError, a hang or a crash. In processes of their own, so that a crash is one's own.
+// docs/faults.md, rows A1 and A2. Every exported function and class is called with wrong values in
+// each argument. The result is a typed error or an answer, never a raw TypeError, a hang or a
+// crash. Batches of calls have their own processes, so a crash ends only its batch.
 import { spawn } from "node:child_process";
 import { cp, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -26,7 +27,7 @@ beforeAll(async () => {
 }, 120_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** What the calls of a batch gave: the faults, and the call that was the last if the process did not come to its end. */
+/** The results of a batch: the faults, and the last call if the process crashed or hung. */
 function faultsOf(batch: number): Promise<{ calls: number; faults: unknown[] }> {
   const script = join(root, "test/fault/exports/child.mjs");
   const args = [script];

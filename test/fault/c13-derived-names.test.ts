@@ -1,4 +1,5 @@
-// Names in a run's folder that saves need (step-N.tmp, .trash, step-N, run.lock): what the user has there stays.
+// docs/faults.md, row C14: saves need names in a run's folder (step-N.tmp, .trash, step-N,
+// run.lock). Files of the user with these names stay.
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";

@@ -42,7 +42,13 @@ describe("floors", () => {
     }
   });
 
-  // csrc/runtime < cpu, cuda, comm, io < napi; ops.def and its table are shared.
+  test("CONTRIBUTING.md states these floors", () => {
+    const order = floors.map((names) => names.filter((name) => name !== "index").join(", "));
+    const text = readFileSync(join(root, "CONTRIBUTING.md"), "utf8").replace(/\s+/g, " ");
+    expect(text).toContain(`\`${order.join(" < ")}\``);
+  });
+
+  // csrc/runtime < cpu, cuda, comm, io < napi. ops.def and its table belong to all of them.
   const native = ["runtime", "ops", "cpu", "cuda", "comm", "io", "napi"];
   const allowed: Record<string, string[]> = {
     runtime: ["runtime", "ops"],

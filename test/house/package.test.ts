@@ -1,4 +1,5 @@
-// What a user of the package gets (FAULTS I2): the files, the entry points, no work at install.
+// docs/faults.md, row I2: the package has its files and entry points, and runs no script at
+// install.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";

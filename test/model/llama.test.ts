@@ -330,7 +330,7 @@ describe("generation", () => {
     const stop = first[20] as number;
     expect(await write(1, stop)).toEqual(first.slice(0, first.indexOf(stop)));
     await synchronize();
-    // Fewer, if handles of earlier tests are collected meanwhile.
+    // The count is lower if V8 collects handles of earlier tests meanwhile.
     expect(memory().tensors).toBeLessThanOrEqual(before.tensors);
     await expect(generateTokens(model, [], { maxTokens: 1 }).next()).rejects.toThrow(ArgumentError);
     await expect(generateTokens(model, [50], { maxTokens: 1 }).next()).rejects.toThrow(/0 to 49/);

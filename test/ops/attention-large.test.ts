@@ -1,5 +1,5 @@
-// Attention where scores are far larger than their differences from a maximum may be rounded: at
-// 1e8 floats are 8 apart, so that a maximum scaled by itself, or a log-sum-exp in one float, is
+// Attention with scores so large that rounding exceeds their differences from the maximum. At 1e8
+// floats are 8 apart. A maximum that is scaled by itself, or a log-sum-exp in one float, is then
 // wrong by factors of e^4.
 import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
@@ -10,7 +10,7 @@ import { causalAttention, packedHeads, startsOf } from "../support/attention-ref
 import { toTensor } from "../support/float-ops.js";
 import { random, relativeError, tolerances } from "../support/reference.js";
 
-/** Squares of s, up to where a score is nearly the largest float. */
+/** Values of s whose squares reach nearly the largest float. */
 const squares = [1e4, 1e6, 1e7, 1e8, 3.6e9, 1e12, 1e20, 1e30, 1e38];
 
 /**

@@ -56,7 +56,8 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
     }
   });
 
-  // Tiles have 64 rows; head sizes around one and two vectors of every instruction set, and the fast ones.
+  // Tiles have 64 rows. Head sizes lie around one and two vectors of every instruction set, and
+  // include those of the fast kernels.
   it.each([
     [31, 64, 4, 1],
     [63, 64, 2, 2],
@@ -83,7 +84,8 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
         Array.from(x).filter((_, i) => i % width >= from && i % width < to);
       const edges = [0, heads, heads + kvHeads, heads + 2 * kvHeads].map((head) => head * size);
       for (const part of [0, 1, 2]) {
-        // dq, dk, dv each on their own: a small one must not hide behind a large one
+        // dq, dk and dv are compared separately: the error of a small one must not hide behind a
+        // large one.
         const [from, to] = [edges[part] as number, edges[part + 1] as number];
         const error = relativeError(
           columns(values, from, to),
@@ -255,7 +257,7 @@ it("needs memory in proportion to time, not to its square", async () => {
   };
   const [short, long] = [await peak(2048), await peak(4096)];
   expect(long).toBeGreaterThan(short);
-  expect(long / short).toBeLessThan(2.5); // a matrix would take 4 times as much
+  expect(long / short).toBeLessThan(2.5); // a matrix of scores would take 4 times as much
 });
 
 describe("bad input to attention", () => {

@@ -32,7 +32,9 @@ const startsTensor = (starts: Int32Array, time: number) =>
 const slidingWindow = (time: number, width: number, start = 0) =>
   Int32Array.from({ length: time }, (_, t) => Math.max(0, start, t - width + 1));
 
-/** Relative errors of dq, dk and dv, each on its own: a small one must not hide behind a large one. */
+/**
+ * Separate relative errors of dq, dk and dv: that of a small one must not hide behind a large one.
+ */
 function errorsOfParts(
   values: ArrayLike<number>,
   expected: Reference,
@@ -64,8 +66,9 @@ it("has a float64 reference with the gradient of finite differences", () => {
 });
 
 describe.each(["f32", "bf16"] as const)("attention within documents in %s", (dtype) => {
-  // Kernels' tiles have 16, 32, 64, 128 or 192 rows: documents that end at their edges, one before and one behind;
-  // short ones in which most of a tile is masked; of one token; and windows of one document beside them.
+  // Tiles of the kernels have 16, 32, 64, 128 or 192 rows. Documents end at these edges, one before
+  // and one after. Short documents mask most of a tile. Some have one token, and some windows are
+  // one document.
   it.each<[number, number, number, number, number[][]]>([
     [31, 64, 4, 1, [[3, 1, 9, 5], [31]]],
     [64, 64, 4, 2, [[63, 1], [1]]],
@@ -270,7 +273,8 @@ describe("a bad first key", () => {
     ["one that falls", [0, 1, 1, 0, 0]],
     ["a negative one", [0, -1, 0, 0, 0]],
   ] as const;
-  // A GPU's kernels cannot refuse what only the device knows: they stay within their tensors, whatever the values are.
+  // A GPU's kernels cannot refuse values that only the device knows. They stay within their tensors
+  // for any values.
   const onCpu = defaultDevice().type === "cpu";
   it.runIf(onCpu).each(wrong)("fails at the next wait on the CPU: %s", async (_, row) => {
     const values = (more: number) =>

@@ -27,7 +27,9 @@ import {
 const ids = (targets: number[], shape?: number[]) =>
   tensor(Int32Array.from(targets), { shape: shape ?? [targets.length] });
 
-/** Gradients of the mean loss in closed form; compared with finite differences below. */
+/**
+ * Gradients of the mean loss in closed form. A test below compares them with finite differences.
+ */
 function gradients(x: Reference, weight: Reference, targets: number[], ignoreIndex: number) {
   const [rows, classes] = [x.shape[0] as number, weight.shape[0] as number];
   const logits = product(x, weight, false, true);
@@ -80,7 +82,8 @@ describe.each(["f32", "bf16"] as const)("linearCrossEntropy in %s", (dtype: Floa
     },
   );
 
-  // 66,000 classes make chunks of 64 rows: one whole, several, and a last one that is shorter.
+  // 66,000 classes make chunks of 64 rows. Cases are one whole chunk, several, and a shorter last
+  // one.
   it.each([
     [60, 66_000],
     [64, 66_000],
@@ -122,7 +125,7 @@ describe.each(["f32", "bf16"] as const)("linearCrossEntropy in %s", (dtype: Floa
     ];
     const leaves = [x, a, weight].map((v) => toTensor(v, dtype, true)) as [Tensor, Tensor, Tensor];
     const [lx, la, lw] = leaves;
-    // weight · a · aᵀ: the head is no leaf either.
+    // The head is weight · a · aᵀ, so it is no leaf either.
     linearCrossEntropy(
       linear(lx, la),
       linear(linear(lw, transpose(la)), la),
@@ -278,8 +281,9 @@ it("takes batches of sequences and ignores what it is told to", async () => {
     expect([...gradient.slice(row * 4, row * 4 + 4)]).toEqual([0, 0, 0, 0]);
 });
 
-// The contract: besides the gradients, at most 16 MiB of logits on the CPU (its allocator rounds up to size classes), where
-// chunks shall stay in the cache, and 512 MiB of logits with their gradient on a GPU, most of which few rows would leave idle.
+// The contract on memory besides the gradients. The CPU holds at most 16 MiB of logits, rounded up
+// to size classes, so that chunks stay in the cache. A GPU holds at most 512 MiB of logits with
+// their gradient, because few rows would leave most of it idle.
 it("never holds all logits", async () => {
   const onCuda = defaultDevice().type === "cuda";
   const [rows, classes] = onCuda ? [16_384, 32_768] : [4096, 8192];

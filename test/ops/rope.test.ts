@@ -92,7 +92,7 @@ describe.each(["f32", "bf16"] as const)("rope in %s", (dtype) => {
     const x = random([2, 5, 3 * 16], 2, { dtype });
     const run = async (inPlace: boolean) => {
       const leaf = toTensor(x, dtype, true);
-      const own = rope(leaf, table(16), { heads: 3, rotatedHeads: 0 }); // a tensor of its own, not the leaf
+      const own = rope(leaf, table(16), { heads: 3, rotatedHeads: 0 }); // not the leaf
       const y = rope(own, table(16), { ...options, inPlace });
       y.backward({ gradient: toTensor(random(y.shape, 3, { dtype }), dtype) });
       return [await y.toArray(), await (leaf.grad as Tensor).toArray(), await own.toArray()];
@@ -100,7 +100,7 @@ describe.each(["f32", "bf16"] as const)("rope in %s", (dtype) => {
     const [apart, over] = [await run(false), await run(true)];
     expect(over[0]).toEqual(apart[0]);
     expect(over[1]).toEqual(apart[1]);
-    expect(over[2]).toEqual(over[0]); // it was in place
+    expect(over[2]).toEqual(over[0]); // the rotation was in place
     expect(apart[2]).not.toEqual(apart[0]);
   });
 });

@@ -1,6 +1,7 @@
-// Runs every operation at sizes that take each of its paths: odd and aligned to 16 bytes, rows held in registers and rows read
-// again, few and many rows, f32 and bf16, each attention kernel and head size. For compute-sanitizer: scripts/sanitize.mjs.
-// Values are tested elsewhere. Fails if an operation of the addon is never called.
+// Runs every operation on each of its paths, for compute-sanitizer (scripts/sanitize.mjs): odd
+// sizes and sizes aligned to 16 bytes, rows held in registers and rows read again, few and many
+// rows, f32 and bf16, each attention kernel and head size. It does not check values. It fails if an
+// operation of the addon is never called.
 //
 //   LLAMAFORGE_TEST_DEVICE=cuda:0 node test/support/kernel-sweep.mjs [OP...]
 import { createRequire } from "node:module";
@@ -35,7 +36,8 @@ const dtypes = ["f32", "bf16"];
 const each = (lists, body) => {
   for (const list of lists) for (const dtype of dtypes) body(dtype, ...list);
 };
-// Elements: one, a part of a vector, odd, aligned, more than a grid of 256 threads takes at a time.
+// Numbers of elements: one, a part of a vector, odd, aligned, more than a grid of 256 threads takes
+// at a time.
 const flat = [[1], [7], [4099], [8192], [600_001], [1 << 20]];
 
 /** i32 of each token, from its index in its window. */
@@ -66,7 +68,7 @@ const attention = (dtype, batch, time, heads, kvHeads, size) => {
   }
 };
 
-/** What calls an operation on all of its paths; some call several, which belong together. */
+/** Functions that call an operation on all of its paths. Some call several related operations. */
 const sweeps = {
   gemm() {
     const shapes = [
@@ -110,7 +112,7 @@ const sweeps = {
     );
   },
   rmsNorm() {
-    // In registers up to 256 vectors of 16 bytes; odd and longer rows otherwise.
+    // Rows of up to 256 vectors of 16 bytes fit in registers. Odd and longer rows do not.
     each(
       [
         [1, 8],
@@ -161,7 +163,8 @@ const sweeps = {
     );
   },
   attention() {
-    // bf16 at 64, 96, 128: wgmma on Hopper; other multiples of 8: mma.sync; the rest and f32: plain.
+    // bf16 at 64, 96, 128: wgmma on Hopper; other multiples of 8: mma.sync; the rest and f32:
+    // plain.
     for (const size of [64, 96, 128]) {
       for (const time of [1, 63, 64, 129, 300]) attention("bf16", 2, time, 4, 1, size);
       attention("bf16", 1, 517, 4, 4, size);
@@ -205,7 +208,8 @@ const sweeps = {
     );
   },
   linearCrossEntropy() {
-    // A row in registers, in shared memory too, odd, and too long to be held; several chunks at the last but one.
+    // Rows in registers, in registers and shared memory, odd rows, and rows too long to hold. The
+    // last size but one has several chunks.
     each(
       [
         [1, 8, 5],
@@ -374,8 +378,9 @@ const sweeps = {
     ops.argmax(integers([40, 100], 17), empty([40], "i32"));
   },
   sampling() {
-    // A part of the 1,024 threads, several rounds of them, and more than CUB sorts in one block. Each thread reads the sums of
-    // all warps each round, and rows are sorted one after the other: more of both would only take racecheck long.
+    // A part of the 1,024 threads, several rounds of them, and more elements than CUB sorts in one
+    // block. In each round every thread reads the sums of all warps, and rows are sorted in turn.
+    // More rounds or rows would only slow racecheck down.
     each(
       [
         [1, 1],

@@ -3,6 +3,4 @@
  * sanitizers, runs that are killed again and again. Everything else is in `npm test`, which takes ten minutes at most on two
  * cores with the installation and the build. `vitest run` on its own runs both.
  */
-export const longTests = [
-  "test/fault/a08-leaks.test.ts",
-];
+export const longTests = ["test/fault/a08-leaks.test.ts"];

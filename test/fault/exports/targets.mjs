@@ -1,4 +1,4 @@
-// Every function and class that the library exports, with arguments that it takes.
+// Every exported function and class of the library, with valid arguments.
 import { mkdtemp } from "node:fs/promises";
 import { join } from "node:path";
 import { freePort } from "../../../dist/dist/free-port.js";
@@ -78,7 +78,7 @@ async function communicator() {
   return { joined, comm: await library.Communicator.create(options) };
 }
 
-/** Of a function: its arguments. */
+/** Functions with their arguments. */
 function functions(folder) {
   const data = join(folder, "data");
   const tokenizer = join(folder, "tokenizer");
@@ -236,7 +236,9 @@ function functions(folder) {
   };
 }
 
-/** Of a class: the arguments of its constructor; those that `static` functions make take none. */
+/**
+ * Classes with the arguments of their constructors. Classes made by `static` functions have none.
+ */
 function constructors(folder) {
   const data = join(folder, "data");
   const strategy = async () => {
@@ -289,7 +291,7 @@ function constructors(folder) {
   };
 }
 
-/** Functions that belong to a class or an object: what to call, on what, with which arguments. */
+/** Methods: the function, its object and its arguments. */
 function methods(folder) {
   const data = join(folder, "data");
   let tokenizer = null;
@@ -479,7 +481,7 @@ function methods(folder) {
   ];
 }
 
-/** Of errors: what they are made of. */
+/** Errors with the arguments of their constructors. */
 const errors = {
   LlamaForgeError: ["message", "ERR_CODE", 1],
   ConfigError: ["here", [{ path: "a", message: "is wrong" }]],
@@ -496,7 +498,7 @@ const slow = new Set([
 ]);
 const heavy = new Set(["Cluster", "FullShard", "Replicated", "Zero1", "Store", "Communicator"]);
 
-/** Everything to call. `make` gives the function, its arguments, and what to do behind each call. */
+/** All targets. `make` returns the function, its arguments, and the clean-up after each call. */
 export function targets(folder) {
   const list = [];
   for (const [name, args] of Object.entries(functions(folder))) {
@@ -533,7 +535,9 @@ export function targets(folder) {
   return list;
 }
 
-/** Exports that are functions and not among the targets; `prepare` has a test of its own (test/data/prepare.test.ts). */
+/**
+ * Exported functions that are not targets. `prepare` has its own test (test/data/prepare.test.ts).
+ */
 export function missing(folder) {
   const named = new Set(["prepare"]);
   for (const { name } of targets(folder)) named.add(name.replace(/^new /, "").split(".")[0]);

@@ -1,3 +1,4 @@
+import { noGrad } from "../core/autograd.js";
 import { checkInteger } from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
@@ -99,10 +100,12 @@ export abstract class LanguageModel extends Module {
    */
   tokenLosses(batch: Batch): Tensor {
     checkBatch("tokenLosses", batch);
-    const hidden = this.hidden(batch.inputs, undefined, contextOf(batch));
-    const losses = linearTokenLosses(hidden, this.headWeight.tensor, batch.targets);
-    hidden.dispose();
-    return losses;
+    return noGrad(() => {
+      const hidden = this.hidden(batch.inputs, undefined, contextOf(batch));
+      const losses = linearTokenLosses(hidden, this.headWeight.tensor, batch.targets);
+      hidden.dispose();
+      return losses;
+    });
   }
 
   /**

@@ -59,9 +59,7 @@ describe.each(["f32", "bf16"] as const)("a model in %s", (dtype) => {
     await scope(async () => {
       const masked = Array.from(await ids(2).toArray(), (id, i) => (i % 3 === 0 ? -100 : id));
       const targets = i32(masked, [batch, time]);
-      const losses = [
-        ...(await noGrad(() => model.tokenLosses({ inputs: ids(), targets })).toArray()),
-      ];
+      const losses = [...(await model.tokenLosses({ inputs: ids(), targets }).toArray())];
       const loss = await noGrad(() => model.loss({ inputs: ids(), targets })).item();
       const counted = losses.filter((_, i) => masked[i] !== -100);
       expect(losses.length).toBe(batch * time);

@@ -229,7 +229,7 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
       }
     }
   }
-  if (loss) mean_loss(cuda, of_rows, rows, count.as<TargetCount>(), loss.data<float>());
+  if (loss) mean_loss(cuda, of_rows, rows, count.as<TargetCount>(), loss->data<float>());
 }
 
 }  // namespace llamaforge::cuda

@@ -45,6 +45,17 @@ template <class T> void copy_rows(Stored<T> from, int64_t rows, int64_t columns,
   }
 }
 
+// The same for rows of kPanel columns, which lie far apart: later ones are fetched meanwhile.
+template <class T> void copy_whole_rows(Stored<T> from, int64_t rows, float* out) {
+  constexpr int64_t kAhead = 48;
+  for (int64_t i = 0; i < rows; ++i) {
+    const T* row = from.data + i * from.stride;
+    fetch(row + kAhead * from.stride);
+#pragma GCC unroll 4
+    for (int v = 0; v < kBlockVectors; ++v) store(out + i * kPanel + v * kLanes, load(row + v * kLanes));
+  }
+}
+
 // out[j * out_stride + i] = from(i, j), widened.
 template <class T> void copy_turned(Stored<T> from, int64_t rows, int64_t columns, float* out, int64_t out_stride) {
   for (int64_t i = 0; i < rows; i += kLanes) {
@@ -70,6 +81,30 @@ template <class T> void copy_turned(Stored<T> from, int64_t rows, int64_t column
     }
   }
 }
+
+// Fetches a stored matrix into the cache little by little, while something else is computed.
+class FetchAhead {
+ public:
+  template <class T> FetchAhead(Stored<T> from, int64_t rows, int64_t columns)
+      : row_(reinterpret_cast<const char*>(from.data)), stride_(from.stride * static_cast<int64_t>(sizeof(T))),
+        row_bytes_(columns * static_cast<int64_t>(sizeof(T))), rows_(rows) {}
+  int64_t lines() const { return rows_ * divide_up(row_bytes_, kLine); }
+  void some(int64_t lines) {
+    for (; lines > 0 && rows_ > 0; --lines) {
+      fetch(row_ + done_);
+      done_ += kLine;
+      if (done_ < row_bytes_) continue;
+      done_ = 0;
+      row_ += stride_;
+      --rows_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* row_;
+  int64_t stride_, row_bytes_, rows_, done_ = 0;
+};
 
 constexpr int64_t kRowsBlock = kBlockRows * kDepth + kRowsPadding;
 
@@ -148,16 +183,25 @@ template <class In, class Out> class Product {
     while (tasks() < 3 * threads_ && task_panels_ > kFewestPanels) task_panels_ = divide_up(task_panels_, 2);
     while (tasks() < 3 * threads_ && task_rows_ > 4 * kBlockRows) task_rows_ = round_up(task_rows_ / 2, kBlockRows);
     while (tasks() < threads_ && task_panels_ > 1) task_panels_ = divide_up(task_panels_, 2);
+    row_tasks_ = divide_up(shape_.m, task_rows_);
+    // Equal shares of the rows: the last tasks of the team end together.
+    if (row_tasks_ > threads_) row_tasks_ = round_up(row_tasks_, threads_);
+    task_rows_ = divide_up(divide_up(shape_.m, kBlockRows), row_tasks_) * kBlockRows;
+  }
+
+  // Where the rows of a task begin.
+  int64_t first_row(int64_t task) const {
+    return std::min(shape_.m, divide_up(shape_.m, kBlockRows) * task / row_tasks_ * kBlockRows);
   }
 
   void work(const Round& round, float* buffers, int64_t own) const {
     const int64_t depths = divide_up(round.steps, kDepth);
     const int64_t packings = (b_.shared ? 1 : round.entries) * round.panels * depths;
-    const int64_t columns = divide_up(round.panels, task_panels_), rows = divide_up(shape_.m, task_rows_);
+    const int64_t columns = divide_up(round.panels, task_panels_), rows = row_tasks_;
     const int64_t tasks = round.entries * rows * columns;
     const auto pack = [&](int64_t i) { pack_panel(round, i / depths / round.panels, i / depths % round.panels, i % depths); };
     const auto multiply = [&](int64_t i, int64_t thread) {
-      multiply_task(round, i / columns / rows, i / columns % rows * task_rows_, i % columns * task_panels_,
+      multiply_task(round, i / columns / rows, i / columns % rows, i % columns * task_panels_,
                     buffers + thread * own);
     };
     if (threads_ == 1) {
@@ -189,33 +233,47 @@ template <class In, class Out> class Product {
     if (b_.transposed) {
       copy_turned(Stored<In>{data, shape_.k}.at(column, step), width, steps, out, kPanel);
     } else {
-      copy_rows(Stored<In>{data, shape_.n}.at(step, column), steps, width, out, kPanel);
-    }
-  }
-
-  // Rows of a, block after block of kBlockRows: as they are, each kDepth long, or step by step where a is stored transposed.
-  void pack_rows(int64_t entry, int64_t row, int64_t rows, int64_t step, int64_t steps, float* out) const {
-    const In* data = static_cast<const In*>(a_.data);
-    if (!a_.shared) data += entry * shape_.m * shape_.k;
-    if (a_.transposed) {
-      copy_steps(Stored<In>{data, shape_.m}.at(step, row), steps, rows, out);
-    } else {
-      const Stored<In> from = Stored<In>{data, shape_.k}.at(row, step);
-      for (int64_t r = 0; r < rows; r += kBlockRows) {
-        copy_rows(from.at(r, 0), std::min<int64_t>(kBlockRows, rows - r), steps, out + r / kBlockRows * kRowsBlock, kDepth);
+      const Stored<In> from = Stored<In>{data, shape_.n}.at(step, column);
+      if (width == kPanel) {
+        copy_whole_rows(from, steps, out);
+      } else {
+        copy_rows(from, steps, width, out, kPanel);
       }
     }
   }
 
-  // Rows from `row` on of a batch entry, panels from `panel` of the round on.
-  void multiply_task(const Round& round, int64_t entry, int64_t row, int64_t panel, float* buffer) const {
-    const int64_t rows = std::min(task_rows_, shape_.m - row), panels = std::min(task_panels_, round.panels - panel);
+  // Whether products take rows of a where they are stored. Rows a multiple of a page apart would share few places of the cache.
+  bool reads_rows_in_place() const {
+    return std::is_same_v<In, float> && !a_.transposed && shape_.k * sizeof(float) % 4096 != 0;
+  }
+
+  // The part of a that holds these rows and steps; its rows are steps where a is stored transposed.
+  Stored<In> stored_a(int64_t entry, int64_t row, int64_t step) const {
+    const In* data = static_cast<const In*>(a_.data) + (a_.shared ? 0 : entry * shape_.m * shape_.k);
+    return a_.transposed ? Stored<In>{data, shape_.m}.at(step, row) : Stored<In>{data, shape_.k}.at(row, step);
+  }
+
+  // Rows of a, block after block of kBlockRows: as they are, each kDepth long, or step by step where a is stored transposed.
+  void pack_rows(Stored<In> from, int64_t rows, int64_t steps, float* out) const {
+    if (a_.transposed) return copy_steps(from, steps, rows, out);
+    for (int64_t r = 0; r < rows; r += kBlockRows) {
+      copy_rows(from.at(r, 0), std::min<int64_t>(kBlockRows, rows - r), steps, out + r / kBlockRows * kRowsBlock, kDepth);
+    }
+  }
+
+  // The rows of a task in a batch entry, panels from `panel` of the round on.
+  void multiply_task(const Round& round, int64_t entry, int64_t row_task, int64_t panel, float* buffer) const {
+    const int64_t row = first_row(row_task), rows = first_row(row_task + 1) - row;
+    const int64_t panels = std::min(task_panels_, round.panels - panel);
     const int64_t column = (round.first_panel + panel) * kPanel, width = std::min(panels * kPanel, shape_.n - column);
     Out* c = c_ + ((round.first_entry + entry) * shape_.m + row) * shape_.n + column;
     float* rows_of_a = buffer;
     float* tile = buffer + task_rows_ / kBlockRows * kRowsBlock;
     const bool add = accumulate_ || round.first_step > 0;
-    const int64_t row_stride = a_.transposed ? 1 : kDepth, step_stride = a_.transposed ? kBlockRows : 1;
+    const bool read_in_place = reads_rows_in_place();
+    const int64_t row_stride = a_.transposed ? 1 : read_in_place ? shape_.k : kDepth;
+    const int64_t step_stride = a_.transposed ? kBlockRows : 1;
+    const int64_t block_stride = read_in_place ? kBlockRows * shape_.k : kRowsBlock;
     // Whole panels of f32 are summed where they belong.
     int64_t stride = tile_stride_;
     const bool in_place = std::is_same_v<Out, float> && width == panels * kPanel;
@@ -227,17 +285,30 @@ template <class In, class Out> class Product {
     }
     for (int64_t depth = 0; depth < round.steps; depth += kDepth) {
       const int64_t steps = std::min(kDepth, round.steps - depth);
-      pack_rows(round.first_entry + entry, row, rows, round.first_step + depth, steps, rows_of_a);
+      const Stored<In> from = stored_a(round.first_entry + entry, row, round.first_step + depth);
+      const float* left = rows_of_a;
+      if (read_in_place) {
+        left = reinterpret_cast<const float*>(from.data);
+      } else {
+        pack_rows(from, rows, steps, rows_of_a);
+      }
+      const int64_t next_steps = read_in_place ? 0 : std::min(kDepth, round.steps - depth - steps);
+      const Stored<In> next = stored_a(round.first_entry + entry, row, round.first_step + depth + steps);
+      FetchAhead ahead(next, a_.transposed ? next_steps : rows, a_.transposed ? rows : next_steps);
+      const int64_t lines = divide_up(ahead.lines(), panels * divide_up(rows, kBlockRows));
       for (int64_t p = 0; p < panels; ++p) {
         const float* b = packed_panel(round, entry, panel + p) + depth * kPanel;
         const int64_t vectors = std::min<int64_t>(kBlockVectors, divide_up(width - p * kPanel, kLanes));
         for (int64_t r = 0; r < rows; r += kBlockRows) {
-          const int64_t tall = std::min<int64_t>(kBlockRows, rows - r);
+          const int64_t tall = std::min<int64_t>(kBlockRows, rows - r), block = r / kBlockRows;
           static constexpr auto products =
               block_products<FloatEngine, true>(std::make_index_sequence<kBlockRows * kBlockVectors>{});
+          const bool last = r + kBlockRows >= rows;
+          ahead.some(lines);
           products[(tall - 1) * kBlockVectors + vectors - 1](
-              {rows_of_a + r / kBlockRows * kRowsBlock, row_stride, step_stride}, b, kPanel, steps,
-              tile + r * stride + p * kPanel, stride, add || depth > 0);
+              left + block * block_stride, row_stride, step_stride, b, kPanel, steps, tile + r * stride + p * kPanel, stride,
+              add || depth > 0,
+              {last ? left : left + (block + 1) * block_stride, b + steps * kPanel + block * kPanel * steps / 16});
         }
       }
     }
@@ -256,7 +327,7 @@ template <class In, class Out> class Product {
   Stream& stream_;
   int64_t threads_, panels_;                             // panels of all of n
   int64_t steps_, round_panels_, round_entries_;         // of a round, at most
-  int64_t task_rows_ = 0, task_panels_ = 0, tile_stride_ = 0;
+  int64_t task_rows_ = 0, row_tasks_ = 0, task_panels_ = 0, tile_stride_ = 0;  // rows of a task: at most
   float* packed_ = nullptr;  // (entry, panel, step, kPanel)
 };
 

@@ -206,7 +206,8 @@ template <class In, class Out> class Product {
       for (int64_t i = 0; i < tasks; ++i) multiply(i, 0);
       return;
     }
-#pragma omp parallel for schedule(dynamic)
+    // Each thread takes those rows that loops over rows give it: they may still be in its cache.
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < tasks; ++i) multiply(i, omp_get_thread_num());
   }
 

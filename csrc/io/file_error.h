@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "runtime/error.h"
 
@@ -10,6 +11,9 @@ namespace llamaforge::io {
 
 /// `ENOSPC`, `EIO`, ...: the symbol a user can look up, where strerror's text depends on the locale.
 std::string errno_name(int error);
+
+/// A name as a message may show it: short, without control characters, in double quotes.
+std::string in_quotes(std::string_view name);
 
 class SystemError : public Error {
  public:

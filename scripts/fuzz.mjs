@@ -50,7 +50,7 @@ function report(name, executions, finding) {
 /** Parsers in C++: their sources besides csrc/fuzz/NAME_fuzz.cpp, and their longest input. */
 const native = {
   safetensors: {
-    sources: ["safetensors", "safetensors_header", "json_cursor", "regular_file", "file_error"].map(
+    sources: ["safetensors", "safetensors_header", "header_text", "regular_file", "file_error"].map(
       (name) => `csrc/io/${name}.cpp`,
     ),
     longest: 4096,

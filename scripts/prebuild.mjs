@@ -26,7 +26,7 @@ import {
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { discardForeign } from "./cmake-folder.mjs";
+import { cached, discardForeign } from "./cmake-folder.mjs";
 import { copyDemo } from "./prebuild-demo.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -103,12 +103,15 @@ function newestSymbol(files, prefix) {
   return versions.sort((a, b) => (key(a) < key(b) ? -1 : 1)).at(-1);
 }
 
-/** Copies the licences of the included libraries from the Debian packages that own them. */
-function copyLicences(folder, origins) {
+/**
+ * Licences of the libraries that come along, from the Debian packages that they are from.
+ * @param files where those libraries were on this machine
+ */
+function copyLicences(folder, files) {
   const target = join(folder, "licences");
   mkdirSync(target, { recursive: true });
-  for (const file of Object.values(origins)) {
-    // dpkg knows a file by only one of its two names if /lib is a link to /usr/lib.
+  for (const file of files) {
+    // dpkg knows a file by either name where /lib is a link to /usr/lib.
     const owner = [file, `/usr${file}`, file.replace(/^\/usr/, "")]
       .map((candidate) => spawnSync("dpkg", ["-S", candidate], { encoding: "utf8" }))
       .find(({ status }) => status === 0);
@@ -162,7 +165,9 @@ function packMain() {
   const origins = JSON.parse(readFileSync(join(folder, "build/origins.json"), "utf8"));
   rmSync(join(folder, "build"), { recursive: true });
   const native = join(folder, "prebuilds", `${process.platform}-${process.arch}`);
-  copyLicences(native, origins);
+  // Headers alone, so that the addon holds its code.
+  const json = cached(join(root, "build"), "NLOHMANN_JSON_INCLUDE_DIR");
+  copyLicences(native, [...Object.values(origins), join(json, "nlohmann/json.hpp")]);
   const binaries = readdirSync(native).filter((name) => /\.(node|so)(\.|$)/.test(name));
   const paths = binaries.map((name) => join(native, name));
   const needs = {

@@ -45,6 +45,7 @@ const packages = [
   { name: "make", present: () => works("make", "--version") || works("ninja", "--version") },
   { name: "cmake", present: () => works("cmake", "--version") },
   { name: "libdnnl-dev", present: () => compiles("#include <dnnl.hpp>\n") },
+  { name: "nlohmann-json3-dev", present: () => compiles("#include <nlohmann/json_fwd.hpp>\n") },
   { name: "libgloo-dev", present: () => compiles("#include <gloo/config.h>\n") },
   ...(forTests
     ? [

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 
 namespace llamaforge::comm {
 
@@ -15,57 +14,6 @@ constexpr size_t kPiece = size_t{2} << 20;  // most bytes of one message, where 
 constexpr size_t kTile = 2048;              // elements added at a time
 
 }  // namespace
-
-// ---- the communication stream --------------------------------------------------------------------------------------
-
-struct CommunicationThread::State {
-  std::mutex mutex;
-  std::condition_variable filled;
-  std::deque<std::function<void()>> jobs;
-  bool closing = false;
-};
-
-CommunicationThread::CommunicationThread()
-    : state_(std::make_shared<State>()), thread_([state = state_] { run(*state); }) {}
-
-CommunicationThread::~CommunicationThread() {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->closing = true;
-  }
-  state_->filled.notify_one();
-  if (thread_.get_id() == std::this_thread::get_id()) {
-    thread_.detach();
-  } else {
-    thread_.join();
-  }
-  // The thread takes no more jobs. The objects that they hold must not wait for the thread's end.
-  std::deque<std::function<void()>> dropped;
-  std::lock_guard lock(state_->mutex);
-  dropped.swap(state_->jobs);
-}
-
-void CommunicationThread::submit(std::function<void()> job) {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->jobs.push_back(std::move(job));
-  }
-  state_->filled.notify_one();
-}
-
-void CommunicationThread::run(State& state) {
-  for (;;) {
-    std::function<void()> job;
-    {
-      std::unique_lock lock(state.mutex);
-      state.filled.wait(lock, [&state] { return state.closing || !state.jobs.empty(); });
-      if (state.closing) return;
-      job = std::move(state.jobs.front());
-      state.jobs.pop_front();
-    }
-    job();
-  }
-}
 
 // ---- algorithms ----------------------------------------------------------------------------------------------------
 

@@ -10,32 +10,24 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "comm/transport.h"
 #include "runtime/collectives.h"
 #include "runtime/stream.h"
+#include "runtime/worker.h"
 
 namespace llamaforge::comm {
 
-// The communication stream: one thread that runs jobs in order, shared by the groups of a process.
+// One thread, jobs in order: the communication stream, shared by the groups of a process. Its last
+// owner may be a job.
 class CommunicationThread {
  public:
-  CommunicationThread();
-  // Waits for the running job and drops the jobs behind it. If a job releases the last reference,
-  // the thread ends after that job.
-  ~CommunicationThread();
-  CommunicationThread(const CommunicationThread&) = delete;
-  CommunicationThread& operator=(const CommunicationThread&) = delete;
-  void submit(std::function<void()> job);
+  CommunicationThread() : worker_({.work = [](std::function<void()>& job) { job(); }}) {}
+  void submit(std::function<void()> job) { worker_.push(std::move(job)); }
 
  private:
-  struct State;
-  static void run(State& state);
-
-  const std::shared_ptr<State> state_;  // shared with its thread, which may outlive this object
-  std::thread thread_;                  // last member: starts after everything else is initialised
+  Worker<std::function<void()>> worker_;
 };
 
 // The arithmetic and the messages, without streams.

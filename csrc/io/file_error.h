@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "runtime/error.h"
 
@@ -12,6 +13,9 @@ namespace llamaforge::io {
 /// Returns `ENOSPC`, `EIO`, ...: a symbol that a user can look up, whereas strerror's text depends
 /// on the locale.
 std::string errno_name(int error);
+
+/// A name as a message may show it: short, without control characters, in double quotes.
+std::string in_quotes(std::string_view name);
 
 class SystemError : public Error {
  public:

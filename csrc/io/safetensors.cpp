@@ -2,8 +2,6 @@
 
 #include <memory>
 
-#include "io/json_cursor.h"
-
 namespace llamaforge::io {
 namespace {
 
@@ -139,7 +137,7 @@ std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
     uint64_t bytes = entry.dtype->bytes;
     for (int64_t dim : entry.shape) {
       if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes)) {
-        throw FormatError("tensor " + quoted(entry.name) + ": has a shape too large to count");
+        throw FormatError("tensor " + in_quotes(entry.name) + ": has a shape too large to count");
       }
     }
     if (json.size() > 1) json += ',';

@@ -1,9 +1,9 @@
-// The safetensors container: 8 bytes of header length, a JSON header, tensor data. The parser is
-// our own, because a general JSON parser accepts errors that must not be accepted in a file from
-// elsewhere: the last of two equal keys wins, 9007199254740993 becomes ...992, 1e3 passes as an
-// offset, and a deep or huge header costs seconds. This parser knows only the grammar of the format
-// (two levels, no recursion), allocates nothing by the size in a field that it has not checked, and
-// stops at the first fault with the byte where it occurs.
+// The safetensors container: 8 bytes of header length, a JSON header, tensor data. The header's
+// tokens come from nlohmann::json's parser as they are read, not as a tree, which would forgive
+// what must not be forgiven in a file from elsewhere: the last of two equal keys wins,
+// 9007199254740993 becomes ...992, 1e3 passes as an offset, and a deep or huge header costs
+// seconds. Here two levels are the deepest, nothing is allocated by a length that has not been
+// seen, and the first fault ends the parse with the byte it is at.
 #pragma once
 
 #include <array>
@@ -57,8 +57,8 @@ struct SafetensorsLimits {
 SafetensorsHeader parse_safetensors_json(std::string_view json, uint64_t data_bytes,
                                          const SafetensorsLimits& limits = {});
 
-/// Parses a header's JSON while it is still being read: read(offset, bytes) fills that part of it,
-/// from front to back.
+/// The same while the JSON is still being read: read(offset, bytes) fills that part of it, from
+/// front to back.
 using ReadHeader = std::function<void(size_t offset, size_t bytes)>;
 SafetensorsHeader parse_safetensors_json(std::string_view json, const ReadHeader& read, uint64_t data_bytes,
                                          const SafetensorsLimits& limits = {});

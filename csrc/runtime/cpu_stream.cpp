@@ -37,7 +37,7 @@ size_t size_class(size_t bytes) {
 CpuStream::CpuStream(int threads)
     : threads_(threads),
       poisoned_(is_on("LLAMAFORGE_POISON")),
-      worker_([this](Item& item) { run(item); }, [this] { begin(); }) {}
+      worker_({.work = [this](Item& item) { run(item); }, .begin = [this] { begin(); }}) {}
 
 CpuStream::~CpuStream() {
   close();

@@ -44,7 +44,7 @@ test("no input breaks the parser's promises", () => {
   const sources = [
     "safetensors",
     "safetensors_header",
-    "json_cursor",
+    "header_text",
     "regular_file",
     "file_error",
   ].map((name) => `csrc/io/${name}.cpp`);

@@ -88,6 +88,7 @@ describe("the tarballs", () => {
       "configs/tinyllama-1.1b.yaml",
       "assets/quickstart/tokenizer.json",
       "prebuilds/linux-x64/licences/libdnnl2.txt",
+      "prebuilds/linux-x64/licences/nlohmann-json3-dev.txt",
       "LICENSE",
     ])
       expect(paths).toContain(wanted);

@@ -129,7 +129,7 @@ void binary(Stream& stream, In a, In b, Out y, std::string name) {
   const Kind kind = find(name);
   const bool mixed = a.dtype != b.dtype;
   check_binary(name, compares(kind), a, b, y);
-  const auto plan = plan_broadcast<2>(y.shape, {&a, &b});
+  const auto plan = plan_broadcast<2, uint32_t>(y.shape, {&a, &b});
   CudaStream& cuda = on_cuda(stream);
   if (a.dtype == DType::i32) {
     if (!takes_integers(kind)) refuse_integers(name);

@@ -28,7 +28,7 @@ __global__ void where_kernel(const int32_t* condition, const Bits* a, const Bits
 
 template <class Bits> void select(CudaStream& cuda, const Tensor& condition, const Tensor& a, const Tensor& b, const Tensor& y) {
   constexpr int kCount = 16 / sizeof(Bits);
-  const auto plan = plan_broadcast<3>(y.shape, {&condition, &a, &b});
+  const auto plan = plan_broadcast<3, uint32_t>(y.shape, {&condition, &a, &b});
   const auto* at = condition.data<int32_t>();
   const auto *first = static_cast<const Bits*>(a.raw()), *second = static_cast<const Bits*>(b.raw());
   auto* to = static_cast<Bits*>(y.raw());

@@ -117,10 +117,11 @@ CudaStream::CudaStream(int index)
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
   gemm_ = std::make_unique<GemmContext>(*this);
-  launcher_ = std::make_unique<Worker<Command>>([this](Command& command) { run(command); },
-                                                [index] { cudaSetDevice(index); }, kSpin);
-  // The handler is registered after CUDA's libraries, because handlers that were registered last
-  // run first.
+  launcher_ = std::make_unique<Worker<Command>>(
+      Worker<Command>::Calls{.work = [this](Command& command) { run(command); },
+                             .begin = [index] { cudaSetDevice(index); }},
+      kSpin);
+  // Now that CUDA's libraries are there: what is registered last runs first.
   static std::once_flag registered;
   std::call_once(registered, [] { std::atexit(rest_all); });
   std::lock_guard lock(living().mutex);

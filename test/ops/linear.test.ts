@@ -112,12 +112,16 @@ it("computes only the gradients that are needed", async () => {
 it("leaves no tensor behind", async () => {
   const { scope } = await import("../../lib/core/scope.js");
   const before = memory().tensors;
-  scope(() => {
-    const weight = toTensor(random([6, 5], 1), "f32", true);
-    linear(toTensor(random([7, 5], 2), "f32", true), weight).backward({ gradient: zeros([7, 6]) });
-  });
+  // V8 may collect forgotten tensors of earlier tests meanwhile; a leak of one a round is more than those.
+  for (let round = 0; round < 300; round++) {
+    scope(() => {
+      const weight = toTensor(random([6, 5], 1), "f32", true);
+      const x = toTensor(random([7, 5], 2), "f32", true);
+      linear(x, weight).backward({ gradient: zeros([7, 6]) });
+    });
+  }
   await synchronize();
-  expect(memory().tensors).toBe(before);
+  expect(memory().tensors).toBeLessThanOrEqual(before);
 });
 
 describe("bad input to linear", () => {

@@ -44,10 +44,11 @@ export {
   type Reduction,
   type Work,
 } from "./dist/communicator.js";
+export type { ReduceDType, StrategyOptions } from "./dist/exchange.js";
 export { FullShard, type FullShardOptions } from "./dist/full-shard.js";
 export { Replicated } from "./dist/replicated.js";
 export { Store, type StoreOptions as RendezvousOptions } from "./dist/store.js";
-export type { ReduceDType, StrategyName, StrategyOptions } from "./dist/strategy.js";
+export type { StrategyName } from "./dist/strategy.js";
 export {
   chromeTrace,
   type StepSummary,

@@ -1,26 +1,30 @@
 import { AutogradError } from "../core/errors.js";
-import type { ParameterGroup } from "../nn/group.js";
-import type { Work } from "./communicator.js";
-import { Strategy } from "./strategy.js";
+import type { Arrival, SharedGroup } from "./exchange.js";
+import { Schedule } from "./strategy.js";
 
 /**
- * What strategies share whose ranks hold all gradients: those of a group are reduced as soon as its backward pass is done,
- * beside the backward pass of the groups before it; of the micro-batches of one step only on the last, for their gradients
- * add up.
+ * What strategies share whose ranks hold all gradients: those of a group are reduced as soon as its
+ * backward pass is done, beside the backward pass of the groups before it; of the micro-batches of
+ * one step only on the last, for their gradients add up.
  */
-export abstract class WholeGradients extends Strategy {
-  readonly #started = new Map<ParameterGroup, Work>();
+export abstract class WholeGradients<Group extends SharedGroup, Data> extends Schedule<
+  Group,
+  Data
+> {
+  readonly #started = new Map<Group, Arrival>();
   #last = false;
 
   /** Begins to reduce a group's gradients. */
-  protected abstract startReduction(group: ParameterGroup): Work;
+  protected abstract startReduction(group: Group): Arrival;
 
   beginMicroBatch(last: boolean): void {
     this.#last = last;
   }
 
-  /** @throws AutogradError if the group has been reduced already: the sum would lack what comes now */
-  gradientNeeded(group: ParameterGroup): void {
+  /**
+   * @throws AutogradError if the group has been reduced already: the sum would lack what comes now
+   */
+  gradientNeeded(group: Group): void {
     if (!this.#started.has(group)) return;
     throw new AutogradError(
       `[parallel] a gradient of ${group.name} came after the group's gradients had been given to the other ranks: ` +
@@ -28,7 +32,7 @@ export abstract class WholeGradients extends Strategy {
     );
   }
 
-  gradientsComplete(group: ParameterGroup): void {
+  gradientsComplete(group: Group): void {
     if (!this.#last) return;
     group.completeGradients();
     this.#started.set(group, this.startReduction(group));
@@ -38,7 +42,7 @@ export abstract class WholeGradients extends Strategy {
   finishGradients(): void {
     this.#last = true;
     for (const group of this.groups) if (!this.#started.has(group)) this.gradientsComplete(group);
-    for (const work of this.#started.values()) work.wait();
+    for (const arrival of this.#started.values()) arrival.wait();
     this.#started.clear();
     this.#last = false;
   }

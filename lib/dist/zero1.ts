@@ -1,43 +1,56 @@
 import type { Tensor } from "../core/tensor.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { Layout } from "../nn/parallel.js";
-import type { Work } from "./communicator.js";
-import { type StrategyOptions, startReduceScatter } from "./strategy.js";
+import {
+  type Arrival,
+  type Exchange,
+  exchangeOf,
+  type SharedGroup,
+  type StrategyOptions,
+} from "./exchange.js";
 import { WholeGradients } from "./whole-gradients.js";
 
-/**
- * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054): every rank has all weights and gradients, but master weights and
- * moments of its part of each group only. Gradients are averaged to the rank that owns them, as soon as a group's backward
- * pass is done; each rank updates its part, and the new weights are gathered beside the next forward pass.
- */
-export class Zero1 extends WholeGradients {
+/** When `Zero1` sends what. */
+export class Zero1Schedule<Group extends SharedGroup, Data> extends WholeGradients<Group, Data> {
   readonly layout: Layout;
   /** Weights on their way to this rank. */
-  readonly #gathers = new Map<ParameterGroup, Work>();
+  readonly #gathers = new Map<Group, Arrival>();
 
-  constructor(options: StrategyOptions) {
-    super(options);
-    this.layout = { parts: this.world.size, part: this.world.rank, weights: "whole" };
+  constructor(world: Exchange<Group, Data>) {
+    super(world);
+    this.layout = { parts: world.size, part: world.rank, weights: "whole" };
   }
 
-  protected startReduction(group: ParameterGroup): Work {
-    return startReduceScatter(this.world, group.gradients, group.ownedGradients, this.reduce);
+  protected startReduction(group: Group): Arrival {
+    return this.world.scatterGradients(group, false);
   }
 
-  sumSquares(squares: Tensor): void {
-    this.world.allReduce(squares).wait();
+  sumSquares(squares: Data): void {
+    this.world.sum(squares).wait();
   }
 
-  weightsChanged(group: ParameterGroup): void {
-    this.#gathers.set(group, this.world.allGather(group.ownedWeights, group.weights));
+  weightsChanged(group: Group): void {
+    this.#gathers.set(group, this.world.gatherWeights(group));
   }
 
-  needed(group: ParameterGroup): void {
+  needed(group: Group): void {
     this.#gathers.get(group)?.wait();
     this.#gathers.delete(group);
   }
 
-  gather(group: ParameterGroup, owned: Tensor): Tensor {
-    return this.gatherOver(this.world, group, owned);
+  gather(group: Group, owned: Data): Data {
+    return this.world.whole(group, owned);
+  }
+}
+
+/**
+ * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054): every rank has all weights and
+ * gradients, but master weights and moments of its part of each group only. Gradients are averaged
+ * to the rank that owns them, as soon as a group's backward pass is done; each rank updates its
+ * part, and the new weights are gathered beside the next forward pass.
+ */
+export class Zero1 extends Zero1Schedule<ParameterGroup, Tensor> {
+  constructor(options: StrategyOptions) {
+    super(exchangeOf(options));
   }
 }

@@ -173,13 +173,21 @@ export class ParameterGroup {
     for (const { parameter } of this.entries) parameter.leaf.zeroGrad();
   }
 
-  /** The elements between parameters and after the last, which a slot does not keep at zero. */
-  *padding(): Generator<Range> {
+  /** Sets to zero what a slot does not keep so: the gradients between parameters and after the last. */
+  clearPadding(): void {
     for (const [index, { parameter, offset }] of this.entries.entries()) {
       const end = offset + parameter.size;
       const next = this.entries[index + 1]?.offset ?? this.size;
-      if (next > end) yield { offset: end, size: next - end };
+      if (next === end) continue;
+      const gap = this.gradients.view([next - end], end);
+      native.fill(gap.native, 0);
+      gap.dispose();
     }
+  }
+
+  /** Sets the gradients that the optimizer reads to zero. */
+  clearOwnedGradients(): void {
+    native.fill(this.ownedGradients.native, 0);
   }
 
   /**

@@ -15,7 +15,13 @@ import {
 } from "./gpus.js";
 import { type Division, type MemoryPlan, planMemory, withTotal } from "./memory.js";
 import type { Ring } from "./step-queues.js";
-import { type Rings, recomputedFlops, type StepTime, stepTime, type Work } from "./step-time.js";
+import {
+  type GpuSeconds,
+  type Rings,
+  recomputedFlops,
+  type StepTime,
+  stepTime,
+} from "./step-time.js";
 
 type StrategyName = RunConfig["parallel"];
 
@@ -225,7 +231,7 @@ function workOf(
   { tokensPerSecond, tflops }: MachineOptions,
   gpu: Gpu,
   ranks: number,
-): { work: Work; rateSource: string } {
+): { work: GpuSeconds; rateSource: string } {
   const { model, data, batch, precision, recompute } = config;
   const flops = flopsPerToken(model, data.sequenceLength).causal;
   // fp32 gradients, weights (master) and moments are read, the last three written; bf16 weights are written too; the norm

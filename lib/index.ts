@@ -13,7 +13,6 @@ export {
   resolveConfig,
 } from "./config/index.js";
 export { grad, noGrad, recompute } from "./core/autograd.js";
-export type { BackwardOptions } from "./core/backward.js";
 export { arange, empty, full, ones, type TensorOptions, tensor, zeros } from "./core/create.js";
 export {
   cpu,
@@ -28,7 +27,7 @@ export { checkGradients } from "./core/grad-check.js";
 export { type BuildInfo, buildInfo, setThreads } from "./core/native.js";
 export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./core/runtime.js";
 export { keep, scope } from "./core/scope.js";
-export { type DType, Tensor } from "./core/tensor.js";
+export { type BackwardOptions, type DType, Tensor } from "./core/tensor.js";
 export { Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
 export { TokenDataset } from "./data/shards.js";

@@ -1,12 +1,4 @@
 import {
-  type Edge,
-  type GraphNode,
-  isWanted,
-  noGrad,
-  type OnlyInto,
-  type TapeRecord,
-} from "./autograd.js";
-import {
   checkNumber,
   checkOptions,
   checkSameDevice,
@@ -17,7 +9,15 @@ import {
 import { ArgumentError, AutogradError, ShapeError } from "./errors.js";
 import { native } from "./native.js";
 import { scope } from "./scope.js";
-import { type Tensor, untracked } from "./tensor.js";
+import {
+  type Edge,
+  type GraphNode,
+  isWanted,
+  noGrad,
+  type OnlyInto,
+  type TapeRecord,
+} from "./tape.js";
+import { type BackwardOptions, setBackward, type Tensor, untracked } from "./tensor.js";
 
 /** Records still to run, latest first: every record's consumers have larger ids than itself. */
 class Pending {
@@ -133,14 +133,6 @@ export function runBackward(
   });
 }
 
-/** How `backward()` starts. */
-export interface BackwardOptions {
-  /** Gradient of the tensor, of its shape, dtype and device; may be left out for one element, then it is `scale`. */
-  gradient?: Tensor;
-  /** Factor of the gradient, e.g. 1/N for N accumulated micro-batches (1). */
-  scale?: number;
-}
-
 /**
  * `output.backward(options)` with a choice of leaves.
  * @param only the leaves that get gradients; null: all
@@ -189,3 +181,5 @@ export function backwardFrom(
     seed.dispose();
   }
 }
+
+setBackward((output, options) => backwardFrom(output, options, null));

@@ -1,9 +1,10 @@
 import { argumentError, explainTensors } from "./check-values.js";
-import { type Device, deviceName, isDevice, sameDevice } from "./device.js";
+import { deviceName, sameDevice } from "./device.js";
 import { DeviceError, DTypeError, ShapeError } from "./errors.js";
 import { type DType, Tensor } from "./tensor.js";
 
 export * from "./check-values.js";
+export { checkDevice } from "./device.js";
 
 // The checks of arguments that tensors, operations, modules and optimizers share. Everything is checked before a native call, so a call that throws has
 // changed nothing. Messages read "[op] expected X for name but received Y".
@@ -137,13 +138,7 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
   return shape;
 }
 
-// ---- devices, classes and lists
-
-/** What `cpu`, `cuda()` and `parseDevice()` give; a device's name is not one. */
-export function checkDevice(op: string, name: string, value: unknown): asserts value is Device {
-  if (isDevice(value)) return;
-  throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
-}
+// ---- lists and axes
 
 /** An array or a list of numbers; a copy, so that what was checked is what is used. */
 export function checkIntegers(op: string, name: string, value: unknown, what: string): number[] {

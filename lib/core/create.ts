@@ -1,4 +1,5 @@
 /** Tensors from numbers: of one value, of a range, of arrays. */
+import "./backward.js"; // a tensor made here can go backward
 import {
   argumentError,
   checkBoolean,

@@ -1,4 +1,4 @@
-import { describe } from "./check-values.js";
+import { argumentError, describe } from "./check-values.js";
 import { ArgumentError, DeviceError } from "./errors.js";
 
 /** Where tensors live and operations run: the CPU, or one GPU. Compare with `sameDevice`. */
@@ -48,6 +48,12 @@ export function isDevice(value: unknown): value is Device {
   if (typeof value !== "object" || value === null) return false;
   const { type, index } = value as Partial<Device>;
   return (type === "cpu" && index === 0) || (type === "cuda" && Number.isInteger(index));
+}
+
+/** What `cpu`, `cuda()` and `parseDevice()` give; a device's name is not one. */
+export function checkDevice(op: string, name: string, value: unknown): asserts value is Device {
+  if (isDevice(value)) return;
+  throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
 }
 
 export function sameDevice(a: Device, b: Device): boolean {

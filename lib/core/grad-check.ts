@@ -1,4 +1,3 @@
-import { noGrad, onlyInto, withGrad } from "./autograd.js";
 import { backwardFrom } from "./backward.js";
 import {
   argumentError,
@@ -12,6 +11,7 @@ import { tensor } from "./create.js";
 import { AutogradError } from "./errors.js";
 import { hostArray } from "./host-array.js";
 import { scope } from "./scope.js";
+import { noGrad, onlyInto, withGrad } from "./tape.js";
 import type { Tensor } from "./tensor.js";
 
 export interface GradCheckOptions {

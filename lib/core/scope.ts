@@ -1,101 +1,9 @@
-import { AsyncLocalStorage } from "node:async_hooks";
-import type { TapeRecord } from "./autograd.js";
 import { argumentError, checkTensor } from "./check.js";
+import { currentScope, Scope, scopes } from "./current-scope.js";
 import { AutogradError } from "./errors.js";
 import { Tensor } from "./tensor.js";
 
-/**
- * Frees what was made inside it when it ends. The current scope belongs to the asynchronous context: it holds across
- * `await`, and loops that run side by side each have their own.
- */
-export class Scope {
-  readonly #parent: Scope | undefined;
-  readonly #tensors = new Set<Tensor>();
-  readonly #records = new Set<TapeRecord>();
-  /** The graph of the tensors that were handed out. */
-  readonly #kept: TapeRecord[] = [];
-  #open = true;
-
-  constructor(parent: Scope | undefined) {
-    this.#parent = parent;
-  }
-
-  /** The innermost scope that is still open, this one or one around it. */
-  nearestOpen(): Scope | undefined {
-    let scope: Scope | undefined = this;
-    while (scope && !scope.#open) scope = scope.#parent;
-    return scope;
-  }
-
-  /** @internal */
-  addTensor(tensor: Tensor): void {
-    this.#tensors.add(tensor);
-  }
-
-  /** @internal */
-  removeTensor(tensor: Tensor): void {
-    this.#tensors.delete(tensor);
-  }
-
-  /** @internal */
-  addRecord(record: TapeRecord): void {
-    this.#records.add(record);
-  }
-
-  /** @internal */
-  removeRecord(record: TapeRecord): void {
-    this.#records.delete(record);
-  }
-
-  /**
-   * Moves a tensor to the scope around this one; the graph that led to it follows when this one ends.
-   * @internal
-   */
-  moveOut(tensor: Tensor): void {
-    this.#tensors.delete(tensor);
-    const outer = this.#parent?.nearestOpen();
-    tensor.setScope(outer);
-    if (tensor.node) this.#kept.push(tensor.node.record);
-  }
-
-  /** Ends the scope: frees its tensors, and the graph but for what led to the tensors that were handed out. */
-  [Symbol.dispose](): void {
-    if (!this.#open) return;
-    this.#open = false;
-    const outer = this.#parent?.nearestOpen();
-    const kept = this.#keptRecords();
-    for (const record of this.#records) {
-      if (kept.has(record)) record.setScope(outer);
-      else record.release();
-    }
-    this.#records.clear();
-    for (const tensor of this.#tensors) tensor.disposeInScope();
-    this.#tensors.clear();
-    if (storage.getStore() === this) storage.enterWith(outer);
-  }
-
-  /** What the gradients of the tensors that were handed out go through, as far back as this scope's records reach. */
-  #keptRecords(): ReadonlySet<TapeRecord> {
-    const found = new Set<TapeRecord>();
-    if (this.#kept.length === 0) return found;
-    let first = Number.POSITIVE_INFINITY;
-    for (const { id } of this.#records) first = Math.min(first, id);
-    const open = [...this.#kept];
-    for (let record = open.pop(); record; record = open.pop()) {
-      if (record.id < first || found.has(record)) continue; // inputs have lower ids
-      found.add(record);
-      for (const edge of record.edges) if (edge && "node" in edge) open.push(edge.node.record);
-    }
-    return found;
-  }
-}
-
-const storage = new AsyncLocalStorage<Scope | undefined>();
-
-/** The scope that new tensors belong to, if any. */
-export function currentScope(): Scope | undefined {
-  return storage.getStore()?.nearestOpen();
-}
+export { currentScope, outsideScopes, type Scope } from "./current-scope.js";
 
 /** What a scope's function may hand out: tensors, alone or in arrays and plain objects. */
 function moveResultsOut(scope: Scope, value: unknown, seen = new Set<object>()): void {
@@ -111,12 +19,13 @@ function moveResultsOut(scope: Scope, value: unknown, seen = new Set<object>()):
 }
 
 /**
- * Opens a scope. Without an argument: `using step = scope()` frees everything made until the end of the block. With a
- * function: runs it in a scope of its own and hands out the tensors it returns (alone, in arrays or in plain objects);
- * the function may be asynchronous.
+ * Opens a scope. Without an argument: `using step = scope()` frees everything made until the end of
+ * the block. With a function: runs it in a scope of its own and hands out the tensors it returns
+ * (alone, in arrays or in plain objects); the function may be asynchronous.
  *
- * A `using` scope is entered for the rest of the running function and what it awaits; several loops that are started
- * without awaiting each other should use the function form, which cannot leak into the caller.
+ * A `using` scope is entered for the rest of the running function and what it awaits; several loops
+ * that are started without awaiting each other should use the function form, which cannot leak into
+ * the caller.
  */
 export function scope(): Scope;
 export function scope<T>(fn: () => T): T;
@@ -126,10 +35,10 @@ export function scope<T>(fn?: () => T): Scope | T {
   }
   const inner = new Scope(currentScope());
   if (fn === undefined) {
-    storage.enterWith(inner);
+    scopes.enterWith(inner);
     return inner;
   }
-  return storage.run(inner, () => {
+  return scopes.run(inner, () => {
     let result: T;
     try {
       result = fn();
@@ -156,13 +65,9 @@ export function scope<T>(fn?: () => T): Scope | T {
   });
 }
 
-/** Runs `fn` outside of every scope: what it makes lives until it is disposed. */
-export function outsideScopes<T>(fn: () => T): T {
-  return storage.run(undefined, fn);
-}
-
 /**
- * Moves a tensor out of its scope, into the one around it (or into none: then it lives until `dispose()`).
+ * Moves a tensor out of its scope, into the one around it (or into none: then it lives until
+ * `dispose()`).
  * @returns the same tensor
  */
 export function keep<T extends Tensor>(tensor: T): T {

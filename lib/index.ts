@@ -46,7 +46,7 @@ export {
 export type { ReduceDType, StrategyOptions } from "./dist/exchange.js";
 export { FullShard, type FullShardOptions } from "./dist/full-shard.js";
 export { Replicated } from "./dist/replicated.js";
-export { Store, type StoreOptions as RendezvousOptions } from "./dist/store.js";
+export { type RendezvousOptions, Store } from "./dist/store.js";
 export type { StrategyName } from "./dist/strategy.js";
 export {
   chromeTrace,

@@ -92,7 +92,7 @@ export async function checkGradients(
 }
 
 type Values = Float32Array | Int32Array;
-type Place = readonly Pick<Tensor, "shape" | "dtype" | "device">[];
+type LeafKinds = readonly Pick<Tensor, "shape" | "dtype" | "device">[];
 
 /** Weight i of the projection, in [0.5, 1.5) with either sign: none is small enough to hide an element. */
 function randomWeights(seed: number): (count: number) => Float32Array {
@@ -109,7 +109,7 @@ function randomWeights(seed: number): (count: number) => Float32Array {
 async function analyticGradients(
   fn: (...inputs: Tensor[]) => Tensor,
   values: readonly Values[],
-  place: Place,
+  place: LeafKinds,
   weights: (count: number) => Float32Array,
 ): Promise<(Values | null)[]> {
   return scope(async () => {
@@ -136,7 +136,7 @@ async function analyticGradients(
 async function differenceQuotient(
   fn: (...inputs: Tensor[]) => Tensor,
   values: readonly Values[],
-  place: Place,
+  place: LeafKinds,
   weights: (count: number) => Float32Array,
   input: number,
   element: number,

@@ -1,4 +1,4 @@
-import { ArgumentError } from "../core/errors.js";
+import { checkInteger } from "../core/check-values.js";
 
 /** Largest number of windows that a source may have. */
 export const maxWindows = 2 ** 40;
@@ -30,12 +30,6 @@ function roundKeys(numbers: readonly number[]): Uint32Array {
   return keys;
 }
 
-function checkInteger(name: string, value: number, min: number, max: number): void {
-  if (!Number.isSafeInteger(value) || value < min || value > max) {
-    throw new ArgumentError(`[permutation] expected ${name} in ${min}..${max}, got ${value}`);
-  }
-}
-
 /**
  * A keyed permutation of 0..n-1, so that an epoch's order needs no memory: the window at any place is computed.
  *
@@ -57,10 +51,10 @@ export class Permutation {
    * @param epoch   which pass: every pass has its own order
    */
   constructor(size: number, seed: number, source: number, epoch: number) {
-    checkInteger("size", size, 1, maxWindows);
-    checkInteger("seed", seed, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger("source", source, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger("epoch", epoch, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger("permutation", "size", size, { min: 1, max: maxWindows });
+    checkInteger("permutation", "seed", seed, { min: 0 });
+    checkInteger("permutation", "source", source, { min: 0 });
+    checkInteger("permutation", "epoch", epoch, { min: 0 });
     this.size = size;
     this.#rows = Math.ceil(Math.sqrt(size));
     this.#columns = Math.ceil(size / this.#rows);
@@ -69,7 +63,7 @@ export class Permutation {
 
   /** The element at `index` of the order. */
   at(index: number): number {
-    checkInteger("index", index, 0, this.size - 1);
+    checkInteger("permutation", "index", index, { min: 0, max: this.size - 1 });
     let value = index;
     do value = this.#walk(value);
     while (value >= this.size);
@@ -78,7 +72,7 @@ export class Permutation {
 
   /** Where in the order an element is: the inverse of `at`. */
   indexOf(element: number): number {
-    checkInteger("element", element, 0, this.size - 1);
+    checkInteger("permutation", "element", element, { min: 0, max: this.size - 1 });
     let value = element;
     do value = this.#walkBack(value);
     while (value >= this.size);

@@ -31,7 +31,7 @@ const firstBytes = 2 ** 28;
 const firstMs = 10_000;
 
 /** How far a run has come: how many files in their order, and what they were. */
-interface Memory {
+interface Remembered {
   files: number;
   stamp: string;
 }
@@ -186,12 +186,12 @@ export class ShardCheck {
     this.checked = memory.files;
   }
 
-  async #recall(): Promise<Memory | null> {
+  async #recall(): Promise<Remembered | null> {
     if (this.#options.memory === null) return null;
     try {
       const memory = JSON.parse(
         utf8Of(await readSmallFile(this.#options.memory, { limit: sizeLimits.lock })),
-      ) as Memory;
+      ) as Remembered;
       return Number.isSafeInteger(memory.files) && memory.files >= 0 ? memory : null;
     } catch {
       return null;
@@ -207,7 +207,7 @@ export class ShardCheck {
     const text = JSON.stringify({
       files: this.checked,
       stamp: this.#stamp.copy().digest("hex"),
-    } satisfies Memory);
+    } satisfies Remembered);
     // Without it the next run only hashes once more.
     await replaceFile(memory, `${text}\n`).catch(() => {});
   }

@@ -7,14 +7,14 @@ export const maxPartLength = 2 ** 17;
 /** Text given to the package at once: bounds the memory of its results. */
 const maxBatchLength = 2 ** 18;
 
-export interface Part {
+export interface TextPart {
   text: string;
   /** Whether it is not the first part of its text. */
   continues: boolean;
 }
 
 /** Places of parts of one kind, bounded in total length. */
-export function* batches(parts: readonly Part[]): Generator<number[]> {
+export function* batches(parts: readonly TextPart[]): Generator<number[]> {
   for (const continues of [false, true]) {
     let batch: number[] = [];
     let length = 0;

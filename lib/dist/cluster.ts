@@ -14,7 +14,7 @@ import type { ReduceDType } from "./exchange.js";
 import { FullShard } from "./full-shard.js";
 import { Replicated } from "./replicated.js";
 import { Store } from "./store.js";
-import type { StrategyName } from "./strategy.js";
+import { type StrategyName, strategyNames } from "./strategy.js";
 import { TimedStrategy } from "./timed-strategy.js";
 import { type Timeline, TimelineRecorder } from "./timeline.js";
 import { checkWorld, type World } from "./world.js";
@@ -33,12 +33,6 @@ export interface ClusterOptions {
   shardSize?: number | undefined;
 }
 
-const strategyNames: readonly StrategyName[] = [
-  "replicated",
-  "zero1",
-  "full_shard",
-  "hybrid_shard",
-];
 const clusterOptionNames = [
   "device",
   "strategy",

@@ -11,7 +11,7 @@ import { ArgumentError, PeerError } from "../core/errors.js";
 import { type NativeStore, nativeComm, typed } from "./native-comm.js";
 
 /** Where the ranks of a run meet, and as whom. */
-export interface StoreOptions {
+export interface RendezvousOptions {
   /** MASTER_ADDR: a name or an address of rank 0's host. */
   host: string;
   /** MASTER_PORT, 1 to 65535: rank 0 serves there. */
@@ -47,7 +47,7 @@ export class Store {
   readonly #listeners = new Set<(error: PeerError) => void>();
   #failure: PeerError | undefined;
 
-  private constructor(native: NativeStore, options: StoreOptions) {
+  private constructor(native: NativeStore, options: RendezvousOptions) {
     checkMade("Store", "Store.connect()", Number.isInteger(options?.rank));
     this.native = native;
     this.rank = options.rank;
@@ -65,7 +65,7 @@ export class Store {
    * @throws PeerError if not all ranks come in time (it says which are missing and who else tried), the port is taken, something
    * else answers there, or the store refuses this rank: another run's token, another version, a rank that is there already
    */
-  static async connect(options: StoreOptions): Promise<Store> {
+  static async connect(options: RendezvousOptions): Promise<Store> {
     checkObject("store", "options", options);
     checkOptions("store", options, optionNames);
     const { host, port, rank, worldSize, token, timeoutMs, oneHost = false } = options;

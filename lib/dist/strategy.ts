@@ -1,7 +1,9 @@
 import type { Layout, ParallelStrategy } from "../nn/parallel.js";
 import type { Exchange, SharedGroup } from "./exchange.js";
 
-export type StrategyName = "replicated" | "zero1" | "full_shard" | "hybrid_shard";
+export const strategyNames = ["replicated", "zero1", "full_shard", "hybrid_shard"] as const;
+
+export type StrategyName = (typeof strategyNames)[number];
 
 /**
  * What the strategies share. A schedule is a strategy without its memory: it decides which

@@ -2,6 +2,7 @@
 
 import type { RunConfig } from "../config/index.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
+import type { StrategyName } from "../dist/strategy.js";
 import { parameterCount } from "../model/config.js";
 import { doesNotFit } from "./fitting.js";
 import { flopsPerToken } from "./flops.js";
@@ -22,8 +23,6 @@ import {
   type StepTime,
   stepTime,
 } from "./step-time.js";
-
-type StrategyName = RunConfig["parallel"];
 
 /** The machine that a run is planned for, as the command line gives it. */
 export interface MachineOptions {

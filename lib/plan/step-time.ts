@@ -5,6 +5,7 @@
 import type { RunConfig } from "../config/index.js";
 import { FullShardSchedule } from "../dist/full-shard.js";
 import { ReplicatedSchedule } from "../dist/replicated.js";
+import type { StrategyName } from "../dist/strategy.js";
 import { Zero1Schedule } from "../dist/zero1.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { flopsPerToken } from "./flops.js";
@@ -94,7 +95,7 @@ type SimulatedStrategy = ParallelStrategy<SimulatedGroup, SimulatedData>;
 
 /** The strategy that a run has by this name, over simulated ranks; see Cluster.connect. */
 function strategyOf(
-  parallel: RunConfig["parallel"],
+  parallel: StrategyName,
   queues: StepQueues,
   rings: Rings,
   bytes: ElementBytes,
@@ -135,7 +136,7 @@ function runStep(config: RunConfig, running: SimulatedRun): void {
   const { accumulation } = config.batch;
   for (let micro = 0; micro < accumulation; micro++) {
     strategy.beginMicroBatch(micro === accumulation - 1);
-    runPass(config, running, work.pass * (1 + work.together.skew));
+    simulatePass(config, running, work.pass * (1 + work.together.skew));
   }
   // The mean loss and whether a rank wants to stop.
   strategy.average({ bytes: 2 * 4 });
@@ -148,7 +149,7 @@ function runStep(config: RunConfig, running: SimulatedRun): void {
 }
 
 /** Forward and backward of Llama's groups: embedding, blocks, last norm and head. */
-export function runPass(
+export function simulatePass(
   { model, data, recompute }: RunConfig,
   { queues, strategy, groups }: SimulatedRun,
   seconds: number,

@@ -27,7 +27,7 @@ export interface LongDocument {
 }
 
 /** Where a pass over the documents is, between two of them. */
-export interface Progress extends HoldOut {
+export interface PassProgress extends HoldOut {
   threshold: number;
   position: Position;
   sources: SourceCounts[];
@@ -37,7 +37,7 @@ export interface Progress extends HoldOut {
 }
 
 /** A place that a pass can go on from. */
-export interface Checkpoint extends Progress {
+export interface PassCheckpoint extends PassProgress {
   /** Names the files before it, and the one that it is in. */
   read: string;
   writers: { train: ShardWriterState; validation: ShardWriterState };
@@ -50,7 +50,7 @@ type Tolerance = "invalidUtf8" | "badRecords" | "maxRunShare";
 export type DecidingOptions = Omit<PrepareSettings, Tolerance | "skipUnreadable">;
 
 /** What of a preparation decides whether another one can go on with its work. */
-export interface Work extends Pick<PrepareSettings, Tolerance> {
+export interface WorkFacts extends Pick<PrepareSettings, Tolerance> {
   /** Names tokenizer and all other options. */
   identity: string;
   /** Those options, to tell which of them differ. */
@@ -62,9 +62,9 @@ export interface Work extends Pick<PrepareSettings, Tolerance> {
 }
 
 /** What is needed to go on. */
-export interface Journal extends Work {
+export interface Journal extends WorkFacts {
   /** The latest one; then the latest between two files, for the case that the file under way is replaced by a sound one. */
-  checkpoints: Checkpoint[];
+  checkpoints: PassCheckpoint[];
 }
 
 export const journalFile = "prepare-progress.json";
@@ -98,10 +98,10 @@ export async function readJournal(folder: string): Promise<Journal | null> {
  */
 export function checkpointFor(
   journal: Journal,
-  work: Work,
+  work: WorkFacts,
   fraction: number,
   readUpTo: (position: Position) => string,
-): Checkpoint | string {
+): PassCheckpoint | string {
   if (journal.identity !== work.identity) return differences(journal, work);
   for (const option of ["invalidUtf8", "badRecords"] as const) {
     if (journal[option] !== work[option] && journal[option] !== "error") {
@@ -111,13 +111,13 @@ export function checkpointFor(
   if (journal.maxRunShare > work.maxRunShare) {
     return changed("maxRunShare", journal.maxRunShare, work.maxRunShare);
   }
-  const fits = ({ threshold, position, read }: Checkpoint): boolean =>
+  const fits = ({ threshold, position, read }: PassCheckpoint): boolean =>
     // A threshold that was moved follows from all files.
     (threshold === fraction || journal.files === work.files) && readUpTo(position) === read;
   return journal.checkpoints.find(fits) ?? "files that it has read have changed";
 }
 
-function differences(journal: Journal, work: Work): string {
+function differences(journal: Journal, work: WorkFacts): string {
   if (journal.options === undefined)
     return "other options or another tokenizer, by an earlier version";
   const names = Object.keys(work.options) as (keyof DecidingOptions)[];

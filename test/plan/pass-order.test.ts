@@ -9,7 +9,7 @@ import { Llama } from "../../lib/model/llama.js";
 import { type Layout, type ParallelStrategy, undivided } from "../../lib/nn/parallel.js";
 import { SimulatedGroup } from "../../lib/plan/simulated-exchange.js";
 import { StepQueues } from "../../lib/plan/step-queues.js";
-import { runPass } from "../../lib/plan/step-time.js";
+import { simulatePass } from "../../lib/plan/step-time.js";
 
 /** Notes what it is told; of calls about one group in a row, each kind once. */
 class Notes implements ParallelStrategy<{ index: number }, unknown> {
@@ -84,7 +84,7 @@ test.each([
     .map((_, index) => new SimulatedGroup(index, 1, undivided, [{}, {}]));
   const together = { slowdown: 0, skew: 0 };
   const work = { pass: 1, optimizerPerParameter: 0, together };
-  runPass(config, { queues: new StepQueues(0), strategy, groups, work }, 1);
+  simulatePass(config, { queues: new StepQueues(0), strategy, groups, work }, 1);
   expect(calls.length).toBeGreaterThan(2 * 3);
   expect(strategy.calls).toEqual(calls);
 });

@@ -1,5 +1,5 @@
 import { type Piece, pieces, selectionOf } from "../readers/documents.js";
-import type { FilePosition, Input, InputFile, ReadOptions, Skipped } from "../readers/input.js";
+import type { FilePosition, Input, InputFile, ReaderOptions, Skipped } from "../readers/input.js";
 import { noneSkipped } from "../readers/input.js";
 
 /** Text per batch: enough that handing it over costs nothing, little enough that many fit into memory. */
@@ -17,7 +17,7 @@ export interface Position extends FilePosition {
 export interface ReadTask {
   source: number;
   input: Input;
-  options: ReadOptions;
+  options: ReaderOptions;
   files: InputFile[];
   /** Number of the first one among all files. */
   firstFile: number;
@@ -149,7 +149,7 @@ export function buffersOf(batch: TextBatch): ArrayBuffer[] {
 /** Files of one input in groups that one thread reads: a million small files are not a million messages. */
 export function* readTasks(
   sources: readonly { input: Input; files: readonly InputFile[] }[],
-  options: ReadOptions,
+  options: ReaderOptions,
   from: Position,
 ): Generator<ReadTask> {
   let number = 0;

@@ -8,7 +8,12 @@ import {
 import type { Tokenizer } from "../../data/tokenizer.js";
 import type { FolderIdentity } from "../../files/folder-identity.js";
 import type { Deduplicator } from "../deduplicator.js";
-import { type Checkpoint, type Progress, type Work, writeJournal } from "../journal.js";
+import {
+  type PassCheckpoint,
+  type PassProgress,
+  type WorkFacts,
+  writeJournal,
+} from "../journal.js";
 import { expectUnmoved } from "../moved.js";
 import type { PrepareSettings } from "../options.js";
 import type { PrepareProgress } from "../prepare.js";
@@ -28,13 +33,13 @@ const commitEveryMs = 15_000;
 /** What one pass over the documents yields. */
 export interface Pass {
   splits: DatasetFile["splits"];
-  progress: Progress;
+  progress: PassProgress;
 }
 
 export interface PassOptions {
   /** Of the folder that the data set is made in: nothing is written into another one that took its place. */
   identity: FolderIdentity;
-  work: Work;
+  work: WorkFacts;
   settings: PrepareSettings;
   found: readonly FoundInput[];
   tokenizer: Tokenizer;
@@ -46,9 +51,9 @@ export interface PassOptions {
   /** Finished shards are noted there. */
   log: ShardLog;
   /** Where to start; it is moved on. */
-  progress: Progress;
+  progress: PassProgress;
   /** The latest checkpoint between two files. */
-  between: Checkpoint | null;
+  between: PassCheckpoint | null;
   deduplicator: Deduplicator | null;
   signal: AbortSignal | undefined;
   onProgress: (progress: Omit<PrepareProgress, "resumedDocuments">) => void;
@@ -108,7 +113,7 @@ class Committer {
   #committedAt = performance.now();
   #atBoundary = true;
   readonly #names: FileNames;
-  #between: Checkpoint | null;
+  #between: PassCheckpoint | null;
   /** Shards in the log. */
   readonly #noted: Record<Split, number>;
 
@@ -183,7 +188,7 @@ class Committer {
   }
 
   /** Where it is now; the journal may name it once everything so far is durable. */
-  #checkpoint(): Checkpoint {
+  #checkpoint(): PassCheckpoint {
     const { writers, progress } = this.#options;
     return structuredClone({
       ...progress,

@@ -38,7 +38,7 @@ export interface Input {
 }
 
 /** How documents are taken from files; the same for all inputs. */
-export interface ReadOptions {
+export interface ReaderOptions {
   /** Bytes that are no UTF-8: refuse the file, or put U+FFFD in their place. */
   invalidUtf8: InvalidUtf8;
   /** A record that is no JSON object or has no text: refuse the file, or leave it out and count it. */

@@ -1,11 +1,20 @@
-import { defineConfig } from "vitest/config";
+import { configDefaults, defineConfig } from "vitest/config";
+import { longTests } from "./test/support/long.js";
+
+// LLAMAFORGE_TESTS=short leaves the long files out (npm test), long runs them alone (npm run test:all); else all.
+const { LLAMAFORGE_TESTS: chosen = "all" } = process.env;
+if (!["short", "long", "all"].includes(chosen)) {
+  throw new Error(`LLAMAFORGE_TESTS: expected short, long or all, got ${chosen}`);
+}
 
 export default defineConfig({
   // Examples and type tests import the package by its name, as users do.
   resolve: { alias: { llamaforge: new URL("lib/index.ts", import.meta.url).pathname } },
   test: {
-    include: ["test/**/*.test.ts"],
+    include: chosen === "long" ? [...longTests] : ["test/**/*.test.ts"],
+    exclude: [...configDefaults.exclude, ...(chosen === "short" ? longTests : [])],
     setupFiles: ["test/support/device.ts"],
+    reporters: ["default", new URL("test/support/slowest.ts", import.meta.url).pathname],
     // Each file in a process of its own: the native addon, environment variables and signals are per process.
     pool: "forks",
     // The kernels use every core by themselves.

@@ -1,11 +1,14 @@
-// Training speed on the CPU, ours beside PyTorch's in one run, and what each kernel reaches:
+// Measures training speed on the CPU, ours next to PyTorch's in one run, and the speed of each
+// kernel:
 //
 //   npm run bench:cpu -- [--python python3] [--threads N] [--rounds 2] [--out bench/results/cpu.json]
 //
-// The model is that of bench/torch_cpu.py: hidden 256, 6 layers, 4 query / 1 KV heads of 64, FFN 704, vocabulary 4096, batch
-// 8 x 256, AdamW, clipping by the global norm. --python names an interpreter that has torch; without it only ours is run. A
-// step is timed from the end of the one before to the end of its optimizer step; the figure is the median of ten after
-// three. Rounds alternate between the two, so that a change of the machine's clock shows in both.
+// The model is that of bench/torch_cpu.py: hidden 256, 6 layers, 4 query / 1 KV heads of 64, FFN
+// 704, vocabulary 4096, batch 8 x 256, AdamW, clipping by the global norm. --python names an
+// interpreter that has torch; without it only our speed is measured. A step is timed from the end
+// of the previous step to the end of its own optimizer step. The reported figure is the median of
+// ten steps after three warm-up steps. Rounds alternate between the two, so that a change of the
+// machine's clock shows in both.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -56,12 +59,12 @@ const config = llamaConfig({
   rmsNormEps: 1e-5,
   tieEmbeddings: false,
 });
-const parametersInProducts = 5_275_648; // weights that a token is multiplied with
+const parametersInProducts = 5_275_648; // weights that each token is multiplied with
 const flopsPerToken = 6 * parametersInProducts + 6 * config.layers * config.hiddenSize * time;
 
 const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
 
-/** Tokens per second of whole training steps. */
+/** Tokens per second over whole training steps. */
 async function trainingSpeed(dtype) {
   const model = await Llama.create(config, { dtype, seed: 0 });
   const optimizer = new AdamW(model.store, { beta1: 0.9, beta2: 0.95, weightDecay: 0.1 });
@@ -108,7 +111,7 @@ function peerSpeeds(python) {
   return speeds;
 }
 
-/** Milliseconds of what `enqueue` puts on the stream: median of batches of calls. */
+/** Milliseconds of the work that `enqueue` puts on the stream: the median over batches of calls. */
 async function timed(enqueue) {
   const samples = [];
   for (let sample = 0; sample < 7; sample++) {
@@ -122,13 +125,19 @@ async function timed(enqueue) {
   return median(samples);
 }
 
-/** Forward, and forward with backward, of the operations that take the time. FLOPs count the causal half only. */
+/**
+ * Times forward, and forward with backward, of the most expensive operations. FLOPs count the
+ * causal half only.
+ */
 async function kernelFigures(dtype) {
   const rows = batch * time;
   const figures = [];
   const add = (name, ms, flops) => figures.push({ name, ms, gflops: flops / ms / 1e6 });
   const leaf = (shape, seed) => randn(shape, { seed, dtype, std: 0.1, requiresGrad: true });
-  /** @param inForward products that forward makes, in units of its own: the fused head makes its gradients there too */
+  /**
+   * @param inForward number of products in the forward call, in units of one forward; the fused
+   * head also makes its gradients there
+   */
   const run = async (name, flopsForward, build, inForward = 1) => {
     add(`${name} forward`, await timed(build), inForward * flopsForward);
     const both = await timed(() => {

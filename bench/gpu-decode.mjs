@@ -1,9 +1,11 @@
-// Greedy decoding of TinyLlama-1.1B in bf16, one sequence: tokens/s beside what reading the weights once a token allows.
+// Greedy decoding of TinyLlama-1.1B in bf16, one sequence: tokens/s, compared with the limit of
+// reading the weights once per token.
 //
 //   node bench/gpu-decode.mjs [--device cuda:0] [--tokens 256] [--prompt 128] [--bandwidth 3.0e12] [--out FILE]
 //
-// The weights are random: the time does not depend on them. Every weight but the embedding is read for each token; the limit
-// is their bytes over the bandwidth of a large copy. Also told: how long JavaScript takes to enqueue a token.
+// The weights are random, because the time does not depend on them. Every weight but the embedding
+// is read for each token; the limit is their bytes divided by the bandwidth of a large copy. The
+// bench also prints how long JavaScript takes to enqueue a token.
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import {
@@ -37,7 +39,7 @@ const layer = hiddenSize * (2 * heads + 2 * kvHeads) * headSize + 3 * hiddenSize
 const bytes = 2 * (layers * layer + vocabSize * hiddenSize);
 const limit = Number(options.bandwidth) / bytes;
 
-/** Tokens/s of those after the first, whose time is the prompt's. */
+/** Tokens/s after the first token, whose time belongs to the prompt. */
 async function generate() {
   const text = [];
   let start = 0;
@@ -53,7 +55,7 @@ for (let i = 0; i < 3; i++) runs.push(await generate());
 const rate = runs.map((run) => run.rate).sort((a, b) => a - b)[1];
 const same = runs.every(({ text }) => text.join() === runs[0].text.join());
 
-// The device alone and JavaScript alone: many tokens enqueued without reading any.
+// Measures the device alone and JavaScript alone: many tokens are enqueued without reading any.
 const cache = model.createCache(1, prompt.length + count);
 await synchronize(device);
 const began = performance.now();

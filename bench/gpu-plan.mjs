@@ -1,8 +1,9 @@
-// The memory that `plan` promises beside what a step takes on the GPU, for both TinyLlamas at two micro-batch sizes:
+// Compares the memory that `plan` predicts with the memory of a step on the GPU, for both
+// TinyLlamas at two micro-batch sizes:
 //
 //   node bench/gpu-plan.mjs [--device cuda:0] [--out FILE]
 //
-// Exit code 1 if one is further than 5% from the other.
+// Exit code 1 if a prediction is off by more than 5%.
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import {
@@ -52,7 +53,7 @@ for (const [preset, microBatches, recompute] of [
     const plan = planRun(config).memory;
     const ids = Int32Array.from({ length: microBatch * 2048 }, (_, i) => (i * 7919) % 32_000);
     resetPeakMemory(device);
-    // Two micro-batches: the second finds the gradients of the first.
+    // There are two micro-batches, so that the second finds the gradients of the first.
     const step = await trainStep({
       model,
       optimizer,

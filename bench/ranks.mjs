@@ -1,10 +1,12 @@
-// The quickstart by 1, 2 and 4 ranks and each strategy on this machine's CPU: losses side by side, what a rank holds and sends.
+// Trains the quickstart with 1, 2 and 4 ranks and each strategy on this machine's CPU. It compares
+// the losses, and the bytes that a rank holds and sends.
 //
 //   npm start                                         once: it prepares the quickstart's data
 //   node bench/ranks.mjs [--steps 40] [--precision fp32] [--out FILE]
 //
-// A step is 8 windows of 256 tokens whoever computes it, so all runs have the same data; the schedule is the recipe's, of 500
-// steps. Exit code 1 if losses are further than 2e-5 (fp32) or 2e-3 (bf16) from those of one rank.
+// A step is 8 windows of 256 tokens for any number of ranks, so all runs have the same data. The
+// schedule is the recipe's, of 500 steps. Exit code 1 if losses differ by more than 2e-5 (fp32) or
+// 2e-3 (bf16) from those of one rank.
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -26,7 +28,7 @@ const steps = Number(options.steps);
 const bound = options.precision === "fp32" ? 2e-5 : 2e-3;
 const folder = mkdtempSync(join(tmpdir(), "llamaforge-ranks-"));
 
-/** Trains and reads what the run left. */
+/** Trains, and reads the files that the run left. */
 function train(ranks, parallel, shardSize) {
   const out = join(folder, `${parallel}-${ranks}`);
   const settings = {

@@ -1,4 +1,5 @@
-// How late a timer of the same process fires while long CPU operations run: node bench/responsiveness.mjs [--out FILE]
+// Measures how late a timer of the same process fires while long CPU operations run:
+//   node bench/responsiveness.mjs [--out FILE]
 import { writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";

@@ -1,13 +1,14 @@
-// How long training pauses for a save: the copy of weights, master weights and moments to the host, which is all that a step
-// waits for. The first copy takes memory from the system, later ones use it again.
+// Measures how long training pauses for a save. The pause is the copy of weights, master weights
+// and moments to the host; a step waits for nothing else. The first copy takes memory from the
+// system, and later copies reuse it.
 //
 //   node bench/save-pause.mjs [--device cpu|cuda:0] [--preset tinyllama-1.1b] [--layers N] [--saves 4]
 //
-// Nothing changes between the saves, so all copies must be alike: exit code 1 if one differs.
+// Nothing changes between the saves, so all copies must be equal: exit code 1 if one differs.
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
 import { HostCopies } from "../dist/checkpoint/host-copies.js";
-import { weightSources } from "../dist/checkpoint/llama.js";
+import { weightSources } from "../dist/checkpoint/model.js";
 import { optimizerSources } from "../dist/checkpoint/optimizer.js";
 import { AdamW, Llama, parseDevice, presets, synchronize } from "../dist/index.js";
 

@@ -1,4 +1,4 @@
-// The training loop by hand: what Trainer does without checkpoints, charts and a guard's limits.
+// The training loop by hand. The Trainer adds checkpoints, charts and the limits of the step guard.
 import { AdamW, cosineSchedule, Llama, type LlamaConfig, Mixture, scope } from "llamaforge";
 
 export interface LoopOptions {
@@ -22,11 +22,10 @@ export async function trainByHand(options: LoopOptions): Promise<Llama> {
   const schedule = cosineSchedule({ peakLr: 2e-3, minLr: 2e-4, warmupSteps, decaySteps: steps });
 
   for (let step = 0; step < steps; step++) {
-    using _ = scope(); // every tensor made below is freed at the end of this turn
+    using _ = scope(); // frees every tensor made below at the end of the iteration
     let loss = null;
     for (let micro = 0; micro < accumulation; micro++) {
-      const { inputs, targets } = await data.next(microBatch);
-      loss = model.loss(inputs, targets); // fused output head and cross-entropy
+      loss = model.loss(await data.next(microBatch)); // fused output head and cross-entropy
       loss.backward({ scale: 1 / accumulation }); // gradients add up in f32
     }
     const { gradNorm } = optimizer.step({ lr: schedule(step), clip: 1 });

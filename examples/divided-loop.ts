@@ -1,5 +1,6 @@
-// The training loop by hand over several processes, one for each GPU, started by torchrun, srun or mpirun; custom-loop.ts with
-// five things more: the cluster, a rank for the data, a strategy for the model, the mean loss, and an orderly end.
+// The training loop by hand over several processes, one for each GPU. torchrun, srun or mpirun
+// starts them. It adds five parts to custom-loop.ts: the cluster, a rank for the data, a strategy
+// for the model, the mean loss, and an orderly end.
 import {
   AdamW,
   add,
@@ -24,24 +25,24 @@ export interface DividedLoopOptions {
   device: Device;
   strategy: StrategyName;
   steps: number;
-  /** Windows that a process takes at once. */
+  /** Windows per process and micro-batch. */
   microBatch: number;
   accumulation: number;
-  /** Called on the first process. */
+  /** Called on rank 0 only. */
   report: (step: number, loss: number, gradNorm: number) => void;
 }
 
 export async function trainTogether(options: DividedLoopOptions): Promise<void> {
   const { device, strategy } = options;
-  const world = readWorld(); // null outside of a launcher: then it trains alone
+  const world = readWorld(); // null without a launcher: one process trains alone
   const waits = { timeoutMs: 60_000, startTimeoutMs: 300_000 };
   const cluster =
     world && (await Cluster.connect(world, { device, strategy, reduce: "fp32", ...waits }));
   try {
     await train(options, cluster);
-    await cluster?.close(); // in agreement with the others
+    await cluster?.close(); // waits for the other processes
   } catch (error) {
-    cluster?.fail(error as Error); // the others get a PeerError with its words instead of waiting
+    cluster?.fail(error as Error); // the others get a PeerError with this message
     throw error;
   }
 }
@@ -50,23 +51,24 @@ async function train(options: DividedLoopOptions, cluster: Cluster | null): Prom
   const { config, device, steps, microBatch, accumulation, report } = options;
   const { rank, worldSize } = cluster?.world ?? { rank: 0, worldSize: 1 };
   const windows = { sequenceLength: config.contextLength, seed: 1 };
-  const data = await Mixture.open(options.data, { ...windows, device, rank, worldSize }); // its own windows of each step
+  // Every process reads its own windows of each step. All start from the same weights.
+  const data = await Mixture.open(options.data, { ...windows, device, rank, worldSize });
   const shared = cluster ? { parallel: cluster.strategy } : {};
-  const model = await Llama.create(config, { device, dtype: "f32", seed: 1, ...shared }); // the same seed everywhere
+  const model = await Llama.create(config, { device, dtype: "f32", seed: 1, ...shared });
   const optimizer = new AdamW(model.store, { weightDecay: 0.1 });
 
   for (let step = 0; step < steps; step++) {
     using _ = scope();
     let mean: Tensor = zeros([], { device });
     for (let micro = 0; micro < accumulation; micro++) {
-      cluster?.strategy.beginMicroBatch(micro === accumulation - 1); // after the last, gradients go to the others
-      const { inputs, targets } = await data.next(microBatch);
-      const loss = model.loss(inputs, targets);
+      // The last micro-batch of a step sends the gradients.
+      cluster?.strategy.beginMicroBatch(micro === accumulation - 1);
+      const loss = model.loss(await data.next(microBatch));
       loss.backward({ scale: 1 / accumulation });
       mean = noGrad(() => add(mean, mul(loss, 1 / accumulation)));
     }
-    cluster?.strategy.average(mean); // over all processes
-    const { gradNorm } = optimizer.step({ lr: 2e-3, clip: 1, loss: mean }); // norm and clipping are those of all
+    cluster?.strategy.average(mean); // the mean over all processes
+    const { gradNorm } = optimizer.step({ lr: 2e-3, clip: 1, loss: mean }); // norm of all ranks
     const figures = [await mean.item(), await gradNorm.item()] as const;
     if (rank === 0) report(step, ...figures);
   }

@@ -1,17 +1,18 @@
-// A server that trains a model in its own process: requests are answered while steps run, as nothing here waits for the device.
+// A server that trains a model in its own process. It answers requests while steps run, because
+// nothing here blocks on the device.
 //
 //   GET  /status    the latest step
-//   POST /generate  { "prompt": "..." } -> { "text": "..." }, by the weights as they are just now
+//   POST /generate  { "prompt": "..." } -> { "text": "..." }, with the current weights
 //
-// A token waits in the device's queue behind the steps that are there already, up to two of them.
+// A token waits in the device's queue behind the steps already enqueued, two at most.
 import Fastify, { type FastifyInstance } from "fastify";
 import { generate, type RunConfig, type StepMetrics, Trainer } from "llamaforge";
 
 export interface TrainingServer {
   app: FastifyInstance;
-  /** Ends when the training has; rejects when it fails. */
+  /** Resolves when the training ends and rejects when it fails. */
   trained: Promise<void>;
-  /** Saves, ends the training and then the server. */
+  /** Saves, ends the training, then closes the server. */
   stop(): Promise<void>;
 }
 

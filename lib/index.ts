@@ -1,8 +1,13 @@
 // The public surface: everything a user imports from "llamaforge".
 
-export { type LoadLlamaOptions, loadLlama, saveLlama } from "./checkpoint/llama.js";
 export { openCheckpoint, openNewest } from "./checkpoint/load.js";
 export { verifyCheckpoint } from "./checkpoint/manifest.js";
+export {
+  type LoadModelOptions,
+  loadModel,
+  type SaveModelOptions,
+  saveModel,
+} from "./checkpoint/model.js";
 export { readSafetensors, type StoredTensor, writeSafetensors } from "./checkpoint/safetensors.js";
 export {
   type LoadedConfig,
@@ -28,7 +33,7 @@ export { type BuildInfo, buildInfo, setThreads } from "./core/native.js";
 export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./core/runtime.js";
 export { keep, scope } from "./core/scope.js";
 export { type BackwardOptions, type DType, Tensor } from "./core/tensor.js";
-export { Loader } from "./data/loader.js";
+export { type DocumentOptions, type LoadedBatch, Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
 export { TokenDataset } from "./data/shards.js";
 export { Tokenizer } from "./data/tokenizer.js";
@@ -58,21 +63,7 @@ export {
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
 export { type GenerateOptions, generate, generateTokens } from "./generate/generate.js";
-export {
-  fromHuggingFace,
-  type LlamaConfig,
-  llamaConfig,
-  parameterCount,
-  toHuggingFace,
-} from "./model/config.js";
-export { type HuggingFaceTensor, huggingFaceTensors } from "./model/hf.js";
-export {
-  type DocumentOptions,
-  type KeyValueCache,
-  Llama,
-  type Recompute,
-} from "./model/llama.js";
-export { presets } from "./model/presets.js";
+export * from "./model/index.js";
 export * from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
@@ -81,7 +72,14 @@ export { planRun, type RunPlan } from "./plan/plan.js";
 export type { MachineOptions, ScalingPlan, StrategyPlan } from "./plan/scaling.js";
 export { prepare } from "./prepare/prepare.js";
 export { writeReport } from "./report/html.js";
-export type { DocumentChoice } from "./train/documents.js";
 export type { StepMetrics, Validation } from "./train/metrics.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
-export { Trainer, type TrainerOptions, type TrainerResult } from "./train/trainer.js";
+export {
+  type BatchSource,
+  type Saver,
+  type StepRecords,
+  Trainer,
+  type TrainerOptions,
+  type TrainerParts,
+  type TrainerResult,
+} from "./train/trainer.js";

@@ -2,9 +2,9 @@
 //
 //   node scripts/build-cuda.mjs [--archs "80;90a" | --archs all] [--jobs N] [--if-available]
 //
-// --archs: what the last build had, 90a at first. --jobs: nvcc processes at a time, by default one
-// for each core and 3 GB of memory.
-// --if-available: does nothing where nvcc is not installed. No GPU is needed to compile.
+// --archs: the architectures of the last build by default, and 90a at first. --jobs: nvcc processes
+// at a time, by default one for each core and 3 GB of memory. --if-available: does nothing if nvcc
+// is not installed. Compiling needs no GPU.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
@@ -22,7 +22,10 @@ const { values } = parseArgs({
   },
 });
 
-/** A compiler of the attention kernels takes up to 2 GB. */
+/**
+ * Jobs that fit the cores and the memory: compiling the attention kernels takes up to 2 GB per
+ * process.
+ */
 function affordableJobs() {
   return Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / (3 * 2 ** 30))));
 }
@@ -59,7 +62,7 @@ if (!compiler) {
 }
 const folder = join(root, "build", "cuda");
 const source = join(root, "csrc/cuda");
-// What the last build had is kept, also where the folder came along with a copied clone.
+// The architectures of the last build are kept, even if the folder came with a copied clone.
 values.archs ??= cached(folder, "LLAMAFORGE_CUDA_ARCHS");
 discardForeign(folder, source, (message) => console.log(`build-cuda: ${message}`));
 const generator = spawnSync("ninja", ["--version"]).status === 0 ? ["-G", "Ninja"] : [];

@@ -1,13 +1,15 @@
-// Packs everything that runs on a GPU host without Node, npm or oneDNN into one folder, build/gpu-bundle:
+// Packs everything that a GPU host without Node, npm or oneDNN needs into one folder,
+// build/gpu-bundle:
 //
 //   npm run bundle:gpu            needs: npm run setup, npm run build:cuda
-//   build/gpu-bundle/run.sh test [FILES]            the tests with the GPU as device
+//   build/gpu-bundle/run.sh test [FILES]            the tests on the GPU
 //   build/gpu-bundle/run.sh llamaforge doctor       the command line; likewise train, generate, ...
 //   build/gpu-bundle/run.sh bench event-loop/run.mjs [OPTIONS]   a program of bench/
-//   build/gpu-bundle/run.sh node FILE               any program of its own
+//   build/gpu-bundle/run.sh node FILE               any other program
 //
-// Two archives: what hardly changes (Node, npm packages, oneDNN), made again only when it did, and the project itself. The
-// whole is at most 60 MiB. run.sh unpacks it once, beside itself or where LLAMAFORGE_BUNDLE_DIR says.
+// There are two archives: one for parts that seldom change (Node, npm packages, oneDNN), which is
+// made again only after a change, and one for the project itself. Together they are at most 60 MiB.
+// run.sh unpacks them once, next to itself or into LLAMAFORGE_BUNDLE_DIR.
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
@@ -36,7 +38,7 @@ function fail(message) {
 
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 
-/** Packages that the library and its tests need when they run, with everything those need in turn. */
+/** Packages that the library and its tests need at run time, with all their dependencies. */
 function packages() {
   const found = new Map();
   const add = (name, from, optional) => {
@@ -65,7 +67,10 @@ function packages() {
   return found;
 }
 
-/** Native code for other systems, types, sources and documentation stay behind. */
+/**
+ * Whether the bundle needs a file. Native code for other systems, types, sources and documentation
+ * are left out.
+ */
 function isNeeded(path) {
   if (/\.(map|md|markdown|d\.[cm]?ts|flow)$/i.test(path)) return false;
   if (/[./-](android|darwin|win32|freebsd|openharmony|musl|arm|arm64|ia32|wasm32)[./-]/.test(path))
@@ -73,7 +78,7 @@ function isNeeded(path) {
   return true;
 }
 
-/** Shared libraries of the addon that a bare Linux lacks. */
+/** Shared libraries that the addon needs and a bare Linux lacks. */
 function sharedLibraries(addon) {
   return execFileSync("ldd", [addon], { encoding: "utf8" })
     .split("\n")
@@ -103,7 +108,7 @@ mkdirSync(bundle, { recursive: true });
 const staging = join(root, "build/gpu-bundle-staging");
 rmSync(staging, { recursive: true, force: true });
 
-// ---- what hardly changes
+// ---- parts that seldom change
 const libraries = sharedLibraries(addon);
 const found = packages();
 const identity = createHash("sha256")
@@ -155,7 +160,8 @@ for (const name of ["llamaforge.node", ...plugins]) {
   cpSync(join(root, "build/Release", name), target);
   spawnSync("strip", ["--strip-debug", target]);
 }
-// What test/cuda/arena.test.ts runs: compiled here, with its sanitizers inside, because the other host has no compiler.
+// The program of test/cuda/arena.test.ts, with sanitizers. It is compiled here because the other
+// host has no compiler.
 const arena = ["csrc/cuda/runtime/arena.cpp", "test/cuda/arena.cpp"].map((name) =>
   join(root, name),
 );

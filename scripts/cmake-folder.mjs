@@ -1,4 +1,4 @@
-// Build folders of CMake and what they were made for.
+// CMake build folders, and the sources that they were made for.
 import { existsSync, readFileSync, realpathSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 
@@ -12,9 +12,10 @@ export function cached(folder, variable) {
 }
 
 /**
- * Why a build folder builds other sources than these, or into another folder: it came along when a clone was copied or moved,
- * and its cache holds absolute paths of the place that it was made in.
- * @returns null if it is of these sources, or not configured yet
+ * Says why a build folder builds other sources than these, or builds into another folder. Such a
+ * folder came along when a clone was copied or moved: its cache holds absolute paths of the original
+ * place.
+ * @returns null if the folder is for these sources, or not configured yet
  */
 export function foreignTo(folder, source) {
   const expected = { CMAKE_HOME_DIRECTORY: source, CMAKE_CACHEFILE_DIR: folder };
@@ -26,15 +27,16 @@ export function foreignTo(folder, source) {
   return null;
 }
 
-/** What CMake and its builds leave in a folder; everything else there is others'. */
+/** The entries that CMake and its builds leave in a folder. Other entries there are not ours. */
 const made = [
   ...["CMakeCache.txt", "CMakeFiles", "cmake_install.cmake", "compile_commands.json"],
   ...["build.ninja", ".ninja_deps", ".ninja_log", "Makefile", "Release", "Debug"],
 ];
 
 /**
- * Removes what a build for other sources has left: nothing of it fits, and CMake refuses or, worse, builds the other clone.
- * @returns whether it did
+ * Removes the output of a build for other sources. Nothing of it fits; CMake refuses it or, worse,
+ * builds the other clone.
+ * @returns whether anything was removed
  */
 export function discardForeign(folder, source, say = console.log) {
   const why = foreignTo(folder, source);

@@ -21,10 +21,10 @@ with torch.no_grad():
     theirs = model(ids).logits.float()
 
 program = """
-const { loadLlama, noGrad, tensor, writeSafetensors } = await import(process.argv[1]);
+const { loadModel, noGrad, tensor, writeSafetensors } = await import(process.argv[1]);
 const [, , folder, list, out] = process.argv;
 const ids = JSON.parse(list);
-const model = await loadLlama(folder, { dtype: "f32" });
+const model = await loadModel(folder, { dtype: "f32" });
 const logits = noGrad(() => model.forward(tensor([ids], { dtype: "i32" })));
 const bytes = new Uint8Array(await logits.toBytes());
 await writeSafetensors(out, [{ name: "logits", dtype: "F32", shape: logits.shape, bytes: () => bytes }]);

@@ -1,7 +1,10 @@
-"""The polynomials of normal random numbers (csrc/cpu/philox.cpp, csrc/cuda/ops/philox.cu):  python3 scripts/fit_normals.py
+"""Fits the polynomials for normal random numbers (csrc/cpu/philox.cpp, csrc/cuda/ops/philox.cu).
 
-Minimax fits in float64 by Lawson's algorithm: least squares whose weights grow where the error is large. Prints each
-polynomial's coefficients, lowest degree first, as the f32 that the kernels hold, and the largest error before rounding. Needs NumPy.
+    python3 scripts/fit_normals.py        (needs NumPy)
+
+The fits are minimax fits in float64 by Lawson's algorithm: least squares whose weights grow where
+the error is large. The script prints each polynomial's coefficients, lowest degree first, as the
+f32 values in the kernels, and the largest error before rounding.
 """
 
 import numpy as np

@@ -1,13 +1,14 @@
-// Fuzzes every parser of files from elsewhere, one after the other.
+// Fuzzes every parser of files that may come from elsewhere, one after the other.
 //
 //   npm run fuzz                                    a minute each
 //   npm run fuzz -- --minutes 5                     as in docs/faults.md
 //   npm run fuzz -- --only safetensors,tokenizer    some of them; --seed N for other inputs
 //
-// safetensors, and the store's protocol: libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer (needs clang: npm run
-// setup -- --fuzz); the others: fast-check over changes to good files and to the committed corpus, and with the addon built
-// by sanitizers under `npm run test:asan -- --run scripts/fuzz.mjs --minutes 5`. A finding is written to build/fuzz/found and
-// ends the run with 1; put it into the corpus when it is fixed.
+// The safetensors parser and the store's protocol run under libFuzzer with AddressSanitizer and
+// UndefinedBehaviorSanitizer, which need clang (npm run setup -- --fuzz). The others run under
+// fast-check, over changes to good files and to the committed corpus. To run those with an addon
+// built with sanitizers, use `npm run test:asan -- --run scripts/fuzz.mjs --minutes 5`. A finding
+// is written to build/fuzz/found and ends the run with 1; add it to the corpus when it is fixed.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -46,10 +47,10 @@ function report(name, executions, finding) {
   if (finding !== undefined) findings.push(name);
 }
 
-/** Parsers in C++: the sources beside csrc/fuzz/NAME_fuzz.cpp, and the longest input. */
+/** Parsers in C++: their sources besides csrc/fuzz/NAME_fuzz.cpp, and their longest input. */
 const native = {
   safetensors: {
-    sources: ["safetensors", "safetensors_header", "json_cursor", "regular_file", "file_error"].map(
+    sources: ["safetensors", "safetensors_header", "header_text", "regular_file", "file_error"].map(
       (name) => `csrc/io/${name}.cpp`,
     ),
     longest: 4096,
@@ -115,7 +116,8 @@ async function fastCheck(name, target) {
   report(name, executions);
 }
 
-// Native code prints and aborts as it likes; a folder in memory, for the disk is not what is tested.
+// Native code may print and abort. The scratch folder is in memory, because the disk is not under
+// test.
 const scratch = mkdtempSync("/dev/shm/llamaforge-fuzz-");
 try {
   const targets = await makeTargets(root, scratch);

@@ -1,4 +1,5 @@
-// Writes lib/core/native-ops.ts: the TypeScript types of the native functions, from csrc/ops/ops.def, the single list.
+// Writes lib/core/native-ops.ts, the TypeScript types of the native functions, from
+// csrc/ops/ops.def, the only list of ops.
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
@@ -58,7 +59,7 @@ let old = "";
 try {
   old = readFileSync(target, "utf8");
 } catch {
-  // The first build writes it.
+  // There is no old file before the first build.
 }
 if (old !== text) writeFileSync(target, text);
 console.log(`${fileURLToPath(target)}: ${methods.length} ops`);

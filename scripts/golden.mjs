@@ -1,11 +1,13 @@
-// Checks LlamaForge against reference cases made with another implementation:
+// Checks LlamaForge against reference cases that another implementation has made:
 //
 //   npm run golden -- DIR... [--device cpu] [--dtype f32|bf16]
 //
-// Each DIR holds a Hugging Face Llama (config.json, model.safetensors), io.safetensors (input_ids, labels, logits, loss),
-// grads.safetensors, generate.json, and a training run (train.safetensors, train.json, after.safetensors). One JSON line per
-// case with the largest measured errors, ||ours - reference|| / ||reference||; the exit code is 1 if one is beyond its
-// tolerance. In bf16 only the losses have one (absolute, in nats): rounding makes the rest of the figures informative.
+// Each DIR holds a Hugging Face Llama (config.json, model.safetensors), io.safetensors (input_ids,
+// labels, logits, loss), grads.safetensors, generate.json, and a training run (train.safetensors,
+// train.json, after.safetensors). The output is one JSON line per case with the largest measured
+// errors, ||ours - reference|| / ||reference||. The exit code is 1 if an error exceeds its
+// tolerance. In bf16 only the losses have a tolerance (absolute, in nats), because rounding makes
+// the other figures merely informative.
 import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -14,8 +16,7 @@ import {
   cosineSchedule,
   empty,
   generateTokens,
-  huggingFaceTensors,
-  loadLlama,
+  loadModel,
   noGrad,
   parseDevice,
   readSafetensors,
@@ -24,7 +25,10 @@ import {
   trainStep,
 } from "../dist/index.js";
 
-/** ||a - b|| / ||b|| in float64; NaN if either holds one, and NaN is never within a tolerance. */
+/**
+ * ||a - b|| / ||b|| in float64. It is NaN if either array holds a NaN, and NaN is never within a
+ * tolerance.
+ */
 function relativeError(a, b) {
   if (a.length !== b.length) throw new Error(`${a.length} numbers against ${b.length}`);
   let difference = 0;
@@ -52,7 +56,7 @@ async function readFileTensors(path, device) {
 
 const parameterValues = async (model, pick) => {
   const values = new Map();
-  for (const { name, shape, parameter, offset } of huggingFaceTensors(model)) {
+  for (const { name, shape, parameter, offset } of model.files.tensors) {
     const source = pick(parameter);
     if (!source) throw new Error(`${name} has no gradient`);
     const view = source.view(shape, offset);
@@ -62,13 +66,13 @@ const parameterValues = async (model, pick) => {
   return values;
 };
 
-/** The worst parameter of two maps by name. */
+/** The parameter with the largest error, for two maps by name. */
 export function worst(ours, reference) {
   let worstError = 0;
   let worstName = "";
   for (const [name, { values }] of reference) {
     const error = relativeError(ours.get(name) ?? new Float32Array(), values);
-    // Nothing is worse, and nothing compares with it.
+    // NaN counts as the largest error; no comparison with NaN is true.
     if (Number.isNaN(error)) return { error, name };
     if (error > worstError) [worstError, worstName] = [error, name];
   }
@@ -89,7 +93,7 @@ const tolerancesByDtype = {
   bf16: { lossNats: 0.02, trainLossNats: 0.02 },
 };
 
-/** Runs one case. @returns measured errors, and what is beyond its tolerance */
+/** Runs one case. @returns the measured errors, and those that exceed their tolerance */
 export async function checkCase(folder, { device: deviceText = "cpu", dtype = "f32" } = {}) {
   const device = parseDevice(deviceText);
   const measured = { case: basename(folder), device: deviceText, dtype };
@@ -110,13 +114,13 @@ export async function checkCase(folder, { device: deviceText = "cpu", dtype = "f
 
 async function checkForwardAndBackward(folder, { device, dtype }, measured) {
   const io = await readFileTensors(join(folder, "io.safetensors"), device);
-  const model = await loadLlama(folder, { device, dtype, training: true });
+  const model = await loadModel(folder, { device, dtype, training: true });
   const { shape } = io.get("input_ids");
   const ids = tensor(io.get("input_ids").values, { shape, device });
   const labels = tensor(io.get("labels").values, { shape, device });
   const logits = await noGrad(() => model.forward(ids).toArray());
   measured.logits = relativeError(logits, io.get("logits").values);
-  const loss = model.loss(ids, labels);
+  const loss = model.loss({ inputs: ids, targets: labels });
   loss.backward();
   const reference = io.get("loss").values[0];
   const ours = await loss.item();
@@ -134,7 +138,7 @@ async function checkForwardAndBackward(folder, { device, dtype }, measured) {
 
 async function checkGeneration(folder, { device, dtype }, measured, failures) {
   const { prompt, greedy } = JSON.parse(readFileSync(join(folder, "generate.json"), "utf8"));
-  const model = await loadLlama(folder, { device, dtype });
+  const model = await loadModel(folder, { device, dtype });
   const ids = [];
   for await (const id of generateTokens(model, prompt, {
     maxTokens: greedy.length,
@@ -155,7 +159,7 @@ async function checkTraining(folder, { device, dtype }, measured) {
     "tokens",
   );
   const [, batch, stride] = shape;
-  const model = await loadLlama(folder, { device, dtype, training: true });
+  const model = await loadModel(folder, { device, dtype, training: true });
   const { betas, eps, weight_decay: weightDecay, decay } = recipe.adamw;
   const optimizer = new AdamW(model.store, {
     beta1: betas[0],

@@ -2,8 +2,9 @@
 
     python3 scripts/make_golden.py OUT_DIR        (pip install torch transformers)
 
-The case kept in test/golden/tied was made by it: a tied head, rope_theta 500000 and ignored labels. Larger cases differ in
-the configuration only. Labels are not shifted further: loss = mean cross-entropy of logits[b, t] against labels[b, t].
+The script made the case in test/golden/tied, which has a tied head, rope_theta 500000 and ignored
+labels. Larger cases differ only in the configuration. Labels are not shifted further: loss = mean
+cross-entropy of logits[b, t] against labels[b, t].
 """
 import json, math, pathlib, sys
 

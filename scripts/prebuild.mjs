@@ -1,12 +1,15 @@
-// Makes the packages that are published, as tarballs in build/packages:
+// Makes the published packages, as tarballs in build/packages:
 //
 //   npm run prebuild [-- --archs "80;90a"] [--no-build] [--cpu-only] [--out DIR]
 //
-// llamaforge-<version>.tgz: the library, with the addon for the CPU in prebuilds/linux-x64 and beside it oneDNN and every other
-// library that a bare system lacks. llamaforge-linux-x64-cuda13-<version>.tgz: the CUDA plugin (@llamaforge/linux-x64-cuda13), an
-// optional dependency of the first in exactly its version. Neither runs a script when it is installed.
+// llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64,
+// with oneDNN and every other library that a bare system lacks next to it.
+// llamaforge-linux-x64-cuda13-<version>.tgz is the CUDA plugin (@llamaforge/linux-x64-cuda13), an
+// optional dependency of the library in exactly its version. Neither runs a script when it is
+// installed.
 //
-// --archs: machine code of the plugin, all by default. --no-build: packs what is built. --cpu-only: without the plugin.
+// --archs: architectures of the plugin, all by default. --no-build: packs the existing build.
+// --cpu-only: leaves out the plugin.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   copyFileSync,
@@ -23,7 +26,7 @@ import {
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { discardForeign } from "./cmake-folder.mjs";
+import { cached, discardForeign } from "./cmake-folder.mjs";
 import { copyDemo } from "./prebuild-demo.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -69,7 +72,7 @@ function checkBuilt() {
   if (!existsSync(join(root, "dist/cli/main.js"))) fail("dist/ is missing: run npm run build:ts");
 }
 
-/** dist/ without what was compiled from files that are gone. */
+/** Copies dist/ without files whose sources are gone. */
 function copyLibrary(folder) {
   const built = join(root, "dist");
   cpSync(built, join(folder, "dist"), {
@@ -77,13 +80,16 @@ function copyLibrary(folder) {
     filter: (path) => {
       if (statSync(path).isDirectory()) return true;
       const source = relative(built, path).replace(/(\.d\.ts|\.js)(\.map)?$/, ".ts");
-      // Maps point to sources that are not in the package.
+      // Source maps point to sources that are not in the package.
       return !path.endsWith(".map") && existsSync(join(root, "lib", source));
     },
   });
 }
 
-/** The newest version of a symbol that any of the files needs: what the system must have. */
+/**
+ * The newest version of a symbol that any of the files needs. The system must have at least this
+ * version.
+ */
 function newestSymbol(files, prefix) {
   const versions = files.flatMap((file) => {
     const text = execFileSync("objdump", ["-T", file], { encoding: "utf8", maxBuffer: 2 ** 28 });
@@ -97,11 +103,14 @@ function newestSymbol(files, prefix) {
   return versions.sort((a, b) => (key(a) < key(b) ? -1 : 1)).at(-1);
 }
 
-/** Licences of the libraries that come along, from the Debian packages that they are from. */
-function copyLicences(folder, origins) {
+/**
+ * Licences of the libraries that come along, from the Debian packages that they are from.
+ * @param files where those libraries were on this machine
+ */
+function copyLicences(folder, files) {
   const target = join(folder, "licences");
   mkdirSync(target, { recursive: true });
-  for (const file of Object.values(origins)) {
+  for (const file of files) {
     // dpkg knows a file by either name where /lib is a link to /usr/lib.
     const owner = [file, `/usr${file}`, file.replace(/^\/usr/, "")]
       .map((candidate) => spawnSync("dpkg", ["-S", candidate], { encoding: "utf8" }))
@@ -112,7 +121,10 @@ function copyLicences(folder, origins) {
   }
 }
 
-/** An empty folder for what a package holds, beside its tarball; gone when that is made. */
+/**
+ * Makes an empty folder for a package's contents, next to its tarball. It is removed once the
+ * tarball exists.
+ */
 function stage(name) {
   return mkdtempSync(join(out, `${name}-`));
 }
@@ -153,7 +165,9 @@ function packMain() {
   const origins = JSON.parse(readFileSync(join(folder, "build/origins.json"), "utf8"));
   rmSync(join(folder, "build"), { recursive: true });
   const native = join(folder, "prebuilds", `${process.platform}-${process.arch}`);
-  copyLicences(native, origins);
+  // Headers alone, so that the addon holds its code.
+  const json = cached(join(root, "build"), "NLOHMANN_JSON_INCLUDE_DIR");
+  copyLicences(native, [...Object.values(origins), join(json, "nlohmann/json.hpp")]);
   const binaries = readdirSync(native).filter((name) => /\.(node|so)(\.|$)/.test(name));
   const paths = binaries.map((name) => join(native, name));
   const needs = {
@@ -202,7 +216,7 @@ if (options["no-build"]) checkBuilt();
 else build();
 mkdirSync(out, { recursive: true });
 for (const name of readdirSync(out)) {
-  // What an earlier run made, and what one left that failed; the folder may hold other things.
+  // Removes the output of earlier runs, failed ones included. The folder may hold other things.
   const ours = /^llamaforge-.*\.tgz$|^(llamaforge|linux-x64-cuda\d+)-\w{6}$/.test(name);
   if (ours) rmSync(join(out, name), { recursive: true });
 }

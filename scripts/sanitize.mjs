@@ -1,14 +1,19 @@
-// compute-sanitizer over every kernel: memcheck, racecheck, initcheck and synccheck on test/support/kernel-sweep.mjs, each
-// tensor an allocation of its own so that its end is seen. Prints a table; exit code 1 if a tool found anything.
+// Runs compute-sanitizer over every kernel: memcheck, racecheck, initcheck and synccheck on
+// test/support/kernel-sweep.mjs. Each tensor is an allocation of its own, so that the tools see its
+// end. Prints a table; exit code 1 if a tool found anything.
 //
 //   node scripts/sanitize.mjs [--tools memcheck,racecheck] [--parallel 1] [--limit 600] [--log FOLDER] [SWEEP...]
 //
-// SWEEPs: parts of kernel_sweep.mjs, and ranks_STRATEGY, a few steps of that strategy on ranks that share the GPU through NCCL
-// (memcheck alone: what the others would report is NCCL's protocol, whose kernels wait for flags that peers write); all by
-// default. --parallel: sweeps at a time, one process each. --limit: seconds for each, after which it counts as not clean. Needs
-// compute-sanitizer (CUDA toolkit). cuBLASLt's kernels run under it as well; hazards that racecheck reports between two of their
-// instructions (it knows no arrival of one lane for its warp) are counted apart. For the attention kernels' own such arrivals the
-// plugin has to be built with CUDAFLAGS=-DLLAMAFORGE_RACECHECK (docs/cuda.md).
+// SWEEPs are parts of kernel-sweep.mjs, and ranks_STRATEGY: a few steps of that strategy on ranks
+// that share the GPU through NCCL. All run by default. ranks_STRATEGY runs under memcheck only,
+// because the other tools would report NCCL's protocol, whose kernels wait for flags that peers
+// write. --parallel: sweeps at a time, one process each. --limit: seconds for each sweep, after
+// which it counts as not clean. Needs compute-sanitizer (CUDA toolkit).
+//
+// cuBLASLt's kernels run under it too. Hazards that racecheck reports between two of their
+// instructions are counted separately, because racecheck does not understand an arrival of one lane
+// for its whole warp. The attention kernels use such arrivals too; for them, build the plugin with
+// CUDAFLAGS=-DLLAMAFORGE_RACECHECK (docs/cuda.md).
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -40,7 +45,7 @@ const sanitizer =
     .filter(Boolean)
     .map((home) => join(home, "bin/compute-sanitizer"))
     .find(existsSync) ?? "compute-sanitizer";
-/** A run of several ranks for each strategy; hybrid_shard needs four. */
+/** Number of ranks for each strategy; hybrid_shard needs four. */
 const runs = {
   ranks_replicated: 2,
   ranks_zero1: 2,
@@ -50,7 +55,7 @@ const runs = {
 
 const sweeps = positionals.length > 0 ? positionals : [...namesOfSweeps(), ...Object.keys(runs)];
 
-/** What a sweep runs, and how one sees that it did. */
+/** The command of a sweep, and the output that shows that it has run. */
 function programOf(sweep) {
   const ranks = runs[sweep];
   if (ranks === undefined) return { command: [program, sweep], done: /\d+ operations ran/ };
@@ -72,7 +77,9 @@ const flags = {
   synccheck: [],
 };
 
-/** How many hazards there are if all of them were printed and none has an access of ours; otherwise 0. */
+/**
+ * Number of hazards, if all of them were printed and none has an access in our code; otherwise 0.
+ */
 function foreignHazards(text, summary) {
   const reports = text.split(/^=+ Error: .*hazard detected/m).slice(1);
   const [, displayed, errors] =
@@ -85,8 +92,8 @@ function foreignHazards(text, summary) {
 }
 
 /**
- * How many calls failed inside NCCL, which asks for kernels that were not built for this chip and does without them, if nothing
- * else was reported; otherwise 0.
+ * Number of calls that failed inside NCCL, if nothing else was reported; otherwise 0. NCCL asks for
+ * kernels that were not built for this chip, and works without them.
  */
 function foreignCalls(text, summaries) {
   const reports = text.split(/^=+ Program hit /m).slice(1);
@@ -111,7 +118,7 @@ async function check(tool, sweep) {
       ...[process.execPath, ...command],
     ],
     {
-      detached: true, // a group of its own: the tool's death alone would leave its child
+      detached: true, // a process group: killing the tool alone would leave its child
       env: {
         LLAMAFORGE_TEST_DEVICE: "cuda:0",
         ...process.env,
@@ -139,7 +146,7 @@ async function check(tool, sweep) {
   writeFileSync(join(log, `${tool}-${sweep}.log`), text);
   const seconds = (performance.now() - started) / 1000;
   const missing = code === null ? `ended after ${seconds.toFixed(0)} s` : "no summary";
-  // Each process has a summary of its own: the first that is not clean counts.
+  // Each process has a summary of its own; the first one that is not clean counts.
   const summaries = [...text.matchAll(/(?:ERROR|RACECHECK) SUMMARY: (.*)/g)].map(
     ([, said]) => said,
   );

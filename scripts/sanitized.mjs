@@ -1,21 +1,25 @@
-// Tests, or a program, with the addon built by the compiler's sanitizers, in a build folder of its own:
+// Runs tests, or a program, with an addon built with the compiler's sanitizers in a build folder of
+// its own:
 //
 //   npm run test:asan                          AddressSanitizer and UndefinedBehaviorSanitizer: `lists.address` below
 //   npm run test:tsan                          ThreadSanitizer: `lists.thread` below
 //   npm run test:asan -- test/ops              these tests
 //   npm run test:asan -- --run scripts/fuzz.mjs --minutes 5      a program of Node instead of tests
 //
-// Reports of every process, children that were killed included, are collected in build/<name>/reports and end this with 1.
-// All test files share one process: starting one takes long here.
+// Reports of all processes, including children that were killed, are collected in
+// build/<name>/reports; any report makes this program end with 1. All test files share one process,
+// because starting a process takes long here.
 //
-// AddressSanitizer looks for no leaks: V8 frees nothing at its end, and every allocation of the addon has V8 on its stack, so
-// that no suppression could tell them apart. What leaks show in instead: memory() and resident memory in a08-leaks.
+// AddressSanitizer does not look for leaks. V8 frees nothing at its end, and every allocation of
+// the addon has V8 on its stack, so no suppression could tell the two apart. Leaks show in memory()
+// and in resident memory instead (a08-leaks).
 //
-// ThreadSanitizer runs with one thread per OpenMP team. libgomp is not instrumented, so its barriers are unknown to it and
-// every parallel loop would be reported; with one thread they run in place. What is tested is all that passes between JS
-// threads, the streams' threads, the store's and the collectives'; that kernels do not race is tested by their bits, which
-// are the same for every number of threads (test/ops/threads.test.ts). Node is not instrumented either: accesses within it
-// are left out, its locks are seen.
+// ThreadSanitizer runs with one thread per OpenMP team. libgomp is not instrumented, so
+// ThreadSanitizer does not know its barriers and would report every parallel loop; with one thread
+// the loops run in place. The tests cover everything that passes between JS threads, the streams'
+// threads, and those of the store and the collectives. Other tests check by their bits that kernels
+// do not race: the bits are equal for every number of threads (test/ops/threads.test.ts). Node is
+// not instrumented either: accesses within it are not seen, but its locks are.
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -40,8 +44,8 @@ const kinds = {
     sanitizers: "address,undefined",
     libraries: ["libasan.so", "libubsan.so"],
     options: {
-      // V8 and tests ask for more memory than there is, and take no for an answer. What is freed is kept out of use for 16 MB,
-      // not 256, or tests of resident memory would see that.
+      // V8 and the tests ask for more memory than there is, and accept a refusal. Freed memory is
+      // quarantined up to 16 MB instead of 256, because tests of resident memory would notice more.
       ASAN_OPTIONS: "detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16",
       UBSAN_OPTIONS: "halt_on_error=1:print_stacktrace=1",
     },
@@ -51,7 +55,8 @@ const kinds = {
     sanitizers: "thread",
     libraries: ["libtsan.so"],
     options: {
-      // A process that ends by exit(), or by its watchdog, waits for no thread but those that could meet what is gone then.
+      // A process that ends through exit() or its watchdog waits only for threads that could touch
+      // objects that are gone by then.
       TSAN_OPTIONS:
         "ignore_noninstrumented_modules=1:history_size=4:report_signal_unsafe=0:report_thread_leaks=0",
       LLAMAFORGE_THREADS: "1",
@@ -73,7 +78,7 @@ const reports = join(build, "reports", String(process.pid));
 
 function compile() {
   discardForeign(join(build, "build"), root);
-  // node-gyp-build looks for build/Release below the folder that LLAMAFORGE_PREBUILD names.
+  // node-gyp-build looks for build/Release under the folder that LLAMAFORGE_PREBUILD names.
   const args = ["build", "-O", join(build, "build"), "-l", "error"];
   args.push(`--CDLLAMAFORGE_SANITIZE=${kind.sanitizers}`, "--CDLLAMAFORGE_CPU_SETS=best");
   const made = spawnSync(join(root, "node_modules/.bin/cmake-js"), args, {
@@ -83,7 +88,10 @@ function compile() {
   if (made.status !== 0) process.exit(1);
 }
 
-/** What the addon needs to be there before it: the sanitizers' runtime, and what that looks for exceptions in. */
+/**
+ * Libraries to load before the addon: the sanitizers' runtime, and libstdc++, where the runtime
+ * looks for exception functions.
+ */
 function preloaded() {
   const path = (library) =>
     execFileSync("g++", [`-print-file-name=${library}`], { encoding: "utf8" }).trim();
@@ -118,7 +126,7 @@ const { status } = spawnSync(process.execPath, program, {
   env: environment(),
   stdio: "inherit",
 });
-// A request for memory that was refused leaves a file as well, without an error in it.
+// A refused request for memory also leaves a file, but one without an error.
 const found = readdirSync(reports)
   .map((file) => readFileSync(join(reports, file), "utf8"))
   .filter((text) => /ERROR: |runtime error: |WARNING: ThreadSanitizer/.test(text));

@@ -4,8 +4,9 @@
 //   node scripts/setup.mjs --tests    also what only the tests need (a browser)
 //   node scripts/setup.mjs --fuzz     also what only the fuzzers need (clang)
 //
-// What is there is left alone, so a second run takes a few seconds. Missing Debian packages are installed when that is
-// possible without asking (root, or sudo without a password); otherwise the exact command is printed and the script ends.
+// Parts that are already there are left alone, so a second run takes a few seconds. Missing Debian
+// packages are installed if the script has the rights (root, or sudo without a password). Otherwise
+// it prints the exact command to run, and ends.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
@@ -38,12 +39,13 @@ function run(what, command, ...args) {
   console.log(`setup: ${what} (${seconds} s)`);
 }
 
-/** Debian packages and how to see that each is not needed any more. */
+/** Debian packages, and how to tell that each is already present. */
 const packages = [
   { name: "g++", present: () => works("g++", "--version") },
   { name: "make", present: () => works("make", "--version") || works("ninja", "--version") },
   { name: "cmake", present: () => works("cmake", "--version") },
   { name: "libdnnl-dev", present: () => compiles("#include <dnnl.hpp>\n") },
+  { name: "nlohmann-json3-dev", present: () => compiles("#include <nlohmann/json_fwd.hpp>\n") },
   { name: "libgloo-dev", present: () => compiles("#include <gloo/config.h>\n") },
   ...(forTests
     ? [
@@ -110,8 +112,8 @@ function installPackages() {
 }
 
 /**
- * Builds what changed. A first build for the quickstart makes the CPU kernels of this machine alone, which halves its time;
- * the tests compare the instruction sets, so they need all.
+ * Builds the changed parts. A first build for the quickstart makes only the CPU kernels of this
+ * machine, which halves its time. The tests compare the instruction sets, so they need all kernels.
  */
 function buildAddon() {
   // One compiler needs up to 1 GB, so the number of jobs is bounded by memory too.
@@ -147,8 +149,8 @@ if (!existsSync(tool("tsc"))) {
 buildAddon();
 run("types of the native functions", process.execPath, "scripts/generate-ops.mjs");
 run("TypeScript is up to date", tool("tsc"), "-p", "tsconfig.build.json");
-// Compiling the plugin takes minutes, so a fresh clone goes without (npm run build:cuda); continuous integration does it
-// where nvcc is installed.
+// Compiling the plugin takes minutes, so a fresh clone does without it (npm run build:cuda).
+// Continuous integration compiles it if nvcc is installed.
 if (forTests && process.env.CI) {
   const args = ["scripts/build-cuda.mjs", "--if-available", "--archs", "80;90a"];
   run("CUDA plugin compiles, where nvcc is installed", process.execPath, ...args);

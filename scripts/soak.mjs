@@ -4,8 +4,9 @@
 //   npm run soak -- --minutes 45             of training under kills, one every 30 s on average
 //   npm run soak -- --minutes 3 --mean-seconds 8 --steps 60 --every 5
 //
-// The run that is under way when the minutes are over comes to its end in peace, so that it can be compared too.
-// Ends with 1 at the first difference; the folder that differs stays. The figures go to build/soak/result.json.
+// The run in progress when the minutes are over ends without further kills, so that it can be
+// compared too. The script ends with 1 at the first difference and keeps the folder that differs.
+// The figures go to build/soak/result.json.
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
@@ -31,7 +32,10 @@ const option = (name) => Number(values[name]);
 const folder = values.out;
 const cli = join(root, "dist", "cli", "main.js");
 
-/** A small generator with a fixed seed: the same kills again, as far as the machine's speed allows. */
+/**
+ * A small generator with a fixed seed, so that the kills repeat as far as the machine's speed
+ * allows.
+ */
 let state = option("seed") >>> 0;
 function random() {
   state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
@@ -79,7 +83,7 @@ async function prepareData() {
   }
 }
 
-/** Everything of a finished run that must not depend on how often it was killed. */
+/** Everything in a finished run that must not depend on how often it was killed. */
 function outcome(name) {
   const step = `step-${values.steps.padStart(10, "0")}`;
   const hash = (file) =>
@@ -111,14 +115,14 @@ function lastStep(name) {
   }
 }
 
-/** A run killed in its first moments has no folder yet. */
+/** The entries of a run's folder. A run that is killed in its first moments has no folder yet. */
 function entriesOf(name) {
   return existsSync(join(folder, name)) ? readdirSync(join(folder, name)) : [];
 }
 
 const kills = { duringStart: 0, betweenSaves: 0, duringSave: 0 };
 
-/** One run to its end under kills at exponential intervals. */
+/** Completes one run under kills at exponentially distributed intervals. */
 async function killedRun(name, deadline) {
   for (;;) {
     const before = lastStep(name);

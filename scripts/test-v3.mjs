@@ -1,9 +1,11 @@
-// Tests once more with the kernels for CPUs without AVX-512, of what computes on the CPU or decides by its instructions:
+// Runs tests again with the kernels for CPUs without AVX-512: tests that compute on the CPU or
+// depend on its instructions.
 //
 //   npm run test:v3                        after `npm test`
 //   npm run test:v3 -- test/ops/linear     some of them
 //
-// Where the CPU has no other kernels `npm test` has run all of that already: then nothing is left to do.
+// If the CPU has no other kernels, `npm test` has already run all of these tests, and nothing is
+// left to do.
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
@@ -56,7 +58,10 @@ if (status !== 0) {
 }
 process.exit(status ?? 1);
 
-/** The kernels that the addon takes in that environment; it chooses once in a process. */
+/**
+ * The kernels that the addon chooses in `env`. It runs in a new process, because the addon chooses
+ * once per process.
+ */
 function instructionSet(env) {
   const code =
     'process.stdout.write(require("node-gyp-build")(process.cwd()).buildInfo().instructionSet)';

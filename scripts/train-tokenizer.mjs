@@ -3,9 +3,10 @@
 //
 //   node scripts/train-tokenizer.mjs [--out assets/quickstart] [--vocab 4096]
 //
-// The same text gives the same file, byte for byte. The code part is this repository, which changes from commit
-// to commit, so the committed assets/quickstart/tokenizer.json is the one in use: a new one invalidates every
-// data set and checkpoint made with the old, and the golden ids of test/data.
+// Equal text gives an equal file, byte for byte. The code part is this repository, which changes
+// from commit to commit, so the committed assets/quickstart/tokenizer.json is the one in use. A new
+// one would invalidate every data set and checkpoint made with the old one, and the golden ids of
+// test/data.
 //
 // The npm package `tokenizers` has no trainers, so the training is here: count pieces, then merge the most
 // frequent pair of symbols, keeping pair counts up to date by visiting only the pieces that hold the pair.
@@ -24,10 +25,11 @@ const { values: options } = parseArgs({
   },
 });
 
-// How text is cut into pieces; merges never cross a cut. As in GPT-4's tokenizer one character of punctuation or
-// space leads a word, digits stand alone and a line's indentation is one piece (its last space leads the word);
-// besides, camelCase is cut at the capitals, so that `checkShape` and `ShapeError` share `Shape`.
-// \s is written out, because JavaScript's and Oniguruma's differ in U+0085 and U+FEFF.
+// The pattern cuts text into pieces, and merges never cross a cut. As in GPT-4's tokenizer, one
+// character of punctuation or space leads a word, digits stand alone, and a line's indentation is
+// one piece (its last space leads the word). In addition, camelCase is cut at the capitals, so that
+// `checkShape` and `ShapeError` share `Shape`. \s is written out, because JavaScript and Oniguruma
+// disagree about U+0085 and U+FEFF.
 const space = "\\p{White_Space}";
 const piecePattern = [
   "[^\\r\\n\\p{L}\\p{N}]?(?:\\p{Lu}?[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|\\p{Lu}+(?!\\p{Ll}))",
@@ -43,10 +45,10 @@ const codeFolders = ["lib", "csrc", "scripts", "test", "bench", "examples"];
 const generated = join(root, "lib/core/native-ops.ts");
 const codeExtensions = new Set([".ts", ".mjs", ".cpp", ".h", ".cu", ".cuh"]);
 const specialTokens = ["<unk>", "<s>", "</s>"];
-const maxTokenLength = 20; // longer ones are learnt by heart from one file and help nowhere else
+const maxTokenLength = 20; // longer tokens memorise one file and help nowhere else
 const minCharacterShare = 2e-6; // a rarer character is left to its bytes
 
-/** Files below a folder in an order that no file system changes. */
+/** Files below a folder, in an order that does not depend on the file system. */
 function filesBelow(folder, extensions) {
   const found = [];
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
@@ -57,7 +59,7 @@ function filesBelow(folder, extensions) {
   return found.sort();
 }
 
-/** How often each piece occurs in the files, and their size in characters. */
+/** Counts how often each piece occurs in the files, and the files' size in characters. */
 function countPieces(files) {
   const counts = new Map();
   let characters = 0;
@@ -77,7 +79,10 @@ function countPieces(files) {
   return { counts, characters };
 }
 
-/** Adds up the two corpora so that code makes up its share of the characters. Integers: sums stay exact. */
+/**
+ * Adds up the two corpora so that code makes up its share of the characters. Counts are integers,
+ * so the sums stay exact.
+ */
 function mixCounts(text, code) {
   const scale = 1000;
   const codeScale = Math.round(
@@ -91,7 +96,10 @@ function mixCounts(text, code) {
   return mixed;
 }
 
-/** Single characters that get an id: printable ASCII, tab, newline, and what is frequent enough. */
+/**
+ * Single characters that get an id: printable ASCII, tab, newline, and every other sufficiently
+ * frequent character.
+ */
 function chooseAlphabet(pieces) {
   const counts = new Map();
   let total = 0;
@@ -145,7 +153,8 @@ function learnMerges(pieces, vocab, tokens, size) {
     if (best < 0) throw new Error(`the text yields only ${vocab.size} tokens`);
     const [left, right] = [Math.floor(best / 65536), best % 65536];
     const merged = tokens[left] + tokens[right];
-    // A merge must not make a second way to an id that has a meaning of its own, such as `</s>` or `<0x0A>`.
+    // A merge must not create a second way to an id with a meaning of its own, such as `</s>` or
+    // `<0x0A>`.
     if (vocab.has(merged) || merged.length > maxTokenLength) {
       refused.add(best);
       continue;
@@ -207,7 +216,8 @@ function tokenizerJson(vocab, merges) {
   };
 }
 
-// `Object.fromEntries` would move keys such as "7" to the front: the file is written by hand, in order of ids.
+// `Object.fromEntries` would move keys such as "7" to the front, so this code writes the file
+// itself, in order of ids.
 function serialise(json, vocab) {
   const marker = "@vocab@";
   const entries = [...vocab].map(([token, id]) => `      ${JSON.stringify(token)}: ${id}`);

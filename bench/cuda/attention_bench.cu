@@ -1,5 +1,6 @@
-// Checks attention on CUDA against float64 and times it:  attention_bench [check] [time] [hopper|mma] ...
-// TFLOP/s count causally: forward 4 · B · H · T² / 2 · head size, backward 2.5 times that.
+// Checks attention on CUDA against float64 and times it:
+//   attention_bench [check] [time] [hopper|mma] ...
+// TFLOP/s count the causal half: forward 4 · B · H · T² / 2 · head size, backward 2.5 times that.
 #include "cuda/attention/attention_kernels.h"
 #include "measure.h"
 

@@ -1,4 +1,5 @@
-// What the kernel benches share: the GPU as a stream, tensors on it, comparison with a reference, a line for each time.
+// Shared by the kernel benches: the GPU as a stream, tensors on it, comparison with a reference,
+// and a line for each time.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,8 @@
-// Checks the memory-bound kernels of CUDA against float64 on random inputs and times them beside their floors:
+// Checks the memory-bound CUDA kernels against float64 on random inputs, and times them against
+// their floors:
 //   kernels_bench [check] [time]
-// Times are those of TinyLlama-1.1B at 16 × 2048 tokens; the floor counts bytes that must move, at 3.0 TB/s.
+// Times are for TinyLlama-1.1B at 16 × 2048 tokens. The floor is the time of the bytes that must
+// move, at 3.0 TB/s.
 #include <optional>
 
 #include "harness.h"
@@ -236,7 +238,7 @@ void check_optimizer(int64_t n) {
   compare<float>(name + " v", v, v_ref);
   compare<T>(name + " weight", weight, w_ref);
   if (narrow) compare<float>(name + " master", master, w_ref);
-  // A loss that is not finite changes nothing.
+  // A loss that is not finite must change nothing.
   const Tensor bad = upload<float>({1}, {INFINITY});
   const auto kept = download<T>(weight);
   run([&](Stream& s) {
@@ -384,7 +386,8 @@ void time_all() {
   }
   {
     std::vector<int32_t> ids(static_cast<size_t>(n));
-    // Frequencies as in text: the token of rank r about 1 / r.
+    // Token frequencies are as in text: the token of rank r occurs about 1 / r as often as the
+    // first.
     for (auto& id : ids)
       id = static_cast<int32_t>(std::pow(static_cast<double>(vocab), (generator()() >> 8) / 16777216.0)) - 1;
     std::vector<bool> seen(static_cast<size_t>(vocab));

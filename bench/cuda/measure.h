@@ -1,4 +1,5 @@
-// Timing and comparison for the stand-alone kernel benches: events, warm, medians; errors as ||out - ref|| / ||ref||.
+// Timing and comparison for the stand-alone kernel benches: events, warm-up, medians; errors as
+// ||out - ref|| / ||ref||.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,7 +22,7 @@ using llamaforge::bfloat16;
 using llamaforge::to_bfloat16;
 using llamaforge::to_float;
 
-// Device memory, filled with NaN patterns: what a kernel leaves unwritten shows.
+// Device memory, filled with NaN patterns so that gaps in a kernel's output show.
 template <class T>
 class Buffer {
  public:
@@ -60,7 +61,8 @@ template <class T>
 std::vector<T> normal(size_t count, float scale = 1) {
   std::normal_distribution<float> draw(0, scale);
   std::vector<T> values(count);
-  // Large tensors repeat a random block of odd length: drawing a billion numbers takes longer than the bench.
+  // Large tensors repeat a random block of odd length, because drawing a billion numbers would take
+  // longer than the bench.
   const size_t period = std::min<size_t>(count, 1000003);
   for (size_t i = 0; i < period; ++i) values[i] = llamaforge::from_float<T>(draw(generator()));
   for (size_t i = period; i < count; ++i) values[i] = values[i - period];
@@ -97,7 +99,8 @@ inline bool expect(bool holds, const char* what, double value = 0) {
 struct Time {
   double median_ms, sustained_ms;
 };
-// Median of single launches, and the mean of a run without gaps that is long enough to reach the power limit.
+// Returns the median of single launches, and the mean of a run without gaps that is long enough to
+// reach the power limit.
 inline Time measure(const std::function<void()>& work, cudaStream_t stream = nullptr, int samples = 30,
                     double sustained_s = 0.3) {
   cudaEvent_t begin, end;

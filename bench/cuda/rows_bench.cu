@@ -1,6 +1,7 @@
-// Checks and times kernels that choose from or normalise rows, random numbers, and products of one row with a matrix:
+// Checks and times kernels that choose from rows or normalise them, random numbers, and products of
+// one row with a matrix:
 //   rows_bench [check] [time]
-// The floor counts bytes that must move, at 3.0 TB/s.
+// The floor is the time of the bytes that must move, at 3.0 TB/s.
 #include <limits>
 #include <optional>
 
@@ -49,7 +50,7 @@ void check_argmax(int64_t rows, int64_t n, bool nan) {
   std::vector<int32_t> expected;
   for (int64_t row = 0; row < rows; ++row) {
     T* of_row = values.data() + row * n;
-    for (int64_t i = 0; i < n; ++i) {  // few distinct numbers: ties
+    for (int64_t i = 0; i < n; ++i) {  // few distinct numbers, so that there are ties
       of_row[i] = from_float<T>(std::round(2 * to_float(of_row[i])) / 2);
     }
     if (nan && row % 3 == 1) of_row[generator()() % n] = of_row[generator()() % n] = from_float<T>(NAN);
@@ -96,7 +97,8 @@ void check_all() {
   std::printf(failures() ? "%d checks FAILED\n" : "all checks passed\n", failures());
 }
 
-// The products of one token in TinyLlama-1.1B, each layer with weights of its own, so that no cache holds them.
+// The products of one token in TinyLlama-1.1B. Each layer has weights of its own, so that no cache
+// holds them.
 void time_token() {
   constexpr int64_t d = 2048, f = 5632, vocab = 32000, layers = 22;
   const std::pair<int64_t, int64_t> shapes[] = {{2560, d}, {d, d}, {2 * f, d}, {d, f}};
@@ -122,7 +124,7 @@ void time_token() {
   run([&](Stream&) { token(true); });  // chooses the algorithms
   report_time("a token's products, cuBLASLt", bytes, [&](Stream&) { token(true); });
   report_time("a token's products, here", bytes, [&](Stream&) { token(false); });
-  // Without the launches.
+  // The same products as a CUDA graph, without the cost of launches.
   for (const bool by_cublas : {true, false}) {
     cudaGraph_t graph;
     cudaGraphExec_t replay;

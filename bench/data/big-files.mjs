@@ -1,9 +1,9 @@
-// Files that are large, or consist of many or of long records.
+// Makes large files, and files of many or of long records.
 import { createWriteStream } from "node:fs";
 import { join } from "node:path";
 import { work } from "./options.mjs";
 
-/** A megabyte of words that are no natural text but cost the tokenizer about as much. */
+/** A megabyte of words. It is not natural text, but costs the tokenizer about as much. */
 export function proseChunk() {
   const words = "the quick brown fox jumps over a lazy dog while rain falls on old stones".split(
     " ",

@@ -1,4 +1,4 @@
-// Inputs of unusual form: memory stays bounded.
+// Inputs of unusual form, for which memory must stay bounded.
 import { rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { proseChunk, writeParquet, writeParts } from "./big-files.mjs";
@@ -6,7 +6,7 @@ import { base, record, round, values, work } from "./options.mjs";
 import { preparing } from "./preparing.mjs";
 import { sparseShard } from "./sparse.mjs";
 
-/** Most memory of all processes together, in MB: what docs/data.md states. */
+/** Most memory of all processes together, in MB, as docs/data.md states it. */
 const bounds = {
   line: 1500,
   textFile: 1000,
@@ -47,8 +47,9 @@ export async function big() {
   await prepareFile("line", "line.jsonl");
   await writeParts("one.txt", Math.ceil(count / 4), () => chunk);
   await prepareFile("textFile", "one.txt");
-  // Groups of some MB, or what pyarrow makes unless told otherwise: one group of all rows, without an index of its pages.
-  // All rows are read and one in twenty is encoded: it is the reading that might take memory.
+  // The first file has groups of some MB. The second is what pyarrow makes by default: one group of
+  // all rows, without an index of its pages. All rows are read and one in twenty is encoded,
+  // because the reading might take memory.
   await writeParquet("big.parquet", 500e6 * scale, 500, chunk, true);
   await prepareFile("parquetFile", "big.parquet", { filter: "n < 25" });
   await writeParquet("group.parquet", 500e6 * scale, 25_000 * scale, chunk, false);

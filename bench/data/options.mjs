@@ -1,4 +1,4 @@
-// The command line of bench/data/run.mjs, what follows from it, and the file that its figures go to.
+// The command line of bench/data/run.mjs, the values derived from it, and the file for its figures.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, loadavg, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -25,20 +25,20 @@ export const { values, positionals } = parseArgs({
   },
 });
 export const [mode, corpus] = positionals;
-/** What a run writes, removed at its end. */
+/** The folder that a run writes to; removed at its end. */
 export const work = join(values.work, `llamaforge-bench-data-${process.pid}`);
 /** A module of the built library that prepares data. */
-export const library = (name) => resolve(values.dist, "data", name);
+export const library = (name) => resolve(values.dist, name);
 
-/** The recipe, or the folder as the only input. */
+/** The recipe of --config, or the folder as the only input. */
 export async function recipe() {
   if (values.config === undefined) return { inputs: [{ path: corpus, kind: values.kind }] };
-  const { loadPrepareConfig } = await import(library("prepare-config.js"));
+  const { loadPrepareConfig } = await import(library("prepare/description.js"));
   const { inputs, options } = await loadPrepareConfig(values.config, corpus);
   return { ...options, inputs };
 }
 
-/** Options of a preparation, all but the inputs. */
+/** Options of a preparation, without the inputs. */
 export const base = (out, options) => ({
   maxRunShare: 1,
   ...options,
@@ -48,7 +48,7 @@ export const base = (out, options) => ({
 });
 export const round = (number, digits = 2) => Number(number.toFixed(digits));
 
-/** Puts figures under their mode's name into the file of --results. */
+/** Writes figures under their mode's name into the file of --results. */
 export function record(figures) {
   if (values.results === undefined) return;
   const all = existsSync(values.results) ? JSON.parse(readFileSync(values.results, "utf8")) : {};

@@ -1,15 +1,21 @@
-// `prepare` in a process of its own, watched from outside.
+// Runs `prepare` in a process of its own and watches that process from outside.
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { library, mode } from "./options.mjs";
 
-/** To ask the kernel for a large process's memory costs it tens of milliseconds. */
+/**
+ * Interval in milliseconds. The kernel takes tens of milliseconds of a large process's time to
+ * report its memory.
+ */
 const watchMs = mode === "storm" ? 2000 : 250;
 
-/** A preparation in a process of its own, so that its time and memory are its own. */
+/**
+ * Starts a preparation in a process of its own, so that its time and memory can be measured
+ * separately.
+ */
 export function preparing(options) {
   const program = `
-    const { prepare } = await import(${JSON.stringify(library("prepare.js"))});
+    const { prepare } = await import(${JSON.stringify(library("prepare/prepare.js"))});
     const r = await prepare(${JSON.stringify(options)});
     const { userCPUTime: u, systemCPUTime: s } = process.resourceUsage();
     console.log(JSON.stringify({ cpu: (u + s) / 1e6, peak: process.resourceUsage().maxRSS * 1024,
@@ -47,7 +53,7 @@ function tree(pid) {
   const visit = (id) => {
     try {
       const fields = readFileSync(`/proc/${id}/stat`, "utf8").split(") ")[1].split(" ");
-      // What several processes share counts once.
+      // Pss counts memory that several processes share only once.
       const rollup = readFileSync(`/proc/${id}/smaps_rollup`, "utf8");
       total.bytes += Number(/^Pss:\s+(\d+)/m.exec(rollup)[1]) * 1024;
       total.cpu += (Number(fields[11]) + Number(fields[12])) / 100;

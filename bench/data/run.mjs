@@ -1,14 +1,16 @@
-// `prepare` at size: speed beside the tokenizer's package alone, kill storms, and inputs of unusual form.
+// Measures `prepare` at scale: speed compared with the tokenizer's package alone, kill storms, and
+// inputs of unusual form.
 //
 //   node bench/data/run.mjs speed  FOLDER [--mb 32]    MB per CPU second and per second, alternating
-//   node bench/data/run.mjs storm  FOLDER [--kills 20] killed at random and restarted: the bytes of one clean run
+//   node bench/data/run.mjs storm  FOLDER [--kills 20] killed at random; bytes equal a clean run's
 //   node bench/data/run.mjs big    [--scale 1]         100 MB line, a million documents, 500 MB parquet, 5 GB shard
 //
-// FOLDER holds text, code or records; `--config FILE` instead names a recipe with several inputs. `npm run build:ts` first.
-// The storm's mean time between kills is such that all of them land in about one preparation, unless --mean says otherwise;
-// with --beside (and --mean) the clean run goes on at the same time.
-// Work goes to a folder of its own in --work (default: the system's temporary folder), which is removed at the end. `--results
-// FILE` puts the figures into a JSON file, beside those of the other modes.
+// FOLDER holds text, code or records; `--config FILE` instead names a recipe with several inputs.
+// Run `npm run build:ts` first. The storm's default mean time between kills makes all kills land in
+// about one preparation; --mean sets another. With --beside (and --mean) the clean run goes on at
+// the same time. A run works in a folder of its own in --work (default: the system's temporary
+// folder), which is removed at the end. `--results FILE` writes the figures into a JSON file, next
+// to those of the other modes.
 import { rmSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { big } from "./big.mjs";

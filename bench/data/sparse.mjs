@@ -2,10 +2,10 @@ import { mkdir, open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { library, round, values, work } from "./options.mjs";
 
-/** A shard of 5 GB that takes no space: opened and read at its ends, in bounded memory. */
+/** Checks that a sparse shard of 5 GB is opened and read at its ends in bounded memory. */
 export async function sparseShard() {
-  const { TokenDataset } = await import(library("shards.js"));
-  const { Tokenizer } = await import(library("tokenizer.js"));
+  const { TokenDataset } = await import(library("data/shards.js"));
+  const { Tokenizer } = await import(library("data/tokenizer.js"));
   const folder = join(work, "sparse");
   await mkdir(folder);
   const tokenizer = await Tokenizer.load(values.tokenizer);

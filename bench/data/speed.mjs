@@ -1,4 +1,4 @@
-// `prepare` beside the tokenizer's package alone, on the same documents.
+// Compares `prepare` with the tokenizer's package alone, on the same documents.
 import { spawn } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { availableParallelism, cpus } from "node:os";
@@ -6,9 +6,12 @@ import { join } from "node:path";
 import { base, library, recipe, record, root, round, values, work } from "./options.mjs";
 import { preparing } from "./preparing.mjs";
 
-/** Documents from all over the corpus, up to --mb, as one jsonl file: both sides read the same. */
+/**
+ * Writes documents from all over the corpus, up to --mb, into one jsonl file, so that both sides
+ * read the same documents.
+ */
 async function sample() {
-  const { findInput } = await import(library("readers/find.js"));
+  const { findInput } = await import(library("prepare/readers/find.js"));
   const { inputs } = await recipe();
   const options = { invalidUtf8: "replace", badRecords: "skip" };
   const found = [];
@@ -17,7 +20,8 @@ async function sample() {
   const share = (Number(values.mb) * 1e6) / total;
   const texts = [];
   let bytes = 0;
-  // Of each file of records its share; of files that are one document each, every n-th.
+  // A file of records contributes its share of bytes; of files that are one document each, every
+  // n-th is taken.
   for (const source of found) {
     for (const [place, file] of source.files.entries()) {
       const chosen = Math.floor(place * share) !== Math.floor((place + 1) * share);
@@ -35,9 +39,9 @@ async function sample() {
   return { texts: texts.length, bytes };
 }
 
-/** Documents of one file, up to so many bytes. */
+/** Documents of one file, up to `limit` bytes. */
 async function firstTexts(source, limit, options) {
-  const { readBatches, readTasks } = await import(library("pipeline/batch.js"));
+  const { readBatches, readTasks } = await import(library("prepare/pipeline/batch.js"));
   const start = { file: 0, record: 0, byte: 0 };
   const texts = [];
   let bytes = 0;
@@ -57,7 +61,7 @@ async function firstTexts(source, limit, options) {
   return texts;
 }
 
-/** The tokenizer's package alone: texts in memory, `encodeBatch` on all cores, ids dropped. */
+/** Runs the tokenizer's package alone: texts in memory, `encodeBatch` on all cores, ids dropped. */
 function alone() {
   const program = `
     import { readFileSync } from "node:fs";
@@ -95,7 +99,7 @@ export async function speed() {
     const start = performance.now();
     const ours = await preparing(base(`speed-${number}`, sampled)).done;
     const seconds = (performance.now() - start) / 1000;
-    // The tree is sampled, so the last moments of the children are missing: less than `watchMs` each.
+    // The process tree is sampled, so up to `watchMs` at the end of each child is missing.
     const figures = {
       aloneMbPerSecond: round(bytes / 1e6 / package_.seconds),
       aloneMbPerCpuSecond: round(bytes / 1e6 / package_.cpu, 3),

@@ -1,4 +1,5 @@
-// `prepare` killed at random and restarted until it is done, beside one clean run: the same bytes.
+// Kills `prepare` at random and restarts it until it is done, and compares its bytes with those of
+// one clean run.
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -59,7 +60,7 @@ export async function storm() {
   }
 }
 
-/** One preparation in peace, and its figures. */
+/** Runs one preparation without kills, and returns its figures. */
 async function cleanRun(options) {
   const start = performance.now();
   const { result, peak, cpu } = await preparing(options).done;
@@ -85,7 +86,7 @@ async function cleanRun(options) {
       origin: one.origin.split("/").slice(-3).join("/"),
     })),
     warnings: result.warnings,
-    // Of an earlier run that was broken off: the times are of the rest alone.
+    // If an earlier, interrupted run was resumed, the times cover only the rest.
     ...(result.resumed > 0 && { resumedDocuments: result.resumed }),
     shards: result.splits.train.shards.length + result.splits.validation.shards.length,
     seconds: round(seconds, 0),
@@ -98,7 +99,7 @@ async function cleanRun(options) {
   return clean;
 }
 
-/** Documents that an unfinished preparation has on record, or null. */
+/** Number of documents that an unfinished preparation has recorded, or null. */
 function notedDocuments(folder) {
   try {
     const { checkpoints } = JSON.parse(readFileSync(join(folder, "prepare-progress.json"), "utf8"));

@@ -1,5 +1,5 @@
-// One process of run.mjs: a run of the Trainer by EVENT_LOOP_BENCH (JSON, see run.mjs), and a timer beside it. Writes what it
-// measured into the folder that is named there.
+// One process of run.mjs: runs the Trainer as EVENT_LOOP_BENCH says (JSON, see run.mjs), with a
+// timer in the same process. Writes its measurements into the folder named there.
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { benchConfig } from "../../dist/bench/through-trainer.js";
@@ -12,7 +12,7 @@ import { Ticks } from "./ticks.mjs";
 const { mode, preset, folder, device, parallel, warmup, ...options } = JSON.parse(
   process.env.EVENT_LOOP_BENCH,
 );
-/** What a run does besides training, and how many steps it then needs. */
+/** The extra work of a run besides training, and the number of steps that it then needs. */
 const modes = {
   training: { steps: options.steps },
   validating: { steps: 2, evaluate: { every: 1, batches: options.batches } },

@@ -1,13 +1,15 @@
-// How late a 10 ms timer fires in a process that trains, validates, saves or generates, and JavaScript's time a step: whether
-// a server, signals and timers can live beside a training.
+// Measures how late a 10 ms timer fires in a process that trains, validates, saves or generates,
+// and JavaScript's time per step. The figures tell whether a server, signals and timers can run in
+// the process that trains.
 //
 //   node bench/event-loop/run.mjs [--preset tinyllama-1.1b] [--micro-batch 16,4,1] [--accumulation 4] [--sequence-length N]
 //     [--modes training,validating,saving,generating] [--nproc 1,2] [--parallel replicated] [--steps 8] [--warmup 2]
 //     [--batches 20] [--tokens 64] [--precision bf16|fp32] [--device cuda|cpu] [--folder FOLDER] [--json FILE]
 //
-// Each measurement is a run of the Trainer in processes of its own, started as `llamaforge launch` starts them. --batches: of a
-// validation; --tokens: of a sample. `saving` writes two checkpoints (15.4 GB each for TinyLlama-1.1B) below --folder.
-// The goals: at most 50 ms late, the median below 2 ms.
+// Each measurement is a run of the Trainer in processes of its own, started as `llamaforge launch`
+// starts them. --batches: number of validation batches; --tokens: length of a sample. `saving`
+// writes two checkpoints (15.4 GB each for TinyLlama-1.1B) below --folder. The goals: at most 50 ms
+// late, with a median below 2 ms.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -45,14 +47,14 @@ const unknown = modes.find((mode) => !known.includes(mode));
 if (unknown !== undefined) throw new Error(`--modes: expected ${known.join(",")}, got ${unknown}`);
 const numbers = (text) => text.split(",").map(Number);
 const sequenceLength = Number(values["sequence-length"] ?? model.contextLength);
-/** Of one window a micro-batch. */
+/** Tokens of all steps at one window per micro-batch. */
 const tokensOfSteps =
   (Number(values.steps) + Number(values.warmup)) * Number(values.accumulation) * sequenceLength;
 const rankFile = fileURLToPath(new URL("rank.mjs", import.meta.url));
 mkdirSync(values.folder, { recursive: true });
 const folder = mkdtempSync(join(values.folder, "llamaforge-event-loop-"));
 
-/** One run in processes of its own. @returns what each rank measured */
+/** Runs once in processes of its own. @returns the measurements of each rank */
 async function measure(data, microBatch, ranks, mode) {
   const place = mkdtempSync(join(folder, `${mode}-`));
   process.env.EVENT_LOOP_BENCH = JSON.stringify({

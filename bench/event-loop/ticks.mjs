@@ -1,9 +1,10 @@
-// How late a timer of this process fires: what else runs on the event loop, a server say, comes as late.
+// Measures how late a timer of this process fires. Other work on the event loop, such as a
+// server's, is as late.
 
 /** Milliseconds between two ticks. */
 export const intervalMs = 10;
 
-/** The figure below which a share of the sorted values lies. */
+/** The value below which `share` of the sorted values lie. */
 export function percentile(sorted, share) {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
 }
@@ -26,11 +27,11 @@ export class Ticks {
     this.#last = now;
   }, intervalMs);
 
-  /** @returns lateness in milliseconds, and how many of the ticks that were due have fired */
+  /** @returns the lateness in milliseconds, and the share of due ticks that have fired */
   stop() {
     clearInterval(this.#timer);
     const ms = performance.now() - this.#started;
-    // A tick that is still due is late by what has passed since.
+    // A tick that is still due is late by the time that has passed since.
     const pending = performance.now() - this.#last - intervalMs;
     if (pending > 0) this.#late.push(pending);
     return {

@@ -1,4 +1,4 @@
-// The processes of a run of several ranks on this host, each of them rank.mjs.
+// Starts the processes of a run of several ranks on this host; each of them runs rank.mjs.
 import { execFileSync, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { freePort } from "../../dist/dist/free-port.js";
@@ -6,7 +6,9 @@ import { freePort } from "../../dist/dist/free-port.js";
 const rankFile = fileURLToPath(new URL("rank.mjs", import.meta.url));
 const nativeFile = new URL("../../dist/core/native.js", import.meta.url).href;
 
-/** GPUs that are visible here; asked in a process of its own, so that this one has no memory on one. */
+/**
+ * Describes the visible GPUs. A child process asks, so that this process holds no memory on a GPU.
+ */
 export function gpusOfHost() {
   const program = `const { cudaInfo } = await import(${JSON.stringify(nativeFile)});
     const { driver, devices } = cudaInfo();
@@ -22,15 +24,16 @@ export class RankProcesses {
   #settings;
 
   /**
-   * @param gpus of this host that ranks may take, one each, or share if there are fewer; 0: they compute on the CPU
-   * @param settings what rank.mjs finds in GPUS_BENCH
+   * @param gpus number of this host's GPUs for the ranks; ranks share if there are fewer GPUs.
+   *   0: ranks compute on the CPU
+   * @param settings passed to rank.mjs in GPUS_BENCH
    */
   constructor(gpus, settings) {
     this.#gpus = gpus;
     this.#settings = settings;
   }
 
-  /** Whether so many ranks share GPUs. */
+  /** Whether this many ranks share GPUs. */
   share(ranks) {
     return this.#gpus > 0 && ranks > this.#gpus;
   }
@@ -60,7 +63,7 @@ export class RankProcesses {
     });
   }
 
-  /** Runs to the end. @throws if a rank fails, with what all of them said */
+  /** Runs to the end. @throws if a rank fails, with the output of all ranks */
   async run(ranks, more = {}) {
     const started = performance.now();
     const ended = await Promise.all((await this.start(ranks, more)).map((rank) => rank.ended));
@@ -70,7 +73,7 @@ export class RankProcesses {
     }
     const results = ended.map(({ result }) => result);
     const [first] = results;
-    /** Whether all ranks have the same losses and weights. */
+    /** Whether all ranks have equal losses and weights. */
     const alike = results.every(
       ({ weights, losses }) =>
         weights === first.weights && losses.every((loss, i) => loss === first.losses[i]),
@@ -78,13 +81,19 @@ export class RankProcesses {
     return { results, first, alike, seconds: (performance.now() - started) / 1000 };
   }
 
-  /** NCCL takes ranks that share a GPU for ranks of several hosts, and its sockets for the network between them. */
+  /**
+   * Makes NCCL take ranks that share a GPU for ranks of several hosts, with its sockets as the
+   * network between them.
+   */
   #sharing(rank) {
     return { CUDA_VISIBLE_DEVICES: String(rank % this.#gpus), NCCL_HOSTID: `rank-${rank}` };
   }
 }
 
-/** What a rank says: its result, and `onStep` is called with each step that has ended. */
+/**
+ * Collects the output of a rank: its result and other text. `onStep` is called for each step that
+ * has ended.
+ */
 function listen(child) {
   const told = { child, onStep: () => {}, result: null, said: "" };
   let rest = "";
@@ -92,7 +101,7 @@ function listen(child) {
     const lines = (rest + text).split("\n");
     rest = lines.pop();
     for (const line of lines) {
-      // NCCL_DEBUG writes there too.
+      // NCCL_DEBUG also writes to stdout.
       const value = line.startsWith("{") ? JSON.parse(line) : null;
       if (!value) told.said += `${line}\n`;
       else if (value.step) told.onStep(value.step);

@@ -1,5 +1,6 @@
-// One process of run.mjs: trains some steps alone or with others, by torchrun's variables and GPUS_BENCH (JSON, see
-// run.mjs). Says on stdout, a JSON value a line, each step as it ends and at last what it measured.
+// One process of run.mjs: trains some steps, alone or with others, as torchrun's variables and
+// GPUS_BENCH (JSON, see run.mjs) say. It writes one JSON value per line to stdout: each step as it
+// ends, and finally its measurements.
 import { createHash } from "node:crypto";
 import { median } from "../../dist/bench/environment.js";
 import { openTokens } from "../../dist/bench/tokens.js";
@@ -48,8 +49,8 @@ async function main() {
   const tokens = await openTokens(options.data, shape.vocabSize, sequenceLength);
   const share = world ? { rank: world.rank, worldSize: world.worldSize } : {};
   const loader = tokens.open(microBatch, share);
-  // TinyLlama's own schedule, of which these steps are the beginning: gradients of so few tokens make a faster one unstable,
-  // and then rounding decides where a run goes.
+  // The schedule is the beginning of TinyLlama's own. With gradients of so few tokens a faster
+  // schedule is unstable, and then rounding decides how a run develops.
   const schedule = cosineSchedule({
     peakLr: 4e-4,
     minLr: 4e-5,
@@ -60,7 +61,10 @@ async function main() {
   const losses = [];
   const gradNorms = [];
   let enqueued = 0;
-  /** Steps as the trainer runs them, two enqueued at a time; milliseconds of each, from the end of the one before. */
+  /**
+   * Runs steps as the trainer does, two enqueued at a time. @returns milliseconds of each, from the
+   * end of the previous one
+   */
   async function run(count, between = () => {}) {
     const times = [];
     let last = performance.now();
@@ -91,7 +95,10 @@ async function main() {
     return times;
   }
 
-  /** The timeline begins one step early, for the weights that this step sends are waited for in the next. */
+  /**
+   * Records a timeline. It begins one step early, because the weights that a step sends are waited
+   * for in the next step.
+   */
   async function traced(cluster) {
     const recording = cluster.beginTimeline();
     await run(options.tracedSteps + 1, recording.betweenSteps);
@@ -106,7 +113,10 @@ async function main() {
   const { peakBytes } = memory(device);
   const timeline = cluster && options.tracedSteps > 0 ? await traced(cluster) : null;
 
-  /** Of the weights, in f32 where the optimizer keeps them so; every rank has all of them in the end. */
+  /**
+   * Hash of the weights, in f32 if the optimizer keeps them so; every rank has all of them in the
+   * end.
+   */
   const hash = createHash("sha256");
   for (const group of model.store.groups) {
     await scope(async () => {

@@ -1,17 +1,20 @@
-// Training on several GPUs of this host beside training on one: for each number of ranks and each strategy the speed of a
-// rank, its memory, the communication that a step waits for, losses beside one rank that takes the same windows, and whether a
-// second run has the same bits. Where there are fewer GPUs than ranks they share them (that checks, its times mean little).
+// Compares training on several GPUs of this host with training on one. For each number of ranks and
+// each strategy it measures the speed of a rank, its memory, and the communication that a step
+// waits for; it compares the losses with those of one rank that takes the same windows, and checks
+// whether a second run has equal bits. If there are fewer GPUs than ranks, ranks share them: the
+// checks are then valid, but the times mean little.
 //
 //   node bench/gpus/run.mjs [--nproc 2,4,8] [--parallel replicated,zero1,full_shard,hybrid_shard] [--preset tinyllama-1.1b]
 //     [--micro-batch 16] [--accumulation 1] [--sequence-length 2048] [--steps 10] [--warmup 3] [--precision bf16|fp32]
 //     [--recompute none|ffn|block] [--reduce fp32|bf16] [--data FOLDER] [--repeat 2] [--bound 2e-3] [--kill]
 //     [--peer PYTHON] [--peer-parallel full_shard,...] [--timeline FOLDER] [--json FILE] [--device cuda|cpu]
 //
-// --accumulation: of each rank. One rank runs twice for comparison: with the same work as a rank (its speed is what
-// efficiency is measured by) and with the work of all (its losses). --kill: at the end a rank is killed, and the others must
-// end with 6 and name it. --peer: the same in PyTorch, by the strategies of --peer-parallel, or all that it has. --timeline: a
-// Chrome trace of each run there, and a picture of one step. Exit code 1 if losses differ by more than the bound, bits differ,
-// or a rank fails.
+// --accumulation: micro-batches of each rank. One rank runs twice for comparison: with the work of
+// one rank, whose speed is the basis of the efficiency, and with the work of all ranks, for its
+// losses. --kill: at the end a rank is killed, and the others must end with 6 and name it. --peer:
+// also runs PyTorch, with the strategies of --peer-parallel, or all that it has. --timeline: writes
+// a Chrome trace of each run there, and a picture of one step. Exit code 1 if losses differ by more
+// than the bound, bits differ, or a rank fails.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -52,7 +55,10 @@ const shape = presets[values.preset];
 if (!shape) throw new Error(`--preset: expected one of ${Object.keys(presets).join(", ")}`);
 const sequenceLength = Number(values["sequence-length"] ?? shape.contextLength);
 const repeat = Number(values.repeat);
-/** Relative, of each step's loss: f32 sums in another order; in bf16 weights that go to the next value besides. */
+/**
+ * Relative bound on each step's loss. f32 sums have another order; in bf16 a weight may also round
+ * to a neighbouring value.
+ */
 const bound = Number(values.bound ?? (values.precision === "fp32" ? 2e-5 : 2e-3));
 const settings = {
   preset: values.preset,
@@ -72,11 +78,13 @@ const settings = {
 const host = settings.device === "cpu" ? { gpus: 0, name: "cpu" } : gpusOfHost();
 const processes = new RankProcesses(host.gpus, settings);
 
-/** The largest relative difference of the losses of steps that one rank has made too. */
+/**
+ * The largest relative difference of the losses, over the steps that the single rank has run too.
+ */
 const apart = (losses, alone) =>
   Math.max(...alone.map((loss, i) => Math.abs(losses[i] / loss - 1)));
 
-/** Tokens a second of one rank. */
+/** Tokens per second of one rank. */
 const speed = ({ times }) =>
   (settings.microBatch * settings.accumulation * sequenceLength) / (median(times) / 1000);
 
@@ -92,7 +100,7 @@ const print = (cells) =>
   console.log(cells.map((cell, i) => String(cell).padStart(columns[i])).join(" "));
 const gib = (bytes) => (bytes / 2 ** 30).toFixed(2);
 
-/** @returns what the table and the file say of one number of ranks and one strategy */
+/** @returns the figures of one number of ranks and one strategy, for the table and the file */
 async function measure(ranks, parallel, base, alone) {
   const more = { parallel, ...(parallel === "hybrid_shard" && { shardSize: ranks / 2 }) };
   const runs = [];
@@ -187,7 +195,7 @@ async function kill(ranks, parallel) {
   return { ranks, parallel, seconds, codes: others.map(({ code }) => code) };
 }
 
-/** The same with PyTorch's FSDP2 or DDP; its own measure. */
+/** Runs the equivalent training with PyTorch's FSDP2 or DDP, which measures itself. */
 function peer(ranks, parallel) {
   const script = fileURLToPath(new URL("../peer/torch_fsdp.py", import.meta.url));
   const args = [
@@ -235,7 +243,7 @@ const result = {
   runs: [],
   peers: [],
 };
-/** Does one part; the file has what was done before another part failed. */
+/** Runs one part and writes the file after it, so that a later part's failure loses nothing. */
 async function part(what, measured) {
   try {
     await measured();
@@ -248,7 +256,7 @@ async function part(what, measured) {
 const sizes = values.nproc.split(",").map(Number);
 const strategies = values.parallel.split(",");
 for (const ranks of sizes.filter((size) => size > 1)) {
-  // Two copies, each divided.
+  // hybrid_shard needs two copies, each of them divided.
   const isPossible = (name) => name !== "hybrid_shard" || (ranks >= 4 && ranks % 2 === 0);
   await part(`${ranks} ranks`, async () => {
     const alone = await processes.run(1, { accumulation: settings.accumulation * ranks });

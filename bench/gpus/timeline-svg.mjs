@@ -1,4 +1,5 @@
-// A step of a timeline as a picture: the compute stream's phases with its waits in them, and the communication below.
+// Draws a step of a timeline: the compute stream's phases with its waits in them, and the
+// communication below.
 const width = 1200;
 const left = 130;
 const laneHeight = 34;
@@ -12,7 +13,7 @@ const colours = {
   allGather: "#6d9f5b",
 };
 
-/** The last whole step of a rank. */
+/** Draws the last whole step of a rank. */
 export function timelineSvg({ spans, steps }, title) {
   const { startMs, endMs } = steps.at(-1);
   const scale = (width - left - 10) / (endMs - startMs);

@@ -1,4 +1,5 @@
-// Our half of the comparison (README.md): initial weights and tokens for both, and our losses.
+// Our half of the comparison (README.md): makes the initial weights and the tokens for both halves,
+// and our losses.
 //
 //   node bench/parity/ours.mjs --data FOLDER=WEIGHT,... --out FOLDER [--device cuda:0] [--steps 300]
 import { closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
@@ -8,11 +9,11 @@ import {
   AdamW,
   cosineSchedule,
   Llama,
-  loadLlama,
+  loadModel,
   Mixture,
   parseDevice,
   presets,
-  saveLlama,
+  saveModel,
   trainStep,
 } from "../../dist/index.js";
 import { parseSources, run } from "./run.mjs";
@@ -32,23 +33,23 @@ const settings = { ...run, steps: Number(options.steps) };
 const { microBatch, accumulation, sequenceLength, steps, clip } = settings;
 mkdirSync(options.out, { recursive: true });
 
-// Written in f32, as both keep their master weights.
+// The weights are written in f32, because both halves keep f32 master weights.
 const initial = join(options.out, "initial");
 const first = await Llama.create(presets[run.preset], { device, dtype: "f32", seed: run.seed });
-await saveLlama(initial, first);
+await saveModel(initial, first);
 first.dispose();
 
 const mixture = await Mixture.open(parseSources(options.data), { sequenceLength, seed: run.seed });
 const tokens = openSync(join(options.out, "tokens.bin"), "w");
 const rows = microBatch * accumulation;
 for (let step = 0; step < steps; step++) {
-  // Windows of T + 1 ids.
+  // Reads windows of T + 1 ids.
   writeSync(tokens, Uint16Array.from(await mixture.read(step * rows, rows)));
 }
 closeSync(tokens);
 writeFileSync(join(options.out, "run.json"), `${JSON.stringify(settings, null, 2)}\n`);
 
-const model = await loadLlama(initial, { device, dtype: "bf16", training: true });
+const model = await loadModel(initial, { device, dtype: "bf16", training: true });
 const { beta1, beta2, eps, weightDecay } = settings;
 const optimizer = new AdamW(model.store, { beta1, beta2, eps, weightDecay });
 const schedule = cosineSchedule(settings);

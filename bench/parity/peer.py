@@ -1,7 +1,10 @@
-"""PyTorch's half of the comparison (README.md):  python3 bench/parity/peer.py FOLDER  (that ours.mjs has filled).
+"""PyTorch's half of the comparison (README.md).
 
-transformers' Llama in bf16 with SDPA attention, loss over f32 logits; f32 master weights, to which each micro-batch's gradients
-are added in f32; clip_grad_norm_ and fused AdamW work on the masters, whose values are then rounded into the model.
+    python3 bench/parity/peer.py FOLDER        (filled by ours.mjs)
+
+The model is transformers' Llama in bf16 with SDPA attention; its loss is over f32 logits. The
+gradients of each micro-batch are added in f32 to the gradients of f32 master weights.
+clip_grad_norm_ and fused AdamW work on the master weights, which are then rounded into the model.
 """
 
 import json

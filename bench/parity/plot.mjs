@@ -1,4 +1,5 @@
-// Puts both curves into one JSON file and one SVG, and prints how far apart they are; exit code 1 at 0.01 or more.
+// Writes both curves into one JSON file and one SVG, and prints how far apart they are; exit code 1
+// at 0.01 or more.
 //
 //   node bench/parity/plot.mjs FOLDER OUT        writes OUT.json and OUT.svg
 import { readFileSync, writeFileSync } from "node:fs";
@@ -21,7 +22,7 @@ const result = {
 };
 writeFileSync(`${out}.json`, `${JSON.stringify(result)}\n`);
 
-// Two panels: the losses over each other, and their difference on a scale of its own.
+// There are two panels: both losses, and their difference on a scale of its own.
 const width = 800;
 const [left, right] = [60, 20];
 const x = (step) => left + (step / (ours.losses.length - 1)) * (width - left - right);

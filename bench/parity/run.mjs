@@ -1,6 +1,6 @@
-// What both programs of this folder take for granted.
+// Settings that both programs of this folder share.
 
-/** "a=0.7,b=0.3" as { a: 0.7, b: 0.3 }. */
+/** Parses "a=0.7,b=0.3" into { a: 0.7, b: 0.3 }. */
 export function parseSources(text) {
   return Object.fromEntries(
     text.split(",").map((part) => {
@@ -19,9 +19,10 @@ export const run = {
   sequenceLength: 2048,
   peakLr: 4e-4,
   minLr: 4e-5,
-  // The recipe's schedule (configs/tinyllama-120m.yaml), of which these steps are the beginning. A warm-up of 30 steps with
-  // 16,384 tokens each made both runs unstable (gradient norms of 20), and then rounding decides where a curve goes: equal to
-  // 1e-4 for 10 steps, apart by 0.03 on average over 300.
+  // The schedule is the beginning of the recipe's (configs/tinyllama-120m.yaml). A warm-up of 30
+  // steps with 16,384 tokens each made both runs unstable (gradient norms of 20). Rounding then
+  // decides how a curve develops: the curves were equal to 1e-4 for 10 steps, and apart by 0.03 on
+  // average over 300.
   warmupSteps: 500,
   decaySteps: 9155,
   beta1: 0.9,

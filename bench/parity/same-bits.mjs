@@ -1,5 +1,6 @@
-// The same run through the command line three times: whole, whole again, and stopped by SIGTERM in the middle and resumed.
-// Losses, gradient norms and the hashes of weights and optimizer state must be equal; exit code 1 if they are not.
+// Runs one recipe three times through the command line: whole, whole again, and stopped by SIGTERM
+// in the middle and resumed. Losses, gradient norms and the hashes of weights and optimizer state
+// must be equal; exit code 1 if they are not.
 //
 //   node bench/parity/same-bits.mjs --data FOLDER=WEIGHT,... --out FOLDER [--config FILE] [--steps 50] [--set a.b=c]...
 import { spawn } from "node:child_process";
@@ -23,7 +24,7 @@ const { values: options } = parseArgs({
 });
 const steps = Number(options.steps);
 mkdirSync(options.out, { recursive: true });
-// The recipe as it is, but for the data sets: their names are keys, which --set cannot replace.
+// Only the data sets of the recipe are changed. Their names are keys, which --set cannot replace.
 const lines = readFileSync(options.config, "utf8").split("\n");
 const first = lines.findIndex((line) => /^ {2}train:/.test(line)) + 1;
 const count = lines.slice(first).findIndex((line) => !/^ {4}/.test(line));

@@ -3,9 +3,11 @@
     python3 -m torch.distributed.run --standalone --nproc-per-node 8 bench/peer/torch_fsdp.py \\
         --model '{"vocabSize": ...}' --micro-batch 16 --parallel full_shard
 
-full_shard: fully_shard (FSDP2) over each block and the whole, bf16 parameters gathered, gradients reduced in fp32. zero1: the
-same, but weights stay after the forward pass and gradients are reduced on the last micro-batch only (FSDP2's ZeRO-2, the nearest
-it has). replicated: DDP, gradients in fp32. Rank 0 prints one JSON object; `tokensPerSecond` is that of one GPU.
+full_shard: fully_shard (FSDP2) over each block and the whole model; parameters are gathered in
+bf16, gradients reduced in fp32. zero1: like full_shard, but weights stay after the forward pass,
+and gradients are reduced on the last micro-batch only (FSDP2's ZeRO-2, the nearest that it has).
+replicated: DDP, gradients in fp32. Rank 0 prints one JSON object; its `tokensPerSecond` is for one
+GPU.
 """
 
 import argparse
@@ -45,7 +47,7 @@ def arguments():
 
 
 def divide(model, options, device):
-    """The model as all ranks train it, and how to say that a micro-batch is not the last."""
+    """Returns the model divided over the ranks, and a context manager for each micro-batch that knows the last one."""
     if options.parallel == "replicated":
         whole = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
         return whole, lambda last: contextlib.nullcontext() if last else whole.no_sync()
@@ -55,7 +57,7 @@ def divide(model, options, device):
     )
     keep = options.parallel == "zero1"
     for block in model.blocks:
-        # What one block gives the next stays in bf16.
+        # Activations between blocks stay in bf16.
         inner = MixedPrecisionPolicy(param_dtype=policy.param_dtype, reduce_dtype=policy.reduce_dtype)
         fully_shard(block, mp_policy=inner, reshard_after_forward=not keep)
     fully_shard(model, mp_policy=policy, reshard_after_forward=False)
@@ -82,7 +84,8 @@ def main():
     with device:
         model = Llama(options.model, options.sequence_length, torch.bfloat16 if mixed else torch.float32)
     if not options.eager and options.parallel != "replicated":
-        # FSDP's hooks run between the blocks: each is compiled on its own, one graph for all; and the loss, as torchtitan does.
+        # FSDP's hooks run between the blocks, so each block is compiled on its own, with one graph
+        # for all, and so is the loss, as in torchtitan.
         for block in model.blocks:
             block.compile()
         model.loss = torch.compile(token_loss)

@@ -3,8 +3,9 @@
     llamaforge bench parity --peer python3            starts this file with that Python
     python3 bench/peer/torch_train.py --model '{"vocabSize": ...}' --micro-batch 16 --accumulation 4
 
-A plain Llama, compiled, with fused AdamW, PyTorch's attention kernels, packed qkv and gate-up products, and bf16 autocast over
-fp32 weights: the usual fast way to do it. The last line of its output is one JSON object; `tokensPerSecond` is what counts.
+A plain Llama, compiled, with fused AdamW, PyTorch's attention kernels, packed qkv and gate-up
+products, and bf16 autocast over fp32 weights: the usual fast setup. The last line of its output is
+one JSON object, whose `tokensPerSecond` is the result.
 """
 
 import argparse
@@ -142,7 +143,8 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         return loss
 
-    # A step lasts from the end of the one before it to its own; nothing waits in between, as in a training loop.
+    # A step lasts from the end of the previous step to its own end. Nothing waits in between, as in
+    # a training loop.
     def mark():
         if not on_gpu:
             return time.perf_counter()

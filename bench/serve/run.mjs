@@ -1,11 +1,13 @@
-// How fast Fastify answers in a process that trains a model at the same time: requests from this process to that one, over
-// HTTP, at a fixed rate whether or not earlier ones have been answered.
+// Measures how fast Fastify answers in a process that trains a model at the same time. This process
+// sends requests to that one over HTTP, at a fixed rate whether or not earlier requests have been
+// answered.
 //
 //   node bench/serve/run.mjs [--preset tinyllama-1.1b] [--micro-batch 16] [--accumulation 4] [--sequence-length N] [--steps 20]
 //     [--warmup 2] [--rate 100] [--sample-every 10] [--precision bf16|fp32] [--device cuda|cpu] [--json FILE]
 //
-// Every other request asks for the latest step, the others have the tokenizer encode a text. --sample-every: the model also
-// writes 32 tokens every so many steps. The goal: 99 of 100 requests answered within 50 ms, and none refused.
+// Every other request asks for the latest step; the others have the tokenizer encode a text.
+// --sample-every: the model also writes 32 tokens every so many steps. The goal: 99 of 100 requests
+// are answered within 50 ms, and none is refused.
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -41,7 +43,7 @@ const folder = mkdtempSync(join(tmpdir(), "llamaforge-serve-"));
 const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
 const text = JSON.stringify({ text: "We hold these truths to be self-evident. ".repeat(20) });
 
-/** One request. @returns milliseconds until its answer is here in full */
+/** Sends one request. @returns milliseconds until its whole answer has arrived */
 async function ask(port, number) {
   const started = performance.now();
   const [path, method] = number % 2 === 0 ? ["/status", "GET"] : ["/tokens", "POST"];

@@ -1,4 +1,5 @@
-// The process of run.mjs that trains and answers: a Trainer by SERVE_BENCH (JSON, see run.mjs) and Fastify, on one event loop.
+// The process of run.mjs that trains and answers: a Trainer, configured by SERVE_BENCH (JSON, see
+// run.mjs), and Fastify on one event loop.
 import { once } from "node:events";
 import Fastify from "fastify";
 import { benchConfig } from "../../dist/bench/through-trainer.js";
@@ -42,7 +43,7 @@ process.send({
   collectionsPerStep: { minor: host.minor.count, major: host.major.count },
   timer: { lateMs, share },
 });
-// What was asked until now is answered first.
+// Requests that have already arrived are answered first.
 await once(process, "message");
 await app.close();
 trainer.dispose();

@@ -5,67 +5,15 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 
 namespace llamaforge::comm {
 
 namespace {
 
-constexpr size_t kPiece = size_t{2} << 20;  // bytes of one message at most, where a sum needs memory for what comes
+constexpr size_t kPiece = size_t{2} << 20;  // most bytes of one message, where a sum needs memory for what arrives
 constexpr size_t kTile = 2048;              // elements added at a time
 
 }  // namespace
-
-// ---- the communication stream --------------------------------------------------------------------------------------
-
-struct CommunicationThread::State {
-  std::mutex mutex;
-  std::condition_variable filled;
-  std::deque<std::function<void()>> jobs;
-  bool closing = false;
-};
-
-CommunicationThread::CommunicationThread()
-    : state_(std::make_shared<State>()), thread_([state = state_] { run(*state); }) {}
-
-CommunicationThread::~CommunicationThread() {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->closing = true;
-  }
-  state_->filled.notify_one();
-  if (thread_.get_id() == std::this_thread::get_id()) {
-    thread_.detach();
-  } else {
-    thread_.join();
-  }
-  // The thread takes no more of them; what they hold must not wait for its end.
-  std::deque<std::function<void()>> dropped;
-  std::lock_guard lock(state_->mutex);
-  dropped.swap(state_->jobs);
-}
-
-void CommunicationThread::submit(std::function<void()> job) {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->jobs.push_back(std::move(job));
-  }
-  state_->filled.notify_one();
-}
-
-void CommunicationThread::run(State& state) {
-  for (;;) {
-    std::function<void()> job;
-    {
-      std::unique_lock lock(state.mutex);
-      state.filled.wait(lock, [&state] { return state.closing || !state.jobs.empty(); });
-      if (state.closing) return;
-      job = std::move(state.jobs.front());
-      state.jobs.pop_front();
-    }
-    job();
-  }
-}
 
 // ---- algorithms ----------------------------------------------------------------------------------------------------
 
@@ -79,7 +27,8 @@ void DirectAlgorithms::abort() {
   if (transport_) transport_->abort();
 }
 
-// What each rank is about to do, compared before a byte of data moves: a difference would be a wrong result or a hang.
+// Compares the calls of all ranks before a byte of data moves, because a difference would give a
+// wrong result or a hang.
 void DirectAlgorithms::agree(const CollectiveCall& call) {
   struct Header {
     uint64_t sequence;
@@ -134,13 +83,13 @@ void DirectAlgorithms::run(const CollectiveCall& call) {
                         call.input.bytes());
     case CollectiveKind::broadcast:
       return broadcast(static_cast<char*>(call.output.raw()), call.output.bytes(), call.root);
-    case CollectiveKind::barrier: return;  // all have agreed
+    case CollectiveKind::barrier: return;  // the ranks have agreed on the call, so all are here
   }
 }
 
 namespace {
 
-// The element type's own loop; the sum lives in fp32 until it is whole.
+// Adds pieces in a loop of their own element type; the sum stays in fp32 until it is complete.
 template <class T>
 void add_typed(const std::vector<const T*>& pieces, T* output, size_t count, float divisor) {
   float sum[kTile];
@@ -180,7 +129,8 @@ void DirectAlgorithms::add_pieces(const char* own, char* output, size_t count, D
   }
 }
 
-// count: elements of the output. In parts, so that what arrives needs little memory.
+// count: elements of the output. The sum runs in parts, so that the received pieces need little
+// memory.
 void DirectAlgorithms::reduce_scatter(const char* input, char* output, size_t count, DType dtype, bool average) {
   const size_t width = size_of(dtype);
   const size_t most = std::min(count, kPiece / width);
@@ -201,7 +151,7 @@ void DirectAlgorithms::reduce_scatter(const char* input, char* output, size_t co
   }
 }
 
-// In blocks: each rank sums its part of a block and gives the sum to the others.
+// Runs in blocks: each rank sums its part of a block and sends the sum to the others.
 void DirectAlgorithms::all_reduce(char* data, size_t count, DType dtype, bool average) {
   if (size_ == 1) return;
   const size_t width = size_of(dtype), ranks = static_cast<size_t>(size_);
@@ -236,7 +186,7 @@ void DirectAlgorithms::all_reduce(char* data, size_t count, DType dtype, bool av
   }
 }
 
-// bytes: of the input.
+// bytes: size of the input.
 void DirectAlgorithms::all_gather(const char* input, char* output, size_t bytes) {
   std::vector<Transport::Piece> sends, receives;
   for (int peer = 0; peer < size_; ++peer) {
@@ -249,7 +199,7 @@ void DirectAlgorithms::all_gather(const char* input, char* output, size_t bytes)
   if (own != input) std::memcpy(own, input, bytes);
 }
 
-// Along a binomial tree: ranks that have the data double with each round.
+// Sends along a binomial tree: the number of ranks that have the data doubles with each round.
 void DirectAlgorithms::broadcast(char* data, size_t bytes, int root) {
   if (size_ == 1) return;
   const int own = (rank_ - root + size_) % size_;
@@ -267,18 +217,18 @@ void DirectAlgorithms::broadcast(char* data, size_t bytes, int root) {
 
 namespace {
 
-// Both streams are threads here, and the clock is theirs.
+// On the CPU both streams are threads, so the timeline uses their clock.
 class CpuTimeline final : public Timeline, public std::enable_shared_from_this<CpuTimeline> {
  public:
   explicit CpuTimeline(std::shared_ptr<Stream> compute) : compute_(std::move(compute)) {}
 
   size_t mark() override {
     const size_t moment = reserve();
-    // It may be dropped before the stream gets there.
+    // The stream may drop the work before it gets there.
     compute_->submit("timeline", [self = shared_from_this(), moment](Stream&) { self->set(moment); });
     return moment;
   }
-  // On the thread whose moment it is.
+  // Records a moment on the thread that calls.
   size_t now() {
     const size_t moment = reserve();
     set(moment);
@@ -312,7 +262,8 @@ class CpuTimeline final : public Timeline, public std::enable_shared_from_this<C
 
 std::shared_ptr<Timeline> CpuCollectives::make_timeline() { return std::make_shared<CpuTimeline>(compute_); }
 
-// A collective between the two streams: the compute stream makes it ready, the communication stream ends it.
+// A collective between the two streams: the compute stream makes its tensors ready, the
+// communication stream runs and ends it.
 class CpuCollectives::Work final : public CollectiveWork {
  public:
   Work(CollectiveCall call, const CpuCollectives& group)
@@ -323,7 +274,7 @@ class CpuCollectives::Work final : public CollectiveWork {
         group_(group.name_) {}
 
   void wait() override {
-    // The compute stream's thread sleeps meanwhile, as a GPU's stream does.
+    // The compute stream's thread sleeps during the wait, as a GPU's stream does.
     std::shared_ptr<Work> self = self_.lock();
     compute_->submit(name_of(kind()), [self](Stream&) {
       self->record(true, [&] {
@@ -334,7 +285,7 @@ class CpuCollectives::Work final : public CollectiveWork {
     });
   }
 
-  // Runs `action`, and notes how long that took if somebody wants to know.
+  // Runs `action`, and records its duration if a timeline follows.
   template <class Action>
   void record(bool waiting, const Action& action) {
     if (!timeline_) return action();
@@ -360,7 +311,7 @@ class CpuCollectives::Work final : public CollectiveWork {
   const CollectiveCall& call() const { return call_; }
   void remember(const std::shared_ptr<Work>& self) { self_ = self; }
 
-  // Called on the compute stream. `failure` empty: its tensors are there.
+  // Called on the compute stream. An empty `failure` means that the tensors are ready.
   void set_ready(const std::string& failure) {
     std::lock_guard lock(mutex_);
     if (ready_) return;
@@ -368,7 +319,7 @@ class CpuCollectives::Work final : public CollectiveWork {
     not_ready_because_ = failure;
     changed_.notify_all();
   }
-  // Why it can not run, or nothing.
+  // Returns the reason why the collective cannot run, or an empty string.
   std::string wait_until_ready() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return ready_; });
@@ -376,7 +327,8 @@ class CpuCollectives::Work final : public CollectiveWork {
   }
 
   void end(std::exception_ptr failure) {
-    // The tensors first: their memory is free again when whoever waited goes on.
+    // The tensors are released first, so that their memory is free when the waiting thread
+    // continues.
     call_.input = call_.output = {};
     std::vector<std::function<void(std::exception_ptr)>> callbacks;
     {
@@ -420,7 +372,8 @@ std::shared_ptr<CollectiveWork> CpuCollectives::enqueue(CollectiveCall call) {
   const char* op = name_of(call.kind);
   auto work = std::make_shared<Work>(std::move(call), *this);
   work->remember(work);
-  // An earlier failure makes the compute stream drop what follows; whoever drops it says so here.
+  // After an earlier failure the compute stream drops the work that follows. Dropping the work
+  // destroys this object, which then reports the failure.
   struct Ready {
     explicit Ready(std::shared_ptr<Work> work) : work(std::move(work)) {}
     std::shared_ptr<Work> work;
@@ -464,7 +417,7 @@ void CpuCollectives::run(Work& work) {
   }
   if (!why.empty()) {
     std::lock_guard lock(mutex_);
-    // The verdict says more than what it broke.
+    // The verdict tells more than the error of the collective that it interrupted.
     if (!aborted_.empty()) why = aborted_;
     if (progress_.failure.empty()) progress_.failure = format("{}: {}", name_of(work.kind()), why);
     failure = std::make_exception_ptr(Error("ERR_PEER", why));

@@ -1,7 +1,8 @@
-// Collectives between CPUs. The communication stream is a thread beside the compute stream's; the algorithms are
-// direct: every rank sends each other rank its part in one message and adds what it gets in the order of the ranks, in
-// fp32. That moves as few bytes as a ring does, and an element's sum depends neither on where it lies in a tensor nor
-// on how that is cut up: equal bits on every rank and in every run, and from allReduce as from reduceScatter followed
+// Collectives between CPUs. The communication stream is a thread next to the compute stream's. The
+// algorithms are direct: every rank sends each other rank its part in one message and adds the
+// received parts in the order of the ranks, in fp32. That moves as few bytes as a ring does. An
+// element's sum depends neither on its place in a tensor nor on how the tensor is cut up, so every
+// rank and every run gets equal bits, and allReduce gives the same bits as reduceScatter followed
 // by allGather.
 #pragma once
 
@@ -9,31 +10,24 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "comm/transport.h"
 #include "runtime/collectives.h"
 #include "runtime/stream.h"
+#include "runtime/worker.h"
 
 namespace llamaforge::comm {
 
-// One thread, jobs in order: the communication stream, shared by the groups of a process.
+// One thread, jobs in order: the communication stream, shared by the groups of a process. Its last
+// owner may be a job.
 class CommunicationThread {
  public:
-  CommunicationThread();
-  // After the running job; those behind it are dropped. Where a job lets go of the last reference, the thread ends after it.
-  ~CommunicationThread();
-  CommunicationThread(const CommunicationThread&) = delete;
-  CommunicationThread& operator=(const CommunicationThread&) = delete;
-  void submit(std::function<void()> job);
+  CommunicationThread() : worker_({.work = [](std::function<void()>& job) { job(); }}) {}
+  void submit(std::function<void()> job) { worker_.push(std::move(job)); }
 
  private:
-  struct State;
-  static void run(State& state);
-
-  const std::shared_ptr<State> state_;  // its thread's as well, which may outlive this object
-  std::thread thread_;                  // last: starts when everything else is there
+  Worker<std::function<void()>> worker_;
 };
 
 // The arithmetic and the messages, without streams.
@@ -41,7 +35,7 @@ class DirectAlgorithms {
  public:
   // transport: null for a group of one.
   DirectAlgorithms(std::unique_ptr<Transport> transport, int rank, int size, std::vector<uint32_t> ranks);
-  // Throws ERR_PEER; also when the ranks do not call the same thing.
+  // Throws ERR_PEER, also if the ranks make different calls.
   void run(const CollectiveCall& call);
   void abort();
   std::string description() const;
@@ -59,7 +53,7 @@ class DirectAlgorithms {
   const int rank_, size_;
   const std::vector<uint32_t> ranks_;
   uint64_t sequence_ = 0;
-  std::vector<char> received_;  // pieces of the other ranks, one behind the other
+  std::vector<char> received_;  // pieces of the other ranks, one after the other
 };
 
 class CpuCollectives final : public Collectives, public std::enable_shared_from_this<CpuCollectives> {
@@ -73,7 +67,7 @@ class CpuCollectives final : public Collectives, public std::enable_shared_from_
   void abort(const std::string& why) override;
   std::shared_ptr<Timeline> make_timeline() override;
   void follow(std::shared_ptr<Timeline> timeline) override { timeline_ = std::move(timeline); }
-  void close() override {}  // they go with this object
+  void close() override {}  // the connections end with this object
   std::string description() const override { return description_; }
 
  private:

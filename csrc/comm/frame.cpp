@@ -48,7 +48,7 @@ std::string text_of(const sockaddr* address, socklen_t bytes, bool with_port) {
   return with_port ? text + ":" + port : text;
 }
 
-// Small messages leave at once, and a host that went silent is noticed without traffic.
+// Sends small messages at once, and notices a silent host without traffic.
 void prepare(int fd) {
   const auto set = [fd](int level, int name, int value) { setsockopt(fd, level, name, &value, sizeof value); };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
@@ -106,7 +106,8 @@ Socket listen_on(const std::string& host, int port, bool one_host) {
     loopback = named && is_loopback(text_of(named->ai_addr, named->ai_addrlen, false));
   }
   const Addresses addresses = resolve(loopback ? host.c_str() : nullptr, port, AI_PASSIVE, why);
-  // An IPv6 socket takes IPv4 connections as well, so it goes first where every interface is meant.
+  // An IPv6 socket also takes IPv4 connections, so IPv6 is tried first when serving on every
+  // interface.
   for (const int family : {AF_INET6, AF_INET}) {
     for (const addrinfo* at = addresses.get(); at; at = at->ai_next) {
       if (at->ai_family != family) continue;
@@ -164,7 +165,8 @@ Socket connect_to(const std::string& host, int port, Milliseconds timeout, std::
         continue;
       }
     }
-    // A port of the range that the system hands out itself can be given to this very socket: then it has met nobody.
+    // If the port lies in the range of ports that the system hands out, the system may give it to
+    // this very socket. The socket is then connected to itself.
     sockaddr_storage own = {}, peer = {};
     socklen_t own_bytes = sizeof own, peer_bytes = sizeof peer;
     getsockname(socket.fd(), reinterpret_cast<sockaddr*>(&own), &own_bytes);

@@ -1,5 +1,5 @@
-// Messages between a rank and the store: their bytes and the sockets that carry them. Everything that arrives is
-// untrusted: sizes are bounded before memory is taken, and reading past the end throws.
+// Messages between a rank and the store: their bytes and the sockets that carry them. Received data
+// is untrusted: sizes are bounded before memory is taken, and reading past the end throws.
 //
 // A frame is: u32 length of the rest, u8 type, u64 id, body; little-endian.
 #pragma once
@@ -22,7 +22,7 @@ constexpr std::string_view kGreeting = "llamaforge store";
 constexpr size_t kLargestKey = 1024;
 constexpr size_t kLargestValue = size_t{16} << 20;
 constexpr size_t kLargestFrame = kLargestValue + 4096;
-constexpr size_t kLargestHello = 1024;  // before a peer has shown its token
+constexpr size_t kLargestHello = 1024;  // until a peer has shown its token
 
 enum class MessageType : uint8_t {
   // from a rank
@@ -33,17 +33,17 @@ enum class MessageType : uint8_t {
   barrier,    // name, timeout -> done
   goodbye,    // -> done
   check,      // group, its size, sequence number, hash, description: must be the same on all ranks of the group
-  trouble,    // group (may be empty), sequence number, text: this rank has found a failure
+  trouble,    // group (may be empty), sequence number, text: this rank has detected a failure
   status,     // answer to status_request
   // from the store
-  welcome = 64,  // all ranks have come: the address of rank 0's host for the others, empty if all are on it
+  welcome = 64,  // all ranks have come: rank 0's host address for the others, or empty if all are on that host
   refused,       // text
   done,
   value,
-  failed,  // text: this one request
+  failed,  // text: this one request has failed
   status_request,
   verdict,    // text: the run has failed
-  try_again,  // text: no room for this connection now; the next one may find some
+  try_again,  // text: no room for this connection now, but maybe for the next
 };
 
 struct Message {
@@ -96,7 +96,8 @@ class Reader {
 
 std::string encode(const Message& message);
 
-// Takes the first whole frame off `bytes`. Throws ERR_PEER if what is there cannot be a frame of at most `most` bytes.
+// Removes the first complete frame from `bytes`. Throws ERR_PEER if the bytes cannot be a frame of
+// at most `most` bytes.
 std::optional<Message> decode(std::string_view& bytes, size_t most);
 
 // A file descriptor that is closed with its owner.
@@ -115,24 +116,26 @@ class Socket {
   int fd_ = -1;
 };
 
-// Serves on `port`: on the loopback interface alone if `host` is an address of it or "localhost", or if nobody else is
-// meant (`one_host`) and the name leads there. A host's own name may lead there for itself only (127.0.1.1 in
-// /etc/hosts). Throws ERR_PEER if the port is taken.
+// Serves on `port`. The socket listens only on the loopback interface if `host` is a loopback
+// address or "localhost", or if `one_host` is set and the name resolves to a loopback address.
+// Otherwise such a name is not enough, because a host's own name may resolve to loopback on that
+// host only (127.0.1.1 in /etc/hosts). Throws ERR_PEER if the port is taken.
 Socket listen_on(const std::string& host, int port, bool one_host);
-// One try of each address of `host`, which share `timeout` and get at most a second each. On failure an empty socket
-// and `why`.
+// Tries each address of `host` once. The addresses share `timeout` and get at most a second each.
+// On failure returns an empty socket and sets `why`.
 Socket connect_to(const std::string& host, int port, Milliseconds timeout, std::string& why);
-// Next connection of a listening socket, non-blocking, with its address; empty if there is none.
+// Returns the next connection of a listening socket, non-blocking, with its address; empty if there
+// is none.
 Socket accept_from(const Socket& listener, std::string& address);
-// Address of this side of a connection, without port.
+// Returns the address of this side of a connection, without port.
 std::string local_address(const Socket& socket);
-// Of an address as local_address gives it: names are not.
+// Whether an address, in the form that local_address returns, is a loopback address. Names are not.
 bool is_loopback(const std::string& address);
 
 enum class Transfer { more, would_block, closed };
-// Reads what is there and appends it, at most `most` bytes in a call.
+// Reads the available bytes and appends them, at most `most` bytes per call.
 Transfer receive_some(const Socket& socket, std::string& bytes, size_t most = size_t{1} << 20);
-// Sends from the front of `bytes` from `sent` on.
+// Sends `bytes`, starting at offset `sent`.
 Transfer send_some(const Socket& socket, const std::string& bytes, size_t& sent);
 
 // A descriptor that poll() can wait on and other threads can make ready.

@@ -6,15 +6,16 @@ namespace llamaforge::comm {
 
 namespace {
 
-constexpr size_t kKept = 32;           // records of collectives that have ended
-constexpr uint64_t kAllChecked = 256;  // the first of a run; then one in so many
+constexpr size_t kKept = 32;  // records of ended collectives that are kept
+// A run checks its first kAllChecked collectives, and then one in kCheckedEach.
+constexpr uint64_t kAllChecked = 256;
 constexpr uint64_t kCheckedEach = 64;
 
 void mix(uint64_t& hash, uint64_t value) {
   for (int byte = 0; byte < 8; ++byte) hash = (hash ^ (value >> 8 * byte & 0xff)) * 1099511628211u;
 }
 
-// "1,048,576": counts of elements are long.
+// Formats a count as "1,048,576", because counts of elements are long.
 std::string grouped(int64_t count) {
   std::string text = std::to_string(count);
   for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3) text.insert(static_cast<size_t>(at), ",");
@@ -23,7 +24,7 @@ std::string grouped(int64_t count) {
 
 int64_t milliseconds(Clock::duration duration) { return std::chrono::duration_cast<Milliseconds>(duration).count(); }
 
-// What a rank sends by the bandwidth-optimal algorithm, of `bytes` on the larger side.
+// Bytes that a rank sends with the bandwidth-optimal algorithm, with `bytes` on the larger side.
 uint64_t sent_by_theory(CollectiveKind kind, uint64_t bytes, uint64_t ranks, bool is_root) {
   switch (kind) {
     case CollectiveKind::all_reduce: return 2 * bytes / ranks * (ranks - 1);
@@ -92,7 +93,8 @@ std::shared_ptr<CollectiveWork> Group::enqueue(CollectiveCall call) {
     stats.bytes += bytes;
     stats.sent_bytes += sent_by_theory(call.kind, bytes, size(), is_root);
     records_.push_back(record);
-    // The hash runs over all calls, so a difference in one that is not sent shows in the next that is.
+    // The hash covers all calls, so a difference in a call that is not sent shows in the next one
+    // that is.
     if (check_ && (issued_ <= kAllChecked || issued_ % kCheckedEach == 0)) check_(issued_, hash_, description(record));
   }
   auto work = collectives_->enqueue(std::move(call));
@@ -161,7 +163,7 @@ std::string Group::history() {
   follow();
   std::string text;
   const auto now = Clock::now();
-  // The last that ended, and the first that have not.
+  // Lists the last collectives that ended, and the first that have not.
   size_t waiting = 0;
   for (const Record& record : records_) {
     if (!record.ended && ++waiting > 8) break;

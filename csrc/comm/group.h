@@ -1,5 +1,5 @@
-// A group of ranks as its rank here sees it: the collectives that were called, where each of them is, and what they
-// moved.
+// This rank's view of a group of ranks: the collectives that were called, the progress of each, and
+// the bytes that they moved.
 #pragma once
 
 #include <array>
@@ -22,12 +22,12 @@ class Group {
   struct Stats {
     uint64_t calls = 0, bytes = 0, sent_bytes = 0;
   };
-  // A failure found here, to be told to the others.
+  // A failure detected here, to be reported to the other ranks.
   struct Finding {
     uint64_t sequence = 0;
     std::string text;
   };
-  // Told the hash of what all ranks must have called alike.
+  // Receives the hash of the calls that all ranks must have made alike.
   using Check = std::function<void(uint64_t sequence, uint64_t hash, const std::string& description)>;
 
   Group(std::string name, std::vector<uint32_t> ranks, uint32_t rank, Milliseconds timeout,
@@ -38,19 +38,21 @@ class Group {
   const Collectives& collectives() const { return *collectives_; }
   Stats stats(CollectiveKind kind) const;
 
-  // Checks the tensors against each other and enqueues. Throws ERR_SHAPE, ERR_PEER after an abort.
+  // Checks the tensors against each other and enqueues the call. Throws ERR_SHAPE, or ERR_PEER
+  // after an abort.
   std::shared_ptr<CollectiveWork> enqueue(CollectiveCall call);
-  // The last one, if there was any.
+  // Returns the last collective, or null if there was none.
   std::shared_ptr<CollectiveWork> last_work() const;
   void abort(const std::string& why);
   void close() { collectives_->close(); }
   std::shared_ptr<Timeline> make_timeline() { return collectives_->make_timeline(); }
   void follow(std::shared_ptr<Timeline> timeline) { collectives_->follow(std::move(timeline)); }
 
-  // For the watchdog: follows the device, and finds what failed or takes too long.
+  // For the watchdog: updates the progress from the device, and finds a collective that failed or
+  // takes too long.
   std::optional<Finding> poll();
   GroupStatus status();
-  // The last collectives, a line each.
+  // Describes the last collectives, one per line.
   std::string history();
 
  private:
@@ -63,7 +65,7 @@ class Group {
     std::optional<Clock::time_point> started, ended;
   };
   std::string description(const Record& record) const;
-  void follow();  // with the lock
+  void follow();  // called with the lock held
 
   const std::string name_;
   const std::vector<uint32_t> ranks_;
@@ -74,7 +76,7 @@ class Group {
 
   mutable std::mutex mutex_;
   std::array<Stats, kCollectiveKinds> stats_;
-  std::deque<Record> records_;  // those that have not ended, and the last that have
+  std::deque<Record> records_;  // collectives that have not ended, and the last ones that have
   uint64_t issued_ = 0, hash_ = 1469598103934665603u;
   CollectiveProgress progress_;
   std::shared_ptr<CollectiveWork> last_;

@@ -10,10 +10,10 @@ namespace llamaforge::comm {
 namespace {
 
 constexpr Milliseconds kTick{20};
-constexpr Milliseconds kVerdictTime{2500};  // for the store to answer a report
-constexpr Milliseconds kFinishTime{5000};   // for the other ranks to leave, when rank 0 does
+constexpr Milliseconds kVerdictTime{2500};  // for the store's answer to a report
+constexpr Milliseconds kFinishTime{5000};   // for the other ranks to leave when rank 0 leaves
 
-// Never destroyed: needed until the very end.
+// Never destroyed, because it is needed until the very end of the process.
 struct Living {
   std::mutex mutex;
   std::set<Session*> sessions;
@@ -23,7 +23,7 @@ Living& living() {
   return all;
 }
 
-// Straight to the descriptor: no lock that a stopped thread may hold.
+// Writes directly to the descriptor, without a lock that a stopped thread may hold.
 void say(const std::string& text) {
   for (size_t sent = 0; sent < text.size();) {
     const ssize_t put = write(STDERR_FILENO, text.data() + sent, text.size() - sent);
@@ -69,7 +69,8 @@ void Session::use_name(const std::string& group) {
 }
 
 void Session::add(std::shared_ptr<Group> group) {
-  // Now that the group's libraries are there: what is registered last runs first.
+  // The handler is registered after the group's libraries, because handlers that were registered
+  // last run first.
   static std::once_flag registered;
   std::call_once(registered, [] { std::atexit(quiet_all); });
   std::string verdict;
@@ -156,7 +157,8 @@ void Session::fail(const std::string& verdict) {
   std::vector<std::function<void(const std::string&)>> listeners;
   {
     std::lock_guard lock(mutex_);
-    // Beside the wait: a library that hangs in its abort must not keep the process.
+    // Groups are aborted on a thread of their own, so that a library that hangs in its abort cannot
+    // keep the process alive.
     if (!leaving_) {
       aborter_ = std::thread([all, verdict] {
         for (const auto& group : all) group->abort(verdict);
@@ -178,7 +180,7 @@ void Session::quiet() {
     leaving_ = true;
     aborter = std::move(aborter_);
   }
-  // The watchdog bounds this: it ends the process if the library hangs.
+  // The watchdog limits this wait: it ends the process if the library hangs.
   if (aborter.joinable()) aborter.join();
   {
     std::lock_guard lock(mutex_);
@@ -188,8 +190,8 @@ void Session::quiet() {
   if (watchdog_.joinable()) watchdog_.join();
 }
 
-// A program may end itself while threads of its sessions run, and Node then destroys nothing: static objects of the
-// libraries go first.
+// A program may end itself while threads of its sessions run. Node then destroys nothing, but the
+// libraries' static objects are destroyed.
 void Session::quiet_all() {
   std::lock_guard lock(living().mutex);
   for (Session* session : living().sessions) session->quiet();
@@ -215,7 +217,7 @@ void Session::close() {
     std::unique_lock lock(mutex);
     answered.wait_for(lock, kFinishTime, [&] { return done; });
   }
-  client_.reset();  // answers what is pending, the goodbye included
+  client_.reset();  // answers pending requests, including the goodbye
   if (server_) server_->finish(kFinishTime);
   server_.reset();
 }

@@ -1,7 +1,7 @@
-// What ties a rank to its run: the store, the groups, and the watchdog over both. The watchdog is a thread of its own
-// that needs nothing of JavaScript: it follows every collective, tells the others of a failure here, and when the run
-// has failed says so on stderr, ends what is on its way, and after a moment for the program to end itself ends the
-// process.
+// A session ties a rank to its run: the store, the groups, and the watchdog over both. The watchdog
+// is a thread of its own that needs nothing from JavaScript. It follows every collective and
+// reports a failure here to the other ranks. When the run has failed, it says so on stderr, aborts
+// the running collectives, gives the program a moment to end itself, and then ends the process.
 #pragma once
 
 #include <atomic>
@@ -34,32 +34,33 @@ class Session {
   StoreClient& store() { return *client_; }
   const StoreOptions& options() const { return options_; }
 
-  // A group's name is used once: the store keeps by it how the ranks find each other. Throws ERR_ARGUMENT.
+  // Reserves a group's name. A name is used once, because the store's keys for the ranks'
+  // rendezvous contain it. Throws ERR_ARGUMENT.
   void use_name(const std::string& group);
   void add(std::shared_ptr<Group> group);
   void remove(const Group& group);
-  // Called once on the watchdog's thread; at once if the run has failed already.
+  // The listener is called once on the watchdog's thread, or at once if the run has failed already.
   void on_failure(std::function<void(const std::string&)> listener);
-  // This rank gives up: the others are told.
+  // Reports that this rank gives up to the other ranks.
   void report(const std::string& group, uint64_t sequence, const std::string& text);
 
-  // Says goodbye and ends the watchdog. Blocking: rank 0 waits for the others, for a while.
+  // Says goodbye and ends the watchdog. Blocks: rank 0 waits a while for the others.
   void close();
-  // Ends the watchdog without goodbye: the others learn that this rank is gone.
+  // Ends the watchdog without a goodbye, so the others learn that this rank is gone.
   void abandon();
 
  private:
   void watch();
   void fail(const std::string& verdict);
-  // Ends the watchdog and what it began: afterwards no thread of this session calls a device's library. Others may use
-  // the session still.
+  // Ends the watchdog and the threads that it started: afterwards no thread of this session calls a
+  // device's library. Other threads may still use the session.
   void quiet();
-  static void quiet_all();  // before libraries go, at the end of the process
+  static void quiet_all();  // at the end of the process, before libraries are destroyed
   std::string status();
   std::vector<std::shared_ptr<Group>> groups();
 
   const StoreOptions options_;
-  std::unique_ptr<StoreServer> server_;  // on rank 0
+  std::unique_ptr<StoreServer> server_;  // exists on rank 0
   std::unique_ptr<StoreClient> client_;
 
   std::mutex mutex_;
@@ -67,14 +68,14 @@ class Session {
   std::set<std::string> names_;
   std::vector<std::shared_ptr<Group>> groups_;
   std::vector<std::function<void(const std::string&)>> listeners_;
-  std::string verdict_;   // the run has failed
-  std::string reported_;  // what this rank found, while the others are asked
+  std::string verdict_;   // set when the run has failed
+  std::string reported_;  // failure that this rank reported, while the others are asked
   Clock::time_point reported_at_;
   bool told_ = false, leaving_ = false, ending_ = false;
 
   std::mutex quieting_;
   std::thread watchdog_;
-  std::thread aborter_;  // of a failure: ends what is on its way
+  std::thread aborter_;  // after a failure: aborts the running collectives
 };
 
 }  // namespace llamaforge::comm

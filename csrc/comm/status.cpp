@@ -10,7 +10,7 @@ constexpr size_t kMostGroups = 1024, kMostRanks = 1 << 16, kMostLines = 40;
 
 std::string seconds(uint64_t milliseconds) { return format("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100); }
 
-// "rank 3", "ranks 1, 2 and 5".
+// Formats for example "rank 3", "ranks 1, 2 and 5".
 std::string ranks_in_words(const std::vector<int>& ranks) {
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
   for (size_t i = 0; i < ranks.size() && i < kMostLines; ++i) {
@@ -79,7 +79,7 @@ std::string verdict_of(const Trouble& trouble, int world_size) {
   const auto add = [&](int rank, const std::string& text) {
     if (++count <= kMostLines) lines += format("\n  rank {} {}", rank, text);
   };
-  // Who belongs to the group in question.
+  // The members of the group in question.
   std::set<uint32_t> members;
   for (const auto& [rank, groups] : trouble.answers) {
     if (const GroupStatus* group = find(groups, trouble.group))

@@ -10,7 +10,7 @@ namespace llamaforge::comm {
 namespace {
 
 constexpr Milliseconds kBetweenTries{100};
-constexpr Milliseconds kAnswerTime{10'000};  // beyond the time that a request itself may take
+constexpr Milliseconds kAnswerTime{10'000};  // added to the time that a request itself may take
 
 std::exception_ptr peer_error(const std::string& message) {
   return std::make_exception_ptr(Error("ERR_PEER", message));
@@ -35,11 +35,12 @@ StoreClient::~StoreClient() {
   fail("the store has been closed");
 }
 
-// Rank 0 may start later than the others, so a connection that fails is tried again, and so is one for which the store
-// has no room; a refusal by the store itself is final.
+// Rank 0 may start later than the others, so a failed connection is tried again, and so is one for
+// which the store has no room. A refusal by the store itself is final.
 void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& cancelled) {
   const auto connect_deadline = Clock::now() + options.timeout;
-  // The store says at its own deadline who is missing; that answer is worth a moment more.
+  // At its own deadline the store names the missing ranks; that answer is worth waiting a moment
+  // longer.
   const auto deadline = connect_deadline + Milliseconds(2000);
   std::string why;
   for (;;) {
@@ -95,7 +96,8 @@ bool StoreClient::say_hello(const StoreOptions& options, const std::atomic<bool>
       if (answer && answer->type == MessageType::welcome) {
         const std::string outside(Reader(answer->body).text());
         local_address_ = comm::local_address(socket_);
-        // On rank 0's host, whose own name may be one of the loopback interface there.
+        // A rank on rank 0's host may have connected over loopback, because the host's own name may
+        // resolve to it.
         if (is_loopback(local_address_) && !outside.empty()) local_address_ = outside;
         return true;
       }
@@ -135,7 +137,7 @@ void StoreClient::run() {
     bool closed = send_some(socket_, sending, sent) == Transfer::closed;
     pollfd watched[2] = {{wakeup_.fd(), POLLIN, 0},
                          {socket_.fd(), static_cast<short>(POLLIN | (sent < sending.size() ? POLLOUT : 0)), 0}};
-    // What was posted meanwhile has set the wakeup.
+    // A message that was posted in the meantime has set the wakeup.
     poll(watched, 2, 200);
     if (watched[0].revents) wakeup_.clear();
     if (watched[1].revents & (POLLIN | POLLHUP | POLLERR)) closed |= receive_some(socket_, in_) == Transfer::closed;
@@ -180,7 +182,8 @@ void StoreClient::handle(Message message) {
     case MessageType::value:
     case MessageType::failed: {
       Reply reply;
-      // An answer that cannot be read ends the connection, and so every request: read it while this is one of them.
+      // An unreadable answer ends the connection and fails every request, so it is read while its
+      // own request is still among them.
       const std::string why(message.type == MessageType::failed ? reader.text() : "");
       {
         std::lock_guard lock(mutex_);
@@ -192,7 +195,7 @@ void StoreClient::handle(Message message) {
       if (message.type == MessageType::failed) return reply(peer_error(format("[store] {}", why)), {});
       return reply(nullptr, std::move(message.body));
     }
-    default: return;  // of a later version
+    default: return;  // message type of a later version
   }
 }
 

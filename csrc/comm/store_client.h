@@ -1,4 +1,5 @@
-// A rank's connection to the store. A thread of its own reads and writes, so nothing here waits for JavaScript.
+// A rank's connection to the store. It has its own thread for reading and writing, so nothing here
+// waits for JavaScript.
 #pragma once
 
 #include <atomic>
@@ -26,7 +27,8 @@ class StoreClient {
  public:
   // Called on the client's thread, or on the caller's if the store has failed already.
   using Reply = std::function<void(std::exception_ptr, std::string value)>;
-  // What the run's failure and the store's questions lead to; both on the client's thread.
+  // Callbacks for the run's failure and for the store's status requests, both on the client's
+  // thread.
   struct Events {
     std::function<void(std::string verdict)> failed;
     std::function<std::string()> status;
@@ -40,32 +42,33 @@ class StoreClient {
 
   void set(const std::string& key, std::string_view value, Reply reply);
   void get(const std::string& key, Milliseconds timeout, Reply reply);
-  void add(const std::string& key, int64_t amount, Reply reply);  // value: 8 bytes
+  void add(const std::string& key, int64_t amount, Reply reply);  // reply value: 8 bytes
   void barrier(const std::string& name, Milliseconds timeout, Reply reply);
   void goodbye(Reply reply);
 
-  // The same, blocking; not on the client's thread.
+  // Blocking forms of set and get; not to be called on the client's thread.
   void set(const std::string& key, std::string_view value);
   std::string get(const std::string& key, Milliseconds timeout);
 
-  // Without an answer of their own.
+  // These messages have no reply.
   void check(const std::string& group, size_t size, uint64_t sequence, uint64_t hash, const std::string& description);
   void trouble(const std::string& group, uint64_t sequence, const std::string& text);
 
-  // Every pending and later request fails with this.
+  // Fails every pending and later request with `why`.
   void fail(const std::string& why);
-  // Of this host, as the other ranks can reach it.
+  // This host's address, as the other ranks can reach it.
   const std::string& local_address() const { return local_address_; }
 
  private:
   struct Request {
     Reply reply;
-    Clock::time_point deadline;  // by which the store must have answered, be it to say that time is over
+    Clock::time_point deadline;  // of the store's answer, which may be that time has run out
   };
   void join(const StoreOptions& options, const std::atomic<bool>& cancelled);
   void connect(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
                std::string& why);
-  // Whether the store lets this rank in; if not, it has no room now. Throws ERR_PEER where trying again would not help.
+  // Whether the store lets this rank in; false if it has no room now. Throws ERR_PEER if trying
+  // again would not help.
   bool say_hello(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
                  std::string& why);
   void run();
@@ -86,7 +89,7 @@ class StoreClient {
   uint64_t next_id_ = 1;
   std::string failure_;
   bool left_ = false;         // goodbye was said
-  bool server_left_ = false;  // by rank 0
+  bool server_left_ = false;  // rank 0 said goodbye
 
   std::atomic<bool> stopping_{false};
   std::thread thread_;

@@ -9,17 +9,18 @@ namespace llamaforge::comm {
 
 namespace {
 
-constexpr Milliseconds kHelloTime{5000};   // for a peer to say who it is
-constexpr Milliseconds kStatusTime{1000};  // for the ranks to tell where they are
+constexpr Milliseconds kHelloTime{5000};   // for a peer to identify itself
+constexpr Milliseconds kStatusTime{1000};  // for the ranks to report their status
 constexpr size_t kMostStored = size_t{1} << 30;
 constexpr size_t kMostUnsent = size_t{64} << 20;
 constexpr size_t kMostChecks = 1 << 16;
 
-// Connections that have not said who they are. All ranks may come at once, beside strangers. Beyond that the oldest
-// make room: a rank speaks at once, so those that stay silent are none.
+// The number of connections that may be open without having identified themselves. All ranks may
+// connect at once, and strangers too. Beyond this number the oldest connections are dropped: a rank
+// identifies itself at once, so a silent connection is not a rank.
 int most_unheard(int world_size) { return std::max(256, 2 * world_size); }
 
-// Takes the same time wherever the difference is.
+// Compares in a time that does not depend on the position of the difference.
 bool same_token(std::string_view a, std::string_view b) {
   unsigned difference = a.size() != b.size();
   for (size_t i = 0; i < a.size() && i < b.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
@@ -63,7 +64,8 @@ void StoreServer::run() {
       for (const auto& [rank, client] : all) send(*client, MessageType::goodbye);
       return;
     }
-    // Without a descriptor for it, a connection that waits would be told of again and again.
+    // The listener is not polled while no descriptor is free, because poll() would report the
+    // waiting connection again and again.
     watched = {{wakeup_.fd(), POLLIN, 0}, {full_ ? -1 : listener_.fd(), POLLIN, 0}};
     owners.clear();
     for (Client& client : clients_) {
@@ -130,7 +132,7 @@ void StoreServer::accept_all() {
 bool StoreServer::evict() {
   for (Client& client : clients_) {
     if (client.rank >= 0 || client.dead) continue;
-    if (!client.closing) serve(client);  // its word may have come already
+    if (!client.closing) serve(client);  // its hello may have arrived already
     if (client.rank >= 0) continue;
     refuse(client, "too many connections at once, and it was silent", MessageType::try_again);
     client.dead = true;
@@ -192,7 +194,8 @@ void StoreServer::flush(Client& client) {
   }
 }
 
-// The peer is told why, the message is kept for those who wait for the right one.
+// The peer is told the reason, and the reason is kept for the message to ranks that wait for a
+// missing one.
 void StoreServer::refuse(Client& client, const std::string& why, MessageType type) {
   if (client.dead || client.closing) return;
   refusals_.push_back(format("{}: {}", client.address, why));
@@ -210,7 +213,7 @@ void StoreServer::lose(Client& client, const std::string& why) {
   if (rank < 0 || client.left) return;
   ranks_.erase(rank);
   lost_[rank] = why;
-  if (!started_) return;  // it may come back: its connection broke before the run began
+  if (!started_) return;  // it may come back, because its connection broke before the run began
   Trouble trouble;
   trouble.cause = "The run cannot go on without it.";
   begin_trouble(std::move(trouble));
@@ -296,7 +299,7 @@ void StoreServer::handle(Client& client, const Message& message) {
       const std::string key = key_from();
       const uint64_t amount = reader.u64();
       if (!counters_.contains(key) && !make_room(0, key.size())) return fail("the store is full");
-      // Unsigned: a sum that no longer fits wraps around.
+      // The sum is unsigned, so that it wraps around on overflow.
       uint64_t& counter = counters_[key];
       counter += amount;
       return send(client, MessageType::value, message.id, Writer().u64(counter).take());
@@ -344,7 +347,7 @@ bool StoreServer::make_room(size_t before, size_t after) {
   return true;
 }
 
-// The same collective must carry the same hash on every rank of its group.
+// Checks that a collective has the same hash on every rank of its group.
 void StoreServer::check(Client& client, Reader& reader) {
   const std::string group(reader.text());
   const uint32_t size = reader.u32();
@@ -367,12 +370,12 @@ void StoreServer::check(Client& client, Reader& reader) {
   if (place->second.seen >= size || checks_.size() > kMostChecks) checks_.erase(place);
 }
 
-// Asks every rank where it is; the verdict follows when all have answered, or a little later.
+// Asks every rank for its status. The verdict follows when all have answered, or a little later.
 void StoreServer::begin_trouble(Trouble trouble) {
   if (trouble_ || verdict_given_) return;
   trouble_ = std::make_unique<Trouble>(std::move(trouble));
   trouble_deadline_ = Clock::now() + kStatusTime;
-  const auto all = ranks_;  // sending may lose a client
+  const auto all = ranks_;  // copied, because sending may lose a client
   for (const auto& [rank, client] : all) send(*client, MessageType::status_request);
 }
 
@@ -397,7 +400,8 @@ std::string StoreServer::missing_ranks() const {
   return missing > 20 ? format("{} and {} more", text, missing - 20) : text;
 }
 
-// By which a rank of another host has reached this one; empty if all came over the loopback interface.
+// The address at which a rank of another host has reached this host; empty if all ranks came over
+// the loopback interface.
 std::string StoreServer::outside_address() const {
   for (const auto& [rank, client] : ranks_) {
     if (const std::string own = local_address(client->socket); !is_loopback(own)) return own;
@@ -428,7 +432,7 @@ void StoreServer::expire() {
       client->deadline = now + kHelloTime;
       flush(*client);
     }
-    started_ = true;  // nobody is let in any more
+    started_ = true;  // no rank is let in any more
   }
   if (trouble_ && now >= trouble_deadline_) end_trouble();
   std::vector<Waiter> late;

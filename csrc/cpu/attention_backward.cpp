@@ -117,8 +117,8 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
     switch (visible.mask(tile)) {
       case Mask::none: softmax_gradient_tile<Engine, Mask::none>(w, even_rows, to_base_2, visible, tile); break;
       case Mask::diagonal: softmax_gradient_tile<Engine, Mask::diagonal>(w, even_rows, to_base_2, visible, tile); break;
-      case Mask::documents:
-        softmax_gradient_tile<Engine, Mask::documents>(w, even_rows, to_base_2, visible, tile);
+      case Mask::first_key:
+        softmax_gradient_tile<Engine, Mask::first_key>(w, even_rows, to_base_2, visible, tile);
         break;
     }
     const int64_t seen = diagonal ? rows : kTile;  // keys
@@ -135,7 +135,7 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
 }
 
 // The (head, query tile) pairs of a kv head, cut into `parts` runs of about equal work. Pair u is head u / tiles, tile
-// u % tiles and costs tile + 1 (documents make some cheaper: the cut must depend on shapes alone). Returns the first pair of each run, and the end.
+// u % tiles and costs tile + 1 (first keys make some cheaper: the cut must depend on shapes alone). Returns the first pair of each run, and the end.
 std::vector<int64_t> cut_into_parts(const Attention& shape, int64_t parts) {
   const int64_t tiles = shape.tiles(), pairs = shape.group() * tiles;
   const int64_t work = shape.group() * tiles * (tiles + 1) / 2;
@@ -207,12 +207,12 @@ template <class Engine, class T> void backward(Stream& stream, const Attention& 
 
 }  // namespace
 
-void attention_backward(Stream& stream, In d_o, In qkv, In o, In statistics, std::optional<In> starts, Out dqkv,
+void attention_backward(Stream& stream, In d_o, In qkv, In o, In statistics, std::optional<In> first_key, Out dqkv,
                         int64_t heads, int64_t kv_heads, double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_backward(size, d_o, qkv, o, statistics, dqkv);
   Attention shape = attention_of(size, scale);
-  shape.starts = checked_starts(starts, size.batch, size.time);
+  shape.first_key = checked_first_key(first_key, size.batch, size.time);
   if (qkv.numel() == 0) return;
   if (qkv.dtype == DType::bf16) {
     backward<BFloat16Engine>(stream, shape,

@@ -2,7 +2,7 @@
 // token, so each (batch, query head, token) is one task of plain dot products over the cached rows.
 //
 //   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,Tmax,hd): rows position .. position+T-1 of the cache become the new k and v;
-//   o[t] = softmax(scale · q[t] · kᵀ) · v over cache rows 0 .. position+t.
+//   o[t] = softmax(scale · q[t] · kᵀ) · v over cache rows first_key[t] .. position+t, from 0 if there is no first_key.
 #include <omp.h>
 
 #include "cpu/attention_shared.h"
@@ -41,10 +41,11 @@ template <class T> void append(const CachedAttention<T>& x) {
 // One query row. `scores` holds one float for each visible row, rounded up to whole vectors.
 template <class T> void attend(const CachedAttention<T>& x, int64_t b, int64_t head, int64_t t, float* scores) {
   const Attention& shape = x.shape;
-  const int64_t size = shape.head_size, visible = x.position + t + 1, kv = head / shape.group();
+  const int64_t size = shape.head_size, first = shape.first_key ? shape.first_key[b * shape.time + t] : 0;
+  const int64_t visible = x.position + t + 1 - first, kv = head / shape.group();
   const T* query = x.qkv + (b * shape.time + t) * shape.stride() + head * size;
-  const T* keys = x.rows(b, 0, kv);
-  const T* values = x.rows(b, 1, kv);
+  const T* keys = x.rows(b, 0, kv) + first * size;
+  const T* values = x.rows(b, 1, kv) + first * size;
 
   float largest = -INFINITY;
   for (int64_t j = 0; j < visible; ++j) {
@@ -87,11 +88,12 @@ template <class T> void run(Stream& stream, const CachedAttention<T>& x) {
 
 }  // namespace
 
-void attention_cached(Stream& stream, In qkv, InOut cache, Out o, int64_t heads, int64_t kv_heads, int64_t position,
-                      double scale) {
+void attention_cached(Stream& stream, In qkv, InOut cache, std::optional<In> first_key, Out o, int64_t heads,
+                      int64_t kv_heads, int64_t position, double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_cached(size, qkv, cache, o, position);
-  const Attention shape = attention_of(size, scale);
+  Attention shape = attention_of(size, scale);
+  shape.first_key = checked_first_key(first_key, size.batch, size.time, position);
   with_float("qkv", qkv, [&]<class T>() {
     run<T>(stream, {shape, qkv.data<T>(), cache.data<T>(), o.data<T>(), position, cache.dim(3)});
   });

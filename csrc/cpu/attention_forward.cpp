@@ -4,7 +4,7 @@
 // Keys and values of a (batch, kv head) are packed once and read by all query heads of its group. Exponentials are in
 // base 2: one multiplication less for each. The maximum is subtracted before scores are scaled: rounded products of the
 // two would differ by whole units where scores are above 1e7. On the diagonal only the needed part of each product is
-// computed; tiles of keys before the document of the first query are left out. Deterministic for any number of threads:
+// computed; tiles of keys before the first query's first key are left out. Deterministic for any number of threads:
 // a query tile is one task.
 #include "cpu/attention_shared.h"
 #include "cpu/cpu_ops.h"
@@ -26,7 +26,7 @@ template <class Engine> struct ForwardWorkspace {
 };
 
 // Online softmax of one tile of scores: probabilities relative to the new running maximum; `rescale` is what the old
-// output and sum are worth now. A query that has seen no key yet (its document begins later in the row of tiles), or
+// output and sum are worth now. A query that has seen no key yet (its first one comes later in the row of tiles), or
 // only scores of -inf, has a maximum of -inf, and 0 takes its place as the reference.
 template <class Engine, Mask kMask>
 void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2, const Visible& visible, int64_t tile) {
@@ -83,7 +83,7 @@ void forward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_
     switch (visible.mask(tile)) {
       case Mask::none: softmax_tile<Engine, Mask::none>(w, rows, to_base_2, visible, tile); break;
       case Mask::diagonal: softmax_tile<Engine, Mask::diagonal>(w, rows, to_base_2, visible, tile); break;
-      case Mask::documents: softmax_tile<Engine, Mask::documents>(w, rows, to_base_2, visible, tile); break;
+      case Mask::first_key: softmax_tile<Engine, Mask::first_key>(w, rows, to_base_2, visible, tile); break;
     }
     const bool first = tile == visible.first_tile;
     if (!first) {
@@ -141,12 +141,12 @@ void forward(Stream& stream, const Attention& shape, const T* qkv, T* o, float* 
 
 }  // namespace
 
-void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out statistics, int64_t heads,
+void attention_forward(Stream& stream, In qkv, std::optional<In> first_key, Out o, Out statistics, int64_t heads,
                        int64_t kv_heads, double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_forward(size, qkv, o, statistics);
   Attention shape = attention_of(size, scale);
-  shape.starts = checked_starts(starts, size.batch, size.time);
+  shape.first_key = checked_first_key(first_key, size.batch, size.time);
   if (qkv.numel() == 0) return;
   if (qkv.dtype == DType::bf16) {
     forward<BFloat16Engine>(stream, shape, qkv.data<bfloat16>(), o.data<bfloat16>(), statistics.data<float>());

@@ -7,7 +7,7 @@
 #include <new>
 
 #include "cpu/attention_tile.h"
-#include "cpu/document_starts.h"
+#include "cpu/first_key.h"
 #include "ops/checks/attention.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
@@ -27,7 +27,7 @@ constexpr int64_t kVectorsPerRow = kTile / kLanes;
 struct Attention {
   int64_t batch, time, heads, kv_heads, head_size;
   float scale;
-  const int32_t* starts = nullptr;  // (batch, time): the first key that each query sees; null: all from 0
+  const int32_t* first_key = nullptr;  // (batch, time): the first key that each query sees; null: all from 0
 
   int64_t group() const { return heads / kv_heads; }
   int64_t stride() const { return (heads + 2 * kv_heads) * head_size; }  // of qkv, from token to token
@@ -74,7 +74,7 @@ LF_INLINE Floats keep_lower(Floats x, int64_t vector, int64_t row, float value) 
 enum class Mask {
   none,
   diagonal,   // keys after the query, on the diagonal tile
-  documents,  // those, and keys before the query's document
+  first_key,  // those, and keys before the query's first
 };
 
 // The keys that the queries of a tile see.
@@ -83,14 +83,14 @@ struct Visible {
   int64_t first_key[kTile] = {};       // of each query
 
   Visible(const Attention& shape, int64_t b, int64_t query_tile) : query_tile(query_tile) {
-    if (!shape.starts) return;
-    const int32_t* starts = shape.starts + b * shape.time + query_tile * kTile;
+    if (!shape.first_key) return;
+    const int32_t* first = shape.first_key + b * shape.time + query_tile * kTile;
     const int64_t rows = shape.rows(query_tile);
-    for (int64_t row = 0; row < kTile; ++row) first_key[row] = starts[std::min(row, rows - 1)];
-    first_tile = starts[0] / kTile;
+    for (int64_t row = 0; row < kTile; ++row) first_key[row] = first[std::min(row, rows - 1)];
+    first_tile = first[0] / kTile;
   }
   Mask mask(int64_t key_tile) const {
-    if (first_key[kTile - 1] > key_tile * kTile) return Mask::documents;
+    if (first_key[kTile - 1] > key_tile * kTile) return Mask::first_key;
     return key_tile == query_tile ? Mask::diagonal : Mask::none;
   }
 };

@@ -99,8 +99,8 @@ void multiply_tile(int64_t rows, int64_t columns, int64_t depth, LeftOperand<typ
     for (int64_t column = 0; column < used; column += kBlockVectors * kLanes) {
       const int64_t vectors = std::min<int64_t>(kBlockVectors, (used - column) / kLanes);
       products[static_cast<size_t>((block_rows - 1) * kBlockVectors + vectors - 1)](
-          {a.data + row * a.row_stride + first_step * a.step_stride, a.row_stride, a.step_stride},
-          b + first_step * b_stride + column, b_stride, steps, c + row * c_stride + column, c_stride, accumulate);
+          a.data + row * a.row_stride + first_step * a.step_stride, a.row_stride, a.step_stride,
+          b + first_step * b_stride + column, b_stride, steps, c + row * c_stride + column, c_stride, accumulate, {});
     }
   }
 }

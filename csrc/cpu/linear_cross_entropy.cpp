@@ -104,22 +104,26 @@ void fill_with_zeros(const Tensor& tensor) { std::memset(tensor.raw(), 0, tensor
 
 }  // namespace
 
-void linear_cross_entropy(Stream& stream, In x, In weight, In targets, Out loss, std::optional<Out> dx,
-                          std::optional<Out> dweight, int64_t ignore_index) {
-  check_linear_cross_entropy(x, weight, targets, loss, dx, dweight);
+void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
+                          std::optional<Out> losses, std::optional<Out> dx, std::optional<Out> dweight,
+                          int64_t ignore_index) {
+  check_linear_cross_entropy(x, weight, targets, loss, losses, dx, dweight);
   const int64_t rows = x.dim(0), count = count_targets(targets, weight.dim(0), ignore_index);
-  const Scratch losses(stream, static_cast<size_t>(rows) * sizeof(float));
+  std::optional<Scratch> own;
+  if (!losses) own.emplace(stream, static_cast<size_t>(rows) * sizeof(float));
+  float* of_rows = losses ? losses->data<float>() : own->as<float>();
   if (count == 0) {
+    if (losses) fill_with_zeros(*losses);
     if (dx) fill_with_zeros(*dx);
     if (dweight) fill_with_zeros(*dweight);
-    loss.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+    if (loss) loss->data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     return;
   }
   with_float("x", x, [&]<class T>() {
     run<T>({stream, rows, x.dim(1), weight.dim(0), count, ignore_index, x.data<T>(), weight.data<T>(),
-            targets.data<int32_t>(), dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, losses.as<float>()});
+            targets.data<int32_t>(), dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows});
   });
-  loss.data<float>()[0] = mean_loss(losses.as<float>(), rows, count);
+  if (loss) loss->data<float>()[0] = mean_loss(of_rows, rows, count);
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

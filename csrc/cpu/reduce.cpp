@@ -1,7 +1,7 @@
 // Reduction over any axes: sum, mean, max, min.  y has the reduced axes left out, or of size 1.
 // Reads x once: bound by memory.
 //
-// Adjacent axes that are all kept or all reduced are joined. What is left alternates, and the last axis decides:
+// The last axis of the plan (csrc/ops/plans/reduce.h) decides:
 //   reduced: rows of contiguous numbers become one number each;
 //   kept:    rows are added to each other, column by column, in tiles that stay in the cache.
 // Either way f32 partial results cover at most kBlock numbers and are then combined in f64, so ten million numbers keep
@@ -10,10 +10,10 @@
 // refused. max and min are NaN if any number is.
 
 #include <limits>
-#include <vector>
 
 #include "cpu/kernel.h"
 #include "ops/checks/reduce.h"
+#include "ops/plans/reduce.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -125,60 +125,6 @@ void add_rows(const int32_t* const* rows, int64_t count, int64_t* result, int64_
   }
 }
 
-// ---- the plan
-
-// Where rows start: a mixed-radix counter over axes, by their sizes and strides in x.
-struct Axes {
-  std::vector<int64_t> sizes, strides;
-  int64_t count() const {
-    int64_t product = 1;
-    for (int64_t size : sizes) product *= size;
-    return product;
-  }
-  int64_t offset(int64_t index) const {
-    int64_t result = 0;
-    for (size_t axis = sizes.size(); axis-- > 0;) {
-      result += index % sizes[axis] * strides[axis];
-      index /= sizes[axis];
-    }
-    return result;
-  }
-};
-
-struct Plan {
-  Axes kept, reduced;  // without the last axis
-  int64_t length = 1;  // of the last axis
-  bool last_is_reduced = true;
-};
-
-Plan plan_reduction(const Shape& shape, const std::vector<bool>& is_reduced) {
-  struct Group {
-    int64_t size, stride;
-    bool reduced;
-  };
-  std::vector<Group> groups;  // innermost first
-  int64_t stride = 1;
-  for (size_t axis = shape.size(); axis-- > 0;) {
-    if (shape[axis] == 1) continue;
-    if (!groups.empty() && groups.back().reduced == is_reduced[axis]) {
-      groups.back().size *= shape[axis];
-    } else {
-      groups.push_back({shape[axis], stride, is_reduced[axis]});
-    }
-    stride *= shape[axis];
-  }
-  Plan plan;
-  if (groups.empty()) return plan;
-  plan.length = groups[0].size;
-  plan.last_is_reduced = groups[0].reduced;
-  for (size_t g = groups.size(); g-- > 1;) {
-    Axes& axes = groups[g].reduced ? plan.reduced : plan.kept;
-    axes.sizes.push_back(groups[g].size);
-    axes.strides.push_back(groups[g].stride);
-  }
-  return plan;
-}
-
 // ---- launchers
 
 template <class T>
@@ -197,25 +143,25 @@ struct Output {
 
 // Rows of contiguous numbers: `plan.reduced` rows of `length` for each number of y.
 template <class Op, class T, class Y>
-void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Plan& plan) {
+void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const ReductionPlan& plan) {
   using Wide = typename WideOf<T>::type;
-  const int64_t outputs = plan.kept.count();
-  const int64_t rows = plan.reduced.count();
+  const int64_t outputs = count_of(plan.kept);
+  const int64_t rows = count_of(plan.reduced);
   // A piece is some whole rows, or a part of one long row.
   const int64_t rows_per_piece = std::max<int64_t>(1, kPiece / plan.length);
   const int64_t parts_per_row = plan.length > kPiece ? (plan.length + kPiece - 1) / kPiece : 1;
   const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece * parts_per_row;
   const auto piece = [&](int64_t output, int64_t p) {
-    const T* start = x + plan.kept.offset(output);
+    const T* start = x + offset_of(plan.kept, output);
     if (parts_per_row > 1) {
       const int64_t begin = p % parts_per_row * kPiece;
-      return reduce_run<Op>(start + plan.reduced.offset(p / parts_per_row) + begin,
+      return reduce_run<Op>(start + offset_of(plan.reduced, p / parts_per_row) + begin,
                             std::min(kPiece, plan.length - begin));
     }
     Wide result = Op::template initial<Wide>();
     const int64_t end = std::min(rows, (p + 1) * rows_per_piece);
     for (int64_t row = p * rows_per_piece; row < end; ++row) {
-      result = Op::combine(result, Wide(reduce_run<Op>(start + plan.reduced.offset(row), plan.length)));
+      result = Op::combine(result, Wide(reduce_run<Op>(start + offset_of(plan.reduced, row), plan.length)));
     }
     return result;
   };
@@ -238,22 +184,22 @@ void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Plan& pla
 
 // Whole rows onto each other: y has `plan.kept` rows of `length` columns, each from `plan.reduced` rows of x.
 template <class Op, class T, class Y>
-void reduce_leading(Stream& stream, const T* x, const Output<Y>& y, const Plan& plan) {
+void reduce_leading(Stream& stream, const T* x, const Output<Y>& y, const ReductionPlan& plan) {
   using Wide = typename WideOf<T>::type;
-  const int64_t outputs = plan.kept.count();
-  const int64_t rows = plan.reduced.count();
+  const int64_t outputs = count_of(plan.kept);
+  const int64_t rows = count_of(plan.reduced);
   const int64_t tiles = (plan.length + kTile - 1) / kTile;
   const int64_t width = std::min(kTile, plan.length);
   const int64_t rows_per_piece = std::max(kRows, kPiece / width);
   const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece;
   const auto reduce_tile = [&](int64_t output, int64_t p, int64_t column, Wide* result, int64_t n) {
-    const T* start = x + plan.kept.offset(output) + column;
+    const T* start = x + offset_of(plan.kept, output) + column;
     std::fill(result, result + n, Op::template initial<Wide>());
     const int64_t last = std::min(rows, (p + 1) * rows_per_piece);
     for (int64_t row = p * rows_per_piece; row < last; row += kRows) {
       const T* addresses[kRows];
       const int64_t count = std::min(kRows, last - row);
-      for (int64_t r = 0; r < count; ++r) addresses[r] = start + plan.reduced.offset(row + r);
+      for (int64_t r = 0; r < count; ++r) addresses[r] = start + offset_of(plan.reduced, row + r);
       add_rows<Op>(addresses, count, result, n);
     }
   };
@@ -290,7 +236,7 @@ void reduce_leading(Stream& stream, const T* x, const Output<Y>& y, const Plan& 
 
 // y f32 is allowed for x bf16: gradients of parameters are kept in f32.
 template <class Op>
-void run(Stream& stream, const In& x, Out& y, const Plan& plan, double factor) {
+void run(Stream& stream, const In& x, Out& y, const ReductionPlan& plan, double factor) {
   const auto with = [&]<class T, class Y>() {
     const Output<Y> output{y.data<Y>(), factor};
     if (plan.last_is_reduced) {
@@ -309,7 +255,7 @@ void run(Stream& stream, const In& x, Out& y, const Plan& plan, double factor) {
 
 void reduce(Stream& stream, In x, Out y, IntList axes, std::string kind) {
   const Reduction reduction = check_reduce(x, y, axes);
-  const Plan plan = plan_reduction(x.shape, reduction.is_reduced);
+  const ReductionPlan plan = plan_reduction(x.shape, reduction.is_reduced);
   if (kind == "sum") return run<Sum>(stream, x, y, plan, 1);
   if (kind == "mean") {
     check_float("x", x);

@@ -4,11 +4,24 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/document_starts.h"
+#include "cpu/kernel.h"
 #include "ops/checks/rope.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
+
+// The values, null if there are none. Throws before anything is written if one is no row of the table.
+const int32_t* checked_positions(const std::optional<In>& positions, int64_t rows) {
+  if (!positions) return nullptr;
+  const int32_t* position = positions->data<int32_t>();
+  for (int64_t n = 0; n < positions->numel(); ++n) {
+    if (position[n] < 0 || position[n] >= rows) {
+      throw Error("ERR_POSITION",
+                  format("position {} of token {} is outside the table's 0..{}", position[n], n, rows - 1));
+    }
+  }
+  return position;
+}
 
 // y (2·half) = rotation of x (2·half). y may be x: a lane is read before it is written.
 template <class T> void rotate_head(const T* x, const float* cosine, const float* sine, int64_t half, T* y) {
@@ -21,7 +34,7 @@ template <class T> void rotate_head(const T* x, const float* cosine, const float
 }
 
 template <class T>
-void rotate(const Tensor& x, const float* table, const int32_t* starts, const Tensor& y, int64_t heads,
+void rotate(const Tensor& x, const float* table, const int32_t* positions, const Tensor& y, int64_t heads,
             int64_t rotated_heads, int64_t position, bool inverse) {
   const int64_t time = x.dim(1), width = x.dim(2), head_size = width / heads, half = head_size / 2;
   const T* from = x.data<T>();
@@ -32,7 +45,7 @@ void rotate(const Tensor& x, const float* table, const int32_t* starts, const Te
     float* cosine = own.data() + head_size * omp_get_thread_num();
     float* sine = cosine + half;
     for (int64_t row = begin; row < end; ++row) {
-      const float* angles = table + (position + row % time - (starts ? starts[row] : 0)) * head_size;
+      const float* angles = table + (positions ? positions[row] : position + row % time) * head_size;
       for (int64_t i = 0; i < half; ++i) {
         cosine[i] = angles[2 * i];
         sine[i] = inverse ? -angles[2 * i + 1] : angles[2 * i + 1];
@@ -69,12 +82,12 @@ void rope_table(Stream&, Out table, double theta) {
   });
 }
 
-void rope(Stream&, In x, In table, std::optional<In> starts, Out y, int64_t heads, int64_t rotated_heads,
+void rope(Stream&, In x, In table, std::optional<In> positions, Out y, int64_t heads, int64_t rotated_heads,
           int64_t position, bool inverse) {
-  check_rope(x, table, y, heads, rotated_heads, position);
-  const int32_t* document_starts = checked_starts(starts, x.dim(0), x.dim(1));
+  check_rope(x, table, positions, y, heads, rotated_heads, position);
+  const int32_t* rows = checked_positions(positions, table.dim(0));
   with_float("x", x, [&]<class T>() {
-    rotate<T>(x, table.data<float>(), document_starts, y, heads, rotated_heads, position, inverse);
+    rotate<T>(x, table.data<float>(), rows, y, heads, rotated_heads, position, inverse);
   });
 }
 

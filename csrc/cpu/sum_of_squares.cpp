@@ -8,16 +8,36 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
 
-typedef double Doubles __attribute__((vector_size(kLanes * 8)));
+// Doubles of half the lanes fill a register.
+constexpr int kHalf = kLanes / 2;
+typedef float HalfFloats __attribute__((vector_size(kHalf * 4)));
+typedef double Doubles __attribute__((vector_size(kHalf * 8)));
+
+// GCC 12 splits the plain conversion, and warns of the unmasked form for 512 bits.
+LF_INLINE Doubles to_doubles(HalfFloats x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Doubles>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(x)));
+#elif defined(__AVX__)
+  return reinterpret_cast<Doubles>(_mm256_cvtps_pd(reinterpret_cast<__m128>(x)));
+#else
+  return __builtin_convertvector(x, Doubles);
+#endif
+}
 
 template <class T> double block_sum(const T* x, int64_t begin, int64_t end) {
-  Doubles sum = {};
+  Doubles sums[2] = {};
   for_each_vector(begin, end, [&](int64_t i, auto lanes) {
-    const Doubles value = __builtin_convertvector(lanes.load(x + i), Doubles);
-    sum += value * value;
+    const Floats values = lanes.load(x + i);
+    HalfFloats halves[2];
+    std::memcpy(halves, &values, sizeof values);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const Doubles value = to_doubles(halves[half]);
+      sums[half] += value * value;
+    }
   });
   double total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
+  for (int lane = 0; lane < kLanes; ++lane) total += sums[lane / kHalf][lane % kHalf];
   return total;
 }
 

@@ -67,48 +67,75 @@ constexpr int kBlockRows = 6, kBlockVectors = 2;
 constexpr int kBlockRows = 4, kBlockVectors = 2;
 #endif
 
-// c = a · b, or with `accumulate` += in one of two orders: the sum over the steps goes on from c, or (kSumFirst) is made from
-// 0 and added to c at the end. The latter does not wait for c from a far cache, and rounds less.
-template <class Engine, bool kSumFirst, int kRows, int kVectors>
-void multiply_block(LeftOperand<typename Engine::Word> a, const typename Engine::Word* b, int64_t b_stride,
-                    int64_t steps, float* c, int64_t c_stride, bool accumulate) {
+// Memory that the product after this one reads: fetched into the cache meanwhile, a little every kFetchSteps steps.
+template <class Word> struct NextOperands {
+  const Word *a, *b;  // a has the strides of this product's; b is one piece. Any address will do: fetching does not fault
+};
+constexpr int64_t kFetchSteps = 16;
+LF_INLINE void fetch(const void* p) { __builtin_prefetch(p); }
+
+// c = a · b, or with `accumulate` += in one of two orders: the sum over the steps goes on from c, or (kFromFar) is made from
+// 0 and added to c at the end. The latter does not wait for c from a far cache, and rounds less; it fetches c and `next`.
+template <class Engine, bool kFromFar, int kRows, int kVectors>
+void multiply_block(const typename Engine::Word* a, int64_t row_stride, int64_t step_stride,
+                    const typename Engine::Word* b, int64_t b_stride, int64_t steps, float* c, int64_t c_stride,
+                    bool accumulate, const NextOperands<typename Engine::Word>& next) {
   Floats sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
+    if constexpr (kFromFar) {
+      fetch(c + row * c_stride);
+      fetch(c + row * c_stride + kVectors * kLanes - 1);
+    }
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      sum[row][v] = accumulate && !kSumFirst ? load(c + row * c_stride + v * kLanes) : Floats{};
+      sum[row][v] = accumulate && !kFromFar ? load(c + row * c_stride + v * kLanes) : Floats{};
     }
   }
-  for (int64_t step = 0; step < steps; ++step) {
+  const auto add_step = [&](int64_t step) __attribute__((always_inline)) {
     Floats column[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) column[v] = Engine::load_words(b + step * b_stride + v * kLanes);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      const auto word = a.data[row * a.row_stride + step * a.step_stride];
+      const auto word = a[row * row_stride + step * step_stride];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sum[row][v] = Engine::multiply_add(word, column[v], sum[row][v]);
     }
+  };
+  int64_t step = 0;
+  if constexpr (kFromFar) {
+    const typename Engine::Word *next_a = next.a, *next_b = next.b;
+    const int64_t line_stride = step_stride == 1 ? row_stride : kFetchSteps;
+    for (; step + kFetchSteps <= steps; step += kFetchSteps) {
+#pragma GCC unroll 8
+      for (int row = 0; row < kRows; ++row) fetch(next_a + row * line_stride);
+#pragma GCC unroll 8
+      for (int line = 0; line < kVectors * kLanes / kFetchSteps; ++line) fetch(next_b + line * kFetchSteps);
+      next_a += step_stride * kFetchSteps;
+      next_b += kVectors * kLanes;
+      for (int64_t i = 0; i < kFetchSteps; ++i) add_step(step + i);
+    }
   }
+  for (; step < steps; ++step) add_step(step);
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       float* out = c + row * c_stride + v * kLanes;
-      store(out, accumulate && kSumFirst ? load(out) + sum[row][v] : sum[row][v]);
+      store(out, accumulate && kFromFar ? load(out) + sum[row][v] : sum[row][v]);
     }
   }
 }
 
 template <class Engine>
-using BlockProduct = void (*)(LeftOperand<typename Engine::Word>, const typename Engine::Word*, int64_t, int64_t, float*,
-                              int64_t, bool);
+using BlockProduct = void (*)(const typename Engine::Word*, int64_t, int64_t, const typename Engine::Word*, int64_t, int64_t,
+                              float*, int64_t, bool, const NextOperands<typename Engine::Word>&);
 
 // [rows - 1][vectors - 1]
-template <class Engine, bool kSumFirst = false, size_t... kIndex>
+template <class Engine, bool kFromFar = false, size_t... kIndex>
 constexpr std::array<BlockProduct<Engine>, sizeof...(kIndex)> block_products(std::index_sequence<kIndex...>) {
-  return {&multiply_block<Engine, kSumFirst, kIndex / kBlockVectors + 1, kIndex % kBlockVectors + 1>...};
+  return {&multiply_block<Engine, kFromFar, kIndex / kBlockVectors + 1, kIndex % kBlockVectors + 1>...};
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

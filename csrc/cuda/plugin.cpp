@@ -1,4 +1,5 @@
-// The plugin's way out: one exported function. A kernel of ops.def without a body in this folder is a link error here.
+// The plugin's only exported function. A kernel of ops.def that has no body in this folder is a
+// link error here.
 #include "runtime/plugin.h"
 
 #include <cstring>
@@ -32,7 +33,8 @@ GpuDescription describe(int index) {
   return {properties.name, properties.major, properties.minor, properties.totalGlobalMem};
 }
 
-// The device stays the thread's current one: to set back one that has no context yet would make it one.
+// The device stays the thread's current one. Restoring a previous device that has no context yet
+// would create its context.
 uint64_t free_bytes(int index) {
   check_index(index);
   LF_CUDA_CHECK(cudaSetDevice(index));
@@ -43,7 +45,8 @@ uint64_t free_bytes(int index) {
 
 std::shared_ptr<Stream> open(int index) { return std::make_shared<CudaStream>(index); }
 
-// NCCL's absence is told and no error: only several GPUs need it.
+// A missing NCCL is reported as text instead of an error, because only training on several GPUs
+// needs it.
 std::string nccl_description() {
   try {
     return nccl_library().description();

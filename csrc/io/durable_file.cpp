@@ -18,14 +18,15 @@ void sync_descriptor(int descriptor, const std::string& path) {
   if (result != 0) throw SystemError("fsync", path, errno);
 }
 
-// On Linux the descriptor is gone even when close fails, with EINTR too: never again.
+// On Linux the descriptor is gone even if close() fails, also with EINTR, so close() must not be
+// called again.
 void close_descriptor(int& descriptor, const std::string& path) {
   int closing = descriptor;
   descriptor = -1;
   if (::close(closing) != 0 && errno != EINTR) throw SystemError("close", path, errno);
 }
 
-// A NUL would cut the path short and another file would be meant.
+// A NUL would cut the path short, so the call would apply to another file.
 void expect_no_nul(const char* call, const std::string& path) {
   if (path.find('\0') != std::string::npos) throw SystemError(call, path.c_str(), EINVAL);
 }

@@ -1,5 +1,6 @@
-// Writing that survives a crash: create, write, fsync, rename, fsync the folder. The only code that
-// calls fsync. write(), never a mapping: on a full disk a store into a mapping is SIGBUS.
+// Writes that survive a crash: create, write, fsync, rename, fsync the folder. No other code calls
+// fsync. Files are written with write(), never through a mapping: on a full disk a store into a
+// mapping raises SIGBUS.
 #pragma once
 
 #include <cstddef>
@@ -11,12 +12,12 @@
 
 namespace llamaforge::io {
 
-/// A new file that is written once, from front to back, and hashed on the way.
+/// A new file that is written once, from front to back, and hashed while it is written.
 class DurableFile {
  public:
   /// Creates `path`, which must not exist. @throws SystemError
   explicit DurableFile(const std::string& path);
-  /// Closes without fsync: a file that was not finished has no promise.
+  /// Closes without fsync: an unfinished file need not survive.
   ~DurableFile();
   DurableFile(const DurableFile&) = delete;
   DurableFile& operator=(const DurableFile&) = delete;
@@ -24,9 +25,9 @@ class DurableFile {
   /// Writes all bytes: continues after a short write or a signal. @throws SystemError
   void write(const void* data, size_t bytes);
 
-  /// fsync and close. Returns the SHA-256 of all that was written, in hexadecimal.
-  /// After an error the file must be thrown away: the kernel may have dropped the dirty pages and
-  /// a second fsync would report success over lost data.
+  /// Calls fsync and close. Returns the SHA-256 of all bytes written, in hexadecimal. After an
+  /// error the file must be discarded: the kernel may have dropped the dirty pages, and a second
+  /// fsync would report success over lost data.
   std::string finish();
 
   const std::string& path() const { return path_; }
@@ -39,14 +40,16 @@ class DurableFile {
   Sha256 hash_;
 };
 
-/// fsync of a folder: makes creations, renames and removals in it durable. @throws SystemError
+/// Calls fsync on a folder, which makes creations, renames and removals in it durable.
+/// @throws SystemError
 void sync_directory(const std::string& path);
 
-/// Atomic within one file system. @throws SystemError
+/// Renames atomically within one file system. @throws SystemError
 void rename_path(const std::string& from, const std::string& to);
 
 /// Atomically exchanges two names, so that a folder can be replaced by another without a moment in
-/// which neither is there. @throws SystemError: EINVAL or ENOSYS where the file system cannot
+/// which neither exists.
+/// @throws SystemError: EINVAL or ENOSYS if the file system does not support it
 void exchange_paths(const std::string& one, const std::string& other);
 
 }  // namespace llamaforge::io

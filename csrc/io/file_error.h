@@ -1,19 +1,25 @@
-// Errors of the file floor. Two kinds, because their cures differ: the system refused (disk full, no
-// permission: SystemError, with errno's name as its code) or the bytes are wrong (FormatError).
+// Errors of the file layer. There are two kinds, because their remedies differ: the system refused
+// (disk full, no permission: SystemError, with errno's name as its code) or the bytes are wrong
+// (FormatError).
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "runtime/error.h"
 
 namespace llamaforge::io {
 
-/// `ENOSPC`, `EIO`, ...: the symbol a user can look up, where strerror's text depends on the locale.
+/// Returns `ENOSPC`, `EIO`, ...: a symbol that a user can look up, whereas strerror's text depends
+/// on the locale.
 std::string errno_name(int error);
+
+/// A name as a message may show it: short, without control characters, in double quotes.
+std::string in_quotes(std::string_view name);
 
 class SystemError : public Error {
  public:
-  /// @param call what was tried, e.g. "write"; @param error the value of errno
+  /// @param call the attempted call, e.g. "write"; @param error the value of errno
   SystemError(const std::string& call, const std::string& path, int error);
   int error() const { return error_; }
   const std::string& call() const { return call_; }

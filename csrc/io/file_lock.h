@@ -1,4 +1,5 @@
-// A lock that ends with its process, however that ends: flock(2). The text in the file says who holds it.
+// A lock that ends with its process, however the process ends: flock(2). The text in the file names
+// the holder.
 #pragma once
 
 #include <string>
@@ -9,9 +10,9 @@ namespace llamaforge::io {
 
 class FileLock {
  public:
-  /// Creates the file if need be and locks it. The file is never removed: removing a locked file
-  /// would let two processes lock two files of one name.
-  /// @throws SystemError: EAGAIN if another holds it; ENOSYS, ENOTSUP or ENOLCK where the file
+  /// Creates the file if necessary and locks it. The file is never removed, because removing a
+  /// locked file would let two processes lock two files with the same name.
+  /// @throws SystemError: EAGAIN if another process holds it; ENOSYS, ENOTSUP or ENOLCK if the file
   /// system has no locks
   explicit FileLock(const std::string& path);
   ~FileLock();

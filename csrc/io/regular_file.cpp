@@ -12,7 +12,7 @@
 namespace llamaforge::io {
 namespace {
 
-// The kernel moves at most 0x7ffff000 bytes a call anyway.
+// The kernel moves at most 0x7ffff000 bytes per call anyway.
 constexpr size_t kLargestRead = size_t{1} << 30;
 
 std::string identity_of(const struct stat& status) {

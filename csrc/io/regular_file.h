@@ -1,5 +1,6 @@
-// Reading of files that others may have written, or may be writing: regular files only, no symbolic
-// links, pread and never mmap (a file truncated under a mapping is SIGBUS; under pread it is an error).
+// Reads files that others may have written, or may be writing: only regular files, no symbolic
+// links, and with pread, never mmap. In a file that is truncated meanwhile, a mapping raises
+// SIGBUS, whereas a short pread becomes an error.
 #pragma once
 
 #include <cstddef>
@@ -20,10 +21,11 @@ class RegularFile {
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
 
-  /// Device, inode, size and times: equal as long as nobody replaced or changed the file.
+  /// Device, inode, size and modification time: equal as long as nobody has replaced or changed the
+  /// file.
   const std::string& identity() const { return identity_; }
 
-  /// Reads exactly `bytes`. @throws FormatError if the file ends before
+  /// Reads exactly `bytes`. @throws FormatError if the file ends before that
   void read(uint64_t offset, void* out, size_t bytes) const;
 
   /// @throws FormatError if the file is no longer the one that was opened

@@ -2,12 +2,10 @@
 
 #include <memory>
 
-#include "io/json_cursor.h"
-
 namespace llamaforge::io {
 namespace {
 
-// Sub-byte dtypes (F4, F6_*) are missing on purpose: their sizes are not whole bytes, nothing here
+// Sub-byte dtypes (F4, F6_*) are missing on purpose: their sizes are not whole bytes, no code here
 // could use them, and an unknown dtype is refused by name.
 constexpr std::array<FileDtype, 18> kDtypes{{
     {"F64", 8},
@@ -36,7 +34,7 @@ uint64_t decode_length(const unsigned char* bytes) {
   return length;
 }
 
-// Every check that needs no more than the file's size and its first 8 bytes.
+// Makes the checks that need only the file's size and its first 8 bytes.
 void check_length(uint64_t length, uint64_t file_bytes, const SafetensorsLimits& limits) {
   if (length > limits.header_bytes) {
     throw FormatError("the header's length is given as " + std::to_string(length) + " bytes, more than the limit of " +
@@ -101,7 +99,7 @@ SafetensorsHeader read_safetensors_header(const RegularFile& file, const Safeten
     file.read(0, prefix, sizeof prefix);
     uint64_t length = decode_length(prefix);
     check_length(length, file.size(), limits);
-    // Not a std::string, which would touch (zero) all of it first.
+    // A std::string would first zero all of this memory.
     std::unique_ptr<char[]> json(new char[length]);
     SafetensorsHeader header = parse_safetensors_json(
         std::string_view(json.get(), length),
@@ -139,7 +137,7 @@ std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
     uint64_t bytes = entry.dtype->bytes;
     for (int64_t dim : entry.shape) {
       if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes)) {
-        throw FormatError("tensor " + quoted(entry.name) + ": has a shape too large to count");
+        throw FormatError("tensor " + in_quotes(entry.name) + ": has a shape too large to count");
       }
     }
     if (json.size() > 1) json += ',';
@@ -159,7 +157,8 @@ std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
     throw FormatError("the header would have " + std::to_string(json.size()) + " bytes, more than the limit of " +
                       std::to_string(limits.header_bytes));
   }
-  // What is written must be readable: names, duplicates and sums go through the same checks.
+  // The written header must be readable, so names, duplicates and sums go through the parser's
+  // checks.
   parse_safetensors_json(json, offset, limits);
   std::string out(8, '\0');
   for (size_t i = 0; i < 8; ++i) out[i] = static_cast<char>((json.size() >> (8 * i)) & 0xFF);

@@ -1,121 +1,273 @@
 // The grammar of a safetensors header: two levels of JSON, and what must hold between its numbers.
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "io/json_cursor.h"
+#include "io/header_text.h"
 #include "io/safetensors.h"
 
 namespace llamaforge::io {
 namespace {
 
 constexpr std::string_view kMetadataKey = "__metadata__";
+constexpr uint64_t kLargestInteger = (uint64_t{1} << 53) - 1;  // that JavaScript can count to
 
-class Parser {
+// How the parser words what is wrong with the text, and how we do. Strings first: a key is one as
+// well.
+struct Wording {
+  std::string_view parser, ours;
+};
+constexpr Wording kWordings[] = {
+    {"missing closing quote", "a string does not end"},
+    {"ill-formed UTF-8", "invalid UTF-8"},
+    {"control character", "a control character in a string"},
+    {"forbidden character after backslash", "an unknown escape in a string"},
+    {"must be followed by 4 hex digits", "an incomplete \\u escape"},
+    {"surrogate", "a lone surrogate in a string"},
+    {"parsing object key", "expected a key in double quotes"},
+    {"parsing object separator", "expected ':' after a key"},
+    {"parsing object", "expected '}' or ',' after a value"},
+    {"parsing array", "expected ']' or ',' after an integer"},
+};
+
+// Takes the tokens of the JSON as they are read. Each place knows what may come there, so nothing
+// nests any deeper.
+class Parser final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  Parser(JsonCursor&& cursor, uint64_t data_bytes, const SafetensorsLimits& limits)
-      : cursor_(std::move(cursor)), data_bytes_(data_bytes), limits_(limits) {}
+  Parser(std::string_view json, const ReadHeader& read, uint64_t data_bytes,
+         const SafetensorsLimits& limits)
+      : text_(json, read, limits.name_bytes), data_bytes_(data_bytes), limits_(limits) {}
 
   SafetensorsHeader parse() {
-    if (cursor_.current() != '{') cursor_.fail("a header must start with '{'");
-    cursor_.parse_members([&](std::string&& key) {
-      if (key == kMetadataKey) {
-        if (has_metadata_) cursor_.fail("__metadata__ is given twice");
-        has_metadata_ = true;
-        parse_metadata();
-      } else {
-        parse_entry(std::move(key));
-      }
-    });
-    cursor_.skip_space();
-    if (!cursor_.at_end()) cursor_.fail("unexpected bytes after the header's closing brace");
+    // A byte order mark as well: the parser would skip it.
+    if (text_.at_end() || text_.current() != '{') text_.fail("a header must start with '{'");
+    nlohmann::json::sax_parse(text_.begin(), text_.end(), this);
+    if (text_.last() == '\0') fail_rest();  // which the parser takes for the end
     check_unique_names();
     check_layout();
     return std::move(header_);
   }
 
+  // ---- tokens
+
+  bool start_object(size_t) override {
+    switch (place_) {
+      case Place::before: place_ = Place::header; return true;
+      case Place::header:
+        place_ = key_ == kMetadataKey ? Place::metadata : Place::tensor;
+        if (place_ == Place::tensor) start_entry();
+        return true;
+      default: refuse_value();
+    }
+  }
+
+  bool key(string_t& key) override {
+    text_.check_string(key);
+    if (key == "__proto__") text_.fail("\"__proto__\" is refused as a name");
+    switch (place_) {
+      case Place::metadata: start_metadata(); break;
+      case Place::tensor: start_field(key); break;
+      default: start_member(key);
+    }
+    key_ = std::move(key);
+    return true;
+  }
+
+  bool end_object() override {
+    switch (place_) {
+      case Place::tensor: end_entry(); break;
+      case Place::metadata: break;
+      default: place_ = Place::after; return true;
+    }
+    place_ = Place::header;
+    return true;
+  }
+
+  bool string(string_t& value) override {
+    text_.check_string(value);
+    if (place_ == Place::metadata) {
+      add_metadata(std::move(value));
+    } else if (place_ == Place::tensor && field_ == Field::dtype) {
+      entry_.dtype = find_file_dtype(value);
+      if (entry_.dtype == nullptr) fail_tensor(entry_, "unknown dtype " + in_quotes(value));
+    } else {
+      refuse_value();
+    }
+    return true;
+  }
+
+  bool start_array(size_t) override {
+    if (place_ != Place::tensor || field_ == Field::dtype) refuse_value();
+    place_ = Place::list;
+    return true;
+  }
+
+  bool number_unsigned(number_unsigned_t value) override {
+    if (place_ != Place::list) refuse_value();
+    // The parser takes 02 for two numbers.
+    if (value == 0 && text_.last() >= '0' && text_.last() <= '9')
+      text_.fail("an integer with a leading zero");
+    if (value > kLargestInteger) text_.fail("an integer above 2^53 - 1");
+    field_ == Field::shape ? add_dimension(value) : add_offset(value);
+    return true;
+  }
+
+  bool end_array() override {
+    place_ = Place::tensor;
+    if (field_ == Field::offsets && offsets_ != 2) fail_offsets();
+    return true;
+  }
+
+  bool number_float(number_float_t, const string_t& text) override {
+    if (place_ != Place::list) refuse_value();
+    const bool whole =
+        text.find_first_of(".eE") == string_t::npos;  // and then more than 64 bits long
+    text_.fail(whole ? "an integer above 2^53 - 1"
+                     : "expected an integer, got a fraction or an exponent");
+  }
+  bool null() override { refuse_value(); }
+  bool boolean(bool) override { refuse_value(); }
+  bool number_integer(number_integer_t) override { refuse_value(); }
+  bool binary(binary_t&) override { refuse_value(); }  // of other formats than JSON
+
+  bool parse_error(size_t, const std::string&, const nlohmann::json::exception& error) override {
+    if (place_ == Place::after) fail_rest();
+    // Without the bytes of the file that it quotes.
+    const std::string_view all = error.what();
+    const std::string_view what = all.substr(0, all.find("; last read"));
+    const auto says = [&](std::string_view words) {
+      return what.find(words) != std::string_view::npos;
+    };
+    for (const Wording& wording : kWordings) {
+      if (says(wording.parser)) {
+        text_.fail(std::string(wording.ours) +
+                   (says("unexpected end of input") ? ", but the header ends" : ""));
+      }
+    }
+    refuse_value();
+  }
+
  private:
+  enum class Place { before, header, metadata, tensor, list, after };
+  enum class Field { dtype, shape, offsets };
+
   [[noreturn]] static void fail_tensor(const TensorEntry& entry, const std::string& what) {
-    throw FormatError("tensor " + quoted(entry.name) + ": " + what);
+    throw FormatError("tensor " + in_quotes(entry.name) + ": " + what);
+  }
+  [[noreturn]] void fail_rest() const {
+    text_.fail("unexpected bytes after the header's closing brace");
+  }
+  [[noreturn]] void fail_offsets() const {
+    text_.fail("data_offsets of " + in_quotes(entry_.name) + " must be two numbers");
   }
 
-  void parse_metadata() {
-    if (cursor_.peek() != '{') cursor_.fail("__metadata__ must be an object of strings");
-    size_t bytes = 0;
-    cursor_.parse_members([&](std::string&& key) {
-      if (header_.metadata.size() >= limits_.entries) {
-        cursor_.fail("__metadata__ has more than " + std::to_string(limits_.entries) + " keys");
-      }
-      if (cursor_.peek() != '"') cursor_.fail("the value of metadata " + quoted(key) + " must be a string");
-      std::string value = cursor_.parse_string(limits_.metadata_bytes);
-      bytes += key.size() + value.size();
-      if (bytes > limits_.metadata_bytes) {
-        cursor_.fail("__metadata__ is longer than " + std::to_string(limits_.metadata_bytes) + " bytes");
-      }
-      header_.metadata.emplace_back(std::move(key), std::move(value));
-    });
+  // A value of another type than its place asks for, or none.
+  [[noreturn]] void refuse_value() const {
+    switch (place_) {
+      case Place::header:
+        if (key_ == kMetadataKey) text_.fail("__metadata__ must be an object of strings");
+        text_.fail("tensor " + in_quotes(key_) + " must be an object");
+      case Place::metadata:
+        text_.fail("the value of metadata " + in_quotes(key_) + " must be a string");
+      case Place::tensor:
+        if (field_ == Field::dtype)
+          text_.fail("the dtype of " + in_quotes(entry_.name) + " must be a string");
+        text_.fail("expected '[' at the start of a list of integers");
+      case Place::list: text_.fail("expected a non-negative integer");
+      case Place::before:
+      case Place::after: text_.fail("expected one object");
+    }
+    text_.fail("unexpected value");
   }
 
-  void parse_entry(std::string&& name) {
+  void start_member(const std::string& name) {
+    if (name == kMetadataKey) {
+      if (has_metadata_) text_.fail("__metadata__ is given twice");
+      has_metadata_ = true;
+      return;
+    }
     if (header_.entries.size() >= limits_.entries) {
-      cursor_.fail("more than " + std::to_string(limits_.entries) + " tensors");
+      text_.fail("more than " + std::to_string(limits_.entries) + " tensors");
     }
     for (char c : name) {
-      if (static_cast<unsigned char>(c) < 0x20) cursor_.fail("a control character in a tensor's name");
+      if (static_cast<unsigned char>(c) < 0x20)
+        text_.fail("a control character in a tensor's name");
     }
-    TensorEntry entry;
-    entry.name = std::move(name);
-    bool has_shape = false;
-    bool has_offsets = false;
-    if (cursor_.peek() != '{') cursor_.fail("tensor " + quoted(entry.name) + " must be an object");
-    cursor_.parse_members([&](std::string&& key) {
-      if (key == "dtype") {
-        if (entry.dtype != nullptr) cursor_.fail("tensor " + quoted(entry.name) + " has two dtypes");
-        if (cursor_.peek() != '"') cursor_.fail("the dtype of " + quoted(entry.name) + " must be a string");
-        std::string dtype = cursor_.parse_string(limits_.name_bytes);
-        entry.dtype = find_file_dtype(dtype);
-        if (entry.dtype == nullptr) {
-          fail_tensor(entry, "unknown dtype " + quoted(dtype));
-        }
-      } else if (key == "shape") {
-        if (has_shape) cursor_.fail("tensor " + quoted(entry.name) + " has two shapes");
-        has_shape = true;
-        cursor_.parse_integers([&](uint64_t value) {
-          if (entry.shape.size() >= limits_.rank) {
-            cursor_.fail("tensor " + quoted(entry.name) + " has more than " + std::to_string(limits_.rank) +
-                         " dimensions");
-          }
-          entry.shape.push_back(static_cast<int64_t>(value));
-        });
-      } else if (key == "data_offsets") {
-        if (has_offsets) cursor_.fail("tensor " + quoted(entry.name) + " has two data_offsets");
-        has_offsets = true;
-        int count = 0;
-        cursor_.parse_integers([&](uint64_t value) {
-          if (count == 0) entry.begin = value;
-          if (count == 1) entry.end = value;
-          if (++count > 2) cursor_.fail("data_offsets of " + quoted(entry.name) + " must be two numbers");
-        });
-        if (count != 2) cursor_.fail("data_offsets of " + quoted(entry.name) + " must be two numbers");
-      } else {
-        cursor_.fail("unknown key " + quoted(key) + " in tensor " + quoted(entry.name));
-      }
-    });
-    const char* missing = entry.dtype == nullptr ? "dtype"
-                          : !has_shape           ? "shape"
-                          : !has_offsets         ? "data_offsets"
-                                                 : nullptr;
-    if (missing != nullptr) fail_tensor(entry, std::string("has no ") + missing);
-    check_entry(entry);
-    header_.entries.push_back(std::move(entry));
+  }
+
+  void start_metadata() {
+    if (header_.metadata.size() >= limits_.entries) {
+      text_.fail("__metadata__ has more than " + std::to_string(limits_.entries) + " keys");
+    }
+    text_.limit_strings(limits_.metadata_bytes);
+  }
+
+  void add_metadata(std::string&& value) {
+    text_.limit_strings(limits_.name_bytes);
+    metadata_bytes_ += key_.size() + value.size();
+    if (metadata_bytes_ > limits_.metadata_bytes) {
+      text_.fail("__metadata__ is longer than " + std::to_string(limits_.metadata_bytes) +
+                 " bytes");
+    }
+    header_.metadata.emplace_back(key_, std::move(value));
+  }
+
+  void start_entry() {
+    entry_ = {};
+    entry_.name = key_;
+    has_shape_ = has_offsets_ = false;
+  }
+
+  void start_field(const std::string& key) {
+    if (key == "dtype") {
+      if (entry_.dtype != nullptr)
+        text_.fail("tensor " + in_quotes(entry_.name) + " has two dtypes");
+      field_ = Field::dtype;
+    } else if (key == "shape") {
+      if (has_shape_) text_.fail("tensor " + in_quotes(entry_.name) + " has two shapes");
+      has_shape_ = true;
+      field_ = Field::shape;
+    } else if (key == "data_offsets") {
+      if (has_offsets_) text_.fail("tensor " + in_quotes(entry_.name) + " has two data_offsets");
+      has_offsets_ = true;
+      offsets_ = 0;
+      field_ = Field::offsets;
+    } else {
+      text_.fail("unknown key " + in_quotes(key) + " in tensor " + in_quotes(entry_.name));
+    }
+  }
+
+  void add_dimension(uint64_t value) {
+    if (entry_.shape.size() >= limits_.rank) {
+      text_.fail("tensor " + in_quotes(entry_.name) + " has more than " +
+                 std::to_string(limits_.rank) + " dimensions");
+    }
+    entry_.shape.push_back(static_cast<int64_t>(value));
+  }
+
+  void add_offset(uint64_t value) {
+    if (offsets_ == 2) fail_offsets();
+    (offsets_++ == 0 ? entry_.begin : entry_.end) = value;
+  }
+
+  void end_entry() {
+    const char* missing = entry_.dtype == nullptr ? "dtype"
+                          : !has_shape_           ? "shape"
+                          : !has_offsets_         ? "data_offsets"
+                                                  : nullptr;
+    if (missing != nullptr) fail_tensor(entry_, std::string("has no ") + missing);
+    check_entry(entry_);
+    header_.entries.push_back(std::move(entry_));
   }
 
   void check_entry(const TensorEntry& entry) const {
     if (entry.begin > entry.end) {
-      fail_tensor(entry, "begins at byte " + std::to_string(entry.begin) + " and ends at " + std::to_string(entry.end));
+      fail_tensor(entry, "begins at byte " + std::to_string(entry.begin) + " and ends at " +
+                             std::to_string(entry.end));
     }
     if (entry.end > data_bytes_) {
-      fail_tensor(
-          entry, "ends at byte " + std::to_string(entry.end) + " of " + std::to_string(data_bytes_) + " bytes of data");
+      fail_tensor(entry, "ends at byte " + std::to_string(entry.end) + " of " +
+                             std::to_string(data_bytes_) + " bytes of data");
     }
     // Over the non-zero dimensions, so that [2^52, 2^52, 0] is refused whatever its order.
     uint64_t elements = 1;
@@ -130,14 +282,16 @@ class Parser {
     }
     if (empty) elements = 0;
     uint64_t bytes = 0;
-    if (__builtin_mul_overflow(elements, uint64_t{entry.dtype->bytes}, &bytes) || bytes != entry.end - entry.begin) {
-      fail_tensor(entry, "its shape and dtype need " + std::to_string(bytes) + " bytes, its data_offsets hold " +
+    if (__builtin_mul_overflow(elements, uint64_t{entry.dtype->bytes}, &bytes) ||
+        bytes != entry.end - entry.begin) {
+      fail_tensor(entry, "its shape and dtype need " + std::to_string(bytes) +
+                             " bytes, its data_offsets hold " +
                              std::to_string(entry.end - entry.begin));
     }
     // Relative to the data: headers of the first years are not padded, and reads are copies anyway.
     if (entry.begin % entry.dtype->bytes != 0) {
-      fail_tensor(entry,
-                  "is misaligned: " + std::string(entry.dtype->name) + " at byte " + std::to_string(entry.begin));
+      fail_tensor(entry, "is misaligned: " + std::string(entry.dtype->name) + " at byte " +
+                             std::to_string(entry.begin));
     }
   }
 
@@ -151,14 +305,16 @@ class Parser {
       for (size_t i = 1; i < order.size(); ++i) {
         const std::string& name = name_of(items[order[i]]);
         if (name == name_of(items[order[i - 1]])) {
-          throw FormatError(std::string(what) + " " + quoted(name) + " is given twice");
+          throw FormatError(std::string(what) + " " + in_quotes(name) + " is given twice");
         }
       }
     };
     check(
-        header_.entries, [](const TensorEntry& e) -> const std::string& { return e.name; }, "tensor");
+        header_.entries, [](const TensorEntry& e) -> const std::string& { return e.name; },
+        "tensor");
     check(
-        header_.metadata, [](const std::pair<std::string, std::string>& m) -> const std::string& { return m.first; },
+        header_.metadata,
+        [](const std::pair<std::string, std::string>& m) -> const std::string& { return m.first; },
         "metadata");
   }
 
@@ -176,37 +332,46 @@ class Parser {
     for (uint32_t i : order) {
       const TensorEntry& entry = header_.entries[i];
       if (entry.begin < covered) {
-        fail_tensor(entry, "overlaps another tensor: it begins at byte " + std::to_string(entry.begin) +
-                               ", the one before ends at " + std::to_string(covered));
+        fail_tensor(entry, "overlaps another tensor: it begins at byte " +
+                               std::to_string(entry.begin) + ", the one before ends at " +
+                               std::to_string(covered));
       }
       if (entry.begin > covered) {
-        fail_tensor(entry, "has " + std::to_string(entry.begin - covered) + " unused bytes before it (a hole at byte " +
+        fail_tensor(entry, "has " + std::to_string(entry.begin - covered) +
+                               " unused bytes before it (a hole at byte " +
                                std::to_string(covered) + ")");
       }
       covered = entry.end;
     }
     if (covered != data_bytes_) {
-      throw FormatError("the tensors end at byte " + std::to_string(covered) + " of " + std::to_string(data_bytes_) +
-                        " bytes of data: trailing bytes");
+      throw FormatError("the tensors end at byte " + std::to_string(covered) + " of " +
+                        std::to_string(data_bytes_) + " bytes of data: trailing bytes");
     }
   }
 
-  JsonCursor cursor_;
-  uint64_t data_bytes_;
+  HeaderText text_;
+  const uint64_t data_bytes_;
   const SafetensorsLimits& limits_;
-  bool has_metadata_ = false;
+  Place place_ = Place::before;
+  std::string key_;  // the one whose value comes
+  TensorEntry entry_;
+  Field field_ = Field::dtype;
+  int offsets_ = 0;
+  bool has_metadata_ = false, has_shape_ = false, has_offsets_ = false;
+  size_t metadata_bytes_ = 0;
   SafetensorsHeader header_;
 };
 
 }  // namespace
 
-SafetensorsHeader parse_safetensors_json(std::string_view json, uint64_t data_bytes, const SafetensorsLimits& limits) {
-  return Parser(JsonCursor(json, limits.name_bytes), data_bytes, limits).parse();
+SafetensorsHeader parse_safetensors_json(std::string_view json, uint64_t data_bytes,
+                                         const SafetensorsLimits& limits) {
+  return Parser(json, nullptr, data_bytes, limits).parse();
 }
 
-SafetensorsHeader parse_safetensors_json(std::string_view json, const ReadHeader& read, uint64_t data_bytes,
-                                         const SafetensorsLimits& limits) {
-  return Parser(JsonCursor(json, read, limits.name_bytes), data_bytes, limits).parse();
+SafetensorsHeader parse_safetensors_json(std::string_view json, const ReadHeader& read,
+                                         uint64_t data_bytes, const SafetensorsLimits& limits) {
+  return Parser(json, read, data_bytes, limits).parse();
 }
 
 }  // namespace llamaforge::io

@@ -1,5 +1,6 @@
-// SHA-256 (FIPS 180-4), incremental. Here, and not in JavaScript's crypto, because a checkpoint is
-// hashed while it is written, on the writing thread: the event loop never waits for 15 GB of it.
+// SHA-256 (FIPS 180-4), incremental. It is native instead of JavaScript's crypto because a
+// checkpoint is hashed while it is written, on the writing thread, so the event loop never waits
+// for 15 GB of hashing.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,7 @@ namespace llamaforge::io {
 class Sha256 {
  public:
   void update(const void* data, size_t bytes);
-  /// The digest in lower-case hexadecimal. The object is used up afterwards.
+  /// Returns the digest in lower-case hexadecimal. The object must not be used afterwards.
   std::string finish();
 
   /// Whether the processor's SHA instructions are used (about 6 times the portable code).

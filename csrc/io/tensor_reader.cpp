@@ -12,7 +12,7 @@
 namespace llamaforge::io {
 namespace {
 
-// Large enough for a disk's full speed, small enough for the second-level cache.
+// Large enough for a disk's full speed, and small enough for the second-level cache.
 constexpr size_t kBlockElements = 128 * 1024;
 
 struct Half {
@@ -82,8 +82,9 @@ void convert_int64(const void* source, void* target, size_t count, uint64_t firs
   }
 }
 
-// Whether any of the elements has an exponent of ones, which inf and NaN have, or else, if asked for, is below -0.
-// Without a branch, so that the compiler makes vectors of it: the block was just written and is in the cache.
+// Whether any element has an exponent of all ones, as inf and NaN have, or, if requested, is below
+// -0. There is no branch, so that the compiler vectorises the loop: the block was just written and
+// is in the cache.
 template <class Bits, Bits kExponent, Bits kSign>
 bool any_bad(const void* data, size_t count, bool not_negative) {
   const auto* bits = static_cast<const Bits*>(data);

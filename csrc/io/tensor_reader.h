@@ -1,4 +1,4 @@
-// From a safetensors file into a tensor: pread in blocks, convert, hand to the device.
+// Reads from a safetensors file into a tensor: pread in blocks, convert, copy to the device.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +16,14 @@ namespace llamaforge::io {
 /// I64 and I32 into i32.
 bool is_convertible(std::string_view file_dtype, DType to);
 
-/// Converts `count` elements. Rounds to nearest even; a value that the target cannot hold (an I64
-/// beyond 32 bits, a finite number that would become infinite) is an error, not a wrap.
+/// Converts `count` elements. Rounds to nearest even. A value that the target cannot hold (an I64
+/// beyond 32 bits, a finite number that would become infinite) is an error; it does not wrap.
 /// @param first index of source[0] in its tensor, for messages
 /// @throws FormatError
 void convert_elements(std::string_view file_dtype, const void* source, DType to, void* target,
                       size_t count, uint64_t first = 0);
 
-/// The values that a tensor may have; integers have any.
+/// The values that a tensor may have; integers may have any value.
 enum class Values { any, finite, finite_and_not_negative };
 
 /// Refuses elements that are not among `values`, naming the first one.
@@ -31,8 +31,8 @@ enum class Values { any, finite, finite_and_not_negative };
 /// @throws FormatError
 void check_elements(Values values, DType dtype, const void* data, size_t count, uint64_t first = 0);
 
-/// Reads the `file_dtype` elements at `offset` of the file (absolute) into the whole of `out`, whose
-/// memory must be there. Runs in the stream's order.
+/// Reads the `file_dtype` elements at `offset` of the file (absolute) into the whole of `out`,
+/// whose memory must be allocated. Runs in the stream's order.
 /// @param name of the tensor in the file, for messages
 /// @throws FormatError, SystemError
 void read_tensor(Stream& stream, const RegularFile& file, uint64_t offset,

@@ -20,8 +20,8 @@ namespace llamaforge {
 
 namespace {
 
-// A promise of when the device got there: milliseconds of the clock of process.hrtime. JS may run later, when what it was
-// enqueuing lets it.
+// Returns a promise of the time at which the device reached this point, in milliseconds of
+// process.hrtime's clock. JS may run later than that, because it first finishes its current turn.
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "synchronize");
@@ -41,7 +41,8 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
   });
 }
 
-// Tells when the device came by: with its last owner, which is the work that marks the place, or the copy behind that work.
+// Reports the time at which the device reached a place, when the last owner releases the mark. The
+// owner is the work that marks the place, or the copy after that work.
 struct Mark {
   explicit Mark(Environment::Settle settle) : settle(std::move(settle)) {}
   ~Mark() {
@@ -52,8 +53,9 @@ struct Mark {
   char copied[8];
 };
 
-// A promise of when the device got there, as synchronize() has it, that leaves a failure to the next wait: after a failure it
-// is answered at once, and operations are left out as before.
+// Returns a promise of the time at which the device reached this point, as synchronize() does, but
+// leaves failures to the next wait. After a failure the promise is answered at once, and operations
+// are skipped as before.
 Napi::Value passed(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "passed");
@@ -66,22 +68,25 @@ Napi::Value passed(const Napi::CallbackInfo& info) {
     try {
       stream.submit("passed", [mark, on_gpu = device != 0](Stream& stream) {
         if (!on_gpu) return;
-        // A GPU only begins with what is submitted; a copy to the host holds the mark until the GPU has come so far.
+        // A GPU only starts submitted work, so a copy to the host holds the mark until the GPU gets
+        // there.
         const Scratch scratch(stream, sizeof mark->copied);
         stream.copy_to_host(mark->copied, scratch.as<char>(), sizeof mark->copied, mark);
       });
     } catch (const Error&) {
-      // The device is lost or closed, which the next operation tells.
+      // The device is lost or closed; the next operation reports that.
     }
     return promise;
   });
 }
 
-// Operations that a device may be behind before whoever enqueues should wait, and from where on it may go on. A micro-batch
-// of TinyLlama has about 900, and CUDA's own queue takes some 1,024.
+// A program should wait once the device is more than kMostBacklog operations behind, and may go on
+// at kResumeBacklog. A micro-batch of TinyLlama has about 900 operations, and CUDA's own queue
+// takes some 1,024.
 constexpr size_t kMostBacklog = 4096, kResumeBacklog = 2048;
 
-// Undefined where the device is near enough; otherwise a promise of the moment at which it is again.
+// Returns undefined if the device is near enough, otherwise a promise that is answered once it is
+// again.
 Napi::Value ready(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "ready");
@@ -150,7 +155,8 @@ Napi::Value build_info(const Napi::CallbackInfo& info) {
   });
 }
 
-// Ends the process now. exit() joins the threads of libuv's pool, so a read that hangs would keep it for ever.
+// Ends the process now. exit() would join the threads of libuv's pool, so a read that hangs would
+// keep the process forever.
 Napi::Value exit_now(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "exitNow";
@@ -161,7 +167,7 @@ Napi::Value exit_now(const Napi::CallbackInfo& info) {
   });
 }
 
-// Folders in which a plugin may lie beside the addon's own.
+// Sets the folders that may contain a plugin, in addition to the addon's own folder.
 Napi::Value set_plugin_folders(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "setPluginFolders";
@@ -175,7 +181,8 @@ Napi::Value set_plugin_folders(const Napi::CallbackInfo& info) {
   });
 }
 
-// The plugin, the driver, the libraries and the GPUs. Throws ERR_DEVICE where there is none.
+// Describes the plugin, the driver, the libraries and the GPUs. Throws ERR_DEVICE if no plugin can
+// be loaded.
 Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 0, "cudaInfo");
@@ -202,7 +209,7 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   });
 }
 
-// Free memory of one GPU in bytes; the process becomes a user of that GPU.
+// Returns the free memory of one GPU in bytes; the process becomes a user of that GPU.
 Napi::Value gpu_free_bytes(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "gpuFreeBytes";

@@ -12,7 +12,7 @@
 
 namespace llamaforge {
 
-// Where an argument stands, for error messages.
+// Position of an argument, for error messages.
 struct Place {
   const char* op;
   size_t index;
@@ -111,12 +111,12 @@ template <class Role> struct Argument<std::optional<Role>> {
   }
 };
 
-// A typed array whose memory can be copied now: not detached, not shared.
+// A typed array whose memory can be copied now: it is neither detached nor shared.
 struct ArrayBytes {
   const void* data;
   size_t bytes;
   napi_typedarray_type type;
-  // Asks the engine, not the object's properties: a script can redefine those.
+  // Asks the engine instead of reading the object's properties, which a script can redefine.
   static ArrayBytes from(Napi::Value value, Place place) {
     if (!value.IsTypedArray()) bad_argument(place, "a typed array", value);
     napi_env env = value.Env();

@@ -4,7 +4,7 @@
 
 namespace llamaforge {
 
-// By the constructor of JS, which throws a RangeError where the engine's own function aborts.
+// Uses JS's constructor, which throws a RangeError where the engine's own function aborts.
 Napi::ArrayBuffer new_array_buffer(Napi::Env env, const char* op, size_t bytes) {
   try {
     const Napi::Value size = Napi::Number::New(env, static_cast<double>(bytes));

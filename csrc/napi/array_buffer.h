@@ -1,11 +1,13 @@
-// Memory of JS arrays that the system may refuse. napi_create_arraybuffer ends the process then.
+// Allocates memory of JS arrays in a way that lets the system refuse it. napi_create_arraybuffer
+// would then end the process.
 #pragma once
 
 #include <napi.h>
 
 namespace llamaforge {
 
-// An ArrayBuffer of zeros. Throws ERR_OUT_OF_MEMORY with the bytes asked for; `op` is for the message.
+// Returns an ArrayBuffer of zeros. Throws ERR_OUT_OF_MEMORY with the requested bytes; `op` is for
+// the message.
 Napi::ArrayBuffer new_array_buffer(Napi::Env env, const char* op, size_t bytes);
 
 }  // namespace llamaforge

@@ -1,4 +1,5 @@
-// What the classes of `exports.comm` share: their state in a JS environment, and how arguments and objects are made.
+// Shared by the classes of `exports.comm`: their state in a JS environment, and the making of
+// arguments and objects.
 #pragma once
 
 #include <napi.h>
@@ -13,7 +14,7 @@
 
 namespace llamaforge {
 
-// Per JS environment.
+// State per JS environment.
 struct CommState {
   Napi::FunctionReference store_class, communicator_class, work_class, timeline_class;
   std::shared_ptr<comm::CommunicationThread> cpu_thread;  // made with the first group on the CPU
@@ -28,7 +29,8 @@ inline comm::Milliseconds timeout_from(Napi::Value value, Place place) {
   return comm::Milliseconds(milliseconds);
 }
 
-// The classes are made by the addon alone: a script that calls their constructor has no External to give.
+// Only the addon makes these classes: a script that calls their constructor has no External to
+// pass.
 template <class T>
 T& made_from(const Napi::CallbackInfo& info, const char* name) {
   if (info.Length() != 1 || !info[0].IsExternal())

@@ -17,7 +17,7 @@ using comm::Session;
 
 namespace {
 
-// Blocking, on a thread of its own.
+// Blocks, so it runs on a thread of its own.
 std::shared_ptr<Collectives> open_cpu(Session& session, const std::string& name, const std::vector<uint32_t>& ranks,
                                       int rank, Milliseconds timeout, Milliseconds start_timeout,
                                       std::shared_ptr<Stream> stream,
@@ -31,7 +31,7 @@ std::shared_ptr<Collectives> open_cpu(Session& session, const std::string& name,
     options.size = static_cast<int>(ranks.size());
     options.address = session.store().local_address();
     options.start_timeout = start_timeout;
-    // The watchdog is there first, and says more.
+    // The watchdog's timeout comes first, because its message says more.
     options.timeout = 2 * timeout + Milliseconds(10'000);
     options.set = [&](const std::string& key, std::string_view value) { session.store().set(key, value); };
     options.get = [&](const std::string& key) { return session.store().get(key, start_timeout); };
@@ -42,7 +42,7 @@ std::shared_ptr<Collectives> open_cpu(Session& session, const std::string& name,
       std::make_unique<comm::DirectAlgorithms>(std::move(transport), rank, static_cast<int>(ranks.size()), ranks));
 }
 
-// Blocking, on a thread of its own.
+// Blocks, so it runs on a thread of its own.
 std::shared_ptr<Collectives> open_gpu(const Plugin& plugin, Session& session, const std::string& name,
                                       const std::vector<uint32_t>& ranks, int rank, Milliseconds start_timeout,
                                       const std::shared_ptr<Stream>& stream) {
@@ -105,7 +105,8 @@ Napi::Value create_communicator(const Napi::CallbackInfo& info) {
         Group::Check check;
         if (plugin) {
           collectives = open_gpu(*plugin, *session, name, ranks, rank, start_timeout, stream);
-          // Gloo's messages are compared as they come; what NCCL moves has no room for that.
+          // With NCCL the store compares the ranks' calls. Gloo's exchange compares a header of
+          // each call, for which NCCL's messages have no room.
           check = [name, size = ranks.size(), weak = std::weak_ptr(session)](uint64_t sequence, uint64_t hash,
                                                                              const std::string& description) {
             if (const auto session = weak.lock()) session->store().check(name, size, sequence, hash, description);
@@ -139,7 +140,7 @@ void init_comm(Napi::Env env, Napi::Object exports) {
   environment.comm->communicator_class = Napi::Persistent(define_communicator(env));
   environment.comm->work_class = Napi::Persistent(define_work(env));
   environment.comm->timeline_class = Napi::Persistent(define_timeline(env));
-  // Before the streams end, which may wait for a collective.
+  // Runs before the streams end, because a stream may wait for a collective.
   environment.before_end.push_back([state = std::weak_ptr(environment.comm)] {
     const auto alive = state.lock();
     if (!alive) return;

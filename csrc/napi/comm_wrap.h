@@ -1,5 +1,5 @@
-// Ranks and collectives in JS, as `exports.comm`. Everything that waits for another rank is a promise, answered from
-// threads of the store and of the communication stream.
+// Ranks and collectives in JS, as `exports.comm`. Every call that waits for another rank returns a
+// promise, which threads of the store and of the communication stream answer.
 //
 //   connectStore(host, port, rank, worldSize, token, timeoutMs, oneHost) -> Promise<Store>
 //   createCommunicator(store, device number, name, global ranks, timeoutMs, startTimeoutMs) -> Promise<Communicator>

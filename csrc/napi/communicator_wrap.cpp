@@ -58,7 +58,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
     });
   }
 
-  // Without close(): the group stays with the watchdog until the store ends.
+  // If the program does not call close(), the group stays with the watchdog until the store ends.
   static Napi::Function define(Napi::Env env) {
     return DefineClass(
         env, "Communicator",
@@ -144,7 +144,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
       if (root < 0 || root >= static_cast<int64_t>(open().size()))
         bad_argument({"broadcast", 1}, "a rank of the group", info[1]);
       call.root = static_cast<int>(root);
-      // The others' tensors need not have been written.
+      // Only the root's tensor must have been written.
       if (call.root == content_.rank) call.input = call.output;
       return start(info, std::move(call));
     });
@@ -202,8 +202,8 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
       Environment::Settle settle;
       const Napi::Promise promise = Environment::of(info.Env()).later(info.Env(), settle);
       const auto last = content_.group ? content_.group->last_work() : nullptr;
-      // On a thread: the end of a communicator may wait for its library. Nothing of it stays with the thread that
-      // calls.
+      // The end of a communicator may wait for its library, so it runs on a thread of its own. The
+      // calling thread keeps nothing of the communicator.
       const auto content = std::make_shared<Content>(std::exchange(content_, {}));
       const auto end = [content, settle](std::exception_ptr failure) {
         std::thread([content = std::exchange(*content, {}), settle, failure]() mutable {

@@ -9,7 +9,7 @@
 
 namespace llamaforge {
 
-// What a Communicator holds.
+// Content of a Communicator.
 struct CommunicatorContent {
   std::shared_ptr<comm::Session> session;
   std::shared_ptr<comm::Group> group;

@@ -10,7 +10,8 @@ namespace llamaforge {
 
 namespace {
 
-// The bytes of a Uint8Array, copied: the caller may change or detach it while the pool writes.
+// Copies the bytes of a Uint8Array, because the caller may change or detach it while the pool
+// writes.
 std::shared_ptr<std::vector<char>> copy_from(Napi::Value value, Place place) {
   const ArrayBytes array = ArrayBytes::of_uint8(value, place);
   if (array.bytes > kLargestPiece) bad_argument(place, "a Uint8Array of at most 16777216 bytes", value);
@@ -18,7 +19,8 @@ std::shared_ptr<std::vector<char>> copy_from(Napi::Value value, Place place) {
   return std::make_shared<std::vector<char>>(start, start + array.bytes);
 }
 
-// The JS class DurableFile. One operation at a time: a second one while the first runs is an error, not a race.
+// The JS class DurableFile. It runs one operation at a time: a second one while the first runs is
+// an error, not a race.
 class DurableFileWrap : public Napi::ObjectWrap<DurableFileWrap> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -101,7 +103,7 @@ class DurableFileWrap : public Napi::ObjectWrap<DurableFileWrap> {
     });
   }
 
-  // Closes without fsync, if open. For the way out after an error.
+  // Closes the file without fsync if it is open. For cleaning up after an error.
   Napi::Value abandon(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
       expect_arguments(info, 0, "abandon");

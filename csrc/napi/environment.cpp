@@ -32,9 +32,9 @@ void UnownedMemory::add(Napi::Env env, int64_t bytes) {
   held_ += bytes;
   if (held_ <= low_ + std::max(kLeast, low_ / 2)) return;
   low_ = held_;
-  // From 64 MB on V8 begins to mark, a little at a time. From half of the most that its heap may have it collects at once,
-  // several times over, and JavaScript stands still for some 80 ms: only if the gentle way
-  // has freed nothing.
+  // External memory from 64 MB on makes V8 begin to mark, a little at a time. From half of its
+  // maximal heap on, V8 collects at once, several times over, and JavaScript stands still for some
+  // 80 ms. So the large amount is reported only if the small one has freed nothing.
   constexpr int64_t kSome = int64_t{128} << 20, kMuch = int64_t{1} << 42;
   constexpr int kPatience = 1;
   const int64_t pressure = ++in_vain_ > kPatience ? kMuch : kSome;
@@ -52,7 +52,7 @@ void UnownedMemory::remove(int64_t bytes) {
 struct Environment::Pending {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference*
-      result;  // null: undefined. Deleted on the JS thread alone, or never when the environment ends.
+      result;  // null means undefined. Deleted on the JS thread only; leaked when the environment ends.
   std::exception_ptr failure;
   Environment* owner;
 };
@@ -125,14 +125,14 @@ void Environment::set_threads(int64_t threads) {
 void Environment::Poster::operator()(JsWork work) const {
   auto* kept = new JsWork(std::move(work));
   const auto run = [](Napi::Env env, Napi::Function, JsWork* raw) {
-    // Without an environment what it holds of JS is no longer ours to touch.
+    // Without an environment, the JS references in the work must not be touched any more.
     if (env == nullptr) return;
     const std::unique_ptr<JsWork> work(raw);
     Napi::HandleScope scope(env);
     try {
       (*work)(env);
     } catch (...) {
-      // A worker that is being terminated makes every call into JS throw.
+      // Every call into JS throws in a worker that is being terminated.
     }
   };
   std::lock_guard lock(bridge_->mutex);
@@ -140,7 +140,7 @@ void Environment::Poster::operator()(JsWork work) const {
 }
 
 Napi::Promise Environment::later(Napi::Env env, Settle& settle) {
-  // Held by a pointer that is deleted on the JS thread alone, or never when the environment ends.
+  // Held by a pointer that is deleted only on the JS thread, and leaked when the environment ends.
   auto* deferred = new Napi::Promise::Deferred(Napi::Promise::Deferred::New(env));
   const Napi::Promise promise = deferred->Promise();
   settle = [this, deferred, post = poster()](std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make) {
@@ -169,12 +169,12 @@ Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value 
   const Napi::Promise promise = pending->deferred.Promise();
 
   auto settle = [](Napi::Env env, Napi::Function, Pending* raw) {
-    if (env == nullptr) return;  // the environment ends: its references are no longer ours to touch
+    if (env == nullptr) return;  // the environment is gone, so its references must not be touched
     std::unique_ptr<Pending> done(raw);
     std::unique_ptr<Napi::ObjectReference> kept(done->result);
     Environment& owner = *done->owner;
-    // A worker that is being terminated makes every call into JS throw, the making of an error included; nobody waits
-    // for the promise then.
+    // In a worker that is being terminated every call into JS throws, including the creation of an
+    // error. Nobody waits for the promise then.
     try {
       if (--owner.pending_ == 0) owner.bridge_->to_js.Unref(env);
       Napi::HandleScope scope(env);
@@ -197,8 +197,8 @@ Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value 
       if (bridge->to_js.NonBlockingCall(pending, settle) != napi_ok) bridge->closed = true;
     });
   } catch (...) {
-    // The device is lost or closed: nobody will answer. What was to be the result may have copies on their way into it,
-    // and so stays.
+    // The device is lost or closed, so nobody will answer. The result object is leaked on purpose,
+    // because copies into it may still be running.
     delete pending;
     throw;
   }

@@ -17,13 +17,14 @@
 
 namespace llamaforge {
 
-// What csrc/napi/comm_wrap.cpp keeps for an environment.
+// State that csrc/napi/comm_wrap.cpp keeps for an environment.
 struct CommState;
 
-// Bytes of tensors that no scope owns. Only their handles' collection frees those that a program forgets, and V8, which
-// sees small objects, has no reason to collect. Every tensor's bytes could be reported to V8 as external memory; it
-// then marks its whole heap for each 64 MB, which cost a GPU a fifth of its time. So scopes' tensors are left out, and
-// a collection is asked for when the rest has grown by a half, and by 1 GiB at least.
+// Counts the bytes of tensors that no scope owns. If a program forgets such a tensor, only the
+// collection of its handle frees it, and V8, which sees small objects, has no reason to collect.
+// Every tensor's bytes could be reported to V8 as external memory, but V8 then marks its whole heap
+// for each 64 MB, which cost a GPU a fifth of its time. So tensors of scopes are not counted, and a
+// collection is requested when the rest has grown by a half, and by 1 GiB at least.
 class UnownedMemory {
  public:
   void add(Napi::Env env, int64_t bytes);
@@ -31,8 +32,8 @@ class UnownedMemory {
 
  private:
   int64_t held_ = 0;
-  int64_t low_ = 0;  // the least since a collection was asked for
-  int in_vain_ = 0;  // times it was asked for since something was freed
+  int64_t low_ = 0;  // the least since a collection was requested
+  int in_vain_ = 0;  // requests since bytes were last freed
 };
 
 class Environment {
@@ -42,21 +43,24 @@ class Environment {
   explicit Environment(Napi::Env env);
   ~Environment();
 
-  // The device numbers of JS: 0 is the CPU, 1 + i GPU i, whose plugin is loaded here. Throws ERR_DEVICE.
+  // Returns the stream of a JS device number: 0 is the CPU, 1 + i is GPU i, whose plugin is loaded
+  // here. Throws ERR_DEVICE.
   const std::shared_ptr<Stream>& stream(int64_t device);
   const OpTable& ops(const Stream& stream) const;
   const LoadedPlugin& cuda() const { return load_plugin(plugin_folders); }
-  // Where JS found packages with plugins.
+  // Folders of the packages with plugins that JS found.
   std::vector<std::string> plugin_folders;
   const char* instruction_set() const { return kernels_.instruction_set; }
-  // Threads for the CPU stream; only before its first use.
+  // Sets the threads of the CPU stream; allowed only before its first use.
   void set_threads(int64_t threads);
   int threads() const { return threads_; }
 
-  // A promise of `result` (an object, or undefined), answered when all that `stream` has been given so far has run.
+  // Returns a promise of `result` (an object, or undefined), answered when all work that `stream`
+  // has been given so far has run.
   Napi::Promise when_done(Napi::Env env, Stream& stream, Napi::Value result);
 
-  // Runs `work` on the JS thread, soon; drops it if the environment ends before. From any thread. It may not throw.
+  // Runs `work` on the JS thread soon, or drops it if the environment ends first. Callable from any
+  // thread. `work` must not throw.
   using JsWork = std::function<void(Napi::Env)>;
   class Poster {
    public:
@@ -70,18 +74,19 @@ class Environment {
   };
   Poster poster() const { return Poster(bridge_); }
 
-  // A promise that any thread settles, once, with a failure or with what `make` makes on the JS thread (null:
-  // undefined). It keeps the process alive until then.
+  // Returns a promise that any thread settles, once, with a failure or with the value that `make`
+  // creates on the JS thread (null: undefined). The promise keeps the process alive until then.
   using Settle = std::function<void(std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make)>;
   Napi::Promise later(Napi::Env env, Settle& settle);
 
   Napi::FunctionReference tensor_class;
-  // The constructor of JS as it was at the start: a script may replace the global one.
+  // JS's constructor as it was at the start, because a script may replace the global one.
   Napi::FunctionReference array_buffer_class;
   std::shared_ptr<CommState> comm;
-  // Run first when the environment ends, on the JS thread.
+  // Actions that run first when the environment ends, on the JS thread.
   std::vector<std::function<void()>> before_end;
-  // Handles that are not disposed. Shared, because handles may be finalised after this object.
+  // Number of handles that are not disposed. Shared, because handles may be finalised after this
+  // object.
   std::shared_ptr<int64_t> live_tensors = std::make_shared<int64_t>(0);
   std::shared_ptr<UnownedMemory> unowned_memory = std::make_shared<UnownedMemory>();
 
@@ -92,9 +97,9 @@ class Environment {
   CpuKernels kernels_;
   int threads_;
   std::shared_ptr<Stream> cpu_;
-  std::map<int64_t, std::shared_ptr<Stream>> gpus_;  // by device number
+  std::map<int64_t, std::shared_ptr<Stream>> gpus_;  // keyed by device number
   std::shared_ptr<Bridge> bridge_;
-  int64_t pending_ = 0;  // promises not answered yet; they keep the process alive
+  int64_t pending_ = 0;  // promises not answered yet, which keep the process alive
 };
 
 // Shared with the streams' threads, which may outlive the environment's JS part by a moment.
@@ -104,9 +109,10 @@ struct Environment::Poster::Bridge {
   Napi::ThreadSafeFunction to_js;
 };
 
-// Throws as a JS error with `code`. For use inside bindings only.
+// Creates a JS error with `code`. For use inside bindings only.
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
-// With the code that belongs to it: of the core's own errors, of memory and of threads that the system refused.
+// Creates a JS error with the matching code: that of the core's own errors, or that of memory or
+// threads that the system refused.
 Napi::Error to_js_error(Napi::Env env, const std::exception& error);
 
 // Runs a binding's body so that no C++ exception leaves it.

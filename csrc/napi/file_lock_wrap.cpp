@@ -10,8 +10,8 @@ namespace llamaforge {
 
 namespace {
 
-// The JS class FileLock: locked by its constructor, until release() or the end of the process. Whoever drops the last
-// reference drops the lock at the next garbage collection.
+// The JS class FileLock. The constructor locks; the lock lasts until release() or the end of the
+// process. A program that drops the last reference loses the lock at the next garbage collection.
 class FileLockWrap : public Napi::ObjectWrap<FileLockWrap> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -28,7 +28,7 @@ class FileLockWrap : public Napi::ObjectWrap<FileLockWrap> {
   }
 
  private:
-  // As `guarded`, but with the fields of a system error.
+  // Works as `guarded`, but adds the fields of a system error.
   template <class Body>
   Napi::Value locally(const Napi::CallbackInfo& info, Body body) {
     return guarded(info, [&]() -> Napi::Value {

@@ -1,6 +1,6 @@
-// The JS class HostMemory: memory on the host that tensors are copied into again and again, so that the system hands
-// out its pages once. JS sees it as an ArrayBuffer; a copy on its way holds the memory itself, whatever becomes of
-// that.
+// The JS class HostMemory: host memory into which tensors are copied again and again, so that the
+// system hands out its pages only once. JS sees it as an ArrayBuffer. A running copy holds the
+// memory itself, even if the ArrayBuffer is gone.
 #pragma once
 
 #include <napi.h>
@@ -17,7 +17,7 @@ struct HostBytes {
 Napi::Function define_host_memory(Napi::Env env);
 
 struct Place;
-// Throws unless it is a HostMemory of this addon.
+// Throws unless `value` is a HostMemory of this addon.
 HostBytes host_bytes_from(Napi::Value value, Place place);
 
 }  // namespace llamaforge

@@ -22,7 +22,7 @@ Napi::Value js_error(Napi::Env env, std::exception_ptr failure) {
   try {
     std::rethrow_exception(failure);
   } catch (const io::SystemError& error) {
-    // The fields of Node's own file errors.
+    // The fields that Node's own file errors have.
     Napi::Error result = to_js_error(env, error.code(), error.what());
     result.Set("errno", Napi::Number::New(env, -error.error()));
     result.Set("syscall", Napi::String::New(env, error.call()));

@@ -1,5 +1,5 @@
-// What the classes and functions of `exports.io` share: work on libuv's pool that answers a promise, and their
-// arguments.
+// Shared by the classes and functions of `exports.io`: work on libuv's pool that answers a promise,
+// and argument conversion.
 #pragma once
 
 #include <napi.h>
@@ -11,16 +11,17 @@
 
 namespace llamaforge {
 
-// One call's worth of bytes: copying them on the JS thread takes about a millisecond.
+// Most bytes of one call: copying them on the JS thread takes about a millisecond.
 constexpr size_t kLargestPiece = size_t{16} << 20;
 
 std::string path_from(Napi::Value value, Place place);
 uint64_t count_from(Napi::Value value, Place place);
 
-// Of any exception; a system error has the fields of Node's own file errors.
+// Converts any exception; a system error gets the fields of Node's own file errors.
 Napi::Value js_error(Napi::Env env, std::exception_ptr failure);
 
-// Runs `work` on the pool; what it returns makes the promise's value on the JS thread. `settled` runs there first.
+// Runs `work` on the pool. `work` returns a function that makes the promise's value on the JS
+// thread; `settled` runs there first.
 using Finish = std::function<Napi::Value(Napi::Env)>;
 
 class Task final : public Napi::AsyncWorker {
@@ -28,7 +29,7 @@ class Task final : public Napi::AsyncWorker {
   static Napi::Value start(Napi::Env env, std::function<Finish()> work, std::function<void()> settled = nullptr) {
     auto* task = new Task(env, std::move(work), std::move(settled));
     const Napi::Promise promise = task->deferred_.Promise();
-    task->Queue();  // deletes itself when it has answered
+    task->Queue();  // the task deletes itself after it has answered
     return promise;
   }
 
@@ -47,8 +48,9 @@ class Task final : public Napi::AsyncWorker {
     }
   }
 
-  // In a worker thread that is being terminated every call into JS fails, settling the promise and even the error about
-  // it. Nobody is left to be told, and an exception that left this function would end the process.
+  // In a worker thread that is being terminated every call into JS fails, even settling the promise
+  // and creating the error about that. Nobody is left to be told, and an exception that left this
+  // function would end the process.
   void OnOK() override {
     if (settled_) settled_();
     try {
@@ -79,7 +81,7 @@ class Task final : public Napi::AsyncWorker {
   std::exception_ptr failure_;
 };
 
-// { bytes, sha256 } of what was read or written.
+// { bytes, sha256 } of the bytes that were read or written.
 Finish digest(uint64_t bytes, std::string sha256);
 
 }  // namespace llamaforge

@@ -1,5 +1,5 @@
-// Files in JS, as `exports.io`. Everything that touches a disk is a promise answered from libuv's pool, except
-// readTensor, which is work on the tensor's stream like an op.
+// Files in JS, as `exports.io`. Every function that touches a disk returns a promise, answered from
+// libuv's pool. The exception is readTensor, which is work on the tensor's stream like an op.
 //
 //   parseSafetensorsHeader(path, headerBytesLimit) -> Promise<{ dataOffset, identity, metadata: [key, value][],
 //                                                     entries: { name, dtype, shape, begin, end }[] }>
@@ -12,8 +12,9 @@
 //   new DurableFile(path): open(), write(Uint8Array of at most 16 MiB), finish() -> { bytes, sha256 }, abandon()
 //   new FileLock(path): write(text), release()                        these are synchronous; EAGAIN if it is held
 //
-// `identity` is that of the header's file, or "" for any: a file that was replaced since is refused. Lists, not objects
-// keyed by names from a file: `__proto__` is a name there.
+// `identity` is that of the header's file, or "" for any file; a file that was replaced since then
+// is refused. Results are lists rather than objects keyed by names from a file, because `__proto__`
+// may be such a name.
 #pragma once
 
 #include <napi.h>

@@ -24,7 +24,8 @@ template <class Function> struct Signature<Function OpTable::*> {
 };
 
 template <auto Member> void add(Napi::Env env, Napi::Object target, const char* name) {
-  // Leaked on purpose: the name is used by errors of queued work until the process ends; one per op and process.
+  // Leaked on purpose, once per op and process: errors of queued work use the name until the
+  // process ends.
   static const std::string* js_name = new std::string(camel_case(name));
   using Binding = OpBinding<Member, typename Signature<decltype(Member)>::type>;
   target.Set(*js_name, Napi::Function::New(env, Binding::call, js_name->c_str(), const_cast<char*>(js_name->c_str())));

@@ -14,7 +14,7 @@ namespace llamaforge {
 
 namespace detail {
 
-// What must hold for an argument when its op runs on the stream.
+// Establishes an argument's precondition when its op runs on the stream.
 template <class T, class Outputs> void prepare(const T&, size_t, Outputs&) {}
 inline void require_computed(const Tensor& tensor, size_t index) {
   if (!tensor.storage->computed()) {
@@ -61,7 +61,7 @@ template <auto Member, class... Args> struct OpBinding<Member, void(Stream&, Arg
 
  private:
   template <size_t... I> static void enqueue(const Napi::CallbackInfo& info, const char* op, std::index_sequence<I...>) {
-    // Braces fix the order of conversion, so the first wrong argument is the one named.
+    // Braces fix the order of conversion, so the error names the first wrong argument.
     std::tuple<Args...> arguments{Argument<Args>::from(info[I], Place{op, I})...};
     Stream* stream = nullptr;
     auto join = [&](Stream* other) {
@@ -73,7 +73,8 @@ template <auto Member, class... Args> struct OpBinding<Member, void(Stream&, Arg
     (join(detail::stream_of(std::get<I>(arguments))), ...);
     auto kernel = Environment::of(info.Env()).ops(*stream).*Member;
     stream->submit(op, [kernel, arguments = std::move(arguments)](Stream& stream) {
-      // Inputs first: nothing is allocated or written when one of them is missing.
+      // Inputs are prepared first, so that nothing is allocated or written when one of them is
+      // missing.
       Fresh<sizeof...(Args)> outputs;
       ((void)detail::prepare(std::get<I>(arguments), I, outputs), ...);
       kernel(stream, std::get<I>(arguments)...);

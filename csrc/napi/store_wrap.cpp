@@ -116,7 +116,8 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
     return guarded(info, [&]() -> Napi::Value {
       expect_arguments(info, 1, "store");
       if (!info[0].IsFunction()) bad_argument({"store", 0}, "a function", info[0]);
-      // Never deleted: the reference belongs to the JS thread, and a store has one listener.
+      // The listener is never deleted: the reference belongs to the JS thread, and a store has one
+      // listener.
       auto* listener = new Napi::FunctionReference(Napi::Persistent(info[0].As<Napi::Function>()));
       open()->on_failure([listener, post = Environment::of(info.Env()).poster()](const std::string& verdict) {
         post([listener, verdict](Napi::Env env) { listener->Call({Napi::String::New(env, verdict)}); });
@@ -142,7 +143,8 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
     });
   }
 
-  // A promise of a request's answer. start(reply) sends it; `convert` makes the value of what came.
+  // Returns a promise of a request's answer. start(reply) sends the request; `convert` makes a JS
+  // value of the answer.
   template <class Start>
   static Napi::Value answer(Napi::Env env, Start start, Napi::Value (*convert)(Napi::Env, const std::string&)) {
     Environment::Settle settle;

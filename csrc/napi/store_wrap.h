@@ -1,4 +1,4 @@
-// The JS class Store, and what connects one: see comm_wrap.h.
+// The JS class Store, and the function that connects one: see comm_wrap.h.
 #pragma once
 
 #include <napi.h>
@@ -11,7 +11,7 @@
 namespace llamaforge {
 
 Napi::Function define_store(Napi::Env env);
-// The session of a JS value that is an open Store; throws otherwise.
+// Returns the session of a JS value that is an open Store; throws otherwise.
 std::shared_ptr<comm::Session> session_from(Napi::Value value, Place place);
 // connectStore(host, port, rank, worldSize, token, timeoutMs)
 Napi::Value connect_store(const Napi::CallbackInfo& info);

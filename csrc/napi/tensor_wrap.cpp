@@ -11,12 +11,13 @@ namespace llamaforge {
 
 namespace {
 
-// The tensors of this thread's JS environment. What an object wraps is a tensor of ours if it is one of these: a lookup here
-// takes a tenth of the time of an object's type tag, and an operation unwraps some five tensors.
+// The tensors of this thread's JS environment. A wrapped pointer is a tensor of ours if it is in
+// this set. A lookup here takes a tenth of the time of checking an object's type tag, and an
+// operation unwraps some five tensors.
 thread_local std::unordered_set<const void*> known_tensors;
 
-// A promise that rejects at this point of the stream: with its failure if there is one, which came first, else with
-// ours.
+// Returns a promise that rejects at this point of the stream: with the stream's failure if there is
+// one, because it came first, else with `ours`.
 Napi::Value rejected_when_done(Napi::Env env, Stream& stream, std::exception_ptr ours) {
   Environment::Settle settle;
   const Napi::Promise promise = Environment::of(env).later(env, settle);
@@ -114,7 +115,8 @@ Napi::Value TensorWrap::view(const Napi::CallbackInfo& info) {
   });
 }
 
-// From now on nobody but the garbage collector frees this tensor, unless the program disposes it.
+// Marks that from now on only the garbage collector frees this tensor, unless the program disposes
+// it.
 Napi::Value TensorWrap::set_unowned(const Napi::CallbackInfo& info) {
   if (disposed() || unowned_bytes_ > 0) return info.Env().Undefined();
   unowned_bytes_ = static_cast<int64_t>(tensor_.bytes());
@@ -159,7 +161,8 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
   });
 }
 
-// A promise of an ArrayBuffer with the tensor's bytes as they are at this point of the stream.
+// Returns a promise of an ArrayBuffer with the tensor's bytes as they are at this point of the
+// stream.
 Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "read";
@@ -176,7 +179,8 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
   });
 }
 
-// The same into a HostMemory, from a byte of it on; a promise of undefined.
+// Reads the tensor's bytes into a HostMemory, starting at a byte offset; returns a promise of
+// undefined.
 Napi::Value TensorWrap::read_into(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "readInto";

@@ -1,4 +1,4 @@
-// The JS class NativeTensor: a reference to a native tensor. No other object is taken for one.
+// The JS class NativeTensor: a reference to a native tensor. No other object passes for one.
 #pragma once
 
 #include <napi.h>
@@ -17,7 +17,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   ~TensorWrap() override;
   void Finalize(Napi::Env) override { drop(); }
 
-  // The tensor of a JS value, or null if it is not a NativeTensor of this addon.
+  // Returns the tensor of a JS value, or null if the value is not a NativeTensor of this addon.
   static TensorWrap* unwrap(Napi::Env env, napi_value value);
   bool disposed() const { return tensor_.storage == nullptr; }
   const Tensor& tensor() const { return tensor_; }
@@ -35,7 +35,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
   Tensor tensor_;
   std::shared_ptr<int64_t> live_tensors_;
   std::shared_ptr<UnownedMemory> unowned_memory_;
-  int64_t unowned_bytes_ = 0;  // counted there
+  int64_t unowned_bytes_ = 0;  // as counted in unowned_memory_
 };
 
 }  // namespace llamaforge

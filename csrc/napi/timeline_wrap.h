@@ -10,14 +10,15 @@
 
 namespace llamaforge {
 
-// What a JS Timeline holds.
+// Content of a JS Timeline.
 struct TimelineContent {
   std::shared_ptr<Timeline> timeline;
   int64_t device;
 };
 
 Napi::Function define_timeline(Napi::Env env);
-// Of a JS value that is a Timeline of this device, or null; throws otherwise.
+// Returns the timeline of a JS value that is a Timeline of this device, or null for null; throws
+// otherwise.
 std::shared_ptr<Timeline> timeline_from(Napi::Value value, int64_t device, Place place);
 
 }  // namespace llamaforge

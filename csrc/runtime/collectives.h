@@ -1,4 +1,5 @@
-// Collective operations of a group of ranks, as the device's library offers them: Gloo on the CPU, NCCL on a GPU.
+// Collective operations of a group of ranks. The device's library provides them: Gloo on the CPU,
+// NCCL on a GPU.
 #pragma once
 
 #include <chrono>
@@ -17,7 +18,7 @@ namespace llamaforge {
 enum class CollectiveKind : uint8_t { all_reduce, reduce_scatter, all_gather, broadcast, barrier };
 constexpr int kCollectiveKinds = 5;
 
-// As JavaScript calls them.
+// The names under which JavaScript calls the collectives.
 constexpr const char* name_of(CollectiveKind kind) {
   switch (kind) {
     case CollectiveKind::all_reduce: return "allReduce";
@@ -31,11 +32,11 @@ constexpr const char* name_of(CollectiveKind kind) {
 
 struct CollectiveCall {
   CollectiveKind kind = CollectiveKind::barrier;
-  Tensor input, output;  // the same for all_reduce and broadcast; empty for barrier
+  Tensor input, output;  // the same tensor for all_reduce and broadcast; empty for barrier
   bool average = false;  // all_reduce, reduce_scatter: divide the sum by the number of ranks
-  int root = 0;          // broadcast
+  int root = 0;          // root of a broadcast
 
-  // Elements of the larger side, which is what all ranks must agree on.
+  // Number of elements of the larger side; all ranks must agree on it.
   int64_t count() const {
     if (kind == CollectiveKind::barrier) return 0;
     return kind == CollectiveKind::reduce_scatter ? input.numel() : output.numel();
@@ -43,7 +44,7 @@ struct CollectiveCall {
   int64_t bytes() const { return count() * static_cast<int64_t>(size_of(output.dtype)); }
 };
 
-// A collective that was enqueued.
+// An enqueued collective.
 class CollectiveWork {
  public:
   virtual ~CollectiveWork() = default;
@@ -53,13 +54,13 @@ class CollectiveWork {
   virtual void when_done(std::function<void(std::exception_ptr)> done) = 0;
 };
 
-// Collectives of one group run one after the other, so two counts say where it is.
+// Progress of a group. Its collectives run one after the other, so two counts describe it.
 struct CollectiveProgress {
   uint64_t started = 0, completed = 0;
-  std::string failure;  // what the library reports; empty: nothing
+  std::string failure;  // error reported by the library; empty if there is none
 };
 
-// What a device's library needs to connect the ranks of a group.
+// Options with which a device's library connects the ranks of a group.
 struct CollectivesOptions {
   std::string name;             // of the group
   std::vector<uint32_t> ranks;  // global
@@ -68,25 +69,28 @@ struct CollectivesOptions {
   std::chrono::milliseconds start_timeout{0};
 };
 
-// One group of ranks on one device. A collective runs on the device's communication stream after everything that its
-// compute stream was given before, and beside what that is given after. It keeps its tensors until they are not used
-// any more.
+// One group of ranks on one device. A collective runs on the device's communication stream. It
+// starts after all work that the compute stream was given before it, and runs concurrently with
+// work that is given later. It keeps its tensors until they are no longer used.
 class Collectives {
  public:
   virtual ~Collectives() = default;
-  // On the thread that submits to the compute stream.
+  // Called on the thread that submits to the compute stream.
   virtual std::shared_ptr<CollectiveWork> enqueue(CollectiveCall call) = 0;
-  // From any thread; does not block.
+  // Callable from any thread; does not block.
   virtual CollectiveProgress progress() = 0;
-  // From any thread, any number of times: ends what is on its way with ERR_PEER and `why`.
+  // Ends the running collectives with ERR_PEER and `why`. Callable from any thread, any number of
+  // times.
   virtual void abort(const std::string& why) = 0;
-  // A timeline of this device, and from when on collectives and waits for them are in it (null: no longer). On the
-  // thread that submits.
+  // make_timeline() returns a timeline of this device. From follow() on, collectives and the waits
+  // for them are recorded in the given timeline (null: no longer). Both are called on the thread
+  // that submits.
   virtual std::shared_ptr<Timeline> make_timeline() = 0;
   virtual void follow(std::shared_ptr<Timeline> timeline) = 0;
-  // Lets go of the connections once everything on its way has ended. May block: not on the JS thread.
+  // Closes the connections once everything in progress has ended. May block, so it must not run on
+  // the JS thread.
   virtual void close() = 0;
-  // "Gloo 0.5.0 from /path".
+  // Returns for example "Gloo 0.5.0 from /path".
   virtual std::string description() const = 0;
 };
 

@@ -20,9 +20,10 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kWorthProbing = size_t{64} << 10;  // smaller blocks do not ask for room besides
+constexpr size_t kWorthProbing = size_t{64} << 10;  // smaller blocks are allocated without asking for extra room
 
-// Rounds up to one of eight classes per power of two: at most 12.5% is wasted and freed blocks find a next user.
+// Rounds up to one of eight classes per power of two, so at most 12.5% is wasted and a freed block
+// finds its next user.
 size_t size_class(size_t bytes) {
   if (bytes <= kAlignment) return kAlignment;
   size_t power = kAlignment;
@@ -36,7 +37,7 @@ size_t size_class(size_t bytes) {
 CpuStream::CpuStream(int threads)
     : threads_(threads),
       poisoned_(is_on("LLAMAFORGE_POISON")),
-      worker_([this](Item& item) { run(item); }, [this] { begin(); }) {}
+      worker_({.work = [this](Item& item) { run(item); }, .begin = [this] { begin(); }}) {}
 
 CpuStream::~CpuStream() {
   close();
@@ -58,7 +59,8 @@ void CpuStream::wait(std::function<void(std::exception_ptr)> done) {
 void CpuStream::begin() const {
   omp_set_dynamic(0);
   omp_set_num_threads(threads_);
-  // The team starts now: later the system may refuse its threads, for which OpenMP would end the process.
+  // The team starts now, because the system may refuse its threads later, and OpenMP would then end
+  // the process.
   std::atomic<int> started{0};
 #pragma omp parallel
   ++started;
@@ -111,7 +113,8 @@ void* CpuStream::allocate(size_t bytes) {
       memory = fresh(block);
     }
     std::lock_guard lock(memory_mutex_);
-    // Caching begins again only with twice the room: what was refused may have been small.
+    // Caching resumes only once there is twice the room, because the refused block may have been
+    // small.
     scarce_ = !memory || (scarce_ && !has_room(2 * kReserve));
     if (!memory) {
       stats_.used -= block;
@@ -120,7 +123,8 @@ void* CpuStream::allocate(size_t bytes) {
                          block, stats_.used));
     }
   }
-  // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
+  // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so that gaps in a kernel's output
+  // show.
   if (poisoned_) std::memset(memory, 0xff, block);
   return memory;
 }
@@ -180,7 +184,7 @@ void CpuStream::trim() {
   }
   free_blocks_.clear();
   stats_.cached = 0;
-  malloc_trim(0);  // free() alone keeps what lies between blocks in use
+  malloc_trim(0);  // free() alone keeps the memory between blocks that are in use
 }
 
 }  // namespace llamaforge

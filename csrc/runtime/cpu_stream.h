@@ -1,4 +1,4 @@
-// The CPU as a stream: one native thread runs what was submitted, with an OpenMP team of its own.
+// The CPU as a stream: one native thread, with an OpenMP team of its own, runs submitted work.
 #pragma once
 
 #include <map>
@@ -22,7 +22,8 @@ class CpuStream final : public Stream {
     worker_.when_at_most(most, std::move(done));
   }
 
-  // 64-byte aligned blocks, kept by size class for the next tensor of that class.
+  // Returns 64-byte aligned blocks. Released blocks are kept by size class for the next tensor of
+  // that class.
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
 
@@ -36,7 +37,7 @@ class CpuStream final : public Stream {
   void trim();
   int threads() const override { return threads_; }
 
-  // At the end of the running op.
+  // Ends the worker after the running op.
   void close() override { worker_.close(); }
 
  private:
@@ -47,20 +48,22 @@ class CpuStream final : public Stream {
   };
   void begin() const;
   void run(Item& item);
-  // A block of the system's, or null if it refuses, or would leave no room for the rest of the process.
+  // Returns a block from the system, or null if the system refuses it or would have no room left
+  // for the rest of the process.
   void* fresh(size_t block) const;
 
   const int threads_;
   const bool poisoned_;
-  std::exception_ptr failure_;  // of the worker's thread: the first since the last wait
+  std::exception_ptr failure_;  // used on the worker's thread: the first failure since the last wait
 
   mutable std::mutex memory_mutex_;
   std::map<size_t, std::vector<void*>> free_blocks_;  // size class -> blocks
   MemoryStats stats_;
-  // The system has refused memory: until it has plenty again, what is released goes back to it.
+  // Set when the system has refused memory. Released blocks then go back to the system until it has
+  // plenty again.
   bool scarce_ = false;
 
-  Worker<Item> worker_;  // last: starts when everything else is there
+  Worker<Item> worker_;  // last member: starts after everything else is initialised
 };
 
 }  // namespace llamaforge

@@ -43,7 +43,15 @@ template <> constexpr DType dtype_of<float>() { return DType::f32; }
 template <> constexpr DType dtype_of<bfloat16>() { return DType::bf16; }
 template <> constexpr DType dtype_of<int32_t>() { return DType::i32; }
 
-constexpr size_t size_of(DType dtype) { return dtype == DType::bf16 ? 2 : 4; }
+// The compiler refuses a switch that lacks a dtype (-Werror=switch). What follows one is for numbers that are none.
+constexpr size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return sizeof(float);
+    case DType::bf16: return sizeof(bfloat16);
+    case DType::i32: return sizeof(int32_t);
+  }
+  return 0;
+}
 
 constexpr std::string_view name_of(DType dtype) {
   switch (dtype) {

@@ -1,4 +1,5 @@
-// Errors of the native core. They travel as C++ exceptions inside it and become JS errors with a `code` at its border.
+// Errors of the native core. They are C++ exceptions inside the core and become JS errors with a
+// `code` at its border.
 #pragma once
 
 #include <sstream>

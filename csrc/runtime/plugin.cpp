@@ -18,7 +18,8 @@ namespace llamaforge {
 
 namespace {
 
-// CUDA majors that this version has a plugin for, newest first. A driver runs its own major and the older ones.
+// CUDA majors for which this version has a plugin, newest first. A driver runs its own major and
+// older ones.
 constexpr int kMajors[] = {13};
 
 constexpr const char* kDriver = "libcuda.so.1";
@@ -27,7 +28,7 @@ struct DriverVersion {
   int major, minor;
 };
 
-// Asks the driver itself; it stays loaded, the plugin needs it anyway.
+// Asks the driver for its version. The driver stays loaded, because the plugin needs it anyway.
 DriverVersion driver_version() {
   void* driver = dlopen(kDriver, RTLD_NOW | RTLD_LOCAL);
   if (!driver) {
@@ -95,7 +96,8 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
 const char* build_id() { return LLAMAFORGE_BUILD_ID; }
 
 const LoadedPlugin& load_plugin(const std::vector<std::string>& folders) {
-  // Worker threads share it. After a failure the next call tries again: the file may have been installed meanwhile.
+  // The plugin is shared by worker threads. After a failure the next call tries again, because the
+  // file may have been installed meanwhile.
   static std::mutex mutex;
   static std::optional<LoadedPlugin> loaded;
   std::lock_guard lock(mutex);

@@ -1,6 +1,7 @@
-// The CUDA kernels live in a library of their own, libllamaforge_cuda<MAJOR>.so, which is loaded the first time a GPU
-// is asked for: the same package runs on machines without one. Both sides are built from one source tree; the build id,
-// a hash of everything they share, is compared before anything else is used.
+// The CUDA kernels are in a library of their own, libllamaforge_cuda<MAJOR>.so. It is loaded when a
+// GPU is first requested, so the same package also runs on machines without a GPU. The addon and
+// the plugin are built from one source tree. The build id, a hash of everything that they share, is
+// compared before anything else is used.
 #pragma once
 
 #include <cstdint>
@@ -21,31 +22,32 @@ struct GpuDescription {
   uint64_t memory_bytes;
 };
 
-// What the plugin hands over.
+// The plugin's interface.
 struct Plugin {
   const char* build_id;
   const OpTable* ops;
   int (*device_count)();
-  // Leaves the GPU alone: every rank asks about all GPUs of its host.
+  // Describes a GPU without using it, because every rank asks about all GPUs of its host.
   GpuDescription (*describe)(int index);
-  // Makes the process a user of that GPU, which takes some hundred MB of its memory. Throws ERR_DEVICE,
-  // ERR_DEVICE_LOST.
+  // Returns the free bytes of a GPU. This makes the process a user of that GPU, which takes some
+  // hundred MB of its memory. Throws ERR_DEVICE, ERR_DEVICE_LOST.
   uint64_t (*free_bytes)(int index);
-  // A stream of its own on that GPU. Throws ERR_DEVICE.
+  // Opens a new stream on a GPU. Throws ERR_DEVICE.
   std::shared_ptr<Stream> (*open)(int index);
-  // Where the libraries were found that it opens at run time: "cuBLASLt 13.1 from /path".
+  // Lists the libraries opened at run time, with their paths: "cuBLASLt 13.1 from /path".
   std::vector<std::string> (*libraries)();
-  // Collectives between GPUs. First, on the JS thread, their library is loaded, which sets a variable of the
-  // environment: elsewhere JS may be reading that. Throws ERR_DEVICE if it is missing.
+  // Loads the library for collectives between GPUs. It must be called first, on the JS thread:
+  // loading sets an environment variable, which JS may be reading while another thread runs. Throws
+  // ERR_DEVICE if the library is missing.
   void (*load_collectives)();
-  // The id is for all ranks of one group; the stream must be one that `open` made. Opening blocks until the ranks have
-  // met and throws ERR_PEER if they do not.
+  // The id is for all ranks of one group; the stream must come from `open`. Opening blocks until
+  // the ranks have met and throws ERR_PEER if they do not.
   std::string (*collectives_id)();
   std::shared_ptr<Collectives> (*open_collectives)(const std::shared_ptr<Stream>& stream,
                                                    const CollectivesOptions& options);
 };
 
-// The plugin's one exported function; null if `build_id` is not its own.
+// The plugin's only exported function. It returns null if `build_id` differs from its own.
 extern "C" using PluginEntry = const Plugin * (const char* build_id);
 constexpr const char* kPluginEntry = "llamaforge_cuda_plugin";
 
@@ -58,9 +60,9 @@ struct LoadedPlugin {
   int driver_major, driver_minor;  // the CUDA version that the driver supports
 };
 
-// Loads the plugin for this machine's driver, once for the process; `folders` are searched after the addon's own
-// folder. Throws ERR_DEVICE with every path tried and the way out. LLAMAFORGE_CUDA_PLUGIN names a file and nothing else
-// is tried.
+// Loads the plugin for this machine's driver, once per process; `folders` are searched after the
+// addon's own folder. Throws ERR_DEVICE with every path tried and with a remedy. If
+// LLAMAFORGE_CUDA_PLUGIN names a file, only that file is tried.
 const LoadedPlugin& load_plugin(const std::vector<std::string>& folders);
 
 }  // namespace llamaforge

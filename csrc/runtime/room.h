@@ -1,14 +1,15 @@
-// Room in this process's memory for those who cannot bear a refusal: V8 and oneDNN end the process or crash.
+// Keeps memory of this process free for V8 and oneDNN, which end the process or crash if the system
+// refuses memory.
 #pragma once
 
 #include <cstddef>
 
 namespace llamaforge {
 
-// Stays free for them when tensors are given memory.
+// Bytes that stay free for them when tensors allocate memory.
 constexpr size_t kReserve = size_t{64} << 20;
 
-// Whether the system would give that many bytes now. Takes some microseconds.
+// Whether the system would give that many bytes now. The check takes some microseconds.
 bool has_room(size_t bytes) noexcept;
 
 }  // namespace llamaforge

@@ -1,4 +1,4 @@
-// Switches in the environment: LLAMAFORGE_POISON=1 and its like.
+// On/off switches in the environment, such as LLAMAFORGE_POISON=1.
 #pragma once
 
 #include <cstdlib>
@@ -8,8 +8,8 @@
 
 namespace llamaforge {
 
-// Whether a switch is on: 1, not 0; off if it is unset or empty. Throws ERR_ARGUMENT for anything else, so that "true"
-// or a slip of the finger does not pass for off.
+// Whether a switch is on: 1 is on; 0, unset or empty is off. Throws ERR_ARGUMENT for anything else,
+// so that "true" or a typing error does not pass for off.
 inline bool is_on(const char* variable) {
   const char* value = std::getenv(variable);
   const std::string_view text = value ? value : "";

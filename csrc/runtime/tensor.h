@@ -1,4 +1,5 @@
-// Storage and Tensor: what kernels see. A tensor is a contiguous view of a reference-counted storage.
+// Storage and Tensor, the kernels' view of data. A tensor is a contiguous view of a
+// reference-counted storage.
 #pragma once
 
 #include <array>
@@ -21,9 +22,9 @@ using IntList = std::vector<int64_t>;
 
 std::string to_string(const Shape& shape);
 
-// Memory of one device. It has an address only from the moment the first op that writes it runs, and gives it back when
-// the last reference is gone: references are held by JS handles and by ops still in the queue, so memory follows the
-// stream's order and not that of the program that runs ahead of it.
+// Memory of one device. It is allocated when the first op that writes it runs, and freed when the
+// last reference is gone. References are held by JS handles and by ops still in the queue, so
+// memory follows the order of the stream, not that of the program that runs ahead of it.
 class Storage {
  public:
   Storage(std::shared_ptr<Stream> stream, size_t bytes) : stream_(std::move(stream)), bytes_(bytes) {}
@@ -39,7 +40,7 @@ class Storage {
   void* data() const { return data_; }
   // Called in stream order, before the first op that writes. Throws ERR_OUT_OF_MEMORY.
   void allocate();
-  // Gives the memory back, in stream order: it counts as never computed again.
+  // Frees the memory, in stream order: the storage then counts as never computed.
   void forget() noexcept;
 
  private:
@@ -48,8 +49,9 @@ class Storage {
   void* data_ = nullptr;
 };
 
-// The storages that one op, of at most `kMost` outputs, allocates. What it leaves in them if it fails is no result: unless
-// the op says that it is done, they count as never computed again. Storages that were computed before stay as they are.
+// The storages that one op with at most `kMost` outputs allocates. If the op fails, their contents
+// are no result: unless the op calls done(), they count as never computed. Storages that were
+// computed before stay as they are.
 template <size_t kMost>
 class Fresh {
  public:
@@ -99,9 +101,10 @@ struct Tensor {
   }
 };
 
-// The role of a tensor in a kernel's signature. The binding derives from it what must hold before the kernel runs.
+// The role of a tensor in a kernel's signature. From the role the binding derives the condition
+// that must hold before the kernel runs.
 struct In : Tensor {};     // read; must have been computed
-struct Out : Tensor {};    // written whole; its memory is allocated when the op runs. It may be the same memory as an In.
+struct Out : Tensor {};    // written whole; allocated when the op runs. It may be the same memory as an In.
 struct InOut : Tensor {};  // read and written
 
 }  // namespace llamaforge

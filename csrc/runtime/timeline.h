@@ -1,5 +1,6 @@
-// When the streams of a device did what, on one clock: for a picture of a training step. Collectives add themselves to
-// it while they are told to follow it; without one, nothing is recorded.
+// Records when the streams of a device did their work, on one clock, for a picture of a training
+// step. Collectives add their spans while they follow a timeline; without a timeline nothing is
+// recorded.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +14,19 @@ class Timeline {
  public:
   // A stretch of time between two moments.
   struct Span {
-    std::string group;  // of ranks
-    const char* name;   // of the collective, a literal
-    int64_t bytes;      // of its larger side
-    bool waiting;       // the compute stream waits for the collective; otherwise it runs
+    std::string group;  // group of ranks
+    const char* name;   // name of the collective, a literal
+    int64_t bytes;      // bytes of the collective's larger side
+    bool waiting;       // true: the compute stream waits for the collective; false: the collective runs
     size_t start, end;
   };
 
   virtual ~Timeline() = default;
-  // The moment at which the compute stream has run what it was given so far; returns its number.
+  // Records the moment at which the compute stream has run all work that it was given so far;
+  // returns the moment's number.
   virtual size_t mark() = 0;
-  // Milliseconds from the first moment to each, once all of them are past; NaN where a failure came first.
+  // Milliseconds from the first moment to each moment, available once all of them are past; NaN if
+  // a failure came first.
   virtual std::vector<double> times() = 0;
 
   void add(Span span) {

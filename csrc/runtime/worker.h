@@ -1,4 +1,4 @@
-// A thread that works off a queue, in order: the commands of a device.
+// A thread that works off a queue, in order: a device's commands, waits for its events, collectives.
 #pragma once
 
 #include <atomic>
@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -16,67 +17,87 @@ namespace llamaforge {
 template <class Item>
 class Worker {
  public:
-  // `work` runs for each item, on the thread of this object, and `begin` once before; neither may throw. Before the
-  // thread sleeps it looks for new items for `spin`: to wake it costs the thread that pushes some microseconds.
-  Worker(std::function<void(Item&)> work, std::function<void()> begin, std::chrono::microseconds spin = {})
-      : work_(std::move(work)), begin_(std::move(begin)), spin_(spin), thread_([this] { run(); }) {}
+  // What the thread calls; none of these may throw.
+  struct Calls {
+    std::function<void(Item&)> work;   // for each item
+    std::function<void()> begin = {};  // once before
+    // For each item that close() leaves without work, maybe on another thread.
+    std::function<void(Item&)> drop = {};
+  };
+
+  // Before the thread sleeps it looks for new items for `spin`: to wake it costs the thread that
+  // pushes some microseconds.
+  explicit Worker(Calls calls, std::chrono::microseconds spin = {})
+      : state_(std::make_shared<State>(std::move(calls), spin)),
+        thread_([state = state_] { state->run(); }) {}
   ~Worker() { close(); }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // False once the queue is closed; the item is dropped then.
+  // False once the queue is closed; the item is gone then.
   bool push(Item item) {
     bool asleep;
     {
-      std::lock_guard lock(mutex_);
-      if (closing_) return false;
-      items_.push_back(std::move(item));
-      ++waiting_;
-      asleep = asleep_;
+      std::lock_guard lock(state_->mutex);
+      if (state_->closing) return false;
+      state_->items.push_back(std::move(item));
+      ++state_->waiting;
+      asleep = state_->asleep;
     }
-    if (asleep) filled_.notify_one();
+    if (asleep) state_->filled.notify_one();
     return true;
   }
 
   // Items that were pushed and have not been worked off, the running one included.
-  size_t waiting() const { return waiting_; }
+  size_t waiting() const { return state_->waiting; }
 
-  // Calls `done` once at most `most` items wait: at once, or on the worker's thread. Never after close().
+  // Calls `done` once at most `most` items wait: at once, or on the worker's thread. Never after
+  // close().
   void when_at_most(size_t most, std::function<void()> done) {
     {
-      std::lock_guard lock(mutex_);
-      if (closing_) return;
-      // Counted first: the thread, which looks at the count after each item, then misses no watcher.
-      ++watching_;
-      if (waiting_ > most) {
-        watchers_.push_back({most, std::move(done)});
+      std::lock_guard lock(state_->mutex);
+      if (state_->closing) return;
+      // Counted first: the thread, which looks at the count after each item, then misses no
+      // watcher.
+      ++state_->watching;
+      if (state_->waiting > most) {
+        state_->watchers.push_back({most, std::move(done)});
         return;
       }
-      --watching_;
+      --state_->watching;
     }
     done();
   }
 
-  // Lets the running item end and drops the others. On another thread than the worker's.
+  // Lets the running item end and drops the others. On the worker's own thread, where an item lets
+  // go of the worker's last owner, it returns at once, and the thread ends after that item.
   void close() {
-    stop();
-    filled_.notify_one();
-    if (thread_.joinable()) thread_.join();
+    state_->stop();
+    state_->filled.notify_one();
+    if (thread_.get_id() == std::this_thread::get_id()) {
+      thread_.detach();
+    } else if (thread_.joinable()) {
+      thread_.join();
+    }
     // Dropped outside the lock: items own memory whose release takes other locks.
     std::deque<Item> dropped;
     std::deque<Watcher> watchers;
-    std::lock_guard lock(mutex_);
-    dropped.swap(items_);
-    watchers.swap(watchers_);
+    {
+      std::lock_guard lock(state_->mutex);
+      dropped.swap(state_->items);
+      watchers.swap(state_->watchers);
+    }
+    state_->drop(dropped);
   }
 
-  // Takes no more items, and waits for the running one to end, at most for `patience`. For the end of a process, whose
-  // threads go on while static objects are destroyed. Returns whether the thread rests.
+  // Takes no more items, and waits for the running one to end, at most for `patience`. For the end
+  // of a process, whose threads go on while static objects are destroyed. Returns whether the
+  // thread rests.
   bool rest(std::chrono::milliseconds patience) {
-    std::unique_lock lock(mutex_);
-    closing_ = true;
-    filled_.notify_one();
-    return rested_.wait_for(lock, patience, [this] { return resting_; });
+    std::unique_lock lock(state_->mutex);
+    state_->closing = true;
+    state_->filled.notify_one();
+    return state_->rested.wait_for(lock, patience, [this] { return state_->resting; });
   }
 
  private:
@@ -85,72 +106,86 @@ class Worker {
     std::function<void()> done;
   };
 
-  void stop() {
-    std::lock_guard lock(mutex_);
-    closing_ = true;
-  }
+  // The thread's as well, which may outlive the worker.
+  struct State {
+    State(Calls calls, std::chrono::microseconds spin) : calls(std::move(calls)), spin(spin) {}
 
-  void run() {
-    begin_();
-    while (take_items()) {
-      for (; !taken_.empty() && !closing_; taken_.pop_front()) {
-        work_(taken_.front());
-        taken_.front() = Item();  // whatever the item owns goes before the item counts as done
-        --waiting_;
-        if (watching_ > 0) tell_watchers();
-      }
-      if (closing_) break;
+    void stop() {
+      std::lock_guard lock(mutex);
+      closing = true;
     }
-    taken_.clear();
-    std::lock_guard lock(mutex_);
-    resting_ = true;
-    rested_.notify_all();
-  }
 
-  // Moves everything that was pushed to `taken_`. False when the queue is closed.
-  bool take_items() {
-    const auto until = std::chrono::steady_clock::now() + spin_;
-    while (spin_.count() > 0 && waiting_ == 0 && !closing_ && std::chrono::steady_clock::now() < until) {
-      std::this_thread::yield();
-    }
-    std::unique_lock lock(mutex_);
-    asleep_ = true;
-    filled_.wait(lock, [this] { return closing_ || !items_.empty(); });
-    asleep_ = false;
-    taken_.swap(items_);
-    return !closing_;
-  }
-
-  void tell_watchers() {
-    std::deque<Watcher> reached;
-    {
-      std::lock_guard lock(mutex_);
-      const size_t waiting = waiting_;
-      for (auto watcher = watchers_.begin(); watcher != watchers_.end();) {
-        if (waiting > watcher->most) {
-          ++watcher;
-          continue;
+    void run() {
+      if (calls.begin) calls.begin();
+      while (take_items()) {
+        for (; !taken.empty() && !closing; taken.pop_front()) {
+          calls.work(taken.front());
+          taken.front() = Item();  // whatever the item owns goes before the item counts as done
+          --waiting;
+          if (watching > 0) tell_watchers();
         }
-        reached.push_back(std::move(*watcher));
-        watcher = watchers_.erase(watcher);
-        --watching_;
+        if (closing) break;
       }
+      drop(taken);
+      std::lock_guard lock(mutex);
+      resting = true;
+      rested.notify_all();
     }
-    for (const Watcher& watcher : reached) watcher.done();
-  }
 
-  const std::function<void(Item&)> work_;
-  const std::function<void()> begin_;
-  const std::chrono::microseconds spin_;
-  mutable std::mutex mutex_;
-  std::condition_variable filled_, rested_;
-  std::deque<Item> items_;
-  std::deque<Watcher> watchers_;
-  std::atomic<size_t> waiting_{0}, watching_{0};
-  std::atomic<bool> closing_{false};
-  bool asleep_ = false, resting_ = false;
-  std::deque<Item> taken_;  // of the thread alone
-  std::thread thread_;      // last: starts when everything else is there
+    // Moves everything that was pushed to `taken`. False when the queue is closed.
+    bool take_items() {
+      const auto until = std::chrono::steady_clock::now() + spin;
+      while (spin.count() > 0 && waiting == 0 && !closing &&
+             std::chrono::steady_clock::now() < until) {
+        std::this_thread::yield();
+      }
+      std::unique_lock lock(mutex);
+      asleep = true;
+      filled.wait(lock, [this] { return closing || !items.empty(); });
+      asleep = false;
+      taken.swap(items);
+      return !closing;
+    }
+
+    void tell_watchers() {
+      std::deque<Watcher> reached;
+      {
+        std::lock_guard lock(mutex);
+        const size_t left = waiting;
+        for (auto watcher = watchers.begin(); watcher != watchers.end();) {
+          if (left > watcher->most) {
+            ++watcher;
+            continue;
+          }
+          reached.push_back(std::move(*watcher));
+          watcher = watchers.erase(watcher);
+          --watching;
+        }
+      }
+      for (const Watcher& watcher : reached) watcher.done();
+    }
+
+    void drop(std::deque<Item>& dropped) {
+      if (calls.drop) {
+        for (Item& item : dropped) calls.drop(item);
+      }
+      dropped.clear();
+    }
+
+    const Calls calls;
+    const std::chrono::microseconds spin;
+    std::mutex mutex;
+    std::condition_variable filled, rested;
+    std::deque<Item> items;
+    std::deque<Watcher> watchers;
+    std::atomic<size_t> waiting{0}, watching{0};
+    std::atomic<bool> closing{false};
+    bool asleep = false, resting = false;
+    std::deque<Item> taken;  // of the thread alone
+  };
+
+  const std::shared_ptr<State> state_;
+  std::thread thread_;  // last: starts when everything else is there
 };
 
 }  // namespace llamaforge

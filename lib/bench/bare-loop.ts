@@ -1,19 +1,19 @@
-import { full, tensor } from "../core/create.js";
+import { full } from "../core/create.js";
 import type { Device } from "../core/device.js";
 import { synchronize } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
-import type { Tensor } from "../core/tensor.js";
-import type { LlamaConfig } from "../model/config.js";
-import { Llama, type Recompute } from "../model/llama.js";
+import { type ArchitectureConfig, createModel } from "../model/architectures.js";
+import { batchTensors, type HostBatch } from "../model/batch.js";
+import type { LanguageModel, Recompute } from "../model/language-model.js";
 import { AdamW } from "../optim/adamw.js";
 import { HostMeter } from "../train/host-meter.js";
 import type { HostStep } from "../train/run-times.js";
-import { type MicroBatch, type RunningStep, trainStep } from "../train/step.js";
+import { type RunningStep, trainStep } from "../train/step.js";
 import { median } from "./environment.js";
 
 /** The model, the batch and the data of a bare loop. */
 export interface BenchModel {
-  model: LlamaConfig;
+  model: ArchitectureConfig;
   device: Device;
   precision: "bf16" | "fp32";
   recompute: Recompute;
@@ -40,17 +40,17 @@ export interface BareStep {
  * no records, and what `train` is compared to.
  */
 export class BareLoop {
-  readonly model: Llama;
+  readonly model: LanguageModel;
   readonly #optimizer: AdamW;
 
-  private constructor(model: Llama) {
+  private constructor(model: LanguageModel) {
     this.model = model;
     this.#optimizer = new AdamW(model.store, { weightDecay: 0.1 });
   }
 
   static async create({ model: shape, device, precision, recompute }: BenchModel) {
     const dtype = precision === "bf16" ? "bf16" : "f32";
-    const model = await Llama.create(shape, { device, dtype, seed: 3407 });
+    const model = await createModel(shape, { device, dtype, seed: 3407 });
     model.recompute = recompute;
     const loop = new BareLoop(model);
     await synchronize(device);
@@ -61,12 +61,12 @@ export class BareLoop {
    * Some steps to warm up, until the device is idle; then those that count, each from the end of the one before to its own.
    * @param batches of a step
    */
-  async steps(batches: readonly MicroBatch[], warmup: number, steps: number): Promise<BareStep[]> {
+  async steps(batches: readonly HostBatch[], warmup: number, steps: number): Promise<BareStep[]> {
     await this.#run(batches, warmup);
     return await this.#run(batches, steps);
   }
 
-  async #run(batches: readonly MicroBatch[], steps: number): Promise<BareStep[]> {
+  async #run(batches: readonly HostBatch[], steps: number): Promise<BareStep[]> {
     const measured: BareStep[] = [];
     const meter = new HostMeter();
     let last = performance.now();
@@ -87,12 +87,12 @@ export class BareLoop {
     return measured;
   }
 
-  #enqueue(batches: readonly MicroBatch[]): Promise<RunningStep> {
+  #enqueue(batches: readonly HostBatch[]): Promise<RunningStep> {
     const left = batches.values();
     return trainStep({
       model: this.model,
       optimizer: this.#optimizer,
-      nextBatch: async () => left.next().value as MicroBatch,
+      nextBatch: async () => left.next().value as HostBatch,
       accumulation: batches.length,
       lr: 1e-4,
       clip: 1,
@@ -100,7 +100,7 @@ export class BareLoop {
   }
 
   /** Median milliseconds of a step's parts; waiting after each keeps them apart, and makes their sum longer than a step. */
-  async parts(batches: readonly MicroBatch[], steps: number): Promise<StepParts> {
+  async parts(batches: readonly HostBatch[], steps: number): Promise<StepParts> {
     const measured: StepParts[] = [];
     for (let step = 0; step < steps; step++) measured.push(await this.#step(batches));
     const of = (part: keyof StepParts): number => median(measured.map((parts) => parts[part]));
@@ -112,7 +112,7 @@ export class BareLoop {
     };
   }
 
-  async #step(batches: readonly MicroBatch[]): Promise<StepParts> {
+  async #step(batches: readonly HostBatch[]): Promise<StepParts> {
     const { model } = this;
     const { device } = model;
     const parts: StepParts = { input: 0, forward: 0, backward: 0, optimizer: 0 };
@@ -127,13 +127,11 @@ export class BareLoop {
       const meanLoss = full([], 0, { device });
       await synchronize(device);
       last = performance.now();
-      for (const { inputs, targets, count } of batches) {
+      for (const read of batches) {
         await scope(async () => {
-          const ids = (data: Int32Array): Tensor =>
-            tensor(data, { shape: [count, data.length / count], dtype: "i32", device });
-          const [x, y] = [ids(inputs), ids(targets)];
+          const batch = batchTensors(read, device);
           await lap("input");
-          const loss = model.loss(x, y);
+          const loss = model.loss(batch);
           await lap("forward");
           loss.backward({ scale: 1 / batches.length });
           await lap("backward");

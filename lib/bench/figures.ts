@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from "node:util";
-import type { LlamaConfig } from "../model/config.js";
+import type { ArchitectureConfig } from "../model/architectures.js";
 import { presets } from "../model/presets.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../plan/flops.js";
 import { publishedHoursPer300B } from "../plan/plan.js";
@@ -40,7 +40,7 @@ export interface ParityFigures {
 
 /** @param tokensPerSecond of one device */
 export function parityFigures(
-  model: LlamaConfig,
+  model: ArchitectureConfig,
   sequenceLength: number,
   precision: "bf16" | "fp32",
   device: string,

@@ -1,11 +1,11 @@
 import type { Device } from "../core/device.js";
 import { native } from "../core/native.js";
 import { type DType, empty, type Tensor } from "../core/tensor.js";
-import type { LlamaConfig } from "../model/config.js";
+import type { ArchitectureConfig } from "../model/architectures.js";
 
 /** Sizes that a training step's kernels run at. */
 export interface KernelShapes {
-  model: LlamaConfig;
+  model: ArchitectureConfig;
   microBatch: number;
   sequenceLength: number;
   precision: "bf16" | "fp32";

@@ -252,7 +252,7 @@ function ends(bench: Workbench): KernelCase[] {
         return () =>
           native.linearCrossEntropy(
             ...[x.native, weight.native, targets.native, loss.native],
-            ...[dx.native, dWeight.native, -100],
+            ...[null, dx.native, dWeight.native, -100],
           );
       },
     },

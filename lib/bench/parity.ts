@@ -2,11 +2,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { memory } from "../core/runtime.js";
-import type { LlamaConfig } from "../model/config.js";
+import type { ArchitectureConfig } from "../model/architectures.js";
+import type { HostBatch } from "../model/batch.js";
 import { addWaits, noWaits, type WaitTotals } from "../train/device-waits.js";
 import { describeDevice } from "../train/machine.js";
 import { type HostStep, meanHost } from "../train/run-times.js";
-import type { MicroBatch } from "../train/step.js";
 import { BareLoop, type BareStep, type BenchModel, type StepParts } from "./bare-loop.js";
 import { type BenchEnvironment, benchEnvironment, median } from "./environment.js";
 import { type ParityFigures, parityFigures } from "./figures.js";
@@ -41,7 +41,7 @@ export interface StepTimes {
 
 export interface ParityResult extends BenchEnvironment {
   benchmark: "parity";
-  model: { name: string; parameters: number } & LlamaConfig;
+  model: { name: string; parameters: number } & ArchitectureConfig;
   run: {
     sequenceLength: number;
     precision: "bf16" | "fp32";
@@ -161,11 +161,11 @@ async function fixedBatches(
   data: string,
   { model, sequenceLength, accumulation }: ParityOptions,
   microBatch: number,
-): Promise<MicroBatch[]> {
+): Promise<HostBatch[]> {
   const tokens = await openTokens(data, model.vocabSize, sequenceLength);
   const loader = tokens.open(microBatch);
   try {
-    const batches: MicroBatch[] = [];
+    const batches: HostBatch[] = [];
     while (batches.length < accumulation) batches.push(await loader.next());
     return batches;
   } finally {
@@ -177,7 +177,7 @@ async function fixedBatches(
 /** Trains a model of its own, which is gone afterwards. */
 async function bareSteps(
   options: ParityOptions,
-  batches: readonly MicroBatch[],
+  batches: readonly HostBatch[],
   steps: number,
   withParts: boolean,
 ): Promise<{ measured: BareStep[]; parts: StepParts | null; parameters: number }> {

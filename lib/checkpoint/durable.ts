@@ -1,9 +1,9 @@
-/** Small files and folders that survive a crash, and small files that are not trusted. */
+/** Small files and folders that survive a crash, and reading of untrusted small files. */
 import { CheckpointError, StorageError } from "../core/errors.js";
 import { FileError, readSmallFile as readRegular } from "../files/small-file.js";
 import { type Digest, guarded, io, pieceBytes } from "./native-io.js";
 
-/** Writes bytes in pieces, so that no single copy holds up the event loop. */
+/** Writes bytes in pieces, so that no single copy blocks the event loop for long. */
 export async function writePieces(
   file: { write(bytes: Uint8Array): Promise<void> },
   bytes: Uint8Array,
@@ -14,8 +14,8 @@ export async function writePieces(
 }
 
 /**
- * Creates `path` with what `body` writes, fsynced. The name must be free.
- * The caller removes what is left after a failure (the save protocol removes the whole folder).
+ * Creates a file, lets `body` write it, and fsyncs it. The name must be free. After a failure the
+ * caller removes the remains (the save protocol removes the whole folder).
  */
 export async function writeDurably(
   path: string,
@@ -34,7 +34,7 @@ export async function writeDurably(
   });
 }
 
-/** Creates `path` with these bytes, or this text as UTF-8, fsynced. */
+/** Creates a file from bytes, or from text as UTF-8, and fsyncs it. */
 export async function writeFileDurably(
   path: string,
   content: string | Uint8Array,
@@ -44,8 +44,9 @@ export async function writeFileDurably(
 }
 
 /**
- * A value as JSON text. What JSON would silently change (NaN, infinities, undefined in a list, functions,
- * big integers) is an error with its path: a state that loads differently than it was saved is worse.
+ * Converts a value to JSON text. Values that JSON would silently change (NaN, infinities, undefined
+ * in a list, functions, big integers) are an error with their path: a state that loads differently
+ * than it was saved is worse.
  */
 export function toJson(what: string, value: unknown): string {
   checkJson(what, value, new Set());
@@ -77,13 +78,15 @@ function checkJson(path: string, value: unknown, parents: Set<object>): void {
 }
 
 export interface FollowLinks {
-  /** Follow symbolic links, of which hub caches are made (false). */
+  /** Follow symbolic links, which hub caches consist of. Default: false. */
   followLinks?: boolean;
 }
 
 /**
- * Reads a file that somebody else may have made: a regular file, no link unless asked for, at most `limit` bytes.
- * @throws CheckpointError naming it; its cause is a StorageError if the storage does not answer
+ * Reads an untrusted file of at most `limit` bytes. It must be a regular file, and no link unless
+ * `followLinks` is set.
+ * @throws CheckpointError naming the file; its cause is a StorageError if the storage does not
+ *   answer
  */
 export async function readSmallFile(
   path: string,
@@ -98,7 +101,7 @@ export async function readSmallFile(
   );
 }
 
-/** As `readSmallFile`, parsed as JSON in valid UTF-8. */
+/** Reads a file with `readSmallFile` and parses it as JSON in valid UTF-8. */
 export async function readJson(
   path: string,
   limit: number,
@@ -118,8 +121,8 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
 }
 
 /**
- * Refuses every name from a file that is more than the name of a neighbour: a path could leave the
- * folder (`../../etc/passwd`, `/dev/zero`, `C:\\x`, a NUL that cuts it).
+ * Refuses a name from a file unless it is a plain file name. A path could leave the folder or be
+ * misread (`../../etc/passwd`, `/dev/zero`, `C:\\x`, a NUL that truncates it).
  */
 export function checkPlainFileName(source: string, name: string): void {
   const plain = /^[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]{0,200}$/;

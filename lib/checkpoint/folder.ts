@@ -1,4 +1,7 @@
-/** Names and places of checkpoints in a run's folder: `step-0000001000/`, `.tmp` while written, `.trash/`. */
+/**
+ * Names and places of checkpoints in a run's folder: `step-0000001000/`, `.tmp` during the save,
+ * `.trash/`.
+ */
 import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ArgumentError } from "../core/errors.js";
@@ -10,7 +13,10 @@ export interface CheckpointPlace {
   path: string;
 }
 
-/** `step-0000001000`. More digits where the number needs them; order is by number, never by name. */
+/**
+ * Name of a checkpoint, such as `step-0000001000`. Large steps have more digits, so order is by
+ * number and never by name.
+ */
 export function checkpointName(step: number): string {
   if (!Number.isSafeInteger(step) || step < 0 || step >= 1e15) {
     throw new ArgumentError(
@@ -20,7 +26,10 @@ export function checkpointName(step: number): string {
   return `step-${`${step}`.padStart(10, "0")}`;
 }
 
-/** The checkpoints of a folder by number, oldest first, valid or not. None if the folder is not there. */
+/**
+ * Lists the checkpoints of a folder by number, oldest first, valid or not. A missing folder has
+ * none.
+ */
 export async function listCheckpoints(folder: string): Promise<CheckpointPlace[]> {
   const entries = await guarded(`listing ${folder}`, () =>
     readdir(folder, { withFileTypes: true }).catch((error: unknown) => {
@@ -31,7 +40,8 @@ export async function listCheckpoints(folder: string): Promise<CheckpointPlace[]
   const places: CheckpointPlace[] = [];
   for (const entry of entries) {
     const match = /^step-(\d{1,15})$/.exec(entry.name);
-    // Only the name that we would give: step-7 beside step-0000000007 would be one step twice.
+    // Only names that this library gives: step-7 next to step-0000000007 would be the same step
+    // twice.
     if (!match || !entry.isDirectory() || entry.name !== checkpointName(Number(match[1]))) continue;
     places.push({ step: Number(match[1]), path: join(folder, entry.name) });
   }
@@ -39,9 +49,9 @@ export async function listCheckpoints(folder: string): Promise<CheckpointPlace[]
 }
 
 /**
- * Whether a folder of a checkpoint's name holds one, whole or damaged: a manifest or a trainer's
- * state. Any other folder of that name is somebody's own, and nothing may take its place or delete
- * it.
+ * Whether a folder with a checkpoint's name holds one, whole or damaged, which shows by a manifest
+ * or a trainer's state. Any other folder of that name is the user's own, and must not be replaced
+ * or deleted.
  */
 export async function holdsCheckpoint(path: string): Promise<boolean> {
   for (const name of ["manifest.json", "trainer.json"]) {
@@ -54,8 +64,8 @@ export async function holdsCheckpoint(path: string): Promise<boolean> {
 let discarded = 0;
 
 /**
- * Deletes a checkpoint. It is renamed first: a crash in the middle of removing
- * its files must not leave a folder that looks like a checkpoint.
+ * Deletes a checkpoint. The folder is renamed first: a crash while its files are removed must not
+ * leave a folder that looks like a checkpoint.
  */
 export async function discard(folder: string, name: string): Promise<void> {
   await guarded(`deleting ${join(folder, name)}`, async () => {
@@ -70,9 +80,9 @@ export async function discard(folder: string, name: string): Promise<void> {
 }
 
 /**
- * Removes what a killed run left behind. Only for the holder of the run's lock.
- * @throws UsageError for something that has a name which saves need and that no run has left; then
- *   nothing is removed
+ * Removes the remains of a killed run. Only the holder of the run's lock may call it.
+ * @throws UsageError if something has a name that saves need but was not left by a run; nothing is
+ *   removed then
  */
 export async function cleanUp(folder: string): Promise<void> {
   await guarded(`cleaning ${folder}`, async () => {

@@ -3,14 +3,15 @@ import type { Tensor } from "../core/tensor.js";
 import type { TensorSource } from "./safetensors.js";
 
 /**
- * Copies of tensors on the host. Their memory stays from one snapshot to the next: the system hands out new memory page by
- * page, which takes several times as long as the copying. So what `copy` gave for a name holds until the next `copy` of
- * that name, and whoever writes it must be done by then.
+ * Copies of tensors in host memory. The memory is reused from one snapshot to the next, because the
+ * system hands out new memory page by page, which takes several times as long as the copying. The
+ * result of `copy` for a name is therefore valid until the next `copy` of that name, and must have
+ * been written to disk by then.
  */
 export class HostCopies {
   readonly #memory = new Map<string, NativeHostMemory>();
 
-  /** A copy of a tensor of f32 or bf16 as it is at this point of the stream. */
+  /** Copies an f32 or bf16 tensor as it is at this point of the stream. */
   async copy(name: string, tensor: Tensor, shape: readonly number[]): Promise<TensorSource> {
     tensor.checkAlive("copy");
     const dtype = tensor.dtype === "bf16" ? "BF16" : "F32";

@@ -1,4 +1,7 @@
-/** Loading: the newest valid checkpoint by number, and comparing its tensors with what is expected. */
+/**
+ * Loading: finds the newest valid checkpoint by number, and compares its tensors with the expected
+ * ones.
+ */
 
 import { join } from "node:path";
 import { boundedList } from "../core/bounded-list.js";
@@ -15,27 +18,30 @@ import { readWeights, weightsFile, weightsIndexFile } from "./weights.js";
 const trainerBytesLimit = 64 * 1024 * 1024;
 const fileBytesLimit = 256 * 1024 * 1024;
 
-/** A checkpoint that has been checked: every file is there, every header parses. No tensor has been read. */
+/** A checked checkpoint: every file exists and every header parses. No tensor has been read yet. */
 export interface Checkpoint {
   step: number;
   path: string;
   manifest: Manifest;
-  /** What was saved as `trainer`. */
+  /** The value that was saved as `trainer`. */
   trainer: unknown;
-  /** Tensors by file name; the shards of the weights together as `model.safetensors`. */
+  /** Tensors by file name. The shards of the weights appear together as `model.safetensors`. */
   tensors: Map<string, StoredTensors>;
-  /** A small file of the checkpoint, e.g. config.json. */
+  /** Reads a small file of the checkpoint, such as config.json. */
   readFile(name: string): Promise<Uint8Array>;
 }
 
 export interface OpenOptions {
-  /** Compare the hash of every file. Default true: a flipped bit is found before it is trained on. */
+  /**
+   * Compare the hash of every file, so that a flipped bit is found before training continues on it.
+   * Default: true.
+   */
   hashes?: boolean;
 }
 
 /**
  * Opens a checkpoint folder.
- * @throws CheckpointError naming every file that is missing, damaged or does not belong
+ * @throws CheckpointError naming every file that is missing, damaged or does not belong there
  */
 export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
   checkOptions("openCheckpoint", options, ["hashes"]);
@@ -65,14 +71,16 @@ function isWeights(name: string): boolean {
 }
 
 export interface OpenNewestOptions extends OpenOptions {
-  /** A checkpoint was passed over because it is damaged; the message says why. */
+  /** Called when a damaged checkpoint is passed over; the message says why. */
   onWarning?: (message: string, place: CheckpointPlace) => void;
 }
 
 /**
- * The newest valid checkpoint of a run's folder, falling back to the one before with a warning.
- * @returns null if there are none at all
- * @throws CheckpointError if there are some, but none is valid: starting afresh must be said, not guessed
+ * Opens the newest valid checkpoint of a run's folder. Damaged ones are passed over with a warning,
+ * for the next older one.
+ * @returns null if there are no checkpoints at all
+ * @throws CheckpointError if there are checkpoints but none is valid: only the user may decide to
+ *   start afresh
  */
 export async function openNewest(
   folder: string,
@@ -100,16 +108,16 @@ export async function openNewest(
   );
 }
 
-/** What a model or optimizer wants to find. */
+/** A tensor that a model or an optimizer needs. */
 export interface ExpectedTensor {
   name: string;
   shape: readonly number[];
-  /** The dtypes that will do. */
+  /** The accepted dtypes. */
   dtypes: readonly FileDtype[];
 }
 
 /**
- * Compares the tensors of a file with what is expected, before anything is read.
+ * Compares the tensors of a file with the expected ones, before any is read.
  * @throws CheckpointError listing missing, extra, wrongly shaped and wrongly typed tensors
  */
 export function matchTensors(

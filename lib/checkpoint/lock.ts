@@ -1,4 +1,4 @@
-/** The output folder of a run: that it can be written to, and that nobody else does. */
+/** The output folder of a run: proves that it is writable, and locks it against other runs. */
 import { randomUUID } from "node:crypto";
 import { closeSync, ftruncateSync, lstatSync, openSync, readFileSync, writeSync } from "node:fs";
 import { lstat, mkdir, rm, stat } from "node:fs/promises";
@@ -19,9 +19,9 @@ import { io, type NativeFileLock, systemCode } from "./native-io.js";
 const lockFile = "run.lock";
 
 /**
- * Makes the folder if it is missing and proves that files can be made in it: before step 0, not at the
- * first checkpoint hours later.
- * @throws UsageError saying what is in the way
+ * Makes the folder if it is missing, and proves that files can be made in it: before step 0, and
+ * not at the first checkpoint hours later.
+ * @throws UsageError naming the obstacle
  */
 export async function prepareOutputFolder(
   folder: string,
@@ -55,18 +55,18 @@ export async function prepareOutputFolder(
 }
 
 export interface RunLock {
-  /** The run that held the lock and died without giving it back, if there was one. */
+  /** The run that held the lock and died without releasing it, if there was one. */
   takenOverFrom: string | null;
   release(): void;
 }
 
-// A lock whose last reference is collected would be open to others, so these are kept here.
+// Held locks are kept here, because the garbage collection of a lock would release it.
 const held = new Set<NativeFileLock>();
 
 /**
- * Locks a run's folder for this process; a second run is refused. The lock is the kernel's and ends with
- * the process however it ends, so a stale one is simply taken over.
- * @throws UsageError naming the process that holds it
+ * Locks a run's folder for this process; a second run is refused. The lock is the kernel's and ends
+ * with the process, however that ends. A stale lock file is therefore simply taken over.
+ * @throws UsageError naming the process that holds the lock
  */
 export function acquireRunLock(folder: string): RunLock {
   const path = join(folder, lockFile);
@@ -86,18 +86,19 @@ export function acquireRunLock(folder: string): RunLock {
     takenOverFrom: previous === null ? null : describe(previous),
     release: () => {
       if (!held.delete(lock)) return;
-      // Emptied, not removed: another process may have this very file open and be about to lock it.
+      // The file is emptied and not removed: another process may have it open and be about to lock
+      // it.
       lock.write("");
       lock.release();
     },
   };
 }
 
-/** Refuses a text that no version of the lock, whole or cut short, has been: it would be overwritten. */
+/** Refuses to overwrite a file whose text is no lock of any version, whole or truncated. */
 function refuseOtherFile(path: string): void {
   let text = "";
   try {
-    // Taking the lock says what is wrong with a link or a device.
+    // Taking the lock reports links and devices.
     if (!lstatSync(path).isFile()) return;
     text = readFileSync(path, "utf8").replaceAll("\0", "").trim();
   } catch {
@@ -132,13 +133,16 @@ function takeLock(folder: string, path: string, previous: LockOwner | null): Nat
         cause: error,
       });
     }
-    // A file system without locks (Lustre by default): what the file says must do.
+    // On a file system without locks (Lustre by default) the owner named in the file has to do.
     if (previous !== null && mayBeAlive(previous)) throw inUse(previous, error);
     return ownerFile(path);
   }
 }
 
-/** A lock file that only says who owns it. Kept open: the folder may be moved, and the path lead to another's file. */
+/**
+ * A lock file that only names its owner. It is kept open, because the folder may be moved and its
+ * path may then lead to another's file.
+ */
 function ownerFile(path: string): NativeFileLock {
   const file = openSync(path, "a");
   return {
@@ -152,7 +156,8 @@ function ownerFile(path: string): NativeFileLock {
 
 function readOwner(path: string): LockOwner | null {
   try {
-    // Empty (given back) or cut short by a crash: flock decides, this is for messages.
+    // Empty after a release, or truncated by a crash. flock decides about the lock; the owner is
+    // for messages.
     const options = { limit: sizeLimits.lock, mayBeEmpty: true, followLinks: false };
     return parseLockOwner(readSmallFileSync(path, options).toString("utf8"));
   } catch {

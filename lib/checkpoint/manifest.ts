@@ -1,6 +1,7 @@
 /**
- * `manifest.json`, the last file of a checkpoint to be written: what belongs to it, with sizes and hashes.
- * A folder is a valid checkpoint if its manifest parses and the sizes match; `hashes` compares contents too.
+ * `manifest.json`, the last file that is written to a checkpoint. It lists the checkpoint's files
+ * with sizes and hashes. A checkpoint is valid if its manifest parses and the sizes match; with
+ * `hashes` the contents must match too.
  */
 
 import { createHash } from "node:crypto";
@@ -19,22 +20,28 @@ const manifestBytesLimit = 16 * 1024 * 1024;
 
 export interface Manifest {
   step: number;
-  /** What the run was: hashes of config, data and tokenizer, world size, build id. Compared on resume. */
+  /**
+   * Facts about the run: hashes of config, data and tokenizer, world size, build id. Compared on
+   * resume.
+   */
   run: Record<string, unknown>;
   files: Map<string, Digest>;
 }
 
 /**
- * A checkpoint that is certainly broken: a file of it is missing or has the wrong size or content. Not one that could not be
- * read just now, that another version wrote, or that somebody put a file into: those are refused too, but nothing of them is
- * ever deleted.
+ * A checkpoint that is certainly broken: one of its files is missing, or has the wrong size or
+ * content. Other checkpoints are refused with other errors and never deleted: those that cannot be
+ * read at the moment, that another version wrote, or that contain a file put there by somebody.
  */
 export class DamagedCheckpointError extends CheckpointError {}
 
-/** The text of a manifest. Its last field is the hash of the others: a flipped bit in it is seen too. */
+/**
+ * The text of a manifest. Its last field is the hash of the other fields, so that a flipped bit in
+ * it is noticed.
+ */
 export function formatManifest({ step, run, files }: Manifest): string {
   const body = { format, version, step, run, files: Object.fromEntries(files) };
-  // Through JSON once, so that the hash is over what a reader will see.
+  // Converted to JSON and back, so that the hash covers the values that a reader will see.
   const plain: unknown = JSON.parse(toJson(manifestFile, body));
   return toJson(manifestFile, { ...(plain as object), check: checkOf(plain) });
 }
@@ -43,12 +50,12 @@ function checkOf(body: unknown): string {
   return createHash("sha256").update(JSON.stringify(body)).digest("hex");
 }
 
-/** Reads and checks the manifest of a checkpoint folder, not its files. */
+/** Reads and checks the manifest of a checkpoint folder, but not the files that it lists. */
 export async function readManifest(folder: string): Promise<Manifest> {
   const path = join(folder, manifestFile);
   const json = await readJson(path, manifestBytesLimit).catch((error: CheckpointError) => {
     const unread = systemCode(error.cause) ?? "ENOENT";
-    // Storage that does not answer says nothing about what it holds.
+    // Storage that does not answer proves nothing about its content.
     throw unread === "ENOENT" && !(error.cause instanceof StorageError)
       ? new DamagedCheckpointError(error.message, { cause: error.cause })
       : error;
@@ -99,8 +106,8 @@ const loadedByName =
   /\.safetensors(\.index\.json)?$|^(config|trainer|tokenizer|tokenizer_config|special_tokens_map)\.json$/;
 
 /**
- * The manifest of a checkpoint whose files are all there with the right size, and with `hashes` the
- * right content.
+ * Reads the manifest of a checkpoint and checks that all its files have the right size, and with
+ * `hashes` the right content.
  * @throws CheckpointError listing every file at fault
  */
 export async function verifyCheckpoint(
@@ -121,7 +128,8 @@ export async function verifyCheckpoint(
     problems.push(`${name}: ${problem.text}`);
     damaged ||= problem.certain;
   }
-  // Other programs that read the folder, and we where we take it for a model's, would load these by their names.
+  // Other programs would load these files by their names, and so would this library when it opens
+  // the folder as a model.
   for (const name of await guarded(`listing ${folder}`, () => readdir(folder))) {
     if (loadedByName.test(name) && !manifest.files.has(name)) {
       problems.push(`${name}: does not belong to this checkpoint`);
@@ -139,7 +147,10 @@ export async function verifyCheckpoint(
   return manifest;
 }
 
-/** What is wrong with a file, and whether that is certain; a file that cannot be read now may be whole. */
+/**
+ * Checks one file. The result says what is wrong and whether that is certain, because a file that
+ * cannot be read now may be intact.
+ */
 async function fileProblem(
   path: string,
   wanted: Digest,
@@ -163,7 +174,7 @@ async function fileProblem(
 }
 
 /**
- * Compares what a checkpoint says of its run with this run; only the keys of `expected` count.
+ * Compares a checkpoint's facts about its run with this run. Only the keys of `expected` count.
  * @throws CheckpointError with both values of everything that differs
  */
 export function checkRun(

@@ -1,14 +1,19 @@
-/** A run's folder that is no longer behind its path: the run ends, and what is there now is left alone. */
+/**
+ * Handles a run's folder that is no longer at its path: the run ends, and the path is left alone.
+ */
 import { CheckpointError } from "../core/errors.js";
 import type { FolderIdentity } from "../files/folder-identity.js";
 
-/** The folder that a run writes into was moved or removed. Unlike a full disk this does not pass by itself. */
+/**
+ * The folder that a run writes into was moved or removed. Unlike a full disk, this does not pass by
+ * itself.
+ */
 export class MovedFolderError extends CheckpointError {}
 
 /**
- * Asked before each write into a run's folder and each deletion there.
- * @param folder null where nobody else can be at the folder, so that nothing is asked
- * @throws MovedFolderError if another folder, or none, is behind the path now
+ * Checks a run's folder before each write and each deletion in it.
+ * @param folder null if nobody else can access the folder, which skips the check
+ * @throws MovedFolderError if the path now leads to another folder, or to none
  */
 export async function expectUnmoved(folder: FolderIdentity | null | undefined): Promise<void> {
   const why = (await folder?.moved()) ?? null;

@@ -50,7 +50,7 @@ export const fileDtypeBytes = {
 
 export type FileDtype = keyof typeof fileDtypeBytes;
 
-/** The values that a tensor may have where it is read; any other is an error that names the element. */
+/** Values that a tensor being read may have. Any other value is an error that names the element. */
 export type TensorValues = "any" | "finite" | "finite, not negative";
 
 /** A new file that is written once and hashed on the way. One call at a time. */
@@ -61,7 +61,7 @@ export interface NativeDurableFile {
   abandon(): Promise<void>;
 }
 
-/** Held from construction to `release()` or the end of the process. */
+/** A file lock, held from construction to `release()` or the end of the process. */
 export interface NativeFileLock {
   write(text: string): void;
   release(): void;
@@ -96,21 +96,24 @@ interface NativeIo {
 
 export const io = addon.io as unknown as NativeIo;
 
-/** The most bytes one call of `readBytes` or `write` takes: small enough to copy in a millisecond or two. */
+/**
+ * Largest number of bytes per call of `readBytes` or `write`: little enough to copy in a
+ * millisecond or two.
+ */
 export const pieceBytes = 4 * 1024 * 1024;
 
-/** The symbol of a system error (`ENOSPC`, ...), or undefined. */
+/** The symbol of a system error (`ENOSPC`, ...), or undefined for other errors. */
 export function systemCode(error: unknown): string | undefined {
   const { code, errno } = (error ?? {}) as { code?: unknown; errno?: unknown };
   if (typeof code !== "string") return undefined;
   if (/^E[A-Z0-9]+$/.test(code)) return code;
-  // libuv has no name for some (EDQUOT): Node then says "Unknown system error -122".
+  // libuv has no name for some codes (EDQUOT), and Node then says "Unknown system error -122".
   if (typeof errno !== "number" || !code.startsWith("Unknown system error")) return undefined;
   const names = Object.entries(constants.errno);
   return names.find(([, value]) => value === -errno)?.[0] ?? `E${-errno}`;
 }
 
-/** Codes of system errors with a cure worth saying. */
+/** System errors with a remedy worth mentioning. */
 const cures: Record<string, string> = {
   ENOSPC: "the disk is full: free space or keep fewer checkpoints",
   EDQUOT: "the disk quota is used up: free space or keep fewer checkpoints",
@@ -122,8 +125,8 @@ const cures: Record<string, string> = {
 };
 
 /**
- * Any failure of a file operation as a CheckpointError that says what was being done; errors that have
- * a class of their own already (wrong arguments, our CheckpointError) stay what they are.
+ * Wraps a failure of a file operation as a CheckpointError that names the operation. Errors that
+ * already have a class of their own (wrong arguments, CheckpointError) are returned unchanged.
  */
 export function checkpointError(doing: string, error: unknown): Error {
   const code = systemCode(error);
@@ -137,7 +140,7 @@ export function checkpointError(doing: string, error: unknown): Error {
   return typed instanceof Error ? typed : new CheckpointError(`${doing}: ${String(typed)}`);
 }
 
-/** Runs a file operation, turning its failure into `checkpointError`. */
+/** Runs a file operation and turns its failure into a `checkpointError`. */
 export async function guarded<T>(doing: string, run: () => Promise<T>): Promise<T> {
   try {
     return await run();

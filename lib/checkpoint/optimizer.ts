@@ -3,6 +3,7 @@ import { CheckpointError } from "../core/errors.js";
 import { synchronize } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import { type Tensor, untracked } from "../core/tensor.js";
+import { later, turn } from "../core/turn.js";
 import { overlap } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
 import { type GuardCounts, readGuardState } from "../optim/guard.js";
@@ -13,8 +14,9 @@ import type { StoredTensor, StoredTensors, TensorSource } from "./safetensors.js
 export const optimizerFile = "optimizer-state.safetensors";
 
 /**
- * A copy on the host of what the optimizer needs to go on with equal bits: moments, master weights, the guard's state; whole
- * and by name, however many processes share it. For several of them as in `weightSources`.
+ * Copies the optimizer's state to the host: moments, master weights and the guard's state,
+ * everything needed to continue with equal bits. Tensors are whole and named, however many
+ * processes share them. With several processes, the rules of `weightSources` apply.
  */
 export async function optimizerSources(
   optimizer: AdamW,
@@ -31,7 +33,7 @@ export async function optimizerSources(
       const master = group.master && store.whole(group, group.master);
       if (!writes) return;
       const copy = (name: string, buffer: Tensor, shape: readonly number[], offset: number) =>
-        copies.copy(name, buffer.view(shape, offset), shape);
+        later(copies.copy(name, buffer.view(shape, offset), shape));
       for (const { name, parameter, offset } of group.entries) {
         const { shape } = parameter;
         moments.push(copy(`${name}.m`, wholeM, shape, offset));
@@ -39,6 +41,7 @@ export async function optimizerSources(
         if (master) masters.push(copy(`${name}.master`, master, shape, offset));
       }
     });
+    await turn();
   }
   if (!writes) return [];
   const guard = scope(() => copies.copy("guard.state", guardState, guardState.shape));
@@ -46,10 +49,11 @@ export async function optimizerSources(
 }
 
 /**
- * Reads the optimizer's state back.
- * @returns how many steps it has done, as the guard counts them
- * @throws CheckpointError if it is from another model, precision or guard window, or holds what no step can have left:
- *   moments and weights that are not finite, second moments below 0, counters that contradict each other
+ * Loads the optimizer's state.
+ * @returns the numbers of steps that the guard has counted
+ * @throws CheckpointError if the state is from another model, precision or guard window, or is
+ *   impossible after any step: moments or weights that are not finite, second moments below 0,
+ *   counters that contradict each other
  */
 export async function loadOptimizer(
   optimizer: AdamW,
@@ -87,7 +91,10 @@ export async function loadOptimizer(
   return counts;
 }
 
-/** Each tensor of the optimizer's file and where it goes; no buffer: into master and weights. */
+/**
+ * The tensors of the optimizer's file and their destinations. A target without a buffer goes into
+ * master and weights.
+ */
 function optimizerTargets(optimizer: AdamW) {
   return optimizer.store.groups.flatMap((group) => {
     const { m, v } = optimizer.moments(group);

@@ -1,4 +1,4 @@
-/** Which checkpoints stay: the newest few, and every so many steps one for good. */
+/** Chooses the checkpoints to keep: the newest few, and for good those at every so many steps. */
 import { basename } from "node:path";
 import { UsageError } from "../core/errors.js";
 import type { FolderIdentity } from "../files/folder-identity.js";
@@ -7,18 +7,21 @@ import { DamagedCheckpointError, verifyCheckpoint } from "./manifest.js";
 import { expectUnmoved } from "./moved.js";
 
 export interface Retention {
-  /** How many of the newest valid checkpoints stay; at least 2, for the newest may turn out damaged. */
+  /**
+   * Number of the newest valid checkpoints to keep; at least 2, because the newest may turn out
+   * damaged.
+   */
   keepLast: number;
-  /** Steps divisible by this stay for good; 0 or absent: none. */
+  /** Checkpoints at steps divisible by this are kept for good; 0 or absent: none. */
   keepEvery?: number;
-  /** Of those whose validation loss was measured, how many of the lowest stay; 0 or absent: none. */
+  /** Number of checkpoints with the lowest measured validation loss to keep; 0 or absent: none. */
   keepBest?: number;
 }
 
-/** A checkpoint as retention sees it. */
+/** A checkpoint as the retention rules see it. */
 export interface Candidate {
   step: number;
-  /** Null if that cannot be told, as of one that cannot be read at the moment. */
+  /** Null if validity cannot be judged, for example while the checkpoint is unreadable. */
   valid: boolean | null;
   /** Loss on held-out documents at this step, if it was measured then. */
   validation?: number | null;
@@ -41,9 +44,10 @@ export function checkRetention({ keepLast, keepEvery = 0, keepBest = 0 }: Retent
 }
 
 /**
- * The steps to delete. Damaged checkpoints do not count as kept ones; those older than the newest valid
- * one go, newer ones stay for whoever wants to know what happened. Without a valid one nothing goes. What is to stay for
- * good stays though it be damaged, and so does what could not be judged.
+ * Chooses the steps to delete. Damaged checkpoints do not count as kept. Those older than the
+ * newest valid one are deleted; newer ones stay, so that the damage can be examined. Without a
+ * valid checkpoint nothing is deleted. Checkpoints that `keepEvery` keeps for good stay even if
+ * damaged, and so do those that could not be judged.
  */
 export function chooseDeletions(checkpoints: readonly Candidate[], retention: Retention): number[] {
   checkRetention(retention);
@@ -57,7 +61,7 @@ export function chooseDeletions(checkpoints: readonly Candidate[], retention: Re
     if (valid === null || (keepEvery > 0 && step % keepEvery === 0)) kept.add(step);
   }
   const measured = checkpoints.filter(({ valid, validation }) => valid && isNumber(validation));
-  // Of equal losses the later one.
+  // Of equal losses, the later step counts as better.
   measured.sort((a, b) => Number(a.validation) - Number(b.validation) || b.step - a.step);
   for (const { step } of measured.slice(0, keepBest)) kept.add(step);
   return checkpoints.map((c) => c.step).filter((step) => step < newest && !kept.has(step));
@@ -68,8 +72,9 @@ function isNumber(value: unknown): value is number {
 }
 
 /**
- * Deletes what `chooseDeletions` names, oldest first. Returns the deleted steps.
- * @param identity of the folder: nothing is deleted in another one that took its place
+ * Deletes the checkpoints chosen by `chooseDeletions`, oldest first.
+ * @param identity identity of the folder: nothing is deleted if another folder has taken its place
+ * @returns the deleted steps
  * @throws MovedFolderError if the folder was moved
  */
 export async function applyRetention(

@@ -1,4 +1,4 @@
-/** Safetensors files: lazily loaded entries, and durable writing. The header is parsed in C++. */
+/** Safetensors files: lazily read tensors, and durable writing. The header is parsed in C++. */
 
 import { realpath } from "node:fs/promises";
 import {
@@ -27,47 +27,61 @@ import {
   type TensorValues,
 } from "./native-io.js";
 
-/** A tensor to be written. `bytes` is asked for when its turn comes, so one tensor is in memory at a time. */
+/**
+ * A tensor to be written. `bytes` is called at the tensor's turn, so that only one tensor is in
+ * memory at a time.
+ */
 export interface TensorSource {
   name: string;
   dtype: FileDtype;
   shape: readonly number[];
-  /** Little-endian, row-major; exactly the size of shape and dtype; not changed until the save is done. */
+  /**
+   * Little-endian and row-major, with exactly the size given by shape and dtype. Must not change
+   * until the save is done.
+   */
   bytes: () => Uint8Array | Promise<Uint8Array>;
 }
 
-/** A tensor in a file; nothing of it has been read yet. */
+/** A tensor in a file, not read yet. */
 export interface StoredTensor {
   readonly name: string;
   readonly dtype: FileDtype;
   readonly shape: readonly number[];
   readonly byteLength: number;
-  /** The file it is in. */
+  /** Path of its file. */
   readonly path: string;
-  /** All its bytes. @throws CheckpointError if the file was truncated or replaced since */
+  /**
+   * Reads all its bytes. @throws CheckpointError if the file was truncated or replaced since it was
+   * opened
+   */
   readBytes(): Promise<Uint8Array>;
   /**
-   * Reads and converts into a tensor of the same number of elements, in the order of its device's
-   * stream: a failure shows at the next wait. F64, F32, F16, BF16 go into f32 and bf16; I64, I32 into i32.
-   * @param values that it may have ("any"); the failure names file, tensor and element
+   * Reads and converts into a tensor with as many elements, in the order of its device's stream: a
+   * failure surfaces at the next wait. F64, F32, F16 and BF16 are read into f32 or bf16; I64 and
+   * I32 into i32.
+   * @param values values that the tensor may have ("any"); the failure names file, tensor and
+   *   element
    */
   readInto(tensor: NativeTensor, values?: TensorValues): void;
 }
 
-/** The tensors of one or more files by name, in file order, and the metadata of the first. */
+/** The tensors of one or more files by name, in file order, with the metadata of the first file. */
 export interface StoredTensors {
   tensors: Map<string, StoredTensor>;
   metadata: Map<string, string>;
 }
 
 export interface ReadOptions {
-  /** Follow a symbolic link in the last part of the path (hub caches are made of them). Default false. */
+  /**
+   * Follow a symbolic link in the last part of the path, because hub caches consist of them.
+   * Default: false.
+   */
   followLinks?: boolean;
-  /** Largest header accepted; default 100 MB. */
+  /** Largest accepted header in bytes. Default: 100 MB. */
   headerBytesLimit?: number;
 }
 
-/** Opens a safetensors file: the whole header is checked, no tensor is read. */
+/** Opens a safetensors file. The whole header is checked, but no tensor is read. */
 export async function readSafetensors(
   path: string,
   options: ReadOptions = {},
@@ -121,7 +135,7 @@ function storedTensor(
   };
 }
 
-/** Bytes of a tensor. @throws ArgumentError for an impossible shape or an unknown dtype */
+/** Size of a tensor in bytes. @throws ArgumentError for an impossible shape or an unknown dtype */
 export function tensorBytes({ name, dtype, shape }: Omit<TensorSource, "bytes">): number {
   if (!Object.hasOwn(fileDtypeBytes, dtype)) {
     throw new ArgumentError(
@@ -144,7 +158,7 @@ export function tensorBytes({ name, dtype, shape }: Omit<TensorSource, "bytes">)
   return bytes;
 }
 
-/** The dtype of a tensor to write, which must be one that this library can name. */
+/** Checks a tensor to write. Its dtype must be one that this library can name. */
 function checkSource(op: string, name: string, value: unknown): asserts value is TensorSource {
   checkObject(op, name, value, "a tensor to write: { name, dtype, shape, bytes }");
   const source = value as Partial<TensorSource>;
@@ -156,10 +170,10 @@ function checkSource(op: string, name: string, value: unknown): asserts value is
 }
 
 /**
- * Writes a new safetensors file, fsynced. Tensors are laid out in the given order, wider dtypes first,
- * so that each is aligned; the same input gives the same bytes.
+ * Writes a new safetensors file and fsyncs it. Tensors are laid out in the given order, wider
+ * dtypes first, so that each is aligned. Equal input gives equal bytes.
  * @returns size and SHA-256 of the file
- * @throws CheckpointError if the disk refuses or a source gives a wrong number of bytes
+ * @throws CheckpointError if the disk refuses or a source yields a wrong number of bytes
  */
 export async function writeSafetensors(
   path: string,

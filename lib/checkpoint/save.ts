@@ -5,7 +5,7 @@
  *   step-N.tmp/checkpoint/manifest  last, with the hashes of the others; fsync it, fsync the folder
  *   rename to step-N/               fsync the parent
  *
- * step-N.tmp is a folder with our mark (own-folder.ts): at any moment it is one that may be removed.
+ * step-N.tmp carries the mark of own-folder.ts, so it may be removed at any moment.
  *
  * Hashing and writing run on the thread pool; the event loop only hands over pieces.
  */
@@ -27,15 +27,15 @@ import { weightsFile, writeWeights } from "./weights.js";
 
 export const trainerFile = "trainer.json";
 
-/** What a checkpoint holds, as plain data; nothing here knows models or optimizers. */
+/** The content of a checkpoint as plain data, independent of models and optimizers. */
 export interface CheckpointContents {
   /** Small files by name: config.json, tokenizer.json, ... */
   files: Readonly<Record<string, string | Uint8Array>>;
   /** Tensors by file name. `model.safetensors` is split into shards when it is large. */
   tensors: Readonly<Record<string, readonly TensorSource[]>>;
-  /** Step, sampler position, RNG counters, guard window, ...: becomes trainer.json. */
+  /** Step, sampler position, RNG counters, guard window and so on: becomes trainer.json. */
   trainer: unknown;
-  /** Hashes of config, data and tokenizer, world size, build id: goes into the manifest. */
+  /** Hashes of config, data and tokenizer, world size, build id: stored in the manifest. */
   run: Readonly<Record<string, unknown>>;
   shardBytes?: number;
 }
@@ -48,10 +48,12 @@ export interface SavedCheckpoint {
 }
 
 /**
- * Writes a checkpoint of `step` into the run's folder, replacing one of the same step.
- * @param identity of that folder, which is then its `root`: after a move the save is a failure
- * @throws CheckpointError that names the system's code (ENOSPC, ...). Nothing of the failed save is
- * left and the checkpoints before it are untouched. MovedFolderError if the folder was moved.
+ * Writes the checkpoint of a step into the run's folder, replacing one of the same step.
+ * @param identity identity of the folder, whose `root` is then `folder`: after a move the save
+ *   fails
+ * @throws CheckpointError naming the system's code (ENOSPC, ...). The failed save is removed, and
+ *   earlier checkpoints are untouched.
+ * @throws MovedFolderError if the folder was moved
  */
 export async function saveCheckpoint(
   folder: string,
@@ -81,15 +83,17 @@ export async function saveCheckpoint(
     const bytes = [...files.values()].reduce((sum, digest) => sum + digest.bytes, manifest.length);
     return { step, path, bytes, seconds: (performance.now() - started) / 1000 };
   } catch (error) {
-    // Without a path to the open folder itself, what is there now may be a stranger's, and the error ENOENT.
+    // Without a path to the open folder itself, the path may lead to a stranger's folder, and the
+    // error may be an ENOENT from there.
     if (identity && identity.root === identity.path) await expectUnmoved(identity);
-    // The error that matters is the first; a .tmp that cannot be removed is never taken for a checkpoint.
+    // The first error is the one that matters, and a remaining .tmp is never taken for a
+    // checkpoint.
     await removeOwnFolder(temporary, "[checkpoint]").catch(() => {});
     throw checkpointError(`saving ${path}`, error);
   }
 }
 
-/** At least what the files will have: headers are small beside the tensors. */
+/** Lower bound of the files' bytes: headers are small compared with the tensors. */
 function contentBytes({ files, tensors }: CheckpointContents): number {
   const small = Object.values(files).reduce((sum, content) => sum + content.length, 0);
   return Object.values(tensors)
@@ -149,12 +153,13 @@ async function publish(folder: string, name: string, written: string): Promise<v
     );
   }
   try {
-    // A step saved before (a run that fell back repeats it): one or the other is there at any moment.
+    // A run that fell back repeats a step saved before. The exchange leaves one of the two in place
+    // at any moment.
     await io.exchangePaths(written, path);
     await io.syncDirectory(folder);
   } catch (error) {
     if (!["EINVAL", "ENOSYS", "ENOTSUP"].includes(systemCode(error) ?? "")) throw error;
-    // A file system that cannot exchange names: for a moment only the checkpoints before are there.
+    // Without an exchange of names, only the earlier checkpoints exist for a moment.
     await discard(folder, name);
     await io.renamePath(written, path);
     await io.syncDirectory(folder);
@@ -162,25 +167,32 @@ async function publish(folder: string, name: string, written: string): Promise<v
 }
 
 export interface CheckpointWriterOptions {
-  /** Of the run's folder: a save into another one that took its place fails, and so does every one after it. */
+  /**
+   * Identity of the run's folder. If another folder takes its place, this save and all later ones
+   * fail.
+   */
   identity?: FolderIdentity | null;
   retention?: Retention;
   onSaved?: (saved: SavedCheckpoint) => void;
-  /** A save failed, and training goes on; the error says why. */
+  /** Called when a save failed and training continues; the error says why. */
   onFailed?: (error: Error, step: number) => void;
-  /** Something is not as it should be but no data is at risk, e.g. an old checkpoint that cannot be deleted. */
+  /**
+   * Called about a problem that puts no data at risk, such as an old checkpoint that cannot be
+   * deleted.
+   */
   onWarning?: (message: string) => void;
-  /** Failures in a row that end the run. Default 3. */
+  /** Number of failures in a row that ends the run. Default: 3. */
   failureLimit?: number;
 }
 
 /**
- * Saves in the background, one at a time. A save slower than the interval makes the next one wait in
- * `ready()`, before its snapshot is taken: there is never more than one snapshot in memory.
+ * Saves in the background, one checkpoint at a time. If a save takes longer than the interval, the
+ * next one waits in `ready()` before its snapshot is taken, so there is never more than one
+ * snapshot in memory.
  *
- *   await writer.ready();
- *   const contents = snapshot();       // copies to host memory
- *   writer.start(step, contents);      // training goes on
+ *     await writer.ready();
+ *     const contents = snapshot();       // copies to host memory
+ *     writer.start(step, contents);      // training goes on
  */
 export class CheckpointWriter {
   readonly #folder: string;
@@ -195,20 +207,21 @@ export class CheckpointWriter {
     this.#options = options;
   }
 
-  /** Why the run must end, once a save has found that the folder was moved. */
+  /** The reason to end the run, once a save has found that the folder was moved. */
   get moved(): MovedFolderError | null {
     return this.#failure instanceof MovedFolderError ? this.#failure : null;
   }
 
-  /** Whether a save is running: `ready()` would wait. */
+  /** Whether a save is in progress, so that `ready()` would wait. */
   get busy(): boolean {
     return this.#running !== null;
   }
 
   /**
-   * Waits until the save before is done.
-   * @throws CheckpointError if the last saves all failed, `failureLimit` of them; MovedFolderError at
-   *   once, for the folder does not come back by itself
+   * Waits for the previous save.
+   * @throws CheckpointError if the last `failureLimit` saves all failed
+   * @throws MovedFolderError at once if the folder was moved, because it does not come back by
+   *   itself
    */
   async ready(): Promise<void> {
     while (this.#running !== null) await this.#running;
@@ -222,7 +235,7 @@ export class CheckpointWriter {
     }
   }
 
-  /** Starts a save. Its outcome goes to `onSaved` or `onFailed`, and to `finish()`. */
+  /** Starts a save. Its outcome is reported to `onSaved` or `onFailed`, and by `finish()`. */
   start(step: number, contents: CheckpointContents): void {
     if (this.#running !== null) {
       throw new CheckpointError("a save is still running: await ready() before the next snapshot");
@@ -240,7 +253,7 @@ export class CheckpointWriter {
 
   async #save(step: number, contents: CheckpointContents): Promise<void> {
     const { identity = null, retention } = this.#options;
-    // A folder that is moved during the save gets the whole checkpoint, wherever it is.
+    // If the folder is moved during the save, the whole checkpoint still lands in it.
     const folder = identity?.root ?? this.#folder;
     const named = (text: string): string => identity?.named(text) ?? text;
     try {

@@ -6,11 +6,12 @@ import { expectUnmoved } from "./moved.js";
 import { guarded, io, systemCode } from "./native-io.js";
 
 /**
- * Takes the checkpoints after a step out of a run's way, for a run that goes back to that step: otherwise they would be taken
- * for its newest ones, and its own, being older by number, be deleted for them. With them goes a copy of `records`, which the
- * run is about to cut. Nothing is deleted. Only for the holder of the run's lock.
- * @param identity of the folder: nothing is touched in another one that took its place
- * @returns the folder within the run's that they are in now; null if there were none
+ * Sets aside the checkpoints after a step, for a run that goes back to that step. They would
+ * otherwise be taken for the run's newest, and the run's own, older by number, would be deleted in
+ * their favour. A copy of `records`, which the run is about to truncate, goes with them. Nothing is
+ * deleted. Only the holder of the run's lock may call it.
+ * @param identity identity of the folder: nothing is touched if another folder has taken its place
+ * @returns the subfolder that now holds the checkpoints; null if there were none
  */
 export async function setAside(
   folder: string,

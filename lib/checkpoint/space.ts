@@ -1,12 +1,12 @@
-/** Whether the disk has room for a checkpoint, asked before it is written and before a run starts. */
+/** Checks that the disk has room for a checkpoint, before it is written and before a run starts. */
 import { statfs } from "node:fs/promises";
 import { CheckpointError, UsageError } from "../core/errors.js";
 import { guarded } from "./native-io.js";
 
-/** Names, sizes, hashes and the tokenizer beside the tensors. */
+/** Bytes for names, sizes, hashes and the tokenizer, in addition to the tensors. */
 const smallFiles = 4 * 2 ** 20;
 
-/** Bytes that this process may still write below a folder. */
+/** Number of bytes that this process may still write below a folder. */
 export async function freeBytes(folder: string): Promise<number> {
   return await guarded(`asking for the free space of ${folder}`, async () => {
     const { bavail, bsize } = await statfs(folder);
@@ -14,7 +14,10 @@ export async function freeBytes(folder: string): Promise<number> {
   });
 }
 
-/** @throws CheckpointError naming need and free, so that a save that must fail fails before it writes gigabytes */
+/**
+ * Fails a save that cannot succeed before it writes gigabytes. @throws CheckpointError naming need
+ * and free space
+ */
 export async function expectSpaceToSave(folder: string, bytes: number): Promise<void> {
   const free = await freeBytes(folder);
   if (free >= bytes) return;
@@ -24,15 +27,19 @@ export async function expectSpaceToSave(folder: string, bytes: number): Promise<
   );
 }
 
-/** Bytes of a training checkpoint: weights, two moments, and the master copy of bf16 weights. */
+/**
+ * Size in bytes of a training checkpoint: weights, two moments, and the master copy of bf16
+ * weights.
+ */
 export function checkpointBytes(parameters: number, precision: "bf16" | "fp32"): number {
   return parameters * (precision === "bf16" ? 2 + 8 + 4 : 4 + 8) + smallFiles;
 }
 
 /**
- * Before a run starts: the checkpoints that stay, and the one being written beside them.
- * @param present checkpoints that are there already
- * @throws UsageError naming need and free
+ * Checks the space before a run starts: for the checkpoints that are kept, and for the one being
+ * written in addition.
+ * @param present number of checkpoints that already exist
+ * @throws UsageError naming need and free space
  */
 export async function expectSpaceToRun(
   folder: string,

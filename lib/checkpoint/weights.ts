@@ -1,4 +1,4 @@
-/** The weights of a Hugging Face folder: `model.safetensors`, or shards named by an index. */
+/** The weights of a Hugging Face folder: `model.safetensors`, or shards listed in an index. */
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { CheckpointError } from "../core/errors.js";
@@ -27,8 +27,8 @@ async function exists(path: string): Promise<boolean> {
 }
 
 /**
- * Opens the weights of a folder. With an index, file and index must agree exactly: a name that is
- * missing from the index, or found in two files, is an error.
+ * Opens the weights of a folder. An index and its files must agree exactly: a tensor that is
+ * missing from the index, or occurs in two files, is an error.
  */
 export async function readWeights(
   folder: string,
@@ -90,7 +90,7 @@ function parseIndex(path: string, json: unknown): Map<string, string> {
 }
 
 export interface WriteWeightsOptions {
-  /** Largest shard in bytes of tensor data; a larger single tensor gets a file of its own. */
+  /** Largest shard, in bytes of tensor data. A larger single tensor gets a file of its own. */
   shardBytes?: number;
   metadata?: Readonly<Record<string, string>>;
 }

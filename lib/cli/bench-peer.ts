@@ -10,16 +10,17 @@ import { runPeer } from "../bench/peer.js";
 import { exitCodes, UsageError } from "../core/errors.js";
 import type { ParityCommandOptions } from "./bench.js";
 
-/** Options of this process alone; all others are for the measurement. */
+/** Options of this process. All others are passed on to the measurement. */
 const ownOptions = new Set(["peer", "peerScript", "peerArgs", "json"]);
 
 const cliFile = fileURLToPath(new URL("./main.js", import.meta.url));
 
 /**
- * Measures LlamaForge, then its peer with the same micro-batch: each in a process of its own, so that neither holds memory
- * of the GPU while the other runs.
- * @returns null if our own measurement failed: its process has said why, and `process.exitCode` is its code; our own figures
- * and why the peer gave none if it did not
+ * Measures LlamaForge, then its peer with the same micro-batch. Each runs in a process of its own,
+ * so that neither holds GPU memory while the other runs.
+ * @returns null if LlamaForge's own measurement failed: its process has printed the reason, and
+ *   `process.exitCode` is its exit code. If only the peer failed, the result holds LlamaForge's
+ *   figures and `failure` the reason
  */
 export async function parityBesidePeer(
   command: Command,

@@ -10,7 +10,7 @@ import { addJsonOption, prepareJsonFile, writeJsonFile } from "./json-file.js";
 import { integerOption } from "./options.js";
 import { print, printError } from "./terminal.js";
 
-/** What both benchmarks are told about the model. */
+/** Model options shared by both benchmarks. */
 interface ModelOptions {
   preset: PresetName;
   config?: string;
@@ -103,7 +103,10 @@ function addModelOptions(command: Command): Command {
   );
 }
 
-/** The model and what a configuration says about its training; options win over it. */
+/**
+ * Reads the model and its training settings from a configuration. Options of the command line
+ * override it.
+ */
 async function modelOf(options: ModelOptions) {
   const run = options.config === undefined ? undefined : await readConfig(options.config, []);
   const model = run?.model ?? presets[options.preset];

@@ -19,7 +19,7 @@ export function addDoctor(program: Command): void {
       const { lines, healthy } = await examine();
       const width = Math.max(...lines.map(([name]) => name.length));
       for (const [name, text] of lines) {
-        // Later lines of a long message stay in the second column.
+        // Further lines of a long message stay in the second column.
         const indented = text.replaceAll("\n", `\n${" ".repeat(width + 2)}`);
         print(`${name.padEnd(width)}  ${indented}\n`);
       }
@@ -27,7 +27,7 @@ export function addDoctor(program: Command): void {
     });
 }
 
-/** One line a finding; healthy if training can run here. */
+/** Examines the machine, one line a finding. The machine is healthy if training can run on it. */
 async function examine(): Promise<{ lines: [string, string][]; healthy: boolean }> {
   const memory = usableMemory();
   const lines: [string, string][] = [
@@ -47,7 +47,7 @@ async function examine(): Promise<{ lines: [string, string][]; healthy: boolean 
   return { lines, healthy: addon.usable && tokenizers.usable && uplot.usable };
 }
 
-/** The limits of the container that this process runs in, if it has some. */
+/** Limits of the container that this process runs in, if it has any. */
 function containerLines(): [string, string][] {
   const { cores, memoryBytes } = groupLimits();
   const parts = [
@@ -57,7 +57,10 @@ function containerLines(): [string, string][] {
   return parts.length === 0 ? [] : [["container", `allows ${parts.join(", ")}`]];
 }
 
-/** The addon is loaded here and nowhere earlier, and in a child first: doctor can tell about one that crashes. */
+/**
+ * Loads the addon, for the first time in this process, and before that in a child process: doctor
+ * can then report an addon that crashes.
+ */
 async function addonLine(): Promise<{ text: string; usable: boolean }> {
   const root = fileURLToPath(new URL("../..", import.meta.url));
   const failure = await probeAddon(root);
@@ -72,7 +75,10 @@ async function addonLine(): Promise<{ text: string; usable: boolean }> {
   };
 }
 
-/** The plugin and the GPUs, or why there are none: training then runs on the CPU, so that is no fault. */
+/**
+ * Describes the plugin and the GPUs, or why there are none. That is not a fault, because training
+ * then runs on the CPU.
+ */
 async function cudaLines(): Promise<[string, string][]> {
   const { pluginFolders } = await import("../core/native.js");
   const probe = await probeCuda(pluginFolders());
@@ -101,8 +107,8 @@ const uplotFiles = `for (const file of ["uPlot.iife.min.js", "uPlot.min.css"])
   fs.readFileSync(require.resolve("uplot/dist/" + file))`;
 
 /**
- * The version of a dependency that was loaded, in a process of its own: a native binding may crash, or be one for another
- * system, whatever its package.json says.
+ * Loads a dependency in a child process and returns its version. A native binding may crash, or be
+ * one for another system, whatever its package.json says.
  */
 function loadedVersion(name: string, load: string): Promise<{ text: string; usable: boolean }> {
   const program = `const fs = require("node:fs");

@@ -20,7 +20,7 @@ export function addGenerate(program: Command): void {
   program
     .command("generate")
     .description("continue a text with a trained model")
-    .argument("<folder>", "a run, a checkpoint, or a Hugging Face Llama folder")
+    .argument("<folder>", "a run, a checkpoint, or a Hugging Face folder")
     .argument("<prompt>", "beginning of the text; empty for a new document")
     .addOption(integerOption("--max-tokens <n>", "tokens to write", 1, 1e9).default(200))
     .addOption(
@@ -61,14 +61,14 @@ export function addGenerate(program: Command): void {
 
 async function run(folder: string, prompt: string, options: GenerateCommandOptions): Promise<void> {
   const device = parseDevice(options.device);
-  const [{ loadLlama }, { generate }, { Tokenizer }] = await Promise.all([
-    import("../checkpoint/llama.js"),
+  const [{ loadModel }, { generate }, { Tokenizer }] = await Promise.all([
+    import("../checkpoint/model.js"),
     import("../generate/generate.js"),
     import("../data/tokenizer.js"),
   ]);
   const place = await modelFolder(folder);
   const tokenizer = await Tokenizer.load(place);
-  const model = await loadLlama(place, {
+  const model = await loadModel(place, {
     device,
     dtype: options.precision === "bf16" ? "bf16" : "f32",
   });

@@ -9,7 +9,7 @@ export function addJsonOption(command: Command): Command {
 }
 
 /**
- * Makes sure, before the work begins, that its result can be written.
+ * Checks, before the work begins, that its result can be written.
  * @throws UsageError if it cannot
  */
 export async function prepareJsonFile(file: string | undefined): Promise<void> {
@@ -17,7 +17,7 @@ export async function prepareJsonFile(file: string | undefined): Promise<void> {
   try {
     await makeFolder(dirname(file));
     if (await isNew(file)) {
-      // An empty file would be taken for a result if the work fails.
+      // If the work failed, a remaining empty file could be taken for a result.
       await rm(file);
     } else await (await open(file, "a")).close();
   } catch (cause) {
@@ -27,7 +27,7 @@ export async function prepareJsonFile(file: string | undefined): Promise<void> {
   }
 }
 
-/** Makes a file, unless something of its name is there; only what this made may be removed again. */
+/** Creates a file unless it exists. Only a file created here may be removed again. */
 async function isNew(file: string): Promise<boolean> {
   try {
     await (await open(file, "wx")).close();

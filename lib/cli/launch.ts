@@ -49,7 +49,7 @@ async function launchOnce(command: string[], { nproc }: LaunchCommandOptions): P
   });
 }
 
-/** A launcher in a child process, started again as a supervised run is. */
+/** Runs a launcher in a child process and restarts it like a supervised run. */
 async function launchAgain(
   command: string[],
   { nproc, maxRestarts }: LaunchCommandOptions,
@@ -68,7 +68,7 @@ async function launchAgain(
   });
 }
 
-/** Takes a `train` command line apart: restarts go on from its newest checkpoint. */
+/** Parses a `train` command line, so that restarts can continue from its newest checkpoint. */
 function trainArguments(command: string[]): {
   file: string;
   set: string[];

@@ -1,7 +1,7 @@
 import type { EventEmitter } from "node:events";
 import { type Command, InvalidArgumentError, Option } from "commander";
 
-/** An option that may be given several times and collects its values. */
+/** An option that may be given several times. Its values are collected. */
 export class RepeatableOption extends Option {
   constructor(flags: string, description: string) {
     super(flags, `${description}; may be repeated`);
@@ -10,7 +10,7 @@ export class RepeatableOption extends Option {
   }
 }
 
-/** An option whose value is an integer of a range. */
+/** An option whose value is an integer in a range. */
 export function integerOption(
   flags: string,
   description: string,
@@ -24,7 +24,7 @@ export function integerOption(
   });
 }
 
-/** An option whose value is a number of a range; `above` leaves the lower end out. */
+/** An option whose value is a number in a range; `above` excludes the lower end. */
 export function numberOption(
   flags: string,
   description: string,
@@ -39,12 +39,15 @@ export function numberOption(
   });
 }
 
-/** NaN for anything but plain decimal notation: Number() also takes "", "0x10" and " 1 ". */
+/**
+ * Parses plain decimal notation; anything else is NaN. Number() would also accept "", "0x10" and "
+ * 1 ".
+ */
 function parseNumber(value: string): number {
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value) ? Number(value) : Number.NaN;
 }
 
-/** The option of a run configuration that wins over its file. */
+/** The option that overrides entries of a run configuration. */
 export function setOption(): Option {
   return new RepeatableOption(
     "--set <path=value>",
@@ -53,11 +56,12 @@ export function setOption(): Option {
 }
 
 /**
- * Makes a command strict where commander is lenient: an option given twice, an empty value, and a value
- * that is another option.
+ * Makes a command strict where commander is lenient. It refuses an option given twice, an empty
+ * value, and a value that is another option.
  */
 export function beStrict(command: Command): void {
-  // Before commander's own listeners, which would parse the value first; its types hide that it is an emitter.
+  // Runs before commander's own listeners, which would parse the value first. Commander's types
+  // hide that a command is an emitter.
   const emitter = command as unknown as EventEmitter;
   for (const option of command.options) {
     const flag = option.long ?? option.flags;
@@ -68,7 +72,7 @@ export function beStrict(command: Command): void {
         command.error(`error: option '${flag}' was given more than once`);
       }
       if (value === "") command.error(`error: option '${flag}' has an empty value`);
-      // Arguments for another program are one value with spaces in it.
+      // Arguments for another program form one value that contains spaces.
       if (value?.startsWith("--") && !value.includes(" ")) {
         command.error(`error: option '${flag}' is missing its value before '${value}'`);
       }

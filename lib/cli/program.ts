@@ -45,20 +45,20 @@ export function createProgram(): Command {
   return program;
 }
 
-/** A command and all below it. */
+/** A command and all its subcommands. */
 export function commandTree(command: Command): Command[] {
   return [command, ...command.commands.flatMap(commandTree)];
 }
 
-/** How a command is called, e.g. `llamaforge bench parity`. */
+/** Full name of a command, such as `llamaforge bench parity`. */
 export function commandName(command: Command): string {
   return command.parent ? `${commandName(command.parent)} ${command.name()}` : command.name();
 }
 
 /**
  * Runs a command line.
- * @param argv the arguments behind the program's name
- * @returns the exit code; everything the user should know has been printed
+ * @param argv the arguments after the program's name
+ * @returns the exit code; all messages for the user have been printed
  */
 export async function runCli(argv: readonly string[]): Promise<number> {
   const program = createProgram();
@@ -78,7 +78,7 @@ export async function runCli(argv: readonly string[]): Promise<number> {
       return exitCodes.usage;
     }
     const code = reportError(error);
-    // What still waits for the storage would not let the process end.
+    // Reads that still wait for the storage would keep the process alive.
     if (storageHangs(error)) exitAtOnce(code);
     return code;
   }
@@ -92,7 +92,8 @@ export function reportError(thrown: unknown): number {
     printError(`llamaforge: ${bounded(error.message)}\n`);
     return error.exitCode;
   }
-  // The system refused something that the user named, or has run out of something: no bug.
+  // The system refused something that the user named, or has run out of a resource. That is not a
+  // bug.
   if (isSystemError(error)) {
     printError(`llamaforge: ${bounded(error.message)}\n`);
     return exitCodes.usage;
@@ -105,7 +106,10 @@ export function reportError(thrown: unknown): number {
   return exitCodes.bug;
 }
 
-/** Whether reads of storage that does not answer are under way: `process.exit` would wait for them. */
+/**
+ * Whether reads from storage that does not answer are in progress. `process.exit` would wait for
+ * them.
+ */
 export function storageHangs(error: unknown): boolean {
   for (let each = error; each instanceof Error; each = each.cause) {
     if (each instanceof StorageError) return true;
@@ -113,7 +117,10 @@ export function storageHangs(error: unknown): boolean {
   return false;
 }
 
-/** Errors of system calls, by which Node names the call; and of paths that no system call takes. */
+/**
+ * Whether an error comes from a system call (Node then names the call), or from a path that no
+ * system call accepts.
+ */
 function isSystemError(error: unknown): error is Error {
   if (!(error instanceof Error)) return false;
   const { syscall, code, message } = error as NodeJS.ErrnoException;
@@ -121,10 +128,13 @@ function isSystemError(error: unknown): error is Error {
   return code === "ERR_INVALID_ARG_VALUE" && message.includes("null bytes");
 }
 
-/** Dashes that word processors make of hyphens. */
+/** Dashes that word processors turn hyphens into. */
 const unicodeDash = /^[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]+/;
 
-/** `–set` pasted from a document would otherwise be taken for a file's name. */
+/**
+ * Refuses `–set` with a dash pasted from a document, which would otherwise be taken for a file
+ * name.
+ */
 function refuseUnicodeDashes(program: Command, argv: readonly string[]): void {
   const named = (candidates: readonly Command[]): Command | undefined =>
     candidates.find((candidate) => argv.includes(candidate.name()));
@@ -152,7 +162,7 @@ function flagsOf(option: Command["options"][number]): string[] {
   return [option.short, option.long].filter((flag) => flag !== undefined);
 }
 
-/** What is wrong, and how the flag or the command is used. */
+/** Explains a usage error: what is wrong, and how the option or the command is used. */
 function explainUsage(error: CommanderError & { command?: Command }, program: Command): string {
   const command = error.command ?? program;
   const name = commandName(command);

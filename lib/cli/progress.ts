@@ -4,25 +4,25 @@ import { formatDuration } from "../plan/format.js";
 import type { StepMetrics } from "../train/metrics.js";
 
 export interface ProgressOptions {
-  /** Steps of the whole run. */
+  /** Number of steps of the whole run. */
   steps: number;
-  /** Step that the run starts or goes on from. */
+  /** Step at which the run starts or continues. */
   from?: number;
   stream?: NodeJS.WriteStream;
-  /** Without a terminal, a line at every so many steps. */
+  /** Without a terminal, one line is printed every so many steps. */
   every?: number;
 }
 
-/** A run as a person watches it: a bar on a terminal, plain lines anywhere else. */
-export class Progress {
+/** Shows a run's progress: a bar on a terminal, plain lines anywhere else. */
+export class ProgressDisplay {
   readonly #steps: number;
   readonly #every: number;
   readonly #stream: NodeJS.WriteStream;
   readonly #bars: MultiBar | null;
   readonly #bar: SingleBar | null;
-  /** Smoothed time of a step, for the time that is left. */
+  /** Smoothed time of a step, from which the remaining time is estimated. */
   #stepMs: number | null = null;
-  /** Steps shown. */
+  /** Number of steps shown. */
   #seen = 0;
 
   constructor({ steps, from = 0, stream = process.stdout, every = 10 }: ProgressOptions) {
@@ -48,7 +48,7 @@ export class Progress {
 
   /** Shows a step. */
   step(metrics: StepMetrics): void {
-    // The first step of a process warms caches up and is slower than those it is to predict.
+    // The first step of a process warms up caches, and is slower than the steps to be predicted.
     this.#seen++;
     if (this.#stepMs === null || this.#seen === 2) this.#stepMs = metrics.stepMs;
     this.#stepMs += 0.05 * (metrics.stepMs - this.#stepMs);
@@ -69,15 +69,15 @@ export class Progress {
     }
   }
 
-  /** Prints a line; on a terminal above the bar. */
+  /** Prints a line, on a terminal above the bar. */
   note(text: string): void {
     if (this.#bars === null) this.#print(text);
     else this.#bars.log(`${visible(text)}\n`);
   }
 
-  /** Leaves the last state of the bar on the screen and gives the cursor back. */
+  /** Leaves the bar in its last state on the screen and restores the cursor. */
   stop(): void {
-    // Notes wait for the next redraw, and stopping would forget them.
+    // Notes wait for the next redraw, and stopping would drop them.
     this.#bars?.update();
     this.#bars?.stop();
   }
@@ -100,7 +100,7 @@ export function describeValidation({ loss, bitsPerByte }: NonNullable<StepMetric
   return `validation loss ${loss.toFixed(4)} nats per token${bits}`;
 }
 
-/** Model output on one line, without the control characters that could steer a terminal. */
+/** Formats model output as one line, without control characters that could steer a terminal. */
 export function printable(text: string): string {
   return text.replace(/\s+/g, " ").replace(/\p{Cc}|\p{Cf}/gu, "\u{fffd}");
 }

@@ -16,7 +16,7 @@ import { trainWithProgress } from "./train.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** Text and code that the installed package carries; a clone has more of both. */
+/** Text and code inside the installed package. A clone has more of both. */
 const demo = join(root, "assets/quickstart/demo");
 
 export function addQuickstart(program: Command): void {
@@ -40,10 +40,10 @@ export function addQuickstart(program: Command): void {
     });
 }
 
-/** What each of the quickstart's data sets is made of. */
+/** Inputs of each of the quickstart's data sets. */
 function sources(): Record<string, Input[]> {
   const languages = ["typescript", "javascript", "cpp"];
-  // The API reference is generated and holds the scripts of its generator.
+  // The API reference is generated and contains its generator's scripts.
   const exclude = [...excludedFolders, "docs"];
   const packaged = existsSync(demo);
   const text = packaged ? join(demo, "text") : addresses();
@@ -67,14 +67,14 @@ function addresses(): string {
   }
 }
 
-/** Makes a data set unless it is there; false if a signal stopped it. */
+/** Makes a data set unless it exists. Returns false if a signal stopped it. */
 async function prepared(out: string, inputs: Input[]): Promise<boolean> {
   if (await exists(join(out, "dataset.json"))) {
     print(`${out} is there\n`);
     return true;
   }
   const tokenizer = join(root, "assets/quickstart/tokenizer.json");
-  // A minute's work, of sources that change with each version.
+  // Unfinished work is discarded: it takes only a minute, and the sources change with each version.
   return (await prepareWithProgress({ out, inputs, tokenizer, startOver: true })) !== null;
 }
 

@@ -2,12 +2,15 @@ import { createWriteStream, type WriteStream } from "node:fs";
 import { dirname, join } from "node:path";
 import { makeFolder } from "../files/make-folder.js";
 
-/** Where a rank logs to, in the run's folder. */
+/** Path of a rank's log in the run's folder. */
 export function rankLogFile(out: string, rank: number): string {
   return join(out, "logs", `rank-${rank}.log`);
 }
 
-/** What one process of a run has to say, a line each with the time; a disk that refuses it stops nothing. */
+/**
+ * The log of one process of a run, with the time in front of each line. A disk that refuses a write
+ * does not stop the run.
+ */
 export class RankLog {
   readonly #stream: WriteStream;
 

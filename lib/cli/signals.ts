@@ -1,24 +1,25 @@
 import { exitCodes, UsageError } from "../core/errors.js";
 
-/** Whether somebody asked the run to stop. */
+/** Whether a signal has asked the run to stop. */
 export interface StopSignals {
-  /** The signal that asked, null while nobody did. */
+  /** The first signal received; null before that. */
   readonly requested: NodeJS.Signals | null;
-  /** Gives the signals back to their former handlers. */
+  /** Restores the previous signal handlers. */
   dispose(): void;
 }
 
 export interface StopSignalOptions {
-  /** Called at the first signal, e.g. to tell the trainer and the user. */
+  /** Called at the first signal, for example to tell the trainer and the user. */
   onRequest?: (signal: NodeJS.Signals) => void;
   /** Ends the process at the second signal. */
   exit?: (code: number) => void;
 }
 
 /**
- * SIGINT and SIGTERM ask the run to finish its step, save and exit with 75; a second one exits with 75 at
- * once, which is safe because checkpoints appear by rename. SIGHUP is ignored: a run outlives its terminal.
- * Handlers only run when the event loop turns, so a training loop must yield by `setImmediate`.
+ * Catches SIGINT and SIGTERM. The first signal asks the run to finish its step, save and exit with
+ * 75. A second one exits with 75 at once, which is safe because checkpoints appear by rename.
+ * SIGHUP is ignored: a run outlives its terminal. Handlers only run when the event loop turns, so a
+ * training loop must yield with `setImmediate`.
  */
 export function catchStopSignals(options: StopSignalOptions = {}): StopSignals {
   const exit = options.exit ?? ((code: number) => process.exit(code));
@@ -44,21 +45,21 @@ export function catchStopSignals(options: StopSignalOptions = {}): StopSignals {
   };
 }
 
-/** What a stream reports when its reader or terminal is gone. */
+/** Error codes of a stream whose reader or terminal is gone. */
 const goneCodes = new Set(["EPIPE", "EIO", "ERR_STREAM_DESTROYED", "ECONNRESET", "EBADF"]);
-/** What it reports when the file that it goes to takes no more. */
+/** Error codes of a stream whose file cannot grow any more. */
 const fullCodes = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
 
 let outputMayBeLost = false;
 
-/** From here on no fault of the output is an error: what is being done is worth more than what is said of it. */
+/** Ignores all output errors from here on, because the work is worth more than its messages. */
 export function tolerateFullOutput(): void {
   outputMayBeLost = true;
 }
 
 /**
- * Lets the process live on when nobody reads its output any more (`| head -1`, a closed terminal). Other faults of the
- * streams still surface: a result that was written in part is none.
+ * Keeps the process alive when nobody reads its output any more (`| head -1`, a closed terminal).
+ * Other stream errors still surface, because a partly written result is useless.
  */
 export function tolerateClosedOutput(streams = [process.stdout, process.stderr]): void {
   for (const stream of streams) {

@@ -7,21 +7,30 @@ import { codeOfSignal } from "../core/exit.js";
 import { readMetrics, runFiles } from "../train/metrics.js";
 
 export interface SuperviseOptions {
-  /** Arguments of `node` that start the run, the script first; `resume` says where it starts. */
+  /**
+   * Arguments of `node` that start the run, the script first. `resume` is the checkpoint to start
+   * from.
+   */
   command: (resume: string) => string[];
-  /** Where the first start begins ("auto"); once that has changed the run's folder, its newest checkpoint counts. */
+  /**
+   * Checkpoint for the first start. Default: "auto". Once the run's folder has changed, restarts
+   * use its newest checkpoint.
+   */
   resume?: string;
-  /** The run's output folder: what its checkpoints and metrics say. */
+  /** Output folder of the run, whose checkpoints and metrics show its progress. */
   out: string;
-  /** Restarts in a row without a new checkpoint before it gives up. */
+  /** Number of restarts in a row without a new checkpoint before it gives up. */
   maxRestarts: number;
-  /** Pause before the first restart, doubled with each that brings no progress, in milliseconds (1000). */
+  /**
+   * Pause before the first restart, in milliseconds. It doubles with each restart without progress.
+   * Default: 1000.
+   */
   delayMs?: number;
-  /** What happened, for the user. */
+  /** Called with messages for the user. */
   onReport: (message: string) => void;
 }
 
-/** Why each of these is final: starting again would meet the same. */
+/** Exit codes that are final, because a restart would fail in the same way, with the reason. */
 const finalCodes: Record<number, string> = {
   [exitCodes.done]: "all steps are done",
   [exitCodes.usage]: "the command line or the configuration is wrong",
@@ -32,9 +41,10 @@ const finalCodes: Record<number, string> = {
 };
 
 /**
- * Runs a training run in a child process and starts it again from its newest checkpoint when it crashes: a parent, because
- * a native fault takes a whole process with it, its threads included. SIGTERM and SIGINT are handed on.
- * @returns the exit code: the child's where it ended by itself, 70 if it kept crashing
+ * Runs a training run in a child process, and restarts it from its newest checkpoint when it
+ * crashes. A parent process is needed because a native fault ends a whole process with all its
+ * threads. SIGTERM and SIGINT are forwarded.
+ * @returns the child's exit code if it ended by itself, or 70 if it kept crashing
  */
 export async function supervise(options: SuperviseOptions): Promise<number> {
   const { out, maxRestarts, delayMs = 1000, onReport } = options;
@@ -58,7 +68,8 @@ export async function supervise(options: SuperviseOptions): Promise<number> {
       const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
       child = undefined;
       if (stop !== null) {
-        // One that our signal ended had not begun; one that another ended has not saved.
+        // A child ended by the forwarded signal had not begun to train. A child ended by another
+        // signal has not saved.
         if (signal === stop) return codeOfSignal(stop);
         if (signal !== null)
           onReport(await describeEnd(out, { code, signal, newest, pid: pid as number }));
@@ -74,7 +85,8 @@ export async function supervise(options: SuperviseOptions): Promise<number> {
       }
       const before = newest;
       newest = await newestStep(out);
-      // Lower after a start that went back to an older checkpoint, and set the newer ones aside.
+      // The step is lower after a start that went back to an older checkpoint and set the newer
+      // ones aside.
       fruitless = newest === before ? fruitless + 1 : 0;
       onReport(await describeEnd(out, { code, signal, newest, pid: pid as number }));
       if (fruitless > maxRestarts) {
@@ -103,8 +115,9 @@ function askedToStop(code: number | null, signal: NodeJS.Signals | null): boolea
 }
 
 /**
- * In a session of its own, so that Ctrl-C reaches it once, through us: twice would end it without a save. The channel tells
- * it when we are gone, so that it never trains on unattended.
+ * Starts the child in a session of its own, so that Ctrl-C reaches it once, through the supervisor:
+ * a second signal would end it without a save. The channel tells the child when the supervisor is
+ * gone, so that it never trains on unattended.
  */
 function start(command: string[]) {
   return spawn(process.execPath, command, {
@@ -114,7 +127,7 @@ function start(command: string[]) {
   });
 }
 
-/** Calls back when this process's supervisor is gone; does nothing for one that has none. */
+/** Calls back when this process's supervisor is gone. Does nothing without a supervisor. */
 export function onSupervisorGone(gone: () => void): void {
   if (process.env.LLAMAFORGE_SUPERVISED !== "1" || process.channel === undefined) return;
   process.once("disconnect", gone);
@@ -122,7 +135,10 @@ export function onSupervisorGone(gone: () => void): void {
   process.channel?.unref();
 }
 
-/** Step of the newest checkpoint, -1 without any. They appear whole, so that the names are enough; no addon is loaded here. */
+/**
+ * Step of the newest checkpoint, or -1 without one. Checkpoints appear whole, so the names are
+ * enough, and no addon is loaded here.
+ */
 async function newestStep(out: string): Promise<number> {
   let newest = -1;
   for (const name of await readdir(out).catch(() => [] as string[])) {
@@ -154,7 +170,7 @@ async function describeEnd(
   return `${parts.join(" ")}; the newest state is ${from}`;
 }
 
-/** Where the process's memory image is, if the system wrote one. */
+/** Path of the process's core dump, if the system wrote one. */
 async function coreOf(pid: number): Promise<string | undefined> {
   const pattern = await readFile("/proc/sys/kernel/core_pattern", "utf8").then(
     (text) => text.trim(),

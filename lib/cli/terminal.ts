@@ -1,4 +1,7 @@
-/** The one place where the command line writes: nothing of strangers reaches a terminal as it is. */
+/**
+ * The only place where the command line writes, so that no untrusted text reaches a terminal
+ * unescaped.
+ */
 import { visible } from "../core/visible.js";
 
 /** Writes text for people. */
@@ -6,12 +9,12 @@ export function print(text: string): void {
   process.stdout.write(visible(text));
 }
 
-/** Writes a result that other programs may read: to them as it is, to a terminal made visible. */
+/** Writes a result that other programs may read: unchanged to them, made visible on a terminal. */
 export function printResult(text: string): void {
   process.stdout.write(process.stdout.isTTY ? visible(text) : text);
 }
 
-/** Writes a message beside the result. */
+/** Writes a message to stderr, apart from the result. */
 export function printError(text: string): void {
   process.stderr.write(visible(text));
 }
@@ -19,7 +22,10 @@ export function printError(text: string): void {
 const maxLines = 60;
 const maxLineLength = 2000;
 
-/** A message of any length as one that a terminal holds: its first lines, each up to a length, and what was left out. */
+/**
+ * Shortens a message for a terminal: its first lines, each up to a maximum length, and the amounts
+ * left out.
+ */
 export function bounded(text: string): string {
   const lines = text.split("\n");
   const shown = lines.slice(0, maxLines).map((line) => {

@@ -12,7 +12,7 @@ import { runFiles } from "../train/metrics.js";
 import { describeTimes } from "../train/run-times.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
-import { describeStep, describeValidation, Progress, printable } from "./progress.js";
+import { describeStep, describeValidation, ProgressDisplay, printable } from "./progress.js";
 import { RankLog, rankLogFile } from "./rank-log.js";
 import { catchStopSignals, type StopSignals, tolerateFullOutput } from "./signals.js";
 import { onSupervisorGone, supervise } from "./supervise.js";
@@ -77,7 +77,7 @@ export function addTrain(program: Command): void {
   });
 }
 
-/** The run in a child process, by the command line that this one was. */
+/** Runs the training in a child process with the options of this command line. */
 async function superviseTraining(
   file: string,
   { out }: LoadedConfig,
@@ -95,7 +95,7 @@ async function superviseTraining(
   });
 }
 
-/** What a training run left behind. */
+/** Outcome of a training run. */
 export interface TrainOutcome {
   result: TrainerResult;
   /** Path of report.html; null if it could not be written. */
@@ -103,14 +103,16 @@ export interface TrainOutcome {
 }
 
 /**
- * Trains with progress on the terminal, stops on signals, and writes the report at the end. Of several ranks the first one
- * speaks; each has a log of its own in the run's folder, and says its own error.
+ * Trains with progress on the terminal, stops on signals, and writes the report at the end. Among
+ * several ranks only the first one prints progress. Every rank has a log in the run's folder, and
+ * reports its own error.
  */
 export async function trainWithProgress(
   config: LoadedConfig,
   from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
 ): Promise<TrainOutcome> {
-  // Imported here: it loads the addon, and `doctor` must come as far as saying that that fails.
+  // Imported lazily, because it loads the addon and `doctor` must be able to report that this
+  // fails.
   const { worldOfRun } = await import("../train/join.js");
   const world = worldOfRun();
   if (world === null) return await trainAlone(config, from, null);
@@ -140,13 +142,14 @@ async function trainAlone(
     ranked?.log.write(message);
     if (first) notice(message);
   };
-  // While nothing has been trained there is nothing to save: SIGINT and SIGTERM then end the process by themselves, also one
-  // whose thread waits for storage that has gone. A run outlives its terminal from the start.
+  // Before the first step there is nothing to save. SIGINT and SIGTERM then end the process by
+  // themselves, even if a thread waits for storage that is gone. A run outlives its terminal from
+  // the start.
   process.on("SIGHUP", ignore);
   let stop: (why: string, signal?: NodeJS.Signals) => void = () => exitAtOnce(exitCodes.stopped);
   let signals: StopSignals | undefined;
   onSupervisorGone(() => stop("the supervisor is gone"));
-  let progress: Progress | undefined;
+  let progress: ProgressDisplay | undefined;
   let folder: FolderIdentity | null = null;
   let result: TrainerResult;
   try {
@@ -157,10 +160,10 @@ async function trainAlone(
     if (first) introduce(trainer, describePrecision(config.precision, trainer.config));
     ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationBackend}`);
     const { steps } = config;
-    const shown = first ? new Progress({ steps, from: trainer.startStep }) : undefined;
+    const shown = first ? new ProgressDisplay({ steps, from: trainer.startStep }) : undefined;
     progress = shown;
     stop = (why, signal) => {
-      // Other ranks may be a step ahead; they come to an end together.
+      // Other ranks may be a step ahead; all ranks stop at the same step.
       const begun = ranked !== null || trainer.result.step > trainer.startStep;
       if (!begun) exitAtOnce(signal ? codeOfSignal(signal) : exitCodes.stopped);
       const text = `${why}: finishing the step and saving; once more ends it at once`;
@@ -174,7 +177,7 @@ async function trainAlone(
         `step ${step.step}  ${describeStep(step)}  ${step.stepMs.toFixed(1)} ms, ` +
           `${step.dataWaitMs.toFixed(1)} ms for data`,
       );
-      // The summary shows what was measured after the last step.
+      // The summary includes measurements made after the last step.
       const last = step.step === steps;
       shown?.step(last ? { ...step, validation: undefined, samples: undefined } : step);
     }
@@ -207,7 +210,7 @@ function introduce(trainer: Trainer, precision: string): void {
   if (startStep > 0) say(`going on from step ${startStep}`);
 }
 
-/** A run is not lost because its report could not be written. */
+/** Writes the report. A failure to write it does not fail the run. */
 async function tryReport(folder: FolderIdentity): Promise<string | null> {
   try {
     const { writeReport } = await import("../report/html.js");
@@ -239,7 +242,10 @@ function summarise(config: LoadedConfig, result: TrainerResult, report: string |
   if (report !== null) say(`report      ${report}`);
 }
 
-/** Nothing where no step was trained: a finished run that was started again. */
+/**
+ * Describes the run's times. Empty if no step was trained, as for a finished run that was started
+ * again.
+ */
 function timesOf({ times }: TrainerResult): string[] {
   return times === null || times.steps === 0 ? [] : describeTimes(times);
 }

@@ -19,7 +19,7 @@ export function addVerify(program: Command): void {
     });
 }
 
-/** What was found good, and the first thing that was not. */
+/** Verifies a folder. Returns the findings up to the first error, and that error. */
 async function verify(folder: string): Promise<{ lines: string[]; error: LlamaForgeError | null }> {
   if (await exists(join(folder, "manifest.json"))) return await collect([folder], checkpoint);
   if (await exists(join(folder, "dataset.json"))) return await collect([folder], dataset);
@@ -69,7 +69,10 @@ async function dataset(folder: string): Promise<string> {
   return `data set, ${parts.join(", ")}, all hashes match${notices.join("")}`;
 }
 
-/** A model folder has no hashes of its own: every header is checked, and that every tensor of the index is there. */
+/**
+ * Verifies a model folder, which has no hashes of its own: every header is checked, and the
+ * presence of every tensor in the index.
+ */
 async function weights(folder: string): Promise<string> {
   const { readWeights } = await import("../checkpoint/weights.js");
   const { tensors } = await readWeights(folder, { followLinks: true });

@@ -1,4 +1,4 @@
-/** A run's configuration from its file. */
+/** Reads a run's configuration from its file. */
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { checkPath } from "../core/check-values.js";
@@ -17,9 +17,11 @@ import type { LoadedConfig } from "./resolve.js";
 const reading = { limit: sizeLimits.recipe } as const;
 
 /**
- * Reads a YAML run configuration. Storage that does not answer holds the process up; `readConfig` gives up after a while.
- * @param overrides `path=value` texts that win over the file, e.g. `optimizer.peakLr=1e-3`
- * @throws UsageError if the file cannot be read; ConfigError with all problems of file and overrides
+ * Reads a YAML run configuration. Storage that does not answer blocks the process; `readConfig`
+ * gives up after a while.
+ * @param overrides `path=value` texts that override the file, such as `optimizer.peakLr=1e-3`
+ * @throws UsageError if the file cannot be read
+ * @throws ConfigError with all problems of file and overrides
  */
 export function loadConfig(file: string, overrides: readonly string[] = []): LoadedConfig {
   checkPath("loadConfig", "file", file);
@@ -32,7 +34,10 @@ export function loadConfig(file: string, overrides: readonly string[] = []): Loa
   return parseConfig(text, file, overrides);
 }
 
-/** Reads a YAML run configuration as `loadConfig` does, and waits for storage no longer than `storageWaitMs`. */
+/**
+ * Reads a YAML run configuration like `loadConfig`, but waits for storage no longer than
+ * `storageWaitMs`.
+ */
 export async function readConfig(
   file: string,
   overrides: readonly string[] = [],
@@ -43,7 +48,8 @@ export async function readConfig(
   } catch (cause) {
     throw unreadable(file, cause);
   }
-  // Its config.json is read while the options are checked, where nothing can be waited for: here it has to answer.
+  // The model's config.json is later read synchronously, while the options are checked. Its storage
+  // therefore has to answer here first.
   const from = initialWeights(text, overrides);
   if (from !== undefined) {
     const place = join(from, "config.json");
@@ -56,7 +62,7 @@ export async function readConfig(
   return parseConfig(text, file, overrides);
 }
 
-/** The folder of `init.from`, if a text or its overrides name one. */
+/** The folder of `init.from`, if the text or its overrides name one. */
 function initialWeights(text: string, overrides: readonly string[]): string | undefined {
   const prefix = "init.from=";
   const override = overrides.findLast((given) => given.startsWith(prefix));

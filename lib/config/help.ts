@@ -2,7 +2,10 @@ import type { z } from "zod";
 import { runSchema } from "./schema.js";
 import { defaultOf, metaOf, optionsOf, schemaAt, unwrap } from "./tree.js";
 
-/** All options of a run with what they mean, what is allowed and the default; for `train --help-config`. */
+/**
+ * Describes all options of a run, with meaning, allowed values and default, for `train
+ * --help-config`.
+ */
 export function configHelp(): string {
   const lines: string[] = [];
   const options = Object.entries(optionsOf(runSchema)!);
@@ -36,7 +39,7 @@ function standardText(option: z.ZodType): string {
   return unwrap(option) === option ? "required" : "optional";
 }
 
-/** The one-line description of an option, e.g. for the report's table. */
+/** One-line description of an option, for example for the report's table. */
 export function describeOption(path: readonly string[]): string | undefined {
   const option = schemaAt(runSchema, path);
   return option && metaOf(option).description;

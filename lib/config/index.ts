@@ -1,4 +1,4 @@
-/** A run's configuration: the schema and what derives from it. */
+/** A run's configuration: the schema and everything derived from it. */
 
 export { loadConfig, readConfig } from "./file.js";
 export { configHelp, describeOption } from "./help.js";

@@ -7,9 +7,9 @@ import { runSchema } from "./schema.js";
 import { child, optionsOf, type Path, pathName, unwrap } from "./tree.js";
 
 /**
- * A run's configuration from YAML text.
- * @param source named in errors
- * @param overrides `path=value` texts that win over it, e.g. `optimizer.peakLr=1e-3`
+ * Parses a run's configuration from YAML text.
+ * @param source name of the text in errors
+ * @param overrides `path=value` texts that override it, such as `optimizer.peakLr=1e-3`
  * @throws ConfigError with all problems of text and overrides
  */
 export function parseConfig(
@@ -73,7 +73,10 @@ function parseYaml(text: string, source: string) {
   return { root: root as Tree, lineOf };
 }
 
-/** `data.train.data/text` to its keys: what follows a mapping's name is one key, dots and all. */
+/**
+ * Splits `data.train.data/text` into its keys. After the name of a mapping, the rest is one key,
+ * dots included.
+ */
 function splitPath(path: string): string[] {
   const keys: string[] = [];
   let schema: Parameters<typeof child>[0] | undefined = runSchema;
@@ -89,13 +92,13 @@ function splitPath(path: string): string[] {
   return [...keys, rest];
 }
 
-/** One `path=value`, typed by the schema. */
+/** Parses one `path=value`, typed by the schema. */
 export function parseOverride(
   override: string,
 ): { path: Path; value: unknown } | { problem: string } {
   const equals = override.indexOf("=");
   if (equals < 1) return { problem: 'expected "path=value", e.g. optimizer.peakLr=1e-3' };
-  // A data set's folder may hold "=", a weight cannot: the last one divides there.
+  // A data set's folder may contain "=", but a weight cannot, so the last "=" separates them.
   const inMapping = override.startsWith("data.train.");
   const divide = inMapping ? override.lastIndexOf("=") : equals;
   const path = splitPath(override.slice(0, divide));
@@ -128,7 +131,10 @@ export function parseOverride(
   }
 }
 
-/** Sets a value, making the sections above it; what stands in the way stays, for the schema to reject. */
+/**
+ * Sets a value and creates the sections above it. A value in the place of a section stays, and the
+ * schema rejects it.
+ */
 function setAt(root: Tree, path: Path, value: unknown): void {
   let section = root;
   for (const key of path.slice(0, -1)) {

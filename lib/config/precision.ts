@@ -1,20 +1,20 @@
-/** What `precision: auto` comes to: bf16 where the device computes in it, else fp32. */
+/** Resolves `precision: auto`: bf16 if the device computes in it, otherwise fp32. */
 import type { Checkpoint } from "../checkpoint/load.js";
 import { buildInfo } from "../core/native.js";
 import type { LoadedConfig, Precision, RunConfig } from "./resolve.js";
 
 /**
- * Whether the device's matrix products take bf16 as it is. CPUs without AVX-512's bf16 instructions widen it to fp32 for
- * each product: that is no faster than fp32, and rounds more.
+ * Whether the device multiplies bf16 matrices directly. CPUs without AVX-512's bf16 instructions
+ * widen bf16 to fp32 for each product, which is no faster than fp32 and rounds more.
  */
 export function computesInBf16(device: string): boolean {
   return device !== "cpu" || buildInfo().instructionSet === "avx512-bf16";
 }
 
 /**
- * The configuration with its precision decided. A run that goes on keeps the precision of its checkpoint, so that it can move
- * to another machine.
- * @param checkpoint what the run goes on from; null for a new one
+ * Decides the precision of a configuration. A resumed run keeps the precision of its checkpoint, so
+ * that it can move to another machine.
+ * @param checkpoint checkpoint that the run resumes from; null for a new run
  */
 export function decidePrecision(config: LoadedConfig, checkpoint: Checkpoint | null): RunConfig {
   if (config.precision !== "auto") return config as RunConfig;
@@ -23,12 +23,15 @@ export function decidePrecision(config: LoadedConfig, checkpoint: Checkpoint | n
   return { ...config, precision: precisionOf(config.device) };
 }
 
-/** What `auto` is on a device: "cpu", "cuda" or "cuda:N". */
+/** The precision that `auto` selects on a device: "cpu", "cuda" or "cuda:N". */
 export function precisionOf(device: string): Precision {
   return computesInBf16(device) ? "bf16" : "fp32";
 }
 
-/** The precision and, where it was left to the device, why it is this one: `fp32 (auto: this CPU computes in it)`. */
+/**
+ * Describes the precision and, for `auto`, the reason for it: `bf16 (auto: this CPU computes in
+ * it)`.
+ */
 export function describePrecision(
   asked: LoadedConfig["precision"],
   { precision, device }: RunConfig,

@@ -1,31 +1,36 @@
-/** Which options have changed since a checkpoint was saved, and what follows from it for the run that goes on. */
+/**
+ * Compares a checkpoint's options with those of the resumed run, and describes the consequences of
+ * changes.
+ */
 import { ConfigError } from "../core/errors.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { checkConfig, type LoadedConfig } from "./resolve.js";
 import { runSchema } from "./schema.js";
 import { leaves, pathName, valueAt } from "./tree.js";
 
-/** An option whose value differs; null stands for none. */
+/** An option whose value differs; null stands for an absent value. */
 export interface RecipeChange {
   option: string;
   from: unknown;
   to: unknown;
 }
 
-/** A change as `run.json` keeps it: the first step that it holds for comes after `step`. */
+/** A change as `run.json` records it. It applies to the steps after `step`. */
 export interface RecordedChange extends RecipeChange {
   step: number;
   /** ISO 8601. */
   time: string;
 }
 
-/** What goes on, and with how many processes. */
+/** A run's configuration and its number of processes. */
 export interface Recipe {
   config: LoadedConfig;
   ranks: number;
 }
 
-/** Options, or sections of them, that no trained number depends on. What is not listed counts. */
+/**
+ * Options, or sections of them, that do not affect any trained number. All options not listed do.
+ */
 const harmless = [
   "name",
   "out",
@@ -38,11 +43,13 @@ const harmless = [
   "canary",
   "evaluate",
   "sample",
-  // Only a run that starts reads it.
+  // Only a new run reads it.
   "init",
 ];
 
-/** Options that have checks of their own on a resume; `data.train` by the data's fingerprint. */
+/**
+ * Options with checks of their own on a resume; `data.train` is checked by the data's fingerprint.
+ */
 const identifying = [
   "model",
   "precision",
@@ -53,20 +60,20 @@ const identifying = [
   "data.resetPositions",
 ];
 
-/** Options that change only in which order numbers are summed, or by which kernels. */
+/** Options that only change the order of sums or the choice of kernels. */
 const bitsOnly = ["device", "threads", "recompute", "parallel", "distributed", "batch", "ranks"];
 
 const isIn = (list: readonly string[], option: string): boolean =>
   list.some((name) => option === name || option.startsWith(`${name}.`));
 
-/** The recipe that a checkpoint holds; null if this version cannot read it as one. */
+/** The recipe stored in a checkpoint; null if this version cannot parse it. */
 export function savedRecipe(config: unknown, ranks: unknown): Recipe | null {
   const saved = checkConfig(config).config;
   if (saved === undefined) return null;
   return { config: saved, ranks: Number.isSafeInteger(ranks) ? (ranks as number) : 1 };
 }
 
-/** The options that differ and that training depends on, in the schema's order. */
+/** Lists the changed options that affect training, in the schema's order. */
 export function compareRecipes(before: Recipe, now: Recipe): RecipeChange[] {
   const changes: RecipeChange[] = [];
   const add = (option: string, from: unknown, to: unknown): void => {
@@ -83,8 +90,8 @@ export function compareRecipes(before: Recipe, now: Recipe): RecipeChange[] {
 }
 
 /**
- * What to tell the user of changes, a line each: the options, then what follows from them.
- * @param step steps done by the checkpoint
+ * Describes changes for the user, one per line: first the options, then the consequences.
+ * @param step number of steps that the checkpoint has done
  */
 export function describeChanges(
   changes: readonly RecipeChange[],
@@ -133,7 +140,7 @@ export function describeChanges(
 }
 
 /**
- * Refuses what cannot be gone on with, and, if `strict`, every change.
+ * Refuses changes with which a run cannot continue, and with `strict` every change.
  * @throws ConfigError naming each option
  */
 export function checkChanges(

@@ -4,12 +4,12 @@ import { jsonText } from "../core/check-values.js";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../core/errors.js";
 import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../files/small-file.js";
 import {
-  explainHeadSize,
-  fromHuggingFace,
-  type LlamaConfig,
-  type LlamaFields,
-  validateLlamaConfig,
-} from "../model/config.js";
+  type ArchitectureConfig,
+  type ArchitectureFields,
+  explainShape,
+  shapeFromHuggingFace,
+  validateShape,
+} from "../model/architectures.js";
 import { presets } from "../model/presets.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./schema.js";
 import {
@@ -25,21 +25,21 @@ import {
   valueAt,
 } from "./tree.js";
 
-/** What weights and activations are kept in. */
+/** Number format of weights and activations. */
 export type Precision = "fp32" | "bf16";
 
 /**
- * A run's configuration as it is on a machine: every default filled in, every cross-check passed, the precision decided.
- * Plain JSON.
+ * A run's configuration on a given machine: every default filled in, every cross-check passed, the
+ * precision decided. Plain JSON.
  */
 export interface RunConfig extends Omit<LoadedConfig, "precision"> {
   precision: Precision;
 }
 
-/** A complete configuration of which the device may still decide the precision (lib/config/precision.ts). */
+/** A complete configuration whose precision may still be `auto` (see lib/config/precision.ts). */
 export interface LoadedConfig extends Omit<ParsedRunConfig, "model" | "data" | "optimizer"> {
   out: string;
-  model: LlamaConfig;
+  model: ArchitectureConfig;
   data: ParsedRunConfig["data"] & { sequenceLength: number };
   optimizer: ParsedRunConfig["optimizer"] & {
     minLr: number;
@@ -49,8 +49,8 @@ export interface LoadedConfig extends Omit<ParsedRunConfig, "model" | "data" | "
 }
 
 /**
- * Checks a configuration and fills in its defaults. A resolved one comes back unchanged.
- * @param source named in the error
+ * Checks a configuration and fills in its defaults. A resolved configuration comes back unchanged.
+ * @param source name of the configuration in the error
  * @throws ConfigError with all problems at once
  */
 export function resolveConfig(
@@ -62,7 +62,7 @@ export function resolveConfig(
   return config;
 }
 
-/** The resolved configuration, or all of its problems. */
+/** Returns the resolved configuration, or all of its problems. */
 export function checkConfig(input: unknown): { config?: LoadedConfig; problems: ConfigProblem[] } {
   const parsed = runSchema.safeParse(input);
   const problems = parsed.success
@@ -78,10 +78,10 @@ export function checkConfig(input: unknown): { config?: LoadedConfig; problems: 
   return { config: complete(parsed.data, model), problems };
 }
 
-/** An option's value with its own default; undefined if it is wrong or not given. */
+/** Reads an option's value, or its schema default; undefined if it is invalid or absent. */
 type Reader = (path: Path) => unknown;
 
-function complete(parsed: ParsedRunConfig, model: LlamaConfig): LoadedConfig {
+function complete(parsed: ParsedRunConfig, model: ArchitectureConfig): LoadedConfig {
   const { optimizer, steps } = parsed;
   const decaySteps = optimizer.decaySteps ?? steps;
   const config: LoadedConfig = {
@@ -100,7 +100,7 @@ function complete(parsed: ParsedRunConfig, model: LlamaConfig): LoadedConfig {
   return inSchemaOrder(runSchema, config) as LoadedConfig;
 }
 
-/** One finding of zod in our own words: what is allowed there, what came instead. */
+/** Rewords a finding of zod: what is allowed, and which value came instead. */
 function explain(issue: z.core.$ZodIssue, input: unknown): ConfigProblem[] {
   const path = issue.path as Path;
   if (issue.code === "unrecognized_keys") {
@@ -133,7 +133,10 @@ function show(value: unknown): string {
   return json.length > 80 ? `${json.slice(0, 77)}...` : json;
 }
 
-/** `; did you mean optimizer.peakLr?`, from the options beside it or, failing that, of all sections. */
+/**
+ * Suggests a similar option, `; did you mean optimizer.peakLr?`, from the same section or else from
+ * all sections.
+ */
 export function suggestKey(parent: Path, key: string): string {
   const siblings = optionsOf(schemaAt(runSchema, parent) ?? runSchema) ?? {};
   const sibling = nearest(key, Object.keys(siblings));
@@ -152,12 +155,15 @@ function suggestChoice(expects: string, value: unknown): string {
 
 const optionalModelFields = { ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false } as const;
 
-/** The model of a preset with fields on top, of fields alone, or of the folder that `init.from` names. */
+/**
+ * Resolves the model from a preset with overriding fields, from fields alone, or from the folder
+ * that `init.from` names.
+ */
 function resolveModel(
   read: Reader,
   input: unknown,
   problems: ConfigProblem[],
-): LlamaConfig | undefined {
+): ArchitectureConfig | undefined {
   const given = Object.keys(optionsOf(schemaAt(runSchema, ["model"])!)!).filter(
     (field) => valueAt(input, ["model", field]) !== undefined,
   );
@@ -174,7 +180,7 @@ function resolveModel(
   const own = Object.fromEntries(
     given.filter((field) => field !== "preset").map((field) => [field, read(["model", field])]),
   );
-  const fields = { ...base, ...own } as LlamaFields;
+  const fields = { ...base, ...own } as ArchitectureFields;
   const missing = missingFields(fields);
   if (missing.length > 0) {
     const start =
@@ -182,18 +188,18 @@ function resolveModel(
     problems.push({ path: "model", message: `${start} the fields ${missing.join(", ")}` });
     return undefined;
   }
-  const model: LlamaConfig = {
+  const model: ArchitectureConfig = {
     ...fields,
     headSize: fields.headSize ?? fields.hiddenSize / fields.heads,
   };
-  const found = explainHeadSize(validateLlamaConfig(model, "model."), fields);
+  const found = explainShape(validateShape(model, "model."), fields);
   problems.push(...found);
   if (found.length > 0) return undefined;
   if (from !== undefined) compareModels(model, importedModel(from, problems), from, problems);
   return model;
 }
 
-function missingFields(fields: LlamaFields): string[] {
+function missingFields(fields: ArchitectureFields): string[] {
   const required = [
     "vocabSize",
     "hiddenSize",
@@ -205,30 +211,30 @@ function missingFields(fields: LlamaFields): string[] {
   return [...required, "contextLength" as const].filter((field) => fields[field] === undefined);
 }
 
-function importedModel(folder: string, problems: ConfigProblem[]): LlamaConfig | undefined {
+function importedModel(folder: string, problems: ConfigProblem[]): ArchitectureConfig | undefined {
   const file = join(folder, "config.json");
   try {
     const text = utf8Of(readSmallFileSync(file, { limit: sizeLimits.modelConfig }));
-    return fromHuggingFace(JSON.parse(text), file);
+    return shapeFromHuggingFace(JSON.parse(text), file);
   } catch (error) {
     const said = error instanceof FileError ? error.message : String(error);
     const reason = error instanceof LlamaForgeError ? error.message : `${file}: ${said}`;
     problems.push({
       path: "init.from",
-      message: `expected a Hugging Face Llama folder: ${reason}`,
+      message: `expected a Hugging Face model folder: ${reason}`,
     });
     return undefined;
   }
 }
 
 function compareModels(
-  model: LlamaConfig,
-  imported: LlamaConfig | undefined,
+  model: ArchitectureConfig,
+  imported: ArchitectureConfig | undefined,
   folder: string,
   problems: ConfigProblem[],
 ): void {
   if (imported === undefined) return;
-  for (const field of Object.keys(imported) as (keyof LlamaConfig)[]) {
+  for (const field of Object.keys(imported) as (keyof ArchitectureConfig)[]) {
     if (model[field] !== imported[field]) {
       problems.push({
         path: `model.${field}`,
@@ -239,13 +245,13 @@ function compareModels(
 }
 
 /** What options must hold together. Each rule looks only at options that are right by themselves. */
-function crossProblems(read: Reader, model: LlamaConfig | undefined): ConfigProblem[] {
+function crossProblems(read: Reader, model: ArchitectureConfig | undefined): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   const require = (holds: boolean, path: string, message: string) => {
     if (!holds) problems.push({ path, message });
   };
   const number = (path: string) => read(path.split(".")) as number | undefined;
-  /** value of `path` must be at most (or below) that of `limit`. */
+  /** Requires the value of `path` to be at most (or below) that of `limit`. */
   const ordered = (
     path: string,
     relation: "<=" | "<",
@@ -264,7 +270,7 @@ function crossProblems(read: Reader, model: LlamaConfig | undefined): ConfigProb
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");
   ordered("guard.minimumHistory", "<=", "guard.window");
-  // No more skips than this are remembered: a limit that is never passed is none.
+  // Only `window` skips are remembered, so a larger limit could never be exceeded.
   ordered("guard.maxSkipsPerWindow", "<", "guard.window");
   ordered("guard.maxConsecutiveSkips", "<", "guard.window");
 

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { strategyNames } from "../dist/strategy.js";
-import { llamaFieldRules } from "../model/config.js";
+import { shapeRules } from "../model/architectures.js";
 import { type PresetName, presets } from "../model/presets.js";
 
 /**
@@ -57,11 +57,11 @@ function section<T extends z.ZodRawShape>(description: string, shape: T) {
   return z.strictObject(shape).meta({ description, expects: "a section with options of its own" });
 }
 
-type NumericField = keyof typeof llamaFieldRules;
+type NumericField = keyof typeof shapeRules;
 
 /** The model's numeric fields, with the ranges that the model itself holds. */
 function modelFields() {
-  const fields = Object.entries(llamaFieldRules).map(([name, rule]) => {
+  const fields = Object.entries(shapeRules).map(([name, rule]) => {
     const make = rule.integer ? integer : real;
     return [name, make(rule.min, rule.max, rule.describe).optional()];
   });
@@ -224,7 +224,7 @@ const distributed = section("how the processes of a run work together", {
 });
 
 const init = section("where training starts from instead of random weights", {
-  from: path("a Hugging Face Llama folder; its shape is the model's").optional(),
+  from: path("a Hugging Face model folder; its shape is the model's").optional(),
 });
 
 export const runSchema = section("a training run", {

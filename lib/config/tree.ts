@@ -1,10 +1,10 @@
 import { z } from "zod";
 import type { OptionMeta } from "./schema.js";
 
-/** A key of a section, a data set's path, or an index in a list. */
+/** Path of an option. Its parts are keys of sections, paths of data sets, and indices in lists. */
 export type Path = readonly (string | number)[];
 
-/** The schema without its optional and default wrappers. */
+/** Removes the optional and default wrappers of a schema. */
 export function unwrap(schema: z.ZodType): z.ZodType {
   let inner = schema;
   while (
@@ -17,14 +17,14 @@ export function unwrap(schema: z.ZodType): z.ZodType {
   return inner;
 }
 
-/** What the schema says about an option; of the outermost wrapper that says anything. */
+/** Metadata of an option, from the outermost wrapper that has any. */
 export function metaOf(schema: z.ZodType): OptionMeta {
   const meta = (schema.meta() ?? unwrap(schema).meta()) as OptionMeta | undefined;
   if (meta === undefined) throw new Error("an option without meta in config-schema.ts");
   return meta;
 }
 
-/** The default that the schema itself holds; undefined if there is none or other options decide it. */
+/** Default in the schema itself; undefined if there is none or other options decide it. */
 export function defaultOf(schema: z.ZodType): unknown {
   return schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined;
 }
@@ -35,7 +35,9 @@ export function optionsOf(schema: z.ZodType): Readonly<Record<string, z.ZodType>
   return inner instanceof z.ZodObject ? inner.shape : undefined;
 }
 
-/** The schema one step down: an option of a section, a value of a mapping, an entry of a list. */
+/**
+ * The schema one level down: an option of a section, a value of a mapping, or an entry of a list.
+ */
 export function child(schema: z.ZodType, key: string | number): z.ZodType | undefined {
   const inner = unwrap(schema);
   if (inner instanceof z.ZodRecord) return inner.valueType as z.ZodType;
@@ -59,14 +61,17 @@ export function valueAt(root: unknown, path: Path): unknown {
   return value;
 }
 
-/** `data.train.data/text`, `sample.prompts[2]`. */
+/** Formats a path: `data.train.data/text`, `sample.prompts[2]`. */
 export function pathName(path: Path): string {
   return path
     .map((key, i) => (typeof key === "number" ? `[${key}]` : i === 0 ? key : `.${key}`))
     .join("");
 }
 
-/** Every option below a section, depth first, with its path; sections themselves are left out. */
+/**
+ * Yields every option below a section, depth first, with its path. Sections themselves are not
+ * included.
+ */
 export function* leaves(schema: z.ZodType, path: Path = []): Generator<[Path, z.ZodType]> {
   const options = optionsOf(schema);
   if (options === undefined) {
@@ -76,7 +81,10 @@ export function* leaves(schema: z.ZodType, path: Path = []): Generator<[Path, z.
   for (const [key, option] of Object.entries(options)) yield* leaves(option, [...path, key]);
 }
 
-/** Sections with their options in the schema's order, so that equal configurations are equal text. */
+/**
+ * Orders the options of all sections as in the schema, so that equal configurations give equal
+ * text.
+ */
 export function inSchemaOrder(schema: z.ZodType, value: unknown): unknown {
   const options = optionsOf(schema);
   if (options === undefined) return value;
@@ -87,8 +95,8 @@ export function inSchemaOrder(schema: z.ZodType, value: unknown): unknown {
 }
 
 /**
- * The candidate most like a word, if one is like it at all: `micro_batch` is `microBatch`, `warmpSteps`
- * is `warmupSteps`, `lr` is within `peakLr`.
+ * The candidate most similar to a word, if any is similar: `micro_batch` finds `microBatch`,
+ * `warmpSteps` finds `warmupSteps`, and `lr` is contained in `peakLr`.
  */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   const simple = simplify(word);
@@ -108,7 +116,9 @@ function simplify(word: string): string {
   return word.slice(0, 100).toLowerCase().replace(/[_-]/g, "");
 }
 
-/** Insertions, deletions, substitutions and swaps of neighbours that turn a into b. */
+/**
+ * Edit distance: insertions, deletions, substitutions and swaps of neighbours that turn a into b.
+ */
 function editDistance(a: string, b: string): number {
   let beforeLast: number[] = [];
   let last = Array.from({ length: b.length + 1 }, (_, j) => j);

@@ -1,4 +1,4 @@
-/** What is differentiated as a whole: functions, and parts that are computed again. */
+/** Differentiates wholes: functions, and parts that are computed again. */
 import { backwardFrom, runBackward } from "./backward.js";
 import { argumentError, checkArray, checkFunction, checkString, checkTensor } from "./check.js";
 import { AutogradError } from "./errors.js";
@@ -27,12 +27,12 @@ export {
 } from "./tape.js";
 
 /**
- * Runs `fn` without keeping what it saves, and runs it again in backward: activation recomputation
- * (Chen et al. 2016, arXiv 1604.06174). The kernels are deterministic, so the gradients have the
- * same bits as without.
- * @param fn a function of `inputs` alone (it may use parameters); must return tensors made inside,
- *   and may not change its inputs in place
- * @throws AutogradError if it does not keep to that
+ * Runs `fn` without keeping the tensors it saves, and runs it again in backward: activation
+ * recomputation (Chen et al. 2016, arXiv 1604.06174). The kernels are deterministic, so the
+ * gradients have the same bits as without recomputation.
+ * @param fn a function of `inputs` alone (it may use parameters). It must return tensors made
+ *   inside it, and must not change its inputs in place
+ * @throws AutogradError if `fn` breaks these rules
  */
 export function recompute<const T extends readonly Tensor[]>(
   op: string,
@@ -74,8 +74,8 @@ export function recompute<const T extends readonly Tensor[]>(
     withGrad(() => {
       const entries = saved.map((tensor) => tensor.view(tensor.shape));
       const wanted = entries.filter((_, index) => needed[index]);
-      // A record without inputs whose outputs are the block's inputs: it catches their gradients in
-      // the tensors' dtype.
+      // A record without inputs, whose outputs are the block's inputs. It captures their gradients
+      // in the tensors' dtype.
       differentiable(`${op} input`, {
         inputs: [],
         outputs: wanted,
@@ -106,11 +106,11 @@ export function recompute<const T extends readonly Tensor[]>(
 }
 
 /**
- * The gradient of a scalar function: `grad(fn)(x, y)` gives the gradients of `fn(x, y)` with
- * respect to x and y (f32). First order only: what is computed from the gradients does not know
- * where they came from. The `grad` of the inputs and of everything else that `fn` uses, such as a
- * module's parameters, is left alone.
- * @throws AutogradError if nothing that the result of fn was computed from needs a gradient
+ * The gradient of a scalar function: `grad(fn)(x, y)` returns the gradients (f32) of `fn(x, y)`
+ * with respect to x and y. First order only: the gradients are not connected to the graph. The
+ * `grad` of the inputs, and of everything else that `fn` uses, such as a module's parameters, does
+ * not change.
+ * @throws AutogradError if the result of `fn` depends on nothing that needs a gradient
  */
 export function grad(fn: (...inputs: Tensor[]) => Tensor): (...inputs: Tensor[]) => Tensor[] {
   if (typeof fn !== "function") throw argumentError("grad", "a function", "fn", fn);

@@ -19,12 +19,14 @@ import {
 } from "./tape.js";
 import { type BackwardOptions, setBackward, type Tensor, untracked } from "./tensor.js";
 
-/** Records still to run, latest first: every record's consumers have larger ids than itself. */
+/**
+ * Records still to run, latest first. All consumers of a record have larger ids than the record.
+ */
 class Pending {
   readonly #gradients = new Map<TapeRecord, (Tensor | null)[]>();
   readonly #heap: TapeRecord[] = [];
 
-  /** Takes a reference of its own to the gradient. */
+  /** Adds a gradient, holding a reference of its own to it. */
   add({ record, output }: GraphNode, gradient: Tensor): void {
     let slots = this.#gradients.get(record);
     if (!slots) {
@@ -99,7 +101,7 @@ function accumulateIntoLeaf(leaf: Tensor, gradient: Tensor): void {
 }
 
 /**
- * Runs the graph behind `outputs` backward from their `gradients`.
+ * Runs the graph that led to `outputs` backward, from their `gradients`.
  * @param only the leaves that get gradients; null: all
  * @internal `tensor.backward()` is the public way
  */
@@ -134,7 +136,7 @@ export function runBackward(
 }
 
 /**
- * `output.backward(options)` with a choice of leaves.
+ * Does the work of `output.backward(options)`, restricted to some leaves.
  * @param only the leaves that get gradients; null: all
  * @internal
  */

@@ -2,8 +2,9 @@ const shownItems = 20;
 const shownLength = 500;
 
 /**
- * Findings as lines of a message: the first 20, and how many more there are. A damaged file may
- * give 100,000 of them, or one with a value of a megabyte, and the first ones tell what is wrong.
+ * Joins findings into lines of a message: the first 20, and the number of further ones. A damaged
+ * file may give 100,000 findings, or one with a value of a megabyte, and the first ones show the
+ * problem.
  */
 export function boundedList(items: readonly string[], separator = "\n"): string {
   const shown = items

@@ -1,11 +1,11 @@
 import { ArgumentError } from "./errors.js";
 
-// Checks of plain values, for files that must not load the native addon too. check.ts adds those of tensors and devices.
-// Messages read "[op] expected X for name but received Y".
+// Checks of plain values, also for files that must not load the native addon. check.ts adds the
+// checks of tensors and devices. Messages read "[op] expected X for name but received Y".
 
-/** How tensors are known and described; check.ts says so when it is loaded. */
+/** How to recognise and describe tensors. check.ts fills this in when it is loaded. */
 let tensors = {
-  /** Tensors, and what has their prototype. */
+  /** Whether a value is a tensor or has a tensor's prototype. */
   isLikeOne: (_value: object): boolean => false,
   describe: (_value: object): string | null => null,
 };
@@ -15,7 +15,10 @@ export function explainTensors(how: typeof tensors): void {
   tensors = how;
 }
 
-/** Describes a value in words for a message; never runs code of the value (no toString, no getter). */
+/**
+ * Describes a value in words for a message. It never runs code of the value (no toString, no
+ * getter).
+ */
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value);
   switch (typeof value) {
@@ -41,7 +44,10 @@ function arrayText(values: readonly unknown[]): string {
   return plain ? `[${values.join(",")}]` : `an array of length ${values.length}`;
 }
 
-/** A value as JSON, for a message; in words if it has no JSON form: a bigint, a function, an object within itself. */
+/**
+ * A value as JSON for a message; in words if it has no JSON form, such as a bigint, a function or a
+ * circular object.
+ */
 export function jsonText(value: unknown): string {
   try {
     return JSON.stringify(value) ?? describe(value);
@@ -50,7 +56,7 @@ export function jsonText(value: unknown): string {
   }
 }
 
-/** The one maker of argument errors. */
+/** The only constructor of argument errors. */
 export function argumentError(
   op: string,
   expected: string,
@@ -62,7 +68,7 @@ export function argumentError(
   );
 }
 
-/** A finite number in [min, max]. */
+/** Checks for a finite number in [min, max]. */
 export function checkNumber(
   op: string,
   name: string,
@@ -73,7 +79,7 @@ export function checkNumber(
   throw argumentError(op, `a finite number${rangeText(min, max)}`, name, value);
 }
 
-/** A whole number in [min, max]. */
+/** Checks for a whole number in [min, max]. */
 export function checkInteger(
   op: string,
   name: string,
@@ -99,7 +105,7 @@ export function checkBoolean(op: string, name: string, value: unknown): asserts 
   if (typeof value !== "boolean") throw argumentError(op, "true or false", name, value);
 }
 
-/** One of the strings. */
+/** Checks for one of the given strings. */
 export function checkChoice<T extends string>(
   op: string,
   name: string,
@@ -114,13 +120,16 @@ export function checkString(op: string, name: string, value: unknown): asserts v
   if (typeof value !== "string") throw argumentError(op, "a string", name, value);
 }
 
-/** A path: what is none would be an error of Node.js without the argument's name. */
+/** Checks for a path. Otherwise Node.js would report an error without the argument's name. */
 export function checkPath(op: string, name: string, value: unknown): asserts value is string {
   if (typeof value === "string" && value !== "" && !value.includes("\0")) return;
   throw argumentError(op, "a path", name, value);
 }
 
-/** For constructors that only a function of their class calls. @param made whether it was that one */
+/**
+ * Guards constructors that only a static function of their class may call. @param made whether that
+ * function called
+ */
 export function checkMade(kind: string, maker: string, made: boolean): void {
   if (made) return;
   throw new ArgumentError(
@@ -147,7 +156,10 @@ export function checkArray(
   if (!Array.isArray(value)) throw argumentError(op, what, name, value);
 }
 
-/** An object whose fields may be read: no array, no tensor, nothing that only looks like a tensor. */
+/**
+ * Checks for an object whose fields may be read: no array, no tensor, and nothing that only looks
+ * like a tensor.
+ */
 export function checkObject(
   op: string,
   name: string,
@@ -158,7 +170,7 @@ export function checkObject(
   if (!plain || tensors.isLikeOne(value)) throw argumentError(op, what, name, value);
 }
 
-/** An object of a class of this copy of the library, not one that only looks like it. */
+/** Checks for an instance of a class of this copy of the library, not of a look-alike. */
 export function checkInstance<T>(
   op: string,
   name: string,
@@ -169,7 +181,7 @@ export function checkInstance<T>(
   if (!(value instanceof kind)) throw argumentError(op, what, name, value);
 }
 
-/** A plain options object with none but the known keys. */
+/** Checks for a plain options object that has only known keys. */
 export function checkOptions(op: string, options: unknown, known: readonly string[]): void {
   if (options === undefined) return;
   checkObject(op, "options", options);

@@ -6,13 +6,14 @@ import { type DType, Tensor } from "./tensor.js";
 export * from "./check-values.js";
 export { checkDevice } from "./device.js";
 
-// The checks of arguments that tensors, operations, modules and optimizers share. Everything is checked before a native call, so a call that throws has
-// changed nothing. Messages read "[op] expected X for name but received Y".
+// Argument checks shared by tensors, operations, modules and optimizers. Everything is checked
+// before a native call, so a call that throws has changed nothing. Messages read "[op] expected X
+// for name but received Y".
 
-/** Highest number of axes of a tensor. */
+/** Largest number of axes of a tensor. */
 export const maxRank = 8;
 
-/** `[2,3]`, as all messages write a shape. */
+/** Formats a shape for messages: `[2,3]`. */
 export const shapeText = (shape: readonly number[]): string => `[${shape.join(",")}]`;
 
 explainTensors({
@@ -24,8 +25,8 @@ explainTensors({
 // ---- tensors
 
 /**
- * A tensor made by this library that still has its memory. Things that only look like one (`Object.create(t)`, a Proxy,
- * a tensor of another copy of the library) are refused.
+ * Checks for a tensor made by this library that still has its memory. Look-alikes
+ * (`Object.create(t)`, a Proxy, a tensor of another copy of the library) are refused.
  * @throws ArgumentError, DisposedError
  */
 export function checkTensor(op: string, name: string, value: unknown): asserts value is Tensor {
@@ -33,7 +34,7 @@ export function checkTensor(op: string, name: string, value: unknown): asserts v
   value.checkAlive(op);
 }
 
-/** A tensor of one of the dtypes. */
+/** Checks for a tensor of one of the dtypes. */
 export function checkDType(
   op: string,
   name: string,
@@ -48,12 +49,12 @@ export function checkDType(
   }
 }
 
-/** A tensor of f32 or bf16. */
+/** Checks for a tensor of f32 or bf16. */
 export function checkFloat(op: string, name: string, value: unknown): asserts value is Tensor {
   checkDType(op, name, value, "f32", "bf16");
 }
 
-/** All on the device of the first. */
+/** Checks that all tensors are on the device of the first. */
 export function checkSameDevice(op: string, first: Tensor, ...others: readonly Tensor[]): void {
   for (const other of others) {
     if (!sameDevice(first.device, other.device)) {
@@ -65,7 +66,7 @@ export function checkSameDevice(op: string, first: Tensor, ...others: readonly T
   }
 }
 
-/** All of the dtype of the first; there is no implicit promotion. */
+/** Checks that all tensors have the dtype of the first. There is no implicit promotion. */
 export function checkSameDType(op: string, first: Tensor, ...others: readonly Tensor[]): void {
   for (const other of others) {
     if (first.dtype !== other.dtype) {
@@ -77,15 +78,19 @@ export function checkSameDType(op: string, first: Tensor, ...others: readonly Te
   }
 }
 
-/** Where documents start, for one window a row: i32 (batch, time) on the device of x. */
-export function checkDocumentStarts(op: string, starts: unknown, x: Tensor): void {
-  checkDType(op, "documentStarts", starts, "i32");
-  checkSameDevice(op, x, starts);
-  const window = x.shape.slice(0, 2);
-  checkShape(op, "documentStarts", starts, window, "batch and time");
+/** One integer for each token of x: i32 (batch, time) on the device of x. */
+export function checkPerToken(op: string, name: string, values: unknown, x: Tensor): void {
+  checkDType(op, name, values, "i32");
+  checkSameDevice(op, x, values);
+  checkShape(op, name, values, x.shape.slice(0, 2), "batch and time");
 }
 
-/** As many axes as asked for. */
+/** The first token that each token of x may see. */
+export function checkFirstKey(op: string, firstKey: unknown, x: Tensor): void {
+  checkPerToken(op, "firstKey", firstKey, x);
+}
+
+/** Checks the number of axes. */
 export function checkRank(op: string, name: string, x: Tensor, ...allowed: number[]): void {
   if (!allowed.includes(x.shape.length)) {
     const axes = allowed.length === 1 && allowed[0] === 1 ? "axis" : "axes";
@@ -96,8 +101,8 @@ export function checkRank(op: string, name: string, x: Tensor, ...allowed: numbe
 }
 
 /**
- * Exactly that shape; `null` in it allows any size.
- * @param reason where the expectation comes from, e.g. `last axis of x [4,128,2048]`
+ * Checks for an exact shape; `null` in it allows any size.
+ * @param reason origin of the expectation, such as `last axis of x [4,128,2048]`
  */
 export function checkShape(
   op: string,
@@ -118,7 +123,8 @@ export function checkShape(
 }
 
 /**
- * The common shape of two by NumPy's rule: aligned at the last axis, sizes equal or 1.
+ * The common shape of two shapes by NumPy's broadcasting rule: aligned at the last axis, with sizes
+ * equal or 1.
  * @throws ShapeError naming the first axis of the result that does not fit
  */
 export function broadcastShapes(op: string, a: readonly number[], b: readonly number[]): number[] {
@@ -140,7 +146,10 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
 
 // ---- lists and axes
 
-/** An array or a list of numbers; a copy, so that what was checked is what is used. */
+/**
+ * Checks for an array or list of numbers. Returns a copy, so that later changes cannot bypass the
+ * check.
+ */
 export function checkIntegers(op: string, name: string, value: unknown, what: string): number[] {
   if (!Array.isArray(value)) throw argumentError(op, what, name, value);
   const copy: unknown[] = [...value];
@@ -148,7 +157,10 @@ export function checkIntegers(op: string, name: string, value: unknown, what: st
   throw argumentError(op, what, name, value);
 }
 
-/** A shape: at most 8 axes, every size a positive integer; empty tensors do not exist. Returns a copy. */
+/**
+ * Checks for a shape: at most 8 axes, every size a positive integer (empty tensors do not exist).
+ * Returns a copy.
+ */
 export function checkShapeArgument(op: string, name: string, value: unknown): number[] {
   const what = `an array of at most ${maxRank} positive integers`;
   const shape = checkIntegers(op, name, value, what);
@@ -158,7 +170,10 @@ export function checkShapeArgument(op: string, name: string, value: unknown): nu
   return shape;
 }
 
-/** An axis of a tensor with that many; negative ones count from the last. Returns it in 0..rank-1. */
+/**
+ * Checks for an axis of a tensor of the given rank; negative axes count from the last. Returns it
+ * in 0..rank-1.
+ */
 export function checkAxis(op: string, name: string, value: unknown, rank: number): number {
   if (Number.isSafeInteger(value)) {
     const axis = value as number;
@@ -169,7 +184,7 @@ export function checkAxis(op: string, name: string, value: unknown, rank: number
   throw argumentError(op, range, name, value);
 }
 
-/** One axis or an array of different ones. Returns them in 0..rank-1, ascending. */
+/** Checks for one axis or an array of distinct axes. Returns them in 0..rank-1, ascending. */
 export function checkAxes(op: string, name: string, value: unknown, rank: number): number[] {
   const list: unknown[] = Array.isArray(value) ? [...value] : [value];
   const axes = list.map((axis) => checkAxis(op, name, axis, rank)).sort((a, b) => a - b);

@@ -1,4 +1,4 @@
-/** Tensors from numbers: of one value, of a range, of arrays. */
+/** Creates tensors from numbers: one value, a range, or arrays. */
 import "./backward.js"; // a tensor made here can go backward
 import {
   argumentError,
@@ -15,7 +15,7 @@ import { hostArray } from "./host-array.js";
 import { type DType, native, typedNativeError } from "./native.js";
 import { empty as allocated, Tensor } from "./tensor.js";
 
-/** How a new tensor is made; what is left out is f32, on the default device, without gradient. */
+/** Options of a new tensor. Default: f32, on the default device, without a gradient. */
 export interface TensorOptions {
   dtype?: DType;
   device?: Device;
@@ -24,12 +24,12 @@ export interface TensorOptions {
 
 export type TypedArray = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array;
 
-/** Numbers in nested arrays, as deep as the tensor has axes. */
+/** Numbers in nested arrays, with as many levels as the tensor has axes. */
 export type NestedNumbers = number | readonly NestedNumbers[];
 
 const commonOptions = ["dtype", "device", "requiresGrad"];
 
-/** The options of a new tensor, checked; the dtype is checked where the tensor is made. */
+/** Checks the options of a new tensor. Its dtype is checked where the tensor is made. */
 function checked(
   op: string,
   options: TensorOptions,
@@ -46,13 +46,15 @@ function checked(
   return { dtype, device, requiresGrad };
 }
 
-/** What is written to an i32 must be one: the kernel would say so only at the next wait. */
+/**
+ * Checks that a value for an i32 tensor is whole. The kernel would report it only at the next wait.
+ */
 function checkWhole(op: string, name: string, value: number, dtype: DType): void {
   if (dtype !== "i32" || (value | 0) === value) return;
   throw argumentError(op, "a whole number of 32 bits (the tensor is i32)", name, value);
 }
 
-/** A tensor whose numbers `write` sets; gone again if that fails. */
+/** Makes a tensor and lets `write` set its numbers. A failure disposes it. */
 function filled(
   op: string,
   shape: readonly number[],
@@ -71,8 +73,8 @@ function filled(
 }
 
 /**
- * A tensor whose elements are not set yet: the first operation that writes it gives it memory.
- * @param like dtype and device, e.g. of another tensor; f32 on the default device if left out
+ * A tensor with unset elements. It gets its memory from the first operation that writes to it.
+ * @param like dtype and device, for example another tensor; f32 on the default device if omitted
  */
 export function empty(
   shape: readonly number[],
@@ -84,7 +86,7 @@ export function empty(
   return allocated(shape, { dtype, device });
 }
 
-/** A tensor filled with one value; f32 unless stated. */
+/** A tensor filled with one value. Default dtype: f32. */
 export function full(shape: readonly number[], value: number, options: TensorOptions = {}): Tensor {
   return constant("full", shape, value, options);
 }
@@ -109,7 +111,7 @@ function constant(
   return filled(op, shape, all, (result) => native.fill(result.native, value));
 }
 
-/** 0, 1, 2, ... `count - 1`, or `start + i * step`; i32 unless stated. */
+/** 0, 1, 2, ... `count - 1`, or `start + i * step`. Default dtype: i32. */
 export function arange(
   count: number,
   options: TensorOptions & { start?: number; step?: number } = {},
@@ -146,7 +148,7 @@ function flatten(data: NestedNumbers, shape: number[], depth: number, out: numbe
   for (const item of data) flatten(item, shape, depth + 1, out);
 }
 
-/** The bits of the nearest bf16 (ties to even); a NaN stays one. */
+/** The bits of the nearest bf16 (ties to even). A NaN stays a NaN. */
 function bf16Bits(values: Float32Array): Uint16Array {
   const wide = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const bits = hostArray("tensor", Uint16Array, values.length);
@@ -176,8 +178,9 @@ function toInt32(values: ArrayLike<number>): Int32Array {
 
 /**
  * A tensor of the given numbers.
- * @param data nested arrays, or a typed array with `shape` (Uint16Array with dtype bf16: the bits as they are)
- * @param options dtype is i32 for an Int32Array and f32 otherwise, unless stated
+ * @param data nested arrays, or a typed array with `shape` (with dtype bf16, a Uint16Array holds
+ *   the bits themselves)
+ * @param options default dtype: i32 for an Int32Array, otherwise f32
  */
 export function tensor(
   data: TypedArray | NestedNumbers,
@@ -206,7 +209,10 @@ export function tensor(
   });
 }
 
-/** What is written for numbers of a dtype; an array that holds them in that form already is taken as it is. */
+/**
+ * Converts numbers to the form that a dtype is written in. An array already in that form is not
+ * copied.
+ */
 function elements(
   data: TypedArray | NestedNumbers,
   values: ArrayLike<number>,

@@ -2,18 +2,19 @@ import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { CudaInfo } from "./native.js";
 
-/** What became of trying CUDA: what there is, or why it cannot be used. */
+/** Outcome of trying CUDA: the GPUs found, or the reason why CUDA cannot be used. */
 export type CudaProbe =
   | {
       info: CudaInfo;
-      /** Free bytes of each GPU, or why it does not tell. */
+      /** Free bytes of each GPU, or the reason why they are unknown. */
       free: (number | string)[];
       driverFile: string | null;
       error?: undefined;
     }
   | { info?: undefined; free?: undefined; error: string };
 
-// Nothing of this library's TypeScript: the child must run from sources and from dist alike.
+// The program uses none of this library's TypeScript, because the child must run both from sources
+// and from dist.
 const program = `
   const addon = require("node-gyp-build")(process.argv[1]);
   addon.setPluginFolders(process.argv.slice(2));
@@ -37,9 +38,9 @@ const program = `
 `;
 
 /**
- * Tries the CUDA plugin in a process of its own: a driver or a library that crashes takes only that along, and this process
- * keeps no memory of the GPU.
- * @param folders with plugins, beside the addon's own
+ * Tries the CUDA plugin in a child process. A driver or library that crashes ends only the child,
+ * and this process keeps no GPU memory.
+ * @param folders folders with plugins, in addition to the addon's own
  */
 export function probeCuda(folders: readonly string[] = []): Promise<CudaProbe> {
   const root = fileURLToPath(new URL("../..", import.meta.url));

@@ -4,14 +4,14 @@ import type { TapeRecord } from "./tape.js";
 import type { Tensor } from "./tensor.js";
 
 /**
- * Frees what was made inside it when it ends. The current scope belongs to the asynchronous
+ * Frees everything made inside it when it ends. The current scope belongs to the asynchronous
  * context: it holds across `await`, and loops that run side by side each have their own.
  */
 export class Scope {
   readonly #parent: Scope | undefined;
   readonly #tensors = new Set<Tensor>();
   readonly #records = new Set<TapeRecord>();
-  /** The graph of the tensors that were handed out. */
+  /** Graph records of the tensors that left the scope. */
   readonly #kept: TapeRecord[] = [];
   #open = true;
 
@@ -19,7 +19,7 @@ export class Scope {
     this.#parent = parent;
   }
 
-  /** The innermost scope that is still open, this one or one around it. */
+  /** The innermost open scope: this one or one around it. */
   nearestOpen(): Scope | undefined {
     let scope: Scope | undefined = this;
     while (scope && !scope.#open) scope = scope.#parent;
@@ -47,8 +47,7 @@ export class Scope {
   }
 
   /**
-   * Moves a tensor to the scope around this one; the graph that led to it follows when this one
-   * ends.
+   * Moves a tensor to the enclosing scope. The graph that led to it follows when this scope ends.
    * @internal
    */
   moveOut(tensor: Tensor): void {
@@ -59,8 +58,8 @@ export class Scope {
   }
 
   /**
-   * Ends the scope: frees its tensors, and the graph but for what led to the tensors that were
-   * handed out.
+   * Ends the scope. Frees its tensors and its graph, except the parts that led to tensors which
+   * left the scope.
    */
   [Symbol.dispose](): void {
     if (!this.#open) return;
@@ -78,8 +77,8 @@ export class Scope {
   }
 
   /**
-   * What the gradients of the tensors that were handed out go through, as far back as this scope's
-   * records reach.
+   * Records through which the gradients of tensors that left the scope flow, as far back as this
+   * scope's records reach.
    */
   #keptRecords(): ReadonlySet<TapeRecord> {
     const found = new Set<TapeRecord>();
@@ -99,12 +98,12 @@ export class Scope {
 /** @internal */
 export const scopes = new AsyncLocalStorage<Scope | undefined>();
 
-/** The scope that new tensors belong to, if any. */
+/** The scope to which new tensors belong, if there is one. */
 export function currentScope(): Scope | undefined {
   return scopes.getStore()?.nearestOpen();
 }
 
-/** Runs `fn` outside of every scope: what it makes lives until it is disposed. */
+/** Runs `fn` outside of every scope. The tensors that it makes live until they are disposed. */
 export function outsideScopes<T>(fn: () => T): T {
   return scopes.run(undefined, fn);
 }

@@ -1,7 +1,10 @@
 import { argumentError, describe } from "./check-values.js";
 import { ArgumentError, DeviceError } from "./errors.js";
 
-/** Where tensors live and operations run: the CPU, or one GPU. Compare with `sameDevice`. */
+/**
+ * A device on which tensors live and operations run: the CPU, or one GPU. Compare devices with
+ * `sameDevice`.
+ */
 export interface Device {
   readonly type: "cpu" | "cuda";
   /** Index among the devices of its type; 0 for the CPU. */
@@ -12,9 +15,9 @@ export interface Device {
 export const cpu: Device = Object.freeze({ type: "cpu", index: 0 });
 
 /**
- * A GPU. Its plugin is loaded with the first tensor there; where that is impossible, this tensor is an error that says what
- * to install: nothing runs on the CPU unasked.
- * @param index among the GPUs that this process sees (0)
+ * A GPU. Its plugin is loaded with the first tensor on it. If that fails, making the tensor throws
+ * an error that says what to install: work never moves to the CPU silently.
+ * @param index index among the GPUs that this process sees. Default: 0
  */
 export function cuda(index = 0): Device {
   if (!Number.isInteger(index) || index < 0 || index > 999) {
@@ -25,14 +28,14 @@ export function cuda(index = 0): Device {
 
 let current: Device = cpu;
 
-/** Where new tensors go when nothing else is said: the CPU, unless `setDefaultDevice` changed it. */
+/** Device of new tensors that name none: the CPU, unless `setDefaultDevice` changed it. */
 export function defaultDevice(): Device {
   return current;
 }
 
 /**
- * Makes a device the one of all tensors that are made without naming one, in this thread.
- * @throws ArgumentError for anything but a device, e.g. the name of one: `parseDevice` takes those
+ * Sets the device of all new tensors that name none, in this thread.
+ * @throws ArgumentError for anything but a device. `parseDevice` converts the name of one
  */
 export function setDefaultDevice(device: Device): void {
   if (!isDevice(device)) {
@@ -50,7 +53,7 @@ export function isDevice(value: unknown): value is Device {
   return (type === "cpu" && index === 0) || (type === "cuda" && Number.isInteger(index));
 }
 
-/** What `cpu`, `cuda()` and `parseDevice()` give; a device's name is not one. */
+/** Checks for a device from `cpu`, `cuda()` or `parseDevice()`. A device's name is not a device. */
 export function checkDevice(op: string, name: string, value: unknown): asserts value is Device {
   if (isDevice(value)) return;
   throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
@@ -60,14 +63,14 @@ export function sameDevice(a: Device, b: Device): boolean {
   return a.type === b.type && a.index === b.index;
 }
 
-/** `cpu` or `cuda:0`, as the command line and the configuration write it. */
+/** Name of a device, as the command line and the configuration write it: `cpu` or `cuda:0`. */
 export function deviceName(device: Device): string {
   return device.type === "cpu" ? "cpu" : `cuda:${device.index}`;
 }
 
 /**
- * The device of a name: `cpu`, `cuda` (the first GPU) or `cuda:N`.
- * @throws DeviceError if the name is none of these
+ * Parses the name of a device: `cpu`, `cuda` (the first GPU) or `cuda:N`.
+ * @throws DeviceError for any other name
  */
 export function parseDevice(name: string): Device {
   const expected = '[device] expected "cpu", "cuda" or "cuda:N"';

@@ -1,17 +1,17 @@
 import { boundedList } from "./bounded-list.js";
 
 /**
- * Every error a user can meet, with a stable `code`. The command line maps the class to its exit code
- * (`exitCode`); a library user switches on `code`.
+ * Base class of every error that a user can meet, with a stable `code`. The command line maps the
+ * class to its exit code (`exitCode`); a library user switches on `code`.
  */
 export class LlamaForgeError extends Error {
   /** Stable, machine-readable name of the fault, e.g. `ERR_SHAPE`. */
   readonly code: string;
-  /** What the command line exits with when this error ends it. */
+  /** Exit code of the command line when this error ends it. */
   readonly exitCode: number;
 
   constructor(message: string, code: string, exitCode: number, options?: { cause?: unknown }) {
-    // An error about an error would hide the first one.
+    // An error while formatting the message would hide the original one.
     super(
       typeof message === "string" ? message : `an error without text (${typeof message})`,
       options,
@@ -48,7 +48,7 @@ export class ShapeError extends LlamaForgeError {
   }
 }
 
-/** A dtype that an operation does not take. */
+/** A dtype that an operation does not accept. */
 export class DTypeError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_DTYPE", exitCodes.bug);
@@ -69,14 +69,14 @@ export class DisposedError extends LlamaForgeError {
   }
 }
 
-/** Misuse of automatic differentiation: no gradient to compute, a graph that has run already. */
+/** Misuse of automatic differentiation: no gradient to compute, or a graph that has already run. */
 export class AutogradError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_AUTOGRAD", exitCodes.bug);
   }
 }
 
-/** A native operation failed while it ran; the message starts with its name. */
+/** A native operation failed while running. The message starts with its name. */
 export class NativeError extends LlamaForgeError {
   constructor(
     message: string,
@@ -88,9 +88,14 @@ export class NativeError extends LlamaForgeError {
   }
 }
 
-/** Numbers that are NaN or infinite where a result needs finite ones: logits that give no probabilities. */
+/**
+ * Non-finite numbers where a result needs finite ones, such as logits that give no probabilities.
+ */
 export class NonFiniteError extends NativeError {
-  /** Weights that are not finite, by their names in files, where they have been looked for. */
+  /**
+   * Names in the weight files of the tensors that are not finite, where these have been searched
+   * for.
+   */
   readonly tensors: readonly string[];
   constructor(message: string, options?: { cause?: unknown; tensors?: readonly string[] }) {
     super(message, "ERR_NON_FINITE", exitCodes.nonFinite, options);
@@ -98,25 +103,28 @@ export class NonFiniteError extends NativeError {
   }
 }
 
-/** The device has no memory left for a tensor. */
+/** A device has no memory left for a tensor. */
 export class OutOfMemoryError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_OUT_OF_MEMORY", exitCodes.bug);
   }
 }
 
-/** The system refuses a thread, a process or an open file: a limit of the user, the shell or the container. */
+/**
+ * The system refuses a thread, a process or an open file, because of a limit of the user, the shell
+ * or the container.
+ */
 export class ResourceError extends LlamaForgeError {
   constructor(message: string, options?: { cause?: unknown }) {
     super(message, "ERR_RESOURCE", exitCodes.usage, options);
   }
 }
 
-/** One finding in a configuration: where, what, and what would be right. */
+/** One finding in a configuration: where it is, what is wrong and what would be right. */
 export interface ConfigProblem {
   /** Dotted path, e.g. `model.kvHeads`. */
   path: string;
-  /** What is wrong and what is allowed. */
+  /** What is wrong and which values are allowed. */
   message: string;
 }
 
@@ -134,7 +142,7 @@ export class ConfigError extends LlamaForgeError {
   }
 }
 
-/** A command line that cannot be understood, or a place that cannot be written to. */
+/** A command line that cannot be parsed, or an output path that cannot be written to. */
 export class UsageError extends LlamaForgeError {
   constructor(message: string, options?: { cause?: unknown }) {
     super(message, "ERR_USAGE", exitCodes.usage, options);
@@ -148,10 +156,10 @@ export class DataError extends LlamaForgeError {
   }
 }
 
-/** A split of a data set that is sound, but holds no tokens or too few for one window. */
+/** An intact split of a data set that holds no tokens, or too few for one window. */
 export class NoTokensError extends DataError {}
 
-/** Storage that does not answer: reads that began have not ended within the limit, and may never end. */
+/** Storage that does not answer: reads have not finished within the limit, and may never finish. */
 export class StorageError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_STORAGE", exitCodes.data);
@@ -172,7 +180,7 @@ export class CheckpointError extends LlamaForgeError {
   }
 }
 
-/** Too many non-finite or spiking steps: the run cannot go on by itself. */
+/** Too many non-finite or spiking steps: the run cannot continue by itself. */
 export class DivergedError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_DIVERGED", exitCodes.nonFinite);
@@ -180,8 +188,8 @@ export class DivergedError extends LlamaForgeError {
 }
 
 /**
- * Another rank of the run died, hangs, left, or does something else than this one; or the ranks could not find each other.
- * The message names the rank and the collective where they are known.
+ * Another rank of the run died, hangs, left, or runs a different collective; or the ranks could not
+ * find each other. The message names the rank and the collective where they are known.
  */
 export class PeerError extends LlamaForgeError {
   constructor(message: string, options?: { cause?: unknown }) {
@@ -189,7 +197,9 @@ export class PeerError extends LlamaForgeError {
   }
 }
 
-/** Hardware that computes or keeps wrong bits; the message names the rank and the parameter groups. */
+/**
+ * Hardware that computes or stores wrong bits. The message names the rank and the parameter groups.
+ */
 export class CorruptionError extends LlamaForgeError {
   constructor(message: string) {
     super(message, "ERR_CORRUPTION", exitCodes.peer);

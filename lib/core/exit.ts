@@ -4,9 +4,9 @@ import { fileURLToPath } from "node:url";
 import { addonFile } from "./native-load.js";
 
 /**
- * Ends the process with a code, whatever its other threads wait for: `process.exit` waits for reads under way, and one of a
- * network disk that has gone never ends. Nothing here waits for a thread either. A process whose addon does not load is
- * killed, for nothing else ends it for sure.
+ * Ends the process with an exit code at once. `process.exit` waits for reads in progress, and a
+ * read from a network disk that is gone never ends; this function waits for no thread. If the addon
+ * does not load, the process is killed, because nothing else is certain to end it.
  */
 export function exitAtOnce(code: number): never {
   try {
@@ -21,7 +21,7 @@ export function exitAtOnce(code: number): never {
   }
 }
 
-/** The exit code by which shells name a signal that ended a process: 143 for SIGTERM. */
+/** Exit code by which shells report that a signal ended a process: 143 for SIGTERM. */
 export function codeOfSignal(signal: NodeJS.Signals): number {
   return 128 + constants.signals[signal];
 }

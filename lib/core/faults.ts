@@ -1,11 +1,12 @@
 /**
- * Faults on purpose, for tests: `FAULT=point:n:action` makes the n-th passing of a point fail. Honoured only with
- * LLAMAFORGE_TEST_FAULTS=1, so that a variable that happens to have this name does nothing.
+ * Deliberate faults for tests: `FAULT=point:n:action` makes the n-th passing of a point fail. It is
+ * honoured only with LLAMAFORGE_TEST_FAULTS=1, so that an unrelated variable of this name does
+ * nothing.
  *
- *     points    init (output folder locked), weights and gradients (the canary looks at them), loss (of a micro-batch),
- *               updated (weights of this process, after a step), step (done, before its save), save (before the
- *               snapshot), saving (handed to the writer)
- *     actions   kill, segv, abort, exit (with 1), throw, and what the point itself does: flip, nan
+ *     points    init (output folder locked), weights and gradients (seen by the canary), loss (of a
+ *               micro-batch), updated (weights of this process, after a step), step (done, before
+ *               its save), save (before the snapshot), saving (handed to the writer)
+ *     actions   kill, segv, abort, exit (with 1), throw, and actions of the point itself: flip, nan
  */
 export type FaultPoint =
   | "init"
@@ -27,7 +28,7 @@ function parse(text: string): { point: string; n: number; action: string } | und
   return point === "" ? undefined : { point, n: Number(n), action };
 }
 
-/** Passes a point. @returns an action that is the caller's to carry out, null nearly always */
+/** Passes a point. @returns an action that the caller has to carry out; nearly always null */
 export function faultPoint(point: FaultPoint): OwnAction | null {
   if (plan?.point !== point || ++passed !== plan.n) return null;
   switch (plan.action) {
@@ -47,7 +48,7 @@ export function faultPoint(point: FaultPoint): OwnAction | null {
   }
 }
 
-/** Sent to itself, a signal has arrived when kill() returns. */
+/** A signal that a process sends to itself has arrived when kill() returns. */
 function end(signal: NodeJS.Signals): null {
   process.kill(process.pid, signal);
   return null;

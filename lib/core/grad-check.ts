@@ -15,36 +15,41 @@ import { noGrad, onlyInto, withGrad } from "./tape.js";
 import type { Tensor } from "./tensor.js";
 
 export interface GradCheckOptions {
-  /** Step of the differences, times max(1, |element|) (1e-2: f32 leaves no room for a much smaller one). */
+  /**
+   * Step of the differences, relative to max(1, |element|). Default: 1e-2; f32 does not allow a
+   * much smaller one.
+   */
   eps?: number;
-  /** Allowed difference, relative to the largest gradient of the input (1e-3). */
+  /** Allowed difference, relative to the largest gradient of the input. Default: 1e-3. */
   tolerance?: number;
-  /** Of the random projection of the output (1). */
+  /** Seed of the random projection of the output. Default: 1. */
   seed?: number;
 }
 
-/** The element whose gradient is furthest from its difference quotient. */
+/** The element whose gradient deviates most from its difference quotient. */
 export interface GradCheckResult {
-  /** Position among the inputs. */
+  /** Index of the input. */
   input: number;
-  /** Coordinates in that input. */
+  /** Coordinates of the element in that input. */
   index: number[];
-  /** What backward() gave. */
+  /** Gradient from `backward()`. */
   analytic: number;
-  /** What the differences gave. */
+  /** Gradient from the differences. */
   numeric: number;
   /** |analytic - numeric| relative to the largest gradient of the input. */
   error: number;
 }
 
 /**
- * Checks the gradients of a function of your own against central differences. The output is projected on random numbers,
- * so that every element of every output counts, and the projection is summed in float64. Costs two evaluations of `fn`
- * for each element of an f32 input; i32 inputs are passed through. First order only. The `grad` of the inputs and of
- * everything else that `fn` uses, such as a module's parameters, is left alone.
- * @param fn deterministic, of f32 (and i32) tensors; should be smooth within `eps` of the inputs
+ * Checks the gradients of a function against central differences. The output is projected on random
+ * numbers, so that every element of every output counts, and the projection is summed in float64.
+ * Each element of an f32 input costs two evaluations of `fn`; i32 inputs are passed through. First
+ * order only. The `grad` of the inputs, and of everything else that `fn` uses, such as a module's
+ * parameters, does not change.
+ * @param fn a deterministic function of f32 (and i32) tensors; should be smooth within `eps` of the
+ *   inputs
  * @returns the worst element
- * @throws AutogradError naming the worst element if it is beyond the tolerance, or NaN
+ * @throws AutogradError naming the worst element if it exceeds the tolerance or is NaN
  */
 export async function checkGradients(
   fn: (...inputs: Tensor[]) => Tensor,
@@ -94,7 +99,10 @@ export async function checkGradients(
 type Values = Float32Array | Int32Array;
 type LeafKinds = readonly Pick<Tensor, "shape" | "dtype" | "device">[];
 
-/** Weight i of the projection, in [0.5, 1.5) with either sign: none is small enough to hide an element. */
+/**
+ * Weight i of the projection, in [0.5, 1.5) with random sign. No weight is small enough to hide an
+ * element.
+ */
 function randomWeights(seed: number): (count: number) => Float32Array {
   return (count) => {
     let state = Math.floor(seed) >>> 0;
@@ -132,7 +140,7 @@ async function analyticGradients(
   });
 }
 
-/** (P(x + h) - P(x - h)) / 2h for one element, with the h that f32 makes of it. */
+/** (P(x + h) - P(x - h)) / 2h for one element, with h rounded to the step that f32 really takes. */
 async function differenceQuotient(
   fn: (...inputs: Tensor[]) => Tensor,
   values: readonly Values[],

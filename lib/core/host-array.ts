@@ -6,8 +6,9 @@ interface Kind {
 }
 
 /**
- * A typed array of zeros whose length comes from a user or a file, or one over a buffer.
- * @throws OutOfMemoryError with the bytes, where the engine throws a RangeError for what the system refuses or no array can hold
+ * A typed array over a buffer, or one of zeros with a length that comes from a user or a file.
+ * @throws OutOfMemoryError with the number of bytes, where the engine throws a RangeError because
+ *   the system refuses the memory or no array can be that long
  */
 export function hostArray<T extends Kind>(
   op: string,

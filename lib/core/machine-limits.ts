@@ -1,18 +1,21 @@
-/** How much of the machine this process may use: a container's limits count beside what the hardware has. */
+/**
+ * The share of the machine that this process may use: a container's limits and those of the
+ * hardware.
+ */
 import { readFileSync } from "node:fs";
 import { availableParallelism, freemem, totalmem } from "node:os";
 import { join } from "node:path";
 
-/** What the control groups of this process allow; null where they set no limit. */
+/** Limits set by this process's control groups; null where there is none. */
 export interface GroupLimits {
   /** Processor time, in cores: 1.5 is three seconds of work in two. */
   cores: number | null;
   memoryBytes: number | null;
-  /** Bytes left below the limit on memory, counting file pages that the system can drop as free. */
+  /** Bytes left below the memory limit. File pages that the system can drop count as free. */
   freeBytes: number | null;
 }
 
-/** A hierarchy of control groups: where it is mounted, and which of its groups is at that place. */
+/** A hierarchy of control groups, with its mount point and the group that is mounted there. */
 interface Mount {
   version: 1 | 2;
   controllers: readonly string[];
@@ -21,7 +24,8 @@ interface Mount {
 }
 
 /**
- * The narrowest limits of this process's control groups and of those around them, of version 1 and 2.
+ * The narrowest limits of this process's control groups and of the groups around them, of versions
+ * 1 and 2.
  * @param root folder that stands for `/`
  */
 export function groupLimits(root = "/"): GroupLimits {
@@ -34,13 +38,16 @@ export function groupLimits(root = "/"): GroupLimits {
   return limits;
 }
 
-/** Threads that this process can run at once: its cores, and no more than its control groups give time for. */
+/**
+ * Number of threads that can run at once: at most the process's cores and the CPU time of its
+ * control groups.
+ */
 export function usableThreads(root = "/"): number {
   const { cores } = groupLimits(root);
   return Math.max(1, Math.min(availableParallelism(), Math.floor(cores ?? Number.MAX_VALUE)));
 }
 
-/** Memory that this process may use, and what of it is free now, in bytes. */
+/** Memory that this process may use and the part of it that is free now, in bytes. */
 export function usableMemory(root = "/"): { bytes: number; freeBytes: number } {
   const { memoryBytes, freeBytes } = groupLimits(root);
   return {
@@ -50,16 +57,16 @@ export function usableMemory(root = "/"): { bytes: number; freeBytes: number } {
 }
 
 /**
- * Threads of the CPU device where nobody says otherwise: OMP_NUM_THREADS, which other programs on a shared machine go by, or
- * else as many as can run.
+ * Default number of threads of the CPU device: OMP_NUM_THREADS, which programs on a shared machine
+ * obey, or else as many as can run at once.
  */
 export function standardThreads(environment: NodeJS.ProcessEnv = process.env, root = "/"): number {
-  // A list names one number for each level of nesting.
+  // A list has one number for each level of nesting.
   const named = Number(/^\s*(\d+)\s*(,|$)/.exec(environment.OMP_NUM_THREADS ?? "")?.[1] ?? 0);
   return Math.min(1024, named > 0 ? named : usableThreads(root));
 }
 
-/** The current resident memory of this process in bytes; without /proc the highest so far. */
+/** Resident memory of this process in bytes. Without /proc, the highest so far. */
 export function residentBytes(): number {
   try {
     return process.memoryUsage.rss();
@@ -68,7 +75,10 @@ export function residentBytes(): number {
   }
 }
 
-/** From mountinfo: id, parent, device, group, place, options, "-", type, source, options of the file system. */
+/**
+ * Parses the fields of mountinfo: id, parent, device, group, place, options, "-", type, source,
+ * options of the file system.
+ */
 function mounts(root: string): Mount[] {
   const lines = (contentOf(join(root, "proc/self/mountinfo")) ?? "").split("\n");
   return lines.flatMap((line): Mount[] => {
@@ -82,7 +92,7 @@ function mounts(root: string): Mount[] {
   });
 }
 
-/** The folder of this process's group; null in a hierarchy that it is not part of. */
+/** Folder of this process's group; null in a hierarchy that it does not belong to. */
 function ownGroup(root: string, { version, controllers, group, place }: Mount): string | null {
   for (const line of (contentOf(join(root, "proc/self/cgroup")) ?? "").split("\n")) {
     const [, number, names = "", path = ""] = /^(\d+):([^:]*):(.*)$/.exec(line) ?? [];
@@ -91,14 +101,15 @@ function ownGroup(root: string, { version, controllers, group, place }: Mount): 
         ? number === "0" && names === ""
         : names !== "" && names.split(",").every((name) => controllers.includes(name));
     if (!mine) continue;
-    // In a container the mount may begin at its own group, while the path is still that of the host.
+    // In a container the mount may begin at the container's own group, while the path is still the
+    // host's.
     const below = path === group || path.startsWith(`${group}/`) ? path.slice(group.length) : path;
     return join(root, place, group === "/" ? path : below);
   }
   return null;
 }
 
-/** A folder and those around it, up to the top. */
+/** A folder and its parents, up to the top. */
 function foldersUpTo(top: string, folder: string): string[] {
   const folders = [top];
   const inside = folder.startsWith(`${top}/`) ? folder.slice(top.length + 1).split("/") : [];
@@ -125,7 +136,7 @@ function narrow(limits: GroupLimits, { version, controllers }: Mount, folder: st
     version === 2
       ? [number("memory.max"), number("memory.current"), "inactive_file"]
       : [number("memory.limit_in_bytes"), number("memory.usage_in_bytes"), "total_inactive_file"];
-  // Without a limit version 1 gives the largest number of pages.
+  // Version 1 reports "no limit" as the largest number of pages.
   if (most === null || most >= 2 ** 62) return;
   limits.memoryBytes = least(limits.memoryBytes, most);
   const lines = contentOf(join(folder, "memory.stat")) ?? "";
@@ -134,7 +145,7 @@ function narrow(limits: GroupLimits, { version, controllers }: Mount, folder: st
   limits.freeBytes = least(limits.freeBytes, free);
 }
 
-/** Null where there is no such file: no control groups, or no /proc. */
+/** Content of a file; null if it does not exist (no control groups, or no /proc). */
 function contentOf(path: string): string | null {
   try {
     return readFileSync(path, "utf8");

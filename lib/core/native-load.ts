@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 
 const require = createRequire(import.meta.url);
 
-/** What decides whether an addon loads here. */
+/** Properties of the system that decide whether an addon loads. */
 export interface System {
   platform: string;
   arch: string;
@@ -19,7 +19,7 @@ export function thisSystem(): System {
 }
 
 /**
- * The addon's file: of the build in a clone, else of the package's prebuilds.
+ * Path of the addon's file: the build in a clone, otherwise the package's prebuild.
  * @throws Error if there is none for this system
  */
 export function addonFile(root: string): string {
@@ -27,7 +27,7 @@ export function addonFile(root: string): string {
   return path(root);
 }
 
-/** Debian's packages of what the addon links, and which package of ours brings it along. */
+/** Debian packages that contain the libraries which the addon links. */
 const debianPackages: Readonly<Record<string, string>> = {
   "libdnnl.so": "libdnnl-dev",
   "libgomp.so": "libgomp1",
@@ -36,7 +36,10 @@ const debianPackages: Readonly<Record<string, string>> = {
   "libgcc_s.so": "libgcc-s1",
 };
 
-/** Why the addon of a folder does not load, and what to do about it. @param message the loader's own */
+/**
+ * Explains why the addon of a folder does not load, and how to fix it. @param message the loader's
+ * own message
+ */
 export function explainLoadFailure(root: string, message: string, system: System): string {
   return `[native] the native addon could not be loaded: ${reason(root, message, system)}`;
 }
@@ -117,13 +120,13 @@ function fileOf(root: string): string | undefined {
   }
 }
 
-/** Systems that the package has an addon for. */
+/** Systems for which the package has an addon. */
 function prebuilt(root: string): string[] {
   const folder = join(root, "prebuilds");
   return existsSync(folder) ? readdirSync(folder).sort() : [];
 }
 
-/** What scripts/prebuild.mjs measured and brought along; nothing for a build in a clone. */
+/** Requirements that scripts/prebuild.mjs measured and stored; empty for a build in a clone. */
 function needs(file: string): { glibc?: string; libraries?: string[] } {
   try {
     return JSON.parse(readFileSync(join(dirname(file), "needs.json"), "utf8"));
@@ -132,7 +135,7 @@ function needs(file: string): { glibc?: string; libraries?: string[] } {
   }
 }
 
-/** Node's name for the machine that an ELF file is for; undefined for what is none. */
+/** Node's name for the architecture of an ELF file; undefined for any other file. */
 function architecture(file: string): string | undefined {
   const head = readFileSync(file).subarray(0, 20);
   if (head.length < 20 || head.readUInt32BE(0) !== 0x7f454c46) return undefined;
@@ -143,8 +146,8 @@ function architecture(file: string): string | undefined {
 const program = `require(process.argv[1]); require("node:fs").writeSync(1, "loaded");`;
 
 /**
- * Loads the addon in a process of its own: one that crashes takes only that along.
- * @returns why it does not load; null if it does
+ * Loads the addon in a child process, so that a crash ends only the child.
+ * @returns the reason why it does not load; null if it does
  */
 export function probeAddon(root: string, system = thisSystem()): Promise<string | null> {
   const file = fileOf(root);

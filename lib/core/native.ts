@@ -23,27 +23,33 @@ import type { NativeOps } from "./native-ops.js";
 /** Number formats of tensors. `bf16` is the upper half of a float32. */
 export type DType = "f32" | "bf16" | "i32";
 
-/** A reference to a native tensor. Only lib/core/tensor.ts makes and frees these. */
+/** A reference to a native tensor. Only lib/core/tensor.ts creates and frees these. */
 export interface NativeTensor {
-  /** Another reference to the same memory: `shape` starting `offset` elements in. */
+  /** Another reference to the same memory: `shape`, starting at element `offset`. */
   view(offset: number, shape: readonly number[]): NativeTensor;
-  /** Tells that no scope will free this tensor: forgotten ones ask for a garbage collection when they grow large. */
+  /**
+   * Declares that no scope will free this tensor. Large amounts of forgotten tensors ask for a
+   * garbage collection.
+   */
   setUnowned(): void;
   dispose(): void;
   /** Copies a typed array of the tensor's dtype (bf16: the bits as Uint16Array). */
   write(data: Float32Array | Int32Array | Uint16Array): void;
-  /** The tensor's bytes at this point of the stream. */
+  /** Reads the tensor's bytes at this point of the stream. */
   read(): Promise<ArrayBuffer>;
-  /** The same into memory that is there already, from a byte of it on. */
+  /**
+   * Reads the tensor's bytes at this point of the stream into existing memory, from byte `offset`
+   * on.
+   */
   readInto(memory: NativeHostMemory, offset: number): Promise<void>;
 }
 
-/** Memory on the host that tensors are read into again and again. */
+/** Host memory that tensors are read into repeatedly. */
 export interface NativeHostMemory {
   readonly buffer: ArrayBuffer;
 }
 
-/** What a device holds; see `memory()`. */
+/** Memory use of a device; see `memory()`. */
 export interface NativeMemory {
   tensors: number;
   bytes: number;
@@ -54,43 +60,55 @@ export interface NativeMemory {
 export interface BuildInfo {
   version: string;
   compiler: string;
-  /** Hash of the version and of the headers that the addon and its plugins share: a plugin must have the same. */
+  /**
+   * Hash of the version and of the headers shared by the addon and its plugins. A plugin must have
+   * the same hash.
+   */
   buildId: string;
-  /** The set of CPU kernels chosen for this machine. */
+  /** Name of the CPU kernels chosen for this machine. */
   instructionSet: string;
   threads: number;
 }
 
-/** What the CUDA plugin found on this machine. */
+/** The CUDA plugin and its environment on this machine. */
 export interface CudaInfo {
-  /** The file of the plugin. */
+  /** Path of the plugin's file. */
   plugin: string;
   /** The CUDA version that the driver supports. */
   driver: string;
-  /** Libraries opened at run time, with their places. */
+  /** Libraries opened at run time, with their paths. */
   libraries: string[];
   devices: { name: string; capability: string; memoryBytes: number }[];
 }
 
-/** What the addon exports. `io` is typed by lib/checkpoint, `comm` by lib/dist. */
+/** Exports of the addon. `io` is typed by lib/checkpoint, `comm` by lib/dist. */
 export interface Addon {
   NativeTensor: new (device: number, dtype: DType, shape: readonly number[]) => NativeTensor;
   HostMemory: new (bytes: number) => NativeHostMemory;
   ops: NativeOps;
   io: Record<string, (...args: never[]) => unknown>;
   comm: Record<string, (...args: never[]) => unknown>;
-  /** When the device got there: milliseconds of the clock of process.hrtime. */
+  /**
+   * Waits for the device. Resolves to the time at which it got there, in milliseconds of the clock
+   * of process.hrtime.
+   */
   synchronize(device: number): Promise<number>;
   /** Like `synchronize`, but leaves a failure to the next wait. Never rejects. */
   passed(device: number): Promise<number>;
-  /** Undefined unless too many operations wait for the device; then a promise of when there are few again. */
+  /**
+   * Undefined unless too many operations wait for the device; then a promise that resolves when few
+   * are left.
+   */
   ready(device: number): Promise<void> | undefined;
   memory(device: number): NativeMemory;
   resetPeakMemory(device: number): void;
   setMemoryLimit(device: number, bytes: number): void;
   setThreads(threads: number): void;
   buildInfo(): BuildInfo;
-  /** Ends the process with this code, without waiting for the reads and writes of other threads as process.exit does. */
+  /**
+   * Ends the process with this code, without waiting for reads and writes of other threads as
+   * process.exit does.
+   */
   exitNow(code: number): void;
   setPluginFolders(folders: readonly string[]): void;
   cudaInfo(): CudaInfo;
@@ -99,7 +117,10 @@ export interface Addon {
 
 const require = createRequire(import.meta.url);
 
-/** The installed packages that carry a CUDA plugin. They are optional: most machines have none or one. */
+/**
+ * Folders of the installed packages that carry a CUDA plugin. They are optional: most machines have
+ * none or one.
+ */
 export function pluginFolders(): string[] {
   return [13].flatMap((major) => {
     try {
@@ -111,10 +132,11 @@ export function pluginFolders(): string[] {
 }
 
 /**
- * By default the OpenMP runtime lets waiting threads spin for milliseconds. On a machine that does other work as well the
- * thread they wait for then gets no core: measured 20 ms instead of 0.3 ms for a small operation. Spinning for a few
- * microseconds and sleeping after that costs nothing noticeable when the machine is ours. The runtime reads this once,
- * when the addon brings it in; the user's own setting wins.
+ * Bounds the time that waiting OpenMP threads spin. By default they spin for milliseconds. On a
+ * machine that does other work as well, the thread they wait for then gets no core: measured 20 ms
+ * instead of 0.3 ms for a small operation. Spinning for a few microseconds before sleeping costs
+ * nothing noticeable on an idle machine. The runtime reads this setting once, when the addon loads
+ * it. The user's own setting takes precedence.
  */
 function boundSpinning(): void {
   const { env } = process;
@@ -123,7 +145,8 @@ function boundSpinning(): void {
 
 function load(): Addon {
   boundSpinning();
-  // lib/core/native.ts in the repository, dist/core/native.js in the package: both one level below the root.
+  // lib/core/native.ts in the repository, dist/core/native.js in the package: both two levels below
+  // the root.
   const root = fileURLToPath(new URL("../..", import.meta.url));
   try {
     const loaded = require(addonFile(root)) as Addon;
@@ -140,7 +163,7 @@ export const addon: Addon = load();
 
 type AnyFunction = (...args: unknown[]) => unknown;
 
-/** The class of an error that the addon threw with this `code`. */
+/** Gives an error that the addon threw the class that belongs to its `code`. */
 export function typedNativeError(error: unknown): unknown {
   if (!(error instanceof Error) || error instanceof LlamaForgeError) return error;
   const { message } = error;
@@ -189,14 +212,15 @@ function typedErrors(functions: object): unknown {
 /** The native kernels of csrc/ops/ops.def, with typed errors. */
 export const native = typedErrors(addon.ops) as NativeOps;
 
-/** The number by which the addon knows a device: 0 is the CPU, 1 + i GPU i. */
+/** The addon's number for a device: 0 is the CPU, 1 + i is GPU i. */
 export function deviceNumber(device: Device): number {
   return device.type === "cpu" ? 0 : 1 + device.index;
 }
 
 /**
- * The CUDA plugin and the GPUs of this machine. Uses none of them: each rank of a run may ask.
- * @throws DeviceError where CUDA cannot be used, with what was tried and what to do
+ * Describes the CUDA plugin and the GPUs of this machine. It uses none of the GPUs, so every rank
+ * of a run may call it.
+ * @throws DeviceError if CUDA cannot be used, with the attempts made and the remedy
  */
 export function cudaInfo(): CudaInfo {
   try {
@@ -207,8 +231,9 @@ export function cudaInfo(): CudaInfo {
 }
 
 /**
- * Free memory of one GPU in bytes. This process becomes a user of that GPU, which takes some hundred MB of it.
- * @throws DeviceError where there is no such GPU or it cannot be used
+ * Free memory of one GPU in bytes. This process becomes a user of that GPU, which takes some
+ * hundred MB of its memory.
+ * @throws DeviceError if the GPU does not exist or cannot be used
  */
 export function gpuFreeBytes(index: number): number {
   try {
@@ -224,9 +249,10 @@ export function buildInfo(): BuildInfo {
 }
 
 /**
- * Sets the number of threads of the CPU device. The default is LLAMAFORGE_THREADS, else OMP_NUM_THREADS, else every core
- * that this process may use: the CPU time that its container is given counts.
- * @throws DeviceError once the CPU device is in use with another number
+ * Sets the number of threads of the CPU device. The default is LLAMAFORGE_THREADS, else
+ * OMP_NUM_THREADS, else every core that this process may use, limited by the CPU time of its
+ * container.
+ * @throws DeviceError if the CPU device is already in use with another number
  */
 export function setThreads(threads: number): void {
   try {

@@ -1,10 +1,10 @@
 /**
- * How errors name the options of a call. A caller of the library knows them as fields of an object, a user of the command line
- * as flags: the command line says so once, and every message follows.
+ * How errors name the options of a call. A library user knows them as fields of an object, a
+ * command-line user as flags. The command line sets this once, and every message follows.
  */
 let naming: (name: string) => string = (name) => name;
 
-/** The name of an option, as whoever reads the message writes it. */
+/** Name of an option, in the form that the message's reader writes it. */
 export function optionName(name: string): string {
   return naming(name);
 }
@@ -15,7 +15,7 @@ export function optionValue(name: string, value: string): string {
   return written.startsWith("--") ? `${written} ${value}` : `${written}: ${JSON.stringify(value)}`;
 }
 
-/** Lets messages name options as flags. For the process of a command line alone. */
+/** Makes messages name options as flags. Only a command line's process calls it. */
 export function nameOptionsAsFlags(): void {
   naming = flagOf;
 }
@@ -25,10 +25,10 @@ export function namesAreFlags(): boolean {
   return naming === flagOf;
 }
 
-/** Options that collect several values have the name of one of them as their flag. */
+/** Options that collect several values, with the singular that their flag uses. */
 const singular: Readonly<Record<string, string>> = { languages: "language" };
 
-/** The flag of an option: `shardTokens` is `--shard-tokens`. */
+/** Flag of an option: `shardTokens` becomes `--shard-tokens`. */
 export function flagOf(name: string): string {
   const word = singular[name] ?? name;
   return `--${word.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;

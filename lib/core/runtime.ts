@@ -1,4 +1,4 @@
-/** A device as a whole: waiting for it, and its memory. */
+/** Operations on a whole device: waiting for it, and its memory. */
 import { checkDevice } from "./check.js";
 import { type Device, defaultDevice } from "./device.js";
 import { addon, deviceNumber, type NativeMemory, typedNativeError } from "./native.js";
@@ -14,8 +14,8 @@ export async function synchronize(device: Device = defaultDevice()): Promise<voi
 }
 
 /**
- * Waits like `synchronize()` and tells when the device got there, by performance.now(): JavaScript that is busy comes round
- * later.
+ * Waits like `synchronize()`. Resolves to the time at which the device got there, by
+ * performance.now(); busy JavaScript may learn of it later.
  */
 export async function reachedAt(device: Device): Promise<number> {
   const number = numberOf("synchronize", device);
@@ -27,24 +27,26 @@ export async function reachedAt(device: Device): Promise<number> {
 }
 
 /**
- * Tells when the device got there, by performance.now(), and leaves a failure to the next wait: whoever waits for the work
- * itself must hear of it, and what was enqueued behind it must be left out.
+ * Resolves to the time at which the device gets to this point, by performance.now(). A failure is
+ * left to the next wait: the code that waits for the work itself must hear of it, and the
+ * operations enqueued after it must be skipped.
  */
 export async function passedAt(device: Device): Promise<number> {
   return ownTime(await addon.passed(numberOf("passed", device)));
 }
 
-/** A moment of the clock of process.hrtime by performance.now(). */
+/** Converts a time of process.hrtime's clock to performance.now(). */
 function ownTime(moment: number): number {
   const late = Number(process.hrtime.bigint()) / 1e6 - moment;
   return performance.now() - late;
 }
 
 /**
- * Lets the event loop take its turn, and waits while the device is far behind: from 4,096 operations that it has not begun
- * until half of them are left. Operations return at once, so a loop that awaits nothing else, such as one over many
- * micro-batches, would record without end and keep timers and sockets waiting. It awaits this between two of them; the
- * device does not run dry meanwhile.
+ * Gives the event loop a turn, and waits while the device is far behind: from 4,096 unstarted
+ * operations until half of them are left. Operations return at once, so a loop without another
+ * await, such as one over many micro-batches, would record without end and starve timers and
+ * sockets. Such a loop awaits this function between two micro-batches. The device does not run dry
+ * meanwhile.
  */
 export async function ready(device: Device = defaultDevice()): Promise<void> {
   const number = numberOf("ready", device);
@@ -55,17 +57,22 @@ export async function ready(device: Device = defaultDevice()): Promise<void> {
   }
 }
 
-/** Live tensors and bytes of a device: in use now, highest so far, and kept for reuse. */
+/**
+ * Memory of a device: live tensors and their bytes, in use now, highest so far, and kept for reuse.
+ */
 export function memory(device: Device = defaultDevice()): NativeMemory {
   return addon.memory(numberOf("memory", device));
 }
 
-/** Starts the count of `memory().peakBytes` anew. */
+/** Restarts the measurement of `memory().peakBytes`. */
 export function resetPeakMemory(device: Device = defaultDevice()): void {
   addon.resetPeakMemory(numberOf("resetPeakMemory", device));
 }
 
-/** Highest number of bytes that tensors of a device may take; 0: what the machine has. */
+/**
+ * Sets the largest number of bytes that a device's tensors may take; 0 allows all of the machine's
+ * memory.
+ */
 export function setMemoryLimit(bytes: number, device: Device = defaultDevice()): void {
   const number = numberOf("setMemoryLimit", device);
   try {

@@ -5,7 +5,10 @@ import { Tensor } from "./tensor.js";
 
 export { currentScope, outsideScopes, type Scope } from "./current-scope.js";
 
-/** What a scope's function may hand out: tensors, alone or in arrays and plain objects. */
+/**
+ * Moves the results of a scope's function out of the scope: tensors, alone or in arrays and plain
+ * objects.
+ */
 function moveResultsOut(scope: Scope, value: unknown, seen = new Set<object>()): void {
   if (typeof value !== "object" || value === null) return;
   if (Tensor.isTensor(value)) {
@@ -19,11 +22,11 @@ function moveResultsOut(scope: Scope, value: unknown, seen = new Set<object>()):
 }
 
 /**
- * Opens a scope. Without an argument: `using step = scope()` frees everything made until the end of
- * the block. With a function: runs it in a scope of its own and hands out the tensors it returns
- * (alone, in arrays or in plain objects); the function may be asynchronous.
+ * Opens a scope. Without an argument, `using step = scope()` frees everything made until the end of
+ * the block. With a function, it runs the function in a scope of its own and keeps the tensors that
+ * it returns (alone, in arrays or in plain objects). The function may be asynchronous.
  *
- * A `using` scope is entered for the rest of the running function and what it awaits; several loops
+ * A `using` scope is entered for the rest of the running function and everything it awaits. Loops
  * that are started without awaiting each other should use the function form, which cannot leak into
  * the caller.
  */
@@ -66,8 +69,7 @@ export function scope<T>(fn?: () => T): Scope | T {
 }
 
 /**
- * Moves a tensor out of its scope, into the one around it (or into none: then it lives until
- * `dispose()`).
+ * Moves a tensor into the enclosing scope. Without one, the tensor lives until `dispose()`.
  * @returns the same tensor
  */
 export function keep<T extends Tensor>(tensor: T): T {

@@ -8,10 +8,13 @@ const refusals: Readonly<Record<string, string>> = {
   ENOMEM: "memory: free some, or raise the limit on it (ulimit -v, a container's memory limit)",
 };
 
-/** What the system refused, if an error of Node.js says that: a process, a worker thread, a file; null for another error. */
+/**
+ * Converts an error of Node.js by which the system refuses a process, a worker thread or a file;
+ * null for any other error.
+ */
 export function systemRefusal(error: unknown): ResourceError | null {
   const { code, message } = (error ?? {}) as { code?: unknown; message?: unknown };
-  // A worker thread's own error has a code of its own and names the system's in its text.
+  // A worker thread's error has a code of its own, and names the system's code in its text.
   const named =
     code === "ERR_WORKER_INIT_FAILED" ? /E[A-Z]+$/.exec(String(message))?.[0] : String(code);
   const what = named === undefined ? undefined : refusals[named];

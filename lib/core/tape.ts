@@ -5,13 +5,13 @@ import { currentScope, type Scope } from "./current-scope.js";
 import { AutogradError } from "./errors.js";
 import type { Memory, Tensor } from "./tensor.js";
 
-/** The record that made a tensor, and which of its outputs the tensor is. */
+/** The record that made a tensor, and the tensor's index among the record's outputs. */
 export interface GraphNode {
   readonly record: TapeRecord;
   readonly output: number;
 }
 
-/** Where an operation may write the gradient of an input directly: a leaf's f32 buffer. */
+/** A leaf's f32 buffer, into which an operation may write the gradient of an input directly. */
 export interface GradientTarget {
   readonly tensor: Tensor;
   /** Whether the buffer already holds a gradient that must be added to. */
@@ -20,12 +20,13 @@ export interface GradientTarget {
 
 /**
  * The backward step of an operation.
- * @param gradients of the outputs; null for an output that nothing used
- * @param saved the tensors it saved
- * @param into where the gradient of input i can be written directly; null if it has no place of its
- *   own. If used, null is returned for that input
+ * @param gradients gradients of the outputs; null for an output that was not used
+ * @param saved the tensors that the operation saved
+ * @param into the buffer for the gradient of input i; null if that input has none. An operation
+ *   that writes to it returns null for the input
  * @param needs whether input i needs a gradient at all
- * @param only the leaves that get gradients, for a step that runs a backward of its own; null: all
+ * @param only the leaves that get gradients, for a step that runs a backward pass of its own; null:
+ *   all
  * @returns a gradient or null for each input; fresh tensors belong to the engine
  */
 export type BackwardFunction = (
@@ -40,22 +41,22 @@ export type Edge = { leaf: Tensor } | { node: GraphNode } | null;
 
 let nextId = 0;
 
-/** The only leaves that a backward gives gradients to. */
+/** The only leaves to which a backward pass gives gradients. */
 export interface OnlyInto {
   readonly leaves: ReadonlySet<Tensor>;
   /**
-   * Records before this one were made before the leaves and cannot lead to them: they are left as
-   * they are.
+   * Earlier records were made before the leaves and cannot lead to them. Backward does not touch
+   * them.
    */
   readonly since: number;
 }
 
-/** Restricts a backward to leaves that nothing has been computed from yet. @internal */
+/** Restricts a backward pass to leaves from which nothing has been computed yet. @internal */
 export function onlyInto(leaves: readonly Tensor[]): OnlyInto {
   return { leaves: new Set(leaves), since: nextId };
 }
 
-/** Whether a gradient goes along the edge. A disposed leaf has nowhere to keep one. @internal */
+/** Whether a gradient flows along the edge. A disposed leaf has nowhere to keep one. @internal */
 export function isWanted(edge: Edge | undefined, only: OnlyInto | null): boolean {
   if (!edge) return false;
   if ("leaf" in edge) return !edge.leaf.disposed && (!only || only.leaves.has(edge.leaf));
@@ -63,8 +64,8 @@ export function isWanted(edge: Edge | undefined, only: OnlyInto | null): boolean
 }
 
 /**
- * Memory that a backward reads, and its version in the forward pass: backward needs the same
- * numbers.
+ * Memory that a backward step reads, with its version in the forward pass. The numbers must still
+ * be the same.
  * @internal
  */
 export interface Reading {
@@ -81,8 +82,8 @@ export const readingOf = ({ memory, shape }: Tensor): Reading => ({
 });
 
 /**
- * One operation on the tape. It holds its own references to what it saves and drops them when its
- * backward has run.
+ * One operation on the tape. It holds references of its own to its saved tensors, and drops them
+ * when its backward step has run.
  */
 export class TapeRecord {
   readonly id = nextId++;
@@ -119,8 +120,8 @@ export class TapeRecord {
   }
 
   /**
-   * Runs the backward step once and lets go of everything saved.
-   * @param give takes the gradient that goes along an edge
+   * Runs the backward step once and releases everything saved.
+   * @param give receives the gradient that flows along an edge
    */
   run(
     gradients: readonly (Tensor | null)[],
@@ -135,7 +136,7 @@ export class TapeRecord {
           : `[backward] the graph of ${this.op} has run already: its saved tensors are gone; run the forward again`,
       );
     }
-    this.#backward = null; // nor may it be run from within itself
+    this.#backward = null; // it must not run from within itself either
     const { edges } = this;
     const needs = (input: number): boolean => isWanted(edges[input], only);
     const into = (input: number): GradientTarget | null => {
@@ -172,7 +173,7 @@ export class TapeRecord {
     }
   }
 
-  /** Lets go of everything saved: the scope ended before a backward came. */
+  /** Releases everything saved, when the scope ends before a backward pass. */
   release(): void {
     if (this.#ended) return;
     for (const edge of this.edges) if (edge && "leaf" in edge) edge.leaf.hooks?.dropped();
@@ -193,18 +194,18 @@ export class TapeRecord {
 
 const gradientMode = new AsyncLocalStorage<boolean>();
 
-/** Whether operations are recorded now. */
+/** Whether operations are currently recorded. */
 export function gradientsEnabled(): boolean {
   return gradientMode.getStore() ?? true;
 }
 
-/** Runs `fn` without recording: for evaluation and generation. Also across await. */
+/** Runs `fn` without recording, for evaluation and generation. Holds across await. */
 export function noGrad<T>(fn: () => T): T {
   checkFunction("noGrad", "fn", fn);
   return gradientMode.run(false, fn);
 }
 
-/** Runs `fn` with recording, also inside `noGrad`. */
+/** Runs `fn` with recording, even inside `noGrad`. */
 export function withGrad<T>(fn: () => T): T {
   return gradientMode.run(true, fn);
 }
@@ -212,9 +213,9 @@ export function withGrad<T>(fn: () => T): T {
 type One<T extends readonly Tensor[]> = T extends readonly [infer Only] ? Only : T;
 
 /**
- * What is in a tensor must be what its place in the graph stands for. Leaves may change between
- * uses.
- * @throws AutogradError if it was written over through another tensor
+ * Checks that a tensor still holds the numbers that its place in the graph stands for. Leaves may
+ * change between uses.
+ * @throws AutogradError if the tensor was overwritten through another tensor
  * @internal
  */
 export function checkCurrent(op: string, input: Tensor): void {
@@ -225,18 +226,16 @@ export function checkCurrent(op: string, input: Tensor): void {
   );
 }
 
-/**
- * The leaves that operations read while nothing is recorded: recompute's first pass asks for them.
- */
+/** Leaves read by operations that are not recorded. The first pass of `recompute` collects them. */
 let unrecordedLeaves: Set<Tensor> | null = null;
 
 /**
- * Puts an operation on the tape if one of its inputs needs a gradient.
- * @param options.saved what backward reads; kept alive until then
- * @param options.reads what backward reads besides, from memory that others keep alive
- * @param options.always record even if no input needs a gradient (the operation reaches parameters
- *   by itself)
- * @returns the outputs: the tensor itself if there is one, else the tuple
+ * Records an operation on the tape if one of its inputs needs a gradient.
+ * @param options.saved tensors that backward reads; kept alive until then
+ * @param options.reads further memory that backward reads and that others keep alive
+ * @param options.always record even if no input needs a gradient (the operation uses parameters on
+ *   its own)
+ * @returns the outputs: the tensor itself if there is one, otherwise the tuple
  */
 export function differentiable<const T extends readonly Tensor[]>(
   op: string,
@@ -275,7 +274,10 @@ export function differentiable<const T extends readonly Tensor[]>(
   return (outputs.length === 1 ? outputs[0] : outputs) as One<T>;
 }
 
-/** Runs `fn`, which records nothing, and notes the leaves that its operations read. @internal */
+/**
+ * Runs `fn`, which records nothing, and collects the leaves that its operations read.
+ * @internal
+ */
 export function noting<T>(leaves: Set<Tensor>, fn: () => T): T {
   const outer = unrecordedLeaves;
   unrecordedLeaves = leaves;

@@ -16,43 +16,53 @@ import type { GraphNode } from "./tape.js";
 export type { DType } from "./native.js";
 
 /**
- * Told what happens to a leaf on the tape: whoever moves parameters and gradients between processes goes by it.
+ * Notifications about a leaf on the tape, for strategies that move parameters and gradients between
+ * processes.
  * @internal
  */
 export interface LeafHooks {
-  /** An operation of the backward pass that reads the leaf is about to be enqueued. */
+  /** Called before an operation of the backward pass that reads the leaf is enqueued. */
   neededInBackward(): void;
-  /** An operation on the tape is going to write the leaf's gradient. */
+  /** Called when an operation that will write the leaf's gradient is recorded. */
   recorded(): void;
-  /** It has; or it let go without, when its scope ended. */
+  /** Called when that operation has written the gradient. */
   gradientWritten(): void;
   dropped(): void;
-  /** The gradient's buffer is about to be written. */
+  /** Called before the gradient's buffer is written. */
   gradientNeeded(): void;
 }
 
-/** What tensors over the same memory, views included, know of it together. @internal */
+/** State shared by all tensors over the same memory, views included. @internal */
 export interface Memory {
-  /** Counts the writes in place: what the tape has saved must not change before its backward. */
+  /**
+   * Number of writes in place. Tensors that the tape has saved must not change before their
+   * backward step.
+   */
   version: number;
-  /** What wrote last, for messages. */
+  /** Name of the latest writer, for messages. */
   writer: string;
-  /** Leaves over it that require a gradient. */
+  /** Number of leaves over the memory that require a gradient. */
   leaves: number;
 }
 
-/** A native reference that several Tensor objects share: handles of the user and references held by the tape. */
+/**
+ * A native reference shared by several Tensor objects: the user's handles, and references held by
+ * the tape.
+ */
 interface Handle {
   readonly native: NativeTensor;
   readonly memory: Memory;
   references: number;
 }
 
-/** How `backward()` starts. */
+/** Options of `backward()`. */
 export interface BackwardOptions {
-  /** Gradient of the tensor, of its shape, dtype and device; may be left out for one element, then it is `scale`. */
+  /**
+   * Gradient of the tensor, with its shape, dtype and device. Optional for one element, whose
+   * default is `scale`.
+   */
   gradient?: Tensor;
-  /** Factor of the gradient, e.g. 1/N for N accumulated micro-batches (1). */
+  /** Factor of the gradient, such as 1/N for N accumulated micro-batches. Default: 1. */
   scale?: number;
 }
 
@@ -70,8 +80,9 @@ export function setBackward(run: typeof runBackward): void {
 }
 
 /**
- * A dense array of numbers on a device. Operations on it are enqueued and return at once; only `item()`, `toArray()` and
- * `synchronize()` wait. Its memory is freed at the end of the scope it was made in, or by `dispose()`.
+ * A dense array of numbers on a device. Operations on it are enqueued and return at once; only
+ * `item()`, `toArray()` and `synchronize()` wait. Its memory is freed at the end of the scope in
+ * which it was made, or by `dispose()`.
  */
 export class Tensor {
   readonly shape: readonly number[];
@@ -79,10 +90,10 @@ export class Tensor {
   readonly device: Device;
   /** Number of elements. */
   readonly size: number;
-  /** The operation that made it, for messages. */
+  /** Name of the operation that made it, for messages. */
   op: string;
 
-  /** Where this tensor stands in the graph; null for leaves. @internal */
+  /** Place of this tensor in the graph; null for leaves. @internal */
   node: GraphNode | null = null;
 
   /** @internal */
@@ -91,11 +102,13 @@ export class Tensor {
   #handle: Handle | null;
   #scope: Scope | undefined;
   #gradient: Tensor | null = null;
-  /** The place that the gradient was given, if it was; a handle of our own, which no user can dispose. */
+  /**
+   * Place assigned to the gradient, if there is one: a separate handle that no user can dispose.
+   */
   #gradientPlace: Tensor | null = null;
   #gradientFilled = false;
   #requiresGrad = false;
-  /** The memory's version that this tensor's place in the graph stands for. */
+  /** Version of the memory that this tensor's place in the graph stands for. */
   #version: number;
 
   /** @internal Use `tensor()`, `zeros()`, ... */
@@ -194,7 +207,8 @@ export class Tensor {
   // ---- memory
 
   /**
-   * A tensor of `shape` over this one's memory, from `offset` elements on. Not differentiable by itself: use `reshape`.
+   * A tensor of `shape` over this tensor's memory, starting at element `offset`. It is not
+   * differentiable; `reshape` is.
    * @throws ShapeError if it does not fit
    */
   view(shape: readonly number[], offset = 0): Tensor {
@@ -208,7 +222,10 @@ export class Tensor {
     }
   }
 
-  /** Frees this handle. A second call does nothing; memory that a pending operation or the tape needs stays until then. */
+  /**
+   * Frees this handle. A second call does nothing. Memory needed by a pending operation or the tape
+   * stays until then.
+   */
   dispose(): void {
     if (!this.#handle) return;
     this.#scope?.removeTensor(this);
@@ -234,14 +251,17 @@ export class Tensor {
     this.#gradientFilled = false;
   }
 
-  /** Another handle to the same memory that belongs to no scope. @internal */
+  /** Another handle to the same memory, in no scope. @internal */
   retain(): Tensor {
     const other = this.#share(undefined);
     other.hooks = this.hooks;
     return other;
   }
 
-  /** Another handle to the same memory in the current scope: what an operation in place returns. @internal */
+  /**
+   * Another handle to the same memory, in the current scope. Operations in place return it.
+   * @internal
+   */
   alias(): Tensor {
     return this.#share(currentScope());
   }
@@ -258,8 +278,9 @@ export class Tensor {
   }
 
   /**
-   * Says that `writer` has written the memory in place: backward refuses to compute with numbers that were saved before, and
-   * other tensors over it that have a place in the graph are outdated.
+   * Reports that `writer` has written the memory in place. From then on, backward refuses to use
+   * saved tensors over this memory, and other tensors over it with a place in the graph are
+   * outdated.
    * @internal
    */
   changed(writer: string): void {
@@ -268,7 +289,7 @@ export class Tensor {
     memory.writer = writer;
   }
 
-  /** Whether the numbers are others than those that this tensor's place in the graph stands for. @internal */
+  /** Whether the memory has changed since this tensor got its place in the graph. @internal */
   get outdated(): boolean {
     return this.#version !== this.#alive().memory.version;
   }
@@ -303,27 +324,31 @@ export class Tensor {
     if (!this.node) (this.#handle as Handle).memory.leaves += value ? 1 : -1;
   }
 
-  /** Makes it an output of a recorded operation. @internal */
+  /** Makes this tensor an output of a recorded operation. @internal */
   setNode(node: GraphNode): void {
     this.node = node;
     this.#requiresGrad = true;
   }
 
   /**
-   * The accumulated gradient of a leaf (f32, same shape), or null before the first `backward()`. It belongs to this
-   * tensor and changes with the next `backward()`. If it is disposed, the next `backward()` makes another one.
+   * The accumulated gradient of a leaf (f32, same shape), or null before the first `backward()`. It
+   * belongs to this tensor and changes with the next `backward()`. If it is disposed, the next
+   * `backward()` makes a new one.
    */
   get grad(): Tensor | null {
     const buffer = this.gradientBuffer;
     return this.#gradientFilled ? buffer : null;
   }
 
-  /** Forgets the gradient; the next `backward()` overwrites it. */
+  /** Discards the gradient. The next `backward()` overwrites it. */
   zeroGrad(): void {
     this.#gradientFilled = false;
   }
 
-  /** Gives the gradient a place of its own, e.g. in a flat buffer; one that is there already moves to it. @internal */
+  /**
+   * Assigns the gradient a place, for example in a flat buffer. An existing gradient moves there.
+   * @internal
+   */
   bindGradient(buffer: Tensor): void {
     const earlier = this.gradientBuffer;
     this.#gradient = buffer;
@@ -334,7 +359,9 @@ export class Tensor {
     earlier.dispose();
   }
 
-  /** Where the next gradient goes, and whether it is added there. Marks the gradient as present. @internal */
+  /**
+   * Buffer of the next gradient, and whether to add to it. Marks the gradient as present. @internal
+   */
   gradientTarget(): { tensor: Tensor; accumulate: boolean } {
     this.hooks?.gradientNeeded();
     const buffer = this.gradientBuffer ?? untracked(this.shape, "f32", this.device, "backward");
@@ -345,7 +372,10 @@ export class Tensor {
     return { tensor: buffer, accumulate };
   }
 
-  /** The buffer behind `grad`, filled or not; one that was disposed is taken up again in its place. @internal */
+  /**
+   * The buffer behind `grad`, filled or not. An assigned place is taken up again if its gradient
+   * was disposed. @internal
+   */
   get gradientBuffer(): Tensor | null {
     if (this.#gradient?.disposed) {
       this.#gradient = this.#gradientPlace?.retain() ?? null;
@@ -356,17 +386,19 @@ export class Tensor {
 
   /**
    * Computes the gradients of all leaves that led to this tensor and adds them to their `grad`.
-   * @param options.gradient gradient of this tensor; may be left out for one element, then it is `scale`
-   * @param options.scale factor, e.g. 1/N for N accumulated micro-batches (1)
-   * @throws AutogradError if nothing needs a gradient, the graph has been used up, or a tensor that it needs was written in
-   *   place meanwhile (an optimizer's step, `rope` in place)
-   * @throws ArgumentError, ShapeError, DTypeError, DeviceError, DisposedError for options that do not fit
+   * @param options.gradient gradient of this tensor; optional for one element, whose default is
+   *   `scale`
+   * @param options.scale factor, such as 1/N for N accumulated micro-batches. Default: 1
+   * @throws AutogradError if nothing needs a gradient, the graph has already run, or a tensor that
+   *   it needs was written in place meanwhile (an optimizer's step, `rope` in place)
+   * @throws ArgumentError, ShapeError, DTypeError, DeviceError, DisposedError for options that do
+   *   not fit
    */
   backward(options: BackwardOptions = {}): void {
     runBackward(this, options);
   }
 
-  /** A leaf over the same memory, cut off from the graph. */
+  /** A leaf over the same memory, disconnected from the graph. */
   detach(): Tensor {
     return this.view(this.shape);
   }
@@ -388,7 +420,7 @@ function newHandle(shape: readonly number[], dtype: DType, device: Device, op: s
   }
 }
 
-/** A tensor that belongs to no scope; whoever makes it disposes it. @internal */
+/** A tensor that belongs to no scope. Its maker has to dispose it. @internal */
 export function untracked(
   shape: readonly number[],
   dtype: DType,
@@ -399,7 +431,8 @@ export function untracked(
 }
 
 /**
- * What `empty` of create.ts gives, from arguments that were checked: operations make their results with it.
+ * Does the work of `empty` in create.ts without checking the arguments. Operations make their
+ * results with it.
  * @internal
  */
 export function empty(

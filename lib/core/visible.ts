@@ -1,15 +1,15 @@
-/** Text of strangers on a terminal: file names, messages of parsers, what a model has written. */
+/** Makes untrusted text safe for a terminal: file names, parser messages, a model's output. */
 
 /**
- * Controls that could steer a terminal or show another text than there is: C0 but newline and tab, DEL, C1, marks of writing
- * direction, separators of lines and paragraphs, the byte order mark, and tag characters. Joiners stay, as emoji and many
- * scripts need them.
+ * Characters that could steer a terminal or disguise the text: C0 controls except newline and tab,
+ * DEL, C1 controls, marks of writing direction, separators of lines and paragraphs, the byte order
+ * mark, and tag characters. Joiners stay, because emoji and many scripts need them.
  */
 const controls =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
 
-/** Writes every such character of a text as an escape: `\x1b`, `\u202e`. */
+/** Replaces every such character with an escape: `\x1b`, `\u202e`. */
 export function visible(text: string): string {
   return text.replace(controls, (character) => {
     const code = (character.codePointAt(0) as number).toString(16);
@@ -18,7 +18,7 @@ export function visible(text: string): string {
   });
 }
 
-/** Writes line breaks as escapes too, for text that must stay on one line. */
+/** Replaces line breaks with escapes too, for text that must stay on one line. */
 export function visibleLine(text: string): string {
   return visible(text).replaceAll("\n", "\\n").replaceAll("\t", "\\t");
 }

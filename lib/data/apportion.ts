@@ -33,23 +33,29 @@ function gcd(a: bigint, b: bigint): bigint {
 }
 
 /**
- * Deals the positions 0, 1, 2, … of one stream to k sources in proportion to weights, without state: which source
- * has position i, and its how-manieth it is, follow from i alone, exactly, also at i = 10^15.
+ * Deals the positions 0, 1, 2, … of one stream to k sources in proportion to weights, without
+ * state. The source of position i, and the number of earlier positions of that source, follow
+ * exactly from i alone, even at i = 10^15.
  *
- * Two sources: of the first n positions the first source has c(n) = floor(n·w + 1/2), the second n - c(n). c rises by
- * 0 or 1 as n rises by 1, because 0 < w < 1; position n goes to the first source when it rises. Both counts differ
- * from weight · n by at most 1/2, for every n.
- * More sources: a balanced binary tree of such splits, where a node deals what it is dealt. A child's count differs by
- * its share r of its parent's error, plus 1/2: at depth d by at most (1 + r_d + r_d·r_(d-1) + …)/2 with d terms and every
- * r < 1. So the error is at most 1/2 for two sources, below 1 for three and four, below ceil(log2 k)/2 for k.
- * `bound` is that sum for the weights at hand.
+ * Two sources: of the first n positions the first source has c(n) = floor(n·w + 1/2), the second n
+ * - c(n). c rises by 0 or 1 as n rises by 1, because 0 < w < 1; position n goes to the first source
+ * when it rises. Both counts differ from weight · n by at most 1/2, for every n.
  *
- * Weights are taken as the exact rational numbers that the doubles are, and products are formed in BigInt: rounding
- * would make c rise by 2 somewhere when n·w no longer fits 53 bits, and two sources would both claim a position.
+ * More sources: a balanced binary tree of such splits, in which every node splits the positions
+ * dealt to it. A child's count differs by its share r of its parent's error, plus 1/2: at depth d
+ * by at most (1 + r_d + r_d·r_(d-1) + …)/2 with d terms and every r < 1. The error is therefore at
+ * most 1/2 for two sources, below 1 for three and four, below ceil(log2 k)/2 for k. `bound` is that
+ * sum for the given weights.
+ *
+ * Weights are the exact rational numbers of their doubles, and products are formed in BigInt.
+ * Rounding would make c rise by 2 somewhere once n·w no longer fits 53 bits, and two sources would
+ * both claim a position.
  */
 export class Apportionment {
   readonly size: number;
-  /** No source's count ever differs from weight · n by more than this. */
+  /**
+   * Upper bound on the difference between a source's count and weight · n, over all sources and n.
+   */
   readonly bound: number;
   readonly #root: Node;
   readonly #paths: ReadonlyMap<number, readonly ("left" | "right")[]>;
@@ -96,7 +102,7 @@ export class Apportionment {
     this.bound = bound;
   }
 
-  /** How many of the first `length` positions belong to `source`. */
+  /** Number of positions among the first `length` that belong to `source`. */
   count(source: number, length: number): number {
     const path = this.#paths.get(source);
     if (path === undefined) {
@@ -113,7 +119,7 @@ export class Apportionment {
     return Number(n);
   }
 
-  /** The source of a position, and how many earlier positions that source has. */
+  /** The source of a position, and the number of earlier positions of that source. */
   at(position: number): { source: number; ordinal: number } {
     let node = this.#root;
     let n = checkPosition(position);

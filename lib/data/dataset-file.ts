@@ -33,7 +33,7 @@ export const bytesPerId: Readonly<Record<TokenDType, number>> = { uint16: 2, uin
 /** Size of an entry of the document index. */
 export const indexEntryBytes = 8;
 
-/** Five digits or more: small shards of much text are more than 100,000. */
+/** Five digits or more: a large text in small shards makes more than 100,000 of them. */
 const shardPattern = /^(train|validation)-(\d{5,10})\.bin$/;
 
 const count = z.int().min(0);
@@ -71,13 +71,13 @@ const datasetSchema = z
       .max(2 ** 31),
     eosId: count,
     bosId: count.nullable(),
-    /** What stands around a document. */
+    /** Tokens around a document. */
     documentStart: z.enum(["none", "bos"]),
     documentEnd: z.enum(["none", "eos"]),
     tokenizer: z.strictObject({
       sha256: hash,
       files: z.array(tokenizerFile),
-      /** Of each of the files; absent in data sets made before there were any. */
+      /** SHA-256 of each of the files. Data sets of earlier versions lack it. */
       hashes: z.partialRecord(tokenizerFile, hash).optional(),
     }),
     /** A document is held out if its hash, as a fraction of all hashes, is below `threshold`. */
@@ -92,11 +92,11 @@ const datasetSchema = z
         documents: count,
         bytes: count,
         tokens: count.optional(),
-        /** What was left out, and why. */
+        /** Numbers of skipped documents, by reason. */
         skipped: z.record(z.string(), count).optional(),
-        /** Files and folders of it that were not read, and why. */
+        /** Numbers of unread files and folders of the input, by reason. */
         passedOver: z.record(z.string(), count).optional(),
-        /** Of data sets made by version 0.1. */
+        /** Only in data sets made by version 0.1. */
         emptyFiles: count.optional(),
       }),
     ),
@@ -154,13 +154,13 @@ export function shardFile(split: Split, index: number): string {
   return `${split}-${String(index).padStart(5, "0")}.bin`;
 }
 
-/** What a shard's name says; null for other names. */
+/** Parses the name of a shard; null for other names. */
 export function parseShardFile(name: string): { split: Split; number: number } | null {
   const [, split, number] = shardPattern.exec(name) ?? [];
   return split === undefined ? null : { split: split as Split, number: Number(number) };
 }
 
-/** The document index that belongs to a shard. */
+/** Name of the document index of a shard. */
 export function indexFile(shard: string): string {
   return shard.replace(/\.bin$/, ".idx");
 }
@@ -198,7 +198,10 @@ export function serialiseDatasetFile(dataset: DatasetFile): string {
   return `${JSON.stringify(datasetSchema.parse(dataset), null, 2)}\n`;
 }
 
-/** Names the tokens of a split: the same tokens in the same order have the same fingerprint, wherever they lie. */
+/**
+ * Identifies the tokens of a split. Equal tokens in the same order have the same fingerprint,
+ * wherever they lie.
+ */
 export function splitFingerprint(dataset: DatasetFile, split: Split): string {
   const digest = createHash("sha256");
   digest.update(`${dataset.dtype} ${dataset.vocabSize} ${dataset.tokenizer.sha256}\n`);

@@ -1,33 +1,38 @@
 import { byteLevelAlphabet } from "./tokenizer-json.js";
 
-// The decoders of a tokenizer.json as steps that text flows through, so that each part of it appears as soon as it is final.
-// What the `tokenizers` package does to a list of strings, these do to the same strings one after the other.
+// The decoders of a tokenizer.json as steps that text flows through, so that every part of the text
+// appears as soon as it is final. The `tokenizers` package applies a decoder to a list of strings;
+// these steps apply it to the same strings one after the other.
 //
-// Text is held as bytes, one character 0..255 each ("binary"): a byte-fallback token may be a third of a character.
+// Text is held as bytes, one character 0..255 each ("binary"), because a byte-fallback token may be
+// a third of a character.
 
-/** Part of a piece of text. A piece is what the package has as one string of its list: a token, or several that were joined. */
+/**
+ * Part of a piece of text. A piece corresponds to one string of the package's list: a token, or
+ * several joined tokens.
+ */
 export interface Part {
   readonly bytes: string;
-  /** Whether the piece begins here. */
+  /** Whether the piece begins with this part. */
   readonly starts: boolean;
-  /** Whether the piece ends here. */
+  /** Whether the piece ends with this part. */
   readonly ends: boolean;
-  /** Whether these are the characters of an added token that no ByteLevel alphabet spells. */
+  /** Whether the part is an added token that contains characters outside the ByteLevel alphabet. */
   readonly literal?: boolean;
 }
 
 export type Sink = (part: Part) => void;
 
-/** One decoder, which passes on what it makes of its parts. */
+/** One decoder. It passes its output on to the next step. */
 export interface DecoderStep {
   push(part: Part): void;
-  /** No part follows. */
+  /** Ends the input. */
   end(): void;
 }
 
 export type MakeStep = (emit: Sink) => DecoderStep;
 
-/** UTF-8 with a character for each byte. */
+/** Encodes text as UTF-8, with one character per byte. */
 export function toBinary(text: string): string {
   return Buffer.from(text, "utf8").toString("latin1");
 }
@@ -44,10 +49,10 @@ export function fuse(emit: Sink): DecoderStep {
   };
 }
 
-/** The package reads what stands in for the digits as Rust reads a number: `+3` is one. */
+/** The package parses the hexadecimal digits as Rust parses a number, so `+3` is valid. */
 const byteName = /^<0x([0-9a-f]{2}|\+[0-9a-f])>$/i;
 
-/** `ByteFallback`: tokens such as `<0x0A>` become bytes; those in a row are one piece. */
+/** `ByteFallback`: tokens such as `<0x0A>` become bytes; consecutive ones form one piece. */
 export function byteFallback(emit: Sink): DecoderStep {
   let name = "";
   let inRow = false;
@@ -79,7 +84,10 @@ export function byteFallback(emit: Sink): DecoderStep {
 
 const byteOfCharacter = new Map(byteLevelAlphabet.map((character, byte) => [character, byte]));
 
-/** `ByteLevel`: each character stands for a byte; a token with any other character is text. All becomes one piece. */
+/**
+ * `ByteLevel`: each character stands for a byte, but a token with a character outside the alphabet
+ * is plain text. All pieces become one.
+ */
 export function byteLevel(emit: Sink): DecoderStep {
   let piece = "";
   const joined = fuse(emit);
@@ -103,7 +111,7 @@ export function byteLevel(emit: Sink): DecoderStep {
   };
 }
 
-/** The longest end of `text` with which a match of `pattern` may begin. */
+/** Length of the longest suffix of `text` with which a match of `pattern` may begin. */
 function unfinishedMatch(text: string, pattern: string): number {
   for (let length = Math.min(text.length, pattern.length - 1); length > 0; length--) {
     if (text.endsWith(pattern.slice(0, length))) return length;
@@ -111,7 +119,10 @@ function unfinishedMatch(text: string, pattern: string): number {
   return 0;
 }
 
-/** `Replace` of a text (not a regular expression), within a piece; the first piece of all may get another content. */
+/**
+ * `Replace` with a text pattern (not a regular expression), within a piece. The first piece of all
+ * may get another replacement.
+ */
 export function replace(pattern: string, content: string, contentInFirst = content): MakeStep {
   return (emit) => {
     let pending = "";
@@ -140,12 +151,18 @@ export function replace(pattern: string, content: string, contentInFirst = conte
   };
 }
 
-/** `Metaspace`: what stands for a space becomes one; in the first piece, where the encoder had put it, nothing. */
+/**
+ * `Metaspace`: the space marker becomes a space. At the start of the first piece, where the encoder
+ * had put it, it is dropped.
+ */
 export function metaspace(replacement: string, prepended: boolean): MakeStep {
   return replace(replacement, " ", prepended ? "" : " ");
 }
 
-/** `Strip`: at most `start` characters `content` go from the beginning of each piece, `stop` from its end. */
+/**
+ * `Strip`: removes up to `start` characters `content` from the beginning of each piece and up to
+ * `stop` from its end.
+ */
 export function strip(content: string, start: number, stop: number): MakeStep {
   return (emit) => {
     let pending = "";
@@ -163,7 +180,7 @@ export function strip(content: string, start: number, stop: number): MakeStep {
         if (!undecided) left = 0;
         let shown = undecided ? 0 : pending.length;
         if (stop > 0 && !part.ends) shown -= unfinishedMatch(pending.slice(0, shown), content);
-        // What may have to go, as the piece may end here.
+        // Trailing `content` is held back, because the piece may end here.
         for (let i = 0; i < stop && shown > 0 && pending.endsWith(content, shown); i++) {
           shown -= content.length;
         }

@@ -4,7 +4,8 @@ import { openRegular } from "../files/small-file.js";
 import { indexEntryBytes } from "./dataset-file.js";
 
 /**
- * Checks a shard's document index: its size, the 0 at the start, and the shard's tokens at the end.
+ * Checks a shard's document index: its size, the 0 at the start, and the shard's token count at the
+ * end.
  * @param every also check that all starts rise, which reads the whole file
  * @throws DataError naming the file
  */

@@ -1,19 +1,19 @@
 import { DataError } from "../core/errors.js";
 import type { TokenDType } from "./dataset-file.js";
 
-/** What a file's header says. */
+/** Facts from a token file's header. */
 export interface ForeignHeader {
   dtype: TokenDType;
   headerBytes: number;
-  /** Tokens of the file, by its header; null if it does not say. */
+  /** Number of tokens in the file according to its header; null if the header does not say. */
   tokens: number | null;
-  /** Tokens that the file's must be a multiple of. */
+  /** The number of tokens must be a multiple of this. */
   multipleOf: number;
 }
 
 export interface ForeignFormat {
   headerBytes: number;
-  /** What stands around documents if the description does not say. */
+  /** Token around documents, if the description does not say. */
   documentStart: "none" | "bos" | "eos";
   documentEnd: "none" | "eos";
   /** @throws DataError naming the file and what is wrong with its header */
@@ -42,7 +42,7 @@ function need(header: Buffer, bytes: number, path: string): void {
   }
 }
 
-/** Formats of other trainers' token files. To add one, add how its header is read. */
+/** Formats of other trainers' token files. To add one, add a parser of its header. */
 export const foreignFormats = {
   /** TinyLlama, Lit-GPT, Lit-LLaMA: "LITPKDS", version, dtype, chunk size; then one chunk or several. */
   litgpt: {
@@ -66,14 +66,17 @@ export const foreignFormats = {
       return { dtype, headerBytes: 24, tokens: null, multipleOf: Number(chunk) };
     },
   },
-  /** nanoGPT: uint16 and nothing else. */
+  /** nanoGPT: uint16 ids without a header. */
   nanogpt: {
     headerBytes: 0,
     documentStart: "none",
     documentEnd: "eos",
     parse: () => ({ dtype: "uint16", headerBytes: 0, tokens: null, multipleOf: 1 }),
   },
-  /** llm.c: 256 int32 of which magic, version and number of tokens are used; GPT-2's uint16 or Llama 3's uint32. */
+  /**
+   * llm.c: a header of 256 int32, of which magic, version and number of tokens are used; then
+   * uint16 ids (GPT-2) or uint32 ids (Llama 3).
+   */
   llmc: {
     headerBytes: 1024,
     documentStart: "eos",

@@ -16,7 +16,7 @@ import type { TokenRow } from "./shards.js";
 import { FilePool, TokenFile } from "./token-file.js";
 import { Tokenizer } from "./tokenizer.js";
 
-/** Blocks that are looked at when a description is opened. */
+/** Number of blocks that are inspected when a description is opened. */
 const samples = 64;
 const sampleTokens = 4096;
 
@@ -53,15 +53,17 @@ export function isForeign(source: string): boolean {
 }
 
 /**
- * Reads a description of token files that another trainer's scripts wrote, which are used where they are:
+ * Reads a description of token files that another trainer's scripts wrote. The files are used where
+ * they are:
  *
  *     format: litgpt                       # or nanogpt, llmc
  *     train: packed/train_slim*.bin        # paths start at the description's folder
  *     validation: packed/validation*.bin
  *     tokenizer: llama                     # the tokenizer they were made with; or vocabSize and eosId
  *
- * The headers of all files are checked; of the tokens, blocks here and there, so that ids outside the vocabulary and
- * padding (`repeatedShare`) show before training. Other tokens are checked as they are read.
+ * The headers of all files are checked. Of the tokens, sample blocks are checked, so that padding
+ * (`repeatedShare`) and ids outside the vocabulary show before training. All other tokens are
+ * checked when they are read.
  * @throws DataError naming the file and what is wrong
  */
 export async function readForeign(file: string, split: Split): Promise<TokenRow> {
@@ -130,7 +132,7 @@ async function readVocabulary(description: Description, base: (name: string) => 
   return { vocabSize, eosId, bosId, tokenizer, tokenizerSha256: sha256 };
 }
 
-/** The files that paths and patterns name, those of a pattern in the order of their names. */
+/** Expands paths and patterns to files; those of one pattern are sorted by name. */
 async function expand(patterns: readonly string[]): Promise<string[]> {
   const paths: string[] = [];
   for (const pattern of patterns) {
@@ -193,7 +195,7 @@ async function readHeader(
   }
 }
 
-/** Looks at blocks all over the files and at their ends, where padding is. */
+/** Inspects blocks all over the files and at their ends, where padding usually is. */
 async function inspect(
   row: Omit<TokenRow, "repeatedShare" | "fingerprint">,
 ): Promise<Pick<TokenRow, "repeatedShare" | "fingerprint">> {

@@ -3,8 +3,9 @@ import { Mixture, type MixtureOptions } from "./mixture.js";
 import { TokenDataset } from "./shards.js";
 
 /**
- * The held-out documents of those data sets that have some, by their weights; null if none has.
- * @param onNotice told which have none
+ * Opens the held-out documents of the data sets that have any, mixed by the data sets' weights.
+ * @param onNotice called with messages about data sets without held-out documents
+ * @returns null if no data set has held-out documents
  * @throws DataError if a data set is damaged
  */
 export async function openHeldOut(

@@ -1,4 +1,5 @@
 import {
+  checkBoolean,
   checkFunction,
   checkInteger,
   checkNumber,
@@ -6,23 +7,27 @@ import {
   checkOptions,
 } from "../core/check-values.js";
 import { ArgumentError, StorageError } from "../core/errors.js";
-import {
-  type DocumentMarks,
-  documentStarts,
-  type InputsAndTargets,
-  splitWindows,
-} from "./windows.js";
+import type { HostBatch } from "../model/batch.js";
+import { type DocumentMarks, documentStarts, splitWindows } from "./windows.js";
 
 /** Where a loader reads windows from: a `Mixture`. */
 export interface WindowSource {
   readonly sequenceLength: number;
   /** The windows at `count` positions, each T+1 ids, one after the other. */
   read(position: number, count: number): Promise<Int32Array>;
-  /** What separates documents in the window at a position; needed for `documentStarts`. */
+  /** What separates documents in the window at a position; needed to keep them apart. */
   marksAt?(position: number): DocumentMarks;
 }
 
-export interface LoaderOptions {
+/** How the documents of a window are kept apart; by default a window is one text, as TinyLlama has it. */
+export interface DocumentOptions {
+  /** Whether a token sees its own document only: batches have `firstKey`. Default: false. */
+  maskDocuments?: boolean;
+  /** Whether positions count from the start of each document: batches have `positions`. Default: false. */
+  resetPositions?: boolean;
+}
+
+export interface LoaderOptions extends DocumentOptions {
   /** B: windows of a micro-batch. */
   batchSize: number;
   /** Global position of the first micro-batch. Default: 0. */
@@ -32,8 +37,6 @@ export interface LoaderOptions {
   /** Default: 0 of 1. */
   rank?: number;
   worldSize?: number;
-  /** Whether micro-batches say where their documents start. Default: false. */
-  documentStarts?: boolean;
   /** Called while `next` waits for longer than `slowAfterMs` (default: 30 s), each time that has passed again. */
   onSlow?: (waitedMs: number) => void;
   slowAfterMs?: number;
@@ -41,19 +44,34 @@ export interface LoaderOptions {
   limitMs?: number;
 }
 
-/** A micro-batch of B rows of T ids each. */
-export interface MicroBatch extends InputsAndTargets {
-  /** B. */
-  count: number;
+/** A micro-batch of B rows of T ids each, and its place in the sequence of all windows. */
+export interface LoadedBatch extends HostBatch {
   /** Global position of the first window of this micro-batch over all ranks. */
   position: number;
   /** Where the next one starts: what a checkpoint has to remember. */
   nextPosition: number;
-  /**
-   * (B, T), if asked for: index within its window of the first token of each token's document; see the function
-   * `documentStarts`.
-   */
-  documentStarts?: Int32Array;
+}
+
+/**
+ * Makes a batch of windows: the only place where ids become inputs and targets and documents are told apart.
+ * @param windows rows of T+1 ids
+ * @param marksOf of a row: what separates documents there
+ */
+export function makeBatch(
+  windows: Int32Array,
+  count: number,
+  sequenceLength: number,
+  { maskDocuments = false, resetPositions = false }: DocumentOptions,
+  marksOf: (row: number) => DocumentMarks,
+): HostBatch {
+  const batch = { ...splitWindows(windows, count, sequenceLength), count };
+  if (!maskDocuments && !resetPositions) return batch;
+  const starts = documentStarts(windows, sequenceLength, marksOf);
+  return {
+    ...batch,
+    ...(maskDocuments && { firstKey: starts }),
+    ...(resetPositions && { positions: starts.map((start, i) => (i % sequenceLength) - start) }),
+  };
 }
 
 export interface Shares {
@@ -86,7 +104,8 @@ const loaderOptionNames = [
   "prefetch",
   "rank",
   "worldSize",
-  "documentStarts",
+  "maskDocuments",
+  "resetPositions",
   "onSlow",
   "slowAfterMs",
   "limitMs",
@@ -107,7 +126,7 @@ export class Loader {
   readonly #source: WindowSource;
   readonly #options: Required<Omit<LoaderOptions, "onSlow" | "limitMs">> &
     Pick<LoaderOptions, "onSlow" | "limitMs">;
-  readonly #queue: Promise<MicroBatch>[] = [];
+  readonly #queue: Promise<LoadedBatch>[] = [];
   #step = 0;
   #failure: unknown = null;
   #closed = false;
@@ -123,7 +142,8 @@ export class Loader {
       prefetch: 4,
       rank: 0,
       worldSize: 1,
-      documentStarts: false,
+      maskDocuments: false,
+      resetPositions: false,
       slowAfterMs: 30_000,
       ...options,
     };
@@ -141,16 +161,19 @@ export class Loader {
     if (onSlow !== undefined) checkFunction("loader", "onSlow", onSlow);
     checkNumber("loader", "slowAfterMs", slowAfterMs, { min: 1, max: 2 ** 31 - 1 });
     checkNumber("loader", "limitMs", limitMs, { min: 1, max: 2 ** 31 - 1 });
-    if (this.#options.documentStarts && source.marksAt === undefined) {
+    const { maskDocuments, resetPositions } = this.#options;
+    checkBoolean("loader", "maskDocuments", maskDocuments);
+    checkBoolean("loader", "resetPositions", resetPositions);
+    if ((maskDocuments || resetPositions) && source.marksAt === undefined) {
       throw new ArgumentError("[loader] this source does not say what separates documents");
     }
     this.#fill();
   }
 
-  async next(): Promise<MicroBatch> {
+  async next(): Promise<LoadedBatch> {
     if (this.#closed) throw new ArgumentError("[loader] next() after close()");
     if (this.#failure !== null) throw this.#failure;
-    const batch = this.#queue.shift() as Promise<MicroBatch>;
+    const batch = this.#queue.shift() as Promise<LoadedBatch>;
     const start = performance.now();
     const { onSlow, slowAfterMs, limitMs } = this.#options;
     const timer = setInterval(() => onSlow?.(performance.now() - start), slowAfterMs);
@@ -188,7 +211,7 @@ export class Loader {
     }
   }
 
-  async #load(step: number): Promise<MicroBatch> {
+  async #load(step: number): Promise<LoadedBatch> {
     const { batchSize, startPosition, worldSize } = this.#options;
     const { first, count } = positionsForStep(step, this.#options);
     const asked = performance.now();
@@ -200,11 +223,7 @@ export class Loader {
     const { sequenceLength } = this.#source;
     const marksOf = (row: number) => this.#source.marksAt?.(first + row) as DocumentMarks;
     const batch = {
-      ...splitWindows(windows, count, sequenceLength),
-      ...(this.#options.documentStarts && {
-        documentStarts: documentStarts(windows, sequenceLength, marksOf),
-      }),
-      count,
+      ...makeBatch(windows, count, sequenceLength, this.#options, marksOf),
       position,
       nextPosition: position + batchSize * worldSize,
     };

@@ -10,15 +10,15 @@ import {
 import { type Device, defaultDevice, isDevice } from "../core/device.js";
 import { ArgumentError, DataError } from "../core/errors.js";
 import { hostArray } from "../core/host-array.js";
-import type { Tensor } from "../core/tensor.js";
+import type { Batch } from "../model/batch.js";
 import { Apportionment } from "./apportion.js";
 import type { Split } from "./dataset-file.js";
-import { Loader, type LoaderOptions } from "./loader.js";
+import { type DocumentOptions, Loader, type LoaderOptions } from "./loader.js";
 import { Permutation } from "./sampler.js";
 import { TokenDataset } from "./shards.js";
 import type { DocumentMarks } from "./windows.js";
 
-export interface MixtureOptions {
+export interface MixtureOptions extends DocumentOptions {
   /** T: a window has T inputs and T targets. */
   sequenceLength: number;
   /** Decides the order of the windows. Default: 3407. */
@@ -30,8 +30,6 @@ export interface MixtureOptions {
   /** Which part of every micro-batch `next` returns. Default: rank 0 of 1. */
   rank?: number;
   worldSize?: number;
-  /** Whether micro-batches say where their documents start. Default: false. */
-  documentStarts?: boolean;
 }
 
 export interface MixtureSource {
@@ -54,13 +52,15 @@ function checkMixtureOptions(options: MixtureOptions): void {
   const op = "mixture";
   checkObject(op, "options", options);
   checkOptions(op, options, mixtureOptionNames);
-  const { seed = 0, device, rank = 0, worldSize = 1, documentStarts = false } = options;
+  const { seed = 0, device, rank = 0, worldSize = 1 } = options;
+  const { maskDocuments = false, resetPositions = false } = options;
   checkInteger(op, "seed", seed, { min: 0 });
   if (device !== undefined && !isDevice(device))
     throw argumentError(op, "a device", "device", device);
   checkInteger(op, "worldSize", worldSize, { min: 1 });
   checkInteger(op, "rank", rank, { min: 0, max: worldSize - 1 });
-  checkBoolean(op, "documentStarts", documentStarts);
+  checkBoolean(op, "maskDocuments", maskDocuments);
+  checkBoolean(op, "resetPositions", resetPositions);
 }
 
 const mixtureOptionNames = [
@@ -70,7 +70,8 @@ const mixtureOptionNames = [
   "device",
   "rank",
   "worldSize",
-  "documentStarts",
+  "maskDocuments",
+  "resetPositions",
 ];
 
 /**
@@ -96,7 +97,7 @@ export class Mixture {
   /** Names everything that the sequence depends on: tokens, weights, sequence length and seed. */
   readonly fingerprint: string;
   readonly #options: Required<
-    Pick<MixtureOptions, "device" | "rank" | "worldSize" | "documentStarts">
+    Pick<MixtureOptions, "device" | "rank" | "worldSize" | "maskDocuments" | "resetPositions">
   >;
   readonly #apportionment: Apportionment;
   readonly #keys: readonly number[];
@@ -135,7 +136,8 @@ export class Mixture {
       device: options.device ?? defaultDevice(),
       rank: options.rank ?? 0,
       worldSize: options.worldSize ?? 1,
-      documentStarts: options.documentStarts ?? false,
+      maskDocuments: options.maskDocuments ?? false,
+      resetPositions: options.resetPositions ?? false,
     };
     this.vocabSize = first.vocabSize;
     this.eosId = first.eosId;
@@ -243,28 +245,17 @@ export class Mixture {
   }
 
   /**
-   * This rank's part of the next global micro-batch as tensors of shape (microBatch, T), dtype i32, read ahead in the
-   * background. `documentStarts` is there if the mixture was opened with it. The tensors belong to the caller's scope.
+   * This rank's part of the next global micro-batch on the mixture's device, (microBatch, T) each, read ahead in the
+   * background. The tensors belong to the caller's scope.
    */
-  async next(
-    microBatch: number,
-  ): Promise<{ inputs: Tensor; targets: Tensor; documentStarts?: Tensor }> {
+  async next(microBatch: number): Promise<Batch> {
     if (this.#loader?.batchSize !== microBatch) this.#drop();
     this.#loader ??= { loader: this.loader(microBatch, this.#position), batchSize: microBatch };
     const batch = await this.#loader.loader.next();
     this.#position = batch.nextPosition;
     // Imported here, so that preparing and inspecting data needs no native addon.
-    const { tensor } = await import("../core/create.js");
-    const options = {
-      shape: [microBatch, this.sequenceLength],
-      dtype: "i32",
-      device: this.#options.device,
-    } as const;
-    return {
-      inputs: tensor(batch.inputs, options),
-      targets: tensor(batch.targets, options),
-      ...(batch.documentStarts && { documentStarts: tensor(batch.documentStarts, options) }),
-    };
+    const { batchTensors } = await import("../model/batch.js");
+    return batchTensors(batch, this.#options.device);
   }
 
   /** A loader of this mixture for its rank. */
@@ -273,11 +264,9 @@ export class Mixture {
     startPosition: number,
     options: Omit<LoaderOptions, "batchSize" | "startPosition"> = {},
   ): Loader {
-    const { rank, worldSize, documentStarts } = this.#options;
+    const { device: _, ...shared } = this.#options;
     return new Loader(this, {
-      rank,
-      worldSize,
-      documentStarts,
+      ...shared,
       ...options,
       batchSize,
       startPosition,

@@ -1,20 +1,27 @@
 import { TokenizerError } from "../core/errors.js";
 import { components, type JsonObject, type TokenizerJson } from "./tokenizer-json.js";
 
-/** How many times as long a tokenizer may make text before it is split: real ones make it twice, or eight times for tabs. */
+/**
+ * Largest growth of text by normalization. Real tokenizers double it, or make eight times as much
+ * of tabs.
+ */
 const maxGrowth = 64;
 
-/** Copies of a pattern that growth is tried with: what a step makes of neighbours may only together be a later one's pattern. */
+/**
+ * Growth is tried on this many copies of a pattern, because the outputs of neighbours may only
+ * together form a later step's pattern.
+ */
 const copies = 8;
 
 /**
- * Refuses normalizers that blow text up: five that each write ten letters for one make 100,000, and a page of such text
- * keeps every core busy for hours.
+ * Refuses normalizers that blow text up. Five steps that each write ten letters for one make
+ * 100,000 letters of it, and a page of such text keeps every core busy for hours.
  * @throws TokenizerError
  */
 export function checkGrowth({ normalizer, pre_tokenizer }: TokenizerJson, file: string): void {
   const steps = components(normalizer);
-  // The characters for bytes above 127 are two bytes each, whose characters are four, and so on.
+  // ByteLevel turns a byte above 127 into a character of two bytes, which the next ByteLevel turns
+  // into four, and so on.
   const byteLevels = [...steps, ...components(pre_tokenizer)].filter(
     ({ type }) => type === "ByteLevel",
   ).length;
@@ -38,10 +45,10 @@ function fail(file: string, field: string, growth: number): never {
 }
 
 interface Replacement {
-  /** The text that is replaced; null for a regular expression. */
+  /** The text to be replaced; null for a regular expression. */
   pattern: string | null;
   content: string;
-  /** How many characters an expression may make of one. */
+  /** Largest number of characters that a regular expression may make of one. */
   factor: number;
 }
 
@@ -52,11 +59,11 @@ function replacementOf(step: JsonObject): Replacement | null {
   if (typeof text === "string" && text !== "") {
     return { pattern: text, content, factor: 1 };
   }
-  // An expression may match nothing, and then adds to every character.
+  // An expression may match the empty string, and then adds its content at every character.
   return { pattern: null, content, factor: 1 + content.length };
 }
 
-/** How much longer the rest of the steps make what the one at `place` replaces. */
+/** Factor by which the steps after `place` lengthen that step's replacement. */
 function growthFrom(steps: readonly (Replacement | null)[], place: number): number {
   const { pattern, content } = steps[place] as Replacement;
   const start = (pattern ?? content).repeat(copies);

@@ -1,7 +1,10 @@
-/** A run of one token counts as padding or junk from this length on. */
+/** Shortest run of one token that counts as padding or junk. */
 export const minRunLength = 32;
 
-/** Adds up the tokens that stand in runs of at least `minRunLength` equal ones, and remembers the worst token. */
+/**
+ * Counts the tokens in runs of at least `minRunLength` equal tokens, and which token has most of
+ * them.
+ */
 export class RunCounter {
   repeated = 0;
   #token = -1;
@@ -29,7 +32,7 @@ export class RunCounter {
     this.#length = 0;
   }
 
-  /** Goes on where another counter is. */
+  /** Copies the state of another counter. */
   take(other: RunCounter): void {
     this.repeated = other.repeated;
     this.#token = other.#token;
@@ -37,7 +40,7 @@ export class RunCounter {
     for (const [token, count] of other.#byToken) this.#byToken.set(token, count);
   }
 
-  /** The token with the most tokens in runs. */
+  /** The token with the most tokens in such runs. */
   worst(): number {
     let worst = -1;
     for (const [token, count] of this.#byToken) {

@@ -31,12 +31,14 @@ function roundKeys(numbers: readonly number[]): Uint32Array {
 }
 
 /**
- * A keyed permutation of 0..n-1, so that an epoch's order needs no memory: the window at any place is computed.
+ * A keyed permutation of 0..n-1. The window at any place of an epoch is computed, so its order
+ * needs no memory.
  *
- * An index x = left · b + right lives in the grid Z_a × Z_b with a = ceil(sqrt n), b = ceil(n / a). A round adds a keyed
- * hash of one half to the other half, modulo its size: whatever the hash, the round can be undone, so eight rounds are
- * a bijection of the grid (a generalised Feistel network, Black & Rogaway 2002). The grid exceeds n by less than a,
- * so a value that falls outside 0..n-1 is sent through again ("cycle walking"), rarely. Everything stays below 2^53.
+ * An index x = left · b + right lives in the grid Z_a × Z_b with a = ceil(sqrt n), b = ceil(n / a).
+ * A round adds a keyed hash of one half to the other half, modulo its size. Whatever the hash, the
+ * round can be undone, so eight rounds are a bijection of the grid (a generalised Feistel network,
+ * Black & Rogaway 2002). The grid exceeds n by less than a, so values rarely fall outside 0..n-1;
+ * those that do are sent through again ("cycle walking"). All numbers stay below 2^53.
  */
 export class Permutation {
   readonly size: number;
@@ -46,9 +48,9 @@ export class Permutation {
 
   /**
    * @param size    number of elements, at most 2^40
-   * @param seed    of the run
-   * @param source  which source of a mixture: sources with equal sizes get different orders
-   * @param epoch   which pass: every pass has its own order
+   * @param seed    seed of the run
+   * @param source  index of the source in a mixture; sources of equal size get different orders
+   * @param epoch   number of the pass; every pass has its own order
    */
   constructor(size: number, seed: number, source: number, epoch: number) {
     checkInteger("permutation", "size", size, { min: 1, max: maxWindows });
@@ -70,7 +72,7 @@ export class Permutation {
     return value;
   }
 
-  /** Where in the order an element is: the inverse of `at`. */
+  /** Place of an element in the order: the inverse of `at`. */
   indexOf(element: number): number {
     checkInteger("permutation", "element", element, { min: 0, max: this.size - 1 });
     let value = element;
@@ -79,7 +81,7 @@ export class Permutation {
     return value;
   }
 
-  /** `#walk` undone, round by round. */
+  /** Inverse of `#walk`, round by round. */
   #walkBack(value: number): number {
     const rows = this.#rows;
     const columns = this.#columns;

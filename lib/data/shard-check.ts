@@ -6,49 +6,55 @@ import { replaceFile } from "../files/replace-file.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
 import { changedFile } from "./verify.js";
 
-/** A file whose content dataset.json names by its hash. */
+/** A file whose SHA-256 is known from dataset.json. */
 export interface HashedFileEntry {
   path: string;
   sha256: string;
 }
 
 export interface ShardCheckOptions {
-  /** The consequence of a file that differs: an error that ends the run, or a note. */
+  /** Consequence of a file that differs: an error that ends the run, or a warning. */
   onDamage: "stop" | "warn";
-  /** Where it is kept how far a run has come; null: nowhere. */
+  /** Path of the file that remembers how far the run has come; null to remember nothing. */
   memory: string | null;
   onNotice: (message: string) => void;
   /** Bytes to hash before the first step. Default: 2^28. */
   firstBytes?: number;
 }
 
-/** Small enough to hash in less than a millisecond. */
+/** Bytes per read: few enough to hash in less than a millisecond. */
 const pieceBytes = 2 ** 18;
-/** Read per second in the background: about a fiftieth of a core, and little beside what any storage gives. */
+/**
+ * Background reading rate. It takes about a fiftieth of a core, and little of any storage's
+ * bandwidth.
+ */
 const backgroundBytesPerSecond = 2 ** 25;
-/** Hashed before the first step, as far as the time lasts; so small data sets are hashed as a whole by then. */
+/**
+ * Bytes to hash before the first step, time permitting. Small data sets are thus hashed completely
+ * by then.
+ */
 const firstBytes = 2 ** 28;
 const firstMs = 10_000;
 
-/** How far a run has come: how many files in their order, and what they were. */
+/** Progress of the check: the number of files checked, in order, and a stamp of them. */
 interface Remembered {
   files: number;
   stamp: string;
 }
 
 /**
- * Hashes the files of a run's data sets once, in their order, while the run trains: a bit that rots
- * in a shard leaves its size as it is, and its tokens are as good as any others.
+ * Hashes the files of a run's data sets once, in order, while the run trains. A bit that rots in a
+ * shard does not change its size, and the damaged tokens look as good as any others.
  */
 export class ShardCheck {
-  /** Files that were hashed, by this run or before it was resumed. */
+  /** Number of files checked, by this run or before it was resumed. */
   checked = 0;
-  /** Called when a file is found that is to end the run. */
+  /** Called when a damaged file has to end the run. */
   onFailure = (): void => {};
   readonly #files: readonly HashedFileEntry[];
   readonly #options: ShardCheckOptions;
   readonly #stop = new AbortController();
-  /** What the checked files were: their hashes, sizes and times. */
+  /** Stamp of the checked files: their hashes, sizes and times. */
   #stamp = createHash("sha256");
   #rememberedAt = 0;
   #work: Promise<void> = Promise.resolve();
@@ -64,7 +70,7 @@ export class ShardCheck {
     this.#options = options;
   }
 
-  /** The error that is to end the run. */
+  /** The error that has to end the run, if there is one. */
   get failure(): DataError | null {
     return this.#failure;
   }
@@ -74,8 +80,8 @@ export class ShardCheck {
   }
 
   /**
-   * Hashes the first 256 MB, but for no longer than 10 s, and goes on in the background.
-   * @throws DataError naming a file that differs, if that is to stop the run
+   * Hashes the first 256 MB for at most 10 s, and continues in the background.
+   * @throws DataError naming a file that differs, if damage stops the run
    */
   async start(): Promise<void> {
     this.#started = performance.now();
@@ -94,7 +100,10 @@ export class ShardCheck {
     if (this.#failure !== null) throw this.#failure;
   }
 
-  /** Ends it. @param hangs whether a read may never end: then none is waited for */
+  /**
+   * Stops the check. @param hangs whether a read may never finish; if so, close does not wait for
+   * it
+   */
   async close(hangs = false): Promise<void> {
     this.#stop.abort();
     if (!hangs) await this.#work;
@@ -117,7 +126,7 @@ export class ShardCheck {
         if (actual === file.sha256) {
           this.checked++;
           this.#stamp.update(stamp);
-          // The next run hashes the files behind a damaged one again.
+          // After a damaged file, the next run hashes the later files again.
           if (!damaged) await this.#remember(this.checked === this.files);
           continue;
         }
@@ -132,13 +141,14 @@ export class ShardCheck {
       }
       this.#ended = true;
     } catch (error) {
-      // The reads of the loader say what is wrong with the storage, and whether that ends the run.
+      // The loader reads the same files: its errors say what is wrong with the storage and whether
+      // that ends the run.
       this.#ended = true;
       onNotice(`the data's hashes cannot be checked: ${(error as Error).message}`);
     }
   }
 
-  /** The hash of a file; null if the check was closed meanwhile. */
+  /** Hashes a file; null if the check was closed meanwhile. */
   async #hash(path: string): Promise<string | null> {
     const digest = createHash("sha256");
     const buffer = Buffer.allocUnsafeSlow(pieceBytes);
@@ -157,7 +167,7 @@ export class ShardCheck {
     }
   }
 
-  /** Waits where it is ahead of its rate. */
+  /** Waits while reading is ahead of the background rate. */
   async #pace(): Promise<void> {
     const now = performance.now();
     if (this.#paceFrom === 0) {
@@ -170,12 +180,12 @@ export class ShardCheck {
     }
     const ahead = this.#paceFrom + (1000 * this.#bytes) / backgroundBytesPerSecond - now;
     if (ahead < 10) return;
-    // Without a reference: no process stays alive for it. Closing ends the wait.
+    // An unreferenced timer does not keep the process alive. Closing aborts the wait.
     const options = { ref: false, signal: this.#stop.signal };
     await sleep(ahead, undefined, options).catch(() => {});
   }
 
-  /** Passes over the files that an earlier part of the run has hashed, if they are what they were then. */
+  /** Skips the files that an earlier part of the run has hashed, if they are unchanged. */
   async #skipKnown(): Promise<void> {
     const memory = await this.#recall();
     if (memory === null || memory.files > this.#files.length) return;
@@ -198,7 +208,7 @@ export class ShardCheck {
     }
   }
 
-  /** Notes how far it is, but not for every one of many small files. */
+  /** Remembers the progress, but not after each of many small files. */
   async #remember(atOnce: boolean): Promise<void> {
     const { memory } = this.#options;
     const now = performance.now();
@@ -208,12 +218,12 @@ export class ShardCheck {
       files: this.checked,
       stamp: this.#stamp.copy().digest("hex"),
     } satisfies Remembered);
-    // Without it the next run only hashes once more.
+    // If it cannot be written, the next run only hashes again.
     await replaceFile(memory, `${text}\n`).catch(() => {});
   }
 }
 
-/** What tells that a file has been written to since. */
+/** A stamp that changes when the file is written to. */
 async function stampOf({ path, sha256 }: HashedFileEntry): Promise<string> {
   const { size, mtimeMs } = await stat(path).catch((cause: Error) => {
     throw new DataError(`[data] cannot read ${path}: ${cause.message}`, { cause });

@@ -33,13 +33,13 @@ export interface DatasetOptions {
   split?: Split;
 }
 
-/** Tokens of one split, whatever wrote them. */
+/** The tokens of one split, of a data set made by `prepare` or of another trainer's files. */
 export interface TokenRow {
   /** Folder or file that was opened. */
   folder: string;
   split: Split;
   files: readonly { path: string; tokens: number; headerBytes: number }[];
-  /** Files whose content is known by its hash; none of other trainers' files is. */
+  /** Files with a known SHA-256; empty for other trainers' files. */
   hashed: readonly HashedFileEntry[];
   dtype: TokenDType;
   vocabSize: number;
@@ -48,7 +48,7 @@ export interface TokenRow {
   /** Path of the tokenizer; null if only the size of the vocabulary is known. */
   tokenizer: string | null;
   tokenizerSha256: string;
-  /** 0 if it is not known. */
+  /** UTF-8 bytes of text per token; 0 if unknown. */
   bytesPerToken: number;
   repeatedShare: number;
   fingerprint: string;
@@ -57,9 +57,10 @@ export interface TokenRow {
 /**
  * One split of a data set, as windows.
  *
- * The tokens of all shards, one after the other, are one long row. Window w is the T+1 tokens from w·T on: its
- * inputs are the first T, its targets the last T. So windows overlap by one token, every token but the first is a
- * target exactly once, and at most T tokens at the very end are in no window. Windows cross documents and shards.
+ * The tokens of all shards, one after the other, are one long row. Window w is the T+1 tokens from
+ * w·T on: its inputs are the first T, its targets the last T. Windows therefore overlap by one
+ * token, every token but the first is a target exactly once, and at most T tokens at the very end
+ * are in no window. Windows cross the borders of documents and shards.
  */
 export class TokenDataset {
   readonly folder: string;
@@ -70,22 +71,22 @@ export class TokenDataset {
   readonly tokens: number;
   readonly vocabSize: number;
   readonly eosId: number;
-  /** What separates documents in the row of tokens. */
+  /** Ids that separate documents in the row of tokens. */
   readonly marks: DocumentMarks;
-  /** Path of the tokenizer; null for foreign tokens of which only the size of the vocabulary is known. */
+  /** Path of the tokenizer; null for foreign tokens with only a known vocabulary size. */
   readonly tokenizer: string | null;
   readonly tokenizerSha256: string;
-  /** UTF-8 bytes of text per token, 0 if not known: turns nats per token into bits per byte. */
+  /** UTF-8 bytes of text per token, 0 if unknown. Converts nats per token into bits per byte. */
   readonly bytesPerToken: number;
-  /** Share of the tokens that stand in long runs of one token: to warn about. */
+  /** Share of the tokens that stand in long runs of one token. A large share deserves a warning. */
   readonly repeatedShare: number;
-  /** Names the tokens: the same tokens in the same order have the same fingerprint. */
+  /** Identifies the tokens: equal tokens in the same order have the same fingerprint. */
   readonly fingerprint: string;
-  /** Its files whose content dataset.json names by a hash: shards and their indices. */
+  /** Files with a SHA-256 in dataset.json: the shards and their indices. */
   readonly hashedFiles: readonly HashedFileEntry[];
   readonly #pool = new FilePool();
   readonly #files: readonly TokenFile[];
-  /** Where each shard starts in the row. */
+  /** Start of each shard in the row of tokens. */
   readonly #starts: readonly number[];
 
   private constructor(row: TokenRow, sequenceLength: number) {
@@ -116,9 +117,9 @@ export class TokenDataset {
   }
 
   /**
-   * Opens a folder made by `prepare`, or a description of foreign token files (`.yaml`, see `readForeign`), checking
-   * everything but the tokens themselves, which are checked as they are read.
-   * @throws DataError naming the file that is wrong, or if there is not one window
+   * Opens a folder made by `prepare`, or a description of foreign token files (`.yaml`, see
+   * `readForeign`). Everything is checked except the tokens, which are checked when they are read.
+   * @throws DataError naming the file that is wrong, or if the tokens do not fill one window
    */
   static async open(folder: string, options: DatasetOptions): Promise<TokenDataset> {
     checkPath("data", "folder", folder);
@@ -171,12 +172,14 @@ export class TokenDataset {
     }
   }
 
-  /** Closes the files. Reading again opens them again. */
+  /** Closes the files. A later read opens them again. */
   async close(): Promise<void> {
     await this.#pool.close();
   }
 
-  /** The shard that holds a token of the row: the last one that starts at or before it. */
+  /**
+   * Number of the shard that holds a token of the row: the last shard that starts at or before it.
+   */
   #shardOf(token: number): number {
     let low = 0;
     let high = this.#starts.length - 1;
@@ -228,7 +231,10 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
   };
 }
 
-/** Checks the sizes of a shard and its index; with `wholeIndex`, that all of its documents rise. */
+/**
+ * Checks the sizes of a shard and of its index. With `wholeIndex` it also checks that all document
+ * starts rise.
+ */
 export async function checkShard(
   folder: string,
   shard: ShardEntry,

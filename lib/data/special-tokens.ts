@@ -2,25 +2,25 @@ import { TokenizerError } from "../core/errors.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
 import type { CheckedTokenizer } from "./tokenizer-json.js";
 
-/** Tokens that are no text: none comes from the characters of a document, and none is shown. */
+/** Tokens that are not text. The characters of a document never become one, and none is shown. */
 export interface SpecialTokens {
   readonly eosId: number;
   readonly bosId: number | null;
   readonly ids: ReadonlySet<number>;
 }
 
-/** The names that end a document, for folders that do not say. */
+/** Usual names of the token that ends a document, for tokenizers that do not name theirs. */
 const usualEosTokens = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>"];
 const usualBosTokens = ["<s>", "<|begin_of_text|>", "<bos>"];
 
-/** Fields of the files beside a tokenizer.json that name one special token. */
+/** Fields in the files next to a tokenizer.json that name one special token each. */
 const fields = ["bos", "eos", "unk", "pad", "sep", "cls", "mask"].map((name) => `${name}_token`);
-/** Those that name several: a list, or an object of them. */
+/** Fields in these files that name several special tokens, as a list or an object. */
 const listFields = ["additional_special_tokens", "extra_special_tokens"];
 
 /**
- * Finds the special tokens: those with the flag `special`, those that a file beside the tokenizer.json calls special, and
- * the two that begin and end a document.
+ * Finds the special tokens: those with the flag `special`, those that a file next to the
+ * tokenizer.json calls special, and the two that begin and end a document.
  * @throws TokenizerError if no token ends a document
  */
 export function findSpecialTokens(checked: CheckedTokenizer, files: TokenizerFiles): SpecialTokens {
@@ -61,14 +61,14 @@ export function findSpecialTokens(checked: CheckedTokenizer, files: TokenizerFil
   return { eosId, bosId, ids };
 }
 
-/** A token is named by its text, or by an object with it. */
+/** A token is given as its text, or as an object that contains the text. */
 function contentOf(entry: unknown): unknown {
   return typeof entry === "object" && entry !== null
     ? (entry as { content?: unknown }).content
     : entry;
 }
 
-/** The tokens that such a file calls special. */
+/** Special tokens named in such a file. */
 function namesIn(contents: Record<string, unknown>): unknown[] {
   const entries = (value: unknown): unknown[] =>
     typeof value === "object" && value !== null ? Object.values(value) : [];

@@ -1,19 +1,19 @@
 /**
- * Longer text is cut into parts of at most this many UTF-16 units, encoded side by side: the time for one piece of text
- * without a cut (a line of one character) grows faster than its length.
+ * Largest part of a text, in UTF-16 units. Longer text is cut into parts that are encoded side by
+ * side: the time for text without a cut (a line of one character) grows faster than its length.
  */
 export const maxPartLength = 2 ** 17;
 
-/** Text given to the package at once: bounds the memory of its results. */
+/** Text handed to the package at once, in UTF-16 units. It bounds the memory of the results. */
 const maxBatchLength = 2 ** 18;
 
 export interface TextPart {
   text: string;
-  /** Whether it is not the first part of its text. */
+  /** Whether another part of its text precedes it. */
   continues: boolean;
 }
 
-/** Places of parts of one kind, bounded in total length. */
+/** Groups parts of one kind into batches of bounded total length; yields their indices. */
 export function* batches(parts: readonly TextPart[]): Generator<number[]> {
   for (const continues of [false, true]) {
     let batch: number[] = [];
@@ -45,7 +45,10 @@ export function splitText(text: string, limit: number): string[] {
   return parts;
 }
 
-/** `splitText` for text that comes in chunks, cut at the same places; holds little more than one part. */
+/**
+ * `splitText` for text that comes in chunks. It cuts at the same places, and holds little more than
+ * one part in memory.
+ */
 export async function* splitStream(
   chunks: AsyncIterable<string>,
   limit: number,
@@ -53,7 +56,7 @@ export async function* splitStream(
   let pending = "";
   for await (const chunk of chunks) {
     pending += chunk;
-    // A cut looks one unit beyond the limit.
+    // Choosing a cut needs one unit beyond the limit.
     let start = 0;
     while (pending.length - start > limit + 1) {
       const end = cutBefore(pending, start + Math.ceil(limit / 2), start + limit);
@@ -68,7 +71,7 @@ export async function* splitStream(
 
 const isSpace = (character: string | undefined): boolean => /\s/.test(character ?? "");
 
-/** The best place for a cut in low..high. */
+/** The best place for a cut between `low` and `high`, both included. */
 function cutBefore(text: string, low: number, high: number): number {
   for (let at = high; at > low; at--) {
     if (text[at - 1] === "\n" && !isSpace(text[at])) return at;

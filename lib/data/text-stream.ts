@@ -12,18 +12,19 @@ import {
 } from "./decoder-steps.js";
 import { type CheckedTokenizer, components } from "./tokenizer-json.js";
 
-/** How the ids of a tokenizer become text: its tokens, and the steps of its `decoder`. */
+/** How a tokenizer's ids become text: the text of each token, and the steps of its `decoder`. */
 export interface Decoding {
   readonly tokens: readonly string[];
   readonly steps: readonly MakeStep[];
-  /** Added tokens that the vocabulary lacks: only their own characters make them. */
+  /** Added tokens that are not in the vocabulary. Only their own characters stand for them. */
   readonly literalIds: ReadonlySet<number>;
 }
 
 /**
- * Reads the `decoder` of a tokenizer.json. Its steps run here rather than in the package: text can then be shown as it
- * becomes final, a character that spans several tokens is held back until it is whole, and one broken byte does not turn
- * the valid characters beside it into U+FFFD.
+ * Reads the `decoder` of a tokenizer.json. Its steps run here rather than in the package, for three
+ * reasons: text can be shown as soon as it is final, a character that spans several tokens is held
+ * back until it is whole, and one broken byte does not turn the valid characters next to it into
+ * U+FFFD.
  * @throws TokenizerError for a decoder that the Llama family does not use
  */
 export function readDecoder(checked: CheckedTokenizer, file: string): Decoding {
@@ -81,14 +82,15 @@ function makeStep(step: Record<string, unknown>, file: string): MakeStep {
 }
 
 /**
- * Text as its tokens arrive. `push` returns what has become final, which is "" while a character is unfinished; `end`
- * returns what is left. Together they are the text of all ids at once. Bytes that are no UTF-8 become U+FFFD.
+ * Decodes tokens as they arrive. `push` returns the text that has become final, which is "" while a
+ * character is unfinished; `end` returns the rest. Joined, these are the text of all ids decoded at
+ * once. Bytes that are not valid UTF-8 become U+FFFD.
  */
 export class TextStream {
   readonly #decoding: Decoding;
   readonly #skip: ReadonlySet<number>;
   readonly #utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-  /** The first of the steps, which feed each other; the last one feeds `#ready`. */
+  /** The first step of the chain. Each step feeds the next, and the last one feeds `#ready`. */
   readonly #steps: DecoderStep[] = [];
   readonly #first: DecoderStep["push"];
   #ready = "";

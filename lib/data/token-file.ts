@@ -5,16 +5,19 @@ import { hostArray } from "../core/host-array.js";
 import { openRegular } from "../files/small-file.js";
 import { bytesPerId, type TokenDType } from "./dataset-file.js";
 
-/** Files kept open at once: large data sets have more shards than a process may open files. */
+/**
+ * Number of files kept open at once: large data sets have more shards than a process may open
+ * files.
+ */
 const maxOpenFiles = 64;
 
 interface OpenFile {
   handle: Promise<FileHandle>;
-  /** Reads under way: while there are any, it stays open. */
+  /** Number of reads in progress. The file stays open until there are none. */
   users: number;
 }
 
-/** Opens files when they are read, and closes those not read for longest. */
+/** Opens files when they are read, and closes the least recently used ones. */
 export class FilePool {
   readonly #files = new Map<string, OpenFile>(); // in order of last use
 
@@ -31,7 +34,7 @@ export class FilePool {
     }
   }
 
-  /** Closes all files; none may be in use. */
+  /** Closes all files. None may be in use. */
   async close(): Promise<void> {
     const files = [...this.#files.values()];
     this.#files.clear();
@@ -49,8 +52,8 @@ export class FilePool {
 }
 
 /**
- * A file of token ids. Read by position, never mapped: a file that is cut short while it is open gives an error
- * instead of a SIGBUS.
+ * A file of token ids. It is read by position and never mapped, so that a file truncated while it
+ * is open gives an error instead of a SIGBUS.
  */
 export class TokenFile {
   readonly path: string;
@@ -109,7 +112,7 @@ export class TokenFile {
   }
 }
 
-/** Fills `bytes` from a position on. @returns how many there were */
+/** Fills `bytes` from a position on. @returns the number of bytes read */
 async function readAt(handle: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
   let at = 0;
   while (at < bytes.length) {

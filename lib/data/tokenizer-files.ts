@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { TokenizerError } from "../core/errors.js";
 import { answered, readSmallFile, sizeLimits } from "../files/small-file.js";
 
-/** A tokenizer.json as it was read, and what lies beside it. */
+/** A tokenizer.json and the companion files next to it, as they were read. */
 export interface TokenizerFiles {
   file: string;
   bytes: Buffer;
@@ -19,7 +19,10 @@ export interface CompanionFile {
   contents: Record<string, unknown>;
 }
 
-/** Files that say which tokens begin and end a text; the first that does counts. */
+/**
+ * Companion files that name the tokens at the beginning and end of a text. The first file that
+ * names one counts.
+ */
 export const companionNames = ["tokenizer_config.json", "special_tokens_map.json"] as const;
 
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {

@@ -2,7 +2,10 @@ import { TokenizerError } from "../core/errors.js";
 
 export type JsonObject = Record<string, unknown>;
 
-/** The parts of a Hugging Face tokenizer.json that are read here; the rest is passed on as it is. */
+/**
+ * The parts of a Hugging Face tokenizer.json that this library reads. All others are passed on
+ * unchanged.
+ */
 export interface TokenizerJson extends JsonObject {
   added_tokens: AddedToken[];
   normalizer: JsonObject | null;
@@ -25,7 +28,10 @@ export interface BpeModel extends JsonObject {
   continuing_subword_prefix?: string | null;
 }
 
-/** A parsed tokenizer.json with its ids looked up: `tokens[id]` is the text of every id, without holes. */
+/**
+ * A parsed tokenizer.json with a table of its ids: `tokens[id]` is the text of every id, without
+ * holes.
+ */
 export interface CheckedTokenizer {
   readonly json: TokenizerJson;
   readonly tokens: readonly string[];
@@ -34,12 +40,12 @@ export interface CheckedTokenizer {
   readonly byteIds: ReadonlySet<number>;
 }
 
-/** The name of the token of a byte in a byte-fallback vocabulary: `<0x0A>`. */
+/** Name of a byte's token in a byte-fallback vocabulary, such as `<0x0A>`. */
 export function byteTokenName(byte: number): string {
   return `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
 }
 
-/** The character that stands for each byte in a ByteLevel vocabulary (GPT-2's table). */
+/** The character for each byte in a ByteLevel vocabulary (GPT-2's table). */
 export const byteLevelAlphabet: readonly string[] = (() => {
   const printable = (byte: number): boolean =>
     (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
@@ -58,7 +64,7 @@ function isId(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0 && value < 2 ** 31;
 }
 
-/** A component, or those inside of it where it is a Sequence. */
+/** A component in a list, or the components inside it if it is a Sequence. */
 export function components(component: JsonObject | null): JsonObject[] {
   if (component === null) return [];
   const inner = component.normalizers ?? component.pretokenizers ?? component.decoders;
@@ -147,7 +153,7 @@ export function parseTokenizerJson(text: string, file: string): CheckedTokenizer
 
 type Fail = (field: string, problem: string) => never;
 
-/** The two parts of a merge in either notation, or null. */
+/** The two parts of a merge in either notation; null if it is malformed. */
 export function mergeParts(merge: unknown): [string, string] | null {
   const parts = typeof merge === "string" ? merge.split(" ") : merge;
   if (!Array.isArray(parts) || parts.length !== 2) return null;
@@ -156,14 +162,15 @@ export function mergeParts(merge: unknown): [string, string] | null {
     : null;
 }
 
-/** The token that a merge makes. */
+/** Text of the token that a merge makes. */
 export function mergeResult(model: BpeModel, [left, right]: [string, string]): string {
   const prefix = model.continuing_subword_prefix ?? "";
   return left + (right.startsWith(prefix) ? right.slice(prefix.length) : right);
 }
 
 function checkMerges(model: BpeModel, fail: Fail): void {
-  // The tokenizers library cuts this many bytes off each merge's second token without looking: a shorter one ends the process.
+  // The tokenizers library removes this many bytes from each merge's second token without a check,
+  // and a shorter token ends the process.
   const prefix = model.continuing_subword_prefix ?? "";
   if (typeof prefix !== "string") {
     fail("model.continuing_subword_prefix", `expected text or null, got ${JSON.stringify(prefix)}`);
@@ -191,8 +198,9 @@ function checkMerges(model: BpeModel, fail: Fail): void {
 }
 
 /**
- * The ids of the 256 bytes. Every byte must have a token, or some text could not be encoded and would silently become
- * <unk>. For a control character its own token does as well: Gemma has no other one for the tab.
+ * Finds the ids of the 256 bytes. Every byte must have a token, or some text could not be encoded
+ * and would silently become <unk>. A control character's own token counts as well: Gemma has no
+ * other one for the tab.
  */
 function findBytes({ model, pre_tokenizer, normalizer }: TokenizerJson, fail: Fail): Set<number> {
   const byteLevel = [...components(normalizer), ...components(pre_tokenizer)].some(

@@ -3,8 +3,8 @@ type Json = Readonly<Record<string, unknown>>;
 const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
 
 /**
- * Whether a tokenizer puts its beginning-of-text token in front of every text, as other programs
- * use it: by the post-processor of tokenizer.json, unless `add_bos_token` beside it says so or not.
+ * Whether other programs put the tokenizer's beginning-of-text token in front of every text. The
+ * post-processor of tokenizer.json decides, unless a companion file has the field `add_bos_token`.
  */
 export function addsBos(tokenizerJson: Json, companions: readonly Json[], bos: string): boolean {
   const said = companions.map(({ add_bos_token }) => add_bos_token);
@@ -17,7 +17,7 @@ function templateAdds(processor: unknown, bos: string): boolean {
   if (Array.isArray(processor.processors)) {
     return processor.processors.some((inner) => templateAdds(inner, bos));
   }
-  // As BERT and RoBERTa have it.
+  // `BertProcessing` and `RobertaProcessing` name the token here.
   if (Array.isArray(processor.cls)) return processor.cls[0] === bos;
   const first = Array.isArray(processor.single) ? processor.single[0] : undefined;
   return isObject(first) && isObject(first.SpecialToken) && first.SpecialToken.id === bos;

@@ -9,27 +9,28 @@ import {
   type TokenizerJson,
 } from "./tokenizer-json.js";
 
-/** How a variant of a tokenizer treats its input. */
+/** A variant of a tokenizer, by its treatment of the input. */
 export interface Variant {
-  /** Whether `</s>` and the like in the text become their ids, or are ordinary text. */
+  /** Whether special tokens such as `</s>` in the text become their ids, or are ordinary text. */
   specialTokens: "text" | "recognize";
-  /** Whether the text goes on after earlier text: then nothing is put in front of it. */
+  /** Whether the text continues earlier text. If so, nothing is put in front of it. */
   continues: boolean;
 }
 
 /**
- * The tokenizer.json of a variant. Truncation, padding and templates never apply.
+ * Writes the tokenizer.json of a variant. Truncation, padding and templates never apply.
  *
- * The `tokenizers` package offers no switch against recognising special tokens, and taking them out of the file would
- * shift the ids of added tokens after them. So they keep their ids and get a name that no text contains (128
- * random bits, new in every process), and merges that would spell the old name go.
+ * The `tokenizers` package has no switch that stops it from recognising special tokens, and
+ * removing them from the file would shift the ids of the added tokens after them. They therefore
+ * keep their ids and get a name that no text contains (128 random bits, new in every process).
+ * Merges that would spell the old name are removed.
  */
 export function variantJson(
   { json, tokens }: CheckedTokenizer,
   specialIds: ReadonlySet<number>,
   variant: Variant,
 ): string {
-  // Only the changed parts are copied: a large vocabulary is some hundred megabytes.
+  // Only the changed parts are copied, because a large vocabulary takes some hundred megabytes.
   const copy: TokenizerJson = {
     ...json,
     model: { ...json.model },
@@ -61,7 +62,8 @@ export function variantJson(
       model.unk_token = renamed.get(model.unk_token) ?? model.unk_token;
     }
   } else {
-    // Special by the files beside it alone: the package looks for added tokens only.
+    // Tokens that only a companion file calls special are added here: the package recognises added
+    // tokens alone.
     const added = new Set(copy.added_tokens.map(({ id }) => id));
     for (const id of specialIds) {
       if (!added.has(id)) copy.added_tokens.push(addedToken(id, tokens[id] as string));
@@ -75,7 +77,7 @@ function addedToken(id: number, content: string): AddedToken {
   return { id, content, ...flags, special: true };
 }
 
-/** A normalizer or pre-tokenizer that puts no space in front of the text. */
+/** A normalizer or pre-tokenizer without the step that puts a space in front of the text. */
 function withoutPrefix(component: JsonObject | null): JsonObject | null {
   if (component === null || component.type === "Prepend") return null;
   for (const list of ["normalizers", "pretokenizers"]) {

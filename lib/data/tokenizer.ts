@@ -26,21 +26,21 @@ import { type HuggingFaceTokenizer, tokenizersPackage } from "./tokenizers-packa
 export interface EncodeOptions {
   /** Put the beginning-of-text id in front. Default: false. */
   bos?: boolean;
-  /** Put the end-of-text id behind. Default: false. */
+  /** Append the end-of-text id. Default: false. */
   eos?: boolean;
   /**
-   * What `</s>` and the like in the text are: ordinary characters (default), or the special ids. Training data must
-   * never be able to spell an end of document.
+   * Treatment of special tokens such as `</s>` in the text: as ordinary characters (default), or as
+   * the special ids. Training data must never be able to spell the end of a document.
    */
   specialTokens?: "text" | "recognize";
 }
 
 export interface DecodeOptions {
-  /** Leave special tokens out (default), or write their names. */
+  /** Skip special tokens (default), or write their names. */
   specialTokens?: "skip" | "keep";
 }
 
-/** What a model says about its vocabulary, to compare with a tokenizer. */
+/** A model's vocabulary, to compare with a tokenizer. */
 export interface VocabularyOfModel {
   vocabSize: number;
   bosId?: number | null;
@@ -48,16 +48,16 @@ export interface VocabularyOfModel {
 }
 
 /**
- * A Hugging Face tokenizer (`tokenizer.json`) of the Llama family: BPE with byte fallback or byte level, so every
- * text has ids and comes back from them. A lone surrogate in a JavaScript string, which no UTF-8 can hold, is
- * encoded as U+FFFD.
+ * A Hugging Face tokenizer (`tokenizer.json`) of the Llama family: BPE with byte fallback or byte
+ * level. Every text therefore has ids and can be recovered from them. A lone surrogate in a
+ * JavaScript string, which UTF-8 cannot represent, is encoded as U+FFFD.
  */
 export class Tokenizer {
-  /** The tokenizer.json. */
+  /** Path of the tokenizer.json. */
   readonly file: string;
-  /** Hash of the tokenizer.json: data and checkpoints name their tokenizer by it. */
+  /** SHA-256 of the tokenizer.json, by which data sets and checkpoints identify their tokenizer. */
   readonly sha256: string;
-  /** Ids are 0..vocabSize-1, special and added tokens included. */
+  /** Number of ids, special and added tokens included. Ids are 0..vocabSize-1. */
   readonly vocabSize: number;
   readonly eosId: number;
   readonly bosId: number | null;
@@ -101,9 +101,10 @@ export class Tokenizer {
   /**
    * The ids of several texts, encoded on all cores.
    *
-   * A text longer than `maxPartLength` is cut, by preference after a line break in front of a character that is not
-   * white space, else in front of a single space, else between any two characters. The first two give the same ids as the
-   * whole text under the splitting rules of GPT-4, Llama 3 and the quickstart; the last may split a token.
+   * A text longer than `maxPartLength` is cut, by preference after a line break in front of a
+   * character that is not white space, else in front of a single space, else between any two
+   * characters. The first two cuts give the same ids as the whole text under the splitting rules of
+   * GPT-4, Llama 3 and the quickstart; the third may split a token.
    */
   async encodeBatch(texts: readonly string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
     checkArray("encode", "texts", texts, "an array of strings");
@@ -134,8 +135,8 @@ export class Tokenizer {
   }
 
   /**
-   * The ids of pieces of texts, each at most `maxPartLength` long. One that continues an earlier piece gets nothing put
-   * in front of it.
+   * The ids of pieces of texts, each at most `maxPartLength` UTF-16 units long. Nothing is put in
+   * front of a piece that continues an earlier one.
    */
   async encodeParts(
     parts: readonly { text: string; continues: boolean }[],
@@ -163,7 +164,7 @@ export class Tokenizer {
     return encoded;
   }
 
-  /** The text of ids. @throws TokenizerError for an id outside the vocabulary */
+  /** Decodes ids. @throws TokenizerError for an id outside the vocabulary */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
     if (typeof (ids as Partial<Iterable<number>> | null)?.[Symbol.iterator] !== "function") {
       throw argumentError("decode", "token ids", "ids", ids);
@@ -172,7 +173,10 @@ export class Tokenizer {
     return stream.pushAll(ids) + stream.end();
   }
 
-  /** Text as ids arrive, for generation: `push(id)` returns the characters it completes. */
+  /**
+   * Decodes ids as they arrive, for generation: `push(id)` returns the characters that the id
+   * completes.
+   */
   decodeStream(options: DecodeOptions = {}): TextStream {
     checkOptions("decode", options, ["specialTokens"]);
     const { specialTokens = "skip" } = options;
@@ -181,15 +185,15 @@ export class Tokenizer {
     return new TextStream(this.#decoding, skip);
   }
 
-  /** The name of an id as the vocabulary has it, for messages. */
+  /** Name of an id in the vocabulary, for messages. */
   token(id: number): string {
     checkNumber("token", "id", id);
     return this.#checked.tokens[id] ?? `<no token ${id}>`;
   }
 
   /**
-   * Refuses a model whose vocabulary is not this tokenizer's. A model may have more rows than there are ids, as
-   * padding to a round number is usual.
+   * Refuses a model whose vocabulary does not match. A model may have more rows than there are ids,
+   * because padding to a round number is usual.
    */
   assertFits(model: VocabularyOfModel): void {
     checkObject("assertFits", "model", model, "{ vocabSize, bosId, eosId }");
@@ -208,25 +212,31 @@ export class Tokenizer {
     }
   }
 
-  /** Whether other programs that use it put the beginning-of-text token in front of every text. */
+  /** Whether other programs put this tokenizer's beginning-of-text token in front of every text. */
   get addsBos(): boolean {
     if (this.bosId === null) return false;
     const contents = this.#files.companions.map((companion) => companion.contents);
     return addsBos(JSON.parse(this.#files.text), contents, this.token(this.bosId));
   }
 
-  /** tokenizer.json and what belongs to it by file name, as they were loaded: for checkpoints. */
+  /**
+   * The contents of tokenizer.json and its companion files by name, as they were loaded: for
+   * checkpoints.
+   */
   contents(): Record<string, Uint8Array> {
     const { bytes, companions } = this.#files;
     const files = [{ name: "tokenizer.json", bytes }, ...companions];
     return Object.fromEntries(files.map((file) => [file.name, file.bytes]));
   }
 
-  /** Writes tokenizer.json and what belongs to it into a folder, as it was loaded. @returns the names */
+  /**
+   * Writes tokenizer.json and its companion files into a folder, as they were loaded. @returns
+   * their names
+   */
   async copyTo(folder: string): Promise<string[]> {
     checkPath("copyTo", "folder", folder);
     const files = Object.entries(this.contents());
-    // Data that has its tokenizer only half after a power failure is of no use.
+    // Synced to disk, because data with half a tokenizer after a power failure is useless.
     for (const [name, bytes] of files) {
       await writeFile(join(folder, name), bytes, { flush: true }).catch((cause: Error) => {
         throw new DataError(`[tokenizer] cannot write into ${folder}: ${cause.message}`, {

@@ -7,8 +7,8 @@ export type HuggingFaceTokenizer = tokenizers.Tokenizer;
 const require = createRequire(import.meta.url);
 
 /**
- * The `tokenizers` package. It is loaded when the first tokenizer is, for its native part may be missing: then all that
- * needs none still works.
+ * The `tokenizers` package. It is loaded with the first tokenizer, because its native part may be
+ * missing: everything that needs no tokenizer then still works.
  * @throws TokenizerError saying how to install it again
  */
 export function tokenizersPackage(): typeof tokenizers {
@@ -25,7 +25,9 @@ export function tokenizersPackage(): typeof tokenizers {
   }
 }
 
-/** The innermost cause: it stems from the first file that was tried, and says most. */
+/**
+ * The innermost cause. It stems from the first file that was tried, and is the most informative.
+ */
 function reasonOf(error: Error): string {
   let inner: unknown = error;
   while (inner instanceof Error && inner.cause instanceof Error) inner = inner.cause;

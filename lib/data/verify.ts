@@ -16,9 +16,11 @@ import { checkShard } from "./shards.js";
 import { companionNames } from "./tokenizer-files.js";
 
 /**
- * Hashes every file of a data set against its dataset.json.
- * @param onNotice told what no hash covers, and what lies there that is no part of the data set
- * @throws DataError naming the first file that differs; ArgumentError for arguments of other kinds
+ * Compares the SHA-256 of every file of a data set with its dataset.json.
+ * @param onNotice called with files that no hash covers, and with files that do not belong to the
+ *   data set
+ * @throws DataError naming the first file that differs
+ * @throws ArgumentError for arguments of the wrong type
  */
 export async function verifyDataset(
   folder: string,
@@ -53,10 +55,10 @@ export async function verifyDataset(
 }
 
 /**
- * Hashes the tokenizer's files of a data set against its dataset.json.
- * @returns names of those that no hash covers, in data sets of versions that wrote one of
- *   tokenizer.json alone
- * @throws DataError naming a file that differs, is missing, or would be used though dataset.json
+ * Compares the SHA-256 of a data set's tokenizer files with its dataset.json.
+ * @returns names of the files without a hash, in data sets of versions that only hashed
+ *   tokenizer.json
+ * @throws DataError naming a file that differs, is missing, or would be used although dataset.json
  *   does not list it
  */
 export async function checkTokenizerFiles(
@@ -94,7 +96,7 @@ async function checkHash(path: string, expected: string): Promise<void> {
   if (actual !== expected) throw changedFile(path, actual, expected);
 }
 
-/** The error of a file whose content is not what its data set says. */
+/** The error for a file whose content differs from the data set's record of it. */
 export function changedFile(path: string, actual: string, expected: string): DataError {
   return new DataError(`[data] ${path} has changed: its SHA-256 is ${actual}, not ${expected}`);
 }

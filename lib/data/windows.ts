@@ -2,10 +2,10 @@ import { argumentError, checkFunction, checkInteger, checkObject } from "../core
 import { ArgumentError } from "../core/errors.js";
 import { hostArray } from "../core/host-array.js";
 
-/** Rows of T ids each. */
+/** Inputs and targets: rows of T ids each. */
 export interface InputsAndTargets {
   inputs: Int32Array;
-  /** The inputs shifted by one: row b holds what follows each token of row b. */
+  /** Row b holds the token that follows each token of input row b. */
   targets: Int32Array;
 }
 
@@ -31,11 +31,11 @@ export function splitWindows(
   return { inputs, targets };
 }
 
-/** The ids that show where documents meet; null where there is none. */
+/** Ids that mark the borders of documents; null where there is none. */
 export interface DocumentMarks {
-  /** Stands at the start of every document. */
+  /** Id at the start of every document. */
   startId: number | null;
-  /** Stands at the end of every document. */
+  /** Id at the end of every document. */
   endId: number | null;
 }
 

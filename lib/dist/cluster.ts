@@ -23,13 +23,15 @@ import { Zero1 } from "./zero1.js";
 export interface ClusterOptions {
   device: Device;
   strategy: StrategyName;
-  /** What gradients are summed in. */
+  /** Dtype in which gradients are summed. */
   reduce: ReduceDType;
-  /** How long a collective may take. */
+  /** Time limit of a collective, in milliseconds. */
   timeoutMs: number;
-  /** How long the ranks wait for each other before the first step. */
+  /** Time that the ranks wait for each other before the first step, in milliseconds. */
   startTimeoutMs: number;
-  /** Ranks that share one copy of the model in hybrid_shard; those of a host if left out. */
+  /**
+   * Number of ranks that share one copy of the model in hybrid_shard. Default: the ranks of a host.
+   */
   shardSize?: number | undefined;
 }
 
@@ -42,7 +44,10 @@ const clusterOptionNames = [
   "shardSize",
 ];
 
-/** Waits that end by themselves only when a rank is lost: rank 0 may write a checkpoint to slow storage meanwhile. */
+/**
+ * Timeout of waits that only the loss of a rank should end, in milliseconds: rank 0 may be writing
+ * a checkpoint to slow storage meanwhile.
+ */
 const patientMs = 2 ** 31 - 1;
 
 function checkClusterOptions(options: ClusterOptions): void {
@@ -58,12 +63,15 @@ function checkClusterOptions(options: ClusterOptions): void {
   if (options.shardSize !== undefined) checkInteger(op, "shardSize", options.shardSize, { min: 1 });
 }
 
-/** The processes of a run, connected: what a strategy and a trainer need of each other's ranks. */
+/**
+ * The connected processes of a run, with everything that a strategy and a trainer need for
+ * communication between ranks.
+ */
 export class Cluster {
   readonly world: World;
   readonly strategy: ParallelStrategy;
   readonly #timed: TimedStrategy;
-  /** What carries the data. */
+  /** Library that carries the data. */
   readonly backend: string;
   readonly #store: Store;
   readonly #comms: readonly Communicator[];
@@ -87,9 +95,9 @@ export class Cluster {
   }
 
   /**
-   * Meets the other ranks and prepares how to train with them.
-   * @throws PeerError if they do not come in time
-   * @throws ConfigError if the strategy does not fit the ranks
+   * Connects to the other ranks and prepares the training strategy.
+   * @throws PeerError if not all ranks come in time
+   * @throws ConfigError if the strategy does not fit the number of ranks
    */
   static async connect(world: World, options: ClusterOptions): Promise<Cluster> {
     checkWorld("Cluster", world);
@@ -137,9 +145,9 @@ export class Cluster {
   }
 
   /**
-   * Compares facts about the run over the ranks.
-   * @param name of this comparison: each is made once
-   * @param facts the same on all ranks if they do the same work
+   * Compares facts about the run between the ranks.
+   * @param name name of this comparison, used only once in a run
+   * @param facts facts that are equal on all ranks if these do the same work
    * @throws ConfigError naming each fact and rank that differs from rank 0
    */
   async compare(name: string, facts: Readonly<Record<string, string>>): Promise<void> {
@@ -157,13 +165,13 @@ export class Cluster {
     const verdict = await this.#store.get(`verdict on ${name}`, { timeoutMs });
     const problems = JSON.parse(Buffer.from(verdict).toString()) as ConfigProblem[];
     if (problems.length === 0) return;
-    // All of them know: nobody is told of a failure.
+    // All ranks know of the difference, so none has to be told of a failure.
     await this.#store.barrier(`verdict on ${name} read`, { timeoutMs });
     await this.close();
     throw new ConfigError("the ranks of this run are not set up alike", problems);
   }
 
-  /** What rank 0 says under a name, on every rank. */
+  /** Distributes rank 0's text under a name to every rank. */
   async fromFirst(name: string, say: () => Promise<string>): Promise<string> {
     if (this.world.rank === 0) {
       const value = await say();
@@ -174,12 +182,18 @@ export class Cluster {
     return Buffer.from(value).toString();
   }
 
-  /** Resolves when all ranks are here, however long that takes. @throws PeerError if one is lost */
+  /**
+   * Resolves when all ranks have arrived, however long that takes. @throws PeerError if a rank is
+   * lost
+   */
   meet(name: string): Promise<void> {
     return this.#store.barrier(name, { timeoutMs: patientMs });
   }
 
-  /** Bytes that this rank has sent so far, by the bandwidth-optimal algorithms; see `CollectiveStats`. */
+  /**
+   * Bytes that this rank has sent so far, counted for the bandwidth-optimal algorithms; see
+   * `CollectiveStats`.
+   */
   get sentBytes(): number {
     return this.#comms
       .flatMap((comm) => Object.values(comm.stats))
@@ -187,8 +201,9 @@ export class Cluster {
   }
 
   /**
-   * From here on writes down what this process's device does when, until `endTimeline`; all ranks do so for the same steps.
-   * `betweenSteps` on what is returned says where a step ends and the next begins: at least twice.
+   * Starts to record the activity of this process's device, until `endTimeline`. All ranks record
+   * the same steps. `betweenSteps` on the result marks the border between two steps; it must be
+   * called at least twice.
    */
   beginTimeline(): { betweenSteps: () => void } {
     const recorder = new TimelineRecorder(this.world.rank, this.#comms);
@@ -196,7 +211,7 @@ export class Cluster {
     return { betweenSteps: () => recorder.boundary() };
   }
 
-  /** The whole steps since `beginTimeline`, once the device has done them. */
+  /** The whole steps recorded since `beginTimeline`. Waits until the device has run them. */
   async endTimeline(): Promise<Timeline> {
     const { recorder } = this.#timed;
     if (!recorder) throw new UsageError("[Cluster.endTimeline] no timeline was begun");
@@ -204,14 +219,17 @@ export class Cluster {
     return await recorder.end();
   }
 
-  /** Leaves in agreement with the others. */
+  /** Disconnects in agreement with the other ranks. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const comm of this.#comms) await comm.close();
     await this.#store.close();
   }
 
-  /** Leaves because of an error: the others end with a PeerError that tells it. */
+  /**
+   * Disconnects because of an error. The other ranks end with a PeerError that contains its
+   * message.
+   */
   fail(error: Error): void {
     if (!this.#closed) this.#comms[0]?.abort(error.message.split("\n")[0]);
   }
@@ -230,7 +248,10 @@ function differences(
     }));
 }
 
-/** The ranks that share a copy of the model with this one, and those that have its part in other copies. */
+/**
+ * The ranks that share this rank's copy of the model, and the ranks that hold the same part in
+ * other copies.
+ */
 export function hybridGroups(
   { rank, worldSize, localRank, localWorldSize }: World,
   shardSize: number | undefined,

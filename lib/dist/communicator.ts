@@ -34,12 +34,12 @@ import { Store } from "./store.js";
 
 export type { CollectiveKind, CollectiveStats } from "./native-comm.js";
 
-/** A collective on its way. */
+/** A collective in progress. */
 export interface Work {
   /** Operations enqueued on the device from here on run after the collective. Returns at once. */
   wait(): void;
   /**
-   * Resolves when the collective has run.
+   * Resolves when the collective has finished.
    * @throws PeerError if a rank failed meanwhile
    */
   done(): Promise<void>;
@@ -48,17 +48,21 @@ export interface Work {
 export interface CommunicatorOptions {
   store: Store;
   device: Device;
-  /** Of this group, the same on all its ranks and used once in a run. */
+  /** Name of the group, equal on all its ranks and used once in a run. */
   name: string;
   /** Global ranks of the group, in the same order on all of them. */
   ranks: readonly number[];
   /** This process's global rank; it must be one of `ranks`. */
   rank: number;
-  /** How long a collective may take from its start on this rank until its end, in milliseconds. */
+  /** Time limit of a collective, from its start on this rank to its end, in milliseconds. */
   timeoutMs: number;
-  /** How long to wait for the ranks of the group to connect to each other; timeoutMs if left out. */
+  /**
+   * Time limit for connecting the group's ranks to each other, in milliseconds. Default: timeoutMs.
+   */
   startTimeoutMs?: number;
-  /** Told once when a rank has failed. Two seconds later the process is ended with exit code 6. */
+  /**
+   * Called once when a rank has failed. Two seconds later the process is ended with exit code 6.
+   */
   onFailure?: (error: PeerError) => void;
 }
 
@@ -92,22 +96,25 @@ const optionNames = [
 ];
 
 /**
- * A group of ranks that compute together: NCCL between GPUs, Gloo between CPUs. A collective is enqueued on the device's
- * communication stream after everything that the device has been given so far, and runs beside what is given to it later;
- * `Work.wait()` orders later operations after it. Tensors may be disposed at once; they must not be written, and outputs not be
- * read, before `wait()`. All ranks of a group call the same collectives in the same order, with the same sizes.
+ * A group of ranks that compute together, over NCCL between GPUs and over Gloo between CPUs. A
+ * collective is enqueued on the device's communication stream after everything enqueued on the
+ * device so far, and overlaps with later operations; `Work.wait()` orders later operations after
+ * it. Tensors may be disposed at once, but until `wait()` no tensor of the collective may be
+ * written and no output read. All ranks of a group call the same collectives in the same order,
+ * with the same sizes.
  *
- * Results are the same bits on every rank and in every run. On the CPU an element is the sum over the ranks in their order,
- * added in fp32 and rounded once to bf16, and allReduce gives the bits of reduceScatter followed by allGather.
+ * Results have the same bits on every rank and in every run. On the CPU an element is the sum over
+ * the ranks in rank order, added in fp32 and rounded once to bf16, and allReduce gives the bits of
+ * reduceScatter followed by allGather.
  */
 export class Communicator {
-  /** Of this process within the group. */
+  /** Rank of this process within the group. */
   readonly rank: number;
-  /** Ranks in the group. */
+  /** Number of ranks in the group. */
   readonly size: number;
   readonly name: string;
   readonly device: Device;
-  /** What carries the data, with version and place. */
+  /** Library that carries the data, with its version and path. */
   readonly backend: string;
   readonly #native: NativeCommunicator;
   readonly #unsubscribe: () => void;
@@ -127,7 +134,8 @@ export class Communicator {
   /**
    * Connects the ranks of a group to each other. Every rank of the group calls it.
    * @throws PeerError if they cannot be reached in time
-   * @throws DeviceError if the library that carries the data is missing, with the places that were tried
+   * @throws DeviceError if the library that carries the data is missing, with the paths that were
+   *   tried
    */
   static async create(options: CommunicatorOptions): Promise<Communicator> {
     const op = "communicator";
@@ -173,16 +181,17 @@ export class Communicator {
     return new Communicator(native, options);
   }
 
-  /** Replaces the tensor (f32 or bf16) on every rank by the sum, or the mean, over the ranks. */
+  /** Replaces the tensor (f32 or bf16) on every rank with the sum, or the mean, over the ranks. */
   allReduce(tensor: Tensor, op: Reduction = "sum"): Work {
     this.#check("allReduce", [tensor], ["f32", "bf16"]);
     return this.#work(() => this.#native.allReduce(tensor.native, op === "avg"));
   }
 
   /**
-   * Sums, or averages, over the ranks and leaves each rank its part: rank r the r-th of `size` equal parts.
+   * Sums, or averages, over the ranks. Rank r receives the r-th of `size` equal parts of the
+   * result.
    * @param input size · output.size elements, f32 or bf16
-   * @param output may be the part of `input` that this rank gets
+   * @param output may be this rank's part of `input`
    */
   reduceScatter(input: Tensor, output: Tensor, op: Reduction = "sum"): Work {
     this.#check("reduceScatter", [input, output], ["f32", "bf16"]);
@@ -191,7 +200,7 @@ export class Communicator {
   }
 
   /**
-   * Puts the inputs of all ranks one after the other, in the order of the ranks.
+   * Concatenates the inputs of all ranks, in rank order.
    * @param output size · input.size elements, of any dtype; `input` may be this rank's part of it
    */
   allGather(input: Tensor, output: Tensor): Work {
@@ -200,19 +209,22 @@ export class Communicator {
     return this.#work(() => this.#native.allGather(input.native, output.native));
   }
 
-  /** Replaces the tensor (any dtype) on every rank by that of rank `root` of the group. */
+  /** Replaces the tensor (any dtype) on every rank with that of the group's rank `root`. */
   broadcast(tensor: Tensor, root: number): Work {
     this.#check("broadcast", [tensor]);
     checkInteger("broadcast", "root", root, { min: 0, max: this.size - 1 });
     return this.#work(() => this.#native.broadcast(tensor.native, root));
   }
 
-  /** Resolves when every rank of the group has called it and done all work that its device was given before. */
+  /**
+   * Resolves when every rank of the group has called it and its device has finished all earlier
+   * work.
+   */
   barrier(): Promise<void> {
     return this.#work(() => this.#native.barrier()).done();
   }
 
-  /** What has been moved so far, by kind. */
+  /** Amount of data moved so far, by kind of collective. */
   get stats(): Record<CollectiveKind, CollectiveStats> {
     return this.#native.stats();
   }
@@ -222,18 +234,18 @@ export class Communicator {
     return typed(() => this.#native.makeTimeline());
   }
 
-  /** @internal For a `Timeline`: what to write collectives into from here on. */
+  /** @internal For a `Timeline`: records collectives into `timeline` from here on. */
   follow(timeline: NativeTimeline | null): void {
     typed(() => this.#native.follow(timeline));
   }
 
-  /** Waits for the collectives on their way, then lets go of the connections. */
+  /** Waits for the collectives in progress, then closes the connections. */
   async close(): Promise<void> {
     this.#unsubscribe();
     await typed(() => this.#native.close());
   }
 
-  /** Ends everything on its way with a PeerError; the other ranks learn of it as of a failure. */
+  /** Ends all collectives in progress with a PeerError. The other ranks are told of a failure. */
   abort(reason = "the program aborted it"): void {
     typed(() => this.#native.abort(reason));
   }

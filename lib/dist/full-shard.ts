@@ -14,16 +14,16 @@ import {
 import { Schedule } from "./strategy.js";
 
 export interface FullShardOptions extends StrategyOptions {
-  /** The ranks that share one copy of the model; all of them if left out. */
+  /** The ranks that share one copy of the model. Default: all ranks. */
   shard?: Communicator;
-  /** The ranks that have the same part in other copies; none if left out. */
+  /** The ranks that hold the same part in other copies. Default: none. */
   replica?: Communicator | null;
 }
 
-/** Whose weights a slot holds, and whose gradients. */
+/** The groups whose weights and gradients a slot holds. */
 interface SlotState<Group> {
   weights: Group | null;
-  /** The gather that brings them. */
+  /** The all-gather in progress that brings the weights. */
   arriving: Arrival | null;
   gradients: Group | null;
   /** The reduction that still reads the slot's gradients. */
@@ -38,7 +38,7 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
   readonly #slots = new Map<object, SlotState<Group>>();
   /** Groups whose owned gradients hold a part of this step's sum. */
   readonly #filled = new Set<Group>();
-  /** Groups that have been read in backward: a lookup's table is not. */
+  /** Groups that have been read in backward. The table of a lookup is not read there. */
   readonly #readInBackward = new Set<Group>();
   #backward = false;
 
@@ -85,7 +85,9 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     if (!this.#backward || this.#readInBackward.has(next)) this.#fetch(next);
   }
 
-  /** Starts after everything enqueued so far, so whoever has used the slot is done. */
+  /**
+   * The all-gather runs after everything enqueued so far, so earlier users of the slot are done.
+   */
   #fetch(group: Group): void {
     const slot = this.#stateOf(group);
     slot.weights = group;
@@ -96,8 +98,8 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     this.#backward = true;
     const slot = this.#stateOf(group);
     if (slot.gradients === group) return;
-    // A group that computes in two places (a tied head) has written a part of its gradient and will
-    // write another.
+    // A group that computes in two places (a tied head) has written one part of its gradient and
+    // will write another.
     if (slot.gradients) this.#send(slot.gradients);
     slot.leaving?.wait();
     slot.leaving = null;
@@ -108,7 +110,9 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     if (this.#stateOf(group).gradients === group) this.#send(group);
   }
 
-  /** Averages what is in a slot to its owners, and adds it to what they have of this step. */
+  /**
+   * Averages a slot's gradients to their owners, and adds them to the owners' sums of this step.
+   */
   #send(group: Group): void {
     const slot = this.#stateOf(group);
     group.completeGradients();
@@ -160,11 +164,12 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
 }
 
 /**
- * Weights, gradients and optimizer state are divided (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv
- * 2304.11277): a rank holds its part of each group. All weights of a group exist from just before
- * it computes until the group after next takes its slot; the next group's are gathered while it
- * computes, in backward the one before. Its gradients are averaged to their owners while the group
- * before computes its own. In every micro-batch, for nobody keeps them all.
+ * Shards weights, gradients and optimizer state (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv
+ * 2304.11277). A rank holds its part of each group. A group's whole weights exist from just before
+ * it computes until the group after next takes its slot. While a group computes, the weights of the
+ * next group are gathered (in backward, of the previous one). Its gradients are averaged to their
+ * owners while the group before it computes its own. This happens in every micro-batch, because no
+ * rank keeps whole gradients.
  *
  * With replicas (hybrid), the parts are then averaged over the copies, once a step.
  */

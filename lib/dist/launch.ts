@@ -6,13 +6,16 @@ import { exitCodes } from "../core/errors.js";
 import { freePort } from "./free-port.js";
 
 export interface LaunchOptions {
-  /** Ranks to start on this host. */
+  /** Number of ranks to start on this host. */
   processes: number;
-  /** Arguments of `node` that start one of them, the script first. */
+  /** Arguments of `node` that start one rank, the script first. */
   command: readonly string[];
-  /** How long the others may take to end by themselves once one has failed, in milliseconds (10,000). */
+  /**
+   * Time for the other ranks to end by themselves after a failure, in milliseconds. Default:
+   * 10,000.
+   */
   graceMs?: number;
-  /** What happened, for the user. */
+  /** Called with messages for the user. */
   onReport: (message: string) => void;
 }
 
@@ -23,11 +26,11 @@ interface Ended {
 }
 
 /**
- * Runs one process for each rank on this host, with torchrun's variables and a port that is free now. SIGTERM and SIGINT are
- * handed on to all of them. The first failure ends all: the others learn of it by their connections, and those that have not
- * ended after the grace are killed.
- * @returns 0, or the exit code of the rank that failed first (128 + n if signal n ended it); that of one which only lost
- * another (6) counts if there is no other
+ * Runs one process per rank on this host, with torchrun's variables and a free port. SIGTERM and
+ * SIGINT are forwarded to all of them. The first failure ends the run: the other ranks notice it
+ * through their connections, and those still running after `graceMs` are killed.
+ * @returns 0, or the exit code of the rank that failed first (128 + n if signal n ended it). A rank
+ *   that only lost another (exit code 6) counts only if no rank failed otherwise
  */
 export async function launch(options: LaunchOptions): Promise<number> {
   const { processes, command, graceMs = 10_000, onReport } = options;
@@ -37,9 +40,9 @@ export async function launch(options: LaunchOptions): Promise<number> {
     MASTER_ADDR: "127.0.0.1",
     MASTER_PORT: `${await freePort()}`,
     TORCHELASTIC_RUN_ID: randomBytes(8).toString("hex"),
-    // Said to us, perhaps, by a torchrun around this: nobody serves on our port.
+    // A torchrun around this process may have set it, but no agent serves on the port chosen here.
     TORCHELASTIC_USE_AGENT_STORE: "False",
-    // Ranks end when their launcher is gone, as a supervised run does.
+    // Ranks end when their launcher is gone, like a supervised run.
     LLAMAFORGE_SUPERVISED: "1",
   };
   const children = Array.from({ length: processes }, (_, rank) =>
@@ -75,15 +78,17 @@ export async function launch(options: LaunchOptions): Promise<number> {
   }
   const [first] = failures;
   if (first === undefined) return 0;
-  // The cause may need longer to end than those that lost it: a final error must not be taken for one to start again after.
+  // The rank that caused the failure may end later than those that lost it. Its exit code must win,
+  // so that a final error is not mistaken for one that allows a restart.
   const cause = failures.find(({ code }) => code !== exitCodes.peer) ?? first;
   if (cause !== first) onReport(`rank ${cause.rank} ended ${howOf(cause)}: that was the cause`);
   return exitCodeOf(cause);
 }
 
 /**
- * In a session of its own: Ctrl-C in a terminal goes to all processes of its group, and a rank that got it twice, from there
- * and from us, would end without a save.
+ * Starts a rank in a session of its own. Ctrl-C in a terminal goes to all processes of the group,
+ * and a rank that got the signal twice, from the terminal and from the launcher, would end without
+ * a save.
  */
 function start(command: readonly string[], env: NodeJS.ProcessEnv): ChildProcess {
   return spawn(process.execPath, command, {

@@ -1,53 +1,69 @@
 /** The addon's communication functions (csrc/napi/comm_wrap.h), typed, with typed errors. */
 import { addon, type NativeTensor, typedNativeError } from "../core/native.js";
 
-/** A rank's connection to the run's store. Every promise is rejected with ERR_PEER once a rank has failed. */
+/**
+ * A rank's connection to the run's store. All promises reject with ERR_PEER once a rank has failed.
+ */
 export interface NativeStore {
-  /** The address of this host, as the other ranks can reach it. */
+  /** Address of this host at which the other ranks can reach it. */
   readonly localAddress: string;
   set(key: string, value: Uint8Array): Promise<void>;
   get(key: string, timeoutMs: number): Promise<ArrayBuffer>;
   add(key: string, amount: number): Promise<number>;
   barrier(name: string, timeoutMs: number): Promise<void>;
-  /** Called once, with the message, when a rank has failed. */
+  /** Registers a listener that is called once, with the message, when a rank has failed. */
   onFailure(listener: (message: string) => void): void;
   close(): Promise<void>;
 }
 
-/** A collective that was enqueued. */
+/** An enqueued collective. */
 export interface NativeWork {
   wait(): void;
   done(): Promise<void>;
 }
 
-/** Moments of a device's streams, on one clock. */
+/** Points in time of a device's streams, on one clock. */
 export interface NativeTimeline {
-  /** The moment at which the compute stream has run what it was given so far; its number. */
+  /**
+   * Marks the moment at which the compute stream has run everything enqueued so far. Returns the
+   * moment's number.
+   */
   mark(): number;
-  /** Milliseconds from the first moment to each, once all are past; NaN where a failure came first. */
+  /**
+   * Milliseconds from the first moment to each, once all have passed; NaN where a failure came
+   * first.
+   */
   times(): Float64Array;
   spans(): NativeSpan[];
 }
 
-/** A collective, from one moment to another. */
+/** A collective, from its start to its end. */
 export interface NativeSpan {
   group: string;
   name: CollectiveKind;
-  /** Of its larger side. */
+  /** Bytes of its larger side. */
   bytes: number;
-  /** Whether the compute stream waits for it; otherwise it runs. */
+  /**
+   * Whether the span is the compute stream's wait for the collective; otherwise it is the
+   * collective itself.
+   */
   waiting: boolean;
   start: number;
   end: number;
 }
 
-/** What one kind of collective has moved. */
+/** Amount of data moved by one kind of collective. */
 export interface CollectiveStats {
-  /** Collectives of this kind so far. */
+  /** Number of collectives so far. */
   calls: number;
-  /** Bytes of their tensors on this rank: of the larger side, where input and output differ. */
+  /**
+   * Bytes of their tensors on this rank: those of the larger side, where input and output differ.
+   */
   bytes: number;
-  /** Bytes that this rank sends by the bandwidth-optimal algorithm: what theory says the link carries. */
+  /**
+   * Bytes that this rank sends with the bandwidth-optimal algorithm, the theoretical traffic of its
+   * link.
+   */
   sentBytes: number;
 }
 
@@ -60,10 +76,10 @@ export interface NativeCommunicator {
   broadcast(tensor: NativeTensor, root: number): NativeWork;
   barrier(): NativeWork;
   stats(): Record<CollectiveKind, CollectiveStats>;
-  /** What carries the data: "Gloo 0.5.0 from /path", "NCCL 2.27.3 from /path". */
+  /** Library that carries the data: "Gloo 0.5.0 from /path", "NCCL 2.27.3 from /path". */
   readonly backend: string;
   makeTimeline(): NativeTimeline;
-  /** From here on collectives and waits for them are in the timeline; null: in none. */
+  /** Records collectives, and waits for them, in the timeline from here on; null stops it. */
   follow(timeline: NativeTimeline | null): void;
   close(): Promise<void>;
   abort(reason: string): void;

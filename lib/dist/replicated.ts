@@ -16,7 +16,7 @@ export class ReplicatedSchedule<Group extends SharedGroup, Data> extends WholeGr
   }
 
   needed(): void {}
-  /** Every rank has summed the same gradients. */
+  /** Does nothing: every rank has summed the same gradients. */
   sumSquares(): void {}
   weightsChanged(): void {}
 
@@ -25,7 +25,7 @@ export class ReplicatedSchedule<Group extends SharedGroup, Data> extends WholeGr
   }
 }
 
-/** Every rank has the whole model; gradients are averaged over all ranks. */
+/** Every rank holds the whole model, and gradients are averaged over all ranks. */
 export class Replicated extends ReplicatedSchedule<ParameterGroup, Tensor> {
   constructor(options: StrategyOptions) {
     super(exchangeOf(options));

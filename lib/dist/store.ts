@@ -10,20 +10,25 @@ import {
 import { ArgumentError, PeerError } from "../core/errors.js";
 import { type NativeStore, nativeComm, typed } from "./native-comm.js";
 
-/** Where the ranks of a run meet, and as whom. */
+/** Address of a run's store, and this process's identity in the run. */
 export interface RendezvousOptions {
-  /** MASTER_ADDR: a name or an address of rank 0's host. */
+  /** MASTER_ADDR: name or address of rank 0's host. */
   host: string;
-  /** MASTER_PORT, 1 to 65535: rank 0 serves there. */
+  /** MASTER_PORT, 1 to 65535: the port on which rank 0 serves. */
   port: number;
-  /** This process among all of the run, from 0 on. */
+  /** Rank of this process among all of the run, from 0 on. */
   rank: number;
   worldSize: number;
-  /** Names the run: a process that says something else is refused. At most 256 bytes. */
+  /** Name of the run, at most 256 bytes. A process with another name is refused. */
   token: string;
-  /** How long to wait for all ranks to come, and the default of every later wait, in milliseconds. */
+  /**
+   * Time to wait for all ranks to connect, and the default of every later wait, in milliseconds.
+   */
   timeoutMs: number;
-  /** Whether all ranks are on this host (false): a host name that leads to the loopback interface is then served there alone. */
+  /**
+   * Whether all ranks are on this host. If so, a host name that resolves to the loopback interface
+   * is served on that interface alone. Default: false.
+   */
   oneHost?: boolean;
 }
 
@@ -31,15 +36,19 @@ const optionNames = ["host", "port", "rank", "worldSize", "token", "timeoutMs", 
 const longestMs = 2 ** 31 - 1;
 
 /**
- * A small key-value store that rank 0 serves and every rank is connected to: for ids, hashes and barriers at the start of a
- * run. The connections also tell of the death of a rank: every pending and later call then rejects with the PeerError that
- * names it, and two seconds after that a process that is still alive is ended with exit code 6 by a native thread, whatever
- * JavaScript does meanwhile, unless it has closed its store.
+ * A small key-value store that rank 0 serves and every rank connects to, for ids, hashes and
+ * barriers at the start of a run. The connections also reveal the death of a rank: every pending
+ * and later call then rejects with the PeerError that names it. Two seconds after that, a native
+ * thread ends every process that is still alive and has not closed its store, with exit code 6,
+ * whatever its JavaScript is doing.
  */
 export class Store {
   readonly rank: number;
   readonly worldSize: number;
-  /** The address of this host, as the other ranks can reach it: the one from which the store was reached. */
+  /**
+   * Address of this host at which the other ranks can reach it: the one from which it connected to
+   * the store.
+   */
   readonly localAddress: string;
   /** @internal */
   readonly native: NativeStore;
@@ -61,9 +70,10 @@ export class Store {
   }
 
   /**
-   * Connects this rank; rank 0 serves. Resolves when every rank has come.
-   * @throws PeerError if not all ranks come in time (it says which are missing and who else tried), the port is taken, something
-   * else answers there, or the store refuses this rank: another run's token, another version, a rank that is there already
+   * Connects this rank; rank 0 serves. Resolves when every rank has connected.
+   * @throws PeerError if not all ranks connect in time (it names the missing ones and other
+   *   processes that tried), the port is taken, something else answers there, or the store refuses
+   *   this rank: another run's token, another version, or a rank that is already connected
    */
   static async connect(options: RendezvousOptions): Promise<Store> {
     checkObject("store", "options", options);
@@ -104,7 +114,10 @@ export class Store {
     return this.#failure;
   }
 
-  /** Calls `listener` once if a rank fails; at once if one has. Returns how to unsubscribe. */
+  /**
+   * Calls `listener` once when a rank fails, or at once if one has failed. Returns a function that
+   * unsubscribes.
+   */
   onFailure(listener: (error: PeerError) => void): () => void {
     checkFunction("store", "listener", listener);
     this.#listeners.add(listener);
@@ -113,7 +126,7 @@ export class Store {
   }
 
   /**
-   * Sets a key, replacing what was there.
+   * Sets a key, replacing its value.
    * @param key at most 1024 bytes
    * @param value at most 16 MiB; a string is stored as UTF-8
    */
@@ -124,7 +137,7 @@ export class Store {
   }
 
   /**
-   * The value of a key; waits until some rank has set it.
+   * Reads the value of a key. Waits until some rank has set it.
    * @throws PeerError after timeoutMs, by default that of the store
    */
   async get(key: string, options: { timeoutMs?: number } = {}): Promise<Uint8Array> {
@@ -132,14 +145,17 @@ export class Store {
     return new Uint8Array(await typed(() => this.native.get(key, timeoutMs)));
   }
 
-  /** Adds a whole number to a counter, 0 at first, and returns the sum. Counters and the keys of `set` are apart. */
+  /**
+   * Adds a whole number to a counter, which starts at 0, and returns the sum. Counters and keys of
+   * `set` have separate names.
+   */
   add(key: string, amount: number): Promise<number> {
     return typed(() => this.native.add(key, amount));
   }
 
   /**
-   * Resolves when every rank has called it with this name; the name may be used again afterwards.
-   * @throws PeerError after the store's timeout, naming the ranks that have not come
+   * Resolves when every rank has called it with this name. The name may be used again afterwards.
+   * @throws PeerError after the store's timeout, naming the missing ranks
    */
   barrier(name: string, options: { timeoutMs?: number } = {}): Promise<void> {
     const timeoutMs = this.#timeout(options);
@@ -153,7 +169,10 @@ export class Store {
     return timeoutMs;
   }
 
-  /** Says goodbye. A rank that ends without is taken for dead by the others. Rank 0 waits up to 5 s for them to leave. */
+  /**
+   * Disconnects in order. A rank that ends without it counts as dead. Rank 0 waits up to 5 s for
+   * the others to leave.
+   */
   close(): Promise<void> {
     return typed(() => this.native.close());
   }

@@ -4,8 +4,8 @@ import type { Layout, ParallelStrategy } from "../nn/parallel.js";
 import type { TimelineRecorder } from "./timeline.js";
 
 /**
- * A strategy as it is, and a recorder, where there is one, that is told which part of the step the compute stream is in: the
- * calls of the model, the tape and the optimizer say so.
+ * Wraps a strategy and tells a recorder, if there is one, which part of the step the compute stream
+ * is in. The calls of the model, the tape and the optimizer mark these parts.
  */
 export class TimedStrategy implements ParallelStrategy {
   recorder: TimelineRecorder | null = null;
@@ -75,7 +75,7 @@ export class TimedStrategy implements ParallelStrategy {
     return this.#strategy.gather(group, owned);
   }
 
-  /** A forward pass within the backward pass computes something again. */
+  /** A forward pass within the backward pass is recomputation, and counts as backward. */
   #enter(group: ParameterGroup, backward: boolean): void {
     if (backward) this.#backward = true;
     this.recorder?.phase(`${this.#backward ? "backward" : "forward"} ${group.name}`);

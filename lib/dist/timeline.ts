@@ -1,38 +1,44 @@
-/** A picture of some training steps: what a device's two streams did when, and how much of the communication was in the way. */
+/**
+ * A record of some training steps: the activity of a device's two streams, and how much the
+ * communication delayed computing.
+ */
 import { checkArray, checkNumber, checkObject, checkString } from "../core/check.js";
 import type { Communicator } from "./communicator.js";
 import { type NativeTimeline, typed } from "./native-comm.js";
 
-/** A stretch of time; milliseconds count from the timeline's beginning. */
+/** A span of time, in milliseconds from the timeline's beginning. */
 export interface TimelineSpan {
   /**
-   * `compute`: a phase of a step, from the first to the last of what its operations do. `waiting`: the compute stream stands
-   * still for a collective, within a phase. `communication`: a collective runs.
+   * `compute`: a phase of a step, from the first to the last of its operations. `waiting`: the
+   * compute stream waits for a collective, within a phase. `communication`: a collective runs.
    */
   kind: "compute" | "waiting" | "communication";
-  /** `forward blocks.3`; of a collective `allGather`. */
+  /** Name of the phase, such as `forward blocks.3`, or of the collective, such as `allGather`. */
   name: string;
   startMs: number;
   endMs: number;
-  /** Of ranks, for a collective. */
+  /** Name of a collective's group of ranks. */
   group?: string;
-  /** Of a collective's larger side. */
+  /** Bytes of a collective's larger side. */
   bytes?: number;
 }
 
-/** What one step spent on what. */
+/** Time that one step spent on each kind of work. */
 export interface StepSummary {
   stepMs: number;
-  /** In which a collective ran. */
+  /** Time in which a collective ran. */
   communicationMs: number;
-  /** In which the compute stream waited for one: what a step would be shorter by if communication took no time. */
+  /**
+   * Time in which the compute stream waited for a collective. The step would be shorter by this if
+   * communication took no time.
+   */
   exposedMs: number;
 }
 
 export interface Timeline {
   rank: number;
   spans: TimelineSpan[];
-  /** The whole steps, in their order. */
+  /** The whole steps, in order. */
   steps: { startMs: number; endMs: number }[];
 }
 
@@ -42,8 +48,9 @@ interface Phase {
 }
 
 /**
- * Writes a timeline while it is alive: of collectives by itself, of the compute stream by what it is told. Every moment is an
- * event on a stream of the device, so nothing waits.
+ * Records a timeline while it exists. Collectives are recorded automatically, phases of the compute
+ * stream when it is told of them. Every moment is an event on a stream of the device, so nothing
+ * waits.
  */
 export class TimelineRecorder {
   readonly #comms: readonly Communicator[];
@@ -52,7 +59,7 @@ export class TimelineRecorder {
   readonly #phases: Phase[] = [];
   readonly #boundaries: number[] = [];
 
-  /** @param comms all groups of this process, at least one; what all its ranks belong to first */
+  /** @param comms all groups of this process, at least one; the group of all its ranks first */
   constructor(rank: number, comms: readonly Communicator[]) {
     this.#rank = rank;
     this.#comms = comms;
@@ -61,20 +68,23 @@ export class TimelineRecorder {
     for (const comm of comms) comm.follow(this.#native);
   }
 
-  /** What the compute stream is given from here on belongs to this phase. */
+  /** Starts a phase: the compute stream's later operations belong to it. */
   phase(name: string): void {
     if (this.#phases.at(-1)?.name === name) return;
     this.#phases.push({ name, moment: this.#native.mark() });
   }
 
-  /** Between two steps, before the first and after the last: what is outside of all of them is not shown. */
+  /**
+   * Marks the border between two steps, before the first and after the last. Activity outside of
+   * all steps is dropped.
+   */
   boundary(): void {
     const moment = this.#native.mark();
     this.#boundaries.push(moment);
     this.#phases.push({ name: "between steps", moment });
   }
 
-  /** Ends it, on every rank, and reads it once all of it has run. */
+  /** Ends the recording, on every rank, and reads it once all recorded work has run. */
   async end(): Promise<Timeline> {
     this.phase("after");
     for (const comm of this.#comms) comm.follow(null);
@@ -104,7 +114,7 @@ export class TimelineRecorder {
   }
 }
 
-/** A timeline as its file may hold it instead: read back from JSON. */
+/** Checks a timeline that may have been read back from JSON. */
 function checkTimeline(op: string, name: string, value: unknown): asserts value is Timeline {
   checkObject(op, name, value, "a timeline");
   const { rank, spans, steps } = value as Partial<Timeline>;
@@ -126,7 +136,7 @@ function checkTimeline(op: string, name: string, value: unknown): asserts value 
   for (const [index, step] of steps.entries()) checkStretch(`${name}.steps[${index}]`, step);
 }
 
-/** What each whole step of a timeline spent on what. */
+/** Sums up the time that each whole step of a timeline spent on each kind of work. */
 export function summariseTimeline(timeline: Timeline): StepSummary[] {
   checkTimeline("summariseTimeline", "timeline", timeline);
   const { spans, steps } = timeline;
@@ -145,7 +155,7 @@ export function summariseTimeline(timeline: Timeline): StepSummary[] {
   });
 }
 
-/** The length of the union of some stretches; those that end before they start are none. */
+/** Length of the union of some spans. Spans that end before they start count as empty. */
 function coveredMs(stretches: readonly (readonly [number, number])[]): number {
   let covered = 0;
   let until = Number.NEGATIVE_INFINITY;
@@ -156,7 +166,10 @@ function coveredMs(stretches: readonly (readonly [number, number])[]): number {
   return covered;
 }
 
-/** An event of Chrome's trace format: microseconds; a process is a rank, a thread one of its streams. */
+/**
+ * An event of Chrome's trace format, in microseconds. A process is a rank, and a thread is one of
+ * its streams.
+ */
 interface ChromeEvent {
   ph: "X" | "M";
   name: string;
@@ -167,7 +180,10 @@ interface ChromeEvent {
   args?: Record<string, unknown>;
 }
 
-/** Timelines of the ranks as one file for chrome://tracing or https://ui.perfetto.dev; each counts from its own beginning. */
+/**
+ * Combines the ranks' timelines in one file for chrome://tracing or https://ui.perfetto.dev. Each
+ * counts from its own beginning.
+ */
 export function chromeTrace(timelines: readonly Timeline[]): { traceEvents: ChromeEvent[] } {
   const op = "chromeTrace";
   checkArray(op, "timelines", timelines, "an array of timelines");

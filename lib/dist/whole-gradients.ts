@@ -3,9 +3,9 @@ import type { Arrival, SharedGroup } from "./exchange.js";
 import { Schedule } from "./strategy.js";
 
 /**
- * What strategies share whose ranks hold all gradients: those of a group are reduced as soon as its
- * backward pass is done, beside the backward pass of the groups before it; of the micro-batches of
- * one step only on the last, for their gradients add up.
+ * Base of the strategies whose ranks hold all gradients. A group's gradients are reduced as soon as
+ * its backward pass is done, overlapping with the backward pass of the groups before it. Of a
+ * step's micro-batches only the last one reduces, because their gradients add up.
  */
 export abstract class WholeGradients<Group extends SharedGroup, Data> extends Schedule<
   Group,
@@ -14,7 +14,7 @@ export abstract class WholeGradients<Group extends SharedGroup, Data> extends Sc
   readonly #started = new Map<Group, Arrival>();
   #last = false;
 
-  /** Begins to reduce a group's gradients. */
+  /** Starts the reduction of a group's gradients. */
   protected abstract startReduction(group: Group): Arrival;
 
   beginMicroBatch(last: boolean): void {
@@ -22,7 +22,8 @@ export abstract class WholeGradients<Group extends SharedGroup, Data> extends Sc
   }
 
   /**
-   * @throws AutogradError if the group has been reduced already: the sum would lack what comes now
+   * @throws AutogradError if the group has been reduced already: the sum would miss the new
+   *   gradient
    */
   gradientNeeded(group: Group): void {
     if (!this.#started.has(group)) return;
@@ -38,7 +39,10 @@ export abstract class WholeGradients<Group extends SharedGroup, Data> extends Sc
     this.#started.set(group, this.startReduction(group));
   }
 
-  /** Reduces what backward did not reach, and orders what follows after all of it. */
+  /**
+   * Reduces the groups that backward did not reach, and orders later operations after all
+   * reductions.
+   */
   finishGradients(): void {
     this.#last = true;
     for (const group of this.groups) if (!this.#started.has(group)) this.gradientsComplete(group);

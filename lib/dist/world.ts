@@ -10,22 +10,22 @@ export interface World {
   /** 0 to worldSize - 1. */
   readonly rank: number;
   readonly worldSize: number;
-  /** Among the processes of this host: which GPU it takes. */
+  /** Rank among the processes of this host, which decides the GPU it takes. */
   readonly localRank: number;
-  /** Processes on this host. */
+  /** Number of processes on this host. */
   readonly localWorldSize: number;
-  /** Where rank 0 serves the run's store. */
+  /** Host on which rank 0 serves the run's store. */
   readonly host: string;
   readonly port: number;
-  /** The same on all processes of a run, another one in every other run. */
+  /** Name of the run: equal on all its processes, and different in every other run. */
   readonly runId: string;
-  /** Whose variables said so. */
+  /** Launcher whose variables described the run. */
   readonly launcher: Launcher;
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** The names under which a launcher says the four numbers; the first that is set counts. */
+/** A launcher's names for the four numbers. The first variable that is set counts. */
 interface Names {
   launcher: Launcher;
   rank: string;
@@ -57,24 +57,28 @@ const families: readonly Names[] = [
     rank: "SLURM_PROCID",
     worldSize: "SLURM_NTASKS",
     localRank: "SLURM_LOCALID",
-    // The step's own first: the second is what the allocation asked for, and steps inherit it.
+    // The step's own variable comes first. The second one holds the allocation's request, which
+    // steps inherit.
     localWorldSize: ["SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"],
     runId: ["SLURM_JOB_ID"],
   },
 ];
 
-/** Where the store listens when nothing says so: torchrun's own default. */
+/** Default port of the store, the same as torchrun's. */
 const defaultPort = 29_500;
-/** Names the store's port on all ranks, whatever the launcher says. */
+/** Variable that sets the store's port on all ranks and overrides the launcher. */
 const portVariable = "LLAMAFORGE_MASTER_PORT";
-/** From here on systems give ports to connections by themselves (Linux: net.ipv4.ip_local_port_range). */
+/**
+ * Systems assign ports from here on to outgoing connections (Linux: net.ipv4.ip_local_port_range).
+ */
 const firstHandedOut = 32_768;
 const mostProcesses = 65_536;
 
 /**
- * Reads torchrun's variables, those of `mpirun`, or those of a Slurm step (in this order, as jobs nest that way).
- * @returns null for a process that stands alone
- * @throws ConfigError with everything in the variables that is missing, wrong or contradicts itself
+ * Reads the variables of torchrun, of `mpirun`, or of a Slurm step. This is the order in which jobs
+ * nest.
+ * @returns null for a process that runs alone
+ * @throws ConfigError with every variable that is missing, wrong or contradictory
  */
 export function readWorld(env: Environment = process.env): World | null {
   checkObject("readWorld", "env", env, "an object of environment variables");
@@ -121,7 +125,10 @@ export function readWorld(env: Environment = process.env): World | null {
   };
 }
 
-/** A Slurm allocation sets its variables in the batch script as well, where no task runs: only a step of tasks counts. */
+/**
+ * Whether a launcher's variables apply. A Slurm allocation also sets its variables in the batch
+ * script, where no task runs, so only those of a step of tasks count.
+ */
 function stands(family: Names, env: Environment): boolean {
   if (family.launcher === "torchrun") {
     return ["RANK", "WORLD_SIZE", "LOCAL_RANK"].some((name) => isSet(env, name));
@@ -131,8 +138,8 @@ function stands(family: Names, env: Environment): boolean {
 }
 
 /**
- * srun numbers its steps from 0. Those that Slurm makes by itself have names, or numbers at the end of 32 bits: 0xFFFFFFFB is
- * the batch script, 0xFFFFFFFA the shell of salloc.
+ * Whether a Slurm step was started by srun, which numbers its steps from 0. Slurm's own steps have
+ * names, or numbers near 2^32: 0xFFFFFFFB is the batch script, 0xFFFFFFFA the shell of salloc.
  */
 function isTaskStep(step: string): boolean {
   return /^\d+$/.test(step) && Number(step) < 0xffff_fff0;
@@ -173,7 +180,10 @@ function below(
   problems.push({ path: name, message: `expected below ${limitName}=${limit}, got ${value}` });
 }
 
-/** Slurm writes `4(x2),3` for two hosts with four tasks and one with three; ours is that of SLURM_NODEID. */
+/**
+ * Number of this host's tasks. Slurm writes `4(x2),3` for two hosts with four tasks and one with
+ * three, indexed by SLURM_NODEID.
+ */
 function localSize(
   env: Environment,
   names: Names,
@@ -182,7 +192,8 @@ function localSize(
 ): number | undefined {
   const name = names.localWorldSize.find((candidate) => isSet(env, candidate));
   if (name === undefined) {
-    // A process started by hand with RANK and WORLD_SIZE alone is on a host of its own or on the only one.
+    // A process started by hand with only RANK and WORLD_SIZE is on a host of its own or on the
+    // only host.
     if (!isSet(env, names.localRank)) return 1;
     return worldSize;
   }
@@ -264,21 +275,23 @@ function masterPort(env: Environment, names: Names, problems: ConfigProblem[]): 
   return portOfNumber(names.launcher === "Slurm" ? Number(/\d+/.exec(run)?.[0] ?? 0) : hashOf(run));
 }
 
-/** What the launcher calls the run. */
+/** The launcher's name for the run. */
 function runName(env: Environment, names: Names): string | undefined {
   const name = names.runId.find((each) => isSet(env, each));
   return name === undefined ? undefined : env[name];
 }
 
 /**
- * The agent of torchrun serves a store of its own on MASTER_PORT for as long as the ranks run, for workers that speak its
- * protocol. The next port is ours; but where the system has chosen the agent's (c10d), it gives the next ones to connections.
+ * The store's port next to a torchrun agent. The agent serves a store of its own on MASTER_PORT
+ * while the ranks run, for workers that speak its protocol, so this store takes the next port. But
+ * where the system has chosen the agent's port (c10d), it hands out the following ones to
+ * connections, and another range is used.
  */
 function portBesideAgent(port: number): number {
   return port < firstHandedOut ? port + 1 : portOfNumber(port);
 }
 
-/** 20000 to 29999. */
+/** A port in 20000..29999. */
 function portOfNumber(number: number): number {
   return 20_000 + (number % 10_000);
 }
@@ -287,7 +300,7 @@ function hashOf(text: string): number {
   return createHash("sha256").update(text).digest().readUInt32LE();
 }
 
-/** @throws ArgumentError unless a value is what `readWorld` gives */
+/** @throws ArgumentError unless the value has the form of `readWorld`'s result */
 export function checkWorld(op: string, value: unknown): asserts value is World {
   checkObject(op, "world", value, "a world (readWorld gives it)");
   const { rank, worldSize, localRank, localWorldSize, host, port, runId } = value as Partial<World>;
@@ -300,7 +313,7 @@ export function checkWorld(op: string, value: unknown): asserts value is World {
   checkString(op, "world.runId", runId);
 }
 
-/** `rank 3 of 16 (local 1 of 8)`. */
+/** Describes a process: `rank 3 of 16 (local 1 of 8)`. */
 export function describeWorld(world: World): string {
   checkWorld("describeWorld", world);
   const { rank, worldSize, localRank, localWorldSize } = world;

@@ -13,7 +13,7 @@ import { WholeGradients } from "./whole-gradients.js";
 /** When `Zero1` sends what. */
 export class Zero1Schedule<Group extends SharedGroup, Data> extends WholeGradients<Group, Data> {
   readonly layout: Layout;
-  /** Weights on their way to this rank. */
+  /** All-gathers of new weights in progress. */
   readonly #gathers = new Map<Group, Arrival>();
 
   constructor(world: Exchange<Group, Data>) {
@@ -44,10 +44,10 @@ export class Zero1Schedule<Group extends SharedGroup, Data> extends WholeGradien
 }
 
 /**
- * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054): every rank has all weights and
- * gradients, but master weights and moments of its part of each group only. Gradients are averaged
- * to the rank that owns them, as soon as a group's backward pass is done; each rank updates its
- * part, and the new weights are gathered beside the next forward pass.
+ * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054). Every rank holds all weights and
+ * gradients, but master weights and moments only of its part of each group. Gradients are averaged
+ * to the rank that owns them as soon as a group's backward pass is done. Each rank updates its
+ * part, and the new weights are gathered while the next forward pass runs.
  */
 export class Zero1 extends Zero1Schedule<ParameterGroup, Tensor> {
   constructor(options: StrategyOptions) {

@@ -1,9 +1,9 @@
-/** Whether the folder that a process works in is still the one behind its path. */
+/** Checks that a path still leads to the folder in which a process works. */
 import { type BigIntStats, close, constants, fstat, open } from "node:fs";
 import { stat } from "node:fs/promises";
 import { promisify } from "node:util";
 
-// Plain descriptors: a FileHandle that a caller forgets is closed by the garbage collector, with a warning.
+// Plain descriptors, because the garbage collector closes a forgotten FileHandle with a warning.
 const openDescriptor = promisify(open) as (path: string, flags: number) => Promise<number>;
 const closeDescriptor = promisify(close);
 const statDescriptor = promisify(fstat) as (
@@ -12,21 +12,23 @@ const statDescriptor = promisify(fstat) as (
 ) => Promise<BigIntStats>;
 
 /**
- * A folder that a process writes into for a long time, by its path. The path may come to lead elsewhere meanwhile: the
- * folder is renamed (`mv runs/a runs/a.old`), one above it is, or it is removed, and somebody else makes a new one
- * there. What is written after that would land among a stranger's files, and what is deleted would be a stranger's.
- * So `moved()` is asked before each write and each deletion.
+ * A folder that a process writes into for a long time. Its path may come to lead elsewhere:
+ * somebody renames the folder (`mv runs/a runs/a.old`) or one above it, or removes it, and makes a
+ * new one at the same path. Later writes would land among a stranger's files, and deletions would
+ * hit them. `moved()` is therefore asked before each write and each deletion.
  *
- * The folder is held open, because a device and an inode number name a folder only as long as it exists: those of a
- * removed folder are soon given to a new one.
+ * The folder is held open, because a device and an inode number identify a folder only as long as
+ * it exists. The numbers of a removed folder are soon reused.
  *
- * Between the question and the write the folder may still be moved. So what is written goes through `root`, which leads
- * to the open folder itself, wherever that is.
+ * The folder may still be moved between the question and the write. Files are therefore written
+ * through `root`, which leads to the open folder itself, wherever it is.
  */
 export class FolderIdentity {
-  /** Where the user said it is: for messages, and for what is only read. */
+  /** The user's path of the folder: for messages, and for reading. */
   readonly path: string;
-  /** A path for writing: `/proc/self/fd/N`, valid in this process only; where there is no /proc, `path`. */
+  /**
+   * A path for writing: `/proc/self/fd/N`, valid in this process only. Without /proc it is `path`.
+   */
   readonly root: string;
   readonly #descriptor: number;
   #closed = false;
@@ -37,7 +39,9 @@ export class FolderIdentity {
     this.#descriptor = descriptor;
   }
 
-  /** Remembers the folder that a path leads to now. @throws the system's error if there is none */
+  /**
+   * Remembers the folder that a path leads to now. @throws the system's error if there is no folder
+   */
   static async of(path: string): Promise<FolderIdentity> {
     const descriptor = await openDescriptor(path, constants.O_RDONLY | constants.O_DIRECTORY);
     const link = `/proc/self/fd/${descriptor}`;
@@ -56,9 +60,10 @@ export class FolderIdentity {
   }
 
   /**
-   * Compares the folder behind the path with the one that was opened, by device and inode.
-   * @returns null if they are the same, else what happened to the folder, as a sentence for the user
-   * @throws the system's error if it does not say, as storage that is out of reach for a while: that proves nothing
+   * Compares the folder at the path with the open one, by device and inode.
+   * @returns null if they are the same; otherwise a sentence that tells the user what happened
+   * @throws the system's error if it gives no answer, as for storage that is offline for a while:
+   *   that proves nothing
    */
   async moved(): Promise<string | null> {
     if (this.#closed) throw new Error(`the folder ${this.path} is no longer watched`);
@@ -72,12 +77,12 @@ export class FolderIdentity {
     return `${this.path} was moved or removed while it was in use (${found})`;
   }
 
-  /** A text that names files below `root` with their names for the user. */
+  /** Replaces `root` in a text with the user's path. */
   named(text: string): string {
     return text.replaceAll(this.root, this.path);
   }
 
-  /** Lets the folder go. Does nothing the second time. */
+  /** Closes the folder. A second call does nothing. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;

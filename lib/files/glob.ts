@@ -1,12 +1,12 @@
 import { normalize, sep } from "node:path";
 import { ArgumentError } from "../core/errors.js";
 
-/** Whether a path is a pattern rather than a name. */
+/** Whether a path is a pattern rather than a plain name. */
 export function isGlob(path: string): boolean {
   return /[*?[{]/.test(path);
 }
 
-/** The folder in front of the first part of a pattern that is no plain name. */
+/** The leading folders of a pattern, up to the first part that is not a plain name. */
 export function globRoot(pattern: string): string {
   const parts = pattern.split(sep);
   const first = parts.findIndex(isGlob);
@@ -15,8 +15,9 @@ export function globRoot(pattern: string): string {
 }
 
 /**
- * A pattern as a regular expression for paths: `*` and `?` within a name, `**` over folders, `[a-z]`, `{one,two}`.
- * @throws ArgumentError for a bracket or brace that does not end
+ * Converts a pattern to a regular expression for paths. A pattern may contain `*` and `?` within a
+ * name, `**` across folders, `[a-z]` and `{one,two}`.
+ * @throws ArgumentError for a bracket or brace that is not closed
  */
 export function globExpression(pattern: string): RegExp {
   const path = normalize(pattern);

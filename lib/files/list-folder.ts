@@ -3,27 +3,28 @@ import { readdir, realpath } from "node:fs/promises";
 import { join } from "node:path";
 import { type PassedOver, type PassedOverReason, reasonOf } from "./passed-over.js";
 
-/** A file found, with its size and when it was changed. */
+/** A file found in a folder, with its size and modification time. */
 export interface FoundFile {
   path: string;
   bytes: number;
   mtimeMs: number;
 }
 
-/** The content of a folder: files that can be read, and the rest with the reason. */
+/** The content of a folder: readable files, and all other entries with the reason. */
 export interface FolderListing {
   files: FoundFile[];
   passed: PassedOver[];
-  /** Whether some file may have several names: links. */
+  /** Whether some file may have several names, by symbolic or hard links. */
   linked: boolean;
 }
 
 /**
- * The files of a folder and its subfolders, ordered by path in UTF-16 units, so that every file system gives the same
- * order. Symbolic links to folders are not followed: they could lead out, or round in a circle. Links to files are, as
- * the Hugging Face cache consists of them.
+ * Lists the files of a folder and its subfolders. They are ordered by path in UTF-16 units, so that
+ * every file system gives the same order. Symbolic links to folders are not followed, because they
+ * could lead out of the folder or in a circle. Links to files are followed, because the Hugging
+ * Face cache consists of them.
  * @param exclude names of folders that are not entered
- * @param own     paths, without links, of files and folders that are passed over without a word
+ * @param own     resolved paths of files and folders that are omitted without a note
  */
 export async function listFiles(
   folder: string,
@@ -60,7 +61,7 @@ export async function listFiles(
   return { files: found.sort(byPath), passed: passed.sort(byPath), linked };
 }
 
-/** The order of paths in UTF-16 units. */
+/** Compares two files by path, in UTF-16 units. */
 export function byPath(a: { path: string }, b: { path: string }): number {
   return a.path < b.path ? -1 : 1;
 }
@@ -74,8 +75,8 @@ async function entriesOf(folder: string): Promise<Dirent[] | PassedOverReason> {
 }
 
 /**
- * The status of a file that can be read, else the reason why not. Asked here and not on another
- * thread: to hand each of a million files over and back costs several times as much.
+ * The status of a readable file, or the reason why it cannot be read. Synchronous, because handing
+ * each of a million files to another thread and back costs several times as much.
  */
 export function statusOf(path: string): Stats | PassedOverReason {
   try {
@@ -89,7 +90,9 @@ export function statusOf(path: string): Stats | PassedOverReason {
   }
 }
 
-/** Of several names of one file those behind the first. Numbers of inodes may need all of their 64 bits. */
+/**
+ * Among several names of one file, all but the first. Inode numbers may need all of their 64 bits.
+ */
 export function furtherNames(files: readonly FoundFile[]): Set<FoundFile> {
   const known = new Set<string>();
   return new Set(

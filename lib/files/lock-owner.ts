@@ -1,19 +1,25 @@
-/** Who holds a lock file: a process that cannot be mistaken for another one with its number. */
+/**
+ * The holder of a lock file, identified beyond its pid, so that no other process is mistaken for
+ * it.
+ */
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 
-/** A pid alone is not a process: it comes again after a restart, and in time without. */
+/**
+ * The identity of a process. A pid alone is not enough: pids are reused after a restart, and in
+ * time without one.
+ */
 export interface LockOwner {
   pid: number;
   host: string;
-  /** Null on systems that have no such thing; so is `startTime`. */
+  /** Null on systems without a boot id; `startTime` likewise. */
   bootId: string | null;
   /** Ticks from boot to the start of the process. */
   startTime: string | null;
   since: string;
 }
 
-/** This process. */
+/** The identity of this process. */
 export function thisOwner(): LockOwner {
   return {
     pid: process.pid,
@@ -24,7 +30,7 @@ export function thisOwner(): LockOwner {
   };
 }
 
-/** The owner that a lock file names; null if its content is none. */
+/** Parses the owner in a lock file; null if the content names none. */
 export function parseLockOwner(content: string): LockOwner | null {
   try {
     const owner = JSON.parse(content) as Partial<Record<keyof LockOwner, unknown>> | null;
@@ -33,7 +39,8 @@ export function parseLockOwner(content: string): LockOwner | null {
       typeof owner?.pid === "number" &&
       isText(owner.host) &&
       isText(owner.since) &&
-      // Another program's file may name its process too: only one with all of our fields is ours.
+      // Another program's file may name its process too. Only a file with all of these fields is a
+      // lock.
       [owner.bootId, owner.startTime].every((value) => value === null || isText(value));
     return named ? (owner as LockOwner) : null;
   } catch {
@@ -41,7 +48,7 @@ export function parseLockOwner(content: string): LockOwner | null {
   }
 }
 
-/** Whether the process of a lock may still run; of another machine nothing is known. */
+/** Whether the process of a lock may still run. A process on another machine always may. */
 export function mayBeAlive(owner: LockOwner): boolean {
   const mine = thisOwner();
   if (owner.host !== mine.host) return true;
@@ -49,13 +56,16 @@ export function mayBeAlive(owner: LockOwner): boolean {
   try {
     process.kill(owner.pid, 0);
   } catch (error) {
-    // Another user's process is one.
+    // EPERM means that the process exists and belongs to another user.
     if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
   }
   return !differ(owner.startTime, startTime(owner.pid));
 }
 
-/** Whether both are known and not the same: a process without /proc knows neither its own nor another's. */
+/**
+ * Whether both values are known and differ. A process without /proc knows neither its own nor
+ * another's.
+ */
 function differ(a: string | null | undefined, b: string | null): boolean {
   return typeof a === "string" && b !== null && a !== b;
 }
@@ -64,7 +74,9 @@ export function describeOwner(owner: LockOwner): string {
   return `process ${owner.pid} on ${owner.host} since ${owner.since}`;
 }
 
-/** Field 22 of /proc/PID/stat; the command before it may hold spaces and parentheses. */
+/**
+ * Reads field 22 of /proc/PID/stat. The command name before it may contain spaces and parentheses.
+ */
 function startTime(pid: number): string | null {
   const text = contentOf(`/proc/${pid}/stat`);
   if (text === null) return null;

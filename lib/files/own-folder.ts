@@ -1,19 +1,19 @@
 /**
- * Folders that the library makes under names of its own choosing beside what a user named:
- * `OUT.tmp`, `OUT.old`, `.trash`. A user may have something of that name, so only a folder with our
- * mark in it is ever removed or written to.
+ * Folders that the library makes under names of its own choosing, next to a path that the user
+ * named: `OUT.tmp`, `OUT.old`, `.trash`. The user may have something of that name. Only folders
+ * that contain the library's mark are therefore ever removed or written to.
  */
 import { lstat, mkdir, readdir, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { UsageError } from "../core/errors.js";
 
-/** The file that marks a folder as one that this library made and may remove. */
+/** Name of the file that marks a folder as made by this library, which may remove it. */
 export const markFile = ".llamaforge-temporary";
 
 const markText =
   "LlamaForge made this folder for work under way and removes it with all that is in it.\n";
 
-/** Who a path belongs to; an empty folder is as good as none. */
+/** Owner of a path. An empty folder counts as the library's. */
 type Owner = "nobody" | "us" | "others";
 
 async function ownerOf(path: string): Promise<Owner> {
@@ -32,14 +32,14 @@ async function isFile(path: string): Promise<boolean> {
   return (await lstat(path)).isFile();
 }
 
-/** Whether there is a folder with our mark, or an empty one. */
+/** Whether the path is a folder with the library's mark, or an empty folder. */
 export async function isOwnFolder(path: string): Promise<boolean> {
   return (await ownerOf(path)) === "us";
 }
 
 /**
- * Refuses a path where something is that this library did not make.
- * @param what in front of the message: the call that wants the path, `[prepare]`
+ * Refuses a path that is occupied by something this library did not make.
+ * @param what start of the message: the call that wants the path, such as `[prepare]`
  * @throws UsageError that names the path
  */
 export async function refuseForeign(path: string, what: string): Promise<void> {
@@ -51,9 +51,9 @@ export async function refuseForeign(path: string, what: string): Promise<void> {
 }
 
 /**
- * Makes a folder with our mark; one of ours that is there stays with what is in it. Its parent must
- * exist.
- * @throws UsageError if something that is not ours is there
+ * Makes a folder with the library's mark. An existing folder of the library stays, with its
+ * content. The parent must exist.
+ * @throws UsageError if the path is occupied by something else
  */
 export async function makeOwnFolder(path: string, what: string): Promise<void> {
   await refuseForeign(path, what);
@@ -63,20 +63,20 @@ export async function makeOwnFolder(path: string, what: string): Promise<void> {
   await markFolder(path);
 }
 
-/** Puts our mark into a folder that is known to be ours. */
+/** Marks a folder that is known to be the library's. */
 export async function markFolder(path: string): Promise<void> {
   await writeFile(join(path, markFile), markText, { flush: true });
 }
 
-/** Takes the mark off a folder that has become the user's. */
+/** Removes the mark from a folder that has become the user's. */
 export async function unmarkFolder(path: string): Promise<void> {
   await rm(join(path, markFile), { force: true });
 }
 
 /**
- * Removes a folder of ours, if it is there. The mark goes last: what a crash leaves of the folder
- * is still ours.
- * @throws UsageError if it is not ours
+ * Removes a folder of the library, if it exists. The mark goes last, so that the remains of a crash
+ * still belong to the library.
+ * @throws UsageError if the folder is not the library's
  */
 export async function removeOwnFolder(path: string, what: string): Promise<void> {
   await refuseForeign(path, what);

@@ -1,14 +1,14 @@
 import { DataError } from "../core/errors.js";
 
-/** Why a file or folder of an input is not read. */
+/** Reasons why a file or folder of an input is not read. */
 export const passedOverReasons = {
-  // Cannot be read: an error, unless it is to be skipped.
+  // Entries that cannot be read: an error, unless they are to be skipped.
   dangling: "links to nothing",
   loop: "links in a circle",
   denied: "without the right to read them",
   special: "no regular files (FIFO, socket, device)",
   failed: "that the system cannot read",
-  // Passed over by design.
+  // Entries that are passed over by design.
   type: "of another type",
   about: "about the data (README, licence)",
   settings: ".json beside .jsonl or parquet",
@@ -27,7 +27,7 @@ const unreadable = ["dangling", "loop", "denied", "special", "failed"];
 export interface PassedOver {
   path: string;
   reason: PassedOverReason;
-  /** It is a folder that could not be listed: what it holds is not known. */
+  /** The entry is a folder that could not be listed, so its content is unknown. */
   unlisted?: true;
 }
 
@@ -35,7 +35,7 @@ export function isUnreadable({ reason }: PassedOver): boolean {
   return unreadable.includes(reason);
 }
 
-/** The reason that an error of the file system is. */
+/** The reason that corresponds to an error of the file system. */
 export function reasonOf(error: unknown): PassedOverReason {
   const { code } = error as NodeJS.ErrnoException;
   if (code === "ENOENT") return "dangling";
@@ -43,10 +43,10 @@ export function reasonOf(error: unknown): PassedOverReason {
   return code === "EACCES" || code === "EPERM" ? "denied" : "failed";
 }
 
-/** Names in a message; the rest is a number. */
+/** Names given in a message; all others are only counted. */
 const named = 5;
 
-/** A line for each reason: how many, and the first of their names. */
+/** One line for each reason: the number of entries, and the first of their names. */
 export function describePassedOver(passed: readonly PassedOver[]): string[] {
   const reasons = [...new Set(passed.map(({ reason }) => reason))];
   return reasons.map((reason) => {
@@ -57,14 +57,14 @@ export function describePassedOver(passed: readonly PassedOver[]): string[] {
   });
 }
 
-/** How many there are for each reason. */
+/** Number of entries for each reason. */
 export function countPassedOver(passed: readonly PassedOver[]): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const { reason } of passed) counts[reason] = (counts[reason] ?? 0) + 1;
   return counts;
 }
 
-/** @throws DataError that names what of an input cannot be read, unless it is to be skipped */
+/** @throws DataError that names an input's unreadable entries, unless they are to be skipped */
 export function refuseUnreadable(
   input: string,
   passed: readonly PassedOver[],

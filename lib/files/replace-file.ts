@@ -2,12 +2,12 @@ import { randomUUID } from "node:crypto";
 import { open, rename, rm } from "node:fs/promises";
 
 /**
- * Gives a file new content: a reader, and a crash, find the old content or the new one. It is
- * written beside the file under a name that nobody else has, so nothing of the user's is
- * overwritten on the way.
- * @param temporary a name to write under instead, in a folder of ours, where a killed call's must
- *   not pile up
- * @throws the system's error; then the file is as it was
+ * Replaces the content of a file atomically: a reader, or a crash, finds the old content or the
+ * new. The new content is first written under a unique name next to the file, so no file of the
+ * user's is overwritten.
+ * @param temporary name to write under instead, in a folder of this library, where files of killed
+ *   calls must not pile up
+ * @throws the system's error; the file is then unchanged
  */
 export async function replaceFile(
   file: string,

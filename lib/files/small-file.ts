@@ -1,9 +1,10 @@
 /**
- * Reading files that somebody else may have made: never a hang, never more memory than was said.
+ * Reads files that somebody else may have made, without a hang and with bounded memory.
  *
- * A path that a user names, or a name in a folder that they name, may be a FIFO (opening it waits for ever), a device without
- * end (/dev/zero), a socket, a folder, or lie on a network disk that has stopped to answer. Everything here opens without
- * waiting, asks what was opened, and reads regular files alone.
+ * A path that a user names, or a name in a user's folder, may be a FIFO (opening it waits forever),
+ * an endless device (/dev/zero), a socket or a folder, or lie on a network disk that no longer
+ * answers. All functions here open without waiting, ask what was opened, and read only regular
+ * files.
  */
 import {
   closeSync,
@@ -17,26 +18,29 @@ import {
 import { type FileHandle, open } from "node:fs/promises";
 import { StorageError, UsageError } from "../core/errors.js";
 
-/** Nothing about the system's calls: the file itself is not one that is read. Callers make it an error of their kind. */
+/**
+ * The file itself is refused, as opposed to a failed system call. Callers turn it into an error of
+ * their own kind.
+ */
 export class FileError extends Error {
   override readonly name = "FileError";
 }
 
 export interface SmallFileOptions {
-  /** The most bytes it may have. */
+  /** Largest size in bytes. */
   limit: number;
-  /** Whether a symbolic link as the last part of the path is followed (true). */
+  /** Follow a symbolic link in the last part of the path. Default: true. */
   followLinks?: boolean;
-  /** Whether it may have no bytes at all (false). */
+  /** Accept an empty file. Default: false. */
   mayBeEmpty?: boolean;
-  /** How long storage may take to answer, in milliseconds (see `storageWaitMs`). */
+  /** Time that storage may take to answer, in milliseconds. Default: `storageWaitMs()`. */
   waitMs?: number;
 }
 
 /**
- * How long opening or reading a small file may take. Disks that sleep need some 15 s to start; storage that fetches files from
- * tape may need LLAMAFORGE_STORAGE_SECONDS.
- * @throws UsageError if that variable holds no number of seconds
+ * Time that opening or reading a small file may take, in milliseconds. Sleeping disks need some 15
+ * s to start. Storage that fetches files from tape may need LLAMAFORGE_STORAGE_SECONDS.
+ * @throws UsageError if that variable is not a number of seconds
  */
 export function storageWaitMs(): number {
   const { LLAMAFORGE_STORAGE_SECONDS: given } = process.env;
@@ -48,14 +52,19 @@ export function storageWaitMs(): number {
   );
 }
 
-/** Opening never waits for another process. That no child process gets the file (O_CLOEXEC) is seen to by Node. */
+/**
+ * Opening never waits for another process. Node itself sets O_CLOEXEC, so no child process inherits
+ * the file.
+ */
 const readFlags = constants.O_RDONLY | constants.O_NOCTTY;
 
 /**
- * The bytes of a regular file.
- * @throws FileError for anything but a regular file, one that is empty, too large, or changes while it is read;
- * StorageError if the storage does not answer in time: then a read is under way that may never end; the system's own error
- * if it cannot be opened
+ * Reads the bytes of a regular file.
+ * @throws FileError for anything but a regular file, and for a file that is empty, too large, or
+ *   changes while it is read
+ * @throws StorageError if the storage does not answer in time; a read that may never end is then in
+ *   progress
+ * @throws the system's error if the file cannot be opened
  */
 export async function readSmallFile(path: string, options: SmallFileOptions): Promise<Buffer> {
   const handle = await openRegular(path, options);
@@ -63,7 +72,8 @@ export async function readSmallFile(path: string, options: SmallFileOptions): Pr
     return await answered(path, options.waitMs, async () => {
       const { size } = await handle.stat();
       checkSize(size, options);
-      // One byte more than it should have: a file that grows meanwhile is refused, not cut.
+      // One byte more than the size, so that a file that grows meanwhile is refused and not
+      // truncated.
       const bytes = Buffer.allocUnsafeSlow(size + 1);
       let filled = 0;
       while (filled < bytes.length) {
@@ -74,12 +84,15 @@ export async function readSmallFile(path: string, options: SmallFileOptions): Pr
       return whole(bytes, filled, size);
     });
   } finally {
-    // Not awaited: closing waits for the read that does not end.
+    // Not awaited, because closing waits for a read that may never end.
     handle.close().catch(() => {});
   }
 }
 
-/** As `readSmallFile`, for callers that cannot wait for a promise. Storage that does not answer holds them up. */
+/**
+ * `readSmallFile` for callers that cannot wait for a promise. Storage that does not answer blocks
+ * them.
+ */
 export function readSmallFileSync(path: string, options: SmallFileOptions): Buffer {
   const descriptor = opening(path, () => openSync(path, flagsOf(options)));
   try {
@@ -101,7 +114,7 @@ export function readSmallFileSync(path: string, options: SmallFileOptions): Buff
 
 /**
  * Opens a regular file of any size, to read it in parts.
- * @throws FileError, StorageError or the system's error, as `readSmallFile`
+ * @throws FileError, StorageError or the system's error, like `readSmallFile`
  */
 export async function openRegular(
   path: string,
@@ -122,15 +135,15 @@ export async function openRegular(
   try {
     return await answered(path, options.waitMs, () => opened);
   } catch (error) {
-    // One that opens after all is not left open.
+    // A file that opens after the time limit is closed again.
     if (error instanceof StorageError) opened.then((handle) => handle.close()).catch(() => {});
     throw error;
   }
 }
 
 /**
- * Waits for storage, within a limit.
- * @throws StorageError once that has passed
+ * Waits for storage, up to a time limit.
+ * @throws StorageError when the limit has passed
  */
 export async function answered<T>(
   path: string,
@@ -151,7 +164,7 @@ export async function answered<T>(
   }
 }
 
-/** Text of valid UTF-8. @throws FileError naming the fault */
+/** Decodes valid UTF-8. @throws FileError naming the fault */
 export function utf8Of(bytes: Uint8Array): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
@@ -175,7 +188,10 @@ function opening(path: string, call: () => number): number {
   }
 }
 
-/** Opening a socket, or a FIFO for writing, gives ENXIO, which says nothing to most people; so with links that are refused. */
+/**
+ * Explains errors of opening. A socket, or a FIFO opened for writing, gives ENXIO, which means
+ * nothing to most people; a refused link gives a similarly obscure code.
+ */
 function explainOpening(path: string, error: unknown): unknown {
   const { code } = error as NodeJS.ErrnoException;
   if (code !== "ENXIO" && code !== "ELOOP") return error;
@@ -196,7 +212,7 @@ function checkKind(stats: Stats): void {
   throw new FileError(`it is ${kindOf(stats)}, not a regular file`);
 }
 
-/** What lies at a path, in words. */
+/** Describes in words what a path leads to. */
 export function kindOf(stats: Stats): string {
   if (stats.isFile()) return "a file";
   if (stats.isDirectory()) return "a folder";
@@ -216,7 +232,7 @@ function whole(bytes: Buffer, filled: number, size: number): Buffer {
   return bytes.subarray(0, filled);
 }
 
-/** The most bytes that files of each kind may have: many times what the largest known ones have. */
+/** Largest size in bytes of each kind of file: many times that of the largest known ones. */
 export const sizeLimits = {
   /** A run's or a data set's recipe. */
   recipe: 2 ** 20,
@@ -224,14 +240,14 @@ export const sizeLimits = {
   modelConfig: 2 ** 24,
   /** dataset.json: 300 bytes a shard. */
   dataset: 2 ** 28,
-  /** A tokenizer.json; those of 256,000 tokens have some 35 MB. */
+  /** A tokenizer.json. Those with 256,000 tokens take some 35 MB. */
   tokenizer: 2 ** 28,
-  /** What lies beside a tokenizer.json. */
+  /** The companion files of a tokenizer.json. */
   tokenizerConfig: 2 ** 25,
   /** run.json. */
   run: 2 ** 26,
   /** The journal of a preparation. */
   journal: 2 ** 28,
-  /** Who holds a lock. */
+  /** A lock file. */
   lock: 2 ** 16,
 } as const;

@@ -1,4 +1,7 @@
-/** YAML that somebody else wrote, as plain values; every fault of it is a finding with its place, never an exception. */
+/**
+ * Parses untrusted YAML into plain values. Every fault becomes a finding with its place, never an
+ * exception.
+ */
 import { type Document, isScalar, LineCounter, parseDocument, visit } from "yaml";
 
 /** One fault of a YAML text. */
@@ -15,7 +18,7 @@ export interface YamlText {
   lines: LineCounter;
 }
 
-/** Deeper nesting than this is no configuration, and the parser calls itself for each level. */
+/** Deepest nesting allowed. No configuration is deeper, and the parser recurses at each level. */
 const maxDepth = 200;
 
 /** The value of a text, or all of its faults. */
@@ -25,7 +28,7 @@ export function readYaml(text: string): YamlText | { faults: YamlFault[] } {
   // The parser's time grows with the square of the depth.
   if (openLevels(text) > 5 * maxDepth) return tooDeep();
   const lines = new LineCounter();
-  // Its own check for unique keys compares each with each.
+  // The parser's own check for unique keys compares every key with every other.
   const options = { lineCounter: lines, uniqueKeys: false, prettyErrors: false } as const;
   const document = parseDocument(text, { ...options, logLevel: "error" });
   const found = [...document.errors, ...document.warnings];
@@ -46,7 +49,8 @@ export function readYaml(text: string): YamlText | { faults: YamlFault[] } {
   try {
     value = document.toJS() ?? null;
   } catch (error) {
-    // Aliases that would grow to gigabytes, or to what is not there: the library's message names them.
+    // Aliases that would expand to gigabytes, or that refer to nothing. The library's message names
+    // them.
     return whole((error as Error).message);
   }
   const depth = depthOf(value);

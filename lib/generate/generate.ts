@@ -14,7 +14,7 @@ import { ArgumentError } from "../core/errors.js";
 import { outsideScopes, scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import { explainNonFinite } from "../model/finite.js";
-import { type KeyValueCache, Llama } from "../model/llama.js";
+import { type Cache, LanguageModel } from "../model/language-model.js";
 import { type SampleOptions, sample, where } from "../ops/index.js";
 
 export interface GenerateOptions {
@@ -54,7 +54,7 @@ interface Choice {
   readonly allowed: Tensor | null;
 }
 
-function choiceOf(model: Llama, { vocabSize, never = [] }: GenerateOptions): Choice {
+function choiceOf(model: LanguageModel, { vocabSize, never = [] }: GenerateOptions): Choice {
   const { vocabSize: rows } = model.config;
   if (vocabSize !== undefined) checkInteger("generate", "vocabSize", vocabSize, { min: 1 });
   const count = Math.min(rows, vocabSize ?? rows);
@@ -74,9 +74,9 @@ function choiceOf(model: Llama, { vocabSize, never = [] }: GenerateOptions): Cho
 
 /** Enqueues the model on `input` (1, time) and the choice of the token after it. */
 function chooseNext(
-  model: Llama,
+  model: LanguageModel,
   input: () => Tensor,
-  cache: KeyValueCache,
+  cache: Cache,
   { count, allowed }: Choice,
   options: SampleOptions,
 ): ChosenToken {
@@ -117,12 +117,12 @@ const generateOptions = [
  * NonFiniteError where the model's numbers give no probabilities: the weights that are not finite, by name
  */
 export async function* generateTokens(
-  model: Llama,
+  model: LanguageModel,
   prompt: readonly number[],
   given: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
   const op = "generate";
-  checkInstance(op, "model", model, Llama, "a Llama");
+  checkInstance(op, "model", model, LanguageModel, "a language model");
   checkOptions(op, given, generateOptions);
   const {
     maxTokens,
@@ -149,7 +149,7 @@ export async function* generateTokens(
   const choice = choiceOf(model, given);
   const text = [...prompt];
   const length = Math.min(contextLength, prompt.length + maxTokens);
-  let cache: KeyValueCache | null = null;
+  let cache: Cache | null = null;
   const dropCache = (): void => {
     for (const layer of cache?.layers ?? []) layer.dispose();
     cache = null;
@@ -172,7 +172,7 @@ export async function* generateTokens(
       current = next ?? start(count);
       next = null;
       const { ids } = current;
-      if (cache && (cache as KeyValueCache).position < length && count + 1 < maxTokens) {
+      if (cache && (cache as Cache).position < length && count + 1 < maxTokens) {
         next = chooseNext(model, () => ids.view([1, 1]), cache, choice, options(count + 1));
       }
       const id: number = await current.id.catch((error) => explainNonFinite(model, error));
@@ -191,7 +191,7 @@ export async function* generateTokens(
 }
 
 /** A cache that outlives the scope of one token. */
-function unscopedCache(model: Llama, length: number): KeyValueCache {
+function unscopedCache(model: LanguageModel, length: number): Cache {
   return outsideScopes(() => model.createCache(1, length));
 }
 
@@ -213,12 +213,12 @@ export interface TextCodec {
  * @see generateTokens
  */
 export async function* generate(
-  model: Llama,
+  model: LanguageModel,
   tokenizer: TextCodec,
   prompt: string,
   options: GenerateOptions,
 ): AsyncGenerator<string, void, void> {
-  checkInstance("generate", "model", model, Llama, "a Llama");
+  checkInstance("generate", "model", model, LanguageModel, "a language model");
   checkObject("generate", "tokenizer", tokenizer, "a tokenizer");
   checkFunction("generate", "tokenizer.encode", tokenizer.encode);
   checkFunction("generate", "tokenizer.decodeStream", tokenizer.decodeStream);

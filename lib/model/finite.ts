@@ -1,6 +1,5 @@
 import { NonFiniteError } from "../core/errors.js";
-import { huggingFaceTensors } from "./hf.js";
-import type { Llama } from "./llama.js";
+import type { LanguageModel } from "./language-model.js";
 
 /** A tensor of a model, by its name in files, and how many of its values are NaN or infinite. */
 interface NonFiniteTensor {
@@ -10,10 +9,10 @@ interface NonFiniteTensor {
 }
 
 /** Reads all weights, one parameter after the other, and finds those that are not finite. */
-async function nonFiniteTensors(model: Llama): Promise<NonFiniteTensor[]> {
+async function nonFiniteTensors(model: LanguageModel): Promise<NonFiniteTensor[]> {
   const found: NonFiniteTensor[] = [];
   const values = new Map<object, ArrayLike<number>>();
-  for (const { name, shape, parameter, offset } of huggingFaceTensors(model)) {
+  for (const { name, shape, parameter, offset } of model.files.tensors) {
     if (!values.has(parameter)) {
       values.clear();
       values.set(parameter, await parameter.tensor.toArray());
@@ -31,7 +30,7 @@ async function nonFiniteTensors(model: Llama): Promise<NonFiniteTensor[]> {
  * Throws an error of generation again; where logits were NaN or infinite, with the weights that they come from.
  * @throws NonFiniteError naming the tensors, or saying that all weights are finite
  */
-export async function explainNonFinite(model: Llama, error: unknown): Promise<never> {
+export async function explainNonFinite(model: LanguageModel, error: unknown): Promise<never> {
   // Divided weights are gathered by all processes together, which an error of one cannot ask for.
   if (!(error instanceof NonFiniteError) || model.store.parallel) throw error;
   const broken = await nonFiniteTensors(model);

@@ -1,7 +1,6 @@
 import { recompute } from "../core/autograd.js";
-import { checkInteger, checkTensor } from "../core/check.js";
+import { checkInteger, checkOptions } from "../core/check.js";
 import { zeros } from "../core/create.js";
-import type { Device } from "../core/device.js";
 import { ArgumentError, ConfigError, ShapeError } from "../core/errors.js";
 import { keep, outsideScopes, scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
@@ -9,34 +8,19 @@ import {
   Embedding,
   Linear,
   Module,
+  type Parameter,
   type ParameterGroupSpec,
-  ParameterStore,
   RMSNorm,
   type StoreOptions,
 } from "../nn/index.js";
-import {
-  attention,
-  attentionCached,
-  linear,
-  linearCrossEntropy,
-  rope,
-  ropeTable,
-  swiglu,
-} from "../ops/index.js";
-import { type LlamaConfig, validateLlamaConfig } from "./config.js";
-import { type DocumentOptions, type Documents, documentsOf } from "./documents.js";
-
-export type { DocumentOptions } from "./documents.js";
-
-/** What is computed again in backward instead of kept: nothing, the feed-forward layer, or whole blocks. */
-export type Recompute = "none" | "ffn" | "block";
-
-/** Keys and values of the tokens so far, for generation: one tensor (batch, 2, kvHeads, length, headSize) a layer. */
-export interface KeyValueCache {
-  readonly layers: readonly Tensor[];
-  /** Tokens already in the cache. */
-  position: number;
-}
+import { attention, attentionCached, rope, ropeTable, swiglu } from "../ops/index.js";
+import { checkContext, checkIds } from "./batch.js";
+import type { Cost } from "./cost.js";
+import type { HuggingFaceFiles } from "./files.js";
+import { type Cache, type Context, LanguageModel } from "./language-model.js";
+import { type LlamaConfig, validateLlamaConfig } from "./llama-config.js";
+import { llamaCost } from "./llama-cost.js";
+import { llamaFiles } from "./llama-files.js";
 
 /** Causal self-attention with rotary positions and grouped key/value heads; q, k and v come from one product. */
 class Attention extends Module {
@@ -55,7 +39,7 @@ class Attention extends Module {
   forward(
     x: Tensor,
     table: Tensor,
-    { mask, positions }: Documents,
+    { firstKey, positions }: Context,
     cache?: { layer: Tensor; position: number },
   ): Tensor {
     const { heads, kvHeads } = this.config;
@@ -63,14 +47,14 @@ class Attention extends Module {
     const rotated = {
       heads: heads + 2 * kvHeads,
       rotatedHeads: heads + kvHeads,
-      position,
       inPlace: true,
-      ...(positions && { documentStarts: positions }),
+      ...(positions ? { positions } : { position }),
     };
     const qkv = rope(this.qkv.forward(x), table, rotated);
+    const options = { heads, kvHeads, ...(firstKey && { firstKey }) };
     const mixed = cache
-      ? attentionCached(qkv, cache.layer, { heads, kvHeads, position })
-      : attention(qkv, { heads, kvHeads, ...(mask && { documentStarts: mask }) });
+      ? attentionCached(qkv, cache.layer, { ...options, position })
+      : attention(qkv, options);
     return this.output.forward(mixed);
   }
 }
@@ -110,14 +94,14 @@ class Block extends Module {
     stream: Tensor,
     change: Tensor | null,
     table: Tensor,
-    documents: Documents,
+    context: Context,
     recomputeFfn: boolean,
     cache?: { layer: Tensor; position: number },
   ): readonly [Tensor, Tensor] {
     const [x, normed] = change
       ? this.attentionNorm.forwardAdd(stream, change)
       : [stream, this.attentionNorm.forward(stream)];
-    const attended = this.attention.forward(normed, table, documents, cache);
+    const attended = this.attention.forward(normed, table, context, cache);
     const [y, normedAgain] = this.feedForwardNorm.forwardAdd(x, attended);
     const ffn = (input: Tensor): readonly [Tensor] => [this.feedForward.forward(input)];
     const [out] = recomputeFfn ? recompute("ffn", [normedAgain], ffn) : ffn(normedAgain);
@@ -126,16 +110,13 @@ class Block extends Module {
 }
 
 /** A Llama (Touvron et al. 2023, arXiv 2302.13971; grouped heads as in arXiv 2307.09288). */
-export class Llama extends Module {
+export class Llama extends LanguageModel {
   readonly config: LlamaConfig;
   readonly embedding: Embedding;
   readonly blocks: readonly Block[];
   readonly norm: RMSNorm;
   /** Output head; the embedding itself when tied. */
   readonly head: Embedding | Linear;
-  /** What backward computes again to save memory. */
-  recompute: Recompute = "none";
-  #store: ParameterStore | null = null;
   #ropeTable: Tensor | null = null;
 
   /**
@@ -148,7 +129,7 @@ export class Llama extends Module {
     if (problems.length > 0) throw new ConfigError("model", problems);
     this.config = config;
     const { vocabSize, hiddenSize, layers, rmsNormEps } = config;
-    // TinyLlama's initialisation: GPT-NeoX's small init, and less for what writes into the residual stream.
+    // TinyLlama's initialisation: GPT-NeoX's small init, and less for weights that write into the residual stream.
     const std = Math.sqrt(2 / (5 * hiddenSize));
     const residualStd = 1 / Math.sqrt(hiddenSize) / layers;
     this.embedding = new Embedding(vocabSize, hiddenSize, std);
@@ -162,39 +143,34 @@ export class Llama extends Module {
    * @throws ConfigError with all problems of the config at once, ArgumentError for options that do not fit
    */
   static async create(config: LlamaConfig, options: StoreOptions = {}): Promise<Llama> {
-    const model = new Llama(config);
-    model.#store = new ParameterStore(model, options);
-    return model;
+    return new Llama(config).allocate(options);
   }
 
-  /** The parameters' memory. @throws ShapeError for a model without memory */
-  get store(): ParameterStore {
-    if (!this.#store) throw new ShapeError("[Llama] this model has no memory: use Llama.create()");
-    return this.#store;
+  override get headWeight(): Parameter {
+    return this.head.weight;
   }
 
-  get device(): Device {
-    return this.store.device;
+  override get files(): HuggingFaceFiles {
+    return llamaFiles(this);
   }
 
-  /**
-   * Hidden states after the last norm.
-   * @param ids (batch, time) i32
-   * @param cache for generation: the tokens so far; not together with documents
-   * @returns (batch, time, hidden)
-   */
-  hidden(ids: Tensor, cache?: KeyValueCache, options: DocumentOptions = {}): Tensor {
+  override get cost(): Cost {
+    return llamaCost(this.config);
+  }
+
+  override hidden(ids: Tensor, cache?: Cache, context: Context = {}): Tensor {
     this.#checkIds(ids, cache);
-    const starts = documentsOf(options, ids, cache !== undefined);
+    checkOptions("Llama", context, ["firstKey", "positions"]);
+    checkContext("Llama", context, ids);
     const table = this.#table();
     let stream = this.embedding.forward(ids);
     let change: Tensor | null = null;
     for (const [index, block] of this.blocks.entries()) {
       const layer = cache && { layer: cache.layers[index] as Tensor, position: cache.position };
       const forward = (x: Tensor, dx: Tensor | null): readonly [Tensor, Tensor] =>
-        block.forward(x, dx, table, starts, this.recompute === "ffn", layer);
+        block.forward(x, dx, table, context, this.recompute === "ffn", layer);
       const inputs: readonly [Tensor, Tensor | null] = [stream, change];
-      // A block's own scope: what neither the tape nor the next block holds is freed here.
+      // A block's own scope frees all tensors that neither the tape nor the next block holds.
       [stream, change] = scope(() => {
         if (this.recompute !== "block" || cache) return forward(...inputs);
         const tensors = inputs.filter((input) => input !== null);
@@ -209,27 +185,11 @@ export class Llama extends Module {
     return normed;
   }
 
-  /** Logits of every position. @param ids (batch, time) i32 @returns (batch, time, vocab) */
-  forward(ids: Tensor, cache?: KeyValueCache, options: DocumentOptions = {}): Tensor {
-    return linear(this.hidden(ids, cache, options), this.head.weight.tensor);
-  }
-
   /**
-   * Mean cross-entropy of predicting `targets` in nats, without logits in memory.
-   * @param inputs (batch, time) i32
-   * @param targets (batch, time) i32, not shifted any further; -100 is left out
-   * @param options whether documents see each other, and where positions count from
-   * @returns f32, a scalar of shape []
+   * An empty cache for `length` tokens of each of `batch` sequences, a tensor (batch, 2, kvHeads, length, headSize) a layer.
+   * It belongs to the current scope.
    */
-  loss(inputs: Tensor, targets: Tensor, options: DocumentOptions = {}): Tensor {
-    const hidden = this.hidden(inputs, undefined, options);
-    const loss = linearCrossEntropy(hidden, this.head.weight.tensor, targets);
-    hidden.dispose();
-    return loss;
-  }
-
-  /** An empty cache for `length` tokens. It belongs to the current scope. */
-  createCache(batch: number, length = this.config.contextLength): KeyValueCache {
+  override createCache(batch: number, length = this.config.contextLength): Cache {
     checkInteger("createCache", "batch", batch, { min: 1 });
     checkInteger("createCache", "length", length, { min: 1 });
     const { kvHeads, headSize } = this.config;
@@ -256,9 +216,9 @@ export class Llama extends Module {
     ];
   }
 
-  dispose(): void {
+  override dispose(): void {
     this.#ropeTable?.dispose();
-    this.#store?.dispose();
+    super.dispose();
   }
 
   #table(): Tensor {
@@ -269,25 +229,20 @@ export class Llama extends Module {
     return this.#ropeTable;
   }
 
-  #checkCache(cache: KeyValueCache): void {
-    const { layers, position } = (cache ?? {}) as Partial<KeyValueCache>;
+  #checkCache(cache: Cache): void {
+    const { layers, position } = (cache ?? {}) as Partial<Cache>;
     if (!Array.isArray(layers) || layers.length !== this.blocks.length) {
       throw new ArgumentError(
         `[Llama] expected what createCache() makes for cache, with ${this.blocks.length} layers; ` +
-          "options for documents come after it",
+          "firstKey and positions come after it",
       );
     }
     checkInteger("Llama", "cache.position", position, { min: 0 });
   }
 
-  #checkIds(ids: Tensor, cache?: KeyValueCache): void {
+  #checkIds(ids: Tensor, cache?: Cache): void {
     const { contextLength } = this.config;
-    checkTensor("Llama", "ids", ids);
-    if (ids.dtype !== "i32" || ids.rank !== 2) {
-      throw new ShapeError(
-        `[Llama] expected token ids i32 (batch, time), got ${ids.dtype} [${ids.shape}]`,
-      );
-    }
+    checkIds("Llama", "ids", ids);
     if (cache !== undefined) this.#checkCache(cache);
     const end = (cache?.position ?? 0) + (ids.shape[1] as number);
     if (end > contextLength) {

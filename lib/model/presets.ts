@@ -1,4 +1,4 @@
-import { type LlamaConfig, llamaConfig } from "./config.js";
+import { type LlamaConfig, llamaConfig } from "./llama-config.js";
 
 /** Model shapes by name. The two TinyLlamas are those of its paper (arXiv 2401.02385). */
 export const presets = {

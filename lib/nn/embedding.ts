@@ -3,7 +3,7 @@ import { embedding } from "../ops/embedding.js";
 import { Module } from "./module.js";
 import { Parameter } from "./parameter.js";
 
-/** A row of `weight` (count, size) for each id. */
+/** Looks up a row of `weight` (count, size) for each id. */
 export class Embedding extends Module {
   readonly weight: Parameter;
 

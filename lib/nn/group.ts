@@ -11,7 +11,7 @@ import type { Parameter } from "./parameter.js";
 /** Parameters start at multiples of this many elements, so that every view is aligned for the widest loads. */
 const alignment = 64;
 
-/** Where a parameter lies in its group. */
+/** Position of a parameter in its group. */
 export interface PlacedParameter {
   readonly name: string;
   readonly parameter: Parameter;
@@ -19,24 +19,24 @@ export interface PlacedParameter {
   readonly offset: number;
 }
 
-/** Elements of a buffer. */
+/** A range of elements of a buffer. */
 export interface Range {
   readonly offset: number;
   readonly size: number;
 }
 
-/** What two ranges share; null if nothing. */
+/** Intersection of two ranges; null if it is empty. */
 export function overlap(a: Range, b: Range): Range | null {
   const offset = Math.max(a.offset, b.offset);
   const size = Math.min(a.offset + a.size, b.offset + b.size) - offset;
   return size > 0 ? { offset, size } : null;
 }
 
-/** Where the parameters of a group go, before it has memory. */
+/** Layout of a group's parameters, before the group has memory. */
 export interface GroupPlan {
   readonly name: string;
   readonly index: number;
-  /** A multiple of the number of parts that the group is divided into. */
+  /** Number of elements, a multiple of the number of parts into which the group is divided. */
   readonly size: number;
   readonly entries: readonly PlacedParameter[];
 }
@@ -52,7 +52,10 @@ export function planGroup(spec: ParameterGroupSpec, index: number, parts: number
   return { name: spec.name, index, size: Math.ceil(size / unit) * unit, entries };
 }
 
-/** Whole weights and gradients that groups take turns in, where a process owns only parts of them. */
+/**
+ * A buffer for whole weights and gradients, shared by groups in turn, in a process that owns only
+ * parts of them.
+ */
 export class Slot {
   readonly weights: Tensor;
   #gradients: Tensor | null = null;
@@ -80,25 +83,37 @@ export interface GroupOptions {
   training: boolean;
   layout: Layout;
   strategy: ParallelStrategy | null;
-  /** Where the whole weights are while they are needed; null: in a buffer of the group's own. */
+  /**
+   * Slot that holds the whole weights while they are needed; null if the group has a buffer of its
+   * own.
+   */
   slot: Slot | null;
 }
 
-/** One contiguous buffer for each kind of state of some parameters (DESIGN: flat groups). */
+/** Parameters with one contiguous buffer for each kind of state (DESIGN: flat groups). */
 export class ParameterGroup {
   readonly name: string;
-  /** Place in the store's list. */
+  /** Index in the store's list of groups. */
   readonly index: number;
-  /** Elements of each whole buffer, padding included; padding is zero in all of them and stays so. */
+  /**
+   * Number of elements of each whole buffer, padding included. Padding is zero, and stays so except
+   * in slots.
+   */
   readonly size: number;
   readonly entries: readonly PlacedParameter[];
   /** The elements that this process owns: all of them, or one of several equal parts. */
   readonly owned: Range;
-  /** As the model computes with them: f32 or bf16. With a slot, they are there only while the group has its turn. */
+  /**
+   * The weights that the model computes with: f32 or bf16. With a slot, they are only valid while
+   * the group has its turn.
+   */
   readonly weights: Tensor;
-  /** The owned part of the weights: a view of them, or memory of its own. */
+  /** The owned part of the weights: a view of `weights`, or memory of its own. */
   readonly ownedWeights: Tensor;
-  /** f32 copy of the owned weights that the optimizer updates, beside bf16 weights of a model that trains. */
+  /**
+   * f32 master copy of the owned weights, which the optimizer updates. Only exists for bf16 weights
+   * of a model that trains.
+   */
   readonly master: Tensor | null;
   readonly slot: Slot | null;
   #gradients: Tensor | null = null;
@@ -133,7 +148,10 @@ export class ParameterGroup {
     }
   }
 
-  /** f32 gradients as backward writes them. Made on first use, so a model that only generates has none. */
+  /**
+   * f32 gradients written by backward. Allocated on first use, so a model that only generates has
+   * none.
+   */
   get gradients(): Tensor {
     this.#gradients ??= outsideScopes(() => {
       const buffer = this.slot
@@ -147,7 +165,10 @@ export class ParameterGroup {
     return this.#gradients;
   }
 
-  /** f32 gradients that the optimizer reads: the owned part of `gradients`, or with a slot memory of their own. */
+  /**
+   * f32 gradients read by the optimizer: the owned part of `gradients`, or separate memory with a
+   * slot.
+   */
   get ownedGradients(): Tensor {
     this.#ownedGradients ??= outsideScopes(() => {
       const { offset, size } = this.owned;
@@ -158,9 +179,12 @@ export class ParameterGroup {
     return this.#ownedGradients;
   }
 
-  /** Sets to zero what this step's backward did not write: unused and frozen parameters. */
+  /**
+   * Zeroes the gradients that this step's backward did not write, those of unused and frozen
+   * parameters.
+   */
   completeGradients(): void {
-    void this.gradients; // those that were written before it was asked for have moved there, and the others have a place
+    void this.gradients; // moves existing gradients into the flat buffer, places the others
     for (const { parameter } of this.entries) {
       if (parameter.leaf.grad && parameter.trainable) continue;
       const buffer = parameter.leaf.gradientBuffer;
@@ -168,12 +192,12 @@ export class ParameterGroup {
     }
   }
 
-  /** Forgets the gradients; the next backward overwrites them without reading. */
+  /** Discards the gradients. The next backward overwrites them without reading. */
   zeroGrad(): void {
     for (const { parameter } of this.entries) parameter.leaf.zeroGrad();
   }
 
-  /** Sets to zero what a slot does not keep so: the gradients between parameters and after the last. */
+  /** Clears the gradients between parameters and after the last one, which a slot leaves as they are. */
   clearPadding(): void {
     for (const [index, { parameter, offset }] of this.entries.entries()) {
       const end = offset + parameter.size;
@@ -191,7 +215,7 @@ export class ParameterGroup {
   }
 
   /**
-   * Sets f32 values from an element on, in the weights and the master copy, as far as this process holds them.
+   * Writes f32 values into the weights and the master copy, as far as this process holds them.
    * @param offset first element within the group
    */
   write(offset: number, values: Tensor): void {
@@ -205,13 +229,16 @@ export class ParameterGroup {
     if (this.master) copyInto(this.master, to, values, from, mine.size);
   }
 
-  /** Says that the weights have been written in place, to the graphs that have saved them. */
+  /** Reports a write in place to the graphs that have saved the weights. */
   changed(writer: string): void {
     this.weights.changed(writer);
     this.master?.changed(writer);
   }
 
-  /** Sets the part of a buffer of owned elements that `values`, from an element of the group on, reach into. */
+  /**
+   * Writes the part of `values` that lies in this process's range into a buffer of owned elements.
+   * `offset` is the first element of `values` within the group.
+   */
   writeOwned(buffer: Tensor, offset: number, values: Tensor): void {
     const mine = overlap({ offset, size: values.size }, this.owned);
     if (!mine) return;
@@ -234,7 +261,7 @@ export class ParameterGroup {
   }
 }
 
-/** to[at ...] = from[start ...], converted to the dtype of `to`. */
+/** Copies from[start ...] to to[at ...], converted to the dtype of `to`. */
 function copyInto(to: Tensor, at: number, from: Tensor, start: number, size: number): void {
   const [target, source] = [to.view([size], at), from.view([size], start)];
   native.cast(source.native, target.native);

@@ -2,18 +2,25 @@ import { checkBoolean, checkString } from "../core/check-values.js";
 import { ArgumentError } from "../core/errors.js";
 import { Parameter } from "./parameter.js";
 
-/** Parameters that share a flat buffer: the unit of optimizer launches, all-reduce buckets and shards. */
+/**
+ * Parameters that share a flat buffer, the unit of optimizer launches, all-reduce buckets and
+ * shards.
+ */
 export interface ParameterGroupSpec {
   readonly name: string;
   readonly parameters: ReadonlyMap<string, Parameter>;
 }
 
 /**
- * Part of a model. Its own properties that are Parameters, Modules or arrays of Modules, in the order they were assigned,
- * are its parameters and children. Parameters in arrays and whatever is in #private fields are not seen: they get no memory.
+ * Part of a model. Its own properties that are Parameters, Modules or arrays of Modules are its
+ * parameters and children, in the order of assignment. Parameters in arrays, and anything in
+ * #private fields, are not found and get no memory.
  */
 export abstract class Module {
-  /** True while training; `eval()` makes it false, for modules that behave differently (none of ours do). */
+  /**
+   * True while training. `eval()` sets it to false, for modules that behave differently (none of
+   * this library's do).
+   */
   training = true;
 
   /** Direct children by property name; elements of arrays as `name.index`. */
@@ -30,7 +37,10 @@ export abstract class Module {
     return children;
   }
 
-  /** All parameters by dotted name. One that is used in two places (a tied head) appears once, under its first name. */
+  /**
+   * All parameters by dotted name. A parameter used in two places (a tied head) appears once, under
+   * its first name.
+   */
   namedParameters(prefix = ""): Map<string, Parameter> {
     checkString("namedParameters", "prefix", prefix);
     const found = new Map<string, Parameter>();
@@ -52,14 +62,14 @@ export abstract class Module {
     return [...this.namedParameters().values()];
   }
 
-  /** Number of trainable and frozen scalars. */
+  /** Number of scalars, trainable and frozen. */
   parameterCount(): number {
     return this.parameters().reduce((sum, parameter) => sum + parameter.size, 0);
   }
 
   /**
-   * How the parameters share flat buffers: one group for each child, one for the module's own. A model overrides this to
-   * make a group the size of a good communication bucket.
+   * Groups of parameters that share a flat buffer: one for each child, and one for the module's own
+   * parameters. A model overrides this to make groups of a good size for communication.
    */
   parameterGroups(): ParameterGroupSpec[] {
     const groups: ParameterGroupSpec[] = [];
@@ -75,7 +85,10 @@ export abstract class Module {
     return groups;
   }
 
-  /** Excludes parameters from training: one by its name, a part of the model by its path, all by default. */
+  /**
+   * Excludes parameters from training: one by its name, or a part of the model by its path.
+   * Default: all of them.
+   */
   freeze(path = ""): this {
     return this.#setTrainable(path, false);
   }

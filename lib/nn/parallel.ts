@@ -1,73 +1,76 @@
 import type { LeafHooks, Tensor } from "../core/tensor.js";
 import type { ParameterGroup } from "./group.js";
 
-/** How the memory of a store's groups is divided between processes that train together. */
+/** Division of a store's memory between processes that train together. */
 export interface Layout {
   /**
-   * Equal parts that a group is divided into: this process owns, and its optimizer updates, one of
-   * them.
+   * Number of equal parts of a group. This process owns one of them, and its optimizer updates that
+   * one.
    */
   readonly parts: number;
-  /** Which part, from 0 on. */
+  /** Index of this process's part, from 0 on. */
   readonly part: number;
   /**
-   * Whether each process holds all weights, or its part and, for as long as they are needed, those
-   * of a few groups.
+   * "whole" if each process holds all weights; "part" if it holds its part and, while they are
+   * needed, the whole weights of a few groups.
    */
   readonly weights: "whole" | "part";
 }
 
-/** One process has everything. */
+/** Layout of a single process, which owns everything. */
 export const undivided: Layout = { parts: 1, part: 0, weights: "whole" };
 
 /**
- * Keeps the groups of a store in step with those of other processes. The model knows nothing of it:
- * uses of parameters and the tape tell it which group is needed and whose gradients are complete,
- * the optimizer when the weights have changed. Everything here is enqueued and returns at once.
+ * Synchronises the groups of a store with those of other processes. The model does not know about
+ * it. Uses of parameters and the tape report which group is needed and whose gradients are
+ * complete, and the optimizer reports changed weights. All methods enqueue work and return at once.
  *
- * `plan` drives strategies without memory: `Group` and `Data` are then what it has in place of
- * groups and tensors.
+ * `plan` drives strategies without memory: `Group` and `Data` then stand for its groups and numbers.
  */
 export interface ParallelStrategy<Group = ParameterGroup, Data = Tensor> {
   readonly layout: Layout;
-  /** Processes whose gradients are averaged. */
+  /** Number of processes whose gradients are averaged. */
   readonly worldSize: number;
-  /** This process among them. */
+  /** Rank of this process among them. */
   readonly rank: number;
-  /** Whether this process writes what is written once for all of them. */
+  /** Whether this process writes the files that one process writes for all. */
   readonly writes: boolean;
-  /** Takes on the groups of a store, once. */
+  /** Attaches the groups of a store. Called once. */
   attach(groups: readonly Group[]): void;
-  /** A group's weights are about to be read. */
+  /** Called before a group's weights are read. */
   needed(group: Group, backward: boolean): void;
-  /** A group's gradients are about to be written. */
+  /** Called before a group's gradients are written. */
   gradientNeeded(group: Group): void;
-  /** Everything on the tape that writes this group's gradients has done so. */
+  /** Called when every operation on the tape that writes this group's gradients has done so. */
   gradientsComplete(group: Group): void;
   /**
-   * A forward and backward pass begins.
-   * @param last whether it is the last one before the optimizer's step
+   * Called at the start of a forward and backward pass. @param last whether it is the last one
+   * before the optimizer's step
    */
   beginMicroBatch(last: boolean): void;
-  /** From here on the owned gradients of all groups are the mean over all processes. */
+  /**
+   * Completes the reductions: afterwards the owned gradients of all groups are the mean over all
+   * processes.
+   */
   finishGradients(): void;
   /**
-   * Sums the squares of what the processes own, f32 (groups), in place, so that each has the whole
-   * gradient's.
+   * Sums the squares of the processes' owned parts, f32 (groups), in place, so that each process
+   * has those of the whole gradient.
    */
   sumSquares(squares: Data): void;
-  /** The owned weights of a group have been updated. */
+  /** Called when the owned weights of a group have been updated. */
   weightsChanged(group: Group): void;
-  /** The mean over all processes, in place: f32 of any shape. */
+  /** Averages over all processes, in place. f32 of any shape. */
   average(data: Data): void;
   /**
-   * All of a buffer of which each process has the owned part. Belongs to the current scope.
+   * Gathers a buffer of which each process has the owned part. The result belongs to the current
+   * scope.
    * @param owned (owned.size) of any dtype
    */
   gather(group: Group, owned: Data): Data;
 }
 
-/** Counts, for each group, the records on the tape that will write its gradients. */
+/** Counts the records on the tape that will write a group's gradients. */
 export class GroupHooks implements LeafHooks {
   readonly #group: ParameterGroup;
   readonly #strategy: ParallelStrategy;

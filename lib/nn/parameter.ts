@@ -2,7 +2,7 @@ import { checkChoice, checkNumber, checkObject, checkShapeArgument } from "../co
 import { AutogradError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 
-/** How a parameter starts: normal around 0, or one value. */
+/** Initial values of a parameter: normal around 0, or one value. */
 export type Initialisation =
   | { readonly kind: "normal"; readonly std: number }
   | { readonly kind: "constant"; readonly value: number };
@@ -17,8 +17,8 @@ function checkInitialisation(init: unknown): asserts init is Initialisation {
 }
 
 /**
- * A trainable tensor of a module. It has a shape and a start; its memory comes when a ParameterStore places it in a flat
- * group, and `tensor` is a view of that.
+ * A trainable tensor of a module. It is created with a shape and an initialisation. A
+ * ParameterStore later places it in a flat group, and `tensor` is a view of the group's memory.
  */
 export class Parameter {
   readonly shape: readonly number[];
@@ -37,7 +37,10 @@ export class Parameter {
     this.size = this.shape.reduce((product, extent) => product * extent, 1);
   }
 
-  /** The weights as the model computes with them. @throws AutogradError before the module has been placed on a device */
+  /**
+   * The weights that the model computes with. @throws AutogradError before the module has been
+   * placed on a device
+   */
   get tensor(): Tensor {
     if (!this.#tensor) {
       throw new AutogradError(
@@ -50,13 +53,17 @@ export class Parameter {
     return this.#tensor;
   }
 
-  /** The same, for whoever does not read the weights now. @internal */
+  /**
+   * The tensor of the weights, for uses that do not read them: no gather is started for it.
+   * @internal
+   */
   get leaf(): Tensor {
     return this.#tensor ?? this.tensor;
   }
 
   /**
-   * The f32 weights that the optimizer updates: the same as `tensor`, or the copy beside bf16 weights.
+   * The f32 weights that the optimizer updates: `tensor` itself, or the master copy of bf16
+   * weights.
    * @throws AutogradError if they are divided between processes
    */
   get master(): Tensor {
@@ -72,7 +79,7 @@ export class Parameter {
     return this.#tensor !== null;
   }
 
-  /** Whether `backward()` computes its gradient and the optimizer changes it. */
+  /** Whether `backward()` computes its gradient and the optimizer updates it. */
   get trainable(): boolean {
     return this.#trainable;
   }
@@ -83,7 +90,7 @@ export class Parameter {
   }
 
   /**
-   * The store gives the parameter its memory.
+   * Gives the parameter its memory. The store calls it.
    * @param needed called before each use of the weights
    * @internal
    */

@@ -16,12 +16,12 @@ export class RMSNorm extends Module {
     this.eps = eps;
   }
 
-  /** @param x (..., size) @returns the same shape */
+  /** @param x (..., size) @returns (..., size) */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight.tensor, this.eps);
   }
 
-  /** [x + skip, norm(x + skip)] in one pass over memory. */
+  /** Returns [x + skip, norm(x + skip)], computed in one pass over memory. */
   forwardAdd(x: Tensor, skip: Tensor): readonly [Tensor, Tensor] {
     return addRmsNorm(x, skip, this.weight.tensor, this.eps);
   }

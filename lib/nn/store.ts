@@ -125,6 +125,28 @@ export class ParameterStore {
   }
 
   /**
+   * All of a group's weights, wherever they are kept; every process of the run calls it. Belongs to the current scope, or
+   * to the store.
+   */
+  wholeWeights(group: ParameterGroup): Tensor {
+    checkInstance("wholeWeights", "group", group, ParameterGroup, "a group of the store");
+    if (group.slot) return this.whole(group, group.ownedWeights);
+    // Updated weights may still be on their way to this process.
+    this.parallel?.needed(group, false);
+    return group.weights;
+  }
+
+  /** Whether this process keeps any of `size` elements of a group's weights from `offset` on. */
+  holds(group: ParameterGroup, offset: number, size: number): boolean {
+    return !group.slot || overlap({ offset, size }, group.owned) !== null;
+  }
+
+  /** Whether each process keeps only its part of the weights. */
+  get divided(): boolean {
+    return this.parallel?.layout.weights === "part";
+  }
+
+  /**
    * Numbers from Philox: each parameter reads its own range of one sequence, in the order of names, so they depend on the
    * seed and the model alone.
    */

@@ -1,6 +1,6 @@
 import { differentiable, gradientsEnabled } from "../core/autograd.js";
 import {
-  checkDocumentStarts,
+  checkFirstKey,
   checkFloat,
   checkInteger,
   checkNumber,
@@ -24,13 +24,13 @@ export interface AttentionOptions {
   scale?: number;
 }
 
-export interface DocumentAttentionOptions extends AttentionOptions {
+export interface CausalAttentionOptions extends AttentionOptions {
   /**
-   * (batch, time) i32: where in the window each token's document starts; the token sees nothing before it. What
-   * `documentStarts()` makes: from 0 to the token's own index, never falling along a row. On the CPU other values are an error at
-   * the next wait; on a GPU the result is then unspecified.
+   * (batch, time) i32: the first token that each token may see, from 0 to the token's own index, never falling along a row.
+   * The start of its document keeps documents of a window apart; max(0, t - W + 1) is a sliding window of W tokens. On the
+   * CPU other values are an error at the next wait; on a GPU the result is then unspecified.
    */
-  documentStarts?: Tensor | undefined;
+  firstKey?: Tensor | undefined;
 }
 
 interface Heads {
@@ -72,31 +72,31 @@ function checkArguments(
 
 /**
  * Causal softmax attention with grouped key/value heads: o[t] = softmax(scale · q[t] · k[0..t]ᵀ) · v[0..t]. No time × time
- * matrix is made; backward computes the probabilities again. With `documentStarts` a token sees only the tokens of its own
- * document, k[documentStarts[t]..t], and tiles of keys before it cost nothing.
+ * matrix is made; backward computes the probabilities again. With `firstKey` a token sees k[firstKey[t]..t] only, and
+ * tiles of keys before it cost nothing.
  * @param qkv (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16: all query heads, then all keys, then all values.
  *   Query head h reads key/value head floor(h · kvHeads / heads).
  * @returns (batch, time, heads · headSize) of qkv's dtype
  * @throws ShapeError, DTypeError, DeviceError, ArgumentError for what does not fit
  * @see Dao 2023, arXiv 2307.08691; Ainslie et al. 2023, arXiv 2305.13245
  */
-export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tensor {
+export function attention(qkv: Tensor, options: CausalAttentionOptions): Tensor {
   const op = "attention";
-  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, ["documentStarts"]);
-  const { documentStarts } = options;
-  if (documentStarts !== undefined) checkDocumentStarts(op, documentStarts, qkv);
+  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, ["firstKey"]);
+  const { firstKey } = options;
+  if (firstKey !== undefined) checkFirstKey(op, firstKey, qkv);
   const [batch, time] = qkv.shape as [number, number, number];
   const o = empty([batch, time, heads * headSize], qkv);
   // Of each query its largest score, and the logarithm of the sum of exponentials relative to it.
   const statistics = empty([2, batch, heads, time], { dtype: "f32", device: qkv.device });
-  const { native: starts = null } = documentStarts ?? {};
-  native.attentionForward(qkv.native, starts, o.native, statistics.native, heads, kvHeads, scale);
+  const { native: first = null } = firstKey ?? {};
+  native.attentionForward(qkv.native, first, o.native, statistics.native, heads, kvHeads, scale);
   const result = differentiable(op, {
     inputs: [qkv],
     outputs: [o],
-    saved: [qkv, o, statistics, ...(documentStarts ? [documentStarts] : [])],
+    saved: [qkv, o, statistics, ...(firstKey ? [firstKey] : [])],
     backward: ([dO], saved) => {
-      const [qkv, o, statistics, starts] = saved as [Tensor, Tensor, Tensor, Tensor?];
+      const [qkv, o, statistics, firstKey] = saved as [Tensor, Tensor, Tensor, Tensor?];
       const dqkv = empty(qkv.shape, qkv);
       const { native: gradient } = dO as Tensor;
       native.attentionBackward(
@@ -104,7 +104,7 @@ export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tenso
         qkv.native,
         o.native,
         statistics.native,
-        starts?.native ?? null,
+        firstKey?.native ?? null,
         dqkv.native,
         heads,
         kvHeads,
@@ -120,6 +120,11 @@ export function attention(qkv: Tensor, options: DocumentAttentionOptions): Tenso
 export interface CachedAttentionOptions extends AttentionOptions {
   /** Tokens already in the cache. */
   position: number;
+  /**
+   * (batch, time) i32: the first row of the cache that each token may see, from 0 to the token's own row, `position` + t,
+   * never falling along a row. Rows before it cost nothing. Other values as in `attention`.
+   */
+  firstKey?: Tensor | undefined;
 }
 
 /**
@@ -136,8 +141,11 @@ export function attentionCached(
   options: CachedAttentionOptions,
 ): Tensor {
   const op = "attentionCached";
-  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, ["position"]);
-  const { position } = options;
+  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, [
+    "position",
+    "firstKey",
+  ]);
+  const { position, firstKey } = options;
   checkFloat(op, "cache", cache);
   checkSameDevice(op, qkv, cache);
   checkSameDType(op, qkv, cache);
@@ -156,11 +164,22 @@ export function attentionCached(
       `[${op}] expected room for ${position + time} tokens (${position} + ${time}) in the cache but received ${capacity}`,
     );
   }
+  if (firstKey !== undefined) checkFirstKey(op, firstKey, qkv);
   if (gradientsEnabled() && qkv.requiresGrad) {
     throw new AutogradError(`[${op}] has no gradient: call it inside noGrad(), or use attention()`);
   }
   const o = empty([batch, time, heads * headSize], qkv, op);
-  native.attentionCached(qkv.native, cache.native, o.native, heads, kvHeads, position, scale);
+  const { native: first = null } = firstKey ?? {};
+  native.attentionCached(
+    qkv.native,
+    cache.native,
+    first,
+    o.native,
+    heads,
+    kvHeads,
+    position,
+    scale,
+  );
   cache.changed(op);
   return o;
 }

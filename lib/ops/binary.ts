@@ -12,10 +12,11 @@ import {
 import { applyUnary, square } from "./unary.js";
 import { applyWhere } from "./where.js";
 
-// Arithmetic of two tensors, or of a tensor and a plain number, with NumPy's broadcasting. Both tensors have one dtype; a
-// number takes part in f32. i32 is taken where the result is whole (add, sub, mul, minimum, maximum) and wraps around.
+// Arithmetic of two tensors, or of a tensor and a plain number, with NumPy's broadcasting. Two
+// tensors must have the same dtype; a number is used in f32. Operations with whole results (add,
+// sub, mul, minimum, maximum) also accept i32, which wraps around.
 
-/** The gradients of a and b from dy, a and b, before the sums over broadcast axes. */
+/** Computes the gradients of a and b from dy, a and b, before the sums over broadcast axes. */
 type Rule = (
   dy: Tensor,
   a: Tensor,
@@ -26,7 +27,10 @@ type Rule = (
 const number = (value: number, like: Tensor): Tensor =>
   scalarLike("backward", "factor", value, like, true);
 
-/** dy where the operand decides the result, half of it where both are equal: as PyTorch's maximum and minimum. */
+/**
+ * dy where the operand decides the result, half of it where both are equal, like PyTorch's maximum
+ * and minimum.
+ */
 function shareOf(dy: Tensor, a: Tensor, b: Tensor, losesWhen: "lt" | "gt"): Tensor {
   const won = applyWhere(applyBinary(losesWhen, a, b), scalarLike("backward", "0", 0, dy), dy);
   return applyWhere(applyBinary("eq", a, b), applyBinary("mul", dy, number(0.5, dy)), won);
@@ -43,7 +47,7 @@ const rules: { [K in BinaryKind]: Rule } = {
   ],
   div: (dy, a, b, needs) => [
     needs(0) ? applyBinary("div", dy, b) : null,
-    // -(dy · (a/b)) / b, step by step: b² and a/b² may overflow where the whole does not.
+    // -(dy · (a/b)) / b, step by step: b² and a/b² may overflow even if the result does not.
     needs(1)
       ? negative(applyBinary("div", applyBinary("mul", dy, applyBinary("div", a, b)), b))
       : null,
@@ -62,7 +66,7 @@ const rules: { [K in BinaryKind]: Rule } = {
   ],
 };
 
-/** dy · b · a^(b-1); 0 where b is 0, also at a = 0. */
+/** dy · b · a^(b-1); 0 where b is 0, even at a = 0. */
 function powerBase(dy: Tensor, a: Tensor, b: Tensor): Tensor {
   const slope = applyBinary("mul", applyBinary("pow", a, applyBinary("sub", b, number(1, b))), b);
   const gradient = applyBinary("mul", dy, slope);

@@ -14,15 +14,16 @@ import { ShapeError } from "../core/errors.js";
 import { type DType, native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
-/** What arithmetic takes: a tensor or a plain number. */
+/** Operand of arithmetic: a tensor or a plain number. */
 export type Operand = Tensor | number;
 
 export const sameShape = (a: readonly number[], b: readonly number[]): boolean =>
   a.length === b.length && a.every((size, axis) => size === b[axis]);
 
 /**
- * A plain number as a tensor without axes, of the dtype of its partner; `wide` keeps it in f32 beside bf16, which the
- * binary kernel takes, so that x · 0.1 does not round 0.1 to bf16 first. The caller disposes it.
+ * Converts a plain number to a tensor without axes, of its partner's dtype. With `wide`, it stays
+ * f32 next to a bf16 partner, which the binary kernel accepts, so that x · 0.1 does not first round
+ * 0.1 to bf16. The caller disposes it.
  * @internal
  */
 export function scalarLike(
@@ -40,7 +41,8 @@ export function scalarLike(
 }
 
 /**
- * Sums over the axes along which `shape` was broadcast to x's: the gradient of a broadcast. x itself if there are none.
+ * Sums over the axes along which `shape` was broadcast to x's shape: the gradient of a broadcast.
+ * Without such axes, it returns x itself.
  * @internal
  */
 export function sumTo(x: Tensor, shape: readonly number[]): Tensor {
@@ -60,19 +62,20 @@ export function sumTo(x: Tensor, shape: readonly number[]): Tensor {
 }
 
 /**
- * x repeated to a larger shape, outside of the tape.
+ * Repeats x to a larger shape, outside of the tape.
  * @internal
  */
 export function repeatTo(x: Tensor, shape: readonly number[]): Tensor {
   const y = empty(shape, x);
-  // The larger of x and x is x, bit for bit and in every dtype; the binary kernel does the broadcasting.
+  // max(x, x) is x, bit for bit and in every dtype, and the binary kernel does the broadcasting.
   native.binary(x.native, x.native, y.native, "maximum");
   return y;
 }
 
 /**
- * Repeats x along axes of size 1 and new leading axes, by NumPy's rule. The result is a tensor of its own, not a view.
- * @param shape may keep or enlarge: `broadcastTo(x, [4, 3])` of x (3) or (1,3)
+ * Repeats x along axes of size 1 and new leading axes, by NumPy's rule. The result is a copy, not a
+ * view.
+ * @param shape the same shape or a larger one: `broadcastTo(x, [4, 3])` for x (3) or (1, 3)
  * @throws ShapeError if x does not broadcast to it
  */
 export function broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
@@ -93,7 +96,10 @@ export function broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
   });
 }
 
-/** The operands of an operation as tensors; `release` frees those made of plain numbers, once the native call is made. */
+/**
+ * Operands of an operation as tensors. `release` frees those made of plain numbers, after the
+ * native call.
+ */
 interface Operands {
   readonly a: Tensor;
   readonly b: Tensor;
@@ -101,9 +107,9 @@ interface Operands {
 }
 
 /**
- * Checks the operands of an operation: at least one tensor, one dtype, one device.
- * @param check what holds for each tensor: `checkTensor`, `checkFloat`
- * @param wide whether numbers stay in f32 beside bf16
+ * Checks the operands of an operation: at least one tensor, a single dtype, a single device.
+ * @param check check of each tensor: `checkTensor` or `checkFloat`
+ * @param wide whether numbers stay f32 next to bf16
  * @internal
  */
 export function checkOperands(
@@ -137,13 +143,13 @@ export type BinaryKind = "add" | "sub" | "mul" | "div" | "minimum" | "maximum" |
 export type ComparisonKind = "eq" | "ne" | "lt" | "le" | "gt" | "ge";
 
 /**
- * a op b outside of the tape, for operands that were checked.
+ * a op b outside of the tape, for checked operands.
  * @internal
  */
 export function applyBinary(kind: BinaryKind | ComparisonKind, a: Tensor, b: Tensor): Tensor {
   const shape = broadcastShapes(kind, a.shape, b.shape);
   const compares = kind.length === 2;
-  const wider = a.dtype === "bf16" ? a : b; // an f32 number beside bf16 leaves bf16
+  const wider = a.dtype === "bf16" ? a : b; // an f32 number with a bf16 tensor gives bf16
   const y = empty(shape, { dtype: compares ? "i32" : wider.dtype, device: a.device });
   native.binary(a.native, b.native, y.native, kind);
   return y;

@@ -4,10 +4,11 @@ import { native } from "../core/native.js";
 import { type DType, empty, type Tensor } from "../core/tensor.js";
 
 /**
- * Conversion to another dtype; to the same one, the same memory again.
+ * Converts to another dtype. With the same dtype, the result shares x's memory.
  *
- * To bf16 rounds to nearest even. A float becomes i32 by dropping its fraction; NaN becomes 0 and what lies beyond 32 bits
- * the nearest end of the range. Differentiable between f32 and bf16; an i32 has no gradient.
+ * Conversion to bf16 rounds to nearest even. A float becomes i32 by dropping its fraction; NaN
+ * becomes 0, and values beyond 32 bits become the nearest end of the range. Differentiable between
+ * f32 and bf16; i32 has no gradient.
  * @throws ArgumentError if dtype is not "f32", "bf16" or "i32"
  */
 export function cast(x: Tensor, dtype: DType): Tensor {

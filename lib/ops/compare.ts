@@ -2,8 +2,9 @@ import { broadcastShapes, checkTensor } from "../core/check.js";
 import type { Tensor } from "../core/tensor.js";
 import { applyBinary, type ComparisonKind, checkOperands, type Operand } from "./broadcast.js";
 
-// Comparisons of two tensors, or of a tensor and a plain number (rounded to the tensor's dtype), with NumPy's
-// broadcasting. They give i32, 1 where it holds and 0 elsewhere, and have no gradient. With NaN only `ne` holds.
+// Comparisons of two tensors, or of a tensor and a plain number (rounded to the tensor's dtype),
+// with NumPy's broadcasting. The result is i32: 1 where the comparison holds, otherwise 0. It has
+// no gradient. Of comparisons with NaN, only `ne` holds.
 
 function compare(kind: ComparisonKind, first: Operand, second: Operand): Tensor {
   const { a, b, release } = checkOperands(kind, first, second, checkTensor);

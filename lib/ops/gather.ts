@@ -6,11 +6,13 @@ import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
 /**
- * Picks elements along an axis: y[.., i, ..] = x[.., index[.., i, ..], ..], PyTorch's gather.
- * @param index i32, as many axes as x and along the others no longer than x; the result has its shape. Its numbers are
- *   checked on the device: one outside of x fails at the next wait, and nothing is read or written
- * @param axis where the numbers of index point; negative axes count from the last
- * @returns the elements; the gradients of elements picked several times add up, in a fixed order
+ * Picks elements along an axis, like PyTorch's gather: y[.., i, ..] = x[.., index[.., i, ..], ..].
+ * The gradients of an element picked several times add up in a fixed order.
+ * @param index i32, with as many axes as x and no longer than x along the other axes. Its values
+ *   are checked on the device: a value outside of x fails at the next wait, and nothing is read or
+ *   written
+ * @param axis axis of x that index points into; negative axes count from the last
+ * @returns the elements, in the shape of index
  */
 export function gather(x: Tensor, index: Tensor, axis: number): Tensor {
   checkTensor("gather", "x", x);
@@ -26,7 +28,7 @@ export function gather(x: Tensor, index: Tensor, axis: number): Tensor {
         `but received ${shapeText(index.shape)}`,
     );
   }
-  // A tensor without axes is gathered from as if it had one element along axis 0.
+  // A tensor without axes counts as one element along axis 0.
   const raise = (tensor: Tensor) => tensor.view(tensor.rank === 0 ? [1] : tensor.shape);
   const source = raise(x);
   const positions = raise(index);

@@ -1,4 +1,4 @@
-// All operations, one file each; a new one gets its line here.
+// All operations, one file each. A new operation gets its line here.
 export * from "./attention.js";
 export * from "./binary.js";
 export { broadcastTo, type Operand } from "./broadcast.js";

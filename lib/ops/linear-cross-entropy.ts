@@ -7,6 +7,7 @@ import {
   checkShape,
   shapeText,
 } from "../core/check.js";
+import { AutogradError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 import { type CrossEntropyOptions, checkTargets } from "./cross-entropy.js";
@@ -17,6 +18,26 @@ function inDType(gradient: Tensor, like: Tensor): Tensor {
   const result = empty(gradient.shape, like);
   native.cast(gradient.native, result.native);
   return result;
+}
+
+/** @returns ignoreIndex */
+function checkArguments(
+  op: string,
+  name: string,
+  x: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions,
+): number {
+  checkFloat(op, name, x);
+  checkFloat(op, "weight", weight);
+  checkSameDevice(op, x, weight);
+  checkSameDType(op, x, weight);
+  const ignoreIndex = checkTargets(op, name, x, targets, options);
+  checkRank(op, "weight", weight, 2);
+  const hidden = x.shape.at(-1) as number;
+  checkShape(op, "weight", weight, [null, hidden], `last axis of ${name} ${shapeText(x.shape)}`);
+  return ignoreIndex;
 }
 
 /**
@@ -37,15 +58,8 @@ export function linearCrossEntropy(
   options: CrossEntropyOptions = {},
 ): Tensor {
   const op = "linearCrossEntropy";
-  checkFloat(op, "x", x);
-  checkFloat(op, "weight", weight);
-  checkSameDevice(op, x, weight);
-  checkSameDType(op, x, weight);
-  const ignoreIndex = checkTargets(op, "x", x, targets, options);
-  checkRank(op, "weight", weight, 2);
+  const ignoreIndex = checkArguments(op, "x", x, weight, targets, options);
   const hidden = x.shape.at(-1) as number;
-  checkShape(op, "weight", weight, [null, hidden], `last axis of x ${shapeText(x.shape)}`);
-
   const { shape } = x;
   const rows = x.size / hidden;
   const loss = empty([], { dtype: "f32", device: x.device });
@@ -59,6 +73,7 @@ export function linearCrossEntropy(
     weight.native,
     ids.native,
     loss.native,
+    null,
     dx?.native ?? null,
     dWeight?.native ?? null,
     ignoreIndex,
@@ -93,4 +108,45 @@ export function linearCrossEntropy(
   dx?.dispose();
   dWeight?.dispose();
   return result;
+}
+
+/**
+ * The loss of each token, -log softmax(hidden · weightᵀ)[target] in nats; `linearCrossEntropy` gives their mean. Logits are
+ * made for some rows at a time as there. Not differentiable.
+ * @param hidden  (..., hidden) f32 or bf16
+ * @param weight  (vocabulary, hidden) of hidden's dtype
+ * @param targets (...) i32
+ * @returns f32 of the shape of targets; 0 where the target is `ignoreIndex` (-100)
+ * @throws AutogradError if a gradient would be needed: call it inside noGrad
+ * @throws NativeError `ERR_TARGET`, at the next wait, as `linearCrossEntropy`
+ */
+export function linearTokenLosses(
+  hidden: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  const op = "linearTokenLosses";
+  const ignoreIndex = checkArguments(op, "hidden", hidden, weight, targets, options);
+  if (gradientsEnabled() && (hidden.requiresGrad || weight.requiresGrad)) {
+    throw new AutogradError(
+      `[${op}] has no gradient: call it inside noGrad(), or use linearCrossEntropy()`,
+    );
+  }
+  const losses = empty(targets.shape, { dtype: "f32", device: hidden.device }, op);
+  const matrix = hidden.view([targets.size, hidden.shape.at(-1) as number]);
+  const ids = targets.view([targets.size]);
+  const list = losses.view([targets.size]);
+  native.linearCrossEntropy(
+    matrix.native,
+    weight.native,
+    ids.native,
+    null,
+    list.native,
+    null,
+    null,
+    ignoreIndex,
+  );
+  for (const view of [matrix, ids, list]) view.dispose();
+  return losses;
 }

@@ -11,12 +11,12 @@ import { ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
-/** The same memory with at least two axes; products fold further leading axes into rows by themselves. */
+/** A view with at least two axes. Products fold further leading axes into rows. */
 const asRows = (x: Tensor): Tensor => (x.rank >= 2 ? x : x.view([1, x.size]));
 
 /**
- * y = x · weightᵀ, the layer without bias. The weight's gradient is summed in f32 straight into its buffer, so that
- * accumulating micro-batches costs nothing.
+ * The linear layer without bias: y = x · weightᵀ. The weight's gradient is summed in f32 directly
+ * into its buffer, so that accumulating micro-batches costs nothing.
  * @param x      (..., in) f32 or bf16
  * @param weight (out, in) of x's dtype
  * @returns (..., out) of x's dtype; sums are f32

@@ -18,7 +18,10 @@ interface Shaped {
 const batchOf = ({ shape }: Shaped): number[] => shape.slice(0, -2);
 const matrixOf = ({ shape }: Shaped): [number, number] => shape.slice(-2) as [number, number];
 
-/** op(a) · op(b) for matrices with equal batch axes, or either with none: the kernel repeats that one by itself. */
+/**
+ * op(a) · op(b) for matrices with equal batch axes. If one of them has no batch axes, the kernel
+ * repeats it.
+ */
 function product(a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean): Tensor {
   const rows = matrixOf(a)[transposeA ? 1 : 0];
   const columns = matrixOf(b)[transposeB ? 0 : 1];
@@ -28,22 +31,28 @@ function product(a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean)
   return c;
 }
 
-/** x with the batch axes of the product, unless it is a plain matrix, which the kernel repeats without a copy. */
+/**
+ * Broadcasts x to the batch axes of the product. A plain matrix stays as it is, because the kernel
+ * repeats it without a copy.
+ */
 function withBatch(x: Tensor, batch: readonly number[]): Tensor {
   if (sameShape(batchOf(x), batch)) return x;
   if (batchOf(x).every((size) => size === 1)) return x.view(matrixOf(x));
   return repeatTo(x, [...batch, ...matrixOf(x)]);
 }
 
-/** a as a matrix of one row, b as one of one column, by NumPy's rule for vectors. */
+/**
+ * Shape of a as a matrix; a vector becomes a row, by NumPy's rule. Below, a vector b becomes a
+ * column.
+ */
 const leftShape = (a: Tensor): readonly number[] => (a.rank === 1 ? [1, a.size] : a.shape);
 const rightShape = (b: Tensor): readonly number[] => (b.rank === 1 ? [b.size, 1] : b.shape);
 const asLeft = (a: Tensor): Tensor => a.view(leftShape(a));
 const asRight = (b: Tensor): Tensor => b.view(rightShape(b));
 
 /**
- * Matrix product over the last two axes; leading axes are batch and broadcast, as in NumPy. A vector on the left is a row, on
- * the right a column, and its axis is left out of the result.
+ * Matrix product over the last two axes. Leading axes are batch axes and broadcast, as in NumPy. A
+ * vector on the left is a row, on the right a column, and its axis is dropped from the result.
  * @param a (..., m, k) or (k), f32 or bf16
  * @param b (..., k, n) or (k), of a's dtype
  * @returns (..., m, n); sums are f32
@@ -92,11 +101,14 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   });
 }
 
-/** dy · bᵀ, summed over the batch axes that a does not have. */
+/** Gradient of a: dy · bᵀ, summed over the batch axes that a lacks. */
 const leftGradient = (dy: Tensor, b: Tensor, a: Tensor): Tensor =>
   sumTo(product(dy, b, false, true), a.shape);
 
-/** aᵀ · dy, summed over the batch axes that b does not have; for a plain matrix b in one product over all rows. */
+/**
+ * Gradient of b: aᵀ · dy, summed over the batch axes that b lacks. For a plain matrix b it is a
+ * single product over all rows.
+ */
 function rightGradient(a: Tensor, dy: Tensor, b: Tensor): Tensor {
   if (batchOf(b).every((size) => size === 1) && sameShape(batchOf(a), batchOf(dy))) {
     const c = empty(matrixOf(b), b);

@@ -13,12 +13,15 @@ import { defaultDevice } from "../core/device.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
-/** Where in which sequence of random numbers a tensor starts. */
+/** Sequence of random numbers for a tensor, and the tensor's start in it. */
 export interface RandomOptions extends TensorOptions {
   dtype?: "f32" | "bf16";
-  /** The sequence. Equal seeds give equal numbers, on every device. */
+  /** Seed of the sequence. Equal seeds give equal numbers, on every device. */
   seed: number;
-  /** The first element's place in it (0). Element i depends on seed and offset + i alone. */
+  /**
+   * Position of the first element in the sequence. Element i depends only on seed and offset + i.
+   * Default: 0.
+   */
   offset?: number;
 }
 
@@ -28,7 +31,7 @@ const most = 3.4028234663852886e38;
 interface Prepared {
   seed: number;
   offset: number;
-  /** Makes the tensor, when everything else has been checked. */
+  /** Makes the tensor, after everything else has been checked. */
   make(): Tensor;
 }
 
@@ -62,8 +65,8 @@ function prepare(
 }
 
 /**
- * Normal random numbers, by Box and Muller from Philox4x32-10.
- * @param options mean (0) and std (1), at least 0, seed, offset, and what every new tensor takes
+ * Normal random numbers, from Philox4x32-10 by the Box-Muller transform.
+ * @param options mean (0), std (1, at least 0), seed, offset, and the options of every new tensor
  * @see Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"
  */
 export function randn(
@@ -80,8 +83,9 @@ export function randn(
 }
 
 /**
- * Uniform random numbers in [low, high), from Philox4x32-10. bf16 is the nearest to such a number, but never `high`.
- * @param options low (0) and high (1), seed, offset, and what every new tensor takes
+ * Uniform random numbers in [low, high), from Philox4x32-10. A bf16 value is the nearest to such a
+ * number, but never `high`.
+ * @param options low (0), high (1), seed, offset, and the options of every new tensor
  */
 export function rand(
   shape: readonly number[],

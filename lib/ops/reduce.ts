@@ -12,15 +12,16 @@ import { empty, type Tensor } from "../core/tensor.js";
 import { applyBinary, repeatTo, scalarLike } from "./broadcast.js";
 import { applyWhere } from "./where.js";
 
-// Reductions over one axis, several, or all. Sums combine in a fixed order: the same bits at any number of threads.
+// Reductions over one axis, several axes, or all. Sums combine in a fixed order, so any number of
+// threads gives the same bits.
 
 type ReduceKind = "sum" | "mean" | "max" | "min";
 
-/** One axis, several, or all if left out; negative axes count from the last. */
+/** One axis or several. Default: all axes. Negative axes count from the last. */
 export type Axes = number | readonly number[];
 
 export interface ReduceOptions {
-  /** Keeps the reduced axes, with size 1 (false). */
+  /** Keeps the reduced axes, with size 1. Default: false. */
   keepDims?: boolean;
 }
 
@@ -105,8 +106,9 @@ function extreme(kind: "max" | "min", x: Tensor, axes?: Axes, options?: ReduceOp
 }
 
 /**
- * dy / (number of ties) where x is one of them, in f32: bf16 cannot count beyond 256. Elsewhere 0, or NaN where the result is
- * NaN: selected, as 0 times an infinite dy would be NaN.
+ * dy / (number of ties) where x is one of the ties, in f32, because bf16 cannot count beyond 256.
+ * Elsewhere it is 0, or NaN where the result is NaN. The zeros are selected rather than multiplied,
+ * because 0 times an infinite dy would be NaN.
  */
 function shareAmongTies(dy: Tensor, x: Tensor, y: Tensor, { axes, kept }: ReducedAxes): Tensor {
   const { device } = x;

@@ -1,12 +1,12 @@
 import { checkCurrent, differentiable, gradientsEnabled } from "../core/autograd.js";
 import {
   checkBoolean,
-  checkDocumentStarts,
   checkDType,
   checkFloat,
   checkInteger,
   checkNumber,
   checkOptions,
+  checkPerToken,
   checkRank,
   checkSameDevice,
   checkShape,
@@ -51,10 +51,10 @@ export interface RopeOptions {
   /** Position of the first token, for generation (0). */
   position?: number;
   /**
-   * (batch, time) i32: where in the window each token's document starts, so that positions count from there. As in
-   * `attention`.
+   * (batch, time) i32: the position of each token, a row of the table. Positions that count from the start of each document
+   * are one use. Not together with a `position` other than 0.
    */
-  documentStarts?: Tensor | undefined;
+  positions?: Tensor | undefined;
   /**
    * Writes over x, which must not be used any more afterwards (false). Operations that need x as it was for their gradients
    * refuse their backward: softmax and attention need what they returned, most others what they were given.
@@ -66,11 +66,11 @@ function checkArguments(
   x: Tensor,
   table: Tensor,
   options: RopeOptions,
-): Required<Omit<RopeOptions, "documentStarts">> {
+): Required<Omit<RopeOptions, "positions">> {
   checkFloat("rope", "x", x);
   checkDType("rope", "table", table, "f32");
   checkSameDevice("rope", x, table);
-  checkOptions("rope", options, ["heads", "rotatedHeads", "position", "documentStarts", "inPlace"]);
+  checkOptions("rope", options, ["heads", "rotatedHeads", "position", "positions", "inPlace"]);
   const { heads, rotatedHeads = heads, position = 0, inPlace = false } = options ?? {};
   checkInteger("rope", "heads", heads, { min: 1 });
   checkInteger("rope", "rotatedHeads", rotatedHeads, { min: 0, max: heads });
@@ -90,14 +90,20 @@ function checkArguments(
     [null, width / heads / 2, 2],
     `half of head size ${width / heads}`,
   );
-  const positions = table.shape[0] as number;
-  if (position + time > positions) {
+  const rows = table.shape[0] as number;
+  if (options.positions !== undefined) {
+    checkPerToken("rope", "positions", options.positions, x);
+    if (position !== 0) {
+      throw new ArgumentError(
+        `[rope] expected position 0 beside positions but received ${position}`,
+      );
+    }
+  } else if (position + time > rows) {
     throw new ShapeError(
       `[rope] expected a table of at least ${position + time} positions (${position} + ${time} tokens) ` +
-        `but received ${positions}`,
+        `but received ${rows}`,
     );
   }
-  if (options.documentStarts !== undefined) checkDocumentStarts("rope", options.documentStarts, x);
   if (inPlace && gradientsEnabled()) {
     if (x.memory.leaves > 0) {
       throw new ArgumentError(
@@ -111,36 +117,29 @@ function checkArguments(
 
 /**
  * Rotary position embedding: element i of a head turns with element i + headSize/2, as in Llama's Hugging Face form. Token t
- * stands at `position` + t, with `documentStarts` at `position` + t - documentStarts[t].
+ * stands at `position` + t, with `positions` at positions[t].
  * @param x     (batch, time, heads · headSize) f32 or bf16, e.g. the packed q, k, v
- * @param table of `ropeTable`, at least position + time long
+ * @param table of `ropeTable`, at least position + time long, with `positions` longer than the largest of them
  * @returns the shape and dtype of x
+ * @throws NativeError `ERR_POSITION`, at the next wait, if one of `positions` is no row of the table: the message names the
+ *   token
  * @see Su et al. 2021, arXiv 2104.09864
  */
 export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
   const { heads, rotatedHeads, position, inPlace } = checkArguments(x, table, options);
-  const { documentStarts } = options;
-  const { native: starts = null } = documentStarts ?? {};
+  const { positions } = options;
+  const { native: at = null } = positions ?? {};
   const y = inPlace ? x.alias() : empty(x.shape, x);
-  native.rope(x.native, table.native, starts, y.native, heads, rotatedHeads, position, false);
+  native.rope(x.native, table.native, at, y.native, heads, rotatedHeads, position, false);
   const result = differentiable("rope", {
     inputs: [x],
     outputs: [y],
-    saved: [table, ...(documentStarts ? [documentStarts] : [])],
-    backward: ([dy], [table, starts]) => {
+    saved: [table, ...(positions ? [positions] : [])],
+    backward: ([dy], [table, positions]) => {
       const dx = empty((dy as Tensor).shape, dy);
       const turns = (table as Tensor).native;
-      const { native: from = null } = starts ?? {};
-      native.rope(
-        (dy as Tensor).native,
-        turns,
-        from,
-        dx.native,
-        heads,
-        rotatedHeads,
-        position,
-        true,
-      );
+      const { native: at = null } = positions ?? {};
+      native.rope((dy as Tensor).native, turns, at, dx.native, heads, rotatedHeads, position, true);
       return [dx];
     },
   });

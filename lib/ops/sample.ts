@@ -18,7 +18,8 @@ function indices(op: string, name: string, x: Tensor): Tensor {
 }
 
 /**
- * The index of the largest element along the last axis: the first of equals, and a NaN counts as the largest.
+ * Index of the largest element along the last axis: the first among equals. A NaN counts as the
+ * largest.
  * @param x (..., n)
  * @returns (...) i32
  */
@@ -30,23 +31,29 @@ export function argmax(x: Tensor): Tensor {
 }
 
 export interface SampleOptions {
-  /** Divides the logits (1); 0 takes the most likely token. */
+  /** Divides the logits; 0 always takes the most likely token. Default: 1. */
   temperature?: number;
-  /** Keeps the k most likely tokens (0: all). Of equals, the lower ids. */
+  /**
+   * Keeps the k most likely tokens; of equally likely ones, the lower ids. Default: 0, all tokens.
+   */
   topK?: number;
-  /** Of those, keeps the fewest most likely ones that hold this probability (1: all). */
+  /**
+   * Of those, keeps the smallest set of most likely tokens that reaches this probability. Default:
+   * 1, all of them.
+   */
   topP?: number;
-  /** The sequence of random numbers. */
+  /** Seed of the sequence of random numbers. */
   seed: number;
-  /** Place in it of the first row's number; row i uses the next i-th (0). */
+  /** Position of the first row's number in the sequence; row i uses offset + i. Default: 0. */
   offset?: number;
 }
 
 /**
  * Draws a token for each row of logits.
- * @param logits (..., vocabulary) bf16 or f32; -inf for tokens that must not come
+ * @param logits (..., vocabulary) bf16 or f32; -inf for tokens that must not be drawn
  * @returns ids (...) i32
- * @throws NonFiniteError, at the next wait, if a logit is NaN or +inf, or all of a row are -inf
+ * @throws NonFiniteError, at the next wait, if a logit is NaN or +inf, or all logits of a row are
+ *   -inf
  * @see Holtzman et al. 2019, arXiv 1904.09751 (top-p)
  */
 export function sample(logits: Tensor, options: SampleOptions): Tensor {

@@ -12,10 +12,10 @@ import { ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
-// The same numbers under another shape or in another order of axes. Tensors are contiguous, so a new shape is a view of
-// the same memory and costs nothing, and a new order of axes is a copy.
+// Changes of shape and of the order of axes. Tensors are contiguous, so a new shape is a view of
+// the same memory and costs nothing, while a new order of axes is a copy.
 
-/** x under another shape of as many elements, over the same memory. */
+/** A view of x with another shape of as many elements. */
 function viewed(op: string, x: Tensor, shape: readonly number[]): Tensor {
   const { shape: original } = x;
   return differentiable(op, {
@@ -26,8 +26,8 @@ function viewed(op: string, x: Tensor, shape: readonly number[]): Tensor {
 }
 
 /**
- * The elements of x, in row-major order, under another shape. Shares the memory of x.
- * @param shape one size may be -1: what is left
+ * The elements of x, in row-major order, with another shape. The result shares the memory of x.
+ * @param shape one size may be -1, and is then inferred
  * @throws ShapeError if the numbers of elements differ
  */
 export function reshape(x: Tensor, shape: readonly number[]): Tensor {
@@ -50,7 +50,10 @@ export function reshape(x: Tensor, shape: readonly number[]): Tensor {
   return viewed("reshape", x, target);
 }
 
-/** x without the given axes of size 1, or without all of them. Axes of another size stay, as in PyTorch. */
+/**
+ * x without the given axes of size 1, or without all axes of size 1. Given axes of another size
+ * stay, as in PyTorch.
+ */
 export function squeeze(x: Tensor, axes?: number | readonly number[]): Tensor {
   checkTensor("squeeze", "x", x);
   const named = axes === undefined ? null : checkAxes("squeeze", "axes", axes, Math.max(1, x.rank));
@@ -58,7 +61,7 @@ export function squeeze(x: Tensor, axes?: number | readonly number[]): Tensor {
   return viewed("squeeze", x, shape);
 }
 
-/** x with a new axis of size 1 in front of axis `axis` (or at the end: `x.rank`, -1). */
+/** x with a new axis of size 1 before axis `axis` (`x.rank` or -1: at the end). */
 export function unsqueeze(x: Tensor, axis: number): Tensor {
   checkTensor("unsqueeze", "x", x);
   if (x.rank === maxRank) {
@@ -85,7 +88,7 @@ export function permute(x: Tensor, permutation: readonly number[]): Tensor {
   return permuted("permute", x, order);
 }
 
-/** x with two axes exchanged; the last two if they are left out. */
+/** x with two axes exchanged. Default: the last two. */
 export function transpose(x: Tensor, axis1 = -2, axis2 = -1): Tensor {
   checkTensor("transpose", "x", x);
   const first = checkAxis("transpose", "axis1", axis1, x.rank);
@@ -98,7 +101,7 @@ export function transpose(x: Tensor, axis1 = -2, axis2 = -1): Tensor {
 
 function permuted(op: string, x: Tensor, order: readonly number[]): Tensor {
   const shape = order.map((axis) => x.shape[axis] as number);
-  // Where only axes of size 1 move, the elements stay in their order.
+  // If only axes of size 1 move, the elements keep their order.
   const moving = order.filter((axis) => x.shape[axis] !== 1);
   if (moving.every((axis, i) => i === 0 || axis > (moving[i - 1] as number)))
     return viewed(op, x, shape);

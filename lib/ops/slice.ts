@@ -16,9 +16,12 @@ import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 import { unsqueeze } from "./shape.js";
 
-// Parts of tensors, and tensors made of parts. Each copies.
+// Parts of tensors, and tensors made of parts. All of these operations copy.
 
-/** Start and end (left out: to the end of the axis) for some axes by their number; -1 is the last axis. */
+/**
+ * Start and end for some axes, by axis number; -1 is the last axis. An omitted end is the end of
+ * the axis.
+ */
 export interface Ranges {
   readonly [axis: number]: readonly [start: number, end?: number];
 }
@@ -30,7 +33,7 @@ function block(x: Tensor, starts: readonly number[], shape: readonly number[]): 
   return y;
 }
 
-/** The block, with a gradient: zeros of x's shape with dy at its place. */
+/** Copies a block, with a gradient: zeros in x's shape, with dy in the block's place. */
 function sliced(
   op: string,
   x: Tensor,
@@ -50,8 +53,8 @@ function sliced(
 }
 
 /**
- * A block of x: `slice(x, { 0: [2, 5], -1: [0, 8] })`. Bounds follow Python: negative ones count from the end, and those
- * beyond it are cut.
+ * A block of x: `slice(x, { 0: [2, 5], -1: [0, 8] })`. Bounds follow Python: negative ones count
+ * from the end, and those beyond the end are clipped.
  * @throws ShapeError if nothing is left along an axis
  */
 export function slice(x: Tensor, ranges: Ranges): Tensor;
@@ -123,8 +126,9 @@ function listRanges(x: Tensor, ranges: unknown, ends: unknown): [number, number,
 }
 
 /**
- * Cuts x along an axis.
- * @param sizes the size of every part (the last may be smaller), or the sizes one by one, which must add up
+ * Splits x along an axis.
+ * @param sizes the size of every part (the last may be smaller), or a list of sizes, which must add
+ *   up to the axis
  */
 export function split(x: Tensor, sizes: number | readonly number[], axis = 0): Tensor[] {
   checkTensor("split", "x", x);
@@ -158,7 +162,7 @@ function partSizes(sizes: unknown, length: number, axis: number): number[] {
   return parts;
 }
 
-/** At least one tensor, all of one dtype and device, and of one shape but for `axis` (null: in every axis). */
+/** Checks for an array of at least one tensor, all of one dtype and device. */
 function checkParts(op: string, tensors: unknown): readonly [Tensor, ...Tensor[]] {
   if (!Array.isArray(tensors) || tensors.length === 0) {
     throw argumentError(op, "an array of at least one tensor", "tensors", tensors);
@@ -174,7 +178,7 @@ function checkParts(op: string, tensors: unknown): readonly [Tensor, ...Tensor[]
 }
 
 /**
- * The tensors one behind the other along an axis.
+ * Concatenates tensors along an axis.
  * @throws ShapeError if their other axes differ, or they have none
  */
 export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
@@ -240,14 +244,14 @@ function assemble(
     }
     return y;
   }
-  native.fill(y.native, 0); // memory first: the parts are written into it one by one
+  native.fill(y.native, 0); // allocates the memory; the parts are written into it one by one
   parts.forEach((part, i) => {
     native.sliceWrite(part.native, y.native, starts[i] as number[]);
   });
   return y;
 }
 
-/** Tensors of one shape one behind the other along a new axis. */
+/** Stacks tensors of one shape along a new axis. */
 export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   const parts = checkParts("stack", tensors);
   const [first] = parts;

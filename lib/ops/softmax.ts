@@ -6,16 +6,17 @@ import { empty, type Tensor } from "../core/tensor.js";
 import { reshape, transpose } from "./shape.js";
 
 /**
- * e^x / sum(e^x) along an axis, without overflow. f32 inside.
- * @param axis the last if left out
+ * e^x / sum(e^x) along an axis, without overflow, computed in f32.
+ * @param axis default: the last
  */
 export function softmax(x: Tensor, axis = -1): Tensor {
   return normalized("softmax", x, axis);
 }
 
 /**
- * log(softmax(x)) along an axis, computed as x - max - log(sum(e^(x - max))): exact where softmax itself would be 0.
- * @param axis the last if left out
+ * log(softmax(x)) along an axis, computed as x - max - log(sum(e^(x - max))), which is exact even
+ * where softmax underflows to 0.
+ * @param axis default: the last
  */
 export function logSoftmax(x: Tensor, axis = -1): Tensor {
   return normalized("logSoftmax", x, axis);

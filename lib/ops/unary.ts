@@ -3,7 +3,8 @@ import { checkFloat, checkTensor } from "../core/check.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
-// Functions of one tensor, element by element. f32 and bf16 (computed in f32); neg, abs, square and relu also i32.
+// Functions of one tensor, element by element, for f32 and bf16 (computed in f32). neg, abs, square
+// and relu also accept i32.
 
 export type UnaryKind =
   | "neg"

@@ -3,10 +3,12 @@ import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
 /**
- * The gradient of a weight whose kernel adds to an f32 buffer: straight into the leaf's own buffer where it has one, so
- * that accumulating micro-batches costs nothing, else into a fresh one.
+ * Computes a weight's gradient with a kernel that adds to an f32 buffer. If the leaf has a buffer
+ * of its own, the kernel adds directly to it, so that accumulating micro-batches costs nothing;
+ * otherwise to a new one.
  * @param add runs the kernel on the buffer
- * @returns what backward returns for that input: null if the gradient is where it belongs
+ * @returns the result of backward for that input: null if the gradient is already in the leaf's
+ *   buffer
  */
 export function weightGradient(
   weight: Tensor,

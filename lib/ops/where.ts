@@ -12,7 +12,7 @@ import { empty, type Tensor } from "../core/tensor.js";
 import { type Operand, scalarLike, sumTo } from "./broadcast.js";
 
 /**
- * condition ? a : b outside of the tape, for operands that were checked.
+ * condition ? a : b outside of the tape, for checked operands.
  * @internal
  */
 export function applyWhere(condition: Tensor, a: Tensor, b: Tensor): Tensor {
@@ -23,11 +23,11 @@ export function applyWhere(condition: Tensor, a: Tensor, b: Tensor): Tensor {
 }
 
 /**
- * a where condition is not 0 and b elsewhere, all three with NumPy's broadcasting. What is not chosen has no influence,
- * not even as NaN, and gets a gradient of 0.
- * @param condition i32, as comparisons give it
+ * a where condition is not 0, b elsewhere, with NumPy's broadcasting of all three. Elements that
+ * are not chosen have no influence, not even NaN, and get a gradient of 0.
+ * @param condition i32, such as the result of a comparison
  * @param a a tensor or a number
- * @param b a tensor of the dtype of a, or a number; of two numbers the result is f32
+ * @param b a tensor of a's dtype, or a number; two numbers give f32
  */
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   checkDType("where", "condition", condition, "i32");

@@ -23,56 +23,56 @@ import {
   type GuardOptions,
   guardStateSize,
 } from "./guard.js";
+import type { Optimizer, StepResult } from "./optimizer.js";
 
 export interface AdamWOptions {
-  /** Decay of the first moment (0.9). */
+  /** Decay of the first moment. Default: 0.9. */
   beta1?: number;
-  /** Decay of the second moment (0.95). */
+  /** Decay of the second moment. Default: 0.95. */
   beta2?: number;
-  /** Added to the root of the second moment (1e-8). */
+  /** Constant added to the root of the second moment. Default: 1e-8. */
   eps?: number;
-  /** Decoupled weight decay (0.1). */
+  /** Decoupled weight decay. Default: 0.1. */
   weightDecay?: number;
-  /** `all` decays every parameter as TinyLlama does, `matrices` leaves out those with one axis ("all"). */
+  /**
+   * `all` decays every parameter like TinyLlama; `matrices` excludes parameters with one axis.
+   * Default: "all".
+   */
   decay?: "all" | "matrices";
-  /** When steps are skipped; by default only what is not finite. */
+  /** Rules for skipping steps. Default: only steps with non-finite values are skipped. */
   guard?: GuardOptions;
 }
 
-/** A contiguous piece of the owned part of a group that one launch updates. */
+/** A contiguous piece of a group's owned part that one launch updates. */
 interface Run {
   offset: number;
   size: number;
   weightDecay: number;
 }
 
-/** First and second moment of the owned part of a group. */
+/** First and second moments of a group's owned part. */
 export interface Moments {
   readonly m: Tensor;
   readonly v: Tensor;
 }
 
-/** What a step leaves behind; the tensors belong to the current scope. */
-export interface StepResult {
-  /** Global norm of the gradients before clipping, f32 (1). */
-  gradNorm: Tensor;
-  /** The guard's decision, f32 (8); see `readDecision`. */
-  decision: Tensor;
-}
-
 /**
- * AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction over a store's flat groups, with clipping by
- * the global gradient norm and the step guard. Nothing waits for the device: norm, clip factor and the decision to skip
- * stay there. A skipped step changes no byte of weights and moments.
+ * AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with bias correction over a store's flat
+ * groups, with clipping by the global gradient norm and the step guard. The norm, the clip factor
+ * and the decision to skip stay on the device, so nothing waits for it. A skipped step changes no
+ * byte of weights and moments.
  */
-export class AdamW {
+export class AdamW implements Optimizer {
   readonly store: ParameterStore;
   readonly options: Readonly<Required<AdamWOptions>>;
-  /** The guard's counters and windows, f32; part of a checkpoint. */
+  /** Counters and windows of the guard, f32; part of a checkpoint. */
   readonly guardState: Tensor;
   readonly #moments: ReadonlyMap<ParameterGroup, Moments>;
 
-  /** @throws ArgumentError for options that do not fit, and for bf16 weights without f32 ones beside them */
+  /**
+   * @throws ArgumentError for options that do not fit, and for bf16 weights without an f32 master
+   *   copy
+   */
   constructor(store: ParameterStore, options: AdamWOptions = {}) {
     if (!(store instanceof ParameterStore)) {
       throw argumentError("AdamW", "a ParameterStore (a model's is model.store)", "store", store);
@@ -116,9 +116,10 @@ export class AdamW {
   }
 
   /**
-   * One update from the accumulated gradients, which are forgotten afterwards.
-   * @param options.clip largest global gradient norm; 0 or left out: no clipping
-   * @param options.loss an f32 scalar, for the guard; left out: the guard watches the gradients alone
+   * Updates the weights once from the accumulated gradients, and then discards the gradients.
+   * @param options.clip largest global gradient norm; 0 or absent: no clipping
+   * @param options.loss an f32 scalar for the guard; if absent, the guard watches only the
+   *   gradients
    */
   step(options: { lr: number; clip?: number; loss?: Tensor }): StepResult {
     const op = "AdamW.step";
@@ -199,7 +200,7 @@ export class AdamW {
     return { gradNorm: decision.view([1], 4), decision };
   }
 
-  /** Before anything is changed: half a step could not be taken back. */
+  /** Checked before anything changes, because half a step could not be undone. */
   #checkAlive(op: string): void {
     this.guardState.checkAlive(op);
     for (const [group, { m, v }] of this.#moments) {
@@ -225,7 +226,10 @@ export class AdamW {
     }
   }
 
-  /** The pieces of a group's owned part that are updated alike: frozen parameters are left out, decay may differ by rank. */
+  /**
+   * Splits a group's owned part into pieces with equal update rules. Frozen parameters are left
+   * out, and the decay may differ by rank.
+   */
   #runs(group: ParameterGroup): Run[] {
     const runs: Run[] = [];
     const ends = [...group.entries.slice(1).map((entry) => entry.offset), group.size];

@@ -1,18 +1,26 @@
 import { argumentError, checkInteger, checkNumber } from "../core/check.js";
 
-/** When a step is skipped (FAULTS N1-N5); the decision is made on the device, without waiting for it. */
+/**
+ * Rules for skipping a step (FAULTS N1-N5). The device itself decides, so the host does not wait
+ * for the decision.
+ */
 export interface GuardOptions {
-  /** A loss this many standard deviations above the window's mean is a spike; 0: off. */
+  /**
+   * A loss this many standard deviations above the window's mean is a spike; 0 disables the rule.
+   */
   zLoss: number;
-  /** The same for the gradient norm; 0: off. */
+  /**
+   * A gradient norm this many standard deviations above the window's mean is a spike; 0 disables
+   * the rule.
+   */
   zGradNorm: number;
-  /** Recent applied steps that mean and deviation are taken over. */
+  /** Number of recent applied steps over which mean and deviation are taken. */
   window: number;
-  /** Applied steps needed before anything can be a spike. */
+  /** Number of applied steps needed before any step can be a spike. */
   minimumHistory: number;
 }
 
-/** Only what is not finite is skipped. */
+/** A guard that only skips steps with non-finite values. */
 export const finiteGuard: GuardOptions = {
   zLoss: 0,
   zGradNorm: 0,
@@ -20,7 +28,7 @@ export const finiteGuard: GuardOptions = {
   minimumHistory: 64,
 };
 
-/** @throws ArgumentError unless each field is there and in its range */
+/** @throws ArgumentError unless every field is present and in its range */
 export function checkGuard(op: string, guard: GuardOptions): void {
   if (typeof guard !== "object" || guard === null) {
     throw argumentError(op, "an object", "guard", guard);
@@ -31,7 +39,7 @@ export function checkGuard(op: string, guard: GuardOptions): void {
   checkInteger(op, "guard.minimumHistory", guard.minimumHistory, { min: 0 });
 }
 
-/** Why a step was skipped. */
+/** Reason for skipping a step. */
 export type SkipReason =
   | "loss not finite"
   | "gradient not finite"
@@ -46,7 +54,7 @@ const reasons: readonly (SkipReason | null)[] = [
   "gradient spike",
 ];
 
-/** What the guard decided about one step. */
+/** The guard's decision about one step. */
 export interface StepDecision {
   applied: boolean;
   reason: SkipReason | null;
@@ -73,28 +81,31 @@ export function readDecision(values: ArrayLike<number>): StepDecision {
   };
 }
 
-/** Elements of the state: eight counters, then the window of losses and that of gradient norms. */
+/**
+ * Number of elements of the guard's state: eight counters, then the windows of losses and of
+ * gradient norms.
+ */
 export function guardStateSize(window: number): number {
   return 8 + 2 * window;
 }
 
-/** The counters of the guard's state. */
+/** Counters in the guard's state. */
 export interface GuardCounts {
-  /** Applied steps. */
+  /** Number of applied steps. */
   adamSteps: number;
   skipsInARow: number;
   skips: number;
   window: number;
 }
 
-/** Counters are f32 and stop here, where adding one no longer changes them. */
+/** Largest value of the f32 counters, above which adding one no longer changes them. */
 export const lastExactCount = 2 ** 24;
 
 /**
- * Reads the guard's state, and checks that it is one that steps can have left: bias correction and every later decision
- * follow from it, so that a wrong counter makes the weights infinite.
+ * Reads the guard's state and checks that real steps can have produced it. Bias correction and
+ * every later decision depend on it, and a wrong counter would make the weights infinite.
  * @param state f32 (8 + 2 * window)
- * @returns the counters, or what is wrong, in words
+ * @returns the counters, or a description of the fault
  */
 export function readGuardState(state: Float32Array): GuardCounts | string {
   const window = (state.length - 8) / 2;

@@ -1,4 +1,4 @@
-export { AdamW, type AdamWOptions, type StepResult } from "./adamw.js";
+export { AdamW, type AdamWOptions } from "./adamw.js";
 export {
   finiteGuard,
   type GuardOptions,
@@ -6,4 +6,5 @@ export {
   type SkipReason,
   type StepDecision,
 } from "./guard.js";
+export type { Optimizer, StepResult } from "./optimizer.js";
 export { type CosineSchedule, cosineSchedule } from "./schedule.js";

@@ -5,15 +5,15 @@ export interface CosineSchedule {
   peakLr: number;
   /** Learning rate at the end of the decay and after it. */
   minLr: number;
-  /** Steps of linear warm-up from 0. */
+  /** Number of steps of linear warm-up from 0. */
   warmupSteps: number;
   /** Step at which the cosine reaches `minLr`. */
   decaySteps: number;
 }
 
 /**
- * Linear warm-up, then half a cosine from `peakLr` to `minLr`, as TinyLlama: step 0 has rate 0.
- * @returns the learning rate of a step, counted from 0
+ * Linear warm-up, then half a cosine from `peakLr` to `minLr`, like TinyLlama. Step 0 has rate 0.
+ * @returns a function from a step, counted from 0, to its learning rate
  */
 export function cosineSchedule(options: CosineSchedule): (step: number) => number {
   checkObject("cosineSchedule", "options", options);

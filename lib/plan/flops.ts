@@ -1,36 +1,16 @@
 import { checkInteger, checkNumber } from "../core/check-values.js";
-import { checkLlamaConfig, type LlamaConfig, parameterBreakdown } from "../model/config.js";
-
-/** Floating-point operations of training on one token, forward and backward. */
-export interface FlopsPerToken {
-  /** Matrix products with weights: 6 per weight, the embedding's lookup not counted, the head counted. */
-  linear: number;
-  /** Attention where each token looks back at half the sequence on average: 6 · layers · width · T. */
-  causalAttention: number;
-  /** What is really needed: linear + causalAttention. */
-  causal: number;
-  /** The convention of TinyLlama's published 56%: attention as if nothing were masked. */
-  fullAttention: number;
-}
+import { type ArchitectureConfig, costOf } from "../model/architectures.js";
+import type { FlopsPerToken } from "../model/cost.js";
 
 /**
  * Counts one token's training FLOPs, without anything recomputed. A recipe that masks attention across documents
  * (`data.maskDocuments`) is counted as if it did not: how much is left out depends on the data.
  * @see Kaplan et al. 2020, arXiv 2001.08361 (6N); PaLM, arXiv 2204.02311, appendix B (attention)
  */
-export function flopsPerToken(config: LlamaConfig, sequenceLength: number): FlopsPerToken {
-  checkLlamaConfig("flopsPerToken", config);
+export function flopsPerToken(config: ArchitectureConfig, sequenceLength: number): FlopsPerToken {
+  const cost = costOf(config, "flopsPerToken");
   checkInteger("flopsPerToken", "sequenceLength", sequenceLength, { min: 1 });
-  const { attention, feedForward } = parameterBreakdown(config);
-  const head = config.vocabSize * config.hiddenSize;
-  const linear = 6 * (attention + feedForward + head);
-  const causalAttention = 6 * config.layers * config.heads * config.headSize * sequenceLength;
-  return {
-    linear,
-    causalAttention,
-    causal: linear + causalAttention,
-    fullAttention: linear + 2 * causalAttention,
-  };
+  return cost.flops(sequenceLength);
 }
 
 /** Dense bf16 peak of a device in TFLOP/s, by NVIDIA's data sheets (their sparse figures halved). */

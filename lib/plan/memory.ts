@@ -1,6 +1,7 @@
 import type { RunConfig } from "../config/index.js";
 import type { StrategyName } from "../dist/strategy.js";
-import { Llama } from "../model/llama.js";
+import { costOf, describeModel } from "../model/architectures.js";
+import type { PassCost } from "../model/cost.js";
 import { planGroup } from "../nn/group.js";
 
 /** Bytes on one device, by what they hold. */
@@ -57,42 +58,27 @@ export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan 
   const { model, data, batch, precision, recompute } = shape;
   const element = precision === "bf16" ? 2 : 4;
   const tokens = batch.microBatch * data.sequenceLength;
-  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = model;
-  const query = heads * headSize;
-  const keyValue = 2 * kvHeads * headSize;
-
-  // One block keeps, per token: its input and the sum after attention, both normed (4 · hidden) with the
-  // norms' 1/rms; the packed q, k, v and attention's output with its softmax's maximum and sum; gate, up and their product.
-  const attentionPart = element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + 2 * heads);
-  const feedForwardInput = element * 2 * hiddenSize + 4;
-  const feedForwardPart = element * 3 * intermediateSize;
-  const kept = {
-    none: attentionPart + feedForwardInput + feedForwardPart,
-    ffn: attentionPart + feedForwardInput,
-    block: element * 2 * hiddenSize, // the stream and what is added to it
-  }[recompute];
-  const again = {
-    none: 0,
-    ffn: feedForwardPart,
-    block: attentionPart + feedForwardInput + feedForwardPart,
-  }[recompute];
-  const gradients = element * (3 * intermediateSize + 2 * hiddenSize + query + keyValue);
-  // Beside the blocks: token ids and targets, the embedded input, the final norm and its gradient.
-  const ends = 8 + element * 3 * hiddenSize + 4;
+  const pass = passOf(model);
+  const { kept, working } = pass.activations(element, recompute);
 
   return {
     ...planState(shape, division),
-    activations: tokens * (layers * kept + ends),
-    workingSet: tokens * (again + gradients),
+    activations: tokens * kept,
+    workingSet: tokens * working,
     lossHead:
-      4 * model.vocabSize * hiddenSize +
-      logitsBytes(tokens, model.vocabSize, element, shape.device === "cpu"),
+      4 * pass.vocabSize * pass.headWidth +
+      logitsBytes(tokens, pass.vocabSize, element, shape.device === "cpu"),
   };
+}
+
+/** Blocks, head and activations of a model that a recipe may name: all of those say them. */
+export function passOf(model: RunConfig["model"]): PassCost {
+  return costOf(model).pass as PassCost;
 }
 
 /** Elements of each group of parameters, padded for a division into `parts` (lib/nn/group.ts). */
 export function groupSizes(model: RunConfig["model"], parts: number): number[] {
-  const groups = new Llama(model).parameterGroups();
+  const groups = describeModel(model).parameterGroups();
   return groups.map((spec, index) => planGroup(spec, index, parts).size);
 }
 

@@ -6,8 +6,8 @@ import {
   resolveConfig,
 } from "../config/resolve.js";
 import { argumentError, checkOptions, checkString } from "../core/check-values.js";
-import { parameterBreakdown, parameterCount } from "../model/config.js";
-import { type FlopsPerToken, flopsPerToken } from "./flops.js";
+import { costOf } from "../model/architectures.js";
+import type { FlopsPerToken, ParameterBreakdown } from "../model/cost.js";
 import { type MemoryPlan, planMemory, withTotal } from "./memory.js";
 import {
   fewestReferenceParameters,
@@ -28,7 +28,7 @@ export interface TimeEstimate {
 export interface RunPlan {
   /** Of weights and activations; what the device decides if the configuration says "auto". */
   precision: Precision;
-  parameters: ReturnType<typeof parameterBreakdown> & { total: number };
+  parameters: ParameterBreakdown & { total: number };
   memory: MemoryPlan & { total: number };
   flops: FlopsPerToken;
   tokensPerStep: number;
@@ -78,7 +78,8 @@ export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunP
   }
   if (machine.gpu !== undefined) checkString("planRun", "gpu", machine.gpu);
   const { model, data, batch, steps } = config;
-  const flops = flopsPerToken(model, data.sequenceLength);
+  const cost = costOf(model);
+  const flops = cost.flops(data.sequenceLength);
   const { gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth } = machine;
   const scaled = [gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth].some(
     (option) => option !== undefined,
@@ -87,11 +88,10 @@ export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunP
   const ranks = scaling?.gpus ?? 1;
   const tokensPerStep = batch.microBatch * batch.accumulation * ranks * data.sequenceLength;
   const tokens = tokensPerStep * steps;
-  const total = parameterCount(model);
   const memory = scaling?.chosen.memory ?? withTotal(planMemory(config));
   return {
     precision: config.precision,
-    parameters: { ...parameterBreakdown(model), total },
+    parameters: { ...(cost.parameters as ParameterBreakdown), total: cost.parameterCount },
     memory,
     flops,
     tokensPerStep,
@@ -118,7 +118,7 @@ function estimatesOf(
   const estimates: TimeEstimate[] = [];
   if (tokensPerSecond !== undefined) estimates.push(estimate("as measured", tokensPerSecond));
   if (tflops !== undefined) estimates.push(estimate(`at ${tflops} TFLOP/s`, rateOf(tflops)));
-  if (config.device !== "cpu" && parameterCount(config.model) >= fewestReferenceParameters) {
+  if (config.device !== "cpu" && costOf(config.model).parameterCount >= fewestReferenceParameters) {
     for (const reference of references) {
       estimates.push(estimate(reference.label, rateOf(reference.tflops)));
     }

@@ -7,9 +7,10 @@ import { FullShardSchedule } from "../dist/full-shard.js";
 import { ReplicatedSchedule } from "../dist/replicated.js";
 import type { StrategyName } from "../dist/strategy.js";
 import { Zero1Schedule } from "../dist/zero1.js";
+import { costOf } from "../model/architectures.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { flopsPerToken } from "./flops.js";
-import { type Division, groupSizes } from "./memory.js";
+import { type Division, groupSizes, passOf } from "./memory.js";
 import {
   type ElementBytes,
   type SimulatedData,
@@ -148,21 +149,21 @@ function runStep(config: RunConfig, running: SimulatedRun): void {
   }
 }
 
-/** Forward and backward of Llama's groups: embedding, blocks, last norm and head. */
+/** Forward and backward of a model's groups: embedding, blocks, last norm and head. */
 export function simulatePass(
   { model, data, recompute }: RunConfig,
   { queues, strategy, groups }: SimulatedRun,
   seconds: number,
 ): void {
-  const { layers, vocabSize, hiddenSize, tieEmbeddings } = model;
+  const { blocks: layers, vocabSize, headWidth, tiedHead } = passOf(model);
   const [embedding, ...others] = groups as [SimulatedGroup, ...SimulatedGroup[]];
   const blocks = others.slice(0, layers);
   const last = others[layers] as SimulatedGroup;
-  const head = tieEmbeddings ? embedding : last;
+  const head = tiedHead ? embedding : last;
   // The fused head computes its gradients in forward; a block's backward pass takes twice its
   // forward pass.
   const flops = flopsPerToken(model, data.sequenceLength);
-  const headFlops = 6 * vocabSize * hiddenSize;
+  const headFlops = 6 * vocabSize * headWidth;
   const again = recomputedFlops(model, data.sequenceLength, recompute);
   const perFlop = seconds / (flops.causal + again);
   const forward = ((flops.causal - headFlops) / 3 / layers) * perFlop;
@@ -200,13 +201,5 @@ export function recomputedFlops(
   sequenceLength: number,
   recompute: RunConfig["recompute"],
 ): number {
-  const { layers, hiddenSize, intermediateSize, vocabSize } = model;
-  switch (recompute) {
-    case "none":
-      return 0;
-    case "ffn":
-      return 2 * layers * 3 * hiddenSize * intermediateSize;
-    case "block":
-      return (flopsPerToken(model, sequenceLength).causal - 6 * vocabSize * hiddenSize) / 3;
-  }
+  return costOf(model).recomputedFlops(sequenceLength, recompute);
 }

@@ -5,11 +5,17 @@ import { HashedFile } from "./hashed-file.js";
 import { seenFile } from "./journal.js";
 import { SeenHashes } from "./seen-hashes.js";
 
-/** Of the 16 bytes of a document's hash, these name it; the ones before only choose its side. */
+/**
+ * The identifying 12 bytes of a document's 16-byte hash start at this offset. The bytes before it
+ * serve only to choose the document's split.
+ */
 const hashOffset = 4;
 const hashBytes = 12;
 
-/** Knows which documents have been there before. What it has seen is also in a file, for going on later. */
+/**
+ * Tells new documents from copies of earlier ones. Hashes are also kept in a file, so that an
+ * interrupted preparation can resume.
+ */
 export class Deduplicator {
   readonly #seen: SeenHashes;
   readonly #file: HashedFile;
@@ -19,7 +25,7 @@ export class Deduplicator {
     this.#file = file;
   }
 
-  /** @param known hashes of the file to go on from */
+  /** @param known number of hashes in the file to resume from */
   static async open(folder: string, known: number): Promise<Deduplicator> {
     const path = join(folder, seenFile);
     if (known === 0) await writeFile(path, "");
@@ -36,12 +42,12 @@ export class Deduplicator {
     throw new DataError(`[prepare] ${path} is damaged: remove its folder and begin again`);
   }
 
-  /** Different documents so far. */
+  /** Number of different documents so far. */
   get size(): number {
     return this.#seen.size;
   }
 
-  /** Bytes of memory. */
+  /** Memory used, in bytes. */
   get bytes(): number {
     return this.#seen.bytes;
   }

@@ -41,8 +41,8 @@ const recipeSchema = z.strictObject({
 });
 
 /**
- * A recipe of `configs/data/`: the options of `prepare` in YAML.
- * @param root the folder that its paths start from, instead of its own
+ * Reads a recipe of `configs/data/`: the options of `prepare` in YAML.
+ * @param root folder that relative input paths start from; overrides the recipe's own `root`
  * @throws ConfigError with all problems at once
  */
 export async function loadPrepareConfig(
@@ -79,7 +79,7 @@ export async function loadPrepareConfig(
   };
 }
 
-/** Without what was not given. */
+/** Drops the options that were not given. */
 function defined<T extends object>(options: T): { [K in keyof T]: Exclude<T[K], undefined> } {
   const entries = Object.entries(options).filter(([, value]) => value !== undefined);
   return Object.fromEntries(entries) as { [K in keyof T]: Exclude<T[K], undefined> };

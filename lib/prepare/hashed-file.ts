@@ -7,7 +7,7 @@ import { openRegular } from "../files/small-file.js";
 
 const bufferBytes = 2 ** 20;
 
-/** A file of little-endian numbers that is written from its start to its end, with the hash of what is in it. */
+/** A file of little-endian numbers, written from start to end and hashed on the way. */
 export class HashedFile {
   readonly #handle: FileHandle;
   readonly #elementBytes: number;
@@ -27,8 +27,8 @@ export class HashedFile {
   }
 
   /**
-   * Opens a file to go on behind its first `length` bytes; the rest goes.
-   * @param onBytes gets what is there, in this machine's byte order
+   * Opens a file to append after its first `length` bytes; later bytes are removed.
+   * @param onBytes receives the kept bytes, in this machine's byte order
    */
   static async resume(
     path: string,
@@ -74,7 +74,7 @@ export class HashedFile {
     }
   }
 
-  /** Makes what has been written durable. */
+  /** Makes everything written so far durable. */
   async sync(): Promise<void> {
     await this.#flush();
     await this.#handle.sync();
@@ -111,7 +111,7 @@ export class HashedFile {
   }
 }
 
-/** Between this machine's byte order and the files'. */
+/** Swaps numbers between this machine's byte order and the little-endian order of the files. */
 function swapped(bytes: Buffer, elementBytes: number): void {
   if (endianness() === "LE") return;
   if (elementBytes === 2) bytes.swap16();

@@ -10,7 +10,7 @@ import { shardLogFile } from "./shard-log.js";
 import type { ShardWriterState } from "./shard-writer.js";
 import type { HoldOut } from "./validation-split.js";
 
-/** What a preparation has of one input. */
+/** Counts of one input's documents, so far. */
 export interface SourceCounts {
   documents: number;
   bytes: number;
@@ -26,51 +26,54 @@ export interface LongDocument {
   tokens: number;
 }
 
-/** Where a pass over the documents is, between two of them. */
+/** Position of a pass over the documents, between two of them. */
 export interface PassProgress extends HoldOut {
   threshold: number;
   position: Position;
   sources: SourceCounts[];
   longest: LongDocument[];
-  /** Hashes in the file of seen documents. */
+  /** Number of hashes in the file of seen documents. */
   seen: number;
 }
 
-/** A place that a pass can go on from. */
+/** A position from which a pass can resume. */
 export interface PassCheckpoint extends PassProgress {
-  /** Names the files before it, and the one that it is in. */
+  /** Fingerprint of the files before the position, and of the file that it is in. */
   read: string;
   writers: { train: ShardWriterState; validation: ShardWriterState };
 }
 
-/** Options that decide only what is an error. */
+/** Options that only decide whether something is an error. */
 type Tolerance = "invalidUtf8" | "badRecords" | "maxRunShare";
 
-/** Options that decide what is made of a text. */
+/** Options that decide which tokens a text becomes. */
 export type DecidingOptions = Omit<PrepareSettings, Tolerance | "skipUnreadable">;
 
-/** What of a preparation decides whether another one can go on with its work. */
+/** Everything that decides whether a later call can resume a preparation's work. */
 export interface WorkFacts extends Pick<PrepareSettings, Tolerance> {
-  /** Names tokenizer and all other options. */
+  /** Fingerprint of the tokenizer and of all other options. */
   identity: string;
-  /** Those options, to tell which of them differ. */
+  /** The options behind `identity`, to report which of them differ. */
   options: DecidingOptions;
   /** Hash of the tokenizer's file. */
   tokenizer: string;
-  /** Names all files. */
+  /** Fingerprint of all input files. */
   files: string;
 }
 
-/** What is needed to go on. */
+/** Everything needed to resume a preparation. */
 export interface Journal extends WorkFacts {
-  /** The latest one; then the latest between two files, for the case that the file under way is replaced by a sound one. */
+  /**
+   * The latest checkpoint, then the latest one between two files. The second is for the case that
+   * the current file is replaced by a sound one.
+   */
   checkpoints: PassCheckpoint[];
 }
 
 export const journalFile = "prepare-progress.json";
 export const seenFile = "prepare-seen.bin";
 
-/** Files that a data set has only while it is being made. */
+/** Files that exist in a data set's folder only while it is being made. */
 export const workFiles: readonly string[] = [
   journalFile,
   `${journalFile}.new`,
@@ -91,10 +94,11 @@ export async function readJournal(folder: string): Promise<Journal | null> {
 }
 
 /**
- * Where to go on: the latest checkpoint that clean work would have come through. So files behind it may have changed, and
- * what was an error may now be none: it was not met before.
- * @param readUpTo names the files up to a position as they are now
- * @returns or else why there is no such checkpoint, in words
+ * Finds the latest checkpoint that a fresh run with the present options and files would also pass
+ * through. Files after it may have changed. Tolerance options may have been relaxed, because no
+ * error was met before the checkpoint.
+ * @param readUpTo fingerprint of the files up to a position, as they are now
+ * @returns the checkpoint, or the reason in words why there is none
  */
 export function checkpointFor(
   journal: Journal,
@@ -112,7 +116,7 @@ export function checkpointFor(
     return changed("maxRunShare", journal.maxRunShare, work.maxRunShare);
   }
   const fits = ({ threshold, position, read }: PassCheckpoint): boolean =>
-    // A threshold that was moved follows from all files.
+    // A moved threshold follows from the hashes of all files.
     (threshold === fraction || journal.files === work.files) && readUpTo(position) === read;
   return journal.checkpoints.find(fits) ?? "files that it has read have changed";
 }
@@ -124,7 +128,7 @@ function differences(journal: Journal, work: WorkFacts): string {
   const differing = names.filter(
     (name) => JSON.stringify(journal.options[name]) !== JSON.stringify(work.options[name]),
   );
-  // Inputs are long.
+  // Inputs are too long for a message.
   const told = differing.map((name) =>
     name === "inputs" ? "other inputs" : changed(name, journal.options[name], work.options[name]),
   );
@@ -136,7 +140,7 @@ function changed(option: string, before: unknown, now: unknown): string {
   return `${optionName(option)} was ${JSON.stringify(before)} and is ${JSON.stringify(now)}`;
 }
 
-/** Replaces the journal: a crash leaves the old or the new one. */
+/** Replaces the journal atomically: a crash leaves the old one or the new one. */
 export async function writeJournal(folder: string, journal: Journal): Promise<void> {
   const path = join(folder, journalFile);
   await replaceFile(path, JSON.stringify(journal), `${path}.new`);

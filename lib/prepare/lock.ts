@@ -5,19 +5,22 @@ import { UsageError } from "../core/errors.js";
 import { describeOwner, mayBeAlive, parseLockOwner, thisOwner } from "../files/lock-owner.js";
 import { readSmallFile, sizeLimits } from "../files/small-file.js";
 
-/** Held until `release`; a process that dies leaves a file that the next one takes over. */
+/**
+ * A lock that is held until `release`. If its process dies, the next process takes the file over.
+ */
 export interface Lock {
   release(): Promise<void>;
 }
 
 /**
- * Makes this process the only one to work on something, by a file that names it. Unlike a run's
- * lock it is not the kernel's, which only the addon can take: preparing data needs no addon.
- * @param what for the message: what is being worked on
- * @throws UsageError if a living process holds it
+ * Makes this process the only one to work on something, with a lock file that names the process. A
+ * run's lock is the kernel's, but only the addon can take that one, and preparing data needs no
+ * addon.
+ * @param what description of the work, for the error message
+ * @throws UsageError if a living process holds the lock
  */
 export async function acquireLock(path: string, what: string): Promise<Lock> {
-  // Written elsewhere and linked to its name, the lock file appears whole: nobody reads half an owner.
+  // A draft linked to the final name makes the lock file appear whole: nobody reads half an owner.
   const content = `${JSON.stringify(thisOwner())}\n`;
   const draft = `${path}.${randomUUID()}`;
   try {
@@ -37,21 +40,24 @@ export async function acquireLock(path: string, what: string): Promise<Lock> {
   return { release: () => release(path, content) };
 }
 
-/** Gives a lock back, unless somebody has removed the file and it is another one's by now. */
+/**
+ * Releases a lock. If somebody removed the file and another process has locked since, its lock
+ * stays.
+ */
 async function release(path: string, content: string): Promise<void> {
   const present = await readSmallFile(path, { limit: sizeLimits.lock }).catch(() => null);
   if (present?.toString("utf8") === content) await rm(path, { force: true });
 }
 
 /**
- * Removes what processes left that were killed while they took the lock. An empty or half draft is
- * one that its process was killed over, or is writing at this moment: that one finds it gone and
- * writes it again.
+ * Removes the drafts of processes that were killed while they took the lock. An empty or
+ * half-written draft belongs to a killed process or to one that is writing it right now; the latter
+ * finds its draft gone and writes it again.
  */
 async function removeLeftovers(path: string): Promise<void> {
   const names = await readdir(dirname(path));
   if (names.includes(basename(takingPath(path)))) {
-    // Whether it is a dead one's, and nobody else is at it, is told by taking it.
+    // Taking the removal lock shows whether it is a dead process's and nobody else is removing it.
     const taking = await acquireLock(takingPath(path), path).catch(() => null);
     await taking?.release();
   }
@@ -70,7 +76,10 @@ async function removeLeftovers(path: string): Promise<void> {
 
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-/** Gives a file a second name: done, or that name is taken, or the file is no more. */
+/**
+ * Gives a file a second name. The outcome is "linked", "taken" if that name exists, or "gone" if
+ * the file does not.
+ */
 async function linkNew(from: string, to: string): Promise<"linked" | "taken" | "gone"> {
   try {
     await link(from, to);
@@ -84,9 +93,9 @@ async function linkNew(from: string, to: string): Promise<"linked" | "taken" | "
 }
 
 /**
- * Removes the lock of a dead process, or throws if its owner may live. Only who holds the right to
- * remove it may: otherwise a second one that saw the same dead owner would remove the lock of who
- * came after.
+ * Removes the lock of a dead process, or throws if its owner may be alive. A lock is removed only
+ * under a second lock: two processes may see the same dead owner, and the slower one would
+ * otherwise remove the lock of a third process that came in between.
  */
 async function removeStale(path: string, what: string): Promise<void> {
   if (!(await isStale(path, what))) return;
@@ -99,8 +108,8 @@ async function removeStale(path: string, what: string): Promise<void> {
 }
 
 /**
- * Whether a dead process left the lock; false if there is none.
- * @throws UsageError if its owner may live
+ * Whether the lock file was left by a dead process; false if there is no lock file.
+ * @throws UsageError if its owner may be alive
  */
 async function isStale(path: string, what: string): Promise<boolean> {
   const content = await contentOf(path).catch((cause: Error) => {
@@ -124,7 +133,7 @@ async function contentOf(path: string): Promise<string | null> {
   }
 }
 
-/** The lock of who removes a dead process's lock. */
+/** Path of the lock that a process holds while it removes a dead process's lock. */
 function takingPath(path: string): string {
   return `${path}.taking`;
 }

@@ -1,12 +1,15 @@
 import { DataError } from "../core/errors.js";
 import type { FolderIdentity } from "../files/folder-identity.js";
 
-/** The folder that a data set was made in was moved or removed: nothing is written or deleted there any more. */
+/**
+ * Thrown after the working folder was moved or removed. Nothing more is written or deleted at its
+ * path.
+ */
 export class MovedDataError extends DataError {}
 
 /**
- * Asked before each file that a preparation makes, replaces or deletes.
- * @throws MovedDataError if another folder, or none, is behind the path now
+ * Checks the working folder before each file that a preparation makes, replaces or deletes.
+ * @throws MovedDataError if the path now leads to another folder, or to none
  */
 export async function expectUnmoved(folder: FolderIdentity): Promise<void> {
   const why = await folder.moved();

@@ -67,7 +67,7 @@ export function settingsOf(options: PrepareOptions): PrepareSettings {
   return settings;
 }
 
-/** Types of what has none by itself where TypeScript does not look. */
+/** Checks option types for callers in plain JavaScript, which no compiler checks. */
 function checkTypes(options: PrepareOptions): void {
   const kind = (value: unknown) =>
     typeof value === "object" ? Object.prototype.toString.call(value).slice(8, -1) : typeof value;

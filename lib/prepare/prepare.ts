@@ -17,57 +17,69 @@ import type { InvalidUtf8 } from "./readers/utf8.js";
 export interface PrepareOptions {
   /** Files, folders and patterns, read in this order. */
   inputs: readonly (string | Input)[];
-  /** Folder of the data set: made whole or not at all; a data set that is there is replaced. */
+  /** Folder of the data set. It appears whole or not at all, and replaces an existing data set. */
   out: string;
   /** A tokenizer, or the path of one. */
   tokenizer: Tokenizer | string;
-  /** Share of the documents to hold out for validation. Default: 0.05, or 0 if an input goes there anyway. */
+  /**
+   * Share of the documents to hold out for validation. Default: 0.05, or 0 if some input goes to
+   * validation as a whole.
+   */
   validationFraction?: number;
   /** A shard ends with the first document that brings it to this many tokens. Default: 2^27, 256 MiB. */
   shardTokens?: number;
-  /** Refuse a shard if more of it stands in runs of one token. Default: 0.1. */
+  /**
+   * Largest share of a shard's tokens that may stand in runs of one token; above it the shard is
+   * refused. Default: 0.1.
+   */
   maxRunShare?: number;
-  /** What stands in front of each document. Default: "none". */
+  /** Token in front of each document. Default: "none". */
   documentStart?: "none" | "bos";
-  /** What stands behind each document. Default: "eos". */
+  /** Token after each document. Default: "eos". */
   documentEnd?: "none" | "eos";
-  /** Leave out documents that have been there before, byte for byte. Default: false. */
+  /** Leave out documents that are byte-for-byte copies of earlier ones. Default: false. */
   deduplicate?: boolean;
-  /** Bytes that are no UTF-8: refuse the file (default), or put U+FFFD in their place. */
+  /** Bytes that are not valid UTF-8: refuse the file (default), or replace them with U+FFFD. */
   invalidUtf8?: InvalidUtf8;
-  /** Records that are no JSON objects or have no text: refuse the file (default), or leave them out. */
+  /** Records that are not JSON objects or have no text: refuse the file (default), or skip them. */
   badRecords?: "error" | "skip";
-  /** Leave out files and folders that cannot be read, and say which. Default: false, an error. */
+  /** Skip files and folders that cannot be read, and list them. Default: false, an error. */
   skipUnreadable?: boolean;
-  /** Processes that encode; 0: none, encode here. Default: one per core, or 0 for less than 4 MB. The bytes are the same. */
+  /**
+   * Number of encoder processes; 0 encodes in this process. Default: one per core, or 0 for less
+   * than 4 MB of input. The output bytes do not depend on it.
+   */
   workers?: number;
-  /** Discard unfinished work that this call cannot go on with, because options or files differ. Default: false, an error. */
+  /**
+   * Discard unfinished work that this call cannot resume because options or files differ. Default:
+   * false, an error.
+   */
   startOver?: boolean;
-  /** Replace what is in `out` even if it is no data set. */
+  /** Replace the content of `out` even if it is not a data set. */
   overwrite?: boolean;
   onProgress?: (progress: PrepareProgress) => void;
-  /** Stops the work. The same call later goes on with it. */
+  /** Stops the work. A later call with the same options resumes it. */
   signal?: AbortSignal;
 }
 
 export interface PrepareProgress {
   documents: number;
-  /** Input read so far, and in all, in bytes as stored. */
+  /** Stored bytes of input: read so far, and in all. */
   bytes: number;
   totalBytes: number;
   /** UTF-8 bytes of the documents. */
   textBytes: number;
   tokens: number;
-  /** Documents that an earlier, unfinished call had done already. */
+  /** Documents that an earlier, unfinished call had already done. */
   resumedDocuments: number;
 }
 
 export interface PrepareResult {
   folder: string;
   dataset: DatasetFile;
-  /** What the user should know although it is no error. */
+  /** Notes for the user that are not errors. */
   warnings: string[];
-  /** Files and folders that were not read: for each input, lines with numbers and names. */
+  /** Files and folders that were not read: for each input, lines with counts and names. */
   passedOver: { path: string; lines: string[] }[];
   /** The longest documents, longest first. */
   longest: { origin: string; bytes: number; tokens: number }[];
@@ -76,20 +88,25 @@ export interface PrepareResult {
 }
 
 /**
- * Turns text into token shards. The same input gives the same bytes, whatever the number of workers and however often the
- * work was broken off: a call with the same options goes on where the last one was, if what that has read is as it was. Other
- * work than this call's is never discarded unless `startOver` says so.
+ * Turns text into token shards.
  *
- * Whether a document is held out depends on its own bytes alone (their hash), so adding or reordering documents moves
- * none from one side to the other, and copies of a document stay together. If that leaves one side without any of
- * two or more documents, the threshold is moved just past the nearest one.
+ * Equal input gives equal bytes, whatever the number of workers and however often the work was
+ * interrupted. A call with the same options resumes an interrupted one if the files read so far are
+ * unchanged. Unfinished work of other options or files is discarded only with `startOver`.
  *
- * Memory does not grow with the input, but for the list of its files (about 300 bytes each) and, to find copies, up to 23
- * bytes for each document. A document in a text file may have any length; one in a record is held whole, as is a row
- * group's column of lists in a parquet file with pages of version 1.
+ * Whether a document is held out depends on its own bytes alone (their hash). Adding or reordering
+ * documents therefore moves none from one split to the other, and copies of a document stay
+ * together. If one split would be empty with two or more documents, the threshold is moved just
+ * past the nearest one.
  *
- * @throws DataError for missing, empty, unreadable or repetitive text; UsageError if `out` cannot be used, or beside it is the
- *   unfinished work of other options or files
+ * Memory does not grow with the input, except for the list of its files (about 300 bytes each) and,
+ * for deduplication, up to 23 bytes per document. A document in a text file may have any length. A
+ * record is held whole, and so is a row group's column of lists in a parquet file with pages of
+ * version 1.
+ *
+ * @throws DataError for missing, empty, unreadable or repetitive text
+ * @throws UsageError if `out` cannot be used, or if unfinished work of other options or files lies
+ *   next to it
  */
 export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
   const settings = settingsOf(options);
@@ -113,10 +130,11 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
     await publish(folder, out);
     return { ...result, folder: options.out };
   } catch (error) {
-    // What went wrong may be that the folder is another's by now; the system says ENOENT of it.
+    // The cause may be that the folder was replaced, which the system reports as ENOENT.
     const moved = await work.expectUnmoved().catch((why: unknown) => why);
     if (moved instanceof MovedDataError) throw moved;
-    // What is noted may be the work of days, and whatever went wrong may be put right. Without a note it is of no use.
+    // A journal may stand for days of work, and the error may be put right. Without a journal the
+    // folder is of no use.
     const kept = await mayHaveJournal(folder);
     if (!kept) await removeWorkFolder(folder).catch(() => {});
     throw explained(error, folder, kept);
@@ -126,7 +144,7 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
   }
 }
 
-/** True also where the storage does not say. */
+/** True also if the file system gives no answer. */
 async function mayHaveJournal(folder: string): Promise<boolean> {
   return await access(join(folder, journalFile)).then(
     () => true,
@@ -134,7 +152,10 @@ async function mayHaveJournal(folder: string): Promise<boolean> {
   );
 }
 
-/** Errors of the file system (a full disk, say) as errors of the library, and what is left to go on with. */
+/**
+ * Wraps errors of the file system (a full disk, say) as library errors, and tells which work can be
+ * resumed.
+ */
 function explained(error: unknown, folder: string, kept: boolean): unknown {
   if (isSystemError(error)) {
     return new DataError(

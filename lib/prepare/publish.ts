@@ -20,7 +20,7 @@ const ownFiles = new Set([
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
-  // A call that is killed right behind its last step leaves this there.
+  // A call that is killed right after its last step leaves these files in the data set.
   ...workFiles,
   markFile,
 ]);
@@ -30,10 +30,10 @@ function isOwn(name: string): boolean {
 }
 
 /**
- * Refuses a folder that may not be replaced: one with anything but a data set in it, unless
- * `overwrite`; and, in any case, one that holds what is being read or the working folder. So are
- * folders refused that have the names of the work under way, `OUT.tmp` and `OUT.old`, and are not
- * this library's.
+ * Refuses a folder that may not be replaced. Without `overwrite`, it may contain only a data set.
+ * In any case neither it nor the working folders next to it may contain an input or the current
+ * directory. Folders named `OUT.tmp` or `OUT.old`, the names of work in progress, are refused
+ * unless this library made them.
  */
 export async function checkTarget(
   out: string,
@@ -65,33 +65,36 @@ export async function checkTarget(
   }
 }
 
-/** Where a data set is made. */
+/** Path of the folder in which a data set is made. */
 export function workFolder(out: string): string {
   return `${out}.tmp`;
 }
 
-/** Puts our mark into unfinished work of a version that had none; its journal proves it. */
+/**
+ * Marks unfinished work of an older version, which wrote no marks, as this library's. Its journal
+ * proves the origin.
+ */
 async function adoptWork(folder: string): Promise<void> {
   if (typeof (await readJournal(folder))?.identity === "string") await markFolder(folder);
 }
 
-/** Makes the folder that a data set is made in, empty; what was there of ours goes. */
+/** Makes an empty working folder, and removes an earlier one of this library. */
 export async function makeWorkFolder(folder: string): Promise<void> {
   await removeOwnFolder(folder, "[prepare]");
   await makeOwnFolder(folder, "[prepare]");
 }
 
-/** Removes the folder that a data set is made in. */
+/** Removes the working folder. */
 export async function removeWorkFolder(folder: string): Promise<void> {
   await removeOwnFolder(folder, "[prepare]");
 }
 
-/** The folder that holds the data set that was there while the new one takes its place. */
+/** Path of the folder that keeps the replaced data set until the new one is in place. */
 function oldFolder(out: string): string {
   return `${out}.old`;
 }
 
-/** The paths that a preparation makes, without links. The folder that they are in must be there. */
+/** Resolved paths of everything that a preparation creates. The parent folder must exist. */
 export async function ownPaths(out: string): Promise<Set<string>> {
   const place = join(await realpath(dirname(out)), basename(out));
   return new Set([place, workFolder(place), oldFolder(place), `${place}.lock`]);
@@ -102,7 +105,7 @@ function isInside(path: string, folder: string): boolean {
   return !(way === ".." || way.startsWith(`..${sep}`) || isAbsolute(way));
 }
 
-/** Whether it says that it is a data set; it need not be a whole one. */
+/** Whether a folder claims to be a data set. It may be incomplete. */
 async function isDataset(folder: string): Promise<boolean> {
   try {
     const file = join(folder, datasetFileName);
@@ -115,9 +118,9 @@ async function isDataset(folder: string): Promise<boolean> {
 }
 
 /**
- * Puts a finished folder in the place of `out`. A crash leaves the old data set as `out` or in
- * `out.old`, or the new one; what only work under way has is removed last, so that until then the
- * same call goes on with it.
+ * Puts a finished folder in the place of `out`. After a crash, the old data set is in `out` or
+ * `out.old`, or the new one is in `out`. The working files are removed last: until then a call with
+ * the same options resumes the work.
  */
 export async function publish(finished: string, out: string): Promise<void> {
   const old = oldFolder(out);
@@ -127,7 +130,7 @@ export async function publish(finished: string, out: string): Promise<void> {
     () => false,
   );
   if (replaces) {
-    // Moved into a folder of ours, it needs no mark of its own.
+    // Inside a folder of this library, the old data set needs no mark of its own.
     await removeOwnFolder(old, "[prepare]");
     await makeOwnFolder(old, "[prepare]");
     await rename(out, moved);

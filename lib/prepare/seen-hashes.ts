@@ -1,13 +1,14 @@
-/** Hashes are spread over this many tables, so that little is copied when one of them grows. */
+/** Hashes are spread over this many tables, so that growing one of them copies little. */
 const segments = 64;
 const words = 3;
 const firstSlots = 64;
-/** A table grows when more of it is used. */
+/** Load factor above which a table grows. */
 const highestLoad = 0.8;
 
 /**
- * A set of 96-bit hashes, 12 bytes a slot: 15 to 23 bytes of memory for each hash, 9 to 14 GB for the 590 million documents of
- * SlimPajama. Two different documents among them are taken for one with a probability of 2·10^-12.
+ * A set of 96-bit hashes with 12 bytes a slot. It takes 15 to 23 bytes of memory per hash, 9 to 14
+ * GB for the 590 million documents of SlimPajama. The probability that any two different documents
+ * among them collide is 2·10^-12.
  */
 export class SeenHashes {
   size = 0;
@@ -18,14 +19,14 @@ export class SeenHashes {
     this.#tables = Array.from({ length: segments }, () => new Uint32Array(firstSlots * words));
   }
 
-  /** Bytes that the tables take. */
+  /** Size of the tables in bytes. */
   get bytes(): number {
     return this.#tables.reduce((sum, table) => sum + table.byteLength, 0);
   }
 
   /**
    * Adds the 12 bytes at an offset.
-   * @returns whether they were new
+   * @returns whether the hash was new
    */
   add(bytes: Uint8Array, offset: number): boolean {
     const word = (at: number): number =>

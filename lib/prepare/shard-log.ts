@@ -7,8 +7,8 @@ import { openRegular } from "../files/small-file.js";
 export const shardLogFile = "prepare-shards.jsonl";
 
 /**
- * The finished shards of a preparation, one a line: to note another one costs the same however many there are. Nothing is
- * ever taken out; of several lines for one shard the last counts, as it was made anew.
+ * Log of a preparation's finished shards, one a line, so that adding a shard costs the same however
+ * many there are. Lines are never removed. If a shard was made again, the last of its lines counts.
  */
 export class ShardLog {
   readonly #handle: FileHandle;
@@ -21,10 +21,10 @@ export class ShardLog {
     return new ShardLog(await openLog(folder));
   }
 
-  /** Adds shards, durably. */
+  /** Adds shards durably. */
   async add(shards: readonly ShardEntry[]): Promise<void> {
     if (shards.length === 0) return;
-    // What a crash has left of a line ends here.
+    // The leading line break ends a line that a crash left unfinished.
     const text = shards.map((shard) => `\n${JSON.stringify(shard)}`).join("");
     await this.#handle.appendFile(text);
     await this.#handle.sync();
@@ -40,7 +40,7 @@ async function openLog(folder: string): Promise<FileHandle> {
   return await openRegular(join(folder, shardLogFile), { flags: O_RDWR | O_CREAT | O_APPEND });
 }
 
-/** The shards that a folder's log names, by their numbers; lines that are not whole are passed over. */
+/** Reads the shards in a folder's log, by their numbers. Incomplete lines are skipped. */
 export async function readShardLog(folder: string): Promise<Record<Split, ShardEntry[]>> {
   const shards: Record<Split, ShardEntry[]> = { train: [], validation: [] };
   const handle = await openLog(folder);

@@ -24,7 +24,7 @@ export type StoredIds = Uint16Array | Uint32Array;
 
 export interface ShardWriterOptions {
   folder: string;
-  /** Of that folder: no file is made in another one that took its place. */
+  /** Identity of `folder`: no file is written if another folder has taken its place. */
   identity: FolderIdentity;
   split: Split;
   dtype: TokenDType;
@@ -36,7 +36,7 @@ export interface ShardWriterOptions {
   tokenName: (id: number) => string;
 }
 
-/** How far a writer is, between two documents: what going on needs. */
+/** Position of a writer between two documents, from which it can resume. */
 export interface ShardWriterState {
   /** Finished shards. */
   finished: number;
@@ -55,8 +55,8 @@ export class ShardWriter {
   }
 
   /**
-   * A writer that goes on where another one was when it gave this state; what was written since goes.
-   * @param shards what is known of the finished ones, and maybe of later ones
+   * Opens a writer at an earlier state. Everything written after that state is removed.
+   * @param shards entries of the finished shards, and possibly of later ones
    */
   static async resume(
     options: ShardWriterOptions,
@@ -74,13 +74,16 @@ export class ShardWriter {
     return this.#shards;
   }
 
-  /** How far it is. Between documents only. */
+  /** Current state. Valid only between documents. */
   get state(): ShardWriterState {
     const open = this.#current && { ...this.#current.counts };
     return { finished: this.#shards.length, open };
   }
 
-  /** Begins a document whose text has this many bytes. */
+  /**
+   * Begins a document.
+   * @param bytes UTF-8 length of its text
+   */
   async begin(bytes: number): Promise<void> {
     this.#current ??= await OpenShard.create(this.#options, this.#shards.length);
     await this.#current.begin(bytes);
@@ -95,7 +98,7 @@ export class ShardWriter {
     if ((this.#current as OpenShard).tokens >= this.#options.shardTokens) await this.#close();
   }
 
-  /** Makes everything so far durable. */
+  /** Makes everything written so far durable. */
   async sync(): Promise<void> {
     await this.#current?.sync();
   }
@@ -112,7 +115,7 @@ export class ShardWriter {
     };
   }
 
-  /** Closes the files without finishing them. */
+  /** Closes the files without finishing the shard. */
   async abandon(): Promise<void> {
     await this.#current?.abandon();
     this.#current = null;
@@ -237,7 +240,7 @@ class OpenShard {
   }
 }
 
-/** Bytes as ids of the type; the bytes may lie anywhere. */
+/** Views bytes at any alignment as ids of the dtype. */
 export function idsOf(bytes: Uint8Array, dtype: TokenDType): StoredIds {
   const size = bytesPerId[dtype];
   const aligned = bytes.byteOffset % size === 0 ? bytes : Uint8Array.from(bytes);

@@ -1,12 +1,13 @@
-/** Extremes of the hashes of all documents, as fractions. */
+/** Extremes of all documents' hashes, as fractions below 1. */
 export interface HoldOut {
   lowestHash: number;
   highestHash: number;
 }
 
 /**
- * A document's place among all hashes, as a fraction below 1: the first 48 bits of the SHA-256 of its UTF-8 bytes.
- * @param offset where the hash starts
+ * Position of a document's hash among all possible hashes, as a fraction below 1: the first 48 bits
+ * of the SHA-256 of its UTF-8 bytes.
+ * @param offset start of the hash in `hashes`
  */
 export function hashFraction(hashes: Uint8Array, offset: number): number {
   const { buffer, byteOffset } = hashes;
@@ -15,8 +16,10 @@ export function hashFraction(hashes: Uint8Array, offset: number): number {
 }
 
 /**
- * A threshold that leaves neither side empty, if the one at hand did and there is one: just above the lowest hash, or
- * at the highest. Copies of one document stay together: they are trained on rather than all held out.
+ * The threshold to use instead if the present one left a split empty: just above the lowest hash,
+ * or at the highest. Copies of a single document stay together, and are trained on rather than all
+ * held out.
+ * @returns null if the present threshold stays
  */
 export function movedThreshold(
   { lowestHash, highestHash }: HoldOut,

@@ -12,15 +12,15 @@ import {
   type Validation,
 } from "../train/metrics.js";
 
-/** Everything that a run has written about itself. */
+/** Everything that a run has recorded about itself. */
 export interface RunRecord {
   info: RunInfo;
   steps: StepMetrics[];
 }
 
 /**
- * Reads the folder of a run, finished or still going.
- * @throws UsageError if it is no run's folder, or no step has been recorded yet
+ * Reads the folder of a finished or running run.
+ * @throws UsageError if it is not a run's folder, or no step has been recorded yet
  */
 export async function readRun(folder: string): Promise<RunRecord> {
   const isFolder = await stat(folder).then(
@@ -38,7 +38,10 @@ export interface RunSummary {
   /** Last step recorded. */
   step: number;
   tokens: number;
-  /** Mean loss of the last steps (at most 50, at most a tenth of the run); one step alone is noise. */
+  /**
+   * Mean loss of the last steps (at most 50, at most a tenth of the run), because one step alone is
+   * noise.
+   */
   finalLoss: number;
   validation: Validation | undefined;
   /** Time spent in steps. */
@@ -47,18 +50,22 @@ export interface RunSummary {
   skipped: number;
   /** Share of the time in which the host waited for data. */
   dataWait: number;
-  /** Where the device waited, of the steps that say so; null if none does. The last save of a run is not among it. */
+  /**
+   * Causes of device waits, summed over the steps that recorded them; null if none did. The last
+   * save of a run is not included.
+   */
   waits: { ms: WaitTotals; ofMs: number } | null;
 }
 
-/** The figures that a run is known by. */
+/** Computes the key figures of a run. */
 export function summarise({ steps }: RunRecord): RunSummary {
   const last = steps.at(-1)!;
   const tail = steps.slice(-Math.min(50, Math.ceil(steps.length / 10)));
   const finite = tail.map(({ loss }) => loss).filter(Number.isFinite);
   const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
   const trainingSeconds = sum(steps.map(({ stepMs }) => stepMs)) / 1000;
-  // A resumed run's file may begin late: only the tokens of recorded steps were trained in that time.
+  // A resumed run's file may begin late, and only the tokens of recorded steps were trained in that
+  // time.
   const tokens = sum(steps.map(({ tokensPerSecond, stepMs }) => (tokensPerSecond * stepMs) / 1000));
   return {
     step: last.step,
@@ -84,7 +91,7 @@ function waitsOf(steps: readonly StepMetrics[]): RunSummary["waits"] {
   return ofMs > 0 ? { ms, ofMs } : null;
 }
 
-/** The columns that the charts draw. */
+/** Columns of the charts. */
 export interface ChartData {
   step: number[];
   tokens: number[];
@@ -102,8 +109,8 @@ const meanColumns = ["loss", "lr", "gradNorm", "tokensPerSecond"] as const;
 const peakColumns = ["deviceBytes", "rssBytes"] as const;
 
 /**
- * The run in at most `maxPoints` points of equally many steps: means of what varies, peaks of memory, so
- * that a run of a million steps is still a small page.
+ * Reduces a run to at most `maxPoints` points of equally many steps, so that a run of a million
+ * steps is still a small page. Varying values become means, memory becomes its peak.
  */
 export function chartData(steps: readonly StepMetrics[], maxPoints = 4000): ChartData {
   const stride = Math.ceil(steps.length / maxPoints);
@@ -144,12 +151,12 @@ function mean(values: readonly number[]): number | null {
   return finiteOrNull(finite.reduce((sum, value) => sum + value, 0) / finite.length);
 }
 
-/** Six digits are more than a screen shows. */
+/** Rounds to six digits, which are more than a screen shows. */
 function finiteOrNull(value: number | undefined): number | null {
   return value === undefined || !Number.isFinite(value) ? null : Number(value.toPrecision(6));
 }
 
-/** The steps at which text was written, newest first. */
+/** The steps at which sample text was written, newest first. */
 export function samplesByStep(
   steps: readonly StepMetrics[],
 ): { step: number; samples: Sample[] }[] {

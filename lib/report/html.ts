@@ -27,12 +27,12 @@ function pathOf(folder: string): string {
 }
 
 /**
- * Writes a run's `report.html`: one file that opens anywhere, without a network.
- * @param file where to; default inside the run's folder
- * @param identity of the run's folder, for a run that still holds it
+ * Writes a run's `report.html`, one file that opens anywhere without a network.
+ * @param file path of the report. Default: inside the run's folder
+ * @param identity identity of the run's folder, for a run that still holds it
  * @returns the file's path
- * @throws UsageError if the folder is not a run's, or the file cannot be written; CheckpointError if
- *   another folder took the place of the one that `identity` names
+ * @throws UsageError if the folder is not a run's, or the file cannot be written
+ * @throws CheckpointError if another folder took the place of the one that `identity` names
  */
 export async function writeReport(
   folder: string,
@@ -54,7 +54,7 @@ export async function writeReport(
   return file;
 }
 
-/** The report as HTML text. */
+/** Renders the report as HTML text. */
 export async function renderReport(run: RunRecord): Promise<string> {
   const asset = (name: string) =>
     readFile(new URL(`../../assets/report/${name}`, import.meta.url), "utf8");
@@ -151,7 +151,7 @@ function header(run: RunRecord): string {
 </header>`;
 }
 
-/** Records of older versions say only how long the host waited. */
+/** Records of older versions only contain the host's wait. */
 function waitText({ dataWait, waits }: RunSummary): string {
   return dataWait < 0.005 || waits
     ? "of training steps"
@@ -163,7 +163,10 @@ function waitCard({ ms, ofMs }: NonNullable<RunSummary["waits"]>): [string, stri
   return ["device waited", waited, parts.join(", ") || "of the time"];
 }
 
-/** Utilisation is only stated against a peak that is known, which is bf16's, and says which convention it counts in. */
+/**
+ * Utilisation is only given against a known peak, which is bf16's, and names the convention by
+ * which it counts.
+ */
 function speedText({ info }: RunRecord, tokensPerSecond: number): string {
   const { model, data, precision } = info.config;
   const flops = flopsPerToken(model, data.sequenceLength).causal;
@@ -259,7 +262,7 @@ function fixed(value: number | null | undefined, digits: number): string {
     : value.toFixed(digits);
 }
 
-/** `1.95M`, `3.00T`. */
+/** Formats a number compactly: `1.95M`, `3.00T`. */
 function compact(n: number): string {
   const units = ["", "k", "M", "B", "T"];
   let value = n;
@@ -279,12 +282,17 @@ const entities: Record<string, string> = {
   "'": "&#39;",
 };
 
-/** Text as HTML text or a quoted attribute. NUL would be an error in HTML and is shown as its symbol. */
+/**
+ * Escapes text for HTML content or a quoted attribute. NUL would be an error in HTML and is shown
+ * as its symbol.
+ */
 export function escapeHtml(text: string): string {
   return text.replace(/[&<>"']/g, (sign) => entities[sign]!).replaceAll("\0", "\u{2400}");
 }
 
-/** JSON that no text inside can break out of: without `<` there is neither `</script` nor `<!--`. */
+/**
+ * JSON that no text inside can break out of: without `<` there is neither `</script` nor `<!--`.
+ */
 export function embedJson(value: unknown): string {
   return JSON.stringify(value).replaceAll("<", "\\u003c");
 }

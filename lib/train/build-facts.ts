@@ -1,4 +1,7 @@
-/** What a process computes with, by the contents of its files: ranks that differ in it would not compute the same bits. */
+/**
+ * Facts about the code that a process runs, from the contents of its files. Ranks with different
+ * facts would not compute the same bits.
+ */
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, extname, join } from "node:path";
@@ -7,10 +10,12 @@ import type { Device } from "../core/device.js";
 import { buildInfo, cudaInfo } from "../core/native.js";
 import { addonFile } from "../core/native-load.js";
 
-/** The library's own folder: dist/ in the package. */
+/** The library's own folder, dist/ in the package. */
 const library = fileURLToPath(new URL("..", import.meta.url));
 
-/** Facts about this process's build, under the names that an error shows. Files are read, some 30 MB. */
+/**
+ * Facts about this process's build, under the names that an error shows. Reads some 30 MB of files.
+ */
 export function buildFacts(device: Device): Record<string, string> {
   const { version, compiler, instructionSet } = buildInfo();
   const addon = addonFile(join(library, ".."));
@@ -24,18 +29,18 @@ export function buildFacts(device: Device): Record<string, string> {
     const { LLAMAFORGE_GLOO_PLUGIN: given } = process.env;
     const gloo = given ?? join(dirname(addon), "libllamaforge_gloo.so");
     facts["the Gloo plugin"] = existsSync(gloo) ? hashOf(gloo) : "none";
-    // Other vector widths are other bits.
+    // Kernels of another vector width give other bits.
     facts["CPU kernels"] = instructionSet;
   } else {
     const { plugin, libraries } = cudaInfo();
     facts["the CUDA plugin"] = hashOf(plugin);
-    // Where they lie may differ.
+    // Their paths may differ.
     facts["CUDA's libraries"] = libraries.map((text) => text.replace(/ from .*/s, "")).join(", ");
   }
   return facts;
 }
 
-/** Of all modules of the library, with their names. */
+/** Hash of all modules of the library and their names. */
 function programHash(): string {
   const extension = extname(fileURLToPath(import.meta.url));
   const hash = createHash("sha256");

@@ -7,39 +7,44 @@ import { empty, type Tensor } from "../core/tensor.js";
 import type { ParameterStore } from "../nn/store.js";
 
 /**
- * Looks for silent corruption (FAULTS N7): hardware that computes or keeps wrong bits without telling. Kernels are
- * deterministic and replicas hold the same weights, so everything compared here must be equal bit for bit.
+ * Looks for silent corruption (FAULTS N7): hardware that computes or stores wrong bits without an
+ * error. Kernels are deterministic and replicas hold the same weights, so everything compared here
+ * must be equal bit for bit.
  *
- *  - A micro-batch goes through the model twice: other gradients mean that this machine computes wrongly.
- *  - bf16 weights are the rounded master weights: others mean that memory changed.
- *  - Ranks with whole weights compare the hashes of theirs: the one that differs from most is named.
+ * - A micro-batch passes through the model twice. Different gradients mean that this machine
+ *   computes wrongly.
+ * - bf16 weights must equal the rounded master weights. A difference means that memory changed.
+ * - Ranks with whole weights compare hashes of them. The rank that differs from most others is
+ *   named.
  */
 export class Canary {
   readonly #store: ParameterStore;
   readonly #every: number;
   readonly #rank: number;
 
-  /** @param every steps between checks; 0: never */
+  /** @param every number of steps between checks; 0 disables them */
   constructor(store: ParameterStore, every: number) {
     this.#store = store;
     this.#every = every;
     this.#rank = store.parallel?.rank ?? 0;
   }
 
-  /** Whether the step of this number, from 1, is checked. */
+  /** Whether the step of this number, counted from 1, is checked. */
   due(step: number): boolean {
     return this.#every > 0 && step % this.#every === 0;
   }
 
   /**
-   * Before a step is trained; gradients are forgotten afterwards. With several processes, all of them call it.
-   * @param pass enqueues one forward and backward pass, always the same, and averages nothing over processes
+   * Checks the hardware before a step, and discards the gradients afterwards. With several
+   * processes, all of them call it.
+   * @param pass enqueues one forward and backward pass, always the same one, without averaging
+   *   anything over processes
    * @throws CorruptionError naming rank and parameter groups; nothing has been updated
    */
   async verify(step: number, pass: () => void): Promise<void> {
     await this.#verifyWeights(step);
     // Where weights are divided, gradients are too: a pass cannot be kept to this process.
-    if (this.#store.parallel?.layout.weights === "part") return;
+    if (this.#store.divided) return;
     const first = await this.#gradients(pass);
     if (faultPoint("gradients") === "flip")
       await flipBit(this.#store.groups.at(-1)?.weights as Tensor);
@@ -85,14 +90,13 @@ export class Canary {
     await this.#compareRanks(step);
   }
 
-  /** Ranks that hold the whole weights hold the same ones. */
+  /** Compares the whole weights of the ranks that hold them. */
   async #compareRanks(step: number): Promise<void> {
-    const { parallel, groups } = this.#store;
-    if (!parallel || parallel.layout.weights === "part") return;
+    const { parallel, groups, divided } = this.#store;
+    if (!parallel || divided) return;
     const hashes: string[] = [];
     for (const group of groups) {
-      parallel.needed(group, false); // its weights may still be on their way here
-      hashes.push(await hashOf(group.weights));
+      hashes.push(await hashOf(this.#store.wholeWeights(group)));
     }
     const all = await gatherHashes(
       this.#store,
@@ -113,12 +117,12 @@ const advice =
   "Memory, processor or GPU made an error that nothing reported: take this machine out of the run and go on from a " +
   "checkpoint; training has not used the result";
 
-/** Names of the entries with different values. */
+/** Names of the entries whose values differ. */
 function differing(one: Map<string, string>, other: Map<string, string>): string[] {
   return [...one].filter(([name, value]) => other.get(name) !== value).map(([name]) => name);
 }
 
-/** The ranks whose hash is not the commonest one; all of them if there are several and no two agree. */
+/** Ranks whose hash is not the most common one. If several hashes are equally common, all ranks. */
 export function outvoted(hashes: readonly string[]): number[] {
   const counts = new Map<string, number>();
   for (const hash of hashes) counts.set(hash, (counts.get(hash) ?? 0) + 1);
@@ -130,8 +134,8 @@ export function outvoted(hashes: readonly string[]): number[] {
 }
 
 /**
- * One hash from each rank. Each writes into a row of its own, 16 bits to a number: the mean over the ranks, times their
- * number, is everybody's, exactly.
+ * Gathers one hash from each rank. Each rank writes into a row of its own, 16 bits per number. The
+ * mean over the ranks, multiplied by their number, is then exactly the table of all rows.
  */
 async function gatherHashes({ parallel, device }: ParameterStore, hash: string): Promise<string[]> {
   if (!parallel) return [hash];
@@ -157,7 +161,10 @@ async function gatherHashes({ parallel, device }: ParameterStore, hash: string):
   }
 }
 
-/** SHA-256 of a tensor's bytes, a group at a time on the host; on the thread pool, so that the event loop turns. */
+/**
+ * SHA-256 of a tensor's bytes, copied to the host one group at a time. Hashing runs on the thread
+ * pool, so that the event loop turns.
+ */
 async function hashOf(values: Tensor): Promise<string> {
   return await sha256(new Uint8Array(await values.toBytes()));
 }
@@ -175,7 +182,10 @@ async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
   return Buffer.from(await crypto.subtle.digest("SHA-256", bytes)).toString("hex");
 }
 
-/** What a cosmic ray does, for the tests: one bit of the first value's mantissa, the lowest that bf16 has. */
+/**
+ * Simulates a cosmic ray for tests: flips one mantissa bit of the first value, the lowest one of a
+ * bf16.
+ */
 async function flipBit(values: Tensor): Promise<void> {
   await scope(async () => {
     const first = values.view([1], 0);

@@ -1,24 +1,26 @@
 import type { PassTimes, Span } from "./step-clock.js";
 
 /**
- * Milliseconds that the device had nothing of the training to do, by what the host did meanwhile. A wait is seen from the
- * end of one micro-batch on the device to the first call that enqueues the next one.
+ * Milliseconds in which the device had no training work, by the host's activity meanwhile. A wait
+ * lasts from the end of one micro-batch on the device to the first call that enqueues the next one.
  */
 export interface DeviceWaitMs {
   /** The loader had no micro-batch ready. */
   data: number;
   /** The canary compared bits. */
   checks: number;
-  /** Anything else: JavaScript, V8's collections, the caller's own work between two steps. */
+  /**
+   * Anything else: JavaScript, V8's garbage collections, the caller's own work between two steps.
+   */
   host: number;
   /**
-   * Not waited for certain, but at most: the host was enqueuing a micro-batch while the device had no other. It waited there
-   * as far as it was the faster of the two.
+   * An upper bound rather than a measured wait: the host was enqueuing a micro-batch while the
+   * device had no other. The device waited only as far as it was faster than the host.
    */
   recording: number;
 }
 
-/** Milliseconds that training stood still after a step, so that its state could be looked at. */
+/** Milliseconds that training paused after a step, to save, validate or sample. */
 export interface PauseMs {
   save?: number;
   validation?: number;
@@ -29,18 +31,18 @@ function overlap(a: Span, b: Span): number {
   return Math.max(0, Math.min(a.to, b.to) - Math.max(a.from, b.from));
 }
 
-/** Follows the device from step to step. Everything it is told is by performance.now(). */
+/** Tracks the device's idle time from step to step. All times are by performance.now(). */
 export class DeviceWaits {
   #doneAt: number;
 
-  /** @param start when the run began to enqueue its first step */
+  /** @param start time at which the run began to enqueue its first step */
   constructor(start: number) {
     this.#doneAt = start;
   }
 
   /**
    * The waits before and within a step.
-   * @param reached when the device had done each pass
+   * @param reached times at which the device finished each pass
    */
   step(passes: readonly PassTimes[], reached: readonly number[]): DeviceWaitMs {
     const waits: DeviceWaitMs = { data: 0, checks: 0, host: 0, recording: 0 };
@@ -57,13 +59,13 @@ export class DeviceWaits {
     return waits;
   }
 
-  /** Training has stood still until now, which is told as a pause and not as a wait. */
+  /** Reports that training has paused until now. The time counts as a pause and not as a wait. */
   paused(until: number): void {
     this.#doneAt = until;
   }
 }
 
-/** Time of a run that went to other work than training, in milliseconds. */
+/** Time of a run that was not spent on training, in milliseconds. */
 export type WaitTotals = DeviceWaitMs & Required<PauseMs>;
 
 export const noWaits = (): WaitTotals => ({
@@ -80,7 +82,7 @@ export function addWaits(totals: WaitTotals, more: Partial<WaitTotals>): void {
   for (const [part, ms] of Object.entries(more)) totals[part as keyof WaitTotals] += ms;
 }
 
-/** Parts that the device waited for, and what else training stood still for, as the reader knows them. */
+/** Names of the waits and pauses in reports. */
 const waitNames = { data: "data", checks: "checks", host: "host", save: "saves" } as const;
 const otherNames = {
   recording: "perhaps while recording",
@@ -88,7 +90,7 @@ const otherNames = {
   samples: "samples",
 } as const;
 
-/** Shares of a time, first that of all waits, then each part that has at least 0.05%. */
+/** Shares of a time: first that of all waits, then each part of at least 0.05%. */
 export function waitParts(totals: WaitTotals, ms: number): string[] {
   const { data, checks, host, save } = totals;
   return [share(data + checks + host + save, ms), ...named(waitNames), ...named(otherNames)];
@@ -101,7 +103,9 @@ export function waitParts(totals: WaitTotals, ms: number): string[] {
   }
 }
 
-/** `the device waited 1.2% of the time: host 0.3%, saves 0.9%, validation 4.0%`. */
+/**
+ * Describes waits: `the device waited 1.2% of the time: host 0.3%, saves 0.9%, validation 4.0%`.
+ */
 export function describeWaits(totals: WaitTotals, ms: number): string {
   const [waited, ...parts] = waitParts(totals, ms);
   return `the device waited ${waited} of the time${parts.length > 0 ? ": " : ""}${parts.join(", ")}`;

@@ -2,53 +2,48 @@ import type { RunConfig } from "../config/index.js";
 import { noGrad } from "../core/autograd.js";
 import { tensor } from "../core/create.js";
 import { scope } from "../core/scope.js";
-import type { Tensor } from "../core/tensor.js";
+import { type DocumentOptions, makeBatch } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
-import { documentStarts, splitWindows } from "../data/windows.js";
 import { generate } from "../generate/generate.js";
-import type { Llama } from "../model/llama.js";
-import { type DocumentChoice, documentOptions, needStarts } from "./documents.js";
+import { batchTensors, countTargets } from "../model/batch.js";
+import type { LanguageModel } from "../model/language-model.js";
 import type { Sample, Validation } from "./metrics.js";
 
+/** Loss of a micro-batch, and how many of its windows' targets it is the mean of. */
+interface BatchLoss {
+  loss: number;
+  /** Targets that count, in windows: their number divided by the sequence length. */
+  weight: number;
+}
+
 /**
- * Mean loss on held-out documents. The windows are always the same ones, the first of the mixture, so that the figures of
- * a run can be compared.
- * Documents are kept apart as in training.
- * @param batches micro-batches of `microBatch` windows; at most as many windows as there are
+ * Mean loss over the targets of held-out documents. The windows are always the same ones, the first of the mixture, so that
+ * the figures of a run can be compared. Documents are kept apart as in training.
+ * @param options `batches`: micro-batches of `microBatch` windows; at most as many windows as there are
  */
 export async function validationLoss(
-  model: Llama,
+  model: LanguageModel,
   mixture: Mixture,
-  options: { batches: number; microBatch: number; documents?: DocumentChoice },
+  options: { batches: number; microBatch: number; documents?: DocumentOptions },
 ): Promise<Validation> {
-  const { batches, microBatch, documents } = options;
+  const { batches, microBatch, documents = {} } = options;
   const { sequenceLength } = mixture;
   const total = Math.min(batches * microBatch, mixture.windows);
   const countAt = (position: number) => Math.min(microBatch, total - position);
-  const enqueue = (windows: Int32Array, position: number): Promise<number> => {
-    const count = countAt(position);
-    const { inputs, targets } = splitWindows(windows, count, sequenceLength);
-    const starts = needStarts(documents)
-      ? documentStarts(windows, sequenceLength, (row) => mixture.marksAt(position + row))
-      : undefined;
-    const ids = (data: Int32Array): Tensor =>
-      tensor(data, { shape: [count, sequenceLength], dtype: "i32", device: model.device });
+  const enqueue = async (windows: Int32Array, position: number): Promise<BatchLoss> => {
+    const marksOf = (row: number) => mixture.marksAt(position + row);
+    const batch = makeBatch(windows, countAt(position), sequenceLength, documents, marksOf);
     model.store.parallel?.beginMicroBatch(false);
-    return scope(() =>
-      noGrad(() =>
-        model
-          .loss(ids(inputs), ids(targets), documentOptions(documents, starts && ids(starts)))
-          .item(),
-      ),
-    );
+    const loss = scope(() => noGrad(() => model.loss(batchTensors(batch, model.device)).item()));
+    return { loss: await loss, weight: countTargets(batch.targets) / sequenceLength };
   };
-  const lossesAt = (places: readonly number[]): Promise<number[]> =>
+  const lossesAt = (places: readonly number[]): Promise<BatchLoss[]> =>
     readAndEnqueue(places, (position) => mixture.read(position, countAt(position)), enqueue);
   const positions = Array.from({ length: Math.ceil(total / microBatch) }, (_, i) => i * microBatch);
   const losses = await sharedLosses(model, positions, lossesAt);
-  const sum = positions.reduce((all, at, i) => all + (losses[i] as number) * countAt(at), 0);
-  const loss = sum / total;
+  const sum = losses.reduce((all, { loss, weight }) => all + (weight > 0 ? loss * weight : 0), 0);
+  const loss = sum / losses.reduce((all, { weight }) => all + weight, 0);
   const { bytesPerToken } = mixture;
   return { loss, bitsPerByte: bytesPerToken > 0 ? loss / Math.LN2 / bytesPerToken : null };
 }
@@ -60,14 +55,14 @@ const runAhead = 2;
 async function readAndEnqueue(
   positions: readonly number[],
   read: (position: number) => Promise<Int32Array>,
-  enqueue: (windows: Int32Array, position: number) => Promise<number>,
-): Promise<number[]> {
+  enqueue: (windows: Int32Array, position: number) => Promise<BatchLoss>,
+): Promise<BatchLoss[]> {
   // Waited for later; a failure until then must not count as unhandled.
   const start = <T>(work: Promise<T>): Promise<T> => {
     work.catch(() => {});
     return work;
   };
-  const losses: Promise<number>[] = [];
+  const losses: Promise<BatchLoss>[] = [];
   let next = start(read(positions[0] as number));
   for (const [index, position] of positions.entries()) {
     const windows = await next;
@@ -81,10 +76,10 @@ async function readAndEnqueue(
 
 /** The loss at each position; where several processes train together, each computes its share of them. */
 async function sharedLosses(
-  model: Llama,
+  model: LanguageModel,
   positions: readonly number[],
-  lossesAt: (positions: readonly number[]) => Promise<number[]>,
-): Promise<ArrayLike<number>> {
+  lossesAt: (positions: readonly number[]) => Promise<BatchLoss[]>,
+): Promise<BatchLoss[]> {
   const { parallel } = model.store;
   if (!parallel) return await lossesAt(positions);
   const { worldSize, rank } = parallel;
@@ -94,21 +89,28 @@ async function sharedLosses(
   const losses = await lossesAt(
     shares.map((index) => positions[Math.min(index, positions.length - 1)] as number),
   );
-  const mine = new Float32Array(positions.length);
+  const mine = new Float32Array(2 * positions.length);
   for (const [round, index] of shares.entries()) {
-    if (index < positions.length) mine[index] = (losses[round] as number) * worldSize;
+    if (index >= positions.length) continue;
+    const { loss, weight } = losses[round] as BatchLoss;
+    mine[2 * index] = loss * worldSize;
+    mine[2 * index + 1] = weight * worldSize;
   }
-  // Zeros where others have computed: the mean of these sums is exact for a power of two, and the same on all of them.
+  // Zeros where others have computed: the mean of these sums is exact for a power of two, and equal on all of them.
   return await scope(async () => {
     const all = tensor(mine, { device: model.device });
     parallel.average(all);
-    return await all.toArray();
+    const means = await all.toArray();
+    return positions.map((_, index) => ({
+      loss: means[2 * index] as number,
+      weight: means[2 * index + 1] as number,
+    }));
   });
 }
 
 /** A continuation of each prompt; the same step and seed give the same text. */
 export async function writeSamples(
-  model: Llama,
+  model: LanguageModel,
   tokenizer: Tokenizer,
   config: RunConfig,
   step: number,

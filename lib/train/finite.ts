@@ -1,18 +1,22 @@
-/** Whether the state of a run is made of numbers: asked before it is saved, and before the run says that it is done. */
+/**
+ * Checks that the state of a run is finite, before it is saved and before the run reports that it
+ * is done.
+ */
 import { zeros } from "../core/create.js";
 import { native } from "../core/native.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
-import type { Llama } from "../model/llama.js";
+import type { LanguageModel } from "../model/language-model.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { AdamW } from "../optim/adamw.js";
 
 /**
- * Looks for weights and moments that are NaN or infinite, on the device: one pass over them. Where several processes
- * train together all of them call it, each looks at what it owns, and all come to the same answer.
- * @returns names of the parameter groups that hold such values; empty if there are none
+ * Looks for weights and moments that are NaN or infinite, in one pass over them on the device.
+ * Where several processes train together, all of them call it. Each checks the part that it owns,
+ * and all get the same answer.
+ * @returns names of the parameter groups with such values; empty if there are none
  */
-export async function nonFiniteGroups(model: Llama, optimizer: AdamW): Promise<string[]> {
+export async function nonFiniteGroups(model: LanguageModel, optimizer: AdamW): Promise<string[]> {
   const { groups } = model.store;
   const sums = await agreed(model, (group, out) => {
     buffersOf(group, optimizer).forEach((buffer, index) => {
@@ -22,7 +26,7 @@ export async function nonFiniteGroups(model: Llama, optimizer: AdamW): Promise<s
     });
   });
   if (sums.every((of) => of.every(Number.isFinite))) return [];
-  // The squares of finite numbers may sum to infinity: a second look, at each number.
+  // The squares of finite numbers may sum to infinity, so a second pass looks at each number.
   const suspects = groups.filter((_, index) => !sums[index]?.every(Number.isFinite));
   const own = new Set<ParameterGroup>();
   for (const group of suspects) {
@@ -38,9 +42,12 @@ export async function nonFiniteGroups(model: Llama, optimizer: AdamW): Promise<s
     .map(({ name }) => name);
 }
 
-/** Numbers of each group, averaged over the processes: where one has NaN, infinity or 1, all see it. */
+/**
+ * Numbers for each group, averaged over the processes. A NaN, infinity or 1 of one process is
+ * visible to all.
+ */
 async function agreed(
-  { store }: Llama,
+  { store }: LanguageModel,
   write: (group: ParameterGroup, out: Tensor) => void,
 ): Promise<number[][]> {
   return await scope(async () => {

@@ -5,27 +5,35 @@ import {
   performance,
 } from "node:perf_hooks";
 
-/** V8's collections of one kind: how many, and the milliseconds that the main thread stood still for them. */
+/**
+ * V8's garbage collections of one kind: their number, and the milliseconds that they paused the
+ * main thread.
+ */
 export interface Collections {
   count: number;
   ms: number;
 }
 
-/** What the main thread did in some time. */
+/** Activity of the main thread in some period. */
 export interface HostTime {
-  /** Milliseconds in which it ran anything: JavaScript, collections, calls into the addon. */
+  /**
+   * Milliseconds in which it ran anything: JavaScript, garbage collections, calls into the addon.
+   */
   activeMs: number;
-  /** Of the young generation. */
+  /** Collections of the young generation. */
   minor: Collections;
-  /** Of the whole heap (mark-compact), with the steps of incremental marking. V8's own threads mark besides. */
+  /**
+   * Collections of the whole heap (mark-compact), with the steps of incremental marking. V8's own
+   * threads mark in addition.
+   */
   major: Collections;
 }
 
 const none = (): Collections => ({ count: 0, ms: 0 });
 
 /**
- * Measures the main thread from lap to lap: how long it was busy, and V8's collections. A collection is known a turn of the
- * event loop after it, so it may count in the next lap.
+ * Measures the main thread's busy time and V8's garbage collections, from lap to lap. A collection
+ * becomes known one turn of the event loop later, so it may count in the next lap.
  */
 export class HostMeter {
   readonly #observer: PerformanceObserver;
@@ -40,7 +48,8 @@ export class HostMeter {
         const kind = detail?.kind;
         const counted = kind === constants.NODE_PERFORMANCE_GC_MINOR ? this.#minor : this.#major;
         counted.ms += duration;
-        // Marking in steps, and weak callbacks, are parts of a collection and none of their own.
+        // Incremental marking and weak callbacks are parts of a collection, not collections of
+        // their own.
         const whole =
           kind === constants.NODE_PERFORMANCE_GC_MINOR ||
           kind === constants.NODE_PERFORMANCE_GC_MAJOR;
@@ -50,7 +59,7 @@ export class HostMeter {
     this.#observer.observe({ entryTypes: ["gc"] });
   }
 
-  /** What happened since the last lap, or since the start. */
+  /** Measurements since the last lap, or since the start. */
   lap(): HostTime {
     const now = performance.eventLoopUtilization();
     const { active } = performance.eventLoopUtilization(now, this.#utilization);

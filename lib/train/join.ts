@@ -1,4 +1,4 @@
-/** How a process of a run finds the others and makes sure that they do the same. */
+/** Connects a process of a run to the others, and makes sure that all do the same work. */
 import { createHash } from "node:crypto";
 import type { RunConfig } from "../config/index.js";
 import { cpu, cuda, type Device, parseDevice } from "../core/device.js";
@@ -9,16 +9,20 @@ import { Cluster } from "../dist/cluster.js";
 import { readWorld, type World } from "../dist/world.js";
 import { buildFacts } from "./build-facts.js";
 
-/** The processes that the environment speaks of; null for one that stands alone, also for a run of one process. */
+/**
+ * The world described by the environment; null for a process that runs alone, and for a run of one
+ * process.
+ */
 export function worldOfRun(): World | null {
   const world = readWorld();
   return world && world.worldSize > 1 ? world : null;
 }
 
 /**
- * The device of this process: of the GPUs that it sees, the one with its number among the processes of the host, or the only
- * one where the launcher shows each process its own.
- * @throws ConfigError if there are fewer GPUs than processes, or the configuration names one for all of them
+ * The device of this process. Among the GPUs that it sees, this is the one with its local rank, or
+ * the only one where the launcher shows each process its own.
+ * @throws ConfigError if there are fewer GPUs than processes, or the configuration names one GPU
+ *   for all of them
  */
 export function deviceOfRank(name: string, world: World | null): Device {
   if (name === "cpu") return cpu;
@@ -37,13 +41,13 @@ export function deviceOfRank(name: string, world: World | null): Device {
   throw wrong(`${localWorldSize} processes on this host, but ${devices.length} GPUs`);
 }
 
-/** Whether the user says in the environment how many threads there are to be. */
+/** Whether an environment variable sets the number of threads. */
 function threadsAreNamed(): boolean {
   const { LLAMAFORGE_THREADS, OMP_NUM_THREADS } = process.env;
   return Boolean(LLAMAFORGE_THREADS || OMP_NUM_THREADS);
 }
 
-/** Processes that share a host share its cores. */
+/** Divides a host's cores between the processes that share it. */
 export function shareThreads(config: RunConfig, world: World | null): void {
   const { threads } = config;
   if (threads !== undefined) {
@@ -53,7 +57,7 @@ export function shareThreads(config: RunConfig, world: World | null): void {
   }
 }
 
-/** Connects this process with the others as the configuration says. */
+/** Connects this process to the others with the configuration's strategy. */
 export async function joinCluster(
   config: RunConfig,
   world: World,
@@ -71,7 +75,10 @@ export async function joinCluster(
   });
 }
 
-/** What all ranks must have in common: options one by one, program, data. Each difference would be a different run (FAULTS P3). */
+/**
+ * Facts that must be equal on all ranks: every option, the program, the data. Each difference would
+ * be a different run (FAULTS P3).
+ */
 export function factsOf(
   config: RunConfig,
   device: Device,

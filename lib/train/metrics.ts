@@ -13,11 +13,14 @@ import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../files/small-f
 import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
 import type { HostStep } from "./run-times.js";
 
-/** One optimizer step as it is recorded. `loss` and `gradNorm` are NaN or infinite when the step was. */
+/**
+ * Record of one optimizer step. `loss` and `gradNorm` are NaN or infinite if the step's values
+ * were.
+ */
 export interface StepMetrics {
   /** Number of this step; the first is 1. */
   step: number;
-  /** Tokens trained on so far, this step included. */
+  /** Number of tokens trained on so far, including this step. */
   tokens: number;
   /** Mean cross-entropy in nats per token. */
   loss: number;
@@ -28,29 +31,40 @@ export interface StepMetrics {
   stepMs: number;
   /** Part of stepMs in which the host waited for data; the device may have had work. */
   dataWaitMs: number;
-  /** Time that the device had no work before and within this step. Absent in records of older versions. */
+  /**
+   * Time in which the device had no work, before and within this step. Absent in records of older
+   * versions.
+   */
   deviceWaitMs?: DeviceWaitMs;
-  /** What training stood still for after this step; in no step's stepMs. The run's last save comes after the record. */
+  /**
+   * Pauses of training after this step, which count in no step's stepMs. The run's last save comes
+   * after the record.
+   */
   pauseMs?: PauseMs;
-  /** What the main thread did. */
+  /** Activity of the main thread. */
   host?: HostStep;
   /** Bytes of live tensors on the device at the end of the step. */
   deviceBytes: number;
-  /** Resident memory of the process. */
+  /** Resident memory of the process in bytes. */
   rssBytes: number;
+  /** Figures of the caller's own (`extraMetrics` of a trainer). */
+  extra?: Record<string, number>;
   /** Why the guard skipped the update; absent when it did not. */
   skipped?: string;
-  /** Held-out loss after this step, when it was measured. */
+  /** Held-out loss after this step, if it was measured. */
   validation?: Validation;
-  /** Text written after this step, when it was. */
+  /** Sample text written after this step, if any. */
   samples?: Sample[];
-  /** When the step ended, ISO 8601. */
+  /** End of the step, ISO 8601. */
   time: string;
 }
 
 export interface Validation {
   loss: number;
-  /** Comparable between tokenizers; null if the data does not say how many bytes its tokens stand for. */
+  /**
+   * Bits per byte of text, comparable between tokenizers; null if the data does not say how many
+   * bytes its tokens stand for.
+   */
   bitsPerByte: number | null;
 }
 
@@ -60,22 +74,22 @@ export interface Sample {
   text: string;
 }
 
-/** What a run is, beside its steps: `run.json`. */
+/** Facts about a run apart from its steps: `run.json`. */
 export interface RunInfo {
   config: RunConfig;
-  /** Of one process, e.g. `AMD EPYC 9554, 2 threads`. */
+  /** Device of one process, such as `AMD EPYC 9554, 2 threads`. */
   deviceName: string;
-  /** Processes that train together, a device each. */
+  /** Number of processes that train together, with a device each. */
   worldSize: number;
   parameters: number;
   versions: Record<string, string>;
-  /** When the run first started, ISO 8601. */
+  /** First start of the run, ISO 8601. */
   started: string;
-  /** What of its recipe was changed when it went on from a checkpoint, in the order of time. */
+  /** Changes of its recipe when it resumed from a checkpoint, in order of time. */
   changes?: RecordedChange[];
 }
 
-/** Files of a run's folder beside its checkpoints. */
+/** Files of a run's folder, in addition to its checkpoints. */
 export const runFiles = {
   info: "run.json",
   metrics: "metrics.jsonl",
@@ -88,9 +102,9 @@ export async function writeRunInfo(folder: string, info: RunInfo): Promise<void>
 }
 
 /**
- * Writes `run.json` for a run that starts or goes on; when it first started stays, and so does the history of its
- * changes.
- * @param from the step that it goes on from, and what has changed there
+ * Writes `run.json` for a run that starts or resumes. The time of the first start and the history
+ * of changes are kept.
+ * @param from the step that it resumes from, and the changes made there
  */
 export async function recordRun(
   folder: string,
@@ -102,7 +116,7 @@ export async function recordRun(
   const history = [...(Array.isArray(earlier?.changes) ? earlier.changes : [])];
   for (const { option, from: old, to } of from.changes) {
     const change = { step: from.step, option, from: old, to };
-    // A start that died before its first save meets the same checkpoint again.
+    // A start that died before its first save resumes from the same checkpoint again.
     const known = history.some(({ time: _, ...other }) => isDeepStrictEqual(other, change));
     if (!known) history.push({ ...change, time });
   }
@@ -128,7 +142,10 @@ export async function readRunInfo(folder: string): Promise<RunInfo> {
   }
 }
 
-/** One line of metrics.jsonl. JSON has no NaN, so a loss or norm that is not finite is written as null. */
+/**
+ * Encodes one line of metrics.jsonl. JSON has no NaN, so a loss or norm that is not finite is
+ * written as null.
+ */
 export function encodeStep(metrics: StepMetrics): string {
   return `${JSON.stringify(metrics)}\n`;
 }
@@ -147,12 +164,13 @@ function decodeStep(line: string): StepMetrics | undefined {
   return record as StepMetrics;
 }
 
-/** A longer line is no step's record: hundreds of samples have less. */
+/** Longest line of a step's record. Hundreds of samples take less. */
 const maxLineBytes = 2 ** 26;
 
 /**
- * The lines of a file with the offset where each ends; a last one without a newline is left out, and so is what is longer
- * than any record. What a crash has left at the end may be gigabytes of zeros: each byte is looked at once.
+ * Yields the lines of a file, each with the offset of its end. A last line without a newline is
+ * skipped, and so are lines longer than any record. A crash may leave gigabytes of zeros at the
+ * end, so each byte is read only once.
  */
 async function* wholeLines(file: string): AsyncGenerator<{ line: string; end: number }> {
   const handle = await openRegular(file);
@@ -180,8 +198,8 @@ async function* wholeLines(file: string): AsyncGenerator<{ line: string; end: nu
 }
 
 /**
- * The steps of a metrics.jsonl, in order. A line torn by a crash is left out; where a run was repeated
- * from an earlier step, the repetition counts.
+ * Reads the steps of a metrics.jsonl, in order. A line torn by a crash is skipped. Where a run
+ * repeated steps after going back, the repetition counts.
  * @throws UsageError if the file cannot be read
  */
 export async function readMetrics(file: string): Promise<StepMetrics[]> {
@@ -199,7 +217,7 @@ export async function readMetrics(file: string): Promise<StepMetrics[]> {
   return steps;
 }
 
-/** Where the file ends after the last step that counts when a run goes on from `lastStep`. */
+/** Offset after the last step that counts when a run resumes from `lastStep`. */
 async function endOfStep(file: string, lastStep: number): Promise<number> {
   if (lastStep === 0) return 0;
   let kept = 0;
@@ -210,23 +228,26 @@ async function endOfStep(file: string, lastStep: number): Promise<number> {
   return kept;
 }
 
-/** Lines held back while the disk refuses them; beyond this they are lost, and counted. */
+/**
+ * Bytes of lines held back while the disk refuses them. Beyond this, lines are lost and counted.
+ */
 const maxPendingBytes = 16 * 1024 * 1024;
 
 interface PendingLine {
   bytes: Buffer;
-  /** How many bytes at the end of the file it takes the place of. */
+  /** Number of bytes at the end of the file that the line replaces. */
   replaces: number;
 }
 
 /**
- * Appends steps to metrics.jsonl without ever stopping the training: writing happens behind, a full disk
- * or a closed pipe is a warning, and what could not be written is tried again with the next step.
+ * Appends steps to metrics.jsonl without ever stopping the training. Lines are written in the
+ * background. A full disk or a closed pipe only causes a warning, and unwritten lines are tried
+ * again with the next step.
  */
 export class MetricsWriter {
   #handle: FileHandle | null = null;
   #pending: PendingLine[] = [];
-  /** Bytes of the last step's line; 0 once it cannot be replaced. */
+  /** Length of the last step's line in bytes; 0 once it cannot be replaced. */
   #lastBytes = 0;
   #pendingBytes = 0;
   #pump: Promise<void> | null = null;
@@ -247,15 +268,20 @@ export class MetricsWriter {
     this.#folder = folder;
   }
 
-  /** Why the run must end, once a write has found that its folder was moved; nothing is written after that. */
+  /**
+   * The reason to end the run, once a write has found that its folder was moved. Nothing is written
+   * after that.
+   */
   get moved(): MovedFolderError | null {
     return this.#moved;
   }
 
   /**
-   * Opens a run's metrics. Steps after `lastStep` are dropped: a resumed run records them again.
-   * @param lastStep step that the run goes on from; 0 starts an empty file
-   * @param folder the run's: nothing is written into another one that took its place
+   * Opens a run's metrics. Steps after `lastStep` are dropped, because a resumed run records them
+   * again.
+   * @param lastStep step that the run resumes from; 0 starts an empty file
+   * @param folder identity of the run's folder: nothing is written if another folder has taken its
+   *   place
    */
   static async open(
     file: string,
@@ -276,14 +302,14 @@ export class MetricsWriter {
     return writer;
   }
 
-  /** Takes a step's record; returns at once. */
+  /** Adds a step's record. Returns at once. */
   write(metrics: StepMetrics): void {
     if (!this.#add(metrics, 0)) this.#lost++;
   }
 
   /**
-   * Takes the last step's record again, with what was made after the step: validation, samples. The record without them
-   * is in the file by then, so no failure of theirs costs it.
+   * Replaces the last step's record, adding results made after the step: validation, samples. The
+   * first record is in the file by then, so a failure of these never costs it.
    */
   amend(metrics: StepMetrics): void {
     if (this.#lastBytes > 0) this.#add(metrics, this.#lastBytes);
@@ -291,7 +317,8 @@ export class MetricsWriter {
 
   #add(metrics: StepMetrics, last: number): boolean {
     const bytes = Buffer.from(encodeStep(metrics));
-    // A shorter line would leave the end of the last one behind it: there, the repetition counts.
+    // A shorter line would leave the rest of the longer one behind it. It is appended instead, and
+    // the repetition counts.
     const replaces = bytes.length < last ? 0 : last;
     const fits = this.#pendingBytes + bytes.length <= maxPendingBytes;
     if (fits) {
@@ -303,7 +330,7 @@ export class MetricsWriter {
     return fits;
   }
 
-  /** Waits until everything written so far is in the file, or was refused. Never throws. */
+  /** Waits until every line added so far was written or refused. Never throws. */
   async flush(): Promise<void> {
     await this.#pump;
     await this.#start();
@@ -317,7 +344,7 @@ export class MetricsWriter {
     if (missing > 0) this.#warn(`${this.#file} lacks ${missing} steps, which could not be written`);
   }
 
-  /** At most one drain at a time, so that lines keep their order. */
+  /** Starts a drain unless one is running, so that lines keep their order. */
   #start(): Promise<void> {
     this.#pump ??= this.#drain().finally(() => {
       this.#pump = null;
@@ -344,7 +371,10 @@ export class MetricsWriter {
     }
   }
 
-  /** Says each kind of failure once: a full disk would otherwise say so at every step. */
+  /**
+   * Reports each kind of failure once, because a full disk would otherwise cause a message at every
+   * step.
+   */
   #report(error: unknown): void {
     if (error instanceof MovedFolderError) {
       this.#moved = error;
@@ -360,14 +390,20 @@ export class MetricsWriter {
   }
 }
 
-/** A device or a pipe that is read may take the steps; one that nobody reads is refused, where opening it would wait. */
+/**
+ * Opens the file for writing. It may also be a device, or a pipe with a reader. A pipe without a
+ * reader is refused, where opening would otherwise block.
+ */
 async function openToWrite(file: string): Promise<FileHandle> {
-  // Lines have their places, which O_APPEND would ignore.
+  // Lines are written at given positions, which O_APPEND would ignore.
   const { O_WRONLY, O_CREAT, O_NONBLOCK } = constants;
   return await open(file, O_WRONLY | O_CREAT | O_NONBLOCK);
 }
 
-/** Where a line goes that takes the place of the last bytes of a file; null for a pipe, whose reader gets the step twice. */
+/**
+ * Position of a line that replaces the last bytes of a file; null for a pipe, whose reader gets the
+ * step twice.
+ */
 async function placeOf(handle: FileHandle, replaces: number): Promise<number | null> {
   const status = await handle.stat();
   return status.isFile() ? Math.max(0, status.size - replaces) : null;

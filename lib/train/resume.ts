@@ -1,4 +1,7 @@
-/** Where a run goes on: which checkpoint, whether it is this run's, and that all ranks take the same one. */
+/**
+ * Chooses the checkpoint to resume from, checks that it is of this run, and makes all ranks take
+ * the same one.
+ */
 import { realpath } from "node:fs/promises";
 import { dirname } from "node:path";
 import { listCheckpoints } from "../checkpoint/folder.js";
@@ -44,7 +47,7 @@ async function liesIn(path: string, folder: string): Promise<boolean> {
   return dirname(await realpath(path)) === (await realpath(folder));
 }
 
-/** Takes what a run has saved after the checkpoint that it goes back to out of its way. */
+/** Moves everything that a run saved after the checkpoint to which it goes back out of its way. */
 export async function goBackTo(
   { step }: Checkpoint,
   folder: FolderIdentity,
@@ -57,9 +60,10 @@ export async function goBackTo(
 }
 
 /**
- * A checkpoint of another run is refused.
- * @param state of the checkpoint, for the model that it is of
- * @throws CheckpointError; DataError if only the data has changed, which the caller may allow
+ * Refuses a checkpoint of another run.
+ * @param state trainer state of the checkpoint, which describes its model
+ * @throws CheckpointError if the model or another fact about the run differs
+ * @throws DataError if only the data has changed, which the caller may allow
  */
 export function checkIdentity(
   { path, manifest }: Checkpoint,
@@ -87,7 +91,10 @@ export function checkIdentity(
   onNotice(`${change}: some windows will be repeated and others left out`);
 }
 
-/** `layers 1, not 2, and heads 4, not 8`; empty where the checkpoint's model is not known field by field. */
+/**
+ * Describes differing model fields: `layers 1, not 2, and heads 4, not 8`. Empty if the
+ * checkpoint's model is not known field by field.
+ */
 function modelDifferences(saved: unknown, { model }: RunConfig): string {
   if (typeof saved !== "object" || saved === null) return "";
   const theirs = saved as Record<string, unknown>;
@@ -98,9 +105,11 @@ function modelDifferences(saved: unknown, { model }: RunConfig): string {
 }
 
 /**
- * Compares the recipe of a checkpoint with this run's, and says what has changed and what follows from it.
- * @param ranks that train together now
- * @throws ConfigError if `strict` and anything has changed, or if what has changed cannot be gone on with
+ * Compares the recipe of a checkpoint with this run's, and describes the changes and their
+ * consequences.
+ * @param ranks number of ranks that train together now
+ * @throws ConfigError if `strict` and anything has changed, or if a change makes resuming
+ *   impossible
  */
 export function checkRecipe(
   { path, manifest }: Checkpoint,
@@ -124,17 +133,17 @@ export function checkRecipe(
   return changes;
 }
 
-/** What rank 0 says of the checkpoint to go on from. */
+/** Rank 0's decision about the checkpoint to resume from. */
 interface CheckpointVerdict {
-  /** Its folder; empty for none. */
+  /** Folder of the checkpoint; empty for none. */
   path: string;
-  /** Why there is none that will do. */
+  /** The error, if no checkpoint can be used. */
   refusal: { message: string; code: string; exitCode: number } | null;
 }
 
 /**
- * The checkpoint to go on from: rank 0 finds and verifies it, the others open the same one. Where it fails, it does so on all of
- * them, with the same words and exit code.
+ * The checkpoint to resume from. Rank 0 finds and verifies it, and the others open the same one. A
+ * failure occurs on all of them, with the same message and exit code.
  */
 export async function agreedCheckpoint(
   cluster: Cluster | null,

@@ -10,20 +10,26 @@ import {
 import { HostMeter, type HostTime } from "./host-meter.js";
 import type { StepClock } from "./step-clock.js";
 
-/** What the main thread did for a step. The parts are of the step; the rest is of the time since the last step's end. */
+/**
+ * The main thread's work for a step. The parts belong to the step; the other figures cover the time
+ * since the last step's end.
+ */
 export interface HostStep extends HostTime {
   forwardMs: number;
   backwardMs: number;
   optimizerMs: number;
-  /** Asking for windows and putting micro-batches together; turning a file's bytes into ids is not counted. */
+  /**
+   * Requesting windows and assembling micro-batches. Converting a file's bytes to ids is not
+   * included.
+   */
   loaderMs: number;
-  /** Making this step's record, and handing the last one over to be written. */
+  /** Making this step's record, and handing over the previous one to be written. */
   metricsMs: number;
 }
 
-/** Where the time of a run went. */
+/** Breakdown of a run's time. */
 export interface RunTimeTotals {
-  /** Milliseconds from the start. */
+  /** Milliseconds since the start. */
   ms: number;
   steps: number;
   waitMs: WaitTotals;
@@ -41,7 +47,7 @@ const noHost = (): HostStep => ({
   major: { count: 0, ms: 0 },
 });
 
-/** Sums of what the main thread did in some steps. */
+/** Sums the main thread's work over some steps. */
 export function sumHost(steps: readonly HostStep[]): HostStep {
   const sum = noHost();
   for (const step of steps) {
@@ -62,7 +68,7 @@ export function sumHost(steps: readonly HostStep[]): HostStep {
   return sum;
 }
 
-/** Means of what the main thread did in some steps. */
+/** Averages the main thread's work over some steps. */
 export function meanHost(steps: readonly HostStep[]): HostStep {
   const { minor, major, ...parts } = sumHost(steps);
   const each = <T extends object>(sums: T): T =>
@@ -72,13 +78,13 @@ export function meanHost(steps: readonly HostStep[]): HostStep {
   return { ...each(parts), minor: each(minor), major: each(major) };
 }
 
-/** Milliseconds to three decimals: more would only make records longer. */
+/** Rounds milliseconds to three decimals; more would only make records longer. */
 function microseconds<T extends { [K in keyof T]: number }>(times: T): T {
   const rounded = Object.entries<number>(times).map(([name, ms]) => [name, Number(ms.toFixed(3))]);
   return Object.fromEntries(rounded) as T;
 }
 
-/** Keeps a run's times, step by step and in all. */
+/** Keeps a run's times, step by step and in total. */
 export class RunTimes {
   readonly #started = performance.now();
   readonly #waits = new DeviceWaits(this.#started);
@@ -90,9 +96,9 @@ export class RunTimes {
   #writingMs = 0;
 
   /**
-   * A step that the device has done.
-   * @param loaderMs what the loader has used in all
-   * @param since when the host began to make its record
+   * Adds a step that the device has finished.
+   * @param loaderMs total time used by the loader so far
+   * @param since time at which the host began to make the step's record
    */
   step(
     clock: StepClock,
@@ -123,14 +129,14 @@ export class RunTimes {
     return { deviceWaitMs, host };
   }
 
-  /** Hands a record over to be written. */
+  /** Hands a record over to be written, and measures the time. */
   writing(write: () => void): void {
     const from = performance.now();
     write();
     this.#writingMs += performance.now() - from;
   }
 
-  /** Something that training stands still for. */
+  /** Runs work for which training pauses, and measures the time. */
   async pause<T>(part: keyof PauseMs, pauses: PauseMs, work: () => Promise<T>): Promise<T> {
     const from = performance.now();
     try {
@@ -157,12 +163,15 @@ export class RunTimes {
   }
 }
 
-/** Where a run's time went, in two lines for a person. */
+/** Describes a run's times in two lines. */
 export function describeTimes({ ms, steps, waitMs, host }: RunTimeTotals): string[] {
   return [describeWaits(waitMs, ms), describeHost(host, steps)];
 }
 
-/** The main thread's milliseconds a step, by part, and V8's collections. @param host sums over the steps */
+/**
+ * Describes the main thread's milliseconds per step, by part, and V8's collections. @param host
+ * sums over the steps
+ */
 export function describeHost(host: HostStep, steps: number): string {
   const each = (ms: number) => (ms / Math.max(1, steps)).toFixed(1);
   const { activeMs, forwardMs, backwardMs, optimizerMs, loaderMs, metricsMs, minor, major } = host;

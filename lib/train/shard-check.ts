@@ -4,12 +4,13 @@ import type { Mixture } from "../data/mixture.js";
 import { ShardCheck } from "../data/shard-check.js";
 import type { World } from "../dist/world.js";
 
-/** In a run's folder: how far its data has been hashed. */
+/** File in a run's folder that records how far its data has been hashed. */
 export const shardCheckFile = "data-verified.json";
 
 /**
- * Begins to hash the data of a run, one process of each host, as each may have its own copy.
- * @throws DataError naming a shard that has changed, where that is to stop the run and shows at once
+ * Starts to hash the data of a run. One process per host does this, because each host may have its
+ * own copy.
+ * @throws DataError naming a changed shard, if damage stops the run and shows at once
  */
 export async function startShardCheck(
   config: RunConfig,

@@ -1,8 +1,8 @@
 import { NonFiniteError, TokenizerError } from "../core/errors.js";
 
 /**
- * Makes what a run gives beside its weights: validation, samples. None of it is worth the run, so a failure is a notice, once
- * for each reason, and the next time it is tried again.
+ * Makes a run's side products: validation, samples. A failure must not end the run, so it causes a
+ * notice, once for each reason, and the next time it is tried again.
  */
 export class SideProducts {
   readonly #notice: (message: string) => void;
@@ -16,9 +16,11 @@ export class SideProducts {
   }
 
   /**
-   * @param together whether all processes of the run work on it at once, if there are others. Then only a failure that is the
-   * same on all of them lets them go on in step with each other.
-   * @returns null where it failed
+   * Makes one side product.
+   * @param together whether all processes of the run work on it at once, if there are others. If
+   *   so, the run survives only a failure that is the same on all of them, because only then do
+   *   they stay in step
+   * @returns null if it failed
    */
   async make<T>(
     what: string,
@@ -38,7 +40,7 @@ export class SideProducts {
 
   #tell(what: string, step: number, error: unknown): void {
     const { message } = error as Error;
-    // Numbers differ from step to step where the reason is the same.
+    // The same reason may contain different numbers at each step.
     const reason = `${what}: ${message.replace(/[\d.]+/g, "#")}`;
     if (this.#told.has(reason)) return;
     this.#told.add(reason);

@@ -1,17 +1,20 @@
 import { DivergedError } from "../core/errors.js";
 
 export interface SkipLimits {
-  /** More skips than this in a row end the run. */
+  /** More consecutive skips than this end the run. */
   maxConsecutiveSkips: number;
-  /** More skips than this among the last `window` steps end it. */
+  /** More skips than this among the last `window` steps end the run. */
   maxSkipsPerWindow: number;
   window: number;
 }
 
-/** Follows the guard's decisions and says when there were too many skips for the run to go on by itself (FAULTS N4). */
+/**
+ * Follows the guard's decisions, and reports when there were too many skips for the run to continue
+ * by itself (FAULTS N4).
+ */
 export class SkipHistory {
   readonly #limits: SkipLimits;
-  /** 1 skipped, 0 applied; oldest first, at most `window`. */
+  /** Outcomes of the last steps, oldest first, at most `window`: 1 skipped, 0 applied. */
   readonly recent: (0 | 1)[];
 
   constructor(limits: SkipLimits, recent: readonly (0 | 1)[] = []) {
@@ -24,7 +27,7 @@ export class SkipHistory {
     if (this.recent.length > this.#limits.window) this.recent.shift();
   }
 
-  /** What to tell the user if the run must end, or null. */
+  /** The error that ends the run, or null. */
   verdict(step: number): DivergedError | null {
     const { maxConsecutiveSkips, maxSkipsPerWindow, window } = this.#limits;
     const inARow = this.recent.length - (this.recent.lastIndexOf(0) + 1);

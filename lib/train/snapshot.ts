@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { HostCopies } from "../checkpoint/host-copies.js";
-import { huggingFaceConfig, weightSources } from "../checkpoint/llama.js";
+import { huggingFaceConfig, weightSources } from "../checkpoint/model.js";
 import { optimizerFile, optimizerSources } from "../checkpoint/optimizer.js";
 import type { CheckpointContents } from "../checkpoint/save.js";
 import { weightsFile } from "../checkpoint/weights.js";
@@ -8,9 +8,8 @@ import type { RunConfig } from "../config/index.js";
 import { buildInfo } from "../core/native.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
-import type { Llama } from "../model/llama.js";
+import type { LanguageModel } from "../model/language-model.js";
 import type { AdamW } from "../optim/adamw.js";
-import { documentOptions, needStarts } from "./documents.js";
 import { type TrainerState, trainerState } from "./state.js";
 
 /** What must be the same for a run to go on from a checkpoint: another value would silently be another run. */
@@ -22,10 +21,15 @@ export function runIdentity(config: RunConfig, mixture: Mixture): Record<string,
     seed,
     sequenceLength: data.sequenceLength,
     // Absent by default, as in checkpoints older than the option.
-    documents: needStarts(data) ? documentOptions(data) : undefined,
+    documents: keptApart(data),
     data: mixture.fingerprint,
     tokenizer: mixture.tokenizerSha256,
   };
+}
+
+/** How documents are kept apart; undefined where they are not. */
+function keptApart({ maskDocuments, resetPositions }: RunConfig["data"]) {
+  return maskDocuments || resetPositions ? { maskDocuments, resetPositions } : undefined;
 }
 
 /**
@@ -34,7 +38,7 @@ export function runIdentity(config: RunConfig, mixture: Mixture): Record<string,
  */
 export async function snapshot(run: {
   config: RunConfig;
-  model: Llama;
+  model: LanguageModel;
   optimizer: AdamW;
   tokenizer: Tokenizer;
   mixture: Mixture;
@@ -44,10 +48,9 @@ export async function snapshot(run: {
   validation?: number | null;
 }): Promise<CheckpointContents> {
   const { config, model, optimizer, tokenizer, mixture, copies, progress } = run;
-  const [weights, state] = await Promise.all([
-    weightSources(model, copies),
-    optimizerSources(optimizer, copies),
-  ]);
+  // One after the other: ranks then gather divided state in the same order.
+  const weights = await weightSources(model, copies);
+  const state = await optimizerSources(optimizer, copies);
   return {
     files: {
       "config.json": huggingFaceConfig(model, {

@@ -1,8 +1,8 @@
 import { join } from "node:path";
 import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
-import { loadWeights } from "../checkpoint/llama.js";
 import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
+import { loadWeights } from "../checkpoint/model.js";
 import { expectUnmoved } from "../checkpoint/moved.js";
 import { loadOptimizer, optimizerFile } from "../checkpoint/optimizer.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
@@ -16,19 +16,23 @@ import { faultPoint } from "../core/faults.js";
 import { buildInfo } from "../core/native.js";
 import { readDatasetFile } from "../data/dataset-file.js";
 import { openHeldOut } from "../data/held-out.js";
+import { Loader } from "../data/loader.js";
 import { Mixture } from "../data/mixture.js";
-import type { ShardCheck } from "../data/shard-check.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { checkTokenizerFiles } from "../data/verify.js";
 import type { Cluster } from "../dist/cluster.js";
 import { FolderIdentity } from "../files/folder-identity.js";
-import { parameterCount } from "../model/config.js";
-import { Llama } from "../model/llama.js";
+import { createModel, parameterCount } from "../model/architectures.js";
+import type { LanguageModel } from "../model/language-model.js";
 import { AdamW } from "../optim/adamw.js";
+import { cosineSchedule } from "../optim/schedule.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
+import { Canary } from "./canary.js";
+import { validationLoss, writeSamples } from "./evaluate.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
+import type { TrainerParts } from "./parts.js";
 import {
   agreedCheckpoint,
   checkIdentity,
@@ -36,11 +40,16 @@ import {
   findCheckpoint,
   goBackTo,
 } from "./resume.js";
+import { RunSaver } from "./saver.js";
 import { startShardCheck } from "./shard-check.js";
 import { runIdentity } from "./snapshot.js";
-import { checkCounts, checkTrainerState, parseTrainerState, type TrainerState } from "./state.js";
+import { checkCounts, checkTrainerState, parseTrainerState } from "./state.js";
 
-export interface TrainerOptions {
+export interface TrainerOptions
+  extends Pick<
+    TrainerParts,
+    "onNotice" | "onStep" | "onValidation" | "onCheckpoint" | "extraMetrics" | "signal"
+  > {
   /**
    * Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). If the run has
    * newer ones than that folder, they are moved to `abandoned-N/` within its output folder.
@@ -52,32 +61,6 @@ export interface TrainerOptions {
   allowDataChange?: boolean;
   /** Writes no checkpoint where false (true): to measure. What is trained is lost, and no disk space is asked for. */
   checkpoints?: boolean;
-  /** Things worth telling the user that are not errors. */
-  onNotice?: (message: string) => void;
-}
-
-/** Everything a run works with, opened and checked. */
-export interface TrainerParts {
-  config: RunConfig;
-  deviceName: string;
-  model: Llama;
-  optimizer: AdamW;
-  tokenizer: Tokenizer;
-  mixture: Mixture;
-  heldOut: Mixture | null;
-  /** The processes it trains with; null when it is alone. */
-  cluster: Cluster | null;
-  /** Null on a rank other than 0, which writes none of the run's files. */
-  output: OutputFolder | null;
-  metrics: MetricsWriter | null;
-  progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
-  /** Whether it writes checkpoints. */
-  saves: boolean;
-  /** Hashes the data in the background; null where another process or nobody does. */
-  shardCheck: ShardCheck | null;
-  /** Folder of the checkpoint that the run goes on from. */
-  checkpoint: string | null;
-  onNotice: (message: string) => void;
 }
 
 /** The run's folder, held by this process. */
@@ -175,28 +158,112 @@ export async function startRun(
     const metrics =
       output &&
       (await openRecords(output.identity, info, { step: progress.step, changes }, onNotice));
+    const loader = openLoader(config, { mixture, world, position: progress.position, onNotice });
+    const saver = saves
+      ? new RunSaver({
+          config,
+          model,
+          optimizer,
+          tokenizer,
+          mixture,
+          cluster,
+          identity: output?.identity ?? null,
+          checkpoint: checkpoint?.path ?? null,
+          onNotice,
+        })
+      : undefined;
+    const { onStep, onValidation, onCheckpoint, extraMetrics, signal } = options;
+    if (saver && onCheckpoint) saver.onCheckpoint = onCheckpoint;
+    const { evaluate, sample, batch, data } = config;
     return {
-      config,
-      shardCheck,
-      deviceName,
       model,
       optimizer,
-      tokenizer,
-      mixture,
-      heldOut,
-      cluster,
-      output,
-      metrics,
+      batches: loader,
+      schedule: cosineSchedule(config.optimizer),
+      steps: config.steps,
+      accumulation,
+      clip: config.optimizer.clip,
+      guard: config.guard,
       progress,
-      saves: options.checkpoints ?? true,
-      checkpoint: checkpoint?.path ?? null,
+      ...(heldOut && {
+        validate: {
+          every: evaluate.every,
+          measure: () =>
+            validationLoss(model, heldOut, {
+              batches: evaluate.batches,
+              microBatch: batch.microBatch,
+              documents: data,
+            }),
+        },
+      }),
+      ...(writesSamples(model, config) && {
+        sample: {
+          every: sample.every,
+          write: (step) => writeSamples(model, tokenizer, config, step),
+        },
+      }),
+      ...(saver && { saver }),
+      records: metrics,
+      cluster,
+      canary: new Canary(model.store, config.canary.every),
+      shardCheck,
+      ...(extraMetrics && { extraMetrics }),
+      ...(onStep && { onStep }),
+      ...(onValidation && { onValidation }),
+      ...(signal && { signal }),
       onNotice,
+      recipe: { config, tokenizer, deviceName },
+      close: async () => {
+        await shardCheck?.close(loader.hangs);
+        await loader.close();
+        // A file is closed after its reads.
+        if (!loader.hangs) {
+          await mixture.close();
+          await heldOut?.close();
+        }
+        await metrics?.close();
+        await releaseOutputFolder(output);
+      },
     };
   } catch (error) {
     for (const close of opened.reverse()) await close();
     cluster?.fail(error as Error);
     throw error;
   }
+}
+
+/** The micro-batches of a run, from where it goes on. */
+function openLoader(
+  { batch, data }: RunConfig,
+  from: {
+    mixture: Mixture;
+    world: Cluster["world"] | null;
+    position: number;
+    onNotice: (message: string) => void;
+  },
+): Loader {
+  const { mixture, world, position, onNotice } = from;
+  return new Loader(mixture, {
+    batchSize: batch.microBatch,
+    startPosition: position,
+    rank: world?.rank ?? 0,
+    worldSize: world?.worldSize ?? 1,
+    // A step reads all of its batches before its first pass.
+    prefetch: Math.max(data.prefetch, batch.accumulation),
+    maskDocuments: data.maskDocuments,
+    resetPositions: data.resetPositions,
+    slowAfterMs: data.slowSeconds * 1000,
+    limitMs: data.hangSeconds * 1000,
+    onSlow: (waitedMs) =>
+      onNotice(`waiting for data for ${Math.round(waitedMs / 1000)} s: is the storage slow?`),
+  });
+}
+
+/** Rank 0 writes samples; where weights are divided, all ranks compute them together. */
+function writesSamples(model: LanguageModel, { sample }: RunConfig): boolean {
+  const { parallel, divided } = model.store;
+  if (sample.prompts.length === 0) return false;
+  return !parallel || parallel.writes || divided;
 }
 
 /**
@@ -273,10 +340,10 @@ async function build(
   config: RunConfig,
   start: { checkpoint: Checkpoint | null; device: Device; cluster: Cluster | null },
   opened: (() => unknown)[],
-): Promise<{ model: Llama; optimizer: AdamW }> {
+): Promise<{ model: LanguageModel; optimizer: AdamW }> {
   const { optimizer: options, guard } = config;
   const { checkpoint, device, cluster } = start;
-  const model = await Llama.create(config.model, {
+  const model = await createModel(config.model, {
     device,
     ...(cluster && { parallel: cluster.strategy }),
     dtype: config.precision === "bf16" ? "bf16" : "f32",

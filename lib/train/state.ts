@@ -5,17 +5,23 @@ import { boundedList } from "../core/bounded-list.js";
 import { CheckpointError } from "../core/errors.js";
 import { type GuardCounts, lastExactCount } from "../optim/guard.js";
 
-/** What a checkpoint says of the run beside its tensors: `trainer.json`. With the tensors it is all that a resume needs. */
+/**
+ * State of a run in a checkpoint, apart from its tensors: `trainer.json`. Together with the
+ * tensors, a resume needs nothing else.
+ */
 const stateSchema = z.strictObject({
   format: z.literal("llamaforge-trainer"),
   version: z.literal(1),
-  /** Steps done, skipped ones included; the learning rate follows from it. */
+  /** Number of steps done, including skipped ones. The learning rate follows from it. */
   step: z.int().min(0),
-  /** Tokens trained on. */
+  /** Number of tokens trained on. */
   tokens: z.int().min(0),
-  /** Windows of the mixture consumed: where the data goes on. */
+  /** Number of windows of the mixture consumed, which is where the data continues. */
   position: z.int().min(0),
-  /** The last steps' outcomes, oldest first: 1 skipped, 0 applied. The limits of the guard look at them. */
+  /**
+   * Outcomes of the last steps, oldest first: 1 skipped, 0 applied. The guard's limits depend on
+   * them.
+   */
   skips: z.array(z.union([z.literal(0), z.literal(1)])),
   /** The resolved configuration, for people and tools that read the checkpoint. */
   config: z.record(z.string(), z.unknown()),
@@ -31,10 +37,10 @@ export function trainerState(
 }
 
 /**
- * Compares what a checkpoint's files say of its progress: each of them is whole, but they may be of different steps, or
- * hold numbers that no run can have come to.
- * @param manifestStep of manifest.json
- * @throws CheckpointError naming the field and what it should be
+ * Compares the progress recorded in a checkpoint's files. Each file may be whole, but they may be
+ * of different steps, or hold numbers that no run can have reached.
+ * @param manifestStep step in manifest.json
+ * @throws CheckpointError naming the field and its expected value
  */
 export function checkTrainerState(
   state: TrainerState,
@@ -53,8 +59,8 @@ export function checkTrainerState(
 }
 
 /**
- * Compares a checkpoint's progress with what the optimizer's state counts.
- * @throws CheckpointError naming the field and what it should be
+ * Compares a checkpoint's progress with the counters in the optimizer's state.
+ * @throws CheckpointError naming the field and its expected value
  */
 export function checkCounts(state: TrainerState, counts: GuardCounts, source: string): void {
   const { step, skips } = state;

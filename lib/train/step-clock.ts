@@ -1,34 +1,37 @@
 import type { Device } from "../core/device.js";
 import { passedAt, reachedAt } from "../core/runtime.js";
 
-/** A stretch of time by performance.now(), in milliseconds. */
+/** A span of time by performance.now(), in milliseconds. */
 export interface Span {
   from: number;
   to: number;
 }
 
-/** One micro-batch as the host saw it. */
+/** Times of one micro-batch on the host. */
 export interface PassTimes {
-  /** Waiting for the loader. */
+  /** Wait for the loader. */
   data: Span;
-  /** Checking the hardware before the pass (the canary); null when it was not due. */
+  /** Check of the hardware before the pass (the canary); null if none was due. */
   checks: Span | null;
-  /** Enqueuing forward and backward, and behind the last micro-batch clipping and AdamW. */
+  /** Enqueuing of forward and backward, and after the last micro-batch of clipping and AdamW. */
   recorded: Span;
 }
 
-/** Milliseconds of JavaScript on the main thread that a step's parts took. */
+/** Milliseconds of JavaScript on the main thread for the parts of a step. */
 export interface RecordingMs {
   forward: number;
   backward: number;
   optimizer: number;
 }
 
-/** Takes the times of a step while it is enqueued. Costs some calls of performance.now() and one mark a micro-batch. */
+/**
+ * Records the times of a step while it is enqueued. It costs a few calls of performance.now() and
+ * one mark per micro-batch.
+ */
 export class StepClock {
   readonly passes: PassTimes[] = [];
   readonly recordingMs: RecordingMs = { forward: 0, backward: 0, optimizer: 0 };
-  /** When the device had done each pass but the last, which ends with the step. */
+  /** Times at which the device finished each pass except the last, which ends with the step. */
   readonly #marks: Promise<number>[] = [];
   readonly #device: Device;
   #data: Span = { from: 0, to: 0 };
@@ -62,9 +65,12 @@ export class StepClock {
     record();
     const recorded = { from, to: performance.now() };
     this.passes.push({ data: this.#data, checks: this.#checks, recorded });
+    // All of a step's batches are there before its first pass: the later ones wait for none.
+    this.#data = { from: recorded.to, to: recorded.to };
     this.#checks = null;
     if (last) return;
-    // No wait, which would take a failure away: the update behind it would then be done with half of the gradients.
+    // Not a wait, which would consume a failure: the following update would then run with half of
+    // the gradients.
     this.#marks.push(passedAt(this.#device));
   }
 
@@ -76,7 +82,10 @@ export class StepClock {
     return result;
   }
 
-  /** All of the step is enqueued. @returns when the device had done each pass, the last with the whole step */
+  /**
+   * Called when the whole step is enqueued. @returns times at which the device finished each pass;
+   * the last is that of the whole step
+   */
   end(): Promise<number[]> {
     const last = this.passes.at(-1);
     if (last) last.recorded.to = performance.now();

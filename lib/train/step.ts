@@ -1,4 +1,6 @@
 import {
+  argumentError,
+  checkBoolean,
   checkFunction,
   checkInstance,
   checkInteger,
@@ -6,32 +8,29 @@ import {
   checkObject,
 } from "../core/check.js";
 import { full, tensor, zeros } from "../core/create.js";
+import type { Device } from "../core/device.js";
+import { ArgumentError } from "../core/errors.js";
 import { faultPoint } from "../core/faults.js";
 import { native } from "../core/native.js";
 import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
-import { Llama } from "../model/llama.js";
-import { AdamW } from "../optim/adamw.js";
-import { type DocumentChoice, documentOptions } from "./documents.js";
+import { batchTensors, countTargets, type HostBatch } from "../model/batch.js";
+import { LanguageModel } from "../model/language-model.js";
+import type { ParallelStrategy } from "../nn/parallel.js";
+import { div } from "../ops/index.js";
+import type { Optimizer } from "../optim/optimizer.js";
 import { StepClock } from "./step-clock.js";
 
-/** Token ids of a micro-batch, (windows, time) each; targets are shifted by one. */
-export interface MicroBatch {
-  inputs: Int32Array;
-  targets: Int32Array;
-  /** Where the documents of the windows start; see `documentStarts()`. */
-  documentStarts?: Int32Array;
-  /** Windows. */
-  count: number;
-}
-
 export interface StepOptions {
-  model: Llama;
-  optimizer: AdamW;
-  nextBatch: () => Promise<MicroBatch>;
-  /** How the documents of a window are kept apart; where they are, micro-batches have `documentStarts`. Default: not. */
-  documents?: DocumentChoice;
+  model: LanguageModel;
+  optimizer: Optimizer;
+  nextBatch: () => Promise<HostBatch>;
+  /**
+   * Whether targets may be -100, with several processes, which must then agree on the number of those that count. Alone
+   * they may always be. Default: false.
+   */
+  masked?: boolean;
   /** Micro-batches whose gradients add up. */
   accumulation: number;
   lr: number;
@@ -48,6 +47,9 @@ export interface StepOptions {
 /** A step that has been enqueued. */
 export interface RunningStep {
   lr: number;
+  /** Of this process: rows of its micro-batches, and their tokens. */
+  windows: number;
+  tokens: number;
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
   /** What the host did for it, and when. */
@@ -67,58 +69,63 @@ export interface RunningStep {
 }
 
 /**
- * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and AdamW; with several
- * processes, over the micro-batches of all of them. Waits for data, and for a device that is far behind; the event loop gets
- * its turn before each micro-batch. Everything made is freed when the step's scope ends, as far as the device has no more
- * use for it.
+ * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and the optimizer. The loss is
+ * the sum over all targets that count, of all micro-batches and processes, divided by their number; gradients likewise. So
+ * the step's batches are read before its first pass. Waits for data, and for a device that is far behind; the event loop
+ * gets its turn before each micro-batch. Everything made is freed when the step's scope ends, as far as the device has no
+ * more use for it.
+ * @throws ArgumentError for arguments that do not fit, and for batches with targets of -100 on several processes where
+ *   `masked` is not said
  */
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
   const op = "trainStep";
   checkObject(op, "options", options);
-  const { model, optimizer, nextBatch, documents, accumulation, lr, clip } = options;
-  checkInstance(op, "model", model, Llama, "a Llama");
-  checkInstance(op, "optimizer", optimizer, AdamW, "an AdamW");
+  const { model, optimizer, nextBatch, accumulation, lr, clip, masked = false } = options;
+  checkInstance(op, "model", model, LanguageModel, "a language model");
+  checkObject(op, "optimizer", optimizer, "an optimizer, such as AdamW");
+  checkFunction(op, "optimizer.step", optimizer.step);
   checkFunction(op, "nextBatch", nextBatch);
   checkInteger(op, "accumulation", accumulation, { min: 1, max: 2 ** 31 });
   checkNumber(op, "lr", lr, { min: 0 });
   checkNumber(op, "clip", clip, { min: 0 });
+  checkBoolean(op, "masked", masked);
+  const { device } = model;
   const { parallel } = model.store;
-  const clock = new StepClock(model.device);
+  const clock = new StepClock(device);
   const figures = await scope(async () => {
-    const scale = 1 / accumulation;
-    const shared = parallel && tensor([0, options.stop ? 1 : 0], { device: model.device });
-    const meanLoss = shared ? shared.view([]) : zeros([], { device: model.device });
-    const share = full([1], scale, { device: model.device });
+    const shared = parallel && tensor([0, options.stop ? 1 : 0], { device });
+    const meanLoss = shared ? shared.view([]) : zeros([], { device });
+    await ready(device);
+    const batches = await clock.data(async () => {
+      const read: HostBatch[] = [];
+      while (read.length < accumulation) read.push(checkHostBatch(op, await nextBatch()));
+      return read;
+    });
+    const shares = sharesOf(batches, { masked, parallel, device });
+    if (shares.targets === 0) native.fill(meanLoss.native, Number.NaN);
     // A scope for each micro-batch, so that its activations are gone before the next one's are made.
-    const pass = (batch: MicroBatch, last: boolean, sum: Tensor): void =>
+    const pass = (micro: number, last: boolean, sum: Tensor): void =>
       scope(() => {
-        checkObject(op, "a micro-batch of nextBatch", batch);
-        const { inputs, targets, documentStarts, count } = batch;
         parallel?.beginMicroBatch(last);
-        const shape = [count, inputs.length / count];
-        const ids = (data: Int32Array): Tensor =>
-          tensor(data, { shape, dtype: "i32", device: model.device });
-        const loss = clock.part("forward", () =>
-          model.loss(
-            ids(inputs),
-            ids(targets),
-            documentOptions(documents, documentStarts && ids(documentStarts)),
-          ),
-        );
+        const batch = batchTensors(batches[micro] as HostBatch, device);
+        const loss = clock.part("forward", () => model.loss(batch));
         if (faultPoint("loss") === "nan") native.fill(loss.native, Number.NaN);
-        clock.part("backward", () => loss.backward({ scale }));
-        native.accumulateScaled(loss.native, share.native, sum.native);
+        const { count, scale, share } = shares.of(micro);
+        clock.part("backward", () =>
+          loss.backward(scale === null ? { gradient: share.view([]) } : { scale }),
+        );
+        // The mean over no target is NaN; its gradients are 0.
+        if (count > 0) native.accumulateScaled(loss.native, share.native, sum.native);
       });
     for (let micro = 0; micro < accumulation; micro++) {
-      await ready(model.device);
-      const batch = await clock.data(nextBatch);
+      if (micro > 0) await ready(device);
       const { verify } = options;
       if (micro === 0 && verify) {
-        const aside = zeros([], { device: model.device });
-        await clock.checks(() => verify(() => pass(batch, false, aside)));
+        const aside = zeros([], { device });
+        await clock.checks(() => verify(() => pass(micro, false, aside)));
       }
       const last = micro === accumulation - 1;
-      clock.pass(() => pass(batch, last, meanLoss), last);
+      clock.pass(() => pass(micro, last, meanLoss), last);
     }
     if (shared) parallel.average(shared);
     const { decision } = clock.part("optimizer", () =>
@@ -129,8 +136,11 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         native.fill(ownedWeights.native, Number.NaN);
     }
     const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray(), clock.end()]);
-    return { pending: values };
+    const windows = batches.reduce((sum, { count }) => sum + count, 0);
+    const tokens = batches.reduce((sum, { inputs }) => sum + inputs.length, 0);
+    return { pending: values, windows, tokens };
   });
+  const { windows, tokens } = figures;
   const read = figures.pending.then(([[loss, stop = 0], decision, reached]) => ({
     loss: loss as number,
     decision,
@@ -140,5 +150,72 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   }));
   // Waited for later; a failure until then must not count as unhandled.
   read.catch(() => {});
-  return { lr, dataWaitMs: clock.dataWaitMs, clock, figures: read };
+  return { lr, windows, tokens, dataWaitMs: clock.dataWaitMs, clock, figures: read };
+}
+
+interface TargetShares {
+  /** Targets that count, of this process. */
+  readonly targets: number;
+  /**
+   * What a micro-batch's mean counts in the step's: `share` f32 (1), and as a number, null where only the device knows.
+   * `count`: its targets.
+   */
+  of(micro: number): { count: number; scale: number | null; share: Tensor };
+}
+
+/** The part that each micro-batch's mean has in the mean over all targets; in the current scope. */
+function sharesOf(
+  batches: readonly HostBatch[],
+  to: { masked: boolean; parallel: ParallelStrategy | null; device: Device },
+): TargetShares {
+  const { masked, parallel, device } = to;
+  const counts = batches.map(({ targets }) => countTargets(targets));
+  const targets = counts.reduce((sum, count) => sum + count, 0);
+  if (!parallel || !masked) {
+    const partial = batches.findIndex((batch, micro) => batch.targets.length !== counts[micro]);
+    if (parallel && partial >= 0) {
+      throw new ArgumentError(
+        `[trainStep] targets of -100 in micro-batch ${partial}: with several processes say masked: true, so that all of ` +
+          "them count the targets together",
+      );
+    }
+    const scales = counts.map((count) => (targets === 0 ? 0 : count / targets));
+    const shares = scales.map((scale) => full([1], scale, { device }));
+    return {
+      targets,
+      of: (micro) => ({
+        count: counts[micro] as number,
+        scale: scales[micro] as number,
+        share: shares[micro] as Tensor,
+      }),
+    };
+  }
+  // On the device: asking the host for the sum would make it wait for the step before.
+  const mean = tensor([targets], { device });
+  parallel.average(mean);
+  const shares = counts.map((count) => div(tensor([count], { device }), mean));
+  return {
+    targets,
+    of: (micro) => ({
+      count: counts[micro] as number,
+      scale: null,
+      share: shares[micro] as Tensor,
+    }),
+  };
+}
+
+function checkHostBatch(op: string, batch: HostBatch): HostBatch {
+  checkObject(op, "a batch of nextBatch", batch, "a batch: { inputs, targets, count }");
+  const { inputs, targets, count } = batch;
+  for (const [name, ids] of Object.entries({ inputs, targets })) {
+    if (!(ids instanceof Int32Array)) throw argumentError(op, "an Int32Array", name, ids);
+  }
+  checkInteger(op, "count", count, { min: 1, max: inputs.length });
+  if (inputs.length % count !== 0 || targets.length !== inputs.length) {
+    throw new ArgumentError(
+      `[${op}] expected ${count} rows of equal length in inputs and targets, got ${inputs.length} and ` +
+        `${targets.length} ids`,
+    );
+  }
+  return batch;
 }

@@ -1,9 +1,10 @@
-// Folders as other programs leave them: a hub cache made of links, buffers beside the weights; and what saveLlama leaves for them.
+// Folders of other programs: a hub cache made of links, and buffers beside the weights. Also the
+// files that saveModel writes for those programs.
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { loadLlama, type SaveLlamaOptions, saveLlama } from "../../lib/checkpoint/llama.js";
+import { loadModel, type SaveModelOptions, saveModel } from "../../lib/checkpoint/model.js";
 import {
   readSafetensors,
   type TensorSource,
@@ -12,8 +13,9 @@ import {
 import { tensor } from "../../lib/core/create.js";
 import { ArgumentError, CheckpointError, TokenizerError } from "../../lib/core/errors.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import { llamaConfig } from "../../lib/model/config.js";
+import type { LanguageModel } from "../../lib/model/language-model.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { buildLibrary } from "../cli/build.js";
 import { llamaforge } from "../cli/run.js";
 import { quickstart } from "../data/support.js";
@@ -33,11 +35,14 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 const ids = [[1, 2, 3, 4]];
-const logits = async (of: Llama) => [
+const logits = async (of: LanguageModel) => [
   ...(await of.forward(tensor(ids, { dtype: "i32" })).toArray()),
 ];
 
-/** Moves a folder's files to `blobs/` and links to them from `snapshots/ABC/`, as the hub's client does. */
+/**
+ * Moves a folder's files to `blobs/` and links to them from `snapshots/ABC/`, as the hub's client
+ * does.
+ */
 async function hubCache(name: string): Promise<string> {
   const cache = join(folder, `${name}-cache`);
   const snapshot = join(cache, "snapshots", "ABC");
@@ -56,28 +61,28 @@ test.each([
   ["shards", { shardBytes: 100_000 }],
 ])("a hub cache of links, %s: weights, configuration and tokenizer", async (kind, options) => {
   const name = kind.replace(" ", "-");
-  await saveLlama(join(folder, name), model, { tokenizer, ...options });
+  await saveModel(join(folder, name), model, { tokenizer, ...options });
   const snapshot = await hubCache(name);
   expect((await readdir(snapshot)).includes("model.safetensors.index.json")).toBe(
     kind === "shards",
   );
-  expect(await logits(await loadLlama(snapshot))).toEqual(await logits(model));
+  expect(await logits(await loadModel(snapshot))).toEqual(await logits(model));
   expect((await Tokenizer.load(snapshot)).sha256).toBe(tokenizer.sha256);
   const said = await llamaforge(["generate", snapshot, "The law", "--max-tokens", "2"]);
   expect(said.code, said.stderr).toBe(0);
   expect(said.stdout).toContain("The law");
 
-  // A link that leads nowhere is told by its name.
+  // The error names a link that leads nowhere.
   const weights = (await readdir(snapshot)).find((file) => file.endsWith(".safetensors")) as string;
   await rm(join(snapshot, weights));
   await symlink("../../blobs/gone", join(snapshot, weights));
-  await expect(loadLlama(snapshot)).rejects.toThrow(new RegExp(`${weights}.*no such file`, "s"));
+  await expect(loadModel(snapshot)).rejects.toThrow(new RegExp(`${weights}.*no such file`, "s"));
 });
 
 /** Writes the model with these tensors beside its weights. */
 async function withExtra(name: string, extra: Record<string, number[]>): Promise<string> {
   const place = join(folder, name);
-  await saveLlama(place, model, { tokenizer: null });
+  await saveModel(place, model, { tokenizer: null });
   const file = join(place, "model.safetensors");
   const { tensors } = await readSafetensors(file);
   const kept: TensorSource[] = [];
@@ -109,7 +114,7 @@ test("buffers that follow from the configuration are passed over, by their exact
     "model.layers.1.self_attn.masked_bias": [],
     "model.causal_mask": [32, 32],
   });
-  expect(await logits(await loadLlama(place))).toEqual(await logits(model));
+  expect(await logits(await loadModel(place))).toEqual(await logits(model));
 });
 
 test.each([
@@ -120,15 +125,15 @@ test.each([
   ["inv_freq", [8]],
 ])("what may be a weight is not: %s", async (name, shape) => {
   const place = await withExtra(`unknown-${name}-${shape.join("x")}`, { [name]: shape });
-  await expect(loadLlama(place)).rejects.toThrow(`1 tensors unexpected:\n  ${name}`);
-  await expect(loadLlama(place)).rejects.toThrow(CheckpointError);
+  await expect(loadModel(place)).rejects.toThrow(`1 tensors unexpected:\n  ${name}`);
+  await expect(loadModel(place)).rejects.toThrow(CheckpointError);
 });
 
-test("saveLlama with a tokenizer leaves a whole folder; without one it says what is missing", async () => {
+test("saveModel with a tokenizer leaves a whole folder; without one it says what is missing", async () => {
   const notices: string[] = [];
   const onNotice = (message: string) => notices.push(message);
   const whole = join(folder, "whole");
-  await saveLlama(whole, model, { tokenizer, onNotice });
+  await saveModel(whole, model, { tokenizer, onNotice });
   expect(notices).toEqual([]);
   expect((await readdir(whole)).sort()).toEqual(
     ["config.json", "model.safetensors", ...Object.keys(tokenizer.contents())].sort(),
@@ -137,15 +142,15 @@ test("saveLlama with a tokenizer leaves a whole folder; without one it says what
   expect(config).toMatchObject({ bos_token_id: tokenizer.bosId, eos_token_id: tokenizer.eosId });
 
   const bare = join(folder, "bare");
-  await saveLlama(bare, model, { onNotice });
+  await saveModel(bare, model, { onNotice });
   expect(notices).toHaveLength(1);
   expect(notices[0]).toContain(`${bare} has no tokenizer.json`);
   expect(notices[0]).toContain("config.json does not name the end of a text");
-  await saveLlama(join(folder, "knowingly"), model, { tokenizer: null, onNotice });
+  await saveModel(join(folder, "knowingly"), model, { tokenizer: null, onNotice });
   expect(notices).toHaveLength(1);
 
   const small = await Llama.create(llamaConfig({ ...shape, vocabSize: 300 }));
-  await expect(saveLlama(join(folder, "small"), small, { tokenizer })).rejects.toThrow(
+  await expect(saveModel(join(folder, "small"), small, { tokenizer })).rejects.toThrow(
     TokenizerError,
   );
   for (const [options, message] of [
@@ -154,19 +159,19 @@ test("saveLlama with a tokenizer leaves a whole folder; without one it says what
     [{ onNotice: 5 }, /onNotice/],
     [{ tokeniser: tokenizer }, /tokeniser/],
     [5, /options/],
-  ] as unknown as [SaveLlamaOptions, RegExp][]) {
-    const failed = saveLlama(join(folder, "never"), model, options);
+  ] as unknown as [SaveModelOptions, RegExp][]) {
+    const failed = saveModel(join(folder, "never"), model, options);
     await expect(failed).rejects.toThrow(message);
     await expect(failed).rejects.toThrow(ArgumentError);
   }
-  await expect(saveLlama(5 as never, model)).rejects.toThrow(ArgumentError);
-  await expect(saveLlama(join(folder, "never"), {} as never)).rejects.toThrow(ArgumentError);
+  await expect(saveModel(5 as never, model)).rejects.toThrow(ArgumentError);
+  await expect(saveModel(join(folder, "never"), {} as never)).rejects.toThrow(ArgumentError);
   expect(await readdir(folder)).not.toContain("never");
 });
 
 test("a run's checkpoint takes neither links nor buffers", async () => {
   const place = join(folder, "strict");
-  await saveLlama(place, model, { tokenizer });
+  await saveModel(place, model, { tokenizer });
   const copy = join(folder, "strict-copy");
   await cp(place, copy, { recursive: true });
   await rm(join(copy, "model.safetensors"));

@@ -1,4 +1,5 @@
-// A user's mistake is never called a bug: every command with paths that lead nowhere and texts that are none.
+// A user's mistake is never reported as a bug. Every command gets paths that lead nowhere and files
+// that are not text.
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -53,7 +54,7 @@ const yamls: Record<string, string> = {
   "none.yaml": "# nothing\n",
 };
 
-/** Paths, each wrong in another way. */
+/** Wrong paths, one for each kind of mistake. */
 const paths: [what: string, path: (folder: string) => string][] = [
   ["one that is not there", (at) => join(at, "none")],
   ["one below a file", (at) => join(at, "file/below")],

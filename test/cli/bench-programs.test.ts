@@ -1,4 +1,7 @@
-/** bench/event-loop and bench/serve, which measure on GPUs: here that they run, on the CPU with little work. */
+/**
+ * bench/event-loop and bench/serve measure on GPUs. These tests run them on the CPU with little
+ * work.
+ */
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -24,7 +27,7 @@ async function bench(program: string, args: string[]) {
 }
 
 test("the event loop's lag in all modes, and over two ranks", { timeout: 300_000 }, async () => {
-  // A process for each; training is what the two ranks do.
+  // One process for each rank. The two ranks only train.
   const modes = ["validating", "saving", "generating"];
   const options = ["--steps", "2", "--batches", "1", "--tokens", "2", "--micro-batch", "1"];
   const { stdout, result } = await bench("event-loop/run.mjs", [

@@ -31,7 +31,7 @@ const few = [
   "1",
 ];
 
-/** A peer that knows what it was asked to do. */
+/** A peer that reports its arguments. */
 function peer(name: string, body: string): string {
   const file = join(folder, `${name}.mjs`);
   writeFileSync(file, `import { parseArgs } from "node:util";\n${body}\n`);
@@ -52,7 +52,7 @@ describe("bench parity", () => {
     const { input, forward, backward, optimizer } = result.partsMs;
     for (const part of [input, forward, backward, optimizer]) expect(part).toBeGreaterThan(0);
     expect(result.memory.peakBytes).toBeGreaterThan(18 * result.model.parameters);
-    // Random words: learnt to be such at once, and not to be learnt further.
+    // The model learns the frequencies of random words at once. There is nothing more to learn.
     expect(result.loss.first).toBeLessThan(Math.log(4096) + 0.5);
     expect(result.loss.last).toBeGreaterThan(4);
     const flops = flopsPerToken(presets.quickstart, 64);
@@ -60,7 +60,7 @@ describe("bench parity", () => {
     expect(result.figures.peak).toHaveProperty("unknown");
     expect(result.figures.published).toBe(null);
     expect(result.device.id).toBe("cpu");
-    // Beside it the bare loop on the same windows, with what the main thread did in both.
+    // The result also has the bare loop on the same windows, and the main thread's times in both.
     const { bare, host, trainOfBare, waitMs } = result;
     expect(bare.tokensPerSecond).toBeCloseTo(256 / (bare.stepMs.median / 1000), 3);
     expect(trainOfBare).toBeCloseTo(result.tokensPerSecond / bare.tokensPerSecond, 6);
@@ -113,7 +113,7 @@ describe("bench parity", () => {
     expect(failed.code).toBe(2);
     expect(failed.stderr).toContain("the peer failed with exit code 3");
     expect(failed.stderr).toContain("| no module named torch");
-    // Our own figures are not lost.
+    // A failed peer does not lose our own figures.
     expect(failed.stdout).toContain("tokens/s");
     expect(JSON.parse(readFileSync(file, "utf8"))).not.toHaveProperty("peer");
     const dumb = await run(silent, "--peer", process.execPath, "--peer-args", "--quick 1");
@@ -161,7 +161,7 @@ describe("synthetic data", () => {
       const mixture = await Mixture.open(made, { sequenceLength: 64 });
       expect(mixture.vocabSize).toBe(vocabSize);
       const ids = await mixture.read(0, 20);
-      // Nothing that stands for what is not there, and many different ones.
+      // The ids contain no unknown token, and many different ones.
       expect(ids.includes(0)).toBe(false);
       expect(new Set(ids).size).toBeGreaterThan(30);
       await mixture.close();

@@ -7,8 +7,8 @@ import type typescript from "typescript";
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 
 /**
- * Brings dist/ up to date with lib/, so that child processes run the sources as they are now. Types are
- * not checked here, `npm run check` does that. A bundle for a GPU host has dist/ as it is, and no compiler.
+ * Brings dist/ up to date with lib/, so that child processes run the current sources.
+ * `npm run check` checks the types. The bundle for GPU hosts has a finished dist/ and no compiler.
  */
 export function buildLibrary(): void {
   if (process.env.LLAMAFORGE_BUNDLE) return;
@@ -33,7 +33,7 @@ export function buildLibrary(): void {
   }
 }
 
-/** How a script that runs in a child process imports a module of the library, e.g. `train/metrics.js`. */
+/** The specifier by which a script in a child process imports a module, e.g. `train/metrics.js`. */
 export function importOf(module: string): string {
   return JSON.stringify(pathToFileURL(join(root, "dist", module)).href);
 }

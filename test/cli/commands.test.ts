@@ -16,7 +16,7 @@ import { readMetrics } from "../../lib/train/metrics.js";
 import { buildLibrary, root } from "./build.js";
 import { cliFile, llamaforge } from "./run.js";
 
-// The commands as a user types them, each in a process of its own, on a model that trains in no time.
+// The commands as a user types them, each in its own process, on a model that trains in seconds.
 let folder: string;
 const tokenizer = join(root, "assets/quickstart/tokenizer.json");
 const config = `
@@ -134,7 +134,7 @@ describe("train", () => {
     );
     expect(existsSync(join(folder, "stopped/report.html"))).toBe(true);
 
-    // The configuration must be the same one, so this run is stopped as well.
+    // Both runs need the same configuration, so this run is stopped as well.
     const again = spawn(process.execPath, [cliFile, ...args], { cwd: folder });
     let output = "";
     again.stdout.on("data", (chunk: Buffer) => {

@@ -2,24 +2,24 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { saveLlama } from "../../lib/checkpoint/llama.js";
+import { saveModel } from "../../lib/checkpoint/model.js";
 import { native } from "../../lib/core/native.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { generateTokens } from "../../lib/generate/generate.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { fixtures } from "../data/support.js";
 import { buildLibrary } from "./build.js";
 import { llamaforge } from "./run.js";
 
-// `generate` with a model whose vocabulary is padded, and a tokenizer in SentencePiece's manner.
+// `generate` with a padded vocabulary and a SentencePiece-style tokenizer.
 
 let folder: string;
 let tokenizer: Tokenizer;
 let model: Llama;
 const save = async (name: string): Promise<string> => {
   const place = join(folder, name);
-  await saveLlama(place, model);
+  await saveModel(place, model);
   await tokenizer.copyTo(place);
   return place;
 };

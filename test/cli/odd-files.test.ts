@@ -1,5 +1,5 @@
-// Whatever lies where a small file is expected, a FIFO that nobody writes above all: each command ends by itself, with the exit
-// code of its kind of input and an error that names the file.
+// Something else lies where a small file is expected, above all a FIFO without a writer. Each
+// command ends by itself with the exit code of its kind of input and an error that names the file.
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -30,7 +30,7 @@ async function put(path: string, kind: Kind): Promise<void> {
   }
 }
 
-/** Runs the command line; one that hangs is killed, which is no exit code. */
+/** Runs the command line. A command that hangs is killed and then has no exit code. */
 async function run(args: string[]): Promise<CliResult> {
   const child = spawn(process.execPath, [cliFile, ...args], { cwd: folder });
   const timer = setTimeout(() => child.kill("SIGKILL"), 100_000);
@@ -68,7 +68,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-/** The file, what is done with it, the exit code. */
+/** The file, the change to it, and the exit code. */
 const cases: [file: string, command: string, code: number][] = [
   ["run.yaml", "train run.yaml", 2],
   ["run.yaml", "plan run.yaml", 2],
@@ -95,10 +95,10 @@ const cases: [file: string, command: string, code: number][] = [
   [`${step}/model.safetensors.index.json`, `generate ${step} x`, 4],
 ];
 
-/** A FIFO everywhere; at every third file one of the other kinds, by turns. What all of them are told is tested below. */
+/** Every file becomes a FIFO. Every third also becomes one of the other kinds, in turn. */
 const table = cases.flatMap(([file, command, code], at) =>
   [...new Set<Kind>(["fifo", at % 3 === 0 ? (kinds[1 + ((at / 3) % 4)] as Kind) : "fifo"])]
-    // An empty lock, and no steps recorded yet, are nothing odd.
+    // An empty lock is valid, and so is a run without recorded steps.
     .filter((kind) => !(kind === "empty" && /\.lock$|metrics/.test(file)))
     .map((kind) => [kind, file, command, code] as const),
 );

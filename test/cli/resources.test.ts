@@ -1,4 +1,4 @@
-/** What the system does not give is no bug: /proc that is not there, processes and threads that it refuses. */
+/** A limit of the system is not reported as a bug: no /proc, refused processes and threads. */
 import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -32,7 +32,7 @@ test("memory is counted and locks are told apart without /proc", async () => {
     `import { residentBytes, usableThreads } from ${importOf("core/machine-limits.js")};
      import { mayBeAlive, thisOwner } from ${importOf("files/lock-owner.js")};
      const mine = thisOwner();
-     // Of a process that has /proc, and of one that has none.
+     // One process has /proc, the other has none.
      const alive = [mine, { ...mine, bootId: "b", startTime: "1" }].map(mayBeAlive);
      console.log(JSON.stringify({ rss: residentBytes() > 1e6, threads: usableThreads() > 0, bootId: mine.bootId, alive }));`,
   );
@@ -45,7 +45,7 @@ test("memory is counted and locks are told apart without /proc", async () => {
     process.execPath,
     script,
   ]);
-  // A container may forbid namespaces; the parts are then tried with what there is.
+  // A container may forbid namespaces. The parts are then tested without one.
   if (code !== 0 && /unshare|mount/.test(err)) {
     expect(residentBytes()).toBeGreaterThan(1e6);
     return;

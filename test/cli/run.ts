@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { root } from "./build.js";
 
-/** The command line; `buildLibrary()` makes it. */
+/** The program of the command line; `buildLibrary()` builds it. */
 export const cliFile = join(root, "dist/cli/main.js");
 
 export interface CliResult {

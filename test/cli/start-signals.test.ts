@@ -1,5 +1,5 @@
-// SIGINT and SIGTERM end a command at once while it has nothing to save, whatever it waits for; storage that does not answer
-// ends it by itself.
+// While a command has nothing to save, SIGINT and SIGTERM end it at once, whatever it waits for.
+// Storage that does not answer ends the command without a signal.
 import { rmSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { buildShim, preload, temporaryFolder } from "../checkpoint/support/harness.js";
@@ -27,7 +27,7 @@ const hanging = (from: number) => ({
   FAULT_READ_DELAY: "600000",
   FAULT_READ_POINT: String(from),
 });
-/** Two ranks are to meet, and there is one. */
+/** Only one of two ranks starts. */
 const lonely = {
   RANK: "0",
   WORLD_SIZE: "2",
@@ -60,7 +60,7 @@ test.each(
     await new Promise((resolve) => setTimeout(resolve, waitMs));
     child.kill(signal);
     const end = await ended;
-    // A run that trains by now, on a fast machine, has something to save.
+    // On a fast machine the run may already train, and then it saves.
     const trained = end.stdout.includes("step 1/");
     const code = end.code ?? { SIGTERM: 143, SIGINT: 130 }[end.signal as "SIGTERM" | "SIGINT"];
     expect(code, end.stderr).toBe(trained ? 75 : { SIGTERM: 143, SIGINT: 130 }[signal]);

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { commandName, commandTree, createProgram } from "../../lib/cli/program.js";
 
-// Scripts depend on these words: whoever changes the list breaks them, so it takes a reason in the commit.
+// Scripts depend on these words, and a change breaks them. The commit needs to give a reason.
 const surface = `
 llamaforge
   -V, --version

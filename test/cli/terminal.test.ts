@@ -1,11 +1,12 @@
-// Nothing of strangers reaches a terminal as it is: names, messages of parsers, what a model was given.
+// Foreign text reaches a terminal only with its control characters made visible: file names,
+// messages of parsers, prompts and generated text.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { saveLlama } from "../../lib/checkpoint/llama.js";
+import { saveModel } from "../../lib/checkpoint/model.js";
 import { bounded } from "../../lib/cli/terminal.js";
 import { visible, visibleLine } from "../../lib/core/visible.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
@@ -20,7 +21,7 @@ beforeAll(async () => {
   buildLibrary();
   folder = mkdtempSync(join(tmpdir(), "terminal-"));
   const model = await Llama.create(tinyConfig("data", "run").model, { seed: 1 });
-  await saveLlama(join(folder, "model"), model);
+  await saveModel(join(folder, "model"), model);
   await (await Tokenizer.load(join(root, "assets/quickstart"))).copyTo(join(folder, "model"));
   model.dispose();
   writeFileSync(join(folder, "keys.yaml"), `"${evil.replace("\r", "")}": 1\nsteps: 1\n`);
@@ -30,7 +31,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** What a command writes to a terminal, without the carriage returns that a terminal adds and the movements of a bar. */
+/** A command's output on a terminal, without carriage returns and the cursor movements of a bar. */
 async function onTerminal(args: string[]): Promise<string> {
   const command = [process.execPath, cliFile, ...args].map(quoted).join(" ");
   const child = spawn("script", ["-qec", command, "/dev/null"], {
@@ -43,11 +44,11 @@ async function onTerminal(args: string[]): Promise<string> {
     output += text;
   });
   await once(child, "close");
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what they are
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: it removes cursor movements
   return output.replaceAll("\r\n", "\n").replaceAll(/\u001b(\[[?\d;]*[A-Za-z]|[78])/g, "");
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the test looks for control characters
 const raw = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/;
 
 it.each([

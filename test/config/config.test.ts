@@ -185,7 +185,7 @@ describe("problems", () => {
     ["seed: -1", "seed", "got -1"],
     ["device: gpu", "device", 'expected cpu, cuda or cuda:N, got "gpu"'],
     ["name: a/b", "name", "letters, digits"],
-    ["init: {from: /nowhere}", "init.from", "expected a Hugging Face Llama folder"],
+    ["init: {from: /nowhere}", "init.from", "expected a Hugging Face model folder"],
     ["sample: {every: 1, prompts: ['']}", "sample.prompts[0]", "text that is not empty"],
     ["checkpoint: 5", "checkpoint", "expected a section with options of its own, got 5"],
     ["checkpoint: null", "checkpoint", "expected a section with options of its own, got null"],

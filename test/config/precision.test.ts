@@ -11,7 +11,7 @@ import { buildLibrary } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
 import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
-// What a CPU computes in is fixed when the addon starts: each set of kernels has processes of its own.
+// The addon chooses its kernels when it starts, so each set of kernels needs its own process.
 let folder: string;
 let recipe: string;
 let out: string;
@@ -83,7 +83,7 @@ it.runIf(hasBothSets)("auto is bf16 on a CPU that computes in it", () => {
   expect(stdout).toMatch(/parameters, bf16 \(auto: this CPU computes in it\)/);
   const { config } = JSON.parse(readFileSync(join(other, "run.json"), "utf8"));
   expect(config.precision).toBe("bf16");
-  // The other machine lacks what the checkpoint was made with, and keeps it all the same.
+  // The other machine has no bf16 instructions and still keeps the checkpoint's precision.
   const more = llamaforge(
     "x86-64-v3",
     "train",

@@ -192,7 +192,7 @@ describe("grad", () => {
       for (const [i, value] of (await numbers(slope as Tensor)).entries()) {
         expect(value).toBeCloseTo(expected[i] as number, 4);
       }
-      // The graph that was there before has not been used up.
+      // The earlier graph is still usable.
       sum(earlier).backward();
       expect(await numbers(other.grad)).toEqual(
         [3, 4].map((v, i) => Math.fround(2 * v + (before[1]?.[i] as number))),

@@ -1,4 +1,7 @@
-/** A user may dispose any tensor that the library hands out: what follows heals, or is a DisposedError before anything is done. */
+/**
+ * A user may dispose any tensor of the library. Later calls recreate it, or throw a DisposedError
+ * before they change anything.
+ */
 import { expect, test } from "vitest";
 import { ones } from "../../lib/core/create.js";
 import { DisposedError } from "../../lib/core/errors.js";

@@ -1,4 +1,5 @@
-// What an operation leaves behind when it fails: its outputs count as never computed, whatever it had begun to write.
+// The outputs of a failed operation count as never computed, even if the operation wrote part of
+// them.
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,7 +15,9 @@ import { settled } from "../support/settled.js";
 
 afterEach(() => setMemoryLimit(0));
 
-/** Reads again and again: the first failure has been told, and no later read may find a value. */
+/**
+ * Reads several times. The first read reports the failure, and no later read may return a value.
+ */
 async function expectNeverComputed(x: Tensor): Promise<void> {
   for (let i = 0; i < 3; i++) {
     const error = await x.toArray().catch((thrown: unknown) => thrown);
@@ -33,7 +36,7 @@ describe("an operation that fails in its kernel", () => {
     await expect(y.toArray()).rejects.toThrow("[binary]");
     expect(memory().bytes).toBe(before);
     await expectNeverComputed(y);
-    // The next one that writes it makes it a tensor like any other.
+    // The next operation that writes the tensor makes it valid again.
     native.binary(a.native, b.native, y.native, "add");
     expect(new Set(await y.toArray())).toEqual(new Set([3]));
   });
@@ -43,7 +46,7 @@ describe("an operation that fails in its kernel", () => {
     const index = tensor([[0, 1, 9]], { dtype: "i32" });
     const y = gather(x, index, 1);
     await expect(y.toArray()).rejects.toThrow("[gather] index 9");
-    // On a GPU the kernel itself finds that: y is NaN then.
+    // On a GPU the kernel itself finds the bad id and makes y NaN.
     if (x.device.type === "cuda") expect([...(await y.toArray())]).toEqual([NaN, NaN, NaN]);
     else await expectNeverComputed(y);
   });

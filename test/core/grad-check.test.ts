@@ -36,7 +36,7 @@ describe("checkGradients", () => {
     });
   });
 
-  // x² whose backward is wrong in one way each.
+  // x² with a wrong backward; each case has one mistake.
   const wrongSquare = (fault: (dx: Tensor) => Tensor) => (x: Tensor) =>
     differentiable("square", {
       inputs: [x],

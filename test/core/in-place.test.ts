@@ -1,4 +1,5 @@
-// Writes in place between a forward pass and its backward: backward computes with what the tape saved, or not at all.
+// In-place writes between a forward pass and its backward. Backward computes with the saved values
+// or throws.
 import { describe, expect, test } from "vitest";
 import { noGrad, recompute } from "../../lib/core/autograd.js";
 import { ones, zeros } from "../../lib/core/create.js";
@@ -77,7 +78,7 @@ describe("parameters", () => {
 
   test("what is left of a graph that was refused is freed", async () => {
     const { module, optimizer } = trainable();
-    scope(() => optimizer.step({ lr: 0 })); // what the first one makes stays
+    scope(() => optimizer.step({ lr: 0 })); // tensors of the first step stay
     await synchronize();
     const before = memory().tensors;
     scope(() => {

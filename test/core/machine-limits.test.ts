@@ -1,4 +1,4 @@
-/** What a container leaves of the machine: real files of control groups in a folder that stands for the root. */
+/** Limits of a container. A folder with real control group files stands for the root. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join } from "node:path";

@@ -60,10 +60,11 @@ describe("scope", () => {
     const before = memory().tensors;
     const one = scope(() => {
       const y = exp(exp(x));
-      exp(exp(exp(exp(x)))); // each saves what it was given
+      exp(exp(exp(exp(x)))); // each saves its input
       return scope(() => sum(mul(y, y)));
     });
-    expect(memory().tensors).toBe(before + 3); // the result, and what the inner exp and the square saved besides x
+    // The result, and two tensors that the inner exp and the square saved besides x.
+    expect(memory().tensors).toBe(before + 3);
     one.backward();
     one.dispose();
     expect(memory().tensors).toBe(before + 1); // the gradient
@@ -198,7 +199,8 @@ describe("memory and V8's garbage collector", () => {
       }
     });
     observer.observe({ entryTypes: ["gc"] });
-    // 10 GB, in tensors that live for a moment; V8 was told of them, which made it collect for each 64 MB.
+    // 10 GB in tensors of short life. When V8 counted them as external memory, it collected every
+    // 64 MB.
     for (let step = 0; step < 100; step++) {
       scope(() => {
         let x = zeros([1 << 20]);

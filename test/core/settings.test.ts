@@ -1,9 +1,10 @@
-// Switches in the environment are 0 or 1. Each in a process of its own: they are read when a device is opened.
+// Switches in the environment are 0 or 1. A device reads them when it opens, so each case has its
+// own process.
 import { spawnSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
 import { root } from "../cli/build.js";
 
-/** What becomes of the first tensor on the CPU. */
+/** The outcome of the first tensor on the CPU. */
 function firstTensor(environment: Record<string, string>): string {
   const program = `
     const addon = require("node-gyp-build")(${JSON.stringify(root)});

@@ -123,7 +123,7 @@ describe("making tensors", () => {
     expect(() => randn([2], { seed: 1, device: "cpu" as never })).toThrow(ArgumentError);
   });
 
-  test("refuses typed arrays whose memory is gone or shared (FAULTS A5)", () => {
+  test("refuses typed arrays whose memory is gone or shared (docs/faults.md A5)", () => {
     const detached = Float32Array.of(1, 2);
     structuredClone(detached.buffer, { transfer: [detached.buffer] });
     expect(() => tensor(detached, { shape: [2] })).toThrow();
@@ -151,7 +151,7 @@ describe("making tensors", () => {
   });
 });
 
-describe("foreign objects (FAULTS A4)", () => {
+describe("foreign objects (docs/faults.md A4)", () => {
   const x = zeros([2]);
   const impostors: [string, unknown][] = [
     ["a plain object", { shape: [2], dtype: "f32", native: x.native }],
@@ -185,7 +185,7 @@ describe("foreign objects (FAULTS A4)", () => {
   });
 });
 
-describe("native arguments (FAULTS A1)", () => {
+describe("native arguments (docs/faults.md A1)", () => {
   const x = zeros([2]);
   test.each(nativeOpNames)("%s refuses a wrong number of arguments", (name) => {
     expect(() => (native[name] as () => void)()).toThrow(/expected \d+ arguments, got 0/);
@@ -228,14 +228,14 @@ describe("asynchronous errors", () => {
     native.cast(zeros([2]).native, bad.native);
     const after = add(full([2], 1), 1);
     await expect(bad.toArray()).rejects.toThrow(/^\[cast\]/);
-    // What came after the failure was not run, and says so instead of giving garbage.
+    // Operations after the failure do not run. Their results are errors and not garbage.
     await expect(after.toArray()).rejects.toThrow(/never computed/);
     expect(await add(full([], 1), 1).item()).toBe(2);
     await expect(empty([2]).toArray()).rejects.toThrow(/never computed/);
     await synchronize();
   });
 
-  test("out of memory names need, limit and cure, and frees nothing that lives (FAULTS K4)", async () => {
+  test("out of memory names need, limit and cure, and frees nothing that lives (docs/faults.md K4)", async () => {
     const x = full([1000], 2);
     await synchronize();
     setMemoryLimit(memory().bytes + (1 << 20));
@@ -263,7 +263,7 @@ describe("devices", () => {
   });
 });
 
-test("ten thousand steps of a small loop leave nothing behind (FAULTS A8)", async () => {
+test("ten thousand steps of a small loop leave nothing behind (docs/faults.md A8)", async () => {
   const w = tensor([0.5, -0.25, 0.125, 1], { shape: [2, 2], requiresGrad: true });
   const x = tensor([1, 2], { shape: [1, 2] });
   const once = async (): Promise<void> => {
@@ -278,7 +278,7 @@ test("ten thousand steps of a small loop leave nothing behind (FAULTS A8)", asyn
     if (i % 100 === 0) await synchronize();
   }
   await synchronize();
-  // Tensors that earlier tests dropped may be collected meanwhile, so the counts may fall.
+  // V8 may collect tensors of earlier tests meanwhile, so the counts may fall.
   expect(memory().tensors).toBeLessThanOrEqual(before.tensors);
   expect(memory().bytes).toBeLessThanOrEqual(before.bytes);
   expect(process.memoryUsage.rss() - before.rss).toBeLessThan(32 << 20);

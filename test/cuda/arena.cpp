@@ -1,5 +1,5 @@
-// Random use of the arena over host memory: blocks never overlap, keep what was written, join again, and go back whole.
-// Prints "ok", or what was wrong.
+// Random use of the arena over host memory. Blocks never overlap, keep their content, join again,
+// and are returned whole. Prints "ok" or the mistake.
 #include "cuda/runtime/arena.h"
 
 #include <cstdio>
@@ -53,7 +53,7 @@ int main() {
     };
     Arena arena(take, give);
 
-    // One step after another with the same tensors: the second needs no new memory.
+    // A second step with the same tensors needs no new memory.
     std::vector<size_t> sizes = {512, 3 * kMiB, 100 * kMiB, 700 * 512, 40 * kMiB, 2 * kMiB, 33 * kMiB, 512 * 3};
     size_t after_first = 0;
     for (int step = 0; step < 3; ++step) {
@@ -66,7 +66,7 @@ int main() {
     give_back_unused(arena, give);
     require(arena.reserved() == 0 && segments.empty(), "an unused arena keeps segments");
 
-    // What was given up in parts is there in one piece again.
+    // Blocks that were freed in parts have joined into one.
     std::vector<void*> parts;
     for (int i = 0; i < 32; ++i) parts.push_back(arena.take(2 * kMiB));
     require(arena.reserved() == 64 * kMiB, "32 blocks of 2 MiB do not share a segment");

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-/** Where the bundle for GPU hosts has the program: there are neither sources nor a compiler. */
+/** The program in the bundle for GPU hosts, which have neither sources nor a compiler. */
 const built = join(root, "build/test/arena");
 
 /** Runs a program and returns what it prints. */
@@ -14,7 +14,7 @@ function output(program: string): string {
   return execFileSync(program, { encoding: "utf8" });
 }
 
-// The arena knows no CUDA, so this runs anywhere, under the sanitizers.
+// The arena does not depend on CUDA, so the test runs on any machine, under the sanitizers.
 it("device memory: blocks never overlap, join again and go back whole", () => {
   if (!existsSync(join(root, "csrc/cuda/runtime/arena.cpp"))) {
     expect(output(built)).toBe("ok\n");

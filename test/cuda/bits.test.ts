@@ -1,6 +1,7 @@
 /**
- * The kernels of csrc/cuda beside those of csrc/cpu, on the inputs of test/support/kernel-bits.mjs: values agree, random
- * numbers to the bit, and a second run on the GPU gives the same bits.
+ * Compares the kernels of csrc/cuda with those of csrc/cpu, on the inputs of
+ * test/support/kernel-bits.mjs. Values agree, random numbers have equal bits, and a second run on
+ * the GPU has equal bits.
  */
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";

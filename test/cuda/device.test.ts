@@ -1,4 +1,4 @@
-/** What is a matter of the GPU as a device: memory, copies, waiting, errors. Run with LLAMAFORGE_TEST_DEVICE=cuda:0. */
+/** The GPU as a device: memory, copies, waits, errors. Needs LLAMAFORGE_TEST_DEVICE=cuda:0. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { full, tensor, zeros } from "../../lib/core/create.js";
@@ -36,7 +36,7 @@ describe.runIf(onGpu())("a GPU", () => {
     const values = new Float32Array(n);
     for (let i = 0; i < n; i++) values[i] = i * 0.5 - 7;
     const x = tensor(values);
-    values.fill(NaN); // written as it was
+    values.fill(NaN); // the copy was taken before
     const back = (await x.toArray()) as Float32Array;
     let wrong = 0;
     for (let i = 0; i < n; i++) if (back[i] !== Math.fround(i * 0.5 - 7)) wrong++;

@@ -1,6 +1,6 @@
 /**
- * What goes wrong on a GPU is a typed error that says what to do, and what can go on goes on. Run with
- * LLAMAFORGE_TEST_DEVICE=cuda:0; what needs no GPU is in plugin.test.ts.
+ * A failure on a GPU is a typed error that says what to do, and unaffected work continues. Needs
+ * LLAMAFORGE_TEST_DEVICE=cuda:0. Tests without a GPU are in plugin.test.ts.
  */
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
@@ -13,8 +13,8 @@ import { cpu, cuda, defaultDevice } from "../../lib/core/device.js";
 import { DeviceError, OutOfMemoryError } from "../../lib/core/errors.js";
 import { memory, setMemoryLimit, synchronize } from "../../lib/core/runtime.js";
 import { scope } from "../../lib/core/scope.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { attention } from "../../lib/ops/attention.js";
 import { add } from "../../lib/ops/binary.js";
 import { linear } from "../../lib/ops/linear.js";
@@ -27,7 +27,7 @@ import { onGpu } from "../support/device.js";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const library = pathToFileURL(join(root, "dist/index.js")).href;
 
-/** What a program prints, as JSON. */
+/** Parses a program's output as JSON. */
 function answerOf(program: string, environment: Record<string, string> = {}) {
   const args = [
     "--input-type=module",

@@ -1,6 +1,6 @@
 /**
- * The host side of the plugin, without a GPU: its sources with a stand-in for CUDA's header (test/cuda/host), under the
- * sanitizers. It runs on any machine that has the sources and a compiler.
+ * The host side of the plugin without a GPU. Its sources are compiled with a stand-in for CUDA's
+ * header (test/cuda/host) under the sanitizers, on any machine with the sources and a compiler.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -43,7 +43,7 @@ describe.runIf(canCompileSources)("the file of chosen algorithms", () => {
     program = build("gemm_cache", ["cuda/gemm/gemm_cache"]);
   }, 200_000);
 
-  /** Where the program writes with these variables, all others unset; null: nowhere. */
+  /** The file that the program writes with only these variables set; null if it writes none. */
   function written(environment: Record<string, string>, candidates: readonly string[]) {
     const cwd = mkdtempSync(join(folder, "cwd-"));
     const output = execFileSync(program, { cwd, env: environment, encoding: "utf8" });

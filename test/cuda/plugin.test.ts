@@ -1,6 +1,7 @@
 /**
- * CUDA asked for and absent, from the driver to the plugin. A driver of our own making, which only knows its version, stands
- * for NVIDIA's, so this runs on any machine: each case in a child process, because a library is loaded once for a process.
+ * CUDA is requested and absent, from the driver to the plugin. A fake driver that only knows its
+ * version replaces NVIDIA's, so the tests run on any machine. Each case has its own process,
+ * because a process loads a library only once.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -105,7 +106,7 @@ describe.runIf(hasCompiler)("a GPU that cannot be used is an error that says wha
   });
 });
 
-/** A plugin of our own making that sees two GPUs and counts who is asked for what. */
+/** A fake plugin that sees two GPUs and counts the calls for each. */
 const twoGpus = `
   #include <cstdio>
   #include <cstring>

@@ -1,4 +1,4 @@
-// Small files that stand for large ones: what is in memory at a time has a bound.
+// Small files that stand for large ones. The memory in use stays bounded.
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -47,7 +47,7 @@ describe("a compressed file", () => {
   }, 60_000);
 
   it("of gzip likewise", async () => {
-    // Thirty members of 8 MB; what is read at once holds all of them.
+    // Thirty members of 8 MB. One read of the file holds all of them.
     const member = gzipSync(Buffer.alloc(8 * megabyte), { level: 9 });
     const content = Buffer.concat(Array.from({ length: 30 }, () => member));
     expect(content.length).toBeLessThan(2 ** 18);

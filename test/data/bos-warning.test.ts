@@ -1,4 +1,4 @@
-// A tokenizer that puts a beginning-of-text token in front of texts, and data that has none.
+// The tokenizer puts a beginning-of-text token in front of texts, and the data has none.
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -12,7 +12,7 @@ const template = {
   special_tokens: { "<s>": { id: "<s>", ids: [1], tokens: ["<s>"] } },
 };
 
-/** The warnings of a preparation with changed files of the tokenizer. */
+/** Prepares with changed tokenizer files and returns the warnings. */
 async function warnings(tokenizerJson: object, config: object, options = {}): Promise<string> {
   const folder = await writeFiles(await temporaryFolder(), {});
   const tokenizer = join(folder, "tokenizer");

@@ -1,4 +1,5 @@
-// Compressed files as programs of all kinds write them: several parts one after the other, padding, and ends at any place.
+// Compressed files of various programs: several parts in a row, padding, and truncation at any
+// place.
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -7,7 +8,7 @@ import { DataError } from "../../lib/core/errors.js";
 import { fileChunks } from "../../lib/prepare/readers/bytes.js";
 import { fixtures, temporaryFolder } from "./support.js";
 
-/** Bytes that are read at once. */
+/** Bytes per read. */
 const chunk = 2 ** 18;
 
 async function read(name: string, content: Uint8Array): Promise<Buffer> {
@@ -20,7 +21,7 @@ async function read(name: string, content: Uint8Array): Promise<Buffer> {
   return Buffer.concat(parts);
 }
 
-/** Bytes that no two places share. */
+/** Bytes that do not repeat, so each place is recognizable. */
 function content(length: number, seed = 1): Buffer {
   const bytes = Buffer.alloc(length);
   for (let at = 0, state = seed; at < length; at++) {
@@ -30,7 +31,10 @@ function content(length: number, seed = 1): Buffer {
   return bytes;
 }
 
-/** A zstd frame that takes `stored` bytes of a file: a window of 128 KiB and blocks that are stored as they are. */
+/**
+ * A zstd frame that takes `stored` bytes of a file: a window of 128 KiB and blocks that are stored
+ * as they are.
+ */
 function frame(stored: number, seed: number): { file: Buffer; bytes: Buffer } {
   const blockBytes = 2 ** 17;
   const header = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 7 << 3]);
@@ -48,7 +52,7 @@ function frame(stored: number, seed: number): { file: Buffer; bytes: Buffer } {
   return { file, bytes };
 }
 
-/** What no decompressor gives out, as pzstd puts it before each of its frames. */
+/** A skippable frame, which no decompressor returns. pzstd writes one before each of its frames. */
 function skippable(length: number): Buffer {
   const head = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]);
   head.writeUInt32LE(length, 4);
@@ -119,7 +123,8 @@ describe("gzip", () => {
   ])("ends where its last member ends: %s behind it", async (_, zeros) => {
     const padded = Buffer.concat([member, Buffer.alloc(zeros)]);
     expect((await read("a.gz", padded)).equals(bytes)).toBe(true);
-    // A small member, and one that ends with a chunk, so that zeros begin the next.
+    // One small member, and one that ends at the end of a chunk, so that the next chunk begins with
+    // zeros.
     const small = gzipSync(content(100));
     const fill = gzipSync(content(chunk - small.length - 23), { level: 0 });
     for (const parts of [[small], [small, fill]]) {
@@ -153,7 +158,7 @@ describe("gzip", () => {
     for (const at of [0, 100, chunk - 1, chunk, member.length - 5]) {
       const damaged = Buffer.from(member);
       damaged.writeUInt8(damaged.readUInt8(at) ^ 0xff, at);
-      // Damage in what is stored as it is shows at the end only.
+      // Damage in a stored block shows only at the end.
       await expect(read("a.gz", damaged)).rejects.toThrow(/cannot decompress/);
     }
   });

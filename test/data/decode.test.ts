@@ -6,7 +6,8 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { fixtures, temporaryFolder, writeFiles } from "./support.js";
 
-// Ids become the text that the `tokenizers` package makes of them, whatever the decoder, and part by part the same text.
+// Ids become the text that the `tokenizers` package makes of them, for every decoder, as a whole
+// and part by part.
 
 const { Tokenizer: Package } = createRequire(import.meta.url)(
   "tokenizers",
@@ -27,7 +28,7 @@ beforeAll(async () => {
   for (const json of [llama2, byteLevel]) json.truncation = null;
 });
 
-/** A tokenizer of ours and the package's, of the same file. */
+/** Our tokenizer and the package's, from one file. */
 async function both(json: Json, config: object = { eos_token: "</s>" }) {
   const text = JSON.stringify(json);
   const folder = await temporaryFolder();
@@ -82,7 +83,7 @@ const decoders: [string, object][] = [
   ["an empty Sequence", sequence()],
 ];
 
-/** Whether two texts are equal, but for how many U+FFFD stand for broken bytes. */
+/** Whether two texts are equal, apart from the number of U+FFFD for broken bytes. */
 function expectSameText(ours: string, theirs: string) {
   if (ours.includes("\ufffd") && theirs.includes("\ufffd")) return;
   expect(ours).toBe(theirs);
@@ -92,7 +93,7 @@ async function expectSameAs({ ours, theirs }: Awaited<ReturnType<typeof both>>, 
   const id = fc.integer({ min: least, max: ours.vocabSize - 1 });
   const lists = fc.oneof(
     fc.array(id, { maxLength: 12 }),
-    // Bytes of whole characters, between tokens.
+    // Byte tokens of whole characters, between other tokens.
     fc
       .array(
         fc.oneof(

@@ -1,5 +1,5 @@
-// Names that a preparation makes from the user's (OUT.tmp, OUT.old, OUT.lock):
-// what the user has there is never touched.
+// `prepare` derives names from the user's (OUT.tmp, OUT.old, OUT.lock). It never touches files of
+// the user at those names.
 import { cp, mkdir, readdir, rename, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -32,7 +32,7 @@ describe("a folder of the user's beside the output", () => {
       expect(await contentsOf(join(folder, name))).toHaveProperty(["thesis.txt"]);
       expect((await readdir(folder)).sort()).toEqual(["in", name].sort());
     }
-    // With a data set in the place of the output as well: that stays as it is.
+    // A data set already in the output folder stays unchanged.
     await rename(join(folder, name), join(folder, "kept"));
     await run();
     const before = await contentsOf(out);
@@ -64,13 +64,13 @@ describe("a folder of the user's beside the output", () => {
     const { folder, out, run } = await workplace();
     await run();
     const before = await contentsOf(out);
-    // A call killed between its two renames: the data set that was there is in the folder of ours.
+    // A call was killed between its two renames: the old data set is in our folder.
     await writeFiles(folder, { [`own.old/${markFile}`]: "" });
     await rename(out, join(folder, "own.old/own"));
     await run();
     expect(await contentsOf(out)).toEqual(before);
     expect((await readdir(folder)).sort()).toEqual(["in", "own"]);
-    // Killed right behind them: what only work under way has is in the data set.
+    // A call was killed right after the renames: files of unfinished work are in the data set.
     await writeFiles(out, { [markFile]: "", "prepare-progress.json": "{}" });
     await run();
     expect(await contentsOf(out)).toEqual(before);

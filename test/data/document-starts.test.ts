@@ -37,27 +37,34 @@ describe("where documents start within their windows", () => {
     expect(first.size).toBe(42);
 
     const sequenceLength = 50;
-    const mixture = await Mixture.open(out, { sequenceLength, documentStarts: true });
+    const mixture = await Mixture.open(out, {
+      sequenceLength,
+      maskDocuments: true,
+      resetPositions: true,
+    });
     const loader = mixture.loader(1, 0);
     for (let position = 0; position < mixture.windows; position++) {
-      const { documentStarts: found } = await loader.next();
+      const { firstKey, positions } = await loader.next();
       const from = mixture.locate(position).window * sequenceLength;
       let start = 0;
       const expected = Array.from({ length: sequenceLength }, (_, t) => {
         if (first.has(from + t)) start = t;
         return start;
       });
-      expect([...(found as Int32Array)]).toEqual(expected);
+      expect([...(firstKey as Int32Array)]).toEqual(expected);
+      expect([...(positions as Int32Array)]).toEqual(expected.map((first, t) => t - first));
     }
     await loader.close();
 
     using _ = scope();
     const batch = await mixture.next(3);
-    expect(batch.documentStarts?.shape).toEqual([3, sequenceLength]);
-    expect(batch.documentStarts?.dtype).toBe("i32");
+    for (const ids of [batch.firstKey, batch.positions]) {
+      expect(ids?.shape).toEqual([3, sequenceLength]);
+      expect(ids?.dtype).toBe("i32");
+    }
     await mixture.close();
     const plain = await Mixture.open(out, { sequenceLength });
-    expect(await plain.next(3)).not.toHaveProperty("documentStarts");
+    expect(Object.keys(await plain.next(3))).toEqual(["inputs", "targets"]);
     await plain.close();
   });
 });

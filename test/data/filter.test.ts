@@ -43,7 +43,7 @@ describe("filter", () => {
     ["stars == 1.2e1 and stars > -3", true],
     ["size > 9e15", true],
     ["'it\\'s \"\\u00e9' == \"it's \\\"é\"", true],
-    // Only a record's own fields.
+    // Inherited properties are not fields.
     ["constructor == null and tags.length == null and text.length == null", true],
     ["__proto__ == null", true],
   ])("%s is %s", (source, expected) => {

@@ -7,7 +7,7 @@ import { TokenDataset } from "../../lib/data/shards.js";
 import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
-/** As lit_gpt/packed_dataset.py writes a chunk. */
+/** A chunk in the format of lit_gpt/packed_dataset.py. */
 function litgpt(
   ids: ArrayLike<number>,
   { magic = "LITPKDS", version = 1, code = 8, chunk = ids.length } = {},
@@ -21,7 +21,7 @@ function litgpt(
   return Buffer.concat([header, Buffer.from(data.buffer)]);
 }
 
-/** As write_datafile of llm.c's data_common.py does. */
+/** A file in the format of write_datafile in llm.c's data_common.py. */
 function llmc(
   ids: ArrayLike<number>,
   { magic = 20240520, version = 1, count = ids.length } = {},
@@ -103,7 +103,7 @@ describe("foreign token files", () => {
     const file = await describeFiles(folder, ["format: llmc", "train: [x.bin]", vocabulary]);
     const mixture = await Mixture.open(
       { [out]: 1, [file]: 1 },
-      { sequenceLength: 20, documentStarts: true },
+      { sequenceLength: 20, maskDocuments: true },
     );
     const foreign = mixture.sources.findIndex(({ folder: name }) => name === file);
     expect(mixture.sources[foreign]?.dataset.marks).toEqual({ startId: 2, endId: null });
@@ -111,11 +111,11 @@ describe("foreign token files", () => {
     const loader = mixture.loader(1, 0);
     let seen = 0;
     for (let position = 0; position < 40; position++) {
-      const { inputs, documentStarts } = await loader.next();
+      const { inputs, firstKey } = await loader.next();
       const { source } = mixture.locate(position);
       if (source !== foreign) continue;
       const at = inputs.indexOf(2);
-      expect(documentStarts?.at(-1)).toBe(at < 0 ? 0 : at);
+      expect(firstKey?.at(-1)).toBe(at < 0 ? 0 : at);
       seen += at > 0 ? 1 : 0;
     }
     expect(seen).toBeGreaterThan(2);

@@ -203,7 +203,7 @@ describe("parquet", () => {
   it("refuses text that is no UTF-8 with file and record, replaces it, or leaves the record out", async () => {
     const path = join(await temporaryFolder(), "a.parquet");
     const bad = Buffer.from([0x61, 0xff, 0x62]);
-    // Once in a page of its own, once in a dictionary.
+    // The value is in its own page once and in a dictionary once.
     for (const data of [
       ["one", bad, "\ufefftwo"],
       ["one", bad, "\ufefftwo", bad, "one", "one", "one"],
@@ -223,14 +223,14 @@ describe("parquet", () => {
       await expect(texts({ path })).rejects.toThrow(
         /a\.parquet, record 1: invalid UTF-8 at byte 1 \(0xff\).*invalidUtf8: "replace"/,
       );
-      // A mark is part of a value, as it is of one in JSON.
+      // A byte order mark is part of the value, as in JSON.
       const replaced = data.map((value) => (value === bad ? "a\ufffdb" : value));
       expect(await texts({ path }, { invalidUtf8: "replace" })).toEqual(replaced);
       const skipped = noneSkipped();
       const sound = data.filter((value) => value !== bad);
       expect(await texts({ path }, { badRecords: "skip" }, skipped)).toEqual(sound);
       expect(skipped.bad).toBe(data.length - sound.length);
-      // Nothing is wrong with what is not read.
+      // A column that is not read cannot be invalid.
       expect(await texts({ path, textField: "lang" })).toHaveLength(data.length);
       await expect(texts({ path, textField: "lang", filter: 'text != "x"' })).rejects.toThrow(
         /record 1: invalid UTF-8/,

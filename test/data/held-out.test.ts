@@ -6,7 +6,7 @@ import { openHeldOut } from "../../lib/data/held-out.js";
 import { prepare } from "../../lib/prepare/prepare.js";
 import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
-/** Two data sets of other documents; the second has no part held out. */
+/** Two data sets of different documents. The second has no held-out part. */
 async function twoSets() {
   const folder = await temporaryFolder();
   const make = async (name: string, words: number, validationFraction: number) => {
@@ -42,7 +42,7 @@ describe("held-out documents", () => {
     });
   });
 
-  it("that are damaged or gone are an error, not a run without validation (FAULTS D1)", async () => {
+  it("that are damaged or gone are an error, not a run without validation (docs/faults.md D1)", async () => {
     const { text, code } = await twoSets();
     const shard = join(text, "validation-00000.bin");
     await truncate(shard, 10);

@@ -1,4 +1,4 @@
-// Which files an input stands for: what a folder holds, splits by names, and what is no input at all.
+// The files of an input: the content of a folder, splits by name, and files that are no input.
 import { readdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -10,7 +10,7 @@ import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js
 
 const record = (text: string) => `${JSON.stringify({ text })}\n`;
 
-/** The names of an input's files below a folder, and what the user is told. */
+/** The names of an input's files below a folder, and the messages to the user. */
 async function found(folder: string, input: Partial<Input> = {}) {
   const { files, kind, notes } = await findInput({ path: folder, ...input });
   return { names: files.map(({ path }) => path.slice(folder.length + 1)), kind, notes };
@@ -43,7 +43,7 @@ describe("a folder of both", () => {
     const mixed = await found(data);
     expect(mixed).toMatchObject({ names: ["x.jsonl"], kind: "records" });
     expect(mixed.notes.join()).toMatch(/read as records; 2 files of text were left alone/);
-    // As C4 has it: records in .json, with or without compression, and a README.
+    // C4's layout: records in .json, with or without compression, and a README.
     for (const name of ["x.json", "x.json.gz"]) {
       const c4 = await writeFiles(await temporaryFolder(), { "README.md": "c4", [name]: "" });
       expect(await found(c4)).toEqual({ names: [name], kind: "records", notes: [] });
@@ -131,7 +131,7 @@ describe("what does not fit the kind", () => {
     expect(error).toBeInstanceOf(ArgumentError);
     expect((error as Error).message).toMatch(/in: textField: "body" needs records/);
     expect((await readdir(folder)).sort()).toEqual(["c.jsonl", "in"]);
-    // Given for all inputs at once, as the command line does, it is for those that hold records.
+    // The command line gives the option for all inputs. It applies to those that hold records.
     const records = { path: join(folder, "c.jsonl"), textField: "body" };
     const { dataset } = await prepare({ ...options, inputs: [text, records] });
     expect(dataset.sources.map((source) => source.documents)).toEqual([2, 2]);
@@ -157,7 +157,7 @@ describe("a preparation's own files", () => {
         expect(warnings).toEqual([]);
       }
     }
-    // Nor by way of a link.
+    // A link does not make it an input either.
     const link = join(await temporaryFolder(), "link");
     await symlink(folder, link);
     const { dataset } = await prepare({

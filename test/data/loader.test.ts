@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { ArgumentError, DataError } from "../../lib/core/errors.js";
 import { Loader, type WindowSource } from "../../lib/data/loader.js";
 
-/** Window p holds p·10, p·10+1, …: T is 3. Notes what is read, and can be slow or fail. */
+/** Window p holds p·10, p·10+1, …, with T = 3. Records its reads, and can be slow or fail. */
 class FakeSource implements WindowSource {
   readonly sequenceLength = 3;
   readonly reads: [number, number][] = [];

@@ -7,7 +7,7 @@ import { thisOwner } from "../../lib/files/lock-owner.js";
 import { acquireLock } from "../../lib/prepare/lock.js";
 import { temporaryFolder } from "./support.js";
 
-/** A process that ended with the machine's last start. */
+/** A process from before the machine's last start. */
 const dead = JSON.stringify({ ...thisOwner(), bootId: "another" });
 
 async function lockPath(): Promise<{ folder: string; path: string }> {
@@ -60,7 +60,7 @@ describe("the lock of a data set", () => {
   it("is held by one of many at a time, and every other is told of it", async () => {
     const { folder, path } = await lockPath();
     const held = join(folder, "held");
-    /** A dead process's lock, ready to be put in the place of a living one's. */
+    /** The lock of a dead process, ready to replace that of a living one. */
     const corpse = async (): Promise<string> => {
       const file = join(folder, `corpse-${randomUUID()}`);
       await writeFile(file, dead);
@@ -72,10 +72,10 @@ describe("the lock of a data set", () => {
         try {
           const lock = await acquireLock(path, "the folder");
           taken++;
-          // Fails if it exists: two held the lock.
+          // Fails if the file exists, because then two processes held the lock.
           await (await open(held, "wx")).close();
           await rm(held);
-          // Every other time it dies instead, and the next one has to take the lock from it.
+          // Every other time the process dies instead, and the next one must take over its lock.
           if (attempt % 2 === 0) await lock.release();
           else await rename(await corpse(), path);
         } catch (error) {

@@ -38,7 +38,7 @@ describe("mixture.next", () => {
     using _ = scope();
     const { inputs } = await mixture.next(4);
     expect((await inputs.toArray()).join()).toBe(seen[2]);
-    // Another size goes on at the same place.
+    // A batch of another size continues at the same place.
     const { inputs: two } = await mixture.next(2);
     expect((await two.toArray()).join()).toBe((seen[3] as string).split(",").slice(0, 32).join());
     expect(mixture.position).toBe(14);

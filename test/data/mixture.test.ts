@@ -78,7 +78,7 @@ describe("mixture", () => {
       expect(complete.length).toBeGreaterThan(2);
       for (const [, order] of complete) expect(new Set(order).size).toBe(windows);
       expect(new Set(complete.map(([, order]) => order.join())).size).toBe(complete.length);
-      // Epochs follow each other without a gap.
+      // Epochs follow one another without a gap.
       expect([...epochs.keys()]).toEqual([...epochs.keys()].map((_, index) => index));
     }
   });
@@ -137,7 +137,7 @@ describe("mixture", () => {
         },
       ),
     );
-    // And what the ranks read is what one would have read.
+    // Together the ranks read the windows of a single process.
     const parts: Int32Array[] = [];
     for (const [worldSize, steps, startPosition] of [
       [1, 8, 0],

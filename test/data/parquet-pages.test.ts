@@ -11,7 +11,7 @@ import { describe, expect, it } from "vitest";
 import { PageIndex } from "../../lib/prepare/readers/parquet-pages.js";
 import { fixtures } from "./support.js";
 
-/** A file of pyarrow (make.py) with the index that it wrote, and as if it had not. */
+/** A file of pyarrow (make.py), with its index and without. */
 async function withoutIndex(name: string) {
   const bytes = await readFile(join(fixtures, name));
   const file = {

@@ -1,4 +1,4 @@
-// What lies in a folder that is named and is not read: told by name and counted; what cannot be read is an error.
+// Files in an input folder that are not read are named and counted. An unreadable file is an error.
 import { execFileSync } from "node:child_process";
 import { link, mkdir, readdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
@@ -11,7 +11,10 @@ import { documents, quickstart, temporaryFolder, writeFiles } from "./support.js
 
 const record = (text: string) => `${JSON.stringify({ text })}\n`;
 
-/** A folder of 20 documents, a loop, a FIFO and a link to nothing, each with a name that would be read. */
+/**
+ * A folder of 20 documents, a loop, a FIFO and a link to nothing, each with a name that would be
+ * read.
+ */
 async function damaged(): Promise<string> {
   const folder = await writeFiles(join(await temporaryFolder(), "in"), documents(20));
   await symlink("gone.txt", join(folder, "dangling.txt"));

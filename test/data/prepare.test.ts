@@ -25,7 +25,7 @@ beforeAll(async () => {
   tokenizer = await Tokenizer.load(quickstart);
 });
 
-/** A folder with `in` to read from; `run` prepares it into `out`. */
+/** A folder with the input `in`. `run` prepares it into `out`. */
 async function workplace(files: Record<string, string | Uint8Array> = documents(60)) {
   const folder = await temporaryFolder();
   await mkdir(join(folder, "in"));
@@ -36,7 +36,7 @@ async function workplace(files: Record<string, string | Uint8Array> = documents(
   return { folder, out, run };
 }
 
-/** The documents of a split, read from the files by their plain description. */
+/** The documents of a split, read from the files by the published format alone. */
 async function documentsOf(out: string, split: "train" | "validation"): Promise<string[]> {
   const { splits } = await verifyDataset(out);
   const found: string[] = [];
@@ -108,7 +108,7 @@ describe("prepare", () => {
     expect(heldOut.length).toBeGreaterThan(8);
     expect(heldOut.length).toBeLessThan(35);
 
-    // Renamed, so in another order, half of them gone and others added.
+    // The files are renamed, and so reordered; half are deleted and others added.
     const entries = Object.values(files)
       .slice(100)
       .map((text, i) => [`x${999 - i}.txt`, text]);
@@ -223,7 +223,7 @@ describe("prepare refuses", () => {
     expect(await readFile(join(out, "thesis.tex"), "utf8")).toBe("precious");
     await run({ overwrite: true });
     expect(await readdir(out)).not.toContain("thesis.tex");
-    // Its own data set with something of the user's beside it is no longer only its own.
+    // A data set of `prepare` that also holds a user's file is not its own any more.
     await writeFiles(out, { "notes.md": "mine" });
     await expect(run()).rejects.toThrow(/it has notes\.md/);
   });
@@ -286,7 +286,7 @@ describe("D6 a killed prepare", () => {
       const { prepare } = await import(${JSON.stringify(pathToFileURL(join(compiled, "prepare/prepare.js")).href)});
       console.log("started");
       await prepare(${JSON.stringify({ inputs: [join(folder, "in")], out, tokenizer: quickstart, shardTokens: 4000 })});`;
-    /** @returns how long it worked, or null if it was killed before it was done */
+    /** @returns the time it worked, or null if it was killed before its end */
     const round = async (killAfterMs: number): Promise<number | null> => {
       const child = spawn(process.execPath, ["--input-type=module", "-e", program], {
         stdio: ["ignore", "pipe", "inherit"],
@@ -316,7 +316,8 @@ describe("D6 a killed prepare", () => {
         missing++;
       }
     }
-    // The storm must have hit the work, both with and without an old data set, or it has shown nothing.
+    // The kills must have hit running work, with and without an old data set. Else the test shows
+    // nothing.
     expect(killed).toBeGreaterThanOrEqual(4);
     expect(missing).toBeGreaterThanOrEqual(1);
     await run({ shardTokens: 4000 });
@@ -328,7 +329,7 @@ describe("D6 a killed prepare", () => {
     const { folder, out, run } = await workplace();
     await run();
     const expected = await contentsOf(out);
-    // What a killed run leaves: its folder, and the lock of a process that is no more.
+    // A killed run leaves its folder and the lock of a dead process.
     const child = spawn(process.execPath, ["-e", ""]);
     await new Promise((resolve) => child.on("exit", resolve));
     const owner = {

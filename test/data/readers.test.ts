@@ -57,7 +57,7 @@ describe("readers", () => {
     expect(await read({ path: join(folder, "notes") })).toHaveLength(1);
     await symlink(join(folder, "in"), join(folder, "in/loop"));
     await symlink(join(folder, "notes"), join(folder, "in/b.txt"));
-    // A second name of a file that is read already.
+    // A second name of a file that is already read.
     await symlink(join(folder, "in/a.txt"), join(folder, "in/c.txt"));
     expect(origins(folder, await read({ path: folder }))).toEqual(["in/a.txt", "in/b.txt"]);
   });
@@ -89,7 +89,7 @@ describe("readers", () => {
   });
 
   it("finds the first byte that is no UTF-8", () => {
-    // Every prefix of what is valid is cut right, and whatever is found, everything before it is valid.
+    // All bytes before the reported one are valid.
     fc.assert(
       fc.property(
         fc.uint8Array({ maxLength: 40 }),

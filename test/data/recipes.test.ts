@@ -1,4 +1,4 @@
-// The recipes of configs/data on small files of the form that the data sets have on the hub.
+// The recipes of configs/data on small files in the hub's format.
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -47,7 +47,7 @@ describe("recipes", () => {
           JSON.stringify({ text: `${text} ${i}`, meta: { redpajama_set_name: name } }),
         )
         .join("\n");
-    // The same form with gzip: writing zstd needs a newer Node than reading it here.
+    // gzip replaces zstd: writing zstd needs a newer Node.
     await writeFiles(folder, {
       "train/chunk1/example_train_0.jsonl.gz": gzipSync(
         set(["RedPajamaC4", "RedPajamaGithub", "RedPajamaBook"], "t"),

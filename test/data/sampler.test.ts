@@ -41,7 +41,8 @@ describe("permutation of windows", () => {
         windows.add(window);
       }
       expect(windows.size).toBe(20_000);
-      // Spread over the whole range: each of 16 parts holds its share, five standard deviations wide.
+      // The windows spread over the whole range: each of 16 parts has its share within five
+      // standard deviations.
       const parts = new Array<number>(16).fill(0);
       for (const window of windows) {
         const part = Math.floor((window / n) * 16);
@@ -93,7 +94,7 @@ describe("permutation of windows", () => {
   });
 
   it("keeps the order it has always had", () => {
-    // A change here reorders the data of every run that is resumed.
+    // A change of these numbers reorders the data of every resumed run.
     expect(order(20, 3407, 0, 0)).toMatchInlineSnapshot(`
       [
         19,

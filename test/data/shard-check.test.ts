@@ -1,4 +1,4 @@
-// The hashes of a run's shards, checked while it trains; and those of the tokenizer's files.
+// The hashes of a run's shards, checked while it trains, and those of the tokenizer's files.
 import { readFile, rename, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -43,12 +43,13 @@ it("is done before the first step for small data, and is remembered until a file
   expect(first.check.checked).toBe(first.check.files);
   expect(first.check.files).toBeGreaterThan(4);
   expect(first.notices).toEqual([]);
-  // A bit that rots once the shard was hashed, size and time as before: not looked for again.
+  // A bit flips after its shard was hashed, with size and time unchanged. The shard is not hashed
+  // again.
   await flip(shard);
   const second = await checkOf(folder);
   await second.check.start();
   expect(second.check.checked).toBe(second.check.files);
-  // Written to, it is hashed again.
+  // A write changes the time, so the shard is hashed again.
   await utimes(shard, new Date(), new Date(2_000_000_000_000));
   const third = await checkOf(folder);
   await expect(third.check.start()).rejects.toThrow(/train-00001\.bin has changed/);
@@ -78,7 +79,7 @@ it("goes on in the background where data is large, and tells of what it finds th
   expect(check.failure?.message).toMatch(/train-00002\.bin has changed/);
   await check.close();
   expect(notices).toEqual([]);
-  // Ended before it was through, it says how far it came.
+  // A run that ends before all hashes are checked says how many were.
   const other = await checkOf(await copy(), "stop", 0);
   const started = other.check.start();
   await other.check.close();

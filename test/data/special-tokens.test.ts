@@ -6,7 +6,8 @@ import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { prepare } from "../../lib/prepare/prepare.js";
 import { fixtures, temporaryFolder, writeFiles } from "./support.js";
 
-// A token is special if its flag says so, or a file beside the tokenizer.json, or because documents begin or end with it.
+// A token is special by its flag, by a file beside tokenizer.json, or because documents begin or
+// end with it.
 
 interface Json {
   // biome-ignore lint/suspicious/noExplicitAny: tests change every part of it
@@ -18,7 +19,7 @@ beforeAll(async () => {
   llama2 = JSON.parse(await readFile(join(fixtures, "llama2/tokenizer.json"), "utf8")) as Json;
 });
 
-/** Llama 2's tokenizer where no token has the flag, with merges that spell `</s>` and `<pad>`. */
+/** Llama 2's tokenizer without flags and with merges that spell `</s>` and `<pad>`. */
 function withoutFlags(): Json {
   const json = structuredClone(llama2);
   for (const token of json.added_tokens) token.special = false;

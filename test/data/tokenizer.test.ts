@@ -52,7 +52,7 @@ describe("tokenizer", () => {
       stream.push(byte(value)),
     );
     expect(pushed).toEqual(["A", "", "", "", "😀", "", "é"]);
-    // A broken byte is replaced alone; what is valid beside it stays.
+    // A broken byte alone is replaced. Its valid neighbors stay.
     expect(stream.push(byte(0xff)) + stream.push(byte(0xc3)) + stream.push(byte(0x41))).toBe(
       "\ufffd\ufffdA",
     );

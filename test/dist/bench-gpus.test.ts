@@ -1,4 +1,7 @@
-/** bench/gpus/run.mjs, which measures on machines that have the GPUs: here on the CPU, or with ranks that share one. */
+/**
+ * bench/gpus/run.mjs measures on machines with several GPUs. Here ranks use the CPU or share one
+ * GPU.
+ */
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -32,7 +35,7 @@ test("losses, bits, volume, a timeline of each rank, and the death of a rank", a
   expect(run).toMatchObject({ ranks: 2, parallel: "zero1", sameBits: true });
   expect(run.largestLossDifference).toBeLessThan(2e-5);
   expect(run.peakBytes).toHaveLength(2);
-  // Gradients and weights once, half of them from each rank; some figures besides.
+  // Gradients and weights once, half from each rank, and a few scalars.
   const parameters = 4096 * 256 * 2 + 6 * (256 * 64 * 8 + 256 * 256 + 3 * 256 * 704 + 512) + 256;
   expect(run.sentBytesPerStep / (4 * parameters)).toBeGreaterThan(1);
   expect(run.sentBytesPerStep / (4 * parameters)).toBeLessThan(1.01);

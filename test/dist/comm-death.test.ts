@@ -1,4 +1,4 @@
-/** FAULTS P1: a rank dies. Every other rank ends with 6 in time and names it. */
+/** docs/faults.md, row P1: a rank dies. Every other rank names it and ends with 6 in time. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { buildLibrary } from "../cli/build.js";
 import { endRanks } from "./comm-ranks.js";
@@ -21,11 +21,11 @@ describe.concurrent("P1: a rank that ends", () => {
       expect(each.stderr).toMatch(
         new RegExp(`llamaforge: rank \\d of ${worldSize}: rank ${who}\\b`),
       );
-      // JavaScript hears of it too, with the same words.
+      // JavaScript gets the error too, with the same message.
       const error = each.said.at(-1);
       expect(error).toMatchObject({ name: "PeerError", code: "ERR_PEER" });
       expect(error.message).toContain(`rank ${who}`);
-      // And the last collectives are listed.
+      // The error also lists the last collectives.
       expect(each.stderr).toContain("#3 allReduce of 1,000 f32");
     }
     expect(took).toBeLessThan(latestMs);

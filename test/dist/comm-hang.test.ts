@@ -1,4 +1,7 @@
-/** FAULTS P2 and P3: a rank hangs, or does something else. Every other rank ends with 6 and names it. */
+/**
+ * docs/faults.md, rows P2 and P3: a rank hangs or calls another collective. Every other rank names
+ * it and ends with 6.
+ */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { buildLibrary } from "../cli/build.js";
 import { endRanks } from "./comm-ranks.js";

@@ -1,5 +1,6 @@
-// One rank of a test: node comm-rank.mjs JOB, with RANK, WORLD_SIZE, MASTER_PORT, TOKEN and OPTIONS in the environment. What it
-// finds goes to stdout, one JSON value a line. Plain JavaScript over dist/, so that it runs wherever the library does.
+// One rank of a test: node comm-rank.mjs JOB, with RANK, WORLD_SIZE, MASTER_PORT, TOKEN and OPTIONS
+// in the environment. Results go to stdout, one JSON value per line. The program is plain
+// JavaScript over dist/, so that it runs wherever the library does.
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -40,7 +41,7 @@ const connect = () =>
 const communicate = (store, ranks = everyone, name = "all") =>
   Communicator.create({ store, device, name, ranks, rank, timeoutMs, startTimeoutMs: startMs });
 
-/** Whole numbers, so that sums are exact in f32 and, of up to four ranks, in bf16. */
+/** Whole numbers, whose sums are exact in f32 and, for up to four ranks, in bf16. */
 const number = (r, i) => ((i * 7 + r * 13) % 101) - 50;
 const numbers = (r, n) => Float32Array.from({ length: n }, (_, i) => number(r, i));
 const sum = (n, ranks) =>
@@ -137,7 +138,7 @@ async function values(all) {
   );
 }
 
-/** Sums whose bits depend on the order: the same on all ranks, which the test compares. */
+/** Sums whose bits depend on the order. The test compares them between ranks. */
 async function bits(all) {
   const n = 100_008;
   const hashes = {};
@@ -176,7 +177,7 @@ const jobs = {
     await store.close();
   },
 
-  /** Memory is free again, and a group inside another works beside it. */
+  /** The memory is free again, and a group inside another works independently. */
   async groups() {
     const store = await connect();
     const all = await communicate(store);
@@ -192,7 +193,7 @@ const jobs = {
       const part = empty([10_000 / half]);
       const whole = empty([10_000]);
       inner.reduceScatter(x, part).wait();
-      x.dispose(); // it stays alive as long as it is read
+      x.dispose(); // the collective still holds its memory
       outer.allReduce(part).wait();
       const work = inner.allGather(part, whole);
       part.dispose();
@@ -215,7 +216,7 @@ const jobs = {
     await store.close();
   },
 
-  /** A collective ends while the compute stream is busy with what came after it. */
+  /** A collective ends while the compute stream is busy with later work. */
   async overlap() {
     const store = await connect();
     const all = await communicate(store);
@@ -259,7 +260,7 @@ const jobs = {
     };
     recorder.boundary();
     recorder.phase("waits");
-    // Work before the sum, so that the wait is enqueued long before the sum begins.
+    // Work before the sum delays it, so that the wait is enqueued long before the sum begins.
     products();
     all.allReduce(x).wait();
     products();
@@ -272,7 +273,7 @@ const jobs = {
     recorder.phase("not shown");
     all.allReduce(x).wait();
     const timeline = await recorder.end();
-    // Nothing is written down any more.
+    // The timeline does not record any more.
     all.allReduce(x).wait();
     await synchronize();
     say(timeline);
@@ -321,7 +322,7 @@ const jobs = {
     }
   },
 
-  /** The last rank's part of the new weights leaves late: the canary's comparison waits for it. */
+  /** The last rank sends its part of the new weights late. The canary's comparison waits for it. */
   async canary() {
     const store = await connect();
     const all = await communicate(store);
@@ -343,7 +344,10 @@ const jobs = {
     await store.close();
   },
 
-  /** Waits for a collective that never ends, and ends itself as soon as it hears that another rank is lost. */
+  /**
+   * Waits for a collective that never ends, and exits as soon as it learns that another rank is
+   * lost.
+   */
   async leaving() {
     const store = await connect();
     const all = await communicate(store);
@@ -353,7 +357,9 @@ const jobs = {
     setInterval(() => {}, 1000);
   },
 
-  /** One rank, `options.who`, does `options.what` at its fourth collective; what happens to the others? */
+  /**
+   * Rank `options.who` does `options.what` at its fourth collective. The test observes the others.
+   */
   async trouble() {
     const store = await connect();
     const all = await communicate(store);
@@ -383,7 +389,7 @@ const jobs = {
       await work.done();
       work.wait();
       await synchronize();
-      // NCCL's kernels may run with what they were given; the check comes a moment later.
+      // NCCL's kernels may start with the wrong arguments; the check comes a moment later.
       await store.barrier("never");
       say("went on");
     } catch (error) {

@@ -1,4 +1,7 @@
-/** Runs a job of comm-rank.mjs as several real processes: on the CPU, or with LLAMAFORGE_TEST_DEVICE=cuda:0 on one GPU. */
+/**
+ * Runs a job of comm-rank.mjs as several real processes: on the CPU, or on one GPU with
+ * LLAMAFORGE_TEST_DEVICE=cuda:0.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { freePort } from "../../lib/dist/free-port.js";
 import { root } from "../cli/build.js";
@@ -8,47 +11,52 @@ export const device = process.env.LLAMAFORGE_TEST_DEVICE ?? "cpu";
 export interface RankResult {
   code: number | null;
   signal: NodeJS.Signals | null;
-  /** What the rank said: one value per line of its output. */
-  // biome-ignore lint/suspicious/noExplicitAny: each job says something else
+  /** The rank's results: one value per line of its output. */
+  // biome-ignore lint/suspicious/noExplicitAny: each job has its own results
   said: any[];
   stderr: string;
 }
 
 export interface Rank {
   child: ChildProcess;
-  /** Resolves when the rank has said a value for which `test` holds. */
+  /** Resolves when the rank has printed a value that passes `test`. */
   says(test: (value: unknown) => boolean): Promise<void>;
   ended: Promise<RankResult>;
 }
 
-/** Those that still run. */
+/** The ranks that still run. */
 const alive = new Set<ChildProcess>();
 
-/** Leaves no rank behind, whatever became of the test. */
+/** Ends all ranks, also after a failed test. */
 export function endRanks(): void {
   for (const child of alive) child.kill("SIGKILL");
 }
 
 export interface StartOptions {
-  /** What comm-rank.mjs finds as `options`. */
+  /** The `options` of comm-rank.mjs. */
   options?: Record<string, unknown>;
   port?: number;
   /** Ranks to start; all of them if left out. */
   ranks?: readonly number[];
   token?: string;
-  /** What the ranks believe, if not the truth. */
+  /** A world size that the ranks are told, if it differs from the real one. */
   believedWorldSize?: number;
   environment?: Record<string, string>;
 }
 
-/** What a process needs so that several ranks may use the GPU of the tests: NCCL takes them for ranks of several hosts. */
+/**
+ * Variables for ranks that share the GPU of the tests: NCCL takes them for ranks of several hosts.
+ */
 export function sharedGpu(rank: number | string): Record<string, string> {
   if (device === "cpu") return {};
   const { CUDA_VISIBLE_DEVICES = device.replace(/^cuda:?/, "") || "0" } = process.env;
   return { CUDA_VISIBLE_DEVICES, NCCL_HOSTID: `rank-${rank}`, LLAMAFORGE_GEMM: "first" };
 }
 
-/** The same for ranks that a launcher starts, all with one environment: each names its own host as it begins. */
+/**
+ * As above for ranks of a launcher, which have one environment: each rank names its own host at the
+ * start.
+ */
 export function sharedGpuOfLaunch(): Record<string, string> {
   if (device === "cpu") return {};
   const name = "process.env.NCCL_HOSTID='rank-'+process.env.RANK";
@@ -116,7 +124,7 @@ export async function startRanks(
   return all.map((rank) => startRank(job, rank, environment));
 }
 
-/** One of them. */
+/** One rank. */
 export async function startOne(
   job: string,
   worldSize: number,

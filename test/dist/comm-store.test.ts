@@ -1,4 +1,4 @@
-/** FAULTS P5: the store, and everything that can come to its port instead of the right rank. */
+/** docs/faults.md, row P5: the store, and foreign connections at its port. */
 import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -12,7 +12,7 @@ beforeAll(buildLibrary);
 afterAll(endRanks);
 const cpu = { device: "cpu" };
 
-/** Resolves when a connection to a port is taken; it says nothing and ends. */
+/** Resolves when a port accepts a connection. The connection sends nothing and ends. */
 async function untilListening(port: number): Promise<void> {
   for (;;) {
     const socket = connect(port, "127.0.0.1");
@@ -122,7 +122,7 @@ describe("who does not belong to the run is refused, and the run goes on", () =>
       socket.on("data", (data) => {
         if (data.includes("too many connections at once")) sentAway++;
       });
-      // One that is sent away comes back at once, as a port scanner or a health check does.
+      // A dropped connection returns at once, as a port scanner or a health check does.
       socket.on("close", () => {
         if (sockets.delete(socket) && sentAway < 2000) stranger();
       });
@@ -159,7 +159,7 @@ describe("who does not belong to the run is refused, and the run goes on", () =>
       return socket;
     });
     try {
-      // None says who it is: five seconds later all of them are refused, for that.
+      // None of them identifies itself, so all are refused after five seconds.
       for (let waited = 0; sentAway < 20 && waited < 4000; waited += 50) await sleep(50);
       await sleep(300);
       expect(sentAway).toBe(20);
@@ -170,7 +170,8 @@ describe("who does not belong to the run is refused, and the run goes on", () =>
   });
 
   test("a rank that is told that there is no room tries again until there is", async () => {
-    // A store's answer as csrc/comm/frame.h has it: u32 length, u8 type, u64 id, text. 71 says to try again, 64 welcomes.
+    // An answer of the store by csrc/comm/frame.h: u32 length, u8 type, u64 id, text. Type 71 asks
+    // to try again, 64 is the welcome.
     const frame = (type: number, text: string) => {
       const bytes = Buffer.alloc(17 + text.length);
       bytes.writeUInt32LE(13 + text.length, 0);
@@ -203,7 +204,7 @@ describe("who does not belong to the run is refused, and the run goes on", () =>
     expect(results.map(({ code }) => code)).toEqual([6, 6, 6]);
     const messages = results.map(({ said }) => said[0].message as string);
     expect(messages.some((message) => message.includes("rank 1 is here already"))).toBe(true);
-    // Rank 0 tells who is missing and who was turned away.
+    // Rank 0 names the missing ranks and the refused connections.
     expect(messages[0]).toMatch(/2 of 3 ranks have come; missing: 2\n.*rank 1 is here already/);
   });
 });

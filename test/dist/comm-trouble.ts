@@ -1,4 +1,4 @@
-/** Runs in which one rank makes trouble, and what becomes of the others. */
+/** Runs in which one rank fails, and the results of the others. */
 import { expect } from "vitest";
 import { device, type RankResult, startRanks } from "./comm-ranks.js";
 
@@ -10,7 +10,7 @@ export const endsWith6 = ({ code, signal, stderr }: RankResult) => {
   expect({ code, signal, stderr }).toMatchObject({ code: 6, signal: null });
 };
 
-/** Runs the trouble and gives the results of the ranks that are not in it, and how long they took to end after it. */
+/** Runs the failure. Returns the results of the other ranks and the time until they ended. */
 export async function othersOf(
   what: string,
   who: number,
@@ -28,5 +28,8 @@ export async function othersOf(
   return { others, took, culprit };
 }
 
-/** Beyond the timeout: a verdict, and two seconds in which a program may end itself; a machine may be busy besides. */
+/**
+ * Time beyond the timeout: the verdict, two seconds for a program to end itself, and a busy
+ * machine.
+ */
 export const latestMs = timeoutMs + 15_000;

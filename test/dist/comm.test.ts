@@ -1,4 +1,7 @@
-/** Collectives between real processes: values, bits, memory, overlap. On the CPU over Gloo, on a GPU over NCCL. */
+/**
+ * Collectives between real processes: values, bits, memory, overlap. Gloo on the CPU, NCCL on a
+ * GPU.
+ */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { buildLibrary } from "../cli/build.js";
 import { device, endRanks, runRanks } from "./comm-ranks.js";
@@ -27,7 +30,7 @@ describe.each([1, 2, 4])("%i ranks", (worldSize) => {
       expect(again).toEqual(bits);
       if (worldSize > 1) expect(backend).toMatch(onCpu ? /^Gloo \d/ : /^NCCL \d/);
       if (!onCpu) continue;
-      // In the order of the ranks, whatever the algorithm; bf16 is added in fp32.
+      // Sums follow the order of the ranks in every algorithm. bf16 is added in fp32.
       expect(bits.f32.allReduce).toBe(bits.inOrder);
       expect(bits.f32.inTwoSteps).toBe(bits.inOrder);
       expect(bits.bf16.inTwoSteps).toBe(bits.bf16.allReduce);
@@ -50,12 +53,12 @@ test("groups within groups: each rank in two of them, memory free again, volumes
 });
 
 test("a collective runs beside the operations that come after it", async () => {
-  // Some hundred milliseconds, and far more than it takes to enqueue them.
+  // The work takes some hundred milliseconds, far longer than enqueuing it.
   const work = onCpu ? { side: 512, products: 100 } : { side: 4096, products: 100 };
   const results = await runRanks("overlap", 2, { options: work });
   for (const { code, said, stderr } of results) {
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(said[0]).toMatchObject({ wrong: 0, beside: true });
-    expect(said[0].ticks).toBeGreaterThan(5); // nor was the event loop blocked
+    expect(said[0].ticks).toBeGreaterThan(5); // the event loop was not blocked
   }
 });

@@ -1,4 +1,7 @@
-/** The CPU's communication stream ends wherever its last owner lets go of it: csrc/comm/cpu_collectives.cpp under sanitizers. */
+/**
+ * The CPU's communication stream ends on the thread that releases it last:
+ * csrc/comm/cpu_collectives.cpp under sanitizers.
+ */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,7 +9,10 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { canCompileSources, compile, sanitized } from "../support/cpp.js";
 
-/** Jobs that own their thread, as a group's do: the last one to go is the thread's own, or another's. */
+/**
+ * Jobs that own their thread, as those of a group do. The thread itself or another releases the
+ * last.
+ */
 const program = `
   #include <cstdio>
   #include <future>

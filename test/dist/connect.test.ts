@@ -1,4 +1,7 @@
-/** How a rank tries the addresses of MASTER_ADDR: csrc/comm/frame.cpp with a resolver and a `poll` that are ours. */
+/**
+ * A rank tries the addresses of MASTER_ADDR: csrc/comm/frame.cpp with a fake resolver and a fake
+ * `poll`.
+ */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,7 +9,10 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { canCompileSources, compile } from "../support/cpp.js";
 
-/** A name of three addresses: two are silent, the third answers after 50 ms, as one does that is not on this host. */
+/**
+ * A name with three addresses: two are silent, the third answers after 50 ms, as a remote host
+ * does.
+ */
 const program = `
   #include <arpa/inet.h>
   #include <netdb.h>
@@ -65,7 +71,7 @@ test.runIf(canCompileSources)(
       const binary = compile(join(folder, "main"), { text: program, sources });
       const tried = (ms: number) => execFileSync(binary, [`${ms}`], { encoding: "utf8" }).trim();
 
-      // A second at most, so that a silent first address does not take the whole start.
+      // One second at most, so that a silent first address does not use up the time of the start.
       expect(tried(60_000)).toMatch(/^1000 1000 1000 connected$/);
       const [first, second, third, ...end] = tried(900).split(" ");
       expect(end).toEqual(["connected"]);

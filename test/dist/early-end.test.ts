@@ -1,6 +1,7 @@
 /**
- * Runs of several ranks that end before their last step by themselves: too many skipped steps (FAULTS N4), for which all end
- * alike when the state is saved, however long that takes; and a program that leaves its loop.
+ * Runs of several ranks that end before their last step by themselves. After too many skipped steps
+ * (docs/faults.md, row N4) all ranks end alike once the state is saved, however long that takes.
+ * The other case is a program that leaves its loop.
  */
 import { rmSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -37,7 +38,7 @@ test("too many skipped steps: all save, and the saved run goes on with equal bit
     precision: "bf16",
     batch: { microBatch: 2 },
     checkpoint: { every: 0 },
-    // So little is called a spike that some steps are.
+    // The limit is so low that some steps count as spikes.
     guard: {
       window: 8,
       minimumHistory: 2,
@@ -50,7 +51,8 @@ test("too many skipped steps: all save, and the saved run goes on with equal bit
   const { file, out } = await writeConfig(folder, data, 2, recipe);
   const place = temporaryFolder();
   const shim = buildShim(place.path);
-  // Each of the checkpoint's files takes 0.7 s: longer together than a rank lives after a failure of another.
+  // Each file of the checkpoint takes 0.7 s. Together they take longer than a rank lives after
+  // another rank's failure.
   const slow = { LD_PRELOAD: preload(shim), FAULT_DIR: out, FAULT_DELAY: "700" };
   const results = await runToEnd(file, {
     worldSize: 2,
@@ -65,7 +67,7 @@ test("too many skipped steps: all save, and the saved run goes on with equal bit
   const name = `step-${String(newest).padStart(10, "0")}`;
   await verifyCheckpoint(join(out, name), { hashes: true });
 
-  // With more patience it goes on from there as a run does that had it from the start.
+  // With a higher limit the run continues like a run that had this limit from the start.
   const patience = { ...recipe.guard, maxSkipsPerWindow: 7 };
   const patient = await writeConfig(folder, data, 2, { ...recipe, guard: patience });
   expectCodes(await runToEnd(patient.file, { worldSize: 2 }), 0);

@@ -1,6 +1,7 @@
 /**
- * A program that ends itself when it hears that a rank is lost, while the collectives' library is still aborting: it must not
- * meet that library's own end (NCCL and CUDA crash then, and the exit code is lost).
+ * A program exits when it learns that a rank is lost, while the library of the collectives is still
+ * aborting. The abort must end before the library is torn down. NCCL and CUDA would crash
+ * otherwise, and the exit code would be lost.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

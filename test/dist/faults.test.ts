@@ -29,7 +29,7 @@ beforeAll(async () => {
   ({ folder, data } = await tinyData());
 });
 
-/** A run that would take for ever; progress lines come at steps 1, 10, 20, ... */
+/** A run that never ends by itself. Progress lines come at steps 1, 10, 20, ... */
 const long = {
   steps: 100_000,
   optimizer: { peakLr: 1e-3, warmupSteps: 2, decaySteps: 100 },
@@ -60,7 +60,8 @@ describe("a rank that is lost", () => {
       const begun = await newestStep(out);
       expect(begun).toBeGreaterThanOrEqual(10);
 
-      // On to ten steps after the checkpoint; beside it the same from the start, never broken.
+      // The run continues to ten steps after the checkpoint. An unbroken run goes there from the
+      // start.
       const steps = begun + 10;
       const config = parse(await readFile(file, "utf8"));
       await writeFile(file, stringify({ ...config, steps }));
@@ -80,7 +81,8 @@ describe("a rank that is lost", () => {
 
   test("launch starts all ranks again from the newest checkpoint, and gives up without progress", async () => {
     const { file, out } = await writeConfig(folder, data, 2, { steps: 12 });
-    // Each attempt dies at its second save, when the first one is done: 4 is saved, then 8, and the third reaches 12.
+    // Each attempt dies at its second save, after the first one is complete. The first attempt
+    // saves step 4, the second step 8, and the third reaches step 12.
     const started = startRank(
       ["launch", "--nproc", "2", "--max-restarts", "2", "--", "train", file],
       { ...sharedGpuOfLaunch(), LLAMAFORGE_TEST_FAULTS: "1", FAULT: "save:2:kill" },
@@ -141,7 +143,8 @@ describe("ranks that do not do the same", () => {
 
   test("another build on one rank: each file that differs is named with both hashes", async () => {
     const { file } = await writeConfig(folder, data, 2);
-    // The same version and sources, an addon and a plugin that were linked anew, and a module with another line.
+    // Version and sources are equal. The addon and the plugin are linked anew, and one module has
+    // an extra line.
     const [plugin, calledPlugin] =
       device === "cpu"
         ? ["libllamaforge_gloo.so", "the Gloo plugin"]
@@ -184,7 +187,7 @@ describe("ranks that do not do the same", () => {
     expect(result.stderr).toContain('LOCAL_RANK: expected an integer from 0 to 65535, got "x"');
   });
 
-  test("a NaN on one rank only: all skip the step, and no weight changes (FAULTS N1)", async () => {
+  test("a NaN on one rank only: all skip the step, and no weight changes (docs/faults.md N1)", async () => {
     const { file, out } = await writeConfig(folder, data, 2, {
       steps: 4,
       checkpoint: { every: 1, keepLast: 9 },
@@ -211,11 +214,11 @@ describe("ranks that do not do the same", () => {
 });
 
 describe("a rank that cannot save", () => {
-  test("nobody publishes the checkpoint, and after three failures all end (FAULTS P4)", async () => {
+  test("nobody publishes the checkpoint, and after three failures all end (docs/faults.md P4)", async () => {
     const { file, out } = await writeConfig(folder, data, 2, { ...long, checkpoint: { every: 2 } });
     const ranks = await startRun(file, { worldSize: 2 });
     await untilSaid(ranks[0] as RankProcess, /step 1\//);
-    // Something that is in the way of every later save: the temporary folder's name is a file's.
+    // A file in place of the output folder makes every later save fail.
     await rm(out, { recursive: true, force: true });
     await writeFile(out, "");
     const [first, second] = await Promise.all(ranks.map(({ ended }) => ended));

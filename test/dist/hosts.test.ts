@@ -1,4 +1,4 @@
-/** Ranks on two hosts: the same training as on one, and what becomes of it when the network between them is cut. */
+/** Ranks on two hosts train as on one. The tests also cut the network between the hosts. */
 import { readFile, writeFile } from "node:fs/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse, stringify } from "yaml";
@@ -77,7 +77,7 @@ describe.skipIf(obstacle !== null)(`two hosts${obstacle === null ? "" : `: ${obs
     two.connected = false;
     const cut = performance.now();
     const results = await endsOf(ranks);
-    // The timeout, and a machine may be busy besides; far less than TCP's own patience.
+    // The timeout and some time for a busy machine. TCP's own timeout is far longer.
     expect(performance.now() - cut).toBeLessThan((timeoutSeconds + 25) * 1000);
     expectCodes(results, 6);
     for (const [rank, { stderr }] of results.entries()) {

@@ -1,11 +1,14 @@
-/** Two hosts on one machine: network namespaces that a pair of virtual cables connects. They need root, or CAP_NET_ADMIN. */
+/**
+ * Two hosts on one machine: network namespaces connected by a pair of virtual cables. They need
+ * root or CAP_NET_ADMIN.
+ */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 
 /** A host of a run. */
 export interface Host {
   address: string;
-  /** What starts a program on it. */
+  /** The command that starts a program on this host. */
   command: readonly string[];
 }
 
@@ -13,7 +16,7 @@ function ip(...args: string[]): void {
   execFileSync("ip", args, { stdio: ["ignore", "ignore", "pipe"], encoding: "utf8" });
 }
 
-/** Two hosts that reach each other and nobody else. */
+/** Two hosts that reach only each other. */
 export class TwoHosts {
   readonly hosts: readonly [Host, Host];
   readonly #names: readonly [string, string];
@@ -27,7 +30,7 @@ export class TwoHosts {
     this.hosts = [host(0), host(1)];
   }
 
-  /** @throws Error with what `ip` said if this process may not make namespaces */
+  /** @throws Error with the output of `ip` if this process may not make namespaces */
   static open(): TwoHosts {
     const { pid } = process;
     const names = [`lf${pid}a`, `lf${pid}b`] as const;
@@ -62,12 +65,12 @@ export class TwoHosts {
     }
   }
 
-  /** Pulls the cable of the second host, or plugs it in again. */
+  /** Unplugs the cable of the second host, or plugs it in again. */
   set connected(on: boolean) {
     ip("-n", this.#names[1], "link", "set", "cable0", on ? "up" : "down");
   }
 
-  /** What programs that are started on a host from now on find in /etc/hosts, one line for each address: ip-netns(8). */
+  /** Sets /etc/hosts for programs started from now on, one line per address: ip-netns(8). */
   setNames(index: 0 | 1, lines: readonly string[]): void {
     const folder = `/etc/netns/${this.#names[index]}`;
     mkdirSync(folder, { recursive: true });
@@ -80,13 +83,13 @@ export class TwoHosts {
       try {
         ip("netns", "delete", name);
       } catch {
-        // It was never made.
+        // The namespace was never made.
       }
     }
   }
 }
 
-/** Why there can be no two hosts here; null if there can. */
+/** The reason why this machine cannot have two hosts; null if it can. */
 export function whyNoHosts(): string | null {
   try {
     TwoHosts.open().close();

@@ -1,4 +1,4 @@
-/** What launchers do around the ranks: which exit code `launch` hands on, and torchrun's agent on the port that it names. */
+/** Launchers: the exit code that `launch` returns, and torchrun's agent on its own port. */
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -8,7 +8,7 @@ import { tinyData } from "../support/tiny-run.js";
 import { expectCodes, startRank, torchrun, writeConfig } from "./ranks.js";
 
 describe("launch's exit code", () => {
-  /** Runs ranks that end so; a code is that of an exit, a name that of a signal. */
+  /** Runs ranks that end in these ways: a number is an exit code, a name a signal. */
   async function run(ends: { after: number; by: number | string }[], graceMs = 10_000) {
     const script = `
       const { after, by } = ${JSON.stringify(ends)}[process.env.RANK];
@@ -75,7 +75,7 @@ describe("torchrun", () => {
 
   test("its agent serves on MASTER_PORT all the while: the ranks meet beside it", async () => {
     const agent = createServer((socket) => socket.destroy());
-    // Below what systems hand out, so that the next one is free.
+    // A port below the range that systems assign, so that the next one is free.
     let port = 21_000 + (process.pid % 8_000);
     for (;;) {
       const listening = once(agent, "listening").then(

@@ -1,6 +1,7 @@
 /**
- * NCCL missing, too old, or not NCCL at all. csrc/cuda/comm/nccl.cpp opens it at run time and touches no GPU, so it is compiled here
- * with a stand-in for CUDA's header and against libraries of our own making: this runs on any machine with a compiler.
+ * NCCL is missing, too old, or not NCCL at all. csrc/cuda/comm/nccl.cpp opens the library at run
+ * time and uses no GPU. The test compiles it with a stand-in for CUDA's header and runs it with
+ * fake libraries, on any machine with a compiler.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -9,7 +10,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { canCompileSources, compile } from "../support/cpp.js";
 
-/** What LlamaForge calls, besides ncclGetVersion. */
+/** The functions that LlamaForge calls, besides ncclGetVersion. */
 const functions = [
   "GetUniqueId",
   "GetErrorString",
@@ -59,7 +60,9 @@ describe.runIf(canCompileSources)(
       return { said: stdout.trim(), status };
     }
 
-    /** A library that says it is of this version, as ncclGetVersion encodes it, and has these functions. */
+    /**
+     * A library that reports this version, encoded as by ncclGetVersion, and has these functions.
+     */
     function fake(name: string, version: number, names: readonly string[] = functions): string {
       const file = join(folder, name);
       const others = names.map((each) => `extern "C" int nccl${each}() { return 0; }`).join("\n");
@@ -72,7 +75,7 @@ describe.runIf(canCompileSources)(
       const { said, status } = open({ LLAMAFORGE_NCCL: "/nonexistent/libnccl.so.2" });
       expect(status).toBe(2);
       expect(said).toContain("NCCL for CUDA 13 was not found");
-      // It names the one file that was asked for, and tries no other.
+      // The error names the requested file. No other file is tried.
       expect(said.match(/\n {2}\S+: /g)).toEqual(["\n  /nonexistent/libnccl.so.2: "]);
       expect(said).toContain("pip install nvidia-nccl-cu13");
       expect(said).toContain("set LLAMAFORGE_NCCL to the path of libnccl.so.2");
@@ -86,7 +89,7 @@ describe.runIf(canCompileSources)(
         CUDA_HOME: join(folder, "cuda"),
       };
       const { said, status } = open(empty);
-      // A machine that has NCCL in a place of the system's is no place to miss it.
+      // The case needs a machine without NCCL in the system's folders.
       if (status === 0) return expect(said).toMatch(/^NCCL \d/);
       expect(said).toContain("\n  libnccl.so.2: ");
       expect(said).toContain(`\n  ${join(folder, "cuda")}/lib64/libnccl.so.2: `);

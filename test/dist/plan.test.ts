@@ -1,4 +1,4 @@
-/** What `plan` says of a strategy's memory and traffic, beside what its ranks really take. */
+/** Compares the memory and traffic that `plan` predicts for a strategy with those of real ranks. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -17,7 +17,10 @@ beforeAll(async () => {
   ({ folder, data } = await tinyData());
 });
 
-/** Its groups, and halves and quarters of them, fill the size classes of the CPU's memory, which may waste an eighth. */
+/**
+ * Whole groups of this model, halves and quarters of them fill the size classes of the CPU's
+ * allocator, which may waste an eighth otherwise.
+ */
 const model = {
   vocabSize: 4607,
   hiddenSize: 128,
@@ -30,7 +33,10 @@ const model = {
 
 const perHost = 2;
 
-/** Trains; what a rank holds after the last step and has sent in all, in bytes. */
+/**
+ * Trains. Returns the bytes that a rank holds after the last step and the bytes that it sent in
+ * all.
+ */
 async function train(ranks: number, steps: number, options: Record<string, unknown>) {
   const { file, out } = await writeConfig(folder, data, ranks, {
     model,
@@ -81,7 +87,7 @@ describe("plan and ranks agree", () => {
       const division = { parallel, ranks, shardSize: perHost, reduce };
       expect((long.sent - short.sent) / 2).toBe(sentByPlan(config, division));
 
-      // At rest there are no activations and nothing is on its way.
+      // After the last step there are no activations and no messages in flight.
       const { weights, masterWeights, gradients, moments, wholeGroups } = planMemory(
         config,
         division,

@@ -45,7 +45,7 @@ export function startRank(
   return { child, ended: ended as Promise<RankResult>, output };
 }
 
-/** torchrun's variables of a rank. */
+/** The variables that torchrun sets for a rank. */
 export function torchrun(
   rank: number,
   worldSize: number,
@@ -86,7 +86,7 @@ export async function runToEnd(config: string, options: RunOptions): Promise<Ran
   return await Promise.all(ranks.map(({ ended }) => ended));
 }
 
-/** Fails with what the ranks said unless all ended with `code`. */
+/** Fails with the output of the ranks unless all ended with `code`. */
 export function expectCodes(results: readonly RankResult[], code: number): void {
   if (results.every((result) => result.code === code)) return;
   const said = results.map(
@@ -96,7 +96,7 @@ export function expectCodes(results: readonly RankResult[], code: number): void 
   throw new Error(`expected all ranks to end with ${code}\n${said.join("\n")}`);
 }
 
-/** Resolves when a rank's output says so. */
+/** Resolves when a rank's output matches. */
 export async function untilSaid(rank: RankProcess, pattern: RegExp): Promise<void> {
   for (let waited = 0; !pattern.test(rank.output.stdout); waited += 50) {
     if (rank.child.exitCode !== null || waited > 100_000) {
@@ -114,7 +114,7 @@ export async function newestStep(out: string): Promise<number> {
 
 let files = 0;
 
-/** Writes a configuration of a run of seconds: 8 windows a step, whatever the number of ranks. */
+/** Writes a configuration for a run of seconds: 8 windows per step for any number of ranks. */
 export async function writeConfig(
   folder: string,
   data: string,

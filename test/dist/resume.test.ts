@@ -1,4 +1,4 @@
-/** hybrid_shard's checkpoints: resumed with equal bits, and handed from strategy to strategy (FAULTS R3, C8). */
+/** Checkpoints of hybrid_shard: equal bits after a resume, and resumes by other strategies. */
 import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
@@ -15,13 +15,13 @@ beforeAll(async () => {
 });
 
 const perHost = 2;
-/** The same recipe however long a run is. */
+/** One recipe for runs of any length. */
 const recipe = {
   optimizer: { peakLr: 5e-3, warmupSteps: 2, decaySteps: 100 },
   evaluate: { every: 0, batches: 4 },
 };
 
-/** Trains to a step from wherever `out` stands. */
+/** Trains to a step from the newest checkpoint of `out`. */
 async function train(to: number, worldSize: number, parallel: string, from?: string) {
   const { file, out } = await writeConfig(folder, data, worldSize, {
     ...recipe,
@@ -47,7 +47,8 @@ test("stopped and resumed, the bits of the unbroken run; its checkpoint goes on 
   expect(resumed.steps).toEqual(whole.steps);
   expect(await stateOf(resumed.out, 8)).toEqual(await stateOf(whole.out, 8));
 
-  // On from it with two ranks, back to four that are divided otherwise, to hybrid again and to one alone.
+  // Two ranks continue from the checkpoint, then four with another strategy, then hybrid_shard
+  // again, then one rank alone.
   let { out } = whole;
   let { steps } = whole;
   for (const [to, worldSize, parallel] of [
@@ -83,7 +84,7 @@ test("a checkpoint of another model, and one that is asked for in vain, end all 
       /step-0000000004 is from a different run:\n {2}model: it has layers 3, not 4\n/,
     );
   }
-  // Nothing of it was touched.
+  // The checkpoint is unchanged.
   expect((await stepsOf(out)).at(-1)?.step).toBe(4);
 
   const nowhere = await runToEnd(file, { worldSize: 2, args: () => ["--resume", "none"] });

@@ -1,5 +1,5 @@
-// A plugin whose collectives never end and take their time to abort, and which is gone at the end of the process as
-// NCCL and CUDA are: who calls it then has met a library that was torn down. It says so on stderr.
+// A plugin whose collectives never end and abort slowly. At the end of the process it is torn down,
+// as NCCL and CUDA are. A later call is a mistake and is reported on stderr.
 #include <unistd.h>
 
 #include <chrono>

@@ -13,7 +13,7 @@ beforeAll(async () => {
   ({ folder, data } = await tinyData());
 });
 
-/** Losses may differ by this much, relative, between world sizes and strategies: f32 sums in another order, over some steps. */
+/** Relative difference of losses between world sizes and strategies: f32 sums in another order. */
 const bound = 2e-5;
 /** The reduction in bf16 rounds each gradient once: 2^-9 relative. */
 const bf16Bound = 2e-3;
@@ -132,7 +132,8 @@ describe("in bf16, with accumulation, recomputation and a tied head", () => {
 
   test.each(parallels)("%s: the losses of one process", (parallel) => {
     const [mine, alone] = [runs.get(parallel) as Trained, runs.get("alone") as Trained];
-    // bf16 weights: a difference in the last bit of a gradient moves some of them to the next value.
+    // bf16 weights: a difference in the last bit of a gradient moves some of them to the next
+    // value.
     expectClose(mine.steps, alone.steps, 1e-3);
     expect(mine.stdout[0]).toContain("The senate");
   });
@@ -173,7 +174,7 @@ describe("in bf16, with accumulation, recomputation and a tied head", () => {
       await rm(join(out, "step-0000000008"), { recursive: true });
       const resumed = await trainIn(file, out, worldSize);
       expectClose(resumed.steps, start.steps, 1e-3);
-      // Nothing was lost on the way: the first four steps' moments are in what the last four made of them.
+      // The moments of the first four steps survive in those of the last four.
       const [mine, theirs] = [
         await tensorsOf(out, 8, stateFile),
         await tensorsOf(start.out, 8, stateFile),

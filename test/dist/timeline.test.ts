@@ -1,4 +1,4 @@
-/** What a timeline shows of real processes: on the CPU over Gloo, on a GPU over NCCL. */
+/** Timelines of real processes: on the CPU over Gloo, on a GPU over NCCL. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   chromeTrace,
@@ -13,7 +13,8 @@ beforeAll(buildLibrary);
 afterAll(endRanks);
 
 test("collectives, waits and phases of two ranks: what computing hides is not exposed", async () => {
-  // So long that a rank which is late by some scheduling still finds the other one computing.
+  // The work is long enough that a rank delayed by the scheduler still finds the other one
+  // computing.
   const work = device === "cpu" ? { side: 512, products: 300 } : { side: 4096, products: 100 };
   const results = await runRanks("timeline", 2, { options: work });
   for (const [rank, { code, said, stderr }] of results.entries()) {
@@ -33,7 +34,8 @@ test("collectives, waits and phases of two ranks: what computing hides is not ex
     }
     for (const { startMs, endMs } of timeline.spans) expect(endMs).toBeGreaterThanOrEqual(startMs);
     const [alone, hidden] = summariseTimeline(timeline) as [Summary, Summary];
-    // The compute stream stands still as long as the sum runs, and then not at all.
+    // In the first step the compute stream waits as long as the sum runs. In the second it never
+    // waits.
     expect(alone.exposedMs).toBeGreaterThan(0.8 * alone.communicationMs);
     expect(hidden.exposedMs).toBeLessThan(0.5 * hidden.communicationMs);
     expect(hidden.communicationMs).toBeGreaterThan(0);

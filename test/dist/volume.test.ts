@@ -1,8 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { planGroup } from "../../lib/nn/group.js";
 import { buildLibrary } from "../cli/build.js";
 import { tinyData } from "../support/tiny-run.js";
@@ -76,9 +76,11 @@ describe("what a rank sends in a step is what theory says", () => {
     const sizes = groupSizes(parallel === "replicated" ? 1 : 2);
     const all = sum(sizes) * bytes;
     const part = 1 / 2; // (W - 1) / W of the two ranks of a group
-    // Backward reads the weights of all groups but the lookup's; the last two are still there from forward.
+    // Backward reads the weights of all groups but the embedding's. Forward has left the last two
+    // gathered.
     const readAgain = sum(sizes.slice(1, -2)) * bytes;
-    // After a backward pass the first block's are there for the next forward pass, until the step changes them.
+    // A backward pass leaves the first block's weights gathered for the next forward pass, until
+    // the step changes them.
     const kept = (accumulation - 1) * part * (sizes[1] as number) * bytes;
     const sharded =
       accumulation * part * (all + readAgain + all) -
@@ -104,7 +106,7 @@ describe("full_shard's memory", () => {
       const slots = [0, 1].map((parity) => Math.max(...sizes.filter((_, i) => i % 2 === parity)));
       const state = (perParameter * sum(sizes)) / ranks + 8 * sum(slots);
       expect(deviceBytes / state).toBeGreaterThan(0.98);
-      // The CPU's memory comes in size classes, up to an eighth larger than what is asked for.
+      // The CPU's allocator has size classes, up to an eighth larger than the request.
       expect(deviceBytes / state).toBeLessThan(1.1);
     }
   });

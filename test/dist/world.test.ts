@@ -1,4 +1,7 @@
-/** What launchers leave in the environment, as they document it; and what is refused before anything is allocated (FAULTS K3). */
+/**
+ * The variables of launchers as they document them, and the environments that are refused before
+ * anything is allocated (docs/faults.md, row K3).
+ */
 import { describe, expect, test } from "vitest";
 import { ConfigError } from "../../lib/core/errors.js";
 import { describeWorld, firstHost, readWorld } from "../../lib/dist/world.js";
@@ -131,7 +134,8 @@ describe("Slurm's notations", () => {
   });
 
   test("a step of fewer tasks than the allocation has on a node counts its own", () => {
-    // `srun --ntasks-per-node=2` under `sbatch --ntasks-per-node=8`, as older versions leave the variables.
+    // The variables of older versions, for `srun --ntasks-per-node=2` under
+    // `sbatch --ntasks-per-node=8`.
     const part = { ...slurm, SLURM_NTASKS: "4", SLURM_PROCID: "3", SLURM_NTASKS_PER_NODE: "8" };
     const world = readWorld({ ...part, SLURM_STEP_TASKS_PER_NODE: "2(x2)" });
     expect(world).toMatchObject({ rank: 3, worldSize: 4, localRank: 1, localWorldSize: 2 });
@@ -186,7 +190,7 @@ describe("one launcher inside another", () => {
   });
 });
 
-/** What is wrong, by variable. */
+/** The mistakes, by variable. */
 function problemsOf(env: Environment): [string, string][] {
   try {
     readWorld(env);
@@ -323,7 +327,7 @@ describe("the port of the store", () => {
   test.each([
     ["29500", 29_501],
     ["32767", 32_768],
-    // The agent's port was chosen by the system, which may have given the next one to a connection.
+    // The system chose the agent's port and may have given the next one to a connection.
     ["32768", 22_768],
     ["65535", 25_535],
   ])("torchrun's agent serves on MASTER_PORT=%s: ours is %i", (given, port) => {

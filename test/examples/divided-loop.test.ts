@@ -1,4 +1,4 @@
-/** examples/divided-loop.ts as its users run it: several processes, over the built library. */
+/** Runs examples/divided-loop.ts as a user does: several processes with the built library. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 import ts from "typescript";
 import { beforeAll, expect, test } from "vitest";
 import { freePort } from "../../lib/dist/free-port.js";
-import { llamaConfig } from "../../lib/model/config.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { torchrun } from "../dist/ranks.js";
 import { tinyData, tinyModel } from "../support/tiny-run.js";
@@ -50,7 +50,7 @@ beforeAll(async () => {
 interface Ended {
   code: number | null;
   stderr: string;
-  /** What it reported: loss and norm of each step. */
+  /** Loss and norm of each step, as reported. */
   figures: [number, number][];
 }
 

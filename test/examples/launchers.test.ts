@@ -1,4 +1,6 @@
-/** The examples' scripts for launchers, with a launcher of ours in PATH that writes down how it was called. */
+/**
+ * The launcher scripts of the examples, with a fake launcher in PATH that records its arguments.
+ */
 import { spawnSync } from "node:child_process";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -18,7 +20,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Runs a script of the examples in a launcher that ends with `code`. */
+/** Runs a script of the examples with a launcher that ends with `code`. */
 function run(script: string, code: number, env: Record<string, string> = {}) {
   const { status, stdout, stderr } = spawnSync("bash", [join(root, "examples", script), "a.yaml"], {
     encoding: "utf8",

@@ -9,7 +9,7 @@ import { tinyConfig, tinyData } from "../support/tiny-run.js";
 test("a server answers while it trains, and saves when it is stopped", async () => {
   const { folder, data } = await tinyData();
   const out = join(folder, "run");
-  // More steps than this test waits for: it trains until it is stopped.
+  // The run has more steps than the test waits for, so it trains until it is stopped.
   const steps = 1_000_000;
   const { app, trained, stop } = await serveWhileTraining(tinyConfig(data, out, { steps }));
   const { port } = app.server.address() as AddressInfo;

@@ -1,4 +1,5 @@
-// A1, A4, A5 for the file functions: nothing is coerced, nothing foreign is unwrapped, nothing is left half-done.
+// docs/faults.md, rows A1, A4 and A5, for the file functions. No argument is coerced, no foreign
+// object is unwrapped, and no call stops halfway.
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -54,7 +55,7 @@ const hostile: [string, unknown][] = [
   ["an empty string", ""],
 ];
 
-// An empty identity means any file; the parse limit and offsets may be any whole number; 2^53 is none.
+// An empty identity means any file. The parse limit and offsets may be any whole number below 2^53.
 const allowed = new Set([
   "readTensor 1 an empty string",
   // A tensor may have any name.
@@ -79,7 +80,7 @@ describe.each(Object.keys(good))("%s", (name) => {
     for (let place = 0; place < (good[name]?.().length ?? 0); place += 1) {
       for (const [what, value] of hostile) {
         const args = good[name]?.() ?? [];
-        // A text where a free text belongs is judged by meaning, below.
+        // Strings in the place of a free string are tested by their meaning below.
         if (typeof value === "string" && typeof args[place] !== "string") continue;
         if (allowed.has(`${name} ${place} ${what}`)) continue;
         if (what === "a path with NUL" && (place === 1 || place === 4) && name.startsWith("read"))
@@ -166,7 +167,7 @@ describe("DurableFile", () => {
     ]) {
       expect(() => write(value)).toThrow(expect.objectContaining({ code: "ERR_ARGUMENT" }));
     }
-    // Lies of the object about itself are not asked for.
+    // The call does not read properties by which an object could lie about itself.
     const liar = Uint8Array.of(1, 2, 3);
     Object.defineProperty(liar, "length", { value: 1e9 });
     Object.defineProperty(liar, "buffer", { value: new ArrayBuffer(1) });

@@ -1,12 +1,13 @@
-// A1, A2: every function and class that the library exports, called with values that it does not take, in each place: a typed
-// error or an answer, never a raw TypeError, a hang or a crash. In processes of their own, so that a crash is one's own.
+// docs/faults.md, rows A1 and A2. Every exported function and class is called with wrong values in
+// each argument. The result is a typed error or an answer, never a raw TypeError, a hang or a
+// crash. Batches of calls have their own processes, so a crash ends only its batch.
 import { spawn } from "node:child_process";
 import { cp, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { saveLlama } from "../../lib/checkpoint/llama.js";
-import { llamaConfig } from "../../lib/model/config.js";
+import { saveModel } from "../../lib/checkpoint/model.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { tinyData, tinyModel } from "../support/tiny-run.js";
 
@@ -21,12 +22,12 @@ beforeAll(async () => {
   await cp(join(root, "assets/quickstart"), join(folder, "tokenizer"), { recursive: true });
   const shape = { ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false };
   const model = await Llama.create(llamaConfig({ ...tinyModel, ...shape, layers: 1 }));
-  await saveLlama(join(folder, "saved"), model);
+  await saveModel(join(folder, "saved"), model);
   await writeFile(join(folder, "run.yaml"), "out: out\nsteps: 2\n");
 }, 120_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** What the calls of a batch gave: the faults, and the call that was the last if the process did not come to its end. */
+/** The results of a batch: the faults, and the last call if the process crashed or hung. */
 function faultsOf(batch: number): Promise<{ calls: number; faults: unknown[] }> {
   const script = join(root, "test/fault/exports/child.mjs");
   const args = [script];

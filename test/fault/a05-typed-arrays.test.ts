@@ -1,4 +1,5 @@
-// A5: memory of JavaScript that is gone, shared, changes its size or its place: copied at once or refused, never read later.
+// docs/faults.md, row A5: JavaScript memory that is detached, shared, resized or moved is copied at
+// once or refused, and never read later.
 import { describe, expect, test } from "vitest";
 import { tensor, zeros } from "../../lib/core/create.js";
 import { addon } from "../../lib/core/native.js";
@@ -97,7 +98,7 @@ describe("memory that tensors are read into", () => {
       const copied = x.native.readInto(memory, 0);
       const moved = structuredClone(memory.buffer, { transfer: [memory.buffer] });
       await copied;
-      if (memory.buffer.byteLength > 0) continue; // this engine does not move what is not its own
+      if (memory.buffer.byteLength > 0) continue; // this engine does not move foreign memory
       expect(new Float32Array(moved)[12_345]).toBe(12_345);
     }
     await synchronize();

@@ -1,4 +1,5 @@
-// A6 for files: a worker thread that ends while the pool still works for it takes nothing with it.
+// docs/faults.md, row A6, for files: a worker thread ends while the pool still works for it. The
+// process is undisturbed.
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
 import { expect, test } from "vitest";

@@ -1,4 +1,5 @@
-// Several JavaScript threads load the addon, each with a device of its own (FAULTS A6), and none blocks (DESIGN section 3).
+// docs/faults.md, row A6: several JavaScript threads load the addon, each with its own device. No
+// thread blocks.
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { beforeAll, expect, test } from "vitest";

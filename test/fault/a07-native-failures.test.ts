@@ -1,5 +1,6 @@
-// A7: whatever fails inside a native call, at every entry of ops.def: a typed error with a code and the operation's name, no
-// crash, nothing leaked, and the device works on.
+// docs/faults.md, row A7: a failure inside a native call, at every entry of ops.def, is a typed
+// error with a code and the operation's name. Nothing crashes or leaks, and the device continues to
+// work.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -38,7 +39,7 @@ function call({ name }: Entry, args: unknown[]): void {
   (native as unknown as Record<string, (...args: unknown[]) => void>)[name]?.(...args);
 }
 
-/** Waits. @returns what failed, as the library tells it; null if nothing did */
+/** Waits for the device. @returns the failure that the library reports, or null */
 async function failure(): Promise<Error | null> {
   return await synchronize().then(
     () => null,

@@ -1,4 +1,5 @@
-// A9: calls from within calls, and values with side effects: each is defined or refused, and nothing is left behind.
+// docs/faults.md, row A9: calls from within calls, and values with side effects. Each is defined or
+// refused, and none leaks.
 import { expect, test } from "vitest";
 import { differentiable, grad, withGrad } from "../../lib/core/autograd.js";
 import { full, tensor } from "../../lib/core/create.js";
@@ -22,7 +23,7 @@ function clean(name: string, body: () => Promise<void>): void {
 
 const leaf = (values: number[]) => tensor(values, { requiresGrad: true });
 
-/** x itself, with a backward that does something on the way. */
+/** The identity, with a backward that calls a function. */
 function passing(x: Tensor, onBackward: () => void): Tensor {
   return differentiable("passing", {
     inputs: [x],
@@ -55,7 +56,7 @@ clean("a gradient within a backward, of a function that takes gradients itself",
   });
   sum(mul(y, y)).backward();
   expect(await x.grad?.item()).toBe(6);
-  // The inner gradient, 4z = 12, is a number to the outer one.
+  // The inner gradient, 4z = 12, is a constant for the outer one.
   expect(await slope).toBe(12);
 });
 
@@ -106,7 +107,7 @@ clean("a list whose getter disposes an argument of the same call", async () => {
       return 1;
     },
   });
-  // The tensor was taken before: its memory lives until the operation has run.
+  // The call took the tensor before the getter ran. Its memory lives until the operation has run.
   native.permute(x.native, y.native, order);
   expect(() => native.permute(x.native, y.native, [1, 0])).toThrow(/has been disposed/);
   expect([...(await y.toArray())]).toEqual([5, 5, 5, 5, 5, 5]);

@@ -1,5 +1,6 @@
-// A10, P6: a run that crashes natively is reported and started again from its newest checkpoint; one that gets nowhere is
-// given up; one that ended for a reason is left alone.
+// docs/faults.md, rows A10 and P6. The supervisor reports a native crash and restarts the run from
+// its newest checkpoint. It gives up on a run without progress, and leaves a run alone that ended
+// for a reason.
 import { existsSync, readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -19,7 +20,7 @@ test("a run that is ended by SIGSEGV again and again goes on from its checkpoint
   const whole = await writeConfig(place, "whole", { steps: 17 });
   expect(await train(whole.file).ended).toMatchObject({ code: 0 });
   const { file, out } = await writeConfig(place, "crashing", { steps: 17 });
-  // A process ends at its second save, when its first one is there: at steps 10, 15 and 17.
+  // Each process ends at its second save, when the first one is complete: at steps 10, 15 and 17.
   const { code, stderr } = await train(file, ["--supervise"], fault("save:2:segv")).ended;
   expect(code).toBe(0);
   const reports = stderr.split("\n").filter((line) => line.includes("was ended by"));
@@ -69,7 +70,7 @@ test("a run whose supervisor is killed saves and ends too: nothing trains on una
   const { child, ended } = train(file, ["--supervise"]);
   await until(async () => (await lastStep(out)) >= 3, child);
   child.kill("SIGKILL");
-  // The run holds the other end of the output: closed when it has ended too.
+  // The run holds the other end of the output, so the stream closes when the run has ended too.
   expect(await ended).toMatchObject({ signal: "SIGKILL" });
   const stopped = await lastStep(out);
   expect(stopped).toBeLessThan(5000);

@@ -1,4 +1,5 @@
-// C1, C3, C4, C5: a save that is killed, refused by the disk or interrupted at every call it makes in turn.
+// docs/faults.md, rows C1, C3, C4 and C5: a save is killed, refused by the disk or interrupted, at
+// each of its calls in turn.
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -78,7 +79,8 @@ test("a file is synced after its last write, the folder before the rename, the p
   expect(last("fsync", "")).toBeGreaterThan(rename);
 });
 
-// Every call for SIGKILL; for the others a part of them, to save time: all calls share one way out.
+// SIGKILL hits every call. The other faults hit a part of them to save time: all calls share one
+// error path.
 test.each([
   ["kill", 1],
   ["half-kill", 3],
@@ -165,7 +167,7 @@ test("a file beyond the size limit fails with EFBIG and leaves nothing", async (
     await saveCheckpoint(run, 1, contentsOf(1));
     const script = join(harness.shim, "..", "test/checkpoint/support/save-child.js");
     const root = process.env.LLAMAFORGE_PREBUILD ?? process.cwd();
-    // ulimit counts 1024-byte blocks: the first shard is larger.
+    // ulimit counts blocks of 1024 bytes. The first shard is larger than the limit.
     const command = `trap '' XFSZ; ulimit -f 1; exec "${process.execPath}" "${script}" "${run}" 2 2`;
     const lines = await new Promise<string>((resolve) => {
       const env = { ...process.env, LLAMAFORGE_PREBUILD: root, NODE_OPTIONS: "" };
@@ -189,7 +191,7 @@ test("a step that is saved again replaces the old one at once, also where names 
       if (checkpoint === null) throw new Error("no checkpoint is left");
       expect(checkpoint.step).toBe(2);
       await expectContents(checkpoint);
-      // Where names cannot be exchanged the old one goes by way of the trash.
+      // If two names cannot be exchanged, the old folder moves to the trash first.
       const left = readdirSync(run).filter((name) => name !== ".trash");
       expect(left.sort()).toEqual(["step-0000000001", "step-0000000002"]);
       const trash = join(run, ".trash");

@@ -1,5 +1,6 @@
-// C3: a disk that is full, before the start, before a save and during it: a typed error with need and free, training goes
-// on, the last good checkpoint stays. On a tmpfs of a few MB where this process may mount one (root).
+// docs/faults.md, row C3: the disk is full before the start, before a save or during it. The error
+// is typed and gives need and free space, training continues, and the last good checkpoint stays.
+// The disk is a tmpfs of a few MB if this process may mount one (root).
 import { execFileSync } from "node:child_process";
 import { appendFileSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +13,7 @@ import {
   expectSpaceToSave,
 } from "../../lib/checkpoint/space.js";
 import { CheckpointError, UsageError } from "../../lib/core/errors.js";
-import { parameterCount } from "../../lib/model/config.js";
+import { parameterCount } from "../../lib/model/architectures.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 import { buildLibrary } from "../cli/build.js";
@@ -28,7 +29,7 @@ beforeAll(() => {
     execFileSync("mount", ["-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], { stdio: "ignore" });
     mounted = true;
   } catch {
-    // Not root: what needs a small disk says so below.
+    // Without root the tests that need a small disk are skipped below.
   }
 });
 afterAll(() => {
@@ -98,13 +99,13 @@ test("a disk that fills while the run trains costs checkpoints, not the run, unt
   const first = await train(file, ["--set", "steps=5", "--set", "optimizer.decaySteps=24"]).ended;
   expect(first.code).toBe(0);
   rmSync(join(disk, "run"), { recursive: true, force: true });
-  // The check at the start finds room; from the first line on there is none.
+  // The check at the start finds space. From the first progress line on there is none.
   const { child, ended } = train(file);
   child.stdout?.once("data", () => fill(join(disk, "filler")));
   const { code, stderr } = await ended;
   expect(stderr).toMatch(/checkpoint of step \d+ failed: .*ENOSPC/);
   expect(code).toBe(4);
-  // Whatever could still be saved is whole.
+  // Every checkpoint that was still saved is complete.
   expect((await openNewest(out))?.step).toBeGreaterThanOrEqual(5);
   expect(readdirSync(out).filter((name) => name.endsWith(".tmp"))).toEqual([]);
 }, 120_000);

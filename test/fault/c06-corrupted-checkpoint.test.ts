@@ -1,4 +1,5 @@
-// C6, C7, C8, C13: damage is named and passed over, never half loaded.
+// docs/faults.md, rows C6, C7, C8 and C13: a damaged checkpoint is named and skipped, never half
+// loaded.
 import {
   copyFileSync,
   mkdirSync,
@@ -64,7 +65,7 @@ describe.each(files)("%s", (file) => {
     const named = new RegExp(file.replaceAll(".", "\\."));
     writeFileSync(path, Buffer.concat([good, Buffer.from("{")]));
     await expectFallback(named);
-    truncateSync(path, good.length - 2); // a lost last newline would be no damage
+    truncateSync(path, good.length - 2); // the loss of the last newline would be harmless
     await expectFallback(named);
     truncateSync(path, 0);
     await expectFallback(named);
@@ -143,7 +144,7 @@ test("missing, extra, wrongly shaped and wrongly typed tensors are listed by nam
 test("a reader beside a running save sees an old or a new checkpoint, never a part", async () => {
   const harness = createHarness();
   const first = 2_000_000;
-  // 15 syncs a save, 5 ms each: the reader looks in at every stage.
+  // A save has 15 syncs of 5 ms, so the reader sees every stage.
   const writer = harness.run("save-child", [folder.path, first, first + 12], {
     FAULT_DIR: folder.path,
     FAULT_DELAY: "5",

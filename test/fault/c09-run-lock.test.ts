@@ -1,4 +1,5 @@
-// C9, C10: one run per output folder, and a folder that cannot be used is refused before step 0.
+// docs/faults.md, rows C9 and C10: an output folder has one run, and an unusable folder is refused
+// before step 0.
 import {
   chmodSync,
   mkdirSync,
@@ -31,7 +32,7 @@ test("a second run in the folder is refused with exit code 2, naming the first",
   expect(second.code).toBe(2);
   expect(second.lines[0]).toMatch(/^UsageError .*in use by another run/);
   expect(second.lines[0]).toContain(`process ${process.pid} on`);
-  // The same process counts as well: two trainers of one program.
+  // Two trainers of one process count as two runs.
   expect(() => acquireRunLock(folder.path)).toThrow(UsageError);
   lock.release();
   lock.release();

@@ -1,4 +1,4 @@
-// C11: what is deleted, and that the newest valid checkpoint never is.
+// docs/faults.md, row C11: which checkpoints are deleted. The newest valid one never is.
 import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -32,9 +32,9 @@ test("for any set: the newest valid ones and the milestones stay, nothing newer 
       }
       const newest = newestFirst[0];
       for (const step of deleted) expect(step).toBeLessThan(newest ?? Number.NEGATIVE_INFINITY);
-      // What could not be judged is not for us to delete.
+      // A checkpoint that could not be read is not deleted.
       for (const { step, valid } of all) if (valid === null) expect(deleted.has(step)).toBe(false);
-      // Nothing else stays, among the valid ones: the disk is bounded.
+      // No other valid checkpoint stays, so the disk use is bounded.
       const milestones = valid.filter((step) => keepEvery > 0 && step % keepEvery === 0);
       const stay = new Set([...newestFirst.slice(0, keepLast), ...milestones]);
       expect(valid.filter((step) => !deleted.has(step)).length).toBe(stay.size);
@@ -91,7 +91,8 @@ test("only what is certainly damaged goes, and no milestone", async () => {
   const { path, remove } = temporaryFolder();
   for (let step = 1; step <= 7; step += 1) await saveCheckpoint(path, step, contentsOf(step));
   const folder = (step: number) => join(path, `step-000000000${step}`);
-  // Of another version of this library; with a file of the user's; damaged; damaged, but to stay for good.
+  // One of another version of the library, one with a user's file, a damaged one, and a damaged
+  // milestone.
   const manifest = join(folder(1), "manifest.json");
   writeFileSync(manifest, readFileSync(manifest, "utf8").replace('"version": 1', '"version": 2'));
   writeFileSync(join(folder(2), "merged.safetensors"), "");

@@ -1,4 +1,5 @@
-// C12: a save slower than the interval makes the next one wait, and what was given is what is written.
+// docs/faults.md, row C12: a save slower than the interval makes the next one wait. Each save
+// writes the values of its own step.
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -92,7 +93,7 @@ test("bytes that are changed after they were handed over are not what is written
         bytes: async () => {
           const bytes = await source.bytes();
           handed.push(bytes);
-          // As soon as the writer waits for the disk, the trainer is running again.
+          // The trainer continues as soon as the writer waits for the disk.
           setImmediate(() => bytes.fill(0xff));
           return bytes;
         },
@@ -107,7 +108,10 @@ test("bytes that are changed after they were handed over are not what is written
   await expectContents(checkpoint);
 });
 
-/** Processor time of the JS thread so far, in milliseconds: unlike a clock, it ignores other programs. */
+/**
+ * Processor time of the JS thread so far, in milliseconds: unlike a clock, it ignores other
+ * programs.
+ */
 function threadMilliseconds(): number {
   const text = readFileSync(`/proc/self/task/${process.pid}/schedstat`, "utf8");
   return Number(text.split(" ")[0]) / 1e6;
@@ -129,7 +133,8 @@ test("a save of 200 MB never holds up the event loop for long", async () => {
   clearInterval(timer);
   turns.sort((a, b) => a - b);
   expect(turns.length).toBeGreaterThan(20);
-  // A turn copies 4 MiB, a fiftieth of it all; what it must not do is hash all in one go, which this thread needs so long for:
+  // One turn copies 4 MiB, a fiftieth of the data. It must not hash all data at once, which takes
+  // this thread so long:
   const before = threadMilliseconds();
   createHash("sha256").update(big).digest();
   const inOneGo = threadMilliseconds() - before;
@@ -145,7 +150,7 @@ test("a run whose disk is slow writes each checkpoint as it was at its step, tho
   const plain = await writeConfig(place, "plain", config);
   const slow = await writeConfig(place, "slow", config);
   expect(await train(plain.file).ended).toMatchObject({ code: 0 });
-  // Each of the files takes 0.2 s, so steps run while a save is written, and the next save waits for it.
+  // Each file takes 0.2 s, so steps run while a save is written, and the next save waits for it.
   const delay = { LD_PRELOAD: preload(shim), FAULT_DIR: slow.out, FAULT_DELAY: "200" };
   const started = performance.now();
   expect(await train(slow.file, [], delay).ended).toMatchObject({ code: 0 });

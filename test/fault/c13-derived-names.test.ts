@@ -1,16 +1,17 @@
-// Names in a run's folder that saves need (step-N.tmp, .trash, step-N, run.lock): what the user has there stays.
+// docs/faults.md, row C14: saves need names in a run's folder (step-N.tmp, .trash, step-N,
+// run.lock). Files of the user with these names stay.
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { cleanUp, discard, listCheckpoints } from "../../lib/checkpoint/folder.js";
-import { saveLlama } from "../../lib/checkpoint/llama.js";
 import { acquireRunLock, prepareOutputFolder } from "../../lib/checkpoint/lock.js";
+import { saveModel } from "../../lib/checkpoint/model.js";
 import { applyRetention } from "../../lib/checkpoint/retention.js";
 import { saveCheckpoint } from "../../lib/checkpoint/save.js";
 import { CheckpointError, UsageError } from "../../lib/core/errors.js";
 import { markFile } from "../../lib/files/own-folder.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { contentsOf } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 
@@ -88,7 +89,7 @@ test("the probe of the output folder has a name that nobody else has", async () 
   expect(readdirSync(folder.path)).toHaveLength(1);
 });
 
-test("saveLlama leaves what is at its temporary name", async () => {
+test("saveModel leaves what is at its temporary name", async () => {
   const file = precious("model.tmp/thesis.txt");
   const model = await Llama.create(
     llamaConfig({
@@ -104,7 +105,7 @@ test("saveLlama leaves what is at its temporary name", async () => {
       tieEmbeddings: false,
     }),
   );
-  await expect(saveLlama(join(folder.path, "model"), model)).rejects.toThrow(UsageError);
+  await expect(saveModel(join(folder.path, "model"), model)).rejects.toThrow(UsageError);
   model.dispose();
   expect(readFileSync(file, "utf8")).toBe("precious");
   expect(readdirSync(folder.path)).toEqual(["model.tmp"]);

@@ -1,4 +1,5 @@
-// C14: the output folder of a running process is moved away, and another run takes its place, whose path it is then.
+// docs/faults.md, row C15: the output folder of a running process is moved away, and another run
+// takes its place at the old path.
 import { createHash } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -32,17 +33,17 @@ async function contents(folder: string): Promise<Record<string, string>> {
   return files;
 }
 
-/** Never ends by itself, and saves all the time. */
+/** A run that never ends by itself and saves all the time. */
 const endless = { steps: 1_000_000, checkpoint: { every: 2 }, evaluate: { every: 0 } };
 
 test("the run ends with 4 and leaves the folder of the run that took its place alone", async () => {
   const { file, out } = await writeConfig(place, "moved", endless);
   const first = train(file);
-  // A step is recorded before its checkpoint is there.
+  // The record of a step comes before its checkpoint.
   const isSaved = async () => (await readdir(out)).some((name) => /^step-\d+$/.test(name));
   await until(async () => (await lastStep(out)) >= 4 && (await isSaved()), first.child);
   await rename(out, `${out}.old`);
-  // A second run, whole: its checkpoints are steps that the first one's retention would delete.
+  // A complete second run. Its checkpoints are steps that the retention of the first would delete.
   const other = await writeConfig(place, "moved-second", { steps: 6, out });
   const second = await train(other.file).ended;
   expect(second.code, second.stderr).toBe(0);
@@ -55,7 +56,7 @@ test("the run ends with 4 and leaves the folder of the run that took its place a
   expect(stdout).not.toContain("done:");
   expect(await contents(out)).toEqual(present);
 
-  // What it had is whole, and goes on from where it lies.
+  // The moved folder is complete and can be resumed at its new place.
   const steps = await lastStep(`${out}.old`);
   const on = await writeConfig(place, "moved-on", { steps: steps + 2, out: `${out}.old` });
   const resumed = await train(on.file).ended;
@@ -107,7 +108,8 @@ test("a save in the middle of which the folder is moved writes nothing to the ne
     /was moved or removed/,
   );
   await identity.close();
-  // The last question is asked before the rename: what was moved lost nothing, and keeps no half save.
+  // The last check comes before the rename. The moved folder has lost nothing and has no partial
+  // save.
   expect(await readdir(`${folder}.old`)).toEqual([]);
   const left = join(folder, "step-0000000003.tmp");
   expect(await readdir(left)).toEqual(["trainer.json"]);

@@ -1,4 +1,5 @@
-// C15: checkpoints whose hashes are right and whose numbers no run can have come to: refused with file and tensor.
+// docs/faults.md, row C16: a checkpoint with right hashes and impossible values is refused with
+// file and tensor.
 import { createHash } from "node:crypto";
 import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -30,7 +31,7 @@ beforeAll(async () => {
   sound = out;
 }, 180_000);
 
-/** Writes a file of a checkpoint anew, with a manifest that fits it. */
+/** Rewrites a file of a checkpoint and gives it a matching manifest. */
 async function replace(checkpoint: string, file: string, bytes: Uint8Array): Promise<void> {
   await writeFile(join(checkpoint, file), bytes);
   const path = join(checkpoint, "manifest.json");
@@ -76,7 +77,7 @@ async function setElement(
 const state = "optimizer-state.safetensors";
 let copies = 0;
 
-/** A run whose newest checkpoint was changed like this. */
+/** A run whose newest checkpoint was changed by the given function. */
 async function changed(change: (checkpoint: string) => Promise<void>) {
   const { file, out } = await writeConfig(place, `copy-${copies++}`, { ...recipe, steps: 7 });
   await cp(sound, out, { recursive: true });
@@ -86,7 +87,7 @@ async function changed(change: (checkpoint: string) => Promise<void>) {
   return { file, out, checkpoint };
 }
 
-/** How a trainer refuses it. */
+/** The error with which a trainer refuses it. */
 async function refusal(change: (checkpoint: string) => Promise<void>): Promise<CheckpointError> {
   const { out, checkpoint } = await changed(change);
   const config = tinyConfig(place.data, out, { ...recipe, steps: 7 });
@@ -205,7 +206,7 @@ test("over two ranks, each ends with the tensor's name or is told of it", async 
 describe("weights that become NaN", () => {
   const broken =
     /step 4: weights or moments are not finite in embedding, blocks\.0, blocks\.1 and \d more groups: this/;
-  // At the last step, after which no loss would tell; and before a save in the middle.
+  // At the last step, where no later loss would show it, and before a save in the middle.
   test.each([4, 9])(
     "a run of %i steps ends with 5, and keeps what it saved before",
     async (steps) => {

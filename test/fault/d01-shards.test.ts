@@ -1,5 +1,6 @@
-// D1, D2: damaged data sets are exit code 3 with the file named, before the first step; an id outside the vocabulary when its
-// window is read, before a device sees it.
+// docs/faults.md, rows D1 and D2. A damaged data set ends with exit code 3 and the file's name,
+// before the first step. An id outside the vocabulary does so when its window is read, before a
+// device sees it.
 import {
   appendFile,
   open,
@@ -37,7 +38,7 @@ const edit =
   };
 const shard = (folder: string): string => join(folder, "train-00001.bin");
 
-/** Row D1: what is wrong, how, and what the message must say. */
+/** Row D1: the damage, its code, and the expected message. */
 const faults: [string, (folder: string) => Promise<unknown>, RegExp][] = [
   [
     "no dataset.json",
@@ -303,7 +304,7 @@ it("D1 a sparse shard of 5 GB, beyond 2^31 tokens, is opened in no time and read
   const opened = await TokenDataset.open(folder, { sequenceLength: 1 });
   expect(opened.tokens).toBeGreaterThan(2 ** 31);
   const { shards } = JSON.parse(await readFile(join(folder, "dataset.json"), "utf8")).splits.train;
-  // The window of the large shard's last two tokens.
+  // This window holds the last two tokens of the large shard.
   const into = new Int32Array(2);
   await opened.read(shards[0].tokens + tokens - 2, into);
   expect([...into]).toEqual([0, 7]);

@@ -1,5 +1,5 @@
-// D3: data that is changed, cut, reordered or added to between two sessions of a run is exit code 3, before a step is taken,
-// unless the caller allows it.
+// docs/faults.md, row D3: data that is changed, cut, reordered or extended between two sessions of
+// a run ends with exit code 3 before the first step, unless the caller allows it.
 import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -40,7 +40,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** Opens the run with other data and ends it again without a step. */
+/** Opens the run with other data and closes it without a step. */
 async function resumeWith(data: Record<string, number>, allowDataChange = false) {
   const notices: string[] = [];
   const config = tinyConfig("", out, { data: { train: data } });
@@ -94,7 +94,7 @@ test.each(changes)("%s", async (_, change) => {
   const { startStep, notices } = await resumeWith({ [data]: 1 }, true);
   expect(startStep).toBe(6);
   expect(notices).toContain("some windows will be repeated and others left out");
-  // Nothing was written on the way.
+  // The refused start wrote nothing.
   expect((await listCheckpoints(out)).at(-1)?.step).toBe(6);
 });
 

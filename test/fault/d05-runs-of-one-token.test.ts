@@ -1,5 +1,5 @@
-// D5: data of which much is one token, as padding is (TinyLlama's issue 83): prepare refuses it with the figure and the token,
-// and a run on it says so.
+// docs/faults.md, row D5: much of the data is one token, such as padding (TinyLlama's issue 83).
+// `prepare` refuses it with the figure and the token, and a run on it reports it.
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";

@@ -1,4 +1,4 @@
-// D7: storage that is slow, and storage that hangs. The shim makes the reads of the data set sleep.
+// docs/faults.md, row D7: slow and hung storage. The shim makes reads of the data set sleep.
 import { rmSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { buildShim, preload, temporaryFolder } from "../checkpoint/support/harness.js";
@@ -19,7 +19,7 @@ afterAll(() => {
   rmSync(place.folder, { recursive: true, force: true });
 });
 
-/** Reads of the data set from the n-th on take this long; earlier ones are those that open it. */
+/** Reads of the data set from the n-th on take this long. Earlier reads open the data set. */
 const slow = (milliseconds: number, from: number, count?: number) => ({
   LD_PRELOAD: preload(shim),
   FAULT_DIR: place.data,
@@ -28,11 +28,11 @@ const slow = (milliseconds: number, from: number, count?: number) => ({
   ...(count !== undefined && { FAULT_READ_COUNT: String(count) }),
 });
 
-/** Prefetching must not hide the wait. */
+/** A prefetch of one batch, because more would hide the wait. */
 const config = (name: string, data: object) =>
   writeConfig(place, name, {
     evaluate: { every: 0 },
-    // Hashing reads the files too, and the reads are counted.
+    // The shim counts reads, so the test turns off hashing, which reads too.
     data: { train: { [place.data]: 1 }, prefetch: 1, verifyShards: "off", ...data },
   });
 

@@ -1,6 +1,7 @@
-// FAULTS D4: the same global sequence whatever the number of ranks, at the size of TinyLlama's data, every window once an
-// epoch. A billion windows are not enumerated: the permutation is shown to be a bijection from its construction (each step is
-// undone by `indexOf`), and everything up to some millions is enumerated.
+// docs/faults.md, row D4: the global sequence does not depend on the number of ranks, and every
+// window comes once per epoch, at the size of TinyLlama's data. A billion windows are too many to
+// enumerate. The permutation is a bijection by construction (`indexOf` undoes each step), and sizes
+// up to some millions are enumerated.
 import { describe, expect, it } from "vitest";
 import { Apportionment } from "../../lib/data/apportion.js";
 import { positionsForStep } from "../../lib/data/loader.js";
@@ -21,7 +22,7 @@ function random(state: number): () => number {
   };
 }
 
-/** What lies at a global position, as a mixture finds it. */
+/** The window at a global position, as a mixture finds it. */
 function place(mix: Apportionment, orders: Permutation[][], position: number) {
   const { source, ordinal } = mix.at(position);
   const size = sizes[source] as number;
@@ -48,7 +49,7 @@ describe("D4 three epochs over a billion windows", () => {
               `source ${source}, epoch ${epoch}: ${window} is at ${order.indexOf(window)}, not ${index}`,
             );
           }
-          // And from the other side: every window is somewhere.
+          // The reverse direction: every window has a position.
           const other = Math.floor(next() * size);
           if (order.at(order.indexOf(other)) !== other) throw new Error(`${other} has no place`);
         }
@@ -76,7 +77,7 @@ describe("D4 three epochs over a billion windows", () => {
       const [one, two] = orders[source] as [Permutation, Permutation];
       let same = 0;
       for (let index = 0; index < 50_000; index++) same += one.at(index) === two.at(index) ? 1 : 0;
-      // By chance: 50,000 / size.
+      // The number expected by chance is 50,000 / size.
       expect(same, `source of ${size}`).toBeLessThanOrEqual(3);
     }
   });
@@ -110,7 +111,7 @@ describe("D4 three epochs over a billion windows", () => {
   it("are the same sequence for 1, 16 and 512 ranks, also when their number changes midway", () => {
     const mix = new Apportionment(weights);
     const microBatch = 8;
-    // A step takes one range: what any rank reads in it, put in order, is the range without a gap.
+    // A step takes one range. The windows of all ranks, in order, are this range without a gap.
     let position = 0;
     const phases = [
       { worldSize: 1, accumulation: 512 },
@@ -140,7 +141,7 @@ describe("D4 three epochs over a billion windows", () => {
         expect(seen.length).toBe(windows);
         expect(seen[0]).toBe(position);
         expect(seen.every((value, index) => value === position + index)).toBe(true);
-        // No window twice in the step.
+        // No window comes twice in the step.
         const names = seen.map((at) => Object.values(place(mix, orders, at)).join());
         expect(new Set(names).size).toBe(windows);
         position += windows;

@@ -1,5 +1,6 @@
-// FAULTS D6: processes that encode and die, do not start, or lose their terminal. `prepare` ends with an error that says so and keeps
-// what is done, or goes on; it never waits for an answer that does not come.
+// docs/faults.md, row D6: encoder processes die, do not start, or lose their terminal. `prepare`
+// either continues or ends with an error that says so and keeps the finished work. It never waits
+// for an answer that does not come.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdir, readFile, truncate } from "node:fs/promises";
@@ -16,7 +17,7 @@ import {
   writeFiles,
 } from "../data/support.js";
 
-/** What the program said last. */
+/** The last line of the program. */
 interface Outcome {
   name?: string;
   code?: string;
@@ -24,7 +25,10 @@ interface Outcome {
   resumed?: number;
 }
 
-/** Prepares; says each batch, and at the end how it went. Its terminal may go, as that of the command line may. */
+/**
+ * Prepares, reports each batch and the outcome. It survives the loss of its terminal, as the CLI
+ * does.
+ */
 const program = `
   const { prepare } = await import(process.argv[1]);
   HARM
@@ -34,7 +38,7 @@ const program = `
   let batches = 0;
   const result = await prepare({ ...options, onProgress: () => {
     say("batch");
-    // Time for what is done to it, before it asks for more.
+    // Gives the test time to interfere before the next batch.
     if (batches++ === 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2000);
   } }).catch((e) => e);
   say(JSON.stringify(result instanceof Error
@@ -53,7 +57,10 @@ async function workplace(workers = 2) {
     shardTokens: 60_000,
     workers,
   });
-  /** Runs the program in a group of its own, and calls `onBatch` at its first batch with its process id. */
+  /**
+   * Runs the program in a group of its own, and calls `onBatch` at its first batch with its process
+   * id.
+   */
   const run = async (
     onBatch: (pid: number) => Promise<void> | void = () => {},
     harm = "",
@@ -71,7 +78,7 @@ async function workplace(workers = 2) {
       ["-c", 'ulimit -n 400; exec "$@"', "sh", ...command, JSON.stringify(options("out"))],
       { stdio: ["ignore", "pipe", "inherit"], detached: true },
     );
-    // One that waits for ever is a failure, and takes its processes with it.
+    // A program that waits for ever is a failure. It is killed with its processes.
     onTestFinished(() => {
       try {
         process.kill(-(child.pid as number), "SIGKILL");
@@ -113,7 +120,7 @@ describe.runIf(process.platform === "linux")("D6 the processes that encode", () 
   it("outlive the terminal as their parent does", async () => {
     const { folder, options, run } = await workplace();
     await prepare({ ...options("clean"), workers: 0 });
-    // What a closed terminal sends to the group.
+    // A closed terminal sends SIGHUP to the group.
     const outcome = await run((pid) => void process.kill(-pid, "SIGHUP"));
     expect(outcome).toEqual({ resumed: 0 });
     expect(await contentsOf(join(folder, "out"))).toEqual(await contentsOf(join(folder, "clean")));
@@ -122,7 +129,7 @@ describe.runIf(process.platform === "linux")("D6 the processes that encode", () 
   it("may die: an error of the data's kind, and the next call goes on, even if it must bring the tokenizer anew", async () => {
     const { folder, options, run } = await workplace(1);
     await prepare({ ...options("clean"), workers: 0 });
-    // One process has at most three of the five batches by the time the first is written.
+    // One process has at most three of the five batches when the first one is written.
     const outcome = await run(async (pid) => {
       for (const child of await childrenOf(pid)) process.kill(child, "SIGKILL");
     });

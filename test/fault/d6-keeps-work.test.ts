@@ -1,5 +1,6 @@
-// FAULTS D6: what an unfinished preparation has done is kept, whatever the next call fails over, and whatever it ended with itself;
-// and it is gone on with as far as the input is as it was. The bytes are those of one clean run.
+// docs/faults.md, row D6: the work of an unfinished preparation is kept, whatever ended it and
+// whatever makes the next call fail. The work continues as far as the input is unchanged, with the
+// bytes of one clean run.
 import { existsSync } from "node:fs";
 import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,7 +22,7 @@ import {
   writeFiles,
 } from "../data/support.js";
 
-/** `count` records of about 600 bytes that stand in no other list. */
+/** `count` records of about 600 bytes that no other list contains. */
 function records(count: number, name: string): string[] {
   return Object.values(documents(count, 110)).map((text) =>
     JSON.stringify({ text: `${name} ${text}` }),
@@ -115,7 +116,7 @@ describe("D6 work that is done", () => {
       expect(error.message).toContain(`cannot go on with: ${told}`);
       expect(error.message).toContain("discard it: startOver");
     }
-    // Earlier versions did not note what their options were.
+    // Earlier versions did not record their options.
     const file = join(folder, "out.tmp", journalFile);
     const noted = await readFile(file, "utf8");
     await writeFile(file, JSON.stringify({ ...JSON.parse(noted), options: undefined }));
@@ -141,7 +142,7 @@ describe("D6 work that is done", () => {
     expect(error).toBeInstanceOf(DataError);
     expect(error.message).toMatch(/c\.jsonl\.gz: unexpected end of file/);
     expect(error.message).toMatch(/what is done so far stays in .*out\.tmp/);
-    // It had come far into that file, which is another one now.
+    // The first call had read far into this file, which is replaced now.
     const journal = await readJournal(join(folder, "out.tmp"));
     expect(journal?.checkpoints.map(({ position }) => position.file)).toEqual([2, 2]);
     expect(journal?.checkpoints[0]?.position.record).toBeGreaterThan(1000);
@@ -270,7 +271,7 @@ describe("D6 many shards", () => {
     expect((await readDatasetFile(folder)).splits.train.shards.at(-1)?.file).toBe(
       "train-100000.bin",
     );
-    // And the folder is still known as a data set that may be replaced.
+    // The folder still counts as a data set that may be replaced.
     await writeFiles(folder, {
       "train-100000.bin": "",
       "train-100000.idx": "",

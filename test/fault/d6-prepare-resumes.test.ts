@@ -1,5 +1,5 @@
-// FAULTS D6: a preparation that is stopped or killed goes on where it was, and its bytes are those of one clean run, whatever the
-// number of workers. The storm of kills at size is `npm run soak:data`.
+// docs/faults.md, row D6: a stopped or killed preparation continues, with the bytes of one clean
+// run, for any number of workers. `npm run soak:data` is the storm of kills at full size.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { appendFile, readdir, utimes } from "node:fs/promises";
@@ -16,7 +16,7 @@ import {
   writeFiles,
 } from "../data/support.js";
 
-/** Records of about 600 bytes, every 40th a copy of an earlier one; `count` of them. */
+/** `count` records of about 600 bytes. Every 40th is a copy of an earlier one. */
 function records(count: number, seed: number): string {
   const words = "liberty people state peace union law great nation address congress".split(" ");
   return Array.from({ length: count }, (_, i) => {
@@ -29,7 +29,9 @@ function records(count: number, seed: number): string {
   }).join("\n");
 }
 
-/** Input of five batches and more: records stored plainly and as gzip, small files, and a text longer than a batch. */
+/**
+ * Input of at least five batches: plain and gzip records, small files, a text longer than a batch.
+ */
 async function workplace() {
   const folder = await temporaryFolder();
   await writeFiles(folder, {
@@ -60,7 +62,8 @@ describe("D6 a preparation that does not end", () => {
 
     let stops = 0;
     let taken = 0;
-    // A stop within a document longer than a batch takes the run back to the document's start: stop later next time.
+    // A stop within a document longer than a batch returns to the document's start. The next try
+    // stops later.
     let patience = 0;
     const run = async (extra: Partial<PrepareOptions> = {}) => {
       const stop = new AbortController();
@@ -92,7 +95,7 @@ describe("D6 a preparation that does not end", () => {
     expect(await contentsOf(join(folder, "stopped"))).toEqual(expected);
     expect((await readdir(folder)).filter((name) => name.includes("stopped"))).toEqual(["stopped"]);
 
-    // Another option, or a changed input, is other work, which is begun if that is said.
+    // Another option or a changed input means different work. It begins only on request.
     taken = 0;
     await expect(run()).rejects.toThrow("stop");
     const startOver = true;
@@ -116,7 +119,7 @@ describe("D6 a preparation that does not end", () => {
       const options = JSON.parse(process.argv[1]);
       const result = await prepare({ ...options, onProgress: () => process.stdout.write("batch\\n") });
       process.stdout.write("resumed " + result.resumedDocuments + "\\n");`;
-    /** @returns what it printed last, or null if it was killed at its n-th batch */
+    /** @returns the last line of its output, or null if it was killed at its n-th batch */
     const run = async (out: string, workers: number, killAt: number): Promise<string | null> => {
       const child = spawn(
         process.execPath,

@@ -1,4 +1,5 @@
-// F1: every hostile header is refused with a typed error, at once and in little memory.
+// docs/faults.md, row F1: every hostile header is refused with a typed error, at once and in little
+// memory.
 import {
   closeSync,
   ftruncateSync,
@@ -26,7 +27,7 @@ function write(bytes: Uint8Array): string {
   return path;
 }
 
-/** A file that starts with these bytes and is a hole up to `size`. */
+/** A sparse file of `size` bytes that starts with these bytes. */
 function writeSparse(start: Uint8Array, size: number): string {
   const path = join(folder.path, "sparse.safetensors");
   const file = openSync(path, "w");
@@ -237,8 +238,9 @@ async function expectRefused(path: string, message: RegExp): Promise<void> {
     }
   });
   expect(bytes).toBeLessThan(200_000_000);
-  // Processor time, the best of three: some 40 ms when the machine is ours. The bound is for a parser that goes on after the
-  // limit or gets quadratic, which takes minutes, not for the speed of the machine.
+  // Processor time, the best of three: about 40 ms on an idle machine. The bound is for a parser
+  // that continues after the limit or becomes quadratic, which takes minutes. It is not for the
+  // machine's speed.
   expect(Math.min(...milliseconds)).toBeLessThan(1000);
 }
 

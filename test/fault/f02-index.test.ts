@@ -1,4 +1,4 @@
-// F2: an index or a link must not lead out of the folder.
+// docs/faults.md, row F2: an index or a link must not lead out of the folder.
 
 import { execFileSync } from "node:child_process";
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";

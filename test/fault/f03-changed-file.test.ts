@@ -1,4 +1,5 @@
-// F3: a file that is replaced, cut short or removed while it is open is an error, never a SIGBUS: nothing is mapped.
+// docs/faults.md, row F3: a file replaced, truncated or removed while it is open is an error. Files
+// are not mapped, so there is no SIGBUS.
 import { execFileSync } from "node:child_process";
 import { rmSync, truncateSync } from "node:fs";
 import { truncate } from "node:fs/promises";

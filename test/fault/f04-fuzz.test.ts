@@ -1,5 +1,6 @@
-// F4, D1, K1, T1: no change to a file makes its parser break its promise. A moment of what `npm run fuzz` does for minutes;
-// the inputs are the same in every run, so that a failure is one of the code.
+// docs/faults.md, rows F4, D1, K1 and T1: no change to a file makes its parser break its promise.
+// `npm run fuzz` does this for minutes. Here the inputs are the same in every run, so a failure
+// comes from the code.
 import { mkdtempSync, rmSync } from "node:fs";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -26,7 +27,7 @@ test.each([
 ])("%s", async (name) => {
   const target = targets[name] as Target;
   const files = [...target.seeds, ...corpusOf(root, name)];
-  for (const seed of target.seeds) await target.run(seed); // the good ones are taken
+  for (const seed of target.seeds) await target.run(seed); // valid files are accepted
   for (const file of files) await expectPromise(target, file);
   let refused = 0;
   await fc.assert(

@@ -1,4 +1,4 @@
-// F4: a hostile or damaged manifest or trainer state is a typed error.
+// docs/faults.md, row F4: a hostile or damaged manifest or trainer state is a typed error.
 import { createHash } from "node:crypto";
 import { readFileSync, symlinkSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -22,7 +22,7 @@ beforeEach(async () => {
 });
 afterEach(() => folder.remove());
 
-/** Writes a manifest with the right hash of itself, so that the other checks are reached. */
+/** Writes a manifest with a right hash of itself, so that later checks are reached. */
 function forge(change: (body: Record<string, unknown>) => void): void {
   const { check: _, ...body } = JSON.parse(readFileSync(manifest, "utf8"));
   change(body);
@@ -57,7 +57,7 @@ test("any flipped bit of the manifest is noticed", async () => {
       bad[bit >> 3] = (bad[bit >> 3] ?? 0) ^ (1 << (bit & 7));
       writeFileSync(manifest, bad);
       const same = await readManifest(path).then(
-        // White space may turn into other white space: the same manifest.
+        // The mutation may replace white space by white space, which gives an equal manifest.
         (read) => toJson("", { ...read, files: [...read.files] }),
         (error: unknown) => {
           expect(error).toBeInstanceOf(CheckpointError);

@@ -1,13 +1,14 @@
-// K4: memory that runs out, at every allocation of a training step in turn: a typed error that names need and use, no weight,
-// moment or window changed, nothing leaked, and the next step is the one that would have been.
+// docs/faults.md, row K4: memory runs out at each allocation of a training step in turn. The error
+// is typed and gives need and use. No weight, moment or statistic changes, nothing leaks, and the
+// next step has the values of an undisturbed run.
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { OutOfMemoryError } from "../../lib/core/errors.js";
 import { memory, resetPeakMemory, setMemoryLimit, synchronize } from "../../lib/core/runtime.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import { trainStep } from "../../lib/train/step.js";
 import { Trainer } from "../../lib/train/trainer.js";
@@ -61,7 +62,7 @@ async function makeRun() {
 test("every allocation of a step fails once, and the step can be taken again as if nothing had been", async () => {
   const control = await makeRun();
   const run = await makeRun();
-  // The first step makes what stays: rotary tables, the gradients' buffers.
+  // The first step makes permanent tensors: rotary tables and gradient buffers.
   expect(await run.step()).toBe(await control.step());
   await synchronize();
   const base = memory();
@@ -72,7 +73,8 @@ test("every allocation of a step fails once, and the step can be taken again as 
   const needed = memory().peakBytes - base.bytes;
   expect(needed).toBeGreaterThan(50_000);
 
-  // Smallest class of blocks apart, a cap between two allocations' sums is another allocation that fails.
+  // Every limit between the running sums of two allocations makes another allocation fail, except
+  // in the smallest size class.
   let failures = 0;
   const taken: number[] = [];
   const sizes = new Set<string>();
@@ -81,13 +83,13 @@ test("every allocation of a step fails once, and the step can be taken again as 
     const outcome = await run.step().catch((thrown: unknown) => thrown);
     setMemoryLimit(0);
     if (typeof outcome === "number") {
-      taken.push(outcome); // enough
+      taken.push(outcome); // the limit was high enough
       break;
     }
     const error = outcome;
     expect(error).toBeInstanceOf(OutOfMemoryError);
     const message = (error as Error).message;
-    // The operation, the tensor where one is being made, need and use.
+    // The message has the operation, the tensor if one is being made, need and use.
     expect(message).toMatch(
       /^\[\w+\] (no memory for \w+ of shape \[[\d,]*\]: )?needs \d+ bytes more, but \d+ of the allowed \d+ are/,
     );
@@ -124,7 +126,7 @@ test("a run that runs out of memory ends with code 70 and leaves its last checkp
   expect((error as OutOfMemoryError).exitCode).toBe(70);
   expect(done.at(-1)).toBeLessThan(12);
   await readFile(join(out, "step-0000000005", "manifest.json"));
-  // The folder is free again, and the run goes on from there.
+  // The lock of the folder is released, and the run can be resumed.
   trainer.dispose();
   const again = await Trainer.create(tinyConfig(data, out));
   expect(again.startStep).toBe(5);

@@ -1,4 +1,5 @@
-// K5: memory that the system refuses, with a real limit on the address space: typed errors, no crash, nothing kept back.
+// docs/faults.md, rows K5 and K6: the system refuses memory, by a real limit on the address space.
+// Errors are typed, nothing crashes, and no memory is held back.
 import { execFile } from "node:child_process";
 import { beforeAll, describe, expect, test } from "vitest";
 import { zeros } from "../../lib/core/create.js";
@@ -7,7 +8,7 @@ import { buildLibrary, importOf } from "../cli/build.js";
 
 beforeAll(buildLibrary);
 
-/** Runs a program in a process that may take so many kilobytes of address space. */
+/** Runs a program in a process with a limit on its address space, in kilobytes. */
 function limited(
   kilobytes: number,
   program: string,
@@ -37,12 +38,15 @@ test.each([
       expect(error.message).toMatch(/the system refused \d{13,} bytes/);
       x.dispose();
     }
-    // The failure belongs to those tensors, not to the next one.
+    // The failure belongs to these tensors and not to the next one.
     expect(Array.from(await zeros([2]).toArray())).toEqual([0, 0]);
   },
 );
 
-/** Takes memory until there is none left, then computes: with everything still held, and with all of it given back. */
+/**
+ * Takes memory until none is left, then computes: first with all of it held, then with all
+ * released.
+ */
 const exhaust = `
   const kept = [];
   let failure = null;
@@ -72,7 +76,7 @@ const exhaust = `
 `;
 
 describe("after a refusal", () => {
-  // Different limits run out at different places.
+  // Each limit runs out at a different place.
   test.each([1_700_000, 1_733_000, 1_750_000])(
     "%i kB: products work, and nothing is kept",
     async (kilobytes) => {

@@ -1,5 +1,6 @@
-// N7: one flipped bit, in weights or in what a pass computes with, ends the run with exit code 6, naming step, rank and
-// parameter group; without a flip the canary changes nothing.
+// docs/faults.md, row N7: one flipped bit in weights or in the values of a pass ends the run with
+// exit code 6, and the error names step, rank and parameter group. Without a flip the canary
+// changes nothing.
 import { readdirSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { outvoted } from "../../lib/train/canary.js";
@@ -47,7 +48,7 @@ test.each([
     const { code, stderr } = await train(file, [], fault(`${point}:7:flip`)).ended;
     expect(stderr).toMatch(message);
     expect(code).toBe(6);
-    // The last checkpoint is from before; nothing was saved on the way out.
+    // The last checkpoint is older than the flip. The end of the run saved nothing.
     expect(readdirSync(out).filter((entry) => entry.startsWith("step-"))).toEqual([
       "step-0000000005",
     ]);
@@ -70,7 +71,8 @@ test("the rank that stands against the most is named; without a majority, all", 
 });
 
 test.each([
-  // In fp32 a rank cannot tell by itself: the ranks' weights are compared, and two have no majority.
+  // In fp32 one rank alone cannot find the flip. The ranks compare their weights, and two have no
+  // majority.
   ["fp32", 2, /step 3: the weights of the ranks differ; no two agree/],
   ["fp32", 3, /step 3: the weights of the ranks differ; against most of them stand the ranks 1\./],
   ["bf16", 2, /step 3, rank 1: bf16 weights are not their rounded master weights .*in .*embed/],

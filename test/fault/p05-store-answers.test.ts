@@ -1,5 +1,6 @@
-// P5, from a rank's side: whatever answers at rank 0's address, no request waits for ever. What the server takes in is
-// fuzzed (csrc/fuzz/store_fuzz.cpp), its strangers are in test/dist/comm-store.test.ts.
+// docs/faults.md, row P5, from a rank's side: no request waits for ever, whatever answers at rank
+// 0's address. csrc/fuzz/store_fuzz.cpp fuzzes the server's input, and test/dist/comm-store.test.ts
+// has the foreign connections.
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import { expect, test } from "vitest";
@@ -15,7 +16,7 @@ function frame(type: number, id: bigint, body: Buffer): Buffer {
   return Buffer.concat([head, body]);
 }
 
-/** A store of two ranks that answers a `get` as told. */
+/** A store of two ranks that answers a `get` with the given bytes. */
 async function connectTo(answer: (socket: Socket, id: bigint) => void) {
   const server = createServer((socket) => {
     let bytes = Buffer.alloc(0);

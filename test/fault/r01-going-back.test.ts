@@ -1,4 +1,5 @@
-// A run that goes back to an older checkpoint: what it had saved after that is out of its way, whole, and its own saves stay.
+// docs/faults.md, row R1: a run goes back to an older checkpoint. Its later checkpoints move aside,
+// complete, and the saves of the new branch stay.
 import { cp, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
@@ -19,7 +20,7 @@ beforeAll(async () => {
 const saved = async (folder: string) =>
   (await readdir(folder)).filter((name) => /^step-|^abandoned-/.test(name)).sort();
 const name = (step: number) => `step-${`${step}`.padStart(10, "0")}`;
-/** All checkpoints stay, so that there are old ones to go back to. */
+/** Keeps all checkpoints, to have old ones to go back to. */
 const options = { checkpoint: { every: 2, keepLast: 2, keepEvery: 4 }, steps: 12 };
 
 async function finished(out: string) {
@@ -33,7 +34,7 @@ test("its new saves are not deleted for the old ones, which stay beside with the
   expect(await saved(config.out)).toEqual([4, 8, 10, 12].map(name));
   const records = await readFile(join(config.out, "metrics.jsonl"), "utf8");
   const notices: string[] = [];
-  // Another learning rate, as one would after a divergence.
+  // Another learning rate, as after a divergence.
   const other = { ...config, optimizer: { ...config.optimizer, peakLr: 4e-3 } };
   const trainer = await Trainer.create(other, {
     resume: join(config.out, name(4)),
@@ -53,7 +54,7 @@ test("its new saves are not deleted for the old ones, which stay beside with the
   for (const old of [8, 10, 12])
     await verifyCheckpoint(join(abandoned, name(old)), { hashes: true });
 
-  // The same command goes on with the new branch; a second time back has a folder of its own.
+  // The same command continues the new branch. A second return gets its own folder.
   for await (const _ of (await Trainer.create(other)).run());
   const again = await Trainer.create(other, { resume: join(config.out, name(4)) });
   expect(again.startStep).toBe(4);

@@ -1,4 +1,5 @@
-// A run as a user starts it, in a process of its own, killed and started again (FAULTS C2, R1, R2, S1).
+// docs/faults.md, rows C2, R1, R2 and S1: a run as a user starts it, in its own process, killed and
+// started again.
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
@@ -34,7 +35,7 @@ async function stepsWritten(out: string): Promise<number> {
   return (await readMetrics(join(out, "metrics.jsonl")).catch(() => [])).at(-1)?.step ?? 0;
 }
 
-/** Lets the run reach a step, sends the signal, and waits for the end. */
+/** Waits until the run reaches a step, sends the signal, and waits for the end. */
 async function signalAt(child: ChildProcess, out: string, step: number, signal: NodeJS.Signals) {
   const ended = once(child, "exit") as Promise<[number | null, NodeJS.Signals | null]>;
   while ((await stepsWritten(out)) < step && child.exitCode === null) {

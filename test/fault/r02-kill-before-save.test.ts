@@ -1,5 +1,6 @@
-// R2, S2, C2: kills and signals at the places where they could do most harm, then the same command again: the bits of the
-// unbroken run. And a storm of kills at random moments, which says where they landed.
+// docs/faults.md, rows R2, S2 and C2: kills and signals at the most harmful places. The same
+// command then continues with the bits of an unbroken run. A storm of kills at random moments
+// reports where they hit.
 import { readdirSync } from "node:fs";
 import { beforeAll, expect, test } from "vitest";
 import { buildLibrary } from "../cli/build.js";
@@ -39,7 +40,7 @@ test.each([
 test("SIGTERM while it is starting ends it at once by that signal, and nothing is left in the way", async () => {
   const { file, out } = await writeConfig(place, "starting");
   const { child, ended } = train(file);
-  // Its folder is locked as soon as the lock file is there: the model is being built.
+  // The lock file appears before the model is built, so the signal arrives in between.
   await until(() => {
     try {
       return readdirSync(out).includes("run.lock");
@@ -70,7 +71,7 @@ test(`a storm of ${kills} kills at random moments of saving after every step`, a
       const from = await lastStep(out);
       const { child, ended } = train(file);
       seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-      // After the start, so that most kills find it at work.
+      // The delay lets most kills hit a run that is training.
       await until(async () => count >= kills || (await lastStep(out)) > from, child);
       const timer = setTimeout(
         () => {
@@ -92,6 +93,6 @@ test(`a storm of ${kills} kills at random moments of saving after every step`, a
     expect(await outcome(out, 60)).toEqual(await outcome(calm.out, 60));
   }
   console.log(`kills landed: ${JSON.stringify(histogram)}`);
-  // A storm that meets no save proves nothing.
+  // A storm without a kill during a save would prove nothing.
   expect(histogram.duringASave).toBeGreaterThan(0);
 }, 600_000);

@@ -1,4 +1,5 @@
-// R4: options that were edited between two starts of a run. The resume tells them; --resume-strict refuses.
+// docs/faults.md, row R4: options edited between two starts of a run. The resume reports them, and
+// --resume-strict refuses them.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
@@ -82,7 +83,8 @@ test("more steps, another batch and beta2: each is told with what follows, and r
   ]);
   for (const { time } of changes) expect(time > started).toBe(true);
 
-  // The checkpoint holds the new recipe: the same command goes on without a word, and strictly; the history stays.
+  // The checkpoint holds the new recipe. The same command continues without a note, also strictly,
+  // and the history stays.
   const same = await train(file, [...set, "--resume-strict"]).ended;
   expect(same.code, same.stderr).toBe(0);
   expect(same.stderr).not.toContain("recipe");

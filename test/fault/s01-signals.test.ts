@@ -13,7 +13,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Runs a loop of steps that yields as the trainer does, and sends it signals as it reports steps. */
+/** Runs a loop of steps that yields like the trainer, and sends signals when it reports steps. */
 async function run(signals: NodeJS.Signals[], body: string) {
   const script = join(folder, "loop.mjs");
   writeFileSync(

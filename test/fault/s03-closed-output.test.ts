@@ -1,4 +1,5 @@
-// S3: nobody reads what a run prints, the disk of its output is full, its terminal is gone: training goes on to its end.
+// docs/faults.md, row S3: nobody reads a run's output, the disk behind it is full, or its terminal
+// is gone. Training continues to its end.
 import { execFile } from "node:child_process";
 import { beforeAll, expect, test } from "vitest";
 import { buildLibrary, root } from "../cli/build.js";

@@ -1,4 +1,5 @@
-// T1: every way in which the files of a tokenizer can be wrong is exit code 3, with the file and the field named.
+// docs/faults.md, row T1: wrong tokenizer files end with exit code 3 and name the file and the
+// field.
 import { spawnSync } from "node:child_process";
 import { readFile, truncate } from "node:fs/promises";
 import { join } from "node:path";
@@ -22,7 +23,7 @@ beforeAll(async () => {
   byteLevel = await readFile(join(fixtures, "byte-level/tokenizer.json"), "utf8");
 });
 
-/** Row T1: what is wrong, how, and what the message must say. */
+/** Row T1: the damage, its code, and the expected message. */
 const faults: [string, (json: Json) => unknown, RegExp][] = [
   ["no object", () => [], /expected a JSON object/],
   ["no model", (json) => delete json.model, /model: expected an object/],

@@ -1,5 +1,6 @@
-// T2: no text is lost, none becomes a special token, and none takes more than linear time: NUL, lone surrogates, invalid
-// UTF-8, `</s>` in the middle, a megabyte of one character.
+// docs/faults.md, row T2: no text is lost, becomes a special token, or takes more than linear time.
+// Cases are NUL, lone surrogates, invalid UTF-8, `</s>` in the middle, and a megabyte of one
+// character.
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -17,7 +18,7 @@ import {
 
 const tokenizers = everyTokenizer();
 
-/** Text of every kind: any code points, and words, white space and special tokens that meet at odd places. */
+/** Text of every kind: any code points, and words, white space and special tokens side by side. */
 const anyText = fc.oneof(
   fc.string({ unit: "binary", maxLength: 60 }),
   fc.string({ unit: "grapheme", maxLength: 60 }),
@@ -104,7 +105,7 @@ describe.each(tokenizerNames)("tokenizer %s", (name) => {
 
   it("takes about sixteen times as long for sixteen times as much of one character", async () => {
     const tokenizer = tokenizers[name];
-    /** Processor time of the least of some tries: a busy machine counts little in it. */
+    /** The least processor time of several tries, on which a busy machine has little effect. */
     const cost = async (text: string, tries: number): Promise<number> => {
       let least = Number.POSITIVE_INFINITY;
       for (let i = 0; i < tries; i++) {
@@ -116,7 +117,7 @@ describe.each(tokenizerNames)("tokenizer %s", (name) => {
       return least;
     };
     const little = await cost("a".repeat(2 ** 16), 3);
-    // What is quadratic takes 256 times as long; a machine that is busy at the wrong moment, some times as long.
+    // A quadratic algorithm takes 256 times as long, a busy machine only a few times.
     expect((await cost("a".repeat(2 ** 20), 2)) / little).toBeLessThan(100);
   });
 });
@@ -151,7 +152,7 @@ describe("prepare", () => {
     }
     await dataset.close();
     const { quickstart: tokenizer } = tokenizers;
-    // One end of text: the one after the document, not the one that is spelled in it.
+    // One end-of-text id: that after the document. The one spelled in the text is text.
     expect(ids.filter((id) => id === tokenizer.eosId)).toHaveLength(1);
     expect(ids.at(-1)).toBe(tokenizer.eosId);
     expect(tokenizer.decode(ids.slice(0, -1))).toBe("good \0 \ufffd é \ufffd </s>");

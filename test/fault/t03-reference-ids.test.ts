@@ -1,5 +1,5 @@
-// T3: the ids are those of the reference implementation, Hugging Face's package for Python (test/data/fixtures/make.py made the
-// fixtures with it), for three kinds of tokenizer.
+// docs/faults.md, row T3: ids equal those of the reference implementation, Hugging Face's package
+// for Python, for three kinds of tokenizer. test/data/fixtures/make.py made the fixtures.
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ it.each([
   };
   const ids = await tokenizer.encodeBatch(texts);
   expect(ids.map((list) => [...list])).toEqual(golden.ids);
-  // Longer than a part: the cuts change nothing.
+  // The text is longer than a part. The cuts change nothing.
   const long = await readFile(join(addresses, golden.long.file), "utf8");
   expect(long.length).toBeGreaterThan(maxPartLength);
   const longIds = await tokenizer.encode(long);

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { buildLibrary, root } from "../cli/build.js";
 
-// Reference cases of another implementation: the one kept here, and those beside the repository when they are there.
+// Reference cases of another implementation: the one in this folder, and those beside the
+// repository if present.
 const beside = join(root, "../shared/golden");
 const cases = [
   join(root, "test/golden/tied"),

@@ -26,9 +26,6 @@ describe("imports of values", () => {
   });
 });
 
-/** Names that two types still share. */
-const shared = ["MicroBatch"];
-
 test("no type of lib has the name of an exported one", () => {
   const files = new Map<string, { path: string; exported: boolean }[]>();
   for (const [path, { types }] of sources) {
@@ -40,9 +37,7 @@ test("no type of lib has the name of an exported one", () => {
     ([, places]) => places.length > 1 && places.some(({ exported }) => exported),
   );
   const found = doubled.map(([name, places]) => [name, places.map(({ path }) => path)]);
-  expect(found.filter(([name]) => !shared.includes(name as string))).toEqual([]);
-  // A name that no longer is shared is taken off the list.
-  expect(found.map(([name]) => name).sort()).toEqual(shared);
+  expect(found).toEqual([]);
 });
 
 describe("names of files", () => {

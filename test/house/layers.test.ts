@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { nativeOpNames } from "../../lib/core/native-ops.js";
@@ -37,7 +37,13 @@ describe("floors", () => {
     }
   });
 
-  // csrc/runtime < cpu, cuda, comm, io < napi; ops.def and its table are shared.
+  test("CONTRIBUTING.md states these floors", () => {
+    const order = floors.map((names) => names.filter((name) => name !== "index").join(", "));
+    const text = readFileSync(join(root, "CONTRIBUTING.md"), "utf8").replace(/\s+/g, " ");
+    expect(text).toContain(`\`${order.join(" < ")}\``);
+  });
+
+  // csrc/runtime < cpu, cuda, comm, io < napi. ops.def and its table belong to all of them.
   const native = ["runtime", "ops", "cpu", "cuda", "comm", "io", "napi"];
   const allowed: Record<string, string[]> = {
     runtime: ["runtime", "ops"],
@@ -62,7 +68,27 @@ describe("floors", () => {
   );
 });
 
-describe("the six places of an operation", () => {
+describe("the model seam", () => {
+  const outside = filesUnder("lib", /\.ts$/).filter((path) => !path.startsWith("lib/model/"));
+  const particular = readdirSync(join(root, "lib/model"))
+    .map((name) => name.replace(/\.ts$/, ""))
+    .filter((name) => name.startsWith("llama"));
+
+  test("there are architectures to keep apart", () => {
+    expect(particular).toContain("llama");
+  });
+
+  test.each(outside)("%s imports and names no particular model", (path) => {
+    const source = readFileSync(join(root, path), "utf8");
+    for (const [, name] of source.matchAll(/"(?:\.\.?\/)+model\/([^"]+)\.js"/g)) {
+      expect(particular, `${path} imports model/${name}`).not.toContain(name);
+    }
+    const code = source.replace(/\/\*[\s\S]*?\*\/|\/\/.*|"(?:[^"\\\n]|\\.)*"|`[^`]*`/g, "");
+    expect(code.match(/\b(?:Llama|LlamaConfig|llamaConfig)\b/g) ?? []).toEqual([]);
+  });
+});
+
+describe("the seven places of an operation", () => {
   const sources = filesUnder("lib", /\.ts$/).filter((path) => !path.endsWith("native-ops.ts"));
   const all = sources.map((path) => readFileSync(join(root, path), "utf8")).join("\n");
 

@@ -1,4 +1,5 @@
-// What a user of the package gets (FAULTS I2): the files, the entry points, no work at install.
+// docs/faults.md, row I2: the package has its files and entry points, and runs no script at
+// install.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -75,6 +76,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "DivergedError",
     "Embedding",
     "FullShard",
+    "LanguageModel",
     "Linear",
     "Llama",
     "LlamaForgeError",
@@ -109,6 +111,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "argmax",
     "attention",
     "attentionCached",
+    "batchTensors",
     "broadcastTo",
     "buildInfo",
     "cast",
@@ -117,7 +120,9 @@ test("the public surface is this list; a change of it is a decision", () => {
     "concat",
     "cos",
     "cosineSchedule",
+    "costOf",
     "cpu",
+    "createModel",
     "crossEntropy",
     "cuda",
     "defaultDevice",
@@ -140,14 +145,14 @@ test("the public surface is this list; a change of it is a decision", () => {
     "generateTokens",
     "grad",
     "gt",
-    "huggingFaceTensors",
     "keep",
     "le",
     "linear",
     "linearCrossEntropy",
+    "linearTokenLosses",
     "llamaConfig",
     "loadConfig",
-    "loadLlama",
+    "loadModel",
     "log",
     "logSoftmax",
     "lt",
@@ -191,7 +196,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "ropeTable",
     "rsqrt",
     "sample",
-    "saveLlama",
+    "saveModel",
     "scope",
     "setDefaultDevice",
     "setMemoryLimit",

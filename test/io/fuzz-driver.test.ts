@@ -1,5 +1,5 @@
-// The fuzz entry of the parser, with sanitizers, over its corpus and a few thousand mutations of it. Long runs
-// are made with libFuzzer; see csrc/fuzz/safetensors_fuzz.cpp.
+// The fuzz entry of the parser, with sanitizers, over its corpus and a few thousand mutations of
+// it. Long runs are made with libFuzzer; see csrc/fuzz/safetensors_fuzz.cpp.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,7 +9,7 @@ import { temporaryFolder } from "../checkpoint/support/harness.js";
 const corpus = "csrc/fuzz/safetensors_corpus";
 const letters = Buffer.from('{}[]",:0123456789\\ue-. ');
 
-/** A small generator with a fixed seed: a failure can be looked at again. */
+/** A small random generator with a fixed seed, so that failures can be repeated. */
 function random(seed: number): (below: number) => number {
   let state = seed;
   return (below) => {
@@ -32,7 +32,7 @@ function mutate(original: Buffer, below: (n: number) => number): Buffer {
       bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(below(bytes.length))]);
     if (kind === 4) bytes = Buffer.concat([bytes, Buffer.alloc(below(9))]);
   }
-  // Without a right length most mutations would end at the first check.
+  // The length is right, because most mutations would end at the first check otherwise.
   const end = bytes.lastIndexOf("}");
   if (end >= 8 && below(3) > 0) bytes.writeBigUInt64LE(BigInt(end + 1 - 8), 0);
   return bytes;
@@ -44,7 +44,7 @@ test("no input breaks the parser's promises", () => {
   const sources = [
     "safetensors",
     "safetensors_header",
-    "json_cursor",
+    "header_text",
     "regular_file",
     "file_error",
   ].map((name) => `csrc/io/${name}.cpp`);

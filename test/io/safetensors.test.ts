@@ -1,4 +1,5 @@
-// What is written is read back, by us and by the rules of the format; and files go straight into tensors.
+// Written files are read back, by the library and by the rules of the format. Files load directly
+// into tensors.
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -235,7 +236,7 @@ describe("reading into tensors", () => {
         code: "ERR_CHECKPOINT",
         message: expect.stringMatching(message),
       });
-      // The device works again after the failure was told.
+      // The device works again after it reported the failure.
       expect(await load("I32", Int32Array.of(1), "i32")).toEqual([1]);
     },
   );
@@ -309,7 +310,7 @@ test("hashes are those of node's crypto, at every length around the block size",
     expect(await io.hashFile(file)).toEqual({ bytes: length, sha256: wanted });
     const durable = new io.DurableFile(`${file}.copy`);
     await durable.open();
-    // In uneven pieces, so that blocks are put together across calls.
+    // Uneven pieces, so that blocks span calls.
     for (let at = 0, size = 1; at < length; at += size, size = (size * 7 + 3) % 100_000) {
       await durable.write(content.subarray(at, at + size));
     }

@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { CheckpointError, ConfigError } from "../../lib/core/errors.js";
+import { parameterCount } from "../../lib/model/architectures.js";
 import {
   fromHuggingFace,
   llamaConfig,
-  parameterBreakdown,
-  parameterCount,
   toHuggingFace,
   validateLlamaConfig,
-} from "../../lib/model/config.js";
+} from "../../lib/model/llama-config.js";
+import { llamaParameters } from "../../lib/model/llama-cost.js";
 import { presets } from "../../lib/model/presets.js";
 
 const quickstart = presets.quickstart;
@@ -16,7 +16,7 @@ describe("presets", () => {
   it("have TinyLlama's parameter count", () => {
     const config = presets["tinyllama-1.1b"];
     expect(parameterCount(config)).toBe(1_100_048_384);
-    expect(parameterBreakdown(config)).toEqual({
+    expect(llamaParameters(config)).toEqual({
       embedding: 65_536_000,
       attention: 22 * (2048 * 2560 + 2048 * 2048),
       feedForward: 22 * 3 * 2048 * 5632,

@@ -5,8 +5,9 @@ import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { scope } from "../../lib/core/scope.js";
 import { documentStarts } from "../../lib/data/windows.js";
-import { llamaConfig } from "../../lib/model/config.js";
-import { Llama, type Recompute } from "../../lib/model/llama.js";
+import type { Context, Recompute } from "../../lib/model/language-model.js";
+import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { relativeError } from "../support/reference.js";
 
 const vocabSize = 50;
@@ -33,9 +34,14 @@ const documents = [70, 1, 64, 15].map((length, document) =>
 const window = Int32Array.from(documents.flatMap((ids) => [...ids]));
 const time = window.length;
 const inputs = () => tensor(window, { shape: [1, time], dtype: "i32" });
-const starts = () =>
+const starts = documentStarts(Int32Array.from([...window, 3]), time, () => ({
+  startId: null,
+  endId: end,
+}));
+const firstKey = () => tensor(starts, { shape: [1, time], dtype: "i32" });
+const positions = () =>
   tensor(
-    documentStarts(Int32Array.from([...window, 3]), time, () => ({ startId: null, endId: end })),
+    starts.map((start, t) => t - start),
     { shape: [1, time], dtype: "i32" },
   );
 
@@ -59,30 +65,32 @@ const targetsOf = (ids: Int32Array) =>
     { shape: [1, ids.length], dtype: "i32" },
   );
 
+const apart = () => ({ inputs: inputs(), firstKey: firstKey(), positions: positions() });
+
 describe("a window with its documents kept apart", () => {
   test.each([
     ["f32", 2e-6],
     ["bf16", 1e-2],
   ] as const)("has the logits of each document alone, in %s", async (dtype, tolerance) => {
     const model = await Llama.create(config, { dtype, seed: 5 });
-    const together = async (options: object): Promise<number[]> => {
+    const together = async (context: () => Context): Promise<number[]> => {
       const values = await scope(() =>
-        noGrad(() =>
-          model.forward(inputs(), undefined, { documentStarts: starts(), ...options }).toArray(),
-        ),
+        noGrad(() => model.forward(inputs(), undefined, context()).toArray()),
       );
       return [...values];
     };
     const alone = (await Promise.all(documents.map((ids) => logits(model, ids)))).flat();
-    const apart = await together({ resetPositions: true });
+    const apart = await together(() => ({ firstKey: firstKey(), positions: positions() }));
     expect(relativeError(apart, alone)).toBeLessThan(tolerance);
     // Rotary positions are relative: without the reset the same up to rounding, not in the same bits.
-    expect(relativeError(await together({}), alone)).toBeLessThan(dtype === "f32" ? 1e-5 : 3e-2);
+    expect(relativeError(await together(() => ({ firstKey: firstKey() })), alone)).toBeLessThan(
+      dtype === "f32" ? 1e-5 : 3e-2,
+    );
     // Either half of it is something else: the options do something.
-    const seen = await together({ maskDocuments: false });
+    const seen = await together(() => ({}));
     expect(seen).toEqual(await logits(model, window));
     expect(relativeError(seen, alone)).toBeGreaterThan(0.1);
-    const reset = await together({ maskDocuments: false, resetPositions: true });
+    const reset = await together(() => ({ positions: positions() }));
     expect(relativeError(reset, seen)).toBeGreaterThan(0.01);
     model.dispose();
   });
@@ -95,7 +103,10 @@ describe("a window with its documents kept apart", () => {
       using _ = scope();
       const options = { scale: (ids.length - 1) / tokens };
       model
-        .loss(tensor(ids, { shape: [1, ids.length], dtype: "i32" }), targetsOf(ids))
+        .loss({
+          inputs: tensor(ids, { shape: [1, ids.length], dtype: "i32" }),
+          targets: targetsOf(ids),
+        })
         .backward(options);
     }
     const alone = await gradients(model);
@@ -107,7 +118,7 @@ describe("a window with its documents kept apart", () => {
     {
       using _ = scope();
       const masked = tensor(values, { shape: [1, time], dtype: "i32" });
-      model.loss(inputs(), masked, { documentStarts: starts(), resetPositions: true }).backward();
+      model.loss({ ...apart(), targets: masked }).backward();
     }
     for (const [name, value] of await gradients(model)) {
       expect(relativeError(value, alone.get(name) as number[]), name).toBeLessThan(1e-5);
@@ -121,9 +132,7 @@ describe("a window with its documents kept apart", () => {
       using _ = scope();
       const model = await Llama.create(config, { dtype, seed: 7 });
       model.recompute = recompute;
-      model
-        .loss(inputs(), targetsOf(window), { documentStarts: starts(), resetPositions: true })
-        .backward();
+      model.loss({ ...apart(), targets: targetsOf(window) }).backward();
       results.push(await gradients(model));
       model.dispose();
     }
@@ -134,16 +143,15 @@ describe("a window with its documents kept apart", () => {
   test("is refused where the options do not fit", async () => {
     using _ = scope();
     const model = await Llama.create(config, { seed: 8 });
-    const run = (options: object) => () => model.loss(inputs(), inputs(), options);
-    expect(run({ maskDocuments: true })).toThrow(ArgumentError);
-    expect(run({ resetPositions: true })).toThrow(/need documentStarts/);
-    expect(run({ maskDocuments: false })).not.toThrow();
-    expect(run({ documentStarts: zeros([1, time]) })).toThrow(DTypeError);
-    expect(run({ documentStarts: zeros([1, 4], { dtype: "i32" }) })).toThrow(ShapeError);
-    expect(run({ documentStarts: starts(), maskDocuments: 1 })).toThrow(ArgumentError);
-    expect(run({ document_starts: starts() })).toThrow(/document_starts/);
-    const cache = model.createCache(1);
-    expect(() => model.forward(inputs(), cache, { documentStarts: starts() })).toThrow(/cache/);
+    const run = (fields: object) => () =>
+      model.loss({ inputs: inputs(), targets: inputs(), ...fields });
+    expect(run({})).not.toThrow();
+    for (const field of ["firstKey", "positions"]) {
+      expect(run({ [field]: zeros([1, time]) })).toThrow(DTypeError);
+      expect(run({ [field]: zeros([1, 4], { dtype: "i32" }) })).toThrow(ShapeError);
+      expect(run({ [field]: 1 })).toThrow(ArgumentError);
+    }
+    expect(run({ first_key: firstKey() })).toThrow(/first_key/);
     model.dispose();
   });
 });

@@ -7,11 +7,11 @@ import { native } from "../../lib/core/native.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { generate, generateTokens } from "../../lib/generate/generate.js";
-import { llamaConfig } from "../../lib/model/config.js";
 import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
 import { fixtures } from "../data/support.js";
 
-// Text of a model that knows nothing: each token comes about as often as any other.
+// Text of an untrained model, in which all tokens are about equally frequent.
 
 const config = llamaConfig({
   vocabSize: 1200,
@@ -38,7 +38,8 @@ describe("the tokens of a model with a padded vocabulary", () => {
     const model = await Llama.create(config, { seed: 1 });
     const most = async (more: object) =>
       Math.max(...(await tokensOf(model, [5], { temperature, ...more })));
-    // Half of them would not be; the likeliest one neither, at some prompt.
+    // Without the restriction about half of the ids would have no token, and for some prompt the
+    // likeliest one as well.
     for (let first = 0; first < 4; first++) {
       expect(
         Math.max(...(await tokensOf(model, [first], { temperature, vocabSize: 600 }))),
@@ -76,7 +77,8 @@ describe("the tokens of a model with a padded vocabulary", () => {
 describe("text", () => {
   let tokenizer: Tokenizer;
   beforeAll(async () => {
-    // Metaspace as pre-tokenizer, and a decoder that strips the space in front, as SentencePiece's exports have them.
+    // Metaspace as pre-tokenizer and a decoder that strips the leading space, as in SentencePiece's
+    // exports.
     const folder = await mkdtemp(join(tmpdir(), "llamaforge-text-"));
     const json = JSON.parse(await readFile(join(fixtures, "llama2/tokenizer.json"), "utf8"));
     json.normalizer = null;

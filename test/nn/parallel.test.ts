@@ -1,5 +1,5 @@
-// What a parallel strategy is told: a group's gradients are complete when everything on the tape that writes them has run,
-// and nothing that will not run any more may keep it waiting.
+// The notices to a parallel strategy. A group's gradients are complete when every operation on the
+// tape that writes them has run. An operation that will never run must not delay the notice.
 import { describe, expect, test } from "vitest";
 import { grad } from "../../lib/core/autograd.js";
 import { tensor } from "../../lib/core/create.js";
@@ -14,7 +14,7 @@ import {
 } from "../../lib/nn/index.js";
 import { square, sum } from "../../lib/ops/index.js";
 
-/** A strategy of one process that counts what it is told. */
+/** A strategy of one process that counts its notices. */
 function watched() {
   const told = { complete: 0, gradientNeeded: 0 };
   const nothing = () => {};

@@ -1,4 +1,5 @@
-// A module of the user's own: what is found in it, where its parameters lie, and what cannot be placed.
+// A user's own module: the parameters that the store finds, their place in memory, and those that
+// it refuses.
 import { describe, expect, test } from "vitest";
 import { tensor, zeros } from "../../lib/core/create.js";
 import {
@@ -37,7 +38,7 @@ class Gate extends Module {
   }
 }
 
-/** Every way in which a module holds parameters; `tied` is one that is used twice. */
+/** Every way in which a module holds parameters. `tied` is used twice. */
 class Mixed extends Module {
   readonly bias = constant([5], 7);
   readonly gates = [new Gate(), new Gate()];

@@ -1,5 +1,5 @@
-// Attention where scores are far larger than their differences from a maximum may be rounded: at
-// 1e8 floats are 8 apart, so that a maximum scaled by itself, or a log-sum-exp in one float, is
+// Attention with scores so large that rounding exceeds their differences from the maximum. At 1e8
+// floats are 8 apart. A maximum that is scaled by itself, or a log-sum-exp in one float, is then
 // wrong by factors of e^4.
 import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
@@ -10,7 +10,7 @@ import { causalAttention, packedHeads, startsOf } from "../support/attention-ref
 import { toTensor } from "../support/float-ops.js";
 import { random, relativeError, tolerances } from "../support/reference.js";
 
-/** Squares of s, up to where a score is nearly the largest float. */
+/** Values of s whose squares reach nearly the largest float. */
 const squares = [1e4, 1e6, 1e7, 1e8, 3.6e9, 1e12, 1e20, 1e30, 1e38];
 
 /**
@@ -83,10 +83,8 @@ describe.each(["f32", "bf16"] as const)("attention of large scores in %s", (dtyp
     const lengths = [[200], [70, 27, 103]];
     for (const starts of [null, startsOf(lengths.slice(1), time)]) {
       const leaf = toTensor(qkv, dtype, true);
-      const documentStarts = starts
-        ? tensor(starts, { shape: [1, time], dtype: "i32" })
-        : undefined;
-      const o = attention(leaf, { ...options, documentStarts });
+      const firstKey = starts ? tensor(starts, { shape: [1, time], dtype: "i32" }) : undefined;
+      const o = attention(leaf, { ...options, firstKey });
       o.backward({ gradient: toTensor(dO, dtype) });
       const expected = causalAttention(qkv, options, dO, starts);
       const values = await o.toArray();

@@ -1,13 +1,14 @@
 import { execFileSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
-import { zeros } from "../../lib/core/create.js";
+import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { memory, resetPeakMemory, synchronize } from "../../lib/core/runtime.js";
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { type AttentionOptions, attention, attentionCached } from "../../lib/ops/attention.js";
-import { causalAttention, packedHeads } from "../support/attention-reference.js";
+import { concat, slice } from "../../lib/ops/slice.js";
+import { causalAttention, packedHeads, startsOf } from "../support/attention-reference.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   expectClose,
@@ -55,7 +56,8 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
     }
   });
 
-  // Tiles have 64 rows; head sizes around one and two vectors of every instruction set, and the fast ones.
+  // Tiles have 64 rows. Head sizes lie around one and two vectors of every instruction set, and
+  // include those of the fast kernels.
   it.each([
     [31, 64, 4, 1],
     [63, 64, 2, 2],
@@ -82,7 +84,8 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
         Array.from(x).filter((_, i) => i % width >= from && i % width < to);
       const edges = [0, heads, heads + kvHeads, heads + 2 * kvHeads].map((head) => head * size);
       for (const part of [0, 1, 2]) {
-        // dq, dk, dv each on their own: a small one must not hide behind a large one
+        // dq, dk and dv are compared separately: the error of a small one must not hide behind a
+        // large one.
         const [from, to] = [edges[part] as number, edges[part + 1] as number];
         const error = relativeError(
           columns(values, from, to),
@@ -155,6 +158,75 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
   });
 });
 
+describe.each(["f32", "bf16"] as const)(
+  "attention over a cache with a first key in %s",
+  (dtype) => {
+    // Parts of a window of documents, and of a sliding window; chunks of 32 keys and tiles of 64 begin between first keys.
+    const time = 141;
+    const documents = startsOf([[33, 1, 40, 67], [141]], time);
+    const sliding = Int32Array.from({ length: 2 * time }, (_, i) => Math.max(0, (i % time) - 49));
+    it.each<[string, number, number[], Int32Array]>([
+      ["documents", 64, [70, 1, 1, 69], documents],
+      ["documents", 10, [1, 34, 106], documents],
+      ["a sliding window", 64, [20, 90, 1, 1, 29], sliding],
+      ["a sliding window", 12, [141], sliding],
+    ])(
+      "equals the rows of plain attention: %s, head size %i, tokens %j",
+      async (_name, size, counts, first) => {
+        using _ = scope();
+        const options = { heads: 4, kvHeads: 2 };
+        const qkv = packedHeads(2, time, options, size, 8, dtype);
+        const all = toTensor(qkv, dtype);
+        const firstKey = tensor(first, { shape: [2, time] });
+        const cache = zeros([2, 2, 2, time + 3, size], { dtype });
+        const parts: Tensor[] = [];
+        let position = 0;
+        for (const count of counts) {
+          const end = position + count;
+          const [part, firstOfPart] = [all, firstKey].map((x) => slice(x, { 1: [position, end] }));
+          parts.push(
+            attentionCached(part as Tensor, cache, { ...options, position, firstKey: firstOfPart }),
+          );
+          position = end;
+        }
+        const values = await concat(parts, 1).toArray();
+        const plain = await attention(all, { ...options, firstKey }).toArray();
+        const tolerance = tolerances[dtype].forward;
+        expect(
+          relativeError(values, causalAttention(qkv, options, null, first).o.data),
+        ).toBeLessThan(tolerance);
+        expect(relativeError(values, plain)).toBeLessThan(tolerance);
+      },
+    );
+
+    it("of zeros has the bits of attention without", async () => {
+      const options = { heads: 4, kvHeads: 2, position: 40 };
+      const qkv = toTensor(packedHeads(2, 9, options, 64, 9, dtype), dtype);
+      const run = (more: object) => {
+        const filled = toTensor(random([2, 2, 2, 60, 64], 10, { dtype }), dtype);
+        return attentionCached(qkv, filled, { ...options, ...more }).toArray();
+      };
+      expect(await run({ firstKey: zeros([2, 9], { dtype: "i32" }) })).toEqual(await run({}));
+    });
+
+    it("reads nothing before it", async () => {
+      const options = { heads: 4, kvHeads: 2, position: 40 };
+      const qkv = toTensor(packedHeads(1, 2, options, 64, 11, dtype), dtype);
+      const rows = random([1, 2, 2, 60, 64], 12, { dtype });
+      const broken = {
+        shape: rows.shape,
+        data: rows.data.map((v, i) => (Math.floor(i / 64) % 60 < 37 ? Number.NaN : v)),
+      };
+      const firstKey = tensor([[37, 38]], { dtype: "i32" });
+      const run = (cache: Reference) =>
+        attentionCached(qkv, toTensor(cache, dtype), { ...options, firstKey }).toArray();
+      const values = await run(broken);
+      expect([...values].every(Number.isFinite)).toBe(true);
+      expect(values).toEqual(await run(rows));
+    });
+  },
+);
+
 it("gives the same bits with one thread and with two", () => {
   const run = (threads: number) =>
     JSON.parse(
@@ -185,7 +257,7 @@ it("needs memory in proportion to time, not to its square", async () => {
   };
   const [short, long] = [await peak(2048), await peak(4096)];
   expect(long).toBeGreaterThan(short);
-  expect(long / short).toBeLessThan(2.5); // a matrix would take 4 times as much
+  expect(long / short).toBeLessThan(2.5); // a matrix of scores would take 4 times as much
 });
 
 describe("bad input to attention", () => {

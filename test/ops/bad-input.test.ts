@@ -1,4 +1,7 @@
-/** Rows A2 to A4 of the fault table for the plain operations: every wrong call is a typed error and changes nothing. */
+/**
+ * docs/faults.md, rows A2 to A4, for the plain operations: every wrong call is a typed error and
+ * changes nothing.
+ */
 import { describe, expect, it } from "vitest";
 import * as create from "../../lib/core/create.js";
 import {
@@ -33,7 +36,7 @@ const publicOnes = (module: object, names: string): [string, (...args: never[]) 
     return [name, op as (...args: never[]) => unknown];
   });
 
-/** What the calls are given; `errorOf` frees it. */
+/** Arguments of the calls. `errorOf` frees them. */
 const given: Tensor[] = [];
 
 const argument =
@@ -50,7 +53,7 @@ const one = (x: unknown) => x as never;
 const unaryNames =
   "neg abs exp log sqrt rsqrt square reciprocal tanh sigmoid silu gelu relu sin cos";
 
-/** Every place where an operation takes a tensor: called with `x` there and with right arguments elsewhere, x is [2,3]. */
+/** Every tensor argument of an operation: it gets `x` of shape [2,3], and the others are valid. */
 const places: [place: string, call: Call, dtypes: DType[]][] = [
   ...publicOnes(unary, unaryNames).map(([name, op]): [string, Call, DType[]] => [
     `${name}(x)`,
@@ -103,7 +106,9 @@ const make = (dtype: DType) =>
     { dtype },
   );
 
-/** The error of a call outside of every scope, after checking that it left no tensor behind but its arguments. */
+/**
+ * The error of a call outside any scope. Also checks that only the arguments are left as tensors.
+ */
 function errorOf(call: () => unknown): LlamaForgeError {
   const before = memory().tensors;
   const earlier = given.length;

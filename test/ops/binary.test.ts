@@ -51,7 +51,7 @@ const cases: { [K in BinaryKind]: Case } = {
 };
 const kinds = Object.keys(cases) as BinaryKind[];
 
-/** Operands for every kind: positive (pow), away from 0 (div) and from each other (minimum, maximum). */
+/** Operands for every operation: positive (pow), away from 0 (div) and apart (minimum, maximum). */
 const operands = (shapeA: readonly number[], shapeB: readonly number[], seed = 1): Reference[] => [
   random(shapeA, seed, { low: 0.5, high: 1 }),
   random(shapeB, seed + 1, { low: 1.01, high: 2 }),

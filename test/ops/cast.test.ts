@@ -51,7 +51,7 @@ describe("cast", () => {
       -2147483648, 0,
     ];
     const ends = [2147483647, -2147483648];
-    // Twice: once in whole vectors, once in the tail.
+    // The values come twice: in whole vectors and in the tail.
     const y = await cast(tensor([...x, ...beyond, ...x, ...beyond, ...x]), "i32").toArray();
     expect([...y]).toEqual([...expected, ...ends, ...expected, ...ends, ...expected]);
     expect([
@@ -107,12 +107,12 @@ function wholeOf(x: number): bigint {
   return x < 0 ? -whole : whole;
 }
 
-/** a · b + c of doubles, a whole, exact and then rounded to a double. */
+/** a · b + c of doubles, with a whole a: exact, then rounded to a double. */
 function multiplyAdd(a: number, b: number, c: number): number {
   const whole = BigInt(a) * wholeOf(b) + wholeOf(c);
   const negative = whole < 0n;
   const digits = (negative ? -whole : whole).toString(2);
-  // Number() rounds to nearest even; a power of two then loses nothing.
+  // Number() rounds to nearest even. Scaling by a power of two loses nothing.
   const shift = Math.max(0, digits.length - 1000);
   const upper = BigInt(`0b${digits.slice(0, digits.length - shift)}`);
   const rest = digits.slice(digits.length - shift).includes("1") ? 1n : 0n;
@@ -138,7 +138,7 @@ describe("fill, arange and accumulate", () => {
     [-700, 0.7],
     [1 / 3, -1 / 30],
   ])("a ramp from %f by %f is rounded to a double once", async (start, step) => {
-    const size = 2000; // around the zero the rounding of a product alone would be all there is
+    const size = 2000; // near the zero the rounding of the product would dominate
     const ramp = await arange(size, { start, step, dtype: "f32" }).toArray();
     const exact = Float32Array.from({ length: size }, (_, i) => multiplyAdd(i, step, start));
     const rounded = Float32Array.from({ length: size }, (_, i) => start + i * step);

@@ -38,7 +38,7 @@ describe.each(["f32", "bf16"] as const)("crossEntropy in %s", (dtype) => {
       expect(error).toBeLessThanOrEqual(1e-5 * Math.max(1, composed(x).data[0]!));
       loss.backward({ scale: 0.5 });
       const [expected] = finiteDifferences(composed, [x], reference([], [0.5])) as [Reference];
-      // One class: the loss is 0 whatever the logit is.
+      // With one class the loss is 0 for any logit.
       if (classes === 1) expect([...(await (leaf.grad as Tensor).toArray())]).toEqual([0]);
       else await expectClose(leaf.grad as Tensor, expected, tolerances[dtype].gradient);
     },

@@ -49,7 +49,7 @@ it.skipIf(process.arch !== "x64")(
         numbers.map(([value]) => value as number),
         numbers.map(([, value]) => value as number),
       );
-      // One rounding to bf16 may fall the other way.
+      // One rounding to bf16 may go the other way.
       expect(error, name).toBeLessThanOrEqual(dtype === "f32" ? 1e-6 : 1e-3);
       expect(other.map(Number.isNaN), name).toEqual(values.map(Number.isNaN));
     }

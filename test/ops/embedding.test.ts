@@ -21,7 +21,7 @@ const rows = (ids: Reference, weight: Reference): Reference =>
     at(weight, [at(ids, position.slice(0, -1)), position.at(-1) as number]),
   );
 
-/** Each row of the table collects the gradients of the places it was copied to. */
+/** Each row of the table sums the gradients of the places to which it was copied. */
 function scattered(ids: Reference, dy: Reference, vocab: number): Reference {
   const hidden = dy.shape.at(-1) as number;
   const data = new Float64Array(vocab * hidden);
@@ -91,7 +91,7 @@ describe("bad input to embedding", () => {
     expect((failure as Error).message).toContain(
       `token id ${id} at position ${position} is outside the vocabulary 0..3`,
     );
-    // The device goes on with the next operation.
+    // The device continues with the next operation.
     expect([...(await embedding(tensor(Int32Array.of(1)), zeros([4, 2])).toArray())]).toEqual([
       0, 0,
     ]);

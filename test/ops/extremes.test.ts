@@ -1,6 +1,6 @@
-// Gradients and values where a reciprocal, a square or an exponential of the argument leaves f32's
-// range although the result does not, where 0 would meet an infinity in a product, and where a sum
-// would round away what counts.
+// Gradients and values in three hard cases: a reciprocal, square or exponential of the argument
+// leaves f32's range and the result does not; 0 would meet an infinity in a product; a sum would
+// round away the significant part.
 import { describe, expect, it } from "vitest";
 import { tensor } from "../../lib/core/create.js";
 import { scope } from "../../lib/core/scope.js";

@@ -82,7 +82,7 @@ it("adds the gradients of an element that is picked often in f32, also for bf16"
     const x = tensor([1, 2], { dtype: "bf16", requiresGrad: true });
     const y = gather(x, tensor(index), 0);
     y.backward({ gradient: tensor(new Float32Array(3000).fill(1), { dtype: "bf16" }) });
-    // One by one in bf16 the sum would stop at 256.
+    // Adding one by one in bf16 would stop at 256.
     expect([...((await x.grad?.toArray()) ?? [])]).toEqual([0, 3008]); // 3000 as bf16
   });
 });

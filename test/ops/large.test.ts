@@ -8,7 +8,7 @@ import { rmsNorm } from "../../lib/ops/rms-norm.js";
 import { argmax } from "../../lib/ops/sample.js";
 import { swiglu } from "../../lib/ops/swiglu.js";
 
-// Row N6 of the fault table: more than 2^31 elements in one tensor, where a 32-bit index would wrap.
+// docs/faults.md, row N6: more than 2^31 elements in one tensor, where a 32-bit index would wrap.
 const [rows, columns] = [65_537, 32_770];
 const values = async (x: Tensor): Promise<Set<number>> => new Set(await x.toArray());
 
@@ -38,7 +38,7 @@ describe("a table of more than 2^31 elements, of which a few rows are ever touch
   });
 });
 
-// Touches 4.3 GB: half a minute where memory is slow to come.
+// The test touches 4.3 GB, which takes half a minute on a system that hands out memory slowly.
 describe.runIf(process.env.LLAMAFORGE_TEST_LARGE === "1" && freemem() > 6e9)(
   "a tensor of more than 2^31 elements, all of them",
   () => {

@@ -2,11 +2,12 @@ import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
 import { tensor, zeros } from "../../lib/core/create.js";
 import { defaultDevice } from "../../lib/core/device.js";
-import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { memory, resetPeakMemory, synchronize } from "../../lib/core/runtime.js";
+import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { linear } from "../../lib/ops/linear.js";
-import { linearCrossEntropy } from "../../lib/ops/linear-cross-entropy.js";
+import { linearCrossEntropy, linearTokenLosses } from "../../lib/ops/linear-cross-entropy.js";
 import { transpose } from "../../lib/ops/shape.js";
 import { crossEntropyReference, product, someTargets } from "../support/cross-entropy-reference.js";
 import { toTensor } from "../support/float-ops.js";
@@ -26,7 +27,9 @@ import {
 const ids = (targets: number[], shape?: number[]) =>
   tensor(Int32Array.from(targets), { shape: shape ?? [targets.length] });
 
-/** Gradients of the mean loss in closed form; compared with finite differences below. */
+/**
+ * Gradients of the mean loss in closed form. A test below compares them with finite differences.
+ */
 function gradients(x: Reference, weight: Reference, targets: number[], ignoreIndex: number) {
   const [rows, classes] = [x.shape[0] as number, weight.shape[0] as number];
   const logits = product(x, weight, false, true);
@@ -79,7 +82,8 @@ describe.each(["f32", "bf16"] as const)("linearCrossEntropy in %s", (dtype: Floa
     },
   );
 
-  // 66,000 classes make chunks of 64 rows: one whole, several, and a last one that is shorter.
+  // 66,000 classes make chunks of 64 rows. Cases are one whole chunk, several, and a shorter last
+  // one.
   it.each([
     [60, 66_000],
     [64, 66_000],
@@ -121,7 +125,7 @@ describe.each(["f32", "bf16"] as const)("linearCrossEntropy in %s", (dtype: Floa
     ];
     const leaves = [x, a, weight].map((v) => toTensor(v, dtype, true)) as [Tensor, Tensor, Tensor];
     const [lx, la, lw] = leaves;
-    // weight · a · aᵀ: the head is no leaf either.
+    // The head is weight · a · aᵀ, so it is no leaf either.
     linearCrossEntropy(
       linear(lx, la),
       linear(linear(lw, transpose(la)), la),
@@ -180,6 +184,91 @@ describe.each(["f32", "bf16"] as const)("linearCrossEntropy in %s", (dtype: Floa
   });
 });
 
+describe.each(["f32", "bf16"] as const)("linearTokenLosses in %s", (dtype: FloatDType) => {
+  // As above: a row alone, whole chunks of 64 rows, and a shorter last one.
+  it.each([
+    [1, 3, 2],
+    [4, 17, 31],
+    [700, 16, 129],
+    [131, 4, 66_000],
+  ])(
+    "gives each row's loss, and linearCrossEntropy its mean: %i rows, hidden %i, %i classes",
+    async (...sizes) => {
+      using _ = scope();
+      const [rows, hidden, classes] = sizes;
+      const targets = someTargets(rows, classes, -100);
+      const [x, weight] = [
+        random([rows, hidden], 11, { dtype }),
+        random([classes, hidden], 12, { dtype }),
+      ];
+      const leaves = [toTensor(x, dtype), toTensor(weight, dtype)] as const;
+      const losses = linearTokenLosses(...leaves, ids(targets));
+      expect(losses.shape).toEqual([rows]);
+      expect(losses.dtype).toBe("f32");
+      expect(losses.requiresGrad).toBe(false);
+      const values = await losses.toArray();
+      const logits = product(x, weight, false, true);
+      for (const [row, target] of targets.entries()) {
+        const data = logits.data.slice(row * classes, (row + 1) * classes);
+        const one = { shape: [1, classes], data };
+        const expected = target === -100 ? 0 : crossEntropyReference(one, [target], -100).data[0]!;
+        expect(Math.abs(values[row]! - expected)).toBeLessThan(1e-5 * Math.max(1, expected));
+        if (target === -100) expect(values[row]).toBe(0);
+      }
+      const count = targets.filter((target) => target !== -100).length;
+      const mean = Array.from(values).reduce((sum, loss) => sum + loss, 0) / count;
+      const loss = await linearCrossEntropy(...leaves, ids(targets)).item();
+      expect(Math.abs(mean - loss)).toBeLessThan(1e-6 * loss);
+    },
+  );
+
+  it("takes batches of sequences, and ignores what it is told to", async () => {
+    const [x, weight] = [random([2, 3, 4], 1, { dtype }), random([5, 4], 2, { dtype })];
+    const run = (targets: number[], options = {}) =>
+      linearTokenLosses(toTensor(x, dtype), toTensor(weight, dtype), ids(targets, [2, 3]), options);
+    const all = run([0, 3, 1, 3, 3, 4]);
+    expect(all.shape).toEqual([2, 3]);
+    const values = [...(await all.toArray())];
+    expect(values.every((loss) => loss > 0)).toBe(true);
+    expect([...(await run([0, 3, 1, 3, 3, 4], { ignoreIndex: 3 }).toArray())]).toEqual(
+      values.map((loss, row) => ([1, 3, 4].includes(row) ? 0 : loss)),
+    );
+    const none = run([-100, -100, -100, -100, -100, -100]);
+    expect([...(await none.toArray())]).toEqual([0, 0, 0, 0, 0, 0]);
+  });
+
+  it("names row and id of a target that is not in the vocabulary", async () => {
+    const bad = linearTokenLosses(
+      zeros([3, 4], { dtype }),
+      zeros([5, 4], { dtype }),
+      ids([0, 1, 5]),
+    );
+    await expect(bad.toArray()).rejects.toMatchObject({
+      code: "ERR_TARGET",
+      message: expect.stringContaining("target 5 of row 2"),
+    });
+  });
+
+  it("has no gradient, and says so", async () => {
+    const leaf = zeros([3, 4], { dtype, requiresGrad: true });
+    const [weight, targets] = [zeros([5, 4], { dtype }), ids([0, 1, 2])];
+    for (const call of [
+      () => linearTokenLosses(leaf, weight, targets),
+      () =>
+        linearTokenLosses(
+          zeros([3, 5], { dtype }),
+          zeros([4, 5], { dtype, requiresGrad: true }),
+          targets,
+        ),
+    ]) {
+      expect(call).toThrow(AutogradError);
+      expect(call).toThrow("noGrad");
+    }
+    const quiet = noGrad(() => linearTokenLosses(leaf, weight, targets));
+    for (const loss of await quiet.toArray()) expect(loss).toBeCloseTo(Math.log(5), 5);
+  });
+});
+
 it("takes batches of sequences and ignores what it is told to", async () => {
   const [x, weight] = [random([2, 3, 4], 1), random([5, 4], 2)];
   const leaf = toTensor(x, "f32", true);
@@ -192,8 +281,9 @@ it("takes batches of sequences and ignores what it is told to", async () => {
     expect([...gradient.slice(row * 4, row * 4 + 4)]).toEqual([0, 0, 0, 0]);
 });
 
-// The contract: besides the gradients, at most 16 MiB of logits on the CPU (its allocator rounds up to size classes), where
-// chunks shall stay in the cache, and 512 MiB of logits with their gradient on a GPU, most of which few rows would leave idle.
+// The contract on memory besides the gradients. The CPU holds at most 16 MiB of logits, rounded up
+// to size classes, so that chunks stay in the cache. A GPU holds at most 512 MiB of logits with
+// their gradient, because few rows would leave most of it idle.
 it("never holds all logits", async () => {
   const onCuda = defaultDevice().type === "cuda";
   const [rows, classes] = onCuda ? [16_384, 32_768] : [4096, 8192];
@@ -203,8 +293,12 @@ it("never holds all logits", async () => {
   await synchronize();
   resetPeakMemory();
   const before = memory().bytes;
-  const loss = linearCrossEntropy(x, weight, zeros([rows], { dtype: "i32" }));
+  const targets = zeros([rows], { dtype: "i32" });
+  const loss = linearCrossEntropy(x, weight, targets);
   expect(await loss.item()).toBeCloseTo(Math.log(classes), 4);
+  expect(memory().peakBytes - before).toBeLessThan(allowed);
+  const losses = await noGrad(() => linearTokenLosses(x, weight, targets)).toArray();
+  expect(losses.at(-1)).toBeCloseTo(Math.log(classes), 4);
   expect(memory().peakBytes - before).toBeLessThan(allowed);
   expect(rows * classes * 4).toBeGreaterThan(3 * allowed);
 });
@@ -262,6 +356,18 @@ describe("bad input to linearCrossEntropy", () => {
       "ignoreIndex",
     ],
     ["an array", () => linearCrossEntropy(x(), [[1]] as never, targets()), ArgumentError, "weight"],
+    [
+      "for each token, a weight that does not fit",
+      () => linearTokenLosses(x(), zeros([5, 3]), targets()),
+      ShapeError,
+      "[any,4] for weight (last axis of hidden",
+    ],
+    [
+      "for each token, targets of another shape",
+      () => linearTokenLosses(x(), weight(), ids([1, 2])),
+      ShapeError,
+      "[2,3] for targets",
+    ],
   ])("refuses %s", (_, call, type, message) => {
     expect(call).toThrow(type);
     expect(call).toThrow(message);

@@ -39,7 +39,8 @@ describe.each(["f32", "bf16"] as const)("linear in %s", (dtype) => {
     },
   );
 
-  // Row counts on both sides of where weights go through the blocked layout; odd sizes for its padding.
+  // Row counts on both sides of the threshold for the blocked weight layout, and odd sizes for its
+  // padding.
   it.each([
     [1, 256, 96],
     [383, 33, 31],
@@ -73,7 +74,7 @@ describe.each(["f32", "bf16"] as const)("linear in %s", (dtype) => {
       linear(toTensor(x, dtype), weight).backward({ gradient: toTensor(dy, dtype) });
     const one = matmul(permute(reshape(dy, [80, 6]), [1, 0]), reshape(x, [80, 5]));
     expect((weight.grad as Tensor).dtype).toBe("f32");
-    // Products of bf16 numbers are exact in f32, so even in bf16 only f32 sums are rounded.
+    // Products of bf16 numbers are exact in f32, so only the f32 sums are rounded, even in bf16.
     await expectClose(
       weight.grad as Tensor,
       map(one, (v) => 3 * v),

@@ -1,6 +1,6 @@
-// An element's result depends on that element alone: not on what lies beside it in a vector of the
-// CPU or a pack of a GPU, nor on whether it comes in a whole vector or in the rest at the end. Bits
-// are compared, with all NaN taken as equal.
+// An element's result depends on that element alone. Neighbors in a vector of the CPU or a pack of
+// a GPU do not change it, and neither does its place in a whole vector or in the rest at the end.
+// The tests compare bits and take all NaN as equal.
 import { describe, expect, it } from "vitest";
 import { ones, tensor } from "../../lib/core/create.js";
 import { scope } from "../../lib/core/scope.js";
@@ -11,22 +11,23 @@ import { type FloatDType, roundToBf16, uniformSource } from "../support/referenc
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
 
-/** Of one vector of the widest instruction set, or two packs of a GPU. */
+/** Elements of one vector of the widest instruction set, or of two packs of a GPU. */
 const lanes = 16;
 /**
- * Each takes some path of its own somewhere: no number, the ends, far angles, subnormal numbers,
- * both zeros.
+ * Special numbers. Each takes a separate path in some kernel: NaN, infinities, large angles,
+ * subnormal numbers, both zeros.
  */
 const specials = [nan, inf, -inf, 3e38, -3e38, 1e5, -8192.5, 1e-40, -1e-45, 0, -0, 100, -100];
 
 /**
- * A special number in a lane, and undefined (an ordinary one) or another special one in all others.
+ * A special number in one lane. All other lanes have another special number, or an ordinary one if
+ * it is undefined.
  */
 const spoilt = (special: number, lane: number, beside?: number) =>
   Array.from({ length: lanes }, (_, i) => (i === lane ? special : beside));
 /**
- * Each in every lane among ordinary ones, and beside each other one: what looks for one kind must
- * not be blind to another.
+ * Each special number in every lane among ordinary ones, and next to every other special number. A
+ * test for one kind must not miss another.
  */
 const spoiltVectors = specials.flatMap((special, s) => [
   ...Array.from({ length: lanes }, (_, lane) => spoilt(special, lane)),
@@ -37,7 +38,7 @@ const rounding = { f32: Math.fround, bf16: (x: number) => roundToBf16(Math.froun
 const dtypes = Object.keys(rounding) as FloatDType[];
 
 /**
- * Values that every operation takes the common path for; after `period` of them they come again.
+ * Values for which every operation takes the common path. They repeat after `period` values.
  */
 function ordinary(count: number, seed: number, dtype: FloatDType, period = count): number[] {
   const uniform = uniformSource(seed);
@@ -47,7 +48,7 @@ function ordinary(count: number, seed: number, dtype: FloatDType, period = count
 
 type Operation = (...inputs: Tensor[]) => Tensor;
 
-/** What an operation gives for rows of numbers, flat. */
+/** The result of an operation for rows of numbers, flat. */
 async function run(op: Operation, inputs: readonly (readonly number[])[], dtype: FloatDType) {
   return scope(async () => {
     const tensors = inputs.map((x) => tensor(Float32Array.from(x), { dtype }));
@@ -68,8 +69,8 @@ const gradientOf =
   };
 
 /**
- * Puts every special number into every lane of one input among ordinary ones, and among other
- * special ones. Every result must be what it is where its element comes alone.
+ * Puts every special number into every lane of one input, among ordinary ones and among other
+ * special ones. Every result must equal that of its element alone.
  */
 async function expectNoNeighbours(op: Operation, count: number, dtype: FloatDType): Promise<void> {
   const base = Array.from({ length: count }, (_, input) => ordinary(lanes, 11 + input, dtype, 3));
@@ -105,7 +106,7 @@ async function expectNoNeighbours(op: Operation, count: number, dtype: FloatDTyp
       for (const [j, x] of elements.entries()) rows[j]?.push(x);
       expected.push(await single(elements));
     }
-    // One element more at the front: everything once in another lane, and its end in a part of a
+    // One more element at the front shifts everything to another lane, and the end to a part of a
     // vector.
     expect(await run(op, rows, dtype), `input ${input}`).toEqual(expected);
     const moved = rows.map((x, i) => [(base[i] as number[])[0] as number, ...x]);
@@ -194,12 +195,12 @@ describe.each(dtypes)("no result depends on its neighbours in %s", (dtype) => {
   });
 });
 
-/** What an operation makes of a matrix, and of the gradient that reaches its result. */
+/** The result of an operation on a matrix, and its gradient for a given gradient of the result. */
 type RowOperation = (x: Tensor, dy: Tensor) => Tensor;
 
 /**
- * Batches of three tokens with one head: the rows' columns are what their queries, keys and values
- * hold.
+ * Batches of three tokens with one head. The columns of the rows are their queries, keys and
+ * values.
  */
 const attend = (x: Tensor): Tensor => {
   const [rows, width] = x.shape as [number, number];

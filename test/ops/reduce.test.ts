@@ -65,7 +65,7 @@ describe.each(names)("%s", (name) => {
         op: (x) => op(x, axes, { keepDims }),
         ref: (x) => reduce(x, f, inside, keepDims),
         inputs: [random(shape, 11, { low: 0.1, high: 2 })],
-        // Rounding to bf16 makes ties, whose gradient the differences do not share.
+        // Rounding to bf16 makes ties. Finite differences split their gradient differently.
         gradient: name === "sum" || name === "mean" || shape.length === 0,
         eps: 1e-6,
       });
@@ -98,7 +98,7 @@ describe.each(names)("%s", (name) => {
     );
   });
 
-  // Sizes around the blocks, pieces and tiles of the kernel.
+  // Sizes around the kernel's blocks, pieces and tiles.
   it.each([
     [[65537], [0]],
     [[3, 70000], [1]],

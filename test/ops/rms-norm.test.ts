@@ -33,7 +33,8 @@ function composed(x: Reference, weight: Reference): Reference {
 }
 const add = (a: Reference, b: Reference) => zip(a, b, (v, w) => v + w);
 
-// Around one and two vectors of 8 and 16 lanes, and around the 16 rows of the smallest block of the weight gradient.
+// Sizes around one and two vectors of 8 and 16 lanes, and around the 16 rows of the smallest block
+// of the weight gradient.
 const shapes = [
   [1, 2],
   [3, 7],
@@ -64,7 +65,8 @@ describe.each(["f32", "bf16"] as const)("rmsNorm in %s", (dtype) => {
         random([hidden], 3, { low: 0.5, high: 1.5 }),
         random([hidden], 4, { low: 0.5, high: 1.5 }),
       ];
-      // The second norm reads both results of the first, so both of the first's outputs get a gradient.
+      // The second norm reads both results of the first, so both of the first's outputs get a
+      // gradient.
       const op = (x: Tensor, skip: Tensor, w1: Tensor, w2: Tensor): Tensor => {
         const [sum, normed] = addRmsNorm(x, skip, w1, eps);
         return addRmsNorm(normed, sum, w2, eps)[1];

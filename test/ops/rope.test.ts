@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { zeros } from "../../lib/core/create.js";
+import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
@@ -47,12 +47,52 @@ describe.each(["f32", "bf16"] as const)("rope in %s", (dtype) => {
     },
   );
 
+  it("turns each token by its own position, in any order, with gradient", async () => {
+    const [heads, size, time] = [3, 16, 5];
+    const positions = [63, 0, 7, 7, 12, 1, 1, 30, 2, 0];
+    const x = random([2, time, heads * size], 6);
+    const own = tensor(Int32Array.from(positions), { shape: [2, time] });
+    const options = { heads, rotatedHeads: 2, positions: own };
+    await expectOpMatches(
+      (x) => rope(x, table(size), options),
+      (x) => {
+        const parts = positions.map((position, token) =>
+          composed(
+            reference([1, 1, heads * size], (i) => x.data[token * heads * size + i]!),
+            { heads, rotatedHeads: 2, position },
+          ),
+        );
+        return reference(
+          x.shape,
+          (i) => parts[Math.floor(i / (heads * size))]!.data[i % (heads * size)]!,
+        );
+      },
+      [x],
+      dtype,
+    );
+  });
+
+  it("has the bits of a position where positions count from it", async () => {
+    const x = random([2, 5, 3 * 16], 7, { dtype });
+    const run = async (options: Partial<RopeOptions>) => {
+      const leaf = toTensor(x, dtype, true);
+      const y = rope(leaf, table(16), { heads: 3, rotatedHeads: 2, ...options });
+      y.backward({ gradient: toTensor(random(y.shape, 8, { dtype }), dtype) });
+      return [await y.toArray(), await (leaf.grad as Tensor).toArray()];
+    };
+    const positions = tensor(
+      Int32Array.from([...Array(10).keys()], (i) => 9 + (i % 5)),
+      { shape: [2, 5] },
+    );
+    expect(await run({ positions })).toEqual(await run({ position: 9 }));
+  });
+
   it("gives the same in place, also for the gradient", async () => {
     const options = { heads: 3, rotatedHeads: 2, position: 1 };
     const x = random([2, 5, 3 * 16], 2, { dtype });
     const run = async (inPlace: boolean) => {
       const leaf = toTensor(x, dtype, true);
-      const own = rope(leaf, table(16), { heads: 3, rotatedHeads: 0 }); // a tensor of its own, not the leaf
+      const own = rope(leaf, table(16), { heads: 3, rotatedHeads: 0 }); // not the leaf
       const y = rope(own, table(16), { ...options, inPlace });
       y.backward({ gradient: toTensor(random(y.shape, 3, { dtype }), dtype) });
       return [await y.toArray(), await (leaf.grad as Tensor).toArray(), await own.toArray()];
@@ -60,7 +100,7 @@ describe.each(["f32", "bf16"] as const)("rope in %s", (dtype) => {
     const [apart, over] = [await run(false), await run(true)];
     expect(over[0]).toEqual(apart[0]);
     expect(over[1]).toEqual(apart[1]);
-    expect(over[2]).toEqual(over[0]); // it was in place
+    expect(over[2]).toEqual(over[0]); // the rotation was in place
     expect(apart[2]).not.toEqual(apart[0]);
   });
 });
@@ -96,6 +136,25 @@ it("keeps the length of every pair and depends on relative positions alone", asy
     reference([8], () => 2),
   );
 });
+
+it.each([-1, 8, 2 ** 31 - 1])(
+  "names the token whose position %i is no row of the table",
+  async (bad) => {
+    const positions = tensor(Int32Array.from([0, 7, 0, bad, 1, 2]), { shape: [2, 3] });
+    const run = () => rope(zeros([2, 3, 24]), ropeTable(8, 8), { heads: 3, positions });
+    await expect(run().toArray()).rejects.toMatchObject({
+      code: "ERR_POSITION",
+      message: expect.stringContaining(`position ${bad} of token 3`),
+    });
+    // A table shorter than the window is no error.
+    const good = tensor(
+      Int32Array.from({ length: 20 }, (_, t) => t % 8),
+      { shape: [1, 20] },
+    );
+    const y = rope(zeros([1, 20, 24]), ropeTable(8, 8), { heads: 3, positions: good });
+    expect([...(await y.toArray())].every((v) => v === 0)).toBe(true);
+  },
+);
 
 describe("bad input to rope", () => {
   const x = () => zeros([2, 4, 3 * 8]);
@@ -134,6 +193,25 @@ describe("bad input to rope", () => {
       () => rope(x(), table(8), { ...good, position: -1 }),
       ArgumentError,
       "position",
+    ],
+    [
+      "positions beside a position",
+      () =>
+        rope(x(), table(8), { ...good, position: 1, positions: zeros([2, 4], { dtype: "i32" }) }),
+      ArgumentError,
+      "position 0 beside positions",
+    ],
+    [
+      "positions of another shape",
+      () => rope(x(), table(8), { ...good, positions: zeros([4], { dtype: "i32" }) }),
+      ShapeError,
+      "[2,4] for positions",
+    ],
+    [
+      "positions of floats",
+      () => rope(x(), table(8), { ...good, positions: zeros([2, 4]) }),
+      DTypeError,
+      "positions",
     ],
     [
       "an unknown option",

@@ -40,7 +40,7 @@ describe("argmax", () => {
   });
 });
 
-/** How often each token comes, over many rows of the same logits. */
+/** The frequency of each token over many rows with the same logits. */
 async function frequencies(
   logits: readonly number[],
   options: Partial<SampleOptions>,
@@ -67,7 +67,8 @@ function softmax(logits: readonly number[], temperature = 1): number[] {
 
 function expectNear(actual: readonly number[], expected: readonly number[]) {
   expect(actual).toHaveLength(expected.length);
-  // 20,000 draws: 4.5 standard deviations of the likeliest token are 0.016; what may not come must not.
+  // For 20,000 draws, 4.5 standard deviations of the likeliest token are 0.016. Excluded tokens
+  // must never come.
   actual.forEach((value, id) => {
     if (expected[id] === 0) expect(value, `token ${id}`).toBe(0);
     else expect(Math.abs(value - (expected[id] as number)), `token ${id}`).toBeLessThan(0.016);
@@ -102,7 +103,8 @@ describe("sample", () => {
     expectNear(await frequencies(logits, { topP: 1e-9 }), by(p, [1]));
     expectNear(await frequencies(logits, { topP: (sums[0] as number) + 1e-6 }), by(p, [1, 5]));
     expectNear(await frequencies(logits, { topP: (sums[2] as number) - 1e-6 }), by(p, [1, 5, 3]));
-    // top p of what top k kept: 1 and 5 hold 1 / (1 + e^-0.5) = 0.62 and 0.38 of their mass.
+    // Top p applies to the tokens that top k kept: 1 and 5 hold 1 / (1 + e^-0.5) = 0.62 and 0.38 of
+    // their mass.
     expectNear(await frequencies(logits, { topK: 2, topP: 0.5 }), by(p, [1]));
     expectNear(await frequencies(logits, { topK: 2, topP: 0.7 }), by(p, [1, 5]));
   });

@@ -28,7 +28,7 @@ describe("sum of squares", () => {
   it("does not lose small values beside large ones", async () => {
     const n = 4_000_000;
     const x = new Float32Array(n).fill(1e-3);
-    x[0] = 4096; // in f32 every 1e-6 beside 2^24 would vanish
+    x[0] = 4096; // added to 2^24 in f32, every 1e-6 would vanish
     expect(await sumOfSquares(tensor(x))).toBe(
       Math.fround(4096 ** 2 + (n - 1) * Math.fround(1e-3) ** 2),
     );

@@ -1,6 +1,7 @@
 /**
- * No kernel of the CPU allocates inside a team of threads: an exception cannot leave one, so memory that runs out there would end
- * the process. A preloaded `operator new` ends it at the first such allocation, whether there is memory or not.
+ * No CPU kernel allocates inside a team of threads. An exception cannot leave a team, so a lack of
+ * memory there would end the process. A preloaded `operator new` ends it at the first such
+ * allocation.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -22,7 +23,7 @@ const watchful = `
   #include <new>
 
   static std::atomic<long> outside{0};
-  // oneDNN's teams are its own.
+  // oneDNN manages its own teams.
   static bool is_addon(void* code) {
     Dl_info info;
     return dladdr(code, &info) && std::strstr(info.dli_fname, "llamaforge.node");
@@ -54,7 +55,7 @@ const watchful = `
   void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
   void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
   void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
-  // That the addon allocates by these functions.
+  // Checks that the addon allocates through these functions.
   __attribute__((destructor)) static void count() { std::fprintf(stderr, "outside of teams: %ld\\n", outside.load()); }`;
 
 test.runIf(hasCompiler && !onGpu())(

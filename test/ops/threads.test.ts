@@ -40,8 +40,8 @@ describe("results do not depend on the machine's load or size", () => {
   );
 });
 
-// Of every kind: wide and narrow, short sums and long ones, as they are stored and transposed, in batches, added to what is
-// there. Libraries divide long sums between threads where the result is small.
+// Products of every kind: wide and narrow, short and long sums, plain and transposed, in batches,
+// and added to existing values. Libraries divide long sums between threads if the result is small.
 describe("products do not depend on the number of threads", () => {
   const one = hashes({ LLAMAFORGE_THREADS: "1" }, "product-hashes.mjs");
 

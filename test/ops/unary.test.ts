@@ -29,7 +29,7 @@ interface Case {
   low: number;
   high: number;
   whole?: (x: number) => number;
-  /** Allowed units in the last place, where 4 is too few. */
+  /** Allowed error in units in the last place, by default 4. */
   units?: number;
 }
 
@@ -46,11 +46,11 @@ const cases: { [K in UnaryKind]: Case } = {
   sigmoid: { f: logistic, low: -6, high: 6 },
   silu: { f: (x) => x * logistic(x), low: -6, high: 6 },
   gelu: {
-    // x/2 · (1 + tanh(u)) without its cancellation.
+    // x/2 · (1 + tanh(u)) without cancellation.
     f: (x) => x * logistic(2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)),
     low: -4,
     high: 4,
-    units: 128, // one last place of an exponent of 70 is 64 of the result
+    units: 128, // one unit in the last place of the exponent 70 makes 64 in the result
   },
   relu: { f: (x) => Math.max(x, 0), low: -2, high: 2, whole: (x) => Math.max(x, 0) },
   sin: { f: Math.sin, low: -7, high: 7 },
@@ -76,7 +76,7 @@ const ops = {
 const kinds = Object.keys(cases) as UnaryKind[];
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
 
-/** Away from 0, where abs and relu have no derivative for the differences to find. */
+/** Values away from 0, where abs and relu have no derivative. */
 const awayFromZero = (x: Reference) => map(x, (value) => (Math.abs(value) < 0.01 ? 0.5 : value));
 
 describe.each(kinds)("%s", (kind) => {
@@ -97,7 +97,7 @@ describe.each(kinds)("%s", (kind) => {
     values.forEach((_, i) => {
       values[i] = (sign[i % sign.length] as number) * 2 ** (-20 + (i * 26) / values.length);
     });
-    // sin and cos keep their absolute error near a zero; what is below 2^-100 may become 0.
+    // sin and cos have a bounded absolute error near a zero. Values below 2^-100 may become 0.
     const unitOf = (exact: number) =>
       kind === "sin" || kind === "cos" ? 2 ** -23 : Math.max(Math.abs(exact), 2 ** -100) * 2 ** -23;
     await scope(async () => {

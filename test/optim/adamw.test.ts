@@ -1,4 +1,4 @@
-// AdamW as a user makes and calls it; the kernel's numbers are in test/ops/adamw.test.ts.
+// The interface of AdamW. test/ops/adamw.test.ts tests the kernel's numbers.
 import { describe, expect, test } from "vitest";
 import { tensor, zeros } from "../../lib/core/create.js";
 import {

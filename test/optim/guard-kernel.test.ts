@@ -5,7 +5,8 @@ import { native } from "../../lib/core/native.js";
 import { empty, type Tensor } from "../../lib/core/tensor.js";
 import { uniformSource } from "../support/reference.js";
 
-// Rows N1 to N5 of the fault table for the kernel that decides: series are scripted, state is read back byte by byte.
+// docs/faults.md, rows N1 to N5, for the step guard's kernel. Series are scripted, and the state is
+// read back byte by byte.
 
 interface Settings {
   window: number;
@@ -76,7 +77,7 @@ class Guard {
     return { filled: s[0], next: s[1], adamStep: s[2], skipsInARow: s[3], skips: s[4] };
   }
 
-  /** The values the statistics are made of. */
+  /** The values of the statistics. */
   async history(): Promise<number[]> {
     return [...(await this.state.toArray()).slice(8)];
   }
@@ -179,7 +180,7 @@ describe("N2: spikes", () => {
     const guard = new Guard({ ...usual, minimumHistory: 16 });
     for (let i = 0; i < 40; i++) await guard.step(2.5, 0.25);
     expect(await guard.step(100, 50)).toMatchObject({ applied: true, lossZ: 0, normZ: 0 });
-    // One unit in the last place up and down: the deviation is rounding, not spread.
+    // The values move by one unit in the last place. The deviation is rounding, not spread.
     const rounding = new Guard({ ...usual, minimumHistory: 16 });
     for (let i = 0; i < 40; i++) await rounding.step(2.5 + (i % 2) * 2 ** -22, 0.25);
     expect(await rounding.step(2.5001, 0.25)).toMatchObject({ applied: true, lossZ: 0 });

@@ -1,4 +1,4 @@
-// A clone that was copied or moved brings its build folder along, whose cache names the old place.
+// A copied or moved clone contains its build folder, and CMake's cache there names the old place.
 import { spawnSync } from "node:child_process";
 import {
   cpSync,
@@ -26,7 +26,7 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 const configure = (clone: string) =>
   spawnSync("cmake", ["-S", clone, "-B", join(clone, "build")], { encoding: "utf8" });
 
-/** A project whose configuring needs no compiler, configured by CMake itself. */
+/** A project that CMake configures without a compiler. */
 function clone(): string {
   const path = join(folder, "clone");
   mkdirSync(path);
@@ -52,7 +52,7 @@ test.each(["copied", "moved"])("that of a clone which was %s is configured anew"
   if (how === "moved") rmSync(old, { recursive: true });
   const build = join(now, "build");
   mkdirSync(join(build, "fuzz/found"), { recursive: true });
-  // CMake by itself refuses such a folder, or goes on with the old clone's sources.
+  // CMake alone refuses such a folder or continues with the sources of the old clone.
   expect(configure(now).status).not.toBe(0);
   const said: string[] = [];
   expect(discardForeign(build, now, (message: string) => said.push(message))).toBe(true);

@@ -1,4 +1,5 @@
-// What a user gets who installs the tarballs of `npm run prebuild` on a machine without compiler and oneDNN (FAULTS I1, I2).
+// docs/faults.md, rows I1 and I2: a user installs the tarballs of `npm run prebuild` on a machine
+// without compiler and oneDNN.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   cpSync,
@@ -87,6 +88,7 @@ describe("the tarballs", () => {
       "configs/tinyllama-1.1b.yaml",
       "assets/quickstart/tokenizer.json",
       "prebuilds/linux-x64/licences/libdnnl2.txt",
+      "prebuilds/linux-x64/licences/nlohmann-json3-dev.txt",
       "LICENSE",
     ])
       expect(paths).toContain(wanted);
@@ -130,7 +132,7 @@ describe("installed where there is no compiler", () => {
       const maps = require("node:fs").readFileSync("/proc/self/maps", "utf8");
       const files = new Set(maps.split("\\n").map((line) => line.split(/\\s+/)[5]).filter(Boolean));
       console.log(JSON.stringify([...files].filter((file) => /\\.(so|node)/.test(file))));`;
-    // A oneDNN of somebody else on the loader's path is not taken.
+    // A foreign oneDNN on the loader's path is not used.
     const other = join(folder, "other");
     mkdirSync(other);
     cpSync(join(native, "libdnnl.so.2"), join(other, "libdnnl.so.2"));
@@ -176,7 +178,7 @@ describe("installed where there is no compiler", () => {
   });
 });
 
-/** Each damages the installation, says what the loader finds, and is repaired. */
+/** Each case damages the installation, states the expected message, and repairs the damage. */
 describe("an installation that does not load says what to do", () => {
   const loading =
     "import('llamaforge').catch((error) => { console.log(error.code, error.message); })";
@@ -192,7 +194,7 @@ describe("an installation that does not load says what to do", () => {
       renameSync(kept, addon);
     }
   }
-  /** The same length, so that every offset of the file stays right. */
+  /** The text has the same length, so that all offsets of the file stay right. */
   const replacing = (from: string, to: string) => (original: Buffer) => {
     const changed = Buffer.from(original);
     const at = changed.indexOf(`${from}\0`);

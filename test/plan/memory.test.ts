@@ -51,7 +51,7 @@ const cases = [
   ["block", "bf16"],
 ] as const;
 
-// The plan is worth nothing if it does not say what a step really takes.
+// The plan must match the real memory of a step.
 it.each(cases)(
   "a step's peak is near its plan (recompute %s, %s)",
   async (recompute, precision) => {
@@ -61,7 +61,8 @@ it.each(cases)(
   },
 );
 
-// Sizes are rounded up by the CPU's allocator, hence 3%; one more tensor of the model's width would be 5%.
+// The CPU's allocator rounds sizes up, hence the tolerance of 3%. One more tensor of the model's
+// width would be 5%.
 it.each(["bf16", "fp32"] as const)("a layer keeps what is planned, no more (%s)", async (type) => {
   const [few, many] = [await stepPeak(4, "none", type, 8), await stepPeak(10, "none", type, 8)];
   const ratio = (many.peak - few.peak) / (many.planned - few.planned);

@@ -73,7 +73,7 @@ test.each([
   model.recompute = recompute;
   scope(() => {
     const ids = tensor(new Int32Array(8), { shape: [1, 8], dtype: "i32", device: cpu });
-    model.loss(ids, ids).backward();
+    model.loss({ inputs: ids, targets: ids }).backward();
   });
   const calls = structuredClone(real.calls);
   model.dispose();

@@ -13,7 +13,7 @@ const measuredPlans = JSON.parse(
   preset: keyof typeof presets;
   recompute: "none" | "ffn" | "block";
   microBatch: number;
-  /** Most bytes of live tensors while it trained. */
+  /** Peak bytes of live tensors during the training. */
   peak: number;
 }[];
 

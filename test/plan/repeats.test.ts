@@ -1,4 +1,4 @@
-// How often a run reads its data, said before it starts.
+// The number of passes over the data, which a run prints before it starts.
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";

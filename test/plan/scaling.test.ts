@@ -7,7 +7,9 @@ import { type MachineOptions, planScaling, type ScalingPlan } from "../../lib/pl
 import { collectiveSeconds, sentBytes } from "../../lib/plan/step-queues.js";
 import { formatPlan } from "../../lib/plan/text.js";
 
-/** TinyLlama's recipe over 16 GPUs: 8 micro-batches of 8 x 2048 on each, 2,097,152 tokens a step. */
+/**
+ * TinyLlama's recipe over 16 GPUs: 8 micro-batches of 8 x 2048 on each, 2,097,152 tokens a step.
+ */
 const tinyllama = (overrides: string[] = []): RunConfig =>
   decidePrecision(
     loadConfig("configs/tinyllama-1.1b.yaml", ["batch.accumulation=8", ...overrides]),
@@ -20,13 +22,13 @@ const strategyOf = (plan: ScalingPlan, name: string) => {
   return found;
 };
 
-// TinyLlama's groups: the embedding, 22 blocks, the last norm with the head.
+// TinyLlama's groups are the embedding, 22 blocks, and the last norm with the head.
 const embedding = 32_000 * 2048;
 const block = 44_044_288;
 const head = embedding + 2048;
 const parameters = 1_100_048_384;
 
-/** Seconds of a large collective until all its channels are at work. */
+/** Seconds until all channels of a large collective are busy. */
 const ramp = 0.1e-3;
 
 describe("collectives on a ring", () => {
@@ -36,7 +38,7 @@ describe("collectives on a ring", () => {
     // 14 steps of 3.4 us after 8.4 us, two ramps, and 1.75 GB at 240 GB/s.
     const seconds = 8.4e-6 + 14 * 3.4e-6 + 2 * ramp + 1.75e9 / 240e9;
     expect(collectiveSeconds("allReduce", ring, 1e9)).toBeCloseTo(seconds, 12);
-    // What is small takes at most twice its time.
+    // The ramp at most doubles the time of a small collective.
     expect(collectiveSeconds("allReduce", ring, 800)).toBeCloseTo(
       8.4e-6 + 14 * 3.4e-6 + (2 * 1400) / 240e9,
       12,
@@ -77,15 +79,16 @@ describe("TinyLlama on its 16 A100-40G, by hand", () => {
     const [gather, scatter] = [2, 4].map(
       (bytes) => (elements: number) => latency + (15 / 16) * ((bytes * elements) / 200e9),
     ) as [(n: number) => number, (n: number) => number];
-    // The first lookup's table, and behind the last block its own gradients and the table's; the first block's weights are
-    // still there after a backward pass, but not after an update.
+    // The table of the first lookup, and after the last block its own gradients and those of the
+    // table. A backward pass leaves the first block's weights gathered, an update does not.
     const ends = scatter(block) + scatter(embedding) + gather(embedding);
-    const small = 2 * (8.4e-6 + 28 * 3.4e-6 + 28e-6); // loss and stop flag; the squares of the norm
+    const small = 2 * (8.4e-6 + 28 * 3.4e-6 + 28e-6); // loss and stop flag; squares of the norm
     const { exposedSeconds } = plan.chosen;
     expect(exposedSeconds).toBeCloseTo(8 * ends + gather(block) + small, 6);
-    // A block's gather takes 0.58 ms and its reduce-scatter 1.00, beside 9 and 19 ms of computing.
+    // A block's gather takes 0.58 ms and its reduce-scatter 1.00 ms. Its computation takes 9 and 19
+    // ms.
     expect(scatter(block)).toBeCloseTo(0.996e-3, 6);
-    // The rate was measured on these GPUs: what they cost each other is in it.
+    // The rate was measured on these GPUs and already contains their effect on each other.
     expect(plan.chosen.slowedSeconds).toBe(0);
   });
 
@@ -96,7 +99,8 @@ describe("TinyLlama on its 16 A100-40G, by hand", () => {
     const squares = 2 * 24 * 4 * share;
     expect(sent("replicated")).toBeCloseTo(2 * share * 4 * parameters + figures, 0);
     expect(sent("zero1")).toBeCloseTo(share * (4 + 2) * parameters + figures + squares, 0);
-    // Forward gathers all; backward the blocks but the last, which is still there, as the first is in the next pass.
+    // Forward gathers all groups. Backward gathers all blocks but the last, which is still there.
+    // The first block is still there in the next pass.
     const gathered = 8 * (parameters + 21 * block) - 7 * block;
     const full = share * (2 * gathered + 8 * 4 * parameters);
     expect(sent("full_shard")).toBeCloseTo(full + figures + squares, 0);
@@ -115,7 +119,8 @@ describe("TinyLlama on its 16 A100-40G, by hand", () => {
     };
     expect(state("replicated")).toBe(18 * parameters);
     expect(state("zero1")).toBe(6 * parameters + (12 / 16) * parameters);
-    // The largest groups with an even and an odd place, weights and gradients: the embedding is group 0, the head 23.
+    // Weights and gradients of the largest groups at an even and an odd index: the embedding is
+    // group 0, the head group 23.
     const slots = (2 + 4) * (embedding + head);
     expect(state("full_shard")).toBe((18 / 16) * parameters + slots);
     expect(state("hybrid_shard")).toBe((18 / 8) * parameters + slots);
@@ -142,12 +147,13 @@ describe("a slow network", () => {
     const optimizer = (34 * parameters) / (0.82 * 1.555e12);
     const latency = 8.4e-6 + 28 * 3.4e-6 + 28e-6;
     const all = 24 * (latency + 2 * ramp) + (15 / 8) * ((4 * parameters) / 2.5e9);
-    // The head's gradients are there when backward begins. Forward is a third of the blocks' FLOPs, and ffn computes 2 x 3 x
-    // 2048 x 5632 a layer again.
+    // The head's gradients exist when backward begins. Forward is a third of the blocks' FLOPs, and
+    // recomputing ffn takes 2 x 3 x 2048 x 5632 per layer again.
     const blocks = 6.760169472e9 - 6 * embedding;
     const again = 22 * 2 * 3 * 2048 * 5632;
     const backward = (((2 / 3) * blocks + again) / (6.760169472e9 + again)) * (passSeconds / 8);
-    // A given rate is that of one GPU: several have a slowest, and the backward pass has collectives beside it throughout.
+    // A given rate is that of one GPU. Of several GPUs the slowest sets the pace, and collectives
+    // run during the whole backward pass.
     const slower = backward * 1.02 * 1.2;
     expect(chosen.exposedSeconds).toBeCloseTo(all + latency - slower, 6);
     expect(chosen.slowedSeconds).toBeCloseTo(0.02 * passSeconds + 0.2 * 1.02 * backward, 6);
@@ -172,7 +178,8 @@ describe("a slow network", () => {
       strategies.find(({ parallel }) => parallel === name),
     );
     expect(full?.exposedSeconds).toBeGreaterThan(5 * (hybrid?.exposedSeconds as number));
-    // Averaging the parts of the two copies: 2 x 1/2 x 4 bytes x parameters over the node's 2.5 GB/s, all of it waited for.
+    // The parts of the two copies are averaged: 2 x 1/2 x 4 bytes x parameters over the node's 2.5
+    // GB/s, all exposed.
     expect(hybrid?.exposedSeconds).toBeGreaterThan((4 * parameters) / 2.5e9);
     expect(hybrid?.exposedSeconds).toBeLessThan((4 * parameters) / 2.5e9 + 0.1);
   });
@@ -187,7 +194,7 @@ describe("one GPU", () => {
     expect(plan.chosen.efficiency).toBeCloseTo(1, 12);
     // Its optimizer was measured at 13.4 to 13.6 ms.
     expect(plan.chosen.seconds - plan.passSeconds).toBeCloseTo(0.0136, 4);
-    // And the table's rate is that measurement.
+    // The rate in the table is this measurement.
     const tabled = planScaling(config, { gpu: "h100" });
     expect(tabled.chosen.seconds / plan.chosen.seconds).toBeCloseTo(1, 3);
   });
@@ -201,7 +208,7 @@ describe("one GPU", () => {
   });
 });
 
-/** Two runs on different GPUs: `together` and the links of Hopper were fitted to the first. */
+/** Two runs on different GPUs. `together` and the links of Hopper were fitted to the first. */
 describe.each(["-first", ""])("two H200, as measured%s", (which) => {
   const name = `../../bench/results/gpus-2x-nvidia-h200${which}.json`;
   const { base, runs } = JSON.parse(readFileSync(new URL(name, import.meta.url), "utf8"));
@@ -318,7 +325,7 @@ describe("what cannot be planned is said, all at once", () => {
     }
     expect(message).toContain("recompute=ffn (30.7 GB)");
 
-    // On a small GPU two changes at once; on one alone only the micro-batch is left.
+    // A small GPU needs two changes at once. One GPU alone can only reduce the micro-batch.
     const given = { tokensPerSecond: 9000, nodeBandwidth: 10 };
     const two = fails([], { gpus: 2, gpu: "rtx-4090", ...given });
     expect(two).toContain("what fits: parallel=zero1 recompute=block (18.1 GB)");

@@ -2,14 +2,14 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig, type RunConfig } from "../../lib/config/index.js";
 import { decidePrecision } from "../../lib/config/precision.js";
-import { parameterCount } from "../../lib/model/config.js";
+import { parameterCount } from "../../lib/model/architectures.js";
 import { encodeStep, runFiles, type StepMetrics, writeRunInfo } from "../../lib/train/metrics.js";
 
-/** Text that would leave its place in the page if it were not escaped. */
+/** Text that would break the page without escaping. */
 export const hostileText =
   "</script><script>window.broken = true</script><!-- <img src=x onerror='window.broken = true'> \u2028 \" & '";
 
-/** Numbers from 0 to 1 that are the same in every run of the tests. */
+/** Reproducible numbers from 0 to 1. */
 function randomNumbers(seed: number): () => number {
   let state = seed;
   return () => {

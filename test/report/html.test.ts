@@ -80,14 +80,14 @@ async function openReport(options: { dark?: boolean; width?: number } = {}): Pro
   return { page, complaints };
 }
 
-/** uPlot draws in a microtask; two frames later everything is on the screen. */
+/** uPlot draws in a microtask, so everything is on the screen after two frames. */
 async function drawn(page: Page): Promise<void> {
   await page.evaluate(
     "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))",
   );
 }
 
-/** Per chart: its canvas' width, and how many pixels of its plotting area have the series' colour. */
+/** Per chart: the width of the canvas, and the number of pixels in the color of the series. */
 async function inspectCharts(page: Page) {
   const script = `[...document.querySelectorAll("#charts figure")].map((figure) => {
     const canvas = figure.querySelector("canvas");

@@ -21,8 +21,9 @@ export function packedHeads(
 }
 
 /**
- * Causal attention and its gradient in float64, row by row as the formulas are written. The gradient is itself compared with
- * finite differences in the tests; it exists because those take minutes at the sizes of a tile.
+ * Causal attention and its gradient in float64, row by row as in the formulas. Tests compare the
+ * gradient with finite differences at small sizes. At the size of a tile these differences would
+ * take minutes.
  * @param dO gradient of the output, or null
  * @param starts (batch, time): the first key that each query sees, or null: all from 0
  */
@@ -78,7 +79,10 @@ export function causalAttention(
   return { o, dqkv };
 }
 
-/** The starts of windows that hold documents of these lengths, one list a window; a list's last length repeats. */
+/**
+ * The starts of windows that hold documents of these lengths, one list a window; a list's last
+ * length repeats.
+ */
 export function startsOf(lengths: readonly (readonly number[])[], time: number): Int32Array {
   const starts = new Int32Array(lengths.length * time);
   for (const [b, list] of lengths.entries()) {

@@ -1,4 +1,4 @@
-/** Training runs in processes of their own, as a user starts them, and what they leave behind. */
+/** Training runs in their own processes, as a user starts them, and their files. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
@@ -10,7 +10,7 @@ import { root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
 import { tinyConfig } from "./tiny-run.js";
 
-/** A configuration file for a run of seconds in `folder/name`. */
+/** Writes a configuration for a run of seconds to `folder/name`. */
 export async function writeConfig(
   { folder, data }: { folder: string; data: string },
   name: string,
@@ -29,7 +29,7 @@ export interface Ended {
   stderr: string;
 }
 
-/** `llamaforge train FILE` that can be watched; `ended` resolves with its output. */
+/** Starts `llamaforge train FILE`. `ended` resolves with its output. */
 export function train(
   file: string,
   args: string[] = [],
@@ -58,7 +58,7 @@ export async function lastStep(out: string): Promise<number> {
   return (await readMetrics(join(out, "metrics.jsonl")).catch(() => [])).at(-1)?.step ?? 0;
 }
 
-/** Waits until a condition holds; a process that ends meanwhile ends the wait. */
+/** Waits until a condition holds or the process ends. */
 export async function until(
   holds: () => boolean | Promise<boolean>,
   child?: ChildProcess,
@@ -68,7 +68,7 @@ export async function until(
   }
 }
 
-/** Everything of a finished run that a resume must not change, as one comparable value. */
+/** All results of a finished run that a resume must not change, as one comparable value. */
 export async function outcome(out: string, step: number) {
   const name = `step-${String(step).padStart(10, "0")}`;
   const hash = async (file: string) =>

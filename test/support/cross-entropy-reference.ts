@@ -24,7 +24,10 @@ export function crossEntropyReference(
 export const someTargets = (rows: number, classes: number, ignoreIndex: number): number[] =>
   Array.from({ length: rows }, (_, row) => (row % 3 === 2 ? ignoreIndex : (row * 7 + 3) % classes));
 
-/** a (m,k) · b (k,n), either stored as its transpose: plain loops, for sizes at which the general reference takes minutes. */
+/**
+ * a (m,k) · b (k,n), either one stored transposed. Plain loops: the general reference would take
+ * minutes.
+ */
 export function product(
   a: Reference,
   b: Reference,

@@ -11,13 +11,14 @@ import {
   tolerances,
 } from "./reference.js";
 
-/** The tensor of a reference's values. */
+/** A tensor with the values of a reference. */
 export const toTensor = (x: Reference, dtype: FloatDType = "f32", requiresGrad = false): Tensor =>
   tensor(Float32Array.from(x.data), { shape: x.shape, dtype, requiresGrad });
 
 /**
- * Runs an operation and its backward, and compares the value with the reference and each gradient with finite differences
- * of the reference. Inputs, and the gradient that comes in, are rounded to the dtype first.
+ * Runs an operation and its backward, and compares the value with the reference and each gradient
+ * with finite differences of the reference. Inputs, and the gradient that comes in, are rounded to
+ * the dtype first.
  */
 export async function expectOpMatches(
   op: (...inputs: Tensor[]) => Tensor,

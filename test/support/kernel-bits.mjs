@@ -1,6 +1,6 @@
-// Runs the plain kernels on fixed inputs, large enough for a team of threads, and prints for each the hash of its output
-// and some values as JSON. A program of its own, because the number of threads and the instruction set are chosen once per
-// process: LLAMAFORGE_THREADS, LLAMAFORGE_CPU_ISA.
+// Runs the plain kernels on fixed inputs, large enough for a team of threads. Prints for each the
+// hash of its output and some values as JSON. It is a separate program, because a process chooses
+// the number of threads and the instruction set once: LLAMAFORGE_THREADS, LLAMAFORGE_CPU_ISA.
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";

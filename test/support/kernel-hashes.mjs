@@ -1,6 +1,7 @@
-// Runs the kernels whose sums cross threads, straight on the addon, and prints a hash of each result as JSON. The number of
-// threads and the instruction set are fixed when the addon starts, so a test that compares them runs this in child
-// processes, with LLAMAFORGE_THREADS and LLAMAFORGE_CPU_ISA set.
+// Runs the kernels whose sums cross threads, directly on the addon, and prints a hash of each
+// result as JSON. The addon fixes the number of threads and the instruction set when it starts. A
+// test that compares them runs this program in child processes with LLAMAFORGE_THREADS and
+// LLAMAFORGE_CPU_ISA.
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 

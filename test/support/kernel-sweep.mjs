@@ -1,6 +1,7 @@
-// Runs every operation at sizes that take each of its paths: odd and aligned to 16 bytes, rows held in registers and rows read
-// again, few and many rows, f32 and bf16, each attention kernel and head size. For compute-sanitizer: scripts/sanitize.mjs.
-// Values are tested elsewhere. Fails if an operation of the addon is never called.
+// Runs every operation on each of its paths, for compute-sanitizer (scripts/sanitize.mjs): odd
+// sizes and sizes aligned to 16 bytes, rows held in registers and rows read again, few and many
+// rows, f32 and bf16, each attention kernel and head size. It does not check values. It fails if an
+// operation of the addon is never called.
 //
 //   LLAMAFORGE_TEST_DEVICE=cuda:0 node test/support/kernel-sweep.mjs [OP...]
 import { createRequire } from "node:module";
@@ -35,14 +36,15 @@ const dtypes = ["f32", "bf16"];
 const each = (lists, body) => {
   for (const list of lists) for (const dtype of dtypes) body(dtype, ...list);
 };
-// Elements: one, a part of a vector, odd, aligned, more than a grid of 256 threads takes at a time.
+// Numbers of elements: one, a part of a vector, odd, aligned, more than a grid of 256 threads takes
+// at a time.
 const flat = [[1], [7], [4099], [8192], [600_001], [1 << 20]];
 
-/** Documents of 50 tokens. */
-function documentStarts(batch, time) {
-  const starts = empty([batch, time], "i32");
-  starts.write(Int32Array.from({ length: batch * time }, (_, i) => (i % time) - ((i % time) % 50)));
-  return starts;
+/** i32 of each token, from its index in its window. */
+function perToken(batch, time, value) {
+  const values = empty([batch, time], "i32");
+  values.write(Int32Array.from({ length: batch * time }, (_, i) => value(i % time)));
+  return values;
 }
 const attention = (dtype, batch, time, heads, kvHeads, size) => {
   const width = (heads + 2 * kvHeads) * size;
@@ -50,17 +52,23 @@ const attention = (dtype, batch, time, heads, kvHeads, size) => {
   const o = empty([batch, time, heads * size], dtype);
   const statistics = empty([2, batch, heads, time]);
   const scale = size ** -0.5;
-  for (const starts of [null, documentStarts(batch, time)]) {
-    ops.attentionForward(qkv, starts, o, statistics, heads, kvHeads, scale);
+  // All keys, documents of 50 tokens, a sliding window of 70.
+  const firstKeys = [
+    null,
+    perToken(batch, time, (t) => t - (t % 50)),
+    perToken(batch, time, (t) => Math.max(0, t - 69)),
+  ];
+  for (const firstKey of firstKeys) {
+    ops.attentionForward(qkv, firstKey, o, statistics, heads, kvHeads, scale);
     const [dO, dQkv] = [
       random([batch, time, heads * size], dtype),
       empty([batch, time, width], dtype),
     ];
-    ops.attentionBackward(dO, qkv, o, statistics, starts, dQkv, heads, kvHeads, scale);
+    ops.attentionBackward(dO, qkv, o, statistics, firstKey, dQkv, heads, kvHeads, scale);
   }
 };
 
-/** What calls an operation on all of its paths; some call several, which belong together. */
+/** Functions that call an operation on all of its paths. Some call several related operations. */
 const sweeps = {
   gemm() {
     const shapes = [
@@ -104,7 +112,7 @@ const sweeps = {
     );
   },
   rmsNorm() {
-    // In registers up to 256 vectors of 16 bytes; odd and longer rows otherwise.
+    // Rows of up to 256 vectors of 16 bytes fit in registers. Odd and longer rows do not.
     each(
       [
         [1, 8],
@@ -149,12 +157,14 @@ const sweeps = {
           3,
           false,
         );
-        ops.rope(x, table, documentStarts(batch, time), x, heads, heads, 0, true);
+        const positions = perToken(batch, time, (t) => (t * 7) % (time + 3));
+        ops.rope(x, table, positions, x, heads, heads, 0, true);
       },
     );
   },
   attention() {
-    // bf16 at 64, 96, 128: wgmma on Hopper; other multiples of 8: mma.sync; the rest and f32: plain.
+    // bf16 at 64, 96, 128: wgmma on Hopper; other multiples of 8: mma.sync; the rest and f32:
+    // plain.
     for (const size of [64, 96, 128]) {
       for (const time of [1, 63, 64, 129, 300]) attention("bf16", 2, time, 4, 1, size);
       attention("bf16", 1, 517, 4, 4, size);
@@ -174,7 +184,10 @@ const sweeps = {
       for (const time of [37, 1, 3, 400, 1, 1]) {
         const qkv = random([batch, time, (heads + 2 * kvHeads) * size], dtype);
         const o = empty([batch, time, heads * size], dtype);
-        ops.attentionCached(qkv, cache, o, heads, kvHeads, position, 0.125);
+        const start = position;
+        const firstKey = perToken(batch, time, (t) => Math.max(0, start + t - 45));
+        for (const first of [null, firstKey])
+          ops.attentionCached(qkv, cache, first, o, heads, kvHeads, position, 0.125);
         position += time;
       }
     });
@@ -195,7 +208,8 @@ const sweeps = {
     );
   },
   linearCrossEntropy() {
-    // A row in registers, in shared memory too, odd, and too long to be held; several chunks at the last but one.
+    // Rows in registers, in registers and shared memory, odd rows, and rows too long to hold. The
+    // last size but one has several chunks.
     each(
       [
         [1, 8, 5],
@@ -208,8 +222,9 @@ const sweeps = {
         const [x, weight] = [random([rows, hidden], dtype), random([classes, hidden], dtype)];
         const targets = integers([rows], classes);
         const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
-        ops.linearCrossEntropy(x, weight, targets, empty([]), dx, dWeight, 0);
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, -100);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, dx, dWeight, 0);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, -100);
+        ops.linearCrossEntropy(x, weight, targets, null, empty([rows]), null, null, 0);
       },
     );
   },
@@ -363,8 +378,9 @@ const sweeps = {
     ops.argmax(integers([40, 100], 17), empty([40], "i32"));
   },
   sampling() {
-    // A part of the 1,024 threads, several rounds of them, and more than CUB sorts in one block. Each thread reads the sums of
-    // all warps each round, and rows are sorted one after the other: more of both would only take racecheck long.
+    // A part of the 1,024 threads, several rounds of them, and more elements than CUB sorts in one
+    // block. In each round every thread reads the sums of all warps, and rows are sorted in turn.
+    // More rounds or rows would only slow racecheck down.
     each(
       [
         [1, 1],

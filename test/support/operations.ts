@@ -1,4 +1,4 @@
-/** Runs an operation of the library beside its float64 reference: values and gradients, in f32 and bf16. */
+/** Compares an operation with its float64 reference: values and gradients, in f32 and bf16. */
 
 import { tensor } from "../../lib/core/create.js";
 import { synchronize } from "../../lib/core/runtime.js";
@@ -25,16 +25,16 @@ export function fromReference(
 export interface OperationCase {
   op: (...inputs: Tensor[]) => Tensor;
   ref: (...inputs: Reference[]) => Reference;
-  /** Floating-point inputs; rounded to each dtype before both sides see them. */
+  /** Floating-point inputs. Both sides get them rounded to the dtype. */
   inputs: readonly Reference[];
   dtypes?: readonly FloatDType[];
-  /** Whether gradients are compared as well (true). */
+  /** Whether gradients are compared too (default: true). */
   gradient?: boolean;
   /** Step of the float64 differences. */
   eps?: number;
 }
 
-/** Fails where the operation and its reference differ by more than the tolerance of the dtype. */
+/** Fails if the operation and its reference differ by more than the tolerance of the dtype. */
 export async function checkOperation(
   label: string,
   { op, ref, inputs, dtypes = ["f32", "bf16"], gradient = true, eps }: OperationCase,

@@ -1,5 +1,6 @@
-// Multiplies matrices of many shapes, straight on the addon, and prints a hash of each product as JSON. The number of threads
-// is fixed when the addon starts, so a test that compares two numbers runs this in child processes, with LLAMAFORGE_THREADS.
+// Multiplies matrices of many shapes, directly on the addon, and prints a hash of each product as
+// JSON. The addon fixes the number of threads when it starts. A test that compares two numbers runs
+// this program in child processes with LLAMAFORGE_THREADS.
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 
@@ -12,7 +13,8 @@ const { ops, NativeTensor } = addon;
 const device =
   Number(/^cuda:?(\d*)$/.exec(process.env.LLAMAFORGE_TEST_DEVICE ?? "")?.[1] ?? -1) + 1;
 
-// Both operands are beginnings of one sequence of random numbers: more of them would take longer than the products.
+// Both operands are prefixes of one random sequence, because generating more numbers would take
+// longer than the products.
 const numbers = Object.fromEntries(
   ["f32", "bf16"].map((dtype) => {
     const x = new NativeTensor(device, dtype, [600_000]);

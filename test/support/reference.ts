@@ -1,7 +1,8 @@
 // biome-ignore-all lint/style/noNonNullAssertion: every index here is in range by construction
 /**
- * Float64 tensors in plain JS: what every kernel is compared with. Slow, obvious, NumPy's rules; nothing of the library
- * is used, so a mistake there cannot hide here.
+ * Float64 tensors in plain JavaScript, the reference of every kernel. They are slow and obvious and
+ * follow NumPy's rules. They use nothing of the library, so a mistake of the library cannot hide
+ * here.
  */
 
 export type Shape = readonly number[];
@@ -22,7 +23,7 @@ export const tolerances = {
 
 export const sizeOf = (shape: Shape): number => shape.reduce((product, size) => product * size, 1);
 
-/** From values in row-major order, or from a function of the flat index. */
+/** Makes a tensor from values in row-major order, or from a function of the flat index. */
 export function reference(
   shape: Shape,
   values: ArrayLike<number> | ((index: number) => number),
@@ -38,7 +39,7 @@ export function reference(
 
 // ---- random numbers and rounding
 
-/** Uniform numbers in [0, 1) from a seed (mulberry32): the same in every run. */
+/** Reproducible uniform numbers in [0, 1) from a seed (mulberry32). */
 export function uniformSource(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -60,12 +61,14 @@ export function roundToBf16(value: number): number {
   return word.getFloat32(0);
 }
 
-/** The values a tensor of that dtype holds after being made from x. */
+/** The values of a tensor of this dtype made from x. */
 export function rounded(x: Reference, dtype: FloatDType): Reference {
   return map(x, dtype === "bf16" ? (v) => roundToBf16(Math.fround(v)) : Math.fround);
 }
 
-/** Uniform in [low, high), already rounded to the dtype: tensor and reference hold the same numbers. */
+/**
+ * Uniform in [low, high), rounded to the dtype, so that tensor and reference hold equal numbers.
+ */
 export function random(
   shape: Shape,
   seed: number,
@@ -118,7 +121,7 @@ export function at(x: Reference, position: readonly number[]): number {
   return x.data[index]!;
 }
 
-/** The common shape of two by NumPy's rule, or null. */
+/** The common shape of two shapes by NumPy's rule, or null. */
 export function broadcastShape(a: Shape, b: Shape): number[] | null {
   const rank = Math.max(a.length, b.length);
   const shape: number[] = [];
@@ -144,7 +147,7 @@ export function zip(a: Reference, b: Reference, f: (a: number, b: number) => num
   return build(shape, (position) => f(at(a, position), at(b, position)));
 }
 
-/** From a function of the coordinates. */
+/** Makes a tensor from a function of the coordinates. */
 export function build(shape: Shape, f: (position: number[]) => number): Reference {
   return reference(shape, (index) => f(coordinates(index, shape)));
 }
@@ -215,8 +218,8 @@ export function softmax(x: Reference, axis = -1): Reference {
 // ---- comparison
 
 /**
- * ||out - ref|| / ||ref||. NaN if either holds one, so that no comparison with it can pass; equal infinities agree,
- * and a reference of zeros allows only zeros.
+ * ||out - ref|| / ||ref||. The error is NaN if either side holds NaN, so that no comparison passes.
+ * Equal infinities agree, and a reference of zeros allows only zeros.
  */
 export function relativeError(out: ArrayLike<number>, ref: ArrayLike<number>): number {
   if (out.length !== ref.length) {
@@ -234,14 +237,17 @@ export function relativeError(out: ArrayLike<number>, ref: ArrayLike<number>): n
   return Math.sqrt(difference) / Math.sqrt(norm);
 }
 
-/** A tensor of the library, as far as comparisons need it. */
+/** The part of a library tensor that comparisons need. */
 export interface TensorLike {
   readonly shape: Shape;
   readonly dtype: string;
   toArray(): Promise<ArrayLike<number>>;
 }
 
-/** Fails unless the tensor has the reference's shape and its values within the tolerance (by dtype, forward). */
+/**
+ * Fails unless the tensor has the reference's shape and its values within the tolerance (by dtype,
+ * forward).
+ */
 export async function expectClose(
   actual: TensorLike,
   expected: Reference,
@@ -273,8 +279,8 @@ export async function expectClose(
 // ---- derivatives
 
 /**
- * Central differences in float64: for each input the gradient of sum(fn(inputs) * weights). Costs two evaluations for
- * each element.
+ * Central differences in float64: for each input the gradient of sum(fn(inputs) * weights). Costs
+ * two evaluations for each element.
  */
 export function finiteDifferences(
   fn: (...inputs: Reference[]) => Reference,

@@ -6,8 +6,8 @@ setFlagsFromString("--expose-gc");
 const collect = runInNewContext("gc") as () => void;
 
 /**
- * Resolves when the device is idle and all handles that nothing holds any more are gone: without it, those of earlier tests
- * go at some time, and memory() is less after a test than before it.
+ * Resolves when the device is idle and all unreachable handles are collected. Without it, handles
+ * of earlier tests disappear at any time, and memory() may be lower after a test than before.
  */
 export async function settled(): Promise<void> {
   await synchronize();

@@ -1,5 +1,6 @@
-// Runs kernels with the number of threads of LLAMAFORGE_THREADS and prints one hash of each result: the number of threads is
-// fixed when the CPU device is first used, so a test that compares two needs two processes.
+// Runs kernels with LLAMAFORGE_THREADS threads and prints one hash of each result. The CPU device
+// fixes the number of threads at its first use, so a test that compares two numbers needs two
+// processes.
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 

@@ -6,7 +6,7 @@ import { decidePrecision } from "../../lib/config/precision.js";
 import { prepare } from "../../lib/prepare/prepare.js";
 import { root } from "../cli/build.js";
 
-/** Sentences that a tiny model can learn; every document differs, and none is long. */
+/** Short, different documents of sentences that a tiny model can learn. */
 function document(number: number): string {
   const subjects = [
     "The senate",
@@ -54,7 +54,7 @@ export const tinyModel = {
   contextLength: 32,
 } as const;
 
-/** The configuration of a run of seconds. */
+/** The configuration of a run that takes seconds. */
 export function tinyConfig(data: string, out: string, overrides: object = {}): RunConfig {
   const config = resolveConfig({
     out,

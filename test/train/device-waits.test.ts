@@ -14,7 +14,7 @@ import { trainStep } from "../../lib/train/step.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
-/** A pass by its times: waiting for data from..to, enqueuing from..to. */
+/** A micro-batch by its times: waiting for data from..to, enqueuing from..to. */
 const pass = (data: [number, number], recorded: [number, number]) => ({
   data: { from: data[0], to: data[1] },
   checks: null,
@@ -32,7 +32,7 @@ describe("the device's waits", () => {
   test("from the device's last work to the next, by what the host did meanwhile", () => {
     const waits = new DeviceWaits(0);
     waits.step([pass([0, 0], [0, 10])], [100]);
-    // Idle 100..150; the host waited for data 90..130 of it and enqueued from 150 to 155.
+    // The device is idle 100..150. The host waits for data 90..130 and enqueues 150..155.
     const step = waits.step([pass([90, 130], [150, 155])], [200]);
     expect(step).toEqual({ data: 30, checks: 0, host: 20, recording: 5 });
   });
@@ -40,7 +40,7 @@ describe("the device's waits", () => {
   test("while recording are only possible, and end when the recording does", () => {
     const waits = new DeviceWaits(0);
     waits.step([pass([0, 0], [0, 10])], [30]);
-    // Done at 30 with what there was, in the middle of the next one's recording 20..50.
+    // The device finishes its work at 30, during the recording of the next micro-batch, 20..50.
     const step = waits.step([pass([10, 20], [20, 50])], [80]);
     expect(step).toEqual({ data: 0, checks: 0, host: 0, recording: 20 });
   });
@@ -67,7 +67,7 @@ test("a step that waits for its data says so, in its middle too", async () => {
   const optimizer = new AdamW(model.store);
   const ids = new Int32Array(64).fill(7);
   const nextBatch = async () => {
-    // Everything is done, and only then the wait begins: it is the device's in full.
+    // All work is done before the wait begins, so the device waits for all of it.
     await synchronize(model.device);
     await sleep(30);
     return { inputs: ids, targets: ids, count: 2 };
@@ -138,10 +138,10 @@ describe("a run", () => {
     expect(times.steps).toBe(12);
     const { waitMs } = times;
     expect(Object.values(waitMs).reduce((sum, ms) => sum + ms, 0)).toBeLessThan(times.ms);
-    // The canary's passes and hashes, at steps 4, 8 and 12.
+    // The canary's passes and hashes come at steps 4, 8 and 12.
     const checked = steps.filter(({ deviceWaitMs }) => (deviceWaitMs?.checks ?? 0) > 0);
     expect(checked.map(({ step }) => step)).toEqual([4, 8, 12]);
-    // The last save is in no step's record.
+    // No step's record has the last save.
     const saves = steps.reduce((sum, { pauseMs }) => sum + (pauseMs?.save ?? 0), 0);
     expect(waitMs.save).toBeGreaterThan(saves);
     const [waited, host] = describeTimes(times);

@@ -14,7 +14,7 @@ beforeAll(async () => {
 let runs = 0;
 const freshOut = () => join(folder, `run-${runs++}`);
 
-/** Losses of a run with these options of `data`, and its validation loss. */
+/** Losses and validation loss of a run with these options of `data`. */
 async function train(options: object, out = freshOut(), more: object = {}, stopAfter = 0) {
   const config = tinyConfig(data, out, {
     data: { train: { [data]: 1 }, sequenceLength: 256, ...options },
@@ -55,7 +55,8 @@ describe("a run whose recipe keeps documents apart", () => {
     for (const { losses } of [plain, masked, reset, both]) {
       expect(losses.at(-1)).toBeLessThan((losses[0] as number) - 0.3);
     }
-    // Without a learning rate in the first step it is the same model: the loss differs by what tokens see.
+    // The first step has a learning rate of 0, so the models are equal. The losses differ only by
+    // the mask.
     const first = [plain, masked, reset, both].map(({ losses }) => losses[0]);
     expect(new Set(first).size).toBe(4);
     const validations = [plain, masked, reset, both].map(({ validation }) => validation);
@@ -71,7 +72,7 @@ describe("a run whose recipe keeps documents apart", () => {
     const after = await train(options, out);
     expect([...before.losses, ...after.losses]).toEqual(whole.losses);
     expect(after.validation).toBe(whole.validation);
-    // Another choice would silently be another run.
+    // A changed option would silently make a different run.
     await expect(train({}, out)).rejects.toThrow(CheckpointError);
     await expect(train({ maskDocuments: true }, out)).rejects.toThrow(/documents/);
   });

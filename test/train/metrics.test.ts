@@ -82,7 +82,7 @@ describe("metrics.jsonl", () => {
     const writer = await MetricsWriter.open(file, 0);
     for (const step of [1, 2, 3]) {
       writer.write(stepMetrics(step));
-      // The first one at once, the others when the record is in the file.
+      // The first record is written at once, the others when it is in the file.
       if (step > 1) await writer.flush();
       if (step > 1) expect(await stepsIn()).toHaveLength(step);
       writer.amend(stepMetrics(step, { samples }));
@@ -178,7 +178,7 @@ describe("a disk that refuses", () => {
     }
     await full.close();
     expect(warnings.join()).toMatch(/ENOSPC|EACCES|EPERM/);
-    // What was held back and what was given up.
+    // Records that were held back, and records that were dropped.
     expect(warnings.at(-1)).toBe("/dev/full lacks 40 steps, which could not be written");
   });
 

@@ -8,7 +8,7 @@ import { buildLibrary } from "../cli/build.js";
 import { lastStep, train, until, writeConfig } from "../support/child-run.js";
 import { tinyConfig, tinyData, tinyModel } from "../support/tiny-run.js";
 
-// What a run gives beside its weights neither ends it nor costs a step's record.
+// Samples, validation and reports neither end a run nor cost the record of a step.
 
 let folder: string;
 let data: string;
@@ -20,7 +20,7 @@ beforeAll(async () => {
 const short = { steps: 4, checkpoint: { every: 2 } };
 const everyStep = { sample: { every: 1, prompts: ["The senate"], maxTokens: 24, topK: 0 } };
 
-/** The steps of metrics.jsonl as they stand in it, a line each. */
+/** The steps of metrics.jsonl, one per line of the file. */
 async function recorded(out: string): Promise<StepMetrics[]> {
   const lines = (await readFile(join(out, "metrics.jsonl"), "utf8")).trimEnd().split("\n");
   return lines.map((line) => JSON.parse(line) as StepMetrics);
@@ -54,7 +54,7 @@ describe("samples", () => {
 
   test("that cannot be made are told once, and every step is recorded", async () => {
     const { out, notices, steps, trainer } = await run(everyStep, "failing");
-    // What no tokenizer encodes: `config` comes from code that is not checked by types.
+    // A prompt that no tokenizer encodes. Untyped code may produce such a `config`.
     (trainer.config.sample.prompts as unknown[])[0] = 5;
     for await (const step of trainer.run()) steps.push(step);
     expect(notices).toEqual([

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { loadLlama } from "../../lib/checkpoint/llama.js";
+import { loadModel } from "../../lib/checkpoint/model.js";
 import type { RunConfig } from "../../lib/config/index.js";
 import {
   CheckpointError,
@@ -11,6 +11,7 @@ import {
 } from "../../lib/core/errors.js";
 import { native } from "../../lib/core/native.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
+import type { Llama } from "../../lib/model/llama.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
 import { SkipHistory } from "../../lib/train/skips.js";
 import { Trainer, type TrainerOptions } from "../../lib/train/trainer.js";
@@ -63,7 +64,7 @@ describe("a run", () => {
       expect(await fileBytes(second, 12, name)).toBe(await fileBytes(first, 12, name));
     }
     expect(figures(await readMetrics(join(first, "metrics.jsonl")))).toEqual(figures(a.steps));
-    const model = await loadLlama(join(first, "step-0000000012"), { dtype: "bf16" });
+    const model = await loadModel(join(first, "step-0000000012"), { dtype: "bf16" });
     expect(model.config.vocabSize).toBe(4096);
     model.dispose();
   });
@@ -137,7 +138,7 @@ describe("refused before anything is trained", () => {
     await expect(Trainer.create(tinyConfig(data, out, { precision: "fp32" }))).rejects.toThrow(
       CheckpointError,
     );
-    // A refused run gives the folder back.
+    // A refused run releases the folder.
     for await (const _ of (await Trainer.create(tinyConfig(data, out))).run());
   });
 
@@ -149,15 +150,17 @@ describe("refused before anything is trained", () => {
   });
 });
 
-describe("too many skipped steps (FAULTS N4)", () => {
-  /** A run that no clipping can save, to its end: with a weight so large that every loss is NaN. */
+describe("too many skipped steps (docs/faults.md N4)", () => {
+  /**
+   * Runs to the end with a weight so large that every loss is NaN. No clipping can save this run.
+   */
   async function diverge(out: string, options: object = {}) {
     const limits = { guard: { maxConsecutiveSkips: 2 }, steps: 12 };
     const config = tinyConfig(data, out, { ...limits, ...options });
     const notices: string[] = [];
     const trainer = await Trainer.create(config, { onNotice: (text) => notices.push(text) });
-    // Numbers, so that the state may be saved; their squares and products are none.
-    native.fill(trainer.model.norm.weight.tensor.native, 3e38);
+    // The weights are finite, so the state may be saved. Their squares and products are not.
+    native.fill((trainer.model as Llama).norm.weight.tensor.native, 3e38);
     const seen: StepMetrics[] = [];
     await expect(
       (async () => {
@@ -170,12 +173,16 @@ describe("too many skipped steps (FAULTS N4)", () => {
   test("end the run with the state saved and a hint", async () => {
     const out = freshOut();
     const { seen } = await diverge(out);
-    // The third skip decides; the step that was under way by then is done, and all of them are told.
+    // The third skip decides. The step that was already enqueued finishes, and all steps are
+    // reported.
     expect(seen.map((step) => step.skipped)).toEqual(Array(4).fill("loss not finite"));
     await readFile(join(out, "step-0000000004/manifest.json"));
   });
 
-  /** The fewest skips in a window that end a run like this one at a step which is skipped, and whose next one is not. */
+  /**
+   * The lowest limit of skips that ends this run at a skipped step followed by one that is not
+   * skipped.
+   */
   function decisiveSkips(steps: readonly StepMetrics[], window: number): number {
     let most = 0;
     for (const [i, { skipped }] of steps.entries()) {
@@ -188,7 +195,7 @@ describe("too many skipped steps (FAULTS N4)", () => {
   }
 
   test("leave a checkpoint from which the run goes on as if it had never ended", async () => {
-    // What is called a spike is so small that some steps are and the next ones are not.
+    // The limit for spikes is so low that some steps are spikes and the steps after them are not.
     const guard = { window: 10, minimumHistory: 2, zLoss: 100, zGradNorm: 0.1 };
     const run = async (limits: { maxSkipsPerWindow: number; maxConsecutiveSkips: number }) => {
       const config = tinyConfig(data, freshOut(), { guard: { ...guard, ...limits }, steps: 24 });
@@ -204,7 +211,7 @@ describe("too many skipped steps (FAULTS N4)", () => {
     const limit = decisiveSkips(whole.steps, guard.window) - 1;
     const early = await run({ maxSkipsPerWindow: limit, maxConsecutiveSkips: 9 });
     expect(early.ended).toBeInstanceOf(DivergedError);
-    // The step under way when it was decided has changed the weights.
+    // The step that was enqueued before the decision has changed the weights.
     expect(early.steps.at(-2)?.skipped).toBeDefined();
     expect(early.steps.at(-1)?.skipped).toBeUndefined();
     const config = { ...early.config, guard: whole.config.guard };
@@ -226,7 +233,7 @@ describe("too many skipped steps (FAULTS N4)", () => {
     const out = freshOut();
     const measuring = { evaluate: { every: 1 }, sample: { every: 1, prompts: ["the"] } };
     const { seen, notices } = await diverge(out, measuring);
-    // The reason is the same each time, and told once.
+    // The reason is the same each time and is reported once.
     const told = notices.filter((text) => text.startsWith("no samples after step"));
     expect(told).toEqual([
       expect.stringMatching(/step 1: .*all weights are finite, but too large/),
@@ -259,6 +266,6 @@ test("runs leave no tensors and no bytes behind", async () => {
   const trainer = await Trainer.create(config);
   const before = await count();
   for await (const _ of trainer.run());
-  // The optimizer's and model's own tensors are there before the first step; the rotary table is made by it.
+  // The tensors of optimizer and model exist before the first step, which makes the rotary table.
   expect((await count()) - before).toBeLessThanOrEqual(1 + trainer.model.parameters().length);
 });

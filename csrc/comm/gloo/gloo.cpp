@@ -1,5 +1,5 @@
-// Gloo as the transport, over TCP. Only its point-to-point messages are used: the collectives above them
-// (cpu_collectives.cpp) add in the order of the ranks, which Gloo's own do not.
+// Gloo as the transport, over TCP. Only its point-to-point messages are used, because its own
+// collectives do not add in the order of the ranks, as those of cpu_collectives.cpp do.
 #include <dlfcn.h>
 #include <gloo/common/error.h>
 #include <gloo/config.h>
@@ -17,7 +17,7 @@ namespace llamaforge::comm {
 
 namespace {
 
-// The run's store, as Gloo wants to see it.
+// Presents the run's store through Gloo's interface.
 class Rendezvous final : public gloo::rendezvous::Store {
  public:
   explicit Rendezvous(const TransportOptions& options) : options_(options) {}
@@ -136,7 +136,7 @@ class GlooTransport final : public Transport {
   const std::vector<uint32_t> ranks_;
   const Milliseconds timeout_;
   std::shared_ptr<gloo::Context> context_;
-  // Messages so far, by peer: the number by which both sides know the next one.
+  // Messages so far, per peer. Both sides use this number to identify the next message.
   std::vector<uint64_t> sent_, received_;
   std::mutex mutex_;
   std::vector<Buffer>* current_ = nullptr;

@@ -1,7 +1,8 @@
-// Causal attention on packed qkv (B,T,(H+2KV)·hd), grouped query heads, any T:  o = softmax(scale · q kᵀ) v, and its
-// gradient. Checks, and the choice of kernel: wgmma and TMA on Hopper (head sizes 64, 96, 128), mma.sync for bf16
-// elsewhere (multiples of 8 up to 128), f32 arithmetic for the rest. All are deterministic; dk and dv are summed over a
-// group in f32.
+// Causal attention on packed qkv (B,T,(H+2KV)·hd) with grouped query heads and any T:
+//   o = softmax(scale · q kᵀ) v,  and its gradient.
+// This file checks the arguments and chooses the kernel: wgmma and TMA on Hopper (head sizes 64,
+// 96, 128), mma.sync for bf16 elsewhere (multiples of 8 up to 128), f32 arithmetic for the rest.
+// All kernels are deterministic; dk and dv are summed over a group in f32.
 #include "cuda/attention/attention_kernels.h"
 
 #include <limits>
@@ -9,7 +10,7 @@
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/runtime/launch.h"
 #include "ops/checks/attention.h"
-#include "ops/checks/documents.h"
+#include "ops/checks/first_key.h"
 
 namespace llamaforge::cuda {
 namespace {
@@ -60,25 +61,25 @@ void backward(CudaStream& cuda, const AttentionCall& call, const T* d_o, const T
 
 }  // namespace
 
-void attention_forward(Stream& stream, In qkv, std::optional<In> starts, Out o, Out statistics, int64_t heads,
+void attention_forward(Stream& stream, In qkv, std::optional<In> first_key, Out o, Out statistics, int64_t heads,
                        int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_forward(size, qkv, o, statistics);
   AttentionCall call = call_for(cuda, size, scale);
-  call.starts = check_starts(starts, size.batch, size.time);
+  call.first_key = check_first_key(first_key, size.batch, size.time);
   if (qkv.numel() == 0) return;
   with_float("qkv", qkv,
              [&]<class T>() { forward(cuda, call, qkv.data<T>(), o.data<T>(), statistics.data<float>()); });
 }
 
-void attention_backward(Stream& stream, In d_o, In qkv, In o, In statistics, std::optional<In> starts, Out dqkv,
+void attention_backward(Stream& stream, In d_o, In qkv, In o, In statistics, std::optional<In> first_key, Out dqkv,
                         int64_t heads, int64_t kv_heads, double scale) {
   CudaStream& cuda = on_cuda(stream);
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_backward(size, d_o, qkv, o, statistics, dqkv);
   AttentionCall call = call_for(cuda, size, scale);
-  call.starts = check_starts(starts, size.batch, size.time);
+  call.first_key = check_first_key(first_key, size.batch, size.time);
   if (qkv.numel() == 0) return;
   const Scratch scratch(stream, AttentionStatistics::bytes(call));
   const AttentionStatistics of_rows(call, statistics.data<float>(), scratch.as<float>());
@@ -88,12 +89,13 @@ void attention_backward(Stream& stream, In d_o, In qkv, In o, In statistics, std
   });
 }
 
-void attention_cached(Stream& stream, In qkv, InOut cache, Out o, int64_t heads, int64_t kv_heads, int64_t position,
-                      double scale) {
+void attention_cached(Stream& stream, In qkv, InOut cache, std::optional<In> first_key, Out o, int64_t heads,
+                      int64_t kv_heads, int64_t position, double scale) {
   CudaStream& cuda = on_cuda(stream);
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_cached(size, qkv, cache, o, position);
-  const AttentionCall call = call_for(cuda, size, scale);
+  AttentionCall call = call_for(cuda, size, scale);
+  call.first_key = check_first_key(first_key, size.batch, size.time);
   LF_CHECK(cache.dim(3) <= 1 << 20, "a cache of {} rows is too long", cache.dim(3));
   if (qkv.numel() == 0) return;
   const int start = static_cast<int>(position), capacity = static_cast<int>(cache.dim(3));

@@ -1,5 +1,5 @@
-// The kernels of causal attention behind attention.cu, on plain pointers: nothing here knows tensors or streams of the
-// core.
+// The kernels of causal attention that attention.cu chooses from. They take plain pointers and know
+// neither the tensors nor the streams of the core.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,20 +11,21 @@
 
 namespace llamaforge::cuda {
 
-constexpr int kStatisticsRows = 128;  // tiles of queries of the backward pass lie inside one such block
+constexpr int kStatisticsRows = 128;  // a query tile of the backward pass never crosses a block of these
 
 struct AttentionCall {
   int batch, time, heads, kv_heads, head_size;
   float scale;
-  int processors;  // of the device
+  int processors;  // multiprocessors of the device
   cudaStream_t stream;
-  // (batch, time): the first key that each query sees, where documents are masked; null: all from 0. Never falling
-  // along time; other values give wrong sums but no access outside of the tensors.
-  const int32_t* starts = nullptr;
+  // (batch, time): the first key that each query sees; null: all from 0. Never falling along time; other values give
+  // wrong sums but no access outside of the tensors. Over a cache it counts the cache's rows.
+  const int32_t* first_key = nullptr;
 
   __host__ __device__ int group() const { return heads / kv_heads; }
-  __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }  // of a token's row of qkv
-  // Rows of the backward pass's statistics are padded, so that 16-byte copies of them are aligned.
+  __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }  // width of a token's row of qkv
+  // The statistics of the backward pass have padded rows, so that 16-byte copies of them are
+  // aligned.
   __host__ __device__ int padded_time() const {
     return (time + kStatisticsRows - 1) / kStatisticsRows * kStatisticsRows;
   }
@@ -33,21 +34,24 @@ struct AttentionCall {
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
-// Scores are large where their product with the scale, in base 2, is beyond this. A float keeps 10 binary digits behind
-// the point up to here, so that p = exp2(fma(s, to_base_2, -lse)), one instruction before the exponential, is exact
-// enough for bf16. Beyond, kernels take the longer p = exp2(fma(s - r, to_base_2, -log_sum)): rounded products of s and
-// r with the scale would differ by whole units.
+// A score is large if its product with the scale, in base 2, exceeds this bound. Up to the bound a
+// float keeps 10 binary digits after the point, so p = exp2(fma(s, to_base_2, -lse)), one
+// instruction before the exponential, is exact enough for bf16. Beyond the bound, kernels take the
+// longer p = exp2(fma(s - r, to_base_2, -log_sum)), because the rounded products of s and r with
+// the scale would differ by whole units.
 constexpr float kLargeScore = 8192.0f;
 
-// Of each query: what the forward pass leaves of it, and what the backward pass needs.
+// Per-query statistics: the results of the forward pass that the backward pass needs.
 struct AttentionStatistics {
-  // (B, H, padded time): r · to_base_2 + log_sum; +inf beyond the end: probability 0. -inf throughout a block of
-  // kStatisticsRows that has a large score: exact_row() then holds what counts.
+  // (B, H, padded time): r · to_base_2 + log_sum. Rows beyond the end hold +inf, which gives
+  // probability 0. A block of kStatisticsRows that contains a large score holds -inf throughout;
+  // exact_row() then gives the values to use.
   float* lse;
   float* row_sum;  // (B, H, padded time): D = rowsum(dO ∘ o); 0 beyond the end
-  // (2, B, H, time) of attention_forward: r, near the largest q·k, and log(sum(exp(scale · (q·k - r)))).
+  // Written by attention_forward, (2, B, H, time): r, a value near the largest q·k, and
+  // log(sum(exp(scale · (q·k - r)))).
   const float* forward;
-  int* next;  // the next piece of work that no block has taken: see WorkQueue
+  int* next;  // the next piece of work that no block has taken (see WorkQueue)
 
   static size_t bytes(const AttentionCall& call) { return (2 * call.statistics() + 1) * sizeof(float); }
   AttentionStatistics(const AttentionCall& call, const float* forward, float* memory)
@@ -78,8 +82,8 @@ template <class T>
 void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics,
                               T* dqkv);
 
-// Generation: appends the keys and values of qkv to cache (B,2,KV,capacity,hd), then attends over it. `scratch` holds
-// attention_cached_scratch bytes.
+// Attention for generation: appends the keys and values of qkv to cache (B,2,KV,capacity,hd), then
+// attends over it. `scratch` holds attention_cached_scratch bytes.
 template <class T>
 void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position, int capacity);
 size_t attention_cached_scratch(const AttentionCall& call, int position);
@@ -87,12 +91,13 @@ template <class T>
 void attention_cached(const AttentionCall& call, const T* qkv, const T* cache, T* o, float* scratch, int position,
                       int capacity);
 
-// Fills the statistics from o, dO and what the forward pass left.
+// Fills the statistics from o, dO and the forward pass's statistics.
 template <class T>
 void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, AttentionStatistics statistics);
 
 #ifdef __CUDACC__
-// r of a query, and its log_sum in base 2; beyond the end, values that give probability 0. line: batch · heads + head.
+// Returns r of a query and its log_sum in base 2. Queries beyond the end get values that give
+// probability 0. line: batch · heads + head.
 __device__ __forceinline__ float2 exact_row(const AttentionStatistics& statistics, const AttentionCall& call,
                                             size_t line, int query) {
   if (query >= call.time) return {INFINITY, 0.0f};
@@ -100,7 +105,7 @@ __device__ __forceinline__ float2 exact_row(const AttentionStatistics& statistic
   return {statistics.forward[at], statistics.forward[rows + at] * kLog2E};
 }
 
-// Leaves r and the natural logarithm of a query's sum for the backward pass.
+// Writes r and the natural logarithm of a query's sum for the backward pass.
 __device__ __forceinline__ void write_row(float* statistics, const AttentionCall& call, size_t line, int query, float r,
                                           float sum) {
   const size_t at = line * call.time + query, rows = static_cast<size_t>(call.batch) * call.heads * call.time;

@@ -1,5 +1,6 @@
-// Causal attention backward for Hopper: a pass for the queries and one for keys and values. Floor: 7 products of
-// 128 × 128 × head size for each pair of tiles where the usual count has 5, and two exponentials for each score.
+// Causal attention backward for Hopper: one pass over the queries and one over keys and values.
+// Floor: 7 products of 128 × 128 × head size for each pair of tiles (the usual count is 5), and two
+// exponentials for each score.
 #include <algorithm>
 
 #include "cuda/attention/backward_key_hopper.cuh"
@@ -11,7 +12,7 @@ namespace {
 
 constexpr int kLinesPerSection = 16;  // kv heads whose keys' gradients are computed side by side
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
             bfloat16* dqkv) {
   using Query = QueryGradient<kHead>;
@@ -20,7 +21,7 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
   const CUtensorMap rows_64 = tensor_map(qkv, batch, time, call.width(), 64);
   const CUtensorMap d_output_64 = tensor_map(d_o, batch, time, output_width, 64);
 
-  const auto query_kernel = attention_query_gradient_kernel<kHead, kDocuments>;
+  const auto query_kernel = attention_query_gradient_kernel<kHead, kFirstKey>;
   const int query_bytes = sizeof(typename Query::Shared);
   LF_CUDA_CHECK(cudaFuncSetAttribute(query_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, query_bytes));
   const WorkQueue queue(call, Query::kQueries, statistics.next);
@@ -28,7 +29,7 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
       rows_64, d_output_64, tensor_map(qkv, batch, time, call.width(), Query::kKeys), statistics, dqkv, queue, call);
   LF_CUDA_CHECK(cudaGetLastError());
 
-  const auto key_kernel = attention_key_gradient_kernel<kHead, kDocuments>;
+  const auto key_kernel = attention_key_gradient_kernel<kHead, kFirstKey>;
   const int key_bytes = sizeof(typename Key::Shared);
   LF_CUDA_CHECK(cudaFuncSetAttribute(key_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, key_bytes));
   const int blocks = (time + Key::kKeys - 1) / Key::kKeys * batch * call.kv_heads;
@@ -38,13 +39,13 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
-template <bool kDocuments>
+template <bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
             bfloat16* dqkv) {
   switch (call.head_size) {
-    case 64: return launch<64, kDocuments>(call, d_o, qkv, statistics, dqkv);
-    case 96: return launch<96, kDocuments>(call, d_o, qkv, statistics, dqkv);
-    case 128: return launch<128, kDocuments>(call, d_o, qkv, statistics, dqkv);
+    case 64: return launch<64, kFirstKey>(call, d_o, qkv, statistics, dqkv);
+    case 96: return launch<96, kFirstKey>(call, d_o, qkv, statistics, dqkv);
+    case 128: return launch<128, kFirstKey>(call, d_o, qkv, statistics, dqkv);
   }
 }
 
@@ -52,7 +53,7 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
 
 void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                                AttentionStatistics statistics, bfloat16* dqkv) {
-  call.starts ? launch<true>(call, d_o, qkv, statistics, dqkv) : launch<false>(call, d_o, qkv, statistics, dqkv);
+  call.first_key ? launch<true>(call, d_o, qkv, statistics, dqkv) : launch<false>(call, d_o, qkv, statistics, dqkv);
 }
 
 }  // namespace llamaforge::cuda

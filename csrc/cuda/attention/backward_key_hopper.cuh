@@ -1,16 +1,17 @@
-// Gradients of keys and values for Hopper:  dv = Σ pᵀ dO,  dk = scale · Σ dSᵀ q,  over the queries after each key and
-// the query heads of its group. A block owns 128 keys of one kv head and walks all of them: sums stay in f32 registers,
-// in one order. It computes the transposes Sᵀ = k qᵀ and dPᵀ = v dOᵀ, so that pᵀ and dSᵀ come out as register operands.
+// Gradients of keys and values for Hopper:  dv = Σ pᵀ dO,  dk = scale · Σ dSᵀ q,  summed over the
+// queries after each key and the query heads of its group. A block owns 128 keys of one kv head and
+// walks all these queries, so sums stay in f32 registers and have one order. It computes the
+// transposes Sᵀ = k qᵀ and dPᵀ = v dOᵀ, so that pᵀ and dSᵀ come out as register operands.
 //
-// Products of a warpgroup run under its exponentials:
+// A warpgroup overlaps its products with its exponentials:
 //   exp of tile n           while  dk += dSᵀ q of tile n - 1, dPᵀ of tile n
 //   dS of tile n            while  dv += pᵀ dO of tile n, Sᵀ of tile n + 1
-// Query tiles are of 64: sums, scores and operands in flight would not fit the registers with 128. At head size 64 keys
-// and values stay in registers too: with 64 columns to a product, shared memory would have to deliver both operands at
-// its limit.
+// Query tiles have 64 rows, because with 128 rows the sums, scores and operands in flight would not
+// fit the registers. At head size 64, keys and values stay in registers too: with 64 columns per
+// product, shared memory would have to deliver both operands at its limit.
 #pragma once
 
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/hopper.cuh"
 
 namespace llamaforge::cuda {
@@ -20,7 +21,8 @@ struct KeyGradient {
   static constexpr int kConsumers = 2, kKeys = 64 * kConsumers, kQueries = 64;
   static constexpr int kSlabs = (kHead + 63) / 64, kStages = kHead == 64 ? 6 : 4;
   static constexpr bool kKeysInRegisters = kHead == 64;
-  static constexpr bool kAhead = kHead < 128;  // Sᵀ of the next tile, and dPᵀ under the exponentials
+  // Computes Sᵀ of the next tile, and dPᵀ, under the exponentials.
+  static constexpr bool kAhead = kHead < 128;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static constexpr uint32_t kStageBytes = 2 * kSlabs * kQueries * 64 * sizeof(bfloat16) + 2 * kQueries * sizeof(float);
 
@@ -34,7 +36,7 @@ struct KeyGradient {
   };
 };
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     attention_key_gradient_kernel(const __grid_constant__ CUtensorMap key_map,
                                   const __grid_constant__ CUtensorMap query_map,
@@ -46,7 +48,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   using G = KeyGradient<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<typename G::Shared*>(memory);
-  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the shuffle makes it uniform for the compiler
   // Blocks start in this order: sections of kv heads whose queries fit the L2 cache, in each the longest walks first.
   const int key_tiles = (call.time + G::kKeys - 1) / G::kKeys, lines = call.batch * call.kv_heads;
   const int first_line = blockIdx.x / (section * key_tiles) * section, in_section = min(section, lines - first_line);
@@ -54,14 +56,15 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   const int key_tile = place / in_section, line = first_line + place % in_section;
   const int batch = line / call.kv_heads, kv_head = line % call.kv_heads;
   const int first_tile = key_tile * G::kKeys / G::kQueries;
-  // Queries from `end` on see none of the keys, those before `whole` every one that is not behind them.
+  // Queries from `end` on see none of the keys. Queries before `whole` see every key that is not
+  // behind them.
   int end = call.time, whole = call.time;
-  if constexpr (kDocuments) {
+  if constexpr (kFirstKey) {
     const int first = key_tile * G::kKeys;
     end = end_of_queries(call, batch, first, min(first + G::kKeys, call.time) - 1);
     whole = end_of_queries(call, batch, first, first);
   }
-  const int tiles = (end + G::kQueries - 1) / G::kQueries - first_tile;  // of one head
+  const int tiles = (end + G::kQueries - 1) / G::kQueries - first_tile;  // tiles of one head
   const int walks = tiles * call.group();
 
   if (threadIdx.x == 0) {
@@ -74,7 +77,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   }
   __syncthreads();
 
-  if (warpgroup == 0) {  // the producer: one thread
+  if (warpgroup == 0) {  // the producer is one thread
     give_registers<40>();
     if (threadIdx.x != 0) return;
     const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
@@ -143,7 +146,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
         load_operand(shared.value[consumer][step / 4], step % 4, value + 4 * step);
       }
     }
-    float2 lse[G::kQueries / 8];  // of the tile of s
+    float2 lse[G::kQueries / 8];  // for the tile of s
     auto read_rows = [&](float2(&values)[G::kQueries / 8], const float(&rows)[G::kQueries]) {
 #pragma unroll
       for (int j = 0; j < G::kQueries / 8; ++j) values[j] = *reinterpret_cast<const float2*>(&rows[8 * j + column]);
@@ -166,19 +169,20 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
       pin(s);
     }
 
-    // Warpgroups take turns at the exponentials: side by side they would share that unit, and then both wait for the
-    // others.
+    // Warpgroups take turns at the exponentials. If both ran exponentials at the same time, they
+    // would share that unit and then both wait for the other units.
     if (consumer == 1) named_arrive(1, 256);
-    // One loop body, so that the compiler sees products in flight inside an iteration only (around a loop it waits
-    // after each one): the first iteration adds zeros to a sum that nobody reads, the last computes an Sᵀ too many.
+    // A single loop body lets the compiler see products in flight only inside an iteration; with
+    // products in flight around a loop, it waits after each of them. So the first iteration adds
+    // zeros to a sum that nobody reads, and the last computes one Sᵀ too many.
     int stage_before = 0, tile = 0;
     for (int walk = 0; walk < walks; ++walk) {
-      // dSᵀ of the tile before is in p; with kAhead s is done.
+      // p holds dSᵀ of the previous tile; with kAhead, s is done.
       const int stage = ring.stage;
       wgmma_fence();
       accumulate(dk, p, shared.query[stage_before], walk > 1);
       wgmma_commit();
-      float2 row_sum[G::kQueries / 8];  // read ahead: the loads then wait under the products
+      float2 row_sum[G::kQueries / 8];  // read early, so that the loads wait under the products
       if constexpr (G::kAhead) {
         start_gradient(stage);
         read_rows(row_sum, shared.row_sum[stage]);
@@ -188,7 +192,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
         pin(s);
       }
       named_sync(1 + consumer, 256);
-      if (lse[0].x == -INFINITY) {  // large scores: the same in a warp
+      if (lse[0].x == -INFINITY) {  // large scores; the branch is uniform in a warp
         const size_t of_head = static_cast<size_t>(batch) * call.heads + kv_head * call.group() + walk / tiles;
 #pragma unroll
         for (int i = 0; i < G::kQueries / 2; ++i) {
@@ -213,7 +217,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
           if (i / 4 * 8 + i % 2 < diagonal + i / 2 % 2 * 8) s[i] = 0;
         }
       }
-      if (kDocuments && (first_tile + tile + 1) * G::kQueries > whole) {
+      if (kFirstKey && (first_tile + tile + 1) * G::kQueries > whole) {
 #pragma unroll
         for (int j = 0; j < G::kQueries / 8; ++j) {
 #pragma unroll
@@ -269,7 +273,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     wgmma_fence();
     accumulate(dk, p, shared.query[stage_before], walks > 1);
     wgmma_commit();
-    if (consumer == 0) named_sync(1, 256);  // the last turn passed is taken by nobody else
+    if (consumer == 0) named_sync(1, 256);  // takes the last turn passed, which nobody else takes
     wgmma_wait<0>();
     pin(dk);
     pin(dv);

@@ -1,6 +1,6 @@
 // Causal attention backward with mma.sync, for every chip from sm_80, in two passes as on Hopper: one over the queries
 // of a block for dq, one over its keys for dk and dv. Nothing is added through global memory: deterministic.
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/runtime/cuda_error.h"
 
@@ -9,7 +9,7 @@ namespace {
 
 using namespace mma;
 
-constexpr int kThreads = 128, kRows = 64;  // of a block: 16 a warp
+constexpr int kThreads = 128, kRows = 64;  // per block; 16 rows per warp
 
 // ---- dq = scale · Σ dS k ------------------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ struct QueryShared {
   Tile<kKeys, kHead> key, value;
 };
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(kThreads)
     attention_query_gradient_mma_kernel(const bfloat16* __restrict__ d_o, const bfloat16* __restrict__ qkv,
                                         const AttentionStatistics statistics, bfloat16* __restrict__ dqkv,
@@ -48,9 +48,9 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float to_base_2 = call.scale * kLog2E;
   const int tiles = (min(first + kRows, call.time) + kKeys - 1) / kKeys;
-  const int first_tile = kDocuments ? first_key(call, batch, first) / kKeys : 0;
+  const int first_tile = kFirstKey ? first_key(call, batch, first) / kKeys : 0;
   int from[2] = {};  // the first keys of this thread's rows
-  if constexpr (kDocuments) {
+  if constexpr (kFirstKey) {
     for (int h = 0; h < 2; ++h) from[h] = first_key(call, batch, first + warp_row + lane / 4 + 8 * h);
   }
   for (int tile = first_tile; tile < tiles; ++tile) {
@@ -72,12 +72,12 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float p = exp2_approximate(exponent(s[n][i], i / 2));
-          const bool other_document = kDocuments && 8 * n + i % 2 < from[i / 2] - before;
-          s[n][i] = other_document || 8 * n + i % 2 > diagonal + i / 2 * 8 ? 0.0f : p * (d_p[n][i] - row_sum[i / 2]);
+          const bool before_first = kFirstKey && 8 * n + i % 2 < from[i / 2] - before;
+          s[n][i] = before_first || 8 * n + i % 2 > diagonal + i / 2 * 8 ? 0.0f : p * (d_p[n][i] - row_sum[i / 2]);
         }
       }
     };
-    if (lse[0] == -INFINITY) {  // large scores: the same in a warp
+    if (lse[0] == -INFINITY) {  // large scores; the branch is uniform in a warp
       const int row = first + warp_row + lane / 4;
       const float2 exact[2] = {exact_row(statistics, call, blockIdx.x, row),
                                exact_row(statistics, call, blockIdx.x, row + 8)};
@@ -101,7 +101,7 @@ struct KeyShared {
   Tile<kQueries, kHead> query, d_output;
 };
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(kThreads)
     attention_key_gradient_mma_kernel(const bfloat16* __restrict__ d_o, const bfloat16* __restrict__ qkv,
                                       const AttentionStatistics statistics, bfloat16* __restrict__ dqkv,
@@ -119,9 +119,10 @@ __global__ void __launch_bounds__(kThreads)
   shared.value.template fetch<kThreads>(qkv + value_at, stride, first, call.time, size);
   float dk[kHead / 8][4] = {}, dv[kHead / 8][4] = {};
   const float to_base_2 = call.scale * kLog2E;
-  // Queries from `end` on see none of the keys, those before `whole` every one that is not behind them.
+  // Queries from `end` on see none of the keys. Queries before `whole` see every key that is not
+  // behind them.
   int end = call.time, whole = call.time;
-  if constexpr (kDocuments) {
+  if constexpr (kFirstKey) {
     end = end_of_queries(call, batch, first, min(first + kRows, call.time) - 1);
     whole = end_of_queries(call, batch, first, first);
   }
@@ -142,7 +143,7 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
       multiply_rows<kQueries, kHead>(d_p, shared.value, warp_row, shared.d_output);
       const int diagonal = first + warp_row + lane / 4 - start - lane % 4 * 2;
-      if (kDocuments && start + kQueries > whole) {
+      if (kFirstKey && start + kQueries > whole) {
 #pragma unroll
         for (int n = 0; n < kQueries / 8; ++n) {
 #pragma unroll
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kThreads)
         const float2 lse = *reinterpret_cast<const float2*>(statistics.lse + row + start + 8 * n + lane % 4 * 2);
         const float2 row_sum =
             *reinterpret_cast<const float2*>(statistics.row_sum + row + start + 8 * n + lane % 4 * 2);
-        if (lse.x == -INFINITY) {  // large scores: the same in a warp
+        if (lse.x == -INFINITY) {  // large scores; the branch is uniform in a warp
           const size_t line = static_cast<size_t>(batch) * call.heads + head;
           const int query = start + 8 * n + lane % 4 * 2;
           const float2 exact[2] = {exact_row(statistics, call, line, query),
@@ -186,31 +187,31 @@ __global__ void __launch_bounds__(kThreads)
   write_rows<kHead>(dv, one, dqkv + value_at, stride, first + warp_row, call.time, size);
 }
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
             bfloat16* dqkv) {
   const int tiles = (call.time + kRows - 1) / kRows;
-  const auto queries = attention_query_gradient_mma_kernel<kHead, kDocuments>;
+  const auto queries = attention_query_gradient_mma_kernel<kHead, kFirstKey>;
   const int query_bytes = sizeof(QueryShared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(queries, cudaFuncAttributeMaxDynamicSharedMemorySize, query_bytes));
   queries<<<dim3(call.batch * call.heads, tiles), kThreads, query_bytes, call.stream>>>(d_o, qkv, statistics, dqkv,
                                                                                         call);
   LF_CUDA_CHECK(cudaGetLastError());
-  const auto keys = attention_key_gradient_mma_kernel<kHead, kDocuments>;
+  const auto keys = attention_key_gradient_mma_kernel<kHead, kFirstKey>;
   const int key_bytes = sizeof(KeyShared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(keys, cudaFuncAttributeMaxDynamicSharedMemorySize, key_bytes));
   keys<<<dim3(call.batch * call.kv_heads, tiles), kThreads, key_bytes, call.stream>>>(d_o, qkv, statistics, dqkv, call);
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
-template <bool kDocuments>
+template <bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv, AttentionStatistics statistics,
             bfloat16* dqkv) {
   switch ((call.head_size + 31) / 32) {
-    case 1: return launch<32, kDocuments>(call, d_o, qkv, statistics, dqkv);
-    case 2: return launch<64, kDocuments>(call, d_o, qkv, statistics, dqkv);
-    case 3: return launch<96, kDocuments>(call, d_o, qkv, statistics, dqkv);
-    case 4: return launch<128, kDocuments>(call, d_o, qkv, statistics, dqkv);
+    case 1: return launch<32, kFirstKey>(call, d_o, qkv, statistics, dqkv);
+    case 2: return launch<64, kFirstKey>(call, d_o, qkv, statistics, dqkv);
+    case 3: return launch<96, kFirstKey>(call, d_o, qkv, statistics, dqkv);
+    case 4: return launch<128, kFirstKey>(call, d_o, qkv, statistics, dqkv);
   }
 }
 
@@ -218,7 +219,7 @@ void launch(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
 
 void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                             AttentionStatistics statistics, bfloat16* dqkv) {
-  call.starts ? launch<true>(call, d_o, qkv, statistics, dqkv) : launch<false>(call, d_o, qkv, statistics, dqkv);
+  call.first_key ? launch<true>(call, d_o, qkv, statistics, dqkv) : launch<false>(call, d_o, qkv, statistics, dqkv);
 }
 
 }  // namespace llamaforge::cuda

@@ -1,17 +1,19 @@
 // Gradient of the queries for Hopper:  p = exp2(s - lse),  dS = p ∘ (dO vᵀ - D),  dq = scale · dS k.
 //
-// A pass of its own instead of sums into dq from the pass over keys: two products of five are done twice, but nothing
-// is added through global memory (2.3 GB of f32 for 16 × 2048 tokens and 32 heads), in no varying order, and neither
-// pass exchanges dS through shared memory: p and dS stay in the registers where the next product takes its operand.
+// This gradient has a pass of its own, although the pass over keys could add into dq. Two products
+// of five are done twice, but nothing is added through global memory (2.3 GB of f32 for 16 × 2048
+// tokens and 32 heads), so the order of sums does not vary. Neither pass exchanges dS through
+// shared memory: p and dS stay in the registers where the next product takes its operand.
 //
-// Products of a warpgroup run under its exponentials, also from one query tile to the next:
+// A warpgroup overlaps its products with its exponentials, also from one query tile to the next:
 //   exp of key tile n       while  dQ += dS k of tile n - 1, dP = dO vᵀ of tile n
 //   dS of key tile n        while  S = q kᵀ of tile n + 1
-// One loop body serves all of it, so that the compiler sees products in flight inside an iteration only (around a loop
-// it waits after each one): the first iteration adds zeros to a sum that nobody reads, the last computes an S too many.
+// A single loop body serves all of this, so that the compiler sees products in flight only inside
+// an iteration; with products in flight around a loop, it waits after each of them. So the first
+// iteration adds zeros to a sum that nobody reads, and the last computes one S too many.
 #pragma once
 
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/work_queue.cuh"
 
@@ -29,13 +31,13 @@ struct QueryGradient {
     bfloat16 d_output[kQueryStages][kConsumers][kSlabs][64 * 64];
     bfloat16 key[kKeyStages][kSlabs][kKeys * 64];
     bfloat16 value[kKeyStages][kSlabs][kKeys * 64];
-    int work[kQueryStages], first_tile[kQueryStages];  // the second with documents only
+    int work[kQueryStages], first_tile[kQueryStages];  // the second with first keys only
     hopper::Barrier query_full[kQueryStages], query_empty[kQueryStages];
     hopper::Barrier key_full[kKeyStages], key_empty[kKeyStages], value_full[kKeyStages], value_empty[kKeyStages];
   };
 };
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     attention_query_gradient_kernel(const __grid_constant__ CUtensorMap query_map,
                                     const __grid_constant__ CUtensorMap d_output_map,
@@ -46,7 +48,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
   using G = QueryGradient<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<typename G::Shared*>(memory);
-  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the shuffle makes it uniform for the compiler
   auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + G::kKeys - 1) / G::kKeys; };
 
   if (threadIdx.x == 0) {
@@ -64,7 +66,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
   }
   __syncthreads();
 
-  if (warpgroup == 0) {  // the producer: one thread
+  if (warpgroup == 0) {  // the producer is one thread
     give_registers<24>();
     if (threadIdx.x != 0) return;
     tma_prefetch_map(&query_map);
@@ -77,7 +79,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       Barrier* const query_full = &shared.query_full[queries.stage];
       barrier_wait(&shared.query_empty[queries.stage], queries.parity ^ 1);
       shared.work[queries.stage] = index;
-      if (index >= queue.works) {  // told to the consumers
+      if (index >= queue.works) {  // tells the consumers that the work is done
         barrier_arrive(query_full);
         break;
       }
@@ -85,7 +87,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       const int key_column = (call.heads + work.head / call.group()) * kHead;
       const int value_column = key_column + call.kv_heads * kHead;
       int first_tile = 0;
-      if constexpr (kDocuments) {
+      if constexpr (kFirstKey) {
         first_tile = first_key(call, work.batch, work.query_tile * G::kQueries) / G::kKeys;
         shared.first_tile[queries.stage] = first_tile;
       }
@@ -133,13 +135,13 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       }
     };
 
-    // A query tile: where its rows are, and what the softmax of a thread's two rows needs.
+    // A query tile: the position of its rows, and the softmax statistics of a thread's two rows.
     struct Rows {
       int batch, head, row, key_tiles, first_tile;
       float lse[2], row_sum[2];
     };
-    // The next query tile of this block; passes over a key tile beyond its diagonal. Rows beyond the end have
-    // probability 0.
+    // Opens the next query tile of this block and skips key tiles beyond the tile's diagonal. Rows
+    // beyond the end have probability 0.
     auto open = [&](Rows& rows) {
       barrier_wait(&shared.query_full[queries.stage], queries.parity);
       const int index = shared.work[queries.stage];
@@ -147,7 +149,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * G::kQueries + consumer * 64;
       rows = {work.batch, work.head, first_query + thread / 32 * 16 + lane / 4, key_tiles(first_query + 64),
-              kDocuments ? shared.first_tile[queries.stage] : 0};
+              kFirstKey ? shared.first_tile[queries.stage] : 0};
       const size_t line = (static_cast<size_t>(work.batch) * call.heads + work.head) * call.padded_time() + rows.row;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -200,8 +202,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
 
     int tile = rows.key_tiles - 1, stage_before = -1;
     while (true) {
-      // s is done; dS of the tile before is in p, its keys in stage_before, and `add` says whether dq has a sum
-      // already.
+      // s is done. p holds dS of the previous tile, stage_before its keys, and `add` says whether
+      // dq already has a sum.
       const int stage = keys.stage, query_stage = queries.stage;
       wgmma_fence();
       accumulate(stage_before < 0 ? stage : stage_before, add);
@@ -210,7 +212,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       wgmma_fence();
       multiply_tile(d_p, shared.d_output[query_stage][consumer], shared.value[stage]);
       wgmma_commit();
-      const bool first = tile == rows.key_tiles - 1, last = tile == (kDocuments ? rows.first_tile : 0);
+      const bool first = tile == rows.key_tiles - 1, last = tile == (kFirstKey ? rows.first_tile : 0);
       if (first) {
         const int diagonal = rows.row - tile * G::kKeys - lane % 4 * 2;
 #pragma unroll
@@ -218,7 +220,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
           if (i / 4 * 8 + i % 2 > diagonal + i / 2 % 2 * 8) s[i] = -INFINITY;
         }
       }
-      if constexpr (kDocuments) {
+      if constexpr (kFirstKey) {
         int from[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) from[h] = first_key(call, rows.batch, rows.row + 8 * h) - tile * G::kKeys;
@@ -229,7 +231,7 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
           }
         }
       }
-      if (rows.lse[0] == -INFINITY) {  // large scores: the same in a warp
+      if (rows.lse[0] == -INFINITY) {  // large scores; the branch is uniform in a warp
         const size_t line = static_cast<size_t>(rows.batch) * call.heads + rows.head;
         const float2 exact[2] = {exact_row(statistics, call, line, rows.row),
                                  exact_row(statistics, call, line, rows.row + 8)};

@@ -1,7 +1,9 @@
-// Attention of new tokens over a cache of keys and values, for generation. Reading the cache is the floor: a block has
-// one token and one kv head, whose rows serve all query heads of the group, and walks a part of the visible rows; the
-// parts are merged in order, so that one token of one sequence fills the GPU too.
+// Attention of new tokens over a cache of keys and values, for generation. The floor is the time to
+// read the cache. A block has one token and one kv head, whose rows serve all query heads of the
+// group, and walks a part of the visible rows. The parts are merged in order; splitting the rows
+// lets a single token of a single sequence fill the GPU too.
 //   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,capacity,hd)
+// A token's walk begins at its first key, wherever that lies in a chunk: no key needs a mask.
 #include <algorithm>
 
 #include "cuda/attention/attention_kernels.h"
@@ -11,8 +13,8 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr int kCachedThreads = 128;
-constexpr int kChunk = 32;  // keys at a time: one for each lane
-constexpr int kPad = 16;    // bytes between rows in shared memory, so that lanes with a row each meet different banks
+constexpr int kChunk = 32;  // keys at a time, one per lane
+constexpr int kPad = 16;    // bytes between rows in shared memory: lanes that each read a row then hit different banks
 
 template <class T>
 __global__ void append_kernel(const T* __restrict__ qkv, T* __restrict__ cache, const AttentionCall call, int position,
@@ -20,7 +22,7 @@ __global__ void append_kernel(const T* __restrict__ qkv, T* __restrict__ cache, 
   const int64_t row = int64_t{call.kv_heads} * call.head_size, count = int64_t{call.batch} * call.time * 2 * row;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t token = i / (2 * row), batch = token / call.time, time = token % call.time;
-    const int64_t head = i % (2 * row) / call.head_size, column = i % call.head_size;  // keys, then values
+    const int64_t head = i % (2 * row) / call.head_size, column = i % call.head_size;  // keys first, then values
     cache[((batch * 2 * call.kv_heads + head) * capacity + position + time) * call.head_size + column] =
         qkv[token * call.width() + int64_t{call.heads} * call.head_size + i % (2 * row)];
   }
@@ -36,7 +38,7 @@ __host__ __device__ int row_pitch(int size) {
   return size * static_cast<int>(sizeof(T)) + kPad;
 }
 
-// `count` rows of `size` elements into shared memory, in 16-byte accesses where they fit.
+// Copies `count` rows of `size` elements into shared memory, in 16-byte accesses where they fit.
 template <class T>
 __device__ __forceinline__ void fetch_rows(const T* from, char* to, int count, int size, bool packs) {
   const int pitch = row_pitch<T>(size), per_row = packs ? size / kVector<T> : size;
@@ -80,12 +82,13 @@ __global__ void __launch_bounds__(kCachedThreads)
   __syncthreads();  // a part without visible rows goes straight to its results, which other threads write
 
   const int first = part * chunks_per_part * kChunk, end = min(visible, first + chunks_per_part * kChunk);
-  for (int start = first; start < end; start += kChunk) {
+  const int from = call.first_key ? max(first, min(call.first_key[token], visible - 1)) : first;
+  for (int start = from; start < end; start += kChunk) {
     const int count = min(kChunk, end - start);
     fetch_rows(keys + static_cast<size_t>(start) * size, key_rows, count, size, packs);
     fetch_rows(values + static_cast<size_t>(start) * size, value_rows, count, size, packs);
     __syncthreads();
-    // A warp has a query head, a lane a key.
+    // Each warp takes a query head, and each of its lanes a key.
     const auto* key = reinterpret_cast<const T*>(key_rows + min(lane, count - 1) * pitch);
     for (int g = threadIdx.x / 32; g < group; g += kCachedThreads / 32) {
       const float* q = query + g * size;
@@ -154,7 +157,7 @@ __global__ void merge_kernel(const Partial partial, T* __restrict__ o, int size,
 }
 
 struct Parts {
-  int count, chunks;  // chunks of each
+  int count, chunks;  // number of parts; chunks in each
 };
 Parts parts_of(const AttentionCall& call, int position) {
   const int chunks = (position + call.time + kChunk - 1) / kChunk;

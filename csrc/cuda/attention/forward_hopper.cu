@@ -1,16 +1,17 @@
 // Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the warp-specialised
 // form of FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v.
 //
-// One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into rings of shared memory;
-// consumer warpgroups of 64 queries each multiply by wgmma. Inside a warpgroup the softmax of a tile runs while the
-// tensor cores do  O += P V  of the tile before; warpgroups take turns to issue, so that softmaxes of one hide under
-// products of the others. At head size 64 exponentials (16 a clock) bound as much as the products: 512 and 512 clocks
-// per 64 × 128 scores.
+// One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into
+// rings of shared memory; consumer warpgroups of 64 queries each multiply by wgmma. Inside a
+// warpgroup the softmax of a tile runs while the tensor cores do  O += P V  of the tile before.
+// Warpgroups take turns to issue, so that the softmaxes of one run under the products of the
+// others. At head size 64 the exponentials (16 per clock) limit as much as the products do: each
+// takes 512 clocks per 64 × 128 scores.
 //
 // Deterministic: a query tile is computed by one warpgroup in one order.
 #include <algorithm>
 
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/tensor_map.h"
 #include "cuda/attention/work_queue.cuh"
@@ -37,16 +38,16 @@ struct alignas(1024) Shared {
   bfloat16 query[T::kQueryStages][T::kConsumers][T::kSlabs][64 * 64];
   bfloat16 key[T::kKeyStages][T::kSlabs][T::kKeys * 64];
   bfloat16 value[T::kKeyStages][T::kSlabs][T::kKeys * 64];
-  int work[T::kQueryStages], first_tile[T::kQueryStages];  // the second with documents only
+  int work[T::kQueryStages], first_tile[T::kQueryStages];  // the second with first keys only
   Barrier query_full[T::kQueryStages], query_empty[T::kQueryStages];
   Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
 };
 
-// Rows of a thread in the accumulators: two, 8 apart.
+// A thread has two rows in the accumulators, 8 apart.
 struct Softmax {
-  float maximum[2], sum[2];  // of raw scores; the sum is this thread's part
-  float factor[2];           // what the output so far is worth after the last tile
-  bool rescale;              // whether it must be multiplied by `factor`; the same in a warp
+  float maximum[2], sum[2];  // maximum of the raw scores; the sum is this thread's part
+  float factor[2];           // rescales the output so far, after the last tile
+  bool rescale;              // whether the output must be multiplied by `factor`; uniform in a warp
 };
 
 // Scores become probabilities relative to a reference close to the running maximum. The reference moves only when the
@@ -105,7 +106,7 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
   }
 }
 
-template <int kHead, bool kTurns, bool kDocuments>
+template <int kHead, bool kTurns, bool kFirstKey>
 __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     attention_forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
                              bfloat16* __restrict__ o, float* __restrict__ statistics, const WorkQueue queue,
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
   using T = Tiles<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
-  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // known to be the same in a warp
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the shuffle makes it uniform for the compiler
   auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + T::kKeys - 1) / T::kKeys; };
 
   if (threadIdx.x == 0) {
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
   }
   __syncthreads();
 
-  if (warpgroup == 0) {  // the producer: one thread
+  if (warpgroup == 0) {  // the producer is one thread
     give_registers<T::kProducerRegisters>();
     if (threadIdx.x != 0) return;
     tma_prefetch_map(&query_map);
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     for (int index = blockIdx.x;; index = gridDim.x + atomicAdd(queue.next, 1)) {
       barrier_wait(&shared.query_empty[queries.stage], queries.parity ^ 1);
       shared.work[queries.stage] = index;
-      if (index >= queue.works) {  // told to the consumers
+      if (index >= queue.works) {  // tells the consumers that the work is done
         barrier_arrive(&shared.query_full[queries.stage]);
         break;
       }
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       const int kv_head = work.head / call.group();
       const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
       int first_tile = 0;
-      if constexpr (kDocuments) {
+      if constexpr (kFirstKey) {
         first_tile = first_key(call, work.batch, work.query_tile * T::kQueries) / T::kKeys;
         shared.first_tile[queries.stage] = first_tile;
       }
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
     Ring<T::kQueryStages> queries;
     Ring<T::kKeyStages> keys;
 
-    // Taking turns: a warpgroup issues its products when the one before it has issued its own.
+    // Warpgroups take turns: each issues its products once the one before it has issued its own.
     constexpr int kPair = 256;
     auto take_turn = [&] {
       if (kTurns) named_sync(1 + consumer, kPair);
@@ -225,11 +226,11 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * T::kQueries + consumer * 64;
       const int tiles = key_tiles((work.query_tile + 1) * T::kQueries);
-      const int first_tile = kDocuments ? shared.first_tile[queries.stage] : 0;
+      const int first_tile = kFirstKey ? shared.first_tile[queries.stage] : 0;
       // The end of those that these queries see.
       const int own_tiles = first_query < call.time ? key_tiles(first_query + 64) : first_tile;
-      // Keys before a query's document. Every query has seen a key by then: the walk began at its own.
-      auto mask_documents = [&](float(&s)[64], int tile) {
+      // Keys before a query's first. Every query has seen a key by then: the walk began at its own.
+      auto mask_unseen = [&](float(&s)[64], int tile) {
         int from[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -260,7 +261,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         continue;
       }
 
-      int stage_of_p;  // where the values of p's tile are
+      int stage_of_p;  // the stage that holds the values of p's tile
       uint32_t parity_of_p;
       {
         float s[64];
@@ -278,7 +279,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
           const int column = i / 4 * 8 + i % 2, below = i / 2 % 2 * 8;
           if (column > row + below) s[i] = -INFINITY;
         }
-        if constexpr (kDocuments) mask_documents(s, own_tiles - 1);
+        if constexpr (kFirstKey) mask_unseen(s, own_tiles - 1);
         softmax_tile<true>(s, softmax, to_base_2);
         as_operand(s, p);
         stage_of_p = keys.stage;
@@ -298,7 +299,7 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         wgmma_wait<1>();
         pin(s);
         release(shared.key_empty[keys.stage]);
-        if constexpr (kDocuments) mask_documents(s, tile - 1);
+        if constexpr (kFirstKey) mask_unseen(s, tile - 1);
         softmax_tile<false>(s, softmax, to_base_2);
         wgmma_wait<0>();
         pin(out);
@@ -346,15 +347,15 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         }
       }
     }
-    if (kTurns && consumer == 0) named_sync(1, kPair);  // the last turn passed is taken by nobody else
+    if (kTurns && consumer == 0) named_sync(1, kPair);  // takes the last turn passed, which nobody else takes
   }
 #endif
 }
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
   using T = Tiles<kHead>;
-  const auto kernel = attention_forward_kernel<kHead, kHead == 64, kDocuments>;
+  const auto kernel = attention_forward_kernel<kHead, kHead == 64, kFirstKey>;
   const int bytes = sizeof(Shared<kHead>);
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const CUtensorMap query_map = tensor_map(qkv, call.batch, call.time, call.width(), 64);
@@ -366,12 +367,12 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
-template <bool kDocuments>
+template <bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
   switch (call.head_size) {
-    case 64: return launch<64, kDocuments>(call, qkv, o, statistics, next);
-    case 96: return launch<96, kDocuments>(call, qkv, o, statistics, next);
-    case 128: return launch<128, kDocuments>(call, qkv, o, statistics, next);
+    case 64: return launch<64, kFirstKey>(call, qkv, o, statistics, next);
+    case 96: return launch<96, kFirstKey>(call, qkv, o, statistics, next);
+    case 128: return launch<128, kFirstKey>(call, qkv, o, statistics, next);
   }
 }
 
@@ -382,7 +383,7 @@ bool hopper_takes(const AttentionCall& call) {
 }
 
 void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
-  call.starts ? launch<true>(call, qkv, o, statistics, next) : launch<false>(call, qkv, o, statistics, next);
+  call.first_key ? launch<true>(call, qkv, o, statistics, next) : launch<false>(call, qkv, o, statistics, next);
 }
 
 }  // namespace llamaforge::cuda

@@ -2,7 +2,7 @@
 // a block of four warps owns 64 queries, 16 a warp, and walks the key tiles up to its diagonal; the next tile is copied
 // while this one is computed. Head sizes are padded with zero columns to the next of 32, 64, 96, 128.
 // Deterministic: a query is computed by one warp in one order.
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/runtime/cuda_error.h"
 
@@ -19,7 +19,7 @@ struct Shared {
   Tile<kKeys, kHead> key[2], value[2];
 };
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(kThreads)
     attention_forward_mma_kernel(const bfloat16* __restrict__ qkv, bfloat16* __restrict__ o,
                                  float* __restrict__ statistics, const AttentionCall call) {
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
   const bfloat16* key = query + (call.heads + head / call.group() - head) * size;
   const bfloat16* value = key + call.kv_heads * size;
   const int tiles = (min(first + kQueries, call.time) + kKeys - 1) / kKeys;
-  const int first_tile = kDocuments ? first_key(call, batch, first) / kKeys : 0;
+  const int first_tile = kFirstKey ? first_key(call, batch, first) / kKeys : 0;
 
   shared.query.template fetch<kThreads>(query, stride, first, call.time, size);
   shared.key[first_tile % 2].template fetch<kThreads>(key, stride, first_tile * kKeys, call.time, size);
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
   float out[kHead / 8][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
   const float to_base_2 = call.scale * kLog2E;
   [[maybe_unused]] int from[2];  // the first keys of this thread's rows
-  if constexpr (kDocuments) {
+  if constexpr (kFirstKey) {
     for (int h = 0; h < 2; ++h) from[h] = first_key(call, batch, first + warp_row + lane / 4 + 8 * h);
   }
   for (int tile = first_tile; tile < tiles; ++tile) {
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     }
-    if constexpr (kDocuments) {
+    if constexpr (kFirstKey) {
       const int before = tile * kKeys + lane % 4 * 2;
       if (from[1] > tile * kKeys) {
 #pragma unroll
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-      // A row that has seen no key yet, as its document begins later, or only scores of -inf, has no maximum.
+      // A row that has seen no key yet, as its first one comes later, or only scores of -inf, has no maximum.
       const float reference = highest == -INFINITY ? 0.0f : highest;
       const float factor = exp2_approximate((maximum[h] - reference) * to_base_2);
       maximum[h] = highest;
@@ -131,22 +131,22 @@ __global__ void __launch_bounds__(kThreads)
                     static_cast<size_t>(call.heads) * size, first + warp_row, call.time, size);
 }
 
-template <int kHead, bool kDocuments>
+template <int kHead, bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
-  const auto kernel = attention_forward_mma_kernel<kHead, kDocuments>;
+  const auto kernel = attention_forward_mma_kernel<kHead, kFirstKey>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<kHead>)));
   const dim3 grid(call.batch * call.heads, (call.time + kQueries - 1) / kQueries);
   kernel<<<grid, kThreads, sizeof(Shared<kHead>), call.stream>>>(qkv, o, statistics, call);
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
-template <bool kDocuments>
+template <bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
   switch ((call.head_size + 31) / 32) {
-    case 1: return launch<32, kDocuments>(call, qkv, o, statistics);
-    case 2: return launch<64, kDocuments>(call, qkv, o, statistics);
-    case 3: return launch<96, kDocuments>(call, qkv, o, statistics);
-    case 4: return launch<128, kDocuments>(call, qkv, o, statistics);
+    case 1: return launch<32, kFirstKey>(call, qkv, o, statistics);
+    case 2: return launch<64, kFirstKey>(call, qkv, o, statistics);
+    case 3: return launch<96, kFirstKey>(call, qkv, o, statistics);
+    case 4: return launch<128, kFirstKey>(call, qkv, o, statistics);
   }
 }
 
@@ -155,7 +155,7 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
 bool mma_takes(const AttentionCall& call) { return call.head_size % 8 == 0 && call.head_size <= 128; }
 
 void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
-  call.starts ? launch<true>(call, qkv, o, statistics) : launch<false>(call, qkv, o, statistics);
+  call.first_key ? launch<true>(call, qkv, o, statistics) : launch<false>(call, qkv, o, statistics);
 }
 
 }  // namespace llamaforge::cuda

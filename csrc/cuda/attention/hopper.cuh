@@ -1,9 +1,10 @@
-// Hopper's own instructions (PTX ISA, "Asynchronous warpgroup level matrix instructions" and "cp.async.bulk"), as thin
-// functions: mbarriers, the bulk tensor copy engine (TMA), wgmma, registers moved between warpgroups.
+// Thin functions around Hopper's own instructions (PTX ISA, "Asynchronous warpgroup level matrix
+// instructions" and "cp.async.bulk"): mbarriers, the bulk tensor copy engine (TMA), wgmma, and
+// moving registers between warpgroups.
 //
-// Shared-memory tiles are slabs of 64 bfloat16 columns (128 bytes a row) in the 128-byte swizzle, 1024-byte aligned:
-// what TMA writes with CU_TENSOR_MAP_SWIZZLE_128B and wgmma reads. A tile of more columns is several slabs behind each
-// other.
+// Shared-memory tiles are slabs of 64 bfloat16 columns (128 bytes a row) in the 128-byte swizzle,
+// 1024-byte aligned. TMA writes this layout with CU_TENSOR_MAP_SWIZZLE_128B, and wgmma reads it. A
+// tile of more columns is several consecutive slabs.
 #pragma once
 
 #include <cuda.h>
@@ -31,11 +32,14 @@ __device__ __forceinline__ void barrier_init_fence() {
 __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-// A warp is done with the stage that the barrier guards; called by all its lanes, kReleaseArrivals arrivals of the barrier's
-// count. __syncwarp orders the plain loads of all lanes (statistics, work numbers) before the arrival of lane 0, and so before
-// the copy that the producer then starts; what wgmma reads has ended with its wait.
-// compute-sanitizer's racecheck credits an arrival to the lane that makes it and still reports the loads of the others, here
-// as in cuBLASLt's own kernels. With -DLLAMAFORGE_RACECHECK every lane arrives: then it reports nothing (docs/cuda.md).
+// Marks that a warp is done with the stage that the barrier guards. All lanes of the warp call it;
+// it makes kReleaseArrivals arrivals of the barrier's count. __syncwarp orders the plain loads of
+// all lanes (statistics, work numbers) before the arrival of lane 0, and so before the copy that
+// the producer then starts. The reads of wgmma have ended with its wait.
+//
+// The racecheck tool of compute-sanitizer credits an arrival only to the lane that makes it, and
+// reports the loads of the other lanes, here as in cuBLASLt's own kernels. With
+// -DLLAMAFORGE_RACECHECK every lane arrives, and racecheck reports nothing (docs/cuda.md).
 #ifdef LLAMAFORGE_RACECHECK
 constexpr int kReleaseArrivals = 32;
 #else
@@ -90,7 +94,8 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
 __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
-// One box of a (batch, time, column) tensor to shared memory; what lies outside the tensor arrives as zeros.
+// Loads one box of a (batch, time, column) tensor into shared memory; elements outside the tensor
+// arrive as zeros.
 __device__ __forceinline__ void tma_load(const CUtensorMap* map, void* to, Barrier* barrier, int column, int time,
                                          int batch) {
   asm volatile(
@@ -99,24 +104,24 @@ __device__ __forceinline__ void tma_load(const CUtensorMap* map, void* to, Barri
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(time), "r"(batch)
       : "memory");
 }
-// A run of bytes, a multiple of 16 at 16-byte aligned addresses.
+// Loads a run of bytes: a multiple of 16, at 16-byte aligned addresses.
 __device__ __forceinline__ void bulk_load(const void* from, void* to, Barrier* barrier, uint32_t bytes) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(to)),
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }
-// One box from shared memory; rows outside the tensor are not written.
+// Stores one box from shared memory; rows outside the tensor are not written.
 __device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* from, int column, int time, int batch) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
                "r"(shared_address(from)), "r"(column), "r"(time), "r"(batch)
                : "memory");
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
-// Until the shared memory of earlier stores of this thread may be written again.
+// Waits until the shared memory of this thread's earlier stores may be written again.
 __device__ __forceinline__ void tma_store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void tma_store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-// Plain shared-memory writes before it are seen by TMA and wgmma after it.
+// Makes earlier plain writes to shared memory visible to later TMA and wgmma instructions.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // ---- registers ----------------------------------------------------------------------------------------------------
@@ -140,8 +145,8 @@ __device__ __forceinline__ uint64_t slab_descriptor(const void* slab, uint32_t l
   const uint64_t address = (shared_address(slab) & 0x3FFFF) >> 4;
   return address | static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(1024 >> 4) << 32 | 1ull << 62;
 }
-constexpr uint64_t kNext16Columns = 32 >> 4;  // what 16 columns, in one row, add to a descriptor
-constexpr uint64_t kNext16Rows = 2048 >> 4;   // what 16 rows add
+constexpr uint64_t kNext16Columns = 32 >> 4;  // added to a descriptor to move by 16 columns in one row
+constexpr uint64_t kNext16Rows = 2048 >> 4;   // added to move by 16 rows
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -175,8 +180,9 @@ __device__ __forceinline__ void pin(uint32_t (&a)[kCount]) {
 #define LF_NAMES_96 LF_NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define LF_NAMES_128 LF_NAMES_96 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
-// d += a · b, one step of 16 along K. a: (64,16) rows in a slab, or in registers. b: (N,16) rows in a slab, or with
-// kTransposeB (16,N). `add` = 0 starts from zero. P0 to P6 are the numbers of the operands behind the accumulator.
+// d += a · b, one step of 16 along K. a: (64,16) rows in a slab, or in registers. b: (N,16) rows in
+// a slab, or with kTransposeB (16,N). `add` = 0 starts from zero. P0 to P6 are the numbers of the
+// operands after the accumulator.
 template <int N>
 struct Wgmma;
 
@@ -212,21 +218,23 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
   return word;
 }
-// By the special function unit, 16 a clock and multiprocessor. Volatile: it stays before a wait for products that
-// follows.
+// exp2 by the special function unit, 16 per clock and multiprocessor. `volatile` keeps it before a
+// later wait for products.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;
   asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// The 16 columns 16s.. of a (64, N) accumulator, rounded to bf16, as the A operand of the next product.
+// Rounds the 16 columns 16s.. of a (64, N) accumulator to bf16, as the A operand of the next
+// product.
 template <int N>
 __device__ __forceinline__ void as_operand(const float (&d)[N], uint32_t (&a)[N / 2]) {
 #pragma unroll
   for (int i = 0; i < N / 2; ++i) a[i] = pack_bf16(d[2 * i], d[2 * i + 1]);
 }
 
-// 16 columns, number `step`, of a warpgroup's 64 rows in a slab as the A operand in registers.
+// Loads 16 columns, number `step`, of a warpgroup's 64 rows in a slab as the A operand in
+// registers.
 __device__ __forceinline__ void load_operand(const bfloat16 (&slab)[64 * 64], int step, uint32_t* a) {
   const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane % 16;
   const uint32_t address = shared_address(slab) + row * 128 + (((step * 2 + lane / 16) ^ row % 8) * 16);

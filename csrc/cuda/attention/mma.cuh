@@ -1,7 +1,7 @@
 // mma.sync, ldmatrix and cp.async (PTX ISA, sm_80 and up), and tiles of bf16 rows in shared memory for them.
 //
-// A warp's accumulator of (16, 8) is d[4]: lane l holds in d[2h + c] row l / 4 + 8h, column 2 (l % 4) + c. Two
-// neighbours of them, rounded, are the A operand (16, 16) of the next product.
+// A warp's accumulator of (16, 8) is d[4]: lane l holds in d[2h + c] row l / 4 + 8h, column 2 (l %
+// 4) + c. Two neighbouring accumulators, rounded, are the A operand (16, 16) of the next product.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
                : "r"(shared_address(row)));
 }
 
-// 16 bytes to shared memory, behind the program's back; zeros instead if not `inside`.
+// Copies 16 bytes to shared memory asynchronously, or writes zeros if not `inside`.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                "r"(inside ? 16 : 0)
@@ -56,7 +56,8 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   return y;
 }
 
-// Rows of kColumns bf16, each padded by 16 bytes: eight rows at one column fall into different banks.
+// Rows of kColumns bf16, each padded by 16 bytes so that eight rows at one column fall into
+// different banks.
 template <int kRows, int kColumns>
 struct Tile {
   static constexpr int kStride = kColumns + 8;
@@ -114,7 +115,8 @@ __device__ __forceinline__ void multiply_columns(float (&sum)[kHead / 8][4], con
   }
 }
 
-// Two rows of a (16, kHead) accumulator as bf16, times a factor each; columns beyond `columns` are left out.
+// Writes two rows of a (16, kHead) accumulator as bf16, each times its factor; columns beyond
+// `columns` are left out.
 template <int kHead>
 __device__ __forceinline__ void write_rows(const float (&sum)[kHead / 8][4], const float (&factor)[2], bfloat16* to,
                                            size_t stride, int row, int rows, int columns) {

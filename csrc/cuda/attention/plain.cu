@@ -1,7 +1,7 @@
 // Causal attention in f32 arithmetic for any head size, bf16 or f32 tensors: the f32 mode, and head sizes that the
 // tensor core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as
 // elsewhere. Maxima are subtracted before scores are scaled: see kLargeScore. Deterministic: a query's (a key's) sums belong to one block and run in one order.
-#include "cuda/attention/documents.cuh"
+#include "cuda/attention/first_key.cuh"
 #include "cuda/runtime/cuda_error.h"
 #include "cuda/runtime/launch.h"
 
@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kPlainThreads = 256;
 
-// Shared memory of a block: `count` tiles of (kTile, head size) and two of scores. Rows are padded by one word.
+// Shared memory of a block: `count` tiles of (kTile, head size), and two tiles of scores. Rows are
+// padded by one word.
 template <int kTile>
 struct Layout {
   int stride;
@@ -66,7 +67,7 @@ __device__ void accumulate(const Layout<kTile>& layout, const float* scores, con
   }
 }
 
-template <int kTile, bool kDocuments, class T>
+template <int kTile, bool kFirstKey, class T>
 __global__ void __launch_bounds__(kPlainThreads)
     attention_forward_plain_kernel(const T* __restrict__ qkv, T* __restrict__ o, float* __restrict__ statistics,
                                    const AttentionCall call) {
@@ -79,10 +80,10 @@ __global__ void __launch_bounds__(kPlainThreads)
   const size_t stride = call.width(), line = static_cast<size_t>(batch) * call.time * stride;
   const T* keys = qkv + line + (call.heads + head / call.group()) * size;
   const T* values = keys + call.kv_heads * size;
-  constexpr int kLanes = kPlainThreads / kTile;  // that share a row: 8 or 16, neighbours
+  constexpr int kLanes = kPlainThreads / kTile;  // neighbouring lanes that share a row: 8 or 16
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const int first_start = kDocuments ? first_key(call, batch, first) / kTile * kTile : 0;
-  const int from = kDocuments ? first_key(call, batch, first + row) : 0;  // the first key of this thread's row
+  const int first_start = kFirstKey ? first_key(call, batch, first) / kTile * kTile : 0;
+  const int from = kFirstKey ? first_key(call, batch, first + row) : 0;  // the first key of this thread's row
   fetch(layout, query, qkv + line + head * size, stride, first, call.time, size);
   clear(layout, out);
   if (threadIdx.x < kTile) {
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kPlainThreads)
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
       highest = Maximum{}(highest, __shfl_xor_sync(~0u, highest, distance));
     }
-    // No key seen yet, as the row's document begins later, or only scores of -inf.
+    // No key seen yet, as the row's first one comes later, or only scores of -inf.
     const float reference = highest == -INFINITY ? 0.0f : highest;
     for (int j = lane; j < kTile; j += kLanes) {
       float& s = scores[row * (kTile + 1) + j];
@@ -134,14 +135,14 @@ __global__ void __launch_bounds__(kPlainThreads)
 }
 
 // s = q kᵀ and d_p = dO vᵀ of a tile become p and dS.
-template <int kTile, bool kDocuments>
+template <int kTile, bool kFirstKey>
 __device__ void softmax_gradient(float* s, float* d_p, int first_query, int key_tile, size_t line,
                                  const AttentionStatistics& statistics, const AttentionCall& call) {
   for (int i = threadIdx.x; i < kTile * kTile; i += kPlainThreads) {
     const int row = i / kTile, column = i % kTile, at = row * (kTile + 1) + column, query = first_query + row;
     const int key = key_tile + column;
     const bool seen = key <= query && query < call.time &&
-                      (!kDocuments || key >= first_key(call, static_cast<int>(line) / call.heads, query));
+                      (!kFirstKey || key >= first_key(call, static_cast<int>(line) / call.heads, query));
     const size_t of_row = line * call.padded_time() + query;
     const float2 exact = exact_row(statistics, call, line, query);
     const float p = seen ? exp2f(fmaf(s[at] - exact.x, call.scale * kLog2E, -exact.y)) : 0.0f;
@@ -150,7 +151,7 @@ __device__ void softmax_gradient(float* s, float* d_p, int first_query, int key_
   }
 }
 
-template <int kTile, bool kDocuments, class T>
+template <int kTile, bool kFirstKey, class T>
 __global__ void __launch_bounds__(kPlainThreads)
     attention_query_gradient_plain_kernel(const T* __restrict__ d_o, const T* __restrict__ qkv,
                                           const AttentionStatistics statistics, T* __restrict__ dqkv,
@@ -169,7 +170,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   fetch(layout, d_output, d_o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,
         static_cast<size_t>(call.heads) * size, first, call.time, size);
   clear(layout, dq);
-  const int first_start = kDocuments ? first_key(call, batch, first) / kTile * kTile : 0;
+  const int first_start = kFirstKey ? first_key(call, batch, first) / kTile * kTile : 0;
   for (int start = first_start; start <= first; start += kTile) {
     __syncthreads();
     fetch(layout, key, keys, stride, start, call.time, size);
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(kPlainThreads)
     multiply(layout, query, key, s, size);
     multiply(layout, d_output, value, d_p, size);
     __syncthreads();
-    softmax_gradient<kTile, kDocuments>(s, d_p, first, start, blockIdx.x, statistics, call);
+    softmax_gradient<kTile, kFirstKey>(s, d_p, first, start, blockIdx.x, statistics, call);
     __syncthreads();
     accumulate<false>(layout, d_p, key, dq, size);
   }
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   write(layout, dq, dqkv + line + head * size, stride, first, call.time, size, call.scale);
 }
 
-template <int kTile, bool kDocuments, class T>
+template <int kTile, bool kFirstKey, class T>
 __global__ void __launch_bounds__(kPlainThreads)
     attention_key_gradient_plain_kernel(const T* __restrict__ d_o, const T* __restrict__ qkv,
                                         const AttentionStatistics statistics, T* __restrict__ dqkv,
@@ -203,7 +204,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   fetch(layout, value, qkv + value_at, stride, first, call.time, size);
   clear(layout, dk);
   clear(layout, dv);
-  const int end = kDocuments ? end_of_queries(call, batch, first, min(first + kTile, call.time) - 1) : call.time;
+  const int end = kFirstKey ? end_of_queries(call, batch, first, min(first + kTile, call.time) - 1) : call.time;
   for (int head = kv_head * call.group(); head < (kv_head + 1) * call.group(); ++head) {
     for (int start = first; start < end; start += kTile) {
       __syncthreads();
@@ -214,7 +215,7 @@ __global__ void __launch_bounds__(kPlainThreads)
       multiply(layout, query, key, s, size);
       multiply(layout, d_output, value, d_p, size);
       __syncthreads();
-      softmax_gradient<kTile, kDocuments>(s, d_p, start, first, static_cast<size_t>(batch) * call.heads + head,
+      softmax_gradient<kTile, kFirstKey>(s, d_p, start, first, static_cast<size_t>(batch) * call.heads + head,
                                           statistics, call);
       __syncthreads();
       accumulate<true>(layout, s, d_output, dv, size);
@@ -226,23 +227,23 @@ __global__ void __launch_bounds__(kPlainThreads)
   write(layout, dv, dqkv + value_at, stride, first, call.time, size, 1.0f);
 }
 
-// Calls body.operator()<tile, documents>() with the larger tile whose `tiles` of it fit a block's shared memory.
+// Calls body.operator()<tile, first key>() with the larger tile whose `tiles` of it fit a block's shared memory.
 template <class Body>
 void with_tile(const AttentionCall& call, int tiles, const Body& body) {
   int device, most;
   LF_CUDA_CHECK(cudaGetDevice(&device));
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  const size_t available = static_cast<size_t>(most) - 1024;  // the kernels' own
+  const size_t available = static_cast<size_t>(most) - 1024;  // 1024 bytes are the kernels' own
   const bool large = Layout<32>(call.head_size).bytes(tiles) <= available;
   LF_CHECK(large || Layout<16>(call.head_size).bytes(tiles) <= available, "head size {} is too large for this GPU",
            call.head_size);
-  if (call.starts) return large ? body.template operator()<32, true>() : body.template operator()<16, true>();
+  if (call.first_key) return large ? body.template operator()<32, true>() : body.template operator()<16, true>();
   large ? body.template operator()<32, false>() : body.template operator()<16, false>();
 }
 
 template <int kTile, class Kernel, class... Arguments>
 void launch(Kernel kernel, int lines, int tiles, const AttentionCall& call, Arguments... arguments) {
-  constexpr int kMostBlocks = 65535;  // of a grid's second axis
+  constexpr int kMostBlocks = 65535;  // limit of a grid's second axis
   const int bytes = static_cast<int>(Layout<kTile>(call.head_size).bytes(tiles)), blocks = (call.time + kTile - 1) / kTile;
   LF_CHECK(blocks <= kMostBlocks, "attention with head size {} takes at most {} tokens a row on this GPU, got {}",
            call.head_size, kMostBlocks * kTile, call.time);
@@ -255,8 +256,8 @@ void launch(Kernel kernel, int lines, int tiles, const AttentionCall& call, Argu
 
 template <class T>
 void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* statistics) {
-  with_tile(call, 3, [&]<int kTile, bool kDocuments>() {
-    launch<kTile>(attention_forward_plain_kernel<kTile, kDocuments, T>, call.batch * call.heads, 3, call, qkv, o,
+  with_tile(call, 3, [&]<int kTile, bool kFirstKey>() {
+    launch<kTile>(attention_forward_plain_kernel<kTile, kFirstKey, T>, call.batch * call.heads, 3, call, qkv, o,
                   statistics);
   });
 }
@@ -264,12 +265,12 @@ void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, floa
 template <class T>
 void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics,
                               T* dqkv) {
-  with_tile(call, 5, [&]<int kTile, bool kDocuments>() {
-    launch<kTile>(attention_query_gradient_plain_kernel<kTile, kDocuments, T>, call.batch * call.heads, 5, call, d_o,
+  with_tile(call, 5, [&]<int kTile, bool kFirstKey>() {
+    launch<kTile>(attention_query_gradient_plain_kernel<kTile, kFirstKey, T>, call.batch * call.heads, 5, call, d_o,
                   qkv, statistics, dqkv);
   });
-  with_tile(call, 6, [&]<int kTile, bool kDocuments>() {
-    launch<kTile>(attention_key_gradient_plain_kernel<kTile, kDocuments, T>, call.batch * call.kv_heads, 6, call, d_o,
+  with_tile(call, 6, [&]<int kTile, bool kFirstKey>() {
+    launch<kTile>(attention_key_gradient_plain_kernel<kTile, kFirstKey, T>, call.batch * call.kv_heads, 6, call, d_o,
                   qkv, statistics, dqkv);
   });
 }

@@ -1,5 +1,6 @@
-// What the backward pass of attention needs of each query: lse in base 2 and D = rowsum(dO ∘ o). Reads two tensors of
-// (B, T, H · head size) and 8 bytes a row, and writes as many: 268 MB, so 0.09 ms, for 16 × 2048 tokens and 32 heads of 64.
+// Per-query statistics for the backward pass of attention: lse in base 2 and D = rowsum(dO ∘ o).
+// The kernel reads two tensors of (B, T, H · head size) and 8 bytes a row, and writes 8 bytes a
+// row: 268 MB, so 0.09 ms, for 16 × 2048 tokens and 32 heads of 64.
 #include "cuda/attention/attention_kernels.h"
 #include "cuda/runtime/cuda_error.h"
 #include "cuda/runtime/launch.h"
@@ -10,7 +11,7 @@ namespace {
 constexpr int kLanes = 8, kRowsAtOnce = 4, kGroups = 32, kRows = kGroups * kRowsAtOnce;  // of a block
 static_assert(kRows == kStatisticsRows);
 
-// Eight lanes share a row; kVectors: in steps of 16 bytes.
+// Eight lanes share a row. With kVectors they take steps of 16 bytes.
 template <class T, bool kVectors>
 __global__ void __launch_bounds__(kLanes* kGroups)
     attention_statistics_kernel(const T* __restrict__ d_o, const T* __restrict__ o, const AttentionStatistics statistics,

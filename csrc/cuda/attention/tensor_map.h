@@ -8,8 +8,8 @@
 
 namespace llamaforge::cuda {
 
-// Boxes of `rows` tokens by 64 columns, in the 128-byte swizzle. The driver's function is looked up once: the plugin
-// does not link libcuda.
+// Describes boxes of `rows` tokens by 64 columns, in the 128-byte swizzle. The driver's function is
+// looked up at run time, once, because the plugin does not link libcuda.
 inline CUtensorMap tensor_map(const void* data, int batch, int time, int columns, int rows) {
   using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
                               const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,

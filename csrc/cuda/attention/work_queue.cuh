@@ -1,17 +1,17 @@
-// Query tiles of all heads as one list of work, longest first, and blocks that take the next piece when they are done:
-// no block idles while another has more than a tile to do. Which block takes a piece varies from run to run, its result
-// does not.
+// A list of the query tiles of all heads, longest first, from which a block takes the next piece
+// when it is done. So no block idles while another has more than one tile to do. The block that
+// computes a piece varies from run to run, but the result of a piece does not.
 #pragma once
 
 #include "cuda/attention/attention_kernels.h"
 
 namespace llamaforge::cuda {
 
-// The list runs through sections of heads, so that the keys and values in use fit the L2 cache, then through the tiles
-// of a section from the last (the longest walk) to the first.
+// The list goes through sections of heads, so that the keys and values in use fit the L2 cache.
+// Within a section it goes through the tiles from the last (the longest walk) to the first.
 struct WorkQueue {
   int tiles, works, section;  // query tiles of a head; pieces in all; heads (of all sequences) in a section
-  int* next;                  // pieces taken beyond the first of each block; zero at the start
+  int* next;                  // pieces taken after the first of each block; zero at the start
 
   WorkQueue(const AttentionCall& call, int rows, int* next) : next(next) {
     constexpr double kCache = 20 << 20;

@@ -11,15 +11,16 @@ namespace {
 
 constexpr int kOldest = 21800;
 
-// "2.18.3" of 21803; before 2.9 the code had one digit less.
+// Turns 21803 into "2.18.3"; codes of NCCL before 2.9 have one digit less.
 std::string version_text(int code) {
   const int major = code < 10000 ? 1000 : 10000;
   return format("{}.{}.{}", code / major, code % major / 100, code % 100);
 }
 
 Nccl load() {
-  // Sums of the NVLink switch are added in an order of its own, and a multicast that is not taken down keeps the switch
-  // busy for other users of the host; the user's own setting wins. NCCL reads this once, when it is loaded.
+  // The NVLink switch adds in an order of its own, and a multicast that is not torn down keeps the
+  // switch busy for other users of the host. So NVLink SHARP is off unless the user has set the
+  // variable. NCCL reads it once, when it is loaded.
   setenv("NCCL_NVLS_ENABLE", "0", 0);
   const std::string major = std::to_string(CUDART_VERSION / 1000);
   const RuntimeLibrary library =

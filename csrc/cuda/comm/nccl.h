@@ -1,5 +1,6 @@
-// NCCL, opened at run time: what we use of its interface, declared here as for cuBLASLt. nccl_check.cpp holds it
-// against NVIDIA's header where there is one. NCCL 2.18 or newer.
+// The part of NCCL's interface that we use. NCCL is opened at run time, so the interface is
+// declared here, as for cuBLASLt. nccl_check.cpp compares these declarations with NVIDIA's header
+// where it is installed. NCCL 2.18 or newer.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -22,7 +23,8 @@ struct UniqueId {
 
 constexpr int kUndefined = INT_MIN;
 
-// As of 2.18. NCCL reads `size` bytes of it and takes its own defaults for what came later.
+// The configuration as of NCCL 2.18. NCCL reads `size` bytes of it and uses its own defaults for
+// newer fields.
 struct Config {
   size_t size = sizeof(Config);
   unsigned magic = 0xcafebeef;
@@ -40,7 +42,7 @@ constexpr int kSum = 0, kAverage = 4;                   // reductions
 
 }  // namespace nccl
 
-// The functions, by their names without `nccl`.
+// The functions, named without their `nccl` prefix.
 struct Nccl {
   nccl::Result (*GetVersion)(int*);
   nccl::Result (*GetUniqueId)(nccl::UniqueId*);
@@ -59,12 +61,13 @@ struct Nccl {
   nccl::Result (*Broadcast)(const void*, void*, size_t count, int type, int root, nccl::Communicator, cudaStream_t);
 
   std::string path;
-  // "NCCL 2.28.3 from /path".
+  // Returns for example "NCCL 2.28.3 from /path".
   std::string description() const;
 };
 
-// Opens it on first use, which must be on the JS thread: it sets a variable of the environment. Throws ERR_DEVICE with every
-// place tried. LLAMAFORGE_NCCL names a file; nothing else is tried.
+// Opens NCCL on first use, which must be on the JS thread because it sets an environment variable.
+// Throws ERR_DEVICE with every place tried. If LLAMAFORGE_NCCL names a file, only that file is
+// tried.
 const Nccl& nccl_library();
 
 }  // namespace llamaforge::cuda

@@ -1,4 +1,4 @@
-// Holds our declarations of NCCL against NVIDIA's own, where the header is installed.
+// Checks our declarations of NCCL against NVIDIA's own, where the header is installed.
 #include "cuda/comm/nccl.h"
 
 #if __has_include(<nccl.h>)
@@ -23,7 +23,7 @@ static_assert(offsetof(Config, most_ctas) == offsetof(ncclConfig_t, maxCTAs));
 static_assert(offsetof(Config, net_name) == offsetof(ncclConfig_t, netName));
 static_assert(offsetof(Config, split_share) == offsetof(ncclConfig_t, splitShare));
 
-// The functions, by what they take.
+// Compares functions by the number and sizes of their arguments.
 template <class Ours, class Theirs>
 constexpr size_t arguments_differ = 1;
 template <class... A, class... B>

@@ -27,13 +27,13 @@ int type_of(DType dtype) {
   return -1;
 }
 
-// Events without timing, used again: making one costs as much as a launch.
+// A pool of events without timing. Events are reused, because making one costs as much as a launch.
 class EventPool : public std::enable_shared_from_this<EventPool> {
  public:
   ~EventPool() {
     for (cudaEvent_t event : spare_) cudaEventDestroy(event);
   }
-  // Goes back with its last owner.
+  // Takes an event; it returns to the pool with its last owner.
   std::shared_ptr<CUevent_st> take() {
     cudaEvent_t event = nullptr;
     {
@@ -57,8 +57,9 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
 
 using Event = std::shared_ptr<CUevent_st>;
 
-// Moments are events; they are made as they come, for a few steps only. A moment has its number when it is asked for,
-// and its event once the launcher gets there.
+// The timeline's moments are CUDA events, made when they are needed, because a timeline covers only
+// a few steps. A moment has a number as soon as it is requested, and an event once the launcher
+// reaches it.
 class CudaTimeline final : public Timeline, public std::enable_shared_from_this<CudaTimeline> {
  public:
   explicit CudaTimeline(const std::shared_ptr<Stream>& stream) : owner_(stream), stream_(on_cuda(*stream)) {}
@@ -75,7 +76,7 @@ class CudaTimeline final : public Timeline, public std::enable_shared_from_this<
                    [self = shared_from_this(), moment](Stream&) { self->record(moment, self->stream_.compute()); });
     return moment;
   }
-  // On the launcher.
+  // Called on the launcher's thread.
   size_t at(cudaStream_t stream) {
     const size_t moment = reserve();
     record(moment, stream);
@@ -137,21 +138,22 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
 
  private:
   class Work;
-  // A collective as the launcher leaves it: null and the reason, where it never ran.
+  // The launcher's result for a collective: the event of its end, or the reason why it never ran.
   struct Launched {
     Event ended;
     std::string failure = "an operation before it failed on this rank";
     std::shared_ptr<CudaTimeline> timeline;  // may be null
   };
-  // A collective that the device has been given.
+  // A collective that was given to the device.
   struct Flight {
     Event started, ended;
-    std::shared_ptr<CollectiveCall> call;  // its tensors, until its work was waited for or it has ended
+    std::shared_ptr<CollectiveCall> call;  // its tensors, until its work was waited for or has ended
   };
 
-  // Polls until the communicator has done what it was asked; throws ERR_PEER on its failure, an abort or the deadline.
+  // Polls until the communicator has finished the call. Throws ERR_PEER on its failure, on an
+  // abort, or at the deadline.
   void settle(const char* what, std::optional<Clock::time_point> deadline = std::nullopt);
-  // The result of a call: in progress is settled.
+  // Checks the result of a call; a call in progress is settled first.
   void check(nccl::Result result, const char* what);
   void launch(const CollectiveCall& call, cudaStream_t stream);
   void launch_alone(const CollectiveCall& call, cudaStream_t stream);
@@ -164,8 +166,8 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   const CollectivesOptions options_;
   const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
   std::unique_ptr<CompletionQueue> completions_;
-  std::shared_ptr<CudaTimeline> timeline_;  // of the launcher
-  int* token_ = nullptr;                    // what a barrier sums
+  std::shared_ptr<CudaTimeline> timeline_;  // used on the launcher's thread only
+  int* token_ = nullptr;                    // the number that a barrier sums
 
   std::mutex communicator_mutex_;  // NCCL takes one call at a time
   nccl::Communicator communicator_ = nullptr;
@@ -177,8 +179,8 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   std::atomic<bool> is_aborted_{false};
 };
 
-// The compute stream waits for the event of the collective's end. Everything here runs on the launcher, in the order of
-// the calls, so the collective has been launched by then.
+// Makes the compute stream wait for the event at the collective's end. This code runs on the
+// launcher in the order of the calls, so the collective has been launched by then.
 class NcclCollectives::Work final : public CollectiveWork {
  public:
   Work(std::shared_ptr<NcclCollectives> group, std::shared_ptr<Launched> launched, std::shared_ptr<CollectiveCall> call)
@@ -186,7 +188,7 @@ class NcclCollectives::Work final : public CollectiveWork {
 
   void wait() override {
     group_->stream_.submit(name_of(kind_), [group = group_, launched = launched_, call = call_](Stream&) {
-      if (!launched->ended) return;  // it never ran, and the failure of what came before is on its way
+      if (!launched->ended) return;  // it never ran; the next wait reports the earlier failure
       if (const std::string why = group->aborted(); !why.empty()) throw Error("ERR_PEER", why);
       const cudaStream_t compute = group->stream_.compute();
       const auto& timeline = launched->timeline;
@@ -195,7 +197,7 @@ class NcclCollectives::Work final : public CollectiveWork {
       if (timeline) {
         timeline->add({group->options_.name, name_of(call->kind), call->bytes(), true, start, timeline->at(compute)});
       }
-      // From here on the order of the compute stream protects the memory.
+      // From here on, the order of the compute stream protects the memory.
       const std::lock_guard lock(group->mutex_);
       call->input = call->output = {};
     });
@@ -317,7 +319,7 @@ void NcclCollectives::settle(const char* what, std::optional<Clock::time_point> 
       throw Error("ERR_PEER", format("NCCL did not manage {} within {} s", what,
                                      static_cast<double>(options_.start_timeout.count()) / 1000));
     }
-    // A launch settles within microseconds, but for the first of its kind, which makes connections.
+    // A launch settles within microseconds, except the first of its kind, which makes connections.
     if (round > 100) std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
 }
@@ -365,7 +367,7 @@ void NcclCollectives::launch_alone(const CollectiveCall& call, cudaStream_t stre
       cudaMemcpyAsync(call.output.raw(), call.input.raw(), call.output.bytes(), cudaMemcpyDeviceToDevice, stream));
 }
 
-// On the launcher. Returns the event of the collective's end.
+// Launches a collective, on the launcher's thread. Returns the event of the collective's end.
 Event NcclCollectives::fly(const std::shared_ptr<CollectiveCall>& call) {
   if (call->input.storage && !call->input.storage->computed()) {
     throw Error("ERR_NATIVE", "its input was never computed (an earlier operation failed, or nothing wrote it)");
@@ -380,7 +382,8 @@ Event NcclCollectives::fly(const std::shared_ptr<CollectiveCall>& call) {
   LF_CUDA_CHECK(cudaEventRecord(started.get(), communication));
   const size_t begin = timeline_ ? timeline_->at(communication) : 0;
   {
-    // Before the launch, which may wait for other ranks: the watchdog sees it.
+    // The flight is recorded before the launch, which may wait for other ranks, so that the
+    // watchdog sees it.
     std::lock_guard lock(mutex_);
     flights_.push_back({started, nullptr, call});
   }
@@ -412,7 +415,7 @@ std::shared_ptr<CollectiveWork> NcclCollectives::enqueue(CollectiveCall request)
       throw;
     }
   });
-  // After a failure of an earlier operation the work above is left out, and the others must hear of it.
+  // An earlier operation's failure skips the work above, but the other ranks must hear of it.
   stream_.in_order([self, call, launched] {
     if (launched->failure.empty()) return;
     std::lock_guard lock(self->mutex_);
@@ -424,12 +427,12 @@ std::shared_ptr<CollectiveWork> NcclCollectives::enqueue(CollectiveCall request)
 }
 
 CollectiveProgress NcclCollectives::progress() {
-  std::vector<CollectiveCall> over;  // released without the lock
+  std::vector<CollectiveCall> over;  // released after the lock
   std::vector<Event> events;
   cudaSetDevice(stream_.index());
   nccl::Result state = nccl::kSuccess;
   if (communicator_mutex_.try_lock()) {
-    // A launch that takes its time says so itself.
+    // A launch that holds the mutex for long checks for errors itself.
     if (communicator_ && !is_aborted_) nccl_library().CommGetAsyncError(communicator_, &state);
     communicator_mutex_.unlock();
   }
@@ -447,7 +450,7 @@ CollectiveProgress NcclCollectives::progress() {
     events.push_back(std::move(flight.started));
     flights_.pop_front();
   }
-  cudaGetLastError();  // not ready is no failure
+  cudaGetLastError();  // "not ready" is not an error
   if (state != nccl::kSuccess && state != nccl::kInProgress && progress_.failure.empty()) {
     progress_.failure = words_of(state, "between collectives");
   }

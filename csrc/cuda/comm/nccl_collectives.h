@@ -1,9 +1,11 @@
-// Collectives between GPUs, by NCCL on the device's communication stream. Communicators do not block: a rank that does
-// not come, or goes away, is noticed by a thread that looks, and ends in ncclCommAbort.
+// Collectives between GPUs, by NCCL on the device's communication stream. Communicators do not
+// block: the watchdog's thread notices a rank that does not come or goes away, and calls
+// ncclCommAbort.
 //
-// Buffers are not registered (ncclCommRegister). It pays with the NVLink switch's and InfiniBand's sums, which have an order
-// of their own (NCCL_NVLS_ENABLE=0), and between GPUs of a host for memory of ncclMemAlloc; ours is cudaMalloc's, and all
-// ranks must pass registered memory or none, which a group's views at any offset do not promise.
+// Buffers are not registered (ncclCommRegister). Registration pays for sums in the NVLink switch
+// and in InfiniBand, which have an order of their own (hence NCCL_NVLS_ENABLE=0), and between GPUs
+// of a host for memory from ncclMemAlloc. Our memory is from cudaMalloc. Also, either all ranks or
+// none must pass registered memory, and a group's views at any offset do not promise that.
 #pragma once
 
 #include <memory>
@@ -14,7 +16,7 @@
 
 namespace llamaforge::cuda {
 
-// For the ranks of one new group.
+// Makes an id for the ranks of one new group.
 std::string nccl_id();
 
 // Blocks until the ranks have met. Throws ERR_PEER. A group of one needs no NCCL.

@@ -16,7 +16,7 @@ CublasLt load() {
   lt.path = library.path;
 #define LF_BIND(name) bind(library, "cublasLt" #name, lt.name)
   LF_BIND(GetVersion);
-  // The environment variable may name any file; structures differ from major to major.
+  // The environment variable may name any file, and the structures differ between CUDA majors.
   if (const size_t version = lt.GetVersion(); version / 10000 != kMajor) {
     throw Error("ERR_DEVICE", format("{}; this plugin is built for CUDA {} and needs cuBLASLt {}: pip install \"nvidia-cublas=={}.*\"",
                                      lt.description(), kMajor, kMajor, kMajor));
@@ -43,7 +43,7 @@ CublasLt load() {
 }  // namespace
 
 std::string CublasLt::description() const {
-  const size_t version = GetVersion();  // 130101: 13.1.1; before 13: 120805
+  const size_t version = GetVersion();  // 130101 is 13.1.1; before 13: 120805
   return format("cuBLASLt {}.{}.{} from {}", version / 10000, version / 100 % 100, version % 100, path);
 }
 

@@ -1,5 +1,7 @@
-// cuBLASLt, opened at run time: what we use of its interface, declared here so that building needs no cuBLASLt at all and
-// running needs no particular place of it. cublaslt_check.cpp holds these values against NVIDIA's header where there is one.
+// The part of cuBLASLt's interface that we use. cuBLASLt is opened at run time and its interface is
+// declared here, so that building needs no cuBLASLt at all, and running does not need it in a
+// particular place. cublaslt_check.cpp compares these values with NVIDIA's header where it is
+// installed.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -41,7 +43,7 @@ constexpr int kAlgoId = 0, kAlgoTile = 1, kAlgoSplitK = 2, kAlgoStages = 6;
 
 }  // namespace lt
 
-// The functions, by their names without `cublasLt`.
+// The functions, named without their `cublasLt` prefix.
 struct CublasLt {
   lt::Status (*Create)(lt::Handle*);
   lt::Status (*Destroy)(lt::Handle);
@@ -66,11 +68,12 @@ struct CublasLt {
                        const lt::Algorithm*, void* workspace, size_t workspace_bytes, cudaStream_t);
 
   std::string path;
-  // "cuBLASLt 13.1.0 from /path".
+  // Returns for example "cuBLASLt 13.1.0 from /path".
   std::string description() const;
 };
 
-// Opens it on first use. Throws ERR_DEVICE with every place tried. LLAMAFORGE_CUBLASLT names a file; nothing else is tried.
+// Opens cuBLASLt on first use. Throws ERR_DEVICE with every place tried. If LLAMAFORGE_CUBLASLT
+// names a file, only that file is tried.
 const CublasLt& cublaslt();
 
 }  // namespace llamaforge::cuda

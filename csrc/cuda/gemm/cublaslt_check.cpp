@@ -1,4 +1,4 @@
-// Holds our declarations of cuBLASLt against NVIDIA's own, where the header is installed.
+// Checks our declarations of cuBLASLt against NVIDIA's own, where the header is installed.
 #include "cuda/gemm/cublaslt.h"
 
 #if __has_include(<cublasLt.h>)

@@ -1,11 +1,12 @@
 // Matrix products by cuBLASLt, with bf16 or f32 operands and sums in f32 (TF32 only with LLAMAFORGE_TF32=1).
 //
-// cuBLASLt is column-major: our row-major c = a·b is its cᵀ = bᵀ·aᵀ, so our b is its first operand and nothing is
-// moved. Of the algorithms that its heuristics offer the fastest is taken: on an H100 the first is up to 10% behind the
-// best at our shapes. They are timed when a product is first met, on its own operands; the choice is cached on disk
-// (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up parts in the
-// output's own bf16 are left out, and none uses atomic additions: a product gives the same bits every time. A single
-// row has a kernel of its own (gemv.cu).
+// cuBLASLt is column-major: our row-major c = a·b is its cᵀ = bᵀ·aᵀ, so our b is its first operand
+// and nothing is moved. Of the algorithms that its heuristics offer, the fastest is taken: on an
+// H100 the first offer is up to 10% slower than the best at our shapes. The algorithms are timed on
+// the product's own operands when the product first occurs; the choice is cached on disk
+// (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up
+// parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
+// same bits every time. A product with a single row has a kernel of its own (gemv.cu).
 #include "cuda/gemm/gemm.h"
 
 #include <algorithm>
@@ -25,14 +26,14 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for Hopper
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
 constexpr int kCandidates = 16;
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
-// Timing is worth its milliseconds from here on.
+// Products below these sizes are not worth the milliseconds of timing.
 constexpr double kFlopsWorthTiming = 1 << 28;
 constexpr double kBytesWorthTiming = 8 << 20;
 constexpr float kMillisecondsPerCandidate = 3;
-constexpr float kSameSpeed = 1.01f;  // of candidates this close the earlier one is taken: noise must not choose
+constexpr float kSameSpeed = 1.01f;  // of candidates this close the earliest is taken: noise must not choose
 
 void check_lt(lt::Status status, const char* call) {
   if (status != 0) throw Error("ERR_NATIVE", format("cuBLASLt's {} failed with status {}", call, status));
@@ -40,7 +41,7 @@ void check_lt(lt::Status status, const char* call) {
 
 cudaDataType to_cuda(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
 
-// The largest power of two up to 16 that divides the address: no kernel asks for more.
+// Returns the largest power of two up to 16 that divides the address; no kernel asks for more.
 int64_t alignment_of(const void* pointer) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   return static_cast<int64_t>(std::min<uintptr_t>(16, address & (~address + 1)));
@@ -192,7 +193,8 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
                                          shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
       }
       if (tunes_ && algorithms.size() > 1 && is_worth_timing(shape)) {
-        // Timing a sum into c would change it: it gets a place of its own, or, without memory for that, no timing.
+        // Timing a sum into c would change c, so the timed sums go into separate memory; without
+        // such memory, nothing is timed.
         void* target = c;
         const size_t bytes = static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
         if (accumulate && cudaMalloc(&target, bytes) != cudaSuccess) {
@@ -240,7 +242,7 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
                                    const GemmOperand& b, void* c, bool accumulate) {
   std::vector<float> times;
   for (const lt::Algorithm& algorithm : algorithms) {
-    time(plan, algorithm, a.data, b.data, c, accumulate, 1);  // loads its code
+    time(plan, algorithm, a.data, b.data, c, accumulate, 1);  // loads the algorithm's code
     const float once = time(plan, algorithm, a.data, b.data, c, accumulate, 1);
     const int repeats = static_cast<int>(std::clamp(kMillisecondsPerCandidate / once, 0.0f, 50.0f));
     times.push_back(repeats > 1 ? time(plan, algorithm, a.data, b.data, c, accumulate, repeats) : once);
@@ -253,7 +255,8 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
 
 void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate) {
   const Plan& plan = plan_for(shape, a, b, c, accumulate);
-  // For initcheck, which does not see what cuBLASLt's kernels write through TMA and would report every reader of it.
+  // Serves initcheck, which does not see the writes of cuBLASLt's kernels through TMA and would
+  // report every reader of them.
   if (fills_ && !accumulate) {
     const size_t bytes = static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
     LF_CUDA_CHECK(cudaMemsetAsync(c, 0, bytes, cuda_.compute()));

@@ -1,4 +1,5 @@
-// Matrix products for CUDA kernels that need one inside (linear_cross_entropy): what gemm.cpp runs after its checks.
+// Matrix products inside other CUDA kernels (linear_cross_entropy): the part of gemm.cpp after its
+// checks.
 #pragma once
 
 #include "cuda/runtime/cuda_stream.h"
@@ -6,10 +7,10 @@
 
 namespace llamaforge::cuda {
 
-// One row-major matrix of each batch entry; `shared`: the same matrix for all of them.
+// A row-major matrix per batch entry; `shared`: one matrix for all entries.
 struct GemmOperand {
   const void* data;
-  bool transposed;  // stored as the transpose of what the product takes
+  bool transposed;  // stored as the transpose of the product's operand
   bool shared = false;
 };
 

@@ -12,7 +12,7 @@ namespace llamaforge::cuda {
 
 namespace {
 
-// Empty where it is unset.
+// Returns an environment variable's value, empty if it is unset.
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
@@ -50,7 +50,7 @@ std::optional<lt::Algorithm> from_text(const std::string& text) {
 
 GemmCache::GemmCache(std::string prefix) : prefix_(std::move(prefix)), path_(cache_path()) { read(); }
 
-// Choices that are known already stay.
+// Reads the file without replacing choices that are already known.
 void GemmCache::read() {
   if (path_.empty()) return;
   std::ifstream file(path_);
@@ -82,7 +82,7 @@ void GemmCache::write(const std::string& product, const lt::Algorithm& algorithm
   if (!folder.empty()) std::filesystem::create_directories(folder, ignored);
   const int file = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (file < 0) return;
-  // One write: lines of several processes do not mix.
+  // A single write() keeps the lines of several processes from mixing.
   const std::string line = prefix_ + product + "\t" + to_text(algorithm) + "\n";
   [[maybe_unused]] const ssize_t written = ::write(file, line.data(), line.size());
   ::close(file);

@@ -1,4 +1,5 @@
-// What a stream keeps for its matrix products: cuBLASLt's handle and workspace, and a plan for each kind of product.
+// A stream's state for its matrix products: cuBLASLt's handle and workspace, and a plan for each
+// kind of product.
 #pragma once
 
 #include <array>

@@ -1,6 +1,7 @@
-// y (N) = x (K) · wᵀ with w (N,K) row-major: a linear layer on one token. Bound by reading w once; a warp has a row of
-// w, with up to 8 loads of 16 bytes a lane on their way, the first of them before x has arrived in shared memory, and
-// is prefetched before the kernel that makes x has ended. Sums are f32, in an order that depends on K alone.
+// y (N) = x (K) · wᵀ with w (N,K) row-major: a linear layer on one token. Reading w once is the
+// bound. A warp has a row of w, with up to 8 loads of 16 bytes per lane in flight. The first loads
+// start before x has arrived in shared memory, and the row is prefetched before the kernel that
+// makes x has ended. Sums are f32, in an order that depends on K alone.
 #include "cuda/gemm/gemv.h"
 #include "cuda/runtime/launch.h"
 #include "cuda/ops/pack.h"
@@ -13,7 +14,7 @@ constexpr int kAtOnce = 8;
 constexpr int kWarps = kThreads / 32;
 constexpr int kSharedBytes = 48 << 10;
 
-// Without __restrict__: no load may move before wait_for_previous().
+// The pointers have no __restrict__, so that no load moves before wait_for_previous().
 template <class T, class Y>
 __global__ void __launch_bounds__(kThreads, 4) vector_kernel(const T* x, const T* w, Y* y, int n, int k) {
   constexpr int kCount = kVector<T>, kStep = 32 * kCount;
@@ -29,8 +30,8 @@ __global__ void __launch_bounds__(kThreads, 4) vector_kernel(const T* x, const T
       weights[j] = at < k ? *reinterpret_cast<const uint4*>(from + at) : make_uint4(0, 0, 0, 0);
     }
   };
-  // While the kernel before this one runs: the row on its way to the L2 cache, which sees what that kernel may still
-  // write.
+  // The row is prefetched into the L2 cache while the previous kernel runs. The L2 cache also sees
+  // anything that the previous kernel still writes.
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(k * static_cast<int>(sizeof(T)))

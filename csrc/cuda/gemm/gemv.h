@@ -1,12 +1,13 @@
-// Products of one row with a matrix, where the matrix's bytes are all that matters: a token in generation.
+// Products of one row with a matrix, as for a token in generation. Only the matrix's bytes matter
+// for their speed.
 #pragma once
 
 #include "cuda/gemm/gemm.h"
 
 namespace llamaforge::cuda {
 
-// c (n) = a (k) · bᵀ with b (n,k) row-major, if this kernel takes such a product; false if not, and nothing has
-// happened.
+// Computes c (n) = a (k) · bᵀ with b (n,k) row-major. Returns false without doing anything if this
+// kernel does not take the product.
 bool multiply_vector(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                      bool accumulate);
 

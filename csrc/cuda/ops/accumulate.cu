@@ -1,5 +1,5 @@
-// y += x, and y += s · x with s on the device (a gradient that arrives from a scalar). x and y may differ in dtype; the sum
-// is made in f32 and rounded once. Reads x and y, writes y.
+// y += x, and y += s · x with s on the device (a gradient that arrives from a scalar). x and y may
+// differ in dtype; the sum is computed in f32 and rounded once. Reads x and y, writes y.
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
 #include "ops/checks/optimizer.h"
@@ -8,7 +8,8 @@ namespace llamaforge::cuda {
 
 namespace {
 
-// A thread has one pack: x and y are read in full before anything is written, whatever the compiler knows of the two.
+// A thread has one pack, so it reads x and y in full before it writes, whatever the compiler knows
+// about their aliasing.
 template <class X, class Y, int kCount>
 __global__ void __launch_bounds__(kThreads) accumulate_kernel(const X* x, const float* s, Y* y, int64_t packs) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;

@@ -1,9 +1,10 @@
 // AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over one flat group, in one pass:
 //   m += (1 − β1)(g − m)   v = β2 v + (1 − β2) g²   w −= lr·λ·w   w −= lr · m̂ / (√v̂ + ε)
 // with g the gradient times the clip multiplier, and m̂ = m · decision[2], v̂ = v · decision[3] (bias correction).
-// With a master the sum lives in it (f32) and the weight is its rounding, written in the same pass.
-// The decision is read on the device, so that the host need not wait for the norm. A skipped step is a selection:
-// decision[0] = 0 returns before anything is touched, because 0 × NaN is NaN.
+// If there is a master, the weights are summed in it (f32), and the weight is its rounding, written
+// in the same pass. The decision is read on the device, so that the host need not wait for the
+// norm. A skipped step is a selection: decision[0] = 0 returns before anything is written, because
+// 0 × NaN is NaN.
 // The floor is memory: 28 bytes per parameter in f32, 30 with bf16 weight and f32 master.
 
 #include <type_traits>
@@ -21,7 +22,7 @@ struct Step {
   float keep, one_minus_beta1, beta2, one_minus_beta2, eps;
 };
 
-// `master` (n) and `weight` (n) are the same memory where there is no master.
+// `master` (n) and `weight` (n) are the same memory if there is no master.
 template <class Master, class Weight, int kCount>
 __global__ void __launch_bounds__(kThreads)
     adamw_kernel(Master* master, Weight* weight, const float* __restrict__ grad, float* __restrict__ m,

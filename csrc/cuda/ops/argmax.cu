@@ -1,5 +1,6 @@
-// argmax over the last axis: the first of the largest; a NaN counts as the largest, as in PyTorch. Eight lanes (of short rows:
-// what they find meets in 3 steps instead of 5, for 4 rows at a time), a warp or a block has a row. Reads x once.
+// argmax over the last axis: the first of the largest; a NaN counts as the largest, as in PyTorch.
+// Eight lanes, a warp or a block take one row. Eight lanes suit short rows: their results meet in 3
+// steps instead of 5, for 4 rows at a time. Reads x once.
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/row_choice.h"
 #include "ops/checks/choice.h"
@@ -19,7 +20,7 @@ __global__ void __launch_bounds__(1024) argmax_kernel(const T* x, int32_t* index
       if (threadIdx.x == 0) index[row] = best;
     }
   } else {
-    constexpr int kRows = 32 / kLanes;  // of a warp
+    constexpr int kRows = 32 / kLanes;  // rows per warp
     const int64_t warps = int64_t{gridDim.x} * blockDim.x / 32;
     for (int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32 * kRows; first < rows; first += warps * kRows) {
       const int64_t row = first + threadIdx.x % 32 / kLanes;
@@ -38,7 +39,7 @@ void argmax(Stream& stream, In x, Out index) {
     const auto launch = [&](const auto& kernel, unsigned blocks, unsigned threads) {
       kernel<<<blocks, threads, 0, cuda.compute()>>>(x.data<T>(), index.data<int32_t>(), shape.rows, shape.length);
     };
-    // Few long rows would leave most of the GPU idle with a warp each.
+    // With a warp per row, a few long rows would leave most of the GPU idle.
     if (shape.length <= kShortRow) {
       launch(argmax_kernel<8, T>, blocks_for(cuda, shape.rows, kThreads / 8), kThreads);
     } else if (shape.length <= kWarpRow && (shape.length <= 1024 || shape.rows >= 8 * cuda.multiprocessors())) {

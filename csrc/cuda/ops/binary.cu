@@ -3,7 +3,8 @@
 //
 // a and b have one dtype; a single f32 number may accompany a bf16 tensor, so that x · 0.1 does not round 0.1 first.
 // y has the dtype of the tensors, or i32 (0 or 1) for comparisons, and may be the same memory as an operand of its shape.
-// The kind is looked at once for each pack: a branch that all threads take alike costs nothing beside the memory.
+// The kind is tested once per pack: a branch that all threads take alike costs nothing compared
+// with the memory access.
 #include "cuda/ops/broadcast.h"
 #include "cuda/ops/cuda_ops.h"
 #include "ops/checks/elements.h"
@@ -128,7 +129,7 @@ void binary(Stream& stream, In a, In b, Out y, std::string name) {
   const Kind kind = find(name);
   const bool mixed = a.dtype != b.dtype;
   check_binary(name, compares(kind), a, b, y);
-  const auto plan = plan_broadcast<2>(y.shape, {&a, &b});
+  const auto plan = plan_broadcast<2, uint32_t>(y.shape, {&a, &b});
   CudaStream& cuda = on_cuda(stream);
   if (a.dtype == DType::i32) {
     if (!takes_integers(kind)) refuse_integers(name);

@@ -1,5 +1,6 @@
-// Conversion between all dtypes. To bf16: to nearest even. Float to i32: towards zero, NaN to 0, and what lies beyond the
-// range to its nearest end. i32 to bf16 goes over f32, as everywhere else. Reads and writes each element once.
+// Conversion between all dtypes. bf16 is rounded to nearest even. Float to i32 rounds towards zero,
+// turns NaN into 0, and clamps to the range. i32 to bf16 goes through f32, as everywhere else.
+// Reads and writes each element once.
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
 
@@ -12,7 +13,7 @@ __device__ float as_float(bfloat16 x) { return widen(x); }
 __device__ float as_float(int32_t x) { return __int2float_rn(x); }
 
 template <class To> __device__ To from_single(float x) { return narrow<To>(x); }
-// The instruction keeps to the range and makes NaN 0.
+// The instruction clamps to the range and turns NaN into 0.
 template <> __device__ int32_t from_single<int32_t>(float x) { return __float2int_rz(x); }
 
 template <class From, class To, int kCount> __global__ void cast_kernel(const From* x, To* y, int64_t n) {
@@ -31,7 +32,7 @@ template <class From, class To, int kCount> __global__ void cast_kernel(const Fr
 }
 
 template <class From, class To> void convert(CudaStream& cuda, const Tensor& x, const Tensor& y) {
-  constexpr int kCount = 16 / std::max(sizeof(From), sizeof(To));  // neighbours write next to each other
+  constexpr int kCount = 16 / std::max(sizeof(From), sizeof(To));  // neighbouring threads write next to each other
   const From* from = x.data<From>();
   To* to = y.data<To>();
   const int64_t n = x.numel();

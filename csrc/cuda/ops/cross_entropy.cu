@@ -1,9 +1,9 @@
 // Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index are left out.
 //   forward   loss = mean((max - logits[target]) + log_sum),  log_sum = log(sum(exp(logits - max)))
 //   backward  d_logits = d_loss / count · (exp((logits - max) - log_sum) - onehot(target)), 0 in ignored rows
-// The backward pass gets max and log_sum apart: far from 0 their sum would round away what the second says.
-// A block has a row. Forward reads the logits once and keeps a running maximum and sum; backward reads and writes them
-// once.
+// The backward pass gets max and log_sum separately: far from 0 their sum would round log_sum away.
+// A block takes one row. Forward reads the logits once and keeps a running maximum and sum;
+// backward reads and writes them once.
 
 #include <type_traits>
 
@@ -15,15 +15,15 @@ namespace llamaforge::cuda {
 
 namespace {
 
-// The largest of numbers seen so far and the sum of e^(x - that). Rows stream through it: nothing waits for the row's
-// end.
+// The largest number seen so far, and the sum of e^(x - largest). Rows stream through it, so
+// nothing waits for the row's end.
 template <class T>
 struct RunningSum {
   using Sum = std::conditional_t<sizeof(T) == 2, float, double>;
   float highest = Maximum::identity();
   Sum sum = 0;
 
-  // -inf alone must not become -inf - -inf.
+  // Avoids -inf - -inf when only -inf has been seen.
   static __device__ __forceinline__ float base_of(float highest) {
     return highest == Maximum::identity() ? 0.0f : highest;
   }
@@ -45,7 +45,7 @@ struct RunningSum {
   }
 };
 
-constexpr int kAtOnce = 4;  // packs on their way
+constexpr int kAtOnce = 4;  // packs in flight
 
 template <class T, int kCount>
 __global__ void __launch_bounds__(kRowThreads)
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kRowThreads)
   losses[n] = counts ? (highest - widen(row[target])) + log_sum : 0.0f;
 }
 
-// d_logits may be logits.
+// d_logits may be the same memory as logits.
 template <class T, int kCount>
 __global__ void __launch_bounds__(kRowThreads)
     backward_kernel(const float* __restrict__ d_loss, const T* logits, const int32_t* __restrict__ targets,

@@ -1,4 +1,5 @@
-// Pieces of cross-entropy: counting targets, one row of logits by a block, the mean loss. Everything in a fixed order.
+// Pieces of cross-entropy: counting targets, one row of logits per block, the mean loss. Every sum
+// has a fixed order.
 #pragma once
 
 #include "cuda/runtime/launch.h"
@@ -6,14 +7,15 @@
 
 namespace llamaforge::cuda {
 
-// What the targets say, on the device.
+// The number of targets that count, on the device.
 struct TargetCount {
   double count;
-  float inverse;  // 1 / count; 0 if none counts
+  float inverse;  // 1 / count, or 0 if no target counts
 };
 
 constexpr int kCountThreads = 1024;
-// One block. A target that is neither a class nor ignore_index is reported, and counts as ignored.
+// Runs in one block. A target that is neither a class nor ignore_index is reported, and counts as
+// ignored.
 static __global__ void __launch_bounds__(kCountThreads)
     count_targets_kernel(const int32_t* targets, int64_t rows, int64_t classes, int64_t ignore_index,
                          TargetCount* result, FaultSite site) {
@@ -42,7 +44,7 @@ inline void count_targets(CudaStream& cuda, const Tensor& targets, int64_t class
   check_launch();
 }
 
-// One block: the mean of the losses, NaN if no target counts.
+// Runs in one block: the mean of the losses, NaN if no target counts.
 static __global__ void __launch_bounds__(kCountThreads)
     mean_loss_kernel(const float* losses, int64_t rows, const TargetCount* targets, float* loss) {
   double sum = 0;
@@ -56,8 +58,8 @@ inline void mean_loss(CudaStream& cuda, const float* losses, int64_t rows, const
   check_launch();
 }
 
-// A row of logits, held by a block in registers: kPacks packs a thread, or none of them, and then it is read again for
-// each pass (the caches have it).
+// A row of logits for a block. A thread holds kPacks packs in registers; with kPacks 0, each pass
+// reads the row again, which then comes from the caches.
 template <class T, int kCount, int kPacks, int kRowThreads>
 struct LogitsRow {
   static constexpr bool kHeld = kPacks > 0;
@@ -74,7 +76,7 @@ struct LogitsRow {
       }
     }
   }
-  // body(place, pack) for this thread's packs; the pack may be changed.
+  // Calls body(place, pack) for this thread's packs; the body may change the pack.
   template <class Body>
   __device__ __forceinline__ void each(const Body& body) {
     if constexpr (kHeld) {
@@ -113,7 +115,8 @@ __device__ __forceinline__ RowStatistics row_statistics(Row& row) {
 
 constexpr int kRowThreads = 512;
 
-// Calls body.operator()<count, packs>() with the access that fits a row of `classes` at these places.
+// Calls body.operator()<count, packs>() with the access that fits a row of `classes` at these
+// pointers.
 template <class T, class Body>
 void with_logits_access(int64_t classes, std::initializer_list<const void*> pointers, const Body& body) {
   if (classes % kVector<T> != 0 || !aligned16(pointers)) return body.template operator()<1, 0>();

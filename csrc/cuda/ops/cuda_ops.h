@@ -1,5 +1,6 @@
-// Declarations of the CUDA kernels, from ops.def; plugin.cpp makes the table. A body is in <op>.cu, takes the stream that
-// it is submitted to, checks, and enqueues: it runs on the JS thread and must not wait for the device.
+// Declares the CUDA kernels from ops.def; plugin.cpp builds the table. The body of an op is in
+// <op>.cu. It takes the stream that the op is submitted to, checks its arguments and enqueues. It
+// runs on the launcher's thread and must not wait for the device.
 #pragma once
 
 #include "ops/op_table.h"

@@ -1,10 +1,11 @@
 // Embedding: y (N,D) = weight[ids] (N), and backward weight_grad (V,D) f32 += dy, row ids[n] from row n.
 //
-// Backward sorts the tokens by id (a stable radix sort), so that the rows of an id lie together, and cuts the sorted
-// list into pieces of 32: a block adds the rows of its piece in order and owns each id that lies whole inside it. An id
-// that runs over pieces leaves partial sums, which one block then adds in order: a frequent token is no bottleneck, and
-// sums have one order. Floor: dy is read once, the rows of weight_grad that occur are read and written once. An id
-// outside the vocabulary is reported; its row of y is NaN, its gradient is left out.
+// Backward sorts the tokens by id (a stable radix sort), so that the rows of an id lie together,
+// and cuts the sorted list into pieces of 32. A block adds the rows of its piece in order and owns
+// each id that lies entirely inside the piece. An id that spans several pieces leaves partial sums,
+// which one block then adds in order. So a frequent token is no bottleneck, and sums have one
+// order. Floor: dy is read once, and the rows of weight_grad that occur are read and written once.
+// An id outside the vocabulary is reported; its row of y is NaN, and its gradient is left out.
 
 #include <cub/device/device_radix_sort.cuh>
 
@@ -17,7 +18,7 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr int kPiece = 32;
-constexpr int kAhead = 4;  // rows of a piece on their way
+constexpr int kAhead = 4;  // rows of a piece in flight
 
 template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads)
@@ -60,8 +61,9 @@ __global__ void keys_kernel(const int32_t* ids, uint32_t* keys, int32_t* places,
   }
 }
 
-// Adds a piece's rows. partial (pieces, 2, hidden): the sum of the run that came in over the piece's start, and of the
-// one that leaves over its end (a run through the whole piece counts as coming in).
+// Adds a piece's rows. partial (pieces, 2, hidden) holds two sums per piece: that of the run that
+// enters over the piece's start, and that of the run that leaves over its end. A run through the
+// whole piece counts as entering.
 template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads)
     pieces_kernel(const uint32_t* __restrict__ keys, const int32_t* __restrict__ places, const T* __restrict__ dy,
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
         const int i = base + j;
         if (i < count) row[j] = load_pack<T, kCount>(dy + int64_t{place[i]} * sizes.hidden + column);
       }
-      // Where a run ends in a row of the table that is this block's alone, that row is read early too.
+      // A row of the table that this block owns alone is read early too, where its run ends.
       const auto ends_here = [&](int i) { return i < count && key[i + 1] < sizes.vocab && key[i + 2] != key[i + 1]; };
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
@@ -121,17 +123,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// For each run that leaves the piece where it started: that part, then the parts of the pieces that it runs into.
+// For each run that starts in this piece and leaves it: adds this piece's part, then the parts of
+// the following pieces.
 template <int kCount>
 __global__ void __launch_bounds__(kThreads)
     runs_kernel(const uint32_t* __restrict__ keys, const float* __restrict__ partial, float* __restrict__ weight_grad,
                 EmbeddingSize sizes) {
-  const int64_t last = (int64_t{blockIdx.x} + 1) * kPiece - 1;  // of this piece
+  const int64_t last = (int64_t{blockIdx.x} + 1) * kPiece - 1;  // last token of this piece
   if (last + 1 >= sizes.tokens) return;
   const uint32_t id = keys[last];
   if (id >= sizes.vocab || keys[last + 1] != id) return;
   const int64_t first = int64_t{blockIdx.x} * kPiece;
-  if (first > 0 && keys[first] == id && keys[first - 1] == id) return;  // it came in: its first piece adds it
+  if (first > 0 && keys[first] == id && keys[first - 1] == id) return;  // the piece where the run starts adds it
   int64_t inside = last + 1, beyond = sizes.tokens;  // the run's last place lies in inside .. beyond - 1
   while (beyond - inside > 1) {
     const int64_t middle = (inside + beyond) / 2;
@@ -195,7 +198,7 @@ void embedding_backward(Stream& stream, In ids, In dy, InOut weight_grad) {
   if (sizes.tokens == 0 || sizes.hidden == 0) return;
   const int tokens = static_cast<int>(sizes.tokens);
   int bits = 1;
-  while (sizes.vocab >> bits != 0) ++bits;  // of 0..vocab
+  while (sizes.vocab >> bits != 0) ++bits;  // bits that hold 0..vocab
   size_t sort_bytes = 0;
   LF_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, static_cast<uint32_t*>(nullptr),
                                                 static_cast<uint32_t*>(nullptr), static_cast<int32_t*>(nullptr),

@@ -11,7 +11,8 @@ namespace llamaforge::cuda {
 
 namespace {
 
-// A word holds one element, or two of bf16. `words` whole ones; the elements before and after are done one by one.
+// A word holds one element, or two of bf16. The middle is written in 16-byte vectors, the elements
+// before and after it one by one.
 template <class Bits> __global__ void fill_kernel(Bits* x, int64_t n, Bits value) {
   constexpr int kPer = 16 / sizeof(Bits);
   const int64_t head = min(n, static_cast<int64_t>((16 - reinterpret_cast<uintptr_t>(x) % 16) % 16 / sizeof(Bits)));

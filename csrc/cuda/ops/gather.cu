@@ -1,9 +1,10 @@
 // gather:       y[.., i, ..] = x[.., index[.., i, ..], ..] along one axis; y has the shape of index (PyTorch's gather).
 // scatter_add:  dx[.., index[.., i, ..], ..] += dy[.., i, ..]: its gradient.
-// index i32 may be shorter than x along the other axes. A first kernel looks at every index and reports one outside of x;
-// the second then reads nothing of x: gather's result is NaN, and dx stays as it was.
-// Deterministic: lines along the axis are independent. Where there are many, a thread walks each; where there are few, a
-// warp does, 32 elements at a time, of which those with one target are added in their order before the target is touched.
+// index i32 may be shorter than x along the other axes. A first kernel checks every index and
+// reports one outside of x; the second then reads nothing of x: gather's result is NaN, and dx
+// stays as it was. Deterministic: lines along the axis are independent. With many lines, a thread
+// walks each line. With few, a warp walks each line, 32 elements at a time, and adds those with the
+// same target in their order before it touches the target.
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/runtime/launch.h"
 #include "ops/checks/indexing.h"
@@ -16,7 +17,7 @@ constexpr int64_t kLinesForThreads = 4096;
 
 // Lines along the axis: where each starts in the index and in the whole, and the strides along it.
 struct Lines {
-  int axes = 0;  // all but the one that is indexed
+  int axes = 0;  // all axes but the indexed one
   int64_t sizes[kMostAxes], index_strides[kMostAxes], whole_strides[kMostAxes];
   int64_t length, size;  // of the axis, in the index and in the whole
   int64_t index_stride = 1, whole_stride = 1;
@@ -74,7 +75,8 @@ FaultSite check_values(CudaStream& cuda, const Tensor& index, const Lines& lines
   return site;
 }
 
-// Neighbouring threads take neighbouring lines: where the axis is not the last one, their accesses are neighbours too.
+// Neighbouring threads take neighbouring lines, so that their accesses are neighbours too if the
+// axis is not the last one.
 template <class Bits>
 __global__ void gather_kernel(const Bits* x, const int32_t* index, Bits* y, const __grid_constant__ Lines lines,
                               FaultSite site) {

@@ -1,10 +1,13 @@
-// The head and its loss in one: mean cross-entropy of x (N,D) · weight (V,D)ᵀ, with the gradients of both in the same
-// pass. Logits exist for a chunk of rows at a time and turn into their own gradient before the next chunk:
-//   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;  dx = d w;  dweight += dᵀ x
-// Three products and no second forward. Logits, softmax and sums are f32 (sums double): logits rounded to bf16 gave
-// losses off by up to 8e-4. Their gradient has x's dtype: f32 in place, bf16 beside them. Between the products a logit
-// is read once (4 bytes) and its gradient written once (2 or 4): a block holds its row in registers and shared memory,
-// up to 69,632 classes on an H100; beyond that the row is read again for each pass.
+// The output head and its loss in one op: mean cross-entropy of x (N,D) · weight (V,D)ᵀ, with the
+// gradients of both in the same pass. Logits exist for one chunk of rows at a time and turn into
+// their own gradient before the next chunk:
+//   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;
+//   dx = d w;  dweight += dᵀ x
+// This takes three products and no second forward. Logits, softmax and sums are f32 (sums double):
+// logits rounded to bf16 gave losses off by up to 8e-4. The gradient of the logits has x's dtype:
+// f32 replaces the logits in place, bf16 lies next to them. Between the products a logit is read
+// once (4 bytes) and its gradient written once (2 or 4). A block holds its row in registers and
+// shared memory, up to 69,632 classes on an H100; a longer row is read again for each pass.
 
 #include <cuda_pipeline.h>
 
@@ -20,7 +23,8 @@ namespace llamaforge::cuda {
 
 namespace {
 
-// Of a chunk's logits and their gradient. Large enough that a product fills the GPU and passes over dweight are few.
+// Size of a chunk's logits and their gradient: large enough that a product fills the GPU and passes
+// over dweight are few.
 constexpr int64_t kChunkBytes = int64_t{512} << 20;
 
 int64_t rows_per_chunk(int64_t rows, int64_t bytes_per_row) {
@@ -30,9 +34,10 @@ int64_t rows_per_chunk(int64_t rows, int64_t bytes_per_row) {
   return std::min(rows, (each + 127) / 128 * 128);
 }
 
-// A thread's share of a row: packs of 4 logits, kRowThreads * 4 apart. The first kInRegisters of them stay in
-// registers, the others in shared memory, each in a place that no other thread touches. With 512 threads and 64
-// registers two blocks of 32,768 classes fit a multiprocessor: one reads while the other computes.
+// A thread's share of a row: packs of 4 logits, kRowThreads * 4 apart. The first kInRegisters packs
+// stay in registers, the others in shared memory, each in a place that no other thread touches.
+// With 512 threads and 64 registers, two blocks of 32,768 classes fit a multiprocessor: one reads
+// while the other computes.
 constexpr int kInRegisters = 8;
 constexpr int64_t kClassesPerPack = int64_t{kRowThreads} * 4;
 
@@ -57,7 +62,7 @@ struct HeldRow {
     }
     __pipeline_wait_prior(0);
   }
-  // body(place, pack) for this thread's packs; the pack may be changed.
+  // Calls body(place, pack) for this thread's packs; the body may change the pack.
   template <class Body>
   __device__ __forceinline__ void each(const Body& body) {
 #pragma unroll
@@ -73,7 +78,7 @@ struct HeldRow {
   }
 };
 
-// A row that is read again for each pass, one logit at a time; what body changes is forgotten.
+// A row that is read again for each pass, one logit at a time. Changes by the body are lost.
 struct PassingRow {
   const float* from;
   int64_t classes;
@@ -87,7 +92,8 @@ struct PassingRow {
   }
 };
 
-// The losses of rows and, if kGradient, the gradient of their logits, in dtype T; gradient may be logits.
+// Computes the losses of rows and, if kGradient, the gradient of their logits, in dtype T; gradient
+// may be the logits' memory.
 template <class T, class Row, bool kGradient>
 __global__ void __launch_bounds__(kRowThreads, 2)
     loss_and_gradient_kernel(const float* logits, T* gradient, const int32_t* __restrict__ targets,
@@ -138,7 +144,8 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   }
 }
 
-// Bytes of shared memory for a row of `classes`; none if it does not fit or is not made of packs.
+// Returns the bytes of shared memory for a row of `classes`; nothing if the row does not fit or
+// does not consist of packs.
 std::optional<size_t> shared_bytes_for(int64_t classes, int index) {
   if (classes % 4 != 0) return std::nullopt;
   const int64_t packs = (classes + kClassesPerPack - 1) / kClassesPerPack;
@@ -199,22 +206,30 @@ void run(CudaStream& cuda, const Head& head) {
 
 }  // namespace
 
-void linear_cross_entropy(Stream& stream, In x, In weight, In targets, Out loss, std::optional<Out> dx,
-                          std::optional<Out> dweight, int64_t ignore_index) {
+void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
+                          std::optional<Out> losses, std::optional<Out> dx, std::optional<Out> dweight,
+                          int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
-  check_linear_cross_entropy(x, weight, targets, loss, dx, dweight);
+  check_linear_cross_entropy(x, weight, targets, loss, losses, dx, dweight);
   const int64_t rows = x.dim(0);
-  const Scratch count(stream, sizeof(TargetCount)), losses(stream, static_cast<size_t>(rows) * sizeof(float));
+  const Scratch count(stream, sizeof(TargetCount));
+  std::optional<Scratch> own;
+  if (!losses) own.emplace(stream, static_cast<size_t>(rows) * sizeof(float));
+  float* const of_rows = losses ? losses->data<float>() : own->as<float>();
   count_targets(cuda, targets, weight.dim(0), ignore_index, count.as<TargetCount>());
   if (rows > 0 && weight.dim(0) > 0) {
     with_float("x", x, [&]<class T>() {
       run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, &x, &weight, &targets, dx ? &*dx : nullptr,
-                    dweight ? &*dweight : nullptr, losses.as<float>(), count.as<TargetCount>()});
+                    dweight ? &*dweight : nullptr, of_rows, count.as<TargetCount>()});
     });
-  } else if (dweight && dweight->bytes() > 0) {
-    LF_CUDA_CHECK(cudaMemsetAsync(dweight->raw(), 0, dweight->bytes(), cuda.compute()));
+  } else {
+    for (const std::optional<Out>* out : {&losses, &dweight}) {
+      if (*out && (*out)->bytes() > 0) {
+        LF_CUDA_CHECK(cudaMemsetAsync((*out)->raw(), 0, (*out)->bytes(), cuda.compute()));
+      }
+    }
   }
-  mean_loss(cuda, losses.as<float>(), rows, count.as<TargetCount>(), loss.data<float>());
+  if (loss) mean_loss(cuda, of_rows, rows, count.as<TargetCount>(), loss->data<float>());
 }
 
 }  // namespace llamaforge::cuda

@@ -1,4 +1,4 @@
-// Several elements that move as one access, of any dtype.
+// Packs of several elements of any dtype that move as one access.
 #pragma once
 
 #include "cuda/runtime/launch.h"
@@ -10,7 +10,7 @@ template <class T, int kCount> struct alignas(kCount * sizeof(T) < 16 ? kCount *
   T value[kCount];
 };
 
-// Whether an array of T at these places can be read in packs of kCount.
+// Whether arrays of T at these pointers can be read in packs of kCount.
 template <class T, int kCount> bool takes_packs(std::initializer_list<const void*> pointers) {
   for (const void* pointer : pointers) {
     if (reinterpret_cast<uintptr_t>(pointer) % alignof(Pack<T, kCount>) != 0) return false;
@@ -26,7 +26,8 @@ template <class T, int n> __device__ __forceinline__ void store_pack(T* p, const
   *reinterpret_cast<Pack<T, n>*>(p) = pack;
 }
 
-// The largest number of packs that are shown one after the other; NaN wins. Of bf16 two are compared at a time.
+// The maximum over packs that are passed in one after the other; NaN wins. bf16 numbers are
+// compared two at a time.
 template <class T>
 struct RunningMaximum {
   float so_far = Maximum::identity();

@@ -1,11 +1,10 @@
 // y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any dtype.
 // Reads and writes each tensor once. If the last axis stays, rows move in 16-byte accesses. If it changes, squares go through
 // shared memory, so that both sides are touched in whole lines, in 16-byte accesses where the matrices allow them.
-#include <vector>
-
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
 #include "ops/checks/indexing.h"
+#include "ops/plans/permute.h"
 
 namespace llamaforge::cuda {
 
@@ -13,88 +12,32 @@ namespace {
 
 constexpr int kTile = 32;
 
-struct Axis {
-  int64_t size;
-  int64_t from;  // stride in x
-  int64_t to;    // stride in y
-};
-
-struct Axes {
-  int count = 0;
-  Axis axis[kMostAxes];  // in the order of y
-  int64_t total() const {
-    int64_t product = 1;
-    for (int i = 0; i < count; ++i) product *= axis[i].size;
-    return product;
-  }
-  // Index: 32 bits where they do, division is much cheaper.
-  template <class Index> __device__ void locate(Index index, int64_t& from, int64_t& to) const {
-    from = to = 0;
-    for (int i = count; i-- > 0;) {
-      const Index size = static_cast<Index>(axis[i].size), next = index / size;
-      const int64_t position = index - next * size;
-      index = next;
-      from += position * axis[i].from;
-      to += position * axis[i].to;
-    }
-  }
-};
-
-// The axes in the order of y, those of size 1 dropped, those that stay neighbours joined.
-std::vector<Axis> plan_permutation(const Shape& x, const IntList& permutation) {
-  std::vector<int64_t> strides(x.size());
-  int64_t step = 1;
-  for (size_t axis = x.size(); axis-- > 0;) {
-    strides[axis] = step;
-    step *= x[axis];
-  }
-  std::vector<Axis> axes;
-  for (int64_t source : permutation) {
-    const int64_t size = x[source];
-    if (size == 1) continue;
-    if (!axes.empty() && axes.back().from == size * strides[source]) {
-      axes.back() = {axes.back().size * size, strides[source], 0};
-    } else {
-      axes.push_back({size, strides[source], 0});
-    }
-  }
-  step = 1;
-  for (size_t axis = axes.size(); axis-- > 0;) {
-    axes[axis].to = step;
-    step *= axes[axis].size;
-  }
-  return axes;
-}
-
-Axes to_device(const std::vector<Axis>& axes) {
-  Axes result;
-  for (const Axis& axis : axes) result.axis[result.count++] = axis;
-  return result;
-}
-
 // Rows of `length` elements, kCount at a time.
 template <int kCount, class Index, class Bits>
-__global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes axes, Index packs, Index packs_per_row) {
+__global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__ PermutedAxes axes,
+                                 Index packs, Index packs_per_row) {
   for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < packs; i += static_cast<Index>(gridDim.x) * kThreads) {
     const Index row = i / packs_per_row;
     int64_t from, to;
-    axes.locate(row, from, to);
+    locate(axes, row, from, to);
     store_pack(y + int64_t{i} * kCount, load_pack<Bits, kCount>(x + from + int64_t{i - row * packs_per_row} * kCount));
   }
 }
 
-// Matrices whose sides are whole packs: squares through shared memory, 16 bytes at a time on both sides. A word there is one
-// 4-byte number or those of two columns. (Squares that turn in registers reach half the rate: they write lines in parts.)
+// Transposes matrices whose sides are whole packs: squares go through shared memory, 16 bytes at a
+// time on both sides. A word there is one 4-byte number, or two 2-byte numbers from two columns.
+// (Transposing squares in registers reaches half the rate, because it writes partial lines.)
 template <class Bits>
-__global__ void __launch_bounds__(256) transpose_packs_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes outer,
-                                                              Axis row, Axis column, int64_t matrices) {
+__global__ void __launch_bounds__(256)
+    transpose_packs_kernel(const Bits* x, Bits* y, const __grid_constant__ PermutedAxes outer,
+                           PermutedAxis row, PermutedAxis column, int64_t matrices) {
   constexpr int kPerWord = 4 / sizeof(Bits), kPack = 4 * kPerWord, kSide = 8 * kPack;
   __shared__ uint32_t tile[kSide][kSide / kPerWord + 1];
   const int pack = threadIdx.x % 8, line = threadIdx.x / 8;
   const int64_t down = (row.size + kSide - 1) / kSide, across = (column.size + kSide - 1) / kSide;
   for (int64_t task = blockIdx.x; task < matrices * down * across; task += gridDim.x) {
     int64_t from, to;
-    outer.locate(task / across / down, from, to);
+    locate(outer, task / across / down, from, to);
     const int64_t r = task / across % down * kSide, c = task % across * kSide;
     if (r + pack * kPack < row.size && c + line * kPerWord < column.size) {
       const Bits* at = x + from + r + pack * kPack + (c + line * kPerWord) * column.from;
@@ -106,7 +49,7 @@ __global__ void __launch_bounds__(256) transpose_packs_kernel(const Bits* x, Bit
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
           tile[pack * kPack + 2 * w][line] = __byte_perm(a[w], b[w], 0x5410);      // the lower halves
-          tile[pack * kPack + 2 * w + 1][line] = __byte_perm(a[w], b[w], 0x7632);  // the upper ones
+          tile[pack * kPack + 2 * w + 1][line] = __byte_perm(a[w], b[w], 0x7632);  // the upper halves
         }
       } else {
 #pragma unroll
@@ -126,15 +69,15 @@ __global__ void __launch_bounds__(256) transpose_packs_kernel(const Bits* x, Bit
   }
 }
 
-// `row`: contiguous in x, `column`: contiguous in y; `outer` counts the matrices to transpose.
+// Any other matrices.
 template <class Bits>
-__global__ void transpose_kernel(const Bits* x, Bits* y, const __grid_constant__ Axes outer, Axis row, Axis column,
-                                 int64_t matrices) {
+__global__ void transpose_kernel(const Bits* x, Bits* y, const __grid_constant__ PermutedAxes outer,
+                                 PermutedAxis row, PermutedAxis column, int64_t matrices) {
   __shared__ Bits tile[kTile][kTile + 4 / sizeof(Bits)];  // 33 words a row: a column has no bank twice
   const int64_t down = (row.size + kTile - 1) / kTile, across = (column.size + kTile - 1) / kTile;
   for (int64_t task = blockIdx.x; task < matrices * down * across; task += gridDim.x) {
     int64_t from, to;
-    outer.locate(task / across / down, from, to);
+    locate(outer, task / across / down, from, to);
     const int64_t r = task / across % down * kTile, c = task % across * kTile;
     for (int j = threadIdx.y; j < kTile; j += blockDim.y) {
       if (r + threadIdx.x < row.size && c + j < column.size) {
@@ -151,12 +94,10 @@ __global__ void transpose_kernel(const Bits* x, Bits* y, const __grid_constant__
   }
 }
 
-template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, std::vector<Axis> axes) {
+template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, PermutedAxes outer) {
   constexpr int kCount = 16 / sizeof(Bits);
-  const int64_t length = axes.empty() ? 1 : axes.back().size;
-  if (!axes.empty()) axes.pop_back();
-  const Axes outer = to_device(axes);
-  const int64_t n = outer.total() * length;
+  const int64_t length = take_row(outer);
+  const int64_t n = count_of(outer) * length;
   // Every row starts on a pack if its length is whole packs: strides are multiples of it.
   auto launch = [&]<int kPer, class Index>() {
     move_rows_kernel<kPer, Index><<<blocks_for(cuda, n / kPer), kThreads, 0, cuda.compute()>>>(
@@ -170,17 +111,11 @@ template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, s
   }
 }
 
-template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, std::vector<Axis> axes) {
-  const Axis column = axes.back();
-  axes.pop_back();
-  size_t contiguous = 0;
-  while (axes[contiguous].from != 1) ++contiguous;
-  const Axis row = axes[contiguous];
-  axes.erase(axes.begin() + static_cast<std::ptrdiff_t>(contiguous));
-  const Axes outer = to_device(axes);
-  const int64_t matrices = outer.total();
+template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, const PermutedAxes& axes) {
+  const auto [outer, row, column] = split_transposition(axes);
+  const int64_t matrices = count_of(outer);
   constexpr int64_t kPack = 16 / sizeof(Bits), kSide = 8 * kPack;
-  // Strides are products of sizes, the innermost of which are whole packs.
+  // The strides are products of sizes, and the innermost sizes are whole packs.
   if (row.size % kPack == 0 && column.size % kPack == 0 && aligned16({x, y})) {
     const int64_t blocks = matrices * ((row.size + kSide - 1) / kSide) * ((column.size + kSide - 1) / kSide);
     transpose_packs_kernel<<<blocks_for(cuda, blocks, 1), 256, 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
@@ -190,10 +125,10 @@ template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, s
   transpose_kernel<<<blocks_for(cuda, tiles, 1), dim3(kTile, 8), 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
 }
 
-template <class Bits> void move(CudaStream& cuda, const Tensor& x, const Tensor& y, const std::vector<Axis>& axes) {
+template <class Bits> void move(CudaStream& cuda, const Tensor& x, const Tensor& y, const PermutedAxes& axes) {
   const auto* from = static_cast<const Bits*>(x.raw());
   auto* to = static_cast<Bits*>(y.raw());
-  axes.empty() || axes.back().from == 1 ? move_rows(cuda, from, to, axes) : transpose(cuda, from, to, axes);
+  moves_rows(axes) ? move_rows(cuda, from, to, axes) : transpose(cuda, from, to, axes);
   check_launch();
 }
 
@@ -201,8 +136,7 @@ template <class Bits> void move(CudaStream& cuda, const Tensor& x, const Tensor&
 
 void permute(Stream& stream, In x, Out y, IntList permutation) {
   check_permute(x, y, permutation);
-  check_axes(x.shape);
-  const std::vector<Axis> axes = plan_permutation(x.shape, permutation);
+  const PermutedAxes axes = plan_permutation(x.shape, permutation);
   CudaStream& cuda = on_cuda(stream);
   size_of(x.dtype) == 2 ? move<uint16_t>(cuda, x, y, axes) : move<uint32_t>(cuda, x, y, axes);
 }

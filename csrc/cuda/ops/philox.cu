@@ -1,7 +1,8 @@
-// Random tensors, bit for bit those of the CPU (csrc/cpu/philox.cpp, which says what they are): element i depends on seed and
-// offset + i alone, every operation is rounded once (the _rn intrinsics forbid the compiler to fuse), logarithm, sine and
-// cosine are polynomials of our own. A thread makes eight blocks of four elements and writes each element once. The
-// arithmetic is the limit: a block's 18 products of 64 bits and 19 exclusive ors, and for normal numbers some 80 instructions more.
+// Random tensors, bit for bit those of the CPU (csrc/cpu/philox.cpp defines them): element i
+// depends on seed and offset + i alone, every operation is rounded once (the _rn intrinsics forbid
+// fusing), and logarithm, sine and cosine are polynomials of our own. A thread makes eight blocks
+// of four elements and writes each element once. The arithmetic is the limit: a block takes 18
+// products of 64 bits and 19 exclusive ors, and normal numbers some 80 instructions more.
 #include "cuda/ops/philox.h"
 
 #include "cuda/ops/cuda_ops.h"
@@ -14,11 +15,11 @@ namespace {
 
 __device__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
-// In [0, 1), 24 bits.
+// A uniform number in [0, 1) with 24 bits.
 __device__ float unit(uint32_t word) { return __fmul_rn(__int2float_rn(word >> 8), 0x1p-24f); }
 
-// √x, correctly rounded, for x of 2^-60 to 2^60: the instructions that nvcc 13.0 makes of __fsqrt_rn for sm_80 to sm_120,
-// without its branch for other numbers.
+// √x, correctly rounded, for x from 2^-60 to 2^60. These are the instructions that nvcc 13.0
+// generates from __fsqrt_rn for sm_80 to sm_120, without its branch for other numbers.
 __device__ float square_root(float x) {
   float inverse;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
@@ -29,7 +30,9 @@ __device__ float square_root(float x) {
 // √(−2 ln u), u = (word + ½) / 2^32.
 __device__ float radius(uint32_t word) {
   const uint32_t bits = __float_as_uint(__fadd_rn(__uint2float_rn(word), 0.5f));
-  const uint32_t exponent = (bits - 0x4f3504f3u) & 0xff800000u;  // of u; as an integer 2^23 times it, exact as a float too
+  // exponent: that of u. As an integer it is 2^23 times the exponent, which a float also holds
+  // exactly.
+  const uint32_t exponent = (bits - 0x4f3504f3u) & 0xff800000u;
   const float m = fused(__uint_as_float(bits - exponent), 0x1p-32f, -1.0f);
   float y = 2.0213795e-1f;
   y = fused(y, m, -3.2445166e-1f);
@@ -85,7 +88,7 @@ struct Uniform {
   }
 };
 
-// The elements of one 16-byte pack, whose first is that of a block.
+// Makes the elements of one 16-byte pack, whose first element is that of a block.
 template <class T, class Values>
 __device__ __forceinline__ void make_pack(const PhiloxSequence& sequence, uint32_t block, const Values& values,
                                           float (&out)[kVector<T>]) {
@@ -93,19 +96,20 @@ __device__ __forceinline__ void make_pack(const PhiloxSequence& sequence, uint32
   for (int i = 0; i < kVector<T>; i += 4) values(sequence(block + i / 4), reinterpret_cast<float(&)[4]>(out[i]));
 }
 
-// Packs of a thread at a time: eight blocks of random words.
+// Packs that a thread makes at a time: eight blocks of random words.
 template <class T> constexpr int kPacks = 32 / kVector<T>;
 template <class T> constexpr int kTile = kThreads * kPacks<T> * kVector<T>;
 
-// As many blocks as a multiprocessor has threads for, 2,048 or, of workstation chips, 1,536. With registers for fewer blocks
-// the compiler mixes the products of one Philox block with the polynomials of another, which is slower: 97 instead of 90 us.
+// As many thread blocks as fill a multiprocessor's threads: 2,048, or 1,536 on workstation chips.
+// If registers allow fewer blocks, the compiler mixes the products of one Philox block with the
+// polynomials of another, which is slower: 97 instead of 90 us.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
 constexpr int kBlocksAtOnce = 6;
 #else
 constexpr int kBlocksAtOnce = 8;
 #endif
 
-// `tiles` whole tiles of x, which start on 16 bytes and at block `first`.
+// Makes `tiles` whole tiles of x, which start on 16 bytes and at block `first`.
 template <class T, class Values>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     tiles_kernel(T* x, int64_t tiles, const __grid_constant__ PhiloxSequence sequence, uint32_t first, Values values) {
@@ -122,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   }
 }
 
-// Any n elements, the first of which is number `skip` of block `first`.
+// Makes any n elements, of which the first is number `skip` of block `first`.
 template <class T, class Values>
 __global__ void __launch_bounds__(kThreads)
     elements_kernel(T* x, int64_t n, const __grid_constant__ PhiloxSequence sequence, uint32_t first, int skip,
@@ -142,10 +146,10 @@ __global__ void __launch_bounds__(kThreads)
 template <class Values> void generate(Stream& stream, const Tensor& x, int64_t seed, int64_t offset, const Values& values) {
   CudaStream& cuda = on_cuda(stream);
   with_float("x", x, [&]<class T>() {
-    // A launch ends where the upper half of the blocks' number changes.
+    // Each launch ends where the upper half of the block number changes.
     for (int64_t at = 0; at < x.numel();) {
       const uint64_t element = static_cast<uint64_t>(offset) + static_cast<uint64_t>(at), block = element / 4;
-      const uint64_t next = ((block >> 32) + 1) << 34;  // an element
+      const uint64_t next = ((block >> 32) + 1) << 34;  // as an element's number
       const int64_t n = static_cast<int64_t>(std::min(static_cast<uint64_t>(x.numel() - at), next - element));
       const PhiloxSequence sequence(static_cast<uint64_t>(seed), Values::kStream, static_cast<uint32_t>(block >> 32));
       const uint32_t first = static_cast<uint32_t>(block);

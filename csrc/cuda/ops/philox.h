@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al. 2011): a random function of a counter and a key, word for word that of
-// csrc/cpu/philox.h.
+// Philox4x32-10 (Salmon et al. 2011), a random function of a counter and a key. The words equal
+// those of csrc/cpu/philox.h.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
 
 #ifdef __CUDACC__
-// A round in place, with its keys.
+// Runs one round in place with its keys.
 __device__ __forceinline__ void philox_round(PhiloxWords& x, uint32_t key0, uint32_t key1) {
   const uint64_t p = uint64_t{x.word[0]} * kPhiloxMultiplier0, q = uint64_t{x.word[2]} * kPhiloxMultiplier1;
   x = {{static_cast<uint32_t>(q >> 32) ^ x.word[1] ^ key0, static_cast<uint32_t>(q),
@@ -32,8 +32,8 @@ __device__ __forceinline__ PhiloxWords philox(uint64_t seed, PhiloxStream stream
 }
 #endif
 
-// The same for many blocks that differ in the lower half of their number alone: the keys, and of the first two rounds
-// what is the same for all of them, are made on the host.
+// Philox for many blocks whose numbers differ only in the lower half. The host computes the keys,
+// and the part of the first two rounds that is equal for all blocks.
 class PhiloxSequence {
  public:
   __host__ PhiloxSequence(uint64_t seed, PhiloxStream stream, uint32_t block_high) {

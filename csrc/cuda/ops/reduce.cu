@@ -1,18 +1,20 @@
-// Reduction over any axes: sum, mean, max, min.  y has the reduced axes left out, or of size 1. Reads x once.
+// Reduction over any axes: sum, mean, max, min. In y the reduced axes are left out, or of size 1.
+// Reads x once.
 //
-// Adjacent axes that are all kept or all reduced are joined. What is left alternates, and the last axis decides:
+// The last axis of the plan (csrc/ops/plans/reduce.h) decides:
 //   reduced: numbers that lie together become one number each, by a warp (short) or a block (long) in 16-byte accesses;
 //   kept:    rows are added to each other, 32 packs of columns by 8 rows of threads.
-// Long reductions are cut into pieces whose results are combined in their order. Cuts and orders depend on the shape alone:
-// the bits of a result are the same on every GPU. Packs meet in f32, packs with each other in f64; i32 sums are exact in 64
-// bits and wrap around at the end; the mean of i32 is refused. max and min are NaN if any number is.
+// Long reductions are cut into pieces whose results are combined in their order. Cuts and orders
+// depend on the shape alone, so the bits of a result are the same on every GPU. Numbers of a pack
+// are combined in f32, packs in f64. i32 sums are exact in 64 bits and wrap around at the end; the
+// mean of i32 is refused. max and min are NaN if any number is.
 #include <limits>
 #include <type_traits>
-#include <vector>
 
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
 #include "ops/checks/reduce.h"
+#include "ops/plans/reduce.h"
 
 namespace llamaforge::cuda {
 
@@ -20,11 +22,12 @@ namespace {
 
 constexpr int64_t kWarpLength = 4096;  // numbers that a warp reduces alone
 constexpr int64_t kPiece = 32768;      // numbers that a block reduces
-// Rows that are added to each other: pieces of at most so many, and shorter ones where these would be fewer than kBlocks.
-// 512 blocks are what four a multiprocessor of an H100 run at a time: no last ones keep the others waiting.
+// Rows that are added to each other are cut into pieces of at most this many rows, and into shorter
+// ones if there would be fewer than kBlocks pieces. 512 blocks run at a time on an H100 (four per
+// multiprocessor), so no last blocks keep the others waiting.
 constexpr int64_t kRowsPerPiece = 512;
 constexpr int64_t kBlocks = 512;
-constexpr int64_t kRowsAtOnce = 32;  // of a block
+constexpr int64_t kRowsAtOnce = 32;  // rows per step of a block
 
 // ---- the operations
 
@@ -56,62 +59,6 @@ template <class Op> struct Combine {
   template <class T> __device__ T operator()(T a, T b) const { return Op::combine(a, b); }
 };
 
-// ---- the plan
-
-// Where rows start: a mixed-radix counter over axes, by their sizes and strides in x.
-struct Axes {
-  int axes = 0;
-  int64_t sizes[kMostAxes], strides[kMostAxes];  // outermost first
-  __host__ __device__ int64_t count() const {
-    int64_t product = 1;
-    for (int axis = 0; axis < axes; ++axis) product *= sizes[axis];
-    return product;
-  }
-  __device__ int64_t offset(int64_t index) const {
-    if (axes == 1) return index * strides[0];
-    int64_t result = 0;
-    for (int axis = axes; axis-- > 0;) {
-      result += index % sizes[axis] * strides[axis];
-      index /= sizes[axis];
-    }
-    return result;
-  }
-};
-
-struct Plan {
-  Axes kept, reduced;  // without the last axis
-  int64_t length = 1;  // of the last axis
-  bool last_is_reduced = true;
-};
-
-Plan plan_reduction(const Shape& shape, const std::vector<bool>& is_reduced) {
-  struct Group {
-    int64_t size, stride;
-    bool reduced;
-  };
-  std::vector<Group> groups;  // innermost first
-  int64_t stride = 1;
-  for (size_t axis = shape.size(); axis-- > 0;) {
-    if (shape[axis] == 1) continue;
-    if (!groups.empty() && groups.back().reduced == is_reduced[axis]) {
-      groups.back().size *= shape[axis];
-    } else {
-      groups.push_back({shape[axis], stride, is_reduced[axis]});
-    }
-    stride *= shape[axis];
-  }
-  Plan plan;
-  if (groups.empty()) return plan;
-  plan.length = groups[0].size;
-  plan.last_is_reduced = groups[0].reduced;
-  for (size_t g = groups.size(); g-- > 1;) {
-    Axes& axes = groups[g].reduced ? plan.reduced : plan.kept;
-    axes.sizes[axes.axes] = groups[g].size;
-    axes.strides[axes.axes++] = groups[g].stride;
-  }
-  return plan;
-}
-
 // ---- kernels
 
 template <class Y> struct Output {
@@ -125,23 +72,24 @@ template <class Y> struct Output {
     }
   }
 };
-// Partial results go into scratch memory as they are.
+// Partial results go into scratch memory unchanged.
 template <class W> struct Partial {
   W* data;
   __device__ void write(int64_t i, W value) const { data[i] = value; }
 };
 
-// Numbers from..to of those that output `output` is made of, by `threads` threads of which this is `thread`.
+// Reduces numbers from..to of output `output` with `threads` threads; this thread's number is
+// `thread`.
 template <class Op, int kCount, class T>
-__device__ Wide<T> reduce_range(const T* x, const Plan& plan, int64_t output, int64_t from, int64_t to, int thread,
-                                int threads) {
+__device__ Wide<T> reduce_range(const T* x, const ReductionPlan& plan, int64_t output, int64_t from,
+                                int64_t to, int thread, int threads) {
   using W = Wide<T>;
-  const T* start = x + plan.kept.offset(output);
+  const T* start = x + offset_of(plan.kept, output);
   W result = Op::template initial<W>();
   const auto load = [&](int64_t i) {
     if (plan.reduced.axes == 0) return load_pack<T, kCount>(start + i);
     const int64_t row = i / plan.length;
-    return load_pack<T, kCount>(start + plan.reduced.offset(row) + (i - row * plan.length));
+    return load_pack<T, kCount>(start + offset_of(plan.reduced, row) + (i - row * plan.length));
   };
   const auto add = [&](const Pack<T, kCount>& pack) {
     auto sum = numeric(pack.value[0]);
@@ -149,7 +97,7 @@ __device__ Wide<T> reduce_range(const T* x, const Plan& plan, int64_t output, in
     for (int k = 1; k < kCount; ++k) sum = Op::combine(sum, numeric(pack.value[k]));
     result = Op::combine(result, static_cast<W>(sum));
   };
-  constexpr int kAtOnce = 4;  // on their way
+  constexpr int kAtOnce = 4;  // packs in flight
   const int64_t step = int64_t{threads} * kCount;
   int64_t i = from + int64_t{thread} * kCount;
   for (; i + (kAtOnce - 1) * step < to; i += kAtOnce * step) {
@@ -163,9 +111,10 @@ __device__ Wide<T> reduce_range(const T* x, const Plan& plan, int64_t output, in
   return result;
 }
 
-// A warp for each output.
+// Reduces each output with one warp.
 template <class Op, int kCount, class T, class Out>
-__global__ void reduce_short_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t n) {
+__global__ void reduce_short_kernel(const T* x, Out y, const __grid_constant__ ReductionPlan plan,
+                                    int64_t outputs, int64_t n) {
   const int lane = threadIdx.x % 32;
   for (int64_t output = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32; output < outputs;
        output += int64_t{gridDim.x} * blockDim.x / 32) {
@@ -174,10 +123,11 @@ __global__ void reduce_short_kernel(const T* x, Out y, const __grid_constant__ P
   }
 }
 
-// A block for each piece of each output: y (outputs, pieces).
+// Reduces each piece of each output with one block: y (outputs, pieces).
 template <class Op, int kCount, class T, class Out>
-__global__ void reduce_long_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t n,
-                                   int64_t pieces, int64_t piece_length) {
+__global__ void reduce_long_kernel(const T* x, Out y, const __grid_constant__ ReductionPlan plan,
+                                   int64_t outputs, int64_t n, int64_t pieces,
+                                   int64_t piece_length) {
   using W = Wide<T>;
   let_next_start();
   for (int64_t task = blockIdx.x; task < outputs * pieces; task += gridDim.x) {
@@ -188,12 +138,13 @@ __global__ void reduce_long_kernel(const T* x, Out y, const __grid_constant__ Pl
   }
 }
 
-// 32 packs of columns x 8 rows of threads; a block for each (output, piece of its rows, columns): y (outputs, pieces,
-// length). Four rows at a time are on their way and meet before they join the sum. kEven: rows lie at even distances.
+// 32 packs of columns x 8 rows of threads. Each (output, piece of its rows, columns) has a block: y
+// (outputs, pieces, length). Four rows at a time are in flight and are combined before they join
+// the sum. kEven: rows are evenly spaced.
 template <class Op, int kCount, bool kEven, class T, class Out>
 __global__ void __launch_bounds__(256, kEven ? 4 : 3)
-    reduce_rows_kernel(const T* x, Out y, const __grid_constant__ Plan plan, int64_t outputs, int64_t rows, int64_t pieces,
-                       int64_t rows_per_piece) {
+    reduce_rows_kernel(const T* x, Out y, const __grid_constant__ ReductionPlan plan, int64_t outputs,
+                       int64_t rows, int64_t pieces, int64_t rows_per_piece) {
   using W = Wide<T>;
   constexpr int kRows = 8, kColumns = 32 * kCount, kAtOnce = kRowsAtOnce / kRows;
   __shared__ W part[kRows][kColumns];
@@ -206,9 +157,9 @@ __global__ void __launch_bounds__(256, kEven ? 4 : 3)
 #pragma unroll
     for (int k = 0; k < kCount; ++k) result[k] = Op::template initial<W>();
     if (column < plan.length) {
-      const T* start = x + plan.kept.offset(output) + column;
+      const T* start = x + offset_of(plan.kept, output) + column;
       const auto load = [&](int64_t row) {
-        return load_pack<T, kCount>(start + (kEven ? row * plan.reduced.strides[0] : plan.reduced.offset(row)));
+        return load_pack<T, kCount>(start + (kEven ? row * plan.reduced.strides[0] : offset_of(plan.reduced, row)));
       };
       const int64_t last = min(rows, (piece + 1) * rows_per_piece);
       int64_t row = piece * rows_per_piece + threadIdx.y;
@@ -243,7 +194,8 @@ __global__ void __launch_bounds__(256, kEven ? 4 : 3)
   }
 }
 
-// y (outputs) from partial (outputs, pieces): a block for each, in a fixed order. Launched early, as is combine_kernel.
+// y (outputs) from partial (outputs, pieces), with one block per output, in a fixed order. Launched
+// early, as is combine_kernel.
 template <class Op, class W, class Out> __global__ void combine_pieces_kernel(const W* partial, Out y, int64_t pieces) {
   wait_for_previous();
   W result = Op::template initial<W>();
@@ -254,8 +206,8 @@ template <class Op, class W, class Out> __global__ void combine_pieces_kernel(co
   if (threadIdx.x == 0) y.write(blockIdx.x, result);
 }
 
-// y (outputs, length) from partial (outputs, pieces, length): 32 numbers x 8 rows of threads, each of which takes every eighth
-// piece.
+// y (outputs, length) from partial (outputs, pieces, length): 32 numbers x 8 rows of threads, each
+// of which takes every eighth piece.
 template <class Op, class W, class Out>
 __global__ void __launch_bounds__(256) combine_kernel(const W* partial, Out y, int64_t count, int64_t pieces, int64_t length) {
   __shared__ W part[8][32];
@@ -286,10 +238,11 @@ template <class Op, class T, class Y> struct Launcher {
   CudaStream& cuda;
   const T* x;
   Output<Y> y;
-  const Plan& plan;
-  int64_t outputs = plan.kept.count(), rows = plan.reduced.count();
+  const ReductionPlan& plan;
+  int64_t outputs = count_of(plan.kept), rows = count_of(plan.reduced);
 
-  // run(where to write) once, or into scratch memory and combined if there are several pieces.
+  // Calls run(destination): with y if there is one piece, else with scratch memory whose pieces are
+  // then combined.
   template <class Run> void in_pieces(int64_t pieces, int64_t length, const Run& run) {
     if (pieces == 1) return run(y);
     const int64_t count = outputs * length;
@@ -319,7 +272,7 @@ template <class Op, class T, class Y> struct Launcher {
 
   template <int kCount> void leading() {
     const int64_t tiles = outputs * ((plan.length + 32 * kCount - 1) / (32 * kCount));
-    const int64_t share = (rows * tiles + kBlocks - 1) / kBlocks;  // of a block, if there are kBlocks
+    const int64_t share = (rows * tiles + kBlocks - 1) / kBlocks;  // a block's share, if there are kBlocks
     const int64_t rows_per_piece =
         std::clamp((share + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce, 2 * kRowsAtOnce, kRowsPerPiece);
     const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece;
@@ -332,8 +285,8 @@ template <class Op, class T, class Y> struct Launcher {
   }
 
   bool takes_packs_of(int count) const {
-    auto fits = [&](const Axes& axes) {
-      return std::all_of(axes.strides, axes.strides + axes.axes, [&](int64_t stride) { return stride % count == 0; });
+    auto fits = [&](const RowAxes& rows) {
+      return std::all_of(rows.strides, rows.strides + rows.axes, [&](int64_t stride) { return stride % count == 0; });
     };
     return aligned16({x}) && plan.length % count == 0 && fits(plan.kept) && fits(plan.reduced);
   }
@@ -350,7 +303,8 @@ template <class Op, class T, class Y> struct Launcher {
 };
 
 // y f32 is allowed for x bf16: gradients of parameters are kept in f32.
-template <class Op> void run(CudaStream& cuda, const Tensor& x, const Tensor& y, const Plan& plan, double factor) {
+template <class Op>
+void run(CudaStream& cuda, const Tensor& x, const Tensor& y, const ReductionPlan& plan, double factor) {
   const auto with = [&]<class T, class Y>() {
     Launcher<Op, T, Y>{cuda, x.data<T>(), {y.data<Y>(), factor}, plan}.run();
   };
@@ -364,8 +318,7 @@ template <class Op> void run(CudaStream& cuda, const Tensor& x, const Tensor& y,
 
 void reduce(Stream& stream, In x, Out y, IntList axes, std::string kind) {
   const Reduction reduction = check_reduce(x, y, axes);
-  check_axes(x.shape);
-  const Plan plan = plan_reduction(x.shape, reduction.is_reduced);
+  const ReductionPlan plan = plan_reduction(x.shape, reduction.is_reduced);
   CudaStream& cuda = on_cuda(stream);
   if (kind == "sum") return run<SumOf>(cuda, x, y, plan, 1);
   if (kind == "mean") {

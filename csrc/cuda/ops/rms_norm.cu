@@ -4,9 +4,10 @@
 // rstd. dr is the gradient that reached r itself (the residual stream). weight_grad accumulates (micro-batches add up),
 // dx is assigned. The sum uses r as it was stored (rounded to bf16).
 //
-// A warp has a row and keeps it in registers: each tensor is read and written once (floors: 4 tensors of (N,D) forward
-// with the add, 4 backward with dr). Rows that do not fit, or are not aligned, are read twice by a block each.
-// Deterministic: a warp adds its rows' weight gradients in order, partial sums of blocks are added in order.
+// A warp has a row and keeps it in registers, so each tensor is read and written once (floors: 4
+// tensors of (N,D) forward with the add, 4 backward with dr). A row that does not fit, or is not
+// aligned, is read twice by a block of its own. Deterministic: a warp adds its rows' weight
+// gradients in order, and partial sums of blocks are added in order.
 
 #include <cfloat>
 
@@ -20,8 +21,8 @@ namespace {
 
 constexpr int kWarps = 4, kBlock = 32 * kWarps;
 
-// Squares of numbers beyond 1e18 overflow, those below 1e-18 vanish. Rows whose mean of squares (+ eps) is not sure are
-// summed again in double.
+// Squares of numbers beyond 1e18 overflow, and squares of numbers below 1e-18 vanish. A row whose
+// mean of squares (+ eps) may be wrong for that reason is summed again in double.
 constexpr float kLeastSquare = 1e-30f;
 __device__ __forceinline__ bool sure(float mean) { return mean >= kLeastSquare && mean <= FLT_MAX; }
 __device__ __forceinline__ float rstd_of(double squares, int64_t columns, float eps) {
@@ -30,8 +31,8 @@ __device__ __forceinline__ float rstd_of(double squares, int64_t columns, float 
 
 // ---- rows in registers --------------------------------------------------------------------------------------------
 
-// A lane's share of a row of T: kVectors vectors of 16 bytes, 32 vectors apart. Kept as it came, widened where it is
-// used.
+// A lane's share of a row of T: kVectors vectors of 16 bytes, 32 vectors apart. It is kept in T and
+// widened when it is used.
 template <class T, int kVectors>
 struct Row {
   static constexpr int kCount = kVector<T>;
@@ -50,7 +51,7 @@ struct Row {
   __device__ __forceinline__ void put(int i, const float (&x)[kCount]) { store(reinterpret_cast<T*>(&vector[i]), x); }
 };
 
-// Weights may be bf16 where rows are f32: then four of them are 8 bytes.
+// Weights may be bf16 while rows are f32; four of them are then 8 bytes.
 template <class W, int n>
 __device__ __forceinline__ void load_weight(const W* from, float (&w)[n]) {
   if constexpr (sizeof(W) == 2 && n == 4) {
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// partial (blocks, columns): null where no weight gradient is wanted.
+// partial (blocks, columns) is null if no weight gradient is wanted.
 template <class T, class W, int kVectors, bool kAdd, bool kWeight>
 __global__ void __launch_bounds__(kBlock)
     backward_kernel(const T* __restrict__ dy, const T* __restrict__ x, const W* __restrict__ weight,
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(kBlock)
     }
   }
   if constexpr (kWeight) {
-    // The block's warps in order, a slice of the row at a time.
+    // Adds the sums of the block's warps in order, a slice of the row at a time.
     __shared__ float slice[kWarps][32 * kCount];
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -190,7 +191,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // ---- rows of any length: a block each, read twice ----------------------------------------------------------------
-// No __restrict__: r is read back where it was just written.
+// There is no __restrict__, because r is read back right after it is written.
 
 template <class T, class W>
 __global__ void __launch_bounds__(kThreads) forward_long_kernel(const T* x, const T* skip, const W* weight, T* r, T* y,
@@ -217,7 +218,8 @@ __global__ void __launch_bounds__(kThreads) forward_long_kernel(const T* x, cons
   }
 }
 
-// A block walks its rows; a thread always has the same columns, so that their sums can lie in `partial`.
+// A block walks its rows. A thread always has the same columns, so their sums can stay in
+// `partial`.
 template <class T, class W>
 __global__ void __launch_bounds__(kThreads)
     backward_long_kernel(const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx,
@@ -266,8 +268,8 @@ __global__ void __launch_bounds__(32 * kSlices)
 
 // ---- launchers ----------------------------------------------------------------------------------------------------
 
-// Calls body.operator()<vectors>() with the least power of two of 16-byte vectors that holds a row in a warp; false if
-// none.
+// Calls body.operator()<vectors>() with the smallest power of two of 16-byte vectors per lane that
+// holds a row in a warp; returns false if there is none.
 template <class T, class Body>
 bool with_row_in_registers(int64_t columns, std::initializer_list<const void*> pointers, const Body& body) {
   if (columns % kVector<T> != 0 || !aligned16(pointers)) return false;
@@ -301,7 +303,7 @@ void backward(CudaStream& cuda, const T* dy, const T* x, const W* weight, const 
               float* weight_grad, NormSize size) {
   if (size.rows == 0) return;
   const auto [rows, columns] = size;
-  // As many blocks as the registers let run at once: each leaves a partial sum.
+  // The registers let this many blocks run at once, and each block leaves a partial sum.
   const int64_t most = (columns > 128 * kVector<T> ? 2 : 4) * cuda.multiprocessors();
   const int64_t rows_per_block = std::max<int64_t>(kWarps, (rows + most - 1) / most);
   const int blocks = static_cast<int>((rows + rows_per_block - 1) / rows_per_block);

@@ -1,4 +1,4 @@
-// What argmax and sample share: rows to choose from, and the first of the largest numbers of one.
+// Shared by argmax and sample: rows to choose from, and the first of a row's largest numbers.
 #pragma once
 
 #include "cuda/ops/pack.h"
@@ -7,7 +7,7 @@ namespace llamaforge::cuda {
 
 #ifdef __CUDACC__
 
-// A number and where it stands. NaN is the largest; of equals the first wins.
+// A number and its index. NaN is the largest; of equal numbers the first wins.
 template <class V> struct Ranked {
   V value;
   int32_t index;
@@ -25,7 +25,7 @@ struct Better {
 __device__ inline int32_t comparable(int32_t x) { return x; }
 template <class T> __device__ float comparable(T x) { return widen(x); }
 
-// The largest number of a pack; NaN wins.
+// Returns the largest number of a pack; NaN wins.
 template <int n>
 __device__ __forceinline__ int32_t largest_of(const Pack<int32_t, n>& pack) {
   int32_t largest = pack.value[0];
@@ -40,9 +40,10 @@ __device__ __forceinline__ float largest_of(const Pack<T, n>& pack) {
   return largest.value();
 }
 
-// Where the first of the largest numbers of a row stands; by kLanes neighbours of a warp (all of its lanes must come here) or,
-// with kWholeBlock, by the block; each of them gets it. In 16-byte accesses where the row allows them: of a pack only the
-// largest number is looked at until the best one is found.
+// Returns the index of the first of a row's largest numbers. kLanes neighbouring lanes of a warp
+// compute it (all lanes of the warp must call it) or, with kWholeBlock, the block; each of them
+// gets the result. Accesses are 16 bytes if the row allows them: only the largest number of each
+// pack is looked at until the best pack is found.
 constexpr int kWholeBlock = 0;
 template <int kLanes, class T>
 __device__ int32_t first_maximum(const T* row, int64_t n) {

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int kBlock = 1024;
 
-// The larger the logit, the smaller the key.
+// A larger logit gets a smaller key.
 __device__ uint32_t key_of(float logit) {
   const uint32_t bits = __float_as_uint(logit == 0.0f ? 0.0f : logit);  // -0 and 0 are a tie
   return ~(bits & 0x80000000u ? ~bits : bits | 0x80000000u);
@@ -29,7 +29,7 @@ __device__ float logit_of(uint32_t key) {
   return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
-// Keys and ids of all rows. Reports logits that cannot be sampled from.
+// Fills the keys and ids of all rows, and reports logits that cannot be sampled from.
 template <class T>
 __global__ void prepare_kernel(const T* logits, uint32_t* keys, int32_t* ids, int64_t rows, int64_t vocab, FaultSite broken) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < rows * vocab; i += int64_t{gridDim.x} * blockDim.x) {
@@ -40,7 +40,7 @@ __global__ void prepare_kernel(const T* logits, uint32_t* keys, int32_t* ids, in
   }
 }
 
-// In [0, 1), 53 bits: one block of Philox for each number.
+// A uniform number in [0, 1) with 53 bits; each number uses one block of Philox.
 __device__ double sample_unit(uint64_t seed, int64_t number) {
   const PhiloxWords words = philox(seed, kSampleStream, static_cast<uint64_t>(number));
   const uint64_t bits = uint64_t{words.word[0]} << 32 | words.word[1];
@@ -68,8 +68,9 @@ __device__ double block_scan(double x, double& total) {
   return before + x;
 }
 
-// Walks weight(i) of 0..n-1 and returns the first i at which reached(running sum) holds, or -1; `sum` becomes the running sum
-// there, or that of all. By the whole block; the same for every thread.
+// Walks weight(i) of 0..n-1 and returns the first i at which reached(running sum) holds, or -1.
+// `sum` becomes the running sum at that i, or the sum of all weights. The whole block calls it, and
+// every thread gets the same result.
 template <class Weight, class Reached>
 __device__ int64_t walk(int64_t n, const Weight& weight, const Reached& reached, double& sum) {
   __shared__ int first;
@@ -105,7 +106,8 @@ struct Options {
   int64_t top_k;  // at most the vocabulary
 };
 
-// A block a row, whose keys are sorted, the most likely first, if top_k or top_p needs that; else in the order of ids.
+// A block takes one row. Its keys are sorted, most likely first, if top_k or top_p needs that; else
+// they are in the order of ids.
 __global__ void __launch_bounds__(kBlock)
     choose_kernel(const uint32_t* keys, const int32_t* ids, int32_t* out, int64_t vocab, Options options, uint64_t seed,
                   int64_t offset, FaultSite impossible) {
@@ -144,7 +146,7 @@ __global__ void __launch_bounds__(kBlock)
   double unused;
   int64_t chosen = walk(kept, weight, [&](double running) { return running > target; }, unused);
   if (chosen < 0) {
-    // The last that has a chance, where rounding put the target at the very end.
+    // If rounding put the target at the very end, the last token with a nonzero weight is chosen.
     __shared__ int last;
     if (threadIdx.x == 0) last = 0;
     __syncthreads();
@@ -167,7 +169,7 @@ template <class T> __global__ void greedy_kernel(const T* logits, int32_t* out, 
   out[row] = best;
 }
 
-// Each row by itself: the whole GPU sorts it, which for the few rows of generation is the fastest.
+// Sorts one row at a time with the whole GPU, which is fastest for the few rows of generation.
 void sort_rows(CudaStream& cuda, const ChoiceSize& shape, uint32_t* keys, int32_t* ids) {
   const auto n = static_cast<int>(shape.length);
   const Scratch sorted(cuda, static_cast<size_t>(n) * 8);

@@ -1,7 +1,8 @@
 // slice:        y = the block of x that begins at `starts` and has y's shape.
-// slice_write:  the block of y that begins at `starts` and has x's shape becomes x; the rest of y stays.
-// Moves bits, so any dtype: in units of 16 bytes where places and lengths allow it, else of 4 or of 2. Reads and writes the
-// block once.
+// slice_write:  the block of y that begins at `starts` and has x's shape is set to x; the rest of y
+// stays.
+// Moves bits, so any dtype: in units of 16 bytes if places and lengths allow it, else of 4 or 2
+// bytes. Reads and writes the block once.
 #include <algorithm>
 
 #include "cuda/ops/cuda_ops.h"
@@ -12,7 +13,8 @@ namespace llamaforge::cuda {
 
 namespace {
 
-// Runs that are contiguous in both, and where they start in the whole; in bytes, later in units.
+// Runs that are contiguous in both tensors, and their starts in the whole; in bytes, later in
+// units.
 struct Runs {
   int64_t run = 1, base = 0;
   int axes = 0;
@@ -76,7 +78,7 @@ template <class Unit, bool kIntoWhole> void copy(CudaStream& cuda, void* block, 
   check_launch();
 }
 
-// The largest unit that divides every place and length.
+// Copies in the largest unit that divides every place and length.
 template <bool kIntoWhole> void copy_block(CudaStream& cuda, const Tensor& whole, const Tensor& block, const IntList& starts) {
   const Runs runs = find_runs(whole, block, starts);
   uint64_t all = reinterpret_cast<uintptr_t>(block.raw()) | reinterpret_cast<uintptr_t>(whole.raw()) |

@@ -1,10 +1,11 @@
 // softmax over the last axis:  y = exp(x - max) / sum;  log form:  y = x - max - log(sum).
 // backward:  dx = y · (dy - sum(dy · y) / sum(y));  log form:  dx = dy - exp(y) · sum(dy).
-// sum(y) is 1 but for the rounding of y to bf16, which would leave a part of what all of dy have in common.
-// x (N,D) -> y (N,D). A warp (short rows) or a block has a row and keeps it in registers, up to 65536 numbers of bf16;
-// longer rows are read again and come from the caches. Device memory is read and written once. A thread's sums are f32
-// within a pack, f64 beyond; f32 throughout for bf16 in registers. A row that is -inf throughout, or holds +inf or NaN,
-// gives NaN, as in PyTorch.
+// sum(y) differs from 1 only by the rounding of y to bf16; without the division, that rounding
+// would leave a part of the common offset of dy. x (N,D) -> y (N,D). A warp (short rows) or a block
+// has a row and keeps it in registers, up to 65536 numbers of bf16; longer rows are read again and
+// come from the caches. Device memory is read and written once. A thread's sums are f32 within a
+// pack and f64 beyond; for bf16 in registers they are f32 throughout. A row that is -inf
+// throughout, or holds +inf or NaN, gives NaN, as in PyTorch.
 #include <cfloat>
 #include <type_traits>
 
@@ -17,8 +18,8 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr int kKept = 8;            // packs of a row that a thread keeps
-constexpr int64_t kWarpRow = 1024;  // longest row for a warp that reads it again
-// Threads of a block with a row at most; backward keeps two rows.
+constexpr int64_t kWarpRow = 1024;  // longest row for a warp that reads the row again
+// Most threads of a block that shares a row; backward keeps two rows.
 constexpr int kMostForward = 1024, kMostBackward = 512;
 
 // Reductions over the threads that share a row: a warp or the block.
@@ -28,11 +29,12 @@ __device__ Sum row_sum(Sum x) {
   return kBlock ? block_sum(x) : warp_sum(x);
 }
 
-// Of what is kept in registers: of bf16 at most 64 numbers a thread, for which f32 is exact enough.
+// Type of sums. For bf16 in registers a thread sums at most 64 numbers, for which f32 is exact
+// enough.
 template <class T, int kPacks>
 using SumOf = std::conditional_t<sizeof(T) == 2 && kPacks != 0, float, double>;
 
-// This thread's packs of a row: loaded once and kept, or read whenever they are asked for (kPacks 0).
+// This thread's packs of a row: loaded once and kept, or read again on each use (kPacks 0).
 template <int kCount, int kPacks, class T> struct RowPacks {
   const T* x;
   int64_t n;
@@ -48,7 +50,7 @@ template <int kCount, int kPacks, class T> struct RowPacks {
       }
     }
   }
-  // body(where in the row, pack, number of the pack).
+  // Calls body(index in the row, pack, number of the pack).
   template <class Body> __device__ __forceinline__ void each(const Body& body) const {
     if constexpr (kPacks > 0) {
 #pragma unroll
@@ -134,7 +136,8 @@ __global__ void __launch_bounds__(kBlock ? kMostBackward : kThreads)
     dot = row_sum<kBlock>(dot);
     sum = row_sum<kBlock>(sum);
     const float mean = static_cast<float>(log_form ? dot : dot / sum);
-    // Of the log form: exp(y) is positive unless y is -inf. Where it rounds to 0, 0 times an infinite sum would be NaN.
+    // In the log form exp(y) is positive unless y is -inf. Where exp(y) rounds to 0, 0 times an
+    // infinite sum would be NaN.
     const float least = isinf(mean) ? FLT_MIN : 0.0f;
     gradients.each([&](int64_t i, auto gradient, int p) {
       const auto value = values.at(i, p);
@@ -181,7 +184,7 @@ void with_row_shape(CudaStream& cuda, int64_t rows, int64_t n, bool packs, const
 
 }  // namespace
 
-// y may be x.
+// y may be the same memory as x.
 void softmax(Stream& stream, In x, Out y, bool log) {
   check_softmax(x, y);
   CudaStream& cuda = on_cuda(stream);
@@ -196,7 +199,7 @@ void softmax(Stream& stream, In x, Out y, bool log) {
   });
 }
 
-// dx may be dy or y.
+// dx may be the same memory as dy or y.
 void softmax_backward(Stream& stream, In dy, In y, Out dx, bool log) {
   check_softmax_backward(dy, y, dx);
   CudaStream& cuda = on_cuda(stream);

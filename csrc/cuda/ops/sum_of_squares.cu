@@ -1,6 +1,6 @@
-// Σ x² for the gradient norm, in two passes of fixed order: a block sums its share, one block adds the shares. Four or
-// eight squares are added in f32, all else in double: no loss on billions of elements. NaN and infinity come through.
-// Floor: x is read once.
+// Σ x² for the gradient norm, in two passes of fixed order: a block sums its share, then one block
+// adds the shares. Four or eight squares are added in f32, everything else in double, so billions
+// of elements lose no precision. NaN and infinity propagate. Floor: x is read once.
 
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"

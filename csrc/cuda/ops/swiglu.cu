@@ -17,7 +17,8 @@ __device__ __forceinline__ float sigmoid(float x) {
   return 1.0f / (1.0f + expf(-x));
 }
 
-// Beyond this silu is flat, or its argument itself: its slope is 0 or 1. There 0 times an infinity would be NaN.
+// Beyond this value silu is flat or equals its argument, so its slope is 0 or 1. There 0 times an
+// infinity would be NaN.
 constexpr float kFlatSilu = 200;
 
 template <class T, int kCount>
@@ -35,9 +36,10 @@ __device__ __forceinline__ void write(T* p, const float (&x)[kCount]) {
     store(p, x);
 }
 
-constexpr int kAtOnce = 2;  // vectors of a thread, so that enough loads are in flight
+constexpr int kAtOnce = 2;  // vectors per thread, so that enough loads are in flight
 
-// body(row, column) for every vector of kCount of (rows, ffn). Index: 32 bits where they do, division is cheaper.
+// Calls body(row, column) for every vector of kCount of (rows, ffn). Index: use 32 bits if they
+// suffice, because division is cheaper.
 template <class Index, int kCount, class Body>
 __device__ __forceinline__ void for_each_vector(Index rows, Index ffn, const Body& body) {
   const Index per_row = ffn / kCount, count = rows * per_row, threads = static_cast<Index>(gridDim.x) * kThreads;

@@ -1,9 +1,10 @@
 // Element-wise functions of one tensor, and their gradients:  y = f(x),  dx = dy · f'(x).
 // Forward reads 1 and writes 1 tensor, backward reads 2 and writes 1. bf16 is computed in f32.
-// Backward starts from x, not y: x is alive anyway where such functions are used, and exact where y is rounded to bf16.
-// y may be x, dx may be dy or x. At kinks the gradient is 0 (abs and relu at 0), whatever dy is: it is selected, where a
-// product would make NaN of 0 and inf. Nor is f'(x) made where it may overflow although dy · f'(x) does not: dy is then
-// divided by x, step by step.
+// Backward starts from x, not y: x is alive anyway where such functions are used, and is exact
+// where y is rounded to bf16. y may be the memory of x, and dx that of dy or x. At kinks the
+// gradient is 0 (abs and relu at 0), whatever dy is. It is selected, because a product would turn 0
+// and inf into NaN. If f'(x) may overflow although dy · f'(x) does not, f'(x) is not computed: dy
+// is divided by x step by step instead.
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
 #include "ops/checks/elements.h"
@@ -22,7 +23,8 @@ constexpr std::pair<const char*, Kind> kKinds[] = {
 
 constexpr bool takes_integers(Kind kind) { return kind <= Kind::relu; }
 
-// For bf16 the fast forms are exact enough by far; the accurate ones alone take as long as the memory.
+// The fast forms are far more exact than bf16 needs; the accurate ones alone take as long as the
+// memory access.
 template <class T> __device__ __forceinline__ float exponential(float x) { return sizeof(T) == 2 ? __expf(x) : expf(x); }
 template <class T> __device__ __forceinline__ float quotient(float x, float y) {
   return sizeof(T) == 2 ? __fdividef(x, y) : x / y;
@@ -31,7 +33,8 @@ template <class T> __device__ __forceinline__ float sigmoid(float x) { return qu
 // The tanh form is x · sigmoid(2u): the sigmoid keeps its relative precision for negative x, where 1 + tanh cancels.
 __device__ __forceinline__ float gelu_twice_u(float x) { return x * (1.5957691216f + 0.0713548163f * x * x); }
 
-// Beyond these silu and gelu are flat or x itself: their slopes are 0 or 1. There 0 times an infinity, x or x², would be NaN.
+// Beyond these values silu and gelu are flat or equal x, so their slopes are 0 or 1. There 0 times
+// an infinity, x or x², would be NaN.
 constexpr float kFlatSilu = 200, kFlatGelu = 20;
 
 template <class T> __device__ __forceinline__ float value_of(Kind kind, float x) {
@@ -106,7 +109,8 @@ __device__ __forceinline__ int32_t whole_value_of(Kind kind, int32_t x) {
   }
 }
 
-// Calls `use` with the kind as a constant: one branch for a pack, not one for each element.
+// Calls `use` with the kind as a constant, so that there is one branch per pack, not one per
+// element.
 template <class Use> __device__ __forceinline__ void with_constant(Kind kind, const Use& use) {
   switch (kind) {
 #define LF_CASE(name) \

@@ -1,5 +1,5 @@
-// y = condition ? a : b, with NumPy broadcasting. condition i32, true where not 0; a, b and y of one dtype, copied bit by
-// bit. Reads 3 and writes 1 tensor.
+// y = condition ? a : b, with NumPy broadcasting. condition is i32, true if not 0; a, b and y have
+// one dtype and are copied bit by bit. Reads 3 and writes 1 tensor.
 #include "cuda/ops/broadcast.h"
 #include "cuda/ops/cuda_ops.h"
 #include "ops/checks/indexing.h"
@@ -28,7 +28,7 @@ __global__ void where_kernel(const int32_t* condition, const Bits* a, const Bits
 
 template <class Bits> void select(CudaStream& cuda, const Tensor& condition, const Tensor& a, const Tensor& b, const Tensor& y) {
   constexpr int kCount = 16 / sizeof(Bits);
-  const auto plan = plan_broadcast<3>(y.shape, {&condition, &a, &b});
+  const auto plan = plan_broadcast<3, uint32_t>(y.shape, {&condition, &a, &b});
   const auto* at = condition.data<int32_t>();
   const auto *first = static_cast<const Bits*>(a.raw()), *second = static_cast<const Bits*>(b.raw());
   auto* to = static_cast<Bits*>(y.raw());

@@ -8,12 +8,13 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
-constexpr size_t kPage = 2 * kMiB;  // of the GPU
+constexpr size_t kPage = 2 * kMiB;  // page size of the GPU
 
-// Small and medium blocks share segments; a large one gets what it needs, in whole pages.
+// Small and medium blocks share segments; a large block gets a segment of its own size, rounded to
+// pages.
 enum Kind { kSmall, kMedium, kLarge };
 constexpr size_t kSegment[] = {8 * kMiB, 64 * kMiB, 0};
-constexpr size_t kLeast[] = {512, kMiB, 32 * kMiB};  // bytes from which on a block is of a kind
+constexpr size_t kLeast[] = {512, kMiB, 32 * kMiB};  // minimum bytes of each kind of block
 
 Kind kind_of(size_t bytes) { return bytes < kLeast[kMedium] ? kSmall : bytes < kLeast[kLarge] ? kMedium : kLarge; }
 
@@ -44,7 +45,7 @@ void* Arena::take(size_t bytes) {
   const auto block = blocks_.find(fit->second);
   free.erase(fit);
   block->second.free = false;
-  // What is left over is a block of its own, unless it is too little for one of its kind.
+  // The rest becomes a block of its own, unless it is too small for its kind.
   const size_t rest = block->second.bytes - bytes;
   if (rest >= kLeast[kind]) {
     block->second.bytes = bytes;

@@ -1,9 +1,11 @@
-// Device memory handed out in parts of large segments. cudaMallocAsync would do the same, but each pair of it and
-// cudaFreeAsync cost the GPU 12 us between two kernels (measured on an H100: 94.7 us for a kernel into memory that is there,
-// 106.7 us into new memory), and a training step makes some thousand tensors.
+// Device memory handed out in parts of large segments. cudaMallocAsync would do the same, but each
+// pair of cudaMallocAsync and cudaFreeAsync costs the GPU 12 us between two kernels (measured on an
+// H100: 94.7 us for a kernel that writes existing memory, 106.7 us for one that writes new memory),
+// and a training step makes some thousand tensors.
 //
-// Best fit; neighbours that are free become one block again. Blocks of three kinds of size have segments of their own, so
-// that small ones do not break up those that the next step needs whole. A block may be handed out again at once, in the order of the stream that uses it.
+// The arena takes the best fit and joins neighbouring free blocks. Blocks of three kinds of size
+// have segments of their own, so that small blocks do not break up large ones that the next step
+// needs whole. A block may be handed out again at once, in the order of the stream that uses it.
 #pragma once
 
 #include <cstddef>
@@ -16,19 +18,20 @@ namespace llamaforge::cuda {
 
 class Arena {
  public:
-  // take(bytes): a new segment, or null. give: one that no block uses any more.
+  // take(bytes) returns a new segment, or null. give(segment) takes back a segment that no block
+  // uses any more.
   Arena(std::function<void*(size_t)> take, std::function<void(void*)> give) : take_(std::move(take)), give_(std::move(give)) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // bytes: a multiple of 512. Null if there is no free block and no new segment.
+  // bytes: a multiple of 512. Returns null if there is neither a free block nor a new segment.
   void* take(size_t bytes);
   void give(void* block);
-  // Bytes in segments.
+  // Total bytes of the segments.
   size_t reserved() const { return reserved_; }
-  // Takes out the segments that no block uses. The caller gives them back: that may wait for the device, and whoever
-  // guards the arena by a lock will not want to hold it then.
+  // Removes the segments that no block uses. The caller gives them back, because that may wait for
+  // the device and must not happen under a lock that guards the arena.
   std::vector<void*> take_unused();
 
  private:

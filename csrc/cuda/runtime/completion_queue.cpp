@@ -1,97 +1,80 @@
 #include "cuda/runtime/completion_queue.h"
 
-#include <condition_variable>
-#include <deque>
+#include <future>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "cuda/runtime/cuda_error.h"
 
 namespace llamaforge::cuda {
 
-struct CompletionQueue::State {
-  struct Item {
-    cudaEvent_t event;
-    std::function<void(cudaError_t)> action;
-  };
-  ~State() {
-    for (cudaEvent_t event : spare_events) cudaEventDestroy(event);
+class CompletionQueue::SpareEvents {
+ public:
+  SpareEvents() = default;
+  ~SpareEvents() {
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  }
+  SpareEvents(const SpareEvents&) = delete;
+  SpareEvents& operator=(const SpareEvents&) = delete;
+
+  cudaEvent_t take() {
+    cudaEvent_t event = nullptr;
+    {
+      std::lock_guard lock(mutex_);
+      if (!events_.empty()) {
+        event = events_.back();
+        events_.pop_back();
+      }
+    }
+    constexpr unsigned kFlags = cudaEventDisableTiming | cudaEventBlockingSync;
+    if (!event) LF_CUDA_CHECK(cudaEventCreateWithFlags(&event, kFlags));
+    return event;
+  }
+  void give(cudaEvent_t event) {
+    std::lock_guard lock(mutex_);
+    events_.push_back(event);
   }
 
-  std::mutex mutex;
-  std::condition_variable filled, emptied;
-  std::deque<Item> items;
-  std::vector<cudaEvent_t> spare_events;
-  bool busy = false, closing = false;
+ private:
+  std::mutex mutex_;
+  std::vector<cudaEvent_t> events_;
 };
 
 CompletionQueue::CompletionQueue(int device)
-    : state_(std::make_shared<State>()), thread_([device, state = state_] { run(device, *state); }) {}
+    : spare_(std::make_shared<SpareEvents>()), worker_(calls_of(device, spare_)) {}
 
-CompletionQueue::~CompletionQueue() {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->closing = true;
-  }
-  state_->filled.notify_one();
-  if (thread_.get_id() == std::this_thread::get_id()) {
-    thread_.detach();
-  } else {
-    thread_.join();
-  }
-  // The thread takes no more of them.
-  for (State::Item& item : state_->items) {
+Worker<CompletionQueue::Item>::Calls CompletionQueue::calls_of(int device,
+                                                               std::shared_ptr<SpareEvents> spare) {
+  Worker<Item>::Calls calls;
+  calls.begin = [device] { cudaSetDevice(device); };
+  calls.work = [spare = std::move(spare)](Item& item) {
+    item.action(cudaEventSynchronize(item.event));
+    item.action = nullptr;  // what it holds goes before the next wait, the queue itself maybe
+    spare->give(item.event);
+  };
+  calls.drop = [](Item& item) {
     item.action(cudaErrorNotReady);
     cudaEventDestroy(item.event);
-  }
-  state_->items.clear();
+  };
+  return calls;
 }
 
 void CompletionQueue::when_reached(cudaStream_t stream, std::function<void(cudaError_t)> action) {
-  cudaEvent_t event = nullptr;
-  {
-    std::lock_guard lock(state_->mutex);
-    if (!state_->spare_events.empty()) {
-      event = state_->spare_events.back();
-      state_->spare_events.pop_back();
-    }
-  }
-  if (!event) LF_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
+  cudaEvent_t event = spare_->take();
   if (const cudaError_t error = cudaEventRecord(event, stream); error != cudaSuccess) {
     cudaEventDestroy(event);
     throw error_of(error, "cudaEventRecord");
   }
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->items.push_back({event, std::move(action)});
-  }
-  state_->filled.notify_one();
+  worker_.push({event, std::move(action)});
 }
 
 void CompletionQueue::drain() {
-  std::unique_lock lock(state_->mutex);
-  state_->emptied.wait(lock, [this] { return (state_->items.empty() && !state_->busy) || state_->closing; });
-}
-
-void CompletionQueue::run(int device, State& state) {
-  cudaSetDevice(device);
-  for (;;) {
-    State::Item item;
-    {
-      std::unique_lock lock(state.mutex);
-      state.busy = false;
-      if (state.items.empty()) state.emptied.notify_all();
-      state.filled.wait(lock, [&state] { return state.closing || !state.items.empty(); });
-      if (state.closing) return;
-      item = std::move(state.items.front());
-      state.items.pop_front();
-      state.busy = true;
-    }
-    item.action(cudaEventSynchronize(item.event));
-    item.action = nullptr;  // what it holds goes before the next wait, the queue itself maybe
-    std::lock_guard lock(state.mutex);
-    state.spare_events.push_back(item.event);
-  }
+  auto drained = std::make_shared<std::promise<void>>();
+  const std::future<void> result = drained->get_future();
+  // A queue that closes drops the promise, which ends the wait as well.
+  worker_.when_at_most(0, [drained = std::move(drained)] { drained->set_value(); });
+  result.wait();
 }
 
 }  // namespace llamaforge::cuda

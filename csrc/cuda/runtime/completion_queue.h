@@ -1,35 +1,39 @@
-// A host thread that waits for events of the device and then runs what was left for it, in order. It sleeps while it
-// waits; the JS thread never does.
+// A host thread that waits for events of the device and then runs what was left for it, in order.
+// It sleeps while it waits; the JS thread never does.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <functional>
 #include <memory>
-#include <thread>
+
+#include "runtime/worker.h"
 
 namespace llamaforge::cuda {
 
 class CompletionQueue {
  public:
+  // What has not been reached at the queue's end runs with cudaErrorNotReady. An action may let go
+  // of the queue's last owner: the thread ends after that action then.
   explicit CompletionQueue(int device);
-  // What has not been reached yet runs with cudaErrorNotReady. On the queue's own thread, where an action lets go of the
-  // queue's last owner, the thread ends after that action.
-  ~CompletionQueue();
-  CompletionQueue(const CompletionQueue&) = delete;
-  CompletionQueue& operator=(const CompletionQueue&) = delete;
 
-  // Runs `action` on the queue's thread once everything enqueued on `stream` so far has run, or with the device's error.
+  // Runs `action` on the queue's thread once everything enqueued on `stream` so far has run, or
+  // with the device's error.
   void when_reached(cudaStream_t stream, std::function<void(cudaError_t)> action);
   // Blocks the caller until every action so far has run.
   void drain();
 
  private:
-  struct State;
-  static void run(int device, State& state);
+  struct Item {
+    cudaEvent_t event = nullptr;
+    std::function<void(cudaError_t)> action;
+  };
+  class SpareEvents;
 
-  const std::shared_ptr<State> state_;  // its thread's as well, which may outlive this object
-  std::thread thread_;                  // last: starts when everything else is there
+  static Worker<Item>::Calls calls_of(int device, std::shared_ptr<SpareEvents> spare);
+
+  const std::shared_ptr<SpareEvents> spare_;  // the thread's as well, which may outlive this object
+  Worker<Item> worker_;                       // last: starts when everything else is there
 };
 
 }  // namespace llamaforge::cuda

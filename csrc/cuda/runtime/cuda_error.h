@@ -1,4 +1,4 @@
-// From CUDA's return codes to our errors.
+// Translates CUDA's return codes to our errors.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,10 +7,11 @@
 
 namespace llamaforge::cuda {
 
-// After one of these the context is gone: every later call in this process fails the same way.
+// After a sticky error the context is gone: every later call in this process fails in the same way.
 bool is_sticky(cudaError_t error);
 
-// The Error for a failed call: ERR_DEVICE_LOST if sticky, ERR_OUT_OF_MEMORY, else ERR_NATIVE. Clears CUDA's own memory of it.
+// Returns the Error for a failed call: ERR_DEVICE_LOST if sticky, ERR_OUT_OF_MEMORY, else
+// ERR_NATIVE. Clears CUDA's own record of the error.
 Error error_of(cudaError_t error, const char* call);
 
 inline void check(cudaError_t error, const char* call) {

@@ -16,19 +16,19 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr size_t kGranularity = 512;         // of the device's allocator
-constexpr size_t kChunk = size_t{32} << 20;  // of a long copy
+constexpr size_t kGranularity = 512;         // granularity of the device's allocator
+constexpr size_t kChunk = size_t{32} << 20;  // part of a long copy
 constexpr size_t kMostPinned = size_t{256} << 20;
 constexpr int kOldestCapability = 80;
-// How long the launcher looks for more before it sleeps: JavaScript, which records an operation in one to two
-// microseconds, then seldom pays for waking it.
+// The launcher looks for more work this long before it sleeps. JavaScript records an operation in
+// one to two microseconds, so it seldom has to pay for waking the launcher.
 constexpr std::chrono::microseconds kSpin{50};
-// Ops between two events at which the launcher may sleep: it is at most five times as far ahead of the GPU, which
-// CUDA's queue of some 1,024 launches has room for.
+// Number of ops between two events at which the launcher may sleep. The launcher is at most five
+// times as far ahead of the GPU, which CUDA's queue of some 1,024 launches has room for.
 constexpr size_t kPace = 128;
-constexpr std::chrono::milliseconds kRestTime{2000};  // for a launch that is under way when the process ends
+constexpr std::chrono::milliseconds kRestTime{2000};  // for a launch in progress when the process ends
 
-// Never destroyed: needed until the very end.
+// Never destroyed, because it is needed until the very end of the process.
 struct Living {
   std::mutex mutex;
   std::set<CudaStream*> streams;
@@ -42,7 +42,7 @@ size_t rounded(size_t bytes) {
   return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity);
 }
 
-// A double that is a whole number is written as one.
+// Writes a double that is a whole number as an integer.
 std::string text_of(double value) {
   if (std::floor(value) == value && std::abs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
   return format("{}", value);
@@ -52,7 +52,7 @@ std::string text_of(double value) {
 
 namespace {
 
-// A segment of the arena. Without memory: null, and CUDA forgets about it.
+// Allocates a segment of the arena. Without memory it returns null and clears CUDA's error.
 void* take_segment(size_t bytes) {
   void* segment = nullptr;
   const cudaError_t error = cudaMalloc(&segment, bytes);
@@ -66,8 +66,9 @@ void* take_segment(size_t bytes) {
 
 void free_segment(void* segment) { cudaFree(segment); }
 
-// Runs `work` with the lock let go. The arena is called with it, and holds on to nothing while it asks for a segment:
-// CUDA may wait for the GPU then, and JavaScript, which asks for figures and gives tensors back, must not wait along.
+// Runs `work` with the lock released. The arena is called under the lock but must not hold it while
+// it asks for a segment: CUDA may then wait for the GPU, and JavaScript, which reads memory figures
+// and gives tensors back, must not wait too.
 template <class Work>
 auto without(std::mutex& mutex, Work work) {
   struct Relock {
@@ -99,7 +100,7 @@ CudaStream::CudaStream(int index)
     throw Error("ERR_DEVICE",
                 format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
   }
-  cublaslt();  // without it nothing here is of use: found missing now, not in the middle of a run
+  cublaslt();  // everything here needs it: a missing library shows now, not in the middle of a run
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
   synchronous_ = is_on("LLAMAFORGE_CUDA_SYNC");
   poisoned_ = is_on("LLAMAFORGE_POISON");
@@ -107,7 +108,8 @@ CudaStream::CudaStream(int index)
 
   LF_CUDA_CHECK(cudaSetDevice(index));
   LF_CUDA_CHECK(cudaStreamCreateWithFlags(&compute_, cudaStreamNonBlocking));
-  // A collective's few blocks go before those of a kernel that fills the GPU: other ranks wait for them.
+  // A collective's few blocks have priority over a kernel that fills the GPU, because other ranks
+  // wait for them.
   int least_priority = 0, greatest_priority = 0;
   LF_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least_priority, &greatest_priority));
   LF_CUDA_CHECK(cudaStreamCreateWithPriority(&communication_, cudaStreamNonBlocking, greatest_priority));
@@ -115,8 +117,10 @@ CudaStream::CudaStream(int index)
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
   gemm_ = std::make_unique<GemmContext>(*this);
-  launcher_ = std::make_unique<Worker<Command>>([this](Command& command) { run(command); },
-                                                [index] { cudaSetDevice(index); }, kSpin);
+  launcher_ = std::make_unique<Worker<Command>>(
+      Worker<Command>::Calls{.work = [this](Command& command) { run(command); },
+                             .begin = [index] { cudaSetDevice(index); }},
+      kSpin);
   // Now that CUDA's libraries are there: what is registered last runs first.
   static std::once_flag registered;
   std::call_once(registered, [] { std::atexit(rest_all); });
@@ -124,7 +128,8 @@ CudaStream::CudaStream(int index)
   living().streams.insert(this);
 }
 
-// Results are not looked at: after the loss of the device, or at the end of the process, these calls fail.
+// The results of these calls are ignored: after the loss of the device, or at the end of the
+// process, the calls fail.
 CudaStream::~CudaStream() {
   {
     std::lock_guard lock(living().mutex);
@@ -144,10 +149,11 @@ CudaStream::~CudaStream() {
 void CudaStream::close() {
   launcher_->close();
   completions_.reset();
-  if (compute_ && !lost_) cudaStreamSynchronize(compute_);  // copies into pinned blocks end before those go
+  if (compute_ && !lost_) cudaStreamSynchronize(compute_);  // copies must end before their pinned blocks are freed
 }
 
-// A program may end itself while the launcher is in the middle of a call, and Node then destroys nothing.
+// A program may end itself while the launcher is in the middle of a call, and Node then destroys
+// nothing.
 void CudaStream::rest_all() {
   std::lock_guard lock(living().mutex);
   for (CudaStream* stream : living().streams) stream->launcher_->rest(kRestTime);
@@ -198,7 +204,7 @@ void CudaStream::run(Command& command) {
   }
 }
 
-// Failures are left to the next wait: of the GPU, or of an event that could not be made.
+// Ignores failures, of the GPU or of an event that could not be made: the next wait reports them.
 void CudaStream::pace() noexcept {
   cudaEvent_t& event = paces_[launched_ / kPace % paces_.size()];
   if (event) {
@@ -227,7 +233,8 @@ void CudaStream::launch(const Command& command) {
   }
 }
 
-// What a wait holds until its event: the failure of a submission, and where the device's own record arrives.
+// State of a wait until its event: the failure of a submission, and the place where the device's
+// own record arrives.
 struct CudaStream::Waiting {
   std::exception_ptr failure;
   std::function<void(std::exception_ptr)> done;
@@ -249,7 +256,7 @@ void CudaStream::answer(std::function<void(std::exception_ptr)> done) {
         if (is_sticky(error)) mark_lost(cause.what());
         if (!failure || is_sticky(error)) failure = std::make_exception_ptr(cause);
       } else if (waiting->record->site != 0) {
-        // What a kernel found came before whatever failed to be submitted later.
+        // A kernel's report precedes any operation that failed to be submitted later.
         failure = failure_from(*waiting->record);
       }
       pinned_.give(waiting->record, sizeof(FaultRecord));
@@ -299,8 +306,10 @@ void* CudaStream::allocate(size_t bytes) {
   }
   void* memory = take_memory(block);
   if (!memory) {
-    // Segments of other sizes may lie unused: let what is running end, give them back, try once more. Without the lock:
-    // what is running may wait for a rank that hangs, and the watchdog, which ends that, gives back tensors on its way.
+    // Segments of other sizes may lie unused. The running work is allowed to end, unused segments
+    // are given back, and the allocation is tried once more. This happens without the lock: the
+    // running work may wait for a rank that hangs, and the watchdog, which ends that wait, gives
+    // back tensors on its way.
     lock.unlock();
     give_back_unused();
     lock.lock();
@@ -322,8 +331,8 @@ void* CudaStream::allocate(size_t bytes) {
   return memory;
 }
 
-// With LLAMAFORGE_CUDA_ALLOCATE_EACH=1 every block is an allocation of its own, so that compute-sanitizer sees where it
-// ends.
+// With LLAMAFORGE_CUDA_ALLOCATE_EACH=1 every block is an allocation of its own, so that
+// compute-sanitizer sees where it ends.
 void* CudaStream::take_memory(size_t bytes) {
   if (!one_by_one_) return arena_.take(bytes);
   void* memory = nullptr;
@@ -347,7 +356,7 @@ void CudaStream::release(void* memory, size_t bytes) noexcept {
   }
 }
 
-// Waits for the device, and so must not be called with the lock.
+// Waits for the device, so it must not be called with the lock.
 void CudaStream::give_back_unused() {
   LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
   std::vector<void*> segments;
@@ -358,7 +367,7 @@ void CudaStream::give_back_unused() {
   for (void* segment : segments) free_segment(segment);
 }
 
-// A pinned block on the way, given back when the device is done with it.
+// The copy goes through a pinned block, which is given back when the device is done with it.
 void CudaStream::copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) {
   for (size_t done = 0; done < bytes;) {
     const size_t part = std::min(kChunk, bytes - done);

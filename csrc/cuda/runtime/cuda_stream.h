@@ -1,6 +1,7 @@
-// One GPU as a stream. A thread of the stream, the launcher, runs what was submitted: it allocates and launches kernels, and
-// is the one that CUDA holds up when its own queue of some 1,024 launches is full. A second thread waits for events. So
-// JavaScript only records and never waits. Memory is handed out again in the order of the compute stream.
+// One GPU as a stream. One thread of the stream, the launcher, runs submitted work: it allocates
+// and launches kernels, and it is the thread that CUDA blocks when CUDA's own queue of some 1,024
+// launches is full. A second thread waits for events. So JavaScript only records and never waits.
+// Memory is handed out again in the order of the compute stream.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -22,7 +23,7 @@
 
 namespace llamaforge::cuda {
 
-// Matrix products of this stream: cuBLASLt's handle, workspace, chosen algorithms (gemm.cpp).
+// The stream's matrix products: cuBLASLt's handle, workspace and chosen algorithms (gemm.cpp).
 class GemmContext;
 
 class CudaStream final : public Stream {
@@ -48,7 +49,8 @@ class CudaStream final : public Stream {
   int threads() const override { return 0; }
   void close() override;
 
-  // Runs `action` on the launcher after everything submitted before, whether that failed or not. It may not throw.
+  // Runs `action` on the launcher after everything submitted before, whether that failed or not.
+  // `action` must not throw.
   void in_order(std::function<void()> action);
 
   // ---- for kernels, on the launcher
@@ -58,7 +60,8 @@ class CudaStream final : public Stream {
   int multiprocessors() const { return multiprocessors_; }
   // 10 * major + minor.
   int compute_capability() const { return compute_capability_; }
-  // Where kernels report bad data; code and pattern are literals. See fault.h.
+  // Returns the site with which kernels report bad data; code and pattern are literals. See
+  // fault.h.
   FaultSite fault_site(const char* code, const char* pattern);
   GemmContext& gemm();
 
@@ -77,18 +80,19 @@ class CudaStream final : public Stream {
   void push(Command command);
   void run(Command& command);
   void launch(const Command& command);
-  // Sleeps while the GPU is far behind. CUDA's own wait, once its queue is full, keeps a core busy.
+  // Sleeps while the GPU is far behind, because CUDA's own wait on a full queue keeps a core busy.
   void pace() noexcept;
   void answer(std::function<void(std::exception_ptr)> done);
-  // Before static objects of CUDA's libraries go, while threads of this process may still launch.
+  // Called before static objects of CUDA's libraries are destroyed, while threads of this process
+  // may still launch.
   static void rest_all();
 
   void throw_if_lost(const char* op) const;
   void mark_lost(const std::string& message) noexcept;
-  // Null without memory for it.
+  // Returns null if there is no memory.
   void* take_memory(size_t bytes);
   void give_back_unused();
-  // The error that a kernel wrote down, or null.
+  // Returns the error that a kernel recorded, or null.
   std::exception_ptr failure_from(const FaultRecord& record) const;
 
   const int index_;
@@ -97,11 +101,11 @@ class CudaStream final : public Stream {
   cudaStream_t compute_ = nullptr, communication_ = nullptr;
   FaultRecord* fault_record_ = nullptr;
 
-  // Of the launcher: the op that is being launched, and the first failure since the last wait.
+  // Launcher's state: the op that is being launched, and the first failure since the last wait.
   const char* op_ = "";
   std::exception_ptr failure_;
   size_t launched_ = 0;
-  std::array<cudaEvent_t, 4> paces_ = {};  // one for each kPace ops, in turn
+  std::array<cudaEvent_t, 4> paces_ = {};  // one per kPace ops, in turn
   mutable std::mutex sites_mutex_;
   std::vector<Site> sites_;
 
@@ -116,7 +120,7 @@ class CudaStream final : public Stream {
   PinnedPool pinned_;
   std::unique_ptr<CompletionQueue> completions_;
   std::unique_ptr<GemmContext> gemm_;
-  std::unique_ptr<Worker<Command>> launcher_;  // last: starts when everything else is there
+  std::unique_ptr<Worker<Command>> launcher_;  // last member: starts after everything else is initialised
 };
 
 // The stream that an op was submitted to.

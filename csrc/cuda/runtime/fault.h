@@ -1,6 +1,7 @@
-// Bad data that only a kernel can see (a token id outside the vocabulary, a logit that is NaN): the kernel writes down one of
-// them, whichever thread comes first, and the next wait throws it as an error with the op's name. Results of such an op are
-// NaN or left out, and integers mean nothing; nothing is read out of bounds.
+// Reports bad data that only a kernel can see, such as a token id outside the vocabulary or a logit
+// that is NaN. The kernel records one fault, that of whichever thread comes first, and the next
+// wait throws it as an error with the op's name. Floating-point results of such an op are NaN or
+// left out, and integer results are meaningless; nothing is read out of bounds.
 //
 //   const FaultSite site = cuda.fault_site("ERR_INDEX", "id {} of row {} is not in 0..{}");   // host, inside the op
 //   if (id < 0 || id >= vocab) report(site, id, row, vocab - 1);                               // kernel

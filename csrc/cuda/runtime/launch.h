@@ -1,4 +1,5 @@
-// What CUDA kernels share: argument checks, grids, bf16 and 16-byte access, reductions in a fixed order.
+// Shared code of the CUDA kernels: argument checks, grids, bf16 and 16-byte access, reductions in a
+// fixed order.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,18 +17,19 @@ namespace llamaforge::cuda {
 
 // ---- grids (host) -------------------------------------------------------------------------------------------------
 
-constexpr int kThreads = 256;  // of a block of an element-wise kernel
+constexpr int kThreads = 256;  // threads per block of an element-wise kernel
 
-// Blocks for a grid-stride loop over `count` items, `per_block` at a time. Where these are more than fill the GPU, a block
-// comes round twice: with few long-lived blocks each thread has one load on the way at a time, and 1 read and 1 write ran at
-// 73% of a copy's rate on an H100.
+// Returns the number of blocks for a grid-stride loop over `count` items, `per_block` at a time. If
+// the items more than fill the GPU, each block runs the loop twice: with few long-lived blocks each
+// thread has only one load in flight, and a kernel with 1 read and 1 write ran at 73% of a copy's
+// rate on an H100.
 inline unsigned blocks_for(const CudaStream& cuda, int64_t count, int64_t per_block = kThreads) {
   const int64_t once = (count + per_block - 1) / per_block;
   const int64_t most = std::max(int64_t{cuda.multiprocessors()} * 16, (once + 1) / 2);
   return static_cast<unsigned>(std::clamp<int64_t>(once, 1, std::min<int64_t>(most, INT32_MAX)));
 }
 
-// After a launch.
+// Reports a failed launch; called after each launch.
 inline void check_launch() { LF_CUDA_CHECK(cudaGetLastError()); }
 
 // Whether all of these can be read in 16-byte vectors (views may start at any element).
@@ -42,10 +44,10 @@ inline bool aligned16(std::initializer_list<const void*> pointers) {
 
 // ---- kernels that start early -------------------------------------------------------------------------------------
 
-// On Hopper and later a kernel may be brought up while the one before it in the stream still runs: launch_early() lets
-// this one be, let_next_start() in a kernel lets its successor. A kernel that is launched early must call
-// wait_for_previous() before it touches anything that earlier kernels write, and before it writes at all; on other GPUs
-// these do nothing.
+// On Hopper and later, a kernel may start while the previous kernel in the stream still runs.
+// launch_early() launches such a kernel, and let_next_start() in a kernel lets its successor start.
+// A kernel that is launched early must call wait_for_previous() before it touches anything that
+// earlier kernels write, and before it writes at all. On other GPUs these functions do nothing.
 __device__ __forceinline__ void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
@@ -78,11 +80,12 @@ void launch_early(const CudaStream& cuda, void (*kernel)(Parameters...), dim3 bl
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(bfloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 
-// x, but not below (above) a bound; NaN stays.
+// Bounds x from below (above); NaN stays.
 __device__ __forceinline__ float at_least(float x, float low) { return x < low ? low : x; }
 __device__ __forceinline__ float at_most(float x, float high) { return x > high ? high : x; }
 
-// Two bf16 in one word, the first in the lower half: one instruction from sm_80 on. To nearest even; NaN stays NaN.
+// Packs two bf16 into one word, the first in the lower half: one instruction from sm_80 on. Rounds
+// to nearest even; NaN stays NaN.
 __device__ __forceinline__ uint32_t narrow_pair(float low, float high) {
   uint32_t word;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
@@ -104,10 +107,10 @@ __device__ __forceinline__ float exponential(float x) {
   return y;
 }
 
-// Elements of 16 bytes.
+// Number of elements in 16 bytes.
 template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
-// n = a multiple of kVector<T>; p aligned to 16 bytes.
+// n is a multiple of kVector<T>, p is aligned to 16 bytes.
 template <int n> __device__ __forceinline__ void load(const float* p, float (&x)[n]) {
   static_assert(n % 4 == 0);
 #pragma unroll
@@ -149,7 +152,7 @@ struct Sum {
   template <class T> __device__ T operator()(T a, T b) const { return a + b; }
   static __device__ float identity() { return 0.0f; }
 };
-// NaN wins.
+// Maximum in which NaN wins.
 struct Maximum {
   __device__ __forceinline__ float operator()(float a, float b) const {
     float larger;
@@ -159,7 +162,8 @@ struct Maximum {
   static __device__ float identity() { return -__int_as_float(0x7f800000); }
 };
 
-// Every lane gets the result; the order is that of a butterfly, always the same.
+// Reduces over a warp. Every lane gets the result; the order is that of a butterfly, so it is
+// always the same.
 template <class T, class Combine> __device__ __forceinline__ T warp_reduce(T x, Combine combine) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, distance));
@@ -168,8 +172,8 @@ template <class T, class Combine> __device__ __forceinline__ T warp_reduce(T x, 
 template <class T> __device__ __forceinline__ T warp_sum(T x) { return warp_reduce(x, Sum{}); }
 __device__ __forceinline__ float warp_max(float x) { return warp_reduce(x, Maximum{}); }
 
-// Over a block of a multiple of 32 threads; every thread gets the result. All threads must call it, and may call it again
-// right away.
+// Reduces over a block whose thread count is a multiple of 32; every thread gets the result. All
+// threads must call it, and may call it again right away.
 template <class T, class Combine> __device__ __forceinline__ T block_reduce(T x, T identity, Combine combine) {
   __shared__ T of_warp[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;

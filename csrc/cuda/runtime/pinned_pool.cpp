@@ -29,7 +29,7 @@ void* PinnedPool::take(size_t bytes) {
       blocks.pop_back();
       return block;
     }
-    blocks.reserve(64);  // giving back does not allocate
+    blocks.reserve(64);  // so that give() never allocates
   }
   void* block = nullptr;
   if (const cudaError_t error = cudaHostAlloc(&block, size, cudaHostAllocDefault); error != cudaSuccess) {

@@ -1,4 +1,5 @@
-// Page-locked host memory for copies that run beside the program. Locking pages is slow, so blocks are kept and reused.
+// Page-locked host memory for copies that run while the program continues. Blocks are kept and
+// reused, because locking pages is slow.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,7 @@ class PinnedPool {
   // Throws ERR_OUT_OF_MEMORY.
   void* take(size_t bytes);
   void give(void* block, size_t bytes) noexcept;
-  // Bytes that are taken now.
+  // Bytes of the blocks that are taken now.
   size_t taken() const;
 
  private:

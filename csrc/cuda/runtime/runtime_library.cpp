@@ -31,7 +31,8 @@ void add_wheels(std::vector<std::string>& paths, const std::string& prefix, cons
   }
 }
 
-// In the order of the search: the loader's own path, the toolkit, Python's packages.
+// Lists the places in the order of the search: the loader's own path, the toolkit, Python's
+// packages.
 std::vector<std::string> places(const LibraryName& name) {
   if (const char* file = std::getenv(name.variable)) return {file};
   const std::string& file = name.file;

@@ -1,5 +1,5 @@
-// NVIDIA's libraries that are opened at run time, so that building needs none and running needs no particular place of
-// them.
+// NVIDIA's libraries are opened at run time, so that building needs none of them, and running does
+// not need them in a particular place.
 #pragma once
 
 #include <string>
@@ -8,15 +8,15 @@ namespace llamaforge::cuda {
 
 struct RuntimeLibrary {
   void* handle;
-  std::string path;  // of the file that was found
+  std::string path;  // of the file that was opened
 };
 
 struct LibraryName {
   const char* title;     // "cuBLASLt"
   std::string file;      // "libcublasLt.so.13"
-  const char* symbol;    // any of its functions: tells the file that the loader's path led to
-  const char* variable;  // environment variable that names the file; nothing else is tried then
-  std::string package;   // of pip, which brings it
+  const char* symbol;    // any function of the library; it leads to the file that the loader's path found
+  const char* variable;  // environment variable that names the file; if set, only that file is tried
+  std::string package;   // pip package that contains the library
 };
 
 // Searches the loader's own path, CUDA_HOME and CUDA_PATH, /usr/local/cuda*, and the site-packages/nvidia/*/lib of

@@ -34,15 +34,19 @@ static inline void check_cross_entropy_backward(const Tensor& d_loss, const Tens
 }
 
 static inline void check_linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets,
-                                              const Tensor& loss, const std::optional<Out>& dx,
-                                              const std::optional<Out>& dweight) {
+                                              const std::optional<Out>& loss, const std::optional<Out>& losses,
+                                              const std::optional<Out>& dx, const std::optional<Out>& dweight) {
   check_float("x", x);
   check_dtype("weight", weight, x.dtype);
   check_dtype("targets", targets, DType::i32);
   LF_CHECK(x.rank() == 2 && weight.rank() == 2 && weight.dim(1) == x.dim(1),
            "expected x (N,D) and weight (V,D), got {} and {}", to_string(x.shape), to_string(weight.shape));
   check_shape("targets", targets, {x.dim(0)});
-  check_one_loss("loss", loss);
+  if (loss) check_one_loss("loss", *loss);
+  if (losses) {
+    check_shape("losses", *losses, {x.dim(0)});
+    check_dtype("losses", *losses, DType::f32);
+  }
   if (dx) {
     check_shape("dx", *dx, x.shape);
     if (dx->dtype != DType::f32) check_dtype("dx", *dx, x.dtype);

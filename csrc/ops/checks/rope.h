@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 
 #include "ops/checks/common.h"
 
@@ -13,9 +14,9 @@ static inline void check_rope_table(const Tensor& table, double theta) {
   LF_CHECK(std::isfinite(theta) && theta > 0, "expected a positive theta, got {}", theta);
 }
 
-// All but `starts`: see documents.h.
-static inline void check_rope(const Tensor& x, const Tensor& table, const Tensor& y, int64_t heads,
-                              int64_t rotated_heads, int64_t position) {
+// The values of `positions`, which only a kernel sees, are the device's to check.
+static inline void check_rope(const Tensor& x, const Tensor& table, const std::optional<In>& positions, const Tensor& y,
+                              int64_t heads, int64_t rotated_heads, int64_t position) {
   check_float("x", x);
   check_dtype("table", table, DType::f32);
   check_like("y", y, x);
@@ -25,6 +26,12 @@ static inline void check_rope(const Tensor& x, const Tensor& table, const Tensor
            rotated_heads);
   LF_CHECK(table.rank() == 3 && table.dim(1) == x.dim(2) / heads / 2 && table.dim(2) == 2,
            "expected table of shape (positions,{},2), got {}", x.dim(2) / heads / 2, to_string(table.shape));
+  if (positions) {
+    check_dtype("positions", *positions, DType::i32);
+    check_shape("positions", *positions, {x.dim(0), x.dim(1)});
+    LF_CHECK(position == 0, "expected position 0 beside positions, got {}", position);
+    return;
+  }
   LF_CHECK(position >= 0 && position + x.dim(1) <= table.dim(0), "positions {} to {} are not in the table of {}",
            position, position + x.dim(1) - 1, table.dim(0));
 }

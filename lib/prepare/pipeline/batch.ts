@@ -2,13 +2,16 @@ import { type Piece, pieces, selectionOf } from "../readers/documents.js";
 import type { FilePosition, Input, InputFile, ReaderOptions, Skipped } from "../readers/input.js";
 import { noneSkipped } from "../readers/input.js";
 
-/** Text per batch: enough that handing it over costs nothing, little enough that many fit into memory. */
+/**
+ * Bytes of text per batch: large enough that the hand-over costs nothing, small enough that many
+ * fit into memory.
+ */
 export const batchBytes = 2 ** 20;
 const batchPieces = 8192;
-/** A piece's UTF-16 units are at most three bytes each. */
+/** Room for a batch and one more piece, whose UTF-16 units take at most three bytes each. */
 const roomBytes = batchBytes + 3 * 2 ** 17;
 
-/** A place in all the files of a preparation, between two documents. */
+/** A position in the sequence of all input files, between two documents. */
 export interface Position extends FilePosition {
   file: number;
 }
@@ -19,9 +22,9 @@ export interface ReadTask {
   input: Input;
   options: ReaderOptions;
   files: InputFile[];
-  /** Number of the first one among all files. */
+  /** Number of the task's first file among all files. */
   firstFile: number;
-  /** Where to start in the first one. */
+  /** Position to start from in the first file. */
   from: FilePosition;
 }
 
@@ -30,26 +33,28 @@ export interface TextBatch {
   source: number;
   /** UTF-8 of all pieces. */
   text: Uint8Array;
-  /** Where each piece ends in `text`. */
+  /** End of each piece in `text`. */
   ends: Uint32Array;
-  /** Of each piece: 1 it is the first of its document, 2 the last. */
+  /** Flags of each piece: 1 for the first of its document, 2 for the last. */
   flags: Uint8Array;
-  /** Of each document that starts here: 16 bytes of hash; its bytes, file and record. */
+  /**
+   * For each document that starts in this batch: a 16-byte hash, its UTF-8 bytes, file and record.
+   */
   hashes: Uint8Array;
   sizes: Float64Array;
   files: Uint32Array;
   records: Float64Array;
   skipped: Skipped;
-  /** Where reading can go on behind this batch; null within a document. */
+  /** Position from which reading can resume after this batch; null inside a document. */
   next: Position | null;
-  /** Bytes of the last file that have been read. */
+  /** Progress: the latest file and how many of its stored bytes have been read. */
   at: { file: number; consumed: number };
 }
 
 export const firstPiece = 1;
 export const lastPiece = 2;
 
-/** Reads the files of a task as batches. The last one may be without text. */
+/** Reads the files of a task as batches. The last batch may contain no text. */
 export async function* readBatches(task: ReadTask): AsyncGenerator<TextBatch> {
   const selection = selectionOf(task.input);
   const builder = new BatchBuilder(task.source);
@@ -62,14 +67,14 @@ export async function* readBatches(task: ReadTask): AsyncGenerator<TextBatch> {
       yield builder.build();
       builder.reset();
     }
-    // The file is done, whatever was left out behind its last document.
+    // The file counts as done even if documents after the last accepted one were skipped.
     builder.finishFile(number, file.bytes);
   }
   yield builder.build();
 }
 
 class BatchBuilder {
-  /** Counts what was left out since the last batch. */
+  /** Counts of the documents skipped since the last batch. */
   readonly skipped = noneSkipped();
   readonly #source: number;
   #text = Buffer.allocUnsafeSlow(roomBytes);
@@ -140,13 +145,16 @@ class BatchBuilder {
   }
 }
 
-/** What of a batch is moved to another thread. */
+/** The buffers of a batch that move to another thread instead of being copied. */
 export function buffersOf(batch: TextBatch): ArrayBuffer[] {
   const { text, ends, flags, hashes, sizes, files, records } = batch;
   return [text, ends, flags, hashes, sizes, files, records].map((a) => a.buffer as ArrayBuffer);
 }
 
-/** Files of one input in groups that one thread reads: a million small files are not a million messages. */
+/**
+ * Groups the files of one input into tasks for one thread each: a million small files should not be
+ * a million messages.
+ */
 export function* readTasks(
   sources: readonly { input: Input; files: readonly InputFile[] }[],
   options: ReaderOptions,

@@ -13,7 +13,7 @@ import type { FoundInput } from "../readers/find.js";
 import { readShardLog } from "../shard-log.js";
 import { FileNames } from "./identity.js";
 
-/** What an unfinished preparation has left to go on with. */
+/** The state of an unfinished preparation, to resume from. */
 export interface Beginning {
   checkpoint: PassCheckpoint;
   /** The latest checkpoint between two files. */
@@ -22,9 +22,10 @@ export interface Beginning {
 }
 
 /**
- * What a folder holds of a work, null if that is nothing to go on with.
- * @param startOver discard other work, which may be that of days
- * @throws UsageError if it holds other work: what differs
+ * Finds resumable work in a folder.
+ * @param startOver discard unfinished work that does not match, although it may have taken days
+ * @returns null if there is nothing to resume from
+ * @throws UsageError if the folder holds work that does not match; it names the differences
  */
 export async function findBeginning(
   folder: string,
@@ -50,7 +51,7 @@ export async function findBeginning(
     const { finished } = checkpoint.writers[split];
     for (let at = 0; at < finished; at++) if (shards[split][at] === undefined) return null;
   }
-  // What is behind an earlier checkpoint is made anew: nothing may go on from the later one any more.
+  // Shards after an earlier checkpoint are made again, so nothing may resume from the later one.
   if (checkpoint !== journal.checkpoints[0]) {
     await writeJournal(folder, { ...work, checkpoints: [checkpoint] });
   }

@@ -7,11 +7,11 @@ export interface EncodeRequest {
   text: Uint8Array;
   ends: Uint32Array;
   flags: Uint8Array;
-  /** Of each piece: whether it is wanted. */
+  /** For each piece, whether it is to be encoded. */
   wanted: Uint8Array;
 }
 
-/** The ids of the wanted pieces, in this machine's byte order, and how many each piece has. */
+/** Ids of the wanted pieces, in this machine's byte order, and the number of ids of each piece. */
 export interface EncodedBatch {
   ids: Uint8Array;
   counts: Uint32Array;

@@ -14,19 +14,20 @@ export type FromEncoder =
   | { kind: "encoded"; batch: EncodedBatch }
   | { kind: "failed"; error: SentError };
 
-/** What turns pieces of text into ids. */
+/** Turns pieces of text into ids. */
 export interface Encoder {
-  /** Batches worth having under way at once. */
+  /** Number of batches worth having in flight at once. */
   readonly width: number;
   encode(request: EncodeRequest): Promise<EncodedBatch>;
   stop(): Promise<void>;
 }
 
 /**
- * Encodes in child processes, one per core. Threads would share one pool of native threads, four by default, between all
- * encoding and all file access; and one allocator.
- * @param folder with the tokenizer's files
- * @param count  0: encode here, on as many threads as the tokenizer's package takes
+ * Starts encoders as child processes, one per core. Threads would share one allocator, and one pool
+ * of native threads (four by default) between all encoding and all file access.
+ * @param folder folder with the tokenizer's files
+ * @param count  number of processes; 0 encodes in this process, on as many threads as the
+ *   tokenizer's package takes
  */
 export async function startEncoder(
   tokenizer: Tokenizer,
@@ -74,7 +75,7 @@ class EncoderProcess {
   #failure: Error | null = null;
   #rejectReady: (error: Error) => void = () => {};
 
-  /** @throws DataError if the system starts no process now */
+  /** @throws DataError if the system cannot start a process */
   constructor(folder: string, dtype: TokenDType) {
     this.#child = forkEncoder();
     this.ready = new Promise((resolve, reject) => {
@@ -113,7 +114,7 @@ class EncoderProcess {
   async stop(): Promise<void> {
     const { pid, exitCode, signalCode } = this.#child;
     this.#child.removeAllListeners("exit");
-    // One that never started never exits.
+    // A process that never started never exits.
     if (pid === undefined || exitCode !== null || signalCode !== null) return;
     const ended = new Promise((resolve) => this.#child.once("exit", resolve));
     this.#child.kill("SIGKILL");
@@ -121,13 +122,13 @@ class EncoderProcess {
   }
 
   #send(message: ToEncoder): void {
-    // Without a process there is no channel; "error" comes.
+    // A process without a channel reports an "error" event.
     this.#child.send?.(message, (error) => {
       if (error !== null) this.#fail(unusable(error));
     });
   }
 
-  /** Nobody may be left waiting: neither for its start nor for a batch. */
+  /** Rejects everything that waits for this process: its start and its batches. */
   #fail(error: Error): void {
     this.#failure ??= error;
     this.#rejectReady(this.#failure);
@@ -140,7 +141,7 @@ function forkEncoder(): ChildProcess {
     return fork(fileURLToPath(new URL("./encoder-process.js", import.meta.url)), {
       serialization: "advanced",
       execArgv: ["--expose-gc"],
-      // One process is one core's work.
+      // Each process is meant to keep one core busy.
       env: { ...process.env, TOKENIZERS_PARALLELISM: "false" },
       stdio: ["ignore", "ignore", "inherit", "ipc"],
     });

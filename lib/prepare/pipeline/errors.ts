@@ -1,11 +1,11 @@
 import { ArgumentError, DataError, TokenizerError } from "../../core/errors.js";
 
-/** An error on its way between threads or processes, which would lose its class. */
+/** An error in a form that can cross threads and processes, where it would lose its class. */
 export interface SentError {
   kind: "ArgumentError" | "DataError" | "TokenizerError" | "other";
   message: string;
   stack: string | undefined;
-  /** Whether the file system said no, which may pass. */
+  /** Whether the file system caused it, in which case it may pass. */
   system: boolean;
 }
 
@@ -30,7 +30,7 @@ export function receiveError({ kind, message, stack, system }: SentError): Error
   return Object.assign(new Error(message, options), { stack });
 }
 
-/** Whether an error comes from the file system: a full disk, storage that is away. */
+/** Whether an error comes from the file system, such as a full disk or storage that is offline. */
 export function isSystemError(error: unknown): boolean {
   return typeof (error as NodeJS.ErrnoException | null | undefined)?.syscall === "string";
 }

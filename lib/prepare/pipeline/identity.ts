@@ -6,13 +6,13 @@ import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Position } from "./batch.js";
 
-/** What decides whether a preparation can go on with another's work. */
+/** Describes a preparation's work, to decide whether a later call can resume it. */
 export function workOf(
   settings: PrepareSettings,
   tokenizer: Tokenizer,
   found: readonly FoundInput[],
 ): WorkFacts {
-  // What is an error decides nothing while there is none.
+  // Options that only matter after an error do not change the identity of the work.
   const { invalidUtf8, badRecords, maxRunShare, skipUnreadable: _, ...options } = settings;
   const { sha256 } = tokenizer;
   const identity = createHash("sha256").update(JSON.stringify([datasetVersion, options, sha256]));
@@ -28,7 +28,10 @@ export function workOf(
   };
 }
 
-/** What tells that a file has changed, of all files in their order. Made as it is asked for: there may be a million. */
+/**
+ * One line per file, in order, that changes when the file does. Generated lazily, because there may
+ * be a million files.
+ */
 function* lines(found: readonly FoundInput[]): Generator<string, undefined> {
   for (const [source, { files }] of found.entries()) {
     for (const { path, bytes, mtimeMs, format, compression } of files) {
@@ -37,7 +40,10 @@ function* lines(found: readonly FoundInput[]): Generator<string, undefined> {
   }
 }
 
-/** Names files by their paths, sizes and times. Asked for positions in their order, it looks at each file once. */
+/**
+ * Fingerprints the input files by path, size and time. Each file is visited once if positions are
+ * asked for in order.
+ */
 export class FileNames {
   readonly #lines: Generator<string, undefined>;
   readonly #hash = createHash("sha256");
@@ -49,7 +55,7 @@ export class FileNames {
     this.#current = this.#lines.next().value;
   }
 
-  /** A name for the files before a position, and the one that it is in. */
+  /** Fingerprint of the files before a position, and of the file that it is in. */
   upTo({ file, record }: Position): string {
     for (; this.#done < file && this.#current !== undefined; this.#done++) {
       this.#hash.update(`${this.#current}\n`);
@@ -60,7 +66,7 @@ export class FileNames {
     return hash.digest("hex");
   }
 
-  /** A name for all files. */
+  /** Fingerprint of all files. */
   all(): string {
     return this.upTo({ file: Number.POSITIVE_INFINITY, record: 0, byte: 0 });
   }

@@ -27,17 +27,17 @@ import { FileNames } from "./identity.js";
 import { readInOrder } from "./reader-pool.js";
 import { BatchSink, CopyFinder } from "./sink.js";
 
-/** Work between two notes of how far it is: what a crash costs at most. */
+/** Time between two checkpoints, which bounds the work that a crash loses. */
 const commitEveryMs = 15_000;
 
-/** What one pass over the documents yields. */
+/** Result of one pass over the documents. */
 export interface Pass {
   splits: DatasetFile["splits"];
   progress: PassProgress;
 }
 
 export interface PassOptions {
-  /** Of the folder that the data set is made in: nothing is written into another one that took its place. */
+  /** Identity of the working folder: nothing is written if another folder has taken its place. */
   identity: FolderIdentity;
   work: WorkFacts;
   settings: PrepareSettings;
@@ -45,12 +45,12 @@ export interface PassOptions {
   tokenizer: Tokenizer;
   dtype: TokenDType;
   encoder: Encoder;
-  /** Threads that read; 0: read here. */
+  /** Number of reader threads; 0 reads in this thread. */
   readers: number;
   writers: Readonly<Record<Split, ShardWriter>>;
-  /** Finished shards are noted there. */
+  /** Log of the finished shards. */
   log: ShardLog;
-  /** Where to start; it is moved on. */
+  /** Start of the pass. It is updated in place. */
   progress: PassProgress;
   /** The latest checkpoint between two files. */
   between: PassCheckpoint | null;
@@ -68,8 +68,8 @@ interface UnderWay {
 }
 
 /**
- * Readers, encoders and writers side by side: batches are read in order, encoded by whichever process is free, and written
- * in order again. At most `encoder.width` + 1 of them are under way.
+ * Runs readers, encoders and writers side by side. Batches are read in order, encoded by whichever
+ * process is free, and written in order again. At most `encoder.width` + 1 batches are in flight.
  */
 export async function runPass(options: PassOptions): Promise<Pass> {
   const { settings, found, encoder, progress, deduplicator, signal } = options;
@@ -92,7 +92,7 @@ export async function runPass(options: PassOptions): Promise<Pass> {
     const { wanted, duplicates } = await copies.find(batch);
     batch.skipped.duplicate = duplicates;
     const encoded = encoder.encode(requestOf(batch, wanted));
-    encoded.catch(() => {}); // reported when its turn comes
+    encoded.catch(() => {}); // a rejection is reported at this batch's turn
     queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded });
     while (queue.length > encoder.width) await writeOne();
   }
@@ -104,7 +104,7 @@ export async function runPass(options: PassOptions): Promise<Pass> {
   return { splits, progress };
 }
 
-/** Writes batches, and notes from time to time how far it is. */
+/** Writes batches and takes a checkpoint from time to time. */
 class Committer {
   readonly #options: PassOptions;
   readonly #sink: BatchSink;
@@ -114,7 +114,7 @@ class Committer {
   #atBoundary = true;
   readonly #names: FileNames;
   #between: PassCheckpoint | null;
-  /** Shards in the log. */
+  /** Number of shards already in the log. */
   readonly #noted: Record<Split, number>;
 
   constructor(options: PassOptions) {
@@ -163,7 +163,7 @@ class Committer {
     if (due || splitNames.some((split) => this.#newShards(split).length > 0)) await this.commit();
   }
 
-  /** Makes everything so far durable, if no document is half written. */
+  /** Makes everything so far durable, unless a document is half written. */
   async commit(): Promise<void> {
     if (!this.#atBoundary) return;
     const { writers, deduplicator, identity, work, log } = this.#options;
@@ -187,7 +187,9 @@ class Committer {
     return this.#options.writers[split].shards.slice(this.#noted[split]);
   }
 
-  /** Where it is now; the journal may name it once everything so far is durable. */
+  /**
+   * PassCheckpoint of the current position. The journal may name it once everything so far is durable.
+   */
   #checkpoint(): PassCheckpoint {
     const { writers, progress } = this.#options;
     return structuredClone({

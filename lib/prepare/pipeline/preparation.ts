@@ -31,10 +31,10 @@ import { workOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
 import { datasetOf, leftOutOf, readTwice, warningsOf } from "./summary.js";
 
-/** Less input than this is encoded before the first process has started. */
+/** Input smaller than this is encoded before the first process would have started. */
 const smallInput = 2 ** 22;
 
-/** One data set being made, in a folder of its own that is put in place when it is whole. */
+/** Makes one data set, in a working folder that is moved into place when it is complete. */
 export class Preparation {
   readonly #folder: string;
   readonly #tokenizer: Tokenizer;
@@ -71,7 +71,8 @@ export class Preparation {
     if (beginning === null) await makeWorkFolder(this.#folder);
     const identity = await FolderIdentity.of(this.#folder);
     this.#identity = identity;
-    // Encoders load it from there. A folder to go on with may have lost it, or have half of it.
+    // Encoders load the tokenizer from the working folder. A resumed folder may have lost it, or
+    // have half of it.
     await this.#tokenizer.copyTo(this.#folder);
     const encoder = await this.#startEncoder();
     const warnings = [
@@ -80,7 +81,7 @@ export class Preparation {
     ];
     try {
       let pass = await this.#pass(work, encoder, fraction, beginning, identity);
-      // Documents whose side is given do not depend on the threshold.
+      // The threshold does not matter for documents of inputs with a given split.
       const chosen = this.#settings.inputs.some((input) => input.to !== undefined);
       const moved = fraction > 0 && !chosen ? movedThreshold(pass.progress, pass.splits) : null;
       if (moved !== null) {
@@ -104,17 +105,23 @@ export class Preparation {
     }
   }
 
-  /** @throws DataError if its folder was moved or removed since the work began: what is there is another's */
+  /**
+   * @throws DataError if the working folder was moved or removed since the work began, so that the
+   *   path leads to somebody else's folder
+   */
   async expectUnmoved(): Promise<void> {
     if (this.#identity) await expectUnmoved(this.#identity);
   }
 
-  /** Lets the folder go. */
+  /** Releases the working folder. */
   async close(): Promise<void> {
     await this.#identity?.close();
   }
 
-  /** A field's name may be given for several inputs at once, some of them text; for text alone it is a mistake. */
+  /**
+   * Checks the text fields. One field name may be given for several inputs of which some are text,
+   * but for text alone it is a mistake.
+   */
   #checkTextFields(): void {
     const named = this.#found.filter((_, at) => this.#settings.inputs[at]?.textField !== undefined);
     if (named.length === 0 || named.some(({ kind }) => kind === "records")) return;
@@ -139,7 +146,10 @@ export class Preparation {
     return await startEncoder(this.#tokenizer, this.#folder, this.#dtype, workers);
   }
 
-  /** Reads all documents, or those behind a beginning, and writes their shards, held out below the threshold. */
+  /**
+   * Reads the documents after a beginning, or all of them, and writes their shards. Documents below
+   * the threshold are held out.
+   */
   async #pass(
     work: WorkFacts,
     encoder: Encoder,
@@ -221,7 +231,7 @@ export class Preparation {
     }
   }
 
-  /** Removes what an earlier pass has written; the note of how far it was first. */
+  /** Removes the output of an earlier pass. The journal goes first. */
   async #clear(): Promise<void> {
     for (const name of workFiles) await rm(join(this.#folder, name), { force: true });
     for (const name of await readdir(this.#folder)) {
@@ -234,7 +244,7 @@ export class Preparation {
     return format === "text" ? path : `${path}, record ${record}`;
   }
 
-  /** The tokenizer's files and dataset.json, which makes the folder a data set. */
+  /** Writes the tokenizer's files and then dataset.json, which makes the folder a data set. */
   async #finish(pass: Pass, identity: FolderIdentity): Promise<DatasetFile> {
     const tokenizer = this.#tokenizer;
     await expectUnmoved(identity);
@@ -252,5 +262,8 @@ export class Preparation {
   }
 }
 
-/** Threads and processes need this library as JavaScript; tests run it from its sources. */
+/**
+ * Threads and processes need this library as JavaScript, but tests run it from its TypeScript
+ * sources.
+ */
 const compiled = import.meta.url.endsWith(".js");

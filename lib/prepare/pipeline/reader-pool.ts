@@ -4,7 +4,7 @@ import { systemRefusal } from "../../core/system-refusal.js";
 import { type ReadTask, readBatches, type TextBatch } from "./batch.js";
 import { receiveError, type SentError } from "./errors.js";
 
-/** Batches that one thread may have ready and unused. */
+/** Number of batches that one thread may have ready and unread. */
 const allowance = 4;
 
 export type ToReader = { kind: "task"; task: ReadTask; allowance: number } | { kind: "more" };
@@ -14,9 +14,9 @@ export type FromReader =
   | { kind: "failed"; error: SentError };
 
 /**
- * Batches of all tasks in the order of the tasks, read by several threads side by side: while one task is being used, the
- * next ones are read ahead, each up to a few batches.
- * @param threads 0: read here
+ * Yields the batches of all tasks in order. Several threads read side by side: while one task is
+ * consumed, the next ones are read ahead by up to a few batches each.
+ * @param threads number of threads; 0 reads in this thread
  */
 export async function* readInOrder(
   tasks: Iterable<ReadTask>,
@@ -52,11 +52,11 @@ export async function* readInOrder(
   }
 }
 
-/** One thread and what it has sent. */
+/** A reader thread and the batches it has sent. */
 class Reader {
   readonly #worker = new Worker(new URL("./reader-thread.js", import.meta.url), {
     execArgv: [],
-    // The thread names options in its messages as this process does: one user reads both.
+    // The thread has to name options in its messages like this process does: one user reads both.
     workerData: { flags: namesAreFlags() },
   });
   readonly #queue: FromReader[] = [];
@@ -76,7 +76,7 @@ class Reader {
     this.#worker.postMessage({ kind: "task", task, allowance } satisfies ToReader);
   }
 
-  /** The next batch of the task, or null behind the last. */
+  /** The next batch of the task, or null after the last. */
   async next(): Promise<TextBatch | null> {
     for (;;) {
       const message = this.#queue.shift();

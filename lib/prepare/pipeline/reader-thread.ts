@@ -4,7 +4,7 @@ import { buffersOf, type ReadTask, readBatches } from "./batch.js";
 import { sendError } from "./errors.js";
 import type { FromReader, ToReader } from "./reader-pool.js";
 
-// Reads one task at a time, and sends no more batches than it was allowed.
+// Reads one task at a time, and sends no more batches than the pool has allowed.
 
 const port = parentPort as NonNullable<typeof parentPort>;
 if ((workerData as { flags: boolean }).flags) nameOptionsAsFlags();

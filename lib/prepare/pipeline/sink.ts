@@ -9,7 +9,7 @@ import type { EncodedBatch } from "./encode.js";
 
 const longestDocuments = 5;
 
-/** Puts encoded batches, one after the other, into the shards, and counts. */
+/** Writes encoded batches into the shards, in order, and counts documents and tokens. */
 export class BatchSink {
   readonly #writers: Readonly<Record<Split, ShardWriter>>;
   readonly #progress: PassProgress;
@@ -17,12 +17,12 @@ export class BatchSink {
   readonly #dtype: TokenDType;
   readonly #start: StoredIds;
   readonly #end: StoredIds;
-  /** The document under way. */
+  /** Split of the current document. */
   #split: Split = "train";
   #tokens = 0;
   #document = { file: 0, record: 0, bytes: 0 };
 
-  /** @param marks ids around every document */
+  /** @param marks ids to put before and after every document */
   constructor(
     writers: Readonly<Record<Split, ShardWriter>>,
     progress: PassProgress,
@@ -40,7 +40,7 @@ export class BatchSink {
     this.#end = stored(marks.end);
   }
 
-  /** @param wanted of each piece, whether its document was not left out as a copy */
+  /** @param wanted for each piece, whether its document was kept (it is not a copy) */
   async write(batch: TextBatch, { ids, counts }: EncodedBatch, wanted: Uint8Array): Promise<void> {
     const stored = idsOf(ids, this.#dtype);
     let at = 0;
@@ -57,7 +57,7 @@ export class BatchSink {
     }
     const { skipped } = this.#source(batch.source);
     for (const reason of Object.keys(batch.skipped) as (keyof Skipped)[]) {
-      // Work that an earlier version began may not have it.
+      // Work begun by an earlier version may lack this reason.
       skipped[reason] = (skipped[reason] ?? 0) + batch.skipped[reason];
     }
   }
@@ -108,10 +108,10 @@ export class BatchSink {
   }
 }
 
-/** Which pieces of a batch belong to documents that are new, and how many documents are not. */
+/** Finds the pieces of a batch that belong to new documents, and counts the copies. */
 export class CopyFinder {
   readonly #deduplicator: Deduplicator | null;
-  /** Whether the document that began in an earlier batch is wanted. */
+  /** Whether the document that began in an earlier batch is kept. */
   #wanted = true;
 
   constructor(deduplicator: Deduplicator | null) {

@@ -1,4 +1,4 @@
-/** The summary of a preparation: to its user, and in dataset.json. */
+/** The summary of a preparation: for its user, and in dataset.json. */
 import { createHash } from "node:crypto";
 import { resolve } from "node:path";
 import { optionName, optionValue } from "../../core/option-names.js";
@@ -10,7 +10,10 @@ import type { FoundInput } from "../readers/find.js";
 import type { Input, InputFile, Skipped } from "../readers/input.js";
 import type { Pass } from "./pass.js";
 
-/** Why documents are left out, in words; records that are only noted are none of them. */
+/**
+ * Reasons for skipping a document, in words. Records with NaN or infinity are only noted, not
+ * skipped.
+ */
 const leftOutWords: Record<Exclude<keyof Skipped, "nonFinite">, () => string> = {
   empty: () => "empty",
   filtered: () => "that the filter refuses",
@@ -20,7 +23,7 @@ const leftOutWords: Record<Exclude<keyof Skipped, "nonFinite">, () => string> = 
   duplicate: () => "copies",
 };
 
-/** The documents that were left out of each input, in words. */
+/** Describes the skipped documents of each input, in words. */
 export function leftOutOf(inputs: readonly Input[], { progress }: Pass): string[] {
   return progress.sources.flatMap(({ skipped }, index) => {
     const parts = (Object.keys(leftOutWords) as (keyof typeof leftOutWords)[])
@@ -30,7 +33,7 @@ export function leftOutOf(inputs: readonly Input[], { progress }: Pass): string[
   });
 }
 
-/** What the user should know of the documents although it is no error. */
+/** Warnings about the documents: things the user should know that are not errors. */
 export function warningsOf(settings: PrepareSettings, tokenizer: Tokenizer, pass: Pass): string[] {
   const { inputs, validationFraction: fraction, documentStart } = settings;
   const { train, validation } = pass.splits;
@@ -62,7 +65,7 @@ export function warningsOf(settings: PrepareSettings, tokenizer: Tokenizer, pass
   return warnings;
 }
 
-/** A warning where several inputs name the same file: it is read as often. */
+/** Warns where several inputs name one file, which is then read several times. */
 export function readTwice(files: readonly InputFile[]): string[] {
   const known = new Set<string>();
   const twice: string[] = [];

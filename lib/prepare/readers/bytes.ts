@@ -6,16 +6,16 @@ import { unzstd } from "./zstd.js";
 
 const chunkBytes = 2 ** 18;
 
-/** A part of a file's content, and how many of its stored bytes have been read by then. */
+/** A part of a file's content, with the number of stored bytes read up to its end. */
 export interface Chunk {
   bytes: Buffer;
   consumed: number;
 }
 
 /**
- * The content of a file in parts, decompressed as it is read.
- * @param start byte to start at; only for a file that is stored as it is
- * @throws DataError naming the file if it cannot be read, is cut short or is damaged
+ * Reads the content of a file in parts, and decompresses it on the way.
+ * @param start byte to start at; only for an uncompressed file
+ * @throws DataError naming the file if it cannot be read, is truncated or is damaged
  */
 export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Chunk> {
   let consumed = start;
@@ -49,12 +49,13 @@ export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Ch
 }
 
 /**
- * A gzip file of any number of members. Zeros behind the last one are padding, as gzip has it; anything else there is not
- * left out in silence.
+ * Decompresses a gzip file of any number of members. Zeros after the last member are padding, as
+ * gzip defines it. Any other byte there is an error rather than silently ignored.
  */
 async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const transform = createGunzip();
-  // Behind the last member the transform ends, and may leave a write without an answer: its end is waited for as well.
+  // After the last member the transform ends, and may never call back for a pending write. The
+  // write therefore also waits for the end.
   let over = false;
   let stopped = false;
   let wake = (): void => {};
@@ -64,7 +65,8 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
       wake();
     });
   }
-  // Who reads from it sees the error. Behind the end it is none: Node 20 has one for a write without an answer.
+  // The consumer of the transform sees its errors. After the end they do not count: Node 20 reports
+  // one for a write without an answer.
   transform.on("error", () => {
     stopped ||= !over;
   });
@@ -78,7 +80,7 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     for await (const chunk of source) {
       if (!over) await write(chunk);
       if (stopped) return;
-      // It takes all that belongs to a member.
+      // `bytesWritten` covers everything that belongs to a member.
       const rest = chunk.subarray(Math.max(0, transform.bytesWritten - given));
       if (rest.some((byte) => byte !== 0)) throw new Error("data behind its end");
       over ||= rest.length > 0;

@@ -15,7 +15,7 @@ import { jsonlRecords } from "./jsonl.js";
 import { parquetRecords } from "./parquet.js";
 import { textDocument } from "./text-file.js";
 
-/** A document begins: what has to be known before its first piece. */
+/** Facts about a document that are needed before its first piece. */
 export interface DocumentStart {
   /** First 16 bytes of the SHA-256 of its UTF-8 bytes. */
   hash: Uint8Array;
@@ -23,26 +23,26 @@ export interface DocumentStart {
   record: number;
 }
 
-/** A piece of a document, at most `maxPartLength` units long, cut where `splitText` cuts. */
+/** A piece of a document, at most `maxPartLength` UTF-16 units long, cut where `splitText` cuts. */
 export interface Piece {
   text: string;
-  /** With the first piece. */
+  /** Set on the document's first piece. */
   start: DocumentStart | null;
-  /** With the last piece: where the file can be read on. */
+  /** Set on the document's last piece: the position from which the file can be read on. */
   next: FilePosition | null;
   consumed: number;
 }
 
-/** What is taken from the files of one input, ready to run. */
+/** The parsed selection of documents in one input's files. */
 export interface Selection {
   filter: Filter | null;
-  /** Fields that may hold the text; the first that a record has. */
+  /** Fields that may hold the text. The first one that a record has is used. */
   textFields: (FieldPath & { name: string })[];
   minBytes: number;
   maxBytes: number;
 }
 
-/** @throws ArgumentError for a filter or a field's name that cannot be parsed */
+/** @throws ArgumentError for a filter or a field name that cannot be parsed */
 export function selectionOf(input: Input): Selection {
   const names = input.textField === undefined ? ["text", "content"] : [input.textField];
   return {
@@ -53,7 +53,10 @@ export function selectionOf(input: Input): Selection {
   };
 }
 
-/** The documents of a file from a position on, piece by piece; what is left out is counted in `skipped`. */
+/**
+ * Yields the documents of a file from a position on, piece by piece. Skipped documents are counted
+ * in `skipped`.
+ */
 export async function* pieces(
   file: InputFile,
   from: FilePosition,
@@ -133,7 +136,7 @@ async function* rawDocuments(
     const field = selection.textFields.find(({ read }) => read(record.fields) !== null);
     const text = field?.read(record.fields);
     if (typeof text === "string") yield { ...record, text };
-    // A field that is there and null is a document without text.
+    // A text field that is present but null makes a document without text.
     else if (!field && selection.textFields.some(({ isNull }) => isNull(record.fields))) {
       skipped.empty++;
     } else if (options.badRecords === "skip") skipped.bad++;
@@ -158,7 +161,10 @@ function noText(
   );
 }
 
-/** The names that there are instead of a missing field, as far down as its path goes. */
+/**
+ * Names of the fields that exist where the missing one was expected, as deep as its path can be
+ * followed.
+ */
 function namesBeside(fields: unknown, keys: readonly string[]): string {
   let owner = fields as Record<string, unknown>;
   let depth = 0;

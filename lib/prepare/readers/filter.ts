@@ -4,7 +4,7 @@ import { ArgumentError } from "../../core/errors.js";
 export interface Filter {
   /** The expression as it was written. */
   readonly source: string;
-  /** Fields at the top of a record that it looks at. */
+  /** Top-level fields of a record that the filter reads. */
   readonly fields: ReadonlySet<string>;
   matches(record: unknown): boolean;
 }
@@ -23,7 +23,7 @@ const comparisons: Readonly<Record<string, (a: unknown, b: unknown) => boolean>>
 
 const reserved = new Set(["and", "or", "not", "in", "contains", "true", "false", "null"]);
 
-/** Nested further than this is no filter that anyone wrote. */
+/** Deepest nesting allowed. Nobody writes a filter deeper than this by hand. */
 const maxDepth = 100;
 
 /**
@@ -32,13 +32,15 @@ const maxDepth = 100;
  *     meta.redpajama_set_name != "RedPajamaGithub" and (stars >= 10 or lang in ["c", "rust"])
  *
  * - fields: `text`, `meta.source`, `tags[0]`, `meta["odd name"]`
- * - values: "text" or 'text' with JSON's escapes, numbers, true, false, null, lists in brackets after `in`
- * - `==` `!=` `<` `<=` `>` `>=`, `in`, `not in`, `contains` (a text in a text, a value in a list)
+ * - values: "text" or 'text' with JSON's escapes, numbers, true, false, null; lists in brackets
+ *   after `in`
+ * - operators: `==` `!=` `<` `<=` `>` `>=`, `in`, `not in`, `contains` (a text in a text, a value
+ *   in a list)
  * - `and`, `or`, `not`, and parentheses; `not` binds tightest, `or` least
  *
- * A field that is missing is null. Values of different kinds are never equal and never in order. Nothing of the record is
- * run and no method of it is called, so data from elsewhere can do no harm.
- * @throws ArgumentError with the column of the first thing that does not belong
+ * A missing field is null. Values of different types are never equal and never ordered. Nothing in
+ * a record is executed and none of its methods is called, so a filter is safe on untrusted data.
+ * @throws ArgumentError with the column of the first unexpected token
  */
 export function parseFilter(source: string): Filter {
   const fields = new Set<string>();
@@ -47,17 +49,17 @@ export function parseFilter(source: string): Filter {
   return { source, fields, matches: (record) => evaluate(record) === true };
 }
 
-/** A field named by itself, as the text field is. */
+/** A field named on its own, such as the text field. */
 export interface FieldPath {
-  /** From the top of a record to the field. */
+  /** Keys from the top of a record down to the field. */
   keys: readonly string[];
-  /** The field of a record; null if it is missing. */
+  /** Reads the field from a record; null if it is missing. */
   read: (record: unknown) => unknown;
-  /** Whether the field is there and null, or what it would be in is. */
+  /** Whether the field, or an object on the way to it, is present but null. */
   isNull: (record: unknown) => boolean;
 }
 
-/** @throws ArgumentError for what is no path such as `text`, `meta.content` */
+/** @throws ArgumentError unless `source` is a path such as `text` or `meta.content` */
 export function parseFieldPath(source: string): FieldPath {
   const keys = new Parser(source, new Set()).parsePath();
   return {
@@ -165,7 +167,7 @@ class Parser {
       };
     }
     if (negated) this.#fail("in");
-    return left; // a field that is true or false by itself
+    return left; // a boolean field on its own
   }
 
   #operand(): Evaluate {
@@ -269,7 +271,7 @@ function unquote(text: string, source: string, at: number): string {
   }
 }
 
-/** A field of its own, never something inherited. */
+/** Reads an own property, never an inherited one. */
 function own(value: unknown, key: string): unknown {
   if (typeof value !== "object" || value === null || !Object.hasOwn(value, key)) return null;
   if (Array.isArray(value) && !/^\d+$/.test(key)) return null;

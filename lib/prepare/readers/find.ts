@@ -26,13 +26,19 @@ const compressions: Readonly<Record<string, InputFile["compression"]>> = {
 export interface FoundInput {
   files: InputFile[];
   kind: "text" | "code" | "records";
-  /** Files and folders that are not read, apart from files of another kind, which `notes` tell of. */
+  /**
+   * Files and folders that are not read. Files of another kind are missing here; `notes` mentions
+   * them.
+   */
   passed: PassedOver[];
-  /** What the user should know. */
+  /** Notes for the user. */
   notes: string[];
 }
 
-/** How a file is read, by its name; null for what is no known text or record format. */
+/**
+ * How a file is read, judged by its name; null if the name belongs to no known text or record
+ * format.
+ */
 export function formatOf(path: string): Pick<InputFile, "format" | "compression"> | null {
   const name = path.toLowerCase();
   const compression = compressions[extname(name)] ?? "none";
@@ -48,21 +54,27 @@ function isRecords({ path }: { path: string }): boolean {
   return format === "jsonl" || format === "parquet";
 }
 
-/** Records, or settings of any program. */
+/** Whether a file is plain .json, which may hold records or the settings of any program. */
 function isPlainJson({ path }: { path: string }): boolean {
   return /\.json$/i.test(path);
 }
 
-/** Text about what lies beside it: no folder of records becomes one of text by it. */
+/**
+ * Whether a text file only describes its folder (README, licence). Such files do not turn a folder
+ * of records into one of text.
+ */
 function isAbout({ path }: FoundFile): boolean {
   return /^(readme|licen[cs]e|notice|citation|changelog|contributing)\b/i.test(basename(path));
 }
 
 /**
- * @param own paths, without links, of files and folders of the preparation itself, which are no input
- * @param skipUnreadable whether what cannot be read is left out
- * @throws DataError if the path is missing, holds no file of the kind or split, or something that cannot be read
- * @throws ArgumentError for an unknown kind, language or split, and for languages of anything but code
+ * Finds the files of an input.
+ * @param own resolved paths of the preparation's own files and folders, which are not input
+ * @param skipUnreadable skip unreadable files and folders instead of throwing
+ * @throws DataError if the path is missing, holds no file of the kind or split, or contains
+ *   something unreadable
+ * @throws ArgumentError for an unknown kind, language or split, and for languages without kind
+ *   "code"
  */
 export async function findInput(
   input: Input,
@@ -104,7 +116,8 @@ export async function findInput(
     known.has(extname(file.path).toLowerCase()) ||
     (kind !== "code" && formatOf(file.path)?.format === "text");
   const records = matching.filter(isRecords);
-  // A pattern says which files; of a folder, .json files may be anything beside the data.
+  // A pattern names its files explicitly. In a folder, .json files may be anything that lies with
+  // the data.
   const surely = records.filter((file) => !isPlainJson(file));
   const texts =
     !isPattern || kind === "code"
@@ -118,13 +131,15 @@ export async function findInput(
   const [found, wanted, others] = holdsRecords
     ? (["records", recordFiles, ownTexts] as const)
     : ([plain(kind), texts, records] as const);
-  // Only among the files that would be read: a hub cache links to names that tell no format.
+  // Copies are searched only among the files that would be read: a hub cache links to names without
+  // an extension.
   const copies = listing.linked ? furtherNames(wanted) : new Set<FoundFile>();
   const files = wanted.filter((file) => !copies.has(file));
 
   const passed = passedOf(listing.passed, {
     matches: isPattern ? matcher(path) : () => true,
-    // Of a folder that could have been of records had they been readable, these are missed.
+    // Unreadable records count as missed if, had they been readable, the folder could have been one
+    // of records.
     isWanted: (file) =>
       (holdsRecords || kind === "auto") && isRecords(file)
         ? holdsRecords || !isPlainJson(file)
@@ -166,7 +181,7 @@ function namedFile(file: FoundFile, input: Input, kind: InputKind): FoundInput {
   return { files: files.map((one) => typed(one, records)), kind: found, passed, notes: [] };
 }
 
-/** Whether a path names something, be it a link to nothing. */
+/** Whether a path exists, even as a dangling link. */
 async function isThere(path: string): Promise<boolean> {
   return await lstat(path).then(
     () => true,
@@ -174,7 +189,10 @@ async function isThere(path: string): Promise<boolean> {
   );
 }
 
-/** What of a listing's rest belongs to an input. What would not be read by its name is no loss if it cannot be read. */
+/**
+ * Selects the entries of a listing's unread files that concern an input. An unreadable file is no
+ * loss if its name already rules it out.
+ */
 function passedOf(
   passed: readonly PassedOver[],
   {
@@ -194,7 +212,7 @@ function passedOf(
     .map((entry) => (entry.unlisted || isOfType(entry) ? entry : { ...entry, reason: "type" }));
 }
 
-/** Why files that can be read are not. */
+/** Reasons why readable files are not read. */
 function leftOut(
   matching: readonly FoundFile[],
   sets: Record<"chosen" | "files" | "others", readonly FoundFile[]>,

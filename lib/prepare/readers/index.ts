@@ -1,5 +1,5 @@
-// What a preparation can read. A new format is a reader of its records in this folder, chosen in documents.ts by the
-// format that find.ts gives to its files.
+// Formats that a preparation can read. To add one, write a reader of its records in this folder,
+// let find.ts assign the format to its files, and let documents.ts choose the reader.
 
 export { parseFilter } from "./filter.js";
 export { findInput, formatOf, textExtensions } from "./find.js";

@@ -7,48 +7,57 @@ export type Format = "text" | "jsonl" | "parquet";
 export const inputKinds = ["auto", "text", "code", "records"] as const;
 export type InputKind = (typeof inputKinds)[number];
 
-/** What to read. A plain string is `{ path }`. */
+/** A source of documents. A plain string is short for `{ path }`. */
 export interface Input {
   /** A file, a folder, or a pattern (`*` `?` `**` `[a-z]` `{a,b}`). */
   path: string;
   /**
-   * Which files of a folder: `text` for .txt and .md; `code` for source files by extension; `records` for .jsonl, .json
-   * (one object a line) and .parquet, also as .gz and .zst; `auto` (default) for records if the folder holds .jsonl,
-   * .parquet or compressed .json, as a Hugging Face data set does, or .json and no text but a README; else text.
+   * Selects the files of a folder:
+   * - `text`: .txt and .md
+   * - `code`: source files, by extension
+   * - `records`: .jsonl, .json (one object a line) and .parquet, the JSON ones also as .gz and .zst
+   * - `auto` (default): records if the folder holds .jsonl, .parquet or compressed .json, as a
+   *   Hugging Face data set does, or if it holds .json and no text but a README; otherwise text
    */
   kind?: InputKind;
   /** Only these languages; for kind "code" alone. Default: all of `languages`. */
   languages?: readonly string[];
   /** Names of folders not to enter. Default: `excludedFolders` for code, none for others. */
   exclude?: readonly string[];
-  /** Of records, the field with the text, with dots for nested fields. Default: "text", or "content" if that is there. */
+  /**
+   * Field of a record that holds the text, with dots for nested fields. Default: "text", or
+   * "content" if that is there.
+   */
   textField?: string;
-  /** Keeps only records that fulfil this condition; see `parseFilter`. */
+  /** Keeps only records that match this condition; see `parseFilter`. */
   filter?: string;
   /** Drops documents with fewer or more UTF-8 bytes. */
   minBytes?: number;
   maxBytes?: number;
   /**
-   * Which split of a data set in files such as `data/train-00000-of-00010.parquet` or `validation/*.jsonl.zst`; "all"
-   * takes every file. Default: for records, "train" if the files tell splits apart; for text and code, every file.
+   * Split of a data set whose file names tell splits apart, such as
+   * `data/train-00000-of-00010.parquet` or `validation/*.jsonl.zst`; "all" takes every file.
+   * Default: for records, "train" if the names tell splits apart; for text and code, every file.
    */
   split?: "train" | "validation" | "test" | "all";
-  /** Where its documents go whatever their hash: for data that comes with its own validation split. */
+  /**
+   * Split of the documents, whatever their hash: for data that comes with its own validation split.
+   */
   to?: "train" | "validation";
 }
 
-/** How documents are taken from files; the same for all inputs. */
+/** How documents are taken from files. These options apply to all inputs. */
 export interface ReaderOptions {
-  /** Bytes that are no UTF-8: refuse the file, or put U+FFFD in their place. */
+  /** Bytes that are not valid UTF-8: refuse the file, or replace them with U+FFFD. */
   invalidUtf8: InvalidUtf8;
-  /** A record that is no JSON object or has no text: refuse the file, or leave it out and count it. */
+  /** Records that are not JSON objects or have no text: refuse the file, or skip and count them. */
   badRecords: "error" | "skip";
 }
 
 /** A file to read. */
 export interface InputFile {
   path: string;
-  /** As stored. */
+  /** Size as stored. */
   bytes: number;
   mtimeMs: number;
   format: Format;
@@ -57,21 +66,21 @@ export interface InputFile {
 
 /** A place between two records of a file. */
 export interface FilePosition {
-  /** Records before it. */
+  /** Number of records before it. */
   record: number;
-  /** Where it is in the file, if the format can go on from there; else 0. */
+  /** Byte offset of the position, if the format can resume there; otherwise 0. */
   byte: number;
 }
 
 /** A record with its text. */
 export interface RawDocument {
   record: number;
-  /** The text, or for a large file what reads it piece by piece. */
+  /** The text, or for a large file a streamer that reads it piece by piece. */
   text: string | TextStreamer;
   /** The record's fields, for the filter. */
   fields: unknown;
   next: FilePosition;
-  /** Bytes of the file, as stored, that have been read when this record is done. */
+  /** Stored bytes of the file that have been read at the end of this record. */
   consumed: number;
 }
 
@@ -83,7 +92,7 @@ export interface TextStreamer {
   chunks(): AsyncIterable<string>;
 }
 
-/** What was left out, and why. */
+/** Numbers of skipped documents, by reason. */
 export interface Skipped {
   empty: number;
   filtered: number;
@@ -91,7 +100,9 @@ export interface Skipped {
   long: number;
   bad: number;
   duplicate: number;
-  /** Records that hold NaN or an infinity; they are not left out, but read with null in that place. */
+  /**
+   * Records that hold NaN or an infinity. They are not skipped, but read with null in its place.
+   */
   nonFinite: number;
 }
 

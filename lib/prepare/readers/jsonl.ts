@@ -4,20 +4,23 @@ import { fileChunks } from "./bytes.js";
 import type { FilePosition, InputFile, RawDocument, ReaderOptions } from "./input.js";
 import { decodeUtf8 } from "./utf8.js";
 
-/** A record is held whole, several times over: as bytes, as text, as what it says. */
+/** Largest record. A record is held whole and several times over: as bytes, as text and parsed. */
 export const maxRecordBytes = 2 ** 27;
 
 interface Line {
-  /** Null of a line that is longer than a record may be. */
+  /** Null if the line is longer than a record may be. */
   bytes: Buffer | null;
   /** Offset of its first byte in the decompressed file. */
   start: number;
-  /** Offset behind its line break. */
+  /** Offset after its line break. */
   end: number;
   consumed: number;
 }
 
-/** Lines of bytes. A line is held whole up to `maxRecordBytes`; nothing else is. The last one needs no line break. */
+/**
+ * Splits a file into lines of bytes. A line is held whole up to `maxRecordBytes`; longer ones are
+ * not kept. The last line needs no line break.
+ */
 async function* lines(file: InputFile, start: number): AsyncGenerator<Line> {
   let rest: Buffer[] = [];
   let restBytes = 0;
@@ -58,9 +61,9 @@ export interface FileRecord extends Omit<RawDocument, "text"> {
 }
 
 /**
- * Records of a file with one JSON object a line. Empty lines are none.
- * @param onBad       called for a record that is left out
- * @param onNonFinite called for a record that holds NaN or an infinity, which are read as null
+ * Reads a file with one JSON object a line. Empty lines are ignored.
+ * @param onBad       called for each record that is skipped
+ * @param onNonFinite called for each record that holds NaN or an infinity, read as null
  */
 export async function* jsonlRecords(
   file: InputFile,
@@ -69,7 +72,8 @@ export async function* jsonlRecords(
   onBad: () => void,
   onNonFinite: () => void,
 ): AsyncGenerator<FileRecord> {
-  // A compressed file is read again from its start, and the records that are done are passed over.
+  // A compressed file cannot be entered in the middle: it is read from its start, and finished
+  // records are passed over.
   const plain = file.compression === "none";
   let record = plain ? from.record : 0;
   let line = 0;
@@ -109,9 +113,9 @@ export async function* jsonlRecords(
 }
 
 /**
- * JSON as Python writes it: `NaN`, `Infinity` and `-Infinity` stand where JSON has no number. Which are looked for only
- * where the text is no JSON otherwise.
- * @throws SyntaxError of the text as it is
+ * Parses JSON as Python writes it, with `NaN`, `Infinity` and `-Infinity` where JSON has no number.
+ * These are searched for only if the text does not parse as JSON.
+ * @throws SyntaxError of the original text
  */
 function parse(text: string, onNonFinite: () => void): unknown {
   try {
@@ -130,11 +134,15 @@ function parse(text: string, onNonFinite: () => void): unknown {
   }
 }
 
-/** With null in the place of Python's numbers, outside of strings; null if there are none. */
+/**
+ * Replaces Python's non-finite numbers outside of strings with null. Returns null if there are
+ * none.
+ */
 function withoutNonFinite(text: string): string | null {
   if (!/NaN|Infinity/.test(text)) return null;
   let found = false;
-  // A string is matched as a whole, so that nothing in it is; one without an end is left to the parser.
+  // A string matches as a whole, so that nothing inside it does. An unterminated string is left to
+  // the parser.
   const plain = text.replace(
     /"(?:[^"\\]|\\.)*"|(?<![\w.+-])(?:NaN|-?Infinity)(?!\w)/gs,
     (match) => {

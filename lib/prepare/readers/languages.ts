@@ -1,4 +1,4 @@
-/** Which files are source code, and of which language. To add a language, add its extensions. */
+/** File extensions of source code, with their languages. To add a language, add its extensions. */
 export const languageOfExtension: Readonly<Record<string, string>> = {
   ".c": "c",
   ".h": "cpp",
@@ -51,7 +51,7 @@ export const languageOfExtension: Readonly<Record<string, string>> = {
 
 export const languages: readonly string[] = [...new Set(Object.values(languageOfExtension))].sort();
 
-/** Folders of a source tree that hold other people's code, or what a build made. */
+/** Folders of a source tree that hold third-party code or build output. */
 export const excludedFolders: ReadonlySet<string> = new Set([
   ".git",
   ".hg",

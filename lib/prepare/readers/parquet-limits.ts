@@ -1,23 +1,26 @@
 import type { Compressors } from "hyparquet";
 
-/** Of one page; writers aim at 1 MB, but a page holds at least one value. */
+/** Largest decompressed page. Writers aim at 1 MB, but a page holds at least one value. */
 const maxPageBytes = 2 ** 28;
-/** Of all pages that are read at once: 32 MB, or a whole row group where its pages cannot be told apart. */
+/**
+ * Largest sum of the pages read at once: 32 MB, or a whole row group where its pages cannot be told
+ * apart.
+ */
 const maxPartBytes = 2 ** 31;
 
 /**
- * What compressed pages may grow to. A page says how long it will be, and memory is taken for as
- * much before a byte of it is read: a file of some kilobytes could ask for any amount.
+ * Limits the size of decompressed pages. A page declares its size, and memory is allocated for it
+ * before the first byte is read: a file of a few kilobytes could otherwise ask for any amount.
  */
 export class PageLimits {
   #bytes = 0;
 
-  /** Begins a part of a row group. */
+  /** Starts a new part of a row group. */
   reset(): void {
     this.#bytes = 0;
   }
 
-  /** Decompressors that refuse a page that is too long. */
+  /** Wraps decompressors so that they refuse a page that is too long. */
   around(compressors: Compressors): Compressors {
     return Object.fromEntries(
       Object.entries(compressors).map(([codec, decompress]) => [

@@ -8,18 +8,19 @@ interface PageLocation {
 }
 
 /**
- * A file with an index of the pages of its columns, made here where its writer left it out, as pyarrow does by default:
- * with it, a row group that is a whole file can be read in parts. The index of each column stands behind the end of the
- * file, as if it had been written there.
+ * A parquet file with an index of its columns' pages. Where the writer left the index out, as
+ * pyarrow does by default, it is built here. With it, a row group that spans the whole file can be
+ * read in parts. The index of each column appears after the end of the file, as if it had been
+ * written there.
  */
 export class PageIndex {
-  /** The file and what was put behind its end. */
+  /** The file, followed by the added indices. */
   readonly buffer: AsyncBuffer;
   readonly #file: AsyncBuffer;
   readonly #schema: SchemaTree;
   #added = Buffer.alloc(0);
 
-  /** @param schema of the file, as `parquetSchema` gives it */
+  /** @param schema schema of the file, from `parquetSchema` */
   constructor(file: AsyncBuffer, schema: SchemaTree) {
     this.#file = file;
     this.#schema = schema;
@@ -34,7 +35,10 @@ export class PageIndex {
     };
   }
 
-  /** Indexes those of the group's columns that are not. One whose pages cannot be told apart stays as it is. */
+  /**
+   * Indexes those of the group's columns that lack an index. A column whose pages cannot be told
+   * apart stays without one.
+   */
   async add(group: RowGroup, columns: readonly ColumnChunk[]): Promise<void> {
     for (const column of columns) {
       if (column.offset_index_offset !== undefined) continue;
@@ -71,7 +75,10 @@ export class PageIndex {
     return rows === groupRows ? pages : null;
   }
 
-  /** A header may hold the page's smallest and largest value, so it may have any length. */
+  /**
+   * Reads a page header. It may hold the page's smallest and largest value, so it may have any
+   * length.
+   */
   async #headerAt(at: number, end: number): Promise<PageHeader> {
     for (let window = 2 ** 12; ; window *= 8) {
       const bytes = Buffer.from(await this.#file.slice(at, Math.min(end, at + window)));
@@ -95,10 +102,10 @@ function hasRepetition(schema: SchemaTree, path: readonly string[]): boolean {
 }
 
 interface PageHeader {
-  /** Its own bytes. */
+  /** Length of the header itself. */
   length: number;
   compressedBytes: number;
-  /** Or it is a dictionary. */
+  /** Whether the page holds data. A dictionary page does not. */
   holdsData: boolean;
   values: number | undefined;
   rows: number | undefined;
@@ -106,7 +113,10 @@ interface PageHeader {
 
 type Fields = Map<number, number | Fields>;
 
-/** The fields of `PageHeader` in parquet.thrift, numbered as there. @throws RangeError if it is not all there */
+/**
+ * Parses the fields of `PageHeader`, numbered as in parquet.thrift. @throws RangeError if the bytes
+ * end early
+ */
 function pageHeader(bytes: Buffer): PageHeader {
   const reader = new ThriftReader(bytes);
   const fields = reader.struct();
@@ -123,7 +133,10 @@ function pageHeader(bytes: Buffer): PageHeader {
   };
 }
 
-/** Thrift's compact protocol, as far as headers of pages need it: numbers and structures; the rest is passed over. */
+/**
+ * Reads Thrift's compact protocol as far as page headers need it: numbers and structures. Other
+ * types are skipped.
+ */
 class ThriftReader {
   at = 0;
   readonly #bytes: Buffer;
@@ -147,7 +160,7 @@ class ThriftReader {
 
   #value(type: number): number | Fields | undefined {
     switch (type) {
-      case 1: // true and false stand in the type
+      case 1: // the type itself says true or false
       case 2:
         return undefined;
       case 3:
@@ -191,7 +204,7 @@ class ThriftReader {
   }
 }
 
-/** `OffsetIndex` of parquet.thrift: a list of structures of three numbers. */
+/** Serialises `OffsetIndex` of parquet.thrift: a list of structures of three numbers. */
 function serialised(pages: readonly PageLocation[]): Buffer {
   const [i32, i64, list, struct] = [5, 6, 9, 12];
   const field = (type: number): number => 0x10 | type;

@@ -1,14 +1,23 @@
 import type { ReaderOptions } from "./input.js";
 import { decodeUtf8, invalidUtf8Offset } from "./utf8.js";
 
-/** A value that is no UTF-8. Which rows have it is not known where it is decoded: a dictionary holds it once for all. */
+/**
+ * A value that is not valid UTF-8. Its rows are not known when it is decoded, because a dictionary
+ * holds it once for all of them.
+ */
 class InvalidText {
   constructor(readonly bytes: Uint8Array) {}
 }
 
-/** Decodes the text of a parquet file as that of other files, and finds the rows with what is no UTF-8. */
+/**
+ * Decodes the text of a parquet file like that of other files, and finds the rows with invalid
+ * UTF-8.
+ */
 export class ParquetText {
-  /** For hyparquet, whose own decoder puts U+FFFD in the place of anything and drops a leading U+FEFF. */
+  /**
+   * Parsers for hyparquet, whose own decoder replaces anything invalid with U+FFFD and drops a
+   * leading U+FEFF.
+   */
   readonly parsers = {
     stringFromBytes: (bytes?: Uint8Array): unknown => bytes && this.#text(bytes, "keep"),
     jsonFromBytes: (bytes?: Uint8Array): unknown => {
@@ -25,8 +34,8 @@ export class ParquetText {
 
   /**
    * Checks the values of a row.
-   * @param where names the row
-   * @throws DataError for one that is no UTF-8
+   * @param where name of the row for the error message
+   * @throws DataError for a value that is not valid UTF-8
    */
   check(row: unknown, where: string): void {
     if (!this.#metInvalid) return;

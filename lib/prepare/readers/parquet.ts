@@ -10,21 +10,22 @@ import { PageLimits } from "./parquet-limits.js";
 import { PageIndex } from "./parquet-pages.js";
 import { ParquetText } from "./parquet-text.js";
 
-/** Rows of a group are read in parts of about this size. */
+/** Target size of the parts in which a row group is read. */
 const partBytes = 2 ** 25;
 
-/** Columns at the top of a file. */
+/** Top-level columns to read. */
 export interface WantedColumns {
-  /** At least one of them must be there. */
+  /** Alternatives for the text, of which at least one must exist. */
   text: readonly string[];
-  /** They may be missing. */
+  /** Other columns, which may be missing. */
   others: readonly string[];
 }
 
 /**
- * Records of a parquet file, some columns only. A part of a row group is in memory at a time; all of it where the pages
- * of its columns cannot be told apart (lists in data pages of version 1).
- * @param onBad called for a row that is left out, as its text is no UTF-8
+ * Reads some columns of a parquet file as records. One part of a row group is in memory at a time,
+ * or the whole group where the pages of its columns cannot be told apart (lists in data pages of
+ * version 1).
+ * @param onBad called for each row that is skipped because its text is not valid UTF-8
  */
 export async function* parquetRecords(
   file: InputFile,
@@ -33,7 +34,7 @@ export async function* parquetRecords(
   options: ReaderOptions,
   onBad: () => void,
 ): AsyncGenerator<FileRecord> {
-  // Loaded here: most data sets have no parquet file.
+  // Imported lazily: most data sets have no parquet file.
   const [{ parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
     await Promise.all([import("hyparquet"), import("hyparquet-compressors")]);
   const handle = await openRegular(file.path).catch((cause: Error) => {
@@ -64,7 +65,8 @@ export async function* parquetRecords(
       });
       for (let row = Math.max(rowStart, from.record); row < rowEnd; row++) {
         const consumed = Math.floor((file.bytes * (row + 1)) / rows);
-        // Given away as it is taken, so that a group's memory goes as its rows are done.
+        // Each row is released when it is taken, so that a group's memory shrinks as its rows are
+        // done.
         const fields = objects[row - rowStart];
         objects[row - rowStart] = {};
         try {
@@ -116,7 +118,7 @@ function presentColumns(
   return [...new Set([...text, ...others])].filter((name) => names.has(name));
 }
 
-/** Parts to read one after the other, from the one with the row `first` on. */
+/** Ranges of rows to read one after the other, from the range that contains the row `first`. */
 async function* rowRanges(
   metadata: FileMetaData,
   columns: readonly string[],
@@ -136,7 +138,7 @@ async function* rowRanges(
   }
 }
 
-/** In how many parts a row group is read. */
+/** Number of parts in which a row group is read. */
 async function partsOf(
   group: RowGroup,
   columns: readonly string[],
@@ -151,7 +153,7 @@ async function partsOf(
   );
   if (bytes <= partBytes) return 1;
   await index.add(group, chunks);
-  // Without an index of the pages, every part would read the whole group again.
+  // Without a page index, every part would read the whole group again.
   if (chunks.some((chunk) => chunk.offset_index_offset === undefined)) return 1;
   return Math.min(Number(group.num_rows), Math.ceil(bytes / partBytes));
 }

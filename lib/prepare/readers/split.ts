@@ -4,14 +4,16 @@ import { optionName } from "../../core/option-names.js";
 import type { FoundFile } from "../../files/list-folder.js";
 import type { Input } from "./input.js";
 
-/** Names that tell the splits of a data set apart, as the Hugging Face hub has them. */
+/** Names by which data sets tell their splits apart, as on the Hugging Face hub. */
 const splitNames = {
   train: ["train", "training"],
   validation: ["validation", "valid", "val", "dev", "development"],
   test: ["test", "testing", "eval", "evaluation"],
 } as const;
 
-/** The split that a file's name says it belongs to; a folder's name counts if the file's own does not. */
+/**
+ * The split that a file's name stands for. A folder's name counts if the file's own says nothing.
+ */
 function splitOf(path: string): keyof typeof splitNames | undefined {
   for (const part of path.split(sep).reverse()) {
     const words = part.toLowerCase().split(/[^a-z]+/);
@@ -33,9 +35,10 @@ export function checkSplit(split: string | undefined): void {
 }
 
 /**
- * The files of the split that an input names. Of records, it is "train" by itself where their names tell splits apart; names
- * of text and code may have such words by chance.
- * @throws DataError if no file's name is of that split
+ * Selects the files of an input's split. For records the default is "train" if file names tell
+ * splits apart. Names of text and code files may contain such words by chance, so the default takes
+ * them all.
+ * @throws DataError if no file name stands for the split
  */
 export function chooseSplit(
   files: FoundFile[],

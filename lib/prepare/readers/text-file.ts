@@ -11,7 +11,7 @@ import { decodeUtf8, invalidUtf8Offset } from "./utf8.js";
 /** A file up to this size is one string in memory; a larger one is read twice, piece by piece. */
 const wholeFileBytes = 2 ** 24;
 
-/** A file as one document. */
+/** Reads a file as one document. */
 export async function* textDocument(
   file: InputFile,
   from: FilePosition,
@@ -56,7 +56,7 @@ async function streamer(file: InputFile, options: ReaderOptions): Promise<TextSt
   return { bytes, sha256: hash.digest(), chunks: () => decoded(file, options) };
 }
 
-/** The text of a file in pieces that end between characters. */
+/** Decodes a file into pieces that end between characters. */
 async function* decoded(file: InputFile, { invalidUtf8 }: ReaderOptions): AsyncGenerator<string> {
   const decoder = new TextDecoder("utf-8");
   let carried: Buffer = Buffer.alloc(0);
@@ -65,7 +65,7 @@ async function* decoded(file: InputFile, { invalidUtf8 }: ReaderOptions): AsyncG
     if (invalidUtf8 === "error") {
       const all = carried.length === 0 ? bytes : Buffer.concat([carried, bytes]);
       const bad = invalidUtf8Offset(all);
-      // The last three bytes may be a character that goes on in the next chunk.
+      // The last three bytes may begin a character that the next chunk completes.
       if (bad >= 0 && bad < all.length - 3) refuse(file, offset + bad, all[bad] as number);
       carried = bad >= 0 ? Buffer.from(all.subarray(bad)) : Buffer.alloc(0);
       offset += all.length - carried.length;

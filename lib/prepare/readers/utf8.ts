@@ -2,10 +2,10 @@ import { isUtf8 } from "node:buffer";
 import { DataError } from "../../core/errors.js";
 import { optionValue } from "../../core/option-names.js";
 
-/** What to do with bytes that are no UTF-8: refuse the file, or put U+FFFD in their place. */
+/** Treatment of bytes that are not valid UTF-8: refuse the file, or replace them with U+FFFD. */
 export type InvalidUtf8 = "error" | "replace";
 
-/** Where the bytes stop being UTF-8: the offset of the first byte of the first bad sequence, or -1. */
+/** Offset of the first invalid UTF-8 sequence, or -1 if all bytes are valid. */
 export function invalidUtf8Offset(bytes: Uint8Array): number {
   if (isUtf8(bytes)) return -1;
   let at = 0;
@@ -17,7 +17,7 @@ export function invalidUtf8Offset(bytes: Uint8Array): number {
   return bytes.length;
 }
 
-/** Length of the valid sequence at `at`, or 0 (Unicode 15, table 3-7). */
+/** Length of the valid sequence at `at`, or 0 if there is none (Unicode 15, table 3-7). */
 function sequenceLength(bytes: Uint8Array, at: number): number {
   const first = bytes[at] as number;
   if (first < 0x80) return 1;
@@ -40,8 +40,9 @@ const decoders = {
 };
 
 /**
- * Bytes as text.
- * @param mark of a file or line, a byte order mark at the start is no part of the text; of a value it is
+ * Decodes bytes as UTF-8 text.
+ * @param mark "drop" removes a byte order mark at the start, as files and lines need it; "keep"
+ *   keeps it, as values do
  * @throws DataError naming the source and the byte offset, unless `invalid` is "replace"
  */
 export function decodeUtf8(

@@ -1,6 +1,9 @@
 import { Decompress } from "fzstd";
 
-/** As of the zstd command: what a frame may ask a reader to keep of its text. `zstd --long` asks for as much. */
+/**
+ * Largest window that a frame may demand, the zstd command's own limit. `zstd --long` asks for
+ * exactly this much.
+ */
 const maxWindowBytes = 2 ** 27;
 const maxBlockBytes = 2 ** 17;
 
@@ -8,13 +11,13 @@ const frameMagic = 0xfd2fb528;
 const isSkippable = (magic: number): boolean => magic >>> 4 === 0x184d2a5;
 
 /**
- * The content of a zstd file of any number of frames. Not by Node's own decompressor: it is there
- * from 22.15 on only, and stops at the end of a frame when the same write holds more.
+ * Decompresses a zstd file of any number of frames. Node's own decompressor exists only from 22.15
+ * on, and stops at the end of a frame when the same write holds more.
  *
- * The decompressor is given one block at a time, which yields at most 128 KiB: a block of four
- * bytes may stand for as much, and what it is given at once it gives back at once. Memory is that
- * of the frame's window, at most 128 MiB.
- * @throws Error for a file that is damaged, cut short, or whose window is larger
+ * The decompressor receives one block at a time. A block yields at most 128 KiB, but four bytes may
+ * stand for as much, and everything received at once is returned at once. Memory is the frame's
+ * window, at most 128 MiB.
+ * @throws Error for a file that is damaged or truncated, or whose window is larger
  */
 export async function* unzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const input = new ByteReader(source);
@@ -51,7 +54,7 @@ async function* frame(input: ByteReader, magic: Buffer): AsyncGenerator<Buffer> 
   yield* parts;
 }
 
-/** The header of a frame behind its magic number. */
+/** Reads the header of a frame after its magic number. */
 async function frameHeader(input: ByteReader): Promise<{ bytes: Buffer; hasChecksum: boolean }> {
   const descriptor = await input.take(1);
   const flags = descriptor[0] as number;
@@ -81,7 +84,7 @@ function contentSize(field: Buffer): number {
   return field.readUIntLE(0, field.length) + (field.length === 2 ? 256 : 0);
 }
 
-/** Bytes of a stream, as many as asked for. */
+/** Reads exact numbers of bytes from a stream. */
 class ByteReader {
   readonly #source: AsyncIterator<Buffer>;
   #chunk: Buffer = Buffer.alloc(0);

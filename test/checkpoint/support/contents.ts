@@ -1,4 +1,4 @@
-/** Small checkpoints whose every byte follows from the step, so that any mixture of two would be seen. */
+/** Small checkpoints. The step determines every byte, so a mixture of two checkpoints shows. */
 import { createHash } from "node:crypto";
 import type { Checkpoint } from "../../../lib/checkpoint/load.js";
 import type { TensorSource } from "../../../lib/checkpoint/safetensors.js";
@@ -46,7 +46,7 @@ export function contentsOf(step: number): CheckpointContents {
   };
 }
 
-/** Throws unless the checkpoint is exactly that of its step. */
+/** Throws unless every byte of the checkpoint is that of its step. */
 export async function expectContents(checkpoint: Checkpoint): Promise<void> {
   const wanted = contentsOf(checkpoint.step);
   const fail = (what: string) => {

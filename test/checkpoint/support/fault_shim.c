@@ -1,12 +1,13 @@
-// LD_PRELOAD shim that makes file operations below FAULT_DIR fail or end the process.
+// An LD_PRELOAD shim that makes file operations below FAULT_DIR fail or end the process.
 //   FAULT_DIR     only calls on paths below it count
-//   FAULT_POINT   number of the call that is hit, from 1; 0 or absent: none
+//   FAULT_POINT   number of the affected call, from 1; 0 or absent: none
 //   FAULT_ACTION  kill: SIGKILL before the call; half-kill: half of a write, then SIGKILL;
-//                 EIO, ENOSPC, EDQUOT: the call fails; every-write: from FAULT_POINT on every write fails with ENOSPC
+//                 EIO, ENOSPC, EDQUOT: the call fails;
+//                 every-write: from FAULT_POINT on every write fails with ENOSPC
 //   FAULT_SHORT   1: every write writes at most half, and every other one is interrupted first (EINTR)
 //   FAULT_DELAY   milliseconds that each fsync takes longer
-//   FAULT_READ_DELAY  milliseconds that the reads whose number is FAULT_READ_POINT or more take longer; FAULT_READ_COUNT: of
-//                 so many of them, all by default
+//   FAULT_READ_DELAY  milliseconds that reads take longer, from number FAULT_READ_POINT on;
+//                 FAULT_READ_COUNT limits their number, by default no limit
 //   FAULT_LOG     file to which each counted call is appended: name, path
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -57,7 +58,7 @@ static void die(void) {
   for (;;) pause();
 }
 
-// Counts a call. 0: go on; -1: fail with errno set; 1: write half and die.
+// Counts a call. Returns 0 to continue, -1 to fail with errno set, 1 to write half and die.
 static int point(const char* name, const char* path, int is_write) {
   if (!below(path)) return 0;
   pthread_mutex_lock(&mutex);

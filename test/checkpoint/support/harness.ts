@@ -1,4 +1,6 @@
-/** Child processes under the fault shim: compiles the shim and the library once, in a folder of its own. */
+/**
+ * Child processes under the fault shim. The shim and the library are compiled once, into a folder.
+ */
 import { execFileSync, spawn } from "node:child_process";
 import {
   existsSync,
@@ -36,13 +38,13 @@ export interface Harness {
     args: readonly (string | number)[],
     environment?: Readonly<Record<string, string>>,
   ): Promise<ChildResult>;
-  /** The file that the shim is compiled to; for LD_PRELOAD. */
+  /** The compiled shim, for LD_PRELOAD. */
   shim: string;
   remove(): void;
 }
 
-// Node cannot run TypeScript by itself everywhere we support, and a bundler's watcher is not wanted in a
-// process that is about to be killed: so the few modules needed are transpiled.
+// Not every supported Node runs TypeScript, and a process that is about to be killed should have no
+// bundler's watcher. The few modules needed are therefore transpiled.
 export function createHarness(): Harness {
   const cache = join(root, "node_modules", ".cache");
   mkdirSync(cache, { recursive: true });
@@ -85,7 +87,7 @@ export function buildShim(folder: string): string {
   return shim;
 }
 
-/** LD_PRELOAD with the shim, behind what is there already: a sanitizer must come first. */
+/** LD_PRELOAD with the shim at its end, because a sanitizer must come first. */
 export function preload(shim: string): string {
   return [process.env.LD_PRELOAD, shim].filter(Boolean).join(":");
 }

@@ -1,4 +1,4 @@
-/** Run by node in a process of its own: takes the lock of FOLDER, says so, and holds it until it is killed. */
+/** A program: takes the lock of FOLDER, reports it, and holds it until it is killed. */
 import { writeSync } from "node:fs";
 import { acquireRunLock } from "../../../lib/checkpoint/lock.js";
 

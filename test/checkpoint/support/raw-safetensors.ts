@@ -1,6 +1,9 @@
-/** Safetensors files made by hand, right or wrong. */
+/** Handmade safetensors files, valid and invalid. */
 
-/** A file with this header text (or bytes) and this many bytes of data. `length` overrides the length field. */
+/**
+ * A file with this header text (or bytes) and this many bytes of data. `length` overrides the
+ * length field.
+ */
 export function rawFile(
   header: string | Uint8Array,
   dataBytes = 0,

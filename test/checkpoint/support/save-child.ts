@@ -1,11 +1,11 @@
-/** Run by node in a process of its own, to be killed: saves steps FROM..TO into FOLDER, reporting on stdout. */
+/** A program to be killed: saves steps FROM..TO into FOLDER and reports them on stdout. */
 import { writeSync } from "node:fs";
 import { cleanUp } from "../../../lib/checkpoint/folder.js";
 import { CheckpointWriter } from "../../../lib/checkpoint/save.js";
 import { contentsOf } from "./contents.js";
 
 const [folder = "", from = "", to = "", keepLast = "2"] = process.argv.slice(2);
-// writeSync: a line that was reported has left the process, whatever happens next.
+// writeSync returns when the line has left the process, so a kill cannot lose it.
 const say = (line: string) => writeSync(1, `${line}\n`);
 
 await cleanUp(folder);

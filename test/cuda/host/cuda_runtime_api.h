@@ -1,5 +1,5 @@
-// Stands in for CUDA's header where the host side of the plugin is tested without a GPU: device memory is the host's, copies are
-// done at once, and no event is reached and no wait ends while the gate is closed.
+// A stand-in for CUDA's header in tests without a GPU. Device memory is host memory and copies are
+// synchronous. While the gate is closed, no event completes and no wait ends.
 #pragma once
 
 #include <condition_variable>
@@ -13,7 +13,7 @@ struct FakeGpu {
   std::condition_variable opened;
   bool open = true;
   size_t room = SIZE_MAX;  // bytes that may still be allocated
-  int waiting = 0;         // for the gate
+  int waiting = 0;         // threads at the gate
   std::map<void*, size_t> allocated;
 
   void set_open(bool value) {
@@ -72,7 +72,7 @@ inline cudaError_t cudaMalloc(void** memory, size_t bytes) {
   gpu.allocated[*memory] = bytes;
   return cudaSuccess;
 }
-// Waits for the device, as CUDA's may.
+// Waits for the device; CUDA's own function may do that too.
 inline cudaError_t cudaFree(void* memory) {
   gpu.wait();
   std::lock_guard lock(gpu.mutex);

@@ -1,4 +1,4 @@
-// Writes one choice and prints what a second cache of the same process finds for it: "found" or "none".
+// Writes one choice. Prints whether a second cache of the same process finds it: "found" or "none".
 #include "cuda/gemm/gemm_cache.h"
 
 #include <cstdio>

@@ -1,4 +1,5 @@
-// The host side of a GPU's stream against a device that stands still while a gate is closed. Prints "ok", or what was wrong.
+// The host side of a GPU's stream, with a device that stands still while a gate is closed. Prints
+// "ok" or the mistake.
 #include <chrono>
 #include <cstdio>
 #include <future>
@@ -51,7 +52,7 @@ void synchronize(CudaStream& stream) {
   require(done.get_future().get() == nullptr, "the stream reports a failure");
 }
 
-// Longer than a chunk of a copy: several copies are on their way.
+// The copy is longer than a chunk, so several copies are in flight.
 void a_copy_holds_what_it_writes_to() {
   constexpr size_t kBytes = 40 * kMiB;
   CudaStream stream(0);
@@ -68,7 +69,8 @@ void a_copy_holds_what_it_writes_to() {
   await("the target is held for ever", [&] { return weak.expired(); });
 }
 
-// Another thread gives memory back while one waits for the device: that of the watchdog, which must get on to end what hangs.
+// The watchdog's thread frees memory while another thread waits for the device. It must not block,
+// because it ends operations that hang.
 void memory_goes_back_while_another_thread_waits_for_some() {
   CudaStream stream(0);
   void* large = stream.allocate(40 * kMiB);
@@ -81,7 +83,7 @@ void memory_goes_back_while_another_thread_waits_for_some() {
   auto released = std::async(std::launch::async, [&] { stream.release(kept, 512); });
   const bool on = released.wait_for(kSoon) == std::future_status::ready;
   require(on, "nothing can be released while a thread waits for memory");
-  gpu.room = 30 * kMiB;  // with the segment that lies unused it is enough
+  gpu.room = 30 * kMiB;  // enough together with the unused segment
   gpu.set_open(true);
   void* memory = refilled.get();
   require(memory != nullptr, "no memory, though an unused segment was there to give back");
@@ -105,7 +107,8 @@ void a_queue_ends_on_its_own_thread() {
   require(runs == 1, "the action did not run once");
 }
 
-// Whoever submits is held up neither by the device nor by a launch, and learns how far ahead it is.
+// Neither the device nor a launch blocks the submitting thread. That thread learns how far it is
+// ahead.
 void submitting_never_waits_for_a_launch() {
   CudaStream stream(0);
   std::promise<void> begun, let_on;
@@ -131,7 +134,8 @@ void submitting_never_waits_for_a_launch() {
   require(order == 101, "some op did not run");
 }
 
-// The first failure is what the next wait reports, with its op's name; ops behind it are left out, actions are not.
+// The next wait reports the first failure with its op's name. Later ops do not run; later actions
+// do.
 void a_failure_stops_ops_until_the_next_wait() {
   CudaStream stream(0);
   bool acted = false, ran = false;
@@ -151,7 +155,7 @@ void a_failure_stops_ops_until_the_next_wait() {
   require(ran, "the stream does not work again after the wait that reported a failure");
 }
 
-// What was submitted and did not run is dropped, with what it holds.
+// Submitted work that did not run is dropped together with the tensors that it holds.
 void closing_drops_what_waits() {
   auto held = std::make_shared<int>(0);
   const std::weak_ptr<int> weak = held;

@@ -1,12 +1,13 @@
-// Calls functions of the library with values that they do not take: `child.mjs FOLDER BATCH NUMBER_OF_BATCHES`. Says each
-// call before it makes it, so that one that hangs or crashes is known, and each that gave a raw error, as lines of JSON.
+// Calls functions of the library with wrong values: `child.mjs FOLDER BATCH NUMBER_OF_BATCHES`. It
+// prints lines of JSON: each call before it is made, so that a hang or crash has a name, and each
+// raw error.
 import { AsyncResource } from "node:async_hooks";
 import { writeSync } from "node:fs";
 import { cpu, setDefaultDevice, setMemoryLimit, synchronize } from "../../../dist/index.js";
 import { missing, targets } from "./targets.mjs";
 import { few, hostile, isTyped, settled } from "./values.mjs";
 
-/** What a number that is too large asks for is refused at once, and not computed for minutes. */
+/** A number that is too large is refused at once and not computed for minutes. */
 const enough = 2 ** 26;
 const [, , folder, batch, batches] = process.argv;
 process.chdir(folder);
@@ -18,7 +19,7 @@ process.on("unhandledRejection", (error) => {
 });
 process.on("uncaughtException", (error) => fault("uncaught", error));
 
-/** The arguments with one replaced, or one property of one that is an object of options. */
+/** The arguments with one of them replaced, or one property of an options object. */
 function* variants(args, names) {
   for (let at = 0; at <= args.length; at++) {
     const keys = isOptions(args[at]) ? Object.keys(args[at]) : [];
@@ -27,7 +28,7 @@ function* variants(args, names) {
         what: `argument ${at + 1}: ${name}`,
         change: (all) => replaced(all, at, hostile[name]()),
       };
-      // Each field with the few: with all of them it would be minutes.
+      // Each field gets a few values. All values would take minutes.
       for (const key of few.includes(name) ? keys : []) {
         const change = (all) => replaced(all, at, { ...all[at], [key]: hostile[name]() });
         yield { what: `argument ${at + 1}.${key}: ${name}`, change };
@@ -51,7 +52,8 @@ const replaced = (args, at, value) => Object.assign([...args], { [at]: value });
 async function call(target, change) {
   const { of, args, after } = await target.make();
   try {
-    // In an asynchronous context of its own: scope() without a function enters one for all that follows.
+    // Each call has its own asynchronous context, because scope() without a function changes the
+    // current one.
     const made = new AsyncResource("call").runInAsyncScope(() => of(...change(args)));
     const timeout = new Promise((_, reject) =>
       setTimeout(reject, 15_000, new Error("no end")).unref(),
@@ -62,11 +64,11 @@ async function call(target, change) {
   }
   setMemoryLimit(enough, cpu);
   setDefaultDevice(cpu);
-  // What the device was told to do may fail now, and must not be taken for the next call's.
+  // Enqueued work may fail now. The failure must not count for the next call.
   await synchronize(cpu).catch(
     (error) => isTyped(error) || fault("raw error of the device", error),
   );
-  // What a call has failed may not end well, but must say why.
+  // The end of a failed call may fail too, but only with a typed error.
   await after?.().catch((error) => isTyped(error) || fault("raw error of the end", error));
 }
 

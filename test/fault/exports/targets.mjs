@@ -1,4 +1,4 @@
-// Every function and class that the library exports, with arguments that it takes.
+// Every exported function and class of the library, with valid arguments.
 import { mkdtemp } from "node:fs/promises";
 import { join } from "node:path";
 import { freePort } from "../../../dist/dist/free-port.js";
@@ -78,7 +78,7 @@ async function communicator() {
   return { joined, comm: await library.Communicator.create(options) };
 }
 
-/** Of a function: its arguments. */
+/** Functions with their arguments. */
 function functions(folder) {
   const data = join(folder, "data");
   const tokenizer = join(folder, "tokenizer");
@@ -99,12 +99,12 @@ function functions(folder) {
     arange: () => [0, 4, 1, { dtype: "f32", device: cpu, requiresGrad: false }],
     attention: () => [
       ones([1, 2, 8]),
-      { heads: 2, kvHeads: 1, scale: 1, documentStarts: zeros([1, 2], { dtype: "i32" }) },
+      { heads: 2, kvHeads: 1, scale: 1, firstKey: zeros([1, 2], { dtype: "i32" }) },
     ],
     attentionCached: () => [
       ones([1, 1, 8]),
       zeros([1, 2, 1, 4, 2]),
-      { heads: 2, kvHeads: 1, position: 0 },
+      { heads: 2, kvHeads: 1, position: 0, firstKey: zeros([1, 1], { dtype: "i32" }) },
     ],
     broadcastTo: () => [x(), [4, 2, 3]],
     buildInfo: () => [],
@@ -125,13 +125,13 @@ function functions(folder) {
     full: () => [[2, 3], 1, { dtype: "f32" }],
     gather: () => [x(), zeros([2], { dtype: "i32" }), 1],
     grad: () => [(a) => library.sum(a)],
-    huggingFaceTensors: async () => [await model()],
     keep: () => [x()],
     linear: () => [x(), ones([4, 3])],
     linearCrossEntropy: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
+    linearTokenLosses: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
     llamaConfig: () => [fields],
     loadConfig: () => [join(folder, "run.yaml"), ["steps=3"]],
-    loadLlama: () => [join(folder, "saved"), { device: cpu, dtype: "f32", training: false }],
+    loadModel: () => [join(folder, "saved"), { device: cpu, dtype: "f32", training: false }],
     logSoftmax: () => [x(), -1],
     matmul: () => [x(), ones([3, 2])],
     memory: () => [cpu],
@@ -164,11 +164,11 @@ function functions(folder) {
     rope: () => [
       ones([1, 2, 4]),
       library.ropeTable(4, 2),
-      { heads: 2, rotatedHeads: 1, position: 0 },
+      { heads: 2, rotatedHeads: 1, position: 0, positions: zeros([1, 2], { dtype: "i32" }) },
     ],
     ropeTable: () => [4, 2, 10_000, cpu],
     sample: () => [x(), { seed: 1, temperature: 1, topK: 1, topP: 1, offset: 0 }],
-    saveLlama: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
+    saveModel: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
     scope: () => [() => x()],
     setDefaultDevice: () => [cpu],
     setMemoryLimit: () => [0, cpu],
@@ -205,7 +205,7 @@ function functions(folder) {
           accumulation: 1,
           lr: 1e-3,
           clip: 1,
-          documents: undefined,
+          masked: false,
         },
       ];
     },
@@ -236,7 +236,9 @@ function functions(folder) {
   };
 }
 
-/** Of a class: the arguments of its constructor; those that `static` functions make take none. */
+/**
+ * Classes with the arguments of their constructors. Classes made by `static` functions have none.
+ */
 function constructors(folder) {
   const data = join(folder, "data");
   const strategy = async () => {
@@ -289,7 +291,7 @@ function constructors(folder) {
   };
 }
 
-/** Functions that belong to a class or an object: what to call, on what, with which arguments. */
+/** Methods: the function, its object and its arguments. */
 function methods(folder) {
   const data = join(folder, "data");
   let tokenizer = null;
@@ -349,7 +351,7 @@ function methods(folder) {
           device: cpu,
           rank: 0,
           worldSize: 1,
-          documentStarts: true,
+          maskDocuments: true,
         },
       ],
     ],
@@ -479,7 +481,7 @@ function methods(folder) {
   ];
 }
 
-/** Of errors: what they are made of. */
+/** Errors with the arguments of their constructors. */
 const errors = {
   LlamaForgeError: ["message", "ERR_CODE", 1],
   ConfigError: ["here", [{ path: "a", message: "is wrong" }]],
@@ -488,15 +490,15 @@ const errors = {
 
 const slow = new Set([
   "prepare",
-  "saveLlama",
+  "saveModel",
   "trainStep",
   "generate",
   "generateTokens",
-  "loadLlama",
+  "loadModel",
 ]);
 const heavy = new Set(["Cluster", "FullShard", "Replicated", "Zero1", "Store", "Communicator"]);
 
-/** Everything to call. `make` gives the function, its arguments, and what to do behind each call. */
+/** All targets. `make` returns the function, its arguments, and the clean-up after each call. */
 export function targets(folder) {
   const list = [];
   for (const [name, args] of Object.entries(functions(folder))) {
@@ -533,7 +535,9 @@ export function targets(folder) {
   return list;
 }
 
-/** Exports that are functions and not among the targets; `prepare` has a test of its own (test/data/prepare.test.ts). */
+/**
+ * Exported functions that are not targets. `prepare` has its own test (test/data/prepare.test.ts).
+ */
 export function missing(folder) {
   const named = new Set(["prepare"]);
   for (const { name } of targets(folder)) named.add(name.replace(/^new /, "").split(".")[0]);

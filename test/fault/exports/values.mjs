@@ -1,7 +1,7 @@
-// Values that no argument is, and what is not a fault when they are given.
+// Values that no argument accepts, and the results that count as right.
 import { cpu, LlamaForgeError, Tensor, zeros } from "../../../dist/index.js";
 
-/** What code of the caller throws must come back as it is. */
+/** An error of the caller's code, which must come back unchanged. */
 export const ownError = new Error("of the caller's own");
 
 const thrower = new Proxy(
@@ -29,7 +29,7 @@ async function* later() {
   yield 1;
 }
 
-/** Made anew for each call: a function may keep or dispose what it is given. */
+/** New values for each call, because a function may keep or dispose its arguments. */
 export const hostile = {
   undefined: () => undefined,
   null: () => null,
@@ -76,7 +76,7 @@ export const hostile = {
   device: () => cpu,
 };
 
-/** The few that are tried where a call takes long. */
+/** The few values for calls that take long. */
 export const few = [
   "undefined",
   "null",
@@ -96,10 +96,10 @@ export const few = [
 export const isTyped = (error) =>
   error instanceof LlamaForgeError ||
   error === ownError ||
-  // A class was called as the function that it was given as.
+  // The wrong value was a class, and the library called it as a function.
   /^Class constructor Some cannot be invoked/.test(error?.message);
 
-/** What a call gave: waits for promises, takes the first values of generators. */
+/** The result of a call: waits for promises and takes the first values of generators. */
 export async function settled(value) {
   const result = await value;
   if (typeof result?.next === "function" && typeof result[Symbol.asyncIterator] === "function") {

@@ -1,7 +1,8 @@
-// Changes to a file as data, so that fast-check can make and shrink them: bytes, ranges, and the tokens of JSON and YAML.
+// Mutations of a file as data, so that fast-check can generate and shrink them: bytes, ranges, and
+// the tokens of JSON and YAML.
 import fc from "fast-check";
 
-/** Values that parsers stumble over, as they stand in a file. */
+/** Text of values that are hard for parsers. */
 export const hostile = [
   "null",
   "-1",

@@ -1,7 +1,7 @@
 export interface Target {
   /** Files that are right. */
   seeds: Buffer[];
-  /** Parses; rejects with what the parser threw. */
+  /** Parses the bytes. Rejects with the parser's error. */
   run(bytes: Uint8Array): Promise<unknown>;
 }
 export function makeTargets(root: string, folder: string): Promise<Record<string, Target>>;

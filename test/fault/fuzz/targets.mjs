@@ -1,5 +1,6 @@
-// Every parser of a file that somebody else may have written, and what it promises: a typed error of a kind that names the
-// file, never a bug's exit code, in bounded time. `npm run fuzz` runs them for minutes, f4-fuzz.test.ts for a moment.
+// Every parser of foreign files, and its promise: a typed error that names the file, never the exit
+// code of a bug, in bounded time. `npm run fuzz` runs them for minutes, f04-fuzz.test.ts for a
+// moment.
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,7 +9,7 @@ import { pathToFileURL } from "node:url";
 /**
  * @param root the repository, with dist/ built
  * @param folder scratch space, best in memory
- * @returns by name: `seeds`, files that are right; `run(bytes)`, which rejects with what the parser threw
+ * @returns by name: `seeds`, valid files; `run(bytes)`, which rejects with the parser's error
  */
 export async function makeTargets(root, folder) {
   const library = (module) => import(pathToFileURL(join(root, "dist", module)).href);
@@ -47,7 +48,7 @@ async function dataTargets(root, folder, library) {
     run: async (bytes) => {
       writeFileSync(join(data, name), bytes);
       try {
-        // With the right hash, so that what comes after the comparison of hashes is reached as well.
+        // The right hash lets the parser pass the comparison of hashes.
         if (name !== "dataset.json") forge(name, bytes);
         const dataset = await TokenDataset.open(data, { sequenceLength: 8 });
         try {
@@ -116,7 +117,7 @@ async function checkpointTargets(folder, library, file) {
   };
 }
 
-/** The manifest with the right hash of itself where it is JSON at all: else most changes end at that check. */
+/** Gives a manifest a right hash of itself if it is JSON. Else most mutations end at that check. */
 function withCheck(bytes) {
   try {
     const { check: _, ...body } = JSON.parse(bytes.toString());
@@ -158,7 +159,7 @@ async function tokenizerTarget(root, folder, library) {
   };
 }
 
-/** Files that were found to be interesting, by target; they are tried before anything is made up. */
+/** Interesting inputs of earlier runs, by target. They run before generated inputs. */
 export function corpusOf(root, target) {
   const folder = join(root, "test", "fault", "fuzz", "corpus", target);
   try {
@@ -169,8 +170,8 @@ export function corpusOf(root, target) {
 }
 
 /**
- * Runs one input. @throws unless it is taken, or refused by an error of ours in time: the processor's, as the machine may be
- * busy with something else
+ * Runs one input. The limit is processor time, because the machine may be busy.
+ * @throws unless the input is accepted, or refused by a typed error in time
  */
 export async function expectPromise(target, bytes, limitMs = 5000) {
   const started = process.cpuUsage();

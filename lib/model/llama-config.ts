@@ -1,6 +1,7 @@
 import { boundedList } from "../core/bounded-list.js";
 import { checkObject, checkOptions, checkString, jsonText } from "../core/check-values.js";
 import { CheckpointError, ConfigError, type ConfigProblem } from "../core/errors.js";
+import type { HuggingFaceExtras } from "./files.js";
 
 /** The shape of a Llama: everything needed to build the model, and nothing about training it. */
 export interface LlamaConfig {
@@ -25,7 +26,7 @@ export interface LlamaConfig {
 /** A model's shape as people write it: `headSize` follows from hiddenSize / heads unless given. */
 export type LlamaFields = Omit<LlamaConfig, "headSize"> & { headSize?: number };
 
-interface FieldRule {
+export interface FieldRule {
   min: number;
   max: number;
   integer: boolean;
@@ -161,33 +162,6 @@ function divisors(n: number): number[] {
 
 function describeValue(value: unknown): string {
   return typeof value === "number" ? String(value) : jsonText(value);
-}
-
-/** Parameters by part, in numbers of scalars; `head` is 0 when the embedding is tied to it. */
-export function parameterBreakdown(config: LlamaConfig) {
-  const { vocabSize, hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = config;
-  const queryKeyValue = hiddenSize * (heads + 2 * kvHeads) * headSize;
-  const attentionOutput = heads * headSize * hiddenSize;
-  return {
-    embedding: vocabSize * hiddenSize,
-    attention: layers * (queryKeyValue + attentionOutput),
-    feedForward: layers * 3 * hiddenSize * intermediateSize,
-    norms: (2 * layers + 1) * hiddenSize,
-    head: config.tieEmbeddings ? 0 : vocabSize * hiddenSize,
-  };
-}
-
-/** Number of trainable scalars. */
-export function parameterCount(config: LlamaConfig): number {
-  checkLlamaConfig("parameterCount", config);
-  return Object.values(parameterBreakdown(config)).reduce((sum, count) => sum + count, 0);
-}
-
-/** What a Hugging Face `config.json` says beyond the model's shape. */
-export interface HuggingFaceExtras {
-  bosTokenId?: number | null;
-  eosTokenId?: number | null;
-  dtype?: "float32" | "bfloat16";
 }
 
 /** The `config.json` of a Hugging Face LlamaForCausalLM folder with this shape. */

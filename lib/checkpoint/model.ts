@@ -1,4 +1,4 @@
-/** Llama models in Hugging Face folders, and the tensors of a training checkpoint. */
+/** Models in Hugging Face folders, and the tensors of a training checkpoint. */
 import { mkdir, readdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { argumentError, checkInteger, checkOptions, checkPath } from "../core/check.js";
@@ -7,13 +7,13 @@ import { UsageError } from "../core/errors.js";
 import { synchronize } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import { untracked } from "../core/tensor.js";
+import { later, turn } from "../core/turn.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { makeFolder } from "../files/make-folder.js";
 import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-folder.js";
-import { fromHuggingFace, type HuggingFaceExtras, toHuggingFace } from "../model/config.js";
-import { derivedTensors, huggingFaceTensors } from "../model/hf.js";
-import { Llama } from "../model/llama.js";
-import { overlap } from "../nn/group.js";
+import { createModel, shapeFromHuggingFace } from "../model/architectures.js";
+import type { HuggingFaceExtras } from "../model/files.js";
+import { LanguageModel } from "../model/language-model.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
 import { HostCopies } from "./host-copies.js";
 import { matchTensors } from "./load.js";
@@ -26,7 +26,7 @@ export const configFile = "config.json";
 const configBytesLimit = 16 * 1024 * 1024;
 const readableDtypes: readonly FileDtype[] = ["F32", "BF16", "F16", "F64"];
 
-export interface LoadLlamaOptions {
+export interface LoadModelOptions {
   device?: Device;
   /** Of weights and activations ("f32"). */
   dtype?: "f32" | "bf16";
@@ -37,19 +37,22 @@ export interface LoadLlamaOptions {
 /**
  * A model from a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index. Each of them
  * may be a symbolic link, as hub caches are made of them.
- * @throws CheckpointError naming what is missing, damaged, or not a Llama that this library computes
+ * @throws CheckpointError naming what is missing, damaged, or no model that this library computes
  */
-export async function loadLlama(folder: string, options: LoadLlamaOptions = {}): Promise<Llama> {
-  checkPath("loadLlama", "folder", folder);
-  checkOptions("loadLlama", options, ["device", "dtype", "training"]);
+export async function loadModel(
+  folder: string,
+  options: LoadModelOptions = {},
+): Promise<LanguageModel> {
+  checkPath("loadModel", "folder", folder);
+  checkOptions("loadModel", options, ["device", "dtype", "training"]);
   const { device, dtype = "f32", training = false } = options;
   const source = join(folder, configFile);
-  const config = fromHuggingFace(
+  const config = shapeFromHuggingFace(
     await readJson(source, configBytesLimit, { followLinks: true }),
     source,
   );
   const weights = await readWeights(folder, { followLinks: true });
-  const model = await Llama.create(config, { ...(device && { device }), dtype, training });
+  const model = await createModel(config, { ...(device && { device }), dtype, training });
   try {
     await loadWeights(model, weights, folder, { foreign: true, values: "any" });
   } catch (error) {
@@ -74,13 +77,13 @@ export interface LoadWeightsOptions {
  *   element of a value that no weight may have
  */
 export async function loadWeights(
-  model: Llama,
+  model: LanguageModel,
   stored: StoredTensors,
   source: string,
   { foreign = false, values: allowed = "finite" }: LoadWeightsOptions = {},
 ): Promise<void> {
-  const wanted = huggingFaceTensors(model);
-  const present = withoutTiedHead(model, foreign ? withoutDerived(model, stored) : stored);
+  const wanted = model.files.tensors;
+  const present = withoutSurplus(model, stored, foreign);
   matchTensors(
     source,
     present,
@@ -92,7 +95,7 @@ export async function loadWeights(
       const place = store.placeOf(parameter);
       const start = place.offset + offset;
       const size = shape.reduce((product, extent) => product * extent, 1);
-      if (place.group.slot && !overlap({ offset: start, size }, place.group.owned)) continue;
+      if (!store.holds(place.group, start, size)) continue;
       const values = untracked(shape, "f32", store.device, "loadWeights");
       present.tensors.get(name)?.readInto(values.native, allowed);
       place.group.write(start, values);
@@ -102,21 +105,22 @@ export async function loadWeights(
   await synchronize(model.device);
 }
 
-/** Some writers store a tied head beside the embedding; it is the same matrix, so it is passed over. */
-function withoutTiedHead(model: Llama, stored: StoredTensors): StoredTensors {
-  if (!model.config.tieEmbeddings) return stored;
-  const tensors = new Map([...stored.tensors].filter(([name]) => name !== "lm_head.weight"));
+/** Without the tensors that other programs store twice, or though they follow from the configuration. */
+function withoutSurplus(
+  model: LanguageModel,
+  stored: StoredTensors,
+  foreign: boolean,
+): StoredTensors {
+  const { files } = model;
+  const tensors = new Map(
+    [...stored.tensors].filter(
+      ([name, tensor]) => !files.isCopy(name) && !(foreign && files.isDerived(name, tensor)),
+    ),
+  );
   return { ...stored, tensors };
 }
 
-/** Buffers that follow from the shape and are computed anew: transformers passes over them too. */
-function withoutDerived({ config }: Llama, stored: StoredTensors): StoredTensors {
-  const derived = derivedTensors(config.layers);
-  const tensors = new Map([...stored.tensors].filter(([name, tensor]) => !derived(name, tensor)));
-  return { ...stored, tensors };
-}
-
-export interface SaveLlamaOptions extends HuggingFaceExtras {
+export interface SaveModelOptions extends HuggingFaceExtras {
   /**
    * The tokenizer that the model was trained with: its files are written beside the weights, its ids of the beginning
    * and the end of a text into `config.json`. null: knowingly none. Left out: none, and `onNotice` hears what will be
@@ -135,10 +139,10 @@ export interface SaveLlamaOptions extends HuggingFaceExtras {
  * @throws UsageError if there is something in the folder; ArgumentError for options that are none; TokenizerError if
  *   the tokenizer has more ids than the model has rows
  */
-export async function saveLlama(
+export async function saveModel(
   folder: string,
-  model: Llama,
-  options: SaveLlamaOptions = {},
+  model: LanguageModel,
+  options: SaveModelOptions = {},
 ): Promise<void> {
   checkSaveOptions(folder, model, options);
   // All processes that share the weights take part in gathering them, whatever the one that writes them meets then.
@@ -146,16 +150,16 @@ export async function saveLlama(
   if (!(model.store.parallel?.writes ?? true)) return;
   const target = resolve(folder);
   const exists = () =>
-    new UsageError(`[saveLlama] ${folder} exists already: choose another folder or remove it`);
+    new UsageError(`[saveModel] ${folder} exists already: choose another folder or remove it`);
   if (await isThere(target)) throw exists();
   const temporary = `${target}.tmp`;
   const written = join(temporary, "model");
-  await refuseForeign(temporary, "[saveLlama]");
+  await refuseForeign(temporary, "[saveModel]");
   try {
     // What a killed call left.
-    await removeOwnFolder(temporary, "[saveLlama]");
+    await removeOwnFolder(temporary, "[saveModel]");
     await makeFolder(dirname(target));
-    await makeOwnFolder(temporary, "[saveLlama]");
+    await makeOwnFolder(temporary, "[saveModel]");
     await mkdir(written);
     const { shardBytes, tokenizer, onNotice = console.warn, ...given } = options;
     const extras = tokenizer
@@ -168,10 +172,10 @@ export async function saveLlama(
     }
     await writeWeights(written, weights, shardBytes ? { shardBytes } : {});
     await rename(written, target);
-    await removeOwnFolder(temporary, "[saveLlama]");
+    await removeOwnFolder(temporary, "[saveModel]");
     if (tokenizer === undefined) onNotice(withoutTokenizer(folder, given));
   } catch (error) {
-    await removeOwnFolder(temporary, "[saveLlama]").catch(() => {});
+    await removeOwnFolder(temporary, "[saveModel]").catch(() => {});
     if (["ENOTEMPTY", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "")) {
       throw exists();
     }
@@ -179,12 +183,13 @@ export async function saveLlama(
   }
 }
 
-function checkSaveOptions(folder: string, model: Llama, options: SaveLlamaOptions): void {
-  const op = "saveLlama";
+function checkSaveOptions(folder: string, model: LanguageModel, options: SaveModelOptions): void {
+  const op = "saveModel";
   if (typeof folder !== "string" || folder === "") {
     throw argumentError(op, "the path of a folder", "folder", folder);
   }
-  if (!(model instanceof Llama)) throw argumentError(op, "a Llama", "model", model);
+  if (!(model instanceof LanguageModel))
+    throw argumentError(op, "a language model", "model", model);
   const names = ["bosTokenId", "eosTokenId", "dtype", "tokenizer", "shardBytes", "onNotice"];
   checkOptions(op, options, names);
   const { tokenizer, shardBytes, onNotice } = options;
@@ -203,7 +208,7 @@ function checkSaveOptions(folder: string, model: Llama, options: SaveLlamaOption
 function withoutTokenizer(folder: string, { eosTokenId }: HuggingFaceExtras): string {
   const ids = eosTokenId == null ? ", and config.json does not name the end of a text" : "";
   return (
-    `[saveLlama] ${folder} has no tokenizer.json: the model there turns no text into ids and back${ids}. ` +
+    `[saveModel] ${folder} has no tokenizer.json: the model there turns no text into ids and back${ids}. ` +
     "Give the tokenizer as an option, or tokenizer: null if none is wanted"
   );
 }
@@ -217,34 +222,37 @@ async function isThere(path: string): Promise<boolean> {
 }
 
 /** The text of a model's `config.json`. */
-export function huggingFaceConfig(model: Llama, extras: HuggingFaceExtras = {}): string {
+export function huggingFaceConfig(model: LanguageModel, extras: HuggingFaceExtras = {}): string {
   const dtype = model.store.dtype === "bf16" ? "bfloat16" : "float32";
-  return toJson(configFile, toHuggingFace(model.config, { dtype, ...extras }));
+  return toJson(configFile, model.files.config({ dtype, ...extras }));
 }
 
 /**
- * A copy on the host of all weights as they are at this point of the stream, under Hugging Face names. Where several
- * processes train together, each of them calls it, and the one that writes checkpoints gets the copy: the others get none.
+ * A copy on the host of all weights under Hugging Face names. The event loop has its turns meanwhile: nothing may change
+ * the weights before the copy is there. Where several processes train together, each of them calls it, and the one that
+ * writes checkpoints gets the copy: the others get none.
  * @param copies whose memory is used again
  */
 export async function weightSources(
-  model: Llama,
+  model: LanguageModel,
   copies = new HostCopies(),
 ): Promise<TensorSource[]> {
   const { store } = model;
   const writes = store.parallel?.writes ?? true;
   const sources = new Map<string, Promise<TensorSource>>();
-  const wanted = huggingFaceTensors(model);
+  const wanted = model.files.tensors;
   for (const group of store.groups) {
     scope(() => {
-      if (!group.slot) store.parallel?.needed(group, false);
-      const weights = group.slot ? store.whole(group, group.ownedWeights) : group.weights;
+      const weights = store.wholeWeights(group);
       for (const { name, shape, parameter, offset } of writes ? wanted : []) {
         const place = group.entries.find((entry) => entry.parameter === parameter);
         if (!place) continue;
-        sources.set(name, copies.copy(name, weights.view(shape, place.offset + offset), shape));
+        const values = weights.view(shape, place.offset + offset);
+        sources.set(name, later(copies.copy(name, values, shape)));
       }
     });
+    // The system may take a long time to hand out this much memory.
+    await turn();
   }
   return await Promise.all(
     wanted.flatMap(({ name }) => (sources.get(name) as Promise<TensorSource>) ?? []),

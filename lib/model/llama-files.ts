@@ -1,29 +1,25 @@
-import { checkInstance } from "../core/check.js";
 import type { Parameter } from "../nn/parameter.js";
-import { Llama } from "./llama.js";
+import type { FileTensor, HuggingFaceFiles } from "./files.js";
+import type { Llama } from "./llama.js";
+import { toHuggingFace } from "./llama-config.js";
 
-/**
- * A tensor of a Hugging Face Llama as a part of one of our parameters: q, k and v are rows of one product, gate and up of
- * another.
- */
-export interface HuggingFaceTensor {
-  /** E.g. `model.layers.0.self_attn.q_proj.weight`. */
-  readonly name: string;
-  readonly shape: readonly number[];
-  /** Dotted name of the parameter that holds it. */
-  readonly parameterName: string;
-  readonly parameter: Parameter;
-  /** First element within the parameter. */
-  readonly offset: number;
+/** A Llama's Hugging Face files: q, k and v are rows of one product of ours, gate and up of another. */
+export function llamaFiles(model: Llama): HuggingFaceFiles {
+  const isDerived = derivedTensors(model.config.layers);
+  return {
+    tensors: llamaTensors(model),
+    config: (extras = {}) => toHuggingFace(model.config, extras),
+    isCopy: (name) => model.config.tieEmbeddings && name === "lm_head.weight",
+    isDerived,
+  };
 }
 
 /** All tensors of a model under their Hugging Face names, in the order of its files. */
-export function huggingFaceTensors(model: Llama): HuggingFaceTensor[] {
-  checkInstance("huggingFaceTensors", "model", model, Llama, "a Llama");
+function llamaTensors(model: Llama): FileTensor[] {
   const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize, tieEmbeddings } =
     model.config;
   const parameters = model.namedParameters();
-  const tensors: HuggingFaceTensor[] = [];
+  const tensors: FileTensor[] = [];
   const add = (
     parameterName: string,
     parts: readonly (readonly [name: string, shape: readonly number[]])[],
@@ -76,7 +72,7 @@ const rotaryBuffers = ["inv_freq", "original_inv_freq", "cos_cached", "sin_cache
  * shape too, so that nothing that is a weight is ever passed over.
  * @param layers blocks of the model
  */
-export function derivedTensors(
+function derivedTensors(
   layers: number,
 ): (name: string, tensor: { readonly shape: readonly number[] }) => boolean {
   const names = new Set(["model.causal_mask"]);

@@ -1,6 +1,6 @@
-// Documents that share a window and do not see each other: query t of a sequence sees keys starts[t] .. t. Tiles of
-// keys before the first query's document, and of queries behind the last document of the keys, are left out; tiles that
-// documents meet in are masked. Kernels without documents are instances of their own.
+// Queries that do not see all keys before them: query t of a sequence sees keys first_key[t] .. t, which keeps the
+// documents of a window apart, or makes a sliding window. Tiles of keys that no query of a tile sees are left out; tiles
+// of which some queries see a part are masked. Kernels without first keys are instances of their own.
 #pragma once
 
 #include "cuda/attention/attention_kernels.h"
@@ -10,7 +10,7 @@ namespace llamaforge::cuda {
 // The first key that a query sees, never behind the query itself; queries beyond the end count as the last.
 __device__ __forceinline__ int first_key(const AttentionCall& call, int batch, int query) {
   const int row = min(query, call.time - 1);
-  return min(max(call.starts[static_cast<size_t>(batch) * call.time + row], 0), row);
+  return min(max(call.first_key[static_cast<size_t>(batch) * call.time + row], 0), row);
 }
 
 // Of the queries from `first_query` on, the first that does not see `key` any more, or the end. Called by all threads

@@ -1,0 +1,29 @@
+// The first key that each token sees: i32 (B,T). Where documents share a window, the start of its document.
+#pragma once
+
+#include <optional>
+
+#include "cpu/kernel.h"
+#include "ops/checks/first_key.h"
+
+namespace llamaforge::LF_CPU_NAMESPACE {
+
+// The values, null if there are none. Kernels skip the keys before the first row of a tile, so they must never fall.
+// `position`: the keys before the first token.
+inline const int32_t* checked_first_key(const std::optional<In>& first_key, int64_t batch, int64_t time,
+                                        int64_t position = 0) {
+  const int32_t* values = check_first_key(first_key, batch, time);
+  if (!values) return nullptr;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int32_t* row = values + b * time;
+    for (int64_t t = 0; t < time; ++t) {
+      const int32_t least = t > 0 ? row[t - 1] : 0;
+      LF_CHECK(row[t] >= least && row[t] <= position + t,
+               "first_key[{},{}] is {}: expected {} to {}, the token before's to the token itself", b, t, row[t], least,
+               position + t);
+    }
+  }
+  return values;
+}
+
+}  // namespace llamaforge::LF_CPU_NAMESPACE

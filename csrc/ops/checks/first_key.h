@@ -1,0 +1,18 @@
+#pragma once
+
+#include <optional>
+
+#include "ops/checks/common.h"
+
+namespace llamaforge {
+
+// The first key that each token sees, i32 (B,T), for attention. The values, which only a kernel sees, are the device's
+// to check; null if there are none.
+static inline const int32_t* check_first_key(const std::optional<In>& first_key, int64_t batch, int64_t time) {
+  if (!first_key) return nullptr;
+  check_dtype("first_key", *first_key, DType::i32);
+  check_shape("first_key", *first_key, {batch, time});
+  return first_key->data<int32_t>();
+}
+
+}  // namespace llamaforge

@@ -1,0 +1,101 @@
+import {
+  checkDType,
+  checkObject,
+  checkOptions,
+  checkSameDevice,
+  checkShape,
+  checkTensor,
+} from "../core/check.js";
+import { tensor } from "../core/create.js";
+import type { Device } from "../core/device.js";
+import { ShapeError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
+
+/** A target of this id does not count: the loss and its gradient leave that position out. */
+export const ignoredTarget = -100;
+
+/**
+ * A micro-batch of token ids: all that a model is told of its data. Each field is (batch, time), i32.
+ * @typeParam Ids tensors on the model's device, or arrays of the host with the rows one after the other
+ */
+export interface Batch<Ids = Tensor> {
+  inputs: Ids;
+  /** The token that follows each input; -100 where none counts. */
+  targets: Ids;
+  /**
+   * The first token of its row that token t sees, from 0 to t, never falling along a row. Left out: token 0. Document
+   * boundaries give the document's first token, a sliding window of W tokens gives max(0, t - W + 1).
+   */
+  firstKey?: Ids;
+  /** The position that the rotary embedding counts for token t. Left out: t. */
+  positions?: Ids;
+}
+
+/** A batch in the host's memory, as a loader reads it. */
+export interface HostBatch extends Batch<Int32Array> {
+  /** Rows (B); each has `inputs.length / count` tokens. */
+  count: number;
+}
+
+const fields = ["inputs", "targets", "firstKey", "positions"] as const;
+
+/**
+ * Copies a batch to a device. The tensors belong to the current scope.
+ * @throws ArgumentError for fields that are no Int32Arrays of one length, in rows of equal length
+ */
+export function batchTensors(batch: HostBatch, device: Device): Batch {
+  const { count, inputs } = batch;
+  const shape = [count, inputs.length / count];
+  const present = fields.filter((field) => batch[field] !== undefined);
+  return Object.fromEntries(
+    present.map((field) => [
+      field,
+      tensor(batch[field] as Int32Array, { shape, dtype: "i32", device }),
+    ]),
+  ) as unknown as Batch;
+}
+
+/** How many targets of a batch count. */
+export function countTargets(targets: Int32Array): number {
+  let count = 0;
+  for (const id of targets) if (id !== ignoredTarget) count++;
+  return count;
+}
+
+/**
+ * Checks a batch of tensors before a model computes on it.
+ * @throws ArgumentError, DTypeError, ShapeError, DeviceError naming the field
+ */
+export function checkBatch(op: string, batch: Batch): void {
+  checkObject(op, "batch", batch, "a batch: { inputs, targets }");
+  checkOptions(op, batch, fields);
+  checkIds(op, "inputs", batch.inputs);
+  checkBeside(op, "targets", batch.targets, batch.inputs);
+  checkContext(op, batch, batch.inputs);
+}
+
+/** Checks what a batch says beside its ids. */
+export function checkContext(
+  op: string,
+  { firstKey, positions }: Pick<Batch, "firstKey" | "positions">,
+  ids: Tensor,
+): void {
+  if (firstKey !== undefined) checkBeside(op, "firstKey", firstKey, ids);
+  if (positions !== undefined) checkBeside(op, "positions", positions, ids);
+}
+
+/** Token ids i32 (batch, time). */
+export function checkIds(op: string, name: string, ids: Tensor): void {
+  checkTensor(op, name, ids);
+  if (ids.dtype !== "i32" || ids.rank !== 2) {
+    throw new ShapeError(
+      `[${op}] expected token ids i32 (batch, time) for ${name}, got ${ids.dtype} [${ids.shape}]`,
+    );
+  }
+}
+
+function checkBeside(op: string, name: string, values: Tensor, ids: Tensor): void {
+  checkDType(op, name, values, "i32");
+  checkSameDevice(op, ids, values);
+  checkShape(op, name, values, ids.shape, "batch and time of the ids");
+}

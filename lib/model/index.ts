@@ -1,0 +1,15 @@
+/** The public part of this room. */
+export { costOf, createModel, parameterCount } from "./architectures.js";
+export { type Batch, batchTensors, type HostBatch } from "./batch.js";
+export type { Cost, FlopsPerToken } from "./cost.js";
+export type { FileTensor, HuggingFaceExtras, HuggingFaceFiles } from "./files.js";
+export {
+  type Cache,
+  type Context,
+  LanguageModel,
+  type ModelConfig,
+  type Recompute,
+} from "./language-model.js";
+export { Llama } from "./llama.js";
+export { fromHuggingFace, type LlamaConfig, llamaConfig, toHuggingFace } from "./llama-config.js";
+export { presets } from "./presets.js";

@@ -1,0 +1,104 @@
+import { HostCopies } from "../checkpoint/host-copies.js";
+import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
+import type { RunConfig } from "../config/index.js";
+import { DivergedError } from "../core/errors.js";
+import { faultPoint } from "../core/faults.js";
+import type { Mixture } from "../data/mixture.js";
+import type { Tokenizer } from "../data/tokenizer.js";
+import type { Cluster } from "../dist/cluster.js";
+import type { FolderIdentity } from "../files/folder-identity.js";
+import type { LanguageModel } from "../model/language-model.js";
+import type { AdamW } from "../optim/adamw.js";
+import { nonFiniteGroups } from "./finite.js";
+import type { Progress, Saver } from "./parts.js";
+import { snapshot } from "./snapshot.js";
+
+export interface SavedRun {
+  config: RunConfig;
+  model: LanguageModel;
+  optimizer: AdamW;
+  tokenizer: Tokenizer;
+  mixture: Mixture;
+  cluster: Cluster | null;
+  /** The run's folder; null on a process that writes nothing. */
+  identity: FolderIdentity | null;
+  /** Checkpoint that the run goes on from. */
+  checkpoint: string | null;
+  onNotice: (message: string) => void;
+}
+
+/** Writes a recipe's checkpoints: weights, optimizer, progress, in the folder `step-N` of the run. */
+export class RunSaver implements Saver {
+  readonly every: number;
+  /** Hears of each checkpoint that is complete. */
+  onCheckpoint: (folder: string, step: number) => unknown = () => {};
+  readonly #run: SavedRun;
+  readonly #writer: CheckpointWriter;
+  readonly #copies = new HostCopies();
+  #checkpoint: string | null;
+
+  constructor(run: SavedRun) {
+    const { config, identity, onNotice } = run;
+    const { every, keepLast, keepEvery, keepBest } = config.checkpoint;
+    this.#run = run;
+    this.every = every;
+    this.#checkpoint = run.checkpoint;
+    this.#writer = new CheckpointWriter(config.out, {
+      identity,
+      retention: { keepLast, keepBest, ...(keepEvery && { keepEvery }) },
+      onSaved: ({ path, step }: SavedCheckpoint) => {
+        this.#checkpoint = path;
+        this.onCheckpoint(path, step);
+      },
+      onFailed: (error, step) =>
+        onNotice(`the checkpoint of step ${step} failed: ${error.message}; training goes on`),
+      onWarning: onNotice,
+    });
+  }
+
+  get checkpoint(): string | null {
+    return this.#checkpoint;
+  }
+
+  get failure(): Error | null {
+    return this.#writer.moved;
+  }
+
+  /**
+   * Copies the state to the host and saves it in the background; waits only for a save that is still running. A state
+   * that nothing can go on from is not saved, as it would in time be all that is kept: it ends the run.
+   */
+  async save(progress: Progress, validation: number | null): Promise<void> {
+    const { config, model, optimizer, tokenizer, mixture, cluster } = this.#run;
+    const broken = await nonFiniteGroups(model, optimizer);
+    if (broken.length > 0) throw notFinite(progress.step, broken, config.out);
+    await this.#writer.ready();
+    // Storage may have kept rank 0 waiting for longer than a collective may take.
+    await cluster?.meet("a save");
+    faultPoint("save");
+    const contents = await snapshot({
+      config,
+      model,
+      optimizer,
+      tokenizer,
+      mixture,
+      copies: this.#copies,
+      progress: { ...progress, skips: [...progress.skips] },
+      validation,
+    });
+    if (cluster === null || cluster.world.rank === 0) this.#writer.start(progress.step, contents);
+    faultPoint("saving");
+  }
+
+  async finish(): Promise<void> {
+    await this.#writer.finish();
+  }
+}
+
+function notFinite(step: number, groups: readonly string[], out: string): DivergedError {
+  const more = groups.length > 3 ? ` and ${groups.length - 3} more groups` : "";
+  return new DivergedError(
+    `step ${step}: weights or moments are not finite in ${groups.slice(0, 3).join(", ")}${more}: this state is not ` +
+      `saved; what was saved before stays in ${out}: go on from there with a lower learning rate`,
+  );
+}

@@ -1,0 +1,122 @@
+/** A Trainer of parts of one's own. */
+import { describe, expect, test } from "vitest";
+import { ArgumentError, DivergedError, UsageError } from "../../lib/core/errors.js";
+import type { HostBatch } from "../../lib/model/batch.js";
+import { Llama } from "../../lib/model/llama.js";
+import { presets } from "../../lib/model/presets.js";
+import { AdamW } from "../../lib/optim/adamw.js";
+import type { StepMetrics } from "../../lib/train/metrics.js";
+import { type Progress, Trainer, type TrainerParts } from "../../lib/train/trainer.js";
+
+const shape = { ...presets.quickstart, layers: 1, vocabSize: 64, hiddenSize: 64, heads: 1 };
+const config = { ...shape, kvHeads: 1, intermediateSize: 64 };
+const ids = Int32Array.from({ length: 32 }, (_, i) => (i * 5) % 64);
+const batch: HostBatch = { inputs: ids, targets: ids, count: 2 };
+
+async function partsOf(more: Partial<TrainerParts> = {}): Promise<TrainerParts> {
+  const model = await Llama.create(config, { seed: 2 });
+  const optimizer = new AdamW(model.store);
+  const batches = { next: async () => batch };
+  return { model, optimizer, batches, schedule: () => 1e-3, steps: 4, ...more };
+}
+
+async function train(more: Partial<TrainerParts> = {}) {
+  const trainer = new Trainer(await partsOf(more));
+  const steps: StepMetrics[] = [];
+  for await (const step of trainer.run()) steps.push(step);
+  trainer.dispose();
+  return { steps, result: trainer.result, trainer };
+}
+
+describe("a trainer of parts", () => {
+  test("trains with a schedule, figures and callbacks of one's own", async () => {
+    const heard: string[] = [];
+    const { steps, result } = await train({
+      schedule: (step) => 0.01 / (step + 1),
+      accumulation: 3,
+      extraMetrics: (step) => ({ twice: 2 * step }),
+      onStep: ({ step }) => heard.push(`step ${step}`),
+      validate: { every: 2, measure: async (step) => ({ loss: step, bitsPerByte: null }) },
+      onValidation: ({ loss }, step) => heard.push(`validation ${loss} after ${step}`),
+      sample: { every: 0, write: async () => [{ prompt: "a", text: "b" }] },
+    });
+    expect(steps.map(({ lr }) => lr)).toEqual([0.01, 0.01 / 2, 0.01 / 3, 0.01 / 4]);
+    expect(steps.map(({ extra }) => extra?.twice)).toEqual([2, 4, 6, 8]);
+    expect(steps.at(-1)).toMatchObject({ tokens: 4 * 3 * 32, step: 4 });
+    expect(steps.at(-1)?.loss).toBeLessThan(steps[0]?.loss as number);
+    expect(heard).toEqual([
+      "step 1",
+      "validation 2 after 2",
+      "step 2",
+      "step 3",
+      "validation 4 after 4",
+      "step 4",
+    ]);
+    expect(result).toMatchObject({ finished: true, checkpoint: null });
+    expect(result.samples).toEqual([{ prompt: "a", text: "b" }]);
+  });
+
+  test("saves where its saver is told to, at the end too, and goes on from its progress", async () => {
+    const saved: Progress[] = [];
+    const saver = {
+      every: 2,
+      checkpoint: null,
+      failure: null,
+      save: async (progress: Progress) => void saved.push({ ...progress, skips: [] }),
+      finish: async () => {},
+    };
+    await train({ saver, steps: 5 });
+    expect(saved.map(({ step }) => step)).toEqual([2, 4, 5]);
+    expect(saved[0]).toMatchObject({ tokens: 64, position: 4 });
+    const { steps } = await train({ steps: 7, progress: saved[2] as Progress });
+    expect(steps.map(({ step, tokens }) => [step, tokens])).toEqual([
+      [6, 6 * 32],
+      [7, 7 * 32],
+    ]);
+  });
+
+  test("ends by a signal after the running step, and as soon as a saver has nothing to save", async () => {
+    const controller = new AbortController();
+    const closed: string[] = [];
+    const { result } = await train({
+      steps: 1000,
+      signal: controller.signal,
+      onStep: ({ step }) => step === 3 && controller.abort(),
+      close: async () => void closed.push("closed"),
+    });
+    expect(result.finished).toBe(false);
+    expect(result.step).toBeLessThan(8);
+    expect(closed).toEqual(["closed"]);
+    const broken = {
+      every: 1,
+      checkpoint: null,
+      failure: null,
+      save: async () => {
+        throw new DivergedError("step 1: not finite");
+      },
+      finish: async () => {},
+    };
+    await expect(train({ saver: broken })).rejects.toThrow(/step 1: not finite/);
+  });
+
+  test("is refused by the name of the part, and has no recipe", async () => {
+    const parts = await partsOf();
+    for (const [wrong, named] of [
+      [{ model: 5 }, /language model for model/],
+      [{ optimizer: {} }, /optimizer.step/],
+      [{ batches: {} }, /batches.next/],
+      [{ steps: 0 }, /steps/],
+      [{ schedule: 1e-3 }, /schedule/],
+      [{ signal: "stop" }, /signal/],
+      [{ step: 5 }, /step/],
+      [{ validate: { every: 1 } }, /validate.measure/],
+    ] as const) {
+      const make = () => new Trainer({ ...parts, ...wrong } as never);
+      expect(make).toThrow(ArgumentError);
+      expect(make).toThrow(named);
+    }
+    const trainer = new Trainer(parts);
+    expect(() => trainer.config).toThrow(UsageError);
+    trainer.dispose();
+  });
+});

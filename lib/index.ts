@@ -18,7 +18,6 @@ export {
   resolveConfig,
 } from "./config/index.js";
 export { grad, noGrad, recompute } from "./core/autograd.js";
-export type { BackwardOptions } from "./core/backward.js";
 export { arange, empty, full, ones, type TensorOptions, tensor, zeros } from "./core/create.js";
 export {
   cpu,
@@ -33,7 +32,7 @@ export { checkGradients } from "./core/grad-check.js";
 export { type BuildInfo, buildInfo, setThreads } from "./core/native.js";
 export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./core/runtime.js";
 export { keep, scope } from "./core/scope.js";
-export { type DType, Tensor } from "./core/tensor.js";
+export { type BackwardOptions, type DType, Tensor } from "./core/tensor.js";
 export { type DocumentOptions, type LoadedBatch, Loader } from "./data/loader.js";
 export { Mixture } from "./data/mixture.js";
 export { TokenDataset } from "./data/shards.js";
@@ -49,10 +48,11 @@ export {
   type Reduction,
   type Work,
 } from "./dist/communicator.js";
+export type { ReduceDType, StrategyOptions } from "./dist/exchange.js";
 export { FullShard, type FullShardOptions } from "./dist/full-shard.js";
 export { Replicated } from "./dist/replicated.js";
-export { Store, type StoreOptions as RendezvousOptions } from "./dist/store.js";
-export type { ReduceDType, StrategyName, StrategyOptions } from "./dist/strategy.js";
+export { type RendezvousOptions, Store } from "./dist/store.js";
+export type { StrategyName } from "./dist/strategy.js";
 export {
   chromeTrace,
   type StepSummary,

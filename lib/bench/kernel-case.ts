@@ -13,12 +13,12 @@ export interface KernelShapes {
 }
 
 /** What a kernel must do at least; its floor is this over the device's rate. Null: only its latency counts. */
-export type Work = { bytes: number } | { flops: number } | null;
+export type LeastWork = { bytes: number } | { flops: number } | null;
 
 export interface KernelCase {
   group: string;
   name: string;
-  work: Work;
+  work: LeastWork;
   /** Makes the inputs in the current scope. @returns one call of the kernel */
   prepare(): () => void;
 }

@@ -13,7 +13,7 @@ const mostTokens = 2 ** 20;
 /** Tokens of a document. */
 const documentTokens = 1000;
 
-interface TokenizerJson {
+interface QuickstartTokenizer {
   model: { vocab: Record<string, number>; merges: [string, string][] };
 }
 
@@ -32,7 +32,7 @@ function randomNumbers(seed: number): (count: number) => number {
  * The quickstart's tokenizer with another number of tokens: its last ones left out, or more made of pairs of its own. So a
  * process holds the tokenizer of a vocabulary of that size, as in training.
  */
-function resized(json: TokenizerJson, vocabSize: number): TokenizerJson {
+function resized(json: QuickstartTokenizer, vocabSize: number): QuickstartTokenizer {
   const { vocab, merges } = json.model;
   const tokens = Object.entries(vocab).filter(([, id]) => id < vocabSize);
   const kept = new Map(tokens);
@@ -70,7 +70,7 @@ export async function syntheticDataset(
   const tokenizer = join(folder, "tokenizer");
   await mkdir(tokenizer, { recursive: true });
   const read = (name: string) => readFile(join(quickstart, name), "utf8");
-  const json = resized(JSON.parse(await read("tokenizer.json")) as TokenizerJson, vocabSize);
+  const json = resized(JSON.parse(await read("tokenizer.json")) as QuickstartTokenizer, vocabSize);
   await writeFile(join(tokenizer, "tokenizer.json"), JSON.stringify(json));
   await writeFile(join(tokenizer, "tokenizer_config.json"), await read("tokenizer_config.json"));
 

@@ -14,7 +14,7 @@ export interface ProgressOptions {
 }
 
 /** Shows a run's progress: a bar on a terminal, plain lines anywhere else. */
-export class Progress {
+export class ProgressDisplay {
   readonly #steps: number;
   readonly #every: number;
   readonly #stream: NodeJS.WriteStream;

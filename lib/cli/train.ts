@@ -12,7 +12,7 @@ import { runFiles } from "../train/metrics.js";
 import { describeTimes } from "../train/run-times.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
-import { describeStep, describeValidation, Progress, printable } from "./progress.js";
+import { describeStep, describeValidation, ProgressDisplay, printable } from "./progress.js";
 import { RankLog, rankLogFile } from "./rank-log.js";
 import { catchStopSignals, type StopSignals, tolerateFullOutput } from "./signals.js";
 import { onSupervisorGone, supervise } from "./supervise.js";
@@ -149,7 +149,7 @@ async function trainAlone(
   let stop: (why: string, signal?: NodeJS.Signals) => void = () => exitAtOnce(exitCodes.stopped);
   let signals: StopSignals | undefined;
   onSupervisorGone(() => stop("the supervisor is gone"));
-  let progress: Progress | undefined;
+  let progress: ProgressDisplay | undefined;
   let folder: FolderIdentity | null = null;
   let result: TrainerResult;
   try {
@@ -160,7 +160,7 @@ async function trainAlone(
     if (first) introduce(trainer, describePrecision(config.precision, trainer.config));
     ranked?.log.write(`on ${trainer.deviceName}, through ${trainer.communicationBackend}`);
     const { steps } = config;
-    const shown = first ? new Progress({ steps, from: trainer.startStep }) : undefined;
+    const shown = first ? new ProgressDisplay({ steps, from: trainer.startStep }) : undefined;
     progress = shown;
     stop = (why, signal) => {
       // Other ranks may be a step ahead; all ranks stop at the same step.

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { strategyNames } from "../dist/strategy.js";
 import { shapeRules } from "../model/architectures.js";
 import { type PresetName, presets } from "../model/presets.js";
 
@@ -254,7 +255,7 @@ export const runSchema = section("a training run", {
     "activations computed again in the backward pass to save memory",
   ).default("none"),
   parallel: choice(
-    ["replicated", "zero1", "full_shard", "hybrid_shard"],
+    strategyNames,
     "what processes that train together divide: nothing, optimizer state, everything, everything within a host",
   ).default("replicated"),
   distributed: distributed.prefault({}),

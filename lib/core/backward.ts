@@ -1,12 +1,4 @@
 import {
-  type Edge,
-  type GraphNode,
-  isWanted,
-  noGrad,
-  type OnlyInto,
-  type TapeRecord,
-} from "./autograd.js";
-import {
   checkNumber,
   checkOptions,
   checkSameDevice,
@@ -17,7 +9,15 @@ import {
 import { ArgumentError, AutogradError, ShapeError } from "./errors.js";
 import { native } from "./native.js";
 import { scope } from "./scope.js";
-import { type Tensor, untracked } from "./tensor.js";
+import {
+  type Edge,
+  type GraphNode,
+  isWanted,
+  noGrad,
+  type OnlyInto,
+  type TapeRecord,
+} from "./tape.js";
+import { type BackwardOptions, setBackward, type Tensor, untracked } from "./tensor.js";
 
 /**
  * Records still to run, latest first. All consumers of a record have larger ids than the record.
@@ -135,17 +135,6 @@ export function runBackward(
   });
 }
 
-/** Options of `backward()`. */
-export interface BackwardOptions {
-  /**
-   * Gradient of the tensor, with its shape, dtype and device. Optional for one element, whose
-   * default is `scale`.
-   */
-  gradient?: Tensor;
-  /** Factor of the gradient, such as 1/N for N accumulated micro-batches. Default: 1. */
-  scale?: number;
-}
-
 /**
  * Does the work of `output.backward(options)`, restricted to some leaves.
  * @param only the leaves that get gradients; null: all
@@ -194,3 +183,5 @@ export function backwardFrom(
     seed.dispose();
   }
 }
+
+setBackward((output, options) => backwardFrom(output, options, null));

@@ -1,9 +1,10 @@
 import { argumentError, explainTensors } from "./check-values.js";
-import { type Device, deviceName, isDevice, sameDevice } from "./device.js";
+import { deviceName, sameDevice } from "./device.js";
 import { DeviceError, DTypeError, ShapeError } from "./errors.js";
 import { type DType, Tensor } from "./tensor.js";
 
 export * from "./check-values.js";
+export { checkDevice } from "./device.js";
 
 // Argument checks shared by tensors, operations, modules and optimizers. Everything is checked
 // before a native call, so a call that throws has changed nothing. Messages read "[op] expected X
@@ -143,13 +144,7 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
   return shape;
 }
 
-// ---- devices, classes and lists
-
-/** Checks for a device from `cpu`, `cuda()` or `parseDevice()`. A device's name is not a device. */
-export function checkDevice(op: string, name: string, value: unknown): asserts value is Device {
-  if (isDevice(value)) return;
-  throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
-}
+// ---- lists and axes
 
 /**
  * Checks for an array or list of numbers. Returns a copy, so that later changes cannot bypass the

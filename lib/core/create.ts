@@ -1,4 +1,5 @@
 /** Creates tensors from numbers: one value, a range, or arrays. */
+import "./backward.js"; // a tensor made here can go backward
 import {
   argumentError,
   checkBoolean,

@@ -1,4 +1,4 @@
-import { describe } from "./check-values.js";
+import { argumentError, describe } from "./check-values.js";
 import { ArgumentError, DeviceError } from "./errors.js";
 
 /**
@@ -51,6 +51,12 @@ export function isDevice(value: unknown): value is Device {
   if (typeof value !== "object" || value === null) return false;
   const { type, index } = value as Partial<Device>;
   return (type === "cpu" && index === 0) || (type === "cuda" && Number.isInteger(index));
+}
+
+/** Checks for a device from `cpu`, `cuda()` or `parseDevice()`. A device's name is not a device. */
+export function checkDevice(op: string, name: string, value: unknown): asserts value is Device {
+  if (isDevice(value)) return;
+  throw argumentError(op, 'a device (cpu, cuda(0), parseDevice("cuda:0"))', name, value);
 }
 
 export function sameDevice(a: Device, b: Device): boolean {

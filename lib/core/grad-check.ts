@@ -1,4 +1,3 @@
-import { noGrad, onlyInto, withGrad } from "./autograd.js";
 import { backwardFrom } from "./backward.js";
 import {
   argumentError,
@@ -12,6 +11,7 @@ import { tensor } from "./create.js";
 import { AutogradError } from "./errors.js";
 import { hostArray } from "./host-array.js";
 import { scope } from "./scope.js";
+import { noGrad, onlyInto, withGrad } from "./tape.js";
 import type { Tensor } from "./tensor.js";
 
 export interface GradCheckOptions {
@@ -97,7 +97,7 @@ export async function checkGradients(
 }
 
 type Values = Float32Array | Int32Array;
-type Place = readonly Pick<Tensor, "shape" | "dtype" | "device">[];
+type LeafKinds = readonly Pick<Tensor, "shape" | "dtype" | "device">[];
 
 /**
  * Weight i of the projection, in [0.5, 1.5) with random sign. No weight is small enough to hide an
@@ -117,7 +117,7 @@ function randomWeights(seed: number): (count: number) => Float32Array {
 async function analyticGradients(
   fn: (...inputs: Tensor[]) => Tensor,
   values: readonly Values[],
-  place: Place,
+  place: LeafKinds,
   weights: (count: number) => Float32Array,
 ): Promise<(Values | null)[]> {
   return scope(async () => {
@@ -144,7 +144,7 @@ async function analyticGradients(
 async function differenceQuotient(
   fn: (...inputs: Tensor[]) => Tensor,
   values: readonly Values[],
-  place: Place,
+  place: LeafKinds,
   weights: (count: number) => Float32Array,
   input: number,
   element: number,

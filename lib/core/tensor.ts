@@ -1,8 +1,7 @@
-import type { GraphNode } from "./autograd.js";
-import { type BackwardOptions, backwardFrom } from "./backward.js";
-import { checkBoolean, checkDevice, checkMade } from "./check.js";
-import { type Device, defaultDevice, deviceName } from "./device.js";
-import { DisposedError, DTypeError, ShapeError } from "./errors.js";
+import { checkBoolean, checkMade } from "./check-values.js";
+import { currentScope, type Scope } from "./current-scope.js";
+import { checkDevice, type Device, defaultDevice, deviceName } from "./device.js";
+import { AutogradError, DisposedError, DTypeError, ShapeError } from "./errors.js";
 import { hostArray } from "./host-array.js";
 import {
   addon,
@@ -12,7 +11,7 @@ import {
   native,
   typedNativeError,
 } from "./native.js";
-import { currentScope, type Scope } from "./scope.js";
+import type { GraphNode } from "./tape.js";
 
 export type { DType } from "./native.js";
 
@@ -54,6 +53,30 @@ interface Handle {
   readonly native: NativeTensor;
   readonly memory: Memory;
   references: number;
+}
+
+/** Options of `backward()`. */
+export interface BackwardOptions {
+  /**
+   * Gradient of the tensor, with its shape, dtype and device. Optional for one element, whose
+   * default is `scale`.
+   */
+  gradient?: Tensor;
+  /** Factor of the gradient, such as 1/N for N accumulated micro-batches. Default: 1. */
+  scale?: number;
+}
+
+let runBackward = (_output: Tensor, _options: BackwardOptions): void => {
+  throw new AutogradError("[backward] lib/core/backward.ts has not been loaded");
+};
+
+/**
+ * backward.ts says how gradients are computed when it is loaded; it needs tensors, so they cannot
+ * import it. Whatever makes tensors or records operations (create.ts, autograd.ts) loads it.
+ * @internal
+ */
+export function setBackward(run: typeof runBackward): void {
+  runBackward = run;
 }
 
 /**
@@ -372,7 +395,7 @@ export class Tensor {
    *   not fit
    */
   backward(options: BackwardOptions = {}): void {
-    backwardFrom(this, options, null);
+    runBackward(this, options);
   }
 
   /** A leaf over the same memory, disconnected from the graph. */

@@ -1,4 +1,4 @@
-import { ArgumentError } from "../core/errors.js";
+import { checkInteger } from "../core/check-values.js";
 
 /** Largest number of windows that a source may have. */
 export const maxWindows = 2 ** 40;
@@ -30,12 +30,6 @@ function roundKeys(numbers: readonly number[]): Uint32Array {
   return keys;
 }
 
-function checkInteger(name: string, value: number, min: number, max: number): void {
-  if (!Number.isSafeInteger(value) || value < min || value > max) {
-    throw new ArgumentError(`[permutation] expected ${name} in ${min}..${max}, got ${value}`);
-  }
-}
-
 /**
  * A keyed permutation of 0..n-1. The window at any place of an epoch is computed, so its order
  * needs no memory.
@@ -59,10 +53,10 @@ export class Permutation {
    * @param epoch   number of the pass; every pass has its own order
    */
   constructor(size: number, seed: number, source: number, epoch: number) {
-    checkInteger("size", size, 1, maxWindows);
-    checkInteger("seed", seed, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger("source", source, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger("epoch", epoch, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger("permutation", "size", size, { min: 1, max: maxWindows });
+    checkInteger("permutation", "seed", seed, { min: 0 });
+    checkInteger("permutation", "source", source, { min: 0 });
+    checkInteger("permutation", "epoch", epoch, { min: 0 });
     this.size = size;
     this.#rows = Math.ceil(Math.sqrt(size));
     this.#columns = Math.ceil(size / this.#rows);
@@ -71,7 +65,7 @@ export class Permutation {
 
   /** The element at `index` of the order. */
   at(index: number): number {
-    checkInteger("index", index, 0, this.size - 1);
+    checkInteger("permutation", "index", index, { min: 0, max: this.size - 1 });
     let value = index;
     do value = this.#walk(value);
     while (value >= this.size);
@@ -80,7 +74,7 @@ export class Permutation {
 
   /** Place of an element in the order: the inverse of `at`. */
   indexOf(element: number): number {
-    checkInteger("element", element, 0, this.size - 1);
+    checkInteger("permutation", "element", element, { min: 0, max: this.size - 1 });
     let value = element;
     do value = this.#walkBack(value);
     while (value >= this.size);

@@ -37,7 +37,7 @@ const firstBytes = 2 ** 28;
 const firstMs = 10_000;
 
 /** Progress of the check: the number of files checked, in order, and a stamp of them. */
-interface Memory {
+interface Remembered {
   files: number;
   stamp: string;
 }
@@ -196,12 +196,12 @@ export class ShardCheck {
     this.checked = memory.files;
   }
 
-  async #recall(): Promise<Memory | null> {
+  async #recall(): Promise<Remembered | null> {
     if (this.#options.memory === null) return null;
     try {
       const memory = JSON.parse(
         utf8Of(await readSmallFile(this.#options.memory, { limit: sizeLimits.lock })),
-      ) as Memory;
+      ) as Remembered;
       return Number.isSafeInteger(memory.files) && memory.files >= 0 ? memory : null;
     } catch {
       return null;
@@ -217,7 +217,7 @@ export class ShardCheck {
     const text = JSON.stringify({
       files: this.checked,
       stamp: this.#stamp.copy().digest("hex"),
-    } satisfies Memory);
+    } satisfies Remembered);
     // If it cannot be written, the next run only hashes again.
     await replaceFile(memory, `${text}\n`).catch(() => {});
   }

@@ -7,14 +7,14 @@ export const maxPartLength = 2 ** 17;
 /** Text handed to the package at once, in UTF-16 units. It bounds the memory of the results. */
 const maxBatchLength = 2 ** 18;
 
-export interface Part {
+export interface TextPart {
   text: string;
   /** Whether another part of its text precedes it. */
   continues: boolean;
 }
 
 /** Groups parts of one kind into batches of bounded total length; yields their indices. */
-export function* batches(parts: readonly Part[]): Generator<number[]> {
+export function* batches(parts: readonly TextPart[]): Generator<number[]> {
   for (const continues of [false, true]) {
     let batch: number[] = [];
     let length = 0;

@@ -15,7 +15,7 @@ import {
 import { ArgumentError, DataError, TokenizerError } from "../core/errors.js";
 import { checkGrowth } from "./normalizer-growth.js";
 import { findSpecialTokens } from "./special-tokens.js";
-import { batches, maxPartLength, type Part, splitText } from "./text-parts.js";
+import { batches, maxPartLength, splitText, type TextPart } from "./text-parts.js";
 import { type Decoding, readDecoder, TextStream } from "./text-stream.js";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
 import { type CheckedTokenizer, parseTokenizerJson } from "./tokenizer-json.js";
@@ -115,7 +115,7 @@ export class Tokenizer {
     if (bos && this.bosId === null) {
       throw new TokenizerError(`[tokenizer] ${this.file}: has no beginning-of-text token`);
     }
-    const parts: (Part & { index: number })[] = [];
+    const parts: (TextPart & { index: number })[] = [];
     for (const [index, text] of texts.entries()) {
       if (typeof text !== "string") {
         throw new ArgumentError(`[encode] expected a string for text ${index}, got ${typeof text}`);
@@ -151,10 +151,10 @@ export class Tokenizer {
     checkChoice("encodeParts", "specialTokens", specialTokens, ["text", "recognize"]);
     const encoded: Int32Array[] = [];
     for (const batch of batches(parts)) {
-      const { continues } = parts[batch[0] as number] as Part;
+      const { continues } = parts[batch[0] as number] as TextPart;
       const variant = this.#variant({ specialTokens, continues });
       const encodings = await variant.encodeBatch(
-        batch.map((place) => (parts[place] as Part).text),
+        batch.map((place) => (parts[place] as TextPart).text),
         { addSpecialTokens: false },
       );
       for (const [index, place] of batch.entries()) {

@@ -10,10 +10,11 @@ import type { Device } from "../core/device.js";
 import { ConfigError, type ConfigProblem, UsageError } from "../core/errors.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { Communicator } from "./communicator.js";
+import type { ReduceDType } from "./exchange.js";
 import { FullShard } from "./full-shard.js";
 import { Replicated } from "./replicated.js";
 import { Store } from "./store.js";
-import type { ReduceDType, StrategyName } from "./strategy.js";
+import { type StrategyName, strategyNames } from "./strategy.js";
 import { TimedStrategy } from "./timed-strategy.js";
 import { type Timeline, TimelineRecorder } from "./timeline.js";
 import { checkWorld, type World } from "./world.js";
@@ -34,12 +35,6 @@ export interface ClusterOptions {
   shardSize?: number | undefined;
 }
 
-const strategyNames: readonly StrategyName[] = [
-  "replicated",
-  "zero1",
-  "full_shard",
-  "hybrid_shard",
-];
 const clusterOptionNames = [
   "device",
   "strategy",

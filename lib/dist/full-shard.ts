@@ -1,10 +1,17 @@
 import { checkInstance } from "../core/check.js";
-import { native } from "../core/native.js";
-import { type Tensor, untracked } from "../core/tensor.js";
-import type { ParameterGroup, Slot } from "../nn/group.js";
+import type { Tensor } from "../core/tensor.js";
+import type { ParameterGroup } from "../nn/group.js";
 import type { Layout } from "../nn/parallel.js";
-import { Communicator, type Work } from "./communicator.js";
-import { Strategy, type StrategyOptions, startAllReduce, startReduceScatter } from "./strategy.js";
+import { Communicator } from "./communicator.js";
+import {
+  type Arrival,
+  type Exchange,
+  exchangeOf,
+  type SharedGroup,
+  type StrategyOptions,
+  TensorExchange,
+} from "./exchange.js";
+import { Schedule } from "./strategy.js";
 
 export interface FullShardOptions extends StrategyOptions {
   /** The ranks that share one copy of the model. Default: all ranks. */
@@ -14,51 +21,46 @@ export interface FullShardOptions extends StrategyOptions {
 }
 
 /** The groups whose weights and gradients a slot holds. */
-interface SlotState {
-  weights: ParameterGroup | null;
+interface SlotState<Group> {
+  weights: Group | null;
   /** The all-gather in progress that brings the weights. */
-  arriving: Work | null;
-  gradients: ParameterGroup | null;
-  /** Finishes the reduction that still reads the slot's gradients. */
-  leaving: (() => void) | null;
+  arriving: Arrival | null;
+  gradients: Group | null;
+  /** The reduction that still reads the slot's gradients. */
+  leaving: Arrival | null;
 }
 
-/**
- * Shards weights, gradients and optimizer state (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv
- * 2304.11277). A rank holds its part of each group. A group's whole weights exist from just before
- * it computes until the group after next takes its slot. While a group computes, the weights of the
- * next group are gathered (in backward, of the previous one). Its gradients are averaged to their
- * owners while the group before it computes its own. This happens in every micro-batch, because no
- * rank keeps whole gradients.
- *
- * With replicas (hybrid), the parts are then averaged over the copies, once a step.
- */
-export class FullShard extends Strategy {
+/** When `FullShard` sends what. */
+export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule<Group, Data> {
   readonly layout: Layout;
-  readonly #shard: Communicator;
-  readonly #replica: Communicator | null;
-  readonly #slots = new Map<Slot, SlotState>();
+  readonly #shard: Exchange<Group, Data>;
+  readonly #replica: Exchange<Group, Data> | null;
+  readonly #slots = new Map<object, SlotState<Group>>();
   /** Groups whose owned gradients hold a part of this step's sum. */
-  readonly #filled = new Set<ParameterGroup>();
+  readonly #filled = new Set<Group>();
   /** Groups that have been read in backward. The table of a lookup is not read there. */
-  readonly #readInBackward = new Set<ParameterGroup>();
+  readonly #readInBackward = new Set<Group>();
   #backward = false;
 
-  constructor(options: FullShardOptions) {
-    super(options);
-    for (const name of ["shard", "replica"] as const) {
-      const comm = options[name] ?? null;
-      if (comm !== null) checkInstance("FullShard", name, comm, Communicator, "a Communicator");
-    }
-    this.#shard = options.shard ?? this.world;
-    this.#replica = options.replica ?? null;
-    this.layout = { parts: this.#shard.size, part: this.#shard.rank, weights: "part" };
+  /**
+   * @param shard the ranks that share one copy of the model
+   * @param replica the ranks that have the same part in other copies; null if there are none
+   */
+  constructor(
+    world: Exchange<Group, Data>,
+    shard: Exchange<Group, Data> = world,
+    replica: Exchange<Group, Data> | null = null,
+  ) {
+    super(world);
+    this.#shard = shard;
+    this.#replica = replica;
+    this.layout = { parts: shard.size, part: shard.rank, weights: "part" };
   }
 
-  override attach(groups: readonly ParameterGroup[]): void {
+  override attach(groups: readonly Group[]): void {
     super.attach(groups);
     for (const group of groups) {
-      this.#slots.set(group.slot as Slot, {
+      this.#slots.set(group.slot as object, {
         weights: null,
         arriving: null,
         gradients: null,
@@ -71,7 +73,7 @@ export class FullShard extends Strategy {
     this.#backward = false;
   }
 
-  needed(group: ParameterGroup, backward: boolean): void {
+  needed(group: Group, backward: boolean): void {
     if (backward) this.#backward = true;
     if (this.#backward) this.#readInBackward.add(group);
     const slot = this.#stateOf(group);
@@ -86,47 +88,38 @@ export class FullShard extends Strategy {
   /**
    * The all-gather runs after everything enqueued so far, so earlier users of the slot are done.
    */
-  #fetch(group: ParameterGroup): void {
+  #fetch(group: Group): void {
     const slot = this.#stateOf(group);
     slot.weights = group;
-    slot.arriving = this.#shard.allGather(group.ownedWeights, group.weights);
+    slot.arriving = this.#shard.gatherWeights(group);
   }
 
-  gradientNeeded(group: ParameterGroup): void {
+  gradientNeeded(group: Group): void {
     this.#backward = true;
     const slot = this.#stateOf(group);
     if (slot.gradients === group) return;
     // A group that computes in two places (a tied head) has written one part of its gradient and
     // will write another.
     if (slot.gradients) this.#send(slot.gradients);
-    slot.leaving?.();
+    slot.leaving?.wait();
     slot.leaving = null;
     slot.gradients = group;
   }
 
-  gradientsComplete(group: ParameterGroup): void {
+  gradientsComplete(group: Group): void {
     if (this.#stateOf(group).gradients === group) this.#send(group);
   }
 
   /**
    * Averages a slot's gradients to their owners, and adds them to the owners' sums of this step.
    */
-  #send(group: ParameterGroup): void {
+  #send(group: Group): void {
     const slot = this.#stateOf(group);
     group.completeGradients();
-    clearPadding(group);
-    const first = !this.#filled.has(group);
+    group.clearPadding();
+    slot.leaving = this.#shard.scatterGradients(group, this.#filled.has(group));
     this.#filled.add(group);
-    const owned = group.ownedGradients;
-    const part = first ? owned : untracked(owned.shape, "f32", owned.device, "reduceScatter");
-    const work = startReduceScatter(this.#shard, group.gradients, part, this.reduce);
     slot.gradients = null;
-    slot.leaving = () => {
-      work.wait();
-      if (first) return;
-      native.accumulate(part.native, owned.native);
-      part.dispose();
-    };
     group.zeroGrad();
   }
 
@@ -136,47 +129,59 @@ export class FullShard extends Strategy {
       if (slot.gradients === group) this.#send(group);
     }
     for (const slot of this.#slots.values()) {
-      slot.leaving?.();
+      slot.leaving?.wait();
       slot.leaving = null;
     }
     for (const group of this.groups) {
-      if (!this.#filled.has(group)) native.fill(group.ownedGradients.native, 0);
+      if (!this.#filled.has(group)) group.clearOwnedGradients();
     }
     this.#filled.clear();
     this.#backward = false;
     const replica = this.#replica;
     if (!replica) return;
-    const works = this.groups.map((group) =>
-      startAllReduce(replica, group.ownedGradients, this.reduce),
-    );
-    for (const work of works) work.wait();
+    const arrivals = this.groups.map((group) => replica.averageOwnedGradients(group));
+    for (const arrival of arrivals) arrival.wait();
   }
 
-  sumSquares(squares: Tensor): void {
-    this.#shard.allReduce(squares).wait();
+  sumSquares(squares: Data): void {
+    this.#shard.sum(squares).wait();
   }
 
-  weightsChanged(group: ParameterGroup): void {
+  weightsChanged(group: Group): void {
     const slot = this.#stateOf(group);
     if (slot.weights !== group) return;
     slot.arriving?.wait();
     slot.weights = slot.arriving = null;
   }
 
-  gather(group: ParameterGroup, owned: Tensor): Tensor {
-    return this.gatherOver(this.#shard, group, owned);
+  gather(group: Group, owned: Data): Data {
+    return this.#shard.whole(group, owned);
   }
 
-  #stateOf(group: ParameterGroup): SlotState {
-    return this.#slots.get(group.slot as Slot) as SlotState;
+  #stateOf(group: Group): SlotState<Group> {
+    return this.#slots.get(group.slot as object) as SlotState<Group>;
   }
 }
 
-/** Clears the padding between parameters, where a slot holds remains of another group. */
-function clearPadding(group: ParameterGroup): void {
-  for (const { offset, size } of group.padding()) {
-    const gap = group.gradients.view([size], offset);
-    native.fill(gap.native, 0);
-    gap.dispose();
+/**
+ * Shards weights, gradients and optimizer state (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv
+ * 2304.11277). A rank holds its part of each group. A group's whole weights exist from just before
+ * it computes until the group after next takes its slot. While a group computes, the weights of the
+ * next group are gathered (in backward, of the previous one). Its gradients are averaged to their
+ * owners while the group before it computes its own. This happens in every micro-batch, because no
+ * rank keeps whole gradients.
+ *
+ * With replicas (hybrid), the parts are then averaged over the copies, once a step.
+ */
+export class FullShard extends FullShardSchedule<ParameterGroup, Tensor> {
+  constructor(options: FullShardOptions) {
+    const world = exchangeOf(options);
+    const over = (name: "shard" | "replica"): TensorExchange | null => {
+      const comm = options[name] ?? null;
+      if (comm === null) return null;
+      checkInstance("FullShard", name, comm, Communicator, "a Communicator");
+      return new TensorExchange(comm, options.reduce);
+    };
+    super(world, over("shard") ?? world, over("replica"));
   }
 }

@@ -1,16 +1,18 @@
 import type { Tensor } from "../core/tensor.js";
 import type { ParameterGroup } from "../nn/group.js";
 import { type Layout, undivided } from "../nn/parallel.js";
-import type { Work } from "./communicator.js";
-import { startAllReduce } from "./strategy.js";
+import { type Arrival, exchangeOf, type SharedGroup, type StrategyOptions } from "./exchange.js";
 import { WholeGradients } from "./whole-gradients.js";
 
-/** Every rank holds the whole model, and gradients are averaged over all ranks. */
-export class Replicated extends WholeGradients {
+/** When `Replicated` sends what. */
+export class ReplicatedSchedule<Group extends SharedGroup, Data> extends WholeGradients<
+  Group,
+  Data
+> {
   readonly layout: Layout = undivided;
 
-  protected startReduction(group: ParameterGroup): Work {
-    return startAllReduce(this.world, group.gradients, this.reduce);
+  protected startReduction(group: Group): Arrival {
+    return this.world.averageGradients(group);
   }
 
   needed(): void {}
@@ -18,7 +20,14 @@ export class Replicated extends WholeGradients {
   sumSquares(): void {}
   weightsChanged(): void {}
 
-  gather(group: ParameterGroup, owned: Tensor): Tensor {
-    return owned.view([group.size]);
+  gather(group: Group, owned: Data): Data {
+    return this.world.whole(group, owned);
+  }
+}
+
+/** Every rank holds the whole model, and gradients are averaged over all ranks. */
+export class Replicated extends ReplicatedSchedule<ParameterGroup, Tensor> {
+  constructor(options: StrategyOptions) {
+    super(exchangeOf(options));
   }
 }

@@ -11,7 +11,7 @@ import { ArgumentError, PeerError } from "../core/errors.js";
 import { type NativeStore, nativeComm, typed } from "./native-comm.js";
 
 /** Address of a run's store, and this process's identity in the run. */
-export interface StoreOptions {
+export interface RendezvousOptions {
   /** MASTER_ADDR: name or address of rank 0's host. */
   host: string;
   /** MASTER_PORT, 1 to 65535: the port on which rank 0 serves. */
@@ -56,7 +56,7 @@ export class Store {
   readonly #listeners = new Set<(error: PeerError) => void>();
   #failure: PeerError | undefined;
 
-  private constructor(native: NativeStore, options: StoreOptions) {
+  private constructor(native: NativeStore, options: RendezvousOptions) {
     checkMade("Store", "Store.connect()", Number.isInteger(options?.rank));
     this.native = native;
     this.rank = options.rank;
@@ -75,7 +75,7 @@ export class Store {
    *   processes that tried), the port is taken, something else answers there, or the store refuses
    *   this rank: another run's token, another version, or a rank that is already connected
    */
-  static async connect(options: StoreOptions): Promise<Store> {
+  static async connect(options: RendezvousOptions): Promise<Store> {
     checkObject("store", "options", options);
     checkOptions("store", options, optionNames);
     const { host, port, rank, worldSize, token, timeoutMs, oneHost = false } = options;

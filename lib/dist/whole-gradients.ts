@@ -1,19 +1,21 @@
 import { AutogradError } from "../core/errors.js";
-import type { ParameterGroup } from "../nn/group.js";
-import type { Work } from "./communicator.js";
-import { Strategy } from "./strategy.js";
+import type { Arrival, SharedGroup } from "./exchange.js";
+import { Schedule } from "./strategy.js";
 
 /**
  * Base of the strategies whose ranks hold all gradients. A group's gradients are reduced as soon as
  * its backward pass is done, overlapping with the backward pass of the groups before it. Of a
  * step's micro-batches only the last one reduces, because their gradients add up.
  */
-export abstract class WholeGradients extends Strategy {
-  readonly #started = new Map<ParameterGroup, Work>();
+export abstract class WholeGradients<Group extends SharedGroup, Data> extends Schedule<
+  Group,
+  Data
+> {
+  readonly #started = new Map<Group, Arrival>();
   #last = false;
 
   /** Starts the reduction of a group's gradients. */
-  protected abstract startReduction(group: ParameterGroup): Work;
+  protected abstract startReduction(group: Group): Arrival;
 
   beginMicroBatch(last: boolean): void {
     this.#last = last;
@@ -23,7 +25,7 @@ export abstract class WholeGradients extends Strategy {
    * @throws AutogradError if the group has been reduced already: the sum would miss the new
    *   gradient
    */
-  gradientNeeded(group: ParameterGroup): void {
+  gradientNeeded(group: Group): void {
     if (!this.#started.has(group)) return;
     throw new AutogradError(
       `[parallel] a gradient of ${group.name} came after the group's gradients had been given to the other ranks: ` +
@@ -31,7 +33,7 @@ export abstract class WholeGradients extends Strategy {
     );
   }
 
-  gradientsComplete(group: ParameterGroup): void {
+  gradientsComplete(group: Group): void {
     if (!this.#last) return;
     group.completeGradients();
     this.#started.set(group, this.startReduction(group));
@@ -44,7 +46,7 @@ export abstract class WholeGradients extends Strategy {
   finishGradients(): void {
     this.#last = true;
     for (const group of this.groups) if (!this.#started.has(group)) this.gradientsComplete(group);
-    for (const work of this.#started.values()) work.wait();
+    for (const arrival of this.#started.values()) arrival.wait();
     this.#started.clear();
     this.#last = false;
   }

@@ -1,9 +1,47 @@
 import type { Tensor } from "../core/tensor.js";
 import type { ParameterGroup } from "../nn/group.js";
 import type { Layout } from "../nn/parallel.js";
-import type { Work } from "./communicator.js";
-import { type StrategyOptions, startReduceScatter } from "./strategy.js";
+import {
+  type Arrival,
+  type Exchange,
+  exchangeOf,
+  type SharedGroup,
+  type StrategyOptions,
+} from "./exchange.js";
 import { WholeGradients } from "./whole-gradients.js";
+
+/** When `Zero1` sends what. */
+export class Zero1Schedule<Group extends SharedGroup, Data> extends WholeGradients<Group, Data> {
+  readonly layout: Layout;
+  /** All-gathers of new weights in progress. */
+  readonly #gathers = new Map<Group, Arrival>();
+
+  constructor(world: Exchange<Group, Data>) {
+    super(world);
+    this.layout = { parts: world.size, part: world.rank, weights: "whole" };
+  }
+
+  protected startReduction(group: Group): Arrival {
+    return this.world.scatterGradients(group, false);
+  }
+
+  sumSquares(squares: Data): void {
+    this.world.sum(squares).wait();
+  }
+
+  weightsChanged(group: Group): void {
+    this.#gathers.set(group, this.world.gatherWeights(group));
+  }
+
+  needed(group: Group): void {
+    this.#gathers.get(group)?.wait();
+    this.#gathers.delete(group);
+  }
+
+  gather(group: Group, owned: Data): Data {
+    return this.world.whole(group, owned);
+  }
+}
 
 /**
  * ZeRO stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054). Every rank holds all weights and
@@ -11,34 +49,8 @@ import { WholeGradients } from "./whole-gradients.js";
  * to the rank that owns them as soon as a group's backward pass is done. Each rank updates its
  * part, and the new weights are gathered while the next forward pass runs.
  */
-export class Zero1 extends WholeGradients {
-  readonly layout: Layout;
-  /** All-gathers of new weights in progress. */
-  readonly #gathers = new Map<ParameterGroup, Work>();
-
+export class Zero1 extends Zero1Schedule<ParameterGroup, Tensor> {
   constructor(options: StrategyOptions) {
-    super(options);
-    this.layout = { parts: this.world.size, part: this.world.rank, weights: "whole" };
-  }
-
-  protected startReduction(group: ParameterGroup): Work {
-    return startReduceScatter(this.world, group.gradients, group.ownedGradients, this.reduce);
-  }
-
-  sumSquares(squares: Tensor): void {
-    this.world.allReduce(squares).wait();
-  }
-
-  weightsChanged(group: ParameterGroup): void {
-    this.#gathers.set(group, this.world.allGather(group.ownedWeights, group.weights));
-  }
-
-  needed(group: ParameterGroup): void {
-    this.#gathers.get(group)?.wait();
-    this.#gathers.delete(group);
-  }
-
-  gather(group: ParameterGroup, owned: Tensor): Tensor {
-    return this.gatherOver(this.world, group, owned);
+    super(exchangeOf(options));
   }
 }

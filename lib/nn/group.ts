@@ -197,13 +197,21 @@ export class ParameterGroup {
     for (const { parameter } of this.entries) parameter.leaf.zeroGrad();
   }
 
-  /** Ranges between parameters and after the last one, which a slot does not keep at zero. */
-  *padding(): Generator<Range> {
+  /** Clears the gradients between parameters and after the last one, which a slot leaves as they are. */
+  clearPadding(): void {
     for (const [index, { parameter, offset }] of this.entries.entries()) {
       const end = offset + parameter.size;
       const next = this.entries[index + 1]?.offset ?? this.size;
-      if (next > end) yield { offset: end, size: next - end };
+      if (next === end) continue;
+      const gap = this.gradients.view([next - end], end);
+      native.fill(gap.native, 0);
+      gap.dispose();
     }
+  }
+
+  /** Sets the gradients that the optimizer reads to zero. */
+  clearOwnedGradients(): void {
+    native.fill(this.ownedGradients.native, 0);
   }
 
   /**

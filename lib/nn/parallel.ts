@@ -24,8 +24,10 @@ export const undivided: Layout = { parts: 1, part: 0, weights: "whole" };
  * Synchronises the groups of a store with those of other processes. The model does not know about
  * it. Uses of parameters and the tape report which group is needed and whose gradients are
  * complete, and the optimizer reports changed weights. All methods enqueue work and return at once.
+ *
+ * `plan` drives strategies without memory: `Group` and `Data` then stand for its groups and numbers.
  */
-export interface ParallelStrategy {
+export interface ParallelStrategy<Group = ParameterGroup, Data = Tensor> {
   readonly layout: Layout;
   /** Number of processes whose gradients are averaged. */
   readonly worldSize: number;
@@ -34,13 +36,13 @@ export interface ParallelStrategy {
   /** Whether this process writes the files that one process writes for all. */
   readonly writes: boolean;
   /** Attaches the groups of a store. Called once. */
-  attach(groups: readonly ParameterGroup[]): void;
+  attach(groups: readonly Group[]): void;
   /** Called before a group's weights are read. */
-  needed(group: ParameterGroup, backward: boolean): void;
+  needed(group: Group, backward: boolean): void;
   /** Called before a group's gradients are written. */
-  gradientNeeded(group: ParameterGroup): void;
+  gradientNeeded(group: Group): void;
   /** Called when every operation on the tape that writes this group's gradients has done so. */
-  gradientsComplete(group: ParameterGroup): void;
+  gradientsComplete(group: Group): void;
   /**
    * Called at the start of a forward and backward pass. @param last whether it is the last one
    * before the optimizer's step
@@ -55,17 +57,17 @@ export interface ParallelStrategy {
    * Sums the squares of the processes' owned parts, f32 (groups), in place, so that each process
    * has those of the whole gradient.
    */
-  sumSquares(squares: Tensor): void;
+  sumSquares(squares: Data): void;
   /** Called when the owned weights of a group have been updated. */
-  weightsChanged(group: ParameterGroup): void;
-  /** Averages a tensor over all processes, in place. f32 of any shape. */
-  average(tensor: Tensor): void;
+  weightsChanged(group: Group): void;
+  /** Averages over all processes, in place. f32 of any shape. */
+  average(data: Data): void;
   /**
    * Gathers a buffer of which each process has the owned part. The result belongs to the current
    * scope.
    * @param owned (owned.size) of any dtype
    */
-  gather(group: ParameterGroup, owned: Tensor): Tensor;
+  gather(group: Group, owned: Data): Data;
 }
 
 /** Counts the records on the tape that will write a group's gradients. */

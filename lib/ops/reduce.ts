@@ -25,7 +25,7 @@ export interface ReduceOptions {
   keepDims?: boolean;
 }
 
-interface Reduction {
+interface ReducedAxes {
   readonly axes: readonly number[];
   /** The shape of x with the reduced axes at size 1. */
   readonly kept: readonly number[];
@@ -33,7 +33,7 @@ interface Reduction {
   readonly shape: readonly number[];
 }
 
-function checkReduction(op: string, x: Tensor, axes: unknown, options: unknown): Reduction {
+function checkReduction(op: string, x: Tensor, axes: unknown, options: unknown): ReducedAxes {
   checkOptions(op, options, ["keepDims"]);
   const { keepDims = false } = (options ?? {}) as ReduceOptions;
   checkBoolean(op, "keepDims", keepDims);
@@ -48,7 +48,7 @@ function checkReduction(op: string, x: Tensor, axes: unknown, options: unknown):
   return { axes: reduced, kept, shape };
 }
 
-function apply(kind: ReduceKind, x: Tensor, { axes, shape }: Reduction): Tensor {
+function apply(kind: ReduceKind, x: Tensor, { axes, shape }: ReducedAxes): Tensor {
   const y = empty(shape, x);
   native.reduce(x.native, y.native, axes, kind);
   return y;
@@ -110,7 +110,7 @@ function extreme(kind: "max" | "min", x: Tensor, axes?: Axes, options?: ReduceOp
  * Elsewhere it is 0, or NaN where the result is NaN. The zeros are selected rather than multiplied,
  * because 0 times an infinite dy would be NaN.
  */
-function shareAmongTies(dy: Tensor, x: Tensor, y: Tensor, { axes, kept }: Reduction): Tensor {
+function shareAmongTies(dy: Tensor, x: Tensor, y: Tensor, { axes, kept }: ReducedAxes): Tensor {
   const { device } = x;
   const ties = applyBinary("eq", x, y.view(kept));
   const mask = empty(x.shape, { dtype: "f32", device });

@@ -2,10 +2,9 @@
 
 import type { RunConfig } from "../config/index.js";
 import { ConfigError } from "../core/errors.js";
+import type { StrategyName } from "../dist/strategy.js";
 import { formatBytes } from "./format.js";
 import type { Gpu } from "./gpus.js";
-
-type StrategyName = RunConfig["parallel"];
 
 /** An error that says by how much it is too large, and what fits: the least change first. */
 export function doesNotFit(options: {

@@ -1,4 +1,5 @@
 import type { RunConfig } from "../config/index.js";
+import type { StrategyName } from "../dist/strategy.js";
 import { costOf, describeModel } from "../model/architectures.js";
 import type { PassCost } from "../model/cost.js";
 import { planGroup } from "../nn/group.js";
@@ -32,7 +33,7 @@ export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "re
 
 /** How several processes divide the state of a model. */
 export interface Division {
-  parallel: RunConfig["parallel"];
+  parallel: StrategyName;
   /** Processes of the run. */
   ranks: number;
   /** Of them, those that share a copy of the model in hybrid_shard. */

@@ -2,6 +2,7 @@
 
 import type { RunConfig } from "../config/index.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
+import type { StrategyName } from "../dist/strategy.js";
 import { parameterCount } from "../model/architectures.js";
 import { doesNotFit } from "./fitting.js";
 import { flopsPerToken } from "./flops.js";
@@ -15,9 +16,13 @@ import {
 } from "./gpus.js";
 import { type Division, type MemoryPlan, planMemory, withTotal } from "./memory.js";
 import type { Ring } from "./step-queues.js";
-import { type Rings, recomputedFlops, type StepTime, stepTime, type Work } from "./step-time.js";
-
-type StrategyName = RunConfig["parallel"];
+import {
+  type GpuSeconds,
+  type Rings,
+  recomputedFlops,
+  type StepTime,
+  stepTime,
+} from "./step-time.js";
 
 /** The machine that a run is planned for, as the command line gives it. */
 export interface MachineOptions {
@@ -225,7 +230,7 @@ function workOf(
   { tokensPerSecond, tflops }: MachineOptions,
   gpu: Gpu,
   ranks: number,
-): { work: Work; rateSource: string } {
+): { work: GpuSeconds; rateSource: string } {
   const { model, data, batch, precision, recompute } = config;
   const flops = flopsPerToken(model, data.sequenceLength).causal;
   // fp32 gradients, weights (master) and moments are read, the last three written; bf16 weights are written too; the norm

@@ -1,12 +1,26 @@
-/** A step of a strategy on the timeline: which group computes when, and what it sends. */
+/**
+ * A step of a run's strategy over simulated ranks and a simulated clock: what computes when, what
+ * is sent, who waits.
+ */
 import type { RunConfig } from "../config/index.js";
+import { FullShardSchedule } from "../dist/full-shard.js";
+import { ReplicatedSchedule } from "../dist/replicated.js";
+import type { StrategyName } from "../dist/strategy.js";
+import { Zero1Schedule } from "../dist/zero1.js";
 import { costOf } from "../model/architectures.js";
+import type { ParallelStrategy } from "../nn/parallel.js";
 import { flopsPerToken } from "./flops.js";
-import { type Division, groupSizes, partsOf, passOf } from "./memory.js";
-import { type Ring, type Schedule, schedules, Timeline } from "./step-queues.js";
+import { type Division, groupSizes, passOf } from "./memory.js";
+import {
+  type ElementBytes,
+  type SimulatedData,
+  SimulatedExchange,
+  SimulatedGroup,
+} from "./simulated-exchange.js";
+import { type Ring, StepQueues } from "./step-queues.js";
 
 /** Seconds of one GPU's own work. */
-export interface Work {
+export interface GpuSeconds {
   /** Forward and backward of a micro-batch. */
   pass: number;
   /** The optimizer, per parameter that it updates. */
@@ -16,9 +30,15 @@ export interface Work {
 }
 
 export interface Together {
-  /** By which share of their time kernels beside a collective take longer: it takes multiprocessors and bandwidth from them. */
+  /**
+   * By which share of their time kernels beside a collective take longer: it takes multiprocessors
+   * and bandwidth from them.
+   */
   slowdown: number;
-  /** By which share forward and backward take longer because a step takes as long as the slowest GPU's. */
+  /**
+   * By which share forward and backward take longer because a step takes as long as the slowest
+   * GPU's.
+   */
   skew: number;
 }
 
@@ -46,74 +66,102 @@ export function stepTime(
   config: RunConfig,
   division: Division,
   rings: Rings,
-  work: Work,
+  work: GpuSeconds,
 ): StepTime {
-  const parts = partsOf(division).optimizer;
-  const timeline = new Timeline(work.together.slowdown);
-  const sizes = groupSizes(config.model, parts);
-  const schedule = new schedules[division.parallel]({
-    ...rings,
-    timeline,
-    sizes,
+  const queues = new StepQueues(work.together.slowdown);
+  const strategy = strategyOf(division.parallel, queues, rings, {
     weight: config.precision === "bf16" ? 2 : 4,
     gradient: division.reduce === "bf16" ? 2 : 4,
   });
-  const update = sizes.map((size) => (work.optimizerPerParameter * size) / parts);
-  const step = () => runStep(config, { timeline, schedule, rings, work, update });
-  // A step ends with what the next one begins with: weights on their way, groups that are still whole.
+  const groups = groupsOf(config, strategy);
+  strategy.attach(groups);
+  const step = () => runStep(config, { queues, strategy, groups, work });
+  // A step ends with what the next one begins with: weights on their way, groups that are still
+  // whole.
   step();
   step();
-  const before = { ...timeline };
+  const before = { ...queues };
   step();
   return {
-    seconds: timeline.now - before.now,
-    exposedSeconds: timeline.exposed - before.exposed,
-    communicationSeconds: timeline.communication - before.communication,
+    seconds: queues.now - before.now,
+    exposedSeconds: queues.exposed - before.exposed,
+    communicationSeconds: queues.communication - before.communication,
     slowedSeconds:
-      timeline.slowed - before.slowed + config.batch.accumulation * work.pass * work.together.skew,
-    sentBytes: timeline.sent - before.sent,
+      queues.slowed - before.slowed + config.batch.accumulation * work.pass * work.together.skew,
+    sentBytes: queues.sent - before.sent,
   };
 }
 
-interface Running {
-  timeline: Timeline;
-  schedule: Schedule;
-  rings: Rings;
-  work: Work;
-  /** Seconds of the optimizer on each group. */
-  update: readonly number[];
+type SimulatedStrategy = ParallelStrategy<SimulatedGroup, SimulatedData>;
+
+/** The strategy that a run has by this name, over simulated ranks; see Cluster.connect. */
+function strategyOf(
+  parallel: StrategyName,
+  queues: StepQueues,
+  rings: Rings,
+  bytes: ElementBytes,
+): SimulatedStrategy {
+  const over = (ring: Ring) => new SimulatedExchange(queues, ring, bytes);
+  const world = over(rings.world);
+  switch (parallel) {
+    case "replicated":
+      return new ReplicatedSchedule(world);
+    case "zero1":
+      return new Zero1Schedule(world);
+    case "full_shard":
+      return new FullShardSchedule(world);
+    case "hybrid_shard":
+      return new FullShardSchedule(world, over(rings.shard), over(rings.replica));
+  }
+}
+
+/** The groups of a store that is divided as the strategy says. */
+function groupsOf(config: RunConfig, { layout }: SimulatedStrategy): SimulatedGroup[] {
+  const slots = [{}, {}] as const;
+  return groupSizes(config.model, layout.parts).map(
+    (size, index) => new SimulatedGroup(index, size, layout, slots),
+  );
+}
+
+/** What a step is run on. */
+export interface SimulatedRun {
+  queues: StepQueues;
+  strategy: SimulatedStrategy;
+  groups: readonly SimulatedGroup[];
+  work: GpuSeconds;
 }
 
 /** `trainStep` and `AdamW.step`, in the order in which they call a strategy. */
-function runStep(config: RunConfig, running: Running): void {
-  const { timeline, schedule, rings, work, update } = running;
+function runStep(config: RunConfig, running: SimulatedRun): void {
+  const { queues, strategy, groups, work } = running;
   const { accumulation } = config.batch;
   for (let micro = 0; micro < accumulation; micro++) {
-    schedule.beginMicroBatch(micro === accumulation - 1);
-    runPass(config, timeline, schedule, work.pass * (1 + work.together.skew));
+    strategy.beginMicroBatch(micro === accumulation - 1);
+    simulatePass(config, running, work.pass * (1 + work.together.skew));
   }
   // The mean loss and whether a rank wants to stop.
-  timeline.wait(timeline.start("allReduce", rings.world, 2 * 4));
-  schedule.finishGradients();
-  schedule.sumSquares();
-  for (const [group, seconds] of update.entries()) {
-    timeline.compute(seconds);
-    schedule.weightsChanged(group);
+  strategy.average({ bytes: 2 * 4 });
+  strategy.finishGradients();
+  strategy.sumSquares({ bytes: groups.length * 4 });
+  for (const group of groups) {
+    queues.compute(work.optimizerPerParameter * group.owned);
+    strategy.weightsChanged(group);
   }
 }
 
 /** Forward and backward of a model's groups: embedding, blocks, last norm and head. */
-function runPass(
+export function simulatePass(
   { model, data, recompute }: RunConfig,
-  timeline: Timeline,
-  schedule: Schedule,
+  { queues, strategy, groups }: SimulatedRun,
   seconds: number,
 ): void {
   const { blocks: layers, vocabSize, headWidth, tiedHead } = passOf(model);
-  const last = layers + 1;
-  const embedding = 0;
+  const [embedding, ...others] = groups as [SimulatedGroup, ...SimulatedGroup[]];
+  const blocks = others.slice(0, layers);
+  const last = others[layers] as SimulatedGroup;
   const head = tiedHead ? embedding : last;
-  // The fused head computes its gradients in forward; a block's backward pass takes twice its forward pass.
+  // The fused head computes its gradients in forward; a block's backward pass takes twice its
+  // forward pass.
   const flops = flopsPerToken(model, data.sequenceLength);
   const headFlops = 6 * vocabSize * headWidth;
   const again = recomputedFlops(model, data.sequenceLength, recompute);
@@ -121,30 +169,30 @@ function runPass(
   const forward = ((flops.causal - headFlops) / 3 / layers) * perFlop;
   const backward = 2 * forward + (again / layers) * perFlop;
 
-  schedule.needed(embedding, false);
-  for (let block = 1; block <= layers; block++) {
-    schedule.needed(block, false);
-    timeline.compute(forward);
+  strategy.needed(embedding, false);
+  for (const block of blocks) {
+    strategy.needed(block, false);
+    queues.compute(forward);
   }
-  schedule.needed(last, false);
-  if (head !== last) schedule.needed(head, false);
-  timeline.compute(headFlops * perFlop);
+  strategy.needed(last, false);
+  if (head !== last) strategy.needed(head, false);
+  queues.compute(headFlops * perFlop);
 
-  schedule.needed(head, true);
-  schedule.gradientNeeded(head);
+  strategy.needed(head, true);
+  strategy.gradientNeeded(head);
   if (head !== last) {
-    schedule.needed(last, true);
-    schedule.gradientNeeded(last);
+    strategy.needed(last, true);
+    strategy.gradientNeeded(last);
   }
-  schedule.gradientsComplete(last);
-  for (let block = layers; block >= 1; block--) {
-    schedule.needed(block, true);
-    schedule.gradientNeeded(block);
-    timeline.compute(backward);
-    schedule.gradientsComplete(block);
+  strategy.gradientsComplete(last);
+  for (const block of blocks.reverse()) {
+    strategy.needed(block, true);
+    strategy.gradientNeeded(block);
+    queues.compute(backward);
+    strategy.gradientsComplete(block);
   }
-  schedule.gradientNeeded(embedding);
-  schedule.gradientsComplete(embedding);
+  strategy.gradientNeeded(embedding);
+  strategy.gradientsComplete(embedding);
 }
 
 /** FLOPs of a token that are spent a second time. */

@@ -27,7 +27,7 @@ export interface LongDocument {
 }
 
 /** Position of a pass over the documents, between two of them. */
-export interface Progress extends HoldOut {
+export interface PassProgress extends HoldOut {
   threshold: number;
   position: Position;
   sources: SourceCounts[];
@@ -37,7 +37,7 @@ export interface Progress extends HoldOut {
 }
 
 /** A position from which a pass can resume. */
-export interface Checkpoint extends Progress {
+export interface PassCheckpoint extends PassProgress {
   /** Fingerprint of the files before the position, and of the file that it is in. */
   read: string;
   writers: { train: ShardWriterState; validation: ShardWriterState };
@@ -50,7 +50,7 @@ type Tolerance = "invalidUtf8" | "badRecords" | "maxRunShare";
 export type DecidingOptions = Omit<PrepareSettings, Tolerance | "skipUnreadable">;
 
 /** Everything that decides whether a later call can resume a preparation's work. */
-export interface Work extends Pick<PrepareSettings, Tolerance> {
+export interface WorkFacts extends Pick<PrepareSettings, Tolerance> {
   /** Fingerprint of the tokenizer and of all other options. */
   identity: string;
   /** The options behind `identity`, to report which of them differ. */
@@ -62,12 +62,12 @@ export interface Work extends Pick<PrepareSettings, Tolerance> {
 }
 
 /** Everything needed to resume a preparation. */
-export interface Journal extends Work {
+export interface Journal extends WorkFacts {
   /**
    * The latest checkpoint, then the latest one between two files. The second is for the case that
    * the current file is replaced by a sound one.
    */
-  checkpoints: Checkpoint[];
+  checkpoints: PassCheckpoint[];
 }
 
 export const journalFile = "prepare-progress.json";
@@ -102,10 +102,10 @@ export async function readJournal(folder: string): Promise<Journal | null> {
  */
 export function checkpointFor(
   journal: Journal,
-  work: Work,
+  work: WorkFacts,
   fraction: number,
   readUpTo: (position: Position) => string,
-): Checkpoint | string {
+): PassCheckpoint | string {
   if (journal.identity !== work.identity) return differences(journal, work);
   for (const option of ["invalidUtf8", "badRecords"] as const) {
     if (journal[option] !== work[option] && journal[option] !== "error") {
@@ -115,13 +115,13 @@ export function checkpointFor(
   if (journal.maxRunShare > work.maxRunShare) {
     return changed("maxRunShare", journal.maxRunShare, work.maxRunShare);
   }
-  const fits = ({ threshold, position, read }: Checkpoint): boolean =>
+  const fits = ({ threshold, position, read }: PassCheckpoint): boolean =>
     // A moved threshold follows from the hashes of all files.
     (threshold === fraction || journal.files === work.files) && readUpTo(position) === read;
   return journal.checkpoints.find(fits) ?? "files that it has read have changed";
 }
 
-function differences(journal: Journal, work: Work): string {
+function differences(journal: Journal, work: WorkFacts): string {
   if (journal.options === undefined)
     return "other options or another tokenizer, by an earlier version";
   const names = Object.keys(work.options) as (keyof DecidingOptions)[];

@@ -1,3 +1,4 @@
+import { checkChoice, checkInteger } from "../core/check-values.js";
 import { ArgumentError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
 import { Tokenizer } from "../data/tokenizer.js";
@@ -25,7 +26,7 @@ export interface PrepareSettings
 }
 
 /** @throws ArgumentError naming the option, what was expected and what came */
-export function checkOptions(options: PrepareOptions): PrepareSettings {
+export function settingsOf(options: PrepareOptions): PrepareSettings {
   checkTypes(options);
   const inputs = options.inputs.map((input) =>
     typeof input === "string" ? { path: input } : input,
@@ -48,19 +49,20 @@ export function checkOptions(options: PrepareOptions): PrepareSettings {
   if (!(validationFraction >= 0 && validationFraction < 1)) {
     refuse("validationFraction", "a number in 0 <= x < 1", validationFraction);
   }
-  checkInteger("shardTokens", shardTokens, 1);
+  checkInteger("prepare", optionName("shardTokens"), shardTokens, { min: 1 });
   if (!(maxRunShare >= 0 && maxRunShare <= 1)) {
     refuse("maxRunShare", "a number in 0..1", maxRunShare);
   }
-  checkChoice("documentStart", settings.documentStart, ["none", "bos"]);
-  checkChoice("documentEnd", settings.documentEnd, ["none", "eos"]);
+  checkChoice("prepare", optionName("documentStart"), settings.documentStart, ["none", "bos"]);
+  checkChoice("prepare", optionName("documentEnd"), settings.documentEnd, ["none", "eos"]);
   if (settings.documentStart === "none" && settings.documentEnd === "none") {
     const both = `${optionName("documentStart")} and ${optionName("documentEnd")}`;
     throw new ArgumentError(`[prepare] ${both} are none: then nothing parts documents`);
   }
-  checkChoice("invalidUtf8", settings.invalidUtf8, ["error", "replace"]);
-  checkChoice("badRecords", settings.badRecords, ["error", "skip"]);
-  if (options.workers !== undefined) checkInteger("workers", options.workers, 0, 1024);
+  checkChoice("prepare", optionName("invalidUtf8"), settings.invalidUtf8, ["error", "replace"]);
+  checkChoice("prepare", optionName("badRecords"), settings.badRecords, ["error", "skip"]);
+  if (options.workers !== undefined)
+    checkInteger("prepare", optionName("workers"), options.workers, { min: 0, max: 1024 });
   for (const input of inputs) checkInput(input);
   return settings;
 }
@@ -96,22 +98,13 @@ function checkTypes(options: PrepareOptions): void {
 
 function checkInput(input: Input): void {
   if (typeof input.path !== "string" || input.path === "") refuse("path", "a path", input.path);
-  if (input.minBytes !== undefined) checkInteger("minBytes", input.minBytes, 0);
-  if (input.maxBytes !== undefined) checkInteger("maxBytes", input.maxBytes, 1);
-  if (input.to !== undefined) checkChoice("to", input.to, ["train", "validation"]);
+  if (input.minBytes !== undefined)
+    checkInteger("prepare", optionName("minBytes"), input.minBytes, { min: 0 });
+  if (input.maxBytes !== undefined)
+    checkInteger("prepare", optionName("maxBytes"), input.maxBytes, { min: 1 });
+  if (input.to !== undefined)
+    checkChoice("prepare", optionName("to"), input.to, ["train", "validation"]);
   selectionOf(input);
-}
-
-function checkInteger(name: string, value: number, min: number, max = 2 ** 53 - 1): void {
-  if (!Number.isSafeInteger(value) || value < min || value > max) {
-    const range = max === 2 ** 53 - 1 ? `from ${min} on` : `in ${min}..${max}`;
-    refuse(name, `a whole number ${range}`, value);
-  }
-}
-
-function checkChoice(name: string, value: string, allowed: readonly string[]): void {
-  const list = allowed.map((choice) => `"${choice}"`).join(" or ");
-  if (!allowed.includes(value)) refuse(name, list, value);
 }
 
 function refuse(name: string, expected: string, got: unknown): never {

@@ -7,7 +7,7 @@ import { makeFolder } from "../files/make-folder.js";
 import { journalFile } from "./journal.js";
 import { acquireLock } from "./lock.js";
 import { MovedDataError } from "./moved.js";
-import { checkOptions } from "./options.js";
+import { settingsOf } from "./options.js";
 import { isSystemError } from "./pipeline/errors.js";
 import { Preparation } from "./pipeline/preparation.js";
 import { checkTarget, publish, removeWorkFolder, workFolder } from "./publish.js";
@@ -109,7 +109,7 @@ export interface PrepareResult {
  *   next to it
  */
 export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
-  const settings = checkOptions(options);
+  const settings = settingsOf(options);
   const tokenizer =
     typeof options.tokenizer === "string"
       ? await Tokenizer.load(options.tokenizer)

@@ -65,7 +65,7 @@ export interface StepRecords {
 }
 
 /** The run's recipe and what it names; null for a trainer of other parts. */
-export interface Recipe {
+export interface RecipeParts {
   config: RunConfig;
   tokenizer: Tokenizer;
   /** Device that the run computes on, as the report names it. */
@@ -114,7 +114,7 @@ export interface TrainerParts {
   signal?: AbortSignal;
   /** Things worth telling the user that are not errors. */
   onNotice?: (message: string) => void;
-  recipe?: Recipe;
+  recipe?: RecipeParts;
   /** Called when the run has ended, however it did. */
   close?: () => Promise<void>;
 }

@@ -153,7 +153,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   return { lr, windows, tokens, dataWaitMs: clock.dataWaitMs, clock, figures: read };
 }
 
-interface Shares {
+interface TargetShares {
   /** Targets that count, of this process. */
   readonly targets: number;
   /**
@@ -167,7 +167,7 @@ interface Shares {
 function sharesOf(
   batches: readonly HostBatch[],
   to: { masked: boolean; parallel: ParallelStrategy | null; device: Device },
-): Shares {
+): TargetShares {
   const { masked, parallel, device } = to;
   const counts = batches.map(({ targets }) => countTargets(targets));
   const targets = counts.reduce((sum, count) => sum + count, 0);

@@ -17,7 +17,7 @@ import { readDecision } from "../optim/guard.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import type { PauseMs } from "./device-waits.js";
 import type { Sample, StepMetrics, Validation } from "./metrics.js";
-import { checkParts, type Progress, type Recipe, type TrainerParts } from "./parts.js";
+import { checkParts, type Progress, type RecipeParts, type TrainerParts } from "./parts.js";
 import { RunTimes, type RunTimeTotals } from "./run-times.js";
 import { SideProducts } from "./side-products.js";
 import { SkipHistory } from "./skips.js";
@@ -381,7 +381,7 @@ export class Trainer {
     return this.#cluster?.world.worldSize ?? 1;
   }
 
-  #recipe(name: keyof Recipe): Recipe {
+  #recipe(name: keyof RecipeParts): RecipeParts {
     if (this.#parts.recipe) return this.#parts.recipe;
     throw new UsageError(`[Trainer] no ${name}: this trainer was made of parts, not of a recipe`);
   }

@@ -1,6 +1,6 @@
 import { Writable } from "node:stream";
 import { describe, expect, it } from "vitest";
-import { Progress, printable } from "../../lib/cli/progress.js";
+import { ProgressDisplay, printable } from "../../lib/cli/progress.js";
 import { formatDuration } from "../../lib/plan/format.js";
 import type { StepMetrics } from "../../lib/train/metrics.js";
 
@@ -33,7 +33,7 @@ function capture(isTTY: boolean) {
 describe("without a terminal", () => {
   it("prints plain lines: the first step, every tenth and the last", () => {
     const { stream, text } = capture(false);
-    const progress = new Progress({ steps: 25, stream });
+    const progress = new ProgressDisplay({ steps: 25, stream });
     for (let step = 1; step <= 25; step++) progress.step({ ...base, step });
     progress.stop();
     const lines = text().trimEnd().split("\n");
@@ -49,7 +49,7 @@ describe("without a terminal", () => {
 
   it("prints skips, validation and samples when they happen", () => {
     const { stream, text } = capture(false);
-    const progress = new Progress({ steps: 25, stream });
+    const progress = new ProgressDisplay({ steps: 25, stream });
     progress.step({
       ...base,
       step: 7,
@@ -68,7 +68,7 @@ describe("without a terminal", () => {
 
 it("draws a bar on a terminal, with notes above it", () => {
   const { stream, text } = capture(true);
-  const progress = new Progress({ steps: 25, from: 5, stream });
+  const progress = new ProgressDisplay({ steps: 25, from: 5, stream });
   progress.step({ ...base, step: 6 });
   progress.note("saved step 6");
   progress.stop();

@@ -12,7 +12,7 @@ import { findInput } from "../../lib/prepare/readers/find.js";
 import {
   type Input,
   noneSkipped,
-  type ReadOptions,
+  type ReaderOptions,
   type Skipped,
 } from "../../lib/prepare/readers/input.js";
 
@@ -47,11 +47,11 @@ export async function writeFiles(
 /** The whole documents of an input with their origins. Skipped files are added to `skipped`. */
 export async function readDocuments(
   input: Input,
-  options: Partial<ReadOptions> = {},
+  options: Partial<ReaderOptions> = {},
   skipped: Skipped = noneSkipped(),
 ): Promise<{ text: string; bytes: number; origin: string; record: number }[]> {
   const documents: { text: string; bytes: number; origin: string; record: number }[] = [];
-  const all: ReadOptions = { invalidUtf8: "error", badRecords: "error", ...options };
+  const all: ReaderOptions = { invalidUtf8: "error", badRecords: "error", ...options };
   for (const file of (await findInput(input)).files) {
     const from = { record: 0, byte: 0 };
     for await (const piece of pieces(file, from, selectionOf(input), all, skipped)) {

@@ -3,12 +3,7 @@ import { dirname, join, relative, resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { nativeOpNames } from "../../lib/core/native-ops.js";
 import { root } from "../cli/build.js";
-
-const filesUnder = (folder: string, pattern: RegExp) =>
-  readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
-    .filter((name) => pattern.test(name))
-    .map((name) => join(folder, name))
-    .sort();
+import { filesUnder } from "./sources.js";
 
 /** Floors of lib/, lowest first; a file imports from its own floor or a lower one. */
 const floors = [

@@ -1,5 +1,5 @@
 import { type Piece, pieces, selectionOf } from "../readers/documents.js";
-import type { FilePosition, Input, InputFile, ReadOptions, Skipped } from "../readers/input.js";
+import type { FilePosition, Input, InputFile, ReaderOptions, Skipped } from "../readers/input.js";
 import { noneSkipped } from "../readers/input.js";
 
 /**
@@ -20,7 +20,7 @@ export interface Position extends FilePosition {
 export interface ReadTask {
   source: number;
   input: Input;
-  options: ReadOptions;
+  options: ReaderOptions;
   files: InputFile[];
   /** Number of the task's first file among all files. */
   firstFile: number;
@@ -157,7 +157,7 @@ export function buffersOf(batch: TextBatch): ArrayBuffer[] {
  */
 export function* readTasks(
   sources: readonly { input: Input; files: readonly InputFile[] }[],
-  options: ReadOptions,
+  options: ReaderOptions,
   from: Position,
 ): Generator<ReadTask> {
   let number = 0;

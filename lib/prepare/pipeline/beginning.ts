@@ -2,11 +2,11 @@ import { UsageError } from "../../core/errors.js";
 import { optionName } from "../../core/option-names.js";
 import { type ShardEntry, type Split, splitNames } from "../../data/dataset-file.js";
 import {
-  type Checkpoint,
   checkpointFor,
   type Journal,
+  type PassCheckpoint,
   readJournal,
-  type Work,
+  type WorkFacts,
   writeJournal,
 } from "../journal.js";
 import type { FoundInput } from "../readers/find.js";
@@ -15,9 +15,9 @@ import { FileNames } from "./identity.js";
 
 /** The state of an unfinished preparation, to resume from. */
 export interface Beginning {
-  checkpoint: Checkpoint;
+  checkpoint: PassCheckpoint;
   /** The latest checkpoint between two files. */
-  between: Checkpoint | null;
+  between: PassCheckpoint | null;
   shards: Record<Split, ShardEntry[]>;
 }
 
@@ -29,14 +29,14 @@ export interface Beginning {
  */
 export async function findBeginning(
   folder: string,
-  work: Work,
+  work: WorkFacts,
   fraction: number,
   found: readonly FoundInput[],
   startOver: boolean,
 ): Promise<Beginning | null> {
   const journal = await readJournal(folder);
   if (journal === null) return null;
-  const readUpTo = (position: Checkpoint["position"]) => new FileNames(found).upTo(position);
+  const readUpTo = (position: PassCheckpoint["position"]) => new FileNames(found).upTo(position);
   const checkpoint = checkpointFor(journal, work, fraction, readUpTo);
   if (typeof checkpoint === "string") {
     const documents = documentsOf(journal);

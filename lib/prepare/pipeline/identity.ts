@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { datasetVersion } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
-import type { Work } from "../journal.js";
+import type { WorkFacts } from "../journal.js";
 import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Position } from "./batch.js";
@@ -11,7 +11,7 @@ export function workOf(
   settings: PrepareSettings,
   tokenizer: Tokenizer,
   found: readonly FoundInput[],
-): Work {
+): WorkFacts {
   // Options that only matter after an error do not change the identity of the work.
   const { invalidUtf8, badRecords, maxRunShare, skipUnreadable: _, ...options } = settings;
   const { sha256 } = tokenizer;

@@ -8,7 +8,12 @@ import {
 import type { Tokenizer } from "../../data/tokenizer.js";
 import type { FolderIdentity } from "../../files/folder-identity.js";
 import type { Deduplicator } from "../deduplicator.js";
-import { type Checkpoint, type Progress, type Work, writeJournal } from "../journal.js";
+import {
+  type PassCheckpoint,
+  type PassProgress,
+  type WorkFacts,
+  writeJournal,
+} from "../journal.js";
 import { expectUnmoved } from "../moved.js";
 import type { PrepareSettings } from "../options.js";
 import type { PrepareProgress } from "../prepare.js";
@@ -28,13 +33,13 @@ const commitEveryMs = 15_000;
 /** Result of one pass over the documents. */
 export interface Pass {
   splits: DatasetFile["splits"];
-  progress: Progress;
+  progress: PassProgress;
 }
 
 export interface PassOptions {
   /** Identity of the working folder: nothing is written if another folder has taken its place. */
   identity: FolderIdentity;
-  work: Work;
+  work: WorkFacts;
   settings: PrepareSettings;
   found: readonly FoundInput[];
   tokenizer: Tokenizer;
@@ -46,9 +51,9 @@ export interface PassOptions {
   /** Log of the finished shards. */
   log: ShardLog;
   /** Start of the pass. It is updated in place. */
-  progress: Progress;
+  progress: PassProgress;
   /** The latest checkpoint between two files. */
-  between: Checkpoint | null;
+  between: PassCheckpoint | null;
   deduplicator: Deduplicator | null;
   signal: AbortSignal | undefined;
   onProgress: (progress: Omit<PrepareProgress, "resumedDocuments">) => void;
@@ -108,7 +113,7 @@ class Committer {
   #committedAt = performance.now();
   #atBoundary = true;
   readonly #names: FileNames;
-  #between: Checkpoint | null;
+  #between: PassCheckpoint | null;
   /** Number of shards already in the log. */
   readonly #noted: Record<Split, number>;
 
@@ -183,9 +188,9 @@ class Committer {
   }
 
   /**
-   * Checkpoint of the current position. The journal may name it once everything so far is durable.
+   * PassCheckpoint of the current position. The journal may name it once everything so far is durable.
    */
-  #checkpoint(): Checkpoint {
+  #checkpoint(): PassCheckpoint {
     const { writers, progress } = this.#options;
     return structuredClone({
       ...progress,

@@ -15,7 +15,7 @@ import { FolderIdentity } from "../../files/folder-identity.js";
 import { describePassedOver } from "../../files/passed-over.js";
 import { syncFolder } from "../../files/sync-folder.js";
 import { Deduplicator } from "../deduplicator.js";
-import { type Progress, type Work, workFiles } from "../journal.js";
+import { type PassProgress, type WorkFacts, workFiles } from "../journal.js";
 import { expectUnmoved } from "../moved.js";
 import type { PrepareSettings } from "../options.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
@@ -151,7 +151,7 @@ export class Preparation {
    * the threshold are held out.
    */
   async #pass(
-    work: Work,
+    work: WorkFacts,
     encoder: Encoder,
     threshold: number,
     beginning: Beginning | null,
@@ -175,7 +175,7 @@ export class Preparation {
       const { checkpoint, shards } = beginning;
       return await ShardWriter.resume(options, checkpoint.writers[split], shards[split]);
     };
-    const progress: Progress = structuredClone(beginning?.checkpoint) ?? {
+    const progress: PassProgress = structuredClone(beginning?.checkpoint) ?? {
       threshold,
       position: { file: 0, record: 0, byte: 0 },
       sources: this.#found.map(() => ({

@@ -1,6 +1,6 @@
 import type { Split, TokenDType } from "../../data/dataset-file.js";
 import type { Deduplicator } from "../deduplicator.js";
-import type { Progress } from "../journal.js";
+import type { PassProgress } from "../journal.js";
 import type { Input, Skipped } from "../readers/input.js";
 import { idsOf, type ShardWriter, type StoredIds } from "../shard-writer.js";
 import { hashFraction } from "../validation-split.js";
@@ -12,7 +12,7 @@ const longestDocuments = 5;
 /** Writes encoded batches into the shards, in order, and counts documents and tokens. */
 export class BatchSink {
   readonly #writers: Readonly<Record<Split, ShardWriter>>;
-  readonly #progress: Progress;
+  readonly #progress: PassProgress;
   readonly #inputs: readonly Input[];
   readonly #dtype: TokenDType;
   readonly #start: StoredIds;
@@ -25,7 +25,7 @@ export class BatchSink {
   /** @param marks ids to put before and after every document */
   constructor(
     writers: Readonly<Record<Split, ShardWriter>>,
-    progress: Progress,
+    progress: PassProgress,
     inputs: readonly Input[],
     dtype: TokenDType,
     marks: { start: readonly number[]; end: readonly number[] },
@@ -103,8 +103,8 @@ export class BatchSink {
     }
   }
 
-  #source(number: number): Progress["sources"][number] {
-    return this.#progress.sources[number] as Progress["sources"][number];
+  #source(number: number): PassProgress["sources"][number] {
+    return this.#progress.sources[number] as PassProgress["sources"][number];
   }
 }
 

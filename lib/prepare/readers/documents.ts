@@ -3,7 +3,14 @@ import { DataError } from "../../core/errors.js";
 import { optionName, optionValue } from "../../core/option-names.js";
 import { maxPartLength, splitStream, splitText } from "../../data/text-parts.js";
 import { type FieldPath, type Filter, parseFieldPath, parseFilter } from "./filter.js";
-import type { FilePosition, Input, InputFile, RawDocument, ReadOptions, Skipped } from "./input.js";
+import type {
+  FilePosition,
+  Input,
+  InputFile,
+  RawDocument,
+  ReaderOptions,
+  Skipped,
+} from "./input.js";
 import { jsonlRecords } from "./jsonl.js";
 import { parquetRecords } from "./parquet.js";
 import { textDocument } from "./text-file.js";
@@ -54,7 +61,7 @@ export async function* pieces(
   file: InputFile,
   from: FilePosition,
   selection: Selection,
-  options: ReadOptions,
+  options: ReaderOptions,
   skipped: Skipped,
 ): AsyncGenerator<Piece> {
   for await (const document of rawDocuments(file, from, selection, options, skipped)) {
@@ -100,7 +107,7 @@ async function* rawDocuments(
   file: InputFile,
   from: FilePosition,
   selection: Selection,
-  options: ReadOptions,
+  options: ReaderOptions,
   skipped: Skipped,
 ): AsyncGenerator<RawDocument> {
   if (file.format === "text") {

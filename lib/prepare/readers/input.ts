@@ -47,7 +47,7 @@ export interface Input {
 }
 
 /** How documents are taken from files. These options apply to all inputs. */
-export interface ReadOptions {
+export interface ReaderOptions {
   /** Bytes that are not valid UTF-8: refuse the file, or replace them with U+FFFD. */
   invalidUtf8: InvalidUtf8;
   /** Records that are not JSON objects or have no text: refuse the file, or skip and count them. */

@@ -1,7 +1,7 @@
 import { DataError } from "../../core/errors.js";
 import { optionValue } from "../../core/option-names.js";
 import { fileChunks } from "./bytes.js";
-import type { FilePosition, InputFile, RawDocument, ReadOptions } from "./input.js";
+import type { FilePosition, InputFile, RawDocument, ReaderOptions } from "./input.js";
 import { decodeUtf8 } from "./utf8.js";
 
 /** Largest record. A record is held whole and several times over: as bytes, as text and parsed. */
@@ -68,7 +68,7 @@ export interface FileRecord extends Omit<RawDocument, "text"> {
 export async function* jsonlRecords(
   file: InputFile,
   from: FilePosition,
-  options: ReadOptions,
+  options: ReaderOptions,
   onBad: () => void,
   onNonFinite: () => void,
 ): AsyncGenerator<FileRecord> {

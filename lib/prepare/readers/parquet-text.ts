@@ -1,4 +1,4 @@
-import type { ReadOptions } from "./input.js";
+import type { ReaderOptions } from "./input.js";
 import { decodeUtf8, invalidUtf8Offset } from "./utf8.js";
 
 /**
@@ -25,10 +25,10 @@ export class ParquetText {
       return typeof text === "string" ? JSON.parse(text) : text;
     },
   };
-  readonly #invalidUtf8: ReadOptions["invalidUtf8"];
+  readonly #invalidUtf8: ReaderOptions["invalidUtf8"];
   #metInvalid = false;
 
-  constructor({ invalidUtf8 }: ReadOptions) {
+  constructor({ invalidUtf8 }: ReaderOptions) {
     this.#invalidUtf8 = invalidUtf8;
   }
 

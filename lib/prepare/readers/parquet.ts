@@ -4,7 +4,7 @@ import { boundedList } from "../../core/bounded-list.js";
 import { ArgumentError, DataError } from "../../core/errors.js";
 import { optionName } from "../../core/option-names.js";
 import { openRegular } from "../../files/small-file.js";
-import type { FilePosition, InputFile, ReadOptions } from "./input.js";
+import type { FilePosition, InputFile, ReaderOptions } from "./input.js";
 import type { FileRecord } from "./jsonl.js";
 import { PageLimits } from "./parquet-limits.js";
 import { PageIndex } from "./parquet-pages.js";
@@ -31,7 +31,7 @@ export async function* parquetRecords(
   file: InputFile,
   from: FilePosition,
   columns: WantedColumns,
-  options: ReadOptions,
+  options: ReaderOptions,
   onBad: () => void,
 ): AsyncGenerator<FileRecord> {
   // Imported lazily: most data sets have no parquet file.

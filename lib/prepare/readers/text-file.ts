@@ -4,7 +4,7 @@ import { DataError } from "../../core/errors.js";
 import { optionValue } from "../../core/option-names.js";
 import { readSmallFile } from "../../files/small-file.js";
 import { fileChunks } from "./bytes.js";
-import type { FilePosition, InputFile, RawDocument, ReadOptions, TextStreamer } from "./input.js";
+import type { FilePosition, InputFile, RawDocument, ReaderOptions, TextStreamer } from "./input.js";
 import { languageOfExtension } from "./languages.js";
 import { decodeUtf8, invalidUtf8Offset } from "./utf8.js";
 
@@ -15,7 +15,7 @@ const wholeFileBytes = 2 ** 24;
 export async function* textDocument(
   file: InputFile,
   from: FilePosition,
-  options: ReadOptions,
+  options: ReaderOptions,
 ): AsyncGenerator<RawDocument> {
   if (from.record > 0) return;
   const text = await read(file, options);
@@ -27,7 +27,7 @@ export async function* textDocument(
   yield { record: 0, text, fields, next: { record: 1, byte: 0 }, consumed: file.bytes };
 }
 
-async function read(file: InputFile, options: ReadOptions): Promise<string | TextStreamer> {
+async function read(file: InputFile, options: ReaderOptions): Promise<string | TextStreamer> {
   if (file.compression === "none") {
     if (file.bytes > wholeFileBytes) return await streamer(file, options);
     const limits = { limit: wholeFileBytes, mayBeEmpty: true };
@@ -46,7 +46,7 @@ async function read(file: InputFile, options: ReadOptions): Promise<string | Tex
   return decodeUtf8(Buffer.concat(parts), file.path, options.invalidUtf8);
 }
 
-async function streamer(file: InputFile, options: ReadOptions): Promise<TextStreamer> {
+async function streamer(file: InputFile, options: ReaderOptions): Promise<TextStreamer> {
   const hash = createHash("sha256");
   let bytes = 0;
   for await (const text of decoded(file, options)) {
@@ -57,7 +57,7 @@ async function streamer(file: InputFile, options: ReadOptions): Promise<TextStre
 }
 
 /** Decodes a file into pieces that end between characters. */
-async function* decoded(file: InputFile, { invalidUtf8 }: ReadOptions): AsyncGenerator<string> {
+async function* decoded(file: InputFile, { invalidUtf8 }: ReaderOptions): AsyncGenerator<string> {
   const decoder = new TextDecoder("utf-8");
   let carried: Buffer = Buffer.alloc(0);
   let offset = 0;

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
-import type { ArchitectureConfig } from "../model/architectures.js";
 import { presets } from "../model/presets.js";
+import type { ArchitectureConfig } from "../model/shapes.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../plan/flops.js";
 import { publishedHoursPer300B } from "../plan/plan.js";
 

@@ -1,7 +1,7 @@
 import type { Device } from "../core/device.js";
 import { native } from "../core/native.js";
 import { type DType, empty, type Tensor } from "../core/tensor.js";
-import type { ArchitectureConfig } from "../model/architectures.js";
+import type { ArchitectureConfig } from "../model/shapes.js";
 
 /** Sizes that a training step's kernels run at. */
 export interface KernelShapes {

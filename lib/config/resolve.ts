@@ -3,14 +3,14 @@ import type { z } from "zod";
 import { jsonText } from "../core/check-values.js";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../core/errors.js";
 import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../files/small-file.js";
+import { presets } from "../model/presets.js";
 import {
   type ArchitectureConfig,
   type ArchitectureFields,
   explainShape,
   shapeFromHuggingFace,
   validateShape,
-} from "../model/architectures.js";
-import { presets } from "../model/presets.js";
+} from "../model/shapes.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./schema.js";
 import {
   inSchemaOrder,

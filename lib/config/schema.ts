@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { strategyNames } from "../dist/strategy.js";
-import { shapeRules } from "../model/architectures.js";
 import { type PresetName, presets } from "../model/presets.js";
+import { shapeRules } from "../model/shapes.js";
 
 /**
  * The only list of options. Defaults, ranges and descriptions live here; the help text, validation, the

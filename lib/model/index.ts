@@ -1,5 +1,5 @@
 /** The public part of this room. */
-export { costOf, createModel, parameterCount } from "./architectures.js";
+export { createModel } from "./architectures.js";
 export { type Batch, batchTensors, type HostBatch } from "./batch.js";
 export type { Cost, FlopsPerToken } from "./cost.js";
 export type { FileTensor, HuggingFaceExtras, HuggingFaceFiles } from "./files.js";
@@ -13,3 +13,4 @@ export {
 export { Llama } from "./llama.js";
 export { fromHuggingFace, type LlamaConfig, llamaConfig, toHuggingFace } from "./llama-config.js";
 export { presets } from "./presets.js";
+export { costOf, parameterCount } from "./shapes.js";

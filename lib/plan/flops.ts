@@ -1,6 +1,6 @@
 import { checkInteger, checkNumber } from "../core/check-values.js";
-import { type ArchitectureConfig, costOf } from "../model/architectures.js";
 import type { FlopsPerToken } from "../model/cost.js";
+import { type ArchitectureConfig, costOf } from "../model/shapes.js";
 
 /**
  * Counts one token's training FLOPs, without anything recomputed. A recipe that masks attention across documents

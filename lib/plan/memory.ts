@@ -1,7 +1,8 @@
 import type { RunConfig } from "../config/index.js";
 import type { StrategyName } from "../dist/strategy.js";
-import { costOf, describeModel } from "../model/architectures.js";
+import { describeModel } from "../model/architectures.js";
 import type { PassCost } from "../model/cost.js";
+import { costOf } from "../model/shapes.js";
 import { planGroup } from "../nn/group.js";
 
 /** Bytes on one device, by what they hold. */

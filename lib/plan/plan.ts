@@ -6,8 +6,8 @@ import {
   resolveConfig,
 } from "../config/resolve.js";
 import { argumentError, checkOptions, checkString } from "../core/check-values.js";
-import { costOf } from "../model/architectures.js";
 import type { FlopsPerToken, ParameterBreakdown } from "../model/cost.js";
+import { costOf } from "../model/shapes.js";
 import { type MemoryPlan, planMemory, withTotal } from "./memory.js";
 import {
   fewestReferenceParameters,

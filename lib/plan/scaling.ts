@@ -3,7 +3,7 @@
 import type { RunConfig } from "../config/index.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
 import type { StrategyName } from "../dist/strategy.js";
-import { parameterCount } from "../model/architectures.js";
+import { parameterCount } from "../model/shapes.js";
 import { doesNotFit } from "./fitting.js";
 import { flopsPerToken } from "./flops.js";
 import {

@@ -7,7 +7,7 @@ import { FullShardSchedule } from "../dist/full-shard.js";
 import { ReplicatedSchedule } from "../dist/replicated.js";
 import type { StrategyName } from "../dist/strategy.js";
 import { Zero1Schedule } from "../dist/zero1.js";
-import { costOf } from "../model/architectures.js";
+import { costOf } from "../model/shapes.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { flopsPerToken } from "./flops.js";
 import { type Division, groupSizes, passOf } from "./memory.js";

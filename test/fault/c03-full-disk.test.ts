@@ -13,7 +13,7 @@ import {
   expectSpaceToSave,
 } from "../../lib/checkpoint/space.js";
 import { CheckpointError, UsageError } from "../../lib/core/errors.js";
-import { parameterCount } from "../../lib/model/architectures.js";
+import { parameterCount } from "../../lib/model/shapes.js";
 import { contentsOf, expectContents } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
 import { buildLibrary } from "../cli/build.js";

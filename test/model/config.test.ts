@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
 import { CheckpointError, ConfigError } from "../../lib/core/errors.js";
-import { parameterCount } from "../../lib/model/architectures.js";
 import {
   fromHuggingFace,
   llamaConfig,
@@ -9,6 +8,7 @@ import {
 } from "../../lib/model/llama-config.js";
 import { llamaParameters } from "../../lib/model/llama-cost.js";
 import { presets } from "../../lib/model/presets.js";
+import { parameterCount } from "../../lib/model/shapes.js";
 
 const quickstart = presets.quickstart;
 

@@ -16,11 +16,11 @@ import { memory, synchronize } from "../../lib/core/runtime.js";
 import { scope } from "../../lib/core/scope.js";
 import { markFile } from "../../lib/files/own-folder.js";
 import { generateTokens } from "../../lib/generate/generate.js";
-import { parameterCount } from "../../lib/model/architectures.js";
 import type { LanguageModel, Recompute } from "../../lib/model/language-model.js";
 import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
 import { presets } from "../../lib/model/presets.js";
+import { parameterCount } from "../../lib/model/shapes.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 
 const config = llamaConfig({

@@ -5,9 +5,10 @@ import { tensor } from "../../lib/core/create.js";
 import { ArgumentError } from "../../lib/core/errors.js";
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
-import { costOf, createModel, describeModel } from "../../lib/model/architectures.js";
+import { createModel, describeModel } from "../../lib/model/architectures.js";
 import { LanguageModel, type ModelConfig } from "../../lib/model/language-model.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
+import { costOf } from "../../lib/model/shapes.js";
 import { Embedding, Linear } from "../../lib/nn/index.js";
 import { relativeError } from "../support/reference.js";
 

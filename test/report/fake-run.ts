@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadConfig, type RunConfig } from "../../lib/config/index.js";
 import { decidePrecision } from "../../lib/config/precision.js";
-import { parameterCount } from "../../lib/model/architectures.js";
+import { parameterCount } from "../../lib/model/shapes.js";
 import { encodeStep, runFiles, type StepMetrics, writeRunInfo } from "../../lib/train/metrics.js";
 
 /** Text that would break the page without escaping. */

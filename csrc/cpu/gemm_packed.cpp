@@ -52,14 +52,17 @@ template <class T> void copy_rows(Stored<T> from, int64_t rows, int64_t columns,
   }
 }
 
-// The same for rows of kPanel columns, which lie far apart: later ones are fetched meanwhile.
-template <class T> void copy_whole_rows(Stored<T> from, int64_t rows, float* out) {
-  constexpr int64_t kAhead = 48;
+// The same for rows of whole panels, which lie far apart: later ones are fetched meanwhile. Panels lie rows * kPanel apart.
+template <class T> void copy_panels(Stored<T> from, int64_t rows, int64_t panels, float* out) {
+  constexpr int64_t kAhead = 16;
   for (int64_t i = 0; i < rows; ++i) {
     const T* row = from.data + i * from.stride;
-    fetch(row + kAhead * from.stride);
+    float* to = out + i * kPanel;
+    for (int64_t panel = 0; panel < panels; ++panel, row += kPanel, to += rows * kPanel) {
+      fetch(row + kAhead * from.stride);
 #pragma GCC unroll 4
-    for (int v = 0; v < kBlockVectors; ++v) store(out + i * kPanel + v * kLanes, load(row + v * kLanes));
+      for (int v = 0; v < kBlockVectors; ++v) store(to + v * kLanes, load(row + v * kLanes));
+    }
   }
 }
 
@@ -218,9 +221,7 @@ template <class In, class Out> class Product {
     const int64_t first_column = first_panel * kPanel, width = (last_panel - first_panel) * kPanel;
     for (int64_t step = 0; step < shape_.k; step += kDepth) {
       const int64_t steps = std::min(kDepth, shape_.k - step);
-      for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-        pack_panel(entry, panel, step, steps, panels + (panel - first_panel) * kPanel * steps);
-      }
+      pack_panels(entry, first_panel, last_panel, step, steps, panels);
       for (int64_t row = first_row; row < last_row; row += kTaskRows) {
         const int64_t rows = std::min(kTaskRows, last_row - row);
         const LeftRows left = rows_for_products(entry, row, rows, step, steps, rows_of_a);
@@ -285,22 +286,32 @@ template <class In, class Out> class Product {
 
   void pack_panel(const Round& round, int64_t entry, int64_t panel, int64_t depth) const {
     const int64_t from = depth * kDepth, steps = std::min(kDepth, round.steps - from);
-    pack_panel(round.first_entry + entry, round.first_panel + panel, round.first_step + from, steps,
-               packed_panel(round, entry, panel) + from * kPanel);
+    const int64_t first = round.first_panel + panel;
+    pack_panels(round.first_entry + entry, first, first + 1, round.first_step + from, steps,
+                packed_panel(round, entry, panel) + from * kPanel);
   }
 
-  // A panel of b over some steps.
-  void pack_panel(int64_t entry, int64_t panel, int64_t step, int64_t steps, float* out) const {
-    const int64_t column = panel * kPanel, width = std::min(kPanel, shape_.n - column);
+  // Panels of b over some steps; in `out` they lie kPanel * steps apart.
+  void pack_panels(int64_t entry, int64_t first, int64_t last, int64_t step, int64_t steps, float* out) const {
+    constexpr int64_t kAtOnce = 4;  // panels, so that stored rows are read in longer pieces
     const In* data = static_cast<const In*>(b_.data) + (b_.shared ? 0 : entry * shape_.k * shape_.n);
-    if (b_.transposed) {
-      if (width < kPanel) std::memset(out, 0, static_cast<size_t>(steps * kPanel) * sizeof(float));
-      return copy_turned(Stored<In>{data, shape_.k}.at(column, step), width, steps, out, kPanel);
+    const int64_t whole = shape_.n / kPanel;
+    for (int64_t panel = first; panel < last;) {
+      const int64_t column = panel * kPanel, width = std::min(kPanel, shape_.n - column);
+      float* to = out + (panel - first) * kPanel * steps;
+      if (width < kPanel) std::memset(to, 0, static_cast<size_t>(steps * kPanel) * sizeof(float));
+      if (b_.transposed) {
+        copy_turned(Stored<In>{data, shape_.k}.at(column, step), width, steps, to, kPanel);
+        ++panel;
+      } else if (width < kPanel) {
+        copy_rows(Stored<In>{data, shape_.n}.at(step, column), steps, width, to, kPanel);
+        ++panel;
+      } else {
+        const int64_t panels = std::min({kAtOnce, last - panel, whole - panel});
+        copy_panels(Stored<In>{data, shape_.n}.at(step, column), steps, panels, to);
+        panel += panels;
+      }
     }
-    const Stored<In> from = Stored<In>{data, shape_.n}.at(step, column);
-    if (width == kPanel) return copy_whole_rows(from, steps, out);
-    std::memset(out, 0, static_cast<size_t>(steps * kPanel) * sizeof(float));
-    copy_rows(from, steps, width, out, kPanel);
   }
 
   // Whether products take rows of a where they are stored. Rows a multiple of a page apart would share few places of the cache.

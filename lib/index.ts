@@ -57,7 +57,8 @@ export {
 } from "./dist/timeline.js";
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
-export { type GenerateOptions, generate, generateTokens } from "./generate/generate.js";
+export { generate, generateTokens } from "./generate/generate.js";
+export type { GenerateOptions } from "./generate/schema.js";
 export {
   fromHuggingFace,
   type LlamaConfig,

@@ -1,6 +1,7 @@
 import type { z } from "zod";
+import { defaultText, isRequired, metaOf } from "../core/option-kinds.js";
+import { optionsOf, schemaAt } from "../core/option-tree.js";
 import { runSchema } from "./schema.js";
-import { defaultOf, metaOf, optionsOf, schemaAt, unwrap } from "./tree.js";
 
 /** All options of a run with what they mean, what is allowed and the default; for `train --help-config`. */
 export function configHelp(): string {
@@ -28,12 +29,9 @@ function describe(path: string, option: z.ZodType): string[] {
 }
 
 function standardText(option: z.ZodType): string {
-  const value = defaultOf(option);
-  if (value !== undefined)
-    return `default ${typeof value === "string" ? value : JSON.stringify(value)}`;
-  const { standard } = metaOf(option);
+  const standard = defaultText(option);
   if (standard !== undefined) return `default ${standard}`;
-  return unwrap(option) === option ? "required" : "optional";
+  return isRequired(option) ? "required" : "optional";
 }
 
 /** The one-line description of an option, e.g. for the report's table. */

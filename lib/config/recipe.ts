@@ -1,9 +1,10 @@
 /** Which options have changed since a checkpoint was saved, and what follows from it for the run that goes on. */
 import { ConfigError } from "../core/errors.js";
+import { pathName } from "../core/option-names.js";
+import { leaves, valueAt } from "../core/option-tree.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { checkConfig, type LoadedConfig } from "./resolve.js";
 import { runSchema } from "./schema.js";
-import { leaves, pathName, valueAt } from "./tree.js";
 
 /** An option whose value differs; null stands for none. */
 export interface RecipeChange {

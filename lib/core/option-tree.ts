@@ -1,33 +1,10 @@
 import { z } from "zod";
-import type { OptionMeta } from "./schema.js";
+import { unwrap } from "./option-kinds.js";
+
+// Schemas of options as trees: sections with options, mappings and lists.
 
 /** A key of a section, a data set's path, or an index in a list. */
 export type Path = readonly (string | number)[];
-
-/** The schema without its optional and default wrappers. */
-export function unwrap(schema: z.ZodType): z.ZodType {
-  let inner = schema;
-  while (
-    inner instanceof z.ZodOptional ||
-    inner instanceof z.ZodDefault ||
-    inner instanceof z.ZodPrefault
-  ) {
-    inner = inner.unwrap() as z.ZodType;
-  }
-  return inner;
-}
-
-/** What the schema says about an option; of the outermost wrapper that says anything. */
-export function metaOf(schema: z.ZodType): OptionMeta {
-  const meta = (schema.meta() ?? unwrap(schema).meta()) as OptionMeta | undefined;
-  if (meta === undefined) throw new Error("an option without meta in config-schema.ts");
-  return meta;
-}
-
-/** The default that the schema itself holds; undefined if there is none or other options decide it. */
-export function defaultOf(schema: z.ZodType): unknown {
-  return schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined;
-}
 
 /** The options of a section by name; undefined for anything else. */
 export function optionsOf(schema: z.ZodType): Readonly<Record<string, z.ZodType>> | undefined {
@@ -57,13 +34,6 @@ export function valueAt(root: unknown, path: Path): unknown {
     value = (value as Record<string | number, unknown>)[key];
   }
   return value;
-}
-
-/** `data.train.data/text`, `sample.prompts[2]`. */
-export function pathName(path: Path): string {
-  return path
-    .map((key, i) => (typeof key === "number" ? `[${key}]` : i === 0 ? key : `.${key}`))
-    .join("");
 }
 
 /** Every option below a section, depth first, with its path; sections themselves are left out. */

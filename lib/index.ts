@@ -80,7 +80,13 @@ export * from "./optim/index.js";
 export { flopsPerToken, modelFlopsUtilisation } from "./plan/flops.js";
 export { planRun, type RunPlan } from "./plan/plan.js";
 export type { MachineOptions, ScalingPlan, StrategyPlan } from "./plan/scaling.js";
-export { prepare } from "./prepare/prepare.js";
+export {
+  type PrepareOptions,
+  type PrepareProgress,
+  type PrepareResult,
+  prepare,
+} from "./prepare/prepare.js";
+export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
 export type { DocumentChoice } from "./train/documents.js";
 export type { StepMetrics, Validation } from "./train/metrics.js";

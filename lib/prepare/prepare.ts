@@ -1,5 +1,6 @@
 import { access } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import type { z } from "zod";
 import { DataError, UsageError } from "../core/errors.js";
 import type { DatasetFile } from "../data/dataset-file.js";
 import { Tokenizer } from "../data/tokenizer.js";
@@ -11,44 +12,23 @@ import { checkOptions } from "./options.js";
 import { isSystemError } from "./pipeline/errors.js";
 import { Preparation } from "./pipeline/preparation.js";
 import { checkTarget, publish, removeWorkFolder, workFolder } from "./publish.js";
-import type { Input } from "./readers/input.js";
-import type { InvalidUtf8 } from "./readers/utf8.js";
+import type { Input, prepareSchema } from "./schema.js";
 
-export interface PrepareOptions {
+/** Options of `prepare` that are no plain values, beside those of the schema. */
+interface CallOptions {
   /** Files, folders and patterns, read in this order. */
   inputs: readonly (string | Input)[];
-  /** Folder of the data set: made whole or not at all; a data set that is there is replaced. */
-  out: string;
   /** A tokenizer, or the path of one. */
   tokenizer: Tokenizer | string;
-  /** Share of the documents to hold out for validation. Default: 0.05, or 0 if an input goes there anyway. */
-  validationFraction?: number;
-  /** A shard ends with the first document that brings it to this many tokens. Default: 2^27, 256 MiB. */
-  shardTokens?: number;
-  /** Refuse a shard if more of it stands in runs of one token. Default: 0.1. */
-  maxRunShare?: number;
-  /** What stands in front of each document. Default: "none". */
-  documentStart?: "none" | "bos";
-  /** What stands behind each document. Default: "eos". */
-  documentEnd?: "none" | "eos";
-  /** Leave out documents that have been there before, byte for byte. Default: false. */
-  deduplicate?: boolean;
-  /** Bytes that are no UTF-8: refuse the file (default), or put U+FFFD in their place. */
-  invalidUtf8?: InvalidUtf8;
-  /** Records that are no JSON objects or have no text: refuse the file (default), or leave them out. */
-  badRecords?: "error" | "skip";
-  /** Leave out files and folders that cannot be read, and say which. Default: false, an error. */
-  skipUnreadable?: boolean;
-  /** Processes that encode; 0: none, encode here. Default: one per core, or 0 for less than 4 MB. The bytes are the same. */
-  workers?: number;
-  /** Discard unfinished work that this call cannot go on with, because options or files differ. Default: false, an error. */
-  startOver?: boolean;
-  /** Replace what is in `out` even if it is no data set. */
-  overwrite?: boolean;
-  onProgress?: (progress: PrepareProgress) => void;
-  /** Stops the work. The same call later goes on with it. */
-  signal?: AbortSignal;
+  /** Called as the work goes on. Default: nothing is called. */
+  onProgress?: ((progress: PrepareProgress) => void) | undefined;
+  /** Stops the work. The same call later goes on with it. Default: nothing stops it. */
+  signal?: AbortSignal | undefined;
 }
+
+export interface PrepareOptions
+  extends CallOptions,
+    Omit<z.input<typeof prepareSchema>, keyof CallOptions> {}
 
 export interface PrepareProgress {
   documents: number;

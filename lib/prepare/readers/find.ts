@@ -11,9 +11,9 @@ import {
   statusOf,
 } from "../../files/list-folder.js";
 import { type PassedOver, refuseUnreadable } from "../../files/passed-over.js";
-import { type Input, type InputFile, type InputKind, inputKinds } from "./input.js";
+import type { Input, InputFile, InputKind } from "./input.js";
 import { excludedFolders, languageOfExtension, languages } from "./languages.js";
-import { checkSplit, chooseSplit } from "./split.js";
+import { chooseSplit } from "./split.js";
 
 export const textExtensions: ReadonlySet<string> = new Set([".txt", ".md"]);
 
@@ -62,7 +62,7 @@ function isAbout({ path }: FoundFile): boolean {
  * @param own paths, without links, of files and folders of the preparation itself, which are no input
  * @param skipUnreadable whether what cannot be read is left out
  * @throws DataError if the path is missing, holds no file of the kind or split, or something that cannot be read
- * @throws ArgumentError for an unknown kind, language or split, and for languages of anything but code
+ * @throws ArgumentError for an unknown language, and for languages of anything but code
  */
 export async function findInput(
   input: Input,
@@ -70,18 +70,12 @@ export async function findInput(
   skipUnreadable = false,
 ): Promise<FoundInput> {
   const { path, kind = "auto" } = input;
-  if (!inputKinds.includes(kind)) {
-    throw new ArgumentError(
-      `[prepare] expected kind ${inputKinds.map((name) => `"${name}"`).join(", ")}, got ${JSON.stringify(kind)}`,
-    );
-  }
   const extensions = codeExtensions(input.languages);
   if (input.languages !== undefined && kind !== "code") {
     throw new ArgumentError(
       `[prepare] ${path}: ${optionName("languages")} needs ${optionValue("kind", "code")}, got ${optionValue("kind", kind)}`,
     );
   }
-  checkSplit(input.split);
   const status = statusOf(path);
   if (typeof status !== "string") {
     const file = { path, bytes: status.size, mtimeMs: status.mtimeMs };

@@ -1,41 +1,13 @@
 import type { InvalidUtf8 } from "./utf8.js";
 
+export type { Input } from "../schema.js";
+
 /** How a file is read: whole, or record by record. */
 export type Format = "text" | "jsonl" | "parquet";
 
 /** Which files of a folder are read. */
 export const inputKinds = ["auto", "text", "code", "records"] as const;
 export type InputKind = (typeof inputKinds)[number];
-
-/** What to read. A plain string is `{ path }`. */
-export interface Input {
-  /** A file, a folder, or a pattern (`*` `?` `**` `[a-z]` `{a,b}`). */
-  path: string;
-  /**
-   * Which files of a folder: `text` for .txt and .md; `code` for source files by extension; `records` for .jsonl, .json
-   * (one object a line) and .parquet, also as .gz and .zst; `auto` (default) for records if the folder holds .jsonl,
-   * .parquet or compressed .json, as a Hugging Face data set does, or .json and no text but a README; else text.
-   */
-  kind?: InputKind;
-  /** Only these languages; for kind "code" alone. Default: all of `languages`. */
-  languages?: readonly string[];
-  /** Names of folders not to enter. Default: `excludedFolders` for code, none for others. */
-  exclude?: readonly string[];
-  /** Of records, the field with the text, with dots for nested fields. Default: "text", or "content" if that is there. */
-  textField?: string;
-  /** Keeps only records that fulfil this condition; see `parseFilter`. */
-  filter?: string;
-  /** Drops documents with fewer or more UTF-8 bytes. */
-  minBytes?: number;
-  maxBytes?: number;
-  /**
-   * Which split of a data set in files such as `data/train-00000-of-00010.parquet` or `validation/*.jsonl.zst`; "all"
-   * takes every file. Default: for records, "train" if the files tell splits apart; for text and code, every file.
-   */
-  split?: "train" | "validation" | "test" | "all";
-  /** Where its documents go whatever their hash: for data that comes with its own validation split. */
-  to?: "train" | "validation";
-}
 
 /** How documents are taken from files; the same for all inputs. */
 export interface ReadOptions {

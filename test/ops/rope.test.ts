@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { zeros } from "../../lib/core/create.js";
+import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import type { Tensor } from "../../lib/core/tensor.js";
-import { type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
+import { composedRope, type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
+import { expectComposed } from "../support/composed.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import { build, expectClose, type Reference, random, reference } from "../support/reference.js";
 
@@ -96,6 +97,25 @@ it("keeps the length of every pair and depends on relative positions alone", asy
     reference([8], () => 2),
   );
 });
+
+it.each<[number, number, RopeOptions]>([
+  [2, 1, { heads: 1 }],
+  [6, 3, { heads: 3, rotatedHeads: 2, position: 5 }],
+  [16, 4, { heads: 2, rotatedHeads: 0 }],
+  [64, 9, { heads: 3, rotatedHeads: 2 }],
+])(
+  "equals its composed form in value and gradient: head size %i, %i tokens, %j",
+  async (size, time, options) => {
+    const x = random([2, time, options.heads * size], 6);
+    const run = (op: typeof rope, more: object) => (x: Tensor) =>
+      op(x, table(size), { ...options, ...more });
+    await expectComposed(run(rope, {}), run(composedRope, {}), [x]);
+    // A first document of one token, and another behind it.
+    const starts = [0, 1].map((row) => Array.from({ length: time }, (_, t) => Math.min(t, row)));
+    const more = { documentStarts: tensor(starts, { dtype: "i32" }) };
+    await expectComposed(run(rope, more), run(composedRope, more), [x]);
+  },
+);
 
 describe("bad input to rope", () => {
   const x = () => zeros([2, 4, 3 * 8]);

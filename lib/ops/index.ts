@@ -1,6 +1,12 @@
 // All operations, one file each; a new one gets its line here. Composed forms stay in their files: they are definitions, and
 // the oracles of tests.
-export * from "./attention.js";
+export {
+  type AttentionOptions,
+  attention,
+  attentionCached,
+  type CachedAttentionOptions,
+  type DocumentAttentionOptions,
+} from "./attention.js";
 export * from "./binary.js";
 export { broadcastTo, type Operand } from "./broadcast.js";
 export * from "./cast.js";

@@ -91,6 +91,12 @@ export function texts(expects: string, description: string, notes: OptionNotes =
     .meta({ description, expects, value: "text", ...notes });
 }
 
+/**
+ * The schema of a section with these options. Declarations that name this type instead of leaving it to be inferred keep the
+ * options' doc comments for users of the package.
+ */
+export type OptionsSchema<T extends z.ZodRawShape> = z.ZodObject<T, z.core.$strict>;
+
 export function section<T extends z.ZodRawShape>(description: string, shape: T) {
   return z.strictObject(shape).meta({ description, expects: "a section with options of its own" });
 }

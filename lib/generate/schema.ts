@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { integer, positive, real, section } from "../core/option-kinds.js";
+import { integer, type OptionsSchema, positive, real, section } from "../core/option-kinds.js";
 
 // The only list of the options of generation. `generate`, the command line and a recipe's `sample` section take their names,
 // ranges, defaults and help from it; the doc comments are those of `GenerateOptions`.
@@ -23,7 +23,7 @@ export function maxTokens(min: number, max: number) {
   return integer(min, max, "tokens to write at most");
 }
 
-export const generateSchema = section("how a text is continued", {
+const generateOptions = {
   /** Tokens to add at most. */
   maxTokens: maxTokens(0, Number.MAX_SAFE_INTEGER),
   ...samplingOptions,
@@ -51,7 +51,12 @@ export const generateSchema = section("how a text is continued", {
       standard: "none",
     })
     .optional(),
-});
+};
+
+export const generateSchema: OptionsSchema<typeof generateOptions> = section(
+  "how a text is continued",
+  generateOptions,
+);
 
 /** How a text is continued. */
 export interface GenerateOptions extends z.input<typeof generateSchema> {}

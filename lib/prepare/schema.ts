@@ -4,6 +4,7 @@ import {
   choice,
   flag,
   integer,
+  type OptionsSchema,
   path,
   real,
   section,
@@ -17,7 +18,7 @@ import { inputKinds } from "./readers/input.js";
 
 const bytes = (description: string) => integer(0, Number.MAX_SAFE_INTEGER, description);
 
-export const inputSchema = section("what to read", {
+const inputOptions = {
   /** A file, a folder, or a pattern (`*` `?` `**` `[a-z]` `{a,b}`). */
   path: path("a file, a folder or a pattern"),
   /**
@@ -66,12 +67,17 @@ export const inputSchema = section("what to read", {
   to: choice(["train", "validation"], "side that its documents go to, whatever their hash", {
     standard: "by hash",
   }).optional(),
-});
+};
+
+export const inputSchema: OptionsSchema<typeof inputOptions> = section(
+  "what to read",
+  inputOptions,
+);
 
 /** What to read. A plain string is `{ path }`. */
 export interface Input extends z.input<typeof inputSchema> {}
 
-export const prepareSchema = section("what is made of the inputs", {
+const prepareOptions = {
   /** Folder of the data set: made whole or not at all; a data set that is there is replaced. */
   out: path("data set to make; one that is there is replaced", { value: "folder" }),
   /** The path of a tokenizer. */
@@ -112,4 +118,9 @@ export const prepareSchema = section("what is made of the inputs", {
   startOver: flag("discard unfinished work that differs in options or files").default(false),
   /** Replace what is in `out` even if it is no data set. Default: false, an error. */
   overwrite: flag("replace the output folder even if it is no data set").default(false),
-});
+};
+
+export const prepareSchema: OptionsSchema<typeof prepareOptions> = section(
+  "what is made of the inputs",
+  prepareOptions,
+);

@@ -101,11 +101,12 @@ export function section<T extends z.ZodRawShape>(description: string, shape: T) 
   return z.strictObject(shape).meta({ description, expects: "a section with options of its own" });
 }
 
-/** The schema without its optional, default and readonly wrappers. */
+/** The schema without its optional, nullable, default and readonly wrappers. */
 export function unwrap(schema: z.ZodType): z.ZodType {
   let inner = schema;
   while (
     inner instanceof z.ZodOptional ||
+    inner instanceof z.ZodNullable ||
     inner instanceof z.ZodDefault ||
     inner instanceof z.ZodPrefault ||
     inner instanceof z.ZodReadonly

@@ -177,6 +177,10 @@ describe("options of the wrong type", () => {
     [{ inputs: undefined }, /for inputs but received undefined/],
     [{ inputs: [{ path: "a", minBytes: -1 }] }, /integer from 0 .* for inputs\[0\]\.minBytes but/],
     [{ inputs: [{ path: "a", split: "tset" }] }, /for inputs\[0\]\.split .*; did you mean test\?/],
+    [
+      { inputs: [{ path: "a", kind: "pdf" }] },
+      /one of auto, text, code, records for inputs\[0\]\.kind but received "pdf"/,
+    ],
     [{ inputs: [{ path: "a", langages: ["c"] }] }, /unknown option inputs\[0\]\.langages; did/],
     [{ out: 5 }, /for out but received 5/],
     [{ out: "" }, /a path for out but received ""/],

@@ -115,6 +115,7 @@ describe("doc comments", () => {
     for (const [field, { comment, optional }] of fields) {
       expect(comment, field).not.toBe("");
       const option = shape[field];
+      if (option) expect(metaOf(option).description, field).not.toBe("");
       if (option) expect(optional, field).toBe(!isRequired(option));
       if (optional) expect(comment, field).toMatch(/Default: .+\.$/s);
       const standard = option && defaultOf(option);

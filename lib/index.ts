@@ -62,7 +62,8 @@ export {
 } from "./dist/timeline.js";
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
-export { type GenerateOptions, generate, generateTokens } from "./generate/generate.js";
+export { generate, generateTokens } from "./generate/generate.js";
+export type { GenerateOptions } from "./generate/schema.js";
 export * from "./model/index.js";
 export * from "./nn/index.js";
 export * from "./ops/index.js";
@@ -70,7 +71,13 @@ export * from "./optim/index.js";
 export { flopsPerToken, modelFlopsUtilisation } from "./plan/flops.js";
 export { planRun, type RunPlan } from "./plan/plan.js";
 export type { MachineOptions, ScalingPlan, StrategyPlan } from "./plan/scaling.js";
-export { prepare } from "./prepare/prepare.js";
+export {
+  type PrepareOptions,
+  type PrepareProgress,
+  type PrepareResult,
+  prepare,
+} from "./prepare/prepare.js";
+export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
 export type { StepMetrics, Validation } from "./train/metrics.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";

@@ -3,53 +3,30 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { parseDevice } from "../core/device.js";
 import { CheckpointError, NonFiniteError, UsageError } from "../core/errors.js";
-import { integerOption, numberOption } from "./options.js";
+import { section } from "../core/option-kinds.js";
+import { generateSchema, maxTokens, samplingOptions } from "../generate/schema.js";
+import { addOptions, givenOptions } from "./options.js";
 import { print, printError, printResult } from "./terminal.js";
 
-interface GenerateCommandOptions {
-  maxTokens: number;
-  temperature: number;
-  topK: number;
-  topP: number;
-  seed: number;
+/** The options of generation that the command line has. */
+const flags = section("how a text is continued", {
+  maxTokens: maxTokens(1, 1e9).default(200),
+  ...samplingOptions,
+  seed: generateSchema.shape.seed,
+});
+
+interface PlaceOptions {
   device: string;
   precision: "fp32" | "bf16";
 }
 
 export function addGenerate(program: Command): void {
-  program
+  const command = program
     .command("generate")
     .description("continue a text with a trained model")
     .argument("<folder>", "a run, a checkpoint, or a Hugging Face folder")
-    .argument("<prompt>", "beginning of the text; empty for a new document")
-    .addOption(integerOption("--max-tokens <n>", "tokens to write", 1, 1e9).default(200))
-    .addOption(
-      numberOption("--temperature <x>", "0 takes the likeliest token", { min: 0, max: 10 }).default(
-        0.8,
-      ),
-    )
-    .addOption(
-      integerOption(
-        "--top-k <n>",
-        "sample among this many likeliest tokens; 0: all",
-        0,
-        2 ** 24,
-      ).default(50),
-    )
-    .addOption(
-      numberOption("--top-p <x>", "sample among the likeliest with this total probability", {
-        above: 0,
-        max: 1,
-      }).default(1),
-    )
-    .addOption(
-      integerOption(
-        "--seed <n>",
-        "the same seed, the same text",
-        0,
-        Number.MAX_SAFE_INTEGER,
-      ).default(0),
-    )
+    .argument("<prompt>", "beginning of the text; empty for a new document");
+  addOptions(command, flags.shape, "set")
     .option("--device <device>", "cpu, cuda or cuda:N", "cpu")
     .addOption(
       new Option("--precision <p>", "of weights and activations")
@@ -59,7 +36,12 @@ export function addGenerate(program: Command): void {
     .action(run);
 }
 
-async function run(folder: string, prompt: string, options: GenerateCommandOptions): Promise<void> {
+async function run(
+  folder: string,
+  prompt: string,
+  options: PlaceOptions,
+  command: Command,
+): Promise<void> {
   const device = parseDevice(options.device);
   const [{ loadModel }, { generate }, { Tokenizer }] = await Promise.all([
     import("../checkpoint/model.js"),
@@ -74,8 +56,7 @@ async function run(folder: string, prompt: string, options: GenerateCommandOptio
   });
   tokenizer.assertFits({ vocabSize: model.config.vocabSize });
   printResult(prompt);
-  const { maxTokens, temperature, topK, topP, seed } = options;
-  const settings = { maxTokens, temperature, topK, topP, seed };
+  const settings = flags.parse(givenOptions(command, flags.shape));
   try {
     for await (const piece of generate(model, tokenizer, prompt, settings)) {
       printResult(piece);

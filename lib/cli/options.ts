@@ -1,5 +1,8 @@
 import type { EventEmitter } from "node:events";
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { z } from "zod";
+import { defaultOf, defaultText, metaOf, unwrap } from "../core/option-kinds.js";
+import { flagOf } from "../core/option-names.js";
 
 /** An option that may be given several times. Its values are collected. */
 export class RepeatableOption extends Option {
@@ -39,10 +42,58 @@ export function numberOption(
   });
 }
 
+/** Options of a schema by name, as a command line takes them. */
+type Shape = Readonly<Record<string, z.ZodType>>;
+
 /**
- * Parses plain decimal notation; anything else is NaN. Number() would also accept "", "0x10" and "
- * 1 ".
+ * Adds a flag for each option of a schema: its name, help and allowed values come from there.
+ * @param defaults `set` gives a value to each option that has a default. `told` leaves an option that is not given without a
+ *   value, for a file that may decide it, and the help names the default.
  */
+export function addOptions(command: Command, shape: Shape, defaults: "set" | "told"): Command {
+  for (const [name, schema] of Object.entries(shape)) {
+    const option = optionOf(name, schema, defaults === "told");
+    const standard = defaultOf(schema);
+    if (defaults === "set" && standard !== undefined) option.default(standard);
+    command.addOption(option);
+  }
+  return command;
+}
+
+function optionOf(name: string, schema: z.ZodType, tellDefault: boolean): Option {
+  const { description: purpose, expects, value } = metaOf(schema);
+  const kind = unwrap(schema);
+  const standard = tellDefault && !(kind instanceof z.ZodBoolean) ? defaultText(schema) : undefined;
+  const description = standard === undefined ? purpose : `${purpose} (default: ${standard})`;
+  if (kind instanceof z.ZodBoolean) return new Option(flagOf(name), description);
+  const flags = `${flagOf(name)} <${value}>`;
+  if (kind instanceof z.ZodArray) return new RepeatableOption(flags, purpose);
+  const option = new Option(flags, description);
+  if (kind instanceof z.ZodEnum) return option.choices(kind.options.map(String));
+  return option.argParser((written) => {
+    const typed = kind instanceof z.ZodNumber ? parseNumber(written) : written;
+    if (schema.safeParse(typed).success) return typed;
+    throw new InvalidArgumentError(`Expected ${expects}.`);
+  });
+}
+
+/** The values that a command line gave to options of a schema, by the options' names. */
+export function givenOptions<S extends z.ZodRawShape>(
+  command: Command,
+  shape: S,
+): Partial<z.output<z.ZodObject<S>>> {
+  const given = Object.keys(shape).map((name) => {
+    const option = command.options.find(({ long }) => long === flagOf(name)) as Option;
+    return [name, command.getOptionValue(option.attributeName()) as unknown] as const;
+  });
+  const isGiven = (value: unknown) =>
+    value !== undefined && !(Array.isArray(value) && value.length === 0);
+  return Object.fromEntries(given.filter(([, value]) => isGiven(value))) as Partial<
+    z.output<z.ZodObject<S>>
+  >;
+}
+
+/** NaN for anything but plain decimal notation: Number() also takes "", "0x10" and " 1 ". */
 function parseNumber(value: string): number {
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value) ? Number(value) : Number.NaN;
 }

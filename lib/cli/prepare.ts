@@ -1,5 +1,5 @@
 import { SingleBar } from "cli-progress";
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { boundedList } from "../core/bounded-list.js";
 import { exitCodes, UsageError } from "../core/errors.js";
 import { codeOfSignal, exitAtOnce } from "../core/exit.js";
@@ -7,115 +7,40 @@ import { visibleLine } from "../core/visible.js";
 import { formatBytes } from "../plan/format.js";
 import { loadPrepareConfig } from "../prepare/description.js";
 import type { PrepareOptions, PrepareProgress, PrepareResult } from "../prepare/prepare.js";
-import { type Input, type InputKind, inputKinds } from "../prepare/readers/input.js";
-import { integerOption, numberOption, RepeatableOption } from "./options.js";
+import { type Input, inputSchema, prepareSchema } from "../prepare/schema.js";
+import { addOptions, givenOptions } from "./options.js";
 import { catchStopSignals, tolerateFullOutput } from "./signals.js";
 import { print, printError } from "./terminal.js";
 
-interface PrepareCommandOptions extends Partial<Omit<PrepareOptions, "inputs">> {
-  config?: string;
-  kind?: InputKind;
-  language?: string[];
-  textField?: string;
-  filter?: string;
-  minBytes?: number;
-  maxBytes?: number;
-  split?: NonNullable<Input["split"]>;
-}
+// Of several inputs, a description says for each what a command line says for all.
+const selection = inputSchema.omit({ path: true, exclude: true, to: true }).shape;
+const { out, tokenizer, ...settings } = prepareSchema.shape;
 
 export function addPrepare(program: Command): void {
-  program
+  const command = program
     .command("prepare")
     .description("text, source code, jsonl and parquet to token shards")
     .argument(
       "[inputs...]",
       "files, folders and patterns, in this order; with --config, its folder",
     )
-    .option("--config <file>", "a recipe of the data set, e.g. configs/data/slimpajama.yaml")
-    .option("--out <folder>", "data set to make; one that is there is replaced")
-    .option("--tokenizer <path>", "a tokenizer.json or a folder with one")
-    .addOption(
-      new Option(
-        "--kind <kind>",
-        "files to take from folders: .txt and .md, source code, or jsonl and parquet (default: records, unless a folder holds text and no records but plain .json)",
-      ).choices(inputKinds),
-    )
-    .addOption(new RepeatableOption("--language <name>", "of source code, only this language"))
-    .option("--text-field <path>", "field of a record with its text (default: text or content)")
-    .option("--filter <expression>", "keep records like: meta.lang == 'en' and stars >= 10")
-    .addOption(integerOption("--min-bytes <n>", "drop shorter documents", 0, 2 ** 40))
-    .addOption(integerOption("--max-bytes <n>", "drop longer documents", 1, 2 ** 40))
-    .addOption(
-      new Option(
-        "--split <name>",
-        "split to read, by the names of files (default: of records, train if there are any)",
-      ).choices(["train", "validation", "test", "all"]),
-    )
-    .option("--deduplicate", "drop documents that have been there before, byte for byte")
-    .addOption(
-      numberOption("--validation-fraction <x>", "share of documents to hold out (default: 0.05)", {
-        min: 0,
-        max: 0.999999,
-      }),
-    )
-    .addOption(
-      integerOption("--shard-tokens <n>", "tokens per shard (default: 134217728)", 1, 2 ** 40),
-    )
-    .addOption(
-      numberOption("--max-run-share <x>", "refuse repetitive shards beyond this (default: 0.1)", {
-        min: 0,
-        max: 1,
-      }),
-    )
-    .addOption(
-      new Option("--document-start <what>", "in front of each document (default: none)").choices([
-        "none",
-        "bos",
-      ]),
-    )
-    .addOption(
-      new Option("--document-end <what>", "behind each document (default: eos)").choices([
-        "none",
-        "eos",
-      ]),
-    )
-    .addOption(
-      new Option(
-        "--invalid-utf8 <how>",
-        "bytes that are no UTF-8: refuse, or put U+FFFD in (default: error)",
-      ).choices(["error", "replace"]),
-    )
-    .addOption(
-      new Option(
-        "--bad-records <how>",
-        "records that are no JSON or have no text: refuse, or leave out (default: error)",
-      ).choices(["error", "skip"]),
-    )
-    .option("--skip-unreadable", "leave out files that cannot be read, and say which")
-    .addOption(
-      integerOption("--workers <n>", "processes that encode (default: one per core)", 0, 1024),
-    )
-    .option("--start-over", "discard unfinished work that differs in options or files")
-    .option("--overwrite", "replace the output folder even if it is no data set")
-    .action(async (inputs: string[], options: PrepareCommandOptions, command: Command) => {
+    .option("--config <file>", "a recipe of the data set, e.g. configs/data/slimpajama.yaml");
+  addOptions(command, { out, tokenizer, ...selection, ...settings }, "told").action(
+    async (inputs: string[], { config }: { config?: string }) => {
       tolerateFullOutput();
-      const result = await prepareWithProgress(await completeOptions(inputs, options, command));
+      const result = await prepareWithProgress(await completeOptions(inputs, config, command));
       if (result === null) process.exitCode = exitCodes.stopped;
-    });
+    },
+  );
 }
 
 /** The recipe's options with those of the command line on top. */
 async function completeOptions(
   paths: readonly string[],
-  { config, ...given }: PrepareCommandOptions,
+  config: string | undefined,
   command: Command,
 ): Promise<PrepareOptions> {
-  const { kind, language, textField, filter, minBytes, maxBytes, split, ...rest } = given;
-  const selection = { kind, textField, filter, minBytes, maxBytes, split };
-  const own = {
-    ...Object.fromEntries(Object.entries(selection).filter(([, value]) => value !== undefined)),
-    ...(language && language.length > 0 && { languages: language }),
-  };
+  const own = givenOptions(command, selection);
   let inputs: Input[] = paths.map((path) => ({ path, ...own }));
   let recipe: Partial<PrepareOptions> = {};
   if (config !== undefined) {
@@ -124,7 +49,7 @@ async function completeOptions(
     recipe = loaded.options;
     inputs = loaded.inputs.map((input) => ({ ...input, ...own }));
   } else if (paths.length === 0) command.error("error: missing required argument 'inputs'");
-  const options = { ...recipe, ...rest };
+  const options = { ...recipe, ...givenOptions(command, prepareSchema.shape) };
   const { out, tokenizer } = options;
   if (out === undefined) command.error("error: required option '--out <folder>' not specified");
   if (tokenizer === undefined)

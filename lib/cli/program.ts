@@ -1,7 +1,7 @@
 import { Command, CommanderError } from "commander";
-import { nearest } from "../config/tree.js";
 import { exitCodes, LlamaForgeError, OutOfMemoryError, StorageError } from "../core/errors.js";
 import { exitAtOnce } from "../core/exit.js";
+import { nearest } from "../core/option-tree.js";
 import { systemRefusal } from "../core/system-refusal.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";

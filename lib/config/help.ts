@@ -1,6 +1,7 @@
 import type { z } from "zod";
+import { defaultText, isRequired, metaOf } from "../core/option-kinds.js";
+import { optionsOf, schemaAt } from "../core/option-tree.js";
 import { runSchema } from "./schema.js";
-import { defaultOf, metaOf, optionsOf, schemaAt, unwrap } from "./tree.js";
 
 /**
  * Describes all options of a run, with meaning, allowed values and default, for `train
@@ -31,12 +32,9 @@ function describe(path: string, option: z.ZodType): string[] {
 }
 
 function standardText(option: z.ZodType): string {
-  const value = defaultOf(option);
-  if (value !== undefined)
-    return `default ${typeof value === "string" ? value : JSON.stringify(value)}`;
-  const { standard } = metaOf(option);
+  const standard = defaultText(option);
   if (standard !== undefined) return `default ${standard}`;
-  return unwrap(option) === option ? "required" : "optional";
+  return isRequired(option) ? "required" : "optional";
 }
 
 /** One-line description of an option, for example for the report's table. */

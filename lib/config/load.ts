@@ -1,10 +1,13 @@
 import { parse } from "yaml";
 import { checkArray, checkString, jsonText } from "../core/check-values.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
+import { unwrap } from "../core/option-kinds.js";
+import { pathName } from "../core/option-names.js";
+import { suggestKey } from "../core/option-problems.js";
+import { child, optionsOf, type Path } from "../core/option-tree.js";
 import { readYaml } from "../files/yaml.js";
-import { checkConfig, type LoadedConfig, suggestKey } from "./resolve.js";
+import { checkConfig, type LoadedConfig } from "./resolve.js";
 import { runSchema } from "./schema.js";
-import { child, optionsOf, type Path, pathName, unwrap } from "./tree.js";
 
 /**
  * Parses a run's configuration from YAML text.
@@ -110,7 +113,9 @@ export function parseOverride(
     const next = child(schema, key);
     if (next === undefined) {
       const unknown = pathName(path.slice(0, i + 1));
-      return { problem: `unknown option ${unknown}${suggestKey(path.slice(0, i), key)}` };
+      return {
+        problem: `unknown option ${unknown}${suggestKey(runSchema, path.slice(0, i), key)}`,
+      };
     }
     schema = next;
   }

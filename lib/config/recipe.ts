@@ -3,10 +3,11 @@
  * changes.
  */
 import { ConfigError } from "../core/errors.js";
+import { pathName } from "../core/option-names.js";
+import { leaves, valueAt } from "../core/option-tree.js";
 import { cosineSchedule } from "../optim/schedule.js";
 import { checkConfig, type LoadedConfig } from "./resolve.js";
 import { runSchema } from "./schema.js";
-import { leaves, pathName, valueAt } from "./tree.js";
 
 /** An option whose value differs; null stands for an absent value. */
 export interface RecipeChange {

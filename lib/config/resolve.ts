@@ -1,7 +1,7 @@
 import { join } from "node:path";
-import type { z } from "zod";
-import { jsonText } from "../core/check-values.js";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../core/errors.js";
+import { inWords, problemsOf } from "../core/option-problems.js";
+import { inSchemaOrder, optionsOf, type Path, schemaAt, valueAt } from "../core/option-tree.js";
 import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../files/small-file.js";
 import { presets } from "../model/presets.js";
 import {
@@ -12,19 +12,6 @@ import {
   validateShape,
 } from "../model/shapes.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./schema.js";
-import {
-  inSchemaOrder,
-  leaves,
-  metaOf,
-  nearest,
-  optionsOf,
-  type Path,
-  pathName,
-  schemaAt,
-  unwrap,
-  valueAt,
-} from "./tree.js";
-
 /** Number format of weights and activations. */
 export type Precision = "fp32" | "bf16";
 
@@ -65,9 +52,7 @@ export function resolveConfig(
 /** Returns the resolved configuration, or all of its problems. */
 export function checkConfig(input: unknown): { config?: LoadedConfig; problems: ConfigProblem[] } {
   const parsed = runSchema.safeParse(input);
-  const problems = parsed.success
-    ? []
-    : parsed.error.issues.flatMap((issue) => explain(issue, input));
+  const problems = problemsOf(runSchema, input, parsed).map(inWords);
   const read: Reader = (path) => {
     const option = schemaAt(runSchema, path)?.safeParse(valueAt(input, path));
     return option?.success ? option.data : undefined;
@@ -98,59 +83,6 @@ function complete(parsed: ParsedRunConfig, model: ArchitectureConfig): LoadedCon
     },
   };
   return inSchemaOrder(runSchema, config) as LoadedConfig;
-}
-
-/** Rewords a finding of zod: what is allowed, and which value came instead. */
-function explain(issue: z.core.$ZodIssue, input: unknown): ConfigProblem[] {
-  const path = issue.path as Path;
-  if (issue.code === "unrecognized_keys") {
-    return issue.keys.map((key) => ({
-      path: pathName([...path, key]),
-      message: `unknown option${suggestKey(path, key)}`,
-    }));
-  }
-  const option = schemaAt(runSchema, path);
-  if (option === undefined) return [{ path: pathName(path), message: issue.message }];
-  const value = valueAt(input, path);
-  if (value === undefined && optionsOf(option) !== undefined) {
-    const required = [...leaves(option, path)].filter(([, leaf]) => unwrap(leaf) === leaf);
-    return required.map(([leafPath, leaf]) => ({
-      path: pathName(leafPath),
-      message: `missing: expected ${metaOf(leaf).expects}`,
-    }));
-  }
-  const { expects } = metaOf(option);
-  const message =
-    value === undefined
-      ? `missing: expected ${expects}`
-      : `expected ${expects}, got ${show(value)}`;
-  return [{ path: pathName(path) || "(all)", message: message + suggestChoice(expects, value) }];
-}
-
-function show(value: unknown): string {
-  if (typeof value === "number") return String(value);
-  const json = jsonText(value);
-  return json.length > 80 ? `${json.slice(0, 77)}...` : json;
-}
-
-/**
- * Suggests a similar option, `; did you mean optimizer.peakLr?`, from the same section or else from
- * all sections.
- */
-export function suggestKey(parent: Path, key: string): string {
-  const siblings = optionsOf(schemaAt(runSchema, parent) ?? runSchema) ?? {};
-  const sibling = nearest(key, Object.keys(siblings));
-  if (sibling !== undefined) return `; did you mean ${pathName([...parent, sibling])}?`;
-  const everywhere = new Map([...leaves(runSchema)].map(([path]) => [String(path.at(-1)), path]));
-  const elsewhere = everywhere.get(nearest(key, everywhere.keys()) ?? "");
-  if (elsewhere !== undefined) return `; did you mean ${pathName(elsewhere)}?`;
-  return ` (allowed here: ${Object.keys(siblings).join(", ")})`;
-}
-
-function suggestChoice(expects: string, value: unknown): string {
-  if (!expects.startsWith("one of ") || typeof value !== "string") return "";
-  const close = nearest(value, expects.slice("one of ".length).split(", "));
-  return close === undefined ? "" : `; did you mean ${close}?`;
 }
 
 const optionalModelFields = { ropeTheta: 10_000, rmsNormEps: 1e-5, tieEmbeddings: false } as const;

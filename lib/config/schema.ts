@@ -1,61 +1,24 @@
 import { z } from "zod";
+import {
+  belowOne,
+  choice,
+  flag,
+  integer,
+  path,
+  positive,
+  real,
+  section,
+  text,
+} from "../core/option-kinds.js";
 import { strategyNames } from "../dist/strategy.js";
+import { maxTokens, samplingOptions } from "../generate/schema.js";
 import { type PresetName, presets } from "../model/presets.js";
 import { shapeRules } from "../model/shapes.js";
 
-/**
- * The only list of options. Defaults, ranges and descriptions live here; the help text, validation, the
- * types and the saved configuration derive from it. `expects` is what an error says is allowed; `standard`
- * describes a default that other options decide (filled in by config-resolve.ts).
- */
-export interface OptionMeta {
-  description: string;
-  expects: string;
-  standard?: string;
-}
+// The only list of a run's options. Defaults, ranges and descriptions live here; the help text, validation, the types and the
+// saved configuration derive from it. `standard` describes a default that other options decide (filled in by resolve.ts).
 
 const maxSteps = 1_000_000_000;
-
-function integer(min: number, max: number, description: string, standard?: string) {
-  const expects = `an integer from ${min} to ${max}`;
-  return z.int().min(min).max(max).meta({ description, expects, standard });
-}
-
-function real(min: number, max: number, description: string, standard?: string) {
-  const expects = `a number from ${min} to ${max}`;
-  return z.number().min(min).max(max).meta({ description, expects, standard });
-}
-
-function positive(max: number, description: string, standard?: string) {
-  const expects = `a number above 0, at most ${max}`;
-  return z.number().gt(0).max(max).meta({ description, expects, standard });
-}
-
-/** A decay rate: 1 would never forget. */
-function rate(description: string) {
-  const expects = "a number from 0 to below 1";
-  return z.number().min(0).lt(1).meta({ description, expects });
-}
-
-function choice<const T extends readonly [string, ...string[]]>(values: T, description: string) {
-  return z.enum(values).meta({ description, expects: `one of ${values.join(", ")}` });
-}
-
-function text(pattern: RegExp, expects: string, description: string, standard?: string) {
-  return z.string().regex(pattern).meta({ description, expects, standard });
-}
-
-function flag(description: string) {
-  return z.boolean().meta({ description, expects: "true or false" });
-}
-
-function path(description: string, standard?: string) {
-  return text(/^[^\0]+$/, "a path", description, standard);
-}
-
-function section<T extends z.ZodRawShape>(description: string, shape: T) {
-  return z.strictObject(shape).meta({ description, expects: "a section with options of its own" });
-}
 
 type NumericField = keyof typeof shapeRules;
 
@@ -85,12 +48,9 @@ const data = section("what to train on", {
         "data set folders (made by `llamaforge prepare`) and their weights; any positive scale",
       expects: "at least one `folder: weight` pair",
     }),
-  sequenceLength: integer(
-    1,
-    1_048_576,
-    "tokens per training window",
-    "model.contextLength",
-  ).optional(),
+  sequenceLength: integer(1, 1_048_576, "tokens per training window", {
+    standard: "model.contextLength",
+  }).optional(),
   prefetch: integer(1, 64, "micro-batches read ahead of the model").default(4),
   slowSeconds: positive(
     86_400,
@@ -117,16 +77,17 @@ const batch = section("a step trains on microBatch x accumulation windows", {
 
 const optimizer = section("AdamW with warm-up and cosine decay", {
   peakLr: positive(10, "learning rate after the warm-up").default(4e-4),
-  minLr: real(0, 10, "learning rate at the end of the decay", "peakLr / 10").optional(),
-  warmupSteps: integer(
-    0,
-    maxSteps,
-    "steps of linear warm-up",
-    "a tenth of decaySteps, at most 2000",
-  ).optional(),
-  decaySteps: integer(1, maxSteps, "step at which the cosine reaches minLr", "steps").optional(),
-  beta1: rate("decay of the first moment").default(0.9),
-  beta2: rate("decay of the second moment").default(0.95),
+  minLr: real(0, 10, "learning rate at the end of the decay", {
+    standard: "peakLr / 10",
+  }).optional(),
+  warmupSteps: integer(0, maxSteps, "steps of linear warm-up", {
+    standard: "a tenth of decaySteps, at most 2000",
+  }).optional(),
+  decaySteps: integer(1, maxSteps, "step at which the cosine reaches minLr", {
+    standard: "steps",
+  }).optional(),
+  beta1: belowOne("decay of the first moment").default(0.9),
+  beta2: belowOne("decay of the second moment").default(0.95),
   eps: positive(1, "added to the root of the second moment").default(1e-8),
   weightDecay: real(0, 10, "decoupled weight decay").default(0.1),
   decay: choice(
@@ -162,12 +123,9 @@ const guard = section("skips a step whose loss or gradient norm is not finite or
 const checkpoint = section("when to save, and what to keep", {
   every: integer(0, maxSteps, "steps between checkpoints; 0: only at the end").default(1000),
   keepLast: integer(2, 1_000_000, "newest checkpoints that stay").default(2),
-  keepEvery: integer(
-    1,
-    maxSteps,
-    "checkpoints at multiples of this stay for ever",
-    "none",
-  ).optional(),
+  keepEvery: integer(1, maxSteps, "checkpoints at multiples of this stay for ever", {
+    standard: "none",
+  }).optional(),
   keepBest: integer(0, 1_000_000, "checkpoints with the lowest validation loss that stay").default(
     0,
   ),
@@ -193,14 +151,8 @@ const sample = section("text written by the model while it trains", {
     .max(100)
     .meta({ description: "beginnings to continue", expects: "a list of at most 100 texts" })
     .default([]),
-  maxTokens: integer(1, 65_536, "tokens per sample").default(64),
-  temperature: real(0, 10, "0 takes the likeliest token; 1 samples as the model says").default(0.8),
-  topK: integer(
-    0,
-    2 ** 24,
-    "sample among this many likeliest tokens; 0 or more than there are: all",
-  ).default(50),
-  topP: positive(1, "sample among the likeliest tokens with this total probability").default(1),
+  maxTokens: maxTokens(1, 65_536).default(64),
+  ...samplingOptions,
 });
 
 const distributed = section("how the processes of a run work together", {
@@ -215,12 +167,9 @@ const distributed = section("how the processes of a run work together", {
     86_400,
     "how long processes wait for each other before the first step",
   ).default(600),
-  shardSize: integer(
-    1,
-    65_536,
-    "processes that share one copy of the model in hybrid_shard",
-    "those of a host",
-  ).optional(),
+  shardSize: integer(1, 65_536, "processes that share one copy of the model in hybrid_shard", {
+    standard: "those of a host",
+  }).optional(),
 });
 
 const init = section("where training starts from instead of random weights", {
@@ -236,14 +185,16 @@ export const runSchema = section("a training run", {
   seed: integer(0, Number.MAX_SAFE_INTEGER, "of initial weights, data order and samples").default(
     3407,
   ),
-  out: path("folder of the run: metrics, checkpoints, report", "runs/<name>").optional(),
+  out: path("folder of the run: metrics, checkpoints, report", {
+    standard: "runs/<name>",
+  }).optional(),
   device: text(/^(cpu|cuda(:\d{1,3})?)$/, "cpu, cuda or cuda:N", "where to compute").default("cpu"),
   precision: choice(
     ["auto", "fp32", "bf16"],
     "of weights and activations; bf16 keeps fp32 master weights, gradients, norms and sums; " +
       "auto is bf16 where the device computes in it (CUDA, CPUs with AVX-512 bf16), else fp32",
   ).default("bf16"),
-  threads: integer(1, 1024, "CPU threads of the kernels", "all cores").optional(),
+  threads: integer(1, 1024, "CPU threads of the kernels", { standard: "all cores" }).optional(),
   steps: integer(1, maxSteps, "optimizer steps of the whole run"),
   model: model.prefault({}),
   data,

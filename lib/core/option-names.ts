@@ -15,20 +15,42 @@ export function optionValue(name: string, value: string): string {
   return written.startsWith("--") ? `${written} ${value}` : `${written}: ${JSON.stringify(value)}`;
 }
 
+/**
+ * The name of an option within others: `inputs[2].minBytes`. A command line has one flag for all inputs: `--min-bytes`.
+ */
+export function optionPathName(path: readonly (string | number)[]): string {
+  if (!namesAreFlags()) return pathName(path);
+  return naming(String(path.findLast((key) => typeof key === "string")));
+}
+
 /** Makes messages name options as flags. Only a command line's process calls it. */
 export function nameOptionsAsFlags(): void {
-  naming = flagOf;
+  naming = nameOnCommandLine;
 }
 
 /** Whether `nameOptionsAsFlags` was called. */
 export function namesAreFlags(): boolean {
-  return naming === flagOf;
+  return naming === nameOnCommandLine;
+}
+
+/** Options that a command line has as arguments, without a flag. */
+const argumentNames: Readonly<Record<string, string>> = { inputs: "inputs", path: "inputs" };
+
+function nameOnCommandLine(name: string): string {
+  return argumentNames[name] ?? flagOf(name);
 }
 
 /** Options that collect several values, with the singular that their flag uses. */
 const singular: Readonly<Record<string, string>> = { languages: "language" };
 
-/** Flag of an option: `shardTokens` becomes `--shard-tokens`. */
+/** `data.train.data/text`, `sample.prompts[2]`. */
+export function pathName(path: readonly (string | number)[]): string {
+  return path
+    .map((key, i) => (typeof key === "number" ? `[${key}]` : i === 0 ? key : `.${key}`))
+    .join("");
+}
+
+/** The flag of an option: `shardTokens` is `--shard-tokens`. */
 export function flagOf(name: string): string {
   const word = singular[name] ?? name;
   return `--${word.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;

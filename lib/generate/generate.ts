@@ -5,39 +5,18 @@ import {
   checkInstance,
   checkInteger,
   checkObject,
-  checkOptions,
   checkString,
   describe,
 } from "../core/check.js";
 import { tensor } from "../core/create.js";
 import { ArgumentError } from "../core/errors.js";
+import { checkOptionsBy } from "../core/option-problems.js";
 import { outsideScopes, scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import { explainNonFinite } from "../model/finite.js";
 import { type Cache, LanguageModel } from "../model/language-model.js";
 import { type SampleOptions, sample, where } from "../ops/index.js";
-
-export interface GenerateOptions {
-  /** Tokens to add at most. */
-  maxTokens: number;
-  /** 0 takes the likeliest token; 1 samples as the model says (0.8). */
-  temperature?: number;
-  /** Sample among this many likeliest tokens; 0: all (50). */
-  topK?: number;
-  /** Sample among the likeliest tokens with this total probability (1). */
-  topP?: number;
-  /** The same seed, model and prompt give the same text (0). */
-  seed?: number;
-  /** Stops before this token, e.g. the end of a document. */
-  stopAt?: number | null;
-  /**
-   * How many ids the tokenizer has; none from here on is chosen. A model may have more rows than that, for its vocabulary is
-   * often padded to a round number. Default: all of the model's.
-   */
-  vocabSize?: number;
-  /** Ids below `vocabSize` that are never chosen, e.g. gaps in the tokenizer's vocabulary (none). */
-  never?: Iterable<number>;
-}
+import { type GenerateOptions, generateSchema } from "./schema.js";
 
 /** A token that the device has been told to choose. */
 interface ChosenToken {
@@ -56,7 +35,6 @@ interface Choice {
 
 function choiceOf(model: LanguageModel, { vocabSize, never = [] }: GenerateOptions): Choice {
   const { vocabSize: rows } = model.config;
-  if (vocabSize !== undefined) checkInteger("generate", "vocabSize", vocabSize, { min: 1 });
   const count = Math.min(rows, vocabSize ?? rows);
   const allowed = new Int32Array(count).fill(1);
   for (const id of never) {
@@ -97,17 +75,6 @@ function chooseNext(
   return { ids, id };
 }
 
-const generateOptions = [
-  "maxTokens",
-  "temperature",
-  "topK",
-  "topP",
-  "seed",
-  "stopAt",
-  "vocabSize",
-  "never",
-];
-
 /**
  * Continues a prompt token by token with a key/value cache. When the model's context is full it starts again from the
  * newest half of the text, so the length is not limited. While a token is on its way to the caller the device already works
@@ -123,15 +90,8 @@ export async function* generateTokens(
 ): AsyncGenerator<number, void, void> {
   const op = "generate";
   checkInstance(op, "model", model, LanguageModel, "a language model");
-  checkOptions(op, given, generateOptions);
-  const {
-    maxTokens,
-    temperature = 0.8,
-    topK = 50,
-    topP = 1,
-    seed = 0,
-    stopAt = null,
-  } = given ?? {};
+  const settings = checkOptionsBy(op, generateSchema, given);
+  const { maxTokens, temperature, topK, topP, seed, stopAt } = settings;
   const { vocabSize, contextLength } = model.config;
   if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
     throw argumentError(op, "an array of token ids", "prompt", prompt);
@@ -144,9 +104,7 @@ export async function* generateTokens(
       `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(wrong)}`,
     );
   }
-  checkInteger(op, "maxTokens", maxTokens, { min: 0 });
-  if (stopAt !== null) checkInteger(op, "stopAt", stopAt, { min: 0 });
-  const choice = choiceOf(model, given);
+  const choice = choiceOf(model, settings);
   const text = [...prompt];
   const length = Math.min(contextLength, prompt.length + maxTokens);
   let cache: Cache | null = null;
@@ -223,7 +181,7 @@ export async function* generate(
   checkFunction("generate", "tokenizer.encode", tokenizer.encode);
   checkFunction("generate", "tokenizer.decodeStream", tokenizer.decodeStream);
   checkString("generate", "prompt", prompt);
-  checkOptions("generate", options, generateOptions);
+  checkOptionsBy("generate", generateSchema, options);
   const encoded = Array.from(await tokenizer.encode(prompt));
   // Documents follow an end-of-sequence token in training, so that is what a new one begins after.
   const start = encoded.length > 0 ? encoded : tokenizer.eosId === null ? [] : [tokenizer.eosId];

@@ -11,9 +11,17 @@ import {
   checkShape,
   shapeText,
 } from "../core/check.js";
+import { arange } from "../core/create.js";
 import { ArgumentError, AutogradError, ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { mul } from "./binary.js";
+import { ge, le } from "./compare.js";
+import { matmul } from "./matmul.js";
+import { permute, reshape, transpose } from "./shape.js";
+import { split } from "./slice.js";
+import { softmax } from "./softmax.js";
+import { where } from "./where.js";
 
 export interface AttentionOptions {
   /** Query heads. */
@@ -182,4 +190,29 @@ export function attentionCached(
   );
   cache.changed(op);
   return o;
+}
+
+/**
+ * `attention` in plain operations: its definition, and the oracle of its test. It makes the time × time matrix.
+ * @param qkv (batch, time, (heads + 2 kvHeads) · headSize): all query heads, then all keys, then all values
+ * @returns (batch, time, heads · headSize)
+ */
+export function composedAttention(qkv: Tensor, options: CausalAttentionOptions): Tensor {
+  const { heads, kvHeads = heads, firstKey } = options;
+  const [batch, time, width] = qkv.shape as [number, number, number];
+  const headSize = width / (heads + 2 * kvHeads);
+  const { scale = 1 / Math.sqrt(headSize) } = options;
+  const parts = [heads, kvHeads, kvHeads].map((count) => count * headSize);
+  // One key/value head serves a group of heads / kvHeads query heads: (batch, kvHeads, group or 1, time, headSize).
+  const [queries, keys, values] = split(qkv, parts, -1).map((part) => {
+    const byHead = permute(reshape(part, [batch, time, -1, headSize]), [0, 2, 1, 3]);
+    return reshape(byHead, [batch, kvHeads, -1, time, headSize]);
+  }) as [Tensor, Tensor, Tensor];
+  const key = arange(time, { device: qkv.device });
+  const past = le(key, reshape(key, [time, 1])); // (time, time): 1 where a token sees a key
+  const seen = firstKey ? mul(past, ge(key, reshape(firstKey, [batch, 1, 1, time, 1]))) : past;
+  const scores = mul(matmul(queries, transpose(keys)), scale); // (batch, kvHeads, group, time, time)
+  const weights = softmax(where(seen, scores, Number.NEGATIVE_INFINITY));
+  const mixed = reshape(matmul(weights, values), [batch, heads, time, headSize]);
+  return reshape(permute(mixed, [0, 2, 1, 3]), [batch, time, heads * headSize]);
 }

@@ -11,6 +11,15 @@ import {
 import { ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { div } from "./binary.js";
+import { cast } from "./cast.js";
+import { ne } from "./compare.js";
+import { gather } from "./gather.js";
+import { sum } from "./reduce.js";
+import { squeeze, unsqueeze } from "./shape.js";
+import { logSoftmax } from "./softmax.js";
+import { neg } from "./unary.js";
+import { where } from "./where.js";
 
 export interface CrossEntropyOptions {
   /** Targets with this id are left out of the mean (-100). */
@@ -94,4 +103,22 @@ export function crossEntropy(
   });
   statistics.dispose();
   return result;
+}
+
+/**
+ * `crossEntropy` in plain operations: its definition, and the oracle of its test.
+ * @param logits  (..., classes)
+ * @param targets (...) i32
+ * @returns f32, one element without axes
+ */
+export function composedCrossEntropy(
+  logits: Tensor,
+  targets: Tensor,
+  { ignoreIndex = -100 }: CrossEntropyOptions = {},
+): Tensor {
+  const counts = ne(targets, ignoreIndex); // (...) i32: 1 where the target counts
+  const classes = where(counts, targets, 0); // any class will do for a target that does not
+  const chosen = gather(logSoftmax(cast(logits, "f32")), unsqueeze(classes, -1), -1); // (..., 1)
+  const losses = where(counts, neg(squeeze(chosen, -1)), 0);
+  return div(sum(losses), sum(cast(counts, "f32")));
 }

@@ -2,6 +2,9 @@ import { differentiable } from "../core/autograd.js";
 import { checkDType, checkFloat, checkRank, checkSameDevice } from "../core/check.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { broadcastTo } from "./broadcast.js";
+import { gather } from "./gather.js";
+import { reshape } from "./shape.js";
 import { weightGradient } from "./weight-gradient.js";
 
 /**
@@ -33,4 +36,16 @@ export function embedding(ids: Tensor, weight: Tensor): Tensor {
         : null,
     ],
   });
+}
+
+/**
+ * `embedding` in plain operations: its definition, and the oracle of its test.
+ * @param ids    (...) i32
+ * @param weight (vocabulary, hidden)
+ * @returns (..., hidden)
+ */
+export function composedEmbedding(ids: Tensor, weight: Tensor): Tensor {
+  const hidden = weight.shape[1] as number;
+  const rows = broadcastTo(reshape(ids, [-1, 1]), [ids.size, hidden]); // each id once per column
+  return reshape(gather(weight, rows, 0), [...ids.shape, hidden]);
 }

@@ -10,7 +10,8 @@ import {
 import { AutogradError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
-import { type CrossEntropyOptions, checkTargets } from "./cross-entropy.js";
+import { type CrossEntropyOptions, checkTargets, composedCrossEntropy } from "./cross-entropy.js";
+import { composedLinear } from "./linear.js";
 
 /** The gradient of a tensor that is no leaf has that tensor's dtype. */
 function inDType(gradient: Tensor, like: Tensor): Tensor {
@@ -149,4 +150,20 @@ export function linearTokenLosses(
   );
   for (const view of [matrix, ids, list]) view.dispose();
   return losses;
+}
+
+/**
+ * `linearCrossEntropy` in plain operations: its definition, and the oracle of its test.
+ * @param x       (..., hidden)
+ * @param weight  (vocabulary, hidden)
+ * @param targets (...) i32
+ * @returns f32, one element without axes
+ */
+export function composedLinearCrossEntropy(
+  x: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  return composedCrossEntropy(composedLinear(x, weight), targets, options);
 }

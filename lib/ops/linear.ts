@@ -10,6 +10,8 @@ import {
 import { ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { matmul } from "./matmul.js";
+import { transpose } from "./shape.js";
 
 /** A view with at least two axes. Products fold further leading axes into rows. */
 const asRows = (x: Tensor): Tensor => (x.rank >= 2 ? x : x.view([1, x.size]));
@@ -63,4 +65,14 @@ export function linear(x: Tensor, weight: Tensor): Tensor {
       return [dx, target ? null : dWeight];
     },
   });
+}
+
+/**
+ * `linear` in plain operations: its definition, and the oracle of its test.
+ * @param x      (..., in)
+ * @param weight (out, in)
+ * @returns (..., out)
+ */
+export function composedLinear(x: Tensor, weight: Tensor): Tensor {
+  return matmul(x, transpose(weight));
 }

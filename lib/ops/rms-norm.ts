@@ -10,6 +10,9 @@ import {
 import { ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { add, mul } from "./binary.js";
+import { mean } from "./reduce.js";
+import { rsqrt, square } from "./unary.js";
 import { weightGradient } from "./weight-gradient.js";
 
 function checkArguments(op: string, x: Tensor, weight: Tensor, eps: number): void {
@@ -135,4 +138,26 @@ export function addRmsNorm(
   });
   rstd.dispose();
   return result;
+}
+
+/**
+ * `rmsNorm` in plain operations: its definition, and the oracle of its test.
+ * @param x      (..., hidden)
+ * @param weight (hidden) of x's dtype
+ * @returns (..., hidden)
+ */
+export function composedRmsNorm(x: Tensor, weight: Tensor, eps = 1e-5): Tensor {
+  const meanSquare = mean(square(x), -1, { keepDims: true }); // (..., 1)
+  return mul(mul(x, rsqrt(add(meanSquare, eps))), weight);
+}
+
+/** `addRmsNorm` in plain operations: shapes as there. */
+export function composedAddRmsNorm(
+  x: Tensor,
+  skip: Tensor,
+  weight: Tensor,
+  eps = 1e-5,
+): [sum: Tensor, normed: Tensor] {
+  const sum = add(x, skip);
+  return [sum, composedRmsNorm(sum, weight, eps)];
 }

@@ -12,10 +12,17 @@ import {
   checkShape,
   shapeText,
 } from "../core/check.js";
+import { arange } from "../core/create.js";
 import { type Device, defaultDevice } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { add, mul, sub } from "./binary.js";
+import { lt } from "./compare.js";
+import { embedding } from "./embedding.js";
+import { reshape, squeeze } from "./shape.js";
+import { concat, split } from "./slice.js";
+import { where } from "./where.js";
 
 /**
  * Cosines and sines of all angles position · theta^(-2i/headSize), computed in double.
@@ -145,4 +152,34 @@ export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
   });
   if (inPlace) result.changed("rope");
   return result;
+}
+
+/**
+ * `rope` in plain operations, for f32: its definition, and the oracle of its test.
+ * @param x     (batch, time, heads · headSize)
+ * @param table (positions, headSize / 2, 2): the cosine and sine of each angle
+ * @returns the shape of x
+ */
+export function composedRope(
+  x: Tensor,
+  table: Tensor,
+  { heads, rotatedHeads = heads, position = 0, positions }: RopeOptions,
+): Tensor {
+  const [batch, time, width] = x.shape as [number, number, number];
+  const headSize = width / heads;
+  const { device } = x;
+  const tokens = reshape(arange(time, { start: position, device }), [1, time]);
+  const places = positions ?? tokens; // (batch or 1, time)
+  const angles = embedding(places, reshape(table, [-1, headSize])); // (batch or 1, time, headSize)
+  const pairs = reshape(angles, [-1, time, 1, headSize / 2, 2]);
+  const [cosine, sine] = split(pairs, 1, -1).map((part) => squeeze(part, -1)) as [Tensor, Tensor];
+  const byHead = reshape(x, [batch, time, heads, headSize]);
+  // Element i of a head is the first of a pair, element i + headSize / 2 the second.
+  const [first, second] = split(byHead, headSize / 2, -1) as [Tensor, Tensor];
+  const turned = concat(
+    [sub(mul(first, cosine), mul(second, sine)), add(mul(second, cosine), mul(first, sine))],
+    -1,
+  );
+  const head = reshape(arange(heads, { device }), [heads, 1]);
+  return reshape(where(lt(head, rotatedHeads), turned, byHead), x.shape);
 }

@@ -3,7 +3,10 @@ import { checkAxis, checkFloat } from "../core/check.js";
 import { native } from "../core/native.js";
 import { scope } from "../core/scope.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { div, sub } from "./binary.js";
+import { max, sum } from "./reduce.js";
 import { reshape, transpose } from "./shape.js";
+import { exp, log } from "./unary.js";
 
 /**
  * e^x / sum(e^x) along an axis, without overflow, computed in f32.
@@ -44,4 +47,25 @@ function overLastAxis(op: "softmax" | "logSoftmax", x: Tensor): Tensor {
       return [dx];
     },
   });
+}
+
+/** x - max(x) along an axis. The shift keeps e^x finite and changes neither softmax nor its gradient. */
+function shifted(x: Tensor, axis: number): Tensor {
+  return sub(x, max(x.detach(), axis, { keepDims: true }));
+}
+
+/**
+ * `softmax` in plain operations: its definition, and the oracle of its test.
+ * @param x of any shape
+ * @returns the shape of x
+ */
+export function composedSoftmax(x: Tensor, axis = -1): Tensor {
+  const e = exp(shifted(x, axis));
+  return div(e, sum(e, axis, { keepDims: true }));
+}
+
+/** `logSoftmax` in plain operations: shapes as for `composedSoftmax`. */
+export function composedLogSoftmax(x: Tensor, axis = -1): Tensor {
+  const y = shifted(x, axis);
+  return sub(y, log(sum(exp(y), axis, { keepDims: true })));
 }

@@ -3,6 +3,9 @@ import { checkFloat, shapeText } from "../core/check.js";
 import { ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import { mul } from "./binary.js";
+import { split } from "./slice.js";
+import { sigmoid } from "./unary.js";
 
 /**
  * SwiGLU on the packed product of one matrix: y = silu(gate) · up with silu(g) = g / (1 + e^-g).
@@ -31,4 +34,15 @@ export function swiglu(gateUp: Tensor): Tensor {
       return [dGateUp];
     },
   });
+}
+
+/**
+ * `swiglu` in plain operations: its definition, and the oracle of its test.
+ * @param gateUp (..., 2 · ffn): the gate half, then the up half
+ * @returns (..., ffn)
+ */
+export function composedSwiglu(gateUp: Tensor): Tensor {
+  const ffn = (gateUp.shape.at(-1) as number) / 2;
+  const [gate, up] = split(gateUp, ffn, -1) as [Tensor, Tensor]; // (..., ffn) each
+  return mul(mul(gate, sigmoid(gate)), up);
 }

@@ -1,44 +1,34 @@
 import { isAbsolute, join } from "node:path";
 import { z } from "zod";
 import { ConfigError, UsageError } from "../core/errors.js";
+import { path, section, unwrap } from "../core/option-kinds.js";
+import { inWords, problemsOf } from "../core/option-problems.js";
 import { readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
 import { readYaml } from "../files/yaml.js";
 import type { PrepareOptions } from "./prepare.js";
-import { type Input, inputKinds } from "./readers/input.js";
+import { type Input, inputSchema, prepareSchema } from "./schema.js";
 
-const path = z.string().min(1);
-const bytes = z.int().min(0);
+// A description says what to make, not what to discard for it.
+const described = prepareSchema.omit({ startOver: true, overwrite: true }).shape;
 
-const inputSchema = z.strictObject({
-  path,
-  kind: z.enum(inputKinds).optional(),
-  languages: z.array(z.string()).optional(),
-  exclude: z.array(z.string()).optional(),
-  textField: z.string().optional(),
-  filter: z.string().optional(),
-  minBytes: bytes.optional(),
-  maxBytes: bytes.optional(),
-  split: z.enum(["train", "validation", "test", "all"]).optional(),
-  to: z.enum(["train", "validation"]).optional(),
+const descriptionSchema = section("a data set", {
+  root: path("folder that the inputs' paths start from").optional(),
+  inputs: z.array(inputSchema).min(1).meta({
+    description: "what to read, in this order",
+    expects: "a list of at least one input",
+  }),
+  ...withoutDefaults(described),
 });
 
-const recipeSchema = z.strictObject({
-  /** Folder that the inputs' paths start from. */
-  root: path.optional(),
-  inputs: z.array(inputSchema).min(1),
-  out: path.optional(),
-  tokenizer: path.optional(),
-  validationFraction: z.number().min(0).lt(1).optional(),
-  shardTokens: z.int().min(1).optional(),
-  maxRunShare: z.number().min(0).max(1).optional(),
-  documentStart: z.enum(["none", "bos"]).optional(),
-  documentEnd: z.enum(["none", "eos"]).optional(),
-  deduplicate: z.boolean().optional(),
-  invalidUtf8: z.enum(["error", "replace"]).optional(),
-  badRecords: z.enum(["error", "skip"]).optional(),
-  skipUnreadable: z.boolean().optional(),
-  workers: z.int().min(0).max(1024).optional(),
-});
+/** Options that may all be left out, and then have no value: a command line may decide them. */
+function withoutDefaults<S extends z.ZodRawShape>(shape: S) {
+  const entries = Object.entries(shape).map(([name, option]) => {
+    return [name, unwrap(option as z.ZodType).optional()] as const;
+  });
+  return Object.fromEntries(entries) as {
+    [K in keyof S]: z.ZodOptional<z.ZodType<NonNullable<z.output<S[K]>>>>;
+  };
+}
 
 /**
  * Reads a recipe of `configs/data/`: the options of `prepare` in YAML.
@@ -60,13 +50,10 @@ export async function loadPrepareConfig(
     const faults = read.faults.map(({ place, message }) => ({ path: place, message }));
     throw new ConfigError(file, faults);
   }
-  const parsed = recipeSchema.safeParse(read.value);
+  const value = read.value ?? {};
+  const parsed = descriptionSchema.safeParse(value);
   if (!parsed.success) {
-    const problems = parsed.error.issues.map((issue) => ({
-      path: issue.path.join(".") || "(file)",
-      message: issue.message,
-    }));
-    throw new ConfigError(file, problems);
+    throw new ConfigError(file, problemsOf(descriptionSchema, value, parsed).map(inWords));
   }
   const { root: ownRoot = ".", inputs, ...options } = parsed.data;
   const base = root ?? ownRoot;

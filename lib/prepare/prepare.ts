@@ -1,5 +1,6 @@
 import { access } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import type { z } from "zod";
 import { DataError, UsageError } from "../core/errors.js";
 import type { DatasetFile } from "../data/dataset-file.js";
 import { Tokenizer } from "../data/tokenizer.js";
@@ -11,56 +12,23 @@ import { settingsOf } from "./options.js";
 import { isSystemError } from "./pipeline/errors.js";
 import { Preparation } from "./pipeline/preparation.js";
 import { checkTarget, publish, removeWorkFolder, workFolder } from "./publish.js";
-import type { Input } from "./readers/input.js";
-import type { InvalidUtf8 } from "./readers/utf8.js";
+import type { Input, prepareSchema } from "./schema.js";
 
-export interface PrepareOptions {
+/** Options of `prepare` that are no plain values, beside those of the schema. */
+interface CallOptions {
   /** Files, folders and patterns, read in this order. */
   inputs: readonly (string | Input)[];
-  /** Folder of the data set. It appears whole or not at all, and replaces an existing data set. */
-  out: string;
   /** A tokenizer, or the path of one. */
   tokenizer: Tokenizer | string;
-  /**
-   * Share of the documents to hold out for validation. Default: 0.05, or 0 if some input goes to
-   * validation as a whole.
-   */
-  validationFraction?: number;
-  /** A shard ends with the first document that brings it to this many tokens. Default: 2^27, 256 MiB. */
-  shardTokens?: number;
-  /**
-   * Largest share of a shard's tokens that may stand in runs of one token; above it the shard is
-   * refused. Default: 0.1.
-   */
-  maxRunShare?: number;
-  /** Token in front of each document. Default: "none". */
-  documentStart?: "none" | "bos";
-  /** Token after each document. Default: "eos". */
-  documentEnd?: "none" | "eos";
-  /** Leave out documents that are byte-for-byte copies of earlier ones. Default: false. */
-  deduplicate?: boolean;
-  /** Bytes that are not valid UTF-8: refuse the file (default), or replace them with U+FFFD. */
-  invalidUtf8?: InvalidUtf8;
-  /** Records that are not JSON objects or have no text: refuse the file (default), or skip them. */
-  badRecords?: "error" | "skip";
-  /** Skip files and folders that cannot be read, and list them. Default: false, an error. */
-  skipUnreadable?: boolean;
-  /**
-   * Number of encoder processes; 0 encodes in this process. Default: one per core, or 0 for less
-   * than 4 MB of input. The output bytes do not depend on it.
-   */
-  workers?: number;
-  /**
-   * Discard unfinished work that this call cannot resume because options or files differ. Default:
-   * false, an error.
-   */
-  startOver?: boolean;
-  /** Replace the content of `out` even if it is not a data set. */
-  overwrite?: boolean;
-  onProgress?: (progress: PrepareProgress) => void;
-  /** Stops the work. A later call with the same options resumes it. */
-  signal?: AbortSignal;
+  /** Called as the work proceeds. Default: nothing is called. */
+  onProgress?: ((progress: PrepareProgress) => void) | undefined;
+  /** Stops the work. A later call with the same options resumes it. Default: nothing stops it. */
+  signal?: AbortSignal | undefined;
 }
+
+export interface PrepareOptions
+  extends CallOptions,
+    Omit<z.input<typeof prepareSchema>, keyof CallOptions> {}
 
 export interface PrepareProgress {
   documents: number;

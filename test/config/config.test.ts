@@ -3,8 +3,10 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { configHelp, loadConfig, parseConfig, resolveConfig } from "../../lib/config/index.js";
 import { runSchema } from "../../lib/config/schema.js";
-import { leaves, metaOf, nearest, pathName } from "../../lib/config/tree.js";
 import { ConfigError, exitCodes, LlamaForgeError, UsageError } from "../../lib/core/errors.js";
+import { metaOf } from "../../lib/core/option-kinds.js";
+import { pathName } from "../../lib/core/option-names.js";
+import { leaves, nearest } from "../../lib/core/option-tree.js";
 import { presets } from "../../lib/model/presets.js";
 
 const minimal = "steps: 100\nmodel: {preset: quickstart}\ndata: {train: {data/a: 1}}\n";

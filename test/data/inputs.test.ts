@@ -100,8 +100,9 @@ describe("the split", () => {
         DataError,
       );
     }
-    await expect(findInput({ path, split: "dev" as never })).rejects.toThrow(
-      /expected split "train", .* got "dev"/,
+    const inputs = [{ path, split: "dev" as never }];
+    await expect(prepare({ inputs, out: "out", tokenizer: quickstart })).rejects.toThrow(
+      /expected one of train, validation, test, all for inputs\[0\]\.split but received "dev"/,
     );
   });
 });

@@ -173,15 +173,30 @@ describe("what is passed over by design", () => {
 
 describe("options of the wrong type", () => {
   it.each<[object, RegExp]>([
-    [{ inputs: (async function* () {})() }, /array of paths .* for inputs, got AsyncGenerator/],
-    [{ inputs: "a.txt" }, /for inputs, got string/],
-    [{ inputs: new Set(["a"]) }, /for inputs, got Set/],
-    [{ inputs: [null] }, /for inputs\[0\], got Null/],
-    [{ inputs: undefined }, /for inputs, got undefined/],
-    [{ out: 5 }, /for out, got number/],
-    [{ tokenizer: {} }, /for tokenizer, got Object/],
-    [{ onProgress: 1 }, /for onProgress, got number/],
-    [{ skipUnreadable: "yes" }, /for skipUnreadable, got string/],
+    [{ inputs: (async function* () {})() }, /array of paths .* for inputs but .* AsyncGenerator/],
+    [{ inputs: "a.txt" }, /for inputs but received "a.txt"/],
+    [{ inputs: new Set(["a"]) }, /for inputs but received Set/],
+    [{ inputs: [null] }, /for inputs\[0\] but received null/],
+    [{ inputs: undefined }, /for inputs but received undefined/],
+    [{ inputs: [{ path: "a", minBytes: -1 }] }, /integer from 0 .* for inputs\[0\]\.minBytes but/],
+    [{ inputs: [{ path: "a", split: "tset" }] }, /for inputs\[0\]\.split .*; did you mean test\?/],
+    [
+      { inputs: [{ path: "a", kind: "pdf" }] },
+      /one of auto, text, code, records for inputs\[0\]\.kind but received "pdf"/,
+    ],
+    [{ inputs: [{ path: "a", langages: ["c"] }] }, /unknown option inputs\[0\]\.langages; did/],
+    [{ out: 5 }, /for out but received 5/],
+    [{ out: "" }, /a path for out but received ""/],
+    [{ tokenizer: {} }, /for tokenizer but received \{\}/],
+    [{ onProgress: 1 }, /for onProgress but received 1/],
+    [{ signal: {} }, /an AbortSignal for signal/],
+    [{ workers: 1.5 }, /an integer from 0 to 1024 for workers but received 1.5/],
+    [{ skipUnreadable: "yes" }, /for skipUnreadable but received "yes"/],
+    [
+      { validationFration: 0.1 },
+      /unknown option validationFration; did you mean validationFraction/,
+    ],
+    [{ documentEnd: "none" }, /documentStart and documentEnd are none/],
   ])("%o are an ArgumentError", async (change, message) => {
     const options = { inputs: ["a.txt"], out: "out", tokenizer: quickstart, ...change };
     const error = await prepare(options as never).catch((reason: unknown) => reason);

@@ -256,7 +256,7 @@ describe("prepare refuses", () => {
   });
 
   it.each<[Partial<PrepareOptions>, RegExp]>([
-    [{ inputs: [] }, /at least one path for inputs/],
+    [{ inputs: [] }, /paths or inputs, at least one .* for inputs/],
     [{ validationFraction: 1 }, /validationFraction/],
     [{ validationFraction: Number.NaN }, /validationFraction/],
     [{ shardTokens: 0 }, /shardTokens/],

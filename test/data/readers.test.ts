@@ -126,12 +126,6 @@ describe("readers", () => {
     ["a missing path", { path: "/nonexistent/x" }, DataError, /cannot read \/nonexistent\/x/],
     ["a device", { path: "/dev/null" }, DataError, /no regular files \(FIFO, socket, device\)/],
     [
-      "an unknown kind",
-      { path: "/tmp", kind: "pdf" as never },
-      ArgumentError,
-      /kind "auto", "text", "code", "records"/,
-    ],
-    [
       "an unknown language",
       { path: "/tmp", kind: "code", languages: ["klingon"] },
       ArgumentError,

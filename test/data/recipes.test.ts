@@ -73,13 +73,17 @@ describe("recipes", () => {
   it("name all that is wrong with them at once", async () => {
     const folder = await temporaryFolder();
     const file = join(folder, "bad.yaml");
-    await writeFile(file, "inputs:\n  - path: a\n    colour: 1\nshardTokens: 0\n");
+    const lines = ["inputs:", "  - path: a", "    color: 1", "shardTokens: 0", "overwrite: true"];
+    await writeFile(file, lines.join("\n"));
     const error = await loadPrepareConfig(file).catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(ConfigError);
-    expect((error as ConfigError).problems.map(({ path }) => path)).toEqual([
-      "inputs.0",
-      "shardTokens",
-    ]);
+    const problems = (error as ConfigError).problems.map(({ path, message }) => [path, message]);
+    // A description cannot discard what stands in its way: that is for a call to say.
+    expect(Object.fromEntries(problems)).toEqual({
+      "inputs[0].color": expect.stringMatching(/^unknown option/),
+      shardTokens: "expected an integer from 1 to 9007199254740991, got 0",
+      overwrite: expect.stringMatching(/^unknown option/),
+    });
     await expect(loadPrepareConfig(join(folder, "none.yaml"))).rejects.toThrow(UsageError);
   });
 });

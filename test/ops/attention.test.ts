@@ -6,9 +6,15 @@ import { ArgumentError, AutogradError, DTypeError, ShapeError } from "../../lib/
 import { memory, resetPeakMemory, synchronize } from "../../lib/core/runtime.js";
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
-import { type AttentionOptions, attention, attentionCached } from "../../lib/ops/attention.js";
+import {
+  type AttentionOptions,
+  attention,
+  attentionCached,
+  composedAttention,
+} from "../../lib/ops/attention.js";
 import { concat, slice } from "../../lib/ops/slice.js";
 import { causalAttention, packedHeads, startsOf } from "../support/attention-reference.js";
+import { expectComposed } from "../support/composed.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   expectClose,
@@ -259,6 +265,24 @@ it("needs memory in proportion to time, not to its square", async () => {
   expect(long).toBeGreaterThan(short);
   expect(long / short).toBeLessThan(2.5); // a matrix of scores would take 4 times as much
 });
+
+it.each<[number, number, number, number]>([
+  [1, 2, 1, 1],
+  [7, 4, 4, 2],
+  [65, 64, 2, 1],
+  [90, 34, 3, 3],
+])(
+  "equals its composed form in value and gradient: time %i, head size %i, heads %i of %i",
+  async (time, size, heads, kvHeads) => {
+    const starts = startsOf([[3, 1], [Math.ceil(time / 2)]], time);
+    const firstKey = tensor(starts, { shape: [2, time], dtype: "i32" });
+    for (const more of [{}, { scale: 0.3 }, { firstKey }]) {
+      const of = (op: typeof attention) => (qkv: Tensor) => op(qkv, { heads, kvHeads, ...more });
+      const qkv = packedHeads(2, time, { heads, kvHeads }, size, 11);
+      await expectComposed(of(attention), of(composedAttention), [qkv]);
+    }
+  },
+);
 
 describe("bad input to attention", () => {
   const qkv = () => zeros([2, 5, 8 * 4]);

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import type { Tensor } from "../../lib/core/tensor.js";
-import { crossEntropy } from "../../lib/ops/cross-entropy.js";
+import { composedCrossEntropy, crossEntropy } from "../../lib/ops/cross-entropy.js";
+import { expectComposed } from "../support/composed.js";
 import { crossEntropyReference, someTargets } from "../support/cross-entropy-reference.js";
 import { toTensor } from "../support/float-ops.js";
 import {
@@ -99,6 +100,20 @@ it.each([5, -1, 2147483647])(
       message: expect.stringContaining(`target ${id} of row 2`),
     });
     expect(await crossEntropy(zeros([4, 5]), ids([0, 1, 2, 3])).item()).toBeCloseTo(Math.log(5), 5);
+  },
+);
+
+it.each([
+  [1, 2],
+  [4, 31],
+  [17, 130],
+])(
+  "equals its composed form in value and gradient: %i rows of %i classes, some ignored",
+  async (rows, classes) => {
+    const targets = ids(someTargets(rows, classes, 5), [1, rows]);
+    const of = (op: typeof crossEntropy) => (x: Tensor) => op(x, targets, { ignoreIndex: 5 });
+    const x = random([1, rows, classes], 5, { low: -3, high: 3 });
+    await expectComposed(of(crossEntropy), of(composedCrossEntropy), [x]);
   },
 );
 

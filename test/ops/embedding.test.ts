@@ -4,7 +4,8 @@ import { DTypeError, NativeError, ShapeError } from "../../lib/core/errors.js";
 import { synchronize } from "../../lib/core/runtime.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { cast } from "../../lib/ops/cast.js";
-import { embedding } from "../../lib/ops/embedding.js";
+import { composedEmbedding, embedding } from "../../lib/ops/embedding.js";
+import { expectComposed } from "../support/composed.js";
 import { toTensor } from "../support/float-ops.js";
 import {
   at,
@@ -77,6 +78,19 @@ describe.each(["f32", "bf16"] as const)("embedding in %s", (dtype) => {
     await expectClose(leaf.grad as Tensor, scattered(ids, dy, 4), tolerances[dtype].gradient);
   });
 });
+
+it.each([
+  [[], 1, 1],
+  [[2, 3], 5, 33],
+  [[600], 50, 65],
+])(
+  "equals its composed form in value and gradient: ids %j, table (%i, %i)",
+  async (shape, vocab, hidden) => {
+    const ids = idTensor(randomIntegers(shape, 4, 0, vocab));
+    const of = (op: typeof embedding) => (weight: Tensor) => op(ids, weight);
+    await expectComposed(of(embedding), of(composedEmbedding), [random([vocab, hidden], 5)]);
+  },
+);
 
 describe("bad input to embedding", () => {
   it.each([

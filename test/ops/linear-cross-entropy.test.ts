@@ -7,8 +7,13 @@ import { memory, resetPeakMemory, synchronize } from "../../lib/core/runtime.js"
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { linear } from "../../lib/ops/linear.js";
-import { linearCrossEntropy, linearTokenLosses } from "../../lib/ops/linear-cross-entropy.js";
+import {
+  composedLinearCrossEntropy,
+  linearCrossEntropy,
+  linearTokenLosses,
+} from "../../lib/ops/linear-cross-entropy.js";
 import { transpose } from "../../lib/ops/shape.js";
+import { expectComposed } from "../support/composed.js";
 import { crossEntropyReference, product, someTargets } from "../support/cross-entropy-reference.js";
 import { toTensor } from "../support/float-ops.js";
 import {
@@ -315,6 +320,20 @@ it.each([5, -7])(
     });
     const good = linearCrossEntropy(zeros([3, 4]), toTensor(random([5, 4], 1)), ids([0, 1, 2]));
     expect(await good.item()).toBeCloseTo(Math.log(5), 5);
+  },
+);
+
+it.each([
+  [1, 3, 2],
+  [4, 17, 31],
+  [70, 40, 129],
+])(
+  "equals its composed form in value and gradients: %i rows, hidden %i, %i classes",
+  async (rows, hidden, classes) => {
+    const targets = ids(someTargets(rows, classes, -100));
+    const of = (op: typeof linearCrossEntropy) => (x: Tensor, w: Tensor) => op(x, w, targets);
+    const inputs = [random([rows, hidden], 5), random([classes, hidden], 6)];
+    await expectComposed(of(linearCrossEntropy), of(composedLinearCrossEntropy), inputs);
   },
 );
 

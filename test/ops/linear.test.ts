@@ -3,7 +3,8 @@ import { zeros } from "../../lib/core/create.js";
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
 import type { Tensor } from "../../lib/core/tensor.js";
-import { linear } from "../../lib/ops/linear.js";
+import { composedLinear, linear } from "../../lib/ops/linear.js";
+import { expectComposed } from "../support/composed.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   expectClose,
@@ -122,6 +123,16 @@ it("leaves no tensor behind", async () => {
   }
   await synchronize();
   expect(memory().tensors).toBeLessThanOrEqual(before);
+});
+
+it.each([
+  [[7], 3],
+  [[3, 7], 2],
+  [[2, 2, 31], 9],
+  [[400, 33], 65],
+])("equals its composed form in value and gradients: x %j, %i outputs", async (shape, outputs) => {
+  const inputs = [random(shape, 6), random([outputs, shape.at(-1) as number], 7)];
+  await expectComposed(linear, composedLinear, inputs);
 });
 
 describe("bad input to linear", () => {

@@ -3,7 +3,14 @@ import { ones, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { memory } from "../../lib/core/runtime.js";
 import type { Tensor } from "../../lib/core/tensor.js";
-import { addRmsNorm, rmsNorm } from "../../lib/ops/rms-norm.js";
+import { mul } from "../../lib/ops/binary.js";
+import {
+  addRmsNorm,
+  composedAddRmsNorm,
+  composedRmsNorm,
+  rmsNorm,
+} from "../../lib/ops/rms-norm.js";
+import { expectComposed } from "../support/composed.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
   build,
@@ -160,6 +167,21 @@ it("lets a NaN through to its own row only", async () => {
   expect(new Set(broken)).toEqual(new Set([1]));
   expect(broken).toHaveLength(20);
 });
+
+it.each(shapes)(
+  "equals its composed form in value and gradients, for $shape",
+  async ({ shape }) => {
+    const x = random(shape, 1, { low: -2, high: 2 });
+    const skip = random(shape, 2);
+    const weight = random([shape.at(-1) as number], 3, { low: 0.5, high: 1.5 });
+    const norm = (op: typeof rmsNorm) => (x: Tensor, weight: Tensor) => op(x, weight);
+    await expectComposed(norm(rmsNorm), norm(composedRmsNorm), [x, weight]);
+    // A product of both results, so that each gets a gradient.
+    const both = (op: typeof addRmsNorm) => (x: Tensor, skip: Tensor, weight: Tensor) =>
+      mul(...op(x, skip, weight));
+    await expectComposed(both(addRmsNorm), both(composedAddRmsNorm), [x, skip, weight]);
+  },
+);
 
 describe("bad input to the norms", () => {
   const x = () => zeros([4, 8, 16]);

@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import type { Tensor } from "../../lib/core/tensor.js";
-import { type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
+import { composedRope, type RopeOptions, rope, ropeTable } from "../../lib/ops/rope.js";
+import { expectComposed } from "../support/composed.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import { build, expectClose, type Reference, random, reference } from "../support/reference.js";
 
@@ -153,6 +154,27 @@ it.each([-1, 8, 2 ** 31 - 1])(
     );
     const y = rope(zeros([1, 20, 24]), ropeTable(8, 8), { heads: 3, positions: good });
     expect([...(await y.toArray())].every((v) => v === 0)).toBe(true);
+  },
+);
+
+it.each<[number, number, RopeOptions]>([
+  [2, 1, { heads: 1 }],
+  [6, 3, { heads: 3, rotatedHeads: 2, position: 5 }],
+  [16, 4, { heads: 2, rotatedHeads: 0 }],
+  [64, 9, { heads: 3, rotatedHeads: 2 }],
+])(
+  "equals its composed form in value and gradient: head size %i, %i tokens, %j",
+  async (size, time, options) => {
+    const x = random([2, time, options.heads * size], 6);
+    const run = (op: typeof rope, more: object) => (x: Tensor) =>
+      op(x, table(size), { ...options, ...more });
+    await expectComposed(run(rope, {}), run(composedRope, {}), [x]);
+    // A first document of one token, and another behind it.
+    const places = [0, 1].map((row) =>
+      Array.from({ length: time }, (_, t) => t - Math.min(t, row)),
+    );
+    const more = { position: 0, positions: tensor(places, { dtype: "i32" }) };
+    await expectComposed(run(rope, more), run(composedRope, more), [x]);
   },
 );
 

@@ -1,9 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { tensor } from "../../lib/core/create.js";
 import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { mul } from "../../lib/ops/binary.js";
 import { sum } from "../../lib/ops/reduce.js";
-import { logSoftmax, softmax } from "../../lib/ops/softmax.js";
+import { composedLogSoftmax, composedSoftmax, logSoftmax, softmax } from "../../lib/ops/softmax.js";
+import { expectComposed } from "../support/composed.js";
 import { checkOperation } from "../support/operations.js";
 import * as reference from "../support/reference.js";
 import { map, type Reference, random, reduce, total, zip } from "../support/reference.js";
@@ -91,4 +93,16 @@ it("gives cross-entropy and its gradient when composed", async () => {
       ),
     inputs: [x, weights],
   });
+});
+
+it.each([
+  [[1], -1],
+  [[3, 17], 0],
+  [[2, 3, 5], 1],
+  [[2, 131], -1],
+])("equal their composed forms in value and gradient, for %j over axis %i", async (shape, axis) => {
+  const x = random(shape, 5, { low: -4, high: 4 });
+  const over = (op: typeof softmax) => (x: Tensor) => op(x, axis);
+  await expectComposed(over(softmax), over(composedSoftmax), [x]);
+  await expectComposed(over(logSoftmax), over(composedLogSoftmax), [x]);
 });

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
-import { swiglu } from "../../lib/ops/swiglu.js";
+import { composedSwiglu, swiglu } from "../../lib/ops/swiglu.js";
+import { expectComposed } from "../support/composed.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import { at, build, expectClose, type Reference, random } from "../support/reference.js";
 
@@ -63,3 +64,10 @@ it.each([
   expect(call).toThrow(type);
   expect(call).toThrow(message);
 });
+
+it.each([[[2]], [[3, 30]], [[2, 2, 62]], [[70, 128]]])(
+  "equals its composed form in value and gradient, for %j",
+  async (shape) => {
+    await expectComposed(swiglu, composedSwiglu, [random(shape, 3, { low: -6, high: 6 })]);
+  },
+);

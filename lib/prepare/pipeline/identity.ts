@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { datasetVersion } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
-import type { WorkFacts } from "../journal.js";
+import type { DecidingOptions, WorkFacts } from "../journal.js";
 import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Position } from "./batch.js";
@@ -12,8 +12,19 @@ export function workOf(
   tokenizer: Tokenizer,
   found: readonly FoundInput[],
 ): WorkFacts {
-  // Options that only matter after an error do not change the identity of the work.
-  const { invalidUtf8, badRecords, maxRunShare, skipUnreadable: _, ...options } = settings;
+  const { inputs, validationFraction, shardTokens, documentStart, documentEnd, deduplicate } =
+    settings;
+  // In this order whatever the schema's is: it is hashed, and unfinished work must stay of use. Options that only matter
+  // after an error are not among them.
+  const options: DecidingOptions = {
+    inputs,
+    validationFraction,
+    shardTokens,
+    documentStart,
+    documentEnd,
+    deduplicate,
+  };
+  const { invalidUtf8, badRecords, maxRunShare } = settings;
   const { sha256 } = tokenizer;
   const identity = createHash("sha256").update(JSON.stringify([datasetVersion, options, sha256]));
   for (const bytes of Object.values(tokenizer.contents())) identity.update(bytes);

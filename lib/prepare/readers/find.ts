@@ -11,9 +11,9 @@ import {
   statusOf,
 } from "../../files/list-folder.js";
 import { type PassedOver, refuseUnreadable } from "../../files/passed-over.js";
-import { type Input, type InputFile, type InputKind, inputKinds } from "./input.js";
+import type { Input, InputFile, InputKind } from "./input.js";
 import { excludedFolders, languageOfExtension, languages } from "./languages.js";
-import { checkSplit, chooseSplit } from "./split.js";
+import { chooseSplit } from "./split.js";
 
 export const textExtensions: ReadonlySet<string> = new Set([".txt", ".md"]);
 
@@ -73,8 +73,7 @@ function isAbout({ path }: FoundFile): boolean {
  * @param skipUnreadable skip unreadable files and folders instead of throwing
  * @throws DataError if the path is missing, holds no file of the kind or split, or contains
  *   something unreadable
- * @throws ArgumentError for an unknown kind, language or split, and for languages without kind
- *   "code"
+ * @throws ArgumentError for an unknown language, and for languages without kind "code"
  */
 export async function findInput(
   input: Input,
@@ -82,18 +81,12 @@ export async function findInput(
   skipUnreadable = false,
 ): Promise<FoundInput> {
   const { path, kind = "auto" } = input;
-  if (!inputKinds.includes(kind)) {
-    throw new ArgumentError(
-      `[prepare] expected kind ${inputKinds.map((name) => `"${name}"`).join(", ")}, got ${JSON.stringify(kind)}`,
-    );
-  }
   const extensions = codeExtensions(input.languages);
   if (input.languages !== undefined && kind !== "code") {
     throw new ArgumentError(
       `[prepare] ${path}: ${optionName("languages")} needs ${optionValue("kind", "code")}, got ${optionValue("kind", kind)}`,
     );
   }
-  checkSplit(input.split);
   const status = statusOf(path);
   if (typeof status !== "string") {
     const file = { path, bytes: status.size, mtimeMs: status.mtimeMs };

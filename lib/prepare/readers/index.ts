@@ -3,4 +3,4 @@
 
 export { parseFilter } from "./filter.js";
 export { findInput, formatOf, textExtensions } from "./find.js";
-export { type Input, type InputKind, inputKinds } from "./input.js";
+export type { Input, InputKind } from "./input.js";

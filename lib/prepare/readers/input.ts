@@ -1,50 +1,13 @@
 import type { InvalidUtf8 } from "./utf8.js";
 
+export type { Input } from "../schema.js";
+
 /** How a file is read: whole, or record by record. */
 export type Format = "text" | "jsonl" | "parquet";
 
 /** Which files of a folder are read. */
 export const inputKinds = ["auto", "text", "code", "records"] as const;
 export type InputKind = (typeof inputKinds)[number];
-
-/** A source of documents. A plain string is short for `{ path }`. */
-export interface Input {
-  /** A file, a folder, or a pattern (`*` `?` `**` `[a-z]` `{a,b}`). */
-  path: string;
-  /**
-   * Selects the files of a folder:
-   * - `text`: .txt and .md
-   * - `code`: source files, by extension
-   * - `records`: .jsonl, .json (one object a line) and .parquet, the JSON ones also as .gz and .zst
-   * - `auto` (default): records if the folder holds .jsonl, .parquet or compressed .json, as a
-   *   Hugging Face data set does, or if it holds .json and no text but a README; otherwise text
-   */
-  kind?: InputKind;
-  /** Only these languages; for kind "code" alone. Default: all of `languages`. */
-  languages?: readonly string[];
-  /** Names of folders not to enter. Default: `excludedFolders` for code, none for others. */
-  exclude?: readonly string[];
-  /**
-   * Field of a record that holds the text, with dots for nested fields. Default: "text", or
-   * "content" if that is there.
-   */
-  textField?: string;
-  /** Keeps only records that match this condition; see `parseFilter`. */
-  filter?: string;
-  /** Drops documents with fewer or more UTF-8 bytes. */
-  minBytes?: number;
-  maxBytes?: number;
-  /**
-   * Split of a data set whose file names tell splits apart, such as
-   * `data/train-00000-of-00010.parquet` or `validation/*.jsonl.zst`; "all" takes every file.
-   * Default: for records, "train" if the names tell splits apart; for text and code, every file.
-   */
-  split?: "train" | "validation" | "test" | "all";
-  /**
-   * Split of the documents, whatever their hash: for data that comes with its own validation split.
-   */
-  to?: "train" | "validation";
-}
 
 /** How documents are taken from files. These options apply to all inputs. */
 export interface ReaderOptions {

@@ -1,5 +1,5 @@
 import { basename, relative, sep } from "node:path";
-import { ArgumentError, DataError } from "../../core/errors.js";
+import { DataError } from "../../core/errors.js";
 import { optionName } from "../../core/option-names.js";
 import type { FoundFile } from "../../files/list-folder.js";
 import type { Input } from "./input.js";
@@ -24,14 +24,6 @@ function splitOf(path: string): keyof typeof splitNames | undefined {
     }
   }
   return undefined;
-}
-
-/** @throws ArgumentError for an unknown split */
-export function checkSplit(split: string | undefined): void {
-  if (split === undefined || split === "all" || Object.hasOwn(splitNames, split)) return;
-  throw new ArgumentError(
-    `[prepare] expected split "train", "validation", "test" or "all", got ${JSON.stringify(split)}`,
-  );
 }
 
 /**

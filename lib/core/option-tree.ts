@@ -1,33 +1,10 @@
 import { z } from "zod";
-import type { OptionMeta } from "./schema.js";
+import { unwrap } from "./option-kinds.js";
+
+// Schemas of options as trees: sections with options, mappings and lists.
 
 /** Path of an option. Its parts are keys of sections, paths of data sets, and indices in lists. */
 export type Path = readonly (string | number)[];
-
-/** Removes the optional and default wrappers of a schema. */
-export function unwrap(schema: z.ZodType): z.ZodType {
-  let inner = schema;
-  while (
-    inner instanceof z.ZodOptional ||
-    inner instanceof z.ZodDefault ||
-    inner instanceof z.ZodPrefault
-  ) {
-    inner = inner.unwrap() as z.ZodType;
-  }
-  return inner;
-}
-
-/** Metadata of an option, from the outermost wrapper that has any. */
-export function metaOf(schema: z.ZodType): OptionMeta {
-  const meta = (schema.meta() ?? unwrap(schema).meta()) as OptionMeta | undefined;
-  if (meta === undefined) throw new Error("an option without meta in config-schema.ts");
-  return meta;
-}
-
-/** Default in the schema itself; undefined if there is none or other options decide it. */
-export function defaultOf(schema: z.ZodType): unknown {
-  return schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined;
-}
 
 /** The options of a section by name; undefined for anything else. */
 export function optionsOf(schema: z.ZodType): Readonly<Record<string, z.ZodType>> | undefined {
@@ -61,17 +38,7 @@ export function valueAt(root: unknown, path: Path): unknown {
   return value;
 }
 
-/** Formats a path: `data.train.data/text`, `sample.prompts[2]`. */
-export function pathName(path: Path): string {
-  return path
-    .map((key, i) => (typeof key === "number" ? `[${key}]` : i === 0 ? key : `.${key}`))
-    .join("");
-}
-
-/**
- * Yields every option below a section, depth first, with its path. Sections themselves are not
- * included.
- */
+/** Yields every option below a section, depth first, with its path. Sections are left out. */
 export function* leaves(schema: z.ZodType, path: Path = []): Generator<[Path, z.ZodType]> {
   const options = optionsOf(schema);
   if (options === undefined) {

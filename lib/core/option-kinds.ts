@@ -1,0 +1,145 @@
+import { z } from "zod";
+
+// The kinds of options that schemas are made of. A schema is the only list of its options: their help, command line flags,
+// checks, types and documentation derive from it.
+
+/** What a schema says about an option beside what it checks. */
+export interface OptionMeta extends OptionNotes {
+  description: string;
+  /** What an error says is allowed, e.g. `an integer from 1 to 64`. */
+  expects: string;
+}
+
+export interface OptionNotes {
+  /** A default that is no constant, in words: other options or the machine decide it. */
+  standard?: string | undefined;
+  /** What its value is called on a command line, e.g. `n` for `--workers <n>`. */
+  value?: string | undefined;
+}
+
+export function integer(min: number, max: number, description: string, notes: OptionNotes = {}) {
+  const expects = `an integer from ${min} to ${max}`;
+  return z
+    .int()
+    .min(min)
+    .max(max)
+    .meta({ description, expects, value: "n", ...notes });
+}
+
+export function real(min: number, max: number, description: string, notes: OptionNotes = {}) {
+  const expects = `a number from ${min} to ${max}`;
+  return z
+    .number()
+    .min(min)
+    .max(max)
+    .meta({ description, expects, value: "x", ...notes });
+}
+
+export function positive(max: number, description: string, notes: OptionNotes = {}) {
+  const expects = `a number above 0, at most ${max}`;
+  return z
+    .number()
+    .gt(0)
+    .max(max)
+    .meta({ description, expects, value: "x", ...notes });
+}
+
+/** A share or a rate that may be 0, but never the whole. */
+export function belowOne(description: string, notes: OptionNotes = {}) {
+  const expects = "a number from 0 to below 1";
+  return z
+    .number()
+    .min(0)
+    .lt(1)
+    .meta({ description, expects, value: "x", ...notes });
+}
+
+export function choice<const T extends readonly [string, ...string[]]>(
+  values: T,
+  description: string,
+  notes: OptionNotes = {},
+) {
+  const expects = `one of ${values.join(", ")}`;
+  return z.enum(values).meta({ description, expects, value: "name", ...notes });
+}
+
+export function text(
+  pattern: RegExp,
+  expects: string,
+  description: string,
+  notes: OptionNotes = {},
+) {
+  return z
+    .string()
+    .regex(pattern)
+    .meta({ description, expects, value: "text", ...notes });
+}
+
+export function path(description: string, notes: OptionNotes = {}) {
+  return text(/^[^\0]+$/, "a path", description, { value: "path", ...notes });
+}
+
+export function flag(description: string) {
+  return z.boolean().meta({ description, expects: "true or false" });
+}
+
+/** A list of texts that are not empty. */
+export function texts(expects: string, description: string, notes: OptionNotes = {}) {
+  return z
+    .array(text(/[\s\S]/, "text that is not empty", description))
+    .readonly()
+    .meta({ description, expects, value: "text", ...notes });
+}
+
+/**
+ * The schema of a section with these options. Declarations that name this type instead of leaving it to be inferred keep the
+ * options' doc comments for users of the package.
+ */
+export type OptionsSchema<T extends z.ZodRawShape> = z.ZodObject<T, z.core.$strict>;
+
+export function section<T extends z.ZodRawShape>(description: string, shape: T) {
+  return z.strictObject(shape).meta({ description, expects: "a section with options of its own" });
+}
+
+/** The schema without its optional, nullable, default and readonly wrappers. */
+export function unwrap(schema: z.ZodType): z.ZodType {
+  let inner = schema;
+  while (
+    inner instanceof z.ZodOptional ||
+    inner instanceof z.ZodNullable ||
+    inner instanceof z.ZodDefault ||
+    inner instanceof z.ZodPrefault ||
+    inner instanceof z.ZodReadonly
+  ) {
+    inner = inner.unwrap() as z.ZodType;
+  }
+  return inner;
+}
+
+/** What the schema says about an option; of the outermost wrapper that says anything. */
+export function metaOf(schema: z.ZodType): OptionMeta {
+  let inner: z.ZodType | undefined = schema;
+  for (;;) {
+    const meta = inner.meta() as OptionMeta | undefined;
+    if (meta !== undefined) return meta;
+    if (inner === unwrap(inner)) throw new Error("an option of a schema without description");
+    inner = (inner as z.ZodOptional<z.ZodType>).unwrap();
+  }
+}
+
+/** The default that the schema itself holds; undefined if there is none or other options decide it. */
+export function defaultOf(schema: z.ZodType): unknown {
+  return schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined;
+}
+
+/** The default in words; undefined where there is none. */
+export function defaultText(schema: z.ZodType): string | undefined {
+  const value = defaultOf(schema);
+  if (value === undefined) return metaOf(schema).standard;
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/** Whether the option has to be given. */
+export function isRequired(schema: z.ZodType): boolean {
+  return !schema.safeParse(undefined).success;
+}

@@ -9,9 +9,10 @@
 // of the previous step to the end of its own optimizer step. The reported figure is the median of
 // ten steps after three warm-up steps. Rounds alternate between the two, so that a change of the
 // machine's clock shows in both.
+// With LLAMAFORGE_CPU_ISA=x86-64-v3 PyTorch and its libraries are held to AVX2 as well.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import { cpus, loadavg } from "node:os";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -96,11 +97,24 @@ async function trainingSpeed(dtype) {
   return (batch * time) / (median(times) / 1000);
 }
 
+/** Settings that hold PyTorch to the instructions that our kernels use. */
+const peerSettings =
+  buildInfo().instructionSet === "x86-64-v3"
+    ? { ATEN_CPU_CAPABILITY: "avx2", ONEDNN_MAX_CPU_ISA: "AVX2", MKL_ENABLE_INSTRUCTIONS: "AVX2" }
+    : {};
+
+/** This process's environment with the peer's settings; settings of OpenBLAS that a machine came with are left out. */
+function peerEnvironment() {
+  const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("OPENBLAS_"));
+  return { ...Object.fromEntries(inherited), ...peerSettings };
+}
+
 /** PyTorch's figures by variant, e.g. `compiled bf16`. */
 function peerSpeeds(python) {
   const script = fileURLToPath(new URL("torch_cpu.py", import.meta.url));
   const text = execFileSync(python, [script, String(threads)], {
     encoding: "utf8",
+    env: peerEnvironment(),
     stdio: ["ignore", "pipe", "inherit"],
   });
   const speeds = {};
@@ -178,6 +192,7 @@ async function kernelFigures(dtype) {
   return figures;
 }
 
+const loadBefore = loadavg()[0];
 const ours = { fp32: [], bf16: [] };
 const peers = [];
 for (let round = 0; round < Number(options.rounds); round++) {
@@ -186,6 +201,7 @@ for (let round = 0; round < Number(options.rounds); round++) {
   if (options.python) peers.push(peerSpeeds(options.python));
 }
 const best = (list) => Math.max(...list);
+const peerBest = best(peers.flatMap((speeds) => Object.values(speeds)));
 /** NaN if the peer did not measure it. */
 const peer = (variant) => best(peers.map((speeds) => speeds[variant] ?? Number.NaN));
 const result = {
@@ -193,6 +209,7 @@ const result = {
   machine: `${cpus()[0].model.trim()}, ${threads} threads`,
   build: buildInfo(),
   node: process.version,
+  loadBefore, // of the machine, over the minute before: above 0, other programs took part of it
   tokensPerSecond: { fp32: best(ours.fp32), bf16: best(ours.bf16), rounds: ours },
   gflops: {
     fp32: (best(ours.fp32) * flopsPerToken) / 1e9,
@@ -200,9 +217,10 @@ const result = {
   },
   ...(options.python && {
     pytorch: peers,
+    pytorchSettings: peerSettings,
     ratios: {
-      "bf16 to PyTorch's best":
-        best(ours.bf16) / best(peers.flatMap((speeds) => Object.values(speeds))),
+      "bf16 to PyTorch's best": best(ours.bf16) / peerBest,
+      "fp32 to PyTorch's best": best(ours.fp32) / peerBest,
       "fp32 to PyTorch's compiled fp32": best(ours.fp32) / peer("compiled fp32"),
     },
   }),

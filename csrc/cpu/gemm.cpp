@@ -1,9 +1,9 @@
 // Matrix products: of bf16 by oneDNN's matmul (JIT-compiled for the machine it runs on) where the CPU has instructions for
 // them, all others by gemm_packed.cpp.
 //
-// oneDNN's f32 products are 10% faster with AVX-512 and 5% with AVX2, but divide long sums between threads where c is small
-// for the team: their bits change with the number of threads, and a resume on another machine's. Its bf16 products gave equal
-// bits for 1 to 4 threads; more were not compared.
+// oneDNN's f32 products were 10% faster with AVX-512 and 5% with AVX2, before ours read rows where they are stored. But they
+// divide long sums between threads where c is small for the team: their bits change with the number of threads, and a
+// resume on another machine's. Its bf16 products gave equal bits for 1 to 4 threads; more were not compared.
 //
 // A primitive is compiled once per shape and kept, with memory objects that only get new addresses per call. A product
 // of many rows first brings b into the blocked layout that oneDNN prefers: 15-60 us once, where the plain layout costs

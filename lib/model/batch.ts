@@ -1,5 +1,8 @@
 import {
+  argumentError,
+  checkDevice,
   checkDType,
+  checkInteger,
   checkObject,
   checkOptions,
   checkSameDevice,
@@ -8,7 +11,7 @@ import {
 } from "../core/check.js";
 import { tensor } from "../core/create.js";
 import type { Device } from "../core/device.js";
-import { ShapeError } from "../core/errors.js";
+import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 
 /** A target of this id does not count: the loss and its gradient leave that position out. */
@@ -44,7 +47,8 @@ const fields = ["inputs", "targets", "firstKey", "positions"] as const;
  * @throws ArgumentError for fields that are no Int32Arrays of one length, in rows of equal length
  */
 export function batchTensors(batch: HostBatch, device: Device): Batch {
-  const { count, inputs } = batch;
+  const { count, inputs } = checkHostBatch("batchTensors", batch);
+  checkDevice("batchTensors", "device", device);
   const shape = [count, inputs.length / count];
   const present = fields.filter((field) => batch[field] !== undefined);
   return Object.fromEntries(
@@ -53,6 +57,33 @@ export function batchTensors(batch: HostBatch, device: Device): Batch {
       tensor(batch[field] as Int32Array, { shape, dtype: "i32", device }),
     ]),
   ) as unknown as Batch;
+}
+
+/**
+ * Checks a batch of the host.
+ * @returns the batch
+ * @throws ArgumentError for fields that are no Int32Arrays of one length, in rows of equal length
+ */
+export function checkHostBatch(op: string, batch: HostBatch): HostBatch {
+  checkObject(op, "batch", batch, "a batch: { inputs, targets, count }");
+  const { inputs, targets, count } = batch;
+  for (const name of fields) {
+    const ids = batch[name];
+    if (ids === undefined && (name === "firstKey" || name === "positions")) continue;
+    if (!(ids instanceof Int32Array)) throw argumentError(op, "an Int32Array", name, ids);
+    if (ids.length !== inputs.length) {
+      throw new ArgumentError(
+        `[${op}] expected ${inputs.length} ids in ${name}, one for each input, got ${ids.length}`,
+      );
+    }
+  }
+  checkInteger(op, "count", count, { min: 1, max: inputs.length });
+  if (inputs.length % count !== 0) {
+    throw new ArgumentError(
+      `[${op}] expected ${count} rows of equal length, got ${targets.length} ids`,
+    );
+  }
+  return batch;
 }
 
 /** How many targets of a batch count. */

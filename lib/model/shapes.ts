@@ -31,16 +31,17 @@ export const explainShape = explainHeadSize;
 /** The shape in a Hugging Face `config.json`. @throws CheckpointError with all problems at once */
 export const shapeFromHuggingFace = fromHuggingFace;
 
-/**
- * The cost of training a model of this shape.
- * @param op the function that errors name
- * @throws ConfigError unless it can be built
- */
-export function costOf(config: ArchitectureConfig, op = "costOf"): Cost {
+/** The cost of training a model of this shape. @throws ConfigError unless it can be built */
+export function costOf(config: ArchitectureConfig): Cost {
+  return costFor("costOf", config);
+}
+
+/** Does the work of `costOf` for another function, whose name its errors give. */
+export function costFor(op: string, config: ArchitectureConfig): Cost {
   return llamaCost(config, op);
 }
 
 /** Number of trainable scalars. @throws ConfigError unless the shape can be built */
 export function parameterCount(config: ArchitectureConfig): number {
-  return costOf(config, "parameterCount").parameterCount;
+  return costFor("parameterCount", config).parameterCount;
 }

@@ -138,6 +138,10 @@ export class ParameterStore {
 
   /** Whether this process keeps any of `size` elements of a group's weights from `offset` on. */
   holds(group: ParameterGroup, offset: number, size: number): boolean {
+    const op = "ParameterStore.holds";
+    checkInstance(op, "group", group, ParameterGroup, "a group of the store");
+    checkInteger(op, "offset", offset, { min: 0 });
+    checkInteger(op, "size", size, { min: 0 });
     return !group.slot || overlap({ offset, size }, group.owned) !== null;
   }
 

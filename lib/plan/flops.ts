@@ -1,6 +1,6 @@
 import { checkInteger, checkNumber } from "../core/check-values.js";
 import type { FlopsPerToken } from "../model/cost.js";
-import { type ArchitectureConfig, costOf } from "../model/shapes.js";
+import { type ArchitectureConfig, costFor } from "../model/shapes.js";
 
 /**
  * Counts one token's training FLOPs, without anything recomputed. A recipe that masks attention across documents
@@ -8,7 +8,7 @@ import { type ArchitectureConfig, costOf } from "../model/shapes.js";
  * @see Kaplan et al. 2020, arXiv 2001.08361 (6N); PaLM, arXiv 2204.02311, appendix B (attention)
  */
 export function flopsPerToken(config: ArchitectureConfig, sequenceLength: number): FlopsPerToken {
-  const cost = costOf(config, "flopsPerToken");
+  const cost = costFor("flopsPerToken", config);
   checkInteger("flopsPerToken", "sequenceLength", sequenceLength, { min: 1 });
   return cost.flops(sequenceLength);
 }

@@ -163,6 +163,9 @@ export function checkParts(parts: TrainerParts): void {
   checkInteger(op, "accumulation", parts.accumulation ?? 1, { min: 1, max: 2 ** 31 });
   checkNumber(op, "clip", parts.clip ?? 1, { min: 0 });
   checkBoolean(op, "masked", parts.masked ?? false);
+  for (const name of ["guard", "progress"] as const) {
+    if (parts[name] !== undefined) checkObject(op, name, parts[name]);
+  }
   if (validate !== undefined) {
     checkObject(op, "validate", validate);
     checkInteger(op, "validate.every", validate.every, { min: 0 });

@@ -1,5 +1,4 @@
 import {
-  argumentError,
   checkBoolean,
   checkFunction,
   checkInstance,
@@ -15,7 +14,7 @@ import { native } from "../core/native.js";
 import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
-import { batchTensors, countTargets, type HostBatch } from "../model/batch.js";
+import { batchTensors, checkHostBatch, countTargets, type HostBatch } from "../model/batch.js";
 import { LanguageModel } from "../model/language-model.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { div } from "../ops/index.js";
@@ -202,20 +201,4 @@ function sharesOf(
       share: shares[micro] as Tensor,
     }),
   };
-}
-
-function checkHostBatch(op: string, batch: HostBatch): HostBatch {
-  checkObject(op, "a batch of nextBatch", batch, "a batch: { inputs, targets, count }");
-  const { inputs, targets, count } = batch;
-  for (const [name, ids] of Object.entries({ inputs, targets })) {
-    if (!(ids instanceof Int32Array)) throw argumentError(op, "an Int32Array", name, ids);
-  }
-  checkInteger(op, "count", count, { min: 1, max: inputs.length });
-  if (inputs.length % count !== 0 || targets.length !== inputs.length) {
-    throw new ArgumentError(
-      `[${op}] expected ${count} rows of equal length in inputs and targets, got ${inputs.length} and ` +
-        `${targets.length} ids`,
-    );
-  }
-  return batch;
 }

@@ -246,7 +246,9 @@ describe("training the model", () => {
     const run = async (options: unknown, prompt: unknown = [1]) => {
       for await (const _ of generateTokens(model, prompt as never, options as never)) break;
     };
-    await expect(run({ maxTokens: 1, top_k: 5 })).rejects.toThrow(/unknown option top_k; did you mean topK/);
+    await expect(run({ maxTokens: 1, top_k: 5 })).rejects.toThrow(
+      /unknown option top_k; did you mean topK/,
+    );
     await expect(run({ maxTokens: "1" })).rejects.toThrow(/an integer .*for maxTokens/);
     await expect(run(undefined)).rejects.toThrow(ArgumentError);
     await expect(run({ maxTokens: 1, stopAt: "." })).rejects.toThrow(/for stopAt/);

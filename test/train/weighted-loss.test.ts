@@ -116,7 +116,7 @@ test("a batch that is none is refused by its field", async () => {
   const { inputs, targets } = batchOf(0, 24);
   for (const [wrong, named] of [
     [{ inputs, targets, count: 5 }, /5 rows of equal length/],
-    [{ inputs, targets: targets.slice(1), count: 2 }, /rows of equal length/],
+    [{ inputs, targets: targets.slice(1), count: 2 }, /24 ids in targets/],
     [{ inputs: [1, 2], targets, count: 1 }, /Int32Array for inputs/],
     [null, /a batch/],
   ] as const) {

@@ -212,6 +212,21 @@ function functions(folder) {
     transpose: () => [x(), 0, 1],
     unsqueeze: () => [x(), 0],
     verifyCheckpoint: () => [join(folder, "none"), { hashes: true }],
+    batchTensors: () => [
+      {
+        inputs: new Int32Array(8),
+        targets: new Int32Array(8),
+        firstKey: new Int32Array(8),
+        positions: new Int32Array(8),
+        count: 2,
+      },
+      cpu,
+    ],
+    costOf: () => [llamaConfig(fields)],
+    createModel: () => [
+      llamaConfig(fields),
+      { device: cpu, dtype: "f32", seed: 1, training: true },
+    ],
     verifyDataset: () => [data],
     where: () => [x(), x(), x()],
     writeParameter: async () => [(await model()).norm.weight, ones([32])],
@@ -255,6 +270,7 @@ function constructors(folder) {
     Embedding: () => [4, 2, 1],
     FullShard: strategy,
     Linear: () => [4, 2, 1],
+    LanguageModel: () => [],
     Llama: () => [llamaConfig(fields)],
     Loader: async () => {
       const dataset = await library.TokenDataset.open(data, { sequenceLength: 8 });
@@ -286,7 +302,26 @@ function constructors(folder) {
     Tensor: () => [],
     TokenDataset: () => [],
     Tokenizer: () => [],
-    Trainer: () => [],
+    Trainer: async () => {
+      const made = await model();
+      const batches = { next: async () => ({}) };
+      return [
+        {
+          model: made,
+          optimizer: new AdamW(made.store),
+          batches,
+          schedule: () => 1,
+          steps: 1,
+          accumulation: 1,
+          clip: 1,
+          masked: false,
+          guard: { maxConsecutiveSkips: 1, maxSkipsPerWindow: 1, window: 2 },
+          progress: { step: 0, tokens: 0, position: 0, skips: [] },
+          validate: { every: 1, measure: async () => ({ loss: 1, bitsPerByte: null }) },
+          sample: { every: 1, write: async () => [] },
+        },
+      ];
+    },
     Zero1: strategy,
   };
 }
@@ -428,7 +463,21 @@ function methods(folder) {
     ["Module", "train", linear, () => [true]],
     ["Llama", "forward", () => of(model()), () => [ids(), undefined, {}]],
     ["Llama", "hidden", () => of(model()), () => [ids(), undefined, {}]],
-    ["Llama", "loss", () => of(model()), () => [ids(), ids(), {}]],
+    [
+      "Llama",
+      "loss",
+      () => of(model()),
+      () => [{ inputs: ids(), targets: ids(), firstKey: ids(), positions: ids() }],
+    ],
+    ["Llama", "tokenLosses", () => of(model()), () => [{ inputs: ids(), targets: ids() }]],
+    [
+      "Llama",
+      "allocate",
+      async () => ({ object: new library.Llama(llamaConfig(fields)) }),
+      () => [{ device: cpu, dtype: "f32", seed: 1, training: true }],
+    ],
+    ["ParameterStore", "wholeWeights", oneStore, () => [null]],
+    ["ParameterStore", "holds", oneStore, () => [null, 0, 1]],
     ["Llama", "createCache", () => of(model()), () => [1, 8]],
     ["AdamW", "step", optimizer, () => [{ lr: 1, clip: 1, loss: ones([]) }]],
     ["AdamW", "moments", optimizer, () => [null]],

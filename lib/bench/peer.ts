@@ -27,7 +27,7 @@ export interface PeerOptions {
   script?: string;
   /** Arguments that replace those that describe the run; split at spaces. */
   args?: string;
-  /** Called with every line that the program prints before its result. */
+  /** Called with every other line that the program prints, as it arrives. */
   onLine?: (line: string) => void;
 }
 

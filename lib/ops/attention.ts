@@ -219,7 +219,8 @@ export function composedAttention(qkv: Tensor, options: CausalAttentionOptions):
   const key = arange(time, { device: qkv.device });
   const past = le(key, reshape(key, [time, 1])); // (time, time): 1 where a token sees a key
   const seen = firstKey ? mul(past, ge(key, reshape(firstKey, [batch, 1, 1, time, 1]))) : past;
-  const scores = mul(matmul(queries, transpose(keys)), scale); // (batch, kvHeads, group, time, time)
+  // (batch, kvHeads, group, time, time)
+  const scores = mul(matmul(queries, transpose(keys)), scale);
   const weights = softmax(where(seen, scores, Number.NEGATIVE_INFINITY));
   const mixed = reshape(matmul(weights, values), [batch, heads, time, headSize]);
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, time, heads * headSize]);

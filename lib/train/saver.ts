@@ -22,7 +22,7 @@ export interface SavedRun {
   cluster: Cluster | null;
   /** The run's folder; null on a process that writes nothing. */
   identity: FolderIdentity | null;
-  /** Checkpoint that the run goes on from. */
+  /** Checkpoint that the run resumes from. */
   checkpoint: string | null;
   onNotice: (message: string) => void;
 }

@@ -1,7 +1,7 @@
 import { type Device, deviceName } from "../core/device.js";
 import { buildInfo, cudaInfo } from "../core/native.js";
 
-/** Place, device and versions of a measurement; the beginning of every result file. */
+/** Date, device and versions of a measurement; the beginning of every result file. */
 export interface BenchEnvironment {
   /** ISO 8601, UTC. */
   date: string;

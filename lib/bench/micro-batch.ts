@@ -19,7 +19,8 @@ export function freeMemory(device: Device): number {
 
 /**
  * Micro-batches worth trying, largest first: the largest power of two whose plan fits into the free
- * memory, and half of it. If none fits, it is 1, so that the error names the missing memory.
+ * memory, and half of it. If none fits, the only candidate is 1, so that the error names the
+ * missing memory.
  */
 export function candidateMicroBatches(
   shape: Omit<MemoryShape, "batch">,

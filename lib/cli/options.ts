@@ -94,8 +94,8 @@ export function givenOptions<S extends z.ZodRawShape>(
 }
 
 /**
- * Parses plain decimal notation; NaN for anything else. Number() would also accept "", "0x10" and "
- * 1 ".
+ * Parses plain decimal notation; NaN for anything else. Number() would also accept "", "0x10" and
+ * " 1 ".
  */
 function parseNumber(value: string): number {
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value) ? Number(value) : Number.NaN;

@@ -45,7 +45,7 @@ export interface LoaderOptions extends DocumentOptions {
   /** This process among `worldSize` processes. Default: 0 of 1. */
   rank?: number;
   worldSize?: number;
-  /** Called repeatedly while `next` waits: after each `slowAfterMs` (default: 30 s). */
+  /** Called while `next` waits, once every `slowAfterMs` milliseconds (default: 30,000). */
   onSlow?: (waitedMs: number) => void;
   slowAfterMs?: number;
   /** Longest time that `next` waits before it fails with a StorageError. Default: no limit. */

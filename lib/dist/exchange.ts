@@ -25,7 +25,7 @@ export interface SharedGroup {
    * are always whole.
    */
   readonly slot: object | null;
-  /** Sets the gradients to zero that this step's backward did not write. */
+  /** Zeroes the gradients that this step's backward did not write. */
   completeGradients(): void;
   /** Sets the gradients' padding to zero if the slot holds leftovers of another group. */
   clearPadding(): void;

@@ -23,7 +23,7 @@ export const samplingOptions = {
 };
 
 /**
- * Number of tokens to write. Each user sets its own limits and default, because a sample during
+ * Number of tokens to write. Each caller sets its own limits and default, because a sample during
  * training is short.
  */
 export function maxTokens(min: number, max: number) {

@@ -47,7 +47,7 @@ export interface PassCost {
   readonly blocks: number;
   /** Whether the head's weights belong to the embedding's group. */
   readonly tiedHead: boolean;
-  /** Width of the head's input, and number of its rows. */
+  /** Width of the head's input; `vocabSize` is the number of the head's rows. */
   readonly headWidth: number;
   readonly vocabSize: number;
   /** Bytes of activations per token of a micro-batch. @param element bytes of one activation */

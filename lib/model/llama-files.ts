@@ -4,8 +4,8 @@ import type { Llama } from "./llama.js";
 import { toHuggingFace } from "./llama-config.js";
 
 /**
- * Describes a Llama's Hugging Face files. Each file tensor for q, k and v is a range of rows in one
- * packed weight here; so are gate and up in another.
+ * A Llama's Hugging Face files. The files' q, k and v are rows of one packed weight of the model;
+ * gate and up are rows of another.
  */
 export function llamaFiles(model: Llama): HuggingFaceFiles {
   const isDerived = derivedTensors(model.config.layers);

@@ -198,8 +198,8 @@ export class Llama extends LanguageModel {
   }
 
   /**
-   * An empty cache for `length` tokens of each of `batch` sequences, a tensor (batch, 2, kvHeads,
-   * length, headSize) a layer. It belongs to the current scope.
+   * An empty cache for `length` tokens of each of `batch` sequences, with one tensor (batch, 2,
+   * kvHeads, length, headSize) per layer. It belongs to the current scope.
    */
   override createCache(batch: number, length = this.config.contextLength): Cache {
     checkInteger("createCache", "batch", batch, { min: 1 });

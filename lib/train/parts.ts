@@ -94,10 +94,12 @@ export interface TrainerParts {
   /** Progress that the run resumes from. Default: the beginning. */
   progress?: Progress;
   /**
-   * Measures the held-out loss every `every` steps and after the last step; 0: only after the last.
+   * Validation: `measure` runs every `every` steps and after the last step. 0: only after the last.
    */
   validate?: { every: number; measure: (step: number) => Promise<Validation> };
-  /** Writes sample texts every `every` steps and after the last step; 0: only after the last. */
+  /**
+   * Sample texts: `write` runs every `every` steps and after the last step. 0: only after the last.
+   */
   sample?: { every: number; write: (step: number) => Promise<Sample[]> };
   saver?: Saver;
   records?: StepRecords | null;

@@ -28,8 +28,8 @@ export interface SavedRun {
 }
 
 /**
- * Writes the checkpoints of a recipe's run: weights, optimizer and progress, in the run's folder
- * `step-N`.
+ * Writes the checkpoints of a recipe's run: weights, optimizer and progress, each in a folder
+ * `step-N` of the run's folder.
  */
 export class RunSaver implements Saver {
   readonly every: number;

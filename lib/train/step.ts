@@ -54,7 +54,7 @@ export interface RunningStep {
   tokens: number;
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
-  /** Times of the host's work on the step. */
+  /** The host's work on the step, with its times. */
   clock: StepClock;
   /**
    * Results of the step, available when the device has computed them: mean loss, the guard's
@@ -77,7 +77,7 @@ export interface RunningStep {
  * across all micro-batches and processes; the gradients are scaled in the same way. For this reason
  * all batches of the step are read before the first pass. The call waits for data, and for a device
  * that is far behind. The event loop gets a turn before each micro-batch. Tensors of the step are
- * freed when its scope ends, or as soon as the device no longer needs them.
+ * freed when its scope has ended and the device no longer needs them.
  * @throws ArgumentError for invalid arguments, and for targets of -100 with several processes
  *   unless `masked` is true
  */

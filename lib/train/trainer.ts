@@ -81,10 +81,7 @@ export class Trainer {
   #savedStep = -1;
   #stopping = false;
   #stopRequested = false;
-  /**
-   * The reason for which the run must end. The steps already enqueued are completed and saved
-   * first.
-   */
+  /** The error that ends the run. The steps already enqueued are completed and saved first. */
   #diverged: DivergedError | null = null;
   #sentBytes = 0;
   #running = false;

@@ -32,8 +32,8 @@ export interface LoadModelOptions {
   /** Dtype of weights and activations. Default: "f32". */
   dtype?: "f32" | "bf16";
   /**
-   * Whether the model will be trained, which keeps an f32 master copy of bf16 weights. Default:
-   * false.
+   * Whether the model will be trained, which keeps an f32 master copy of bf16 weights.
+   * Default: false.
    */
   training?: boolean;
 }

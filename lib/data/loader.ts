@@ -29,8 +29,8 @@ export interface DocumentOptions {
   /** Whether a token attends only to its own document: batches have `firstKey`. Default: false. */
   maskDocuments?: boolean;
   /**
-   * Whether positions count from the start of each document: batches have `positions`. Default:
-   * false.
+   * Whether positions count from the start of each document: batches have `positions`.
+   * Default: false.
    */
   resetPositions?: boolean;
 }

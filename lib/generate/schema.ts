@@ -10,8 +10,8 @@ export const samplingOptions = {
   /** 0 takes the likeliest token; 1 samples from the model's own distribution. Default: 0.8. */
   temperature: real(0, 10, "0 takes the likeliest token; 1 samples as the model says").default(0.8),
   /**
-   * Samples among this many likeliest tokens. 0, or more than the vocabulary, means all. Default:
-   * 50.
+   * Samples among this many likeliest tokens. 0, or more than the vocabulary, means all.
+   * Default: 50.
    */
   topK: integer(
     0,

@@ -147,8 +147,8 @@ const prepareOptions = {
    */
   workers: integer(0, 1024, "processes that encode", { standard: "one per core" }).optional(),
   /**
-   * Discards unfinished work that cannot be resumed because options or files differ. Default:
-   * false, which throws an error.
+   * Discards unfinished work that cannot be resumed because options or files differ.
+   * Default: false, which throws an error.
    */
   startOver: flag("discard unfinished work that differs in options or files").default(false),
   /**

@@ -20,11 +20,17 @@ export interface BenchModel {
   recompute: Recompute;
 }
 
-/** Milliseconds of a step's parts, measured apart from the headline, with a wait after each part. */
+/**
+ * Milliseconds of a step's parts. They are measured apart from the headline, with a wait after each
+ * part.
+ */
 export interface StepParts {
-  /** Copying the ids. */
+  /** Copying the ids to the device. */
   input: number;
-  /** Includes the gradients of the output head: the fused head makes them beside the loss. */
+  /**
+   * Includes the gradients of the output head, because the fused head computes them together with
+   * the loss.
+   */
   forward: number;
   backward: number;
   optimizer: number;
@@ -37,8 +43,8 @@ export interface BareStep {
 }
 
 /**
- * `trainStep` in a loop on micro-batches that are there already, two steps enqueued at a time: no data set, no tokenizer,
- * no records, and what `train` is compared to.
+ * Runs `trainStep` in a loop on micro-batches in memory, with two steps enqueued at a time. It has
+ * no data set, tokenizer or records, and is the baseline for `train`.
  */
 export class BareLoop {
   readonly model: LanguageModel;
@@ -59,8 +65,9 @@ export class BareLoop {
   }
 
   /**
-   * Some steps to warm up, until the device is idle; then those that count, each from the end of the one before to its own.
-   * @param batches of a step
+   * Runs warm-up steps until the device is idle, then the measured steps. Each of these is timed
+   * from the end of the previous step to its own end.
+   * @param batches micro-batches of one step
    */
   async steps(batches: readonly HostBatch[], warmup: number, steps: number): Promise<BareStep[]> {
     await this.#run(batches, warmup);
@@ -100,7 +107,10 @@ export class BareLoop {
     });
   }
 
-  /** Median milliseconds of a step's parts; waiting after each keeps them apart, and makes their sum longer than a step. */
+  /**
+   * Median milliseconds of a step's parts. A wait after each part separates them, so their sum is
+   * longer than a step.
+   */
   async parts(batches: readonly HostBatch[], steps: number): Promise<StepParts> {
     const measured: StepParts[] = [];
     for (let step = 0; step < steps; step++) measured.push(await this.#step(batches));

@@ -1,7 +1,7 @@
 import { type Device, deviceName } from "../core/device.js";
 import { buildInfo, cudaInfo } from "../core/native.js";
 
-/** Where and with what a figure was measured; the beginning of every result file. */
+/** Date, device and versions of a measurement; the beginning of every result file. */
 export interface BenchEnvironment {
   /** ISO 8601, UTC. */
   date: string;
@@ -9,7 +9,7 @@ export interface BenchEnvironment {
     /** `cpu` or `cuda:N`. */
     id: string;
     name: string;
-    /** CUDA version of the driver; left out on the CPU. */
+    /** CUDA version of the driver; omitted on the CPU. */
     driver?: string;
     libraries?: string[];
   };
@@ -26,7 +26,7 @@ export function benchEnvironment(device: Device, name: string): BenchEnvironment
   };
 }
 
-/** The middle of some numbers, of an even count the upper of the two. */
+/** The median; for an even count, the upper of the two middle numbers. */
 export function median(numbers: readonly number[]): number {
   return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] as number;
 }

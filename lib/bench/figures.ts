@@ -4,13 +4,16 @@ import type { ArchitectureConfig } from "../model/shapes.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../plan/flops.js";
 import { publishedHoursPer300B } from "../plan/plan.js";
 
-/** An A100's dense bf16 peak in TFLOP/s (NVIDIA's data sheet), by which device-hours become A100-hours. */
+/**
+ * An A100's dense bf16 peak in TFLOP/s (NVIDIA's data sheet), used to convert device-hours into
+ * A100-hours.
+ */
 const a100Tflops = 312;
 
-/** What TinyLlama's README gives for one A100-40G, with this model and sequences of 2048. */
+/** Tokens/s of one A100-40G in TinyLlama's README, with this model and sequences of 2048. */
 const tinyLlamaTokensPerSecond = 24_000;
 
-/** A rate counted in one convention of what a token costs. */
+/** A rate under one convention for the cost of a token. */
 export interface CountedRate {
   gflopPerToken: number;
   tflops: number;
@@ -18,20 +21,28 @@ export interface CountedRate {
   mfu: number | null;
 }
 
-/** What follows from tokens/s. */
+/** Figures derived from tokens/s. */
 export interface ParityFigures {
-  /** Only the half of attention that is needed. */
+  /** Counts only the necessary half of attention. */
   causal: CountedRate;
-  /** TinyLlama's convention: attention as if nothing were masked, the embedding's lookup not counted. */
+  /**
+   * TinyLlama's convention: attention counted without the causal mask, the embedding's lookup not
+   * counted.
+   */
   fullAttention: CountedRate;
-  /** What `mfu` is a share of, or why there is none. */
+  /** The peak that `mfu` refers to, or the reason why there is none. */
   peak: { name: string; tflops: number; source: string } | { unknown: string };
   per300B: {
     deviceHours: number;
-    /** At an A100's peak instead of this device's, the same share of it used; null if this one's is unknown. */
+    /**
+     * Hours on an A100 that reaches the same share of its peak; null if this device's peak is
+     * unknown.
+     */
     a100Hours: number | null;
   };
-  /** What others published for models of this size; only beside the model that they compare with. */
+  /**
+   * Published figures for models of this size; only for the model that they can be compared with.
+   */
   published: {
     tokensPerSecond: { what: string; value: number };
     a100HoursPer300B: { model: string; hours: number }[];

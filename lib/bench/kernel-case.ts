@@ -3,7 +3,7 @@ import { native } from "../core/native.js";
 import { type DType, empty, type Tensor } from "../core/tensor.js";
 import type { ArchitectureConfig } from "../model/shapes.js";
 
-/** Sizes that a training step's kernels run at. */
+/** Sizes of a training step's kernels. */
 export interface KernelShapes {
   model: ArchitectureConfig;
   microBatch: number;
@@ -12,7 +12,10 @@ export interface KernelShapes {
   device: Device;
 }
 
-/** What a kernel must do at least; its floor is this over the device's rate. Null: only its latency counts. */
+/**
+ * The minimum work of a kernel. Its floor is this work over the device's rate. Null: only the
+ * latency is measured.
+ */
 export type LeastWork = { bytes: number } | { flops: number } | null;
 
 export interface KernelCase {
@@ -23,15 +26,15 @@ export interface KernelCase {
   prepare(): () => void;
 }
 
-/** Sizes and makers of tensors that the cases share. */
+/** Sizes, and functions that make tensors, shared by the cases. */
 export class Workbench {
   readonly shapes: KernelShapes;
   readonly device: Device;
-  /** Of activations and weights. */
+  /** Dtype of activations and weights. */
   readonly dtype: DType;
   /** Bytes of an element of `dtype`. */
   readonly element: number;
-  /** Tokens of a micro-batch. */
+  /** Tokens per micro-batch. */
   readonly tokens: number;
 
   constructor(shapes: KernelShapes) {
@@ -42,7 +45,7 @@ export class Workbench {
     this.tokens = shapes.microBatch * shapes.sequenceLength;
   }
 
-  /** Normal numbers: on zeros a GPU draws less power and clocks higher than in training. */
+  /** Normal random numbers. On zeros a GPU draws less power and clocks higher than in training. */
   random(shape: readonly number[], dtype: DType = this.dtype, std = 1): Tensor {
     const x = this.empty(shape, dtype);
     native.philoxNormal(x.native, 0, std, 3407, 0);

@@ -5,8 +5,9 @@ import type { KernelCase, Workbench } from "./kernel-case.js";
 type Prepare = () => () => void;
 
 /**
- * Conversion, plain arithmetic, sums and moves on one activation, (tokens, hidden): each is bound by the memory. Random normal
- * numbers, which read nothing, are bound by their arithmetic instead.
+ * Conversion, plain arithmetic, sums and copies of one activation, (tokens, hidden). Memory
+ * bandwidth limits all of these. Normal random numbers read nothing, so their arithmetic limits
+ * them instead.
  */
 export function elementwiseKernels(bench: Workbench): KernelCase[] {
   const { tokens, element, dtype, shapes } = bench;

@@ -1,6 +1,6 @@
 import type { KernelsResult } from "./kernels.js";
 
-/** The result of `bench kernels` as a table for a terminal. */
+/** Formats the result of `bench kernels` as a table for a terminal. */
 export function formatKernels(result: KernelsResult): string {
   const { device, model, run, rates, rows } = result;
   const windows = `${run.microBatch} x ${run.sequenceLength}`;

@@ -4,7 +4,7 @@ import type { Tensor } from "../core/tensor.js";
 import { decisionSize, guardStateSize } from "../optim/guard.js";
 import type { KernelCase, Workbench } from "./kernel-case.js";
 
-/** The kernels of a training step at the sizes that it runs them at. */
+/** The kernels of a training step, at the sizes of that step. */
 export function trainingKernels(bench: Workbench): KernelCase[] {
   return [
     ...products(bench),
@@ -15,7 +15,7 @@ export function trainingKernels(bench: Workbench): KernelCase[] {
   ];
 }
 
-/** y = x·Wᵀ, and the two products of its backward; weight gradients are f32 and added to. */
+/** y = x·Wᵀ and the two products of its backward. Weight gradients are f32 and accumulate. */
 function products(bench: Workbench): KernelCase[] {
   const { tokens, shapes } = bench;
   const { hiddenSize, intermediateSize, heads, kvHeads, headSize } = shapes.model;
@@ -70,7 +70,10 @@ function products(bench: Workbench): KernelCase[] {
   });
 }
 
-/** Causal: half of the products of all tokens with all. Backward makes five for the two of forward. */
+/**
+ * Causal attention, which needs half of the products of all tokens with all tokens. Forward has two
+ * products, backward five.
+ */
 function attention(bench: Workbench): KernelCase[] {
   const { microBatch, sequenceLength, model } = bench.shapes;
   const { heads, kvHeads, headSize } = model;
@@ -259,7 +262,7 @@ function ends(bench: Workbench): KernelCase[] {
   ];
 }
 
-/** What the optimizer does, on the parameters of one block. */
+/** The optimizer's kernels, on the parameters of one block. */
 function update(bench: Workbench): KernelCase[] {
   const { hiddenSize, intermediateSize, heads, kvHeads, headSize } = bench.shapes.model;
   const query = heads * headSize;
@@ -272,7 +275,8 @@ function update(bench: Workbench): KernelCase[] {
     {
       group,
       name: "adamw",
-      // Reads and writes weights and both moments, reads the gradient; mixed: also writes the bf16 weights.
+      // Reads and writes weights and both moments, reads the gradient. Mixed precision also writes
+      // the bf16 weights.
       work: { bytes: (mixed ? 30 : 28) * size },
       prepare: () => {
         const weight = bench.random([size], bench.dtype, 0.02);

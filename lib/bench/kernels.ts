@@ -11,9 +11,9 @@ import { timeCalls } from "./measure.js";
 
 export interface KernelsOptions extends KernelShapes {
   modelName: string;
-  /** Only kernels whose group or name contains this, in any case. */
+  /** Only kernels whose group or name contains this text, in any case. */
   only?: string;
-  /** Timed runs of a kernel, whose median counts. */
+  /** Timed runs of a kernel; the result is their median. */
   runs: number;
   onProgress?: (message: string) => void;
 }
@@ -22,12 +22,18 @@ export interface KernelRow {
   group: string;
   name: string;
   microseconds: number;
-  /** Bytes moved at least, or floating-point operations; both null where only the latency counts. */
+  /**
+   * Minimum of bytes moved, or floating-point operations; both null if only the latency is
+   * measured.
+   */
   bytes: number | null;
   flops: number | null;
   gigabytesPerSecond: number | null;
   tflops: number | null;
-  /** Floor over time: 1 is as fast as the device was measured to copy, or to multiply large square matrices. */
+  /**
+   * Floor over time. At 1, the kernel is as fast as the device's measured copy, or its product of
+   * large square matrices.
+   */
   ratio: number | null;
 }
 
@@ -35,7 +41,10 @@ export interface KernelsResult extends BenchEnvironment {
   benchmark: "kernels";
   model: string;
   run: { microBatch: number; sequenceLength: number; precision: "bf16" | "fp32"; runs: number };
-  /** What the floors are made of, measured here; and the data sheet's peak where it is known. */
+  /**
+   * The rates that the floors are computed from, measured in this run, and the data sheet's peak if
+   * known.
+   */
   rates: {
     copyGigabytesPerSecond: number;
     productTflops: number;
@@ -45,16 +54,16 @@ export interface KernelsResult extends BenchEnvironment {
   rows: KernelRow[];
 }
 
-/** Large enough that nothing stays in a cache, in bytes of one of the two tensors. */
+/** Bytes of one of the two tensors in the copy; large enough that nothing stays in a cache. */
 const copyBytes = { cpu: 2 ** 27, cuda: 2 ** 29 };
 
 /** Rows and columns of the square product. */
 const productSize = { cpu: 2048, cuda: 8192 };
 
-/** Least length of a timed run in milliseconds. */
+/** Minimum length of a timed run in milliseconds. */
 const leastMs = { cpu: 20, cuda: 30 };
 
-/** Times every kernel of a training step, and the element-wise ones, beside its floor. */
+/** Times every kernel of a training step and the element-wise kernels, next to their floors. */
 export async function benchKernels(options: KernelsOptions): Promise<KernelsResult> {
   const { device, precision, microBatch, sequenceLength, runs, onProgress = () => {} } = options;
   const name = await describeDevice(device);

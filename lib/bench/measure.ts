@@ -6,15 +6,15 @@ import { median } from "./environment.js";
 
 export interface TimingOptions {
   device: Device;
-  /** Timed runs, whose median counts. */
+  /** Timed runs; the result is their median. */
   runs: number;
-  /** Least length of a run in milliseconds: many calls where one is short. */
+  /** Minimum length of a run in milliseconds. Short calls are repeated to reach it. */
   leastMs: number;
 }
 
 /**
- * Seconds of one call: back-to-back calls between two waits for the device, after some to warm up. What calls make is freed
- * after each.
+ * Seconds per call, measured over back-to-back calls between two waits for the device, after some
+ * warm-up calls. Tensors made by a call are freed after it.
  */
 export async function timeCalls(call: () => void, options: TimingOptions): Promise<number> {
   const { device, runs, leastMs } = options;

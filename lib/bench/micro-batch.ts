@@ -5,10 +5,10 @@ import { gpuFreeBytes } from "../core/native.js";
 import { synchronize } from "../core/runtime.js";
 import { type MemoryShape, planMemory } from "../plan/memory.js";
 
-/** More tokens than these at a time fill no device any better. */
+/** Tokens beyond which a larger micro-batch does not use the device any better. */
 const mostTokens = { cpu: 4096, cuda: 65_536 };
 
-/** Part of the free memory that a plan may use: it is an estimate. */
+/** Share of the free memory that a plan may use, because the plan is an estimate. */
 const usableShare = 0.95;
 
 /** Free memory of a device in bytes. */
@@ -18,8 +18,9 @@ export function freeMemory(device: Device): number {
 }
 
 /**
- * Micro-batches worth trying, largest first: the largest power of two whose plan fits into the free memory and its half; 1
- * if none fits, so that the error names what is missing.
+ * Micro-batches worth trying, largest first: the largest power of two whose plan fits into the free
+ * memory, and half of it. If none fits, the only candidate is 1, so that the error names the
+ * missing memory.
  */
 export function candidateMicroBatches(
   shape: Omit<MemoryShape, "batch">,
@@ -39,8 +40,8 @@ export function candidateMicroBatches(
 }
 
 /**
- * The fastest of some micro-batches, largest first. One that runs out of memory is passed over; the halves of the last are
- * tried while none has fitted.
+ * The fastest of some micro-batches, largest first. A micro-batch that runs out of memory is
+ * skipped. If none has fitted, the last one is halved until one fits.
  * @param measure tokens/s of a micro-batch
  * @throws OutOfMemoryError if not even one window fits
  */
@@ -57,7 +58,7 @@ export async function fastestMicroBatch(
       if (rate > best.rate) best = { microBatch, rate };
     } catch (error) {
       if (!(error instanceof OutOfMemoryError) || microBatch === 1) throw error;
-      // What the failed step had enqueued must be gone before the next is tried.
+      // The work enqueued by the failed step must end before the next try.
       await synchronize(device).catch(() => {});
       if (best.rate === 0 && queue.length === 0) queue.push(Math.floor(microBatch / 2));
     }

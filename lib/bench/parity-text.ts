@@ -7,7 +7,7 @@ import type { ParityResult } from "./parity.js";
 const whole = (n: number): string => Math.round(n).toLocaleString("en-US");
 const ms = (n: number): string => `${n < 100 ? n.toFixed(1) : whole(n)} ms`;
 
-/** The result of `bench parity` as text for a terminal. */
+/** Formats the result of `bench parity` for a terminal. */
 export function formatParity(result: ParityResult): string {
   const { model, run, device, stepMs, bare, partsMs, memory, figures, versions } = result;
   const { peak, causal, fullAttention, per300B } = figures;

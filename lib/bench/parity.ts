@@ -17,17 +17,17 @@ import { throughTrainer } from "./through-trainer.js";
 import { openTokens } from "./tokens.js";
 
 export interface ParityOptions extends BenchModel {
-  /** What the model is called in the output. */
+  /** Name of the model in the output. */
   modelName: string;
   sequenceLength: number;
-  /** Windows at a time; left out: the fastest that fits. */
+  /** Windows per micro-batch; default: the fastest number that fits. */
   microBatch?: number;
-  /** Micro-batches of a step. */
+  /** Micro-batches per step. */
   accumulation: number;
-  /** Steps that are timed, after `warmup` that are not. */
+  /** Timed steps, which follow the `warmup` steps. */
   steps: number;
   warmup: number;
-  /** A data set of `prepare`; left out: random words. */
+  /** A data set of `prepare`; default: random words. */
   data?: string;
   onProgress?: (message: string) => void;
 }
@@ -56,17 +56,22 @@ export interface ParityResult extends BenchEnvironment {
   /** The headline: median over the timed steps of the Trainer, as `train` runs it. */
   tokensPerSecond: number;
   stepMs: StepTimes;
-  /** What the device waited for in those steps, in all, and how long they took. */
+  /**
+   * Total waiting time of the device in the timed steps by cause, and the duration of these steps.
+   */
   waitMs: WaitTotals & { ofMs: number };
-  /** What the main thread did, and V8's collections: means of a step. */
+  /** Main-thread work and V8's garbage collections, as means per step. */
   host: HostStep;
-  /** `trainStep` in a loop on micro-batches that are there already, half of the steps before and half after. */
+  /**
+   * The bare loop: `trainStep` on micro-batches in memory, half of the steps before the Trainer's
+   * run and half after it.
+   */
   bare: { tokensPerSecond: number; stepMs: StepTimes; host: HostStep };
-  /** tokensPerSecond through the Trainer, of those of the bare loop. */
+  /** Speed through the Trainer as a share of the bare loop's. */
   trainOfBare: number;
-  /** Of the bare loop. */
+  /** Parts of a step in the bare loop. */
   partsMs: StepParts;
-  /** Largest sum of tensors at a time, and what the library holds of the device's memory. */
+  /** Largest sum of tensors at any time, and device memory reserved by the library. */
   memory: { peakBytes: number; reservedBytes: number };
   /** Mean loss of the first and the last timed step. */
   loss: { first: number; last: number };
@@ -74,13 +79,13 @@ export interface ParityResult extends BenchEnvironment {
   peer?: PeerResult & { ratio: number };
 }
 
-/** Steps for the parts, and to choose a micro-batch by. */
+/** Steps for measuring the parts, and for choosing a micro-batch. */
 const fewSteps = 3;
 
-/** Steps that warm up a loop of which the caller said nothing. */
+/** Warm-up steps of a loop for which the caller sets none. */
 const fewWarmups = 2;
 
-/** Trains for some steps, through the Trainer and in a bare loop, and measures both. */
+/** Trains for some steps through the Trainer and in a bare loop, and measures both. */
 export async function benchParity(options: ParityOptions): Promise<ParityResult> {
   const { device, model, onProgress = () => {} } = options;
   const name = await describeDevice(device);
@@ -96,7 +101,8 @@ export async function benchParity(options: ParityOptions): Promise<ParityResult>
     const data = options.data ?? (await syntheticDataset(folder, { vocabSize, tokens }));
     const batches = await fixedBatches(data, options, microBatch);
 
-    // The bare loop in two halves around the Trainer, as clocks drift: what differs is what the Trainer adds.
+    // Clocks drift, so half of the bare loop runs before the Trainer and half after it. The
+    // difference between the two is the Trainer's overhead.
     const before = Math.ceil(steps / 2);
     onProgress(`bare loop, ${before} steps of ${accumulation} x ${microBatch} windows`);
     const first = await bareSteps(options, batches, before, true);
@@ -156,7 +162,7 @@ function timesOf(ms: readonly number[]): StepTimes {
   return { median: median(ms), fastest: Math.min(...ms), slowest: Math.max(...ms) };
 }
 
-/** The micro-batches of one step. */
+/** The micro-batches of one step, read in advance. */
 async function fixedBatches(
   data: string,
   { model, sequenceLength, accumulation }: ParityOptions,
@@ -174,7 +180,7 @@ async function fixedBatches(
   }
 }
 
-/** Trains a model of its own, which is gone afterwards. */
+/** Runs steps of a bare loop with a model of its own, and frees the model afterwards. */
 async function bareSteps(
   options: ParityOptions,
   batches: readonly HostBatch[],

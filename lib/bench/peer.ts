@@ -5,15 +5,15 @@ import { fileURLToPath } from "node:url";
 import { UsageError } from "../core/errors.js";
 import type { ParityResult } from "./parity.js";
 
-/** What a peer program tells of the same training, measured by itself. */
+/** A peer program's own measurement of the same training. */
 export interface PeerResult {
   command: string;
   program: string;
   version: string | null;
   tokensPerSecond: number;
-  /** Largest sum of its tensors; null if it does not say. */
+  /** Largest sum of its tensors; null if the program does not report it. */
   peakBytes: number | null;
-  /** Everything that it printed as its result. */
+  /** The JSON object that the program printed as its result. */
   output: Record<string, unknown>;
 }
 
@@ -21,17 +21,17 @@ export interface PeerResult {
 export const torchPeer = fileURLToPath(new URL("../../bench/peer/torch_train.py", import.meta.url));
 
 export interface PeerOptions {
-  /** The Python, or whatever runs the program. */
+  /** The Python interpreter, or another program that runs the script. */
   interpreter: string;
   /** Default: `torchPeer`. */
   script?: string;
-  /** Arguments of the program instead of those that describe the run; split at spaces. */
+  /** Arguments that replace those that describe the run; split at spaces. */
   args?: string;
-  /** Gets every line that the program prints on its way. */
+  /** Called with every other line that the program prints, as it arrives. */
   onLine?: (line: string) => void;
 }
 
-/** The arguments by which a peer program learns what to train. */
+/** The arguments that tell a peer program what to train. */
 export function peerArguments({ model, run, device }: ParityResult): string[] {
   const { name: _, parameters: __, ...shape } = model;
   return [
@@ -40,14 +40,16 @@ export function peerArguments({ model, run, device }: ParityResult): string[] {
     ...["--micro-batch", String(run.microBatch), "--accumulation", String(run.accumulation)],
     ...["--steps", String(run.steps), "--warmup", String(run.warmup)],
     ...["--device", device.id, "--precision", run.precision],
-    // PyTorch's flash attention knows no fp32.
+    // PyTorch's flash attention does not support fp32.
     ...(run.precision === "fp32" ? ["--attention", "any"] : []),
   ];
 }
 
 /**
- * Runs a peer program; its last line of output that is a JSON object is its result, with `tokensPerSecond` (or `tok_s`).
- * @throws UsageError if it cannot be started, fails, or gives no result: with the end of what it printed
+ * Runs a peer program. Its result is the last line of output that is a JSON object, with
+ * `tokensPerSecond` (or `tok_s`).
+ * @throws UsageError if the program cannot be started, fails, or gives no result; the message
+ *   contains the end of its output
  */
 export async function runPeer(ours: ParityResult, options: PeerOptions): Promise<PeerResult> {
   const { interpreter, script = torchPeer, onLine = () => {} } = options;

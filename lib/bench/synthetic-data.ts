@@ -4,20 +4,26 @@ import { fileURLToPath } from "node:url";
 import { ArgumentError } from "../core/errors.js";
 import { prepare } from "../prepare/prepare.js";
 
-/** The tokenizer that synthetic ones are made of; it is part of the package. */
+/** The tokenizer that synthetic tokenizers are derived from; part of the package. */
 const quickstart = fileURLToPath(new URL("../../assets/quickstart/", import.meta.url));
 
-/** More text than this would only be prepared for longer: the windows come round again, in another order. */
+/**
+ * Limit of the synthetic text. More would only take longer to prepare; the windows repeat in
+ * another order.
+ */
 const mostTokens = 2 ** 20;
 
-/** Tokens of a document. */
+/** Tokens per document. */
 const documentTokens = 1000;
 
 interface QuickstartTokenizer {
   model: { vocab: Record<string, number>; merges: [string, string][] };
 }
 
-/** xorshift (Marsaglia 2003): enough for text that no model can predict. @returns a number below `count` at each call */
+/**
+ * xorshift (Marsaglia 2003): random enough that no model can predict the text.
+ * @returns a function that gives a number below `count`
+ */
 function randomNumbers(seed: number): (count: number) => number {
   let state = (Math.imul(seed + 1, 0x9e3779b1) | 1) >>> 0;
   return (count) => {
@@ -29,15 +35,16 @@ function randomNumbers(seed: number): (count: number) => number {
 }
 
 /**
- * The quickstart's tokenizer with another number of tokens: its last ones left out, or more made of pairs of its own. So a
- * process holds the tokenizer of a vocabulary of that size, as in training.
+ * The quickstart's tokenizer with another number of tokens. It drops the last tokens, or adds
+ * tokens made of pairs of existing ones. The process thus holds a tokenizer of that vocabulary
+ * size, as in training.
  */
 function resized(json: QuickstartTokenizer, vocabSize: number): QuickstartTokenizer {
   const { vocab, merges } = json.model;
   const tokens = Object.entries(vocab).filter(([, id]) => id < vocabSize);
   const kept = new Map(tokens);
   const merged = merges.filter(([a, b]) => [a, b, a + b].every((token) => kept.has(token)));
-  // Letters alone, which the rule for splitting words leaves together.
+  // Words of letters only, which the rule for splitting words keeps whole.
   const words = tokens.map(([token]) => token).filter((token) => /^\p{Ll}{2,}$/u.test(token));
   const least = 3 + 256;
   if (vocabSize < least || (kept.size < vocabSize && words.length ** 2 < 4 * vocabSize)) {
@@ -57,9 +64,9 @@ function resized(json: QuickstartTokenizer, vocabSize: number): QuickstartTokeni
 }
 
 /**
- * Makes a data set of random words as `llamaforge prepare` makes one, with a tokenizer of a given size.
- * @param folder where `tokenizer/`, the text and `data/` go
- * @param tokens roughly as many as are needed; at most 2^20 are made
+ * Makes a data set of random words like `llamaforge prepare`, with a tokenizer of a given size.
+ * @param folder receives `tokenizer/`, the text and `data/`
+ * @param tokens approximate number needed; at most 2^20 are made
  * @returns the data set's folder
  */
 export async function syntheticDataset(

@@ -9,16 +9,16 @@ export interface TrainerBenchOptions extends BenchModel {
   sequenceLength: number;
   microBatch: number;
   accumulation: number;
-  /** Steps that count, after `warmup` that do not. */
+  /** Measured steps, which follow the `warmup` steps. */
   steps: number;
   warmup: number;
-  /** A data set's folder. */
+  /** Folder of the data set. */
   data: string;
   /** Folder of the run. */
   out: string;
 }
 
-/** The configuration of a run that is there to be measured. */
+/** The configuration of a run for measurement. */
 export function benchConfig(options: TrainerBenchOptions, more: object = {}): LoadedConfig {
   const { model, device, precision, recompute, sequenceLength, microBatch, accumulation } = options;
   return resolveConfig({
@@ -39,8 +39,9 @@ export function benchConfig(options: TrainerBenchOptions, more: object = {}): Lo
 }
 
 /**
- * Trains as `llamaforge train` does, by the Trainer with its loader, tokenizer and metrics.jsonl, but saves nothing.
- * @returns the records of the steps that count; the peak of `memory()` is theirs
+ * Trains with the Trainer as `llamaforge train` does, including its loader, tokenizer and
+ * metrics.jsonl, but saves no checkpoints.
+ * @returns the records of the measured steps; the peak of `memory()` covers only these steps
  */
 export async function throughTrainer(options: TrainerBenchOptions): Promise<StepMetrics[]> {
   const trainer = await Trainer.create(benchConfig(options), { checkpoints: false });

@@ -3,22 +3,22 @@ import { hostArray } from "../core/host-array.js";
 import { Loader, type LoaderOptions, type WindowSource } from "../data/loader.js";
 import { Mixture } from "../data/mixture.js";
 
-/** Where a benchmark's tokens come from. */
+/** Source of a benchmark's tokens. */
 export interface TokenSource {
   /** `synthetic`, or the data set's folder. */
   readonly description: string;
-  /** A loader that reads ahead as in training. @param share of one process among several */
+  /** Opens a loader that reads ahead as in training. @param share of one process among several */
   open(microBatch: number, share?: Pick<LoaderOptions, "rank" | "worldSize">): Loader;
   close(): Promise<void>;
 }
 
-/** Random ids, each window from its own position alone. */
+/** Random ids. Each window depends only on its own position. */
 function syntheticWindows(vocabSize: number, sequenceLength: number): WindowSource {
   return {
     sequenceLength,
     read: async (position, count) => {
       const ids = hostArray("bench", Int32Array, count * (sequenceLength + 1));
-      // xorshift (Marsaglia 2003): enough for ids that no model can predict.
+      // xorshift (Marsaglia 2003): random enough that no model can predict the ids.
       let state = (Math.imul(position + 1, 0x9e3779b1) | 1) >>> 0;
       for (let i = 0; i < ids.length; i++) {
         state ^= state << 13;
@@ -32,7 +32,8 @@ function syntheticWindows(vocabSize: number, sequenceLength: number): WindowSour
 }
 
 /**
- * @param folder a data set of `llamaforge prepare`; left out: random ids
+ * Opens a benchmark's tokens.
+ * @param folder a data set of `llamaforge prepare`; default: random ids
  * @throws DataError if its ids do not fit the model
  */
 export async function openTokens(

@@ -1,4 +1,4 @@
-/** Models in Hugging Face folders, and the tensors of a training checkpoint. */
+/** Reads and writes models in Hugging Face folders, and the weights of a training checkpoint. */
 import { mkdir, readdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { argumentError, checkInteger, checkOptions, checkPath } from "../core/check.js";
@@ -29,16 +29,19 @@ const readableDtypes: readonly FileDtype[] = ["F32", "BF16", "F16", "F64"];
 
 export interface LoadModelOptions {
   device?: Device;
-  /** Of weights and activations ("f32"). */
+  /** Dtype of weights and activations. Default: "f32". */
   dtype?: "f32" | "bf16";
-  /** Whether it will be trained: keeps an f32 master beside bf16 weights (false). */
+  /**
+   * Whether the model will be trained, which keeps an f32 master copy of bf16 weights.
+   * Default: false.
+   */
   training?: boolean;
 }
 
 /**
- * A model from a Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index. Each of them
- * may be a symbolic link, as hub caches are made of them.
- * @throws CheckpointError naming what is missing, damaged, or no model that this library computes
+ * Loads a model from a Hugging Face folder: `config.json` and `model.safetensors`, or shards with
+ * their index. Each file may be a symbolic link, as in hub caches.
+ * @throws CheckpointError naming the missing, damaged or unsupported part
  */
 export async function loadModel(
   folder: string,
@@ -65,17 +68,19 @@ export async function loadModel(
 
 export interface LoadWeightsOptions {
   /**
-   * Whether other programs may have written them: what follows from the shape, and is no weight, is passed over (false).
+   * Whether another program may have written the tensors. Buffers that follow from the shape are
+   * then skipped. Default: false.
    */
   foreign?: boolean;
-  /** Values that a weight may have ("finite"). */
+  /** Values that a weight may have. Default: "finite". */
   values?: TensorValues;
 }
 
 /**
- * Reads a model's weights from tensors with Hugging Face names. Nothing is read unless all fit.
- * @throws CheckpointError naming tensors that are missing, unexpected or of another shape, or file, tensor and
- *   element of a value that no weight may have
+ * Reads a model's weights from tensors with Hugging Face names. If any tensor does not fit, nothing
+ * is read.
+ * @throws CheckpointError naming tensors that are missing, unexpected or of another shape; for a
+ *   value that no weight may have, naming file, tensor and element
  */
 export async function loadWeights(
   model: LanguageModel,
@@ -106,7 +111,10 @@ export async function loadWeights(
   await synchronize(model.device);
 }
 
-/** Without the tensors that other programs store twice, or though they follow from the configuration. */
+/**
+ * The tensors without surplus ones: second copies and, for foreign files, buffers that follow from
+ * the configuration.
+ */
 function withoutSurplus(
   model: LanguageModel,
   stored: StoredTensors,
@@ -123,22 +131,24 @@ function withoutSurplus(
 
 export interface SaveModelOptions extends HuggingFaceExtras {
   /**
-   * The tokenizer that the model was trained with: its files are written beside the weights, its ids of the beginning
-   * and the end of a text into `config.json`. null: knowingly none. Left out: none, and `onNotice` hears what will be
-   * missing.
+   * Tokenizer that the model was trained with. Its files are written next to the weights, and its
+   * ids for the start and end of a text into `config.json`. null writes none. If omitted, none is
+   * written and `onNotice` reports what will be missing.
    */
   tokenizer?: Tokenizer | null;
-  /** Largest file of weights, in bytes (5e9); a larger tensor gets a file of its own. */
+  /** Maximum size of a weight file in bytes; a larger tensor gets its own file. Default: 5e9. */
   shardBytes?: number;
-  /** Things worth telling the user that are not errors; the console by default. */
+  /** Called with notes for the user that are not errors. Default: prints to the console. */
   onNotice?: (message: string) => void;
 }
 
 /**
- * Writes a model as a Hugging Face folder that transformers opens as it is. Weights are stored in the model's dtype.
- * The folder appears whole or not at all. Where several processes train together, all of them call it and one writes.
- * @throws UsageError if there is something in the folder; ArgumentError for options that are none; TokenizerError if
- *   the tokenizer has more ids than the model has rows
+ * Writes a model as a Hugging Face folder that transformers can open directly. Weights are stored
+ * in the model's dtype. The folder appears as a whole or not at all. When several processes train
+ * together, all of them must call it, and one of them writes.
+ * @throws UsageError if the folder is not empty
+ * @throws ArgumentError for invalid options
+ * @throws TokenizerError if the tokenizer has more ids than the model has rows
  */
 export async function saveModel(
   folder: string,
@@ -146,7 +156,8 @@ export async function saveModel(
   options: SaveModelOptions = {},
 ): Promise<void> {
   checkSaveOptions(folder, model, options);
-  // All processes that share the weights take part in gathering them, whatever the one that writes them meets then.
+  // All processes that share the weights must take part in gathering them, even if the writing
+  // process fails later.
   const weights = await weightSources(model);
   if (!(model.store.parallel?.writes ?? true)) return;
   const target = resolve(folder);
@@ -157,7 +168,7 @@ export async function saveModel(
   const written = join(temporary, "model");
   await refuseForeign(temporary, "[saveModel]");
   try {
-    // What a killed call left.
+    // Files left by a killed call.
     await removeOwnFolder(temporary, "[saveModel]");
     await makeFolder(dirname(target));
     await makeOwnFolder(temporary, "[saveModel]");
@@ -214,7 +225,7 @@ function withoutTokenizer(folder: string, { eosTokenId }: HuggingFaceExtras): st
   );
 }
 
-/** Whether there is something of this name; an empty folder is as good as nothing. */
+/** Whether something of this name exists. An empty folder does not count. */
 async function isThere(path: string): Promise<boolean> {
   return await readdir(path).then(
     (names) => names.length > 0,
@@ -229,10 +240,10 @@ export function huggingFaceConfig(model: LanguageModel, extras: HuggingFaceExtra
 }
 
 /**
- * A copy on the host of all weights under Hugging Face names. The event loop has its turns meanwhile: nothing may change
- * the weights before the copy is there. Where several processes train together, each of them calls it, and the one that
- * writes checkpoints gets the copy: the others get none.
- * @param copies whose memory is used again
+ * Copies all weights to the host under their Hugging Face names. The event loop gets turns during
+ * the copy, so the weights must not change before it is complete. When several processes train
+ * together, all of them must call it. Only the process that writes checkpoints gets the copy.
+ * @param copies memory from an earlier call, to be reused
  */
 export async function weightSources(
   model: LanguageModel,

@@ -8,7 +8,7 @@ import { generateSchema, maxTokens, samplingOptions } from "../generate/schema.j
 import { addOptions, givenOptions } from "./options.js";
 import { print, printError, printResult } from "./terminal.js";
 
-/** The options of generation that the command line has. */
+/** The options of generation that are available on the command line. */
 const flags = section("how a text is continued", {
   maxTokens: maxTokens(1, 1e9).default(200),
   ...samplingOptions,
@@ -60,7 +60,7 @@ async function run(
   try {
     for await (const piece of generate(model, tokenizer, prompt, settings)) {
       printResult(piece);
-      // Nobody reads any more, e.g. `| head`.
+      // The reader of the output has stopped, e.g. `| head`.
       if (process.stdout.destroyed) break;
     }
   } catch (error) {
@@ -71,13 +71,13 @@ async function run(
   model.dispose();
 }
 
-/** Weights that are not finite are a fault of the files that they came from. */
+/** Reports non-finite weights as a fault of the files that they came from. */
 function ofCheckpoint(error: unknown, place: string): unknown {
   if (!(error instanceof NonFiniteError) || error.tensors.length === 0) return error;
   return new CheckpointError(`${place}: ${error.message}`, { cause: error });
 }
 
-/** A model's folder itself, or the newest checkpoint of a run's folder. */
+/** The given folder if it holds a model; for a run's folder, its newest checkpoint. */
 async function modelFolder(folder: string): Promise<string> {
   const isModel = await access(join(folder, "config.json")).then(
     () => true,

@@ -42,13 +42,13 @@ export function numberOption(
   });
 }
 
-/** Options of a schema by name, as a command line takes them. */
+/** Options of a schema by name, as a command line accepts them. */
 type Shape = Readonly<Record<string, z.ZodType>>;
 
 /**
- * Adds a flag for each option of a schema: its name, help and allowed values come from there.
- * @param defaults `set` gives a value to each option that has a default. `told` leaves an option that is not given without a
- *   value, for a file that may decide it, and the help names the default.
+ * Adds a flag for each option of a schema, with the schema's name, help and allowed values.
+ * @param defaults with `set`, options that have a default get it as their value. With `told`, the
+ *   help only names the default, and an omitted option has no value, so that a file may decide it.
  */
 export function addOptions(command: Command, shape: Shape, defaults: "set" | "told"): Command {
   for (const [name, schema] of Object.entries(shape)) {
@@ -77,7 +77,7 @@ function optionOf(name: string, schema: z.ZodType, tellDefault: boolean): Option
   });
 }
 
-/** The values that a command line gave to options of a schema, by the options' names. */
+/** The values that the user gave for options of a schema, by option name. */
 export function givenOptions<S extends z.ZodRawShape>(
   command: Command,
   shape: S,
@@ -93,7 +93,10 @@ export function givenOptions<S extends z.ZodRawShape>(
   >;
 }
 
-/** NaN for anything but plain decimal notation: Number() also takes "", "0x10" and " 1 ". */
+/**
+ * Parses plain decimal notation; NaN for anything else. Number() would also accept "", "0x10" and
+ * " 1 ".
+ */
 function parseNumber(value: string): number {
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(value) ? Number(value) : Number.NaN;
 }

@@ -12,7 +12,8 @@ import { addOptions, givenOptions } from "./options.js";
 import { catchStopSignals, tolerateFullOutput } from "./signals.js";
 import { print, printError } from "./terminal.js";
 
-// Of several inputs, a description says for each what a command line says for all.
+// Per-input options. With several inputs, a recipe sets them for each input; the command line sets
+// them for all.
 const selection = inputSchema.omit({ path: true, exclude: true, to: true }).shape;
 const { out, tokenizer, ...settings } = prepareSchema.shape;
 
@@ -34,7 +35,7 @@ export function addPrepare(program: Command): void {
   );
 }
 
-/** The recipe's options with those of the command line on top. */
+/** The recipe's options, overridden by those of the command line. */
 async function completeOptions(
   paths: readonly string[],
   config: string | undefined,
@@ -57,7 +58,10 @@ async function completeOptions(
   return { ...options, inputs, out, tokenizer };
 }
 
-/** Prepares with a bar on a terminal and a summary; null if a signal stopped it. */
+/**
+ * Prepares with a progress bar on a terminal and a summary.
+ * @returns null if a signal stopped it
+ */
 export async function prepareWithProgress(options: PrepareOptions): Promise<PrepareResult | null> {
   const { prepare } = await import("../prepare/prepare.js");
   const stop = new AbortController();
@@ -65,7 +69,7 @@ export async function prepareWithProgress(options: PrepareOptions): Promise<Prep
   const signals = catchStopSignals({
     onRequest: (signal) => {
       stop.abort();
-      // Nothing has been done yet that would be kept, and what it waits for may never come.
+      // No work has been done that must be kept, and the pending operation may never end.
       if (!begun) setTimeout(() => exitAtOnce(codeOfSignal(signal)), 1000).unref();
     },
     exit: exitAtOnce,
@@ -98,14 +102,14 @@ export async function prepareWithProgress(options: PrepareOptions): Promise<Prep
   }
 }
 
-/** What is done, how fast, and how long it will take. */
+/** A progress bar with work done, speed and remaining time. */
 class Bar {
   readonly #bar: SingleBar;
   readonly #started = performance.now();
   #first: PrepareProgress | null = null;
 
   constructor(name: string) {
-    // A name in braces would be taken for a field of the bar.
+    // The bar would take a name in braces for one of its fields.
     const shown = visibleLine(name).replaceAll(/[{}]/g, "_");
     const format = `${shown} {bar} {percentage}%  {documents} documents  {tokens} tokens  {speed}  {left}`;
     this.#bar = new SingleBar({ format, barsize: 20, hideCursor: true, gracefulExit: false });

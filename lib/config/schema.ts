@@ -15,8 +15,9 @@ import { maxTokens, samplingOptions } from "../generate/schema.js";
 import { type PresetName, presets } from "../model/presets.js";
 import { shapeRules } from "../model/shapes.js";
 
-// The only list of a run's options. Defaults, ranges and descriptions live here; the help text, validation, the types and the
-// saved configuration derive from it. `standard` describes a default that other options decide (filled in by resolve.ts).
+// The only list of a run's options. Defaults, ranges and descriptions live here; the help text,
+// validation, types and saved configuration derive from it. `standard` describes a default that
+// depends on other options (filled in by resolve.ts).
 
 const maxSteps = 1_000_000_000;
 
@@ -217,7 +218,7 @@ export const runSchema = section("a training run", {
   init: init.prefault({}),
 });
 
-/** A configuration as people write it: options with a default may be left out. */
+/** A configuration as people write it. Options with a default may be left out. */
 export type RunConfigInput = z.input<typeof runSchema>;
-/** A configuration that is valid on its own, option by option. */
+/** A configuration whose options are each valid by themselves. */
 export type ParsedRunConfig = z.output<typeof runSchema>;

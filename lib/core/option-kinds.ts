@@ -1,19 +1,22 @@
 import { z } from "zod";
 
-// The kinds of options that schemas are made of. A schema is the only list of its options: their help, command line flags,
-// checks, types and documentation derive from it.
+// The kinds of options that schemas are made of. A schema is the only list of its options. Help,
+// command line flags, checks, types and documentation derive from it.
 
-/** What a schema says about an option beside what it checks. */
+/** Descriptions of an option that a schema holds in addition to its checks. */
 export interface OptionMeta extends OptionNotes {
   description: string;
-  /** What an error says is allowed, e.g. `an integer from 1 to 64`. */
+  /** Allowed values as an error describes them, e.g. `an integer from 1 to 64`. */
   expects: string;
 }
 
 export interface OptionNotes {
-  /** A default that is no constant, in words: other options or the machine decide it. */
+  /**
+   * Description of a default that is not a constant, because other options or the machine decide
+   * it.
+   */
   standard?: string | undefined;
-  /** What its value is called on a command line, e.g. `n` for `--workers <n>`. */
+  /** Name of the option's value on a command line, e.g. `n` for `--workers <n>`. */
   value?: string | undefined;
 }
 
@@ -44,7 +47,7 @@ export function positive(max: number, description: string, notes: OptionNotes = 
     .meta({ description, expects, value: "x", ...notes });
 }
 
-/** A share or a rate that may be 0, but never the whole. */
+/** A share or a rate from 0 to 1, including 0 but not 1. */
 export function belowOne(description: string, notes: OptionNotes = {}) {
   const expects = "a number from 0 to below 1";
   return z
@@ -83,7 +86,7 @@ export function flag(description: string) {
   return z.boolean().meta({ description, expects: "true or false" });
 }
 
-/** A list of texts that are not empty. */
+/** A list of non-empty texts. */
 export function texts(expects: string, description: string, notes: OptionNotes = {}) {
   return z
     .array(text(/[\s\S]/, "text that is not empty", description))
@@ -92,8 +95,8 @@ export function texts(expects: string, description: string, notes: OptionNotes =
 }
 
 /**
- * The schema of a section with these options. Declarations that name this type instead of leaving it to be inferred keep the
- * options' doc comments for users of the package.
+ * Schema of a section with these options. A declaration that names this type, instead of leaving it
+ * to inference, keeps the options' doc comments for users of the package.
  */
 export type OptionsSchema<T extends z.ZodRawShape> = z.ZodObject<T, z.core.$strict>;
 
@@ -116,7 +119,7 @@ export function unwrap(schema: z.ZodType): z.ZodType {
   return inner;
 }
 
-/** What the schema says about an option; of the outermost wrapper that says anything. */
+/** Descriptions of an option, from the outermost wrapper that has any. */
 export function metaOf(schema: z.ZodType): OptionMeta {
   let inner: z.ZodType | undefined = schema;
   for (;;) {
@@ -127,19 +130,19 @@ export function metaOf(schema: z.ZodType): OptionMeta {
   }
 }
 
-/** The default that the schema itself holds; undefined if there is none or other options decide it. */
+/** The default in the schema itself; undefined if there is none or other options decide it. */
 export function defaultOf(schema: z.ZodType): unknown {
   return schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined;
 }
 
-/** The default in words; undefined where there is none. */
+/** The default in words; undefined if there is none. */
 export function defaultText(schema: z.ZodType): string | undefined {
   const value = defaultOf(schema);
   if (value === undefined) return metaOf(schema).standard;
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-/** Whether the option has to be given. */
+/** Whether the option must be given. */
 export function isRequired(schema: z.ZodType): boolean {
   return !schema.safeParse(undefined).success;
 }

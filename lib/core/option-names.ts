@@ -4,7 +4,7 @@
  */
 let naming: (name: string) => string = (name) => name;
 
-/** Name of an option, in the form that the message's reader writes it. */
+/** Name of an option in the form that the reader of the message would write. */
 export function optionName(name: string): string {
   return naming(name);
 }
@@ -16,14 +16,15 @@ export function optionValue(name: string, value: string): string {
 }
 
 /**
- * The name of an option within others: `inputs[2].minBytes`. A command line has one flag for all inputs: `--min-bytes`.
+ * Name of an option within others: `inputs[2].minBytes`. On a command line, one flag covers all
+ * inputs: `--min-bytes`.
  */
 export function optionPathName(path: readonly (string | number)[]): string {
   if (!namesAreFlags()) return pathName(path);
   return naming(String(path.findLast((key) => typeof key === "string")));
 }
 
-/** Makes messages name options as flags. Only a command line's process calls it. */
+/** Makes messages name options as flags. Only the process of a command line calls it. */
 export function nameOptionsAsFlags(): void {
   naming = nameOnCommandLine;
 }
@@ -33,7 +34,7 @@ export function namesAreFlags(): boolean {
   return naming === nameOnCommandLine;
 }
 
-/** Options that a command line has as arguments, without a flag. */
+/** Options that are arguments without a flag on a command line. */
 const argumentNames: Readonly<Record<string, string>> = { inputs: "inputs", path: "inputs" };
 
 function nameOnCommandLine(name: string): string {
@@ -43,7 +44,7 @@ function nameOnCommandLine(name: string): string {
 /** Options that collect several values, with the singular that their flag uses. */
 const singular: Readonly<Record<string, string>> = { languages: "language" };
 
-/** `data.train.data/text`, `sample.prompts[2]`. */
+/** Path of an option as text: `data.train.data/text`, `sample.prompts[2]`. */
 export function pathName(path: readonly (string | number)[]): string {
   return path
     .map((key, i) => (typeof key === "number" ? `[${key}]` : i === 0 ? key : `.${key}`))

@@ -5,23 +5,24 @@ import { isRequired, metaOf } from "./option-kinds.js";
 import { optionPathName, pathName } from "./option-names.js";
 import { leaves, nearest, optionsOf, type Path, schemaAt, valueAt } from "./option-tree.js";
 
-// What is wrong with options, in our own words instead of zod's: what is allowed there, what came instead.
+// Problems with options, described in our own words instead of zod's: the allowed values and the
+// received value.
 
-/** One finding: of an option that is unknown, missing, or has a wrong value. */
+/** A problem of one option: it is unknown, missing, or has a wrong value. */
 export interface OptionProblem {
   path: Path;
   kind: "unknown" | "missing" | "wrong";
-  /** What is allowed; of an unknown option, nothing. */
+  /** Allowed values; empty for an unknown option. */
   expects: string;
-  /** What came, in words. */
+  /** Received value, in words. */
   got: string;
-  /** `; did you mean peakLr?`, or an empty text. */
+  /** A suggestion such as `; did you mean peakLr?`, or an empty text. */
   hint: string;
 }
 
 /**
- * All that is wrong with the options of a section, each by itself.
- * @param parsed the result for `input`, if it is there already
+ * All problems with the options of a section, one entry each.
+ * @param parsed the result for `input`, if it has already been parsed
  */
 export function problemsOf(
   schema: z.ZodType,
@@ -47,7 +48,7 @@ function problemsOfIssue(
       hint: suggestKey(schema, path, key),
     }));
   }
-  // Within a value of a kind that has no parts of its own, the whole value is wrong.
+  // A value without options of its own is wrong as a whole, even if the issue lies inside it.
   while (schemaAt(schema, path) === undefined) path = path.slice(0, -1);
   const option = schemaAt(schema, path) as z.ZodType;
   const value = valueAt(input, path);
@@ -64,7 +65,7 @@ function missing(path: Path, expects: string): OptionProblem {
   return { path, kind: "missing", expects, got: "undefined", hint: "" };
 }
 
-/** A finding as a configuration's error lists it. */
+/** Describes a problem as a configuration's error lists it. */
 export function inWords({ path, kind, expects, got, hint }: OptionProblem): ConfigProblem {
   const messages = {
     unknown: `unknown option${hint}`,
@@ -75,8 +76,8 @@ export function inWords({ path, kind, expects, got, hint }: OptionProblem): Conf
 }
 
 /**
- * The options of a call, checked, with their defaults.
- * @throws ArgumentError for the first that is unknown, missing or wrong, by its name
+ * Checks the options of a call and fills in their defaults.
+ * @throws ArgumentError naming the first unknown, missing or wrong option
  */
 export function checkOptionsBy<S extends z.ZodType>(
   op: string,
@@ -96,7 +97,7 @@ export function checkOptionsBy<S extends z.ZodType>(
   throw new ArgumentError(`[${op}] ${message}`);
 }
 
-/** A value as JSON, cut short; objects that have none by the names of their classes. */
+/** A value as shortened JSON. Objects without JSON are shown by the names of their classes. */
 function show(value: unknown): string {
   if (typeof value === "number") return String(value);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) {
@@ -108,7 +109,10 @@ function show(value: unknown): string {
   return json.length > 80 ? `${json.slice(0, 77)}...` : json;
 }
 
-/** `; did you mean optimizer.peakLr?`, from the options beside it or, failing that, of all sections. */
+/**
+ * A suggestion such as `; did you mean optimizer.peakLr?`, from options of the same section or,
+ * failing that, of all sections.
+ */
 export function suggestKey(schema: z.ZodType, parent: Path, key: string): string {
   const siblings = optionsOf(schemaAt(schema, parent) ?? schema) ?? {};
   const sibling = nearest(key, Object.keys(siblings));

@@ -1,4 +1,4 @@
-/** The tape: what operations record for their backward pass. */
+/** The tape: records of operations for the backward pass. */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { checkFunction } from "./check.js";
 import { currentScope, type Scope } from "./current-scope.js";

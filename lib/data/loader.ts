@@ -10,37 +10,45 @@ import { ArgumentError, StorageError } from "../core/errors.js";
 import type { HostBatch } from "../model/batch.js";
 import { type DocumentMarks, documentStarts, splitWindows } from "./windows.js";
 
-/** Where a loader reads windows from: a `Mixture`. */
+/** A source of windows for a loader: a `Mixture`. */
 export interface WindowSource {
   readonly sequenceLength: number;
   /** The windows at `count` positions, each T+1 ids, one after the other. */
   read(position: number, count: number): Promise<Int32Array>;
-  /** What separates documents in the window at a position; needed to keep them apart. */
+  /**
+   * The ids that separate documents in the window at a position. Needed to keep documents apart.
+   */
   marksAt?(position: number): DocumentMarks;
 }
 
-/** How the documents of a window are kept apart; by default a window is one text, as TinyLlama has it. */
+/**
+ * Options that keep the documents of a window apart. By default a window is one text, as in
+ * TinyLlama.
+ */
 export interface DocumentOptions {
-  /** Whether a token sees its own document only: batches have `firstKey`. Default: false. */
+  /** Whether a token attends only to its own document: batches have `firstKey`. Default: false. */
   maskDocuments?: boolean;
-  /** Whether positions count from the start of each document: batches have `positions`. Default: false. */
+  /**
+   * Whether positions count from the start of each document: batches have `positions`.
+   * Default: false.
+   */
   resetPositions?: boolean;
 }
 
 export interface LoaderOptions extends DocumentOptions {
-  /** B: windows of a micro-batch. */
+  /** B: windows per micro-batch. */
   batchSize: number;
   /** Global position of the first micro-batch. Default: 0. */
   startPosition?: number;
   /** Micro-batches read ahead of the consumer. Default: 4. */
   prefetch?: number;
-  /** Default: 0 of 1. */
+  /** This process among `worldSize` processes. Default: 0 of 1. */
   rank?: number;
   worldSize?: number;
-  /** Called while `next` waits for longer than `slowAfterMs` (default: 30 s), each time that has passed again. */
+  /** Called while `next` waits, once every `slowAfterMs` milliseconds (default: 30,000). */
   onSlow?: (waitedMs: number) => void;
   slowAfterMs?: number;
-  /** Longest that `next` waits before it fails with a StorageError. Default: as long as it takes. */
+  /** Longest time that `next` waits before it fails with a StorageError. Default: no limit. */
   limitMs?: number;
 }
 
@@ -48,14 +56,15 @@ export interface LoaderOptions extends DocumentOptions {
 export interface LoadedBatch extends HostBatch {
   /** Global position of the first window of this micro-batch over all ranks. */
   position: number;
-  /** Where the next one starts: what a checkpoint has to remember. */
+  /** Position of the next micro-batch, which a checkpoint must save. */
   nextPosition: number;
 }
 
 /**
- * Makes a batch of windows: the only place where ids become inputs and targets and documents are told apart.
+ * Makes a batch from windows. Only this function turns ids into inputs and targets, and separates
+ * documents.
  * @param windows rows of T+1 ids
- * @param marksOf of a row: what separates documents there
+ * @param marksOf gives the ids that separate documents in a row
  */
 export function makeBatch(
   windows: Int32Array,
@@ -84,11 +93,12 @@ export interface Shares {
 }
 
 /**
- * The positions that a rank takes in a step: of the batchSize · worldSize positions of step s, which follow those of
- * step s-1 without a gap, rank r takes the r-th batchSize. So the global sequence does not depend on the number
- * of ranks, and a run may go on with another. An optimizer step of A micro-batches is A such steps: its ranks together
- * take batchSize · worldSize · A positions without a gap, rank r's j-th micro-batch those from
- * (j · worldSize + r) · batchSize on.
+ * The positions that a rank reads in a step. Step s covers batchSize · worldSize positions, which
+ * follow those of step s-1 without a gap; rank r takes the r-th batchSize of them. The global
+ * sequence therefore does not depend on the number of ranks, and a run may resume with another
+ * number. An optimizer step of A micro-batches consists of A such steps. Its ranks together take
+ * batchSize · worldSize · A positions without a gap; the j-th micro-batch of rank r starts at (j ·
+ * worldSize + r) · batchSize.
  */
 export function positionsForStep(
   step: number,
@@ -110,18 +120,20 @@ const loaderOptionNames = [
   "slowAfterMs",
   "limitMs",
 ];
-/** Of a micro-batch: what one Int32Array can hold on every version of Node.js. */
+/**
+ * Limit of ids in a micro-batch: the most that one Int32Array can hold on every version of Node.js.
+ */
 const mostIds = 2 ** 31;
 const mostPrefetched = 4096;
 
 /**
- * Reads micro-batches ahead of the consumer, at most `prefetch` of them. An error of a read surfaces at the `next` that
- * would have returned its micro-batch, and at every later one.
+ * Reads at most `prefetch` micro-batches ahead of the consumer. If a read fails, the `next` that
+ * would have returned its micro-batch throws the error, and so does every later `next`.
  */
 export class Loader {
-  /** Time that `next` has waited for storage, in all. */
+  /** Total time that `next` has waited for storage. */
   waitedMs = 0;
-  /** Time of the main thread to find windows and to put micro-batches together, in all. */
+  /** Total time of the main thread for finding windows and assembling micro-batches. */
   hostMs = 0;
   readonly #source: WindowSource;
   readonly #options: Required<Omit<LoaderOptions, "onSlow" | "limitMs">> &
@@ -191,12 +203,14 @@ export class Loader {
     }
   }
 
-  /** Whether the storage has not answered in time: then reads are under way that may never end. */
+  /**
+   * Whether the storage has not answered in time. Reads are then in progress that may never end.
+   */
   get hangs(): boolean {
     return this.#failure instanceof StorageError;
   }
 
-  /** Stops reading ahead, and waits for the reads under way unless they hang. */
+  /** Stops reading ahead and waits for the reads in progress, unless they hang. */
   async close(): Promise<void> {
     this.#closed = true;
     const reads = this.#queue.splice(0);

@@ -21,13 +21,13 @@ import type { DocumentMarks } from "./windows.js";
 export interface MixtureOptions extends DocumentOptions {
   /** T: a window has T inputs and T targets. */
   sequenceLength: number;
-  /** Decides the order of the windows. Default: 3407. */
+  /** Seed of the order of the windows. Default: 3407. */
   seed?: number;
   /** Default: "train". */
   split?: Split;
-  /** Where `next` puts its tensors. Default: the CPU. */
+  /** Device for the tensors of `next`. Default: the CPU. */
   device?: Device;
-  /** Which part of every micro-batch `next` returns. Default: rank 0 of 1. */
+  /** The part of every micro-batch that `next` returns. Default: rank 0 of 1. */
   rank?: number;
   worldSize?: number;
 }
@@ -39,11 +39,11 @@ export interface MixtureSource {
   readonly dataset: TokenDataset;
 }
 
-/** What lies at a position. */
+/** The source, epoch and window at a position. */
 export interface Place {
   /** Index into `sources`. */
   source: number;
-  /** How often the source has been read through before. */
+  /** Number of complete passes over the source before this position. */
   epoch: number;
   window: number;
 }
@@ -75,12 +75,14 @@ const mixtureOptionNames = [
 ];
 
 /**
- * Data sets mixed by weight into one endless sequence of windows. What lies at a position follows from the position
- * alone: its source by `Apportionment`, whose counts are exact in every prefix, and the window by a permutation of
- * the source's windows for each epoch. So going on from a checkpoint needs one integer, and the sequence is the
- * same for every number of ranks. Every epoch of a source visits each of its windows once.
+ * Data sets mixed by weight into one endless sequence of windows. A position alone determines its
+ * window. `Apportionment`, whose counts are exact in every prefix, gives the source; a permutation
+ * of the source's windows for each epoch gives the window. Resuming from a checkpoint therefore
+ * needs one integer, and the sequence does not depend on the number of ranks. Every epoch of a
+ * source visits each of its windows once.
  *
- * The order of the sequence depends on the data and weights, not on the folders' names or the order they are given in.
+ * The order of the sequence depends on the data and weights, not on the folders' names or on the
+ * order in which they are listed.
  */
 export class Mixture {
   readonly sources: readonly MixtureSource[];
@@ -90,18 +92,24 @@ export class Mixture {
   readonly vocabSize: number;
   readonly eosId: number;
   readonly tokenizerSha256: string;
-  /** UTF-8 bytes per token, by share, 0 if not known of all: bits per byte = loss / ln 2 / bytesPerToken. */
+  /**
+   * UTF-8 bytes per token, weighted by share; 0 unless known for all sources. Bits per byte = loss
+   * / ln 2 / bytesPerToken.
+   */
   readonly bytesPerToken: number;
-  /** Windows of all sources. */
+  /** Number of windows in all sources. */
   readonly windows: number;
-  /** Names everything that the sequence depends on: tokens, weights, sequence length and seed. */
+  /** Hash of everything that the sequence depends on: tokens, weights, sequence length and seed. */
   readonly fingerprint: string;
   readonly #options: Required<
     Pick<MixtureOptions, "device" | "rank" | "worldSize" | "maskDocuments" | "resetPositions">
   >;
   readonly #apportionment: Apportionment;
   readonly #keys: readonly number[];
-  /** The latest epochs' permutations of each source: reading ahead may be one epoch further than the consumer. */
+  /**
+   * Permutations of the latest epochs of each source. Reading ahead may be one epoch ahead of the
+   * consumer.
+   */
   readonly #permutations: Map<number, Permutation>[];
   #loader: { loader: Loader; batchSize: number } | null = null;
   #position = 0;
@@ -162,8 +170,10 @@ export class Mixture {
   }
 
   /**
-   * @param sources a data set's folder or description, or several with their weights, of which only the proportions matter
-   * @throws DataError if a data set is damaged, or they do not go together
+   * Opens data sets as one mixture.
+   * @param sources a data set's folder or description, or several with their weights; only the
+   *   proportions of the weights matter
+   * @throws DataError if a data set is damaged, or if the data sets do not fit together
    */
   static async open(
     sources: string | Readonly<Record<string, number>>,
@@ -190,7 +200,7 @@ export class Mixture {
     return new Mixture(opened, options);
   }
 
-  /** What lies at a position. */
+  /** The source, epoch and window at a position. */
   locate(position: number): Place {
     checkInteger("mixture", "position", position, { min: 0 });
     const { source, ordinal } = this.#apportionment.at(position);
@@ -199,7 +209,7 @@ export class Mixture {
     return { source, epoch, window: this.#order(source, epoch).at(ordinal - epoch * windows) };
   }
 
-  /** How many times each source has been read through before a position, with fractions. */
+  /** Number of passes over each source before a position, with fractions. */
   epochsAt(position: number): number[] {
     checkInteger("mixture", "position", position, { min: 0 });
     return this.sources.map(
@@ -207,7 +217,7 @@ export class Mixture {
     );
   }
 
-  /** The windows at `count` positions: count rows of T+1 ids. */
+  /** Reads the windows at `count` positions: `count` rows of T+1 ids. */
   async read(position: number, count: number): Promise<Int32Array> {
     const length = this.sequenceLength + 1;
     checkInteger("mixture", "position", position, { min: 0 });
@@ -223,13 +233,13 @@ export class Mixture {
     return rows;
   }
 
-  /** What separates documents in the window at a position. */
+  /** The ids that separate documents in the window at a position. */
   marksAt(position: number): DocumentMarks {
     checkInteger("mixture", "position", position, { min: 0 });
     return (this.sources[this.#apportionment.at(position).source] as MixtureSource).dataset.marks;
   }
 
-  /** Position of the next micro-batch of `next`: what to save, and to set when going on. */
+  /** Position of the next micro-batch of `next`. Save it, and set it when resuming. */
   get position(): number {
     return this.#position;
   }
@@ -245,20 +255,20 @@ export class Mixture {
   }
 
   /**
-   * This rank's part of the next global micro-batch on the mixture's device, (microBatch, T) each, read ahead in the
-   * background. The tensors belong to the caller's scope.
+   * This rank's part of the next global micro-batch, read ahead in the background. Its tensors are
+   * on the mixture's device, (microBatch, T) each, and belong to the caller's scope.
    */
   async next(microBatch: number): Promise<Batch> {
     if (this.#loader?.batchSize !== microBatch) this.#drop();
     this.#loader ??= { loader: this.loader(microBatch, this.#position), batchSize: microBatch };
     const batch = await this.#loader.loader.next();
     this.#position = batch.nextPosition;
-    // Imported here, so that preparing and inspecting data needs no native addon.
+    // The dynamic import lets programs prepare and inspect data without the native addon.
     const { batchTensors } = await import("../model/batch.js");
     return batchTensors(batch, this.#options.device);
   }
 
-  /** A loader of this mixture for its rank. */
+  /** Makes a loader of this mixture for its rank. */
   loader(
     batchSize: number,
     startPosition: number,
@@ -273,7 +283,7 @@ export class Mixture {
     });
   }
 
-  /** Ends reading ahead and closes the files. */
+  /** Stops reading ahead and closes the files. */
   async close(): Promise<void> {
     const loader = this.#loader?.loader;
     this.#loader = null;

@@ -9,7 +9,10 @@ export interface InputsAndTargets {
   targets: Int32Array;
 }
 
-/** Splits `count` windows of T+1 ids into inputs (all but the last id of each) and targets (all but the first). */
+/**
+ * Splits `count` windows of T+1 ids into inputs (all ids except the last of each window) and
+ * targets (all except the first).
+ */
 export function splitWindows(
   windows: Int32Array,
   count: number,
@@ -31,7 +34,7 @@ export function splitWindows(
   return { inputs, targets };
 }
 
-/** Ids that mark the borders of documents; null where there is none. */
+/** Ids that mark the borders of documents; null if there is none. */
 export interface DocumentMarks {
   /** Id at the start of every document. */
   startId: number | null;
@@ -40,11 +43,12 @@ export interface DocumentMarks {
 }
 
 /**
- * For each input of each window, where in the window its document starts: the index of the document's first token, 0 for
- * the document that the window starts within. So token t attends to tokens starts[t]..t when documents do not see
- * each other, and t - starts[t] is its position within what the window holds of its document.
+ * For each input of each window, the index within the window at which its document starts. For the
+ * document that was already running when the window began, this index is 0. With document masking,
+ * token t attends to tokens starts[t]..t, and t - starts[t] is its position in the part of its
+ * document that the window holds.
  * @param windows rows of T+1 ids
- * @param marksOf of a row: what separates documents there
+ * @param marksOf gives the ids that separate documents in a row
  * @returns (rows, T)
  * @throws ArgumentError unless there are whole rows of T+1 ids
  */

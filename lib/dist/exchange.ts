@@ -1,7 +1,7 @@
 /**
- * The seam between a strategy's decisions and the memory that they are about. A strategy decides
- * which collective comes when and what waits for it; an `Exchange` knows what is moved: tensors in
- * a run, bytes and seconds in `plan`.
+ * The interface between a strategy's decisions and the memory that they concern. A strategy decides
+ * which collective runs when and what waits for it. An `Exchange` moves the data: tensors in a run,
+ * bytes and seconds in `plan`.
  */
 import { checkChoice, checkInstance, checkObject } from "../core/check.js";
 import { native } from "../core/native.js";
@@ -9,27 +9,27 @@ import { empty, type Tensor, untracked } from "../core/tensor.js";
 import type { ParameterGroup } from "../nn/group.js";
 import { Communicator, type Work } from "./communicator.js";
 
-/** What gradients are summed in. */
+/** The dtype in which gradients are summed. */
 export type ReduceDType = "fp32" | "bf16";
 
-/** A collective on its way: what is enqueued after `wait()` runs after it. */
+/** A collective in progress. Work enqueued after `wait()` runs after the collective. */
 export type Arrival = Pick<Work, "wait">;
 
-/** What a strategy sees of a group of parameters; a `ParameterGroup` is one. */
+/** The view of a group of parameters that a strategy has; `ParameterGroup` implements it. */
 export interface SharedGroup {
   readonly name: string;
-  /** Place in the store's list. */
+  /** Index in the store's list of groups. */
   readonly index: number;
   /**
-   * The memory that groups take turns in, compared by identity; null for a group whose weights are
-   * always whole.
+   * The memory slot that groups take turns in, compared by identity; null for a group whose weights
+   * are always whole.
    */
   readonly slot: object | null;
-  /** Sets to zero what this step's backward did not write. */
+  /** Zeroes the gradients that this step's backward did not write. */
   completeGradients(): void;
-  /** Sets the gradients' padding to zero, where a slot holds what another group has left there. */
+  /** Sets the gradients' padding to zero if the slot holds leftovers of another group. */
   clearPadding(): void;
-  /** Forgets the gradients; the next backward overwrites them without reading. */
+  /** Forgets the gradients. The next backward overwrites them without reading. */
   zeroGrad(): void;
   /** Sets the owned gradients to zero. */
   clearOwnedGradients(): void;
@@ -40,30 +40,35 @@ export interface SharedGroup {
  * return at once.
  */
 export interface Exchange<Group, Data> {
-  /** Of this process among the ranks. */
+  /** Rank of this process. */
   readonly rank: number;
-  /** Ranks. */
+  /** Number of ranks. */
   readonly size: number;
-  /** Puts the owned weights of all ranks together, into the group's weights. */
+  /** Gathers the owned weights of all ranks into the group's weights. */
   gatherWeights(group: Group): Arrival;
-  /** The mean of the group's gradients over the ranks, in place. */
+  /** Averages the group's gradients over the ranks, in place. */
   averageGradients(group: Group): Arrival;
-  /** The mean of the owned gradients alone over the ranks, in place. */
+  /** Averages only the owned gradients over the ranks, in place. */
   averageOwnedGradients(group: Group): Arrival;
   /**
-   * The mean of the group's gradients over the ranks, of which each gets the part that it owns.
+   * Averages the group's gradients over the ranks, and gives each rank the part that it owns.
    * @param add whether the part is added to the owned gradients instead of replacing them
    */
   scatterGradients(group: Group, add: boolean): Arrival;
-  /** The sum over the ranks, in place. */
+  /** Sums over the ranks, in place. */
   sum(data: Data): Arrival;
-  /** The mean over the ranks, in place. */
+  /** Averages over the ranks, in place. */
   average(data: Data): Arrival;
-  /** All of a buffer of which each rank has the owned part, once it has arrived. */
+  /**
+   * Gathers a whole buffer of which each rank has its owned part. Work enqueued after the call sees
+   * the whole buffer.
+   */
   whole(group: Group, owned: Data): Data;
 }
 
-/** Moves tensors between the ranks of a communicator; gradients in the reduction's dtype. */
+/**
+ * Moves tensors between the ranks of a communicator. Gradients are sent in the reduction's dtype.
+ */
 export class TensorExchange implements Exchange<ParameterGroup, Tensor> {
   readonly rank: number;
   readonly size: number;
@@ -140,7 +145,7 @@ export class TensorExchange implements Exchange<ParameterGroup, Tensor> {
   }
 }
 
-/** @param finish what is enqueued after the collective, and before whatever waits for it */
+/** @param finish enqueues work after the collective, and before any work that waits for it */
 function then(arrival: Arrival, finish: () => void): Arrival {
   return {
     wait() {
@@ -153,14 +158,11 @@ function then(arrival: Arrival, finish: () => void): Arrival {
 export interface StrategyOptions {
   /** All ranks of the run. */
   world: Communicator;
-  /** What gradients are summed in. */
+  /** The dtype in which gradients are summed. */
   reduce: ReduceDType;
 }
 
-/**
- * The ranks of a run, as a strategy over tensors is given them.
- * @throws ArgumentError for options that do not fit
- */
+/** Connects a run's ranks for a strategy over tensors. @throws ArgumentError for invalid options */
 export function exchangeOf(options: StrategyOptions): TensorExchange {
   checkObject("strategy", "options", options);
   const { world, reduce } = options;

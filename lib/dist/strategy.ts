@@ -6,9 +6,9 @@ export const strategyNames = ["replicated", "zero1", "full_shard", "hybrid_shard
 export type StrategyName = (typeof strategyNames)[number];
 
 /**
- * What the strategies share. A schedule is a strategy without its memory: it decides which
- * collective comes when, over the tensors of a run (`Replicated`, `Zero1`, `FullShard`) or over the
- * clock of `plan`.
+ * The common part of the strategies. A schedule is a strategy without its memory. It decides which
+ * collective runs when, over the tensors of a run (`Replicated`, `Zero1`, `FullShard`) or over the
+ * simulated clock of `plan`.
  */
 export abstract class Schedule<Group extends SharedGroup, Data>
   implements ParallelStrategy<Group, Data>

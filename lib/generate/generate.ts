@@ -18,18 +18,20 @@ import { type Cache, LanguageModel } from "../model/language-model.js";
 import { type SampleOptions, sample, where } from "../ops/index.js";
 import { type GenerateOptions, generateSchema } from "./schema.js";
 
-/** A token that the device has been told to choose. */
+/** A token whose choice has been enqueued on the device. */
 interface ChosenToken {
   /** i32 (1), outside of every scope. */
   ids: Tensor;
-  /** What it is, once the device has got there. */
+  /** The token's id, once the device has chosen it. */
   id: Promise<number>;
 }
 
-/** The tokens that may be chosen: ids below `count`, and of those the ones where `allowed` (1, count) is not 0. */
+/**
+ * The tokens that may be chosen: ids below `count` whose entry in `allowed` (1, count) is not 0.
+ */
 interface Choice {
   readonly count: number;
-  /** i32, outside of every scope; null if all may. */
+  /** i32, outside of every scope; null if all ids below `count` may be chosen. */
   readonly allowed: Tensor | null;
 }
 
@@ -50,7 +52,7 @@ function choiceOf(model: LanguageModel, { vocabSize, never = [] }: GenerateOptio
   return { count, allowed: outsideScopes(mask) };
 }
 
-/** Enqueues the model on `input` (1, time) and the choice of the token after it. */
+/** Enqueues the model on `input` (1, time) and the choice of the next token. */
 function chooseNext(
   model: LanguageModel,
   input: () => Tensor,
@@ -70,18 +72,20 @@ function chooseNext(
     ),
   );
   const id = ids.item();
-  // Waited for later, or not at all; a failure until then must not count as unhandled.
+  // The result is awaited later or never. Until then a failure must not count as unhandled.
   id.catch(() => {});
   return { ids, id };
 }
 
 /**
- * Continues a prompt token by token with a key/value cache. When the model's context is full it starts again from the
- * newest half of the text, so the length is not limited. While a token is on its way to the caller the device already works
- * on the next one.
+ * Continues a prompt token by token with a key/value cache. When the model's context is full,
+ * generation restarts from the newest half of the text, so the length is unlimited. The device
+ * computes the next token while the caller handles the current one.
  * @param prompt token ids, at least one
- * @throws ArgumentError for an empty prompt, ids outside the vocabulary, options out of range or of another name;
- * NonFiniteError where the model's numbers give no probabilities: the weights that are not finite, by name
+ * @throws ArgumentError for an empty prompt, ids outside the vocabulary, and unknown or
+ *   out-of-range options
+ * @throws NonFiniteError if the model's logits give no probabilities; the message names the weights
+ *   that are not finite
  */
 export async function* generateTokens(
   model: LanguageModel,
@@ -113,10 +117,10 @@ export async function* generateTokens(
     cache = null;
   };
   const options = (offset: number): SampleOptions => ({ temperature, topK, topP, seed, offset });
-  /** From the text alone, with a new cache. */
+  /** Restarts from the text alone, with a new cache. */
   const start = (count: number): ChosenToken => {
     dropCache();
-    // From a full context only the newer half goes on, so this happens once in many tokens.
+    // With a full context only the newer half is kept, so that restarts are rare.
     const fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
     cache = unscopedCache(model, length);
     const input = (): Tensor =>
@@ -153,21 +157,22 @@ function unscopedCache(model: LanguageModel, length: number): Cache {
   return outsideScopes(() => model.createCache(1, length));
 }
 
-/** What turns tokens into text and back; lib/data's Tokenizer is one. */
+/** Turns text into tokens and back; lib/data's Tokenizer is one implementation. */
 export interface TextCodec {
   encode(text: string): ArrayLike<number> | Promise<ArrayLike<number>>;
-  /** A decoder that gives whole characters only, as tokens arrive. */
+  /** A decoder that returns only whole characters as tokens arrive. */
   decodeStream(): { push(id: number): string; end(): string };
   readonly eosId: number | null;
-  /** Ids are below this; see GenerateOptions. */
+  /** Every id is below this number; see GenerateOptions. */
   readonly vocabSize?: number;
-  /** Ids below `vocabSize` that no token has. */
+  /** Ids below `vocabSize` without a token. */
   readonly gaps?: Iterable<number>;
 }
 
 /**
- * Continues a prompt as text; yields pieces as they become final. Prompt and continuation are decoded as one text, so what
- * comes is the text of all ids without that of the prompt's. An empty prompt starts a new document.
+ * Continues a prompt as text and yields pieces as they become final. Prompt and continuation are
+ * decoded as one text, and only the text after the prompt's is returned. An empty prompt starts a
+ * new document.
  * @see generateTokens
  */
 export async function* generate(
@@ -183,7 +188,8 @@ export async function* generate(
   checkString("generate", "prompt", prompt);
   checkOptionsBy("generate", generateSchema, options);
   const encoded = Array.from(await tokenizer.encode(prompt));
-  // Documents follow an end-of-sequence token in training, so that is what a new one begins after.
+  // In training a document follows an end-of-sequence token, so a new document starts from that
+  // token.
   const start = encoded.length > 0 ? encoded : tokenizer.eosId === null ? [] : [tokenizer.eosId];
   const { eosId, vocabSize, gaps } = tokenizer;
   const settings = {
@@ -193,7 +199,8 @@ export async function* generate(
     ...options,
   };
   const decoder = tokenizer.decodeStream();
-  // A space between words belongs to the second one's token, and is shown only behind a first one.
+  // The space between two words belongs to the second word's token. The decoder shows it only after
+  // a first word.
   for (const id of start) decoder.push(id);
   for await (const id of generateTokens(model, start, settings)) {
     const piece = decoder.push(id);

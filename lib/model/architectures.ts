@@ -1,6 +1,6 @@
 /**
- * Models of the architectures that recipes and Hugging Face folders may name (shapes.ts). The rest of the library builds
- * models through these functions, and names no architecture itself.
+ * Models of the architectures that recipes and Hugging Face folders may name (shapes.ts). The rest
+ * of the library builds models through these functions and names no architecture itself.
  */
 import type { StoreOptions } from "../nn/index.js";
 import type { LanguageModel } from "./language-model.js";

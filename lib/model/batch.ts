@@ -14,23 +14,25 @@ import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 
-/** A target of this id does not count: the loss and its gradient leave that position out. */
+/** The target id that the loss ignores. Its position adds nothing to the loss or the gradient. */
 export const ignoredTarget = -100;
 
 /**
- * A micro-batch of token ids: all that a model is told of its data. Each field is (batch, time), i32.
- * @typeParam Ids tensors on the model's device, or arrays of the host with the rows one after the other
+ * A micro-batch of token ids: everything a model receives of its data. Each field is (batch, time),
+ * i32.
+ * @typeParam Ids tensors on the model's device, or host arrays with the rows one after the other
  */
 export interface Batch<Ids = Tensor> {
   inputs: Ids;
-  /** The token that follows each input; -100 where none counts. */
+  /** The token that follows each input; -100 where the loss ignores it. */
   targets: Ids;
   /**
-   * The first token of its row that token t sees, from 0 to t, never falling along a row. Left out: token 0. Document
-   * boundaries give the document's first token, a sliding window of W tokens gives max(0, t - W + 1).
+   * The first token of the same row that token t attends to, from 0 to t, never decreasing along a
+   * row. Default: token 0. To mask across documents, use the first token of t's document; for a
+   * sliding window of W tokens, use max(0, t - W + 1).
    */
   firstKey?: Ids;
-  /** The position that the rotary embedding counts for token t. Left out: t. */
+  /** The position of token t in the rotary embedding. Default: t. */
   positions?: Ids;
 }
 
@@ -44,7 +46,7 @@ const fields = ["inputs", "targets", "firstKey", "positions"] as const;
 
 /**
  * Copies a batch to a device. The tensors belong to the current scope.
- * @throws ArgumentError for fields that are no Int32Arrays of one length, in rows of equal length
+ * @throws ArgumentError unless all fields are Int32Arrays of one length, in rows of equal length
  */
 export function batchTensors(batch: HostBatch, device: Device): Batch {
   const { count, inputs } = checkHostBatch("batchTensors", batch);
@@ -105,7 +107,7 @@ export function checkBatch(op: string, batch: Batch): void {
   checkContext(op, batch, batch.inputs);
 }
 
-/** Checks what a batch says beside its ids. */
+/** Checks the fields of a batch besides the token ids. */
 export function checkContext(
   op: string,
   { firstKey, positions }: Pick<Batch, "firstKey" | "positions">,
@@ -115,7 +117,7 @@ export function checkContext(
   if (positions !== undefined) checkBeside(op, "positions", positions, ids);
 }
 
-/** Token ids i32 (batch, time). */
+/** Checks token ids: i32 (batch, time). */
 export function checkIds(op: string, name: string, ids: Tensor): void {
   checkTensor(op, name, ids);
   if (ids.dtype !== "i32" || ids.rank !== 2) {

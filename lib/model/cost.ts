@@ -1,18 +1,25 @@
 import type { LanguageModel, Recompute } from "./language-model.js";
 
-/** Floating-point operations of training on one token, forward and backward. */
+/** Floating-point operations of training per token, forward and backward. */
 export interface FlopsPerToken {
-  /** Matrix products with weights: 6 per weight; the head counts, the embedding's lookup does not. */
+  /**
+   * Matrix products with weights: 6 per weight. The head counts; the embedding's lookup does not.
+   */
   linear: number;
-  /** Attention where each token looks back at half the sequence on average: 6 · layers · width · T. */
+  /**
+   * Causal attention, where a token looks back at half the sequence on average: 6 · layers · width
+   * · T.
+   */
   causalAttention: number;
-  /** Operations that are needed: linear + causalAttention. */
+  /** The necessary operations: linear + causalAttention. */
   causal: number;
-  /** The convention of TinyLlama's published 56%: attention as if nothing were masked. */
+  /**
+   * TinyLlama's convention, used for its published 56%: attention counted without the causal mask.
+   */
   fullAttention: number;
 }
 
-/** Scalars by part; `head` is 0 where the embedding is the head. */
+/** Scalars by part; `head` is 0 with tied embeddings. */
 export interface ParameterBreakdown {
   embedding: number;
   attention: number;
@@ -21,43 +28,43 @@ export interface ParameterBreakdown {
   head: number;
 }
 
-/** What a model costs to train: all that plans, benchmarks and reports know of its shape. */
+/** Training cost of a model: the only view of its shape that plans, benchmarks and reports have. */
 export interface Cost {
-  /** Scalars by part; null for a model that does not say. */
+  /** Scalars by part; null for a model that does not report them. */
   readonly parameters: ParameterBreakdown | null;
-  /** Scalars in all. */
+  /** Total number of scalars. */
   readonly parameterCount: number;
-  /** Operations a token, with nothing recomputed, at a sequence length in tokens. */
+  /** Operations per token without recomputation, at a sequence length in tokens. */
   flops(sequenceLength: number): FlopsPerToken;
-  /** Operations of a token that backward spends a second time. */
+  /** Operations per token that recomputation repeats in backward. */
   recomputedFlops(sequenceLength: number, recompute: Recompute): number;
-  /** Bytes a token and the order of a pass; null for a model that does not say. */
+  /** Bytes per token and the order of a pass; null for a model that does not report them. */
   readonly pass: PassCost | null;
 }
 
-/** A pass over equal blocks between an embedding and a head, each a group of parameters. */
+/** A pass over an embedding, equal blocks and a head. Each of these is a group of parameters. */
 export interface PassCost {
   readonly blocks: number;
-  /** Whether the head's weights are in the embedding's group. */
+  /** Whether the head's weights belong to the embedding's group. */
   readonly tiedHead: boolean;
-  /** Width of the head's input, and its rows. */
+  /** Width of the head's input; `vocabSize` is the number of the head's rows. */
   readonly headWidth: number;
   readonly vocabSize: number;
-  /**
-   * Bytes of a micro-batch's activations, a token.
-   * @param element bytes of one activation
-   */
+  /** Bytes of activations per token of a micro-batch. @param element bytes of one activation */
   activations(element: 2 | 4, recompute: Recompute): ActivationCost;
 }
 
 export interface ActivationCost {
-  /** Kept from forward to backward. */
+  /** Bytes kept from forward to backward. */
   kept: number;
-  /** One block's intermediate gradients, and what is computed again for it. */
+  /** Bytes of one block's intermediate gradients and recomputed activations. */
   working: number;
 }
 
-/** The cost of a model of which only the number of parameters is known: 6 operations a parameter. */
+/**
+ * The cost of a model whose only known size is its number of parameters: 6 operations per
+ * parameter.
+ */
 export function plainCost(model: LanguageModel): Cost {
   const parameterCount = model.parameterCount();
   const linear = 6 * parameterCount;

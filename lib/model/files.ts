@@ -1,7 +1,7 @@
 import type { Parameter } from "../nn/parameter.js";
 import type { LanguageModel } from "./language-model.js";
 
-/** A tensor in a model's files: a whole parameter, or consecutive rows of one. */
+/** A tensor in a model's files: a whole parameter, or consecutive rows of a parameter. */
 export interface FileTensor {
   /** E.g. `model.layers.0.self_attn.q_proj.weight`. */
   readonly name: string;
@@ -13,26 +13,28 @@ export interface FileTensor {
   readonly offset: number;
 }
 
-/** What `config.json` says beyond the model's shape. */
+/** Fields of `config.json` besides the model's shape. */
 export interface HuggingFaceExtras {
   bosTokenId?: number | null;
   eosTokenId?: number | null;
   dtype?: "float32" | "bfloat16";
 }
 
-/** How a model is written to and read from a Hugging Face folder. */
+/** The mapping between a model and a Hugging Face folder. */
 export interface HuggingFaceFiles {
   /** All weights, in the order of the files. */
   readonly tensors: readonly FileTensor[];
   /** The contents of `config.json`. */
   config(extras?: HuggingFaceExtras): Record<string, unknown>;
-  /** A second copy of a weight that some programs write, such as a tied head: it is passed over. */
+  /** Tells whether a tensor is a second copy of a weight, such as a tied head. Loading skips it. */
   isCopy(name: string): boolean;
-  /** A buffer that other programs store though it follows from the configuration: it is passed over. */
+  /** Tells whether a tensor is a buffer that follows from the configuration. Loading skips it. */
   isDerived(name: string, tensor: { readonly shape: readonly number[] }): boolean;
 }
 
-/** Files of a model of one's own: parameters under their dotted names, and the configuration as it is. */
+/**
+ * Files of a custom model: parameters under their dotted names, and the configuration unchanged.
+ */
 export function plainFiles(model: LanguageModel): HuggingFaceFiles {
   return {
     tensors: [...model.namedParameters()].map(([name, parameter]) => ({

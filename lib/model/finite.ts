@@ -1,14 +1,14 @@
 import { NonFiniteError } from "../core/errors.js";
 import type { LanguageModel } from "./language-model.js";
 
-/** A tensor of a model, by its name in files, and how many of its values are NaN or infinite. */
+/** A tensor's name in the files, and the number of its values that are NaN or infinite. */
 interface NonFiniteTensor {
   name: string;
   count: number;
   size: number;
 }
 
-/** Reads all weights, one parameter after the other, and finds those that are not finite. */
+/** Reads all weights, one parameter after the other, and finds the tensors with NaN or infinity. */
 async function nonFiniteTensors(model: LanguageModel): Promise<NonFiniteTensor[]> {
   const found: NonFiniteTensor[] = [];
   const values = new Map<object, ArrayLike<number>>();
@@ -27,11 +27,13 @@ async function nonFiniteTensors(model: LanguageModel): Promise<NonFiniteTensor[]
 }
 
 /**
- * Throws an error of generation again; where logits were NaN or infinite, with the weights that they come from.
+ * Rethrows an error of generation. For NaN or infinite logits, the new error names the weights that
+ * cause them.
  * @throws NonFiniteError naming the tensors, or saying that all weights are finite
  */
 export async function explainNonFinite(model: LanguageModel, error: unknown): Promise<never> {
-  // Divided weights are gathered by all processes together, which an error of one cannot ask for.
+  // Sharded weights can only be gathered by all processes together. An error in one process cannot
+  // start that.
   if (!(error instanceof NonFiniteError) || model.store.parallel) throw error;
   const broken = await nonFiniteTensors(model);
   const named = broken.slice(0, 3).map(({ name, count, size }) => `${name} (${count} of ${size})`);

@@ -1,4 +1,4 @@
-/** The public part of this room. */
+/** The public exports of lib/model. */
 export { createModel } from "./architectures.js";
 export { type Batch, batchTensors, type HostBatch } from "./batch.js";
 export type { Cost, FlopsPerToken } from "./cost.js";

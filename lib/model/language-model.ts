@@ -9,31 +9,34 @@ import { type Batch, checkBatch } from "./batch.js";
 import { type Cost, plainCost } from "./cost.js";
 import { type HuggingFaceFiles, plainFiles } from "./files.js";
 
-/** What backward computes again instead of keeping it: nothing, the feed-forward layers, or whole blocks. */
+/**
+ * Activations that backward recomputes instead of keeping: none, those of the feed-forward layers,
+ * or those of whole blocks.
+ */
 export type Recompute = "none" | "ffn" | "block";
 
 /** The sizes that every language model has. */
 export interface ModelConfig {
-  /** Rows of the output head: token ids are below it. */
+  /** Rows of the output head. Every token id is below this number. */
   vocabSize: number;
   /** Longest sequence that the model is made for. */
   contextLength: number;
 }
 
-/** Keys and values of the tokens so far, for generation. */
+/** Keys and values of all tokens so far, for generation. */
 export interface Cache {
-  /** One tensor a layer; a model says what is in them. */
+  /** One tensor per layer. The model decides their layout. */
   readonly layers: readonly Tensor[];
-  /** Tokens that are in the cache. */
+  /** Number of tokens in the cache. */
   position: number;
 }
 
-/** What a model is told about its input ids beside the ids. */
+/** Inputs of a model besides the token ids: attention limits and positions. */
 export type Context = Pick<Batch, "firstKey" | "positions">;
 
 /**
- * A language model: the one thing that training, evaluation, checkpoints, plans and generation know. A model of one's own
- * gives `config`, `hidden` and `headWeight`, and may replace any of the rest.
+ * A language model: the interface that training, evaluation, checkpoints, plans and generation use.
+ * A custom model implements `config`, `hidden` and `headWeight`, and may override the rest.
  *
  *     class Mine extends LanguageModel { ... }
  *     const model = new Mine(config).allocate({ device, seed: 1 });
@@ -41,24 +44,29 @@ export type Context = Pick<Batch, "firstKey" | "positions">;
  */
 export abstract class LanguageModel extends Module {
   abstract readonly config: ModelConfig;
-  /** What backward computes again to save memory. A model that cannot do so ignores it. */
+  /**
+   * Activations that backward recomputes to save memory. A model without recomputation ignores
+   * this.
+   */
   recompute: Recompute = "none";
   #store: ParameterStore | null = null;
 
   /**
    * Hidden states before the output head, after the last norm.
    * @param ids (batch, time) i32
-   * @param cache the tokens before `ids`; moved on by them
+   * @param cache the tokens before `ids`; the call adds `ids` to it
    * @returns (batch, time, hidden)
    */
   abstract hidden(ids: Tensor, cache?: Cache, context?: Context): Tensor;
 
-  /** Weight of the output head, (vocabulary, hidden); the embedding's where they are tied. */
+  /**
+   * Weight of the output head, (vocabulary, hidden). With tied embeddings, it is the embedding's.
+   */
   abstract get headWeight(): Parameter;
 
   /**
-   * Gives the parameters memory and their first values.
-   * @throws ArgumentError for options that do not fit, or when the model has memory already
+   * Allocates the parameters and initialises them.
+   * @throws ArgumentError for invalid options, or when the model has memory already
    */
   allocate(options: StoreOptions = {}): this {
     if (this.#store) throw new ArgumentError("[allocate] this model has memory already");
@@ -83,8 +91,9 @@ export abstract class LanguageModel extends Module {
   }
 
   /**
-   * Mean cross-entropy in nats over the targets that count, without logits in memory.
-   * @returns f32, one element without axes; NaN where no target counts
+   * Mean cross-entropy in nats over the targets that are not ignored. The logits are never held in
+   * memory as a whole.
+   * @returns f32, one element without axes; NaN if every target is ignored
    */
   loss(batch: Batch): Tensor {
     checkBatch("loss", batch);
@@ -95,8 +104,9 @@ export abstract class LanguageModel extends Module {
   }
 
   /**
-   * Cross-entropy of each target in nats, without logits in memory and without a gradient: for evaluation.
-   * @returns (batch, time) f32; 0 where a target does not count
+   * Cross-entropy of each target in nats, for evaluation: without a gradient, and without holding
+   * all logits in memory.
+   * @returns (batch, time) f32; 0 where the target is ignored
    */
   tokenLosses(batch: Batch): Tensor {
     checkBatch("tokenLosses", batch);
@@ -109,7 +119,8 @@ export abstract class LanguageModel extends Module {
   }
 
   /**
-   * An empty cache for `length` tokens of each of `batch` sequences. It belongs to the current scope.
+   * An empty cache for `length` tokens of each of `batch` sequences. It belongs to the current
+   * scope.
    * @throws ArgumentError for a model that has no cache
    */
   createCache(batch: number, length: number = this.config.contextLength): Cache {
@@ -120,12 +131,12 @@ export abstract class LanguageModel extends Module {
     );
   }
 
-  /** Names and shapes of the weights in files, and `config.json`: how a checkpoint writes and reads the model. */
+  /** Describes the model's checkpoint files: names and shapes of the weights, and `config.json`. */
   get files(): HuggingFaceFiles {
     return plainFiles(this);
   }
 
-  /** What the model costs to train: parameters, FLOPs a token, bytes of activations. */
+  /** Training cost of the model: parameters, FLOPs per token, bytes of activations. */
   get cost(): Cost {
     return plainCost(this);
   }

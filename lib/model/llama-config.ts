@@ -15,7 +15,7 @@ export interface LlamaConfig {
   /** Key and value heads; each serves heads / kvHeads query heads. */
   kvHeads: number;
   headSize: number;
-  /** Longest sequence the model is made for. */
+  /** Longest sequence that the model is made for. */
   contextLength: number;
   ropeTheta: number;
   rmsNormEps: number;
@@ -33,7 +33,9 @@ export interface FieldRule {
   describe: string;
 }
 
-/** What each numeric field means and may hold. The run configuration's schema is made from this. */
+/**
+ * Meaning and range of each numeric field. The run configuration's schema is made from this table.
+ */
 export const llamaFieldRules = {
   vocabSize: integer(2, 2 ** 24, "number of token ids; must be at least the tokenizer's"),
   hiddenSize: integer(1, 65_536, "width of the residual stream"),
@@ -58,7 +60,8 @@ function real(min: number, max: number, describe: string): FieldRule {
 const numericFields = Object.keys(llamaFieldRules) as (keyof typeof llamaFieldRules)[];
 
 /**
- * All problems of a model's shape, each with its path and what is allowed; empty if it can be built.
+ * All problems of a model's shape, each with its path and the allowed values; empty for a valid
+ * shape.
  * @param prefix put before every path, e.g. `model.`
  */
 export function validateLlamaConfig(config: LlamaConfig, prefix = ""): ConfigProblem[] {
@@ -125,13 +128,13 @@ export function llamaConfig(fields: LlamaFields): LlamaConfig {
   return config;
 }
 
-/** @throws ConfigError unless a value is what `llamaConfig` gives */
+/** @throws ConfigError unless the value is a complete, valid shape, as `llamaConfig` returns it */
 export function checkLlamaConfig(op: string, value: unknown): asserts value is LlamaConfig {
   const problems = validateLlamaConfig(value as LlamaConfig);
   if (problems.length > 0) throw new ConfigError(`[${op}] config`, problems);
 }
 
-/** A fractional default head size is a fault of `heads`, so say it there. */
+/** Reports a fractional default head size as a problem of `heads`, which the user wrote. */
 export function explainHeadSize(
   problems: ConfigProblem[],
   fields: Partial<LlamaFields>,
@@ -196,8 +199,8 @@ export function toHuggingFace(config: LlamaConfig, extras: HuggingFaceExtras = {
 }
 
 /**
- * The shape of a Hugging Face `config.json` (already parsed). Only what LlamaForge computes exactly is
- * taken: a plain Llama without biases, with the default rotary embedding.
+ * The shape in a Hugging Face `config.json` (already parsed). It accepts only models that
+ * LlamaForge computes exactly: a plain Llama without biases, with the default rotary embedding.
  * @param source named in the error, e.g. the file's path
  * @throws CheckpointError with all problems at once
  */
@@ -268,7 +271,7 @@ function unsupportedFeatures(raw: ReadonlyMap<string, unknown>): ConfigProblem[]
   return problems;
 }
 
-/** The variant of a rotary embedding's settings, `null` without any. */
+/** The variant of a rotary embedding's settings; `null` if there are none. */
 function ropeKind(settings: unknown): unknown {
   if (settings === undefined || settings === null) return null;
   if (typeof settings !== "object") return settings;
@@ -276,7 +279,7 @@ function ropeKind(settings: unknown): unknown {
   return rope_type ?? type ?? "default";
 }
 
-/** transformers 5 moved the base into `rope_parameters`. */
+/** The base of the rotary embedding. transformers 5 moved it into `rope_parameters`. */
 function ropeTheta(raw: ReadonlyMap<string, unknown>): number {
   const parameters = raw.get("rope_parameters") as { rope_theta?: unknown } | null | undefined;
   return (parameters?.rope_theta ?? raw.get("rope_theta") ?? 10_000) as number;

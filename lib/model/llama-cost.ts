@@ -5,7 +5,7 @@ import { checkLlamaConfig, type LlamaConfig } from "./llama-config.js";
 /**
  * The cost of training a Llama of this shape.
  * @see Kaplan et al. 2020, arXiv 2001.08361 (6N); PaLM, arXiv 2204.02311, appendix B (attention)
- * @throws ConfigError unless the shape can be built
+ * @throws ConfigError for an invalid shape
  */
 export function llamaCost(config: LlamaConfig, op = "llamaCost"): Cost {
   checkLlamaConfig(op, config);
@@ -42,7 +42,7 @@ export function llamaCost(config: LlamaConfig, op = "llamaCost"): Cost {
   };
 }
 
-/** Parameters by part, in numbers of scalars. */
+/** Number of scalars in each part of the model. */
 export function llamaParameters(config: LlamaConfig): ParameterBreakdown {
   const { vocabSize, hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = config;
   const queryKeyValue = hiddenSize * (heads + 2 * kvHeads) * headSize;
@@ -60,8 +60,9 @@ function activations(config: LlamaConfig, element: 2 | 4, recompute: Recompute) 
   const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = config;
   const query = heads * headSize;
   const keyValue = 2 * kvHeads * headSize;
-  // A block keeps its input and the sum after attention, both normed (4 · hidden) with the norms' 1/rms; the packed
-  // q, k and v; attention's output with its softmax's maximum and sum; gate, up and their product.
+  // A block keeps: its input and the sum after attention, each also in its normed form (4 ·
+  // hidden), and 1/rms of both norms; the packed q, k and v; attention's output with its softmax's
+  // maximum and sum; gate, up and their product.
   const attentionPart = element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + 2 * heads);
   const feedForwardInput = element * 2 * hiddenSize + 4;
   const feedForwardPart = element * 3 * intermediateSize;
@@ -70,7 +71,8 @@ function activations(config: LlamaConfig, element: 2 | 4, recompute: Recompute) 
   const kept = { none: whole, ffn: attentionPart + feedForwardInput, block: stream }[recompute];
   const again = { none: 0, ffn: feedForwardPart, block: whole }[recompute];
   const gradients = element * (3 * intermediateSize + 2 * hiddenSize + query + keyValue);
-  // Outside of the blocks: token ids and targets, the embedded input, the final norm and its gradient.
+  // Activations outside the blocks: token ids and targets, the embedded input, the final norm and
+  // its gradient.
   const ends = 8 + element * 3 * hiddenSize + 4;
   return { kept: layers * kept + ends, working: again + gradients };
 }

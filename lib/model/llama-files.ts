@@ -3,7 +3,10 @@ import type { FileTensor, HuggingFaceFiles } from "./files.js";
 import type { Llama } from "./llama.js";
 import { toHuggingFace } from "./llama-config.js";
 
-/** A Llama's Hugging Face files: q, k and v are rows of one product of ours, gate and up of another. */
+/**
+ * A Llama's Hugging Face files. The files' q, k and v are rows of one packed weight of the model;
+ * gate and up are rows of another.
+ */
 export function llamaFiles(model: Llama): HuggingFaceFiles {
   const isDerived = derivedTensors(model.config.layers);
   return {
@@ -63,13 +66,14 @@ function llamaTensors(model: Llama): FileTensor[] {
   return tensors;
 }
 
-/** Of a block's attention, or of the whole model. */
+/** Rotary buffers, of a block's attention or of the whole model. */
 const rotaryBuffers = ["inv_freq", "original_inv_freq", "cos_cached", "sin_cached"];
 
 /**
- * Tells tensors that exporters store beside the weights though they follow from the configuration: frequencies and tables
- * of the rotary embedding, and causal masks. They are known by their exact names, and a mask called `bias` by its square
- * shape too, so that nothing that is a weight is ever passed over.
+ * Tells whether a tensor is derived from the configuration: frequencies and tables of the rotary
+ * embedding, and causal masks. Some exporters store these next to the weights. They are recognised
+ * by their exact names, and a mask called `bias` also by its square shape, so that no weight is
+ * ever skipped.
  * @param layers blocks of the model
  */
 function derivedTensors(

@@ -22,7 +22,10 @@ import { type LlamaConfig, validateLlamaConfig } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
 import { llamaFiles } from "./llama-files.js";
 
-/** Causal self-attention with rotary positions and grouped key/value heads; q, k and v come from one product. */
+/**
+ * Causal self-attention with rotary positions and grouped key/value heads. One product computes q,
+ * k and v.
+ */
 class Attention extends Module {
   readonly qkv: Linear;
   readonly output: Linear;
@@ -59,7 +62,10 @@ class Attention extends Module {
   }
 }
 
-/** SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x)); gate and up come from one product. */
+/**
+ * SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x)). One product computes gate
+ * and up.
+ */
 class FeedForward extends Module {
   readonly gateUp: Linear;
   readonly down: Linear;
@@ -75,7 +81,10 @@ class FeedForward extends Module {
   }
 }
 
-/** One layer. The residual stream travels as a pair [stream, change]: their sum is made inside the next norm. */
+/**
+ * One layer. The residual stream travels as a pair [stream, change]; the next norm computes their
+ * sum.
+ */
 class Block extends Module {
   readonly attentionNorm: RMSNorm;
   readonly attention: Attention;
@@ -115,12 +124,12 @@ export class Llama extends LanguageModel {
   readonly embedding: Embedding;
   readonly blocks: readonly Block[];
   readonly norm: RMSNorm;
-  /** Output head; the embedding itself when tied. */
+  /** Output head; the embedding itself if tied. */
   readonly head: Embedding | Linear;
   #ropeTable: Tensor | null = null;
 
   /**
-   * Describes the model without memory; `Llama.create` makes one that computes.
+   * Describes the model without allocating memory. `Llama.create` makes a model that can compute.
    * @throws ConfigError with all problems of the config at once
    */
   constructor(config: LlamaConfig) {
@@ -129,7 +138,8 @@ export class Llama extends LanguageModel {
     if (problems.length > 0) throw new ConfigError("model", problems);
     this.config = config;
     const { vocabSize, hiddenSize, layers, rmsNormEps } = config;
-    // TinyLlama's initialisation: GPT-NeoX's small init, and less for weights that write into the residual stream.
+    // TinyLlama's initialisation: GPT-NeoX's small init, with smaller values for weights that write
+    // into the residual stream.
     const std = Math.sqrt(2 / (5 * hiddenSize));
     const residualStd = 1 / Math.sqrt(hiddenSize) / layers;
     this.embedding = new Embedding(vocabSize, hiddenSize, std);
@@ -140,7 +150,8 @@ export class Llama extends LanguageModel {
 
   /**
    * A model with memory on a device, initialised from a seed.
-   * @throws ConfigError with all problems of the config at once, ArgumentError for options that do not fit
+   * @throws ConfigError with all problems of the config at once
+   * @throws ArgumentError for invalid options
    */
   static async create(config: LlamaConfig, options: StoreOptions = {}): Promise<Llama> {
     return new Llama(config).allocate(options);
@@ -176,7 +187,8 @@ export class Llama extends LanguageModel {
         const tensors = inputs.filter((input) => input !== null);
         return recompute("block", tensors, (x, dx) => forward(x as Tensor, dx ?? null));
       });
-      // Only the tape may still need the block's inputs; it does not need the change, which is in the sum.
+      // Only the tape may still need the block's inputs; it does not need the change, which is in
+      // the sum.
       for (const input of inputs) input?.dispose();
     }
     if (cache) cache.position += ids.shape[1] as number;
@@ -186,8 +198,8 @@ export class Llama extends LanguageModel {
   }
 
   /**
-   * An empty cache for `length` tokens of each of `batch` sequences, a tensor (batch, 2, kvHeads, length, headSize) a layer.
-   * It belongs to the current scope.
+   * An empty cache for `length` tokens of each of `batch` sequences, with one tensor (batch, 2,
+   * kvHeads, length, headSize) per layer. It belongs to the current scope.
    */
   override createCache(batch: number, length = this.config.contextLength): Cache {
     checkInteger("createCache", "batch", batch, { min: 1 });

@@ -1,6 +1,6 @@
 import { type LlamaConfig, llamaConfig } from "./llama-config.js";
 
-/** Model shapes by name. The two TinyLlamas are those of its paper (arXiv 2401.02385). */
+/** Model shapes by name. The two TinyLlamas are those of the TinyLlama paper (arXiv 2401.02385). */
 export const presets = {
   "tinyllama-1.1b": llamaConfig({
     vocabSize: 32_000,

@@ -1,7 +1,8 @@
 /**
- * Shapes of the architectures that recipes and Hugging Face folders may name: their fields, their checks, their cost. It
- * loads no kernels, so that a recipe is checked where the addon is not. There is one architecture so far; another is a file
- * of its own, and a line in each function here and in architectures.ts.
+ * Shapes of the architectures that recipes and Hugging Face folders may name: their fields, checks
+ * and cost. This module loads no kernels, so a recipe can be checked without the native addon.
+ * There is one architecture so far. Another one needs a file of its own, and a line in each
+ * function here and in architectures.ts.
  */
 import type { Cost } from "./cost.js";
 import {
@@ -16,16 +17,16 @@ import { llamaCost } from "./llama-cost.js";
 
 /** The shape of a model of a known architecture. */
 export type ArchitectureConfig = LlamaConfig;
-/** A shape as people write it. */
+/** A shape as people write it: derived sizes may be left out. */
 export type ArchitectureFields = LlamaFields;
 
 /** Meaning and range of each number in a shape. */
 export const shapeRules = llamaFieldRules;
 
-/** All problems of a shape, each with its path and what is allowed; empty if it can be built. */
+/** All problems of a shape, each with its path and the allowed values; empty for a valid shape. */
 export const validateShape = validateLlamaConfig;
 
-/** Says a problem of a size that was left out at the fields that it follows from. */
+/** Reports a problem of an omitted size at the fields that it is derived from. */
 export const explainShape = explainHeadSize;
 
 /** The shape in a Hugging Face `config.json`. @throws CheckpointError with all problems at once */
@@ -41,7 +42,7 @@ export function costFor(op: string, config: ArchitectureConfig): Cost {
   return llamaCost(config, op);
 }
 
-/** Number of trainable scalars. @throws ConfigError unless the shape can be built */
+/** Number of trainable scalars. @throws ConfigError for an invalid shape */
 export function parameterCount(config: ArchitectureConfig): number {
   return costFor("parameterCount", config).parameterCount;
 }

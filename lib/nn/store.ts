@@ -31,29 +31,33 @@ import { Parameter } from "./parameter.js";
 
 export interface StoreOptions {
   device?: Device;
-  /** Of the weights; bf16 keeps an f32 master copy when training. */
+  /** Dtype of the weights. With bf16, training keeps an f32 master copy. */
   dtype?: "f32" | "bf16";
-  /** Seed of the initialisation: the same numbers on every device. */
+  /** Seed of the initialisation. Equal seeds give equal weights on every device. */
   seed?: number;
-  /** Whether the model will be trained (true); false saves the master copy. */
+  /**
+   * Whether the model will be trained. Default: true; false saves the memory of the master copy.
+   */
   training?: boolean;
-  /** Trains together with other processes; left out: alone. */
+  /** Strategy for training together with other processes. Default: this process trains alone. */
   parallel?: ParallelStrategy;
 }
 
 /**
- * Owns the memory of a module's parameters, in flat groups. The optimizer, checkpoints and parallel strategies work on the
- * groups; the model knows nothing of them.
+ * Owns the memory of a module's parameters, in flat groups. The optimizer, checkpoints and parallel
+ * strategies work on these groups; the model does not know them.
  */
 export class ParameterStore {
   readonly groups: readonly ParameterGroup[];
   readonly device: Device;
   readonly dtype: "f32" | "bf16";
-  /** How it is kept in step with other processes; null when there are none. */
+  /** The strategy that keeps the store in step with other processes; null if there are none. */
   readonly parallel: ParallelStrategy | null;
   readonly #slots: readonly Slot[];
 
-  /** @throws ArgumentError for options that do not fit, and for a module whose parameters cannot be placed */
+  /**
+   * @throws ArgumentError for invalid options, and for a module whose parameters cannot be placed
+   */
   constructor(module: Module, options: StoreOptions = {}) {
     const op = "ParameterStore";
     checkOptions(op, options, ["device", "dtype", "seed", "training", "parallel"]);
@@ -90,18 +94,21 @@ export class ParameterStore {
     for (const group of this.groups) yield* group.entries;
   }
 
-  /** Forgets all gradients; the next backward overwrites them without reading. */
+  /** Forgets all gradients. The next backward overwrites them without reading. */
   zeroGrad(): void {
     for (const group of this.groups) group.zeroGrad();
   }
 
-  /** Frees all memory; the module cannot be used afterwards. */
+  /** Frees all memory. The module cannot be used afterwards. */
   dispose(): void {
     for (const group of this.groups) group.dispose();
     for (const slot of this.#slots) slot.dispose();
   }
 
-  /** Where a parameter of this store lies. */
+  /**
+   * The group and offset of a parameter of this store.
+   * @throws ArgumentError for a parameter of another store
+   */
   placeOf(parameter: Parameter): { group: ParameterGroup; offset: number } {
     for (const group of this.groups) {
       const entry = group.entries.find((candidate) => candidate.parameter === parameter);
@@ -111,8 +118,8 @@ export class ParameterStore {
   }
 
   /**
-   * All of a group's buffer of which this process holds the owned part; every process of the run calls it. Belongs to the
-   * current scope.
+   * Gathers a whole buffer of a group, of which this process holds the owned part. Every process of
+   * the run must call it. The result belongs to the current scope.
    */
   whole(group: ParameterGroup, owned: Tensor): Tensor {
     checkInstance("ParameterStore.whole", "group", group, ParameterGroup, "a group of the store");
@@ -125,18 +132,20 @@ export class ParameterStore {
   }
 
   /**
-   * All of a group's weights, wherever they are kept; every process of the run calls it. Belongs to the current scope, or
-   * to the store.
+   * The whole weights of a group, gathered if they are sharded. Every process of the run must call
+   * it. The result belongs to the current scope, or to the store.
    */
   wholeWeights(group: ParameterGroup): Tensor {
     checkInstance("wholeWeights", "group", group, ParameterGroup, "a group of the store");
     if (group.slot) return this.whole(group, group.ownedWeights);
-    // Updated weights may still be on their way to this process.
+    // Updated weights may still be in transit to this process.
     this.parallel?.needed(group, false);
     return group.weights;
   }
 
-  /** Whether this process keeps any of `size` elements of a group's weights from `offset` on. */
+  /**
+   * Whether this process stores any of the `size` elements from `offset` on in a group's weights.
+   */
   holds(group: ParameterGroup, offset: number, size: number): boolean {
     const op = "ParameterStore.holds";
     checkInstance(op, "group", group, ParameterGroup, "a group of the store");
@@ -145,14 +154,14 @@ export class ParameterStore {
     return !group.slot || overlap({ offset, size }, group.owned) !== null;
   }
 
-  /** Whether each process keeps only its part of the weights. */
+  /** Whether the weights are sharded: each process keeps only its part. */
   get divided(): boolean {
     return this.parallel?.layout.weights === "part";
   }
 
   /**
-   * Numbers from Philox: each parameter reads its own range of one sequence, in the order of names, so they depend on the
-   * seed and the model alone.
+   * Initialises the weights with Philox random numbers. Each parameter reads its own range of one
+   * sequence, in the order of names. The numbers therefore depend only on the seed and the model.
    */
   #initialise(module: Module, seed: number): void {
     const places = new Map<Parameter, { group: ParameterGroup; offset: number }>();
@@ -163,7 +172,7 @@ export class ParameterStore {
     for (const parameter of module.namedParameters().values()) {
       const { init, size } = parameter;
       const { group, offset } = places.get(parameter) as { group: ParameterGroup; offset: number };
-      // A process that holds only a part of the weights makes only that.
+      // A process that holds a part of the weights generates only that part.
       const held = group.slot ? overlap({ offset, size }, group.owned) : { offset, size };
       if (held) {
         const start = untracked([held.size], "f32", this.device, "initialise");
@@ -178,7 +187,7 @@ export class ParameterStore {
   }
 }
 
-/** Each parameter must be in one group, and in no other store. */
+/** Checks that each parameter is in exactly one group, and in no other store. */
 function checkParameters(module: Module): void {
   const named = module.namedParameters();
   const refuse = (reason: string): never => {
@@ -199,7 +208,10 @@ function checkParameters(module: Module): void {
   }
 }
 
-/** Two, of the size of the largest groups with an even and with an odd index: while one computes, the next one is fetched. */
+/**
+ * Makes two slots: one fetches the next group while the other's group computes. Each has the size
+ * of its largest group, among those with an even or with an odd index.
+ */
 function makeSlots(plans: readonly GroupPlan[], device: Device, dtype: "f32" | "bf16"): Slot[] {
   return outsideScopes(() =>
     [0, 1].map((parity) => {
@@ -210,9 +222,9 @@ function makeSlots(plans: readonly GroupPlan[], device: Device, dtype: "f32" | "
 }
 
 /**
- * Sets a parameter, in its weights and its master copy, from an f32 tensor of its shape. Graphs that have saved weights of its
- * group refuse their backward from then on.
- * @throws ArgumentError, DTypeError, ShapeError, DeviceError for a value that does not fit
+ * Sets a parameter, in its weights and its master copy, from an f32 tensor of its shape. Graphs
+ * that have saved weights of the parameter's group can no longer run backward.
+ * @throws ArgumentError, DTypeError, ShapeError, DeviceError for an invalid value
  */
 export function writeParameter(parameter: Parameter, value: Tensor): void {
   const op = "writeParameter";

@@ -26,17 +26,21 @@ import { where } from "./where.js";
 export interface AttentionOptions {
   /** Query heads. */
   heads: number;
-  /** Key/value heads, a divisor of `heads`: equal to it plain attention, 1 multi-query. `heads` if left out. */
+  /**
+   * Key/value heads, a divisor of `heads`. Equal to `heads` it is multi-head attention, 1 is
+   * multi-query attention. Default: `heads`.
+   */
   kvHeads?: number;
-  /** Factor of the scores, 1 / sqrt(headSize) if left out. */
+  /** Factor of the scores. Default: 1 / sqrt(headSize). */
   scale?: number;
 }
 
 export interface CausalAttentionOptions extends AttentionOptions {
   /**
-   * (batch, time) i32: the first token that each token may see, from 0 to the token's own index, never falling along a row.
-   * The start of its document keeps documents of a window apart; max(0, t - W + 1) is a sliding window of W tokens. On the
-   * CPU other values are an error at the next wait; on a GPU the result is then unspecified.
+   * The first token that each token attends to, (batch, time) i32, from 0 to the token's own index,
+   * never decreasing along a row. Use the start of each token's document to mask across documents,
+   * or max(0, t - W + 1) for a sliding window of W tokens. Other values cause an error at the next
+   * wait on the CPU; on a GPU the result is unspecified.
    */
   firstKey?: Tensor | undefined;
 }
@@ -79,13 +83,13 @@ function checkArguments(
 }
 
 /**
- * Causal softmax attention with grouped key/value heads: o[t] = softmax(scale · q[t] · k[0..t]ᵀ) · v[0..t]. No time × time
- * matrix is made; backward computes the probabilities again. With `firstKey` a token sees k[firstKey[t]..t] only, and
- * tiles of keys before it cost nothing.
- * @param qkv (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16: all query heads, then all keys, then all values.
- *   Query head h reads key/value head floor(h · kvHeads / heads).
+ * Causal softmax attention with grouped key/value heads: o[t] = softmax(scale · q[t] · k[0..t]ᵀ) ·
+ * v[0..t]. It never makes a time × time matrix; backward recomputes the probabilities. With
+ * `firstKey`, token t attends only to k[firstKey[t]..t], and tiles of earlier keys cost nothing.
+ * @param qkv (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16: all query heads, then all
+ *   keys, then all values. Query head h reads key/value head floor(h · kvHeads / heads).
  * @returns (batch, time, heads · headSize) of qkv's dtype
- * @throws ShapeError, DTypeError, DeviceError, ArgumentError for what does not fit
+ * @throws ShapeError, DTypeError, DeviceError, ArgumentError for invalid arguments
  * @see Dao 2023, arXiv 2307.08691; Ainslie et al. 2023, arXiv 2305.13245
  */
 export function attention(qkv: Tensor, options: CausalAttentionOptions): Tensor {
@@ -95,7 +99,7 @@ export function attention(qkv: Tensor, options: CausalAttentionOptions): Tensor 
   if (firstKey !== undefined) checkFirstKey(op, firstKey, qkv);
   const [batch, time] = qkv.shape as [number, number, number];
   const o = empty([batch, time, heads * headSize], qkv);
-  // Of each query its largest score, and the logarithm of the sum of exponentials relative to it.
+  // For each query: its largest score, and the logarithm of the sum of exponentials relative to it.
   const statistics = empty([2, batch, heads, time], { dtype: "f32", device: qkv.device });
   const { native: first = null } = firstKey ?? {};
   native.attentionForward(qkv.native, first, o.native, statistics.native, heads, kvHeads, scale);
@@ -126,18 +130,19 @@ export function attention(qkv: Tensor, options: CausalAttentionOptions): Tensor 
 }
 
 export interface CachedAttentionOptions extends AttentionOptions {
-  /** Tokens already in the cache. */
+  /** Number of tokens already in the cache. */
   position: number;
   /**
-   * (batch, time) i32: the first row of the cache that each token may see, from 0 to the token's own row, `position` + t,
-   * never falling along a row. Rows before it cost nothing. Other values as in `attention`.
+   * The first row of the cache that each token attends to, (batch, time) i32, from 0 to the token's
+   * own row `position` + t, never decreasing along a row. Earlier rows cost nothing. Other values
+   * are handled as in `attention`.
    */
   firstKey?: Tensor | undefined;
 }
 
 /**
- * Attention of new tokens over all tokens so far, for generation. Their keys and values are written to the cache at
- * `position` first. Not differentiable.
+ * Attention of new tokens over all tokens so far, for generation. It first writes their keys and
+ * values to the cache at `position`. Not differentiable.
  * @param qkv   (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16, as in `attention`
  * @param cache (batch, 2, kvHeads, capacity, headSize) of qkv's dtype, changed in place
  * @returns (batch, time, heads · headSize)
@@ -193,8 +198,10 @@ export function attentionCached(
 }
 
 /**
- * `attention` in plain operations: its definition, and the oracle of its test. It makes the time × time matrix.
- * @param qkv (batch, time, (heads + 2 kvHeads) · headSize): all query heads, then all keys, then all values
+ * `attention` composed of plain operations: its definition, and the oracle of its test. It makes
+ * the time × time matrix.
+ * @param qkv (batch, time, (heads + 2 kvHeads) · headSize): all query heads, then all keys, then
+ *   all values
  * @returns (batch, time, heads · headSize)
  */
 export function composedAttention(qkv: Tensor, options: CausalAttentionOptions): Tensor {
@@ -203,7 +210,8 @@ export function composedAttention(qkv: Tensor, options: CausalAttentionOptions):
   const headSize = width / (heads + 2 * kvHeads);
   const { scale = 1 / Math.sqrt(headSize) } = options;
   const parts = [heads, kvHeads, kvHeads].map((count) => count * headSize);
-  // One key/value head serves a group of heads / kvHeads query heads: (batch, kvHeads, group or 1, time, headSize).
+  // A key/value head serves heads / kvHeads query heads: (batch, kvHeads, group or 1, time,
+  // headSize).
   const [queries, keys, values] = split(qkv, parts, -1).map((part) => {
     const byHead = permute(reshape(part, [batch, time, -1, headSize]), [0, 2, 1, 3]);
     return reshape(byHead, [batch, kvHeads, -1, time, headSize]);
@@ -211,7 +219,8 @@ export function composedAttention(qkv: Tensor, options: CausalAttentionOptions):
   const key = arange(time, { device: qkv.device });
   const past = le(key, reshape(key, [time, 1])); // (time, time): 1 where a token sees a key
   const seen = firstKey ? mul(past, ge(key, reshape(firstKey, [batch, 1, 1, time, 1]))) : past;
-  const scores = mul(matmul(queries, transpose(keys)), scale); // (batch, kvHeads, group, time, time)
+  // (batch, kvHeads, group, time, time)
+  const scores = mul(matmul(queries, transpose(keys)), scale);
   const weights = softmax(where(seen, scores, Number.NEGATIVE_INFINITY));
   const mixed = reshape(matmul(weights, values), [batch, heads, time, headSize]);
   return reshape(permute(mixed, [0, 2, 1, 3]), [batch, time, heads * headSize]);

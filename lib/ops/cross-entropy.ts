@@ -56,13 +56,14 @@ export function checkTargets(
 }
 
 /**
- * Mean cross-entropy in nats: -log softmax(logits)[target], over the targets that are not `ignoreIndex`; NaN if none is left.
- * For a model's head use `linearCrossEntropy`, which never holds all logits.
+ * Mean cross-entropy in nats, -log softmax(logits)[target], over the targets that are not
+ * `ignoreIndex`; NaN if all are ignored. For the head of a language model, use
+ * `linearCrossEntropy`, which never holds all logits.
  * @param logits  (..., classes) f32 or bf16
  * @param targets (...) i32
  * @returns f32, one element without axes
- * @throws NativeError `ERR_TARGET`, at the next wait, if a target is neither a class nor `ignoreIndex`: the message names
- *   the row
+ * @throws NativeError `ERR_TARGET`, at the next wait, if a target is neither a class nor
+ *   `ignoreIndex`; the message names the row
  */
 export function crossEntropy(
   logits: Tensor,
@@ -74,7 +75,7 @@ export function crossEntropy(
   const classes = logits.shape.at(-1) as number;
   const rows = logits.size / classes;
   const loss = empty([], { dtype: "f32", device: logits.device });
-  // Of each row its largest logit, and the logarithm of the sum of exponentials relative to it.
+  // For each row: its largest logit, and the logarithm of the sum of exponentials relative to it.
   const statistics = empty([2, rows], loss);
   const matrix = (x: Tensor) => x.view([rows, classes]);
   const list = (x: Tensor) => x.view([rows]);
@@ -106,7 +107,7 @@ export function crossEntropy(
 }
 
 /**
- * `crossEntropy` in plain operations: its definition, and the oracle of its test.
+ * `crossEntropy` composed of plain operations: its definition, and the oracle of its test.
  * @param logits  (..., classes)
  * @param targets (...) i32
  * @returns f32, one element without axes

@@ -8,11 +8,12 @@ import { reshape } from "./shape.js";
 import { weightGradient } from "./weight-gradient.js";
 
 /**
- * Rows of a table: y[...] = weight[ids[...]].
+ * Looks up rows of a table: y[...] = weight[ids[...]].
  * @param ids    (...) i32, at most 7 axes
  * @param weight (vocabulary, hidden) bf16 or f32
  * @returns y (..., hidden) with the dtype of weight
- * @throws NativeError `ERR_TOKEN_ID`, at the next wait, if an id is not in 0..vocabulary-1: the message names its position
+ * @throws NativeError `ERR_TOKEN_ID`, at the next wait, if an id is not in 0..vocabulary-1; the
+ *   message names its position
  */
 export function embedding(ids: Tensor, weight: Tensor): Tensor {
   checkDType("embedding", "ids", ids, "i32");
@@ -25,7 +26,7 @@ export function embedding(ids: Tensor, weight: Tensor): Tensor {
   return differentiable("embedding", {
     inputs: [ids, weight],
     outputs: [y],
-    // Backward does not read the table: only its shape and dtype count.
+    // Backward needs only the table's shape and dtype, not its values.
     saved: [ids],
     backward: ([dy], [ids], into, needs) => [
       null,
@@ -39,7 +40,7 @@ export function embedding(ids: Tensor, weight: Tensor): Tensor {
 }
 
 /**
- * `embedding` in plain operations: its definition, and the oracle of its test.
+ * `embedding` composed of plain operations: its definition, and the oracle of its test.
  * @param ids    (...) i32
  * @param weight (vocabulary, hidden)
  * @returns (..., hidden)

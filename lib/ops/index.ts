@@ -1,5 +1,5 @@
-// All operations, one file each; a new one gets its line here. Composed forms stay in their files: they are definitions, and
-// the oracles of tests.
+// All operations, one file each; a new operation gets a line here. Composed forms are not exported
+// here, because they serve as definitions and as oracles of tests.
 export {
   type AttentionOptions,
   attention,

@@ -13,7 +13,10 @@ import { empty, type Tensor } from "../core/tensor.js";
 import { type CrossEntropyOptions, checkTargets, composedCrossEntropy } from "./cross-entropy.js";
 import { composedLinear } from "./linear.js";
 
-/** The gradient of a tensor that is no leaf has that tensor's dtype. */
+/**
+ * Converts a gradient to the dtype of its tensor. Tensors other than leaves have gradients of their
+ * own dtype.
+ */
 function inDType(gradient: Tensor, like: Tensor): Tensor {
   if (gradient.dtype === like.dtype) return gradient;
   const result = empty(gradient.shape, like);
@@ -21,7 +24,7 @@ function inDType(gradient: Tensor, like: Tensor): Tensor {
   return result;
 }
 
-/** @returns ignoreIndex */
+/** Checks the arguments. @returns ignoreIndex */
 function checkArguments(
   op: string,
   name: string,
@@ -42,15 +45,17 @@ function checkArguments(
 }
 
 /**
- * The head of a language model and its loss in one: `crossEntropy(linear(x, weight), targets)` without ever holding all
- * logits. They are made for some rows at a time and turned into their own gradient at once, so the gradients of x and weight
- * are ready after the forward pass; backward only scales them.
+ * The output head of a language model fused with its loss: `crossEntropy(linear(x, weight),
+ * targets)`, without ever holding all logits. The logits of some rows at a time are computed and
+ * replaced by their own gradient. The gradients of x and weight are therefore ready after the
+ * forward pass, and backward only scales them.
  * @param x       (..., hidden) f32 or bf16
  * @param weight  (vocabulary, hidden) of x's dtype
  * @param targets (...) i32
- * @returns f32, one element without axes: the mean in nats over the targets that are not `ignoreIndex` (-100); NaN if none is
- * @throws NativeError `ERR_TARGET`, at the next wait, if a target is neither in the vocabulary nor `ignoreIndex`: the message
- *   names the row
+ * @returns f32, one element without axes: the mean in nats over the targets that are not
+ *   `ignoreIndex` (-100); NaN if all targets are ignored
+ * @throws NativeError `ERR_TARGET`, at the next wait, if a target is neither in the vocabulary nor
+ *   `ignoreIndex`; the message names the row
  */
 export function linearCrossEntropy(
   x: Tensor,
@@ -105,21 +110,22 @@ export function linearCrossEntropy(
       return results;
     },
   });
-  // The tape alone holds the gradients, and lets go of them in backward.
+  // Only the tape holds the gradients, and backward releases them.
   dx?.dispose();
   dWeight?.dispose();
   return result;
 }
 
 /**
- * The loss of each token, -log softmax(hidden · weightᵀ)[target] in nats; `linearCrossEntropy` gives their mean. Logits are
- * made for some rows at a time as there. Not differentiable.
+ * The loss of each token, -log softmax(hidden · weightᵀ)[target] in nats; `linearCrossEntropy`
+ * gives the mean. The logits are computed for some rows at a time, as in `linearCrossEntropy`. Not
+ * differentiable.
  * @param hidden  (..., hidden) f32 or bf16
  * @param weight  (vocabulary, hidden) of hidden's dtype
  * @param targets (...) i32
  * @returns f32 of the shape of targets; 0 where the target is `ignoreIndex` (-100)
  * @throws AutogradError if a gradient would be needed: call it inside noGrad
- * @throws NativeError `ERR_TARGET`, at the next wait, as `linearCrossEntropy`
+ * @throws NativeError `ERR_TARGET`, at the next wait, as for `linearCrossEntropy`
  */
 export function linearTokenLosses(
   hidden: Tensor,
@@ -153,7 +159,7 @@ export function linearTokenLosses(
 }
 
 /**
- * `linearCrossEntropy` in plain operations: its definition, and the oracle of its test.
+ * `linearCrossEntropy` composed of plain operations: its definition, and the oracle of its test.
  * @param x       (..., hidden)
  * @param weight  (vocabulary, hidden)
  * @param targets (...) i32

@@ -68,7 +68,7 @@ export function linear(x: Tensor, weight: Tensor): Tensor {
 }
 
 /**
- * `linear` in plain operations: its definition, and the oracle of its test.
+ * `linear` composed of plain operations: its definition, and the oracle of its test.
  * @param x      (..., in)
  * @param weight (out, in)
  * @returns (..., out)

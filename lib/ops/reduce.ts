@@ -83,12 +83,12 @@ export function mean(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
   });
 }
 
-/** The largest element along the axes; NaN if there is one. Equal largest elements share the gradient. */
+/** The largest element along the axes, or NaN if one is NaN. Ties share the gradient. */
 export function max(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
   return extreme("max", x, axes, options);
 }
 
-/** The smallest element along the axes; NaN if there is one. Equal smallest elements share the gradient. */
+/** The smallest element along the axes, or NaN if one is NaN. Ties share the gradient. */
 export function min(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
   return extreme("min", x, axes, options);
 }

@@ -37,6 +37,7 @@ const rowScales = (x: Tensor): Tensor =>
   empty(x.shape.slice(0, -1), { dtype: "f32", device: x.device });
 
 /**
+ * Gradients of a norm's input and weight.
  * @param dy gradient of the normed rows
  * @param dSum gradient that reached the rows themselves, or null
  */
@@ -93,12 +94,12 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-5): Tensor {
 }
 
 /**
- * The residual add with the norm behind it, in one pass: sum = x + skip, normed = rmsNorm(sum, weight).
+ * Residual add and norm in one pass: sum = x + skip, normed = rmsNorm(sum, weight).
  * @param x      (..., hidden) bf16 or f32
- * @param skip   like x
+ * @param skip   of x's shape and dtype
  * @param weight (hidden) bf16 or f32
  * @returns [sum, normed], both differentiable, with the shape and dtype of x
- * @throws ShapeError if skip is not like x or weight's length is not x's last axis
+ * @throws ShapeError if skip's shape is not x's, or weight's length is not x's last axis
  */
 export function addRmsNorm(
   x: Tensor,
@@ -123,7 +124,7 @@ export function addRmsNorm(
     rstd.native,
     eps,
   );
-  // x and skip enter by their sum alone: one gradient serves both.
+  // x and skip only enter through their sum, so they share one gradient.
   const backward: BackwardFunction = ([dSum, dNormed], [sum, weight, rstd], into, needs) => {
     if (!dNormed) return [dSum ?? null, dSum ?? null, null];
     const saved = { x: sum as Tensor, weight: weight as Tensor, rstd: rstd as Tensor };
@@ -141,7 +142,7 @@ export function addRmsNorm(
 }
 
 /**
- * `rmsNorm` in plain operations: its definition, and the oracle of its test.
+ * `rmsNorm` composed of plain operations: its definition, and the oracle of its test.
  * @param x      (..., hidden)
  * @param weight (hidden) of x's dtype
  * @returns (..., hidden)
@@ -151,7 +152,7 @@ export function composedRmsNorm(x: Tensor, weight: Tensor, eps = 1e-5): Tensor {
   return mul(mul(x, rsqrt(add(meanSquare, eps))), weight);
 }
 
-/** `addRmsNorm` in plain operations: shapes as there. */
+/** `addRmsNorm` composed of plain operations, with the same shapes. */
 export function composedAddRmsNorm(
   x: Tensor,
   skip: Tensor,

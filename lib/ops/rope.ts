@@ -53,18 +53,19 @@ export function ropeTable(
 export interface RopeOptions {
   /** Heads packed in the last axis of x. */
   heads: number;
-  /** The first ones, which turn: queries and keys, but not values. All if left out. */
+  /** Number of leading heads to rotate: queries and keys, but not values. Default: all heads. */
   rotatedHeads?: number;
   /** Position of the first token, for generation (0). */
   position?: number;
   /**
-   * (batch, time) i32: the position of each token, a row of the table. Positions that count from the start of each document
-   * are one use. Not together with a `position` other than 0.
+   * Position of each token, (batch, time) i32: a row of the table. It can make positions count from
+   * the start of each document. Excludes a `position` other than 0.
    */
   positions?: Tensor | undefined;
   /**
-   * Writes over x, which must not be used any more afterwards (false). Operations that need x as it was for their gradients
-   * refuse their backward: softmax and attention need what they returned, most others what they were given.
+   * Overwrites x, which must not be used afterwards. Default: false. Operations whose gradients
+   * need the old x then fail in backward: softmax and attention need their output, most others
+   * their input.
    */
   inPlace?: boolean;
 }
@@ -123,13 +124,14 @@ function checkArguments(
 }
 
 /**
- * Rotary position embedding: element i of a head turns with element i + headSize/2, as in Llama's Hugging Face form. Token t
- * stands at `position` + t, with `positions` at positions[t].
+ * Rotary position embedding: element i of a head rotates with element i + headSize/2, as in Hugging
+ * Face's Llama. Token t has position `position` + t, or positions[t] if `positions` is given.
  * @param x     (batch, time, heads · headSize) f32 or bf16, e.g. the packed q, k, v
- * @param table of `ropeTable`, at least position + time long, with `positions` longer than the largest of them
+ * @param table from `ropeTable`, with at least position + time rows; with `positions`, more rows
+ *   than the largest position
  * @returns the shape and dtype of x
- * @throws NativeError `ERR_POSITION`, at the next wait, if one of `positions` is no row of the table: the message names the
- *   token
+ * @throws NativeError `ERR_POSITION`, at the next wait, if one of `positions` is not a row of the
+ *   table; the message names the token
  * @see Su et al. 2021, arXiv 2104.09864
  */
 export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
@@ -155,7 +157,7 @@ export function rope(x: Tensor, table: Tensor, options: RopeOptions): Tensor {
 }
 
 /**
- * `rope` in plain operations, for f32: its definition, and the oracle of its test.
+ * `rope` composed of plain operations, for f32: its definition, and the oracle of its test.
  * @param x     (batch, time, heads · headSize)
  * @param table (positions, headSize / 2, 2): the cosine and sine of each angle
  * @returns the shape of x
@@ -174,7 +176,7 @@ export function composedRope(
   const pairs = reshape(angles, [-1, time, 1, headSize / 2, 2]);
   const [cosine, sine] = split(pairs, 1, -1).map((part) => squeeze(part, -1)) as [Tensor, Tensor];
   const byHead = reshape(x, [batch, time, heads, headSize]);
-  // Element i of a head is the first of a pair, element i + headSize / 2 the second.
+  // Element i of a head is the first of a pair; element i + headSize / 2 is the second.
   const [first, second] = split(byHead, headSize / 2, -1) as [Tensor, Tensor];
   const turned = concat(
     [sub(mul(first, cosine), mul(second, sine)), add(mul(second, cosine), mul(first, sine))],

@@ -49,13 +49,16 @@ function overLastAxis(op: "softmax" | "logSoftmax", x: Tensor): Tensor {
   });
 }
 
-/** x - max(x) along an axis. The shift keeps e^x finite and changes neither softmax nor its gradient. */
+/**
+ * x - max(x) along an axis. The shift keeps e^x finite and changes neither softmax nor its
+ * gradient.
+ */
 function shifted(x: Tensor, axis: number): Tensor {
   return sub(x, max(x.detach(), axis, { keepDims: true }));
 }
 
 /**
- * `softmax` in plain operations: its definition, and the oracle of its test.
+ * `softmax` composed of plain operations: its definition, and the oracle of its test.
  * @param x of any shape
  * @returns the shape of x
  */
@@ -64,7 +67,7 @@ export function composedSoftmax(x: Tensor, axis = -1): Tensor {
   return div(e, sum(e, axis, { keepDims: true }));
 }
 
-/** `logSoftmax` in plain operations: shapes as for `composedSoftmax`. */
+/** `logSoftmax` composed of plain operations, with the shapes of `composedSoftmax`. */
 export function composedLogSoftmax(x: Tensor, axis = -1): Tensor {
   const y = shifted(x, axis);
   return sub(y, log(sum(exp(y), axis, { keepDims: true })));

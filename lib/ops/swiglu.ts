@@ -37,7 +37,7 @@ export function swiglu(gateUp: Tensor): Tensor {
 }
 
 /**
- * `swiglu` in plain operations: its definition, and the oracle of its test.
+ * `swiglu` composed of plain operations: its definition, and the oracle of its test.
  * @param gateUp (..., 2 · ffn): the gate half, then the up half
  * @returns (..., ffn)
  */

@@ -3,9 +3,9 @@ import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
 /**
- * Computes a weight's gradient with a kernel that adds to an f32 buffer. If the leaf has a buffer
- * of its own, the kernel adds directly to it, so that accumulating micro-batches costs nothing;
- * otherwise to a new one.
+ * Computes a weight's gradient with a kernel that adds to an f32 buffer. If the leaf has such a
+ * buffer, the kernel adds directly to it, so accumulation over micro-batches costs nothing.
+ * Otherwise the kernel adds to a new buffer.
  * @param add runs the kernel on the buffer
  * @returns the result of backward for that input: null if the gradient is already in the leaf's
  *   buffer

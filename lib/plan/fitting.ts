@@ -1,4 +1,4 @@
-/** What to change in a configuration that takes more memory than a GPU has. */
+/** Suggests changes to a configuration that needs more memory than a GPU has. */
 
 import type { RunConfig } from "../config/index.js";
 import { ConfigError } from "../core/errors.js";
@@ -6,15 +6,17 @@ import type { StrategyName } from "../dist/strategy.js";
 import { formatBytes } from "./format.js";
 import type { Gpu } from "./gpus.js";
 
-/** An error that says by how much it is too large, and what fits: the least change first. */
+/**
+ * An error that says how much memory is missing and which changes would fit, the smallest first.
+ */
 export function doesNotFit(options: {
   config: RunConfig;
   gpu: Gpu;
-  /** Bytes of the GPU that training may take. */
+  /** Bytes of the GPU's memory that training may use. */
   usable: number;
-  /** Strategies that could be chosen. */
+  /** Other strategies to choose from. */
   others: readonly StrategyName[];
-  /** What a configuration takes. */
+  /** Bytes that a configuration needs. */
   bytesOf: (changed: RunConfig) => number;
 }): ConfigError {
   const { config, gpu, usable, others, bytesOf } = options;
@@ -39,7 +41,10 @@ interface Change {
   changed: RunConfig;
 }
 
-/** One option changed; strategy and recomputation; the micro-batch halved, again and again, with them. */
+/**
+ * Candidate changes in groups: a single option; strategy and recomputation together; then the
+ * micro-batch halved repeatedly, each time alone and with all of these.
+ */
 function changesOf(config: RunConfig, strategies: readonly StrategyName[]): Change[][] {
   const options = ["none", "ffn", "block"] as const;
   const recomputes = options.slice(options.indexOf(config.recompute) + 1);

@@ -3,8 +3,9 @@ import type { FlopsPerToken } from "../model/cost.js";
 import { type ArchitectureConfig, costFor } from "../model/shapes.js";
 
 /**
- * Counts one token's training FLOPs, without anything recomputed. A recipe that masks attention across documents
- * (`data.maskDocuments`) is counted as if it did not: how much is left out depends on the data.
+ * Counts the training FLOPs of one token, without recomputation. For a recipe that masks attention
+ * across documents (`data.maskDocuments`), the count ignores the mask, because the saving depends
+ * on the data.
  * @see Kaplan et al. 2020, arXiv 2001.08361 (6N); PaLM, arXiv 2204.02311, appendix B (attention)
  */
 export function flopsPerToken(config: ArchitectureConfig, sequenceLength: number): FlopsPerToken {
@@ -13,14 +14,16 @@ export function flopsPerToken(config: ArchitectureConfig, sequenceLength: number
   return cost.flops(sequenceLength);
 }
 
-/** Dense bf16 peak of a device in TFLOP/s, by NVIDIA's data sheets (their sparse figures halved). */
+/**
+ * Dense bf16 peak of a device in TFLOP/s, from NVIDIA's data sheets (half of their sparse figures).
+ */
 interface Peak {
   pattern: RegExp;
   name: string;
   tflops: number;
 }
 
-/** First match wins, so the special variants stand before the general name. */
+/** The first match wins, so the special variants stand before the general name. */
 const peaks: readonly Peak[] = [
   { pattern: /B200/, name: "B200", tflops: 2250 },
   { pattern: /GH200|H200/, name: "H200", tflops: 989.4 },
@@ -39,16 +42,17 @@ const peaks: readonly Peak[] = [
 ];
 
 /**
- * The peak that a model FLOP utilisation is stated against.
+ * The peak that a model FLOP utilisation refers to.
  * @param deviceName as the driver gives it, e.g. `NVIDIA H100 80GB HBM3`
- * @returns undefined for a device that is not in the table: no utilisation is better than a wrong one
+ * @returns undefined for a device that is not in the table, because no utilisation is better than a
+ *   wrong one
  */
 export function peakOf(deviceName: string): { name: string; tflops: number } | undefined {
   const peak = peaks.find(({ pattern }) => pattern.test(deviceName));
   return peak && { name: peak.name, tflops: peak.tflops };
 }
 
-/** Share of a device's peak that the model's own FLOPs use; recomputation does not count. */
+/** Share of a device's peak that the model's own FLOPs reach; recomputation does not count. */
 export function modelFlopsUtilisation(
   tokensPerSecond: number,
   flopsPerTokenCounted: number,

@@ -1,6 +1,6 @@
 /** Tables and units for a terminal. */
 
-/** Rows of a name and a value whose first word is a figure, in two columns. */
+/** Aligns rows of a name and a value in two columns. The first word of a value is a number. */
 export function alignRows(rows: readonly (readonly [string, string])[]): string {
   const left = Math.max(...rows.map(([name]) => name.length));
   const right = Math.max(...rows.map(([, value]) => value.split(" ")[0]!.length));
@@ -12,7 +12,7 @@ export function alignRows(rows: readonly (readonly [string, string])[]): string 
     .join("\n");
 }
 
-/** Rows of cells, the first column to the left and the others to the right. */
+/** Aligns rows of cells: the first column to the left, the others to the right. */
 export function alignTable(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   return rows
@@ -23,7 +23,7 @@ export function alignTable(rows: readonly (readonly string[])[]): string {
     .join("\n");
 }
 
-/** `1.5 GB` with decimal prefixes, as devices' memory and disks are sold. */
+/** Formats bytes with decimal prefixes, the convention for device memory and disks: `1.5 GB`. */
 export function formatBytes(bytes: number): string {
   const units = ["B", "kB", "MB", "GB", "TB", "PB"];
   let value = bytes;
@@ -35,17 +35,17 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
 }
 
-/** `1.25 s`, `12.5 ms`. */
+/** Formats seconds: `1.25 s`, `12.5 ms`. */
 export function formatSeconds(seconds: number): string {
   return seconds >= 1 ? `${seconds.toPrecision(3)} s` : `${(1000 * seconds).toPrecision(3)} ms`;
 }
 
-/** Whole numbers with separators; two digits below ten. */
+/** Formats hours as whole numbers with separators; with two digits below ten. */
 export function formatHours(hours: number): string {
   return hours < 10 ? hours.toPrecision(2) : Math.round(hours).toLocaleString("en-US");
 }
 
-/** `4:05`, `2:10:00`, `3d 04:00:00`. */
+/** Formats a duration: `4:05`, `2:10:00`, `3d 04:00:00`. */
 export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "?";
   const whole = Math.max(0, Math.round(seconds));

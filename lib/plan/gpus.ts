@@ -1,23 +1,31 @@
-/** GPUs and links that `plan` knows: what a scaling estimate starts from. Bandwidths are bytes a second in one direction. */
+/**
+ * The GPUs and links that `plan` knows, from which scaling estimates start. Bandwidths are bytes
+ * per second in one direction.
+ */
 
 export interface Gpu {
   name: string;
-  /** As nvidia-smi lists it. */
+  /** Memory size, as nvidia-smi lists it. */
   memoryBytes: number;
-  /** Of the device's own memory, by the data sheet. */
+  /** Bandwidth of the device's own memory, from the data sheet. */
   memoryBandwidth: number;
-  /** Causal TFLOP/s of forward and backward in bf16, without recomputation; null where nobody has measured it. */
+  /**
+   * Causal TFLOP/s of forward and backward in bf16, without recomputation; null if nobody has
+   * measured it.
+   */
   rate: Rate | null;
-  /** Of a ring between the GPUs of a node; null where boards differ. */
+  /** Bandwidth of a ring between the GPUs of a node; null if boards differ. */
   nodeBandwidth: number | null;
-  /** Of a node to the others; null where there is no usual one. */
+  /** Bandwidth from a node to the others; null if there is no usual one. */
   networkBandwidth: number | null;
 }
 
 export interface Rate {
   tflops: number;
   source: string;
-  /** GPUs that it was measured on: what several cost each other is in it. */
+  /**
+   * Number of GPUs in the measurement. The rate includes the slowdown that they cause each other.
+   */
   gpus: number;
 }
 
@@ -25,19 +33,22 @@ const MiB = 2 ** 20;
 const gigabit = 1e9 / 8;
 
 /**
- * NVLink of A100: 12 links times what NCCL itself counts on for each, 20.0 GB/s (SM80_NVLINK_BW of NCCL's src/graph/topo.h); 25
- * by the data sheet. Of Hopper: measured between two H200 with 18 links, beside computing, by what collectives of 88 and 262 MB
- * differ in time: 281 GB/s for reduce-scatter, 307 for all-gather, 351 for all-reduce (NCCL counts on 371). Network: the
- * adapters of NVIDIA's DGX of that GPU at line rate, 8 x 200 Gbit/s InfiniBand HDR beside A100, 8 x 400 Gbit/s NDR beside H100 and
- * H200. Clouds have less: give what nccl-tests measures.
+ * NVLink of A100: 12 links at the 20.0 GB/s per link that NCCL itself assumes (SM80_NVLINK_BW of
+ * NCCL's src/graph/topo.h); the data sheet says 25. NVLink of Hopper: measured between two H200
+ * with 18 links while they compute, from the time difference between collectives of 88 and 262 MB:
+ * 281 GB/s for reduce-scatter, 307 for all-gather, 351 for all-reduce (NCCL assumes 371). Network:
+ * the adapters of NVIDIA's DGX with that GPU at line rate, 8 x 200 Gbit/s InfiniBand HDR for A100,
+ * 8 x 400 Gbit/s NDR for H100 and H200. Clouds have less: pass the bandwidth that nccl-tests
+ * measures.
  */
 const a100 = { nodeBandwidth: 12 * 20.0e9, networkBandwidth: 8 * 200 * gigabit };
 const hopper = { nodeBandwidth: 310e9, networkBandwidth: 8 * 400 * gigabit };
 const board = { nodeBandwidth: null, networkBandwidth: null };
 
 /**
- * TinyLlama's README: 24,000 tokens/s on an A100-40G at 6.760 GFLOP a token (causal; its 56% count attention as if nothing were
- * masked). Measured with its own code over 16 GPUs, so that what its communication cost is in it already.
+ * TinyLlama's README: 24,000 tokens/s on an A100-40G at 6.760 GFLOP per token (causal; TinyLlama's
+ * 56% counts attention without the mask). TinyLlama's own code measured this over 16 GPUs, so the
+ * rate already includes communication.
  */
 const tinyLlama: Rate = {
   tflops: 162.2,
@@ -45,13 +56,16 @@ const tinyLlama: Rate = {
   gpus: 16,
 };
 
-/** A step of 131,072 tokens of TinyLlama-1.1B in 1,577.7 ms, of which the optimizer 13.4; 6.760 GFLOP a token. */
+/**
+ * A step of 131,072 tokens of TinyLlama-1.1B takes 1,577.7 ms, 13.4 ms of them for the optimizer,
+ * at 6.760 GFLOP per token.
+ */
 const ourH100: Rate = {
   tflops: 566.4,
   source: "bench/results/parity-nvidia-h100.json",
   gpus: 1,
 };
-/** The same in 1,566.5 ms, of which the optimizer 9.9. */
+/** The step of `ourH100` takes 1,566.5 ms on an H200, 9.9 ms of them for the optimizer. */
 const ourH200: Rate = {
   tflops: 569.2,
   source: "bench/results/parity-nvidia-h200-first.json",
@@ -59,9 +73,11 @@ const ourH200: Rate = {
 };
 
 /**
- * What several GPUs of ours cost each other besides waiting, between two H200 (bench/results/gpus-2x-nvidia-h200-first.json,
- * docs/LOG.md): blocks take 0.14 to 0.19 of the time of the collectives beside them longer at equal clocks. The skew is what the
- * steps of one run were longer than that explains; the GPUs differed by up to 5% in a step, maybe by their clocks.
+ * Costs of running several GPUs besides waiting, measured between two H200
+ * (bench/results/gpus-2x-nvidia-h200-first.json, docs/LOG.md). Blocks get slower by 0.14 to 0.19 of
+ * the time of the collectives that run during them, at equal clocks. The skew is the remaining,
+ * unexplained part of the longer steps of one run. The GPUs differed by up to 5% within a step,
+ * maybe because of their clocks.
  */
 export const together = { slowdown: 0.2, skew: 0.02 };
 
@@ -111,13 +127,14 @@ export const gpus: Readonly<Record<string, Gpu>> = {
 };
 
 /**
- * Of a GPU's memory, what training tensors cannot have: CUDA's context, NCCL's buffers and the GEMMs' workspaces, about 1 GB, and
- * 1 GB between what tensors took and what was reserved for them (parity-nvidia-h100.json).
+ * GPU memory that training tensors cannot use: about 1 GB for CUDA's context, NCCL's buffers and
+ * the GEMMs' workspaces, and 1 GB of difference between the reserved memory and the tensors in it
+ * (parity-nvidia-h100.json).
  */
 export const reservedBytes = 2e9;
 
 /**
- * Share of the data sheet's bandwidth that the optimizer reaches: 34 bytes x 1.1e9 parameters in 13.6 ms on an H100, in 9.9 on an
- * H200 (0.79).
+ * Share of the data sheet's bandwidth that the optimizer reaches: 34 bytes x 1.1e9 parameters in
+ * 13.6 ms on an H100, in 9.9 ms on an H200 (0.79).
  */
 export const optimizerBandwidthShare = 0.82;

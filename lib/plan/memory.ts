@@ -5,55 +5,66 @@ import type { PassCost } from "../model/cost.js";
 import { costOf } from "../model/shapes.js";
 import { planGroup } from "../nn/group.js";
 
-/** Bytes on one device, by what they hold. */
+/** Bytes on one device, by purpose. */
 export interface MemoryPlan {
   weights: number;
-  /** fp32 copy that the optimizer updates; none when the weights are fp32 themselves. */
+  /** The fp32 copy that the optimizer updates; 0 if the weights are fp32 themselves. */
   masterWeights: number;
   gradients: number;
   moments: number;
-  /** Of divided weights: two groups of layers whole, with their gradients, while they compute. */
+  /**
+   * For sharded weights: two whole groups of layers with their gradients, during their computation.
+   */
   wholeGroups: number;
-  /** What gradients on their way to other processes take beside their own memory. */
+  /** Extra memory of gradients that are in transit to other processes. */
   inTransit: number;
-  /** What the forward pass keeps for the backward pass. */
+  /** Activations that the forward pass keeps for the backward pass. */
   activations: number;
-  /** One block's intermediate gradients, and what a recomputed block makes again. Never beside `lossHead`. */
+  /**
+   * One block's intermediate gradients and recomputed activations. Never in memory together with
+   * `lossHead`.
+   */
   workingSet: number;
-  /** The loss's chunk of logits (all of them never exist at once) and its gradient of the head. Never beside `workingSet`. */
+  /**
+   * The loss's chunk of logits (all of them never exist at once) and its gradient of the head.
+   * Never in memory together with `workingSet`.
+   */
   lossHead: number;
 }
 
-/** What decides how much memory training takes. */
+/** The options that decide how much memory training takes. */
 export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "recompute"> {
   data: { sequenceLength: number };
   batch: { microBatch: number; accumulation?: number };
-  /** A GPU unless it is "cpu". */
+  /** The device; anything but "cpu" is a GPU. */
   device?: string;
 }
 
-/** How several processes divide the state of a model. */
+/** The division of a model's state among several processes. */
 export interface Division {
   parallel: StrategyName;
   /** Processes of the run. */
   ranks: number;
-  /** Of them, those that share a copy of the model in hybrid_shard. */
+  /** Processes that share one copy of the model in hybrid_shard. */
   shardSize: number;
-  /** What gradients are summed in. */
+  /** The dtype in which gradients are summed. */
   reduce: RunConfig["distributed"]["reduce"];
 }
 
-/** What linearCrossEntropy makes at a time (kChunkBytes of csrc/cpu and csrc/cuda/ops/linear_cross_entropy). */
+/**
+ * Size of a chunk of logits in linearCrossEntropy (kChunkBytes of csrc/cpu and
+ * csrc/cuda/ops/linear_cross_entropy).
+ */
 const logitsChunk = {
-  /** f32 logits; not fewer rows than these. */
+  /** f32 logits; at least this many rows. */
   cpu: { bytes: 16 * 2 ** 20, fewestRows: 64 },
-  /** f32 logits and, beside those of a bf16 model, their gradient. */
+  /** f32 logits and, for a bf16 model, their gradient as well. */
   cuda: { bytes: 512 * 2 ** 20, fewestRows: 128 },
 } as const;
 
 /**
  * Bytes that training takes on one device, by part.
- * @param division with other processes; none if left out
+ * @param division among several processes; default: one process
  */
 export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan {
   const { model, data, batch, precision, recompute } = shape;
@@ -72,7 +83,7 @@ export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan 
   };
 }
 
-/** Blocks, head and activations of a model that a recipe may name: all of those say them. */
+/** Blocks, head and activations of a model. Every model that a recipe may name reports them. */
 export function passOf(model: RunConfig["model"]): PassCost {
   return costOf(model).pass as PassCost;
 }
@@ -83,7 +94,10 @@ export function groupSizes(model: RunConfig["model"], parts: number): number[] {
   return groups.map((spec, index) => planGroup(spec, index, parts).size);
 }
 
-/** Equal parts that a group's weights, gradients and optimizer state are each divided into. */
+/**
+ * Number of equal parts into which a group's weights, gradients and optimizer state are each
+ * divided.
+ */
 export function partsOf({ parallel, ranks, shardSize }: Division) {
   const parts = { replicated: 1, zero1: ranks, full_shard: ranks, hybrid_shard: shardSize }[
     parallel
@@ -92,7 +106,7 @@ export function partsOf({ parallel, ranks, shardSize }: Division) {
   return { optimizer: parts, weights: shards };
 }
 
-/** Weights, gradients, optimizer state: what lib/dist's strategies allocate. */
+/** Weights, gradients and optimizer state, as the strategies in lib/dist allocate them. */
 function planState(shape: MemoryShape, division: Division | undefined) {
   const { model, precision, batch } = shape;
   const element = precision === "bf16" ? 2 : 4;
@@ -126,10 +140,11 @@ function inTransit(
     case "replicated":
       return rounded * total;
     case "zero1":
-      // The whole groups go as soon as they are sent; each rank's parts wait for the end of the backward pass.
+      // Whole groups are freed as soon as they are sent. Each rank's parts stay until the end of
+      // the backward pass.
       return rounded * (slots + total / parts);
     default: {
-      // A later micro-batch's part arrives beside what the earlier ones have added up to.
+      // The part from a later micro-batch arrives in addition to the sum of the earlier ones.
       const arriving = accumulates ? (4 * slots) / parts : 0;
       const copies = parallel === "hybrid_shard" ? (rounded * total) / parts : 0;
       return Math.max(copies, arriving + rounded * (slots + slots / parts));
@@ -137,7 +152,10 @@ function inTransit(
   }
 }
 
-/** Bytes of a chunk of logits and their gradient; the chunks are made equally long, in whole tiles of 128 rows on a GPU. */
+/**
+ * Bytes of a chunk of logits and their gradient. All chunks have about equal length; on a GPU, in
+ * whole tiles of 128 rows.
+ */
 function logitsBytes(tokens: number, vocabSize: number, element: 2 | 4, onCpu: boolean): number {
   const perLogit = element === 2 ? 6 : 4;
   const { bytes, fewestRows } = logitsChunk[onCpu ? "cpu" : "cuda"];
@@ -149,8 +167,8 @@ function logitsBytes(tokens: number, vocabSize: number, element: 2 | 4, onCpu: b
 }
 
 /**
- * The plan with its peak. The loss has given its logits back before the first block goes backward, so of the two only
- * the larger counts.
+ * The plan with its peak. The loss frees its logits before backward reaches the first block, so
+ * only the larger of the two counts.
  */
 export function withTotal(memory: MemoryPlan): MemoryPlan & { total: number } {
   const { workingSet, lossHead, ...lasting } = memory;

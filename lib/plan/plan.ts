@@ -26,26 +26,29 @@ export interface TimeEstimate {
 }
 
 export interface RunPlan {
-  /** Of weights and activations; what the device decides if the configuration says "auto". */
+  /** Precision of weights and activations. With "auto", the device decides. */
   precision: Precision;
   parameters: ParameterBreakdown & { total: number };
   memory: MemoryPlan & { total: number };
   flops: FlopsPerToken;
   tokensPerStep: number;
   tokens: number;
-  /** On one device; empty where the machine is known. */
+  /** Estimates for one device; empty if the machine is known. */
   estimates: TimeEstimate[];
   scaling: ScalingPlan | null;
 }
 
-/** A100-hours for 300 billion tokens that others published (TinyLlama's README). */
+/** A100-hours for 300 billion tokens that others have published (TinyLlama's README). */
 export const publishedHoursPer300B = [
   { model: "TinyLlama-1.1B", hours: 3456 },
   { model: "Pythia-1.0B", hours: 4830 },
   { model: "MPT-1.3B", hours: 7920 },
 ] as const;
 
-/** Rates reached on a model of a billion parameters, in causal TFLOP/s of one device, the optimizer included. */
+/**
+ * Rates reached on a model of a billion parameters, in causal TFLOP/s per device, including the
+ * optimizer.
+ */
 const references = [
   { label: "A100 at TinyLlama's efficiency", tflops: 162.2 },
   { label: "H100 at PyTorch's (compiled, flash attention)", tflops: 479 },
@@ -62,17 +65,17 @@ const machineNumbers = [
 ] as const;
 
 /**
- * What a run takes, before it starts. With a GPU or a number of them, on that machine; else on one device of which only the
- * speed is known.
+ * Plans memory and time of a run before it starts. With a GPU or a number of GPUs, the plan is for
+ * that machine. Otherwise it is for one device of which only the speed is known.
  * @throws ConfigError see `planScaling`
  */
 export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunPlan {
-  // Says what is wrong with one that was made by hand, and fills what it leaves out.
+  // Reports errors in a handmade configuration, and fills in its defaults.
   const config = decidePrecision(resolveConfig(given), null);
   checkOptions("planRun", machine, ["gpu", ...machineNumbers]);
   for (const name of machineNumbers) {
     const value: unknown = machine[name];
-    // planScaling says which numbers are wrong, all at once.
+    // planScaling reports all invalid numbers at once.
     if (value === undefined || typeof value === "number") continue;
     throw argumentError("planRun", "a number", name, value);
   }
@@ -101,7 +104,10 @@ export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunP
   };
 }
 
-/** The run's time on one device: by what is known of its speed, else by what others reached. */
+/**
+ * Estimated duration on one device, from its known speed or else from rates that others have
+ * reached.
+ */
 function estimatesOf(
   config: RunConfig,
   { tokens, causal }: { tokens: number; causal: number },

@@ -6,11 +6,11 @@ import { Mixture } from "../data/mixture.js";
 export interface DataRepeats {
   folder: string;
   tokens: number;
-  /** Times that it is read through, with fractions. */
+  /** Number of passes over the data set, with fractions. */
   epochs: number;
 }
 
-/** @param windows that the whole run trains on, over all processes */
+/** @param windows trained on in the whole run, over all processes */
 export function repeatsOf(mixture: Mixture, windows: number): DataRepeats[] {
   const epochs = mixture.epochsAt(windows);
   return mixture.sources.map(({ folder, dataset }, source) => ({
@@ -20,7 +20,7 @@ export function repeatsOf(mixture: Mixture, windows: number): DataRepeats[] {
   }));
 }
 
-/** Notes on the data sets that are smaller than what the run takes of them. */
+/** Notes on the data sets that are smaller than the run's share of them. */
 export function repeatNotes(repeats: readonly DataRepeats[]): string[] {
   return repeats
     .filter(({ epochs }) => epochs > 1)
@@ -30,7 +30,10 @@ export function repeatNotes(repeats: readonly DataRepeats[]): string[] {
     );
 }
 
-/** How often a planned run will read its data; or why that is not known, as where the data is not there yet. */
+/**
+ * How often a planned run will read its data, or the reason why that is unknown (for example, the
+ * data does not exist yet).
+ */
 export async function plannedRepeats(
   config: Pick<RunConfig, "data" | "seed">,
   windows: number,

@@ -9,7 +9,7 @@ import {
 } from "./format.js";
 import type { ScalingPlan, StrategyPlan } from "./scaling.js";
 
-/** What a run takes on several GPUs, as tables for a terminal. */
+/** Formats a scaling plan as tables for a terminal. */
 export function formatScaling(config: RunConfig, plan: ScalingPlan): string {
   const { gpu, gpus, nodes, chosen, rateSource } = plan;
   const whole = (n: number) => Math.round(n).toLocaleString("en-US");

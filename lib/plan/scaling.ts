@@ -1,4 +1,7 @@
-/** What a run takes on several GPUs and nodes: memory, step time and exposed communication of each strategy. */
+/**
+ * Plans a run on several GPUs and nodes: memory, step time and exposed communication of each
+ * strategy.
+ */
 
 import type { RunConfig } from "../config/index.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
@@ -30,15 +33,18 @@ export interface MachineOptions {
   gpus?: number;
   /** GPUs of a node (all of them, at most 8). */
   gpusPerNode?: number;
-  /** One of the names in lib/plan/gpus.ts. */
+  /** GPU model: one of the names in lib/plan/gpus.ts. */
   gpu?: string;
-  /** GB/s in one direction between a GPU and the others of its node, instead of the GPU's usual one. */
+  /**
+   * GB/s in one direction between a GPU and the others of its node. Default: the usual bandwidth of
+   * that GPU.
+   */
   nodeBandwidth?: number;
   /** GB/s in one direction between a node and the others. */
   networkBandwidth?: number;
-  /** Tokens/s of one GPU that runs the configuration's step alone, as `bench parity` shows it. */
+  /** Tokens/s of one GPU that runs the configuration's step alone, as `bench parity` prints it. */
   tokensPerSecond?: number;
-  /** The same in causal TFLOP/s. */
+  /** Causal TFLOP/s of one GPU that runs the configuration's step alone. */
   tflops?: number;
 }
 
@@ -47,7 +53,7 @@ export interface StrategyPlan extends StepTime {
   memory: MemoryPlan & { total: number };
   fits: boolean;
   tokensPerSecond: number;
-  /** Of one GPU that does its micro-batches alone, with the whole optimizer, what each reaches. */
+  /** Speed per GPU, relative to a GPU that runs its micro-batches and the whole optimizer alone. */
   efficiency: number;
 }
 
@@ -55,30 +61,30 @@ export interface ScalingPlan {
   gpu: Gpu;
   gpus: number;
   nodes: number;
-  /** Bytes a second. */
+  /** Bytes per second. */
   nodeBandwidth: number;
   networkBandwidth: number;
-  /** Where the speed of one GPU comes from. */
+  /** The origin of the figure for one GPU's speed. */
   rateSource: string;
-  /** Seconds of a step's micro-batches, forward and backward. */
+  /** Seconds of forward and backward over all micro-batches of a step. */
   passSeconds: number;
   /** The configuration's own strategy. */
   chosen: StrategyPlan;
-  /** All that this number of GPUs allows; one GPU divides nothing. */
+  /** All strategies that this number of GPUs allows; one GPU divides nothing. */
   strategies: StrategyPlan[];
-  /** Of the whole run. */
+  /** Duration of the whole run. */
   seconds: number;
   gpuHours: number;
   gpuHoursPer300B: number;
 }
 
-/** Smaller models do not fill such a device, so a rate in FLOPs says nothing about them. */
+/** Smallest model whose rate in FLOP/s is meaningful. Smaller models do not fill such a device. */
 export const fewestReferenceParameters = 5e7;
 
 /**
  * Plans a run on `machine`.
- * @throws ConfigError with everything that is missing or contradicts itself; or if the configuration does not fit into the GPU's
- *   memory, with what would
+ * @throws ConfigError naming everything that is missing or contradictory, or, if the configuration
+ *   does not fit into the GPU's memory, changes that would make it fit
  */
 export function planScaling(config: RunConfig, machine: MachineOptions): ScalingPlan {
   const { gpu, ranks, perNode, nodeBandwidth, networkBandwidth } = checkMachine(config, machine);
@@ -128,7 +134,7 @@ export function planScaling(config: RunConfig, machine: MachineOptions): Scaling
   };
 }
 
-/** Tokens that one GPU trains on in a step. */
+/** Tokens per GPU and step. */
 function tokensOf({ batch, data }: RunConfig): number {
   return batch.microBatch * batch.accumulation * data.sequenceLength;
 }
@@ -224,7 +230,7 @@ function checkRate(
   }
 }
 
-/** What one GPU's own work takes, from a measured step of one or from the table. */
+/** Duration of one GPU's own work, from a measured step of one GPU or from the table. */
 function workOf(
   config: RunConfig,
   { tokensPerSecond, tflops }: MachineOptions,
@@ -233,8 +239,8 @@ function workOf(
 ): { work: GpuSeconds; rateSource: string } {
   const { model, data, batch, precision, recompute } = config;
   const flops = flopsPerToken(model, data.sequenceLength).causal;
-  // fp32 gradients, weights (master) and moments are read, the last three written; bf16 weights are written too; the norm
-  // reads the gradients once more.
+  // The optimizer reads fp32 gradients, weights (master) and moments, and writes weights and
+  // moments; with bf16 it also writes the bf16 weights. The norm reads the gradients once more.
   const bytesPerParameter = precision === "bf16" ? 34 : 32;
   const optimizerPerParameter = bytesPerParameter / (optimizerBandwidthShare * gpu.memoryBandwidth);
   const optimizer = optimizerPerParameter * parameterCount(model);
@@ -281,7 +287,7 @@ function divisionOf(config: RunConfig, ranks: number, perNode: number): Division
   };
 }
 
-/** hybrid_shard is full_shard where there is one copy. */
+/** The strategies to plan. With a single copy of the model, hybrid_shard would equal full_shard. */
 function strategiesOf(config: RunConfig, ranks: number, perNode: number): StrategyName[] {
   const size = config.distributed.shardSize ?? perNode;
   const copies = ranks / size;
@@ -298,7 +304,10 @@ function ringsOf(
     networkBandwidth,
   }: Pick<Machine, "perNode" | "nodeBandwidth" | "networkBandwidth">,
 ): Rings {
-  /** Of ranks that are `stride` apart; those between them communicate at the same time and share the node's link. */
+  /**
+   * The ring of ranks that are `stride` apart. The ranks between them communicate at the same time
+   * and share the node's link.
+   */
   const ring = (size: number, stride: number): Ring => {
     const nodes = Math.max(1, Math.min(size, (size * stride) / perNode));
     const shared = networkBandwidth / Math.min(stride, perNode);

@@ -1,22 +1,22 @@
 /**
- * What lib/dist's strategies are given in `plan`: ranks that send bytes and take time, and groups
- * without memory.
+ * Simulated inputs for the strategies of lib/dist, used by `plan`: ranks that send bytes and take
+ * time, and groups without memory.
  */
 import type { Arrival, Exchange, SharedGroup } from "../dist/exchange.js";
 import type { Layout } from "../nn/parallel.js";
 import type { Ring, RingCollective, StepQueues } from "./step-queues.js";
 
-/** A group of parameters by its sizes alone. */
+/** A group of parameters that has sizes but no memory. */
 export class SimulatedGroup implements SharedGroup {
   readonly name: string;
   readonly index: number;
   /** Elements, padding included. */
   readonly size: number;
-  /** Elements that a rank owns. */
+  /** Elements owned by one rank. */
   readonly owned: number;
   readonly slot: object | null;
 
-  /** @param slots two things to take turns in, where weights are divided */
+  /** @param slots two memory slots that groups take turns in, for sharded weights */
   constructor(index: number, size: number, layout: Layout, slots: readonly [object, object]) {
     this.name = `group ${index}`;
     this.index = index;
@@ -25,28 +25,28 @@ export class SimulatedGroup implements SharedGroup {
     this.slot = layout.weights === "part" ? (slots[index % 2] as object) : null;
   }
 
-  // A run's kernels for these take no time worth planning.
+  // In a real run, the kernels for these calls take negligible time.
   completeGradients(): void {}
   clearPadding(): void {}
   zeroGrad(): void {}
   clearOwnedGradients(): void {}
 }
 
-/** Some numbers of a run, such as its loss. */
+/** A few numbers of a run, such as its loss. */
 export interface SimulatedData {
-  /** Of all of them. */
+  /** Total bytes of the numbers. */
   readonly bytes: number;
 }
 
-/** Bytes of an element on its way. */
+/** Bytes of an element in transit. */
 export interface ElementBytes {
   weight: number;
   gradient: number;
 }
 
-/** Starts collectives on the queues of a rank, as long as their bytes take over a ring. */
+/** Starts collectives on a rank's queues. Each takes the time that its bytes need over a ring. */
 export class SimulatedExchange implements Exchange<SimulatedGroup, SimulatedData> {
-  /** All ranks do the same work: the first stands for them. */
+  /** All ranks do the same work, so rank 0 stands for them all. */
   readonly rank = 0;
   readonly size: number;
   readonly #queues: StepQueues;

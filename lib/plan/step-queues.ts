@@ -1,48 +1,49 @@
 /**
- * One rank's step as two queues, the device's own work and its collectives. A collective begins
- * when everything that the device was given before it is done and the collective before it has
- * ended; whatever waits for it begins after it. Kernels beside a collective take longer by a share
- * of its time. All ranks are taken to be equally fast here. Left out: that a host may be late to
- * enqueue.
+ * Models one rank's step as two queues: the device's own work and its collectives. A collective
+ * begins when all work enqueued before it is done and the previous collective has ended. Work that
+ * waits for a collective begins after it. Kernels that run during a collective take longer by a
+ * share of its time. The model assumes that all ranks are equally fast, and ignores that a host may
+ * enqueue late.
  */
 import type { CollectiveKind } from "../dist/communicator.js";
 
 /** The collectives that move parameters and gradients. */
 export type RingCollective = Exclude<CollectiveKind, "broadcast" | "barrier">;
 
-/** Ranks that communicate, as rings: each link carries an equal share. */
+/** Ranks that communicate in rings. Each link carries an equal share. */
 export interface Ring {
   ranks: number;
-  /** Nodes that they are spread over. */
+  /** Number of nodes that the ranks are spread over. */
   nodes: number;
-  /** Bytes a second and direction that each rank's traffic gets. */
+  /** Bytes per second and direction available to each rank. */
   bandwidth: number;
 }
 
 /**
- * Seconds that a ring needs to start and for a step within a node and between nodes: NCCL's own
- * (ring, simple protocol, NVLink, src/graph/tuning.cc), by which it chooses its algorithms.
+ * Seconds to start a ring, and seconds per step of the ring within a node and between nodes. These
+ * are the figures by which NCCL chooses its algorithms (ring, simple protocol, NVLink,
+ * src/graph/tuning.cc).
  */
 const latency = { start: 8.4e-6, withinNode: 3.4e-6, betweenNodes: 14e-6 };
 
 /**
- * Seconds that each round of a large collective takes beyond its bytes over the bandwidth, until
- * all its channels are at work: 0.11 ms of a gather, 0.13 of a reduce-scatter and 0.20 of an
- * all-reduce, by collectives of 88 to 262 MB between two H200 beside computing (docs/LOG.md). A
- * small one takes at most twice its time.
+ * Seconds that each round of a large collective takes beyond bytes / bandwidth, until all its
+ * channels are busy. Measured between two H200 while they compute, with collectives of 88 to 262 MB
+ * (docs/LOG.md): 0.11 ms for a gather, 0.13 for a reduce-scatter and 0.20 for an all-reduce. A
+ * small collective takes at most twice its time.
  */
 const rampSeconds = 0.1e-3;
 
 /**
- * Bytes that a rank sends, by the bandwidth-optimal algorithm.
- * @param bytes of the larger of input and output
+ * Bytes that a rank sends with the bandwidth-optimal algorithm.
+ * @param bytes size of the larger of input and output
  */
 export function sentBytes(kind: RingCollective, { ranks }: Ring, bytes: number): number {
   const rounds = kind === "allReduce" ? 2 : 1;
   return (rounds * bytes * (ranks - 1)) / ranks;
 }
 
-/** Seconds from the start of a collective to its end. */
+/** Duration of a collective in seconds. */
 export function collectiveSeconds(kind: RingCollective, ring: Ring, bytes: number): number {
   const { ranks, nodes, bandwidth } = ring;
   if (ranks === 1) return 0;
@@ -61,20 +62,20 @@ export function collectiveSeconds(kind: RingCollective, ring: Ring, bytes: numbe
 
 /** The two queues of a rank. */
 export class StepQueues {
-  /** When the device is done with what it has been given. */
+  /** Time at which the device has finished its enqueued work. */
   now = 0;
-  /** Seconds in which it had nothing to do but wait for a collective. */
+  /** Seconds in which the device only waited for a collective. */
   exposed = 0;
-  /** Seconds of all collectives. */
+  /** Total duration of all collectives in seconds. */
   communication = 0;
-  /** Seconds that its kernels took longer because of collectives beside them. */
+  /** Seconds that collectives added to the kernels running during them. */
   slowed = 0;
   sent = 0;
-  /** Until then collectives are on their way. */
+  /** Time at which the enqueued collectives end. */
   #free = 0;
   readonly #slowdown: number;
 
-  /** @param slowdown by which share of their time kernels beside a collective take longer */
+  /** @param slowdown of kernels during a collective, as a share of their time */
   constructor(slowdown: number) {
     this.#slowdown = slowdown;
   }
@@ -86,7 +87,7 @@ export class StepQueues {
     this.now += seconds + longer;
   }
 
-  /** Starts a collective. @returns when it ends */
+  /** Starts a collective. @returns the time at which it ends */
   start(kind: RingCollective, ring: Ring, bytes: number): number {
     const seconds = collectiveSeconds(kind, ring, bytes);
     this.#free = Math.max(this.#free, this.now) + seconds;

@@ -1,6 +1,6 @@
 /**
- * A step of a run's strategy over simulated ranks and a simulated clock: what computes when, what
- * is sent, who waits.
+ * Simulates a training step of a run's strategy, with simulated ranks and a simulated clock: the
+ * order of computation, the bytes sent and the time spent waiting.
  */
 import type { RunConfig } from "../config/index.js";
 import { FullShardSchedule } from "../dist/full-shard.js";
@@ -23,21 +23,20 @@ import { type Ring, StepQueues } from "./step-queues.js";
 export interface GpuSeconds {
   /** Forward and backward of a micro-batch. */
   pass: number;
-  /** The optimizer, per parameter that it updates. */
+  /** The optimizer, per updated parameter. */
   optimizerPerParameter: number;
-  /** What several GPUs cost each other besides waiting. */
+  /** Costs of running several GPUs besides waiting. */
   together: Together;
 }
 
 export interface Together {
   /**
-   * By which share of their time kernels beside a collective take longer: it takes multiprocessors
-   * and bandwidth from them.
+   * Slowdown of kernels during a collective, as a share of their time. The collective takes
+   * multiprocessors and bandwidth from them.
    */
   slowdown: number;
   /**
-   * By which share forward and backward take longer because a step takes as long as the slowest
-   * GPU's.
+   * Share by which forward and backward take longer, because every step waits for the slowest GPU.
    */
   skew: number;
 }
@@ -48,20 +47,23 @@ export interface Rings {
   replica: Ring;
 }
 
-/** What a step takes on each rank. */
+/** Duration and traffic of a step on each rank. */
 export interface StepTime {
   seconds: number;
-  /** Of it, waiting for collectives. */
+  /** Part of the step spent waiting for collectives. */
   exposedSeconds: number;
-  /** Of all collectives, most of which run beside other work. */
+  /** Duration of all collectives, most of which overlap with other work. */
   communicationSeconds: number;
-  /** Of it, because GPUs are not equally fast and collectives slow the kernels beside them. */
+  /**
+   * Part of the step lost because GPUs differ in speed and collectives slow down concurrent
+   * kernels.
+   */
   slowedSeconds: number;
   /** Bytes that a rank sends. */
   sentBytes: number;
 }
 
-/** One step of a division of the work, once the first steps are over. */
+/** Simulates one step of a division of the work, in the steady state after the first steps. */
 export function stepTime(
   config: RunConfig,
   division: Division,
@@ -76,8 +78,8 @@ export function stepTime(
   const groups = groupsOf(config, strategy);
   strategy.attach(groups);
   const step = () => runStep(config, { queues, strategy, groups, work });
-  // A step ends with what the next one begins with: weights on their way, groups that are still
-  // whole.
+  // A step ends in the state that the next one starts from: weights are in transit, and some groups
+  // are still whole.
   step();
   step();
   const before = { ...queues };
@@ -94,7 +96,7 @@ export function stepTime(
 
 type SimulatedStrategy = ParallelStrategy<SimulatedGroup, SimulatedData>;
 
-/** The strategy that a run has by this name, over simulated ranks; see Cluster.connect. */
+/** The run's strategy of this name, over simulated ranks; see Cluster.connect. */
 function strategyOf(
   parallel: StrategyName,
   queues: StepQueues,
@@ -115,7 +117,7 @@ function strategyOf(
   }
 }
 
-/** The groups of a store that is divided as the strategy says. */
+/** The groups of a store that is divided as the strategy requires. */
 function groupsOf(config: RunConfig, { layout }: SimulatedStrategy): SimulatedGroup[] {
   const slots = [{}, {}] as const;
   return groupSizes(config.model, layout.parts).map(
@@ -123,7 +125,7 @@ function groupsOf(config: RunConfig, { layout }: SimulatedStrategy): SimulatedGr
   );
 }
 
-/** What a step is run on. */
+/** The strategy, groups and queues that a simulated step uses. */
 export interface SimulatedRun {
   queues: StepQueues;
   strategy: SimulatedStrategy;
@@ -131,7 +133,7 @@ export interface SimulatedRun {
   work: GpuSeconds;
 }
 
-/** `trainStep` and `AdamW.step`, in the order in which they call a strategy. */
+/** Calls the strategy in the order of `trainStep` and `AdamW.step`. */
 function runStep(config: RunConfig, running: SimulatedRun): void {
   const { queues, strategy, groups, work } = running;
   const { accumulation } = config.batch;
@@ -139,7 +141,7 @@ function runStep(config: RunConfig, running: SimulatedRun): void {
     strategy.beginMicroBatch(micro === accumulation - 1);
     simulatePass(config, running, work.pass * (1 + work.together.skew));
   }
-  // The mean loss and whether a rank wants to stop.
+  // The mean loss, and whether a rank has asked to stop.
   strategy.average({ bytes: 2 * 4 });
   strategy.finishGradients();
   strategy.sumSquares({ bytes: groups.length * 4 });
@@ -160,8 +162,8 @@ export function simulatePass(
   const blocks = others.slice(0, layers);
   const last = others[layers] as SimulatedGroup;
   const head = tiedHead ? embedding : last;
-  // The fused head computes its gradients in forward; a block's backward pass takes twice its
-  // forward pass.
+  // The fused head computes its gradients in forward. A block's backward pass takes twice as long
+  // as its forward pass.
   const flops = flopsPerToken(model, data.sequenceLength);
   const headFlops = 6 * vocabSize * headWidth;
   const again = recomputedFlops(model, data.sequenceLength, recompute);
@@ -195,7 +197,7 @@ export function simulatePass(
   strategy.gradientsComplete(embedding);
 }
 
-/** FLOPs of a token that are spent a second time. */
+/** FLOPs per token that recomputation repeats. */
 export function recomputedFlops(
   model: RunConfig["model"],
   sequenceLength: number,

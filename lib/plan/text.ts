@@ -7,7 +7,7 @@ import { publishedHoursPer300B, type RunPlan } from "./plan.js";
 import type { DataRepeats } from "./repeats.js";
 import { formatScaling } from "./scaling-text.js";
 
-/** A plan as tables for a terminal. */
+/** Formats a plan as tables for a terminal. */
 export function formatPlan(
   asked: LoadedConfig,
   plan: RunPlan & { data?: DataRepeats[] | string },
@@ -83,7 +83,7 @@ export function formatPlan(
   return `${text.join("\n\n")}\n`;
 }
 
-/** The row of the work whose memory is the larger; the other never is there at once. */
+/** The row for the larger of `workingSet` and `lossHead`; the two are never in memory together. */
 function largestWork({ workingSet, lossHead }: RunPlan["memory"]): [string, string] {
   return workingSet > lossHead
     ? ["one block's gradients", formatBytes(workingSet)]

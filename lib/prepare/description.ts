@@ -20,7 +20,10 @@ const descriptionSchema = section("a data set", {
   ...withoutDefaults(described),
 });
 
-/** Options that may all be left out, and then have no value: a command line may decide them. */
+/**
+ * The options without their defaults. All may be left out, and then have no value, so that a
+ * command line can decide them.
+ */
 function withoutDefaults<S extends z.ZodRawShape>(shape: S) {
   const entries = Object.entries(shape).map(([name, option]) => {
     return [name, unwrap(option as z.ZodType).optional()] as const;

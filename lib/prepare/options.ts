@@ -10,13 +10,13 @@ import { type Input, inputSchema, prepareSchema } from "./schema.js";
 
 type PreparePlace = "out" | "tokenizer" | "workers" | "startOver" | "overwrite";
 
-/** Everything that decides what a preparation writes. */
+/** All options that affect the output of a preparation. */
 export interface PrepareSettings
   extends Required<Omit<z.output<typeof prepareSchema>, PreparePlace>> {
   inputs: Input[];
 }
 
-/** The options of a call: those of the schema, and values that only a program can give. */
+/** The options of a call: those of the schema, and values that only a program can pass. */
 const callSchema = section("a preparation", {
   ...prepareSchema.shape,
   inputs: z
@@ -42,7 +42,10 @@ const callSchema = section("a preparation", {
     .optional(),
 });
 
-/** @throws ArgumentError naming the option, what was expected and what came */
+/**
+ * Checks the options and fills in their defaults.
+ * @throws ArgumentError naming the option, the expected value and the received one
+ */
 export function settingsOf(options: PrepareOptions): PrepareSettings {
   const { out, tokenizer, workers, startOver, overwrite, onProgress, signal, ...deciding } =
     checkOptionsBy("prepare", callSchema, withInputs(options));
@@ -56,7 +59,7 @@ export function settingsOf(options: PrepareOptions): PrepareSettings {
   return { ...deciding, validationFraction };
 }
 
-/** The options with inputs for paths. */
+/** Replaces each plain path among the inputs with `{ path }`. */
 function withInputs(options: PrepareOptions): unknown {
   if (!Array.isArray(options?.inputs)) return options;
   const inputs = options.inputs.map((input: unknown) =>

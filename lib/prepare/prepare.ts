@@ -14,11 +14,11 @@ import { Preparation } from "./pipeline/preparation.js";
 import { checkTarget, publish, removeWorkFolder, workFolder } from "./publish.js";
 import type { Input, prepareSchema } from "./schema.js";
 
-/** Options of `prepare` that are no plain values, beside those of the schema. */
+/** Options of `prepare` that are not plain values, in addition to those of the schema. */
 interface CallOptions {
   /** Files, folders and patterns, read in this order. */
   inputs: readonly (string | Input)[];
-  /** A tokenizer, or the path of one. */
+  /** A tokenizer, or its path. */
   tokenizer: Tokenizer | string;
   /** Called as the work proceeds. Default: nothing is called. */
   onProgress?: ((progress: PrepareProgress) => void) | undefined;
@@ -32,13 +32,13 @@ export interface PrepareOptions
 
 export interface PrepareProgress {
   documents: number;
-  /** Stored bytes of input: read so far, and in all. */
+  /** Stored bytes of input: read so far, and in total. */
   bytes: number;
   totalBytes: number;
   /** UTF-8 bytes of the documents. */
   textBytes: number;
   tokens: number;
-  /** Documents that an earlier, unfinished call had already done. */
+  /** Documents already completed by an earlier, unfinished call. */
   resumedDocuments: number;
 }
 
@@ -51,7 +51,7 @@ export interface PrepareResult {
   passedOver: { path: string; lines: string[] }[];
   /** The longest documents, longest first. */
   longest: { origin: string; bytes: number; tokens: number }[];
-  /** Documents that were taken over from an earlier, unfinished call. */
+  /** Documents already completed by an earlier, unfinished call. */
   resumedDocuments: number;
 }
 
@@ -98,11 +98,11 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
     await publish(folder, out);
     return { ...result, folder: options.out };
   } catch (error) {
-    // The cause may be that the folder was replaced, which the system reports as ENOENT.
+    // The folder may have been replaced, which the system reports as ENOENT.
     const moved = await work.expectUnmoved().catch((why: unknown) => why);
     if (moved instanceof MovedDataError) throw moved;
-    // A journal may stand for days of work, and the error may be put right. Without a journal the
-    // folder is of no use.
+    // A journal may stand for days of work, and the user may be able to fix the error. Without a
+    // journal the folder is useless.
     const kept = await mayHaveJournal(folder);
     if (!kept) await removeWorkFolder(folder).catch(() => {});
     throw explained(error, folder, kept);
@@ -112,7 +112,7 @@ export async function prepare(options: PrepareOptions): Promise<PrepareResult> {
   }
 }
 
-/** True also if the file system gives no answer. */
+/** Whether a journal may exist. Also true if the file system gives no answer. */
 async function mayHaveJournal(folder: string): Promise<boolean> {
   return await access(join(folder, journalFile)).then(
     () => true,

@@ -10,17 +10,20 @@ import { batchTensors, countTargets } from "../model/batch.js";
 import type { LanguageModel } from "../model/language-model.js";
 import type { Sample, Validation } from "./metrics.js";
 
-/** Loss of a micro-batch, and how many of its windows' targets it is the mean of. */
+/** Loss of a micro-batch, and its weight in the mean. */
 interface BatchLoss {
   loss: number;
-  /** Targets that count, in windows: their number divided by the sequence length. */
+  /**
+   * Number of targets that are not ignored, divided by the sequence length: a number of windows.
+   */
   weight: number;
 }
 
 /**
- * Mean loss over the targets of held-out documents. The windows are always the same ones, the first of the mixture, so that
- * the figures of a run can be compared. Documents are kept apart as in training.
- * @param options `batches`: micro-batches of `microBatch` windows; at most as many windows as there are
+ * Mean loss over the targets of held-out documents. The windows are always the first ones of the
+ * mixture, so that results within a run are comparable. Documents are kept apart as in training.
+ * @param options `batches`: micro-batches of `microBatch` windows; limited to the number of
+ *   existing windows
  */
 export async function validationLoss(
   model: LanguageModel,
@@ -48,16 +51,22 @@ export async function validationLoss(
   return { loss, bitsPerByte: bytesPerToken > 0 ? loss / Math.LN2 / bytesPerToken : null };
 }
 
-/** Micro-batches that may be on the device before the first of them is waited for: it is never without work. */
+/**
+ * Micro-batches that may be enqueued before the first of them is awaited, so that the device always
+ * has work.
+ */
 const runAhead = 2;
 
-/** Reads one micro-batch while others are computed; enqueues them in their order, which is the same on all processes. */
+/**
+ * Reads a micro-batch while earlier ones are computed. All processes enqueue the micro-batches in
+ * the same order.
+ */
 async function readAndEnqueue(
   positions: readonly number[],
   read: (position: number) => Promise<Int32Array>,
   enqueue: (windows: Int32Array, position: number) => Promise<BatchLoss>,
 ): Promise<BatchLoss[]> {
-  // Waited for later; a failure until then must not count as unhandled.
+  // The promise is awaited later. Until then a failure must not count as unhandled.
   const start = <T>(work: Promise<T>): Promise<T> => {
     work.catch(() => {});
     return work;
@@ -74,7 +83,10 @@ async function readAndEnqueue(
   return await Promise.all(losses);
 }
 
-/** The loss at each position; where several processes train together, each computes its share of them. */
+/**
+ * The loss at each position. When several processes train together, each computes its share of the
+ * positions.
+ */
 async function sharedLosses(
   model: LanguageModel,
   positions: readonly number[],
@@ -83,7 +95,8 @@ async function sharedLosses(
   const { parallel } = model.store;
   if (!parallel) return await lossesAt(positions);
   const { worldSize, rank } = parallel;
-  // All processes compute in each round, as divided weights are gathered by all; the last rounds' surplus is not counted.
+  // All processes compute in every round, because sharded weights are gathered by all of them.
+  // Surplus results of the last round are not counted.
   const rounds = Math.ceil(positions.length / worldSize);
   const shares = Array.from({ length: rounds }, (_, round) => round * worldSize + rank);
   const losses = await lossesAt(
@@ -96,7 +109,8 @@ async function sharedLosses(
     mine[2 * index] = loss * worldSize;
     mine[2 * index + 1] = weight * worldSize;
   }
-  // Zeros where others have computed: the mean of these sums is exact for a power of two, and equal on all of them.
+  // Positions of other processes hold zeros. The mean of these sums is exact if the number of
+  // processes is a power of two, and equal on all of them.
   return await scope(async () => {
     const all = tensor(mine, { device: model.device });
     parallel.average(all);
@@ -108,7 +122,7 @@ async function sharedLosses(
   });
 }
 
-/** A continuation of each prompt; the same step and seed give the same text. */
+/** Writes a continuation of each prompt. Equal steps and seeds give equal text. */
 export async function writeSamples(
   model: LanguageModel,
   tokenizer: Tokenizer,
@@ -119,7 +133,7 @@ export async function writeSamples(
   const samples: Sample[] = [];
   for (const [index, prompt] of prompts.entries()) {
     let text = "";
-    // A sequence of random numbers for each step and prompt.
+    // Each step and prompt has its own sequence of random numbers.
     const seed = (config.seed + step * 1009 + index) % Number.MAX_SAFE_INTEGER;
     for await (const piece of generate(model, tokenizer, prompt, {
       maxTokens,

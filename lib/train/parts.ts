@@ -1,4 +1,7 @@
-/** The parts that a Trainer works with. `Trainer.create(config)` builds them from a recipe; anybody may build others. */
+/**
+ * The parts of a Trainer. `Trainer.create(config)` builds them from a recipe; programs may build
+ * their own.
+ */
 import type { RunConfig } from "../config/index.js";
 import {
   checkBoolean,
@@ -19,21 +22,21 @@ import type { Canary } from "./canary.js";
 import type { Sample, StepMetrics, Validation } from "./metrics.js";
 import type { SkipLimits } from "./skips.js";
 
-/** Where micro-batches come from. A `Loader` is one. */
+/** A source of micro-batches, such as a `Loader`. */
 export interface BatchSource {
   next(): Promise<HostBatch>;
-  /** Milliseconds of the main thread that reading has taken, in all. */
+  /** Total main-thread time of reading, in milliseconds. */
   readonly hostMs?: number;
 }
 
-/** How far a run has come. */
+/** Progress of a run. */
 export interface Progress {
-  /** Steps done, skipped ones included. */
+  /** Number of completed steps, including skipped ones. */
   step: number;
   tokens: number;
   /** Windows of the data consumed by all processes. */
   position: number;
-  /** The last steps' outcomes, oldest first: 1 skipped, 0 applied. */
+  /** Outcomes of the last steps, oldest first: 1 skipped, 0 applied. */
   skips: readonly (0 | 1)[];
 }
 
@@ -43,28 +46,28 @@ export interface Saver {
   readonly every: number;
   /** Folder of the last checkpoint; null before the first. */
   readonly checkpoint: string | null;
-  /** Why nothing can be saved any more; it ends the run. */
+  /** The reason why nothing can be saved any more; it ends the run. */
   readonly failure: Error | null;
   /**
-   * Saves the state; may return while the files are still being written.
+   * Saves the state. It may return while the files are still being written.
    * @param validation loss on held-out documents, if it was measured at this step
-   * @throws DivergedError for a state that nothing can go on from: the run ends with it
+   * @throws DivergedError for a state from which training cannot continue; the error ends the run
    */
   save(progress: Progress, validation: number | null): Promise<void>;
-  /** Waits for a save that is being written. */
+  /** Waits for a save in progress. */
   finish(): Promise<void>;
 }
 
-/** Keeps the steps' records. */
+/** Keeps a record of each step. */
 export interface StepRecords {
-  /** Why nothing can be recorded any more; it ends the run. */
+  /** The reason why nothing can be recorded any more; it ends the run. */
   readonly moved: Error | null;
   write(metrics: StepMetrics): void;
   /** Replaces the last record, after validation or samples. */
   amend(metrics: StepMetrics): void;
 }
 
-/** The run's recipe and what it names; null for a trainer of other parts. */
+/** The run's recipe and its tokenizer and device; null for a trainer made of custom parts. */
 export interface RecipeParts {
   config: RunConfig;
   tokenizer: Tokenizer;
@@ -78,21 +81,25 @@ export interface TrainerParts {
   batches: BatchSource;
   /** Learning rate of a step; the first is 0. */
   schedule: (step: number) => number;
-  /** Steps in all. */
+  /** Number of steps of the whole run. */
   steps: number;
-  /** Micro-batches of a step (1). */
+  /** Micro-batches per step. Default: 1. */
   accumulation?: number;
-  /** Largest global norm of the gradients (1); 0: no clipping. */
+  /** Largest global norm of the gradients; 0 disables clipping. Default: 1. */
   clip?: number;
-  /** Whether targets may be -100 although several processes train together (false). */
+  /** Whether targets may be -100 when several processes train together. Default: false. */
   masked?: boolean;
-  /** How many skipped steps end the run (none). */
+  /** Limits on skipped steps that end the run. Default: no limits. */
   guard?: SkipLimits;
-  /** Where the run goes on from (the beginning). */
+  /** Progress that the run resumes from. Default: the beginning. */
   progress?: Progress;
-  /** Held-out loss, every so many steps and after the last; 0: only then. */
+  /**
+   * Validation: `measure` runs every `every` steps and after the last step. 0: only after the last.
+   */
   validate?: { every: number; measure: (step: number) => Promise<Validation> };
-  /** Sample texts, every so many steps and after the last; 0: only then. */
+  /**
+   * Sample texts: `write` runs every `every` steps and after the last step. 0: only after the last.
+   */
   sample?: { every: number; write: (step: number) => Promise<Sample[]> };
   saver?: Saver;
   records?: StepRecords | null;
@@ -100,22 +107,22 @@ export interface TrainerParts {
   cluster?: Cluster | null;
   /** Looks for silent corruption. */
   canary?: Canary;
-  /** Hashes the data in the background; a difference ends the run. */
+  /** Hashes the data in the background. A mismatch ends the run. */
   shardCheck?: ShardCheck | null;
-  /** Figures of one's own, recorded as `extra` with each step. */
+  /** Custom figures, recorded as `extra` with each step. */
   extraMetrics?: (step: number) => Record<string, number>;
-  /** Called with each step's record before `run()` yields it; waited for. */
+  /** Called with each step's record before `run()` yields it, and awaited. */
   onStep?: (metrics: StepMetrics) => unknown;
-  /** Called with each measured validation; waited for. */
+  /** Called with each measured validation, and awaited. */
   onValidation?: (validation: Validation, step: number) => unknown;
   /** Called when a checkpoint is complete on disk. */
   onCheckpoint?: (folder: string, step: number) => unknown;
   /** Ends the run as `stop()` does: after the running step, with a save. */
   signal?: AbortSignal;
-  /** Things worth telling the user that are not errors. */
+  /** Called with notes for the user that are not errors. */
   onNotice?: (message: string) => void;
   recipe?: RecipeParts;
-  /** Called when the run has ended, however it did. */
+  /** Called when the run has ended, for any reason. */
   close?: () => Promise<void>;
 }
 
@@ -147,7 +154,7 @@ const names = [
   "close",
 ] as const satisfies (keyof TrainerParts)[];
 
-/** @throws ArgumentError naming the part that does not fit */
+/** Checks the parts of a trainer. @throws ArgumentError naming the invalid part */
 export function checkParts(parts: TrainerParts): void {
   const op = "Trainer";
   checkObject(op, "parts", parts, "the parts of a trainer");

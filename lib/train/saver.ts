@@ -22,15 +22,18 @@ export interface SavedRun {
   cluster: Cluster | null;
   /** The run's folder; null on a process that writes nothing. */
   identity: FolderIdentity | null;
-  /** Checkpoint that the run goes on from. */
+  /** Checkpoint that the run resumes from. */
   checkpoint: string | null;
   onNotice: (message: string) => void;
 }
 
-/** Writes a recipe's checkpoints: weights, optimizer, progress, in the folder `step-N` of the run. */
+/**
+ * Writes the checkpoints of a recipe's run: weights, optimizer and progress, each in a folder
+ * `step-N` of the run's folder.
+ */
 export class RunSaver implements Saver {
   readonly every: number;
-  /** Hears of each checkpoint that is complete. */
+  /** Called with each complete checkpoint. */
   onCheckpoint: (folder: string, step: number) => unknown = () => {};
   readonly #run: SavedRun;
   readonly #writer: CheckpointWriter;
@@ -65,15 +68,16 @@ export class RunSaver implements Saver {
   }
 
   /**
-   * Copies the state to the host and saves it in the background; waits only for a save that is still running. A state
-   * that nothing can go on from is not saved, as it would in time be all that is kept: it ends the run.
+   * Copies the state to the host and saves it in the background. It waits only for a save that is
+   * still in progress. A state from which training cannot continue ends the run and is not saved,
+   * because such states would eventually replace all good ones.
    */
   async save(progress: Progress, validation: number | null): Promise<void> {
     const { config, model, optimizer, tokenizer, mixture, cluster } = this.#run;
     const broken = await nonFiniteGroups(model, optimizer);
     if (broken.length > 0) throw notFinite(progress.step, broken, config.out);
     await this.#writer.ready();
-    // Storage may have kept rank 0 waiting for longer than a collective may take.
+    // Storage may have delayed rank 0 for longer than the timeout of a collective.
     await cluster?.meet("a save");
     faultPoint("save");
     const contents = await snapshot({

@@ -12,7 +12,10 @@ import type { LanguageModel } from "../model/language-model.js";
 import type { AdamW } from "../optim/adamw.js";
 import { type TrainerState, trainerState } from "./state.js";
 
-/** What must be the same for a run to go on from a checkpoint: another value would silently be another run. */
+/**
+ * Properties that must be equal for a run to resume from a checkpoint. With other values, it would
+ * silently be a different run.
+ */
 export function runIdentity(config: RunConfig, mixture: Mixture): Record<string, unknown> {
   const { model, precision, seed, data } = config;
   return {
@@ -20,21 +23,21 @@ export function runIdentity(config: RunConfig, mixture: Mixture): Record<string,
     precision,
     seed,
     sequenceLength: data.sequenceLength,
-    // Absent by default, as in checkpoints older than the option.
+    // Absent by default, as in checkpoints that are older than the option.
     documents: keptApart(data),
     data: mixture.fingerprint,
     tokenizer: mixture.tokenizerSha256,
   };
 }
 
-/** How documents are kept apart; undefined where they are not. */
+/** The options that keep documents apart; undefined if none is set. */
 function keptApart({ maskDocuments, resetPositions }: RunConfig["data"]) {
   return maskDocuments || resetPositions ? { maskDocuments, resetPositions } : undefined;
 }
 
 /**
- * Everything a checkpoint holds, copied to the host: training may go on while it is written, and the next snapshot into the
- * same `copies` is taken when it has been.
+ * Copies everything that a checkpoint holds to the host, so that training can continue while it is
+ * written. The next snapshot into the same `copies` may only be taken after that write has ended.
  */
 export async function snapshot(run: {
   config: RunConfig;
@@ -48,7 +51,8 @@ export async function snapshot(run: {
   validation?: number | null;
 }): Promise<CheckpointContents> {
   const { config, model, optimizer, tokenizer, mixture, copies, progress } = run;
-  // One after the other: ranks then gather divided state in the same order.
+  // The copies are made one after the other, so that all ranks gather sharded state in the same
+  // order.
   const weights = await weightSources(model, copies);
   const state = await optimizerSources(optimizer, copies);
   return {
@@ -65,7 +69,7 @@ export async function snapshot(run: {
       ...runIdentity(config, mixture),
       worldSize: model.store.parallel?.worldSize ?? 1,
       build: buildInfo().version,
-      // JSON has no NaN, which is what weights that are not finite give.
+      // JSON has no NaN, which is the loss of a model with non-finite weights.
       ...(Number.isFinite(run.validation) && { validation: run.validation }),
     },
   };

@@ -52,28 +52,35 @@ export interface TrainerOptions
     "onNotice" | "onStep" | "onValidation" | "onCheckpoint" | "extraMetrics" | "signal"
   > {
   /**
-   * Where to start: the newest valid checkpoint if there is one, from scratch, or a checkpoint's folder ("auto"). If the run has
-   * newer ones than that folder, they are moved to `abandoned-N/` within its output folder.
+   * Start of the run: "auto" for the newest valid checkpoint if there is one, "none" for a new run,
+   * or a checkpoint's folder. Default: "auto". If the run has newer checkpoints than the given
+   * folder, they are moved to `abandoned-N/` within its output folder.
    */
   resume?: "auto" | "none" | (string & {});
-  /** Refuses a checkpoint whose recipe is not this run's (false: what differs is told by `onNotice`). */
+  /**
+   * Refuses a checkpoint with a different recipe. Default: false; `onNotice` then reports the
+   * differences.
+   */
   resumeStrict?: boolean;
-  /** Goes on from a checkpoint though the data is not what it was trained on (false). */
+  /** Resumes from a checkpoint that was trained on other data. Default: false. */
   allowDataChange?: boolean;
-  /** Writes no checkpoint where false (true): to measure. What is trained is lost, and no disk space is asked for. */
+  /**
+   * Whether to write checkpoints. Default: true. With false, for measurements, the training result
+   * is lost and disk space is not checked.
+   */
   checkpoints?: boolean;
 }
 
-/** The run's folder, held by this process. */
+/** The run's folder, locked by this process. */
 export interface OutputFolder {
   lock: RunLock;
-  /** Whether it is still the folder behind its path. */
+  /** Tells whether the folder's path still leads to this folder. */
   identity: FolderIdentity;
 }
 
 /**
- * Opens data and output folder and builds or loads the model: whatever does not fit shows here, before anything is trained
- * or written, and what was opened until then is closed again.
+ * Opens data and output folder, and builds or loads the model. Every incompatibility is reported
+ * here, before anything is trained or written. After an error, everything opened so far is closed.
  */
 export async function startRun(
   asked: LoadedConfig,
@@ -217,7 +224,7 @@ export async function startRun(
       close: async () => {
         await shardCheck?.close(loader.hangs);
         await loader.close();
-        // A file is closed after its reads.
+        // A file is closed only after its reads.
         if (!loader.hangs) {
           await mixture.close();
           await heldOut?.close();
@@ -233,7 +240,7 @@ export async function startRun(
   }
 }
 
-/** The micro-batches of a run, from where it goes on. */
+/** Opens the micro-batches of a run from its current position. */
 function openLoader(
   { batch, data }: RunConfig,
   from: {
@@ -260,7 +267,10 @@ function openLoader(
   });
 }
 
-/** Rank 0 writes samples; where weights are divided, all ranks compute them together. */
+/**
+ * Whether this process takes part in writing samples. Rank 0 writes them; with sharded weights, all
+ * ranks compute them together.
+ */
 function writesSamples(model: LanguageModel, { sample }: RunConfig): boolean {
   const { parallel, divided } = model.store;
   if (sample.prompts.length === 0) return false;
@@ -268,8 +278,8 @@ function writesSamples(model: LanguageModel, { sample }: RunConfig): boolean {
 }
 
 /**
- * Locks the run's folder, removes what a killed save left behind (nobody else writes there while we hold the lock), and asks
- * whether the disk has room for the run's checkpoints.
+ * Locks the run's folder, removes files of a killed save, and checks that the disk has room for the
+ * run's checkpoints. While the lock is held, no other process writes there.
  */
 async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<OutputFolder> {
   const { out, checkpoint, model, precision } = config;
@@ -278,7 +288,7 @@ async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<Outp
   let lock: RunLock | null = null;
   try {
     lock = acquireRunLock(out);
-    // The lock is that of the folder which was behind the path when it was taken.
+    // The lock belongs to the folder that the path led to when it was taken.
     await expectUnmoved(identity);
     await cleanUp(out);
     const present = (await listCheckpoints(out)).length;
@@ -292,13 +302,18 @@ async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<Outp
   }
 }
 
-/** Gives the folder back: its lock is the folder's own, wherever that is by now. */
+/**
+ * Releases the folder. The lock stays with the folder itself, even if the folder has been moved.
+ */
 export async function releaseOutputFolder(output: OutputFolder | null): Promise<void> {
   output?.lock.release();
   await output?.identity.close();
 }
 
-/** The files that tell of the run. @param from where it goes on, and what of its recipe has changed there */
+/**
+ * Opens the files that describe the run.
+ * @param from the step that the run resumes from, and the changes of its recipe
+ */
 async function openRecords(
   folder: FolderIdentity,
   info: Omit<RunInfo, "started" | "changes">,
@@ -318,7 +333,7 @@ async function loadTokenizer({ sources }: Mixture): Promise<Tokenizer> {
   const named = sources.find(({ dataset }) => dataset.tokenizer !== null)?.dataset;
   if (named?.tokenizer) {
     const { tokenizer: path, folder } = named;
-    // It has hashes where it lies in a data set of our own.
+    // A tokenizer inside one of our own data sets has hashes.
     if (path === folder) await checkTokenizerFiles(folder, await readDatasetFile(folder));
     return await Tokenizer.load(path);
   }
@@ -327,7 +342,9 @@ async function loadTokenizer({ sources }: Mixture): Promise<Tokenizer> {
   );
 }
 
-/** Runs of one token teach nothing and hide a fault of the preparation (FAULTS D5). */
+/**
+ * Warns of runs of one token, which teach nothing and hide a fault of the preparation (FAULTS D5).
+ */
 function warnOfRepetition(mixture: Mixture, onNotice: (message: string) => void): void {
   for (const { folder, dataset } of mixture.sources) {
     const percent = 100 * dataset.repeatedShare;
@@ -336,7 +353,9 @@ function warnOfRepetition(mixture: Mixture, onNotice: (message: string) => void)
   }
 }
 
-/** Model and optimizer: from a checkpoint, from the weights of `init.from`, or from the seed. */
+/**
+ * Builds model and optimizer from a checkpoint, from the weights of `init.from`, or from the seed.
+ */
 async function build(
   config: RunConfig,
   start: { checkpoint: Checkpoint | null; device: Device; cluster: Cluster | null },

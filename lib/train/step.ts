@@ -26,37 +26,40 @@ export interface StepOptions {
   optimizer: Optimizer;
   nextBatch: () => Promise<HostBatch>;
   /**
-   * Whether targets may be -100, with several processes, which must then agree on the number of those that count. Alone
-   * they may always be. Default: false.
+   * Whether targets may be -100 when several processes train together, which must then agree on the
+   * number of targets that are not ignored. A process that trains alone always allows -100.
+   * Default: false.
    */
   masked?: boolean;
-  /** Micro-batches whose gradients add up. */
+  /** Number of micro-batches whose gradients are summed. */
   accumulation: number;
   lr: number;
   clip: number;
   /**
-   * Called before the step with one of its passes, forward and backward over the first micro-batch, to run as often as it
-   * likes; gradients are forgotten afterwards.
+   * Called before the step with a function that runs forward and backward over the first
+   * micro-batch. The callback may run it any number of times; its gradients are discarded
+   * afterwards.
    */
   verify?: (pass: () => void) => Promise<void>;
-  /** Whether this process asks all of a run to stop after this step (false). */
+  /** Whether this process asks the whole run to stop after this step. Default: false. */
   stop?: boolean;
 }
 
 /** A step that has been enqueued. */
 export interface RunningStep {
   lr: number;
-  /** Of this process: rows of its micro-batches, and their tokens. */
+  /** Rows of this process's micro-batches; `tokens` counts their tokens. */
   windows: number;
   tokens: number;
   /** Milliseconds spent waiting for data. */
   dataWaitMs: number;
-  /** What the host did for it, and when. */
+  /** The host's work on the step, with its times. */
   clock: StepClock;
   /**
-   * Mean loss, the guard's decision, and whether a process asked to stop, once the device has got there; `at`: when that was,
-   * by performance.now(), whenever JS comes to read it; `reached`: when it had done each micro-batch, the last with the whole
-   * step.
+   * Results of the step, available when the device has computed them: mean loss, the guard's
+   * decision, and whether a process asked to stop. `at` is the time at which the device finished,
+   * by performance.now(), even if JS reads it later. `reached` has the time at which each
+   * micro-batch finished; the last one includes the rest of the step.
    */
   figures: Promise<{
     loss: number;
@@ -68,13 +71,14 @@ export interface RunningStep {
 }
 
 /**
- * Enqueues one training step: for each micro-batch forward and backward, then clipping, guard and the optimizer. The loss is
- * the sum over all targets that count, of all micro-batches and processes, divided by their number; gradients likewise. So
- * the step's batches are read before its first pass. Waits for data, and for a device that is far behind; the event loop
- * gets its turn before each micro-batch. Everything made is freed when the step's scope ends, as far as the device has no
- * more use for it.
- * @throws ArgumentError for arguments that do not fit, and for batches with targets of -100 on several processes where
- *   `masked` is not said
+ * Enqueues one training step: forward and backward for each micro-batch, then clipping, guard and
+ * optimizer. The loss is the sum over all targets that are not ignored, divided by their number,
+ * across all micro-batches and processes; the gradients are scaled in the same way. For this reason
+ * all batches of the step are read before the first pass. The call waits for data, and for a device
+ * that is far behind. The event loop gets a turn before each micro-batch. Tensors of the step are
+ * freed when its scope has ended and the device no longer needs them.
+ * @throws ArgumentError for invalid arguments, and for targets of -100 with several processes
+ *   unless `masked` is true
  */
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
   const op = "trainStep";
@@ -102,7 +106,8 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     });
     const shares = sharesOf(batches, { masked, parallel, device });
     if (shares.targets === 0) native.fill(meanLoss.native, Number.NaN);
-    // A scope for each micro-batch, so that its activations are gone before the next one's are made.
+    // Each micro-batch has its own scope, which frees its activations before the next ones are
+    // made.
     const pass = (micro: number, last: boolean, sum: Tensor): void =>
       scope(() => {
         parallel?.beginMicroBatch(last);
@@ -113,7 +118,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         clock.part("backward", () =>
           loss.backward(scale === null ? { gradient: share.view([]) } : { scale }),
         );
-        // The mean over no target is NaN; its gradients are 0.
+        // The mean over no targets is NaN; its gradients are 0.
         if (count > 0) native.accumulateScaled(loss.native, share.native, sum.native);
       });
     for (let micro = 0; micro < accumulation; micro++) {
@@ -147,22 +152,26 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     at: reached.at(-1) as number,
     reached,
   }));
-  // Waited for later; a failure until then must not count as unhandled.
+  // The result is awaited later. Until then a failure must not count as unhandled.
   read.catch(() => {});
   return { lr, windows, tokens, dataWaitMs: clock.dataWaitMs, clock, figures: read };
 }
 
 interface TargetShares {
-  /** Targets that count, of this process. */
+  /** Number of this process's targets that are not ignored. */
   readonly targets: number;
   /**
-   * What a micro-batch's mean counts in the step's: `share` f32 (1), and as a number, null where only the device knows.
-   * `count`: its targets.
+   * Weight of a micro-batch's mean in the step's mean: `share` as f32 (1), and `scale` as a number,
+   * null if only the device knows it. `count` is the micro-batch's number of targets that are not
+   * ignored.
    */
   of(micro: number): { count: number; scale: number | null; share: Tensor };
 }
 
-/** The part that each micro-batch's mean has in the mean over all targets; in the current scope. */
+/**
+ * The weight of each micro-batch's mean in the mean over all targets; tensors belong to the current
+ * scope.
+ */
 function sharesOf(
   batches: readonly HostBatch[],
   to: { masked: boolean; parallel: ParallelStrategy | null; device: Device },
@@ -189,7 +198,7 @@ function sharesOf(
       }),
     };
   }
-  // On the device: asking the host for the sum would make it wait for the step before.
+  // The sum stays on the device, because reading it on the host would wait for the previous step.
   const mean = tensor([targets], { device });
   parallel.average(mean);
   const shares = counts.map((count) => div(tensor([count], { device }), mean));

@@ -27,26 +27,29 @@ import { type RunningStep, trainStep } from "./step.js";
 export type { BatchSource, Progress, Saver, StepRecords, TrainerParts } from "./parts.js";
 export type { TrainerOptions } from "./start.js";
 
-/** Steps that may be enqueued before the first of them has been waited for: the device never idles, memory stays bounded. */
+/**
+ * Steps that may be enqueued before the first of them is awaited. The device never idles, and
+ * memory stays bounded.
+ */
 const runAhead = 2;
 
-/** How a run ended. */
+/** Outcome of a run. */
 export interface TrainerResult {
   step: number;
   tokens: number;
   /** Whether all steps are done; false after `stop()`. */
   finished: boolean;
-  /** The last measured. */
+  /** The last measured validation. */
   validation: Validation | null;
   samples: Sample[];
   /** Folder of the last checkpoint. */
   checkpoint: string | null;
   seconds: number;
-  /** Where the time went; null before `run()`. */
+  /** Time spent in each part of the run; null before `run()`. */
   times: RunTimeTotals | null;
 }
 
-/** A run that no number of skipped steps ends. */
+/** Limits that no number of skipped steps reaches. */
 const noLimits = {
   maxConsecutiveSkips: Number.POSITIVE_INFINITY,
   maxSkipsPerWindow: Number.POSITIVE_INFINITY,
@@ -54,9 +57,9 @@ const noLimits = {
 };
 
 /**
- * Trains a language model: any model, source of batches, optimizer and schedule. `Trainer.create(config)` builds these parts
- * from a recipe, with checkpoints and records. Nothing in it is private magic: `trainStep` is the step, and
- * examples/custom-loop.ts writes the loop by hand.
+ * Trains a language model, from any model, source of batches, optimizer and schedule.
+ * `Trainer.create(config)` builds these parts from a recipe, with checkpoints and records. All
+ * parts are public: `trainStep` runs a step, and examples/custom-loop.ts writes the loop by hand.
  *
  *     const trainer = await Trainer.create(config);
  *     for await (const step of trainer.run()) console.log(step.step, step.loss);
@@ -64,10 +67,10 @@ const noLimits = {
 export class Trainer {
   readonly model: LanguageModel;
   readonly optimizer: Optimizer;
-  /** Step that the run went on from; 0 for a new one. */
+  /** Step that the run resumed from; 0 for a new run. */
   readonly startStep: number;
   readonly #parts: TrainerParts;
-  /** The processes it trains with; null when it is alone. */
+  /** The processes that train together; null for a single process. */
   readonly #cluster: Cluster | null;
   readonly #accumulation: number;
   readonly #skips: SkipHistory;
@@ -78,7 +81,7 @@ export class Trainer {
   #savedStep = -1;
   #stopping = false;
   #stopRequested = false;
-  /** Why the run ends by itself, once it must: the steps that are enqueued by then are done and saved first. */
+  /** The error that ends the run. The steps already enqueued are completed and saved first. */
   #diverged: DivergedError | null = null;
   #sentBytes = 0;
   #running = false;
@@ -88,10 +91,10 @@ export class Trainer {
   #started = 0;
   #lastEnd = 0;
   #times: RunTimes | null = null;
-  /** The result's times once the run has ended. */
+  /** The run's times, set when the run has ended. */
   #ended: RunTimeTotals | null = null;
 
-  /** @throws ArgumentError naming the part that does not fit */
+  /** @throws ArgumentError naming the invalid part */
   constructor(parts: TrainerParts) {
     checkParts(parts);
     const { progress = { step: 0, tokens: 0, position: 0, skips: [] }, guard = noLimits } = parts;
@@ -108,18 +111,19 @@ export class Trainer {
     this.#skips = new SkipHistory(guard, progress.skips);
     this.#sideProducts = new SideProducts(onNotice, cluster !== null);
     if (saver?.checkpoint) this.#savedStep = progress.step;
-    // The run ends as by a signal, all of its processes at the same step; then this one says why.
+    // A failed check stops the run like a signal, so that all processes end at the same step. This
+    // process then throws the failure.
     if (parts.shardCheck) parts.shardCheck.onFailure = () => this.stop();
     parts.signal?.addEventListener("abort", () => this.stop(), { once: true });
     if (parts.signal?.aborted) this.stop();
   }
 
   /**
-   * Opens data and output folder, builds or loads the model, and is ready to run.
-   * @throws the typed error of whatever does not fit, before anything is trained or written
+   * Opens data and output folder, and builds or loads the model. The trainer is then ready to run.
+   * @throws a typed error for anything that does not fit, before anything is trained or written
    */
   static async create(config: LoadedConfig, options: TrainerOptions = {}): Promise<Trainer> {
-    // Says what is wrong with one that was made by hand, and fills what it leaves out.
+    // Reports errors in a handmade configuration, and fills in its defaults.
     const complete = resolveConfig(config);
     checkObject("Trainer", "options", options);
     checkOptions("Trainer", options, [
@@ -141,50 +145,59 @@ export class Trainer {
     return new Trainer(await startRun(complete, options));
   }
 
-  /** The recipe, every default filled in. @throws UsageError for a trainer of other parts */
+  /**
+   * The recipe with every default filled in.
+   * @throws UsageError for a trainer made of custom parts
+   */
   get config(): RunConfig {
     return this.#recipe("config").config;
   }
 
-  /** The recipe's tokenizer. @throws UsageError for a trainer of other parts */
+  /** The recipe's tokenizer. @throws UsageError for a trainer made of custom parts */
   get tokenizer(): Tokenizer {
     return this.#recipe("tokenizer").tokenizer;
   }
 
-  /** What the run computes on, as the report names it. @throws UsageError for a trainer of other parts */
+  /**
+   * The device that the run computes on, as the report names it.
+   * @throws UsageError for a trainer made of custom parts
+   */
   get deviceName(): string {
     return this.#recipe("deviceName").deviceName;
   }
 
-  /** Finishes the running step, saves, and ends `run()`; that of all processes, at the same step. */
+  /** Finishes the running step, saves, and ends `run()`. All processes end at the same step. */
   stop(): void {
     this.#stopRequested = true;
-    // With others, they must hear of it first: it travels with the next step's loss.
+    // Other processes must hear of the request first. It travels with the next step's loss.
     if (this.#cluster === null) this.#stopping = true;
   }
 
-  /** This process among those that train together; null when it is alone. */
+  /** This process among those that train together; null for a single process. */
   get world(): Cluster["world"] | null {
     return this.#cluster?.world ?? null;
   }
 
-  /** Bytes that this process has sent to the others by the end of `run()`. */
+  /** Bytes that this process sent to the others; set at the end of `run()`. */
   get sentBytes(): number {
     return this.#sentBytes;
   }
 
-  /** What carries data between the processes, e.g. `NCCL 2.27.3 from /usr/lib/libnccl.so.2`. */
+  /**
+   * The library that transfers data between the processes, e.g. `NCCL 2.27.3 from
+   * /usr/lib/libnccl.so.2`.
+   */
   get communicationBackend(): string | null {
     return this.#cluster?.backend ?? null;
   }
 
-  /** Frees model and optimizer. Only after `run()` has ended. */
+  /** Frees model and optimizer. Call it only after `run()` has ended. */
   dispose(): void {
     this.optimizer.dispose();
     this.model.dispose();
   }
 
-  /** Where the run stands; complete when `run()` has ended. */
+  /** The state of the run; complete when `run()` has ended. */
   get result(): TrainerResult {
     return {
       step: this.#step,
@@ -199,11 +212,12 @@ export class Trainer {
   }
 
   /**
-   * Trains to the end, or until `stop()`; yields each step once its figures are known, which is up to two steps after it
-   * was enqueued. To leave earlier, call `stop()`: it saves. Leaving the loop by `break` or by an error ends the run where it
-   * is, without a save, and other processes that train with this one end with a PeerError.
-   * @throws DivergedError after too many skipped steps (the state is saved first); CheckpointError when saves keep
-   *   failing, or the run's folder was moved or removed
+   * Trains to the end, or until `stop()`. It yields each step once its results are known, up to two
+   * steps after it was enqueued. To end early, call `stop()`, which saves. Leaving the loop by
+   * `break` or an error ends the run at once, without a save, and other processes of the run end
+   * with a PeerError.
+   * @throws DivergedError after too many skipped steps (the state is saved first)
+   * @throws CheckpointError if saves keep failing, or if the run's folder was moved or removed
    */
   async *run(): AsyncGenerator<StepMetrics, void, void> {
     if (this.#running)
@@ -226,7 +240,7 @@ export class Trainer {
             pause && inFlight.length === 0,
           );
         }
-        // Signals and timers get their turn even when every promise is ready at once.
+        // Signals and timers get a turn even when every promise is already resolved.
         await new Promise((resolve) => setImmediate(resolve));
       }
       for (let step = inFlight.shift(); step; step = inFlight.shift())
@@ -235,7 +249,8 @@ export class Trainer {
         await this.#save();
         await saver?.finish();
       });
-      // Nobody leaves before rank 0 has saved: its failure is everybody's (FAULTS P4).
+      // No process leaves before rank 0 has saved, because a failure of rank 0 must end all of them
+      // (FAULTS P4).
       await this.#cluster?.meet("the end");
       this.#sentBytes = this.#cluster?.sentBytes ?? 0;
       await this.#cluster?.close();
@@ -247,16 +262,17 @@ export class Trainer {
       this.#ended = times.totals;
       times.stop();
       if (left) this.#cluster?.fail(left);
-      // A save that is still running ends before the folder is given back; its failure has been told.
+      // A save in progress ends before the folder is released. Its failure has been reported
+      // already.
       await saver?.finish().catch(() => {});
       await close?.();
     }
-    // The last lines of the metrics are written on closing.
+    // Closing writes the last lines of the metrics.
     const failure = this.#failure ?? this.#diverged ?? this.#parts.shardCheck?.failure;
     if (failure) throw failure;
   }
 
-  /** Whether the run must come to rest after this many steps: to measure, write samples or save. */
+  /** Whether the device must be idle after this many steps, to measure, write samples or save. */
   #pausesAfter(done: number): boolean {
     const { steps, validate, sample, saver } = this.#parts;
     return (
@@ -310,18 +326,19 @@ export class Trainer {
       ...(extraMetrics && { extra: extraMetrics(this.#step) }),
       time: new Date().toISOString(),
     };
-    // First of all: whatever comes after the step may fail.
+    // The record is written first, because anything after the step may fail.
     times.writing(() => records?.write(metrics));
     if (atRest) await this.#rest(metrics);
     if (this.#failure) throw this.#failure;
     await onStep?.(metrics);
-    // Not when this line runs: the host may come late, and the next step would look shorter.
+    // `end` is the device's time. The time of this line may be later, and the next step would look
+    // shorter.
     this.#lastEnd = atRest ? performance.now() : end;
     this.#diverged ??= this.#skips.verdict(this.#step);
     return metrics;
   }
 
-  /** Measures, saves and writes samples after a step, as far as each is due. */
+  /** Measures, saves and writes samples after a step, if they are due. */
   async #rest(metrics: StepMetrics): Promise<void> {
     const times = this.#times as RunTimes;
     const { step } = metrics;
@@ -372,7 +389,7 @@ export class Trainer {
     };
   }
 
-  /** Why nothing can be written any more, once that has been found. */
+  /** The reason why nothing can be written any more, once it is known. */
   get #failure(): Error | null {
     return this.#parts.records?.moved ?? this.#parts.saver?.failure ?? null;
   }

@@ -10,12 +10,12 @@ namespace llamaforge::comm {
 
 namespace {
 
-constexpr size_t kPiece = size_t{2} << 20;  // most bytes of one message, where a sum needs memory for what arrives
+constexpr size_t kPiece = size_t{2} << 20;  // most bytes of a message that a sum must buffer
 constexpr size_t kTile = 2048;              // elements added at a time
 
 }  // namespace
 
-// ---- algorithms ----------------------------------------------------------------------------------------------------
+// ---- algorithms ---------------------------------------------------------------------------------
 
 DirectAlgorithms::DirectAlgorithms(std::unique_ptr<Transport> transport, int rank, int size,
                                    std::vector<uint32_t> ranks)
@@ -213,7 +213,7 @@ void DirectAlgorithms::broadcast(char* data, size_t bytes, int root) {
   }
 }
 
-// ---- streams -------------------------------------------------------------------------------------------------------
+// ---- streams ------------------------------------------------------------------------------------
 
 namespace {
 

@@ -1,5 +1,5 @@
-// y += x, and y += s · x with s on the device (a gradient that arrives from a scalar). x and y may differ in dtype; the
-// sum is made in f32 and rounded once.
+// y += x, and y += s · x with s on the device (a gradient that arrives from a scalar). x and y may
+// differ in dtype; the sum is made in f32 and rounded once.
 
 #include "cpu/kernel.h"
 #include "ops/checks/optimizer.h"

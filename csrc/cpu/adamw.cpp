@@ -1,9 +1,13 @@
 // AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over one flat group, in one pass:
 //   m += (1 − β1)(g − m)   v = β2 v + (1 − β2) g²   w −= lr·λ·w   w −= lr · m̂ / (√v̂ + ε)
-// with g the gradient times the clip multiplier, and m̂ = m · decision[2], v̂ = v · decision[3] (bias correction).
-// With a master the sum lives in it (f32) and the weight is its rounding, written in the same pass.
-// A skipped step is a selection: decision[0] = 0 returns before anything is touched, because 0 × NaN is NaN.
-// The floor is memory: 28 bytes per parameter in f32, 30 with bf16 weight and f32 master.
+// g is the gradient times the clip multiplier; the bias-corrected m̂ and v̂ are m · decision[2] and
+// v · decision[3].
+// With a master, the sum lives in the master (f32), and the weight is its rounding, written in the
+// same pass.
+// A skipped step is a selection: decision[0] = 0 returns before anything is touched, because 0 ×
+// NaN is NaN.
+// Memory traffic is the floor: 28 bytes per parameter in f32, 30 with a bf16 weight and an f32
+// master.
 
 #include "cpu/kernel.h"
 #include "cpu/unary_math.h"
@@ -17,7 +21,7 @@ struct Step {
   float multiplier, keep, one_minus_beta1, beta2, one_minus_beta2, step_size, root_correction2, eps;
 };
 
-// `master` (n) and `weight` (n) are the same memory where there is no master.
+// `master` (n) and `weight` (n) share memory if there is no master.
 template <class Master, class Weight>
 void update(Master* master, Weight* weight, const float* grad, float* m, float* v, int64_t n, const Step& step) {
   parallel_vectors(n, [&](int64_t i, auto lanes) {

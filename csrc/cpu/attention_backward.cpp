@@ -1,9 +1,12 @@
-// Gradient of causal attention (FlashAttention-2, Dao 2023, arXiv 2307.08691). Probabilities are recomputed from q, k
-// and the statistics of the forward pass, p = exp(scale · (s - maximum) - log sum); with D = rowsum(dO ∘ o):
-//   dS = p ∘ (dO vᵀ - D),  dq = scale · dS k,  dk = scale · dSᵀ q,  dv = pᵀ dO;  dk, dv summed over a group's heads.
+// Gradient of causal attention (FlashAttention-2, Dao 2023, arXiv 2307.08691). Probabilities are
+// recomputed from q, k and the statistics of the forward pass. With D = rowsum(dO ∘ o):
+//   p = exp(scale · (s - maximum) - log sum)
+//   dS = p ∘ (dO vᵀ - D),  dq = scale · dS k,  dk = scale · dSᵀ q,  dv = pᵀ dO
+// dk and dv are summed over the heads of a group.
 //
-// Deterministic for any number of threads: the (head, query tile) pairs of a kv head are cut into parts, how many
-// depends on shapes alone; each part sums its own dk, dv in f32, and the parts are added in order.
+// Results are deterministic for any number of threads. The (head, query tile) pairs of a kv head
+// are cut into parts, and the number of parts depends on shapes alone. Each part sums its own dk
+// and dv in f32, and the parts are added in order.
 #include <vector>
 
 #include "cpu/attention_shared.h"
@@ -19,7 +22,8 @@ template <class Engine> struct BackwardWorkspace {
   static constexpr int64_t kWords = kTile * kTile / Engine::kPerWord;
   alignas(64) float scores[kTile * kTile], d_probabilities[kTile * kTile];
   alignas(64) Word probabilities_paired[kWords], d_scores[kWords], d_scores_paired[kWords];
-  alignas(64) float maximum[kTile], log_sum[kTile], row_sum[kTile];  // of q·k; in base 2; rowsum(dO ∘ o)
+  // Maximum of q·k; log_sum in base 2; row_sum = rowsum(dO ∘ o).
+  alignas(64) float maximum[kTile], log_sum[kTile], row_sum[kTile];
 };
 
 // p and dS of one tile, in the layouts of the three products that follow.
@@ -82,7 +86,8 @@ template <class T> struct BackwardTensors {
   T* dqkv;
 };
 
-// One (head, query tile) against all key tiles it sees: writes its dq, adds to dk and dv (time, width) of its part.
+// Computes one (head, query tile) pair against all key tiles that it sees: writes the pair's dq,
+// and adds to dk and dv (time, width) of the pair's part.
 template <class Engine, class T>
 void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_t b, int64_t head, int64_t query_tile,
                    const BackwardTensors<T>& x, float* dk, float* dv, QuerySide<Engine>& side,
@@ -134,8 +139,9 @@ void backward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64
                x.dqkv + shape.at(b, query_tile, head), shape.stride());
 }
 
-// The (head, query tile) pairs of a kv head, cut into `parts` runs of about equal work. Pair u is head u / tiles, tile
-// u % tiles and costs tile + 1 (first keys make some cheaper: the cut must depend on shapes alone). Returns the first pair of each run, and the end.
+// Cuts the (head, query tile) pairs of a kv head into `parts` runs of about equal work. Pair u is
+// head u / tiles, tile u % tiles, and costs tile + 1. First keys make some pairs cheaper, but the
+// cut must depend on shapes alone. Returns the first pair of each run, and the end.
 std::vector<int64_t> cut_into_parts(const Attention& shape, int64_t parts) {
   const int64_t tiles = shape.tiles(), pairs = shape.group() * tiles;
   const int64_t work = shape.group() * tiles * (tiles + 1) / 2;

@@ -1,8 +1,12 @@
-// Attention of new tokens over a cache of keys and values, for generation. The time goes into reading the cache once per
-// token, so each (batch, query head, token) is one task of plain dot products over the cached rows.
+// Attention of new tokens over a cache of keys and values, for generation. Reading the cache once
+// per token takes most of the time, so each (batch, query head, token) is one task of plain dot
+// products over the cached rows.
 //
-//   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,Tmax,hd): rows position .. position+T-1 of the cache become the new k and v;
-//   o[t] = softmax(scale · q[t] · kᵀ) · v over cache rows first_key[t] .. position+t, from 0 if there is no first_key.
+//   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,Tmax,hd)
+//   rows position .. position+T-1 of the cache become the new k and v
+//   o[t] = softmax(scale · q[t] · kᵀ) · v over cache rows first_key[t] .. position+t
+//
+// Without first keys, the rows start at 0.
 #include <omp.h>
 
 #include "cpu/attention_shared.h"
@@ -17,7 +21,7 @@ template <class T> struct CachedAttention {
   T *cache, *o;
   int64_t position, capacity;
 
-  // Rows of a kv head in the cache; which: 0 keys, 1 values.
+  // Returns the rows of a kv head in the cache; which: 0 for keys, 1 for values.
   T* rows(int64_t b, int64_t which, int64_t kv) const {
     return cache + ((b * 2 + which) * shape.kv_heads + kv) * capacity * shape.head_size;
   }
@@ -38,7 +42,8 @@ template <class T> void append(const CachedAttention<T>& x) {
   }
 }
 
-// One query row. `scores` holds one float for each visible row, rounded up to whole vectors.
+// Computes one query row. `scores` holds one float for each visible row, rounded up to whole
+// vectors.
 template <class T> void attend(const CachedAttention<T>& x, int64_t b, int64_t head, int64_t t, float* scores) {
   const Attention& shape = x.shape;
   const int64_t size = shape.head_size, first = shape.first_key ? shape.first_key[b * shape.time + t] : 0;
@@ -79,7 +84,7 @@ template <class T> void run(Stream& stream, const CachedAttention<T>& x) {
   parallel_rows(rows, longest * shape.head_size, [&](int64_t begin, int64_t end) {
     float* scores = scratch.as<float>() + longest * omp_get_thread_num();
     for (int64_t row = begin; row < end; ++row) {
-      // Time runs slowest: a thread's range of rows then costs about the same as another's.
+      // Time is the outermost axis, so that the row ranges of all threads cost about the same.
       const int64_t t = row / (shape.batch * shape.heads), b = row / shape.heads % shape.batch;
       attend(x, b, row % shape.heads, t, scores);
     }

@@ -1,11 +1,13 @@
 // Causal attention in tiles (FlashAttention-2, Dao 2023, arXiv 2307.08691): no T x T matrix exists.
-// o = softmax(scale · q kᵀ) v, tile by tile with a running maximum and sum; keeps both for the backward pass.
+// o = softmax(scale · q kᵀ) v is computed tile by tile with a running maximum and sum, which are
+// kept for the backward pass.
 //
-// Keys and values of a (batch, kv head) are packed once and read by all query heads of its group. Exponentials are in
-// base 2: one multiplication less for each. The maximum is subtracted before scores are scaled: rounded products of the
-// two would differ by whole units where scores are above 1e7. On the diagonal only the needed part of each product is
-// computed; tiles of keys before the first query's first key are left out. Deterministic for any number of threads:
-// a query tile is one task.
+// Keys and values of a (batch, kv head) are packed once and read by all query heads of the group.
+// Exponentials are in base 2, which saves one multiplication each. The maximum is subtracted before
+// scores are scaled, because the rounded products of score and maximum with the scale would differ
+// by whole units where scores are above 1e7. On the diagonal, only the needed part of each product
+// is computed. Tiles of keys before the first query's first key are left out. A query tile is one
+// task, so results are deterministic for any number of threads.
 #include "cpu/attention_shared.h"
 #include "cpu/cpu_ops.h"
 
@@ -25,9 +27,10 @@ template <class Engine> struct ForwardWorkspace {
   }
 };
 
-// Online softmax of one tile of scores: probabilities relative to the new running maximum; `rescale` is what the old
-// output and sum are worth now. A query that has seen no key yet (its first one comes later in the row of tiles), or
-// only scores of -inf, has a maximum of -inf, and 0 takes its place as the reference.
+// Online softmax of one tile of scores. Probabilities are relative to the new running maximum, and
+// `rescale` is the factor that the old output and sum must be multiplied by. The maximum of a query
+// is -inf if all its scores so far are -inf or if it has seen no key yet (its first key lies in a
+// later tile); the reference is then 0.
 template <class Engine, Mask kMask>
 void softmax_tile(ForwardWorkspace<Engine>& w, int64_t rows, float to_base_2, const Visible& visible, int64_t tile) {
   const Floats nothing = broadcast(-INFINITY);
@@ -128,7 +131,8 @@ void forward(Stream& stream, const Attention& shape, const T* qkv, T* o, float* 
     Word* query = parts.take<Word>(tile_words);
     float* output = parts.take<float>(kTile * width);
 #pragma omp for collapse(3) schedule(dynamic)
-    for (int64_t late = 0; late < shape.tiles(); ++late) {  // the longest rows first: the end of the loop is even
+    // The longest rows come first, so that threads end together.
+    for (int64_t late = 0; late < shape.tiles(); ++late) {
       for (int64_t b = 0; b < shape.batch; ++b) {
         for (int64_t head = 0; head < shape.heads; ++head) {
           forward_tile<Engine>(shape, keys, b, head, shape.tiles() - 1 - late, qkv, o, statistics, query, output,

@@ -1,4 +1,5 @@
-// What the forward and backward passes of attention share: shapes, packed keys and values, pieces of the softmax.
+// Code shared by the forward and backward passes of attention: shapes, packed keys and values,
+// steps of the softmax.
 #pragma once
 
 #include <omp.h>
@@ -27,21 +28,23 @@ constexpr int64_t kVectorsPerRow = kTile / kLanes;
 struct Attention {
   int64_t batch, time, heads, kv_heads, head_size;
   float scale;
-  const int32_t* first_key = nullptr;  // (batch, time): the first key that each query sees; null: all from 0
+  // (batch, time): the first key that each query sees; null: every query sees the keys from 0
+  const int32_t* first_key = nullptr;
 
   int64_t group() const { return heads / kv_heads; }
-  int64_t stride() const { return (heads + 2 * kv_heads) * head_size; }  // of qkv, from token to token
+  // Elements of qkv from one token to the next.
+  int64_t stride() const { return (heads + 2 * kv_heads) * head_size; }
   int64_t tiles() const { return (time + kTile - 1) / kTile; }
   int64_t rows(int64_t tile) const { return std::min(kTile, time - tile * kTile); }
   int64_t width() const { return padded_width(head_size); }
-  // Element offset of a head's row in qkv. Heads count queries, then keys, then values.
+  // Returns the element offset of a head's row in qkv. Heads count queries, then keys, then values.
   int64_t at(int64_t b, int64_t tile, int64_t head) const {
     return (b * time + tile * kTile) * stride() + head * head_size;
   }
-  // Of a tile's first row in a tensor (batch, heads, time), and how many rows that has.
+  // Returns the index of a tile's first row in a tensor (batch, heads, time).
   int64_t row(int64_t b, int64_t head, int64_t tile) const { return (b * heads + head) * time + tile * kTile; }
   int64_t all_rows() const { return batch * heads * time; }
-  // The same in o.
+  // Returns the element offset of a head's row in o.
   int64_t at_output(int64_t b, int64_t tile, int64_t head) const {
     return ((b * time + tile * kTile) * heads + head) * head_size;
   }
@@ -64,17 +67,17 @@ LF_INLINE Floats lane_numbers() {
   return v;
 }
 
-// Scores beyond the diagonal of row i become `value`.
+// Replaces the scores of row `row` beyond the diagonal by `value`.
 LF_INLINE Floats keep_lower(Floats x, int64_t vector, int64_t row, float value) {
   const Floats column = lane_numbers() + static_cast<float>(vector * kLanes);
   return column <= broadcast(static_cast<float>(row)) ? x : broadcast(value);
 }
 
-// Which scores of a tile the softmax leaves out.
+// Selects the scores of a tile that the softmax leaves out.
 enum class Mask {
   none,
   diagonal,   // keys after the query, on the diagonal tile
-  first_key,  // those, and keys before the query's first
+  first_key,  // keys after the query, and keys before the query's first key
 };
 
 // The keys that the queries of a tile see.
@@ -95,7 +98,7 @@ struct Visible {
   }
 };
 
-// Scores of a query, in row `row`, that it does not see become `value`.
+// Replaces the scores of keys that the query in row `row` does not see by `value`.
 template <Mask kMask>
 LF_INLINE Floats keep_visible(Floats x, const Visible& visible, int64_t key_tile, int64_t vector, int64_t row,
                               float value) {
@@ -107,7 +110,8 @@ LF_INLINE Floats keep_visible(Floats x, const Visible& visible, int64_t key_tile
   return (column >= first) & (column <= last) ? x : broadcast(value);
 }
 
-// f32 rows of a tile to the layouts that products take. `odd` is the row below `even`.
+// put_rows and put_paired store f32 rows of a tile in the layouts that products take. `odd` is the
+// row below `even`.
 LF_INLINE void put_rows(float* rows, int64_t row, int64_t vector, Floats x) {
   store(rows + row * kTile + vector * kLanes, x);
 }
@@ -127,8 +131,9 @@ LF_INLINE void put_paired(float* paired, int64_t row, int64_t vector, Floats eve
   store(paired + (row + 1) * kTile + vector * kLanes, odd);
 }
 
-// Memory of each thread of a team, made before the team starts: an exception could not leave it. Parts begin on cache line
-// borders: a vector that lies across two lines costs two loads.
+// Scratch memory for each thread of a team. It is allocated before the team starts, because an
+// exception could not leave the team. Parts begin on cache line borders, because loading a vector
+// that lies across two lines costs two loads.
 class ThreadScratch {
  public:
   ThreadScratch(Stream& stream, size_t bytes)
@@ -136,12 +141,12 @@ class ThreadScratch {
 
   static constexpr size_t padded(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
-  // The calling thread's, handed out from its beginning on.
+  // Hands out the calling thread's memory, from the beginning on.
   class Parts {
    public:
     explicit Parts(const ThreadScratch& scratch)
         : next_(scratch.memory_.as<char>() + scratch.bytes_ * static_cast<size_t>(omp_get_thread_num())) {}
-    // Uninitialized.
+    // The memory is uninitialized.
     template <class T> T* take(int64_t count) {
       T* part = reinterpret_cast<T*>(next_);
       next_ += padded(static_cast<size_t>(count) * sizeof(T));
@@ -191,7 +196,7 @@ void pack_keys(Stream& stream, const Attention& shape, const T* qkv, const Packe
   }
 }
 
-// Writes x (rows, width), times factor[row], into the rows of a head.
+// Writes x (rows, width), each row multiplied by factor(row), into the rows of a head.
 template <class T, class Factor>
 void write_scaled(const float* x, int64_t width, int64_t rows, int64_t head_size, Factor factor, T* target,
                   int64_t stride) {

@@ -1,10 +1,11 @@
-// Tiles of attention: packing, and products that leave out what lies above the diagonal.
+// Tiles of attention: packing, and products that leave out elements above the diagonal.
 //
-// Three layouts of a tile X (64 rows, d columns, both axes padded with zeros), for the engines of tile.h:
+// A tile X (64 rows, d columns, both axes padded with zeros) has three layouts for the engines of
+// tile.h:
 //   rows        [row][column / kPerWord]   left operand of X·Y
-//   paired      [row / kPerWord][column]   right operand of Y·X; read by columns, the left operand of Xᵀ·Y
+//   paired      [row / kPerWord][column]   right operand of Y·X; by columns, left operand of Xᵀ·Y
 //   transposed  [column / kPerWord][row]   right operand of Y·Xᵀ
-// For floats `rows` and `paired` are the same thing.
+// For floats, `rows` and `paired` are identical.
 #pragma once
 
 #include "cpu/tile.h"
@@ -13,18 +14,19 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 
 constexpr int64_t kTile = 64;  // rows (queries or keys) of a tile
 
-// Which part of a product is needed on the diagonal, where key j is seen by query i only if j <= i.
+// Selects the part of a product that is needed on the diagonal, where query i sees key j only if
+// j <= i.
 enum class Part {
   whole,
   lower_columns,  // c(i, j) for j <= i: scores
-  lower_steps,    // sum over k <= i: scores are zero beyond
+  lower_steps,    // sum over k <= i: scores are zero beyond i
   upper_steps,    // sum over k >= i: the transpose
 };
 
 // Columns of a packed tile: whole vectors of pairs.
 constexpr int64_t padded_width(int64_t head_size) { return round_up(head_size, 2 * 16); }
 
-// `count` rows of head_size elements, `stride` apart, to the layout `rows`.
+// Packs `count` rows of head_size elements, `stride` apart, into the layout `rows`.
 template <class Engine, class T>
 void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size, typename Engine::Word* rows) {
   const int64_t width = padded_width(head_size);
@@ -39,7 +41,7 @@ void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size
         for (; done < head_size; ++done) rows[done] = to_float(source[row * stride + done]);
       }
     }
-    // By bytes: an odd number of bf16 elements ends in the middle of a word.
+    // Sizes are in bytes, because an odd number of bf16 elements ends in the middle of a word.
     const auto bytes_of = [](int64_t elements) {
       return static_cast<size_t>(elements) * sizeof(*rows) / static_cast<size_t>(Engine::kPerWord);
     };
@@ -47,7 +49,7 @@ void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size
   }
 }
 
-// Layout `rows` to layout `paired`.
+// Converts layout `rows` to layout `paired`.
 template <class Engine>
 void pair_rows(const typename Engine::Word* rows, typename Engine::Word* paired, int64_t width) {
   if constexpr (Engine::kPerWord == 1) {
@@ -63,7 +65,7 @@ void pair_rows(const typename Engine::Word* rows, typename Engine::Word* paired,
   }
 }
 
-// Layout `rows` to layout `transposed`.
+// Converts layout `rows` to layout `transposed`.
 template <class Engine>
 void transpose_rows(const typename Engine::Word* rows, typename Engine::Word* transposed, int64_t width) {
   const int64_t words = width / Engine::kPerWord;
@@ -81,8 +83,9 @@ void transpose_rows(const typename Engine::Word* rows, typename Engine::Word* tr
   }
 }
 
-// c (rows, columns) = or += a · b over `depth` elements. Columns are whole vectors; rows and depth are free, but with an
-// odd depth of pairs the operands hold zeros where the last pair is half empty.
+// Computes c (rows, columns) = a · b, or += a · b, over `depth` elements. Columns are whole
+// vectors. Rows and depth are free, but if the depth is odd and elements come in pairs, the
+// operands hold zeros in the empty half of the last pair.
 template <class Engine>
 void multiply_tile(int64_t rows, int64_t columns, int64_t depth, LeftOperand<typename Engine::Word> a,
                    const typename Engine::Word* b, int64_t b_stride, float* c, int64_t c_stride, bool accumulate,

@@ -1,10 +1,12 @@
 // Element-wise arithmetic of two tensors with NumPy broadcasting:  y = a op b.
-// Reads 2 and writes 1 tensor: bound by memory, except div and pow. bf16 is computed in f32 and rounded once at the
-// end.
+// The kernel reads 2 tensors and writes 1, so it is bound by memory, except for div and pow. bf16
+// is computed in f32 and rounded once at the end.
 //
-// a and b have one dtype; a single f32 number may accompany a bf16 tensor, so that x · 0.1 does not round 0.1 first.
-// y has the dtype of the tensors, or i32 (0 or 1) for comparisons. y may be larger than what a and b broadcast to
-// (that is how broadcastTo works), and the same memory as an operand of its own shape.
+// a and b have one dtype; a single f32 number may accompany a bf16 tensor, so that x · 0.1 does not
+// round 0.1 first.
+// y has the dtype of the tensors, or i32 (0 or 1) for comparisons. y may be larger than the
+// broadcast shape of a and b (broadcastTo works that way), and may share memory with an operand of
+// y's shape.
 
 #include <type_traits>
 
@@ -69,10 +71,11 @@ LF_INLINE void store_partial(int32_t* p, Ints v, int64_t n) {
 
 // ---- one row
 
-// Each operand moves with the row or is one value for all of it.
+// Each operand either advances along the row or is one value for the whole row.
 template <bool kMoveA, bool kMoveB, class A, class B, class Y, class Op>
 void float_row(const A* a, const B* b, Y* y, int64_t n, const Op& op) {
-  const Floats one_a = to_float(*a) - Floats{};  // x - 0 keeps the sign of a zero, which 0 + x does not
+  // x - 0 keeps the sign of a zero, which 0 + x would lose
+  const Floats one_a = to_float(*a) - Floats{};
   const Floats one_b = to_float(*b) - Floats{};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(y + i, op(kMoveA ? load(a + i) : one_a, kMoveB ? load(b + i) : one_b));

@@ -1,22 +1,25 @@
-// a to the power of b on vectors of floats, rounded almost always correctly: 2^(b · log2|a|) in double precision,
-// because the product's error is the result's relative error. glibc's powf, lane by lane, took ten times as long.
+// a to the power of b on vectors of floats, almost always correctly rounded: 2^(b · log2|a|) in
+// double precision, because the absolute error of the product is the relative error of the result.
+// Calling glibc's powf for each lane took ten times as long.
 #pragma once
 
 #include "cpu/unary_math.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-// Half a vector's lanes as doubles fill one register.
+// Half a vector's lanes fill one register as doubles.
 constexpr int kWide = kLanes / 2;
 typedef float HalfFloats __attribute__((vector_size(kWide * 4)));
 typedef double Doubles __attribute__((vector_size(kWide * 8)));
 typedef uint64_t LongWords __attribute__((vector_size(kWide * 8)));
 
-// log2 of positive numbers in float's range: x = 2^e · m, m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1) / (m+1)).
+// log2 of positive numbers in float's range: x = 2^e · m, m in [sqrt(1/2), sqrt(2)),
+// log m = 2 atanh((m-1) / (m+1)).
 LF_INLINE Doubles wide_log2(Doubles x) {
   constexpr uint64_t kRootHalf = 0x3fe6a09e667f3bcd;  // bits of sqrt(1/2)
   constexpr uint64_t kMantissa = 0x000fffffffffffff;
-  // The exponent, moved up by 512 so that it is never negative, becomes a double as the low bits of 2^52.
+  // The exponent, moved up by 512 so that it is never negative, becomes a double as the low bits of
+  // 2^52.
   const LongWords shifted = reinterpret_cast<LongWords>(x) - kRootHalf + (uint64_t{512} << 52);
   const Doubles e = reinterpret_cast<Doubles>((shifted >> 52) | 0x4330000000000000u) - (0x1p52 + 512);
   const Doubles m = reinterpret_cast<Doubles>((shifted & kMantissa) + kRootHalf);
@@ -65,15 +68,15 @@ LF_INLINE Floats power(Floats a, Floats b) {
   Floats y;
   std::memcpy(&y, base, sizeof y);
 
-  // A negative base: NaN unless b is whole, negative if b is odd.
+  // The result for a negative base is NaN unless b is whole, and negative if b is odd.
   const Floats half = abs(b) < 0x1p22f ? b * 0.5f : broadcast(0.0f);
   const Floats clamped = abs(b) < 0x1p22f ? b : broadcast(0.0f);
   const Floats odd = half != round_to_integer(half) ? -y : y;
   const Floats negative = clamped != round_to_integer(clamped) ? broadcast(__builtin_nanf("")) : odd;
   y = a < 0.0f ? negative : y;
 
-  // 0, infinities, NaN and exponents beyond 2^22 follow IEEE 754's table, one by one; a result never depends on its
-  // neighbours in the vector.
+  // Zeros, infinities, NaN and exponents beyond 2^22 follow IEEE 754's table. Such lanes are
+  // computed one by one, so that a result never depends on its neighbours in the vector.
   const Ints special = ~((size > 0.0f) & (size < __builtin_inff()) & (abs(b) < 0x1p22f));
   if (__builtin_expect(any(special), 0)) {
     float bases[kLanes], exponents[kLanes], results[kLanes];

@@ -1,4 +1,5 @@
-// Walking several tensors that broadcast to one shape, row by row: csrc/ops/plans/broadcast.h.
+// Walks several tensors that broadcast to one shape, row by row. The plan is in
+// csrc/ops/plans/broadcast.h.
 #pragma once
 
 #include <array>
@@ -9,14 +10,15 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-// row(position, offsets, length): `length` elements of the output from `position` on, and where each operand starts.
-// Threads share the output evenly, whatever the shape: a row may reach a body in parts.
+// Calls row(position, offsets, length) for `length` elements of the output from `position` on;
+// `offsets` says where each operand starts. Threads share the output evenly whatever the shape is,
+// so the body may get a row in parts.
 template <int N, class Row>
 void for_each_row(const BroadcastPlan<N>& plan, const Row& row) {
   const int last = plan.axes - 1;
   const int64_t length = plan.sizes[last];
   parallel_for(plan.numel, 1, [&](int64_t begin, int64_t end) {
-    std::array<int64_t, kMostAxes> index{};  // fixed: an exception could not leave the team
+    std::array<int64_t, kMostAxes> index{};  // fixed size: an exception could not leave the team
     std::array<int64_t, N> start{};          // of the current row
     int64_t rest = begin / length;
     for (int axis = last; axis-- > 0;) {

@@ -1,5 +1,6 @@
-// Conversion between all dtypes. To bf16: to nearest even. Float to i32: towards zero, NaN to 0, and what lies beyond the
-// range to its nearest end (C++ leaves both undefined). i32 to bf16 goes over f32, as everywhere else.
+// Conversion between all dtypes. Conversion to bf16 rounds to nearest even. Float to i32 rounds
+// towards zero, turns NaN into 0, and clamps numbers beyond the range to its nearest end (C++
+// leaves both undefined). i32 to bf16 goes through f32, as everywhere else.
 
 #include "cpu/kernel.h"
 
@@ -13,7 +14,7 @@ LF_INLINE Ints truncate(Floats x) {
   return x == x ? high : Ints{};
 }
 
-// A vector of i32 as the bits of one of floats, so that for_each_vector can carry it.
+// Reinterprets a vector of i32 as a vector of floats, so that for_each_vector can carry it.
 LF_INLINE Floats bits_of(Ints x) { return reinterpret_cast<Floats>(x); }
 
 }  // namespace

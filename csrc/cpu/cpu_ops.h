@@ -1,5 +1,6 @@
-// Declarations of the CPU kernels, from ops.def. Every source of this folder is compiled once per instruction set, each
-// time in a namespace of its own (LF_CPU_NAMESPACE); cpu_table.cpp makes that set's table.
+// Declarations of the CPU kernels, from ops.def. Every source of this folder is compiled once per
+// instruction set, each time in a namespace of its own (LF_CPU_NAMESPACE); cpu_table.cpp makes that
+// set's table.
 #pragma once
 
 #include "ops/op_table.h"

@@ -1,7 +1,9 @@
-// Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index are left out.
+// Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index
+// are left out.
 //   forward   loss = mean((max - logits[target]) + log_sum),  log_sum = log(sum(exp(logits - max)))
-//   backward  d_logits = d_loss / count · (exp((logits - max) - log_sum) - onehot(target)), 0 in ignored rows
-// The backward pass gets max and log_sum apart: far from 0 their sum would round away what the second says.
+//   backward  d_logits = d_loss / count · (exp((logits - max) - log_sum) - onehot(target))
+//             and 0 in ignored rows
+// The backward pass gets max and log_sum separately: far from 0 their sum would round log_sum away.
 #include "cpu/cross_entropy.h"
 
 #include "cpu/cpu_ops.h"
@@ -32,7 +34,7 @@ void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out 
   loss.data<float>()[0] = mean_loss(losses, rows, count);
 }
 
-// d_logits may be logits.
+// d_logits may be the same memory as logits.
 void cross_entropy_backward(Stream&, In d_loss, In logits, In targets, In statistics, Out d_logits,
                             int64_t ignore_index) {
   check_cross_entropy_backward(d_loss, logits, targets, statistics, d_logits);

@@ -7,7 +7,8 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-// Number of targets that count. Throws before anything is written if one is neither a class nor ignore_index.
+// Returns the number of targets that count. Throws before anything is written if a target is
+// neither a class nor ignore_index.
 inline int64_t count_targets(const Tensor& targets, int64_t classes, int64_t ignore_index) {
   const int32_t* id = targets.data<int32_t>();
   int64_t count = 0;
@@ -34,8 +35,9 @@ template <class T> float row_maximum(const T* x, int64_t n) {
   return result;
 }
 
-// Sum of exp(x - highest) over a row; exponentials are also given to keep(i, vector, access). Partial sums of a fixed
-// number of elements are added in double: a vocabulary is long.
+// Returns the sum of exp(x - highest) over a row, and passes the exponentials to keep(i, vector,
+// access). Partial sums of a fixed number of elements are added in double, because a vocabulary is
+// long.
 template <class T, class Keep> double sum_of_exponentials(const T* x, int64_t n, float highest, const Keep& keep) {
   constexpr int64_t kBlock = 2048;
   double total = 0;
@@ -59,7 +61,7 @@ template <class T, class Keep> double sum_of_exponentials(const T* x, int64_t n,
   return total;
 }
 
-// Mean of the losses of all rows in double, in order; NaN if no target counts.
+// Returns the mean of all rows' losses, summed in double and in order; NaN if no target counts.
 inline float mean_loss(const float* losses, int64_t rows, int64_t count) {
   double sum = 0;
   for (int64_t row = 0; row < rows; ++row) sum += losses[row];

@@ -1,4 +1,5 @@
-// Compiled once, for the baseline instruction set: it runs before anything is known about the machine.
+// This file is compiled once, for the baseline instruction set, because it runs before anything is
+// known about the machine.
 #include "cpu/dispatch.h"
 
 #include <cstdlib>
@@ -14,7 +15,7 @@ namespace cpu_v3 { const OpTable& op_table(); }
 namespace cpu_v4 { const OpTable& op_table(); }
 #endif
 
-// Which sets are there is the build's choice (LLAMAFORGE_CPU_SETS): packages have both.
+// The build chooses the sets that exist (LLAMAFORGE_CPU_SETS); packages have both.
 CpuKernels cpu_kernels() {
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");

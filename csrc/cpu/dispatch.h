@@ -10,7 +10,8 @@ struct CpuKernels {
   const char* instruction_set;
 };
 
-// Throws ERR_DEVICE if the machine can run none. LLAMAFORGE_CPU_ISA=x86-64-v3 asks for the lower set (tests do).
+// Throws ERR_DEVICE if the machine can run no set. LLAMAFORGE_CPU_ISA=x86-64-v3 asks for the lower
+// set (tests do).
 CpuKernels cpu_kernels();
 
 }  // namespace llamaforge

@@ -1,7 +1,9 @@
-// Embedding: y (N,D) = weight[ids] (N), and backward weight_grad (V,D) f32 += dy, row ids[n] from row n.
-// Ids are checked before anything is written: a bad one names its position.
-// Backward is parallel over columns, not rows: a thread adds all N rows in order within its columns. So it needs no
-// atomics and no sorting, the sum of a row has one order, and a frequent token is no bottleneck.
+// Embedding: y (N,D) = weight[ids] (N). Backward adds row n of dy to row ids[n] of weight_grad
+// (V,D) f32.
+// Ids are checked before anything is written, and the error names the position of a bad id.
+// Backward is parallel over columns, not rows: a thread adds all N rows in order within its
+// columns. So backward needs no atomics and no sorting, the sum of a row has one order, and a
+// frequent token is no bottleneck.
 
 #include "cpu/kernel.h"
 #include "ops/checks/embedding.h"
@@ -10,7 +12,7 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
 
-constexpr int64_t kColumns = 64;  // at least, per thread: whole cache lines
+constexpr int64_t kColumns = 64;  // fewest columns per thread: whole cache lines
 
 void check_ids(const Tensor& ids, int64_t vocab) {
   const int32_t* id = ids.data<int32_t>();

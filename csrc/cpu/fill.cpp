@@ -1,6 +1,6 @@
-// Constants and ramps: fill writes `value`, arange writes start + i · step (computed in double and rounded once, so that
-// long ramps do not drift and every device has the same bits), both converted to the tensor's dtype. For i32 the values
-// must be whole numbers in range.
+// Constants and ramps: fill writes `value`, arange writes start + i · step, both converted to the
+// tensor's dtype. A ramp is computed in double and rounded once, so that long ramps do not drift
+// and every device has the same bits. For i32 the values must be whole numbers in range.
 
 #include "cpu/kernel.h"
 #include "ops/checks/fill.h"

@@ -1,4 +1,5 @@
-// The first key that each token sees: i32 (B,T). Where documents share a window, the start of its document.
+// The first key that each token sees: i32 (B,T). Where documents share a window, this is the start
+// of the token's document.
 #pragma once
 
 #include <optional>
@@ -8,8 +9,9 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-// The values, null if there are none. Kernels skip the keys before the first row of a tile, so they must never fall.
-// `position`: the keys before the first token.
+// Returns the values, or null if there are none. The values must never fall, because kernels skip
+// all keys before the first key of a tile's first row. `position`: the number of keys before the
+// first token.
 inline const int32_t* checked_first_key(const std::optional<In>& first_key, int64_t batch, int64_t time,
                                         int64_t position = 0) {
   const int32_t* values = check_first_key(first_key, batch, time);

@@ -1,7 +1,9 @@
-// gather:       y[.., i, ..] = x[.., index[.., i, ..], ..] along one axis; y has the shape of index (PyTorch's gather).
-// scatter_add:  dx[.., index[.., i, ..], ..] += dy[.., i, ..]: its gradient.
-// index i32 may be shorter than x along the other axes. Every index is checked before anything is written.
-// Deterministic: lines along the axis are independent of each other, and one thread walks a line in order.
+// gather:       y[.., i, ..] = x[.., index[.., i, ..], ..] along one axis; y has the shape of index
+// (PyTorch's gather).
+// scatter_add:  dx[.., index[.., i, ..], ..] += dy[.., i, ..], the gradient of gather.
+// index i32 may be shorter than x along the other axes. Every index is checked before anything is
+// written. Results are deterministic, because lines along the axis are independent of each other
+// and one thread walks a line in order.
 
 #include <atomic>
 
@@ -30,7 +32,8 @@ void check_values(const Tensor& whole, const Tensor& index, int64_t axis) {
   }
 }
 
-// visit(offset in index, offset in the whole) for the start of each line along the axis, and the strides along it.
+// Calls `visit` for each line along the axis: with the offset of its start and the stride along it
+// in `index`, then both in `whole`, and its length.
 template <class Visit>
 void for_each_line(const Tensor& whole, const Tensor& index, int64_t axis, const Visit& visit) {
   int64_t stride = 1;

@@ -1,8 +1,11 @@
-// The head and its loss in one: mean cross-entropy of x (N,D) · weight (V,D)ᵀ, with the gradients of both in the same pass.
-// Logits exist for a chunk of rows at a time, in f32, and turn into their own gradient before the next chunk:
-//   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;  dx = d w;  dweight += dᵀ x
-// Three products and no second forward, where saving the logits would cost N·V·4 bytes. In bf16 the gradient of the logits
-// is rounded to bf16 for the last two products, whose sums are f32.
+// The output head and its loss in one op: mean cross-entropy of x (N,D) · weight (V,D)ᵀ, with the
+// gradients of both in the same pass. Logits exist for one chunk of rows at a time, in f32, and
+// turn into their own gradient before the next chunk:
+//   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;
+//   dx = d w;  dweight += dᵀ x
+// This takes three products and no second forward, whereas saving the logits would cost N·V·4
+// bytes. In bf16 the gradient of the logits is rounded to bf16 for the last two products, whose
+// sums are f32.
 #include <optional>
 
 #include "cpu/cross_entropy.h"
@@ -12,7 +15,8 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-// A chunk's logits should stay near the cores, but each chunk passes over all of weight and dweight.
+// A chunk's logits should stay near the cores, but each chunk passes over all of weight and
+// dweight.
 constexpr int64_t kChunkBytes = 16 << 20;
 constexpr int64_t kFewestRows = 64;
 
@@ -22,7 +26,8 @@ int64_t rows_per_chunk(int64_t rows, int64_t classes) {
   return (rows + chunks - 1) / chunks;
 }
 
-// The loss of a row, whose logits become their gradient in `gradient` (float: may be the same memory).
+// Returns the loss of a row and writes the gradient of its logits to `gradient`, which may be the
+// logits' memory if it is float.
 template <class T>
 float loss_and_gradient(float* logits, int64_t classes, int32_t target, float inverse_count, T* gradient) {
   const float highest = row_maximum(logits, classes);

@@ -1,5 +1,6 @@
-// Loops over an OpenMP team. A loop body sees its own range only, so that what it computes cannot depend on the number
-// of threads unless it combines values across ranges, which no kernel does: they combine over blocks of a fixed size.
+// Loops over an OpenMP team. A loop body sees its own range only, so its results cannot depend on
+// the number of threads unless it combines values across ranges. No kernel does so: kernels combine
+// over blocks of a fixed size.
 #pragma once
 
 #include <omp.h>
@@ -8,11 +9,12 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-// Elements that one thread does faster than a team wakes up.
+// One thread finishes this many elements faster than a team wakes up.
 constexpr int64_t kSerialElements = 32768;
 
-// body(begin, end) over [0, count), one range for each thread; all in this thread if count * weight elements are few.
-// A region has either one thread or all: libgomp ends the threads that a smaller team leaves out.
+// Calls body(begin, end) over [0, count), with one range for each thread, or all in this thread if
+// count * weight elements are few. A region has either one thread or all, because libgomp ends the
+// threads that a smaller team leaves out.
 template <class Body>
 void parallel_for(int64_t count, int64_t weight, const Body& body) {
   if (count <= 1 || count * weight <= kSerialElements || omp_get_max_threads() == 1) {

@@ -1,6 +1,8 @@
-// y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any dtype.
-// Reads and writes each tensor once: bound by memory, as long as both sides are touched a cache line at a time. So if
-// the last axis changes, x and y are walked in tiles over the two axes that are contiguous in the one or the other.
+// y = x with its axes in another order: axis i of y is axis permutation[i] of x. The kernel moves
+// bits, so it takes any dtype.
+// The kernel touches each tensor once, and is bound by memory as long as it touches both sides a
+// cache line at a time. If the last axis changes, it therefore walks x and y in tiles over the axis
+// that is contiguous in x and the axis that is contiguous in y.
 
 #include "cpu/kernel.h"
 #include "ops/checks/indexing.h"
@@ -11,7 +13,7 @@ namespace {
 
 constexpr int64_t kTile = 32;
 
-// The last axis of x is the last of y: rows move as they are.
+// Moves whole rows, because the last axis of x is also the last axis of y.
 template <class Bits>
 void move_rows(const Bits* x, Bits* y, PermutedAxes axes) {
   const int64_t length = take_row(axes);
@@ -31,7 +33,8 @@ void transpose_tiles(const Bits* x, Bits* y, const Transposition& plan) {
   const int64_t tiles_down = (row.size + kTile - 1) / kTile;
   const int64_t tiles_across = (column.size + kTile - 1) / kTile;
   parallel_for(count_of(outer) * tiles_down * tiles_across, kTile * kTile, [&](int64_t begin, int64_t end) {
-    // Through a buffer, because rows whose distance is a power of two would push each other out of the cache.
+    // Tiles go through a buffer, because rows whose distance is a power of two would push each
+    // other out of the cache.
     Bits buffer[kTile][kTile + 1];
     for (int64_t tile = begin; tile < end; ++tile) {
       int64_t x_offset, y_offset;

@@ -1,13 +1,16 @@
-// Random tensors. Element i depends on seed and offset + i alone: the same numbers for any split over threads, devices
-// or ranks. Every operation here is rounded once (products, fused multiply-adds, square roots, integer conversions),
-// and the logarithm and sine are polynomials of our own, so another device can give the same bits.
+// Random tensors. Element i depends on seed and offset + i alone, so the numbers are equal for any
+// split over threads, devices or ranks. Every operation here is rounded once (products, fused
+// multiply-adds, square roots, integer conversions), and the logarithm and sine are polynomials of
+// our own, so another device can give the same bits.
 //
-// Normals by Box and Muller: words (0,1) and (2,3) of a block make two each, √(−2 ln u) · (cos a, sin a).
+// Normal numbers come from the Box-Muller transform: words (0,1) and (2,3) of a block make two
+// each, √(−2 ln u) · (cos a, sin a).
 //   u = (word + ½) / 2^32, rounded to 24 bits: the largest normal is √(66 ln 2) = 6.76.
-//   a is one of 2^23 angles around the circle, none of them on an axis: the lower 23 bits of the second word, the last
-//   of them set, choose it within the right half, the highest bit swaps left and right.
-// The polynomials are minimax fits (scripts/fit_normals.py): −2 ln(1 + m) / m, m from √½ − 1 to √2 − 1, to 1.7e-7 of
-// its value; sine and cosine, a quarter turn to either side, to 7e-9 and 5e-8.
+//   a is one of 2^23 angles around the circle, none of them on an axis. The lower 23 bits of the
+//   second word, the last of them set, choose the angle within the right half; the highest bit
+//   swaps left and right.
+// The polynomials are minimax fits (scripts/fit_normals.py): −2 ln(1 + m) / m, for m from √½ − 1 to
+// √2 − 1, to 1.7e-7 of its value; sine and cosine, a quarter turn to either side, to 7e-9 and 5e-8.
 
 #include "cpu/philox.h"
 
@@ -18,15 +21,17 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
 
-// In [0, 1), 24 bits.
+// Returns numbers in [0, 1) of 24 bits.
 LF_INLINE Floats unit(Words word) {
   return __builtin_convertvector(reinterpret_cast<Ints>(word >> 8), Floats) * 0x1p-24f;
 }
 
-// √(−2 ln u). The 2^-40 keeps the square away from 0, where another device's root would need a branch.
+// √(−2 ln u). The 2^-40 keeps the square away from 0, where another device's root would need a
+// branch.
 LF_INLINE Floats radius(Words word) {
   const Words bits = reinterpret_cast<Words>(__builtin_convertvector(word, Floats) + 0.5f);
-  const Words exponent = (bits - 0x4f3504f3u) & 0xff800000u;  // of u; as an integer 2^23 times it, exact as a float too
+  // The exponent of u. As an integer it is 2^23 times the exponent, which is exact as a float too.
+  const Words exponent = (bits - 0x4f3504f3u) & 0xff800000u;
   const Floats m = fused(reinterpret_cast<Floats>(bits - exponent), broadcast(0x1p-32f), broadcast(-1.0f));
   Floats y = broadcast(2.0213795e-1f);
   y = fused(y, m, broadcast(-3.2445166e-1f));
@@ -47,7 +52,8 @@ struct SineCosine {
 
 // Sine of an angle within a quarter turn to either side, and the size of its cosine.
 LF_INLINE SineCosine half_turn(Words word) {
-  const Floats quarters = reinterpret_cast<Floats>((word & 0x007fffffu) | 0x40000001u) - 3.0f;  // of a turn, in (-1, 1)
+  // In quarters of a turn, in (-1, 1).
+  const Floats quarters = reinterpret_cast<Floats>((word & 0x007fffffu) | 0x40000001u) - 3.0f;
   const Floats square = quarters * quarters;
   Floats s = broadcast(1.5167853e-4f);
   s = fused(s, square, broadcast(-4.6741576e-3f));
@@ -61,7 +67,8 @@ LF_INLINE SineCosine half_turn(Words word) {
   return {s * quarters, fused(c, square, broadcast(0.99999994f))};
 }
 
-// x[i] = element offset + i of the sequence, where values(words, out) turns kLanes blocks into 4 vectors.
+// Writes x[i] = element offset + i of the sequence; values(words, out) turns kLanes blocks into 4
+// vectors.
 template <class T, class Values>
 void generate(T* x, int64_t n, int64_t seed, int64_t offset, PhiloxStream stream, const Values& values) {
   constexpr int64_t kBatch = 4 * kLanes;

@@ -1,6 +1,6 @@
-// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a random function of a counter and a
-// key. No state: element i of a sequence is word i % 4 of the block with counter (i / 4, stream, 0) and key = seed.
-// Streams keep uses apart that share a seed.
+// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a random
+// function of a counter and a key. There is no state: element i of a sequence is word i % 4 of the
+// block with counter (i / 4, stream, 0) and key = seed. Streams separate uses that share a seed.
 #pragma once
 
 #include "cpu/kernel.h"
@@ -13,14 +13,14 @@ constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
 constexpr int kPhiloxRounds = 10;
 
-// Four words for each of kLanes consecutive blocks.
+// Holds four words for each of kLanes consecutive blocks.
 struct PhiloxWords {
   Words word[4];
 };
 
 typedef uint64_t Longs __attribute__((vector_size(kLanes * 4)));
 
-// The lower half of each 64-bit lane, times b.
+// Multiplies the lower half of each 64-bit lane by b.
 LF_INLINE Longs multiply_low(Longs a, uint32_t b) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Longs>(_mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(b)));
@@ -42,7 +42,7 @@ LF_INLINE Product multiply(Words a, uint32_t b) {
           reinterpret_cast<Words>((even & 0xffffffffu) | odd << 32)};
 }
 
-// Blocks first_block ... first_block + kLanes - 1.
+// Computes the blocks first_block ... first_block + kLanes - 1.
 LF_INLINE PhiloxWords philox(uint64_t seed, PhiloxStream stream, uint64_t first_block) {
   PhiloxWords x;
   for (int lane = 0; lane < kLanes; ++lane) {

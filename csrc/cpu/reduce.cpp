@@ -1,13 +1,14 @@
-// Reduction over any axes: sum, mean, max, min.  y has the reduced axes left out, or of size 1.
-// Reads x once: bound by memory.
+// Reduction over any axes: sum, mean, max, min. In y the reduced axes are left out, or of size 1.
+// Reads x once, so memory is the bound.
 //
 // The last axis of the plan (csrc/ops/plans/reduce.h) decides:
 //   reduced: rows of contiguous numbers become one number each;
 //   kept:    rows are added to each other, column by column, in tiles that stay in the cache.
-// Either way f32 partial results cover at most kBlock numbers and are then combined in f64, so ten million numbers keep
-// six digits. Work is cut into pieces of fixed size and combined in their order: the bits of a result depend neither on
-// scheduling nor on the number of threads. i32 sums are exact in 64 bits and wrap around at the end; the mean of i32 is
-// refused. max and min are NaN if any number is.
+// In both cases f32 partial results cover at most kBlock numbers and are then combined in f64, so
+// ten million numbers keep six digits. Work is cut into pieces of fixed size, which are combined in
+// order, so the bits of a result depend neither on scheduling nor on the number of threads. i32
+// sums are exact in 64 bits and wrap around at the end; the mean of i32 is refused. max and min are
+// NaN if any number is.
 
 #include <limits>
 
@@ -18,12 +19,12 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-constexpr int64_t kBlock = 1024;   // numbers that meet in f32
-constexpr int64_t kPiece = 65536;  // numbers that one task reduces, at least
+constexpr int64_t kBlock = 1024;   // numbers that are combined in f32
+constexpr int64_t kPiece = 65536;  // fewest numbers that one task reduces
 constexpr int64_t kTile = 512;     // columns of a tile
-constexpr int64_t kRows = 32;      // rows that meet in f32 in a tile
+constexpr int64_t kRows = 32;      // rows of a tile that are combined in f32
 
-// ---- the operations, over the type in which they combine (float for vectors, double or int64_t above)
+// ---- the operations, over the type in which they combine: float, or double and int64_t above it
 
 struct Sum {
   template <class T>
@@ -70,7 +71,7 @@ struct WideOf<int32_t> {
 
 // ---- contiguous numbers to one
 
-// At most kBlock numbers.
+// Reduces at most kBlock numbers.
 template <class Op, class T>
 double reduce_block(const T* x, int64_t n) {
   Floats part[4];
@@ -141,13 +142,13 @@ struct Output {
   }
 };
 
-// Rows of contiguous numbers: `plan.reduced` rows of `length` for each number of y.
+// Reduces rows of contiguous numbers: each number of y comes from `plan.reduced` rows of `length`.
 template <class Op, class T, class Y>
 void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const ReductionPlan& plan) {
   using Wide = typename WideOf<T>::type;
   const int64_t outputs = count_of(plan.kept);
   const int64_t rows = count_of(plan.reduced);
-  // A piece is some whole rows, or a part of one long row.
+  // A piece is several whole rows, or a part of one long row.
   const int64_t rows_per_piece = std::max<int64_t>(1, kPiece / plan.length);
   const int64_t parts_per_row = plan.length > kPiece ? (plan.length + kPiece - 1) / kPiece : 1;
   const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece * parts_per_row;
@@ -182,7 +183,8 @@ void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Reduction
   }
 }
 
-// Whole rows onto each other: y has `plan.kept` rows of `length` columns, each from `plan.reduced` rows of x.
+// Adds whole rows to each other: y has `plan.kept` rows of `length` columns, each from
+// `plan.reduced` rows of x.
 template <class Op, class T, class Y>
 void reduce_leading(Stream& stream, const T* x, const Output<Y>& y, const ReductionPlan& plan) {
   using Wide = typename WideOf<T>::type;

@@ -1,8 +1,12 @@
-// RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467):  y = x / sqrt(mean(x²) + eps) · weight, over the last axis.
-// The add form puts the residual in front:  r = x + skip;  y = norm(r). It reads 2 and writes 2 tensors: its floor is
-// bytes / bandwidth. The norm sees r as it is stored (rounded), because backward will.
-// Backward, with n = x · rstd:  dx = rstd · (w·dy − n · mean(w·dy·n)) + dr (assigned);  weight_grad += Σ rows dy · n.
-// Deterministic: weight gradients are summed per fixed block of rows, then over the blocks in order.
+// RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), over the last axis:
+//   y = x / sqrt(mean(x²) + eps) · weight
+// The add form puts the residual in front:  r = x + skip;  y = norm(r). It reads 2 tensors and
+// writes 2: the floor is bytes / bandwidth. The norm sees r as it is stored (rounded), because
+// backward will see it so.
+// Backward, with n = x · rstd:
+//   dx = rstd · (w·dy − n · mean(w·dy·n)) + dr (assigned);  weight_grad += Σ rows dy · n
+// Weight gradients are summed per fixed block of rows, then over the blocks in order, which makes
+// them deterministic.
 
 #include <limits>
 
@@ -13,7 +17,7 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
 
-constexpr float kLeastSquare = 1e-30f;  // means of squares are summed without loss down to here
+constexpr float kLeastSquare = 1e-30f;  // smallest mean of squares that f32 sums without loss
 
 // y (columns) = x (columns) · rstd · weight (columns)
 template <class T, class W>
@@ -23,8 +27,9 @@ void scale_row(const T* x, const W* weight, float rstd, T* y, int64_t columns) {
   });
 }
 
-// From the squares of a row (columns), lane by lane. Squares of numbers beyond 1e18 overflow, those below 1e-18 vanish:
-// then the row is read again and summed in double.
+// Computes rstd from the squares of a row (columns), summed lane by lane. Squares of numbers beyond
+// 1e18 overflow and those of numbers below 1e-18 vanish; the row is then read again and summed in
+// double.
 template <class T>
 float rstd_of(Floats squares, const T* row, int64_t columns, float eps) {
   const float mean = horizontal_sum(squares) / static_cast<float>(columns) + eps;
@@ -58,7 +63,8 @@ void forward(const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd
   });
 }
 
-// One row. `partial` (columns) f32 or null takes the row's share of the weight gradient. dx may be dy or dr.
+// Computes one row. `partial` (columns) f32 takes the row's share of the weight gradient, and may
+// be null. dx may be dy or dr.
 template <class T, class W>
 void backward_row(const T* dy, const T* x, const W* weight, float rstd, const T* dr, T* dx, float* partial,
                   int64_t columns) {
@@ -77,8 +83,8 @@ void backward_row(const T* dy, const T* x, const W* weight, float rstd, const T*
   });
 }
 
-constexpr int64_t kMostBlocks = 64;   // of rows, each with a partial weight gradient
-constexpr int64_t kLeastRows = 16;    // in a block, so that the partial sums cost little
+constexpr int64_t kMostBlocks = 64;   // most blocks of rows, each with a partial weight gradient
+constexpr int64_t kLeastRows = 16;    // fewest rows in a block, so that partial sums cost little
 
 template <class T, class W>
 void backward(Stream& stream, const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx,

@@ -1,6 +1,7 @@
-// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in Llama's Hugging Face form:
-// element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd).
-// Angles are computed in double: at position 100,000 a float angle is off by 0.004.
+// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in
+// Llama's Hugging Face form: element i of a head turns with element i + hd/2 by the angle
+// position · theta^(-2i/hd). Angles are computed in double, because at position 100,000 a float
+// angle is off by 0.004.
 #include <cmath>
 #include <vector>
 
@@ -10,7 +11,8 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-// The values, null if there are none. Throws before anything is written if one is no row of the table.
+// Returns the values, or null if there are none. Throws before anything is written if a value is no
+// row of the table.
 const int32_t* checked_positions(const std::optional<In>& positions, int64_t rows) {
   if (!positions) return nullptr;
   const int32_t* position = positions->data<int32_t>();
@@ -23,7 +25,7 @@ const int32_t* checked_positions(const std::optional<In>& positions, int64_t row
   return position;
 }
 
-// y (2·half) = rotation of x (2·half). y may be x: a lane is read before it is written.
+// y (2·half) = rotation of x (2·half). y may be x, because a lane is read before it is written.
 template <class T> void rotate_head(const T* x, const float* cosine, const float* sine, int64_t half, T* y) {
   for_each_vector(0, half, [&](int64_t i, auto v) {
     const Floats first = v.load(x + i), second = v.load(x + half + i);
@@ -39,7 +41,8 @@ void rotate(const Tensor& x, const float* table, const int32_t* positions, const
   const int64_t time = x.dim(1), width = x.dim(2), head_size = width / heads, half = head_size / 2;
   const T* from = x.data<T>();
   T* to = y.data<T>();
-  // The angles of one row for each thread, made before the team starts: an exception could not leave it.
+  // Each thread has room for the angles of one row. It is allocated before the team starts, because
+  // an exception could not leave the team.
   std::vector<float> own(static_cast<size_t>(head_size * omp_get_max_threads()));
   parallel_rows(x.dim(0) * time, width, [&](int64_t begin, int64_t end) {
     float* cosine = own.data() + head_size * omp_get_thread_num();

@@ -1,10 +1,12 @@
 // Choosing tokens from logits (rows, V).
 //
-// argmax: the first of the largest; a NaN counts as the largest, as in PyTorch.
-// sample: softmax at a temperature, kept to the top_k most likely, then to the nucleus (Holtzman et al. 2019,
-// arXiv 1904.09751): the fewest tokens, most likely first, that hold top_p of what top_k kept. Ties go to the lower id, so
-// exactly top_k remain. Sums are in double. Row b uses random number offset + b alone. Temperature 0 is argmax.
-// Logits of -inf are never chosen; NaN and +inf are errors: a broken model must not speak on.
+// argmax: the first of the largest numbers; a NaN counts as the largest, as in
+// PyTorch.
+// sample: softmax at a temperature, cut to the top_k most likely tokens, then to the nucleus
+// (Holtzman et al. 2019, arXiv 1904.09751): the fewest tokens, most likely first, that hold top_p
+// of the mass that top_k kept. Ties go to the lower id, so exactly top_k tokens remain. Sums are in
+// double. Row b uses random number offset + b alone. Temperature 0 is argmax. Logits of -inf are
+// never chosen. NaN and +inf are errors, because a broken model must not speak on.
 
 #include <cmath>
 #include <vector>
@@ -38,7 +40,7 @@ int32_t first_maximum(const int32_t* row, int64_t n) {
   return static_cast<int32_t>(std::max_element(row, row + n) - row);
 }
 
-// In [0, 1), 53 bits: one block of Philox for each number.
+// Returns a number in [0, 1) of 53 bits, from one block of Philox for each number.
 double sample_unit(int64_t seed, int64_t number) {
   const PhiloxWords words = philox(static_cast<uint64_t>(seed), kSampleStream, static_cast<uint64_t>(number));
   const uint64_t bits = static_cast<uint64_t>(words.word[0][0]) << 32 | words.word[1][0];
@@ -53,7 +55,7 @@ bool less_likely(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit < b.logit : a.id > b.id;
 }
 
-// The first candidate at which the running sum of weights passes `unit` of all of it.
+// Returns the first candidate at which the running sum of weights exceeds `unit` times the total.
 int32_t draw(const std::vector<Candidate>& kept, const std::vector<double>& weights, double unit) {
   double total = 0;
   for (double weight : weights) total += weight;
@@ -75,7 +77,8 @@ struct Options {
   double top_p;
 };
 
-// One for each thread, made before the team starts: an exception could not leave it.
+// Memory of one thread. It is allocated before the team starts, because an exception could not
+// leave the team.
 struct Workspace {
   explicit Workspace(int64_t vocab) {
     kept.reserve(static_cast<size_t>(vocab));
@@ -111,7 +114,7 @@ int32_t sample_row(const T* row, int64_t vocab, const Options& options, double u
                      [](const Candidate& a, const Candidate& b) { return less_likely(b, a); });
     kept.resize(most);
   }
-  double mass = 0;  // of what top_k keeps
+  double mass = 0;  // weight of all tokens that top_k keeps
   for (const Candidate& candidate : kept) mass += weight_of(candidate);
   // A heap instead of a sort: the nucleus is often a few tokens of many thousands.
   std::make_heap(kept.begin(), kept.end(), less_likely);

@@ -1,8 +1,10 @@
-// Vectors for CPU kernels: as many floats as the instruction set of this build holds in one register (16, 8 or 4).
+// Vectors for CPU kernels: as many floats as the instruction set of this build holds in one
+// register (16, 8 or 4).
 //
-// `Floats` is a GCC vector: + - * / and comparisons work lane by lane, a float operand is broadcast, `a < b ? x : y`
-// selects. Multiply-add contracts to one instruction (the build sets -ffp-contract=fast). bf16 is a storage format
-// only: load<bfloat16> widens, store<bfloat16> rounds to nearest even. NaN propagates through everything here.
+// `Floats` is a GCC vector: + - * / and comparisons work lane by lane, a float operand is
+// broadcast, `a < b ? x : y` selects. Multiply-add contracts to one instruction (the build sets
+// -ffp-contract=fast). bf16 is a storage format only: load<bfloat16> widens, store<bfloat16> rounds
+// to nearest even. NaN propagates through everything here.
 //
 //   int64_t i = 0;
 //   for (; i + kLanes <= n; i += kLanes) store(y + i, exp(load(x + i)));
@@ -43,7 +45,7 @@ typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 // x - 0 keeps the sign of -0, which 0 + x would lose.
 LF_INLINE Floats broadcast(float x) { return x - Floats{}; }
 
-// ---- memory -------------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 LF_INLINE Floats load(const float* p) {
   Floats v;
@@ -51,7 +53,8 @@ LF_INLINE Floats load(const float* p) {
   return v;
 }
 
-// GCC 12 splits the plain conversion in two halves; the masked form with all lanes on is one instruction.
+// GCC 12 splits the plain conversion in two halves; the masked form with all lanes on is one
+// instruction.
 LF_INLINE Floats widen(Halves half) {
 #if defined(__AVX512F__)
   const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(half));
@@ -72,7 +75,7 @@ LF_INLINE Floats load(const bfloat16* p) {
 
 LF_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
-// Rounds to nearest even; a NaN stays a quiet NaN.
+// Rounds to nearest even; a NaN becomes a quiet NaN.
 LF_INLINE Halves narrow(Floats v) {
 #if defined(__AVX512BF16__)
   return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
@@ -89,7 +92,7 @@ LF_INLINE void store(bfloat16* p, Floats v) {
   std::memcpy(p, &half, sizeof half);
 }
 
-// The first n < kLanes elements; the other lanes are 0.
+// Loads the first n < kLanes elements; the other lanes are 0.
 template <class T> LF_INLINE Floats load_partial(const T* p, int64_t n) {
   T buffer[kLanes] = {};
   std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
@@ -102,13 +105,13 @@ template <class T> LF_INLINE void store_partial(T* p, Floats v, int64_t n) {
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
 }
 
-// ---- lane by lane -------------------------------------------------------------------------------------------------
+// ---- lane by lane -------------------------------------------------------------------------------
 
-// The larger of the two; if either is NaN, NaN.
+// Returns the larger of a and b, or NaN if either is NaN.
 LF_INLINE Floats maximum(Floats a, Floats b) { return (a > b) | (a != a) ? a : b; }
 LF_INLINE Floats minimum(Floats a, Floats b) { return (a < b) | (a != a) ? a : b; }
 
-// To the nearest integer, for |x| < 2^22. The sum with 1.5·2^23 has no fraction bits left.
+// Rounds to the nearest integer, for |x| < 2^22. The sum with 1.5·2^23 has no fraction bits left.
 LF_INLINE Floats round_to_integer(Floats x) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Floats>(_mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(x), 0x08));
@@ -120,7 +123,7 @@ LF_INLINE Floats round_to_integer(Floats x) {
 #endif
 }
 
-// x · 2^n for integral n; to 0, denormal or infinity where that is the result. |n| <= 252.
+// Computes x · 2^n for integral n, |n| <= 252. The result may be 0, denormal or infinity.
 LF_INLINE Floats scale_by_power(Floats x, Floats n) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Floats>(
@@ -158,7 +161,8 @@ LF_INLINE Floats exp2(Floats x) {
   return scale_by_power(exp2_fraction(x - n), n);
 }
 
-// e^x within 2 units in the last place. ln(2) is taken in two parts (Cody and Waite): n times the first is exact.
+// e^x within 2 units in the last place. ln(2) is taken in two parts (Cody and Waite): n times the
+// first is exact.
 LF_INLINE Floats exp(Floats x) {
   x = clamp(x, -150.0f, 150.0f);
   const Floats n = round_to_integer(x * 1.44269504f);
@@ -175,9 +179,9 @@ LF_INLINE Floats exp(Floats x) {
 // 1 / (1 + e^-x), from 0 to 1 without overflow.
 LF_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 
-// ---- across lanes, in a fixed order -------------------------------------------------------------------------------
+// ---- across lanes, in a fixed order -------------------------------------------------------------
 
-// a0 b0 a1 b1 ... of the lower, and of the upper halves of a and b.
+// Interleaves the lower halves of a and b, or the upper halves: a0 b0 a1 b1 ...
 LF_INLINE Floats interleave_low(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -197,7 +201,8 @@ LF_INLINE Floats interleave_high(Floats a, Floats b) {
 #endif
 }
 
-// Lane i of the result is rows[i] reduced by `combine` over its lanes: kLanes reductions at 3 instructions each.
+// Lane i of the result is rows[i] reduced by `combine` over its lanes: kLanes reductions at 3
+// instructions each.
 template <class Combine> LF_INLINE Floats reduce_rows(Floats (&rows)[kLanes], Combine combine) {
 #pragma GCC unroll 5
   for (int half = kLanes / 2; half > 0; half /= 2) {

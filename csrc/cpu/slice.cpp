@@ -1,6 +1,8 @@
 // slice:        y = the block of x that begins at `starts` and has y's shape.
-// slice_write:  the block of y that begins at `starts` and has x's shape becomes x; the rest of y stays.
-// Moves bits, so any dtype; rows along the axes that the block covers whole are copied in one go.
+// slice_write:  the block of y that begins at `starts` and has x's shape becomes x; the rest of y
+// stays.
+// Both move bits, so they take any dtype. Rows along the axes that the block covers whole are
+// copied at once.
 
 #include <cstring>
 
@@ -10,12 +12,12 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-// copy(byte offset in the block, byte offset in the whole, bytes) for each contiguous run.
+// Calls copy(byte offset in the block, byte offset in the whole, bytes) for each contiguous run.
 template <class Copy>
 void for_each_run(const Tensor& whole, const Tensor& block, const IntList& starts, const Copy& copy) {
   const int64_t element = static_cast<int64_t>(size_of(whole.dtype));
   int64_t run = 1;     // elements that are contiguous in both
-  int64_t stride = 1;  // of the axis in front of the run, in the whole
+  int64_t stride = 1;  // of the axis in front of the run, in `whole`
   size_t outer = block.shape.size();
   while (outer > 0) {
     --outer;

@@ -1,8 +1,11 @@
-// softmax over the last axis:  y = exp(x - max) / sum;  log form:  y = x - max - log(sum).
-// backward:  dx = y · (dy - sum(dy · y) / sum(y));  log form:  dx = dy - exp(y) · sum(dy).
-// sum(y) is 1 but for the rounding of y to bf16, which would leave a part of what all of dy have in common.
-// x (N,D) -> y (N,D); a row stays in the cache over its three passes, so memory is read and written once. Sums of a row
-// are f32 over kBlock numbers, then f64. bf16 computes exp again in the last pass rather than rounding it twice.
+// softmax over the last axis:
+//   forward   y = exp(x - max) / sum;                log form:  y = x - max - log(sum)
+//   backward  dx = y · (dy - sum(dy · y) / sum(y));  log form:  dx = dy - exp(y) · sum(dy)
+// sum(y) is 1 except for the rounding of y to bf16. Without the division, dx would keep a part of
+// the offset that all of dy share.
+// x (N,D) -> y (N,D); a row stays in the cache over its three passes, so memory is read and written
+// once. Sums of a row are f32 over kBlock numbers, then f64. bf16 computes exp again in the last
+// pass, because storing it would round it twice.
 // A row that is -inf throughout, or holds +inf or NaN, gives NaN, as in PyTorch.
 
 #include <limits>
@@ -29,7 +32,8 @@ float row_maximum(const T* x, int64_t n) {
   return result;
 }
 
-// Sum of term(i, vector) over a row; lanes past the end are left out by the caller's `term` being 0 there.
+// Returns the sum of term(i, vector) over a row. The caller's `term` must be 0 in the lanes past
+// the end.
 template <class Term>
 double row_sum(int64_t n, const Term& term) {
   double total = 0;
@@ -41,7 +45,7 @@ double row_sum(int64_t n, const Term& term) {
   return total;
 }
 
-// exp(x - highest), 0 in the lanes past the end of the row.
+// Returns exp(x - highest), and 0 in the lanes past the end of the row.
 template <class T>
 LF_INLINE Floats shifted_exp(const T* x, Floats highest, WholeVector v) {
   return exp(v.load(x) - highest);
@@ -71,7 +75,8 @@ template <class T>
 void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
   if (log_form) {
     const float sum = static_cast<float>(row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i); }));
-    // exp(y) is positive unless y is -inf: where it rounds to 0, 0 times an infinite sum would be NaN.
+    // exp(y) is positive unless y is -inf. Where exp(y) rounds to 0, 0 times an infinite sum would
+    // be NaN.
     const Floats least = broadcast(std::isinf(sum) ? std::numeric_limits<float>::min() : 0.0f);
     const Floats nothing = broadcast(-std::numeric_limits<float>::infinity());
     for_each_vector(0, n, [&](int64_t i, auto v) {
@@ -89,7 +94,7 @@ void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
 
 }  // namespace
 
-// y may be x.
+// y may be the same memory as x.
 void softmax(Stream&, In x, Out y, bool log) {
   check_softmax(x, y);
   const int64_t n = x.dim(-1);
@@ -102,7 +107,7 @@ void softmax(Stream&, In x, Out y, bool log) {
   });
 }
 
-// dx may be dy or y.
+// dx may be the same memory as dy or y.
 void softmax_backward(Stream&, In dy, In y, Out dx, bool log) {
   check_softmax_backward(dy, y, dx);
   const int64_t n = y.dim(-1);

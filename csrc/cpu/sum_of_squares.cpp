@@ -1,5 +1,6 @@
-// Σ x² for the gradient norm. Sums in double over fixed blocks, then over the blocks in order: the same bits for any
-// number of threads, and no loss on billions of elements. NaN and infinity come through.
+// Σ x² for the gradient norm. Sums are in double over fixed blocks, then over the blocks in order,
+// which gives the same bits for any number of threads and loses nothing on billions of elements.
+// NaN and infinity propagate.
 
 #include "cpu/kernel.h"
 #include "ops/checks/optimizer.h"
@@ -8,12 +9,12 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
 
-// Doubles of half the lanes fill a register.
+// Half a vector's lanes fill a register as doubles.
 constexpr int kHalf = kLanes / 2;
 typedef float HalfFloats __attribute__((vector_size(kHalf * 4)));
 typedef double Doubles __attribute__((vector_size(kHalf * 8)));
 
-// GCC 12 splits the plain conversion, and warns of the unmasked form for 512 bits.
+// GCC 12 splits the plain conversion, and warns about the unmasked form for 512 bits.
 LF_INLINE Doubles to_doubles(HalfFloats x) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Doubles>(_mm512_maskz_cvtps_pd(0xff, reinterpret_cast<__m256>(x)));

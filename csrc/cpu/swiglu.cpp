@@ -1,6 +1,8 @@
-// SwiGLU (Shazeer 2020, arXiv 2002.05202) on the packed product of one GEMM:  gate_up (N,2F) = [gate | up],
-// y (N,F) = silu(gate) · up  with  silu(g) = g · s,  s = 1 / (1 + e^-g).
-// Backward recomputes s:  d_gate = dy · up · s · (1 + g · (1 − s)),  d_up = dy · silu(g);  d_gate_up may be gate_up.
+// SwiGLU (Shazeer 2020, arXiv 2002.05202) on the packed product of one GEMM:
+//   gate_up (N,2F) = [gate | up],  y (N,F) = silu(gate) · up,
+//   silu(g) = g · s,  s = 1 / (1 + e^-g)
+// Backward recomputes s:
+//   d_gate = dy · up · s · (1 + g · (1 − s)),  d_up = dy · silu(g);  d_gate_up may be gate_up
 // Both are bound by memory: 3 and 5 tensors of (N,F).
 
 #include "ops/checks/swiglu.h"

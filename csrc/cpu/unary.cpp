@@ -1,9 +1,10 @@
 // Element-wise functions of one tensor, and their gradients:  y = f(x),  dx = dy · f'(x).
-// Forward reads 1 and writes 1 tensor, backward reads 2 and writes 1. bf16 is computed in f32.
-// Backward starts from x, not y: x is alive anyway where such functions are used, and exact where y is rounded to bf16.
-// y may be x, dx may be dy or x. At kinks the gradient is 0 (abs and relu at 0), whatever dy is: it is selected, where
-// a product would make NaN of 0 and inf. Nor is f'(x) made where it may overflow although dy · f'(x) does not: dy is
-// then divided by x, step by step.
+// Forward reads 1 tensor and writes 1, backward reads 2 and writes 1. bf16 is computed in f32.
+// Backward starts from x, not y: x is alive anyway where such functions are used, and x is exact
+// where y is rounded to bf16.
+// y may be x, dx may be dy or x. At kinks the gradient is 0 (abs and relu at 0), whatever dy is: it
+// is selected, because a product would make NaN of 0 and inf. Where f'(x) may overflow although dy
+// · f'(x) does not, f'(x) is not computed: dy is divided by x, step by step.
 
 #include "cpu/kernel.h"
 #include "cpu/unary_math.h"
@@ -12,7 +13,8 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-// value(x), and gradient(dy, x) = dy · f'(x) or slope(x) = f'(x); integer kinds also take int32_t, which wraps around.
+// An operation has value(x), and either gradient(dy, x) = dy · f'(x) or slope(x) = f'(x). Integer
+// kinds also take int32_t, which wraps around.
 
 struct Negative {
   Floats value(Floats x) const { return -x; }
@@ -78,8 +80,8 @@ struct Silu {
   Floats value(Floats x) const { return silu(x); }
   Floats slope(Floats x) const { return silu_slope(x); }
 };
-// The tanh form: x/2 · (1 + tanh(u)) = x · sigmoid(2u), u = sqrt(2/pi) · (x + 0.044715 x³). The sigmoid keeps its
-// relative precision for negative x, where 1 + tanh cancels.
+// The tanh form: x/2 · (1 + tanh(u)) = x · sigmoid(2u), u = sqrt(2/pi) · (x + 0.044715 x³). The
+// sigmoid keeps its relative precision for negative x, where 1 + tanh cancels.
 struct Gelu {
   static constexpr float kFlatGelu = 20;
   static Floats twice_u(Floats x) { return x * (1.5957691216f + 0.0713548163f * x * x); }
@@ -87,7 +89,7 @@ struct Gelu {
     x = at_least(x, -kFlatGelu);
     return x * sigmoid(twice_u(x));
   }
-  // Beyond kFlatGelu the slope is 0 or 1; there x² overflows, and inf times 0 would be NaN.
+  // The slope beyond kFlatGelu is 0 or 1; there x² overflows, and inf times 0 would be NaN.
   Floats slope(Floats x) const {
     x = clamp(x, -kFlatGelu, kFlatGelu);
     const Floats s = sigmoid(twice_u(x));
@@ -103,7 +105,7 @@ struct Cosine {
   Floats slope(Floats x) const { return -sin(x); }
 };
 
-// Calls `use` with the function of a kind.
+// Calls `use` with the function of the given kind.
 template <class Use>
 void with_kind(const std::string& kind, const Use& use) {
   if (kind == "neg") return use(Negative{});

@@ -1,5 +1,5 @@
-// Elementary functions that simd.h does not have, on vectors of floats: within 4 units in the last place over
-// 2^-20..2^6 (test/ops/unary.test.ts), unless said otherwise. NaN in, NaN out.
+// Elementary functions on vectors of floats that simd.h does not have: within 4 units in the last
+// place over 2^-20..2^6 (test/ops/unary.test.ts), unless said otherwise. A NaN gives a NaN.
 #pragma once
 
 #include "cpu/simd.h"
@@ -25,8 +25,8 @@ LF_INLINE Floats sqrt(Floats x) {
 #endif
 }
 
-// Whether a mask, as a comparison of vectors makes it, holds in any lane. A maximum of numbers would not do to ask
-// that: a NaN in one lane hides the others.
+// Returns whether any lane of a mask, the result of a comparison of vectors, is set. The maximum of
+// the lanes as numbers would not tell, because a NaN in one lane hides the others.
 LF_INLINE bool any(Ints mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
@@ -41,17 +41,19 @@ LF_INLINE bool any(Ints mask) {
 
 LF_INLINE Floats abs(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu); }
 
-// sign of `from`, magnitude of x.
+// Returns a number with the magnitude of x and the sign of `from`.
 LF_INLINE Floats copy_sign(Floats x, Floats from) {
   return reinterpret_cast<Floats>((reinterpret_cast<Words>(x) & 0x7fffffffu) |
                                   (reinterpret_cast<Words>(from) & 0x80000000u));
 }
 
-// Natural logarithm: x = 2^e · m with m in [sqrt(1/2), sqrt(2)), log m by Cephes' polynomial. -inf at 0, NaN below.
+// Natural logarithm: x = 2^e · m with m in [sqrt(1/2), sqrt(2)), log m by Cephes' polynomial. -inf
+// at 0, NaN below.
 LF_INLINE Floats log(Floats x) {
   const Floats tiny = x < 0x1p-126f ? broadcast(0x1p23f) : broadcast(1.0f);  // lifts denormals
   const Words bits = reinterpret_cast<Words>(x * tiny);
-  const Words shifted = bits - 0x3f3504f3u;  // bits of sqrt(1/2): the exponent field now rounds to the nearer power
+  // Bits of sqrt(1/2): the exponent field now rounds to the nearer power.
+  const Words shifted = bits - 0x3f3504f3u;
   const Ints exponent = reinterpret_cast<Ints>(shifted) >> 23;
   const Floats m = reinterpret_cast<Floats>((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
   const Floats e = __builtin_convertvector(exponent, Floats) - (x < 0x1p-126f ? broadcast(23.0f) : broadcast(0.0f));
@@ -83,11 +85,12 @@ LF_INLINE Floats tanh(Floats x) {
   y = y * square - 3.33332819422e-1f;
   const Floats near = y * square * x + x;
   const Floats far = copy_sign(1.0f - 2.0f / (exp(2.0f * size) + 1.0f), x);
-  return size < 0.625f ? near : far;  // far for NaN, where it is NaN
+  return size < 0.625f ? near : far;  // a NaN selects far, which is NaN
 }
 
-// sin or cos. Quadrants by pi/2 in three parts are exact enough up to 8192 (absolute error below 2e-7); lanes beyond,
-// and infinities, are computed one by one. Only those lanes: a result must not depend on its neighbours in the vector.
+// sin or cos. Reducing x to a quadrant by pi/2 in three parts is exact enough up to 8192 (absolute
+// error below 2e-7). Lanes beyond 8192, and infinities, are computed one by one. Only those lanes
+// take that path, because a result must not depend on its neighbours in the vector.
 template <bool kCosine>
 LF_INLINE Floats sine(Floats x) {
   const Floats n = round_to_integer(clamp(x, -8192.0f, 8192.0f) * 0.636619772f);
@@ -113,7 +116,7 @@ LF_INLINE Floats sine(Floats x) {
 LF_INLINE Floats sin(Floats x) { return sine<false>(x); }
 LF_INLINE Floats cos(Floats x) { return sine<true>(x); }
 
-// Beyond this x · sigmoid(x) is 0 or x in f32. There 0 times an infinity would be NaN.
+// Beyond this bound x · sigmoid(x) is 0 or x in f32, and 0 times an infinity would be NaN.
 constexpr float kFlatSilu = 200;
 
 LF_INLINE Floats at_least(Floats x, float low) { return x < broadcast(low) ? broadcast(low) : x; }

@@ -1,5 +1,5 @@
-// y = condition ? a : b, with NumPy broadcasting. condition i32, true where not 0; a, b and y of one dtype, copied bit
-// by bit. Reads 3 and writes 1 tensor.
+// y = condition ? a : b, with NumPy broadcasting. condition is i32, and true where it is not 0.
+// a, b and y have one dtype and are copied bit by bit. The kernel reads 3 tensors and writes 1.
 
 #include <type_traits>
 

@@ -1,5 +1,6 @@
-// Fuzzing of the safetensors parser: `npm run fuzz -- --only safetensors` builds it with libFuzzer and sanitizers
-// (-DLF_LIBFUZZER, clang). With any compiler, without that, it is a program that runs the files it is given.
+// Fuzzing of the safetensors parser: `npm run fuzz -- --only safetensors` builds it with libFuzzer
+// and sanitizers (-DLF_LIBFUZZER, clang). Without that flag, any compiler builds it as a program
+// that runs the files it is given.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,7 +18,7 @@ using namespace llamaforge::io;
   std::abort();
 }
 
-// What an accepted header promises; the parser's own code is not used to check it.
+// Checks the promises of an accepted header, without the parser's own code.
 void check_promises(const SafetensorsHeader& header, std::string_view file) {
   uint64_t sum = 0;
   for (const TensorEntry& entry : header.entries) {
@@ -47,8 +48,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   check_promises(header, file);
-  // What was accepted can be written and is the same when read again. Order matters to the writer,
-  // which lays tensors out as given, so only files laid out in header order are compared.
+  // An accepted header can be written, and is identical when read again. Order matters to the
+  // writer, which lays tensors out as given, so only files laid out in header order are compared.
   uint64_t next = 0;
   for (const TensorEntry& entry : header.entries) {
     if (entry.begin != next) return 0;

@@ -1,9 +1,11 @@
-// Fuzzing of what the store's two sides read from the network: `npm run fuzz -- --only store` (libFuzzer, sanitizers).
-// The real server and the real client run over the loopback interface, with a peer that sends what the input says.
+// Fuzzing of the data that the store's two sides read from the network: `npm run fuzz -- --only
+// store` (libFuzzer, sanitizers). The real server and the real client run over the loopback
+// interface, with a peer that sends the input's data.
 //
-// An input: one byte, even for the server and odd for the client, then records of a byte `from`, a byte `type`, a byte
-// `length` and that many bytes of body. from % 3: which connection, rank 0, rank 1, or one that has not said who it is;
-// from & 128: the body as it is, else framed as a message of this type, its id the first byte.
+// An input is one byte, even for the server and odd for the client, then records of a byte `from`,
+// a byte `type`, a byte `length` and that many bytes of body. from % 3 selects the connection: rank
+// 0, rank 1, or one that has not said who it is. With from & 128 the body is sent unchanged;
+// otherwise it is framed as a message of this type, with its first byte as the id.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -73,7 +75,8 @@ std::string hello(int rank) {
                      .take()});
 }
 
-// A peer that sends anything. Closed by reset, so that thousands a second leave no port waiting.
+// A peer that sends anything. It is closed by reset, so that thousands of peers a second leave no
+// port waiting.
 class Peer {
  public:
   explicit Peer(Socket socket) : socket_(std::move(socket)) {
@@ -86,7 +89,8 @@ class Peer {
     while (sent < bytes.size() && send_some(socket_, bytes, sent) == Transfer::would_block) wait(POLLOUT);
   }
 
-  // The next message; none if the other side has closed. What it sends can always be read.
+  // Returns the next message, or none if the other side has closed. The other side's messages can
+  // always be read.
   std::optional<Message> next() {
     for (;;) {
       try {
@@ -108,7 +112,7 @@ class Peer {
     int ready = 0;
     do {
       ready = poll(&waiting, 1, static_cast<int>(kPatience.count()));
-    } while (ready < 0 && errno == EINTR);  // libFuzzer's own clock
+    } while (ready < 0 && errno == EINTR);  // EINTR comes from libFuzzer's own clock
     return ready > 0;
   }
 
@@ -140,7 +144,7 @@ std::unique_ptr<StoreServer> serve(int& port) {
   }
 }
 
-// A rank that does as it should is served whatever the others send.
+// Checks that a rank that follows the protocol is served whatever the other ranks send.
 void attack_server(const std::vector<Record>& records) {
   int port = 0;
   const auto server = serve(port);
@@ -161,7 +165,8 @@ void attack_server(const std::vector<Record>& records) {
       if (!stranger) stranger.emplace(connect(port));
       stranger->send(record.bytes);
     }
-    // Its answer comes after the record has been taken in: the server goes through its connections in order.
+    // The witness gets its answer after the record has been taken in, because the server goes
+    // through its connections in order.
     witness.send(encode({MessageType::add, ++count, Writer().text("witness").u64(1).take()}));
     for (;;) {
       const auto answer = witness.next();
@@ -174,7 +179,7 @@ void attack_server(const std::vector<Record>& records) {
   }
 }
 
-// Every request is answered once, whatever the store says.
+// Checks that every request is answered once, whatever the store says.
 void attack_client(const std::vector<Record>& records) {
   Socket listener;
   int port = 0;
@@ -212,7 +217,7 @@ void attack_client(const std::vector<Record>& records) {
     client.add("counter", 1, counted(2));
     client.barrier("all", kPatience, counted(3));
     asked.set_value();
-    store.join();  // the connection is closed: what has not been answered will not be
+    store.join();  // the connection is closed: the store answers no further request
     const auto end = Clock::now() + kPatience;
     for (const auto& each : answers) {
       while (each == 0 && Clock::now() < end) std::this_thread::sleep_for(std::chrono::microseconds(50));

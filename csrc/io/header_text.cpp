@@ -8,7 +8,7 @@ namespace llamaforge::io {
 namespace {
 
 constexpr size_t kReadBlock = 256 * 1024;
-constexpr size_t kLongestEscape = 6;   // of one byte: \u0041
+constexpr size_t kLongestEscape = 6;   // longest escape of one byte: \u0041
 constexpr size_t kLongestNumber = 32;  // a count has at most 16 digits
 
 bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }

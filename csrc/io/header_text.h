@@ -1,10 +1,10 @@
-// The text of a header that nobody vouches for, as a JSON parser may be given it: read from the
-// file only as the parser comes to it, and without what would make the parser's memory grow. A
-// header that is 100 MB long and wrong in its first line costs a line.
+// The text of an untrusted header, in the form that a JSON parser takes. The text is read from the
+// file only as the parser comes to it, and without the parts that would make the parser's memory
+// grow. A header that is 100 MB long and wrong in its first line costs one line.
 //
-// The parser keeps a token until it is whole, and white space with it. So a run of white space
-// reaches it as one space, and a token that is too long to be right ends the parse before it is
-// whole.
+// The parser keeps a token, and white space with it, until the token is whole. So a run of white
+// space reaches the parser as one space, and a token that is too long to be right ends the parse
+// before it is whole.
 #pragma once
 
 #include <cstddef>
@@ -31,9 +31,9 @@ class HeaderText {
   /// @throws FormatError with the byte that the parser is at
   [[noreturn]] void fail(const std::string& what) const;
 
-  /// What strings from here on may have, once their escapes are resolved.
+  /// Limits the bytes of strings from here on, counted after their escapes are resolved.
   void limit_strings(size_t bytes) { string_bytes_ = bytes; }
-  /// @throws FormatError if a string, without its escapes, is longer
+  /// @throws FormatError if a string, with its escapes resolved, is longer
   void check_string(std::string_view value) const {
     if (value.size() > string_bytes_) fail_string();
   }
@@ -41,10 +41,10 @@ class HeaderText {
   bool at_end() const { return at_ == json_.size(); }
   char current();
   void advance();
-  /// Taken last: after a number the parser has taken one character more.
+  /// Returns the character taken last. After a number, the parser has taken one character more.
   char last() const { return last_; }
 
-  // An input iterator over the text, which moves for all its copies at once.
+  // An input iterator over the text. Moving one copy moves all copies.
   class Iterator {
    public:
     using iterator_category = std::input_iterator_tag;
@@ -58,7 +58,7 @@ class HeaderText {
       text_->advance();
       return *this;
     }
-    // Against the end, which has no text.
+    // Compares with the end, which has no text.
     bool operator==(const Iterator& end) const { return text_ == end.text_ || text_->at_end(); }
 
    private:

@@ -1,4 +1,5 @@
-// The grammar of a safetensors header: two levels of JSON, and what must hold between its numbers.
+// The grammar of a safetensors header: two levels of JSON, and the rules that hold between its
+// numbers.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -10,10 +11,11 @@ namespace llamaforge::io {
 namespace {
 
 constexpr std::string_view kMetadataKey = "__metadata__";
-constexpr uint64_t kLargestInteger = (uint64_t{1} << 53) - 1;  // that JavaScript can count to
+// Largest integer that JavaScript can count to.
+constexpr uint64_t kLargestInteger = (uint64_t{1} << 53) - 1;
 
-// How the parser words what is wrong with the text, and how we do. Strings first: a key is one as
-// well.
+// The parser's words for an error in the text, and ours. Errors in strings come first, because a
+// key is a string as well.
 struct Wording {
   std::string_view parser, ours;
 };
@@ -30,8 +32,8 @@ constexpr Wording kWordings[] = {
     {"parsing array", "expected ']' or ',' after an integer"},
 };
 
-// Takes the tokens of the JSON as they are read. Each place knows what may come there, so nothing
-// nests any deeper.
+// Takes the tokens of the JSON as they are read. Each place knows which tokens may come there, so
+// nothing nests any deeper.
 class Parser final : public nlohmann::json_sax<nlohmann::json> {
  public:
   Parser(std::string_view json, const ReadHeader& read, uint64_t data_bytes,
@@ -39,10 +41,10 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
       : text_(json, read, limits.name_bytes), data_bytes_(data_bytes), limits_(limits) {}
 
   SafetensorsHeader parse() {
-    // A byte order mark as well: the parser would skip it.
+    // A byte order mark is refused here as well, because the parser would skip it.
     if (text_.at_end() || text_.current() != '{') text_.fail("a header must start with '{'");
     nlohmann::json::sax_parse(text_.begin(), text_.end(), this);
-    if (text_.last() == '\0') fail_rest();  // which the parser takes for the end
+    if (text_.last() == '\0') fail_rest();  // the parser takes a zero byte for the end
     check_unique_names();
     check_layout();
     return std::move(header_);
@@ -104,7 +106,7 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
 
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ != Place::list) refuse_value();
-    // The parser takes 02 for two numbers.
+    // The parser reads 02 as two numbers.
     if (value == 0 && text_.last() >= '0' && text_.last() <= '9')
       text_.fail("an integer with a leading zero");
     if (value > kLargestInteger) text_.fail("an integer above 2^53 - 1");
@@ -121,18 +123,19 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
   bool number_float(number_float_t, const string_t& text) override {
     if (place_ != Place::list) refuse_value();
     const bool whole =
-        text.find_first_of(".eE") == string_t::npos;  // and then more than 64 bits long
+        text.find_first_of(".eE") == string_t::npos;  // such an integer has more than 64 bits
     text_.fail(whole ? "an integer above 2^53 - 1"
                      : "expected an integer, got a fraction or an exponent");
   }
   bool null() override { refuse_value(); }
   bool boolean(bool) override { refuse_value(); }
   bool number_integer(number_integer_t) override { refuse_value(); }
-  bool binary(binary_t&) override { refuse_value(); }  // of other formats than JSON
+  // Only formats other than JSON have binary values.
+  bool binary(binary_t&) override { refuse_value(); }
 
   bool parse_error(size_t, const std::string&, const nlohmann::json::exception& error) override {
     if (place_ == Place::after) fail_rest();
-    // Without the bytes of the file that it quotes.
+    // The parser's message quotes bytes of the file, which are left out here.
     const std::string_view all = error.what();
     const std::string_view what = all.substr(0, all.find("; last read"));
     const auto says = [&](std::string_view words) {
@@ -161,7 +164,7 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
     text_.fail("data_offsets of " + in_quotes(entry_.name) + " must be two numbers");
   }
 
-  // A value of another type than its place asks for, or none.
+  // Refuses a value of another type than its place asks for, or a missing value.
   [[noreturn]] void refuse_value() const {
     switch (place_) {
       case Place::header:
@@ -269,7 +272,8 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
       fail_tensor(entry, "ends at byte " + std::to_string(entry.end) + " of " +
                              std::to_string(data_bytes_) + " bytes of data");
     }
-    // Over the non-zero dimensions, so that [2^52, 2^52, 0] is refused whatever its order.
+    // The product covers the non-zero dimensions, so that [2^52, 2^52, 0] is refused whatever its
+    // order.
     uint64_t elements = 1;
     bool empty = false;
     for (int64_t dim : entry.shape) {
@@ -288,14 +292,16 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
                              " bytes, its data_offsets hold " +
                              std::to_string(entry.end - entry.begin));
     }
-    // Relative to the data: headers of the first years are not padded, and reads are copies anyway.
+    // Alignment is relative to the data, because headers of the first years are not padded, and
+    // reads are copies anyway.
     if (entry.begin % entry.dtype->bytes != 0) {
       fail_tensor(entry, "is misaligned: " + std::string(entry.dtype->name) + " at byte " +
                              std::to_string(entry.begin));
     }
   }
 
-  // Sorting indices instead of hashing as we go: 4 bytes a name, and no collisions to provoke.
+  // Sorts indices instead of hashing names as they come, which takes 4 bytes a name and leaves no
+  // collisions to provoke.
   void check_unique_names() const {
     auto check = [](const auto& items, auto name_of, const char* what) {
       std::vector<uint32_t> order(items.size());
@@ -318,8 +324,8 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
         "metadata");
   }
 
-  // The data is covered exactly: hidden bytes could carry another file (a polyglot), an overlap
-  // could alias one tensor's data to another's.
+  // Checks that the tensors cover the data exactly: hidden bytes could carry another file (a
+  // polyglot), and an overlap could alias one tensor's data to another's.
   void check_layout() const {
     std::vector<uint32_t> order(header_.entries.size());
     std::iota(order.begin(), order.end(), 0u);
@@ -353,7 +359,7 @@ class Parser final : public nlohmann::json_sax<nlohmann::json> {
   const uint64_t data_bytes_;
   const SafetensorsLimits& limits_;
   Place place_ = Place::before;
-  std::string key_;  // the one whose value comes
+  std::string key_;  // key whose value comes next
   TensorEntry entry_;
   Field field_ = Field::dtype;
   int offsets_ = 0;

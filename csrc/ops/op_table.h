@@ -1,4 +1,5 @@
-// The table of kernels of one device, made from ops.def. The CPU fills it at compile time; a plugin hands one over.
+// The table of kernels of one device, made from ops.def. The CPU fills its table at compile time; a
+// plugin hands one over.
 #pragma once
 
 #include "runtime/stream.h"

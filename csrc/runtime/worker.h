@@ -1,4 +1,4 @@
-// A thread that works off a queue, in order: a device's commands, waits for its events, collectives.
+// A thread that runs a queue in order: a device's commands, waits for its events, collectives.
 #pragma once
 
 #include <atomic>
@@ -17,16 +17,16 @@ namespace llamaforge {
 template <class Item>
 class Worker {
  public:
-  // What the thread calls; none of these may throw.
+  // Functions that the thread calls; none of them may throw.
   struct Calls {
     std::function<void(Item&)> work;   // for each item
-    std::function<void()> begin = {};  // once before
-    // For each item that close() leaves without work, maybe on another thread.
+    std::function<void()> begin = {};  // once, before the first item
+    // Called for each item that close() leaves without work, maybe on another thread.
     std::function<void(Item&)> drop = {};
   };
 
-  // Before the thread sleeps it looks for new items for `spin`: to wake it costs the thread that
-  // pushes some microseconds.
+  // Before the thread sleeps, it looks for new items for `spin`, because waking it costs the
+  // pushing thread some microseconds.
   explicit Worker(Calls calls, std::chrono::microseconds spin = {})
       : state_(std::make_shared<State>(std::move(calls), spin)),
         thread_([state = state_] { state->run(); }) {}
@@ -34,7 +34,7 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // False once the queue is closed; the item is gone then.
+  // Returns false once the queue is closed; the item is then gone.
   bool push(Item item) {
     bool asleep;
     {
@@ -48,17 +48,17 @@ class Worker {
     return true;
   }
 
-  // Items that were pushed and have not been worked off, the running one included.
+  // Returns the number of items that were pushed and have not finished, the running one included.
   size_t waiting() const { return state_->waiting; }
 
-  // Calls `done` once at most `most` items wait: at once, or on the worker's thread. Never after
-  // close().
+  // Calls `done` once at most `most` items wait: at once, or on the worker's thread. Never calls it
+  // after close().
   void when_at_most(size_t most, std::function<void()> done) {
     {
       std::lock_guard lock(state_->mutex);
       if (state_->closing) return;
-      // Counted first: the thread, which looks at the count after each item, then misses no
-      // watcher.
+      // The watcher is counted first, so that the thread, which looks at the count after each item,
+      // misses no watcher.
       ++state_->watching;
       if (state_->waiting > most) {
         state_->watchers.push_back({most, std::move(done)});
@@ -69,8 +69,8 @@ class Worker {
     done();
   }
 
-  // Lets the running item end and drops the others. On the worker's own thread, where an item lets
-  // go of the worker's last owner, it returns at once, and the thread ends after that item.
+  // Lets the running item end and drops the others. On the worker's own thread, where an item
+  // releases the worker's last owner, close() returns at once, and the thread ends after that item.
   void close() {
     state_->stop();
     state_->filled.notify_one();
@@ -79,7 +79,7 @@ class Worker {
     } else if (thread_.joinable()) {
       thread_.join();
     }
-    // Dropped outside the lock: items own memory whose release takes other locks.
+    // Items are dropped outside the lock, because they own memory whose release takes other locks.
     std::deque<Item> dropped;
     std::deque<Watcher> watchers;
     {
@@ -90,8 +90,8 @@ class Worker {
     state_->drop(dropped);
   }
 
-  // Takes no more items, and waits for the running one to end, at most for `patience`. For the end
-  // of a process, whose threads go on while static objects are destroyed. Returns whether the
+  // Takes no more items, and waits at most `patience` for the running item to end. This serves the
+  // end of a process, whose threads go on while static objects are destroyed. Returns whether the
   // thread rests.
   bool rest(std::chrono::milliseconds patience) {
     std::unique_lock lock(state_->mutex);
@@ -106,7 +106,7 @@ class Worker {
     std::function<void()> done;
   };
 
-  // The thread's as well, which may outlive the worker.
+  // The thread shares this state, and may outlive the worker.
   struct State {
     State(Calls calls, std::chrono::microseconds spin) : calls(std::move(calls)), spin(spin) {}
 
@@ -120,7 +120,8 @@ class Worker {
       while (take_items()) {
         for (; !taken.empty() && !closing; taken.pop_front()) {
           calls.work(taken.front());
-          taken.front() = Item();  // whatever the item owns goes before the item counts as done
+          // The item's resources are released before the item counts as done.
+          taken.front() = Item();
           --waiting;
           if (watching > 0) tell_watchers();
         }
@@ -132,7 +133,7 @@ class Worker {
       rested.notify_all();
     }
 
-    // Moves everything that was pushed to `taken`. False when the queue is closed.
+    // Moves everything that was pushed to `taken`. Returns false when the queue is closed.
     bool take_items() {
       const auto until = std::chrono::steady_clock::now() + spin;
       while (spin.count() > 0 && waiting == 0 && !closing &&
@@ -181,11 +182,11 @@ class Worker {
     std::atomic<size_t> waiting{0}, watching{0};
     std::atomic<bool> closing{false};
     bool asleep = false, resting = false;
-    std::deque<Item> taken;  // of the thread alone
+    std::deque<Item> taken;  // used by the thread alone
   };
 
   const std::shared_ptr<State> state_;
-  std::thread thread_;  // last: starts when everything else is there
+  std::thread thread_;  // last, so that it starts when all other members exist
 };
 
 }  // namespace llamaforge

@@ -11,19 +11,22 @@
 
 namespace llamaforge::cuda {
 
-constexpr int kStatisticsRows = 128;  // a query tile of the backward pass never crosses a block of these
+// A query tile of the backward pass never crosses a block of this many rows.
+constexpr int kStatisticsRows = 128;
 
 struct AttentionCall {
   int batch, time, heads, kv_heads, head_size;
   float scale;
   int processors;  // multiprocessors of the device
   cudaStream_t stream;
-  // (batch, time): the first key that each query sees; null: all from 0. Never falling along time; other values give
-  // wrong sums but no access outside of the tensors. Over a cache it counts the cache's rows.
+  // (batch, time): the first key that each query sees; null: every query sees the keys from 0.
+  // First keys never fall along time; other values give wrong sums, but no access outside of the
+  // tensors. Over a cache, first keys count the cache's rows.
   const int32_t* first_key = nullptr;
 
   __host__ __device__ int group() const { return heads / kv_heads; }
-  __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }  // width of a token's row of qkv
+  // Width of a token's row of qkv.
+  __host__ __device__ int width() const { return (heads + 2 * kv_heads) * head_size; }
   // The statistics of the backward pass have padded rows, so that 16-byte copies of them are
   // aligned.
   __host__ __device__ int padded_time() const {
@@ -69,7 +72,8 @@ void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bf
 void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                                AttentionStatistics statistics, bfloat16* dqkv);
 
-// sm_80 and up: mma.sync. Head sizes that are multiples of 8, up to 128; all pointers 16-byte aligned.
+// sm_80 and up: mma.sync. Head sizes that are multiples of 8, up to 128; all pointers 16-byte
+// aligned.
 bool mma_takes(const AttentionCall& call);
 void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics);
 void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,

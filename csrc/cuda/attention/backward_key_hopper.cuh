@@ -48,8 +48,10 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   using G = KeyGradient<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<typename G::Shared*>(memory);
-  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the shuffle makes it uniform for the compiler
-  // Blocks start in this order: sections of kv heads whose queries fit the L2 cache, in each the longest walks first.
+  // The shuffle makes it uniform for the compiler.
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  // Blocks start in this order: sections of kv heads whose queries fit the L2 cache, in each the
+  // longest walks first.
   const int key_tiles = (call.time + G::kKeys - 1) / G::kKeys, lines = call.batch * call.kv_heads;
   const int first_line = blockIdx.x / (section * key_tiles) * section, in_section = min(section, lines - first_line);
   const int place = blockIdx.x - first_line * key_tiles;
@@ -182,7 +184,7 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
       wgmma_fence();
       accumulate(dk, p, shared.query[stage_before], walk > 1);
       wgmma_commit();
-      float2 row_sum[G::kQueries / 8];  // read early, so that the loads wait under the products
+      float2 row_sum[G::kQueries / 8];  // read early, so that the loads wait while the products run
       if constexpr (G::kAhead) {
         start_gradient(stage);
         read_rows(row_sum, shared.row_sum[stage]);
@@ -273,7 +275,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     wgmma_fence();
     accumulate(dk, p, shared.query[stage_before], walks > 1);
     wgmma_commit();
-    if (consumer == 0) named_sync(1, 256);  // takes the last turn passed, which nobody else takes
+    // Takes the last turn that was passed, because nobody else takes it.
+    if (consumer == 0) named_sync(1, 256);
     wgmma_wait<0>();
     pin(dk);
     pin(dv);

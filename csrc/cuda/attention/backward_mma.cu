@@ -1,5 +1,6 @@
-// Causal attention backward with mma.sync, for every chip from sm_80, in two passes as on Hopper: one over the queries
-// of a block for dq, one over its keys for dk and dv. Nothing is added through global memory: deterministic.
+// Causal attention backward with mma.sync, for every chip from sm_80. There are two passes, as on
+// Hopper: one over the queries of a block for dq, one over its keys for dk and dv. Nothing is added
+// through global memory, so results are deterministic.
 #include "cuda/attention/first_key.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/runtime/cuda_error.h"
@@ -11,7 +12,7 @@ using namespace mma;
 
 constexpr int kThreads = 128, kRows = 64;  // per block; 16 rows per warp
 
-// ---- dq = scale · Σ dS k ------------------------------------------------------------------------------------------
+// ---- dq = scale · Σ dS k ------------------------------------------------------------------------
 
 template <int kHead>
 struct QueryShared {
@@ -92,11 +93,12 @@ __global__ void __launch_bounds__(kThreads)
   write_rows<kHead>(dq, factor, dqkv + query_at, stride, first + warp_row, call.time, size);
 }
 
-// ---- dv = Σ pᵀ dO,  dk = scale · Σ dSᵀ q --------------------------------------------------------------------------
+// ---- dv = Σ pᵀ dO,  dk = scale · Σ dSᵀ q --------------------------------------------------------
 
 template <int kHead>
 struct KeyShared {
-  static constexpr int kQueries = kHead > 64 ? 32 : 64;  // so that four accumulators fit the registers
+  // Few queries for large heads, so that four accumulators fit the registers.
+  static constexpr int kQueries = kHead > 64 ? 32 : 64;
   Tile<kRows, kHead> key, value;
   Tile<kQueries, kHead> query, d_output;
 };

@@ -1,4 +1,5 @@
-// Gradient of the queries for Hopper:  p = exp2(s - lse),  dS = p ∘ (dO vᵀ - D),  dq = scale · dS k.
+// Gradient of the queries for Hopper:
+//   p = exp2(s - lse),  dS = p ∘ (dO vᵀ - D),  dq = scale · dS k
 //
 // This gradient has a pass of its own, although the pass over keys could add into dq. Two products
 // of five are done twice, but nothing is added through global memory (2.3 GB of f32 for 16 × 2048
@@ -31,7 +32,7 @@ struct QueryGradient {
     bfloat16 d_output[kQueryStages][kConsumers][kSlabs][64 * 64];
     bfloat16 key[kKeyStages][kSlabs][kKeys * 64];
     bfloat16 value[kKeyStages][kSlabs][kKeys * 64];
-    int work[kQueryStages], first_tile[kQueryStages];  // the second with first keys only
+    int work[kQueryStages], first_tile[kQueryStages];  // first_tile is set with first keys only
     hopper::Barrier query_full[kQueryStages], query_empty[kQueryStages];
     hopper::Barrier key_full[kKeyStages], key_empty[kKeyStages], value_full[kKeyStages], value_empty[kKeyStages];
   };
@@ -48,7 +49,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
   using G = QueryGradient<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<typename G::Shared*>(memory);
-  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the shuffle makes it uniform for the compiler
+  // The shuffle makes it uniform for the compiler.
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
   auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + G::kKeys - 1) / G::kKeys; };
 
   if (threadIdx.x == 0) {

@@ -3,7 +3,8 @@
 // group, and walks a part of the visible rows. The parts are merged in order; splitting the rows
 // lets a single token of a single sequence fill the GPU too.
 //   qkv (B,T,(H+2KV)·hd), cache (B,2,KV,capacity,hd)
-// A token's walk begins at its first key, wherever that lies in a chunk: no key needs a mask.
+// A token's walk begins at its first key, wherever in a chunk that key lies, so no key needs a
+// mask.
 #include <algorithm>
 
 #include "cuda/attention/attention_kernels.h"
@@ -14,7 +15,8 @@ namespace {
 
 constexpr int kCachedThreads = 128;
 constexpr int kChunk = 32;  // keys at a time, one per lane
-constexpr int kPad = 16;    // bytes between rows in shared memory: lanes that each read a row then hit different banks
+// Bytes between rows in shared memory, so that lanes that each read a row hit different banks.
+constexpr int kPad = 16;
 
 template <class T>
 __global__ void append_kernel(const T* __restrict__ qkv, T* __restrict__ cache, const AttentionCall call, int position,
@@ -22,7 +24,8 @@ __global__ void append_kernel(const T* __restrict__ qkv, T* __restrict__ cache, 
   const int64_t row = int64_t{call.kv_heads} * call.head_size, count = int64_t{call.batch} * call.time * 2 * row;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t token = i / (2 * row), batch = token / call.time, time = token % call.time;
-    const int64_t head = i % (2 * row) / call.head_size, column = i % call.head_size;  // keys first, then values
+    // Heads count keys first, then values.
+    const int64_t head = i % (2 * row) / call.head_size, column = i % call.head_size;
     cache[((batch * 2 * call.kv_heads + head) * capacity + position + time) * call.head_size + column] =
         qkv[token * call.width() + int64_t{call.heads} * call.head_size + i % (2 * row)];
   }
@@ -79,7 +82,8 @@ __global__ void __launch_bounds__(kCachedThreads)
     maximum[g] = -INFINITY;
     sum[g] = 0;
   }
-  __syncthreads();  // a part without visible rows goes straight to its results, which other threads write
+  // A part without visible rows goes straight to its results, which other threads write.
+  __syncthreads();
 
   const int first = part * chunks_per_part * kChunk, end = min(visible, first + chunks_per_part * kChunk);
   const int from = call.first_key ? max(first, min(call.first_key[token], visible - 1)) : first;

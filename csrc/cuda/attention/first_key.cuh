@@ -1,20 +1,22 @@
-// Queries that do not see all keys before them: query t of a sequence sees keys first_key[t] .. t, which keeps the
-// documents of a window apart, or makes a sliding window. Tiles of keys that no query of a tile sees are left out; tiles
-// of which some queries see a part are masked. Kernels without first keys are instances of their own.
+// First keys, for queries that do not see all keys before them: query t of a sequence sees keys
+// first_key[t] .. t, which keeps the documents of a window apart, or makes a sliding window. Tiles
+// of keys that no query of a tile sees are left out. Tiles that some queries see in part are
+// masked. Kernels without first keys are separate instances.
 #pragma once
 
 #include "cuda/attention/attention_kernels.h"
 
 namespace llamaforge::cuda {
 
-// The first key that a query sees, never behind the query itself; queries beyond the end count as the last.
+// Returns the first key that a query sees, never behind the query itself. Queries beyond the end
+// count as the last query.
 __device__ __forceinline__ int first_key(const AttentionCall& call, int batch, int query) {
   const int row = min(query, call.time - 1);
   return min(max(call.first_key[static_cast<size_t>(batch) * call.time + row], 0), row);
 }
 
-// Of the queries from `first_query` on, the first that does not see `key` any more, or the end. Called by all threads
-// of a block; key >= first_query.
+// Returns the first query from `first_query` on that does not see `key` any more, or the end. All
+// threads of a block call it; key >= first_query.
 __device__ __forceinline__ int end_of_queries(const AttentionCall& call, int batch, int first_query, int key) {
   int end = first_query;
   while (true) {

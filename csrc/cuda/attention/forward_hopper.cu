@@ -1,5 +1,6 @@
-// Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the warp-specialised
-// form of FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):  o = softmax(scale · q kᵀ) v.
+// Causal attention forward for Hopper: FlashAttention-2's tiles (Dao 2023, arXiv 2307.08691) in the
+// warp-specialised form of FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608):
+//   o = softmax(scale · q kᵀ) v
 //
 // One persistent block per multiprocessor. A producer warp copies Q, K and V tiles by TMA into
 // rings of shared memory; consumer warpgroups of 64 queries each multiply by wgmma. Inside a
@@ -38,7 +39,7 @@ struct alignas(1024) Shared {
   bfloat16 query[T::kQueryStages][T::kConsumers][T::kSlabs][64 * 64];
   bfloat16 key[T::kKeyStages][T::kSlabs][T::kKeys * 64];
   bfloat16 value[T::kKeyStages][T::kSlabs][T::kKeys * 64];
-  int work[T::kQueryStages], first_tile[T::kQueryStages];  // the second with first keys only
+  int work[T::kQueryStages], first_tile[T::kQueryStages];  // first_tile is set with first keys only
   Barrier query_full[T::kQueryStages], query_empty[T::kQueryStages];
   Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
 };
@@ -50,8 +51,9 @@ struct Softmax {
   bool rescale;              // whether the output must be multiplied by `factor`; uniform in a warp
 };
 
-// Scores become probabilities relative to a reference close to the running maximum. The reference moves only when the
-// maximum outgrows it by 2^8: any reference gives the same quotient, and moving it means a pass over the output.
+// Turns scores into probabilities relative to a reference close to the running maximum. The
+// reference moves only when the maximum outgrows it by 2^8: any reference gives the same quotient,
+// and moving it means a pass over the output.
 template <bool kFirst>
 __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, float to_base_2) {
   float highest[2] = {s[0], s[2]};
@@ -115,7 +117,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
   using T = Tiles<kHead>;
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
-  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);  // the shuffle makes it uniform for the compiler
+  // The shuffle makes it uniform for the compiler.
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
   auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + T::kKeys - 1) / T::kKeys; };
 
   if (threadIdx.x == 0) {
@@ -227,9 +230,10 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       const int first_query = work.query_tile * T::kQueries + consumer * 64;
       const int tiles = key_tiles((work.query_tile + 1) * T::kQueries);
       const int first_tile = kFirstKey ? shared.first_tile[queries.stage] : 0;
-      // The end of those that these queries see.
+      // The end of the key tiles that these queries see.
       const int own_tiles = first_query < call.time ? key_tiles(first_query + 64) : first_tile;
-      // Keys before a query's first. Every query has seen a key by then: the walk began at its own.
+      // Masks the keys before a query's first key. Every query has seen a key by then, because the
+      // walk began at the query's own key.
       auto mask_unseen = [&](float(&s)[64], int tile) {
         int from[2];
 #pragma unroll
@@ -347,7 +351,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         }
       }
     }
-    if (kTurns && consumer == 0) named_sync(1, kPair);  // takes the last turn passed, which nobody else takes
+    // Takes the last turn that was passed, because nobody else takes it.
+    if (kTurns && consumer == 0) named_sync(1, kPair);
   }
 #endif
 }

@@ -1,7 +1,8 @@
-// Causal attention forward with mma.sync, for every chip from sm_80 (FlashAttention-2, Dao 2023, arXiv 2307.08691):
-// a block of four warps owns 64 queries, 16 a warp, and walks the key tiles up to its diagonal; the next tile is copied
-// while this one is computed. Head sizes are padded with zero columns to the next of 32, 64, 96, 128.
-// Deterministic: a query is computed by one warp in one order.
+// Causal attention forward with mma.sync, for every chip from sm_80 (FlashAttention-2, Dao 2023,
+// arXiv 2307.08691). A block of four warps owns 64 queries, 16 for each warp, and walks the key
+// tiles up to its diagonal; the next tile is copied while the current one is computed. Head sizes
+// are padded with zero columns to the next of 32, 64, 96, 128. A query is computed by one warp in
+// one order, so results are deterministic.
 #include "cuda/attention/first_key.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/runtime/cuda_error.h"
@@ -85,7 +86,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
-      // A row that has seen no key yet, as its first one comes later, or only scores of -inf, has no maximum.
+      // A row has no maximum if it has seen no key yet (its first key comes later), or only scores
+      // of -inf.
       const float reference = highest == -INFINITY ? 0.0f : highest;
       const float factor = exp2_approximate((maximum[h] - reference) * to_base_2);
       maximum[h] = highest;

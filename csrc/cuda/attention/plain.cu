@@ -1,6 +1,8 @@
-// Causal attention in f32 arithmetic for any head size, bf16 or f32 tensors: the f32 mode, and head sizes that the
-// tensor core kernels do not take. Tiles of kTile queries and keys in shared memory; the same two backward passes as
-// elsewhere. Maxima are subtracted before scores are scaled: see kLargeScore. Deterministic: a query's (a key's) sums belong to one block and run in one order.
+// Causal attention in f32 arithmetic for any head size and bf16 or f32 tensors: the f32 mode, and
+// head sizes that the tensor core kernels do not take. Tiles of kTile queries and keys are in
+// shared memory, and the backward pass is split in two as elsewhere. Maxima are subtracted before
+// scores are scaled: see kLargeScore. The sums of a query (or of a key) belong to one block and run
+// in one order, so results are deterministic.
 #include "cuda/attention/first_key.cuh"
 #include "cuda/runtime/cuda_error.h"
 #include "cuda/runtime/launch.h"
@@ -21,7 +23,8 @@ struct Layout {
   size_t bytes(int tiles) const { return (static_cast<size_t>(tiles) * tile() + 2 * scores()) * sizeof(float); }
 };
 
-// Rows first.. of a tensor whose rows are `stride` apart; zeros beyond `rows`.
+// Loads the rows from `first` on of a tensor whose rows are `stride` apart; rows beyond `rows`
+// become zeros.
 template <int kTile, class T>
 __device__ void fetch(const Layout<kTile>& layout, float* to, const T* from, size_t stride, int first, int rows,
                       int size) {
@@ -83,7 +86,8 @@ __global__ void __launch_bounds__(kPlainThreads)
   constexpr int kLanes = kPlainThreads / kTile;  // neighbouring lanes that share a row: 8 or 16
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int first_start = kFirstKey ? first_key(call, batch, first) / kTile * kTile : 0;
-  const int from = kFirstKey ? first_key(call, batch, first + row) : 0;  // the first key of this thread's row
+  // The first key of this thread's row.
+  const int from = kFirstKey ? first_key(call, batch, first + row) : 0;
   fetch(layout, query, qkv + line + head * size, stride, first, call.time, size);
   clear(layout, out);
   if (threadIdx.x < kTile) {
@@ -105,7 +109,8 @@ __global__ void __launch_bounds__(kPlainThreads)
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
       highest = Maximum{}(highest, __shfl_xor_sync(~0u, highest, distance));
     }
-    // No key seen yet, as the row's first one comes later, or only scores of -inf.
+    // The row has no maximum if it has seen no key yet (its first key comes later), or only scores
+    // of -inf.
     const float reference = highest == -INFINITY ? 0.0f : highest;
     for (int j = lane; j < kTile; j += kLanes) {
       float& s = scores[row * (kTile + 1) + j];
@@ -134,7 +139,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   }
 }
 
-// s = q kᵀ and d_p = dO vᵀ of a tile become p and dS.
+// Turns s = q kᵀ and d_p = dO vᵀ of a tile into p and dS.
 template <int kTile, bool kFirstKey>
 __device__ void softmax_gradient(float* s, float* d_p, int first_query, int key_tile, size_t line,
                                  const AttentionStatistics& statistics, const AttentionCall& call) {
@@ -227,13 +232,15 @@ __global__ void __launch_bounds__(kPlainThreads)
   write(layout, dv, dqkv + value_at, stride, first, call.time, size, 1.0f);
 }
 
-// Calls body.operator()<tile, first key>() with the larger tile whose `tiles` of it fit a block's shared memory.
+// Calls body.operator()<tile, first key>() with the larger tile size for which `tiles` tiles fit a
+// block's shared memory.
 template <class Body>
 void with_tile(const AttentionCall& call, int tiles, const Body& body) {
   int device, most;
   LF_CUDA_CHECK(cudaGetDevice(&device));
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  const size_t available = static_cast<size_t>(most) - 1024;  // 1024 bytes are the kernels' own
+  // The kernels use 1024 bytes themselves.
+  const size_t available = static_cast<size_t>(most) - 1024;
   const bool large = Layout<32>(call.head_size).bytes(tiles) <= available;
   LF_CHECK(large || Layout<16>(call.head_size).bytes(tiles) <= available, "head size {} is too large for this GPU",
            call.head_size);

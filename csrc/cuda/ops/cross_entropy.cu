@@ -1,6 +1,8 @@
-// Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index are left out.
+// Mean cross-entropy of given logits (N,V) and target ids i32 (N); targets equal to ignore_index
+// are left out.
 //   forward   loss = mean((max - logits[target]) + log_sum),  log_sum = log(sum(exp(logits - max)))
-//   backward  d_logits = d_loss / count · (exp((logits - max) - log_sum) - onehot(target)), 0 in ignored rows
+//   backward  d_logits = d_loss / count · (exp((logits - max) - log_sum) - onehot(target))
+//             and 0 in ignored rows
 // The backward pass gets max and log_sum separately: far from 0 their sum would round log_sum away.
 // A block takes one row. Forward reads the logits once and keeps a running maximum and sum;
 // backward reads and writes them once.

@@ -1,6 +1,7 @@
-// y = x with its axes in another order: axis i of y is axis permutation[i] of x. Moves bits, so any dtype.
-// Reads and writes each tensor once. If the last axis stays, rows move in 16-byte accesses. If it changes, squares go through
-// shared memory, so that both sides are touched in whole lines, in 16-byte accesses where the matrices allow them.
+// y = x with its axes in another order: axis i of y is axis permutation[i] of x. The kernels move
+// bits, so they take any dtype. They read and write each tensor once. If the last axis stays, rows
+// move in 16-byte accesses. If it changes, squares go through shared memory, so that both sides are
+// touched in whole lines, in 16-byte accesses where the matrices allow them.
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
 #include "ops/checks/indexing.h"
@@ -48,8 +49,8 @@ __global__ void __launch_bounds__(256)
         const uint32_t b[4] = {second.x, second.y, second.z, second.w};
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
-          tile[pack * kPack + 2 * w][line] = __byte_perm(a[w], b[w], 0x5410);      // the lower halves
-          tile[pack * kPack + 2 * w + 1][line] = __byte_perm(a[w], b[w], 0x7632);  // the upper halves
+          tile[pack * kPack + 2 * w][line] = __byte_perm(a[w], b[w], 0x5410);      // lower halves
+          tile[pack * kPack + 2 * w + 1][line] = __byte_perm(a[w], b[w], 0x7632);  // upper halves
         }
       } else {
 #pragma unroll
@@ -69,11 +70,12 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// Any other matrices.
+// Transposes all other matrices.
 template <class Bits>
 __global__ void transpose_kernel(const Bits* x, Bits* y, const __grid_constant__ PermutedAxes outer,
                                  PermutedAxis row, PermutedAxis column, int64_t matrices) {
-  __shared__ Bits tile[kTile][kTile + 4 / sizeof(Bits)];  // 33 words a row: a column has no bank twice
+  // 33 words a row, so that a column has no bank twice
+  __shared__ Bits tile[kTile][kTile + 4 / sizeof(Bits)];
   const int64_t down = (row.size + kTile - 1) / kTile, across = (column.size + kTile - 1) / kTile;
   for (int64_t task = blockIdx.x; task < matrices * down * across; task += gridDim.x) {
     int64_t from, to;
@@ -98,7 +100,8 @@ template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, P
   constexpr int kCount = 16 / sizeof(Bits);
   const int64_t length = take_row(outer);
   const int64_t n = count_of(outer) * length;
-  // Every row starts on a pack if its length is whole packs: strides are multiples of it.
+  // Every row starts on a pack if the row length is whole packs, because strides are multiples of
+  // the length.
   auto launch = [&]<int kPer, class Index>() {
     move_rows_kernel<kPer, Index><<<blocks_for(cuda, n / kPer), kThreads, 0, cuda.compute()>>>(
         x, y, outer, static_cast<Index>(n / kPer), static_cast<Index>(length / kPer));

@@ -2,7 +2,8 @@
 // Reads x once.
 //
 // The last axis of the plan (csrc/ops/plans/reduce.h) decides:
-//   reduced: numbers that lie together become one number each, by a warp (short) or a block (long) in 16-byte accesses;
+//   reduced: numbers that lie together become one number each, by a warp (short) or a block (long)
+//            in 16-byte accesses;
 //   kept:    rows are added to each other, 32 packs of columns by 8 rows of threads.
 // Long reductions are cut into pieces whose results are combined in their order. Cuts and orders
 // depend on the shape alone, so the bits of a result are the same on every GPU. Numbers of a pack
@@ -272,7 +273,8 @@ template <class Op, class T, class Y> struct Launcher {
 
   template <int kCount> void leading() {
     const int64_t tiles = outputs * ((plan.length + 32 * kCount - 1) / (32 * kCount));
-    const int64_t share = (rows * tiles + kBlocks - 1) / kBlocks;  // a block's share, if there are kBlocks
+    // A block's share, if there are kBlocks.
+    const int64_t share = (rows * tiles + kBlocks - 1) / kBlocks;
     const int64_t rows_per_piece =
         std::clamp((share + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce, 2 * kRowsAtOnce, kRowsPerPiece);
     const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece;

@@ -1,8 +1,8 @@
-// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in Llama's Hugging Face
-// form: element i of a head turns with element i + hd/2 by the angle position · theta^(-2i/hd). x
-// (B,T,G·hd). A thread turns the pairs of two 16-byte vectors of one head. Its cosines and sines
-// come from the cache, because the token's other heads use them too. Floor: the rotated heads are
-// read and written once, 9,216 bytes a token for 36 heads of 64.
+// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split (NeoX) pairs as in
+// Llama's Hugging Face form: element i of a head turns with element i + hd/2 by the angle
+// position · theta^(-2i/hd). x (B,T,G·hd). A thread turns the pairs of two 16-byte vectors of one
+// head. Its cosines and sines come from the cache, because the token's other heads use them too.
+// Floor: the rotated heads are read and written once, 9,216 bytes a token for 36 heads of 64.
 
 #include <cmath>
 
@@ -14,7 +14,8 @@ namespace llamaforge::cuda {
 
 namespace {
 
-constexpr int kBlock = 128;  // small blocks, so that a warp that waits for the table delays few others
+// Small blocks, so that a warp that waits for the table delays few others.
+constexpr int kBlock = 128;
 
 // Angles are computed in double: at position 100,000 a float angle is off by 0.004.
 __global__ void table_kernel(float* table, int64_t count, int64_t half, double theta) {
@@ -67,9 +68,10 @@ __device__ __forceinline__ void load_angles(const float* table, float (&cosine)[
   for (int k = 0; k < kCount; ++k) cosine[k] = pairs[2 * k], sine[k] = pairs[2 * k + 1];
 }
 
-// `count` tasks, from those of token `first_token` on. Of each token: the vectors of half a head of its rotated heads, then,
-// where y is not x, those of the heads that do not turn. y may be x: a thread reads what it writes. A position outside the
-// table's `rows` is reported, and what it would turn is NaN.
+// Runs `count` tasks, from those of token `first_token` on. The tasks of a token are the vectors of
+// half a head of its rotated heads and then, if y is not x, the vectors of the heads that do not
+// turn. y may be x, because a thread reads what it writes. A position outside the table's `rows` is
+// reported, and the numbers that it would turn become NaN.
 template <class T, int kCount>
 __global__ void __launch_bounds__(kBlock)
     rotate_kernel(const T* x, const float* __restrict__ table, const int32_t* __restrict__ positions, T* y, Shape3 shape,
@@ -136,7 +138,7 @@ void rope(Stream& stream, In x, In table, std::optional<In> positions, Out y, in
     const int unturned = x.raw() == y.raw() ? 0 : shape.width - shape.rotated * 2 * shape.half;
     const int tasks = (shape.rotated * shape.half + unturned) / (vectors ? kVector<T> : 1);
     if (tasks == 0) return;
-    const int most = INT32_MAX / tasks;  // tokens per launch
+    const int most = INT32_MAX / tasks;  // most tokens per launch
     for (int64_t token = 0; token < shape.tokens; token += most) {
       const uint32_t count = static_cast<uint32_t>(std::min<int64_t>(most, shape.tokens - token) * tasks);
       kernel<<<(count + kBlock - 1) / kBlock, kBlock, 0, cuda.compute()>>>(

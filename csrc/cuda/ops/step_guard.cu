@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(64)
   __shared__ double z[2];
   const guard::State state = guard::state_at(state_data, window);
   const bool has_filled = guard::has_filled(state), has_next = guard::has_next(state);
-  if (!has_filled || !has_next) {  // every thread sees the same
+  if (!has_filled || !has_next) {  // uniform: every thread reads the same state
     if (threadIdx.x == 0) {
       if (!has_filled) {
         report(filled_site, static_cast<double>(window), state.counts[guard::kFilled]);

@@ -50,7 +50,8 @@ Worker<CompletionQueue::Item>::Calls CompletionQueue::calls_of(int device,
   calls.begin = [device] { cudaSetDevice(device); };
   calls.work = [spare = std::move(spare)](Item& item) {
     item.action(cudaEventSynchronize(item.event));
-    item.action = nullptr;  // what it holds goes before the next wait, the queue itself maybe
+    // Everything that the action holds, maybe the queue itself, is released before the next wait.
+    item.action = nullptr;
     spare->give(item.event);
   };
   calls.drop = [](Item& item) {
@@ -72,7 +73,7 @@ void CompletionQueue::when_reached(cudaStream_t stream, std::function<void(cudaE
 void CompletionQueue::drain() {
   auto drained = std::make_shared<std::promise<void>>();
   const std::future<void> result = drained->get_future();
-  // A queue that closes drops the promise, which ends the wait as well.
+  // A queue that closes drops the promise, which also ends the wait.
   worker_.when_at_most(0, [drained = std::move(drained)] { drained->set_value(); });
   result.wait();
 }

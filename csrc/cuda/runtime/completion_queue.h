@@ -13,8 +13,8 @@ namespace llamaforge::cuda {
 
 class CompletionQueue {
  public:
-  // What has not been reached at the queue's end runs with cudaErrorNotReady. An action may let go
-  // of the queue's last owner: the thread ends after that action then.
+  // At the queue's end, actions whose events have not been reached run with cudaErrorNotReady. An
+  // action may release the queue's last owner; the thread then ends after that action.
   explicit CompletionQueue(int device);
 
   // Runs `action` on the queue's thread once everything enqueued on `stream` so far has run, or
@@ -32,8 +32,10 @@ class CompletionQueue {
 
   static Worker<Item>::Calls calls_of(int device, std::shared_ptr<SpareEvents> spare);
 
-  const std::shared_ptr<SpareEvents> spare_;  // the thread's as well, which may outlive this object
-  Worker<Item> worker_;                       // last: starts when everything else is there
+  // Shared with the thread, which may outlive this object.
+  const std::shared_ptr<SpareEvents> spare_;
+  // Last, so that it starts when all other members exist.
+  Worker<Item> worker_;
 };
 
 }  // namespace llamaforge::cuda

@@ -1,8 +1,8 @@
-// What the arguments of an operation must be, said once for the kernels of all devices: this folder. A check that only
-// one device needs is at that device's kernel.
+// Checks of the arguments of operations. The checks in this folder are written once for the kernels
+// of all devices; a check that only one device needs is in that device's kernel.
 //
-// Functions are static: the CPU's kernels are compiled for several instruction sets, and the linker must not take one's
-// copy for another's.
+// Functions are static, because the CPU's kernels are compiled for several instruction sets, and
+// the linker must not take one set's copy for another's.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@
 
 namespace llamaforge {
 
-constexpr size_t kMostAxes = 8;  // of a tensor that kernels walk axis by axis
+constexpr size_t kMostAxes = 8;  // most axes of a tensor that kernels walk axis by axis
 
 static inline void check_axes(const Shape& shape) {
   LF_CHECK(shape.size() <= kMostAxes, "at most {} axes, got {}", kMostAxes, to_string(shape));
@@ -34,7 +34,7 @@ static inline void check_shape(const char* argument, const Tensor& tensor, const
            to_string(tensor.shape));
 }
 
-// The shape and dtype of another.
+// Checks that a tensor has the shape and dtype of another.
 static inline void check_like(const char* argument, const Tensor& tensor, const Tensor& other) {
   check_shape(argument, tensor, other.shape);
   check_dtype(argument, tensor, other.dtype);

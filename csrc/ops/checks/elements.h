@@ -1,4 +1,5 @@
-// binary, unary, unary_backward. Which kinds there are, and which of them take integers, each device's table says.
+// binary, unary, unary_backward. Each device's table says which kinds there are, and which of them
+// take integers.
 #pragma once
 
 #include <string>
@@ -7,7 +8,7 @@
 
 namespace llamaforge {
 
-// Shapes broadcast: each device's plan checks them.
+// Each device's plan checks that the shapes broadcast.
 static inline void check_binary(const std::string& kind, bool compares, const Tensor& a, const Tensor& b,
                                 const Tensor& y) {
   const bool mixed = a.dtype != b.dtype;

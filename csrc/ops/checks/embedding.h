@@ -8,7 +8,7 @@ struct EmbeddingSize {
   int64_t tokens, vocab, hidden;
 };
 
-// table: the weight or its gradient; rows: y or its gradient. The ids themselves are the kernel's to check.
+// table: the weight or its gradient; rows: y or its gradient. The kernel checks the ids themselves.
 static inline EmbeddingSize check_embedding(const Tensor& ids, const char* table_name, const Tensor& table,
                                             const char* rows_name, const Tensor& rows) {
   check_dtype("ids", ids, DType::i32);

@@ -6,8 +6,8 @@
 
 namespace llamaforge {
 
-// The first key that each token sees, i32 (B,T), for attention. The values, which only a kernel sees, are the device's
-// to check; null if there are none.
+// Returns the first key that each token sees, i32 (B,T), for attention; null if there are none.
+// Each device checks the values, because only a kernel sees them.
 static inline const int32_t* check_first_key(const std::optional<In>& first_key, int64_t batch, int64_t time) {
   if (!first_key) return nullptr;
   check_dtype("first_key", *first_key, DType::i32);

@@ -6,8 +6,9 @@
 
 namespace llamaforge {
 
-// The product that a gemm comes down to. Leading axes are folded into rows where a single product does the same: rows
-// of a against one b, and sums over all rows (aᵀ·b with c of rank 2: a weight gradient).
+// The matrix product that computes a gemm. Leading axes are folded into rows where a single product
+// gives the same result: rows of a against one b, and sums over all rows (aᵀ·b with c of rank 2, a
+// weight gradient).
 struct GemmSize {
   int64_t batch, m, n, k;
   bool a_shared, b_shared;  // one matrix for the whole batch

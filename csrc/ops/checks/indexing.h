@@ -7,7 +7,7 @@
 
 namespace llamaforge {
 
-// The values of `index` are the kernel's to check.
+// The kernel checks the values of `index`.
 static inline void check_index(const Tensor& whole, const Tensor& index, int64_t axis) {
   check_dtype("index", index, DType::i32);
   LF_CHECK(axis >= 0 && axis < whole.rank(), "axis {} of {}", axis, to_string(whole.shape));
@@ -57,7 +57,7 @@ static inline void check_permute(const Tensor& x, const Tensor& y, const IntList
   check_dtype("y", y, x.dtype);
 }
 
-// Shapes broadcast: each device's plan checks them.
+// Each device's plan checks that the shapes broadcast.
 static inline void check_where(const Tensor& condition, const Tensor& a, const Tensor& b, const Tensor& y) {
   check_dtype("condition", condition, DType::i32);
   check_dtype("a", a, y.dtype);

@@ -35,7 +35,7 @@ static inline void check_sum_of_squares(const Tensor& x, const Tensor& sum) {
   LF_CHECK(sum.numel() == 1, "expected sum of one element, got {}", to_string(sum.shape));
 }
 
-// The numbers in `state` are the kernel's to check.
+// The kernel checks the numbers in `state`.
 static inline void check_step_guard(const Tensor& loss, const Tensor& squares, const Tensor& state,
                                     const Tensor& decision) {
   for (const auto& [name, tensor] : {std::pair<const char*, const Tensor*>{"loss", &loss},

@@ -13,7 +13,8 @@ static inline void check_random(const Tensor& x, int64_t offset) {
   if (offset < 0) throw Error("ERR_ARGUMENT", format("expected offset of at least 0, got {}", offset));
 }
 
-// Numbers from `low` on: low + range · u, u in [0, 1), and no more than `most`, which rounding would reach.
+// Numbers are low + range · u with u in [0, 1), and no larger than `most`, because rounding would
+// reach `high`.
 struct UniformRange {
   float low, range, most;
 };
@@ -24,11 +25,12 @@ static inline UniformRange check_uniform(const Tensor& x, double low, double hig
   if (!(from < to) || !std::isfinite(to - from)) {
     throw Error("ERR_ARGUMENT", format("expected finite low < high, got {} and {}", low, high));
   }
-  float most = std::nextafter(to, -std::numeric_limits<float>::infinity());  // the largest of the dtype below `high`
+  // The largest number of the dtype below `high`.
+  float most = std::nextafter(to, -std::numeric_limits<float>::infinity());
   if (x.dtype == DType::bf16) {
     uint32_t bits;
     std::memcpy(&bits, &most, sizeof bits);
-    if (most < 0) bits += 0xffff;  // away from zero is down
+    if (most < 0) bits += 0xffff;  // away from zero is down for a negative number
     bits &= 0xffff0000u;
     std::memcpy(&most, &bits, sizeof most);
   }

@@ -7,8 +7,8 @@
 namespace llamaforge {
 
 struct Reduction {
-  std::vector<bool> is_reduced;  // each axis of x
-  double count = 1;              // elements of x to one of y
+  std::vector<bool> is_reduced;  // for each axis of x
+  double count = 1;              // elements of x for each element of y
 };
 
 static inline Reduction check_reduce(const Tensor& x, const Tensor& y, const IntList& axes) {

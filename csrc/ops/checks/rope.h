@@ -14,7 +14,7 @@ static inline void check_rope_table(const Tensor& table, double theta) {
   LF_CHECK(std::isfinite(theta) && theta > 0, "expected a positive theta, got {}", theta);
 }
 
-// The values of `positions`, which only a kernel sees, are the device's to check.
+// Each device checks the values of `positions`, because only a kernel sees them.
 static inline void check_rope(const Tensor& x, const Tensor& table, const std::optional<In>& positions, const Tensor& y,
                               int64_t heads, int64_t rotated_heads, int64_t position) {
   check_float("x", x);

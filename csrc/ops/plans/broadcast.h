@@ -1,9 +1,9 @@
-// Several tensors that broadcast to one shape, as the kernels of all devices walk them.
+// Several tensors that broadcast to one shape, in the form that the kernels of all devices walk.
 //
-// Axes of size 1 are dropped and axes that all operands traverse alike are joined, so that what is
-// left is short: tensors of one shape are one row, a row added to a matrix is two axes. Tensors are
-// contiguous, so along the last axis left every operand advances by 1 or stands still (0): kernels
-// need no other strides.
+// Axes of size 1 are dropped and axes that all operands traverse alike are joined, so that few axes
+// are left: tensors of one shape are one row, a row added to a matrix is two axes. Tensors are
+// contiguous, so along the last remaining axis every operand advances by 1 or stands still (0), and
+// kernels need no other strides.
 #pragma once
 
 #include <array>
@@ -14,7 +14,8 @@
 
 namespace llamaforge {
 
-// N operands. Size: of an axis. A GPU divides 32 bits much faster; longer axes are not joined then.
+// A plan for N operands. Size is the type of an axis's size. A GPU divides 32 bits much faster;
+// axes that would grow longer are then not joined.
 template <int N, class Size = int64_t>
 struct BroadcastPlan {
   int axes = 0;  // at least 1
@@ -24,7 +25,7 @@ struct BroadcastPlan {
   bool advances[N];               // does the operand move along the last axis?
 };
 
-// Throws ERR_SHAPE, naming the operand, if it does not broadcast to `shape`.
+// Throws ERR_SHAPE if an operand does not broadcast to `shape`; the error names the operand.
 template <int N, class Size = int64_t>
 static inline BroadcastPlan<N, Size> plan_broadcast(const Shape& shape,
                                                     const std::array<const Tensor*, N>& operands) {

@@ -1,7 +1,7 @@
-// Plans are made on the host and read by kernels: what a kernel of a GPU calls too is marked
-// LF_HOST_DEVICE.
+// Plans are made on the host and read by kernels. Functions that a GPU's kernels call too are
+// marked LF_HOST_DEVICE.
 //
-// Functions of this folder are static, as those of csrc/ops/checks are and for the same reason.
+// Functions of this folder are static, for the reason given in csrc/ops/checks/common.h.
 #pragma once
 
 #ifdef __CUDACC__
@@ -10,7 +10,8 @@
 #define LF_HOST_DEVICE
 #endif
 
-// Before a loop: a GPU has eight loads on their way together. Other compilers decide for themselves.
+// This pragma stands before a loop, so that a GPU has eight loads in flight together. Other
+// compilers decide for themselves.
 #ifdef __CUDA_ARCH__
 #define LF_UNROLL_8 _Pragma("unroll 8")
 #else

@@ -32,7 +32,7 @@ static inline int64_t count_of(const PermutedAxes& axes) {
   return product;
 }
 
-// Index: 32 bits where they do, because a GPU divides them much faster.
+// Index has 32 bits where they suffice, because a GPU divides 32 bits much faster.
 template <class Index>
 LF_HOST_DEVICE static inline void locate(const PermutedAxes& axes, Index index, int64_t& from,
                                          int64_t& to) {
@@ -46,7 +46,8 @@ LF_HOST_DEVICE static inline void locate(const PermutedAxes& axes, Index index, 
   }
 }
 
-// The axes in the order of y, those of size 1 dropped, those that stay neighbours joined.
+// Returns the axes in the order of y. Axes of size 1 are dropped, and axes that stay neighbours are
+// joined.
 static inline PermutedAxes plan_permutation(const Shape& x, const IntList& permutation) {
   check_axes(x);
   int64_t strides[kMostAxes];

@@ -1,11 +1,11 @@
-// The rules by which an optimizer step is applied or skipped, for the kernels of all devices. In
-// double, and in one order, so that devices decide alike.
+// The rules by which an optimizer step is applied or skipped, for the kernels of all devices. They
+// are computed in double and in one order, so that all devices decide alike.
 //
 // A step is skipped if the loss or the gradient norm is not finite, or if one of them lies more
-// than z standard deviations above the mean of the last `window` applied steps. What was skipped
+// than z standard deviations above the mean of the last `window` applied steps. A skipped step
 // never enters the window: one NaN would make every later z-score NaN (and a comparison with NaN is
-// false, which lets all spikes through), one spike would widen the deviation and hide the next.
-// Skipping is a selection in adamw: a product with 0 keeps NaN.
+// false, which lets all spikes through), and one spike would widen the deviation and hide the next.
+// Skipping is a selection in adamw, because a product with 0 keeps NaN.
 //
 // state f32 (8 + 2·window): [filled, next, adam step, skips in a row, skips in all, 0, 0, 0,
 // losses, gradient norms]. All of it is saved in a checkpoint. Counts are exact up to 2^24 steps;
@@ -35,7 +35,7 @@ struct State {
   int64_t window;
 };
 
-// The step that is to be decided on.
+// The step to be decided on.
 struct Step {
   double loss, norm;
   double loss_z, norm_z;  // 0 unless loss and norm are finite
@@ -51,7 +51,7 @@ LF_HOST_DEVICE static inline bool is_count(float value, int64_t most) {
 LF_HOST_DEVICE static inline bool has_filled(const State& state) {
   return is_count(state.counts[kFilled], state.window);
 }
-// The place of the next step in the window: at most this.
+// Returns the highest possible place of the next step in the window.
 LF_HOST_DEVICE static inline int64_t last_place(const State& state) {
   return state.window > 0 ? state.window - 1 : 0;
 }
@@ -65,8 +65,8 @@ LF_HOST_DEVICE static inline double norm_of(const float* squares, int64_t count)
   return std::sqrt(sum);
 }
 
-// Standard deviations of `value` above the mean of the history; 0 where there is too little of it
-// or no deviation.
+// Returns by how many standard deviations `value` lies above the mean of the history; 0 where the
+// history is too short or has no deviation.
 LF_HOST_DEVICE static inline double z_score(double value, const float* history, const State& state,
                                             int64_t minimum_history) {
   const auto count = static_cast<int64_t>(state.counts[kFilled]);
@@ -82,7 +82,7 @@ LF_HOST_DEVICE static inline double z_score(double value, const float* history, 
     variance += difference * difference;
   }
   const double deviation = std::sqrt(variance / static_cast<double>(count - 1));
-  // A constant series has the rounding of its f32 values for a deviation (6e-8 of the mean): the
+  // The deviation of a constant series is the rounding of its f32 values (6e-8 of the mean), so the
   // next flicker of a few units in the last place would be a "spike". Real losses deviate by more
   // than a millionth.
   if (!(deviation > 1e-6 * std::fabs(mean))) return 0;

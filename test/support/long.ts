@@ -1,6 +1,45 @@
+const fault = (...names: string[]) => names.map((name) => `test/fault/${name}.test.ts`);
+const dist = (...names: string[]) => names.map((name) => `test/dist/${name}.test.ts`);
+
 /**
- * Test files that `npm test` leaves to `npm run test:all`: storms, large files, several builds, programs compiled with
- * sanitizers, runs that are killed again and again. Everything else is in `npm test`, which takes ten minutes at most on two
- * cores with the installation and the build. `vitest run` on its own runs both.
+ * Test files that `npm test` leaves to `npm run test:all`: storms, runs that are killed again and
+ * again, several hosts, programs compiled with sanitizers, and slow disks. All other files are in
+ * `npm test`, which takes ten minutes at most on two cores, the installation and the build included.
+ * `npx vitest run` on its own runs both.
  */
-export const longTests = ["test/fault/a08-leaks.test.ts"];
+export const longTests = [
+  ...fault(
+    "a06-worker-threads",
+    "a08-leaks",
+    "a10-supervisor",
+    "c01-kill-during-save",
+    "c12-slow-save",
+    "d07-slow-storage",
+    "d6-encoders",
+    "d6-keeps-work",
+    "d6-prepare-resumes",
+    "n07-silent-corruption",
+    "r02-kill-before-save",
+  ),
+  ...dist(
+    "bench-gpus",
+    "comm-death",
+    "comm-hang",
+    "comm-store",
+    "communication-thread",
+    "early-end",
+    "exit-during-abort",
+    "faults",
+    "hosts",
+    "plan",
+    "resume",
+    "volume",
+  ),
+  "test/cli/bench-programs.test.ts",
+  "test/cli/odd-files.test.ts",
+  "test/cli/start-signals.test.ts",
+  "test/cuda/arena.test.ts",
+  "test/cuda/host.test.ts",
+  "test/io/fuzz-driver.test.ts",
+  "test/ops/teams.test.ts",
+];

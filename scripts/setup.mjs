@@ -2,6 +2,7 @@
 //
 //   node scripts/setup.mjs            for the quickstart and the command line
 //   node scripts/setup.mjs --tests    also what only the tests need (a browser)
+//   node scripts/setup.mjs --cuda     also compiles the CUDA plugin, if nvcc is installed
 //   node scripts/setup.mjs --fuzz     also what only the fuzzers need (clang)
 //
 // Parts that are already there are left alone, so a second run takes a few seconds. Missing Debian
@@ -16,6 +17,7 @@ import { cached, discardForeign } from "./cmake-folder.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const forTests = process.argv.includes("--tests");
+const forCuda = process.argv.includes("--cuda");
 const forFuzzing = process.argv.includes("--fuzz");
 
 function works(command, ...args) {
@@ -150,8 +152,8 @@ buildAddon();
 run("types of the native functions", process.execPath, "scripts/generate-ops.mjs");
 run("TypeScript is up to date", tool("tsc"), "-p", "tsconfig.build.json");
 // Compiling the plugin takes minutes, so a fresh clone does without it (npm run build:cuda).
-// Continuous integration compiles it if nvcc is installed.
-if (forTests && process.env.CI) {
+// The long tests compile the plugin, which takes minutes, if nvcc is installed.
+if (forCuda) {
   const args = ["scripts/build-cuda.mjs", "--if-available", "--archs", "80;90a"];
   run("CUDA plugin compiles, where nvcc is installed", process.execPath, ...args);
 }

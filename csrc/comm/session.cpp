@@ -194,7 +194,23 @@ void Session::quiet() {
 // libraries' static objects are destroyed.
 void Session::quiet_all() {
   std::lock_guard lock(living().mutex);
-  for (Session* session : living().sessions) session->quiet();
+  for (Session* session : living().sessions) {
+    session->spread_report();
+    session->quiet();
+  }
+}
+
+// A program that fails reports its failure and ends at once. The other ranks hear the reason only if
+// rank 0's store has asked all ranks for their status and has sent the verdict.
+void Session::spread_report() {
+  {
+    std::unique_lock lock(mutex_);
+    if (reported_.empty()) return;
+    listeners_.clear();  // JavaScript is gone
+    changed_.wait_for(lock, kVerdictTime, [this] { return !verdict_.empty(); });
+  }
+  // The store's thread ends after the round in which it sent the verdict.
+  if (server_) server_->stop();
 }
 
 void Session::abandon() {

@@ -56,6 +56,8 @@ class Session {
   // device's library. Other threads may still use the session.
   void quiet();
   static void quiet_all();  // at the end of the process, before libraries are destroyed
+  // Waits, for a limited time, until the other ranks have been told this rank's failure.
+  void spread_report();
   std::string status();
   std::vector<std::shared_ptr<Group>> groups();
 

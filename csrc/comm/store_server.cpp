@@ -43,7 +43,9 @@ StoreServer::StoreServer(const std::string& host, int port, int world_size, std:
       listener_(listen_on(host, port, one_host)),
       thread_([this] { run(); }) {}
 
-StoreServer::~StoreServer() {
+StoreServer::~StoreServer() { stop(); }
+
+void StoreServer::stop() {
   stopping_ = true;
   wakeup_.wake();
   if (thread_.joinable()) thread_.join();

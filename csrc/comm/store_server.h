@@ -26,6 +26,8 @@ class StoreServer {
   StoreServer(const StoreServer&) = delete;
   StoreServer& operator=(const StoreServer&) = delete;
 
+  // Ends the thread after the messages that it is sending.
+  void stop();
   // Ends once every rank has said goodbye or is gone, or after `most`.
   void finish(Milliseconds most);
 

@@ -27,8 +27,8 @@ export interface StepOptions {
   nextBatch: () => Promise<HostBatch>;
   /**
    * Whether targets may be -100 when several processes train together, which must then agree on the
-   * number of targets that are not ignored. A process that trains alone always allows -100.
-   * Default: false.
+   * number of targets that are not ignored. Batches of different sizes on the processes need it too.
+   * A process that trains alone always allows -100. Default: false.
    */
   masked?: boolean;
   /** Number of micro-batches whose gradients are summed. */
@@ -105,7 +105,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       return read;
     });
     const shares = sharesOf(batches, { masked, parallel, device });
-    if (shares.targets === 0) native.fill(meanLoss.native, Number.NaN);
+    shares.markEmpty(meanLoss);
     // Each micro-batch has its own scope, which frees its activations before the next ones are
     // made.
     const pass = (micro: number, last: boolean, sum: Tensor): void =>
@@ -158,8 +158,8 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
 }
 
 interface TargetShares {
-  /** Number of this process's targets that are not ignored. */
-  readonly targets: number;
+  /** Makes a mean, so far 0, NaN if no process has a target that is not ignored. */
+  markEmpty(mean: Tensor): void;
   /**
    * Weight of a micro-batch's mean in the step's mean: `share` as f32 (1), and `scale` as a number,
    * null if only the device knows it. `count` is the micro-batch's number of targets that are not
@@ -190,7 +190,9 @@ function sharesOf(
     const scales = counts.map((count) => (targets === 0 ? 0 : count / targets));
     const shares = scales.map((scale) => full([1], scale, { device }));
     return {
-      targets,
+      markEmpty: (mean) => {
+        if (targets === 0) native.fill(mean.native, Number.NaN);
+      },
       of: (micro) => ({
         count: counts[micro] as number,
         scale: scales[micro] as number,
@@ -199,11 +201,17 @@ function sharesOf(
     };
   }
   // The sum stays on the device, because reading it on the host would wait for the previous step.
-  const mean = tensor([targets], { device });
-  parallel.average(mean);
-  const shares = counts.map((count) => div(tensor([count], { device }), mean));
+  const average = tensor([targets], { device });
+  parallel.average(average);
+  const shares = counts.map((count) => div(tensor([count], { device }), average));
   return {
-    targets,
+    // Other processes may have targets where this one has none. Its shares are then 0, otherwise
+    // 0 / 0.
+    markEmpty: (mean) => {
+      if (targets > 0) return;
+      const share = (shares[0] as Tensor).view([]);
+      native.accumulateScaled(share.native, full([1], 1, { device }).native, mean.native);
+    },
     of: (micro) => ({
       count: counts[micro] as number,
       scale: null,

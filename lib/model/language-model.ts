@@ -1,5 +1,5 @@
 import { noGrad } from "../core/autograd.js";
-import { checkInteger } from "../core/check.js";
+import { checkChoice, checkInteger } from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -44,12 +44,22 @@ export type Context = Pick<Batch, "firstKey" | "positions">;
  */
 export abstract class LanguageModel extends Module {
   abstract readonly config: ModelConfig;
+  #recompute: Recompute = "none";
+  #store: ParameterStore | null = null;
+
   /**
    * Activations that backward recomputes to save memory. A model without recomputation ignores
-   * this.
+   * this. Default: "none".
+   * @throws ArgumentError for any other value
    */
-  recompute: Recompute = "none";
-  #store: ParameterStore | null = null;
+  get recompute(): Recompute {
+    return this.#recompute;
+  }
+
+  set recompute(recompute: Recompute) {
+    checkChoice(this.constructor.name, "recompute", recompute, ["none", "ffn", "block"]);
+    this.#recompute = recompute;
+  }
 
   /**
    * Hidden states before the output head, after the last norm.

@@ -18,7 +18,7 @@ import { batchTensors, checkHostBatch, countTargets, type HostBatch } from "../m
 import { LanguageModel } from "../model/language-model.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { div } from "../ops/index.js";
-import type { Optimizer } from "../optim/optimizer.js";
+import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
 import { StepClock } from "./step-clock.js";
 
 export interface StepOptions {
@@ -85,8 +85,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   checkObject(op, "options", options);
   const { model, optimizer, nextBatch, accumulation, lr, clip, masked = false } = options;
   checkInstance(op, "model", model, LanguageModel, "a language model");
-  checkObject(op, "optimizer", optimizer, "an optimizer, such as AdamW");
-  checkFunction(op, "optimizer.step", optimizer.step);
+  checkOptimizer(op, optimizer, model.store);
   checkFunction(op, "nextBatch", nextBatch);
   checkInteger(op, "accumulation", accumulation, { min: 1, max: 2 ** 31 });
   checkNumber(op, "lr", lr, { min: 0 });

@@ -1,5 +1,6 @@
 import { type LoadedConfig, type RunConfig, resolveConfig } from "../config/index.js";
 import {
+  argumentError,
   checkBoolean,
   checkFunction,
   checkObject,
@@ -323,7 +324,7 @@ export class Trainer {
       rssBytes: residentBytes(),
       ...times.step(running.clock, reached, batches.hostMs ?? 0, since),
       ...(decision.reason && { skipped: decision.reason }),
-      ...(extraMetrics && { extra: extraMetrics(this.#step) }),
+      ...(extraMetrics && { extra: checkExtra(extraMetrics(this.#step)) }),
       time: new Date().toISOString(),
     };
     // The record is written first, because anything after the step may fail.
@@ -405,6 +406,18 @@ export class Trainer {
 }
 
 const callbacks = ["onNotice", "onStep", "onValidation", "onCheckpoint", "extraMetrics"] as const;
+
+/** Checks the result of `extraMetrics`: a record keeps nothing but numbers. */
+function checkExtra(extra: Record<string, number>): Record<string, number> {
+  const [op, name] = ["Trainer", "the result of extraMetrics"];
+  if ((extra as unknown) instanceof Promise)
+    throw argumentError(op, "numbers by name, not a promise of them,", name, extra);
+  checkObject(op, name, extra, "numbers by name");
+  for (const [key, value] of Object.entries(extra)) {
+    if (typeof value !== "number") throw argumentError(op, "a number", `${key} of ${name}`, value);
+  }
+  return extra;
+}
 
 function due(step: number, every: number): boolean {
   return every > 0 && step % every === 0;

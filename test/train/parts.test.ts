@@ -6,6 +6,7 @@ import { Llama } from "../../lib/model/llama.js";
 import { presets } from "../../lib/model/presets.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import type { StepMetrics } from "../../lib/train/metrics.js";
+import { trainStep } from "../../lib/train/step.js";
 import { type Progress, Trainer, type TrainerParts } from "../../lib/train/trainer.js";
 
 const shape = { ...presets.quickstart, layers: 1, vocabSize: 64, hiddenSize: 64, heads: 1 };
@@ -99,6 +100,28 @@ describe("a trainer of parts", () => {
     await expect(train({ saver: broken })).rejects.toThrow(/step 1: not finite/);
   });
 
+  test("refuses an optimizer of another model, which would train nothing here", async () => {
+    const [parts, other] = [await partsOf(), await partsOf()];
+    expect(() => new Trainer({ ...parts, optimizer: other.optimizer })).toThrow(/another model/);
+    const { optimizer } = other;
+    const { model, batches } = parts;
+    const nextBatch = () => batches.next();
+    const step = trainStep({ model, optimizer, nextBatch, accumulation: 1, lr: 1e-3, clip: 1 });
+    await expect(step).rejects.toThrow(ArgumentError);
+  });
+
+  test("refuses figures that its record could not keep", async () => {
+    for (const [extra, named] of [
+      [Promise.resolve({ a: 1 }), /not a promise/],
+      [{ a: 1n }, /a of the result of extraMetrics/],
+      [undefined, /numbers by name/],
+    ] as const) {
+      const wrong = train({ extraMetrics: () => extra as never });
+      await expect(wrong).rejects.toThrow(ArgumentError);
+      await expect(wrong).rejects.toThrow(named);
+    }
+  });
+
   test("is refused by the name of the part, and has no recipe", async () => {
     const parts = await partsOf();
     for (const [wrong, named] of [
@@ -110,11 +133,20 @@ describe("a trainer of parts", () => {
       [{ signal: "stop" }, /signal/],
       [{ step: 5 }, /step/],
       [{ validate: { every: 1 } }, /validate.measure/],
+      [{ progress: {} }, /progress.step/],
+      [{ progress: { step: 1, tokens: 1, position: 1, skips: 3 } }, /progress.skips/],
+      [{ guard: {} }, /guard.window/],
+      [{ records: {} }, /records.write/],
+      [{ cluster: {} }, /Cluster for cluster/],
+      [{ canary: {} }, /canary/],
+      [{ shardCheck: {} }, /shardCheck/],
     ] as const) {
       const make = () => new Trainer({ ...parts, ...wrong } as never);
       expect(make).toThrow(ArgumentError);
       expect(make).toThrow(named);
     }
+    parts.model.recompute = "ffn";
+    expect(() => Object.assign(parts.model, { recompute: "blocks" })).toThrow(/"block"/);
     const trainer = new Trainer(parts);
     expect(() => trainer.config).toThrow(UsageError);
     trainer.dispose();

@@ -118,6 +118,7 @@ test("a batch that is none is refused by its field", async () => {
     [{ inputs, targets, count: 5 }, /5 rows of equal length/],
     [{ inputs, targets: targets.slice(1), count: 2 }, /24 ids in targets/],
     [{ inputs: [1, 2], targets, count: 1 }, /Int32Array for inputs/],
+    [{ inputs: new Int32Array(0), targets: new Int32Array(0), count: 1 }, /got none/],
     [null, /a batch/],
   ] as const) {
     await expect(step([wrong as never])).rejects.toThrow(ArgumentError);

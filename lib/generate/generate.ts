@@ -102,10 +102,10 @@ export async function* generateTokens(
   }
   if (prompt.length === 0)
     throw new ArgumentError("[generate] expected a prompt of at least one token");
-  const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-  if (wrong !== undefined) {
+  const wrong = prompt.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (wrong >= 0) {
     throw new ArgumentError(
-      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(wrong)}`,
+      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(prompt[wrong])}`,
     );
   }
   const choice = choiceOf(model, settings);

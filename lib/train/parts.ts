@@ -116,11 +116,12 @@ export interface TrainerParts {
   onStep?: (metrics: StepMetrics) => unknown;
   /** Called with each measured validation, and awaited. */
   onValidation?: (validation: Validation, step: number) => unknown;
-  /** Called when a checkpoint is complete on disk. */
-  onCheckpoint?: (folder: string, step: number) => unknown;
   /** Ends the run as `stop()` does: after the running step, with a save. */
   signal?: AbortSignal;
-  /** Called with notes for the user that are not errors. */
+  /**
+   * Called with notes for the user that are not errors, such as the reason why a validation failed.
+   * Default: prints to the console.
+   */
   onNotice?: (message: string) => void;
   recipe?: RecipeParts;
   /** Called when the run has ended, for any reason. */
@@ -148,7 +149,6 @@ const names = [
   "extraMetrics",
   "onStep",
   "onValidation",
-  "onCheckpoint",
   "signal",
   "onNotice",
   "recipe",
@@ -199,14 +199,7 @@ export function checkParts(parts: TrainerParts): void {
   if (shardCheck !== null)
     checkInstance(op, "shardCheck", shardCheck, ShardCheck, "a check of the shards");
   if (signal !== undefined) checkInstance(op, "signal", signal, AbortSignal, "an AbortSignal");
-  for (const name of [
-    "extraMetrics",
-    "onStep",
-    "onValidation",
-    "onCheckpoint",
-    "onNotice",
-    "close",
-  ] as const) {
+  for (const name of ["extraMetrics", "onStep", "onValidation", "onNotice", "close"] as const) {
     if (parts[name] !== undefined) checkFunction(op, name, parts[name]);
   }
 }

@@ -1,6 +1,7 @@
 import { type LoadedConfig, type RunConfig, resolveConfig } from "../config/index.js";
 import {
   argumentError,
+  checkArray,
   checkBoolean,
   checkFunction,
   checkObject,
@@ -82,6 +83,7 @@ export class Trainer {
   #savedStep = -1;
   #stopping = false;
   #stopRequested = false;
+  readonly #abort = (): void => this.stop();
   /** The error that ends the run. The steps already enqueued are completed and saved first. */
   #diverged: DivergedError | null = null;
   #sentBytes = 0;
@@ -99,7 +101,7 @@ export class Trainer {
   constructor(parts: TrainerParts) {
     checkParts(parts);
     const { progress = { step: 0, tokens: 0, position: 0, skips: [] }, guard = noLimits } = parts;
-    const { cluster = null, onNotice = () => {}, saver } = parts;
+    const { cluster = null, onNotice = console.warn, saver } = parts;
     this.#parts = parts;
     this.model = parts.model;
     this.optimizer = parts.optimizer;
@@ -115,7 +117,7 @@ export class Trainer {
     // A failed check stops the run like a signal, so that all processes end at the same step. This
     // process then throws the failure.
     if (parts.shardCheck) parts.shardCheck.onFailure = () => this.stop();
-    parts.signal?.addEventListener("abort", () => this.stop(), { once: true });
+    parts.signal?.addEventListener("abort", this.#abort, { once: true });
     if (parts.signal?.aborted) this.stop();
   }
 
@@ -227,7 +229,7 @@ export class Trainer {
     this.#started = this.#lastEnd = performance.now();
     const times = new RunTimes();
     this.#times = times;
-    const { steps, saver, close } = this.#parts;
+    const { steps, saver, signal, close } = this.#parts;
     const inFlight: RunningStep[] = [];
     let left: Error | null = new UsageError("[Trainer.run] its loop was left before the end");
     try {
@@ -262,6 +264,8 @@ export class Trainer {
     } finally {
       this.#ended = times.totals;
       times.stop();
+      // A signal may outlive many trainers.
+      signal?.removeEventListener("abort", this.#abort);
       if (left) this.#cluster?.fail(left);
       // A save in progress ends before the folder is released. Its failure has been reported
       // already.
@@ -348,7 +352,9 @@ export class Trainer {
     const pauses: PauseMs = {};
     if (validate && (last || due(step, validate.every))) {
       const measured = await times.pause("validation", pauses, () =>
-        this.#sideProducts.make("validation", step, true, () => validate.measure(step)),
+        this.#sideProducts.make("validation", step, true, async () =>
+          checkValidation(await validate.measure(step)),
+        ),
       );
       if (measured) {
         metrics.validation = this.#validation = measured;
@@ -360,7 +366,9 @@ export class Trainer {
     if (sample && (last || due(step, sample.every))) {
       const { divided } = this.model.store;
       const written = await times.pause("samples", pauses, () =>
-        this.#sideProducts.make("samples", step, divided, () => sample.write(step)),
+        this.#sideProducts.make("samples", step, divided, async () =>
+          checkSamples(await sample.write(step)),
+        ),
       );
       metrics.samples = this.#samples = written ?? [];
     }
@@ -417,6 +425,17 @@ function checkExtra(extra: Record<string, number>): Record<string, number> {
     if (typeof value !== "number") throw argumentError(op, "a number", `${key} of ${name}`, value);
   }
   return extra;
+}
+
+function checkValidation(measured: Validation): Validation {
+  checkObject("Trainer", "the result of validate.measure", measured);
+  if (typeof measured.loss === "number") return measured;
+  throw argumentError("Trainer", "a number", "loss of validate.measure", measured.loss);
+}
+
+function checkSamples(samples: Sample[]): Sample[] {
+  checkArray("Trainer", "the result of sample.write", samples, "an array of { prompt, text }");
+  return samples;
 }
 
 function due(step: number, every: number): boolean {

@@ -132,3 +132,16 @@ test("an architecture's cost is that of the model it describes", () => {
   expect(model.cost.flops(16)).toEqual(cost.flops(16));
   expect(cost.pass).toMatchObject({ blocks: 2, headWidth: 64, vocabSize: 50, tiedHead: false });
 });
+
+test("a model without an output head is refused by the name of what it lacks", () => {
+  class Headless extends Bigram {
+    override get headWeight() {
+      return undefined as never;
+    }
+  }
+  const model = new Headless().allocate();
+  const wrong = () => model.loss({ inputs: ids(), targets: ids() });
+  expect(wrong).toThrow(ArgumentError);
+  expect(wrong).toThrow("[Headless] expected a Parameter for headWeight but received undefined");
+  model.dispose();
+});

@@ -1,5 +1,5 @@
 /** A Trainer of parts of one's own. */
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { ArgumentError, DivergedError, UsageError } from "../../lib/core/errors.js";
 import type { HostBatch } from "../../lib/model/batch.js";
 import { Llama } from "../../lib/model/llama.js";
@@ -110,6 +110,39 @@ describe("a trainer of parts", () => {
     await expect(step).rejects.toThrow(ArgumentError);
   });
 
+  test("tells of a validation or samples that are none, and trains on", async () => {
+    for (const [part, named] of [
+      [{ validate: { every: 0, measure: async () => 3 } }, /^no validation after step 4: .*object/],
+      [{ validate: { every: 0, measure: async () => ({}) } }, /^no validation .*a number for loss/],
+      [{ validate: { every: 0, measure: () => Promise.reject("no text") } }, /step 4: no text; /],
+      [{ validate: { every: 0, measure: () => Promise.reject() } }, /step 4: undefined; /],
+      [{ sample: { every: 0, write: async () => "text" } }, /^no samples after step 4: .*an array/],
+    ] as const) {
+      const notices: string[] = [];
+      const onNotice = (message: string) => notices.push(message);
+      const { result } = await train({ ...(part as Partial<TrainerParts>), onNotice });
+      expect(result).toMatchObject({ finished: true, validation: null, samples: [] });
+      expect(notices).toEqual([expect.stringMatching(named)]);
+    }
+  });
+
+  test("prints notices to the console if nothing else hears them", async () => {
+    const warn = vi.spyOn(console, "warn").mockReturnValue();
+    const measure = () => Promise.reject(new Error("no text"));
+    await train({ validate: { every: 0, measure } });
+    expect(warn).toHaveBeenCalledExactlyOnceWith(expect.stringContaining("no text"));
+    warn.mockRestore();
+  });
+
+  test("leaves a signal that outlives it", async () => {
+    const { signal } = new AbortController();
+    const heard = [vi.spyOn(signal, "addEventListener"), vi.spyOn(signal, "removeEventListener")];
+    await train({ signal });
+    const [added, removed] = heard.map((spy) => spy.mock.calls.map(([, listener]) => listener));
+    expect(added).toHaveLength(1);
+    expect(removed).toEqual(added);
+  });
+
   test("refuses figures that its record could not keep", async () => {
     for (const [extra, named] of [
       [Promise.resolve({ a: 1 }), /not a promise/],
@@ -140,6 +173,7 @@ describe("a trainer of parts", () => {
       [{ cluster: {} }, /Cluster for cluster/],
       [{ canary: {} }, /canary/],
       [{ shardCheck: {} }, /shardCheck/],
+      [{ onCheckpoint: () => {} }, /onCheckpoint/],
     ] as const) {
       const make = () => new Trainer({ ...parts, ...wrong } as never);
       expect(make).toThrow(ArgumentError);

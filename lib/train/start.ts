@@ -48,7 +48,10 @@ import { checkCounts, checkTrainerState, parseTrainerState } from "./state.js";
 
 export interface TrainerOptions
   extends Pick<TrainerParts, "onNotice" | "onStep" | "onValidation" | "extraMetrics" | "signal"> {
-  /** Called when a checkpoint is complete on disk. */
+  /**
+   * Called when a checkpoint is complete on disk. Training goes on meanwhile, and the run's end
+   * waits for it. Its error ends the run.
+   */
   onCheckpoint?: (folder: string, step: number) => unknown;
   /**
    * Start of the run: "auto" for the newest valid checkpoint if there is one, "none" for a new run,

@@ -4,6 +4,7 @@ import {
   checkArray,
   checkBoolean,
   checkFunction,
+  checkInstance,
   checkObject,
   checkOptions,
   checkString,
@@ -145,6 +146,9 @@ export class Trainer {
     for (const name of callbacks) {
       if (options[name] !== undefined) checkFunction("Trainer", name, options[name]);
     }
+    const { signal } = options;
+    if (signal !== undefined)
+      checkInstance("Trainer", "signal", signal, AbortSignal, "an AbortSignal");
     return new Trainer(await startRun(complete, options));
   }
 

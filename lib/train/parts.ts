@@ -104,7 +104,10 @@ export interface TrainerParts {
   sample?: { every: number; write: (step: number) => Promise<Sample[]> };
   saver?: Saver;
   records?: StepRecords | null;
-  /** The processes that train together. */
+  /**
+   * The processes that train together. `run()` closes it at its end. Sharded weights can be saved
+   * only before that, by a saver.
+   */
   cluster?: Cluster | null;
   /** Looks for silent corruption. */
   canary?: Canary;

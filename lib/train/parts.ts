@@ -25,6 +25,10 @@ import type { SkipLimits } from "./skips.js";
 
 /** A source of micro-batches, such as a `Loader`. */
 export interface BatchSource {
+  /**
+   * The next micro-batch. A step reads all its micro-batches before it computes on the first, so
+   * each needs arrays of its own.
+   */
   next(): Promise<HostBatch>;
   /** Total main-thread time of reading, in milliseconds. */
   readonly hostMs?: number;

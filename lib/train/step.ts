@@ -5,6 +5,7 @@ import {
   checkInteger,
   checkNumber,
   checkObject,
+  checkOptions,
 } from "../core/check.js";
 import { full, tensor, zeros } from "../core/create.js";
 import type { Device } from "../core/device.js";
@@ -83,6 +84,7 @@ export interface RunningStep {
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
   const op = "trainStep";
   checkObject(op, "options", options);
+  checkOptions(op, options, names);
   const { model, optimizer, nextBatch, accumulation, lr, clip, masked = false } = options;
   checkInstance(op, "model", model, LanguageModel, "a language model");
   checkOptimizer(op, optimizer, model.store);
@@ -91,6 +93,8 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   checkNumber(op, "lr", lr, { min: 0 });
   checkNumber(op, "clip", clip, { min: 0 });
   checkBoolean(op, "masked", masked);
+  checkBoolean(op, "stop", options.stop ?? false);
+  if (options.verify !== undefined) checkFunction(op, "verify", options.verify);
   const { device } = model;
   const { parallel } = model.store;
   const clock = new StepClock(device);
@@ -126,6 +130,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       if (micro === 0 && verify) {
         const aside = zeros([], { device });
         await clock.checks(() => verify(() => pass(micro, false, aside)));
+        model.store.zeroGrad();
       }
       const last = micro === accumulation - 1;
       clock.pass(() => pass(micro, last, meanLoss), last);
@@ -142,6 +147,10 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     const windows = batches.reduce((sum, { count }) => sum + count, 0);
     const tokens = batches.reduce((sum, { inputs }) => sum + inputs.length, 0);
     return { pending: values, windows, tokens };
+  }).catch((error) => {
+    // A caller may go on with another batch, and no gradients of this step may be in that one.
+    model.store.zeroGrad();
+    throw error;
   });
   const { windows, tokens } = figures;
   const read = figures.pending.then(([[loss, stop = 0], decision, reached]) => ({
@@ -155,6 +164,18 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   read.catch(() => {});
   return { lr, windows, tokens, dataWaitMs: clock.dataWaitMs, clock, figures: read };
 }
+
+const names = [
+  "model",
+  "optimizer",
+  "nextBatch",
+  "masked",
+  "accumulation",
+  "lr",
+  "clip",
+  "verify",
+  "stop",
+] as const satisfies (keyof StepOptions)[];
 
 interface TargetShares {
   /** Makes a mean, so far 0, NaN if no process has a target that is not ignored. */

@@ -79,10 +79,12 @@ export {
 } from "./prepare/prepare.js";
 export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
-export type { StepMetrics, Validation } from "./train/metrics.js";
+export type { Sample, StepMetrics, Validation } from "./train/metrics.js";
+export type { SkipLimits } from "./train/skips.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
 export {
   type BatchSource,
+  type Progress,
   type Saver,
   type StepRecords,
   Trainer,

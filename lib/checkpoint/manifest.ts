@@ -185,7 +185,10 @@ export function checkRun(
   const differences = Object.entries(expected)
     .map(([key, mine]) => [key, JSON.stringify(run[key]), JSON.stringify(mine)] as const)
     .filter(([, theirs, mine]) => theirs !== mine)
-    .map(([key, theirs, mine]) => `  ${key}: the checkpoint has ${theirs}, this run ${mine}`);
+    .map(
+      ([key, theirs, mine]) =>
+        `  ${key}: the checkpoint has ${theirs ?? "none"}, this run ${mine ?? "none"}`,
+    );
   if (differences.length > 0) {
     throw new CheckpointError(`${folder} is from a different run:\n${boundedList(differences)}`);
   }

@@ -1,7 +1,13 @@
 /** Reads and writes models in Hugging Face folders, and the weights of a training checkpoint. */
 import { mkdir, readdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { argumentError, checkInteger, checkOptions, checkPath } from "../core/check.js";
+import {
+  argumentError,
+  checkChoice,
+  checkInteger,
+  checkOptions,
+  checkPath,
+} from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { UsageError } from "../core/errors.js";
 import { synchronize } from "../core/runtime.js";
@@ -210,6 +216,11 @@ function checkSaveOptions(folder: string, model: LanguageModel, options: SaveMod
       throw argumentError(op, "a Tokenizer (Tokenizer.load gives one)", "tokenizer", tokenizer);
     }
     tokenizer.assertFits({ vocabSize: model.config.vocabSize });
+  }
+  if (options.dtype !== undefined) checkChoice(op, "dtype", options.dtype, ["float32", "bfloat16"]);
+  for (const name of ["bosTokenId", "eosTokenId"] as const) {
+    const id = options[name] ?? null;
+    if (id !== null) checkInteger(op, name, id, { min: 0, max: model.config.vocabSize - 1 });
   }
   if (shardBytes !== undefined) checkInteger(op, "shardBytes", shardBytes, { min: 1 });
   if (onNotice !== undefined && typeof onNotice !== "function") {

@@ -25,7 +25,7 @@ export interface MixtureOptions extends DocumentOptions {
   seed?: number;
   /** Default: "train". */
   split?: Split;
-  /** Device for the tensors of `next`. Default: the CPU. */
+  /** Device for the tensors of `next`. Default: the default device. */
   device?: Device;
   /** The part of every micro-batch that `next` returns. Default: rank 0 of 1. */
   rank?: number;

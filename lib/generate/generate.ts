@@ -1,6 +1,7 @@
 import { noGrad } from "../core/autograd.js";
 import {
   argumentError,
+  checkArray,
   checkFunction,
   checkInstance,
   checkInteger,
@@ -65,7 +66,14 @@ function chooseNext(
     noGrad(() =>
       scope(() => {
         const tokens = input();
+        const end = cache.position + tokens.size;
         const logits = model.forward(tokens, cache);
+        if (cache.position !== end) {
+          throw new ArgumentError(
+            `[generate] expected ${model.constructor.name}.hidden to add ${tokens.size} tokens to its cache, ` +
+              `so that position is ${end}, but position is ${describe(cache.position)}`,
+          );
+        }
         const last = logits.view([1, count], (tokens.size - 1) * vocabSize);
         return sample(allowed ? where(allowed, last, Number.NEGATIVE_INFINITY) : last, options);
       }),
@@ -97,15 +105,17 @@ export async function* generateTokens(
   const settings = checkOptionsBy(op, generateSchema, given);
   const { maxTokens, temperature, topK, topP, seed, stopAt } = settings;
   const { vocabSize, contextLength } = model.config;
+  checkInteger(op, "vocabSize of the model's config", vocabSize, { min: 1 });
+  checkInteger(op, "contextLength of the model's config", contextLength, { min: 1 });
   if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
     throw argumentError(op, "an array of token ids", "prompt", prompt);
   }
   if (prompt.length === 0)
     throw new ArgumentError("[generate] expected a prompt of at least one token");
-  const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-  if (wrong !== undefined) {
+  const wrong = prompt.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (wrong >= 0) {
     throw new ArgumentError(
-      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(wrong)}`,
+      `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(prompt[wrong])}`,
     );
   }
   const choice = choiceOf(model, settings);
@@ -154,7 +164,12 @@ export async function* generateTokens(
 
 /** A cache that outlives the scope of one token. */
 function unscopedCache(model: LanguageModel, length: number): Cache {
-  return outsideScopes(() => model.createCache(1, length));
+  const cache = outsideScopes(() => model.createCache(1, length));
+  const name = `the result of ${model.constructor.name}.createCache`;
+  checkObject("generate", name, cache, "a cache: { layers, position }");
+  checkArray("generate", `layers of ${name}`, cache.layers, "an array of tensors");
+  checkInteger("generate", `position of ${name}`, cache.position, { min: 0, max: 0 });
+  return cache;
 }
 
 /** Turns text into tokens and back; lib/data's Tokenizer is one implementation. */

@@ -79,6 +79,7 @@ export function checkHostBatch(op: string, batch: HostBatch): HostBatch {
       );
     }
   }
+  if (inputs.length === 0) throw new ArgumentError(`[${op}] expected ids in inputs, got none`);
   checkInteger(op, "count", count, { min: 1, max: inputs.length });
   if (inputs.length % count !== 0) {
     throw new ArgumentError(

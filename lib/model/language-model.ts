@@ -1,9 +1,9 @@
 import { noGrad } from "../core/autograd.js";
-import { checkInteger } from "../core/check.js";
+import { checkChoice, checkInstance, checkInteger } from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
-import { Module, type Parameter, ParameterStore, type StoreOptions } from "../nn/index.js";
+import { Module, Parameter, ParameterStore, type StoreOptions } from "../nn/index.js";
 import { linear, linearCrossEntropy, linearTokenLosses } from "../ops/index.js";
 import { type Batch, checkBatch } from "./batch.js";
 import { type Cost, plainCost } from "./cost.js";
@@ -44,12 +44,22 @@ export type Context = Pick<Batch, "firstKey" | "positions">;
  */
 export abstract class LanguageModel extends Module {
   abstract readonly config: ModelConfig;
+  #recompute: Recompute = "none";
+  #store: ParameterStore | null = null;
+
   /**
    * Activations that backward recomputes to save memory. A model without recomputation ignores
-   * this.
+   * this. Default: "none".
+   * @throws ArgumentError for any other value
    */
-  recompute: Recompute = "none";
-  #store: ParameterStore | null = null;
+  get recompute(): Recompute {
+    return this.#recompute;
+  }
+
+  set recompute(recompute: Recompute) {
+    checkChoice(this.constructor.name, "recompute", recompute, ["none", "ffn", "block"]);
+    this.#recompute = recompute;
+  }
 
   /**
    * Hidden states before the output head, after the last norm.
@@ -87,7 +97,7 @@ export abstract class LanguageModel extends Module {
 
   /** Logits of every position. @param ids (batch, time) i32 @returns (batch, time, vocabulary) */
   forward(ids: Tensor, cache?: Cache, context?: Context): Tensor {
-    return linear(this.hidden(ids, cache, context), this.headWeight.tensor);
+    return linear(this.hidden(ids, cache, context), this.#head());
   }
 
   /**
@@ -98,7 +108,7 @@ export abstract class LanguageModel extends Module {
   loss(batch: Batch): Tensor {
     checkBatch("loss", batch);
     const hidden = this.hidden(batch.inputs, undefined, contextOf(batch));
-    const loss = linearCrossEntropy(hidden, this.headWeight.tensor, batch.targets);
+    const loss = linearCrossEntropy(hidden, this.#head(), batch.targets);
     hidden.dispose();
     return loss;
   }
@@ -112,7 +122,7 @@ export abstract class LanguageModel extends Module {
     checkBatch("tokenLosses", batch);
     return noGrad(() => {
       const hidden = this.hidden(batch.inputs, undefined, contextOf(batch));
-      const losses = linearTokenLosses(hidden, this.headWeight.tensor, batch.targets);
+      const losses = linearTokenLosses(hidden, this.#head(), batch.targets);
       hidden.dispose();
       return losses;
     });
@@ -143,6 +153,12 @@ export abstract class LanguageModel extends Module {
 
   dispose(): void {
     this.#store?.dispose();
+  }
+
+  #head(): Tensor {
+    const head: unknown = this.headWeight;
+    checkInstance(this.constructor.name, "headWeight", head, Parameter, "a Parameter");
+    return head.tensor;
   }
 }
 

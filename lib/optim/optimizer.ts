@@ -1,4 +1,7 @@
+import { checkFunction, checkObject } from "../core/check.js";
+import { ArgumentError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import type { ParameterStore } from "../nn/store.js";
 
 /** What an optimizer's step returns, on the device. */
 export interface StepResult {
@@ -10,6 +13,8 @@ export interface StepResult {
 
 /** What a training step needs of an optimizer. `AdamW` is one. */
 export interface Optimizer {
+  /** The parameters that it updates; a trainer checks that they are those of its model. */
+  readonly store?: ParameterStore;
   /**
    * Updates the weights from their gradients, and forgets those.
    * @param options `lr`: learning rate of this step; `clip`: largest global norm of the gradients; `loss`: the step's mean
@@ -18,4 +23,18 @@ export interface Optimizer {
   step(options: { lr: number; clip?: number; loss?: Tensor }): StepResult;
   /** Frees the optimizer's state. */
   dispose(): void;
+}
+
+/**
+ * Checks an optimizer, and that it updates the parameters of this store.
+ * @throws ArgumentError otherwise
+ */
+export function checkOptimizer(op: string, optimizer: Optimizer, store: ParameterStore): void {
+  checkObject(op, "optimizer", optimizer, "an optimizer, such as AdamW");
+  checkFunction(op, "optimizer.step", optimizer.step);
+  if (optimizer.store === undefined || optimizer.store === store) return;
+  throw new ArgumentError(
+    `[${op}] expected an optimizer of this model for optimizer but received one of another model: ` +
+      "it would leave this model's weights as they are",
+  );
 }

@@ -4,6 +4,7 @@
  */
 import type { RunConfig } from "../config/index.js";
 import {
+  checkArray,
   checkBoolean,
   checkFunction,
   checkInstance,
@@ -12,18 +13,22 @@ import {
   checkObject,
   checkOptions,
 } from "../core/check.js";
-import type { ShardCheck } from "../data/shard-check.js";
+import { ShardCheck } from "../data/shard-check.js";
 import type { Tokenizer } from "../data/tokenizer.js";
-import type { Cluster } from "../dist/cluster.js";
+import { Cluster } from "../dist/cluster.js";
 import type { HostBatch } from "../model/batch.js";
 import { LanguageModel } from "../model/language-model.js";
-import type { Optimizer } from "../optim/optimizer.js";
-import type { Canary } from "./canary.js";
+import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
+import { Canary } from "./canary.js";
 import type { Sample, StepMetrics, Validation } from "./metrics.js";
 import type { SkipLimits } from "./skips.js";
 
 /** A source of micro-batches, such as a `Loader`. */
 export interface BatchSource {
+  /**
+   * The next micro-batch. A step reads all its micro-batches before it computes on the first, so
+   * each needs arrays of its own.
+   */
   next(): Promise<HostBatch>;
   /** Total main-thread time of reading, in milliseconds. */
   readonly hostMs?: number;
@@ -103,7 +108,10 @@ export interface TrainerParts {
   sample?: { every: number; write: (step: number) => Promise<Sample[]> };
   saver?: Saver;
   records?: StepRecords | null;
-  /** The processes that train together. */
+  /**
+   * The processes that train together. `run()` closes it at its end. Sharded weights can be saved
+   * only before that, by a saver.
+   */
   cluster?: Cluster | null;
   /** Looks for silent corruption. */
   canary?: Canary;
@@ -115,11 +123,12 @@ export interface TrainerParts {
   onStep?: (metrics: StepMetrics) => unknown;
   /** Called with each measured validation, and awaited. */
   onValidation?: (validation: Validation, step: number) => unknown;
-  /** Called when a checkpoint is complete on disk. */
-  onCheckpoint?: (folder: string, step: number) => unknown;
   /** Ends the run as `stop()` does: after the running step, with a save. */
   signal?: AbortSignal;
-  /** Called with notes for the user that are not errors. */
+  /**
+   * Called with notes for the user that are not errors, such as the reason why a validation failed.
+   * Default: prints to the console.
+   */
   onNotice?: (message: string) => void;
   recipe?: RecipeParts;
   /** Called when the run has ended, for any reason. */
@@ -147,7 +156,6 @@ const names = [
   "extraMetrics",
   "onStep",
   "onValidation",
-  "onCheckpoint",
   "signal",
   "onNotice",
   "recipe",
@@ -161,8 +169,7 @@ export function checkParts(parts: TrainerParts): void {
   checkOptions(op, parts, names);
   const { model, optimizer, batches, schedule, steps, validate, sample, saver, signal } = parts;
   checkInstance(op, "model", model, LanguageModel, "a language model");
-  checkObject(op, "optimizer", optimizer, "an optimizer, such as AdamW");
-  checkFunction(op, "optimizer.step", optimizer.step);
+  checkOptimizer(op, optimizer, model.store);
   checkObject(op, "batches", batches, "a source of batches, such as a Loader");
   checkFunction(op, "batches.next", batches.next);
   checkFunction(op, "schedule", schedule);
@@ -170,9 +177,8 @@ export function checkParts(parts: TrainerParts): void {
   checkInteger(op, "accumulation", parts.accumulation ?? 1, { min: 1, max: 2 ** 31 });
   checkNumber(op, "clip", parts.clip ?? 1, { min: 0 });
   checkBoolean(op, "masked", parts.masked ?? false);
-  for (const name of ["guard", "progress"] as const) {
-    if (parts[name] !== undefined) checkObject(op, name, parts[name]);
-  }
+  checkProgress(op, parts);
+  checkLimits(op, parts);
   if (validate !== undefined) {
     checkObject(op, "validate", validate);
     checkInteger(op, "validate.every", validate.every, { min: 0 });
@@ -189,15 +195,39 @@ export function checkParts(parts: TrainerParts): void {
     checkFunction(op, "saver.save", saver.save);
     checkFunction(op, "saver.finish", saver.finish);
   }
+  const { records = null, cluster = null, canary, shardCheck = null } = parts;
+  if (records !== null) {
+    checkObject(op, "records", records);
+    checkFunction(op, "records.write", records.write);
+    checkFunction(op, "records.amend", records.amend);
+  }
+  if (cluster !== null) checkInstance(op, "cluster", cluster, Cluster, "a Cluster");
+  if (canary !== undefined) checkInstance(op, "canary", canary, Canary, "a canary");
+  if (shardCheck !== null)
+    checkInstance(op, "shardCheck", shardCheck, ShardCheck, "a check of the shards");
   if (signal !== undefined) checkInstance(op, "signal", signal, AbortSignal, "an AbortSignal");
-  for (const name of [
-    "extraMetrics",
-    "onStep",
-    "onValidation",
-    "onCheckpoint",
-    "onNotice",
-    "close",
-  ] as const) {
+  for (const name of ["extraMetrics", "onStep", "onValidation", "onNotice", "close"] as const) {
     if (parts[name] !== undefined) checkFunction(op, name, parts[name]);
+  }
+}
+
+function checkProgress(op: string, { progress }: TrainerParts): void {
+  if (progress === undefined) return;
+  checkObject(op, "progress", progress);
+  for (const name of ["step", "tokens", "position"] as const) {
+    checkInteger(op, `progress.${name}`, progress[name], { min: 0 });
+  }
+  checkArray(op, "progress.skips", progress.skips);
+  for (const skip of progress.skips) checkInteger(op, "progress.skips", skip, { min: 0, max: 1 });
+}
+
+function checkLimits(op: string, { guard }: TrainerParts): void {
+  if (guard === undefined) return;
+  checkObject(op, "guard", guard);
+  checkInteger(op, "guard.window", guard.window, { min: 1 });
+  for (const name of ["maxConsecutiveSkips", "maxSkipsPerWindow"] as const) {
+    // Infinity is no limit.
+    const limit: unknown = guard[name];
+    if (limit !== Number.POSITIVE_INFINITY) checkInteger(op, `guard.${name}`, limit, { min: 0 });
   }
 }

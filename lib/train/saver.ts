@@ -1,7 +1,7 @@
 import { HostCopies } from "../checkpoint/host-copies.js";
 import { CheckpointWriter, type SavedCheckpoint } from "../checkpoint/save.js";
 import type { RunConfig } from "../config/index.js";
-import { DivergedError } from "../core/errors.js";
+import { DivergedError, UsageError } from "../core/errors.js";
 import { faultPoint } from "../core/faults.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
@@ -33,12 +33,15 @@ export interface SavedRun {
  */
 export class RunSaver implements Saver {
   readonly every: number;
-  /** Called with each complete checkpoint. */
+  /** Called with each complete checkpoint, one call after the other. Its error ends the run. */
   onCheckpoint: (folder: string, step: number) => unknown = () => {};
   readonly #run: SavedRun;
   readonly #writer: CheckpointWriter;
   readonly #copies = new HostCopies();
   #checkpoint: string | null;
+  /** The calls of `onCheckpoint` so far. It never rejects. */
+  #calls: Promise<void> = Promise.resolve();
+  #callFailure: Error | null = null;
 
   constructor(run: SavedRun) {
     const { config, identity, onNotice } = run;
@@ -51,7 +54,7 @@ export class RunSaver implements Saver {
       retention: { keepLast, keepBest, ...(keepEvery && { keepEvery }) },
       onSaved: ({ path, step }: SavedCheckpoint) => {
         this.#checkpoint = path;
-        this.onCheckpoint(path, step);
+        this.#call(path, step);
       },
       onFailed: (error, step) =>
         onNotice(`the checkpoint of step ${step} failed: ${error.message}; training goes on`),
@@ -64,7 +67,7 @@ export class RunSaver implements Saver {
   }
 
   get failure(): Error | null {
-    return this.#writer.moved;
+    return this.#writer.moved ?? this.#callFailure;
   }
 
   /**
@@ -96,6 +99,18 @@ export class RunSaver implements Saver {
 
   async finish(): Promise<void> {
     await this.#writer.finish();
+    await this.#calls;
+    if (this.#callFailure) throw this.#callFailure;
+  }
+
+  /** A failure of the callback is none of the save. */
+  #call(folder: string, step: number): void {
+    this.#calls = this.#calls
+      .then(async () => void (await this.onCheckpoint(folder, step)))
+      .catch((error: unknown) => {
+        const told = `[Trainer] onCheckpoint failed: ${String(error)}`;
+        this.#callFailure ??= error instanceof Error ? error : new UsageError(told);
+      });
   }
 }
 

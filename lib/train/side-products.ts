@@ -39,7 +39,7 @@ export class SideProducts {
   }
 
   #tell(what: string, step: number, error: unknown): void {
-    const { message } = error as Error;
+    const message = error instanceof Error ? error.message : String(error);
     // The same reason may contain different numbers at each step.
     const reason = `${what}: ${message.replace(/[\d.]+/g, "#")}`;
     if (this.#told.has(reason)) return;

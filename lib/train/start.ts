@@ -47,10 +47,12 @@ import { runIdentity } from "./snapshot.js";
 import { checkCounts, checkTrainerState, parseTrainerState } from "./state.js";
 
 export interface TrainerOptions
-  extends Pick<
-    TrainerParts,
-    "onNotice" | "onStep" | "onValidation" | "onCheckpoint" | "extraMetrics" | "signal"
-  > {
+  extends Pick<TrainerParts, "onNotice" | "onStep" | "onValidation" | "extraMetrics" | "signal"> {
+  /**
+   * Called when a checkpoint is complete on disk. Training goes on meanwhile, and the run's end
+   * waits for it. Its error ends the run.
+   */
+  onCheckpoint?: (folder: string, step: number) => unknown;
   /**
    * Start of the run: "auto" for the newest valid checkpoint if there is one, "none" for a new run,
    * or a checkpoint's folder. Default: "auto". If the run has newer checkpoints than the given
@@ -86,7 +88,7 @@ export async function startRun(
   asked: LoadedConfig,
   options: TrainerOptions,
 ): Promise<TrainerParts> {
-  const { resume = "auto", onNotice = () => {} } = options;
+  const { resume = "auto", onNotice = console.warn } = options;
   let config = decidePrecision(asked, null);
   const world = worldOfRun();
   shareThreads(config, world);

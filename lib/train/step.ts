@@ -5,6 +5,7 @@ import {
   checkInteger,
   checkNumber,
   checkObject,
+  checkOptions,
 } from "../core/check.js";
 import { full, tensor, zeros } from "../core/create.js";
 import type { Device } from "../core/device.js";
@@ -18,7 +19,7 @@ import { batchTensors, checkHostBatch, countTargets, type HostBatch } from "../m
 import { LanguageModel } from "../model/language-model.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { div } from "../ops/index.js";
-import type { Optimizer } from "../optim/optimizer.js";
+import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
 import { StepClock } from "./step-clock.js";
 
 export interface StepOptions {
@@ -27,8 +28,8 @@ export interface StepOptions {
   nextBatch: () => Promise<HostBatch>;
   /**
    * Whether targets may be -100 when several processes train together, which must then agree on the
-   * number of targets that are not ignored. A process that trains alone always allows -100.
-   * Default: false.
+   * number of targets that are not ignored. Batches of different sizes on the processes need it too.
+   * A process that trains alone always allows -100. Default: false.
    */
   masked?: boolean;
   /** Number of micro-batches whose gradients are summed. */
@@ -83,15 +84,17 @@ export interface RunningStep {
 export async function trainStep(options: StepOptions): Promise<RunningStep> {
   const op = "trainStep";
   checkObject(op, "options", options);
+  checkOptions(op, options, names);
   const { model, optimizer, nextBatch, accumulation, lr, clip, masked = false } = options;
   checkInstance(op, "model", model, LanguageModel, "a language model");
-  checkObject(op, "optimizer", optimizer, "an optimizer, such as AdamW");
-  checkFunction(op, "optimizer.step", optimizer.step);
+  checkOptimizer(op, optimizer, model.store);
   checkFunction(op, "nextBatch", nextBatch);
   checkInteger(op, "accumulation", accumulation, { min: 1, max: 2 ** 31 });
   checkNumber(op, "lr", lr, { min: 0 });
   checkNumber(op, "clip", clip, { min: 0 });
   checkBoolean(op, "masked", masked);
+  checkBoolean(op, "stop", options.stop ?? false);
+  if (options.verify !== undefined) checkFunction(op, "verify", options.verify);
   const { device } = model;
   const { parallel } = model.store;
   const clock = new StepClock(device);
@@ -105,7 +108,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       return read;
     });
     const shares = sharesOf(batches, { masked, parallel, device });
-    if (shares.targets === 0) native.fill(meanLoss.native, Number.NaN);
+    shares.markEmpty(meanLoss);
     // Each micro-batch has its own scope, which frees its activations before the next ones are
     // made.
     const pass = (micro: number, last: boolean, sum: Tensor): void =>
@@ -127,6 +130,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       if (micro === 0 && verify) {
         const aside = zeros([], { device });
         await clock.checks(() => verify(() => pass(micro, false, aside)));
+        model.store.zeroGrad();
       }
       const last = micro === accumulation - 1;
       clock.pass(() => pass(micro, last, meanLoss), last);
@@ -143,6 +147,10 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     const windows = batches.reduce((sum, { count }) => sum + count, 0);
     const tokens = batches.reduce((sum, { inputs }) => sum + inputs.length, 0);
     return { pending: values, windows, tokens };
+  }).catch((error) => {
+    // A caller may go on with another batch, and no gradients of this step may be in that one.
+    model.store.zeroGrad();
+    throw error;
   });
   const { windows, tokens } = figures;
   const read = figures.pending.then(([[loss, stop = 0], decision, reached]) => ({
@@ -157,9 +165,21 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   return { lr, windows, tokens, dataWaitMs: clock.dataWaitMs, clock, figures: read };
 }
 
+const names = [
+  "model",
+  "optimizer",
+  "nextBatch",
+  "masked",
+  "accumulation",
+  "lr",
+  "clip",
+  "verify",
+  "stop",
+] as const satisfies (keyof StepOptions)[];
+
 interface TargetShares {
-  /** Number of this process's targets that are not ignored. */
-  readonly targets: number;
+  /** Makes a mean, so far 0, NaN if no process has a target that is not ignored. */
+  markEmpty(mean: Tensor): void;
   /**
    * Weight of a micro-batch's mean in the step's mean: `share` as f32 (1), and `scale` as a number,
    * null if only the device knows it. `count` is the micro-batch's number of targets that are not
@@ -190,7 +210,9 @@ function sharesOf(
     const scales = counts.map((count) => (targets === 0 ? 0 : count / targets));
     const shares = scales.map((scale) => full([1], scale, { device }));
     return {
-      targets,
+      markEmpty: (mean) => {
+        if (targets === 0) native.fill(mean.native, Number.NaN);
+      },
       of: (micro) => ({
         count: counts[micro] as number,
         scale: scales[micro] as number,
@@ -199,11 +221,17 @@ function sharesOf(
     };
   }
   // The sum stays on the device, because reading it on the host would wait for the previous step.
-  const mean = tensor([targets], { device });
-  parallel.average(mean);
-  const shares = counts.map((count) => div(tensor([count], { device }), mean));
+  const average = tensor([targets], { device });
+  parallel.average(average);
+  const shares = counts.map((count) => div(tensor([count], { device }), average));
   return {
-    targets,
+    // Other processes may have targets where this one has none. Its shares are then 0, otherwise
+    // 0 / 0.
+    markEmpty: (mean) => {
+      if (targets > 0) return;
+      const share = (shares[0] as Tensor).view([]);
+      native.accumulateScaled(share.native, full([1], 1, { device }).native, mean.native);
+    },
     of: (micro) => ({
       count: counts[micro] as number,
       scale: null,

@@ -1,7 +1,10 @@
 import { type LoadedConfig, type RunConfig, resolveConfig } from "../config/index.js";
 import {
+  argumentError,
+  checkArray,
   checkBoolean,
   checkFunction,
+  checkInstance,
   checkObject,
   checkOptions,
   checkString,
@@ -81,6 +84,7 @@ export class Trainer {
   #savedStep = -1;
   #stopping = false;
   #stopRequested = false;
+  readonly #abort = (): void => this.stop();
   /** The error that ends the run. The steps already enqueued are completed and saved first. */
   #diverged: DivergedError | null = null;
   #sentBytes = 0;
@@ -98,7 +102,7 @@ export class Trainer {
   constructor(parts: TrainerParts) {
     checkParts(parts);
     const { progress = { step: 0, tokens: 0, position: 0, skips: [] }, guard = noLimits } = parts;
-    const { cluster = null, onNotice = () => {}, saver } = parts;
+    const { cluster = null, onNotice = console.warn, saver } = parts;
     this.#parts = parts;
     this.model = parts.model;
     this.optimizer = parts.optimizer;
@@ -114,7 +118,7 @@ export class Trainer {
     // A failed check stops the run like a signal, so that all processes end at the same step. This
     // process then throws the failure.
     if (parts.shardCheck) parts.shardCheck.onFailure = () => this.stop();
-    parts.signal?.addEventListener("abort", () => this.stop(), { once: true });
+    parts.signal?.addEventListener("abort", this.#abort, { once: true });
     if (parts.signal?.aborted) this.stop();
   }
 
@@ -142,6 +146,9 @@ export class Trainer {
     for (const name of callbacks) {
       if (options[name] !== undefined) checkFunction("Trainer", name, options[name]);
     }
+    const { signal } = options;
+    if (signal !== undefined)
+      checkInstance("Trainer", "signal", signal, AbortSignal, "an AbortSignal");
     return new Trainer(await startRun(complete, options));
   }
 
@@ -226,7 +233,7 @@ export class Trainer {
     this.#started = this.#lastEnd = performance.now();
     const times = new RunTimes();
     this.#times = times;
-    const { steps, saver, close } = this.#parts;
+    const { steps, saver, signal, close } = this.#parts;
     const inFlight: RunningStep[] = [];
     let left: Error | null = new UsageError("[Trainer.run] its loop was left before the end");
     try {
@@ -261,6 +268,8 @@ export class Trainer {
     } finally {
       this.#ended = times.totals;
       times.stop();
+      // A signal may outlive many trainers.
+      signal?.removeEventListener("abort", this.#abort);
       if (left) this.#cluster?.fail(left);
       // A save in progress ends before the folder is released. Its failure has been reported
       // already.
@@ -323,7 +332,7 @@ export class Trainer {
       rssBytes: residentBytes(),
       ...times.step(running.clock, reached, batches.hostMs ?? 0, since),
       ...(decision.reason && { skipped: decision.reason }),
-      ...(extraMetrics && { extra: extraMetrics(this.#step) }),
+      ...(extraMetrics && { extra: checkExtra(extraMetrics(this.#step)) }),
       time: new Date().toISOString(),
     };
     // The record is written first, because anything after the step may fail.
@@ -347,7 +356,9 @@ export class Trainer {
     const pauses: PauseMs = {};
     if (validate && (last || due(step, validate.every))) {
       const measured = await times.pause("validation", pauses, () =>
-        this.#sideProducts.make("validation", step, true, () => validate.measure(step)),
+        this.#sideProducts.make("validation", step, true, async () =>
+          checkValidation(await validate.measure(step)),
+        ),
       );
       if (measured) {
         metrics.validation = this.#validation = measured;
@@ -359,7 +370,9 @@ export class Trainer {
     if (sample && (last || due(step, sample.every))) {
       const { divided } = this.model.store;
       const written = await times.pause("samples", pauses, () =>
-        this.#sideProducts.make("samples", step, divided, () => sample.write(step)),
+        this.#sideProducts.make("samples", step, divided, async () =>
+          checkSamples(await sample.write(step)),
+        ),
       );
       metrics.samples = this.#samples = written ?? [];
     }
@@ -405,6 +418,29 @@ export class Trainer {
 }
 
 const callbacks = ["onNotice", "onStep", "onValidation", "onCheckpoint", "extraMetrics"] as const;
+
+/** Checks the result of `extraMetrics`: a record keeps nothing but numbers. */
+function checkExtra(extra: Record<string, number>): Record<string, number> {
+  const [op, name] = ["Trainer", "the result of extraMetrics"];
+  if ((extra as unknown) instanceof Promise)
+    throw argumentError(op, "numbers by name, not a promise of them,", name, extra);
+  checkObject(op, name, extra, "numbers by name");
+  for (const [key, value] of Object.entries(extra)) {
+    if (typeof value !== "number") throw argumentError(op, "a number", `${key} of ${name}`, value);
+  }
+  return extra;
+}
+
+function checkValidation(measured: Validation): Validation {
+  checkObject("Trainer", "the result of validate.measure", measured);
+  if (typeof measured.loss === "number") return measured;
+  throw argumentError("Trainer", "a number", "loss of validate.measure", measured.loss);
+}
+
+function checkSamples(samples: Sample[]): Sample[] {
+  checkArray("Trainer", "the result of sample.write", samples, "an array of { prompt, text }");
+  return samples;
+}
 
 function due(step: number, every: number): boolean {
   return every > 0 && step % every === 0;

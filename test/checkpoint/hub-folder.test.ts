@@ -157,6 +157,9 @@ test("saveModel with a tokenizer leaves a whole folder; without one it says what
     [{ tokenizer: quickstart }, /expected a Tokenizer/],
     [{ shardBytes: 0 }, /shardBytes/],
     [{ onNotice: 5 }, /onNotice/],
+    [{ dtype: "int4" }, /dtype/],
+    [{ eosTokenId: "two" }, /eosTokenId/],
+    [{ bosTokenId: 1e9 }, /bosTokenId/],
     [{ tokeniser: tokenizer }, /tokeniser/],
     [5, /options/],
   ] as unknown as [SaveModelOptions, RegExp][]) {

@@ -122,6 +122,9 @@ test("a manifest that is huge, deep, a link or not UTF-8 is refused", async () =
 test("a checkpoint of another run is refused with both values of all that differs", () => {
   const saved = { run: { worldSize: 4, config: "a", vocabulary: 4096 } };
   checkRun("x", saved, { worldSize: 4 });
+  expect(() => checkRun("x", saved, { documents: { maskDocuments: true } })).toThrow(
+    'documents: the checkpoint has none, this run {"maskDocuments":true}',
+  );
   expect(() => checkRun("x", saved, { worldSize: 2, config: "a", vocabulary: 32000 })).toThrow(
     "x is from a different run:\n" +
       "  worldSize: the checkpoint has 4, this run 2\n" +

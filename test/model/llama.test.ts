@@ -253,6 +253,7 @@ describe("training the model", () => {
     await expect(run(undefined)).rejects.toThrow(ArgumentError);
     await expect(run({ maxTokens: 1, stopAt: "." })).rejects.toThrow(/for stopAt/);
     await expect(run({ maxTokens: 1 }, "text")).rejects.toThrow(/an array of token ids for prompt/);
+    await expect(run({ maxTokens: 1 }, [1, undefined])).rejects.toThrow(/got undefined/);
     await expect(run({ maxTokens: 1, topP: 0 })).rejects.toThrow(/topP/);
     model.dispose();
   });

@@ -5,8 +5,9 @@ import { tensor } from "../../lib/core/create.js";
 import { ArgumentError } from "../../lib/core/errors.js";
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
+import { generateTokens } from "../../lib/generate/generate.js";
 import { createModel, describeModel } from "../../lib/model/architectures.js";
-import { LanguageModel, type ModelConfig } from "../../lib/model/language-model.js";
+import { type Cache, LanguageModel, type ModelConfig } from "../../lib/model/language-model.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
 import { costOf } from "../../lib/model/shapes.js";
 import { Embedding, Linear } from "../../lib/nn/index.js";
@@ -131,4 +132,55 @@ test("an architecture's cost is that of the model it describes", () => {
   expect(cost.parameterCount).toBe(model.parameterCount());
   expect(model.cost.flops(16)).toEqual(cost.flops(16));
   expect(cost.pass).toMatchObject({ blocks: 2, headWidth: 64, vocabSize: 50, tiedHead: false });
+});
+
+test("a model without an output head is refused by the name of what it lacks", () => {
+  class Headless extends Bigram {
+    override get headWeight() {
+      return undefined as never;
+    }
+  }
+  const model = new Headless().allocate();
+  const wrong = () => model.loss({ inputs: ids(), targets: ids() });
+  expect(wrong).toThrow(ArgumentError);
+  expect(wrong).toThrow("[Headless] expected a Parameter for headWeight but received undefined");
+  model.dispose();
+});
+
+describe("generation refuses a model of one's own", () => {
+  /** Runs generation over a model whose cache is made by `createCache`. */
+  async function generateWith(createCache: () => unknown, more: Partial<ModelConfig> = {}) {
+    class Cached extends Bigram {
+      override readonly config = { vocabSize: 50, contextLength: 32, ...more };
+      override createCache() {
+        return createCache() as Cache;
+      }
+    }
+    const model = new Cached().allocate();
+    try {
+      for await (const _ of generateTokens(model, [1, 2], { maxTokens: 2 }));
+    } finally {
+      model.dispose();
+    }
+  }
+
+  test.each([
+    ["that makes no cache", undefined, /result of Cached.createCache but received undefined/],
+    ["whose cache has no layers", { position: 0 }, /layers of the result of Cached.createCache/],
+    ["whose cache has no position", { layers: [] }, /position of the result of Cached/],
+    [
+      "that leaves its cache as it is",
+      { layers: [], position: 0 },
+      /Cached.hidden to add 2 tokens/,
+    ],
+  ])("%s", async (_, cache, message) => {
+    await expect(generateWith(() => cache)).rejects.toThrow(ArgumentError);
+    await expect(generateWith(() => cache)).rejects.toThrow(message);
+  });
+
+  test.each(["vocabSize", "contextLength"])("without %s", async (field) => {
+    const failed = generateWith(() => undefined, { [field]: undefined });
+    await expect(failed).rejects.toThrow(ArgumentError);
+    await expect(failed).rejects.toThrow(`${field} of the model's config`);
+  });
 });

@@ -1,11 +1,12 @@
 /** A Trainer of parts of one's own. */
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { ArgumentError, DivergedError, UsageError } from "../../lib/core/errors.js";
 import type { HostBatch } from "../../lib/model/batch.js";
 import { Llama } from "../../lib/model/llama.js";
 import { presets } from "../../lib/model/presets.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import type { StepMetrics } from "../../lib/train/metrics.js";
+import { trainStep } from "../../lib/train/step.js";
 import { type Progress, Trainer, type TrainerParts } from "../../lib/train/trainer.js";
 
 const shape = { ...presets.quickstart, layers: 1, vocabSize: 64, hiddenSize: 64, heads: 1 };
@@ -99,6 +100,61 @@ describe("a trainer of parts", () => {
     await expect(train({ saver: broken })).rejects.toThrow(/step 1: not finite/);
   });
 
+  test("refuses an optimizer of another model, which would train nothing here", async () => {
+    const [parts, other] = [await partsOf(), await partsOf()];
+    expect(() => new Trainer({ ...parts, optimizer: other.optimizer })).toThrow(/another model/);
+    const { optimizer } = other;
+    const { model, batches } = parts;
+    const nextBatch = () => batches.next();
+    const step = trainStep({ model, optimizer, nextBatch, accumulation: 1, lr: 1e-3, clip: 1 });
+    await expect(step).rejects.toThrow(ArgumentError);
+  });
+
+  test("tells of a validation or samples that are none, and trains on", async () => {
+    for (const [part, named] of [
+      [{ validate: { every: 0, measure: async () => 3 } }, /^no validation after step 4: .*object/],
+      [{ validate: { every: 0, measure: async () => ({}) } }, /^no validation .*a number for loss/],
+      [{ validate: { every: 0, measure: () => Promise.reject("no text") } }, /step 4: no text; /],
+      [{ validate: { every: 0, measure: () => Promise.reject() } }, /step 4: undefined; /],
+      [{ sample: { every: 0, write: async () => "text" } }, /^no samples after step 4: .*an array/],
+    ] as const) {
+      const notices: string[] = [];
+      const onNotice = (message: string) => notices.push(message);
+      const { result } = await train({ ...(part as Partial<TrainerParts>), onNotice });
+      expect(result).toMatchObject({ finished: true, validation: null, samples: [] });
+      expect(notices).toEqual([expect.stringMatching(named)]);
+    }
+  });
+
+  test("prints notices to the console if nothing else hears them", async () => {
+    const warn = vi.spyOn(console, "warn").mockReturnValue();
+    const measure = () => Promise.reject(new Error("no text"));
+    await train({ validate: { every: 0, measure } });
+    expect(warn).toHaveBeenCalledExactlyOnceWith(expect.stringContaining("no text"));
+    warn.mockRestore();
+  });
+
+  test("leaves a signal that outlives it", async () => {
+    const { signal } = new AbortController();
+    const heard = [vi.spyOn(signal, "addEventListener"), vi.spyOn(signal, "removeEventListener")];
+    await train({ signal });
+    const [added, removed] = heard.map((spy) => spy.mock.calls.map(([, listener]) => listener));
+    expect(added).toHaveLength(1);
+    expect(removed).toEqual(added);
+  });
+
+  test("refuses figures that its record could not keep", async () => {
+    for (const [extra, named] of [
+      [Promise.resolve({ a: 1 }), /not a promise/],
+      [{ a: 1n }, /a of the result of extraMetrics/],
+      [undefined, /numbers by name/],
+    ] as const) {
+      const wrong = train({ extraMetrics: () => extra as never });
+      await expect(wrong).rejects.toThrow(ArgumentError);
+      await expect(wrong).rejects.toThrow(named);
+    }
+  });
+
   test("is refused by the name of the part, and has no recipe", async () => {
     const parts = await partsOf();
     for (const [wrong, named] of [
@@ -110,11 +166,21 @@ describe("a trainer of parts", () => {
       [{ signal: "stop" }, /signal/],
       [{ step: 5 }, /step/],
       [{ validate: { every: 1 } }, /validate.measure/],
+      [{ progress: {} }, /progress.step/],
+      [{ progress: { step: 1, tokens: 1, position: 1, skips: 3 } }, /progress.skips/],
+      [{ guard: {} }, /guard.window/],
+      [{ records: {} }, /records.write/],
+      [{ cluster: {} }, /Cluster for cluster/],
+      [{ canary: {} }, /canary/],
+      [{ shardCheck: {} }, /shardCheck/],
+      [{ onCheckpoint: () => {} }, /onCheckpoint/],
     ] as const) {
       const make = () => new Trainer({ ...parts, ...wrong } as never);
       expect(make).toThrow(ArgumentError);
       expect(make).toThrow(named);
     }
+    parts.model.recompute = "ffn";
+    expect(() => Object.assign(parts.model, { recompute: "blocks" })).toThrow(/"block"/);
     const trainer = new Trainer(parts);
     expect(() => trainer.config).toThrow(UsageError);
     trainer.dispose();

@@ -4,6 +4,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { loadModel } from "../../lib/checkpoint/model.js";
 import type { RunConfig } from "../../lib/config/index.js";
 import {
+  ArgumentError,
   CheckpointError,
   DivergedError,
   TokenizerError,
@@ -124,7 +125,55 @@ test("a run that divides itself and stands alone says so", async () => {
   );
 });
 
+describe("onCheckpoint", () => {
+  test("is awaited, one call after the other, before the run ends", async () => {
+    const heard: string[] = [];
+    const onCheckpoint = async (_: string, step: number) => {
+      heard.push(`begin ${step}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      heard.push(`end ${step}`);
+    };
+    const config = tinyConfig(data, freshOut(), { steps: 4, checkpoint: { every: 2 } });
+    await run(config, { onCheckpoint });
+    expect(heard).toEqual(["begin 2", "end 2", "begin 4", "end 4"]);
+  });
+
+  test.each([
+    [
+      "throws",
+      () => {
+        throw new RangeError("mine");
+      },
+      RangeError,
+    ],
+    [
+      "rejects",
+      async () => {
+        throw new RangeError("mine");
+      },
+      RangeError,
+    ],
+    ["rejects with no error", () => Promise.reject("mine"), UsageError],
+  ])("that %s ends the run with its error, and the checkpoint is a good one", async (...given) => {
+    const [, onCheckpoint, kind] = given;
+    const notices: string[] = [];
+    const onNotice = (message: string) => notices.push(message);
+    const config = tinyConfig(data, freshOut(), { steps: 4, checkpoint: { every: 2 } });
+    const failed = run(config, { onCheckpoint, onNotice });
+    await expect(failed).rejects.toThrow(kind);
+    await expect(failed).rejects.toThrow("mine");
+    expect(notices).toEqual([]);
+    expect((await run(config)).result.finished).toBe(true);
+  });
+});
+
 describe("refused before anything is trained", () => {
+  test("a signal that is none, without leaving the folder locked", async () => {
+    const config = tinyConfig(data, freshOut(), { steps: 3 });
+    await expect(Trainer.create(config, { signal: {} as never })).rejects.toThrow(ArgumentError);
+    await run(config);
+  });
+
   test("a second run in the folder, an old run's folder, another run's checkpoint", async () => {
     const out = freshOut();
     const first = await Trainer.create(tinyConfig(data, out));

@@ -8,7 +8,7 @@ import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import { readDecision } from "../../lib/optim/guard.js";
-import { trainStep } from "../../lib/train/step.js";
+import { type StepOptions, trainStep } from "../../lib/train/step.js";
 import { relativeError } from "../support/reference.js";
 
 const config = llamaConfig({
@@ -112,12 +112,39 @@ describe("micro-batches with different numbers of targets", () => {
   });
 });
 
+test("a step that fails, or that is verified, leaves no gradients in the next one", async () => {
+  const model = await Llama.create(config, { seed: 4 });
+  const optimizer = new AdamW(model.store, { weightDecay: 0 });
+  const normOf = async (batches: readonly HostBatch[], more: Partial<StepOptions> = {}) => {
+    const left = [...batches];
+    const nextBatch = async () => left.shift() as HostBatch;
+    const options = { accumulation: batches.length, lr: 0, clip: 0, ...more };
+    const { figures } = await trainStep({ model, optimizer, nextBatch, ...options });
+    return readDecision((await figures).decision).gradNorm;
+  };
+  const good = batchOf(0, 24);
+  const norm = await normOf([good]);
+  const tooLong = { ...joined([good, good]), count: 1 };
+  await expect(normOf([good, tooLong])).rejects.toThrow(/more than the model's context/);
+  expect(await normOf([good])).toBe(norm);
+  const verify = async (pass: () => void) => {
+    pass();
+    pass();
+  };
+  expect(await normOf([good], { verify })).toBe(norm);
+  await expect(normOf([good], { verify: 5 as never })).rejects.toThrow(ArgumentError);
+  await expect(normOf([good], { maskd: true } as never)).rejects.toThrow(/maskd/);
+  optimizer.dispose();
+  model.dispose();
+});
+
 test("a batch that is none is refused by its field", async () => {
   const { inputs, targets } = batchOf(0, 24);
   for (const [wrong, named] of [
     [{ inputs, targets, count: 5 }, /5 rows of equal length/],
     [{ inputs, targets: targets.slice(1), count: 2 }, /24 ids in targets/],
     [{ inputs: [1, 2], targets, count: 1 }, /Int32Array for inputs/],
+    [{ inputs: new Int32Array(0), targets: new Int32Array(0), count: 1 }, /got none/],
     [null, /a batch/],
   ] as const) {
     await expect(step([wrong as never])).rejects.toThrow(ArgumentError);

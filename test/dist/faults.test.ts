@@ -218,8 +218,9 @@ describe("a rank that cannot save", () => {
     const { file, out } = await writeConfig(folder, data, 2, { ...long, checkpoint: { every: 2 } });
     const ranks = await startRun(file, { worldSize: 2 });
     await untilSaid(ranks[0] as RankProcess, /step 1\//);
-    // A file in place of the output folder makes every later save fail.
-    await rm(out, { recursive: true, force: true });
+    // A file in place of the output folder makes every later save fail. A save may be under way, and
+    // put files into the folder while it is being removed.
+    await rm(out, { recursive: true, force: true, maxRetries: 20, retryDelay: 10 });
     await writeFile(out, "");
     const [first, second] = await Promise.all(ranks.map(({ ended }) => ended));
     expect(first?.code, first?.stderr).toBe(4);

@@ -71,7 +71,7 @@ test("a run whose folder is removed, or one above it moved, ends with 4", async 
     const { file, out } = await writeConfig(place, join(how, "run"), options);
     const { child, ended } = train(file);
     await until(async () => (await lastStep(out)) >= 2, child);
-    if (how === "removed") await rm(out, { recursive: true });
+    if (how === "removed") await rm(out, { recursive: true, maxRetries: 20, retryDelay: 10 });
     else await rename(join(place.folder, how), join(place.folder, `${how}-old`));
     const { code, stderr } = await ended;
     expect(code, stderr).toBe(4);

@@ -187,8 +187,8 @@ template <class Engine, class T> void backward(Stream& stream, const Attention& 
         std::memset(dk, 0, static_cast<size_t>(2 * part_size) * sizeof(float));
         for (int64_t pair = first_pair[part]; pair < first_pair[part + 1]; ++pair) {
           const int64_t head = kv % shape.kv_heads * shape.group() + pair / shape.tiles();
-          backward_tile<Engine>(shape, keys, kv / shape.kv_heads, head, pair % shape.tiles(), x, dk, dk + part_size, side,
-                                *workspace);
+          const int64_t batch = kv / shape.kv_heads, tile = pair % shape.tiles();
+          backward_tile<Engine>(shape, keys, batch, head, tile, x, dk, dk + part_size, side, *workspace);
         }
       }
     }

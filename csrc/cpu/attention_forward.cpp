@@ -81,8 +81,9 @@ void forward_tile(const Attention& shape, const PackedKeys<Engine>& keys, int64_
   for (int64_t tile = visible.first_tile; tile <= query_tile; ++tile) {
     const bool diagonal = tile == query_tile;
     const int64_t offset = (first_key_tile + tile) * keys.tile_words;
-    multiply_tile<Engine>(rows, kTile, width, {query, width / kPerWord, 1}, keys.key_transposed + offset, kTile, w.scores,
-                          kTile, false, diagonal ? Part::lower_columns : Part::whole);
+    const Part part = diagonal ? Part::lower_columns : Part::whole;
+    multiply_tile<Engine>(rows, kTile, width, {query, width / kPerWord, 1}, keys.key_transposed + offset, kTile,
+                          w.scores, kTile, false, part);
     switch (visible.mask(tile)) {
       case Mask::none: softmax_tile<Engine, Mask::none>(w, rows, to_base_2, visible, tile); break;
       case Mask::diagonal: softmax_tile<Engine, Mask::diagonal>(w, rows, to_base_2, visible, tile); break;

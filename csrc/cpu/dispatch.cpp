@@ -38,7 +38,8 @@ CpuKernels cpu_kernels() {
   if (isa != "avx512-bf16") return {&cpu_v3::op_table(), "x86-64-v3"};
 #endif
   throw Error("ERR_DEVICE",
-              "this build of the addon lacks the CPU kernels asked for: build all sets with `npm run setup -- --tests`");
+              "this build of the addon lacks the CPU kernels asked for: build all sets with "
+              "`npm run setup -- --tests`");
 }
 #else
 namespace cpu_generic { const OpTable& op_table(); }

@@ -31,7 +31,8 @@ template <class T> void copy_rows(Stored<T> from, int64_t rows, int64_t columns,
   }
 }
 
-// The same for rows of whole panels, which lie far apart: later ones are fetched meanwhile. Panels lie rows * kPanel apart.
+// Copies rows of whole panels into panels that lie rows * kPanel apart. The rows lie far apart in
+// memory, so later rows are prefetched while earlier ones are copied.
 template <class T> void copy_panels(Stored<T> from, int64_t rows, int64_t panels, float* out) {
   constexpr int64_t kAhead = 16;
   for (int64_t i = 0; i < rows; ++i) {

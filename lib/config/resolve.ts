@@ -176,7 +176,7 @@ function compareModels(
   }
 }
 
-/** What options must hold together. Each rule looks only at options that are right by themselves. */
+/** Rules between options. Each rule looks only at options that are right by themselves. */
 function crossProblems(read: Reader, model: ArchitectureConfig | undefined): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
   const require = (holds: boolean, path: string, message: string) => {

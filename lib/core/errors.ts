@@ -124,7 +124,7 @@ export class ResourceError extends LlamaForgeError {
 export interface ConfigProblem {
   /** Dotted path, e.g. `model.kvHeads`. */
   path: string;
-  /** What is wrong and which values are allowed. */
+  /** The fault, and the values that are allowed. */
   message: string;
 }
 

@@ -3,7 +3,7 @@ import { ArgumentError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import type { ParameterStore } from "../nn/store.js";
 
-/** What an optimizer's step returns, on the device. */
+/** Result of an optimizer's step, on the device. */
 export interface StepResult {
   /** Global norm of the gradients before clipping, f32, one element without axes. */
   gradNorm: Tensor;
@@ -11,7 +11,7 @@ export interface StepResult {
   decision: Tensor;
 }
 
-/** What a training step needs of an optimizer. `AdamW` is one. */
+/** The part of an optimizer that a training step uses. `AdamW` is an `Optimizer`. */
 export interface Optimizer {
   /** The parameters that it updates; a trainer checks that they are those of its model. */
   readonly store?: ParameterStore;

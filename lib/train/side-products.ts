@@ -40,7 +40,7 @@ export class SideProducts {
 
   #tell(what: string, step: number, error: unknown): void {
     const message = error instanceof Error ? error.message : String(error);
-    // The same reason may contain different numbers at each step.
+    // Messages of one reason differ in their numbers from step to step, so numbers are left out.
     const reason = `${what}: ${message.replace(/[\d.]+/g, "#")}`;
     if (this.#told.has(reason)) return;
     this.#told.add(reason);

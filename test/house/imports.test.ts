@@ -1,4 +1,4 @@
-/** What files of lib/ load, and how types and files are called. */
+/** Imports of the files of lib/, and the names of types and files. */
 import { basename } from "node:path";
 import { describe, expect, test } from "vitest";
 import { circles, filesUnder, parse, reached } from "./sources.js";

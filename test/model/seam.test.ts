@@ -1,4 +1,7 @@
-/** What every language model gives: losses, losses token by token, a cache with a sliding window, files, costs. */
+/**
+ * The members of every language model: losses, losses token by token, a cache with a sliding window,
+ * files, costs.
+ */
 import { describe, expect, test } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
 import { tensor } from "../../lib/core/create.js";

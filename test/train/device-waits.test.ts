@@ -81,7 +81,8 @@ test("a step that waits for its data says so, in its middle too", async () => {
   expect(at).toBe(reached[2]);
   const { data, checks } = waits.step(clock.passes, reached);
   expect(data).toBeGreaterThanOrEqual(3 * 29);
-  expect(data).toBeLessThanOrEqual(dataWaitMs);
+  // Both are sums of the same intervals in another order, so the last digits may differ.
+  expect(data).toBeLessThanOrEqual(dataWaitMs + 1e-6);
   expect(checks).toBe(0);
   for (const part of ["forward", "backward", "optimizer"] as const)
     expect(clock.recordingMs[part]).toBeGreaterThan(0);

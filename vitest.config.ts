@@ -14,11 +14,14 @@ export default defineConfig({
     include: chosen === "long" ? [...longTests] : ["test/**/*.test.ts"],
     exclude: [...configDefaults.exclude, ...(chosen === "short" ? longTests : [])],
     setupFiles: ["test/support/device.ts"],
-    reporters: ["default", new URL("test/support/slowest.ts", import.meta.url).pathname],
+    reporters: ["default", new URL("test/support/summary.ts", import.meta.url).pathname],
     // Each file in a process of its own: the native addon, environment variables and signals are per process.
     pool: "forks",
     // The kernels use every core by themselves.
     maxWorkers: 1,
+    // CI repeats a failed test once, so that one race does not hide the results of 4,000 others. The
+    // summary names each test that passed only when repeated.
+    retry: process.env.CI ? 1 : 0,
     testTimeout: 60_000,
     hookTimeout: 60_000,
   },

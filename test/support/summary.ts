@@ -1,9 +1,21 @@
 import { relative } from "node:path";
 import type { Reporter, TestModule } from "vitest/node";
 
-/** Prints the files that took longest, as it is they that decide how long a run takes. */
-export default class Slowest implements Reporter {
+/**
+ * Prints the tests that passed only when they were repeated, and the files that took longest. A
+ * test of the first kind has a race, in itself or in the library, and is to be mended.
+ */
+export default class Summary implements Reporter {
   onTestRunEnd(modules: readonly TestModule[]): void {
+    const flaky = modules.flatMap((module) =>
+      [...module.children.allTests()]
+        .filter((test) => test.diagnostic()?.flaky)
+        .map((test) => `${relative(process.cwd(), module.moduleId)} > ${test.fullName}`),
+    );
+    if (flaky.length > 0) {
+      console.log(` Passed only when repeated: ${flaky.length}`);
+      for (const name of flaky) console.log(`  ${name}`);
+    }
     const files = modules
       .map((module) => {
         const { collectDuration, duration } = module.diagnostic();

@@ -1,0 +1,142 @@
+/**
+ * A row of a data set: one object of a JSON Lines file, or one row of a Parquet file. Column names
+ * are the data set's own.
+ */
+export type Row = Readonly<Record<string, unknown>>;
+
+/** Where the rows of a task lie, in the layout of the Hugging Face Hub. */
+export interface TaskData {
+  /** Name on the Hub, such as `ybisk/piqa`. */
+  dataset: string;
+  /** Configuration of the data set, such as `ARC-Easy`. */
+  config?: string;
+  /** Revision on the Hub whose rows gave the published scores. */
+  revision?: string;
+  /** Folder below `--data`, such as `piqa`. Default: the task's name. */
+  folder?: string;
+  /** Split that is scored. */
+  split: string;
+  /** Split that few-shot examples are drawn from. Default: the scored one. */
+  fewShotSplit?: string;
+  /** Columns that every row has; a row without one of them is an error that names file and row. */
+  columns: readonly string[];
+  /** Rows of a file that belong to the task, for files that several tasks share. */
+  keep?(row: Row): boolean;
+}
+
+/** How a task's prompt shows solved examples before the question. */
+export interface FewShot {
+  /** Number of examples. The option `fewShot` of an evaluation replaces it. */
+  count: number;
+  /**
+   * Choice of the examples: the first rows of their split, or a sample that Python's
+   * `random.Random(seed)` draws for each question anew.
+   */
+  sampler: "first" | "random";
+  /** Text between two examples, and between the last one and the question. Default: "\n\n". */
+  delimiter?: string;
+  /** Fixed examples. They replace the rows of the split. */
+  examples?: readonly Row[];
+}
+
+/** Fields that all tasks share. */
+interface TaskBase {
+  /** Name, as in lm-evaluation-harness: `arc_easy`. */
+  name: string;
+  /** Version of the task in lm-evaluation-harness. It changes whenever scores change. */
+  version: number;
+  data: TaskData;
+  /** Default: no examples. */
+  fewShot?: FewShot;
+  /** Text before the first example. Default: none. */
+  description?: string;
+  /** Text between prompt and answer. Default: " ". */
+  targetDelimiter?: string;
+  /** Rows as the task uses them: changes columns, or leaves rows out. */
+  prepareRows?(rows: Row[]): Row[];
+  /** Name of the harness's YAML or group file, for `configs` of the results. */
+  group?: string;
+}
+
+/** A question whose answer is the most likely one of several texts. */
+export interface ChoiceTask extends TaskBase {
+  kind: "choice";
+  /**
+   * The prompt. For tasks that compare prompts instead of answers (WinoGrande), the prompts of all
+   * choices, and `choices` has the one text that follows each of them.
+   */
+  prompt(row: Row): string | readonly string[];
+  choices(row: Row): readonly string[];
+  /** Index of the right choice. */
+  answer(row: Row): number;
+  metrics: readonly ("acc" | "acc_norm")[];
+}
+
+/** A text whose likelihood after a prompt is measured (LAMBADA). */
+export interface ContinuationTask extends TaskBase {
+  kind: "continuation";
+  prompt(row: Row): string;
+  continuation(row: Row): string;
+  metrics: readonly ("perplexity" | "acc")[];
+}
+
+/** A whole text whose likelihood is measured (WikiText, any text file). */
+export interface TextTask extends TaskBase {
+  kind: "text";
+  text(row: Row): string;
+  /** Text whose words and bytes are counted. Default: `text`. */
+  counted?(row: Row): string;
+}
+
+/** A question that the model answers by writing. */
+export interface GenerationTask extends TaskBase {
+  kind: "generation";
+  prompt(row: Row): string;
+  /** The text that a few-shot example shows as its answer. */
+  target(row: Row): string;
+  /** The answer ends before the first of these texts. */
+  until: readonly string[];
+  /** Longest answer, in tokens. */
+  maxTokens: number;
+  /** Answers per question. Default: 1. */
+  repeats?: number;
+  /** 0 chooses the most likely token. Default: 0. */
+  temperature?: number;
+  topP?: number;
+  /**
+   * The answers as the metrics see them. The name is the harness's filter. Default: "none", the
+   * text unchanged.
+   */
+  filters?: readonly AnswerFilter[];
+  /** Values of each metric for one question, from its filtered answers. */
+  score(row: Row, answers: readonly string[]): Promise<Scores> | Scores;
+  metrics: readonly string[];
+  /** Whether `score` runs programs that the model wrote. */
+  runsCode?: boolean;
+}
+
+export interface AnswerFilter {
+  name: string;
+  apply(row: Row, answer: string): string;
+}
+
+export type Task = ChoiceTask | ContinuationTask | TextTask | GenerationTask;
+
+/** Values of metrics by name. */
+export type Scores = Readonly<Record<string, number>>;
+
+/** Several tasks under one name, with the mean of their scores. */
+export interface TaskGroup {
+  name: string;
+  /** Tasks and groups by name, in the order of the table. */
+  members: readonly string[];
+  /**
+   * Metrics that the group averages, each over the members that have it. None: the group is only a
+   * name for its members.
+   */
+  mean?: {
+    metrics: readonly string[];
+    /** Weights members by their number of questions, as the harness does for MMLU. */
+    weighted: boolean;
+  };
+}

@@ -24,6 +24,20 @@ export interface TaskData {
   keep?(row: Row): boolean;
 }
 
+/** A text file with the examples of a task, and with its description. */
+export interface ExampleFile {
+  /** Path below `--data`, such as `bbh/cot-prompts/navigate.txt`. */
+  path: string;
+  /** Address that the file can be had from, for the error when it is missing. */
+  source: string;
+  /**
+   * Description and examples from the file's text. The examples have the columns that the task's
+   * `prompt` and `target` read.
+   * @throws DataError for a text without them; the message names `file`
+   */
+  read(text: string, file: string): { description: string; examples: readonly Row[] };
+}
+
 /** How a task's prompt shows solved examples before the question. */
 export interface FewShot {
   /** Number of examples. The option `fewShot` of an evaluation replaces it. */
@@ -37,6 +51,8 @@ export interface FewShot {
   delimiter?: string;
   /** Fixed examples. They replace the rows of the split. */
   examples?: readonly Row[];
+  /** File with fixed examples and the description. It replaces `examples` and `description`. */
+  file?: ExampleFile;
 }
 
 /** Fields that all tasks share. */

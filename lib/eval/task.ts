@@ -59,6 +59,8 @@ export interface FewShot {
 interface TaskBase {
   /** Name, as in lm-evaluation-harness: `arc_easy`. */
   name: string;
+  /** Name in tables. Default: `name`. */
+  alias?: string;
   /** Version of the task in lm-evaluation-harness. It changes whenever scores change. */
   version: number;
   data: TaskData;
@@ -144,6 +146,10 @@ export type Scores = Readonly<Record<string, number>>;
 /** Several tasks under one name, with the mean of their scores. */
 export interface TaskGroup {
   name: string;
+  /** Name in tables. Default: `name`. */
+  alias?: string;
+  /** Version of the group in lm-evaluation-harness, if it has one. */
+  version?: number;
   /** Tasks and groups by name, in the order of the table. */
   members: readonly string[];
   /**

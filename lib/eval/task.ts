@@ -10,17 +10,22 @@ export interface TaskData {
   dataset: string;
   /** Configuration of the data set, such as `ARC-Easy`. */
   config?: string;
-  /** Revision on the Hub whose rows gave the published scores. */
+  /** Revision on the Hub. Default: `main`, which lm-evaluation-harness reads too. */
   revision?: string;
   /** Folder below `--data`, such as `piqa`. Default: the task's name. */
   folder?: string;
+  /** File that the rows are read from. It replaces the data set below `--data`. */
+  file?: string;
   /** Split that is scored. */
   split: string;
   /** Split that few-shot examples are drawn from. Default: the scored one. */
   fewShotSplit?: string;
   /** Columns that every row has; a row without one of them is an error that names file and row. */
   columns: readonly string[];
-  /** Rows of a file that belong to the task, for files that several tasks share. */
+  /**
+   * Rows of a file that belong to the task, for files that several tasks share. Files in the folder
+   * of a configuration are not shared.
+   */
   keep?(row: Row): boolean;
 }
 
@@ -47,6 +52,19 @@ export interface FewShot {
    * `random.Random(seed)` draws for each question anew.
    */
   sampler: "first" | "random";
+  /**
+   * Leaves the question out of its own examples. The random sampler then draws one example more,
+   * whether the question is among them or not. lm-evaluation-harness does so wherever examples and
+   * questions have the same setting, which includes "none". Default: true if the examples come from
+   * the scored split.
+   */
+  leavesOutQuestion?: boolean;
+  /** Text between an example's prompt and its answer. Default: the task's `targetDelimiter`. */
+  targetDelimiter?: string;
+  /** Prompt of an example. Default: the one that the task has for questions. */
+  prompt?(row: Row): string;
+  /** Answer of an example. Default: the task's own. */
+  target?(row: Row): string;
   /** Text between two examples, and between the last one and the question. Default: "\n\n". */
   delimiter?: string;
   /** Fixed examples. They replace the rows of the split. */
@@ -66,11 +84,14 @@ interface TaskBase {
   data: TaskData;
   /** Default: no examples. */
   fewShot?: FewShot;
-  /** Text before the first example. Default: none. */
-  description?: string;
+  /** Text before the first example, or a function of the question. Default: none. */
+  description?: string | ((row: Row) => string);
   /** Text between prompt and answer. Default: " ". */
   targetDelimiter?: string;
-  /** Rows as the task uses them: changes columns, or leaves rows out. */
+  /**
+   * Rows as the task uses them: changes columns, or leaves rows out. It is called with one row at a
+   * time, so that an error names the row.
+   */
   prepareRows?(rows: Row[]): Row[];
   /** Name of the harness's YAML or group file, for `configs` of the results. */
   group?: string;
@@ -98,12 +119,20 @@ export interface ContinuationTask extends TaskBase {
   metrics: readonly ("perplexity" | "acc")[];
 }
 
+/** A measure of a text's likelihood: exp(-log p / units), and bits for `bits_per_byte`. */
+export type TextMetric =
+  | "word_perplexity"
+  | "byte_perplexity"
+  | "bits_per_byte"
+  | "token_perplexity";
+
 /** A whole text whose likelihood is measured (WikiText, any text file). */
 export interface TextTask extends TaskBase {
   kind: "text";
   text(row: Row): string;
   /** Text whose words and bytes are counted. Default: `text`. */
   counted?(row: Row): string;
+  metrics: readonly TextMetric[];
 }
 
 /** A question that the model answers by writing. */
@@ -160,5 +189,10 @@ export interface TaskGroup {
     metrics: readonly string[];
     /** Weights members by their number of questions, as the harness does for MMLU. */
     weighted: boolean;
+    /**
+     * Name of one mean over all members: of each, the first of `metrics` that it has. The published
+     * averages of commonsense tasks are so: `acc_norm` where there is one, `acc` elsewhere.
+     */
+    as?: string;
   };
 }

@@ -1,4 +1,5 @@
 import type { Likelihood } from "./model-answers.js";
+import { countWords } from "./python-text.js";
 import {
   bootstrapPerplexityError,
   meanOf,
@@ -7,7 +8,7 @@ import {
   standardError,
   sumOf,
 } from "./statistics.js";
-import type { ChoiceTask, ContinuationTask, Task } from "./task.js";
+import type { ChoiceTask, ContinuationTask, Task, TextTask } from "./task.js";
 
 /** A metric's value for one question: a number, or a sum and the count that it is divided by. */
 export type MetricValue = number | readonly [sum: number, count: number];
@@ -35,18 +36,6 @@ const lowerIsBetter = new Set([
 
 export function higherIsBetter(metric: string): boolean {
   return !lowerIsBetter.has(metric);
-}
-
-/** Metrics of a whole text, in the order of the table. */
-export const textMetrics = [
-  "word_perplexity",
-  "byte_perplexity",
-  "bits_per_byte",
-  "token_perplexity",
-] as const;
-
-export function metricsOf(task: Task): readonly string[] {
-  return task.kind === "text" ? textMetrics : task.metrics;
 }
 
 export function aggregationOf(task: Task, metric: string): Aggregation {
@@ -87,26 +76,22 @@ export function continuationValues(
  * @param counted text whose words and bytes count
  * @param tokens number of tokens of the text that was scored
  */
-export function textValues(logLikelihood: number, counted: string, tokens: number): MetricValues {
+export function textValues(
+  task: Pick<TextTask, "metrics">,
+  logLikelihood: number,
+  counted: string,
+  tokens: number,
+): MetricValues {
   const bytes = Buffer.byteLength(counted, "utf8");
-  return {
-    word_perplexity: [logLikelihood, countWords(counted)],
-    byte_perplexity: [logLikelihood, bytes],
-    bits_per_byte: [logLikelihood, bytes],
-    token_perplexity: [logLikelihood, tokens],
+  const counts = {
+    word_perplexity: countWords(counted),
+    byte_perplexity: bytes,
+    bits_per_byte: bytes,
+    token_perplexity: tokens,
   };
-}
-
-/**
- * White space as Python's `\s` has it for text: Unicode's, and the separators U+001C to U+001F.
- * JavaScript's `\s` is another set.
- */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: Python counts these as white space.
-const pythonSpace = /[\p{White_Space}\x1c-\x1f]+/u;
-
-/** Number of parts between runs of white space. Space at an end adds an empty part. */
-export function countWords(text: string): number {
-  return text.split(pythonSpace).length;
+  return Object.fromEntries(
+    task.metrics.map((metric) => [metric, [logLikelihood, counts[metric]]]),
+  );
 }
 
 /** Index of the largest value, the first one of equals. NaN counts as the largest, as in NumPy. */

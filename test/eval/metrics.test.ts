@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { aggregate, argmax, choiceValues, countWords, textValues } from "../../lib/eval/metrics.js";
+import { aggregate, argmax, choiceValues, textValues } from "../../lib/eval/metrics.js";
 import { PythonRandom } from "../../lib/eval/python-random.js";
 import { groupError, groupMean, preciseExp } from "../../lib/eval/statistics.js";
 import type { ChoiceTask } from "../../lib/eval/task.js";
@@ -47,7 +47,11 @@ describe("scores and standard errors", () => {
   });
 
   it("of a text, per word, byte and token", async () => {
-    const pairs = [textValues(-10.5, " a text\nof words ", 7), textValues(-3.25, "ö", 2)];
+    const task = { metrics: ["word_perplexity", "bits_per_byte", "token_perplexity"] } as const;
+    const pairs = [
+      textValues(task, -10.5, " a text\nof words ", 7),
+      textValues(task, -3.25, "ö", 2),
+    ];
     const score = async (metric: "word_perplexity" | "bits_per_byte" | "token_perplexity") => {
       const aggregation = metric === "bits_per_byte" ? "bits_per_byte" : "weighted_perplexity";
       const values = pairs.map((pair) => pair[metric] as readonly [number, number]);
@@ -100,10 +104,4 @@ describe("a choice", () => {
     expect(argmax([-3, Number.NaN, -1])).toBe(1);
     expect(argmax([Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY])).toBe(0);
   });
-});
-
-it("counts words as Python's re.split does", () => {
-  expect(countWords("two words")).toBe(2);
-  expect(countWords(" two\x1c\u3000words\n")).toBe(4);
-  expect(countWords("one\ufeffword")).toBe(1);
 });

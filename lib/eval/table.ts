@@ -1,0 +1,88 @@
+import type { Comparison } from "./published.js";
+import type { EvaluationResults } from "./results.js";
+
+/** The scores of an evaluation as a table for a terminal, with their standard errors. */
+export function scoreTable(evaluation: EvaluationResults): string {
+  const { results, versions, "n-shot": shots, "n-samples": counts } = evaluation;
+  const rows = [["task", "version", "shots", "questions", "metric", "score", "std. error"]];
+  for (const [name, { depth }] of inTreeOrder(evaluation)) {
+    const scores = results[name];
+    if (scores === undefined) continue;
+    const questions = counts[name]?.effective ?? scores.sample_len;
+    let first = true;
+    for (const [key, value] of Object.entries(scores)) {
+      const [metric = "", filter] = key.split(",");
+      if (filter === undefined || metric.endsWith("_stderr") || typeof value !== "number") continue;
+      const error = scores[`${metric}_stderr,${filter}`];
+      const label = filter === "none" ? metric : `${metric}, ${filter}`;
+      const head = first
+        ? [
+            "  ".repeat(depth) + scores.alias,
+            String(versions[name] ?? ""),
+            String(shots[name] ?? ""),
+            questions?.toLocaleString("en-US") ?? "",
+          ]
+        : ["", "", "", ""];
+      first = false;
+      rows.push([...head, label, digits(value), typeof error === "number" ? digits(error) : ""]);
+    }
+    if (first) rows.push(["  ".repeat(depth) + scores.alias, "", "", "", "", "", ""]);
+  }
+  return align(rows, [false, true, true, true, false, true, true]);
+}
+
+/** Notes under the table: prompts that the context could not hold. */
+export function cutNotes({ "cut-prompts": cut, config }: EvaluationResults): string[] {
+  return Object.entries(cut).map(
+    ([task, { prompts, tokens }]) =>
+      `${task}: ${prompts.toLocaleString("en-US")} prompts were longer than the context of ` +
+      `${String(config.max_length)} tokens and lost their beginnings, ${tokens.toLocaleString("en-US")} tokens in all`,
+  );
+}
+
+/** Published scores beside an evaluation's, in percent. */
+export function comparisonTable({ columns, rows }: Comparison): string {
+  const lines = rows.map(({ model, scores, published }) => [
+    model,
+    ...scores.map((score) => (score === null ? "–" : score.toFixed(2))),
+    published ? "published" : "measured",
+  ]);
+  const right = [false, ...columns.map(() => true), false];
+  return align([["percent", ...columns, ""], ...lines], right);
+}
+
+function digits(value: number): string {
+  if (!Number.isFinite(value)) return String(value);
+  return Math.abs(value) < 10_000 ? value.toFixed(4) : value.toExponential(4);
+}
+
+/** Groups with their members below them, then the tasks of no group. Each name stands once. */
+function inTreeOrder({
+  group_subtasks: groups,
+  results,
+}: EvaluationResults): Map<string, { depth: number }> {
+  const inner = new Set(Object.values(groups).flat());
+  const order = new Map<string, { depth: number }>();
+  const visit = (name: string, depth: number): void => {
+    if (order.has(name)) return;
+    order.set(name, { depth });
+    for (const member of groups[name] ?? []) visit(member, depth + 1);
+  };
+  for (const name of Object.keys(groups)) if (!inner.has(name)) visit(name, 0);
+  for (const name of Object.keys(results)) visit(name, 0);
+  return order;
+}
+
+/** Text columns, each as wide as its longest cell. */
+function align(rows: readonly (readonly string[])[], right: readonly boolean[]): string {
+  const widths = right.map((_, i) => Math.max(...rows.map((row) => [...(row[i] ?? "")].length)));
+  const line = (row: readonly string[]) =>
+    row
+      .map((cell, i) => {
+        const space = " ".repeat((widths[i] as number) - [...cell].length);
+        return right[i] ? space + cell : cell + space;
+      })
+      .join("  ")
+      .trimEnd();
+  return rows.map(line).join("\n");
+}

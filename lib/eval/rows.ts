@@ -106,7 +106,7 @@ export class TaskRows {
   }
 
   #read(task: Task, file: string, shared: boolean): Promise<PlacedRow[]> {
-    if (task.data.file !== undefined) return readTexts(file);
+    if (task.data.files !== undefined && task.kind === "text") return readTexts(file);
     if (!shared) return readRows(file);
     const known = this.#shared.get(file) ?? readRows(file);
     this.#shared.set(file, known);
@@ -115,7 +115,12 @@ export class TaskRows {
 
   async #filesOf(task: Task, split: string): Promise<SplitFiles> {
     const { data, name } = task;
-    if (data.file !== undefined) return { files: [data.file], shared: false };
+    if (data.files !== undefined) {
+      const file = data.files[split];
+      if (file !== undefined) return { files: [file], shared: false };
+      const known = Object.keys(data.files).join(", ");
+      throw new DataError(`[evaluate] ${name}: expected a file of split ${split}, got ${known}`);
+    }
     const { data: root, download, signal } = this.#options;
     if (root === undefined) throw missingData(root, data, name, split);
     const found = await findSplit(root, data, name, split);

@@ -14,8 +14,8 @@ export interface TaskData {
   revision?: string;
   /** Folder below `--data`, such as `piqa`. Default: the task's name. */
   folder?: string;
-  /** File that the rows are read from. It replaces the data set below `--data`. */
-  file?: string;
+  /** Files of the splits by split. They replace the data set below `--data`. */
+  files?: Readonly<Record<string, string>>;
   /** Split that is scored. */
   split: string;
   /** Split that few-shot examples are drawn from. Default: the scored one. */

@@ -11,7 +11,7 @@ export function textFileTask(path: string): TextTask {
     kind: "text",
     name: `text:${path}`,
     version: 1,
-    data: { dataset: path, file: path, split: "test", columns: ["text"] },
+    data: { dataset: path, files: { test: path }, split: "test", columns: ["text"] },
     text: (row) => textColumn(row, "text"),
     metrics: ["token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"],
   };

@@ -16,13 +16,18 @@ export interface Likelihood {
 /** A prompt that the model continues. */
 export interface AnswerRequest {
   prompt: string;
-  /** The answer ends before the first of these texts. */
+  /** The answer ends before the first of these texts, and at the end-of-text token. */
   until: readonly string[];
   /** Longest answer, in tokens. */
   maxTokens: number;
   /** 0 chooses the most likely token. */
   temperature: number;
   topP: number;
+  /**
+   * Sampling takes this many likeliest tokens; 0: all. Default: 50, as in the generation of Hugging
+   * Face, which lm-evaluation-harness uses.
+   */
+  topK?: number;
   /** Seed of this request's random numbers. */
   seed: number;
 }

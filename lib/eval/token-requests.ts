@@ -24,7 +24,7 @@ export function prefixToken(tokenizer: Tokenizer): number {
  * it.
  * @param special whether BOS is added at all
  */
-async function encode(
+export async function encode(
   tokenizer: Tokenizer,
   texts: readonly string[],
   special: boolean,

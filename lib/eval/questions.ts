@@ -41,7 +41,9 @@ export async function makeQuestions(
 ): Promise<TaskQuestions> {
   const all = await rows.questionsOf(task);
   const examples = await Examples.open(task, rows, {
-    ...(fewShot !== undefined && !task.fewShot?.file && !task.fewShot?.examples && { count: fewShot }),
+    ...(fewShot !== undefined &&
+      !task.fewShot?.file &&
+      !task.fewShot?.examples && { count: fewShot }),
     seed,
   });
   const repeats = task.kind === "generation" ? (task.repeats ?? 1) : 1;

@@ -1,5 +1,5 @@
+import { bottomUp, groupScores } from "./group-scores.js";
 import { aggregate, aggregationOf, higherIsBetter, type MetricValues } from "./metrics.js";
-import { type GroupMember, groupError, groupMean } from "./statistics.js";
 import type { Row, Task, TaskGroup } from "./task.js";
 
 /** One question of a task with its answers, as lm-evaluation-harness logs it. */
@@ -162,63 +162,6 @@ async function scoresOf(
       );
       scores[`${metric},${filter}`] = value;
       scores[`${metric}_stderr,${filter}`] = error ?? "N/A";
-    }
-  }
-  return scores;
-}
-
-/** The groups, each after the groups among its members. */
-function bottomUp(groups: readonly TaskGroup[]): TaskGroup[] {
-  const byName = new Map(groups.map((group) => [group.name, group]));
-  const ordered = new Set<TaskGroup>();
-  const visit = (group: TaskGroup): void => {
-    for (const name of group.members) {
-      const inner = byName.get(name);
-      if (inner && !ordered.has(inner)) visit(inner);
-    }
-    ordered.add(group);
-  };
-  for (const group of groups) visit(group);
-  return [...ordered];
-}
-
-/** Names of all tasks of a group, those of its groups included, each once. */
-export function tasksOfGroup(group: TaskGroup, groups: readonly TaskGroup[]): string[] {
-  const names = group.members.flatMap((name) => {
-    const inner = groups.find((one) => one.name === name);
-    return inner ? tasksOfGroup(inner, groups) : [name];
-  });
-  return [...new Set(names)];
-}
-
-/** The mean over all tasks of a group, for each filter that a metric has. */
-function groupScores(
-  group: TaskGroup,
-  groups: readonly TaskGroup[],
-  results: Readonly<Record<string, TaskScores>>,
-): TaskScores {
-  const { name, alias = name, mean } = group;
-  if (!mean) return { name, alias };
-  const tasks = tasksOfGroup(group, groups).flatMap((task) => results[task] ?? []);
-  const size = ({ sample_len = 0 }: TaskScores) => sample_len;
-  const scores: TaskScores = {
-    name,
-    alias,
-    sample_len: tasks.reduce((sum, task) => sum + size(task), 0),
-  };
-  for (const metric of mean.metrics) {
-    const prefix = `${metric},`;
-    const keys = tasks.flatMap((task) => Object.keys(task).filter((key) => key.startsWith(prefix)));
-    for (const key of [...new Set(keys)].sort()) {
-      const errorKey = `${metric}_stderr,${key.slice(prefix.length)}`;
-      const members = tasks.flatMap((task): GroupMember[] => {
-        const value = task[key];
-        const error = task[errorKey];
-        if (typeof value !== "number") return [];
-        return [{ value, error: typeof error === "number" ? error : null, size: size(task) }];
-      });
-      scores[key] = groupMean(members, mean.weighted);
-      scores[errorKey] = groupError(members, mean.weighted) ?? "N/A";
     }
   }
   return scores;

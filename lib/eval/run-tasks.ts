@@ -1,3 +1,4 @@
+import { LlamaForgeError } from "../core/errors.js";
 import { later } from "../core/turn.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import { agreed } from "./agree.js";
@@ -59,13 +60,22 @@ export async function runTasks(run: TaskRun): Promise<Map<string, FinishedTask>>
       const asked = (await agreed(run.world, () => current)) as TaskQuestions;
       next = prepare(tasks[index + 1]);
       finished.set(task.name, await ask(asked, run, finished.size));
-    } catch (error) {
+    } catch (thrown) {
+      const error = nameTask(thrown, task);
       if (!onFailure || signal?.aborted) throw error;
       onFailure(task, error);
       if (next === current) next = prepare(tasks[index + 1]);
     }
   }
   return finished;
+}
+
+/** Adds the task's name to an error's message that lacks it. */
+function nameTask(error: unknown, { name }: Task): unknown {
+  if (error instanceof LlamaForgeError && !error.message.includes(name)) {
+    error.message = `${name}: ${error.message}`;
+  }
+  return error;
 }
 
 async function ask(

@@ -1,5 +1,7 @@
+import { boundedList } from "../core/bounded-list.js";
 import type { Comparison } from "./published.js";
-import type { EvaluationResults } from "./results.js";
+import { publishedTasks, taskGroups } from "./registry.js";
+import type { CutPrompts, EvaluationResults } from "./results.js";
 
 /** The scores of an evaluation as a table for a terminal, with their standard errors. */
 export function scoreTable(evaluation: EvaluationResults): string {
@@ -31,12 +33,30 @@ export function scoreTable(evaluation: EvaluationResults): string {
   return align(rows, [false, true, true, true, false, true, true]);
 }
 
-/** Notes under the table: prompts that the context could not hold. */
-export function cutNotes({ "cut-prompts": cut, config }: EvaluationResults): string[] {
-  return Object.entries(cut).map(
-    ([task, { prompts, tokens }]) =>
-      `${task}: ${prompts.toLocaleString("en-US")} prompts were longer than the context of ` +
-      `${String(config.max_length)} tokens and lost their beginnings, ${tokens.toLocaleString("en-US")} tokens in all`,
+/** All tasks and groups with their members, for a terminal. */
+export function taskList(): string {
+  const groups = [...taskGroups.values()].map(({ name, members }) => [name, members.join(", ")]);
+  const grouped = new Set([...taskGroups.values()].flatMap(({ members }) => members));
+  const others = [...publishedTasks.keys()].filter((name) => !grouped.has(name));
+  const rows = [
+    ...groups,
+    ...others.map((name) => [name, ""]),
+    ["text:PATH", "a text file, or the column text of a JSON Lines or Parquet file"],
+    ["PATH.yaml", "a task in the format of lm-evaluation-harness"],
+  ];
+  return align(rows, [false, false]);
+}
+
+/** A note under the table about prompts that the context could not hold; null if there were none. */
+export function cutNote({ "cut-prompts": cut, config }: EvaluationResults): string | null {
+  const tasks = Object.entries(cut);
+  if (tasks.length === 0) return null;
+  const count = (field: keyof CutPrompts) =>
+    tasks.reduce((sum, [, each]) => sum + each[field], 0).toLocaleString("en-US");
+  const list = tasks.map(([task, { prompts }]) => `${task} ${prompts.toLocaleString("en-US")}`);
+  return (
+    `${count("prompts")} prompts were longer than the context of ${String(config.max_length)} tokens, ` +
+    `and were cut from the left by ${count("tokens")} tokens in all: ${boundedList(list, ", ")}`
   );
 }
 

@@ -55,7 +55,7 @@ export interface LikelihoodSettings extends ScoreSettings {
 }
 
 /** Scores requests, and reports how many of all are done. */
-class Progress {
+class DoneCount {
   #done = 0;
   readonly #onDone: OnDone | undefined;
 
@@ -87,11 +87,11 @@ export async function promptLikelihoods(
   );
   const encode = (part: LikelihoodRequest[], first: number): Promise<TokenRequest[]> =>
     tokenRequests(tokenizer, part, settings.maxLength, first);
-  const progress = new Progress(settings.onDone);
+  const done = new DoneCount(settings.onDone);
   const likelihoods: Likelihood[] = [];
   for await (const tokens of encodedAhead(parts, encode)) {
     const { logLikelihoods, greedy } = await tokenLikelihoods(model, tokens, settings, (count) =>
-      progress.add(count),
+      done.add(count),
     );
     for (const [index, { cutTokens }] of tokens.entries()) {
       const logLikelihood = logLikelihoods[index] as number;

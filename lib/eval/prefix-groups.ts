@@ -12,7 +12,7 @@ export interface RowUse {
  * Token ids that the model reads once for one or several requests: all whose own ids are the row's,
  * or the first of them. Choices of one token have one row.
  */
-export interface TokenRow {
+export interface InputRow {
   readonly ids: Int32Array;
   readonly uses: readonly RowUse[];
   /** First position whose logits a request needs. A shared prefix ends before it. */
@@ -23,7 +23,7 @@ export interface TokenRow {
 export interface PrefixGroup {
   /** Number of tokens that are computed once for all rows; 0 for a row that shares nothing. */
   readonly prefix: number;
-  readonly rows: readonly TokenRow[];
+  readonly rows: readonly InputRow[];
 }
 
 const readIds = ({ tokens }: TokenRequest): Int32Array => tokens.subarray(0, -1);
@@ -44,7 +44,7 @@ function commonLength(a: Int32Array, b: Int32Array): number {
  * The rows of requests, in an order that puts equal beginnings together. Any order of bytes does,
  * as long as a text comes directly before its continuations.
  */
-export function tokenRows(requests: readonly TokenRequest[]): TokenRow[] {
+export function inputRows(requests: readonly TokenRequest[]): InputRow[] {
   const bytes = requests.map((request) => bytesOf(readIds(request)));
   const last = ({ tokens }: TokenRequest): number => tokens.at(-1) as number;
   const order = requests
@@ -106,9 +106,9 @@ const groupCost = 8;
  * Groups of rows that share a prefix, such that few tokens are computed. The candidates are the
  * nodes of the tree of common beginnings; each is taken as one group if this costs less than its
  * parts.
- * @param rows in the order of `tokenRows`
+ * @param rows in the order of `inputRows`
  */
-export function prefixGroups(rows: readonly TokenRow[]): PrefixGroup[] {
+export function prefixGroups(rows: readonly InputRow[]): PrefixGroup[] {
   const groups: PrefixGroup[] = [];
   if (rows.length === 0) return groups;
   const pending = [treeOf(rows)];
@@ -126,13 +126,13 @@ export function prefixGroups(rows: readonly TokenRow[]): PrefixGroup[] {
 }
 
 /** Builds the tree from left to right; the open branches are those of the newest row. */
-function treeOf(rows: readonly TokenRow[]): Branch {
+function treeOf(rows: readonly InputRow[]): Branch {
   const open: Branch[] = [branchAt(0, 0)];
   const top = (): Branch => open.at(-1) as Branch;
   let newest: Branch | null = null;
   for (const [index, row] of rows.entries()) {
     if (newest) {
-      const depth = commonLength(row.ids, (rows[index - 1] as TokenRow).ids);
+      const depth = commonLength(row.ids, (rows[index - 1] as InputRow).ids);
       while (top().depth > depth) {
         const closed = open.pop() as Branch;
         add(closed, newest);
@@ -157,7 +157,7 @@ function branchAt(depth: number, first: number): Branch {
   return { depth, first, end: first, tokens: 0, limit, children: [], apart: 0, shared: false };
 }
 
-function leaf({ ids, firstScored }: TokenRow, index: number): Branch {
+function leaf({ ids, firstScored }: InputRow, index: number): Branch {
   const { length } = ids;
   const branch = branchAt(length, index);
   return Object.assign(branch, {

@@ -1,4 +1,4 @@
-import type { PrefixGroup, TokenRow } from "./prefix-groups.js";
+import type { InputRow, PrefixGroup } from "./prefix-groups.js";
 
 /** Sizes that a forward pass must not exceed. A single row always makes a pass. */
 export interface PassLimits {
@@ -14,7 +14,7 @@ export interface PassLimits {
 
 /** A row and the prefix that it continues. */
 export interface Suffix {
-  readonly row: TokenRow;
+  readonly row: InputRow;
   /** Index of its group in the batch. */
   readonly group: number;
 }
@@ -24,7 +24,7 @@ export interface Suffix {
  * prefixes of groups in one pass and then their rows' suffixes in several.
  */
 export type ScoreBatch =
-  | { readonly kind: "plain"; readonly passes: readonly [readonly TokenRow[]] }
+  | { readonly kind: "plain"; readonly passes: readonly [readonly InputRow[]] }
   | {
       readonly kind: "shared";
       readonly groups: readonly PrefixGroup[];
@@ -72,7 +72,7 @@ function cutInto<T>(
 /** Splits groups whose suffixes are more than a batch. */
 function splitGroups(groups: readonly PrefixGroup[], mostTokens: number): PrefixGroup[] {
   return groups.flatMap(({ prefix, rows }) => {
-    const parts: TokenRow[][] = [];
+    const parts: InputRow[][] = [];
     let tokens = 0;
     for (const row of rows) {
       const more = row.ids.length - prefix;

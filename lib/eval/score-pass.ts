@@ -5,7 +5,7 @@ import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Cache, Context, LanguageModel } from "../model/language-model.js";
 import { embedding } from "../ops/index.js";
-import type { PrefixGroup, RowUse, TokenRow } from "./prefix-groups.js";
+import type { InputRow, PrefixGroup, RowUse } from "./prefix-groups.js";
 import type { ScoreBatch, Suffix } from "./score-batches.js";
 
 /** Scores of a pass on their way from the device, target by target in the order of `uses`. */
@@ -79,7 +79,7 @@ interface Targets {
 }
 
 /** Adds the targets of a row whose first `skipped` tokens are not in the pass. */
-function addTargets(targets: Targets, row: TokenRow, place: number, skipped: number): void {
+function addTargets(targets: Targets, row: InputRow, place: number, skipped: number): void {
   for (const use of row.uses) {
     const { tokens, scored } = use.request;
     targets.uses.push(use);
@@ -108,12 +108,12 @@ function enqueueScores(model: LanguageModel, hidden: Tensor, targets: Targets): 
 const noTargets = (): Targets => ({ uses: [], places: [], ids: [] });
 
 /** Whole rows, padded on the right. */
-function enqueueRows(model: LanguageModel, rows: readonly (TokenRow | Suffix)[]): PassScores {
+function enqueueRows(model: LanguageModel, rows: readonly (InputRow | Suffix)[]): PassScores {
   return scope(() => {
-    const time = Math.max(...(rows as TokenRow[]).map((row) => row.ids.length));
+    const time = Math.max(...(rows as InputRow[]).map((row) => row.ids.length));
     const tokens = new Int32Array(rows.length * time);
     const targets = noTargets();
-    for (const [index, row] of (rows as TokenRow[]).entries()) {
+    for (const [index, row] of (rows as InputRow[]).entries()) {
       tokens.set(row.ids, index * time);
       addTargets(targets, row, index * time, 0);
     }
@@ -156,7 +156,7 @@ function enqueuePrefixes(
   for (const [index, { prefix, rows }] of groups.entries()) {
     const start = index * time;
     const pad = padding[index] as number;
-    tokens.set((rows[0] as TokenRow).ids.subarray(0, prefix), start + pad);
+    tokens.set((rows[0] as InputRow).ids.subarray(0, prefix), start + pad);
     for (let t = 0; t < time; t++) {
       firstKey[start + t] = Math.min(t, pad); // a place of padding attends to itself alone
       positions[start + t] = Math.max(0, t - pad);

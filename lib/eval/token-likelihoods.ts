@@ -1,7 +1,7 @@
 import { NonFiniteError } from "../core/errors.js";
 import { explainNonFinite } from "../model/finite.js";
 import type { LanguageModel } from "../model/language-model.js";
-import { prefixGroups, tokenRows } from "./prefix-groups.js";
+import { inputRows, prefixGroups } from "./prefix-groups.js";
 import { type PassLimits, type ScoreBatch, scoreBatches } from "./score-batches.js";
 import { enqueueBatch, type PassCounts, type PassScores, passCounts } from "./score-pass.js";
 import type { TokenRequest } from "./token-requests.js";
@@ -34,7 +34,7 @@ export function planScores(
   requests: readonly TokenRequest[],
   { limits, sharesPrefixes }: ScoreSettings,
 ): ScoreBatch[] {
-  const rows = tokenRows(requests);
+  const rows = inputRows(requests);
   const groups = sharesPrefixes
     ? prefixGroups(rows)
     : rows.map((row) => ({ prefix: 0, rows: [row] }));

@@ -59,7 +59,7 @@ async function encodeDistinct(
 /**
  * The tokens of prompts and continuations, as lm-evaluation-harness 0.4.13 finds them. White space
  * at the end of a prompt belongs to the continuation. The continuation's tokens are those of the
- * whole text after as many as the prompt alone has. Without a prompt, the prefix token stands in
+ * whole text after as many as the prompt alone has; they follow the prompt's own tokens. Without a prompt, the prefix token stands in
  * its place, unless the continuation begins with it.
  * @param first index of the first request among all, for messages
  * @param maxLength most tokens that the model reads
@@ -94,11 +94,14 @@ export async function tokenRequests(
       if (tokens.length < 2) fail("a continuation of at least one token");
       return cut(tokens, tokens.length - 1, maxLength, fail);
     }
-    const tokens = encoded.get(whole) as Int32Array;
-    const before = (encoded.get(prompt) as Int32Array).length;
-    if (before === 0) fail("a prompt that is empty or has a token besides white space");
-    if (before >= tokens.length) fail("a continuation of at least one token");
-    return cut(tokens, tokens.length - before, maxLength, fail);
+    const all = encoded.get(whole) as Int32Array;
+    const before = encoded.get(prompt) as Int32Array;
+    if (before.length === 0) fail("a prompt that is empty or has a token besides white space");
+    if (before.length >= all.length) fail("a continuation of at least one token");
+    // The prompt's last tokens may differ from those of the whole text.
+    const tokens = all.slice();
+    tokens.set(before);
+    return cut(tokens, tokens.length - before.length, maxLength, fail);
   });
 }
 

@@ -87,6 +87,8 @@ const requests: LikelihoodRequest[] = [
   { prompt: "", continuation: "<s>A free press" },
   { prompt: "The people ask for", continuation: " peace" },
   { prompt: "The people ask", continuation: " for peace" },
+  // The token across the border is neither the prompt's nor the continuation's.
+  { prompt: "peace in the senate", continuation: "senate keeps" },
   { prompt: passage.repeat(12), continuation: "Is it true? yes" },
   { prompt: passage.repeat(11), continuation: "Is it true? no" },
   { prompt: "x", continuation: ` ${"a".repeat(40)}` },
@@ -123,7 +125,9 @@ async function expectedOf(of: LanguageModel, request: LikelihoodRequest, maxLeng
   ];
   const { prompt, continuation } = request;
   let tokens = await encode(prompt + continuation);
-  let before = (await encode(prompt.trimEnd())).length;
+  const own = await encode(prompt.trimEnd());
+  let before = own.length;
+  if (prompt !== "") tokens = [...own, ...tokens.slice(before)];
   if (prompt === "") {
     const prefix = tokenizer.bosId ?? tokenizer.eosId;
     if (tokens[0] !== prefix) tokens = [prefix, ...tokens];

@@ -149,6 +149,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "le",
     "linear",
     "linearCrossEntropy",
+    "linearTargetScores",
     "linearTokenLosses",
     "llamaConfig",
     "loadConfig",

@@ -6,15 +6,17 @@ import { optionName } from "../core/option-names.js";
 import { checkOptionsBy } from "../core/option-problems.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { LanguageModel } from "../model/language-model.js";
+import { agreed } from "./agree.js";
 import type { TaskSelection } from "./check-task.js";
 import type { TaskQuestions } from "./questions.js";
 import { selectTasks } from "./registry.js";
 import { assembleResults, type EvaluationResults, type FinishedTask } from "./results.js";
 import { TaskRows } from "./rows.js";
 import { type EvaluationProgress, runTasks } from "./run-tasks.js";
+import { Sandbox } from "./sandbox.js";
 import { type EvaluationSettings, evaluationSchema } from "./schema.js";
 import { Scorer } from "./scorer.js";
-import type { Task } from "./task.js";
+import type { RunPrograms, Task } from "./task.js";
 import type { EvalWorld } from "./world.js";
 
 /** Options of an evaluation. */
@@ -80,6 +82,7 @@ export async function runEvaluation(run: EvaluationRun): Promise<EvaluationResul
   const { model, tokenizer, settings, world, signal } = run;
   const { tasks, groups } = run.selection;
   expectPermission(tasks, settings);
+  const runPrograms = await programRunner(tasks, world, signal);
   const { data, download, batch } = settings;
   const finished = await runTasks({
     tasks,
@@ -94,6 +97,7 @@ export async function runEvaluation(run: EvaluationRun): Promise<EvaluationResul
     contextLength: model.config.contextLength,
     world,
     signal,
+    runPrograms,
     onProgress: run.onProgress,
     ...(run.stored && { stored: run.stored }),
     ...(run.onTask && { onTask: run.onTask }),
@@ -134,6 +138,23 @@ function expectPermission(
     `[evaluate] ${names.join(", ")} would run programs that the model wrote; ` +
       `${optionName("allowCodeExecution")} allows it, in a sandbox`,
   );
+}
+
+/**
+ * Opens the sandbox if a task needs it, before the model works: what is missing shows at once. The
+ * first rank runs the programs.
+ * @throws ResourceError if this machine has no sandbox
+ */
+async function programRunner(
+  tasks: readonly Task[],
+  world: EvalWorld | undefined,
+  signal: AbortSignal | undefined,
+): Promise<RunPrograms | undefined> {
+  if (!tasks.some((task) => task.kind === "generation" && task.runsCode)) return undefined;
+  const sandbox = await agreed(world, async () =>
+    world && world.rank > 0 ? null : await Sandbox.open({ allowCodeExecution: true }),
+  );
+  return sandbox ? (programs) => sandbox.runAll(programs, { signal }) : undefined;
 }
 
 /** Model and options, as the result records them. Equal evaluations give equal texts. */

@@ -4,8 +4,11 @@ import { nearest } from "../core/option-tree.js";
 import { checkTask, type TaskSelection } from "./check-task.js";
 import type { Task, TaskGroup } from "./task.js";
 import { arcChallenge, arcEasy } from "./tasks/arc.js";
+import { bbhDirectTasks, bbhDirectTasks, bbhGroups, bbhGroups, bbhThoughtTasks, bbhThoughtTasks } from "./tasks/bbh.js";
 import { boolq } from "./tasks/boolq.js";
+import { drop, drop } from "./tasks/drop.js";
 import { hellaswag } from "./tasks/hellaswag.js";
+import { humaneval, humaneval, humaneval64, humaneval64 } from "./tasks/humaneval.js";
 import { lambadaOpenai } from "./tasks/lambada.js";
 import { mmluGroups, mmluTasks } from "./tasks/mmlu.js";
 import { openbookqa } from "./tasks/openbookqa.js";
@@ -31,6 +34,11 @@ const commonsense: readonly Task[] = [
 export const publishedTasks: ReadonlyMap<string, Task> = byName([
   ...commonsense,
   ...mmluTasks,
+  ...bbhThoughtTasks,
+  ...bbhDirectTasks,
+  drop,
+  humaneval,
+  humaneval64,
   lambadaOpenai,
   wikitext,
 ]);
@@ -43,7 +51,8 @@ export const taskGroups: ReadonlyMap<string, TaskGroup> = byName([
     mean: { metrics: ["acc_norm", "acc"], weighted: false, as: "average" },
   },
   ...mmluGroups,
-  { name: "problem-solving", members: ["mmlu"] },
+  ...bbhGroups,
+  { name: "problem-solving", members: ["mmlu", "bbh_fewshot", "humaneval", "drop"] },
   { name: "tinyllama", members: ["commonsense", "problem-solving"] },
 ]);
 

@@ -8,7 +8,7 @@ import type { FinishedTask } from "./results.js";
 import type { TaskRows } from "./rows.js";
 import type { EvaluationSettings } from "./schema.js";
 import { scoreTask } from "./score-task.js";
-import type { Task } from "./task.js";
+import type { RunPrograms, Task } from "./task.js";
 import { textWindows } from "./token-requests.js";
 import type { EvalWorld } from "./world.js";
 
@@ -34,6 +34,8 @@ export interface TaskRun {
   contextLength: number;
   world?: EvalWorld | undefined;
   signal?: AbortSignal | undefined;
+  /** Runs programs that the model wrote, for the tasks that need it. */
+  runPrograms?: RunPrograms | undefined;
   onProgress?: ((progress: EvaluationProgress) => void) | undefined;
   /** A task's result of an earlier call, if it asked the same. Equal on all ranks. */
   stored?: (asked: TaskQuestions) => FinishedTask | undefined;
@@ -100,6 +102,7 @@ async function ask(
   const result = await scoreTask(asked, run.model, {
     logSamples: settings.logSamples,
     world,
+    runPrograms: run.runPrograms,
     onDone: tell,
     countTokens: async (texts) => {
       const windows = await textWindows(tokenizer, texts, contextLength);

@@ -60,7 +60,6 @@ async function unusedUids(): Promise<(slot: number) => number> {
 /** The ways of this machine, best first, and the reasons against the others. */
 export async function sandboxMethods(
   python: PythonFiles,
-  folder: string,
 ): Promise<{ methods: SandboxMethod[]; missing: string[] }> {
   const isRoot = process.getuid?.() === 0;
   const methods: SandboxMethod[] = [];
@@ -70,7 +69,6 @@ export async function sandboxMethods(
     const { timeoutMs, memoryBytes, processes, diskBytes, openFiles } = limits;
     const settings = {
       buildsRoot,
-      folder,
       paths: python.paths,
       links: python.links,
       uid: uidOf(slot),

@@ -1,7 +1,5 @@
 import { spawn } from "node:child_process";
-import { mkdtemp, rmdir } from "node:fs/promises";
-import { availableParallelism, tmpdir } from "node:os";
-import { join } from "node:path";
+import { availableParallelism } from "node:os";
 import type { Readable, Writable } from "node:stream";
 import { text as readText } from "node:stream/consumers";
 import {
@@ -84,7 +82,7 @@ for family in (socket.AF_INET, socket.AF_INET6, 40):
  * empty working folder in memory, an empty environment, no rights, a filter of system calls, and
  * limits on time, memory, processes, files and output. All its processes are killed with it.
  *
- *     await using sandbox = await Sandbox.open({ allowCodeExecution: true });
+ *     const sandbox = await Sandbox.open({ allowCodeExecution: true });
  *     const results = await sandbox.runAll(programs);
  *
  * It needs Linux, Python 3, and bubblewrap or util-linux. Where namespaces cannot be had, it
@@ -95,20 +93,15 @@ export class Sandbox {
   readonly method: string;
   readonly #method: SandboxMethod;
   readonly #limits: SandboxLimits;
-  readonly #concurrency: number;
-  readonly #folder: string;
+  /** Numbers of the programs that may start. */
+  readonly #slots: number[];
+  readonly #waiting: ((slot: number) => void)[] = [];
 
-  private constructor(
-    method: SandboxMethod,
-    limits: SandboxLimits,
-    concurrency: number,
-    folder: string,
-  ) {
+  private constructor(method: SandboxMethod, limits: SandboxLimits, concurrency: number) {
     this.method = method.name;
     this.#method = method;
     this.#limits = limits;
-    this.#concurrency = concurrency;
-    this.#folder = folder;
+    this.#slots = Array.from({ length: concurrency }, (_, slot) => slot);
   }
 
   /**
@@ -123,10 +116,9 @@ export class Sandbox {
       );
     }
     const files = await pythonFiles(python);
-    const folder = await mkdtemp(join(tmpdir(), "llamaforge-sandbox-"));
-    const { methods, missing: reasons } = await sandboxMethods(files, folder);
+    const { methods, missing: reasons } = await sandboxMethods(files);
     for (const method of methods) {
-      const sandbox = new Sandbox(method, limits, concurrency, folder);
+      const sandbox = new Sandbox(method, limits, concurrency);
       try {
         const { passed, detail } = await sandbox.run(selfTest);
         if (passed) return sandbox;
@@ -135,17 +127,28 @@ export class Sandbox {
         reasons.push((error as Error).message.replace("[sandbox] ", ""));
       }
     }
-    await rmdir(folder);
     throw new ResourceError(
       "[sandbox] programs that a model writes run only in namespaces of their own, which cannot be had here: " +
         reasons.join("; "),
     );
   }
 
-  /** Runs one program. @throws ResourceError if the sandbox cannot be set up */
-  async run(program: string): Promise<ProgramResult> {
+  /**
+   * Runs a program. It waits while as many programs as may run at once do.
+   * @throws ResourceError if the sandbox cannot be set up
+   */
+  async run(program: string, { signal }: { signal?: AbortSignal | undefined } = {}) {
     checkString("sandbox", "program", program);
-    return this.#run(program, 0, undefined);
+    const slot =
+      this.#slots.pop() ?? (await new Promise<number>((free) => this.#waiting.push(free)));
+    try {
+      signal?.throwIfAborted();
+      return await this.#run(program, slot, signal);
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next(slot);
+      else this.#slots.push(slot);
+    }
   }
 
   /**
@@ -154,30 +157,16 @@ export class Sandbox {
    */
   async runAll(
     programs: readonly string[],
-    { signal, onDone }: { signal?: AbortSignal; onDone?: OnDone } = {},
+    { signal, onDone }: { signal?: AbortSignal | undefined; onDone?: OnDone } = {},
   ): Promise<ProgramResult[]> {
     checkArray("sandbox", "programs", programs, "an array of strings");
-    for (const [index, program] of programs.entries()) {
-      checkString("sandbox", `programs[${index}]`, program);
-    }
-    const results: ProgramResult[] = new Array(programs.length);
-    const waiting = programs.entries();
     let done = 0;
-    const worker = async (slot: number): Promise<void> => {
-      for (const [index, program] of waiting) {
-        signal?.throwIfAborted();
-        results[index] = await this.#run(program, slot, signal);
-        onDone?.(++done);
-      }
+    const run = async (program: string): Promise<ProgramResult> => {
+      const result = await this.run(program, { signal });
+      onDone?.(++done);
+      return result;
     };
-    const count = Math.min(this.#concurrency, programs.length);
-    await Promise.all(Array.from({ length: count }, (_, slot) => worker(slot)));
-    return results;
-  }
-
-  /** Removes the sandbox's folder. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await rmdir(this.#folder).catch(() => {});
+    return await Promise.all(programs.map(run));
   }
 
   async #run(

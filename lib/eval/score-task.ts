@@ -5,7 +5,7 @@ import { choiceTexts, countedText, rightChoice } from "./prompt.js";
 import type { Question, TaskQuestions } from "./questions.js";
 import type { CutPrompts, EvaluationSample, FinishedTask } from "./results.js";
 import { makeSample } from "./samples.js";
-import type { GenerationTask, Task } from "./task.js";
+import type { GenerationTask, RunPrograms, Task } from "./task.js";
 import type { EvalWorld } from "./world.js";
 
 export interface ScoringOptions {
@@ -14,6 +14,8 @@ export interface ScoringOptions {
   countTokens: (texts: readonly string[]) => Promise<number[]>;
   /** Ranks that evaluate together. Each gets all answers of the model. */
   world?: EvalWorld | undefined;
+  /** Runs programs that the model wrote, for the tasks that need it. */
+  runPrograms?: RunPrograms | undefined;
   onDone: OnDone;
 }
 
@@ -65,7 +67,7 @@ async function scoreQuestions(
   task: Task,
   questions: readonly Question[],
   model: ModelAnswers,
-  { logSamples, countTokens, world, onDone }: ScoringOptions,
+  { logSamples, countTokens, world, runPrograms, onDone }: ScoringOptions,
 ): Promise<ScoredQuestion[]> {
   const finish = (
     question: Question,
@@ -107,17 +109,15 @@ async function scoreQuestions(
       await model.answers(requests, onDone),
       questions.map(({ answers }) => answers.length),
     );
-    const score = async (): Promise<ScoredQuestion[]> => {
-      const scored: ScoredQuestion[] = [];
-      // Programs that the model wrote run one after the other.
-      for (const [i, question] of questions.entries()) {
-        const answers = written[i] ?? [];
-        const texts = answers.map(({ text }) => text);
-        const replies = { raw: texts, cutTokens: answers.map(({ cutTokens }) => cutTokens) };
-        scored.push(finish(question, replies, await filteredScores(task, question, texts)));
-      }
-      return scored;
+    const scoreOne = async (question: Question, i: number): Promise<ScoredQuestion> => {
+      const answers = written[i] ?? [];
+      const texts = answers.map(({ text }) => text);
+      const replies = { raw: texts, cutTokens: answers.map(({ cutTokens }) => cutTokens) };
+      const filtered = await filteredScores(task, question, texts, runPrograms ?? null);
+      return finish(question, replies, filtered);
     };
+    // Programs that the model wrote run side by side; the sandbox limits their number.
+    const score = () => Promise.all(questions.map(scoreOne));
     return task.runsCode && world ? await onFirst(world, score) : await score();
   }
   const requests = questions.flatMap(({ likelihoods }) => likelihoods);
@@ -147,12 +147,13 @@ async function filteredScores(
   task: GenerationTask,
   { row }: Question,
   answers: readonly string[],
+  runPrograms: RunPrograms | null,
 ): Promise<Record<string, { replies: readonly string[]; values: MetricValues }>> {
   const filters = task.filters ?? [{ name: "none", apply: (_: unknown, text: string) => text }];
   const scored: Record<string, { replies: readonly string[]; values: MetricValues }> = {};
   for (const { name, apply } of filters) {
     const replies = answers.map((answer) => apply(row, answer));
-    scored[name] = { replies, values: await task.score(row, replies) };
+    scored[name] = { replies, values: await task.score(row, replies, runPrograms) };
   }
   return scored;
 }

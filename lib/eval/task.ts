@@ -1,3 +1,5 @@
+import type { ProgramResult } from "./sandbox.js";
+
 /**
  * A row of a data set: one object of a JSON Lines file, or one row of a Parquet file. Column names
  * are the data set's own.
@@ -155,12 +157,22 @@ export interface GenerationTask extends TaskBase {
    * text unchanged.
    */
   filters?: readonly AnswerFilter[];
-  /** Values of each metric for one question, from its filtered answers. */
-  score(row: Row, answers: readonly string[]): Promise<Scores> | Scores;
+  /**
+   * Values of each metric for one question, from its filtered answers.
+   * @param runPrograms null unless the evaluation allows it
+   */
+  score(
+    row: Row,
+    answers: readonly string[],
+    runPrograms: RunPrograms | null,
+  ): Promise<Scores> | Scores;
   metrics: readonly string[];
   /** Whether `score` runs programs that the model wrote. */
   runsCode?: boolean;
 }
+
+/** Runs Python programs in a sandbox. @returns one result for each program, in their order */
+export type RunPrograms = (programs: readonly string[]) => Promise<ProgramResult[]>;
 
 export interface AnswerFilter {
   name: string;

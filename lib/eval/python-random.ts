@@ -59,6 +59,16 @@ export class PythonRandom {
     return [...chosen].map((index) => population[index] as T);
   }
 
+  /** The elements in the order that `random.shuffle` gives them. */
+  shuffled<T>(elements: readonly T[]): T[] {
+    const order = [...elements];
+    for (let i = order.length - 1; i > 0; i--) {
+      const other = this.below(i + 1);
+      [order[i], order[other]] = [order[other] as T, order[i] as T];
+    }
+    return order;
+  }
+
   #seedByWord(seed: number): void {
     this.#state[0] = seed;
     for (let i = 1; i < 624; i++) {

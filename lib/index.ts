@@ -79,7 +79,7 @@ export {
 } from "./prepare/prepare.js";
 export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
-export type { Sample, StepMetrics, Validation } from "./train/metrics.js";
+export type { Sample, StepMetrics, TaskScore, Validation } from "./train/metrics.js";
 export type { SkipLimits } from "./train/skips.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
 export {

@@ -20,6 +20,19 @@ async function exchange(world: EvalWorld, mine: Outcome): Promise<Outcome[]> {
   return texts.map((text) => JSON.parse(text) as Outcome);
 }
 
+/** Errors that all ranks have thrown. */
+const agreedErrors = new WeakSet<object>();
+
+/** Whether all ranks have thrown an error, or the error of the same rank. */
+export function isAgreed(error: unknown): boolean {
+  return typeof error === "object" && error !== null && agreedErrors.has(error);
+}
+
+function remember(error: unknown): unknown {
+  if (typeof error === "object" && error !== null) agreedErrors.add(error);
+  return error;
+}
+
 /**
  * Work that either all ranks finish or none: an error of one rank is thrown on all of them. The work
  * itself does not communicate.
@@ -33,9 +46,9 @@ export async function agreed<T>(world: EvalWorld | undefined, work: () => Promis
     done = { failure };
   }
   const outcomes = await exchange(world, "failure" in done ? outcomeOf(done.failure) : {});
-  if ("failure" in done) throw done.failure;
+  if ("failure" in done) throw remember(done.failure);
   const failed = outcomes.findIndex(({ error }) => error !== undefined);
-  if (failed >= 0) throw ofRank(failed, outcomes[failed] as Outcome);
+  if (failed >= 0) throw remember(ofRank(failed, outcomes[failed] as Outcome));
   return done.value;
 }
 
@@ -52,8 +65,8 @@ export async function onFirst<T>(world: EvalWorld, work: () => Promise<T>): Prom
     }
   }
   const [first = {}] = await exchange(world, mine);
-  if (failure !== undefined) throw failure;
-  if (first.error) throw ofRank(0, first);
+  if (failure !== undefined) throw remember(failure);
+  if (first.error) throw remember(ofRank(0, first));
   return first.value as T;
 }
 

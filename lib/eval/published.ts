@@ -89,22 +89,31 @@ export const publishedRows: readonly PublishedRow[] = [
 /** Tasks whose scores under another name are those of a published column. */
 const columnOf: Readonly<Record<string, string>> = { bbh_cot_fewshot: "bbh", bbh_fewshot: "bbh" };
 
-/** Metrics in the order in which one of them stands for its task. */
-const headline = ["average", "acc_norm", "acc", "exact_match", "f1", "pass@1"] as const;
+/** Metrics in the order in which one of them stands for its task. The last two are no shares. */
+const headline = [
+  "average",
+  "acc_norm",
+  "acc",
+  "exact_match",
+  "f1",
+  "pass@1",
+  "bits_per_byte",
+  "perplexity",
+] as const;
 
 /** The score that stands for a task in tables and charts. */
 export interface HeadlineScore {
   task: string;
   metric: string;
-  /** Share of right answers, 0 to 1. */
+  /** Share of right answers, 0 to 1; for `bits_per_byte` and `perplexity` that measure. */
   value: number;
   /** Standard error; null if there is none. */
   error: number | null;
 }
 
 /**
- * The scores of an evaluation that a published table would have: `acc_norm` where a task has it,
- * else its accuracy, exact match, F1 or pass@1. Perplexities are none.
+ * One score for each task and group: the one that a published table would have, `acc_norm` where a
+ * task has it, else its accuracy, exact match, F1 or pass@1, and for texts bits per byte.
  */
 export function headlineScores({ results }: Pick<EvaluationResults, "results">): HeadlineScore[] {
   return Object.entries(results).flatMap(([task, scores]) => {
@@ -118,6 +127,11 @@ export function headlineScores({ results }: Pick<EvaluationResults, "results">):
     }
     return [];
   });
+}
+
+/** Whether a headline score is a share of right answers, which tables give in percent. */
+export function isShare({ metric }: Pick<HeadlineScore, "metric">): boolean {
+  return metric !== "bits_per_byte" && metric !== "perplexity";
 }
 
 /** One model's scores in percent; null where a task has none. */
@@ -142,7 +156,9 @@ export function compareWithPublished(
   model: string,
 ): Comparison | null {
   const own = new Map(
-    headlineScores(evaluation).map(({ task, value }) => [columnOf[task] ?? task, 100 * value]),
+    headlineScores(evaluation)
+      .filter(isShare)
+      .map(({ task, value }) => [columnOf[task] ?? task, 100 * value]),
   );
   const columns: string[] = [...commonsenseTasks, ...problemTasks].filter((name) => own.has(name));
   if (columns.length === 0) return null;

@@ -21,7 +21,7 @@ export interface EvaluationSample {
   [metric: string]: unknown;
 }
 
-/** Prompts that were longer than the model's context. */
+/** Prompts that were longer than the model's context. The choices of a question share one. */
 export interface CutPrompts {
   prompts: number;
   /** Tokens that were cut from their left ends, in all. */

@@ -74,12 +74,11 @@ async function scoreQuestions(
     { raw, cutTokens }: Replies,
     filtered: Readonly<Record<string, { replies: readonly unknown[]; values: MetricValues }>>,
   ): ScoredQuestion => {
-    const cut = cutTokens.filter((tokens) => tokens > 0);
     const entries = Object.entries(filtered);
     return {
       id: question.id,
       values: Object.fromEntries(entries.map(([name, { values }]) => [name, values])),
-      cut: { prompts: cut.length, tokens: cut.reduce((sum, tokens) => sum + tokens, 0) },
+      cut: cutOf(question, cutTokens),
       samples: logSamples
         ? entries.map(([filter, { replies, values }]) =>
             makeSample(task, question, { filter, raw, filtered: replies, values }),
@@ -140,6 +139,16 @@ async function scoreQuestions(
     const values = choiceValues(task, rightChoice(task, row), choiceTexts(task, row), likelihoods);
     return plain(question, replies, values);
   });
+}
+
+/** The prompts of a question that were cut. Choices that share a prompt count once. */
+function cutOf({ likelihoods, answers }: Question, cutTokens: readonly number[]): CutPrompts {
+  const cut = new Map<string, number>();
+  for (const [i, { prompt }] of [...likelihoods, ...answers].entries()) {
+    const tokens = cutTokens[i] ?? 0;
+    if (tokens > 0) cut.set(prompt, Math.max(tokens, cut.get(prompt) ?? 0));
+  }
+  return { prompts: cut.size, tokens: [...cut.values()].reduce((sum, tokens) => sum + tokens, 0) };
 }
 
 /** Values of each filter of a generation task, and the answers that it leaves. */

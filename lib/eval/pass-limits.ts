@@ -10,12 +10,17 @@ import type { EvalWorld } from "./world.js";
 
 /** Tokens beyond which a larger pass does not use the device any better. */
 const mostTokens = { cpu: 4096, cuda: 65_536 };
+/** Cost of a pass besides its tokens, in tokens: starting kernels, reading weights. */
+const passCosts = { cpu: 64, cuda: 512 };
 /** Share of the free memory that a plan may use, because the plan is an estimate. */
 const usableShare = 0.8;
 /** Memory of the output head's logits, which the kernel computes for some rows at a time. */
 const logitsBytes = { cpu: 16 << 20, cuda: 512 << 20 };
-/** Caches that exist at a time: that of the prefixes, a pass's copy, and the copy before it. */
-const caches = 3;
+/**
+ * Caches that exist at a time: that of the prefixes, a pass's copy, the copy before it, and a
+ * layer's keys and values with room for queries, in the order of attention's kernel.
+ */
+const caches = 4;
 /** Width of a model that does not report its activations: intermediates, in widths of its head. */
 const unknownWidths = 40;
 
@@ -63,10 +68,11 @@ export async function passLimits(
 ): Promise<PassLimits> {
   const contextLength = maxLength;
   const endless = Number.POSITIVE_INFINITY;
-  if (batch !== "auto") {
-    return { tokens: endless, rows: batch, cacheTokens: endless, contextLength };
-  }
   const { type } = model.device;
+  const passCost = passCosts[type];
+  if (batch !== "auto") {
+    return { tokens: endless, rows: batch, cacheTokens: endless, contextLength, passCost };
+  }
   const usable = Math.max(0, usableShare * freeBytes(model) - logitsBytes[type]);
   const passBytes = cacheBytes === null ? usable : usable / 2;
   const planned = Float64Array.of(
@@ -78,5 +84,5 @@ export async function passLimits(
   const [tokens, cacheTokens] = [0, 1].map((index) =>
     Math.floor(Math.min(...all.map((numbers) => numbers[index] as number))),
   ) as [number, number];
-  return { tokens, rows: endless, cacheTokens, contextLength };
+  return { tokens, rows: endless, cacheTokens, contextLength, passCost };
 }

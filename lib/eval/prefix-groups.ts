@@ -94,12 +94,11 @@ interface Branch {
 }
 
 /**
- * Cost of a token that attends to a cached prefix, relative to one in a plain row, because its
- * attention runs without tensor cores: 1 + prefix / 400. Estimated from the operations of a 1.1B
- * model.
+ * Share of its prefix that a row costs, in tokens: copies of keys and values. Estimated from the
+ * bytes that a 1.1B model moves on a GPU.
  */
-const prefixPerToken = 400;
-/** Cost of a group besides its tokens, in tokens: a row of padding, and copies of the cache. */
+const prefixShare = 1 / 40;
+/** Cost of a group besides its tokens, in tokens: padding. */
 const groupCost = 8;
 
 /**
@@ -179,8 +178,8 @@ function add(branch: Branch, child: Branch): void {
 /** Decides whether the branch is one group. The cost of the cheaper way is then its `apart`. */
 function close(branch: Branch): Branch {
   const prefix = Math.min(branch.depth, branch.limit);
-  const suffixes = branch.tokens - prefix * (branch.end - branch.first);
-  const together = prefix + suffixes * (1 + prefix / prefixPerToken) + groupCost;
+  const rows = branch.end - branch.first;
+  const together = branch.tokens - prefix * (rows - 1) + rows * prefix * prefixShare + groupCost;
   if (prefix > 0 && together < branch.apart) {
     branch.apart = together;
     branch.shared = true;

@@ -10,6 +10,8 @@ export interface PassLimits {
   readonly cacheTokens: number;
   /** Tokens of a sequence. */
   readonly contextLength: number;
+  /** Cost of a pass besides its tokens, in tokens. */
+  readonly passCost: number;
 }
 
 /** A row and the prefix that it continues. */
@@ -31,42 +33,64 @@ export type ScoreBatch =
       readonly passes: readonly (readonly Suffix[])[];
     };
 
-/** Share of the longest row below which a row is too short for a pass, unless it is small. */
-const shortestShare = 0.75;
-/** Share of a pass's tokens up to which it takes rows of any length. */
-const smallShare = 1 / 8;
-/** Tokens of suffixes in a batch, in passes: bounds the time between two looks at the signal. */
+/** Tokens of a batch's suffixes, in passes: bounds the time between two looks at the signal. */
 const mostPasses = 4;
+/** Cost of a batch with prefixes, in passes: that of the prefixes, and some shorter passes. */
+const batchPasses = 4;
+
+/** Sizes of an item of a pass. */
+interface ItemSize {
+  /** Tokens that the pass computes. */
+  length: number;
+  /** Places that the item's sequences need after them in the cache. */
+  after: number;
+  /** Tokens of later passes. */
+  later: number;
+}
 
 /**
- * Cuts a list, longest first, into passes with little padding.
- * @param allows whether the items from `start` to `end` may be one pass
+ * Cuts a list into passes, longest items first. Each pass is padded to its longest item. The cuts
+ * minimise the tokens with padding, plus `cost` for each pass.
  */
 function cutInto<T>(
   items: readonly T[],
-  lengthOf: (item: T) => number,
+  sizeOf: (item: T) => ItemSize,
   limits: PassLimits,
-  allows: (start: number, end: number, longest: number) => boolean = () => true,
+  cost: number,
 ): T[][] {
-  const sorted = items.toSorted((a, b) => lengthOf(b) - lengthOf(a));
-  const passes: T[][] = [];
-  let start = 0;
-  for (let end = 1; end <= sorted.length; end++) {
-    const longest = lengthOf(sorted[start] as T);
-    const count = end + 1 - start;
-    const next = sorted[end];
-    const fits =
-      next !== undefined &&
-      count <= limits.rows &&
-      count * longest <= limits.tokens &&
-      (lengthOf(next) >= shortestShare * longest ||
-        (count - 1) * longest <= smallShare * limits.tokens) &&
-      allows(start, end + 1, longest);
-    if (fits) continue;
-    passes.push(sorted.slice(start, end));
-    start = end;
+  const sized = items
+    .map((item) => ({ item, ...sizeOf(item) }))
+    .sort((a, b) => b.length - a.length || b.after - a.after);
+  // best[end] is the least cost of the items before `end`; starts[end] begins their last pass.
+  const best = new Float64Array(sized.length + 1);
+  const starts = new Int32Array(sized.length + 1);
+  for (let end = 1; end <= sized.length; end++) {
+    best[end] = Number.POSITIVE_INFINITY;
+    let [after, later] = [0, 0];
+    for (let start = end - 1; start >= 0; start--) {
+      const first = sized[start] as (typeof sized)[number];
+      const count = end - start;
+      after = Math.max(after, first.after);
+      later += first.later;
+      const fits =
+        count <= limits.rows &&
+        count * first.length <= limits.tokens &&
+        first.length + after <= limits.contextLength &&
+        count * (first.length + after) <= limits.cacheTokens &&
+        later <= mostPasses * limits.tokens;
+      if (!fits && count > 1) break;
+      const all = (best[start] as number) + count * first.length + cost;
+      if (all < (best[end] as number)) {
+        best[end] = all;
+        starts[end] = start;
+      }
+    }
   }
-  return passes;
+  const passes: T[][] = [];
+  for (let end = sized.length; end > 0; end = starts[end] as number) {
+    passes.push(sized.slice(starts[end], end).map(({ item }) => item));
+  }
+  return passes.reverse();
 }
 
 /** Splits groups whose suffixes are more than a batch. */
@@ -89,53 +113,41 @@ function splitGroups(groups: readonly PrefixGroup[], mostTokens: number): Prefix
   });
 }
 
-const longestSuffix = ({ prefix, rows }: PrefixGroup): number =>
-  Math.max(...rows.map(({ ids }) => ids.length - prefix));
-
 /** The batches of groups, the longest first: a lack of memory then shows at the start. */
 export function scoreBatches(groups: readonly PrefixGroup[], limits: PassLimits): ScoreBatch[] {
   const plain = groups.filter(({ prefix }) => prefix === 0).flatMap(({ rows }) => rows);
   const shared = groups.filter(({ prefix }) => prefix > 0);
-  const batches: ScoreBatch[] = cutInto(plain, ({ ids }) => ids.length, limits).map((rows) => ({
-    kind: "plain",
-    passes: [rows],
-  }));
-  const mostTokens = mostPasses * limits.tokens;
-  const parts = splitGroups(shared, mostTokens).map((group) => ({
-    group,
-    suffix: longestSuffix(group),
-    tokens: group.rows.reduce((sum, { ids }) => sum + ids.length - group.prefix, 0),
-  }));
-  // Longest prefixes first, as `cutInto` needs it for `allows`.
-  parts.sort((a, b) => b.group.prefix - a.group.prefix);
-  const allows = (start: number, end: number, prefix: number): boolean => {
-    const chosen = parts.slice(start, end);
-    const suffix = Math.max(...chosen.map((part) => part.suffix));
-    const tokens = chosen.reduce((sum, part) => sum + part.tokens, 0);
-    return (
-      tokens <= mostTokens &&
-      prefix + suffix <= limits.contextLength &&
-      (end - start) * (prefix + suffix) <= limits.cacheTokens
-    );
-  };
-  for (const chosen of cutInto(parts, ({ group }) => group.prefix, limits, allows)) {
-    batches.push(sharedBatch(chosen, limits));
-  }
-  return batches.sort((a, b) => costOf(b) - costOf(a));
+  const wholeRow = ({ ids }: InputRow): ItemSize => ({ length: ids.length, after: 0, later: 0 });
+  const plainLimits = { ...limits, cacheTokens: Number.POSITIVE_INFINITY };
+  const batches: ScoreBatch[] = cutInto(plain, wholeRow, plainLimits, limits.passCost).map(
+    (rows) => ({ kind: "plain", passes: [rows] }),
+  );
+  const parts = splitGroups(shared, mostPasses * limits.tokens);
+  const prefixes = cutInto(parts, prefixSize, limits, batchPasses * limits.passCost);
+  for (const chosen of prefixes) batches.push(sharedBatch(chosen, limits));
+  return batches
+    .map((batch) => ({ batch, tokens: tokensOf(batch) }))
+    .sort((a, b) => b.tokens - a.tokens)
+    .map(({ batch }) => batch);
 }
 
-function sharedBatch(
-  parts: readonly { group: PrefixGroup; suffix: number }[],
-  limits: PassLimits,
-): ScoreBatch {
-  const groups = parts.map(({ group }) => group);
-  const capacity = (groups[0] as PrefixGroup).prefix + Math.max(...parts.map((p) => p.suffix));
-  const suffixes = groups.flatMap(({ rows }, group) => rows.map((row) => ({ row, group })));
+function prefixSize({ prefix, rows }: PrefixGroup): ItemSize {
+  const suffixes = rows.map(({ ids }) => ids.length - prefix);
+  const later = suffixes.reduce((sum, length) => sum + length, 0);
+  return { length: prefix, after: suffixes.reduce((a, b) => Math.max(a, b)), later };
+}
+
+function sharedBatch(groups: readonly PrefixGroup[], limits: PassLimits): ScoreBatch {
   const lengthOf = ({ row, group }: Suffix): number =>
     row.ids.length - (groups[group] as PrefixGroup).prefix;
-  const allows = (start: number, end: number): boolean =>
-    (end - start) * capacity <= limits.cacheTokens;
-  return { kind: "shared", groups, passes: cutInto(suffixes, lengthOf, limits, allows) };
+  const suffixes = groups.flatMap(({ rows }, group) => rows.map((row) => ({ row, group })));
+  const longest = suffixes.reduce((most, suffix) => Math.max(most, lengthOf(suffix)), 0);
+  const capacity = groups.reduce((most, { prefix }) => Math.max(most, prefix), 0) + longest;
+  // Every copy of a prefix has the whole capacity, whatever the suffix.
+  const rows = Math.min(limits.rows, Math.max(1, Math.floor(limits.cacheTokens / capacity)));
+  const passLimits = { ...limits, rows, cacheTokens: Number.POSITIVE_INFINITY };
+  const size = (suffix: Suffix): ItemSize => ({ length: lengthOf(suffix), after: 0, later: 0 });
+  return { kind: "shared", groups, passes: cutInto(suffixes, size, passLimits, limits.passCost) };
 }
 
 /** Tokens that a batch computes, without padding. */
@@ -149,5 +161,3 @@ export function tokensOf(batch: ScoreBatch): number {
     0,
   );
 }
-
-const costOf = tokensOf;

@@ -10,6 +10,7 @@ import {
   type AttentionOptions,
   attention,
   attentionCached,
+  attentionTogether,
   composedAttention,
 } from "../../lib/ops/attention.js";
 import { concat, slice } from "../../lib/ops/slice.js";
@@ -213,6 +214,25 @@ describe.each(["f32", "bf16"] as const)(
         return attentionCached(qkv, filled, { ...options, ...more }).toArray();
       };
       expect(await run({ firstKey: zeros([2, 9], { dtype: "i32" }) })).toEqual(await run({}));
+    });
+
+    it.each([
+      ["no first keys", null],
+      ["first keys of documents", [3, 3, 3, 30, 30, 44, 45, 46, 46]],
+    ])("equals attention over cached and new tokens together, with %s", async (_, first) => {
+      using _scope = scope();
+      const options = { heads: 4, kvHeads: 2, position: 40 };
+      const qkv = toTensor(packedHeads(2, 9, options, 64, 13, dtype), dtype);
+      const second = first?.map((key) => Math.min(key, 41));
+      const firstKey = first && tensor([first, second as number[]], { dtype: "i32" });
+      const more = firstKey ? { ...options, firstKey } : options;
+      const [one, other] = [0, 1].map(() =>
+        toTensor(random([2, 2, 2, 60, 64], 14, { dtype }), dtype),
+      ) as [Tensor, Tensor];
+      const apart = await attentionCached(qkv, one, more).toArray();
+      const together = await attentionTogether(qkv, other, more).toArray();
+      expect(relativeError(together, apart)).toBeLessThan(tolerances[dtype].forward);
+      expect(await other.toArray()).toEqual(await one.toArray());
     });
 
     it("reads nothing before it", async () => {

@@ -1,6 +1,8 @@
 /**
  * Likelihoods against a plain reference: one request at a time, whole logits, logSoftmax.
  */
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
@@ -225,6 +227,36 @@ describe("likelihoods", () => {
     const stopped = scorer.likelihoods(requests, () => controller.abort(reason));
     await expect(stopped).rejects.toBe(reason);
     expect(await new Scorer(model, tokenizer).likelihoods([])).toEqual([]);
+  });
+});
+
+describe("a tokenizer that puts BOS in front", () => {
+  it("adds it to prompts and texts, but not to a text that begins with it", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "llamaforge-bos-"));
+    await cp(join(root, "assets/quickstart"), folder, { recursive: true });
+    const settings = join(folder, "tokenizer_config.json");
+    const json = JSON.parse(await readFile(settings, "utf8"));
+    await writeFile(settings, JSON.stringify({ ...json, add_bos_token: true }));
+    const scorer = new Scorer(model, await Tokenizer.load(folder));
+    const continuation = " keeps its word";
+    const [plain, named, bare] = await scorer.likelihoods([
+      { prompt: "The nation", continuation },
+      { prompt: "<s>The nation", continuation },
+      { prompt: "", continuation: "The nation" },
+    ]);
+    const ids = [...(await tokenizer.encode(`The nation${continuation}`))];
+    const scored = ids.length - (await tokenizer.encode("The nation")).length;
+    const wanted = await expected(model, [1, ...ids], scored);
+    expect(plain?.logLikelihood).toBeCloseTo(wanted.logLikelihood, 4);
+    expect(named).toEqual(plain);
+    // A text alone has the prefix token and BOS before it; a continuation without prompt has one.
+    const own = [...(await tokenizer.encode("The nation"))];
+    const [text] = await scorer.textLikelihoods(["The nation"]);
+    const whole = await expected(model, [1, 1, ...own], own.length + 1);
+    expect(text).toBeCloseTo(whole.logLikelihood, 4);
+    const once = await expected(model, [1, ...own], own.length);
+    expect(bare?.logLikelihood).toBeCloseTo(once.logLikelihood, 4);
+    await rm(folder, { recursive: true });
   });
 });
 

@@ -98,7 +98,11 @@ async function store(blob: Blob, path: string): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString("hex")}.part`;
   try {
     const body = Readable.fromWeb(blob.stream() as Parameters<typeof Readable.fromWeb>[0]);
-    await pipeline(body, createWriteStream(temporary));
+    const file = createWriteStream(temporary);
+    await pipeline(body, file);
+    if (file.bytesWritten !== blob.size) {
+      throw new Error(`expected ${blob.size} bytes of ${path}, got ${file.bytesWritten}`);
+    }
     await rename(temporary, path);
   } finally {
     await rm(temporary, { force: true });

@@ -239,9 +239,11 @@ describe("a download", () => {
       }
       const name = path.replace(/^\/datasets\/baber\/piqa\/(?:resolve|raw)\/main\//, "");
       const text = files[name.split("?")[0] as string];
-      response.statusCode = text === undefined ? 404 : 200;
       response.setHeader("etag", '"0"');
-      response.end(text);
+      const isRange = request.headers.range !== undefined;
+      response.statusCode = text === undefined ? 404 : isRange ? 206 : 200;
+      if (isRange) response.setHeader("content-range", `bytes 0-0/${text?.length}`);
+      response.end(isRange ? text?.[0] : text);
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     process.env.HF_ENDPOINT = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;

@@ -20,7 +20,6 @@ interface ChosenTokens {
 /** One row of a batch: a request and the tokens of its answer. */
 export interface AnswerRow {
   readonly request: AnswerRequest;
-  readonly stops: StopTexts;
   /** Tokens so far, the one that ended the answer included. */
   readonly tokens: number[];
 }
@@ -33,7 +32,7 @@ const defaultTopK = 50;
  * while the host looks for the ends of the answers. When half of the rows have ended, they leave the
  * batch. A sampled answer does not depend on the other rows, because each has its own random
  * numbers.
- * @param all rows with equal `maxTokens`, `temperature`, `topP` and `topK`; their `tokens` grow
+ * @param all rows whose requests are alike but for prompt and seed; their `tokens` grow
  * @param texts the rows' prompts; disposed at the end
  */
 export async function writeBatch(
@@ -41,6 +40,7 @@ export async function writeBatch(
   all: readonly AnswerRow[],
   texts: AnswerRows,
   choice: TokenChoice,
+  stops: StopTexts,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const { maxTokens } = (all[0] as AnswerRow).request;
@@ -59,11 +59,12 @@ export async function writeBatch(
       }
       const tokens = Array.from(await values.catch((error) => explainNonFinite(model, error)));
       signal?.throwIfAborted();
+      const growing = rows.filter((row) => !ended.has(row));
       for (const [place, row] of rows.entries()) {
-        if (ended.has(row)) continue;
-        row.tokens.push(tokens[place] as number);
-        if (row.stops.reachedBy(row.tokens)) ended.add(row);
+        if (!ended.has(row)) row.tokens.push(tokens[place] as number);
       }
+      const reached = await stops.reachedBy(growing.map((row) => row.tokens));
+      for (const [i, row] of growing.entries()) if (reached[i]) ended.add(row);
       const left = rows.flatMap((row, place) => (ended.has(row) ? [] : [place]));
       if (!goesOn || left.length === 0) return;
       if (!texts.cached) {

@@ -53,10 +53,12 @@ export async function writeAnswers(
   const cacheTokens = cacheBytes === null ? limits.tokens : limits.cacheTokens;
   const most = Math.min(limits.rows, batch === "auto" ? mostRows[model.device.type] : batch);
   const choice: TokenChoice = tokenChoice("answers", model, { vocabSize: tokenizer.vocabSize });
+  const answers: Answer[] = [];
   let done = 0;
   try {
     for (const rows of batchesOf(pending, most, cacheTokens)) {
       signal?.throwIfAborted();
+      const stops = await StopTexts.of(tokenizer, (rows[0] as PendingAnswer).request.until);
       const prompts = rows.map(({ prompt }) => prompt);
       const [first] = rows as [PendingAnswer];
       // The last token of an answer is never read.
@@ -65,16 +67,18 @@ export async function writeAnswers(
         cacheBytes === null
           ? new WholeRows(model, prompts)
           : new CachedRows(model, prompts, Math.max(1, length), limits.tokens);
-      await writeBatch(model, rows, texts, choice, signal);
+      await writeBatch(model, rows, texts, choice, stops, signal);
+      const written = await stops.textsOf(rows.map(({ tokens }) => tokens));
+      for (const [i, { index, tokens, cutTokens }] of rows.entries()) {
+        answers[index] = { text: written[i] as string, tokens: tokens.length, cutTokens };
+      }
       done += rows.length;
       onDone?.(done);
     }
   } finally {
     choice.allowed?.dispose();
   }
-  return pending.map(({ tokens, stops, cutTokens }) => {
-    return { text: stops.textOf(tokens), tokens: tokens.length, cutTokens };
-  });
+  return answers;
 }
 
 function checkRequest(request: AnswerRequest, index: number, maxLength: number): void {
@@ -104,19 +108,12 @@ async function encodeRequests(
     requests.map(({ prompt }) => prompt),
     true,
   );
-  const stopsOf = new Map<string, StopTexts>();
-  const pending: PendingAnswer[] = [];
-  for (const [index, request] of requests.entries()) {
-    const key = JSON.stringify(request.until);
-    const stops = stopsOf.get(key) ?? (await StopTexts.of(tokenizer, request.until));
-    stopsOf.set(key, stops);
+  return requests.map((request, index) => {
     const ids = encoded[index] as Int32Array;
     const whole = ids.length > 0 ? ids : Int32Array.of(prefixToken(tokenizer));
     const prompt = whole.slice(-(maxLength - request.maxTokens));
-    const cutTokens = whole.length - prompt.length;
-    pending.push({ request, stops, tokens: [], index, prompt, cutTokens });
-  }
-  return pending;
+    return { request, tokens: [], index, prompt, cutTokens: whole.length - prompt.length };
+  });
 }
 
 /**
@@ -131,9 +128,9 @@ function* batchesOf(
 ): Generator<PendingAnswer[]> {
   const groups = new Map<string, PendingAnswer[]>();
   for (const answer of pending) {
-    const { maxTokens, temperature, topP, topK } = answer.request;
+    const { maxTokens, until, temperature, topP, topK } = answer.request;
     const sampling = temperature === 0 ? [] : [temperature, topP, topK];
-    const key = JSON.stringify([maxTokens, ...sampling]);
+    const key = JSON.stringify([maxTokens, until, ...sampling]);
     const group = groups.get(key) ?? [];
     group.push(answer);
     groups.set(key, group);

@@ -33,23 +33,30 @@ export class StopTexts {
     return new StopTexts(tokenizer, stops);
   }
 
-  /** Whether an answer ends with its newest token. */
-  reachedBy(tokens: readonly number[]): boolean {
-    if (tokens.at(-1) === this.#tokenizer.eosId) return true;
-    const decoded = new Map<number, string>();
-    return this.#stops.some(({ text, window }) => {
-      let newest = decoded.get(window);
-      if (newest === undefined) {
-        newest = this.#tokenizer.decode(tokens.slice(-window), { specialTokens: "keep" });
-        decoded.set(window, newest);
+  /**
+   * Answers that end with their newest token.
+   * @param answers tokens of each answer so far, at least one
+   * @returns one entry for each answer
+   */
+  async reachedBy(answers: readonly (readonly number[])[]): Promise<boolean[]> {
+    const { eosId } = this.#tokenizer;
+    const reached = answers.map((tokens) => tokens.at(-1) === eosId);
+    for (const window of new Set(this.#stops.map((stop) => stop.window))) {
+      const newest = answers.map((tokens) => tokens.slice(-window));
+      const texts = await this.#tokenizer.decodeBatch(newest, { specialTokens: "keep" });
+      for (const stop of this.#stops) {
+        if (stop.window !== window) continue;
+        for (const [i, text] of texts.entries()) reached[i] ||= text.includes(stop.text);
       }
-      return newest.includes(text);
-    });
+    }
+    return reached;
   }
 
-  /** The answer's text before the stop texts. They are cut one after the other, in their order. */
-  textOf(tokens: readonly number[]): string {
-    const whole = this.#tokenizer.decode(tokens);
-    return this.#stops.reduce((kept, { text }) => kept.split(text, 1)[0] as string, whole);
+  /** The answers' texts before the stop texts, which are cut one after the other, in their order. */
+  async textsOf(answers: readonly (readonly number[])[]): Promise<string[]> {
+    const texts = await this.#tokenizer.decodeBatch(answers);
+    return texts.map((text) =>
+      this.#stops.reduce((kept, stop) => kept.split(stop.text, 1)[0] as string, text),
+    );
   }
 }

@@ -85,7 +85,8 @@ def places_of(name):
     return yaml_of.get(name, f"{name}/{name}"), name
 
 
-def requests_of(data, name, shots, limit):
+def task_of(data, name, shots, limit):
+    """The task with its requests, its YAML file and its folder. Without shots: the task's own number."""
     place, folder = places_of(name)
     path = os.path.join(base, place)
     config = load_yaml(path + ".yaml")
@@ -96,17 +97,23 @@ def requests_of(data, name, shots, limit):
     found = {split: rows for split, rows in found.items() if rows is not None}
     if config.get("training_split") not in found:
         # Without examples, only the rows that are asked are needed.
-        assert shots == 0 or not config.get("training_split"), f"{name} has no rows to choose from"
+        assert not shots or not config.get("training_split"), f"{name} has no rows to choose from"
         config["training_split"] = None
     if config.get("validation_split") not in found:
         config["validation_split"] = None
     config["custom_dataset"] = lambda **kwargs: datasets.DatasetDict(found)
     task = ConfigurableTask(config=config)
-    task.set_config("num_fewshot", shots)
+    if shots is not None:
+        task.set_config("num_fewshot", shots)
     task.set_fewshot_seed(seed=1234)
     task.build_all_requests(limit=limit or None)
+    return task, path + ".yaml", folder
+
+
+def requests_of(data, name, shots, limit):
+    task, path, folder = task_of(data, name, shots, limit)
     requests = [[instance.doc_id, *instance.args] for instance in task.instances]
-    return {"task": name, "yaml": path + ".yaml", "folder": folder, "shots": shots, "requests": requests}
+    return {"task": name, "yaml": path, "folder": folder, "shots": shots, "requests": requests}
 
 
 if __name__ == "__main__":

@@ -79,6 +79,15 @@ describe("writeAnswers", () => {
     expect(new Set(answers.map(({ text }) => text)).size).toBe(texts.length);
   });
 
+  test("decodes broken bytes as Hugging Face does", async () => {
+    const control = [...(await tokenizer.encode("\x1d"))].at(-1) as number;
+    const lead = [...(await tokenizer.encode("\u{1f600}"))].at(-4) as number;
+    expect(tokenizer.token(lead)).toBe("<0xF0>");
+    expect(await tokenizer.decodeBatch([[lead, control, control]])).toEqual(["\ufffd\ufffd\ufffd"]);
+    expect(tokenizer.decode([lead, control, control])).toBe("\ufffd\x1d\x1d");
+    await expect(tokenizer.decodeBatch([[4096]])).rejects.toThrow("0..4095, got 4096");
+  });
+
   test("writes equal answers in batches of any size, with and without a cache", async () => {
     const alone = await answersOf(
       texts.map((text) => request(text)),
@@ -151,15 +160,23 @@ describe("writeAnswers", () => {
 
   test("cuts stop texts one after the other, in their order", async () => {
     const ids = [...(await tokenizer.encode("one two three four"))];
-    const cut = async (until: string[]) => (await StopTexts.of(tokenizer, until)).textOf(ids);
+    const cut = async (until: string[]) =>
+      (await (await StopTexts.of(tokenizer, until)).textsOf([ids]))[0];
     expect(await cut([])).toBe("one two three four");
     expect(await cut([" three", "two"])).toBe("one ");
     // The first text cuts the second one in two, so that it is not found.
     expect(await cut(["o th", "two three"])).toBe("one tw");
+  });
+
+  test("looks for a stop text among the newest tokens, and for the end-of-text token", async () => {
     const stops = await StopTexts.of(tokenizer, ["two"]);
-    const later = await tokenizer.encode("one two three four five six seven eight nine ten");
-    expect(stops.reachedBy([...later])).toBe(false); // it looks at the newest tokens
-    expect(stops.reachedBy([...(await tokenizer.encode("one two"))])).toBe(true);
-    expect(stops.reachedBy([...ids, tokenizer.eosId])).toBe(true);
+    const encode = async (text: string) => [...(await tokenizer.encode(text))];
+    const answers = [
+      await encode("one two three four five six seven eight nine ten"),
+      await encode("one two"),
+      await encode("one"),
+      [...(await encode("one")), tokenizer.eosId],
+    ];
+    expect(await stops.reachedBy(answers)).toEqual([false, true, false, true]);
   });
 });

@@ -65,8 +65,8 @@ export const evaluationOptions = {
     false,
   ),
   /**
-   * Whether missing rows are downloaded from the Hugging Face Hub into `data`, which needs the
-   * package @huggingface/hub. Default: false.
+   * Whether missing rows are downloaded into `data` from the Hugging Face Hub, which needs the Hub's
+   * own package. Default: false.
    */
   download: flag("download missing rows from the Hugging Face Hub into --data").default(false),
 };

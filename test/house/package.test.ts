@@ -132,6 +132,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "embedding",
     "empty",
     "eq",
+    "evaluate",
     "exitCodes",
     "exp",
     "finiteGuard",

@@ -117,13 +117,19 @@ export async function windowLikelihoods(
   const sums: number[] = [];
   for await (const windows of encodedAhead(parts, encode)) {
     const requests = windows.flat();
-    const { logLikelihoods } = await tokenLikelihoods(model, requests, settings);
+    // Windows of several texts are scored together, so the number of finished texts is estimated.
+    let scored = 0;
+    const { logLikelihoods } = await tokenLikelihoods(model, requests, settings, (count) => {
+      scored += count;
+      const texts = Math.floor((windows.length * scored) / requests.length);
+      settings.onDone?.(sums.length + texts);
+    });
     let at = 0;
     for (const { length } of windows) {
       sums.push(logLikelihoods.subarray(at, at + length).reduce((sum, value) => sum + value, 0));
       at += length;
     }
-    settings.onDone?.(sums.length);
+    if (requests.length === 0) settings.onDone?.(sums.length);
   }
   return sums;
 }

@@ -71,8 +71,9 @@ export function inputRows(requests: readonly TokenRequest[]): InputRow[] {
     else row.uses.push({ request, indices: [index] });
   }
   return rows.reverse().map(({ ids, uses }) => {
-    const starts = uses.map(({ request }) => request.tokens.length - 1 - request.scored);
-    return { ids, uses, firstScored: Math.min(...starts) };
+    const startOf = ({ request }: RowUse): number => request.tokens.length - 1 - request.scored;
+    const firstScored = uses.reduce((least, use) => Math.min(least, startOf(use)), ids.length);
+    return { ids, uses, firstScored };
   });
 }
 

@@ -55,6 +55,11 @@ export async function enqueueBatch(
   return scores;
 }
 
+/** Lists may be too long to be the arguments of `Math.max`. */
+function longest(lengths: readonly number[]): number {
+  return lengths.reduce((most, length) => Math.max(most, length), 0);
+}
+
 function ids(values: Int32Array, rows: number, model: LanguageModel): Tensor {
   return tensor(values, { shape: [rows, values.length / rows], device: model.device });
 }
@@ -110,7 +115,7 @@ const noTargets = (): Targets => ({ uses: [], places: [], ids: [] });
 /** Whole rows, padded on the right. */
 function enqueueRows(model: LanguageModel, rows: readonly (InputRow | Suffix)[]): PassScores {
   return scope(() => {
-    const time = Math.max(...(rows as InputRow[]).map((row) => row.ids.length));
+    const time = longest((rows as InputRow[]).map((row) => row.ids.length));
     const tokens = new Int32Array(rows.length * time);
     const targets = noTargets();
     for (const [index, row] of (rows as InputRow[]).entries()) {
@@ -143,9 +148,9 @@ function enqueuePrefixes(
   groups: readonly PrefixGroup[],
   passes: readonly (readonly Suffix[])[],
 ): PrefixCache {
-  const time = Math.max(...groups.map(({ prefix }) => prefix));
-  const suffix = Math.max(
-    ...passes.flatMap((pass) =>
+  const time = longest(groups.map(({ prefix }) => prefix));
+  const suffix = longest(
+    passes.flatMap((pass) =>
       pass.map(({ row, group }) => row.ids.length - (groups[group] as PrefixGroup).prefix),
     ),
   );
@@ -190,7 +195,7 @@ function enqueueSuffixes(
 ): PassScores {
   return scope(() => {
     const prefixOf = ({ group }: Suffix): number => (groups[group] as PrefixGroup).prefix;
-    const time = Math.max(...suffixes.map((suffix) => suffix.row.ids.length - prefixOf(suffix)));
+    const time = longest(suffixes.map((suffix) => suffix.row.ids.length - prefixOf(suffix)));
     const tokens = new Int32Array(suffixes.length * time);
     const firstKey = new Int32Array(tokens.length);
     const positions = new Int32Array(tokens.length);

@@ -36,7 +36,8 @@ export interface ScorerOptions {
   signal?: AbortSignal | undefined;
   /**
    * Processes that share the work. All of them ask the same questions in the same order, and get
-   * all answers. Sharded weights need it. Default: this process works alone.
+   * all answers. Sharded weights need it. A signal must then end all of them. Default: this process
+   * works alone.
    */
   world?: EvalWorld | undefined;
   /**

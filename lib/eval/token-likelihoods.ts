@@ -57,7 +57,7 @@ export async function tokenLikelihoods(
   const logLikelihoods = new Float64Array(requests.length);
   const greedy = new Float64Array(requests.length);
   const finish = async (passes: readonly PassScores[], round: readonly ScoreBatch[]) => {
-    for (const pass of passes) await collect(model, pass, logLikelihoods, greedy);
+    for (const pass of passes) await collect(pass, logLikelihoods, greedy);
     onDone(round.reduce((sum, batch) => sum + requestsOf(batch), 0));
   };
   const batches = planScores(requests, settings);
@@ -74,10 +74,26 @@ export async function tokenLikelihoods(
     }
   }
   for (const { passes, round } of started) await finish(passes, round);
-  if (!world || worldSize === 1) return { logLikelihoods, greedy };
-  const owners = new Int32Array(requests.length);
+  const scores = { logLikelihoods, greedy };
+  const all = world && requests.length > 0 ? await gatherScores(world, scores, batches) : scores;
+  // All ranks see the same numbers here, so all of them fail together.
+  const broken = all.logLikelihoods.reduce((sum, value) => sum + Number(Number.isNaN(value)), 0);
+  if (broken > 0) {
+    const message = `[likelihoods] the log-likelihoods of ${broken} of ${requests.length} texts are not numbers`;
+    await explainNonFinite(model, new NonFiniteError(message));
+  }
+  return all;
+}
+
+/** The scores of all ranks: each from the rank that computed it. */
+async function gatherScores(
+  world: EvalWorld,
+  { logLikelihoods, greedy }: TokenScores,
+  batches: readonly ScoreBatch[],
+): Promise<TokenScores> {
+  const owners = new Int32Array(logLikelihoods.length);
   for (const [index, batch] of batches.entries()) {
-    for (const request of indicesOf(batch)) owners[request] = index % worldSize;
+    for (const request of indicesOf(batch)) owners[request] = index % world.worldSize;
   }
   return {
     logLikelihoods: await gatherOwned(world, logLikelihoods, owners),
@@ -101,7 +117,6 @@ function countsFor(
 
 /** Awaits a pass and adds up each request's targets. */
 async function collect(
-  model: LanguageModel,
   { uses, losses, greedy }: PassScores,
   logLikelihoods: Float64Array,
   greedyOf: Float64Array,
@@ -114,10 +129,6 @@ async function collect(
     for (const end = at + request.scored; at < end; at++) {
       sum += nats[at] as number;
       all &= flags[at] as number;
-    }
-    if (Number.isNaN(sum)) {
-      const message = `[likelihoods] the log-likelihood of requests[${indices[0]}] is not a number`;
-      await explainNonFinite(model, new NonFiniteError(message));
     }
     for (const index of indices) {
       logLikelihoods[index] = 0 - sum;

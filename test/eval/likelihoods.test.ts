@@ -8,7 +8,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
 import { tensor } from "../../lib/core/create.js";
 import { defaultDevice } from "../../lib/core/device.js";
-import { ArgumentError, TokenizerError } from "../../lib/core/errors.js";
+import { ArgumentError, NonFiniteError, TokenizerError } from "../../lib/core/errors.js";
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
@@ -205,6 +205,19 @@ describe("likelihoods", () => {
       expect(Math.abs(logLikelihood - nats), `request ${index}`).toBeLessThan(1e-3);
     }
     narrow.dispose();
+  });
+
+  it("of a broken model are an error that names the weights", async () => {
+    const broken = await createModel(config, { seed: 3, training: false });
+    const { shape } = broken.headWeight;
+    const weights = new Float32Array(broken.headWeight.size).fill(Number.NaN, 4800, 4801);
+    writeParameter(broken.headWeight, tensor(weights, { shape }));
+    const failure = await new Scorer(broken, tokenizer)
+      .likelihoods(requests)
+      .catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(NonFiniteError);
+    expect((failure as Error).message).toContain("lm_head.weight (1 of");
+    broken.dispose();
   });
 
   it("cut prompts at maxLength and count the tokens", async () => {

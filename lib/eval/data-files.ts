@@ -30,15 +30,27 @@ export function matchSplit(
   split: string,
 ): SplitFiles | null {
   const own = config === undefined ? [] : [`${config}/`, `${config}/data/`, `data/${config}/`];
-  for (const folder of [...own, "data/", "default/", ""]) {
+  const inFolder = (folder: string): SplitFiles | null => {
     const names = paths
       .filter((path) => path.startsWith(folder))
       .map((path) => path.slice(folder.length));
-    const found = namesOfSplit(names, split);
-    if (found.length === 0) continue;
-    return { files: found.map((name) => folder + name), shared: !own.includes(folder) };
+    const files = namesOfSplit(names, split).map((name) => folder + name);
+    return files.length === 0 ? null : { files, shared: !own.includes(folder) };
+  };
+  for (const folder of [...own, "data/", "default/", ""]) {
+    const found = inFolder(folder);
+    if (found !== null) return found;
   }
-  return null;
+  if (config !== undefined) return null;
+  // The only configuration of a data set may have any name.
+  const folders = new Set(paths.filter((path) => path.includes("/")).map(firstFolder));
+  const found = [...folders].flatMap((folder) => inFolder(folder) ?? []);
+  return found.length === 1 ? (found[0] as SplitFiles) : null;
+}
+
+/** `CONFIG/` of `CONFIG/SPLIT.jsonl`. */
+function firstFolder(path: string): string {
+  return path.slice(0, path.indexOf("/") + 1);
 }
 
 function namesOfSplit(names: readonly string[], split: string): string[] {
@@ -138,7 +150,7 @@ export function missingData(
   split: string,
 ): DataError {
   const { dataset, config, revision = "main" } = data;
-  const files = `${config ?? "data"}/${split}-*.parquet`;
+  const files = `the files of split ${split}, such as ${config ?? "data"}/${split}-*.parquet,`;
   const set = `data set ${dataset}${config === undefined ? "" : `, configuration ${config}`}`;
   const where =
     root === undefined

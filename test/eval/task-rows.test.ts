@@ -127,6 +127,11 @@ test("names of files are told apart", () => {
     "data/set_test.jsonl",
   ]);
   expect(found(["data/a_test.jsonl", "data/b_test.jsonl"])).toBe(null);
+  expect(found(["plain_text/test-00000-of-00001.parquet", "README.md"])?.files).toEqual([
+    "plain_text/test-00000-of-00001.parquet",
+  ]);
+  expect(found(["one/test.parquet", "two/test.parquet"])).toBe(null);
+  expect(found(["one/test.parquet"], "two")).toBe(null);
   expect(found(["test.parquet", "test.jsonl"])?.files).toHaveLength(1);
   expect(found(["testing.jsonl", "latest.jsonl", "test.csv"])).toBe(null);
 });
@@ -136,7 +141,7 @@ describe("errors name", () => {
     await expect(questions("hellaswag")).rejects.toThrow(
       "[evaluate] hellaswag: rows of split validation are missing (data set Rowan/hellaswag, " +
         `revision main): not in ${join(folder, "hellaswag")}, ${join(folder, "Rowan/hellaswag")}. ` +
-        "Download data/validation-*.parquet from " +
+        "Download the files of split validation, such as data/validation-*.parquet, from " +
         "https://huggingface.co/datasets/Rowan/hellaswag/tree/main to " +
         `${join(folder, "Rowan/hellaswag/data")}, put a file validation.jsonl in ` +
         `${join(folder, "hellaswag")}, or pass download`,

@@ -23,7 +23,7 @@ export const drop: GenerationTask = {
     fewShotSplit: "train",
     columns: ["passage", "question", "answer", "validated_answers"],
   },
-  fewShot: { count: 0, sampler: "random" },
+  fewShot: { count: 0, sampler: "random", leavesOutQuestion: true },
   targetDelimiter: "",
   prompt: (row) => `${textColumn(row, "passage")} ${textColumn(row, "question")}`,
   target: (row) => ` ${(rightAnswers(row)[0] as readonly string[]).join(", ")}.`,

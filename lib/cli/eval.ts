@@ -139,19 +139,23 @@ async function report(
   results: EvaluationResults,
   { out, compare, folder, seconds }: EvalCommandOptions & { folder: string; seconds: number },
 ): Promise<void> {
-  const [{ scoreTable, cutNote, comparisonTable }, { compareWithPublished }, { formatDuration }] =
-    await Promise.all([
-      import("../eval/table.js"),
-      import("../eval/published.js"),
-      import("../plan/format.js"),
-    ]);
+  const [
+    { scoreTable, cutNote, rowsNote, comparisonTable },
+    { compareWithPublished },
+    { formatDuration },
+  ] = await Promise.all([
+    import("../eval/table.js"),
+    import("../eval/published.js"),
+    import("../plan/format.js"),
+  ]);
   if (out !== undefined) {
     const { writeResults } = await import("../eval/write-results.js");
     await writeResults(out, results);
   }
   print(`${scoreTable(results)}\n`);
-  const note = cutNote(results);
-  if (note !== null) print(`\n${note}\n`);
+  for (const note of [cutNote(results), rowsNote(results)]) {
+    if (note !== null) print(`\n${note}\n`);
+  }
   if (compare) {
     const comparison = compareWithPublished(results, folder);
     print(

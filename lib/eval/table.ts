@@ -60,6 +60,22 @@ export function cutNote({ "cut-prompts": cut, config }: EvaluationResults): stri
   );
 }
 
+/**
+ * A note under the table about tasks whose rows are not as many as the published ones: another
+ * revision of the data, or a part of it. Null if there are none.
+ */
+export function rowsNote({ "n-samples": counts }: EvaluationResults): string | null {
+  const list = Object.entries(counts).flatMap(([name, { original }]) => {
+    const { publishedRows = original } = publishedTasks.get(name)?.data ?? {};
+    const text = (count: number) => count.toLocaleString("en-US");
+    return publishedRows === original
+      ? []
+      : [`${name} ${text(original)} instead of ${text(publishedRows)}`];
+  });
+  if (list.length === 0) return null;
+  return `the rows are not those of the published scores: ${boundedList(list, ", ")}`;
+}
+
 /** Published scores beside an evaluation's, in percent. */
 export function comparisonTable({ columns, rows }: Comparison): string {
   const lines = rows.map(({ model, scores, published }) => [

@@ -20,6 +20,8 @@ export interface TaskData {
   files?: Readonly<Record<string, string>>;
   /** Split that is scored. */
   split: string;
+  /** Number of rows of that split as published. A score of another number is marked. */
+  publishedRows?: number;
   /** Split that few-shot examples are drawn from. Default: the scored one. */
   fewShotSplit?: string;
   /** Columns that every row has; a row without one of them is an error that names file and row. */

@@ -11,7 +11,9 @@ import {
   wholeText,
 } from "../../lib/eval/prompt.js";
 import { publishedTasks, selectTasks, taskGroups } from "../../lib/eval/registry.js";
+import type { EvaluationResults } from "../../lib/eval/results.js";
 import { TaskRows } from "../../lib/eval/rows.js";
+import { rowsNote } from "../../lib/eval/table.js";
 import type { ChoiceTask, ContinuationTask, Row, TextTask } from "../../lib/eval/task.js";
 
 // The expected texts are those that lm-evaluation-harness 0.4.13 makes of the same rows;
@@ -208,4 +210,18 @@ describe("the registry", () => {
     const piqa = publishedTasks.get("piqa") as ChoiceTask;
     await expect(selectTasks(["piqa", { ...piqa }])).rejects.toThrow("two named piqa");
   });
+});
+
+test("rows that are not as many as the published ones are noted", () => {
+  const counts = {
+    piqa: { original: 1838, effective: 10 },
+    boolq: { original: 3269, effective: 3269 },
+    own: { original: 5, effective: 5 },
+  };
+  const results = { "n-samples": counts } as unknown as EvaluationResults;
+  expect(rowsNote(results)).toBe(
+    "the rows are not those of the published scores: boolq 3,269 instead of 3,270",
+  );
+  const { boolq: _, ...others } = counts;
+  expect(rowsNote({ ...results, "n-samples": others })).toBe(null);
 });

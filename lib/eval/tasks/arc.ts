@@ -5,7 +5,7 @@ import type { ChoiceTask } from "../task.js";
  * ARC: science questions of school exams, in an easy set and a challenge set.
  * @see Clark et al. 2018, arXiv 1803.05457
  */
-const arc = (name: string, config: string): ChoiceTask => ({
+const arc = (name: string, config: string, publishedRows: number): ChoiceTask => ({
   kind: "choice",
   name,
   version: 1,
@@ -13,6 +13,7 @@ const arc = (name: string, config: string): ChoiceTask => ({
     dataset: "allenai/ai2_arc",
     config,
     split: "test",
+    publishedRows,
     fewShotSplit: "train",
     columns: ["question", "choices", "answerKey"],
   },
@@ -23,5 +24,5 @@ const arc = (name: string, config: string): ChoiceTask => ({
   metrics: ["acc", "acc_norm"],
 });
 
-export const arcEasy = arc("arc_easy", "ARC-Easy");
-export const arcChallenge = arc("arc_challenge", "ARC-Challenge");
+export const arcEasy = arc("arc_easy", "ARC-Easy", 2376);
+export const arcChallenge = arc("arc_challenge", "ARC-Challenge", 1172);

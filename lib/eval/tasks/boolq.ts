@@ -15,6 +15,7 @@ export const boolq: ChoiceTask = {
     dataset: "aps/super_glue",
     config: "boolq",
     split: "validation",
+    publishedRows: 3270,
     fewShotSplit: "train",
     columns: ["passage", "question", "label"],
   },

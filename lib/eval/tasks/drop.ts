@@ -20,6 +20,7 @@ export const drop: GenerationTask = {
     dataset: "EleutherAI/drop",
     folder: "drop",
     split: "validation",
+    publishedRows: 9536,
     fewShotSplit: "train",
     columns: ["passage", "question", "answer", "validated_answers"],
   },

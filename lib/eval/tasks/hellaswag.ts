@@ -13,6 +13,7 @@ export const hellaswag: ChoiceTask = {
   data: {
     dataset: "Rowan/hellaswag",
     split: "validation",
+    publishedRows: 10042,
     fewShotSplit: "train",
     columns: ["activity_label", "ctx_a", "ctx_b", "endings", "label"],
   },

@@ -17,6 +17,7 @@ export const humaneval: GenerationTask = {
     dataset: "openai/openai_humaneval",
     folder: "humaneval",
     split: "test",
+    publishedRows: 164,
     columns: ["prompt", "entry_point", "test"],
   },
   prompt: (row) => textColumn(row, "prompt"),

@@ -13,6 +13,7 @@ export const lambadaOpenai: ContinuationTask = {
     dataset: "EleutherAI/lambada_openai",
     config: "default",
     split: "test",
+    publishedRows: 5153,
     columns: ["text"],
   },
   fewShot: { count: 0, sampler: "random", leavesOutQuestion: false },

@@ -14,6 +14,7 @@ export const openbookqa: ChoiceTask = {
     dataset: "allenai/openbookqa",
     config: "main",
     split: "test",
+    publishedRows: 500,
     fewShotSplit: "train",
     columns: ["question_stem", "choices", "answerKey"],
   },

@@ -12,6 +12,7 @@ export const piqa: ChoiceTask = {
   data: {
     dataset: "baber/piqa",
     split: "validation",
+    publishedRows: 1838,
     fewShotSplit: "train",
     columns: ["goal", "sol1", "sol2", "label"],
   },

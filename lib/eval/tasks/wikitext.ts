@@ -14,6 +14,7 @@ export const wikitext: TextTask = {
     dataset: "EleutherAI/wikitext_document_level",
     config: "wikitext-2-raw-v1",
     split: "test",
+    publishedRows: 62,
     columns: ["page"],
   },
   text: joinedPage,

@@ -15,6 +15,7 @@ export const winogrande: ChoiceTask = {
     dataset: "allenai/winogrande",
     config: "winogrande_xl",
     split: "validation",
+    publishedRows: 1267,
     fewShotSplit: "train",
     columns: ["sentence", "option1", "option2", "answer"],
   },

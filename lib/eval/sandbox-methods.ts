@@ -10,7 +10,7 @@ export interface SandboxLimits {
   timeoutMs: number;
   /** Address space of each process, in bytes. Default: 1 GiB. */
   memoryBytes: number;
-  /** Processes and threads. Default: 16. */
+  /** Processes and threads, the runner's two included. Default: 8. */
   processes: number;
   /** Largest file, and size of all files together, in bytes. Default: 16 MiB. */
   diskBytes: number;

@@ -49,7 +49,7 @@ export interface SandboxOptions extends Partial<SandboxLimits> {
 const defaults: SandboxLimits = {
   timeoutMs: 3000,
   memoryBytes: 2 ** 30,
-  processes: 16,
+  processes: 8,
   diskBytes: 16 * 2 ** 20,
   openFiles: 64,
 };

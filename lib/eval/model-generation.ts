@@ -49,7 +49,7 @@ export async function writeAnswers(
   for (const [index, request] of requests.entries()) checkRequest(request, index, maxLength);
   const pending = await encodeRequests(tokenizer, requests, maxLength);
   const cacheBytes = cacheBytesPerToken(model);
-  const limits = await passLimits(model, batch, maxLength, cacheBytes, world);
+  const limits = await passLimits(model, batch, cacheBytes, world);
   const cacheTokens = cacheBytes === null ? limits.tokens : limits.cacheTokens;
   const most = Math.min(limits.rows, batch === "auto" ? mostRows[model.device.type] : batch);
   const choice: TokenChoice = tokenChoice("answers", model, { vocabSize: tokenizer.vocabSize });

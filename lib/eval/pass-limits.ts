@@ -62,16 +62,14 @@ function freeBytes(model: LanguageModel): number {
 export async function passLimits(
   model: LanguageModel,
   batch: number | "auto",
-  maxLength: number,
   cacheBytes: number | null,
   world?: EvalWorld,
 ): Promise<PassLimits> {
-  const contextLength = maxLength;
   const endless = Number.POSITIVE_INFINITY;
   const { type } = model.device;
   const passCost = passCosts[type];
   if (batch !== "auto") {
-    return { tokens: endless, rows: batch, cacheTokens: endless, contextLength, passCost };
+    return { tokens: endless, rows: batch, cacheTokens: endless, passCost };
   }
   const usable = Math.max(0, usableShare * freeBytes(model) - logitsBytes[type]);
   const passBytes = cacheBytes === null ? usable : usable / 2;
@@ -84,5 +82,5 @@ export async function passLimits(
   const [tokens, cacheTokens] = [0, 1].map((index) =>
     Math.floor(Math.min(...all.map((numbers) => numbers[index] as number))),
   ) as [number, number];
-  return { tokens, rows: endless, cacheTokens, contextLength, passCost };
+  return { tokens, rows: endless, cacheTokens, passCost };
 }

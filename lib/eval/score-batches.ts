@@ -8,8 +8,6 @@ export interface PassLimits {
   readonly rows: number;
   /** Sequences times places of a key/value cache. */
   readonly cacheTokens: number;
-  /** Tokens of a sequence. */
-  readonly contextLength: number;
   /** Cost of a pass besides its tokens, in tokens. */
   readonly passCost: number;
 }
@@ -23,74 +21,93 @@ export interface Suffix {
 
 /**
  * Work that goes through the device together: rows that are computed whole, in one pass, or the
- * prefixes of groups in one pass and then their rows' suffixes in several.
+ * prefixes of groups in one pass and then their rows' suffixes in several. The prefixes have one
+ * length, so that every token stands at the place that it has in a whole row: attention then
+ * computes it with the same bits.
  */
 export type ScoreBatch =
   | { readonly kind: "plain"; readonly passes: readonly [readonly InputRow[]] }
   | {
       readonly kind: "shared";
+      /** Tokens of each group that are computed once; a group may share more than these. */
+      readonly prefix: number;
       readonly groups: readonly PrefixGroup[];
       readonly passes: readonly (readonly Suffix[])[];
     };
 
 /** Tokens of a batch's suffixes, in passes: bounds the time between two looks at the signal. */
 const mostPasses = 4;
-/** Cost of a batch with prefixes, in passes: that of the prefixes, and some shorter passes. */
+/** Cost of a batch with prefixes, in passes: that of the prefixes, and more shorter ones. */
 const batchPasses = 4;
 
-/** Sizes of an item of a pass. */
-interface ItemSize {
-  /** Tokens that the pass computes. */
-  length: number;
-  /** Places that the item's sequences need after them in the cache. */
-  after: number;
-  /** Tokens of later passes. */
-  later: number;
-}
-
 /**
- * Cuts a list into passes, longest items first. Each pass is padded to its longest item. The cuts
- * minimise the tokens with padding, plus `cost` for each pass.
+ * Cuts a sorted list into parts of the least total cost.
+ * @param costsOf costs of the parts that end before `end`: with one item, with two, and so on, up
+ *   to the longest part that is allowed
  */
-function cutInto<T>(
-  items: readonly T[],
-  sizeOf: (item: T) => ItemSize,
-  limits: PassLimits,
-  cost: number,
-): T[][] {
-  const sized = items
-    .map((item) => ({ item, ...sizeOf(item) }))
-    .sort((a, b) => b.length - a.length || b.after - a.after);
-  // best[end] is the least cost of the items before `end`; starts[end] begins their last pass.
-  const best = new Float64Array(sized.length + 1);
-  const starts = new Int32Array(sized.length + 1);
-  for (let end = 1; end <= sized.length; end++) {
+function cutList<T>(items: readonly T[], costsOf: (end: number) => Iterable<number>): T[][] {
+  // best[end] is the least cost of the items before `end`; starts[end] begins their last part.
+  const best = new Float64Array(items.length + 1);
+  const starts = new Int32Array(items.length + 1);
+  for (let end = 1; end <= items.length; end++) {
     best[end] = Number.POSITIVE_INFINITY;
-    let [after, later] = [0, 0];
-    for (let start = end - 1; start >= 0; start--) {
-      const first = sized[start] as (typeof sized)[number];
-      const count = end - start;
-      after = Math.max(after, first.after);
-      later += first.later;
-      const fits =
-        count <= limits.rows &&
-        count * first.length <= limits.tokens &&
-        first.length + after <= limits.contextLength &&
-        count * (first.length + after) <= limits.cacheTokens &&
-        later <= mostPasses * limits.tokens;
-      if (!fits && count > 1) break;
-      const all = (best[start] as number) + count * first.length + cost;
-      if (all < (best[end] as number)) {
-        best[end] = all;
-        starts[end] = start;
-      }
+    let start = end;
+    for (const cost of costsOf(end)) {
+      start--;
+      const all = (best[start] as number) + cost;
+      if (all >= (best[end] as number)) continue;
+      best[end] = all;
+      starts[end] = start;
     }
   }
-  const passes: T[][] = [];
-  for (let end = sized.length; end > 0; end = starts[end] as number) {
-    passes.push(sized.slice(starts[end], end).map(({ item }) => item));
+  const parts: T[][] = [];
+  for (let end = items.length; end > 0; end = starts[end] as number) {
+    parts.push(items.slice(starts[end], end));
   }
-  return passes.reverse();
+  return parts.reverse();
+}
+
+/** Passes over items, the longest first, with little padding. */
+function paddedPasses<T>(
+  items: readonly T[],
+  lengthOf: (item: T) => number,
+  { tokens, rows, passCost }: PassLimits,
+): T[][] {
+  const sorted = items.toSorted((a, b) => lengthOf(b) - lengthOf(a));
+  const lengths = sorted.map(lengthOf);
+  return cutList(sorted, function* (end) {
+    for (let count = 1; count <= end; count++) {
+      const padded = count * (lengths[end - count] as number);
+      if (count > 1 && (count > rows || padded > tokens)) return;
+      yield padded + passCost;
+    }
+  });
+}
+
+/** Batches of groups. All prefixes of a batch are as long as its shortest one. */
+function sharedBatches(groups: readonly PrefixGroup[], limits: PassLimits): ScoreBatch[] {
+  const most = mostPasses * limits.tokens;
+  const sorted = splitGroups(groups, most).sort((a, b) => b.prefix - a.prefix);
+  const lengths = sorted.map(({ rows }) => rows.map(({ ids }) => ids.length));
+  const totals = lengths.map((list) => list.reduce((sum, length) => sum + length, 0));
+  const longest = lengths.map((list) => list.reduce((a, b) => Math.max(a, b)));
+  const parts = cutList(sorted, function* (end) {
+    const { prefix } = sorted[end - 1] as PrefixGroup;
+    let [suffixes, capacity] = [0, 0];
+    for (let count = 1; count <= end; count++) {
+      const at = end - count;
+      suffixes += (totals[at] as number) - prefix * (lengths[at] as number[]).length;
+      capacity = Math.max(capacity, longest[at] as number);
+      const fits =
+        count <= limits.rows &&
+        count * prefix <= limits.tokens &&
+        count * capacity <= limits.cacheTokens &&
+        suffixes <= most;
+      if (count > 1 && !fits) return;
+      yield count * prefix + suffixes + batchPasses * limits.passCost;
+    }
+  });
+  return parts.map((part) => sharedBatch(part, limits));
 }
 
 /** Splits groups whose suffixes are more than a batch. */
@@ -113,41 +130,28 @@ function splitGroups(groups: readonly PrefixGroup[], mostTokens: number): Prefix
   });
 }
 
+function sharedBatch(groups: readonly PrefixGroup[], limits: PassLimits): ScoreBatch {
+  const prefix = groups.reduce((least, group) => Math.min(least, group.prefix), Infinity);
+  const suffixes = groups.flatMap(({ rows }, group) => rows.map((row) => ({ row, group })));
+  const lengthOf = ({ row }: Suffix): number => row.ids.length - prefix;
+  // Every copy of a prefix has room for the longest suffix of the batch.
+  const capacity = suffixes.reduce((most, { row }) => Math.max(most, row.ids.length), 0);
+  const rows = Math.min(limits.rows, Math.max(1, Math.floor(limits.cacheTokens / capacity)));
+  const passes = paddedPasses(suffixes, lengthOf, { ...limits, rows });
+  return { kind: "shared", prefix, groups, passes };
+}
+
 /** The batches of groups, the longest first: a lack of memory then shows at the start. */
 export function scoreBatches(groups: readonly PrefixGroup[], limits: PassLimits): ScoreBatch[] {
   const plain = groups.filter(({ prefix }) => prefix === 0).flatMap(({ rows }) => rows);
-  const shared = groups.filter(({ prefix }) => prefix > 0);
-  const wholeRow = ({ ids }: InputRow): ItemSize => ({ length: ids.length, after: 0, later: 0 });
-  const plainLimits = { ...limits, cacheTokens: Number.POSITIVE_INFINITY };
-  const batches: ScoreBatch[] = cutInto(plain, wholeRow, plainLimits, limits.passCost).map(
+  const batches: ScoreBatch[] = paddedPasses(plain, ({ ids }) => ids.length, limits).map(
     (rows) => ({ kind: "plain", passes: [rows] }),
   );
-  const parts = splitGroups(shared, mostPasses * limits.tokens);
-  const prefixes = cutInto(parts, prefixSize, limits, batchPasses * limits.passCost);
-  for (const chosen of prefixes) batches.push(sharedBatch(chosen, limits));
-  return batches
+  const shared = groups.filter(({ prefix }) => prefix > 0);
+  return [...batches, ...sharedBatches(shared, limits)]
     .map((batch) => ({ batch, tokens: tokensOf(batch) }))
     .sort((a, b) => b.tokens - a.tokens)
     .map(({ batch }) => batch);
-}
-
-function prefixSize({ prefix, rows }: PrefixGroup): ItemSize {
-  const suffixes = rows.map(({ ids }) => ids.length - prefix);
-  const later = suffixes.reduce((sum, length) => sum + length, 0);
-  return { length: prefix, after: suffixes.reduce((a, b) => Math.max(a, b)), later };
-}
-
-function sharedBatch(groups: readonly PrefixGroup[], limits: PassLimits): ScoreBatch {
-  const lengthOf = ({ row, group }: Suffix): number =>
-    row.ids.length - (groups[group] as PrefixGroup).prefix;
-  const suffixes = groups.flatMap(({ rows }, group) => rows.map((row) => ({ row, group })));
-  const longest = suffixes.reduce((most, suffix) => Math.max(most, lengthOf(suffix)), 0);
-  const capacity = groups.reduce((most, { prefix }) => Math.max(most, prefix), 0) + longest;
-  // Every copy of a prefix has the whole capacity, whatever the suffix.
-  const rows = Math.min(limits.rows, Math.max(1, Math.floor(limits.cacheTokens / capacity)));
-  const passLimits = { ...limits, rows, cacheTokens: Number.POSITIVE_INFINITY };
-  const size = (suffix: Suffix): ItemSize => ({ length: lengthOf(suffix), after: 0, later: 0 });
-  return { kind: "shared", groups, passes: cutInto(suffixes, size, passLimits, limits.passCost) };
 }
 
 /** Tokens that a batch computes, without padding. */
@@ -155,9 +159,8 @@ export function tokensOf(batch: ScoreBatch): number {
   if (batch.kind === "plain") {
     return batch.passes[0].reduce((sum, { ids }) => sum + ids.length, 0);
   }
-  return batch.groups.reduce(
-    (sum, { prefix, rows }) =>
-      sum + prefix + rows.reduce((rest, { ids }) => rest + ids.length - prefix, 0),
-    0,
-  );
+  const { prefix, groups, passes } = batch;
+  const suffixes = passes.flat();
+  const all = suffixes.reduce((sum, { row }) => sum + row.ids.length, 0);
+  return groups.length * prefix + all - suffixes.length * prefix;
 }

@@ -3,10 +3,13 @@ import { tensor } from "../core/create.js";
 import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
-import type { Cache, Context, LanguageModel } from "../model/language-model.js";
+import { cacheRows } from "../generate/caches.js";
+import type { Cache, LanguageModel } from "../model/language-model.js";
 import { embedding } from "../ops/index.js";
-import type { InputRow, PrefixGroup, RowUse } from "./prefix-groups.js";
+import type { InputRow, RowUse } from "./prefix-groups.js";
 import type { ScoreBatch, Suffix } from "./score-batches.js";
+
+type SharedBatch = Extract<ScoreBatch, { kind: "shared" }>;
 
 /** Scores of a pass on their way from the device, target by target in the order of `uses`. */
 export interface PassScores {
@@ -41,13 +44,15 @@ export async function enqueueBatch(
 ): Promise<PassScores[]> {
   const scores: PassScores[] = [];
   await scope(async () => {
-    let cache: PrefixCache | null = null;
-    if (batch?.kind === "shared") cache = enqueuePrefixes(model, batch.groups, batch.passes);
-    else if (counts.prefix > 0) forward(model, Int32Array.of(0), 1);
+    const shared = batch?.kind === "shared" ? batch : null;
+    const cache = shared && enqueuePrefixes(model, shared);
+    if (!shared && counts.prefix > 0) forward(model, Int32Array.of(0), 1);
     for (const pass of batch?.passes ?? []) {
       await ready(model.device);
       scores.push(
-        cache ? enqueueSuffixes(model, cache, pass as Suffix[]) : enqueueRows(model, pass),
+        shared && cache
+          ? enqueueSuffixes(model, cache, shared.prefix, pass as Suffix[])
+          : enqueueRows(model, pass as InputRow[]),
       );
     }
     for (let done = scores.length; done < counts.scored; done++) enqueueNothing(model);
@@ -65,15 +70,9 @@ function ids(values: Int32Array, rows: number, model: LanguageModel): Tensor {
 }
 
 /** A forward pass as far as the output head, (rows, time, hidden). */
-function forward(
-  model: LanguageModel,
-  tokens: Int32Array,
-  rows: number,
-  cache?: Cache,
-  context: Context = {},
-): Tensor {
+function forward(model: LanguageModel, tokens: Int32Array, rows: number, cache?: Cache): Tensor {
   model.store.parallel?.beginMicroBatch(false);
-  return noGrad(() => model.hidden(ids(tokens, rows, model), cache, context));
+  return noGrad(() => model.hidden(ids(tokens, rows, model), cache));
 }
 
 /** Places and targets of the logits that a pass's rows need. */
@@ -113,12 +112,12 @@ function enqueueScores(model: LanguageModel, hidden: Tensor, targets: Targets): 
 const noTargets = (): Targets => ({ uses: [], places: [], ids: [] });
 
 /** Whole rows, padded on the right. */
-function enqueueRows(model: LanguageModel, rows: readonly (InputRow | Suffix)[]): PassScores {
+function enqueueRows(model: LanguageModel, rows: readonly InputRow[]): PassScores {
   return scope(() => {
-    const time = longest((rows as InputRow[]).map((row) => row.ids.length));
+    const time = longest(rows.map((row) => row.ids.length));
     const tokens = new Int32Array(rows.length * time);
     const targets = noTargets();
-    for (const [index, row] of (rows as InputRow[]).entries()) {
+    for (const [index, row] of rows.entries()) {
       tokens.set(row.ids, index * time);
       addTargets(targets, row, index * time, 0);
     }
@@ -134,102 +133,35 @@ function enqueueNothing(model: LanguageModel): void {
   });
 }
 
-/** Keys and values of a batch's prefixes, which end at one place. */
-interface PrefixCache {
-  readonly cache: Cache;
-  readonly groups: readonly PrefixGroup[];
-  /** Places of the cache before each group's first token. */
-  readonly padding: readonly number[];
-}
-
-/** Prefixes, padded on the left, so that their suffixes begin at one place of the cache. */
-function enqueuePrefixes(
-  model: LanguageModel,
-  groups: readonly PrefixGroup[],
-  passes: readonly (readonly Suffix[])[],
-): PrefixCache {
-  const time = longest(groups.map(({ prefix }) => prefix));
-  const suffix = longest(
-    passes.flatMap((pass) =>
-      pass.map(({ row, group }) => row.ids.length - (groups[group] as PrefixGroup).prefix),
-    ),
-  );
-  const padding = groups.map(({ prefix }) => time - prefix);
-  const tokens = new Int32Array(groups.length * time);
-  const firstKey = new Int32Array(tokens.length);
-  const positions = new Int32Array(tokens.length);
-  for (const [index, { prefix, rows }] of groups.entries()) {
-    const start = index * time;
-    const pad = padding[index] as number;
-    tokens.set((rows[0] as InputRow).ids.subarray(0, prefix), start + pad);
-    for (let t = 0; t < time; t++) {
-      firstKey[start + t] = Math.min(t, pad); // a place of padding attends to itself alone
-      positions[start + t] = Math.max(0, t - pad);
-    }
+/** Computes the prefixes of a batch's groups. The cache has room for the longest suffix. */
+function enqueuePrefixes(model: LanguageModel, { prefix, groups, passes }: SharedBatch): Cache {
+  const rows = passes.flatMap((pass) => pass.map(({ row }) => row.ids.length));
+  const cache = noGrad(() => model.createCache(groups.length, longest(rows)));
+  const tokens = new Int32Array(groups.length * prefix);
+  for (const [index, group] of groups.entries()) {
+    tokens.set((group.rows[0] as InputRow).ids.subarray(0, prefix), index * prefix);
   }
-  const cache = noGrad(() => model.createCache(groups.length, time + suffix));
-  scope(() => {
-    const context = contextOf(model, padding, firstKey, positions);
-    forward(model, tokens, groups.length, cache, context);
-  });
-  return { cache, groups, padding };
-}
-
-/** Attention limits and positions; none without padding, which has a faster kernel. */
-function contextOf(
-  model: LanguageModel,
-  padding: readonly number[],
-  firstKey: Int32Array,
-  positions: Int32Array,
-): Context {
-  if (padding.every((pad) => pad === 0)) return {};
-  const rows = padding.length;
-  return { firstKey: ids(firstKey, rows, model), positions: ids(positions, rows, model) };
+  scope(() => forward(model, tokens, groups.length, cache).dispose());
+  return cache;
 }
 
 /** Suffixes, padded on the right, after a copy of their prefixes' keys and values. */
 function enqueueSuffixes(
   model: LanguageModel,
-  { cache, groups, padding }: PrefixCache,
+  cache: Cache,
+  prefix: number,
   suffixes: readonly Suffix[],
 ): PassScores {
   return scope(() => {
-    const prefixOf = ({ group }: Suffix): number => (groups[group] as PrefixGroup).prefix;
-    const time = longest(suffixes.map((suffix) => suffix.row.ids.length - prefixOf(suffix)));
+    const time = longest(suffixes.map(({ row }) => row.ids.length - prefix));
     const tokens = new Int32Array(suffixes.length * time);
-    const firstKey = new Int32Array(tokens.length);
-    const positions = new Int32Array(tokens.length);
     const targets = noTargets();
-    for (const [index, suffix] of suffixes.entries()) {
-      const start = index * time;
-      const prefix = prefixOf(suffix);
-      tokens.set(suffix.row.ids.subarray(prefix), start);
-      firstKey.fill(padding[suffix.group] as number, start, start + time);
-      for (let t = 0; t < time; t++) positions[start + t] = prefix + t;
-      addTargets(targets, suffix.row, start, prefix);
+    for (const [index, { row }] of suffixes.entries()) {
+      tokens.set(row.ids.subarray(prefix), index * time);
+      addTargets(targets, row, index * time, prefix);
     }
-    const pads = suffixes.map(({ group }) => padding[group] as number);
-    const copies = copyRows(
-      model,
-      cache,
-      suffixes.map(({ group }) => group),
-    );
-    const context = contextOf(model, pads, firstKey, positions);
-    const hidden = forward(model, tokens, suffixes.length, copies, context);
-    return enqueueScores(model, hidden, targets);
+    const groups = suffixes.map(({ group }) => group);
+    const copies = noGrad(() => cacheRows(model, cache, groups));
+    return enqueueScores(model, forward(model, tokens, suffixes.length, copies), targets);
   });
-}
-
-/** A cache whose sequence i is sequence rows[i] of another. Copies whole rows at memory's speed. */
-function copyRows(model: LanguageModel, cache: Cache, rows: readonly number[]): Cache {
-  const { device } = model;
-  const layers = noGrad(() => {
-    const index = tensor(Int32Array.from(rows), { device });
-    return cache.layers.map((layer) => {
-      const [count, ...shape] = layer.shape as [number, ...number[]];
-      const copies = embedding(index, layer.view([count, layer.size / count]));
-      return copies.view([rows.length, ...shape]);
-    });
-  });
-  return { layers, position: cache.position };
 }

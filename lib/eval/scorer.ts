@@ -143,6 +143,8 @@ export class Scorer implements ModelAnswers {
       maxLength: this.#maxLength,
       signal: this.#signal,
       onDone,
+      // Ranks that write the same answers make the same batches.
+      world: this.#model.store.divided ? this.#world : undefined,
     });
   }
 
@@ -152,7 +154,7 @@ export class Scorer implements ModelAnswers {
     const cacheBytes = this.#cacheBytes;
     const [maxLength, world, signal] = [this.#maxLength, this.#world, this.#signal];
     // The free memory is read anew, because other work may have taken some.
-    const limits = await passLimits(this.#model, this.#batch, maxLength, cacheBytes, world);
+    const limits = await passLimits(this.#model, this.#batch, cacheBytes, world);
     return { limits, sharesPrefixes: cacheBytes !== null, maxLength, world, signal, onDone };
   }
 }

@@ -86,8 +86,26 @@ export const publishedRows: readonly PublishedRow[] = [
   row("TinyLlama-1.1B", 3000, [59.2, 36.0, 59.12, 30.12, 55.25, 57.83, 73.29]),
 ];
 
-/** Tasks whose scores under another name are those of a published column. */
-const columnOf: Readonly<Record<string, string>> = { bbh_cot_fewshot: "bbh", bbh_fewshot: "bbh" };
+/**
+ * The published column that a task or group compares with; undefined without one. BIG-Bench Hard was
+ * scored without chains of thought, which the group `bbh` has.
+ */
+export function publishedColumn(task: string): string | undefined {
+  if (task === "bbh_fewshot") return "bbh";
+  if (task === "bbh") return undefined;
+  return [...commonsenseTasks, ...problemTasks].find((name) => name === task);
+}
+
+/**
+ * A published score in percent; undefined if there is none. The column `commonsense` is the average
+ * of the seven tasks.
+ */
+export function publishedScore({ scores }: PublishedRow, task: string): number | undefined {
+  if (task !== "commonsense") return scores[publishedColumn(task) ?? ""];
+  const seven = commonsenseTasks.flatMap((name) => scores[name] ?? []);
+  if (seven.length < commonsenseTasks.length) return undefined;
+  return seven.reduce((sum, score) => sum + score, 0) / seven.length;
+}
 
 /** Metrics in the order in which one of them stands for its task. The last two are no shares. */
 const headline = [
@@ -158,7 +176,10 @@ export function compareWithPublished(
   const own = new Map(
     headlineScores(evaluation)
       .filter(isShare)
-      .map(({ task, value }) => [columnOf[task] ?? task, 100 * value]),
+      .flatMap(({ task, value }) => {
+        const column = publishedColumn(task);
+        return column === undefined ? [] : [[column, 100 * value] as const];
+      }),
   );
   const columns: string[] = [...commonsenseTasks, ...problemTasks].filter((name) => own.has(name));
   if (columns.length === 0) return null;

@@ -1,4 +1,4 @@
-import { describeTokens, isShare, publishedRows } from "../eval/published.js";
+import { describeTokens, isShare, publishedRows, publishedScore } from "../eval/published.js";
 import type { StepMetrics, TaskScore } from "../train/metrics.js";
 
 /** Scores of one task over a run, as its chart shows them: shares in percent. */
@@ -47,25 +47,16 @@ export function taskCharts(groups: readonly (readonly StepMetrics[])[]): TaskCha
 
 function newChart(score: TaskScore, points: number): TaskChart {
   const { task, metric } = score;
-  const column = task.startsWith("bbh") ? "bbh" : task;
   return {
     task,
     label: isShare(score) ? `${metric}, percent` : metric.replaceAll("_", " "),
     values: Array.from({ length: points }, () => null),
-    published: shownRows.flatMap(({ model, billionTokens, scores }) => {
-      const value = column === "commonsense" ? averageOf(scores) : scores[column];
-      return value === undefined
-        ? []
-        : [{ model: `${model}, ${describeTokens(billionTokens)}`, value: round(value) }];
+    published: shownRows.flatMap((row) => {
+      const value = publishedScore(row, task);
+      const model = `${row.model}, ${describeTokens(row.billionTokens)}`;
+      return value === undefined ? [] : [{ model, value: round(value) }];
     }),
   };
-}
-
-/** Tasks of the table of commonsense reasoning; its average is of all seven. */
-const commonsense = "hellaswag openbookqa winogrande arc_challenge arc_easy boolq piqa".split(" ");
-
-function averageOf(scores: Readonly<Record<string, number>>): number {
-  return commonsense.reduce((sum, task) => sum + (scores[task] as number), 0) / commonsense.length;
 }
 
 function round(value: number): number {

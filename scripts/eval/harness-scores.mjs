@@ -6,8 +6,8 @@
 // The last argument is the number of sequences that go through the model together (default: auto).
 // The output is one line for each task and group: whether all scores and standard errors are equal to
 // the last digit, and the largest difference of a log-likelihood. The exit code is 1 if a score
-// differs, a log-likelihood differs by more than 1e-4, or a token is the most likely one on one side
-// only. A perplexity may differ as much as its log-likelihoods.
+// differs, a log-likelihood differs by more than 1e-4 nats and more than 1e-6 of itself, or a token is
+// the most likely one on one side only. A perplexity may differ as its log-likelihoods do.
 import { readFileSync } from "node:fs";
 
 const dist = process.env.LLAMAFORGE_DIST ?? new URL("../../dist", import.meta.url).href;
@@ -15,7 +15,9 @@ const { evaluate, loadModel, parseDevice, Tokenizer } = await import(`${dist}/in
 
 const [folder, data, path, batch = "auto", device = "cpu"] = process.argv.slice(2);
 if (path === undefined) {
-  console.error("usage: node scripts/eval/harness-scores.mjs MODEL DATA SCORES.json [BATCH] [DEVICE]");
+  console.error(
+    "usage: node scripts/eval/harness-scores.mjs MODEL DATA SCORES.json [BATCH] [DEVICE]",
+  );
   process.exit(2);
 }
 /** Python writes numbers that JSON has not. */
@@ -35,7 +37,9 @@ const ours = await evaluate(model, tasks, {
 const tolerance = 1e-4;
 const isPerplexity = (key) => /perplexity|bits_per_byte/.test(key);
 let failed = false;
-const rows = [["task", "questions", "scores", "largest score difference", "largest log-likelihood difference"]];
+const rows = [
+  ["task", "questions", "scores", "largest score difference", "largest log-likelihood difference"],
+];
 for (const [task, scores] of Object.entries(theirs.results)) {
   const differences = Object.entries(scores)
     .filter(([key]) => key.includes(","))
@@ -45,14 +49,22 @@ for (const [task, scores] of Object.entries(theirs.results)) {
     const difference = Math.abs(a - b);
     return { key, difference, wrong: !(isPerplexity(key) ? difference <= tolerance * b : false) };
   });
+  const [mine, other] = [ours, theirs].map((result) => result["n-shot"][task]);
+  if (mine !== other && other !== undefined) {
+    failed = true;
+    rows.push([task, "", `not compared: ${mine} examples here, ${other} there`, "", ""]);
+    continue;
+  }
   const likelihoods = compareSamples(task);
   const wrong = apart.filter((each) => each.wrong);
-  failed ||= wrong.length > 0 || likelihoods.difference > tolerance || likelihoods.flags > 0;
+  failed ||= wrong.length > 0 || likelihoods.apart > 0 || likelihoods.flags > 0;
   rows.push([
     task,
     String(scores.sample_len ?? ""),
     differences.length === 0 ? "equal" : `differ: ${differences.map(({ key }) => key).join(" ")}`,
-    apart.length === 0 ? "0" : Math.max(...apart.map(({ difference }) => difference)).toExponential(1),
+    apart.length === 0
+      ? "0"
+      : Math.max(...apart.map(({ difference }) => difference)).toExponential(1),
     likelihoods.count === 0
       ? ""
       : `${likelihoods.difference.toExponential(1)} of ${likelihoods.count}${likelihoods.flags ? `, ${likelihoods.flags} other flags` : ""}`,
@@ -66,15 +78,18 @@ function compareSamples(task) {
   const [mine, other] = [ours, theirs].map(({ samples }) =>
     [...(samples[task] ?? [])].sort((a, b) => a.doc_id - b.doc_id),
   );
-  const result = { count: 0, difference: 0, flags: 0 };
-  if (mine.length !== other.length) return { ...result, difference: Number.POSITIVE_INFINITY };
+  const result = { count: 0, difference: 0, apart: 0, flags: 0 };
+  if (mine.length !== other.length)
+    return { ...result, count: Math.abs(mine.length - other.length), apart: 1 };
   for (const [i, sample] of other.entries()) {
     for (const [j, reply] of sample.filtered_resps.entries()) {
       const [a, b] = [mine[i].filtered_resps[j], reply].map((each) => [each].flat());
       // The harness's logged numbers have become texts where they were NumPy's.
       if (typeof a[0] !== "number") continue;
       result.count++;
-      result.difference = Math.max(result.difference, Math.abs(a[0] - Number(b[0])));
+      const difference = Math.abs(a[0] - Number(b[0]));
+      result.difference = Math.max(result.difference, difference);
+      if (!(difference <= Math.max(tolerance, 1e-6 * Math.abs(a[0])))) result.apart++;
       if (a.length > 1 && String(a[1]).toLowerCase() !== String(b[1]).toLowerCase()) result.flags++;
     }
   }

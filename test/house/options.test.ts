@@ -166,10 +166,11 @@ function rowsOf(shape: Shape, flags: ReadonlyMap<string, unknown>): string[] {
 }
 
 it.each([
-  ["an input", inputSchema.shape],
-  ["the data set", prepareSchema.shape],
-])("docs/data.md has the options of %s as they are", (_, shape) => {
-  const text = readFileSync(join(root, "docs/data.md"), "utf8");
-  const rows = rowsOf(shape, flagsOf("prepare")).join("\n");
-  expect(text.includes(rows), `docs/data.md lacks this table:\n${rows}`).toBe(true);
+  ["docs/data.md", "prepare", "an input", inputSchema.shape],
+  ["docs/data.md", "prepare", "the data set", prepareSchema.shape],
+  ["docs/evaluation.md", "eval", "an evaluation", evaluationSchema.shape],
+])("%s has the options of %s for %s as they are", (page, command, _, shape) => {
+  const text = readFileSync(join(root, page), "utf8");
+  const rows = rowsOf(shape, flagsOf(command)).join("\n");
+  expect(text.includes(rows), `${page} lacks this table:\n${rows}`).toBe(true);
 });

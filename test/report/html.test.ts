@@ -14,7 +14,7 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { UsageError } from "../../lib/core/errors.js";
 import { presets } from "../../lib/model/presets.js";
-import { readRun } from "../../lib/report/events.js";
+import { type chartData, readRun } from "../../lib/report/events.js";
 import { embedJson, escapeHtml, renderReport, writeReport } from "../../lib/report/html.js";
 import { fakeSteps, hostileText, writeFakeRun } from "./fake-run.js";
 
@@ -237,13 +237,12 @@ describe("report.html in a browser", () => {
       page.locator(`figure[data-chart="task-${chart}"] figcaption`).innerText();
     expect(await title("arc_easy")).toMatch(/arc_easy\s*acc_norm, percent · dotted: published/);
     expect(await title("text:<b>.txt")).toMatch(/text:<b>\.txt\s*bits per byte/);
-    const charts = await page.evaluate(() =>
-      JSON.parse(document.getElementById("run-data")?.textContent ?? "").tasks.map(
-        ({ values, published }: { values: (number | null)[]; published: { value: number }[] }) => [
-          values.filter((value) => value !== null),
-          published.map(({ value }) => value),
-        ],
-      ),
+    const text = (await page.locator("#run-data").textContent()) as string;
+    const charts = (JSON.parse(text) as ReturnType<typeof chartData>).tasks.map(
+      ({ values, published }) => [
+        values.filter((value) => value !== null),
+        published.map(({ value }) => value),
+      ],
     );
     expect(charts[0]).toEqual([
       [30.1, 30.1, 30.1],

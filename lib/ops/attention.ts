@@ -16,11 +16,11 @@ import { ArgumentError, AutogradError, ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { scope } from "../core/scope.js";
 import { empty, type Tensor } from "../core/tensor.js";
-import { minimum, mul } from "./binary.js";
+import { mul } from "./binary.js";
 import { ge, le } from "./compare.js";
 import { matmul } from "./matmul.js";
 import { permute, reshape, transpose } from "./shape.js";
-import { concat, slice, split } from "./slice.js";
+import { slice, split } from "./slice.js";
 import { softmax } from "./softmax.js";
 import { where } from "./where.js";
 
@@ -142,10 +142,11 @@ export interface CachedAttentionOptions extends AttentionOptions {
 }
 
 /**
- * New tokens of a sequence from which on `attentionTogether` is faster on a GPU: the kernel for
- * generation computes one token after the other, without tensor cores.
+ * Cached tokens for each new one up to which `attentionTogether` is used on a GPU. The kernel for
+ * generation computes one token after the other, without tensor cores; but it leaves the cached
+ * tokens where they are, and computes nothing for them.
  */
-const manyTokens = 16;
+const cachedPerToken = 64;
 
 /**
  * Attention of new tokens over all tokens so far, for generation. It first writes their keys and
@@ -188,7 +189,8 @@ export function attentionCached(
   if (gradientsEnabled() && qkv.requiresGrad) {
     throw new AutogradError(`[${op}] has no gradient: call it inside noGrad(), or use attention()`);
   }
-  if (qkv.device.type === "cuda" && position > 0 && time >= manyTokens) {
+  const together = position > 0 && time > 1 && position <= cachedPerToken * time;
+  if (qkv.device.type === "cuda" && together && firstKey === undefined) {
     return attentionTogether(qkv, cache, options);
   }
   const o = empty([batch, time, heads * headSize], qkv, op);
@@ -209,15 +211,16 @@ export function attentionCached(
 
 /**
  * `attentionCached` for many new tokens: `attention` over the cached tokens and the new ones
- * together. The queries of cached tokens are zeros, and their results are dropped. The arguments
- * have been checked.
+ * together. The queries of cached tokens are zeros, and their results are dropped. The new
+ * tokens have the bits that they have in `attention` over the whole sequence. The arguments have
+ * been checked; a first key is not among them.
  */
 export function attentionTogether(
   qkv: Tensor,
   cache: Tensor,
   options: CachedAttentionOptions,
 ): Tensor {
-  const { position, firstKey, ...shape } = options;
+  const { position, heads, scale } = options;
   const { device, dtype } = qkv;
   const [batch, time, width] = qkv.shape as [number, number, number];
   const [, , kvHeads, , headSize] = cache.shape as [number, number, number, number, number];
@@ -235,11 +238,7 @@ export function attentionTogether(
       queries,
     ]);
     native.sliceWrite(qkv.native, whole.native, [0, position, 0]);
-    // A cached token attends from its own place on at the latest, as first keys must not fall.
-    const own = reshape(arange(position, { device }), [1, position]);
-    const before = firstKey && minimum(own, slice(firstKey, { 1: [0, 1] }));
-    const first = before && firstKey && { firstKey: concat([before, firstKey], 1) };
-    const all = attention(whole, { ...shape, ...first });
+    const all = attention(whole, { heads, kvHeads, ...(scale !== undefined && { scale }) });
     return slice(all, { 1: [position, position + time] });
   });
 }

@@ -99,7 +99,7 @@
   /** Horizontal lines at the scores that known models have on a task, named at the right. */
   const publishedLines = (published) => ({
     hooks: {
-      draw: (chart) => {
+      drawAxes: (chart) => {
         const { ctx, bbox } = chart;
         const right = bbox.left + bbox.width;
         const size = 10.5 * devicePixelRatio;

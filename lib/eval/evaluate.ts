@@ -6,9 +6,9 @@ import { optionName } from "../core/option-names.js";
 import { checkOptionsBy } from "../core/option-problems.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { LanguageModel } from "../model/language-model.js";
-import { agreed } from "./agree.js";
+import { agreed, onFirst } from "./agree.js";
 import type { TaskSelection } from "./check-task.js";
-import type { TaskQuestions } from "./questions.js";
+import { makeQuestions, type TaskQuestions } from "./questions.js";
 import { selectTasks } from "./registry.js";
 import { assembleResults, type EvaluationResults, type FinishedTask } from "./results.js";
 import { TaskRows } from "./rows.js";
@@ -84,13 +84,21 @@ export async function runEvaluation(run: EvaluationRun): Promise<EvaluationResul
   expectPermission(tasks, settings);
   const runPrograms = await programRunner(tasks, world, signal);
   const { data, download, batch } = settings;
+  const rows = new TaskRows({
+    download,
+    ...(data !== undefined && { data }),
+    ...(signal && { signal }),
+  });
+  if (download && world) {
+    // Ranks that download one file at once would get in each other's way.
+    await onFirst(world, async () => {
+      for (const task of tasks) await makeQuestions(task, rows, settings);
+      return null;
+    });
+  }
   const finished = await runTasks({
     tasks,
-    rows: new TaskRows({
-      download,
-      ...(data !== undefined && { data }),
-      ...(signal && { signal }),
-    }),
+    rows,
     settings,
     model: new Scorer(model, tokenizer, { batch, world, signal }),
     tokenizer,

@@ -51,12 +51,13 @@ export function taskList(): string {
 export function cutNote({ "cut-prompts": cut, config }: EvaluationResults): string | null {
   const tasks = Object.entries(cut);
   if (tasks.length === 0) return null;
-  const count = (field: keyof CutPrompts) =>
-    tasks.reduce((sum, [, each]) => sum + each[field], 0).toLocaleString("en-US");
+  const count = (field: keyof CutPrompts) => tasks.reduce((sum, [, each]) => sum + each[field], 0);
+  const text = (field: keyof CutPrompts) => count(field).toLocaleString("en-US");
+  const were = count("prompts") === 1 ? "prompt was" : "prompts were";
   const list = tasks.map(([task, { prompts }]) => `${task} ${prompts.toLocaleString("en-US")}`);
   return (
-    `${count("prompts")} prompts were longer than the context of ${String(config.max_length)} tokens, ` +
-    `and were cut from the left by ${count("tokens")} tokens in all: ${boundedList(list, ", ")}`
+    `${text("prompts")} ${were} longer than the context of ${String(config.max_length)} tokens, ` +
+    `cut from the left by ${text("tokens")} tokens in all: ${boundedList(list, ", ")}`
   );
 }
 

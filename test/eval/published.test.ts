@@ -78,6 +78,6 @@ it("a note counts the prompts that were cut", () => {
   const cut = { boolq: { prompts: 3, tokens: 1200 }, piqa: { prompts: 1, tokens: 5 } };
   const note = cutNote({ "cut-prompts": cut, config: { max_length: 256 } } as never);
   expect(note).toBe(
-    "4 prompts were longer than the context of 256 tokens, and were cut from the left by 1,205 tokens in all: boolq 3, piqa 1",
+    "4 prompts were longer than the context of 256 tokens, cut from the left by 1,205 tokens in all: boolq 3, piqa 1",
   );
 });

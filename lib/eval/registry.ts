@@ -6,7 +6,7 @@ import type { Task, TaskGroup } from "./task.js";
 import { arcChallenge, arcEasy } from "./tasks/arc.js";
 import { bbhDirectTasks, bbhGroups, bbhThoughtTasks } from "./tasks/bbh.js";
 import { boolq } from "./tasks/boolq.js";
-import { drop } from "./tasks/drop.js";
+import { drop, dropFewShot } from "./tasks/drop.js";
 import { hellaswag } from "./tasks/hellaswag.js";
 import { humaneval, humaneval64 } from "./tasks/humaneval.js";
 import { lambadaOpenai } from "./tasks/lambada.js";
@@ -37,6 +37,7 @@ export const publishedTasks: ReadonlyMap<string, Task> = byName([
   ...bbhThoughtTasks,
   ...bbhDirectTasks,
   drop,
+  dropFewShot,
   humaneval,
   humaneval64,
   lambadaOpenai,
@@ -52,7 +53,7 @@ export const taskGroups: ReadonlyMap<string, TaskGroup> = byName([
   },
   ...mmluGroups,
   ...bbhGroups,
-  { name: "problem-solving", members: ["mmlu", "bbh_fewshot", "humaneval", "drop"] },
+  { name: "problem-solving", members: ["mmlu", "bbh_fewshot", "humaneval", "drop_fewshot"] },
   { name: "tinyllama", members: ["commonsense", "problem-solving"] },
 ]);
 

@@ -12,7 +12,7 @@ import { TaskRows } from "../../lib/eval/rows.js";
 import { Sandbox } from "../../lib/eval/sandbox.js";
 import type { GenerationTask, Row } from "../../lib/eval/task.js";
 import { bbhDirectTasks, bbhThoughtTasks } from "../../lib/eval/tasks/bbh.js";
-import { drop, rightAnswers } from "../../lib/eval/tasks/drop.js";
+import { drop, dropFewShot, rightAnswers } from "../../lib/eval/tasks/drop.js";
 import { humaneval, humaneval64, passAtK } from "../../lib/eval/tasks/humaneval.js";
 import { Llama } from "../../lib/model/llama.js";
 import { root } from "../cli/build.js";
@@ -93,6 +93,24 @@ describe("DROP", () => {
       date: [none.date, { day: "", month: "May", year: "1864" }],
     };
     expect(rightAnswers(row({ number: "4" }, others))).toEqual([["4"], ["a", "b"], ["May 1864"]]);
+  });
+
+  test("reads the spans of ucinlp/drop, whose annotators are not told apart", () => {
+    const listed = (spans: unknown, types: unknown) => ({
+      passage: "p",
+      question: "q",
+      answers_spans: { spans, types },
+    });
+    expect(rightAnswers(listed(["4", "5"], ["number", "number"]))).toEqual([["4"], ["5"]]);
+    expect(rightAnswers(listed(["a", "b", "a"], ["span", "span", "span"]))).toEqual([["a", "b"]]);
+    expect(() => rightAnswers(listed(["a"], []))).toThrow("for column answers_spans");
+    expect(() => rightAnswers(listed([], []))).toThrow("for column answers_spans");
+  });
+
+  test("shows field names as the harness does, and answers in the task with examples", () => {
+    const own = row({ spans: ["x", "y"] });
+    expect(drop.target(own)).toBe(Object.keys(own.answer as object).join(","));
+    expect(dropFewShot.target(own)).toBe(" x, y.");
   });
 
   test("names the column that is no answer", () => {

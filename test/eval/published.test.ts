@@ -30,6 +30,7 @@ describe("published scores", () => {
     const averages = publishedRows.map((row) => publishedScore(row, "commonsense")?.toFixed(2));
     // TinyLlama's authors print 52.99 for the last one, which is not the mean of its scores.
     expect(averages).toEqual([
+      "51.44",
       "48.30",
       "51.33",
       "46.11",

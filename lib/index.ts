@@ -62,6 +62,22 @@ export {
 } from "./dist/timeline.js";
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
+export { type EvaluateOptions, evaluate } from "./eval/evaluate.js";
+export type {
+  EvaluationResults,
+  EvaluationSample,
+  TaskScores,
+} from "./eval/results.js";
+export type { EvaluationProgress } from "./eval/run-tasks.js";
+export type {
+  ChoiceTask,
+  ContinuationTask,
+  GenerationTask,
+  Row,
+  Task,
+  TaskData,
+  TextTask,
+} from "./eval/task.js";
 export { generate, generateTokens } from "./generate/generate.js";
 export type { GenerateOptions } from "./generate/schema.js";
 export * from "./model/index.js";
@@ -79,7 +95,7 @@ export {
 } from "./prepare/prepare.js";
 export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
-export type { Sample, StepMetrics, Validation } from "./train/metrics.js";
+export type { Sample, StepMetrics, TaskScore, Validation } from "./train/metrics.js";
 export type { SkipLimits } from "./train/skips.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
 export {

@@ -96,6 +96,58 @@
     },
   };
 
+  /** Horizontal lines at the scores that known models have on a task, named at the right. */
+  const publishedLines = (published) => ({
+    hooks: {
+      drawAxes: (chart) => {
+        const { ctx, bbox } = chart;
+        const right = bbox.left + bbox.width;
+        const size = 10.5 * devicePixelRatio;
+        ctx.save();
+        ctx.strokeStyle = color("--faint");
+        ctx.lineWidth = devicePixelRatio;
+        ctx.font = `${size}px system-ui, sans-serif`;
+        ctx.textAlign = "right";
+        ctx.textBaseline = "middle";
+        const labels = [...published]
+          .sort((a, b) => b.value - a.value)
+          .map(({ model, value }) => ({ model, value, y: chart.valToPos(value, "y", true) }));
+        ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+        for (const { y } of labels) {
+          ctx.beginPath();
+          ctx.moveTo(bbox.left, y);
+          ctx.lineTo(right, y);
+          ctx.stroke();
+        }
+        // Labels of close lines move apart, downwards from the highest one.
+        let free = bbox.top;
+        for (const { model, value, y } of labels) {
+          const at = Math.max(y - 0.6 * size, free + 0.6 * size);
+          free = at + 0.6 * size;
+          const text = `${model} ${value.toFixed(1)}`;
+          const width = ctx.measureText(text).width;
+          ctx.fillStyle = color("--panel");
+          ctx.fillRect(right - width - 8 * devicePixelRatio, at - 0.55 * size, width + 8 * devicePixelRatio, 1.1 * size);
+          ctx.fillStyle = color("--faint");
+          ctx.fillText(text, right - 4 * devicePixelRatio, at);
+        }
+        ctx.restore();
+      },
+    },
+  });
+
+  const taskChart = ({ task, label, values, published }) => ({
+    id: `task-${task}`, title: task, note: published.length > 0 ? `${label} · dotted: published` : label,
+    height: 240, format: digits, plugins: [publishedLines(published)],
+    reach: published.map(({ value }) => value),
+    series: [
+      line(label, values, {
+        stroke: color("--series-1"), spanGaps: true,
+        points: { show: true, size: 7, fill: color("--panel"), width: 2 },
+      }),
+    ],
+  });
+
   const line = (label, column, more) => ({ label, column, width: 2, points: { show: false }, ...more });
 
   /** What each chart shows; evaluated anew for every drawing, since colours and settings change. */
@@ -143,6 +195,7 @@
           line("whole process", data.rssBytes, { stroke: three }),
         ],
       },
+      ...data.tasks.map(taskChart),
     ];
   };
 
@@ -180,6 +233,10 @@
 
   function yRange(chart, min, max) {
     if (min === null || max === null) return chart.log ? [1, 10] : [0, 1];
+    if (chart.reach) {
+      min = Math.min(min, ...chart.reach);
+      max = Math.max(max, ...chart.reach);
+    }
     if (chart.log) return [min * 0.97, max * 1.03];
     if (chart.fromZero) return [0, max > 0 ? max * 1.06 : 1];
     const margin = (max - min) * 0.06 || Math.abs(max) * 0.1 || 1;
@@ -193,7 +250,7 @@
     const kept = zoom && charts[0].x === state.x ? { min: zoom.min, max: zoom.max } : null;
     for (const { plot } of charts) plot.destroy();
     charts = descriptions().map((description) => {
-      const host = document.querySelector(`#charts figure[data-chart="${description.id}"] div`);
+      const host = hosts.get(description.id);
       const plot = new uPlot(options(description, host.clientWidth), columns(description), host);
       if (kept) plot.setScale("x", kept);
       const chart = { plot, host, x: state.x };
@@ -203,6 +260,8 @@
       return chart;
     });
   }
+
+  const hosts = new Map();
 
   function build() {
     const section = document.getElementById("charts");
@@ -214,7 +273,9 @@
       const small = document.createElement("small");
       small.textContent = note;
       caption.append(title, small);
-      figure.append(caption, document.createElement("div"));
+      const host = document.createElement("div");
+      hosts.set(id, host);
+      figure.append(caption, host);
       section.append(figure);
     }
   }

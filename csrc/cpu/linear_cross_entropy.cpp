@@ -6,6 +6,7 @@
 // This takes three products and no second forward, whereas saving the logits would cost N·V·4
 // bytes. In bf16 the gradient of the logits is rounded to bf16 for the last two products, whose
 // sums are f32.
+#include <algorithm>
 #include <optional>
 
 #include "cpu/cross_entropy.h"
@@ -26,12 +27,21 @@ int64_t rows_per_chunk(int64_t rows, int64_t classes) {
   return (rows + chunks - 1) / chunks;
 }
 
+// Returns whether the target is the argmax of a row: the first of the largest, where a NaN counts as
+// the largest. `highest` is the row's maximum.
+bool is_argmax(const float* logits, int32_t target, float highest) {
+  const auto is_largest = [&](float x) { return x == highest || (x != x && highest != highest); };
+  return is_largest(logits[target]) && std::none_of(logits, logits + target, is_largest);
+}
+
 // Returns the loss of a row and writes the gradient of its logits to `gradient`, which may be the
 // logits' memory if it is float.
 template <class T>
-float loss_and_gradient(float* logits, int64_t classes, int32_t target, float inverse_count, T* gradient) {
+float loss_and_gradient(float* logits, int64_t classes, int32_t target, float inverse_count, T* gradient,
+                        int32_t* greedy) {
   const float highest = row_maximum(logits, classes);
   const float target_logit = logits[target];
+  if (greedy) *greedy = is_argmax(logits, target, highest);
   const double sum = sum_of_exponentials(logits, classes, highest,
                                          [&](int64_t i, Floats e, auto v) { v.store(logits + i, e); });
   if (gradient) {
@@ -50,6 +60,7 @@ template <class T> struct Head {
   const int32_t* targets;
   const Tensor *dx, *dweight;  // null: not wanted
   float* losses;               // (rows)
+  int32_t* greedy;             // (rows); null: not wanted
 };
 
 template <class T> void run(const Head<T>& head) {
@@ -85,12 +96,15 @@ template <class T> void run(const Head<T>& head) {
     parallel_rows(rows, head.classes, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         T* row_gradient = gradient ? gradient + row * head.classes : nullptr;
+        int32_t* row_greedy = head.greedy ? head.greedy + first + row : nullptr;
         if (head.targets[first + row] == head.ignore_index) {
           if (gradient) std::memset(row_gradient, 0, static_cast<size_t>(head.classes) * sizeof(T));
           head.losses[first + row] = 0;
+          if (row_greedy) *row_greedy = 0;
         } else {
-          head.losses[first + row] = loss_and_gradient(logits + row * head.classes, head.classes,
-                                                       head.targets[first + row], inverse_count, row_gradient);
+          head.losses[first + row] =
+              loss_and_gradient(logits + row * head.classes, head.classes, head.targets[first + row], inverse_count,
+                                row_gradient, row_greedy);
         }
       }
     });
@@ -110,15 +124,16 @@ void fill_with_zeros(const Tensor& tensor) { std::memset(tensor.raw(), 0, tensor
 }  // namespace
 
 void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
-                          std::optional<Out> losses, std::optional<Out> dx, std::optional<Out> dweight,
-                          int64_t ignore_index) {
-  check_linear_cross_entropy(x, weight, targets, loss, losses, dx, dweight);
+                          std::optional<Out> losses, std::optional<Out> greedy, std::optional<Out> dx,
+                          std::optional<Out> dweight, int64_t ignore_index) {
+  check_linear_cross_entropy(x, weight, targets, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0), count = count_targets(targets, weight.dim(0), ignore_index);
   std::optional<Scratch> own;
   if (!losses) own.emplace(stream, static_cast<size_t>(rows) * sizeof(float));
   float* of_rows = losses ? losses->data<float>() : own->as<float>();
   if (count == 0) {
     if (losses) fill_with_zeros(*losses);
+    if (greedy) fill_with_zeros(*greedy);
     if (dx) fill_with_zeros(*dx);
     if (dweight) fill_with_zeros(*dweight);
     if (loss) loss->data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
@@ -126,7 +141,8 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
   }
   with_float("x", x, [&]<class T>() {
     run<T>({stream, rows, x.dim(1), weight.dim(0), count, ignore_index, x.data<T>(), weight.data<T>(),
-            targets.data<int32_t>(), dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows});
+            targets.data<int32_t>(), dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows,
+            greedy ? greedy->data<int32_t>() : nullptr});
   });
   if (loss) loss->data<float>()[0] = mean_loss(of_rows, rows, count);
 }

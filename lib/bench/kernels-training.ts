@@ -255,7 +255,7 @@ function ends(bench: Workbench): KernelCase[] {
         return () =>
           native.linearCrossEntropy(
             ...[x.native, weight.native, targets.native, loss.native],
-            ...[null, dx.native, dWeight.native, -100],
+            ...[null, null, dx.native, dWeight.native, -100],
           );
       },
     },

@@ -1,12 +1,10 @@
-import { access } from "node:fs/promises";
-import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { parseDevice } from "../core/device.js";
-import { CheckpointError, NonFiniteError, UsageError } from "../core/errors.js";
 import { section } from "../core/option-kinds.js";
 import { generateSchema, maxTokens, samplingOptions } from "../generate/schema.js";
+import { modelFolder, ofCheckpoint } from "./model-folder.js";
 import { addOptions, givenOptions } from "./options.js";
-import { print, printError, printResult } from "./terminal.js";
+import { print, printResult } from "./terminal.js";
 
 /** The options of generation that are available on the command line. */
 const flags = section("how a text is continued", {
@@ -69,30 +67,4 @@ async function run(
   }
   print("\n");
   model.dispose();
-}
-
-/** Reports non-finite weights as a fault of the files that they came from. */
-function ofCheckpoint(error: unknown, place: string): unknown {
-  if (!(error instanceof NonFiniteError) || error.tensors.length === 0) return error;
-  return new CheckpointError(`${place}: ${error.message}`, { cause: error });
-}
-
-/** The given folder if it holds a model; for a run's folder, its newest checkpoint. */
-async function modelFolder(folder: string): Promise<string> {
-  const isModel = await access(join(folder, "config.json")).then(
-    () => true,
-    () => false,
-  );
-  if (isModel) return folder;
-  const { openNewest } = await import("../checkpoint/load.js");
-  const newest = await openNewest(folder, {
-    hashes: false,
-    onWarning: (message) => printError(`warning: ${message}\n`),
-  });
-  if (newest === null) {
-    throw new UsageError(
-      `${folder}: expected a folder with config.json, or a run with checkpoints in it`,
-    );
-  }
-  return newest.path;
 }

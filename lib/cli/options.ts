@@ -71,7 +71,10 @@ function optionOf(name: string, schema: z.ZodType, tellDefault: boolean): Option
   const option = new Option(flags, description);
   if (kind instanceof z.ZodEnum) return option.choices(kind.options.map(String));
   return option.argParser((written) => {
-    const typed = kind instanceof z.ZodNumber ? parseNumber(written) : written;
+    const isNumber =
+      kind instanceof z.ZodNumber ||
+      (kind instanceof z.ZodUnion && !schema.safeParse(written).success);
+    const typed = isNumber ? parseNumber(written) : written;
     if (schema.safeParse(typed).success) return typed;
     throw new InvalidArgumentError(`Expected ${expects}.`);
   });

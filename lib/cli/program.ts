@@ -5,6 +5,7 @@ import { nearest } from "../core/option-tree.js";
 import { systemRefusal } from "../core/system-refusal.js";
 import { addBench } from "./bench.js";
 import { addDoctor } from "./doctor.js";
+import { addEval } from "./eval.js";
 import { addGenerate } from "./generate.js";
 import { addLaunch } from "./launch.js";
 import { beStrict } from "./options.js";
@@ -31,6 +32,7 @@ export function createProgram(): Command {
   addTrain(program);
   addLaunch(program);
   addGenerate(program);
+  addEval(program);
   addVerify(program);
   addReport(program);
   addBench(program);

@@ -1,5 +1,6 @@
 import { MultiBar, Presets, type SingleBar } from "cli-progress";
 import { visible } from "../core/visible.js";
+import { isShare } from "../eval/published.js";
 import { formatDuration } from "../plan/format.js";
 import type { StepMetrics } from "../train/metrics.js";
 
@@ -61,9 +62,11 @@ export class ProgressDisplay {
       metrics.step % this.#every === 0 || metrics.step === 1 || metrics.step === this.#steps;
     if (this.#bar === null && due) this.#print(`step ${metrics.step}/${this.#steps}  ${text}`);
 
-    const { validation, samples } = metrics;
+    const { validation, samples, scores } = metrics;
     if (validation !== undefined)
       this.note(`step ${metrics.step}  ${describeValidation(validation)}`);
+    if (scores !== undefined && scores.length > 0)
+      this.note(`step ${metrics.step}  ${describeScores(scores)}`);
     for (const { prompt, text: continuation } of samples ?? []) {
       this.note(`step ${metrics.step}  sample: ${printable(prompt + continuation)}`);
     }
@@ -98,6 +101,16 @@ export function describeStep({ loss, lr, gradNorm, tokensPerSecond }: StepMetric
 export function describeValidation({ loss, bitsPerByte }: NonNullable<StepMetrics["validation"]>) {
   const bits = bitsPerByte === null ? "" : `, ${bitsPerByte.toFixed(3)} bits per byte`;
   return `validation loss ${loss.toFixed(4)} nats per token${bits}`;
+}
+
+/** Scores on tasks in one line: `arc_easy 25.13%, wikitext 1.234 bits_per_byte`. */
+export function describeScores(scores: NonNullable<StepMetrics["scores"]>): string {
+  const each = scores.map((score) =>
+    isShare(score)
+      ? `${score.task} ${(100 * score.value).toFixed(2)}%`
+      : `${score.task} ${score.value.toFixed(3)} ${score.metric}`,
+  );
+  return `scores: ${each.join(", ")}`;
 }
 
 /** Formats model output as one line, without control characters that could steer a terminal. */

@@ -12,7 +12,13 @@ import { runFiles } from "../train/metrics.js";
 import { describeTimes } from "../train/run-times.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
 import { integerOption, setOption } from "./options.js";
-import { describeStep, describeValidation, ProgressDisplay, printable } from "./progress.js";
+import {
+  describeScores,
+  describeStep,
+  describeValidation,
+  ProgressDisplay,
+  printable,
+} from "./progress.js";
 import { RankLog, rankLogFile } from "./rank-log.js";
 import { catchStopSignals, type StopSignals, tolerateFullOutput } from "./signals.js";
 import { onSupervisorGone, supervise } from "./supervise.js";
@@ -179,7 +185,9 @@ async function trainAlone(
       );
       // The summary includes measurements made after the last step.
       const last = step.step === steps;
-      shown?.step(last ? { ...step, validation: undefined, samples: undefined } : step);
+      shown?.step(
+        last ? { ...step, validation: undefined, samples: undefined, scores: undefined } : step,
+      );
     }
     result = trainer.result;
     ranked?.log.write(`ended after step ${result.step}; sent ${trainer.sentBytes} bytes`);
@@ -225,7 +233,7 @@ async function tryReport(folder: FolderIdentity): Promise<string | null> {
 }
 
 function summarise(config: LoadedConfig, result: TrainerResult, report: string | null): void {
-  const { step, finished, seconds, tokens, validation, samples, checkpoint } = result;
+  const { step, finished, seconds, tokens, validation, samples, scores, checkpoint } = result;
   say("");
   say(
     finished
@@ -234,6 +242,7 @@ function summarise(config: LoadedConfig, result: TrainerResult, report: string |
   );
   for (const line of timesOf(result)) say(line);
   if (validation !== null) say(describeValidation(validation));
+  if (scores.length > 0) say(describeScores(scores));
   if (finished) {
     for (const { prompt, text } of samples) say(`\n  ${printable(prompt + text)}`);
     if (samples.length > 0) say("");

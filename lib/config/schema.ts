@@ -9,6 +9,7 @@ import {
   real,
   section,
   text,
+  texts,
 } from "../core/option-kinds.js";
 import { strategyNames } from "../dist/strategy.js";
 import { maxTokens, samplingOptions } from "../generate/schema.js";
@@ -140,9 +141,23 @@ const canary = section("looks for hardware that computes or keeps wrong bits", {
   ).default(0),
 });
 
-const evaluate = section("loss on held-out documents", {
+const evaluate = section("loss on held-out documents, and scores on tasks", {
   every: integer(0, maxSteps, "steps between evaluations; 0: only at the end").default(1000),
   batches: integer(1, 1_000_000, "micro-batches per evaluation, at most all there are").default(20),
+  tasks: texts(
+    "a list of tasks and groups, as `llamaforge eval --list-tasks` names them",
+    "tasks and groups that the model is scored on",
+  ).default([]),
+  tasksEvery: integer(0, maxSteps, "steps between scores on tasks; 0: only at the end", {
+    standard: "every",
+  }).optional(),
+  data: path("folder with the rows of the tasks, as of `llamaforge eval --data`").optional(),
+  limit: integer(1, 1e9, "ask only the first questions of each task", {
+    standard: "all",
+  }).optional(),
+  fewShot: integer(0, 1000, "solved examples before each question", {
+    standard: "each task's own number",
+  }).optional(),
 });
 
 const sample = section("text written by the model while it trains", {

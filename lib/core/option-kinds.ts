@@ -29,6 +29,19 @@ export function integer(min: number, max: number, description: string, notes: Op
     .meta({ description, expects, value: "n", ...notes });
 }
 
+/** An integer, or the word `auto` for a number that the program decides. */
+export function integerOrAuto(
+  min: number,
+  max: number,
+  description: string,
+  notes: OptionNotes = {},
+) {
+  const expects = `auto, or an integer from ${min} to ${max}`;
+  return z
+    .union([z.literal("auto"), z.int().min(min).max(max)])
+    .meta({ description, expects, value: "n", ...notes });
+}
+
 export function real(min: number, max: number, description: string, notes: OptionNotes = {}) {
   const expects = `a number from ${min} to ${max}`;
   return z

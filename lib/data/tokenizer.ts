@@ -174,6 +174,31 @@ export class Tokenizer {
   }
 
   /**
+   * Decodes lists of ids as Hugging Face tokenizers do, for results that must equal theirs. The
+   * texts differ from those of `decode` only at bytes that are not UTF-8: in a row of byte tokens
+   * with such a byte, each byte becomes U+FFFD.
+   * @throws TokenizerError for an id outside the vocabulary
+   */
+  async decodeBatch(
+    lists: readonly (readonly number[])[],
+    options: DecodeOptions = {},
+  ): Promise<string[]> {
+    checkArray("decodeBatch", "lists", lists, "an array of lists of token ids");
+    checkOptions("decodeBatch", options, ["specialTokens"]);
+    const { specialTokens = "skip" } = options;
+    checkChoice("decodeBatch", "specialTokens", specialTokens, ["skip", "keep"]);
+    for (const ids of lists) {
+      const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize);
+      if (wrong === undefined) continue;
+      throw new TokenizerError(
+        `[tokenizer] expected an id in 0..${this.vocabSize - 1}, got ${String(wrong)}`,
+      );
+    }
+    const variant = this.#variant({ specialTokens: "recognize", continues: false });
+    return await variant.decodeBatch(lists as number[][], specialTokens === "skip");
+  }
+
+  /**
    * Decodes ids as they arrive, for generation: `push(id)` returns the characters that the id
    * completes.
    */

@@ -6,8 +6,10 @@ import {
   checkObject,
   checkOptions,
 } from "../core/check.js";
+import { empty, tensor } from "../core/create.js";
 import type { Device } from "../core/device.js";
 import { ConfigError, type ConfigProblem, UsageError } from "../core/errors.js";
+import { scope } from "../core/scope.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { Communicator } from "./communicator.js";
 import type { ReduceDType } from "./exchange.js";
@@ -180,6 +182,26 @@ export class Cluster {
     }
     const value = await this.#store.get(name, { timeoutMs: this.#startTimeoutMs });
     return Buffer.from(value).toString();
+  }
+
+  /**
+   * Numbers of every rank, bit for bit, in the order of ranks.
+   * @param values of one length on all ranks, at least 1
+   */
+  async gatherNumbers(values: Float64Array): Promise<Float64Array[]> {
+    const { worldSize } = this.world;
+    const [all] = this.#comms as [Communicator];
+    return await scope(async () => {
+      // Collectives move bits, and i32 is the dtype that no conversion touches.
+      const words = new Int32Array(values.slice().buffer);
+      const input = tensor(words, { device: all.device });
+      const output = empty([worldSize * words.length], { dtype: "i32", device: all.device });
+      all.allGather(input, output).wait();
+      const gathered = new Float64Array(await output.toBytes());
+      return Array.from({ length: worldSize }, (_, rank) =>
+        gathered.slice(rank * values.length, (rank + 1) * values.length),
+      );
+    });
   }
 
   /**

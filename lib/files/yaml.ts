@@ -2,7 +2,7 @@
  * Parses untrusted YAML into plain values. Every fault becomes a finding with its place, never an
  * exception.
  */
-import { type Document, isScalar, LineCounter, parseDocument, visit } from "yaml";
+import { type Document, isScalar, LineCounter, parseDocument, type ScalarTag, visit } from "yaml";
 
 /** One fault of a YAML text. */
 export interface YamlFault {
@@ -21,8 +21,19 @@ export interface YamlText {
 /** Deepest nesting allowed. No configuration is deeper, and the parser recurses at each level. */
 const maxDepth = 200;
 
+/** How a text is read where the defaults do not fit. */
+export interface YamlReading {
+  /** Tags beside those of YAML itself. */
+  customTags?: ScalarTag[];
+  /** Version of YAML; 1.1 is PyYAML's. Default: 1.2. */
+  version?: "1.1" | "1.2";
+}
+
 /** The value of a text, or all of its faults. */
-export function readYaml(text: string): YamlText | { faults: YamlFault[] } {
+export function readYaml(
+  text: string,
+  reading: YamlReading = {},
+): YamlText | { faults: YamlFault[] } {
   const whole = (message: string) => ({ faults: [{ place: "(all)", message }] });
   const tooDeep = () => whole(`expected at most ${maxDepth} levels of nesting`);
   // The parser's time grows with the square of the depth.
@@ -30,7 +41,7 @@ export function readYaml(text: string): YamlText | { faults: YamlFault[] } {
   const lines = new LineCounter();
   // The parser's own check for unique keys compares every key with every other.
   const options = { lineCounter: lines, uniqueKeys: false, prettyErrors: false } as const;
-  const document = parseDocument(text, { ...options, logLevel: "error" });
+  const document = parseDocument(text, { ...options, ...reading, logLevel: "error" });
   const found = [...document.errors, ...document.warnings];
   if (found.some(({ message }) => /call stack/.test(message))) return tooDeep();
   const placeOf = (offset: number) => {

@@ -1,7 +1,6 @@
 import { noGrad } from "../core/autograd.js";
 import {
   argumentError,
-  checkArray,
   checkFunction,
   checkInstance,
   checkInteger,
@@ -16,8 +15,10 @@ import { outsideScopes, scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import { explainNonFinite } from "../model/finite.js";
 import { type Cache, LanguageModel } from "../model/language-model.js";
-import { type SampleOptions, sample, where } from "../ops/index.js";
+import { type SampleOptions, sample } from "../ops/index.js";
+import { disposeCache, expectPosition, openCache } from "./caches.js";
 import { type GenerateOptions, generateSchema } from "./schema.js";
+import { allowedLogits, type TokenChoice, tokenChoice } from "./token-choice.js";
 
 /** A token whose choice has been enqueued on the device. */
 interface ChosenToken {
@@ -27,38 +28,12 @@ interface ChosenToken {
   id: Promise<number>;
 }
 
-/**
- * The tokens that may be chosen: ids below `count` whose entry in `allowed` (1, count) is not 0.
- */
-interface Choice {
-  readonly count: number;
-  /** i32, outside of every scope; null if all ids below `count` may be chosen. */
-  readonly allowed: Tensor | null;
-}
-
-function choiceOf(model: LanguageModel, { vocabSize, never = [] }: GenerateOptions): Choice {
-  const { vocabSize: rows } = model.config;
-  const count = Math.min(rows, vocabSize ?? rows);
-  const allowed = new Int32Array(count).fill(1);
-  for (const id of never) {
-    checkInteger("generate", "an id of never", id, { min: 0 });
-    if (id < count) allowed[id] = 0;
-  }
-  const possible = allowed.reduce((sum, one) => sum + one, 0);
-  if (possible === 0) {
-    throw new ArgumentError(`[generate] expected an id to be left, but never has all ${count}`);
-  }
-  if (possible === count) return { count, allowed: null };
-  const mask = () => tensor(allowed, { shape: [1, count], device: model.device });
-  return { count, allowed: outsideScopes(mask) };
-}
-
 /** Enqueues the model on `input` (1, time) and the choice of the next token. */
 function chooseNext(
   model: LanguageModel,
   input: () => Tensor,
   cache: Cache,
-  { count, allowed }: Choice,
+  choice: TokenChoice,
   options: SampleOptions,
 ): ChosenToken {
   const { vocabSize } = model.config;
@@ -68,14 +43,9 @@ function chooseNext(
         const tokens = input();
         const end = cache.position + tokens.size;
         const logits = model.forward(tokens, cache);
-        if (cache.position !== end) {
-          throw new ArgumentError(
-            `[generate] expected ${model.constructor.name}.hidden to add ${tokens.size} tokens to its cache, ` +
-              `so that position is ${end}, but position is ${describe(cache.position)}`,
-          );
-        }
-        const last = logits.view([1, count], (tokens.size - 1) * vocabSize);
-        return sample(allowed ? where(allowed, last, Number.NEGATIVE_INFINITY) : last, options);
+        expectPosition("generate", model, cache, end, tokens.size);
+        const last = logits.view([1, vocabSize], (tokens.size - 1) * vocabSize);
+        return sample(allowedLogits(last, choice), options);
       }),
     ),
   );
@@ -118,12 +88,12 @@ export async function* generateTokens(
       `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(prompt[wrong])}`,
     );
   }
-  const choice = choiceOf(model, settings);
+  const choice = tokenChoice("generate", model, settings);
   const text = [...prompt];
   const length = Math.min(contextLength, prompt.length + maxTokens);
   let cache: Cache | null = null;
   const dropCache = (): void => {
-    for (const layer of cache?.layers ?? []) layer.dispose();
+    disposeCache(cache);
     cache = null;
   };
   const options = (offset: number): SampleOptions => ({ temperature, topK, topP, seed, offset });
@@ -132,7 +102,7 @@ export async function* generateTokens(
     dropCache();
     // With a full context only the newer half is kept, so that restarts are rare.
     const fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
-    cache = unscopedCache(model, length);
+    cache = openCache("generate", model, 1, length);
     const input = (): Tensor =>
       tensor(Int32Array.from(fresh), { shape: [1, fresh.length], device: model.device });
     return chooseNext(model, input, cache, choice, options(count));
@@ -160,16 +130,6 @@ export async function* generateTokens(
     choice.allowed?.dispose();
     dropCache();
   }
-}
-
-/** A cache that outlives the scope of one token. */
-function unscopedCache(model: LanguageModel, length: number): Cache {
-  const cache = outsideScopes(() => model.createCache(1, length));
-  const name = `the result of ${model.constructor.name}.createCache`;
-  checkObject("generate", name, cache, "a cache: { layers, position }");
-  checkArray("generate", `layers of ${name}`, cache.layers, "an array of tensors");
-  checkInteger("generate", `position of ${name}`, cache.position, { min: 0, max: 0 });
-  return cache;
 }
 
 /** Turns text into tokens and back; lib/data's Tokenizer is one implementation. */

@@ -4,7 +4,13 @@ import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { Module, Parameter, ParameterStore, type StoreOptions } from "../nn/index.js";
-import { linear, linearCrossEntropy, linearTokenLosses } from "../ops/index.js";
+import {
+  linear,
+  linearCrossEntropy,
+  linearTargetScores,
+  linearTokenLosses,
+  type TargetScores,
+} from "../ops/index.js";
 import { type Batch, checkBatch } from "./batch.js";
 import { type Cost, plainCost } from "./cost.js";
 import { type HuggingFaceFiles, plainFiles } from "./files.js";
@@ -25,7 +31,7 @@ export interface ModelConfig {
 
 /** Keys and values of all tokens so far, for generation. */
 export interface Cache {
-  /** One tensor per layer. The model decides their layout. */
+  /** One tensor per layer. Its first axis is the sequence; the model decides the other axes. */
   readonly layers: readonly Tensor[];
   /** Number of tokens in the cache. */
   position: number;
@@ -126,6 +132,16 @@ export abstract class LanguageModel extends Module {
       hidden.dispose();
       return losses;
     });
+  }
+
+  /**
+   * Loss of each target in nats, and whether it is the most likely token, for evaluation: without a
+   * gradient, and without holding all logits in memory.
+   * @param hidden (..., hidden) results of `hidden()`, or a choice of their rows
+   * @param targets (...) i32
+   */
+  targetScores(hidden: Tensor, targets: Tensor): TargetScores {
+    return noGrad(() => linearTargetScores(hidden, this.#head(), targets));
   }
 
   /**

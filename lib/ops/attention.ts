@@ -11,15 +11,16 @@ import {
   checkShape,
   shapeText,
 } from "../core/check.js";
-import { arange } from "../core/create.js";
+import { arange, zeros } from "../core/create.js";
 import { ArgumentError, AutogradError, ShapeError } from "../core/errors.js";
 import { native } from "../core/native.js";
+import { scope } from "../core/scope.js";
 import { empty, type Tensor } from "../core/tensor.js";
 import { mul } from "./binary.js";
 import { ge, le } from "./compare.js";
 import { matmul } from "./matmul.js";
 import { permute, reshape, transpose } from "./shape.js";
-import { split } from "./slice.js";
+import { slice, split } from "./slice.js";
 import { softmax } from "./softmax.js";
 import { where } from "./where.js";
 
@@ -141,6 +142,13 @@ export interface CachedAttentionOptions extends AttentionOptions {
 }
 
 /**
+ * Cached tokens for each new one up to which `attentionTogether` is used on a GPU. The kernel for
+ * generation computes one token after the other, without tensor cores; but it leaves the cached
+ * tokens where they are, and computes nothing for them.
+ */
+const cachedPerToken = 64;
+
+/**
  * Attention of new tokens over all tokens so far, for generation. It first writes their keys and
  * values to the cache at `position`. Not differentiable.
  * @param qkv   (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16, as in `attention`
@@ -181,6 +189,10 @@ export function attentionCached(
   if (gradientsEnabled() && qkv.requiresGrad) {
     throw new AutogradError(`[${op}] has no gradient: call it inside noGrad(), or use attention()`);
   }
+  const together = position > 0 && time > 1 && position <= cachedPerToken * time;
+  if (qkv.device.type === "cuda" && together && firstKey === undefined) {
+    return attentionTogether(qkv, cache, options);
+  }
   const o = empty([batch, time, heads * headSize], qkv, op);
   const { native: first = null } = firstKey ?? {};
   native.attentionCached(
@@ -195,6 +207,40 @@ export function attentionCached(
   );
   cache.changed(op);
   return o;
+}
+
+/**
+ * `attentionCached` for many new tokens: `attention` over the cached tokens and the new ones
+ * together. The queries of cached tokens are zeros, and their results are dropped. The new
+ * tokens have the bits that they have in `attention` over the whole sequence. The arguments have
+ * been checked; a first key is not among them.
+ */
+export function attentionTogether(
+  qkv: Tensor,
+  cache: Tensor,
+  options: CachedAttentionOptions,
+): Tensor {
+  const { position, heads, scale } = options;
+  const { device, dtype } = qkv;
+  const [batch, time, width] = qkv.shape as [number, number, number];
+  const [, , kvHeads, , headSize] = cache.shape as [number, number, number, number, number];
+  const queries = width - 2 * kvHeads * headSize;
+  return scope(() => {
+    const added = slice(qkv, { 2: [queries, width] });
+    const byHead = permute(reshape(added, [batch, time, 2, kvHeads, headSize]), [0, 2, 3, 1, 4]);
+    native.sliceWrite(byHead.native, cache.native, [0, 0, 0, position, 0]);
+    cache.changed("attentionCached");
+    const cached = permute(slice(cache, { 3: [0, position] }), [0, 3, 1, 2, 4]);
+    const whole = zeros([batch, position + time, width], { dtype, device });
+    native.sliceWrite(reshape(cached, [batch, position, width - queries]).native, whole.native, [
+      0,
+      0,
+      queries,
+    ]);
+    native.sliceWrite(qkv.native, whole.native, [0, position, 0]);
+    const all = attention(whole, { heads, kvHeads, ...(scale !== undefined && { scale }) });
+    return slice(all, { 1: [position, position + time] });
+  });
 }
 
 /**

@@ -15,7 +15,12 @@ export { type CrossEntropyOptions, crossEntropy } from "./cross-entropy.js";
 export { embedding } from "./embedding.js";
 export * from "./gather.js";
 export { linear } from "./linear.js";
-export { linearCrossEntropy, linearTokenLosses } from "./linear-cross-entropy.js";
+export {
+  linearCrossEntropy,
+  linearTargetScores,
+  linearTokenLosses,
+  type TargetScores,
+} from "./linear-cross-entropy.js";
 export * from "./matmul.js";
 export * from "./random.js";
 export * from "./reduce.js";

@@ -80,6 +80,7 @@ export function linearCrossEntropy(
     ids.native,
     loss.native,
     null,
+    null,
     dx?.native ?? null,
     dWeight?.native ?? null,
     ignoreIndex,
@@ -133,29 +134,76 @@ export function linearTokenLosses(
   targets: Tensor,
   options: CrossEntropyOptions = {},
 ): Tensor {
-  const op = "linearTokenLosses";
+  return scoreTargets("linearTokenLosses", hidden, weight, targets, options, false).losses;
+}
+
+/** Scores of targets, each of the shape of targets. */
+export interface TargetScores {
+  /** Loss of each target in nats, f32; 0 where it is `ignoreIndex`. */
+  losses: Tensor;
+  /** 1 where the target is the argmax of its logits, else 0, i32; 0 where it is `ignoreIndex`. */
+  greedy: Tensor;
+}
+
+/**
+ * The losses of `linearTokenLosses`, and whether each target is the most likely token. Of equal
+ * logits, the first counts as the most likely, as in `argmax`.
+ * @param hidden  (..., hidden) f32 or bf16
+ * @param weight  (vocabulary, hidden) of hidden's dtype
+ * @param targets (...) i32
+ * @throws AutogradError, NativeError as `linearTokenLosses`
+ */
+export function linearTargetScores(
+  hidden: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): TargetScores {
+  const { losses, greedy } = scoreTargets(
+    "linearTargetScores",
+    hidden,
+    weight,
+    targets,
+    options,
+    true,
+  );
+  return { losses, greedy: greedy as Tensor };
+}
+
+function scoreTargets(
+  op: string,
+  hidden: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions,
+  wantsGreedy: boolean,
+): { losses: Tensor; greedy: Tensor | null } {
   const ignoreIndex = checkArguments(op, "hidden", hidden, weight, targets, options);
   if (gradientsEnabled() && (hidden.requiresGrad || weight.requiresGrad)) {
     throw new AutogradError(
       `[${op}] has no gradient: call it inside noGrad(), or use linearCrossEntropy()`,
     );
   }
-  const losses = empty(targets.shape, { dtype: "f32", device: hidden.device }, op);
+  const { device } = hidden;
+  const losses = empty(targets.shape, { dtype: "f32", device }, op);
+  const greedy = wantsGreedy ? empty(targets.shape, { dtype: "i32", device }, op) : null;
   const matrix = hidden.view([targets.size, hidden.shape.at(-1) as number]);
   const ids = targets.view([targets.size]);
   const list = losses.view([targets.size]);
+  const greedyList = greedy?.view([targets.size]);
   native.linearCrossEntropy(
     matrix.native,
     weight.native,
     ids.native,
     null,
     list.native,
+    greedyList?.native ?? null,
     null,
     null,
     ignoreIndex,
   );
-  for (const view of [matrix, ids, list]) view.dispose();
-  return losses;
+  for (const view of [matrix, ids, list, greedyList]) view?.dispose();
+  return { losses, greedy };
 }
 
 /**

@@ -11,6 +11,7 @@ import {
   type StepMetrics,
   type Validation,
 } from "../train/metrics.js";
+import { type TaskChart, taskCharts } from "./task-scores.js";
 
 /** Everything that a run has recorded about itself. */
 export interface RunRecord {
@@ -103,6 +104,8 @@ export interface ChartData {
   deviceBytes: (number | null)[];
   rssBytes: (number | null)[];
   skipped: { step: number; tokens: number; reason: string }[];
+  /** Scores on tasks, a chart each. */
+  tasks: TaskChart[];
 }
 
 const meanColumns = ["loss", "lr", "gradNorm", "tokensPerSecond"] as const;
@@ -125,10 +128,13 @@ export function chartData(steps: readonly StepMetrics[], maxPoints = 4000): Char
     deviceBytes: [],
     rssBytes: [],
     skipped: [],
+    tasks: [],
   };
+  const groups: StepMetrics[][] = [];
   for (let from = 0; from < steps.length; from += stride) {
     const group = steps.slice(from, from + stride);
     const last = group.at(-1)!;
+    groups.push(group);
     data.step.push(last.step);
     data.tokens.push(last.tokens);
     const measured = group.findLast(({ validation }) => validation !== undefined);
@@ -143,6 +149,7 @@ export function chartData(steps: readonly StepMetrics[], maxPoints = 4000): Char
     data.skipped.push({ step, tokens, reason: skipped });
     if (data.skipped.length === maxPoints) break;
   }
+  data.tasks = taskCharts(groups);
   return data;
 }
 

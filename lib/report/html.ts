@@ -5,6 +5,7 @@ import { expectUnmoved } from "../checkpoint/moved.js";
 import { describeOption, type RunConfig } from "../config/index.js";
 import { checkPath } from "../core/check-values.js";
 import { UsageError } from "../core/errors.js";
+import { isShare } from "../eval/published.js";
 import type { FolderIdentity } from "../files/folder-identity.js";
 import { makeFolder } from "../files/make-folder.js";
 import { replaceFile } from "../files/replace-file.js";
@@ -89,6 +90,7 @@ ${controls}
 <section id="charts" aria-label="Charts"></section>
 <noscript>The charts need JavaScript; it is all inside this file.</noscript>
 ${validationSection(run.steps)}
+${scoreSection(run.steps)}
 ${sampleSection(run.steps)}
 ${skippedSection(run.steps)}
 ${configSection(config)}
@@ -196,6 +198,30 @@ function validationSection(steps: readonly StepMetrics[]): string {
 <div class="scroll"><table class="figures">
 <thead><tr><th>step</th><th>tokens</th><th>loss, nats per token</th><th>bits per byte</th></tr></thead>
 <tbody>${cells.join("\n")}</tbody></table></div></details>`;
+}
+
+/** Scores of all tasks, newest first. */
+function scoreSection(steps: readonly StepMetrics[]): string {
+  const scored = steps.filter(({ scores }) => scores !== undefined && scores.length > 0).reverse();
+  if (scored.length === 0) return "";
+  const rows = scored.flatMap(({ step, scores = [] }) =>
+    scores.map((score, i) => {
+      const { task, metric, error } = score;
+      const scale = isShare(score) ? 100 : 1;
+      const cells = [
+        i === 0 ? step.toLocaleString("en-US") : "",
+        escapeHtml(task),
+        escapeHtml(metric),
+        fixed(scale * score.value, scale === 1 ? 4 : 2),
+        error === null ? "–" : fixed(scale * error, scale === 1 ? 4 : 2),
+      ];
+      return `<tr>${cells.map((cell) => `<td>${cell}</td>`).join("")}</tr>`;
+    }),
+  );
+  return `<details class="panel"><summary>Scores on tasks <small>${scored.length} evaluations</small></summary>
+<div class="scroll"><table class="figures">
+<thead><tr><th>step</th><th>task</th><th>metric</th><th>score, percent</th><th>standard error</th></tr></thead>
+<tbody>${rows.slice(0, 5000).join("\n")}</tbody></table></div></details>`;
 }
 
 function sampleSection(steps: readonly StepMetrics[]): string {

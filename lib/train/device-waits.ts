@@ -20,11 +20,12 @@ export interface DeviceWaitMs {
   recording: number;
 }
 
-/** Milliseconds that training paused after a step, to save, validate or sample. */
+/** Milliseconds that training paused after a step, to save, validate, sample or score tasks. */
 export interface PauseMs {
   save?: number;
   validation?: number;
   samples?: number;
+  scores?: number;
 }
 
 function overlap(a: Span, b: Span): number {
@@ -76,6 +77,7 @@ export const noWaits = (): WaitTotals => ({
   save: 0,
   validation: 0,
   samples: 0,
+  scores: 0,
 });
 
 export function addWaits(totals: WaitTotals, more: Partial<WaitTotals>): void {
@@ -88,6 +90,7 @@ const otherNames = {
   recording: "perhaps while recording",
   validation: "validation",
   samples: "samples",
+  scores: "task scores",
 } as const;
 
 /** Shares of a time: first that of all waits, then each part of at least 0.05%. */

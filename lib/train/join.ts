@@ -48,8 +48,7 @@ function threadsAreNamed(): boolean {
 }
 
 /** Divides a host's cores between the processes that share it. */
-export function shareThreads(config: RunConfig, world: World | null): void {
-  const { threads } = config;
+export function shareThreads({ threads }: Pick<RunConfig, "threads">, world: World | null): void {
   if (threads !== undefined) {
     setThreads(threads);
   } else if (world !== null && world.localWorldSize > 1 && !threadsAreNamed()) {

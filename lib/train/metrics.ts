@@ -55,6 +55,8 @@ export interface StepMetrics {
   validation?: Validation;
   /** Sample text written after this step, if any. */
   samples?: Sample[];
+  /** Scores on tasks after this step, if they were measured. */
+  scores?: TaskScore[];
   /** End of the step, ISO 8601. */
   time: string;
 }
@@ -66,6 +68,18 @@ export interface Validation {
    * bytes its tokens stand for.
    */
   bitsPerByte: number | null;
+}
+
+/** Score of a task, or of a group of tasks. */
+export interface TaskScore {
+  /** Name of the task or group, such as `arc_easy`. */
+  task: string;
+  /** Metric of lm-evaluation-harness, such as `acc_norm`; `average` for groups that have one. */
+  metric: string;
+  /** Share of right answers, 0 to 1; for `bits_per_byte` and `perplexity` that measure. */
+  value: number;
+  /** Standard error; null if there is none. */
+  error: number | null;
 }
 
 export interface Sample {

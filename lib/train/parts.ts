@@ -20,7 +20,7 @@ import type { HostBatch } from "../model/batch.js";
 import { LanguageModel } from "../model/language-model.js";
 import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
 import { Canary } from "./canary.js";
-import type { Sample, StepMetrics, Validation } from "./metrics.js";
+import type { Sample, StepMetrics, TaskScore, Validation } from "./metrics.js";
 import type { SkipLimits } from "./skips.js";
 
 /** A source of micro-batches, such as a `Loader`. */
@@ -68,7 +68,7 @@ export interface StepRecords {
   /** The reason why nothing can be recorded any more; it ends the run. */
   readonly moved: Error | null;
   write(metrics: StepMetrics): void;
-  /** Replaces the last record, after validation or samples. */
+  /** Replaces the last record, after validation, samples or task scores. */
   amend(metrics: StepMetrics): void;
 }
 
@@ -106,6 +106,14 @@ export interface TrainerParts {
    * Sample texts: `write` runs every `every` steps and after the last step. 0: only after the last.
    */
   sample?: { every: number; write: (step: number) => Promise<Sample[]> };
+  /**
+   * Scores on tasks: `measure` runs every `every` steps and after the last step. 0: only after the
+   * last. It calls `failed` for tasks that it has to leave out.
+   */
+  score?: {
+    every: number;
+    measure: (step: number, failed: (task: string, error: unknown) => void) => Promise<TaskScore[]>;
+  };
   saver?: Saver;
   records?: StepRecords | null;
   /**
@@ -148,6 +156,7 @@ const names = [
   "progress",
   "validate",
   "sample",
+  "score",
   "saver",
   "records",
   "cluster",
@@ -167,7 +176,8 @@ export function checkParts(parts: TrainerParts): void {
   const op = "Trainer";
   checkObject(op, "parts", parts, "the parts of a trainer");
   checkOptions(op, parts, names);
-  const { model, optimizer, batches, schedule, steps, validate, sample, saver, signal } = parts;
+  const { model, optimizer, batches, schedule, steps, validate, sample, score, saver, signal } =
+    parts;
   checkInstance(op, "model", model, LanguageModel, "a language model");
   checkOptimizer(op, optimizer, model.store);
   checkObject(op, "batches", batches, "a source of batches, such as a Loader");
@@ -188,6 +198,11 @@ export function checkParts(parts: TrainerParts): void {
     checkObject(op, "sample", sample);
     checkInteger(op, "sample.every", sample.every, { min: 0 });
     checkFunction(op, "sample.write", sample.write);
+  }
+  if (score !== undefined) {
+    checkObject(op, "score", score);
+    checkInteger(op, "score.every", score.every, { min: 0 });
+    checkFunction(op, "score.measure", score.measure);
   }
   if (saver !== undefined) {
     checkObject(op, "saver", saver);

@@ -1,7 +1,7 @@
 import { NonFiniteError, TokenizerError } from "../core/errors.js";
 
 /**
- * Makes a run's side products: validation, samples. A failure must not end the run, so it causes a
+ * Makes a run's side products: validation, samples, task scores. A failure must not end the run, so it causes a
  * notice, once for each reason, and the next time it is tried again.
  */
 export class SideProducts {
@@ -33,12 +33,13 @@ export class SideProducts {
     } catch (error) {
       const everywhere = error instanceof NonFiniteError || error instanceof TokenizerError;
       if (this.#shared && together && !everywhere) throw error;
-      this.#tell(what, step, error);
+      this.tell(what, step, error);
       return null;
     }
   }
 
-  #tell(what: string, step: number, error: unknown): void {
+  /** Notes that something could not be made, once for each reason. */
+  tell(what: string, step: number, error: unknown): void {
     const message = error instanceof Error ? error.message : String(error);
     // Messages of one reason differ in their numbers from step to step, so numbers are left out.
     const reason = `${what}: ${message.replace(/[\d.]+/g, "#")}`;

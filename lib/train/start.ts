@@ -45,6 +45,7 @@ import { RunSaver } from "./saver.js";
 import { startShardCheck } from "./shard-check.js";
 import { runIdentity } from "./snapshot.js";
 import { checkCounts, checkTrainerState, parseTrainerState } from "./state.js";
+import type { RunTaskScores } from "./task-scores.js";
 
 export interface TrainerOptions
   extends Pick<TrainerParts, "onNotice" | "onStep" | "onValidation" | "extraMetrics" | "signal"> {
@@ -133,6 +134,7 @@ export async function startRun(
         `the last run in ${config.out}, ${output.lock.takenOverFrom}, ended without giving it back`,
       );
     }
+    const scores = await openScores(config, first, onNotice);
     faultPoint("init");
     const ranks = world?.worldSize ?? 1;
     let changes: RecipeChange[] = [];
@@ -212,6 +214,12 @@ export async function startRun(
           write: (step) => writeSamples(model, tokenizer, config, step),
         },
       }),
+      ...(scores && {
+        score: {
+          every: evaluate.tasksEvery ?? evaluate.every,
+          measure: (_, failed) => scores.measure(model, tokenizer, cluster, failed),
+        },
+      }),
       ...(saver && { saver }),
       records: metrics,
       cluster,
@@ -240,6 +248,26 @@ export async function startRun(
     cluster?.fail(error as Error);
     throw error;
   }
+}
+
+/** Opens the tasks that the run's model is scored on; null without any. */
+async function openScores(
+  { evaluate }: RunConfig,
+  first: boolean,
+  onNotice: (message: string) => void,
+): Promise<RunTaskScores | null> {
+  const { tasks, data, limit, fewShot } = evaluate;
+  if (tasks.length === 0) return null;
+  // Most runs score no tasks, and need not load them.
+  const { RunTaskScores } = await import("./task-scores.js");
+  const scores = await RunTaskScores.open({ tasks, data, limit, fewShot });
+  // A missing file is known before the training, though it does not end it.
+  if (first) {
+    await scores.check((task, error) =>
+      onNotice(`no score of ${task} for now: ${(error as Error).message}`),
+    );
+  }
+  return scores;
 }
 
 /** Opens the micro-batches of a run from its current position. */

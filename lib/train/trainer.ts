@@ -19,7 +19,7 @@ import type { LanguageModel } from "../model/language-model.js";
 import { readDecision } from "../optim/guard.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import type { PauseMs } from "./device-waits.js";
-import type { Sample, StepMetrics, Validation } from "./metrics.js";
+import type { Sample, StepMetrics, TaskScore, Validation } from "./metrics.js";
 import { checkParts, type Progress, type RecipeParts, type TrainerParts } from "./parts.js";
 import { RunTimes, type RunTimeTotals } from "./run-times.js";
 import { SideProducts } from "./side-products.js";
@@ -45,6 +45,8 @@ export interface TrainerResult {
   /** The last measured validation. */
   validation: Validation | null;
   samples: Sample[];
+  /** The last measured scores on tasks. */
+  scores: TaskScore[];
   /** Folder of the last checkpoint. */
   checkpoint: string | null;
   seconds: number;
@@ -92,6 +94,7 @@ export class Trainer {
   #validation: Validation | null = null;
   #validatedStep = -1;
   #samples: Sample[] = [];
+  #scores: TaskScore[] = [];
   #started = 0;
   #lastEnd = 0;
   #times: RunTimes | null = null;
@@ -212,6 +215,7 @@ export class Trainer {
       finished: this.#step >= this.#parts.steps,
       validation: this.#validation,
       samples: this.#samples,
+      scores: this.#scores,
       checkpoint: this.#parts.saver?.checkpoint ?? null,
       seconds: this.#started ? (performance.now() - this.#started) / 1000 : 0,
       times: this.#ended ?? this.#times?.totals ?? null,
@@ -283,10 +287,12 @@ export class Trainer {
 
   /** Whether the device must be idle after this many steps, to measure, write samples or save. */
   #pausesAfter(done: number): boolean {
-    const { steps, validate, sample, saver } = this.#parts;
+    const { steps, validate, sample, score, saver } = this.#parts;
     return (
       done === steps ||
-      [validate?.every, sample?.every, saver?.every].some((every = 0) => due(done, every))
+      [validate?.every, sample?.every, score?.every, saver?.every].some((every = 0) =>
+        due(done, every),
+      )
     );
   }
 
@@ -347,11 +353,11 @@ export class Trainer {
     return metrics;
   }
 
-  /** Measures, saves and writes samples after a step, if they are due. */
+  /** Measures, saves, writes samples and scores tasks after a step, if they are due. */
   async #rest(metrics: StepMetrics): Promise<void> {
     const times = this.#times as RunTimes;
     const { step } = metrics;
-    const { steps, validate, sample, saver, records, onValidation } = this.#parts;
+    const { steps, validate, sample, score, saver, records, onValidation } = this.#parts;
     const last = step === steps;
     const pauses: PauseMs = {};
     if (validate && (last || due(step, validate.every))) {
@@ -376,8 +382,21 @@ export class Trainer {
       );
       metrics.samples = this.#samples = written ?? [];
     }
+    if (score && (last || due(step, score.every))) {
+      const scored = await times.pause("scores", pauses, () =>
+        this.#sideProducts.make("task scores", step, true, async () =>
+          checkScores(
+            await score.measure(step, (task, error) =>
+              this.#sideProducts.tell(`score of ${task}`, step, error),
+            ),
+          ),
+        ),
+      );
+      if (scored) metrics.scores = this.#scores = scored;
+    }
     if (Object.keys(pauses).length > 0) metrics.pauseMs = pauses;
-    if (metrics.validation || metrics.samples || metrics.pauseMs) records?.amend(metrics);
+    if (metrics.validation || metrics.samples || metrics.scores || metrics.pauseMs)
+      records?.amend(metrics);
   }
 
   async #save(): Promise<void> {
@@ -440,6 +459,11 @@ function checkValidation(measured: Validation): Validation {
 function checkSamples(samples: Sample[]): Sample[] {
   checkArray("Trainer", "the result of sample.write", samples, "an array of { prompt, text }");
   return samples;
+}
+
+function checkScores(scores: TaskScore[]): TaskScore[] {
+  checkArray("Trainer", "the result of score.measure", scores, "an array of { task, value }");
+  return scores;
 }
 
 function due(step: number, every: number): boolean {

@@ -57,6 +57,25 @@ llamaforge generate <folder> <prompt>
   --seed <n> = 0
   --device <device> = cpu
   --precision <p> = fp32
+llamaforge eval <folder>
+  --tasks <names> (required)
+  --data <path>
+  --limit <n>
+  --few-shot <n>
+  --seed <n> = 1234
+  --batch <n> = auto
+  --log-samples
+  --bootstrap <n> = 100000
+  --allow-code-execution
+  --download
+  --tokenizer <path>
+  --out <file>
+  --start-over
+  --overwrite
+  --compare
+  --device <device> = cpu
+  --precision <p> = fp32
+  --list-tasks
 llamaforge verify <folder>
 llamaforge report <run>
   --out <file>

@@ -24,6 +24,7 @@ beforeAll(async () => {
   const model = await Llama.create(llamaConfig({ ...tinyModel, ...shape, layers: 1 }));
   await saveModel(join(folder, "saved"), model);
   await writeFile(join(folder, "run.yaml"), "out: out\nsteps: 2\n");
+  await writeFile(join(folder, "own.txt"), "A short text.\n");
 }, 120_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
 

@@ -15,6 +15,7 @@ import {
   unwrap,
 } from "../../lib/core/option-kinds.js";
 import { flagOf } from "../../lib/core/option-names.js";
+import { evaluationSchema } from "../../lib/eval/schema.js";
 import { generateSchema, samplingOptions } from "../../lib/generate/schema.js";
 import { inputSchema, prepareSchema } from "../../lib/prepare/schema.js";
 import { root } from "../cli/build.js";
@@ -57,6 +58,26 @@ describe("flags", () => {
     }
   });
 
+  it("of eval set the defaults of the schema", () => {
+    const flags = flagsOf("eval");
+    for (const [name, option] of Object.entries(evaluationSchema.shape)) {
+      const flag = flags.get(flagOf(name));
+      const isFlag = unwrap(option).def.type === "boolean";
+      expect(flag?.defaultValue || undefined, name).toBe(defaultOf(option) || undefined);
+      expect(flag?.description, name).toContain(metaOf(option).description);
+      expect(flag?.required, name).toBe(!isFlag);
+    }
+  });
+
+  it("that take a number or a word take no other word", () => {
+    const batch = flagsOf("eval").get("--batch");
+    expect(batch?.parseArg?.("auto", undefined)).toBe("auto");
+    expect(batch?.parseArg?.("16", undefined)).toBe(16);
+    for (const wrong of ["0", "all", "1.5", ""]) {
+      expect(() => batch?.parseArg?.(wrong, undefined)).toThrow("Expected auto, or an integer");
+    }
+  });
+
   it.each([
     ["--workers", "1025", "Expected an integer from 0 to 1024."],
     ["--workers", "two", "Expected an integer from 0 to 1024."],
@@ -82,7 +103,9 @@ describe("doc comments", () => {
   beforeAll(() => {
     const { config } = ts.readConfigFile(join(root, "tsconfig.json"), ts.sys.readFile);
     const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, root);
-    const files = ["lib/prepare/prepare.ts", "lib/generate/schema.ts"].map((at) => join(root, at));
+    const files = ["lib/prepare/prepare.ts", "lib/generate/schema.ts", "lib/eval/evaluate.ts"].map(
+      (at) => join(root, at),
+    );
     const program = ts.createProgram(files, { ...options, noEmit: true });
     const checker = program.getTypeChecker();
     typesOf = (file, name) => {
@@ -109,6 +132,12 @@ describe("doc comments", () => {
     ],
     ["lib/prepare/schema.ts", "Input", inputSchema.shape, []],
     ["lib/generate/schema.ts", "GenerateOptions", generateSchema.shape, []],
+    [
+      "lib/eval/evaluate.ts",
+      "EvaluateOptions",
+      evaluationSchema.shape,
+      ["tokenizer", "signal", "onProgress"],
+    ],
   ])("%s: every field of %s has one, which tells the default", (file, name, shape, others) => {
     const fields = typesOf(file, name);
     expect([...fields.keys()].sort()).toEqual([...Object.keys(shape), ...others].sort());
@@ -137,10 +166,11 @@ function rowsOf(shape: Shape, flags: ReadonlyMap<string, unknown>): string[] {
 }
 
 it.each([
-  ["an input", inputSchema.shape],
-  ["the data set", prepareSchema.shape],
-])("docs/data.md has the options of %s as they are", (_, shape) => {
-  const text = readFileSync(join(root, "docs/data.md"), "utf8");
-  const rows = rowsOf(shape, flagsOf("prepare")).join("\n");
-  expect(text.includes(rows), `docs/data.md lacks this table:\n${rows}`).toBe(true);
+  ["docs/data.md", "prepare", "an input", inputSchema.shape],
+  ["docs/data.md", "prepare", "the data set", prepareSchema.shape],
+  ["docs/evaluation.md", "eval", "an evaluation", evaluationSchema.shape],
+])("%s has the options of %s for %s as they are", (page, command, _, shape) => {
+  const text = readFileSync(join(root, page), "utf8");
+  const rows = rowsOf(shape, flagsOf(command)).join("\n");
+  expect(text.includes(rows), `${page} lacks this table:\n${rows}`).toBe(true);
 });

@@ -10,6 +10,7 @@ import {
   type AttentionOptions,
   attention,
   attentionCached,
+  attentionTogether,
   composedAttention,
 } from "../../lib/ops/attention.js";
 import { concat, slice } from "../../lib/ops/slice.js";
@@ -133,6 +134,23 @@ describe.each(["f32", "bf16"] as const)("attention in %s", (dtype) => {
     const y = await attention(toTensor(qkv, dtype), options).toArray();
     const broken = new Set([...y].flatMap((v, i) => (Number.isNaN(v) ? [Math.floor(i / 16)] : [])));
     expect(broken).toEqual(new Set([40]));
+  });
+
+  it("has equal bits over cached and new tokens together and over all tokens at once", async () => {
+    using _ = scope();
+    const options = { heads: 4, kvHeads: 2 };
+    const qkv = packedHeads(2, 90, options, 64, 13, dtype);
+    const all = toTensor(qkv, dtype);
+    const at = (start: number, end: number) => slice(all, { 1: [start, end] });
+    const caches = [0, 1].map(() => zeros([2, 2, 2, 100, 64], { dtype })) as [Tensor, Tensor];
+    for (const cache of caches) attentionCached(at(0, 70), cache, { ...options, position: 0 });
+    const rest = { ...options, position: 70 };
+    const together = await attentionTogether(at(70, 90), caches[0], rest).toArray();
+    const apart = await attentionCached(at(70, 90), caches[1], rest).toArray();
+    const whole = await slice(attention(all, options), { 1: [70, 90] }).toArray();
+    expect(together).toEqual(whole);
+    expect(relativeError(together, apart)).toBeLessThan(tolerances[dtype].forward);
+    expect(await caches[0].toArray()).toEqual(await caches[1].toArray());
   });
 
   it("continues over a cache as if all tokens had come at once", async () => {

@@ -10,6 +10,7 @@ import { linear } from "../../lib/ops/linear.js";
 import {
   composedLinearCrossEntropy,
   linearCrossEntropy,
+  linearTargetScores,
   linearTokenLosses,
 } from "../../lib/ops/linear-cross-entropy.js";
 import { transpose } from "../../lib/ops/shape.js";
@@ -271,6 +272,63 @@ describe.each(["f32", "bf16"] as const)("linearTokenLosses in %s", (dtype: Float
     }
     const quiet = noGrad(() => linearTokenLosses(leaf, weight, targets));
     for (const loss of await quiet.toArray()) expect(loss).toBeCloseTo(Math.log(5), 5);
+  });
+});
+
+describe.each(["f32", "bf16"] as const)("linearTargetScores in %s", (dtype: FloatDType) => {
+  // 70,001 classes are too many and too odd for a row to be held by a GPU's block.
+  it.each([
+    [1, 3, 2],
+    [4, 17, 31],
+    [131, 16, 132],
+    [70, 4, 70_001],
+  ])(
+    "has linearTokenLosses' losses, bit for bit, and marks the argmax: %i rows, hidden %i, %i classes",
+    async (...sizes) => {
+      using _ = scope();
+      const [rows, hidden, classes] = sizes;
+      const [x, weight] = [
+        random([rows, hidden], 21, { dtype }),
+        random([classes, hidden], 22, { dtype }),
+      ];
+      const { data } = product(x, weight, false, true);
+      const best = Array.from({ length: rows }, (_, row) => {
+        const logits = data.subarray(row * classes, (row + 1) * classes);
+        return logits.reduce((a, value, i) => (value > (logits[a] as number) ? i : a), 0);
+      });
+      // Every third row is ignored, every third has its argmax, the others have a neighbour of it.
+      const targets = best.map((id, row) => [id, (id + 1) % classes, -100][row % 3] as number);
+      const leaves = [toTensor(x, dtype), toTensor(weight, dtype)] as const;
+      const { losses, greedy } = linearTargetScores(...leaves, ids(targets));
+      expect([losses.dtype, greedy.dtype]).toEqual(["f32", "i32"]);
+      expect([...(await greedy.toArray())]).toEqual(targets.map((_, row) => Number(row % 3 === 0)));
+      const plain = await linearTokenLosses(...leaves, ids(targets)).toArray();
+      expect(await losses.toArray()).toEqual(plain);
+    },
+  );
+
+  it.each([
+    ["the first of equal logits is the argmax", [1, 5, 2, 5, 5, 0], 1],
+    ["a NaN is the largest, as in argmax", [1, 5, Number.NaN, 9, Number.NaN, 0], 2],
+    ["equal logits alone have the first as argmax", [3, 3, 3, 3, 3, 3], 0],
+  ])("%s", async (_, logits, expected) => {
+    const weight = tensor(Float32Array.from(logits), { shape: [logits.length, 1], dtype });
+    const x = tensor(new Float32Array(logits.length).fill(1), { shape: [2, 3, 1], dtype });
+    const targets = ids([0, 1, 2, 3, 4, 5], [2, 3]);
+    const { losses, greedy } = linearTargetScores(x, weight, targets);
+    expect([losses.shape, greedy.shape]).toEqual([
+      [2, 3],
+      [2, 3],
+    ]);
+    expect([...(await greedy.toArray())]).toEqual(logits.map((_, i) => Number(i === expected)));
+    const none = linearTargetScores(x, weight, ids(Array<number>(6).fill(-100), [2, 3]));
+    expect([...(await none.greedy.toArray())]).toEqual([0, 0, 0, 0, 0, 0]);
+  });
+
+  it("has no gradient, and says so", () => {
+    const leaf = zeros([3, 4], { dtype, requiresGrad: true });
+    const call = () => linearTargetScores(leaf, zeros([5, 4], { dtype }), ids([0, 1, 2]));
+    expect(call).toThrow(AutogradError);
   });
 });
 

@@ -14,7 +14,7 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { UsageError } from "../../lib/core/errors.js";
 import { presets } from "../../lib/model/presets.js";
-import { readRun } from "../../lib/report/events.js";
+import { type chartData, readRun } from "../../lib/report/events.js";
 import { embedJson, escapeHtml, renderReport, writeReport } from "../../lib/report/html.js";
 import { fakeSteps, hostileText, writeFakeRun } from "./fake-run.js";
 
@@ -60,8 +60,10 @@ interface OpenPage {
   complaints: string[];
 }
 
-async function openReport(options: { dark?: boolean; width?: number } = {}): Promise<OpenPage> {
-  const { dark = false, width = 1280 } = options;
+async function openReport(
+  options: { dark?: boolean; width?: number; report?: string } = {},
+): Promise<OpenPage> {
+  const { dark = false, width = 1280, report = file } = options;
   const page = await browser.newPage({
     viewport: { width, height: 900 },
     colorScheme: dark ? "dark" : "light",
@@ -73,9 +75,9 @@ async function openReport(options: { dark?: boolean; width?: number } = {}): Pro
   page.on("pageerror", (error) => complaints.push(String(error)));
   page.on("request", (request) => {
     const url = request.url();
-    if (!url.startsWith("data:") && url !== pathToFileURL(file).href) complaints.push(url);
+    if (!url.startsWith("data:") && url !== pathToFileURL(report).href) complaints.push(url);
   });
-  await page.goto(pathToFileURL(file).href);
+  await page.goto(pathToFileURL(report).href);
   await drawn(page);
   return { page, complaints };
 }
@@ -221,6 +223,42 @@ describe("report.html in a browser", () => {
     expect(red).toBeGreaterThanOrEqual(2);
     await page.close();
   }, 30_000);
+
+  it("shows scores on tasks, with the published ones as lines", async () => {
+    const scored = join(folder, "scored");
+    const scores = [
+      { task: "arc_easy", metric: "acc_norm", value: 0.301, error: 0.009 },
+      { task: "text:<b>.txt", metric: "bits_per_byte", value: 1.5, error: null },
+    ];
+    const steps = fakeSteps(300).map((step) => (step.step % 100 ? step : { ...step, scores }));
+    await writeFakeRun(scored, steps);
+    const { page, complaints } = await openReport({ report: await writeReport(scored) });
+    const title = (chart: string) =>
+      page.locator(`figure[data-chart="task-${chart}"] figcaption`).innerText();
+    expect(await title("arc_easy")).toMatch(/arc_easy\s*acc_norm, percent · dotted: published/);
+    expect(await title("text:<b>.txt")).toMatch(/text:<b>\.txt\s*bits per byte/);
+    const text = (await page.locator("#run-data").textContent()) as string;
+    const charts = (JSON.parse(text) as ReturnType<typeof chartData>).tasks.map(
+      ({ values, published }) => [
+        values.filter((value) => value !== null),
+        published.map(({ value }) => value),
+      ],
+    );
+    expect(charts[0]).toEqual([
+      [30.1, 30.1, 30.1],
+      [48.99, 54, 44.91, 55.25],
+    ]);
+    expect(charts[1]).toEqual([[1.5, 1.5, 1.5], []]);
+    await page.locator("summary", { hasText: "Scores on tasks" }).click();
+    expect(
+      await page.locator("table.figures tr", { hasText: "arc_easy" }).first().innerText(),
+    ).toBe("300\tarc_easy\tacc_norm\t30.10\t0.90");
+    await page.locator('figure[data-chart="task-arc_easy"]').screenshot({
+      path: join(screenshots, "report-scores.png"),
+    });
+    expect(complaints).toEqual([]);
+    await page.close();
+  });
 
   it("fits a narrow window, and grows with it", async () => {
     const { page } = await openReport({ width: 480 });

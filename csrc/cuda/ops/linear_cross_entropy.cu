@@ -92,18 +92,26 @@ struct PassingRow {
   }
 };
 
-// Computes the losses of rows and, if kGradient, the gradient of their logits, in dtype T; gradient
-// may be the logits' memory.
-template <class T, class Row, bool kGradient>
+// Additional result of a kernel besides the losses.
+enum class Extra { kNone, kGradient, kGreedy };
+
+// Computes the losses of rows. With kGradient, it also computes the gradient of their logits, in
+// dtype T; gradient may be the logits' memory. With kGreedy, it also tells for each row whether the
+// target is the argmax: the first of the largest, where a NaN counts as the largest.
+template <class T, class Row, Extra kExtra>
 __global__ void __launch_bounds__(kRowThreads, 2)
     loss_and_gradient_kernel(const float* logits, T* gradient, const int32_t* __restrict__ targets,
-                             float* __restrict__ losses, const TargetCount* __restrict__ count, int64_t classes,
-                             int64_t ignore_index) {
+                             float* __restrict__ losses, int32_t* __restrict__ greedy,
+                             const TargetCount* __restrict__ count, int64_t classes, int64_t ignore_index) {
+  constexpr bool kGradient = kExtra == Extra::kGradient;
   const int64_t n = blockIdx.x, target = targets[n];
   const float* const from = logits + n * classes;
   T* const to = gradient + n * classes;
   if (target == ignore_index || target < 0 || target >= classes) {
-    if (threadIdx.x == 0) losses[n] = 0;
+    if (threadIdx.x == 0) {
+      losses[n] = 0;
+      if constexpr (kExtra == Extra::kGreedy) greedy[n] = 0;
+    }
     if (kGradient) {
       for (int64_t at = threadIdx.x; at < classes; at += kRowThreads) to[at] = T{};
     }
@@ -117,6 +125,20 @@ __global__ void __launch_bounds__(kRowThreads, 2)
     for (const float x : pack.value) highest = Maximum{}(highest, x);
   });
   highest = block_max(highest);
+  if constexpr (kExtra == Extra::kGreedy) {
+    const auto is_largest = [highest](float x) { return x == highest || (x != x && highest != highest); };
+    const bool candidate = is_largest(target_logit);  // equal in all threads
+    int earlier = 0;  // whether a logit before the target is as large
+    if (candidate) {
+      row.each([&](int64_t at, auto& pack) {
+        constexpr int kCount = sizeof pack.value / sizeof(float);
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) earlier |= at + k < target && is_largest(pack.value[k]);
+      });
+    }
+    earlier = __syncthreads_or(earlier);
+    if (threadIdx.x == 0) greedy[n] = candidate && !earlier;
+  }
   double sum = 0;
   row.each([&](int64_t, auto& pack) {
     float part = 0;
@@ -161,8 +183,15 @@ struct Head {
   const Tensor *x, *weight, *targets;
   const Tensor *dx, *dweight;  // null: not wanted
   float* losses;               // (rows)
+  int32_t* greedy;             // (rows); null: not wanted
   const TargetCount* count;
 };
+
+template <class T, class Row>
+auto kernel_for(bool gradient, bool greedy) {
+  if (gradient) return loss_and_gradient_kernel<T, Row, Extra::kGradient>;
+  return greedy ? loss_and_gradient_kernel<T, Row, Extra::kGreedy> : loss_and_gradient_kernel<T, Row, Extra::kNone>;
+}
 
 template <class T>
 void run(CudaStream& cuda, const Head& head) {
@@ -177,10 +206,10 @@ void run(CudaStream& cuda, const Head& head) {
   T* const gradient = reinterpret_cast<T*>(kInPlace ? logits : logits + chunk * head.classes);
 
   const std::optional<size_t> held = shared_bytes_for(head.classes, cuda.index());
-  auto kernel =
-      wants_gradient ? loss_and_gradient_kernel<T, PassingRow, true> : loss_and_gradient_kernel<T, PassingRow, false>;
+  const bool wants_greedy = head.greedy != nullptr;
+  auto kernel = kernel_for<T, PassingRow>(wants_gradient, wants_greedy);
   if (held) {
-    kernel = wants_gradient ? loss_and_gradient_kernel<T, HeldRow, true> : loss_and_gradient_kernel<T, HeldRow, false>;
+    kernel = kernel_for<T, HeldRow>(wants_gradient, wants_greedy);
     LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(*held)));
   }
   for (int64_t first = 0; first < head.rows; first += chunk) {
@@ -189,8 +218,8 @@ void run(CudaStream& cuda, const Head& head) {
     multiply_matrices(cuda, {1, rows, head.classes, head.width, dtype, DType::f32}, {x, false},
                       {head.weight->raw(), true}, logits, false);
     kernel<<<static_cast<unsigned>(rows), kRowThreads, held.value_or(0), cuda.compute()>>>(
-        logits, gradient, head.targets->data<int32_t>() + first, head.losses + first, head.count, head.classes,
-        head.ignore_index);
+        logits, gradient, head.targets->data<int32_t>() + first, head.losses + first,
+        wants_greedy ? head.greedy + first : nullptr, head.count, head.classes, head.ignore_index);
     check_launch();
     if (head.dx) {
       char* dx = static_cast<char*>(head.dx->raw()) + static_cast<size_t>(first * head.width) * size_of(head.dx->dtype);
@@ -207,10 +236,10 @@ void run(CudaStream& cuda, const Head& head) {
 }  // namespace
 
 void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
-                          std::optional<Out> losses, std::optional<Out> dx, std::optional<Out> dweight,
-                          int64_t ignore_index) {
+                          std::optional<Out> losses, std::optional<Out> greedy, std::optional<Out> dx,
+                          std::optional<Out> dweight, int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
-  check_linear_cross_entropy(x, weight, targets, loss, losses, dx, dweight);
+  check_linear_cross_entropy(x, weight, targets, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0);
   const Scratch count(stream, sizeof(TargetCount));
   std::optional<Scratch> own;
@@ -220,10 +249,11 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
   if (rows > 0 && weight.dim(0) > 0) {
     with_float("x", x, [&]<class T>() {
       run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, &x, &weight, &targets, dx ? &*dx : nullptr,
-                    dweight ? &*dweight : nullptr, of_rows, count.as<TargetCount>()});
+                    dweight ? &*dweight : nullptr, of_rows, greedy ? greedy->data<int32_t>() : nullptr,
+                    count.as<TargetCount>()});
     });
   } else {
-    for (const std::optional<Out>* out : {&losses, &dweight}) {
+    for (const std::optional<Out>* out : {&losses, &greedy, &dweight}) {
       if (*out && (*out)->bytes() > 0) {
         LF_CUDA_CHECK(cudaMemsetAsync((*out)->raw(), 0, (*out)->bytes(), cuda.compute()));
       }

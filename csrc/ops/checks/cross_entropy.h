@@ -35,7 +35,8 @@ static inline void check_cross_entropy_backward(const Tensor& d_loss, const Tens
 
 static inline void check_linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets,
                                               const std::optional<Out>& loss, const std::optional<Out>& losses,
-                                              const std::optional<Out>& dx, const std::optional<Out>& dweight) {
+                                              const std::optional<Out>& greedy, const std::optional<Out>& dx,
+                                              const std::optional<Out>& dweight) {
   check_float("x", x);
   check_dtype("weight", weight, x.dtype);
   check_dtype("targets", targets, DType::i32);
@@ -46,6 +47,11 @@ static inline void check_linear_cross_entropy(const Tensor& x, const Tensor& wei
   if (losses) {
     check_shape("losses", *losses, {x.dim(0)});
     check_dtype("losses", *losses, DType::f32);
+  }
+  if (greedy) {
+    check_shape("greedy", *greedy, {x.dim(0)});
+    check_dtype("greedy", *greedy, DType::i32);
+    LF_CHECK(!dx && !dweight, "expected greedy or gradients, got both");
   }
   if (dx) {
     check_shape("dx", *dx, x.shape);

@@ -21,7 +21,7 @@ interface Line {
  * Splits a file into lines of bytes. A line is held whole up to `maxRecordBytes`; longer ones are
  * not kept. The last line needs no line break.
  */
-async function* lines(file: InputFile, start: number): AsyncGenerator<Line> {
+export async function* jsonLines(file: InputFile, start: number): AsyncGenerator<Line> {
   let rest: Buffer[] = [];
   let restBytes = 0;
   const lineOf = (last: Buffer, end: number): Pick<Line, "bytes" | "start" | "end"> => {
@@ -77,7 +77,7 @@ export async function* jsonlRecords(
   const plain = file.compression === "none";
   let record = plain ? from.record : 0;
   let line = 0;
-  for await (const { bytes, start, end, consumed } of lines(file, plain ? from.byte : 0)) {
+  for await (const { bytes, start, end, consumed } of jsonLines(file, plain ? from.byte : 0)) {
     line++;
     if (bytes !== null && isBlank(bytes)) continue;
     const number = record++;

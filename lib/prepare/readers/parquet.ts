@@ -22,7 +22,7 @@ export interface WantedColumns {
 }
 
 /**
- * Reads some columns of a parquet file as records. One part of a row group is in memory at a time,
+ * Reads columns of a parquet file as records. One part of a row group is in memory at a time,
  * or the whole group where the pages of its columns cannot be told apart (lists in data pages of
  * version 1).
  * @param onBad called for each row that is skipped because its text is not valid UTF-8
@@ -30,7 +30,7 @@ export interface WantedColumns {
 export async function* parquetRecords(
   file: InputFile,
   from: FilePosition,
-  columns: WantedColumns,
+  columns: WantedColumns | "all",
   options: ReaderOptions,
   onBad: () => void,
 ): AsyncGenerator<FileRecord> {
@@ -103,12 +103,14 @@ async function readSlice(handle: FileHandle, start: number, end: number): Promis
 function presentColumns(
   metadata: FileMetaData,
   file: InputFile,
-  { text, others }: WantedColumns,
+  wanted: WantedColumns | "all",
 ): string[] {
   const names = new Set(
     metadata.row_groups[0]?.columns.map((column) => column.meta_data?.path_in_schema[0]) ??
       metadata.schema.slice(1).map((element) => element.name),
   );
+  if (wanted === "all") return [...names].map(String);
+  const { text, others } = wanted;
   if (!text.some((name) => names.has(name))) {
     const known = boundedList([...names].map(String), ", ");
     throw new DataError(

@@ -128,6 +128,7 @@ function functions(folder) {
     keep: () => [x()],
     linear: () => [x(), ones([4, 3])],
     linearCrossEntropy: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
+    linearTargetScores: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" })],
     linearTokenLosses: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],
     llamaConfig: () => [fields],
     loadConfig: () => [join(folder, "run.yaml"), ["steps=3"]],
@@ -237,6 +238,19 @@ function functions(folder) {
       { key: "value" },
     ],
     zeros: () => [[2, 3], { dtype: "f32", device: cpu, requiresGrad: false }],
+    evaluate: async () => [
+      await model(),
+      "text:own.txt",
+      {
+        tokenizer: await library.Tokenizer.load(tokenizer),
+        data,
+        limit: 1,
+        fewShot: 0,
+        seed: 1,
+        batch: 1,
+        bootstrap: 0,
+      },
+    ],
     generate: async () => [
       await model(),
       await library.Tokenizer.load(tokenizer),
@@ -543,6 +557,7 @@ const slow = new Set([
   "trainStep",
   "generate",
   "generateTokens",
+  "evaluate",
   "loadModel",
 ]);
 const heavy = new Set(["Cluster", "FullShard", "Replicated", "Zero1", "Store", "Communicator"]);

@@ -5,8 +5,8 @@
 import { ConfigError } from "../core/errors.js";
 import { pathName } from "../core/option-names.js";
 import { leaves, valueAt } from "../core/option-tree.js";
-import { cosineSchedule } from "../optim/schedule.js";
 import { checkConfig, type LoadedConfig } from "./resolve.js";
+import { scheduleOf } from "./schedule.js";
 import { runSchema } from "./schema.js";
 
 /** An option whose value differs; null stands for an absent value. */
@@ -105,9 +105,7 @@ export function describeChanges(
   );
   const next = step + 1;
   const [old, fresh] = [before.config, now.config];
-  const rates = [old, fresh].map(({ optimizer }) =>
-    cosineSchedule(optimizer)(step).toExponential(3),
-  );
+  const rates = [old, fresh].map(({ optimizer }) => scheduleOf(optimizer)(step).toExponential(3));
   const ends = [old, fresh].map(({ optimizer }) => optimizer.decaySteps);
   if (rates[0] !== rates[1]) {
     lines.push(`=> the learning rate of step ${next} was to be ${rates[0]} and is ${rates[1]}`);

@@ -80,6 +80,9 @@ function complete(parsed: ParsedRunConfig, model: ArchitectureConfig): LoadedCon
       warmupSteps:
         optimizer.warmupSteps ?? Math.min(2000, Math.floor(Math.min(steps, decaySteps) / 10)),
       decaySteps,
+      ...(optimizer.schedule === "wsd" && {
+        decayFrom: optimizer.decayFrom ?? Math.floor(0.9 * decaySteps),
+      }),
     },
   };
   return inSchemaOrder(runSchema, config) as LoadedConfig;
@@ -201,6 +204,12 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");
+  ordered("optimizer.warmupSteps", "<=", "optimizer.decayFrom");
+  ordered("optimizer.decayFrom", "<", "optimizer.decaySteps");
+  ordered("optimizer.decayFrom", "<", "steps");
+  require(read(["optimizer", "decayFrom"]) === undefined ||
+    read(["optimizer", "schedule"]) ===
+      "wsd", "optimizer.decayFrom", "expected schedule wsd beside it: cosine decays from the warm-up on");
   ordered("guard.minimumHistory", "<=", "guard.window");
   // Only `window` skips are remembered, so a larger limit could never be exceeded.
   ordered("guard.maxSkipsPerWindow", "<", "guard.window");

@@ -77,7 +77,7 @@ const batch = section("a step trains on microBatch x accumulation windows", {
   accumulation: integer(1, 65_536, "micro-batches whose gradients add up to one step").default(1),
 });
 
-const optimizer = section("AdamW with warm-up and cosine decay", {
+const optimizer = section("AdamW, and how its learning rate rises and falls", {
   peakLr: positive(10, "learning rate after the warm-up").default(4e-4),
   minLr: real(0, 10, "learning rate at the end of the decay", {
     standard: "peakLr / 10",
@@ -85,9 +85,20 @@ const optimizer = section("AdamW with warm-up and cosine decay", {
   warmupSteps: integer(0, maxSteps, "steps of linear warm-up", {
     standard: "a tenth of decaySteps, at most 2000",
   }).optional(),
-  decaySteps: integer(1, maxSteps, "step at which the cosine reaches minLr", {
+  decaySteps: integer(1, maxSteps, "step at which the learning rate reaches minLr", {
     standard: "steps",
   }).optional(),
+  schedule: choice(
+    ["cosine", "wsd"],
+    "cosine: falls from the warm-up on (as TinyLlama); wsd: stays at peakLr until decayFrom",
+  ).default("cosine"),
+  decayFrom: integer(0, maxSteps, "step at which wsd begins to decay", {
+    standard: "nine tenths of decaySteps with wsd",
+  }).optional(),
+  decayShape: choice(
+    ["sqrt", "linear", "cosine"],
+    "how wsd falls, x from 0 to 1: 1 - sqrt(x), 1 - x, or half a cosine",
+  ).default("sqrt"),
   beta1: belowOne("decay of the first moment").default(0.9),
   beta2: belowOne("decay of the second moment").default(0.95),
   eps: positive(1, "added to the root of the second moment").default(1e-8),

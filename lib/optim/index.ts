@@ -7,4 +7,10 @@ export {
   type StepDecision,
 } from "./guard.js";
 export type { Optimizer, StepResult } from "./optimizer.js";
-export { type CosineSchedule, cosineSchedule } from "./schedule.js";
+export {
+  type CosineSchedule,
+  cosineSchedule,
+  type DecayShape,
+  type WsdSchedule,
+  wsdSchedule,
+} from "./schedule.js";

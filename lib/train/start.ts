@@ -10,6 +10,7 @@ import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import type { LoadedConfig, RunConfig } from "../config/index.js";
 import { decidePrecision } from "../config/precision.js";
 import type { RecipeChange } from "../config/recipe.js";
+import { scheduleOf } from "../config/schedule.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, DataError } from "../core/errors.js";
 import { faultPoint } from "../core/faults.js";
@@ -26,7 +27,6 @@ import { createModel } from "../model/architectures.js";
 import type { LanguageModel } from "../model/language-model.js";
 import { parameterCount } from "../model/shapes.js";
 import { AdamW } from "../optim/adamw.js";
-import { cosineSchedule } from "../optim/schedule.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { Canary } from "./canary.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
@@ -191,7 +191,7 @@ export async function startRun(
       model,
       optimizer,
       batches: loader,
-      schedule: cosineSchedule(config.optimizer),
+      schedule: scheduleOf(config.optimizer),
       steps: config.steps,
       accumulation,
       clip: config.optimizer.clip,

@@ -230,6 +230,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "writeParameter",
     "writeReport",
     "writeSafetensors",
+    "wsdSchedule",
     "zeros",
   ]);
 });

@@ -237,6 +237,9 @@ function functions(folder) {
       [{ name: "a", dtype: "F32", shape: [2], bytes: () => new Uint8Array(8) }],
       { key: "value" },
     ],
+    wsdSchedule: () => [
+      { peakLr: 1, minLr: 0, warmupSteps: 1, decayFrom: 5, decaySteps: 10, decayShape: "sqrt" },
+    ],
     zeros: () => [[2, 3], { dtype: "f32", device: cpu, requiresGrad: false }],
     evaluate: async () => [
       await model(),

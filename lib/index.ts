@@ -62,8 +62,17 @@ export {
 } from "./dist/timeline.js";
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
+export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
+export {
+  type AnswerOptions,
+  Engine,
+  type EngineState,
+  type OpenEngineOptions,
+} from "./generate/engine.js";
+export type { EngineOptions } from "./generate/engine-schema.js";
 export { generate, generateTokens } from "./generate/generate.js";
 export type { GenerateOptions } from "./generate/schema.js";
+export type { ChosenToken, FinishReason } from "./generate/sequence.js";
 export * from "./model/index.js";
 export * from "./nn/index.js";
 export * from "./ops/index.js";

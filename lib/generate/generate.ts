@@ -20,7 +20,7 @@ import { type SampleOptions, sample, where } from "../ops/index.js";
 import { type GenerateOptions, generateSchema } from "./schema.js";
 
 /** A token whose choice has been enqueued on the device. */
-interface ChosenToken {
+interface EnqueuedToken {
   /** i32 (1), outside of every scope. */
   ids: Tensor;
   /** The token's id, once the device has chosen it. */
@@ -60,7 +60,7 @@ function chooseNext(
   cache: Cache,
   { count, allowed }: Choice,
   options: SampleOptions,
-): ChosenToken {
+): EnqueuedToken {
   const { vocabSize } = model.config;
   const ids = outsideScopes(() =>
     noGrad(() =>
@@ -128,7 +128,7 @@ export async function* generateTokens(
   };
   const options = (offset: number): SampleOptions => ({ temperature, topK, topP, seed, offset });
   /** Restarts from the text alone, with a new cache. */
-  const start = (count: number): ChosenToken => {
+  const start = (count: number): EnqueuedToken => {
     dropCache();
     // With a full context only the newer half is kept, so that restarts are rare.
     const fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
@@ -137,8 +137,8 @@ export async function* generateTokens(
       tensor(Int32Array.from(fresh), { shape: [1, fresh.length], device: model.device });
     return chooseNext(model, input, cache, choice, options(count));
   };
-  let current: ChosenToken | null = null;
-  let next: ChosenToken | null = null;
+  let current: EnqueuedToken | null = null;
+  let next: EnqueuedToken | null = null;
   try {
     for (let count = 0; count < maxTokens; count++) {
       current = next ?? start(count);

@@ -72,6 +72,7 @@ export {
 export type { EngineOptions } from "./generate/engine-schema.js";
 export { generate, generateTokens } from "./generate/generate.js";
 export type { GenerateOptions } from "./generate/schema.js";
+export type { ScoredToken } from "./generate/score.js";
 export type { ChosenToken, FinishReason } from "./generate/sequence.js";
 export * from "./model/index.js";
 export * from "./nn/index.js";

@@ -1,6 +1,12 @@
 import type { z } from "zod";
 import { loadModel } from "../checkpoint/model.js";
-import { argumentError, checkInstance, checkObject, describe } from "../core/check.js";
+import {
+  argumentError,
+  checkInstance,
+  checkInteger,
+  checkObject,
+  describe,
+} from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, QueueFullError } from "../core/errors.js";
 import { checkOptionsBy } from "../core/option-problems.js";
@@ -17,6 +23,7 @@ import { pageCount } from "./cache-size.js";
 import { answerSchema, type EngineOptions, engineSchema } from "./engine-schema.js";
 import { PagePool } from "./page-pool.js";
 import { Scheduler } from "./scheduler.js";
+import { type ScoredToken, scoreTokens } from "./score.js";
 import { type ChosenToken, Sequence, type SequenceSettings } from "./sequence.js";
 import { Slots } from "./slots.js";
 import { type EngineStep, enqueueStep } from "./step-batch.js";
@@ -79,6 +86,9 @@ export class Engine {
   /** Version of the weights that the remembered pages were computed with. */
   #weights: number;
   #loop: Promise<void> | null = null;
+  /** Ends when the last prompt has been scored; never rejects. */
+  #scoring: Promise<unknown> = Promise.resolve();
+  #toScore = 0;
   #disposed = false;
   #counts = { promptTokens: 0, sharedTokens: 0, writtenTokens: 0, steps: 0 };
 
@@ -249,9 +259,46 @@ export class Engine {
     return [...prompt];
   }
 
-  /** Waits until no answer is being written or waits. */
+  /**
+   * Log-probabilities of a prompt's own tokens. Prompts are scored one after the other, each in one
+   * pass beside the answers.
+   * @param options.top how many of the likeliest tokens are given in each token's place, up to 100
+   * @throws ArgumentError for invalid options or ids, and for a prompt longer than `maxLength`
+   * @throws QueueFullError if `maxQueue` prompts wait already
+   */
+  async score(
+    prompt: string | readonly number[],
+    options: { top?: number; signal?: AbortSignal } = {},
+  ): Promise<ScoredToken[]> {
+    this.#checkOpen();
+    checkObject("Engine", "options", options, "an object of options");
+    const { top = 0, signal } = options;
+    checkInteger("Engine", "top", top, { min: 0, max: 100 });
+    if (signal !== undefined)
+      checkInstance("Engine", "signal", signal, AbortSignal, "an AbortSignal");
+    const ids = await this.encode(prompt);
+    if (ids.length > this.maxLength) {
+      throw new ArgumentError(
+        `[Engine] expected a prompt of at most ${this.maxLength} tokens, got ${ids.length}`,
+      );
+    }
+    if (this.#toScore > this.#options.maxQueue) {
+      throw new QueueFullError(`[Engine] ${this.#toScore} prompts wait already: try again later`);
+    }
+    this.#toScore++;
+    const scored = this.#scoring.then(async () => {
+      signal?.throwIfAborted();
+      this.#checkOpen();
+      return await scoreTokens(this.model, ids, top);
+    });
+    this.#scoring = scored.catch(() => {}).finally(() => this.#toScore--);
+    return await later(scored);
+  }
+
+  /** Waits until no answer is being written or waits, and no prompt is scored. */
   async idle(): Promise<void> {
     await this.#loop;
+    await this.#scoring;
   }
 
   /** Ends all answers with an error and frees the cache. The engine cannot be used after. */
@@ -265,12 +312,16 @@ export class Engine {
       this.#slots.dispose();
       if (this.#ownsModel) this.model.dispose();
     };
-    if (this.#loop) this.#loop.then(free, free);
+    if (this.#loop || this.#toScore > 0) this.idle().then(free, free);
     else free();
   }
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #checkOpen(): void {
+    if (this.#disposed) throw new ArgumentError("[Engine] this engine has been disposed of");
   }
 
   get #weightsVersion(): number {
@@ -279,7 +330,7 @@ export class Engine {
 
   #settingsOf(options: AnswerOptions) {
     const op = "Engine";
-    if (this.#disposed) throw new ArgumentError("[Engine] this engine has been disposed of");
+    this.#checkOpen();
     checkObject(op, "options", options, "an object of options");
     const { signal, n = 1, ...given } = options;
     if (!(Number.isSafeInteger(n) && n >= 1 && n <= 128)) {

@@ -15,6 +15,7 @@ import {
   sampleRows,
   where,
 } from "../ops/index.js";
+import { likeliest } from "./likeliest.js";
 import type { ChosenToken, Sequence } from "./sequence.js";
 import type { Slots } from "./slots.js";
 
@@ -113,19 +114,6 @@ async function results(
       return all ? { ...token, top: likeliest(all, sequence.settings.top) } : token;
     }),
   );
-}
-
-/** The `count` largest of a row of log-probabilities, largest first; of equal ones, lower ids. */
-function likeliest(logprobs: Float32Array, count: number): { id: number; logprob: number }[] {
-  const best: { id: number; logprob: number }[] = [];
-  for (const [id, logprob] of logprobs.entries()) {
-    if (best.length === count && logprob <= (best.at(-1)?.logprob ?? 0)) continue;
-    let place = best.length;
-    while (place > 0 && (best[place - 1]?.logprob ?? 0) < logprob) place--;
-    best.splice(place, 0, { id, logprob });
-    best.length = Math.min(best.length, count);
-  }
-  return best;
 }
 
 /** (1, tokens) i32. Tokens that only the device knows are copied on the device. */

@@ -254,3 +254,55 @@ test("an engine gives back all memory", async () => {
   expect(memory().tensors).toBe(tensorsOfModel);
   await expect(engine.complete("abc")).rejects.toThrow("disposed");
 });
+
+describe("the score of a prompt", () => {
+  test("is the model's log-probability of each token, and its likeliest tokens", async () => {
+    using engine = engineOf();
+    const ids = await engine.encode(prompts[3] as string);
+    const [scored, plain] = await Promise.all([engine.score(ids, { top: 4 }), engine.score(ids)]);
+    expect(scored.map(({ id }) => id)).toEqual(ids);
+    expect(scored[0]).toEqual({ id: ids[0], logprob: null });
+    expect(plain.map(({ logprob }) => logprob)).toEqual(scored.map(({ logprob }) => logprob));
+    // The answer's own log-probabilities are those of the text that it became.
+    const answer = await engine.complete(ids, {
+      maxTokens: 8,
+      temperature: 0,
+      topLogprobs: 4,
+      n: 1,
+    });
+    const whole = await engine.score([...ids, ...answer.tokens.map(({ id }) => id)], { top: 4 });
+    for (const [i, token] of answer.tokens.entries()) {
+      const same = whole[ids.length + i];
+      expect(same?.logprob).toBeCloseTo(token.logprob, 4);
+      expect(same?.top?.map(({ id }) => id)).toEqual(token.top?.map(({ id }) => id));
+    }
+    for (const { top, logprob } of scored.slice(1)) {
+      expect(top).toHaveLength(4);
+      expect(logprob).toBeLessThanOrEqual((top?.[0]?.logprob as number) + 1e-4);
+    }
+    expect(await engine.score([7])).toEqual([{ id: 7, logprob: null }]);
+  });
+
+  test("is refused where it cannot be, leaves nothing behind, and ends before the engine", async () => {
+    const engine = engineOf();
+    for (const [prompt, options] of [
+      [[], {}],
+      [Array(300).fill(1), {}],
+      ["a", { top: -1 }],
+      ["a", { top: 1.5 }],
+      ["a", { signal: 1 }],
+    ] as const) {
+      await expect(engine.score(prompt as never, options as never)).rejects.toThrow(ArgumentError);
+    }
+    const signal = AbortSignal.abort(new Error("enough"));
+    await expect(engine.score("abc", { signal })).rejects.toThrow("enough");
+    const running = engine.score("abc def ghi", { top: 2 });
+    await engine.encode("x");
+    engine.dispose();
+    await Promise.allSettled([running]);
+    await engine.idle();
+    await synchronize();
+    expect(memory().tensors).toBe(tensorsOfModel);
+    await expect(engine.score("abc")).rejects.toThrow("disposed");
+  });
+});

@@ -531,6 +531,7 @@ function methods(folder) {
     ["Tokenizer", "decode", () => of(open()), () => [[1, 2], { specialTokens: "skip" }]],
     ["Tokenizer", "decodeStream", () => of(open()), () => [{ specialTokens: "skip" }]],
     ["Tokenizer", "token", () => of(open()), () => [1]],
+    ["Tokenizer", "tokenBytes", () => of(open()), () => [1]],
     [
       "Tokenizer",
       "assertFits",

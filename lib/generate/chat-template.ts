@@ -1,11 +1,12 @@
 import { stat } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
+import { Environment, parse, tokenize } from "@huggingface/jinja";
 import { checkBoolean, checkInstance, checkMade, checkObject, checkPath } from "../core/check.js";
 import { checkOptions, checkString } from "../core/check-values.js";
 import { ArgumentError, TokenizerError } from "../core/errors.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { answered, readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
+import { ChatInterpreter } from "./chat-interpreter.js";
 import { type ChatMessage, checkMessages, refuseTools } from "./chat-messages.js";
 import { strftime } from "./strftime.js";
 
@@ -109,7 +110,7 @@ export class ChatTemplate {
     };
     try {
       for (const [name, value] of Object.entries(globals)) environment.set(name, value);
-      return String(new Interpreter(environment).run(this.#program).value);
+      return String(new ChatInterpreter(environment).run(this.#program).value);
     } catch (cause) {
       if (cause instanceof Refusal) {
         throw new ArgumentError(

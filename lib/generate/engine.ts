@@ -4,29 +4,26 @@ import {
   argumentError,
   checkInstance,
   checkInteger,
+  checkIntegers,
   checkObject,
   describe,
 } from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, QueueFullError } from "../core/errors.js";
 import { checkOptionsBy } from "../core/option-problems.js";
-import { ready } from "../core/runtime.js";
-import { outsideScopes } from "../core/scope.js";
-import type { Tensor } from "../core/tensor.js";
-import { later, turn } from "../core/turn.js";
+import { later } from "../core/turn.js";
 import { Tokenizer } from "../data/tokenizer.js";
-import { explainNonFinite } from "../model/finite.js";
 import { LanguageModel } from "../model/language-model.js";
 import { type AnswerPart, AnswerQueue, type CompleteAnswer, listen } from "./answer.js";
-import { AnswerText } from "./answer-text.js";
+import { AnswerText, type TextDecoder } from "./answer-text.js";
 import { pageCount } from "./cache-size.js";
+import type { ChatMessage } from "./chat-messages.js";
+import { ChatTemplate, noTemplate, type RenderOptions } from "./chat-template.js";
+import { endTokens } from "./end-tokens.js";
 import { answerSchema, type EngineOptions, engineSchema } from "./engine-schema.js";
-import { PagePool } from "./page-pool.js";
-import { Scheduler } from "./scheduler.js";
 import { type ScoredToken, scoreTokens } from "./score.js";
 import { type ChosenToken, Sequence, type SequenceSettings } from "./sequence.js";
-import { Slots } from "./slots.js";
-import { type EngineStep, enqueueStep } from "./step-batch.js";
+import { type EngineState, StepLoop } from "./step-loop.js";
 
 /** Options of one request. */
 export interface AnswerOptions extends z.input<typeof answerSchema> {
@@ -36,30 +33,21 @@ export interface AnswerOptions extends z.input<typeof answerSchema> {
   signal?: AbortSignal;
 }
 
+/** Options of an engine, and the parts of a model that chats and ends of answers need. */
+export interface NewEngineOptions extends EngineOptions {
+  /** How a chat is written as one text. Default: none, and `chat` is refused. */
+  chatTemplate?: ChatTemplate | null;
+  /** Tokens that end an answer, beside the tokenizer's end of a text. Default: none. */
+  endTokens?: readonly number[];
+}
+
 /** Options of `Engine.open`. */
 export interface OpenEngineOptions extends EngineOptions {
+  /** A template, or the path of its file. Default: that of the folder, if it has one. */
+  chatTemplate?: ChatTemplate | string;
   device?: Device;
   /** Dtype of weights and activations. Default: "f32" on a CPU, "bf16" on a GPU. */
   dtype?: "f32" | "bf16";
-}
-
-/** Figures of an engine at one moment. */
-export interface EngineState {
-  /** Answers that are being written. */
-  running: number;
-  /** Answers that wait for room. */
-  waiting: number;
-  /** Pages of the cache, and those of them that no answer holds. */
-  pages: number;
-  freePages: number;
-  /** Tokens of a page. */
-  pageSize: number;
-  /** Since the engine's start: prompt tokens computed, prompt tokens shared, tokens written. */
-  promptTokens: number;
-  sharedTokens: number;
-  writtenTokens: number;
-  /** Steps of the model. */
-  steps: number;
 }
 
 /**
@@ -74,37 +62,35 @@ export interface EngineState {
  */
 export class Engine {
   readonly model: LanguageModel;
-  readonly tokenizer: Tokenizer;
+  readonly #tokenizer: Tokenizer | null;
   /** Longest prompt and answer together, in tokens. */
   readonly maxLength: number;
   readonly #options: z.output<typeof engineSchema>;
-  readonly #pool: PagePool;
-  readonly #layers: readonly Tensor[];
-  readonly #scheduler: Scheduler;
-  readonly #slots: Slots;
+  /** How a chat is written as one text; null if the model has no template. */
+  readonly chatTemplate: ChatTemplate | null;
+  /** Tokens that end an answer. */
+  readonly endTokens: ReadonlySet<number>;
+  readonly #loop: StepLoop;
   readonly #ownsModel: boolean;
-  /** Version of the weights that the remembered pages were computed with. */
-  #weights: number;
-  #loop: Promise<void> | null = null;
   /** Ends when the last prompt has been scored; never rejects. */
   #scoring: Promise<unknown> = Promise.resolve();
   #toScore = 0;
   #disposed = false;
-  #counts = { promptTokens: 0, sharedTokens: 0, writtenTokens: 0, steps: 0 };
 
   /**
    * An engine of a model that the caller owns. The model may be trained meanwhile; answers then use
    * the weights of the moment.
+   * @param tokenizer null for an engine of token ids alone: prompts are ids, and answers have no text
    * @throws ArgumentError for invalid options, and for a model without a paged cache
    * @throws TokenizerError if the tokenizer does not fit the model
    * @throws OutOfMemoryError if the cache has no room for one text of `maxLength` tokens
    */
-  constructor(model: LanguageModel, tokenizer: Tokenizer, options: EngineOptions = {}) {
+  constructor(model: LanguageModel, tokenizer: Tokenizer | null, options: EngineOptions = {}) {
     const op = "Engine";
     checkInstance(op, "model", model, LanguageModel, "a language model");
-    checkInstance(op, "tokenizer", tokenizer, Tokenizer, "a Tokenizer");
+    if (tokenizer !== null) checkInstance(op, "tokenizer", tokenizer, Tokenizer, "a Tokenizer");
     const settings = checkOptionsBy(op, engineSchema, options);
-    tokenizer.assertFits({ vocabSize: model.config.vocabSize });
+    tokenizer?.assertFits({ vocabSize: model.config.vocabSize });
     if (model.store.parallel?.layout.weights === "part") {
       throw new ArgumentError(
         `[${op}] expected a model with whole weights, but each process holds a part`,
@@ -125,17 +111,22 @@ export class Engine {
     const { maxBatch = type === "cpu" ? 64 : 256, promptTokens = type === "cpu" ? 512 : 2048 } =
       settings;
     this.model = model;
-    this.tokenizer = tokenizer;
+    this.#tokenizer = tokenizer;
+    this.chatTemplate = chatTemplate;
+    this.endTokens = new Set([tokenizer.eosId, ...ends]);
     this.maxLength = maxLength;
     this.#options = settings;
     this.#ownsModel = ownedModels.has(model);
     const least = Math.ceil(maxLength / pageSize);
     const count = pageCount(model, pageSize, maxBatch * least, least, settings.cacheBytes);
-    this.#pool = new PagePool(count, pageSize);
-    this.#layers = outsideScopes(() => model.createPages(count, pageSize));
-    this.#scheduler = new Scheduler(this.#pool, { maxBatch, promptTokens });
-    this.#slots = new Slots(model, maxBatch, bannedIds(model, tokenizer));
-    this.#weights = this.#weightsVersion;
+    this.#loop = new StepLoop(model, {
+      pages: count,
+      pageSize,
+      maxBatch,
+      promptTokens,
+      prefixCache: settings.prefixCache,
+      banned: bannedIds(model, this.#vocabSize),
+    });
   }
 
   /**
@@ -144,30 +135,38 @@ export class Engine {
    */
   static async open(folder: string, options: OpenEngineOptions = {}): Promise<Engine> {
     checkObject("Engine.open", "options", options, "an object of options");
-    const { device, dtype = device?.type === "cuda" ? "bf16" : "f32", ...rest } = options;
+    const { device, dtype = device?.type === "cuda" ? "bf16" : "f32", ...others } = options;
+    const { chatTemplate: template, ...rest } = others;
     checkOptionsBy("Engine.open", engineSchema, rest);
     const tokenizer = await Tokenizer.load(folder);
+    const chatTemplate =
+      typeof template === "string"
+        ? await ChatTemplate.load(template, tokenizer)
+        : (template ?? (await ChatTemplate.find(folder, tokenizer)));
+    const ends = await endTokens(folder);
     const model = await loadModel(folder, { ...(device && { device }), dtype });
     ownedModels.add(model);
     try {
-      return new Engine(model, tokenizer, rest);
+      return new Engine(model, tokenizer, { ...rest, chatTemplate, endTokens: ends });
     } catch (error) {
       model.dispose();
       throw error;
     }
   }
 
+  /** The tokenizer. @throws ArgumentError for an engine of token ids alone */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer) return this.#tokenizer;
+    throw new ArgumentError("[Engine] this engine has no tokenizer: it knows token ids alone");
+  }
+
+  /** Number of ids that answers may have. */
+  get #vocabSize(): number {
+    return this.#tokenizer?.vocabSize ?? this.model.config.vocabSize;
+  }
+
   get state(): EngineState {
-    const { count, free, size } = this.#pool;
-    const { running, waiting } = this.#scheduler;
-    return {
-      running: running.length,
-      waiting,
-      pages: count,
-      freePages: free,
-      pageSize: size,
-      ...this.#counts,
-    };
+    return this.#loop.state;
   }
 
   /**
@@ -198,8 +197,39 @@ export class Engine {
       signal?.removeEventListener("abort", abort);
       // The next step gives back the pages of answers that nobody reads.
       for (const sequence of sequences) sequence.done = true;
-      this.#wake();
+      this.#loop.wake();
     }
+  }
+
+  /**
+   * Answers a chat: continues the text that the model's template makes of the messages with the
+   * assistant's next message. `complete(await engine.encodeChat(messages))` gives the whole answer.
+   * @throws ArgumentError naming the message and the field that is wrong
+   * @throws TokenizerError for a model without a chat template
+   * @throws as `generate`
+   */
+  async *chat(
+    messages: readonly ChatMessage[],
+    options: AnswerOptions = {},
+  ): AsyncGenerator<AnswerPart, void, void> {
+    yield* this.generate(await this.encodeChat(messages), options);
+  }
+
+  /**
+   * The ids of a chat up to the beginning of the assistant's next message. Names of special tokens
+   * are these tokens, in the messages as well; the template alone decides on a
+   * beginning-of-text token.
+   * @throws ArgumentError naming the message and the field that is wrong
+   * @throws TokenizerError for a model without a chat template
+   */
+  async encodeChat(
+    messages: readonly ChatMessage[],
+    options: RenderOptions = {},
+  ): Promise<number[]> {
+    const { tokenizer, chatTemplate } = this;
+    if (!chatTemplate) throw noTemplate(tokenizer.file);
+    const text = chatTemplate.render(messages, options);
+    return [...(await tokenizer.encode(text, { specialTokens: "recognize" }))];
   }
 
   /**
@@ -247,7 +277,7 @@ export class Engine {
     if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
       throw argumentError("Engine", "a text or an array of token ids", "prompt", prompt);
     }
-    const { vocabSize } = this.tokenizer;
+    const vocabSize = this.#vocabSize;
     const wrong = prompt.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
     if (wrong >= 0) {
       throw new ArgumentError(
@@ -297,7 +327,7 @@ export class Engine {
 
   /** Waits until no answer is being written or waits, and no prompt is scored. */
   async idle(): Promise<void> {
-    await this.#loop;
+    await this.#loop.idle();
     await this.#scoring;
   }
 
@@ -306,13 +336,12 @@ export class Engine {
     if (this.#disposed) return;
     this.#disposed = true;
     const error = new ArgumentError("[Engine] this engine has been disposed of");
-    for (const sequence of this.#scheduler.all()) sequence.fail(error);
+    this.#loop.close(error);
     const free = (): void => {
-      for (const layer of this.#layers) layer.dispose();
-      this.#slots.dispose();
+      this.#loop.free();
       if (this.#ownsModel) this.model.dispose();
     };
-    if (this.#loop || this.#toScore > 0) this.idle().then(free, free);
+    if (this.#loop.busy || this.#toScore > 0) this.idle().then(free, free);
     else free();
   }
 
@@ -322,10 +351,6 @@ export class Engine {
 
   #checkOpen(): void {
     if (this.#disposed) throw new ArgumentError("[Engine] this engine has been disposed of");
-  }
-
-  get #weightsVersion(): number {
-    return this.model.headWeight.tensor.memory.version;
   }
 
   #settingsOf(options: AnswerOptions) {
@@ -338,7 +363,7 @@ export class Engine {
     }
     if (signal !== undefined) checkInstance(op, "signal", signal, AbortSignal, "an AbortSignal");
     const settings = checkOptionsBy(op, answerSchema, given);
-    const { vocabSize } = this.tokenizer;
+    const vocabSize = this.#vocabSize;
     for (const id of [...Object.keys(settings.logitBias ?? {}), ...settings.stopTokens]) {
       if (Number(id) < vocabSize) continue;
       throw new ArgumentError(`[Engine] expected token ids below ${vocabSize}, got ${id}`);
@@ -367,13 +392,16 @@ export class Engine {
         `[Engine] expected a prompt of fewer than ${this.maxLength} tokens, got ${ids.length}`,
       );
     }
-    const { waiting } = this.#scheduler;
+    const { waiting } = this.#loop.state;
     if (waiting + n > this.#options.maxQueue + n - 1 && waiting > 0) {
       throw new QueueFullError(`[Engine] ${waiting} answers wait already: try again later`);
     }
     const { temperature, topK, topP, minP, seed, stopTokens, ignoreEnd, topLogprobs } = settings;
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = settings;
-    const ends = new Set([...stopTokens, ...(ignoreEnd ? [] : [this.tokenizer.eosId])]);
+    const ends = new Set([
+      ...stopTokens,
+      ...(ignoreEnd || !this.#tokenizer ? [] : [this.#tokenizer.eosId]),
+    ]);
     const sequences = Array.from({ length: n }, (_, index) => {
       const own: SequenceSettings = {
         maxTokens: Math.min(maxTokens, room),
@@ -391,126 +419,26 @@ export class Engine {
         bias,
         top: topLogprobs,
       };
-      const text = new AnswerText(this.tokenizer.decodeStream(), ids, stop);
+      const text = new AnswerText(this.#tokenizer?.decodeStream() ?? noText, ids, stop);
       const sequence = new Sequence(ids, own, listen(queue, index, text));
       if (own.maxTokens === 0) sequence.finish("length");
-      else this.#scheduler.add(sequence);
+      else this.#loop.add(sequence);
       return sequence;
     });
-    this.#wake();
+    this.#loop.wake();
     return sequences;
-  }
-
-  #wake(): void {
-    this.#loop ??= later(
-      this.#run().finally(() => {
-        this.#loop = null;
-        // Requests may have come while the loop ended.
-        if (this.#scheduler.waiting > 0 && !this.#disposed) this.#wake();
-      }),
-    );
-  }
-
-  /** Runs steps until no answer is left. The next step is enqueued before the last one's results are read. */
-  async #run(): Promise<void> {
-    let running: EngineStep | null = null;
-    // Requests of one turn of the event loop begin in one step.
-    await turn();
-    for (;;) {
-      const next: EngineStep | null = this.#enqueue(running);
-      if (running) await this.#finish(running);
-      else if (!next) return;
-      running = next;
-    }
-  }
-
-  #enqueue(before: EngineStep | null): EngineStep | null {
-    if (this.#weightsVersion !== this.#weights) {
-      this.#weights = this.#weightsVersion;
-      this.#pool.forgetAll();
-    }
-    const shared = new Map(
-      this.#scheduler.running.map((sequence) => [sequence, sequence.computed]),
-    );
-    const spans = this.#scheduler.next();
-    if (spans.length === 0) return null;
-    this.#leaveSlots();
-    try {
-      for (const { sequence } of spans) this.#slots.enter(sequence);
-      const step = enqueueStep(this.model, this.#layers, spans, before, this.#slots);
-      for (const { sequence, from, to } of spans) {
-        if (!shared.has(sequence)) this.#counts.sharedTokens += from;
-        if (from < sequence.promptLength)
-          this.#counts.promptTokens += Math.min(to, sequence.promptLength) - from;
-        sequence.computed = to;
-        if (this.#options.prefixCache) this.#remember(sequence);
-      }
-      for (const [row, { sequence }] of step.drawing.entries()) sequence.pending = { row };
-      this.#pendings.set(
-        step,
-        step.drawing.map(({ sequence }) => sequence.pending),
-      );
-      this.#counts.steps++;
-      return step;
-    } catch (error) {
-      for (const { sequence } of spans) sequence.fail(error);
-      return null;
-    }
-  }
-
-  readonly #pendings = new WeakMap<EngineStep, Sequence["pending"][]>();
-  readonly #inSlots = new Set<Sequence>();
-
-  /** Frees the slots of sequences that no longer run. */
-  #leaveSlots(): void {
-    const running = new Set(this.#scheduler.running);
-    for (const sequence of this.#inSlots) {
-      if (running.has(sequence)) continue;
-      this.#slots.leave(sequence);
-      this.#inSlots.delete(sequence);
-    }
-    for (const sequence of running) this.#inSlots.add(sequence);
-  }
-
-  /** Tells the pool of pages that are full of known tokens. */
-  #remember(sequence: Sequence): void {
-    const { tokens, pages } = sequence;
-    const full = Math.floor(Math.min(sequence.computed, tokens.length) / this.#pool.size);
-    for (; sequence.remembered < full; sequence.remembered++) {
-      this.#pool.remember(tokens, pages, sequence.remembered);
-    }
-  }
-
-  async #finish(step: EngineStep): Promise<void> {
-    const pendings = this.#pendings.get(step) ?? [];
-    try {
-      const tokens = await step.tokens;
-      for (const [row, { sequence }] of step.drawing.entries()) {
-        if (sequence.pending === pendings[row]) sequence.pending = null;
-        if (sequence.done) continue;
-        this.#counts.writtenTokens++;
-        sequence.accept(tokens[row] as ChosenToken);
-      }
-    } catch (error) {
-      const reason = await explainNonFinite(this.model, error).catch((explained) => explained);
-      for (const sequence of this.#scheduler.all()) {
-        if (sequence.computed > 0) sequence.fail(reason);
-      }
-      this.#pool.forgetAll();
-    } finally {
-      step.ids?.dispose();
-    }
-    // Without results to wait for, the host must not run far ahead of the device.
-    if (step.drawing.length === 0) await ready(this.model.device);
   }
 }
 
 /** Models that an engine has loaded itself. */
 const ownedModels = new WeakSet<LanguageModel>();
 
-/** Rows of the model's vocabulary that the tokenizer lacks. */
-function bannedIds(model: LanguageModel, tokenizer: Tokenizer): number[] {
+/** Text of an engine of token ids alone. */
+const noText: TextDecoder = { push: () => "", end: () => "" };
+
+/** Rows of the model's vocabulary that have no token. */
+function bannedIds(model: LanguageModel, vocabSize: number): number[] {
   const banned: number[] = [];
-  for (let id = tokenizer.vocabSize; id < model.config.vocabSize; id++) banned.push(id);
+  for (let id = vocabSize; id < model.config.vocabSize; id++) banned.push(id);
   return banned;
 }

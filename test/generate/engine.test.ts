@@ -203,6 +203,16 @@ test("penalties and biases act, and only on their own answer", async () => {
   expect(new Set(penalised).size).toBe(50);
 });
 
+test("an engine without a tokenizer answers ids with ids", async () => {
+  using engine = new Engine(model, null, { pageSize: 32 });
+  const options = { maxTokens: 20, temperature: 0, n: 1 as const };
+  const { text, tokens } = await engine.complete([5, 6, 7], options);
+  expect(text).toBe("");
+  expect(tokens).toHaveLength(20);
+  await expect(engine.complete("abc", options)).rejects.toThrow("no tokenizer");
+  await expect(engine.complete([model.config.vocabSize], options)).rejects.toThrow(ArgumentError);
+});
+
 test("n answers have seeds of their own", async () => {
   using engine = engineOf();
   const options = { maxTokens: 10, temperature: 1, topK: 0, ignoreEnd: true };

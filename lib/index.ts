@@ -63,10 +63,13 @@ export {
 export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
 export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
+export type { ChatMessage } from "./generate/chat-messages.js";
+export { ChatTemplate, type RenderOptions } from "./generate/chat-template.js";
 export {
   type AnswerOptions,
   Engine,
   type EngineState,
+  type NewEngineOptions,
   type OpenEngineOptions,
 } from "./generate/engine.js";
 export type { EngineOptions } from "./generate/engine-schema.js";

@@ -25,6 +25,8 @@ import { type ScoredToken, scoreTokens } from "./score.js";
 import { type ChosenToken, Sequence, type SequenceSettings } from "./sequence.js";
 import { type EngineState, StepLoop } from "./step-loop.js";
 
+export type { EngineState };
+
 /** Options of one request. */
 export interface AnswerOptions extends z.input<typeof answerSchema> {
   /** Number of answers; answer i has the seed `seed` + i. Default: 1. */
@@ -85,11 +87,17 @@ export class Engine {
    * @throws TokenizerError if the tokenizer does not fit the model
    * @throws OutOfMemoryError if the cache has no room for one text of `maxLength` tokens
    */
-  constructor(model: LanguageModel, tokenizer: Tokenizer | null, options: EngineOptions = {}) {
+  constructor(model: LanguageModel, tokenizer: Tokenizer | null, options: NewEngineOptions = {}) {
     const op = "Engine";
     checkInstance(op, "model", model, LanguageModel, "a language model");
     if (tokenizer !== null) checkInstance(op, "tokenizer", tokenizer, Tokenizer, "a Tokenizer");
-    const settings = checkOptionsBy(op, engineSchema, options);
+    checkObject(op, "options", options, "an object of options");
+    const { chatTemplate = null, endTokens = [], ...given } = options;
+    const settings = checkOptionsBy(op, engineSchema, given);
+    if (chatTemplate !== null) {
+      checkInstance(op, "chatTemplate", chatTemplate, ChatTemplate, "a ChatTemplate");
+    }
+    const ends = checkIntegers(op, "endTokens", endTokens, "an array of token ids");
     tokenizer?.assertFits({ vocabSize: model.config.vocabSize });
     if (model.store.parallel?.layout.weights === "part") {
       throw new ArgumentError(
@@ -113,7 +121,7 @@ export class Engine {
     this.model = model;
     this.#tokenizer = tokenizer;
     this.chatTemplate = chatTemplate;
-    this.endTokens = new Set([tokenizer.eosId, ...ends]);
+    this.endTokens = new Set([...(tokenizer ? [tokenizer.eosId] : []), ...ends]);
     this.maxLength = maxLength;
     this.#options = settings;
     this.#ownsModel = ownedModels.has(model);
@@ -265,14 +273,14 @@ export class Engine {
 
   /**
    * The ids of a prompt as the engine reads it: with the beginning-of-text token in front if the
-   * tokenizer adds one. An empty text is a new document.
+   * tokenizer adds one. An empty text is a new document, which follows the end of another one.
    * @throws ArgumentError for anything but a text or ids of the vocabulary
    */
   async encode(prompt: string | readonly number[]): Promise<number[]> {
     if (typeof prompt === "string") {
       const { tokenizer } = this;
       const ids = [...(await tokenizer.encode(prompt, { bos: tokenizer.addsBos }))];
-      return ids.length > 0 ? ids : [tokenizer.bosId ?? tokenizer.eosId];
+      return ids.length > 0 ? ids : [tokenizer.eosId];
     }
     if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
       throw argumentError("Engine", "a text or an array of token ids", "prompt", prompt);
@@ -398,10 +406,7 @@ export class Engine {
     }
     const { temperature, topK, topP, minP, seed, stopTokens, ignoreEnd, topLogprobs } = settings;
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = settings;
-    const ends = new Set([
-      ...stopTokens,
-      ...(ignoreEnd || !this.#tokenizer ? [] : [this.#tokenizer.eosId]),
-    ]);
+    const ends = new Set([...stopTokens, ...(ignoreEnd ? [] : this.endTokens)]);
     const sequences = Array.from({ length: n }, (_, index) => {
       const own: SequenceSettings = {
         maxTokens: Math.min(maxTokens, room),

@@ -16,6 +16,8 @@ export interface SequenceSettings {
   maxTokens: number;
   /** Ids after which the answer ends; they are not part of it. */
   ends: ReadonlySet<number>;
+  /** Number of the answer's first draw, for an answer that goes on with another one. */
+  firstDraw?: number;
   sampling: Omit<RowSampling, "offset" | "counts" | "bias">;
   /** Dense additions to the logits, or null. -Infinity bans an id. */
   bias: Float32Array | null;

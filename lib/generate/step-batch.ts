@@ -44,7 +44,7 @@ function rowSampling({ sequence }: TokenSpan, slots: Slots): RowSampling {
   const bias = slots.biasRow(sequence);
   return {
     ...settings.sampling,
-    offset: drawn,
+    offset: (settings.firstDraw ?? 0) + drawn,
     ...(slot !== null && usesPenalties && { counts: slot }),
     ...(bias !== undefined && { bias }),
   };

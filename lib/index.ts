@@ -92,6 +92,7 @@ export {
 } from "./prepare/prepare.js";
 export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
+export { type RunningServer, type ServeOptions, serve } from "./serve/server.js";
 export type { Sample, StepMetrics, Validation } from "./train/metrics.js";
 export type { SkipLimits } from "./train/skips.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";

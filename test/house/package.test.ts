@@ -203,6 +203,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "sampleRows",
     "saveModel",
     "scope",
+    "serve",
     "setDefaultDevice",
     "setMemoryLimit",
     "setThreads",

@@ -62,6 +62,7 @@ const cluster = {
   timeoutMs: 200,
   startTimeoutMs: 200,
 };
+const served = { port: 0, modelName: "m", apiKeys: ["k"], corsOrigins: ["*"], maxConnections: 1 };
 const timeline = () => ({
   rank: 0,
   spans: [{ kind: "compute", name: "forward", startMs: 0, endMs: 1 }],
@@ -196,6 +197,10 @@ function functions(folder) {
     ],
     saveModel: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
     scope: () => [() => x()],
+    serve: async () => {
+      const tokens = await library.Tokenizer.load(tokenizer);
+      return [new library.Engine(await model(), tokens, { pageSize: 32, maxBatch: 1 }), served];
+    },
     setDefaultDevice: () => [cpu],
     setMemoryLimit: () => [0, cpu],
     setThreads: () => [library.buildInfo().threads],
@@ -572,6 +577,7 @@ const errors = {
 
 const slow = new Set([
   "prepare",
+  "serve",
   "saveModel",
   "trainStep",
   "generate",

@@ -1,17 +1,33 @@
+import { checkArray, checkTensor } from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { OutOfMemoryError } from "../core/errors.js";
 import { usableMemory } from "../core/machine-limits.js";
 import { addon } from "../core/native.js";
 import { scope } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
 import type { LanguageModel } from "../model/language-model.js";
 
 /** Part of the free memory that an engine's cache takes by itself. */
 const share = { cpu: 0.25, cuda: 0.8 };
 
+/**
+ * The pages that a model makes. They belong to the current scope.
+ * @throws ArgumentError for a model of one's own that makes something else
+ */
+export function createPages(model: LanguageModel, count: number, size: number): readonly Tensor[] {
+  const layers: unknown = model.createPages(count, size);
+  const name = `the result of ${model.constructor.name}.createPages`;
+  checkArray("createPages", name, layers, "an array of tensors");
+  for (const [index, layer] of layers.entries()) {
+    checkTensor("createPages", `layer ${index} of ${name}`, layer);
+  }
+  return layers as readonly Tensor[];
+}
+
 /** Bytes that one page takes, over all layers. */
 export function pageBytes(model: LanguageModel, size: number): number {
   return scope(() => {
-    const layers = model.createPages(1, size);
+    const layers = createPages(model, 1, size);
     return layers.reduce((sum, { size, dtype }) => sum + size * (dtype === "bf16" ? 2 : 4), 0);
   });
 }

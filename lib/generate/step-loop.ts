@@ -4,6 +4,7 @@ import type { Tensor } from "../core/tensor.js";
 import { later, turn } from "../core/turn.js";
 import { explainNonFinite } from "../model/finite.js";
 import type { LanguageModel } from "../model/language-model.js";
+import { createPages } from "./cache-size.js";
 import { PagePool } from "./page-pool.js";
 import { Scheduler } from "./scheduler.js";
 import type { ChosenToken, Sequence } from "./sequence.js";
@@ -70,7 +71,7 @@ export class StepLoop {
     this.model = model;
     this.#prefixCache = prefixCache;
     this.#pool = new PagePool(pages, pageSize);
-    this.#layers = outsideScopes(() => model.createPages(pages, pageSize));
+    this.#layers = outsideScopes(() => createPages(model, pages, pageSize));
     this.#scheduler = new Scheduler(this.#pool, { maxBatch, promptTokens });
     this.#slots = new Slots(model, maxBatch, banned);
     this.#weights = this.#weightsVersion;

@@ -160,7 +160,7 @@ export abstract class LanguageModel extends Module {
     checkInteger("createPages", "count", count, { min: 1 });
     checkInteger("createPages", "size", size, { min: 1 });
     throw new ArgumentError(
-      `[createPages] ${this.constructor.name} computes every token from the whole text: it has no cache`,
+      `[createPages] ${this.constructor.name} has no paged cache, which generation needs: override createPages`,
     );
   }
 

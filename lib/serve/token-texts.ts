@@ -17,6 +17,8 @@ export interface CompletionLogprobs {
 /** Tokens and log-probabilities as OpenAI's interface writes them. */
 export class TokenTexts {
   readonly #tokenizer: Tokenizer;
+  /** Tokens that were written before; as many as the vocabulary has at most. */
+  readonly #known = new Map<number, { token: string; bytes: number[] }>();
 
   constructor(tokenizer: Tokenizer) {
     this.#tokenizer = tokenizer;
@@ -24,7 +26,16 @@ export class TokenTexts {
 
   /** A token as text. Bytes that are no whole characters are written as `bytes:\xe2\x80`. */
   text(id: number): string {
-    return textOf(this.#tokenizer.tokenBytes(id));
+    return this.#token(id).token;
+  }
+
+  #token(id: number): { token: string; bytes: number[] } {
+    const known = this.#known.get(id);
+    if (known) return known;
+    const bytes = this.#tokenizer.tokenBytes(id);
+    const made = { token: textOf(bytes), bytes: [...bytes] };
+    this.#known.set(id, made);
+    return made;
   }
 
   /**
@@ -43,12 +54,12 @@ export class TokenTexts {
   /** `logprobs.content` of a chat's answer. */
   ofChat(tokens: readonly ScoredToken[]) {
     const entry = (id: number, logprob: number) => {
-      const bytes = this.#tokenizer.tokenBytes(id);
-      return { token: textOf(bytes), logprob: finite(logprob), bytes: [...bytes] };
+      const { token, bytes } = this.#token(id);
+      return { token, logprob: finite(logprob), bytes };
     };
     return tokens.map(({ id, logprob, top = [] }) => ({
       ...entry(id, logprob ?? 0),
-      top_logprobs: this.#known(top).map((one) => entry(one.id, one.logprob)),
+      top_logprobs: this.#chosen(top).map((one) => entry(one.id, one.logprob)),
     }));
   }
 
@@ -57,7 +68,7 @@ export class TokenTexts {
     if (logprob === null) return null;
     const all = new Map<string, number>();
     // Two ids may have one text, and the likelier comes first.
-    for (const one of [...this.#known(top), { id, logprob }]) {
+    for (const one of [...this.#chosen(top), { id, logprob }]) {
       const text = this.text(one.id);
       if (!all.has(text)) all.set(text, finite(one.logprob));
     }
@@ -65,7 +76,7 @@ export class TokenTexts {
   }
 
   /** Without the rows of a padded vocabulary, which are never chosen. */
-  #known(top: readonly { id: number; logprob: number }[]) {
+  #chosen(top: readonly { id: number; logprob: number }[]) {
     return top.filter(({ id }) => id < this.#tokenizer.vocabSize);
   }
 }

@@ -2,7 +2,6 @@ import type { z } from "zod";
 import {
   integer,
   type OptionsSchema,
-  path,
   positive,
   section,
   text,
@@ -26,7 +25,9 @@ const serverOptions = {
     value: "name",
   }).default("llamaforge"),
   /** Keys, one of which a request must send as `Authorization: Bearer KEY`. Default: [], no key. */
-  apiKeys: texts("a list of texts that are not empty", "key that requests must send").default([]),
+  apiKeys: texts("a list of texts that are not empty", "key that requests must send", {
+    value: "key",
+  }).default([]),
   /** Origins of web pages that may read answers; "*" stands for all. Default: []. */
   corsOrigins: texts("a list of origins", "origin of web pages that may read answers", {
     value: "origin",
@@ -58,8 +59,3 @@ export const serverSchema: OptionsSchema<typeof serverOptions> = section(
 
 /** Options of `serve`. */
 export interface ServerOptions extends z.input<typeof serverSchema> {}
-
-/** The file of keys is the command line's; a program reads its keys itself. */
-export const apiKeyFile = path("file with keys that requests must send, one a line", {
-  value: "file",
-});

@@ -78,8 +78,21 @@ export type {
   TaskData,
   TextTask,
 } from "./eval/task.js";
+export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
+export type { ChatMessage } from "./generate/chat-messages.js";
+export { ChatTemplate, type RenderOptions } from "./generate/chat-template.js";
+export {
+  type AnswerOptions,
+  Engine,
+  type EngineState,
+  type NewEngineOptions,
+  type OpenEngineOptions,
+} from "./generate/engine.js";
+export type { EngineOptions } from "./generate/engine-schema.js";
 export { generate, generateTokens } from "./generate/generate.js";
 export type { GenerateOptions } from "./generate/schema.js";
+export type { ScoredToken } from "./generate/score.js";
+export type { ChosenToken, FinishReason } from "./generate/sequence.js";
 export * from "./model/index.js";
 export * from "./nn/index.js";
 export * from "./ops/index.js";
@@ -95,6 +108,7 @@ export {
 } from "./prepare/prepare.js";
 export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
+export { type RunningServer, type ServeOptions, serve } from "./serve/server.js";
 export type { Sample, StepMetrics, TaskScore, Validation } from "./train/metrics.js";
 export type { SkipLimits } from "./train/skips.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";

@@ -9,8 +9,7 @@
 // Without first keys, the rows start at 0.
 #include <omp.h>
 
-#include "cpu/attention_shared.h"
-#include "cpu/kernel.h"
+#include "cpu/attention_rows.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
@@ -52,27 +51,9 @@ template <class T> void attend(const CachedAttention<T>& x, int64_t b, int64_t h
   const T* keys = x.rows(b, 0, kv) + first * size;
   const T* values = x.rows(b, 1, kv) + first * size;
 
-  float largest = -INFINITY;
-  for (int64_t j = 0; j < visible; ++j) {
-    Floats sum = {};
-    for_each_vector(0, size, [&](int64_t d, auto v) { sum += v.load(query + d) * v.load(keys + j * size + d); });
-    scores[j] = horizontal_sum(sum) * shape.scale;
-    if (scores[j] > largest) largest = scores[j];
-  }
-  for (int64_t j = visible; j < round_up(visible, kLanes); ++j) scores[j] = -INFINITY;
-  Floats total = {};
-  for (int64_t j = 0; j < visible; j += kLanes) {
-    const Floats p = exp(load(scores + j) - largest);
-    store(scores + j, p);
-    total += p;
-  }
-  const float inverse = 1.0f / horizontal_sum(total);
   T* out = x.o + (b * shape.time + t) * shape.heads * size + head * size;
-  for_each_vector(0, size, [&](int64_t d, auto v) {
-    Floats sum = {};
-    for (int64_t j = 0; j < visible; ++j) sum += scores[j] * v.load(values + j * size + d);
-    v.store(out + d, sum * inverse);
-  });
+  attend_rows(query, out, size, shape.scale, visible, scores,
+              [&](const auto& body) { body(0, visible, keys, values); });
 }
 
 template <class T> void run(Stream& stream, const CachedAttention<T>& x) {

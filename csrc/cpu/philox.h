@@ -62,4 +62,11 @@ LF_INLINE PhiloxWords philox(uint64_t seed, PhiloxStream stream, uint64_t first_
   return x;
 }
 
+// Returns a number in [0, 1) of 53 bits for sampling, from one block of Philox for each number.
+inline double sample_unit(int64_t seed, int64_t number) {
+  const PhiloxWords words = philox(static_cast<uint64_t>(seed), kSampleStream, static_cast<uint64_t>(number));
+  const uint64_t bits = static_cast<uint64_t>(words.word[0][0]) << 32 | words.word[1][0];
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
 }  // namespace llamaforge::LF_CPU_NAMESPACE

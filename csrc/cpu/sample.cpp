@@ -40,13 +40,6 @@ int32_t first_maximum(const int32_t* row, int64_t n) {
   return static_cast<int32_t>(std::max_element(row, row + n) - row);
 }
 
-// Returns a number in [0, 1) of 53 bits, from one block of Philox for each number.
-double sample_unit(int64_t seed, int64_t number) {
-  const PhiloxWords words = philox(static_cast<uint64_t>(seed), kSampleStream, static_cast<uint64_t>(number));
-  const uint64_t bits = static_cast<uint64_t>(words.word[0][0]) << 32 | words.word[1][0];
-  return static_cast<double>(bits >> 11) * 0x1p-53;
-}
-
 struct Candidate {
   float logit;
   int32_t id;

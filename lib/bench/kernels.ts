@@ -3,6 +3,7 @@ import { native } from "../core/native.js";
 import { scope } from "../core/scope.js";
 import { peakOf } from "../plan/flops.js";
 import { describeDevice } from "../train/machine.js";
+import { copyRate } from "./copy-rate.js";
 import { type BenchEnvironment, benchEnvironment } from "./environment.js";
 import { type KernelCase, type KernelShapes, Workbench } from "./kernel-case.js";
 import { elementwiseKernels } from "./kernels-elementwise.js";
@@ -54,9 +55,6 @@ export interface KernelsResult extends BenchEnvironment {
   rows: KernelRow[];
 }
 
-/** Bytes of one of the two tensors in the copy; large enough that nothing stays in a cache. */
-const copyBytes = { cpu: 2 ** 27, cuda: 2 ** 29 };
-
 /** Rows and columns of the square product. */
 const productSize = { cpu: 2048, cuda: 8192 };
 
@@ -74,8 +72,7 @@ export async function benchKernels(options: KernelsOptions): Promise<KernelsResu
     await scope(async () => await timeCalls(prepare(), timing));
   onProgress(`${options.modelName} on ${name}: ${cases.length} kernels`);
   const size = productSize[device.type];
-  const copy = async (): Promise<number> =>
-    (2 * copyBytes[device.type]) / (await time(largeCopy(bench, copyBytes[device.type])));
+  const copy = () => copyRate(device, precision, runs);
   const copyBefore = await copy();
   const productRate = (2 * size ** 3) / (await time(squareProduct(bench, size)));
   const measured: { kernel: KernelCase; seconds: number }[] = [];
@@ -84,19 +81,19 @@ export async function benchKernels(options: KernelsOptions): Promise<KernelsResu
     onProgress(`${kernel.name}: ${(1e6 * seconds).toFixed(1)} us`);
     measured.push({ kernel, seconds });
   }
-  const copyRate = Math.max(copyBefore, await copy());
+  const copied = Math.max(copyBefore, await copy());
   return {
     benchmark: "kernels",
     ...benchEnvironment(device, name),
     model: options.modelName,
     run: { microBatch, sequenceLength, precision, runs },
     rates: {
-      copyGigabytesPerSecond: copyRate / 1e9,
+      copyGigabytesPerSecond: copied / 1e9,
       productTflops: productRate / 1e12,
       productSize: size,
       dataSheetTflops: (precision === "bf16" && peakOf(name)?.tflops) || null,
     },
-    rows: measured.map(({ kernel, seconds }) => row(kernel, seconds, copyRate, productRate)),
+    rows: measured.map(({ kernel, seconds }) => row(kernel, seconds, copied, productRate)),
   };
 }
 
@@ -131,14 +128,6 @@ function row(
     gigabytesPerSecond: bytes === null ? null : bytes / seconds / 1e9,
     tflops: flops === null ? null : flops / seconds / 1e12,
     ratio: bytes !== null ? bytes / copyRate / seconds : flops && flops / productRate / seconds,
-  };
-}
-
-function largeCopy(bench: Workbench, bytes: number) {
-  return () => {
-    const from = bench.random([bytes / bench.element]);
-    const to = bench.empty(from.shape);
-    return () => native.cast(from.native, to.native);
   };
 }
 

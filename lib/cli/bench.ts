@@ -1,4 +1,4 @@
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { KernelsOptions } from "../bench/kernels.js";
 import type { ParityOptions } from "../bench/parity.js";
 import { readConfig } from "../config/index.js";
@@ -30,6 +30,13 @@ export interface ParityCommandOptions extends ModelOptions {
   peer?: string;
   peerScript?: string;
   peerArgs?: string;
+}
+
+interface DecodeCommandOptions extends ModelOptions {
+  batch: number[];
+  prompt: number;
+  tokens: number;
+  runs: number;
 }
 
 interface KernelsCommandOptions extends ModelOptions {
@@ -67,9 +74,50 @@ export function addBench(program: Command): void {
     .option("--only <text>", "only kernels with this in their name")
     .addOption(integerOption("--runs <n>", "timed runs, whose median counts", 1, 1000).default(5))
     .action(runKernels);
+  const decode = addPlaceOptions(
+    bench.command("decode").description("write tokens with an engine, beside the memory's limit"),
+  );
+  decode
+    .addOption(
+      new Option("--batch <n,...>", "sequences at once, one measurement for each number")
+        .argParser(batchNumbers)
+        .default([1, 16, 64], "1,16,64"),
+    )
+    .addOption(integerOption("--prompt <n>", "tokens of each prompt", 1, 1_000_000).default(128))
+    .addOption(integerOption("--tokens <n>", "tokens to write", 2, 1_000_000).default(128))
+    .addOption(integerOption("--runs <n>", "timed runs, whose median counts", 1, 1000).default(3))
+    .action(runDecode);
 }
 
+function batchNumbers(text: string): number[] {
+  const numbers = text.split(",").map(Number);
+  if (numbers.every((n) => Number.isSafeInteger(n) && n >= 1 && n <= 4096)) return numbers;
+  throw new InvalidArgumentError("Expected integers from 1 to 4096 with commas between them.");
+}
+
+/** Options of a benchmark of training: the model, its device, and its windows. */
 function addModelOptions(command: Command): Command {
+  return addPlaceOptions(command)
+    .addOption(
+      integerOption(
+        "--micro-batch <n>",
+        "windows at a time; parity: the fastest that fits, kernels: 16",
+        1,
+        1_000_000,
+      ),
+    )
+    .addOption(
+      integerOption(
+        "--sequence-length <n>",
+        "tokens of a window; the model's context",
+        1,
+        1_000_000,
+      ),
+    );
+}
+
+/** Options of every benchmark: the model and its device. */
+function addPlaceOptions(command: Command): Command {
   const names = Object.keys(presets);
   return addJsonOption(
     command
@@ -83,22 +131,6 @@ function addModelOptions(command: Command): Command {
       .option("--device <device>", "cuda, cuda:N or cpu", "cuda")
       .addOption(
         new Option("--precision <p>", "of weights and activations; bf16").choices(["bf16", "fp32"]),
-      )
-      .addOption(
-        integerOption(
-          "--micro-batch <n>",
-          "windows at a time; parity: the fastest that fits, kernels: 16",
-          1,
-          1_000_000,
-        ),
-      )
-      .addOption(
-        integerOption(
-          "--sequence-length <n>",
-          "tokens of a window; the model's context",
-          1,
-          1_000_000,
-        ),
       ),
   );
 }
@@ -185,6 +217,22 @@ async function runKernels(options: KernelsCommandOptions): Promise<void> {
   const result = await benchKernels(kernels);
   await writeJsonFile(options.json, result);
   print(formatKernels(result));
+}
+
+async function runDecode(options: DecodeCommandOptions): Promise<void> {
+  const { shared } = await modelOf(options);
+  await prepareJsonFile(options.json);
+  const { benchDecode } = await import("../bench/decode.js");
+  const { formatDecode } = await import("../bench/decode-text.js");
+  const { modelName, model, device, precision } = shared;
+  const { batch: batches, prompt: promptTokens, tokens, runs } = options;
+  const result = await benchDecode({
+    ...{ modelName, model, device, precision },
+    ...{ batches, promptTokens, tokens, runs },
+    onProgress: say,
+  });
+  await writeJsonFile(options.json, result);
+  print(formatDecode(result));
 }
 
 function say(message: string): void {

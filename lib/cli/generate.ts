@@ -1,63 +1,82 @@
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { parseDevice } from "../core/device.js";
+import { DataError } from "../core/errors.js";
 import { section } from "../core/option-kinds.js";
-import { generateSchema, maxTokens, samplingOptions } from "../generate/schema.js";
-import { modelFolder, ofCheckpoint } from "./model-folder.js";
+import { answerSchema } from "../generate/engine-schema.js";
+import { maxTokens } from "../generate/schema.js";
+import {
+  addPlaceOptions,
+  dtypeOf,
+  modelFolder,
+  ofCheckpoint,
+  type PlaceOptions,
+} from "./model-folder.js";
 import { addOptions, givenOptions } from "./options.js";
 import { print, printResult } from "./terminal.js";
 
-/** The options of generation that are available on the command line. */
+const { temperature, topK, topP, minP, seed, stop } = answerSchema.shape;
+const { repetitionPenalty, presencePenalty, frequencyPenalty } = answerSchema.shape;
+
+/** The options of an answer that are available on the command line, besides its length. */
+export const answerFlags = {
+  temperature,
+  topK,
+  topP,
+  minP,
+  repetitionPenalty,
+  presencePenalty,
+  frequencyPenalty,
+  seed,
+  stop,
+};
+
 const flags = section("how a text is continued", {
   maxTokens: maxTokens(1, 1e9).default(200),
-  ...samplingOptions,
-  seed: generateSchema.shape.seed,
+  ...answerFlags,
+  ignoreEnd: answerSchema.shape.ignoreEnd,
 });
-
-interface PlaceOptions {
-  device: string;
-  precision: "fp32" | "bf16";
-}
 
 export function addGenerate(program: Command): void {
   const command = program
     .command("generate")
     .description("continue a text with a trained model")
     .argument("<folder>", "a run, a checkpoint, or a Hugging Face folder")
-    .argument("<prompt>", "beginning of the text; empty for a new document");
-  addOptions(command, flags.shape, "set")
-    .option("--device <device>", "cpu, cuda or cuda:N", "cpu")
-    .addOption(
-      new Option("--precision <p>", "of weights and activations")
-        .choices(["fp32", "bf16"])
-        .default("fp32"),
-    )
-    .action(run);
+    .argument(
+      "<prompt>",
+      "beginning of the text; empty for a new document; - reads standard input",
+    );
+  addPlaceOptions(addOptions(command, flags.shape, "set")).action(run);
 }
 
 async function run(
   folder: string,
-  prompt: string,
+  given: string,
   options: PlaceOptions,
   command: Command,
 ): Promise<void> {
   const device = parseDevice(options.device);
-  const [{ loadModel }, { generate }, { Tokenizer }] = await Promise.all([
-    import("../checkpoint/model.js"),
-    import("../generate/generate.js"),
-    import("../data/tokenizer.js"),
-  ]);
+  const [{ loadModel }, { Tokenizer }, { endTokens }, { Engine }, { generateBeyondContext }] =
+    await Promise.all([
+      import("../checkpoint/model.js"),
+      import("../data/tokenizer.js"),
+      import("../generate/end-tokens.js"),
+      import("../generate/engine.js"),
+      import("../generate/beyond-context.js"),
+    ]);
   const place = await modelFolder(folder);
-  const tokenizer = await Tokenizer.load(place);
-  const model = await loadModel(place, {
-    device,
-    dtype: options.precision === "bf16" ? "bf16" : "f32",
-  });
-  tokenizer.assertFits({ vocabSize: model.config.vocabSize });
-  printResult(prompt);
+  const prompt = given === "-" ? await readInput() : given;
   const settings = flags.parse(givenOptions(command, flags.shape));
+  const tokenizer = await Tokenizer.load(place);
+  const ends = await endTokens(place);
+  const model = await loadModel(place, { device, dtype: dtypeOf(options) });
+  // The cache has room for this text alone. The prompt may get two tokens in front of it.
+  const length = (await tokenizer.encode(prompt)).length + 2 + settings.maxTokens;
+  const maxLength = Math.max(2, Math.min(length, model.config.contextLength));
+  const engine = new Engine(model, tokenizer, { maxBatch: 1, maxLength, endTokens: ends });
+  printResult(prompt);
   try {
-    for await (const piece of generate(model, tokenizer, prompt, settings)) {
-      printResult(piece);
+    for await (const { text } of generateBeyondContext(engine, prompt, settings)) {
+      printResult(text);
       // The reader of the output has stopped, e.g. `| head`.
       if (process.stdout.destroyed) break;
     }
@@ -66,5 +85,19 @@ async function run(
     throw ofCheckpoint(error, place);
   }
   print("\n");
+  engine.dispose();
+  await engine.idle();
   model.dispose();
+}
+
+/** Text on standard input. A line break at its end, as `echo` writes it, is no part of the prompt. */
+async function readInput(): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks));
+    return text.replace(/\r?\n$/, "");
+  } catch (cause) {
+    throw new DataError("standard input: expected UTF-8 text", { cause });
+  }
 }

@@ -1,7 +1,30 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
+import { type Command, Option } from "commander";
 import { CheckpointError, NonFiniteError, UsageError } from "../core/errors.js";
 import { printError } from "./terminal.js";
+
+/** Where a model runs. */
+export interface PlaceOptions {
+  device: string;
+  precision: "fp32" | "bf16";
+}
+
+/** Adds the options that say where a model runs. */
+export function addPlaceOptions(command: Command): Command {
+  return command
+    .option("--device <device>", "cpu, cuda or cuda:N", "cpu")
+    .addOption(
+      new Option("--precision <p>", "of weights and activations")
+        .choices(["fp32", "bf16"])
+        .default("fp32"),
+    );
+}
+
+/** The dtype of weights and activations that the user chose. */
+export function dtypeOf({ precision }: PlaceOptions): "f32" | "bf16" {
+  return precision === "bf16" ? "bf16" : "f32";
+}
 
 /**
  * The given folder if it holds a model; for a run's folder, its newest checkpoint.

@@ -35,3 +35,23 @@ export function bounded(text: string): string {
   if (lines.length > maxLines) shown.push(`... and ${lines.length - maxLines} more lines`);
   return shown.join("\n");
 }
+
+/** Escape codes of styles: bold cyan, bold, grey. */
+const codes = { prompt: "1;36", strong: "1", faint: "90" } as const;
+
+type Style = keyof typeof codes;
+
+/**
+ * Text for a terminal in a style; plain if the output is no terminal, or is told to have no colours.
+ * @see https://no-color.org
+ */
+export function styled(text: string, style: Style): string {
+  const { NO_COLOR, TERM } = process.env;
+  const plain = !process.stdout.isTTY || (NO_COLOR ?? "") !== "" || TERM === "dumb";
+  return plain ? visible(text) : `\x1b[${codes[style]}m${visible(text)}\x1b[0m`;
+}
+
+/** Writes text for people in a style. */
+export function printStyled(text: string, style: Style): void {
+  process.stdout.write(styled(text, style));
+}

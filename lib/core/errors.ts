@@ -187,6 +187,13 @@ export class DivergedError extends LlamaForgeError {
   }
 }
 
+/** An engine's queue is full. The same request may succeed later. */
+export class QueueFullError extends LlamaForgeError {
+  constructor(message: string) {
+    super(message, "ERR_QUEUE_FULL", exitCodes.usage);
+  }
+}
+
 /**
  * Another rank of the run died, hangs, left, or runs a different collective; or the ranks could not
  * find each other. The message names the rank and the collective where they are known.

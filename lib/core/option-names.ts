@@ -42,7 +42,11 @@ function nameOnCommandLine(name: string): string {
 }
 
 /** Options that collect several values, with the singular that their flag uses. */
-const singular: Readonly<Record<string, string>> = { languages: "language" };
+const singular: Readonly<Record<string, string>> = {
+  languages: "language",
+  apiKeys: "apiKey",
+  corsOrigins: "corsOrigin",
+};
 
 /** Path of an option as text: `data.train.data/text`, `sample.prompts[2]`. */
 export function pathName(path: readonly (string | number)[]): string {

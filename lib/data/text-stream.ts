@@ -82,6 +82,29 @@ function makeStep(step: Record<string, unknown>, file: string): MakeStep {
 }
 
 /**
+ * The bytes that a token adds within a text. They may be part of a character. A special token has
+ * the bytes of its name.
+ */
+export function tokenBytes({ tokens, steps, literalIds }: Decoding, id: number): Uint8Array {
+  let bytes = "";
+  let next: DecoderStep["push"] = (part) => {
+    bytes += part.bytes;
+  };
+  const made: DecoderStep[] = [];
+  for (const make of steps.toReversed()) {
+    const step = make(next);
+    made.unshift(step);
+    next = (part) => step.push(part);
+  }
+  const whole = { starts: true, ends: true };
+  // A first piece may lose the space in front of it, so another one comes before the token.
+  next({ ...whole, bytes: "x", literal: true });
+  next({ ...whole, bytes: toBinary(tokens[id] as string), literal: literalIds.has(id) });
+  for (const step of made) step.end();
+  return Buffer.from(bytes.slice(1), "latin1");
+}
+
+/**
  * Decodes tokens as they arrive. `push` returns the text that has become final, which is "" while a
  * character is unfinished; `end` returns the rest. Joined, these are the text of all ids decoded at
  * once. Bytes that are not valid UTF-8 become U+FFFD.

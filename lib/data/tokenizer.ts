@@ -5,6 +5,7 @@ import {
   checkArray,
   checkBoolean,
   checkChoice,
+  checkInteger,
   checkMade,
   checkNumber,
   checkObject,
@@ -16,7 +17,7 @@ import { ArgumentError, DataError, TokenizerError } from "../core/errors.js";
 import { checkGrowth } from "./normalizer-growth.js";
 import { findSpecialTokens } from "./special-tokens.js";
 import { batches, maxPartLength, splitText, type TextPart } from "./text-parts.js";
-import { type Decoding, readDecoder, TextStream } from "./text-stream.js";
+import { type Decoding, readDecoder, TextStream, tokenBytes } from "./text-stream.js";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files.js";
 import { type CheckedTokenizer, parseTokenizerJson } from "./tokenizer-json.js";
 import { addsBos } from "./tokenizer-template.js";
@@ -214,6 +215,16 @@ export class Tokenizer {
   token(id: number): string {
     checkNumber("token", "id", id);
     return this.#checked.tokens[id] ?? `<no token ${id}>`;
+  }
+
+  /**
+   * The bytes that an id adds within a text. Of a character that several tokens share, a token has
+   * some bytes. A special token has the bytes of its name.
+   * @throws ArgumentError for an id outside the vocabulary
+   */
+  tokenBytes(id: number): Uint8Array {
+    checkInteger("tokenBytes", "id", id, { min: 0, max: this.vocabSize - 1 });
+    return tokenBytes(this.#decoding, id);
   }
 
   /**

@@ -1,4 +1,3 @@
-import { noGrad } from "../core/autograd.js";
 import {
   argumentError,
   checkFunction,
@@ -8,60 +7,40 @@ import {
   checkString,
   describe,
 } from "../core/check.js";
-import { tensor } from "../core/create.js";
 import { ArgumentError } from "../core/errors.js";
 import { checkOptionsBy } from "../core/option-problems.js";
-import { outsideScopes, scope } from "../core/scope.js";
-import type { Tensor } from "../core/tensor.js";
-import { explainNonFinite } from "../model/finite.js";
-import { type Cache, LanguageModel } from "../model/language-model.js";
-import { type SampleOptions, sample } from "../ops/index.js";
-import { disposeCache, expectPosition, openCache } from "./caches.js";
+import { LanguageModel } from "../model/language-model.js";
+import { AnswerQueue } from "./answer.js";
 import { type GenerateOptions, generateSchema } from "./schema.js";
-import { allowedLogits, type TokenChoice, tokenChoice } from "./token-choice.js";
+import { Sequence } from "./sequence.js";
+import { StepLoop } from "./step-loop.js";
 
-/** A token whose choice has been enqueued on the device. */
-interface ChosenToken {
-  /** i32 (1), outside of every scope. */
-  ids: Tensor;
-  /** The token's id, once the device has chosen it. */
-  id: Promise<number>;
-}
+/** Tokens of a page of the cache. */
+const pageSize = 64;
 
-/** Enqueues the model on `input` (1, time) and the choice of the next token. */
-function chooseNext(
-  model: LanguageModel,
-  input: () => Tensor,
-  cache: Cache,
-  choice: TokenChoice,
-  options: SampleOptions,
-): ChosenToken {
-  const { vocabSize } = model.config;
-  const ids = outsideScopes(() =>
-    noGrad(() =>
-      scope(() => {
-        const tokens = input();
-        const end = cache.position + tokens.size;
-        const logits = model.forward(tokens, cache);
-        expectPosition("generate", model, cache, end, tokens.size);
-        const last = logits.view([1, vocabSize], (tokens.size - 1) * vocabSize);
-        return sample(allowedLogits(last, choice), options);
-      }),
-    ),
-  );
-  const id = ids.item();
-  // The result is awaited later or never. Until then a failure must not count as unhandled.
-  id.catch(() => {});
-  return { ids, id };
+/** The ids below `rows` that may not be chosen. */
+function bannedIds(rows: number, { vocabSize, never = [] }: GenerateOptions): number[] {
+  const count = Math.min(rows, vocabSize ?? rows);
+  const banned = new Set<number>();
+  for (const id of never) {
+    checkInteger("generate", "an id of never", id, { min: 0 });
+    if (id < count) banned.add(id);
+  }
+  if (banned.size === count) {
+    throw new ArgumentError(`[generate] expected an id to be left, but never has all ${count}`);
+  }
+  for (let id = count; id < rows; id++) banned.add(id);
+  return [...banned];
 }
 
 /**
  * Continues a prompt token by token with a key/value cache. When the model's context is full,
  * generation restarts from the newest half of the text, so the length is unlimited. The device
- * computes the next token while the caller handles the current one.
+ * computes the next token while the caller handles the current one. An `Engine` continues many
+ * prompts at once.
  * @param prompt token ids, at least one
- * @throws ArgumentError for an empty prompt, ids outside the vocabulary, and unknown or
- *   out-of-range options
+ * @throws ArgumentError for an empty prompt, ids outside the vocabulary, unknown or out-of-range
+ *   options, and a model without a paged cache
  * @throws NonFiniteError if the model's logits give no probabilities; the message names the weights
  *   that are not finite
  */
@@ -77,8 +56,67 @@ export async function* generateTokens(
   const { vocabSize, contextLength } = model.config;
   checkInteger(op, "vocabSize of the model's config", vocabSize, { min: 1 });
   checkInteger(op, "contextLength of the model's config", contextLength, { min: 1 });
+  const text = checkedPrompt(prompt, vocabSize);
+  const banned = bannedIds(vocabSize, settings);
+  if (maxTokens === 0) return;
+  const length = Math.min(contextLength, text.length + maxTokens);
+  const loop = new StepLoop(model, {
+    pages: Math.ceil(length / pageSize),
+    pageSize,
+    maxBatch: 1,
+    promptTokens: length,
+    prefixCache: false,
+    banned,
+  });
+  let sequence: Sequence | null = null;
+  try {
+    for (let count = 0; count < maxTokens; ) {
+      // With a full context only the newer half is kept, so that restarts are rare.
+      const fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
+      const queue = new AnswerQueue(1);
+      sequence = new Sequence(
+        fresh,
+        {
+          // The last token needs no place in the cache.
+          maxTokens: Math.min(maxTokens - count, length - fresh.length + 1),
+          ends: new Set(stopAt === null ? [] : [stopAt]),
+          firstDraw: count,
+          sampling: { temperature, topK, topP, seed },
+          bias: null,
+          top: 0,
+        },
+        {
+          onToken: (token) => {
+            queue.push({ index: 0, text: "", tokens: [token], finishReason: null });
+            return true;
+          },
+          onEnd: (finishReason) => queue.push({ index: 0, text: "", tokens: [], finishReason }),
+          onError: (error) => queue.fail(error),
+        },
+      );
+      loop.add(sequence);
+      loop.wake();
+      for (let part = await queue.next(); part; part = await queue.next()) {
+        for (const { id } of part.tokens) {
+          count++;
+          text.push(id);
+          yield id;
+        }
+        if (part.finishReason === "stop") return;
+      }
+    }
+  } finally {
+    if (sequence) sequence.done = true;
+    // Steps that are on their way still use the cache.
+    await loop.idle();
+    loop.free();
+  }
+}
+
+/** A copy of a prompt of ids below `vocabSize`. @throws ArgumentError naming the first wrong one */
+function checkedPrompt(prompt: readonly number[], vocabSize: number): number[] {
   if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
-    throw argumentError(op, "an array of token ids", "prompt", prompt);
+    throw argumentError("generate", "an array of token ids", "prompt", prompt);
   }
   if (prompt.length === 0)
     throw new ArgumentError("[generate] expected a prompt of at least one token");
@@ -88,48 +126,7 @@ export async function* generateTokens(
       `[generate] expected token ids from 0 to ${vocabSize - 1} in the prompt, got ${describe(prompt[wrong])}`,
     );
   }
-  const choice = tokenChoice("generate", model, settings);
-  const text = [...prompt];
-  const length = Math.min(contextLength, prompt.length + maxTokens);
-  let cache: Cache | null = null;
-  const dropCache = (): void => {
-    disposeCache(cache);
-    cache = null;
-  };
-  const options = (offset: number): SampleOptions => ({ temperature, topK, topP, seed, offset });
-  /** Restarts from the text alone, with a new cache. */
-  const start = (count: number): ChosenToken => {
-    dropCache();
-    // With a full context only the newer half is kept, so that restarts are rare.
-    const fresh = text.length >= contextLength ? text.slice(-Math.ceil(contextLength / 2)) : text;
-    cache = openCache("generate", model, 1, length);
-    const input = (): Tensor =>
-      tensor(Int32Array.from(fresh), { shape: [1, fresh.length], device: model.device });
-    return chooseNext(model, input, cache, choice, options(count));
-  };
-  let current: ChosenToken | null = null;
-  let next: ChosenToken | null = null;
-  try {
-    for (let count = 0; count < maxTokens; count++) {
-      current = next ?? start(count);
-      next = null;
-      const { ids } = current;
-      if (cache && (cache as Cache).position < length && count + 1 < maxTokens) {
-        next = chooseNext(model, () => ids.view([1, 1]), cache, choice, options(count + 1));
-      }
-      const id: number = await current.id.catch((error) => explainNonFinite(model, error));
-      ids.dispose();
-      current = null;
-      if (id === stopAt) return;
-      text.push(id);
-      yield id;
-    }
-  } finally {
-    current?.ids.dispose();
-    next?.ids.dispose();
-    choice.allowed?.dispose();
-    dropCache();
-  }
+  return [...prompt];
 }
 
 /** Turns text into tokens and back; lib/data's Tokenizer is one implementation. */

@@ -8,6 +8,7 @@ export {
   type Context,
   LanguageModel,
   type ModelConfig,
+  type PagedCache,
   type Recompute,
 } from "./language-model.js";
 export { Llama } from "./llama.js";

@@ -9,6 +9,7 @@ import {
   linearCrossEntropy,
   linearTargetScores,
   linearTokenLosses,
+  type PagedPlaces,
   type TargetScores,
 } from "../ops/index.js";
 import { type Batch, checkBatch } from "./batch.js";
@@ -35,6 +36,15 @@ export interface Cache {
   readonly layers: readonly Tensor[];
   /** Number of tokens in the cache. */
   position: number;
+}
+
+/**
+ * Tokens of many sequences, whose keys and values lie in pages that an engine divides among the
+ * sequences.
+ */
+export interface PagedCache extends PagedPlaces {
+  /** One tensor per layer, as `createPages` makes them. */
+  readonly layers: readonly Tensor[];
 }
 
 /** Inputs of a model besides the token ids: attention limits and positions. */
@@ -70,10 +80,11 @@ export abstract class LanguageModel extends Module {
   /**
    * Hidden states before the output head, after the last norm.
    * @param ids (batch, time) i32
-   * @param cache the tokens before `ids`; the call adds `ids` to it
+   * @param cache the tokens before `ids`; the call adds `ids` to it. With a paged cache, each token
+   *   belongs to the sequence and stands at the position that the cache names, and `context` is empty
    * @returns (batch, time, hidden)
    */
-  abstract hidden(ids: Tensor, cache?: Cache, context?: Context): Tensor;
+  abstract hidden(ids: Tensor, cache?: Cache | PagedCache, context?: Context): Tensor;
 
   /**
    * Weight of the output head, (vocabulary, hidden). With tied embeddings, it is the embedding's.
@@ -102,7 +113,7 @@ export abstract class LanguageModel extends Module {
   }
 
   /** Logits of every position. @param ids (batch, time) i32 @returns (batch, time, vocabulary) */
-  forward(ids: Tensor, cache?: Cache, context?: Context): Tensor {
+  forward(ids: Tensor, cache?: Cache | PagedCache, context?: Context): Tensor {
     return linear(this.hidden(ids, cache, context), this.#head());
   }
 
@@ -154,6 +165,19 @@ export abstract class LanguageModel extends Module {
     checkInteger("createCache", "length", length, { min: 1 });
     throw new ArgumentError(
       `[createCache] ${this.constructor.name} computes every token from the whole text: it has no cache`,
+    );
+  }
+
+  /**
+   * Pages for the keys and values of many sequences, one tensor per layer with `count` pages of
+   * `size` tokens. They belong to the current scope.
+   * @throws ArgumentError for a model that has no paged cache
+   */
+  createPages(count: number, size: number): readonly Tensor[] {
+    checkInteger("createPages", "count", count, { min: 1 });
+    checkInteger("createPages", "size", size, { min: 1 });
+    throw new ArgumentError(
+      `[createPages] ${this.constructor.name} has no paged cache, which generation needs: override createPages`,
     );
   }
 

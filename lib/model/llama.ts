@@ -13,14 +13,25 @@ import {
   RMSNorm,
   type StoreOptions,
 } from "../nn/index.js";
-import { attention, attentionCached, rope, ropeTable, swiglu } from "../ops/index.js";
+import {
+  attention,
+  attentionCached,
+  attentionPaged,
+  type PagedPlaces,
+  rope,
+  ropeTable,
+  swiglu,
+} from "../ops/index.js";
 import { checkContext, checkIds } from "./batch.js";
 import type { Cost } from "./cost.js";
 import type { HuggingFaceFiles } from "./files.js";
-import { type Cache, type Context, LanguageModel } from "./language-model.js";
+import { type Cache, type Context, LanguageModel, type PagedCache } from "./language-model.js";
 import { type LlamaConfig, validateLlamaConfig } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
 import { llamaFiles } from "./llama-files.js";
+
+/** A layer's keys and values of earlier tokens. */
+type LayerCache = { layer: Tensor; position: number } | { layer: Tensor; places: PagedPlaces };
 
 /**
  * Causal self-attention with rotary positions and grouped key/value heads. One product computes q,
@@ -39,21 +50,23 @@ class Attention extends Module {
     this.output = new Linear(heads * headSize, hiddenSize, residualStd);
   }
 
-  forward(
-    x: Tensor,
-    table: Tensor,
-    { firstKey, positions }: Context,
-    cache?: { layer: Tensor; position: number },
-  ): Tensor {
+  forward(x: Tensor, table: Tensor, { firstKey, positions }: Context, cache?: LayerCache): Tensor {
     const { heads, kvHeads } = this.config;
-    const position = cache?.position ?? 0;
+    const paged = cache && "places" in cache ? cache : null;
+    const position = cache && "position" in cache ? cache.position : 0;
+    const turned = paged?.places.positions ?? positions;
     const rotated = {
       heads: heads + 2 * kvHeads,
       rotatedHeads: heads + kvHeads,
       inPlace: true,
-      ...(positions ? { positions } : { position }),
+      ...(turned ? { positions: turned } : { position }),
     };
     const qkv = rope(this.qkv.forward(x), table, rotated);
+    if (paged) {
+      return this.output.forward(
+        attentionPaged(qkv, paged.layer, paged.places, { heads, kvHeads }),
+      );
+    }
     const options = { heads, kvHeads, ...(firstKey && { firstKey }) };
     const mixed = cache
       ? attentionCached(qkv, cache.layer, { ...options, position })
@@ -105,7 +118,7 @@ class Block extends Module {
     table: Tensor,
     context: Context,
     recomputeFfn: boolean,
-    cache?: { layer: Tensor; position: number },
+    cache?: LayerCache,
   ): readonly [Tensor, Tensor] {
     const [x, normed] = change
       ? this.attentionNorm.forwardAdd(stream, change)
@@ -169,7 +182,7 @@ export class Llama extends LanguageModel {
     return llamaCost(this.config);
   }
 
-  override hidden(ids: Tensor, cache?: Cache, context: Context = {}): Tensor {
+  override hidden(ids: Tensor, cache?: Cache | PagedCache, context: Context = {}): Tensor {
     this.#checkIds(ids, cache);
     checkOptions("Llama", context, ["firstKey", "positions"]);
     checkContext("Llama", context, ids);
@@ -177,7 +190,7 @@ export class Llama extends LanguageModel {
     let stream = this.embedding.forward(ids);
     let change: Tensor | null = null;
     for (const [index, block] of this.blocks.entries()) {
-      const layer = cache && { layer: cache.layers[index] as Tensor, position: cache.position };
+      const layer = cache && layerOf(cache, index);
       const forward = (x: Tensor, dx: Tensor | null): readonly [Tensor, Tensor] =>
         block.forward(x, dx, table, context, this.recompute === "ffn", layer);
       const inputs: readonly [Tensor, Tensor | null] = [stream, change];
@@ -191,7 +204,7 @@ export class Llama extends LanguageModel {
       // the sum.
       for (const input of inputs) input?.dispose();
     }
-    if (cache) cache.position += ids.shape[1] as number;
+    if (cache && !isPaged(cache)) cache.position += ids.shape[1] as number;
     const [sum, normed] = this.norm.forwardAdd(stream, change as Tensor);
     for (const tensor of [stream, change, sum]) tensor?.dispose();
     return normed;
@@ -210,6 +223,15 @@ export class Llama extends LanguageModel {
       zeros([batch, 2, kvHeads, length, headSize], { device, dtype }),
     );
     return { layers, position: 0 };
+  }
+
+  /** One tensor (count, 2, kvHeads, size, headSize) per layer. */
+  override createPages(count: number, size: number): readonly Tensor[] {
+    checkInteger("createPages", "count", count, { min: 1 });
+    checkInteger("createPages", "size", size, { min: 1 });
+    const { kvHeads, headSize } = this.config;
+    const { device, dtype } = this.store;
+    return this.blocks.map(() => zeros([count, 2, kvHeads, size, headSize], { device, dtype }));
   }
 
   /** One flat group for each block, one for the embedding, one for the last norm and the head. */
@@ -241,7 +263,7 @@ export class Llama extends LanguageModel {
     return this.#ropeTable;
   }
 
-  #checkCache(cache: Cache): void {
+  #checkCache(cache: Cache | PagedCache): void {
     const { layers, position } = (cache ?? {}) as Partial<Cache>;
     if (!Array.isArray(layers) || layers.length !== this.blocks.length) {
       throw new ArgumentError(
@@ -249,13 +271,15 @@ export class Llama extends LanguageModel {
           "firstKey and positions come after it",
       );
     }
-    checkInteger("Llama", "cache.position", position, { min: 0 });
+    if (!isPaged(cache)) checkInteger("Llama", "cache.position", position, { min: 0 });
   }
 
-  #checkIds(ids: Tensor, cache?: Cache): void {
+  #checkIds(ids: Tensor, cache?: Cache | PagedCache): void {
     const { contextLength } = this.config;
     checkIds("Llama", "ids", ids);
     if (cache !== undefined) this.#checkCache(cache);
+    // The positions of a paged cache are on the device. The rotary table refuses those beyond it.
+    if (cache && isPaged(cache)) return;
     const end = (cache?.position ?? 0) + (ids.shape[1] as number);
     if (end > contextLength) {
       throw new ShapeError(
@@ -263,4 +287,15 @@ export class Llama extends LanguageModel {
       );
     }
   }
+}
+
+function isPaged(cache: Cache | PagedCache): cache is PagedCache {
+  return "table" in cache;
+}
+
+function layerOf(cache: Cache | PagedCache, index: number): LayerCache {
+  const layer = cache.layers[index] as Tensor;
+  if (!isPaged(cache)) return { layer, position: cache.position };
+  const { table, sequences, positions } = cache;
+  return { layer, places: { table, sequences, positions } };
 }

@@ -1,10 +1,13 @@
 import { differentiable, gradientsEnabled } from "../core/autograd.js";
 import {
+  checkDType,
   checkFirstKey,
   checkFloat,
   checkInteger,
   checkNumber,
+  checkObject,
   checkOptions,
+  checkPerToken,
   checkRank,
   checkSameDevice,
   checkSameDType,
@@ -206,6 +209,76 @@ export function attentionCached(
     scale,
   );
   cache.changed(op);
+  return o;
+}
+
+/** Places of tokens in a paged cache. Each tensor is i32. */
+export interface PagedPlaces {
+  /**
+   * (sequences, pages of one): entry [s, i] is the page that holds the keys and values of sequence
+   * s at positions i · page .. i · page + page - 1.
+   */
+  table: Tensor;
+  /** (batch, time): the row of `table` that each token belongs to. */
+  sequences: Tensor;
+  /** (batch, time): the position of each token in its sequence. */
+  positions: Tensor;
+  /** (batch, time): the first position that each token attends to. Default: 0. */
+  firstKey?: Tensor | undefined;
+}
+
+/**
+ * Attention of tokens of many sequences over a paged cache, for an engine. It first writes the keys
+ * and values of all tokens to their places, then each token attends over its own sequence up to its
+ * position. A token's result depends on its own sequence alone, to the bit. Not differentiable.
+ * @param qkv   (batch, time, (heads + 2 kvHeads) · headSize) f32 or bf16, as in `attention`
+ * @param pages (pages, 2, kvHeads, page, headSize) of qkv's dtype, changed in place; on a GPU,
+ *   `page` is a multiple of 32
+ * @returns (batch, time, heads · headSize)
+ * @throws NativeError `ERR_POSITION`, at the next wait, if a sequence, a position or a page is
+ *   outside of the tensors
+ * @see Kwon et al. 2023, arXiv 2309.06180
+ */
+export function attentionPaged(
+  qkv: Tensor,
+  pages: Tensor,
+  places: PagedPlaces,
+  options: AttentionOptions,
+): Tensor {
+  const op = "attentionPaged";
+  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, []);
+  checkObject(op, "places", places, "places: { table, sequences, positions }");
+  checkOptions(op, places, ["table", "sequences", "positions", "firstKey"]);
+  const { table, sequences, positions, firstKey } = places;
+  checkFloat(op, "pages", pages);
+  checkSameDevice(op, qkv, pages);
+  checkSameDType(op, qkv, pages);
+  const shape = [null, 2, kvHeads, null, headSize];
+  checkShape(op, "pages", pages, shape, "pages, 2, kvHeads, page, headSize");
+  checkDType(op, "table", table, "i32");
+  checkSameDevice(op, qkv, table);
+  checkRank(op, "table", table, 2);
+  checkPerToken(op, "sequences", sequences, qkv);
+  checkPerToken(op, "positions", positions, qkv);
+  if (firstKey !== undefined) checkPerToken(op, "firstKey", firstKey, qkv);
+  if (gradientsEnabled() && qkv.requiresGrad) {
+    throw new AutogradError(`[${op}] has no gradient: call it inside noGrad(), or use attention()`);
+  }
+  const [batch, time] = qkv.shape as [number, number, number];
+  const o = empty([batch, time, heads * headSize], qkv, op);
+  native.attentionPaged(
+    qkv.native,
+    pages.native,
+    table.native,
+    sequences.native,
+    positions.native,
+    firstKey?.native ?? null,
+    o.native,
+    heads,
+    kvHeads,
+    scale,
+  );
+  pages.changed(op);
   return o;
 }
 

@@ -4,8 +4,10 @@ export {
   type AttentionOptions,
   attention,
   attentionCached,
+  attentionPaged,
   type CachedAttentionOptions,
   type CausalAttentionOptions,
+  type PagedPlaces,
 } from "./attention.js";
 export * from "./binary.js";
 export { broadcastTo, type Operand } from "./broadcast.js";

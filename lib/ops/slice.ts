@@ -6,6 +6,7 @@ import {
   checkIntegers,
   checkSameDevice,
   checkSameDType,
+  checkShape,
   checkTensor,
   maxRank,
   shapeText,
@@ -272,4 +273,30 @@ export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   const y = joined("stack", raised, along);
   for (const part of raised) part.dispose();
   return y;
+}
+
+/**
+ * Copies values over one row of a table, in place. Not differentiable.
+ * @param table (rows, ...)
+ * @param row index from 0
+ * @param values (...) of the table's dtype
+ * @throws ShapeError, DTypeError, DeviceError, ArgumentError for invalid arguments
+ */
+export function writeRow(table: Tensor, row: number, values: Tensor): void {
+  const op = "writeRow";
+  checkTensor(op, "table", table);
+  checkTensor(op, "values", values);
+  checkSameDevice(op, table, values);
+  checkSameDType(op, table, values);
+  if (table.rank === 0) throw new ShapeError(`[${op}] expected a table with rows, got a scalar`);
+  checkInteger(op, "row", row, { min: 0, max: (table.shape[0] as number) - 1 });
+  checkShape(op, "values", values, table.shape.slice(1), "a row of table");
+  const place = table.view(values.shape, row * values.size);
+  native.slice(
+    values.native,
+    place.native,
+    values.shape.map(() => 0),
+  );
+  place.dispose();
+  table.changed(op);
 }

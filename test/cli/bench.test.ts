@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { DecodeResult } from "../../lib/bench/decode.js";
 import { parityFigures } from "../../lib/bench/figures.js";
 import type { KernelsResult } from "../../lib/bench/kernels.js";
 import { candidateMicroBatches, fastestMicroBatch } from "../../lib/bench/micro-batch.js";
@@ -37,6 +38,27 @@ function peer(name: string, body: string): string {
   writeFileSync(file, `import { parseArgs } from "node:util";\n${body}\n`);
   return file;
 }
+
+test("bench decode writes tokens with an engine and tells their share of the limit", async () => {
+  const file = join(folder, "decode.json");
+  const place = ["--preset", "quickstart", "--device", "cpu", "--precision", "fp32"];
+  const sizes = ["--batch", "1,3", "--prompt", "8", "--tokens", "6", "--runs", "1"];
+  const { code, stdout, stderr } = await llamaforge([
+    ...["bench", "decode", ...place, ...sizes, "--json", file],
+  ]);
+  expect(code, stderr).toBe(0);
+  const result = JSON.parse(readFileSync(file, "utf8")) as DecodeResult;
+  expect(result).toMatchObject({ benchmark: "decode", run: { promptTokens: 8, tokens: 6 } });
+  expect(result.rows.map(({ batch }) => batch)).toEqual([1, 3]);
+  for (const { tokensPerSecond, limit, share } of result.rows) {
+    expect(tokensPerSecond).toBeGreaterThan(0);
+    expect(share).toBeCloseTo(tokensPerSecond / limit, 10);
+  }
+  expect(stdout).toContain("sequences   tokens/s   of the limit");
+  const wrong = await llamaforge(["bench", "decode", ...place, "--batch", "1,x"]);
+  expect(wrong.code).toBe(2);
+  expect(wrong.stderr).toContain("Expected integers from 1 to 4096");
+});
 
 describe("bench parity", () => {
   test("measures a model on the CPU, prints it and writes it as JSON", async () => {

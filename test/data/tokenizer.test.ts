@@ -34,6 +34,21 @@ describe.each(tokenizerNames)("tokenizer %s", (name) => {
     }
   });
 
+  it("tells the bytes that each token adds within a text", async () => {
+    const tokenizer = tokenizers[name];
+    const text = "Hello, wörld! 😀 two  spaces\n";
+    const ids = [...(await tokenizer.encode(`${text}${text}`))];
+    const bytes = Buffer.concat(ids.map((id) => tokenizer.tokenBytes(id)));
+    // The text's first token may have the space in front of it that the encoder puts there.
+    expect(bytes.toString("utf8").replace(/^ /, "")).toBe(`${text}${text}`);
+    expect(Buffer.from(tokenizer.tokenBytes(tokenizer.eosId)).toString()).toBe(
+      tokenizer.token(tokenizer.eosId),
+    );
+    for (const id of [-1, tokenizer.vocabSize, 0.5]) {
+      expect(() => tokenizer.tokenBytes(id)).toThrow(ArgumentError);
+    }
+  });
+
   it("copies itself", async () => {
     const folder = await temporaryFolder();
     await tokenizers[name].copyTo(folder);

@@ -10,7 +10,7 @@ import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { generateTokens } from "../../lib/generate/generate.js";
 import { createModel, describeModel } from "../../lib/model/architectures.js";
-import { type Cache, LanguageModel, type ModelConfig } from "../../lib/model/language-model.js";
+import { LanguageModel, type ModelConfig } from "../../lib/model/language-model.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
 import { costOf } from "../../lib/model/shapes.js";
 import { Embedding, Linear } from "../../lib/nn/index.js";
@@ -151,15 +151,15 @@ test("a model without an output head is refused by the name of what it lacks", (
 });
 
 describe("generation refuses a model of one's own", () => {
-  /** Runs generation over a model whose cache is made by `createCache`. */
-  async function generateWith(createCache: () => unknown, more: Partial<ModelConfig> = {}) {
-    class Cached extends Bigram {
+  /** Runs generation over a model whose pages are made by `createPages`. */
+  async function generateWith(createPages?: () => unknown, more: Partial<ModelConfig> = {}) {
+    class Paged extends Bigram {
       override readonly config = { vocabSize: 50, contextLength: 32, ...more };
-      override createCache() {
-        return createCache() as Cache;
+      override createPages(count: number, size: number) {
+        return (createPages ? createPages() : super.createPages(count, size)) as Tensor[];
       }
     }
-    const model = new Cached().allocate();
+    const model = new Paged().allocate();
     try {
       for await (const _ of generateTokens(model, [1, 2], { maxTokens: 2 }));
     } finally {
@@ -168,21 +168,17 @@ describe("generation refuses a model of one's own", () => {
   }
 
   test.each([
-    ["that makes no cache", undefined, /result of Cached.createCache but received undefined/],
-    ["whose cache has no layers", { position: 0 }, /layers of the result of Cached.createCache/],
-    ["whose cache has no position", { layers: [] }, /position of the result of Cached/],
-    [
-      "that leaves its cache as it is",
-      { layers: [], position: 0 },
-      /Cached.hidden to add 2 tokens/,
-    ],
-  ])("%s", async (_, cache, message) => {
-    await expect(generateWith(() => cache)).rejects.toThrow(ArgumentError);
-    await expect(generateWith(() => cache)).rejects.toThrow(message);
+    ["without a paged cache", undefined, /Paged has no paged cache, which generation needs/],
+    ["that makes no pages", () => undefined, /result of Paged.createPages but received undefined/],
+    ["whose pages are no list", () => ({}), /an array of tensors for the result of Paged/],
+    ["whose pages are no tensors", () => [5], /a tensor for layer 0 of the result of Paged/],
+  ])("%s", async (_, createPages, message) => {
+    await expect(generateWith(createPages)).rejects.toThrow(ArgumentError);
+    await expect(generateWith(createPages)).rejects.toThrow(message);
   });
 
   test.each(["vocabSize", "contextLength"])("without %s", async (field) => {
-    const failed = generateWith(() => undefined, { [field]: undefined });
+    const failed = generateWith(undefined, { [field]: undefined });
     await expect(failed).rejects.toThrow(ArgumentError);
     await expect(failed).rejects.toThrow(`${field} of the model's config`);
   });

@@ -110,4 +110,33 @@ void attention_cached(Stream& stream, In qkv, InOut cache, std::optional<In> fir
   });
 }
 
+void attention_paged(Stream& stream, In qkv, InOut pages, In table, In sequences, In positions,
+                     std::optional<In> first_key, Out o, int64_t heads, int64_t kv_heads, double scale) {
+  CudaStream& cuda = on_cuda(stream);
+  const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
+  check_attention_paged(size, qkv, pages, table, sequences, positions, first_key, o);
+  LF_CHECK(pages.dim(3) % kPageMultiple == 0, "expected pages of a multiple of {} tokens, got {}", kPageMultiple,
+           pages.dim(3));
+  LF_CHECK(table.dim(0) <= INT32_MAX && pages.dim(0) <= INT32_MAX, "table {} and pages {} are too large",
+           to_string(table.shape), to_string(pages.shape));
+  AttentionCall call = call_for(cuda, size, scale);
+  if (first_key) call.first_key = first_key->data<int32_t>();
+  if (qkv.numel() == 0) return;
+  const PagedPlaces places = {
+      table.data<int32_t>(),
+      sequences.data<int32_t>(),
+      positions.data<int32_t>(),
+      static_cast<int>(table.dim(0)),
+      static_cast<int>(table.dim(1)),
+      static_cast<int>(pages.dim(0)),
+      static_cast<int>(pages.dim(3)),
+      cuda.fault_site("ERR_POSITION", "sequence {} of token {} is outside the table's 0..{}"),
+      cuda.fault_site("ERR_POSITION", "position {} of token {} is outside its sequence's 0..{}"),
+      cuda.fault_site("ERR_POSITION", "page {} of sequence {} is outside the cache's 0..{}")};
+  const Scratch scratch(stream, attention_paged_scratch(call, places.table_width, places.page));
+  with_float("qkv", qkv, [&]<class T>() {
+    attention_paged(call, qkv.data<T>(), pages.data<T>(), o.data<T>(), scratch.as<float>(), places);
+  });
+}
+
 }  // namespace llamaforge::cuda

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/runtime/fault.h"
 #include "runtime/dtype.h"
 
 namespace llamaforge::cuda {
@@ -92,8 +93,24 @@ template <class T>
 void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position, int capacity);
 size_t attention_cached_scratch(const AttentionCall& call, int position);
 template <class T>
-void attention_cached(const AttentionCall& call, const T* qkv, const T* cache, T* o, float* scratch, int position,
+void attention_cached(const AttentionCall& call, const T* qkv, T* cache, T* o, float* scratch, int position,
                       int capacity);
+
+// The places of tokens in an engine's pages: table (count, table_width), sequences and positions
+// (batch, time), on the device.
+struct PagedPlaces {
+  const int32_t *table, *sequences, *positions;
+  int count, table_width, pages, page;
+  FaultSite wrong_sequence, wrong_position, wrong_page;
+};
+
+// Appends the keys and values of qkv to pages (P,2,KV,page,hd), whose page is a multiple of
+// kPageMultiple, and attends over them. `scratch` holds attention_paged_scratch bytes.
+constexpr int kPageMultiple = 32;
+size_t attention_paged_scratch(const AttentionCall& call, int table_width, int page);
+template <class T>
+void attention_paged(const AttentionCall& call, const T* qkv, T* pages, T* o, float* scratch,
+                     const PagedPlaces& places);
 
 // Fills the statistics from o, dO and the forward pass's statistics.
 template <class T>

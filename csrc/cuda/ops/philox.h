@@ -30,6 +30,13 @@ __device__ __forceinline__ PhiloxWords philox(uint64_t seed, PhiloxStream stream
   for (int round = 0; round < 10; ++round, key0 += kPhiloxWeyl0, key1 += kPhiloxWeyl1) philox_round(x, key0, key1);
   return x;
 }
+
+// Returns a number in [0, 1) with 53 bits for sampling; each number uses one block of Philox.
+__device__ inline double sample_unit(uint64_t seed, int64_t number) {
+  const PhiloxWords words = philox(seed, kSampleStream, static_cast<uint64_t>(number));
+  const uint64_t bits = uint64_t{words.word[0]} << 32 | words.word[1];
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
 #endif
 
 // Philox for many blocks whose numbers differ only in the lower half. The host computes the keys,

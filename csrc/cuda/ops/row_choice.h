@@ -1,4 +1,5 @@
-// Shared by argmax and sample: rows to choose from, and the first of a row's largest numbers.
+// Shared by argmax, sample and sample_rows: the first of a row's largest numbers, and keys that
+// order logits.
 #pragma once
 
 #include "cuda/ops/pack.h"
@@ -92,6 +93,16 @@ __device__ int32_t first_maximum(const T* row, int64_t n) {
     __syncthreads();
   }
   return best.index;
+}
+
+// A larger logit gets a smaller key.
+__device__ inline uint32_t key_of(float logit) {
+  const uint32_t bits = __float_as_uint(logit == 0.0f ? 0.0f : logit);  // -0 and 0 are a tie
+  return ~(bits & 0x80000000u ? ~bits : bits | 0x80000000u);
+}
+__device__ inline float logit_of(uint32_t key) {
+  const uint32_t bits = ~key;
+  return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
 #endif

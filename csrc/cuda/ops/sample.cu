@@ -19,16 +19,6 @@ namespace {
 
 constexpr int kBlock = 1024;
 
-// A larger logit gets a smaller key.
-__device__ uint32_t key_of(float logit) {
-  const uint32_t bits = __float_as_uint(logit == 0.0f ? 0.0f : logit);  // -0 and 0 are a tie
-  return ~(bits & 0x80000000u ? ~bits : bits | 0x80000000u);
-}
-__device__ float logit_of(uint32_t key) {
-  const uint32_t bits = ~key;
-  return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
-}
-
 // Fills the keys and ids of all rows, and reports logits that cannot be sampled from.
 template <class T>
 __global__ void prepare_kernel(const T* logits, uint32_t* keys, int32_t* ids, int64_t rows, int64_t vocab, FaultSite broken) {
@@ -38,13 +28,6 @@ __global__ void prepare_kernel(const T* logits, uint32_t* keys, int32_t* ids, in
     keys[i] = key_of(logit);
     ids[i] = static_cast<int32_t>(i % vocab);
   }
-}
-
-// A uniform number in [0, 1) with 53 bits; each number uses one block of Philox.
-__device__ double sample_unit(uint64_t seed, int64_t number) {
-  const PhiloxWords words = philox(seed, kSampleStream, static_cast<uint64_t>(number));
-  const uint64_t bits = uint64_t{words.word[0]} << 32 | words.word[1];
-  return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
 // Running sum over the block's threads, in their order.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 
 #include "ops/checks/common.h"
 
@@ -51,6 +52,31 @@ static inline void check_attention_cached(const AttentionSize& size, const Tenso
            to_string(cache.shape));
   LF_CHECK(position >= 0 && position + size.time <= cache.dim(3), "positions {} to {} are not in the cache of {}",
            position, position + size.time - 1, cache.dim(3));
+}
+
+// Each device checks the values of `table`, `sequences`, `positions` and `first_key`, because only
+// a kernel sees them.
+static inline void check_attention_paged(const AttentionSize& size, const Tensor& qkv, const Tensor& pages,
+                                         const Tensor& table, const Tensor& sequences, const Tensor& positions,
+                                         const std::optional<In>& first_key, const Tensor& o) {
+  check_dtype("pages", pages, qkv.dtype);
+  check_like_o("o", o, size, qkv);
+  LF_CHECK(pages.rank() == 5 && pages.dim(0) >= 1 && pages.dim(1) == 2 && pages.dim(2) == size.kv_heads &&
+               pages.dim(3) >= 1 && pages.dim(4) == size.head_size,
+           "expected pages of shape (pages,2,{},page,{}), got {}", size.kv_heads, size.head_size,
+           to_string(pages.shape));
+  check_dtype("table", table, DType::i32);
+  LF_CHECK(table.rank() == 2 && table.dim(0) >= 1 && table.dim(1) >= 1,
+           "expected table of shape (sequences,pages of one), got {}", to_string(table.shape));
+  LF_CHECK(table.dim(1) * pages.dim(3) <= 1 << 24, "a sequence of {} pages of {} tokens is too long", table.dim(1),
+           pages.dim(3));
+  const auto check_of_tokens = [&](const char* name, const Tensor& values) {
+    check_dtype(name, values, DType::i32);
+    check_shape(name, values, {size.batch, size.time});
+  };
+  check_of_tokens("sequences", sequences);
+  check_of_tokens("positions", positions);
+  if (first_key) check_of_tokens("first_key", *first_key);
 }
 
 }  // namespace llamaforge

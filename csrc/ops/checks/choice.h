@@ -1,7 +1,8 @@
-// argmax, sample.
+// argmax, sample, sample_rows.
 #pragma once
 
 #include <cmath>
+#include <optional>
 
 #include "ops/checks/common.h"
 
@@ -31,6 +32,41 @@ static inline ChoiceSize check_sample(const Tensor& logits, const Tensor& ids, d
                        temperature, top_k, top_p, offset));
   }
   check_float("logits", logits);
+  return size;
+}
+
+// Columns of the settings and numbers of sample_rows.
+enum SampleSetting { kTemperature, kTopP, kMinP, kRepetition, kPresence, kFrequency, kSampleSettings };
+enum SampleNumber { kTopK, kSeedLow, kSeedHigh, kDraw, kCountsRow, kBiasRow, kSampleNumbers };
+
+// Bit of `counts` that marks a token of the prompt. The bits below count the output's tokens.
+constexpr int32_t kPromptToken = 1 << 30;
+
+// Weights of tokens relative to the likeliest one are whole numbers of this unit. Sums of whole
+// numbers do not depend on their order, so they are equal on every device.
+constexpr double kSampleUnit = 0x1p40;
+
+// Each device checks the values of settings and numbers, because only a kernel sees them.
+static inline ChoiceSize check_sample_rows(const Tensor& logits, const Tensor& settings, const Tensor& numbers,
+                                           const std::optional<InOut>& counts, const std::optional<In>& bias,
+                                           const Tensor& ids, const std::optional<Out>& logprobs) {
+  check_float("logits", logits);
+  const ChoiceSize size = check_choice("logits", logits, ids);
+  check_dtype("settings", settings, DType::f32);
+  check_shape("settings", settings, {size.rows, kSampleSettings});
+  check_dtype("numbers", numbers, DType::i32);
+  check_shape("numbers", numbers, {size.rows, kSampleNumbers});
+  const auto check_table = [&](const char* name, const Tensor& table, DType dtype) {
+    check_dtype(name, table, dtype);
+    LF_CHECK(table.rank() == 2 && table.dim(0) >= 1 && table.dim(1) == size.length,
+             "expected {} of shape (rows,{}), got {}", name, size.length, to_string(table.shape));
+  };
+  if (counts) check_table("counts", *counts, DType::i32);
+  if (bias) check_table("bias", *bias, DType::f32);
+  if (logprobs) {
+    check_dtype("logprobs", *logprobs, DType::f32);
+    check_shape("logprobs", *logprobs, {size.rows});
+  }
   return size;
 }
 

@@ -62,6 +62,7 @@ const cluster = {
   timeoutMs: 200,
   startTimeoutMs: 200,
 };
+const served = { port: 0, modelName: "m", apiKeys: ["k"], corsOrigins: ["*"], maxConnections: 1 };
 const timeline = () => ({
   rank: 0,
   spans: [{ kind: "compute", name: "forward", startMs: 0, endMs: 1 }],
@@ -105,6 +106,17 @@ function functions(folder) {
       ones([1, 1, 8]),
       zeros([1, 2, 1, 4, 2]),
       { heads: 2, kvHeads: 1, position: 0, firstKey: zeros([1, 1], { dtype: "i32" }) },
+    ],
+    attentionPaged: () => [
+      ones([1, 1, 8]),
+      zeros([2, 2, 1, 32, 2]),
+      {
+        table: zeros([1, 2], { dtype: "i32" }),
+        sequences: zeros([1, 1], { dtype: "i32" }),
+        positions: zeros([1, 1], { dtype: "i32" }),
+        firstKey: zeros([1, 1], { dtype: "i32" }),
+      },
+      { heads: 2, kvHeads: 1, scale: 1 },
     ],
     broadcastTo: () => [x(), [4, 2, 3]],
     buildInfo: () => [],
@@ -169,8 +181,27 @@ function functions(folder) {
     ],
     ropeTable: () => [4, 2, 10_000, cpu],
     sample: () => [x(), { seed: 1, temperature: 1, topK: 1, topP: 1, offset: 0 }],
+    sampleRows: () => [
+      x(),
+      [
+        { seed: 1, temperature: 1, topK: 1, topP: 1, offset: 0, minP: 0 },
+        {
+          seed: 1,
+          repetitionPenalty: 1,
+          presencePenalty: 0,
+          frequencyPenalty: 0,
+          counts: 0,
+          bias: 0,
+        },
+      ],
+      { counts: zeros([1, 3], { dtype: "i32" }), bias: zeros([1, 3]) },
+    ],
     saveModel: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
     scope: () => [() => x()],
+    serve: async () => {
+      const tokens = await library.Tokenizer.load(tokenizer);
+      return [new library.Engine(await model(), tokens, { pageSize: 32, maxBatch: 1 }), served];
+    },
     setDefaultDevice: () => [cpu],
     setMemoryLimit: () => [0, cpu],
     setThreads: () => [library.buildInfo().threads],
@@ -240,6 +271,7 @@ function functions(folder) {
     wsdSchedule: () => [
       { peakLr: 1, minLr: 0, warmupSteps: 1, decayFrom: 5, decaySteps: 10, decayShape: "sqrt" },
     ],
+    writeRow: () => [x(), 0, ones([3])],
     zeros: () => [[2, 3], { dtype: "f32", device: cpu, requiresGrad: false }],
     evaluate: async () => [
       await model(),
@@ -285,6 +317,11 @@ function constructors(folder) {
     Cluster: () => [],
     Communicator: () => [],
     Embedding: () => [4, 2, 1],
+    Engine: async () => [
+      await model(),
+      await library.Tokenizer.load(tokenizer),
+      { maxBatch: 1, maxQueue: 1, maxLength: 32, pageSize: 32, promptTokens: 8, prefixCache: true },
+    ],
     FullShard: strategy,
     Linear: () => [4, 2, 1],
     LanguageModel: () => [],
@@ -516,6 +553,7 @@ function methods(folder) {
     ["Tokenizer", "decode", () => of(open()), () => [[1, 2], { specialTokens: "skip" }]],
     ["Tokenizer", "decodeStream", () => of(open()), () => [{ specialTokens: "skip" }]],
     ["Tokenizer", "token", () => of(open()), () => [1]],
+    ["Tokenizer", "tokenBytes", () => of(open()), () => [1]],
     [
       "Tokenizer",
       "assertFits",
@@ -556,6 +594,7 @@ const errors = {
 
 const slow = new Set([
   "prepare",
+  "serve",
   "saveModel",
   "trainStep",
   "generate",

@@ -1,0 +1,26 @@
+import type { DecodeResult } from "./decode.js";
+
+/** Formats the result of `bench decode` as a table for a terminal. */
+export function formatDecode({
+  device,
+  model,
+  run,
+  copyBytesPerSecond,
+  rows,
+}: DecodeResult): string {
+  const lines = [
+    `${device.name} (${device.id}), ${model.name}, ${run.precision}: prompts of ${run.promptTokens} tokens, ` +
+      `${run.tokens} written, median of ${run.runs} runs`,
+    `limit: weights and cache read at the rate of a copy, ${(copyBytesPerSecond / 1e9).toFixed(0)} GB/s`,
+    "",
+    "sequences   tokens/s   of the limit   between tokens, median / p99   first token",
+  ];
+  for (const { batch, tokensPerSecond, share, betweenMs, firstMs } of rows) {
+    const between = `${betweenMs.median.toFixed(2)} / ${betweenMs.p99.toFixed(2)} ms`;
+    lines.push(
+      `${String(batch).padStart(9)}${tokensPerSecond.toFixed(0).padStart(11)}` +
+        `${`${(100 * share).toFixed(0)}%`.padStart(15)}${between.padStart(31)}${`${firstMs.toFixed(0)} ms`.padStart(14)}`,
+    );
+  }
+  return `${lines.join("\n")}\n`;
+}

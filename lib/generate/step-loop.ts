@@ -1,0 +1,224 @@
+import { ready } from "../core/runtime.js";
+import { outsideScopes } from "../core/scope.js";
+import type { Tensor } from "../core/tensor.js";
+import { later, turn } from "../core/turn.js";
+import { explainNonFinite } from "../model/finite.js";
+import type { LanguageModel } from "../model/language-model.js";
+import { createPages } from "./cache-size.js";
+import { PagePool } from "./page-pool.js";
+import { Scheduler } from "./scheduler.js";
+import type { ChosenToken, Sequence } from "./sequence.js";
+import { Slots } from "./slots.js";
+import { type EngineStep, enqueueStep } from "./step-batch.js";
+
+/** Figures of an engine at one moment. */
+export interface EngineState {
+  /** Answers that are being written. */
+  running: number;
+  /** Answers that wait for room. */
+  waiting: number;
+  /** Pages of the cache, and those of them that no answer holds. */
+  pages: number;
+  freePages: number;
+  /** Tokens of a page. */
+  pageSize: number;
+  /** Since the engine's start: prompt tokens computed, prompt tokens shared, tokens written. */
+  promptTokens: number;
+  sharedTokens: number;
+  writtenTokens: number;
+  /** Steps of the model. */
+  steps: number;
+}
+
+/** Sizes of a loop's cache and of its steps. */
+export interface StepLoopOptions {
+  /** Pages of the cache, and tokens of a page. */
+  pages: number;
+  pageSize: number;
+  /** Sequences that run at once. */
+  maxBatch: number;
+  /** Prompt tokens that one step computes. */
+  promptTokens: number;
+  /** Whether texts that begin alike share the work. */
+  prefixCache: boolean;
+  /** Ids that no sequence may have. */
+  banned: readonly number[];
+}
+
+/**
+ * Runs steps of a model as long as a sequence is left: the part of an engine that knows tokens and
+ * no text. While the device computes a step, the host handles the results of the step before.
+ */
+export class StepLoop {
+  readonly model: LanguageModel;
+  readonly #pool: PagePool;
+  readonly #layers: readonly Tensor[];
+  readonly #scheduler: Scheduler;
+  readonly #slots: Slots;
+  readonly #prefixCache: boolean;
+  /** Version of the weights that the remembered pages were computed with. */
+  #weights: number;
+  #loop: Promise<void> | null = null;
+  #closed = false;
+  /** The pending tokens of each step's rows when it began. */
+  readonly #pendings = new WeakMap<EngineStep, Sequence["pending"][]>();
+  readonly #inSlots = new Set<Sequence>();
+  #counts = { promptTokens: 0, sharedTokens: 0, writtenTokens: 0, steps: 0 };
+
+  /** @throws ArgumentError for a model without a paged cache */
+  constructor(model: LanguageModel, options: StepLoopOptions) {
+    const { pages, pageSize, maxBatch, promptTokens, prefixCache, banned } = options;
+    this.model = model;
+    this.#prefixCache = prefixCache;
+    this.#pool = new PagePool(pages, pageSize);
+    this.#layers = outsideScopes(() => createPages(model, pages, pageSize));
+    this.#scheduler = new Scheduler(this.#pool, { maxBatch, promptTokens });
+    this.#slots = new Slots(model, maxBatch, banned);
+    this.#weights = this.#weightsVersion;
+  }
+
+  get state(): EngineState {
+    const { count, free, size } = this.#pool;
+    const { running, waiting } = this.#scheduler;
+    return {
+      running: running.length,
+      waiting,
+      pages: count,
+      freePages: free,
+      pageSize: size,
+      ...this.#counts,
+    };
+  }
+
+  /** Whether steps are on their way. */
+  get busy(): boolean {
+    return this.#loop !== null;
+  }
+
+  /** Adds a sequence to the queue. `wake` starts it. */
+  add(sequence: Sequence): void {
+    this.#scheduler.add(sequence);
+  }
+
+  /** Waits until no sequence is left. */
+  async idle(): Promise<void> {
+    await this.#loop;
+  }
+
+  /** Ends all sequences with an error. No step begins after. */
+  close(error: unknown): void {
+    this.#closed = true;
+    for (const sequence of this.#scheduler.all()) sequence.fail(error);
+  }
+
+  /** Frees the cache. No step may be on its way. */
+  free(): void {
+    for (const layer of this.#layers) layer.dispose();
+    this.#slots.dispose();
+  }
+
+  get #weightsVersion(): number {
+    return this.model.headWeight.tensor.memory.version;
+  }
+
+  /** Runs steps until all sequences have ended. */
+  wake(): void {
+    this.#loop ??= later(
+      this.#run().finally(() => {
+        this.#loop = null;
+        // Requests may have come while the loop ended.
+        if (this.#scheduler.waiting > 0 && !this.#closed) this.wake();
+      }),
+    );
+  }
+
+  /** Runs steps until no answer is left. The next step is enqueued before the last one's results are read. */
+  async #run(): Promise<void> {
+    let running: EngineStep | null = null;
+    // Requests of one turn of the event loop begin in one step.
+    await turn();
+    for (;;) {
+      const next: EngineStep | null = this.#enqueue(running);
+      if (running) await this.#finish(running);
+      else if (!next) return;
+      running = next;
+    }
+  }
+
+  #enqueue(before: EngineStep | null): EngineStep | null {
+    if (this.#weightsVersion !== this.#weights) {
+      this.#weights = this.#weightsVersion;
+      this.#pool.forgetAll();
+    }
+    const shared = new Map(
+      this.#scheduler.running.map((sequence) => [sequence, sequence.computed]),
+    );
+    const spans = this.#scheduler.next();
+    if (spans.length === 0) return null;
+    this.#leaveSlots();
+    try {
+      for (const { sequence } of spans) this.#slots.enter(sequence);
+      const step = enqueueStep(this.model, this.#layers, spans, before, this.#slots);
+      for (const { sequence, from, to } of spans) {
+        if (!shared.has(sequence)) this.#counts.sharedTokens += from;
+        if (from < sequence.promptLength)
+          this.#counts.promptTokens += Math.min(to, sequence.promptLength) - from;
+        sequence.computed = to;
+        if (this.#prefixCache) this.#remember(sequence);
+      }
+      for (const [row, { sequence }] of step.drawing.entries()) sequence.pending = { row };
+      this.#pendings.set(
+        step,
+        step.drawing.map(({ sequence }) => sequence.pending),
+      );
+      this.#counts.steps++;
+      return step;
+    } catch (error) {
+      for (const { sequence } of spans) sequence.fail(error);
+      return null;
+    }
+  }
+
+  /** Frees the slots of sequences that no longer run. */
+  #leaveSlots(): void {
+    const running = new Set(this.#scheduler.running);
+    for (const sequence of this.#inSlots) {
+      if (running.has(sequence)) continue;
+      this.#slots.leave(sequence);
+      this.#inSlots.delete(sequence);
+    }
+    for (const sequence of running) this.#inSlots.add(sequence);
+  }
+
+  /** Tells the pool of pages that are full of known tokens. */
+  #remember(sequence: Sequence): void {
+    const { tokens, pages } = sequence;
+    const full = Math.floor(Math.min(sequence.computed, tokens.length) / this.#pool.size);
+    for (; sequence.remembered < full; sequence.remembered++) {
+      this.#pool.remember(tokens, pages, sequence.remembered);
+    }
+  }
+
+  async #finish(step: EngineStep): Promise<void> {
+    const pendings = this.#pendings.get(step) ?? [];
+    try {
+      const tokens = await step.tokens;
+      for (const [row, { sequence }] of step.drawing.entries()) {
+        if (sequence.pending === pendings[row]) sequence.pending = null;
+        if (sequence.done) continue;
+        this.#counts.writtenTokens++;
+        sequence.accept(tokens[row] as ChosenToken);
+      }
+    } catch (error) {
+      const reason = await explainNonFinite(this.model, error).catch((explained) => explained);
+      for (const sequence of this.#scheduler.all()) {
+        if (sequence.computed > 0) sequence.fail(reason);
+      }
+      this.#pool.forgetAll();
+    } finally {
+      step.ids?.dispose();
+    }
+    // Without results to wait for, the host must not run far ahead of the device.
+    if (step.drawing.length === 0) await ready(this.model.device);
+  }
+}

@@ -1,0 +1,39 @@
+import type { Engine } from "../generate/engine.js";
+import { ApiError } from "./api-error.js";
+import type { ServerMetrics } from "./metrics.js";
+import type { TokenTexts } from "./token-texts.js";
+
+/** What the handlers of requests share. */
+export interface ServerContext {
+  readonly engine: Engine;
+  readonly texts: TokenTexts;
+  readonly metrics: ServerMetrics;
+  readonly modelName: string;
+  /** Start of the server, in seconds since 1970. */
+  readonly created: number;
+  readonly maxAnswers: number;
+  /** Whether the server is about to close. */
+  readonly draining: () => boolean;
+}
+
+/** @throws ApiError for a model that is not here */
+export function checkModel({ modelName }: ServerContext, model: unknown): void {
+  if (model === undefined || model === null || model === modelName) return;
+  const name = JSON.stringify(String(model).slice(0, 200));
+  throw new ApiError(404, `the model ${name} is not here: this server has ${modelName}`, {
+    param: "model",
+    code: "model_not_found",
+  });
+}
+
+/** @throws ApiError for a prompt that leaves no room for a token */
+export function checkLength({ engine }: ServerContext, ids: readonly number[], param: string) {
+  const { maxLength } = engine;
+  if (ids.length < maxLength) return;
+  throw new ApiError(
+    400,
+    `expected at most ${maxLength - 1} tokens for ${param}, so that an answer has room in the ` +
+      `context of ${maxLength}, got ${ids.length}`,
+    { param, code: "context_length_exceeded" },
+  );
+}

@@ -9,7 +9,7 @@ import { describeDevice } from "../train/machine.js";
 import { copyRate } from "./copy-rate.js";
 import { type BenchEnvironment, benchEnvironment, median } from "./environment.js";
 
-export interface DecodeOptions {
+export interface DecodeBenchOptions {
   modelName: string;
   model: ArchitectureConfig;
   device: Device;
@@ -56,7 +56,7 @@ export interface DecodeResult extends BenchEnvironment {
  * @throws ArgumentError if prompt and tokens exceed the model's context
  * @throws OutOfMemoryError if a batch does not fit the device
  */
-export async function benchDecode(options: DecodeOptions): Promise<DecodeResult> {
+export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeResult> {
   const { device, precision, batches, promptTokens, tokens, runs, onProgress = () => {} } = options;
   const name = await describeDevice(device);
   const copyBytesPerSecond = await copyRate(device, precision);

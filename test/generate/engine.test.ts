@@ -5,6 +5,7 @@ import { ArgumentError, QueueFullError } from "../../lib/core/errors.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
 import { scope } from "../../lib/core/scope.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
+import type { CompleteAnswer } from "../../lib/generate/answer.js";
 import { generateBeyondContext } from "../../lib/generate/beyond-context.js";
 import { ChatTemplate } from "../../lib/generate/chat-template.js";
 import { type AnswerOptions, Engine } from "../../lib/generate/engine.js";
@@ -224,6 +225,25 @@ test("an engine without a tokenizer answers ids with ids", async () => {
   expect(tokens).toHaveLength(20);
   await expect(engine.complete("abc", options)).rejects.toThrow("no tokenizer");
   await expect(engine.complete([model.config.vocabSize], options)).rejects.toThrow(ArgumentError);
+});
+
+test("parts that come sooner than asked are joined, and the first and last come at once", async () => {
+  using engine = engineOf();
+  const options = { maxTokens: 60, seed: 2, ignoreEnd: true, n: 2 };
+  const whole = (await engine.complete("abc", options)) as readonly CompleteAnswer[];
+  const started = performance.now();
+  const got = whole.map(() => ({ text: "", tokens: [] as object[], parts: 0 }));
+  for await (const part of engine.generate("abc", { ...options, partMs: 60_000 })) {
+    const one = got[part.index] as (typeof got)[0];
+    one.text += part.text;
+    one.tokens.push(...part.tokens);
+    one.parts++;
+  }
+  expect(performance.now() - started).toBeLessThan(30_000);
+  for (const [i, { text, tokens, parts }] of got.entries()) {
+    expect({ text, tokens }).toEqual({ text: whole[i]?.text, tokens: whole[i]?.tokens });
+    expect(parts).toBe(2);
+  }
 });
 
 test("n answers have seeds of their own", async () => {

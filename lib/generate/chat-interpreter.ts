@@ -27,13 +27,13 @@ interface JinjaInterpreter {
 
 const Interpreter = PackageInterpreter as unknown as new (environment: unknown) => JinjaInterpreter;
 
-interface Operator {
+interface OperatorNode extends Node {
   operator: { value: string };
   left: Node;
   right: Node;
 }
 
-interface Filter {
+interface FilterNode extends Node {
   operand: Node;
   filter: { type: string; callee?: { value?: string }; args?: readonly Node[] };
 }
@@ -46,7 +46,7 @@ interface Filter {
 export class ChatInterpreter extends Interpreter {
   override evaluate(node: Node | undefined, environment: Environment): Value {
     if (node?.type === "BinaryExpression") {
-      const { operator, left, right } = node as Node & Operator;
+      const { operator, left, right } = node as OperatorNode;
       const negated = operator.value === "!=";
       if (negated || operator.value === "==") {
         const first = this.evaluate(left, environment);
@@ -55,7 +55,7 @@ export class ChatInterpreter extends Interpreter {
       }
     }
     if (node?.type === "FilterExpression") {
-      const { operand, filter } = node as Node & Filter;
+      const { operand, filter } = node as FilterNode;
       const name = filter.type === "CallExpression" ? filter.callee?.value : undefined;
       if (name === "selectattr" || name === "rejectattr") {
         const args = (filter.args ?? []).map((arg) => this.evaluate(arg, environment));

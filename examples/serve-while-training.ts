@@ -2,14 +2,17 @@
 // nothing here blocks on the device.
 //
 //   GET  /status    the latest step
-//   POST /generate  { "prompt": "..." } -> { "text": "..." }, with the current weights
+//   POST /generate  { "prompt": "..." } -> the text of the answer, as it is written
 //
+// All requests share one engine, which writes their answers in one batch with the current weights.
 // A token waits in the device's queue behind the steps already enqueued, two at most.
+import { Readable } from "node:stream";
 import Fastify, { type FastifyInstance } from "fastify";
-import { generate, type RunConfig, type StepMetrics, Trainer } from "llamaforge";
+import { Engine, QueueFullError, type RunConfig, type StepMetrics, Trainer } from "llamaforge";
 
 export interface TrainingServer {
   app: FastifyInstance;
+  engine: Engine;
   /** Resolves when the training ends and rejects when it fails. */
   trained: Promise<void>;
   /** Saves, ends the training, then closes the server. */
@@ -18,6 +21,7 @@ export interface TrainingServer {
 
 export async function serveWhileTraining(config: RunConfig, port = 0): Promise<TrainingServer> {
   const trainer = await Trainer.create(config);
+  const engine = new Engine(trainer.model, trainer.tokenizer, { maxBatch: 16, maxQueue: 64 });
   let latest: StepMetrics | null = null;
 
   const app = Fastify();
@@ -26,15 +30,30 @@ export async function serveWhileTraining(config: RunConfig, port = 0): Promise<T
     steps: config.steps,
     loss: latest?.loss ?? null,
   }));
-  const body = { type: "object", required: ["prompt"], properties: { prompt: { type: "string" } } };
-  app.post<{ Body: { prompt: string } }>("/generate", { schema: { body } }, async (request) => {
-    let text = "";
-    const { model, tokenizer } = trainer;
-    const options = { maxTokens: 16, temperature: 0.8 };
-    for await (const piece of generate(model, tokenizer, request.body.prompt, options))
-      text += piece;
-    return { text };
-  });
+  const body = {
+    type: "object",
+    required: ["prompt"],
+    properties: { prompt: { type: "string" }, maxTokens: { type: "integer", minimum: 1 } },
+  };
+  app.post<{ Body: { prompt: string; maxTokens?: number } }>(
+    "/generate",
+    { schema: { body } },
+    async (request, reply) => {
+      const { prompt, maxTokens = 16 } = request.body;
+      const answer = engine.generate(prompt, { maxTokens, temperature: 0.8 });
+      // What is wrong with the request shows before the first text, while the status can still tell.
+      const first = await answer.next().catch((error: Error) => {
+        throw Object.assign(error, { statusCode: error instanceof QueueFullError ? 429 : 400 });
+      });
+      async function* texts() {
+        if (first.value) yield first.value.text;
+        // When the client leaves, the stream ends this loop, and with it the answer.
+        for await (const { text } of answer) yield text;
+      }
+      reply.type("text/plain; charset=utf-8");
+      return Readable.from(texts());
+    },
+  );
   await app.listen({ port, host: "127.0.0.1" });
 
   const train = async () => {
@@ -44,7 +63,9 @@ export async function serveWhileTraining(config: RunConfig, port = 0): Promise<T
   const stop = async () => {
     trainer.stop();
     await trained.finally(() => app.close());
+    engine.dispose();
+    await engine.idle();
     trainer.dispose();
   };
-  return { app, trained, stop };
+  return { app, engine, trained, stop };
 }

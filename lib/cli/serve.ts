@@ -71,6 +71,9 @@ async function run(folder: string, options: OtherOptions, command: Command): Pro
       onError: (error) =>
         printError(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`),
     });
+    if (apiKeys.length === 0 && !isLoopback(given.host ?? "127.0.0.1")) {
+      printError("warning: this address may be reached from outside, and no API key is set\n");
+    }
     const { pages, pageSize } = engine.state;
     print(
       `llamaforge serves ${folder} at ${server.url}\n` +
@@ -78,9 +81,6 @@ async function run(folder: string, options: OtherOptions, command: Command): Pro
         `${engine.maxLength.toLocaleString("en-US")} for one text; ` +
         `${engine.chatTemplate ? "chats and texts" : "texts only: the model has no chat template"}\n`,
     );
-    if (apiKeys.length === 0 && !isLoopback(given.host ?? "127.0.0.1")) {
-      printError("warning: this address may be reached from outside, and no API key is set\n");
-    }
     await closedBySignal(server);
   } finally {
     engine.dispose();

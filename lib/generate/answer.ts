@@ -13,16 +13,31 @@ export interface AnswerPart {
   finishReason: FinishReason | null;
 }
 
-/** Parts of answers on their way from the engine to one reader. */
+/** A part that its reader has not taken yet. */
+interface WaitingPart extends AnswerPart {
+  tokens: ChosenToken[];
+}
+
+/**
+ * Parts of answers on their way from the engine to one reader. What comes before the reader asks
+ * is joined, so that a slow reader gets one part of each answer instead of many.
+ */
 export class AnswerQueue {
-  readonly #parts: AnswerPart[] = [];
+  readonly #waiting = new Map<number, WaitingPart>();
+  readonly #partMs: number;
   #error: { reason: unknown } | null = null;
   #open: number;
   #wake: (() => void) | null = null;
+  /** When each answer's last part was taken. */
+  readonly #taken = new Map<number, number>();
 
-  /** @param answers number of answers that the reader waits for */
-  constructor(answers: number) {
+  /**
+   * @param answers number of answers that the reader waits for
+   * @param partMs shortest time between two parts of an answer, unless all have ended
+   */
+  constructor(answers: number, partMs = 0) {
     this.#open = answers;
+    this.#partMs = partMs;
   }
 
   /** Whether all answers have ended, or one has failed. */
@@ -30,21 +45,18 @@ export class AnswerQueue {
     return this.#open === 0 || this.#error !== null;
   }
 
-  push(part: AnswerPart): void {
-    const last = this.#parts.at(-1);
-    // A slow reader gets one part instead of many.
-    if (last && last.index === part.index && last.finishReason === null) {
-      const { text, tokens } = last;
-      this.#parts[this.#parts.length - 1] = {
-        ...part,
-        text: text + part.text,
-        tokens: [...tokens, ...part.tokens],
-      };
+  push({ index, text, tokens, finishReason }: AnswerPart): void {
+    const waiting = this.#waiting.get(index);
+    if (waiting) {
+      waiting.text += text;
+      waiting.tokens.push(...tokens);
+      waiting.finishReason = finishReason;
     } else {
-      this.#parts.push(part);
+      this.#waiting.set(index, { index, text, tokens: [...tokens], finishReason });
     }
-    if (part.finishReason !== null) this.#open--;
-    this.#wake?.();
+    if (finishReason !== null) this.#open--;
+    // A reader that waits for time wakes by itself, or at the end.
+    if (!waiting || this.ended) this.#wake?.();
   }
 
   fail(reason: unknown): void {
@@ -55,15 +67,34 @@ export class AnswerQueue {
   /** The next part; null when all answers have ended. @throws the engine's error */
   async next(): Promise<AnswerPart | null> {
     for (;;) {
-      const part = this.#parts.shift();
-      if (part) return part;
+      const [part] = this.#waiting.values();
+      const waitMs = part && !this.ended ? this.#waitMs(part.index) : 0;
+      if (part && waitMs <= 0) {
+        this.#waiting.delete(part.index);
+        if (this.#partMs > 0) this.#taken.set(part.index, performance.now());
+        return part;
+      }
       if (this.#error) throw this.#error.reason;
       if (this.#open === 0) return null;
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-      this.#wake = null;
+      await this.#pushed(waitMs);
     }
+  }
+
+  /** Time until an answer's next part may be taken. */
+  #waitMs(index: number): number {
+    const last = this.#taken.get(index);
+    return last === undefined ? 0 : last + this.#partMs - performance.now();
+  }
+
+  /** Waits for a part, an error or the end; with a time, for that long at most. */
+  async #pushed(limitMs: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      if (limitMs > 0) timer = setTimeout(resolve, Math.ceil(limitMs));
+    });
+    clearTimeout(timer);
+    this.#wake = null;
   }
 }
 

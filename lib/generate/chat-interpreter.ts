@@ -27,26 +27,26 @@ interface JinjaInterpreter {
 
 const Interpreter = PackageInterpreter as unknown as new (environment: unknown) => JinjaInterpreter;
 
-interface Operator {
+interface OperatorNode extends Node {
   operator: { value: string };
   left: Node;
   right: Node;
 }
 
-interface Filter {
+interface FilterNode extends Node {
   operand: Node;
   filter: { type: string; callee?: { value?: string }; args?: readonly Node[] };
 }
 
 /**
  * Evaluates templates as Python's Jinja does where the package follows JavaScript: `==` compares
- * types and contents (`"" == false` is false, equal lists are equal), and `selectattr` and
- * `rejectattr` test an attribute that is missing as undefined.
+ * types and contents (`"" == false` is false, equal lists are equal), booleans are written as `True`
+ * and `False`, and `selectattr` and `rejectattr` test an attribute that is missing as undefined.
  */
 export class ChatInterpreter extends Interpreter {
   override evaluate(node: Node | undefined, environment: Environment): Value {
     if (node?.type === "BinaryExpression") {
-      const { operator, left, right } = node as Node & Operator;
+      const { operator, left, right } = node as OperatorNode;
       const negated = operator.value === "!=";
       if (negated || operator.value === "==") {
         const first = this.evaluate(left, environment);
@@ -55,7 +55,7 @@ export class ChatInterpreter extends Interpreter {
       }
     }
     if (node?.type === "FilterExpression") {
-      const { operand, filter } = node as Node & Filter;
+      const { operand, filter } = node as FilterNode;
       const name = filter.type === "CallExpression" ? filter.callee?.value : undefined;
       if (name === "selectattr" || name === "rejectattr") {
         const args = (filter.args ?? []).map((arg) => this.evaluate(arg, environment));
@@ -67,7 +67,8 @@ export class ChatInterpreter extends Interpreter {
         );
       }
     }
-    return super.evaluate(node, environment);
+    const value = super.evaluate(node, environment);
+    return value.type === "BooleanValue" ? truth(value, value.value === true) : value;
   }
 
   /** The items of a list whose attribute passes a test, or does not. */
@@ -98,8 +99,10 @@ export class ChatInterpreter extends Interpreter {
   }
 }
 
+/** A boolean, which is written as in Python. */
 function truth(any: Value, value: boolean): Value {
-  return new (any.__bool__().constructor as new (value: boolean) => Value)(value);
+  const made = new (any.__bool__().constructor as new (value: boolean) => Value)(value);
+  return Object.assign(made, { toString: () => (value ? "True" : "False") });
 }
 
 const numeric = new Set(["IntegerValue", "FloatValue", "BooleanValue"]);

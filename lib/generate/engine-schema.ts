@@ -48,6 +48,8 @@ const answerOptions = {
   ignoreEnd: flag("go on after the end of the text").default(false),
   /** How many of the likeliest tokens are given beside each token. Default: 0. */
   topLogprobs: integer(0, 100, "likeliest tokens that are given beside each token").default(0),
+  /** Milliseconds between two parts of an answer, at least; its first and last come at once. Default: 0. */
+  partMs: real(0, 60_000, "milliseconds between two parts of an answer, at least").default(0),
 };
 
 export const answerSchema: OptionsSchema<typeof answerOptions> = section(

@@ -192,7 +192,7 @@ export class Engine {
     const { signal, n, settings, ...rest } = this.#settingsOf(options);
     const ids = await this.encode(prompt);
     signal?.throwIfAborted();
-    const queue = new AnswerQueue(n);
+    const queue = new AnswerQueue(n, settings.partMs);
     const sequences = this.#submit(ids, n, settings, rest, queue);
     const abort = (): void => {
       for (const sequence of sequences) sequence.done = true;

@@ -66,6 +66,7 @@ export async function chatCompletions(
       route: "/v1/chat/completions",
       prompts: [ids],
       options,
+      streams: fields.stream === true,
       signal: reply.signal,
       startMs,
       onPart,

@@ -114,6 +114,7 @@ export async function completions(
       route: "/v1/completions",
       prompts,
       options,
+      streams: fields.stream === true,
       signal: reply.signal,
       startMs,
       onPart,

@@ -35,11 +35,14 @@ export async function tokenize(
   await reply.json(200, { count: ids.length, max_model_len: engine.maxLength, tokens: ids });
 }
 
+/** Decoding takes the event loop's time, so its amount is bounded. */
+const maxTokens = 65_536;
+
 const detokenizeSchema = section("tokens", {
   model,
   tokens: whole<number[]>(
-    (value) => Array.isArray(value) && value.every(isId),
-    "a list of token ids",
+    (value) => Array.isArray(value) && value.length <= maxTokens && value.every(isId),
+    `a list of up to ${maxTokens} token ids`,
     "the tokens",
   ),
 });

@@ -54,7 +54,13 @@ llamaforge generate <folder> <prompt>
   --temperature <x> = 0.8
   --top-k <n> = 50
   --top-p <x> = 1
+  --min-p <x> = 0
+  --repetition-penalty <x> = 1
+  --presence-penalty <x> = 0
+  --frequency-penalty <x> = 0
   --seed <n> = 0
+  --stop <text> (repeatable)
+  --ignore-end
   --device <device> = cpu
   --precision <p> = fp32
 llamaforge eval <folder>
@@ -76,6 +82,46 @@ llamaforge eval <folder>
   --device <device> = cpu
   --precision <p> = fp32
   --list-tasks
+llamaforge chat <folder>
+  --system <text>
+  --chat-template <file>
+  --max-tokens <n>
+  --temperature <x> = 0.8
+  --top-k <n> = 50
+  --top-p <x> = 1
+  --min-p <x> = 0
+  --repetition-penalty <x> = 1
+  --presence-penalty <x> = 0
+  --frequency-penalty <x> = 0
+  --seed <n> = 0
+  --stop <text> (repeatable)
+  --max-length <n>
+  --device <device> = cpu
+  --precision <p> = fp32
+llamaforge serve <folder>
+  --host <address> = 127.0.0.1
+  --port <n> = 8000
+  --api-key <key> (repeatable)
+  --cors-origin <origin> (repeatable)
+  --max-connections <n> = 1024
+  --max-body-bytes <n> = 4194304
+  --max-answers <n> = 128
+  --header-seconds <x> = 10
+  --request-seconds <x> = 60
+  --stall-seconds <x> = 30
+  --drain-seconds <x> = 30
+  --model-name <name>
+  --api-key-file <file>
+  --chat-template <file>
+  --device <device> = cpu
+  --precision <p>
+  --max-batch <n>
+  --max-queue <n>
+  --max-length <n>
+  --cache-bytes <n>
+  --page-size <n>
+  --prompt-tokens <n>
+  --no-prefix-cache
 llamaforge verify <folder>
 llamaforge report <run>
   --out <file>

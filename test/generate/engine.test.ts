@@ -5,6 +5,9 @@ import { ArgumentError, QueueFullError } from "../../lib/core/errors.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
 import { scope } from "../../lib/core/scope.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
+import type { CompleteAnswer } from "../../lib/generate/answer.js";
+import { generateBeyondContext } from "../../lib/generate/beyond-context.js";
+import { ChatTemplate } from "../../lib/generate/chat-template.js";
 import { type AnswerOptions, Engine } from "../../lib/generate/engine.js";
 import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
@@ -224,6 +227,25 @@ test("an engine without a tokenizer answers ids with ids", async () => {
   await expect(engine.complete([model.config.vocabSize], options)).rejects.toThrow(ArgumentError);
 });
 
+test("parts that come sooner than asked are joined, and the first and last come at once", async () => {
+  using engine = engineOf();
+  const options = { maxTokens: 60, seed: 2, ignoreEnd: true, n: 2 };
+  const whole = (await engine.complete("abc", options)) as readonly CompleteAnswer[];
+  const started = performance.now();
+  const got = whole.map(() => ({ text: "", tokens: [] as object[], parts: 0 }));
+  for await (const part of engine.generate("abc", { ...options, partMs: 60_000 })) {
+    const one = got[part.index] as (typeof got)[0];
+    one.text += part.text;
+    one.tokens.push(...part.tokens);
+    one.parts++;
+  }
+  expect(performance.now() - started).toBeLessThan(30_000);
+  for (const [i, { text, tokens, parts }] of got.entries()) {
+    expect({ text, tokens }).toEqual({ text: whole[i]?.text, tokens: whole[i]?.tokens });
+    expect(parts).toBe(2);
+  }
+});
+
 test("n answers have seeds of their own", async () => {
   using engine = engineOf();
   const options = { maxTokens: 10, temperature: 1, topK: 0, ignoreEnd: true };
@@ -257,6 +279,71 @@ test("wrong requests are refused, and the engine goes on", async () => {
     if (result.status === "rejected") expect(result.reason).toBeInstanceOf(QueueFullError);
   }
   expect((await engine.complete("abc", { maxTokens: 2, n: 1 })).tokens.length).toBeGreaterThan(0);
+});
+
+describe("a chat", () => {
+  const messages = [{ role: "user", content: "Hello" }];
+
+  test("continues the template's text, of which special tokens are tokens", async () => {
+    const { eosId } = tokenizer;
+    const chatTemplate = ChatTemplate.of("{{ messages[0].content }}{{ eos_token }}", tokenizer);
+    using engine = engineOf({ chatTemplate });
+    const ids = await engine.encodeChat(messages);
+    expect(ids).toEqual([...(await tokenizer.encode("Hello")), eosId]);
+    const options = { maxTokens: 9, temperature: 0, ignoreEnd: true };
+    let text = "";
+    for await (const part of engine.chat(messages, options)) text += part.text;
+    expect(text).toBe((await engine.complete(ids, { ...options, n: 1 })).text);
+    await expect(engine.encodeChat([{ role: "user" } as never])).rejects.toThrow(/messages\[0\]/);
+  });
+
+  test("needs a template", async () => {
+    using engine = engineOf();
+    await expect(engine.chat(messages).next()).rejects.toThrow(/has no chat template/);
+  });
+
+  test("ends at each of several end tokens", async () => {
+    using plain = engineOf();
+    const options = { maxTokens: 12, temperature: 0, n: 1 as const };
+    const { tokens } = await plain.complete("abc", { ...options, ignoreEnd: true });
+    const ids = tokens.map(({ id }) => id);
+    for (const end of [ids[3], ids[7]] as number[]) {
+      using engine = engineOf({ endTokens: [tokenizer.eosId, end] });
+      const answer = await engine.complete("abc", options);
+      expect(answer.tokens.map(({ id }) => id)).toEqual(ids.slice(0, ids.indexOf(end)));
+      expect(answer.finishReason).toBe("stop");
+      const whole = await engine.complete("abc", { ...options, ignoreEnd: true });
+      expect(whole.tokens).toHaveLength(12);
+    }
+  });
+});
+
+test("an answer beyond the context goes on from the newest half, as one text", async () => {
+  using engine = engineOf({ maxLength: 64 });
+  const options = { maxTokens: 150, temperature: 1, topK: 0, seed: 2, ignoreEnd: true };
+  const write = async (more: object = {}) => {
+    let [text, reason] = ["", "" as string | null];
+    const ids: number[] = [];
+    for await (const part of generateBeyondContext(engine, "abc ".repeat(40), {
+      ...options,
+      ...more,
+    })) {
+      text += part.text;
+      reason = part.finishReason;
+      ids.push(...part.tokens.map(({ id }) => id));
+    }
+    return { text, ids, reason };
+  };
+  const whole = await write();
+  expect(whole.ids).toHaveLength(150);
+  expect(whole.reason).toBe("length");
+  const before = await engine.encode("abc ".repeat(40));
+  expect("abc ".repeat(40) + whole.text).toBe(tokenizer.decode([...before, ...whole.ids]));
+  expect(await write()).toEqual(whole);
+  const stop = whole.text.slice(-12, -8);
+  const stopped = await write({ stop: [stop] });
+  expect(stopped.reason).toBe("stop");
+  expect(stopped.text).toBe(whole.text.slice(0, whole.text.indexOf(stop)));
 });
 
 test("an engine gives back all memory", async () => {

@@ -16,8 +16,10 @@ import {
 } from "../../lib/core/option-kinds.js";
 import { flagOf } from "../../lib/core/option-names.js";
 import { evaluationSchema } from "../../lib/eval/schema.js";
+import { engineSchema } from "../../lib/generate/engine-schema.js";
 import { generateSchema, samplingOptions } from "../../lib/generate/schema.js";
 import { inputSchema, prepareSchema } from "../../lib/prepare/schema.js";
+import { serverSchema } from "../../lib/serve/schema.js";
 import { root } from "../cli/build.js";
 
 // Each list of options is one schema: types, command line, recipes and documentation say what it says.
@@ -78,6 +80,23 @@ describe("flags", () => {
     }
   });
 
+  it("of serve set the server's defaults and tell the engine's", () => {
+    const flags = flagsOf("serve");
+    const { modelName: _, ...server } = serverSchema.shape;
+    for (const [name, option] of Object.entries(server)) {
+      expect(flags.get(flagOf(name))?.defaultValue, name).toEqual(defaultOf(option));
+      expect(flags.get(flagOf(name))?.description, name).toContain(metaOf(option).description);
+    }
+    const { prefixCache: __, ...engine } = engineSchema.shape;
+    for (const [name, option] of Object.entries(engine)) {
+      const flag = flags.get(flagOf(name));
+      expect(flag?.defaultValue, name).toBe(undefined);
+      const standard = defaultText(option);
+      if (standard !== undefined) expect(flag?.description).toContain(`(default: ${standard})`);
+    }
+    expect(flags.has("--no-prefix-cache")).toBe(defaultOf(engineSchema.shape.prefixCache));
+  });
+
   it.each([
     ["--workers", "1025", "Expected an integer from 0 to 1024."],
     ["--workers", "two", "Expected an integer from 0 to 1024."],
@@ -103,9 +122,12 @@ describe("doc comments", () => {
   beforeAll(() => {
     const { config } = ts.readConfigFile(join(root, "tsconfig.json"), ts.sys.readFile);
     const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, root);
-    const files = ["lib/prepare/prepare.ts", "lib/generate/schema.ts", "lib/eval/evaluate.ts"].map(
-      (at) => join(root, at),
-    );
+    const files = [
+      "lib/prepare/prepare.ts",
+      "lib/generate/schema.ts",
+      "lib/eval/evaluate.ts",
+      "lib/serve/schema.ts",
+    ].map((at) => join(root, at));
     const program = ts.createProgram(files, { ...options, noEmit: true });
     const checker = program.getTypeChecker();
     typesOf = (file, name) => {
@@ -138,6 +160,7 @@ describe("doc comments", () => {
       evaluationSchema.shape,
       ["tokenizer", "signal", "onProgress"],
     ],
+    ["lib/serve/schema.ts", "ServerOptions", serverSchema.shape, []],
   ])("%s: every field of %s has one, which tells the default", (file, name, shape, others) => {
     const fields = typesOf(file, name);
     expect([...fields.keys()].sort()).toEqual([...Object.keys(shape), ...others].sort());
@@ -173,4 +196,10 @@ it.each([
   const text = readFileSync(join(root, page), "utf8");
   const rows = rowsOf(shape, flagsOf(command)).join("\n");
   expect(text.includes(rows), `${page} lacks this table:\n${rows}`).toBe(true);
+});
+
+it("docs/serving.md has the options of a server as they are", () => {
+  const text = readFileSync(join(root, "docs/serving.md"), "utf8");
+  const rows = rowsOf(serverSchema.shape, flagsOf("serve")).join("\n");
+  expect(text.includes(rows), `docs/serving.md lacks this table:\n${rows}`).toBe(true);
 });

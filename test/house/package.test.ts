@@ -64,6 +64,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "AdamW",
     "ArgumentError",
     "AutogradError",
+    "ChatTemplate",
     "CheckpointError",
     "Cluster",
     "Communicator",

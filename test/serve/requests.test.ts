@@ -146,6 +146,27 @@ describe("bodies", () => {
     expect(performance.now() - started).toBeLessThan(2000);
   });
 
+  test("of megabytes take no longer than their size asks for", async () => {
+    const large = await served(parts, { maxBodyBytes: 4e6 });
+    const bodies = [
+      `{"prompt": "${"a".repeat(3.9e6)}`,
+      `{"prompt": "${'\\"'.repeat(1.9e6)}`,
+      `${'"a",'.repeat(0.9e6)}`,
+      `{"prompt": [${"1,".repeat(1.9e6)}1]}`,
+      `{"stop": [${'"a",'.repeat(0.9e6)}"a"]}`,
+      `{"logit_bias": {${'"1": 1,'.repeat(0.5e6)}"1": 999}}`,
+      `{${'"a": 1,'.repeat(0.5e6)}"a": 1}`,
+    ];
+    for (const body of bodies) {
+      const started = performance.now();
+      expect((await post(`${large.url}/v1/completions`, body)).status).toBe(400);
+      expect(performance.now() - started).toBeLessThan(5000);
+    }
+    const tokens = `{"tokens": [${"1,".repeat(1.9e6)}1]}`;
+    expect((await post(`${large.url}/detokenize`, tokens)).status).toBe(400);
+    await large.close();
+  });
+
   test("that are too large are refused, told or not, and the connection ends", async () => {
     const told = await post(completions(), JSON.stringify({ prompt: "a".repeat(30_000) }));
     expect([told.status, told.json.error.code]).toEqual([413, "body_too_large"]);

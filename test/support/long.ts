@@ -42,4 +42,5 @@ export const longTests = [
   "test/cuda/host.test.ts",
   "test/io/fuzz-driver.test.ts",
   "test/ops/teams.test.ts",
+  "test/serve/storm.test.ts",
 ];

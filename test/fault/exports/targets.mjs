@@ -305,6 +305,7 @@ function functions(folder) {
  */
 function constructors(folder) {
   const data = join(folder, "data");
+  const tokenizer = join(folder, "tokenizer");
   const strategy = async () => {
     const { joined, comm } = await communicator();
     return { args: [{ world: comm, reduce: "fp32" }], after: async () => await joined.close() };
@@ -559,6 +560,15 @@ function methods(folder) {
       "assertFits",
       () => of(open()),
       () => [{ vocabSize: 4096, bosId: null, eosId: null }],
+    ],
+    [
+      "ChatTemplate",
+      "render",
+      async () => ({ object: library.ChatTemplate.of("{{ messages[0].role }}", await open()) }),
+      () => [
+        [{ role: "user", content: "a" }],
+        { addGenerationPrompt: true, variables: { thinking: false } },
+      ],
     ],
     ["Tokenizer", "copyTo", () => of(open()), () => ["copied"]],
     [

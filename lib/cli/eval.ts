@@ -164,7 +164,8 @@ async function report(
         : "\nno scores of these tasks were published with TinyLlama\n",
     );
   }
-  print(`\n${Object.keys(results["n-samples"]).length} tasks in ${formatDuration(seconds)}\n`);
+  const tasks = Object.keys(results["n-samples"]).length;
+  print(`\n${tasks} ${tasks === 1 ? "task" : "tasks"} in ${formatDuration(seconds)}\n`);
   if (out !== undefined) print(`written to ${out}\n`);
 }
 
@@ -176,12 +177,16 @@ function secondsSince(started: number): number {
 async function expectFree(file: string, overwrite: boolean): Promise<void> {
   const status = await stat(file).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return null;
-    throw error;
+    throw cannotWrite(file, error);
   });
   if (status === null) return;
   if (status.isDirectory()) throw new UsageError(`--out ${file}: expected a file, it is a folder`);
   if (overwrite) return;
   throw new UsageError(`--out ${file} exists; --overwrite replaces it`);
+}
+
+function cannotWrite(out: string, cause: Error): UsageError {
+  return new UsageError(`--out ${out}: cannot write there: ${cause.message}`, { cause });
 }
 
 async function openJournal(
@@ -194,7 +199,9 @@ async function openJournal(
     import("../files/make-folder.js"),
     import("node:path"),
   ]);
-  await makeFolder(dirname(out));
+  await makeFolder(dirname(out)).catch((error: Error) => {
+    throw cannotWrite(out, error);
+  });
   return await EvaluationJournal.open(`${out}.unfinished`, identity, startOver);
 }
 

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
-import { readdir, rename } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
+import { acquireRunLock, type RunLock } from "../checkpoint/lock.js";
 import { boundedList } from "../core/bounded-list.js";
 import { UsageError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
@@ -26,40 +27,51 @@ export type EvaluationIdentity = Readonly<Record<string, string>>;
 export class EvaluationJournal {
   readonly #folder: string;
   readonly #stored: ReadonlyMap<string, FinishedTask>;
+  readonly #lock: RunLock;
 
-  private constructor(folder: string, stored: ReadonlyMap<string, FinishedTask>) {
+  private constructor(folder: string, stored: ReadonlyMap<string, FinishedTask>, lock: RunLock) {
     this.#folder = folder;
     this.#stored = stored;
+    this.#lock = lock;
   }
 
   /**
-   * Opens the journal of a result file, and makes it if it does not exist.
+   * Opens the journal of a result file, and makes it if it does not exist. It stays locked until it
+   * is closed or removed.
    * @param startOver discards tasks of another evaluation instead of refusing to go on
-   * @throws UsageError naming each difference if the folder holds tasks of another evaluation
+   * @throws UsageError naming each difference if the folder holds tasks of another evaluation, and
+   *   naming the process if one uses it
    */
   static async open(
     folder: string,
     identity: EvaluationIdentity,
     startOver: boolean,
   ): Promise<EvaluationJournal> {
-    const known = await readJson<EvaluationIdentity>(join(folder, identityFile));
-    if (known !== null && !isDeepStrictEqual(known, { ...identity })) {
-      if (!startOver) throw otherEvaluation(folder, known, identity);
-      await removeOwnFolder(folder, "[evaluate]");
-    } else if (startOver) await removeOwnFolder(folder, "[evaluate]");
     await makeOwnFolder(folder, "[evaluate]");
-    await replaceFile(
-      join(folder, identityFile),
-      `${JSON.stringify(identity, null, 2)}\n`,
-      join(folder, `${identityFile}.tmp`),
-    );
-    const stored = new Map<string, FinishedTask>();
-    for (const name of await readdir(folder)) {
-      if (!name.startsWith(taskPrefix) || !name.endsWith(".json")) continue;
-      const task = await readJson<FinishedTask>(join(folder, name));
-      if (task) stored.set(task.name, task);
+    const lock = acquireRunLock(folder);
+    try {
+      const known = await readJson<EvaluationIdentity>(join(folder, identityFile));
+      if (!startOver && known !== null && !isDeepStrictEqual(known, { ...identity })) {
+        throw otherEvaluation(folder, known, identity);
+      }
+      if (startOver) {
+        for (const name of await taskFiles(folder)) await rm(join(folder, name));
+      }
+      await replaceFile(
+        join(folder, identityFile),
+        `${JSON.stringify(identity, null, 2)}\n`,
+        join(folder, `${identityFile}.tmp`),
+      );
+      const stored = new Map<string, FinishedTask>();
+      for (const name of await taskFiles(folder)) {
+        const task = await readJson<FinishedTask>(join(folder, name));
+        if (task) stored.set(task.name, task);
+      }
+      return new EvaluationJournal(folder, stored, lock);
+    } catch (error) {
+      lock.release();
+      throw error;
     }
-    return new EvaluationJournal(folder, stored);
   }
 
   /** Tasks that an earlier call has finished. */
@@ -76,7 +88,18 @@ export class EvaluationJournal {
   /** Removes the folder, once the result is written. */
   async remove(): Promise<void> {
     await removeOwnFolder(this.#folder, "[evaluate]");
+    this.close();
   }
+
+  /** Lets another call go on from the finished tasks. The end of the process does so too. */
+  close(): void {
+    this.#lock.release();
+  }
+}
+
+async function taskFiles(folder: string): Promise<string[]> {
+  const names = await readdir(folder);
+  return names.filter((name) => name.startsWith(taskPrefix) && name.endsWith(".json"));
 }
 
 /** Names of tasks may be paths, and longer than a file name may be. */

@@ -1,7 +1,14 @@
 import { createHash } from "node:crypto";
+import { DataError } from "../core/errors.js";
 import { Examples } from "./few-shot.js";
 import type { AnswerRequest, LikelihoodRequest } from "./model-answers.js";
-import { answerRequests, countedText, likelihoodRequests, wholeText } from "./prompt.js";
+import {
+  answerRequests,
+  countedText,
+  likelihoodRequests,
+  rightChoice,
+  wholeText,
+} from "./prompt.js";
 import type { TaskRows } from "./rows.js";
 import type { EvaluationSettings } from "./schema.js";
 import type { Row, Task } from "./task.js";
@@ -54,8 +61,11 @@ export async function makeQuestions(
     if (task.kind === "generation") {
       return { ...empty, answers: answerRequests(task, row, shown, seed + id * repeats) };
     }
+    // A wrong answer key shows before the model works.
+    if (task.kind === "choice") rightChoice(task, row);
     return { ...empty, likelihoods: likelihoodRequests(task, row, shown) };
   });
+  expectText(task, questions);
   return {
     task,
     available: all.length,
@@ -63,6 +73,15 @@ export async function makeQuestions(
     questions,
     asked: hashOf(task, questions),
   };
+}
+
+/** @throws DataError for a text task whose texts are all empty: no score can be divided by nothing */
+function expectText(task: Task, questions: readonly Question[]): void {
+  if (task.kind !== "text") return;
+  if (questions.some(({ row, text }) => text !== "" && countedText(task, row) !== "")) return;
+  throw new DataError(
+    `[evaluate] ${task.name}: expected texts, got ${questions.length} empty ones`,
+  );
 }
 
 /** Number of requests to the model. */

@@ -55,7 +55,9 @@ async function* jsonlRows(file: InputFile): AsyncGenerator<PlacedRow> {
       row = JSON.parse(text);
     } catch (cause) {
       const { message } = cause as Error;
-      throw new DataError(`[evaluate] ${where}: not JSON: ${message}`, { cause });
+      throw new DataError(`[evaluate] ${where}: expected a JSON object on each line: ${message}`, {
+        cause,
+      });
     }
     if (typeof row !== "object" || row === null || Array.isArray(row)) {
       throw new DataError(`[evaluate] ${where}: expected a JSON object on each line`);
@@ -102,7 +104,10 @@ async function asEvaluation(rows: AsyncIterable<PlacedRow>): Promise<PlacedRow[]
     for await (const row of rows) all.push(row);
   } catch (cause) {
     if (!(cause instanceof DataError)) throw cause;
-    throw new DataError(cause.message.replace(/^\[prepare\]/, "[evaluate]"), { cause });
+    const message = cause.message
+      .replace(/^\[prepare\]/, "[evaluate]")
+      .replace(/; convert the file, leave it out, or pass .*$/, "; convert the file");
+    throw new DataError(message, { cause });
   }
   return all;
 }

@@ -116,7 +116,7 @@ async function taskNamed(name: string): Promise<Task> {
   const groups = [...taskGroups.keys()].join(", ");
   throw new ArgumentError(
     `[evaluate] expected a task or group, got ${JSON.stringify(name)}` +
-      (near === undefined ? "" : `; did you mean ${near}?`) +
+      (near === undefined ? "." : `; did you mean ${near}?`) +
       ` Groups are ${groups}; text:PATH measures a file, and PATH.yaml is a task of one's own`,
   );
 }

@@ -22,10 +22,21 @@ export function inRow<T>(task: Task, row: Row, call: () => T): T {
   try {
     return call();
   } catch (cause) {
-    if (!(cause instanceof DataError) || cause.message.startsWith("[")) throw cause;
-    const place = places.get(row) ?? "a row";
-    throw new DataError(`[evaluate] ${task.name}: ${place}: ${cause.message}`, { cause });
+    throw withPlace(task, row, cause);
   }
+}
+
+/** Does so for a function that returns a promise. */
+export async function inRowLater<T>(task: Task, row: Row, call: () => Promise<T>): Promise<T> {
+  return await call().catch((cause: unknown) => {
+    throw withPlace(task, row, cause);
+  });
+}
+
+function withPlace(task: Task, row: Row, cause: unknown): unknown {
+  if (!(cause instanceof DataError) || cause.message.startsWith("[")) return cause;
+  const place = places.get(row) ?? "a row";
+  return new DataError(`[evaluate] ${task.name}: ${place}: ${cause.message}`, { cause });
 }
 
 export interface DataOptions {

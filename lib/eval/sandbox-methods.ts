@@ -8,9 +8,9 @@ import { sandboxRunner } from "./sandbox-runner.js";
 export interface SandboxLimits {
   /** Time until the program is killed, in milliseconds. Default: 3000, as in `code_eval`. */
   timeoutMs: number;
-  /** Address space of each process, in bytes. Default: 1 GiB. */
+  /** Address space of the program, in bytes. Default: 1 GiB. */
   memoryBytes: number;
-  /** Processes and threads, the runner's two included. Default: 8. */
+  /** Threads, and the runner's two processes. A program starts no processes. Default: 8. */
   processes: number;
   /** Largest file, and size of all files together, in bytes. Default: 16 MiB. */
   diskBytes: number;

@@ -4,6 +4,7 @@ import type { ModelAnswers, OnDone } from "./model-answers.js";
 import { choiceTexts, countedText, rightChoice } from "./prompt.js";
 import type { Question, TaskQuestions } from "./questions.js";
 import type { CutPrompts, EvaluationSample, FinishedTask } from "./results.js";
+import { inRow, inRowLater } from "./rows.js";
 import { makeSample } from "./samples.js";
 import type { GenerationTask, RunPrograms, Task } from "./task.js";
 import type { EvalWorld } from "./world.js";
@@ -161,8 +162,9 @@ async function filteredScores(
   const filters = task.filters ?? [{ name: "none", apply: (_: unknown, text: string) => text }];
   const scored: Record<string, { replies: readonly string[]; values: MetricValues }> = {};
   for (const { name, apply } of filters) {
-    const replies = answers.map((answer) => apply(row, answer));
-    scored[name] = { replies, values: await task.score(row, replies, runPrograms) };
+    const replies = inRow(task, row, () => answers.map((answer) => apply(row, answer)));
+    const score = async () => task.score(row, replies, runPrograms);
+    scored[name] = { replies, values: await inRowLater(task, row, score) };
   }
   return scored;
 }

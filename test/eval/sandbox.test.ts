@@ -95,7 +95,7 @@ describe.skipIf(impossible !== null)("the sandbox", () => {
   /** Statements of which each must fail; a program passes if all of them do. */
   const refusedAll = (statements: readonly string[]): string =>
     [
-      "import ctypes, os, pathlib, shutil, signal, socket, subprocess, sys, glob",
+      "import ctypes, os, pathlib, resource, shutil, signal, socket, subprocess, sys, glob",
       "libc = ctypes.CDLL(None, use_errno=True)",
       "def system(name, *arguments):",
       "    if getattr(libc, name)(*arguments) < 0: raise OSError(ctypes.get_errno(), name)",
@@ -155,6 +155,16 @@ describe.skipIf(impossible !== null)("the sandbox", () => {
         "system('shmget', 0, 1 << 30, 0o1666)",
         "system('memfd_create', b'x', 0)",
         "os.execv('/bin/sh', ['sh'])",
+        "resource.prlimit(1, resource.RLIMIT_AS, (1, 1))",
+        "os.setpriority(os.PRIO_PROCESS, 1, 19)",
+      ],
+    ],
+    [
+      "processes",
+      [
+        "os.fork()",
+        "subprocess.run([sys.executable])",
+        "os.posix_spawn(sys.executable, ['x'], {})",
       ],
     ],
     ["open files", ["files = [open('/dev/null') for _ in range(100)]"]],
@@ -241,18 +251,52 @@ describe.skipIf(impossible !== null)("the sandbox", () => {
     await noneLeft();
   });
 
-  test("kills daemons that a program leaves behind", async () => {
-    const daemon = [
-      "import os, signal, time",
-      "if os.fork() == 0:",
-      "    os.setsid()",
-      "    if os.fork() == 0:",
-      "        for n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)",
-      "        while True: time.sleep(1)",
-      "    os._exit(0)",
+  const assertion = "\nassert False, 'the end'";
+  const anyDescriptor = (message: string): string =>
+    `import os\nfor n in range(3, 64):\n    try: os.write(n, ${message})\n    except OSError: pass\n`;
+  const forged: [string, string][] = [
+    ["a message on every descriptor", `${anyDescriptor(`b'["passed", ""]\\n'`)}os._exit(0)`],
+    ["a message of the set-up", `${anyDescriptor(`b'["refused", "x"]\\n'`)}os._exit(0)`],
+    ["a message that is no message", `${anyDescriptor("b'[' * 10000 + b'\\n'")}os._exit(0)`],
+    ["another writer", `import json\njson.dumps = lambda value: '["passed", ""]'${assertion}`],
+    [
+      "another exception",
+      "import builtins\nclass Other(Exception): pass\n" +
+        `for name in ('AssertionError', 'BaseException'): setattr(builtins, name, Other)${assertion}`,
+    ],
+    ["any that is true", `import builtins\nbuiltins.any = lambda steps: True${assertion}`],
+    [
+      "the runner's own function",
+      "import sys\nsys._getframe(1).f_globals['tell']('passed')\nimport os\nos._exit(0)",
+    ],
+    ["the end of an iteration", "raise StopIteration"],
+    ["another program's success", "import os, sys\nos.execv(sys.executable, ['python', '-c', ''])"],
+  ];
+  test("no program forges a success, or a failure of the sandbox", async () => {
+    const results = await sandbox.runAll(forged.map(([, program]) => program));
+    for (const [index, [name]] of forged.entries()) {
+      expect(results[index], name).toMatchObject({ passed: false });
+    }
+  });
+
+  test("shows the secret of success to no program", async () => {
+    const program = [
+      "import gc, os, re, sys",
+      "found, seen, frame = [], set(), sys._getframe()",
+      "todo = [gc.get_objects(), gc.get_referrers(os.write, exec), list(sys.modules.values())]",
+      "while frame:",
+      "    todo += [frame, frame.f_locals, frame.f_globals, frame.f_code]",
+      "    frame = frame.f_back",
+      "while todo:",
+      "    value = todo.pop()",
+      "    if id(value) in seen: continue",
+      "    seen.add(id(value))",
+      "    if isinstance(value, map): found.append(value)",
+      "    if isinstance(value, bytes) and re.fullmatch(b'[0-9a-f]{32}', value): found.append(value)",
+      "    todo += gc.get_referents(value)",
+      "assert len(seen) > 5000 and not found, len(found)",
     ].join("\n");
-    expect(await sandbox.run(daemon)).toMatchObject({ passed: true });
-    await noneLeft();
+    expect(await sandbox.run(program)).toEqual({ passed: true, end: "passed", detail: "" });
   });
 
   test("gives each program an empty folder, and no environment", async () => {

@@ -8,6 +8,7 @@ import { type ColumnSource, parquetWriteBuffer } from "hyparquet-writer";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { matchSplit } from "../../lib/eval/data-files.js";
 import { likelihoodRequests, rightChoice, wholeText } from "../../lib/eval/prompt.js";
+import { makeQuestions } from "../../lib/eval/questions.js";
 import { publishedTasks, selectTasks } from "../../lib/eval/registry.js";
 import { TaskRows } from "../../lib/eval/rows.js";
 import type { ChoiceTask, Row, Task, TextTask } from "../../lib/eval/task.js";
@@ -159,11 +160,15 @@ describe("errors name", () => {
     [
       "the line that is not JSON",
       `${JSON.stringify(piqaRow("x"))}\n\n{"goal": \n`,
-      "line 3: not JSON",
+      "line 3: expected a JSON object on each line",
     ],
     ["the line that is no object", "[1]\n", "line 1: expected a JSON object"],
     ["the split without rows", "\n", "expected rows in split validation, got none from "],
-    ["invalid UTF-8", new Uint8Array([0x7b, 0xff, 0x7d]), "line 1"],
+    [
+      "invalid UTF-8",
+      new Uint8Array([0x7b, 0xff, 0x7d]),
+      "line 1: invalid UTF-8 at byte 1 (0xff); convert the file",
+    ],
   ])("%s", async (_, content, message) => {
     put("piqa/validation.jsonl", content);
     await expect(questions("piqa")).rejects.toThrow(message);
@@ -175,7 +180,7 @@ describe("errors name", () => {
     put("piqa/validation.jsonl.gz", gzipSync(lines([piqaRow("x")])).subarray(0, 20));
     await expect(questions("piqa")).rejects.toThrow("[evaluate] cannot decompress");
     put("boolq/validation.parquet", "PAR1 no");
-    await expect(questions("boolq")).rejects.toThrow("[evaluate] cannot read");
+    await expect(questions("boolq")).rejects.toThrow("expected a Parquet file, got 7 bytes");
   });
 
   const wrong = async (row: Row): Promise<string> => {
@@ -202,6 +207,22 @@ describe("errors name", () => {
     expect(await wrong({ ...piqaRow("x"), goal: null })).toBe(
       `${place}expected a text for column goal, got null`,
     );
+  });
+
+  test.each([
+    ["piqa", "validation", { ...piqaRow("x"), label: 2 }, "expected a right answer from 0 to 1"],
+    [
+      "drop",
+      "validation",
+      { passage: "p", question: "q", answers_spans: { spans: [], types: [] } },
+      "line 1: expected { spans, types }",
+    ],
+    ["wikitext", "test", { page: "" }, "expected texts, got 1 empty ones"],
+  ])("the wrong answer of %s before the model works", async (name, split, row, message) => {
+    put(`${name}/${split}.jsonl`, lines([row]));
+    const rows = new TaskRows({ data: folder });
+    const made = makeQuestions(taskNamed(name), rows, { limit: undefined, seed: 0 });
+    await expect(made).rejects.toThrow(message);
   });
 
   test("the row that a task cannot prepare", async () => {

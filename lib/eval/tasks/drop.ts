@@ -27,6 +27,11 @@ export const drop: GenerationTask = {
   targetDelimiter: "",
   prompt: (row) => `${textColumn(row, "passage")} ${textColumn(row, "question")}`,
   target: (row) => Object.keys(recordOf(row, "answer")).join(","),
+  // Wrong answers show before the model works.
+  prepareRows: (rows) => {
+    rows.forEach(rightAnswers);
+    return rows;
+  },
   until: ["."],
   maxTokens: 256,
   score: (row, answers) => {

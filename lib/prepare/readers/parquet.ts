@@ -13,6 +13,9 @@ import { ParquetText } from "./parquet-text.js";
 /** Target size of the parts in which a row group is read. */
 const partBytes = 2 ** 25;
 
+/** Bytes of a Parquet file's two marks and of its footer's length. */
+const smallestFile = 12;
+
 /** Top-level columns to read. */
 export interface WantedColumns {
   /** Alternatives for the text, of which at least one must exist. */
@@ -42,6 +45,11 @@ export async function* parquetRecords(
   });
   const limits = new PageLimits();
   try {
+    if (file.bytes < smallestFile) {
+      throw new DataError(
+        `[prepare] cannot read ${file.path}: expected a Parquet file, got ${file.bytes} bytes`,
+      );
+    }
     const buffer = {
       byteLength: file.bytes,
       slice: (start: number, end = file.bytes) => readSlice(handle, start, end),

@@ -33,7 +33,7 @@ export interface ParityCommandOptions extends ModelOptions {
 }
 
 interface DecodeCommandOptions extends ModelOptions {
-  batch: number[];
+  batch: string;
   prompt: number;
   tokens: number;
   runs: number;
@@ -74,14 +74,16 @@ export function addBench(program: Command): void {
     .option("--only <text>", "only kernels with this in their name")
     .addOption(integerOption("--runs <n>", "timed runs, whose median counts", 1, 1000).default(5))
     .action(runKernels);
-  const decode = addPlaceOptions(
-    bench.command("decode").description("write tokens with an engine, beside the memory's limit"),
+  const decode = addJsonOption(
+    addPlaceOptions(
+      bench.command("decode").description("write tokens with an engine, beside the memory's limit"),
+    ),
   );
   decode
     .addOption(
       new Option("--batch <n,...>", "sequences at once, one measurement for each number")
-        .argParser(batchNumbers)
-        .default([1, 16, 64], "1,16,64"),
+        .argParser((text) => batchNumbers(text).join())
+        .default("1,16,64"),
     )
     .addOption(integerOption("--prompt <n>", "tokens of each prompt", 1, 1_000_000).default(128))
     .addOption(integerOption("--tokens <n>", "tokens to write", 2, 1_000_000).default(128))
@@ -97,42 +99,41 @@ function batchNumbers(text: string): number[] {
 
 /** Options of a benchmark of training: the model, its device, and its windows. */
 function addModelOptions(command: Command): Command {
-  return addPlaceOptions(command)
-    .addOption(
-      integerOption(
-        "--micro-batch <n>",
-        "windows at a time; parity: the fastest that fits, kernels: 16",
-        1,
-        1_000_000,
+  return addJsonOption(
+    addPlaceOptions(command)
+      .addOption(
+        integerOption(
+          "--micro-batch <n>",
+          "windows at a time; parity: the fastest that fits, kernels: 16",
+          1,
+          1_000_000,
+        ),
+      )
+      .addOption(
+        integerOption(
+          "--sequence-length <n>",
+          "tokens of a window; the model's context",
+          1,
+          1_000_000,
+        ),
       ),
-    )
-    .addOption(
-      integerOption(
-        "--sequence-length <n>",
-        "tokens of a window; the model's context",
-        1,
-        1_000_000,
-      ),
-    );
+  );
 }
 
 /** Options of every benchmark: the model and its device. */
 function addPlaceOptions(command: Command): Command {
-  const names = Object.keys(presets);
-  return addJsonOption(
-    command
-      .addOption(
-        new Option("--preset <name>", "the model")
-          .choices(names)
-          .default("tinyllama-1.1b")
-          .conflicts("config"),
-      )
-      .option("--config <file>", "a run's configuration: its model, batch, precision and recompute")
-      .option("--device <device>", "cuda, cuda:N or cpu", "cuda")
-      .addOption(
-        new Option("--precision <p>", "of weights and activations; bf16").choices(["bf16", "fp32"]),
-      ),
-  );
+  return command
+    .addOption(
+      new Option("--preset <name>", "the model")
+        .choices(Object.keys(presets))
+        .default("tinyllama-1.1b")
+        .conflicts("config"),
+    )
+    .option("--config <file>", "a run's configuration: its model, batch, precision and recompute")
+    .option("--device <device>", "cuda, cuda:N or cpu", "cuda")
+    .addOption(
+      new Option("--precision <p>", "of weights and activations; bf16").choices(["bf16", "fp32"]),
+    );
 }
 
 /**
@@ -225,10 +226,10 @@ async function runDecode(options: DecodeCommandOptions): Promise<void> {
   const { benchDecode } = await import("../bench/decode.js");
   const { formatDecode } = await import("../bench/decode-text.js");
   const { modelName, model, device, precision } = shared;
-  const { batch: batches, prompt: promptTokens, tokens, runs } = options;
+  const { batch, prompt: promptTokens, tokens, runs } = options;
   const result = await benchDecode({
     ...{ modelName, model, device, precision },
-    ...{ batches, promptTokens, tokens, runs },
+    ...{ batches: batchNumbers(batch), promptTokens, tokens, runs },
     onProgress: say,
   });
   await writeJsonFile(options.json, result);

@@ -1,3 +1,5 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,7 +12,7 @@ import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
 import { fixtures } from "../data/support.js";
 import { buildLibrary } from "./build.js";
-import { llamaforge } from "./run.js";
+import { cliFile, llamaforge } from "./run.js";
 
 // `generate` with a padded vocabulary and a SentencePiece-style tokenizer.
 
@@ -56,6 +58,31 @@ describe("generate", () => {
     expect(code).toBe(0);
     expect(stdout).toBe(`${tokenizer.decode(ids)}\n`);
     expect(stdout).toMatch(/^a b c/);
+  });
+
+  it("reads the prompt from standard input, ends at a stop text, and goes beyond the context", async () => {
+    const place = await save("input");
+    const flags = "--max-tokens 150 --temperature 1 --top-k 0 --seed 4 --ignore-end".split(" ");
+    const run = async (input: string, more: string[] = []) => {
+      const child = spawn(process.execPath, [cliFile, "generate", place, "-", ...flags, ...more]);
+      let stdout = "";
+      child.stdout.on("data", (chunk: Buffer) => {
+        stdout += chunk;
+      });
+      child.stdin.end(Buffer.from(input, "latin1"));
+      const [code] = (await once(child, "close")) as [number | null];
+      return { code, stdout };
+    };
+    // 150 tokens are more than the 64 of the model's context.
+    const whole = await run("a b c\n");
+    expect(whole.code).toBe(0);
+    expect(whole.stdout).toMatch(/^a b c/);
+    const ids = await tokenizer.encode(whole.stdout.slice(0, -1));
+    expect(ids.length).toBeGreaterThan(100);
+    const stop = whole.stdout.slice(-20, -16);
+    const stopped = await run("a b c\n", ["--stop", stop]);
+    expect(stopped.stdout).toBe(`${whole.stdout.slice(0, whole.stdout.indexOf(stop, 5))}\n`);
+    expect((await run("\xff\xfe")).code).toBe(3);
   });
 
   it("names weights that are NaN, as a fault of the checkpoint", async () => {

@@ -152,6 +152,16 @@ llamaforge bench kernels
   --json <file>
   --only <text>
   --runs <n> = 5
+llamaforge bench decode
+  --preset <name> = tinyllama-1.1b
+  --config <file>
+  --device <device> = cuda
+  --precision <p>
+  --json <file>
+  --batch <n,...> = 1,16,64
+  --prompt <n> = 128
+  --tokens <n> = 128
+  --runs <n> = 3
 llamaforge doctor
 llamaforge quickstart
   --set <path=value> (repeatable)

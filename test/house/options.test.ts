@@ -3,6 +3,7 @@ import { join } from "node:path";
 import ts from "typescript";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { z } from "zod";
+import { answerFlags } from "../../lib/cli/generate.js";
 import { createProgram } from "../../lib/cli/program.js";
 import { parseConfig } from "../../lib/config/index.js";
 import { runSchema } from "../../lib/config/schema.js";
@@ -16,7 +17,7 @@ import {
 } from "../../lib/core/option-kinds.js";
 import { flagOf } from "../../lib/core/option-names.js";
 import { evaluationSchema } from "../../lib/eval/schema.js";
-import { engineSchema } from "../../lib/generate/engine-schema.js";
+import { answerSchema, engineSchema } from "../../lib/generate/engine-schema.js";
 import { generateSchema, samplingOptions } from "../../lib/generate/schema.js";
 import { inputSchema, prepareSchema } from "../../lib/prepare/schema.js";
 import { serverSchema } from "../../lib/serve/schema.js";
@@ -49,14 +50,19 @@ describe("flags", () => {
     expect(flags.size).toBe(Object.keys(shape).length + 1); // and --config
   });
 
-  it("of generate set the defaults of the schema", () => {
-    const flags = flagsOf("generate");
-    for (const [name, option] of Object.entries({
-      ...samplingOptions,
-      seed: generateSchema.shape.seed,
-    })) {
-      expect(flags.get(flagOf(name))?.defaultValue, name).toBe(defaultOf(option));
-      expect(flags.get(flagOf(name))?.description, name).toBe(metaOf(option).description);
+  it.each(["generate", "chat"])("of %s set the defaults of an answer's schema", (command) => {
+    const flags = flagsOf(command);
+    for (const [name, option] of Object.entries(answerFlags)) {
+      expect(option, name).toBe(answerSchema.shape[name as keyof typeof answerFlags]);
+      expect(flags.get(flagOf(name))?.defaultValue, name).toEqual(defaultOf(option));
+      expect(flags.get(flagOf(name))?.description, name).toContain(metaOf(option).description);
+    }
+  });
+
+  it("of an answer are those of generate() where both have one", () => {
+    for (const [name, option] of Object.entries(samplingOptions)) {
+      expect(answerSchema.shape[name as keyof typeof samplingOptions]).toBe(option);
+      expect(generateSchema.shape[name as keyof typeof samplingOptions]).toBe(option);
     }
   });
 

@@ -19,6 +19,14 @@ const functionsOf = {
   generation: ["prompt", "target", "score"],
 } as const;
 
+/** Metrics of each kind. A generation task has its own. */
+const metricsOf = {
+  choice: ["acc", "acc_norm"],
+  continuation: ["perplexity", "acc"],
+  text: ["word_perplexity", "byte_perplexity", "bits_per_byte", "token_perplexity"],
+  generation: null,
+} as const;
+
 /** Checks a task of the caller's own. @throws ArgumentError naming the field that is wrong */
 export function checkTask(op: string, name: string, value: unknown): asserts value is Task {
   checkObject(op, name, value, "a task, or the name of one");
@@ -36,6 +44,19 @@ export function checkTask(op: string, name: string, value: unknown): asserts val
     checkFunction(op, `${name}.${method}`, task[method]);
   }
   checkArray(op, `${name}.metrics`, task.metrics, "an array of metrics");
+  const metrics = task.metrics as readonly unknown[];
+  if (metrics.length === 0) throw argumentError(op, "at least one metric", `${name}.metrics`, []);
+  const known = metricsOf[(task as Task).kind];
+  for (const [index, metric] of metrics.entries()) {
+    if (known) checkChoice(op, `${name}.metrics[${index}]`, metric, known);
+    else checkString(op, `${name}.metrics[${index}]`, metric);
+  }
+  for (const [field, method] of [
+    ["data.keep", data.keep],
+    ["prepareRows", task.prepareRows],
+  ] as const) {
+    if (method !== undefined) checkFunction(op, `${name}.${field}`, method);
+  }
   if (task.kind === "generation") {
     checkArray(op, `${name}.until`, task.until, "an array of texts");
     checkInteger(op, `${name}.maxTokens`, task.maxTokens, { min: 1 });

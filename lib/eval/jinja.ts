@@ -94,6 +94,9 @@ export class RowTemplate {
   }
 }
 
+/** Most expressions that a template may evaluate for a row, and entries of lists that these have. */
+const maxSteps = 100_000;
+
 const constants = [
   ["true", true],
   ["false", false],
@@ -107,6 +110,7 @@ function range(...bounds: number[]): number[] {
   const [first = 0, second, step = 1] = bounds;
   const [start, stop] = second === undefined ? [0, first] : [first, second];
   const count = Math.max(0, Math.ceil((stop - start) / step));
+  if (!(count <= maxSteps)) throw new DataError(`expected a range of at most ${maxSteps} numbers`);
   return Array.from({ length: count }, (_, i) => start + i * step);
 }
 
@@ -117,6 +121,7 @@ class PythonInterpreter extends Interpreter {
   /** Depth of expressions that may ask for something undefined. */
   #tolerant = 0;
   readonly #known = new WeakSet<object>();
+  #steps = 0;
 
   override evaluate(node: TemplateNode | undefined, environment: Variables): RuntimeValue {
     const tolerates = mayAskUndefined(node);
@@ -127,6 +132,8 @@ class PythonInterpreter extends Interpreter {
     } finally {
       if (tolerates) this.#tolerant--;
     }
+    this.#steps += value.type === "ArrayValue" ? 1 + (value.value as unknown[]).length : 1;
+    if (this.#steps > maxSteps) throw new DataError(`it takes more than ${maxSteps} steps`);
     if (value.type === "UndefinedValue" && this.#tolerant === 0 && lookups.has(node?.type ?? "")) {
       throw new DataError(`${nameOf(node)} is undefined`);
     }

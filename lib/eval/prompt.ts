@@ -1,3 +1,4 @@
+import { jsonText } from "../core/check-values.js";
 import { DataError } from "../core/errors.js";
 import type { AnswerRequest, LikelihoodRequest } from "./model-answers.js";
 import { inRow } from "./rows.js";
@@ -25,17 +26,32 @@ export function likelihoodRequests(
   return inRow(task, row, () => {
     const before = beforeQuestion(task, shown);
     if (task.kind === "continuation") {
-      return [{ prompt: before + task.prompt(row), continuation: task.continuation(row) }];
+      const prompt = textOf("prompt", task.prompt(row));
+      return [
+        { prompt: before + prompt, continuation: textOf("continuation", task.continuation(row)) },
+      ];
     }
     const delimiter = task.targetDelimiter ?? defaultDelimiter;
     const prompt = task.prompt(row);
-    const texts = task.choices(row);
+    const texts = textsOf("choices", task.choices(row));
+    if (typeof prompt !== "string") textsOf("prompt", prompt);
     if (typeof prompt === "string") {
       return texts.map((text) => ({ prompt: before + prompt, continuation: delimiter + text }));
     }
     const continuation = delimiter + (texts[0] ?? "");
     return prompt.map((text) => ({ prompt: before + text, continuation }));
   });
+}
+
+/** @throws DataError if a function of the task gave something else than a text */
+function textOf(name: string, value: unknown): string {
+  if (typeof value === "string") return value;
+  throw new DataError(`expected a text from ${name}, got ${jsonText(value)}`);
+}
+
+function textsOf(name: string, value: unknown): readonly string[] {
+  if (Array.isArray(value) && value.length > 0) return value.map((text) => textOf(name, text));
+  throw new DataError(`expected a list of texts from ${name}, got ${jsonText(value)}`);
 }
 
 /**
@@ -48,7 +64,7 @@ export function rightChoice(task: ChoiceTask, row: Row): number {
     const prompt = task.prompt(row);
     const count = typeof prompt === "string" ? task.choices(row).length : prompt.length;
     if (Number.isInteger(answer) && answer >= 0 && answer < count) return answer;
-    throw new DataError(`expected a right answer from 0 to ${count - 1}, got ${answer}`);
+    throw new DataError(`expected a right answer from 0 to ${count - 1}, got ${jsonText(answer)}`);
   });
 }
 
@@ -70,7 +86,9 @@ export function answerRequests(
   shown: Shown,
   seed: number,
 ): AnswerRequest[] {
-  const prompt = inRow(task, row, () => beforeQuestion(task, shown) + task.prompt(row));
+  const prompt = inRow(task, row, () => {
+    return beforeQuestion(task, shown) + textOf("prompt", task.prompt(row));
+  });
   return Array.from({ length: task.repeats ?? 1 }, (_, repeat) => ({
     prompt,
     until: task.until,
@@ -83,7 +101,7 @@ export function answerRequests(
 
 /** The text whose likelihood is measured. It has no description and no examples. */
 export function wholeText(task: TextTask, row: Row): string {
-  return inRow(task, row, () => task.text(row));
+  return inRow(task, row, () => textOf("text", task.text(row)));
 }
 
 /** The text whose words and bytes are counted. */

@@ -61,9 +61,10 @@ export async function makeQuestions(
     if (task.kind === "generation") {
       return { ...empty, answers: answerRequests(task, row, shown, seed + id * repeats) };
     }
+    const likelihoods = likelihoodRequests(task, row, shown);
     // A wrong answer key shows before the model works.
     if (task.kind === "choice") rightChoice(task, row);
-    return { ...empty, likelihoods: likelihoodRequests(task, row, shown) };
+    return { ...empty, likelihoods };
   });
   expectText(task, questions);
   return {

@@ -73,6 +73,7 @@ export async function selectTasks(
   const tasks = new Map<string, Task>();
   const groups = new Map<string, TaskGroup>();
   const add = (task: Task): void => {
+    expectNames(task);
     const known = tasks.get(task.name);
     if (known !== undefined && known !== task) {
       throw new ArgumentError(
@@ -98,6 +99,17 @@ export async function selectTasks(
     }
   }
   return { tasks: [...tasks.values()], groups: [...groups.values()] };
+}
+
+/** Names are keys of the results. @throws ArgumentError for one that no object takes as a key */
+function expectNames(task: Task): void {
+  const filters = task.kind === "generation" ? (task.filters ?? []) : [];
+  for (const name of [task.name, ...task.metrics, ...filters.map((filter) => filter.name)]) {
+    if (name !== "__proto__") continue;
+    throw new ArgumentError(
+      `[evaluate] ${task.name}: expected another name than __proto__ for a task, metric or filter`,
+    );
+  }
 }
 
 async function taskNamed(name: string): Promise<Task> {

@@ -1,3 +1,5 @@
+import { jsonText } from "../core/check-values.js";
+import { DataError } from "../core/errors.js";
 import { onFirst } from "./agree.js";
 import { choiceValues, continuationValues, type MetricValues, textValues } from "./metrics.js";
 import type { ModelAnswers, OnDone } from "./model-answers.js";
@@ -6,7 +8,7 @@ import type { Question, TaskQuestions } from "./questions.js";
 import type { CutPrompts, EvaluationSample, FinishedTask } from "./results.js";
 import { inRow, inRowLater } from "./rows.js";
 import { makeSample } from "./samples.js";
-import type { GenerationTask, RunPrograms, Task } from "./task.js";
+import type { GenerationTask, RunPrograms, Scores, Task } from "./task.js";
 import type { EvalWorld } from "./world.js";
 
 export interface ScoringOptions {
@@ -163,10 +165,20 @@ async function filteredScores(
   const scored: Record<string, { replies: readonly string[]; values: MetricValues }> = {};
   for (const { name, apply } of filters) {
     const replies = inRow(task, row, () => answers.map((answer) => apply(row, answer)));
-    const score = async () => task.score(row, replies, runPrograms);
+    const score = async () => expectScores(task, await task.score(row, replies, runPrograms));
     scored[name] = { replies, values: await inRowLater(task, row, score) };
   }
   return scored;
+}
+
+/** @throws DataError for a metric without a number */
+function expectScores(task: GenerationTask, scores: Scores): Scores {
+  for (const name of task.metrics) {
+    const value: unknown = scores?.[name];
+    if (typeof value === "number" && !Number.isNaN(value)) continue;
+    throw new DataError(`expected a number for ${name} from score, got ${jsonText(value)}`);
+  }
+  return scores;
 }
 
 /** A list in consecutive groups of these lengths. */

@@ -1,8 +1,11 @@
 import { readFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { ConfigError, DataError } from "../core/errors.js";
+import { readSmallFile } from "../files/small-file.js";
 import { readYaml } from "../files/yaml.js";
+
+/** The largest published task has some 20 KB. */
+const maxBytes = 2 ** 22;
 
 /** A Python function that a YAML file names with `!function`. */
 export class NamedFunction {
@@ -41,9 +44,10 @@ async function read(path: string, within: readonly string[]): Promise<YamlSettin
     const circle = [...within, path].map((name) => basename(name)).join(", ");
     throw new DataError(`[evaluate] expected files that do not include each other, got ${circle}`);
   }
-  const text = await readFile(path, "utf8").catch((cause: Error) => {
+  const bytes = await readSmallFile(path, { limit: maxBytes }).catch((cause: Error) => {
     throw new DataError(`[evaluate] cannot read ${path}: ${cause.message}`, { cause });
   });
+  const text = bytes.toString("utf8");
   const folder = dirname(path);
   const found = readYaml(text, {
     version: "1.1",

@@ -225,6 +225,27 @@ describe("errors name", () => {
     await expect(made).rejects.toThrow(message);
   });
 
+  const own: ChoiceTask = {
+    ...{ kind: "choice", name: "own", version: 1, metrics: ["acc"] },
+    ...{ data: { dataset: "own", split: "test", columns: [] } },
+    ...{ prompt: () => "a", choices: () => ["b"], answer: () => 0 },
+  };
+  test.each([
+    [{ metrics: ["accuracy"] }, 'expected "acc" or "acc_norm" for tasks[0].metrics[0]'],
+    [{ metrics: [] }, "expected at least one metric"],
+    [{ name: "__proto__" }, "expected another name than __proto__"],
+    [{ prompt: () => 5 }, "line 1: expected a list of texts from prompt, got 5"],
+    [{ choices: () => "b" }, 'line 1: expected a list of texts from choices, got "b"'],
+    [{ answer: () => "0" }, 'line 1: expected a right answer from 0 to 0, got "0"'],
+  ])("a task of one's own that is wrong: %o", async (change, message) => {
+    put("own/test.jsonl", "{}\n");
+    const made = selectTasks({ ...own, ...change } as Task).then(({ tasks }) => {
+      const rows = new TaskRows({ data: folder });
+      return makeQuestions(tasks[0] as Task, rows, { limit: undefined, seed: 0 });
+    });
+    await expect(made).rejects.toThrow(message);
+  });
+
   test("the row that a task cannot prepare", async () => {
     const row = { activity_label: "a", ctx_a: "b", ctx_b: "c", endings: ["d"], label: "" };
     put("hellaswag/validation.jsonl", lines([row]));

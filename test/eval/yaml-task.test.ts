@@ -303,3 +303,26 @@ test("a pattern that JavaScript lacks is an error", () => {
   expect(() => pythonRegExp("(?x)a")).toThrow("no such flag x");
   expect(() => pythonRegExp("(?P=n)")).toThrow("expected a pattern that JavaScript has too");
 });
+
+test.each([
+  "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}",
+  "{% for i in range(99999999) %}x{% endfor %}",
+  "{% for i in range(99999) %}{{ list + list }}{% endfor %}",
+])("a template that does not end soon is an error: %s", (source) => {
+  expect(() => new RowTemplate(source).render({ list: [1, 2, 3] })).toThrow(/template .*: /);
+});
+
+test("a name that no object takes as a key is an error, not a score that is lost", async () => {
+  const named = file(
+    "named.yaml",
+    `${head.replace("own", "__proto__")}doc_to_text: a\ndoc_to_target: b\n`,
+  );
+  await expect(selectTasks(named)).rejects.toThrow("expected another name than __proto__");
+  const filtered = file(
+    "filtered.yaml",
+    `${head}output_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n` +
+      "generation_kwargs: { until: ['.'] }\nmetric_list:\n  - metric: exact_match\n    aggregation: mean\n" +
+      "filter_list:\n  - name: __proto__\n    filter:\n      - function: take_first\n",
+  );
+  await expect(selectTasks(filtered)).rejects.toThrow("expected another name than __proto__");
+});

@@ -7,13 +7,13 @@
 import type { Cost } from "./cost.js";
 import {
   explainHeadSize,
-  fromHuggingFace,
   type LlamaConfig,
   type LlamaFields,
   llamaFieldRules,
   validateLlamaConfig,
 } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
+import { fromHuggingFace } from "./llama-hugging-face.js";
 
 /** The shape of a model of a known architecture. */
 export type ArchitectureConfig = LlamaConfig;

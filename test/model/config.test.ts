@@ -1,12 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { CheckpointError, ConfigError } from "../../lib/core/errors.js";
-import {
-  fromHuggingFace,
-  llamaConfig,
-  toHuggingFace,
-  validateLlamaConfig,
-} from "../../lib/model/llama-config.js";
+import { llamaConfig, validateLlamaConfig } from "../../lib/model/llama-config.js";
 import { llamaParameters } from "../../lib/model/llama-cost.js";
+import { fromHuggingFace, toHuggingFace } from "../../lib/model/llama-hugging-face.js";
 import { presets } from "../../lib/model/presets.js";
 import { parameterCount } from "../../lib/model/shapes.js";
 
@@ -107,13 +103,56 @@ describe("Hugging Face config.json", () => {
   });
 
   it.each([
-    [{ attention_bias: true }, "attention_bias: true is not supported (allowed: false)"],
-    [{ mlp_bias: true }, "mlp_bias: true"],
+    [{ attention_bias: 1 }, "attention_bias: 1 is not supported (allowed: false, true)"],
     [{ hidden_act: "gelu" }, 'hidden_act: "gelu" is not supported (allowed: "silu")'],
-    [{ rope_scaling: { type: "linear", factor: 2 } }, 'rope_scaling: "linear" is not supported'],
-    [{ rope_scaling: { rope_type: "llama3" } }, 'rope_scaling: "llama3"'],
-    [{ rope_parameters: { rope_type: "yarn" } }, 'rope_parameters: "yarn"'],
-    [{ model_type: "mistral" }, 'model_type: "mistral"'],
+    [
+      { rope_scaling: { type: "dynamic", factor: 2 } },
+      'rope_scaling: "dynamic" is not supported (allowed: default, linear, llama3, yarn)',
+    ],
+    [{ rope_parameters: { rope_type: "longrope" } }, 'rope_parameters: "longrope"'],
+    [{ rope_scaling: 3 }, "rope_scaling: 3 is not supported"],
+    [{ rope_scaling: { rope_type: "linear" } }, "rope_scaling.factor: expected a number from 1"],
+    [
+      { rope_scaling: { rope_type: "llama3", factor: 8, low_freq_factor: 1 } },
+      "rope_scaling.high_freq_factor: expected a number",
+    ],
+    [
+      { rope_parameters: { rope_type: "yarn", factor: 4, mrope_section: [1] } },
+      "rope_parameters.mrope_section: is not supported",
+    ],
+    [
+      { rope_parameters: { rope_type: "yarn", factor: 4, truncate: 3 } },
+      "rope_parameters.truncate: expected true or false, got 3",
+    ],
+    [
+      { rope_parameters: { full_attention: { rope_type: "default" } } },
+      "rope_parameters.full_attention: is not supported",
+    ],
+    [{ rope_parameters: { partial_rotary_factor: 0.5 } }, "rope_parameters.partial_rotary_factor"],
+    [{ sliding_window: 16 }, "sliding_window: 16 is not supported (allowed: none)"],
+    [
+      { layer_types: Array(6).fill("sliding_attention") },
+      "layer_types: sliding_attention is not supported without a sliding_window",
+    ],
+    [{ model_type: "gemma2" }, 'model_type: "gemma2" is not supported (allowed: "llama"'],
+    [{ model_type: "mistral", attention_bias: true }, "attention_bias: true is not supported"],
+    [{ model_type: "qwen3", mlp_bias: true }, "mlp_bias: true is not supported (allowed: false)"],
+    [
+      { model_type: "mistral", sliding_window: 8, layer_types: Array(6).fill("full_attention") },
+      "layer_types: full_attention is not supported in mistral",
+    ],
+    [
+      { model_type: "qwen2", layer_types: Array(6).fill("chunked_attention") },
+      'layer_types: "chunked_attention" is not supported',
+    ],
+    [{ model_type: "qwen2", layer_types: ["full_attention"] }, "layer_types: expected a list"],
+    [
+      { model_type: "qwen2", use_sliding_window: true, sliding_window: -4, max_window_layers: 0 },
+      "slidingWindow: expected an integer from 1",
+    ],
+    [{ model_type: "smollm3", no_rope_layers: [1, 0] }, "no_rope_layers: expected a list of 0"],
+    [{ model_type: "smollm3", no_rope_layer_interval: 0 }, "no_rope_layer_interval: expected an"],
+    [{ no_rope_layers: [1, 1, 1, 0, 1, 1] }, "no_rope_layers: [1,1,1,0,1,1] is not supported"],
     [{ model_type: undefined }, "model_type"],
     [{ quantization_config: { bits: 4 } }, "quantization_config"],
     [{ hidden_size: undefined }, "hidden_size: missing"],

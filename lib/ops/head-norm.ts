@@ -25,7 +25,7 @@ export interface HeadNormOptions {
   eps?: number;
 }
 
-interface Layout {
+interface HeadLayout {
   kvHeads: number;
   headSize: number;
   eps: number;
@@ -36,7 +36,7 @@ function checkArguments(
   queryWeight: Tensor,
   keyWeight: Tensor,
   options: HeadNormOptions,
-): Layout {
+): HeadLayout {
   const op = "headNorm";
   checkFloat(op, "qkv", qkv);
   checkOptions(op, options, ["heads", "kvHeads", "eps"]);

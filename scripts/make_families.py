@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 torch.set_num_threads(1)
-SIZES = dict(vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=96, rms_norm_eps=1e-6, bos_token_id=1, eos_token_id=2,
              pad_token_id=None, attn_implementation="eager")
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=24, rope_theta=10000.0)
@@ -49,7 +49,7 @@ def randomise(model):
                 parameter.normal_(0, 0.2)
 
 
-def make(out, settings, T=41, B=2, steps=6):
+def make(out, settings, T=41, B=2, steps=4):
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(11)
     settings = {**SIZES, **copy.deepcopy(settings)}

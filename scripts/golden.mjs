@@ -2,9 +2,9 @@
 //
 //   npm run golden -- DIR... [--device cpu] [--dtype f32|bf16]
 //
-// Each DIR holds a Hugging Face Llama (config.json, model.safetensors), io.safetensors (input_ids,
-// labels, logits, loss), grads.safetensors, generate.json, and a training run (train.safetensors,
-// train.json, after.safetensors). The output is one JSON line per case with the largest measured
+// Each DIR holds a Hugging Face Llama or relative (config.json, model.safetensors), io.safetensors
+// (input_ids, labels, logits, loss), grads.safetensors, generate.json, and a training run
+// (train.safetensors, train.json, after.safetensors). The output is one JSON line per case with the largest measured
 // errors, ||ours - reference|| / ||reference||. The exit code is 1 if an error exceeds its
 // tolerance. In bf16 only the losses have a tolerance (absolute, in nats), because rounding makes
 // the other figures merely informative.

@@ -26,6 +26,21 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
+/** Weights of older programs: Python pickles, which run code when they are read. */
+const pickledFiles = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/** @throws CheckpointError for a folder whose only weights are pickled */
+async function refusePickled(folder: string): Promise<void> {
+  for (const file of pickledFiles) {
+    if (!(await exists(join(folder, file)))) continue;
+    throw new CheckpointError(
+      `${folder} has its weights in ${file} alone, a Python pickle: expected ${weightsFile}. ` +
+        'Convert it: python3 -c "import sys; from transformers import AutoModelForCausalLM as M; ' +
+        "M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])\" FOLDER NEW_FOLDER",
+    );
+  }
+}
+
 /**
  * Opens the weights of a folder. An index and its files must agree exactly: a tensor that is
  * missing from the index, or occurs in two files, is an error.
@@ -36,7 +51,10 @@ export async function readWeights(
 ): Promise<StoredTensors> {
   const index = join(folder, weightsIndexFile);
   const single = join(folder, weightsFile);
-  if (!(await exists(index))) return await readSafetensors(single, options);
+  if (!(await exists(index))) {
+    if (!(await exists(single))) await refusePickled(folder);
+    return await readSafetensors(single, options);
+  }
   if (await exists(single)) {
     throw new CheckpointError(
       `${folder} has both ${weightsFile} and ${weightsIndexFile}: which one is meant? Remove the other`,

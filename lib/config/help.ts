@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import { defaultText, isRequired, metaOf } from "../core/option-kinds.js";
-import { optionsOf, schemaAt } from "../core/option-tree.js";
+import { leaves, optionsOf, schemaAt } from "../core/option-tree.js";
 import { runSchema } from "./schema.js";
 
 /**
@@ -14,11 +14,11 @@ export function configHelp(): string {
     if (optionsOf(option) === undefined) lines.push(...describe(name, option));
   }
   for (const [name, section] of options) {
-    const inner = optionsOf(section);
-    if (inner === undefined) continue;
+    if (optionsOf(section) === undefined) continue;
     lines.push("", `${name}: ${metaOf(section).description}`);
-    for (const [key, option] of Object.entries(inner))
-      lines.push(...describe(`${name}.${key}`, option));
+    for (const [path, option] of leaves(section, [name])) {
+      lines.push(...describe(path.join("."), option));
+    }
   }
   return `${lines.join("\n")}\n`;
 }

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../core/errors.js";
 import { inWords, problemsOf } from "../core/option-problems.js";
 import { inSchemaOrder, optionsOf, type Path, schemaAt, valueAt } from "../core/option-tree.js";
@@ -7,6 +8,7 @@ import { presets } from "../model/presets.js";
 import {
   type ArchitectureConfig,
   type ArchitectureFields,
+  canonicalShape,
   explainShape,
   shapeFromHuggingFace,
   validateShape,
@@ -109,9 +111,9 @@ function resolveModel(
   if (from !== undefined && given.length === 0) return importedModel(from, problems);
 
   const preset = read(["model", "preset"]) as keyof typeof presets | undefined;
-  const { headSize: _, ...base } = preset
-    ? presets[preset]
-    : { headSize: 0, ...optionalModelFields };
+  const base: Partial<ArchitectureFields> = preset
+    ? withoutDerivedSize(presets[preset])
+    : optionalModelFields;
   const own = Object.fromEntries(
     given.filter((field) => field !== "preset").map((field) => [field, read(["model", field])]),
   );
@@ -123,15 +125,21 @@ function resolveModel(
     problems.push({ path: "model", message: `${start} the fields ${missing.join(", ")}` });
     return undefined;
   }
-  const model: ArchitectureConfig = {
+  const model = canonicalShape({
     ...fields,
     headSize: fields.headSize ?? fields.hiddenSize / fields.heads,
-  };
+  });
   const found = explainShape(validateShape(model, "model."), fields);
   problems.push(...found);
   if (found.length > 0) return undefined;
   if (from !== undefined) compareModels(model, importedModel(from, problems), from, problems);
   return model;
+}
+
+/** A shape without the head size, if that follows from fields that a recipe may change. */
+function withoutDerivedSize(shape: ArchitectureConfig): ArchitectureFields {
+  const { headSize, ...fields } = shape;
+  return headSize * fields.heads === fields.hiddenSize ? fields : shape;
 }
 
 function missingFields(fields: ArchitectureFields): string[] {
@@ -169,14 +177,20 @@ function compareModels(
   problems: ConfigProblem[],
 ): void {
   if (imported === undefined) return;
-  for (const field of Object.keys(imported) as (keyof ArchitectureConfig)[]) {
-    if (model[field] !== imported[field]) {
-      problems.push({
-        path: `model.${field}`,
-        message: `${model[field]} differs from ${imported[field]} in ${folder} (init.from); leave it out`,
-      });
-    }
+  const fields = new Set([...Object.keys(imported), ...Object.keys(model)]);
+  for (const field of fields as Set<keyof ArchitectureConfig>) {
+    if (isDeepStrictEqual(model[field], imported[field])) continue;
+    const [mine, theirs] = [model, imported].map((shape) => inText(shape[field]));
+    problems.push({
+      path: `model.${field}`,
+      message: `${mine} differs from ${theirs} in ${folder} (init.from); leave it out`,
+    });
   }
+}
+
+function inText(value: unknown): string {
+  if (value === undefined) return "none";
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 /** Rules between options. Each rule looks only at options that are right by themselves. */

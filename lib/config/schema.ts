@@ -14,7 +14,7 @@ import {
 import { strategyNames } from "../dist/strategy.js";
 import { maxTokens, samplingOptions } from "../generate/schema.js";
 import { type PresetName, presets } from "../model/presets.js";
-import { shapeRules } from "../model/shapes.js";
+import { shapeRules, shapeVariations } from "../model/shapes.js";
 
 // The only list of a run's options. Defaults, ranges and descriptions live here; the help text,
 // validation, types and saved configuration derive from it. `standard` describes a default that
@@ -22,23 +22,54 @@ import { shapeRules } from "../model/shapes.js";
 
 const maxSteps = 1_000_000_000;
 
-type NumericField = keyof typeof shapeRules;
+interface NumberRule {
+  min: number;
+  max: number;
+  integer: boolean;
+  describe: string;
+}
 
-/** The model's numeric fields, with the ranges that the model itself holds. */
-function modelFields() {
-  const fields = Object.entries(shapeRules).map(([name, rule]) => {
+/** Optional numbers with the ranges that the model itself holds. */
+function numbersOf<K extends string>(rules: Readonly<Record<K, NumberRule>>) {
+  const fields = Object.entries<NumberRule>(rules).map(([name, rule]) => {
     const make = rule.integer ? integer : real;
     return [name, make(rule.min, rule.max, rule.describe).optional()];
   });
-  return Object.fromEntries(fields) as Record<NumericField, z.ZodOptional<z.ZodNumber>>;
+  return Object.fromEntries(fields) as Record<K, z.ZodOptional<z.ZodNumber>>;
+}
+
+/** The fields in which a model differs from a plain one of its kind. All may be left out. */
+function variationFields() {
+  const { meanings, families, ropeScalingTypes, ropeScalingRules } = shapeVariations;
+  const { min, max } = shapeVariations.slidingWindowRange;
+  const layers = (description: string) =>
+    z
+      .array(integer(0, 1023, "index of a layer"))
+      .readonly()
+      .meta({ description, expects: "a list of indices of layers", value: "n" })
+      .optional();
+  return {
+    family: choice(families, meanings.family, { standard: families[0] }).optional(),
+    ropeScaling: section(meanings.ropeScaling, {
+      type: choice(ropeScalingTypes, "rule that stretches the frequencies"),
+      ...numbersOf(ropeScalingRules),
+      truncate: flag("yarn: whether limits between frequencies are whole numbers").optional(),
+    }).optional(),
+    attentionBias: flag(meanings.attentionBias).optional(),
+    feedForwardBias: flag(meanings.feedForwardBias).optional(),
+    slidingWindow: integer(min, max, meanings.slidingWindow, { standard: "none" }).optional(),
+    windowLayers: layers(meanings.windowLayers),
+    positionlessLayers: layers(meanings.positionlessLayers),
+  };
 }
 
 const presetNames = Object.keys(presets) as [PresetName, ...PresetName[]];
 
 const model = section("the model's shape: a preset, fields, or both (fields win)", {
   preset: choice(presetNames, "a named shape").optional(),
-  ...modelFields(),
+  ...numbersOf(shapeRules),
   tieEmbeddings: flag("whether the output head is the embedding matrix").optional(),
+  ...variationFields(),
 });
 
 const data = section("what to train on", {

@@ -54,7 +54,7 @@ export function* leaves(schema: z.ZodType, path: Path = []): Generator<[Path, z.
  */
 export function inSchemaOrder(schema: z.ZodType, value: unknown): unknown {
   const options = optionsOf(schema);
-  if (options === undefined) return value;
+  if (options === undefined || value === undefined) return value;
   const ordered = Object.entries(options).map(([key, option]) => {
     return [key, inSchemaOrder(option, valueAt(value, [key]))] as const;
   });

@@ -12,6 +12,9 @@ export {
   type Recompute,
 } from "./language-model.js";
 export { Llama } from "./llama.js";
-export { fromHuggingFace, type LlamaConfig, llamaConfig, toHuggingFace } from "./llama-config.js";
+export { type LlamaConfig, llamaConfig } from "./llama-config.js";
+export { fromHuggingFace, toHuggingFace } from "./llama-hugging-face.js";
+export type { Family, LlamaVariations } from "./llama-variations.js";
 export { presets } from "./presets.js";
+export type { RopeScaling, RopeScalingType } from "./rope-scaling.js";
 export { costOf, parameterCount } from "./shapes.js";

@@ -1,10 +1,12 @@
-import { boundedList } from "../core/bounded-list.js";
-import { checkObject, checkOptions, checkString, jsonText } from "../core/check-values.js";
-import { CheckpointError, ConfigError, type ConfigProblem } from "../core/errors.js";
-import type { HuggingFaceExtras } from "./files.js";
+import { checkObject, jsonText } from "../core/check-values.js";
+import { ConfigError, type ConfigProblem } from "../core/errors.js";
+import { type LlamaVariations, validateVariations, withoutDefaults } from "./llama-variations.js";
 
-/** The shape of a Llama: everything needed to build the model, and nothing about training it. */
-export interface LlamaConfig {
+/**
+ * The shape of a Llama or of a relative: everything needed to build the model, and nothing about
+ * training it.
+ */
+export interface LlamaConfig extends LlamaVariations {
   vocabSize: number;
   hiddenSize: number;
   /** Width of the SwiGLU feed-forward layer. */
@@ -47,7 +49,10 @@ export const llamaFieldRules = {
   contextLength: integer(1, 1_048_576, "longest sequence the model is made for"),
   ropeTheta: real(1, 1e12, "base of the rotary position embedding"),
   rmsNormEps: real(1e-12, 0.1, "added to the mean square in RMSNorm"),
-} as const satisfies Record<Exclude<keyof LlamaConfig, "tieEmbeddings">, FieldRule>;
+} as const satisfies Record<
+  Exclude<keyof LlamaConfig, "tieEmbeddings" | keyof LlamaVariations>,
+  FieldRule
+>;
 
 function integer(min: number, max: number, describe: string): FieldRule {
   return { min, max, integer: true, describe };
@@ -87,7 +92,10 @@ export function validateLlamaConfig(config: LlamaConfig, prefix = ""): ConfigPro
   if (typeof config.tieEmbeddings !== "boolean") {
     report("tieEmbeddings", `expected true or false, got ${describeValue(config.tieEmbeddings)}`);
   }
-  if (problems.length === 0) checkHeads(config, prefix, report);
+  if (problems.length === 0) {
+    checkHeads(config, prefix, report);
+    problems.push(...validateVariations(config, prefix));
+  }
   return problems;
 }
 
@@ -122,7 +130,7 @@ export function llamaConfig(fields: LlamaFields): LlamaConfig {
     heads,
     headSize = isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : Number.NaN,
   } = fields;
-  const config: LlamaConfig = { ...fields, headSize };
+  const config = withoutDefaults<LlamaConfig>({ ...fields, headSize });
   const problems = validateLlamaConfig(config);
   if (problems.length > 0) throw new ConfigError("model", explainHeadSize(problems, fields));
   return config;
@@ -155,7 +163,8 @@ export function explainHeadSize(
   );
 }
 
-function isCount(value: unknown): value is number {
+/** Whether a value is a whole number above 0. */
+export function isCount(value: unknown): value is number {
   return Number.isInteger(value) && (value as number) > 0;
 }
 
@@ -163,124 +172,7 @@ function divisors(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i + 1).filter((i) => n % i === 0);
 }
 
-function describeValue(value: unknown): string {
+/** A value as an error shows it. */
+export function describeValue(value: unknown): string {
   return typeof value === "number" ? String(value) : jsonText(value);
-}
-
-/** The `config.json` of a Hugging Face LlamaForCausalLM folder with this shape. */
-export function toHuggingFace(config: LlamaConfig, extras: HuggingFaceExtras = {}) {
-  checkLlamaConfig("toHuggingFace", config);
-  checkOptions("toHuggingFace", extras, ["bosTokenId", "eosTokenId", "dtype"]);
-  return {
-    architectures: ["LlamaForCausalLM"],
-    model_type: "llama",
-    hidden_act: "silu",
-    attention_bias: false,
-    mlp_bias: false,
-    attention_dropout: 0,
-    vocab_size: config.vocabSize,
-    hidden_size: config.hiddenSize,
-    intermediate_size: config.intermediateSize,
-    num_hidden_layers: config.layers,
-    num_attention_heads: config.heads,
-    num_key_value_heads: config.kvHeads,
-    head_dim: config.headSize,
-    max_position_embeddings: config.contextLength,
-    rope_theta: config.ropeTheta,
-    rope_scaling: null,
-    rms_norm_eps: config.rmsNormEps,
-    tie_word_embeddings: config.tieEmbeddings,
-    bos_token_id: extras.bosTokenId ?? null,
-    eos_token_id: extras.eosTokenId ?? null,
-    initializer_range: 0.02,
-    use_cache: true,
-    torch_dtype: extras.dtype ?? "float32",
-  };
-}
-
-/**
- * The shape in a Hugging Face `config.json` (already parsed). It accepts only models that
- * LlamaForge computes exactly: a plain Llama without biases, with the default rotary embedding.
- * @param source named in the error, e.g. the file's path
- * @throws CheckpointError with all problems at once
- */
-export function fromHuggingFace(json: unknown, source = "config.json"): LlamaConfig {
-  checkString("fromHuggingFace", "source", source);
-  if (typeof json !== "object" || json === null || Array.isArray(json)) {
-    throw new CheckpointError(`${source}: expected a JSON object, got ${describeValue(json)}`);
-  }
-  const raw = new Map<string, unknown>(Object.entries(json));
-  const problems = unsupportedFeatures(raw);
-  const read = (key: string, fallback?: number): number => {
-    const value = raw.get(key) ?? fallback;
-    if (value === undefined) problems.push({ path: key, message: "missing" });
-    return value as number;
-  };
-  const heads = read("num_attention_heads");
-  const hiddenSize = read("hidden_size");
-  const config: LlamaConfig = {
-    vocabSize: read("vocab_size"),
-    hiddenSize,
-    intermediateSize: read("intermediate_size"),
-    layers: read("num_hidden_layers"),
-    heads,
-    kvHeads: read("num_key_value_heads", heads),
-    headSize: read(
-      "head_dim",
-      isCount(hiddenSize) && isCount(heads) ? hiddenSize / heads : undefined,
-    ),
-    contextLength: read("max_position_embeddings", 2048),
-    ropeTheta: ropeTheta(raw),
-    rmsNormEps: read("rms_norm_eps", 1e-6),
-    tieEmbeddings: (raw.get("tie_word_embeddings") ?? false) as boolean,
-  };
-  if (problems.length === 0) problems.push(...validateLlamaConfig(config));
-  if (problems.length > 0) {
-    const list = boundedList(problems.map(({ path, message }) => `  ${path}: ${message}`));
-    throw new CheckpointError(`${source}: not a model that LlamaForge can run\n${list}`);
-  }
-  return config;
-}
-
-function unsupportedFeatures(raw: ReadonlyMap<string, unknown>): ConfigProblem[] {
-  const problems: ConfigProblem[] = [];
-  const only = (key: string, allowed: readonly unknown[]) => {
-    const value = raw.get(key);
-    if (value === undefined || value === null || allowed.includes(value)) return;
-    const remedy = allowed.length === 0 ? "none" : allowed.map(describeValue).join(", ");
-    const message = `${describeValue(value)} is not supported (allowed: ${remedy})`;
-    problems.push({ path: key, message });
-  };
-  if (!raw.has("model_type")) problems.push({ path: "model_type", message: "missing" });
-  only("model_type", ["llama"]);
-  only("hidden_act", ["silu"]);
-  only("attention_bias", [false]);
-  only("mlp_bias", [false]);
-  only("attention_dropout", [0]);
-  only("partial_rotary_factor", [1]);
-  for (const key of ["quantization_config", "sliding_window"]) only(key, []);
-  for (const key of ["rope_scaling", "rope_parameters"]) {
-    const kind = ropeKind(raw.get(key));
-    if (kind !== null && kind !== "default") {
-      problems.push({
-        path: key,
-        message: `${describeValue(kind)} is not supported (allowed: default)`,
-      });
-    }
-  }
-  return problems;
-}
-
-/** The variant of a rotary embedding's settings; `null` if there are none. */
-function ropeKind(settings: unknown): unknown {
-  if (settings === undefined || settings === null) return null;
-  if (typeof settings !== "object") return settings;
-  const { rope_type, type } = settings as { rope_type?: unknown; type?: unknown };
-  return rope_type ?? type ?? "default";
-}
-
-/** The base of the rotary embedding. transformers 5 moved it into `rope_parameters`. */
-function ropeTheta(raw: ReadonlyMap<string, unknown>): number {
-  const parameters = raw.get("rope_parameters") as { rope_theta?: unknown } | null | undefined;
-  return (parameters?.rope_theta ?? raw.get("rope_theta") ?? 10_000) as number;
 }

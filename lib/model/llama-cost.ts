@@ -1,6 +1,7 @@
 import type { Cost, FlopsPerToken, ParameterBreakdown } from "./cost.js";
 import type { Recompute } from "./language-model.js";
 import { checkLlamaConfig, type LlamaConfig } from "./llama-config.js";
+import { hasHeadNorm, hasOutputBias, hasQkvBias, windowOf } from "./llama-variations.js";
 
 /**
  * The cost of training a Llama of this shape.
@@ -12,14 +13,15 @@ export function llamaCost(config: LlamaConfig, op = "llamaCost"): Cost {
   const { vocabSize, hiddenSize, intermediateSize, layers, heads, headSize } = config;
   const parameters = llamaParameters(config);
   const headFlops = 6 * vocabSize * hiddenSize;
+  const blockWeights = layers * (attentionWeights(config) + 3 * hiddenSize * intermediateSize);
   const flops = (sequenceLength: number): FlopsPerToken => {
-    const linear = 6 * (parameters.attention + parameters.feedForward) + headFlops;
-    const causalAttention = 6 * layers * heads * headSize * sequenceLength;
+    const linear = 6 * blockWeights + headFlops;
+    const causalAttention = 6 * heads * headSize * seenTokens(config, sequenceLength);
     return {
       linear,
       causalAttention,
       causal: linear + causalAttention,
-      fullAttention: linear + 2 * causalAttention,
+      fullAttention: linear + 12 * layers * heads * headSize * sequenceLength,
     };
   };
   return {
@@ -42,16 +44,37 @@ export function llamaCost(config: LlamaConfig, op = "llamaCost"): Cost {
   };
 }
 
+/** Weights of one block's attention, without biases. */
+function attentionWeights({ hiddenSize, heads, kvHeads, headSize }: LlamaConfig): number {
+  return hiddenSize * (heads + 2 * kvHeads) * headSize + heads * headSize * hiddenSize;
+}
+
+/**
+ * Twice the number of tokens that a token attends to on average, summed over the layers: T of each
+ * layer without a window.
+ */
+function seenTokens(config: LlamaConfig, sequenceLength: number): number {
+  let seen = 0;
+  for (let layer = 0; layer < config.layers; layer++) {
+    const window = Math.min(windowOf(config, layer) ?? sequenceLength, sequenceLength);
+    seen += 2 * window - (window * window) / sequenceLength;
+  }
+  return seen;
+}
+
 /** Number of scalars in each part of the model. */
 export function llamaParameters(config: LlamaConfig): ParameterBreakdown {
   const { vocabSize, hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = config;
-  const queryKeyValue = hiddenSize * (heads + 2 * kvHeads) * headSize;
-  const attentionOutput = heads * headSize * hiddenSize;
+  const attentionBiases =
+    (hasQkvBias(config) ? (heads + 2 * kvHeads) * headSize : 0) +
+    (hasOutputBias(config) ? hiddenSize : 0);
+  const feedForwardBiases = config.feedForwardBias ? 2 * intermediateSize + hiddenSize : 0;
+  const headNorms = hasHeadNorm(config) ? 2 * headSize : 0;
   return {
     embedding: vocabSize * hiddenSize,
-    attention: layers * (queryKeyValue + attentionOutput),
-    feedForward: layers * 3 * hiddenSize * intermediateSize,
-    norms: (2 * layers + 1) * hiddenSize,
+    attention: layers * (attentionWeights(config) + attentionBiases),
+    feedForward: layers * (3 * hiddenSize * intermediateSize + feedForwardBiases),
+    norms: (2 * layers + 1) * hiddenSize + layers * headNorms,
     head: config.tieEmbeddings ? 0 : vocabSize * hiddenSize,
   };
 }
@@ -62,8 +85,13 @@ function activations(config: LlamaConfig, element: 2 | 4, recompute: Recompute) 
   const keyValue = 2 * kvHeads * headSize;
   // A block keeps: its input and the sum after attention, each also in its normed form (4 ·
   // hidden), and 1/rms of both norms; the packed q, k and v; attention's output with its softmax's
-  // maximum and sum; gate, up and their product.
-  const attentionPart = element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + 2 * heads);
+  // maximum and sum; gate, up and their product. Norms of heads keep q and k as they were before,
+  // and 1/rms of each head.
+  const normedHeads = hasHeadNorm(config)
+    ? element * (query + keyValue / 2) + 4 * (heads + kvHeads)
+    : 0;
+  const attentionPart =
+    element * (2 * hiddenSize + 2 * query + keyValue) + 4 * (1 + 2 * heads) + normedHeads;
   const feedForwardInput = element * 2 * hiddenSize + 4;
   const feedForwardPart = element * 3 * intermediateSize;
   const whole = attentionPart + feedForwardInput + feedForwardPart;

@@ -1,7 +1,7 @@
 import type { Parameter } from "../nn/parameter.js";
 import type { FileTensor, HuggingFaceFiles } from "./files.js";
 import type { Llama } from "./llama.js";
-import { toHuggingFace } from "./llama-config.js";
+import { toHuggingFace } from "./llama-hugging-face.js";
 
 /**
  * A Llama's Hugging Face files. The files' q, k and v are rows of one packed weight of the model;
@@ -34,6 +34,22 @@ function llamaTensors(model: Llama): FileTensor[] {
       offset += shape.reduce((product, extent) => product * extent, 1);
     }
   };
+  /** Layers of the files whose weights, and biases if there are any, are rows of one layer. */
+  const addLinear = (
+    layerName: string,
+    inputs: number,
+    parts: readonly (readonly [name: string, outputs: number])[],
+  ): void => {
+    add(
+      `${layerName}.weight`,
+      parts.map(([name, outputs]) => [`${name}.weight`, [outputs, inputs]]),
+    );
+    if (!parameters.has(`${layerName}.bias`)) return;
+    add(
+      `${layerName}.bias`,
+      parts.map(([name, outputs]) => [`${name}.bias`, [outputs]]),
+    );
+  };
   add("embedding.weight", [
     ["model.embed_tokens.weight", parameters.get("embedding.weight")?.shape ?? []],
   ]);
@@ -41,23 +57,29 @@ function llamaTensors(model: Llama): FileTensor[] {
     const ours = `blocks.${layer}`;
     const theirs = `model.layers.${layer}`;
     add(`${ours}.attentionNorm.weight`, [[`${theirs}.input_layernorm.weight`, [hiddenSize]]]);
-    add(`${ours}.attention.qkv.weight`, [
-      [`${theirs}.self_attn.q_proj.weight`, [heads * headSize, hiddenSize]],
-      [`${theirs}.self_attn.k_proj.weight`, [kvHeads * headSize, hiddenSize]],
-      [`${theirs}.self_attn.v_proj.weight`, [kvHeads * headSize, hiddenSize]],
+    addLinear(`${ours}.attention.qkv`, hiddenSize, [
+      [`${theirs}.self_attn.q_proj`, heads * headSize],
+      [`${theirs}.self_attn.k_proj`, kvHeads * headSize],
+      [`${theirs}.self_attn.v_proj`, kvHeads * headSize],
     ]);
-    add(`${ours}.attention.output.weight`, [
-      [`${theirs}.self_attn.o_proj.weight`, [hiddenSize, heads * headSize]],
+    addLinear(`${ours}.attention.output`, heads * headSize, [
+      [`${theirs}.self_attn.o_proj`, hiddenSize],
     ]);
+    if (parameters.has(`${ours}.attention.queryNorm.weight`)) {
+      add(`${ours}.attention.queryNorm.weight`, [
+        [`${theirs}.self_attn.q_norm.weight`, [headSize]],
+      ]);
+      add(`${ours}.attention.keyNorm.weight`, [[`${theirs}.self_attn.k_norm.weight`, [headSize]]]);
+    }
     add(`${ours}.feedForwardNorm.weight`, [
       [`${theirs}.post_attention_layernorm.weight`, [hiddenSize]],
     ]);
-    add(`${ours}.feedForward.gateUp.weight`, [
-      [`${theirs}.mlp.gate_proj.weight`, [intermediateSize, hiddenSize]],
-      [`${theirs}.mlp.up_proj.weight`, [intermediateSize, hiddenSize]],
+    addLinear(`${ours}.feedForward.gateUp`, hiddenSize, [
+      [`${theirs}.mlp.gate_proj`, intermediateSize],
+      [`${theirs}.mlp.up_proj`, intermediateSize],
     ]);
-    add(`${ours}.feedForward.down.weight`, [
-      [`${theirs}.mlp.down_proj.weight`, [hiddenSize, intermediateSize]],
+    addLinear(`${ours}.feedForward.down`, intermediateSize, [
+      [`${theirs}.mlp.down_proj`, hiddenSize],
     ]);
   }
   add("norm.weight", [["model.norm.weight", [hiddenSize]]]);

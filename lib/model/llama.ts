@@ -1,137 +1,33 @@
 import { recompute } from "../core/autograd.js";
 import { checkInteger, checkOptions } from "../core/check.js";
-import { zeros } from "../core/create.js";
+import { tensor, zeros } from "../core/create.js";
 import { ArgumentError, ConfigError, ShapeError } from "../core/errors.js";
 import { keep, outsideScopes, scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import {
   Embedding,
   Linear,
-  Module,
   type Parameter,
   type ParameterGroupSpec,
   RMSNorm,
   type StoreOptions,
 } from "../nn/index.js";
-import {
-  attention,
-  attentionCached,
-  attentionPaged,
-  type PagedPlaces,
-  rope,
-  ropeTable,
-  swiglu,
-} from "../ops/index.js";
+import { ropeTable } from "../ops/index.js";
 import { checkContext, checkIds } from "./batch.js";
 import type { Cost } from "./cost.js";
 import type { HuggingFaceFiles } from "./files.js";
 import { type Cache, type Context, LanguageModel, type PagedCache } from "./language-model.js";
+import { Block, type LayerCache } from "./llama-block.js";
 import { type LlamaConfig, validateLlamaConfig } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
 import { llamaFiles } from "./llama-files.js";
-
-/** A layer's keys and values of earlier tokens. */
-type LayerCache = { layer: Tensor; position: number } | { layer: Tensor; places: PagedPlaces };
-
-/**
- * Causal self-attention with rotary positions and grouped key/value heads. One product computes q,
- * k and v.
- */
-class Attention extends Module {
-  readonly qkv: Linear;
-  readonly output: Linear;
-  readonly config: LlamaConfig;
-
-  constructor(config: LlamaConfig, std: number, residualStd: number) {
-    super();
-    const { hiddenSize, heads, kvHeads, headSize } = config;
-    this.config = config;
-    this.qkv = new Linear(hiddenSize, (heads + 2 * kvHeads) * headSize, std);
-    this.output = new Linear(heads * headSize, hiddenSize, residualStd);
-  }
-
-  forward(x: Tensor, table: Tensor, { firstKey, positions }: Context, cache?: LayerCache): Tensor {
-    const { heads, kvHeads } = this.config;
-    const paged = cache && "places" in cache ? cache : null;
-    const position = cache && "position" in cache ? cache.position : 0;
-    const turned = paged?.places.positions ?? positions;
-    const rotated = {
-      heads: heads + 2 * kvHeads,
-      rotatedHeads: heads + kvHeads,
-      inPlace: true,
-      ...(turned ? { positions: turned } : { position }),
-    };
-    const qkv = rope(this.qkv.forward(x), table, rotated);
-    if (paged) {
-      return this.output.forward(
-        attentionPaged(qkv, paged.layer, paged.places, { heads, kvHeads }),
-      );
-    }
-    const options = { heads, kvHeads, ...(firstKey && { firstKey }) };
-    const mixed = cache
-      ? attentionCached(qkv, cache.layer, { ...options, position })
-      : attention(qkv, options);
-    return this.output.forward(mixed);
-  }
-}
+import { ropeAngles, ropeFrequencies } from "./rope-scaling.js";
+import { windowStarts } from "./window-starts.js";
 
 /**
- * SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x)). One product computes gate
- * and up.
+ * A Llama (Touvron et al. 2023, arXiv 2302.13971; grouped heads as in arXiv 2307.09288), or a
+ * relative whose config has variations: Llama 3, Mistral, Qwen2, Qwen3, SmolLM.
  */
-class FeedForward extends Module {
-  readonly gateUp: Linear;
-  readonly down: Linear;
-
-  constructor({ hiddenSize, intermediateSize }: LlamaConfig, std: number, residualStd: number) {
-    super();
-    this.gateUp = new Linear(hiddenSize, 2 * intermediateSize, std);
-    this.down = new Linear(intermediateSize, hiddenSize, residualStd);
-  }
-
-  forward(x: Tensor): Tensor {
-    return this.down.forward(swiglu(this.gateUp.forward(x)));
-  }
-}
-
-/**
- * One layer. The residual stream travels as a pair [stream, change]; the next norm computes their
- * sum.
- */
-class Block extends Module {
-  readonly attentionNorm: RMSNorm;
-  readonly attention: Attention;
-  readonly feedForwardNorm: RMSNorm;
-  readonly feedForward: FeedForward;
-
-  constructor(config: LlamaConfig, std: number, residualStd: number) {
-    super();
-    this.attentionNorm = new RMSNorm(config.hiddenSize, config.rmsNormEps);
-    this.attention = new Attention(config, std, residualStd);
-    this.feedForwardNorm = new RMSNorm(config.hiddenSize, config.rmsNormEps);
-    this.feedForward = new FeedForward(config, std, residualStd);
-  }
-
-  forward(
-    stream: Tensor,
-    change: Tensor | null,
-    table: Tensor,
-    context: Context,
-    recomputeFfn: boolean,
-    cache?: LayerCache,
-  ): readonly [Tensor, Tensor] {
-    const [x, normed] = change
-      ? this.attentionNorm.forwardAdd(stream, change)
-      : [stream, this.attentionNorm.forward(stream)];
-    const attended = this.attention.forward(normed, table, context, cache);
-    const [y, normedAgain] = this.feedForwardNorm.forwardAdd(x, attended);
-    const ffn = (input: Tensor): readonly [Tensor] => [this.feedForward.forward(input)];
-    const [out] = recomputeFfn ? recompute("ffn", [normedAgain], ffn) : ffn(normedAgain);
-    return [y, out];
-  }
-}
-
-/** A Llama (Touvron et al. 2023, arXiv 2302.13971; grouped heads as in arXiv 2307.09288). */
 export class Llama extends LanguageModel {
   readonly config: LlamaConfig;
   readonly embedding: Embedding;
@@ -156,7 +52,10 @@ export class Llama extends LanguageModel {
     const std = Math.sqrt(2 / (5 * hiddenSize));
     const residualStd = 1 / Math.sqrt(hiddenSize) / layers;
     this.embedding = new Embedding(vocabSize, hiddenSize, std);
-    this.blocks = Array.from({ length: layers }, () => new Block(config, std, residualStd));
+    this.blocks = Array.from(
+      { length: layers },
+      (_, layer) => new Block(config, layer, { std, residualStd }),
+    );
     this.norm = new RMSNorm(hiddenSize, rmsNormEps);
     this.head = config.tieEmbeddings ? this.embedding : new Linear(hiddenSize, vocabSize, std);
   }
@@ -187,16 +86,22 @@ export class Llama extends LanguageModel {
     checkOptions("Llama", context, ["firstKey", "positions"]);
     checkContext("Llama", context, ids);
     const table = this.#table();
+    const recomputes = this.recompute === "block" && !cache;
+    const windowed = this.#windowed(ids, cache, context);
+    // Backward may run when the scope of this call has ended. A recomputed block makes its own.
+    const narrow = recomputes ? null : windowed();
     let stream = this.embedding.forward(ids);
     let change: Tensor | null = null;
     for (const [index, block] of this.blocks.entries()) {
       const layer = cache && layerOf(cache, index);
-      const forward = (x: Tensor, dx: Tensor | null): readonly [Tensor, Tensor] =>
-        block.forward(x, dx, table, context, this.recompute === "ffn", layer);
+      const forward = (x: Tensor, dx: Tensor | null): readonly [Tensor, Tensor] => {
+        const seen = block.window === null ? context : (narrow ?? windowed());
+        return block.forward(x, dx, table, seen, this.recompute === "ffn", layer);
+      };
       const inputs: readonly [Tensor, Tensor | null] = [stream, change];
       // A block's own scope frees all tensors that neither the tape nor the next block holds.
       [stream, change] = scope(() => {
-        if (this.recompute !== "block" || cache) return forward(...inputs);
+        if (!recomputes) return forward(...inputs);
         const tensors = inputs.filter((input) => input !== null);
         return recompute("block", tensors, (x, dx) => forward(x as Tensor, dx ?? null));
       });
@@ -204,6 +109,7 @@ export class Llama extends LanguageModel {
       // the sum.
       for (const input of inputs) input?.dispose();
     }
+    if (narrow && narrow.firstKey !== context.firstKey) narrow.firstKey?.dispose();
     if (cache && !isPaged(cache)) cache.position += ids.shape[1] as number;
     const [sum, normed] = this.norm.forwardAdd(stream, change as Tensor);
     for (const tensor of [stream, change, sum]) tensor?.dispose();
@@ -256,11 +162,28 @@ export class Llama extends LanguageModel {
   }
 
   #table(): Tensor {
-    const { contextLength, headSize, ropeTheta } = this.config;
-    this.#ropeTable ??= outsideScopes(() =>
-      keep(ropeTable(contextLength, headSize, ropeTheta, this.device)),
-    );
+    this.#ropeTable ??= outsideScopes(() => keep(this.#makeTable()));
     return this.#ropeTable;
+  }
+
+  #makeTable(): Tensor {
+    const { contextLength, headSize, ropeTheta, ropeScaling } = this.config;
+    const { device } = this;
+    if (!ropeScaling) return ropeTable(contextLength, headSize, ropeTheta, device);
+    const angles = ropeAngles(contextLength, ropeFrequencies(headSize, ropeTheta, ropeScaling));
+    return tensor(angles, { shape: [contextLength, headSize / 2, 2], device });
+  }
+
+  /** Makes the context of the layers with a sliding window. */
+  #windowed(ids: Tensor, cache: Cache | PagedCache | undefined, context: Context): () => Context {
+    const { slidingWindow } = this.config;
+    if (slidingWindow === undefined) return () => context;
+    return () => {
+      const places = cache && isPaged(cache) ? cache : { position: cache?.position ?? 0 };
+      const limits = "positions" in places ? places.firstKey : context.firstKey;
+      const firstKey = windowStarts(slidingWindow, ids, places, limits);
+      return firstKey ? { ...context, firstKey } : context;
+    };
   }
 
   #checkCache(cache: Cache | PagedCache): void {
@@ -296,6 +219,6 @@ function isPaged(cache: Cache | PagedCache): cache is PagedCache {
 function layerOf(cache: Cache | PagedCache, index: number): LayerCache {
   const layer = cache.layers[index] as Tensor;
   if (!isPaged(cache)) return { layer, position: cache.position };
-  const { table, sequences, positions } = cache;
-  return { layer, places: { table, sequences, positions } };
+  const { table, sequences, positions, firstKey } = cache;
+  return { layer, places: { table, sequences, positions, ...(firstKey && { firstKey }) } };
 }

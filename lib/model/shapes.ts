@@ -1,19 +1,26 @@
 /**
  * Shapes of the architectures that recipes and Hugging Face folders may name: their fields, checks
  * and cost. This module loads no kernels, so a recipe can be checked without the native addon.
- * There is one architecture so far. Another one needs a file of its own, and a line in each
- * function here and in architectures.ts.
+ * There is one architecture so far, Llama's decoder with its variations. Another one needs a file of
+ * its own, and a line in each function here and in architectures.ts.
  */
 import type { Cost } from "./cost.js";
 import {
   explainHeadSize,
-  fromHuggingFace,
   type LlamaConfig,
   type LlamaFields,
   llamaFieldRules,
   validateLlamaConfig,
 } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
+import { fromHuggingFace } from "./llama-hugging-face.js";
+import {
+  families,
+  slidingWindowRange,
+  variationMeanings,
+  withoutDefaults,
+} from "./llama-variations.js";
+import { ropeScalingRules, ropeScalingTypes } from "./rope-scaling.js";
 
 /** The shape of a model of a known architecture. */
 export type ArchitectureConfig = LlamaConfig;
@@ -22,6 +29,19 @@ export type ArchitectureFields = LlamaFields;
 
 /** Meaning and range of each number in a shape. */
 export const shapeRules = llamaFieldRules;
+
+/** Variations of a shape: their meaning, and the values that they may have. */
+export const shapeVariations = {
+  meanings: variationMeanings,
+  families,
+  ropeScalingTypes,
+  ropeScalingRules,
+  slidingWindowRange,
+} as const;
+
+/** The shape without fields that change nothing. Equal shapes then have equal fields. */
+export const canonicalShape = (config: ArchitectureConfig): ArchitectureConfig =>
+  withoutDefaults(config);
 
 /** All problems of a shape, each with its path and the allowed values; empty for a valid shape. */
 export const validateShape = validateLlamaConfig;

@@ -3,18 +3,24 @@ import { linear } from "../ops/linear.js";
 import { Module } from "./module.js";
 import { Parameter } from "./parameter.js";
 
-/** y = x · weightᵀ, without bias as in Llama. The weight has the shape (outputs, inputs). */
+/** y = x · weightᵀ + bias. The weight has the shape (outputs, inputs), the bias (outputs). */
 export class Linear extends Module {
   readonly weight: Parameter;
+  /** null for a layer without bias, as in Llama. */
+  readonly bias: Parameter | null;
 
-  /** @param std standard deviation of the normal initialisation */
-  constructor(inputs: number, outputs: number, std: number) {
+  /**
+   * @param std standard deviation of the weight's normal initialisation
+   * @param bias whether the layer has a bias, initially 0. Default: false
+   */
+  constructor(inputs: number, outputs: number, std: number, bias = false) {
     super();
     this.weight = new Parameter([outputs, inputs], { kind: "normal", std });
+    this.bias = bias ? new Parameter([outputs], { kind: "constant", value: 0 }) : null;
   }
 
   /** @param x (..., inputs) @returns (..., outputs) */
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight.tensor);
+    return linear(x, this.weight.tensor, this.bias?.tensor ?? null);
   }
 }

@@ -16,6 +16,7 @@ export * from "./compare.js";
 export { type CrossEntropyOptions, crossEntropy } from "./cross-entropy.js";
 export { embedding } from "./embedding.js";
 export * from "./gather.js";
+export { type HeadNormOptions, headNorm } from "./head-norm.js";
 export { linear } from "./linear.js";
 export {
   linearCrossEntropy,

@@ -40,8 +40,9 @@ const rowScales = (x: Tensor): Tensor =>
  * Gradients of a norm's input and weight.
  * @param dy gradient of the normed rows
  * @param dSum gradient that reached the rows themselves, or null
+ * @internal
  */
-function normGradients(
+export function normGradients(
   dy: Tensor,
   dSum: Tensor | null,
   { x, weight, rstd }: { x: Tensor; weight: Tensor; rstd: Tensor },

@@ -4,6 +4,7 @@
  */
 import { realpath } from "node:fs/promises";
 import { dirname } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { listCheckpoints } from "../checkpoint/folder.js";
 import { type Checkpoint, openCheckpoint, openNewest } from "../checkpoint/load.js";
 import { checkRun } from "../checkpoint/manifest.js";
@@ -98,9 +99,12 @@ export function checkIdentity(
 function modelDifferences(saved: unknown, { model }: RunConfig): string {
   if (typeof saved !== "object" || saved === null) return "";
   const theirs = saved as Record<string, unknown>;
-  return Object.entries(model)
-    .filter(([field, mine]) => theirs[field] !== mine)
-    .map(([field, mine]) => `${field} ${theirs[field] ?? "none"}, not ${mine}`)
+  const mine = model as unknown as Record<string, unknown>;
+  const inText = (value: unknown) =>
+    typeof value === "object" ? JSON.stringify(value) : `${value ?? "none"}`;
+  return [...new Set([...Object.keys(mine), ...Object.keys(theirs)])]
+    .filter((field) => !isDeepStrictEqual(theirs[field], mine[field]))
+    .map((field) => `${field} ${inText(theirs[field])}, not ${inText(mine[field])}`)
     .join(", and ");
 }
 

@@ -79,6 +79,36 @@ test.each([
   await expect(loadModel(snapshot)).rejects.toThrow(new RegExp(`${weights}.*no such file`, "s"));
 });
 
+test("a relative's shards give its weights back", async () => {
+  const config = llamaConfig({
+    ...shape,
+    family: "qwen3",
+    attentionBias: true,
+    ropeScaling: { type: "yarn", factor: 4, originalContextLength: 8 },
+  });
+  const relative = await Llama.create(config, { seed: 9 });
+  const place = join(folder, "relative");
+  await saveModel(place, relative, { tokenizer: null, shardBytes: 10_000 });
+  expect((await readdir(place)).length).toBeGreaterThan(3);
+  const again = await loadModel(place);
+  expect(again.config).toEqual(config);
+  expect(await logits(again)).toEqual(await logits(relative));
+});
+
+test.each(["pytorch_model.bin", "pytorch_model.bin.index.json"])(
+  "a folder with %s alone is told how to convert it",
+  async (file) => {
+    const place = join(folder, `pickled-${file}`);
+    await saveModel(place, model, { tokenizer: null });
+    await rename(join(place, "model.safetensors"), join(place, file));
+    await expect(loadModel(place)).rejects.toThrow(CheckpointError);
+    await expect(loadModel(place)).rejects.toThrow(
+      `${file} alone, a Python pickle: expected model`,
+    );
+    await expect(loadModel(place)).rejects.toThrow("save_pretrained(sys.argv[2])");
+  },
+);
+
 /** Writes the model with these tensors beside its weights. */
 async function withExtra(name: string, extra: Record<string, number[]>): Promise<string> {
   const place = join(folder, name);

@@ -78,6 +78,42 @@ describe("a valid configuration", () => {
     });
   });
 
+  it("takes the variations of a preset's relatives, and leaves them out of a plain model", () => {
+    const modelOf = (model: string) =>
+      parseConfig(minimal.replace("{preset: quickstart}", model)).model;
+    expect(modelOf("{preset: llama-3.2-1b}")).toEqual(presets["llama-3.2-1b"]);
+    // The head size of Qwen3 does not follow from its width.
+    expect(modelOf("{preset: qwen3-0.6b, hiddenSize: 256}")).toMatchObject({ headSize: 128 });
+    expect(modelOf("{preset: mistral-7b, slidingWindow: 4096}")).toEqual({
+      ...presets["mistral-7b"],
+      slidingWindow: 4096,
+    });
+    expect(
+      modelOf("{preset: smollm3-3b, layers: 4, positionlessLayers: [1], feedForwardBias: true}"),
+    ).toMatchObject({ layers: 4, positionlessLayers: [1], feedForwardBias: true });
+    expect(modelOf("{preset: quickstart, family: llama, attentionBias: false}")).toEqual(
+      presets.quickstart,
+    );
+  });
+
+  it.each([
+    [
+      "{preset: smollm3-3b, layers: 4}",
+      "model.positionlessLayers",
+      "indices of layers from 0 to 3",
+    ],
+    ["{preset: quickstart, slidingWindow: 8}", "model.slidingWindow", "the family llama has none"],
+    ["{preset: mistral-7b, attentionBias: true}", "model.attentionBias", "with it: llama, qwen3"],
+    ["{preset: quickstart, family: gemma}", "model.family", "expected one of llama, mistral"],
+    ["{preset: quickstart, ropeScaling: {type: yarn, factor: 4}}", "model.ropeScaling", "Length"],
+    ["{preset: quickstart, ropeScaling: {factor: 4}}", "model.ropeScaling.type", "expected one of"],
+  ])("refuses the variation in %s", (model, path, message) => {
+    const found = problemsOf(minimal.replace("{preset: quickstart}", model));
+    const [name, text] = Object.entries(found)[0]!;
+    expect(name).toContain(path);
+    expect(name + text).toContain(message);
+  });
+
   const recipes = readdirSync("configs").filter((name) => name.endsWith(".yaml"));
   it.each(recipes)("configs/%s", (file) => {
     const config = loadConfig(`configs/${file}`);
@@ -261,7 +297,10 @@ describe("problems", () => {
         JSON.stringify(resolveConfig(parseConfig(minimal))),
       );
       let section = input;
-      for (const key of path.slice(0, -1)) section = section[key] as Record<string, unknown>;
+      for (const key of path.slice(0, -1)) {
+        section[key] ??= {}; // an optional section that the recipe leaves out
+        section = section[key] as Record<string, unknown>;
+      }
       section[path.at(-1)!] = { wrong: () => 0 };
       let problems: string[] = [];
       try {

@@ -3,17 +3,16 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { buildLibrary, root } from "../cli/build.js";
 
-// Reference cases of another implementation: the one in this folder, and those beside the
-// repository if present.
-const beside = join(root, "../shared/golden");
-const cases = [
-  join(root, "test/golden/tied"),
-  ...(existsSync(beside)
-    ? readdirSync(beside, { withFileTypes: true })
-        .filter((entry) => entry.isDirectory())
-        .map((entry) => join(beside, entry.name))
-    : []),
-];
+// Reference cases of another implementation: those in this folder, and those beside the repository
+// if present.
+const cases = ["test/golden", "../shared/golden", "../shared/families"]
+  .map((place) => join(root, place))
+  .filter((place) => existsSync(place))
+  .flatMap((place) =>
+    readdirSync(place, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map((entry) => join(place, entry.name)),
+  );
 
 type CheckCase = (
   folder: string,

@@ -150,6 +150,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "generateTokens",
     "grad",
     "gt",
+    "headNorm",
     "keep",
     "le",
     "linear",

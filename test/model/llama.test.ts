@@ -397,8 +397,8 @@ describe("Hugging Face folders", () => {
     );
     await writeFile(file, JSON.stringify({ ...json, num_hidden_layers: 4 }));
     await expect(loadModel(target)).rejects.toThrow(CheckpointError);
-    await writeFile(file, JSON.stringify({ ...json, attention_bias: true }));
-    await expect(loadModel(target)).rejects.toThrow(/attention_bias/);
+    await writeFile(file, JSON.stringify({ ...json, hidden_act: "relu" }));
+    await expect(loadModel(target)).rejects.toThrow(/hidden_act/);
     await expect(loadModel(join(target, "none"))).rejects.toThrow(CheckpointError);
     model.dispose();
   });

@@ -15,6 +15,7 @@ import {
   random,
   reshape,
   tolerances,
+  zip,
 } from "../support/reference.js";
 
 const composed = (x: Reference, weight: Reference): Reference => {
@@ -89,6 +90,32 @@ describe.each(["f32", "bf16"] as const)("linear in %s", (dtype) => {
     await expectOpMatches(op, (x, a, b) => composed(x, composed(b, a)), [x, a, b], dtype);
   });
 
+  it.each([
+    [[7], 3],
+    [[3, 7], 2],
+    [[2, 2, 31], 9],
+  ] as const)("adds a bias, with its gradient: x %j, %i outputs", async (shape, outputs) => {
+    const inputs = [random(shape, 1), random([outputs, shape.at(-1) as number], 2)];
+    const ref = (x: Reference, weight: Reference, bias: Reference) => {
+      const y = composed(x, weight);
+      return zip(y, bias, (a, b) => a + b);
+    };
+    await expectOpMatches(linear, ref, [...inputs, random([outputs], 3)] as never, dtype);
+  });
+
+  it("sums the bias's gradient over micro-batches in f32", async () => {
+    const bias = toTensor(random([6], 1, { dtype }), dtype, true);
+    const [x, weight] = [random([2, 300, 5], 2, { dtype }), random([6, 5], 4, { dtype })];
+    const dy = random([2, 300, 6], 3, { dtype });
+    for (let step = 0; step < 3; ++step) {
+      const y = linear(toTensor(x, dtype), toTensor(weight, dtype), bias);
+      y.backward({ gradient: toTensor(dy, dtype) });
+    }
+    const one = matmul(map(random([1, 600], 9), () => 3) as Reference, reshape(dy, [600, 6]));
+    expect((bias.grad as Tensor).dtype).toBe("f32");
+    await expectClose(bias.grad as Tensor, reshape(one, [6]), tolerances.f32.gradient);
+  });
+
   it("lets a NaN through to its own row only", async () => {
     const x = random([400, 16], 1, { dtype });
     x.data[16 * 7 + 2] = Number.NaN;
@@ -133,6 +160,7 @@ it.each([
 ])("equals its composed form in value and gradients: x %j, %i outputs", async (shape, outputs) => {
   const inputs = [random(shape, 6), random([outputs, shape.at(-1) as number], 7)];
   await expectComposed(linear, composedLinear, inputs);
+  await expectComposed(linear, composedLinear, [...inputs, random([outputs], 8)]);
 });
 
 describe("bad input to linear", () => {
@@ -156,6 +184,12 @@ describe("bad input to linear", () => {
       () => linear(x(), zeros([3, 16], { dtype: "bf16" })),
       DTypeError,
       "one dtype",
+    ],
+    [
+      "a bias of another length",
+      () => linear(x(), weight(), zeros([4])),
+      ShapeError,
+      "[linear] expected shape [3] for bias (first axis of weight) but received [4]",
     ],
     [
       "integers",

@@ -24,6 +24,30 @@ it("counts the head once more when it is tied, since its product is still made",
   );
 });
 
+it("counts the tokens within a sliding window, in the layers that have one", () => {
+  const mistral = presets["mistral-7b"];
+  const attention = (config: typeof mistral, tokens: number) =>
+    flopsPerToken(config, tokens).causalAttention;
+  const narrow = { ...mistral, slidingWindow: 1024 };
+  expect(attention(narrow, 1024)).toBe(attention(mistral, 1024));
+  // Of 4096 tokens, the first 1024 see 512 on average and the others 1024.
+  expect(attention(narrow, 4096) / attention(mistral, 4096)).toBe((512 + 3 * 1024) / 4 / 2048);
+  expect(flopsPerToken(narrow, 4096).fullAttention).toBe(
+    flopsPerToken(mistral, 4096).fullAttention,
+  );
+  const half = { ...narrow, family: "qwen2", windowLayers: [...Array(16).keys()] } as const;
+  expect(attention(half, 4096)).toBe((attention(narrow, 4096) + attention(mistral, 4096)) / 2);
+});
+
+it("counts no operations for biases and norms", () => {
+  const { "qwen3-0.6b": qwen3, "smollm2-135m": plain } = presets;
+  const biased = { ...plain, attentionBias: true, feedForwardBias: true };
+  expect(flopsPerToken(biased, 512)).toEqual(flopsPerToken(plain, 512));
+  const { headSize, heads, kvHeads, hiddenSize, intermediateSize, layers, vocabSize } = qwen3;
+  const block = hiddenSize * (headSize * 2 * (heads + kvHeads) + 3 * intermediateSize);
+  expect(flopsPerToken(qwen3, 512).linear).toBe(6 * (layers * block + vocabSize * hiddenSize));
+});
+
 it.each([
   ["NVIDIA H100 80GB HBM3", "H100 SXM", 989.4],
   ["NVIDIA H100 PCIe", "H100 PCIe", 756],

@@ -137,6 +137,7 @@ function functions(folder) {
     full: () => [[2, 3], 1, { dtype: "f32" }],
     gather: () => [x(), zeros([2], { dtype: "i32" }), 1],
     grad: () => [(a) => library.sum(a)],
+    headNorm: () => [ones([1, 2, 16]), ones([4]), ones([4]), { heads: 2, kvHeads: 1, eps: 1e-6 }],
     keep: () => [x()],
     linear: () => [x(), ones([4, 3])],
     linearCrossEntropy: () => [x(), ones([4, 3]), zeros([2], { dtype: "i32" }), {}],

@@ -1,0 +1,148 @@
+import { recompute } from "../core/autograd.js";
+import type { Tensor } from "../core/tensor.js";
+import { Linear, Module, RMSNorm } from "../nn/index.js";
+import {
+  attention,
+  attentionCached,
+  attentionPaged,
+  headNorm,
+  type PagedPlaces,
+  rope,
+  swiglu,
+} from "../ops/index.js";
+import type { Context } from "./language-model.js";
+import type { LlamaConfig } from "./llama-config.js";
+import { hasHeadNorm, hasOutputBias, hasQkvBias, rotates, windowOf } from "./llama-variations.js";
+
+/** A layer's keys and values of earlier tokens. */
+export type LayerCache =
+  | { layer: Tensor; position: number }
+  | { layer: Tensor; places: PagedPlaces };
+
+/** Standard deviations of a block's initial weights. */
+export interface BlockInit {
+  std: number;
+  /** Of weights that write into the residual stream. */
+  residualStd: number;
+}
+
+/**
+ * Causal self-attention with rotary positions and grouped key/value heads. One product computes q,
+ * k and v. Relatives of Llama add biases and a norm of each head of q and k, or leave out the
+ * rotation.
+ */
+class Attention extends Module {
+  readonly qkv: Linear;
+  readonly output: Linear;
+  readonly queryNorm: RMSNorm | null;
+  readonly keyNorm: RMSNorm | null;
+  readonly config: LlamaConfig;
+  readonly rotates: boolean;
+
+  constructor(config: LlamaConfig, layer: number, { std, residualStd }: BlockInit) {
+    super();
+    const { hiddenSize, heads, kvHeads, headSize, rmsNormEps } = config;
+    this.config = config;
+    this.rotates = rotates(config, layer);
+    this.qkv = new Linear(hiddenSize, (heads + 2 * kvHeads) * headSize, std, hasQkvBias(config));
+    this.output = new Linear(heads * headSize, hiddenSize, residualStd, hasOutputBias(config));
+    this.queryNorm = hasHeadNorm(config) ? new RMSNorm(headSize, rmsNormEps) : null;
+    this.keyNorm = hasHeadNorm(config) ? new RMSNorm(headSize, rmsNormEps) : null;
+  }
+
+  forward(x: Tensor, table: Tensor, { firstKey, positions }: Context, cache?: LayerCache): Tensor {
+    const { heads, kvHeads } = this.config;
+    const paged = cache && "places" in cache ? cache : null;
+    const position = cache && "position" in cache ? cache.position : 0;
+    const turned = paged?.places.positions ?? positions;
+    const qkv = this.#queryKeyValue(x, table, turned ? { positions: turned } : { position });
+    const seen = firstKey && { firstKey };
+    if (paged) {
+      const places = { ...paged.places, ...seen };
+      return this.output.forward(attentionPaged(qkv, paged.layer, places, { heads, kvHeads }));
+    }
+    const options = { heads, kvHeads, ...seen };
+    const mixed = cache
+      ? attentionCached(qkv, cache.layer, { ...options, position })
+      : attention(qkv, options);
+    return this.output.forward(mixed);
+  }
+
+  #queryKeyValue(
+    x: Tensor,
+    table: Tensor,
+    place: { positions: Tensor } | { position: number },
+  ): Tensor {
+    const { heads, kvHeads, rmsNormEps: eps } = this.config;
+    let qkv = this.qkv.forward(x);
+    if (this.queryNorm && this.keyNorm) {
+      const [query, key] = [this.queryNorm.weight.tensor, this.keyNorm.weight.tensor];
+      const normed = headNorm(qkv, query, key, { heads, kvHeads, eps });
+      qkv.dispose();
+      qkv = normed;
+    }
+    if (!this.rotates) return qkv;
+    const rotated = { heads: heads + 2 * kvHeads, rotatedHeads: heads + kvHeads, inPlace: true };
+    return rope(qkv, table, { ...rotated, ...place });
+  }
+}
+
+/**
+ * SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x)). One product computes gate
+ * and up.
+ */
+class FeedForward extends Module {
+  readonly gateUp: Linear;
+  readonly down: Linear;
+
+  constructor(config: LlamaConfig, { std, residualStd }: BlockInit) {
+    super();
+    const { hiddenSize, intermediateSize, feedForwardBias = false } = config;
+    this.gateUp = new Linear(hiddenSize, 2 * intermediateSize, std, feedForwardBias);
+    this.down = new Linear(intermediateSize, hiddenSize, residualStd, feedForwardBias);
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.down.forward(swiglu(this.gateUp.forward(x)));
+  }
+}
+
+/**
+ * One layer. The residual stream travels as a pair [stream, change]; the next norm computes their
+ * sum.
+ */
+export class Block extends Module {
+  readonly attentionNorm: RMSNorm;
+  readonly attention: Attention;
+  readonly feedForwardNorm: RMSNorm;
+  readonly feedForward: FeedForward;
+  /** Tokens that a token attends to; null for all before it. */
+  readonly window: number | null;
+
+  constructor(config: LlamaConfig, layer: number, init: BlockInit) {
+    super();
+    this.window = windowOf(config, layer);
+    this.attentionNorm = new RMSNorm(config.hiddenSize, config.rmsNormEps);
+    this.attention = new Attention(config, layer, init);
+    this.feedForwardNorm = new RMSNorm(config.hiddenSize, config.rmsNormEps);
+    this.feedForward = new FeedForward(config, init);
+  }
+
+  forward(
+    stream: Tensor,
+    change: Tensor | null,
+    table: Tensor,
+    context: Context,
+    recomputeFfn: boolean,
+    cache?: LayerCache,
+  ): readonly [Tensor, Tensor] {
+    const [x, normed] = change
+      ? this.attentionNorm.forwardAdd(stream, change)
+      : [stream, this.attentionNorm.forward(stream)];
+    const attended = this.attention.forward(normed, table, context, cache);
+    const [y, normedAgain] = this.feedForwardNorm.forwardAdd(x, attended);
+    const ffn = (input: Tensor): readonly [Tensor] => [this.feedForward.forward(input)];
+    const [out] = recomputeFfn ? recompute("ffn", [normedAgain], ffn) : ffn(normedAgain);
+    return [y, out];
+  }
+}

@@ -8,6 +8,7 @@ import {
   describeValue,
   isCount,
   type LlamaConfig,
+  llamaFieldRules,
   validateLlamaConfig,
 } from "./llama-config.js";
 import { type Family, families, rotates, windowOf, withoutDefaults } from "./llama-variations.js";
@@ -199,7 +200,7 @@ export function fromHuggingFace(json: unknown, source = "config.json"): LlamaCon
     family,
     attentionBias: raw.get("attention_bias") === true,
     feedForwardBias: raw.get("mlp_bias") === true,
-    ...readLayers(raw, family, isCount(layers) ? layers : 0, problems),
+    ...readLayers(raw, family, layers, problems),
   });
   if (problems.length === 0) problems.push(...validateLlamaConfig(config));
   if (problems.length > 0) {
@@ -239,6 +240,7 @@ function unsupportedFeatures(raw: Raw, family: Family): ConfigProblem[] {
   only("rope_interleaved", [false]);
   only("quantization_config", []);
   if (window === "none") only("sliding_window", []);
+  if (window === "by layer") only("use_sliding_window", [false, true]);
   if (family !== "smollm3") only("no_rope_layers", []);
   return problems;
 }
@@ -247,6 +249,7 @@ type Layers = Pick<LlamaConfig, "slidingWindow" | "windowLayers" | "positionless
 
 /** Windows and positions of each layer, by the rules of the family's class. */
 function readLayers(raw: Raw, family: Family, count: number, problems: ConfigProblem[]): Layers {
+  if (!isCount(count) || count > llamaFieldRules.layers.max) return {}; // an error of its own
   const { window, defaults } = familyClasses[family];
   const layers = Array.from({ length: count }, (_, layer) => layer);
   const positionlessLayers =
@@ -255,11 +258,16 @@ function readLayers(raw: Raw, family: Family, count: number, problems: ConfigPro
   const used =
     window === "all" || (window === "by layer" && raw.get("use_sliding_window") === true);
   const slidingWindow = used ? ((size ?? undefined) as number | undefined) : undefined;
+  const first = raw.get("max_window_layers") ?? 28;
+  if (window === "by layer" && !(Number.isInteger(first) && (first as number) >= 0)) {
+    const message = `expected an integer from 0, got ${describeValue(first)}`;
+    problems.push({ path: "max_window_layers", message });
+  }
   const has = (layer: number): boolean => {
     if (slidingWindow === undefined || window === "none") return false;
     if (window === "all") return true;
     if (family === "smollm3") return positionlessLayers?.includes(layer) === true;
-    return layer >= ((raw.get("max_window_layers") ?? 28) as number);
+    return layer >= (first as number);
   };
   const types = readTypes(raw, layers, problems) ?? layers.map(has);
   const windowLayers = layers.filter((layer) => types[layer]);

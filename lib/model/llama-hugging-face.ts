@@ -10,88 +10,10 @@ import {
   type LlamaConfig,
   validateLlamaConfig,
 } from "./llama-config.js";
-import { type Family, families, rotates, windowOf, withoutDefaults } from "./llama-variations.js";
+import { familyClasses } from "./llama-family-classes.js";
+import { type Raw, readLayers, writeLayers } from "./llama-layers.js";
+import { type Family, families, withoutDefaults } from "./llama-variations.js";
 import { readRope, writeRopeScaling } from "./rope-config.js";
-
-/** What a family's configuration class in transformers assumes about keys that are left out. */
-interface FamilyClass {
-  architecture: string;
-  defaults: {
-    num_key_value_heads?: number;
-    head_dim?: number;
-    max_position_embeddings: number;
-    rope_theta: number;
-    tie_word_embeddings: boolean;
-    sliding_window?: number;
-  };
-  /** Keys that the class has. Elsewhere they are errors unless they are false. */
-  attentionBias: boolean;
-  feedForwardBias: boolean;
-  /** How layers get sliding windows: none, all of them, or each its own way. */
-  window: "none" | "all" | "by layer";
-}
-
-const familyClasses: { [F in Family]: FamilyClass } = {
-  llama: {
-    architecture: "LlamaForCausalLM",
-    defaults: { max_position_embeddings: 2048, rope_theta: 1e4, tie_word_embeddings: false },
-    attentionBias: true,
-    feedForwardBias: true,
-    window: "none",
-  },
-  mistral: {
-    architecture: "MistralForCausalLM",
-    defaults: {
-      num_key_value_heads: 8,
-      max_position_embeddings: 131_072,
-      rope_theta: 1e4,
-      tie_word_embeddings: false,
-      sliding_window: 4096,
-    },
-    attentionBias: false,
-    feedForwardBias: false,
-    window: "all",
-  },
-  qwen2: {
-    architecture: "Qwen2ForCausalLM",
-    defaults: {
-      num_key_value_heads: 32,
-      max_position_embeddings: 32_768,
-      rope_theta: 1e4,
-      tie_word_embeddings: false,
-      sliding_window: 4096,
-    },
-    attentionBias: false,
-    feedForwardBias: false,
-    window: "by layer",
-  },
-  qwen3: {
-    architecture: "Qwen3ForCausalLM",
-    defaults: {
-      num_key_value_heads: 32,
-      head_dim: 128,
-      max_position_embeddings: 32_768,
-      rope_theta: 1e4,
-      tie_word_embeddings: false,
-      sliding_window: 4096,
-    },
-    attentionBias: true,
-    feedForwardBias: false,
-    window: "by layer",
-  },
-  smollm3: {
-    architecture: "SmolLM3ForCausalLM",
-    defaults: {
-      num_key_value_heads: 4,
-      max_position_embeddings: 32_768,
-      rope_theta: 2e6,
-      tie_word_embeddings: true,
-    },
-    attentionBias: true,
-    feedForwardBias: true,
-    window: "by layer",
-  },
-};
 
 /** The `config.json` of a Hugging Face folder with this shape. */
 export function toHuggingFace(config: LlamaConfig, extras: HuggingFaceExtras = {}) {
@@ -125,32 +47,6 @@ export function toHuggingFace(config: LlamaConfig, extras: HuggingFaceExtras = {
     use_cache: true,
     torch_dtype: extras.dtype ?? "float32",
   };
-}
-
-/** The keys that say how layers differ: windows, and layers without positions. */
-function writeLayers(config: LlamaConfig, family: Family): Record<string, unknown> {
-  const { slidingWindow } = config;
-  const { window } = familyClasses[family];
-  if (window === "none") return {};
-  if (window === "all") return { sliding_window: slidingWindow ?? null };
-  const layers = Array.from({ length: config.layers }, (_, layer) => layer);
-  const windowed = layers.map((layer) => windowOf(config, layer) !== null);
-  const keys = {
-    use_sliding_window: slidingWindow !== undefined,
-    sliding_window: slidingWindow ?? null,
-    layer_types: windowed.map((has) => (has ? "sliding_attention" : "full_attention")),
-  };
-  if (family === "smollm3") {
-    return {
-      ...keys,
-      no_rope_layers: layers.map((layer) => (rotates(config, layer) ? 1 : 0)),
-      // The class's default is an id of a vocabulary of 128,256.
-      pad_token_id: null,
-    };
-  }
-  // Readers that do not know layer_types give a window to all layers from this one on.
-  const first = windowed.includes(true) ? windowed.lastIndexOf(false) + 1 : config.layers;
-  return { ...keys, max_window_layers: first };
 }
 
 /**
@@ -199,7 +95,7 @@ export function fromHuggingFace(json: unknown, source = "config.json"): LlamaCon
     family,
     attentionBias: raw.get("attention_bias") === true,
     feedForwardBias: raw.get("mlp_bias") === true,
-    ...readLayers(raw, family, isCount(layers) ? layers : 0, problems),
+    ...readLayers(raw, family, layers, problems),
   });
   if (problems.length === 0) problems.push(...validateLlamaConfig(config));
   if (problems.length > 0) {
@@ -208,8 +104,6 @@ export function fromHuggingFace(json: unknown, source = "config.json"): LlamaCon
   }
   return config;
 }
-
-type Raw = ReadonlyMap<string, unknown>;
 
 function readFamily(raw: Raw, problems: ConfigProblem[]): Family {
   const kind = raw.get("model_type");
@@ -239,83 +133,7 @@ function unsupportedFeatures(raw: Raw, family: Family): ConfigProblem[] {
   only("rope_interleaved", [false]);
   only("quantization_config", []);
   if (window === "none") only("sliding_window", []);
+  if (window === "by layer") only("use_sliding_window", [false, true]);
   if (family !== "smollm3") only("no_rope_layers", []);
   return problems;
-}
-
-type Layers = Pick<LlamaConfig, "slidingWindow" | "windowLayers" | "positionlessLayers">;
-
-/** Windows and positions of each layer, by the rules of the family's class. */
-function readLayers(raw: Raw, family: Family, count: number, problems: ConfigProblem[]): Layers {
-  const { window, defaults } = familyClasses[family];
-  const layers = Array.from({ length: count }, (_, layer) => layer);
-  const positionlessLayers =
-    family === "smollm3" ? readPositionless(raw, layers, problems) : undefined;
-  const size = raw.has("sliding_window") ? raw.get("sliding_window") : defaults.sliding_window;
-  const used =
-    window === "all" || (window === "by layer" && raw.get("use_sliding_window") === true);
-  const slidingWindow = used ? ((size ?? undefined) as number | undefined) : undefined;
-  const has = (layer: number): boolean => {
-    if (slidingWindow === undefined || window === "none") return false;
-    if (window === "all") return true;
-    if (family === "smollm3") return positionlessLayers?.includes(layer) === true;
-    return layer >= ((raw.get("max_window_layers") ?? 28) as number);
-  };
-  const types = readTypes(raw, layers, problems) ?? layers.map(has);
-  const windowLayers = layers.filter((layer) => types[layer]);
-  const refuse = (message: string) => problems.push({ path: "layer_types", message });
-  if (windowLayers.length > 0 && slidingWindow === undefined) {
-    refuse("sliding_attention is not supported without a sliding_window that the model uses");
-  }
-  if (window === "all" && slidingWindow !== undefined && windowLayers.length < count) {
-    refuse(`full_attention is not supported in ${family}, whose layers all have sliding_window`);
-  }
-  return {
-    ...(slidingWindow !== undefined && { slidingWindow, windowLayers }),
-    ...(positionlessLayers && { positionlessLayers }),
-  };
-}
-
-/** Whether each layer has a sliding window, as `layer_types` says; null if it says nothing. */
-function readTypes(
-  raw: Raw,
-  layers: readonly number[],
-  problems: ConfigProblem[],
-): boolean[] | null {
-  const types = raw.get("layer_types") ?? null;
-  if (types === null) return null;
-  if (!Array.isArray(types) || types.length !== layers.length) {
-    const message = `expected a list with one type for each of ${layers.length} layers, got ${describeValue(types)}`;
-    problems.push({ path: "layer_types", message });
-    return null;
-  }
-  const known = ["full_attention", "sliding_attention"];
-  const other = types.find((type) => !known.includes(type));
-  if (other !== undefined) {
-    const message = `${describeValue(other)} is not supported (allowed: ${known.join(", ")})`;
-    problems.push({ path: "layer_types", message });
-  }
-  return types.map((type) => type === "sliding_attention");
-}
-
-/** The layers whose entry in `no_rope_layers` is 0; without the list, every fourth. */
-function readPositionless(
-  raw: Raw,
-  layers: readonly number[],
-  problems: ConfigProblem[],
-): number[] {
-  const list = raw.get("no_rope_layers") ?? null;
-  const interval = raw.get("no_rope_layer_interval") ?? 4;
-  if (list === null) {
-    if (isCount(interval)) return layers.filter((layer) => (layer + 1) % interval === 0);
-    const message = `expected an integer above 0, got ${describeValue(interval)}`;
-    problems.push({ path: "no_rope_layer_interval", message });
-    return [];
-  }
-  const isValid =
-    Array.isArray(list) && list.length >= layers.length && list.every((n) => n === 0 || n === 1);
-  if (isValid) return layers.filter((layer) => list[layer] === 0);
-  const message = `expected a list of 0 and 1 for each of ${layers.length} layers, got ${describeValue(list)}`;
-  problems.push({ path: "no_rope_layers", message });
-  return [];
 }

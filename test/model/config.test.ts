@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { CheckpointError, ConfigError } from "../../lib/core/errors.js";
 import {
@@ -169,6 +170,8 @@ describe("Hugging Face config.json", () => {
       { model_type: "qwen2", use_sliding_window: true, sliding_window: -4, max_window_layers: 0 },
       "slidingWindow: expected an integer from 1",
     ],
+    [{ model_type: "qwen3", use_sliding_window: "yes" }, 'use_sliding_window: "yes" is not'],
+    [{ model_type: "qwen3", max_window_layers: "3" }, "max_window_layers: expected an integer"],
     [{ model_type: "smollm3", no_rope_layers: [1, 0] }, "no_rope_layers: expected a list of 0"],
     [{ model_type: "smollm3", no_rope_layer_interval: 0 }, "no_rope_layer_interval: expected an"],
     [{ no_rope_layers: [1, 1, 1, 0, 1, 1] }, "no_rope_layers: [1,1,1,0,1,1] is not supported"],
@@ -176,6 +179,7 @@ describe("Hugging Face config.json", () => {
     [{ quantization_config: { bits: 4 } }, "quantization_config"],
     [{ hidden_size: undefined }, "hidden_size: missing"],
     [{ vocab_size: "4096" }, "vocabSize: expected an integer"],
+    [{ model_type: "qwen2", num_hidden_layers: 2 ** 53 }, "layers: expected an integer from 1"],
     [{ num_hidden_layers: -1 }, "layers: expected an integer from 1 to 1024, got -1"],
     [{ num_key_value_heads: 3 }, "kvHeads: 3 does not divide heads 4"],
   ])("refuses %j", (change, message) => {
@@ -311,6 +315,37 @@ describe("Hugging Face config.json", () => {
     expect(yarn({ factor: null, original_max_position_embeddings: 32 })).toMatchObject({
       factor: 8,
     });
+  });
+
+  it("crashes on no value of any key", () => {
+    const keys = [...Object.keys(base), "rope_parameters", "layer_types", "no_rope_layers"].concat([
+      "sliding_window",
+      "use_sliding_window",
+      "max_window_layers",
+      "no_rope_layer_interval",
+    ]);
+    const rope = fc.record(
+      {
+        rope_type: fc.constantFrom("yarn", "llama3", "linear", "default", 3),
+        factor: fc.anything({ maxDepth: 1 }),
+        original_max_position_embeddings: fc.anything({ maxDepth: 1 }),
+        truncate: fc.anything({ maxDepth: 1 }),
+      },
+      { requiredKeys: [] },
+    );
+    const value = fc.oneof(fc.anything({ maxDepth: 2 }), rope, fc.integer(), fc.constant(2 ** 53));
+    const changes = fc.dictionary(fc.constantFrom(...keys), value, { maxKeys: 4 });
+    const family = fc.constantFrom("llama", "mistral", "qwen2", "qwen3", "smollm3");
+    fc.assert(
+      fc.property(family, changes, (model_type, change) => {
+        try {
+          toHuggingFace(fromHuggingFace({ ...base, model_type, ...change }));
+        } catch (error) {
+          expect(error).toBeInstanceOf(CheckpointError);
+        }
+      }),
+      { numRuns: 1500, seed: 3 },
+    );
   });
 
   it.each([null, 3, "x", []])("refuses %j as a whole", (json) => {

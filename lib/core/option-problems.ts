@@ -48,6 +48,8 @@ function problemsOfIssue(
       hint: suggestKey(schema, path, key),
     }));
   }
+  // Where a name is wrong, its value is not.
+  if (issue.code === "invalid_key") path = path.slice(0, -1);
   // A value without options of its own is wrong as a whole, even if the issue lies inside it.
   while (schemaAt(schema, path) === undefined) path = path.slice(0, -1);
   const option = schemaAt(schema, path) as z.ZodType;

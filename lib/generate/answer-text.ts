@@ -50,16 +50,31 @@ export class AnswerText {
   #take(piece: string): string {
     if (this.#stopped) return "";
     const text = this.#held + piece;
-    const found = this.#stop.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-    if (found.length > 0) {
+    const at = firstStop(text, this.#stop);
+    if (at !== null) {
       this.#stopped = true;
       this.#held = "";
-      return text.slice(0, Math.min(...found));
+      return text.slice(0, at);
     }
     const kept = Math.max(0, ...this.#stop.map((stop) => begun(text, stop)));
     this.#held = kept > 0 ? text.slice(-kept) : "";
     return kept > 0 ? text.slice(0, -kept) : text;
   }
+}
+
+/**
+ * Where the stop string that ends first begins; of several, the longest. So an answer's text does
+ * not depend on the borders of its tokens.
+ */
+function firstStop(text: string, stop: readonly string[]): number | null {
+  let first: { at: number; end: number } | null = null;
+  for (const one of stop) {
+    const at = text.indexOf(one);
+    const end = at + one.length;
+    if (at < 0) continue;
+    if (!first || end < first.end || (end === first.end && at < first.at)) first = { at, end };
+  }
+  return first?.at ?? null;
 }
 
 /** How many characters at the end of a text are the beginning of `stop`. */

@@ -73,7 +73,8 @@ export class Engine {
   /** Tokens that end an answer. */
   readonly endTokens: ReadonlySet<number>;
   readonly #loop: StepLoop;
-  readonly #ownsModel: boolean;
+  /** Whether `open` has loaded the model for this engine. */
+  #ownsModel = false;
   /** Ends when the last prompt has been scored; never rejects. */
   #scoring: Promise<unknown> = Promise.resolve();
   #toScore = 0;
@@ -124,7 +125,6 @@ export class Engine {
     this.endTokens = new Set([...(tokenizer ? [tokenizer.eosId] : []), ...ends]);
     this.maxLength = maxLength;
     this.#options = settings;
-    this.#ownsModel = ownedModels.has(model);
     const least = Math.ceil(maxLength / pageSize);
     const count = pageCount(model, pageSize, maxBatch * least, least, settings.cacheBytes);
     this.#loop = new StepLoop(model, {
@@ -153,9 +153,10 @@ export class Engine {
         : (template ?? (await ChatTemplate.find(folder, tokenizer)));
     const ends = await endTokens(folder);
     const model = await loadModel(folder, { ...(device && { device }), dtype });
-    ownedModels.add(model);
     try {
-      return new Engine(model, tokenizer, { ...rest, chatTemplate, endTokens: ends });
+      const engine = new Engine(model, tokenizer, { ...rest, chatTemplate, endTokens: ends });
+      engine.#ownsModel = true;
+      return engine;
     } catch (error) {
       model.dispose();
       throw error;
@@ -282,7 +283,7 @@ export class Engine {
       const ids = [...(await tokenizer.encode(prompt, { bos: tokenizer.addsBos }))];
       return ids.length > 0 ? ids : [tokenizer.eosId];
     }
-    if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) {
+    if (!isList(prompt)) {
       throw argumentError("Engine", "a text or an array of token ids", "prompt", prompt);
     }
     const vocabSize = this.#vocabSize;
@@ -393,6 +394,8 @@ export class Engine {
     { bias, stop }: { bias: Float32Array | null; stop: readonly string[] },
     queue: AnswerQueue,
   ): Sequence[] {
+    // The engine may have been disposed of while the prompt was encoded.
+    this.#checkOpen();
     const room = this.maxLength - ids.length;
     const { maxTokens = Math.max(1, room) } = settings;
     if (room < 1) {
@@ -435,9 +438,6 @@ export class Engine {
   }
 }
 
-/** Models that an engine has loaded itself. */
-const ownedModels = new WeakSet<LanguageModel>();
-
 /** Text of an engine of token ids alone. */
 const noText: TextDecoder = { push: () => "", end: () => "" };
 
@@ -446,4 +446,9 @@ function bannedIds(model: LanguageModel, vocabSize: number): number[] {
   const banned: number[] = [];
   for (let id = vocabSize; id < model.config.vocabSize; id++) banned.push(id);
   return banned;
+}
+
+/** Whether a value is an array of numbers, a typed one included. */
+function isList(value: unknown): value is readonly number[] {
+  return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
 }

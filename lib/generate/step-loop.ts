@@ -102,13 +102,14 @@ export class StepLoop {
 
   /** Waits until no sequence is left. */
   async idle(): Promise<void> {
-    await this.#loop;
+    // Requests that came while the loop ended have begun another one.
+    while (this.#loop) await this.#loop;
   }
 
   /** Ends all sequences with an error. No step begins after. */
   close(error: unknown): void {
     this.#closed = true;
-    for (const sequence of this.#scheduler.all()) sequence.fail(error);
+    this.#failAll(error);
   }
 
   /** Frees the cache. No step may be on its way. */
@@ -117,19 +118,32 @@ export class StepLoop {
     this.#slots.dispose();
   }
 
+  /** Grows with each change of a weight. The weights of a group share their memory. */
   get #weightsVersion(): number {
-    return this.model.headWeight.tensor.memory.version;
+    return this.model.store.groups.reduce(
+      (sum, { entries: [first] }) => sum + (first?.parameter.tensor.memory.version ?? 0),
+      0,
+    );
   }
 
   /** Runs steps until all sequences have ended. */
   wake(): void {
     this.#loop ??= later(
-      this.#run().finally(() => {
-        this.#loop = null;
-        // Requests may have come while the loop ended.
-        if (this.#scheduler.waiting > 0 && !this.#closed) this.wake();
-      }),
+      this.#run()
+        // Nothing can be computed, for example because the model has been disposed of.
+        .catch((error) => this.#failAll(error))
+        .finally(() => {
+          this.#loop = null;
+          // Requests may have come while the loop ended, and a step that could not begin leaves
+          // the others.
+          const left = this.#scheduler.all().some(({ done }) => !done);
+          if (left && !this.#closed) this.wake();
+        }),
     );
+  }
+
+  #failAll(error: unknown): void {
+    for (const sequence of this.#scheduler.all()) sequence.fail(error);
   }
 
   /** Runs steps until no answer is left. The next step is enqueued before the last one's results are read. */
@@ -148,7 +162,7 @@ export class StepLoop {
   #enqueue(before: EngineStep | null): EngineStep | null {
     if (this.#weightsVersion !== this.#weights) {
       this.#weights = this.#weightsVersion;
-      this.#pool.forgetAll();
+      this.#forgetAll();
     }
     const shared = new Map(
       this.#scheduler.running.map((sequence) => [sequence, sequence.computed]),
@@ -199,6 +213,14 @@ export class StepLoop {
     }
   }
 
+  /** Forgets all contents of pages, also those of texts that are partly computed. */
+  #forgetAll(): void {
+    this.#pool.forgetAll();
+    for (const sequence of this.#scheduler.running) {
+      if (sequence.computed > 0) sequence.remembered = Number.POSITIVE_INFINITY;
+    }
+  }
+
   async #finish(step: EngineStep): Promise<void> {
     const pendings = this.#pendings.get(step) ?? [];
     try {
@@ -214,7 +236,7 @@ export class StepLoop {
       for (const sequence of this.#scheduler.all()) {
         if (sequence.computed > 0) sequence.fail(reason);
       }
-      this.#pool.forgetAll();
+      this.#forgetAll();
     } finally {
       step.ids?.dispose();
     }

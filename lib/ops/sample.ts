@@ -192,7 +192,7 @@ function settingsOf(
     checkTemperature(op, temperature);
     checkNumber(op, "minP", minP, { min: 0, max: 1 });
     checkTopP(op, topP);
-    checkNumber(op, "repetitionPenalty", repetitionPenalty, { min: Number.MIN_VALUE });
+    checkNumber(op, "repetitionPenalty", repetitionPenalty, { min: 2 ** -126 });
     checkNumber(op, "presencePenalty", presencePenalty);
     checkNumber(op, "frequencyPenalty", frequencyPenalty);
     checkInteger(op, "topK", topK, { min: 0, max: 2 ** 31 - 1 });
@@ -205,7 +205,8 @@ function settingsOf(
     }
     taken.add(counts);
     const penalties = [repetitionPenalty, presencePenalty, frequencyPenalty];
-    reals.set([temperature, topP, minP, ...penalties], 6 * row);
+    // A share below the least number of fp32 must not become 0, which means no token.
+    reals.set([temperature, Math.max(topP, 2 ** -126), minP, ...penalties], 6 * row);
     const high = Math.floor(seed / 2 ** 32);
     numbers.set([topK, (seed % 2 ** 32) | 0, high | 0, offset, counts, bias], 6 * row);
   }

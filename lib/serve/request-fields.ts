@@ -100,9 +100,10 @@ export function checkFields<T extends z.ZodRawShape>(
       delete body[name];
       continue;
     }
-    const message = `unknown field ${JSON.stringify(name.slice(0, 100))}`;
-    const hint = suggestKey(schema, [], name.slice(0, 100));
-    throw new ApiError(400, `${message}${hint}`, { param: name, code: "unknown_parameter" });
+    // A name may be as long as the body.
+    const param = name.slice(0, 100);
+    const message = `unknown field ${JSON.stringify(param)}${suggestKey(schema, [], param)}`;
+    throw new ApiError(400, message, { param, code: "unknown_parameter" });
   }
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;

@@ -1,16 +1,23 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { saveModel } from "../../lib/checkpoint/model.js";
 import { noGrad } from "../../lib/core/autograd.js";
 import { tensor } from "../../lib/core/create.js";
 import { ArgumentError, QueueFullError } from "../../lib/core/errors.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
 import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import type { CompleteAnswer } from "../../lib/generate/answer.js";
+import { AnswerText } from "../../lib/generate/answer-text.js";
 import { generateBeyondContext } from "../../lib/generate/beyond-context.js";
 import { ChatTemplate } from "../../lib/generate/chat-template.js";
 import { type AnswerOptions, Engine } from "../../lib/generate/engine.js";
 import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
+import { writeRow } from "../../lib/ops/index.js";
 
 // Answers of an untrained model, in which all tokens are about equally frequent, so that every
 // difference in the sums shows in the text.
@@ -146,6 +153,23 @@ describe("an answer ends", () => {
     }
   });
 
+  test("before the stop string that ends first, wherever tokens end", () => {
+    const text = "one two three";
+    for (const [stop, wanted] of [
+      [["two three", "wo"], "one t"],
+      [["wo", "two"], "one "],
+      [["e t", "ne tw"], "on"],
+    ] as const) {
+      for (let size = 1; size <= text.length; size++) {
+        const pieces = { push: (at: number) => text.slice(at, at + size), end: () => "" };
+        const answer = new AnswerText(pieces, [], stop);
+        let written = "";
+        for (let at = 0; at < text.length; at += size) written += answer.push(at);
+        expect([size, written + answer.end()]).toEqual([size, wanted]);
+      }
+    }
+  });
+
   test("at a stop token, at the number of tokens, and at the end of the context", async () => {
     using engine = engineOf();
     const options = { temperature: 0, ignoreEnd: true, n: 1 as const };
@@ -262,6 +286,7 @@ test("wrong requests are refused, and the engine goes on", async () => {
     [[], {}],
     [[1.5], {}],
     [[10 ** 9], {}],
+    [new DataView(new ArrayBuffer(8)), {}],
     ["a", { temperature: -1 }],
     ["a", { topk: 3 }],
     ["a", { n: 0 }],
@@ -280,6 +305,85 @@ test("wrong requests are refused, and the engine goes on", async () => {
   }
   expect((await engine.complete("abc", { maxTokens: 2, n: 1 })).tokens.length).toBeGreaterThan(0);
 });
+
+test("an answer with the smallest shares leaves its neighbours alone", async () => {
+  using engine = engineOf();
+  const settings = [{ topP: 1e-50 }, { temperature: 1e-300 }, { minP: 1e-50 }, {}];
+  const answers = await Promise.all(
+    settings.map((own) => idsOf(engine, "abc", { ...own, maxTokens: 4 })),
+  );
+  expect(answers.map(({ length }) => length)).toEqual([4, 4, 4, 4]);
+  const greedy = await idsOf(engine, "abc", { temperature: 0, maxTokens: 4 });
+  expect(answers.slice(0, 2)).toEqual([greedy, greedy]);
+});
+
+test("the end of an engine ends requests that have just come", async () => {
+  const engine = engineOf();
+  const answers = [engine.complete("abc"), engine.complete([1, 2], { n: 3 }), engine.score("abc")];
+  engine.dispose();
+  for (const result of await Promise.allSettled(answers)) {
+    expect(String((result as PromiseRejectedResult).reason)).toContain("disposed of");
+  }
+});
+
+test("several engines share a model that one of them has loaded", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "llamaforge-engines-"));
+  try {
+    await saveModel(folder, model, { tokenizer });
+    const opened = await Engine.open(folder, { pageSize: 32 });
+    const other = new Engine(opened.model, tokenizer, { pageSize: 32 });
+    const before = await idsOf(opened, "abc", { maxTokens: 4 });
+    other.dispose();
+    expect(await idsOf(opened, "abc", { maxTokens: 4 })).toEqual(before);
+    // Without its model, an engine refuses instead of waiting for ever.
+    const orphan = new Engine(opened.model, tokenizer, { pageSize: 32 });
+    opened.dispose();
+    await opened.idle();
+    await expect(orphan.complete("abc")).rejects.toThrow();
+    orphan.dispose();
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+test("weights that change while a page fills are not remembered in it", async () => {
+  const trained = await Llama.create(model.config, { seed: 2 });
+  try {
+    const engine = new Engine(trained, null, { pageSize: 32, maxBatch: 2 });
+    const options = { temperature: 0, maxTokens: 50, n: 1 } as const;
+    const ids: number[] = [5, 6, 7];
+    for await (const { tokens } of engine.generate(ids.slice(), options)) {
+      // The keys of the first tokens are those of the old weights.
+      if (ids.length < 8) changeEmbedding(trained);
+      ids.push(...tokens.map(({ id }) => id));
+    }
+    const text = ids.slice(0, 50);
+    const warm = await engine.complete(text, options);
+    expect(engine.state.sharedTokens).toBe(0);
+    const cold = new Engine(trained, null, { pageSize: 32, maxBatch: 2 });
+    expect(warm.tokens).toEqual((await cold.complete(text, options)).tokens);
+    // A change of any weight counts, not only of the head's.
+    changeEmbedding(trained);
+    await engine.complete(text, options);
+    expect(engine.state.sharedTokens).toBe(0);
+    cold.dispose();
+    engine.dispose();
+    await Promise.all([cold.idle(), engine.idle()]);
+  } finally {
+    trained.dispose();
+  }
+});
+
+/** Changes a weight of a group without the head. */
+function changeEmbedding({ store, headWeight }: Llama): void {
+  const group = store.groups.find(
+    ({ entries }) => !entries.some(({ parameter }) => parameter === headWeight),
+  );
+  const weight = group?.entries[0]?.parameter.tensor as Tensor;
+  using _ = scope();
+  const values = new Float32Array(weight.size).map((_, i) => Math.cos(i));
+  writeRow(weight.view([1, weight.size]), 0, tensor(values));
+}
 
 describe("a chat", () => {
   const messages = [{ role: "user", content: "Hello" }];

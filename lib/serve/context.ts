@@ -37,3 +37,13 @@ export function checkLength({ engine }: ServerContext, ids: readonly number[], p
     { param, code: "context_length_exceeded" },
   );
 }
+
+/** @throws ApiError for a model without a chat template */
+export function checkChats({ engine, modelName }: ServerContext): void {
+  if (engine.chatTemplate) return;
+  throw new ApiError(
+    400,
+    `the model ${modelName} has no chat template: use /v1/completions, or start the server with a template`,
+    { param: "messages", code: "no_chat_template" },
+  );
+}

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { flag, section } from "../core/option-kinds.js";
 import { messagesOf } from "./chat-content.js";
-import { checkModel, type ServerContext } from "./context.js";
+import { checkChats, checkModel, type ServerContext } from "./context.js";
 import type { Reply } from "./reply.js";
 import { checkFields, isId, whole } from "./request-fields.js";
 
@@ -29,6 +29,7 @@ export async function tokenize(
   checkModel(context, fields.model);
   const { prompt, messages, add_special_tokens: special } = fields;
   let ids: readonly number[];
+  if (messages) checkChats(context);
   if (messages) ids = await engine.encodeChat(messagesOf(messages));
   else if (special === false) ids = [...(await engine.tokenizer.encode(prompt ?? ""))];
   else ids = await engine.encode(prompt ?? "");

@@ -360,7 +360,10 @@ describe("a server", () => {
     const messages = [{ role: "user", content: "a" }];
     const { status, json } = await post(`${plain.url}/v1/chat/completions`, { messages });
     expect(status).toBe(400);
-    expect(json.error.message).toContain("chat template");
+    expect(json.error).toMatchObject({ param: "messages", code: "no_chat_template" });
+    // Clients hear nothing of the server's files.
+    expect(json.error.message).not.toContain("/quickstart");
+    expect((await post(`${plain.url}/tokenize`, { messages })).json.error).toEqual(json.error);
     const models = (await (await fetch(`${plain.url}/v1/models`)).json()) as { data: object[] };
     expect(models.data[0]).toMatchObject({ chat: false });
     await plain.close();

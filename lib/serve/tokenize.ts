@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { flag, section } from "../core/option-kinds.js";
 import { messagesOf } from "./chat-content.js";
-import { checkChats, checkModel, type ServerContext } from "./context.js";
+import { checkChats, checkIds, checkModel, type ServerContext } from "./context.js";
 import type { Reply } from "./reply.js";
 import { checkFields, isId, whole } from "./request-fields.js";
 
@@ -57,6 +57,7 @@ export async function detokenize(
   const { tokenizer } = context.engine;
   const fields = checkFields(detokenizeSchema, body);
   checkModel(context, fields.model);
+  checkIds(context, fields.tokens, "tokens");
   const prompt = tokenizer.decode(fields.tokens, { specialTokens: "keep" });
   await reply.json(200, { prompt });
 }

@@ -1,8 +1,10 @@
 import { noGrad } from "../core/autograd.js";
 import { tensor } from "../core/create.js";
+import { NonFiniteError } from "../core/errors.js";
 import { outsideScopes, scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import { later } from "../core/turn.js";
+import { explainNonFinite } from "../model/finite.js";
 import type { LanguageModel } from "../model/language-model.js";
 import { cast, linear, linearTokenLosses, logSoftmax, slice } from "../ops/index.js";
 import { likeliest } from "./likeliest.js";
@@ -23,6 +25,7 @@ const rowsAtOnce = 64;
  * Log-probabilities of a text's own tokens, in one pass of the model without a cache.
  * @param ids at least one, at most as many as the context holds
  * @param top how many of the likeliest tokens are wanted in each token's place
+ * @throws NonFiniteError if the model's logits give no probabilities
  */
 export async function scoreTokens(
   model: LanguageModel,
@@ -41,6 +44,14 @@ export async function scoreTokens(
         tensor(Int32Array.from(targets), { device: model.device }),
       ),
     );
+    const wrong = losses.findIndex((loss) => Number.isNaN(loss));
+    if (wrong >= 0) {
+      const error = new NonFiniteError(
+        `[score] the log-probability of token ${wrong + 1} of the text is NaN`,
+        { tensors: [] },
+      );
+      await explainNonFinite(model, error);
+    }
     const tops = top > 0 ? await topRows(model, hidden, top) : [];
     for (const [i, id] of targets.entries()) {
       // 0 has two signs, and a loss of 0 is a log-probability of 0.

@@ -67,6 +67,7 @@ export function enqueueStep(
   return outsideScopes(() =>
     noGrad(() => {
       const kept: Tensor[] = [];
+      const reads: Promise<ArrayLike<number>>[] = [];
       const tops: Promise<Float32Array>[] = [];
       scope(() => {
         const hidden = model.hidden(inputIds(model, spans, before), {
@@ -81,6 +82,8 @@ export function enqueueStep(
           outsideScopes(() => ids.view(ids.shape)),
           outsideScopes(() => logprobs.view(logprobs.shape)),
         );
+        // The first read after a draw hears of the draw's error.
+        reads.push(...kept.map((tensor) => later(tensor.toArray())));
         for (const [row, { sequence }] of drawing.entries()) {
           if (sequence.settings.top === 0) continue;
           const { vocabSize } = model.config;
@@ -92,21 +95,19 @@ export function enqueueStep(
         }
       });
       const [ids = null, logprobs = null] = kept;
-      const tokens = ids && logprobs ? results(ids, logprobs, drawing, tops) : Promise.resolve([]);
+      logprobs?.dispose();
+      const tokens = results(reads, drawing, tops);
       return { drawing, ids, tokens: later(tokens) };
     }),
   );
 }
 
 async function results(
-  ids: Tensor,
-  logprobs: Tensor,
+  reads: readonly Promise<ArrayLike<number>>[],
   drawing: readonly TokenSpan[],
   tops: readonly Promise<Float32Array>[],
 ): Promise<ChosenToken[]> {
-  const values = [later(ids.toArray()), later(logprobs.toArray())] as const;
-  logprobs.dispose();
-  const [chosen, probabilities] = await Promise.all(values);
+  const [chosen = [], probabilities = []] = await Promise.all(reads);
   return await Promise.all(
     drawing.map(async ({ sequence }, row) => {
       const token = { id: chosen[row] as number, logprob: probabilities[row] as number };

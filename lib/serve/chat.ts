@@ -4,7 +4,13 @@ import type { AnswerPart } from "../generate/answer.js";
 import { answerSchema } from "../generate/engine-schema.js";
 import { ApiError } from "./api-error.js";
 import { messagesOf } from "./chat-content.js";
-import { checkLength, checkModel, type ServerContext } from "./context.js";
+import {
+  checkAnswerIds,
+  checkChats,
+  checkLength,
+  checkModel,
+  type ServerContext,
+} from "./context.js";
 import type { Reply } from "./reply.js";
 import { answerOptions, checkFields, sharedFields, whole } from "./request-fields.js";
 import { runAnswers } from "./run-answers.js";
@@ -30,6 +36,8 @@ export async function chatCompletions(
   const startMs = performance.now();
   const fields = checkFields(chatSchema, body);
   checkModel(context, fields.model);
+  checkChats(context);
+  checkAnswerIds(context, fields);
   const { top_logprobs: top, max_tokens, max_completion_tokens } = fields;
   if (top && !fields.logprobs) {
     throw new ApiError(400, "top_logprobs: expected logprobs: true beside it", {

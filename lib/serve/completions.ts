@@ -4,7 +4,13 @@ import { flag, integer, section } from "../core/option-kinds.js";
 import type { AnswerPart } from "../generate/answer.js";
 import type { ScoredToken } from "../generate/score.js";
 import { ApiError } from "./api-error.js";
-import { checkLength, checkModel, type ServerContext } from "./context.js";
+import {
+  checkAnswerIds,
+  checkIds,
+  checkLength,
+  checkModel,
+  type ServerContext,
+} from "./context.js";
 import type { Reply } from "./reply.js";
 import { answerOptions, checkFields, isId, sharedFields, whole } from "./request-fields.js";
 import { runAnswers } from "./run-answers.js";
@@ -87,6 +93,7 @@ export async function completions(
   const startMs = performance.now();
   const fields = checkFields(completionSchema, body);
   checkModel(context, fields.model);
+  checkAnswerIds(context, fields);
   const options = {
     ...answerOptions(fields),
     maxTokens: fields.max_tokens ?? 16,
@@ -100,6 +107,7 @@ export async function completions(
       { param: "n", code: "invalid_value" },
     );
   }
+  for (const prompt of given) if (typeof prompt !== "string") checkIds(context, prompt, "prompt");
   const prompts = await Promise.all(given.map((prompt) => context.engine.encode(prompt)));
   for (const ids of prompts) checkLength(context, ids, "prompt");
   const choices = await choicesOf(context, fields, prompts, options, reply.signal);

@@ -37,3 +37,38 @@ export function checkLength({ engine }: ServerContext, ids: readonly number[], p
     { param, code: "context_length_exceeded" },
   );
 }
+
+/** @throws ApiError for a model without a chat template */
+export function checkChats({ engine, modelName }: ServerContext): void {
+  if (engine.chatTemplate) return;
+  throw new ApiError(
+    400,
+    `the model ${modelName} has no chat template: use /v1/completions, or start the server with a template`,
+    { param: "messages", code: "no_chat_template" },
+  );
+}
+
+/** @throws ApiError for ids that the tokenizer does not have */
+export function checkIds(
+  { engine }: ServerContext,
+  ids: readonly (number | string)[],
+  param: string,
+): void {
+  const { vocabSize } = engine.tokenizer;
+  const wrong = ids.find((id) => Number(id) >= vocabSize);
+  if (wrong === undefined) return;
+  const message = `${param}: expected token ids from 0 to ${vocabSize - 1}, got ${wrong}`;
+  throw new ApiError(400, message, { param, code: "invalid_value" });
+}
+
+/** @throws ApiError for ids in the fields of all answers that the tokenizer does not have */
+export function checkAnswerIds(
+  context: ServerContext,
+  fields: {
+    stop_token_ids?: readonly number[] | null | undefined;
+    logit_bias?: Readonly<Record<string, number>> | null | undefined;
+  },
+): void {
+  checkIds(context, fields.stop_token_ids ?? [], "stop_token_ids");
+  checkIds(context, Object.keys(fields.logit_bias ?? {}), "logit_bias");
+}

@@ -127,6 +127,8 @@ class EngineServer implements RunningServer {
     const closed = once(this.#http, "close");
     this.#http.close();
     this.#http.closeIdleConnections();
+    // A browser opens connections before it needs them.
+    for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy();
     const timer = setTimeout(() => {
       for (const reply of this.#replies) reply.cut(new ClientGone("the server closes"));
       this.#http.closeAllConnections();

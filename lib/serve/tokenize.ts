@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { flag, section } from "../core/option-kinds.js";
 import { messagesOf } from "./chat-content.js";
-import { checkModel, type ServerContext } from "./context.js";
+import { checkChats, checkIds, checkModel, type ServerContext } from "./context.js";
 import type { Reply } from "./reply.js";
 import { checkFields, isId, whole } from "./request-fields.js";
 
@@ -29,6 +29,7 @@ export async function tokenize(
   checkModel(context, fields.model);
   const { prompt, messages, add_special_tokens: special } = fields;
   let ids: readonly number[];
+  if (messages) checkChats(context);
   if (messages) ids = await engine.encodeChat(messagesOf(messages));
   else if (special === false) ids = [...(await engine.tokenizer.encode(prompt ?? ""))];
   else ids = await engine.encode(prompt ?? "");
@@ -56,6 +57,7 @@ export async function detokenize(
   const { tokenizer } = context.engine;
   const fields = checkFields(detokenizeSchema, body);
   checkModel(context, fields.model);
+  checkIds(context, fields.tokens, "tokens");
   const prompt = tokenizer.decode(fields.tokens, { specialTokens: "keep" });
   await reply.json(200, { prompt });
 }

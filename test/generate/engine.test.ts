@@ -317,6 +317,29 @@ test("an answer with the smallest shares leaves its neighbours alone", async () 
   expect(answers.slice(0, 2)).toEqual([greedy, greedy]);
 });
 
+test("weights that are not finite are named to each request, and the engine goes on", async () => {
+  const broken = await Llama.create(model.config, { seed: 2 });
+  try {
+    const engine = new Engine(broken, null, { pageSize: 32, maxBatch: 2 });
+    const norm = broken.norm.weight.tensor;
+    const fill = (value: number) => {
+      using _ = scope();
+      writeRow(norm.view([1, norm.size]), 0, tensor(new Float32Array(norm.size).fill(value)));
+    };
+    fill(Number.NaN);
+    for (const options of [{}, { n: 3 }, { topLogprobs: 2 }]) {
+      await expect(engine.complete([1, 2], options)).rejects.toThrow(/model\.norm\.weight/);
+    }
+    await expect(engine.score([1, 2, 3])).rejects.toThrow(/model\.norm\.weight/);
+    fill(1);
+    expect((await engine.complete([1, 2], { maxTokens: 3, n: 1 })).tokens).toHaveLength(3);
+    engine.dispose();
+    await engine.idle();
+  } finally {
+    broken.dispose();
+  }
+});
+
 test("the end of an engine ends requests that have just come", async () => {
   const engine = engineOf();
   const answers = [engine.complete("abc"), engine.complete([1, 2], { n: 3 }), engine.score("abc")];

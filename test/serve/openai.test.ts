@@ -283,6 +283,8 @@ describe("errors have the client's classes", () => {
     [{ temperature: "hot" }, "temperature", "invalid_value"],
     [{ top_logprobs: 3 }, "top_logprobs", "invalid_value"],
     [{ logit_bias: { a: 1 } }, "logit_bias", "invalid_value"],
+    [{ logit_bias: { 99999: 1 } }, "logit_bias", "invalid_value"],
+    [{ stop_token_ids: [99999] }, "stop_token_ids", "invalid_value"],
     [{ tempreature: 1 }, "tempreature", "unknown_parameter"],
     [{ messages: [] }, "messages", "invalid_value"],
     [{ messages: undefined }, "messages", "missing_parameter"],

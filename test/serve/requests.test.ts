@@ -184,6 +184,17 @@ describe("bodies", () => {
     request.destroy();
   });
 
+  test("name the field that has ids beyond the vocabulary", async () => {
+    for (const [path, body, param] of [
+      ["/v1/completions", { prompt: [[1], [99999]] }, "prompt"],
+      ["/v1/completions", { prompt: "a", stop_token_ids: [99999] }, "stop_token_ids"],
+      ["/detokenize", { tokens: [99999] }, "tokens"],
+    ] as const) {
+      const { status, json } = await post(`${server.url}${path}`, body);
+      expect([status, json.error.param, json.error.code]).toEqual([400, param, "invalid_value"]);
+    }
+  });
+
   test("of another type or encoding are refused", async () => {
     const body = '{"prompt": "a"}';
     expect((await post(completions(), body, { "content-type": "text/plain" })).status).toBe(415);
@@ -360,7 +371,10 @@ describe("a server", () => {
     const messages = [{ role: "user", content: "a" }];
     const { status, json } = await post(`${plain.url}/v1/chat/completions`, { messages });
     expect(status).toBe(400);
-    expect(json.error.message).toContain("chat template");
+    expect(json.error).toMatchObject({ param: "messages", code: "no_chat_template" });
+    // Clients hear nothing of the server's files.
+    expect(json.error.message).not.toContain("/quickstart");
+    expect((await post(`${plain.url}/tokenize`, { messages })).json.error).toEqual(json.error);
     const models = (await (await fetch(`${plain.url}/v1/models`)).json()) as { data: object[] };
     expect(models.data[0]).toMatchObject({ chat: false });
     await plain.close();

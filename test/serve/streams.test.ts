@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Tokenizer } from "../../lib/data/tokenizer.js";
 import type { Llama } from "../../lib/model/llama.js";
-import { open, post, type Served, served, tinyModel, until } from "./support.js";
+import { allOf, open, post, rawSocket, type Served, served, tinyModel, until } from "./support.js";
 
 let parts: [Llama, Tokenizer];
 beforeAll(async () => {
@@ -119,6 +119,17 @@ describe("a server that closes", () => {
     expect(text).toMatch(/data: \[DONE\]\n\n$/);
     await closing;
     await server.close();
+  });
+
+  test("does not wait for connections that have sent nothing", async () => {
+    const server = await served(parts, { drainSeconds: 30, headerSeconds: 30 });
+    const socket = await rawSocket(server.url);
+    const ended = allOf(socket);
+    await fetch(`${server.url}/health`);
+    const start = performance.now();
+    await server.close();
+    expect(performance.now() - start).toBeLessThan(5000);
+    expect(await ended).toBe("");
   });
 
   test("cuts answers off that take longer than it waits", async () => {

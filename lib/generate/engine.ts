@@ -404,7 +404,7 @@ export class Engine {
       );
     }
     const { waiting } = this.#loop.state;
-    if (waiting + n > this.#options.maxQueue + n - 1 && waiting > 0) {
+    if (waiting >= Math.max(1, this.#options.maxQueue)) {
       throw new QueueFullError(`[Engine] ${waiting} answers wait already: try again later`);
     }
     const { temperature, topK, topP, minP, seed, stopTokens, ignoreEnd, topLogprobs } = settings;

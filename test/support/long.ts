@@ -3,7 +3,8 @@ const dist = (...names: string[]) => names.map((name) => `test/dist/${name}.test
 
 /**
  * Test files that `npm test` leaves to `npm run test:all`: storms, runs that are killed again and
- * again, several hosts, programs compiled with sanitizers, and slow disks. All other files are in
+ * again, several hosts, every strategy on several ranks, installations, programs compiled with
+ * sanitizers, and slow disks. All other files are in
  * `npm test`, which takes ten minutes at most on two cores, the installation and the build included.
  * `npx vitest run` on its own runs both.
  */
@@ -14,12 +15,15 @@ export const longTests = [
     "a10-supervisor",
     "c01-kill-during-save",
     "c12-slow-save",
+    "c15-senseless-state",
     "d07-slow-storage",
     "d6-encoders",
     "d6-keeps-work",
     "d6-prepare-resumes",
     "n07-silent-corruption",
+    "r01-going-back",
     "r02-kill-before-save",
+    "t02-any-text",
   ),
   ...dist(
     "bench-gpus",
@@ -33,6 +37,7 @@ export const longTests = [
     "hosts",
     "plan",
     "resume",
+    "strategies",
     "volume",
   ),
   "test/cli/bench-programs.test.ts",
@@ -42,5 +47,6 @@ export const longTests = [
   "test/cuda/host.test.ts",
   "test/io/fuzz-driver.test.ts",
   "test/ops/teams.test.ts",
+  "test/package/install.test.ts",
   "test/serve/storm.test.ts",
 ];

@@ -15,25 +15,23 @@ import { later } from "../core/turn.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { LanguageModel } from "../model/language-model.js";
 import { type AnswerPart, AnswerQueue, type CompleteAnswer, listen } from "./answer.js";
+import {
+  type AnswerOptions,
+  type AnswerRequestSettings,
+  readAnswerOptions,
+  sequenceSettings,
+} from "./answer-request.js";
 import { AnswerText, type TextDecoder } from "./answer-text.js";
 import { pageCount } from "./cache-size.js";
 import type { ChatMessage } from "./chat-messages.js";
 import { ChatTemplate, noTemplate, type RenderOptions } from "./chat-template.js";
 import { endTokens } from "./end-tokens.js";
-import { answerSchema, type EngineOptions, engineSchema } from "./engine-schema.js";
+import { type EngineOptions, engineSchema } from "./engine-schema.js";
 import { type ScoredToken, scoreTokens } from "./score.js";
-import { type ChosenToken, Sequence, type SequenceSettings } from "./sequence.js";
+import { type ChosenToken, Sequence } from "./sequence.js";
 import { type EngineState, StepLoop } from "./step-loop.js";
 
-export type { EngineState };
-
-/** Options of one request. */
-export interface AnswerOptions extends z.input<typeof answerSchema> {
-  /** Number of answers; answer i has the seed `seed` + i. Default: 1. */
-  n?: number;
-  /** Ends the answers at once, and frees their memory. */
-  signal?: AbortSignal;
-}
+export type { AnswerOptions, EngineState };
 
 /** Options of an engine, and the parts of a model that chats and ends of answers need. */
 export interface NewEngineOptions extends EngineOptions {
@@ -190,11 +188,14 @@ export class Engine {
     prompt: string | readonly number[],
     options: AnswerOptions = {},
   ): AsyncGenerator<AnswerPart, void, void> {
-    const { signal, n, settings, ...rest } = this.#settingsOf(options);
+    this.#checkOpen();
+    const { vocabSize } = this.model.config;
+    const request = readAnswerOptions(options, this.#vocabSize, vocabSize);
+    const { signal, n } = request;
     const ids = await this.encode(prompt);
     signal?.throwIfAborted();
-    const queue = new AnswerQueue(n, settings.partMs);
-    const sequences = this.#submit(ids, n, settings, rest, queue);
+    const queue = new AnswerQueue(n, request.settings.partMs);
+    const sequences = this.#submit(ids, request, queue);
     const abort = (): void => {
       for (const sequence of sequences) sequence.done = true;
       queue.fail(signal?.reason);
@@ -362,42 +363,10 @@ export class Engine {
     if (this.#disposed) throw new ArgumentError("[Engine] this engine has been disposed of");
   }
 
-  #settingsOf(options: AnswerOptions) {
-    const op = "Engine";
-    this.#checkOpen();
-    checkObject(op, "options", options, "an object of options");
-    const { signal, n = 1, ...given } = options;
-    if (!(Number.isSafeInteger(n) && n >= 1 && n <= 128)) {
-      throw argumentError(op, "an integer from 1 to 128", "n", n);
-    }
-    if (signal !== undefined) checkInstance(op, "signal", signal, AbortSignal, "an AbortSignal");
-    const settings = checkOptionsBy(op, answerSchema, given);
-    const vocabSize = this.#vocabSize;
-    for (const id of [...Object.keys(settings.logitBias ?? {}), ...settings.stopTokens]) {
-      if (Number(id) < vocabSize) continue;
-      throw new ArgumentError(`[Engine] expected token ids below ${vocabSize}, got ${id}`);
-    }
-    const bias = settings.logitBias ? this.#denseBias(settings.logitBias) : null;
-    return { signal, n, settings, bias, stop: settings.stop };
-  }
-
-  #denseBias(given: Readonly<Record<string, number>>): Float32Array {
-    const bias = new Float32Array(this.model.config.vocabSize);
-    for (const [id, value] of Object.entries(given)) bias[Number(id)] = value;
-    return bias;
-  }
-
-  #submit(
-    ids: readonly number[],
-    n: number,
-    settings: z.output<typeof answerSchema>,
-    { bias, stop }: { bias: Float32Array | null; stop: readonly string[] },
-    queue: AnswerQueue,
-  ): Sequence[] {
+  #submit(ids: readonly number[], request: AnswerRequestSettings, queue: AnswerQueue): Sequence[] {
     // The engine may have been disposed of while the prompt was encoded.
     this.#checkOpen();
     const room = this.maxLength - ids.length;
-    const { maxTokens = Math.max(1, room) } = settings;
     if (room < 1) {
       throw new ArgumentError(
         `[Engine] expected a prompt of fewer than ${this.maxLength} tokens, got ${ids.length}`,
@@ -407,27 +376,13 @@ export class Engine {
     if (waiting >= Math.max(1, this.#options.maxQueue)) {
       throw new QueueFullError(`[Engine] ${waiting} answers wait already: try again later`);
     }
-    const { temperature, topK, topP, minP, seed, stopTokens, ignoreEnd, topLogprobs } = settings;
-    const { repetitionPenalty, presencePenalty, frequencyPenalty } = settings;
-    const ends = new Set([...stopTokens, ...(ignoreEnd ? [] : this.endTokens)]);
-    const sequences = Array.from({ length: n }, (_, index) => {
-      const own: SequenceSettings = {
-        maxTokens: Math.min(maxTokens, room),
-        ends,
-        sampling: {
-          temperature,
-          topK,
-          topP,
-          minP,
-          repetitionPenalty,
-          presencePenalty,
-          frequencyPenalty,
-          seed: (seed + index) % Number.MAX_SAFE_INTEGER,
-        },
-        bias,
-        top: topLogprobs,
-      };
-      const text = new AnswerText(this.#tokenizer?.decodeStream() ?? noText, ids, stop);
+    const sequences = Array.from({ length: request.n }, (_, index) => {
+      const own = sequenceSettings(request, index, room, this.endTokens);
+      const text = new AnswerText(
+        this.#tokenizer?.decodeStream() ?? noText,
+        ids,
+        request.settings.stop,
+      );
       const sequence = new Sequence(ids, own, listen(queue, index, text));
       if (own.maxTokens === 0) sequence.finish("length");
       else this.#loop.add(sequence);

@@ -176,6 +176,44 @@ const sweeps = {
       for (const time of [1, 33, 130]) attention("f32", 1, time, 4, 2, size);
     attention("bf16", 1, 50, 2, 1, 20);
   },
+  attentionPaged() {
+    // Two sequences over mixed-up pages of 32 tokens: a prompt, then single tokens beside a chunk.
+    each([[64], [128], [24]], (dtype, size) => {
+      const [heads, kvHeads] = [4, 2];
+      const pages = filled([6, 2, kvHeads, 32, size], 0, dtype);
+      const table = empty([2, 3], "i32");
+      table.write(Int32Array.of(4, 0, 2, 5, 1, 3));
+      for (const places of [
+        Array.from({ length: 70 }, (_, i) => [0, i]),
+        [[0, 70], ...Array.from({ length: 40 }, (_, i) => [1, i])],
+        [
+          [0, 71],
+          [1, 40],
+        ],
+      ]) {
+        const tokens = places.length;
+        const of = (value) => perToken(1, tokens, (t) => value(places[t]));
+        const [sequences, positions] = [of(([sequence]) => sequence), of(([, at]) => at)];
+        const firstKey = of(([, at]) => Math.max(0, at - 45));
+        const qkv = random([1, tokens, (heads + 2 * kvHeads) * size], dtype);
+        const o = empty([1, tokens, heads * size], dtype);
+        for (const first of [null, firstKey]) {
+          ops.attentionPaged(
+            qkv,
+            pages,
+            table,
+            sequences,
+            positions,
+            first,
+            o,
+            heads,
+            kvHeads,
+            0.125,
+          );
+        }
+      }
+    });
+  },
   attentionCached() {
     each([[64], [128], [24]], (dtype, size) => {
       const [batch, heads, kvHeads] = [2, 4, 2];
@@ -222,9 +260,11 @@ const sweeps = {
         const [x, weight] = [random([rows, hidden], dtype), random([classes, hidden], dtype)];
         const targets = integers([rows], classes);
         const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, dx, dWeight, 0);
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, -100);
-        ops.linearCrossEntropy(x, weight, targets, null, empty([rows]), null, null, 0);
+        const [losses, greedy] = [empty([rows]), empty([rows], "i32")];
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, dx, dWeight, 0);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, null, -100);
+        ops.linearCrossEntropy(x, weight, targets, null, losses, null, null, null, 0);
+        ops.linearCrossEntropy(x, weight, targets, null, losses, greedy, null, null, 0);
       },
     );
   },
@@ -392,6 +432,20 @@ const sweeps = {
         const [logits, ids] = [random([rows, classes], dtype), empty([rows], "i32")];
         ops.sample(logits, ids, 0.8, 0, 1, 1, 0);
         ops.sample(logits, ids, 0.8, Math.min(50, classes), 0.9, 1, 0);
+        // Temperature, top-p, min-p and three penalties are all 0.75.
+        const settings = filled([rows, 6], 0.75);
+        const [counts, bias] = [filled([rows, classes], 1, "i32"), random([rows, classes])];
+        // Top-k, the seed's two halves, the draw, and the rows of the tables.
+        const numbers = (topK, table) => {
+          const values = empty([rows, 6], "i32");
+          const row = (i) => [topK, 1, 0, i, table ? i : -1, table ? i : -1];
+          values.write(Int32Array.from(Array.from({ length: rows }, (_, i) => row(i)).flat()));
+          return values;
+        };
+        const logprobs = empty([rows]);
+        ops.sampleRows(logits, settings, numbers(0, false), null, null, ids, null);
+        ops.sampleRows(logits, settings, numbers(7, true), counts, bias, ids, logprobs);
+        ops.sampleRows(logits, filled([rows, 6], 1), numbers(0, false), null, null, ids, logprobs);
       },
     );
   },

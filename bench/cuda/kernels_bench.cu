@@ -156,8 +156,8 @@ void check_cross_entropy(int64_t rows, int64_t classes, int64_t width) {
   run([&](Stream& s) {
     cuda::cross_entropy_forward(s, in(logits), in(targets), out(loss), out(statistics), -100);
     cuda::cross_entropy_backward(s, in(d_loss), in(logits), in(targets), in(statistics), out(d_logits), -100);
-    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(head_loss), out(dx), out(dweight), -100);
-    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss_alone), std::nullopt, std::nullopt, -100);
+    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(head_loss), std::nullopt, std::nullopt, out(dx), out(dweight), -100);
+    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss_alone), std::nullopt, std::nullopt, std::nullopt, std::nullopt, -100);
   });
   double count = 0;
   for (const int32_t id : ids) count += id != -100;
@@ -419,7 +419,7 @@ void time_all() {
     const Time t = measure(
         [&] {
           run([&](Stream& s) {
-            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), out(dx), out(dweight), -100);
+            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), std::nullopt, std::nullopt, out(dx), out(dweight), -100);
           });
         },
         device->compute(), 5);
@@ -428,7 +428,7 @@ void time_all() {
     const Time a = measure(
         [&] {
           run([&](Stream& s) {
-            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), std::nullopt, std::nullopt, -100);
+            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), std::nullopt, std::nullopt, std::nullopt, std::nullopt, -100);
           });
         },
         device->compute(), 5);

@@ -41,7 +41,7 @@ export async function serveWhileTraining(config: RunConfig, port = 0): Promise<T
     async (request, reply) => {
       const { prompt, maxTokens = 16 } = request.body;
       const answer = engine.generate(prompt, { maxTokens, temperature: 0.8 });
-      // What is wrong with the request shows before the first text, while the status can still tell.
+      // A wrong request fails before the first text, while the status can still tell.
       const first = await answer.next().catch((error: Error) => {
         throw Object.assign(error, { statusCode: error instanceof QueueFullError ? 429 : 400 });
       });

@@ -25,7 +25,7 @@ interface Waiting {
 /** The program of a worker: it opens the model, then answers messages until it is told to end. */
 const program = `
 import { parentPort, workerData } from "node:worker_threads";
-const { Engine, parseDevice } = await import(workerData.library);
+const { Engine, parseDevice } = await import(workerData.packageUrl);
 const engine = await Engine.open(workerData.folder, { device: parseDevice(workerData.device) });
 parentPort.on("message", async ({ id, prompt, options }) => {
   if (id === null) {
@@ -54,7 +54,7 @@ export async function openPool(
 ): Promise<EnginePool> {
   const url = new URL(`data:text/javascript,${encodeURIComponent(program)}`);
   const workers = devices.map(
-    (device) => new Worker(url, { workerData: { folder, device, library } }),
+    (device) => new Worker(url, { workerData: { folder, device, packageUrl: library } }),
   );
   const waiting = workers.map(() => new Map<number, Waiting>());
   let count = 0;

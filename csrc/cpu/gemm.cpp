@@ -1,17 +1,20 @@
-// Matrix products: of bf16 by oneDNN's matmul (JIT-compiled for the machine it runs on) where the CPU has instructions for
-// them, all others by gemm_packed.cpp.
+// Matrix products: of bf16 by oneDNN's matmul (JIT-compiled for the machine it runs on) where the
+// CPU has instructions for them, all others by gemm_packed.cpp.
 //
-// oneDNN's f32 products were 10% faster with AVX-512 and 5% with AVX2, before ours read rows where they are stored. But they
-// divide long sums between threads where c is small for the team: their bits change with the number of threads, and a
-// resume on another machine's. Its bf16 products gave equal bits for 1 to 4 threads; more were not compared.
+// oneDNN's f32 products were 10% faster with AVX-512 and 5% with AVX2, before ours read rows where
+// they are stored. But they divide long sums between threads where c is small for the team: their
+// bits change with the number of threads, and so do those of a resume on another machine. Its bf16
+// products gave equal bits for 1 to 4 threads; more were not compared.
 //
-// A primitive is compiled once per shape and kept, with memory objects that only get new addresses per call. A product
-// of many rows first brings b into the blocked layout that oneDNN prefers: 15-60 us once, where the plain layout costs
-// every thread a copy of its own. Measured on 2 Zen 5 cores at 2048 rows: 700 -> 866 GFLOP/s.
-// For few rows (generation) reading the weights once is everything; there b stays as it is.
+// A primitive is compiled once per shape and kept, with memory objects that only get new addresses
+// per call. A product of many rows first brings b into the blocked layout that oneDNN prefers: 15-60
+// us once, where the plain layout costs every thread a copy of its own. Measured on 2 Zen 5 cores at
+// 2048 rows: 700 -> 866 GFLOP/s. For few rows (generation) the time is that of reading the weights
+// once; there b stays as it is.
 //
-// Weight gradients (aᵀ · b) stay with oneDNN as they are: 620-710 in bf16. A kernel of our own on the tiles of tile.h, both
-// operands packed block by block, reached 600-750 alone and nothing within a training step.
+// Weight gradients (aᵀ · b) stay with oneDNN as they are: 620-710 in bf16. A kernel of our own on the
+// tiles of tile.h, both operands packed block by block, reached 600-750 alone and nothing within a
+// training step.
 #include "cpu/gemm.h"
 
 #include <dnnl.hpp>

@@ -1,7 +1,7 @@
 import { createInterface, type Interface } from "node:readline";
 import { Writable } from "node:stream";
 
-/** What the user did. */
+/** An action of the user. */
 export type ChatInput =
   | { kind: "message"; text: string }
   | { kind: "command"; name: string; argument: string }
@@ -49,7 +49,7 @@ export class ChatReader {
     this.#interface.on("line", (line) => this.#take(line));
     this.#interface.on("SIGINT", () => this.#interrupt());
     this.#interface.on("close", () => {
-      // What an unfinished message has is a message.
+      // The end of the input ends an unfinished message.
       if (this.#lines) this.#finish();
       this.#ended = true;
       this.#wake?.();

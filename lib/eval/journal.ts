@@ -17,7 +17,7 @@ const taskPrefix = "task-";
 /** Largest stored task. With logged samples, the largest published one has some 200 MB. */
 const maxTaskBytes = 2 ** 31;
 
-/** What an evaluation is about: model, program and options, as texts by name. */
+/** The identity of an evaluation: model, program and options, as texts by name. */
 export type EvaluationIdentity = Readonly<Record<string, string>>;
 
 /**

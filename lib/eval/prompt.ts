@@ -79,7 +79,7 @@ export function choiceTexts(task: ChoiceTask, row: Row): readonly string[] {
   });
 }
 
-/** What the model writes for a question: as many requests as the task has repeats. */
+/** The answers that a question asks for: as many requests as the task has repeats. */
 export function answerRequests(
   task: GenerationTask,
   row: Row,

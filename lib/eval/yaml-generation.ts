@@ -6,8 +6,8 @@ import type { AnswerFilter, GenerationTask, Row } from "./task.js";
 import { wrongValue } from "./yaml-fields.js";
 import type { YamlSettings } from "./yaml-file.js";
 
-// What a YAML task of the kind generate_until says about the answers: how they are written,
-// filtered and scored.
+// The settings of a YAML task of the kind generate_until: how answers are written, filtered and
+// scored.
 
 type GenerationFields = Pick<
   GenerationTask,

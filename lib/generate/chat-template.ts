@@ -25,7 +25,7 @@ interface Source {
   file: string;
 }
 
-/** What a template throws with `raise_exception`. */
+/** The error that a template throws with `raise_exception`. */
 class Refusal extends Error {}
 
 /**

@@ -1,6 +1,6 @@
 import { checkInteger } from "../core/check-values.js";
 
-/** What a page with known contents holds: the tokens of one page, after those of its parent. */
+/** The contents of a remembered page: the tokens of one page, after those of its parent. */
 interface Known {
   key: string;
   /** Number that stands for the whole text up to the end of this page. */

@@ -1,7 +1,7 @@
-/** What the configuration classes of transformers say about each family of decoders. */
+/** The configuration classes of transformers, one for each family of decoders. */
 import type { Family } from "./llama-variations.js";
 
-/** What a family's configuration class in transformers assumes about keys that are left out. */
+/** A family's configuration class in transformers: its values for keys that are left out. */
 export interface FamilyClass {
   architecture: string;
   defaults: {

@@ -1,6 +1,6 @@
 import { type LlamaConfig, llamaConfig } from "./llama-config.js";
 
-/** What the SmolLM2 models share (Allal et al. 2025, arXiv 2502.02737). */
+/** The shape that the SmolLM2 models share (Allal et al. 2025, arXiv 2502.02737). */
 const smolLM2 = {
   vocabSize: 49_152,
   contextLength: 8192,
@@ -9,7 +9,7 @@ const smolLM2 = {
   tieEmbeddings: true,
 } as const;
 
-/** What the small Llama 3.2 models share. */
+/** The shape that the small Llama 3.2 models share. */
 const llama32 = {
   vocabSize: 128_256,
   intermediateSize: 8192,
@@ -27,7 +27,7 @@ const llama32 = {
   tieEmbeddings: true,
 } as const;
 
-/** What the small Qwen3 models share (arXiv 2505.09388). */
+/** The shape that the small Qwen3 models share (arXiv 2505.09388). */
 const qwen3 = {
   family: "qwen3",
   vocabSize: 151_936,

@@ -28,7 +28,7 @@ type Name = keyof typeof keys;
 const names = Object.keys(keys) as Name[];
 const otherKeys = ["rope_type", "type", "rope_theta", "partial_rotary_factor"];
 
-/** What the configuration says besides the rotary embedding's settings. */
+/** The settings of a configuration besides those of the rotary embedding. */
 interface RopeDefaults {
   contextLength: number;
   /** Base of the frequencies if no key gives it. */

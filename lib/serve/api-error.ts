@@ -7,7 +7,7 @@ import {
   TokenizerError,
 } from "../core/errors.js";
 
-/** What an error answer says beside its message. */
+/** The fields of an error answer beside its message. */
 export interface ErrorFacts {
   /** Field of the request that is wrong, such as `messages[2].content`. */
   param?: string;

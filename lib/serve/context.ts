@@ -3,7 +3,7 @@ import { ApiError } from "./api-error.js";
 import type { ServerMetrics } from "./metrics.js";
 import type { TokenTexts } from "./token-texts.js";
 
-/** What the handlers of requests share. */
+/** The engine, limits and texts that the handlers of all requests share. */
 export interface ServerContext {
   readonly engine: Engine;
   readonly texts: TokenTexts;

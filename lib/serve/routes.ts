@@ -10,7 +10,7 @@ import { detokenize, tokenize } from "./tokenize.js";
 type Post = (context: ServerContext, body: Record<string, unknown>, reply: Reply) => Promise<void>;
 type Get = (context: ServerContext, reply: Reply, rest: string) => Promise<void>;
 
-/** What a path answers to: GET, or POST with a JSON object. */
+/** A path with its handler, of GET requests or of POST requests with a JSON object. */
 export type Route = { path: string; open?: boolean } & ({ get: Get } | { post: Post });
 
 /** All routes. Open ones need no API key. */

@@ -240,7 +240,7 @@ describe("Hugging Face config.json", () => {
     num_hidden_layers: 32,
     num_attention_heads: 32,
   };
-  // What the classes of transformers assume about keys that are left out.
+  // The values of transformers' classes for keys that are left out.
   it.each([
     [{ model_type: "llama" }, { kvHeads: 32, headSize: 8, contextLength: 2048 }],
     [{ model_type: "mistral" }, { kvHeads: 8, slidingWindow: 4096, contextLength: 131_072 }],

@@ -10,44 +10,23 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type Browser, chromium, type Page } from "playwright-core";
+import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { UsageError } from "../../lib/core/errors.js";
 import { presets } from "../../lib/model/presets.js";
 import { type chartData, readRun } from "../../lib/report/events.js";
 import { embedJson, escapeHtml, renderReport, writeReport } from "../../lib/report/html.js";
+import { launchChromium, screenshots } from "../support/chromium.js";
 import { fakeSteps, hostileText, writeFakeRun } from "./fake-run.js";
-
-const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-const screenshots = "build/screenshots";
 
 let folder: string;
 let file: string;
 let browser: Browser;
 beforeAll(async () => {
-  if (!existsSync(executablePath)) {
-    throw new Error(
-      `the report's test needs Chromium, and there is none at ${executablePath}. ` +
-        "Install it with `apt-get install -y chromium`, or name another one in CHROMIUM.",
-    );
-  }
-  mkdirSync(screenshots, { recursive: true });
   folder = mkdtempSync(join(tmpdir(), "report-"));
   await writeFakeRun(folder, fakeSteps(950));
   file = await writeReport(folder);
-  browser = await chromium.launch({
-    executablePath,
-    args: [
-      "--headless",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
-  });
+  browser = await launchChromium();
 }, 60_000);
 afterAll(async () => {
   await browser?.close();

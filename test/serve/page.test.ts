@@ -1,40 +1,19 @@
 // The chat page in a browser, against a real server.
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
-import { type Browser, chromium, type Page } from "playwright-core";
+import { readFileSync } from "node:fs";
+import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Tokenizer } from "../../lib/data/tokenizer.js";
 import type { Llama } from "../../lib/model/llama.js";
+import { launchChromium, screenshots } from "../support/chromium.js";
 import { type Served, served, tinyModel, until } from "./support.js";
-
-const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-const screenshots = "build/screenshots";
 
 let parts: [Llama, Tokenizer];
 let server: Served;
 let browser: Browser;
 beforeAll(async () => {
-  if (!existsSync(executablePath)) {
-    throw new Error(
-      `the page's test needs Chromium, and there is none at ${executablePath}. ` +
-        "Install it with `apt-get install -y chromium`, or name another one in CHROMIUM.",
-    );
-  }
-  mkdirSync(screenshots, { recursive: true });
   parts = await tinyModel(2048);
   server = await served(parts, { modelName: "tiny-<b>model</b>" });
-  browser = await chromium.launch({
-    executablePath,
-    args: [
-      "--headless",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
-  });
+  browser = await launchChromium();
 }, 60_000);
 afterAll(async () => {
   await browser?.close();

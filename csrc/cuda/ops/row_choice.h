@@ -1,5 +1,5 @@
-// Shared by argmax, sample and sample_rows: the first of a row's largest numbers, and keys that
-// order logits.
+// Shared by argmax, sample and sample_rows: the first of a row's largest numbers, keys that
+// order logits, and running sums.
 #pragma once
 
 #include "cuda/ops/pack.h"
@@ -39,6 +39,28 @@ __device__ __forceinline__ float largest_of(const Pack<T, n>& pack) {
   RunningMaximum<T> largest;
   largest.see(pack);
   return largest.value();
+}
+
+// Running sum over the block's kThreadsOfBlock threads, in their order. `total` becomes the sum of all.
+template <int kThreadsOfBlock, class Number>
+__device__ Number block_scan(Number x, Number& total) {
+  __shared__ Number of_warp[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const Number before = __shfl_up_sync(0xffffffffu, x, distance);
+    if (lane >= distance) x += before;
+  }
+  if (lane == 31) of_warp[warp] = x;
+  __syncthreads();
+  Number before = 0;
+  total = 0;
+  for (int w = 0; w < kThreadsOfBlock / 32; ++w) {
+    if (w == warp) before = total;
+    total += of_warp[w];
+  }
+  __syncthreads();
+  return before + x;
 }
 
 // Returns the index of the first of a row's largest numbers. kLanes neighbouring lanes of a warp

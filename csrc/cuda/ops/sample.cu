@@ -1,10 +1,12 @@
-// Choosing tokens from logits (rows, V): softmax at a temperature, kept to the top_k most likely, then to the nucleus
-// (Holtzman et al. 2019, arXiv 1904.09751): the fewest tokens, most likely first, that hold top_p of what top_k kept. Ties
-// go to the lower id, so exactly top_k remain. Sums are in double, in a fixed order. Row b uses random number offset + b
-// alone: the same numbers as on the CPU. Temperature 0 is argmax.
-// Logits of -inf are never chosen; NaN and +inf are errors: a broken model must not speak on.
+// Choosing tokens from logits (rows, V): softmax at a temperature, kept to the top_k most likely, then
+// to the nucleus (Holtzman et al. 2019, arXiv 1904.09751): the fewest tokens, most likely first, that
+// hold top_p of what top_k kept. Ties go to the lower id, so exactly top_k remain. Sums are in double,
+// in a fixed order. Row b uses random number offset + b alone: the same numbers as on the CPU.
+// Temperature 0 is argmax. Logits of -inf are never chosen; NaN and +inf are errors: a broken model
+// must not speak on.
 //
-// With top_k or top_p a row's tokens are sorted by CUB (stable, so ties keep their order); then a block walks a row.
+// With top_k or top_p a row's tokens are sorted by CUB (stable, so ties keep their order); then a
+// block walks a row.
 #include <cmath>
 #include <cub/device/device_radix_sort.cuh>
 
@@ -30,27 +32,6 @@ __global__ void prepare_kernel(const T* logits, uint32_t* keys, int32_t* ids, in
   }
 }
 
-// Running sum over the block's threads, in their order.
-__device__ double block_scan(double x, double& total) {
-  __shared__ double of_warp[32];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const double before = __shfl_up_sync(0xffffffffu, x, distance);
-    if (lane >= distance) x += before;
-  }
-  if (lane == 31) of_warp[warp] = x;
-  __syncthreads();
-  double before = 0;
-  total = 0;
-  for (int w = 0; w < kBlock / 32; ++w) {
-    if (w == warp) before = total;
-    total += of_warp[w];
-  }
-  __syncthreads();
-  return before + x;
-}
-
 // Walks weight(i) of 0..n-1 and returns the first i at which reached(running sum) holds, or -1.
 // `sum` becomes the running sum at that i, or the sum of all weights. The whole block calls it, and
 // every thread gets the same result.
@@ -63,7 +44,7 @@ __device__ int64_t walk(int64_t n, const Weight& weight, const Reached& reached,
     const int64_t i = start + threadIdx.x;
     const double own = i < n ? weight(i) : 0;
     double total;
-    const double running = before + block_scan(own, total);
+    const double running = before + block_scan<kBlock>(own, total);
     if (threadIdx.x == 0) first = kBlock;
     __syncthreads();
     const bool here = own > 0 && reached(running);

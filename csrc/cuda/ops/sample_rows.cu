@@ -55,30 +55,9 @@ struct Row {
   }
 };
 
-// Running sum over the block's threads, in their order.
-__device__ Weight block_scan(Weight x, Weight& total) {
-  __shared__ Weight of_warp[32];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const Weight before = __shfl_up_sync(0xffffffffu, x, distance);
-    if (lane >= distance) x += before;
-  }
-  if (lane == 31) of_warp[warp] = x;
-  __syncthreads();
-  Weight before = 0;
-  total = 0;
-  for (int w = 0; w < kBlock / 32; ++w) {
-    if (w == warp) before = total;
-    total += of_warp[w];
-  }
-  __syncthreads();
-  return before + x;
-}
-
 __device__ Weight block_sum(Weight x) {
   Weight total;
-  block_scan(x, total);
+  block_scan<kBlock>(x, total);
   return total;
 }
 
@@ -92,7 +71,7 @@ __device__ int64_t first_above(int64_t vocab, Weight target, const Value& value)
     const int64_t id = start + threadIdx.x;
     const Weight own = id < vocab ? value(id) : 0;
     Weight total;
-    const Weight running = before + block_scan(own, total);
+    const Weight running = before + block_scan<kBlock>(own, total);
     if (threadIdx.x == 0) first = kBlock;
     __syncthreads();
     if (own > 0 && running > target) atomicMin(&first, static_cast<int>(threadIdx.x));

@@ -6,7 +6,7 @@
 // the product's own operands when the product first occurs; the choice is cached on disk
 // (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up
 // parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
-// same bits every time. A product with a single row has a kernel of its own (gemv.cu).
+// same bits every time. Products with few rows have kernels of their own (few_rows.cu, gemv.cu).
 #include "cuda/gemm/gemm.h"
 
 #include <algorithm>
@@ -17,6 +17,7 @@
 
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/gemm/gemm_context.h"
+#include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/gemv.h"
 #include "cuda/runtime/launch.h"
 #include "ops/checks/gemm.h"
@@ -192,7 +193,7 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
         throw Error("ERR_NATIVE", format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}", shape.m,
                                          shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
       }
-      if (tunes_ && algorithms.size() > 1 && is_worth_timing(shape)) {
+      if (tunes_ && !cuda_.capturing() && algorithms.size() > 1 && is_worth_timing(shape)) {
         // Timing a sum into c would change c, so the timed sums go into separate memory; without
         // such memory, nothing is timed.
         void* target = c;
@@ -266,6 +267,7 @@ void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const G
 
 void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate) {
+  if (multiply_few_rows(cuda, shape, a, b, c, accumulate)) return;
   if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
   cuda.gemm().multiply(shape, a, b, c, accumulate);
 }

@@ -1,4 +1,4 @@
-import { encodeSampling, drawNumber } from "../ops/sample.js";
+import { drawNumber, encodeSampling } from "../ops/sample.js";
 import type { Sequence } from "./sequence.js";
 import type { Slots } from "./slots.js";
 

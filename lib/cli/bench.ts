@@ -5,7 +5,7 @@ import { readConfig } from "../config/index.js";
 import { parseDevice } from "../core/device.js";
 import { ArgumentError } from "../core/errors.js";
 import { type PresetName, presets } from "../model/presets.js";
-import { parityBesidePeer } from "./bench-peer.js";
+import { decodeBesidePeer, parityBesidePeer } from "./bench-peer.js";
 import { addJsonOption, prepareJsonFile, writeJsonFile } from "./json-file.js";
 import { integerOption } from "./options.js";
 import { print, printError } from "./terminal.js";
@@ -21,18 +21,21 @@ interface ModelOptions {
   json?: string;
 }
 
-export interface ParityCommandOptions extends ModelOptions {
-  accumulation?: number;
-  steps: number;
-  warmup: number;
-  recompute?: "none" | "ffn" | "block";
-  data?: string;
+export interface PeerCommandOptions {
   peer?: string;
   peerScript?: string;
   peerArgs?: string;
 }
 
-interface DecodeCommandOptions extends ModelOptions {
+export interface ParityCommandOptions extends ModelOptions, PeerCommandOptions {
+  accumulation?: number;
+  steps: number;
+  warmup: number;
+  recompute?: "none" | "ffn" | "block";
+  data?: string;
+}
+
+interface DecodeCommandOptions extends ModelOptions, PeerCommandOptions {
   batch: string;
   prompt: number;
   tokens: number;
@@ -88,7 +91,9 @@ export function addBench(program: Command): void {
     .addOption(integerOption("--prompt <n>", "tokens of each prompt", 1, 1_000_000).default(128))
     .addOption(integerOption("--tokens <n>", "tokens to write", 2, 1_000_000).default(128))
     .addOption(integerOption("--runs <n>", "timed runs, whose median counts", 1, 1000).default(3))
-    .action(runDecode);
+    .option("--peer <python>", "also decode in PyTorch with this Python; prints the ratio")
+    .option("--peer-script <file>", "another program for --peer")
+    .action((options: DecodeCommandOptions) => runDecode(decode, options));
 }
 
 function batchNumbers(text: string): number[] {
@@ -220,9 +225,21 @@ async function runKernels(options: KernelsCommandOptions): Promise<void> {
   print(formatKernels(result));
 }
 
-async function runDecode(options: DecodeCommandOptions): Promise<void> {
+async function runDecode(command: Command, options: DecodeCommandOptions): Promise<void> {
   const { shared } = await modelOf(options);
   await prepareJsonFile(options.json);
+  if (options.peer === undefined && options.peerScript !== undefined) {
+    command.error("error: option '--peer-script' needs '--peer <python>'");
+  }
+  if (options.peer !== undefined) {
+    const measured = await decodeBesidePeer(command, options, say);
+    if (!measured) return;
+    await writeJsonFile(options.json, measured.result);
+    const { formatDecode } = await import("../bench/decode-text.js");
+    print(formatDecode(measured.result));
+    if (measured.failure) throw measured.failure;
+    return;
+  }
   const { benchDecode } = await import("../bench/decode.js");
   const { formatDecode } = await import("../bench/decode-text.js");
   const { modelName, model, device, precision } = shared;

@@ -162,6 +162,8 @@ llamaforge bench decode
   --prompt <n> = 128
   --tokens <n> = 128
   --runs <n> = 3
+  --peer <python>
+  --peer-script <file>
 llamaforge doctor
 llamaforge quickstart
   --set <path=value> (repeatable)

@@ -2,16 +2,18 @@
 // floor is the time to read the cached keys and values once for each kv head.
 //
 // paged_step_kernel serves one token of each sequence, as decoding has them. A block has a token, a
-// kv head and a unit of kUnit keys; each of its four warps has kKeys of them, and all query heads of
-// the group are rows of one product. The block with the newest key turns it and writes it to its
-// page. The block that finishes last merges the units of its token and head.
+// kv head and a unit of kUnit keys, whose parts of kKeys its warps divide; all query heads of the
+// group are rows of one product. The warp with the newest key turns it and writes it to its page. The
+// block that finishes last merges the units of its token and head. With few tokens the kernel waits
+// for memory and for the kernels before it, so the keys and values of earlier tokens are on their way
+// to registers before the query exists.
 //
 // paged_tokens_kernel serves any tokens, as prompts have them: a warp has as many neighbouring tokens
 // as fit into the 16 rows of a product, and walks over all keys that they see. Their keys and values
 // are in the cache already.
 //
-// Both merge blocks of kKeys keys into units and units into results in the order of the keys, so a
-// token has the same bits in both.
+// Both merge parts into units and units into results in the order of the keys, so a token has the
+// same bits in both.
 #include "cuda/attention/paged_mma.cuh"
 
 #include "cuda/attention/attention_kernels.h"
@@ -21,12 +23,15 @@ namespace llamaforge::cuda {
 namespace {
 
 using paged::kKeys;
+using paged::kParts;
+using paged::KeysInMemory;
+using paged::KeysInRegisters;
 using paged::kUnit;
-using paged::Part;
 using paged::Pages;
+using paged::Part;
+using paged::Turn;
 
-constexpr int kWarps = 4, kBlock = 32 * kWarps;
-static_assert(kUnit == kWarps * kKeys);
+constexpr int kWarps = 4, kBlock = 32 * kWarps;  // of kernels for any tokens
 
 struct Call {
   AttentionCall call;
@@ -40,49 +45,85 @@ struct Call {
   FaultSite wrong_sequence, wrong_position, wrong_page, wrong_angle;
 };
 
-// Reports values outside of the tensors; the kernels use the nearest values inside.
+// Reports values outside of the tensors; the kernels use the nearest values inside. Called by a warp.
 __device__ void check(const Call& c, int token) {
   const Pages& pages = c.pages;
   const int sequence = pages.sequences ? pages.sequences[token] : token, position = pages.positions[token];
-  const int length = pages.table_width * pages.page;
-  if (sequence < 0 || sequence >= pages.sequences_count) report(c.wrong_sequence, sequence, token, pages.sequences_count - 1);
-  if (position < 0 || position >= length) report(c.wrong_position, position, token, length - 1);
-  for (int i = 0; i <= pages.position(token) / pages.page; ++i) {
+  const int length = pages.table_width * pages.page, lane = threadIdx.x % 32;
+  for (int i = lane; i <= pages.position(token) / pages.page; i += 32) {
     const int own = pages.table[pages.sequence(token) * pages.table_width + i];
     if (own < 0 || own >= pages.pages_count) report(c.wrong_page, own, sequence, pages.pages_count - 1);
   }
+  if (lane != 0) return;
+  if (sequence < 0 || sequence >= pages.sequences_count) {
+    report(c.wrong_sequence, sequence, token, pages.sequences_count - 1);
+  }
+  if (position < 0 || position >= length) report(c.wrong_position, position, token, length - 1);
   if (c.angles.table && (position < 0 || position >= c.angles.rows)) {
     report(c.wrong_angle, position, token, c.angles.rows - 1);
   }
 }
 
-// Writes the key, turned, and the value of a token's kv head to its page. `thread` of `threads`.
+// The key of a token's kv head, turned, and its value, as a lane of a warp holds them; they are
+// written to their page.
 template <int kSize>
-__device__ void append(const Call& c, int token, int kv_head, int thread, int threads) {
-  constexpr int kHalf = kSize / 2;
-  const bfloat16* key = c.qkv + int64_t{token} * c.call.width() + (c.call.heads + kv_head) * kSize;
-  const bfloat16* value = key + c.call.kv_heads * kSize;
-  const int position = c.pages.position(token);
-  bfloat16* to_key = c.pages.row(token, kv_head, position, c.call.kv_heads, kSize);
-  bfloat16* to_value = c.pages.row(token, c.call.kv_heads + kv_head, position, c.call.kv_heads, kSize);
-  for (int i = thread; i < kHalf; i += threads) {
-    float first = widen(key[i]), second = widen(key[i + kHalf]);
-    c.angles.turn(c.pages.positions[token], i, kHalf, first, second);
-    to_key[i] = narrow<bfloat16>(first);
-    to_key[i + kHalf] = narrow<bfloat16>(second);
-    to_value[i] = value[i];
-    to_value[i + kHalf] = value[i + kHalf];
+struct Newest {
+  uint4 key[kSize / 32], value[kSize / 64];
+
+  __device__ __forceinline__ void append(const Call& c, int token, int kv_head, const Turn<kSize>& turn) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, position = c.pages.position(token);
+    const bfloat16* from = c.qkv + int64_t{token} * c.call.width() + (c.call.heads + kv_head) * kSize;
+    paged::read_row<kSize>(from, key);
+#pragma unroll
+    for (int wide = 0; wide < kSize / 64; ++wide) {
+      value[wide] = *reinterpret_cast<const uint4*>(from + c.call.kv_heads * kSize + wide * 64 + g * 8);
+    }
+    if (c.angles.table) turn.apply(key);
+    bfloat16* to_key = c.pages.row(token, kv_head, position, c.call.kv_heads, kSize);
+    bfloat16* to_value = c.pages.row(token, c.call.kv_heads + kv_head, position, c.call.kv_heads, kSize);
+    if (g == 0) {
+#pragma unroll
+      for (int b = 0; b < kSize / 32; ++b) *reinterpret_cast<uint4*>(to_key + b * 32 + t * 8) = key[b];
+    }
+    if (t == 0) {
+#pragma unroll
+      for (int wide = 0; wide < kSize / 64; ++wide) {
+        *reinterpret_cast<uint4*>(to_value + wide * 64 + g * 8) = value[wide];
+      }
+    }
   }
-}
+};
 
 template <int kSize>
 __global__ void __launch_bounds__(kBlock) append_kernel(const Call c) {
   const int kv_heads = c.call.kv_heads, tokens = c.call.batch * c.call.time;
-  const int task = (blockIdx.x * kBlock + threadIdx.x) / 32, lane = threadIdx.x % 32;
+  const int task = (blockIdx.x * kBlock + threadIdx.x) / 32;
   if (task >= tokens * kv_heads) return;
   const int token = task / kv_heads;
-  if (lane == 0 && task % kv_heads == 0) check(c, token);
-  append<kSize>(c, token, task % kv_heads, lane, 32);
+  if (task % kv_heads == 0) check(c, token);
+  Turn<kSize> turn;
+  turn.read(c.angles, c.pages.positions[token]);
+  Newest<kSize> newest;
+  newest.append(c, token, task % kv_heads, turn);
+}
+
+// Loads the rows g and g + 8 of 16 query rows, turned. token_of(row) is -1 for a row without a query,
+// which becomes 0.
+template <int kSize, class TokenOf, class HeadOf>
+__device__ __forceinline__ void read_queries(const Call& c, const TokenOf& token_of, const HeadOf& head_of,
+                                             uint4 (&query)[2][kSize / 32]) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = threadIdx.x % 32 / 4 + 8 * h, token = token_of(row);
+#pragma unroll
+    for (int b = 0; b < kSize / 32; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
+    if (token < 0) continue;
+    paged::read_row<kSize>(c.qkv + int64_t{token} * c.call.width() + head_of(row) * kSize, query[h]);
+    if (!c.angles.table) continue;
+    Turn<kSize> turn;
+    turn.read(c.angles, c.pages.positions[token]);
+    turn.apply(query[h]);
+  }
 }
 
 // What a unit's warps leave for each other in shared memory, and units in global memory: per row the
@@ -90,53 +131,90 @@ __global__ void __launch_bounds__(kBlock) append_kernel(const Call c) {
 template <int kSize>
 constexpr int kLine = kSize + 2;
 
-template <int kSize>
-__global__ void __launch_bounds__(kBlock) paged_step_kernel(const Call c) {
-  extern __shared__ float lines[];  // (kWarps, group, kLine)
+// early: no kernel of the same graph writes places, angles or pages before this one.
+template <int kSize, int kStepWarps>
+__global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps) paged_step_kernel(const Call c, const bool early) {
+  extern __shared__ float lines[];  // (kParts, group, kLine)
   __shared__ bool is_last;
+  constexpr bool kPreloads = kSize == 64;
+  constexpr int kThreadsOfStep = 32 * kStepWarps;
   const int token = blockIdx.z, kv_head = blockIdx.y, group = c.call.group();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   let_next_start();
-  wait_for_previous();
-  const int last = c.pages.position(token), first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
+  if (!early) wait_for_previous();
+  const int sequence = c.pages.sequence(token), last = c.pages.position(token);
+  const int first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
   const int first_unit = first / kUnit, units = last / kUnit - first_unit + 1, unit = first_unit + blockIdx.x;
-  if (static_cast<int>(blockIdx.x) >= units) return;
-
-  if (unit == last / kUnit) {
-    if (threadIdx.x == 0 && kv_head == 0) check(c, token);
-    append<kSize>(c, token, kv_head, threadIdx.x, kBlock);
-    __syncthreads();
+  if (static_cast<int>(blockIdx.x) >= units) {
+    if (early) wait_for_previous();
+    return;
   }
-  const auto row_of = [&](int row) { return row < group ? token : -1; };
-  const auto head_of = [&](int row) { return kv_head * group + row; };
+  Turn<kSize> turn;
+  turn.read(c.angles, c.pages.positions[token]);
   uint4 query[2][kSize / 32];
-  paged::load_queries<kSize>(c.qkv, c.call, c.pages, c.angles, row_of, head_of, query);
-  Part<kSize> part;
-  part.clear();
-  const int from = max(first, unit * kUnit + warp * kKeys), end = min(last + 1, unit * kUnit + (warp + 1) * kKeys);
-  if (from < end) {
-    const int firsts[2] = {first, first}, lasts[2] = {last, last};
-    part.compute(query, c.pages, token, kv_head, c.call, unit * kUnit + warp * kKeys, from, end, firsts, lasts);
+  bool queries_read = false;
+#pragma unroll
+  for (int own = warp; own < kParts; own += kStepWarps) {
+    const int begin = unit * kUnit + own * kKeys, low = max(first, begin), high = min(last + 1, begin + kKeys);
+    float* const line = lines + own * group * kLine<kSize>;
+    Part<kSize> part;
+    part.clear();
+    if (low < high) {
+      const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low, high);
+      [[maybe_unused]] KeysInRegisters<kPreloads ? kSize : 64> registers;
+      if constexpr (kPreloads) registers.read(memory);
+      if (!queries_read) {
+        if (early) wait_for_previous();
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int row = g + 8 * h;
+#pragma unroll
+          for (int b = 0; b < kSize / 32; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
+          if (row >= group) continue;
+          paged::read_row<kSize>(c.qkv + int64_t{token} * c.call.width() + (kv_head * group + row) * kSize, query[h]);
+          if (c.angles.table) turn.apply(query[h]);
+        }
+        queries_read = true;
+      }
+      if (high - 1 == last) {
+        if (kv_head == 0) check(c, token);
+        Newest<kSize> newest;
+        newest.append(c, token, kv_head, turn);
+        if constexpr (kPreloads) {
+          registers.replace(memory, last, newest.key, newest.value);
+        } else {
+          __syncwarp();
+        }
+      }
+      const int firsts[2] = {first, first}, lasts[2] = {last, last};
+      if constexpr (kPreloads) {
+        part.compute(query, registers, c.call.scale, begin, low, high, firsts, lasts);
+      } else {
+        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts);
+      }
+    }
+    part.write(line, kLine<kSize>, group, lane);
   }
-  part.write(lines + warp * group * kLine<kSize>, kLine<kSize>, group, lane);
+  if (early && !queries_read) wait_for_previous();
   __syncthreads();
 
   const bool alone = units == 1;
   const int64_t token_head = int64_t{token} * c.call.heads + kv_head * group;
-  float* const own = c.partial + (token_head * c.most_units + blockIdx.x) * kLine<kSize>;
+  float* const of_unit = c.partial + (token_head * c.most_units + blockIdx.x) * kLine<kSize>;
   const int64_t stride = int64_t{c.most_units} * kLine<kSize>;  // between heads
-  for (int i = threadIdx.x; i < group * kSize; i += kBlock) {
+  for (int i = threadIdx.x; i < group * kSize; i += kThreadsOfStep) {
     const int row = i / kSize, d = i % kSize;
     paged::Number sum;
-    for (int w = 0; w < kWarps; ++w) {
-      const float* line = lines + (w * group + row) * kLine<kSize>;
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) {
+      const float* line = lines + (p * group + row) * kLine<kSize>;
       sum.fold(line[0], line[1], line[2 + d]);
     }
     if (alone) {
       c.o[(token_head + row) * kSize + d] = narrow<bfloat16>(sum.value / sum.total);
     } else {
-      own[row * stride + 2 + d] = sum.value;
-      if (d == 0) own[row * stride] = sum.maximum, own[row * stride + 1] = sum.total;
+      of_unit[row * stride + 2 + d] = sum.value;
+      if (d == 0) of_unit[row * stride] = sum.maximum, of_unit[row * stride + 1] = sum.total;
     }
   }
   if (alone) return;
@@ -150,7 +228,7 @@ __global__ void __launch_bounds__(kBlock) paged_step_kernel(const Call c) {
   if (!is_last) return;
   __threadfence();
   const float* const all = c.partial + token_head * stride;
-  for (int i = threadIdx.x; i < group * kSize; i += kBlock) {
+  for (int i = threadIdx.x; i < group * kSize; i += kThreadsOfStep) {
     const int row = i / kSize, d = i % kSize;
     paged::Number sum;
     for (int u = 0; u < units; ++u) {
@@ -179,7 +257,7 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
     const auto row_of = [&](int row) { return row < count * group ? token + row / group : -1; };
     const auto head_of = [&](int row) { return kv_head * group + row % group; };
     uint4 query[2][kSize / 32];
-    paged::load_queries<kSize>(c.qkv, c.call, c.pages, c.angles, row_of, head_of, query);
+    read_queries<kSize>(c, row_of, head_of, query);
     int firsts[2], lasts[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -197,7 +275,8 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
         if (low >= high) continue;
         Part<kSize> part;
         part.clear();
-        part.compute(query, c.pages, token, kv_head, c.call, begin, low, high, firsts, lasts);
+        const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low, high);
+        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts);
         of_unit.fold(part);
       }
       all.fold(of_unit);
@@ -210,16 +289,26 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
   }
 }
 
+template <int kSize, int kStepWarps>
+void launch_step(CudaStream& cuda, const Call& c) {
+  const size_t bytes = static_cast<size_t>(kParts) * c.call.group() * kLine<kSize> * sizeof(float);
+  const auto kernel = paged_step_kernel<kSize, kStepWarps>;
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  const auto settled = [&](const void* memory) { return !memory || cuda.unwritten(memory); };
+  const bool early = cuda.unwritten(c.pages.pages) && settled(c.pages.table) && settled(c.pages.positions) &&
+                     settled(c.call.first_key) && settled(c.angles.table);
+  const dim3 blocks(c.most_units, c.call.kv_heads, c.call.batch * c.call.time);
+  launch_early(cuda, kernel, blocks, 32 * kStepWarps, bytes, c, early);
+}
+
 template <int kSize>
 void launch(CudaStream& cuda, const Call& c) {
   const int tokens = c.call.batch * c.call.time, group = c.call.group();
   if (!c.pages.sequences) {
-    const size_t bytes = static_cast<size_t>(kWarps) * group * kLine<kSize> * sizeof(float);
-    LF_CUDA_CHECK(cudaFuncSetAttribute(paged_step_kernel<kSize>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(bytes)));
-    const dim3 blocks(c.most_units, c.call.kv_heads, tokens);
-    launch_early(cuda, paged_step_kernel<kSize>, blocks, kBlock, bytes, c);
-    return;
+    // One warp a part gives a single token the shortest time; with many, two blocks a multiprocessor
+    // overlap.
+    const bool few = tokens * c.call.kv_heads <= 2 * c.call.processors;
+    return few ? launch_step<kSize, 8>(cuda, c) : launch_step<kSize, 4>(cuda, c);
   }
   const int tasks = tokens * c.call.kv_heads;
   append_kernel<kSize><<<(tasks + kWarps - 1) / kWarps, kBlock, 0, c.call.stream>>>(c);

@@ -15,8 +15,9 @@
 
 namespace llamaforge::cuda::paged {
 
-constexpr int kKeys = 64;    // keys of a warp
-constexpr int kUnit = 256;   // keys of a block
+constexpr int kKeys = 64;                 // keys that a warp takes at once
+constexpr int kParts = 8;                 // such parts in a unit
+constexpr int kUnit = kParts * kKeys;     // keys of a block
 
 // The pages of a cache, and where tokens stand in them. Values outside of the tensors count as the
 // nearest ones inside.
@@ -40,17 +41,16 @@ struct Angles {
   const float* table;
   int rows;
 
-  // Turns the pair i of a head of a token at `position`.
-  __device__ void turn(int position, int i, int half, float& first, float& second) const {
-    if (!table) return;
-    float cosine = __int_as_float(0x7fffffff), sine = cosine;
-    if (position >= 0 && position < rows) {
-      const float2 angle = reinterpret_cast<const float2*>(table)[int64_t{position} * half + i];
-      cosine = angle.x, sine = angle.y;
-    }
+  // Cosine and sine of pair i at `position`; NaN outside of the table.
+  __device__ __forceinline__ float2 at(int position, int i, int half) const {
+    if (!table) return {1.0f, 0.0f};
+    if (position < 0 || position >= rows) return {__int_as_float(0x7fffffff), __int_as_float(0x7fffffff)};
+    return reinterpret_cast<const float2*>(table)[int64_t{position} * half + i];
+  }
+  static __device__ __forceinline__ void turn(float2 angle, float& first, float& second) {
     const float a = first, b = second;
-    first = a * cosine - b * sine;
-    second = a * sine + b * cosine;
+    first = a * angle.x - b * angle.y;
+    second = a * angle.y + b * angle.x;
   }
 };
 
@@ -66,37 +66,40 @@ struct Number {
   }
 };
 
-// Loads the rows g and g + 8 of 16 query rows, turned. token_of(row) is -1 for a row without a query,
-// which becomes 0. Word i of block b holds numbers 32b + 8t + 2i and + 1 of the head.
-template <int kSize, class TokenOf, class HeadOf>
-__device__ __forceinline__ void load_queries(const bfloat16* qkv, const AttentionCall& call, const Pages& pages,
-                                             const Angles& angles, const TokenOf& token_of, const HeadOf& head_of,
-                                             uint4 (&query)[2][kSize / 32]) {
-  constexpr int kBlocks = kSize / 32, kHalf = kSize / 2;
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+// A lane's numbers of one row of kSize: word i of block b holds numbers 32b + 8t + 2i and + 1.
+template <int kSize>
+__device__ __forceinline__ void read_row(const bfloat16* row, uint4 (&words)[kSize / 32]) {
+  const int t = threadIdx.x % 4;
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int token = token_of(g + 8 * h);
+  for (int b = 0; b < kSize / 32; ++b) words[b] = *reinterpret_cast<const uint4*>(row + b * 32 + t * 8);
+}
+
+// The angles by which a lane's numbers of a head turn at one position.
+template <int kSize>
+struct Turn {
+  static constexpr int kBlocks = kSize / 32;
+  float2 angle[kBlocks / 2][8];
+  __device__ __forceinline__ void read(const Angles& angles, int position) {
+    const int t = threadIdx.x % 4;
 #pragma unroll
-    for (int b = 0; b < kBlocks; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
-    if (token < 0) continue;
-    const bfloat16* from = qkv + int64_t{token} * call.width() + head_of(g + 8 * h) * kSize + t * 8;
+    for (int b = 0; b < kBlocks / 2; ++b) {
 #pragma unroll
-    for (int b = 0; b < kBlocks; ++b) query[h][b] = *reinterpret_cast<const uint4*>(from + b * 32);
-    if (!angles.table) continue;
-    const int position = pages.positions[token];
+      for (int i = 0; i < 8; ++i) angle[b][i] = angles.at(position, b * 32 + t * 8 + i, kSize / 2);
+    }
+  }
+  __device__ __forceinline__ void apply(uint4 (&words)[kBlocks]) const {
 #pragma unroll
     for (int b = 0; b < kBlocks / 2; ++b) {
       float first[8], second[8];
-      load(reinterpret_cast<const bfloat16*>(&query[h][b]), first);
-      load(reinterpret_cast<const bfloat16*>(&query[h][b + kBlocks / 2]), second);
+      load(reinterpret_cast<const bfloat16*>(&words[b]), first);
+      load(reinterpret_cast<const bfloat16*>(&words[b + kBlocks / 2]), second);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) angles.turn(position, b * 32 + t * 8 + i, kHalf, first[i], second[i]);
-      store(reinterpret_cast<bfloat16*>(&query[h][b]), first);
-      store(reinterpret_cast<bfloat16*>(&query[h][b + kBlocks / 2]), second);
+      for (int i = 0; i < 8; ++i) Angles::turn(angle[b][i], first[i], second[i]);
+      store(reinterpret_cast<bfloat16*>(&words[b]), first);
+      store(reinterpret_cast<bfloat16*>(&words[b + kBlocks / 2]), second);
     }
   }
-}
+};
 
 __device__ __forceinline__ float largest_of_quad(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
@@ -106,6 +109,93 @@ __device__ __forceinline__ float sum_of_quad(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
+
+// Keys begin..begin+kKeys-1 of a sequence, of which only low..high-1 are read. A lane has of each
+// group j of 16 keys: of the keys 8 half + g its numbers of every block, and of the values 2t, 2t + 1,
+// 2t + 8, 2t + 9 (i of 0..3) the numbers 8g..8g+7 of each 64.
+template <int kSize>
+struct KeysInMemory {
+  static constexpr int kGroups = kKeys / 16;
+  const bfloat16* rows[kGroups];
+  int64_t of_values;
+  int begin, low, high, page;
+
+  __device__ __forceinline__ KeysInMemory(const Pages& pages, int sequence, int kv_head, int kv_heads, int begin,
+                                          int low, int high)
+      : of_values(int64_t{kv_heads} * pages.page * kSize), begin(begin), low(low), high(high), page(pages.page) {
+    const int32_t* table = pages.table + sequence * pages.table_width;
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+      // 16 keys from a multiple of 16 on lie in one page.
+      const int place = min(max(begin + j * 16, low), high - 1) / page;
+      const int own = Pages::inside(table[place], pages.pages_count);
+      rows[j] = pages.pages + (int64_t{own} * 2 * kv_heads + kv_head) * page * kSize;
+    }
+  }
+  __device__ __forceinline__ int key_of(int j, int half) const { return begin + j * 16 + half * 8 + threadIdx.x % 32 / 4; }
+  __device__ __forceinline__ int value_of(int j, int i) const {
+    return begin + j * 16 + i / 2 * 8 + 2 * (threadIdx.x % 4) + i % 2;
+  }
+  __device__ __forceinline__ uint4 key(int j, int half, int b) const {
+    const int index = min(max(key_of(j, half), low), high - 1);
+    return *reinterpret_cast<const uint4*>(rows[j] + index % page * kSize + b * 32 + threadIdx.x % 4 * 8);
+  }
+  __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
+    const int index = value_of(j, i);
+    // A row that nobody sees may hold anything, and 0 times NaN is NaN.
+    if (index < low || index >= high) return make_uint4(0, 0, 0, 0);
+    return *reinterpret_cast<const uint4*>(rows[j] + of_values + index % page * kSize + wide * 64 +
+                                           threadIdx.x % 32 / 4 * 8);
+  }
+};
+
+// The same keys, all on their way at once.
+template <int kSize>
+struct KeysInRegisters {
+  static constexpr int kGroups = kKeys / 16, kBlocks = kSize / 32, kWide = kSize / 64;
+  uint4 keys[kGroups][2][kBlocks], values[kGroups][kWide][4];
+
+  __device__ __forceinline__ void read(const KeysInMemory<kSize>& memory) {
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+      const bool any = memory.begin + j * 16 < memory.high && memory.begin + j * 16 + 16 > memory.low;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) keys[j][half][b] = any ? memory.key(j, half, b) : make_uint4(0, 0, 0, 0);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+      for (int wide = 0; wide < kWide; ++wide) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) values[j][wide][i] = memory.value(j, wide, i);
+      }
+    }
+  }
+  // Puts a key and value in the place of those at `index`.
+  __device__ __forceinline__ void replace(const KeysInMemory<kSize>& memory, int index, const uint4 (&key)[kBlocks],
+                                          const uint4 (&value)[kWide]) {
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (memory.key_of(j, half) != index) continue;
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) keys[j][half][b] = key[b];
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (memory.value_of(j, i) != index) continue;
+#pragma unroll
+        for (int wide = 0; wide < kWide; ++wide) values[j][wide][i] = value[wide];
+      }
+    }
+  }
+  __device__ __forceinline__ uint4 key(int j, int half, int b) const { return keys[j][half][b]; }
+  __device__ __forceinline__ uint4 value(int j, int wide, int i) const { return values[j][wide][i]; }
+};
 
 // The attention of 16 rows over some keys: of rows g and g + 8 the maximum (in base 2), the sum, and
 // the unnormalised output.
@@ -122,35 +212,23 @@ struct Part {
     for (int j = 0; j < kProducts; ++j) sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0;
   }
 
-  // Over keys low..high-1 of begin..begin+kKeys-1; row h sees firsts[h]..lasts[h] of them. The rows
-  // belong to the sequence of `token`.
-  __device__ __forceinline__ void compute(const uint4 (&query)[2][kBlocks], const Pages& pages, int token, int kv_head,
-                                          const AttentionCall& call, int begin, int low, int high,
-                                          const int (&firsts)[2], const int (&lasts)[2]) {
+  // Over keys low..high-1 of begin..begin+kKeys-1; row h sees firsts[h]..lasts[h] of them. The source
+  // has the keys and values (KeysInMemory, KeysInRegisters).
+  template <class Source>
+  __device__ __forceinline__ void compute(const uint4 (&query)[2][kBlocks], const Source& source, float factor,
+                                          int begin, int low, int high, const int (&firsts)[2],
+                                          const int (&lasts)[2]) {
     constexpr int kGroups = kKeys / 16;
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int32_t* table = pages.table + pages.sequence(token) * pages.table_width;
-    const int64_t of_values = int64_t{call.kv_heads} * pages.page * kSize;
-    // 16 keys from a multiple of 16 on lie in one page.
-    const auto rows_of = [&](int group) -> const bfloat16* {
-      const int index = begin + group * 16, place = min(max(index, low), high - 1) / pages.page;
-      const int own = Pages::inside(table[place], pages.pages_count);
-      return pages.pages + ((int64_t{own} * 2 * call.kv_heads + kv_head) * pages.page) * kSize;
-    };
-    const bfloat16* rows[kGroups];
-#pragma unroll
-    for (int j = 0; j < kGroups; ++j) rows[j] = rows_of(j);
+    const int lane = threadIdx.x % 32, t = lane % 4;
     float score[kGroups][2][4] = {};
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
       if (begin + j * 16 >= high || begin + j * 16 + 16 <= low) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int key = min(max(begin + j * 16 + half * 8 + g, low), high - 1);
-        const bfloat16* from = rows[j] + key % pages.page * kSize + t * 8;
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b) {
-          const uint4 k = *reinterpret_cast<const uint4*>(from + b * 32);
+          const uint4 k = source.key(j, half, b);
           const uint4 &q = query[0][b], &r = query[1][b];
           const uint32_t even[4] = {q.x, r.x, q.y, r.y}, odd[4] = {q.z, r.z, q.w, r.w};
           mma::multiply(score[j][half], even, k.x, k.y);
@@ -158,7 +236,7 @@ struct Part {
         }
       }
     }
-    const float scale = call.scale * 1.4426950408889634f;
+    const float scale = factor * 1.4426950408889634f;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int from = max(low, firsts[h]), to = min(high - 1, lasts[h]);
@@ -204,13 +282,7 @@ struct Part {
       for (int wide = 0; wide < kWide; ++wide) {
         uint4 value[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int key = begin + j * 16 + i / 2 * 8 + 2 * t + i % 2;
-          // A row that nobody sees may hold anything, and 0 times NaN is NaN.
-          value[i] = key >= low && key < high
-                         ? *reinterpret_cast<const uint4*>(rows[j] + of_values + key % pages.page * kSize + wide * 64 + g * 8)
-                         : make_uint4(0, 0, 0, 0);
-        }
+        for (int i = 0; i < 4; ++i) value[i] = source.value(j, wide, i);
 #pragma unroll
         for (int word = 0; word < 4; ++word) {
           const uint32_t v[4] = {word_of(value[0], word), word_of(value[1], word), word_of(value[2], word),

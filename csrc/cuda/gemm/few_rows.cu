@@ -3,8 +3,9 @@
 //   r = x + skip;  y = rms_norm(r) · wᵀ;  with SwiGLU  y = silu(gate) · up  of that product
 // Each step is rounded as the kernel of its own rounds it (rms_norm.cu, swiglu.cu).
 //
-// A tile is 16 rows of w: the rows of an mma.m16n8k16, whose 8 columns are rows of x. With SwiGLU
-// they are 8 rows of gate and the 8 rows of up beside them, whose sums lie in one thread. The warps
+// A block has an equal share of the outputs, and takes it in tiles of 16 rows of w, the last of which
+// is a part: the rows of an mma.m16n8k16, whose 8 columns are rows of x. With SwiGLU they are 8 rows
+// of gate and the 8 rows of up beside them, whose sums lie in one thread. The warps
 // of a block divide k, and their sums are added in order, so a row's result depends on neither the
 // other rows nor the GPU. The order of k within a product is free, so a lane reads 16 bytes of w and
 // x where mma.m16n8k16 wants pairs. A lane always has kAhead blocks of its two rows of w on their
@@ -30,11 +31,11 @@ constexpr int kAhead = 8;                             // blocks of 32 columns pe
 constexpr int kChunk = kWarps * kAhead * 32;          // columns that a block has on their way
 constexpr int kRowPad = 32;                           // elements between rows of x in shared memory
 constexpr size_t kMostShared = size_t{160} << 10;
-constexpr int kTileRows = 16;
 constexpr int kPerMultiprocessor = 2;
 
 struct Sizes {
-  int rows, products, outputs, k, tiles;
+  int rows, products, outputs, k;
+  int each;  // outputs of a block
   float eps;
 };
 
@@ -52,7 +53,8 @@ __device__ __forceinline__ Number sum_of_row(Number own, int threads, Number* of
   return sum;
 }
 
-// Fills `rows` in shared memory with the norm of x + skip. The first block also writes r.
+// Fills `rows` in shared memory with the norm of x + skip; its weight is there already. The first
+// block also writes r.
 template <bool kAdd>
 __device__ __forceinline__ void norm_rows(bfloat16* rows, const bfloat16* x, const bfloat16* skip,
                                           const bfloat16* weight, bfloat16* r, const Sizes& sizes) {
@@ -128,57 +130,60 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
                     bfloat16* r, bfloat16* y, const Sizes sizes, const bool early) {
   extern __shared__ uint4 shared[];
   __shared__ float sums[2][kWarps][kColumns * 128];
+  constexpr int kTile = kSwiglu ? 8 : 16;  // outputs
   auto* const rows = reinterpret_cast<bfloat16*>(shared);
+  bfloat16* const norm = rows + sizes.rows * (sizes.k + kRowPad);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, t = lane % 4, k = sizes.k, pitch = k + kRowPad;
   const int chunks = (k + kChunk - 1) / kChunk;
 
+  const int end_output = min((static_cast<int>(blockIdx.x) + 1) * sizes.each, sizes.outputs);
   uint4 low[kAhead], high[kAhead];
-  const auto lines_of = [&](int tile, const bfloat16*& first, const bfloat16*& second) {
-    const int row = kSwiglu ? min(tile * 8 + g, sizes.outputs - 1) : tile * kTileRows + g;
-    const int other = kSwiglu ? row + sizes.outputs : row + 8;
-    first = w + int64_t{min(row, sizes.products - 1)} * k;
-    second = w + int64_t{min(other, sizes.products - 1)} * k;
+  // The lane's two rows of w for the tile from this output on; null beyond the block's outputs.
+  const auto lines_of = [&](int output, const bfloat16*& first, const bfloat16*& second) {
+    const int row = output + g, other = kSwiglu ? row + sizes.outputs : row + 8;
+    first = row < end_output ? w + int64_t{row} * k : nullptr;
+    second = (kSwiglu ? row : other) < end_output ? w + int64_t{other} * k : nullptr;
   };
   const auto column = [&](int chunk, int u) {
     return chunk * kChunk + ((u / 2 * kWarps + warp) * 2 + u % 2) * 32 + t * 8;
   };
   const auto fetch = [&](const bfloat16* first, const bfloat16* second, int at, int u) {
-    const bool inside = at < k;
-    low[u] = inside ? *reinterpret_cast<const uint4*>(first + at) : make_uint4(0, 0, 0, 0);
-    high[u] = inside ? *reinterpret_cast<const uint4*>(second + at) : make_uint4(0, 0, 0, 0);
+    low[u] = at < k && first ? *reinterpret_cast<const uint4*>(first + at) : make_uint4(0, 0, 0, 0);
+    high[u] = at < k && second ? *reinterpret_cast<const uint4*>(second + at) : make_uint4(0, 0, 0, 0);
   };
-  int tile = blockIdx.x;
+  int output = blockIdx.x * sizes.each;
   const bfloat16 *first, *second;
-  lines_of(tile, first, second);
+  lines_of(output, first, second);
   const auto begin = [&] {
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) fetch(first, second, column(0, u), u);
+  };
+
+  [[maybe_unused]] const auto read_norm = [&] {
+    for (int i = threadIdx.x * 8; i < k; i += kBlock * 8) {
+      *reinterpret_cast<uint4*>(norm + i) = *reinterpret_cast<const uint4*>(norm_weight + i);
+    }
   };
 
   let_next_start();
   if (early) {
     begin();
 #if __CUDA_ARCH__ >= 900
-    // The rest of the tile, or the next tile, comes to the L2 cache meanwhile.
+    // The rest of the tile, and the next tile, come to the L2 cache meanwhile.
+    const auto prefetch = [&](const bfloat16* line, int from) {
+      if (line && from < k) {
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(line + from), "r"((k - from) * 2) : "memory");
+      }
+    };
     if (warp == 0 && t < 2) {
-      const bfloat16 *a = first, *b = second;
-      int from = min(k, kChunk);
-      if (chunks == 1) {
-        from = 0;
-        if (tile + static_cast<int>(gridDim.x) < sizes.tiles) {
-          lines_of(tile + static_cast<int>(gridDim.x), a, b);
-        } else {
-          from = k;
-        }
-      }
-      if (from < k) {
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"((t == 0 ? a : b) + from),
-                     "r"((k - from) * 2)
-                     : "memory");
-      }
+      prefetch(t == 0 ? first : second, min(k, kChunk));
+      const bfloat16 *a, *b;
+      lines_of(output + kTile, a, b);
+      prefetch(t == 0 ? a : b, 0);
     }
 #endif
+    if constexpr (kInput != Input::kPlain) read_norm();
   }
   wait_for_previous();
   if (!early) begin();
@@ -190,7 +195,8 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
       *reinterpret_cast<uint4*>(rows + row * pitch + at) = *reinterpret_cast<const uint4*>(x + int64_t{row} * k + at);
     }
   } else {
-    norm_rows<kInput == Input::kAddNorm>(rows, x, skip, norm_weight, r, sizes);
+    if (!early) read_norm();
+    norm_rows<kInput == Input::kAddNorm>(rows, x, skip, norm, r, sizes);
   }
   __syncthreads();
 
@@ -198,9 +204,9 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   int buffer = 0;
   for (int chunk = 0;;) {
     const bool ends = chunk + 1 == chunks;
-    const int next_tile = ends ? tile + static_cast<int>(gridDim.x) : tile, next_chunk = ends ? 0 : chunk + 1;
-    const bool more = next_tile < sizes.tiles;
-    if (ends && more) lines_of(next_tile, first, second);
+    const int next_output = ends ? output + kTile : output, next_chunk = ends ? 0 : chunk + 1;
+    const bool more = next_output < end_output;
+    if (ends && more) lines_of(next_output, first, second);
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       const int at = column(chunk, u);
@@ -236,28 +242,39 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
       for (int e = threadIdx.x; e < kColumns * (kSwiglu ? 64 : 128); e += kBlock) {
         const int per_lane = kSwiglu ? 2 : 4, i = e % per_lane, l = e / per_lane % 32, c = e / (32 * per_lane);
         const int row = c * 8 + l % 4 * 2 + i % 2, at = c * 128 + l * 4 + i;
-        const int output = kSwiglu ? tile * 8 + l / 4 : tile * kTileRows + l / 4 + i / 2 * 8;
-        if (row >= sizes.rows || output >= sizes.outputs) continue;
+        const int own = output + l / 4 + (kSwiglu ? 0 : i / 2 * 8);
+        if (row >= sizes.rows || own >= end_output) continue;
         float value = total(at);
         if constexpr (kSwiglu) value = silu(rounded(value)) * rounded(total(at + 2));
-        y[int64_t{row} * sizes.outputs + output] = narrow<bfloat16>(value);
+        y[int64_t{row} * sizes.outputs + own] = narrow<bfloat16>(value);
       }
       buffer ^= 1;
-      tile = next_tile;
+      output = next_output;
       if (!more) break;
     }
     chunk = next_chunk;
   }
 }
 
+size_t shared_bytes(const FewRows& call) {
+  const int64_t rows = int64_t{call.rows} * (call.k + kRowPad) + (call.norm_weight ? call.k : 0);
+  return static_cast<size_t>(rows) * sizeof(bfloat16);
+}
+
 template <Input kInput, bool kSwiglu>
-void launch(CudaStream& cuda, const FewRows& call, const Sizes& sizes) {
-  const size_t bytes = static_cast<size_t>(sizes.rows) * static_cast<size_t>(sizes.k + kRowPad) * sizeof(bfloat16);
+void launch(CudaStream& cuda, const FewRows& call, Sizes sizes) {
+  const size_t bytes = shared_bytes(call);
   const auto kernel = sizes.rows <= 8 ? few_rows_kernel<kInput, kSwiglu, 1> : few_rows_kernel<kInput, kSwiglu, 2>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  const int blocks = std::min(sizes.tiles, kPerMultiprocessor * cuda.multiprocessors());
+  // Small weights take one block a multiprocessor, which leaves room for the next kernel's blocks.
+  constexpr int kTile = kSwiglu ? 8 : 16;
+  const bool small = sizes.outputs <= cuda.multiprocessors() * 2 * kTile;
+  const int most = cuda.multiprocessors() * (small ? 1 : kPerMultiprocessor);
+  sizes.each = std::max((sizes.outputs + most - 1) / most, std::min(kTile, sizes.outputs));
+  const int blocks = (sizes.outputs + sizes.each - 1) / sizes.each;
+  const bool early = cuda.unwritten(call.w) && (!call.norm_weight || cuda.unwritten(call.norm_weight));
   launch_early(cuda, kernel, static_cast<unsigned>(blocks), kBlock, bytes, call.x, call.skip, call.norm_weight, call.w,
-               call.r, call.y, sizes, cuda.unwritten(call.w));
+               call.r, call.y, sizes, early);
 }
 
 template <Input kInput>
@@ -268,13 +285,11 @@ void launch(CudaStream& cuda, const FewRows& call, const Sizes& sizes) {
 }  // namespace
 
 bool few_rows(CudaStream& cuda, const FewRows& call) {
-  const size_t bytes = static_cast<size_t>(call.rows) * static_cast<size_t>(call.k + kRowPad) * sizeof(bfloat16);
   const bool takes = call.rows >= 1 && call.rows <= kFewRows && call.k >= 8 && call.k % 8 == 0 &&
-                     call.products >= 1 && bytes <= kMostShared &&
+                     call.products >= 1 && shared_bytes(call) <= kMostShared &&
                      aligned16({call.x, call.w, call.norm_weight, call.skip, call.r});
   if (!takes) return false;
-  const int outputs = call.swiglu ? call.products / 2 : call.products, each = call.swiglu ? 8 : kTileRows;
-  const Sizes sizes = {call.rows, call.products, outputs, call.k, (outputs + each - 1) / each, call.eps};
+  const Sizes sizes = {call.rows, call.products, call.swiglu ? call.products / 2 : call.products, call.k, 0, call.eps};
   if (!call.norm_weight) {
     launch<Input::kPlain, false>(cuda, call, sizes);
   } else if (call.skip) {

@@ -275,7 +275,8 @@ struct CudaStream::Graph final : Recording::DeviceState {
   CudaStream& stream;
   cudaGraphExec_t executable = nullptr;
   std::vector<Block> blocks;
-  std::map<const char*, const char*> written;  // begin and end of the memory that ops so far write
+  // Begin and end of the memory that earlier ops write, and of that which the running op writes.
+  std::map<const char*, const char*> written, writing;
 };
 
 // The first run launches the ops one by one: it allocates the results, chooses the algorithms of
@@ -315,6 +316,8 @@ void CudaStream::capture(Recording& recording) {
   for (const Recording::Op& op : recording.ops()) {
     launch(op.name, op.work);
     if (failure_) break;
+    for (const auto& [begin, end] : graph->writing) graph->written[begin] = end;
+    graph->writing.clear();
   }
   cudaGraph_t captured = nullptr;
   const cudaError_t error = cudaStreamEndCapture(compute_, &captured);
@@ -334,7 +337,7 @@ void CudaStream::capture(Recording& recording) {
 void CudaStream::will_write(const void* memory, size_t bytes) {
   if (!graph_) return;
   const auto* begin = static_cast<const char*>(memory);
-  graph_->written[begin] = begin + bytes;
+  graph_->writing[begin] = begin + bytes;
 }
 
 bool CudaStream::unwritten(const void* memory) const {

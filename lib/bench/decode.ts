@@ -92,7 +92,11 @@ export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeRe
     return {
       ...benchEnvironment(device, name),
       benchmark: "decode",
-      model: { name: options.modelName, parameters: model.cost.parameterCount, shape: options.model },
+      model: {
+        name: options.modelName,
+        parameters: model.cost.parameterCount,
+        shape: options.model,
+      },
       run: { precision, promptTokens, tokens, runs },
       copyBytesPerSecond,
       peakBytes: memory(device).peakBytes,

@@ -42,6 +42,13 @@ interface DecodeCommandOptions extends ModelOptions, PeerCommandOptions {
   runs: number;
 }
 
+interface ServeCommandOptions extends ModelOptions {
+  rate: string;
+  requests: number;
+  prompt: number;
+  tokens: number;
+}
+
 interface KernelsCommandOptions extends ModelOptions {
   only?: string;
   runs: number;
@@ -94,12 +101,35 @@ export function addBench(program: Command): void {
     .option("--peer <python>", "also decode in PyTorch with this Python; prints the ratio")
     .option("--peer-script <file>", "another program for --peer")
     .action((options: DecodeCommandOptions) => runDecode(decode, options));
+  const serve = addJsonOption(
+    addPlaceOptions(
+      bench
+        .command("serve")
+        .description("answer requests that arrive at random over HTTP: latencies and tokens/s"),
+    ),
+  );
+  serve
+    .addOption(
+      new Option("--rate <n,...>", "requests a second, one measurement for each number")
+        .argParser((text) => rateNumbers(text).join())
+        .default("1,4,16"),
+    )
+    .addOption(integerOption("--requests <n>", "requests at each rate", 1, 100_000).default(100))
+    .addOption(integerOption("--prompt <n>", "tokens of each prompt", 1, 1_000_000).default(128))
+    .addOption(integerOption("--tokens <n>", "tokens of each answer", 2, 1_000_000).default(128))
+    .action(runServe);
 }
 
 function batchNumbers(text: string): number[] {
   const numbers = text.split(",").map(Number);
   if (numbers.every((n) => Number.isSafeInteger(n) && n >= 1 && n <= 4096)) return numbers;
   throw new InvalidArgumentError("Expected integers from 1 to 4096 with commas between them.");
+}
+
+function rateNumbers(text: string): number[] {
+  const numbers = text.split(",").map(Number);
+  if (numbers.every((n) => n > 0 && n <= 1e5)) return numbers;
+  throw new InvalidArgumentError("Expected numbers above 0 and up to 100000, with commas between.");
 }
 
 /** Options of a benchmark of training: the model, its device, and its windows. */
@@ -251,6 +281,22 @@ async function runDecode(command: Command, options: DecodeCommandOptions): Promi
   });
   await writeJsonFile(options.json, result);
   print(formatDecode(result));
+}
+
+async function runServe(options: ServeCommandOptions): Promise<void> {
+  const { shared } = await modelOf(options);
+  await prepareJsonFile(options.json);
+  const { benchServe } = await import("../bench/serve.js");
+  const { formatServe } = await import("../bench/serve-text.js");
+  const { modelName, model, device, precision } = shared;
+  const { rate, requests, prompt: promptTokens, tokens } = options;
+  const result = await benchServe({
+    ...{ modelName, model, device, precision },
+    ...{ rates: rateNumbers(rate), requests, promptTokens, tokens },
+    onProgress: say,
+  });
+  await writeJsonFile(options.json, result);
+  print(formatServe(result));
 }
 
 function say(message: string): void {

@@ -294,6 +294,9 @@ void launch_step(CudaStream& cuda, const Call& c) {
   const size_t bytes = static_cast<size_t>(kParts) * c.call.group() * kLine<kSize> * sizeof(float);
   const auto kernel = paged_step_kernel<kSize, kStepWarps>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  // As the products before and after it (few_rows.cu), so that they run beside each other.
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     static_cast<int>(cudaSharedmemCarveoutMaxShared)));
   const auto settled = [&](const void* memory) { return !memory || cuda.unwritten(memory); };
   const bool early = cuda.unwritten(c.pages.pages) && settled(c.pages.table) && settled(c.pages.positions) &&
                      settled(c.call.first_key) && settled(c.angles.table);

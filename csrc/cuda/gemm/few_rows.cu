@@ -17,6 +17,7 @@
 
 #include <cfloat>
 
+#include "cuda/attention/hopper.cuh"
 #include "cuda/attention/mma.cuh"
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
@@ -119,6 +120,39 @@ __device__ __forceinline__ float silu(float x) {
 }
 
 __device__ __forceinline__ float rounded(float x) { return widen(narrow<bfloat16>(x)); }
+
+// Adds the warps' sums of a tile from `output` on, clears them, and writes the results. All threads
+// of the block call it.
+template <bool kSwiglu, int kColumns>
+__device__ __forceinline__ void finish_tile(float (&sum)[kColumns][4], float (&of_warp)[kWarps][kColumns * 128],
+                                            bfloat16* y, int output, int end_output, const Sizes& sizes) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      of_warp[warp][c * 128 + lane * 4 + i] = sum[c][i];
+      sum[c][i] = 0;
+    }
+  }
+  __syncthreads();
+  const auto total = [&](int at) {
+    float all = 0;
+#pragma unroll
+    for (int v = 0; v < kWarps; ++v) all += of_warp[v][at];
+    return all;
+  };
+  // Element i of lane l: row l / 4 of the tile, plus 8 if i >= 2, and row 2 (l % 4) + i % 2 of x.
+  for (int e = threadIdx.x; e < kColumns * (kSwiglu ? 64 : 128); e += kBlock) {
+    const int per_lane = kSwiglu ? 2 : 4, i = e % per_lane, l = e / per_lane % 32, c = e / (32 * per_lane);
+    const int row = c * 8 + l % 4 * 2 + i % 2, at = c * 128 + l * 4 + i;
+    const int own = output + l / 4 + (kSwiglu ? 0 : i / 2 * 8);
+    if (row >= sizes.rows || own >= end_output) continue;
+    float value = total(at);
+    if constexpr (kSwiglu) value = silu(rounded(value)) * rounded(total(at + 2));
+    y[int64_t{row} * sizes.outputs + own] = narrow<bfloat16>(value);
+  }
+}
 
 enum class Input { kPlain, kNorm, kAddNorm };
 
@@ -223,31 +257,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
       if (more) fetch(first, second, column(next_chunk, u), u);
     }
     if (ends) {
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          sums[buffer][warp][c * 128 + lane * 4 + i] = sum[c][i];
-          sum[c][i] = 0;
-        }
-      }
-      __syncthreads();
-      const auto total = [&](int at) {
-        float all = 0;
-#pragma unroll
-        for (int v = 0; v < kWarps; ++v) all += sums[buffer][v][at];
-        return all;
-      };
-      // Element i of lane l: row l / 4 of the tile, plus 8 if i >= 2, and row 2 (l % 4) + i % 2 of x.
-      for (int e = threadIdx.x; e < kColumns * (kSwiglu ? 64 : 128); e += kBlock) {
-        const int per_lane = kSwiglu ? 2 : 4, i = e % per_lane, l = e / per_lane % 32, c = e / (32 * per_lane);
-        const int row = c * 8 + l % 4 * 2 + i % 2, at = c * 128 + l * 4 + i;
-        const int own = output + l / 4 + (kSwiglu ? 0 : i / 2 * 8);
-        if (row >= sizes.rows || own >= end_output) continue;
-        float value = total(at);
-        if constexpr (kSwiglu) value = silu(rounded(value)) * rounded(total(at + 2));
-        y[int64_t{row} * sizes.outputs + own] = narrow<bfloat16>(value);
-      }
+finish_tile<kSwiglu, kColumns>(sum, sums[buffer], y, output, end_output, sizes);
       buffer ^= 1;
       output = next_output;
       if (!more) break;
@@ -256,24 +266,172 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   }
 }
 
+// ---- Hopper -------------------------------------------------------------------------------------------------------
+
+// The same, with w on its way to shared memory by the copy engine: what is in flight takes neither
+// registers nor the L1 cache, whose size is the limit of the kernel above. A stage is a tile of
+// kStageColumns columns. A warp that has used a stage refills the stage before it, which the other
+// warps have left by then.
+constexpr int kStageColumns = 512, kStagePitch = kStageColumns + kRowPad, kMostStages = 12;
+constexpr size_t kStageBytes = size_t{16} * kStagePitch * sizeof(bfloat16);
+
+template <Input kInput, bool kSwiglu, int kColumns>
+__global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
+    staged_rows_kernel(const bfloat16* x, const bfloat16* skip, const bfloat16* norm_weight, const bfloat16* w,
+                       bfloat16* r, bfloat16* y, const Sizes sizes, const bool early, const int stages) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ uint4 shared[];
+  __shared__ float sums[2][kWarps][kColumns * 128];
+  __shared__ hopper::Barrier full[kMostStages], empty[kMostStages];
+  constexpr int kTile = kSwiglu ? 8 : 16;  // outputs
+  auto* const ring = reinterpret_cast<bfloat16*>(shared);
+  bfloat16* const rows = ring + stages * 16 * kStagePitch;
+  bfloat16* const norm = rows + sizes.rows * (sizes.k + kRowPad);
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int g = lane / 4, t = lane % 4, k = sizes.k, pitch = k + kRowPad;
+  const int begin_output = static_cast<int>(blockIdx.x) * sizes.each;
+  const int end_output = min(begin_output + sizes.each, sizes.outputs);
+  const int chunks = (k + kStageColumns - 1) / kStageColumns;
+  const int total = (end_output - begin_output + kTile - 1) / kTile * chunks;
+
+  // Starts the copies of a stage's 16 rows. Called by a warp.
+  const auto fill = [&](int nth) {
+    const int stage = nth % stages, chunk = nth % chunks, output = begin_output + nth / chunks * kTile;
+    const int count = min(kTile, end_output - output), columns = min(kStageColumns, k - chunk * kStageColumns);
+    if (lane == 0) {
+      hopper::barrier_expect_bytes(&full[stage], static_cast<uint32_t>((kSwiglu ? 2 : 1) * count * columns * 2));
+    }
+    __syncwarp();
+    if (lane < 16 && lane % kTile < count) {
+      const int row = output + lane % kTile + lane / kTile * sizes.outputs;
+      hopper::bulk_load(w + int64_t{row} * k + chunk * kStageColumns, ring + (stage * 16 + lane) * kStagePitch,
+                        &full[stage], static_cast<uint32_t>(columns * 2));
+    }
+  };
+  const auto begin = [&] {
+    if (warp != 0) return;
+    if (lane == 0) {
+      for (int s = 0; s < stages; ++s) {
+        hopper::barrier_init(&full[s], 1);
+        hopper::barrier_init(&empty[s], kWarps * hopper::kReleaseArrivals);
+      }
+      hopper::barrier_init_fence();
+      hopper::fence_async_proxy();
+    }
+    __syncwarp();
+    for (int nth = 0; nth < min(stages, total); ++nth) fill(nth);
+  };
+  [[maybe_unused]] const auto read_norm = [&] {
+    for (int i = threadIdx.x * 8; i < k; i += kBlock * 8) {
+      *reinterpret_cast<uint4*>(norm + i) = *reinterpret_cast<const uint4*>(norm_weight + i);
+    }
+  };
+
+  let_next_start();
+  if (early) {
+    begin();
+    if constexpr (kInput != Input::kPlain) read_norm();
+  }
+  wait_for_previous();
+  if (!early) begin();
+  if constexpr (kInput == Input::kPlain) {
+    const int vectors = k / 8;
+    for (int i = threadIdx.x; i < sizes.rows * vectors; i += kBlock) {
+      const int row = i / vectors, at = (i - row * vectors) * 8;
+      *reinterpret_cast<uint4*>(rows + row * pitch + at) = *reinterpret_cast<const uint4*>(x + int64_t{row} * k + at);
+    }
+  } else {
+    if (!early) read_norm();
+    norm_rows<kInput == Input::kAddNorm>(rows, x, skip, norm, r, sizes);
+  }
+  __syncthreads();
+
+  float sum[kColumns][4] = {};
+  int buffer = 0, chunk = 0, output = begin_output, stage = 0, before = 0;
+  uint32_t parity = 0, parity_before = 0;
+  for (int nth = 0; nth < total; ++nth) {
+    hopper::barrier_wait(&full[stage], parity);
+    const bfloat16* const low = ring + (stage * 16 + g) * kStagePitch + warp * 64 + t * 8;
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const int at = chunk * kStageColumns + warp * 64 + u * 32;
+      if (at >= k) break;
+      const uint4 a = *reinterpret_cast<const uint4*>(low + u * 32);
+      const uint4 b = *reinterpret_cast<const uint4*>(low + 8 * kStagePitch + u * 32);
+      const uint32_t even[4] = {a.x, b.x, a.y, b.y}, odd[4] = {a.z, b.z, a.w, b.w};
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const int row = c * 8 + g;
+        const uint4 v = row < sizes.rows ? *reinterpret_cast<const uint4*>(rows + row * pitch + at + t * 8)
+                                         : make_uint4(0, 0, 0, 0);
+        mma::multiply(sum[c], even, v.x, v.y);
+        mma::multiply(sum[c], odd, v.z, v.w);
+      }
+    }
+    hopper::release_stage(&empty[stage]);
+    if (nth > 0 && warp == nth % kWarps && nth - 1 + stages < total) {
+      hopper::barrier_wait(&empty[before], parity_before);
+      fill(nth - 1 + stages);
+    }
+    before = stage;
+    parity_before = parity;
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+    if (++chunk < chunks) continue;
+    finish_tile<kSwiglu, kColumns>(sum, sums[buffer], y, output, end_output, sizes);
+    buffer ^= 1;
+    chunk = 0;
+    output += kTile;
+  }
+#endif
+}
+
+// ---- launches -----------------------------------------------------------------------------------------------------
+
 size_t shared_bytes(const FewRows& call) {
   const int64_t rows = int64_t{call.rows} * (call.k + kRowPad) + (call.norm_weight ? call.k : 0);
   return static_cast<size_t>(rows) * sizeof(bfloat16);
 }
 
+// Stages of the kernel for Hopper, or 0 if it does not take the call. Two blocks fit a
+// multiprocessor where the rows of x leave room, so that the next kernel's stages are on their way
+// while this one ends.
+int stages_of(const CudaStream& cuda, const FewRows& call) {
+  if (cuda.compute_capability() < 90 || call.k % 32 != 0) return 0;
+  constexpr size_t kStatic = size_t{18} << 10, kOfBlock = size_t{227} << 10;
+  const size_t used = shared_bytes(call) + (call.rows <= 8 ? kStatic / 2 : kStatic) + 2048;
+  for (const size_t room : {kOfBlock / 2, kOfBlock}) {
+    if (room < used + 3 * kStageBytes) continue;
+    return static_cast<int>(std::min<size_t>((room - used) / kStageBytes, kMostStages));
+  }
+  return 0;
+}
+
 template <Input kInput, bool kSwiglu>
 void launch(CudaStream& cuda, const FewRows& call, Sizes sizes) {
-  const size_t bytes = shared_bytes(call);
-  const auto kernel = sizes.rows <= 8 ? few_rows_kernel<kInput, kSwiglu, 1> : few_rows_kernel<kInput, kSwiglu, 2>;
-  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   // Small weights take one block a multiprocessor, which leaves room for the next kernel's blocks.
   constexpr int kTile = kSwiglu ? 8 : 16;
   const bool small = sizes.outputs <= cuda.multiprocessors() * 2 * kTile;
   const int most = cuda.multiprocessors() * (small ? 1 : kPerMultiprocessor);
   sizes.each = std::max((sizes.outputs + most - 1) / most, std::min(kTile, sizes.outputs));
-  const int blocks = (sizes.outputs + sizes.each - 1) / sizes.each;
+  const auto blocks = static_cast<unsigned>((sizes.outputs + sizes.each - 1) / sizes.each);
   const bool early = cuda.unwritten(call.w) && (!call.norm_weight || cuda.unwritten(call.norm_weight));
-  launch_early(cuda, kernel, static_cast<unsigned>(blocks), kBlock, bytes, call.x, call.skip, call.norm_weight, call.w,
+  const size_t bytes = shared_bytes(call);
+  if (const int stages = stages_of(cuda, call)) {
+    const auto kernel = sizes.rows <= 8 ? staged_rows_kernel<kInput, kSwiglu, 1> : staged_rows_kernel<kInput, kSwiglu, 2>;
+    const size_t all = bytes + static_cast<size_t>(stages) * kStageBytes;
+    LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(all)));
+    // Kernels that divide a multiprocessor's memory differently do not run beside each other.
+    LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                       static_cast<int>(cudaSharedmemCarveoutMaxShared)));
+    return launch_early(cuda, kernel, blocks, kBlock, all, call.x, call.skip, call.norm_weight, call.w, call.r, call.y,
+                        sizes, early, stages);
+  }
+  const auto kernel = sizes.rows <= 8 ? few_rows_kernel<kInput, kSwiglu, 1> : few_rows_kernel<kInput, kSwiglu, 2>;
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  launch_early(cuda, kernel, blocks, kBlock, bytes, call.x, call.skip, call.norm_weight, call.w,
                call.r, call.y, sizes, early);
 }
 

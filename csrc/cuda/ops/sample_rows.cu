@@ -139,16 +139,16 @@ __device__ Bound bound_where(const Row<T>& row, int64_t vocab, const Value& valu
   return {prefix, end < 0 ? INT64_MAX : end};
 }
 
-// log(sum of exp(logit)) - largest, in an order that depends on the vocabulary alone.
+// The log-probability of `chosen`, summed in an order that depends on the vocabulary alone. `highest`
+// is the largest logit.
 template <class T>
-__device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen) {
+__device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen, float highest) {
   __shared__ double of_warp[32];
-  const double largest = widen(logits[first_maximum<kWholeBlock>(logits, vocab)]);
+  const double largest = highest;
   double sum = 0;
   // A term's last bits are those of f32, as the result's; the terms are added in double.
   constexpr int kCount = kVector<T>;
   const int64_t whole = reinterpret_cast<uintptr_t>(logits) % 16 == 0 ? vocab / kCount * kCount : 0;
-  const float highest = static_cast<float>(largest);
   for (int64_t i = int64_t{threadIdx.x} * kCount; i < whole; i += kBlock * kCount) {
     const auto pack = load_pack<T, kCount>(logits + i);
     float some = 0;
@@ -281,7 +281,8 @@ template <class T> __global__ void __launch_bounds__(kBlock) sample_rows_kernel(
     chosen = draw(row, call, n[kTopK], s[kTopP], s[kMinP], seed, n[kDraw]);
   }
   if (call.logprobs) {
-    const float logprob = logprob_of(row.logits, vocab, chosen);
+    const float highest = as_given ? row.largest : widen(row.logits[first_maximum<kWholeBlock>(row.logits, vocab)]);
+    const float logprob = logprob_of(row.logits, vocab, chosen, highest);
     if (threadIdx.x == 0) call.logprobs[index] = logprob;
   }
   if (threadIdx.x == 0) {

@@ -11,6 +11,7 @@ import type { Sequence } from "./sequence.js";
 import type { Slots } from "./slots.js";
 import { StepInputs, type StepSize, samplingNumbers } from "./step-inputs.js";
 import type { StepResults } from "./step-results.js";
+import { paddedRows } from "./step-sizes.js";
 
 /** Recordings that are kept. Each holds the memory of one step's results. */
 const mostRecordings = 24;
@@ -28,18 +29,6 @@ interface RecordedStep {
 }
 
 /**
- * Rows of a recorded step for `count` sequences. A GPU has the next of a few sizes, because a graph
- * serves one size; its further rows cost nothing up to 16, and little beyond. A CPU computes no row
- * in vain.
- */
-export function recordedRows(count: number, type: "cpu" | "cuda"): number {
-  if (type === "cpu") return count;
-  if (count <= 16) return 2 ** Math.ceil(Math.log2(count));
-  const unit = count <= 64 ? 16 : count <= 256 ? 32 : 64;
-  return Math.ceil(count / unit) * unit;
-}
-
-/**
  * Steps in which each sequence computes its newest token and draws the next one. They are recorded
  * once for each size, and a step is then one copy of its inputs to the device, one launch, and one
  * copy of its results back. Ids that the step before has drawn stay on the device, so a step begins
@@ -50,7 +39,7 @@ export class RecordedSteps {
   readonly #layers: readonly Tensor[];
   readonly #slots: Slots;
   readonly #results: StepResults;
-  readonly #sparePage: number;
+  readonly #sparePage: number | null;
   readonly #mostPages: number;
   /** By size and tables; the one used last comes last. */
   readonly #steps = new Map<string, RecordedStep>();
@@ -64,7 +53,7 @@ export class RecordedSteps {
     layers: readonly Tensor[],
     slots: Slots,
     results: StepResults,
-    { sparePage, mostPages }: { sparePage: number; mostPages: number },
+    { sparePage, mostPages }: { sparePage: number | null; mostPages: number },
   ) {
     this.#model = model;
     this.#layers = layers;
@@ -120,7 +109,7 @@ export class RecordedSteps {
   #sizeFor(sequences: readonly Sequence[]): StepSize {
     const pages = Math.max(leastWidth, ...sequences.map(({ pages }) => pages.length));
     return {
-      rows: recordedRows(sequences.length, this.#model.device.type),
+      rows: this.#sparePage === null ? sequences.length : paddedRows(sequences.length),
       width: Math.min(2 ** Math.ceil(Math.log2(pages)), Math.max(this.#mostPages, 1)),
     };
   }
@@ -137,7 +126,7 @@ export class RecordedSteps {
   }
 
   #record(size: StepSize): RecordedStep | null {
-    const inputs = new StepInputs(size, this.#sparePage);
+    const inputs = new StepInputs(size, this.#sparePage ?? 0);
     const { device } = this.#model;
     const packed = outsideScopes(() =>
       empty([inputs.values.length], { dtype: "i32", device }, "Engine"),

@@ -12,6 +12,7 @@ import type { ChosenToken, Sequence } from "./sequence.js";
 import type { Slots } from "./slots.js";
 import { samplingNumbers } from "./step-inputs.js";
 import type { StepResults } from "./step-results.js";
+import { paddedRows, paddedTokens } from "./step-sizes.js";
 
 /** Tokens of one sequence that a step computes. */
 export interface TokenSpan {
@@ -40,6 +41,8 @@ export interface StepParts {
   slots: Slots;
   results: StepResults;
   recorded: RecordedSteps;
+  /** The page of rows without a sequence, with which steps are filled up; null if they are not. */
+  sparePage: number | null;
 }
 
 /** Settings of a row, with its rows of the tables. */
@@ -78,17 +81,21 @@ export function enqueueStep(parts: StepParts, spans: readonly TokenSpan[]): Engi
 
 /** Enqueues a step op by op. @returns the logits of the spans that draw; null if none does */
 function enqueueApart(
-  { model, layers, slots, results }: StepParts,
+  { model, layers, slots, results, sparePage }: StepParts,
   spans: readonly TokenSpan[],
   drawing: readonly TokenSpan[],
 ): Tensor | null {
-  const hidden = model.hidden(inputIds(model, spans, results), {
+  const tokens = spans.reduce((sum, { from, to }) => sum + to - from, 0);
+  const count = sparePage === null ? tokens : paddedTokens(tokens);
+  const hidden = model.hidden(inputIds(model, spans, results, count), {
     layers,
-    ...places(model, spans),
+    ...places(model, spans, count, sparePage),
   });
   if (drawing.length === 0) return null;
-  const logits = lastLogits(model, hidden, spans);
   const { device } = model;
+  const rows = sparePage === null ? drawing.length : paddedRows(drawing.length);
+  const { vocabSize } = model.config;
+  const logits = lastLogits(model, hidden, spans, rows).view([drawing.length, vocabSize]);
   const settings = drawing.map((span) => rowSampling(span, slots));
   const { reals, numbers } = encodeSampling(settings, slots.tables);
   const shape = [drawing.length, samplingNumbers];
@@ -131,13 +138,13 @@ async function results(
   return tokens;
 }
 
-/** (1, tokens) i32. Tokens that only the device knows are copied on the device. */
+/** (1, count) i32. Tokens that only the device knows are copied on the device; the rest is 0. */
 function inputIds(
   { device }: LanguageModel,
   spans: readonly TokenSpan[],
   { ids: latest }: StepResults,
+  count: number,
 ): Tensor {
-  const count = spans.reduce((sum, { from, to }) => sum + to - from, 0);
   const known = new Int32Array(count);
   const source = new Int32Array(count).fill(-1);
   let at = 0;
@@ -153,11 +160,17 @@ function inputIds(
   return latestIds(ids, tensor(source, { shape, device }), latest);
 }
 
-/** The places of a step's tokens in the cache. */
-function places(model: LanguageModel, spans: readonly TokenSpan[]) {
+/** The places of a step's tokens in the cache. Further tokens belong to a row of the spare page. */
+function places(
+  model: LanguageModel,
+  spans: readonly TokenSpan[],
+  count: number,
+  sparePage: number | null,
+) {
   const { device } = model;
   const width = Math.max(...spans.map(({ sequence }) => sequence.pages.length));
-  const table = new Int32Array(spans.length * width);
+  const rows = spans.length + (sparePage === null ? 0 : 1);
+  const table = new Int32Array(rows * width).fill(sparePage ?? 0);
   const sequences: number[] = [];
   const positions: number[] = [];
   for (const [row, { sequence, from, to }] of spans.entries()) {
@@ -167,17 +180,26 @@ function places(model: LanguageModel, spans: readonly TokenSpan[]) {
       positions.push(position);
     }
   }
+  while (positions.length < count) {
+    sequences.push(spans.length);
+    positions.push(0);
+  }
   const perToken = (values: readonly number[]) =>
     tensor(Int32Array.from(values), { shape: [1, values.length], device });
   return {
-    table: tensor(table, { shape: [spans.length, width], device }),
+    table: tensor(table, { shape: [rows, width], device }),
     sequences: perToken(sequences),
     positions: perToken(positions),
   };
 }
 
-/** Logits (drawing spans, vocabulary) after the last token of each span that draws. */
-function lastLogits(model: LanguageModel, hidden: Tensor, spans: readonly TokenSpan[]): Tensor {
+/** Logits (count, vocabulary), first those after the last token of each span that draws. */
+function lastLogits(
+  model: LanguageModel,
+  hidden: Tensor,
+  spans: readonly TokenSpan[],
+  count: number,
+): Tensor {
   const width = hidden.shape.at(-1) as number;
   const rows = hidden.size / width;
   const last: number[] = [];
@@ -187,8 +209,10 @@ function lastLogits(model: LanguageModel, hidden: Tensor, spans: readonly TokenS
     if (draws) last.push(end - 1);
   }
   const flat = hidden.view([rows, width]);
+  const inOrder = last.every((token, i) => token === i);
+  while (last.length < count) last.push(last.at(-1) as number);
   const chosen =
-    last.length === rows
+    inOrder && last.length === rows
       ? flat
       : embedding(tensor(Int32Array.from(last), { device: model.device }), flat);
   return linear(chosen, model.headWeight.tensor);

@@ -6,12 +6,13 @@ import { explainNonFinite } from "../model/finite.js";
 import type { LanguageModel } from "../model/language-model.js";
 import { createPages } from "./cache-size.js";
 import { PagePool } from "./page-pool.js";
-import { RecordedSteps, recordedRows } from "./recorded-steps.js";
+import { RecordedSteps } from "./recorded-steps.js";
 import { Scheduler } from "./scheduler.js";
 import type { ChosenToken, Sequence } from "./sequence.js";
 import { Slots } from "./slots.js";
 import { type EngineStep, enqueueStep, type StepParts } from "./step-batch.js";
 import { StepResults } from "./step-results.js";
+import { paddedRows } from "./step-sizes.js";
 
 /** Figures of an engine at one moment. */
 export interface EngineState {
@@ -47,6 +48,8 @@ export interface StepLoopOptions {
   prefixCache: boolean;
   /** Ids that no sequence may have. */
   banned: readonly number[];
+  /** Whether steps are filled up to a few sizes. Default: on a GPU. */
+  pads?: boolean;
 }
 
 /**
@@ -61,6 +64,7 @@ export class StepLoop {
   readonly #slots: Slots;
   readonly #results: StepResults;
   readonly #recorded: RecordedSteps;
+  readonly #sparePage: number | null;
   readonly #prefixCache: boolean;
   /** Version of the weights that the remembered pages were computed with. */
   #weights: number;
@@ -78,14 +82,15 @@ export class StepLoop {
     this.#prefixCache = prefixCache;
     this.#pool = new PagePool(pages, pageSize);
     const { device } = model;
+    const { pads = device.type !== "cpu" } = options;
     // One more page is that of rows without a sequence.
-    const spare = device.type === "cpu" ? 0 : 1;
-    this.#layers = outsideScopes(() => createPages(model, pages + spare, pageSize));
+    this.#sparePage = pads ? pages : null;
+    this.#layers = outsideScopes(() => createPages(model, pages + (pads ? 1 : 0), pageSize));
     this.#scheduler = new Scheduler(this.#pool, { maxBatch, promptTokens });
     this.#slots = new Slots(model, maxBatch, banned);
-    this.#results = new StepResults(recordedRows(maxBatch, device.type), device);
+    this.#results = new StepResults(paddedRows(maxBatch), device);
     this.#recorded = new RecordedSteps(model, this.#layers, this.#slots, this.#results, {
-      sparePage: pages,
+      sparePage: this.#sparePage,
       mostPages,
     });
     this.#weights = this.#weightsVersion;
@@ -217,6 +222,7 @@ export class StepLoop {
       slots: this.#slots,
       results: this.#results,
       recorded: this.#recorded,
+      sparePage: this.#sparePage,
     };
   }
 

@@ -80,6 +80,7 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
   }
 
   Tensor tensor_from(const Napi::CallbackInfo& info, size_t index, const char* op) {
+    Environment::of(info.Env()).refuse_recorded(op);
     const Tensor tensor = Argument<In>::from(info[index], {op, index});
     if (tensor.storage->shared_stream() != Environment::of(info.Env()).stream(content_.device)) {
       throw Error("ERR_DEVICE", format("[{}] argument {} is not on the communicator's device", op, index + 1));

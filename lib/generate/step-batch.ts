@@ -34,7 +34,7 @@ export interface EngineStep {
 }
 
 /** What the steps of an engine share on the device. */
-export interface StepParts {
+export interface EngineParts {
   model: LanguageModel;
   /** The cache's pages, one tensor per layer. */
   layers: readonly Tensor[];
@@ -62,7 +62,7 @@ function rowSampling({ sequence }: TokenSpan, slots: Slots): RowSampling {
  * next token of those whose text ends in it. It returns at once. A step without tokens of prompts is
  * a recorded one.
  */
-export function enqueueStep(parts: StepParts, spans: readonly TokenSpan[]): EngineStep {
+export function enqueueStep(parts: EngineParts, spans: readonly TokenSpan[]): EngineStep {
   const drawing = spans.filter(({ draws }) => draws);
   return outsideScopes(() =>
     scope(() => {
@@ -81,7 +81,7 @@ export function enqueueStep(parts: StepParts, spans: readonly TokenSpan[]): Engi
 
 /** Enqueues a step op by op. @returns the logits of the spans that draw; null if none does */
 function enqueueApart(
-  { model, layers, slots, results, sparePage }: StepParts,
+  { model, layers, slots, results, sparePage }: EngineParts,
   spans: readonly TokenSpan[],
   drawing: readonly TokenSpan[],
 ): Tensor | null {

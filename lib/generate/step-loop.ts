@@ -10,7 +10,7 @@ import { RecordedSteps } from "./recorded-steps.js";
 import { Scheduler } from "./scheduler.js";
 import type { ChosenToken, Sequence } from "./sequence.js";
 import { Slots } from "./slots.js";
-import { type EngineStep, enqueueStep, type StepParts } from "./step-batch.js";
+import { type EngineParts, type EngineStep, enqueueStep } from "./step-batch.js";
 import { StepResults } from "./step-results.js";
 import { paddedRows } from "./step-sizes.js";
 
@@ -215,7 +215,7 @@ export class StepLoop {
     }
   }
 
-  get #parts(): StepParts {
+  get #parts(): EngineParts {
     return {
       model: this.model,
       layers: this.#layers,

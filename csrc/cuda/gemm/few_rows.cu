@@ -395,18 +395,22 @@ size_t shared_bytes(const FewRows& call) {
   return static_cast<size_t>(rows) * sizeof(bfloat16);
 }
 
-// Stages of the kernel for Hopper, or 0 if it does not take the call. Two blocks fit a
-// multiprocessor where the rows of x leave room, so that the next kernel's stages are on their way
-// while this one ends.
-int stages_of(const CudaStream& cuda, const FewRows& call) {
-  if (cuda.compute_capability() < 90 || call.k % 32 != 0) return 0;
+// Stages of the kernel for Hopper, none if it does not take the call, and how many blocks fit a
+// multiprocessor: two where the rows of x leave room, so that the next kernel's stages are on their
+// way while this one ends.
+struct Staging {
+  int stages = 0, blocks = kPerMultiprocessor;
+};
+Staging staging_of(const CudaStream& cuda, const FewRows& call) {
+  if (cuda.compute_capability() < 90 || call.k % 32 != 0) return {};
   constexpr size_t kStatic = size_t{18} << 10, kOfBlock = size_t{227} << 10;
   const size_t used = shared_bytes(call) + (call.rows <= 8 ? kStatic / 2 : kStatic) + 2048;
-  for (const size_t room : {kOfBlock / 2, kOfBlock}) {
+  for (const int blocks : {2, 1}) {
+    const size_t room = kOfBlock / static_cast<size_t>(blocks);
     if (room < used + 3 * kStageBytes) continue;
-    return static_cast<int>(std::min<size_t>((room - used) / kStageBytes, kMostStages));
+    return {static_cast<int>(std::min<size_t>((room - used) / kStageBytes, kMostStages)), blocks};
   }
-  return 0;
+  return {};
 }
 
 template <Input kInput, bool kSwiglu>
@@ -414,12 +418,13 @@ void launch(CudaStream& cuda, const FewRows& call, Sizes sizes) {
   // Small weights take one block a multiprocessor, which leaves room for the next kernel's blocks.
   constexpr int kTile = kSwiglu ? 8 : 16;
   const bool small = sizes.outputs <= cuda.multiprocessors() * 2 * kTile;
-  const int most = cuda.multiprocessors() * (small ? 1 : kPerMultiprocessor);
+  const auto [stages, fitting] = staging_of(cuda, call);
+  const int most = cuda.multiprocessors() * (small ? 1 : fitting);
   sizes.each = std::max((sizes.outputs + most - 1) / most, std::min(kTile, sizes.outputs));
   const auto blocks = static_cast<unsigned>((sizes.outputs + sizes.each - 1) / sizes.each);
   const bool early = cuda.unwritten(call.w) && (!call.norm_weight || cuda.unwritten(call.norm_weight));
   const size_t bytes = shared_bytes(call);
-  if (const int stages = stages_of(cuda, call)) {
+  if (stages > 0) {
     const auto kernel = sizes.rows <= 8 ? staged_rows_kernel<kInput, kSwiglu, 1> : staged_rows_kernel<kInput, kSwiglu, 2>;
     const size_t all = bytes + static_cast<size_t>(stages) * kStageBytes;
     LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(all)));

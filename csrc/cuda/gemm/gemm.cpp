@@ -7,9 +7,14 @@
 // (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up
 // parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
 // same bits every time. A product with a single row has a kernel of its own (gemv.cu).
+//
+// Products of inference come with ever new numbers of rows. With `independent_rows` all numbers up
+// to the next power of two share one timed algorithm, and only algorithms that add up k in order
+// are allowed, not those that split it. The order of a row's sum is then the same for every m.
 #include "cuda/gemm/gemm.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -65,6 +70,9 @@ template <class Key> std::string name_of_product(const Key& key) {
   for (int64_t part : key) name += (name.empty() ? "" : " ") + std::to_string(part);
   return name;
 }
+
+// The number of rows that stands for m in the choice of an algorithm.
+int64_t row_class(int64_t m) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(m, 16)))); }
 
 bool is_worth_timing(const GemmShape& shape) {
   const double batch = static_cast<double>(shape.batch), m = static_cast<double>(shape.m);
@@ -140,7 +148,7 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
     check_lt(lt_.MatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "MatmulPreferenceSetAttribute");
   };
   set(lt::kPreferenceWorkspaceBytes, kWorkspaceBytes);
-  set(lt::kPreferenceReductionSchemes, lt::kReductionComputeType);
+  set(lt::kPreferenceReductionSchemes, key[14] ? lt::kReductionNone : lt::kReductionComputeType);
   set(lt::kPreferenceAlignmentA, static_cast<uint32_t>(key[12]));
   set(lt::kPreferenceAlignmentB, static_cast<uint32_t>(key[11]));
   set(lt::kPreferenceAlignmentC, static_cast<uint32_t>(key[13]));
@@ -172,7 +180,8 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
                    tf32_,
                    alignment_of(a.data),
                    alignment_of(b.data),
-                   alignment_of(c)};
+                   alignment_of(c),
+                   shape.independent_rows};
   if (const auto found = plans_.find(key); found != plans_.end()) return found->second;
   if (plans_.size() >= kMaximalPlans) {
     for (auto& [old, plan] : plans_) destroy(plan);
@@ -180,7 +189,9 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
   }
   Plan plan = describe(shape, a, b);
   try {
-    const std::string name = name_of_product(key);
+    Key chosen_by = key;
+    if (shape.independent_rows) chosen_by[1] = row_class(shape.m);
+    const std::string name = name_of_product(chosen_by);
     const auto known = tunes_ ? cache_.find(name) : std::nullopt;
     lt::HeuristicResult checked;
     if (known && lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &*known, &checked) == 0 &&
@@ -192,7 +203,7 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
         throw Error("ERR_NATIVE", format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}", shape.m,
                                          shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
       }
-      if (tunes_ && algorithms.size() > 1 && is_worth_timing(shape)) {
+      if (tunes_ && !known && algorithms.size() > 1 && is_worth_timing(shape)) {
         // Timing a sum into c would change c, so the timed sums go into separate memory; without
         // such memory, nothing is timed.
         void* target = c;
@@ -266,7 +277,7 @@ void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const G
 
 void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate) {
-  if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
+  if (!shape.independent_rows && multiply_vector(cuda, shape, a, b, c, accumulate)) return;
   cuda.gemm().multiply(shape, a, b, c, accumulate);
 }
 
@@ -275,21 +286,21 @@ void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOpera
 namespace {
 
 void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
-                  bool accumulate) {
+                  bool accumulate, bool independent_rows) {
   const GemmSize size = check_gemm(a, b, c, transpose_a, transpose_b);
   LF_CHECK(size.batch <= INT32_MAX, "a batch of {} products is too large", size.batch);
-  multiply_matrices(on_cuda(stream), {size.batch, size.m, size.n, size.k, a.dtype, c.dtype},
+  multiply_matrices(on_cuda(stream), {size.batch, size.m, size.n, size.k, a.dtype, c.dtype, independent_rows},
                     {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
 }
 
 }  // namespace
 
-void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b) {
-  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false);
+void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b, bool independent_rows) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false, independent_rows);
 }
 
-void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b) {
-  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true);
+void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b, bool independent_rows) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true, independent_rows);
 }
 
 }  // namespace llamaforge::cuda

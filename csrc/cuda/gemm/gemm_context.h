@@ -24,7 +24,7 @@ class GemmContext {
 
  private:
   // Everything that the choice of an algorithm may depend on.
-  using Key = std::array<int64_t, 14>;
+  using Key = std::array<int64_t, 15>;
   struct Plan {
     lt::MatmulDesc desc = nullptr;
     lt::MatrixLayout a = nullptr, b = nullptr, c = nullptr;

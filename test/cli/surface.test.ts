@@ -16,6 +16,7 @@ llamaforge prepare [inputs...]
   --min-bytes <n>
   --max-bytes <n>
   --split <name>
+  --chat-template <path>
   --deduplicate
   --validation-fraction <x>
   --shard-tokens <n>

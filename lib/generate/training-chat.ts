@@ -51,6 +51,11 @@ export class TrainingTemplate {
     return rendered;
   }
 
+  /** The text after which the assistant answers. */
+  prompt(messages: TrainingChat["messages"]): string {
+    return this.#run(this.#template, messages, { messages }, true);
+  }
+
   #byDifference(chat: TrainingChat): RenderedChat {
     const { messages } = chat;
     const text = this.#run(this.#template, messages, chat, false);

@@ -155,7 +155,7 @@ export async function writeSamples(
     })) {
       text += piece;
     }
-    samples.push({ prompt, text });
+    samples.push({ prompt: chat ? `${prompt}\n` : prompt, text });
   }
   return samples;
 }

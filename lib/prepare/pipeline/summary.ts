@@ -66,12 +66,7 @@ export function warningsOf(
         "they were read as null",
     );
   }
-  if (chats && chats.endId === null) {
-    warnings.push(
-      "the chat template ends the assistant's message with no special token: a model that learns from " +
-        "these chats does not learn where to stop",
-    );
-  }
+  warnings.push(...(chats?.warnings ?? []));
   if (!chats && documentStart === "none" && tokenizer.addsBos) {
     const name = tokenizer.token(tokenizer.bosId as number);
     warnings.push(

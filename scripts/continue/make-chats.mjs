@@ -14,7 +14,9 @@ const places = ["first", "second", "third"];
 const lines = Array.from({ length: Number(count) }, (_, number) => {
   const turns = 1 + (number % 3);
   const messages = Array.from({ length: turns }, (_, turn) => {
-    const list = [0, 1, 2].map((at) => words[(number * (at + 1) + turn * 7 + at * 3) % words.length]);
+    const list = [0, 1, 2].map(
+      (at) => words[(number * (at + 1) + turn * 7 + at * 3) % words.length],
+    );
     const at = (number + turn) % 3;
     return [
       { role: "user", content: `Which word is ${places[at]}: ${list.join(", ")}?` },

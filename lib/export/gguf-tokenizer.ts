@@ -47,6 +47,8 @@ export function ggufTokenizer(
 ): GgufTokenizer {
   const bytes = tokenizer.contents()["tokenizer.json"] as Uint8Array;
   const json = JSON.parse(Buffer.from(bytes).toString("utf8")) as TokenizerJson;
+  json.normalizer ??= null;
+  json.pre_tokenizer ??= null;
   const metadata = new Map<string, GgufValue>();
   const set = (name: string, value: GgufValue) => metadata.set(`tokenizer.ggml.${name}`, value);
   const notes: string[] = [];

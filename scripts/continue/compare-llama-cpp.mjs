@@ -28,10 +28,17 @@ const texts = [
   "don't WE'LL they're x=1;y=22;z=333 !!! ... ???",
 ];
 const count = 48;
+/** By default llama.cpp keeps keys and values as float16. */
+const exact = { experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32" };
 
 /** The first `count` likeliest tokens after a prompt, as llama.cpp chooses them. */
 async function theirs(model, prompt) {
-  const context = await model.createContext({ contextSize: 256, batchSize: 256, threads: 2 });
+  const context = await model.createContext({
+    contextSize: 256,
+    batchSize: 256,
+    threads: 2,
+    ...exact,
+  });
   const sequence = context.getSequence();
   const chosen = [];
   for await (const token of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {

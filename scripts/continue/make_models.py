@@ -28,7 +28,8 @@ models = {
     "smollm3": ("llama3_2", SmolLM3ForCausalLM, SmolLM3Config(vocab_size=128256, pad_token_id=128001, **size)),
 }
 for seed, (name, (tokenizer, kind, config)) in enumerate(models.items()):
-    torch.manual_seed(seed)
+    # Two logits of the Mistral of seed 3 are within 0.001, which llama.cpp's arithmetic may turn around.
+    torch.manual_seed(11 if name == "mistral" else seed)
     model = kind(config)
     with torch.no_grad():
         for parameter in (p for n, p in model.named_parameters() if n.endswith("bias")):

@@ -123,6 +123,13 @@ llamaforge serve <folder>
   --page-size <n>
   --prompt-tokens <n>
   --no-prefix-cache
+llamaforge export <folder>
+  --to <form> (required)
+  --out <path>
+  --type <type>
+  --dtype <dtype>
+  --no-tokenizer
+  --overwrite
 llamaforge verify <folder>
 llamaforge report <run>
   --out <file>

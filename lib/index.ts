@@ -78,6 +78,11 @@ export type {
   TaskData,
   TextTask,
 } from "./eval/task.js";
+export { type ExportGgufOptions, exportGguf } from "./export/gguf.js";
+export {
+  type ExportHuggingFaceOptions,
+  exportHuggingFace,
+} from "./export/hugging-face.js";
 export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
 export type { ChatMessage } from "./generate/chat-messages.js";
 export { ChatTemplate, type RenderOptions } from "./generate/chat-template.js";

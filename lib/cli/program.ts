@@ -7,6 +7,7 @@ import { addBench } from "./bench.js";
 import { addChat } from "./chat.js";
 import { addDoctor } from "./doctor.js";
 import { addEval } from "./eval.js";
+import { addExport } from "./export.js";
 import { addGenerate } from "./generate.js";
 import { addLaunch } from "./launch.js";
 import { beStrict } from "./options.js";
@@ -37,6 +38,7 @@ export function createProgram(): Command {
   addEval(program);
   addChat(program);
   addServe(program);
+  addExport(program);
   addVerify(program);
   addReport(program);
   addBench(program);

@@ -16,6 +16,7 @@ llamaforge prepare [inputs...]
   --min-bytes <n>
   --max-bytes <n>
   --split <name>
+  --chat-template <path>
   --deduplicate
   --validation-fraction <x>
   --shard-tokens <n>
@@ -122,6 +123,13 @@ llamaforge serve <folder>
   --page-size <n>
   --prompt-tokens <n>
   --no-prefix-cache
+llamaforge export <folder>
+  --to <form> (required)
+  --out <path>
+  --type <type>
+  --dtype <dtype>
+  --no-tokenizer
+  --overwrite
 llamaforge verify <folder>
 llamaforge report <run>
   --out <file>

@@ -96,7 +96,7 @@ export async function compileLibrary(): Promise<string> {
   const root = join(fixtures, "../../..");
   const out = join(root, "build", `test-data-${process.pid}`);
   onTestFinished(() => rm(out, { recursive: true, force: true }));
-  const rooms = ["core", "files", "data", "prepare"].map((room) => `${room}/`);
+  const rooms = ["core", "files", "data", "generate", "model", "prepare"].map((room) => `${room}/`);
   const sources = (await readdir(join(root, "lib"), { recursive: true })).filter(
     (name) => name.endsWith(".ts") && rooms.some((room) => name.startsWith(room)),
   );

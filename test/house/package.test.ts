@@ -139,6 +139,8 @@ test("the public surface is this list; a change of it is a decision", () => {
     "evaluate",
     "exitCodes",
     "exp",
+    "exportGguf",
+    "exportHuggingFace",
     "finiteGuard",
     "flopsPerToken",
     "fromHuggingFace",

@@ -1,15 +1,15 @@
 // Makes the published packages, as tarballs in build/packages:
 //
-//   npm run prebuild [-- --archs "80;90a"] [--no-build] [--cpu-only] [--out DIR]
+//   npm run prebuild [-- --majors 12,13] [--archs "80;90a"] [--no-build] [--cpu-only] [--out DIR]
 //
 // llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64,
 // with oneDNN and every other library that a bare system lacks next to it.
-// llamaforge-linux-x64-cuda13-<version>.tgz is the CUDA plugin (@llamaforge/linux-x64-cuda13), an
-// optional dependency of the library in exactly its version. Neither runs a script when it is
-// installed.
+// llamaforge-linux-x64-cuda<MAJOR>-<version>.tgz is a CUDA plugin (@llamaforge/linux-x64-cuda12 and
+// -cuda13), an optional dependency of the library in exactly its version. None of them runs a script
+// when it is installed.
 //
-// --archs: architectures of the plugin, all by default. --no-build: packs the existing build.
-// --cpu-only: leaves out the plugin.
+// --majors: the CUDA majors, by default those of packages/. --archs: architectures of the plugins,
+// all by default. --no-build: packs the existing build. --cpu-only: leaves out the plugins.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   copyFileSync,
@@ -32,6 +32,7 @@ import { copyDemo } from "./prebuild-demo.mjs";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values: options } = parseArgs({
   options: {
+    majors: { type: "string" },
     archs: { type: "string", default: "all" },
     "no-build": { type: "boolean", default: false },
     "cpu-only": { type: "boolean", default: false },
@@ -40,7 +41,11 @@ const { values: options } = parseArgs({
 });
 const out = resolve(options.out);
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-const plugins = options["cpu-only"] ? [] : ["linux-x64-cuda13"];
+const offered = readdirSync(join(root, "packages")).map((name) => name.split("-cuda").at(-1));
+const majors = options["cpu-only"] ? [] : (options.majors?.split(",") ?? offered);
+for (const major of majors)
+  if (!offered.includes(major)) fail(`--majors ${major}: packages/ has ${offered.join(", ")}`);
+const plugins = majors.map((major) => `linux-x64-cuda${major}`);
 
 function fail(message) {
   console.error(`prebuild: ${message}`);
@@ -59,8 +64,10 @@ function build() {
   run(tool("cmake-js"), ["build"]);
   run(process.execPath, ["scripts/generate-ops.mjs"]);
   run(tool("tsc"), ["-p", "tsconfig.build.json"]);
-  if (plugins.length > 0)
-    run(process.execPath, ["scripts/build-cuda.mjs", "--archs", options.archs]);
+  for (const major of majors) {
+    const args = ["scripts/build-cuda.mjs", "--major", major, "--archs", options.archs];
+    run(process.execPath, args);
+  }
 }
 
 function checkBuilt() {
@@ -183,7 +190,8 @@ function packMain() {
 function packPlugin(name) {
   const library = `libllamaforge_${name.split("-").at(-1)}.so`;
   const built = join(root, "build/Release", library);
-  if (!existsSync(built)) fail(`${library} is not built: npm run build:cuda, or --cpu-only`);
+  if (!existsSync(built))
+    fail(`${library} is not built: npm run build:cuda -- --major N, or --cpu-only`);
   const folder = stage(name);
   const own = JSON.parse(readFileSync(join(root, "packages", name, "package.json"), "utf8"));
   const versioned = { ...own, version: manifest.version };

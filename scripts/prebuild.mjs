@@ -1,6 +1,7 @@
 // Makes the published packages, as tarballs in build/packages:
 //
-//   npm run prebuild [-- --majors 12,13] [--archs "80;90a"] [--no-build] [--cpu-only] [--out DIR]
+//   npm run prebuild [-- --majors 12,13] [--archs "80;90a"] [--no-build] [--cpu-only]
+//                       [--only library|plugins] [--out DIR]
 //
 // llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64,
 // with oneDNN and every other library that a bare system lacks next to it.
@@ -36,6 +37,7 @@ const { values: options } = parseArgs({
     archs: { type: "string", default: "all" },
     "no-build": { type: "boolean", default: false },
     "cpu-only": { type: "boolean", default: false },
+    only: { type: "string" },
     out: { type: "string", default: join(root, "build/packages") },
   },
 });
@@ -45,6 +47,10 @@ const offered = readdirSync(join(root, "packages")).map((name) => name.split("-c
 const majors = options["cpu-only"] ? [] : (options.majors?.split(",") ?? offered);
 for (const major of majors)
   if (!offered.includes(major)) fail(`--majors ${major}: packages/ has ${offered.join(", ")}`);
+if (![undefined, "library", "plugins"].includes(options.only))
+  fail(`--only ${options.only}: expected library or plugins`);
+const withLibrary = options.only !== "plugins";
+const withPlugins = options.only !== "library";
 const plugins = majors.map((major) => `linux-x64-cuda${major}`);
 
 function fail(message) {
@@ -58,16 +64,21 @@ function run(command, args, cwd = root) {
 }
 
 function build() {
+  if (withLibrary) buildLibrary();
+  if (!withPlugins) return;
+  for (const major of majors) {
+    const args = ["scripts/build-cuda.mjs", "--major", major, "--archs", options.archs];
+    run(process.execPath, args);
+  }
+}
+
+function buildLibrary() {
   const tool = (name) => join(root, "node_modules/.bin", name);
   discardForeign(join(root, "build"), root);
   run(tool("cmake-js"), ["configure", "--CDLLAMAFORGE_CPU_SETS:STRING=all"]);
   run(tool("cmake-js"), ["build"]);
   run(process.execPath, ["scripts/generate-ops.mjs"]);
   run(tool("tsc"), ["-p", "tsconfig.build.json"]);
-  for (const major of majors) {
-    const args = ["scripts/build-cuda.mjs", "--major", major, "--archs", options.archs];
-    run(process.execPath, args);
-  }
 }
 
 function checkBuilt() {
@@ -147,12 +158,14 @@ function packMain() {
     ),
   };
   writeFileSync(join(folder, "package.json"), `${JSON.stringify(published, null, 2)}\n`);
-  for (const name of ["README.md", "LICENSE", "CHANGELOG.md"])
-    copyFileSync(join(root, name), join(folder, name));
+  for (const name of ["README.md", "LICENSE"]) copyFileSync(join(root, name), join(folder, name));
   for (const part of files.filter(
     (part) => existsSync(join(root, part)) && !/^(dist|prebuilds)/.test(part),
-  ))
-    cpSync(join(root, part), join(folder, part), { recursive: true });
+  )) {
+    // The API reference is generated into docs/.
+    const filter = (path) => path !== join(root, "docs/api");
+    cpSync(join(root, part), join(folder, part), { recursive: true, filter });
+  }
   copyLibrary(folder);
   copyDemo(root, join(folder, "assets/quickstart/demo"));
   run(
@@ -220,13 +233,13 @@ function pack(folder) {
 
 if (process.platform !== "linux" || process.arch !== "x64")
   fail(`packages are made on Linux x64, not on ${process.platform} ${process.arch}`);
-if (options["no-build"]) checkBuilt();
-else build();
+if (!options["no-build"]) build();
+else if (withLibrary) checkBuilt();
 mkdirSync(out, { recursive: true });
 for (const name of readdirSync(out)) {
   // Removes the output of earlier runs, failed ones included. The folder may hold other things.
   const ours = /^llamaforge-.*\.tgz$|^(llamaforge|linux-x64-cuda\d+)-\w{6}$/.test(name);
   if (ours) rmSync(join(out, name), { recursive: true });
 }
-packMain();
-for (const name of plugins) packPlugin(name);
+if (withLibrary) packMain();
+if (withPlugins) for (const name of plugins) packPlugin(name);

@@ -1,5 +1,5 @@
 import { access, copyFile, readFile, writeFile } from "node:fs/promises";
-import { basename, join, relative, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { UsageError } from "../core/errors.js";
@@ -29,7 +29,7 @@ export function addInit(program: Command): void {
     .action(async (folder: string, { language }: InitOptions) => {
       const script = scripts[language];
       await writeFiles(folder, await filesOf(folder, script));
-      const place = relative("", resolve(folder)) || ".";
+      const place = folder;
       print(
         `${place} is ready:\n\n` +
           `  cd ${place}\n` +

@@ -1,7 +1,6 @@
 /**
  * How many steps the quickstart trains: as many as a machine of this speed takes in a stated time.
  */
-import { decidePrecision } from "../config/precision.js";
 import type { LoadedConfig } from "../config/resolve.js";
 import { parseDevice } from "../core/device.js";
 
@@ -22,6 +21,7 @@ const besides = 0.12;
  */
 export async function measureStepSeconds(asked: LoadedConfig): Promise<number> {
   // Loaded lazily: these modules load the addon.
+  const { decidePrecision } = await import("../config/precision.js");
   const { BareLoop } = await import("../bench/bare-loop.js");
   const { median } = await import("../bench/environment.js");
   const { openTokens } = await import("../bench/tokens.js");

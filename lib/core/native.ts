@@ -57,6 +57,7 @@ export interface NativeMemory {
   cachedBytes: number;
 }
 
+/** The addon: its version and compiler, and the kernels chosen for this machine. */
 export interface BuildInfo {
   version: string;
   compiler: string;

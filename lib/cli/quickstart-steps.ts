@@ -6,11 +6,11 @@ import { parseDevice } from "../core/device.js";
 
 /** Few steps teach the model nothing; many repeat the quickstart's small texts. */
 const fewest = 40;
-const most = 1000;
+const most = 4000;
 
 /** Steps before and after the first timed one. The first step of a process warms up its caches. */
-const warmup = 1;
-const timed = 4;
+const warmup = 2;
+const timed = 10;
 
 /** Share of a run that its validation, samples, saves and report take. */
 const besides = 0.12;
@@ -47,10 +47,10 @@ export async function measureStepSeconds(asked: LoadedConfig): Promise<number> {
   }
 }
 
-/** Number of steps that fit into a time, at least 40 and at most 1,000. */
+/** Number of steps that fit into a time, at least 40 and at most 4,000. */
 export function stepsWithin(seconds: number, stepSeconds: number): number {
   const fitting = Math.floor((seconds * (1 - besides)) / stepSeconds);
-  // Round numbers are easier to compare: 230 instead of 233.
+  // Round numbers are easier to compare: 1230 instead of 1233.
   const rounded = fitting > 100 ? fitting - (fitting % 10) : fitting;
   return Math.min(most, Math.max(fewest, rounded));
 }

@@ -7,6 +7,7 @@ llamaforge
   -V, --version
 llamaforge prepare [inputs...]
   --config <file>
+  --json
   --out <folder>
   --tokenizer <path>
   --kind <kind>
@@ -123,6 +124,7 @@ llamaforge serve <folder>
   --prompt-tokens <n>
   --no-prefix-cache
 llamaforge verify <folder>
+  --json
 llamaforge report <run>
   --out <file>
 llamaforge bench
@@ -163,8 +165,14 @@ llamaforge bench decode
   --tokens <n> = 128
   --runs <n> = 3
 llamaforge doctor
+  --json
 llamaforge quickstart
+  --minutes <n> = 3
+  --steps <n>
   --set <path=value> (repeatable)
+llamaforge init <folder>
+  --language <name> = js
+llamaforge completion <shell>
 `;
 
 it("the command line is the one that scripts were written for", () => {

@@ -283,6 +283,21 @@
   build();
   draw();
 
+  // A page that is kept up to date gets further points of every column, and the charts of all tasks.
+  addEventListener("run-data", ({ detail }) => {
+    const { tasks, skipped, ...columns } = detail;
+    for (const [name, values] of Object.entries(columns)) data[name].push(...values);
+    data.skipped.push(...skipped);
+    const known = data.tasks.map(({ task }) => task).join();
+    data.tasks = tasks;
+    if (tasks.map(({ task }) => task).join() !== known) {
+      document.getElementById("charts").replaceChildren();
+      hosts.clear();
+      build();
+    }
+    draw();
+  });
+
   new ResizeObserver(() => {
     for (const { plot, host } of charts) {
       if (host.clientWidth !== plot.width) plot.setSize({ width: host.clientWidth, height: plot.height });

@@ -46,6 +46,8 @@ llamaforge train <config>
   --allow-data-change
   --supervise
   --max-restarts <n> = 3
+  --dashboard [port]
+  --tensorboard
   --help-config
 llamaforge launch <command...>
   --nproc <n> (required)
@@ -125,7 +127,7 @@ llamaforge serve <folder>
   --no-prefix-cache
 llamaforge verify <folder>
   --json
-llamaforge report <run>
+llamaforge report <runs...>
   --out <file>
 llamaforge bench
 llamaforge bench parity

@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import ts from "typescript";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { buildLibrary, root } from "../cli/build.js";
 import { cliFile } from "../cli/run.js";
@@ -29,6 +30,12 @@ case "$1" in quickstart) set -- "$@" --steps 2 --set evaluate.batches=1 --set sa
 case "$1 $2" in "bench parity") exit 0 ;; esac
 exec "${process.execPath}" "${cliFile}" "$@"`,
 };
+
+function withoutTypes(code: string): string {
+  const { ESNext } = ts.ModuleKind;
+  const compilerOptions = { module: ESNext, target: ts.ScriptTarget.ES2022 };
+  return ts.transpileModule(code, { compilerOptions }).outputText;
+}
 
 function userFolder(name: string): string {
   const folder = join(base, name);
@@ -62,6 +69,7 @@ const courses = {
     "README.md",
     "docs/quickstart.md",
     "docs/resume.md",
+    "docs/watching.md",
     "docs/fine-tune.md",
     "docs/embed.md",
     "docs/custom-models.md",
@@ -84,7 +92,7 @@ describe.each(Object.entries(courses))("course %s", (name, pages) => {
     for (const { language, code } of blocks) {
       if (!["sh", "ts"].includes(language)) continue;
       const file = join(folder, `block-${count++}.mjs`);
-      if (language === "ts") writeFileSync(file, code);
+      if (language === "ts") writeFileSync(file, withoutTypes(code));
       const [command, args] =
         language === "ts" ? [process.execPath, [file]] : ["bash", ["-ec", code]];
       const { status, stdout, stderr } = spawnSync(command as string, args as string[], {

@@ -83,6 +83,11 @@ describe("the page of a running run", () => {
     expect(await page.locator("#tables").textContent()).toContain("the nation at step 250");
     const after = await page.locator('[data-chart="loss"] canvas').screenshot();
     expect(after.equals(before)).toBe(false);
+    // The axis has grown: at the chart's right edge is the newest step.
+    const plot = page.locator('[data-chart="loss"] .u-over');
+    const { width = 0, height = 0 } = (await plot.boundingBox()) ?? {};
+    await plot.hover({ position: { x: width - 1, y: height / 2 } });
+    expect(await page.locator('[data-chart="loss"] .u-legend').textContent()).toContain("350");
     expect(await page.evaluate(`"broken" in window`)).toBe(false);
     expect(await page.locator("#tables").textContent()).toContain(hostileText.slice(0, 9));
     await page.screenshot({ path: `${screenshots}/dashboard-light.png`, fullPage: true });

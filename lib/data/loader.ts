@@ -215,6 +215,7 @@ export class Loader {
     this.#fill();
   }
 
+  /** The next micro-batch, when it has been read. @throws DataError, StorageError */
   async next(): Promise<LoadedBatch> {
     if (this.#closed) throw new ArgumentError("[loader] next() after close()");
     if (this.#failure !== null) throw this.#failure;

@@ -32,6 +32,7 @@ export interface MixtureOptions extends DocumentOptions {
   worldSize?: number;
 }
 
+/** A data set of a mixture, with its share of the windows. */
 export interface MixtureSource {
   readonly folder: string;
   /** Share of the positions; the shares add up to 1. */

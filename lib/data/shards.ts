@@ -29,6 +29,7 @@ import type { HashedFileEntry } from "./shard-check.js";
 import { FilePool, TokenFile } from "./token-file.js";
 import type { DocumentMarks } from "./windows.js";
 
+/** Which part of a data set is opened, and how. */
 export interface DatasetOptions {
   /** T: a window has T inputs and T targets. */
   sequenceLength: number;

@@ -25,6 +25,7 @@ import { addsBos } from "./tokenizer-template.js";
 import { type Variant, variantJson } from "./tokenizer-variants.js";
 import { type HuggingFaceTokenizer, tokenizersPackage } from "./tokenizers-package.js";
 
+/** How a text becomes ids. */
 export interface EncodeOptions {
   /** Put the beginning-of-text id in front. Default: false. */
   bos?: boolean;
@@ -37,6 +38,7 @@ export interface EncodeOptions {
   specialTokens?: "text" | "recognize";
 }
 
+/** How ids become a text. */
 export interface DecodeOptions {
   /** Skip special tokens (default), or write their names. */
   specialTokens?: "skip" | "keep";

@@ -28,6 +28,7 @@ import { slice, split } from "./slice.js";
 import { softmax } from "./softmax.js";
 import { where } from "./where.js";
 
+/** Options that all attention operations share. */
 export interface AttentionOptions {
   /** Query heads. */
   heads: number;
@@ -40,6 +41,7 @@ export interface AttentionOptions {
   scale?: number;
 }
 
+/** Options of `attention`. */
 export interface CausalAttentionOptions extends AttentionOptions {
   /**
    * The first token that each token attends to, (batch, time) i32, from 0 to the token's own index,
@@ -134,6 +136,7 @@ export function attention(qkv: Tensor, options: CausalAttentionOptions): Tensor 
   return result;
 }
 
+/** Options of `attentionCached`. */
 export interface CachedAttentionOptions extends AttentionOptions {
   /** Number of tokens already in the cache. */
   position: number;

@@ -48,6 +48,7 @@ import { runIdentity } from "./snapshot.js";
 import { checkCounts, checkTrainerState, parseTrainerState } from "./state.js";
 import type { RunTaskScores } from "./task-scores.js";
 
+/** Options of `Trainer.create` besides the recipe. */
 export interface TrainerOptions
   extends Pick<TrainerParts, "onNotice" | "onStep" | "onValidation" | "extraMetrics" | "signal"> {
   /**

@@ -7,6 +7,7 @@ llamaforge
   -V, --version
 llamaforge prepare [inputs...]
   --config <file>
+  --json
   --out <folder>
   --tokenizer <path>
   --kind <kind>
@@ -46,6 +47,8 @@ llamaforge train <config>
   --allow-data-change
   --supervise
   --max-restarts <n> = 3
+  --dashboard [port]
+  --tensorboard
   --help-config
 llamaforge launch <command...>
   --nproc <n> (required)
@@ -131,7 +134,8 @@ llamaforge export <folder>
   --no-tokenizer
   --overwrite
 llamaforge verify <folder>
-llamaforge report <run>
+  --json
+llamaforge report <runs...>
   --out <file>
 llamaforge bench
 llamaforge bench parity
@@ -171,8 +175,14 @@ llamaforge bench decode
   --tokens <n> = 128
   --runs <n> = 3
 llamaforge doctor
+  --json
 llamaforge quickstart
+  --minutes <n> = 3
+  --steps <n>
   --set <path=value> (repeatable)
+llamaforge init <folder>
+  --language <name> = js
+llamaforge completion <shell>
 `;
 
 it("the command line is the one that scripts were written for", () => {

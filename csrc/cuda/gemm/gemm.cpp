@@ -8,13 +8,13 @@
 // parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
 // same bits every time. A product with a single row has a kernel of its own (gemv.cu).
 //
-// Products of inference come with ever new numbers of rows. With `independent_rows` all numbers up
-// to the next power of two share one timed algorithm, and only algorithms that add up k in order
-// are allowed, not those that split it. The order of a row's sum is then the same for every m.
+// Products of an evaluation come with ever new numbers of rows, and timing would take longer than
+// they do. With `independent_rows` the heuristics choose one algorithm, for many rows, and all
+// numbers of rows take it: the sum of a row then has one order. It does not split k, because few
+// large tiles would be all that is left for many rows.
 #include "cuda/gemm/gemm.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -33,6 +33,7 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
 constexpr int kCandidates = 16;
+constexpr int64_t kManyRows = 8192;  // of a pass of an evaluation
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
 // Products below these sizes are not worth the milliseconds of timing.
 constexpr double kFlopsWorthTiming = 1 << 28;
@@ -70,9 +71,6 @@ template <class Key> std::string name_of_product(const Key& key) {
   for (int64_t part : key) name += (name.empty() ? "" : " ") + std::to_string(part);
   return name;
 }
-
-// The number of rows that stands for m in the choice of an algorithm.
-int64_t row_class(int64_t m) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(m, 16)))); }
 
 bool is_worth_timing(const GemmShape& shape) {
   const double batch = static_cast<double>(shape.batch), m = static_cast<double>(shape.m);
@@ -165,6 +163,23 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
   return algorithms;
 }
 
+// The first offer for many rows that the plan's own number of rows can take.
+std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape,
+                                                           const GemmOperand& a, const GemmOperand& b) const {
+  shape.m = kManyRows;
+  Plan many = describe(shape, a, b);
+  const auto algorithms = heuristics(many, key);
+  destroy(many);
+  for (const lt::Algorithm& algorithm : algorithms) {
+    lt::HeuristicResult checked;
+    if (lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &algorithm, &checked) == 0 &&
+        checked.workspace_bytes <= kWorkspaceBytes) {
+      return algorithm;
+    }
+  }
+  return std::nullopt;
+}
+
 GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                                          bool accumulate) {
   const Key key = {shape.batch,
@@ -189,10 +204,10 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
   }
   Plan plan = describe(shape, a, b);
   try {
-    Key chosen_by = key;
-    if (shape.independent_rows) chosen_by[1] = row_class(shape.m);
-    const std::string name = name_of_product(chosen_by);
-    const auto known = tunes_ ? cache_.find(name) : std::nullopt;
+    const std::string name = name_of_product(key);
+    const auto known = shape.independent_rows ? one_for_all_rows(plan, key, shape, a, b)
+                       : tunes_               ? cache_.find(name)
+                                              : std::nullopt;
     lt::HeuristicResult checked;
     if (known && lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &*known, &checked) == 0 &&
         checked.workspace_bytes <= kWorkspaceBytes) {
@@ -203,7 +218,7 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
         throw Error("ERR_NATIVE", format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}", shape.m,
                                          shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
       }
-      if (tunes_ && !known && algorithms.size() > 1 && is_worth_timing(shape)) {
+      if (tunes_ && !shape.independent_rows && algorithms.size() > 1 && is_worth_timing(shape)) {
         // Timing a sum into c would change c, so the timed sums go into separate memory; without
         // such memory, nothing is timed.
         void* target = c;

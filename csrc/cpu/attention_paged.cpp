@@ -6,7 +6,7 @@
 //   page table[s, i] holds positions i·page .. i·page + page-1 of sequence s
 //   o[n] = softmax(scale · q[n] · kᵀ) · v over positions first_key[n] .. positions[n]
 //
-// Without first keys, the positions start at 0.
+// Without first keys, the positions start at 0. With angles, q and k of all tokens turn first.
 #include <omp.h>
 
 #include "cpu/attention_rows.h"
@@ -18,7 +18,8 @@ struct Places {
   const int32_t *table, *sequences, *positions, *first_key;
   int64_t count, table_width, pages, page;
 
-  const int32_t* pages_of(int64_t n) const { return table + sequences[n] * table_width; }
+  int64_t sequence(int64_t n) const { return sequences ? sequences[n] : n; }
+  const int32_t* pages_of(int64_t n) const { return table + sequence(n) * table_width; }
   int64_t first(int64_t n) const { return first_key ? first_key[n] : 0; }
 };
 
@@ -27,7 +28,7 @@ struct Places {
 int64_t check_places(const Places& places, int64_t tokens) {
   int64_t longest = 0;
   for (int64_t n = 0; n < tokens; ++n) {
-    const int64_t sequence = places.sequences[n], position = places.positions[n];
+    const int64_t sequence = places.sequence(n), position = places.positions[n];
     if (sequence < 0 || sequence >= places.count) {
       throw Error("ERR_POSITION",
                   format("sequence {} of token {} is outside the table's 0..{}", sequence, n, places.count - 1));
@@ -98,12 +99,19 @@ template <class T> void attend(const PagedAttention<T>& x, int64_t n, int64_t he
 
 }  // namespace
 
-void attention_paged(Stream& stream, In qkv, InOut pages, In table, In sequences, In positions,
-                     std::optional<In> first_key, Out o, int64_t heads, int64_t kv_heads, double scale) {
+void attention_paged(Stream& stream, In qkv, InOut pages, In table, std::optional<In> sequences, In positions,
+                     std::optional<In> first_key, std::optional<In> angles, Out o, int64_t heads, int64_t kv_heads,
+                     double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
-  check_attention_paged(size, qkv, pages, table, sequences, positions, first_key, o);
+  check_attention_paged(size, qkv, pages, table, sequences, positions, first_key, angles, o);
+  if (angles) {
+    const Tensor turned = temporary(qkv, qkv.shape, qkv.dtype);
+    rope(stream, qkv, *angles, positions, Out{turned}, heads + 2 * kv_heads, heads + kv_heads, 0, false);
+    return attention_paged(stream, In{turned}, pages, table, sequences, positions, first_key, std::nullopt, o, heads,
+                           kv_heads, scale);
+  }
   const Places places = {table.data<int32_t>(),
-                         sequences.data<int32_t>(),
+                         sequences ? sequences->data<int32_t>() : nullptr,
                          positions.data<int32_t>(),
                          first_key ? first_key->data<int32_t>() : nullptr,
                          table.dim(0),

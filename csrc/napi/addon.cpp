@@ -10,6 +10,7 @@
 #include "napi/host_memory.h"
 #include "napi/io_wrap.h"
 #include "napi/op_binding.h"
+#include "napi/recording_wrap.h"
 #include "napi/tensor_wrap.h"
 
 #ifndef LLAMAFORGE_VERSION
@@ -26,6 +27,7 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "synchronize");
     Environment& environment = Environment::of(info.Env());
+    environment.refuse_recorded("synchronize");
     Stream& stream = *environment.stream(Argument<int64_t>::from(info[0], {"synchronize", 0}));
     Environment::Settle settle;
     const Napi::Promise promise = environment.later(info.Env(), settle);
@@ -60,6 +62,7 @@ Napi::Value passed(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "passed");
     Environment& environment = Environment::of(info.Env());
+    environment.refuse_recorded("passed");
     const int64_t device = Argument<int64_t>::from(info[0], {"passed", 0});
     Stream& stream = *environment.stream(device);
     Environment::Settle settle;
@@ -237,6 +240,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("ops", ops);
     init_io(env, exports);
     init_comm(env, exports);
+    init_recording(env, exports);
     exports.Set("synchronize", Napi::Function::New(env, synchronize, "synchronize"));
     exports.Set("passed", Napi::Function::New(env, passed, "passed"));
     exports.Set("ready", Napi::Function::New(env, ready, "ready"));

@@ -122,6 +122,13 @@ void Environment::set_threads(int64_t threads) {
   threads_ = static_cast<int>(threads);
 }
 
+void Environment::refuse_recorded(const char* op) const {
+  if (!recorder) return;
+  throw Error("ERR_ARGUMENT", format("[{}] a recording consists of operations on the device: call this before or after "
+                                     "record(), which repeats no copy from or to the host and no wait",
+                                     op));
+}
+
 void Environment::Poster::operator()(JsWork work) const {
   auto* kept = new JsWork(std::move(work));
   const auto run = [](Napi::Env env, Napi::Function, JsWork* raw) {

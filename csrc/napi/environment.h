@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,16 @@ class Environment {
   // creates on the JS thread (null: undefined). The promise keeps the process alive until then.
   using Settle = std::function<void(std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make)>;
   Napi::Promise later(Napi::Env env, Settle& settle);
+
+  // The stretch that is being recorded, if there is one: ops on its stream are added to it instead
+  // of being submitted.
+  struct Recorder {
+    std::shared_ptr<Stream> stream;
+    std::shared_ptr<Recording> recording;
+  };
+  std::optional<Recorder> recorder;
+  // Throws ERR_ARGUMENT while a stretch is recorded. For work that a replay could not repeat.
+  void refuse_recorded(const char* op) const;
 
   Napi::FunctionReference tensor_class;
   // JS's constructor as it was at the start, because a script may replace the global one.

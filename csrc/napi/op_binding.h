@@ -22,13 +22,17 @@ inline void require_computed(const Tensor& tensor, size_t index) {
   }
 }
 template <class Outputs> void prepare(const In& tensor, size_t index, Outputs&) { require_computed(tensor, index); }
-template <class Outputs> void prepare(const InOut& tensor, size_t index, Outputs&) { require_computed(tensor, index); }
+template <class Outputs> void prepare(const InOut& tensor, size_t index, Outputs&) {
+  require_computed(tensor, index);
+  tensor.storage->stream().will_write(tensor.storage->data(), tensor.storage->bytes());
+}
 template <class Outputs> void prepare(const Out& tensor, size_t, Outputs& outputs) {
   try {
     outputs.allocate(*tensor.storage);
   } catch (const Error& error) {
     throw Error(error.code(), format("no memory for {} of shape {}: {}", name_of(tensor.dtype), to_string(tensor.shape), error.what()));
   }
+  tensor.storage->stream().will_write(tensor.storage->data(), tensor.storage->bytes());
 }
 template <class Role, class Outputs> void prepare(const std::optional<Role>& tensor, size_t index, Outputs& outputs) {
   if (tensor) prepare(*tensor, index, outputs);
@@ -71,15 +75,21 @@ template <auto Member, class... Args> struct OpBinding<Member, void(Stream&, Arg
       if (other) stream = other;
     };
     (join(detail::stream_of(std::get<I>(arguments))), ...);
-    auto kernel = Environment::of(info.Env()).ops(*stream).*Member;
-    stream->submit(op, [kernel, arguments = std::move(arguments)](Stream& stream) {
+    Environment& environment = Environment::of(info.Env());
+    auto kernel = environment.ops(*stream).*Member;
+    auto work = [kernel, arguments = std::move(arguments)](Stream& stream) {
       // Inputs are prepared first, so that nothing is allocated or written when one of them is
       // missing.
       Fresh<sizeof...(Args)> outputs;
       ((void)detail::prepare(std::get<I>(arguments), I, outputs), ...);
       kernel(stream, std::get<I>(arguments)...);
       outputs.done();
-    });
+    };
+    if (!environment.recorder) return stream->submit(op, std::move(work));
+    if (environment.recorder->stream.get() != stream) {
+      throw Error("ERR_DEVICE", format("[{}] the tensors are not on the device that is recorded", op));
+    }
+    environment.recorder->recording->add(op, std::move(work));
   }
 };
 

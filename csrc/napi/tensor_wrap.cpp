@@ -54,6 +54,7 @@ Shape shape_from(Napi::Value value, Place place) {
 void TensorWrap::init(Napi::Env env, Napi::Object exports) {
   Napi::Function constructor = DefineClass(env, "NativeTensor",
                                            {InstanceMethod<&TensorWrap::view>("view"),
+                                            InstanceMethod<&TensorWrap::bits>("bits"),
                                             InstanceMethod<&TensorWrap::set_unowned>("setUnowned"),
                                             InstanceMethod<&TensorWrap::dispose>("dispose"),
                                             InstanceMethod<&TensorWrap::write>("write"),
@@ -115,6 +116,25 @@ Napi::Value TensorWrap::view(const Napi::CallbackInfo& info) {
   });
 }
 
+// Returns a view of the same numbers of 4 bytes, read as another dtype.
+Napi::Value TensorWrap::bits(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    constexpr const char* op = "bits";
+    expect_arguments(info, 1, op);
+    if (disposed()) throw Error("ERR_DISPOSED", "[bits] the tensor has been disposed");
+    const DType dtype = dtype_from(Argument<std::string>::from(info[0], {op, 0}), op);
+    if (size_of(dtype) != size_of(tensor_.dtype)) {
+      throw Error("ERR_DTYPE", format("[bits] {} and {} differ in size", name_of(tensor_.dtype), name_of(dtype)));
+    }
+    Napi::Array shape = Napi::Array::New(info.Env());
+    for (int64_t size : tensor_.shape) shape.Set(shape.Length(), Napi::Number::New(info.Env(), static_cast<double>(size)));
+    const Napi::Object view =
+        Environment::of(info.Env()).tensor_class.New({info.This(), Napi::Number::New(info.Env(), 0), shape});
+    unwrap(info.Env(), view)->tensor_.dtype = dtype;
+    return view;
+  });
+}
+
 // Marks that from now on only the garbage collector frees this tensor, unless the program disposes
 // it.
 Napi::Value TensorWrap::set_unowned(const Napi::CallbackInfo& info) {
@@ -136,6 +156,7 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
     constexpr const char* op = "write";
     expect_arguments(info, 1, op);
     if (disposed()) throw Error("ERR_DISPOSED", "[write] the tensor has been disposed");
+    Environment::of(info.Env()).refuse_recorded(op);
     const ArrayBytes source = ArrayBytes::from(info[0], {op, 0});
     const napi_typedarray_type wanted = tensor_.dtype == DType::f32   ? napi_float32_array
                                         : tensor_.dtype == DType::i32 ? napi_int32_array
@@ -168,6 +189,7 @@ Napi::Value TensorWrap::read(const Napi::CallbackInfo& info) {
     constexpr const char* op = "read";
     expect_arguments(info, 0, op);
     if (disposed()) throw Error("ERR_DISPOSED", "[read] the tensor has been disposed");
+    Environment::of(info.Env()).refuse_recorded(op);
     Napi::ArrayBuffer buffer;
     try {
       buffer = new_array_buffer(info.Env(), op, tensor_.bytes());
@@ -186,6 +208,7 @@ Napi::Value TensorWrap::read_into(const Napi::CallbackInfo& info) {
     constexpr const char* op = "readInto";
     expect_arguments(info, 2, op);
     if (disposed()) throw Error("ERR_DISPOSED", "[readInto] the tensor has been disposed");
+    Environment::of(info.Env()).refuse_recorded(op);
     const HostBytes target = host_bytes_from(info[0], {op, 0});
     const int64_t offset = Argument<int64_t>::from(info[1], {op, 1});
     const size_t bytes = tensor_.bytes();

@@ -24,6 +24,7 @@ class TensorWrap : public Napi::ObjectWrap<TensorWrap> {
 
  private:
   Napi::Value view(const Napi::CallbackInfo& info);
+  Napi::Value bits(const Napi::CallbackInfo& info);
   Napi::Value set_unowned(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);

@@ -45,13 +45,19 @@ CpuStream::~CpuStream() {
 }
 
 void CpuStream::submit(const char* op, std::function<void(Stream&)> work) {
-  if (!worker_.push({op, std::move(work), nullptr})) {
+  if (!worker_.push({op, std::move(work), nullptr, nullptr})) {
     throw Error("ERR_DEVICE", format("[{}] the device has been closed", op));
   }
 }
 
+void CpuStream::replay(std::shared_ptr<Recording> recording) {
+  if (!worker_.push({"replay", nullptr, nullptr, std::move(recording)})) {
+    throw Error("ERR_DEVICE", "[replay] the device has been closed");
+  }
+}
+
 void CpuStream::wait(std::function<void(std::exception_ptr)> done) {
-  if (!worker_.push({"synchronize", nullptr, std::move(done)})) {
+  if (!worker_.push({"synchronize", nullptr, std::move(done), nullptr})) {
     throw Error("ERR_DEVICE", "[synchronize] the device has been closed");
   }
 }
@@ -71,18 +77,23 @@ void CpuStream::run(Item& item) {
     item.answer(std::exchange(failure_, nullptr));
     return;
   }
+  if (!item.recording) return compute(item.op, item.work);
+  for (const Recording::Op& op : item.recording->ops()) compute(op.name, op.work);
+}
+
+void CpuStream::compute(const char* op, const std::function<void(Stream&)>& work) {
   if (failure_) return;
   try {
-    item.work(*this);
+    work(*this);
   } catch (const Error& error) {
-    failure_ = std::make_exception_ptr(Error(error.code(), format("[{}] {}", item.op, error.what())));
+    failure_ = std::make_exception_ptr(Error(error.code(), format("[{}] {}", op, error.what())));
   } catch (const std::bad_alloc&) {
     trim();
-    failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", item.op)));
+    failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
   } catch (const std::exception& error) {
-    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", item.op, error.what())));
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", op, error.what())));
   } catch (...) {
-    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", item.op)));
+    failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", op)));
   }
 }
 

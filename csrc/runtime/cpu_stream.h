@@ -16,6 +16,7 @@ class CpuStream final : public Stream {
   ~CpuStream() override;
 
   void submit(const char* op, std::function<void(Stream&)> work) override;
+  void replay(std::shared_ptr<Recording> recording) override;
   void wait(std::function<void(std::exception_ptr)> done) override;
   size_t backlog() const override { return worker_.waiting(); }
   void when_backlog_at_most(size_t most, std::function<void()> done) override {
@@ -44,10 +45,13 @@ class CpuStream final : public Stream {
   struct Item {
     const char* op = "";
     std::function<void(Stream&)> work;                // either work ...
-    std::function<void(std::exception_ptr)> answer;   // ... or a wait
+    std::function<void(std::exception_ptr)> answer;   // ... or a wait ...
+    std::shared_ptr<Recording> recording;             // ... or a list of works
   };
   void begin() const;
   void run(Item& item);
+  // Runs work, unless an earlier one has failed.
+  void compute(const char* op, const std::function<void(Stream&)>& work);
   // Returns a block from the system, or null if the system refuses it or would have no room left
   // for the rest of the process.
   void* fresh(size_t block) const;

@@ -10,6 +10,8 @@
 #include <memory>
 #include <string>
 
+#include "runtime/recording.h"
+
 namespace llamaforge {
 
 struct MemoryStats {
@@ -55,6 +57,12 @@ class Stream {
   virtual int threads() const = 0;
   // Ends the stream's own thread. Remaining work is dropped, and remaining waits are not answered.
   virtual void close() = 0;
+
+  // Submits all works of a recording as one. A failure names the op that failed, or `replay` if the
+  // device runs the ops as one.
+  virtual void replay(std::shared_ptr<Recording> recording) = 0;
+  // Tells the stream, from within submitted work, that an op is about to write this memory.
+  virtual void will_write(const void* /*memory*/, size_t /*bytes*/) {}
 };
 
 // Device memory for the duration of one op.

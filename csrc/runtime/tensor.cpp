@@ -25,4 +25,11 @@ void Storage::forget() noexcept {
   if (data_) stream_->release(std::exchange(data_, nullptr), bytes_);
 }
 
+Tensor temporary(const Tensor& like, Shape shape, DType dtype) {
+  Tensor tensor{nullptr, 0, std::move(shape), dtype};
+  tensor.storage = std::make_shared<Storage>(like.storage->shared_stream(), tensor.bytes());
+  tensor.storage->allocate();
+  return tensor;
+}
+
 }  // namespace llamaforge

@@ -101,6 +101,10 @@ struct Tensor {
   }
 };
 
+// A tensor on the device of `like` with memory of its own, for ops that are composed of others.
+// Called in stream order.
+Tensor temporary(const Tensor& like, Shape shape, DType dtype);
+
 // The role of a tensor in a kernel's signature. From the role the binding derives the condition
 // that must hold before the kernel runs.
 struct In : Tensor {};     // read; must have been computed

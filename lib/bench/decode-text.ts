@@ -7,6 +7,7 @@ export function formatDecode({
   run,
   copyBytesPerSecond,
   rows,
+  peer,
 }: DecodeResult): string {
   const lines = [
     `${device.name} (${device.id}), ${model.name}, ${run.precision}: prompts of ${run.promptTokens} tokens, ` +
@@ -21,6 +22,15 @@ export function formatDecode({
       `${String(batch).padStart(9)}${tokensPerSecond.toFixed(0).padStart(11)}` +
         `${`${(100 * share).toFixed(0)}%`.padStart(15)}${between.padStart(31)}${`${firstMs.toFixed(0)} ms`.padStart(14)}`,
     );
+  }
+  if (peer) {
+    lines.push("", `${[peer.program, peer.version ?? ""].join(" ").trim()} beside it:`);
+    for (const { batch, tokensPerSecond: theirs } of peer.rows) {
+      const ours = rows.find((row) => row.batch === batch)?.tokensPerSecond ?? 0;
+      lines.push(
+        `${String(batch).padStart(9)}${theirs.toFixed(0).padStart(11)}   LlamaForge makes ${(ours / theirs).toFixed(2)} times as many`,
+      );
+    }
   }
   return `${lines.join("\n")}\n`;
 }

@@ -8,6 +8,7 @@ import type { ArchitectureConfig } from "../model/shapes.js";
 import { describeDevice } from "../train/machine.js";
 import { copyRate } from "./copy-rate.js";
 import { type BenchEnvironment, benchEnvironment, median } from "./environment.js";
+import type { DecodePeer } from "./peer.js";
 
 export interface DecodeBenchOptions {
   modelName: string;
@@ -42,12 +43,15 @@ export interface DecodeRow {
 
 export interface DecodeResult extends BenchEnvironment {
   benchmark: "decode";
-  model: { name: string; parameters: number };
+  /** `shape`: the model's own configuration. */
+  model: { name: string; parameters: number; shape: ArchitectureConfig };
   run: { precision: "bf16" | "fp32"; promptTokens: number; tokens: number; runs: number };
   /** Bytes per second of a large copy on the device, reads and writes added. */
   copyBytesPerSecond: number;
   peakBytes: number;
   rows: DecodeRow[];
+  /** Another program's measurement of the same, if one ran. */
+  peer?: DecodePeer;
 }
 
 /**
@@ -88,7 +92,11 @@ export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeRe
     return {
       ...benchEnvironment(device, name),
       benchmark: "decode",
-      model: { name: options.modelName, parameters: model.cost.parameterCount },
+      model: {
+        name: options.modelName,
+        parameters: model.cost.parameterCount,
+        shape: options.model,
+      },
       run: { precision, promptTokens, tokens, runs },
       copyBytesPerSecond,
       peakBytes: memory(device).peakBytes,

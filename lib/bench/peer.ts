@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { UsageError } from "../core/errors.js";
+import type { DecodeResult } from "./decode.js";
 import type { ParityResult } from "./parity.js";
 
 /** A peer program's own measurement of the same training. */
@@ -52,9 +53,72 @@ export function peerArguments({ model, run, device }: ParityResult): string[] {
  *   contains the end of its output
  */
 export async function runPeer(ours: ParityResult, options: PeerOptions): Promise<PeerResult> {
-  const { interpreter, script = torchPeer, onLine = () => {} } = options;
-  if (!existsSync(script)) throw new UsageError(`there is no peer program ${script}`);
+  const { interpreter, script = torchPeer, onLine } = options;
   const args = options.args?.split(/\s+/).filter(Boolean) ?? peerArguments(ours);
+  const { command, tokensPerSecond, output } = await runProgram(interpreter, script, args, onLine);
+  const { program, version, peakBytes, mem_gb: gibibytes } = output;
+  return {
+    command,
+    program: String(program ?? script),
+    version: version === undefined ? null : String(version),
+    tokensPerSecond,
+    peakBytes: typeof peakBytes === "number" ? peakBytes : fromGibibytes(gibibytes),
+    output,
+  };
+}
+
+/** bench/peer/torch_decode.py, which is part of the package. */
+export const torchDecodePeer = fileURLToPath(
+  new URL("../../bench/peer/torch_decode.py", import.meta.url),
+);
+
+/** A peer program's own measurement of decoding. */
+export interface DecodePeer {
+  command: string;
+  program: string;
+  version: string | null;
+  rows: { batch: number; tokensPerSecond: number }[];
+}
+
+/**
+ * Runs a peer program that decodes what a result describes.
+ * @throws UsageError as `runPeer`, and for a program that leaves out a batch
+ */
+export async function runDecodePeer(
+  ours: DecodeResult,
+  { interpreter, script = torchDecodePeer, onLine }: PeerOptions,
+): Promise<DecodePeer> {
+  const { model, run, rows, device } = ours;
+  const batches = rows.map(({ batch }) => batch);
+  const args = [
+    ...["--model", JSON.stringify(model.shape), "--batches", batches.join()],
+    ...["--context", String(run.promptTokens + run.tokens), "--tokens", String(run.tokens)],
+    ...["--runs", String(run.runs), "--device", device.id, "--precision", run.precision],
+  ];
+  const { command, output } = await runProgram(interpreter, script, args, onLine);
+  const { program, version } = output;
+  const measured = batches.map((batch) => {
+    const row = (Array.isArray(output.rows) ? output.rows : []).find((row) => row?.batch === batch);
+    const tokensPerSecond = Number(row?.tokensPerSecond);
+    if (tokensPerSecond > 0) return { batch, tokensPerSecond };
+    throw new UsageError(`the peer's result has no tokensPerSecond for ${batch} sequences`);
+  });
+  return {
+    command,
+    program: String(program ?? script),
+    version: version === undefined ? null : String(version),
+    rows: measured,
+  };
+}
+
+/** @throws UsageError if the program cannot be started, fails, or gives no result */
+async function runProgram(
+  interpreter: string,
+  script: string,
+  args: readonly string[],
+  onLine: (line: string) => void = () => {},
+): Promise<{ command: string; tokensPerSecond: number; output: Record<string, unknown> }> {
+  if (!existsSync(script)) throw new UsageError(`there is no peer program ${script}`);
   const command = [interpreter, script, ...args].join(" ");
   const child = spawn(interpreter, [script, ...args], { stdio: ["ignore", "pipe", "pipe"] });
   const lines: string[] = [];
@@ -91,15 +155,7 @@ export async function runPeer(ours: ParityResult, options: PeerOptions): Promise
   if (!result || !(tokensPerSecond > 0)) {
     throw failed("printed no JSON object with tokensPerSecond above 0 as its last line");
   }
-  const { program, version, peakBytes, mem_gb: gibibytes } = result;
-  return {
-    command,
-    program: String(program ?? script),
-    version: version === undefined ? null : String(version),
-    tokensPerSecond,
-    peakBytes: typeof peakBytes === "number" ? peakBytes : fromGibibytes(gibibytes),
-    output: result,
-  };
+  return { command, tokensPerSecond, output: result };
 }
 
 function fromGibibytes(value: unknown): number | null {

@@ -5,7 +5,7 @@ import { readConfig } from "../config/index.js";
 import { parseDevice } from "../core/device.js";
 import { ArgumentError } from "../core/errors.js";
 import { type PresetName, presets } from "../model/presets.js";
-import { parityBesidePeer } from "./bench-peer.js";
+import { decodeBesidePeer, parityBesidePeer } from "./bench-peer.js";
 import { addJsonOption, prepareJsonFile, writeJsonFile } from "./json-file.js";
 import { integerOption } from "./options.js";
 import { print, printError } from "./terminal.js";
@@ -21,22 +21,32 @@ interface ModelOptions {
   json?: string;
 }
 
-export interface ParityCommandOptions extends ModelOptions {
-  accumulation?: number;
-  steps: number;
-  warmup: number;
-  recompute?: "none" | "ffn" | "block";
-  data?: string;
+export interface PeerCommandOptions {
   peer?: string;
   peerScript?: string;
   peerArgs?: string;
 }
 
-interface DecodeCommandOptions extends ModelOptions {
+export interface ParityCommandOptions extends ModelOptions, PeerCommandOptions {
+  accumulation?: number;
+  steps: number;
+  warmup: number;
+  recompute?: "none" | "ffn" | "block";
+  data?: string;
+}
+
+interface DecodeCommandOptions extends ModelOptions, PeerCommandOptions {
   batch: string;
   prompt: number;
   tokens: number;
   runs: number;
+}
+
+interface ServeCommandOptions extends ModelOptions {
+  rate: string;
+  requests: number;
+  prompt: number;
+  tokens: number;
 }
 
 interface KernelsCommandOptions extends ModelOptions {
@@ -88,13 +98,38 @@ export function addBench(program: Command): void {
     .addOption(integerOption("--prompt <n>", "tokens of each prompt", 1, 1_000_000).default(128))
     .addOption(integerOption("--tokens <n>", "tokens to write", 2, 1_000_000).default(128))
     .addOption(integerOption("--runs <n>", "timed runs, whose median counts", 1, 1000).default(3))
-    .action(runDecode);
+    .option("--peer <python>", "also decode in PyTorch with this Python; prints the ratio")
+    .option("--peer-script <file>", "another program for --peer")
+    .action((options: DecodeCommandOptions) => runDecode(decode, options));
+  const serve = addJsonOption(
+    addPlaceOptions(
+      bench
+        .command("serve")
+        .description("answer requests that arrive at random over HTTP: latencies and tokens/s"),
+    ),
+  );
+  serve
+    .addOption(
+      new Option("--rate <n,...>", "requests a second, one measurement for each number")
+        .argParser((text) => rateNumbers(text).join())
+        .default("1,4,16"),
+    )
+    .addOption(integerOption("--requests <n>", "requests at each rate", 1, 100_000).default(100))
+    .addOption(integerOption("--prompt <n>", "tokens of each prompt", 1, 1_000_000).default(128))
+    .addOption(integerOption("--tokens <n>", "tokens of each answer", 2, 1_000_000).default(128))
+    .action(runServe);
 }
 
 function batchNumbers(text: string): number[] {
   const numbers = text.split(",").map(Number);
   if (numbers.every((n) => Number.isSafeInteger(n) && n >= 1 && n <= 4096)) return numbers;
   throw new InvalidArgumentError("Expected integers from 1 to 4096 with commas between them.");
+}
+
+function rateNumbers(text: string): number[] {
+  const numbers = text.split(",").map(Number);
+  if (numbers.every((n) => n > 0 && n <= 1e5)) return numbers;
+  throw new InvalidArgumentError("Expected numbers above 0 and up to 100000, with commas between.");
 }
 
 /** Options of a benchmark of training: the model, its device, and its windows. */
@@ -220,9 +255,21 @@ async function runKernels(options: KernelsCommandOptions): Promise<void> {
   print(formatKernels(result));
 }
 
-async function runDecode(options: DecodeCommandOptions): Promise<void> {
+async function runDecode(command: Command, options: DecodeCommandOptions): Promise<void> {
   const { shared } = await modelOf(options);
   await prepareJsonFile(options.json);
+  if (options.peer === undefined && options.peerScript !== undefined) {
+    command.error("error: option '--peer-script' needs '--peer <python>'");
+  }
+  if (options.peer !== undefined) {
+    const measured = await decodeBesidePeer(command, options, say);
+    if (!measured) return;
+    await writeJsonFile(options.json, measured.result);
+    const { formatDecode } = await import("../bench/decode-text.js");
+    print(formatDecode(measured.result));
+    if (measured.failure) throw measured.failure;
+    return;
+  }
   const { benchDecode } = await import("../bench/decode.js");
   const { formatDecode } = await import("../bench/decode-text.js");
   const { modelName, model, device, precision } = shared;
@@ -234,6 +281,22 @@ async function runDecode(options: DecodeCommandOptions): Promise<void> {
   });
   await writeJsonFile(options.json, result);
   print(formatDecode(result));
+}
+
+async function runServe(options: ServeCommandOptions): Promise<void> {
+  const { shared } = await modelOf(options);
+  await prepareJsonFile(options.json);
+  const { benchServe } = await import("../bench/serve.js");
+  const { formatServe } = await import("../bench/serve-text.js");
+  const { modelName, model, device, precision } = shared;
+  const { rate, requests, prompt: promptTokens, tokens } = options;
+  const result = await benchServe({
+    ...{ modelName, model, device, precision },
+    ...{ rates: rateNumbers(rate), requests, promptTokens, tokens },
+    onProgress: say,
+  });
+  await writeJsonFile(options.json, result);
+  print(formatServe(result));
 }
 
 function say(message: string): void {

@@ -27,6 +27,8 @@ export type DType = "f32" | "bf16" | "i32";
 export interface NativeTensor {
   /** Another reference to the same memory: `shape`, starting at element `offset`. */
   view(offset: number, shape: readonly number[]): NativeTensor;
+  /** Another reference to the same numbers of 4 bytes, read as another dtype. */
+  bits(dtype: DType): NativeTensor;
   /**
    * Declares that no scope will free this tensor. Large amounts of forgotten tensors ask for a
    * garbage collection.
@@ -47,6 +49,13 @@ export interface NativeTensor {
 /** Host memory that tensors are read into repeatedly. */
 export interface NativeHostMemory {
   readonly buffer: ArrayBuffer;
+}
+
+/** Operations that a device repeats as one. Only lib/core/recording.ts creates and frees these. */
+export interface NativeRecording {
+  readonly length: number;
+  replay(): void;
+  dispose(): void;
 }
 
 /** Memory use of a device; see `memory()`. */
@@ -91,6 +100,12 @@ export interface Addon {
   NativeTensor: new (device: number, dtype: DType, shape: readonly number[]) => NativeTensor;
   HostMemory: new (bytes: number) => NativeHostMemory;
   ops: NativeOps;
+  /** Ends the recording of this thread and takes its operations. */
+  NativeRecording: new () => NativeRecording;
+  /** From now on, operations on the device are recorded instead of enqueued. */
+  beginRecording(device: number): void;
+  /** Ends the recording and forgets its operations. */
+  dropRecording(): void;
   io: Record<string, (...args: never[]) => unknown>;
   comm: Record<string, (...args: never[]) => unknown>;
   /**

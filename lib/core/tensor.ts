@@ -222,6 +222,18 @@ export class Tensor {
     }
   }
 
+  /** The same numbers of 4 bytes, read as another dtype. @internal */
+  bits(dtype: DType): Tensor {
+    this.checkAlive("bits");
+    try {
+      const { memory } = this.#handle as Handle;
+      const handle = { native: this.native.bits(dtype), memory, references: 1 };
+      return new Tensor(handle, this.shape, dtype, this.device, this.op, currentScope());
+    } catch (error) {
+      throw typedNativeError(error);
+    }
+  }
+
   /**
    * Frees this handle. A second call does nothing. Memory needed by a pending operation or the tape
    * stays until then.

@@ -128,6 +128,7 @@ export class Engine {
     this.#loop = new StepLoop(model, {
       pages: count,
       pageSize,
+      mostPages: least,
       maxBatch,
       promptTokens,
       prefixCache: settings.prefixCache,

@@ -62,6 +62,7 @@ export async function* generateTokens(
   const length = Math.min(contextLength, text.length + maxTokens);
   const loop = new StepLoop(model, {
     pages: Math.ceil(length / pageSize),
+    mostPages: Math.ceil(length / pageSize),
     pageSize,
     maxBatch: 1,
     promptTokens: length,

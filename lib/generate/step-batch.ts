@@ -4,20 +4,14 @@ import { outsideScopes, scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import { later } from "../core/turn.js";
 import type { LanguageModel } from "../model/language-model.js";
-import {
-  embedding,
-  gather,
-  ge,
-  linear,
-  logSoftmax,
-  maximum,
-  type RowSampling,
-  sampleRows,
-  where,
-} from "../ops/index.js";
+import { embedding, latestIds, linear, logSoftmax, type RowSampling } from "../ops/index.js";
+import { encodeSampling, sampleEncodedRows } from "../ops/sample.js";
 import { likeliest } from "./likeliest.js";
+import type { RecordedSteps } from "./recorded-steps.js";
 import type { ChosenToken, Sequence } from "./sequence.js";
 import type { Slots } from "./slots.js";
+import { samplingNumbers } from "./step-inputs.js";
+import type { StepResults } from "./step-results.js";
 
 /** Tokens of one sequence that a step computes. */
 export interface TokenSpan {
@@ -32,10 +26,20 @@ export interface TokenSpan {
 export interface EngineStep {
   /** Spans that draw a token, in the order of the results. */
   drawing: readonly TokenSpan[];
-  /** The drawn ids, i32 (rows), outside of every scope; null if nothing is drawn. */
-  ids: Tensor | null;
   /** The drawn tokens, once the device has them. */
   tokens: Promise<ChosenToken[]>;
+  /** Whether the step was a replay of a recorded one. */
+  recorded: boolean;
+}
+
+/** What the steps of an engine share on the device. */
+export interface StepParts {
+  model: LanguageModel;
+  /** The cache's pages, one tensor per layer. */
+  layers: readonly Tensor[];
+  slots: Slots;
+  results: StepResults;
+  recorded: RecordedSteps;
 }
 
 /** Settings of a row, with its rows of the tables. */
@@ -52,76 +56,86 @@ function rowSampling({ sequence }: TokenSpan, slots: Slots): RowSampling {
 
 /**
  * Enqueues one step of an engine: the model on ragged tokens of many sequences, and the draw of the
- * next token of those whose text ends in it. It returns at once.
- * @param layers the cache's pages, one tensor per layer
- * @param before the step before, whose results hold the pending tokens
+ * next token of those whose text ends in it. It returns at once. A step without tokens of prompts is
+ * a recorded one.
  */
-export function enqueueStep(
-  model: LanguageModel,
-  layers: readonly Tensor[],
-  spans: readonly TokenSpan[],
-  before: EngineStep | null,
-  slots: Slots,
-): EngineStep {
+export function enqueueStep(parts: StepParts, spans: readonly TokenSpan[]): EngineStep {
   const drawing = spans.filter(({ draws }) => draws);
   return outsideScopes(() =>
-    noGrad(() => {
-      const kept: Tensor[] = [];
-      const reads: Promise<ArrayLike<number>>[] = [];
-      const tops: Promise<Float32Array>[] = [];
-      scope(() => {
-        const hidden = model.hidden(inputIds(model, spans, before), {
-          layers,
-          ...places(model, spans),
-        });
-        if (drawing.length === 0) return;
-        const logits = lastLogits(model, hidden, spans);
-        const settings = drawing.map((span) => rowSampling(span, slots));
-        const { ids, logprobs } = sampleRows(logits, settings, slots.tables);
-        kept.push(
-          outsideScopes(() => ids.view(ids.shape)),
-          outsideScopes(() => logprobs.view(logprobs.shape)),
-        );
-        // The first read after a draw hears of the draw's error.
-        reads.push(...kept.map((tensor) => later(tensor.toArray())));
-        for (const [row, { sequence }] of drawing.entries()) {
-          if (sequence.settings.top === 0) continue;
-          const { vocabSize } = model.config;
-          tops[row] = later(
-            logSoftmax(
-              logits.view([vocabSize], row * vocabSize),
-            ).toArray() as Promise<Float32Array>,
-          );
-        }
-      });
-      const [ids = null, logprobs = null] = kept;
-      logprobs?.dispose();
-      const tokens = results(reads, drawing, tops);
-      return { drawing, ids, tokens: later(tokens) };
+    scope(() => {
+      const decodes = spans.every(({ from, to, draws }) => draws && to === from + 1);
+      const replayed = decodes ? parts.recorded.run(spans.map(({ sequence }) => sequence)) : null;
+      const logits = replayed ?? noGrad(() => enqueueApart(parts, spans, drawing));
+      const recorded = replayed !== null;
+      if (!logits) return { drawing, tokens: Promise.resolve([]), recorded };
+      // The first read after a draw hears of the draw's error.
+      const read = later(parts.results.read(drawing.length));
+      const tops = topReads(parts.model, logits, drawing);
+      return { drawing, tokens: later(results(read, drawing, tops)), recorded };
     }),
   );
 }
 
+/** Enqueues a step op by op. @returns the logits of the spans that draw; null if none does */
+function enqueueApart(
+  { model, layers, slots, results }: StepParts,
+  spans: readonly TokenSpan[],
+  drawing: readonly TokenSpan[],
+): Tensor | null {
+  const hidden = model.hidden(inputIds(model, spans, results), {
+    layers,
+    ...places(model, spans),
+  });
+  if (drawing.length === 0) return null;
+  const logits = lastLogits(model, hidden, spans);
+  const { device } = model;
+  const settings = drawing.map((span) => rowSampling(span, slots));
+  const { reals, numbers } = encodeSampling(settings, slots.tables);
+  const shape = [drawing.length, samplingNumbers];
+  const encoded = {
+    reals: tensor(reals, { shape, device }),
+    numbers: tensor(numbers, { shape, dtype: "i32", device }),
+  };
+  sampleEncodedRows(logits, encoded, slots.tables, results.rowsOf(drawing.length));
+  return logits;
+}
+
+/** Log-probabilities of the whole vocabulary, for sequences that want the likeliest tokens. */
+function topReads(
+  model: LanguageModel,
+  logits: Tensor,
+  drawing: readonly TokenSpan[],
+): Promise<Float32Array>[] {
+  const { vocabSize } = model.config;
+  const tops: Promise<Float32Array>[] = [];
+  for (const [row, { sequence }] of drawing.entries()) {
+    if (sequence.settings.top === 0) continue;
+    const logprobs = noGrad(() => logSoftmax(logits.view([vocabSize], row * vocabSize)));
+    tops[row] = later(logprobs.toArray() as Promise<Float32Array>);
+  }
+  return tops;
+}
+
 async function results(
-  reads: readonly Promise<ArrayLike<number>>[],
+  read: Promise<{ ids: Int32Array; logprobs: Float32Array }>,
   drawing: readonly TokenSpan[],
   tops: readonly Promise<Float32Array>[],
 ): Promise<ChosenToken[]> {
-  const [chosen = [], probabilities = []] = await Promise.all(reads);
-  return await Promise.all(
-    drawing.map(async ({ sequence }, row) => {
-      const token = { id: chosen[row] as number, logprob: probabilities[row] as number };
-      const all = await tops[row];
-      return all ? { ...token, top: likeliest(all, sequence.settings.top) } : token;
-    }),
-  );
+  const { ids, logprobs } = await read;
+  const tokens: ChosenToken[] = [];
+  for (const [row, { sequence }] of drawing.entries()) {
+    const token = { id: ids[row] as number, logprob: logprobs[row] as number };
+    const all = await (tops[row] ?? null);
+    tokens.push(all ? { ...token, top: likeliest(all, sequence.settings.top) } : token);
+  }
+  return tokens;
 }
 
 /** (1, tokens) i32. Tokens that only the device knows are copied on the device. */
 function inputIds(
-  model: LanguageModel,
+  { device }: LanguageModel,
   spans: readonly TokenSpan[],
-  before: EngineStep | null,
+  { ids: latest }: StepResults,
 ): Tensor {
   const count = spans.reduce((sum, { from, to }) => sum + to - from, 0);
   const known = new Int32Array(count);
@@ -133,14 +147,10 @@ function inputIds(
       else source[at] = sequence.pending?.row as number;
     }
   }
-  const { device } = model;
   const shape = [1, count];
-  const ids = before?.ids;
-  if (!ids || source.every((row) => row < 0)) return tensor(known, { shape, device });
-  if (ids.size === count && source.every((row, i) => row === i)) return ids.view(shape);
-  const rows = tensor(source, { shape: [count], device });
-  const pending = gather(ids, maximum(rows, 0), 0).view(shape);
-  return where(ge(rows, 0).view(shape), pending, tensor(known, { shape, device }));
+  const ids = tensor(known, { shape, device });
+  if (source.every((row) => row < 0)) return ids;
+  return latestIds(ids, tensor(source, { shape, device }), latest);
 }
 
 /** The places of a step's tokens in the cache. */

@@ -6,10 +6,12 @@ import { explainNonFinite } from "../model/finite.js";
 import type { LanguageModel } from "../model/language-model.js";
 import { createPages } from "./cache-size.js";
 import { PagePool } from "./page-pool.js";
+import { RecordedSteps, recordedRows } from "./recorded-steps.js";
 import { Scheduler } from "./scheduler.js";
 import type { ChosenToken, Sequence } from "./sequence.js";
 import { Slots } from "./slots.js";
-import { type EngineStep, enqueueStep } from "./step-batch.js";
+import { type EngineStep, enqueueStep, type StepParts } from "./step-batch.js";
+import { StepResults } from "./step-results.js";
 
 /** Figures of an engine at one moment. */
 export interface EngineState {
@@ -26,15 +28,17 @@ export interface EngineState {
   promptTokens: number;
   sharedTokens: number;
   writtenTokens: number;
-  /** Steps of the model. */
+  /** Steps of the model, and those of them that were replays of a recorded step. */
   steps: number;
+  recordedSteps: number;
 }
 
 /** Sizes of a loop's cache and of its steps. */
 export interface StepLoopOptions {
-  /** Pages of the cache, and tokens of a page. */
+  /** Pages of the cache, tokens of a page, and pages of the longest sequence. */
   pages: number;
   pageSize: number;
+  mostPages: number;
   /** Sequences that run at once. */
   maxBatch: number;
   /** Prompt tokens that one step computes. */
@@ -55,6 +59,8 @@ export class StepLoop {
   readonly #layers: readonly Tensor[];
   readonly #scheduler: Scheduler;
   readonly #slots: Slots;
+  readonly #results: StepResults;
+  readonly #recorded: RecordedSteps;
   readonly #prefixCache: boolean;
   /** Version of the weights that the remembered pages were computed with. */
   #weights: number;
@@ -63,17 +69,25 @@ export class StepLoop {
   /** The pending tokens of each step's rows when it began. */
   readonly #pendings = new WeakMap<EngineStep, Sequence["pending"][]>();
   readonly #inSlots = new Set<Sequence>();
-  #counts = { promptTokens: 0, sharedTokens: 0, writtenTokens: 0, steps: 0 };
+  #counts = { promptTokens: 0, sharedTokens: 0, writtenTokens: 0, steps: 0, recordedSteps: 0 };
 
   /** @throws ArgumentError for a model without a paged cache */
   constructor(model: LanguageModel, options: StepLoopOptions) {
-    const { pages, pageSize, maxBatch, promptTokens, prefixCache, banned } = options;
+    const { pages, pageSize, maxBatch, promptTokens, prefixCache, banned, mostPages } = options;
     this.model = model;
     this.#prefixCache = prefixCache;
     this.#pool = new PagePool(pages, pageSize);
-    this.#layers = outsideScopes(() => createPages(model, pages, pageSize));
+    const { device } = model;
+    // One more page is that of rows without a sequence.
+    const spare = device.type === "cpu" ? 0 : 1;
+    this.#layers = outsideScopes(() => createPages(model, pages + spare, pageSize));
     this.#scheduler = new Scheduler(this.#pool, { maxBatch, promptTokens });
     this.#slots = new Slots(model, maxBatch, banned);
+    this.#results = new StepResults(recordedRows(maxBatch, device.type), device);
+    this.#recorded = new RecordedSteps(model, this.#layers, this.#slots, this.#results, {
+      sparePage: pages,
+      mostPages,
+    });
     this.#weights = this.#weightsVersion;
   }
 
@@ -114,8 +128,10 @@ export class StepLoop {
 
   /** Frees the cache. No step may be on its way. */
   free(): void {
+    this.#recorded.dispose();
     for (const layer of this.#layers) layer.dispose();
     this.#slots.dispose();
+    this.#results.dispose();
   }
 
   /** Grows with each change of a weight. The weights of a group share their memory. */
@@ -152,14 +168,14 @@ export class StepLoop {
     // Requests of one turn of the event loop begin in one step.
     await turn();
     for (;;) {
-      const next: EngineStep | null = this.#enqueue(running);
+      const next: EngineStep | null = this.#enqueue();
       if (running) await this.#finish(running);
       else if (!next) return;
       running = next;
     }
   }
 
-  #enqueue(before: EngineStep | null): EngineStep | null {
+  #enqueue(): EngineStep | null {
     if (this.#weightsVersion !== this.#weights) {
       this.#weights = this.#weightsVersion;
       this.#forgetAll();
@@ -172,7 +188,7 @@ export class StepLoop {
     this.#leaveSlots();
     try {
       for (const { sequence } of spans) this.#slots.enter(sequence);
-      const step = enqueueStep(this.model, this.#layers, spans, before, this.#slots);
+      const step = enqueueStep(this.#parts, spans);
       for (const { sequence, from, to } of spans) {
         if (!shared.has(sequence)) this.#counts.sharedTokens += from;
         if (from < sequence.promptLength)
@@ -186,11 +202,22 @@ export class StepLoop {
         step.drawing.map(({ sequence }) => sequence.pending),
       );
       this.#counts.steps++;
+      if (step.recorded) this.#counts.recordedSteps++;
       return step;
     } catch (error) {
       for (const { sequence } of spans) sequence.fail(error);
       return null;
     }
+  }
+
+  get #parts(): StepParts {
+    return {
+      model: this.model,
+      layers: this.#layers,
+      slots: this.#slots,
+      results: this.#results,
+      recorded: this.#recorded,
+    };
   }
 
   /** Frees the slots of sequences that no longer run. */
@@ -237,8 +264,6 @@ export class StepLoop {
         if (sequence.computed > 0) sequence.fail(reason);
       }
       this.#forgetAll();
-    } finally {
-      step.ids?.dispose();
     }
     // Without results to wait for, the host must not run far ahead of the device.
     if (step.drawing.length === 0) await ready(this.model.device);

@@ -45,6 +45,10 @@ export interface Cache {
 export interface PagedCache extends PagedPlaces {
   /** One tensor per layer, as `createPages` makes them. */
   readonly layers: readonly Tensor[];
+  /** The row of `table` that each token belongs to, (batch, time). */
+  readonly sequences: Tensor;
+  /** Whether token n belongs to row n, and each sequence has one token: decoding. Default: false. */
+  readonly oneEach?: boolean;
 }
 
 /** Inputs of a model besides the token ids: attention limits and positions. */

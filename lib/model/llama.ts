@@ -219,6 +219,7 @@ function isPaged(cache: Cache | PagedCache): cache is PagedCache {
 function layerOf(cache: Cache | PagedCache, index: number): LayerCache {
   const layer = cache.layers[index] as Tensor;
   if (!isPaged(cache)) return { layer, position: cache.position };
-  const { table, sequences, positions, firstKey } = cache;
-  return { layer, places: { table, sequences, positions, ...(firstKey && { firstKey }) } };
+  const { table, sequences, positions, firstKey, oneEach } = cache;
+  const rows = oneEach ? {} : { sequences };
+  return { layer, places: { table, ...rows, positions, ...(firstKey && { firstKey }) } };
 }

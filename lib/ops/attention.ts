@@ -225,12 +225,23 @@ export interface PagedPlaces {
    * s at positions i · page .. i · page + page - 1.
    */
   table: Tensor;
-  /** (batch, time): the row of `table` that each token belongs to. */
-  sequences: Tensor;
+  /**
+   * (batch, time): the row of `table` that each token belongs to. Default: token n belongs to row n,
+   * and each sequence has one token.
+   */
+  sequences?: Tensor | undefined;
   /** (batch, time): the position of each token in its sequence. */
   positions: Tensor;
   /** (batch, time): the first position that each token attends to. Default: 0. */
   firstKey?: Tensor | undefined;
+}
+
+export interface PagedAttentionOptions extends AttentionOptions {
+  /**
+   * A `ropeTable` by which queries and keys turn first, each by its position, as in `rope`. Default:
+   * they have been turned already.
+   */
+  angles?: Tensor | undefined;
 }
 
 /**
@@ -249,13 +260,14 @@ export function attentionPaged(
   qkv: Tensor,
   pages: Tensor,
   places: PagedPlaces,
-  options: AttentionOptions,
+  options: PagedAttentionOptions,
 ): Tensor {
   const op = "attentionPaged";
-  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, []);
+  const { heads, kvHeads, headSize, scale } = checkArguments(op, qkv, options, ["angles"]);
   checkObject(op, "places", places, "places: { table, sequences, positions }");
   checkOptions(op, places, ["table", "sequences", "positions", "firstKey"]);
   const { table, sequences, positions, firstKey } = places;
+  const { angles } = options;
   checkFloat(op, "pages", pages);
   checkSameDevice(op, qkv, pages);
   checkSameDType(op, qkv, pages);
@@ -264,21 +276,28 @@ export function attentionPaged(
   checkDType(op, "table", table, "i32");
   checkSameDevice(op, qkv, table);
   checkRank(op, "table", table, 2);
-  checkPerToken(op, "sequences", sequences, qkv);
+  const [batch, time] = qkv.shape as [number, number, number];
+  if (sequences !== undefined) checkPerToken(op, "sequences", sequences, qkv);
+  else checkShape(op, "table", table, [batch * time, null], "a row for each token, pages of one");
   checkPerToken(op, "positions", positions, qkv);
+  if (angles !== undefined) {
+    checkDType(op, "angles", angles, "f32");
+    checkSameDevice(op, qkv, angles);
+    checkShape(op, "angles", angles, [null, headSize / 2, 2], "positions, headSize / 2, 2");
+  }
   if (firstKey !== undefined) checkPerToken(op, "firstKey", firstKey, qkv);
   if (gradientsEnabled() && qkv.requiresGrad) {
     throw new AutogradError(`[${op}] has no gradient: call it inside noGrad(), or use attention()`);
   }
-  const [batch, time] = qkv.shape as [number, number, number];
   const o = empty([batch, time, heads * headSize], qkv, op);
   native.attentionPaged(
     qkv.native,
     pages.native,
     table.native,
-    sequences.native,
+    sequences?.native ?? null,
     positions.native,
     firstKey?.native ?? null,
+    angles?.native ?? null,
     o.native,
     heads,
     kvHeads,

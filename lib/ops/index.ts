@@ -7,6 +7,7 @@ export {
   attentionPaged,
   type CachedAttentionOptions,
   type CausalAttentionOptions,
+  type PagedAttentionOptions,
   type PagedPlaces,
 } from "./attention.js";
 export * from "./binary.js";
@@ -25,11 +26,21 @@ export {
   type TargetScores,
 } from "./linear-cross-entropy.js";
 export * from "./matmul.js";
+export { type NormLinearOptions, normLinear } from "./norm-linear.js";
 export * from "./random.js";
 export * from "./reduce.js";
 export { addRmsNorm, rmsNorm } from "./rms-norm.js";
 export { type RopeOptions, rope, ropeTable } from "./rope.js";
-export * from "./sample.js";
+export {
+  argmax,
+  latestIds,
+  promptToken,
+  type RowSampling,
+  type SampleOptions,
+  type SampleTables,
+  sample,
+  sampleRows,
+} from "./sample.js";
 export * from "./shape.js";
 export * from "./slice.js";
 export { logSoftmax, softmax } from "./softmax.js";

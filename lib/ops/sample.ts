@@ -154,32 +154,78 @@ export function sampleRows(
     checkSameDevice(op, logits, table);
     checkShape(op, name, table, [null, vocabulary], "rows, vocabulary of the logits");
   }
-  const { reals, numbers } = settingsOf(op, settings, tables);
-  const ids = empty([rows], { dtype: "i32", device }, op);
-  const logprobs = empty([rows], { dtype: "f32", device }, op);
-  const realTensor = tensor(reals, { shape: [rows, 6], device });
-  const numberTensor = tensor(numbers, { shape: [rows, 6], dtype: "i32", device });
+  const { reals, numbers } = encodeSampling(settings, tables);
+  const results = {
+    ids: empty([rows], { dtype: "i32", device }, op),
+    logprobs: empty([rows], { dtype: "f32", device }, op),
+  };
+  const encoded = {
+    reals: tensor(reals, { shape: [rows, 6], device }),
+    numbers: tensor(numbers, { shape: [rows, 6], dtype: "i32", device }),
+  };
+  sampleEncodedRows(logits, encoded, tables, results);
+  encoded.reals.dispose();
+  encoded.numbers.dispose();
+  return results;
+}
+
+/**
+ * `sampleRows` with settings that are on the device already, as `encodeSampling` writes them, into
+ * tensors that exist.
+ * @internal
+ */
+export function sampleEncodedRows(
+  logits: Tensor,
+  { reals, numbers }: { reals: Tensor; numbers: Tensor },
+  { counts, bias }: SampleTables,
+  { ids, logprobs }: { ids: Tensor; logprobs: Tensor },
+): void {
   native.sampleRows(
     logits.native,
-    realTensor.native,
-    numberTensor.native,
+    reals.native,
+    numbers.native,
     counts?.native ?? null,
     bias?.native ?? null,
     ids.native,
     logprobs.native,
   );
-  realTensor.dispose();
-  numberTensor.dispose();
-  counts?.changed(op);
-  return { ids, logprobs };
+  counts?.changed("sampleRows");
 }
 
-/** Checks settings and writes them in the kernel's order (csrc/ops/checks/choice.h). */
-function settingsOf(
-  op: string,
+/**
+ * The ids of a step whose predecessor's ids only the device knows.
+ * @param known  (n) i32
+ * @param source (n) i32: below 0 for an id of `known`, else the index of an id in `latest`
+ * @param latest (m) i32, m at least 1
+ * @returns (n) i32
+ * @throws NativeError `ERR_INDEX`, at the next wait, if an index is not below m
+ */
+export function latestIds(known: Tensor, source: Tensor, latest: Tensor): Tensor {
+  const op = "latestIds";
+  checkDType(op, "known", known, "i32");
+  checkDType(op, "source", source, "i32");
+  checkDType(op, "latest", latest, "i32");
+  checkSameDevice(op, known, source);
+  checkSameDevice(op, known, latest);
+  checkShape(op, "source", source, known.shape, "the shape of known");
+  const ids = empty(known.shape, { dtype: "i32", device: known.device }, op);
+  native.latestIds(known.native, source.native, latest.native, ids.native);
+  return ids;
+}
+
+/** Place of a draw's number in the numbers of a row. @internal */
+export const drawNumber = 3;
+
+/**
+ * Checks settings and writes them in the kernel's order (csrc/ops/checks/choice.h), six reals and six
+ * numbers a row.
+ * @internal
+ */
+export function encodeSampling(
   settings: readonly RowSampling[],
   tables: SampleTables,
 ): { reals: Float32Array; numbers: Int32Array } {
+  const op = "sampleRows";
   const reals = new Float32Array(6 * settings.length);
   const numbers = new Int32Array(6 * settings.length);
   const taken = new Set<number>();

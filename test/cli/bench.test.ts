@@ -7,6 +7,7 @@ import { parityFigures } from "../../lib/bench/figures.js";
 import type { KernelsResult } from "../../lib/bench/kernels.js";
 import { candidateMicroBatches, fastestMicroBatch } from "../../lib/bench/micro-batch.js";
 import type { ParityResult } from "../../lib/bench/parity.js";
+import type { ServeResult } from "../../lib/bench/serve.js";
 import { syntheticDataset } from "../../lib/bench/synthetic-data.js";
 import { cpu, cuda } from "../../lib/core/device.js";
 import { OutOfMemoryError } from "../../lib/core/errors.js";
@@ -58,6 +59,71 @@ test("bench decode writes tokens with an engine and tells their share of the lim
   const wrong = await llamaforge(["bench", "decode", ...place, "--batch", "1,x"]);
   expect(wrong.code).toBe(2);
   expect(wrong.stderr).toContain("Expected integers from 1 to 4096");
+});
+
+describe("bench decode --peer", () => {
+  const place = ["--preset", "quickstart", "--device", "cpu", "--precision", "fp32"];
+  const sizes = ["--batch", "1,2", "--prompt", "4", "--tokens", "4", "--runs", "1"];
+  const run = (script: string, file: string) =>
+    llamaforge([
+      ...["bench", "decode", ...place, ...sizes, "--json", file],
+      ...["--peer", process.execPath, "--peer-script", script],
+    ]);
+  const reads = `const names = ["model", "batches", "context", "tokens", "runs", "device", "precision"];
+    const { values } = parseArgs({ options: Object.fromEntries(names.map((name) => [name, { type: "string" }])) });`;
+
+  test("has the peer decode the same and prints the ratio", async () => {
+    const script = peer(
+      "decodes",
+      `${reads}
+       const rows = values.batches.split(",").map((batch) => ({ batch: Number(batch), tokensPerSecond: 10 * batch }));
+       console.log(JSON.stringify({ program: "Peer", version: "1.2", tokensPerSecond: 10, rows, values }));`,
+    );
+    const file = join(folder, "decode-peer.json");
+    const { code, stdout, stderr } = await run(script, file);
+    expect(code, stderr).toBe(0);
+    const result = JSON.parse(readFileSync(file, "utf8")) as DecodeResult;
+    const rows = [1, 2].map((batch) => ({ batch, tokensPerSecond: 10 * batch }));
+    expect(result.peer).toMatchObject({ program: "Peer", version: "1.2", rows });
+    expect(result.peer?.command).toContain("--batches 1,2 --context 8 --tokens 4 --runs 1");
+    expect(stdout).toMatch(
+      /Peer 1\.2 beside it:\n +1 +10 {3}LlamaForge makes [\d.]+ times as many/,
+    );
+  });
+
+  test("keeps its own figures if the peer leaves a batch out", async () => {
+    const script = peer(
+      "forgets",
+      `console.log(JSON.stringify({ tokensPerSecond: 10, rows: [{ batch: 1, tokensPerSecond: 10 }] }));`,
+    );
+    const file = join(folder, "decode-forgets.json");
+    const { code, stderr } = await run(script, file);
+    expect(code).toBe(2);
+    expect(stderr).toContain("the peer's result has no tokensPerSecond for 2 sequences");
+    expect(JSON.parse(readFileSync(file, "utf8"))).toHaveProperty("rows.1.tokensPerSecond");
+  });
+});
+
+test("bench serve answers requests that arrive at random, and tells their latencies", async () => {
+  const file = join(folder, "serve.json");
+  const place = ["--preset", "quickstart", "--device", "cpu", "--precision", "fp32"];
+  const sizes = ["--rate", "20,40", "--requests", "4", "--prompt", "8", "--tokens", "5"];
+  const { code, stdout, stderr } = await llamaforge([
+    ...["bench", "serve", ...place, ...sizes, "--json", file],
+  ]);
+  expect(code, stderr).toBe(0);
+  const result = JSON.parse(readFileSync(file, "utf8")) as ServeResult;
+  expect(result.rows.map(({ rate }) => rate)).toEqual([20, 40]);
+  for (const { answered, failures, tokensPerSecond, firstMs, betweenMs, wholeMs } of result.rows) {
+    expect([answered, failures]).toEqual([4, []]);
+    expect(tokensPerSecond).toBeGreaterThan(0);
+    for (const { p50, p99 } of [firstMs, betweenMs, wholeMs]) {
+      expect(p50).toBeGreaterThan(0);
+      expect(p99).toBeGreaterThanOrEqual(p50);
+    }
+    expect(wholeMs.p50).toBeGreaterThanOrEqual(firstMs.p50);
+  }
+  expect(stdout).toContain("requests/s   tokens/s   first token");
 });
 
 describe("bench parity", () => {

@@ -174,6 +174,18 @@ llamaforge bench decode
   --prompt <n> = 128
   --tokens <n> = 128
   --runs <n> = 3
+  --peer <python>
+  --peer-script <file>
+llamaforge bench serve
+  --preset <name> = tinyllama-1.1b
+  --config <file>
+  --device <device> = cuda
+  --precision <p>
+  --json <file>
+  --rate <n,...> = 1,4,16
+  --requests <n> = 100
+  --prompt <n> = 128
+  --tokens <n> = 128
 llamaforge doctor
   --json
 llamaforge quickstart

@@ -2,10 +2,12 @@ import { describe, expect, it } from "vitest";
 import { tensor, zeros } from "../../lib/core/create.js";
 import { ArgumentError, DTypeError, ShapeError } from "../../lib/core/errors.js";
 import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { attentionPaged } from "../../lib/ops/attention.js";
+import { rope, ropeTable } from "../../lib/ops/rope.js";
 import { causalAttention, packedHeads } from "../support/attention-reference.js";
 import { toTensor } from "../support/float-ops.js";
-import { type Reference, relativeError, tolerances } from "../support/reference.js";
+import { type Reference, random, relativeError, tolerances } from "../support/reference.js";
 
 const options = { heads: 4, kvHeads: 2 };
 const page = 32;
@@ -89,6 +91,46 @@ describe.each(["f32", "bf16"] as const)("attention over pages in %s", (dtype) =>
     const expected = causalAttention(sequences[0] as Reference, options, null, first).o;
     expect(relativeError(values.flat(), expected.data)).toBeLessThan(tolerances[dtype].forward);
   });
+});
+
+describe.each(["f32", "bf16"] as const)("attention over pages in %s, one token each", (dtype) => {
+  // Lengths around the 64 keys of a warp and the 256 of a block; 6 query heads of one kv head and 2.
+  it.each([
+    [64, 4, 2],
+    [128, 6, 1],
+    [24, 2, 2],
+  ])(
+    "has the bits of tokens of named sequences, turned by rope, head size %i",
+    async (size, heads, kvHeads) => {
+      using _ = scope();
+      const lengths = [1, 63, 64, 65, 255, 256, 257, 600];
+      const width = (heads + 2 * kvHeads) * size;
+      const angles = ropeTable(640, size, 10_000);
+      const table = tensor(
+        Int32Array.from({ length: 8 * 20 }, (_, i) => (i * 7) % 160),
+        { shape: [8, 20] },
+      );
+      const before = random([160, 2, kvHeads, 32, size], 1, { dtype });
+      const qkv = toTensor(random([1, 8, width], 2, { dtype }), dtype);
+      const ids = (values: number[]) => tensor(Int32Array.from(values), { shape: [1, 8] });
+      const positions = ids(lengths.map((length) => length - 1));
+      const sequences = ids([0, 1, 2, 3, 4, 5, 6, 7]);
+      const first = ids(lengths.map((length) => Math.max(0, length - 300)));
+      for (const firstKey of [undefined, first]) {
+        const [own, others] = [1, 2].map(() => toTensor(before, dtype)) as [Tensor, Tensor];
+        const places = { table, positions, firstKey };
+        const each = attentionPaged(qkv, own, places, { heads, kvHeads, angles });
+        const rotated = { heads: heads + 2 * kvHeads, rotatedHeads: heads + kvHeads, positions };
+        const turned = rope(qkv, angles, rotated);
+        const named = attentionPaged(turned, others, { ...places, sequences }, { heads, kvHeads });
+        expect(await each.toArray()).toEqual(await named.toArray());
+        const pages = await Promise.all([own, others].map((cache) => cache.toBytes()));
+        expect(
+          Buffer.compare(...(pages.map((bytes) => Buffer.from(bytes)) as [Buffer, Buffer])),
+        ).toBe(0);
+      }
+    },
+  );
 });
 
 describe("attention over pages refuses", () => {

@@ -208,6 +208,7 @@ const sweeps = {
             sequences,
             positions,
             first,
+            null,
             o,
             heads,
             kvHeads,
@@ -216,6 +217,66 @@ const sweeps = {
         }
       }
     });
+  },
+  attentionPagedStep() {
+    // One token of each sequence, around the units of 512 keys: few tokens and many.
+    each([[64], [128], [24]], (dtype, size) => {
+      for (const [tokens, heads, kvHeads] of [
+        [3, 8, 1],
+        [150, 4, 2],
+      ]) {
+        const pages = filled([6, 2, kvHeads, 32, size], 0, dtype);
+        const table = integers([tokens, 40], 6);
+        const positions = perToken(1, tokens, (t) => [0, 63, 64, 511, 512, 1279][t % 6]);
+        const firstKey = perToken(1, tokens, (t) => [0, 0, 40, 500, 0, 700][t % 6]);
+        const angles = random([1280, size / 2, 2]);
+        const qkv = random([1, tokens, (heads + 2 * kvHeads) * size], dtype);
+        const o = empty([1, tokens, heads * size], dtype);
+        for (const first of [null, firstKey]) {
+          for (const turned of [null, angles]) {
+            ops.attentionPaged(
+              qkv,
+              pages,
+              table,
+              null,
+              positions,
+              first,
+              turned,
+              o,
+              heads,
+              kvHeads,
+              0.125,
+            );
+          }
+        }
+      }
+    });
+  },
+  normLinear() {
+    // Rows of one kernel and more; widths of the copy engine, of other loads, and odd.
+    const shapes = [
+      [1, 2048, 70],
+      [3, 5632, 34],
+      [8, 264, 4300],
+      [16, 72, 18],
+      [17, 64, 32],
+      [2, 7, 6],
+    ];
+    each(shapes, (dtype, rows, inputs, outputs) => {
+      const [x, skip] = [1, 2].map(() => random([rows, inputs], dtype));
+      const [norm, weight] = [random([inputs], dtype), random([outputs, inputs], dtype)];
+      const r = empty([rows, inputs], dtype);
+      for (const swiglu of [false, true]) {
+        const y = empty([rows, swiglu ? outputs / 2 : outputs], dtype);
+        ops.normLinear(x, null, norm, weight, null, y, 1e-5, swiglu);
+        ops.normLinear(x, skip, norm, weight, r, y, 1e-5, swiglu);
+      }
+    });
+  },
+  latestIds() {
+    const latest = integers([5], 100);
+    const source = perToken(1, 300, (t) => (t % 6) - 1);
+    ops.latestIds(integers([1, 300], 100), source, latest, empty([1, 300], "i32"));
   },
   attentionCached() {
     each([[64], [128], [24]], (dtype, size) => {

@@ -110,29 +110,45 @@ void attention_cached(Stream& stream, In qkv, InOut cache, std::optional<In> fir
   });
 }
 
-void attention_paged(Stream& stream, In qkv, InOut pages, In table, In sequences, In positions,
-                     std::optional<In> first_key, Out o, int64_t heads, int64_t kv_heads, double scale) {
+void attention_paged(Stream& stream, In qkv, InOut pages, In table, std::optional<In> sequences, In positions,
+                     std::optional<In> first_key, std::optional<In> angles, Out o, int64_t heads, int64_t kv_heads,
+                     double scale) {
   CudaStream& cuda = on_cuda(stream);
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
-  check_attention_paged(size, qkv, pages, table, sequences, positions, first_key, o);
+  check_attention_paged(size, qkv, pages, table, sequences, positions, first_key, angles, o);
   LF_CHECK(pages.dim(3) % kPageMultiple == 0, "expected pages of a multiple of {} tokens, got {}", kPageMultiple,
            pages.dim(3));
   LF_CHECK(table.dim(0) <= INT32_MAX && pages.dim(0) <= INT32_MAX, "table {} and pages {} are too large",
            to_string(table.shape), to_string(pages.shape));
+  LF_CHECK(!angles || angles->dim(0) <= INT32_MAX, "angles {} are too many", to_string(angles->shape));
   AttentionCall call = call_for(cuda, size, scale);
   if (first_key) call.first_key = first_key->data<int32_t>();
   if (qkv.numel() == 0) return;
   const PagedPlaces places = {
       table.data<int32_t>(),
-      sequences.data<int32_t>(),
+      sequences ? sequences->data<int32_t>() : nullptr,
       positions.data<int32_t>(),
       static_cast<int>(table.dim(0)),
       static_cast<int>(table.dim(1)),
       static_cast<int>(pages.dim(0)),
       static_cast<int>(pages.dim(3)),
+      angles ? angles->data<float>() : nullptr,
+      angles ? static_cast<int>(angles->dim(0)) : 0,
       cuda.fault_site("ERR_POSITION", "sequence {} of token {} is outside the table's 0..{}"),
       cuda.fault_site("ERR_POSITION", "position {} of token {} is outside its sequence's 0..{}"),
-      cuda.fault_site("ERR_POSITION", "page {} of sequence {} is outside the cache's 0..{}")};
+      cuda.fault_site("ERR_POSITION", "page {} of sequence {} is outside the cache's 0..{}"),
+      cuda.fault_site("ERR_POSITION", "position {} of token {} is outside the angles' 0..{}")};
+  if (qkv.dtype == DType::bf16 && paged_mma_takes(call, places, qkv.data<bfloat16>(), pages.data<bfloat16>())) {
+    const Scratch scratch(stream, paged_mma_scratch(call, places));
+    return attention_paged_mma(cuda, call, qkv.data<bfloat16>(), pages.data<bfloat16>(), o.data<bfloat16>(),
+                               scratch.as<float>(), places);
+  }
+  if (angles) {
+    const Tensor turned = temporary(qkv, qkv.shape, qkv.dtype);
+    rope(stream, qkv, *angles, positions, Out{turned}, heads + 2 * kv_heads, heads + kv_heads, 0, false);
+    return attention_paged(stream, In{turned}, pages, table, sequences, positions, first_key, std::nullopt, o, heads,
+                           kv_heads, scale);
+  }
   const Scratch scratch(stream, attention_paged_scratch(call, places.table_width, places.page));
   with_float("qkv", qkv, [&]<class T>() {
     attention_paged(call, qkv.data<T>(), pages.data<T>(), o.data<T>(), scratch.as<float>(), places);

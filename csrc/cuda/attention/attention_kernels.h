@@ -97,14 +97,26 @@ void attention_cached(const AttentionCall& call, const T* qkv, T* cache, T* o, f
                       int capacity);
 
 // The places of tokens in an engine's pages: table (count, table_width), sequences and positions
-// (batch, time), on the device.
+// (batch, time), on the device. Without sequences, token n is the only one of sequence n. angles
+// (angle_rows, head_size / 2, 2): a rope_table, or null.
 struct PagedPlaces {
   const int32_t *table, *sequences, *positions;
   int count, table_width, pages, page;
-  FaultSite wrong_sequence, wrong_position, wrong_page;
+  const float* angles;
+  int angle_rows;
+  FaultSite wrong_sequence, wrong_position, wrong_page, wrong_angle;
 };
 
-// Appends the keys and values of qkv to pages (P,2,KV,page,hd), whose page is a multiple of
+class CudaStream;
+
+// The kernels for bf16 heads of 64 and 128 (paged_mma.cu), which turn q and k by the angles. `scratch`
+// holds paged_mma_scratch bytes.
+bool paged_mma_takes(const AttentionCall& call, const PagedPlaces& places, const bfloat16* qkv, const bfloat16* pages);
+size_t paged_mma_scratch(const AttentionCall& call, const PagedPlaces& places);
+void attention_paged_mma(CudaStream& cuda, const AttentionCall& call, const bfloat16* qkv, bfloat16* pages, bfloat16* o,
+                         float* scratch, const PagedPlaces& places);
+
+// Appends the keys and values of qkv, which have turned, to pages (P,2,KV,page,hd), whose page is a multiple of
 // kPageMultiple, and attends over them. `scratch` holds attention_paged_scratch bytes.
 constexpr int kPageMultiple = 32;
 size_t attention_paged_scratch(const AttentionCall& call, int table_width, int page);

@@ -44,8 +44,9 @@ struct PagedRows {
   FaultSite wrong_sequence, wrong_position, wrong_page;
 
   __device__ static int inside(int value, int bound) { return max(0, min(value, bound - 1)); }
+  __device__ int sequence_of(int token) const { return sequences ? sequences[token] : token; }
   __device__ void check(int token) const {
-    const int sequence = sequences[token], position = positions[token];
+    const int sequence = sequence_of(token), position = positions[token];
     if (sequence < 0 || sequence >= count) report(wrong_sequence, sequence, token, count - 1);
     if (position < 0 || position >= table_width * page) report(wrong_position, position, token, table_width * page - 1);
     for (int i = 0; i <= inside(position, table_width * page) / page; ++i) {
@@ -57,7 +58,7 @@ struct PagedRows {
     return inside(positions[token], table_width * page) + 1;
   }
   __device__ T* row(const AttentionCall& call, int token, int head, int index) const {
-    const int own = inside(table[inside(sequences[token], count) * table_width + index / page], pages_count);
+    const int own = inside(table[inside(sequence_of(token), count) * table_width + index / page], pages_count);
     return pages + ((int64_t{own} * 2 * call.kv_heads + head) * page + index % page) * call.head_size;
   }
   __device__ static int together(int index) { return kChunk - index % kChunk; }

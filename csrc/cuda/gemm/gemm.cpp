@@ -6,12 +6,12 @@
 // the product's own operands when the product first occurs; the choice is cached on disk
 // (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up
 // parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
-// same bits every time. A product with a single row has a kernel of its own (gemv.cu).
+// same bits every time. Products with few rows have kernels of their own (few_rows.cu, gemv.cu).
 //
 // Products of an evaluation come with ever new numbers of rows, and timing would take longer than
 // they do. With `independent_rows` the heuristics choose one algorithm, for many rows, and all
-// numbers of rows take it: the sum of a row then has one order. It does not split k, because few
-// large tiles would be all that is left for many rows.
+// numbers of rows take it: the sum of a row then has one order. Algorithms that split k are left
+// out, because they gain nothing where there are many rows.
 #include "cuda/gemm/gemm.h"
 
 #include <algorithm>
@@ -22,6 +22,7 @@
 
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/gemm/gemm_context.h"
+#include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/gemv.h"
 #include "cuda/runtime/launch.h"
 #include "ops/checks/gemm.h"
@@ -218,7 +219,8 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
         throw Error("ERR_NATIVE", format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}", shape.m,
                                          shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
       }
-      if (tunes_ && !shape.independent_rows && algorithms.size() > 1 && is_worth_timing(shape)) {
+      const bool times = tunes_ && !shape.independent_rows && !cuda_.capturing();
+      if (times && algorithms.size() > 1 && is_worth_timing(shape)) {
         // Timing a sum into c would change c, so the timed sums go into separate memory; without
         // such memory, nothing is timed.
         void* target = c;
@@ -292,7 +294,10 @@ void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const G
 
 void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate) {
-  if (!shape.independent_rows && multiply_vector(cuda, shape, a, b, c, accumulate)) return;
+  if (!shape.independent_rows) {
+    if (multiply_few_rows(cuda, shape, a, b, c, accumulate)) return;
+    if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
+  }
   cuda.gemm().multiply(shape, a, b, c, accumulate);
 }
 

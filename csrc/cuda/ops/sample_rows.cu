@@ -139,13 +139,24 @@ __device__ Bound bound_where(const Row<T>& row, int64_t vocab, const Value& valu
   return {prefix, end < 0 ? INT64_MAX : end};
 }
 
-// log(sum of exp(logit)) - largest, in an order that depends on the vocabulary alone.
+// The log-probability of `chosen`, summed in an order that depends on the vocabulary alone. `highest`
+// is the largest logit.
 template <class T>
-__device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen) {
+__device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen, float highest) {
   __shared__ double of_warp[32];
-  const double largest = widen(logits[first_maximum<kWholeBlock>(logits, vocab)]);
+  const double largest = highest;
   double sum = 0;
-  for (int64_t id = threadIdx.x; id < vocab; id += kBlock) sum += exp(static_cast<double>(widen(logits[id])) - largest);
+  // A term's last bits are those of f32, as the result's; the terms are added in double.
+  constexpr int kCount = kVector<T>;
+  const int64_t whole = reinterpret_cast<uintptr_t>(logits) % 16 == 0 ? vocab / kCount * kCount : 0;
+  for (int64_t i = int64_t{threadIdx.x} * kCount; i < whole; i += kBlock * kCount) {
+    const auto pack = load_pack<T, kCount>(logits + i);
+    float some = 0;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) some += expf(widen(pack.value[j]) - highest);
+    sum += some;
+  }
+  for (int64_t id = whole + threadIdx.x; id < vocab; id += kBlock) sum += expf(widen(logits[id]) - highest);
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = sum;
@@ -235,15 +246,25 @@ template <class T> __global__ void __launch_bounds__(kBlock) sample_rows_kernel(
   __syncthreads();
   unsigned long long own = ~0ull;
   bool broken = false;
-  for (int64_t id = threadIdx.x; id < vocab; id += kBlock) {
-    const float x = row.logit(id);
-    if (!(x < INFINITY) || !(widen(row.logits[id]) < INFINITY)) {
+  const auto see = [&](int64_t id, float x, float given) {
+    if (!(x < INFINITY) || !(given < INFINITY)) {
       report(call.faults.logit, static_cast<double>(id), static_cast<double>(index), x);
       broken = true;
     }
     own = min(own, static_cast<unsigned long long>(key_of(x)) << 32 | static_cast<uint32_t>(id));
+  };
+  constexpr int kCount = kVector<T>;
+  const bool as_given = !row.counts && !row.bias;
+  const int64_t whole = as_given && reinterpret_cast<uintptr_t>(row.logits) % 16 == 0 ? vocab / kCount * kCount : 0;
+  for (int64_t i = int64_t{threadIdx.x} * kCount; i < whole; i += kBlock * kCount) {
+    const auto pack = load_pack<T, kCount>(row.logits + i);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) see(i + j, widen(pack.value[j]), widen(pack.value[j]));
   }
-  atomicMin(&best, own);
+  for (int64_t id = whole + threadIdx.x; id < vocab; id += kBlock) see(id, row.logit(id), widen(row.logits[id]));
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) own = min(own, __shfl_xor_sync(0xffffffffu, own, distance));
+  if (threadIdx.x % 32 == 0) atomicMin(&best, own);
   broken = __syncthreads_or(broken);
   row.largest = logit_of(static_cast<uint32_t>(best >> 32));
   auto chosen = static_cast<int32_t>(best & 0xffffffffu);
@@ -260,7 +281,8 @@ template <class T> __global__ void __launch_bounds__(kBlock) sample_rows_kernel(
     chosen = draw(row, call, n[kTopK], s[kTopP], s[kMinP], seed, n[kDraw]);
   }
   if (call.logprobs) {
-    const float logprob = logprob_of(row.logits, vocab, chosen);
+    const float highest = as_given ? row.largest : widen(row.logits[first_maximum<kWholeBlock>(row.logits, vocab)]);
+    const float logprob = logprob_of(row.logits, vocab, chosen, highest);
     if (threadIdx.x == 0) call.logprobs[index] = logprob;
   }
   if (threadIdx.x == 0) {

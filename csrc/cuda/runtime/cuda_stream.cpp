@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <map>
 #include <new>
 #include <set>
 #include <utility>
@@ -37,6 +39,9 @@ Living& living() {
   static Living& all = *new Living;
   return all;
 }
+
+// The stream whose launcher this thread is.
+thread_local const CudaStream* launches_for = nullptr;
 
 size_t rounded(size_t bytes) {
   return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity);
@@ -115,11 +120,17 @@ CudaStream::CudaStream(int index)
   LF_CUDA_CHECK(cudaStreamCreateWithPriority(&communication_, cudaStreamNonBlocking, greatest_priority));
   LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&fault_record_), sizeof(FaultRecord)));
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
+  LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&counters_), kCounters * sizeof(unsigned)));
+  LF_CUDA_CHECK(cudaMemsetAsync(counters_, 0, kCounters * sizeof(unsigned), compute_));
   completions_ = std::make_unique<CompletionQueue>(index);
   gemm_ = std::make_unique<GemmContext>(*this);
   launcher_ = std::make_unique<Worker<Command>>(
       Worker<Command>::Calls{.work = [this](Command& command) { run(command); },
-                             .begin = [index] { cudaSetDevice(index); }},
+                             .begin =
+                                 [this, index] {
+                                   cudaSetDevice(index);
+                                   launches_for = this;
+                                 }},
       kSpin);
   // Now that CUDA's libraries are there: what is registered last runs first.
   static std::once_flag registered;
@@ -142,6 +153,7 @@ CudaStream::~CudaStream() {
     if (event) cudaEventDestroy(event);
   }
   cudaFree(fault_record_);
+  cudaFree(counters_);
   if (compute_) cudaStreamDestroy(compute_);
   if (communication_) cudaStreamDestroy(communication_);
 }
@@ -183,12 +195,17 @@ void CudaStream::push(Command command) {
 
 void CudaStream::submit(const char* op, std::function<void(Stream&)> work) {
   throw_if_lost(op);
-  push({op, std::move(work), nullptr, nullptr});
+  push({op, std::move(work), nullptr});
+}
+
+void CudaStream::replay(std::shared_ptr<Recording> recording) {
+  throw_if_lost("replay");
+  push({.op = "replay", .work = nullptr, .answer = nullptr, .recording = std::move(recording)});
 }
 
 void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
   throw_if_lost("synchronize");
-  push({"synchronize", nullptr, std::move(done), nullptr});
+  push({"synchronize", nullptr, std::move(done)});
 }
 
 void CudaStream::in_order(std::function<void()> action) { push({"", nullptr, nullptr, std::move(action)}); }
@@ -199,8 +216,12 @@ void CudaStream::run(Command& command) {
   } else if (command.answer) {
     answer(std::move(command.answer));
   } else if (!failure_) {
-    launch(command);
-    if (++launched_ % kPace == 0) pace();
+    if (command.recording) {
+      run_recording(command.recording);
+    } else {
+      launch(command.op, command.work);
+      if (++launched_ % kPace == 0) pace();
+    }
   }
 }
 
@@ -215,10 +236,10 @@ void CudaStream::pace() noexcept {
   if (event) cudaEventRecord(event, compute_);
 }
 
-void CudaStream::launch(const Command& command) {
-  const char* op = op_ = command.op;
+void CudaStream::launch(const char* op, const std::function<void(Stream&)>& work) noexcept {
+  op_ = op;
   try {
-    command.work(*this);
+    work(*this);
     if (synchronous_) LF_CUDA_CHECK(cudaStreamSynchronize(compute_));
   } catch (const Error& error) {
     const std::string message = format("[{}] {}", op, error.what());
@@ -231,6 +252,99 @@ void CudaStream::launch(const Command& command) {
   } catch (...) {
     failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] unknown failure", op)));
   }
+}
+
+// ---- recordings ---------------------------------------------------------------------------------------------------
+
+// A recording as one launch. Its scratch memory stays its own, because the graph has the addresses.
+struct CudaStream::Graph final : Recording::DeviceState {
+  explicit Graph(CudaStream& stream) : stream(stream) {}
+  // The GPU may still run the graph. Recordings are released on the launcher, which may wait.
+  ~Graph() override {
+    if (executable) {
+      if (!stream.lost_) cudaStreamSynchronize(stream.compute_);
+      cudaGraphExecDestroy(executable);
+    }
+    for (const Block& block : blocks) stream.give_back(block.memory, block.bytes);
+  }
+  struct Block {
+    void* memory;
+    size_t bytes;
+    bool free;
+  };
+  CudaStream& stream;
+  cudaGraphExec_t executable = nullptr;
+  std::vector<Block> blocks;
+  // Begin and end of the memory that earlier ops write, and of that which the running op writes.
+  std::map<const char*, const char*> written, writing;
+};
+
+// The first run launches the ops one by one: it allocates the results, chooses the algorithms of
+// matrix products and loads kernels, which a capture must not do. The second run captures. With
+// LLAMAFORGE_CUDA_SYNC=1 and LLAMAFORGE_CUDA_ALLOCATE_EACH=1, which look at each op by itself, every
+// run launches the ops one by one.
+void CudaStream::run_recording(const std::shared_ptr<Recording>& recording) {
+  const bool apart = synchronous_ || one_by_one_ || recording->runs == 0;
+  if (apart) {
+    for (const Recording::Op& op : recording->ops()) {
+      if (failure_) break;
+      launch(op.name, op.work);
+      if (++launched_ % kPace == 0) pace();
+    }
+  } else {
+    if (!recording->device) capture(*recording);
+    if (!failure_) {
+      launch("replay", [&](Stream&) {
+        LF_CUDA_CHECK(cudaGraphLaunch(static_cast<Graph&>(*recording->device).executable, compute_));
+      });
+    }
+    if (++launched_ % kPace == 0) pace();
+  }
+  recording->runs = failure_ ? 0 : recording->runs + 1;
+}
+
+// Captures in relaxed mode, so that other threads of the process may allocate and wait meanwhile;
+// nothing but this thread's launches on the compute stream enters the graph.
+void CudaStream::capture(Recording& recording) {
+  auto graph = std::make_unique<Graph>(*this);
+  graph_ = graph.get();
+  launch("replay", [&](Stream&) { LF_CUDA_CHECK(cudaStreamBeginCapture(compute_, cudaStreamCaptureModeRelaxed)); });
+  if (failure_) {
+    graph_ = nullptr;
+    return;
+  }
+  for (const Recording::Op& op : recording.ops()) {
+    launch(op.name, op.work);
+    if (failure_) break;
+    for (const auto& [begin, end] : graph->writing) graph->written[begin] = end;
+    graph->writing.clear();
+  }
+  cudaGraph_t captured = nullptr;
+  const cudaError_t error = cudaStreamEndCapture(compute_, &captured);
+  graph_ = nullptr;
+  if (error != cudaSuccess) cudaGetLastError();
+  launch("replay", [&](Stream&) {
+    if (failure_) return;
+    LF_CUDA_CHECK(error);
+    LF_CUDA_CHECK(cudaGraphInstantiate(&graph->executable, captured, 0));
+  });
+  if (captured) cudaGraphDestroy(captured);
+  // A block that was not released belongs to a tensor.
+  std::erase_if(graph->blocks, [](const Graph::Block& block) { return !block.free; });
+  if (!failure_) recording.device = std::move(graph);
+}
+
+void CudaStream::will_write(const void* memory, size_t bytes) {
+  if (!graph_) return;
+  const auto* begin = static_cast<const char*>(memory);
+  graph_->writing[begin] = begin + bytes;
+}
+
+bool CudaStream::unwritten(const void* memory) const {
+  if (!graph_) return false;
+  const auto* place = static_cast<const char*>(memory);
+  const auto after = graph_->written.upper_bound(place);
+  return after == graph_->written.begin() || std::prev(after)->second <= place;
 }
 
 // State of a wait until its event: the failure of a submission, and the place where the device's
@@ -298,6 +412,21 @@ GemmContext& CudaStream::gemm() { return *gemm_; }
 void* CudaStream::allocate(size_t bytes) {
   throw_if_lost(op_);
   const size_t block = rounded(bytes);
+  if (graph_) {
+    for (Graph::Block& kept : graph_->blocks) {
+      if (!kept.free || kept.bytes != block) continue;
+      kept.free = false;
+      if (poisoned_) LF_CUDA_CHECK(cudaMemsetAsync(kept.memory, 0xff, block, compute_));
+      return kept.memory;
+    }
+    void* memory = take_block(block);
+    graph_->blocks.push_back({memory, block, false});
+    return memory;
+  }
+  return take_block(block);
+}
+
+void* CudaStream::take_block(size_t block) {
   std::unique_lock lock(memory_mutex_);
   if (stats_.limit && stats_.used + block > stats_.limit) {
     throw Error("ERR_OUT_OF_MEMORY", format("needs {} bytes more, but {} of the allowed {} are in use: use a smaller "
@@ -311,7 +440,8 @@ void* CudaStream::allocate(size_t bytes) {
     // running work may wait for a rank that hangs, and the watchdog, which ends that wait, gives
     // back tensors on its way.
     lock.unlock();
-    give_back_unused();
+    // A capture must not wait.
+    if (!graph_) give_back_unused();
     lock.lock();
     memory = take_memory(block);
   }
@@ -347,6 +477,19 @@ void* CudaStream::take_memory(size_t bytes) {
 
 void CudaStream::release(void* memory, size_t bytes) noexcept {
   if (!memory) return;
+  // Scratch memory of a capture becomes the graph's. Only the launcher takes it, but other threads
+  // may release tensors meanwhile.
+  if (launches_for == this && graph_) {
+    for (Graph::Block& block : graph_->blocks) {
+      if (block.memory != memory) continue;
+      block.free = true;
+      return;
+    }
+  }
+  give_back(memory, bytes);
+}
+
+void CudaStream::give_back(void* memory, size_t bytes) noexcept {
   std::lock_guard lock(memory_mutex_);
   stats_.used -= rounded(bytes);
   if (!one_by_one_) {

@@ -34,6 +34,7 @@ class CudaStream final : public Stream {
 
   // ---- Stream
   void submit(const char* op, std::function<void(Stream&)> work) override;
+  void replay(std::shared_ptr<Recording> recording) override;
   void wait(std::function<void(std::exception_ptr)> done) override;
   size_t backlog() const override { return launcher_->waiting(); }
   void when_backlog_at_most(size_t most, std::function<void()> done) override {
@@ -43,6 +44,7 @@ class CudaStream final : public Stream {
   void release(void* memory, size_t bytes) noexcept override;
   void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) override;
   void copy_from_host(void* device, const void* host, size_t bytes) override;
+  void will_write(const void* memory, size_t bytes) override;
   MemoryStats memory() const override;
   void reset_peak() override;
   void set_memory_limit(uint64_t bytes) override;
@@ -64,6 +66,16 @@ class CudaStream final : public Stream {
   // fault.h.
   FaultSite fault_site(const char* code, const char* pattern);
   GemmContext& gemm();
+  // Whether the launches of the running op become part of a graph. They must not wait, and the GPU
+  // runs them later.
+  bool capturing() const { return graph_ != nullptr; }
+  // Whether the running op becomes part of a graph in which no earlier op writes this memory. A
+  // kernel of it may read the memory while the kernels before it still run.
+  bool unwritten(const void* memory) const;
+  // Counters of kernels whose last block does more than the others. All are 0 when a kernel begins,
+  // and must be 0 when it ends.
+  static constexpr int kCounters = 1 << 16;
+  unsigned* counters() const { return counters_; }
 
  private:
   struct Site {
@@ -73,13 +85,19 @@ class CudaStream final : public Stream {
     const char* op = "";
     std::function<void(Stream&)> work;               // either work ...
     std::function<void(std::exception_ptr)> answer;  // ... or a wait ...
-    std::function<void()> action;                    // ... or an action
+    std::function<void()> action = {};               // ... or an action ...
+    std::shared_ptr<Recording> recording = {};       // ... or a list of works
   };
   struct Waiting;
+  struct Graph;
 
   void push(Command command);
   void run(Command& command);
-  void launch(const Command& command);
+  // Runs work. A failure becomes the failure of the next wait.
+  void launch(const char* op, const std::function<void(Stream&)>& work) noexcept;
+  void run_recording(const std::shared_ptr<Recording>& recording);
+  // Makes a graph of a recording that has run.
+  void capture(Recording& recording);
   // Sleeps while the GPU is far behind, because CUDA's own wait on a full queue keeps a core busy.
   void pace() noexcept;
   void answer(std::function<void(std::exception_ptr)> done);
@@ -91,6 +109,8 @@ class CudaStream final : public Stream {
   void mark_lost(const std::string& message) noexcept;
   // Returns null if there is no memory.
   void* take_memory(size_t bytes);
+  void* take_block(size_t bytes);
+  void give_back(void* memory, size_t bytes) noexcept;
   void give_back_unused();
   // Returns the error that a kernel recorded, or null.
   std::exception_ptr failure_from(const FaultRecord& record) const;
@@ -100,11 +120,13 @@ class CudaStream final : public Stream {
   bool synchronous_ = false, poisoned_ = false, one_by_one_ = false;
   cudaStream_t compute_ = nullptr, communication_ = nullptr;
   FaultRecord* fault_record_ = nullptr;
+  unsigned* counters_ = nullptr;
 
   // Launcher's state: the op that is being launched, and the first failure since the last wait.
   const char* op_ = "";
   std::exception_ptr failure_;
   size_t launched_ = 0;
+  Graph* graph_ = nullptr;  // the graph that the running op becomes part of
   std::array<cudaEvent_t, 4> paces_ = {};  // one per kPace ops, in turn
   mutable std::mutex sites_mutex_;
   std::vector<Site> sites_;

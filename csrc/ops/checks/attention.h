@@ -57,8 +57,9 @@ static inline void check_attention_cached(const AttentionSize& size, const Tenso
 // Each device checks the values of `table`, `sequences`, `positions` and `first_key`, because only
 // a kernel sees them.
 static inline void check_attention_paged(const AttentionSize& size, const Tensor& qkv, const Tensor& pages,
-                                         const Tensor& table, const Tensor& sequences, const Tensor& positions,
-                                         const std::optional<In>& first_key, const Tensor& o) {
+                                         const Tensor& table, const std::optional<In>& sequences,
+                                         const Tensor& positions, const std::optional<In>& first_key,
+                                         const std::optional<In>& angles, const Tensor& o) {
   check_dtype("pages", pages, qkv.dtype);
   check_like_o("o", o, size, qkv);
   LF_CHECK(pages.rank() == 5 && pages.dim(0) >= 1 && pages.dim(1) == 2 && pages.dim(2) == size.kv_heads &&
@@ -74,7 +75,17 @@ static inline void check_attention_paged(const AttentionSize& size, const Tensor
     check_dtype(name, values, DType::i32);
     check_shape(name, values, {size.batch, size.time});
   };
-  check_of_tokens("sequences", sequences);
+  if (sequences) {
+    check_of_tokens("sequences", *sequences);
+  } else {
+    LF_CHECK(table.dim(0) == size.batch * size.time, "expected a row of table {} for each of {} tokens",
+             to_string(table.shape), size.batch * size.time);
+  }
+  if (angles) {
+    check_dtype("angles", *angles, DType::f32);
+    LF_CHECK(angles->rank() == 3 && 2 * angles->dim(1) == size.head_size && angles->dim(2) == 2,
+             "expected angles of shape (positions,{},2), got {}", size.head_size / 2, to_string(angles->shape));
+  }
   check_of_tokens("positions", positions);
   if (first_key) check_of_tokens("first_key", *first_key);
 }

@@ -1,24 +1,50 @@
 // The public surface: everything a user imports from "llamaforge".
 
-export { openCheckpoint, openNewest } from "./checkpoint/load.js";
-export { verifyCheckpoint } from "./checkpoint/manifest.js";
+export type { CheckpointPlace } from "./checkpoint/folder.js";
+export {
+  type Checkpoint,
+  type OpenNewestOptions,
+  type OpenOptions,
+  openCheckpoint,
+  openNewest,
+} from "./checkpoint/load.js";
+export { type Manifest, verifyCheckpoint } from "./checkpoint/manifest.js";
 export {
   type LoadModelOptions,
   loadModel,
   type SaveModelOptions,
   saveModel,
 } from "./checkpoint/model.js";
-export { readSafetensors, type StoredTensor, writeSafetensors } from "./checkpoint/safetensors.js";
+export type { Digest, TensorValues } from "./checkpoint/native-io.js";
+export {
+  type ReadOptions,
+  readSafetensors,
+  type StoredTensor,
+  type StoredTensors,
+  type TensorSource,
+  writeSafetensors,
+} from "./checkpoint/safetensors.js";
 export {
   type LoadedConfig,
   loadConfig,
+  type Precision,
   parseConfig,
   type RunConfig,
   type RunConfigInput,
   resolveConfig,
 } from "./config/index.js";
 export { grad, noGrad, recompute } from "./core/autograd.js";
-export { arange, empty, full, ones, type TensorOptions, tensor, zeros } from "./core/create.js";
+export {
+  arange,
+  empty,
+  full,
+  type NestedNumbers,
+  ones,
+  type TensorOptions,
+  type TypedArray,
+  tensor,
+  zeros,
+} from "./core/create.js";
 export {
   cpu,
   cuda,
@@ -28,15 +54,41 @@ export {
   setDefaultDevice,
 } from "./core/device.js";
 export * from "./core/errors.js";
-export { checkGradients } from "./core/grad-check.js";
-export { type BuildInfo, buildInfo, setThreads } from "./core/native.js";
+export {
+  checkGradients,
+  type GradCheckOptions,
+  type GradCheckResult,
+} from "./core/grad-check.js";
+export {
+  type BuildInfo,
+  buildInfo,
+  type NativeMemory as DeviceMemory,
+  setThreads,
+} from "./core/native.js";
 export { memory, ready, resetPeakMemory, setMemoryLimit, synchronize } from "./core/runtime.js";
-export { keep, scope } from "./core/scope.js";
+export { keep, type Scope, scope } from "./core/scope.js";
 export { type BackwardOptions, type DType, Tensor } from "./core/tensor.js";
-export { type DocumentOptions, type LoadedBatch, Loader } from "./data/loader.js";
-export { Mixture } from "./data/mixture.js";
-export { TokenDataset } from "./data/shards.js";
-export { Tokenizer } from "./data/tokenizer.js";
+export {
+  type DocumentOptions,
+  type LoadedBatch,
+  Loader,
+  type LoaderOptions,
+  type WindowSource,
+} from "./data/loader.js";
+export {
+  Mixture,
+  type MixtureOptions,
+  type MixtureSource,
+  type Place as WindowPlace,
+} from "./data/mixture.js";
+export { type DatasetOptions, TokenDataset } from "./data/shards.js";
+export type { TextStream } from "./data/text-stream.js";
+export {
+  type DecodeOptions,
+  type EncodeOptions,
+  Tokenizer,
+  type VocabularyOfModel,
+} from "./data/tokenizer.js";
 export { verifyDataset } from "./data/verify.js";
 export { type DocumentMarks, documentStarts } from "./data/windows.js";
 export { Cluster, type ClusterOptions } from "./dist/cluster.js";
@@ -48,36 +100,55 @@ export {
   type Reduction,
   type Work,
 } from "./dist/communicator.js";
-export type { ReduceDType, StrategyOptions } from "./dist/exchange.js";
+export type { Arrival, Exchange, ReduceDType, StrategyOptions } from "./dist/exchange.js";
 export { FullShard, type FullShardOptions } from "./dist/full-shard.js";
 export { Replicated } from "./dist/replicated.js";
 export { type RendezvousOptions, Store } from "./dist/store.js";
 export type { StrategyName } from "./dist/strategy.js";
 export {
+  type ChromeEvent,
   chromeTrace,
   type StepSummary,
   summariseTimeline,
   type Timeline,
   type TimelineSpan,
 } from "./dist/timeline.js";
-export { describeWorld, type Launcher, readWorld, type World } from "./dist/world.js";
+export {
+  describeWorld,
+  type Environment as WorldEnvironment,
+  type Launcher,
+  readWorld,
+  type World,
+} from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
 export { type EvaluateOptions, evaluate } from "./eval/evaluate.js";
 export type {
+  CutPrompts,
   EvaluationResults,
   EvaluationSample,
   TaskScores,
 } from "./eval/results.js";
 export type { EvaluationProgress } from "./eval/run-tasks.js";
+export type { ProgramEnd, ProgramResult } from "./eval/sandbox.js";
 export type {
+  AnswerFilter,
   ChoiceTask,
   ContinuationTask,
+  ExampleFile,
+  FewShot,
   GenerationTask,
   Row,
+  RunPrograms,
   Task,
   TaskData,
+  TextMetric,
   TextTask,
 } from "./eval/task.js";
+export { type ExportGgufOptions, exportGguf } from "./export/gguf.js";
+export {
+  type ExportHuggingFaceOptions,
+  exportHuggingFace,
+} from "./export/hugging-face.js";
 export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
 export type { ChatMessage } from "./generate/chat-messages.js";
 export { ChatTemplate, type RenderOptions } from "./generate/chat-template.js";
@@ -89,7 +160,7 @@ export {
   type OpenEngineOptions,
 } from "./generate/engine.js";
 export type { EngineOptions } from "./generate/engine-schema.js";
-export { generate, generateTokens } from "./generate/generate.js";
+export { generate, generateTokens, type TextCodec } from "./generate/generate.js";
 export type { GenerateOptions } from "./generate/schema.js";
 export type { ScoredToken } from "./generate/score.js";
 export type { ChosenToken, FinishReason } from "./generate/sequence.js";
@@ -98,7 +169,9 @@ export * from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
 export { flopsPerToken, modelFlopsUtilisation } from "./plan/flops.js";
-export { planRun, type RunPlan } from "./plan/plan.js";
+export type { Gpu, Rate as GpuRate } from "./plan/gpus.js";
+export type { MemoryPlan } from "./plan/memory.js";
+export { planRun, type RunPlan, type TimeEstimate } from "./plan/plan.js";
 export type { MachineOptions, ScalingPlan, StrategyPlan } from "./plan/scaling.js";
 export {
   type PrepareOptions,
@@ -109,7 +182,10 @@ export {
 export type { Input as PrepareInput } from "./prepare/schema.js";
 export { writeReport } from "./report/html.js";
 export { type RunningServer, type ServeOptions, serve } from "./serve/server.js";
+export type { DeviceWaitMs, PauseMs, WaitTotals } from "./train/device-waits.js";
+export type { Collections } from "./train/host-meter.js";
 export type { Sample, StepMetrics, TaskScore, Validation } from "./train/metrics.js";
+export type { HostStep, RunTimeTotals } from "./train/run-times.js";
 export type { SkipLimits } from "./train/skips.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";
 export {

@@ -4,6 +4,9 @@ import { join } from "node:path";
 /** Bytes of addresses in the package: enough for the quickstart's run. */
 const textBytes = 2 * 2 ** 20;
 
+/** The languages that the quickstart reads. Its corpora and build files teach it nothing. */
+const code = /\.(ts|mjs|js|cpp|h)$/;
+
 /**
  * Copies the training data for the quickstart of an installed package: the latest addresses of US
  * presidents that fit, and the sources of this library, which the package does not contain
@@ -23,7 +26,8 @@ export function copyDemo(root, folder) {
   for (const part of ["lib", "csrc"]) {
     cpSync(join(root, part), join(folder, "code", part), {
       recursive: true,
-      filter: (path) => !/_corpus|native-ops\.ts/.test(path),
+      filter: (path) =>
+        !/_corpus|native-ops\.ts/.test(path) && (statSync(path).isDirectory() || code.test(path)),
     });
   }
 }

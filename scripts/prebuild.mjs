@@ -1,15 +1,16 @@
 // Makes the published packages, as tarballs in build/packages:
 //
-//   npm run prebuild [-- --archs "80;90a"] [--no-build] [--cpu-only] [--out DIR]
+//   npm run prebuild [-- --majors 12,13] [--archs "80;90a"] [--no-build] [--cpu-only]
+//                       [--only library|plugins] [--out DIR]
 //
 // llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64,
 // with oneDNN and every other library that a bare system lacks next to it.
-// llamaforge-linux-x64-cuda13-<version>.tgz is the CUDA plugin (@llamaforge/linux-x64-cuda13), an
-// optional dependency of the library in exactly its version. Neither runs a script when it is
-// installed.
+// llamaforge-linux-x64-cuda<MAJOR>-<version>.tgz is a CUDA plugin (@llamaforge/linux-x64-cuda12 and
+// -cuda13), an optional dependency of the library in exactly its version. None of them runs a script
+// when it is installed.
 //
-// --archs: architectures of the plugin, all by default. --no-build: packs the existing build.
-// --cpu-only: leaves out the plugin.
+// --majors: the CUDA majors, by default those of packages/. --archs: architectures of the plugins,
+// all by default. --no-build: packs the existing build. --cpu-only: leaves out the plugins.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   copyFileSync,
@@ -32,15 +33,25 @@ import { copyDemo } from "./prebuild-demo.mjs";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values: options } = parseArgs({
   options: {
+    majors: { type: "string" },
     archs: { type: "string", default: "all" },
     "no-build": { type: "boolean", default: false },
     "cpu-only": { type: "boolean", default: false },
+    only: { type: "string" },
     out: { type: "string", default: join(root, "build/packages") },
   },
 });
 const out = resolve(options.out);
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-const plugins = options["cpu-only"] ? [] : ["linux-x64-cuda13"];
+const offered = readdirSync(join(root, "packages")).map((name) => name.split("-cuda").at(-1));
+const majors = options["cpu-only"] ? [] : (options.majors?.split(",") ?? offered);
+for (const major of majors)
+  if (!offered.includes(major)) fail(`--majors ${major}: packages/ has ${offered.join(", ")}`);
+if (![undefined, "library", "plugins"].includes(options.only))
+  fail(`--only ${options.only}: expected library or plugins`);
+const withLibrary = options.only !== "plugins";
+const withPlugins = options.only !== "library";
+const plugins = majors.map((major) => `linux-x64-cuda${major}`);
 
 function fail(message) {
   console.error(`prebuild: ${message}`);
@@ -53,14 +64,21 @@ function run(command, args, cwd = root) {
 }
 
 function build() {
+  if (withLibrary) buildLibrary();
+  if (!withPlugins) return;
+  for (const major of majors) {
+    const args = ["scripts/build-cuda.mjs", "--major", major, "--archs", options.archs];
+    run(process.execPath, args);
+  }
+}
+
+function buildLibrary() {
   const tool = (name) => join(root, "node_modules/.bin", name);
   discardForeign(join(root, "build"), root);
   run(tool("cmake-js"), ["configure", "--CDLLAMAFORGE_CPU_SETS:STRING=all"]);
   run(tool("cmake-js"), ["build"]);
   run(process.execPath, ["scripts/generate-ops.mjs"]);
   run(tool("tsc"), ["-p", "tsconfig.build.json"]);
-  if (plugins.length > 0)
-    run(process.execPath, ["scripts/build-cuda.mjs", "--archs", options.archs]);
 }
 
 function checkBuilt() {
@@ -140,12 +158,14 @@ function packMain() {
     ),
   };
   writeFileSync(join(folder, "package.json"), `${JSON.stringify(published, null, 2)}\n`);
-  for (const name of ["README.md", "LICENSE", "CHANGELOG.md"])
-    copyFileSync(join(root, name), join(folder, name));
+  for (const name of ["README.md", "LICENSE"]) copyFileSync(join(root, name), join(folder, name));
   for (const part of files.filter(
     (part) => existsSync(join(root, part)) && !/^(dist|prebuilds)/.test(part),
-  ))
-    cpSync(join(root, part), join(folder, part), { recursive: true });
+  )) {
+    // The API reference is generated into docs/.
+    const filter = (path) => path !== join(root, "docs/api");
+    cpSync(join(root, part), join(folder, part), { recursive: true, filter });
+  }
   copyLibrary(folder);
   copyDemo(root, join(folder, "assets/quickstart/demo"));
   run(
@@ -183,7 +203,8 @@ function packMain() {
 function packPlugin(name) {
   const library = `libllamaforge_${name.split("-").at(-1)}.so`;
   const built = join(root, "build/Release", library);
-  if (!existsSync(built)) fail(`${library} is not built: npm run build:cuda, or --cpu-only`);
+  if (!existsSync(built))
+    fail(`${library} is not built: npm run build:cuda -- --major N, or --cpu-only`);
   const folder = stage(name);
   const own = JSON.parse(readFileSync(join(root, "packages", name, "package.json"), "utf8"));
   const versioned = { ...own, version: manifest.version };
@@ -212,13 +233,13 @@ function pack(folder) {
 
 if (process.platform !== "linux" || process.arch !== "x64")
   fail(`packages are made on Linux x64, not on ${process.platform} ${process.arch}`);
-if (options["no-build"]) checkBuilt();
-else build();
+if (!options["no-build"]) build();
+else if (withLibrary) checkBuilt();
 mkdirSync(out, { recursive: true });
 for (const name of readdirSync(out)) {
   // Removes the output of earlier runs, failed ones included. The folder may hold other things.
   const ours = /^llamaforge-.*\.tgz$|^(llamaforge|linux-x64-cuda\d+)-\w{6}$/.test(name);
   if (ours) rmSync(join(out, name), { recursive: true });
 }
-packMain();
-for (const name of plugins) packPlugin(name);
+if (withLibrary) packMain();
+if (withPlugins) for (const name of plugins) packPlugin(name);

@@ -24,8 +24,10 @@ function works(command, ...args) {
   return spawnSync(command, args, { stdio: "ignore" }).status === 0;
 }
 
-function run(what, command, ...args) {
+/** Runs a command. @param usual how long it usually takes, for a user who watches it run */
+function run(what, usual, command, ...args) {
   const started = performance.now();
+  console.log(`setup: ${what} (usually ${usual}) ...`);
   const { status, error, stdout, stderr } = spawnSync(command, args, {
     cwd: root,
     encoding: "utf8",
@@ -38,7 +40,7 @@ function run(what, command, ...args) {
     process.exit(1);
   }
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`setup: ${what} (${seconds} s)`);
+  console.log(`setup:   done in ${seconds} s`);
 }
 
 /** Debian packages, and how to tell that each is already present. */
@@ -106,9 +108,10 @@ function installPackages() {
     "-qq",
     ...args,
   ];
-  run("read the list of packages", ...apt("update"));
+  run("reading the list of Debian's packages", "10 s", ...apt("update"));
   run(
-    `installed ${missing.join(", ")}`,
+    `installing ${missing.join(", ")}`,
+    "a minute",
     ...apt("install", "-y", "--no-install-recommends", ...missing),
   );
 }
@@ -127,13 +130,20 @@ function buildAddon() {
   const sets = forTests ? "all" : "best";
   if (configured !== "all" && configured !== sets) {
     run(
-      `configured for ${sets} CPU kernels`,
+      `configuring for ${sets} CPU kernels`,
+      "10 s",
       tool("cmake-js"),
       "configure",
       `--CDLLAMAFORGE_CPU_SETS:STRING=${sets}`,
     );
   }
-  run("native addon is up to date", tool("cmake-js"), "build");
+  const first = !existsSync(`${folder}/Release/llamaforge.node`);
+  const usual = first
+    ? sets === "all"
+      ? "4 minutes on two cores"
+      : "2 minutes on two cores"
+    : "seconds";
+  run("compiling what changed of the native addon", usual, tool("cmake-js"), "build");
 }
 
 if (process.platform !== "linux" || process.arch !== "x64") {
@@ -149,11 +159,21 @@ if (!existsSync(tool("tsc"))) {
   process.exit(1);
 }
 buildAddon();
-run("types of the native functions", process.execPath, "scripts/generate-ops.mjs");
-run("TypeScript is up to date", tool("tsc"), "-p", "tsconfig.build.json");
+run(
+  "writing the types of the native functions",
+  "1 s",
+  process.execPath,
+  "scripts/generate-ops.mjs",
+);
+run("compiling TypeScript", "10 s", tool("tsc"), "-p", "tsconfig.build.json");
 // Compiling the plugin takes minutes, so a fresh clone does without it (npm run build:cuda).
 // The long tests compile the plugin, which takes minutes, if nvcc is installed.
 if (forCuda) {
   const args = ["scripts/build-cuda.mjs", "--if-available", "--archs", "80;90a"];
-  run("CUDA plugin compiles, where nvcc is installed", process.execPath, ...args);
+  run(
+    "compiling the CUDA plugin, where nvcc is installed",
+    "20 minutes",
+    process.execPath,
+    ...args,
+  );
 }

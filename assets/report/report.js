@@ -245,8 +245,11 @@
 
   const columns = (chart) => [data[state.x], ...chart.series.map(({ column }) => column)];
 
-  function draw() {
-    const zoom = charts[0] && charts[0].zoomed ? charts[0].plot.scales.x : null;
+  const zoomed = () => charts.length > 0 && charts[0].zoomed;
+
+  /** @param keep whether the shown part of the x axis stays: it does where the user has chosen one */
+  function draw(keep = zoomed()) {
+    const zoom = keep && charts[0] ? charts[0].plot.scales.x : null;
     const kept = zoom && charts[0].x === state.x ? { min: zoom.min, max: zoom.max } : null;
     for (const { plot } of charts) plot.destroy();
     charts = descriptions().map((description) => {
@@ -283,6 +286,23 @@
   build();
   draw();
 
+  // A page that is kept up to date gets further points of every column, and the charts of all tasks.
+  addEventListener("run-data", ({ detail }) => {
+    const { tasks, skipped, ...columns } = detail;
+    // Without a zoom the axis grows with the run.
+    const keep = zoomed();
+    for (const [name, values] of Object.entries(columns)) data[name].push(...values);
+    data.skipped.push(...skipped);
+    const known = data.tasks.map(({ task }) => task).join();
+    data.tasks = tasks;
+    if (tasks.map(({ task }) => task).join() !== known) {
+      document.getElementById("charts").replaceChildren();
+      hosts.clear();
+      build();
+    }
+    draw(keep);
+  });
+
   new ResizeObserver(() => {
     for (const { plot, host } of charts) {
       if (host.clientWidth !== plot.width) plot.setSize({ width: host.clientWidth, height: plot.height });
@@ -303,5 +323,5 @@
     state.smoothing = Number(event.target.value) / 100;
     draw();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
 })();

@@ -69,7 +69,7 @@ void check_argmax(int64_t rows, int64_t n, bool nan) {
 template <class T>
 void check_vector(int64_t n, int64_t k) {
   const Tensor x = random<T>({1, k}), w = random<T>({n, k}), y = empty({1, n}, dtype_of<T>());
-  run([&](Stream& s) { cuda::gemm(s, in(x), in(w), out(y), false, true); });
+  run([&](Stream& s) { cuda::gemm(s, in(x), in(w), out(y), false, true, false); });
   const auto a = wide<T>(x), b = wide<T>(w);
   std::vector<double> reference(static_cast<size_t>(n));
   for (int64_t row = 0; row < n; ++row) {

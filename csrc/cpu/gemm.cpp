@@ -254,20 +254,21 @@ void PreparedOperand::multiply(const void* a, void* c) {
 namespace {
 
 void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
-                  bool accumulate) {
+                  bool accumulate, bool independent_rows) {
   const GemmSize size = check_gemm(a, b, c, transpose_a, transpose_b);
-  multiply_matrices(stream, {size.batch, size.m, size.n, size.k, a.dtype, c.dtype},
+  multiply_matrices(stream, {size.batch, size.m, size.n, size.k, a.dtype, c.dtype, independent_rows},
                     {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
 }
 
 }  // namespace
 
-void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b) {
-  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false);
+void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b, bool independent_rows) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false, independent_rows);
 }
 
-void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b) {
-  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true);
+void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b,
+                     bool independent_rows) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true, independent_rows);
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

@@ -18,6 +18,8 @@ struct GemmOperand {
 struct GemmShape {
   int64_t batch, m, n, k;
   DType input, output;  // both operands have the dtype `input`; sums are f32
+  // Whether a row of c must have the same bits for every m. Otherwise few rows are summed in another order.
+  bool independent_rows = false;
 };
 
 // c (batch,m,n) = a (batch,m,k) · b (batch,k,n), or += with `accumulate`.

@@ -339,7 +339,8 @@ void multiply_by_dot_products(const GemmShape& shape, const In* a, const In* b, 
 template <class In, class Out>
 void multiply(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
               bool accumulate) {
-  if (shape.batch == 1 && shape.m <= kRowsOfDotProducts && b.transposed && !a.transposed) {
+  const bool few = shape.m <= kRowsOfDotProducts && !shape.independent_rows;
+  if (shape.batch == 1 && few && b.transposed && !a.transposed) {
     multiply_by_dot_products(shape, static_cast<const In*>(a.data), static_cast<const In*>(b.data),
                              static_cast<Out*>(c), accumulate);
   } else {

@@ -56,6 +56,7 @@ float loss_and_gradient(float* logits, int64_t classes, int32_t target, float in
 template <class T> struct Head {
   Stream& stream;
   int64_t rows, width, classes, count, ignore_index;
+  bool independent_rows;
   const T *x, *weight;
   const int32_t* targets;
   const Tensor *dx, *dweight;  // null: not wanted
@@ -77,7 +78,7 @@ template <class T> void run(const Head<T>& head) {
   const float inverse_count = 1.0f / static_cast<float>(head.count);
 
   const bool several = head.rows > chunk;
-  const GemmShape to_logits = {1, chunk, head.classes, head.width, dtype, DType::f32};
+  const GemmShape to_logits = {1, chunk, head.classes, head.width, dtype, DType::f32, head.independent_rows};
   const GemmShape to_dx = {1, chunk, head.width, head.classes, dtype, head.dx ? head.dx->dtype : dtype};
   std::optional<PreparedOperand> for_logits, for_dx;
   if (several) for_logits.emplace(head.stream, to_logits, GemmOperand{head.weight, true});
@@ -125,7 +126,7 @@ void fill_with_zeros(const Tensor& tensor) { std::memset(tensor.raw(), 0, tensor
 
 void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
                           std::optional<Out> losses, std::optional<Out> greedy, std::optional<Out> dx,
-                          std::optional<Out> dweight, int64_t ignore_index) {
+                          std::optional<Out> dweight, int64_t ignore_index, bool independent_rows) {
   check_linear_cross_entropy(x, weight, targets, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0), count = count_targets(targets, weight.dim(0), ignore_index);
   std::optional<Scratch> own;
@@ -140,7 +141,7 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
     return;
   }
   with_float("x", x, [&]<class T>() {
-    run<T>({stream, rows, x.dim(1), weight.dim(0), count, ignore_index, x.data<T>(), weight.data<T>(),
+    run<T>({stream, rows, x.dim(1), weight.dim(0), count, ignore_index, independent_rows, x.data<T>(), weight.data<T>(),
             targets.data<int32_t>(), dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows,
             greedy ? greedy->data<int32_t>() : nullptr});
   });

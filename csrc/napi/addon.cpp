@@ -154,6 +154,9 @@ Napi::Value build_info(const Napi::CallbackInfo& info) {
     result.Set("buildId", build_id());
     result.Set("instructionSet", environment.instruction_set());
     result.Set("threads", Napi::Number::New(info.Env(), environment.threads()));
+    Napi::Array majors = Napi::Array::New(info.Env(), std::size(kCudaMajors));
+    for (uint32_t i = 0; i < std::size(kCudaMajors); ++i) majors.Set(i, kCudaMajors[i]);
+    result.Set("cudaMajors", majors);
     return result;
   });
 }
@@ -206,7 +209,10 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
     Napi::Object result = Napi::Object::New(env);
     result.Set("plugin", loaded.path);
     result.Set("driver", format("{}.{}", loaded.driver_major, loaded.driver_minor));
+    Napi::Array passed_over = Napi::Array::New(env);
+    for (const std::string& reason : loaded.passed_over) passed_over.Set(passed_over.Length(), reason);
     result.Set("libraries", libraries);
+    result.Set("passedOver", passed_over);
     result.Set("devices", devices);
     return result;
   });

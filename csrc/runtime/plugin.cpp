@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -18,9 +19,12 @@ namespace llamaforge {
 
 namespace {
 
-// CUDA majors for which this version has a plugin, newest first. A driver runs its own major and
-// older ones.
-constexpr int kMajors[] = {13};
+// Name of this machine's npm packages, as Node names systems.
+#ifdef __aarch64__
+constexpr const char* kSystem = "linux-arm64";
+#else
+constexpr const char* kSystem = "linux-x64";
+#endif
 
 constexpr const char* kDriver = "libcuda.so.1";
 
@@ -50,45 +54,90 @@ std::filesystem::path own_folder() {
   return std::filesystem::path(info.dli_fname).parent_path();
 }
 
-std::vector<std::string> candidates(int driver_major, const std::vector<std::string>& folders) {
-  if (const char* file = std::getenv("LLAMAFORGE_CUDA_PLUGIN")) return {file};
+// The places of a major's plugin, in the order of the search.
+std::vector<std::string> places_of(int major, const std::vector<std::string>& folders) {
   std::vector<std::string> paths;
-  for (int major : kMajors) {
-    if (major > driver_major) continue;
-    const std::string name = format("libllamaforge_cuda{}.so", major);
-    if (const auto folder = own_folder(); !folder.empty()) paths.push_back((folder / name).string());
-    for (const std::string& folder : folders) paths.push_back((std::filesystem::path(folder) / name).string());
-  }
+  const std::string name = format("libllamaforge_cuda{}.so", major);
+  if (const auto folder = own_folder(); !folder.empty()) paths.push_back((folder / name).string());
+  for (const std::string& folder : folders) paths.push_back((std::filesystem::path(folder) / name).string());
   return paths;
 }
 
+bool exists(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
+// Opens a plugin. Returns null and adds the reason to `reasons` if that fails.
+const Plugin* open_plugin(const std::string& path, std::vector<std::string>& reasons) {
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) {
+    reasons.push_back(format("{}: {}", path, exists(path) ? dlerror() : "no such file"));
+    return nullptr;
+  }
+  auto* entry = reinterpret_cast<PluginEntry*>(dlsym(library, kPluginEntry));
+  if (!entry) {
+    reasons.push_back(format("{}: not a plugin of LlamaForge", path));
+    return nullptr;
+  }
+  const Plugin* plugin = entry(build_id());
+  if (!plugin) reasons.push_back(format("{}: built from other sources than the addon (build id {})", path, build_id()));
+  return plugin;
+}
+
+std::string package_of(int major) { return format("@llamaforge/{}-cuda{}", kSystem, major); }
+
 LoadedPlugin load(const std::vector<std::string>& folders) {
   const DriverVersion driver = driver_version();
-  const int oldest = kMajors[std::size(kMajors) - 1];
+  const int oldest = kCudaMajors[std::size(kCudaMajors) - 1];
   if (driver.major < oldest) {
     throw Error("ERR_DEVICE", format("CUDA was asked for, but the driver supports CUDA {}.{} and the oldest plugin needs {}: "
                                      "update the driver (https://www.nvidia.com/drivers)",
                                      driver.major, driver.minor, oldest));
   }
-  std::string tried;
-  for (const std::string& path : candidates(driver.major, folders)) {
-    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-      tried += format("\n  {}: {}", path, std::filesystem::exists(path) ? dlerror() : "no such file");
-      continue;
+  LoadedPlugin loaded = {nullptr, "", driver.major, driver.minor, {}};
+  std::vector<std::string> tried;
+  const auto attempt = [&](const std::string& path) {
+    loaded.plugin = open_plugin(path, tried);
+    loaded.path = path;
+    return loaded.plugin != nullptr;
+  };
+  if (const char* file = std::getenv("LLAMAFORGE_CUDA_PLUGIN")) {
+    if (attempt(file)) return loaded;
+  } else {
+    for (int major : kCudaMajors) {
+      const std::vector<std::string> places = places_of(major, folders);
+      bool present = false;
+      for (const std::string& path : places) {
+        if (!exists(path)) {
+          if (major <= driver.major) tried.push_back(format("{}: no such file", path));
+          continue;
+        }
+        present = true;
+        if (major > driver.major) {
+          loaded.passed_over.push_back(format("{}: needs a driver for CUDA {}, and this one supports {}.{}", path, major,
+                                              driver.major, driver.minor));
+        } else if (attempt(path)) {
+          return loaded;
+        } else {
+          loaded.passed_over.push_back(tried.back());
+        }
+      }
+      if (!present && major <= driver.major) {
+        loaded.passed_over.push_back(format("CUDA {}: its plugin is not installed (npm install {})", major, package_of(major)));
+      }
     }
-    auto* entry = reinterpret_cast<PluginEntry*>(dlsym(library, kPluginEntry));
-    if (!entry) {
-      tried += format("\n  {}: not a plugin of LlamaForge", path);
-      continue;
-    }
-    if (const Plugin* plugin = entry(build_id())) return {plugin, path, driver.major, driver.minor};
-    tried += format("\n  {}: built from other sources than the addon (build id {})", path, build_id());
+  }
+  std::string lines;
+  for (const std::string& line : tried) lines += "\n  " + line;
+  int newest = oldest;
+  for (int major : kCudaMajors) {
+    if (major <= driver.major) newest = std::max(newest, major);
   }
   throw Error("ERR_DEVICE", format("CUDA was asked for, but no plugin could be loaded. The driver supports CUDA {}.{}. "
-                                   "Tried:{}\nInstall it with: npm install @llamaforge/linux-x64-cuda{}   (in a clone of the "
+                                   "Tried:{}\nInstall it with: npm install {}   (in a clone of the "
                                    "repository: npm run build:cuda)",
-                                   driver.major, driver.minor, tried, kMajors[0]));
+                                   driver.major, driver.minor, lines, package_of(newest)));
 }
 
 }  // namespace

@@ -54,10 +54,16 @@ constexpr const char* kPluginEntry = "llamaforge_cuda_plugin";
 // Hash of the sources that the addon and its plugins share.
 const char* build_id();
 
+// CUDA majors that have a plugin, newest first: the one list of them, which TypeScript reads through
+// buildInfo(). A driver runs plugins of its own major and of older ones.
+constexpr int kCudaMajors[] = {13, 12};
+
 struct LoadedPlugin {
   const Plugin* plugin;
   std::string path;
   int driver_major, driver_minor;  // the CUDA version that the driver supports
+  // Plugins that were preferred to this one and not taken, each with the reason.
+  std::vector<std::string> passed_over;
 };
 
 // Loads the plugin for this machine's driver, once per process; `folders` are searched after the

@@ -41,7 +41,7 @@ function products(bench: Workbench): KernelCase[] {
         second: boolean,
       ) =>
       () =>
-        kernel(a.native, b.native, c.native, first, second);
+        kernel(a.native, b.native, c.native, first, second, false);
     return [
       {
         group,
@@ -255,7 +255,7 @@ function ends(bench: Workbench): KernelCase[] {
         return () =>
           native.linearCrossEntropy(
             ...[x.native, weight.native, targets.native, loss.native],
-            ...[null, null, dx.native, dWeight.native, -100],
+            ...[null, null, dx.native, dWeight.native, -100, false],
           );
       },
     },

@@ -135,6 +135,6 @@ function squareProduct(bench: Workbench, size: number) {
   return () => {
     const [a, b] = [bench.random([size, size]), bench.random([size, size])];
     const c = bench.empty([size, size]);
-    return () => native.gemm(a.native, b.native, c.native, false, true);
+    return () => native.gemm(a.native, b.native, c.native, false, true, false);
   };
 }

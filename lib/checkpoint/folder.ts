@@ -8,6 +8,7 @@ import { ArgumentError } from "../core/errors.js";
 import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-folder.js";
 import { guarded, io, systemCode } from "./native-io.js";
 
+/** A checkpoint's folder and step. */
 export interface CheckpointPlace {
   step: number;
   path: string;

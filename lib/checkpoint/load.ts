@@ -31,6 +31,7 @@ export interface Checkpoint {
   readFile(name: string): Promise<Uint8Array>;
 }
 
+/** How much of a checkpoint is checked when it opens. */
 export interface OpenOptions {
   /**
    * Compare the hash of every file, so that a flipped bit is found before training continues on it.
@@ -70,6 +71,7 @@ function isWeights(name: string): boolean {
   return name === weightsFile || /^model-\d{5}-of-\d{5}\.safetensors$/.test(name);
 }
 
+/** How the newest checkpoint of a run is looked for. */
 export interface OpenNewestOptions extends OpenOptions {
   /** Called when a damaged checkpoint is passed over; the message says why. */
   onWarning?: (message: string, place: CheckpointPlace) => void;

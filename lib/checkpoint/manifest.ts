@@ -18,6 +18,7 @@ const format = "llamaforge-checkpoint";
 const version = 1;
 const manifestBytesLimit = 16 * 1024 * 1024;
 
+/** The list of a checkpoint's files, with their sizes and hashes. */
 export interface Manifest {
   step: number;
   /**

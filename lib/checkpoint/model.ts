@@ -33,6 +33,7 @@ export const configFile = "config.json";
 const configBytesLimit = 16 * 1024 * 1024;
 const readableDtypes: readonly FileDtype[] = ["F32", "BF16", "F16", "F64"];
 
+/** Where and in which number format a model is loaded. */
 export interface LoadModelOptions {
   device?: Device;
   /** Dtype of weights and activations. Default: "f32". */

@@ -71,6 +71,7 @@ export interface StoredTensors {
   metadata: Map<string, string>;
 }
 
+/** How a safetensors file is read. */
 export interface ReadOptions {
   /**
    * Follow a symbolic link in the last part of the path, because hub caches consist of them.

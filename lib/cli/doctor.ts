@@ -8,23 +8,39 @@ import { groupLimits, usableMemory, usableThreads } from "../core/machine-limits
 import { addonFile, probeAddon, thisSystem } from "../core/native-load.js";
 import { formatBytes } from "../plan/format.js";
 import { processorName } from "../train/machine.js";
-import { print } from "./terminal.js";
+import { print, printResult } from "./terminal.js";
 import { packageVersion } from "./version.js";
 
 export function addDoctor(program: Command): void {
   program
     .command("doctor")
     .description("what this machine can do: CPU, memory, GPUs, the native addon, versions")
-    .action(async () => {
+    .option("--json", "print the findings as JSON")
+    .action(async ({ json }: { json?: true }) => {
       const { lines, healthy } = await examine();
+      if (!healthy) process.exitCode = exitCodes.usage;
+      if (json) {
+        printResult(`${JSON.stringify({ healthy, findings: factsOf(lines) }, null, 2)}\n`);
+        return;
+      }
       const width = Math.max(...lines.map(([name]) => name.length));
       for (const [name, text] of lines) {
         // Further lines of a long message stay in the second column.
         const indented = text.replaceAll("\n", `\n${" ".repeat(width + 2)}`);
         print(`${name.padEnd(width)}  ${indented}\n`);
       }
-      if (!healthy) process.exitCode = exitCodes.usage;
     });
+}
+
+/** The lines by name. A line without a name belongs to the one before it. */
+function factsOf(lines: readonly [string, string][]): Record<string, string[]> {
+  const facts: Record<string, string[]> = {};
+  let last = "";
+  for (const [name, text] of lines) {
+    last = name || last;
+    facts[last] = [...(facts[last] ?? []), ...text.split("\n")];
+  }
+  return facts;
 }
 
 /** Examines the machine, one line a finding. The machine is healthy if training can run on it. */
@@ -80,13 +96,14 @@ async function addonLine(): Promise<{ text: string; usable: boolean }> {
  * then runs on the CPU.
  */
 async function cudaLines(): Promise<[string, string][]> {
-  const { pluginFolders } = await import("../core/native.js");
-  const probe = await probeCuda(pluginFolders());
+  const { buildInfo, pluginFolders } = await import("../core/native.js");
+  const probe = await probeCuda(pluginFolders(buildInfo()));
   if (!probe.info) return [["CUDA", `not usable, so training runs on the CPU: ${probe.error}`]];
-  const { plugin, driver, libraries, devices } = probe.info;
+  const { plugin, passedOver, driver, libraries, devices } = probe.info;
   return [
     ["CUDA", `driver for CUDA ${driver}${probe.driverFile ? ` from ${probe.driverFile}` : ""}`],
-    ["", `plugin ${plugin}`],
+    ["", `plugin ${plugin}, the newest that this driver runs`],
+    ...passedOver.map((reason): [string, string] => ["", `not taken: ${reason}`]),
     ...libraries.map((library): [string, string] => ["", library]),
     ...devices.map(({ name, capability, memoryBytes }, i): [string, string] => {
       const free = probe.free[i];

@@ -10,7 +10,7 @@ import type { PrepareOptions, PrepareProgress, PrepareResult } from "../prepare/
 import { type Input, inputSchema, prepareSchema } from "../prepare/schema.js";
 import { addOptions, givenOptions } from "./options.js";
 import { catchStopSignals, tolerateFullOutput } from "./signals.js";
-import { print, printError } from "./terminal.js";
+import { print, printError, printResult } from "./terminal.js";
 
 // Per-input options. With several inputs, a recipe sets them for each input; the command line sets
 // them for all.
@@ -25,11 +25,13 @@ export function addPrepare(program: Command): void {
       "[inputs...]",
       "files, folders and patterns, in this order; with --config, its folder",
     )
-    .option("--config <file>", "a recipe of the data set, e.g. configs/data/slimpajama.yaml");
+    .option("--config <file>", "a recipe of the data set, e.g. configs/data/slimpajama.yaml")
+    .option("--json", "print the result as JSON");
   addOptions(command, { out, tokenizer, ...selection, ...settings }, "told").action(
-    async (inputs: string[], { config }: { config?: string }) => {
+    async (inputs: string[], { config, json }: { config?: string; json?: true }) => {
       tolerateFullOutput();
-      const result = await prepareWithProgress(await completeOptions(inputs, config, command));
+      const options = await completeOptions(inputs, config, command);
+      const result = await prepareWithProgress(options, json ? "json" : "text");
       if (result === null) process.exitCode = exitCodes.stopped;
     },
   );
@@ -60,9 +62,13 @@ async function completeOptions(
 
 /**
  * Prepares with a progress bar on a terminal and a summary.
+ * @param as the form of the summary
  * @returns null if a signal stopped it
  */
-export async function prepareWithProgress(options: PrepareOptions): Promise<PrepareResult | null> {
+export async function prepareWithProgress(
+  options: PrepareOptions,
+  as: "text" | "json" | "short" = "text",
+): Promise<PrepareResult | null> {
   const { prepare } = await import("../prepare/prepare.js");
   const stop = new AbortController();
   let begun = false;
@@ -74,7 +80,7 @@ export async function prepareWithProgress(options: PrepareOptions): Promise<Prep
     },
     exit: exitAtOnce,
   });
-  const bar = process.stdout.isTTY ? new Bar(options.out) : null;
+  const bar = process.stdout.isTTY && as !== "json" ? new Bar(options.out) : null;
   const started = performance.now();
   try {
     const result = await prepare({
@@ -86,7 +92,10 @@ export async function prepareWithProgress(options: PrepareOptions): Promise<Prep
       },
     });
     bar?.stop();
-    printSummary(result, (performance.now() - started) / 1000);
+    if (as === "json") printJson(result);
+    else printSummary(result, (performance.now() - started) / 1000, as === "short");
+    const { train } = result.dataset.splits;
+    if (train.documents === 0) throw new UsageError(`${result.folder}: nothing to train on`);
     return result;
   } catch (error) {
     if (!stop.signal.aborted) throw error;
@@ -141,7 +150,12 @@ function formatDuration(seconds: number): string {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-function printSummary(result: PrepareResult, seconds: number): void {
+function printJson({ folder, dataset, warnings, passedOver }: PrepareResult): void {
+  printResult(`${JSON.stringify({ folder, ...dataset, warnings, passedOver }, null, 2)}\n`);
+}
+
+/** @param short the splits alone, without what was not read and the longest document */
+function printSummary(result: PrepareResult, seconds: number, short: boolean): void {
   const { folder, dataset, warnings, passedOver, longest, resumedDocuments } = result;
   printError(boundedList(warnings.map((warning) => `warning: ${warning}`)));
   if (warnings.length > 0) printError("\n");
@@ -156,6 +170,7 @@ function printSummary(result: PrepareResult, seconds: number): void {
         (repeated > 0.001 ? `, ${(100 * repeated).toFixed(1)}% in runs of one token` : ""),
     );
   }
+  if (short) return;
   const total = dataset.sources.reduce((sum, { tokens = 0 }) => sum + tokens, 0);
   if (dataset.sources.length > 1) {
     for (const { path, documents, tokens = 0 } of dataset.sources) {
@@ -176,7 +191,6 @@ function printSummary(result: PrepareResult, seconds: number): void {
   if (seconds > 10 && resumedDocuments === 0) {
     printLine(`  ${formatDuration(seconds)}, ${(bytes / 1e6 / seconds).toFixed(1)} MB/s`);
   }
-  if (dataset.splits.train.documents === 0) throw new UsageError(`${folder}: nothing to train on`);
 }
 
 function count(n: number, noun: string): string {

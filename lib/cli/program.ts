@@ -5,9 +5,12 @@ import { nearest } from "../core/option-tree.js";
 import { systemRefusal } from "../core/system-refusal.js";
 import { addBench } from "./bench.js";
 import { addChat } from "./chat.js";
+import { addCompletion } from "./completion.js";
 import { addDoctor } from "./doctor.js";
 import { addEval } from "./eval.js";
+import { addExport } from "./export.js";
 import { addGenerate } from "./generate.js";
+import { addInit } from "./init.js";
 import { addLaunch } from "./launch.js";
 import { beStrict } from "./options.js";
 import { addPlan } from "./plan.js";
@@ -37,11 +40,14 @@ export function createProgram(): Command {
   addEval(program);
   addChat(program);
   addServe(program);
+  addExport(program);
   addVerify(program);
   addReport(program);
   addBench(program);
   addDoctor(program);
   addQuickstart(program);
+  addInit(program);
+  addCompletion(program);
   for (const command of commandTree(program)) {
     command.exitOverride((error) => {
       throw Object.assign(error, { command });

@@ -23,6 +23,7 @@ import { RankLog, rankLogFile } from "./rank-log.js";
 import { catchStopSignals, type StopSignals, tolerateFullOutput } from "./signals.js";
 import { onSupervisorGone, supervise } from "./supervise.js";
 import { print, printError } from "./terminal.js";
+import { Watchers, type WatchOptions } from "./watch.js";
 
 interface TrainCommandOptions {
   set: string[];
@@ -31,6 +32,8 @@ interface TrainCommandOptions {
   allowDataChange?: true;
   supervise?: true;
   maxRestarts: number;
+  dashboard?: true | number;
+  tensorboard?: true;
 }
 
 const cliFile = fileURLToPath(new URL("./main.js", import.meta.url));
@@ -60,6 +63,15 @@ export function addTrain(program: Command): void {
         1_000_000,
       ).default(3),
     )
+    .addOption(
+      integerOption(
+        "--dashboard [port]",
+        "show the run live on a page of this machine, with its figures for Prometheus at /metrics",
+        0,
+        65_535,
+      ),
+    )
+    .option("--tensorboard", "also write the steps for TensorBoard, below the run's folder")
     .option("--help-config", "list all options of a configuration")
     .action(async (file: string, options: TrainCommandOptions) => {
       const config = await readConfig(file, options.set);
@@ -74,7 +86,7 @@ export function addTrain(program: Command): void {
       }
       const { resume, resumeStrict = false, allowDataChange = false } = options;
       const from = { resume, resumeStrict, allowDataChange };
-      const { result } = await trainWithProgress(config, from);
+      const { result } = await trainWithProgress(config, from, options);
       if (!result.finished) process.exitCode = exitCodes.stopped;
     });
   command.on("option:help-config", () => {
@@ -87,11 +99,18 @@ export function addTrain(program: Command): void {
 async function superviseTraining(
   file: string,
   { out }: LoadedConfig,
-  { set, resume, resumeStrict, allowDataChange, maxRestarts }: TrainCommandOptions,
+  options: TrainCommandOptions,
 ): Promise<number> {
+  const { set, resume, resumeStrict, allowDataChange, maxRestarts } = options;
   const overrides = set.flatMap((override) => ["--set", override]);
   if (allowDataChange) overrides.push("--allow-data-change");
   if (resumeStrict) overrides.push("--resume-strict");
+  if (options.tensorboard) overrides.push("--tensorboard");
+  if (options.dashboard !== undefined)
+    overrides.push(
+      "--dashboard",
+      String(Number(options.dashboard === true ? 0 : options.dashboard)),
+    );
   return await supervise({
     out,
     resume,
@@ -116,18 +135,19 @@ export interface TrainOutcome {
 export async function trainWithProgress(
   config: LoadedConfig,
   from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
+  watch: WatchOptions = {},
 ): Promise<TrainOutcome> {
   // Imported lazily, because it loads the addon and `doctor` must be able to report that this
   // fails.
   const { worldOfRun } = await import("../train/join.js");
   const world = worldOfRun();
-  if (world === null) return await trainAlone(config, from, null);
+  if (world === null) return await trainAlone(config, from, null, watch);
   const log = await RankLog.open(rankLogFile(config.out, world.rank));
   log.write(
     `${describeWorld(world)}, process ${process.pid} on ${hostname()}, by ${world.launcher}`,
   );
   try {
-    return await trainAlone(config, from, { log, first: world.rank === 0 });
+    return await trainAlone(config, from, { log, first: world.rank === 0 }, watch);
   } catch (error) {
     const { message, stack } = error as Error;
     log.write(stack ?? message);
@@ -142,6 +162,7 @@ async function trainAlone(
   config: LoadedConfig,
   from: Pick<TrainerOptions, "resume" | "resumeStrict" | "allowDataChange">,
   ranked: { log: RankLog; first: boolean } | null,
+  watch: WatchOptions,
 ): Promise<TrainOutcome> {
   const first = ranked?.first ?? true;
   const onNotice = (message: string): void => {
@@ -158,6 +179,8 @@ async function trainAlone(
   let progress: ProgressDisplay | undefined;
   let folder: FolderIdentity | null = null;
   let result: TrainerResult;
+  let watchers: Watchers | null = null;
+  let outcome = "the run failed; the terminal has the reason";
   try {
     const { Trainer } = await import("../train/trainer.js");
     const { describePrecision } = await import("../config/precision.js");
@@ -177,12 +200,14 @@ async function trainAlone(
       ranked?.log.write(text);
       trainer.stop();
     };
+    if (first) watchers = await Watchers.open(trainer, watch, { stop, onNotice });
     signals = catchStopSignals({ onRequest: (signal) => stop(signal, signal), exit: exitAtOnce });
     for await (const step of trainer.run()) {
       ranked?.log.write(
         `step ${step.step}  ${describeStep(step)}  ${step.stepMs.toFixed(1)} ms, ` +
           `${step.dataWaitMs.toFixed(1)} ms for data`,
       );
+      watchers?.step(step);
       // The summary includes measurements made after the last step.
       const last = step.step === steps;
       shown?.step(
@@ -192,11 +217,13 @@ async function trainAlone(
     result = trainer.result;
     ranked?.log.write(`ended after step ${result.step}; sent ${trainer.sentBytes} bytes`);
     for (const line of timesOf(result)) ranked?.log.write(line);
+    outcome = result.finished ? "the run is done" : `stopped and saved after step ${result.step}`;
   } catch (error) {
     await folder?.close();
     throw error;
   } finally {
     progress?.stop();
+    await watchers?.close(outcome);
     signals?.dispose();
     process.off("SIGHUP", ignore);
   }

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { boundedList } from "../core/bounded-list.js";
 import { CheckpointError, LlamaForgeError, UsageError } from "../core/errors.js";
-import { print } from "./terminal.js";
+import { print, printResult } from "./terminal.js";
 
 export function addVerify(program: Command): void {
   program
@@ -12,9 +12,12 @@ export function addVerify(program: Command): void {
       "hashes and completeness of a checkpoint, a run's checkpoints, a data set or weights",
     )
     .argument("<folder>", "of a checkpoint, a run, a data set, or a Hugging Face model")
-    .action(async (folder: string) => {
+    .option("--json", "print the findings as JSON")
+    .action(async (folder: string, { json }: { json?: true }) => {
       const { lines, error } = await verify(folder);
-      for (const line of lines) print(`${line}\n`);
+      const facts = { folder, complete: error === null, findings: lines, error: error?.message };
+      if (json) printResult(`${JSON.stringify(facts, null, 2)}\n`);
+      else for (const line of lines) print(`${line}\n`);
       if (error !== null) throw error;
     });
 }

@@ -22,6 +22,7 @@ export interface TensorOptions {
   requiresGrad?: boolean;
 }
 
+/** Arrays that hold a tensor's values. */
 export type TypedArray = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array;
 
 /** Numbers in nested arrays, with as many levels as the tensor has axes. */
@@ -91,10 +92,12 @@ export function full(shape: readonly number[], value: number, options: TensorOpt
   return constant("full", shape, value, options);
 }
 
+/** A tensor of zeros. @param shape lengths of its axes */
 export function zeros(shape: readonly number[], options: TensorOptions = {}): Tensor {
   return constant("zeros", shape, 0, options);
 }
 
+/** A tensor of ones. @param shape lengths of its axes */
 export function ones(shape: readonly number[], options: TensorOptions = {}): Tensor {
   return constant("ones", shape, 1, options);
 }

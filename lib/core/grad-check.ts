@@ -14,6 +14,7 @@ import { scope } from "./scope.js";
 import { noGrad, onlyInto, withGrad } from "./tape.js";
 import type { Tensor } from "./tensor.js";
 
+/** Step and tolerances of `checkGradients`. */
 export interface GradCheckOptions {
   /**
    * Step of the differences, relative to max(1, |element|). Default: 1e-2; f32 does not allow a

@@ -66,6 +66,7 @@ export interface NativeMemory {
   cachedBytes: number;
 }
 
+/** The addon: its version and compiler, and the kernels chosen for this machine. */
 export interface BuildInfo {
   version: string;
   compiler: string;
@@ -77,12 +78,16 @@ export interface BuildInfo {
   /** Name of the CPU kernels chosen for this machine. */
   instructionSet: string;
   threads: number;
+  /** CUDA majors that have a plugin, newest first. */
+  cudaMajors: number[];
 }
 
 /** The CUDA plugin and its environment on this machine. */
 export interface CudaInfo {
   /** Path of the plugin's file. */
   plugin: string;
+  /** Plugins that were preferred to this one and not taken, each with the reason. */
+  passedOver: string[];
   /** The CUDA version that the driver supports. */
   driver: string;
   /** Libraries opened at run time, with their paths. */
@@ -133,13 +138,14 @@ export interface Addon {
 const require = createRequire(import.meta.url);
 
 /**
- * Folders of the installed packages that carry a CUDA plugin. They are optional: most machines have
- * none or one.
+ * Folders of the installed packages that carry a CUDA plugin. The packages are optional: npm may
+ * have installed none of them.
  */
-export function pluginFolders(): string[] {
-  return [13].flatMap((major) => {
+export function pluginFolders({ cudaMajors }: Pick<BuildInfo, "cudaMajors">): string[] {
+  return cudaMajors.flatMap((major) => {
+    const name = `@llamaforge/${process.platform}-${process.arch}-cuda${major}`;
     try {
-      return [dirname(require.resolve(`@llamaforge/linux-x64-cuda${major}/package.json`))];
+      return [dirname(require.resolve(`${name}/package.json`))];
     } catch {
       return [];
     }
@@ -165,7 +171,7 @@ function load(): Addon {
   const root = fileURLToPath(new URL("../..", import.meta.url));
   try {
     const loaded = require(addonFile(root)) as Addon;
-    loaded.setPluginFolders(pluginFolders());
+    loaded.setPluginFolders(pluginFolders(loaded.buildInfo()));
     if (process.env.LLAMAFORGE_THREADS === undefined) loaded.setThreads(standardThreads());
     return loaded;
   } catch (cause) {

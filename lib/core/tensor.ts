@@ -244,6 +244,7 @@ export class Tensor {
     this.disposeInScope();
   }
 
+  /** Frees the tensor at the end of a block: `using x = ...`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -415,6 +416,7 @@ export class Tensor {
     return this.view(this.shape);
   }
 
+  /** Shape, dtype and device, without the values. */
   toString(): string {
     const state = this.disposed ? ", disposed" : "";
     return `Tensor(${this.dtype} [${this.shape}] on ${deviceName(this.device)}, by ${this.op}${state})`;

@@ -14,15 +14,22 @@ import { companionNames } from "./tokenizer-files.js";
  *   train-00000.idx …           document index: little-endian uint64 offsets in tokens, one per document of the shard,
  *                               and the shard's number of tokens at the end
  *   validation-00000.bin .idx   the held-out documents, if there are any
+ *   train-00000.mask …          of chats: a byte per token, 1 if the assistant wrote it and the loss counts it
+ *   chat_template.jinja         of chats: the template that wrote them
  *   tokenizer.json …            the tokenizer's files
  *
  * A document is its tokens and, by default, the end-of-text id; `documentStart` and `documentEnd` say what stands around
- * it. A shard holds whole documents.
+ * it. A shard holds whole documents. A data set of chats has version 2, which earlier versions of this library refuse;
+ * its template alone decides which tokens stand around a chat, so both marks are "none".
  */
 
 export const datasetFileName = "dataset.json";
 export const datasetFormat = "llamaforge-tokens";
 export const datasetVersion = 1;
+export const chatDatasetVersion = 2;
+
+/** File of a data set of chats with the template that wrote them. */
+export const chatTemplateFile = "chat_template.jinja";
 
 export const splitNames = ["train", "validation"] as const;
 export type Split = (typeof splitNames)[number];
@@ -51,6 +58,9 @@ const shardSchema = z.strictObject({
   indexSha256: hash,
   /** Tokens in runs of one token, see `RunCounter`. */
   repeatedTokens: count,
+  /** Of chats: tokens that the loss counts, and the hash of the mask. */
+  counted: count.optional(),
+  maskSha256: hash.optional(),
 });
 
 const splitSchema = z.strictObject({
@@ -63,7 +73,7 @@ const splitSchema = z.strictObject({
 const datasetSchema = z
   .strictObject({
     format: z.literal(datasetFormat),
-    version: z.literal(datasetVersion),
+    version: z.literal([datasetVersion, chatDatasetVersion]),
     dtype: z.enum(["uint16", "uint32"]),
     vocabSize: z
       .int()
@@ -84,11 +94,19 @@ const datasetSchema = z
     validation: z.strictObject({ fraction: z.number(), threshold: z.number() }),
     /** Whether every document differs from all others. */
     deduplicated: z.boolean().optional(),
+    /** Only in data sets of chats. */
+    chats: z
+      .strictObject({
+        templateSha256: hash,
+        /** Special token that ends the assistant's message; null if the template writes none. */
+        endId: count.nullable(),
+      })
+      .optional(),
     splits: z.strictObject({ train: splitSchema, validation: splitSchema }),
     sources: z.array(
       z.strictObject({
         path: z.string(),
-        kind: z.enum(["text", "code", "records"]),
+        kind: z.enum(["text", "code", "records", "chat"]),
         documents: count,
         bytes: count,
         tokens: count.optional(),
@@ -131,7 +149,19 @@ const datasetSchema = z
         message: `uint16 cannot hold ${dataset.vocabSize} ids`,
       });
     }
-    if (dataset.documentStart === "none" && dataset.documentEnd === "none") {
+    const { chats } = dataset;
+    if ((dataset.version === chatDatasetVersion) !== (chats !== undefined)) {
+      context.addIssue({ code: "custom", path: ["chats"], message: "goes with version 2 alone" });
+    }
+    for (const [name, { shards }] of Object.entries(dataset.splits)) {
+      for (const [index, { counted, maskSha256 }] of shards.entries()) {
+        const masked = counted !== undefined && maskSha256 !== undefined;
+        if (masked === (chats !== undefined)) continue;
+        const path = ["splits", name, "shards", index, "maskSha256"];
+        context.addIssue({ code: "custom", path, message: "chats, and they alone, have a mask" });
+      }
+    }
+    if (chats === undefined && dataset.documentStart === "none" && dataset.documentEnd === "none") {
       context.addIssue({
         code: "custom",
         path: ["documentEnd"],
@@ -163,6 +193,11 @@ export function parseShardFile(name: string): { split: Split; number: number } |
 /** Name of the document index of a shard. */
 export function indexFile(shard: string): string {
   return shard.replace(/\.bin$/, ".idx");
+}
+
+/** Name of the mask of a shard of chats. */
+export function maskFile(shard: string): string {
+  return shard.replace(/\.bin$/, ".mask");
 }
 
 /**
@@ -205,6 +240,10 @@ export function serialiseDatasetFile(dataset: DatasetFile): string {
 export function splitFingerprint(dataset: DatasetFile, split: Split): string {
   const digest = createHash("sha256");
   digest.update(`${dataset.dtype} ${dataset.vocabSize} ${dataset.tokenizer.sha256}\n`);
-  for (const shard of dataset.splits[split].shards) digest.update(`${shard.sha256}\n`);
+  for (const { sha256, indexSha256, maskSha256 } of dataset.splits[split].shards) {
+    digest.update(`${sha256}\n`);
+    // Windows of chats depend on where chats begin.
+    if (maskSha256 !== undefined) digest.update(`${indexSha256} ${maskSha256}\n`);
+  }
   return digest.digest("hex");
 }

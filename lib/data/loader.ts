@@ -8,13 +8,16 @@ import {
 } from "../core/check-values.js";
 import { ArgumentError, StorageError } from "../core/errors.js";
 import type { HostBatch } from "../model/batch.js";
-import { type DocumentMarks, documentStarts, splitWindows } from "./windows.js";
+import { ignoredTarget } from "../model/ignored-target.js";
+import { type DocumentMarks, documentStarts, splitWindows, type WindowRows } from "./windows.js";
 
 /** A source of windows for a loader: a `Mixture`. */
 export interface WindowSource {
   readonly sequenceLength: number;
   /** The windows at `count` positions, each T+1 ids, one after the other. */
   read(position: number, count: number): Promise<Int32Array>;
+  /** As `read`, with what is known of the ids. Needed for chats. */
+  readRows?(position: number, count: number): Promise<WindowRows>;
   /**
    * The ids that separate documents in the window at a position. Needed to keep documents apart.
    */
@@ -62,25 +65,55 @@ export interface LoadedBatch extends HostBatch {
 
 /**
  * Makes a batch from windows. Only this function turns ids into inputs and targets, and separates
- * documents.
- * @param windows rows of T+1 ids
+ * documents. Chats in a window are always kept apart, and the loss counts the assistant's tokens
+ * alone.
+ * @param windows rows of T+1 ids, plain or with what is known of them
  * @param marksOf gives the ids that separate documents in a row
  */
 export function makeBatch(
-  windows: Int32Array,
+  windows: Int32Array | WindowRows,
   count: number,
   sequenceLength: number,
   { maskDocuments = false, resetPositions = false }: DocumentOptions,
   marksOf: (row: number) => DocumentMarks,
 ): HostBatch {
-  const batch = { ...splitWindows(windows, count, sequenceLength), count };
-  if (!maskDocuments && !resetPositions) return batch;
-  const starts = documentStarts(windows, sequenceLength, marksOf);
+  const { ids, chats }: WindowRows = windows instanceof Int32Array ? { ids: windows } : windows;
+  const batch = { ...splitWindows(ids, count, sequenceLength), count };
+  if (!chats && !maskDocuments && !resetPositions) return batch;
+  const starts = documentStarts(ids, sequenceLength, marksOf);
+  if (chats) placeChats(chats, starts, batch.targets, sequenceLength);
+  const isChat = (place: number) => chats?.rows[Math.floor(place / sequenceLength)] === true;
   return {
     ...batch,
-    ...(maskDocuments && { firstKey: starts }),
-    ...(resetPositions && { positions: starts.map((start, i) => (i % sequenceLength) - start) }),
+    ...((maskDocuments || chats) && {
+      firstKey: starts.map((start, i) => (maskDocuments || isChat(i) ? start : 0)),
+    }),
+    ...((resetPositions || chats) && {
+      positions: starts.map(
+        (start, i) => (i % sequenceLength) - (resetPositions || isChat(i) ? start : 0),
+      ),
+    }),
   };
+}
+
+/** Sets where chats begin, and which targets do not count. */
+function placeChats(
+  { rows, counted, starts: chatStarts }: NonNullable<WindowRows["chats"]>,
+  starts: Int32Array,
+  targets: Int32Array,
+  sequenceLength: number,
+): void {
+  for (const [row, holdsChats] of rows.entries()) {
+    if (!holdsChats) continue;
+    for (let t = 0; t < sequenceLength; t++) {
+      const place = row * sequenceLength + t;
+      const id = row * (sequenceLength + 1) + t;
+      starts[place] = chatStarts[id] as number;
+      // The first token of a chat never counts: no token of the chat before predicts it.
+      const follows = chatStarts[id + 1] === chatStarts[id];
+      if (!follows || counted[id + 1] !== 1) targets[place] = ignoredTarget;
+    }
+  }
 }
 
 export interface Shares {
@@ -182,6 +215,7 @@ export class Loader {
     this.#fill();
   }
 
+  /** The next micro-batch, when it has been read. @throws DataError, StorageError */
   async next(): Promise<LoadedBatch> {
     if (this.#closed) throw new ArgumentError("[loader] next() after close()");
     if (this.#failure !== null) throw this.#failure;
@@ -229,7 +263,9 @@ export class Loader {
     const { batchSize, startPosition, worldSize } = this.#options;
     const { first, count } = positionsForStep(step, this.#options);
     const asked = performance.now();
-    const reading = this.#source.read(first, count);
+    const reading = this.#source.readRows
+      ? this.#source.readRows(first, count)
+      : this.#source.read(first, count);
     this.hostMs += performance.now() - asked;
     const windows = await reading;
     const arrived = performance.now();

@@ -15,8 +15,8 @@ import { Apportionment } from "./apportion.js";
 import type { Split } from "./dataset-file.js";
 import { type DocumentOptions, Loader, type LoaderOptions } from "./loader.js";
 import { Permutation } from "./sampler.js";
-import { TokenDataset } from "./shards.js";
-import type { DocumentMarks } from "./windows.js";
+import { type DatasetChats, TokenDataset } from "./shards.js";
+import type { DocumentMarks, WindowRows } from "./windows.js";
 
 export interface MixtureOptions extends DocumentOptions {
   /** T: a window has T inputs and T targets. */
@@ -32,6 +32,7 @@ export interface MixtureOptions extends DocumentOptions {
   worldSize?: number;
 }
 
+/** A data set of a mixture, with its share of the windows. */
 export interface MixtureSource {
   readonly folder: string;
   /** Share of the positions; the shares add up to 1. */
@@ -137,6 +138,7 @@ export class Mixture {
     }));
     const first = (this.sources[0] as MixtureSource).dataset;
     for (const { dataset } of this.sources) checkAgreement(first, dataset);
+    checkTemplates(this.sources.map(({ dataset }) => dataset));
     this.sequenceLength = options.sequenceLength;
     this.seed = options.seed ?? 3407;
     this.split = options.split ?? "train";
@@ -233,6 +235,40 @@ export class Mixture {
     return rows;
   }
 
+  /** As `read`, and what is known of the ids if any of the windows holds chats. */
+  async readRows(position: number, count: number): Promise<WindowRows> {
+    if (!this.sources.some(({ dataset }) => dataset.chats)) {
+      return { ids: await this.read(position, count) };
+    }
+    checkInteger("mixture", "position", position, { min: 0 });
+    checkInteger("mixture", "count", count, { min: 0 });
+    const length = this.sequenceLength + 1;
+    const ids = hostArray("mixture", Int32Array, count * length);
+    const counted = hostArray("mixture", Uint8Array, count * length).fill(1);
+    const starts = hostArray("mixture", Int32Array, count * length);
+    const rows: boolean[] = [];
+    const reads: Promise<void>[] = [];
+    for (let row = 0; row < count; row++) {
+      const { source, window } = this.locate(position + row);
+      const { dataset } = this.sources[source] as MixtureSource;
+      const [from, to] = [row * length, (row + 1) * length];
+      const into = ids.subarray(from, to);
+      rows.push(dataset.chats !== null);
+      reads.push(
+        dataset.chats
+          ? dataset.readChats(window, into, counted.subarray(from, to), starts.subarray(from, to))
+          : dataset.read(window, into),
+      );
+    }
+    await Promise.all(reads);
+    return { ids, chats: { rows, counted, starts } };
+  }
+
+  /** What is known of the chats, if any source holds chats; all have one template. */
+  get chats(): DatasetChats | null {
+    return this.sources.find(({ dataset }) => dataset.chats)?.dataset.chats ?? null;
+  }
+
   /** The ids that separate documents in the window at a position. */
   marksAt(position: number): DocumentMarks {
     checkInteger("mixture", "position", position, { min: 0 });
@@ -317,5 +353,17 @@ function checkAgreement(first: TokenDataset, other: TokenDataset): void {
           `${field} is ${first[field]} and ${other[field]}`,
       );
     }
+  }
+}
+
+/** Chats of one run are written by one template. */
+function checkTemplates(datasets: readonly TokenDataset[]): void {
+  const [first, ...others] = datasets.filter(({ chats }) => chats !== null);
+  for (const other of others) {
+    if (other.chats?.templateSha256 === first?.chats?.templateSha256) continue;
+    throw new DataError(
+      `[mixture] ${first?.folder} and ${other.folder} were written by different chat templates: ` +
+        "prepare both with one",
+    );
   }
 }

@@ -9,10 +9,13 @@ import {
 } from "../core/check-values.js";
 import { ArgumentError, DataError, NoTokensError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
+import { type ChatShard, ChatWindows } from "./chat-windows.js";
 import {
   bytesPerId,
+  chatTemplateFile,
   type DatasetFile,
   indexFile,
+  maskFile,
   readDatasetFile,
   type ShardEntry,
   type Split,
@@ -26,6 +29,7 @@ import type { HashedFileEntry } from "./shard-check.js";
 import { FilePool, TokenFile } from "./token-file.js";
 import type { DocumentMarks } from "./windows.js";
 
+/** Which part of a data set is opened, and how. */
 export interface DatasetOptions {
   /** T: a window has T inputs and T targets. */
   sequenceLength: number;
@@ -52,6 +56,22 @@ export interface TokenRow {
   bytesPerToken: number;
   repeatedShare: number;
   fingerprint: string;
+  /** Chats, with the shards' masks; undefined for text. */
+  chats?: { shards: readonly ChatShard[]; endId: number | null; templateSha256: string };
+}
+
+/** What a data set of chats knows of them. */
+export interface DatasetChats {
+  /** Path of the template that wrote the chats. */
+  template: string;
+  templateSha256: string;
+  /** Special token that ends the assistant's message; null if the template writes none. */
+  endId: number | null;
+  /** Number of chats that are longer than a window, and how many of their tokens are cut off. */
+  cut: { chats: number; tokens: number };
+  count: number;
+  /** Share of the windows' ids that is no padding. */
+  filled: number;
 }
 
 /**
@@ -61,6 +81,9 @@ export interface TokenRow {
  * w·T on: its inputs are the first T, its targets the last T. Windows therefore overlap by one
  * token, every token but the first is a target exactly once, and at most T tokens at the very end
  * are in no window. Windows cross the borders of documents and shards.
+ *
+ * Windows of chats are different: each holds whole chats, packed so that little room is left, and
+ * padding after the last of them.
  */
 export class TokenDataset {
   readonly folder: string;
@@ -84,12 +107,15 @@ export class TokenDataset {
   readonly fingerprint: string;
   /** Files with a SHA-256 in dataset.json: the shards and their indices. */
   readonly hashedFiles: readonly HashedFileEntry[];
+  /** What is known of chats; null for text. */
+  readonly chats: DatasetChats | null;
+  readonly #chatWindows: ChatWindows | null;
   readonly #pool = new FilePool();
   readonly #files: readonly TokenFile[];
   /** Start of each shard in the row of tokens. */
   readonly #starts: readonly number[];
 
-  private constructor(row: TokenRow, sequenceLength: number) {
+  private constructor(row: TokenRow, sequenceLength: number, chats: ChatWindows | null) {
     checkMade("TokenDataset", "TokenDataset.open()", Array.isArray(row?.files));
     this.folder = row.folder;
     this.split = row.split;
@@ -101,7 +127,19 @@ export class TokenDataset {
       return start;
     });
     this.tokens = tokens;
-    this.windows = Math.floor((tokens - 1) / sequenceLength);
+    this.windows = chats?.windows ?? Math.floor((tokens - 1) / sequenceLength);
+    this.#chatWindows = chats;
+    this.chats =
+      row.chats && chats
+        ? {
+            template: join(row.folder, chatTemplateFile),
+            templateSha256: row.chats.templateSha256,
+            endId: row.chats.endId,
+            cut: chats.cut,
+            count: chats.chats,
+            filled: chats.filled,
+          }
+        : null;
     this.vocabSize = row.vocabSize;
     this.eosId = row.eosId;
     this.marks = row.marks;
@@ -137,13 +175,17 @@ export class TokenDataset {
     }
     const row = isForeign(folder) ? await readForeign(folder, split) : await ownRow(folder, split);
     const tokens = row.files.reduce((sum, file) => sum + file.tokens, 0);
+    if (row.chats) {
+      const chats = await ChatWindows.open(row.chats.shards, sequenceLength + 1);
+      return new TokenDataset(row, sequenceLength, chats);
+    }
     if (tokens < sequenceLength + 1) {
       throw new NoTokensError(
         `[data] ${folder} has ${tokens} ${split} tokens, but one window of sequenceLength ${sequenceLength} ` +
           `needs ${sequenceLength + 1}: add text, or shorten the sequence`,
       );
     }
-    return new TokenDataset(row, sequenceLength);
+    return new TokenDataset(row, sequenceLength, null);
   }
 
   /** Reads window `window` into `into`, which holds T+1 ids. */
@@ -159,6 +201,10 @@ export class TokenDataset {
         `[data] expected room for ${this.sequenceLength + 1} ids, got ${into.length}`,
       );
     }
+    if (this.#chatWindows) {
+      await this.readChats(window, into);
+      return;
+    }
     const start = window * this.sequenceLength;
     let shard = this.#shardOf(start);
     let done = 0;
@@ -170,6 +216,36 @@ export class TokenDataset {
       done += count;
       shard++;
     }
+  }
+
+  /**
+   * Reads a window of chats: ids up to the last chat's end, then padding with the end-of-text id.
+   * @param counted for each id, 1 if the loss counts it
+   * @param starts  for each id, the index in the window at which its chat begins; in the padding,
+   *   its own
+   */
+  async readChats(
+    window: number,
+    ids: Int32Array,
+    counted = new Uint8Array(ids.length),
+    starts = new Int32Array(ids.length),
+  ): Promise<void> {
+    const chats = this.#chatWindows;
+    if (chats === null) throw new ArgumentError(`[data] ${this.folder} holds text, no chats`);
+    const reads: Promise<void>[] = [];
+    let at = 0;
+    for (const chat of chats.chatsOf(window)) {
+      const end = at + chat.length;
+      const file = this.#files[chat.shard] as TokenFile;
+      reads.push(file.read(chat.start, ids.subarray(at, end)));
+      reads.push(chats.readMask(chat, counted.subarray(at, end), this.#pool));
+      starts.fill(at, at, end);
+      at = end;
+    }
+    ids.fill(this.eosId, at);
+    counted.fill(0, at);
+    for (; at < ids.length; at++) starts[at] = at;
+    await Promise.all(reads);
   }
 
   /** Closes the files. A later read opens them again. */
@@ -212,9 +288,10 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
       tokens: shard.tokens,
       headerBytes: 0,
     })),
-    hashed: shards.flatMap(({ file, sha256, indexSha256 }) => [
+    hashed: shards.flatMap(({ file, sha256, indexSha256, maskSha256 }) => [
       { path: join(folder, file), sha256 },
       { path: join(folder, indexFile(file)), sha256: indexSha256 },
+      ...(maskSha256 ? [{ path: join(folder, maskFile(file)), sha256: maskSha256 }] : []),
     ]),
     dtype: dataset.dtype,
     vocabSize: dataset.vocabSize,
@@ -225,9 +302,21 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
     },
     tokenizer: folder,
     tokenizerSha256: dataset.tokenizer.sha256,
-    bytesPerToken: bytes / tokens,
+    // The loss on the assistant's tokens says nothing of the bytes of the others.
+    bytesPerToken: dataset.chats ? 0 : bytes / tokens,
     repeatedShare: shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens,
     fingerprint: splitFingerprint(dataset, split),
+    ...(dataset.chats && {
+      chats: {
+        ...dataset.chats,
+        shards: shards.map(({ file, documents, tokens }) => ({
+          index: join(folder, indexFile(file)),
+          mask: join(folder, maskFile(file)),
+          documents,
+          tokens,
+        })),
+      },
+    }),
   };
 }
 
@@ -259,4 +348,13 @@ export async function checkShard(
     );
   }
   await checkIndex(join(folder, indexFile(shard.file)), shard, wholeIndex);
+  if (shard.maskSha256 === undefined) return;
+  const mask = join(folder, maskFile(shard.file));
+  const found = await lstat(mask).catch((cause: NodeJS.ErrnoException) => {
+    throw new DataError(`[data] cannot read ${mask}: ${cause.message}`, { cause });
+  });
+  if (found.isFile() && found.size === shard.tokens) return;
+  throw new DataError(
+    `[data] ${mask} has ${found.size} bytes, but ${shard.tokens} tokens need one each`,
+  );
 }

@@ -154,6 +154,7 @@ export class TextStream {
     return this.#take(true);
   }
 
+  /** The text that is left when no more tokens come. */
   end(): string {
     for (const step of this.#steps) step.end();
     return this.#take(false);

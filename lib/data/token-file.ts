@@ -86,17 +86,7 @@ export class TokenFile {
     const size = bytesPerId[this.#dtype];
     const bytes = hostArray("data", Uint8Array, into.length * size);
     const position = this.#headerBytes + start * size;
-    let at = 0;
-    try {
-      at = await this.#pool.use(this.path, (handle) => readAt(handle, bytes, position));
-    } catch (cause) {
-      throw new DataError(`[data] cannot read ${this.path}: ${(cause as Error).message}`, {
-        cause,
-      });
-    }
-    if (at < bytes.length) {
-      throw new DataError(`[data] ${this.path} ends at byte ${position + at}: it was cut short`);
-    }
+    await readBytes(this.#pool, this.path, position, bytes);
     if (endianness() === "BE") swap(bytes, size);
     const ids = size === 2 ? new Uint16Array(bytes.buffer) : new Uint32Array(bytes.buffer);
     for (let i = 0; i < ids.length; i++) {
@@ -109,6 +99,27 @@ export class TokenFile {
       }
       into[i] = id;
     }
+  }
+}
+
+/**
+ * Fills `bytes` from a position of a file on.
+ * @throws DataError naming a file that cannot be read or ends before
+ */
+export async function readBytes(
+  pool: FilePool,
+  path: string,
+  position: number,
+  bytes: Uint8Array,
+): Promise<void> {
+  let at = 0;
+  try {
+    at = await pool.use(path, (handle) => readAt(handle, bytes, position));
+  } catch (cause) {
+    throw new DataError(`[data] cannot read ${path}: ${(cause as Error).message}`, { cause });
+  }
+  if (at < bytes.length) {
+    throw new DataError(`[data] ${path} ends at byte ${position + at}: it was cut short`);
   }
 }
 

@@ -15,6 +15,7 @@ import {
 } from "../core/check-values.js";
 import { ArgumentError, DataError, TokenizerError } from "../core/errors.js";
 import { checkGrowth } from "./normalizer-growth.js";
+import { inCharacters, overlapping, type SpannedIds, type SpannedText } from "./spanned-text.js";
 import { findSpecialTokens } from "./special-tokens.js";
 import { batches, maxPartLength, splitText, type TextPart } from "./text-parts.js";
 import { type Decoding, readDecoder, TextStream, tokenBytes } from "./text-stream.js";
@@ -24,6 +25,7 @@ import { addsBos } from "./tokenizer-template.js";
 import { type Variant, variantJson } from "./tokenizer-variants.js";
 import { type HuggingFaceTokenizer, tokenizersPackage } from "./tokenizers-package.js";
 
+/** How a text becomes ids. */
 export interface EncodeOptions {
   /** Put the beginning-of-text id in front. Default: false. */
   bos?: boolean;
@@ -36,6 +38,7 @@ export interface EncodeOptions {
   specialTokens?: "text" | "recognize";
 }
 
+/** How ids become a text. */
 export interface DecodeOptions {
   /** Skip special tokens (default), or write their names. */
   specialTokens?: "skip" | "keep";
@@ -165,6 +168,31 @@ export class Tokenizer {
     return encoded;
   }
 
+  /**
+   * The ids of whole texts in which some parts count. Special tokens in a text become their ids, as
+   * in transformers' chats. A text is never cut.
+   * @param texts texts with the starts and ends of their parts in UTF-16 units, in order
+   * @returns of each text the ids, and for each id 1 if it holds a character of a part, else 0
+   */
+  async encodeSpans(texts: readonly SpannedText[]): Promise<SpannedIds[]> {
+    checkArray("encodeSpans", "texts", texts, "an array of { text, spans }");
+    for (const [index, given] of texts.entries()) {
+      checkObject("encodeSpans", `texts[${index}]`, given, "{ text, spans }");
+      checkString("encodeSpans", `texts[${index}].text`, given.text);
+      checkArray("encodeSpans", `texts[${index}].spans`, given.spans, "pairs of start and end");
+    }
+    const variant = this.#variant({ specialTokens: "recognize", continues: false });
+    const encodings = await variant.encodeBatch(
+      texts.map(({ text }) => text),
+      { addSpecialTokens: false },
+    );
+    return encodings.map((encoding, index) => {
+      const ids = Int32Array.from(encoding.getIds());
+      const spans = inCharacters(texts[index] as SpannedText);
+      return { ids, counted: overlapping(encoding.getOffsets(), spans) };
+    });
+  }
+
   /** Decodes ids. @throws TokenizerError for an id outside the vocabulary */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
     if (typeof (ids as Partial<Iterable<number>> | null)?.[Symbol.iterator] !== "function") {
@@ -209,6 +237,12 @@ export class Tokenizer {
     checkChoice("decode", "specialTokens", specialTokens, ["skip", "keep"]);
     const skip = specialTokens === "skip" ? this.#specialIds : new Set<number>();
     return new TextStream(this.#decoding, skip);
+  }
+
+  /** Whether an id is a special token, which is no text. */
+  isSpecial(id: number): boolean {
+    checkNumber("isSpecial", "id", id);
+    return this.#specialIds.has(id);
   }
 
   /** Name of an id in the vocabulary, for messages. */

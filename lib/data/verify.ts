@@ -6,9 +6,11 @@ import { checkFunction, checkPath } from "../core/check-values.js";
 import { DataError } from "../core/errors.js";
 import { openRegular } from "../files/small-file.js";
 import {
+  chatTemplateFile,
   type DatasetFile,
   datasetFileName,
   indexFile,
+  maskFile,
   readDatasetFile,
   splitNames,
 } from "./dataset-file.js";
@@ -36,7 +38,14 @@ export async function verifyDataset(
       await checkHash(join(folder, shard.file), shard.sha256);
       await checkHash(join(folder, indexFile(shard.file)), shard.indexSha256);
       parts.add(shard.file).add(indexFile(shard.file));
+      if (shard.maskSha256 === undefined) continue;
+      await checkHash(join(folder, maskFile(shard.file)), shard.maskSha256);
+      parts.add(maskFile(shard.file));
     }
+  }
+  if (dataset.chats) {
+    await checkHash(join(folder, chatTemplateFile), dataset.chats.templateSha256);
+    parts.add(chatTemplateFile);
   }
   const uncovered = await checkTokenizerFiles(folder, dataset);
   for (const name of uncovered) {

@@ -9,6 +9,20 @@ export interface InputsAndTargets {
   targets: Int32Array;
 }
 
+/** Windows of T+1 ids, one after the other. */
+export interface WindowRows {
+  ids: Int32Array;
+  /** Set if any of the windows holds chats. */
+  chats?: {
+    /** Whether each window holds chats. */
+    rows: readonly boolean[];
+    /** For each id, 1 if the loss counts it as a target. */
+    counted: Uint8Array;
+    /** For each id of a window of chats, the index in the window at which its chat begins. */
+    starts: Int32Array;
+  };
+}
+
 /**
  * Splits `count` windows of T+1 ids into inputs (all ids except the last of each window) and
  * targets (all except the first).

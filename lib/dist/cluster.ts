@@ -22,6 +22,7 @@ import { type Timeline, TimelineRecorder } from "./timeline.js";
 import { checkWorld, type World } from "./world.js";
 import { Zero1 } from "./zero1.js";
 
+/** What a process brings to the group that it joins. */
 export interface ClusterOptions {
   device: Device;
   strategy: StrategyName;
@@ -227,7 +228,10 @@ export class Cluster {
    * the same steps. `betweenSteps` on the result marks the border between two steps; it must be
    * called at least twice.
    */
-  beginTimeline(): { betweenSteps: () => void } {
+  beginTimeline(): {
+    /** Marks the border between two steps. */
+    betweenSteps: () => void;
+  } {
     const recorder = new TimelineRecorder(this.world.rank, this.#comms);
     this.#timed.recorder = recorder;
     return { betweenSteps: () => recorder.boundary() };

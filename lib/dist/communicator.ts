@@ -45,6 +45,7 @@ export interface Work {
   done(): Promise<void>;
 }
 
+/** The device of a communicator and its time limits. */
 export interface CommunicatorOptions {
   store: Store;
   device: Device;
@@ -66,6 +67,7 @@ export interface CommunicatorOptions {
   onFailure?: (error: PeerError) => void;
 }
 
+/** What ranks make of their values: the sum, or the mean. */
 export type Reduction = "sum" | "avg";
 
 class NativeBackedWork implements Work {

@@ -155,6 +155,7 @@ function then(arrival: Arrival, finish: () => void): Arrival {
   };
 }
 
+/** What every strategy needs: the ranks and the number format of the gradients. */
 export interface StrategyOptions {
   /** All ranks of the run. */
   world: Communicator;

@@ -13,6 +13,7 @@ import {
 } from "./exchange.js";
 import { Schedule } from "./strategy.js";
 
+/** Options of `FullShard`. */
 export interface FullShardOptions extends StrategyOptions {
   /** The ranks that share one copy of the model. Default: all ranks. */
   shard?: Communicator;
@@ -57,6 +58,7 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     this.layout = { parts: shard.size, part: shard.rank, weights: "part" };
   }
 
+  /** Takes the groups of a model. Called once, by the store. */
   override attach(groups: readonly Group[]): void {
     super.attach(groups);
     for (const group of groups) {
@@ -69,10 +71,12 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     }
   }
 
+  /** Prepares for the passes of a micro-batch. */
   beginMicroBatch(): void {
     this.#backward = false;
   }
 
+  /** Called before a group's weights are read: they are gathered unless they are there. */
   needed(group: Group, backward: boolean): void {
     if (backward) this.#backward = true;
     if (this.#backward) this.#readInBackward.add(group);
@@ -94,6 +98,7 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     slot.arriving = this.#shard.gatherWeights(group);
   }
 
+  /** Called before a group's gradients are written: makes memory for them. */
   gradientNeeded(group: Group): void {
     this.#backward = true;
     const slot = this.#stateOf(group);
@@ -106,6 +111,7 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     slot.gradients = group;
   }
 
+  /** Called when a group's gradients of a micro-batch are whole: sends them to their owners. */
   gradientsComplete(group: Group): void {
     if (this.#stateOf(group).gradients === group) this.#send(group);
   }
@@ -123,6 +129,7 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     group.zeroGrad();
   }
 
+  /** Waits for the gradients that are on their way. */
   finishGradients(): void {
     for (const group of this.groups) {
       const slot = this.#stateOf(group);
@@ -143,10 +150,12 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     for (const arrival of arrivals) arrival.wait();
   }
 
+  /** Adds up the squares of all ranks. @param squares (1) f32 */
   sumSquares(squares: Data): void {
     this.#shard.sum(squares).wait();
   }
 
+  /** Called after an update: the gathered weights are out of date. */
   weightsChanged(group: Group): void {
     const slot = this.#stateOf(group);
     if (slot.weights !== group) return;
@@ -154,6 +163,7 @@ export class FullShardSchedule<Group extends SharedGroup, Data> extends Schedule
     slot.weights = slot.arriving = null;
   }
 
+  /** A whole group from the parts of all ranks. @param owned this rank's part */
   gather(group: Group, owned: Data): Data {
     return this.#shard.whole(group, owned);
   }

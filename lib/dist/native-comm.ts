@@ -67,6 +67,7 @@ export interface CollectiveStats {
   sentBytes: number;
 }
 
+/** The operations that all ranks of a group do together. */
 export type CollectiveKind = "allReduce" | "reduceScatter" | "allGather" | "broadcast" | "barrier";
 
 export interface NativeCommunicator {

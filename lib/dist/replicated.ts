@@ -15,11 +15,14 @@ export class ReplicatedSchedule<Group extends SharedGroup, Data> extends WholeGr
     return this.world.averageGradients(group);
   }
 
+  /** Nothing to do: every rank has all weights. */
   needed(): void {}
   /** Does nothing: every rank has summed the same gradients. */
   sumSquares(): void {}
+  /** Nothing to do: every rank makes the same update. */
   weightsChanged(): void {}
 
+  /** A whole group: it is here already. */
   gather(group: Group, owned: Data): Data {
     return this.world.whole(group, owned);
   }

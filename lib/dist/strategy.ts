@@ -3,6 +3,7 @@ import type { Exchange, SharedGroup } from "./exchange.js";
 
 export const strategyNames = ["replicated", "zero1", "full_shard", "hybrid_shard"] as const;
 
+/** Names of the strategies, as in a recipe's `parallel`. */
 export type StrategyName = (typeof strategyNames)[number];
 
 /**

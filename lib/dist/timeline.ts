@@ -35,6 +35,7 @@ export interface StepSummary {
   exposedMs: number;
 }
 
+/** What the streams of a device did during a step, in milliseconds. */
 export interface Timeline {
   rank: number;
   spans: TimelineSpan[];
@@ -170,7 +171,7 @@ function coveredMs(stretches: readonly (readonly [number, number])[]): number {
  * An event of Chrome's trace format, in microseconds. A process is a rank, and a thread is one of
  * its streams.
  */
-interface ChromeEvent {
+export interface ChromeEvent {
   ph: "X" | "M";
   name: string;
   pid: number;

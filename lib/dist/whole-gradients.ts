@@ -17,6 +17,7 @@ export abstract class WholeGradients<Group extends SharedGroup, Data> extends Sc
   /** Starts the reduction of a group's gradients. */
   protected abstract startReduction(group: Group): Arrival;
 
+  /** Prepares for a micro-batch. @param last whether its gradients complete the step's */
   beginMicroBatch(last: boolean): void {
     this.#last = last;
   }
@@ -33,6 +34,7 @@ export abstract class WholeGradients<Group extends SharedGroup, Data> extends Sc
     );
   }
 
+  /** Called when a group's gradients of a micro-batch are whole. */
   gradientsComplete(group: Group): void {
     if (!this.#last) return;
     group.completeGradients();

@@ -3,6 +3,7 @@ import { isIP } from "node:net";
 import { checkInteger, checkObject, checkString } from "../core/check-values.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
 
+/** Programs that start ranks and are recognised by their variables. */
 export type Launcher = "torchrun" | "Slurm" | "Open MPI";
 
 /** This process among those of a run. */
@@ -23,7 +24,8 @@ export interface World {
   readonly launcher: Launcher;
 }
 
-type Environment = Readonly<Record<string, string | undefined>>;
+/** Variables of a process. */
+export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** A launcher's names for the four numbers. The first variable that is set counts. */
 interface Names {

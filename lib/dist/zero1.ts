@@ -25,19 +25,23 @@ export class Zero1Schedule<Group extends SharedGroup, Data> extends WholeGradien
     return this.world.scatterGradients(group, false);
   }
 
+  /** Adds up the squares of all ranks. @param squares (1) f32 */
   sumSquares(squares: Data): void {
     this.world.sum(squares).wait();
   }
 
+  /** Called after an update of this rank's part: gathers the others'. */
   weightsChanged(group: Group): void {
     this.#gathers.set(group, this.world.gatherWeights(group));
   }
 
+  /** Called before a group's weights are read: waits for the parts of the others. */
   needed(group: Group): void {
     this.#gathers.get(group)?.wait();
     this.#gathers.delete(group);
   }
 
+  /** A whole group from the parts of all ranks. @param owned this rank's part */
   gather(group: Group, owned: Data): Data {
     return this.world.whole(group, owned);
   }

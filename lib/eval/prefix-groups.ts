@@ -85,7 +85,7 @@ interface Branch {
   end: number;
   /** Number of tokens in all rows. */
   tokens: number;
-  /** Smallest `firstScored` of the rows. */
+  /** Longest prefix that all rows may share. */
   limit: number;
   readonly children: Branch[];
   /** Cost of the children, each in its cheapest way. */
@@ -163,7 +163,9 @@ function leaf({ ids, firstScored }: InputRow, index: number): Branch {
   return Object.assign(branch, {
     end: index + 1,
     tokens: length,
-    limit: firstScored,
+    // Attention of a single token has a kernel of its own, which rounds in another order. So two
+    // tokens of a row are left.
+    limit: Math.max(0, Math.min(firstScored, length - 2)),
     apart: length,
   });
 }

@@ -26,6 +26,7 @@ export type ProgramEnd =
   | "exit"
   | "signal";
 
+/** How a program of the model ended, and what it wrote. */
 export interface ProgramResult {
   /** Whether the program ran to its end. */
   passed: boolean;

@@ -1,5 +1,6 @@
 import { noGrad } from "../core/autograd.js";
 import { tensor } from "../core/create.js";
+import { withIndependentRows } from "../core/independent-rows.js";
 import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
@@ -72,7 +73,8 @@ function ids(values: Int32Array, rows: number, model: LanguageModel): Tensor {
 /** A forward pass as far as the output head, (rows, time, hidden). */
 function forward(model: LanguageModel, tokens: Int32Array, rows: number, cache?: Cache): Tensor {
   model.store.parallel?.beginMicroBatch(false);
-  return noGrad(() => model.hidden(ids(tokens, rows, model), cache));
+  // Which rows share a pass must not change a score.
+  return withIndependentRows(() => noGrad(() => model.hidden(ids(tokens, rows, model), cache)));
 }
 
 /** Places and targets of the logits that a pass's rows need. */

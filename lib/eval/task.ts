@@ -109,6 +109,7 @@ export interface ChoiceTask extends TaskBase {
    * choices, and `choices` has the one text that follows each of them.
    */
   prompt(row: Row): string | readonly string[];
+  /** The answers to choose from. */
   choices(row: Row): readonly string[];
   /** Index of the right choice. */
   answer(row: Row): number;
@@ -118,7 +119,9 @@ export interface ChoiceTask extends TaskBase {
 /** A text whose likelihood after a prompt is measured (LAMBADA). */
 export interface ContinuationTask extends TaskBase {
   kind: "continuation";
+  /** The text before the one that counts. */
   prompt(row: Row): string;
+  /** The text whose likelihood counts. */
   continuation(row: Row): string;
   metrics: readonly ("perplexity" | "acc")[];
 }
@@ -133,6 +136,7 @@ export type TextMetric =
 /** A whole text whose likelihood is measured (WikiText, any text file). */
 export interface TextTask extends TaskBase {
   kind: "text";
+  /** The document whose likelihood counts. */
   text(row: Row): string;
   /** Text whose words and bytes are counted. Default: `text`. */
   counted?(row: Row): string;
@@ -142,6 +146,7 @@ export interface TextTask extends TaskBase {
 /** A question that the model answers by writing. */
 export interface GenerationTask extends TaskBase {
   kind: "generation";
+  /** The text that the model continues. */
   prompt(row: Row): string;
   /** The text that a few-shot example shows as its answer. */
   target(row: Row): string;
@@ -176,11 +181,14 @@ export interface GenerationTask extends TaskBase {
 /** Runs Python programs in a sandbox. @returns one result for each program, in their order */
 export type RunPrograms = (programs: readonly string[]) => Promise<ProgramResult[]>;
 
+/** A step that takes the part of an answer that is compared. */
 export interface AnswerFilter {
   name: string;
+  /** The part of an answer that is compared. */
   apply(row: Row, answer: string): string;
 }
 
+/** A task of any kind. */
 export type Task = ChoiceTask | ContinuationTask | TextTask | GenerationTask;
 
 /** Values of metrics by name. */

@@ -25,6 +25,11 @@ interface Source {
   file: string;
 }
 
+/** A template with the special tokens that it may name, as plain data for other threads. */
+export interface ChatSource extends Source {
+  tokens: Readonly<Record<string, string>>;
+}
+
 /** The error that a template throws with `raise_exception`. */
 class Refusal extends Error {}
 
@@ -41,11 +46,11 @@ export class ChatTemplate {
   readonly #program: ReturnType<typeof parse>;
   readonly #tokens: Readonly<Record<string, string>>;
 
-  private constructor(source: Source, tokenizer: Tokenizer) {
+  private constructor(source: ChatSource) {
     checkMade("ChatTemplate", "ChatTemplate.load()", typeof source?.text === "string");
     this.file = source.file;
     this.source = source.text;
-    this.#tokens = namedTokens(tokenizer);
+    this.#tokens = source.tokens;
     try {
       this.#program = parse(tokenize(source.text, { lstrip_blocks: true, trim_blocks: true }));
     } catch (cause) {
@@ -72,14 +77,25 @@ export class ChatTemplate {
     checkPath("ChatTemplate.load", "path", path);
     checkInstance("ChatTemplate.load", "tokenizer", tokenizer, Tokenizer, "a Tokenizer");
     const source = await findSource(path);
-    return source && new ChatTemplate(source, tokenizer);
+    return source && new ChatTemplate({ ...source, tokens: namedTokens(tokenizer) });
   }
 
   /** A template from its text in Jinja. @throws TokenizerError if it is not valid */
   static of(text: string, tokenizer: Tokenizer): ChatTemplate {
     checkString("ChatTemplate.of", "text", text);
     checkInstance("ChatTemplate.of", "tokenizer", tokenizer, Tokenizer, "a Tokenizer");
-    return new ChatTemplate({ text, file: "the given text" }, tokenizer);
+    const tokens = namedTokens(tokenizer);
+    return new ChatTemplate({ text, file: "the given text", tokens });
+  }
+
+  /** A template from `parts`, as another thread has them. @throws TokenizerError if it is not valid */
+  static from(parts: ChatSource): ChatTemplate {
+    return new ChatTemplate(parts);
+  }
+
+  /** The template as plain data, from which `from` makes it again. */
+  get parts(): ChatSource {
+    return { text: this.source, file: this.file, tokens: this.#tokens };
   }
 
   /**
@@ -98,6 +114,19 @@ export class ChatTemplate {
     const { addGenerationPrompt = true, variables = {} } = options;
     checkBoolean(op, "addGenerationPrompt", addGenerationPrompt);
     checkObject(op, "variables", variables, "an object of variables");
+    return this.run({
+      ...variables,
+      messages: checked,
+      add_generation_prompt: addGenerationPrompt,
+    });
+  }
+
+  /**
+   * Runs the template with variables that the caller has checked.
+   * @throws ArgumentError with the template's own words if it refuses the messages
+   * @throws TokenizerError if the template fails
+   */
+  run(variables: Readonly<Record<string, unknown>>): string {
     const environment = new Environment();
     const globals = {
       ...constants,
@@ -105,8 +134,6 @@ export class ChatTemplate {
       documents: null,
       ...this.#tokens,
       ...variables,
-      messages: checked,
-      add_generation_prompt: addGenerationPrompt,
     };
     try {
       for (const [name, value] of Object.entries(globals)) environment.set(name, value);

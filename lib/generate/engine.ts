@@ -356,6 +356,7 @@ export class Engine {
     else free();
   }
 
+  /** Ends the engine at the end of a block: `using engine = ...`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -132,9 +132,15 @@ function checkedPrompt(prompt: readonly number[], vocabSize: number): number[] {
 
 /** Turns text into tokens and back; lib/data's Tokenizer is one implementation. */
 export interface TextCodec {
+  /** The ids of a text. */
   encode(text: string): ArrayLike<number> | Promise<ArrayLike<number>>;
   /** A decoder that returns only whole characters as tokens arrive. */
-  decodeStream(): { push(id: number): string; end(): string };
+  decodeStream(): {
+    /** The text that a token completes. */
+    push(id: number): string;
+    /** The text that is left. */
+    end(): string;
+  };
   readonly eosId: number | null;
   /** Every id is below this number; see GenerateOptions. */
   readonly vocabSize?: number;

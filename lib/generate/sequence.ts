@@ -9,6 +9,7 @@ export interface ChosenToken {
   top?: readonly { id: number; logprob: number }[];
 }
 
+/** Why an answer ended: an end token or stop text, or its length. */
 export type FinishReason = "stop" | "length";
 
 /** Settings of one answer, checked. */

@@ -13,9 +13,9 @@ import { tensor } from "../core/create.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import { ignoredTarget } from "./ignored-target.js";
 
-/** The target id that the loss ignores. Its position adds nothing to the loss or the gradient. */
-export const ignoredTarget = -100;
+export { ignoredTarget };
 
 /**
  * A micro-batch of token ids: everything a model receives of its data. Each field is (batch, time),

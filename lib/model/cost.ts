@@ -54,6 +54,7 @@ export interface PassCost {
   activations(element: 2 | 4, recompute: Recompute): ActivationCost;
 }
 
+/** Bytes of activations that a pass keeps. */
 export interface ActivationCost {
   /** Bytes kept from forward to backward. */
   kept: number;

@@ -1,7 +1,7 @@
 /** The public exports of lib/model. */
 export { createModel } from "./architectures.js";
 export { type Batch, batchTensors, type HostBatch } from "./batch.js";
-export type { Cost, FlopsPerToken } from "./cost.js";
+export type { ActivationCost, Cost, FlopsPerToken, ParameterBreakdown, PassCost } from "./cost.js";
 export type { FileTensor, HuggingFaceExtras, HuggingFaceFiles } from "./files.js";
 export {
   type Cache,
@@ -12,7 +12,8 @@ export {
   type Recompute,
 } from "./language-model.js";
 export { Llama } from "./llama.js";
-export { type LlamaConfig, llamaConfig } from "./llama-config.js";
+export type { Block as LlamaBlock } from "./llama-block.js";
+export { type LlamaConfig, type LlamaFields, llamaConfig } from "./llama-config.js";
 export { fromHuggingFace, toHuggingFace } from "./llama-hugging-face.js";
 export type { Family, LlamaVariations } from "./llama-variations.js";
 export { presets } from "./presets.js";

@@ -195,6 +195,7 @@ export abstract class LanguageModel extends Module {
     return plainCost(this);
   }
 
+  /** Frees the model's memory. */
   dispose(): void {
     this.#store?.dispose();
   }

@@ -130,6 +130,9 @@ export class Block extends Module {
     this.feedForward = new FeedForward(config, init);
   }
 
+  /**
+   * The residual stream behind this block, and the change that the next block's norm adds to it.
+   */
   forward(
     stream: Tensor,
     change: Tensor | null,

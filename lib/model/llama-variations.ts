@@ -8,6 +8,7 @@ import { type RopeScaling, validateRopeScaling } from "./rope-scaling.js";
 
 /** Families of decoders, by the `model_type` of their Hugging Face configurations. */
 export const families = ["llama", "mistral", "qwen2", "qwen3", "smollm3"] as const;
+/** Relatives of Llama that a model's configuration may name. */
 export type Family = (typeof families)[number];
 
 /** The variations of a decoder. A field that is left out means a plain Llama's behaviour. */

@@ -6,6 +6,7 @@ import type { ConfigProblem } from "../core/errors.js";
 
 /** Variants of the rotary embedding's frequencies, by the names that config.json gives them. */
 export const ropeScalingTypes = ["linear", "llama3", "yarn"] as const;
+/** Ways to stretch rotary positions beyond the trained context. */
 export type RopeScalingType = (typeof ropeScalingTypes)[number];
 
 /** Settings of a stretched rotary embedding. */

@@ -13,6 +13,7 @@ import {
   validateLlamaConfig,
 } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
+import { type GgufLayout, llamaGguf } from "./llama-gguf.js";
 import { fromHuggingFace } from "./llama-hugging-face.js";
 import {
   families,
@@ -51,6 +52,10 @@ export const explainShape = explainHeadSize;
 
 /** The shape in a Hugging Face `config.json`. @throws CheckpointError with all problems at once */
 export const shapeFromHuggingFace = fromHuggingFace;
+
+export type { GgufLayout };
+/** A model's form in GGUF. @throws ArgumentError naming the fields that llama.cpp cannot hold */
+export const ggufLayout: (config: ArchitectureConfig) => GgufLayout = llamaGguf;
 
 /** The cost of training a model of this shape. @throws ConfigError unless it can be built */
 export function costOf(config: ArchitectureConfig): Cost {

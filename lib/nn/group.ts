@@ -71,12 +71,14 @@ export class Slot {
     return this.#gradients;
   }
 
+  /** Frees the views of the parameter. */
   dispose(): void {
     this.weights.dispose();
     this.#gradients?.dispose();
   }
 }
 
+/** Device and number format of a group of parameters. */
 export interface GroupOptions {
   device: Device;
   dtype: DType;

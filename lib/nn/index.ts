@@ -1,5 +1,12 @@
 export { Embedding } from "./embedding.js";
-export { ParameterGroup, type PlacedParameter } from "./group.js";
+export {
+  type GroupOptions,
+  type GroupPlan,
+  ParameterGroup,
+  type PlacedParameter,
+  type Range as ElementRange,
+  type Slot as ParameterSlot,
+} from "./group.js";
 export { Linear } from "./linear.js";
 export { Module, type ParameterGroupSpec } from "./module.js";
 export type { Layout, ParallelStrategy } from "./parallel.js";

@@ -58,6 +58,7 @@ export abstract class Module {
     return found;
   }
 
+  /** All parameters, in the order of their names' declaration. */
   parameters(): Parameter[] {
     return [...this.namedParameters().values()];
   }
@@ -93,6 +94,7 @@ export abstract class Module {
     return this.#setTrainable(path, false);
   }
 
+  /** Takes parameters back into training; the counterpart of `freeze`. */
   unfreeze(path = ""): this {
     return this.#setTrainable(path, true);
   }
@@ -113,6 +115,7 @@ export abstract class Module {
     return this;
   }
 
+  /** Sets the mode of this module and of all inside it. */
   train(training = true): this {
     checkBoolean("train", "training", training);
     this.training = training;
@@ -120,6 +123,7 @@ export abstract class Module {
     return this;
   }
 
+  /** Sets the mode to evaluation: `train(false)`. */
   eval(): this {
     return this.train(false);
   }

@@ -29,6 +29,7 @@ import { Module } from "./module.js";
 import { type ParallelStrategy, undivided } from "./parallel.js";
 import { Parameter } from "./parameter.js";
 
+/** Device, number format and seed of a model's parameters. */
 export interface StoreOptions {
   device?: Device;
   /** Dtype of the weights. With bf16, training keeps an f32 master copy. */
@@ -90,6 +91,7 @@ export class ParameterStore {
     this.#initialise(module, seed);
   }
 
+  /** All parameters with their places in the groups. */
   *entries(): Generator<PlacedParameter> {
     for (const group of this.groups) yield* group.entries;
   }

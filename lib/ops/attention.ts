@@ -16,6 +16,7 @@ import {
 } from "../core/check.js";
 import { arange, zeros } from "../core/create.js";
 import { ArgumentError, AutogradError, ShapeError } from "../core/errors.js";
+import { rowsAreIndependent } from "../core/independent-rows.js";
 import { native } from "../core/native.js";
 import { scope } from "../core/scope.js";
 import { empty, type Tensor } from "../core/tensor.js";
@@ -27,6 +28,7 @@ import { slice, split } from "./slice.js";
 import { softmax } from "./softmax.js";
 import { where } from "./where.js";
 
+/** Options that all attention operations share. */
 export interface AttentionOptions {
   /** Query heads. */
   heads: number;
@@ -39,6 +41,7 @@ export interface AttentionOptions {
   scale?: number;
 }
 
+/** Options of `attention`. */
 export interface CausalAttentionOptions extends AttentionOptions {
   /**
    * The first token that each token attends to, (batch, time) i32, from 0 to the token's own index,
@@ -133,6 +136,7 @@ export function attention(qkv: Tensor, options: CausalAttentionOptions): Tensor 
   return result;
 }
 
+/** Options of `attentionCached`. */
 export interface CachedAttentionOptions extends AttentionOptions {
   /** Number of tokens already in the cache. */
   position: number;
@@ -192,8 +196,10 @@ export function attentionCached(
   if (gradientsEnabled() && qkv.requiresGrad) {
     throw new AutogradError(`[${op}] has no gradient: call it inside noGrad(), or use attention()`);
   }
-  const together = position > 0 && time > 1 && position <= cachedPerToken * time;
-  if (qkv.device.type === "cuda" && together && firstKey === undefined) {
+  // The kernel for generation divides a text by the number of tokens beside it, so its sums do too.
+  const alike = rowsAreIndependent();
+  const together = alike || (position <= cachedPerToken * time && firstKey === undefined);
+  if (qkv.device.type === "cuda" && position > 0 && time > 1 && together) {
     return attentionTogether(qkv, cache, options);
   }
   const o = empty([batch, time, heads * headSize], qkv, op);
@@ -305,14 +311,14 @@ export function attentionPaged(
  * `attentionCached` for many new tokens: `attention` over the cached tokens and the new ones
  * together. The queries of cached tokens are zeros, and their results are dropped. The new
  * tokens have the bits that they have in `attention` over the whole sequence. The arguments have
- * been checked; a first key is not among them.
+ * been checked. Cached rows before a token's first key must be finite.
  */
 export function attentionTogether(
   qkv: Tensor,
   cache: Tensor,
   options: CachedAttentionOptions,
 ): Tensor {
-  const { position, heads, scale } = options;
+  const { position, heads, scale, firstKey } = options;
   const { device, dtype } = qkv;
   const [batch, time, width] = qkv.shape as [number, number, number];
   const [, , kvHeads, , headSize] = cache.shape as [number, number, number, number, number];
@@ -330,7 +336,19 @@ export function attentionTogether(
       queries,
     ]);
     native.sliceWrite(qkv.native, whole.native, [0, position, 0]);
-    const all = attention(whole, { heads, kvHeads, ...(scale !== undefined && { scale }) });
+    // A query of zeros may see any key, so the cached tokens get the first key 0, which is never
+    // more than that of a new token.
+    let first: Tensor | undefined;
+    if (firstKey !== undefined) {
+      first = zeros([batch, position + time], { dtype: "i32", device });
+      native.sliceWrite(firstKey.native, first.native, [0, position]);
+    }
+    const all = attention(whole, {
+      heads,
+      kvHeads,
+      ...(scale !== undefined && { scale }),
+      ...(first !== undefined && { firstKey: first }),
+    });
     return slice(all, { 1: [position, position + time] });
   });
 }

@@ -21,6 +21,7 @@ import { logSoftmax } from "./softmax.js";
 import { neg } from "./unary.js";
 import { where } from "./where.js";
 
+/** Options of `crossEntropy`. */
 export interface CrossEntropyOptions {
   /** Targets with this id are left out of the mean (-100). */
   ignoreIndex?: number;

@@ -16,6 +16,7 @@ import { composedRmsNorm, normGradients } from "./rms-norm.js";
 import { reshape } from "./shape.js";
 import { concat, split } from "./slice.js";
 
+/** Options of `headNorm`. */
 export interface HeadNormOptions {
   /** Query heads. */
   heads: number;

@@ -84,6 +84,7 @@ export function linearCrossEntropy(
     dx?.native ?? null,
     dWeight?.native ?? null,
     ignoreIndex,
+    false,
   );
   matrix.dispose();
   ids.dispose();
@@ -201,6 +202,7 @@ function scoreTargets(
     null,
     null,
     ignoreIndex,
+    true,
   );
   for (const view of [matrix, ids, list, greedyList]) view?.dispose();
   return { losses, greedy };

@@ -9,6 +9,7 @@ import {
 } from "../core/check.js";
 import { full } from "../core/create.js";
 import { ShapeError } from "../core/errors.js";
+import { rowsAreIndependent } from "../core/independent-rows.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 import { add } from "./binary.js";
@@ -21,11 +22,12 @@ const asRows = (x: Tensor): Tensor => (x.rank >= 2 ? x : x.view([1, x.size]));
 /** y = x · weightᵀ, or y = x · weightᵀ + bias, rounded once. */
 function product(x: Tensor, weight: Tensor, bias: Tensor | null, y: Tensor): void {
   const rows = [asRows(x), asRows(y)] as const;
+  const alike = rowsAreIndependent();
   if (bias) {
     // The product adds to rows that hold the bias. max(b, b) is b, and broadcasts.
     native.binary(bias.native, bias.native, rows[1].native, "maximum");
-    native.gemmAccumulate(rows[0].native, weight.native, rows[1].native, false, true);
-  } else native.gemm(rows[0].native, weight.native, rows[1].native, false, true);
+    native.gemmAccumulate(rows[0].native, weight.native, rows[1].native, false, true, alike);
+  } else native.gemm(rows[0].native, weight.native, rows[1].native, false, true, alike);
   if (x.rank === 1) for (const view of rows) view.dispose();
 }
 
@@ -41,7 +43,7 @@ function biasGradient(dy: Tensor, target: GradientTarget | null): Tensor | null 
   const buffer = target?.tensor ?? empty([outputs], dy);
   const multiply = target?.accumulate ? native.gemmAccumulate : native.gemm;
   const [summed, dyRows] = [buffer.view([1, outputs]), dy.view([rows, outputs])];
-  multiply(one.native, dyRows.native, summed.native, false, false);
+  multiply(one.native, dyRows.native, summed.native, false, false, false);
   for (const tensor of [one, summed, dyRows]) tensor.dispose();
   return target ? null : buffer;
 }
@@ -90,14 +92,14 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
       let dx: Tensor | null = null;
       if (needs(0)) {
         dx = empty(saved.shape, saved);
-        native.gemm(dyRows.native, w.native, asRows(dx).native, false, false);
+        native.gemm(dyRows.native, w.native, asRows(dx).native, false, false, false);
       }
       const dBias = bias && needs(2) ? [biasGradient(dy as Tensor, into(2))] : [];
       if (!needs(1)) return [dx, null, ...dBias];
       const target = into(1);
       const dWeight = target?.tensor ?? empty([outputs, inputs], w);
       const multiply = target?.accumulate ? native.gemmAccumulate : native.gemm;
-      multiply(dyRows.native, asRows(saved).native, dWeight.native, true, false);
+      multiply(dyRows.native, asRows(saved).native, dWeight.native, true, false, false);
       return [dx, target ? null : dWeight, ...dBias];
     },
   });

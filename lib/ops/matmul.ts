@@ -27,7 +27,7 @@ function product(a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean)
   const columns = matrixOf(b)[transposeB ? 0 : 1];
   const batch = a.rank > b.rank ? batchOf(a) : batchOf(b);
   const c = empty([...batch, rows, columns], a);
-  native.gemm(a.native, b.native, c.native, transposeA, transposeB);
+  native.gemm(a.native, b.native, c.native, transposeA, transposeB, false);
   return c;
 }
 
@@ -112,7 +112,7 @@ const leftGradient = (dy: Tensor, b: Tensor, a: Tensor): Tensor =>
 function rightGradient(a: Tensor, dy: Tensor, b: Tensor): Tensor {
   if (batchOf(b).every((size) => size === 1) && sameShape(batchOf(a), batchOf(dy))) {
     const c = empty(matrixOf(b), b);
-    native.gemm(a.native, dy.native, c.native, true, false);
+    native.gemm(a.native, dy.native, c.native, true, false, false);
     return c.view(b.shape);
   }
   return sumTo(product(a, dy, true, false), b.shape);

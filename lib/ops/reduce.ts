@@ -20,6 +20,7 @@ type ReduceKind = "sum" | "mean" | "max" | "min";
 /** One axis or several. Default: all axes. Negative axes count from the last. */
 export type Axes = number | readonly number[];
 
+/** Axes of a reduction, and whether they stay with length 1. */
 export interface ReduceOptions {
   /** Keeps the reduced axes, with size 1. Default: false. */
   keepDims?: boolean;

@@ -50,6 +50,7 @@ export function ropeTable(
   return table;
 }
 
+/** Options of `rope`. */
 export interface RopeOptions {
   /** Heads packed in the last axis of x. */
   heads: number;

@@ -37,6 +37,7 @@ export function argmax(x: Tensor): Tensor {
   return index;
 }
 
+/** How a token is chosen among logits. */
 export interface SampleOptions {
   /** Divides the logits; 0 always takes the most likely token. Default: 1. */
   temperature?: number;

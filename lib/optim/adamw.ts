@@ -25,6 +25,7 @@ import {
 } from "./guard.js";
 import type { Optimizer, StepResult } from "./optimizer.js";
 
+/** Settings of AdamW, with the defaults of TinyLlama. */
 export interface AdamWOptions {
   /** Decay of the first moment. Default: 0.9. */
   beta1?: number;

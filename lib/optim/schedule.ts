@@ -1,6 +1,7 @@
 import { checkChoice, checkNumber, checkObject } from "../core/check.js";
 import { ArgumentError } from "../core/errors.js";
 
+/** Settings of `cosineSchedule`, in steps. */
 export interface CosineSchedule {
   peakLr: number;
   /** Learning rate at the end of the decay and after it. */
@@ -35,6 +36,7 @@ export function cosineSchedule(options: CosineSchedule): (step: number) => numbe
   };
 }
 
+/** Settings of `wsdSchedule`, in steps. */
 export interface WsdSchedule extends CosineSchedule {
   /** Step at which the decay begins. */
   decayFrom: number;
@@ -45,6 +47,7 @@ export interface WsdSchedule extends CosineSchedule {
   decayShape?: DecayShape;
 }
 
+/** Shapes of the fall at the end of `wsdSchedule`. */
 export type DecayShape = "sqrt" | "linear" | "cosine";
 
 /** The share of the way from `minLr` to `peakLr` that is left at x of the decay. */

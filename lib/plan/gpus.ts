@@ -20,6 +20,7 @@ export interface Gpu {
   networkBandwidth: number | null;
 }
 
+/** A measured speed of a GPU. */
 export interface Rate {
   tflops: number;
   source: string;

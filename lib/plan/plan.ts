@@ -16,6 +16,7 @@ import {
   type ScalingPlan,
 } from "./scaling.js";
 
+/** Time of a run on a device of a given speed. */
 export interface TimeEstimate {
   label: string;
   tokensPerSecond: number;
@@ -25,6 +26,7 @@ export interface TimeEstimate {
   hoursPer300B: number;
 }
 
+/** What a run takes: parameters, memory, FLOPs, tokens and time. */
 export interface RunPlan {
   /** Precision of weights and activations. With "auto", the device decides. */
   precision: Precision;

@@ -48,6 +48,7 @@ export interface MachineOptions {
   tflops?: number;
 }
 
+/** A strategy's memory and time of a step. */
 export interface StrategyPlan extends StepTime {
   parallel: StrategyName;
   memory: MemoryPlan & { total: number };
@@ -57,6 +58,7 @@ export interface StrategyPlan extends StepTime {
   efficiency: number;
 }
 
+/** A run on several GPUs, by strategy. */
 export interface ScalingPlan {
   gpu: Gpu;
   gpus: number;

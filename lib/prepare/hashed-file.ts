@@ -116,5 +116,5 @@ function swapped(bytes: Buffer, elementBytes: number): void {
   if (endianness() === "LE") return;
   if (elementBytes === 2) bytes.swap16();
   else if (elementBytes === 4) bytes.swap32();
-  else bytes.swap64();
+  else if (elementBytes === 8) bytes.swap64();
 }

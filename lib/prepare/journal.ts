@@ -47,7 +47,10 @@ export interface PassCheckpoint extends PassProgress {
 type Tolerance = "invalidUtf8" | "badRecords" | "maxRunShare";
 
 /** Options that decide which tokens a text becomes. */
-export type DecidingOptions = Omit<PrepareSettings, Tolerance | "skipUnreadable">;
+export interface DecidingOptions extends Omit<PrepareSettings, Tolerance | "skipUnreadable"> {
+  /** Hash of the template that writes chats. */
+  chatTemplate?: string;
+}
 
 /** Everything that decides whether a later call can resume a preparation's work. */
 export interface WorkFacts extends Pick<PrepareSettings, Tolerance> {

@@ -1,14 +1,14 @@
 import { z } from "zod";
 import { ArgumentError } from "../core/errors.js";
 import { section } from "../core/option-kinds.js";
-import { optionName } from "../core/option-names.js";
+import { optionName, optionValue } from "../core/option-names.js";
 import { checkOptionsBy } from "../core/option-problems.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import type { PrepareOptions } from "./prepare.js";
 import { selectionOf } from "./readers/documents.js";
 import { type Input, inputSchema, prepareSchema } from "./schema.js";
 
-type PreparePlace = "out" | "tokenizer" | "workers" | "startOver" | "overwrite";
+type PreparePlace = "out" | "tokenizer" | "chatTemplate" | "workers" | "startOver" | "overwrite";
 
 /** All options that affect the output of a preparation. */
 export interface PrepareSettings
@@ -47,8 +47,10 @@ const callSchema = section("a preparation", {
  * @throws ArgumentError naming the option, the expected value and the received one
  */
 export function settingsOf(options: PrepareOptions): PrepareSettings {
-  const { out, tokenizer, workers, startOver, overwrite, onProgress, signal, ...deciding } =
-    checkOptionsBy("prepare", callSchema, withInputs(options));
+  const checked = checkOptionsBy("prepare", callSchema, withInputs(options));
+  const { out, tokenizer, chatTemplate, workers, startOver, overwrite, ...rest } = checked;
+  const { onProgress, signal, ...deciding } = rest;
+  checkChats(deciding, chatTemplate);
   const ownValidation = deciding.inputs.some((input) => input.to === "validation");
   const { validationFraction = ownValidation ? 0 : 0.05 } = deciding;
   if (deciding.documentStart === "none" && deciding.documentEnd === "none") {
@@ -57,6 +59,33 @@ export function settingsOf(options: PrepareOptions): PrepareSettings {
   }
   for (const input of deciding.inputs) selectionOf(input);
   return { ...deciding, validationFraction };
+}
+
+/** Whether inputs are chats: all of them, or none. */
+export function areChats(inputs: readonly Input[]): boolean {
+  return inputs.some(({ kind }) => kind === "chat");
+}
+
+function checkChats(
+  { inputs, documentStart }: Pick<PrepareSettings, "inputs" | "documentStart">,
+  chatTemplate: string | undefined,
+): void {
+  if (!areChats(inputs)) {
+    if (chatTemplate === undefined) return;
+    const needed = optionValue("kind", "chat");
+    throw new ArgumentError(`[prepare] ${optionName("chatTemplate")} needs ${needed}`);
+  }
+  const other = inputs.find(({ kind }) => kind !== "chat");
+  if (other !== undefined) {
+    throw new ArgumentError(
+      `[prepare] ${other.path}: chats and text make different data sets: prepare each by itself, ` +
+        "and name both under data.train to mix them",
+    );
+  }
+  if (documentStart === "none") return;
+  throw new ArgumentError(
+    `[prepare] ${optionValue("documentStart", documentStart)} is for text: a chat begins as its template says`,
+  );
 }
 
 /** Replaces each plain path among the inputs with `{ path }`. */

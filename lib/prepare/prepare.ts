@@ -26,10 +26,12 @@ interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** Inputs, output and settings of `prepare`. */
 export interface PrepareOptions
   extends CallOptions,
     Omit<z.input<typeof prepareSchema>, keyof CallOptions> {}
 
+/** How far the work of `prepare` is. */
 export interface PrepareProgress {
   documents: number;
   /** Stored bytes of input: read so far, and in total. */
@@ -42,6 +44,7 @@ export interface PrepareProgress {
   resumedDocuments: number;
 }
 
+/** The data set that `prepare` made, and what it left out. */
 export interface PrepareResult {
   folder: string;
   dataset: DatasetFile;

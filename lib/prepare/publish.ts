@@ -2,7 +2,12 @@ import { readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UsageError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
-import { datasetFileName, datasetFormat, parseShardFile } from "../data/dataset-file.js";
+import {
+  chatTemplateFile,
+  datasetFileName,
+  datasetFormat,
+  parseShardFile,
+} from "../data/dataset-file.js";
 import {
   makeOwnFolder,
   markFile,
@@ -20,13 +25,14 @@ const ownFiles = new Set([
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
+  chatTemplateFile,
   // A call that is killed right after its last step leaves these files in the data set.
   ...workFiles,
   markFile,
 ]);
 
 function isOwn(name: string): boolean {
-  return ownFiles.has(name) || parseShardFile(name.replace(/\.idx$/, ".bin")) !== null;
+  return ownFiles.has(name) || parseShardFile(name.replace(/\.(idx|mask)$/, ".bin")) !== null;
 }
 
 /**

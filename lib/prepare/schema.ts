@@ -25,13 +25,13 @@ const inputOptions = {
   /**
    * Kind of files to read from a folder: `text` for .txt and .md; `code` for source files by
    * extension; `records` for .jsonl, .json (one object per line) and .parquet, also as .gz and
-   * .zst. `auto` reads records if the folder holds .jsonl, .parquet or compressed .json, as a
+   * .zst; `chat` for records that hold chats, which the model's template writes. `auto` reads records if the folder holds .jsonl, .parquet or compressed .json, as a
    * Hugging Face data set does, or if it holds .json and no text except a README; otherwise it
    * reads text. Default: `auto`.
    */
   kind: choice(
     inputKinds,
-    "files to take from folders: .txt and .md, source code, or jsonl and parquet",
+    "files to take from folders: .txt and .md, source code, or jsonl and parquet of text or chats",
     {
       value: "kind",
       standard: "records, unless a folder holds text and no records but plain .json",
@@ -44,11 +44,12 @@ const inputOptions = {
   }).optional(),
   /**
    * Field of a record that holds its text, with dots for nested fields. Default: "text", or
-   * "content" if a record has that.
+   * "content" if a record has that. Of a chat, the field with its messages; default: "messages", or
+   * "conversations".
    */
   textField: text(/[\s\S]/, "the name of a field", "field of a record with its text", {
     value: "path",
-    standard: "text or content",
+    standard: "text or content; of chats, messages or conversations",
   }).optional(),
   /** Keeps only records that meet this condition; see `parseFilter`. Default: all records. */
   filter: text(/[\s\S]/, "a condition", "keep records like: meta.lang == 'en' and stars >= 10", {
@@ -95,6 +96,14 @@ const prepareOptions = {
   out: path("data set to make; one that is there is replaced", { value: "folder" }),
   /** Path of a tokenizer. */
   tokenizer: path("a tokenizer.json or a folder with one"),
+  /**
+   * Template that writes chats: a model's folder, or a file in Jinja. Default: the one beside the
+   * tokenizer.
+   */
+  chatTemplate: path("template that writes chats: a model's folder, or a file in Jinja", {
+    value: "path",
+    standard: "the tokenizer's",
+  }).optional(),
   /** Drops documents that are byte-for-byte copies of an earlier one. Default: false. */
   deduplicate: flag("drop documents that have been there before, byte for byte").default(false),
   /**

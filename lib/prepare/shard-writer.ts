@@ -6,6 +6,7 @@ import {
   bytesPerId,
   indexEntryBytes,
   indexFile,
+  maskFile,
   type ShardEntry,
   type Split,
   type SplitEntry,
@@ -28,6 +29,8 @@ export interface ShardWriterOptions {
   identity: FolderIdentity;
   split: Split;
   dtype: TokenDType;
+  /** Whether a mask of counted targets stands beside the tokens. */
+  masked: boolean;
   /** A shard ends with the first document that brings it to this many tokens. */
   shardTokens: number;
   /** Largest share of a shard's tokens that may stand in runs of one token. */
@@ -40,7 +43,7 @@ export interface ShardWriterOptions {
 export interface ShardWriterState {
   /** Finished shards. */
   finished: number;
-  open: { documents: number; tokens: number; bytes: number } | null;
+  open: { documents: number; tokens: number; bytes: number; counted?: number } | null;
 }
 
 /** Writes the shards of one split, one after the other. */
@@ -89,8 +92,9 @@ export class ShardWriter {
     await this.#current.begin(bytes);
   }
 
-  async append(ids: StoredIds): Promise<void> {
-    await (this.#current as OpenShard).append(ids);
+  /** @param counted for each id, 1 if the loss counts it; only for a masked split */
+  async append(ids: StoredIds, counted?: Uint8Array): Promise<void> {
+    await (this.#current as OpenShard).append(ids, counted);
   }
 
   /** Ends the document, and the shard if it has become long enough. */
@@ -130,35 +134,37 @@ export class ShardWriter {
 }
 
 class OpenShard {
-  readonly counts = { documents: 0, tokens: 0, bytes: 0 };
+  readonly counts: NonNullable<ShardWriterState["open"]> = { documents: 0, tokens: 0, bytes: 0 };
   readonly #options: ShardWriterOptions;
   readonly #file: string;
   readonly #data: HashedFile;
   readonly #index: HashedFile;
+  /** One byte per token; null without a mask. */
+  readonly #mask: HashedFile | null;
   readonly #runs = new RunCounter();
 
   private constructor(
     options: ShardWriterOptions,
     file: string,
-    data: HashedFile,
-    index: HashedFile,
+    files: { data: HashedFile; index: HashedFile; mask: HashedFile | null },
   ) {
     this.#options = options;
     this.#file = file;
-    this.#data = data;
-    this.#index = index;
+    this.#data = files.data;
+    this.#index = files.index;
+    this.#mask = files.mask;
+    if (files.mask) this.counts.counted = 0;
   }
 
   static async create(options: ShardWriterOptions, number: number): Promise<OpenShard> {
     const file = shardFile(options.split, number);
-    const paths = [file, indexFile(file)].map((name) => join(options.folder, name));
+    const paths = [file, indexFile(file), maskFile(file)].map((name) => join(options.folder, name));
     await expectUnmoved(options.identity);
     for (const path of paths) await rm(path, { force: true });
-    const [data, index] = [
-      await HashedFile.create(paths[0] as string, bytesPerId[options.dtype]),
-      await HashedFile.create(paths[1] as string, indexEntryBytes),
-    ];
-    return new OpenShard(options, file, data, index);
+    const data = await HashedFile.create(paths[0] as string, bytesPerId[options.dtype]);
+    const index = await HashedFile.create(paths[1] as string, indexEntryBytes);
+    const mask = options.masked ? await HashedFile.create(paths[2] as string, 1) : null;
+    return new OpenShard(options, file, { data, index, mask });
   }
 
   static async resume(
@@ -180,7 +186,10 @@ class OpenShard {
       indexEntryBytes,
       counts.documents * indexEntryBytes,
     );
-    const shard = new OpenShard(options, file, data, index);
+    const mask = options.masked
+      ? await HashedFile.resume(join(options.folder, maskFile(file)), 1, counts.tokens)
+      : null;
+    const shard = new OpenShard(options, file, { data, index, mask });
     Object.assign(shard.counts, counts);
     shard.#runs.take(runs);
     return shard;
@@ -196,15 +205,19 @@ class OpenShard {
     this.counts.bytes += bytes;
   }
 
-  async append(ids: StoredIds): Promise<void> {
+  async append(ids: StoredIds, counted?: Uint8Array): Promise<void> {
     this.counts.tokens += ids.length;
     this.#runs.add(ids);
     await this.#data.write(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+    if (this.#mask === null || counted === undefined) return;
+    this.counts.counted = counted.reduce((sum, one) => sum + one, this.counts.counted ?? 0);
+    await this.#mask.write(counted);
   }
 
   async sync(): Promise<void> {
     await this.#data.sync();
     await this.#index.sync();
+    await this.#mask?.sync();
   }
 
   async close(): Promise<ShardEntry> {
@@ -214,9 +227,12 @@ class OpenShard {
       await this.#index.write(startEntry(this.counts.tokens));
       const sha256 = await this.#data.finish();
       const indexSha256 = await this.#index.finish();
-      const { documents, tokens, bytes } = this.counts;
+      const maskSha256 = await this.#mask?.finish();
+      const { documents, tokens, bytes, counted } = this.counts;
       const repeatedTokens = this.#runs.repeated;
-      return { file: this.#file, tokens, documents, bytes, sha256, indexSha256, repeatedTokens };
+      const counts = { tokens, documents, bytes };
+      const mask = maskSha256 !== undefined && { counted, maskSha256 };
+      return { file: this.#file, ...counts, sha256, indexSha256, repeatedTokens, ...mask };
     } finally {
       await this.abandon();
     }
@@ -225,6 +241,7 @@ class OpenShard {
   async abandon(): Promise<void> {
     await this.#data.close();
     await this.#index.close();
+    await this.#mask?.close();
   }
 
   #checkRuns(): void {

@@ -55,8 +55,11 @@ export async function writeReport(
   return file;
 }
 
-/** Renders the report as HTML text. */
-export async function renderReport(run: RunRecord): Promise<string> {
+/**
+ * Renders the report as HTML text.
+ * @param liveScript code of a page that a server keeps up to date
+ */
+export async function renderReport(run: RunRecord, liveScript = ""): Promise<string> {
   const asset = (name: string) =>
     readFile(new URL(`../../assets/report/${name}`, import.meta.url), "utf8");
   const uplot = (name: string) =>
@@ -77,7 +80,7 @@ export async function renderReport(run: RunRecord): Promise<string> {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
+  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:${liveScript && "; connect-src 'self'"}">
 <link rel="icon" href="data:,">
 <title>${escapeHtml(config.name)} · LlamaForge</title>
 <style>${chartStyle}</style>
@@ -89,10 +92,7 @@ ${header(run)}
 ${controls}
 <section id="charts" aria-label="Charts"></section>
 <noscript>The charts need JavaScript; it is all inside this file.</noscript>
-${validationSection(run.steps)}
-${scoreSection(run.steps)}
-${sampleSection(run.steps)}
-${skippedSection(run.steps)}
+<div id="tables" data-steps="${run.steps.length}">${tables(run.steps)}</div>
 ${configSection(config)}
 <footer>Made by LlamaForge ${escapeHtml(run.info.versions.llamaforge ?? "")}.
 Charts by uPlot, © Leon Sorokin, MIT licence.</footer>
@@ -104,7 +104,7 @@ ${chartLicence.trim()}
 */
 ${chartScript}</script>
 <script>${pageScript}</script>
-</body>
+${liveScript && `<script>${liveScript}</script>\n`}</body>
 </html>
 `;
 }
@@ -120,7 +120,18 @@ const controls = `<nav id="controls" aria-label="Chart settings">
 <span class="hint">drag to zoom, double-click to reset</span>
 </nav>`;
 
-function header(run: RunRecord): string {
+/** The page's lists: validation, scores, samples and skipped steps. */
+export function tables(steps: readonly StepMetrics[]): string {
+  return [
+    validationSection(steps),
+    scoreSection(steps),
+    sampleSection(steps),
+    skippedSection(steps),
+  ].join("\n");
+}
+
+/** The page's head: the name of the run, facts and cards. */
+export function header(run: RunRecord): string {
   const { info } = run;
   const { config } = info;
   const summary = summarise(run);

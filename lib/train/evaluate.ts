@@ -5,9 +5,11 @@ import { scope } from "../core/scope.js";
 import { type DocumentOptions, makeBatch } from "../data/loader.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
-import { generate } from "../generate/generate.js";
+import type { WindowRows } from "../data/windows.js";
+import { generate, type TextCodec } from "../generate/generate.js";
 import { batchTensors, countTargets } from "../model/batch.js";
 import type { LanguageModel } from "../model/language-model.js";
+import type { RunChat } from "./chat.js";
 import type { Sample, Validation } from "./metrics.js";
 
 /** Loss of a micro-batch, and its weight in the mean. */
@@ -34,7 +36,7 @@ export async function validationLoss(
   const { sequenceLength } = mixture;
   const total = Math.min(batches * microBatch, mixture.windows);
   const countAt = (position: number) => Math.min(microBatch, total - position);
-  const enqueue = async (windows: Int32Array, position: number): Promise<BatchLoss> => {
+  const enqueue = async (windows: WindowRows, position: number): Promise<BatchLoss> => {
     const marksOf = (row: number) => mixture.marksAt(position + row);
     const batch = makeBatch(windows, countAt(position), sequenceLength, documents, marksOf);
     model.store.parallel?.beginMicroBatch(false);
@@ -42,7 +44,7 @@ export async function validationLoss(
     return { loss: await loss, weight: countTargets(batch.targets) / sequenceLength };
   };
   const lossesAt = (places: readonly number[]): Promise<BatchLoss[]> =>
-    readAndEnqueue(places, (position) => mixture.read(position, countAt(position)), enqueue);
+    readAndEnqueue(places, (position) => mixture.readRows(position, countAt(position)), enqueue);
   const positions = Array.from({ length: Math.ceil(total / microBatch) }, (_, i) => i * microBatch);
   const losses = await sharedLosses(model, positions, lossesAt);
   const sum = losses.reduce((all, { loss, weight }) => all + (weight > 0 ? loss * weight : 0), 0);
@@ -63,8 +65,8 @@ const runAhead = 2;
  */
 async function readAndEnqueue(
   positions: readonly number[],
-  read: (position: number) => Promise<Int32Array>,
-  enqueue: (windows: Int32Array, position: number) => Promise<BatchLoss>,
+  read: (position: number) => Promise<WindowRows>,
+  enqueue: (windows: WindowRows, position: number) => Promise<BatchLoss>,
 ): Promise<BatchLoss[]> {
   // The promise is awaited later. Until then a failure must not count as unhandled.
   const start = <T>(work: Promise<T>): Promise<T> => {
@@ -122,12 +124,17 @@ async function sharedLosses(
   });
 }
 
-/** Writes a continuation of each prompt. Equal steps and seeds give equal text. */
+/**
+ * Writes a continuation of each prompt, or of chats an answer to it. Equal steps and seeds give
+ * equal text.
+ * @param chat template of chats and the token that ends an answer; null if the model learns from text
+ */
 export async function writeSamples(
   model: LanguageModel,
   tokenizer: Tokenizer,
   config: RunConfig,
   step: number,
+  chat: RunChat | null,
 ): Promise<Sample[]> {
   const { prompts, maxTokens, temperature, topK, topP } = config.sample;
   const samples: Sample[] = [];
@@ -135,7 +142,11 @@ export async function writeSamples(
     let text = "";
     // Each step and prompt has its own sequence of random numbers.
     const seed = (config.seed + step * 1009 + index) % Number.MAX_SAFE_INTEGER;
-    for await (const piece of generate(model, tokenizer, prompt, {
+    const codec = chat ? chatCodec(tokenizer) : tokenizer;
+    const beginning = chat ? chat.template.render([{ role: "user", content: prompt }]) : prompt;
+    const stopAt = chat ? { stopAt: chat.endId ?? tokenizer.eosId } : {};
+    for await (const piece of generate(model, codec, beginning, {
+      ...stopAt,
       maxTokens,
       temperature,
       topK,
@@ -144,7 +155,18 @@ export async function writeSamples(
     })) {
       text += piece;
     }
-    samples.push({ prompt, text });
+    samples.push({ prompt: chat ? `${prompt}\n` : prompt, text });
   }
   return samples;
+}
+
+/** A tokenizer that reads the special tokens that a chat template writes. */
+function chatCodec(tokenizer: Tokenizer): TextCodec {
+  const { eosId, vocabSize } = tokenizer;
+  return {
+    encode: (text) => tokenizer.encode(text, { specialTokens: "recognize" }),
+    decodeStream: () => tokenizer.decodeStream(),
+    eosId,
+    vocabSize,
+  };
 }

@@ -61,6 +61,7 @@ export interface StepMetrics {
   time: string;
 }
 
+/** Loss on held-out data. */
 export interface Validation {
   loss: number;
   /**
@@ -82,6 +83,7 @@ export interface TaskScore {
   error: number | null;
 }
 
+/** Text that a model wrote during training. */
 export interface Sample {
   prompt: string;
   /** The continuation, without the prompt. */

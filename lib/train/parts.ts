@@ -67,6 +67,7 @@ export interface Saver {
 export interface StepRecords {
   /** The reason why nothing can be recorded any more; it ends the run. */
   readonly moved: Error | null;
+  /** Adds a step's record. Returns at once. */
   write(metrics: StepMetrics): void;
   /** Replaces the last record, after validation, samples or task scores. */
   amend(metrics: StepMetrics): void;
@@ -80,6 +81,7 @@ export interface RecipeParts {
   deviceName: string;
 }
 
+/** The parts of a trainer, for runs that no recipe describes. */
 export interface TrainerParts {
   model: LanguageModel;
   optimizer: Optimizer;
@@ -101,17 +103,26 @@ export interface TrainerParts {
   /**
    * Validation: `measure` runs every `every` steps and after the last step. 0: only after the last.
    */
-  validate?: { every: number; measure: (step: number) => Promise<Validation> };
+  validate?: {
+    every: number;
+    /** The held-out loss after a step. */
+    measure: (step: number) => Promise<Validation>;
+  };
   /**
    * Sample texts: `write` runs every `every` steps and after the last step. 0: only after the last.
    */
-  sample?: { every: number; write: (step: number) => Promise<Sample[]> };
+  sample?: {
+    every: number;
+    /** Texts of the model after a step. */
+    write: (step: number) => Promise<Sample[]>;
+  };
   /**
    * Scores on tasks: `measure` runs every `every` steps and after the last step. 0: only after the
    * last. It calls `failed` for tasks that it has to leave out.
    */
   score?: {
     every: number;
+    /** The scores after a step. */
     measure: (step: number, failed: (task: string, error: unknown) => void) => Promise<TaskScore[]>;
   };
   saver?: Saver;

@@ -9,6 +9,7 @@ import type { Cluster } from "../dist/cluster.js";
 import type { FolderIdentity } from "../files/folder-identity.js";
 import type { LanguageModel } from "../model/language-model.js";
 import type { AdamW } from "../optim/adamw.js";
+import type { RunChat } from "./chat.js";
 import { nonFiniteGroups } from "./finite.js";
 import type { Progress, Saver } from "./parts.js";
 import { snapshot } from "./snapshot.js";
@@ -19,6 +20,8 @@ export interface SavedRun {
   optimizer: AdamW;
   tokenizer: Tokenizer;
   mixture: Mixture;
+  /** Form of the chats that the run trains on; null for text. */
+  chat: RunChat | null;
   cluster: Cluster | null;
   /** The run's folder; null on a process that writes nothing. */
   identity: FolderIdentity | null;
@@ -76,7 +79,7 @@ export class RunSaver implements Saver {
    * because such states would eventually replace all good ones.
    */
   async save(progress: Progress, validation: number | null): Promise<void> {
-    const { config, model, optimizer, tokenizer, mixture, cluster } = this.#run;
+    const { config, model, optimizer, tokenizer, mixture, chat, cluster } = this.#run;
     const broken = await nonFiniteGroups(model, optimizer);
     if (broken.length > 0) throw notFinite(progress.step, broken, config.out);
     await this.#writer.ready();
@@ -89,6 +92,7 @@ export class RunSaver implements Saver {
       optimizer,
       tokenizer,
       mixture,
+      chat,
       copies: this.#copies,
       progress: { ...progress, skips: [...progress.skips] },
       validation,

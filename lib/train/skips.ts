@@ -1,5 +1,6 @@
 import { DivergedError } from "../core/errors.js";
 
+/** How many steps the guard may skip before the run ends. */
 export interface SkipLimits {
   /** More consecutive skips than this end the run. */
   maxConsecutiveSkips: number;

@@ -10,6 +10,7 @@ import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { LanguageModel } from "../model/language-model.js";
 import type { AdamW } from "../optim/adamw.js";
+import { chatFiles, type RunChat } from "./chat.js";
 import { type TrainerState, trainerState } from "./state.js";
 
 /**
@@ -45,12 +46,14 @@ export async function snapshot(run: {
   optimizer: AdamW;
   tokenizer: Tokenizer;
   mixture: Mixture;
+  /** Form of the chats that the run trains on; null for text. */
+  chat: RunChat | null;
   copies: HostCopies;
   progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
   /** Loss on held-out documents, if it was measured at this step. */
   validation?: number | null;
 }): Promise<CheckpointContents> {
-  const { config, model, optimizer, tokenizer, mixture, copies, progress } = run;
+  const { config, model, optimizer, tokenizer, mixture, chat, copies, progress } = run;
   // The copies are made one after the other, so that all ranks gather sharded state in the same
   // order.
   const weights = await weightSources(model, copies);
@@ -62,6 +65,7 @@ export async function snapshot(run: {
         eosTokenId: tokenizer.eosId,
       }),
       ...tokenizer.contents(),
+      ...chatFiles(chat, tokenizer),
     },
     tensors: { [weightsFile]: weights, [optimizerFile]: state },
     trainer: trainerState(progress, config),

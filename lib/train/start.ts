@@ -29,6 +29,7 @@ import { parameterCount } from "../model/shapes.js";
 import { AdamW } from "../optim/adamw.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { Canary } from "./canary.js";
+import { cutNotes, openChat } from "./chat.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
@@ -47,6 +48,7 @@ import { runIdentity } from "./snapshot.js";
 import { checkCounts, checkTrainerState, parseTrainerState } from "./state.js";
 import type { RunTaskScores } from "./task-scores.js";
 
+/** Options of `Trainer.create` besides the recipe. */
 export interface TrainerOptions
   extends Pick<TrainerParts, "onNotice" | "onStep" | "onValidation" | "extraMetrics" | "signal"> {
   /**
@@ -118,6 +120,8 @@ export async function startRun(
     opened.push(() => heldOut?.close());
     const tokenizer = await loadTokenizer(mixture);
     tokenizer.assertFits({ vocabSize: config.model.vocabSize });
+    const chat = await openChat(mixture, tokenizer);
+    for (const note of cutNotes(mixture)) onNotice(note);
     await cluster?.compare(
       "set-up",
       factsOf(config, device, {
@@ -178,6 +182,7 @@ export async function startRun(
           optimizer,
           tokenizer,
           mixture,
+          chat,
           cluster,
           identity: output?.identity ?? null,
           checkpoint: checkpoint?.path ?? null,
@@ -195,6 +200,7 @@ export async function startRun(
       steps: config.steps,
       accumulation,
       clip: config.optimizer.clip,
+      masked: chat !== null,
       guard: config.guard,
       progress,
       ...(heldOut && {
@@ -211,7 +217,7 @@ export async function startRun(
       ...(writesSamples(model, config) && {
         sample: {
           every: sample.every,
-          write: (step) => writeSamples(model, tokenizer, config, step),
+          write: (step) => writeSamples(model, tokenizer, config, step, chat),
         },
       }),
       ...(scores && {

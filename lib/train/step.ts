@@ -22,9 +22,11 @@ import { div } from "../ops/index.js";
 import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
 import { StepClock } from "./step-clock.js";
 
+/** Everything that one optimizer step needs. */
 export interface StepOptions {
   model: LanguageModel;
   optimizer: Optimizer;
+  /** The next micro-batch; called `accumulation` times before the first pass. */
   nextBatch: () => Promise<HostBatch>;
   /**
    * Whether targets may be -100 when several processes train together, which must then agree on the

@@ -86,6 +86,7 @@ export class Trainer {
   #savedStep = -1;
   #stopping = false;
   #stopRequested = false;
+  #saveRequested = false;
   readonly #abort = (): void => this.stop();
   /** The error that ends the run. The steps already enqueued are completed and saved first. */
   #diverged: DivergedError | null = null;
@@ -181,6 +182,17 @@ export class Trainer {
     this.#stopRequested = true;
     // Other processes must hear of the request first. It travels with the next step's loss.
     if (this.#cluster === null) this.#stopping = true;
+  }
+
+  /**
+   * Saves a checkpoint after the running step, besides those of the recipe.
+   * @throws UsageError if several processes train together, or nothing is saved at all
+   */
+  save(): void {
+    if (this.#cluster !== null)
+      throw new UsageError("[Trainer.save] several processes save together, at the recipe's steps");
+    if (!this.#parts.saver) throw new UsageError("[Trainer.save] this run writes no checkpoints");
+    this.#saveRequested = true;
   }
 
   /** This process among those that train together; null for a single process. */
@@ -290,6 +302,7 @@ export class Trainer {
     const { steps, validate, sample, score, saver } = this.#parts;
     return (
       done === steps ||
+      this.#saveRequested ||
       [validate?.every, sample?.every, score?.every, saver?.every].some((every = 0) =>
         due(done, every),
       )
@@ -372,7 +385,10 @@ export class Trainer {
         await onValidation?.(measured, step);
       }
     }
-    if (due(step, saver?.every ?? 0)) await times.pause("save", pauses, () => this.#save());
+    if (due(step, saver?.every ?? 0) || this.#saveRequested) {
+      this.#saveRequested = false;
+      await times.pause("save", pauses, () => this.#save());
+    }
     if (sample && (last || due(step, sample.every))) {
       const { divided } = this.model.store;
       const written = await times.pause("samples", pauses, () =>

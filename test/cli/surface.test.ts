@@ -7,6 +7,7 @@ llamaforge
   -V, --version
 llamaforge prepare [inputs...]
   --config <file>
+  --json
   --out <folder>
   --tokenizer <path>
   --kind <kind>
@@ -16,6 +17,7 @@ llamaforge prepare [inputs...]
   --min-bytes <n>
   --max-bytes <n>
   --split <name>
+  --chat-template <path>
   --deduplicate
   --validation-fraction <x>
   --shard-tokens <n>
@@ -45,6 +47,8 @@ llamaforge train <config>
   --allow-data-change
   --supervise
   --max-restarts <n> = 3
+  --dashboard [port]
+  --tensorboard
   --help-config
 llamaforge launch <command...>
   --nproc <n> (required)
@@ -122,8 +126,16 @@ llamaforge serve <folder>
   --page-size <n>
   --prompt-tokens <n>
   --no-prefix-cache
+llamaforge export <folder>
+  --to <form> (required)
+  --out <path>
+  --type <type>
+  --dtype <dtype>
+  --no-tokenizer
+  --overwrite
 llamaforge verify <folder>
-llamaforge report <run>
+  --json
+llamaforge report <runs...>
   --out <file>
 llamaforge bench
 llamaforge bench parity
@@ -175,8 +187,14 @@ llamaforge bench serve
   --prompt <n> = 128
   --tokens <n> = 128
 llamaforge doctor
+  --json
 llamaforge quickstart
+  --minutes <n> = 3
+  --steps <n>
   --set <path=value> (repeatable)
+llamaforge init <folder>
+  --language <name> = js
+llamaforge completion <shell>
 `;
 
 it("the command line is the one that scripts were written for", () => {

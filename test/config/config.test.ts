@@ -1,12 +1,15 @@
-import { readdirSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { configHelp, loadConfig, parseConfig, resolveConfig } from "../../lib/config/index.js";
 import { runSchema } from "../../lib/config/schema.js";
 import { ConfigError, exitCodes, LlamaForgeError, UsageError } from "../../lib/core/errors.js";
 import { metaOf } from "../../lib/core/option-kinds.js";
 import { pathName } from "../../lib/core/option-names.js";
 import { leaves, nearest } from "../../lib/core/option-tree.js";
+import { toHuggingFace } from "../../lib/model/llama-hugging-face.js";
 import { presets } from "../../lib/model/presets.js";
 
 const minimal = "steps: 100\nmodel: {preset: quickstart}\ndata: {train: {data/a: 1}}\n";
@@ -115,10 +118,25 @@ describe("a valid configuration", () => {
   });
 
   const recipes = readdirSync("configs").filter((name) => name.endsWith(".yaml"));
-  it.each(recipes)("configs/%s", (file) => {
+  /** Recipes that start from a model; a folder of a preset's shape stands in for it. */
+  const started = ["sft.yaml", "continue.yaml"];
+  it.each(recipes.filter((file) => !started.includes(file)))("configs/%s", (file) => {
     const config = loadConfig(`configs/${file}`);
     expect(config.name).toBe(file.replace(".yaml", ""));
     expect(config.model).toEqual(presets[config.name as keyof typeof presets]);
+  });
+
+  it.each(started)("configs/%s has the shape of the model that it starts from", (file) => {
+    const folder = mkdtempSync(join(tmpdir(), "llamaforge-config-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const shape = presets["smollm2-135m"];
+    writeFileSync(join(folder, "config.json"), JSON.stringify(toHuggingFace(shape)));
+    const config = loadConfig(`configs/${file}`, [`init.from=${folder}`]);
+    expect(config.name).toBe(file.replace(".yaml", ""));
+    expect(config.model).toEqual(shape);
+    expect(() => loadConfig(`configs/${file}`)).toThrow(
+      /init\.from: expected a Hugging Face model/,
+    );
   });
 
   it("has TinyLlama's 3 trillion tokens in its recipe", () => {

@@ -118,8 +118,10 @@ test("the checks see the paths, commands, links and anchors of a page", () => {
   expect(["lib/ops/nothing.ts", "csrc/fuzz/*_nothing"].map(exists)).toEqual([false, false]);
 });
 
-test("the README's tree has every folder of lib/ and csrc/, and no other", () => {
-  const tree = (read("README.md").match(fence) ?? []).find((block) => block.includes("\nlib/\n"));
+test("the page's tree has every folder of lib/ and csrc/, and no other", () => {
+  const tree = (read("docs/how-it-works.md").match(fence) ?? []).find((block) =>
+    block.includes("\nlib/\n"),
+  );
   for (const floor of ["csrc", "lib"]) {
     const block = tree?.split(`\n${floor}/\n`)[1]?.split(/\n(?! )/)[0] ?? "";
     const named = block.split("\n").flatMap((line) => line.match(/^ {2}([\w-]+)\//)?.[1] ?? []);

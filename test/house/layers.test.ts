@@ -13,7 +13,7 @@ const floors = [
   ["nn"],
   ["model", "optim"],
   ["data", "checkpoint", "dist", "generate"],
-  ["prepare", "config", "plan", "eval"],
+  ["prepare", "config", "plan", "eval", "export"],
   ["train", "serve", "report", "bench"],
   ["cli", "index"],
 ];

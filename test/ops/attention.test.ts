@@ -224,10 +224,11 @@ describe.each(["f32", "bf16"] as const)(
     );
 
     it("of zeros has the bits of attention without", async () => {
-      const options = { heads: 4, kvHeads: 2, position: 40 };
+      // So few tokens after so many are computed by the kernel for generation on every device.
+      const options = { heads: 4, kvHeads: 2, position: 600 };
       const qkv = toTensor(packedHeads(2, 9, options, 64, 9, dtype), dtype);
       const run = (more: object) => {
-        const filled = toTensor(random([2, 2, 2, 60, 64], 10, { dtype }), dtype);
+        const filled = toTensor(random([2, 2, 2, 620, 64], 10, { dtype }), dtype);
         return attentionCached(qkv, filled, { ...options, ...more }).toArray();
       };
       expect(await run({ firstKey: zeros([2, 9], { dtype: "i32" }) })).toEqual(await run({}));

@@ -1,9 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { zeros } from "../../lib/core/create.js";
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { withIndependentRows } from "../../lib/core/independent-rows.js";
 import { memory, synchronize } from "../../lib/core/runtime.js";
 import type { Tensor } from "../../lib/core/tensor.js";
 import { composedLinear, linear } from "../../lib/ops/linear.js";
+import { slice } from "../../lib/ops/slice.js";
 import { expectComposed } from "../support/composed.js";
 import { expectOpMatches, toTensor } from "../support/float-ops.js";
 import {
@@ -40,6 +42,20 @@ describe.each(["f32", "bf16"] as const)("linear in %s", (dtype) => {
       await expectOpMatches(linear, composed, [x, weight], dtype);
     },
   );
+
+  it("gives a row the same bits among any number of rows where rows are independent", async () => {
+    const [inputs, outputs, most] = [1100, 260, 700];
+    const x = toTensor(random([most, inputs], 21), dtype);
+    const weight = toTensor(random([outputs, inputs], 22), dtype);
+    const bias = toTensor(random([outputs], 23), dtype);
+    const of = (rows: number) =>
+      withIndependentRows(() => linear(slice(x, [0, 0], [rows, inputs]), weight, bias).toArray());
+    const all = await of(most);
+    for (const rows of [1, 2, 3, 16, 17, 100, 256, 511]) {
+      expect(await of(rows), `${rows} rows`).toEqual(all.slice(0, rows * outputs));
+    }
+    expect(await linear(x, weight, bias).toArray()).toHaveLength(all.length);
+  });
 
   // Row counts on both sides of the threshold for the blocked weight layout, and odd sizes for its
   // padding.

@@ -25,7 +25,10 @@ const installed = join(project, "node_modules/llamaforge");
 const native = join(installed, "prebuilds/linux-x64");
 const addon = join(native, "llamaforge.node");
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-const withPlugin = existsSync(join(root, "build/Release/libllamaforge_cuda13.so"));
+/** CUDA majors whose plugins are built. */
+const majors = ["12", "13"].filter((major) =>
+  existsSync(join(root, `build/Release/libllamaforge_cuda${major}.so`)),
+);
 const minutes = 60_000;
 
 /** Node, npm, a shell and nothing else: no compiler, no cmake. */
@@ -49,10 +52,14 @@ function run(command: string, args: string[], options: { cwd?: string; env?: obj
 beforeAll(() => {
   buildLibrary();
   const prebuild = ["scripts/prebuild.mjs", "--no-build", "--out", tarballs];
-  execFileSync(process.execPath, [...prebuild, ...(withPlugin ? [] : ["--cpu-only"])], {
-    cwd: root,
-    stdio: ["ignore", "ignore", "pipe"],
-  });
+  execFileSync(
+    process.execPath,
+    [...prebuild, ...(majors.length > 0 ? ["--majors", majors.join()] : ["--cpu-only"])],
+    {
+      cwd: root,
+      stdio: ["ignore", "ignore", "pipe"],
+    },
+  );
   mkdirSync(bare);
   const node = dirname(process.execPath);
   symlinkSync(process.execPath, join(bare, "node"));
@@ -95,28 +102,32 @@ describe("the tarballs", () => {
     expect(paths.some((path) => path.startsWith("assets/quickstart/demo/text/"))).toBe(true);
     expect(paths.some((path) => path.startsWith("assets/quickstart/demo/code/lib/"))).toBe(true);
     const strange =
-      /^(?!(dist|assets|configs|prebuilds|bench\/peer)\/|(package\.json|README\.md|LICENSE|CHANGELOG\.md)$)/;
+      /^(?!(dist|assets|configs|prebuilds|bench\/(peer|results)|docs|examples)\/|(package\.json|README\.md|LICENSE|CHANGELOG\.md|CONTRIBUTING\.md)$)/;
     expect(paths.filter((path) => strange.test(path))).toEqual([]);
     expect(paths.filter((path) => /\.(js|ts)\.map$|\.test\.|node_modules/.test(path))).toEqual([]);
   });
 
-  test.runIf(withPlugin)(
-    "bring the CUDA plugin in a package of its own, of exactly this version",
-    () => {
-      expect(listed(`llamaforge-linux-x64-cuda13-${manifest.version}.tgz`).sort()).toEqual([
-        "LICENSE",
-        "README.md",
-        "libllamaforge_cuda13.so",
-        "package.json",
-      ]);
-      const read = (path: string) => JSON.parse(readFileSync(join(project, path), "utf8"));
-      const plugin = read("node_modules/@llamaforge/linux-x64-cuda13/package.json");
-      expect(plugin).toMatchObject({ version: manifest.version, os: ["linux"], cpu: ["x64"] });
-      expect(read("node_modules/llamaforge/package.json").optionalDependencies).toEqual({
-        "@llamaforge/linux-x64-cuda13": manifest.version,
-      });
-    },
-  );
+  test.each(majors)("bring the plugin of CUDA %s in a package of this version", (major) => {
+    expect(listed(`llamaforge-linux-x64-cuda${major}-${manifest.version}.tgz`).sort()).toEqual([
+      "LICENSE",
+      "README.md",
+      `libllamaforge_cuda${major}.so`,
+      "package.json",
+    ]);
+    const read = (path: string) => JSON.parse(readFileSync(join(project, path), "utf8"));
+    const plugin = read(`node_modules/@llamaforge/linux-x64-cuda${major}/package.json`);
+    expect(plugin).toMatchObject({ version: manifest.version, os: ["linux"], cpu: ["x64"] });
+    const { optionalDependencies } = read("node_modules/llamaforge/package.json");
+    expect(optionalDependencies[`@llamaforge/linux-x64-cuda${major}`]).toBe(manifest.version);
+  });
+
+  test("every link of the README leads to a file of the package", () => {
+    const text = readFileSync(join(installed, "README.md"), "utf8");
+    const links = [...text.matchAll(/\]\(([^)#\s]+)/g)].map(([, target]) => target as string);
+    const inside = links.filter((target) => !target.includes(":"));
+    expect(inside.length).toBeGreaterThan(20);
+    expect(inside.filter((target) => !existsSync(join(installed, target)))).toEqual([]);
+  });
 
   test("run nothing when they are installed", () => {
     const { scripts, gypfile } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8"));
@@ -166,6 +177,20 @@ describe("installed where there is no compiler", () => {
     expect(existsSync(join(project, "runs/quickstart/report.html"))).toBe(true);
     const metrics = readFileSync(join(project, "runs/quickstart/metrics.jsonl"), "utf8");
     expect(metrics.trim().split("\n")).toHaveLength(3);
+  });
+
+  test("the README's lines of TypeScript run as they stand", { timeout: 3 * minutes }, () => {
+    const text = readFileSync(join(installed, "README.md"), "utf8");
+    const block = /```ts\n([\s\S]*?)```/.exec(text)?.[1] as string;
+    writeFileSync(join(project, "train.mjs"), block);
+    const { status, stdout, stderr } = run("node", ["train.mjs"]);
+    expect(status, stderr).toBe(0);
+    const losses = stdout
+      .trim()
+      .split("\n")
+      .map((line) => Number(line.split(" ")[1]));
+    expect(losses).toHaveLength(10);
+    expect(losses[9]).toBeLessThan((losses[0] as number) - 0.5);
   });
 
   test("require() works as import does", () => {

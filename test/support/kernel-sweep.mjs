@@ -85,13 +85,16 @@ const sweeps = {
       ]) {
         const a = random(ta ? [k, m] : [m, k], dtype);
         const b = random(tb ? [n, k] : [k, n], dtype);
-        ops.gemm(a, b, empty([m, n], dtype), ta, tb);
-        ops.gemmAccumulate(a, b, filled([m, n], 1), ta, tb);
+        for (const independentRows of [false, true]) {
+          ops.gemm(a, b, empty([m, n], dtype), ta, tb, independentRows);
+          ops.gemmAccumulate(a, b, filled([m, n], 1), ta, tb, independentRows);
+        }
       }
       ops.gemm(
         random([3, m, k], dtype),
         random([3, k, n], dtype),
         empty([3, m, n], dtype),
+        false,
         false,
         false,
       );
@@ -322,10 +325,10 @@ const sweeps = {
         const targets = integers([rows], classes);
         const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
         const [losses, greedy] = [empty([rows]), empty([rows], "i32")];
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, dx, dWeight, 0);
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, null, -100);
-        ops.linearCrossEntropy(x, weight, targets, null, losses, null, null, null, 0);
-        ops.linearCrossEntropy(x, weight, targets, null, losses, greedy, null, null, 0);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, dx, dWeight, 0, false);
+        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, null, -100, false);
+        ops.linearCrossEntropy(x, weight, targets, null, losses, null, null, null, 0, true);
+        ops.linearCrossEntropy(x, weight, targets, null, losses, greedy, null, null, 0, true);
       },
     );
   },

@@ -44,6 +44,7 @@ export const longTests = [
   "test/cli/start-signals.test.ts",
   "test/cuda/arena.test.ts",
   "test/cuda/host.test.ts",
+  "test/house/doc-code-run.test.ts",
   "test/io/fuzz-driver.test.ts",
   "test/ops/teams.test.ts",
   "test/package/install.test.ts",

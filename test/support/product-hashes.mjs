@@ -31,7 +31,7 @@ async function product(batch, m, n, k, transposeA, transposeB, input, output, ac
   const [a, b] = [operand(m, k, transposeA), operand(k, n, transposeB)];
   const c = new NativeTensor(device, output, [...leading, m, n]);
   if (accumulate) ops.fill(c, 0.5);
-  ops[accumulate ? "gemmAccumulate" : "gemm"](a, b, c, transposeA, transposeB);
+  ops[accumulate ? "gemmAccumulate" : "gemm"](a, b, c, transposeA, transposeB, false);
   const letters = `${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}`;
   const name = `${batch} x ${m},${n},${k} ${letters} ${input}-${output}${accumulate ? " +=" : ""}`;
   results[name] = createHash("sha256")

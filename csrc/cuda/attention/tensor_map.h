@@ -17,9 +17,14 @@ inline CUtensorMap tensor_map(const void* data, int batch, int time, int columns
   static const Encode encode = [] {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult found;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found) !=
-            cudaSuccess ||
-        found != cudaDriverEntryPointSuccess) {
+#if CUDART_VERSION >= 12050
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
+#else
+    // Before 12.5 the runtime asks for the function as its own version knows it, which is that of 12.0.
+    const cudaError_t error = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &found);
+#endif
+    if (error != cudaSuccess || found != cudaDriverEntryPointSuccess) {
       throw Error("ERR_CUDA", "the driver has no cuTensorMapEncodeTiled (CUDA 12.0 or newer is needed)");
     }
     return reinterpret_cast<Encode>(entry);

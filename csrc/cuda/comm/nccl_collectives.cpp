@@ -392,10 +392,12 @@ Event NcclCollectives::fly(const std::shared_ptr<CollectiveCall>& call) {
   } else {
     launch_alone(*call, communication);
   }
-  LF_CUDA_CHECK(cudaEventRecord(end.get(), communication));
+  // The timeline's end comes before the event that releases the compute stream, so that no wait ends
+  // before the collective that it waited for.
   if (timeline_) {
     timeline_->add({options_.name, name_of(call->kind), call->bytes(), false, begin, timeline_->at(communication)});
   }
+  LF_CUDA_CHECK(cudaEventRecord(end.get(), communication));
   std::lock_guard lock(mutex_);
   flights_.back().ended = end;
   return end;

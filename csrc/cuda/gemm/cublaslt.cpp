@@ -9,17 +9,20 @@ namespace {
 
 constexpr int kMajor = CUDART_VERSION / 1000;
 
+// Since CUDA 13 the wheels have no major in their names.
+constexpr const char* kWheel = kMajor >= 13 ? "nvidia-cublas" : "nvidia-cublas-cu12";
+
 CublasLt load() {
   const RuntimeLibrary library = open_library({"cuBLASLt", "libcublasLt.so." + std::to_string(kMajor), "cublasLtGetVersion",
-                                               "LLAMAFORGE_CUBLASLT", "nvidia-cublas"});
+                                               "LLAMAFORGE_CUBLASLT", kWheel});
   CublasLt lt = {};
   lt.path = library.path;
 #define LF_BIND(name) bind(library, "cublasLt" #name, lt.name)
   LF_BIND(GetVersion);
   // The environment variable may name any file, and the structures differ between CUDA majors.
   if (const size_t version = lt.GetVersion(); version / 10000 != kMajor) {
-    throw Error("ERR_DEVICE", format("{}; this plugin is built for CUDA {} and needs cuBLASLt {}: pip install \"nvidia-cublas=={}.*\"",
-                                     lt.description(), kMajor, kMajor, kMajor));
+    throw Error("ERR_DEVICE", format("{}; this plugin is built for CUDA {} and needs cuBLASLt {}: pip install \"{}=={}.*\"",
+                                     lt.description(), kMajor, kMajor, kWheel, kMajor));
   }
   LF_BIND(Create);
   LF_BIND(Destroy);

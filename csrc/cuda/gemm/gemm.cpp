@@ -7,6 +7,11 @@
 // (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up
 // parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
 // same bits every time. Products with few rows have kernels of their own (few_rows.cu, gemv.cu).
+//
+// Products of an evaluation come with ever new numbers of rows, and timing would take longer than
+// they do. With `independent_rows` the heuristics choose one algorithm, for many rows, and all
+// numbers of rows take it: the sum of a row then has one order. Algorithms that split k are left
+// out, because they gain nothing where there are many rows.
 #include "cuda/gemm/gemm.h"
 
 #include <algorithm>
@@ -29,6 +34,7 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
 constexpr int kCandidates = 16;
+constexpr int64_t kManyRows = 8192;  // of a pass of an evaluation
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
 // Products below these sizes are not worth the milliseconds of timing.
 constexpr double kFlopsWorthTiming = 1 << 28;
@@ -141,7 +147,7 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
     check_lt(lt_.MatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "MatmulPreferenceSetAttribute");
   };
   set(lt::kPreferenceWorkspaceBytes, kWorkspaceBytes);
-  set(lt::kPreferenceReductionSchemes, lt::kReductionComputeType);
+  set(lt::kPreferenceReductionSchemes, key[14] ? lt::kReductionNone : lt::kReductionComputeType);
   set(lt::kPreferenceAlignmentA, static_cast<uint32_t>(key[12]));
   set(lt::kPreferenceAlignmentB, static_cast<uint32_t>(key[11]));
   set(lt::kPreferenceAlignmentC, static_cast<uint32_t>(key[13]));
@@ -156,6 +162,23 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
     if (results[i].state == 0 && results[i].workspace_bytes <= kWorkspaceBytes) algorithms.push_back(results[i].algorithm);
   }
   return algorithms;
+}
+
+// The first offer for many rows that the plan's own number of rows can take.
+std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape,
+                                                           const GemmOperand& a, const GemmOperand& b) const {
+  shape.m = kManyRows;
+  Plan many = describe(shape, a, b);
+  const auto algorithms = heuristics(many, key);
+  destroy(many);
+  for (const lt::Algorithm& algorithm : algorithms) {
+    lt::HeuristicResult checked;
+    if (lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &algorithm, &checked) == 0 &&
+        checked.workspace_bytes <= kWorkspaceBytes) {
+      return algorithm;
+    }
+  }
+  return std::nullopt;
 }
 
 GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
@@ -173,7 +196,8 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
                    tf32_,
                    alignment_of(a.data),
                    alignment_of(b.data),
-                   alignment_of(c)};
+                   alignment_of(c),
+                   shape.independent_rows};
   if (const auto found = plans_.find(key); found != plans_.end()) return found->second;
   if (plans_.size() >= kMaximalPlans) {
     for (auto& [old, plan] : plans_) destroy(plan);
@@ -182,7 +206,9 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
   Plan plan = describe(shape, a, b);
   try {
     const std::string name = name_of_product(key);
-    const auto known = tunes_ ? cache_.find(name) : std::nullopt;
+    const auto known = shape.independent_rows ? one_for_all_rows(plan, key, shape, a, b)
+                       : tunes_               ? cache_.find(name)
+                                              : std::nullopt;
     lt::HeuristicResult checked;
     if (known && lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &*known, &checked) == 0 &&
         checked.workspace_bytes <= kWorkspaceBytes) {
@@ -193,7 +219,8 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
         throw Error("ERR_NATIVE", format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}", shape.m,
                                          shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
       }
-      if (tunes_ && !cuda_.capturing() && algorithms.size() > 1 && is_worth_timing(shape)) {
+      const bool times = tunes_ && !shape.independent_rows && !cuda_.capturing();
+      if (times && algorithms.size() > 1 && is_worth_timing(shape)) {
         // Timing a sum into c would change c, so the timed sums go into separate memory; without
         // such memory, nothing is timed.
         void* target = c;
@@ -267,8 +294,10 @@ void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const G
 
 void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate) {
-  if (multiply_few_rows(cuda, shape, a, b, c, accumulate)) return;
-  if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
+  if (!shape.independent_rows) {
+    if (multiply_few_rows(cuda, shape, a, b, c, accumulate)) return;
+    if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
+  }
   cuda.gemm().multiply(shape, a, b, c, accumulate);
 }
 
@@ -277,21 +306,21 @@ void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOpera
 namespace {
 
 void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
-                  bool accumulate) {
+                  bool accumulate, bool independent_rows) {
   const GemmSize size = check_gemm(a, b, c, transpose_a, transpose_b);
   LF_CHECK(size.batch <= INT32_MAX, "a batch of {} products is too large", size.batch);
-  multiply_matrices(on_cuda(stream), {size.batch, size.m, size.n, size.k, a.dtype, c.dtype},
+  multiply_matrices(on_cuda(stream), {size.batch, size.m, size.n, size.k, a.dtype, c.dtype, independent_rows},
                     {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
 }
 
 }  // namespace
 
-void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b) {
-  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false);
+void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b, bool independent_rows) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, false, independent_rows);
 }
 
-void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b) {
-  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true);
+void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b, bool independent_rows) {
+  checked_gemm(stream, a, b, c, transpose_a, transpose_b, true, independent_rows);
 }
 
 }  // namespace llamaforge::cuda

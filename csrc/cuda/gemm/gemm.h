@@ -17,6 +17,8 @@ struct GemmOperand {
 struct GemmShape {
   int64_t batch, m, n, k;
   DType input, output;  // both operands have the dtype `input`; sums are f32
+  // Whether a row of c must have the same bits for every m. Otherwise the algorithm may depend on m.
+  bool independent_rows = false;
 };
 
 // c (batch,m,n) = a (batch,m,k) · b (batch,k,n), or += with `accumulate`.

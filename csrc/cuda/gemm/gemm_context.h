@@ -4,6 +4,7 @@
 
 #include <array>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,7 @@ class GemmContext {
 
  private:
   // Everything that the choice of an algorithm may depend on.
-  using Key = std::array<int64_t, 14>;
+  using Key = std::array<int64_t, 15>;
   struct Plan {
     lt::MatmulDesc desc = nullptr;
     lt::MatrixLayout a = nullptr, b = nullptr, c = nullptr;
@@ -34,6 +35,8 @@ class GemmContext {
   Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate);
   Plan describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b) const;
   std::vector<lt::Algorithm> heuristics(const Plan& plan, const Key& key) const;
+  std::optional<lt::Algorithm> one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape, const GemmOperand& a,
+                                                const GemmOperand& b) const;
   lt::Algorithm fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms, const GemmOperand& a,
                         const GemmOperand& b, void* c, bool accumulate);
   // Runs the plan's product `times` times with this algorithm and returns milliseconds for one; infinity if it fails.

@@ -180,6 +180,7 @@ std::optional<size_t> shared_bytes_for(int64_t classes, int index) {
 
 struct Head {
   int64_t rows, width, classes, ignore_index;
+  bool independent_rows;
   const Tensor *x, *weight, *targets;
   const Tensor *dx, *dweight;  // null: not wanted
   float* losses;               // (rows)
@@ -215,7 +216,7 @@ void run(CudaStream& cuda, const Head& head) {
   for (int64_t first = 0; first < head.rows; first += chunk) {
     const int64_t rows = std::min(chunk, head.rows - first);
     const T* x = head.x->data<T>() + first * head.width;
-    multiply_matrices(cuda, {1, rows, head.classes, head.width, dtype, DType::f32}, {x, false},
+    multiply_matrices(cuda, {1, rows, head.classes, head.width, dtype, DType::f32, head.independent_rows}, {x, false},
                       {head.weight->raw(), true}, logits, false);
     kernel<<<static_cast<unsigned>(rows), kRowThreads, held.value_or(0), cuda.compute()>>>(
         logits, gradient, head.targets->data<int32_t>() + first, head.losses + first,
@@ -237,7 +238,7 @@ void run(CudaStream& cuda, const Head& head) {
 
 void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
                           std::optional<Out> losses, std::optional<Out> greedy, std::optional<Out> dx,
-                          std::optional<Out> dweight, int64_t ignore_index) {
+                          std::optional<Out> dweight, int64_t ignore_index, bool independent_rows) {
   CudaStream& cuda = on_cuda(stream);
   check_linear_cross_entropy(x, weight, targets, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0);
@@ -248,7 +249,7 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
   count_targets(cuda, targets, weight.dim(0), ignore_index, count.as<TargetCount>());
   if (rows > 0 && weight.dim(0) > 0) {
     with_float("x", x, [&]<class T>() {
-      run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, &x, &weight, &targets, dx ? &*dx : nullptr,
+      run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, independent_rows, &x, &weight, &targets, dx ? &*dx : nullptr,
                     dweight ? &*dweight : nullptr, of_rows, greedy ? greedy->data<int32_t>() : nullptr,
                     count.as<TargetCount>()});
     });

@@ -38,12 +38,10 @@ static inline void check_sum_of_squares(const Tensor& x, const Tensor& sum) {
 // The kernel checks the numbers in `state`.
 static inline void check_step_guard(const Tensor& loss, const Tensor& squares, const Tensor& state,
                                     const Tensor& decision) {
-  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor*>{"loss", &loss},
-                                     {"squares", &squares},
-                                     {"state", &state},
-                                     {"decision", &decision}}) {
-    check_dtype(name, *tensor, DType::f32);
-  }
+  check_dtype("loss", loss, DType::f32);
+  check_dtype("squares", squares, DType::f32);
+  check_dtype("state", state, DType::f32);
+  check_dtype("decision", decision, DType::f32);
   LF_CHECK(loss.numel() == 1, "expected loss of one element, got {}", to_string(loss.shape));
   LF_CHECK(squares.numel() >= 1, "expected at least one sum of squares, got {}", to_string(squares.shape));
   LF_CHECK(state.rank() == 1 && state.numel() >= kGuardHeader && state.numel() % 2 == 0,

@@ -1,3 +1,5 @@
+import type { ChatSource } from "../../generate/chat-template.js";
+import type { TrainingTemplate } from "../../generate/training-chat.js";
 import { type Piece, pieces, selectionOf } from "../readers/documents.js";
 import type { FilePosition, Input, InputFile, ReaderOptions, Skipped } from "../readers/input.js";
 import { noneSkipped } from "../readers/input.js";
@@ -21,6 +23,8 @@ export interface ReadTask {
   source: number;
   input: Input;
   options: ReaderOptions;
+  /** Template that writes the records' chats; null for text. */
+  chats: ChatSource | null;
   files: InputFile[];
   /** Number of the task's first file among all files. */
   firstFile: number;
@@ -56,7 +60,7 @@ export const lastPiece = 2;
 
 /** Reads the files of a task as batches. The last batch may contain no text. */
 export async function* readBatches(task: ReadTask): AsyncGenerator<TextBatch> {
-  const selection = selectionOf(task.input);
+  const selection = selectionOf(task.input, task.chats && (await templateOf(task.chats)));
   const builder = new BatchBuilder(task.source);
   for (const [place, file] of task.files.entries()) {
     const number = task.firstFile + place;
@@ -71,6 +75,12 @@ export async function* readBatches(task: ReadTask): AsyncGenerator<TextBatch> {
     builder.finishFile(number, file.bytes);
   }
   yield builder.build();
+}
+
+/** Most preparations are of text, and need not load the templates. */
+async function templateOf(source: ChatSource): Promise<TrainingTemplate> {
+  const { TrainingTemplate } = await import("../../generate/training-chat.js");
+  return new TrainingTemplate(source);
 }
 
 class BatchBuilder {
@@ -97,6 +107,11 @@ class BatchBuilder {
   }
 
   add({ text, start, next, consumed }: Piece, file: number): void {
+    // Only a chat may be longer than the room for one more piece.
+    const needed = this.#length + 3 * text.length;
+    if (needed > this.#text.length) {
+      this.#text = Buffer.concat([this.#text.subarray(0, this.#length)], needed);
+    }
     this.#length += this.#text.write(text, this.#length, "utf8");
     this.#ends.push(this.#length);
     this.#flags.push((start ? firstPiece : 0) | (next ? lastPiece : 0));
@@ -159,6 +174,7 @@ export function* readTasks(
   sources: readonly { input: Input; files: readonly InputFile[] }[],
   options: ReaderOptions,
   from: Position,
+  chats: ChatSource | null,
 ): Generator<ReadTask> {
   let number = 0;
   for (const [source, { input, files }] of sources.entries()) {
@@ -167,7 +183,7 @@ export function* readTasks(
     let firstFile = number;
     const task = (): ReadTask => {
       const start = firstFile === from.file ? from : { record: 0, byte: 0 };
-      return { source, input, options, files: group, firstFile, from: start };
+      return { source, input, options, chats, files: group, firstFile, from: start };
     };
     for (const file of files) {
       if (number++ < from.file) {

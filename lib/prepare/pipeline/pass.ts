@@ -7,6 +7,7 @@ import {
 } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import type { FolderIdentity } from "../../files/folder-identity.js";
+import type { ChatSource } from "../../generate/chat-template.js";
 import type { Deduplicator } from "../deduplicator.js";
 import {
   type PassCheckpoint,
@@ -43,6 +44,8 @@ export interface PassOptions {
   settings: PrepareSettings;
   found: readonly FoundInput[];
   tokenizer: Tokenizer;
+  /** Template of chats; null for text. */
+  chats: ChatSource | null;
   dtype: TokenDType;
   encoder: Encoder;
   /** Number of reader threads; 0 reads in this thread. */
@@ -72,12 +75,12 @@ interface UnderWay {
  * process is free, and written in order again. At most `encoder.width` + 1 batches are in flight.
  */
 export async function runPass(options: PassOptions): Promise<Pass> {
-  const { settings, found, encoder, progress, deduplicator, signal } = options;
+  const { settings, found, encoder, progress, deduplicator, signal, chats } = options;
   const sources = found.map(({ files }, index) => ({
     input: settings.inputs[index] as PrepareSettings["inputs"][number],
     files,
   }));
-  const tasks = readTasks(sources, settings, progress.position);
+  const tasks = readTasks(sources, settings, progress.position, chats);
   const copies = new CopyFinder(deduplicator);
   const committer = new Committer(options);
   const queue: UnderWay[] = [];
@@ -91,7 +94,7 @@ export async function runPass(options: PassOptions): Promise<Pass> {
   for await (const batch of readInOrder(tasks, options.readers)) {
     const { wanted, duplicates } = await copies.find(batch);
     batch.skipped.duplicate = duplicates;
-    const encoded = encoder.encode(requestOf(batch, wanted));
+    const encoded = encoder.encode(requestOf(batch, wanted, chats !== null));
     encoded.catch(() => {}); // a rejection is reported at this batch's turn
     queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded });
     while (queue.length > encoder.width) await writeOne();
@@ -119,11 +122,14 @@ class Committer {
 
   constructor(options: PassOptions) {
     this.#options = options;
-    const { settings, tokenizer, writers, progress, dtype } = options;
-    this.#sink = new BatchSink(writers, progress, settings.inputs, dtype, {
+    const { settings, tokenizer, writers, progress, dtype, chats } = options;
+    // The template alone decides which tokens stand around a chat.
+    const marks = {
       start: settings.documentStart === "bos" ? [tokenizer.bosId as number] : [],
       end: settings.documentEnd === "eos" ? [tokenizer.eosId] : [],
-    });
+    };
+    const none = { start: [], end: [] };
+    this.#sink = new BatchSink(writers, progress, settings.inputs, dtype, chats ? none : marks);
     let total = 0;
     this.#starts = options.found.flatMap(({ files }) =>
       files.map(({ bytes }) => {

@@ -1,10 +1,11 @@
-import { open, readdir, rm } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { open, readdir, rm, writeFile } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { boundedList } from "../../core/bounded-list.js";
 import { ArgumentError, DataError, TokenizerError } from "../../core/errors.js";
 import { usableThreads } from "../../core/machine-limits.js";
 import { optionValue } from "../../core/option-names.js";
 import {
+  chatTemplateFile,
   type DatasetFile,
   datasetFileName,
   type Split,
@@ -17,7 +18,7 @@ import { syncFolder } from "../../files/sync-folder.js";
 import { Deduplicator } from "../deduplicator.js";
 import { type PassProgress, type WorkFacts, workFiles } from "../journal.js";
 import { expectUnmoved } from "../moved.js";
-import type { PrepareSettings } from "../options.js";
+import { areChats, type PrepareSettings } from "../options.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
@@ -26,6 +27,7 @@ import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
 import { movedThreshold } from "../validation-split.js";
 import { type Beginning, findBeginning } from "./beginning.js";
+import { type ChatFacts, readChatFacts } from "./chat-facts.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
 import { workOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
@@ -40,6 +42,7 @@ export class Preparation {
   readonly #tokenizer: Tokenizer;
   readonly #settings: PrepareSettings;
   readonly #options: PrepareOptions;
+  #chats: ChatFacts | null = null;
   #found: FoundInput[] = [];
   #identity: FolderIdentity | null = null;
   #resumedDocuments = 0;
@@ -62,10 +65,14 @@ export class Preparation {
       throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
     }
     const own = await ownPaths(resolve(this.#options.out));
+    if (areChats(this.#settings.inputs)) {
+      const path = this.#options.chatTemplate ?? dirname(this.#tokenizer.file);
+      this.#chats = await readChatFacts(path, this.#tokenizer);
+    }
     const { inputs, skipUnreadable } = this.#settings;
     for (const input of inputs) this.#found.push(await findInput(input, own, skipUnreadable));
     this.#checkTextFields();
-    const work = workOf(this.#settings, this.#tokenizer, this.#found);
+    const work = workOf(this.#settings, this.#tokenizer, this.#found, this.#chats);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
     if (beginning === null) await makeWorkFolder(this.#folder);
@@ -87,7 +94,7 @@ export class Preparation {
       if (moved !== null) {
         pass = await this.#pass(work, encoder, moved, null, identity);
       }
-      warnings.push(...warningsOf(this.#settings, this.#tokenizer, pass));
+      warnings.push(...warningsOf(this.#settings, this.#tokenizer, this.#chats, pass));
       const dataset = await this.#finish(pass, identity);
       const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
         origin: this.#originOf(file, record),
@@ -124,7 +131,8 @@ export class Preparation {
    */
   #checkTextFields(): void {
     const named = this.#found.filter((_, at) => this.#settings.inputs[at]?.textField !== undefined);
-    if (named.length === 0 || named.some(({ kind }) => kind === "records")) return;
+    const ofRecords = ({ kind }: FoundInput) => kind === "records" || kind === "chat";
+    if (named.length === 0 || named.some(ofRecords)) return;
     const { path, textField } = this.#settings.inputs.find((input) => input.textField) as Input;
     throw new ArgumentError(
       `[prepare] ${path}: ${optionValue("textField", textField as string)} needs records, but it was found to hold text`,
@@ -167,6 +175,7 @@ export class Preparation {
         identity,
         split,
         dtype: this.#dtype,
+        masked: this.#chats !== null,
         shardTokens,
         maxRunShare,
         tokenName: (id: number) => tokenizer.token(id),
@@ -202,6 +211,7 @@ export class Preparation {
         settings: this.#settings,
         found: this.#found,
         tokenizer,
+        chats: this.#chats?.source ?? null,
         dtype: this.#dtype,
         encoder,
         readers: encoder.width === 1 ? 0 : Math.min(8, Math.ceil(encoder.width / 16)),
@@ -235,7 +245,7 @@ export class Preparation {
   async #clear(): Promise<void> {
     for (const name of workFiles) await rm(join(this.#folder, name), { force: true });
     for (const name of await readdir(this.#folder)) {
-      if (/\.(bin|idx)$/.test(name)) await rm(join(this.#folder, name));
+      if (/\.(bin|idx|mask)$/.test(name)) await rm(join(this.#folder, name));
     }
   }
 
@@ -249,7 +259,12 @@ export class Preparation {
     const tokenizer = this.#tokenizer;
     await expectUnmoved(identity);
     await tokenizer.copyTo(this.#folder);
-    const dataset = datasetOf(this.#settings, this.#found, tokenizer, this.#dtype, pass);
+    if (this.#chats) {
+      const template = join(this.#folder, chatTemplateFile);
+      await writeFile(template, this.#chats.source.text, { flush: true });
+    }
+    const facts = { found: this.#found, tokenizer, dtype: this.#dtype, chats: this.#chats };
+    const dataset = datasetOf(this.#settings, facts, pass);
     const file = await open(join(this.#folder, datasetFileName), "w");
     try {
       await file.writeFile(serialiseDatasetFile(dataset));

@@ -41,7 +41,11 @@ export class BatchSink {
   }
 
   /** @param wanted for each piece, whether its document was kept (it is not a copy) */
-  async write(batch: TextBatch, { ids, counts }: EncodedBatch, wanted: Uint8Array): Promise<void> {
+  async write(
+    batch: TextBatch,
+    { ids, counts, counted }: EncodedBatch,
+    wanted: Uint8Array,
+  ): Promise<void> {
     const stored = idsOf(ids, this.#dtype);
     let at = 0;
     let document = 0;
@@ -51,7 +55,7 @@ export class BatchSink {
       if (wanted[place] === 0) continue;
       if (first) await this.#begin(batch, number);
       const count = counts[place] as number;
-      await this.#append(stored.subarray(at, at + count));
+      await this.#append(stored.subarray(at, at + count), counted?.subarray(at, at + count));
       at += count;
       if ((flags & lastPiece) !== 0) await this.#finish(batch.source);
     }
@@ -82,9 +86,9 @@ export class BatchSink {
     await this.#append(this.#start);
   }
 
-  async #append(ids: StoredIds): Promise<void> {
+  async #append(ids: StoredIds, counted?: Uint8Array): Promise<void> {
     this.#tokens += ids.length;
-    await this.#writers[this.#split].append(ids);
+    await this.#writers[this.#split].append(ids, counted);
   }
 
   async #finish(source: number): Promise<void> {

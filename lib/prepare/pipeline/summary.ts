@@ -2,12 +2,18 @@
 import { createHash } from "node:crypto";
 import { resolve } from "node:path";
 import { optionName, optionValue } from "../../core/option-names.js";
-import { type DatasetFile, datasetFormat, datasetVersion } from "../../data/dataset-file.js";
+import {
+  chatDatasetVersion,
+  type DatasetFile,
+  datasetFormat,
+  datasetVersion,
+} from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import { countPassedOver } from "../../files/passed-over.js";
 import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Input, InputFile, Skipped } from "../readers/input.js";
+import type { ChatFacts } from "./chat-facts.js";
 import type { Pass } from "./pass.js";
 
 /**
@@ -34,7 +40,12 @@ export function leftOutOf(inputs: readonly Input[], { progress }: Pass): string[
 }
 
 /** Warnings about the documents: things the user should know that are not errors. */
-export function warningsOf(settings: PrepareSettings, tokenizer: Tokenizer, pass: Pass): string[] {
+export function warningsOf(
+  settings: PrepareSettings,
+  tokenizer: Tokenizer,
+  chats: ChatFacts | null,
+  pass: Pass,
+): string[] {
   const { inputs, validationFraction: fraction, documentStart } = settings;
   const { train, validation } = pass.splits;
   const warnings: string[] = [];
@@ -55,7 +66,8 @@ export function warningsOf(settings: PrepareSettings, tokenizer: Tokenizer, pass
         "they were read as null",
     );
   }
-  if (documentStart === "none" && tokenizer.addsBos) {
+  warnings.push(...(chats?.warnings ?? []));
+  if (!chats && documentStart === "none" && tokenizer.addsBos) {
     const name = tokenizer.token(tokenizer.bosId as number);
     warnings.push(
       `the tokenizer puts ${name} in front of every text where other programs use it, and documents were written ` +
@@ -82,15 +94,21 @@ export function readTwice(files: readonly InputFile[]): string[] {
 /** The content of dataset.json. */
 export function datasetOf(
   settings: PrepareSettings,
-  found: readonly FoundInput[],
-  tokenizer: Tokenizer,
-  dtype: DatasetFile["dtype"],
+  facts: {
+    found: readonly FoundInput[];
+    tokenizer: Tokenizer;
+    dtype: DatasetFile["dtype"];
+    chats: ChatFacts | null;
+  },
   { progress, splits }: Pass,
 ): DatasetFile {
-  const { validationFraction: fraction, documentStart, documentEnd, deduplicate } = settings;
+  const { found, tokenizer, dtype, chats } = facts;
+  const { validationFraction: fraction, deduplicate } = settings;
+  const documentStart = chats ? "none" : settings.documentStart;
+  const documentEnd = chats ? "none" : settings.documentEnd;
   return {
     format: datasetFormat,
-    version: datasetVersion,
+    version: chats ? chatDatasetVersion : datasetVersion,
     dtype,
     vocabSize: tokenizer.vocabSize,
     eosId: tokenizer.eosId,
@@ -100,6 +118,7 @@ export function datasetOf(
     tokenizer: tokenizerEntry(tokenizer),
     validation: { fraction, threshold: progress.threshold },
     deduplicated: deduplicate,
+    ...(chats && { chats: { templateSha256: chats.templateSha256, endId: chats.endId } }),
     splits,
     sources: progress.sources.map((counts, index) => {
       const { kind, passed } = found[index] as FoundInput;

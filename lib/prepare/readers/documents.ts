@@ -1,7 +1,10 @@
 import { createHash } from "node:crypto";
-import { DataError } from "../../core/errors.js";
+import { ArgumentError, DataError } from "../../core/errors.js";
 import { optionName, optionValue } from "../../core/option-names.js";
 import { maxPartLength, splitStream, splitText } from "../../data/text-parts.js";
+import { spanMarks, withSpanMarks } from "../../generate/span-marks.js";
+import type { TrainingChat, TrainingTemplate } from "../../generate/training-chat.js";
+import { chatExtras, chatFields, chatOf, maxChatLength, noMessages } from "./chat.js";
 import { type FieldPath, type Filter, parseFieldPath, parseFilter } from "./filter.js";
 import type {
   FilePosition,
@@ -11,7 +14,7 @@ import type {
   ReaderOptions,
   Skipped,
 } from "./input.js";
-import { jsonlRecords } from "./jsonl.js";
+import { type FileRecord, jsonlRecords } from "./jsonl.js";
 import { parquetRecords } from "./parquet.js";
 import { textDocument } from "./text-file.js";
 
@@ -40,16 +43,20 @@ export interface Selection {
   textFields: (FieldPath & { name: string })[];
   minBytes: number;
   maxBytes: number;
+  /** Writes the records' chats as text; null for documents of text. */
+  chats: TrainingTemplate | null;
 }
 
 /** @throws ArgumentError for a filter or a field name that cannot be parsed */
-export function selectionOf(input: Input): Selection {
-  const names = input.textField === undefined ? ["text", "content"] : [input.textField];
+export function selectionOf(input: Input, chats: TrainingTemplate | null = null): Selection {
+  const usual = input.kind === "chat" ? chatFields : ["text", "content"];
+  const names = input.textField === undefined ? usual : [input.textField];
   return {
     filter: input.filter === undefined ? null : parseFilter(input.filter),
     textFields: names.map((name) => ({ name, ...parseFieldPath(name) })),
     minBytes: input.minBytes ?? 1,
     maxBytes: input.maxBytes ?? Number.POSITIVE_INFINITY,
+    chats,
   };
 }
 
@@ -66,7 +73,7 @@ export async function* pieces(
 ): AsyncGenerator<Piece> {
   for await (const document of rawDocuments(file, from, selection, options, skipped)) {
     const { text, record, next, consumed } = document;
-    const bytes = typeof text === "string" ? Buffer.byteLength(text) : text.bytes;
+    const bytes = typeof text === "string" ? lengthOf(text, selection) : text.bytes;
     const reason =
       bytes === 0
         ? "empty"
@@ -84,7 +91,8 @@ export async function* pieces(
     if (typeof text === "string") {
       const hash = createHash("sha256").update(text, "utf8").digest().subarray(0, 16);
       const start = { hash, bytes, record };
-      if (text.length <= maxPartLength) {
+      // A chat is encoded as a whole, so that its marks stay in place.
+      if (text.length <= maxPartLength || selection.chats) {
         yield { text, start, next, consumed };
         continue;
       }
@@ -101,6 +109,14 @@ export async function* pieces(
       start = null;
     }
   }
+}
+
+/** UTF-8 bytes of a text. The marks in a chat are no part of it. */
+function lengthOf(text: string, { chats }: Selection): number {
+  const bytes = Buffer.byteLength(text);
+  if (!chats) return bytes;
+  const marks = text.split(spanMarks.open).length + text.split(spanMarks.close).length - 2;
+  return bytes - marks * Buffer.byteLength(spanMarks.open);
 }
 
 async function* rawDocuments(
@@ -127,11 +143,15 @@ async function* rawDocuments(
           from,
           {
             text: selection.textFields.map(({ keys }) => keys[0] as string),
-            others: [...(selection.filter?.fields ?? [])],
+            others: [...(selection.filter?.fields ?? []), ...(selection.chats ? chatExtras : [])],
           },
           options,
           onBad,
         );
+  if (selection.chats) {
+    yield* chatDocuments(file, records, { ...selection, chats: selection.chats }, options, onBad);
+    return;
+  }
   for await (const record of records) {
     const field = selection.textFields.find(({ read }) => read(record.fields) !== null);
     const text = field?.read(record.fields);
@@ -142,6 +162,52 @@ async function* rawDocuments(
     } else if (options.badRecords === "skip") skipped.bad++;
     else throw noText(file, record, field ? [field] : selection.textFields, text);
   }
+}
+
+/** The chats of records, each as one text with marks around the assistant's words. */
+async function* chatDocuments(
+  { path }: InputFile,
+  records: AsyncGenerator<FileRecord>,
+  { textFields, chats }: Selection & { chats: TrainingTemplate },
+  options: ReaderOptions,
+  onBad: () => void,
+): AsyncGenerator<RawDocument> {
+  for await (const record of records) {
+    const where = `${path}, record ${record.record}`;
+    try {
+      const list = textFields
+        .map(({ read }) => read(record.fields))
+        .find((value) => value !== null && value !== undefined);
+      if (list === undefined) {
+        throw noMessages(
+          where,
+          textFields.map(({ name }) => name),
+          record.fields,
+        );
+      }
+      yield { ...record, text: writeChat(chats, chatOf(list, record.fields, where), where) };
+    } catch (error) {
+      if (options.badRecords === "error" || !(error instanceof DataError)) throw error;
+      onBad();
+    }
+  }
+}
+
+/** Writes a chat. @throws DataError naming the record if that cannot be done */
+function writeChat(chats: TrainingTemplate, chat: TrainingChat, where: string): string {
+  let text: string;
+  try {
+    text = withSpanMarks(chats.render(chat));
+  } catch (cause) {
+    if (!(cause instanceof ArgumentError)) throw cause;
+    throw new DataError(`[prepare] ${where}: ${cause.message.replace(/^\[chat\] /, "")}`, {
+      cause,
+    });
+  }
+  if (text.length <= maxChatLength) return text;
+  throw new DataError(
+    `[prepare] ${where}: a chat of ${text.length} characters; at most ${maxChatLength} are encoded as a whole`,
+  );
 }
 
 function noText(

@@ -25,7 +25,7 @@ const compressions: Readonly<Record<string, InputFile["compression"]>> = {
 /** The files of an input, and whether they hold records. */
 export interface FoundInput {
   files: InputFile[];
-  kind: "text" | "code" | "records";
+  kind: "text" | "code" | "records" | "chat";
   /**
    * Files and folders that are not read. Files of another kind are missing here; `notes` mentions
    * them.
@@ -119,10 +119,11 @@ export async function findInput(
   const ownTexts = texts.filter((file) => !isAbout(file));
   const holdsRecords =
     kind === "records" ||
+    kind === "chat" ||
     (kind === "auto" && (surely.length > 0 || (records.length > 0 && ownTexts.length === 0)));
   const recordFiles = isPattern || surely.length === 0 ? records : surely;
   const [found, wanted, others] = holdsRecords
-    ? (["records", recordFiles, ownTexts] as const)
+    ? ([kind === "chat" ? "chat" : "records", recordFiles, ownTexts] as const)
     : ([plain(kind), texts, records] as const);
   // Copies are searched only among the files that would be read: a hub cache links to names without
   // an extension.
@@ -164,8 +165,9 @@ export async function findInput(
 }
 
 function namedFile(file: FoundFile, input: Input, kind: InputKind): FoundInput {
-  const records = kind === "records" || (kind === "auto" && isRecords(file));
-  const found = records ? "records" : plain(kind);
+  const chat = kind === "chat";
+  const records = chat || kind === "records" || (kind === "auto" && isRecords(file));
+  const found = chat ? "chat" : records ? "records" : plain(kind);
   const { files } =
     input.split === undefined
       ? { files: [file] }

@@ -6,7 +6,7 @@ export type { Input } from "../schema.js";
 export type Format = "text" | "jsonl" | "parquet";
 
 /** Which files of a folder are read. */
-export const inputKinds = ["auto", "text", "code", "records"] as const;
+export const inputKinds = ["auto", "text", "code", "records", "chat"] as const;
 export type InputKind = (typeof inputKinds)[number];
 
 /** How documents are taken from files. These options apply to all inputs. */

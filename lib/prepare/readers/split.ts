@@ -36,7 +36,7 @@ export function chooseSplit(
   files: FoundFile[],
   folder: string,
   { path, split }: Input,
-  kind: "text" | "code" | "records",
+  kind: "text" | "code" | "records" | "chat",
 ): { files: FoundFile[]; notes: string[] } {
   if (split === "all") return { files, notes: [] };
   if (split === undefined && kind === "code") return { files, notes: [] };

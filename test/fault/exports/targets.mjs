@@ -199,6 +199,8 @@ function functions(folder) {
       ],
       { counts: zeros([1, 3], { dtype: "i32" }), bias: zeros([1, 3]) },
     ],
+    exportGguf: () => ["no-such-model", "exported.gguf", { type: "q8_0", tokenizer: false }],
+    exportHuggingFace: () => ["no-such-model", "exported-folder", { dtype: "float16" }],
     saveModel: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
     scope: () => [() => x()],
     serve: async () => {

@@ -1,0 +1,63 @@
+import { join } from "node:path";
+import { readJson } from "../checkpoint/durable.js";
+import type { StoredTensor } from "../checkpoint/safetensors.js";
+import { readWeights } from "../checkpoint/weights.js";
+import { CheckpointError } from "../core/errors.js";
+import { type ArchitectureConfig, shapeFromHuggingFace } from "../model/shapes.js";
+
+/** A Hugging Face folder, whose weights are read when they are written. */
+export interface FolderModel {
+  config: ArchitectureConfig;
+  /** The contents of config.json. */
+  json: Record<string, unknown>;
+  tensors: ReadonlyMap<string, StoredTensor>;
+}
+
+const configBytesLimit = 16 * 1024 * 1024;
+
+/** Opens a Hugging Face folder. @throws CheckpointError naming what is wrong */
+export async function readFolderModel(folder: string): Promise<FolderModel> {
+  const source = join(folder, "config.json");
+  const json = await readJson(source, configBytesLimit, { followLinks: true });
+  const config = shapeFromHuggingFace(json, source);
+  const { tensors } = await readWeights(folder, { followLinks: true });
+  return { config, json: json as Record<string, unknown>, tensors };
+}
+
+/** A tensor's numbers as float32. @throws CheckpointError for numbers of another kind */
+export async function readFloats(tensor: StoredTensor): Promise<Float32Array> {
+  const bytes = await tensor.readBytes();
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const count = tensor.shape.reduce((product, extent) => product * extent, 1);
+  const values = new Float32Array(count);
+  const read = readers[tensor.dtype];
+  if (read === undefined) {
+    throw new CheckpointError(
+      `[export] ${tensor.path}: ${tensor.name} is ${tensor.dtype}: expected ${Object.keys(readers).join(", ")}`,
+    );
+  }
+  for (let i = 0; i < count; i++) values[i] = read(view, i);
+  return values;
+}
+
+const bits = new DataView(new ArrayBuffer(4));
+
+const readers: Partial<Record<string, (view: DataView, index: number) => number>> = {
+  F32: (view, index) => view.getFloat32(index * 4, true),
+  F64: (view, index) => view.getFloat64(index * 8, true),
+  BF16: (view, index) => {
+    bits.setUint32(0, view.getUint16(index * 2, true) << 16);
+    return bits.getFloat32(0);
+  },
+  F16: (view, index) => fromF16(view.getUint16(index * 2, true)),
+};
+
+/** The number that a float16's bits stand for. */
+export function fromF16(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1;
+  const exponent = (half >> 10) & 31;
+  const fraction = half & 1023;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  return sign * (1024 + fraction) * 2 ** (exponent - 25);
+}

@@ -115,10 +115,10 @@ export {
 } from "./dist/timeline.js";
 export {
   describeWorld,
-  type Environment as WorldEnvironment,
   type Launcher,
   readWorld,
   type World,
+  type WorldVariables,
 } from "./dist/world.js";
 export { Zero1 } from "./dist/zero1.js";
 export { type EvaluateOptions, evaluate } from "./eval/evaluate.js";

@@ -25,7 +25,7 @@ export interface World {
 }
 
 /** Variables of a process. */
-export type Environment = Readonly<Record<string, string | undefined>>;
+export type WorldVariables = Readonly<Record<string, string | undefined>>;
 
 /** A launcher's names for the four numbers. The first variable that is set counts. */
 interface Names {
@@ -82,7 +82,7 @@ const mostProcesses = 65_536;
  * @returns null for a process that runs alone
  * @throws ConfigError with every variable that is missing, wrong or contradictory
  */
-export function readWorld(env: Environment = process.env): World | null {
+export function readWorld(env: WorldVariables = process.env): World | null {
   checkObject("readWorld", "env", env, "an object of environment variables");
   for (const [name, value] of Object.entries(env)) {
     if (value !== undefined) checkString("readWorld", `env.${name}`, value);
@@ -131,7 +131,7 @@ export function readWorld(env: Environment = process.env): World | null {
  * Whether a launcher's variables apply. A Slurm allocation also sets its variables in the batch
  * script, where no task runs, so only those of a step of tasks count.
  */
-function stands(family: Names, env: Environment): boolean {
+function stands(family: Names, env: WorldVariables): boolean {
   if (family.launcher === "torchrun") {
     return ["RANK", "WORLD_SIZE", "LOCAL_RANK"].some((name) => isSet(env, name));
   }
@@ -147,12 +147,12 @@ function isTaskStep(step: string): boolean {
   return /^\d+$/.test(step) && Number(step) < 0xffff_fff0;
 }
 
-function isSet(env: Environment, name: string): boolean {
+function isSet(env: WorldVariables, name: string): boolean {
   return env[name] !== undefined && env[name] !== "";
 }
 
 function integer(
-  env: Environment,
+  env: WorldVariables,
   names: readonly string[],
   least: number,
   most: number,
@@ -187,7 +187,7 @@ function below(
  * three, indexed by SLURM_NODEID.
  */
 function localSize(
-  env: Environment,
+  env: WorldVariables,
   names: Names,
   worldSize: number | undefined,
   problems: ConfigProblem[],
@@ -215,7 +215,7 @@ function localSize(
 }
 
 function localNumber(
-  env: Environment,
+  env: WorldVariables,
   names: Names,
   { rank, worldSize }: { rank: number | undefined; worldSize: number | undefined },
   problems: ConfigProblem[],
@@ -232,7 +232,7 @@ function localNumber(
 }
 
 function masterAddress(
-  env: Environment,
+  env: WorldVariables,
   names: Names,
   sizes: { worldSize: number | undefined; localWorldSize: number | undefined },
   problems: ConfigProblem[],
@@ -265,7 +265,7 @@ export function firstHost(list: string): string | undefined {
   return first?.replace(/\[(\d+)[^\]]*\]/g, "$1");
 }
 
-function masterPort(env: Environment, names: Names, problems: ConfigProblem[]): number {
+function masterPort(env: WorldVariables, names: Names, problems: ConfigProblem[]): number {
   if (isSet(env, portVariable)) return integer(env, [portVariable], 1, 65_535, problems) ?? 0;
   if (isSet(env, "MASTER_PORT")) {
     const port = integer(env, ["MASTER_PORT"], 1, 65_535, problems) ?? 0;
@@ -278,7 +278,7 @@ function masterPort(env: Environment, names: Names, problems: ConfigProblem[]): 
 }
 
 /** The launcher's name for the run. */
-function runName(env: Environment, names: Names): string | undefined {
+function runName(env: WorldVariables, names: Names): string | undefined {
   const name = names.runId.find((each) => isSet(env, each));
   return name === undefined ? undefined : env[name];
 }

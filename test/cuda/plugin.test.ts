@@ -4,12 +4,13 @@
  * because a process loads a library only once.
  */
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { probeCuda } from "../../lib/core/cuda.js";
+import { buildInfo } from "../../lib/core/native.js";
 import { canCompileSources, compile, driverOfOurOwn, hasCompiler } from "../support/cpp.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -178,6 +179,89 @@ describe.runIf(canCompileSources)("which GPUs a process uses", () => {
     } finally {
       process.env = before;
     }
+  });
+});
+
+/** A fake plugin without GPUs. */
+const noGpus = `
+  #include "runtime/plugin.h"
+  using namespace llamaforge;
+  extern "C" const Plugin* llamaforge_cuda_plugin(const char* id) {
+    static Plugin plugin = {};
+    plugin.build_id = id;
+    plugin.device_count = [] { return 0; };
+    plugin.libraries = [] { return std::vector<std::string>{}; };
+    return &plugin;
+  }`;
+
+describe.runIf(canCompileSources)("the driver decides which CUDA major is loaded", () => {
+  /** Folders as npm's packages make them, with the plugins of some majors. */
+  function packages(...majors: number[]): string[] {
+    return majors.map((major) => {
+      const place = join(folder, `packages-${majors.join("-")}`, `cuda${major}`);
+      mkdirSync(place, { recursive: true });
+      copyFileSync(plugin, join(place, `libllamaforge_cuda${major}.so`));
+      return place;
+    });
+  }
+  let plugin: string;
+  beforeAll(() => {
+    plugin = compile(join(folder, "no-gpus.so"), { text: noGpus }, ["-shared", "-fPIC"]);
+  });
+
+  interface Choice {
+    plugin?: string;
+    passedOver?: string[];
+    error?: string;
+  }
+
+  /** An addon outside of the build, whose folder has no plugins. */
+  function choice(version: number, folders: string[]): Choice {
+    const alone = join(folder, "alone");
+    mkdirSync(alone, { recursive: true });
+    const addon = join(alone, "llamaforge.node");
+    copyFileSync(join(root, "build/Release/llamaforge.node"), addon);
+    const program = `
+      const addon = require(${JSON.stringify(addon)});
+      addon.setPluginFolders(${JSON.stringify(folders)});
+      try { console.log(JSON.stringify(addon.cudaInfo())); }
+      catch ({ message }) { console.log(JSON.stringify({ error: message })); }`;
+    const env = { ...process.env, LD_LIBRARY_PATH: driver(version) };
+    return JSON.parse(execFileSync(process.execPath, ["-e", program], { env }).toString());
+  }
+
+  it("one for CUDA 13 takes the plugin of CUDA 13, and that of 12 where there is no other", () => {
+    const both = choice(13_000, packages(13, 12));
+    expect(both.plugin).toContain("libllamaforge_cuda13.so");
+    expect(both.passedOver).toEqual([]);
+    const older = choice(13_000, packages(12));
+    expect(older.plugin).toContain("libllamaforge_cuda12.so");
+    expect(older.passedOver).toEqual([
+      "CUDA 13: its plugin is not installed (npm install @llamaforge/linux-x64-cuda13)",
+    ]);
+  });
+
+  it("one for CUDA 12 takes the plugin of CUDA 12, and says why not that of 13", () => {
+    const { plugin, passedOver } = choice(12_040, packages(13, 12));
+    expect(plugin).toContain("libllamaforge_cuda12.so");
+    expect(passedOver).toEqual([
+      expect.stringMatching(
+        /libllamaforge_cuda13\.so: needs a driver for CUDA 13, and this one supports 12\.4$/,
+      ),
+    ]);
+  });
+
+  it("one for CUDA 12 alone is an error that names the package of CUDA 12", () => {
+    const { error } = choice(12_040, packages(13));
+    expect(error).toContain("The driver supports CUDA 12.4");
+    expect(error).toContain("npm install @llamaforge/linux-x64-cuda12");
+    expect(error).not.toContain("npm install @llamaforge/linux-x64-cuda13");
+  });
+
+  it("the packages are those of the addon's majors", () => {
+    const { cudaMajors } = buildInfo();
+    const names = readdirSync(join(root, "packages"));
+    expect(names.sort()).toEqual(cudaMajors.map((major) => `linux-x64-cuda${major}`).sort());
   });
 });
 

@@ -45,6 +45,7 @@ export const longTests = [
   "test/cuda/arena.test.ts",
   "test/cuda/host.test.ts",
   "test/house/doc-code-run.test.ts",
+  "test/house/site.test.ts",
   "test/io/fuzz-driver.test.ts",
   "test/ops/teams.test.ts",
   "test/package/install.test.ts",

@@ -519,9 +519,9 @@ void norm_linear(Stream& stream, In x, std::optional<In> skip, In norm_weight, I
   } else {
     rms_norm_forward(stream, x, norm_weight, Out{normed}, Out{rstd}, eps);
   }
-  if (!swiglu) return gemm(stream, In{normed}, weight, y, false, true);
+  if (!swiglu) return gemm(stream, In{normed}, weight, y, false, true, false);
   const Tensor product = temporary(x, {size.rows, size.products}, x.dtype);
-  gemm(stream, In{normed}, weight, Out{product}, false, true);
+  gemm(stream, In{normed}, weight, Out{product}, false, true, false);
   swiglu_forward(stream, In{product}, y);
 }
 

@@ -10,6 +10,7 @@ import { addEval } from "./eval.js";
 import { addExport } from "./export.js";
 import { addGenerate } from "./generate.js";
 import { addLaunch } from "./launch.js";
+import { addMerge } from "./merge.js";
 import { beStrict } from "./options.js";
 import { addPlan } from "./plan.js";
 import { addPrepare } from "./prepare.js";
@@ -39,6 +40,7 @@ export function createProgram(): Command {
   addChat(program);
   addServe(program);
   addExport(program);
+  addMerge(program);
   addVerify(program);
   addReport(program);
   addBench(program);

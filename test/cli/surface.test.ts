@@ -130,6 +130,10 @@ llamaforge export <folder>
   --dtype <dtype>
   --no-tokenizer
   --overwrite
+llamaforge merge <adapter>
+  --out <folder> (required)
+  --base <folder>
+  --dtype <dtype>
 llamaforge verify <folder>
 llamaforge report <run>
   --out <file>

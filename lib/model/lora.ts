@@ -1,4 +1,13 @@
-import { checkInstance } from "../core/check.js";
+import {
+  checkArray,
+  checkChoice,
+  checkInstance,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  checkString,
+} from "../core/check.js";
 import { zeros } from "../core/create.js";
 import { ArgumentError } from "../core/errors.js";
 import { scope } from "../core/scope.js";
@@ -21,7 +30,13 @@ import {
   type PagedCache,
   type Recompute,
 } from "./language-model.js";
-import { adapterConfig, adapterFiles, adapterName, type LoraConfig } from "./lora-config.js";
+import {
+  adapterConfig,
+  adapterFiles,
+  adapterName,
+  type LoraConfig,
+  loraTargets,
+} from "./lora-config.js";
 
 /** The adapter of one matrix W of the files: W + alpha / rank · up · down. */
 class LoraLayer extends Module {
@@ -64,7 +79,16 @@ export class LoraModel extends LanguageModel {
   /** @throws ArgumentError if no matrix of the model has the name of a target */
   constructor(base: LanguageModel, lora: LoraConfig) {
     super();
-    checkInstance("LoraModel", "base", base, LanguageModel, "a language model");
+    const op = "LoraModel";
+    checkInstance(op, "base", base, LanguageModel, "a language model");
+    checkObject(op, "lora", lora, "settings of adapters: { rank, alpha, targets }");
+    checkOptions(op, lora, ["rank", "alpha", "targets", "base"]);
+    checkInteger(op, "lora.rank", lora.rank, { min: 1, max: 65_536 });
+    checkNumber(op, "lora.alpha", lora.alpha, { min: 0 });
+    checkArray(op, "lora.targets", lora.targets, `a list of ${loraTargets.join(", ")}`);
+    if (lora.targets.length === 0) throw new ArgumentError(`[${op}] expected targets, got none`);
+    for (const target of lora.targets) checkChoice(op, "a target", target, loraTargets);
+    if (lora.base !== undefined) checkString(op, "lora.base", lora.base);
     this.#base = base;
     this.lora = lora;
     base.freeze();
@@ -96,6 +120,8 @@ export class LoraModel extends LanguageModel {
     lora: LoraConfig,
     options: Pick<StoreOptions, "seed" | "parallel"> = {},
   ): LoraModel {
+    checkInstance("LoraModel.create", "base", base, LanguageModel, "a language model");
+    checkOptions("LoraModel.create", options, ["seed", "parallel"]);
     const { device, dtype } = base.store;
     return new LoraModel(base, lora).allocate({ ...options, device, dtype });
   }

@@ -149,6 +149,7 @@ export {
   type ExportHuggingFaceOptions,
   exportHuggingFace,
 } from "./export/hugging-face.js";
+export { type MergeAdapterOptions, mergeAdapter } from "./export/merge.js";
 export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
 export type { ChatMessage } from "./generate/chat-messages.js";
 export { ChatTemplate, type RenderOptions } from "./generate/chat-template.js";

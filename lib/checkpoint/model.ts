@@ -9,7 +9,7 @@ import {
   checkPath,
 } from "../core/check.js";
 import type { Device } from "../core/device.js";
-import { UsageError } from "../core/errors.js";
+import { CheckpointError, UsageError } from "../core/errors.js";
 import { synchronize } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import { untracked } from "../core/tensor.js";
@@ -20,6 +20,7 @@ import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-fold
 import { createModel } from "../model/architectures.js";
 import type { HuggingFaceExtras } from "../model/files.js";
 import { LanguageModel } from "../model/language-model.js";
+import { adapterFiles } from "../model/lora-config.js";
 import { shapeFromHuggingFace } from "../model/shapes.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
 import { HostCopies } from "./host-copies.js";
@@ -58,6 +59,7 @@ export async function loadModel(
   checkOptions("loadModel", options, ["device", "dtype", "training"]);
   const { device, dtype = "f32", training = false } = options;
   const source = join(folder, configFile);
+  await refuseAdapter(folder);
   const config = shapeFromHuggingFace(
     await readJson(source, configBytesLimit, { followLinks: true }),
     source,
@@ -71,6 +73,15 @@ export async function loadModel(
     throw error;
   }
   return model;
+}
+
+/** @throws CheckpointError for a folder that holds an adapter without its model */
+async function refuseAdapter(folder: string): Promise<void> {
+  const names = await readdir(folder).catch((): string[] => []);
+  if (names.includes(configFile) || !names.includes(adapterFiles.config)) return;
+  throw new CheckpointError(
+    `${folder} holds an adapter, not a whole model: add it to its model first, \`llamaforge merge ${folder} --out FOLDER\``,
+  );
 }
 
 export interface LoadWeightsOptions {

@@ -12,6 +12,7 @@ import { addExport } from "./export.js";
 import { addGenerate } from "./generate.js";
 import { addInit } from "./init.js";
 import { addLaunch } from "./launch.js";
+import { addMerge } from "./merge.js";
 import { beStrict } from "./options.js";
 import { addPlan } from "./plan.js";
 import { addPrepare } from "./prepare.js";
@@ -41,6 +42,7 @@ export function createProgram(): Command {
   addChat(program);
   addServe(program);
   addExport(program);
+  addMerge(program);
   addVerify(program);
   addReport(program);
   addBench(program);

@@ -53,6 +53,7 @@ const harmless = [
  */
 const identifying = [
   "model",
+  "lora",
   "precision",
   "seed",
   "data.train",

@@ -215,6 +215,9 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   };
 
   ordered("data.sequenceLength", "<=", "model.contextLength", model?.contextLength);
+  require(read(["lora"]) === undefined ||
+    read(["init", "from"]) !==
+      undefined, "lora", "expected init.from beside it: adapters belong to a model that exists");
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");

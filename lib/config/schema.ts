@@ -13,6 +13,7 @@ import {
 } from "../core/option-kinds.js";
 import { strategyNames } from "../dist/strategy.js";
 import { maxTokens, samplingOptions } from "../generate/schema.js";
+import { loraTargets } from "../model/lora-config.js";
 import { type PresetName, presets } from "../model/presets.js";
 import { shapeRules, shapeVariations } from "../model/shapes.js";
 
@@ -234,6 +235,23 @@ const init = section("where training starts from instead of random weights", {
   from: path("a Hugging Face model folder; its shape is the model's").optional(),
 });
 
+const lora = section(
+  "low-rank adapters, which alone are trained; init.from names the frozen model",
+  {
+    rank: integer(1, 4096, "inner width of the adapters").default(16),
+    alpha: positive(1e6, "the adapters' product is scaled by alpha / rank").default(32),
+    targets: z
+      .array(choice(loraTargets, "a matrix's name"))
+      .min(1)
+      .meta({
+        description: "matrices that get an adapter in every layer",
+        expects: `a list of ${loraTargets.join(", ")}`,
+        value: "name",
+      })
+      .default([...loraTargets]),
+  },
+);
+
 export const runSchema = section("a training run", {
   name: text(
     /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/,
@@ -273,6 +291,7 @@ export const runSchema = section("a training run", {
   evaluate: evaluate.prefault({}),
   sample: sample.prefault({}),
   init: init.prefault({}),
+  lora: lora.optional(),
 });
 
 /** A configuration as people write it. Options with a default may be left out. */

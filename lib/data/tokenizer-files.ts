@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { stat } from "node:fs/promises";
+import { access, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { TokenizerError } from "../core/errors.js";
 import { answered, readSmallFile, sizeLimits } from "../files/small-file.js";
@@ -33,8 +33,12 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
     if (found.isDirectory()) file = join(path, "tokenizer.json");
     bytes = await readSmallFile(file, { limit: sizeLimits.tokenizer });
   } catch (cause) {
+    const message = `[tokenizer] cannot read ${file}: ${(cause as Error).message}`;
+    const model = join(dirname(file), "tokenizer.model");
     throw new TokenizerError(
-      `[tokenizer] cannot read ${file}: ${(cause as Error).message}; expected a tokenizer.json or a folder with one`,
+      (await isThere(model))
+        ? `${message}. ${model} alone is a sentencepiece model. ${conversion}`
+        : `${message}; expected a tokenizer.json or a folder with one`,
       { cause },
     );
   }
@@ -45,6 +49,17 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
   }
   const sha256 = createHash("sha256").update(bytes).digest("hex");
   return { file, bytes, text: bytes.toString("utf8"), sha256, companions };
+}
+
+const conversion =
+  'Convert it: python3 -c "import sys; from transformers import AutoTokenizer as T; ' +
+  'T.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])" FOLDER NEW_FOLDER';
+
+async function isThere(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function readCompanion(folder: string, name: string): Promise<CompanionFile | null> {

@@ -29,12 +29,14 @@ export interface BpeModel extends JsonObject {
 }
 
 /**
- * A parsed tokenizer.json with a table of its ids: `tokens[id]` is the text of every id, without
- * holes.
+ * A parsed tokenizer.json with a table of its ids: `tokens[id]` is the text of every id, and "" for
+ * an id without a token.
  */
 export interface CheckedTokenizer {
   readonly json: TokenizerJson;
   readonly tokens: readonly string[];
+  /** Ids below the largest that have no token, as between GPT-4o's words and its special tokens. */
+  readonly gaps: ReadonlySet<number>;
   readonly addedIds: ReadonlySet<number>;
   /** Tokens that stand for single bytes. All text needs them, whatever flags they have. */
   readonly byteIds: ReadonlySet<number>;
@@ -137,21 +139,38 @@ export function parseTokenizerJson(text: string, file: string): CheckedTokenizer
     addedIds.add(added.id as number);
   }
   if (byId.size === 0) fail("model.vocab", "no tokens");
-  const tokens: string[] = [];
-  for (let id = 0; id < byId.size; id++) {
-    const token = byId.get(id);
-    if (token === undefined) {
-      const above = Math.min(...[...byId.keys()].filter((other) => other > id));
-      return fail("model.vocab", `a hole: no token has id ${id}, the next one is ${above}`);
-    }
-    tokens.push(token);
-  }
+  const { tokens, gaps } = tableOf(byId, fail);
   checkMerges(checked.model, fail);
   const byteIds = findBytes(checked, fail);
-  return { json: checked, tokens, addedIds, byteIds };
+  return { json: checked, tokens, gaps, addedIds, byteIds };
 }
 
 type Fail = (field: string, problem: string) => never;
+
+/**
+ * Ids without a token that a vocabulary may have. A model has a row for each, so that more of them
+ * are a mistake.
+ */
+const mostGaps = 4096;
+
+/** The texts of all ids up to the largest. */
+function tableOf(
+  byId: ReadonlyMap<number, string>,
+  fail: Fail,
+): { tokens: string[]; gaps: Set<number> } {
+  const largest = [...byId.keys()].reduce((most, id) => Math.max(most, id), 0);
+  const missing = largest + 1 - byId.size;
+  if (missing > mostGaps) {
+    fail("model.vocab", `${missing} ids below ${largest} have no token; at most ${mostGaps} may`);
+  }
+  const gaps = new Set<number>();
+  const tokens = Array.from({ length: largest + 1 }, (_, id) => {
+    const token = byId.get(id);
+    if (token === undefined) gaps.add(id);
+    return token ?? "";
+  });
+  return { tokens, gaps };
+}
 
 /** The two parts of a merge in either notation; null if it is malformed. */
 export function mergeParts(merge: unknown): [string, string] | null {

@@ -61,7 +61,10 @@ export class Tokenizer {
   readonly file: string;
   /** SHA-256 of the tokenizer.json, by which data sets and checkpoints identify their tokenizer. */
   readonly sha256: string;
-  /** Number of ids, special and added tokens included. Ids are 0..vocabSize-1. */
+  /**
+   * Number of ids, special and added tokens included: the largest id and 1. Ids are
+   * 0..vocabSize-1, of which those in `gaps` have no token.
+   */
   readonly vocabSize: number;
   readonly eosId: number;
   readonly bosId: number | null;
@@ -235,8 +238,14 @@ export class Tokenizer {
     checkOptions("decode", options, ["specialTokens"]);
     const { specialTokens = "skip" } = options;
     checkChoice("decode", "specialTokens", specialTokens, ["skip", "keep"]);
-    const skip = specialTokens === "skip" ? this.#specialIds : new Set<number>();
-    return new TextStream(this.#decoding, skip);
+    const { gaps } = this.#checked;
+    const skip = specialTokens === "skip" ? [...this.#specialIds, ...gaps] : gaps;
+    return new TextStream(this.#decoding, new Set(skip));
+  }
+
+  /** Ids below `vocabSize` without a token. No text has them, and they decode to nothing. */
+  get gaps(): ReadonlySet<number> {
+    return this.#checked.gaps;
   }
 
   /** Whether an id is a special token, which is no text. */
@@ -248,7 +257,7 @@ export class Tokenizer {
   /** Name of an id in the vocabulary, for messages. */
   token(id: number): string {
     checkNumber("token", "id", id);
-    return this.#checked.tokens[id] ?? `<no token ${id}>`;
+    return this.#checked.tokens[id] || `<no token ${id}>`;
   }
 
   /**

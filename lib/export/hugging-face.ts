@@ -1,14 +1,14 @@
 import { mkdir, readdir, rename } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { readSmallFile, toJson, writeFileDurably } from "../checkpoint/durable.js";
-import type { TensorSource } from "../checkpoint/safetensors.js";
+import type { StoredTensor, TensorSource } from "../checkpoint/safetensors.js";
 import { writeWeights } from "../checkpoint/weights.js";
 import { checkChoice, checkInteger, checkOptions, checkPath } from "../core/check-values.js";
 import { UsageError } from "../core/errors.js";
 import { makeFolder } from "../files/make-folder.js";
 import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-folder.js";
 import { toBlocks } from "./gguf-blocks.js";
-import { readFloats, readFolderModel } from "./read-model.js";
+import { type FolderModel, readFloats, readFolderModel } from "./read-model.js";
 
 export const exportDtypes = ["float32", "float16", "bfloat16"] as const;
 export type ExportDtype = (typeof exportDtypes)[number];
@@ -56,11 +56,33 @@ export async function exportHuggingFace(
   const { dtype = "bfloat16", shardBytes } = options;
   checkChoice(op, "dtype", dtype, exportDtypes);
   if (shardBytes !== undefined) checkInteger(op, "shardBytes", shardBytes, { min: 1 });
+  await writeFolder(await readFolderModel(folder), out, {
+    dtype,
+    companionsOf: [folder],
+    valuesOf: readFloats,
+    ...(shardBytes !== undefined && { shardBytes }),
+  });
+}
+
+export interface FolderOptions {
+  dtype: ExportDtype;
+  shardBytes?: number;
+  /** Folders with the tokenizer and the like. The first that has a file counts. */
+  companionsOf: readonly string[];
+  /** The numbers that are written for a tensor. */
+  valuesOf: (tensor: StoredTensor) => Promise<Float32Array>;
+}
+
+/** Writes a folder, one tensor in memory at a time. @throws UsageError if it is not empty */
+export async function writeFolder(
+  { json, tensors }: FolderModel,
+  out: string,
+  { dtype, shardBytes, companionsOf, valuesOf }: FolderOptions,
+): Promise<void> {
   const target = resolve(out);
   if ((await namesIn(target)).length > 0) {
     throw new UsageError(`[export] ${out} exists already: choose another folder or remove it`);
   }
-  const { json, tensors } = await readFolderModel(folder);
   const { torch_dtype: _, dtype: __, ...config } = json;
   const { file, blocks } = forms[dtype];
   const sources = [...tensors.values()].map(
@@ -68,7 +90,7 @@ export async function exportHuggingFace(
       name: tensor.name,
       dtype: file,
       shape: tensor.shape,
-      bytes: async () => toBlocks(blocks, await readFloats(tensor)),
+      bytes: async () => toBlocks(blocks, await valuesOf(tensor)),
     }),
   );
   const temporary = `${target}.tmp`;
@@ -81,9 +103,7 @@ export async function exportHuggingFace(
     await mkdir(written);
     const name = "config.json";
     await writeFileDurably(join(written, name), toJson(name, { ...config, torch_dtype: dtype }));
-    const present = await namesIn(folder);
-    for (const companion of companions.filter((one) => present.includes(one))) {
-      const path = join(folder, companion);
+    for (const [companion, path] of await findCompanions(companionsOf)) {
       const bytes = await readSmallFile(path, companionBytesLimit, { followLinks: true });
       await writeFileDurably(join(written, companion), bytes);
     }
@@ -94,6 +114,18 @@ export async function exportHuggingFace(
     await removeOwnFolder(temporary, "[export]").catch(() => {});
     throw error;
   }
+}
+
+/** Paths of the files that go with the weights, by their names. */
+async function findCompanions(folders: readonly string[]): Promise<Map<string, string>> {
+  const found = new Map<string, string>();
+  for (const folder of folders) {
+    const present = await namesIn(folder);
+    for (const name of companions) {
+      if (present.includes(name) && !found.has(name)) found.set(name, join(folder, name));
+    }
+  }
+  return found;
 }
 
 /** Names in a folder; none if there is no folder. */

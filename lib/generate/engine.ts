@@ -132,7 +132,7 @@ export class Engine {
       maxBatch,
       promptTokens,
       prefixCache: settings.prefixCache,
-      banned: bannedIds(model, this.#vocabSize),
+      banned: [...bannedIds(model, this.#vocabSize), ...(tokenizer?.gaps ?? [])],
     });
   }
 

@@ -22,6 +22,8 @@ export interface HuggingFaceExtras {
 
 /** The mapping between a model and a Hugging Face folder. */
 export interface HuggingFaceFiles {
+  /** Names of the files; by default `config.json` and `model.safetensors`. */
+  readonly names?: { readonly config: string; readonly weights: string };
   /** All weights, in the order of the files. */
   readonly tensors: readonly FileTensor[];
   /** The contents of `config.json`. */

@@ -16,6 +16,8 @@ export type { Block as LlamaBlock } from "./llama-block.js";
 export { type LlamaConfig, type LlamaFields, llamaConfig } from "./llama-config.js";
 export { fromHuggingFace, toHuggingFace } from "./llama-hugging-face.js";
 export type { Family, LlamaVariations } from "./llama-variations.js";
+export { LoraModel } from "./lora.js";
+export { type LoraConfig, type LoraTarget, loraTargets } from "./lora-config.js";
 export { presets } from "./presets.js";
 export type { RopeScaling, RopeScalingType } from "./rope-scaling.js";
 export { costOf, parameterCount } from "./shapes.js";

@@ -1,4 +1,5 @@
 import type { Tensor } from "../core/tensor.js";
+import { add } from "../ops/binary.js";
 import { linear } from "../ops/linear.js";
 import { Module } from "./module.js";
 import { Parameter } from "./parameter.js";
@@ -8,6 +9,8 @@ export class Linear extends Module {
   readonly weight: Parameter;
   /** null for a layer without bias, as in Llama. */
   readonly bias: Parameter | null;
+  /** What an adapter adds to the output, (..., inputs) to (..., outputs); null without one. */
+  adapter: ((x: Tensor) => Tensor) | null = null;
 
   /**
    * @param std standard deviation of the weight's normal initialisation
@@ -21,6 +24,11 @@ export class Linear extends Module {
 
   /** @param x (..., inputs) @returns (..., outputs) */
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight.tensor, this.bias?.tensor ?? null);
+    const y = linear(x, this.weight.tensor, this.bias?.tensor ?? null);
+    if (this.adapter === null) return y;
+    const change = this.adapter(x);
+    const sum = add(y, change);
+    for (const part of [y, change]) part.dispose();
+    return sum;
   }
 }

@@ -2,6 +2,7 @@ import type { RunConfig } from "../config/index.js";
 import type { StrategyName } from "../dist/strategy.js";
 import { describeModel } from "../model/architectures.js";
 import type { PassCost } from "../model/cost.js";
+import { loraParameterCount } from "../model/lora-config.js";
 import { costOf } from "../model/shapes.js";
 import { planGroup } from "../nn/group.js";
 
@@ -38,6 +39,8 @@ export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "re
   batch: { microBatch: number; accumulation?: number };
   /** The device; anything but "cpu" is a GPU. */
   device?: string;
+  /** Low-rank adapters, which alone are trained. */
+  lora?: RunConfig["lora"];
 }
 
 /** The division of a model's state among several processes. */
@@ -73,13 +76,38 @@ export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan 
   const pass = passOf(model);
   const { kept, working } = pass.activations(element, recompute);
 
+  const { lora } = shape;
+  const logits = logitsBytes(tokens, pass.vocabSize, element, shape.device === "cpu");
+  const headGradient = lora ? 0 : 4 * pass.vocabSize * pass.headWidth;
+  // Between its halves, an adapter keeps a vector of its rank.
+  const inner = lora ? element * lora.rank * lora.targets.length * model.layers : 0;
+
   return {
-    ...planState(shape, division),
-    activations: tokens * kept,
+    ...(lora ? planAdapters(shape, lora, division) : planState(shape, division)),
+    activations: tokens * (kept + inner),
     workingSet: tokens * working,
-    lossHead:
-      4 * pass.vocabSize * pass.headWidth +
-      logitsBytes(tokens, pass.vocabSize, element, shape.device === "cpu"),
+    lossHead: headGradient + logits,
+  };
+}
+
+/** The frozen weights, whole on every process, and the state of the adapters. */
+function planAdapters(
+  { model, precision, batch }: MemoryShape,
+  lora: NonNullable<MemoryShape["lora"]>,
+  division: Division | undefined,
+) {
+  const element = precision === "bf16" ? 2 : 4;
+  const parts = division ? partsOf(division) : { optimizer: 1, weights: 1 };
+  const total = loraParameterCount(lora, model);
+  const alone = division === undefined || division.ranks === 1;
+  const sizes = { total, slots: total, accumulates: (batch.accumulation ?? 1) > 1 };
+  return {
+    weights: element * (sum(groupSizes(model, 1)) + total / parts.weights),
+    masterWeights: precision === "bf16" ? (4 * total) / parts.optimizer : 0,
+    gradients: (4 * total) / parts.weights,
+    moments: (8 * total) / parts.optimizer,
+    wholeGroups: parts.weights > 1 ? (element + 4) * total : 0,
+    inTransit: alone ? 0 : inTransit(division, sizes),
   };
 }
 

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { HostCopies } from "../checkpoint/host-copies.js";
-import { huggingFaceConfig, weightSources } from "../checkpoint/model.js";
+import { configFile, huggingFaceConfig, weightSources } from "../checkpoint/model.js";
 import { optimizerFile, optimizerSources } from "../checkpoint/optimizer.js";
 import type { CheckpointContents } from "../checkpoint/save.js";
 import { weightsFile } from "../checkpoint/weights.js";
@@ -26,6 +26,8 @@ export function runIdentity(config: RunConfig, mixture: Mixture): Record<string,
     sequenceLength: data.sequenceLength,
     // Absent by default, as in checkpoints that are older than the option.
     documents: keptApart(data),
+    // Adapters mean nothing without the model that they belong to.
+    lora: config.lora && { ...config.lora, base: config.init.from },
     data: mixture.fingerprint,
     tokenizer: mixture.tokenizerSha256,
   };
@@ -58,16 +60,17 @@ export async function snapshot(run: {
   // order.
   const weights = await weightSources(model, copies);
   const state = await optimizerSources(optimizer, copies);
+  const { names = { config: configFile, weights: weightsFile } } = model.files;
   return {
     files: {
-      "config.json": huggingFaceConfig(model, {
+      [names.config]: huggingFaceConfig(model, {
         bosTokenId: tokenizer.bosId,
         eosTokenId: tokenizer.eosId,
       }),
       ...tokenizer.contents(),
       ...chatFiles(chat, tokenizer),
     },
-    tensors: { [weightsFile]: weights, [optimizerFile]: state },
+    tensors: { [names.weights]: weights, [optimizerFile]: state },
     trainer: trainerState(progress, config),
     run: {
       ...runIdentity(config, mixture),

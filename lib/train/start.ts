@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
 import type { Checkpoint } from "../checkpoint/load.js";
 import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
-import { loadWeights } from "../checkpoint/model.js";
+import { loadModel, loadWeights } from "../checkpoint/model.js";
 import { expectUnmoved } from "../checkpoint/moved.js";
 import { loadOptimizer, optimizerFile } from "../checkpoint/optimizer.js";
 import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
@@ -25,7 +25,10 @@ import type { Cluster } from "../dist/cluster.js";
 import { FolderIdentity } from "../files/folder-identity.js";
 import { createModel } from "../model/architectures.js";
 import type { LanguageModel } from "../model/language-model.js";
+import { LoraModel } from "../model/lora.js";
+import { loraParameterCount } from "../model/lora-config.js";
 import { parameterCount } from "../model/shapes.js";
+import type { StoreOptions } from "../nn/index.js";
 import { AdamW } from "../optim/adamw.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { Canary } from "./canary.js";
@@ -318,7 +321,7 @@ function writesSamples(model: LanguageModel, { sample }: RunConfig): boolean {
  * run's checkpoints. While the lock is held, no other process writes there.
  */
 async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<OutputFolder> {
-  const { out, checkpoint, model, precision } = config;
+  const { out, checkpoint, model, precision, lora } = config;
   await prepareOutputFolder(out, { parents: true });
   const identity = await FolderIdentity.of(out);
   let lock: RunLock | null = null;
@@ -328,7 +331,8 @@ async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<Outp
     await expectUnmoved(identity);
     await cleanUp(out);
     const present = (await listCheckpoints(out)).length;
-    const one = checkpointBytes(parameterCount(model), precision);
+    const trained = lora ? loraParameterCount(lora, model) : parameterCount(model);
+    const one = checkpointBytes(trained, precision);
     if (saves) await expectSpaceToRun(out, one, { ...checkpoint, present });
     return { lock, identity };
   } catch (error) {
@@ -399,12 +403,11 @@ async function build(
 ): Promise<{ model: LanguageModel; optimizer: AdamW }> {
   const { optimizer: options, guard } = config;
   const { checkpoint, device, cluster } = start;
-  const model = await createModel(config.model, {
-    device,
-    ...(cluster && { parallel: cluster.strategy }),
-    dtype: config.precision === "bf16" ? "bf16" : "f32",
-    seed: config.seed,
-  });
+  const dtype = config.precision === "bf16" ? "bf16" : "f32";
+  const parallel = cluster ? { parallel: cluster.strategy } : {};
+  const model = config.lora
+    ? await withAdapters(config, { device, dtype }, parallel)
+    : await createModel(config.model, { device, ...parallel, dtype, seed: config.seed });
   opened.push(() => model.dispose());
   model.recompute = config.recompute;
   const optimizer = new AdamW(model.store, { ...pick(options), guard });
@@ -416,11 +419,12 @@ async function build(
         throw new CheckpointError(`${checkpoint.path} has no ${name}: it cannot be resumed`);
       return tensors;
     };
-    await loadWeights(model, stored(weightsFile), checkpoint.path);
+    const weights = model.files.names?.weights ?? weightsFile;
+    await loadWeights(model, stored(weights), checkpoint.path);
     const counts = await loadOptimizer(optimizer, stored(optimizerFile), checkpoint.path);
     const state = parseTrainerState(checkpoint.trainer, checkpoint.path);
     checkCounts(state, counts, checkpoint.path);
-  } else if (config.init.from !== undefined) {
+  } else if (config.init.from !== undefined && !config.lora) {
     await loadWeights(
       model,
       await readWeights(config.init.from, { followLinks: true }),
@@ -429,6 +433,23 @@ async function build(
     );
   }
   return { model, optimizer };
+}
+
+/** The frozen model of `init.from`, with adapters from the seed. */
+async function withAdapters(
+  config: RunConfig,
+  place: { device: Device; dtype: "f32" | "bf16" },
+  parallel: Pick<StoreOptions, "parallel">,
+): Promise<LanguageModel> {
+  const { lora, init, seed } = config;
+  const base = await loadModel(init.from as string, place);
+  const settings = { ...(lora as NonNullable<typeof lora>), base: init.from as string };
+  try {
+    return LoraModel.create(base, settings, { seed, ...parallel });
+  } catch (error) {
+    base.dispose();
+    throw error;
+  }
 }
 
 function pick({ beta1, beta2, eps, weightDecay, decay }: RunConfig["optimizer"]) {

@@ -133,6 +133,10 @@ llamaforge export <folder>
   --dtype <dtype>
   --no-tokenizer
   --overwrite
+llamaforge merge <adapter>
+  --out <folder> (required)
+  --base <folder>
+  --dtype <dtype>
 llamaforge verify <folder>
   --json
 llamaforge report <runs...>

@@ -5,7 +5,14 @@ import { describe, expect, it } from "vitest";
 import { ArgumentError, TokenizerError } from "../../lib/core/errors.js";
 import { splitText } from "../../lib/data/text-parts.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import { everyTokenizer, temporaryFolder, tokenizerFolders, tokenizerNames } from "./support.js";
+import {
+  everyTokenizer,
+  quickstart,
+  temporaryFolder,
+  tokenizerFolders,
+  tokenizerNames,
+  writeFiles,
+} from "./support.js";
 
 const tokenizers = everyTokenizer();
 
@@ -114,4 +121,32 @@ describe("tokenizer", () => {
     expect(splitText("ab cd efgh ij", 8)).toEqual(["ab cd", " efgh ij"]);
     expect(splitText("abcdefghijklm", 8)).toEqual(["abcdefgh", "ijklm"]);
   });
+});
+
+it("has ids without a token, which no text gives and which decode to nothing", async () => {
+  const folder = await temporaryFolder();
+  const json = JSON.parse(await readFile(join(quickstart, "tokenizer.json"), "utf8"));
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+  json.added_tokens.push({ id: 4096, content: "<|end|>", special: true, ...flags });
+  json.model.vocab["<|end|>"] = 4100;
+  json.added_tokens.at(-1).id = 4100;
+  await writeFiles(folder, { "tokenizer.json": JSON.stringify(json) });
+  const tokenizer = await Tokenizer.load(folder);
+  expect(tokenizer.vocabSize).toBe(4101);
+  expect([...tokenizer.gaps]).toEqual([4096, 4097, 4098, 4099]);
+  const ids = [...(await tokenizer.encode("peace<|end|>", { specialTokens: "recognize" }))];
+  expect(ids.at(-1)).toBe(4100);
+  const decoded = tokenizer.decode([...ids.slice(0, -1), 4097, 4100], { specialTokens: "keep" });
+  expect(decoded).toBe("peace<|end|>");
+  expect(tokenizer.token(4097)).toBe("<no token 4097>");
+});
+
+it("says how to convert a sentencepiece model", async () => {
+  const folder = await temporaryFolder();
+  await writeFiles(folder, { "tokenizer.model": "" });
+  const refused = Tokenizer.load(folder);
+  await expect(refused).rejects.toThrow(TokenizerError);
+  await expect(refused).rejects.toThrow(
+    /tokenizer\.model.*Convert it: python3 -c .*save_pretrained/,
+  );
 });

@@ -1,9 +1,12 @@
 import { expect, it } from "vitest";
 import { resolveConfig } from "../../lib/config/index.js";
+import { decidePrecision } from "../../lib/config/precision.js";
 import { memory, resetPeakMemory } from "../../lib/core/runtime.js";
 import { Llama } from "../../lib/model/llama.js";
+import { LoraModel } from "../../lib/model/lora.js";
+import { type LoraTarget, loraTargets } from "../../lib/model/lora-config.js";
 import { AdamW } from "../../lib/optim/adamw.js";
-import { planRun } from "../../lib/plan/plan.js";
+import { planMemory, withTotal } from "../../lib/plan/memory.js";
 import { trainStep } from "../../lib/train/step.js";
 
 /** A step's peak in bytes, as measured and as planned. */
@@ -12,18 +15,24 @@ async function stepPeak(
   recompute: "none" | "ffn" | "block",
   precision: "bf16" | "fp32",
   microBatch = 4,
+  lora?: { rank: number; alpha: number; targets: LoraTarget[] },
 ): Promise<{ peak: number; planned: number }> {
-  const config = resolveConfig({
-    steps: 2,
-    model: { preset: "quickstart", layers },
-    batch: { microBatch },
-    data: { train: { none: 1 } },
-    precision,
-    recompute,
-  });
+  const config = {
+    ...resolveConfig({
+      steps: 2,
+      model: { preset: "quickstart", layers },
+      batch: { microBatch },
+      data: { train: { none: 1 } },
+      precision,
+      recompute,
+    }),
+    // A recipe needs the folder of a model beside it.
+    ...(lora && { lora }),
+  };
   const dtype = precision === "bf16" ? "bf16" : "f32";
   const before = memory().bytes;
-  const model = await Llama.create(config.model, { dtype, seed: 1 });
+  const base = await Llama.create(config.model, { dtype, seed: 1, training: !lora });
+  const model = lora ? LoraModel.create(base, lora) : base;
   model.recompute = recompute;
   const { beta1, beta2, eps, weightDecay, decay } = config.optimizer;
   const optimizer = new AdamW(model.store, { beta1, beta2, eps, weightDecay, decay });
@@ -41,7 +50,8 @@ async function stepPeak(
   const peak = memory().peakBytes - before;
   optimizer.dispose();
   model.dispose();
-  return { peak, planned: planRun(config).memory.total };
+  const planned = withTotal(planMemory(decidePrecision(config, null)));
+  return { peak, planned: planned.total };
 }
 
 const cases = [
@@ -56,6 +66,16 @@ it.each(cases)(
   "a step's peak is near its plan (recompute %s, %s)",
   async (recompute, precision) => {
     const { peak, planned } = await stepPeak(3, recompute, precision);
+    expect(peak / planned).toBeGreaterThan(0.85);
+    expect(peak / planned).toBeLessThan(1.15);
+  },
+);
+
+it.each(["bf16", "fp32"] as const)(
+  "so is that of adapters on a frozen model (%s)",
+  async (type) => {
+    const lora = { rank: 8, alpha: 16, targets: [...loraTargets] };
+    const { peak, planned } = await stepPeak(3, "none", type, 4, lora);
     expect(peak / planned).toBeGreaterThan(0.85);
     expect(peak / planned).toBeLessThan(1.15);
   },

@@ -201,6 +201,7 @@ function functions(folder) {
     ],
     exportGguf: () => ["no-such-model", "exported.gguf", { type: "q8_0", tokenizer: false }],
     exportHuggingFace: () => ["no-such-model", "exported-folder", { dtype: "float16" }],
+    mergeAdapter: () => ["no-such-adapter", "merged-folder", { base: "none", dtype: "float16" }],
     saveModel: async () => ["saved-again", await model(), { shardBytes: 1e6 }],
     scope: () => [() => x()],
     serve: async () => {
@@ -332,6 +333,7 @@ function constructors(folder) {
     Linear: () => [4, 2, 1],
     LanguageModel: () => [],
     Llama: () => [llamaConfig(fields)],
+    LoraModel: async () => [await model(), { rank: 2, alpha: 4, targets: ["q_proj", "up_proj"] }],
     Loader: async () => {
       const dataset = await library.TokenDataset.open(data, { sequenceLength: 8 });
       const args = [
@@ -425,6 +427,12 @@ function methods(folder) {
       "create",
       statics("Llama"),
       () => [llamaConfig(fields), { device: cpu, dtype: "f32", seed: 1, training: true }],
+    ],
+    [
+      "LoraModel",
+      "create",
+      statics("LoraModel"),
+      async () => [await model(), { rank: 2, alpha: 4, targets: ["v_proj"] }, { seed: 1 }],
     ],
     ["Tokenizer", "load", statics("Tokenizer"), () => [join(folder, "tokenizer")]],
     [

@@ -1,0 +1,192 @@
+/** Low-rank adapters on a frozen model. scripts/continue/compare_lora.py compares them with PEFT. */
+import { readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { loadModel, saveModel } from "../../lib/checkpoint/model.js";
+import { readSafetensors } from "../../lib/checkpoint/safetensors.js";
+import { checkConfig } from "../../lib/config/resolve.js";
+import { noGrad } from "../../lib/core/autograd.js";
+import { tensor } from "../../lib/core/create.js";
+import { ArgumentError, CheckpointError, UsageError } from "../../lib/core/errors.js";
+import { scope } from "../../lib/core/scope.js";
+import { mergeAdapter } from "../../lib/export/merge.js";
+import { generateTokens } from "../../lib/generate/generate.js";
+import { Llama } from "../../lib/model/llama.js";
+import { llamaConfig } from "../../lib/model/llama-config.js";
+import { LoraModel } from "../../lib/model/lora.js";
+import { type LoraTarget, loraParameterCount, loraTargets } from "../../lib/model/lora-config.js";
+import { writeParameter } from "../../lib/nn/store.js";
+import { Trainer } from "../../lib/train/trainer.js";
+import { relativeError } from "../support/reference.js";
+import { tinyConfig, tinyData, tinyModel } from "../support/tiny-run.js";
+
+const shape = llamaConfig({ ...tinyModel, ropeTheta: 1e4, rmsNormEps: 1e-5, tieEmbeddings: true });
+const ids = Int32Array.from({ length: 48 }, (_, i) => (i * 37 + 5) % 4096);
+const batch = () => {
+  const of = (values: Int32Array) => tensor(values, { shape: [2, 24], dtype: "i32" });
+  return { inputs: of(ids), targets: of(ids.map((id) => (id + 1) % 4096)) };
+};
+
+/** A model whose adapters change its output. */
+async function adapted(targets: readonly LoraTarget[]): Promise<LoraModel> {
+  const base = await Llama.create(shape, { seed: 4, training: false });
+  const model = LoraModel.create(base, { rank: 3, alpha: 6, targets }, { seed: 9 });
+  for (const [index, parameter] of model.parameters().entries()) {
+    const values = Float32Array.from(
+      { length: parameter.size },
+      (_, i) => 0.2 * Math.sin(i * 1.7 + index),
+    );
+    scope(() => writeParameter(parameter, tensor(values, { shape: parameter.shape })));
+  }
+  return model;
+}
+
+describe("a model with adapters", () => {
+  test("begins as its base, and trains nothing else", async () => {
+    const base = await Llama.create(shape, { seed: 4, training: false });
+    const before = await scope(() => noGrad(() => base.forward(batch().inputs)).toArray());
+    const model = LoraModel.create(base, { rank: 3, alpha: 6, targets: ["q_proj", "down_proj"] });
+    const after = await scope(() => noGrad(() => model.forward(batch().inputs)).toArray());
+    expect([...after]).toEqual([...before]);
+    scope(() => model.loss(batch()).backward());
+    for (const parameter of base.parameters()) expect(parameter.leaf.grad).toBeNull();
+    expect(base.store.groups.every(({ master }) => master === null)).toBe(true);
+    expect(model.parameterCount()).toBe(loraParameterCount(model.lora, shape));
+    expect(model.files.tensors.map(({ name }) => name).slice(0, 2)).toEqual([
+      "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+      "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
+    ]);
+    model.dispose();
+  });
+
+  test.each([[loraTargets], [["v_proj", "gate_proj"] as const]])(
+    "of %j has the same gradients with recomputation",
+    async (targets) => {
+      const gradients = [];
+      for (const recompute of ["none", "ffn", "block"] as const) {
+        const model = await adapted(targets);
+        model.recompute = recompute;
+        scope(() => model.loss(batch()).backward());
+        const found = await Promise.all(
+          model
+            .parameters()
+            .map(async ({ tensor: { grad } }) => [...((await grad?.toArray()) ?? [])]),
+        );
+        gradients.push(found);
+        model.dispose();
+      }
+      const [none, ...others] = gradients;
+      for (const [index, gradient] of (none ?? []).entries()) {
+        expect(gradient.length).toBeGreaterThan(0);
+        for (const other of others) expect(other[index]).toEqual(gradient);
+      }
+    },
+  );
+
+  test("writes tokens from its cache as from the whole text", async () => {
+    const model = await adapted(loraTargets);
+    const prompt = [5, 42, 79];
+    const written: number[] = [];
+    for await (const id of generateTokens(model, prompt, { maxTokens: 6, temperature: 0 })) {
+      written.push(id);
+    }
+    const text = [...prompt, ...written];
+    const logits = await scope(() =>
+      noGrad(() => model.forward(tensor([text], { dtype: "i32" }))).toArray(),
+    );
+    for (const [place, id] of written.entries()) {
+      const from = (prompt.length - 1 + place) * 4096;
+      const row = logits.subarray(from, from + 4096);
+      expect(row.indexOf(Math.max(...row))).toBe(id);
+    }
+    model.dispose();
+  });
+
+  test("names targets that the model has not", async () => {
+    const base = await Llama.create(shape, { seed: 4 });
+    const targets = ["q_proj", "w_proj"] as unknown as LoraTarget[];
+    expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets })).toThrow(ArgumentError);
+    expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets })).toThrow(/received "w_proj"/);
+    base.dispose();
+  });
+});
+
+describe("a run with adapters", () => {
+  let folder: string;
+  let base: string;
+  let config: ReturnType<typeof tinyConfig>;
+  beforeAll(async () => {
+    const made = await tinyData();
+    folder = made.folder;
+    base = join(folder, "base");
+    const model = await Llama.create(shape, { seed: 4 });
+    await saveModel(base, model, { tokenizer: null });
+    model.dispose();
+    config = tinyConfig(made.data, join(folder, "run"), {
+      precision: "fp32",
+      model: undefined,
+      init: { from: base },
+      lora: { rank: 2, alpha: 4, targets: ["q_proj", "up_proj"] },
+    });
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+
+  const run = async (given: typeof config, options: object = {}) => {
+    const trainer = await Trainer.create(given, { onNotice: () => {}, ...options });
+    const losses: number[] = [];
+    for await (const { loss } of trainer.run()) losses.push(loss);
+    const { checkpoint } = trainer.result;
+    trainer.dispose();
+    return { losses, checkpoint: checkpoint as string };
+  };
+
+  test("keeps PEFT's files, resumes with equal bits, and merges", async () => {
+    const whole = await run(config);
+    const settings = JSON.parse(
+      await readFile(join(whole.checkpoint, "adapter_config.json"), "utf8"),
+    );
+    expect(settings).toMatchObject({ peft_type: "LORA", r: 2, lora_alpha: 4 });
+    const { tensors } = await readSafetensors(join(whole.checkpoint, "adapter_model.safetensors"));
+    expect(tensors.size).toBe(2 * 2 * tinyModel.layers);
+    const again = await run(config, { resume: join(folder, "run", "step-0000000010") });
+    expect(again.losses).toEqual(whole.losses.slice(10));
+    const out = join(folder, "merged");
+    await mergeAdapter(again.checkpoint, out, { dtype: "float32" });
+    const [merged, original] = [await loadModel(out), await loadModel(base)];
+    const q = (model: typeof merged) => model.parameters()[2]?.tensor.toArray();
+    expect(
+      relativeError([...((await q(merged)) ?? [])], [...((await q(original)) ?? [])]),
+    ).toBeGreaterThan(1e-4);
+    merged.dispose();
+    original.dispose();
+    await expect(mergeAdapter(again.checkpoint, out)).rejects.toThrow(UsageError);
+    const other = join(folder, "other");
+    const wide = await Llama.create({ ...shape, intermediateSize: 64 });
+    await saveModel(other, wide, { tokenizer: null });
+    wide.dispose();
+    const misfit = mergeAdapter(again.checkpoint, join(folder, "x"), { base: other });
+    await expect(misfit).rejects.toThrow(CheckpointError);
+    await expect(misfit).rejects.toThrow(/do not fit model\.layers\.0\.mlp\.up_proj\.weight/);
+    const dora = { ...settings, use_dora: true };
+    await writeFile(join(again.checkpoint, "adapter_config.json"), JSON.stringify(dora));
+    await expect(mergeAdapter(again.checkpoint, join(folder, "y"))).rejects.toThrow(
+      /use_dora: expected false, got true/,
+    );
+    await expect(loadModel(again.checkpoint)).rejects.toThrow(/llamaforge merge/);
+  });
+
+  test("is refused with other adapters, and without a model", async () => {
+    await run({ ...config, out: join(folder, "again") });
+    const lora = { rank: 3, alpha: 4, targets: ["q_proj" as const] };
+    await expect(run({ ...config, out: join(folder, "again"), lora, steps: 14 })).rejects.toThrow(
+      /lora/,
+    );
+    const { problems } = checkConfig({ ...config, init: {}, model: tinyModel });
+    expect(problems).toEqual([
+      {
+        path: "lora",
+        message: "expected init.from beside it: adapters belong to a model that exists",
+      },
+    ]);
+  });
+});

@@ -68,7 +68,7 @@ const logitsChunk = {
  */
 export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan {
   const { model, data, batch, precision, recompute } = shape;
-  const element = precision === "bf16" ? 2 : 4;
+  const element = precision === "fp32" ? 4 : 2;
   const tokens = batch.microBatch * data.sequenceLength;
   const pass = passOf(model);
   const { kept, working } = pass.activations(element, recompute);
@@ -109,7 +109,7 @@ export function partsOf({ parallel, ranks, shardSize }: Division) {
 /** Weights, gradients and optimizer state, as the strategies in lib/dist allocate them. */
 function planState(shape: MemoryShape, division: Division | undefined) {
   const { model, precision, batch } = shape;
-  const element = precision === "bf16" ? 2 : 4;
+  const element = precision === "fp32" ? 4 : 2;
   const parts = division ? partsOf(division) : { optimizer: 1, weights: 1 };
   const sizes = groupSizes(model, parts.optimizer);
   const total = sum(sizes);
@@ -118,7 +118,7 @@ function planState(shape: MemoryShape, division: Division | undefined) {
   const alone = division === undefined || division.ranks === 1;
   return {
     weights: (element * total) / parts.weights,
-    masterWeights: precision === "bf16" ? (4 * total) / parts.optimizer : 0,
+    masterWeights: precision !== "fp32" ? (4 * total) / parts.optimizer : 0,
     gradients: (4 * total) / parts.weights,
     moments: (8 * total) / parts.optimizer,
     wholeGroups: sharded ? (element + 4) * slots : 0,

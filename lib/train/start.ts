@@ -10,6 +10,7 @@ import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import type { LoadedConfig, RunConfig } from "../config/index.js";
 import { decidePrecision } from "../config/precision.js";
 import type { RecipeChange } from "../config/recipe.js";
+import { weightsDtype } from "../config/resolve.js";
 import { scheduleOf } from "../config/schedule.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, DataError } from "../core/errors.js";
@@ -396,11 +397,12 @@ async function build(
   const model = await createModel(config.model, {
     device,
     ...(cluster && { parallel: cluster.strategy }),
-    dtype: config.precision === "bf16" ? "bf16" : "f32",
+    dtype: weightsDtype(config.precision),
     seed: config.seed,
   });
   opened.push(() => model.dispose());
   model.recompute = config.recompute;
+  model.fp8 = config.precision === "fp8";
   const optimizer = new AdamW(model.store, { ...pick(options), guard });
   opened.push(() => optimizer.dispose());
   if (checkpoint) {

@@ -10,8 +10,8 @@ import {
   type ArchitectureFields,
   canonicalShape,
   explainShape,
-  shapeProblemsOfFp8,
   shapeFromHuggingFace,
+  shapeProblemsOfFp8,
   validateShape,
 } from "../model/shapes.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./schema.js";

@@ -12,7 +12,7 @@ export function isFp8(dtype: string): dtype is Fp8Format {
 }
 
 /** The number that 8 bits stand for. */
-function valueOf(bits: number, format: Fp8Format): number {
+function numberOf(bits: number, format: Fp8Format): number {
   const mantissa = format === "f8e4m3" ? 3 : 2;
   const bias = format === "f8e4m3" ? 7 : 15;
   const size = bits & 0x7f;
@@ -29,7 +29,7 @@ function valueOf(bits: number, format: Fp8Format): number {
 
 /** Widens the bytes of an fp8 tensor, without its scale. */
 export function widenFp8(bytes: ArrayBuffer, format: Fp8Format): Float32Array {
-  const table = Float32Array.from({ length: 256 }, (_, bits) => valueOf(bits, format));
+  const table = Float32Array.from({ length: 256 }, (_, bits) => numberOf(bits, format));
   const bits = new Uint8Array(bytes);
   const result = hostArray("toArray", Float32Array, bits.length);
   for (let i = 0; i < bits.length; i++) result[i] = table[bits[i] as number] as number;

@@ -88,7 +88,8 @@ export abstract class LanguageModel extends Module {
 
   set fp8(fp8: boolean) {
     checkBoolean(this.constructor.name, "fp8", fp8);
-    if (fp8) throw new ArgumentError(`[${this.constructor.name}] this model has no products in fp8`);
+    if (fp8)
+      throw new ArgumentError(`[${this.constructor.name}] this model has no products in fp8`);
   }
 
   /**

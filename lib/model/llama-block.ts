@@ -1,14 +1,12 @@
 import { recompute } from "../core/autograd.js";
 import type { Tensor } from "../core/tensor.js";
 import { Linear, Module, RMSNorm } from "../nn/index.js";
+import { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
+import type { Fp8Weights } from "../ops/fp8-weights.js";
 import {
   attention,
   attentionCached,
   attentionPaged,
-  type Fp8Weights,
-  fp8Linear,
-  fp8NormFeedForward,
-  fp8NormLinear,
   headNorm,
   type PagedPlaces,
   rope,
@@ -59,12 +57,7 @@ class Attention extends Module {
   }
 
   /** Everything between the two products. qkv may be written over. */
-  mix(
-    packed: Tensor,
-    table: Tensor,
-    { firstKey, positions }: Context,
-    cache?: LayerCache,
-  ): Tensor {
+  mix(packed: Tensor, table: Tensor, { firstKey, positions }: Context, cache?: LayerCache): Tensor {
     const { heads, kvHeads } = this.config;
     const paged = cache && "places" in cache ? cache : null;
     const position = cache && "position" in cache ? cache.position : 0;

@@ -12,7 +12,8 @@ import {
   RMSNorm,
   type StoreOptions,
 } from "../nn/index.js";
-import { Fp8Weights, ropeTable } from "../ops/index.js";
+import { Fp8Weights } from "../ops/fp8-weights.js";
+import { ropeTable } from "../ops/index.js";
 import { checkContext, checkIds } from "./batch.js";
 import type { Cost } from "./cost.js";
 import type { HuggingFaceFiles } from "./files.js";

@@ -84,9 +84,7 @@ export function fp8Linear(x: Tensor, layer: LinearParameters, weights: Fp8Weight
       const saved = { bits: columns, scale } as Fp8Part;
       const dy8 = castGradient(dy as Tensor, needs(0), needs(1));
       const dx = needs(0) ? inputGradient(dy8, weight, weights) : null;
-      const dWeight = needs(1)
-        ? fp8WeightGradient(columnsOf(dy8), saved, weight, into(1))
-        : null;
+      const dWeight = needs(1) ? fp8WeightGradient(columnsOf(dy8), saved, weight, into(1)) : null;
       return [dx, dWeight, ...(bias && needs(2) ? [biasGradient(dy as Tensor, into(2))] : [])];
     },
   });

@@ -15,8 +15,6 @@ export * from "./cast.js";
 export * from "./compare.js";
 export { type CrossEntropyOptions, crossEntropy } from "./cross-entropy.js";
 export { embedding } from "./embedding.js";
-export { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "./fp8-linear.js";
-export { Fp8Weights } from "./fp8-weights.js";
 export * from "./gather.js";
 export { type HeadNormOptions, headNorm } from "./head-norm.js";
 export { linear } from "./linear.js";

@@ -59,7 +59,7 @@ const logitsChunk = {
   /** f32 logits; at least this many rows. */
   cpu: { bytes: 16 * 2 ** 20, fewestRows: 64 },
   /** f32 logits and, for a bf16 model, their gradient as well. */
-  cuda: { bytes: 512 * 2 ** 20, fewestRows: 128 },
+  cuda: { bytes: 2 * 2 ** 30, fewestRows: 128 },
 } as const;
 
 /**
@@ -71,7 +71,7 @@ export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan 
   const element = precision === "fp32" ? 4 : 2;
   const tokens = batch.microBatch * data.sequenceLength;
   const pass = passOf(model);
-  const { kept, working } = pass.activations(element, recompute);
+  const { kept, working } = pass.activations(element, recompute, precision === "fp8");
 
   return {
     ...planState(shape, division),
@@ -117,7 +117,9 @@ function planState(shape: MemoryShape, division: Division | undefined) {
   const sharded = parts.weights > 1;
   const alone = division === undefined || division.ranks === 1;
   return {
-    weights: (element * total) / parts.weights,
+    // Where a rank holds all weights, it also holds those of the blocks in fp8, in both layouts.
+    weights:
+      (element * total) / parts.weights + (precision === "fp8" && !sharded ? fp8Bytes(model) : 0),
     masterWeights: precision !== "fp32" ? (4 * total) / parts.optimizer : 0,
     gradients: (4 * total) / parts.weights,
     moments: (8 * total) / parts.optimizer,
@@ -126,6 +128,12 @@ function planState(shape: MemoryShape, division: Division | undefined) {
       ? 0
       : inTransit(division, { total, slots, accumulates: (batch.accumulation ?? 1) > 1 }),
   };
+}
+
+/** Bytes of the blocks' weights in fp8, as rows and as columns. */
+function fp8Bytes(model: RunConfig["model"]): number {
+  const { parameters } = costOf(model);
+  return parameters ? 2 * (parameters.attention + parameters.feedForward) : 0;
 }
 
 function inTransit(

@@ -15,7 +15,14 @@ import { mean, sum } from "../../lib/ops/reduce.js";
 import { addRmsNorm, rmsNorm } from "../../lib/ops/rms-norm.js";
 import { swiglu } from "../../lib/ops/swiglu.js";
 import { toTensor } from "../support/float-ops.js";
-import { e4m3, e5m2, type Format, roundToFp8, scaleOf, throughFp8 } from "../support/fp8-reference.js";
+import {
+  e4m3,
+  e5m2,
+  type Format,
+  roundToFp8,
+  scaleOf,
+  throughFp8,
+} from "../support/fp8-reference.js";
 import { type Reference, random } from "../support/reference.js";
 
 const both = { rows: true, columns: true };
@@ -48,23 +55,19 @@ function distance(x: ArrayLike<number>, to: ArrayLike<number>): number {
 }
 
 describe.each([e4m3, e5m2])("a cast to $name", (format: Format) => {
-  it.each([
-    [[1, 16]],
-    [[5, 48]],
-    [[16, 128]],
-    [[2, 70, 80]],
-    [[130, 144]],
-    [[300, 272]],
-  ])("rounds to the nearest number of the format, as rows and as columns, for %j", async (shape) => {
-    const x = random(shape, 1, { low: -3, high: 3, dtype: "bf16" });
-    const copy = fp8Cast(bf16(x), both, format.name);
-    const largest = Math.max(...x.data.map(Math.abs));
-    const expected = [...throughFp8(x.data, largest, format)];
-    expect((await copy.scale.toArray())[0]).toBe(scaleOf(largest, format));
-    const [byRows, byColumns] = await contents(copy);
-    expect(byRows).toEqual(expected);
-    expect(byColumns).toEqual(expected);
-  });
+  it.each([[[1, 16]], [[5, 48]], [[16, 128]], [[2, 70, 80]], [[130, 144]], [[300, 272]]])(
+    "rounds to the nearest number of the format, as rows and as columns, for %j",
+    async (shape) => {
+      const x = random(shape, 1, { low: -3, high: 3, dtype: "bf16" });
+      const copy = fp8Cast(bf16(x), both, format.name);
+      const largest = Math.max(...x.data.map(Math.abs));
+      const expected = [...throughFp8(x.data, largest, format)];
+      expect((await copy.scale.toArray())[0]).toBe(scaleOf(largest, format));
+      const [byRows, byColumns] = await contents(copy);
+      expect(byRows).toEqual(expected);
+      expect(byColumns).toEqual(expected);
+    },
+  );
 
   it("rounds halves to even, keeps subnormals and the sign of zero", async () => {
     const step = 2 ** (format.leastExponent - format.mantissa);
@@ -128,7 +131,8 @@ describe.each([
     const expected = Array.from({ length: m * n }, (_, at) => {
       const [row, column] = [Math.floor(at / n) * k, (at % n) * k];
       let total = 0;
-      for (let i = 0; i < k; i++) total += (wideA[row + i] as number) * (wideB[column + i] as number);
+      for (let i = 0; i < k; i++)
+        total += (wideA[row + i] as number) * (wideB[column + i] as number);
       return total;
     });
     const run = async (dtype: "f32" | "bf16", fast: boolean, start: number | null) => {
@@ -207,8 +211,7 @@ it("gives SwiGLU's largest number, and bounds every gradient by its slope", asyn
     native.swigluBackward(dy.native, gateUp.native, dGateUp.native);
     const exact = await numbers(dGateUp);
     const largest = fp8Maximum(dy);
-    const bound =
-      ((await slope.toArray())[0] as number) * ((await largest.toArray())[0] as number);
+    const bound = ((await slope.toArray())[0] as number) * ((await largest.toArray())[0] as number);
     expect(Math.max(...exact.map(Math.abs))).toBeLessThanOrEqual(bound);
     const copy = emptyCopy(gateUp.shape, gateUp, both, "f8e5m2");
     native.fp8SwigluBackward(
@@ -430,7 +433,12 @@ describe("refuses", () => {
       ShapeError,
       "expected weight of shape (outputs, 32)",
     ],
-    ["a user's tensor of 8 bits", () => zeros([4], { dtype: "f8e4m3" }), DTypeError, "only products"],
+    [
+      "a user's tensor of 8 bits",
+      () => zeros([4], { dtype: "f8e4m3" }),
+      DTypeError,
+      "only products",
+    ],
   ])("%s", (_, call, type, message) => {
     expect(call).toThrow(type);
     expect(call).toThrow(message);

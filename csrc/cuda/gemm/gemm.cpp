@@ -29,7 +29,7 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
-constexpr int kCandidates = 16;
+constexpr int kCandidates = 64;
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
 // Products below these sizes are not worth the milliseconds of timing.
 constexpr double kFlopsWorthTiming = 1 << 28;

@@ -4,8 +4,10 @@
     python3 bench/peer/torch_train.py --model '{"vocabSize": ...}' --micro-batch 16 --accumulation 4
 
 A plain Llama, compiled, with fused AdamW, PyTorch's attention kernels, packed qkv and gate-up
-products, and bf16 autocast over fp32 weights: the usual fast setup. The last line of its output is
-one JSON object, whose `tokensPerSecond` is the result.
+products, and bf16 autocast over fp32 weights: the usual fast setup. With --precision fp8, the
+blocks' linear layers multiply in float8 with one current scale a tensor: e4m3 for activations and
+weights, e5m2 for gradients. The last line of its output is one JSON object, whose
+`tokensPerSecond` is the result.
 """
 
 import argparse
@@ -33,7 +35,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--precision", choices=["bf16", "fp32", "fp8"], default="bf16")
     parser.add_argument("--attention", choices=["flash", "cudnn", "any"], default="flash")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     return parser.parse_args()
@@ -54,18 +56,54 @@ def rotate(x, cos, sin):
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def quantised(x, dtype):
+    """x in 8 bits, and the number that they are multiplied with."""
+    largest = torch.finfo(dtype).max
+    scale = x.abs().amax().float().clamp(min=1e-12) / largest
+    return (x.float() / scale).clamp(-largest, largest).to(dtype), scale
+
+
+def multiplied(a, b, fast):
+    """a (M, K) · b (N, K) transposed, both in 8 bits with their scales."""
+    (a, a_scale), (b, b_scale) = a, b
+    return torch._scaled_mm(a, b.t(), a_scale, b_scale, out_dtype=torch.bfloat16, use_fast_accum=fast)
+
+
+class Float8Product(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x, weight):
+        context.save_for_backward(x, weight)
+        return multiplied(quantised(x, torch.float8_e4m3fn), quantised(weight, torch.float8_e4m3fn), True)
+
+    @staticmethod
+    def backward(context, dy):
+        x, weight = context.saved_tensors
+        dy8, dy_scale = quantised(dy, torch.float8_e5m2)
+        x8, x_scale = quantised(x, torch.float8_e4m3fn)
+        weight8, weight_scale = quantised(weight, torch.float8_e4m3fn)
+        dx = multiplied((dy8, dy_scale), (weight8.t().contiguous(), weight_scale), False)
+        dweight = multiplied((dy8.t().contiguous(), dy_scale), (x8.t().contiguous(), x_scale), False)
+        return dx, dweight
+
+
+class Float8Linear(nn.Linear):
+    def forward(self, x):
+        rows = x.to(torch.bfloat16).flatten(0, -2)
+        return Float8Product.apply(rows, self.weight.to(torch.bfloat16)).unflatten(0, x.shape[:-1])
+
+
 class Block(nn.Module):
-    def __init__(self, shape):
+    def __init__(self, shape, linear):
         super().__init__()
         width, ffn = shape["hiddenSize"], shape["intermediateSize"]
         self.heads, self.kv_heads, self.head_size = shape["heads"], shape["kvHeads"], shape["headSize"]
         packed = (self.heads + 2 * self.kv_heads) * self.head_size
         self.attention_norm = RMSNorm(width, shape["rmsNormEps"])
-        self.qkv = nn.Linear(width, packed, bias=False)
-        self.output = nn.Linear(self.heads * self.head_size, width, bias=False)
+        self.qkv = linear(width, packed, bias=False)
+        self.output = linear(self.heads * self.head_size, width, bias=False)
         self.ffn_norm = RMSNorm(width, shape["rmsNormEps"])
-        self.gate_up = nn.Linear(width, 2 * ffn, bias=False)
-        self.down = nn.Linear(ffn, width, bias=False)
+        self.gate_up = linear(width, 2 * ffn, bias=False)
+        self.down = linear(ffn, width, bias=False)
 
     def forward(self, x, cos, sin):
         batch, length, _ = x.shape
@@ -84,13 +122,13 @@ def token_loss(logits, targets):
 
 
 class Llama(nn.Module):
-    def __init__(self, shape, length, dtype):
+    def __init__(self, shape, length, dtype, linear):
         super().__init__()
         width, vocabulary, half = shape["hiddenSize"], shape["vocabSize"], shape["headSize"] // 2
         self.dtype = dtype
         self.loss = token_loss
         self.embedding = nn.Embedding(vocabulary, width)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape["layers"]))
+        self.blocks = nn.ModuleList(Block(shape, linear) for _ in range(shape["layers"]))
         self.norm = RMSNorm(width, shape["rmsNormEps"])
         self.head = nn.Linear(width, vocabulary, bias=False)
         if shape["tieEmbeddings"]:
@@ -125,9 +163,11 @@ def main():
     if on_gpu:
         torch.cuda.set_device(device)
     torch.manual_seed(3407)
-    mixed = options.precision == "bf16"
+    mixed = options.precision != "fp32"
+    linear = Float8Linear if options.precision == "fp8" else nn.Linear
     with device:
-        model = Llama(options.model, options.sequence_length, torch.bfloat16 if mixed else torch.float32)
+        dtype = torch.bfloat16 if mixed else torch.float32
+        model = Llama(options.model, options.sequence_length, dtype, linear)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     compiled = model if options.eager else torch.compile(model)
     size = (options.accumulation, options.micro_batch, options.sequence_length)

@@ -115,6 +115,7 @@ void check_elements(Values values, DType dtype, const void* data, size_t count, 
 }
 
 bool is_convertible(std::string_view file_dtype, DType to) {
+  if (is_fp8(to)) return false;
   if (to == DType::i32) return file_dtype == "I32" || file_dtype == "I64";
   return file_dtype == "F32" || file_dtype == "BF16" || file_dtype == "F16" || file_dtype == "F64";
 }

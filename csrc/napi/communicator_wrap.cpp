@@ -89,7 +89,9 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
   }
 
   static void expect_dtype(const Tensor& tensor, const char* op) {
-    if (tensor.dtype == DType::i32) throw Error("ERR_DTYPE", format("[{}] expected f32 or bf16, got i32", op));
+    if (tensor.dtype != DType::f32 && tensor.dtype != DType::bf16) {
+      throw Error("ERR_DTYPE", format("[{}] expected f32 or bf16, got {}", op, name_of(tensor.dtype)));
+    }
   }
 
   Napi::Value start(const Napi::CallbackInfo& info, CollectiveCall call) {

@@ -30,7 +30,7 @@ Napi::Value rejected_when_done(Napi::Env env, Stream& stream, std::exception_ptr
 }
 
 DType dtype_from(const std::string& name, const char* op) {
-  for (DType dtype : {DType::f32, DType::bf16, DType::i32}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::i32, DType::f8e4m3, DType::f8e5m2}) {
     if (name == name_of(dtype)) return dtype;
   }
   throw Error("ERR_DTYPE", format("[{}] expected dtype f32, bf16 or i32, got \"{}\"", op, name));
@@ -149,7 +149,7 @@ Napi::Value TensorWrap::dispose(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// Copies a typed array of the tensor's dtype (bf16: Uint16Array of its bits) and exactly its size. The array may be
+// Copies a typed array of the tensor's dtype (bf16: Uint16Array of its bits; fp8: Uint8Array) and exactly its size. The array may be
 // changed as soon as this returns.
 Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
@@ -160,11 +160,13 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
     const ArrayBytes source = ArrayBytes::from(info[0], {op, 0});
     const napi_typedarray_type wanted = tensor_.dtype == DType::f32   ? napi_float32_array
                                         : tensor_.dtype == DType::i32 ? napi_int32_array
+                                        : is_fp8(tensor_.dtype)       ? napi_uint8_array
                                                                       : napi_uint16_array;
     if (source.type != wanted) {
       throw Error("ERR_DTYPE", format("[write] a tensor of {} takes a {}", name_of(tensor_.dtype),
                                       tensor_.dtype == DType::f32   ? "Float32Array"
                                       : tensor_.dtype == DType::i32 ? "Int32Array"
+                                      : is_fp8(tensor_.dtype)       ? "Uint8Array"
                                                                     : "Uint16Array"));
     }
     if (source.bytes != tensor_.bytes()) {

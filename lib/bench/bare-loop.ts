@@ -1,3 +1,4 @@
+import { type Precision, weightsDtype } from "../config/resolve.js";
 import { full } from "../core/create.js";
 import type { Device } from "../core/device.js";
 import { synchronize } from "../core/runtime.js";
@@ -16,7 +17,7 @@ import { median } from "./environment.js";
 export interface BenchModel {
   model: ArchitectureConfig;
   device: Device;
-  precision: "bf16" | "fp32";
+  precision: Precision;
   recompute: Recompute;
 }
 
@@ -56,9 +57,10 @@ export class BareLoop {
   }
 
   static async create({ model: shape, device, precision, recompute }: BenchModel) {
-    const dtype = precision === "bf16" ? "bf16" : "f32";
+    const dtype = weightsDtype(precision);
     const model = await createModel(shape, { device, dtype, seed: 3407 });
     model.recompute = recompute;
+    model.fp8 = precision === "fp8";
     const loop = new BareLoop(model);
     await synchronize(device);
     return loop;

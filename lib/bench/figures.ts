@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from "node:util";
+import type { Precision } from "../config/resolve.js";
 import { presets } from "../model/presets.js";
 import type { ArchitectureConfig } from "../model/shapes.js";
 import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../plan/flops.js";
@@ -53,7 +54,7 @@ export interface ParityFigures {
 export function parityFigures(
   model: ArchitectureConfig,
   sequenceLength: number,
-  precision: "bf16" | "fp32",
+  precision: Precision,
   device: string,
   tokensPerSecond: number,
 ): ParityFigures {

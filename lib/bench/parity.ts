@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Precision } from "../config/resolve.js";
 import { memory } from "../core/runtime.js";
 import type { HostBatch } from "../model/batch.js";
 import type { ArchitectureConfig } from "../model/shapes.js";
@@ -44,7 +45,7 @@ export interface ParityResult extends BenchEnvironment {
   model: { name: string; parameters: number } & ArchitectureConfig;
   run: {
     sequenceLength: number;
-    precision: "bf16" | "fp32";
+    precision: Precision;
     recompute: BenchModel["recompute"];
     microBatch: number;
     accumulation: number;

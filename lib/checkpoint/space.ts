@@ -29,10 +29,10 @@ export async function expectSpaceToSave(folder: string, bytes: number): Promise<
 
 /**
  * Size in bytes of a training checkpoint: weights, two moments, and the master copy of bf16
- * weights.
+ * weights (fp8 has the same).
  */
-export function checkpointBytes(parameters: number, precision: "bf16" | "fp32"): number {
-  return parameters * (precision === "bf16" ? 2 + 8 + 4 : 4 + 8) + smallFiles;
+export function checkpointBytes(parameters: number, precision: "fp8" | "bf16" | "fp32"): number {
+  return parameters * (precision === "fp32" ? 4 + 8 : 2 + 8 + 4) + smallFiles;
 }
 
 /**

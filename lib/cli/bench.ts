@@ -2,6 +2,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { KernelsOptions } from "../bench/kernels.js";
 import type { ParityOptions } from "../bench/parity.js";
 import { readConfig } from "../config/index.js";
+import type { Precision } from "../config/resolve.js";
 import { parseDevice } from "../core/device.js";
 import { ArgumentError } from "../core/errors.js";
 import { type PresetName, presets } from "../model/presets.js";
@@ -15,7 +16,7 @@ interface ModelOptions {
   preset: PresetName;
   config?: string;
   device: string;
-  precision?: "bf16" | "fp32";
+  precision?: "fp8" | "bf16" | "fp32";
   microBatch?: number;
   sequenceLength?: number;
   json?: string;
@@ -62,6 +63,7 @@ export function addBench(program: Command): void {
     bench
       .command("parity")
       .description("train for some steps: tokens/s, MFU, memory, GPU-hours per 300B tokens"),
+    ["bf16", "fp32", "fp8"],
   );
   parity
     .addOption(integerOption("--accumulation <n>", "micro-batches of a step; 4", 1, 1_000_000))
@@ -79,6 +81,7 @@ export function addBench(program: Command): void {
     .action((options: ParityCommandOptions) => runParity(parity, options));
   const kernels = addModelOptions(
     bench.command("kernels").description("time every kernel of a training step beside its floor"),
+    ["bf16", "fp32"],
   );
   kernels
     .option("--only <text>", "only kernels with this in their name")
@@ -87,6 +90,7 @@ export function addBench(program: Command): void {
   const decode = addJsonOption(
     addPlaceOptions(
       bench.command("decode").description("write tokens with an engine, beside the memory's limit"),
+      ["bf16", "fp32"],
     ),
   );
   decode
@@ -106,6 +110,7 @@ export function addBench(program: Command): void {
       bench
         .command("serve")
         .description("answer requests that arrive at random over HTTP: latencies and tokens/s"),
+      ["bf16", "fp32"],
     ),
   );
   serve
@@ -133,9 +138,9 @@ function rateNumbers(text: string): number[] {
 }
 
 /** Options of a benchmark of training: the model, its device, and its windows. */
-function addModelOptions(command: Command): Command {
+function addModelOptions(command: Command, precisions: readonly string[]): Command {
   return addJsonOption(
-    addPlaceOptions(command)
+    addPlaceOptions(command, precisions)
       .addOption(
         integerOption(
           "--micro-batch <n>",
@@ -156,7 +161,7 @@ function addModelOptions(command: Command): Command {
 }
 
 /** Options of every benchmark: the model and its device. */
-function addPlaceOptions(command: Command): Command {
+function addPlaceOptions(command: Command, precisions: readonly string[]): Command {
   return command
     .addOption(
       new Option("--preset <name>", "the model")
@@ -167,7 +172,7 @@ function addPlaceOptions(command: Command): Command {
     .option("--config <file>", "a run's configuration: its model, batch, precision and recompute")
     .option("--device <device>", "cuda, cuda:N or cpu", "cuda")
     .addOption(
-      new Option("--precision <p>", "of weights and activations; bf16").choices(["bf16", "fp32"]),
+      new Option("--precision <p>", "of weights and activations; bf16").choices(precisions),
     );
 }
 
@@ -245,6 +250,7 @@ async function runKernels(options: KernelsCommandOptions): Promise<void> {
   const { only, runs } = options;
   const kernels: KernelsOptions = {
     ...shared,
+    precision: weightsPrecision(shared.precision),
     microBatch: options.microBatch ?? run?.batch.microBatch ?? 16,
     ...(only !== undefined && { only }),
     runs,
@@ -275,7 +281,7 @@ async function runDecode(command: Command, options: DecodeCommandOptions): Promi
   const { modelName, model, device, precision } = shared;
   const { batch, prompt: promptTokens, tokens, runs } = options;
   const result = await benchDecode({
-    ...{ modelName, model, device, precision },
+    ...{ modelName, model, device, precision: weightsPrecision(precision) },
     ...{ batches: batchNumbers(batch), promptTokens, tokens, runs },
     onProgress: say,
   });
@@ -291,13 +297,16 @@ async function runServe(options: ServeCommandOptions): Promise<void> {
   const { modelName, model, device, precision } = shared;
   const { rate, requests, prompt: promptTokens, tokens } = options;
   const result = await benchServe({
-    ...{ modelName, model, device, precision },
+    ...{ modelName, model, device, precision: weightsPrecision(precision) },
     ...{ rates: rateNumbers(rate), requests, promptTokens, tokens },
     onProgress: say,
   });
   await writeJsonFile(options.json, result);
   print(formatServe(result));
 }
+
+/** The precision of a model's weights, which generation computes in: bf16 for a recipe in fp8. */
+const weightsPrecision = (precision: Precision) => (precision === "fp8" ? "bf16" : precision);
 
 function say(message: string): void {
   printError(`${message}\n`);

@@ -19,7 +19,8 @@ export function computesInBf16(device: string): boolean {
 export function decidePrecision(config: LoadedConfig, checkpoint: Checkpoint | null): RunConfig {
   if (config.precision !== "auto") return config as RunConfig;
   const saved = checkpoint?.manifest.run.precision;
-  if (saved === "bf16" || saved === "fp32") return { ...config, precision: saved };
+  if (saved === "bf16" || saved === "fp32" || saved === "fp8")
+    return { ...config, precision: saved };
   return { ...config, precision: precisionOf(config.device) };
 }
 

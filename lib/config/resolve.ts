@@ -11,11 +11,19 @@ import {
   canonicalShape,
   explainShape,
   shapeFromHuggingFace,
+  shapeProblemsOfFp8,
   validateShape,
 } from "../model/shapes.js";
 import { type ParsedRunConfig, type RunConfigInput, runSchema } from "./schema.js";
-/** Number format of weights and activations. */
-export type Precision = "fp32" | "bf16";
+/**
+ * Number format of weights and activations. With fp8, weights and activations are bf16, and the
+ * products with the blocks' weights are computed in fp8.
+ */
+export type Precision = "fp32" | "bf16" | "fp8";
+
+/** The dtype in which a model of this precision keeps its weights. */
+export const weightsDtype = (precision: Precision): "f32" | "bf16" =>
+  precision === "fp32" ? "f32" : "bf16";
 
 /**
  * A run's configuration on a given machine: every default filled in, every cross-check passed, the
@@ -214,10 +222,16 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
     require(holds, path, `expected ${allowed} ${limit} ${limitValue}, got ${value}`);
   };
 
+  if (model && read(["precision"]) === "fp8") {
+    problems.push(...shapeProblemsOfFp8(model, "model."));
+  }
   ordered("data.sequenceLength", "<=", "model.contextLength", model?.contextLength);
   require(read(["lora"]) === undefined ||
     read(["init", "from"]) !==
       undefined, "lora", "expected init.from beside it: adapters belong to a model that exists");
+  require(read(["lora"]) === undefined ||
+    read(["precision"]) !==
+      "fp8", "precision", "expected auto, bf16 or fp32 beside lora: adapters are not built in fp8");
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");

@@ -266,8 +266,9 @@ export const runSchema = section("a training run", {
   }).optional(),
   device: text(/^(cpu|cuda(:\d{1,3})?)$/, "cpu, cuda or cuda:N", "where to compute").default("cpu"),
   precision: choice(
-    ["auto", "fp32", "bf16"],
+    ["auto", "fp32", "bf16", "fp8"],
     "of weights and activations; bf16 keeps fp32 master weights, gradients, norms and sums; " +
+      "fp8 is bf16 with the products of the blocks' weights in fp8 (GPUs from Ada and Hopper on); " +
       "auto is bf16 where the device computes in it (CUDA, CPUs with AVX-512 bf16), else fp32",
   ).default("bf16"),
   threads: integer(1, 1024, "CPU threads of the kernels", { standard: "all cores" }).optional(),

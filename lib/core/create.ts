@@ -11,6 +11,7 @@ import {
 } from "./check.js";
 import { type Device, defaultDevice } from "./device.js";
 import { ArgumentError, DTypeError, ShapeError } from "./errors.js";
+import { isFp8 } from "./fp8.js";
 import { hostArray } from "./host-array.js";
 import { type DType, native, typedNativeError } from "./native.js";
 import { empty as allocated, Tensor } from "./tensor.js";
@@ -41,6 +42,11 @@ function checked(
   const { dtype = defaultDType, device = defaultDevice(), requiresGrad = false } = options;
   checkDevice(op, "device", device);
   checkBoolean(op, "requiresGrad", requiresGrad);
+  if (isFp8(dtype)) {
+    throw new DTypeError(
+      `[${op}] expected dtype f32, bf16 or i32 but received ${dtype}: only products in fp8 make such tensors`,
+    );
+  }
   if (requiresGrad && dtype === "i32") {
     throw new DTypeError(`[${op}] a tensor of i32 cannot require a gradient`);
   }

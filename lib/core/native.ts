@@ -20,8 +20,11 @@ import { standardThreads } from "./machine-limits.js";
 import { addonFile, explainLoadFailure, thisSystem } from "./native-load.js";
 import type { NativeOps } from "./native-ops.js";
 
-/** Number formats of tensors. `bf16` is the upper half of a float32. */
-export type DType = "f32" | "bf16" | "i32";
+/**
+ * Number formats of tensors. `bf16` is the upper half of a float32. The formats of 8 bits only occur
+ * inside products in fp8.
+ */
+export type DType = "f32" | "bf16" | "i32" | "f8e4m3" | "f8e5m2";
 
 /** A reference to a native tensor. Only lib/core/tensor.ts creates and frees these. */
 export interface NativeTensor {

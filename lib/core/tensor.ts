@@ -2,6 +2,7 @@ import { checkBoolean, checkMade } from "./check-values.js";
 import { currentScope, type Scope } from "./current-scope.js";
 import { checkDevice, type Device, defaultDevice, deviceName } from "./device.js";
 import { AutogradError, DisposedError, DTypeError, ShapeError } from "./errors.js";
+import { isFp8, widenFp8 } from "./fp8.js";
 import { hostArray } from "./host-array.js";
 import {
   addon,
@@ -178,7 +179,7 @@ export class Tensor {
     return values[0] as number;
   }
 
-  /** The elements in row-major order, bf16 as float32. Waits for the device without blocking the event loop. */
+  /** The elements in row-major order, bf16 and fp8 as float32. Waits for the device without blocking the event loop. */
   async toArray(): Promise<Float32Array | Int32Array> {
     this.checkAlive("toArray");
     if (this.dtype === "bf16") {
@@ -189,6 +190,7 @@ export class Tensor {
       return result;
     }
     const bytes = await this.toBytes();
+    if (isFp8(this.dtype)) return widenFp8(bytes, this.dtype);
     return this.dtype === "i32"
       ? hostArray("toArray", Int32Array, bytes)
       : hostArray("toArray", Float32Array, bytes);

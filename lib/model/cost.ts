@@ -50,8 +50,12 @@ export interface PassCost {
   /** Width of the head's input; `vocabSize` is the number of the head's rows. */
   readonly headWidth: number;
   readonly vocabSize: number;
-  /** Bytes of activations per token of a micro-batch. @param element bytes of one activation */
-  activations(element: 2 | 4, recompute: Recompute): ActivationCost;
+  /**
+   * Bytes of activations per token of a micro-batch.
+   * @param element bytes of one activation
+   * @param fp8 whether the blocks' products run in fp8. Default: false
+   */
+  activations(element: 2 | 4, recompute: Recompute, fp8?: boolean): ActivationCost;
 }
 
 /** Bytes of activations that a pass keeps. */

@@ -1,5 +1,5 @@
 import { noGrad } from "../core/autograd.js";
-import { checkChoice, checkInstance, checkInteger } from "../core/check.js";
+import { checkBoolean, checkChoice, checkInstance, checkInteger } from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -79,6 +79,21 @@ export abstract class LanguageModel extends Module {
   set recompute(recompute: Recompute) {
     checkChoice(this.constructor.name, "recompute", recompute, ["none", "ffn", "block"]);
     this.#recompute = recompute;
+  }
+
+  /**
+   * Whether the products with the blocks' weights run in fp8: a mode of training with bf16 weights,
+   * which a cache (generation) leaves. Default: false.
+   * @throws ArgumentError for a model that has no such products
+   */
+  get fp8(): boolean {
+    return false;
+  }
+
+  set fp8(fp8: boolean) {
+    checkBoolean(this.constructor.name, "fp8", fp8);
+    if (fp8)
+      throw new ArgumentError(`[${this.constructor.name}] this model has no products in fp8`);
   }
 
   /**

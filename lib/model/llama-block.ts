@@ -1,6 +1,8 @@
 import { recompute } from "../core/autograd.js";
 import type { Tensor } from "../core/tensor.js";
 import { Linear, Module, RMSNorm } from "../nn/index.js";
+import { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
+import type { Fp8Weights } from "../ops/fp8-weights.js";
 import {
   attention,
   attentionCached,
@@ -52,31 +54,35 @@ class Attention extends Module {
     this.keyNorm = hasHeadNorm(config) ? new RMSNorm(headSize, rmsNormEps) : null;
   }
 
-  forward(x: Tensor, table: Tensor, { firstKey, positions }: Context, cache?: LayerCache): Tensor {
+  forward(x: Tensor, table: Tensor, context: Context, cache?: LayerCache): Tensor {
+    return this.output.forward(this.mix(this.qkv.forward(x), table, context, cache));
+  }
+
+  /** Everything between the two products. qkv may be written over. */
+  mix(packed: Tensor, table: Tensor, { firstKey, positions }: Context, cache?: LayerCache): Tensor {
     const { heads, kvHeads } = this.config;
     const paged = cache && "places" in cache ? cache : null;
     const position = cache && "position" in cache ? cache.position : 0;
     const turned = paged?.places.positions ?? positions;
-    const qkv = this.#queryKeyValue(x, table, turned ? { positions: turned } : { position });
+    const qkv = this.#queryKeyValue(packed, table, turned ? { positions: turned } : { position });
     const seen = firstKey && { firstKey };
     if (paged) {
       const places = { ...paged.places, ...seen };
-      return this.output.forward(attentionPaged(qkv, paged.layer, places, { heads, kvHeads }));
+      return attentionPaged(qkv, paged.layer, places, { heads, kvHeads });
     }
     const options = { heads, kvHeads, ...seen };
-    const mixed = cache
+    return cache
       ? attentionCached(qkv, cache.layer, { ...options, position })
       : attention(qkv, options);
-    return this.output.forward(mixed);
   }
 
   #queryKeyValue(
-    x: Tensor,
+    packed: Tensor,
     table: Tensor,
     place: { positions: Tensor } | { position: number },
   ): Tensor {
     const { heads, kvHeads, rmsNormEps: eps } = this.config;
-    let qkv = this.qkv.forward(x);
+    let qkv = packed;
     if (this.queryNorm && this.keyNorm) {
       const [query, key] = [this.queryNorm.weight.tensor, this.keyNorm.weight.tensor];
       const normed = headNorm(qkv, query, key, { heads, kvHeads, eps });
@@ -140,7 +146,9 @@ export class Block extends Module {
     context: Context,
     recomputeFfn: boolean,
     cache?: LayerCache,
+    fp8: Fp8Weights | null = null,
   ): readonly [Tensor, Tensor] {
+    if (fp8) return this.#forwardFp8(stream, change, table, context, recomputeFfn, fp8);
     if (cache && "places" in cache && this.#isPlain) {
       return this.#step(stream, change, table, context.firstKey, cache);
     }
@@ -194,5 +202,32 @@ export class Block extends Module {
       { eps, swiglu: true },
     );
     return [y, linear(gated, weightOf(feedForward.down))];
+  }
+
+  /** `forward` with its four products in fp8: norms and SwiGLU cast their own results. */
+  #forwardFp8(
+    stream: Tensor,
+    change: Tensor | null,
+    table: Tensor,
+    context: Context,
+    recomputeFfn: boolean,
+    fp8: Fp8Weights,
+  ): readonly [Tensor, Tensor] {
+    const { attention, feedForward } = this;
+    const [x, qkv] = fp8NormLinear(
+      stream,
+      change,
+      this.attentionNorm.parts,
+      attention.qkv.parts,
+      fp8,
+    );
+    const attended = fp8Linear(attention.mix(qkv, table, context), attention.output.parts, fp8);
+    const second = (sum: Tensor, skip: Tensor): readonly [Tensor, Tensor] => {
+      const layers = { gateUp: feedForward.gateUp.parts, down: feedForward.down.parts };
+      return fp8NormFeedForward(sum, skip, this.feedForwardNorm.parts, layers, fp8);
+    };
+    return recomputeFfn
+      ? recompute("ffn", [x, attended], (a, b) => second(a as Tensor, b as Tensor))
+      : second(x, attended);
   }
 }

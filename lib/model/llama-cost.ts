@@ -39,7 +39,8 @@ export function llamaCost(config: LlamaConfig, op = "llamaCost"): Cost {
       tiedHead: config.tieEmbeddings,
       headWidth: hiddenSize,
       vocabSize,
-      activations: (element, recompute) => activations(config, element, recompute),
+      activations: (element, recompute, fp8 = false) =>
+        fp8 ? fp8Activations(config, recompute) : activations(config, element, recompute),
     },
   };
 }
@@ -103,4 +104,27 @@ function activations(config: LlamaConfig, element: 2 | 4, recompute: Recompute) 
   // its gradient.
   const ends = 8 + element * 3 * hiddenSize + 4;
   return { kept: layers * kept + ends, working: again + gradients };
+}
+
+/**
+ * Activations in fp8: products keep the 8 bits of their inputs, transposed, and a recomputed
+ * feed-forward part begins before its norm.
+ */
+function fp8Activations(config: LlamaConfig, recompute: Recompute) {
+  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headSize } = config;
+  const query = heads * headSize;
+  const keyValue = 2 * kvHeads * headSize;
+  const normedHeads = hasHeadNorm(config) ? 2 * (query + keyValue / 2) + 4 * (heads + kvHeads) : 0;
+  // The sum before each norm in bf16 and the normed rows in 8 bits, with 1/rms; packed q, k and v;
+  // attention's output in both, with its statistics; gate and up; their product in 8 bits.
+  const attentionPart =
+    3 * hiddenSize + 2 * (query + keyValue) + 3 * query + 4 * (1 + 2 * heads) + normedHeads;
+  const feedForwardPart = 3 * hiddenSize + 4 + 5 * intermediateSize;
+  const whole = attentionPart + feedForwardPart;
+  const kept = { none: whole, ffn: attentionPart + 2 * hiddenSize, block: 4 * hiddenSize };
+  const again = { none: 0, ffn: feedForwardPart, block: whole };
+  // A gradient is in 8 bits twice, as rows and as columns.
+  const gradients = 2 * (3 * intermediateSize + 3 * hiddenSize + query + keyValue);
+  const ends = 8 + 6 * hiddenSize + 4;
+  return { kept: layers * kept[recompute] + ends, working: again[recompute] + gradients };
 }

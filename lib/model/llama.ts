@@ -1,5 +1,5 @@
 import { recompute } from "../core/autograd.js";
-import { checkInteger, checkOptions } from "../core/check.js";
+import { checkBoolean, checkInteger, checkOptions } from "../core/check.js";
 import { tensor, zeros } from "../core/create.js";
 import { ArgumentError, ConfigError, ShapeError } from "../core/errors.js";
 import { keep, outsideScopes, scope } from "../core/scope.js";
@@ -12,6 +12,7 @@ import {
   RMSNorm,
   type StoreOptions,
 } from "../nn/index.js";
+import { Fp8Weights } from "../ops/fp8-weights.js";
 import { ropeTable } from "../ops/index.js";
 import { checkContext, checkIds } from "./batch.js";
 import type { Cost } from "./cost.js";
@@ -21,6 +22,7 @@ import { Block, type LayerCache } from "./llama-block.js";
 import { type LlamaConfig, validateLlamaConfig } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
 import { llamaFiles } from "./llama-files.js";
+import { fp8Problems } from "./llama-fp8.js";
 import { ropeAngles, ropeFrequencies } from "./rope-scaling.js";
 import { windowStarts } from "./window-starts.js";
 
@@ -36,6 +38,7 @@ export class Llama extends LanguageModel {
   /** Output head; the embedding itself if tied. */
   readonly head: Embedding | Linear;
   #ropeTable: Tensor | null = null;
+  #fp8: Fp8Weights | null = null;
 
   /**
    * Describes the model without allocating memory. `Llama.create` makes a model that can compute.
@@ -73,6 +76,18 @@ export class Llama extends LanguageModel {
     return this.head.weight;
   }
 
+  override get fp8(): boolean {
+    return this.#fp8 !== null;
+  }
+
+  override set fp8(fp8: boolean) {
+    checkBoolean("Llama", "fp8", fp8);
+    if (fp8 === this.fp8) return;
+    if (fp8) this.#checkFp8();
+    this.#fp8?.dispose();
+    this.#fp8 = fp8 ? new Fp8Weights(!this.store.divided) : null;
+  }
+
   override get files(): HuggingFaceFiles {
     return llamaFiles(this);
   }
@@ -96,7 +111,8 @@ export class Llama extends LanguageModel {
       const layer = cache && layerOf(cache, index);
       const forward = (x: Tensor, dx: Tensor | null): readonly [Tensor, Tensor] => {
         const seen = block.window === null ? context : (narrow ?? windowed());
-        return block.forward(x, dx, table, seen, this.recompute === "ffn", layer);
+        const fp8 = cache ? null : this.#fp8;
+        return block.forward(x, dx, table, seen, this.recompute === "ffn", layer, fp8);
       };
       const inputs: readonly [Tensor, Tensor | null] = [stream, change];
       // A block's own scope frees all tensors that neither the tape nor the next block holds.
@@ -158,7 +174,18 @@ export class Llama extends LanguageModel {
 
   override dispose(): void {
     this.#ropeTable?.dispose();
+    this.#fp8?.dispose();
     super.dispose();
+  }
+
+  #checkFp8(): void {
+    if (this.store.dtype !== "bf16") {
+      throw new ArgumentError(
+        "[Llama] fp8 is a form of bf16 training, but these weights are f32: create the model with dtype bf16",
+      );
+    }
+    const problems = fp8Problems(this.config);
+    if (problems.length > 0) throw new ConfigError("model", problems);
   }
 
   #table(): Tensor {

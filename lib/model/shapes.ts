@@ -13,6 +13,7 @@ import {
   validateLlamaConfig,
 } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
+import { fp8Problems } from "./llama-fp8.js";
 import { type GgufLayout, llamaGguf } from "./llama-gguf.js";
 import { fromHuggingFace } from "./llama-hugging-face.js";
 import {
@@ -46,6 +47,9 @@ export const canonicalShape = (config: ArchitectureConfig): ArchitectureConfig =
 
 /** All problems of a shape, each with its path and the allowed values; empty for a valid shape. */
 export const validateShape = validateLlamaConfig;
+
+/** Reasons why a valid shape cannot train in fp8, each with its path. */
+export const shapeProblemsOfFp8 = fp8Problems;
 
 /** Reports a problem of an omitted size at the fields that it is derived from. */
 export const explainShape = explainHeadSize;

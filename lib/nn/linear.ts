@@ -22,6 +22,11 @@ export class Linear extends Module {
     this.bias = bias ? new Parameter([outputs], { kind: "constant", value: 0 }) : null;
   }
 
+  /** The weight and the bias as tensors. @internal */
+  get parts(): { weight: Tensor; bias: Tensor | null } {
+    return { weight: this.weight.tensor, bias: this.bias?.tensor ?? null };
+  }
+
   /** @param x (..., inputs) @returns (..., outputs) */
   forward(x: Tensor): Tensor {
     const y = linear(x, this.weight.tensor, this.bias?.tensor ?? null);

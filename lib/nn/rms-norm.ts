@@ -16,6 +16,11 @@ export class RMSNorm extends Module {
     this.eps = eps;
   }
 
+  /** The weight as a tensor, and eps. @internal */
+  get parts(): { weight: Tensor; eps: number } {
+    return { weight: this.weight.tensor, eps: this.eps };
+  }
+
   /** @param x (..., size) @returns (..., size) */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight.tensor, this.eps);

@@ -34,8 +34,10 @@ function product(x: Tensor, weight: Tensor, bias: Tensor | null, y: Tensor): voi
 /**
  * The bias's gradient, the sum of dy's rows: a product with ones, summed in f32 in the leaf's
  * buffer.
+ * @returns null if the gradient is in the leaf's buffer
+ * @internal
  */
-function biasGradient(dy: Tensor, target: GradientTarget | null): Tensor | null {
+export function biasGradient(dy: Tensor, target: GradientTarget | null): Tensor | null {
   const outputs = dy.shape.at(-1) as number;
   const rows = dy.size / outputs;
   const { dtype, device } = dy;

@@ -62,7 +62,7 @@ const logitsChunk = {
   /** f32 logits; at least this many rows. */
   cpu: { bytes: 16 * 2 ** 20, fewestRows: 64 },
   /** f32 logits and, for a bf16 model, their gradient as well. */
-  cuda: { bytes: 512 * 2 ** 20, fewestRows: 128 },
+  cuda: { bytes: 2 * 2 ** 30, fewestRows: 128 },
 } as const;
 
 /**
@@ -71,10 +71,10 @@ const logitsChunk = {
  */
 export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan {
   const { model, data, batch, precision, recompute } = shape;
-  const element = precision === "bf16" ? 2 : 4;
+  const element = precision === "fp32" ? 4 : 2;
   const tokens = batch.microBatch * data.sequenceLength;
   const pass = passOf(model);
-  const { kept, working } = pass.activations(element, recompute);
+  const { kept, working } = pass.activations(element, recompute, precision === "fp8");
 
   const { lora } = shape;
   const logits = logitsBytes(tokens, pass.vocabSize, element, shape.device === "cpu");
@@ -137,7 +137,7 @@ export function partsOf({ parallel, ranks, shardSize }: Division) {
 /** Weights, gradients and optimizer state, as the strategies in lib/dist allocate them. */
 function planState(shape: MemoryShape, division: Division | undefined) {
   const { model, precision, batch } = shape;
-  const element = precision === "bf16" ? 2 : 4;
+  const element = precision === "fp32" ? 4 : 2;
   const parts = division ? partsOf(division) : { optimizer: 1, weights: 1 };
   const sizes = groupSizes(model, parts.optimizer);
   const total = sum(sizes);
@@ -145,8 +145,10 @@ function planState(shape: MemoryShape, division: Division | undefined) {
   const sharded = parts.weights > 1;
   const alone = division === undefined || division.ranks === 1;
   return {
-    weights: (element * total) / parts.weights,
-    masterWeights: precision === "bf16" ? (4 * total) / parts.optimizer : 0,
+    // Where a rank holds all weights, it also holds those of the blocks in fp8, in both layouts.
+    weights:
+      (element * total) / parts.weights + (precision === "fp8" && !sharded ? fp8Bytes(model) : 0),
+    masterWeights: precision !== "fp32" ? (4 * total) / parts.optimizer : 0,
     gradients: (4 * total) / parts.weights,
     moments: (8 * total) / parts.optimizer,
     wholeGroups: sharded ? (element + 4) * slots : 0,
@@ -154,6 +156,12 @@ function planState(shape: MemoryShape, division: Division | undefined) {
       ? 0
       : inTransit(division, { total, slots, accumulates: (batch.accumulation ?? 1) > 1 }),
   };
+}
+
+/** Bytes of the blocks' weights in fp8, as rows and as columns. */
+function fp8Bytes(model: RunConfig["model"]): number {
+  const { parameters } = costOf(model);
+  return parameters ? 2 * (parameters.attention + parameters.feedForward) : 0;
 }
 
 function inTransit(

@@ -243,7 +243,7 @@ function workOf(
   const flops = flopsPerToken(model, data.sequenceLength).causal;
   // The optimizer reads fp32 gradients, weights (master) and moments, and writes weights and
   // moments; with bf16 it also writes the bf16 weights. The norm reads the gradients once more.
-  const bytesPerParameter = precision === "bf16" ? 34 : 32;
+  const bytesPerParameter = precision === "fp32" ? 32 : 34;
   const optimizerPerParameter = bytesPerParameter / (optimizerBandwidthShare * gpu.memoryBandwidth);
   const optimizer = optimizerPerParameter * parameterCount(model);
   const alone = { slowdown: 0, skew: 0 };

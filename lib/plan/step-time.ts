@@ -72,7 +72,7 @@ export function stepTime(
 ): StepTime {
   const queues = new StepQueues(work.together.slowdown);
   const strategy = strategyOf(division.parallel, queues, rings, {
-    weight: config.precision === "bf16" ? 2 : 4,
+    weight: config.precision === "fp32" ? 4 : 2,
     gradient: division.reduce === "bf16" ? 2 : 4,
   });
   const groups = groupsOf(config, strategy);

@@ -10,6 +10,7 @@ import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import type { LoadedConfig, RunConfig } from "../config/index.js";
 import { decidePrecision } from "../config/precision.js";
 import type { RecipeChange } from "../config/recipe.js";
+import { weightsDtype } from "../config/resolve.js";
 import { scheduleOf } from "../config/schedule.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, DataError } from "../core/errors.js";
@@ -403,13 +404,14 @@ async function build(
 ): Promise<{ model: LanguageModel; optimizer: AdamW }> {
   const { optimizer: options, guard } = config;
   const { checkpoint, device, cluster } = start;
-  const dtype = config.precision === "bf16" ? "bf16" : "f32";
+  const dtype = weightsDtype(config.precision);
   const parallel = cluster ? { parallel: cluster.strategy } : {};
   const model = config.lora
     ? await withAdapters(config, { device, dtype }, parallel)
     : await createModel(config.model, { device, ...parallel, dtype, seed: config.seed });
   opened.push(() => model.dispose());
   model.recompute = config.recompute;
+  model.fp8 = config.precision === "fp8";
   const optimizer = new AdamW(model.store, { ...pick(options), guard });
   opened.push(() => optimizer.dispose());
   if (checkpoint) {

@@ -165,7 +165,7 @@ describe("problems", () => {
     expect(found).toEqual({
       steps: "expected an integer from 1 to 1000000000, got 0 (line 1)",
       modell: "unknown option; did you mean model? (line 2)",
-      precision: 'expected one of auto, fp32, bf16, got "bf61"; did you mean bf16? (line 3)',
+      precision: 'expected one of auto, fp32, bf16, fp8, got "bf61"; did you mean bf16? (line 3)',
       "model.kvHeads": "3 does not divide model.heads 4 (allowed: 1, 2, 4) (line 4)",
       "data.train.a": "expected a number above 0, at most 1000000000, got -1 (line 6)",
       "data.train.b.c": "expected a number above 0, at most 1000000000, got NaN (line 6)",

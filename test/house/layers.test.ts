@@ -96,7 +96,9 @@ describe("the seven places of an operation", () => {
     expect(all).toMatch(new RegExp(`native(\\.|\\n\\s*\\.)${name}\\b|native\\[`));
   });
 
-  const helpers = ["index", "broadcast", "weight-gradient"];
+  // The fp8 files are what `model.fp8` is made of; test/ops/fp8.test.ts tests them together.
+  const fp8 = ["fp8", "fp8-linear", "fp8-weights"];
+  const helpers = ["index", "broadcast", "weight-gradient", ...fp8];
   const modules = filesUnder("lib/ops", /\.ts$/).map((path) =>
     (path.split("/").at(-1) as string).replace(/\.ts$/, ""),
   );

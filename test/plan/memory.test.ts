@@ -13,7 +13,7 @@ import { trainStep } from "../../lib/train/step.js";
 async function stepPeak(
   layers: number,
   recompute: "none" | "ffn" | "block",
-  precision: "bf16" | "fp32",
+  precision: "bf16" | "fp32" | "fp8",
   microBatch = 4,
   lora?: { rank: number; alpha: number; targets: LoraTarget[] },
 ): Promise<{ peak: number; planned: number }> {
@@ -29,11 +29,12 @@ async function stepPeak(
     // A recipe needs the folder of a model beside it.
     ...(lora && { lora }),
   };
-  const dtype = precision === "bf16" ? "bf16" : "f32";
+  const dtype = precision === "fp32" ? "f32" : "bf16";
   const before = memory().bytes;
   const base = await Llama.create(config.model, { dtype, seed: 1, training: !lora });
   const model = lora ? LoraModel.create(base, lora) : base;
   model.recompute = recompute;
+  model.fp8 = precision === "fp8";
   const { beta1, beta2, eps, weightDecay, decay } = config.optimizer;
   const optimizer = new AdamW(model.store, { beta1, beta2, eps, weightDecay, decay });
   const ids = Int32Array.from({ length: microBatch * 256 }, (_, i) => (i * 7919) % 4096);

@@ -309,6 +309,58 @@ const sweeps = {
       },
     );
   },
+  fp8() {
+    // Whole tiles of 128 x 128, parts of them, and one row.
+    const sizes = [
+      [1, 16],
+      [33, 144],
+      [130, 272],
+      [256, 128],
+      [300, 2048],
+      [40, 3072],
+      [5, 5632],
+    ];
+    for (const [rows, width] of sizes) {
+      const x = random([rows, width], "bf16");
+      const [maximum, scale] = [empty([1]), empty([1])];
+      const padded = Math.ceil(rows / 16) * 16;
+      const copy = (format, shape = [rows, width]) => [
+        empty(shape, format),
+        empty([shape[1], padded], format),
+      ];
+      ops.fp8Maximum(x, maximum);
+      for (const format of ["f8e4m3", "f8e5m2"]) {
+        const [asRows, columns] = copy(format);
+        ops.fp8Cast(x, maximum, asRows, columns, scale);
+        ops.fp8Cast(x, maximum, asRows, null, scale);
+        ops.fp8Cast(x, maximum, null, columns, scale);
+      }
+      const [asRows, columns] = copy("f8e4m3");
+      const [r, rstd, weight] = [
+        empty([rows, width], "bf16"),
+        empty([rows]),
+        random([width], "bf16"),
+      ];
+      ops.fp8RmsNormForward(x, x, weight, r, asRows, columns, scale, rstd, 1e-5);
+      ops.fp8RmsNormForward(x, null, weight, null, asRows, null, scale, rstd, 1e-5);
+
+      const [gateUp, slope] = [random([rows, 2 * width], "bf16"), empty([1])];
+      ops.fp8SwigluForward(gateUp, empty([rows, width], "bf16"), maximum, slope);
+      for (const format of ["f8e4m3", "f8e5m2"]) {
+        const [dRows, dColumns] = copy(format, [rows, 2 * width]);
+        ops.fp8SwigluBackward(x, maximum, gateUp, slope, dRows, dColumns, scale);
+        ops.fp8SwigluBackward(x, maximum, gateUp, slope, null, dColumns, scale);
+      }
+
+      const other = empty([32, width], "f8e4m3");
+      ops.fp8Cast(random([32, width], "bf16"), maximum, other, null, scale);
+      for (const dtype of dtypes) {
+        const c = filled([rows, 32], 0, dtype);
+        ops.fp8Gemm(asRows, scale, other, scale, c, true);
+        ops.fp8GemmAccumulate(asRows, scale, other, scale, c, false);
+      }
+    }
+  },
   linearCrossEntropy() {
     // Rows in registers, in registers and shared memory, odd rows, and rows too long to hold. The
     // last size but one has several chunks.

@@ -23,6 +23,8 @@ int type_of(DType dtype) {
     case DType::f32: return nccl::kFloat32;
     case DType::bf16: return nccl::kBfloat16;
     case DType::i32: return nccl::kInt32;
+    case DType::f8e4m3:
+    case DType::f8e5m2: break;
   }
   return -1;
 }

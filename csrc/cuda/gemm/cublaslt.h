@@ -35,6 +35,9 @@ struct HeuristicResult {
 constexpr int kCompute32F = 68, kCompute32FFastTF32 = 77;
 constexpr int kOperationN = 0, kOperationT = 1;
 constexpr int kDescTransA = 3, kDescTransB = 4;
+// Of products in fp8: pointers to a number that an operand is multiplied with, and whether the tensor
+// cores add up sums without widening them now and then.
+constexpr int kDescScaleA = 17, kDescScaleB = 18, kDescFastAccumulation = 25;
 constexpr int kLayoutBatchCount = 5, kLayoutBatchStride = 6;
 constexpr int kPreferenceWorkspaceBytes = 1, kPreferenceReductionSchemes = 3;
 constexpr int kPreferenceAlignmentA = 5, kPreferenceAlignmentB = 6, kPreferenceAlignmentC = 7, kPreferenceAlignmentD = 8;

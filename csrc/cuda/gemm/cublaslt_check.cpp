@@ -16,6 +16,8 @@ static_assert(sizeof(Status) == sizeof(cublasStatus_t) && CUBLAS_STATUS_SUCCESS 
 static_assert(kCompute32F == CUBLAS_COMPUTE_32F && kCompute32FFastTF32 == CUBLAS_COMPUTE_32F_FAST_TF32);
 static_assert(kOperationN == CUBLAS_OP_N && kOperationT == CUBLAS_OP_T);
 static_assert(kDescTransA == CUBLASLT_MATMUL_DESC_TRANSA && kDescTransB == CUBLASLT_MATMUL_DESC_TRANSB);
+static_assert(kDescScaleA == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER && kDescScaleB == CUBLASLT_MATMUL_DESC_B_SCALE_POINTER);
+static_assert(kDescFastAccumulation == CUBLASLT_MATMUL_DESC_FAST_ACCUM);
 static_assert(kLayoutBatchCount == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT);
 static_assert(kLayoutBatchStride == CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET);
 static_assert(kPreferenceWorkspaceBytes == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);

@@ -7,6 +7,7 @@
 // (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up
 // parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
 // same bits every time. Products with few rows have kernels of their own (few_rows.cu, gemv.cu).
+// Products in fp8 are made the same way, with a scale of each operand in device memory.
 //
 // Products of an evaluation come with ever new numbers of rows, and timing would take longer than
 // they do. With `independent_rows` the heuristics choose one algorithm, for many rows, and all
@@ -21,6 +22,7 @@
 #include <limits>
 
 #include "cuda/ops/cuda_ops.h"
+#include "cuda/ops/fp8.cuh"
 #include "cuda/gemm/gemm_context.h"
 #include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/gemv.h"
@@ -33,7 +35,7 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
-constexpr int kCandidates = 16;
+constexpr int kCandidates = 64;
 constexpr int64_t kManyRows = 8192;  // of a pass of an evaluation
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
 // Products below these sizes are not worth the milliseconds of timing.
@@ -46,7 +48,22 @@ void check_lt(lt::Status status, const char* call) {
   if (status != 0) throw Error("ERR_NATIVE", format("cuBLASLt's {} failed with status {}", call, status));
 }
 
-cudaDataType to_cuda(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType to_cuda(DType dtype) {
+  switch (dtype) {
+    case DType::bf16: return CUDA_R_16BF;
+    case DType::f8e4m3: return CUDA_R_8F_E4M3;
+    case DType::f8e5m2: return CUDA_R_8F_E5M2;
+    case DType::f32:
+    case DType::i32: break;
+  }
+  return CUDA_R_32F;
+}
+
+// Returns the part of a plan's key that names the dtypes.
+int64_t dtypes_of(const GemmShape& shape, const Fp8Operands* fp8) {
+  const int64_t dtypes = static_cast<int64_t>(shape.input) * 10 + static_cast<int64_t>(shape.output);
+  return fp8 ? dtypes + 100 * static_cast<int64_t>(fp8->b) + 1000 * static_cast<int64_t>(fp8->fast) : dtypes;
+}
 
 // Returns the largest power of two up to 16 that divides the address; no kernel asks for more.
 int64_t alignment_of(const void* pointer) {
@@ -112,7 +129,17 @@ void GemmContext::destroy(Plan& plan) const {
 
 // ---- plans --------------------------------------------------------------------------------------------------------
 
-GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b) const {
+void GemmContext::set_scales(const Plan& plan, const Fp8Operands& fp8) const {
+  // Our b is cuBLASLt's first operand.
+  const auto set = [&](int attribute, const float* scale) {
+    check_lt(lt_.MatmulDescSetAttribute(plan.desc, attribute, &scale, sizeof scale), "MatmulDescSetAttribute");
+  };
+  set(lt::kDescScaleA, fp8.b_scale);
+  set(lt::kDescScaleB, fp8.a_scale);
+}
+
+GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
+                                        const Fp8Operands* fp8) const {
   Plan plan;
   const int compute = shape.input == DType::f32 && tf32_ ? lt::kCompute32FFastTF32 : lt::kCompute32F;
   check_lt(lt_.MatmulDescCreate(&plan.desc, compute, CUDA_R_32F), "MatmulDescCreate");
@@ -122,6 +149,12 @@ GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperan
   };
   set_operation(lt::kDescTransA, b.transposed);
   set_operation(lt::kDescTransB, a.transposed);
+  if (fp8) {
+    set_scales(plan, *fp8);
+    const int8_t fast = fp8->fast;
+    check_lt(lt_.MatmulDescSetAttribute(plan.desc, lt::kDescFastAccumulation, &fast, sizeof fast),
+             "MatmulDescSetAttribute");
+  }
 
   // A row-major (rows, columns) matrix is a column-major (columns, rows) one.
   auto layout = [&](lt::MatrixLayout& result, DType dtype, int64_t rows, int64_t columns, bool shared) {
@@ -135,7 +168,7 @@ GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperan
     check_lt(lt_.MatrixLayoutSetAttribute(result, lt::kLayoutBatchStride, &stride, sizeof stride), "MatrixLayoutSetAttribute");
   };
   layout(plan.a, shape.input, a.transposed ? shape.k : shape.m, a.transposed ? shape.m : shape.k, a.shared);
-  layout(plan.b, shape.input, b.transposed ? shape.n : shape.k, b.transposed ? shape.k : shape.n, b.shared);
+  layout(plan.b, fp8 ? fp8->b : shape.input, b.transposed ? shape.n : shape.k, b.transposed ? shape.k : shape.n, b.shared);
   layout(plan.c, shape.output, shape.m, shape.n, false);
   return plan;
 }
@@ -182,12 +215,12 @@ std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, con
 }
 
 GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                                         bool accumulate) {
+                                         bool accumulate, const Fp8Operands* fp8) {
   const Key key = {shape.batch,
                    shape.m,
                    shape.n,
                    shape.k,
-                   static_cast<int64_t>(shape.input) * 10 + static_cast<int64_t>(shape.output),
+                   dtypes_of(shape, fp8),
                    a.transposed,
                    b.transposed,
                    a.shared,
@@ -203,7 +236,7 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
     for (auto& [old, plan] : plans_) destroy(plan);
     plans_.clear();
   }
-  Plan plan = describe(shape, a, b);
+  Plan plan = describe(shape, a, b, fp8);
   try {
     const std::string name = name_of_product(key);
     const auto known = shape.independent_rows ? one_for_all_rows(plan, key, shape, a, b)
@@ -281,8 +314,10 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
   return algorithms[static_cast<size_t>(chosen - times.begin())];
 }
 
-void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate) {
-  const Plan& plan = plan_for(shape, a, b, c, accumulate);
+void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,
+                           const Fp8Operands* fp8) {
+  const Plan& plan = plan_for(shape, a, b, c, accumulate, fp8);
+  if (fp8) set_scales(plan, *fp8);
   // Serves initcheck, which does not see the writes of cuBLASLt's kernels through TMA and would
   // report every reader of them.
   if (fills_ && !accumulate) {
@@ -313,7 +348,26 @@ void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor
                     {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
 }
 
+void checked_fp8_gemm(Stream& stream, const Tensor& a, const Tensor& a_scale, const Tensor& b, const Tensor& b_scale,
+                      const Tensor& c, bool fast, bool accumulate) {
+  const Fp8GemmSize size = check_fp8_gemm(a, a_scale, b, b_scale, c);
+  CudaStream& cuda = on_cuda(stream);
+  check_fp8_device(cuda);
+  LF_CHECK(aligned16({a.raw(), b.raw(), c.raw()}), "expected tensors that start at multiples of 16 bytes");
+  const Fp8Operands fp8 = {b.dtype, a_scale.data<float>(), b_scale.data<float>(), fast};
+  cuda.gemm().multiply({1, size.m, size.n, size.k, a.dtype, c.dtype}, {a.raw(), false}, {b.raw(), true}, c.raw(),
+                       accumulate, &fp8);
+}
+
 }  // namespace
+
+void fp8_gemm(Stream& stream, In a, In a_scale, In b, In b_scale, Out c, bool fast) {
+  checked_fp8_gemm(stream, a, a_scale, b, b_scale, c, fast, false);
+}
+
+void fp8_gemm_accumulate(Stream& stream, In a, In a_scale, In b, In b_scale, InOut c, bool fast) {
+  checked_fp8_gemm(stream, a, a_scale, b, b_scale, c, fast, true);
+}
 
 void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b, bool independent_rows) {
   checked_gemm(stream, a, b, c, transpose_a, transpose_b, false, independent_rows);

@@ -21,6 +21,14 @@ struct GemmShape {
   bool independent_rows = false;
 };
 
+// A product in fp8. The format of `a` is the shape's input; both operands have the summed axis
+// contiguous (a not transposed, b transposed) and are multiplied with their scales.
+struct Fp8Operands {
+  DType b;
+  const float *a_scale, *b_scale;  // on the device
+  bool fast;                       // sums within the tensor cores, with fewer bits than f32
+};
+
 // c (batch,m,n) = a (batch,m,k) · b (batch,k,n), or += with `accumulate`.
 void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate);

@@ -21,7 +21,8 @@ class GemmContext {
   GemmContext(const GemmContext&) = delete;
   GemmContext& operator=(const GemmContext&) = delete;
 
-  void multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate);
+  void multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,
+                const Fp8Operands* fp8 = nullptr);
 
  private:
   // Everything that the choice of an algorithm may depend on.
@@ -32,8 +33,10 @@ class GemmContext {
     lt::Algorithm algorithm = {};
   };
 
-  Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate);
-  Plan describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b) const;
+  Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,
+                 const Fp8Operands* fp8);
+  Plan describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, const Fp8Operands* fp8) const;
+  void set_scales(const Plan& plan, const Fp8Operands& fp8) const;
   std::vector<lt::Algorithm> heuristics(const Plan& plan, const Key& key) const;
   std::optional<lt::Algorithm> one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape, const GemmOperand& a,
                                                 const GemmOperand& b) const;

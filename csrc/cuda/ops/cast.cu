@@ -49,7 +49,10 @@ template <class From> void convert_from(CudaStream& cuda, const Tensor& x, const
     case DType::f32: return convert<From, float>(cuda, x, y);
     case DType::bf16: return convert<From, bfloat16>(cuda, x, y);
     case DType::i32: return convert<From, int32_t>(cuda, x, y);
+    case DType::f8e4m3:
+    case DType::f8e5m2: break;
   }
+  check_wide("y", y);
 }
 
 }  // namespace
@@ -66,7 +69,10 @@ void cast(Stream& stream, In x, Out y) {
     case DType::f32: return convert_from<float>(cuda, x, y);
     case DType::bf16: return convert_from<bfloat16>(cuda, x, y);
     case DType::i32: return convert_from<int32_t>(cuda, x, y);
+    case DType::f8e4m3:
+    case DType::f8e5m2: break;
   }
+  check_wide("x", x);
 }
 
 }  // namespace llamaforge::cuda

@@ -25,7 +25,7 @@ namespace {
 
 // Size of a chunk's logits and their gradient: large enough that a product fills the GPU and passes
 // over dweight are few.
-constexpr int64_t kChunkBytes = int64_t{512} << 20;
+constexpr int64_t kChunkBytes = int64_t{2} << 30;
 
 int64_t rows_per_chunk(int64_t rows, int64_t bytes_per_row) {
   const int64_t most = std::max<int64_t>(128, kChunkBytes / bytes_per_row / 128 * 128);

@@ -26,7 +26,14 @@ static inline void check_dtype(const char* argument, const Tensor& tensor, DType
 }
 
 static inline void check_float(const char* argument, const Tensor& tensor) {
-  if (tensor.dtype == DType::i32) throw_dtype(argument, "f32 or bf16", tensor.dtype);
+  if (tensor.dtype != DType::f32 && tensor.dtype != DType::bf16) {
+    throw_dtype(argument, "f32 or bf16", tensor.dtype);
+  }
+}
+
+// Refuses the formats of 8 bits, which only the fp8_ ops take.
+static inline void check_wide(const char* argument, const Tensor& tensor) {
+  if (is_fp8(tensor.dtype)) throw_dtype(argument, "f32, bf16 or i32", tensor.dtype);
 }
 
 static inline void check_shape(const char* argument, const Tensor& tensor, const Shape& expected) {
@@ -46,7 +53,9 @@ static inline void with_float(const char* argument, const Tensor& tensor, const 
   switch (tensor.dtype) {
     case DType::f32: return body.template operator()<float>();
     case DType::bf16: return body.template operator()<bfloat16>();
-    case DType::i32: break;
+    case DType::i32:
+    case DType::f8e4m3:
+    case DType::f8e5m2: break;
   }
   throw_dtype(argument, "f32 or bf16", tensor.dtype);
 }

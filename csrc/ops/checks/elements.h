@@ -11,6 +11,7 @@ namespace llamaforge {
 // Each device's plan checks that the shapes broadcast.
 static inline void check_binary(const std::string& kind, bool compares, const Tensor& a, const Tensor& b,
                                 const Tensor& y) {
+  check_wide("a", a);
   const bool mixed = a.dtype != b.dtype;
   const bool number_beside_bf16 = (a.dtype == DType::f32 && a.numel() == 1 && b.dtype == DType::bf16) ||
                                   (b.dtype == DType::f32 && b.numel() == 1 && a.dtype == DType::bf16);
@@ -19,7 +20,10 @@ static inline void check_binary(const std::string& kind, bool compares, const Te
   LF_CHECK(y.dtype == result, "{} of {} gives {}, not {}", kind, name_of(a.dtype), name_of(result), name_of(y.dtype));
 }
 
-static inline void check_unary(const Tensor& x, const Tensor& y) { check_like("y", y, x); }
+static inline void check_unary(const Tensor& x, const Tensor& y) {
+  check_wide("x", x);
+  check_like("y", y, x);
+}
 
 static inline void check_unary_backward(const Tensor& dy, const Tensor& x, const Tensor& dx) {
   check_float("x", x);

@@ -15,10 +15,12 @@ static inline void check_whole(const char* name, double value) {
 }
 
 static inline void check_fill(const Tensor& x, double value) {
+  check_wide("x", x);
   if (x.dtype == DType::i32) check_whole("value", value);
 }
 
 static inline void check_arange(const Tensor& x, double start, double step) {
+  check_wide("x", x);
   if (x.dtype != DType::i32) return;
   check_whole("start", start);
   check_whole("step", step);

@@ -19,7 +19,7 @@ static inline GemmSize check_gemm(const Tensor& a, const Tensor& b, const Tensor
   LF_CHECK(a.rank() >= 2 && b.rank() >= 2 && c.rank() >= 2, "expected matrices, got shapes {}, {} -> {}",
            to_string(a.shape), to_string(b.shape), to_string(c.shape));
   const bool to_f32 = a.dtype == DType::f32 && c.dtype == DType::f32;
-  const bool to_either = a.dtype == DType::bf16 && c.dtype != DType::i32;
+  const bool to_either = a.dtype == DType::bf16 && (c.dtype == DType::f32 || c.dtype == DType::bf16);
   if (a.dtype != b.dtype || !(to_f32 || to_either)) {
     throw Error("ERR_DTYPE", format("expected f32·f32 -> f32 or bf16·bf16 -> bf16 or f32, got {}·{} -> {}",
                                     name_of(a.dtype), name_of(b.dtype), name_of(c.dtype)));

@@ -19,6 +19,7 @@ static inline void check_index(const Tensor& whole, const Tensor& index, int64_t
 }
 
 static inline void check_gather(const Tensor& x, const Tensor& index, const Tensor& y, int64_t axis) {
+  check_wide("x", x);
   check_shape("y", y, index.shape);
   check_dtype("y", y, x.dtype);
   check_index(x, index, axis);
@@ -44,6 +45,7 @@ static inline void check_block(const Tensor& whole, const Tensor& block, const I
 }
 
 static inline void check_permute(const Tensor& x, const Tensor& y, const IntList& permutation) {
+  check_wide("x", x);
   LF_CHECK(permutation.size() == x.shape.size(), "{} axes for x {}", permutation.size(), to_string(x.shape));
   std::vector<bool> seen(permutation.size());
   Shape expected;
@@ -59,6 +61,7 @@ static inline void check_permute(const Tensor& x, const Tensor& y, const IntList
 
 // Each device's plan checks that the shapes broadcast.
 static inline void check_where(const Tensor& condition, const Tensor& a, const Tensor& b, const Tensor& y) {
+  check_wide("y", y);
   check_dtype("condition", condition, DType::i32);
   check_dtype("a", a, y.dtype);
   check_dtype("b", b, y.dtype);

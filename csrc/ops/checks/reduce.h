@@ -12,6 +12,7 @@ struct Reduction {
 };
 
 static inline Reduction check_reduce(const Tensor& x, const Tensor& y, const IntList& axes) {
+  check_wide("x", x);
   Reduction reduction;
   reduction.is_reduced.resize(x.shape.size());
   for (int64_t axis : axes) {

@@ -1,6 +1,14 @@
 // Loss and gradients of a PEFT adapter, for compare_lora.py: node lora-gradients.mjs BASE ADAPTER IO OUT
-import { empty, loadModel, loraTargets, LoraModel, readSafetensors, writeSafetensors } from "../../dist/index.js";
+
 import { loadWeights } from "../../dist/checkpoint/model.js";
+import {
+  empty,
+  LoraModel,
+  loadModel,
+  loraTargets,
+  readSafetensors,
+  writeSafetensors,
+} from "../../dist/index.js";
 
 const [base, adapter, io, out] = process.argv.slice(2);
 const { readFileSync } = await import("node:fs");

@@ -32,7 +32,7 @@ export interface NormLinearOptions {
  * @param skip       of x's shape and dtype, or null
  * @param normWeight (in) f32 or bf16
  * @param weight     (out, in) of x's dtype; with `swiglu`, gate and up below each other
- * @returns [sum, y]: x's shape, and (..., out), with `swiglu` (..., out / 2), both of x's dtype.
+ * @returns sum and y: x's shape, and (..., out), with `swiglu` (..., out / 2), both of x's dtype.
  *   Without skip, sum is x itself
  * @throws ShapeError, DTypeError, DeviceError, ArgumentError for arguments that do not fit
  */

@@ -50,7 +50,9 @@ function pathsIn(text: string): string[] {
 /** `<op>` stands for any operation and `*` for any text. */
 function exists(path: string): boolean {
   let found = [root];
-  for (const part of path.replaceAll("<op>", "unary").split("/").filter(Boolean)) {
+  // An installed package has the repository's folders.
+  const own = path.replace(/^node_modules\/llamaforge\//, "");
+  for (const part of own.replaceAll("<op>", "unary").split("/").filter(Boolean)) {
     const [before, after] = part.split("*") as [string, string | undefined];
     const match = (name: string) => name.startsWith(before) && name.endsWith(after ?? "");
     found = found

@@ -162,11 +162,14 @@ export class Block extends Module {
     return [y, out];
   }
 
-  /** Whether the layer has neither biases nor norms of heads. */
+  /** Whether the layer has neither biases nor norms of heads nor adapters. */
   get #isPlain(): boolean {
     const { attention, feedForward } = this;
     const linears = [attention.qkv, attention.output, feedForward.gateUp, feedForward.down];
-    return attention.queryNorm === null && linears.every(({ bias }) => bias === null);
+    return (
+      attention.queryNorm === null &&
+      linears.every(({ bias, adapter }) => bias === null && adapter === null)
+    );
   }
 
   /** `forward` over a paged cache with fewer, larger operations. */

@@ -60,7 +60,7 @@ const faults: [string, (folder: string) => Promise<unknown>, RegExp][] = [
   [
     "a later version",
     edit((json) => {
-      json.version = 2;
+      json.version = 3;
     }),
     /version: /,
   ],

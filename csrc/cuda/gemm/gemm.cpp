@@ -201,7 +201,7 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
 std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape,
                                                            const GemmOperand& a, const GemmOperand& b) const {
   shape.m = kManyRows;
-  Plan many = describe(shape, a, b);
+  Plan many = describe(shape, a, b, nullptr);
   const auto algorithms = heuristics(many, key);
   destroy(many);
   for (const lt::Algorithm& algorithm : algorithms) {

@@ -133,7 +133,9 @@ async function configTarget(root, library, file) {
   const configs = join(root, "configs");
   const seeds = readdirSync(configs)
     .filter((name) => name.endsWith(".yaml"))
-    .map((name) => readFileSync(join(configs, name)));
+    .map((name) => readFileSync(join(configs, name)))
+    // Each seed must load as it stands; one that begins with a model needs the model's folder.
+    .filter((text) => !/^init:/m.test(text.toString()));
   return {
     "config.yaml": { seeds, run: async (bytes) => void loadConfig(file("config.yaml", bytes)) },
   };

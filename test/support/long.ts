@@ -40,6 +40,7 @@ export const longTests = [
     "volume",
   ),
   "test/cli/bench-programs.test.ts",
+  "test/cli/bench.test.ts",
   "test/cli/odd-files.test.ts",
   "test/cli/start-signals.test.ts",
   "test/cuda/arena.test.ts",
@@ -49,5 +50,6 @@ export const longTests = [
   "test/io/fuzz-driver.test.ts",
   "test/ops/teams.test.ts",
   "test/package/install.test.ts",
+  "test/report/html.test.ts",
   "test/serve/storm.test.ts",
 ];

@@ -70,7 +70,6 @@ const courses = {
     "docs/quickstart.md",
     "docs/resume.md",
     "docs/watching.md",
-    "docs/fine-tune.md",
     "docs/embed.md",
     "docs/custom-models.md",
     "docs/recipes.md",

@@ -18,6 +18,7 @@ import { type GgufTensor, type GgufValue, writeGguf } from "./gguf-file.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
 import { readFloats, readFolderModel } from "./read-model.js";
 
+/** Options of `exportGguf`. */
 export interface ExportGgufOptions {
   /** Type of the matrices: `f32`, `f16`, `bf16`, `q8_0` or `q4_0`. Default: "f16". */
   type?: GgufType;

@@ -29,6 +29,7 @@ const companions = [
 ];
 const companionBytesLimit = 2 ** 28;
 
+/** Options of `exportHuggingFace`. */
 export interface ExportHuggingFaceOptions {
   /** Type of all weights. Default: "bfloat16". */
   dtype?: ExportDtype;

@@ -12,6 +12,7 @@ import { add, matmul, mul } from "../ops/index.js";
 import { type ExportDtype, exportDtypes, writeFolder } from "./hugging-face.js";
 import { readFloats, readFolderModel } from "./read-model.js";
 
+/** Options of `mergeAdapter`. */
 export interface MergeAdapterOptions {
   /** Folder of the model that the adapter belongs to. Default: the one that the adapter names. */
   base?: string;

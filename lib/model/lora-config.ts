@@ -10,6 +10,7 @@ export const loraTargets = [
   "up_proj",
   "down_proj",
 ] as const;
+/** A matrix of a block, by the last part of its file's name. */
 export type LoraTarget = (typeof loraTargets)[number];
 
 /** Settings of low-rank adapters. */

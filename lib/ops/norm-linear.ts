@@ -17,6 +17,7 @@ import { linear } from "./linear.js";
 import { addRmsNorm, rmsNorm } from "./rms-norm.js";
 import { swiglu } from "./swiglu.js";
 
+/** Options of `normLinear`. */
 export interface NormLinearOptions {
   /** Of the norm. Default: 1e-5. */
   eps?: number;

@@ -45,6 +45,7 @@ class FakeStream final : public Stream {
   void set_memory_limit(uint64_t) override {}
   int threads() const override { return 1; }
   void close() override {}
+  void replay(std::shared_ptr<Recording>) override {}
 };
 
 class EndlessWork final : public CollectiveWork {

@@ -81,7 +81,8 @@ export {
   type MixtureSource,
   type Place as WindowPlace,
 } from "./data/mixture.js";
-export { type DatasetOptions, TokenDataset } from "./data/shards.js";
+export { type DatasetChats, type DatasetOptions, TokenDataset } from "./data/shards.js";
+export type { SpannedIds, SpannedText } from "./data/spanned-text.js";
 export type { TextStream } from "./data/text-stream.js";
 export {
   type DecodeOptions,
@@ -90,6 +91,7 @@ export {
   type VocabularyOfModel,
 } from "./data/tokenizer.js";
 export { verifyDataset } from "./data/verify.js";
+export type { WindowRows } from "./data/windows.js";
 export { type DocumentMarks, documentStarts } from "./data/windows.js";
 export { Cluster, type ClusterOptions } from "./dist/cluster.js";
 export {
@@ -152,7 +154,7 @@ export {
 export { type MergeAdapterOptions, mergeAdapter } from "./export/merge.js";
 export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
 export type { ChatMessage } from "./generate/chat-messages.js";
-export { ChatTemplate, type RenderOptions } from "./generate/chat-template.js";
+export { type ChatSource, ChatTemplate, type RenderOptions } from "./generate/chat-template.js";
 export {
   type AnswerOptions,
   Engine,

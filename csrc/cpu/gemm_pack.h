@@ -96,8 +96,8 @@ class FetchAhead {
   int64_t stride_, row_bytes_, rows_, done_ = 0;
 };
 
-// Columns of `from` become the rows of blocks: out[block][step * kBlockRows + row]. Whole vectors are stored where there are
-// any; what they write beyond a block's row is written again by the next step.
+// Columns of `from` become the rows of blocks: out[block][step * kBlockRows + row]. Whole vectors are
+// stored where they fit; the next step overwrites the numbers beyond a block's row.
 template <class T> void copy_steps(Stored<T> from, int64_t steps, int64_t rows, float* out) {
   static_assert(kLanes >= kBlockRows);
   constexpr int64_t kAtOnce = 32;

@@ -1,14 +1,17 @@
 // Matrix products in f32 arithmetic, of f32 or bf16 operands (Goto & van de Geijn 2008):
 //
-//   b is packed into panels as wide as a register block, kDepth of its steps at a time; rows of a are multiplied with those
-//   panels. Rows of f32 are read where they are stored; others are packed too, which widens bf16 and turns transposed
-//   operands, so neither exists as a whole in f32.
-//   A task with many rows packs b for itself. Where the team's tasks would have too few, it packs b together before.
-//   Whatever a product reads next is fetched into the cache during the one before.
+//   b is packed into panels as wide as a register block, kDepth of its steps at a time; rows of a are
+//   multiplied with those panels. Rows of f32 are read where they are stored; others are packed too,
+//   which widens bf16 and turns transposed operands, so neither exists as a whole in f32.
+//   A task with many rows packs b for itself. Where the team's tasks would have too few rows, the team
+//   packs b together before.
+//   A product's next operands are fetched into the cache during the product before.
 //
-// A product of few rows with a transposed b (a generated token) reads b where it is instead, as dot products.
+// A product of few rows with a transposed b (a generated token) reads b where it is stored, as dot
+// products, unless its rows must be independent of their number.
 //
-// No sum is divided between threads, and all add the same blocks of k in the same order: tasks may be cut as it suits the team.
+// No sum is divided between threads, and all threads add the same blocks of k in the same order, so
+// tasks may be cut as it suits the team.
 #include "cpu/gemm_packed.h"
 
 #include <algorithm>

@@ -32,7 +32,7 @@ export interface Spread {
   p99: number;
 }
 
-/** What a server did at one rate of arrivals. */
+/** Latencies and throughput of a server at one rate of arrivals. */
 export interface ServeRow {
   /** Requests a second that were sent. */
   rate: number;

@@ -224,7 +224,7 @@ export class Tensor {
     }
   }
 
-  /** The same numbers of 4 bytes, read as another dtype. @internal */
+  /** A view of this memory as another dtype of 4 bytes, without a conversion. @internal */
   bits(dtype: DType): Tensor {
     this.checkAlive("bits");
     try {

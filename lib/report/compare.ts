@@ -1,6 +1,4 @@
 /** Several runs beside each other: one page with a line for each run. */
-import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { basename, dirname, resolve } from "node:path";
 import { UsageError } from "../core/errors.js";
 import { makeFolder } from "../files/make-folder.js";
@@ -8,6 +6,7 @@ import { replaceFile } from "../files/replace-file.js";
 import { formatDuration } from "../plan/format.js";
 import { chartData, type RunRecord, readRun, summarise } from "./events.js";
 import { embedJson, escapeHtml } from "./html.js";
+import { pageAssets } from "./page-assets.js";
 
 /** More lines cannot be told apart. */
 const mostRuns = 8;
@@ -48,17 +47,8 @@ export async function renderComparison(
   runs: readonly RunRecord[],
   names: readonly string[],
 ): Promise<string> {
-  const asset = (name: string) =>
-    readFile(new URL(`../../assets/report/${name}`, import.meta.url), "utf8");
-  const uplot = (name: string) =>
-    readFile(createRequire(import.meta.url).resolve(`uplot/${name}`), "utf8");
-  const [chartScript, chartStyle, chartLicence, pageScript, pageStyle] = await Promise.all([
-    uplot("dist/uPlot.iife.min.js"),
-    uplot("dist/uPlot.min.css"),
-    uplot("LICENSE"),
-    asset("compare.js"),
-    asset("report.css"),
-  ]);
+  const { chartScript, chartStyle, chartLicence, pageScript, pageStyle } =
+    await pageAssets("compare.js");
   const data = runs.map((run, i) => {
     const { step, tokens, loss, validation, lr, tokensPerSecond } = chartData(
       run.steps,

@@ -1,5 +1,3 @@
-import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { expectUnmoved } from "../checkpoint/moved.js";
 import { describeOption, type RunConfig } from "../config/index.js";
@@ -21,6 +19,7 @@ import {
   samplesByStep,
   summarise,
 } from "./events.js";
+import { pageAssets } from "./page-assets.js";
 
 function pathOf(folder: string): string {
   checkPath("writeReport", "folder", folder);
@@ -60,17 +59,8 @@ export async function writeReport(
  * @param liveScript code of a page that a server keeps up to date
  */
 export async function renderReport(run: RunRecord, liveScript = ""): Promise<string> {
-  const asset = (name: string) =>
-    readFile(new URL(`../../assets/report/${name}`, import.meta.url), "utf8");
-  const uplot = (name: string) =>
-    readFile(createRequire(import.meta.url).resolve(`uplot/${name}`), "utf8");
-  const [chartScript, chartStyle, chartLicence, pageScript, pageStyle] = await Promise.all([
-    uplot("dist/uPlot.iife.min.js"),
-    uplot("dist/uPlot.min.css"),
-    uplot("LICENSE"),
-    asset("report.js"),
-    asset("report.css"),
-  ]);
+  const { chartScript, chartStyle, chartLicence, pageScript, pageStyle } =
+    await pageAssets("report.js");
   const { config } = run.info;
   const data = { ...chartData(run.steps), clip: config.optimizer.clip };
   return `<!doctype html>

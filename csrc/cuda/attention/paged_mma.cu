@@ -126,8 +126,8 @@ __device__ __forceinline__ void read_queries(const Call& c, const TokenOf& token
   }
 }
 
-// What a unit's warps leave for each other in shared memory, and units in global memory: per row the
-// maximum, the sum and kSize outputs.
+// Floats of a row's partial result: the maximum, the sum and kSize outputs. The warps of a unit
+// exchange such lines in shared memory, and units in global memory.
 template <int kSize>
 constexpr int kLine = kSize + 2;
 
@@ -294,7 +294,8 @@ void launch_step(CudaStream& cuda, const Call& c) {
   const size_t bytes = static_cast<size_t>(kParts) * c.call.group() * kLine<kSize> * sizeof(float);
   const auto kernel = paged_step_kernel<kSize, kStepWarps>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  // As the products before and after it (few_rows.cu), so that they run beside each other.
+  // The products before and after this kernel (few_rows.cu) ask for the same division of the L1 cache;
+  // kernels with different divisions do not run beside each other.
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                      static_cast<int>(cudaSharedmemCarveoutMaxShared)));
   const auto settled = [&](const void* memory) { return !memory || cuda.unwritten(memory); };

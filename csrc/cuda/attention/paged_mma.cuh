@@ -149,7 +149,7 @@ struct KeysInMemory {
   }
 };
 
-// The same keys, all on their way at once.
+// A unit's keys and values in registers, for which all loads are in flight at once.
 template <int kSize>
 struct KeysInRegisters {
   static constexpr int kGroups = kKeys / 16, kBlocks = kSize / 32, kWide = kSize / 64;

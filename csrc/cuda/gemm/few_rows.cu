@@ -268,8 +268,8 @@ finish_tile<kSwiglu, kColumns>(sum, sums[buffer], y, output, end_output, sizes);
 
 // ---- Hopper -------------------------------------------------------------------------------------------------------
 
-// The same, with w on its way to shared memory by the copy engine: what is in flight takes neither
-// registers nor the L1 cache, whose size is the limit of the kernel above. A stage is a tile of
+// The kernel above for Hopper, whose copy engine brings w to shared memory: loads in flight take
+// neither registers nor the L1 cache, whose size limits the kernel above. A stage is a tile of
 // kStageColumns columns. A warp that has used a stage refills the stage before it, which the other
 // warps have left by then.
 constexpr int kStageColumns = 512, kStagePitch = kStageColumns + kRowPad, kMostStages = 12;

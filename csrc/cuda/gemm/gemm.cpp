@@ -42,7 +42,12 @@ constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with
 constexpr double kFlopsWorthTiming = 1 << 28;
 constexpr double kBytesWorthTiming = 8 << 20;
 constexpr float kMillisecondsPerCandidate = 3;
-constexpr float kSameSpeed = 1.01f;  // of candidates this close the earliest is taken: noise must not choose
+// Of finalists this close the earliest is taken, so that noise does not choose.
+constexpr float kSameSpeed = 1.003f;
+// Offers within this factor of the fastest are timed again, in turns.
+constexpr float kWorthAnotherLook = 1.05f;
+constexpr size_t kMostFinalists = 8;
+constexpr int kRounds = 10;
 
 void check_lt(lt::Status status, const char* call) {
   if (status != 0) throw Error("ERR_NATIVE", format("cuBLASLt's {} failed with status {}", call, status));
@@ -299,19 +304,47 @@ float GemmContext::time(Plan& plan, const lt::Algorithm& algorithm, const void* 
   return milliseconds / static_cast<float>(times);
 }
 
-lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms, const GemmOperand& a,
-                                   const GemmOperand& b, void* c, bool accumulate) {
-  std::vector<float> times;
-  for (const lt::Algorithm& algorithm : algorithms) {
-    time(plan, algorithm, a.data, b.data, c, accumulate, 1);  // loads the algorithm's code
-    const float once = time(plan, algorithm, a.data, b.data, c, accumulate, 1);
-    const int repeats = static_cast<int>(std::clamp(kMillisecondsPerCandidate / once, 0.0f, 50.0f));
-    times.push_back(repeats > 1 ? time(plan, algorithm, a.data, b.data, c, accumulate, repeats) : once);
+// Times all offers once, then the fastest ones again in turns. A single timing misses by up to 3%,
+// because the GPU's clock follows its temperature and power; turns see the same clocks.
+lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms,
+                                   const GemmOperand& a, const GemmOperand& b, void* c,
+                                   bool accumulate) {
+  struct Candidate {
+    size_t place;  // in `algorithms`
+    int repeats;
+    float milliseconds;
+  };
+  std::vector<Candidate> candidates;
+  for (size_t place = 0; place < algorithms.size(); ++place) {
+    const auto run_once = [&] { return time(plan, algorithms[place], a.data, b.data, c, accumulate, 1); };
+    run_once();  // loads the algorithm's code
+    const float once = run_once();
+    if (std::isinf(once)) continue;
+    const int repeats = static_cast<int>(std::clamp(kMillisecondsPerCandidate / once, 1.0f, 50.0f));
+    const float often = time(plan, algorithms[place], a.data, b.data, c, accumulate, repeats);
+    candidates.push_back({place, repeats, std::min(once, often)});
   }
-  const float best = *std::min_element(times.begin(), times.end());
-  if (std::isinf(best)) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
-  const auto chosen = std::find_if(times.begin(), times.end(), [&](float t) { return t <= best * kSameSpeed; });
-  return algorithms[static_cast<size_t>(chosen - times.begin())];
+  if (candidates.empty()) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
+
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Candidate& x, const Candidate& y) { return x.milliseconds < y.milliseconds; });
+  const float limit = candidates.front().milliseconds * kWorthAnotherLook;
+  while (candidates.size() > kMostFinalists || candidates.back().milliseconds > limit) candidates.pop_back();
+  for (Candidate& finalist : candidates) finalist.milliseconds = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    for (Candidate& finalist : candidates) {
+      finalist.milliseconds +=
+          time(plan, algorithms[finalist.place], a.data, b.data, c, accumulate, finalist.repeats);
+    }
+  }
+  const float best = std::min_element(candidates.begin(), candidates.end(), [](const Candidate& x, const Candidate& y) {
+                       return x.milliseconds < y.milliseconds;
+                     })->milliseconds;
+  size_t chosen = algorithms.size();
+  for (const Candidate& finalist : candidates) {
+    if (finalist.milliseconds <= best * kSameSpeed) chosen = std::min(chosen, finalist.place);
+  }
+  return algorithms[chosen];
 }
 
 void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,

@@ -86,12 +86,17 @@ describe("eval", () => {
     const limited = (out: string, blocks: number, ...args: string[]) => {
       const given = ["eval", model, "--data", data, "--out", join(folder, out), ...args];
       const shell = `ulimit -f ${blocks}; exec "$0" "$@"`;
-      const options = { stdio: ["ignore", "pipe", "pipe"] } as const;
       return new Promise<{ code: number | null; stdout: string; stderr: string }>((resolve) => {
-        const child = spawn("sh", ["-c", shell, process.execPath, cliFile, ...given], options);
+        const child = spawn("sh", ["-c", shell, process.execPath, cliFile, ...given], {
+          stdio: ["ignore", "pipe", "pipe"],
+        });
         let [stdout, stderr] = ["", ""];
-        child.stdout.on("data", (chunk: Buffer) => (stdout += chunk));
-        child.stderr.on("data", (chunk: Buffer) => (stderr += chunk));
+        child.stdout.on("data", (chunk: Buffer) => {
+          stdout += chunk;
+        });
+        child.stderr.on("data", (chunk: Buffer) => {
+          stderr += chunk;
+        });
         child.on("close", (code) => resolve({ code, stdout, stderr }));
       });
     };

@@ -240,6 +240,18 @@ describe("errors name file and setting", () => {
     expect(() => likelihoodRequests(task, { c: {} }, bare)).toThrow("c.d is undefined");
   });
 
+  test("for a number of answers or tokens that cannot be", async () => {
+    const file = join(folder, "numbers.yaml");
+    const start = `${head}doc_to_text: a\ndoc_to_target: b\n`;
+    for (const [wrong, field] of [
+      ["repeats: 0", "repeats"],
+      ["generation_kwargs: {max_gen_toks: 1.5}", "maxTokens"],
+    ]) {
+      writeFileSync(file, `${start}${wrong}\n`);
+      await expect(selectTasks(file)).rejects.toThrow(`${file}.${field}`);
+    }
+  });
+
   test("for a column of choices that the row lacks", async () => {
     const task = await read<ChoiceTask>(`${choice}doc_to_choice: options\n`);
     expect(() => likelihoodRequests(task, { a: "x", b: 0 }, bare)).toThrow(

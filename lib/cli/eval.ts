@@ -3,7 +3,7 @@ import { readdir, realpath, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, CommanderError, Option } from "commander";
 import { parseDevice } from "../core/device.js";
-import { exitCodes, UsageError } from "../core/errors.js";
+import { exitCodes, LlamaForgeError, UsageError } from "../core/errors.js";
 import { exitAtOnce } from "../core/exit.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
@@ -114,7 +114,11 @@ async function evaluateFolder(
       signal: abort.signal,
       onProgress: (progress) => display?.update(progress),
       stored: ({ task, asked }) => stored(task.name, asked),
-      onTask: (task) => journal?.write(task),
+      onTask: async (task) => {
+        await journal?.write(task).catch((error: Error) => {
+          throw cannotKeep(out as string, task.name, error);
+        });
+      },
     });
   } catch (error) {
     cluster?.fail(error as Error);
@@ -148,10 +152,6 @@ async function report(
     import("../eval/published.js"),
     import("../plan/format.js"),
   ]);
-  if (out !== undefined) {
-    const { writeResults } = await import("../eval/write-results.js");
-    await writeResults(out, results);
-  }
   print(`${scoreTable(results)}\n`);
   for (const note of [cutNote(results), rowsNote(results)]) {
     if (note !== null) print(`\n${note}\n`);
@@ -166,7 +166,13 @@ async function report(
   }
   const tasks = Object.keys(results["n-samples"]).length;
   print(`\n${tasks} ${tasks === 1 ? "task" : "tasks"} in ${formatDuration(seconds)}\n`);
-  if (out !== undefined) print(`written to ${out}\n`);
+  // The scores are on the screen already if their file cannot be written.
+  if (out === undefined) return;
+  const { writeResults } = await import("../eval/write-results.js");
+  await writeResults(out, results).catch((error: Error) => {
+    throw cannotWrite(out, error, keptIn(out));
+  });
+  print(`written to ${out}\n`);
 }
 
 function secondsSince(started: number): number {
@@ -185,8 +191,19 @@ async function expectFree(file: string, overwrite: boolean): Promise<void> {
   throw new UsageError(`--out ${file} exists; --overwrite replaces it`);
 }
 
-function cannotWrite(out: string, cause: Error): UsageError {
-  return new UsageError(`--out ${out}: cannot write there: ${cause.message}`, { cause });
+function cannotWrite(out: string, cause: Error, help = ""): UsageError {
+  return new UsageError(`--out ${out}: cannot write there: ${cause.message}${help}`, { cause });
+}
+
+function cannotKeep(out: string, task: string, cause: Error): UsageError {
+  return new UsageError(
+    `--out ${out}: cannot keep the scores of ${task}: ${cause.message}${keptIn(out)}`,
+    { cause },
+  );
+}
+
+function keptIn(out: string): string {
+  return `. The tasks finished so far are in ${out}.unfinished; the same command goes on from them`;
 }
 
 async function openJournal(
@@ -202,7 +219,10 @@ async function openJournal(
   await makeFolder(dirname(out)).catch((error: Error) => {
     throw cannotWrite(out, error);
   });
-  return await EvaluationJournal.open(`${out}.unfinished`, identity, startOver);
+  const folder = `${out}.unfinished`;
+  return await EvaluationJournal.open(folder, identity, startOver).catch((error: Error) => {
+    throw error instanceof LlamaForgeError ? error : cannotWrite(out, error);
+  });
 }
 
 /**

@@ -4,10 +4,11 @@ import {
   checkChoice,
   checkFunction,
   checkInteger,
+  checkNumber,
   checkObject,
   checkString,
 } from "../core/check-values.js";
-import type { Task, TaskGroup } from "./task.js";
+import type { GenerationTask, Task, TaskGroup } from "./task.js";
 
 const kinds = ["choice", "continuation", "text", "generation"] as const;
 
@@ -58,8 +59,25 @@ export function checkTask(op: string, name: string, value: unknown): asserts val
     if (method !== undefined) checkFunction(op, `${name}.${field}`, method);
   }
   if (task.kind === "generation") {
-    checkArray(op, `${name}.until`, task.until, "an array of texts");
-    checkInteger(op, `${name}.maxTokens`, task.maxTokens, { min: 1 });
+    checkAnswers(op, name, task as GenerationTask);
+  }
+}
+
+/** How a generation task's answers are written. */
+function checkAnswers(op: string, name: string, task: GenerationTask): void {
+  const { until, maxTokens, repeats = 1, temperature = 0, topP = 1, filters = [] } = task;
+  checkArray(op, `${name}.until`, until, "an array of texts");
+  for (const [index, text] of until.entries()) checkString(op, `${name}.until[${index}]`, text);
+  checkInteger(op, `${name}.maxTokens`, maxTokens, { min: 1 });
+  checkInteger(op, `${name}.repeats`, repeats, { min: 1 });
+  checkNumber(op, `${name}.temperature`, temperature, { min: 0 });
+  checkNumber(op, `${name}.topP`, topP, { min: 0, max: 1 });
+  if (topP === 0) throw argumentError(op, "a number above 0", `${name}.topP`, topP);
+  checkArray(op, `${name}.filters`, filters, "an array of filters");
+  for (const [index, filter] of filters.entries()) {
+    checkObject(op, `${name}.filters[${index}]`, filter, "{ name, apply }");
+    checkString(op, `${name}.filters[${index}].name`, filter.name);
+    checkFunction(op, `${name}.filters[${index}].apply`, filter.apply);
   }
 }
 

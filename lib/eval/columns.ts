@@ -20,12 +20,13 @@ export function textsColumn(row: Row, name: string): readonly string[] {
 }
 
 /**
- * An integer, which may be written as a text ("3").
+ * An integer, which may be written as a text ("3"). True and false are 1 and 0, as in Python.
  * @throws DataError if the column is neither
  */
 export function integerColumn(row: Row, name: string): number {
   const value = row[name];
   if (Number.isSafeInteger(value)) return value as number;
+  if (typeof value === "boolean") return Number(value);
   if (typeof value === "string" && /^-?\d{1,15}$/.test(value)) return Number(value);
   throw wrongColumn(name, "an integer", value);
 }

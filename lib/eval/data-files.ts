@@ -1,4 +1,4 @@
-import { lstat, readdir } from "node:fs/promises";
+import { lstat, readdir, stat } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { DataError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
@@ -121,6 +121,16 @@ export async function findSplit(
     if (found !== null) return { ...found, files: found.files.map((path) => join(folder, path)) };
   }
   return null;
+}
+
+/** @throws DataError if the folder of all data sets does not exist, or is a file */
+export async function expectFolder(root: string): Promise<void> {
+  const status = await stat(root).catch(() => null);
+  if (status?.isDirectory()) return;
+  const problem = status ? "is a file" : "does not exist";
+  throw new DataError(
+    `[evaluate] expected the folder of the data sets for ${optionName("data")}: ${root} ${problem}`,
+  );
 }
 
 /** Folders of a cache of the Hub: that of the revision, or the only one. */

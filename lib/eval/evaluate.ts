@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import { checkFunction, checkInstance, checkObject } from "../core/check.js";
-import { ArgumentError } from "../core/errors.js";
+import { ArgumentError, DataError } from "../core/errors.js";
 import { buildInfo } from "../core/native.js";
 import { optionName } from "../core/option-names.js";
 import { checkOptionsBy } from "../core/option-problems.js";
@@ -96,6 +96,9 @@ export async function runEvaluation(run: EvaluationRun): Promise<EvaluationResul
       return null;
     });
   }
+  if (!download && !run.onFailure) {
+    await agreed(world, () => expectAllFiles(tasks, rows, settings));
+  }
   const finished = await runTasks({
     tasks,
     rows,
@@ -146,6 +149,26 @@ function expectPermission(
     `[evaluate] ${names.join(", ")} would run programs that the model wrote; ` +
       `${optionName("allowCodeExecution")} allows it, in a sandbox`,
   );
+}
+
+/** @throws DataError with the missing rows of all tasks, before the model works for the first one */
+async function expectAllFiles(
+  tasks: readonly Task[],
+  rows: TaskRows,
+  { fewShot }: EvaluationSettings,
+): Promise<void> {
+  const missing = new Set<string>();
+  for (const task of tasks) {
+    const examples = task.kind !== "text" && (fewShot ?? task.fewShot?.count ?? 0) > 0;
+    await rows.expectFiles(task, examples).catch((error: unknown) => {
+      if (!(error instanceof DataError)) throw error;
+      missing.add(error.message);
+    });
+  }
+  if (missing.size === 0) return;
+  const shown = [...missing].slice(0, 20);
+  if (missing.size > shown.length) shown.push(`... and ${missing.size - shown.length} more`);
+  throw new DataError(shown.join("\n"));
 }
 
 /**

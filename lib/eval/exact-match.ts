@@ -1,4 +1,5 @@
 import { pythonRegExp } from "./python-regexp.js";
+import { withinTime } from "./time-limit.js";
 
 /** Options of the metric `exact_match` of lm-evaluation-harness. */
 export interface ExactMatchOptions {
@@ -13,9 +14,13 @@ export interface ExactMatchOptions {
 export function exactMatch(
   options: ExactMatchOptions = {},
 ): (answer: string, reference: string) => number {
-  const patterns = (options.ignorePatterns ?? []).map(pythonRegExp);
+  const patterns = (options.ignorePatterns ?? []).map((source) => {
+    const pattern = pythonRegExp(source);
+    return (text: string) =>
+      withinTime(`pattern ${JSON.stringify(source)}`, () => text.replace(pattern, ""));
+  });
   const reduced = (text: string): string => {
-    let kept = patterns.reduce((rest, pattern) => rest.replace(pattern, ""), text);
+    let kept = patterns.reduce((rest, remove) => remove(rest), text);
     if (options.ignoreCase) kept = kept.toLowerCase();
     if (options.ignorePunctuation) kept = kept.replace(/[!-/:-@[-`{-~]/g, "");
     if (options.ignoreNumbers) kept = kept.replace(/[0-9]/g, "");

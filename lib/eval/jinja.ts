@@ -64,7 +64,7 @@ export class RowTemplate {
       this.#nodes = parse(tokenize(lines.endsWith("\n") ? `${lines}\n` : lines)).body;
     } catch (cause) {
       throw new DataError(
-        `expected a Jinja template, got ${JSON.stringify(source)}: ${(cause as Error).message}`,
+        `expected a Jinja template, got ${shown(source)}: ${(cause as Error).message}`,
         { cause },
       );
     }
@@ -89,13 +89,20 @@ export class RowTemplate {
         .join("");
     } catch (cause) {
       const { message } = cause as Error;
-      throw new DataError(`template ${JSON.stringify(this.#source)}: ${message}`, { cause });
+      throw new DataError(`template ${shown(this.#source)}: ${message}`, { cause });
     }
   }
 }
 
+/** The beginning of a template, for messages. */
+function shown(source: string): string {
+  return JSON.stringify(source.length <= 200 ? source : `${source.slice(0, 200)}…`);
+}
+
 /** Most expressions that a template may evaluate for a row, and entries of lists that these have. */
 const maxSteps = 100_000;
+/** Longest text that a template may make. A text that doubles in each step soon ends the process. */
+const maxLength = 2 ** 24;
 
 const constants = [
   ["true", true],
@@ -134,6 +141,9 @@ class PythonInterpreter extends Interpreter {
     }
     this.#steps += value.type === "ArrayValue" ? 1 + (value.value as unknown[]).length : 1;
     if (this.#steps > maxSteps) throw new DataError(`it takes more than ${maxSteps} steps`);
+    if (value.type === "StringValue" && (value.value as string).length > maxLength) {
+      throw new DataError(`it makes a text of more than ${maxLength} characters`);
+    }
     if (value.type === "UndefinedValue" && this.#tolerant === 0 && lookups.has(node?.type ?? "")) {
       throw new DataError(`${nameOf(node)} is undefined`);
     }

@@ -1,3 +1,19 @@
+import { ArgumentError } from "../core/errors.js";
+
+/** A request that the model cannot be asked. */
+export class RequestError extends ArgumentError {
+  /**
+   * @param problem what is wrong, without the request's number
+   * @param request index of the request
+   */
+  constructor(
+    readonly problem: string,
+    readonly request: number,
+  ) {
+    super(`[likelihoods] requests[${request}]: ${problem}`);
+  }
+}
+
 /** A text whose likelihood after a prompt is asked for. */
 export interface LikelihoodRequest {
   prompt: string;

@@ -53,6 +53,11 @@ function freeBytes(model: LanguageModel): number {
   return gpuFreeBytes(device.index) + memory(device).cachedBytes;
 }
 
+/** Bytes that the plan of a model's work may use now. */
+export function usableBytes(model: LanguageModel): number {
+  return Math.max(0, usableShare * freeBytes(model) - logitsBytes[model.device.type]);
+}
+
 /**
  * Sizes of forward passes.
  * @param batch sequences of a pass, or "auto" for as many tokens as the free memory holds and the
@@ -71,7 +76,7 @@ export async function passLimits(
   if (batch !== "auto") {
     return { tokens: endless, rows: batch, cacheTokens: endless, passCost };
   }
-  const usable = Math.max(0, usableShare * freeBytes(model) - logitsBytes[type]);
+  const usable = usableBytes(model);
   const passBytes = cacheBytes === null ? usable : usable / 2;
   const planned = Float64Array.of(
     Math.min(mostTokens[type], passBytes / activationBytesPerToken(model)),

@@ -121,7 +121,9 @@ async function taskNamed(name: string): Promise<Task> {
   if (/\.ya?ml$/i.test(name)) {
     // Imported where it is needed, because it brings the template engine with it.
     const { yamlTask } = await import("./yaml-task.js");
-    return await yamlTask(name);
+    const own = await yamlTask(name);
+    checkTask("evaluate", name, own);
+    return own;
   }
   const known = [...publishedTasks.keys(), ...taskGroups.keys()];
   const near = nearest(name, known);

@@ -3,7 +3,7 @@ import { boundedList } from "../core/bounded-list.js";
 import { DataError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
 import { FileError, readSmallFile, utf8Of } from "../files/small-file.js";
-import { findSplit, missingData, type SplitFiles } from "./data-files.js";
+import { expectFolder, findSplit, missingData, type SplitFiles } from "./data-files.js";
 import { downloadSplit } from "./download.js";
 import { type PlacedRow, readRows, readTexts } from "./read-rows.js";
 import type { ExampleFile, Row, Task } from "./task.js";
@@ -72,6 +72,20 @@ export class TaskRows {
   }
 
   /**
+   * Looks for the files of a task's rows without reading them.
+   * @param examples whether the task shows examples
+   * @throws DataError if files are missing
+   */
+  async expectFiles(task: Task, examples: boolean): Promise<void> {
+    const { split, fewShotSplit = split } = task.data;
+    await this.#filesOf(task, split);
+    const { file, examples: given } = task.fewShot ?? {};
+    if (!examples || given) return;
+    if (file) await this.exampleFile(task, file);
+    else if (fewShotSplit !== split) await this.#filesOf(task, fewShotSplit);
+  }
+
+  /**
    * Description and examples of a text file in the folder.
    * @throws DataError if the file is missing or holds something else
    */
@@ -134,6 +148,7 @@ export class TaskRows {
     }
     const { data: root, download, signal } = this.#options;
     if (root === undefined) throw missingData(root, data, name, split);
+    if (!download) await expectFolder(root);
     const found = await findSplit(root, data, name, split);
     if (found !== null) return found;
     if (!download) throw missingData(root, data, name, split);

@@ -4,9 +4,9 @@ import { withIndependentRows } from "../core/independent-rows.js";
 import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
-import { cacheRows } from "../generate/caches.js";
 import type { Cache, LanguageModel } from "../model/language-model.js";
 import { embedding } from "../ops/index.js";
+import { cacheRows } from "./cache-rows.js";
 import type { InputRow, RowUse } from "./prefix-groups.js";
 import type { ScoreBatch, Suffix } from "./score-batches.js";
 

@@ -2,13 +2,13 @@ import { jsonText } from "../core/check-values.js";
 import { DataError } from "../core/errors.js";
 import { onFirst } from "./agree.js";
 import { choiceValues, continuationValues, type MetricValues, textValues } from "./metrics.js";
-import type { ModelAnswers, OnDone } from "./model-answers.js";
+import { type ModelAnswers, type OnDone, RequestError } from "./model-answers.js";
 import { choiceTexts, countedText, rightChoice } from "./prompt.js";
 import type { Question, TaskQuestions } from "./questions.js";
 import type { CutPrompts, EvaluationSample, FinishedTask } from "./results.js";
 import { inRow, inRowLater } from "./rows.js";
 import { makeSample } from "./samples.js";
-import type { GenerationTask, RunPrograms, Scores, Task } from "./task.js";
+import type { GenerationTask, RunPrograms, Scores } from "./task.js";
 import type { EvalWorld } from "./world.js";
 
 export interface ScoringOptions {
@@ -46,7 +46,7 @@ export async function scoreTask(
   model: ModelAnswers,
   options: ScoringOptions,
 ): Promise<FinishedTask> {
-  const all = await scoreQuestions(asked.task, asked.questions, model, options);
+  const all = await scoreQuestions(asked, model, options);
   const values: FinishedTask["values"] = {};
   for (const question of all) {
     for (const [filter, metrics] of Object.entries(question.values)) {
@@ -67,11 +67,11 @@ export async function scoreTask(
 }
 
 async function scoreQuestions(
-  task: Task,
-  questions: readonly Question[],
+  asked: TaskQuestions,
   model: ModelAnswers,
   { logSamples, countTokens, world, runPrograms, onDone }: ScoringOptions,
 ): Promise<ScoredQuestion[]> {
+  const { task, questions } = asked;
   const finish = (
     question: Question,
     { raw, cutTokens }: Replies,
@@ -124,7 +124,7 @@ async function scoreQuestions(
   }
   const requests = questions.flatMap(({ likelihoods }) => likelihoods);
   const said = inGroups(
-    await model.likelihoods(requests, onDone),
+    await model.likelihoods(requests, onDone).catch((error) => nameRow(asked, error)),
     questions.map(({ likelihoods }) => likelihoods.length),
   );
   return questions.map((question, i) => {
@@ -141,6 +141,20 @@ async function scoreQuestions(
     }
     const values = choiceValues(task, rightChoice(task, row), choiceTexts(task, row), likelihoods);
     return plain(question, replies, values);
+  });
+}
+
+/** Throws the error of a request as one of its row. */
+function nameRow({ task, questions }: TaskQuestions, error: unknown): never {
+  if (!(error instanceof RequestError)) throw error;
+  let requests = 0;
+  const question = questions.find(({ likelihoods }) => {
+    requests += likelihoods.length;
+    return error.request < requests;
+  });
+  if (!question) throw error;
+  return inRow(task, question.row, () => {
+    throw new DataError(error.problem, { cause: error });
   });
 }
 

@@ -33,14 +33,18 @@ export class StopTexts {
     return new StopTexts(tokenizer, stops);
   }
 
+  /** Whether a token ends an answer by itself. */
+  isEnd(id: number): boolean {
+    return id === this.#tokenizer.eosId;
+  }
+
   /**
    * Answers that end with their newest token.
    * @param answers tokens of each answer so far, at least one
    * @returns one entry for each answer
    */
   async reachedBy(answers: readonly (readonly number[])[]): Promise<boolean[]> {
-    const { eosId } = this.#tokenizer;
-    const reached = answers.map((tokens) => tokens.at(-1) === eosId);
+    const reached = answers.map((tokens) => this.isEnd(tokens.at(-1) as number));
     for (const window of new Set(this.#stops.map((stop) => stop.window))) {
       const newest = answers.map((tokens) => tokens.slice(-window));
       const texts = await this.#tokenizer.decodeBatch(newest, { specialTokens: "keep" });

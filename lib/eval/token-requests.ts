@@ -1,6 +1,5 @@
-import { ArgumentError } from "../core/errors.js";
 import type { Tokenizer } from "../data/tokenizer.js";
-import type { LikelihoodRequest } from "./model-answers.js";
+import { type LikelihoodRequest, RequestError } from "./model-answers.js";
 import { stripEnd } from "./python-text.js";
 
 /** Tokens whose last ones are scored. The model reads all but the last. */
@@ -63,7 +62,7 @@ async function encodeDistinct(
  * its place, unless the continuation begins with it.
  * @param first index of the first request among all, for messages
  * @param maxLength most tokens that the model reads
- * @throws ArgumentError naming the request whose prompt or continuation has no tokens, or whose
+ * @throws RequestError naming the request whose prompt or continuation has no tokens, or whose
  *   continuation does not fit the model
  */
 export async function tokenRequests(
@@ -83,9 +82,10 @@ export async function tokenRequests(
   return split.map(({ prompt, whole, bare }, index) => {
     const fail = (problem: string): never => {
       const { prompt: before, continuation } = requests[index] as LikelihoodRequest;
-      throw new ArgumentError(
-        `[likelihoods] expected ${problem} for requests[${first + index}], got the prompt ` +
-          `${shown(before)} and the continuation ${shown(continuation)}`,
+      throw new RequestError(
+        `expected ${problem}, got the prompt ${shown(before)} and the continuation ` +
+          shown(continuation),
+        first + index,
       );
     };
     if (bare) {
@@ -112,7 +112,7 @@ function cut(
   maxLength: number,
   fail: (problem: string) => never,
 ): TokenRequest {
-  if (scored > maxLength) fail(`a continuation of at most ${maxLength} tokens, not ${scored},`);
+  if (scored > maxLength) fail(`a continuation of at most ${maxLength} tokens, not ${scored}`);
   const cutTokens = Math.max(0, tokens.length - (maxLength + 1));
   return { tokens: tokens.subarray(cutTokens), scored, cutTokens };
 }

@@ -68,6 +68,9 @@ export function choiceField(key: string, value: unknown, dataset: string): Field
   return (row) => {
     const found = read(row);
     const isTemplate = typeof value === "string" && !Object.hasOwn(row, value);
+    if (isTemplate && /^\w+$/.test(value)) {
+      throw wrongValue(key, `one of the columns ${Object.keys(row).join(", ")}`, value);
+    }
     return asTexts(key, isTemplate ? parsePythonLiteral(String(found)) : found);
   };
 }

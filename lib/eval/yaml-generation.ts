@@ -3,6 +3,7 @@ import { exactMatch } from "./exact-match.js";
 import { pythonRegExp } from "./python-regexp.js";
 import { strip } from "./python-text.js";
 import type { AnswerFilter, GenerationTask, Row } from "./task.js";
+import { withinTime } from "./time-limit.js";
 import { wrongValue } from "./yaml-fields.js";
 import type { YamlSettings } from "./yaml-file.js";
 
@@ -128,7 +129,9 @@ function regexStep({
   }
   const pattern = pythonRegExp(source);
   return (answer) => {
-    const matches = [...answer.matchAll(pattern)];
+    const matches = withinTime(`pattern ${JSON.stringify(source)}`, () => [
+      ...answer.matchAll(pattern),
+    ]);
     if (matches.length === 0) return fallback;
     const match = matches.at(select);
     if (match === undefined) {

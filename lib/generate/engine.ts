@@ -22,6 +22,7 @@ import {
   sequenceSettings,
 } from "./answer-request.js";
 import { AnswerText, type TextDecoder } from "./answer-text.js";
+import { idsWithoutToken } from "./banned-ids.js";
 import { pageCount } from "./cache-size.js";
 import type { ChatMessage } from "./chat-messages.js";
 import { ChatTemplate, noTemplate, type RenderOptions } from "./chat-template.js";
@@ -132,7 +133,7 @@ export class Engine {
       maxBatch,
       promptTokens,
       prefixCache: settings.prefixCache,
-      banned: [...bannedIds(model, this.#vocabSize), ...(tokenizer?.gaps ?? [])],
+      banned: tokenizer ? idsWithoutToken(model, tokenizer) : [],
     });
   }
 
@@ -397,13 +398,6 @@ export class Engine {
 
 /** Text of an engine of token ids alone. */
 const noText: TextDecoder = { push: () => "", end: () => "" };
-
-/** Rows of the model's vocabulary that have no token. */
-function bannedIds(model: LanguageModel, vocabSize: number): number[] {
-  const banned: number[] = [];
-  for (let id = vocabSize; id < model.config.vocabSize; id++) banned.push(id);
-  return banned;
-}
 
 /** Whether a value is an array of numbers, a typed one included. */
 function isList(value: unknown): value is readonly number[] {

@@ -65,10 +65,11 @@ export class RecordedSteps {
 
   /**
    * Enqueues a step, and returns the logits, one row for each sequence and maybe more.
-   * @returns null for a model that cannot be recorded, because its `hidden` copies from the host
+   * @returns null for a model that cannot be recorded, because its `hidden` copies from the host, or
+   *   because its weights are gathered from several processes
    */
   run(sequences: readonly Sequence[]): Tensor | null {
-    if (this.#refusal) return null;
+    if (this.#refusal || this.#model.store.divided) return null;
     const step = this.#stepFor(sequences);
     if (!step) return null;
     step.inputs.fill(sequences, this.#slots);

@@ -87,6 +87,7 @@ function enqueueApart(
 ): Tensor | null {
   const tokens = spans.reduce((sum, { from, to }) => sum + to - from, 0);
   const count = sparePage === null ? tokens : paddedTokens(tokens);
+  model.store.parallel?.beginMicroBatch(false);
   const hidden = model.hidden(inputIds(model, spans, results, count), {
     layers,
     ...places(model, spans, count, sparePage),

@@ -50,6 +50,12 @@ export interface StepLoopOptions {
   banned: readonly number[];
   /** Whether steps are filled up to a few sizes. Default: on a GPU. */
   pads?: boolean;
+  /**
+   * Called after each step with the sequences that got a token and go on, and awaited before the
+   * step after the next one begins. It may finish sequences: the ends of some answers take the host
+   * time to find.
+   */
+  afterStep?: ((sequences: readonly Sequence[]) => Promise<void>) | undefined;
 }
 
 /**
@@ -66,6 +72,7 @@ export class StepLoop {
   readonly #recorded: RecordedSteps;
   readonly #sparePage: number | null;
   readonly #prefixCache: boolean;
+  readonly #afterStep: StepLoopOptions["afterStep"];
   /** Version of the weights that the remembered pages were computed with. */
   #weights: number;
   #loop: Promise<void> | null = null;
@@ -80,6 +87,7 @@ export class StepLoop {
     const { pages, pageSize, maxBatch, promptTokens, prefixCache, banned, mostPages } = options;
     this.model = model;
     this.#prefixCache = prefixCache;
+    this.#afterStep = options.afterStep;
     this.#pool = new PagePool(pages, pageSize);
     const { device } = model;
     const { pads = device.type !== "cpu" } = options;
@@ -264,6 +272,8 @@ export class StepLoop {
         this.#counts.writtenTokens++;
         sequence.accept(tokens[row] as ChosenToken);
       }
+      const left = step.drawing.flatMap(({ sequence }) => (sequence.done ? [] : [sequence]));
+      if (this.#afterStep && left.length > 0) await this.#afterStep(left);
     } catch (error) {
       const reason = await explainNonFinite(this.model, error).catch((explained) => explained);
       for (const sequence of this.#scheduler.all()) {

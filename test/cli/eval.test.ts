@@ -55,10 +55,10 @@ describe("eval", () => {
   it("goes on from finished tasks, and writes the file of one run", async () => {
     const whole = ["--tasks", "arc_easy,piqa,winogrande", "--log-samples"];
     expect((await evaluateIn("whole.json", ...whole)).code).toBe(0);
-    // The rows of the second task are missing at first.
+    // The rows of the second task are damaged at first.
     const rows = join(data, "piqa/validation.jsonl");
     const text = readFileSync(rows);
-    await rm(rows);
+    await writeFile(rows, '{"goal":"x"}\n');
     const stopped = await evaluateIn("parts.json", ...whole);
     expect(stopped.code).toBe(3);
     expect(stopped.stderr).toContain("piqa");
@@ -76,6 +76,41 @@ describe("eval", () => {
     const again = await evaluateIn("parts.json", ...whole);
     expect(again.code).toBe(2);
     expect(again.stderr).toContain("--overwrite");
+  });
+
+  it("says where the scores are if a file cannot be written", async () => {
+    const nowhere = await llamaforge(["eval", model, "--tasks", "piqa", "--out", "/proc/x.json"]);
+    expect(nowhere.code).toBe(2);
+    expect(nowhere.stderr).toContain("--out /proc/x.json: cannot write there: ENOENT");
+    // Files of this process hold a few kilobytes at most, as on a disk that becomes full.
+    const limited = (out: string, blocks: number, ...args: string[]) => {
+      const given = ["eval", model, "--data", data, "--out", join(folder, out), ...args];
+      const shell = `ulimit -f ${blocks}; exec "$0" "$@"`;
+      return new Promise<{ code: number | null; stdout: string; stderr: string }>((resolve) => {
+        const child = spawn("sh", ["-c", shell, process.execPath, cliFile, ...given], {
+          stdio: ["ignore", "pipe", "pipe"],
+        });
+        let [stdout, stderr] = ["", ""];
+        child.stdout.on("data", (chunk: Buffer) => {
+          stdout += chunk;
+        });
+        child.stderr.on("data", (chunk: Buffer) => {
+          stderr += chunk;
+        });
+        child.on("close", (code) => resolve({ code, stdout, stderr }));
+      });
+    };
+    const kept = await limited("kept.json", 2, "--tasks", "piqa", "--log-samples");
+    expect(kept.code).toBe(2);
+    expect(kept.stderr).toMatch(/kept\.json: cannot keep the scores of piqa: EFBIG/);
+    expect(kept.stderr).toContain("kept.json.unfinished; the same command goes on from them");
+    const shown = await limited("shown.json", 2, "--tasks", "piqa");
+    expect(shown.code).toBe(2);
+    expect(shown.stdout).toMatch(/^piqa +1 +0 +3 +acc/m);
+    expect(shown.stderr).toMatch(/shown\.json: cannot write there: EFBIG/);
+    const rest = await evaluateIn("shown.json", "--tasks", "piqa");
+    expect(rest.code).toBe(0);
+    expect(rest.stderr).not.toContain("requests");
   });
 
   it("keeps finished tasks at a signal, and ends with 75", async () => {

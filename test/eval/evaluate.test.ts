@@ -161,6 +161,37 @@ describe("bad input", () => {
     });
   });
 
+  it("is missing rows of any task, before the model works", async () => {
+    const seen: string[] = [];
+    const missing = await failed(["piqa", "drop_fewshot", "lambada_openai", "mmlu_anatomy"], {
+      onProgress: ({ task }: { task: string }) => seen.push(task),
+    });
+    expect(missing).toBeInstanceOf(DataError);
+    const { message } = missing as Error;
+    expect(message).toMatch(/^\[evaluate\] drop_fewshot: rows of split validation are missing/);
+    expect(message).toMatch(/^\[evaluate\] lambada_openai: rows of split test are missing/m);
+    expect(seen).toEqual([]);
+  });
+
+  it("is a choice that is longer than the context", async () => {
+    const folder = join(data, "long");
+    await mkdir(join(folder, "piqa"), { recursive: true });
+    const rows = ["a", "word ".repeat(200)].map((sol1) => ({
+      goal: "g",
+      sol1,
+      sol2: "b",
+      label: 0,
+    }));
+    const lines = rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+    await writeFile(join(folder, "piqa/validation.jsonl"), lines);
+    const long = await failed("piqa", { data: folder });
+    expect(long).toBeInstanceOf(DataError);
+    expect(long).toMatchObject({
+      message:
+        /piqa: .*validation\.jsonl, line 2: expected a continuation of at most 96 tokens, not/,
+    });
+  });
+
   it("is a tokenizer with more ids than the model", async () => {
     const small = await Llama.create(
       llamaConfig({ vocabSize: 100, contextLength: 96, ...sizes, ...rest }),

@@ -235,6 +235,20 @@ describe("HumanEval", () => {
     expect(passAtK(10, 6, 5)).toBe(1);
     expect(passAtK(5, 2, 2)).toBeCloseTo(1 - 3 / 10, 12);
     expect(passAtK(64, 1, 8)).toBeCloseTo(1 / 8, 12);
+    expect(() => passAtK(1, 0, 2)).toThrow("pass@2 needs at least 2 completions");
+  });
+
+  test.each([
+    [{ repeats: 0 }, "repeats"],
+    [{ repeats: 1.5 }, "repeats"],
+    [{ temperature: Number.NaN }, "temperature"],
+    [{ topP: 0 }, "topP"],
+    [{ until: [1] }, "until[0]"],
+    [{ maxTokens: 0 }, "maxTokens"],
+    [{ filters: [{ name: "x" }] }, "filters[0].apply"],
+  ])("refuses answers that cannot be written: %j", async (wrong, field) => {
+    const refused = evaluate(model, { ...drop, ...wrong } as GenerationTask, { tokenizer });
+    await expect(refused).rejects.toThrow(`tasks[0].${field}`);
   });
 
   test("runs no program unless the evaluation allows it", async () => {
@@ -253,8 +267,11 @@ describe("HumanEval", () => {
     const wrong = whole("    return x\n");
     expect(await humaneval.score(problem, [right], run)).toEqual({ "pass@1": 1 });
     expect(await humaneval.score(problem, [wrong], run)).toEqual({ "pass@1": 0 });
-    const two = await humaneval64.score(problem, [right, wrong, wrong, wrong], run);
-    expect(two["pass@2"]).toBeCloseTo(0.5, 12);
+    const few = Promise.resolve(humaneval64.score(problem, [right, wrong, wrong, wrong], run));
+    await expect(few).rejects.toThrow("pass@8 needs at least 8 completions of each problem, got 4");
+    const all = Array.from({ length: 64 }, (_, i) => (i === 0 ? right : wrong));
+    const two = await humaneval64.score(problem, all, run);
+    expect(two["pass@2"]).toBeCloseTo(2 / 64, 12);
   });
 
   test("goes from a model to its score", async (context) => {

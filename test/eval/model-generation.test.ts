@@ -1,12 +1,14 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ArgumentError } from "../../lib/core/errors.js";
+import { native } from "../../lib/core/native.js";
+import { memory } from "../../lib/core/runtime.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
-import type { AnswerRequest } from "../../lib/eval/model-answers.js";
+import type { Answer, AnswerRequest } from "../../lib/eval/model-answers.js";
 import { writeAnswers } from "../../lib/eval/model-generation.js";
 import { StopTexts } from "../../lib/eval/stop-texts.js";
 import { generateTokens } from "../../lib/generate/generate.js";
-import type { Cache, Context, LanguageModel } from "../../lib/model/index.js";
+import { LanguageModel } from "../../lib/model/language-model.js";
 import { Llama } from "../../lib/model/llama.js";
 import { root } from "../cli/build.js";
 
@@ -39,12 +41,8 @@ function request(prompt: string, more: Partial<AnswerRequest> = {}): AnswerReque
 
 /** A Llama that computes every token from the whole text. */
 class Uncached extends Llama {
-  override hidden(ids: Parameters<Llama["hidden"]>[0], cache?: Cache, context?: Context) {
-    if (cache) throw new ArgumentError("no cache");
-    return super.hidden(ids, undefined, context);
-  }
-  override createCache(): Cache {
-    throw new ArgumentError("[createCache] no cache");
+  override createPages(count: number, size: number): readonly Tensor[] {
+    return LanguageModel.prototype.createPages.call(this, count, size);
   }
 }
 
@@ -88,13 +86,13 @@ describe("writeAnswers", () => {
     await expect(tokenizer.decodeBatch([[4096]])).rejects.toThrow("0..4095, got 4096");
   });
 
-  test("writes equal answers in batches of any size, with and without a cache", async () => {
+  test("writes equal answers in batches of any size, also of prompts that begin alike", async () => {
     const alone = await answersOf(
       texts.map((text) => request(text)),
       1,
     );
     const stops = alone.map(({ text }, i) => text.slice(6 * i, 6 * i + 3));
-    // The rows end one after the other, so that they leave the batch in several steps.
+    // The answers end one after the other, so that they leave the batch in several steps.
     const requests = texts.map((text, i) => request(text, { until: [stops[i] as string] }));
     const expected = await answersOf(requests, 1);
     expect(new Set(expected.map(({ tokens }) => tokens)).size).toBeGreaterThan(2);
@@ -102,12 +100,46 @@ describe("writeAnswers", () => {
       const whole = (alone[index] as { text: string }).text;
       expect(text).toBe(whole.split(stops[index] as string)[0]);
     }
-    for (const batch of [2, 3, 6, "auto"] as const) {
+    for (const batch of [2, 3, 6, 65536, "auto"] as const) {
       expect(await answersOf(requests, batch)).toEqual(expected);
     }
+    // Prompts longer than a page of the cache, whose work is shared.
+    const block = "The court remembers the harvest. ".repeat(20);
+    const long = new Llama({ ...config, contextLength: 512 }).allocate({ seed: 1 });
+    const alike = texts.map((text) => request(block + text));
+    const apart: Answer[] = [];
+    for (const one of alike) apart.push(...(await answersOf([one], 1, long, 512)));
+    for (const batch of [1, 4, "auto"] as const) {
+      expect(await answersOf(alike, batch, long, 512)).toEqual(apart);
+    }
+    long.dispose();
+  });
+
+  test("refuses a model without a paged cache", async () => {
     const uncached = new Uncached(config).allocate({ seed: 1 });
-    expect(await answersOf(requests, 4, uncached)).toEqual(expected);
+    const refused = answersOf([request("x")], 1, uncached);
+    await expect(refused).rejects.toThrow("Uncached has no paged cache");
     uncached.dispose();
+  });
+
+  test("never writes ids that the tokenizer lacks", async () => {
+    const padded = new Llama({ ...config, vocabSize: 4096 + 64 }).allocate({ seed: 1 });
+    const requests = texts.map((text) => request(text, { maxTokens: 40 }));
+    const answers = await answersOf(requests, "auto", padded);
+    expect(answers.map(({ tokens }) => tokens)).toEqual(texts.map(() => 40));
+    padded.dispose();
+  });
+
+  test("names weights that are not finite, and leaves nothing behind", async () => {
+    const broken = new Llama(config).allocate({ seed: 1 });
+    native.fill(broken.norm.weight.tensor.native, Number.NaN);
+    // The model keeps a table from its first pass on.
+    await answersOf([request("x")], 1, broken).catch(() => {});
+    const { tensors } = memory(broken.device);
+    const failed = answersOf([request("x"), request("y")], 1, broken);
+    await expect(failed).rejects.toThrow(/NaN or infinite: model\.norm\.weight \(32 of 32\)/);
+    expect(memory(broken.device).tensors).toBe(tensors);
+    broken.dispose();
   });
 
   test("samples with the seed of each request, whatever the batch", async () => {
@@ -136,7 +168,7 @@ describe("writeAnswers", () => {
     await expect(refused).rejects.toThrow("at most 63 for requests[1].maxTokens");
   });
 
-  test("reports progress, and stops between tokens", async () => {
+  test("reports progress, and stops between tokens, also for the listener's error", async () => {
     const done: number[] = [];
     await writeAnswers(
       model,
@@ -148,14 +180,25 @@ describe("writeAnswers", () => {
         onDone: (count) => done.push(count),
       },
     );
-    expect(done).toEqual([4, 6]);
-    const signal = AbortSignal.abort(new Error("enough"));
-    const stopped = writeAnswers(model, tokenizer, [request("x")], {
+    expect(done).toEqual([1, 2, 3, 4, 5, 6]);
+    const stop = new AbortController();
+    for (const abort of [() => stop.abort(new Error("enough")), () => {}]) {
+      const stopped = writeAnswers(model, tokenizer, [request("x"), request("y")], {
+        batch: 1,
+        maxLength: 64,
+        signal: stop.signal,
+        onDone: abort,
+      });
+      await expect(stopped).rejects.toThrow("enough");
+    }
+    const thrown = writeAnswers(model, tokenizer, [request("x")], {
       batch: 1,
       maxLength: 64,
-      signal,
+      onDone: () => {
+        throw new Error("the listener's own");
+      },
     });
-    await expect(stopped).rejects.toThrow("enough");
+    await expect(thrown).rejects.toThrow("the listener's own");
   });
 
   test("cuts stop texts one after the other, in their order", async () => {

@@ -84,6 +84,20 @@ describe("a data set is found", () => {
     );
   });
 
+  test("with true and false as labels, which are 1 and 0", async () => {
+    const row = { passage: "p", question: "q" };
+    put(
+      "boolq/validation.jsonl",
+      lines([
+        { ...row, label: true },
+        { ...row, label: false },
+      ]),
+    );
+    const asked = await questions("boolq");
+    const boolq = taskNamed("boolq") as ChoiceTask;
+    expect(asked.map((one) => rightChoice(boolq, one))).toEqual([1, 0]);
+  });
+
   test("with integers of 64 bits as labels", async () => {
     const data = parquet([
       { name: "passage", data: ["p"], type: "STRING" },
@@ -149,6 +163,15 @@ describe("errors name", () => {
     );
     await expect(questions("arc_easy")).rejects.toThrow("ARC-Easy/test-*.parquet");
     await expect(new TaskRows().questionsOf(taskNamed("piqa"))).rejects.toThrow("as data");
+  });
+
+  test("a folder of data sets that does not exist, or is a file", async () => {
+    const rows = (data: string) => new TaskRows({ data }).questionsOf(taskNamed("piqa"));
+    const expected = "[evaluate] expected the folder of the data sets for data: ";
+    const nowhere = join(folder, "nowhere");
+    await expect(rows(nowhere)).rejects.toThrow(`${expected}${nowhere} does not exist`);
+    put("file", "x");
+    await expect(rows(join(folder, "file"))).rejects.toThrow(`${join(folder, "file")} is a file`);
   });
 
   test.each([

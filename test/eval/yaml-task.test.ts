@@ -239,6 +239,62 @@ describe("errors name file and setting", () => {
     );
     expect(() => likelihoodRequests(task, { c: {} }, bare)).toThrow("c.d is undefined");
   });
+
+  test("for a number of answers or tokens that cannot be", async () => {
+    const file = join(folder, "numbers.yaml");
+    const start = `${head}doc_to_text: a\ndoc_to_target: b\n`;
+    for (const [wrong, field] of [
+      ["repeats: 0", "repeats"],
+      ["generation_kwargs: {max_gen_toks: 1.5}", "maxTokens"],
+    ]) {
+      writeFileSync(file, `${start}${wrong}\n`);
+      await expect(selectTasks(file)).rejects.toThrow(`${file}.${field}`);
+    }
+  });
+
+  test("for a column of choices that the row lacks", async () => {
+    const task = await read<ChoiceTask>(`${choice}doc_to_choice: options\n`);
+    expect(() => likelihoodRequests(task, { a: "x", b: 0 }, bare)).toThrow(
+      'a row: expected one of the columns a, b for doc_to_choice, got "options"',
+    );
+  });
+
+  test("for a pattern that never ends on an answer", async () => {
+    const task = await read<GenerationTask>(
+      `${head}doc_to_text: a\ndoc_to_target: b\n` +
+        "metric_list: [{metric: exact_match, regexes_to_ignore: ['^(y+)+$']}]\n" +
+        "filter_list: [{name: x, filter: [{function: regex, regex_pattern: '(x+)+$'}]}]\n",
+    );
+    const endless = (letter: string) => `${letter.repeat(40)}!`;
+    const [filter] = task.filters ?? [];
+    expect(() => filter?.apply({}, endless("x"))).toThrow('pattern "(x+)+$": it takes more than');
+    expect(() => task.score({ b: "c" }, [endless("y")], null)).toThrow("it takes more than");
+    expect(filter?.apply({}, "no xx")).toBe("xx");
+  });
+});
+
+test.each([
+  ["{% set n = namespace(t=a) %}{% for i in range(60) %}{% set n.t = n.t + n.t %}{% endfor %}"],
+  [
+    "{% set n = namespace(t=a) %}{% for i in range(40) %}{% set n.t = n.t.replace('e', 'eeeeeeee') %}{% endfor %}",
+  ],
+])("a template's text may not grow without end: %j", (template) => {
+  expect(() => new RowTemplate(template).render({ a: "see" })).toThrow(
+    "it makes a text of more than 16777216 characters",
+  );
+});
+
+test("the error of a long template shows its beginning", () => {
+  const deep = `{{ ${"(".repeat(20_000)}1${")".repeat(20_000)} }}`;
+  const failed = (() => {
+    try {
+      return new RowTemplate(deep).render({});
+    } catch (error) {
+      return (error as Error).message;
+    }
+  })();
+  expect(failed).toMatch(/^expected a Jinja template, got "\{\{ \(\(/);
+  expect(failed.length).toBeLessThan(400);
 });
 
 // The expected texts are those of Jinja 3.1 with StrictUndefined and keep_trailing_newline.

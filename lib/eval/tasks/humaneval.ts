@@ -60,6 +60,7 @@ async function passRates(
         "that the model wrote",
     );
   }
+  for (const k of ks) expectSamples(functions.length, k);
   const results = await runPrograms(functions.map((text) => `${text}\n${tests(row)}`));
   const passed = results.filter((result) => result.passed).length;
   return Object.fromEntries(ks.map((k) => [`pass@${k}`, passAtK(results.length, passed, k)]));
@@ -69,10 +70,19 @@ async function passRates(
  * Unbiased estimate of the probability that at least one of k completions passes.
  * @param n completions
  * @param passed completions that passed
+ * @throws ArgumentError for fewer than k completions, which give no estimate
  */
 export function passAtK(n: number, passed: number, k: number): number {
+  expectSamples(n, k);
   if (n - passed < k) return 1;
   let allFail = 1;
   for (let i = n - passed + 1; i <= n; i++) allFail *= 1 - k / i;
   return 1 - allFail;
+}
+
+function expectSamples(n: number, k: number): void {
+  if (n >= k) return;
+  throw new ArgumentError(
+    `[evaluate] pass@${k} needs at least ${k} completions of each problem, got ${n}: raise repeats`,
+  );
 }

@@ -1,9 +1,9 @@
-import { readFile } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { parseDevice } from "../core/device.js";
 import { UsageError } from "../core/errors.js";
 import { codeOfSignal } from "../core/exit.js";
+import { readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
 import { engineSchema } from "../generate/engine-schema.js";
 import { isLoopback } from "../serve/access.js";
 import { serverSchema } from "../serve/schema.js";
@@ -108,7 +108,13 @@ async function storedKeys(file: string | undefined): Promise<string[]> {
   const words = (text: string) => text.split(/[\s,]+/).filter((word) => word !== "");
   const fromEnvironment = words(process.env.LLAMAFORGE_API_KEYS ?? "");
   if (file === undefined) return fromEnvironment;
-  const lines = (await readFile(file, "utf8")).split("\n").map((line) => line.trim());
+  let text: string;
+  try {
+    text = utf8Of(await readSmallFile(file, { limit: sizeLimits.recipe, mayBeEmpty: true }));
+  } catch (cause) {
+    throw new UsageError(`--api-key-file ${file}: ${(cause as Error).message}`, { cause });
+  }
+  const lines = text.split("\n").map((line) => line.trim());
   const keys = lines.filter((line) => line !== "" && !line.startsWith("#"));
   if (keys.length === 0) throw new UsageError(`${file}: expected API keys, one a line, got none`);
   return [...fromEnvironment, ...keys];

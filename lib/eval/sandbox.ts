@@ -10,6 +10,7 @@ import {
   checkString,
 } from "../core/check-values.js";
 import { ArgumentError, ResourceError } from "../core/errors.js";
+import { optionName } from "../core/option-names.js";
 import type { OnDone } from "./model-answers.js";
 import { type SandboxLimits, type SandboxMethod, sandboxMethods } from "./sandbox-methods.js";
 import { pythonFiles } from "./sandbox-python.js";
@@ -254,7 +255,7 @@ function checkSandboxOptions(options: SandboxOptions): {
   checkBoolean("sandbox", "allowCodeExecution", allowCodeExecution);
   if (!allowCodeExecution) {
     throw new ArgumentError(
-      "[sandbox] expected allowCodeExecution (--allow-code-execution) to be true: this task runs " +
+      `[sandbox] expected ${optionName("allowCodeExecution")} to be true: this task runs ` +
         "programs that the model writes, in a sandbox on this machine",
     );
   }

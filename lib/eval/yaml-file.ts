@@ -1,7 +1,6 @@
-import { readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { ConfigError, DataError } from "../core/errors.js";
-import { readSmallFile } from "../files/small-file.js";
+import { readSmallFile, readSmallFileSync } from "../files/small-file.js";
 import { readYaml } from "../files/yaml.js";
 
 /** The largest published task has some 20 KB. */
@@ -20,7 +19,8 @@ export class NamedFunction {
   source(): string | null {
     const [module = ""] = this.name.split(/\.(?=[^.]*$)/);
     try {
-      return readFileSync(join(this.folder, `${module.replaceAll(".", "/")}.py`), "utf8");
+      const file = join(this.folder, `${module.replaceAll(".", "/")}.py`);
+      return readSmallFileSync(file, { limit: maxBytes }).toString("utf8");
     } catch {
       return null;
     }

@@ -6,6 +6,7 @@ import { checkChoice, checkOptions, checkPath } from "../core/check-values.js";
 import { tensor } from "../core/create.js";
 import { cpu } from "../core/device.js";
 import { CheckpointError, UsageError } from "../core/errors.js";
+import { optionName } from "../core/option-names.js";
 import { scope } from "../core/scope.js";
 import { adapterFiles, adapterName } from "../model/lora-config.js";
 import { add, matmul, mul } from "../ops/index.js";
@@ -44,7 +45,9 @@ export async function mergeAdapter(
   const { scale, base: named } = await readSettings(adapter);
   const base = options.base ?? named;
   if (base === null) {
-    throw new UsageError(`[merge] ${adapter} names no model: give its folder as base (--base)`);
+    throw new UsageError(
+      `[merge] ${adapter} names no model: give its folder as ${optionName("base")}`,
+    );
   }
   const file = join(adapter, adapterFiles.weights);
   const { tensors: halves } = await readSafetensors(file, { followLinks: true });

@@ -1,4 +1,5 @@
 import { DataError } from "../core/errors.js";
+import { optionName } from "../core/option-names.js";
 
 /** Reasons why a file or folder of an input is not read. */
 export const passedOverReasons = {
@@ -74,6 +75,6 @@ export function refuseUnreadable(
   if (refused.length === 0) return;
   throw new DataError(
     `[prepare] ${input}: cannot read ${describePassedOver(refused).join("; ")}. ` +
-      "Put it right, name other inputs, or leave such files out: skipUnreadable, on the command line --skip-unreadable",
+      `Put it right, name other inputs, or leave such files out: ${optionName("skipUnreadable")}`,
   );
 }

@@ -1,8 +1,9 @@
-import { readFile } from "node:fs/promises";
 import { toJson } from "../checkpoint/durable.js";
+import { DataError } from "../core/errors.js";
 import { chatTemplateFile } from "../data/dataset-file.js";
 import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
+import { readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
 import { ChatTemplate } from "../generate/chat-template.js";
 
 /** The form of chats that a run trains on. */
@@ -12,12 +13,21 @@ export interface RunChat {
   endId: number | null;
 }
 
-/** The form of a mixture's chats; null for text. */
+/**
+ * The form of a mixture's chats; null for text.
+ * @throws DataError naming the template's file if it cannot be read
+ */
 export async function openChat(mixture: Mixture, tokenizer: Tokenizer): Promise<RunChat | null> {
   const { chats } = mixture;
   if (chats === null) return null;
-  const text = await readFile(chats.template, "utf8");
-  return { template: ChatTemplate.of(text, tokenizer), endId: chats.endId };
+  const { template, endId } = chats;
+  let text: string;
+  try {
+    text = utf8Of(await readSmallFile(template, { limit: sizeLimits.tokenizerConfig }));
+  } catch (cause) {
+    throw new DataError(`[data] cannot read ${template}: ${(cause as Error).message}`, { cause });
+  }
+  return { template: ChatTemplate.of(text, tokenizer), endId };
 }
 
 /** Says which chats are longer than a window. */

@@ -76,13 +76,22 @@ export function checkIdentity(
     onNotice,
   }: { config: RunConfig; state: TrainerState; allowDataChange?: boolean; onNotice: Notice },
 ): void {
-  const fields = model === manifest.run.model ? "" : modelDifferences(state.config.model, config);
-  if (fields !== "") {
-    throw new CheckpointError(`${path} is from a different run:\n  model: it has ${fields}`);
+  const fields = [
+    ["model", model === manifest.run.model ? "" : differences(state.config.model, config.model)],
+    ["lora", differences(manifest.run.lora, identity.lora)],
+  ].filter(([, found]) => found !== "");
+  if (fields.length > 0) {
+    const lines = fields.map(([section, found]) => `\n  ${section}: it has ${found}`);
+    throw new CheckpointError(`${path} is from a different run:${lines.join("")}`);
   }
   checkRun(path, manifest, { model, ...identity });
   if (manifest.run.data === data) return;
-  const change = `${path} was trained on other data (fingerprint ${manifest.run.data}, here ${data})`;
+  const weights = differences(savedWeights(state), config.data.train);
+  const what =
+    weights === ""
+      ? `fingerprint ${manifest.run.data}, here ${data}`
+      : `data.train: it has ${weights}`;
+  const change = `${path} was trained on other data (${what})`;
   if (!allowDataChange) {
     throw new DataError(
       `${change}: shards were changed, removed, reordered or added, or weights are others. Going on would repeat some ` +
@@ -92,14 +101,20 @@ export function checkIdentity(
   onNotice(`${change}: some windows will be repeated and others left out`);
 }
 
+/** The data sets of a checkpoint's recipe, with their weights, if it names them. */
+function savedWeights({ config }: TrainerState): unknown {
+  return (config.data as { train?: unknown } | undefined)?.train;
+}
+
 /**
- * Describes differing model fields: `layers 1, not 2, and heads 4, not 8`. Empty if the
- * checkpoint's model is not known field by field.
+ * Describes the fields in which two objects differ: `layers 1, not 2, and heads 4, not 8`. Empty if
+ * either is no object, so that its fields are not known.
  */
-function modelDifferences(saved: unknown, { model }: RunConfig): string {
+function differences(saved: unknown, now: unknown): string {
   if (typeof saved !== "object" || saved === null) return "";
+  if (typeof now !== "object" || now === null) return "";
   const theirs = saved as Record<string, unknown>;
-  const mine = model as unknown as Record<string, unknown>;
+  const mine = now as Record<string, unknown>;
   const inText = (value: unknown) =>
     typeof value === "object" ? JSON.stringify(value) : `${value ?? "none"}`;
   return [...new Set([...Object.keys(mine), ...Object.keys(theirs)])]

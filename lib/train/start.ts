@@ -38,6 +38,7 @@ import { validationLoss, writeSamples } from "./evaluate.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
+import { refuseForeignRecords } from "./own-records.js";
 import type { TrainerParts } from "./parts.js";
 import {
   agreedCheckpoint,
@@ -331,6 +332,7 @@ async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<Outp
     // The lock belongs to the folder that the path led to when it was taken.
     await expectUnmoved(identity);
     await cleanUp(out);
+    await refuseForeignRecords(out);
     const present = (await listCheckpoints(out)).length;
     const trained = lora ? loraParameterCount(lora, model) : parameterCount(model);
     const one = checkpointBytes(trained, precision);

@@ -134,6 +134,7 @@ it("every option that messages name has its flag", () => {
     ...["validationFraction", "shardTokens", "maxRunShare", "documentStart", "documentEnd"],
     ...["invalidUtf8", "badRecords", "textField", "minBytes", "maxBytes", "startOver"],
     ...["overwrite", "kind", "languages", "split", "deduplicate", "workers", "out", "tokenizer"],
+    ...["skipUnreadable", "base", "allowCodeExecution"],
   ];
   for (const name of named) expect(flags, name).toContain(flagOf(name));
 });

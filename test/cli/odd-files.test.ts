@@ -60,6 +60,9 @@ beforeAll(async () => {
   write("train-foreign.yaml", tinyConfig("foreign.yaml", "run2", steps));
   write("recipe.yaml", { inputs: [{ path: "texts" }] });
   const { model: _, ...rest } = tinyConfig("data", "run3", steps);
+  await prepareChats();
+  write("chats.yaml", tinyConfig("chats", "run5", steps));
+  for (const name of ["keys.txt", "task.yaml"]) writeFileSync(join(folder, name), "k\n");
   write("init.yaml", { ...rest, init: { from: step } });
   expect((await run(["train", "run.yaml"])).stderr).toBe("");
 }, 120_000);
@@ -67,6 +70,20 @@ afterAll(() => {
   for (const server of servers) server.close();
   rmSync(folder, { recursive: true, force: true });
 });
+
+/** A data set of chats, from `chats.jsonl` with the template `t.jinja`. */
+async function prepareChats(): Promise<void> {
+  const chat = ["user", "assistant"].map((role) => ({ role, content: "The farmer builds roads" }));
+  const record = `${JSON.stringify({ messages: chat })}\n`;
+  writeFileSync(join(folder, "chats.jsonl"), record.repeat(40));
+  const template =
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}" +
+    "{% if add_generation_prompt %}assistant: {% endif %}";
+  writeFileSync(join(folder, "t.jinja"), template);
+  const options = ["--kind", "chat", "--tokenizer", tokenizer, "--chat-template", "t.jinja"];
+  const made = await run(["prepare", "chats.jsonl", "--out", "chats", ...options]);
+  expect(made.code, made.stderr).toBe(0);
+}
 
 /** The file, the change to it, and the exit code. */
 const cases: [file: string, command: string, code: number][] = [
@@ -93,6 +110,14 @@ const cases: [file: string, command: string, code: number][] = [
   [`${step}/tokenizer.json`, `generate ${step} x`, 3],
   [`${step}/model.safetensors`, `generate ${step} x`, 4],
   [`${step}/model.safetensors.index.json`, `generate ${step} x`, 4],
+  ["chats/chat_template.jinja", "train chats.yaml", 3],
+  [
+    "t.jinja",
+    "prepare chats.jsonl --kind chat --out new --tokenizer data --chat-template t.jinja",
+    3,
+  ],
+  ["keys.txt", `serve ${step} --port 0 --api-key-file keys.txt`, 2],
+  ["task.yaml", `eval ${step} --tasks task.yaml --data texts`, 3],
 ];
 
 /** Every file becomes a FIFO. Every third also becomes one of the other kinds, in turn. */

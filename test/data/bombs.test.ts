@@ -4,11 +4,12 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
 import { DataError } from "../../lib/core/errors.js";
+import { prepare } from "../../lib/prepare/prepare.js";
 import { fileChunks } from "../../lib/prepare/readers/bytes.js";
 import { noneSkipped } from "../../lib/prepare/readers/input.js";
 import { maxRecordBytes } from "../../lib/prepare/readers/jsonl.js";
 import { PageLimits } from "../../lib/prepare/readers/parquet-limits.js";
-import { readDocuments, temporaryFolder, writeFiles } from "./support.js";
+import { quickstart, readDocuments, temporaryFolder, writeFiles } from "./support.js";
 
 const megabyte = 2 ** 20;
 
@@ -21,6 +22,15 @@ function zstdBomb(blocks: number, windowExponent = 7): Buffer {
     file[9 + 4 * block] = 0x61;
   }
   return file;
+}
+
+async function textOf(name: string, content: Uint8Array): Promise<string> {
+  const path = join(await temporaryFolder(), name);
+  await writeFile(path, content);
+  const file = { path, bytes: 1, mtimeMs: 0, format: "text", compression: "zstd" } as const;
+  const parts: Buffer[] = [];
+  for await (const { bytes } of fileChunks(file)) parts.push(bytes);
+  return Buffer.concat(parts).toString("latin1");
 }
 
 async function chunksOf(name: string, content: Uint8Array) {
@@ -63,6 +73,49 @@ describe("a compressed file", () => {
     await expect(refused).rejects.toThrow(/a window of 256 MiB, more than the limit of 128 MiB/);
   });
 
+  it("whose window is 128 MiB is read without moving the window for each block", async () => {
+    // Moving the window for each of the blocks would move half a terabyte.
+    const { bytes, peak } = await chunksOf("a.zst", zstdBomb(4096, 17));
+    expect(bytes).toBe(2 ** 29);
+    expect(peak).toBeLessThan(300 * megabyte);
+  }, 60_000);
+
+  it("whose blocks copy from a window that slides often gives its bytes", async () => {
+    // Written by `zstd -19 --zstd=wlog=10 -c`: a window of 1 KiB, so blocks of that too.
+    const written =
+      "KLUv/QQAXAQAptAeCbDrhJKiPY95RBsAGwAbADd576ElhnpmuqXHLEtdnPIcNvvxziQ3vnkMAfXVZM/dLZbZeHvt" +
+      "iGmOfrbIpM0umboNNO/hEXEP5w20Tb1ks0mLfHZ0miOu3W5cZov73GRTU8f8bkxy5+PsYc+Ui0stxyyd7pmhlnjo" +
+      "3uQBAwCAdBerRGYLCgUnBUQAAAABAP0vqgUEPAAAAAEA/SsABDwAAAABAP0rAAQ9AAAAAQAoCgABh0qySg==";
+    const words = Array.from({ length: 1500 }, (_, i) => `${(i * i) % 97} `).join("");
+    const frame = Buffer.from(written, "base64");
+    expect(await textOf("a.zst", Buffer.concat([frame, frame]))).toBe(words + words);
+  });
+
+  it("that needs a dictionary is refused", async () => {
+    const withDictionary = zstdBomb(1);
+    const header = [0x28, 0xb5, 0x2f, 0xfd, 0x01, 7 << 3, 0x2a];
+    const refused = chunksOf(
+      "a.zst",
+      Buffer.concat([Buffer.from(header), withDictionary.subarray(6)]),
+    );
+    await expect(refused).rejects.toThrow(/cannot decompress .*a\.zst: it needs a dictionary/);
+  });
+
+  it("does not keep timers and signals waiting", async () => {
+    const folder = await temporaryFolder();
+    // A record of 5 GB, which is left out.
+    await writeFile(join(folder, "a.jsonl.zst"), zstdBomb(40_000));
+    const options = {
+      inputs: [join(folder, "a.jsonl.zst")],
+      out: join(folder, "data"),
+      tokenizer: quickstart,
+      badRecords: "skip",
+    } as const;
+    const stopped = prepare({ ...options, signal: AbortSignal.timeout(300) });
+    // Without a stop the call ends with a DataError: no text.
+    await expect(stopped).rejects.toMatchObject({ name: "TimeoutError" });
+  }, 60_000);
+
   it("that is cut short or damaged anywhere is an error", async () => {
     const whole = zstdBomb(3);
     for (let length = 1; length < whole.length; length++) {
@@ -84,6 +137,11 @@ describe("a record", () => {
     const input = { path: join(folder, "a.jsonl") };
     await expect(readDocuments(input)).rejects.toThrow(
       /record 1: longer than 134217728 bytes.*badRecords: "skip"/,
+    );
+    // The error does not wait for the end of the record: here the file is damaged after its limit.
+    await writeFile(join(folder, "b.jsonl.zst"), zstdBomb(2000).subarray(0, 4 * 1200));
+    await expect(readDocuments({ path: join(folder, "b.jsonl.zst") })).rejects.toThrow(
+      /record 0: longer than 134217728 bytes/,
     );
     const skipped = noneSkipped();
     const found = await readDocuments(input, { badRecords: "skip" }, skipped);

@@ -46,7 +46,7 @@ describe("what cannot be read", () => {
     for (const name of ["dangling.txt", "loop.txt", "fifo.txt"]) {
       expect(error.message).toContain(join(folder, name));
     }
-    expect(error.message).toContain("--skip-unreadable");
+    expect(error.message).toContain("leave such files out: skipUnreadable");
     expect(await readdir(place)).toEqual([]);
   });
 

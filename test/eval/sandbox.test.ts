@@ -47,7 +47,7 @@ async function noneLeft(): Promise<void> {
 test("runs no program unless code execution is allowed", async () => {
   const refused = Sandbox.open({ allowCodeExecution: false });
   await expect(refused).rejects.toThrow(ArgumentError);
-  await expect(refused).rejects.toThrow("--allow-code-execution");
+  await expect(refused).rejects.toThrow("allowCodeExecution");
 });
 
 test("names a missing interpreter", async () => {

@@ -1,6 +1,6 @@
 // docs/faults.md, row C14: saves need names in a run's folder (step-N.tmp, .trash, step-N,
 // run.lock). Files of the user with these names stay.
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { cleanUp, discard, listCheckpoints } from "../../lib/checkpoint/folder.js";
@@ -12,8 +12,12 @@ import { CheckpointError, UsageError } from "../../lib/core/errors.js";
 import { markFile } from "../../lib/files/own-folder.js";
 import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
+import { writeReport } from "../../lib/report/html.js";
+import { refuseForeignRecords } from "../../lib/train/own-records.js";
+import { Trainer } from "../../lib/train/trainer.js";
 import { contentsOf } from "../checkpoint/support/contents.js";
 import { temporaryFolder } from "../checkpoint/support/harness.js";
+import { tinyConfig, tinyData } from "../support/tiny-run.js";
 
 let folder: ReturnType<typeof temporaryFolder>;
 beforeEach(() => {
@@ -80,6 +84,54 @@ test("a run.lock that is no lock is not written over", () => {
   const file = precious("run.lock");
   expect(() => acquireRunLock(folder.path)).toThrow(/in the way/);
   expect(readFileSync(file, "utf8")).toBe("precious");
+});
+
+test.each([
+  ["metrics.jsonl", '{"epoch":1,"loss":2.5}\n'],
+  ["metrics.jsonl", "precious"],
+  ["run.json", '{"runs":3}'],
+  ["report.html", "<!doctype html><title>My report</title>"],
+  ["data-verified.json", '{"mine":true}'],
+])("%s of the user's (%j) stays, and the run does not start", async (name, text) => {
+  const { data, folder: made } = await tinyData();
+  const file = precious(name);
+  writeFileSync(file, text);
+  const config = tinyConfig(data, folder.path, { steps: 3 });
+  const error = await Trainer.create(config).catch((reason: unknown) => reason);
+  expect(error).toBeInstanceOf(UsageError);
+  expect((error as Error).message).toContain(`${file} is in the way`);
+  expect(readFileSync(file, "utf8")).toBe(text);
+  expect(readdirSync(folder.path).sort()).toEqual([name, "run.lock"].sort());
+  rmSync(made, { recursive: true, force: true });
+});
+
+test("the records of a run are its own: whole, torn by a crash, followed by zeros, or alone", async () => {
+  const { data, folder: made } = await tinyData();
+  const config = tinyConfig(data, folder.path, { steps: 3, checkpoint: { every: 0 } });
+  const start = async () => {
+    const trainer = await Trainer.create(config, { checkpoints: false });
+    for await (const _ of trainer.run());
+    await writeReport(folder.path);
+    trainer.dispose();
+  };
+  await start();
+  const names = ["run.json", "metrics.jsonl", "report.html", "data-verified.json"];
+  const whole = names.map((name) => readFileSync(join(folder.path, name)));
+  await start();
+  for (const [index, name] of names.entries()) {
+    for (const other of names) rmSync(join(folder.path, other), { force: true });
+    writeFileSync(join(folder.path, name), whole[index] as Buffer);
+    await refuseForeignRecords(folder.path);
+  }
+  const metrics = join(folder.path, "metrics.jsonl");
+  const bytes = whole[1] as Buffer;
+  for (const length of [0, 1, 4, 8, 9, 10, 12, 18, 20, 21, 60]) {
+    for (const zeros of [0, 5000]) {
+      writeFileSync(metrics, Buffer.concat([bytes.subarray(0, length), Buffer.alloc(zeros)]));
+      await refuseForeignRecords(folder.path);
+    }
+  }
+  rmSync(made, { recursive: true, force: true });
 });
 
 test("the probe of the output folder has a name that nobody else has", async () => {

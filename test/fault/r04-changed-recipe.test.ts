@@ -1,8 +1,9 @@
 // docs/faults.md, row R4: options edited between two starts of a run. The resume reports them, and
 // --resume-strict refuses them.
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
+import { stringify } from "yaml";
 import { runSchema } from "../../lib/config/index.js";
 import { compareRecipes } from "../../lib/config/recipe.js";
 import { pathName } from "../../lib/core/option-names.js";
@@ -104,6 +105,28 @@ test("another model is told field by field; a history of another length by its o
   expect(window.code).toBe(2);
   expect(window.stderr).toContain(
     "guard.window: the checkpoint has 128, this run 64: the guard's history",
+  );
+}, 60_000);
+
+test("other adapters and other weights of the data are told field by field too", async () => {
+  const base = await writeConfig(place, "base", { ...quiet, steps: 3 });
+  expect(await train(base.file).ended).toMatchObject({ code: 0 });
+  const { model: _, ...rest } = tinyConfig(place.data, join(place.folder, "adapters"), {
+    ...quiet,
+    steps: 3,
+  });
+  const file = join(place.folder, "adapters.yaml");
+  const init = { from: join(base.out, "step-0000000003") };
+  await writeFile(file, stringify({ ...rest, init, lora: { rank: 2, alpha: 4 } }));
+  expect(await train(file).ended).toMatchObject({ code: 0 });
+  const adapters = await train(file, ["--set", "lora.alpha=8", "--set", "lora.rank=3"]).ended;
+  expect(adapters.code).toBe(4);
+  expect(adapters.stderr).toContain("lora: it has rank 2, not 3, and alpha 4, not 8\n");
+
+  const weights = await train(base.file, ["--set", `data.train={${place.data}: 2}`]).ended;
+  expect(weights.code).toBe(3);
+  expect(weights.stderr).toContain(
+    `was trained on other data (data.train: it has ${place.data} 1, not 2)`,
   );
 }, 60_000);
 

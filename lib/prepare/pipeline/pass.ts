@@ -91,13 +91,19 @@ export async function runPass(options: PassOptions): Promise<Pass> {
     await committer.commit();
     signal.throwIfAborted();
   };
-  for await (const batch of readInOrder(tasks, options.readers)) {
-    const { wanted, duplicates } = await copies.find(batch);
-    batch.skipped.duplicate = duplicates;
-    const encoded = encoder.encode(requestOf(batch, wanted, chats !== null));
-    encoded.catch(() => {}); // a rejection is reported at this batch's turn
-    queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded });
-    while (queue.length > encoder.width) await writeOne();
+  try {
+    for await (const batch of readInOrder(tasks, options.readers, signal)) {
+      const { wanted, duplicates } = await copies.find(batch);
+      batch.skipped.duplicate = duplicates;
+      const encoded = encoder.encode(requestOf(batch, wanted, chats !== null));
+      encoded.catch(() => {}); // a rejection is reported at this batch's turn
+      queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded });
+      while (queue.length > encoder.width) await writeOne();
+    }
+  } catch (error) {
+    // The signal may have ended the reading of a long document.
+    if (signal?.aborted) await committer.commit();
+    throw error;
   }
   while (queue.length > 0) await writeOne();
   const splits = {

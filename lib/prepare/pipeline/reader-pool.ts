@@ -17,17 +17,26 @@ export type FromReader =
  * Yields the batches of all tasks in order. Several threads read side by side: while one task is
  * consumed, the next ones are read ahead by up to a few batches each.
  * @param threads number of threads; 0 reads in this thread
+ * @param signal ends the reading, also while a long document is read
+ * @throws the signal's reason
  */
 export async function* readInOrder(
   tasks: Iterable<ReadTask>,
   threads: number,
+  signal?: AbortSignal,
 ): AsyncGenerator<TextBatch> {
   if (threads === 0) {
-    for (const task of tasks) yield* readBatches(task);
+    for (const task of tasks) {
+      yield* readBatches({ ...task, options: { ...task.options, signal } });
+    }
     return;
   }
   const iterator = tasks[Symbol.iterator]();
   const readers = Array.from({ length: threads }, () => new Reader());
+  const abort = (): void => {
+    for (const reader of readers) reader.fail(signal?.reason);
+  };
+  signal?.addEventListener("abort", abort);
   try {
     const running: Reader[] = [];
     const idle = [...readers];
@@ -48,6 +57,7 @@ export async function* readInOrder(
       idle.push(reader);
     }
   } finally {
+    signal?.removeEventListener("abort", abort);
     await Promise.all(readers.map((reader) => reader.stop()));
   }
 }
@@ -68,8 +78,8 @@ class Reader {
       this.#queue.push(message);
       this.#wake();
     });
-    this.#worker.on("error", (error) => this.#fail(systemRefusal(error) ?? error));
-    this.#worker.on("exit", (code) => this.#fail(new Error(`a reader ended with code ${code}`)));
+    this.#worker.on("error", (error) => this.fail(systemRefusal(error) ?? error));
+    this.#worker.on("exit", (code) => this.fail(new Error(`a reader ended with code ${code}`)));
   }
 
   start(task: ReadTask): void {
@@ -98,7 +108,8 @@ class Reader {
     await this.#worker.terminate();
   }
 
-  #fail(error: Error): void {
+  /** Makes the wait for the next batch end with an error. */
+  fail(error: Error): void {
     this.#failure ??= error;
     this.#wake();
   }

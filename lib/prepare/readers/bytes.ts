@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { createGunzip } from "node:zlib";
 import { DataError } from "../../core/errors.js";
 import { openRegular } from "../../files/small-file.js";
@@ -5,6 +6,9 @@ import type { InputFile } from "./input.js";
 import { unzstd } from "./zstd.js";
 
 const chunkBytes = 2 ** 18;
+
+/** Bytes of content after which signals, timers and messages have their turn. */
+const turnBytes = 2 ** 22;
 
 /** A part of a file's content, with the number of stored bytes read up to its end. */
 export interface Chunk {
@@ -15,9 +19,15 @@ export interface Chunk {
 /**
  * Reads the content of a file in parts, and decompresses it on the way.
  * @param start byte to start at; only for an uncompressed file
+ * @param signal ends the reading, also in the middle of a record
  * @throws DataError naming the file if it cannot be read, is truncated or is damaged
+ * @throws the signal's reason
  */
-export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Chunk> {
+export async function* fileChunks(
+  file: InputFile,
+  start = 0,
+  signal?: AbortSignal,
+): AsyncGenerator<Chunk> {
   let consumed = start;
   const handle = await openRegular(file.path).catch((cause: Error) => {
     throw new DataError(`[prepare] cannot read ${file.path}: ${cause.message}`, { cause });
@@ -36,9 +46,18 @@ export async function* fileChunks(file: InputFile, start = 0): AsyncGenerator<Ch
         : file.compression === "gzip"
           ? gunzip(counted())
           : unzstd(counted());
-    for await (const bytes of parts) if (bytes.length > 0) yield { bytes, consumed };
+    let sinceTurn = 0;
+    for await (const bytes of parts) {
+      if (bytes.length > 0) yield { bytes, consumed };
+      sinceTurn += bytes.length;
+      if (sinceTurn < turnBytes) continue;
+      // One read of a compressed file may stand for gigabytes, without a wait in between.
+      sinceTurn = 0;
+      await setImmediate();
+      signal?.throwIfAborted();
+    }
   } catch (cause) {
-    if (cause instanceof DataError) throw cause;
+    if (cause instanceof DataError || signal?.aborted) throw cause;
     const problem = (cause as NodeJS.ErrnoException).syscall ? "cannot read" : "cannot decompress";
     throw new DataError(`[prepare] ${problem} ${file.path}: ${(cause as Error).message}`, {
       cause,

@@ -15,6 +15,8 @@ export interface ReaderOptions {
   invalidUtf8: InvalidUtf8;
   /** Records that are not JSON objects or have no text: refuse the file, or skip and count them. */
   badRecords: "error" | "skip";
+  /** Ends the reading, also in the middle of a document. */
+  signal?: AbortSignal | undefined;
 }
 
 /** A file to read. */

@@ -20,8 +20,13 @@ interface Line {
 /**
  * Splits a file into lines of bytes. A line is held whole up to `maxRecordBytes`; longer ones are
  * not kept. The last line needs no line break.
+ * @param beyondLong whether to read on behind the beginning of a line that is too long
  */
-export async function* jsonLines(file: InputFile, start: number): AsyncGenerator<Line> {
+export async function* jsonLines(
+  file: InputFile,
+  start: number,
+  { beyondLong = true, signal }: { beyondLong?: boolean; signal?: AbortSignal | undefined } = {},
+): AsyncGenerator<Line> {
   let rest: Buffer[] = [];
   let restBytes = 0;
   const lineOf = (last: Buffer, end: number): Pick<Line, "bytes" | "start" | "end"> => {
@@ -34,7 +39,7 @@ export async function* jsonLines(file: InputFile, start: number): AsyncGenerator
   };
   let offset = start;
   let consumed = start;
-  for await (const chunk of fileChunks(file, start)) {
+  for await (const chunk of fileChunks(file, start, signal)) {
     consumed = chunk.consumed;
     let from = 0;
     for (;;) {
@@ -48,8 +53,11 @@ export async function* jsonLines(file: InputFile, start: number): AsyncGenerator
     }
     if (from < chunk.bytes.length) {
       restBytes += chunk.bytes.length - from;
-      if (restBytes > maxRecordBytes) rest = [];
-      else rest.push(chunk.bytes.subarray(from));
+      if (restBytes <= maxRecordBytes) rest.push(chunk.bytes.subarray(from));
+      else {
+        rest = [];
+        if (!beyondLong) break;
+      }
     }
   }
   if (restBytes > 0) yield { ...lineOf(Buffer.alloc(0), 0), consumed };
@@ -77,7 +85,11 @@ export async function* jsonlRecords(
   const plain = file.compression === "none";
   let record = plain ? from.record : 0;
   let line = 0;
-  for await (const { bytes, start, end, consumed } of jsonLines(file, plain ? from.byte : 0)) {
+  const lines = jsonLines(file, plain ? from.byte : 0, {
+    beyondLong: options.badRecords === "skip" || from.record > record,
+    signal: options.signal,
+  });
+  for await (const { bytes, start, end, consumed } of lines) {
     line++;
     if (bytes !== null && isBlank(bytes)) continue;
     const number = record++;
@@ -88,7 +100,7 @@ export async function* jsonlRecords(
       if (bytes === null) {
         throw new DataError(
           `[prepare] ${where}: longer than ${maxRecordBytes} bytes, the most that a record may have; ` +
-            'leave such records out with badRecords: "skip"',
+            `pass ${optionValue("badRecords", "skip")} to leave such records out`,
         );
       }
       const fields = parse(decodeUtf8(bytes, where, options.invalidUtf8), onNonFinite);

@@ -38,7 +38,7 @@ async function read(file: InputFile, options: ReaderOptions): Promise<string | T
   }
   const parts: Buffer[] = [];
   let bytes = 0;
-  for await (const chunk of fileChunks(file)) {
+  for await (const chunk of fileChunks(file, 0, options.signal)) {
     parts.push(chunk.bytes);
     bytes += chunk.bytes.length;
     if (bytes > wholeFileBytes) return await streamer(file, options);
@@ -57,11 +57,14 @@ async function streamer(file: InputFile, options: ReaderOptions): Promise<TextSt
 }
 
 /** Decodes a file into pieces that end between characters. */
-async function* decoded(file: InputFile, { invalidUtf8 }: ReaderOptions): AsyncGenerator<string> {
+async function* decoded(
+  file: InputFile,
+  { invalidUtf8, signal }: ReaderOptions,
+): AsyncGenerator<string> {
   const decoder = new TextDecoder("utf-8");
   let carried: Buffer = Buffer.alloc(0);
   let offset = 0;
-  for await (const { bytes } of fileChunks(file)) {
+  for await (const { bytes } of fileChunks(file, 0, signal)) {
     if (invalidUtf8 === "error") {
       const all = carried.length === 0 ? bytes : Buffer.concat([carried, bytes]);
       const bad = invalidUtf8Offset(all);

@@ -21,6 +21,8 @@ export class Scheduler {
   readonly #limits: StepLimits;
   readonly #waiting: Sequence[] = [];
   #running: Sequence[] = [];
+  /** Tokens whose keys and values were there already when their sequence began to run. */
+  sharedTokens = 0;
 
   constructor(pool: PagePool, limits: StepLimits) {
     this.#pool = pool;
@@ -100,6 +102,7 @@ export class Scheduler {
     sequence.pages = pages;
     sequence.computed = pages.length * size;
     sequence.remembered = pages.length;
+    this.sharedTokens += sequence.computed;
     return true;
   }
 

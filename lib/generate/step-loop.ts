@@ -73,7 +73,7 @@ export class StepLoop {
   /** The pending tokens of each step's rows when it began. */
   readonly #pendings = new WeakMap<EngineStep, Sequence["pending"][]>();
   readonly #inSlots = new Set<Sequence>();
-  #counts = { promptTokens: 0, sharedTokens: 0, writtenTokens: 0, steps: 0, recordedSteps: 0 };
+  #counts = { promptTokens: 0, writtenTokens: 0, steps: 0, recordedSteps: 0 };
 
   /** @throws ArgumentError for a model without a paged cache */
   constructor(model: LanguageModel, options: StepLoopOptions) {
@@ -98,13 +98,14 @@ export class StepLoop {
 
   get state(): EngineState {
     const { count, free, size } = this.#pool;
-    const { running, waiting } = this.#scheduler;
+    const { running, waiting, sharedTokens } = this.#scheduler;
     return {
       running: running.length,
       waiting,
       pages: count,
       freePages: free,
       pageSize: size,
+      sharedTokens,
       ...this.#counts,
     };
   }
@@ -185,17 +186,16 @@ export class StepLoop {
       this.#weights = this.#weightsVersion;
       this.#forgetAll();
     }
-    const shared = new Map(
-      this.#scheduler.running.map((sequence) => [sequence, sequence.computed]),
-    );
     const spans = this.#scheduler.next();
     if (spans.length === 0) return null;
     this.#leaveSlots();
     try {
-      for (const { sequence } of spans) this.#slots.enter(sequence);
+      for (const { sequence } of spans) {
+        this.#slots.enter(sequence);
+        if (sequence.slot !== null) this.#inSlots.add(sequence);
+      }
       const step = enqueueStep(this.#parts, spans);
       for (const { sequence, from, to } of spans) {
-        if (!shared.has(sequence)) this.#counts.sharedTokens += from;
         if (from < sequence.promptLength)
           this.#counts.promptTokens += Math.min(to, sequence.promptLength) - from;
         sequence.computed = to;
@@ -228,13 +228,11 @@ export class StepLoop {
 
   /** Frees the slots of sequences that no longer run. */
   #leaveSlots(): void {
-    const running = new Set(this.#scheduler.running);
     for (const sequence of this.#inSlots) {
-      if (running.has(sequence)) continue;
+      if (this.#scheduler.running.includes(sequence)) continue;
       this.#slots.leave(sequence);
       this.#inSlots.delete(sequence);
     }
-    for (const sequence of running) this.#inSlots.add(sequence);
   }
 
   /** Tells the pool of pages that are full of known tokens. */

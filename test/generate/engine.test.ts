@@ -292,7 +292,10 @@ test("wrong requests are refused, and the engine goes on", async () => {
     ["a", { n: 0 }],
     ["a", { signal: 5 }],
     ["a", { logitBias: { 99999999: 1 } }],
+    ["a", { logitBias: { "05": 1 } }],
     ["a", { stop: [""] }],
+    ["a", { stop: ["\ud83d"] }],
+    ["a", { stop: ["a\ude00"] }],
     ["a", null],
   ] as const) {
     await expect(engine.complete(prompt as never, options as never)).rejects.toThrow(ArgumentError);

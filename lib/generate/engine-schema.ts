@@ -85,6 +85,11 @@ const engineOptions = {
   promptTokens: integer(1, 2 ** 20, "prompt tokens that one step computes", {
     standard: "512 on a CPU, 2048 on a GPU",
   }).optional(),
+  /**
+   * Whether an answer in fp32 on a CPU has the same bits whatever is computed beside it. It is slower
+   * for few answers at once. Default: false, and other answers change its last bits.
+   */
+  independentRows: flag("an answer's bits do not depend on those beside it; slower").default(false),
   /** Whether prompts that begin alike share the work. Default: true. */
   prefixCache: flag("share the work of prompts that begin alike").default(true),
 };

@@ -139,6 +139,7 @@ export class Engine {
       maxBatch,
       promptTokens,
       prefixCache: settings.prefixCache,
+      independentRows: settings.independentRows,
       banned: [...bannedIds(model, this.#vocabSize), ...(tokenizer?.gaps ?? [])],
     });
   }

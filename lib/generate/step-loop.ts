@@ -1,3 +1,4 @@
+import { withIndependentRows } from "../core/independent-rows.js";
 import { ready } from "../core/runtime.js";
 import { outsideScopes } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
@@ -48,6 +49,8 @@ export interface StepLoopOptions {
   prefixCache: boolean;
   /** Ids that no sequence may have. */
   banned: readonly number[];
+  /** Whether a row's products have the same bits for any number of rows. Default: false. */
+  independentRows?: boolean;
   /** Whether steps are filled up to a few sizes. Default: on a GPU. */
   pads?: boolean;
 }
@@ -66,6 +69,7 @@ export class StepLoop {
   readonly #recorded: RecordedSteps;
   readonly #sparePage: number | null;
   readonly #prefixCache: boolean;
+  readonly #independentRows: boolean;
   /** Version of the weights that the remembered pages were computed with. */
   #weights: number;
   #loop: Promise<void> | null = null;
@@ -80,6 +84,7 @@ export class StepLoop {
     const { pages, pageSize, maxBatch, promptTokens, prefixCache, banned, mostPages } = options;
     this.model = model;
     this.#prefixCache = prefixCache;
+    this.#independentRows = options.independentRows ?? false;
     this.#pool = new PagePool(pages, pageSize);
     const { device } = model;
     const { pads = device.type !== "cpu" } = options;
@@ -194,7 +199,9 @@ export class StepLoop {
         this.#slots.enter(sequence);
         if (sequence.slot !== null) this.#inSlots.add(sequence);
       }
-      const step = enqueueStep(this.#parts, spans);
+      const step = this.#independentRows
+        ? withIndependentRows(() => enqueueStep(this.#parts, spans))
+        : enqueueStep(this.#parts, spans);
       for (const { sequence, from, to } of spans) {
         if (from < sequence.promptLength)
           this.#counts.promptTokens += Math.min(to, sequence.promptLength) - from;

@@ -1,11 +1,14 @@
-// A worker thread that sends the requests of `bench serve`, so that their load is not that of the
-// server's own thread.
-import { Agent, request } from "node:http";
+// The process that sends the requests of `bench serve`. Its first message is its options; each
+// further one is a measurement, and is answered.
+import { on, once } from "node:events";
+import { Agent, type IncomingMessage, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parentPort, workerData } from "node:worker_threads";
-import type { ClientOptions, RequestTimes } from "./serve.js";
+import type { ClientOptions, ClientTask, LoadTimes, RequestTimes } from "./serve.js";
 
-const { url, rates, requests, prompts, tokens } = workerData as ClientOptions;
+// The iterator keeps messages that come early.
+const messages = on(process, "message");
+const [options] = (await messages.next()).value as [ClientOptions];
+const { url, prompts, tokens } = options;
 const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
 
 /** Reproducible uniform numbers in (0, 1] (xorshift32). */
@@ -19,9 +22,14 @@ function uniformSource(): () => number {
   };
 }
 
-/** Streams one completion. Times are milliseconds since the request began. */
-async function ask(prompt: readonly number[]): Promise<RequestTimes> {
-  const start = performance.now();
+/** An answer as it came. Times are milliseconds. */
+interface Arrived {
+  chunks: { atMs: number; bytes: Buffer }[];
+  endMs: number;
+}
+
+/** Streams one completion. Nothing is parsed meanwhile, so that this process keeps up. */
+async function ask(prompt: readonly number[]): Promise<Arrived> {
   const body = JSON.stringify({
     model: "llamaforge",
     prompt,
@@ -31,41 +39,41 @@ async function ask(prompt: readonly number[]): Promise<RequestTimes> {
     stream: true,
     stream_options: { include_usage: true },
   });
-  return await new Promise((resolve, reject) => {
-    const headers = { "content-type": "application/json", "content-length": body.length };
-    const asked = request(`${url}/v1/completions`, { method: "POST", agent, headers });
-    asked.on("error", reject);
-    asked.on("response", (response) => {
-      const events: number[] = [];
-      let text = "";
-      response.setEncoding("utf8");
-      response.on("error", reject);
-      response.on("data", (chunk: string) => {
-        text += chunk;
-        if (response.statusCode !== 200) return;
-        const lines = text.split("\n\n");
-        text = lines.pop() as string;
-        for (const line of lines) {
-          if (line.includes('"text"')) events.push(performance.now() - start);
-          const usage = /"completion_tokens":(\d+)/.exec(line);
-          if (usage) written = Number(usage[1]);
-        }
-      });
-      let written = 0;
-      response.on("end", () => {
-        if (response.statusCode !== 200) {
-          reject(new Error(`the server answered ${response.statusCode}: ${text.slice(0, 200)}`));
-          return;
-        }
-        resolve({ events, tokens: written, endMs: performance.now() - start });
-      });
-    });
-    asked.end(body);
-  });
+  const headers = { "content-type": "application/json", "content-length": body.length };
+  const asked = request(`${url}/v1/completions`, { method: "POST", agent, headers });
+  asked.end(body);
+  const [response] = (await once(asked, "response")) as [IncomingMessage];
+  const chunks: Arrived["chunks"] = [];
+  response.on("data", (bytes: Buffer) => chunks.push({ atMs: performance.now(), bytes }));
+  await once(response, "end");
+  const endMs = performance.now();
+  if (response.statusCode !== 200) {
+    const text = Buffer.concat(chunks.map(({ bytes }) => bytes)).toString();
+    throw new Error(`the server answered ${response.statusCode}: ${text.slice(0, 200)}`);
+  }
+  return { chunks, endMs };
 }
 
-/** Sends the requests of one rate at random times, as independent users do. */
-async function load(rate: number) {
+/** The times of an answer's events that have text, from a moment on. */
+function timesOf({ chunks, endMs }: Arrived, startMs: number): RequestTimes {
+  const events: number[] = [];
+  let written = 0;
+  let text = "";
+  for (const { atMs, bytes } of chunks) {
+    text += bytes;
+    const whole = text.split("\n\n");
+    text = whole.pop() as string;
+    for (const event of whole) {
+      if (event.includes('"text"')) events.push(atMs - startMs);
+      const [, usage] = /"completion_tokens":(\d+)/.exec(event) ?? [];
+      if (usage !== undefined) written = Number(usage);
+    }
+  }
+  return { events, tokens: written, endMs: endMs - startMs };
+}
+
+/** Sends requests at random times, as independent users do. */
+async function load(rate: number, requests: number): Promise<LoadTimes> {
   const random = uniformSource();
   const start = performance.now();
   const answers: Promise<RequestTimes | string>[] = [];
@@ -73,15 +81,34 @@ async function load(rate: number) {
   for (let n = 0; n < requests; n++) {
     const wait = start + due - performance.now();
     if (wait > 0) await sleep(wait);
-    const prompt = prompts[n % prompts.length] as number[];
-    answers.push(ask(prompt).catch((error) => String((error as Error).message)));
+    const began = performance.now();
+    const answer = ask(prompts[n % prompts.length] as number[]);
+    answers.push(
+      answer.then(
+        (arrived) => timesOf(arrived, began),
+        (error: Error) => error.message,
+      ),
+    );
     due += (-Math.log(random()) / rate) * 1000;
   }
   const times = await Promise.all(answers);
   return { times, seconds: (performance.now() - start) / 1000 };
 }
 
+/** Streams that begin at once. */
+async function together(streams: number): Promise<RequestTimes[]> {
+  const start = performance.now();
+  const asked = Array.from({ length: streams }, (_, n) =>
+    ask(prompts[n % prompts.length] as number[]),
+  );
+  const arrived = await Promise.all(asked);
+  return arrived.map((one) => timesOf(one, start));
+}
+
+process.on("disconnect", () => process.exit(1));
 // The first answers make the engine's graphs.
 await Promise.all(prompts.slice(0, 4).map(ask));
-for (const rate of rates) parentPort?.postMessage({ rate, ...(await load(rate)) });
-agent.destroy();
+for await (const [task] of messages as AsyncIterable<[ClientTask]>) {
+  const answer = "rate" in task ? load(task.rate, task.requests) : together(task.streams);
+  process.send?.(await answer);
+}

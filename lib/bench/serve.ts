@@ -1,6 +1,7 @@
+import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { Worker } from "node:worker_threads";
 import type { Device } from "../core/device.js";
 import { UsageError } from "../core/errors.js";
 import { Tokenizer } from "../data/tokenizer.js";
@@ -20,6 +21,11 @@ export interface ServeBenchOptions {
   rates: readonly number[];
   /** Requests of each measurement. */
   requests: number;
+  /**
+   * Streams at once, one measurement for each number: over HTTP, and beside it as many answers of
+   * the engine alone.
+   */
+  streams: readonly number[];
   promptTokens: number;
   /** Tokens of each answer. */
   tokens: number;
@@ -49,23 +55,49 @@ export interface ServeRow {
   wholeMs: Spread;
 }
 
+/** Streams over HTTP beside the same answers of the engine alone; medians of three runs each. */
+export interface StreamsRow {
+  /** Answers at once. */
+  streams: number;
+  /** Of all answers together, from the first token of all to the last one's end. */
+  engineTokensPerSecond: number;
+  httpTokensPerSecond: number;
+  /** Share of the engine's rate that is left over HTTP. */
+  ratio: number;
+  /** Server-sent events for each token; below 1 where some had several tokens. */
+  eventsPerToken: number;
+  /** Processor time of the server's event loop for each token over HTTP, in microseconds. */
+  javascriptUsPerToken: number;
+}
+
 export interface ServeResult extends BenchEnvironment {
   benchmark: "serve";
   model: { name: string; parameters: number };
   run: { precision: "bf16" | "fp32"; promptTokens: number; tokens: number; requests: number };
   rows: ServeRow[];
+  streams: StreamsRow[];
 }
 
-/** What the sending thread is told. @internal */
+/** What the process that sends the requests is told first. @internal */
 export interface ClientOptions {
   url: string;
-  rates: readonly number[];
-  requests: number;
   prompts: readonly (readonly number[])[];
   tokens: number;
 }
 
-/** Times of one answer, in milliseconds from its request. @internal */
+/**
+ * One measurement of that process: requests at random times, or streams that begin at once.
+ * @internal
+ */
+export type ClientTask = { rate: number; requests: number } | { streams: number };
+
+/** Times of requests at random, and the time until the last one's end. @internal */
+export interface LoadTimes {
+  times: (RequestTimes | string)[];
+  seconds: number;
+}
+
+/** Times of one answer, in milliseconds from one moment. @internal */
 export interface RequestTimes {
   /** Arrivals of its text. */
   events: number[];
@@ -77,50 +109,48 @@ const tokenizerFile = fileURLToPath(
   new URL("../../assets/quickstart/tokenizer.json", import.meta.url),
 );
 
+/** Runs of each measurement of streams. */
+const streamRuns = 3;
+
 /**
- * Measures a server under requests that arrive at random, over HTTP on this machine: time to the
- * first token, time between tokens, and throughput. The weights are random, because the time does
- * not depend on them.
+ * Measures a server over HTTP on this machine: under requests that arrive at random, time to the
+ * first token, time between tokens, and throughput; with a number of streams at once, the share of
+ * the engine's own rate. The weights are random, because the time does not depend on them.
  * @throws ArgumentError if prompt and answer exceed the model's context
- * @throws UsageError if the sending thread fails
+ * @throws UsageError if the process that sends the requests fails
  */
 export async function benchServe(options: ServeBenchOptions): Promise<ServeResult> {
-  const { device, precision, rates, requests, promptTokens, tokens } = options;
+  const { device, precision, rates, requests, streams, promptTokens, tokens } = options;
   const { onProgress = () => {} } = options;
   const name = await describeDevice(device);
   const dtype = precision === "bf16" ? "bf16" : "f32";
   const model = await createModel(options.model, { device, dtype, seed: 1 });
   const rows: ServeRow[] = [];
+  const streamRows: StreamsRow[] = [];
   try {
     const tokenizer = await Tokenizer.load(tokenizerFile);
     const maxLength = Math.ceil((promptTokens + tokens) / 64) * 64;
-    using engine = new Engine(model, tokenizer, { maxLength, maxQueue: requests });
-    const server = await serve(engine, { port: 0, maxConnections: requests + 16 });
+    const most = Math.max(requests, ...streams);
+    using engine = new Engine(model, tokenizer, { maxLength, maxQueue: most });
+    const server = await serve(engine, { port: 0, maxConnections: most + 16 });
+    const prompts = Array.from({ length: 64 }, (_, row) =>
+      Array.from({ length: promptTokens }, (_, i) => (i * 7919 + row * 31) % tokenizer.vocabSize),
+    );
+    const client = new Client({ url: server.url, prompts, tokens });
     try {
-      const client: ClientOptions = {
-        url: server.url,
-        rates,
-        requests,
-        prompts: Array.from({ length: 64 }, (_, row) =>
-          Array.from(
-            { length: promptTokens },
-            (_, i) => (i * 7919 + row * 31) % tokenizer.vocabSize,
-          ),
-        ),
-        tokens,
-      };
-      const worker = new Worker(new URL("./serve-client.js", import.meta.url), {
-        workerData: client,
-      });
-      worker.on("message", ({ rate, times, seconds }) => {
+      for (const rate of rates) {
+        const { times, seconds } = await client.ask<LoadTimes>({ rate, requests });
         const row = rowOf(rate, times, seconds);
         onProgress(`${rate} requests a second: ${row.tokensPerSecond.toFixed(0)} tokens/s`);
         rows.push(row);
-      });
-      await once(worker, "exit").catch((error: Error) => {
-        throw new UsageError(`the thread that sends the requests failed: ${error.message}`);
-      });
+      }
+      for (const count of streams) {
+        const row = await streamsRow(engine, client, count, prompts, tokens);
+        onProgress(`${count} streams: ${(100 * row.ratio).toFixed(0)}% of the engine's rate`);
+        streamRows.push(row);
+      }
     } finally {
+      client.close();
       await server.close();
     }
     await engine.idle();
@@ -130,11 +160,114 @@ export async function benchServe(options: ServeBenchOptions): Promise<ServeResul
       model: { name: options.modelName, parameters: model.cost.parameterCount },
       run: { precision, promptTokens, tokens, requests },
       rows,
+      streams: streamRows,
     };
   } finally {
     model.dispose();
   }
 }
+
+/** The process that sends the requests, so that its load is not that of the server's own. */
+class Client {
+  readonly #process: ChildProcess;
+  readonly #failed: Promise<never>;
+
+  constructor(options: ClientOptions) {
+    this.#process = fork(fileURLToPath(new URL("./serve-client.js", import.meta.url)));
+    this.#process.send(options);
+    this.#failed = once(this.#process, "exit").then(([code, signal]) => {
+      throw new UsageError(`the process that sends the requests ended with ${code ?? signal}`);
+    });
+    this.#failed.catch(() => {});
+  }
+
+  /** @throws UsageError if the process fails */
+  async ask<T>(task: ClientTask): Promise<T> {
+    this.#process.send(task);
+    const [answer] = await Promise.race([once(this.#process, "message"), this.#failed]);
+    return answer as T;
+  }
+
+  close(): void {
+    this.#process.kill();
+  }
+}
+
+/** Measures streams and the engine alone in turn, so that both see the same machine. */
+async function streamsRow(
+  engine: Engine,
+  client: Client,
+  streams: number,
+  prompts: readonly (readonly number[])[],
+  tokens: number,
+): Promise<StreamsRow> {
+  const alone: number[] = [];
+  const http: number[] = [];
+  const events: number[] = [];
+  const cpuUs: number[] = [];
+  // The first runs make the engine's graphs.
+  for (let run = -1; run < streamRuns; run++) {
+    const own = await Promise.all(
+      Array.from({ length: streams }, (_, i) =>
+        answerOf(engine, prompts[i % prompts.length] as number[], tokens),
+      ),
+    );
+    const beginUs = loopUs();
+    const times = await client.ask<RequestTimes[]>({ streams });
+    const usedUs = loopUs() - beginUs;
+    if (run < 0) continue;
+    const written = times.reduce((sum, time) => sum + time.tokens, 0);
+    alone.push(rateOf(own));
+    http.push(rateOf(times));
+    events.push(times.reduce((sum, time) => sum + time.events.length, 0) / written);
+    cpuUs.push(usedUs / written);
+  }
+  const [engineTokensPerSecond, httpTokensPerSecond] = [median(alone), median(http)];
+  return {
+    streams,
+    engineTokensPerSecond,
+    httpTokensPerSecond,
+    ratio: httpTokensPerSecond / engineTokensPerSecond,
+    eventsPerToken: median(events),
+    javascriptUsPerToken: median(cpuUs),
+  };
+}
+
+/** One answer of the engine alone, with the times of its parts. */
+async function answerOf(
+  engine: Engine,
+  prompt: readonly number[],
+  tokens: number,
+): Promise<RequestTimes> {
+  const times: RequestTimes = { events: [], tokens: 0, endMs: 0 };
+  const options = { maxTokens: tokens, temperature: 0, ignoreEnd: true };
+  for await (const part of engine.generate(prompt, options)) {
+    times.events.push(performance.now());
+    times.tokens += part.tokens.length;
+  }
+  times.endMs = performance.now();
+  return times;
+}
+
+/** Tokens a second from the first token of all to the last end; all answers began at once. */
+function rateOf(times: readonly RequestTimes[]): number {
+  const first = Math.min(...times.map(({ events, endMs }) => events[0] ?? endMs));
+  const last = Math.max(...times.map(({ endMs }) => endMs));
+  const tokens = times.reduce((sum, time) => sum + time.tokens - 1, 0);
+  return (tokens / (last - first)) * 1000;
+}
+
+/** Processor time of this thread so far, in microseconds. NaN where the system does not tell it. */
+function loopUs(): number {
+  try {
+    return Number(readFileSync("/proc/thread-self/schedstat", "utf8").split(" ")[0]) / 1000;
+  } catch {
+    return Number.NaN;
+  }
+}
+
+const median = (values: readonly number[]): number =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] as number;
 
 function rowOf(rate: number, times: (RequestTimes | string)[], seconds: number): ServeRow {
   const answers = times.filter((time) => typeof time !== "string");

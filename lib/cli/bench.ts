@@ -46,6 +46,7 @@ interface DecodeCommandOptions extends ModelOptions, PeerCommandOptions {
 interface ServeCommandOptions extends ModelOptions {
   rate: string;
   requests: number;
+  streams: string;
   prompt: number;
   tokens: number;
 }
@@ -120,6 +121,11 @@ export function addBench(program: Command): void {
         .default("1,4,16"),
     )
     .addOption(integerOption("--requests <n>", "requests at each rate", 1, 100_000).default(100))
+    .addOption(
+      new Option("--streams <n,...>", "streams at once beside the engine alone, for each number")
+        .argParser((text) => batchNumbers(text).join())
+        .default("64"),
+    )
     .addOption(integerOption("--prompt <n>", "tokens of each prompt", 1, 1_000_000).default(128))
     .addOption(integerOption("--tokens <n>", "tokens of each answer", 2, 1_000_000).default(128))
     .action(runServe);
@@ -295,10 +301,10 @@ async function runServe(options: ServeCommandOptions): Promise<void> {
   const { benchServe } = await import("../bench/serve.js");
   const { formatServe } = await import("../bench/serve-text.js");
   const { modelName, model, device, precision } = shared;
-  const { rate, requests, prompt: promptTokens, tokens } = options;
+  const { rate, requests, streams, prompt: promptTokens, tokens } = options;
   const result = await benchServe({
     ...{ modelName, model, device, precision: weightsPrecision(precision) },
-    ...{ rates: rateNumbers(rate), requests, promptTokens, tokens },
+    ...{ rates: rateNumbers(rate), requests, streams: batchNumbers(streams), promptTokens, tokens },
     onProgress: say,
   });
   await writeJsonFile(options.json, result);

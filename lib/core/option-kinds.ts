@@ -99,10 +99,15 @@ export function flag(description: string) {
   return z.boolean().meta({ description, expects: "true or false" });
 }
 
-/** A list of non-empty texts. */
-export function texts(expects: string, description: string, notes: OptionNotes = {}) {
+/** A list of non-empty texts. @param pattern what each of them has to match */
+export function texts(
+  expects: string,
+  description: string,
+  notes: OptionNotes = {},
+  pattern = /[\s\S]/,
+) {
   return z
-    .array(text(/[\s\S]/, "text that is not empty", description))
+    .array(text(pattern, "text that is not empty", description))
     .readonly()
     .meta({ description, expects, value: "text", ...notes });
 }

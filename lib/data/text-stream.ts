@@ -12,9 +12,13 @@ import {
 } from "./decoder-steps.js";
 import { type CheckedTokenizer, components } from "./tokenizer-json.js";
 
+const ascii = /^[^\x80-\xff]*$/;
+
 /** How a tokenizer's ids become text: the text of each token, and the steps of its `decoder`. */
 export interface Decoding {
   readonly tokens: readonly string[];
+  /** Bytes of the tokens that have been decoded before, one character 0..255 each; else "". */
+  readonly binary: string[];
   readonly steps: readonly MakeStep[];
   /** Added tokens that are not in the vocabulary. Only their own characters stand for them. */
   readonly literalIds: ReadonlySet<number>;
@@ -37,7 +41,7 @@ export function readDecoder(checked: CheckedTokenizer, file: string): Decoding {
   const steps = components(json.decoder).map((step) => makeStep(step, file));
   const { vocab } = json.model;
   const literal = [...addedIds].filter((id) => !Object.hasOwn(vocab, tokens[id] as string));
-  return { tokens, steps, literalIds: new Set(literal) };
+  return { tokens, binary: tokens.map(() => ""), steps, literalIds: new Set(literal) };
 }
 
 function makeStep(step: Record<string, unknown>, file: string): MakeStep {
@@ -113,6 +117,8 @@ export class TextStream {
   readonly #decoding: Decoding;
   readonly #skip: ReadonlySet<number>;
   readonly #utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+  /** Whether the bytes so far may end within a character, whose beginning `#utf8` holds. */
+  #within = false;
   /** The first step of the chain. Each step feeds the next, and the last one feeds `#ready`. */
   readonly #steps: DecoderStep[] = [];
   readonly #first: DecoderStep["push"];
@@ -134,24 +140,27 @@ export class TextStream {
 
   /** @throws TokenizerError for an id outside the vocabulary */
   push(id: number): string {
-    return this.pushAll([id]);
+    this.#add(id);
+    return this.#take(true);
   }
 
   /** @throws TokenizerError for an id outside the vocabulary */
   pushAll(ids: Iterable<number>): string {
-    const { tokens, literalIds } = this.#decoding;
-    for (const id of ids) {
-      const token = tokens[id];
-      if (token === undefined) {
-        throw new TokenizerError(
-          `[tokenizer] expected an id in 0..${tokens.length - 1}, got ${String(id)}`,
-        );
-      }
-      if (this.#skip.has(id)) continue;
-      const literal = literalIds.has(id);
-      this.#first({ bytes: toBinary(token), starts: true, ends: true, literal });
-    }
+    for (const id of ids) this.#add(id);
     return this.#take(true);
+  }
+
+  #add(id: number): void {
+    const { tokens, binary, literalIds } = this.#decoding;
+    const token = tokens[id];
+    if (token === undefined) {
+      throw new TokenizerError(
+        `[tokenizer] expected an id in 0..${tokens.length - 1}, got ${String(id)}`,
+      );
+    }
+    if (this.#skip.has(id)) return;
+    binary[id] ||= toBinary(token);
+    this.#first({ bytes: binary[id], starts: true, ends: true, literal: literalIds.has(id) });
   }
 
   /** The text that is left when no more tokens come. */
@@ -161,8 +170,12 @@ export class TextStream {
   }
 
   #take(stream: boolean): string {
-    const bytes = Buffer.from(this.#ready, "latin1");
+    const ready = this.#ready;
+    if (ready === "" && stream) return "";
     this.#ready = "";
-    return this.#utf8.decode(bytes, { stream });
+    // Most tokens are ASCII, and then the bytes are the text.
+    if (!this.#within && ascii.test(ready)) return ready;
+    this.#within = ready.charCodeAt(ready.length - 1) >= 0x80;
+    return this.#utf8.decode(Buffer.from(ready, "latin1"), { stream });
   }
 }

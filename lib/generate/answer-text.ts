@@ -49,6 +49,7 @@ export class AnswerText {
 
   #take(piece: string): string {
     if (this.#stopped) return "";
+    if (this.#stop.length === 0) return piece;
     const text = this.#held + piece;
     const at = firstStop(text, this.#stop);
     if (at !== null) {

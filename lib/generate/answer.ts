@@ -23,21 +23,29 @@ interface WaitingPart extends AnswerPart {
  * is joined, so that a slow reader gets one part of each answer instead of many.
  */
 export class AnswerQueue {
-  readonly #waiting = new Map<number, WaitingPart>();
+  /** By the answer's index; undefined where nothing waits. */
+  readonly #waiting: (WaitingPart | undefined)[];
+  /** Indices of the answers with a part, in the order of its first token. */
+  readonly #order: number[] = [];
   readonly #partMs: number;
   #error: { reason: unknown } | null = null;
   #open: number;
-  #wake: (() => void) | null = null;
+  #wake: (() => void) | null;
   /** When each answer's last part was taken. */
-  readonly #taken = new Map<number, number>();
+  readonly #taken: (number | undefined)[];
 
   /**
    * @param answers number of answers that the reader waits for
    * @param partMs shortest time between two parts of an answer, unless all have ended
+   * @param onReady called when a reader that uses `take` has something to take: a part where none
+   *   was, the end or a failure
    */
-  constructor(answers: number, partMs = 0) {
+  constructor(answers: number, partMs = 0, onReady: (() => void) | null = null) {
     this.#open = answers;
     this.#partMs = partMs;
+    this.#wake = onReady;
+    this.#waiting = Array.from({ length: answers }, () => undefined);
+    this.#taken = Array.from({ length: answers }, () => undefined);
   }
 
   /** Whether all answers have ended, or one has failed. */
@@ -45,14 +53,29 @@ export class AnswerQueue {
     return this.#open === 0 || this.#error !== null;
   }
 
-  push({ index, text, tokens, finishReason }: AnswerPart): void {
-    const waiting = this.#waiting.get(index);
+  /** Why the answers have failed; null if they have not. */
+  get failure(): { readonly reason: unknown } | null {
+    return this.#error;
+  }
+
+  /**
+   * Adds to an answer.
+   * @param token null for text and an end without a token
+   */
+  push(
+    index: number,
+    text: string,
+    token: ChosenToken | null,
+    finishReason: FinishReason | null,
+  ): void {
+    const waiting = this.#waiting[index];
     if (waiting) {
       waiting.text += text;
-      waiting.tokens.push(...tokens);
+      if (token) waiting.tokens.push(token);
       waiting.finishReason = finishReason;
     } else {
-      this.#waiting.set(index, { index, text, tokens: [...tokens], finishReason });
+      this.#waiting[index] = { index, text, tokens: token ? [token] : [], finishReason };
+      this.#order.push(index);
     }
     if (finishReason !== null) this.#open--;
     // A reader that waits for time wakes by itself, or at the end.
@@ -64,15 +87,23 @@ export class AnswerQueue {
     this.#wake?.();
   }
 
+  /** The part that has waited longest; null if none waits. */
+  take(): AnswerPart | null {
+    const index = this.#order.shift();
+    if (index === undefined) return null;
+    const part = this.#waiting[index] as WaitingPart;
+    this.#waiting[index] = undefined;
+    return part;
+  }
+
   /** The next part; null when all answers have ended. @throws the engine's error */
   async next(): Promise<AnswerPart | null> {
     for (;;) {
-      const [part] = this.#waiting.values();
-      const waitMs = part && !this.ended ? this.#waitMs(part.index) : 0;
-      if (part && waitMs <= 0) {
-        this.#waiting.delete(part.index);
-        if (this.#partMs > 0) this.#taken.set(part.index, performance.now());
-        return part;
+      const [index] = this.#order;
+      const waitMs = index !== undefined && !this.ended ? this.#waitMs(index) : 0;
+      if (index !== undefined && waitMs <= 0) {
+        if (this.#partMs > 0) this.#taken[index] = performance.now();
+        return this.take();
       }
       if (this.#error) throw this.#error.reason;
       if (this.#open === 0) return null;
@@ -82,7 +113,7 @@ export class AnswerQueue {
 
   /** Time until an answer's next part may be taken. */
   #waitMs(index: number): number {
-    const last = this.#taken.get(index);
+    const last = this.#taken[index];
     return last === undefined ? 0 : last + this.#partMs - performance.now();
   }
 
@@ -102,10 +133,10 @@ export class AnswerQueue {
 export function listen(queue: AnswerQueue, index: number, text: AnswerText): SequenceListener {
   return {
     onToken: (token) => {
-      queue.push({ index, text: text.push(token.id), tokens: [token], finishReason: null });
+      queue.push(index, text.push(token.id), token, null);
       return !text.stopped;
     },
-    onEnd: (finishReason) => queue.push({ index, text: text.end(), tokens: [], finishReason }),
+    onEnd: (finishReason) => queue.push(index, text.end(), null, finishReason),
     onError: (error) => queue.fail(error),
   };
 }

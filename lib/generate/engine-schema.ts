@@ -27,7 +27,8 @@ const answerOptions = {
   ).default(0),
   /** Additions to the logits of ids: `{ 42: -100 }`. Default: none. */
   logitBias: z
-    .record(z.string().regex(/^\d+$/), real(-1e9, 1e9, "addition to the logit of an id"))
+    // One id has one name: "05" beside "5" would be two additions to one logit.
+    .record(z.string().regex(/^(0|[1-9]\d*)$/), real(-1e9, 1e9, "addition to the logit of an id"))
     .meta({ description: "additions to the logits of ids", expects: "numbers by token id" })
     .optional(),
   /** Seed of the random choices. Equal seeds, models and prompts give equal text. Default: 0. */
@@ -37,7 +38,13 @@ const answerOptions = {
     "the same seed, model and prompt give the same text",
   ).default(0),
   /** Texts that end the answer. They are not part of it. Default: none. */
-  stop: texts("a list of texts that are not empty", "texts that end the answer").default([]),
+  stop: texts(
+    "a list of texts that are not empty, of whole characters",
+    "texts that end the answer",
+    {},
+    // Half of a character, a lone surrogate, would cut a character of the answer in two.
+    /^\P{Surrogate}+$/u,
+  ).default([]),
   /** Token ids that end the answer, beside the end of the text. Default: none. */
   stopTokens: z
     .array(integer(0, 2 ** 31 - 1, "a token id"))
@@ -78,6 +85,11 @@ const engineOptions = {
   promptTokens: integer(1, 2 ** 20, "prompt tokens that one step computes", {
     standard: "512 on a CPU, 2048 on a GPU",
   }).optional(),
+  /**
+   * Whether an answer in fp32 on a CPU has the same bits whatever is computed beside it. It is slower
+   * for few answers at once. Default: false, and other answers change its last bits.
+   */
+  independentRows: flag("an answer's bits do not depend on those beside it; slower").default(false),
   /** Whether prompts that begin alike share the work. Default: true. */
   prefixCache: flag("share the work of prompts that begin alike").default(true),
 };

@@ -51,6 +51,13 @@ export interface OpenEngineOptions extends EngineOptions {
   dtype?: "f32" | "bf16";
 }
 
+/** Answers to one prompt that are being written. @internal */
+export interface OpenAnswers {
+  readonly queue: AnswerQueue;
+  /** Ends them, whether or not they are complete. */
+  readonly end: () => void;
+}
+
 /**
  * Writes many answers at once on one device. Texts of different lengths, settings and progress run
  * in one batch over a paged key/value cache; prompts are computed in chunks beside them, and
@@ -133,6 +140,7 @@ export class Engine {
       maxBatch,
       promptTokens,
       prefixCache: settings.prefixCache,
+      independentRows: settings.independentRows,
       banned: tokenizer ? idsWithoutToken(model, tokenizer) : [],
     });
   }
@@ -191,15 +199,13 @@ export class Engine {
     options: AnswerOptions = {},
   ): AsyncGenerator<AnswerPart, void, void> {
     this.#checkOpen();
-    const { vocabSize } = this.model.config;
-    const request = readAnswerOptions(options, this.#vocabSize, vocabSize);
-    const { signal, n } = request;
+    const request = this.#request(options);
+    const { signal } = request;
     const ids = await this.encode(prompt);
     signal?.throwIfAborted();
-    const queue = new AnswerQueue(n, request.settings.partMs);
-    const sequences = this.#submit(ids, request, queue);
+    const { queue, end } = this.#begin(ids, request);
     const abort = (): void => {
-      for (const sequence of sequences) sequence.done = true;
+      end();
       queue.fail(signal?.reason);
     };
     signal?.addEventListener("abort", abort, { once: true });
@@ -207,10 +213,21 @@ export class Engine {
       for (let part = await queue.next(); part; part = await queue.next()) yield part;
     } finally {
       signal?.removeEventListener("abort", abort);
-      // The next step gives back the pages of answers that nobody reads.
-      for (const sequence of sequences) sequence.done = true;
-      this.#loop.wake();
+      end();
     }
+  }
+
+  /**
+   * Begins the answers to a prompt for a reader that takes what has come when it has time, without
+   * a promise for each token. It does not hear of `options.signal`.
+   * @param ids what `encode` returned
+   * @param onReady called when there is something to take from the queue
+   * @throws as `generate`
+   * @internal
+   */
+  begin(ids: readonly number[], options: AnswerOptions, onReady: () => void): OpenAnswers {
+    this.#checkOpen();
+    return this.#begin(ids, this.#request(options), onReady);
   }
 
   /**
@@ -364,6 +381,25 @@ export class Engine {
 
   #checkOpen(): void {
     if (this.#disposed) throw new ArgumentError("[Engine] this engine has been disposed of");
+  }
+
+  #request(options: AnswerOptions): AnswerRequestSettings {
+    return readAnswerOptions(options, this.#vocabSize, this.model.config.vocabSize);
+  }
+
+  #begin(
+    ids: readonly number[],
+    request: AnswerRequestSettings,
+    onReady: (() => void) | null = null,
+  ): OpenAnswers {
+    const queue = new AnswerQueue(request.n, request.settings.partMs, onReady);
+    const sequences = this.#submit(ids, request, queue);
+    const end = (): void => {
+      // The next step gives back the pages of answers that nobody reads.
+      for (const sequence of sequences) sequence.done = true;
+      this.#loop.wake();
+    };
+    return { queue, end };
   }
 
   #submit(ids: readonly number[], request: AnswerRequestSettings, queue: AnswerQueue): Sequence[] {

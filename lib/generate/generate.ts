@@ -88,10 +88,10 @@ export async function* generateTokens(
         },
         {
           onToken: (token) => {
-            queue.push({ index: 0, text: "", tokens: [token], finishReason: null });
+            queue.push(0, "", token, null);
             return true;
           },
-          onEnd: (finishReason) => queue.push({ index: 0, text: "", tokens: [], finishReason }),
+          onEnd: (finishReason) => queue.push(0, "", null, finishReason),
           onError: (error) => queue.fail(error),
         },
       );

@@ -21,6 +21,8 @@ export class Scheduler {
   readonly #limits: StepLimits;
   readonly #waiting: Sequence[] = [];
   #running: Sequence[] = [];
+  /** Tokens whose keys and values were there already when their sequence began to run. */
+  sharedTokens = 0;
 
   constructor(pool: PagePool, limits: StepLimits) {
     this.#pool = pool;
@@ -49,9 +51,10 @@ export class Scheduler {
     this.#dropDone();
     const spans: TokenSpan[] = [];
     let budget = this.#limits.promptTokens;
-    // A preempted sequence leaves the list while it is walked.
-    for (const sequence of [...this.#running]) {
-      if (!this.#running.includes(sequence)) continue;
+    // Preempted sequences leave the list while it is walked. Each removal makes a new list.
+    const before = this.#running;
+    for (const sequence of before) {
+      if (this.#running !== before && !this.#running.includes(sequence)) continue;
       const span = this.#spanOf(sequence, budget);
       if (!span) continue;
       spans.push(span);
@@ -68,6 +71,7 @@ export class Scheduler {
       budget -= span.to - span.from;
     }
     // Pages of a sequence may have gone to an earlier one after its span was made.
+    if (this.#running === before) return spans;
     return spans.filter(({ sequence }) => this.#running.includes(sequence));
   }
 
@@ -98,6 +102,7 @@ export class Scheduler {
     sequence.pages = pages;
     sequence.computed = pages.length * size;
     sequence.remembered = pages.length;
+    this.sharedTokens += sequence.computed;
     return true;
   }
 

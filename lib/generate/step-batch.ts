@@ -132,9 +132,11 @@ async function results(
   const { ids, logprobs } = await read;
   const tokens: ChosenToken[] = [];
   for (const [row, { sequence }] of drawing.entries()) {
-    const token = { id: ids[row] as number, logprob: logprobs[row] as number };
-    const all = await (tops[row] ?? null);
-    tokens.push(all ? { ...token, top: likeliest(all, sequence.settings.top) } : token);
+    const token: ChosenToken = { id: ids[row] as number, logprob: logprobs[row] as number };
+    // Waiting for nothing would cost each token a turn of the microtasks.
+    const top = tops[row];
+    if (top) token.top = likeliest(await top, sequence.settings.top);
+    tokens.push(token);
   }
   return tokens;
 }

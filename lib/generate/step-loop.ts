@@ -1,3 +1,4 @@
+import { withIndependentRows } from "../core/independent-rows.js";
 import { ready } from "../core/runtime.js";
 import { outsideScopes } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
@@ -48,6 +49,8 @@ export interface StepLoopOptions {
   prefixCache: boolean;
   /** Ids that no sequence may have. */
   banned: readonly number[];
+  /** Whether a row's products have the same bits for any number of rows. Default: false. */
+  independentRows?: boolean;
   /** Whether steps are filled up to a few sizes. Default: on a GPU. */
   pads?: boolean;
   /**
@@ -73,6 +76,7 @@ export class StepLoop {
   readonly #sparePage: number | null;
   readonly #prefixCache: boolean;
   readonly #afterStep: StepLoopOptions["afterStep"];
+  readonly #independentRows: boolean;
   /** Version of the weights that the remembered pages were computed with. */
   #weights: number;
   #loop: Promise<void> | null = null;
@@ -80,7 +84,7 @@ export class StepLoop {
   /** The pending tokens of each step's rows when it began. */
   readonly #pendings = new WeakMap<EngineStep, Sequence["pending"][]>();
   readonly #inSlots = new Set<Sequence>();
-  #counts = { promptTokens: 0, sharedTokens: 0, writtenTokens: 0, steps: 0, recordedSteps: 0 };
+  #counts = { promptTokens: 0, writtenTokens: 0, steps: 0, recordedSteps: 0 };
 
   /** @throws ArgumentError for a model without a paged cache */
   constructor(model: LanguageModel, options: StepLoopOptions) {
@@ -88,6 +92,7 @@ export class StepLoop {
     this.model = model;
     this.#prefixCache = prefixCache;
     this.#afterStep = options.afterStep;
+    this.#independentRows = options.independentRows ?? false;
     this.#pool = new PagePool(pages, pageSize);
     const { device } = model;
     const { pads = device.type !== "cpu" } = options;
@@ -106,13 +111,14 @@ export class StepLoop {
 
   get state(): EngineState {
     const { count, free, size } = this.#pool;
-    const { running, waiting } = this.#scheduler;
+    const { running, waiting, sharedTokens } = this.#scheduler;
     return {
       running: running.length,
       waiting,
       pages: count,
       freePages: free,
       pageSize: size,
+      sharedTokens,
       ...this.#counts,
     };
   }
@@ -193,17 +199,18 @@ export class StepLoop {
       this.#weights = this.#weightsVersion;
       this.#forgetAll();
     }
-    const shared = new Map(
-      this.#scheduler.running.map((sequence) => [sequence, sequence.computed]),
-    );
     const spans = this.#scheduler.next();
     if (spans.length === 0) return null;
     this.#leaveSlots();
     try {
-      for (const { sequence } of spans) this.#slots.enter(sequence);
-      const step = enqueueStep(this.#parts, spans);
+      for (const { sequence } of spans) {
+        this.#slots.enter(sequence);
+        if (sequence.slot !== null) this.#inSlots.add(sequence);
+      }
+      const step = this.#independentRows
+        ? withIndependentRows(() => enqueueStep(this.#parts, spans))
+        : enqueueStep(this.#parts, spans);
       for (const { sequence, from, to } of spans) {
-        if (!shared.has(sequence)) this.#counts.sharedTokens += from;
         if (from < sequence.promptLength)
           this.#counts.promptTokens += Math.min(to, sequence.promptLength) - from;
         sequence.computed = to;
@@ -236,13 +243,11 @@ export class StepLoop {
 
   /** Frees the slots of sequences that no longer run. */
   #leaveSlots(): void {
-    const running = new Set(this.#scheduler.running);
     for (const sequence of this.#inSlots) {
-      if (running.has(sequence)) continue;
+      if (this.#scheduler.running.includes(sequence)) continue;
       this.#slots.leave(sequence);
       this.#inSlots.delete(sequence);
     }
-    for (const sequence of running) this.#inSlots.add(sequence);
   }
 
   /** Tells the pool of pages that are full of known tokens. */

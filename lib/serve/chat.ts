@@ -11,6 +11,7 @@ import {
   checkModel,
   type ServerContext,
 } from "./context.js";
+import { EventFrame } from "./event-frame.js";
 import type { Reply } from "./reply.js";
 import { answerOptions, checkFields, sharedFields, whole } from "./request-fields.js";
 import { runAnswers } from "./run-answers.js";
@@ -69,28 +70,24 @@ export async function chatCompletions(
   };
   const logprobsOf = ({ tokens }: Pick<AnswerPart, "tokens">) =>
     fields.logprobs ? { content: context.texts.ofChat(tokens), refusal: null } : null;
-  const run = (onPart: (part: AnswerPart) => Promise<void> | void) =>
-    runAnswers(context, {
-      route: "/v1/chat/completions",
-      prompts: [ids],
-      options,
-      streams: fields.stream === true,
-      signal: reply.signal,
-      startMs,
-      onPart,
-    });
+  const route = "/v1/chat/completions";
+  const run = (onPart: (part: AnswerPart) => string) =>
+    runAnswers(context, { route, prompts: [ids], options, reply, startMs, onPart });
   if (fields.stream) {
     const withUsage = fields.stream_options?.include_usage ?? false;
     const rest = withUsage ? { usage: null } : {};
     const begun = new Set<number>();
-    const usage = await run(async (part) => {
+    const frame = new EventFrame(head, rest);
+    const usage = await run((part) => {
       const { index, text, finishReason } = part;
-      // The first part of an answer names its author.
-      const author = begun.has(index) ? {} : { role: "assistant" };
-      begun.add(index);
-      const delta = { ...author, ...(text !== "" || "role" in author ? { content: text } : {}) };
-      const choice = { index, delta, logprobs: logprobsOf(part), finish_reason: finishReason };
-      await reply.event({ ...head, choices: [choice], ...rest });
+      const content = `"content":${JSON.stringify(text)}`;
+      let delta = text === "" ? "" : content;
+      if (!begun.has(index)) {
+        // The first part of an answer names its author.
+        begun.add(index);
+        delta = `"role":"assistant",${content}`;
+      }
+      return frame.event(index, `"delta":{${delta}}`, logprobsOf(part), finishReason);
     });
     if (withUsage) await reply.event({ ...head, choices: [], usage });
     await reply.endEvents();
@@ -103,10 +100,12 @@ export async function chatCompletions(
   }));
   const usage = await run(({ index, text, tokens, finishReason }) => {
     const answer = answers[index];
-    if (!answer) return;
-    answer.text += text;
-    answer.tokens.push(...tokens);
-    answer.reason = finishReason;
+    if (answer) {
+      answer.text += text;
+      answer.tokens.push(...tokens);
+      answer.reason = finishReason;
+    }
+    return "";
   });
   const choices = answers.map(({ text, tokens, reason }, index) => ({
     index,

@@ -11,6 +11,7 @@ import {
   checkModel,
   type ServerContext,
 } from "./context.js";
+import { EventFrame } from "./event-frame.js";
 import type { Reply } from "./reply.js";
 import { answerOptions, checkFields, isId, sharedFields, whole } from "./request-fields.js";
 import { runAnswers } from "./run-answers.js";
@@ -117,22 +118,16 @@ export async function completions(
     created: Math.floor(Date.now() / 1000),
     model: context.modelName,
   };
-  const run = (onPart: (part: AnswerPart) => Promise<void> | void) =>
-    runAnswers(context, {
-      route: "/v1/completions",
-      prompts,
-      options,
-      streams: fields.stream === true,
-      signal: reply.signal,
-      startMs,
-      onPart,
-    });
+  const run = (onPart: (part: AnswerPart) => string) =>
+    runAnswers(context, { route: "/v1/completions", prompts, options, reply, startMs, onPart });
+  const choiceOf = ({ index }: AnswerPart) => choices[index] as CompletionChoice;
   if (fields.stream) {
     const withUsage = fields.stream_options?.include_usage ?? false;
     const rest = withUsage ? { usage: null } : {};
-    const usage = await run(async (part) => {
-      const choice = (choices[part.index] as CompletionChoice).add(part);
-      await reply.event({ ...head, choices: [choice], ...rest });
+    const frame = new EventFrame(head, rest);
+    const usage = await run((part) => {
+      const { text, index, logprobs, finish_reason: reason } = choiceOf(part).add(part);
+      return frame.event(index, `"text":${JSON.stringify(text)}`, logprobs, reason);
     });
     if (withUsage) await reply.event({ ...head, choices: [], usage });
     await reply.endEvents();
@@ -140,7 +135,8 @@ export async function completions(
   }
   const parts = choices.map((): ReturnType<CompletionChoice["add"]>[] => []);
   const usage = await run((part) => {
-    parts[part.index]?.push((choices[part.index] as CompletionChoice).add(part));
+    parts[part.index]?.push(choiceOf(part).add(part));
+    return "";
   });
   await reply.json(200, { ...head, choices: parts.map(joined), usage });
 }

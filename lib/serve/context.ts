@@ -1,5 +1,6 @@
 import type { Engine } from "../generate/engine.js";
 import { ApiError } from "./api-error.js";
+import type { EventPump } from "./event-pump.js";
 import type { ServerMetrics } from "./metrics.js";
 import type { TokenTexts } from "./token-texts.js";
 
@@ -8,6 +9,7 @@ export interface ServerContext {
   readonly engine: Engine;
   readonly texts: TokenTexts;
   readonly metrics: ServerMetrics;
+  readonly pump: EventPump;
   readonly modelName: string;
   /** Start of the server, in seconds since 1970. */
   readonly created: number;

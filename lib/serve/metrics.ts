@@ -1,10 +1,17 @@
 import type { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Engine, EngineState } from "../generate/engine.js";
+import { RouteTimes } from "./route-times.js";
 
 /** Upper ends of the latencies' classes, in seconds. */
 const buckets = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300,
 ];
+
+/** Counts the times of one answer's tokens. */
+export interface TokenClock {
+  /** @param nowMs when they were sent, by `performance.now()` */
+  count(tokens: number, nowMs: number): void;
+}
 
 /** Time that the speed is a mean over. */
 const speedMs = 10_000;
@@ -15,7 +22,7 @@ export class ServerMetrics {
   readonly #registry: Registry;
   readonly #requests: Counter<"route" | "status">;
   readonly #firstToken: Histogram<"route">;
-  readonly #betweenTokens: Histogram<"route">;
+  readonly #betweenTokens: RouteTimes;
   readonly #whole: Histogram<"route">;
   readonly #cut: Counter;
   readonly #history: { at: number; written: number }[] = [];
@@ -32,10 +39,12 @@ export class ServerMetrics {
       "llamaforge_first_token_seconds",
       "Time from a request to an answer's first token",
     );
-    this.#betweenTokens = histogram(
+    this.#betweenTokens = new RouteTimes(
       "llamaforge_between_tokens_seconds",
       "Time between two tokens of an answer",
+      buckets,
     );
+    registry.registerMetric(this.#betweenTokens as unknown as Histogram<"route">);
     this.#whole = histogram("llamaforge_request_seconds", "Time from a request to its end");
     this.#requests = new prom.Counter({
       name: "llamaforge_http_requests_total",
@@ -114,20 +123,18 @@ export class ServerMetrics {
     this.#whole.observe({ route }, seconds);
   }
 
-  /** Counts the times of one answer's tokens. */
-  clock(route: string, startMs: number): (tokens: number) => void {
+  /** A clock of one answer's tokens. */
+  clock(route: string, startMs: number): TokenClock {
     let last: number | null = null;
-    return (tokens) => {
-      if (tokens === 0) return;
-      const now = performance.now();
-      if (last === null) this.#firstToken.observe({ route }, (now - startMs) / 1000);
-      // A part may bring several tokens, which share the time since the part before.
-      const first = last ?? now;
-      const between = (now - first) / tokens / 1000;
-      for (let i = last === null ? 1 : 0; i < tokens; i++) {
-        this.#betweenTokens.observe({ route }, between);
-      }
-      last = now;
+    return {
+      count: (tokens, nowMs) => {
+        if (tokens === 0) return;
+        if (last === null) this.#firstToken.observe({ route }, (nowMs - startMs) / 1000);
+        // A part may bring several tokens, which share the time since the part before.
+        const between = (nowMs - (last ?? nowMs)) / tokens / 1000;
+        this.#betweenTokens.observe(route, between, last === null ? tokens - 1 : tokens);
+        last = nowMs;
+      },
     };
   }
 

@@ -4,6 +4,11 @@ import { type ApiError, ClientGone } from "./api-error.js";
 /** Bytes that a reader must take within the time limit. */
 const sliceBytes = 64 * 1024;
 
+/** A server-sent event. */
+export function eventText(value: unknown): string {
+  return `data: ${JSON.stringify(value)}\n\n`;
+}
+
 /**
  * The answer to one request on its way to the client. Writing waits for a slow reader, and cuts
  * off one that takes nothing for too long.
@@ -13,6 +18,8 @@ export class Reply {
   readonly #stallMs: number;
   readonly #gone = new AbortController();
   #streams = false;
+  /** Whether the events are sent in chunks. */
+  #chunks = false;
 
   /** @param stallMs time for a reader to take 64 KiB */
   constructor(response: ServerResponse, stallMs: number) {
@@ -62,22 +69,63 @@ export class Reply {
     await this.#end();
   }
 
-  /** Sends one server-sent event. The first one begins the answer. */
-  async event(value: unknown): Promise<void> {
-    if (!this.#streams) {
-      this.#streams = true;
-      this.response.writeHead(200, {
-        "content-type": "text/event-stream; charset=utf-8",
-        "cache-control": "no-cache",
-        // Proxies such as nginx would otherwise collect the events.
-        "x-accel-buffering": "no",
-      });
-    }
-    await this.#write(`data: ${JSON.stringify(value)}\n\n`);
+  /**
+   * Sends server-sent events. The first ones begin the answer.
+   * @param text whole events, as `eventText` writes them
+   * @returns whether the reader keeps up. If not, `drained` tells when to go on
+   * @throws the reason if the client has gone
+   */
+  sendEvents(text: string): boolean {
+    this.#gone.signal.throwIfAborted();
+    if (!this.#streams) this.#beginEvents();
+    const bytes = Buffer.byteLength(text);
+    return this.response.write(
+      this.#framed(text, bytes),
+      bytes === text.length ? "latin1" : "utf8",
+    );
   }
 
+  #beginEvents(): void {
+    const { response } = this;
+    this.#streams = true;
+    // Clients of HTTP 1.0 know no chunks.
+    this.#chunks = response.useChunkedEncodingByDefault;
+    response.writeHead(200, {
+      "content-type": "text/event-stream; charset=utf-8",
+      "cache-control": "no-cache",
+      // Proxies such as nginx would otherwise collect the events.
+      "x-accel-buffering": "no",
+      ...(this.#chunks && { "transfer-encoding": "chunked" }),
+    });
+    // Node would write each chunk as four pieces. As one text, it takes a quarter less time.
+    response.chunkedEncoding = false;
+  }
+
+  /** A chunk of the answer, as it is sent. */
+  #framed(text: string, bytes: number): string {
+    return this.#chunks ? `${bytes.toString(16)}\r\n${text}\r\n` : text;
+  }
+
+  /** Waits until a reader has caught up. @throws the reason if the client has gone or is too slow */
+  async drained(): Promise<void> {
+    this.#gone.signal.throwIfAborted();
+    if (this.response.writableNeedDrain) await this.#waitFor("drain");
+  }
+
+  /** Sends one event, and waits for its reader. */
+  async event(value: unknown): Promise<void> {
+    if (!this.sendEvents(eventText(value))) await this.drained();
+  }
+
+  /** Ends a stream. */
   async endEvents(): Promise<void> {
-    await this.#write("data: [DONE]\n\n");
+    this.sendEvents("data: [DONE]\n\n");
+    await this.#endStream();
+  }
+
+  async #endStream(): Promise<void> {
+    await this.drained();
+    if (this.#chunks) this.response.write("0\r\n\r\n", "latin1");
     await this.#end();
   }
 
@@ -85,7 +133,7 @@ export class Reply {
   async fail(error: ApiError): Promise<void> {
     if (this.#streams) {
       await this.event(error.body);
-      await this.#end();
+      await this.#endStream();
     } else if (!this.response.headersSent) {
       await this.json(error.status, error.body, error.facts.headers);
     } else {

@@ -28,14 +28,15 @@ export const isId = (value: unknown): value is number =>
   Number.isSafeInteger(value) && (value as number) >= 0;
 
 const isStop = (value: unknown): boolean =>
-  typeof value === "string" && value.length >= 1 && value.length <= 500;
+  typeof value === "string" && value.length <= 500 && /^\P{Surrogate}+$/u.test(value);
 
 const isBias = (value: unknown): boolean =>
   typeof value === "object" &&
   value !== null &&
   !Array.isArray(value) &&
   Object.entries(value).every(
-    ([id, bias]) => /^\d{1,9}$/.test(id) && typeof bias === "number" && Math.abs(bias) <= 100,
+    ([id, bias]) =>
+      /^(0|[1-9]\d{0,8})$/.test(id) && typeof bias === "number" && Math.abs(bias) <= 100,
   );
 
 const anything = z.unknown().meta({ description: "not used", expects: "anything" }).optional();
@@ -63,7 +64,7 @@ export const sharedFields = {
     .nullish(),
   stop: whole<string | string[]>(
     (value) => isStop(value) || (Array.isArray(value) && value.length <= 16 && value.every(isStop)),
-    "a text or up to 16 texts, of 1 to 500 characters each",
+    "a text or up to 16 texts, of 1 to 500 whole characters each",
     "texts that end the answer",
   ).nullish(),
   stop_token_ids: whole<number[]>(

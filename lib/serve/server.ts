@@ -8,6 +8,7 @@ import { Engine } from "../generate/engine.js";
 import { Access } from "./access.js";
 import { ApiError, apiErrorOf, ClientGone } from "./api-error.js";
 import type { ServerContext } from "./context.js";
+import { EventPump } from "./event-pump.js";
 import { readJson } from "./json-body.js";
 import { ServerMetrics } from "./metrics.js";
 import { readPage } from "./page.js";
@@ -100,6 +101,7 @@ class EngineServer implements RunningServer {
       engine: this.#engine,
       texts: new TokenTexts(this.#engine.tokenizer),
       metrics: await ServerMetrics.create(this.#engine, () => this.#sockets.size),
+      pump: new EventPump(),
       modelName,
       created: Math.floor(Date.now() / 1000),
       maxAnswers,

@@ -104,12 +104,12 @@ describe("bench decode --peer", () => {
   });
 });
 
-test("bench serve answers requests that arrive at random, and tells their latencies", async () => {
+test("bench serve tells latencies of requests at random, and the rate of streams beside the engine's", async () => {
   const file = join(folder, "serve.json");
   const place = ["--preset", "quickstart", "--device", "cpu", "--precision", "fp32"];
-  const sizes = ["--rate", "20,40", "--requests", "4", "--prompt", "8", "--tokens", "5"];
+  const sizes = ["--rate", "20,40", "--requests", "4", "--streams", "3", "--prompt", "8"];
   const { code, stdout, stderr } = await llamaforge([
-    ...["bench", "serve", ...place, ...sizes, "--json", file],
+    ...["bench", "serve", "--tokens", "5", ...place, ...sizes, "--json", file],
   ]);
   expect(code, stderr).toBe(0);
   const result = JSON.parse(readFileSync(file, "utf8")) as ServeResult;
@@ -124,6 +124,14 @@ test("bench serve answers requests that arrive at random, and tells their latenc
     expect(wholeMs.p50).toBeGreaterThanOrEqual(firstMs.p50);
   }
   expect(stdout).toContain("requests/s   tokens/s   first token");
+  const [row, ...others] = result.streams;
+  expect(others).toEqual([]);
+  expect(row).toMatchObject({ streams: 3, eventsPerToken: expect.any(Number) });
+  const { engineTokensPerSecond = 0, httpTokensPerSecond = 0, ratio } = row ?? {};
+  expect(ratio).toBeCloseTo(httpTokensPerSecond / engineTokensPerSecond);
+  expect(row?.eventsPerToken).toBeLessThanOrEqual(1.2);
+  expect(row?.javascriptUsPerToken).toBeGreaterThan(0);
+  expect(stdout).toContain("streams   engine alone   HTTP");
 });
 
 describe("bench parity", () => {

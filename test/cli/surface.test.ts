@@ -125,6 +125,7 @@ llamaforge serve <folder>
   --cache-bytes <n>
   --page-size <n>
   --prompt-tokens <n>
+  --independent-rows
   --no-prefix-cache
 llamaforge export <folder>
   --to <form> (required)
@@ -188,6 +189,7 @@ llamaforge bench serve
   --json <file>
   --rate <n,...> = 1,4,16
   --requests <n> = 100
+  --streams <n,...> = 64
   --prompt <n> = 128
   --tokens <n> = 128
 llamaforge doctor

@@ -135,6 +135,27 @@ test("a sampled answer has equal tokens alone and among others, whenever they co
   await Promise.all(others);
 });
 
+test("with independentRows, an answer on a CPU has equal bits at batch 1 and 64", async ({
+  skip,
+}) => {
+  skip(model.device.type !== "cpu", "GPUs do not promise it");
+  const options = { maxTokens: 24, temperature: 1, ignoreEnd: true, n: 1 as const };
+  const answer = async (engine: Engine, seed: number) => {
+    const prompt = prompts[seed % prompts.length] as string;
+    return (await engine.complete(prompt, { ...options, seed })).tokens;
+  };
+  const alone: Awaited<ReturnType<typeof answer>>[] = [];
+  {
+    using engine = engineOf({ independentRows: true, maxBatch: 64 });
+    for (const [seed] of prompts.entries()) alone.push(await answer(engine, seed));
+  }
+  for (const promptTokens of [16, 512]) {
+    using engine = engineOf({ independentRows: true, maxBatch: 64, promptTokens });
+    const all = await Promise.all(Array.from({ length: 64 }, (_, seed) => answer(engine, seed)));
+    expect(all.slice(0, alone.length)).toEqual(alone);
+  }
+});
+
 describe("an answer ends", () => {
   test("before a stop string, wherever tokens end", async () => {
     using engine = engineOf();
@@ -292,7 +313,10 @@ test("wrong requests are refused, and the engine goes on", async () => {
     ["a", { n: 0 }],
     ["a", { signal: 5 }],
     ["a", { logitBias: { 99999999: 1 } }],
+    ["a", { logitBias: { "05": 1 } }],
     ["a", { stop: [""] }],
+    ["a", { stop: ["\ud83d"] }],
+    ["a", { stop: ["a\ude00"] }],
     ["a", null],
   ] as const) {
     await expect(engine.complete(prompt as never, options as never)).rejects.toThrow(ArgumentError);

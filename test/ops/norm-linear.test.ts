@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { noGrad } from "../../lib/core/autograd.js";
 import { ones, type zeros } from "../../lib/core/create.js";
 import { AutogradError, DTypeError, ShapeError } from "../../lib/core/errors.js";
+import { withIndependentRows } from "../../lib/core/independent-rows.js";
 import { composedNormLinear, normLinear } from "../../lib/ops/norm-linear.js";
 import { toTensor } from "../support/float-ops.js";
 import { random, relativeError, tolerances } from "../support/reference.js";
@@ -96,4 +97,19 @@ describe("normLinear refuses", () => {
   ])("%s", (_name, call, error) => {
     expect(call).toThrow(error);
   });
+});
+
+it("gives a row the same bits beside any other rows, where rows must be independent", async () => {
+  const [rows, inputs, outputs] = [40, 96, 64];
+  const x = random([1, rows, inputs], 1, { dtype: "f32" });
+  const norm = toTensor(random([inputs], 3, { low: 0.5, high: 1.5 }), "f32");
+  const weight = toTensor(random([outputs, inputs], 4, { dtype: "f32" }), "f32");
+  const run = async (count: number) => {
+    const few = toTensor(x, "f32").view([1, count, inputs]);
+    const [, y] = withIndependentRows(() => noGrad(() => normLinear(few, null, norm, weight)));
+    return [...(await y.toArray())];
+  };
+  const all = await run(rows);
+  for (const count of [1, 2, 7, 9, 33])
+    expect(await run(count)).toEqual(all.slice(0, count * outputs));
 });

@@ -69,7 +69,7 @@ describe("paths", () => {
   });
 
   test("/metrics has the engine's figures and the requests' latencies", async () => {
-    await works();
+    await post(completions(), { prompt: "a", max_tokens: 4, ignore_eos: true });
     const response = await fetch(`${server.url}/metrics`);
     expect(response.headers.get("content-type")).toContain("text/plain");
     const text = await response.text();
@@ -87,6 +87,14 @@ describe("paths", () => {
       expect(text).toContain(`# TYPE llamaforge_${name} histogram`);
     }
     expect(value('first_token_seconds_count{route="/v1/completions"}')).toBeGreaterThan(0);
+    const labels = 'route="/v1/completions"}';
+    const between = value(`between_tokens_seconds_count{${labels}`);
+    expect(between).toBeGreaterThan(0);
+    expect(value(`between_tokens_seconds_bucket{le="\\+Inf",${labels}`)).toBe(between);
+    expect(value(`between_tokens_seconds_bucket{le="0.001",${labels}`)).toBeLessThanOrEqual(
+      between,
+    );
+    expect(value(`between_tokens_seconds_sum{${labels}`)).toBeGreaterThan(0);
     expect(text).toContain('llamaforge_http_requests_total{route="other",status="404"}');
   });
 });
@@ -121,6 +129,12 @@ describe("bodies", () => {
     ['{"prompt": "a", "seed": 0.5}', 400],
     ['{"prompt": "a", "stop": [""]}', 400],
     ['{"prompt": "a", "stop": {}}', 400],
+    ['{"prompt": "a", "stop": "\\ud83d"}', 400],
+    ['{"prompt": "a", "stop": ["x", "a\\ude00b"]}', 400],
+    ['{"prompt": "a", "stop": "\\ud83d\\ude00", "max_tokens": 1}', 200],
+    ['{"prompt": "a", "stop": "\\n", "max_tokens": 1}', 200],
+    ['{"prompt": "a", "logit_bias": {"05": 1}}', 400],
+    ['{"prompt": "a", "logit_bias": {"0": 1}, "max_tokens": 1}', 200],
     ['{"prompt": "a", "logit_bias": {"5": "x"}}', 400],
     ['{"prompt": "a", "logit_bias": {"4099": 1}}', 400],
     ['{"prompt": "a", "logprobs": true}', 400],

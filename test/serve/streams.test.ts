@@ -75,8 +75,8 @@ describe("a reader", () => {
     const whole = open(server.url, "/v1/completions", large);
     const wholeResponse = await whole.response;
     // Neither is read.
-    await until(() => isFree(server));
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    while ((await goneOf(server)) < 2) await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(isFree(server)).toBe(true);
     for (const one of [response, wholeResponse]) {
       one.resume();
       await expect(once(one, "end")).rejects.toThrow("aborted");

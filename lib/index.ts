@@ -183,6 +183,13 @@ export {
   prepare,
 } from "./prepare/prepare.js";
 export type { Input as PrepareInput } from "./prepare/schema.js";
+export type { TokenizerInput } from "./prepare/tokenizer/schema.js";
+export {
+  type TrainTokenizerOptions,
+  type TrainTokenizerProgress,
+  type TrainTokenizerResult,
+  trainTokenizer,
+} from "./prepare/tokenizer/train-tokenizer.js";
 export { writeReport } from "./report/html.js";
 export { type RunningServer, type ServeOptions, serve } from "./serve/server.js";
 export type { DeviceWaitMs, PauseMs, WaitTotals } from "./train/device-waits.js";

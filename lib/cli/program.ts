@@ -20,6 +20,7 @@ import { addQuickstart } from "./quickstart.js";
 import { addReport } from "./report.js";
 import { addServe } from "./serve.js";
 import { bounded, printError } from "./terminal.js";
+import { addTokenizer } from "./tokenizer.js";
 import { addTrain } from "./train.js";
 import { addVerify } from "./verify.js";
 import { packageVersion } from "./version.js";
@@ -33,6 +34,7 @@ export function createProgram(): Command {
     .showHelpAfterError(false)
     .configureOutput({ writeErr: () => {} })
     .exitOverride();
+  addTokenizer(program);
   addPrepare(program);
   addPlan(program);
   addTrain(program);

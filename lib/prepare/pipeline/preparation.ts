@@ -15,6 +15,7 @@ import { FolderIdentity } from "../../files/folder-identity.js";
 import { describePassedOver } from "../../files/passed-over.js";
 import { syncFolder } from "../../files/sync-folder.js";
 import { Deduplicator } from "../deduplicator.js";
+import { documentEndOf } from "../document-end.js";
 import { type PassProgress, type WorkFacts, workFiles } from "../journal.js";
 import { expectUnmoved } from "../moved.js";
 import { areChats, type PrepareSettings } from "../options.js";
@@ -60,7 +61,8 @@ export class Preparation {
   }
 
   async run(): Promise<Omit<PrepareResult, "folder">> {
-    const { documentStart, validationFraction: fraction } = this.#settings;
+    const { documentStart, documentEnd, validationFraction: fraction } = this.#settings;
+    documentEndOf(documentEnd, this.#tokenizer);
     if (documentStart === "bos" && this.#tokenizer.bosId === null) {
       throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
     }

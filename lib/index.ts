@@ -167,6 +167,18 @@ export { generate, generateTokens, type TextCodec } from "./generate/generate.js
 export type { GenerateOptions } from "./generate/schema.js";
 export type { ScoredToken } from "./generate/score.js";
 export type { ChosenToken, FinishReason } from "./generate/sequence.js";
+export {
+  type DownloadOptions,
+  type DownloadProgress,
+  downloadModel,
+} from "./hub/download-model.js";
+export type { ModelParts } from "./hub/model-files.js";
+export {
+  type PushOptions,
+  type PushProgress,
+  type PushResult,
+  pushModel,
+} from "./hub/push-model.js";
 export * from "./model/index.js";
 export * from "./nn/index.js";
 export * from "./ops/index.js";

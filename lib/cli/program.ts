@@ -16,6 +16,7 @@ import { addMerge } from "./merge.js";
 import { beStrict } from "./options.js";
 import { addPlan } from "./plan.js";
 import { addPrepare } from "./prepare.js";
+import { addPush } from "./push.js";
 import { addQuickstart } from "./quickstart.js";
 import { addReport } from "./report.js";
 import { addServe } from "./serve.js";
@@ -45,6 +46,7 @@ export function createProgram(): Command {
   addServe(program);
   addExport(program);
   addMerge(program);
+  addPush(program);
   addVerify(program);
   addReport(program);
   addBench(program);

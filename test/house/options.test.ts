@@ -47,7 +47,7 @@ describe("flags", () => {
         expect(flag.description).toContain(`(default: ${standard})`);
       }
     }
-    expect(flags.size).toBe(Object.keys(shape).length + 2); // and --config, --json
+    expect(flags.size).toBe(Object.keys(shape).length + 3); // and --config, --json, --download
   });
 
   it.each(["generate", "chat"])("of %s set the defaults of an answer's schema", (command) => {

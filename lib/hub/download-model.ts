@@ -1,10 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { checkOptions, checkString } from "../core/check-values.js";
+import { checkChoice, checkOptions, checkString } from "../core/check-values.js";
 import { UsageError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
 import { acquireLock } from "../files/lock.js";
 import { makeFolder } from "../files/make-folder.js";
+import { checkListeners } from "./check-listeners.js";
 import { fetchFile, hashOf } from "./fetch-file.js";
 import { HubCache, isThere } from "./hub-cache.js";
 import { explainHubError } from "./hub-error.js";
@@ -47,6 +48,9 @@ const what = "[downloadModel]";
 export async function downloadModel(model: string, options: DownloadOptions = {}): Promise<string> {
   checkString("downloadModel", "model", model);
   checkOptions("downloadModel", options, ["parts", "onProgress", "signal"]);
+  const { parts = "model", onProgress, signal } = options;
+  checkChoice("downloadModel", "parts", parts, ["model", "tokenizer"]);
+  checkListeners("downloadModel", onProgress, signal);
   const reference = parseHubReference(model);
   const hub = await importHub(what);
   try {

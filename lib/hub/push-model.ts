@@ -5,6 +5,7 @@ import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { checkBoolean, checkOptions, checkPath, checkString } from "../core/check-values.js";
 import { CheckpointError, UsageError } from "../core/errors.js";
+import { checkListeners } from "./check-listeners.js";
 import { hashOf } from "./fetch-file.js";
 import { explainHubError } from "./hub-error.js";
 import { firstFiles, indexFile, weightFiles } from "./model-files.js";
@@ -73,6 +74,7 @@ export async function pushModel(
   checkOptions(op, options, ["public", "message", "onProgress", "signal"]);
   if (options.public !== undefined) checkBoolean(op, "public", options.public);
   if (options.message !== undefined) checkString(op, "message", options.message);
+  checkListeners(op, options.onProgress, options.signal);
   const reference = parseHubReference(model);
   const names = await filesOf(folder);
   const hub = await importHub(what);

@@ -15,7 +15,7 @@ import { splitRuleNames } from "./split-rules.js";
 
 // The only list of the options of `trainTokenizer` and `llamaforge tokenizer train`.
 
-const ownOptions = {
+const options = {
   /** Folder for tokenizer.json and tokenizer_config.json. */
   out: path("folder for tokenizer.json and tokenizer_config.json", { value: "folder" }),
   /** Number of ids, special tokens included. Default: 32000. */
@@ -68,10 +68,19 @@ const ownOptions = {
   }).optional(),
   /** Replaces a tokenizer in the folder. Default: false, which throws an error. */
   overwrite: flag("replace a tokenizer in the folder").default(false),
+  /**
+   * Treatment of bytes that are not valid UTF-8: refuse the file, or replace them with U+FFFD.
+   * Default: "error".
+   */
+  invalidUtf8: prepareSchema.shape.invalidUtf8,
+  /**
+   * Treatment of records that are not JSON objects or have no text: refuse the file, or skip them.
+   * Default: "error".
+   */
+  badRecords: prepareSchema.shape.badRecords,
+  /** Skips files and folders that cannot be read. Default: false, which throws an error. */
+  skipUnreadable: prepareSchema.shape.skipUnreadable,
 };
-
-const { invalidUtf8, badRecords, skipUnreadable } = prepareSchema.shape;
-const options = { ...ownOptions, invalidUtf8, badRecords, skipUnreadable };
 
 export const trainTokenizerSchema: OptionsSchema<typeof options> = section(
   "a tokenizer's training",

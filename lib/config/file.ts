@@ -56,7 +56,7 @@ export async function readConfig(
   let from = initialWeights(text, overrides);
   if (from !== undefined && isHubReference(from)) {
     from = await folderOf(from);
-    overrides.push(`init.from=${JSON.stringify(from)}`);
+    overrides.push(`init.from=${from}`);
   }
   if (from !== undefined) {
     const place = join(from, "config.json");

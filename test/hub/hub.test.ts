@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadModel, saveModel } from "../../lib/checkpoint/model.js";
+import { readConfig } from "../../lib/config/index.js";
 import { CheckpointError, UsageError } from "../../lib/core/errors.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { cachedModel, downloadModel } from "../../lib/hub/download-model.js";
@@ -112,6 +113,19 @@ describe("downloadModel", () => {
     expect(place).toContain(model.commit);
     expect(await readFile(join(place, "generation_config.json"), "utf8")).toContain("[2,3]");
     expect(reads()).toEqual([]);
+  });
+
+  test("stands in a recipe as init.from, whose model gives the shape", async () => {
+    const recipe = join(folder, "recipe.yaml");
+    const text = `steps: 9\ndata: {train: {a: 1}}\ninit: {from: ${reference}}\n`;
+    await writeFile(recipe, text);
+    await expect(readConfig(recipe)).rejects.toThrow(/not in the cache/);
+    const place = await downloadModel(reference);
+    const config = await readConfig(recipe);
+    expect(config.init.from).toBe(place);
+    expect(config.model).toMatchObject({ hiddenSize: 32, layers: 2 });
+    const other = await readConfig(recipe, ["init.from=hf:some/other"], async () => source);
+    expect(other.init.from).toBe(source);
   });
 
   test("fetches the tokenizer alone", async () => {

@@ -167,6 +167,18 @@ export { generate, generateTokens, type TextCodec } from "./generate/generate.js
 export type { GenerateOptions } from "./generate/schema.js";
 export type { ScoredToken } from "./generate/score.js";
 export type { ChosenToken, FinishReason } from "./generate/sequence.js";
+export {
+  type DownloadOptions,
+  type DownloadProgress,
+  downloadModel,
+} from "./hub/download-model.js";
+export type { ModelParts } from "./hub/model-files.js";
+export {
+  type PushOptions,
+  type PushProgress,
+  type PushResult,
+  pushModel,
+} from "./hub/push-model.js";
 export * from "./model/index.js";
 export * from "./nn/index.js";
 export * from "./ops/index.js";
@@ -183,6 +195,13 @@ export {
   prepare,
 } from "./prepare/prepare.js";
 export type { Input as PrepareInput } from "./prepare/schema.js";
+export type { TokenizerInput } from "./prepare/tokenizer/schema.js";
+export {
+  type TrainTokenizerOptions,
+  type TrainTokenizerProgress,
+  type TrainTokenizerResult,
+  trainTokenizer,
+} from "./prepare/tokenizer/train-tokenizer.js";
 export { writeReport } from "./report/html.js";
 export { type RunningServer, type ServeOptions, serve } from "./serve/server.js";
 export type { DeviceWaitMs, PauseMs, WaitTotals } from "./train/device-waits.js";

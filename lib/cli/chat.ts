@@ -54,7 +54,7 @@ lines between """ and """ are one message. Ctrl-C stops an answer.
 
 async function run(folder: string, options: ChatOptions, command: Command): Promise<void> {
   const device = parseDevice(options.device);
-  const place = await modelFolder(folder);
+  const place = await modelFolder(folder, options);
   const { Engine } = await import("../generate/engine.js");
   const engine = await Engine.open(place, {
     device,

@@ -14,12 +14,13 @@ import { type EvaluationSettings, evaluationOptions, evaluationSchema } from "..
 import { taskList } from "../eval/table.js";
 import type { EvalWorld } from "../eval/world.js";
 import { EvaluationDisplay } from "./eval-progress.js";
+import type { DownloadFlag } from "./hub-model.js";
 import { modelFolder, ofCheckpoint } from "./model-folder.js";
 import { addOptions, givenOptions } from "./options.js";
 import { catchStopSignals } from "./signals.js";
 import { print, printError } from "./terminal.js";
 
-interface EvalCommandOptions {
+interface EvalCommandOptions extends DownloadFlag {
   tasks: string;
   tokenizer?: string;
   out?: string;
@@ -89,7 +90,7 @@ async function evaluateFolder(
   if (out !== undefined) await expectFree(out, options.overwrite ?? false);
   const device = world ? deviceOfRank(options.device, world) : parseDevice(options.device);
   shareThreads({ threads: undefined }, world);
-  const place = await modelFolder(folder);
+  const place = await modelFolder(folder, options);
   const tokenizer = await Tokenizer.load(options.tokenizer ?? place);
   const first = (world?.rank ?? 0) === 0;
   const identity = await identityOf(place, tokenizer, options, settings);

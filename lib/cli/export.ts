@@ -2,10 +2,11 @@ import { basename, resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { UsageError } from "../core/errors.js";
 import { type GgufType, ggufTypes } from "../export/gguf-blocks.js";
+import { addDownloadOption, type DownloadFlag } from "./hub-model.js";
 import { modelFolder } from "./model-folder.js";
 import { print, printError } from "./terminal.js";
 
-interface ExportFlags {
+interface ExportFlags extends DownloadFlag {
   to: "gguf" | "hf";
   out?: string;
   type?: GgufType;
@@ -15,7 +16,7 @@ interface ExportFlags {
 }
 
 export function addExport(program: Command): void {
-  program
+  const command = program
     .command("export")
     .description(
       "a model as a GGUF file for llama.cpp, or as a Hugging Face folder of another dtype",
@@ -41,13 +42,13 @@ export function addExport(program: Command): void {
       ]),
     )
     .option("--no-tokenizer", "leave the tokenizer out of a GGUF file")
-    .option("--overwrite", "replace a GGUF file that exists")
-    .action(async (folder: string, flags: ExportFlags) => {
-      const path = await modelFolder(folder);
-      const made =
-        flags.to === "gguf" ? await toGguf(path, folder, flags) : await toFolder(path, flags);
-      print(`${made}\n`);
-    });
+    .option("--overwrite", "replace a GGUF file that exists");
+  addDownloadOption(command).action(async (folder: string, flags: ExportFlags) => {
+    const path = await modelFolder(folder, flags);
+    const made =
+      flags.to === "gguf" ? await toGguf(path, folder, flags) : await toFolder(path, flags);
+    print(`${made}\n`);
+  });
 }
 
 async function toGguf(path: string, named: string, flags: ExportFlags): Promise<string> {

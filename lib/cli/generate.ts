@@ -63,7 +63,7 @@ async function run(
       import("../generate/engine.js"),
       import("../generate/beyond-context.js"),
     ]);
-  const place = await modelFolder(folder);
+  const place = await modelFolder(folder, options);
   const prompt = given === "-" ? await readInput() : given;
   const settings = flags.parse(givenOptions(command, flags.shape));
   const tokenizer = await Tokenizer.load(place);

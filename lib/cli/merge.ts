@@ -2,16 +2,17 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { UsageError } from "../core/errors.js";
+import { addDownloadOption, type DownloadFlag, hubFolder } from "./hub-model.js";
 import { print, printError } from "./terminal.js";
 
-interface MergeFlags {
+interface MergeFlags extends DownloadFlag {
   out: string;
   base?: string;
   dtype?: "float32" | "float16" | "bfloat16";
 }
 
 export function addMerge(program: Command): void {
-  program
+  const command = program
     .command("merge")
     .description("adds a low-rank adapter to its model, as a Hugging Face folder")
     .argument("<adapter>", "folder of an adapter, or a run of one, whose newest is taken")
@@ -23,13 +24,15 @@ export function addMerge(program: Command): void {
         "float16",
         "bfloat16",
       ]),
-    )
-    .action(async (folder: string, { out, base, dtype }: MergeFlags) => {
-      const { mergeAdapter } = await import("../export/merge.js");
-      const adapter = await adapterFolder(folder);
-      await mergeAdapter(adapter, out, { ...(base && { base }), ...(dtype && { dtype }) });
-      print(`${out}\n`);
-    });
+    );
+  addDownloadOption(command).action(async (folder: string, flags: MergeFlags) => {
+    const { out, dtype } = flags;
+    const { mergeAdapter } = await import("../export/merge.js");
+    const adapter = await adapterFolder(await hubFolder(folder, flags));
+    const base = flags.base && (await hubFolder(flags.base, flags));
+    await mergeAdapter(adapter, out, { ...(base && { base }), ...(dtype && { dtype }) });
+    print(`${out}\n`);
+  });
 }
 
 /** The given folder if it holds an adapter; for a run's folder, its newest checkpoint. */

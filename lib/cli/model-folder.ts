@@ -2,17 +2,18 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { CheckpointError, NonFiniteError, UsageError } from "../core/errors.js";
+import { addDownloadOption, type DownloadFlag, hubFolder } from "./hub-model.js";
 import { printError } from "./terminal.js";
 
-/** Where a model runs. */
-export interface PlaceOptions {
+/** Where a model comes from, and where it runs. */
+export interface PlaceOptions extends DownloadFlag {
   device: string;
   precision: "fp32" | "bf16";
 }
 
-/** Adds the options that say where a model runs. */
+/** Adds the options that say where a model comes from, and where it runs. */
 export function addPlaceOptions(command: Command): Command {
-  return command
+  return addDownloadOption(command)
     .option("--device <device>", "cpu, cuda or cuda:N", "cpu")
     .addOption(
       new Option("--precision <p>", "of weights and activations")
@@ -27,10 +28,12 @@ export function dtypeOf({ precision }: PlaceOptions): "f32" | "bf16" {
 }
 
 /**
- * The given folder if it holds a model; for a run's folder, its newest checkpoint.
- * @throws UsageError if it is neither
+ * The given folder if it holds a model; for a run's folder, its newest checkpoint; for a model of the
+ * Hub, its folder in the cache.
+ * @throws UsageError if it is none of these
  */
-export async function modelFolder(folder: string): Promise<string> {
+export async function modelFolder(model: string, flags: DownloadFlag = {}): Promise<string> {
+  const folder = await hubFolder(model, flags);
   const isModel = await access(join(folder, "config.json")).then(
     () => true,
     () => false,

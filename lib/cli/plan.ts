@@ -1,17 +1,18 @@
 import type { Command } from "commander";
 import { readConfig } from "../config/index.js";
 import type { MachineOptions } from "../plan/scaling.js";
+import { addDownloadOption, type DownloadFlag, hubFolder } from "./hub-model.js";
 import { integerOption, numberOption, setOption } from "./options.js";
 import { print, printResult } from "./terminal.js";
 
-interface PlanCommandOptions extends MachineOptions {
+interface PlanCommandOptions extends MachineOptions, DownloadFlag {
   set: string[];
   json?: true;
 }
 
 export function addPlan(program: Command): void {
   const bandwidth = { above: 0, max: 1e6 };
-  program
+  const command = program
     .command("plan")
     .description("what a run takes, before it starts: parameters, memory, FLOPs, time")
     .argument("<config>", "YAML configuration of the run")
@@ -34,17 +35,18 @@ export function addPlan(program: Command): void {
     .addOption(
       numberOption("--network-bandwidth <n>", "GB/s of a node to the others, each way", bandwidth),
     )
-    .option("--json", "print the plan as JSON")
-    .action(async (file: string, options: PlanCommandOptions) => {
-      const { set, json, ...machine } = options;
-      const config = await readConfig(file, set);
-      const { planRun } = await import("../plan/plan.js");
-      const { formatPlan } = await import("../plan/text.js");
-      const { plannedRepeats } = await import("../plan/repeats.js");
-      const planned = planRun(config, machine);
-      const windows = planned.tokens / config.data.sequenceLength;
-      const plan = { ...planned, data: await plannedRepeats(config, windows) };
-      if (json) printResult(`${JSON.stringify(plan, null, 2)}\n`);
-      else print(formatPlan(config, plan));
-    });
+    .option("--json", "print the plan as JSON");
+  addDownloadOption(command).action(async (file: string, options: PlanCommandOptions) => {
+    const { set, json, download, ...machine } = options;
+    const flags: DownloadFlag = download ? { download } : {};
+    const config = await readConfig(file, set, (model) => hubFolder(model, flags));
+    const { planRun } = await import("../plan/plan.js");
+    const { formatPlan } = await import("../plan/text.js");
+    const { plannedRepeats } = await import("../plan/repeats.js");
+    const planned = planRun(config, machine);
+    const windows = planned.tokens / config.data.sequenceLength;
+    const plan = { ...planned, data: await plannedRepeats(config, windows) };
+    if (json) printResult(`${JSON.stringify(plan, null, 2)}\n`);
+    else print(formatPlan(config, plan));
+  });
 }

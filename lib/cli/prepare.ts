@@ -8,6 +8,7 @@ import { formatBytes } from "../plan/format.js";
 import { loadPrepareConfig } from "../prepare/description.js";
 import type { PrepareOptions, PrepareProgress, PrepareResult } from "../prepare/prepare.js";
 import { type Input, inputSchema, prepareSchema } from "../prepare/schema.js";
+import { addDownloadOption, type DownloadFlag, hubFolder } from "./hub-model.js";
 import { addOptions, givenOptions } from "./options.js";
 import { catchStopSignals, tolerateFullOutput } from "./signals.js";
 import { print, printError, printResult } from "./terminal.js";
@@ -16,6 +17,11 @@ import { print, printError, printResult } from "./terminal.js";
 // them for all.
 const selection = inputSchema.omit({ path: true, exclude: true, to: true }).shape;
 const { out, tokenizer, ...settings } = prepareSchema.shape;
+
+interface PrepareFlags extends DownloadFlag {
+  config?: string;
+  json?: true;
+}
 
 export function addPrepare(program: Command): void {
   const command = program
@@ -27,10 +33,15 @@ export function addPrepare(program: Command): void {
     )
     .option("--config <file>", "a recipe of the data set, e.g. configs/data/slimpajama.yaml")
     .option("--json", "print the result as JSON");
+  addDownloadOption(command);
   addOptions(command, { out, tokenizer, ...selection, ...settings }, "told").action(
-    async (inputs: string[], { config, json }: { config?: string; json?: true }) => {
+    async (inputs: string[], flags: PrepareFlags) => {
+      const { config, json } = flags;
       tolerateFullOutput();
       const options = await completeOptions(inputs, config, command);
+      if (typeof options.tokenizer === "string") {
+        options.tokenizer = await hubFolder(options.tokenizer, flags, "tokenizer");
+      }
       const result = await prepareWithProgress(options, json ? "json" : "text");
       if (result === null) process.exitCode = exitCodes.stopped;
     },

@@ -16,10 +16,12 @@ import { addMerge } from "./merge.js";
 import { beStrict } from "./options.js";
 import { addPlan } from "./plan.js";
 import { addPrepare } from "./prepare.js";
+import { addPush } from "./push.js";
 import { addQuickstart } from "./quickstart.js";
 import { addReport } from "./report.js";
 import { addServe } from "./serve.js";
 import { bounded, printError } from "./terminal.js";
+import { addTokenizer } from "./tokenizer.js";
 import { addTrain } from "./train.js";
 import { addVerify } from "./verify.js";
 import { packageVersion } from "./version.js";
@@ -33,6 +35,7 @@ export function createProgram(): Command {
     .showHelpAfterError(false)
     .configureOutput({ writeErr: () => {} })
     .exitOverride();
+  addTokenizer(program);
   addPrepare(program);
   addPlan(program);
   addTrain(program);
@@ -43,6 +46,7 @@ export function createProgram(): Command {
   addServe(program);
   addExport(program);
   addMerge(program);
+  addPush(program);
   addVerify(program);
   addReport(program);
   addBench(program);

@@ -8,6 +8,7 @@ import { engineSchema } from "../generate/engine-schema.js";
 import { isLoopback } from "../serve/access.js";
 import { serverSchema } from "../serve/schema.js";
 import type { RunningServer } from "../serve/server.js";
+import { addDownloadOption, type DownloadFlag } from "./hub-model.js";
 import { modelFolder } from "./model-folder.js";
 import { addOptions, givenOptions } from "./options.js";
 import { print, printError } from "./terminal.js";
@@ -16,7 +17,7 @@ import { print, printError } from "./terminal.js";
 const { modelName: __, ...serverFlags } = serverSchema.shape;
 const { prefixCache: _, ...engineFlags } = engineSchema.shape;
 
-interface OtherOptions {
+interface OtherOptions extends DownloadFlag {
   device: string;
   precision?: "fp32" | "bf16";
   modelName?: string;
@@ -41,6 +42,7 @@ export function addServe(program: Command): void {
         "of weights and activations (default: fp32 on a CPU, bf16 on a GPU)",
       ).choices(["fp32", "bf16"]),
     );
+  addDownloadOption(command);
   addOptions(command, engineFlags, "told")
     .option("--no-prefix-cache", "compute every prompt from its beginning")
     .action(run);
@@ -48,7 +50,7 @@ export function addServe(program: Command): void {
 
 async function run(folder: string, options: OtherOptions, command: Command): Promise<void> {
   const device = parseDevice(options.device);
-  const place = await modelFolder(folder);
+  const place = await modelFolder(folder, options);
   const given = givenOptions(command, serverFlags);
   const apiKeys = [...(given.apiKeys ?? []), ...(await storedKeys(options.apiKeyFile))];
   const { precision, chatTemplate, prefixCache } = options;

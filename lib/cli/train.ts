@@ -11,6 +11,7 @@ import { formatDuration } from "../plan/format.js";
 import { runFiles } from "../train/metrics.js";
 import { describeTimes } from "../train/run-times.js";
 import type { Trainer, TrainerOptions, TrainerResult } from "../train/trainer.js";
+import { addDownloadOption, type DownloadFlag, hubFolder } from "./hub-model.js";
 import { integerOption, setOption } from "./options.js";
 import {
   describeScores,
@@ -25,7 +26,7 @@ import { onSupervisorGone, supervise } from "./supervise.js";
 import { print, printError } from "./terminal.js";
 import { Watchers, type WatchOptions } from "./watch.js";
 
-interface TrainCommandOptions {
+interface TrainCommandOptions extends DownloadFlag {
   set: string[];
   resume: string;
   resumeStrict?: true;
@@ -72,23 +73,23 @@ export function addTrain(program: Command): void {
       ),
     )
     .option("--tensorboard", "also write the steps for TensorBoard, below the run's folder")
-    .option("--help-config", "list all options of a configuration")
-    .action(async (file: string, options: TrainCommandOptions) => {
-      const config = await readConfig(file, options.set);
-      tolerateFullOutput();
-      if (options.supervise) {
-        process.exitCode = await superviseTraining(file, config, options);
-        return;
-      }
-      const { worldOfRun } = await import("../train/join.js");
-      if ((worldOfRun()?.rank ?? 0) === 0) {
-        for (const override of options.set) say(`set ${override}`);
-      }
-      const { resume, resumeStrict = false, allowDataChange = false } = options;
-      const from = { resume, resumeStrict, allowDataChange };
-      const { result } = await trainWithProgress(config, from, options);
-      if (!result.finished) process.exitCode = exitCodes.stopped;
-    });
+    .option("--help-config", "list all options of a configuration");
+  addDownloadOption(command).action(async (file: string, options: TrainCommandOptions) => {
+    const config = await readConfig(file, options.set, (model) => hubFolder(model, options));
+    tolerateFullOutput();
+    if (options.supervise) {
+      process.exitCode = await superviseTraining(file, config, options);
+      return;
+    }
+    const { worldOfRun } = await import("../train/join.js");
+    if ((worldOfRun()?.rank ?? 0) === 0) {
+      for (const override of options.set) say(`set ${override}`);
+    }
+    const { resume, resumeStrict = false, allowDataChange = false } = options;
+    const from = { resume, resumeStrict, allowDataChange };
+    const { result } = await trainWithProgress(config, from, options);
+    if (!result.finished) process.exitCode = exitCodes.stopped;
+  });
   command.on("option:help-config", () => {
     print(configHelp());
     throw new CommanderError(0, "commander.helpDisplayed", "");

@@ -11,6 +11,7 @@ import {
   utf8Of,
 } from "../files/small-file.js";
 import { readYaml } from "../files/yaml.js";
+import { isHubReference } from "../hub/reference.js";
 import { parseConfig } from "./load.js";
 import type { LoadedConfig } from "./resolve.js";
 
@@ -40,8 +41,10 @@ export function loadConfig(file: string, overrides: readonly string[] = []): Loa
  */
 export async function readConfig(
   file: string,
-  overrides: readonly string[] = [],
+  given: readonly string[] = [],
+  folderOf: (model: string) => Promise<string> = hubFolder,
 ): Promise<LoadedConfig> {
+  const overrides = [...given];
   let text: string;
   try {
     text = utf8Of(await readSmallFile(file, reading));
@@ -50,7 +53,11 @@ export async function readConfig(
   }
   // The model's config.json is later read synchronously, while the options are checked. Its storage
   // therefore has to answer here first.
-  const from = initialWeights(text, overrides);
+  let from = initialWeights(text, overrides);
+  if (from !== undefined && isHubReference(from)) {
+    from = await folderOf(from);
+    overrides.push(`init.from=${from}`);
+  }
   if (from !== undefined) {
     const place = join(from, "config.json");
     try {
@@ -60,6 +67,12 @@ export async function readConfig(
     }
   }
   return parseConfig(text, file, overrides);
+}
+
+/** The folder of a model of the Hub that has been fetched. */
+async function hubFolder(model: string): Promise<string> {
+  const { cachedModel } = await import("../hub/download-model.js");
+  return await cachedModel(model);
 }
 
 /** The folder of `init.from`, if the text or its overrides name one. */

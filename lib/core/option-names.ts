@@ -46,6 +46,7 @@ const singular: Readonly<Record<string, string>> = {
   languages: "language",
   apiKeys: "apiKey",
   corsOrigins: "corsOrigin",
+  specialTokens: "specialToken",
 };
 
 /** Path of an option as text: `data.train.data/text`, `sample.prompts[2]`. */

@@ -83,7 +83,9 @@ const datasetSchema = z
     bosId: count.nullable(),
     /** Tokens around a document. */
     documentStart: z.enum(["none", "bos"]),
-    documentEnd: z.enum(["none", "eos"]),
+    documentEnd: z.enum(["none", "eos", "token"]),
+    /** The special token behind documents, if it is not the end-of-text token. */
+    endId: count.optional(),
     tokenizer: z.strictObject({
       sha256: hash,
       files: z.array(tokenizerFile),
@@ -170,6 +172,14 @@ const datasetSchema = z
     }
     if (dataset.documentStart === "bos" && dataset.bosId === null) {
       context.addIssue({ code: "custom", path: ["bosId"], message: "documents start with it" });
+    }
+    const { documentEnd, endId } = dataset;
+    if ((documentEnd === "token") !== (endId !== undefined)) {
+      const message = 'goes with documentEnd "token" alone';
+      context.addIssue({ code: "custom", path: ["endId"], message });
+    }
+    if (endId !== undefined && endId >= dataset.vocabSize) {
+      context.addIssue({ code: "custom", path: ["endId"], message: "is outside the vocabulary" });
     }
     if (dataset.eosId >= dataset.vocabSize) {
       context.addIssue({ code: "custom", path: ["eosId"], message: "is outside the vocabulary" });

@@ -298,7 +298,7 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
     eosId: dataset.eosId,
     marks: {
       startId: dataset.documentStart === "bos" ? dataset.bosId : null,
-      endId: dataset.documentEnd === "eos" ? dataset.eosId : null,
+      endId: { none: null, eos: dataset.eosId, token: dataset.endId ?? null }[dataset.documentEnd],
     },
     tokenizer: folder,
     tokenizerSha256: dataset.tokenizer.sha256,

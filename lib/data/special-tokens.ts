@@ -1,6 +1,8 @@
 import { TokenizerError } from "../core/errors.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
-import type { CheckedTokenizer } from "./tokenizer-json.js";
+import { type CheckedTokenizer, mergeParts, mergeResult } from "./tokenizer-json.js";
+
+type Pair = [string, string];
 
 /** Tokens that are not text. The characters of a document never become one, and none is shown. */
 export interface SpecialTokens {
@@ -24,9 +26,18 @@ const listFields = ["additional_special_tokens", "extra_special_tokens"];
  * @throws TokenizerError if no token ends a document
  */
 export function findSpecialTokens(checked: CheckedTokenizer, files: TokenizerFiles): SpecialTokens {
-  const { json, tokens, byteIds } = checked;
+  const { json, tokens, byteIds, addedIds } = checked;
   const { file, companions } = files;
   const idOf = new Map(tokens.map((token, id) => [token, id]));
+  // In Qwen's vocabulary `<s>` is a word that merges make, as it stands in web pages.
+  let merged: Set<string> | null = null;
+  const isText = (token: string): boolean => {
+    if (addedIds.has(idOf.get(token) as number)) return false;
+    merged ??= new Set(
+      json.model.merges.map((merge) => mergeResult(json.model, mergeParts(merge) as Pair)),
+    );
+    return merged.has(token);
+  };
   const named = (field: string, usual: readonly string[]): number | null => {
     for (const { name: companion, contents } of companions) {
       const name = contentOf(contents[field]);
@@ -39,7 +50,7 @@ export function findSpecialTokens(checked: CheckedTokenizer, files: TokenizerFil
         `[tokenizer] ${companion}: ${field}: ${JSON.stringify(name)} ${problem}`,
       );
     }
-    const name = usual.find((token) => idOf.has(token));
+    const name = usual.find((token) => idOf.has(token) && !isText(token));
     return name === undefined ? null : (idOf.get(name) as number);
   };
   const eosId = named("eos_token", usualEosTokens);
@@ -49,7 +60,9 @@ export function findSpecialTokens(checked: CheckedTokenizer, files: TokenizerFil
         `name it as "eos_token" in tokenizer_config.json beside it`,
     );
   }
-  const bosId = named("bos_token", usualBosTokens);
+  // `"bos_token": null` says that there is none, as in Qwen's files.
+  const hasNoBos = companions.some(({ contents }) => contents.bos_token === null);
+  const bosId = named("bos_token", hasNoBos ? [] : usualBosTokens);
   const ids = new Set(json.added_tokens.filter(({ special }) => special === true).map((t) => t.id));
   for (const name of companions.flatMap(({ contents }) => namesIn(contents))) {
     const id = typeof name === "string" ? idOf.get(name) : undefined;

@@ -254,6 +254,18 @@ export class Tokenizer {
     return this.#specialIds.has(id);
   }
 
+  /** The id of a token by its name; null if there is none. */
+  idOf(token: string): number | null {
+    checkString("idOf", "token", token);
+    const id = token === "" ? -1 : this.#checked.tokens.indexOf(token);
+    return id < 0 ? null : id;
+  }
+
+  /** Ids of the special tokens, in order. */
+  get specialIds(): number[] {
+    return [...this.#specialIds].sort((a, b) => a - b);
+  }
+
   /** Name of an id in the vocabulary, for messages. */
   token(id: number): string {
     checkNumber("token", "id", id);

@@ -4,28 +4,12 @@ import { rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { DataError, UsageError } from "../core/errors.js";
+import { DataError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
 import { makeFolder } from "../files/make-folder.js";
+import { hubAccess, importHub } from "../hub/package.js";
 import { matchSplit } from "./data-files.js";
 import type { TaskData } from "./task.js";
-
-/** The part of `@huggingface/hub` that is used here. */
-interface Hub {
-  listFiles(options: HubOptions & { recursive: boolean }): AsyncIterable<{
-    type: string;
-    path: string;
-  }>;
-  downloadFile(options: HubOptions & { path: string }): Promise<Blob | null>;
-}
-
-interface HubOptions {
-  repo: { type: "dataset"; name: string };
-  revision: string;
-  hubUrl?: string;
-  accessToken?: string;
-  fetch: typeof fetch;
-}
 
 /**
  * Downloads the files of a split to `ROOT/NAMESPACE/NAME`. HF_ENDPOINT and HF_TOKEN count, as in
@@ -40,15 +24,13 @@ export async function downloadSplit(
   split: string,
   signal?: AbortSignal,
 ): Promise<void> {
-  const hub = await importHub();
+  const who = `[evaluate] ${optionName("download")}`;
+  const hub = await importHub(who);
   const { dataset, revision = "main" } = data;
-  const { HF_ENDPOINT: hubUrl, HF_TOKEN: accessToken } = process.env;
-  const options: HubOptions = {
-    repo: { type: "dataset", name: dataset },
+  const options = {
+    ...hubAccess(who, signal),
+    repo: { type: "dataset" as const, name: dataset },
     revision,
-    ...(hubUrl && { hubUrl }),
-    ...(accessToken && { accessToken }),
-    fetch: (input, init) => fetch(input, { ...init, ...(signal && { signal }) }),
   };
   const what = `${dataset} (revision ${revision})`;
   const failed = (cause: unknown) =>
@@ -75,20 +57,6 @@ export async function downloadSplit(
     await store(blob, join(root, dataset, path)).catch((cause) => {
       throw failed(cause);
     });
-  }
-}
-
-async function importHub(): Promise<Hub> {
-  // The package is optional. A name that is not a literal keeps the compiler from looking for it.
-  const name: string = "@huggingface/hub";
-  try {
-    return (await import(name)) as Hub;
-  } catch (cause) {
-    throw new UsageError(
-      `[evaluate] ${optionName("download")} needs the package ${name}: install it with ` +
-        `npm install ${name}`,
-      { cause },
-    );
   }
 }
 

@@ -67,7 +67,11 @@ export function areChats(inputs: readonly Input[]): boolean {
 }
 
 function checkChats(
-  { inputs, documentStart }: Pick<PrepareSettings, "inputs" | "documentStart">,
+  {
+    inputs,
+    documentStart,
+    documentEnd,
+  }: Pick<PrepareSettings, "inputs" | "documentStart" | "documentEnd">,
   chatTemplate: string | undefined,
 ): void {
   if (!areChats(inputs)) {
@@ -82,9 +86,14 @@ function checkChats(
         "and name both under data.train to mix them",
     );
   }
-  if (documentStart === "none") return;
+  if (documentStart !== "none") {
+    throw new ArgumentError(
+      `[prepare] ${optionValue("documentStart", documentStart)} is for text: a chat begins as its template says`,
+    );
+  }
+  if (documentEnd === "eos") return;
   throw new ArgumentError(
-    `[prepare] ${optionValue("documentStart", documentStart)} is for text: a chat begins as its template says`,
+    `[prepare] ${optionValue("documentEnd", documentEnd)} is for text: a chat ends as its template says`,
   );
 }
 

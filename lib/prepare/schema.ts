@@ -127,8 +127,14 @@ const prepareOptions = {
   documentStart: choice(["none", "bos"], "in front of each document", {
     value: "what",
   }).default("none"),
-  /** Token behind each document. Default: "eos". */
-  documentEnd: choice(["none", "eos"], "behind each document", { value: "what" }).default("eos"),
+  /**
+   * Token behind each document: none, the tokenizer's end-of-text token, or another special token by
+   * its name, such as `<|eot_id|>`. A model that learns from the data ends its answers with this
+   * token. Default: "eos".
+   */
+  documentEnd: text(/[\s\S]/, "none, eos or a special token", "behind each document", {
+    value: "what",
+  }).default("eos"),
   /**
    * Treatment of bytes that are not valid UTF-8: refuse the file, or replace them with U+FFFD.
    * Default: "error".

@@ -44,16 +44,29 @@ export function cutNotes({ sources, sequenceLength }: Mixture): string[] {
 }
 
 /**
- * Files that a checkpoint of a chat model has besides those of any model: the template, and the
- * tokens that end an answer.
+ * Files of a checkpoint that say how an answer ends: of chats the template, and the tokens that end
+ * an answer if they are not the end-of-text token alone.
  */
-export function chatFiles(chat: RunChat | null, tokenizer: Tokenizer): Record<string, string> {
-  if (chat === null) return {};
-  const ends = [...new Set([chat.endId ?? tokenizer.eosId, tokenizer.eosId])];
+export function answerFiles(
+  chat: RunChat | null,
+  mixture: Pick<Mixture, "sources">,
+  tokenizer: Tokenizer,
+): Record<string, string> {
+  const own = [...(chat ? [chat.endId] : []), ...documentEnds(mixture)];
+  const ends = [...new Set([...own, tokenizer.eosId])].filter((id) => id !== null);
   const generation = {
     ...(tokenizer.bosId !== null && { bos_token_id: tokenizer.bosId }),
     eos_token_id: ends.length === 1 ? ends[0] : ends,
   };
   const file = "generation_config.json";
-  return { [chatTemplateFile]: chat.template.source, [file]: toJson(file, generation) };
+  return {
+    ...(chat && { [chatTemplateFile]: chat.template.source }),
+    ...((chat || ends.length > 1) && { [file]: toJson(file, generation) }),
+  };
+}
+
+/** The tokens that end documents of text, in the order of the sources. */
+export function documentEnds({ sources }: Pick<Mixture, "sources">): number[] {
+  const ends = sources.map(({ dataset }) => (dataset.chats ? null : dataset.marks.endId));
+  return [...new Set(ends)].filter((id) => id !== null);
 }

@@ -128,6 +128,7 @@ async function sharedLosses(
  * Writes a continuation of each prompt, or of chats an answer to it. Equal steps and seeds give
  * equal text.
  * @param chat template of chats and the token that ends an answer; null if the model learns from text
+ * @param end token that ends documents of text; null for the end-of-text token
  */
 export async function writeSamples(
   model: LanguageModel,
@@ -135,6 +136,7 @@ export async function writeSamples(
   config: RunConfig,
   step: number,
   chat: RunChat | null,
+  end: number | null,
 ): Promise<Sample[]> {
   const { prompts, maxTokens, temperature, topK, topP } = config.sample;
   const samples: Sample[] = [];
@@ -144,9 +146,8 @@ export async function writeSamples(
     const seed = (config.seed + step * 1009 + index) % Number.MAX_SAFE_INTEGER;
     const codec = chat ? chatCodec(tokenizer) : tokenizer;
     const beginning = chat ? chat.template.render([{ role: "user", content: prompt }]) : prompt;
-    const stopAt = chat ? { stopAt: chat.endId ?? tokenizer.eosId } : {};
     for await (const piece of generate(model, codec, beginning, {
-      ...stopAt,
+      stopAt: (chat ? chat.endId : end) ?? tokenizer.eosId,
       maxTokens,
       temperature,
       topK,

@@ -10,7 +10,7 @@ import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { LanguageModel } from "../model/language-model.js";
 import type { AdamW } from "../optim/adamw.js";
-import { chatFiles, type RunChat } from "./chat.js";
+import { answerFiles, type RunChat } from "./chat.js";
 import { type TrainerState, trainerState } from "./state.js";
 
 /**
@@ -68,7 +68,7 @@ export async function snapshot(run: {
         eosTokenId: tokenizer.eosId,
       }),
       ...tokenizer.contents(),
-      ...chatFiles(chat, tokenizer),
+      ...answerFiles(chat, mixture, tokenizer),
     },
     tensors: { [names.weights]: weights, [optimizerFile]: state },
     trainer: trainerState(progress, config),

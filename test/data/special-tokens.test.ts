@@ -89,6 +89,50 @@ describe.each([
   });
 });
 
+describe("a usual name that is a word of the vocabulary", () => {
+  // Qwen's vocabulary has `<s>` as it stands in web pages, made by merges, and no token that begins a text.
+  const withWord = () => {
+    const json = withoutFlags();
+    const model = json.model as { vocab: Record<string, number>; merges: unknown[] };
+    const id = model.vocab["<s>"] as number;
+    json.added_tokens = (json.added_tokens as { id: number }[]).filter((added) => added.id !== id);
+    const size = Object.keys(model.vocab).length;
+    model.vocab["<s"] = size;
+    model.merges = [["<", "s"], ["<s", ">"], ...model.merges];
+    return json;
+  };
+
+  it.each([
+    ["is text", { eos_token: "</s>" }],
+    [
+      "is text where the files say that nothing begins a text",
+      { eos_token: "</s>", bos_token: null },
+    ],
+  ])("%s", async (_, config) => {
+    const tokenizer = await Tokenizer.load(await folderOf(withWord(), config));
+    expect(tokenizer.bosId).toBeNull();
+    const id = tokenizer.idOf("<s>") as number;
+    expect(tokenizer.isSpecial(id)).toBe(false);
+    for (const specialTokens of ["text", "recognize"] as const) {
+      const ids = [...(await tokenizer.encode("a<s>b", { specialTokens }))];
+      expect(ids).toContain(id);
+      expect(tokenizer.decode(ids)).toBe("a<s>b");
+    }
+  });
+
+  it("begins a text where the files say so, and then no text has it", async () => {
+    const tokenizer = await Tokenizer.load(await folderOf(withWord(), named));
+    expect(tokenizer.token(tokenizer.bosId as number)).toBe("<s>");
+    expect([...(await tokenizer.encode("a<s>b"))]).not.toContain(tokenizer.bosId);
+  });
+
+  it("is none if the files say null, though it is an added token", async () => {
+    const config = { eos_token: "</s>", bos_token: null };
+    const tokenizer = await Tokenizer.load(await folderOf(withoutFlags(), config));
+    expect(tokenizer.bosId).toBeNull();
+  });
+});
+
 describe("files beside the tokenizer.json", () => {
   it.each([
     ["pad_token", { pad_token: "<pad>" }],

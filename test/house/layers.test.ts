@@ -13,7 +13,7 @@ const floors = [
   ["nn"],
   ["model", "optim"],
   ["data", "checkpoint", "dist", "generate"],
-  ["prepare", "config", "plan", "eval", "export"],
+  ["prepare", "config", "plan", "eval", "export", "hub"],
   ["train", "serve", "report", "bench"],
   ["cli", "index"],
 ];

@@ -4,7 +4,7 @@ import ts from "typescript";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { z } from "zod";
 import { answerFlags } from "../../lib/cli/generate.js";
-import { createProgram } from "../../lib/cli/program.js";
+import { commandName, commandTree, createProgram } from "../../lib/cli/program.js";
 import { parseConfig } from "../../lib/config/index.js";
 import { runSchema } from "../../lib/config/schema.js";
 import {
@@ -20,6 +20,7 @@ import { evaluationSchema } from "../../lib/eval/schema.js";
 import { answerSchema, engineSchema } from "../../lib/generate/engine-schema.js";
 import { generateSchema, samplingOptions } from "../../lib/generate/schema.js";
 import { inputSchema, prepareSchema } from "../../lib/prepare/schema.js";
+import { trainTokenizerSchema } from "../../lib/prepare/tokenizer/schema.js";
 import { serverSchema } from "../../lib/serve/schema.js";
 import { root } from "../cli/build.js";
 
@@ -28,7 +29,9 @@ import { root } from "../cli/build.js";
 type Shape = Readonly<Record<string, z.ZodType>>;
 
 const flagsOf = (command: string) => {
-  const found = createProgram().commands.find((one) => one.name() === command);
+  const found = commandTree(createProgram()).find(
+    (one) => commandName(one) === `llamaforge ${command}`,
+  );
   return new Map(found?.options.map((option) => [option.long as string, option]));
 };
 
@@ -47,7 +50,7 @@ describe("flags", () => {
         expect(flag.description).toContain(`(default: ${standard})`);
       }
     }
-    expect(flags.size).toBe(Object.keys(shape).length + 2); // and --config, --json
+    expect(flags.size).toBe(Object.keys(shape).length + 3); // and --config, --json, --download
   });
 
   it.each(["generate", "chat"])("of %s set the defaults of an answer's schema", (command) => {
@@ -135,6 +138,7 @@ describe("doc comments", () => {
       "lib/generate/schema.ts",
       "lib/eval/evaluate.ts",
       "lib/serve/schema.ts",
+      "lib/prepare/tokenizer/train-tokenizer.ts",
     ].map((at) => join(root, at));
     const program = ts.createProgram(files, { ...options, noEmit: true });
     const checker = program.getTypeChecker();
@@ -169,6 +173,12 @@ describe("doc comments", () => {
       ["tokenizer", "signal", "onProgress"],
     ],
     ["lib/serve/schema.ts", "ServerOptions", serverSchema.shape, []],
+    [
+      "lib/prepare/tokenizer/train-tokenizer.ts",
+      "TrainTokenizerOptions",
+      trainTokenizerSchema.shape,
+      ["inputs", "onProgress", "signal"],
+    ],
   ])("%s: every field of %s has one, which tells the default", (file, name, shape, others) => {
     const fields = typesOf(file, name);
     expect([...fields.keys()].sort()).toEqual([...Object.keys(shape), ...others].sort());
@@ -200,6 +210,7 @@ it.each([
   ["docs/data.md", "prepare", "an input", inputSchema.shape],
   ["docs/data.md", "prepare", "the data set", prepareSchema.shape],
   ["docs/evaluation.md", "eval", "an evaluation", evaluationSchema.shape],
+  ["docs/tokenizers.md", "tokenizer train", "a tokenizer", trainTokenizerSchema.shape],
 ])("%s has the options of %s for %s as they are", (page, command, _, shape) => {
   const text = readFileSync(join(root, page), "utf8");
   const rows = rowsOf(shape, flagsOf(command)).join("\n");

@@ -47,6 +47,7 @@ export const longTests = [
   "test/cuda/host.test.ts",
   "test/house/doc-code-run.test.ts",
   "test/house/site.test.ts",
+  "test/hub/hub.test.ts",
   "test/io/fuzz-driver.test.ts",
   "test/ops/teams.test.ts",
   "test/package/install.test.ts",

@@ -9,6 +9,7 @@ import type { Tokenizer } from "../../data/tokenizer.js";
 import type { FolderIdentity } from "../../files/folder-identity.js";
 import type { ChatSource } from "../../generate/chat-template.js";
 import type { Deduplicator } from "../deduplicator.js";
+import { documentEndOf } from "../document-end.js";
 import {
   type PassCheckpoint,
   type PassProgress,
@@ -129,10 +130,11 @@ class Committer {
   constructor(options: PassOptions) {
     this.#options = options;
     const { settings, tokenizer, writers, progress, dtype, chats } = options;
+    const { id: endId } = documentEndOf(settings.documentEnd, tokenizer);
     // The template alone decides which tokens stand around a chat.
     const marks = {
       start: settings.documentStart === "bos" ? [tokenizer.bosId as number] : [],
-      end: settings.documentEnd === "eos" ? [tokenizer.eosId] : [],
+      end: endId === null ? [] : [endId],
     };
     const none = { start: [], end: [] };
     this.#sink = new BatchSink(writers, progress, settings.inputs, dtype, chats ? none : marks);

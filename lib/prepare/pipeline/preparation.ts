@@ -1,9 +1,8 @@
 import { open, readdir, rm, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { boundedList } from "../../core/bounded-list.js";
-import { ArgumentError, DataError, TokenizerError } from "../../core/errors.js";
+import { DataError, TokenizerError } from "../../core/errors.js";
 import { usableThreads } from "../../core/machine-limits.js";
-import { optionValue } from "../../core/option-names.js";
 import {
   chatTemplateFile,
   type DatasetFile,
@@ -16,6 +15,7 @@ import { FolderIdentity } from "../../files/folder-identity.js";
 import { describePassedOver } from "../../files/passed-over.js";
 import { syncFolder } from "../../files/sync-folder.js";
 import { Deduplicator } from "../deduplicator.js";
+import { documentEndOf } from "../document-end.js";
 import { type PassProgress, type WorkFacts, workFiles } from "../journal.js";
 import { expectUnmoved } from "../moved.js";
 import { areChats, type PrepareSettings } from "../options.js";
@@ -23,6 +23,7 @@ import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
 import { type FoundInput, findInput } from "../readers/find.js";
 import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
+import { checkTextFields } from "../readers/text-fields.js";
 import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
 import { movedThreshold } from "../validation-split.js";
@@ -60,7 +61,8 @@ export class Preparation {
   }
 
   async run(): Promise<Omit<PrepareResult, "folder">> {
-    const { documentStart, validationFraction: fraction } = this.#settings;
+    const { documentStart, documentEnd, validationFraction: fraction } = this.#settings;
+    documentEndOf(documentEnd, this.#tokenizer);
     if (documentStart === "bos" && this.#tokenizer.bosId === null) {
       throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
     }
@@ -71,7 +73,7 @@ export class Preparation {
     }
     const { inputs, skipUnreadable } = this.#settings;
     for (const input of inputs) this.#found.push(await findInput(input, own, skipUnreadable));
-    this.#checkTextFields();
+    checkTextFields(this.#found.map((found, at) => ({ input: inputs[at] as Input, found })));
     const work = workOf(this.#settings, this.#tokenizer, this.#found, this.#chats);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
@@ -123,20 +125,6 @@ export class Preparation {
   /** Releases the working folder. */
   async close(): Promise<void> {
     await this.#identity?.close();
-  }
-
-  /**
-   * Checks the text fields. One field name may be given for several inputs of which some are text,
-   * but for text alone it is a mistake.
-   */
-  #checkTextFields(): void {
-    const named = this.#found.filter((_, at) => this.#settings.inputs[at]?.textField !== undefined);
-    const ofRecords = ({ kind }: FoundInput) => kind === "records" || kind === "chat";
-    if (named.length === 0 || named.some(ofRecords)) return;
-    const { path, textField } = this.#settings.inputs.find((input) => input.textField) as Input;
-    throw new ArgumentError(
-      `[prepare] ${path}: ${optionValue("textField", textField as string)} needs records, but it was found to hold text`,
-    );
   }
 
   get #files(): InputFile[] {

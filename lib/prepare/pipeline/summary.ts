@@ -10,6 +10,7 @@ import {
 } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import { countPassedOver } from "../../files/passed-over.js";
+import { documentEndOf } from "../document-end.js";
 import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Input, InputFile, Skipped } from "../readers/input.js";
@@ -105,7 +106,7 @@ export function datasetOf(
   const { found, tokenizer, dtype, chats } = facts;
   const { validationFraction: fraction, deduplicate } = settings;
   const documentStart = chats ? "none" : settings.documentStart;
-  const documentEnd = chats ? "none" : settings.documentEnd;
+  const end = documentEndOf(chats ? "none" : settings.documentEnd, tokenizer);
   return {
     format: datasetFormat,
     version: chats ? chatDatasetVersion : datasetVersion,
@@ -114,7 +115,8 @@ export function datasetOf(
     eosId: tokenizer.eosId,
     bosId: tokenizer.bosId,
     documentStart,
-    documentEnd,
+    documentEnd: end.kind,
+    ...(end.kind === "token" && end.id !== null && { endId: end.id }),
     tokenizer: tokenizerEntry(tokenizer),
     validation: { fraction, threshold: progress.threshold },
     deduplicated: deduplicate,

@@ -2,8 +2,8 @@ import { randomUUID } from "node:crypto";
 import { link, readdir, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { UsageError } from "../core/errors.js";
-import { describeOwner, mayBeAlive, parseLockOwner, thisOwner } from "../files/lock-owner.js";
-import { readSmallFile, sizeLimits } from "../files/small-file.js";
+import { describeOwner, mayBeAlive, parseLockOwner, thisOwner } from "./lock-owner.js";
+import { readSmallFile, sizeLimits } from "./small-file.js";
 
 /**
  * A lock that is held until `release`. If its process dies, the next process takes the file over.

@@ -232,6 +232,14 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   require(read(["lora"]) === undefined ||
     read(["precision"]) !==
       "fp8", "precision", "expected auto, bf16 or fp32 beside lora: adapters are not built in fp8");
+  require(read(["dpo"]) === undefined ||
+    read(["init", "from"]) !==
+      undefined, "dpo", "expected init.from beside it: preferences are learnt relative to a model that exists");
+  const smoothing = number("dpo.labelSmoothing") ?? 0;
+  const loss = read(["dpo", "loss"]);
+  require(!(smoothing > 0) ||
+    loss === "sigmoid" ||
+    loss === "robust", "dpo.labelSmoothing", `expected loss sigmoid or robust beside it, got ${loss}`);
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");

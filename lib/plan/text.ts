@@ -33,6 +33,9 @@ export function formatPlan(
         `${config.data.sequenceLength}, recompute ${config.recompute})`,
       [
         ["weights", formatBytes(memory.weights)],
+        ...(memory.reference > 0
+          ? ([["frozen reference", formatBytes(memory.reference)]] as [string, string][])
+          : []),
         ["fp32 master weights", formatBytes(memory.masterWeights)],
         ["gradients", formatBytes(memory.gradients)],
         ["AdamW's moments", formatBytes(memory.moments)],

@@ -152,7 +152,7 @@ describe("prepare of chats", () => {
 
   it.each([
     [{ text: "no chat" }, /record 0: no field messages or conversations; it has text/],
-    [{ messages: [] }, /record 0: a chat without messages/],
+    [{ messages: [] }, /record 0: messages: a chat without messages/],
     [
       { messages: [{ role: "user", content: 3 }] },
       /messages\[0\]\.content: expected a text, got 3/,

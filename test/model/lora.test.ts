@@ -177,7 +177,7 @@ describe("a run with adapters", () => {
 
   test("is refused with other adapters, and without a model", async () => {
     await run({ ...config, out: join(folder, "again") });
-    const lora = { rank: 3, alpha: 4, targets: ["q_proj" as const] };
+    const lora = { rank: 3, alpha: 4, targets: ["q_proj" as const], dropout: 0 };
     await expect(run({ ...config, out: join(folder, "again"), lora, steps: 14 })).rejects.toThrow(
       /lora/,
     );

@@ -7,13 +7,14 @@ import {
   type DatasetFile,
   datasetFormat,
   datasetVersion,
+  pairDatasetVersion,
 } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import { countPassedOver } from "../../files/passed-over.js";
 import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Input, InputFile, Skipped } from "../readers/input.js";
-import type { ChatFacts } from "./chat-facts.js";
+import type { AnswerFacts } from "./chat-facts.js";
 import type { Pass } from "./pass.js";
 
 /**
@@ -43,7 +44,7 @@ export function leftOutOf(inputs: readonly Input[], { progress }: Pass): string[
 export function warningsOf(
   settings: PrepareSettings,
   tokenizer: Tokenizer,
-  chats: ChatFacts | null,
+  answers: AnswerFacts | null,
   pass: Pass,
 ): string[] {
   const { inputs, validationFraction: fraction, documentStart } = settings;
@@ -66,8 +67,8 @@ export function warningsOf(
         "they were read as null",
     );
   }
-  warnings.push(...(chats?.warnings ?? []));
-  if (!chats && documentStart === "none" && tokenizer.addsBos) {
+  warnings.push(...(answers?.warnings ?? []));
+  if (!answers?.template && documentStart === "none" && tokenizer.addsBos) {
     const name = tokenizer.token(tokenizer.bosId as number);
     warnings.push(
       `the tokenizer puts ${name} in front of every text where other programs use it, and documents were written ` +
@@ -98,17 +99,21 @@ export function datasetOf(
     found: readonly FoundInput[];
     tokenizer: Tokenizer;
     dtype: DatasetFile["dtype"];
-    chats: ChatFacts | null;
+    answers: AnswerFacts | null;
   },
   { progress, splits }: Pass,
 ): DatasetFile {
-  const { found, tokenizer, dtype, chats } = facts;
+  const { found, tokenizer, dtype, answers } = facts;
   const { validationFraction: fraction, deduplicate } = settings;
-  const documentStart = chats ? "none" : settings.documentStart;
-  const documentEnd = chats ? "none" : settings.documentEnd;
+  const documentStart = answers ? "none" : settings.documentStart;
+  const documentEnd = answers ? "none" : settings.documentEnd;
   return {
     format: datasetFormat,
-    version: chats ? chatDatasetVersion : datasetVersion,
+    version: answers
+      ? answers.pairs
+        ? pairDatasetVersion
+        : chatDatasetVersion
+      : datasetVersion,
     dtype,
     vocabSize: tokenizer.vocabSize,
     eosId: tokenizer.eosId,
@@ -118,7 +123,7 @@ export function datasetOf(
     tokenizer: tokenizerEntry(tokenizer),
     validation: { fraction, threshold: progress.threshold },
     deduplicated: deduplicate,
-    ...(chats && { chats: { templateSha256: chats.templateSha256, endId: chats.endId } }),
+    ...(answers && answersEntry(answers)),
     splits,
     sources: progress.sources.map((counts, index) => {
       const { kind, passed } = found[index] as FoundInput;
@@ -132,6 +137,13 @@ export function datasetOf(
       };
     }),
   };
+}
+
+/** What dataset.json says of chats or pairs. */
+function answersEntry(answers: AnswerFacts): Pick<DatasetFile, "chats" | "pairs"> {
+  const { pairs, templateSha256, endId } = answers;
+  if (pairs) return { pairs: { templateSha256, endId } };
+  return { chats: { templateSha256: templateSha256 as string, endId } };
 }
 
 /** The tokenizer in dataset.json: its files with their hashes. */

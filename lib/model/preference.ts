@@ -13,14 +13,12 @@ import {
 import { ArgumentError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import {
-  abs,
   add,
   cast,
   concat,
   div,
-  exp,
   gt,
-  log,
+  logSoftmax,
   maximum,
   mean,
   mul,
@@ -31,6 +29,7 @@ import {
   slice,
   square,
   squeeze,
+  stack,
   sub,
 } from "../ops/index.js";
 import type { Batch, HostBatch } from "./batch.js";
@@ -162,9 +161,13 @@ function sides(values: Tensor): [chosen: Tensor, rejected: Tensor] {
   return [side(0), side(1)];
 }
 
-/** log(1 + e^x) without an overflow: max(x, 0) + log(1 + e^-|x|). */
+/**
+ * log(1 + e^x), as a log-softmax of [x, 0]: without an overflow, and with the right slope at 0, where
+ * every run begins and where max(x, 0) and |x| have none.
+ */
 function softplus(x: Tensor): Tensor {
-  return add(relu(x), log(add(exp(neg(abs(x))), 1)));
+  const table = stack([neg(x), mul(x, 0)], 1); // (pairs, 2)
+  return neg(squeeze(slice(logSoftmax(table, 1), [0, 0], [x.size, 1]), 1));
 }
 
 /**

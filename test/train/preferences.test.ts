@@ -93,6 +93,13 @@ describe("the loss of preferences", () => {
     }
   });
 
+  test("has its slope at the reference itself, where every run begins", async () => {
+    const same = { ...scores([1, 2, 3, 4]), reference: values([1, 2, 3, 4]), lengths: values([1, 1, 1, 1]) };
+    preferenceLoss(same, { loss: "sigmoid", beta: 0.2 }).loss.backward();
+    const slopes = [...(await same.policy.grad!.toArray())];
+    for (const [i, slope] of slopes.entries()) expect(slope).toBeCloseTo(i % 2 ? 0.05 : -0.05, 6);
+  });
+
   test("has figures by TRL's names, and no overflow far away", async () => {
     const { figures } = preferenceLoss(scores(policy), { loss: "sigmoid", beta: 0.1 });
     const found = await figures.toArray();
@@ -142,16 +149,19 @@ const run = async (changes: object, options: object = {}) => {
   return { steps, result };
 };
 
+/** Adapters begin at 0, and a random model's layers change little. */
+const quick = { peakLr: 0.1, warmupSteps: 1, weightDecay: 0 };
+
 describe("a run on preferences", () => {
   test.each([
     ["all weights", {}],
-    ["adapters", { lora: { rank: 4, alpha: 8 } }],
-    ["adapters with dropout", { lora: { rank: 4, alpha: 8, dropout: 0.2 } }],
+    ["adapters", { lora: { rank: 4, alpha: 8 }, optimizer: quick }],
+    ["adapters with dropout", { lora: { rank: 4, alpha: 8, dropout: 0.2 }, optimizer: quick }],
   ])("of %s begins at the reference, learns, and resumes with equal bits", async (name, changes) => {
     const out = join(folder, name.replaceAll(" ", "-"));
     const bytes = memory().bytes;
     const whole = await run({ out, ...changes });
-    expect(memory().bytes).toBe(bytes);
+    expect(memory().bytes).toBeLessThanOrEqual(bytes);
     const [first, ...later] = whole.steps;
     expect(first?.loss).toBeCloseTo(Math.LN2, 5);
     expect(first?.figures["rewards/margins"]).toBeCloseTo(0, 5);
@@ -170,8 +180,10 @@ describe("a run on preferences", () => {
   });
 
   test("has the same loss and gradient however its pairs lie in windows and micro-batches", async () => {
-    const one = await run({ out: join(folder, "a"), steps: 1, batch: { microBatch: 4 } });
-    const two = await run({ out: join(folder, "b"), steps: 1, batch: { accumulation: 4, microBatch: 1 } });
+    const of = { steps: 1, optimizer: { peakLr: 1e-3, warmupSteps: 0 } };
+    const one = await run({ ...of, out: join(folder, "a"), batch: { microBatch: 4 } });
+    const split = { accumulation: 4, microBatch: 1 };
+    const two = await run({ ...of, out: join(folder, "b"), batch: split });
     expect(two.steps[0]!.gradNorm / one.steps[0]!.gradNorm).toBeCloseTo(1, 4);
     expect(two.steps[0]!.loss).toBeCloseTo(one.steps[0]!.loss, 5);
   });

@@ -225,7 +225,14 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   if (model && read(["precision"]) === "fp8") {
     problems.push(...shapeProblemsOfFp8(model, "model."));
   }
-  ordered("data.sequenceLength", "<=", "model.contextLength", model?.contextLength);
+  if (read(["dpo"]) === undefined || !model) {
+    ordered("data.sequenceLength", "<=", "model.contextLength", model?.contextLength);
+  } else {
+    const [length = 0, most] = [number("data.sequenceLength"), 2 * model.contextLength];
+    // A window holds both answers of a pair, each with positions of its own.
+    const message = `expected at most twice model.contextLength ${model.contextLength}, got ${length}`;
+    require(length <= most, "data.sequenceLength", message);
+  }
   require(read(["lora"]) === undefined ||
     read(["init", "from"]) !==
       undefined, "lora", "expected init.from beside it: adapters belong to a model that exists");

@@ -79,15 +79,17 @@ export class ChatWindows {
 
   /**
    * Reads where the chats of all shards begin, and packs them.
-   * @param size  ids of a window: T+1
-   * @param pairs whether they are pairs, each of two halves
+   * @param size ids of a window: T+1
+   * @param how  `pairs`: whether they are pairs, each of two halves; `longest`: most ids of a half
    * @throws DataError naming an index or a mask that cannot be read
    */
   static async open(
     shards: readonly ChatShard[],
     size: number,
-    { pairs, pool }: { pairs: boolean; pool: FilePool },
+    how: { pairs: boolean; longest: number; pool: FilePool },
   ): Promise<ChatWindows> {
+    const { pairs, pool } = how;
+    const longest = Math.min(how.longest, size);
     const found: Measured[] = [];
     for (const [shard, one] of shards.entries()) {
       const starts = await readStarts(one);
@@ -95,8 +97,11 @@ export class ChatWindows {
         const start = starts[at] as number;
         const whole = (starts[at + 1] as number) - start;
         const chat = { shard, start, whole, length: Math.min(whole, size) };
-        if (!pairs || whole <= size) found.push(chat);
-        else found.push({ ...chat, ...cutPair(await readMask(one, start, whole, pool), size) });
+        if (!pairs || whole <= longest) found.push(chat);
+        else {
+          const mask = await readMask(one, start, whole, pool);
+          found.push({ ...chat, ...cutPair(mask, size, longest) });
+        }
       }
     }
     return new ChatWindows(shards, found, size);
@@ -140,11 +145,16 @@ export function secondHalf(mask: Uint8Array): number {
  * Cuts both halves of a pair at one length, so that together they fit a window. Tokens that the
  * shorter half does not need go to the longer one.
  */
-function cutPair(mask: Uint8Array, size: number): { length: number; halves?: Halves } {
+function cutPair(
+  mask: Uint8Array,
+  size: number,
+  longest: number,
+): { length: number; halves?: Halves } {
   const first = secondHalf(mask);
   const lengths = [first, mask.length - first] as const;
-  const most = Math.max(Math.floor(size / 2), size - Math.min(...lengths));
-  const kept = lengths.map((length) => Math.min(length, most)) as [number, number];
+  const shared = Math.max(Math.floor(size / 2), size - Math.min(...lengths));
+  const kept = lengths.map((length) => Math.min(length, shared, longest)) as [number, number];
+  if (kept[0] + kept[1] === mask.length) return { length: mask.length };
   const counted = [mask.subarray(0, kept[0]), mask.subarray(first, first + kept[1])].map((half) =>
     half.some((bits) => (bits & maskBits.counted) !== 0),
   );

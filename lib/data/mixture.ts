@@ -21,6 +21,8 @@ import type { DocumentMarks, WindowRows } from "./windows.js";
 export interface MixtureOptions extends DocumentOptions {
   /** T: a window has T inputs and T targets. */
   sequenceLength: number;
+  /** Of pairs: the most inputs of one answer with its prompt. Default: sequenceLength. */
+  contextLength?: number;
   /** Seed of the order of the windows. Default: 3407. */
   seed?: number;
   /** Default: "train". */
@@ -66,6 +68,7 @@ function checkMixtureOptions(options: MixtureOptions): void {
 
 const mixtureOptionNames = [
   "sequenceLength",
+  "contextLength",
   "seed",
   "split",
   "device",

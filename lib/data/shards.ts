@@ -2,6 +2,7 @@ import { lstat } from "node:fs/promises";
 import { join } from "node:path";
 import {
   argumentError,
+  checkInteger,
   checkMade,
   checkObject,
   checkPath,
@@ -35,6 +36,11 @@ export interface DatasetOptions {
   sequenceLength: number;
   /** Default: "train". */
   split?: Split;
+  /**
+   * Of pairs: the most inputs of one answer with its prompt, the model's context. A window, which
+   * holds both answers, may be longer. Default: sequenceLength.
+   */
+  contextLength?: number;
 }
 
 /** The tokens of one split, of a data set made by `prepare` or of another trainer's files. */
@@ -178,7 +184,8 @@ export class TokenDataset {
   static async open(folder: string, options: DatasetOptions): Promise<TokenDataset> {
     checkPath("data", "folder", folder);
     checkObject("data", "options", options);
-    const { sequenceLength, split = "train" } = options;
+    const { sequenceLength, split = "train", contextLength = sequenceLength } = options;
+    checkInteger("data", "contextLength", contextLength, { min: 1 });
     if (!Number.isSafeInteger(sequenceLength) || sequenceLength < 1) {
       throw new ArgumentError(
         `[data] expected a sequenceLength from 1 on, got ${describe(sequenceLength)}`,
@@ -194,7 +201,8 @@ export class TokenDataset {
     const pool = new FilePool();
     if (row.chats) {
       const { shards, pairs } = row.chats;
-      const chats = await ChatWindows.open(shards, sequenceLength + 1, { pairs, pool });
+      const how = { pairs, longest: contextLength + 1, pool };
+      const chats = await ChatWindows.open(shards, sequenceLength + 1, how);
       if (chats.windows === 0) {
         await pool.close();
         throw new NoTokensError(

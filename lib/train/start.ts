@@ -115,7 +115,8 @@ export async function startRun(
       );
     }
     const { sequenceLength } = config.data;
-    const split = { sequenceLength, seed: config.seed } as const;
+    const { contextLength } = config.model;
+    const split = { sequenceLength, contextLength, seed: config.seed } as const;
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
     opened.push(() => mixture.close());
     warnOfRepetition(mixture, onNotice);

@@ -33,6 +33,7 @@ export const longTests = [
     "early-end",
     "exit-during-abort",
     "faults",
+    "fine-tuning",
     "hosts",
     "plan",
     "resume",

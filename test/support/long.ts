@@ -53,4 +53,6 @@ export const longTests = [
   "test/package/install.test.ts",
   "test/report/html.test.ts",
   "test/serve/storm.test.ts",
+  "test/train/continued.test.ts",
+  "test/train/fine-tuned.test.ts",
 ];

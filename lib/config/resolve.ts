@@ -246,7 +246,8 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   const loss = read(["dpo", "loss"]);
   require(!(smoothing > 0) ||
     loss === "sigmoid" ||
-    loss === "robust", "dpo.labelSmoothing", `expected loss sigmoid or robust beside it, got ${loss}`);
+    loss ===
+      "robust", "dpo.labelSmoothing", `expected loss sigmoid or robust beside it, got ${loss}`);
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");

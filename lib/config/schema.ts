@@ -250,7 +250,9 @@ const lora = section(
         value: "name",
       })
       .default([...loraTargets]),
-    dropout: belowOne("probability with which training drops an element of an adapter's input").default(0),
+    dropout: belowOne(
+      "probability with which training drops an element of an adapter's input",
+    ).default(0),
   },
 );
 

@@ -55,7 +55,7 @@ export class ChatWindows {
   readonly #halves: ReadonlyMap<number, Halves>;
   readonly #packed: ReturnType<typeof packChats>;
 
-  private constructor(shards: readonly ChatShard[], found: readonly Measured[], size: number) {
+  private constructor(shards: readonly ChatShard[], found: readonly MeasuredChat[], size: number) {
     this.#shards = shards;
     this.chats = found.length;
     const kept = found.filter(({ length }) => length > 0);
@@ -90,7 +90,7 @@ export class ChatWindows {
   ): Promise<ChatWindows> {
     const { pairs, pool } = how;
     const longest = Math.min(how.longest, size);
-    const found: Measured[] = [];
+    const found: MeasuredChat[] = [];
     for (const [shard, one] of shards.entries()) {
       const starts = await readStarts(one);
       for (let at = 0; at + 1 < starts.length; at++) {
@@ -122,13 +122,17 @@ export class ChatWindows {
   }
 
   /** Reads the mask of a chat: for each of its first tokens the bits of `maskBits`. */
-  async readMask({ shard, start }: PlacedChat, length: number, pool: FilePool): Promise<Uint8Array> {
+  async readMask(
+    { shard, start }: PlacedChat,
+    length: number,
+    pool: FilePool,
+  ): Promise<Uint8Array> {
     return await readMask(this.#shards[shard] as ChatShard, start, length, pool);
   }
 }
 
 /** A chat, and how much of it a window holds: 0 if it is left out. */
-interface Measured {
+interface MeasuredChat {
   shard: number;
   start: number;
   whole: number;

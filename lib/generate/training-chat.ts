@@ -40,7 +40,9 @@ export class TrainingTemplate {
    */
   render(chat: TrainingChat): RenderedChat {
     if (anyMark.test(JSON.stringify(chat))) {
-      throw new ArgumentError("[chat] a message holds U+FDD0, U+FDD1 or U+FDD2, which are no characters");
+      throw new ArgumentError(
+        "[chat] a message holds U+FDD0, U+FDD1 or U+FDD2, which are no characters",
+      );
     }
     const rendered = this.#marked
       ? unmarked(this.#run(this.#marked, chat.messages, chat, false))

@@ -216,7 +216,8 @@ export class LoraModel extends LanguageModel {
     const groups = new Map<string, Map<string, Parameter>>();
     for (const [index, { group, layer }] of this.#placed.entries()) {
       const parameters = groups.get(group) ?? new Map<string, Parameter>();
-      for (const [name, one] of layer.namedParameters(`layers.${index}.`)) parameters.set(name, one);
+      for (const [name, one] of layer.namedParameters(`layers.${index}.`))
+        parameters.set(name, one);
       groups.set(group, parameters);
     }
     return [...groups].map(([name, parameters]) => ({ name: `adapters.${name}`, parameters }));

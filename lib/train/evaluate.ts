@@ -47,7 +47,11 @@ export async function validationLoss(
     model.store.parallel?.beginMicroBatch(false);
     const pending = scope(() =>
       noGrad(() => {
-        const { loss, figures } = objective.measure(model, batchTensors(batch, model.device), batch);
+        const { loss, figures } = objective.measure(
+          model,
+          batchTensors(batch, model.device),
+          batch,
+        );
         return Promise.all([loss.item(), figures?.toArray() ?? []]);
       }),
     );

@@ -6,7 +6,12 @@ import type { Tensor } from "../core/tensor.js";
 import type { Batch, HostBatch } from "../model/batch.js";
 import { LanguageModel } from "../model/language-model.js";
 import { LoraModel } from "../model/lora.js";
-import { answerLengths, answerLogProbs, checkPreference, preferenceLoss } from "../model/preference.js";
+import {
+  answerLengths,
+  answerLogProbs,
+  checkPreference,
+  preferenceLoss,
+} from "../model/preference.js";
 import { type PreferenceConfig, preferenceFigures } from "../model/preference-config.js";
 import type { Measured, Objective } from "./objective.js";
 
@@ -32,7 +37,13 @@ export class PreferenceObjective implements Objective {
   constructor(config: PreferenceConfig, reference: LanguageModel | null) {
     checkPreference("PreferenceObjective", config);
     if (reference !== null) {
-      checkInstance("PreferenceObjective", "reference", reference, LanguageModel, "a model or null");
+      checkInstance(
+        "PreferenceObjective",
+        "reference",
+        reference,
+        LanguageModel,
+        "a model or null",
+      );
     }
     this.config = config;
     this.#reference = reference;
@@ -54,7 +65,9 @@ export class PreferenceObjective implements Objective {
         "[PreferenceObjective] expected a batch of preferences, got one without pairs",
       );
     }
-    const reference = noGrad(() => answerLogProbs(this.#referenceLosses(model, batch), batch, pairs));
+    const reference = noGrad(() =>
+      answerLogProbs(this.#referenceLosses(model, batch), batch, pairs),
+    );
     const policy = answerLogProbs(model.targetLosses(batch), batch, pairs);
     const lengths = tensor(answerLengths(host), { device: model.device });
     return preferenceLoss({ policy, reference, lengths }, this.config);

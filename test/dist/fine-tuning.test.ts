@@ -49,7 +49,11 @@ const optimizer = { peakLr: 0.05, warmupSteps: 2, weightDecay: 0 };
 const recipes = {
   "adapters on text": { lora, optimizer },
   "adapters on text, computed again by blocks": { lora, optimizer, recompute: "block" },
-  "adapters on preferences": { lora, dpo: { beta: 0.5 }, optimizer: { ...optimizer, peakLr: 0.01 } },
+  "adapters on preferences": {
+    lora,
+    dpo: { beta: 0.5 },
+    optimizer: { ...optimizer, peakLr: 0.01 },
+  },
   "all weights on preferences": { dpo: { beta: 0.5, loss: "ipo" } },
 } as const;
 

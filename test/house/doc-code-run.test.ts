@@ -76,7 +76,10 @@ function makeModels(folder: string): void {
     Array.from({ length: 30 }, (_, n) => `${JSON.stringify(of(n))}\n`).join("");
   const said = (role: string, content: string) => ({ role, content });
   const chat = (n: number) => [said("user", `Say ${n}.`), said("assistant", `It is ${n}.`)];
-  writeFileSync(join(folder, "chats.jsonl"), lines((n) => ({ messages: chat(n) })));
+  writeFileSync(
+    join(folder, "chats.jsonl"),
+    lines((n) => ({ messages: chat(n) })),
+  );
   const pair = (n: number) => ({
     prompt: chat(n).slice(0, 1),
     chosen: chat(n).slice(1),

@@ -136,7 +136,9 @@ describe("a model with adapters", () => {
       expect(await losses(model, row(1), 7)).toEqual(dropped.slice(24));
       expect(await losses(model, batch())).toEqual(still);
       const alone = await scope(() =>
-        model.inTraining(6, () => model.withoutAdapters(() => model.tokenLosses(batch()))).toArray(),
+        model
+          .inTraining(6, () => model.withoutAdapters(() => model.tokenLosses(batch())))
+          .toArray(),
       );
       const base = await Llama.create(shape, { seed: 4, training: false });
       expect([...alone]).toEqual([...(await scope(() => base.tokenLosses(batch()).toArray()))]);
@@ -155,7 +157,8 @@ describe("a model with adapters", () => {
       const times = 600;
       for (let time = 0; time < times; time++) {
         const found = await hidden(() => model.inTraining(time, () => model.hidden(inputs)));
-        for (const [i, value] of change(found).entries()) mean[i] = (mean[i] as number) + value / times;
+        for (const [i, value] of change(found).entries())
+          mean[i] = (mean[i] as number) + value / times;
       }
       // The norm at the end is not linear, so the means differ a little.
       expect(relativeError(mean, whole)).toBeLessThan(0.1);
@@ -264,7 +267,9 @@ describe("a run with adapters", () => {
     );
     expect(settings.lora_dropout).toBe(0.2);
     const resume = join(out, "step-0000000010");
-    expect((await run({ ...config, out, lora }, { resume })).losses).toEqual(whole.losses.slice(10));
+    expect((await run({ ...config, out, lora }, { resume })).losses).toEqual(
+      whole.losses.slice(10),
+    );
     const notices: string[] = [];
     const changed = { ...config, out, lora: { ...lora, dropout: 0 } };
     await run(changed, { resume, onNotice: (notice: string) => notices.push(notice) });

@@ -278,7 +278,10 @@ describe.each(["f32", "bf16"] as const)("linearTokenLosses in %s", (dtype: Float
     using _ = scope();
     const [rows, hidden, classes] = sizes;
     const targets = someTargets(rows, classes, -100);
-    const [x, weight] = [random([rows, hidden], 3, { dtype }), random([classes, hidden], 4, { dtype })];
+    const [x, weight] = [
+      random([rows, hidden], 3, { dtype }),
+      random([classes, hidden], 4, { dtype }),
+    ];
     const given = random([rows], 5, { low: -1.5, high: 1.5 });
     const leaves = [toTensor(x, dtype, true), toTensor(weight, dtype, true)] as const;
     for (let time = 0; time < 2; time++) {

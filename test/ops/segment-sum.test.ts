@@ -15,7 +15,10 @@ it.each([
   [4096, 300],
 ])("sums %i elements into %i segments, and its gradient goes back to each", async (size, count) => {
   const x = random([size], 1);
-  const of = Int32Array.from({ length: size }, (_, i) => (i * 7 + (i % 3)) % Math.max(1, count - 1));
+  const of = Int32Array.from(
+    { length: size },
+    (_, i) => (i * 7 + (i % 3)) % Math.max(1, count - 1),
+  );
   const expected = reference([count], () => 0);
   for (const [i, segment] of of.entries()) expected.data[segment]! += x.data[i]!;
   const leaf = toTensor(x, "f32", true);

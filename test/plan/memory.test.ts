@@ -52,13 +52,22 @@ async function stepPeak(
   const optimizer = new AdamW(model.store, { beta1, beta2, eps, weightDecay, decay });
   const ids = Int32Array.from({ length: microBatch * 256 }, (_, i) => (i * 7919) % 4096);
   const half = (_: unknown, i: number) => Math.floor(i / 128);
-  const pairs = dpo && { pairs: microBatch, answers: Int32Array.from({ length: ids.length }, half) };
+  const pairs = dpo && {
+    pairs: microBatch,
+    answers: Int32Array.from({ length: ids.length }, half),
+  };
   resetPeakMemory();
   const step = await trainStep({
     model,
     optimizer,
     objective,
-    nextBatch: async () => ({ inputs: ids, targets: ids, count: microBatch, firstRow: 0, ...pairs }),
+    nextBatch: async () => ({
+      inputs: ids,
+      targets: ids,
+      count: microBatch,
+      firstRow: 0,
+      ...pairs,
+    }),
     accumulation,
     lr: 1e-4,
     clip: 1,

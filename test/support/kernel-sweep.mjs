@@ -377,8 +377,32 @@ const sweeps = {
         const targets = integers([rows], classes);
         const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
         const [losses, greedy] = [empty([rows]), empty([rows], "i32")];
-        ops.linearCrossEntropy(x, weight, targets, null, empty([]), null, null, dx, dWeight, 0, false);
-        ops.linearCrossEntropy(x, weight, targets, null, empty([]), null, null, null, null, -100, false);
+        ops.linearCrossEntropy(
+          x,
+          weight,
+          targets,
+          null,
+          empty([]),
+          null,
+          null,
+          dx,
+          dWeight,
+          0,
+          false,
+        );
+        ops.linearCrossEntropy(
+          x,
+          weight,
+          targets,
+          null,
+          empty([]),
+          null,
+          null,
+          null,
+          null,
+          -100,
+          false,
+        );
         ops.linearCrossEntropy(x, weight, targets, null, null, losses, null, null, null, 0, true);
         ops.linearCrossEntropy(x, weight, targets, losses, null, null, null, dx, dWeight, 0, false);
         ops.linearCrossEntropy(x, weight, targets, null, null, losses, greedy, null, null, 0, true);

@@ -9,6 +9,7 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { loadModel, saveModel } from "../../lib/checkpoint/model.js";
 import { openHeldOut } from "../../lib/data/held-out.js";
+import { Mixture } from "../../lib/data/mixture.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { Llama } from "../../lib/model/llama.js";
 import { presets } from "../../lib/model/presets.js";
@@ -17,7 +18,6 @@ import { prepare } from "../../lib/prepare/prepare.js";
 import { validationLoss } from "../../lib/train/evaluate.js";
 import { readMetrics } from "../../lib/train/metrics.js";
 import { Trainer } from "../../lib/train/trainer.js";
-import { Mixture } from "../../lib/data/mixture.js";
 import { buildLibrary, root } from "../cli/build.js";
 import { llamaforge } from "../cli/run.js";
 
@@ -147,10 +147,24 @@ test("data of another tokenizer are refused before anything is written", async (
   const other = join(folder, "other");
   const out = join(folder, "refused");
   const file = join(root, "package.json");
-  const result = await llamaforge(["prepare", file, "--kind", "text", "--out", other, "--tokenizer", tokenizer, "--document-start", "bos"]);
+  const result = await llamaforge([
+    "prepare",
+    file,
+    "--kind",
+    "text",
+    "--out",
+    other,
+    "--tokenizer",
+    tokenizer,
+    "--document-start",
+    "bos",
+  ]);
   expect(result.code).toBe(0);
   const small = join(folder, "small");
-  const model = await Llama.create({ ...presets.quickstart, vocabSize: 512, layers: 1 }, { seed: 1 });
+  const model = await Llama.create(
+    { ...presets.quickstart, vocabSize: 512, layers: 1 },
+    { seed: 1 },
+  );
   await saveModel(small, model, { tokenizer: null });
   model.dispose();
   const set = ["--set", `init.from=${small}`, "--set", `data.train={"${other}": 1}`];

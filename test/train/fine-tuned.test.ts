@@ -29,7 +29,10 @@ beforeAll(async () => {
   [base, data] = [join(folder, "base"), join(folder, "data")];
   const file = join(folder, "chats.jsonl");
   execFileSync(process.execPath, [join(root, "scripts/continue/make-chats.mjs"), file, "300"]);
-  chats = (await readFile(file, "utf8")).trim().split("\n").map((line) => JSON.parse(line));
+  chats = (await readFile(file, "utf8"))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
   const shape = { ...presets["smollm2-135m"], vocabSize: 4096, layers: 3, contextLength: 256 };
   const model = await Llama.create(
     { ...shape, hiddenSize: 96, intermediateSize: 256, heads: 3, kvHeads: 3, headSize: 32 },

@@ -94,7 +94,11 @@ describe("the loss of preferences", () => {
   });
 
   test("has its slope at the reference itself, where every run begins", async () => {
-    const same = { ...scores([1, 2, 3, 4]), reference: values([1, 2, 3, 4]), lengths: values([1, 1, 1, 1]) };
+    const same = {
+      ...scores([1, 2, 3, 4]),
+      reference: values([1, 2, 3, 4]),
+      lengths: values([1, 1, 1, 1]),
+    };
     preferenceLoss(same, { loss: "sigmoid", beta: 0.2 }).loss.backward();
     const slopes = [...(await same.policy.grad!.toArray())];
     for (const [i, slope] of slopes.entries()) expect(slope).toBeCloseTo(i % 2 ? 0.05 : -0.05, 6);
@@ -103,7 +107,9 @@ describe("the loss of preferences", () => {
   test("has figures by TRL's names, and no overflow far away", async () => {
     const { figures } = preferenceLoss(scores(policy), { loss: "sigmoid", beta: 0.1 });
     const found = await figures.toArray();
-    const named = Object.fromEntries(preferenceFigures.map((name, i) => [name, found[i] as number]));
+    const named = Object.fromEntries(
+      preferenceFigures.map((name, i) => [name, found[i] as number]),
+    );
     expect(named["rewards/chosen"]).toBeCloseTo((0.1 * (1 - 1 + 2)) / 3, 6);
     expect(named["rewards/rejected"]).toBeCloseTo((0.1 * (-0.5 + 0.5 - 11)) / 3, 6);
     expect(named["rewards/accuracies"]).toBeCloseTo(2 / 3, 6);
@@ -121,7 +127,9 @@ describe("the loss of preferences", () => {
     const short = { ...scores(policy), reference: values([1, 2]) };
     expect(() => preferenceLoss(short, config)).toThrow(ShapeError);
     const smooth = { loss: "ipo", beta: 1, labelSmoothing: 0.1 } as const;
-    expect(() => preferenceLoss(scores(policy), smooth)).toThrow(/for sigmoid and robust, not for ipo/);
+    expect(() => preferenceLoss(scores(policy), smooth)).toThrow(
+      /for sigmoid and robust, not for ipo/,
+    );
   });
 });
 
@@ -157,27 +165,30 @@ describe("a run on preferences", () => {
     ["all weights", {}],
     ["adapters", { lora: { rank: 4, alpha: 8 }, optimizer: quick }],
     ["adapters with dropout", { lora: { rank: 4, alpha: 8, dropout: 0.2 }, optimizer: quick }],
-  ])("of %s begins at the reference, learns, and resumes with equal bits", async (name, changes) => {
-    const out = join(folder, name.replaceAll(" ", "-"));
-    const bytes = memory().bytes;
-    const whole = await run({ out, ...changes });
-    expect(memory().bytes).toBeLessThanOrEqual(bytes);
-    const [first, ...later] = whole.steps;
-    expect(first?.loss).toBeCloseTo(Math.LN2, 5);
-    expect(first?.figures["rewards/margins"]).toBeCloseTo(0, 5);
-    const last = later.at(-1);
-    expect(last?.loss).toBeLessThan(0.6);
-    expect(last?.figures["rewards/margins"]).toBeGreaterThan(0.1);
-    expect(last?.figures["rewards/accuracies"]).toBeGreaterThan(0.7);
-    const { validation } = whole.result;
-    expect(validation?.loss).toBeLessThan(0.68);
-    expect(validation?.bitsPerByte).toBeNull();
-    expect(validation?.figures?.["rewards/accuracies"]).toBeGreaterThan(0.5);
-    const again = await run({ out, ...changes }, { resume: join(out, "step-0000000004") });
-    expect(again.steps).toEqual(whole.steps.slice(4));
-    const lines = (await readFile(join(out, "metrics.jsonl"), "utf8")).trim().split("\n");
-    expect(JSON.parse(lines[0]!).figures).toEqual(whole.steps[0]!.figures);
-  });
+  ])(
+    "of %s begins at the reference, learns, and resumes with equal bits",
+    async (name, changes) => {
+      const out = join(folder, name.replaceAll(" ", "-"));
+      const bytes = memory().bytes;
+      const whole = await run({ out, ...changes });
+      expect(memory().bytes).toBeLessThanOrEqual(bytes);
+      const [first, ...later] = whole.steps;
+      expect(first?.loss).toBeCloseTo(Math.LN2, 5);
+      expect(first?.figures["rewards/margins"]).toBeCloseTo(0, 5);
+      const last = later.at(-1);
+      expect(last?.loss).toBeLessThan(0.6);
+      expect(last?.figures["rewards/margins"]).toBeGreaterThan(0.1);
+      expect(last?.figures["rewards/accuracies"]).toBeGreaterThan(0.7);
+      const { validation } = whole.result;
+      expect(validation?.loss).toBeLessThan(0.68);
+      expect(validation?.bitsPerByte).toBeNull();
+      expect(validation?.figures?.["rewards/accuracies"]).toBeGreaterThan(0.5);
+      const again = await run({ out, ...changes }, { resume: join(out, "step-0000000004") });
+      expect(again.steps).toEqual(whole.steps.slice(4));
+      const lines = (await readFile(join(out, "metrics.jsonl"), "utf8")).trim().split("\n");
+      expect(JSON.parse(lines[0]!).figures).toEqual(whole.steps[0]!.figures);
+    },
+  );
 
   test("has the same loss and gradient however its pairs lie in windows and micro-batches", async () => {
     const of = { steps: 1, optimizer: { peakLr: 1e-3, warmupSteps: 0 } };

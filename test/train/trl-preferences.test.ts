@@ -93,7 +93,10 @@ describe.each([
         const expected = async (key: string) => {
           const stored = tensors.get(key);
           if (!stored) throw new Error(`${file} has no ${key}`);
-          const values = empty([stored.shape.reduce((a, b) => a * b, 1)], { dtype: "f32", device: model.device });
+          const values = empty([stored.shape.reduce((a, b) => a * b, 1)], {
+            dtype: "f32",
+            device: model.device,
+          });
           stored.readInto(values.native);
           return await values.toArray();
         };

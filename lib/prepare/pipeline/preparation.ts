@@ -137,7 +137,9 @@ export class Preparation {
     if ((await formOfPairs(this.#records(), badRecords)) === "messages") {
       if (documentStart !== "none") {
         const given = optionValue("documentStart", documentStart);
-        throw new ArgumentError(`[prepare] ${given} is for text: messages begin as their template says`);
+        throw new ArgumentError(
+          `[prepare] ${given} is for text: messages begin as their template says`,
+        );
       }
       return await readChatFacts(path, this.#tokenizer, true);
     }

@@ -109,11 +109,7 @@ export function datasetOf(
   const documentEnd = answers ? "none" : settings.documentEnd;
   return {
     format: datasetFormat,
-    version: answers
-      ? answers.pairs
-        ? pairDatasetVersion
-        : chatDatasetVersion
-      : datasetVersion,
+    version: answers ? (answers.pairs ? pairDatasetVersion : chatDatasetVersion) : datasetVersion,
     dtype,
     vocabSize: tokenizer.vocabSize,
     eosId: tokenizer.eosId,

@@ -29,10 +29,10 @@ const roleOfSpeaker: Readonly<Record<string, string>> = {
 };
 
 /** Ends the reading of a record with an error that names it. */
-export type Fail = (problem: string) => never;
+export type FailRecord = (problem: string) => never;
 
 /** Makes the errors of a record. @param where names the record */
-export function failureOf(where: string): Fail {
+export function failureOf(where: string): FailRecord {
   return (problem) => {
     throw new DataError(
       `[prepare] ${where}: ${problem}; correct it, or pass ${optionValue("badRecords", "skip")} to leave such records out`,
@@ -67,7 +67,11 @@ export function chatOf(
 }
 
 /** A list of messages, or its JSON, as templates expect them. At least one message. */
-export function messagesOf(list: unknown, name: string, fail: Fail): Record<string, unknown>[] {
+export function messagesOf(
+  list: unknown,
+  name: string,
+  fail: FailRecord,
+): Record<string, unknown>[] {
   const given = typeof list === "string" ? parsed(list) : list;
   if (!Array.isArray(given)) return fail(`${name}: expected a list of messages`);
   if (given.length === 0) return fail(`${name}: a chat without messages`);

@@ -165,8 +165,7 @@ export async function findInput(
 }
 
 function namedFile(file: FoundFile, input: Input, kind: InputKind): FoundInput {
-  const records =
-    hasAnswers(kind) || kind === "records" || (kind === "auto" && isRecords(file));
+  const records = hasAnswers(kind) || kind === "records" || (kind === "auto" && isRecords(file));
   const found = records ? recordKind(kind) : plain(kind);
   const { files } =
     input.split === undefined

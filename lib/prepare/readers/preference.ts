@@ -2,7 +2,7 @@
 import { ArgumentError, DataError } from "../../core/errors.js";
 import { spanMarks, withSpanMarks } from "../../generate/span-marks.js";
 import type { TrainingChat, TrainingTemplate } from "../../generate/training-chat.js";
-import { chatOf, type Fail, failureOf, maxChatLength, messagesOf } from "./chat.js";
+import { chatOf, type FailRecord, failureOf, maxChatLength, messagesOf } from "./chat.js";
 
 /** Fields of a record of preferences. The prompt may be part of the answers instead. */
 export const preferenceFields = ["prompt", "chosen", "rejected"] as const;
@@ -35,7 +35,9 @@ export function pairOf(record: unknown, where: string): Pair {
   const { prompt = null, chosen = null, rejected = null } = record as Fields;
   for (const [name, value] of Object.entries({ chosen, rejected })) {
     if (value === null) {
-      const present = Object.keys(record as object).slice(0, 20).join(", ");
+      const present = Object.keys(record as object)
+        .slice(0, 20)
+        .join(", ");
       return fail(`no field ${name}; it has ${present || "nothing"}`);
     }
   }
@@ -49,7 +51,7 @@ export function pairOf(record: unknown, where: string): Pair {
   return { form: "text", prompt, chosen, rejected };
 }
 
-function pairOfMessages(record: unknown, where: string, fail: Fail): Pair {
+function pairOfMessages(record: unknown, where: string, fail: FailRecord): Pair {
   const { prompt = null, chosen, rejected } = record as Fields;
   const answers = [messagesOf(chosen, "chosen", fail), messagesOf(rejected, "rejected", fail)];
   const [first, second] = answers as [Fields[], Fields[]];
@@ -76,7 +78,7 @@ function pairOfMessages(record: unknown, where: string, fail: Fail): Pair {
 }
 
 /** Splits two texts where they begin to differ. A space before the difference is the answers'. */
-function splitTexts(chosen: string, rejected: string, fail: Fail): Pair {
+function splitTexts(chosen: string, rejected: string, fail: FailRecord): Pair {
   if (chosen === rejected) {
     return fail("no prompt, and chosen equals rejected, so where the answers begin is unknown");
   }
@@ -110,11 +112,19 @@ export function writePair(template: TrainingTemplate | null, pair: Pair, where: 
     const text =
       pair.form === "text"
         ? { start: pair.prompt, text: `${pair.prompt}${answer as string}` }
-        : renderAnswer(template as TrainingTemplate, pair, answer as TrainingChat["messages"], fail);
+        : renderAnswer(
+            template as TrainingTemplate,
+            pair,
+            answer as TrainingChat["messages"],
+            fail,
+          );
     if (text.text.length > maxChatLength) {
-      fail(`an answer of ${text.text.length} characters with its prompt; at most ${maxChatLength} are encoded as a whole`);
+      fail(
+        `an answer of ${text.text.length} characters with its prompt; at most ${maxChatLength} are encoded as a whole`,
+      );
     }
-    if (/[\uFDD0-\uFDD2]/.test(text.text)) fail("a text holds U+FDD0 to U+FDD2, which are no characters");
+    if (/[\uFDD0-\uFDD2]/.test(text.text))
+      fail("a text holds U+FDD0 to U+FDD2, which are no characters");
     return withSpanMarks({ text: text.text, spans: [[text.start.length, text.text.length]] });
   });
   return written.join(spanMarks.between);
@@ -125,7 +135,7 @@ function renderAnswer(
   template: TrainingTemplate,
   { prompt, tools }: Extract<Pair, { form: "messages" }>,
   answer: TrainingChat["messages"],
-  fail: Fail,
+  fail: FailRecord,
 ): { start: string; text: string } {
   try {
     const extras = tools ? { tools } : {};

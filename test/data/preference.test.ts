@@ -310,3 +310,15 @@ describe("windows of pairs", () => {
     );
   });
 });
+
+it("records read as text are an error that names the kind that reads them", async () => {
+  const pair = { prompt: "p", chosen: "a", rejected: "b" };
+  for (const [record, kind] of [
+    [pair, "preference"],
+    [{ messages: [said("user", "a")] }, "chat"],
+  ] as const) {
+    const { folder, run } = await workplace([record]);
+    const inputs = [{ path: join(folder, "in"), kind: "records" as const }];
+    await expect(run({ inputs })).rejects.toThrow(`kind: "${kind}" reads such records`);
+  }
+});

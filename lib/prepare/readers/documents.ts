@@ -244,10 +244,21 @@ function noText(
     found === undefined
       ? `no field ${name}; ${namesBeside(fields, wanted.length === 1 ? (wanted[0]?.keys ?? []) : [])}`
       : `${name} is no text but ${Array.isArray(found) ? "a list" : typeof found}`;
+  const kind = kindOf(fields);
+  const way = kind
+    ? `${optionValue("kind", kind)} reads such records`
+    : `name the field as ${optionName("textField")}`;
   return new DataError(
-    `[prepare] ${file.path}, record ${record}: ${problem}; name the field as ${optionName("textField")}, ` +
+    `[prepare] ${file.path}, record ${record}: ${problem}; ${way}, ` +
       `or pass ${optionValue("badRecords", "skip")} to leave such records out`,
   );
+}
+
+/** The kind of records with answers that a record looks like; null for none. */
+function kindOf(fields: unknown): "chat" | "preference" | null {
+  const has = (name: string) => Object.hasOwn(fields as object, name);
+  if (has("chosen") && has("rejected")) return "preference";
+  return chatFields.some(has) ? "chat" : null;
 }
 
 /**

@@ -133,7 +133,8 @@ export class TokenDataset {
   private constructor(
     row: TokenRow,
     sequenceLength: number,
-    { chats, pool }: { chats: ChatWindows | null; pool: FilePool },
+    chats: ChatWindows | null,
+    pool: FilePool,
   ) {
     checkMade("TokenDataset", "TokenDataset.open()", Array.isArray(row?.files));
     this.#pool = pool;
@@ -210,7 +211,7 @@ export class TokenDataset {
             `prompts: lengthen the sequence`,
         );
       }
-      return new TokenDataset(row, sequenceLength, { chats, pool });
+      return new TokenDataset(row, sequenceLength, chats, pool);
     }
     if (tokens < sequenceLength + 1) {
       throw new NoTokensError(
@@ -218,7 +219,7 @@ export class TokenDataset {
           `needs ${sequenceLength + 1}: add text, or shorten the sequence`,
       );
     }
-    return new TokenDataset(row, sequenceLength, { chats: null, pool });
+    return new TokenDataset(row, sequenceLength, null, pool);
   }
 
   /** Reads window `window` into `into`, which holds T+1 ids. */

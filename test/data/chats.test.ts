@@ -183,7 +183,9 @@ describe("prepare of chats", () => {
     const { folder, run } = await workplace([{ messages: chat(1) }]);
     const text = { path: join(folder, "template.jinja") };
     const both = [{ path: join(folder, "in"), kind: "chat" as const }, text];
-    await expect(run({ inputs: both })).rejects.toThrow(/text, chats and preferences make different data sets/);
+    await expect(run({ inputs: both })).rejects.toThrow(
+      /text, chats and preferences make different data sets/,
+    );
     await expect(run({ inputs: [text] })).rejects.toThrow(/chatTemplate needs kind/);
     await expect(run({ documentStart: "bos" })).rejects.toThrow(ArgumentError);
     await expect(run({ chatTemplate: quickstart })).rejects.toThrow(/has no chat template/);

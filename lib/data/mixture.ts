@@ -21,7 +21,7 @@ import type { DocumentMarks, WindowRows } from "./windows.js";
 export interface MixtureOptions extends DocumentOptions {
   /** T: a window has T inputs and T targets. */
   sequenceLength: number;
-  /** Of pairs: the most inputs of one answer with its prompt. Default: sequenceLength. */
+  /** Of pairs: the most tokens of one answer with its prompt. Default: sequenceLength. */
   contextLength?: number;
   /** Seed of the order of the windows. Default: 3407. */
   seed?: number;

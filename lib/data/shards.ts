@@ -37,7 +37,7 @@ export interface DatasetOptions {
   /** Default: "train". */
   split?: Split;
   /**
-   * Of pairs: the most inputs of one answer with its prompt, the model's context. A window, which
+   * Of pairs: the most tokens of one answer with its prompt, the model's context. A window, which
    * holds both answers, may be longer. Default: sequenceLength.
    */
   contextLength?: number;
@@ -202,10 +202,12 @@ export class TokenDataset {
     const pool = new FilePool();
     if (row.chats) {
       const { shards, pairs } = row.chats;
-      const how = { pairs, longest: contextLength + 1, pool };
-      const chats = await ChatWindows.open(shards, sequenceLength + 1, how);
+      const how = { pairs, longest: contextLength, pool };
+      // A caller that fails with another data set closes no files of this one.
+      const chats = await ChatWindows.open(shards, sequenceLength + 1, how).finally(() =>
+        pool.close(),
+      );
       if (chats.windows === 0) {
-        await pool.close();
         throw new NoTokensError(
           `[data] ${folder}: no pair fits a window of ${sequenceLength} tokens, which holds both answers with their ` +
             `prompts: lengthen the sequence`,

@@ -31,7 +31,8 @@ export function cutNotes({ sources, sequenceLength }: Mixture): string[] {
     if (cut.chats > 0) {
       notes.push(
         `${folder}: ${count(cut.chats)} of ${count(chats.count)} ${what} are longer than a window of ` +
-          `${sequenceLength} tokens and lose their ends, ${count(cut.tokens)} tokens together`,
+          `${sequenceLength} tokens${pairs ? ", or an answer is longer than the model's context," : ""} and ` +
+          `lose their ends, ${count(cut.tokens)} tokens together`,
       );
     }
     if (leftOut > 0) {

@@ -298,6 +298,25 @@ describe("windows of pairs", () => {
     );
   });
 
+  it("hold answers no longer than the model's context, in windows that may be longer", async () => {
+    const words = (n: number) => Array.from({ length: n }, () => "yes").join(" ");
+    const pair = { prompt: "Say: ", chosen: words(20), rejected: words(3) };
+    const { out, run } = await workplace([pair]);
+    await run();
+    const [whole, limited] = [
+      await Mixture.open(out, { sequenceLength: 63 }),
+      await Mixture.open(out, { sequenceLength: 63, contextLength: 24 }),
+    ];
+    expect(whole.chats?.cut.chats).toBe(0);
+    expect(limited.chats?.cut.chats).toBe(1);
+    const { ids, chats } = await limited.readRows(0, 1);
+    const batch = makeBatch({ ids, chats: chats! }, 1, 63, {}, () => limited.marksAt(0));
+    expect(Math.max(...batch.positions!)).toBeLessThan(24);
+    expect(batch.targets.filter((id) => id !== -100).length).toBeGreaterThan(20);
+    await whole.close();
+    await limited.close();
+  });
+
   it("are not mixed with text", async () => {
     const { out, run, folder } = await workplace([{ prompt: "p ", chosen: "a", rejected: "b" }]);
     await run();

@@ -199,6 +199,36 @@ describe("a run on preferences", () => {
     expect(two.steps[0]!.loss).toBeCloseTo(one.steps[0]!.loss, 5);
   });
 
+  test("takes windows of twice the model's context, for each answer has its own positions", async () => {
+    const wide = { train: { [data]: 1 }, sequenceLength: 128 };
+    const { steps } = await run({ out: join(folder, "wide"), data: wide });
+    expect(steps[0]?.loss).toBeCloseTo(Math.LN2, 5);
+    expect(steps.at(-1)?.loss).toBeLessThan(0.6);
+    const longer = { ...wide, sequenceLength: 129 };
+    await expect(run({ out: join(folder, "wider"), data: longer })).rejects.toThrow(
+      /at most twice model\.contextLength 64, got 129/,
+    );
+  });
+
+  test("learns from answers that are longer than the model's context", async () => {
+    const long = join(folder, "long");
+    const words = (word: string, n: number) => ` ${word}`.repeat(n);
+    const pairs = Array.from({ length: 30 }, (_, n) => ({
+      prompt: `Is ${n} good?`,
+      chosen: words("yes", 30 + n),
+      rejected: words("never", 60 + n),
+    }));
+    await writeFile(join(folder, "l.jsonl"), pairs.map((one) => JSON.stringify(one)).join("\n"));
+    const inputs = [{ path: join(folder, "l.jsonl"), kind: "preference" as const }];
+    await prepare({ inputs, out: long, tokenizer: quickstart, maxRunShare: 1 });
+    const notices: string[] = [];
+    const onNotice = (notice: string) => notices.push(notice);
+    const of = { train: { [long]: 1 }, sequenceLength: 128 };
+    const { steps } = await run({ out: join(folder, "cut"), data: of, steps: 3 }, { onNotice });
+    expect(steps.at(-1)?.loss).toBeLessThan(Math.LN2);
+    expect(notices.join("\n")).toMatch(/of \d+ pairs are longer than a window of 128 tokens/);
+  });
+
   test("needs a recipe that says so, and a model to start from", async () => {
     await expect(run({ out: join(folder, "c"), dpo: undefined })).rejects.toThrow(UsageError);
     await expect(run({ out: join(folder, "c"), dpo: undefined })).rejects.toThrow(

@@ -207,6 +207,8 @@ export { type RunningServer, type ServeOptions, serve } from "./serve/server.js"
 export type { DeviceWaitMs, PauseMs, WaitTotals } from "./train/device-waits.js";
 export type { Collections } from "./train/host-meter.js";
 export type { Sample, StepMetrics, TaskScore, Validation } from "./train/metrics.js";
+export { type Measured, nextTokens, type Objective } from "./train/objective.js";
+export { PreferenceObjective } from "./train/preference-objective.js";
 export type { HostStep, RunTimeTotals } from "./train/run-times.js";
 export type { SkipLimits } from "./train/skips.js";
 export { type RunningStep, type StepOptions, trainStep } from "./train/step.js";

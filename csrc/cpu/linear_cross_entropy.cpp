@@ -3,6 +3,7 @@
 // turn into their own gradient before the next chunk:
 //   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;
 //   dx = d w;  dweight += dᵀ x
+// With a gradient of each row's loss given, that number takes the place of 1 / count.
 // This takes three products and no second forward, whereas saving the logits would cost N·V·4
 // bytes. In bf16 the gradient of the logits is rounded to bf16 for the last two products, whose
 // sums are f32.
@@ -37,7 +38,7 @@ bool is_argmax(const float* logits, int32_t target, float highest) {
 // Returns the loss of a row and writes the gradient of its logits to `gradient`, which may be the
 // logits' memory if it is float.
 template <class T>
-float loss_and_gradient(float* logits, int64_t classes, int32_t target, float inverse_count, T* gradient,
+float loss_and_gradient(float* logits, int64_t classes, int32_t target, float d_loss, T* gradient,
                         int32_t* greedy) {
   const float highest = row_maximum(logits, classes);
   const float target_logit = logits[target];
@@ -45,8 +46,8 @@ float loss_and_gradient(float* logits, int64_t classes, int32_t target, float in
   const double sum = sum_of_exponentials(logits, classes, highest,
                                          [&](int64_t i, Floats e, auto v) { v.store(logits + i, e); });
   if (gradient) {
-    const float scale = static_cast<float>(inverse_count / sum);
-    const float at_target = logits[target] * scale - inverse_count;
+    const float scale = static_cast<float>(d_loss / sum);
+    const float at_target = logits[target] * scale - d_loss;
     for_each_vector(0, classes, [&](int64_t i, auto v) { v.store(gradient + i, v.load(logits + i) * scale); });
     gradient[target] = from_float<T>(at_target);
   }
@@ -59,6 +60,7 @@ template <class T> struct Head {
   bool independent_rows;
   const T *x, *weight;
   const int32_t* targets;
+  const float* d_losses;       // (rows); null: 1 / count each
   const Tensor *dx, *dweight;  // null: not wanted
   float* losses;               // (rows)
   int32_t* greedy;             // (rows); null: not wanted
@@ -104,8 +106,8 @@ template <class T> void run(const Head<T>& head) {
           if (row_greedy) *row_greedy = 0;
         } else {
           head.losses[first + row] =
-              loss_and_gradient(logits + row * head.classes, head.classes, head.targets[first + row], inverse_count,
-                                row_gradient, row_greedy);
+              loss_and_gradient(logits + row * head.classes, head.classes, head.targets[first + row],
+                                head.d_losses ? head.d_losses[first + row] : inverse_count, row_gradient, row_greedy);
         }
       }
     });
@@ -124,10 +126,11 @@ void fill_with_zeros(const Tensor& tensor) { std::memset(tensor.raw(), 0, tensor
 
 }  // namespace
 
-void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
-                          std::optional<Out> losses, std::optional<Out> greedy, std::optional<Out> dx,
-                          std::optional<Out> dweight, int64_t ignore_index, bool independent_rows) {
-  check_linear_cross_entropy(x, weight, targets, loss, losses, greedy, dx, dweight);
+void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<In> d_losses,
+                          std::optional<Out> loss, std::optional<Out> losses, std::optional<Out> greedy,
+                          std::optional<Out> dx, std::optional<Out> dweight, int64_t ignore_index,
+                          bool independent_rows) {
+  check_linear_cross_entropy(x, weight, targets, d_losses, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0), count = count_targets(targets, weight.dim(0), ignore_index);
   std::optional<Scratch> own;
   if (!losses) own.emplace(stream, static_cast<size_t>(rows) * sizeof(float));
@@ -142,7 +145,7 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
   }
   with_float("x", x, [&]<class T>() {
     run<T>({stream, rows, x.dim(1), weight.dim(0), count, ignore_index, independent_rows, x.data<T>(), weight.data<T>(),
-            targets.data<int32_t>(), dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows,
+            targets.data<int32_t>(), d_losses ? d_losses->data<float>() : nullptr, dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows,
             greedy ? greedy->data<int32_t>() : nullptr});
   });
   if (loss) loss->data<float>()[0] = mean_loss(of_rows, rows, count);

@@ -7,7 +7,7 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-enum PhiloxStream : uint32_t { kUniformStream, kNormalStream, kSampleStream };
+enum PhiloxStream : uint32_t { kUniformStream, kNormalStream, kSampleStream, kDropoutStream };
 
 constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;

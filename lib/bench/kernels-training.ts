@@ -254,7 +254,7 @@ function ends(bench: Workbench): KernelCase[] {
         const dWeight = bench.empty([vocabSize, hiddenSize], "f32");
         return () =>
           native.linearCrossEntropy(
-            ...[x.native, weight.native, targets.native, loss.native],
+            ...[x.native, weight.native, targets.native, null, loss.native],
             ...[null, null, dx.native, dWeight.native, -100, false],
           );
       },

@@ -90,17 +90,26 @@ export class ProgressDisplay {
   }
 }
 
-export function describeStep({ loss, lr, gradNorm, tokensPerSecond }: StepMetrics): string {
+export function describeStep(metrics: StepMetrics): string {
+  const { loss, lr, gradNorm, tokensPerSecond, figures } = metrics;
   const speed = Math.round(tokensPerSecond).toLocaleString("en-US");
   return (
-    `loss ${loss.toFixed(4)}  lr ${lr.toExponential(2)}  ` +
-    `norm ${gradNorm.toPrecision(3)}  ${speed} tok/s`
+    `loss ${loss.toFixed(4)}  ${figures ? `${describeFigures(figures)}  ` : ""}` +
+    `lr ${lr.toExponential(2)}  norm ${gradNorm.toPrecision(3)}  ${speed} tok/s`
   );
 }
 
-export function describeValidation({ loss, bitsPerByte }: NonNullable<StepMetrics["validation"]>) {
+export function describeValidation(validation: NonNullable<StepMetrics["validation"]>): string {
+  const { loss, bitsPerByte, figures } = validation;
+  if (figures) return `validation loss ${loss.toFixed(4)}  ${describeFigures(figures)}`;
   const bits = bitsPerByte === null ? "" : `, ${bitsPerByte.toFixed(3)} bits per byte`;
   return `validation loss ${loss.toFixed(4)} nats per token${bits}`;
+}
+
+/** The two figures of preferences that tell most: `margin 0.512  preferred 87%`. */
+function describeFigures(figures: NonNullable<StepMetrics["figures"]>): string {
+  const { "rewards/margins": margin = 0, "rewards/accuracies": share = 0 } = figures;
+  return `margin ${margin.toFixed(3)}  preferred ${(100 * share).toFixed(0)}%`;
 }
 
 /** Scores on tasks in one line: `arc_easy 25.13%, wikitext 1.234 bits_per_byte`. */

@@ -53,7 +53,9 @@ const harmless = [
  */
 const identifying = [
   "model",
-  "lora",
+  "lora.rank",
+  "lora.alpha",
+  "lora.targets",
   "precision",
   "seed",
   "data.train",

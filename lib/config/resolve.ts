@@ -225,13 +225,29 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   if (model && read(["precision"]) === "fp8") {
     problems.push(...shapeProblemsOfFp8(model, "model."));
   }
-  ordered("data.sequenceLength", "<=", "model.contextLength", model?.contextLength);
+  if (read(["dpo"]) === undefined || !model) {
+    ordered("data.sequenceLength", "<=", "model.contextLength", model?.contextLength);
+  } else {
+    const [length = 0, most] = [number("data.sequenceLength"), 2 * model.contextLength];
+    // A window holds both answers of a pair, each with positions of its own.
+    const message = `expected at most twice model.contextLength ${model.contextLength}, got ${length}`;
+    require(length <= most, "data.sequenceLength", message);
+  }
   require(read(["lora"]) === undefined ||
     read(["init", "from"]) !==
       undefined, "lora", "expected init.from beside it: adapters belong to a model that exists");
   require(read(["lora"]) === undefined ||
     read(["precision"]) !==
       "fp8", "precision", "expected auto, bf16 or fp32 beside lora: adapters are not built in fp8");
+  require(read(["dpo"]) === undefined ||
+    read(["init", "from"]) !==
+      undefined, "dpo", "expected init.from beside it: preferences are learnt relative to a model that exists");
+  const smoothing = number("dpo.labelSmoothing") ?? 0;
+  const loss = read(["dpo", "loss"]);
+  require(!(smoothing > 0) ||
+    loss === "sigmoid" ||
+    loss ===
+      "robust", "dpo.labelSmoothing", `expected loss sigmoid or robust beside it, got ${loss}`);
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");

@@ -14,6 +14,7 @@ import {
 import { strategyNames } from "../dist/strategy.js";
 import { maxTokens, samplingOptions } from "../generate/schema.js";
 import { loraTargets } from "../model/lora-config.js";
+import { preferenceLosses } from "../model/preference-config.js";
 import { type PresetName, presets } from "../model/presets.js";
 import { shapeRules, shapeVariations } from "../model/shapes.js";
 
@@ -249,6 +250,25 @@ const lora = section(
         value: "name",
       })
       .default([...loraTargets]),
+    dropout: belowOne(
+      "probability with which training drops an element of an adapter's input",
+    ).default(0),
+  },
+);
+
+const dpo = section(
+  "learns from preferences (direct preference optimization); init.from names the model and reference",
+  {
+    loss: choice(
+      preferenceLosses,
+      "sigmoid (DPO), ipo, hinge, or robust (sigmoid for noisy preferences)",
+    ).default("sigmoid"),
+    beta: positive(1000, "how strongly the model is held to the reference").default(0.1),
+    labelSmoothing: real(
+      0,
+      0.4999,
+      "probability that a preference is the wrong way round; for sigmoid and robust",
+    ).default(0),
   },
 );
 
@@ -293,6 +313,7 @@ export const runSchema = section("a training run", {
   sample: sample.prefault({}),
   init: init.prefault({}),
   lora: lora.optional(),
+  dpo: dpo.optional(),
 });
 
 /** A configuration as people write it. Options with a default may be left out. */

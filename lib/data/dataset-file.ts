@@ -14,21 +14,33 @@ import { companionNames } from "./tokenizer-files.js";
  *   train-00000.idx …           document index: little-endian uint64 offsets in tokens, one per document of the shard,
  *                               and the shard's number of tokens at the end
  *   validation-00000.bin .idx   the held-out documents, if there are any
- *   train-00000.mask …          of chats: a byte per token, 1 if the assistant wrote it and the loss counts it
- *   chat_template.jinja         of chats: the template that wrote them
+ *   train-00000.mask …          of chats and pairs: a byte per token with the bits of `maskBits`
+ *   chat_template.jinja         of chats, and of pairs of messages: the template that wrote them
  *   tokenizer.json …            the tokenizer's files
  *
  * A document is its tokens and, by default, the end-of-text id; `documentStart` and `documentEnd` say what stands around
  * it. A shard holds whole documents. A data set of chats has version 2, which earlier versions of this library refuse;
  * its template alone decides which tokens stand around a chat, so both marks are "none".
+ *
+ * A data set of preferences has version 3. A document is a pair: the prompt with the preferred answer, then the prompt
+ * with the rejected one. What stands around each of the two is among their tokens, so both marks are "none".
  */
 
 export const datasetFileName = "dataset.json";
 export const datasetFormat = "llamaforge-tokens";
 export const datasetVersion = 1;
 export const chatDatasetVersion = 2;
+export const pairDatasetVersion = 3;
 
-/** File of a data set of chats with the template that wrote them. */
+/** Bits of a token in the mask. */
+export const maskBits = {
+  /** The loss counts the token. */
+  counted: 1,
+  /** The token belongs to the rejected half of a pair. */
+  rejected: 2,
+} as const;
+
+/** File of a data set of chats or pairs with the template that wrote them. */
 export const chatTemplateFile = "chat_template.jinja";
 
 export const splitNames = ["train", "validation"] as const;
@@ -58,7 +70,7 @@ const shardSchema = z.strictObject({
   indexSha256: hash,
   /** Tokens in runs of one token, see `RunCounter`. */
   repeatedTokens: count,
-  /** Of chats: tokens that the loss counts, and the hash of the mask. */
+  /** Of chats and pairs: tokens that the loss counts, and the hash of the mask. */
   counted: count.optional(),
   maskSha256: hash.optional(),
 });
@@ -73,7 +85,7 @@ const splitSchema = z.strictObject({
 const datasetSchema = z
   .strictObject({
     format: z.literal(datasetFormat),
-    version: z.literal([datasetVersion, chatDatasetVersion]),
+    version: z.literal([datasetVersion, chatDatasetVersion, pairDatasetVersion]),
     dtype: z.enum(["uint16", "uint32"]),
     vocabSize: z
       .int()
@@ -104,11 +116,20 @@ const datasetSchema = z
         endId: count.nullable(),
       })
       .optional(),
+    /** Only in data sets of preferences. */
+    pairs: z
+      .strictObject({
+        /** Null for pairs of plain text. */
+        templateSha256: hash.nullable(),
+        /** Token that ends an answer; null if none does. */
+        endId: count.nullable(),
+      })
+      .optional(),
     splits: z.strictObject({ train: splitSchema, validation: splitSchema }),
     sources: z.array(
       z.strictObject({
         path: z.string(),
-        kind: z.enum(["text", "code", "records", "chat"]),
+        kind: z.enum(["text", "code", "records", "chat", "preference"]),
         documents: count,
         bytes: count,
         tokens: count.optional(),
@@ -151,19 +172,26 @@ const datasetSchema = z
         message: `uint16 cannot hold ${dataset.vocabSize} ids`,
       });
     }
-    const { chats } = dataset;
-    if ((dataset.version === chatDatasetVersion) !== (chats !== undefined)) {
-      context.addIssue({ code: "custom", path: ["chats"], message: "goes with version 2 alone" });
+    const { chats, pairs } = dataset;
+    for (const [name, version] of [
+      ["chats", chatDatasetVersion],
+      ["pairs", pairDatasetVersion],
+    ] as const) {
+      if ((dataset.version === version) === (dataset[name] !== undefined)) continue;
+      const message = `goes with version ${version} alone`;
+      context.addIssue({ code: "custom", path: [name], message });
     }
+    const answers = chats !== undefined || pairs !== undefined;
     for (const [name, { shards }] of Object.entries(dataset.splits)) {
       for (const [index, { counted, maskSha256 }] of shards.entries()) {
         const masked = counted !== undefined && maskSha256 !== undefined;
-        if (masked === (chats !== undefined)) continue;
+        if (masked === answers) continue;
         const path = ["splits", name, "shards", index, "maskSha256"];
-        context.addIssue({ code: "custom", path, message: "chats, and they alone, have a mask" });
+        const message = "chats and pairs, and they alone, have a mask";
+        context.addIssue({ code: "custom", path, message });
       }
     }
-    if (chats === undefined && dataset.documentStart === "none" && dataset.documentEnd === "none") {
+    if (!answers && dataset.documentStart === "none" && dataset.documentEnd === "none") {
       context.addIssue({
         code: "custom",
         path: ["documentEnd"],
@@ -205,7 +233,7 @@ export function indexFile(shard: string): string {
   return shard.replace(/\.bin$/, ".idx");
 }
 
-/** Name of the mask of a shard of chats. */
+/** Name of the mask of a shard of chats or pairs. */
 export function maskFile(shard: string): string {
   return shard.replace(/\.bin$/, ".mask");
 }
@@ -252,7 +280,7 @@ export function splitFingerprint(dataset: DatasetFile, split: Split): string {
   digest.update(`${dataset.dtype} ${dataset.vocabSize} ${dataset.tokenizer.sha256}\n`);
   for (const { sha256, indexSha256, maskSha256 } of dataset.splits[split].shards) {
     digest.update(`${sha256}\n`);
-    // Windows of chats depend on where chats begin.
+    // Windows of chats and pairs depend on where these begin.
     if (maskSha256 !== undefined) digest.update(`${indexSha256} ${maskSha256}\n`);
   }
   return digest.digest("hex");

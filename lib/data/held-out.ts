@@ -10,7 +10,7 @@ import { TokenDataset } from "./shards.js";
  */
 export async function openHeldOut(
   sources: Readonly<Record<string, number>>,
-  options: Pick<MixtureOptions, "sequenceLength" | "seed">,
+  options: Pick<MixtureOptions, "sequenceLength" | "contextLength" | "seed">,
   onNotice: (message: string) => void,
 ): Promise<Mixture | null> {
   const split = { ...options, split: "validation" } as const;

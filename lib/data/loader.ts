@@ -9,6 +9,7 @@ import {
 import { ArgumentError, StorageError } from "../core/errors.js";
 import type { HostBatch } from "../model/batch.js";
 import { ignoredTarget } from "../model/ignored-target.js";
+import { maskBits } from "./dataset-file.js";
 import { type DocumentMarks, documentStarts, splitWindows, type WindowRows } from "./windows.js";
 
 /** A source of windows for a loader: a `Mixture`. */
@@ -65,7 +66,7 @@ export interface LoadedBatch extends HostBatch {
 
 /**
  * Makes a batch from windows. Only this function turns ids into inputs and targets, and separates
- * documents. Chats in a window are always kept apart, and the loss counts the assistant's tokens
+ * documents. Chats in a window are always kept apart, and the loss counts the answers' tokens
  * alone.
  * @param windows rows of T+1 ids, plain or with what is known of them
  * @param marksOf gives the ids that separate documents in a row
@@ -93,12 +94,13 @@ export function makeBatch(
         (start, i) => (i % sequenceLength) - (resetPositions || isChat(i) ? start : 0),
       ),
     }),
+    ...(chats?.pairs && numberAnswers(chats, batch.targets, sequenceLength)),
   };
 }
 
 /** Sets where chats begin, and which targets do not count. */
 function placeChats(
-  { rows, counted, starts: chatStarts }: NonNullable<WindowRows["chats"]>,
+  { rows, mask, starts: chatStarts }: NonNullable<WindowRows["chats"]>,
   starts: Int32Array,
   targets: Int32Array,
   sequenceLength: number,
@@ -111,9 +113,34 @@ function placeChats(
       starts[place] = chatStarts[id] as number;
       // The first token of a chat never counts: no token of the chat before predicts it.
       const follows = chatStarts[id + 1] === chatStarts[id];
-      if (!follows || counted[id + 1] !== 1) targets[place] = ignoredTarget;
+      const counts = ((mask[id + 1] as number) & maskBits.counted) !== 0;
+      if (!follows || !counts) targets[place] = ignoredTarget;
     }
   }
+}
+
+/**
+ * Numbers the answers of pairs: those of pair k are 2k, the preferred one, and 2k + 1. An answer of
+ * which no token counts keeps its number.
+ */
+function numberAnswers(
+  { mask, starts }: NonNullable<WindowRows["chats"]>,
+  targets: Int32Array,
+  sequenceLength: number,
+): Pick<HostBatch, "answers" | "pairs"> {
+  const answers = new Int32Array(targets.length);
+  const isRejected = (id: number) => ((mask[id] as number) & maskBits.rejected) !== 0;
+  let pairs = 0;
+  for (let id = 0; id < mask.length; id++) {
+    const t = id % (sequenceLength + 1);
+    // A pair counts where its second half begins, and the first half has the number to come.
+    if (isRejected(id) && starts[id] === t) pairs++;
+    if (t === sequenceLength) continue;
+    const place = id - Math.floor(id / (sequenceLength + 1));
+    if (targets[place] === ignoredTarget) continue;
+    answers[place] = isRejected(id) ? 2 * (pairs - 1) + 1 : 2 * pairs;
+  }
+  return { answers, pairs };
 }
 
 export interface Shares {
@@ -274,6 +301,7 @@ export class Loader {
     const marksOf = (row: number) => this.#source.marksAt?.(first + row) as DocumentMarks;
     const batch = {
       ...makeBatch(windows, count, sequenceLength, this.#options, marksOf),
+      firstRow: first,
       position,
       nextPosition: position + batchSize * worldSize,
     };

@@ -12,7 +12,7 @@ import { ArgumentError, DataError } from "../core/errors.js";
 import { hostArray } from "../core/host-array.js";
 import type { Batch } from "../model/batch.js";
 import { Apportionment } from "./apportion.js";
-import type { Split } from "./dataset-file.js";
+import { maskBits, type Split } from "./dataset-file.js";
 import { type DocumentOptions, Loader, type LoaderOptions } from "./loader.js";
 import { Permutation } from "./sampler.js";
 import { type DatasetChats, TokenDataset } from "./shards.js";
@@ -21,6 +21,8 @@ import type { DocumentMarks, WindowRows } from "./windows.js";
 export interface MixtureOptions extends DocumentOptions {
   /** T: a window has T inputs and T targets. */
   sequenceLength: number;
+  /** Of pairs: the most tokens of one answer with its prompt. Default: sequenceLength. */
+  contextLength?: number;
   /** Seed of the order of the windows. Default: 3407. */
   seed?: number;
   /** Default: "train". */
@@ -66,6 +68,7 @@ function checkMixtureOptions(options: MixtureOptions): void {
 
 const mixtureOptionNames = [
   "sequenceLength",
+  "contextLength",
   "seed",
   "split",
   "device",
@@ -244,7 +247,7 @@ export class Mixture {
     checkInteger("mixture", "count", count, { min: 0 });
     const length = this.sequenceLength + 1;
     const ids = hostArray("mixture", Int32Array, count * length);
-    const counted = hostArray("mixture", Uint8Array, count * length).fill(1);
+    const mask = hostArray("mixture", Uint8Array, count * length).fill(maskBits.counted);
     const starts = hostArray("mixture", Int32Array, count * length);
     const rows: boolean[] = [];
     const reads: Promise<void>[] = [];
@@ -256,12 +259,13 @@ export class Mixture {
       rows.push(dataset.chats !== null);
       reads.push(
         dataset.chats
-          ? dataset.readChats(window, into, counted.subarray(from, to), starts.subarray(from, to))
+          ? dataset.readChats(window, into, mask.subarray(from, to), starts.subarray(from, to))
           : dataset.read(window, into),
       );
     }
     await Promise.all(reads);
-    return { ids, chats: { rows, counted, starts } };
+    const pairs = this.chats?.pairs === true;
+    return { ids, chats: { rows, mask, starts, ...(pairs && { pairs }) } };
   }
 
   /** What is known of the chats, if any source holds chats; all have one template. */
@@ -356,8 +360,15 @@ function checkAgreement(first: TokenDataset, other: TokenDataset): void {
   }
 }
 
-/** Chats of one run are written by one template. */
+/** Chats of one run are written by one template. Pairs are mixed with nothing else. */
 function checkTemplates(datasets: readonly TokenDataset[]): void {
+  const pairs = datasets.find(({ chats }) => chats?.pairs);
+  const single = datasets.find(({ chats }) => !chats?.pairs);
+  if (pairs && single) {
+    throw new DataError(
+      `[mixture] ${pairs.folder} holds preferences and ${single.folder} does not: a run learns from one or the other`,
+    );
+  }
   const [first, ...others] = datasets.filter(({ chats }) => chats !== null);
   for (const other of others) {
     if (other.chats?.templateSha256 === first?.chats?.templateSha256) continue;

@@ -2,6 +2,7 @@ import { lstat } from "node:fs/promises";
 import { join } from "node:path";
 import {
   argumentError,
+  checkInteger,
   checkMade,
   checkObject,
   checkPath,
@@ -9,7 +10,7 @@ import {
 } from "../core/check-values.js";
 import { ArgumentError, DataError, NoTokensError } from "../core/errors.js";
 import { optionName } from "../core/option-names.js";
-import { type ChatShard, ChatWindows } from "./chat-windows.js";
+import { type ChatShard, ChatWindows, type PlacedChat, secondHalf } from "./chat-windows.js";
 import {
   bytesPerId,
   chatTemplateFile,
@@ -35,6 +36,11 @@ export interface DatasetOptions {
   sequenceLength: number;
   /** Default: "train". */
   split?: Split;
+  /**
+   * Of pairs: the most tokens of one answer with its prompt, the model's context. A window, which
+   * holds both answers, may be longer. Default: sequenceLength.
+   */
+  contextLength?: number;
 }
 
 /** The tokens of one split, of a data set made by `prepare` or of another trainer's files. */
@@ -56,19 +62,28 @@ export interface TokenRow {
   bytesPerToken: number;
   repeatedShare: number;
   fingerprint: string;
-  /** Chats, with the shards' masks; undefined for text. */
-  chats?: { shards: readonly ChatShard[]; endId: number | null; templateSha256: string };
+  /** Chats or pairs, with the shards' masks; undefined for text. */
+  chats?: {
+    shards: readonly ChatShard[];
+    pairs: boolean;
+    endId: number | null;
+    templateSha256: string | null;
+  };
 }
 
-/** What a data set of chats knows of them. */
+/** What a data set of chats, or of pairs of answers, knows of them. */
 export interface DatasetChats {
-  /** Path of the template that wrote the chats. */
-  template: string;
-  templateSha256: string;
-  /** Special token that ends the assistant's message; null if the template writes none. */
+  /** Whether they are pairs: a prompt with the preferred answer, and with the rejected one. */
+  pairs: boolean;
+  /** Path of the template that wrote the chats; null for pairs of plain text. */
+  template: string | null;
+  templateSha256: string | null;
+  /** Token that ends an answer; null if none does. */
   endId: number | null;
   /** Number of chats that are longer than a window, and how many of their tokens are cut off. */
   cut: { chats: number; tokens: number };
+  /** Number of pairs that are in no window, because nothing would be left of an answer. */
+  leftOut: number;
   count: number;
   /** Share of the windows' ids that is no padding. */
   filled: number;
@@ -83,7 +98,7 @@ export interface DatasetChats {
  * are in no window. Windows cross the borders of documents and shards.
  *
  * Windows of chats are different: each holds whole chats, packed so that little room is left, and
- * padding after the last of them.
+ * padding after the last of them. So do windows of pairs: both answers of a pair are in one window.
  */
 export class TokenDataset {
   readonly folder: string;
@@ -107,16 +122,22 @@ export class TokenDataset {
   readonly fingerprint: string;
   /** Files with a SHA-256 in dataset.json: the shards and their indices. */
   readonly hashedFiles: readonly HashedFileEntry[];
-  /** What is known of chats; null for text. */
+  /** What is known of chats or pairs; null for text. */
   readonly chats: DatasetChats | null;
   readonly #chatWindows: ChatWindows | null;
-  readonly #pool = new FilePool();
+  readonly #pool: FilePool;
   readonly #files: readonly TokenFile[];
   /** Start of each shard in the row of tokens. */
   readonly #starts: readonly number[];
 
-  private constructor(row: TokenRow, sequenceLength: number, chats: ChatWindows | null) {
+  private constructor(
+    row: TokenRow,
+    sequenceLength: number,
+    chats: ChatWindows | null,
+    pool: FilePool,
+  ) {
     checkMade("TokenDataset", "TokenDataset.open()", Array.isArray(row?.files));
+    this.#pool = pool;
     this.folder = row.folder;
     this.split = row.split;
     this.sequenceLength = sequenceLength;
@@ -132,10 +153,12 @@ export class TokenDataset {
     this.chats =
       row.chats && chats
         ? {
-            template: join(row.folder, chatTemplateFile),
+            pairs: row.chats.pairs,
+            template: row.chats.templateSha256 && join(row.folder, chatTemplateFile),
             templateSha256: row.chats.templateSha256,
             endId: row.chats.endId,
             cut: chats.cut,
+            leftOut: chats.leftOut,
             count: chats.chats,
             filled: chats.filled,
           }
@@ -162,7 +185,8 @@ export class TokenDataset {
   static async open(folder: string, options: DatasetOptions): Promise<TokenDataset> {
     checkPath("data", "folder", folder);
     checkObject("data", "options", options);
-    const { sequenceLength, split = "train" } = options;
+    const { sequenceLength, split = "train", contextLength = sequenceLength } = options;
+    checkInteger("data", "contextLength", contextLength, { min: 1 });
     if (!Number.isSafeInteger(sequenceLength) || sequenceLength < 1) {
       throw new ArgumentError(
         `[data] expected a sequenceLength from 1 on, got ${describe(sequenceLength)}`,
@@ -175,9 +199,21 @@ export class TokenDataset {
     }
     const row = isForeign(folder) ? await readForeign(folder, split) : await ownRow(folder, split);
     const tokens = row.files.reduce((sum, file) => sum + file.tokens, 0);
+    const pool = new FilePool();
     if (row.chats) {
-      const chats = await ChatWindows.open(row.chats.shards, sequenceLength + 1);
-      return new TokenDataset(row, sequenceLength, chats);
+      const { shards, pairs } = row.chats;
+      const how = { pairs, longest: contextLength, pool };
+      // A caller that fails with another data set closes no files of this one.
+      const chats = await ChatWindows.open(shards, sequenceLength + 1, how).finally(() =>
+        pool.close(),
+      );
+      if (chats.windows === 0) {
+        throw new NoTokensError(
+          `[data] ${folder}: no pair fits a window of ${sequenceLength} tokens, which holds both answers with their ` +
+            `prompts: lengthen the sequence`,
+        );
+      }
+      return new TokenDataset(row, sequenceLength, chats, pool);
     }
     if (tokens < sequenceLength + 1) {
       throw new NoTokensError(
@@ -185,7 +221,7 @@ export class TokenDataset {
           `needs ${sequenceLength + 1}: add text, or shorten the sequence`,
       );
     }
-    return new TokenDataset(row, sequenceLength, null);
+    return new TokenDataset(row, sequenceLength, null, pool);
   }
 
   /** Reads window `window` into `into`, which holds T+1 ids. */
@@ -220,14 +256,15 @@ export class TokenDataset {
 
   /**
    * Reads a window of chats: ids up to the last chat's end, then padding with the end-of-text id.
-   * @param counted for each id, 1 if the loss counts it
-   * @param starts  for each id, the index in the window at which its chat begins; in the padding,
-   *   its own
+   * @param mask   for each id the bits of `maskBits`: whether the loss counts it, and whether it
+   *   belongs to the rejected half of a pair
+   * @param starts for each id, the index in the window at which its chat begins, or its half of a
+   *   pair; in the padding, its own
    */
   async readChats(
     window: number,
     ids: Int32Array,
-    counted = new Uint8Array(ids.length),
+    mask = new Uint8Array(ids.length),
     starts = new Int32Array(ids.length),
   ): Promise<void> {
     const chats = this.#chatWindows;
@@ -236,16 +273,39 @@ export class TokenDataset {
     let at = 0;
     for (const chat of chats.chatsOf(window)) {
       const end = at + chat.length;
-      const file = this.#files[chat.shard] as TokenFile;
-      reads.push(file.read(chat.start, ids.subarray(at, end)));
-      reads.push(chats.readMask(chat, counted.subarray(at, end), this.#pool));
-      starts.fill(at, at, end);
+      const into = [ids, mask, starts].map((array) => array.subarray(at, end));
+      reads.push(this.#readChat(chats, chat, at, into as [Int32Array, Uint8Array, Int32Array]));
       at = end;
     }
     ids.fill(this.eosId, at);
-    counted.fill(0, at);
+    mask.fill(0, at);
     for (; at < ids.length; at++) starts[at] = at;
     await Promise.all(reads);
+  }
+
+  /** Reads a chat or a pair that begins at index `at` of its window. */
+  async #readChat(
+    chats: ChatWindows,
+    chat: PlacedChat,
+    at: number,
+    [ids, mask, starts]: [Int32Array, Uint8Array, Int32Array],
+  ): Promise<void> {
+    const file = this.#files[chat.shard] as TokenFile;
+    const { start, length, halves } = chat;
+    if (halves) {
+      const [chosen, rejected] = halves.kept;
+      const whole = await chats.readMask(chat, halves.first + rejected, this.#pool);
+      mask.set(whole.subarray(0, chosen));
+      mask.set(whole.subarray(halves.first), chosen);
+      await file.read(start, ids.subarray(0, chosen));
+      await file.read(start + halves.first, ids.subarray(chosen, chosen + rejected));
+    } else {
+      mask.set(await chats.readMask(chat, length, this.#pool));
+      await file.read(start, ids);
+    }
+    starts.fill(at);
+    const second = secondHalf(mask);
+    if (second >= 0) starts.fill(at + second, second);
   }
 
   /** Closes the files. A later read opens them again. */
@@ -280,6 +340,7 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
     );
   }
   for (const shard of shards) await checkShard(folder, shard, dataset, false);
+  const answers = dataset.chats ?? dataset.pairs;
   return {
     folder,
     split,
@@ -303,12 +364,13 @@ async function ownRow(folder: string, split: Split): Promise<TokenRow> {
     tokenizer: folder,
     tokenizerSha256: dataset.tokenizer.sha256,
     // The loss on the assistant's tokens says nothing of the bytes of the others.
-    bytesPerToken: dataset.chats ? 0 : bytes / tokens,
+    bytesPerToken: answers ? 0 : bytes / tokens,
     repeatedShare: shards.reduce((sum, shard) => sum + shard.repeatedTokens, 0) / tokens,
     fingerprint: splitFingerprint(dataset, split),
-    ...(dataset.chats && {
+    ...(answers && {
       chats: {
-        ...dataset.chats,
+        ...answers,
+        pairs: dataset.pairs !== undefined,
         shards: shards.map(({ file, documents, tokens }) => ({
           index: join(folder, indexFile(file)),
           mask: join(folder, maskFile(file)),

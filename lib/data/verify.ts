@@ -43,8 +43,9 @@ export async function verifyDataset(
       parts.add(maskFile(shard.file));
     }
   }
-  if (dataset.chats) {
-    await checkHash(join(folder, chatTemplateFile), dataset.chats.templateSha256);
+  const template = (dataset.chats ?? dataset.pairs)?.templateSha256 ?? null;
+  if (template !== null) {
+    await checkHash(join(folder, chatTemplateFile), template);
     parts.add(chatTemplateFile);
   }
   const uncovered = await checkTokenizerFiles(folder, dataset);

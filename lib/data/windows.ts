@@ -12,13 +12,18 @@ export interface InputsAndTargets {
 /** Windows of T+1 ids, one after the other. */
 export interface WindowRows {
   ids: Int32Array;
-  /** Set if any of the windows holds chats. */
+  /** Set if any of the windows holds chats, or pairs of answers. */
   chats?: {
-    /** Whether each window holds chats. */
+    /** Whether each window holds chats or pairs. */
     rows: readonly boolean[];
-    /** For each id, 1 if the loss counts it as a target. */
-    counted: Uint8Array;
-    /** For each id of a window of chats, the index in the window at which its chat begins. */
+    /** Whether they are pairs. Default: false. */
+    pairs?: boolean;
+    /** For each id the bits of a mask: 1 if the loss counts it as a target, 2 if it is rejected. */
+    mask: Uint8Array;
+    /**
+     * For each id of a window of chats, the index in the window at which its chat begins, or its
+     * half of a pair.
+     */
     starts: Int32Array;
   };
 }

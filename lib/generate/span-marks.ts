@@ -8,12 +8,12 @@ export interface RenderedChat {
 }
 
 /**
- * Unicode's noncharacters, which no text may hold, around the assistant's words. They mark the
- * parts from the template on to the tokenizer.
+ * Unicode's noncharacters, which no text may hold, around the assistant's words, and between the
+ * two texts of a pair. They mark the parts from the template on to the tokenizer.
  */
-export const spanMarks = { open: "\uFDD0", close: "\uFDD1" } as const;
+export const spanMarks = { open: "\uFDD0", close: "\uFDD1", between: "\uFDD2" } as const;
 /** Finds a mark. */
-export const anyMark = /[\uFDD0\uFDD1]/;
+export const anyMark = /[\uFDD0-\uFDD2]/;
 
 /** A chat with its marks in the text. */
 export function withSpanMarks({ text, spans }: RenderedChat): string {

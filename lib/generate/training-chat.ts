@@ -40,7 +40,9 @@ export class TrainingTemplate {
    */
   render(chat: TrainingChat): RenderedChat {
     if (anyMark.test(JSON.stringify(chat))) {
-      throw new ArgumentError("[chat] a message holds U+FDD0 or U+FDD1, which are no characters");
+      throw new ArgumentError(
+        "[chat] a message holds U+FDD0, U+FDD1 or U+FDD2, which are no characters",
+      );
     }
     const rendered = this.#marked
       ? unmarked(this.#run(this.#marked, chat.messages, chat, false))
@@ -52,8 +54,13 @@ export class TrainingTemplate {
   }
 
   /** The text after which the assistant answers. */
-  prompt(messages: TrainingChat["messages"]): string {
-    return this.#run(this.#template, messages, { messages }, true);
+  prompt(messages: TrainingChat["messages"], extras: Pick<TrainingChat, "tools"> = {}): string {
+    return this.#run(this.#template, messages, { messages, ...extras }, true);
+  }
+
+  /** A chat as text, without its parts. @throws ArgumentError if the template refuses it */
+  text(chat: TrainingChat): string {
+    return this.#run(this.#template, chat.messages, chat, false);
   }
 
   #byDifference(chat: TrainingChat): RenderedChat {

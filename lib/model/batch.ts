@@ -34,15 +34,28 @@ export interface Batch<Ids = Tensor> {
   firstKey?: Ids;
   /** The position of token t in the rotary embedding. Default: t. */
   positions?: Ids;
+  /**
+   * Of preferences: the answer that target t belongs to, 2k for the preferred answer of pair k and
+   * 2k + 1 for the rejected one. Anything where the target is ignored.
+   */
+  answers?: Ids;
 }
 
 /** A batch in the host's memory, as a loader reads it. */
 export interface HostBatch extends Batch<Int32Array> {
   /** Rows (B); each has `inputs.length / count` tokens. */
   count: number;
+  /** Of preferences: number of pairs in the batch. */
+  pairs?: number;
+  /**
+   * Place of the first row among all rows of the run. It seeds what a model does at random in
+   * training, such as dropout.
+   */
+  firstRow?: number;
 }
 
-const fields = ["inputs", "targets", "firstKey", "positions"] as const;
+const fields = ["inputs", "targets", "firstKey", "positions", "answers"] as const;
+const optionalFields: readonly string[] = ["firstKey", "positions", "answers"];
 
 /**
  * Copies a batch to a device. The tensors belong to the current scope.
@@ -71,7 +84,7 @@ export function checkHostBatch(op: string, batch: HostBatch): HostBatch {
   const { inputs, targets, count } = batch;
   for (const name of fields) {
     const ids = batch[name];
-    if (ids === undefined && (name === "firstKey" || name === "positions")) continue;
+    if (ids === undefined && optionalFields.includes(name)) continue;
     if (!(ids instanceof Int32Array)) throw argumentError(op, "an Int32Array", name, ids);
     if (ids.length !== inputs.length) {
       throw new ArgumentError(
@@ -81,6 +94,8 @@ export function checkHostBatch(op: string, batch: HostBatch): HostBatch {
   }
   if (inputs.length === 0) throw new ArgumentError(`[${op}] expected ids in inputs, got none`);
   checkInteger(op, "count", count, { min: 1, max: inputs.length });
+  if (batch.pairs !== undefined) checkInteger(op, "pairs", batch.pairs, { min: 0 });
+  if (batch.firstRow !== undefined) checkInteger(op, "firstRow", batch.firstRow, { min: 0 });
   if (inputs.length % count !== 0) {
     throw new ArgumentError(
       `[${op}] expected ${count} rows of equal length, got ${targets.length} ids`,
@@ -106,6 +121,7 @@ export function checkBatch(op: string, batch: Batch): void {
   checkIds(op, "inputs", batch.inputs);
   checkBeside(op, "targets", batch.targets, batch.inputs);
   checkContext(op, batch, batch.inputs);
+  if (batch.answers !== undefined) checkBeside(op, "answers", batch.answers, batch.inputs);
 }
 
 /** Checks the fields of a batch besides the token ids. */

@@ -18,6 +18,17 @@ export { fromHuggingFace, toHuggingFace } from "./llama-hugging-face.js";
 export type { Family, LlamaVariations } from "./llama-variations.js";
 export { LoraModel } from "./lora.js";
 export { type LoraConfig, type LoraTarget, loraTargets } from "./lora-config.js";
+export {
+  type AnswerScores,
+  type PreferenceResult,
+  preferenceLoss,
+} from "./preference.js";
+export {
+  type PreferenceConfig,
+  type PreferenceLoss,
+  preferenceFigures,
+  preferenceLosses,
+} from "./preference-config.js";
 export { presets } from "./presets.js";
 export type { RopeScaling, RopeScalingType } from "./rope-scaling.js";
 export { costOf, parameterCount } from "./shapes.js";

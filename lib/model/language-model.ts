@@ -1,5 +1,11 @@
 import { noGrad } from "../core/autograd.js";
-import { checkBoolean, checkChoice, checkInstance, checkInteger } from "../core/check.js";
+import {
+  checkBoolean,
+  checkChoice,
+  checkFunction,
+  checkInstance,
+  checkInteger,
+} from "../core/check.js";
 import type { Device } from "../core/device.js";
 import { ArgumentError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -150,18 +156,43 @@ export abstract class LanguageModel extends Module {
   }
 
   /**
+   * Cross-entropy of each target in nats, for losses that are more than their mean. The logits are
+   * never held in memory as a whole; backward computes them again.
+   * @returns (batch, time) f32; 0 where the target is ignored
+   */
+  targetLosses(batch: Batch): Tensor {
+    checkBatch("targetLosses", batch);
+    const hidden = this.hidden(batch.inputs, undefined, contextOf(batch));
+    const losses = linearTokenLosses(hidden, this.#head(), batch.targets);
+    hidden.dispose();
+    return losses;
+  }
+
+  /**
    * Cross-entropy of each target in nats, for evaluation: without a gradient, and without holding
    * all logits in memory.
    * @returns (batch, time) f32; 0 where the target is ignored
    */
   tokenLosses(batch: Batch): Tensor {
     checkBatch("tokenLosses", batch);
-    return noGrad(() => {
-      const hidden = this.hidden(batch.inputs, undefined, contextOf(batch));
-      const losses = linearTokenLosses(hidden, this.#head(), batch.targets);
-      hidden.dispose();
-      return losses;
-    });
+    return noGrad(() => this.targetLosses(batch));
+  }
+
+  /** Whether training does something at random, such as dropout. Default: false. */
+  get isRandom(): boolean {
+    return false;
+  }
+
+  /**
+   * Runs a forward and backward pass of training, in which the model does what it does at random.
+   * Outside of such a pass it does not.
+   * @param firstRow place of the batch's first row among all rows of the run, from 0 on, which
+   *   seeds the random numbers: a row meets the same ones in whatever batch and process it is
+   */
+  inTraining<T>(firstRow: number, pass: () => T): T {
+    checkInteger("inTraining", "firstRow", firstRow, { min: 0 });
+    checkFunction("inTraining", "pass", pass);
+    return pass();
   }
 
   /**

@@ -97,7 +97,7 @@ export class Llama extends LanguageModel {
   }
 
   override hidden(ids: Tensor, cache?: Cache | PagedCache, context: Context = {}): Tensor {
-    this.#checkIds(ids, cache);
+    this.#checkIds(ids, cache, context);
     checkOptions("Llama", context, ["firstKey", "positions"]);
     checkContext("Llama", context, ids);
     const table = this.#table();
@@ -224,12 +224,12 @@ export class Llama extends LanguageModel {
     if (!isPaged(cache)) checkInteger("Llama", "cache.position", position, { min: 0 });
   }
 
-  #checkIds(ids: Tensor, cache?: Cache | PagedCache): void {
+  #checkIds(ids: Tensor, cache: Cache | PagedCache | undefined, context: Context): void {
     const { contextLength } = this.config;
     checkIds("Llama", "ids", ids);
     if (cache !== undefined) this.#checkCache(cache);
-    // The positions of a paged cache are on the device. The rotary table refuses those beyond it.
-    if (cache && isPaged(cache)) return;
+    // Positions are on the device. The rotary table refuses those beyond it.
+    if ((cache && isPaged(cache)) || context?.positions) return;
     const end = (cache?.position ?? 0) + (ids.shape[1] as number);
     if (end > contextLength) {
       throw new ShapeError(

@@ -21,6 +21,10 @@ export interface LoraConfig {
   alpha: number;
   /** Matrices that get an adapter in every layer. */
   targets: readonly LoraTarget[];
+  /**
+   * Probability with which training drops an element of an adapter's input. Default: 0.
+   */
+  dropout?: number;
   /** Folder of the frozen model, for PEFT. */
   base?: string;
 }
@@ -37,14 +41,15 @@ export function adapterName(matrix: string, part: "down" | "up"): string {
 }
 
 /** The contents of `adapter_config.json`. */
-export function adapterConfig({ rank, alpha, targets, base }: LoraConfig): Record<string, unknown> {
+export function adapterConfig(lora: LoraConfig): Record<string, unknown> {
+  const { rank, alpha, targets, dropout = 0, base } = lora;
   return {
     peft_type: "LORA",
     task_type: "CAUSAL_LM",
     base_model_name_or_path: base ?? null,
     r: rank,
     lora_alpha: alpha,
-    lora_dropout: 0,
+    lora_dropout: dropout,
     target_modules: [...targets],
     bias: "none",
     fan_in_fan_out: false,
@@ -54,27 +59,54 @@ export function adapterConfig({ rank, alpha, targets, base }: LoraConfig): Recor
   };
 }
 
+/** The sizes of a decoder that decide those of its adapters. */
+export interface AdaptedShape {
+  hiddenSize: number;
+  intermediateSize: number;
+  layers: number;
+  heads: number;
+  kvHeads: number;
+  headSize: number;
+}
+
+/** Width of the input and of the output of each matrix that may have an adapter. */
+function widthsOf(shape: AdaptedShape): Record<LoraTarget, [inputs: number, outputs: number]> {
+  const { hiddenSize: hidden, intermediateSize: ffn, heads, kvHeads, headSize } = shape;
+  return {
+    q_proj: [hidden, heads * headSize],
+    k_proj: [hidden, kvHeads * headSize],
+    v_proj: [hidden, kvHeads * headSize],
+    o_proj: [heads * headSize, hidden],
+    gate_proj: [hidden, ffn],
+    up_proj: [hidden, ffn],
+    down_proj: [ffn, hidden],
+  };
+}
+
+/** Number of trainable scalars of adapters on a block of a decoder of this shape. */
+export function loraBlockParameterCount(
+  { rank, targets }: Pick<LoraConfig, "rank" | "targets">,
+  shape: AdaptedShape,
+): number {
+  const widths = widthsOf(shape);
+  return rank * targets.reduce((sum, target) => sum + widths[target][0] + widths[target][1], 0);
+}
+
 /** Number of trainable scalars of adapters on a decoder of this shape. */
 export function loraParameterCount(
-  { rank, targets }: LoraConfig,
-  shape: {
-    hiddenSize: number;
-    intermediateSize: number;
-    layers: number;
-    heads: number;
-    kvHeads: number;
-    headSize: number;
-  },
+  lora: Pick<LoraConfig, "rank" | "targets">,
+  shape: AdaptedShape,
 ): number {
-  const { hiddenSize: hidden, intermediateSize: ffn, layers, heads, kvHeads, headSize } = shape;
-  const sizes: Record<LoraTarget, number> = {
-    q_proj: hidden + heads * headSize,
-    k_proj: hidden + kvHeads * headSize,
-    v_proj: hidden + kvHeads * headSize,
-    o_proj: heads * headSize + hidden,
-    gate_proj: hidden + ffn,
-    up_proj: hidden + ffn,
-    down_proj: ffn + hidden,
-  };
-  return layers * rank * targets.reduce((sum, target) => sum + sizes[target], 0);
+  return shape.layers * loraBlockParameterCount(lora, shape);
+}
+
+/** Numbers per token that the adapters of all blocks keep for backward. */
+export function loraKeptPerToken(
+  { rank, targets, dropout = 0 }: Pick<LoraConfig, "rank" | "targets" | "dropout">,
+  shape: AdaptedShape,
+): number {
+  const widths = widthsOf(shape);
+  // Between its halves, an adapter keeps a vector of its rank; with dropout, its input as well.
+  const inputs = dropout > 0 ? targets.reduce((sum, target) => sum + widths[target][0], 0) : 0;
+  return shape.layers * (rank * targets.length + inputs);
 }

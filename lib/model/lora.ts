@@ -1,6 +1,7 @@
 import {
   checkArray,
   checkChoice,
+  checkFunction,
   checkInstance,
   checkInteger,
   checkNumber,
@@ -19,7 +20,7 @@ import {
   type ParameterGroupSpec,
   type StoreOptions,
 } from "../nn/index.js";
-import { concat, linear, mul } from "../ops/index.js";
+import { concat, dropout, linear, mul } from "../ops/index.js";
 import type { Cost } from "./cost.js";
 import type { FileTensor, HuggingFaceFiles } from "./files.js";
 import {
@@ -60,6 +61,15 @@ interface PlacedLayer {
   layer: LoraLayer;
   firstRow: number;
   rows: number;
+  /** Name of the group of parameters that its matrix belongs to. */
+  group: string;
+}
+
+/** The random numbers of an adapter's dropout in a pass. */
+interface DropoutPlace {
+  rate: number;
+  seed: number;
+  firstRow: number;
 }
 
 /**
@@ -75,6 +85,11 @@ export class LoraModel extends LanguageModel {
   readonly layers: readonly LoraLayer[];
   readonly #base: LanguageModel;
   readonly #placed: readonly PlacedLayer[];
+  #seed = 0;
+  /** First row of the running pass of training; null outside of one. */
+  #firstRow: number | null = null;
+  /** Whether the frozen model computes alone. */
+  #alone = false;
 
   /** @throws ArgumentError if no matrix of the model has the name of a target */
   constructor(base: LanguageModel, lora: LoraConfig) {
@@ -82,17 +97,19 @@ export class LoraModel extends LanguageModel {
     const op = "LoraModel";
     checkInstance(op, "base", base, LanguageModel, "a language model");
     checkObject(op, "lora", lora, "settings of adapters: { rank, alpha, targets }");
-    checkOptions(op, lora, ["rank", "alpha", "targets", "base"]);
+    checkOptions(op, lora, ["rank", "alpha", "targets", "dropout", "base"]);
     checkInteger(op, "lora.rank", lora.rank, { min: 1, max: 65_536 });
     checkNumber(op, "lora.alpha", lora.alpha, { min: 0 });
     checkArray(op, "lora.targets", lora.targets, `a list of ${loraTargets.join(", ")}`);
     if (lora.targets.length === 0) throw new ArgumentError(`[${op}] expected targets, got none`);
     for (const target of lora.targets) checkChoice(op, "a target", target, loraTargets);
     if (lora.base !== undefined) checkString(op, "lora.base", lora.base);
+    checkNumber(op, "lora.dropout", lora.dropout ?? 0, { min: 0, max: 0.999 });
     this.#base = base;
     this.lora = lora;
     base.freeze();
     const placed: PlacedLayer[] = [];
+    const groupOf = groupNames(base);
     for (const [owner, tensors] of targetsOf(base, lora)) {
       const parts = tensors.map(({ name, shape, offset }): PlacedLayer => {
         const [outputs = 0, inputs = 0] = shape;
@@ -101,10 +118,16 @@ export class LoraModel extends LanguageModel {
           layer: new LoraLayer(inputs, outputs, lora.rank),
           firstRow: offset / inputs,
           rows: outputs,
+          group: groupOf.get(owner.weight) as string,
         };
       });
       const [rows = 0] = owner.weight.shape;
-      owner.adapter = (x) => change(x, parts, rows, lora.alpha / lora.rank);
+      const first = placed.length;
+      owner.adapter = (x) => {
+        if (this.#alone) return null;
+        const dropouts = parts.map((_, part) => this.#dropoutOf(first + part));
+        return change(x, parts, { rows, scale: lora.alpha / lora.rank, dropouts });
+      };
       placed.push(...parts);
     }
     this.#placed = placed;
@@ -114,6 +137,7 @@ export class LoraModel extends LanguageModel {
   /**
    * A model with adapters that have memory, on the base's device and in its dtype.
    * @param base a model with memory; it belongs to the new model, which frees it
+   * @param options `seed`: of the initial weights and of dropout
    */
   static create(
     base: LanguageModel,
@@ -123,7 +147,40 @@ export class LoraModel extends LanguageModel {
     checkInstance("LoraModel.create", "base", base, LanguageModel, "a language model");
     checkOptions("LoraModel.create", options, ["seed", "parallel"]);
     const { device, dtype } = base.store;
-    return new LoraModel(base, lora).allocate({ ...options, device, dtype });
+    const model = new LoraModel(base, lora).allocate({ ...options, device, dtype });
+    model.#seed = options.seed ?? 0;
+    return model;
+  }
+
+  override get isRandom(): boolean {
+    return (this.lora.dropout ?? 0) > 0;
+  }
+
+  override inTraining<T>(firstRow: number, pass: () => T): T {
+    return super.inTraining(firstRow, () => {
+      const outer = this.#firstRow;
+      this.#firstRow = firstRow;
+      try {
+        return pass();
+      } finally {
+        this.#firstRow = outer;
+      }
+    });
+  }
+
+  /**
+   * Runs a function in which this model computes as the frozen one, without its adapters: as the
+   * reference of preferences, for example.
+   */
+  withoutAdapters<T>(run: () => T): T {
+    checkFunction("LoraModel", "run", run);
+    const outer = this.#alone;
+    this.#alone = true;
+    try {
+      return run();
+    } finally {
+      this.#alone = outer;
+    }
   }
 
   override get config(): ModelConfig {
@@ -154,9 +211,16 @@ export class LoraModel extends LanguageModel {
     return this.#base.createPages(count, size);
   }
 
-  /** The adapters share one flat group. */
+  /** One flat group for the adapters of each group of the frozen model: of each block. */
   override parameterGroups(): ParameterGroupSpec[] {
-    return [{ name: "adapters", parameters: this.namedParameters() }];
+    const groups = new Map<string, Map<string, Parameter>>();
+    for (const [index, { group, layer }] of this.#placed.entries()) {
+      const parameters = groups.get(group) ?? new Map<string, Parameter>();
+      for (const [name, one] of layer.namedParameters(`layers.${index}.`))
+        parameters.set(name, one);
+      groups.set(group, parameters);
+    }
+    return [...groups].map(([name, parameters]) => ({ name: `adapters.${name}`, parameters }));
   }
 
   override get files(): HuggingFaceFiles {
@@ -187,6 +251,27 @@ export class LoraModel extends LanguageModel {
     super.dispose();
     this.#base.dispose();
   }
+
+  /** Each adapter has random numbers of its own, as each has a dropout of its own in PEFT. */
+  #dropoutOf(adapter: number): DropoutPlace | null {
+    const { dropout: rate = 0 } = this.lora;
+    if (rate === 0 || this.#firstRow === null) return null;
+    return { rate, seed: seedOf(this.#seed, adapter), firstRow: this.#firstRow };
+  }
+}
+
+/** A seed for one of many uses of a run's seed: a whole number below 2^53 (Weyl's sequence). */
+function seedOf(seed: number, use: number): number {
+  const mixed = BigInt(seed) + BigInt(use + 1) * 0x9e3779b97f4a7c15n;
+  return Number(BigInt.asUintN(53, mixed ^ (mixed >> 31n)));
+}
+
+/** The group of each parameter. */
+function groupNames(model: LanguageModel): Map<Parameter, string> {
+  const names = model
+    .parameterGroups()
+    .flatMap(({ name, parameters }) => [...parameters.values()].map((one) => [one, name] as const));
+  return new Map(names);
 }
 
 /** The layers that hold matrices with the names of targets, and these matrices in order of rows. */
@@ -216,10 +301,15 @@ function targetsOf(base: LanguageModel, { targets }: LoraConfig): Map<Linear, Fi
 
 /**
  * What the adapters add to a layer's output. Rows without an adapter get zeros.
- * @param x (..., inputs)
- * @returns (..., rows)
+ * @param x (batch, time, inputs)
+ * @returns (batch, time, rows)
  */
-function change(x: Tensor, parts: readonly PlacedLayer[], rows: number, scale: number): Tensor {
+function change(
+  x: Tensor,
+  parts: readonly PlacedLayer[],
+  how: { rows: number; scale: number; dropouts: readonly (DropoutPlace | null)[] },
+): Tensor {
+  const { rows, scale, dropouts } = how;
   const outer = x.shape.slice(0, -1);
   const pieces: Tensor[] = [];
   const gap = (size: number): void => {
@@ -228,12 +318,22 @@ function change(x: Tensor, parts: readonly PlacedLayer[], rows: number, scale: n
   };
   return scope(() => {
     let at = 0;
-    for (const { layer, firstRow, rows: own } of parts) {
+    for (const [index, { layer, firstRow, rows: own }] of parts.entries()) {
       gap(firstRow - at);
-      pieces.push(mul(linear(linear(x, layer.down.tensor), layer.up.tensor), scale));
+      const seen = dropped(x, dropouts[index] ?? null);
+      pieces.push(mul(linear(linear(seen, layer.down.tensor), layer.up.tensor), scale));
       at = firstRow + own;
     }
     gap(rows - at);
     return pieces.length === 1 ? (pieces[0] as Tensor) : concat(pieces, x.rank - 1);
   });
+}
+
+/** An adapter's input, of which training drops elements. @param x (batch, time, inputs) */
+function dropped(x: Tensor, place: DropoutPlace | null): Tensor {
+  if (place === null) return x;
+  const { rate, seed, firstRow } = place;
+  const perRow = x.size / (x.shape[0] as number);
+  // Beyond 2^52 the sequence begins again.
+  return dropout(x, { rate, seed, offset: (firstRow * perRow) % 2 ** 52 });
 }

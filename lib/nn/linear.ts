@@ -9,8 +9,11 @@ export class Linear extends Module {
   readonly weight: Parameter;
   /** null for a layer without bias, as in Llama. */
   readonly bias: Parameter | null;
-  /** What an adapter adds to the output, (..., inputs) to (..., outputs); null without one. */
-  adapter: ((x: Tensor) => Tensor) | null = null;
+  /**
+   * What an adapter adds to the output, (..., inputs) to (..., outputs); null without one. The
+   * adapter may also return null, and then adds nothing.
+   */
+  adapter: ((x: Tensor) => Tensor | null) | null = null;
 
   /**
    * @param std standard deviation of the weight's normal initialisation
@@ -32,6 +35,7 @@ export class Linear extends Module {
     const y = linear(x, this.weight.tensor, this.bias?.tensor ?? null);
     if (this.adapter === null) return y;
     const change = this.adapter(x);
+    if (change === null) return y;
     const sum = add(y, change);
     for (const part of [y, change]) part.dispose();
     return sum;

@@ -108,6 +108,24 @@ export function crossEntropy(
 }
 
 /**
+ * The loss of each row, composed of plain operations.
+ * @param logits  (..., classes)
+ * @param targets (...) i32
+ * @returns f32 of the shape of targets; 0 where the target is `ignoreIndex`
+ * @internal
+ */
+export function composedTokenLosses(
+  logits: Tensor,
+  targets: Tensor,
+  { ignoreIndex = -100 }: CrossEntropyOptions = {},
+): Tensor {
+  const counts = ne(targets, ignoreIndex); // (...) i32: 1 where the target counts
+  const classes = where(counts, targets, 0); // any class will do for a target that does not
+  const chosen = gather(logSoftmax(cast(logits, "f32")), unsqueeze(classes, -1), -1); // (..., 1)
+  return where(counts, neg(squeeze(chosen, -1)), 0);
+}
+
+/**
  * `crossEntropy` composed of plain operations: its definition, and the oracle of its test.
  * @param logits  (..., classes)
  * @param targets (...) i32
@@ -116,11 +134,8 @@ export function crossEntropy(
 export function composedCrossEntropy(
   logits: Tensor,
   targets: Tensor,
-  { ignoreIndex = -100 }: CrossEntropyOptions = {},
+  options: CrossEntropyOptions = {},
 ): Tensor {
-  const counts = ne(targets, ignoreIndex); // (...) i32: 1 where the target counts
-  const classes = where(counts, targets, 0); // any class will do for a target that does not
-  const chosen = gather(logSoftmax(cast(logits, "f32")), unsqueeze(classes, -1), -1); // (..., 1)
-  const losses = where(counts, neg(squeeze(chosen, -1)), 0);
-  return div(sum(losses), sum(cast(counts, "f32")));
+  const losses = composedTokenLosses(logits, targets, options);
+  return div(sum(losses), sum(cast(ne(targets, options.ignoreIndex ?? -100), "f32")));
 }

@@ -15,6 +15,7 @@ export { broadcastTo, type Operand } from "./broadcast.js";
 export * from "./cast.js";
 export * from "./compare.js";
 export { type CrossEntropyOptions, crossEntropy } from "./cross-entropy.js";
+export { type DropoutOptions, dropout } from "./dropout.js";
 export { embedding } from "./embedding.js";
 export * from "./gather.js";
 export { type HeadNormOptions, headNorm } from "./head-norm.js";
@@ -41,6 +42,7 @@ export {
   sample,
   sampleRows,
 } from "./sample.js";
+export { segmentSum } from "./segment-sum.js";
 export * from "./shape.js";
 export * from "./slice.js";
 export { logSoftmax, softmax } from "./softmax.js";

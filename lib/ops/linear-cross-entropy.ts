@@ -10,7 +10,12 @@ import {
 import { AutogradError } from "../core/errors.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
-import { type CrossEntropyOptions, checkTargets, composedCrossEntropy } from "./cross-entropy.js";
+import {
+  type CrossEntropyOptions,
+  checkTargets,
+  composedCrossEntropy,
+  composedTokenLosses,
+} from "./cross-entropy.js";
 import { composedLinear } from "./linear.js";
 
 /**
@@ -78,6 +83,7 @@ export function linearCrossEntropy(
     matrix.native,
     weight.native,
     ids.native,
+    null,
     loss.native,
     null,
     null,
@@ -120,13 +126,12 @@ export function linearCrossEntropy(
 
 /**
  * The loss of each token, -log softmax(hidden · weightᵀ)[target] in nats; `linearCrossEntropy`
- * gives the mean. The logits are computed for some rows at a time, as in `linearCrossEntropy`. Not
- * differentiable.
+ * gives the mean. The logits are computed for some rows at a time, as in `linearCrossEntropy`.
+ * Backward computes them again, because the gradients of the losses are not known before.
  * @param hidden  (..., hidden) f32 or bf16
  * @param weight  (vocabulary, hidden) of hidden's dtype
  * @param targets (...) i32
  * @returns f32 of the shape of targets; 0 where the target is `ignoreIndex` (-100)
- * @throws AutogradError if a gradient would be needed: call it inside noGrad
  * @throws NativeError `ERR_TARGET`, at the next wait, as for `linearCrossEntropy`
  */
 export function linearTokenLosses(
@@ -135,7 +140,47 @@ export function linearTokenLosses(
   targets: Tensor,
   options: CrossEntropyOptions = {},
 ): Tensor {
-  return scoreTargets("linearTokenLosses", hidden, weight, targets, options, false).losses;
+  const op = "linearTokenLosses";
+  const { losses } = scoreTargets(op, hidden, weight, targets, options, false);
+  const { ignoreIndex = -100 } = options;
+  return differentiable(op, {
+    inputs: [hidden, weight],
+    outputs: [losses],
+    saved: [hidden, weight, targets],
+    backward: ([dLosses], saved, into, needs) => {
+      const [x, w, ids] = saved as [Tensor, Tensor, Tensor];
+      const dx = needs(0) ? empty(x.shape, x) : null;
+      const target = needs(1) ? into(1) : null;
+      const { accumulate = false } = target ?? {};
+      // The kernel assigns the gradient of weight, so what must be added to needs another buffer.
+      const dWeight =
+        target && !accumulate
+          ? target.tensor
+          : needs(1)
+            ? empty(w.shape, { dtype: "f32", device: w.device })
+            : null;
+      const rows = ids.size;
+      const matrix = (tensor: Tensor) => tensor.view([rows, tensor.size / rows]);
+      native.linearCrossEntropy(
+        matrix(x).native,
+        w.native,
+        ids.view([rows]).native,
+        (dLosses as Tensor).view([rows]).native,
+        null,
+        null,
+        null,
+        dx ? matrix(dx).native : null,
+        dWeight?.native ?? null,
+        ignoreIndex,
+        false,
+      );
+      if (dWeight && target) {
+        if (accumulate) native.accumulate(dWeight.native, target.tensor.native);
+        return [dx, null];
+      }
+      return [dx, dWeight && inDType(dWeight, w)];
+    },
+  });
 }
 
 /** Scores of targets, each of the shape of targets. */
@@ -152,7 +197,8 @@ export interface TargetScores {
  * @param hidden  (..., hidden) f32 or bf16
  * @param weight  (vocabulary, hidden) of hidden's dtype
  * @param targets (...) i32
- * @throws AutogradError, NativeError as `linearTokenLosses`
+ * @throws AutogradError if a gradient would be needed: call it inside noGrad
+ * @throws NativeError as `linearTokenLosses`
  */
 export function linearTargetScores(
   hidden: Tensor,
@@ -180,7 +226,7 @@ function scoreTargets(
   wantsGreedy: boolean,
 ): { losses: Tensor; greedy: Tensor | null } {
   const ignoreIndex = checkArguments(op, "hidden", hidden, weight, targets, options);
-  if (gradientsEnabled() && (hidden.requiresGrad || weight.requiresGrad)) {
+  if (wantsGreedy && gradientsEnabled() && (hidden.requiresGrad || weight.requiresGrad)) {
     throw new AutogradError(
       `[${op}] has no gradient: call it inside noGrad(), or use linearCrossEntropy()`,
     );
@@ -196,6 +242,7 @@ function scoreTargets(
     matrix.native,
     weight.native,
     ids.native,
+    null,
     null,
     list.native,
     greedyList?.native ?? null,
@@ -222,4 +269,20 @@ export function composedLinearCrossEntropy(
   options: CrossEntropyOptions = {},
 ): Tensor {
   return composedCrossEntropy(composedLinear(x, weight), targets, options);
+}
+
+/**
+ * `linearTokenLosses` composed of plain operations: its definition, and the oracle of its test.
+ * @param hidden  (..., hidden)
+ * @param weight  (vocabulary, hidden)
+ * @param targets (...) i32
+ * @returns f32 of the shape of targets
+ */
+export function composedLinearTokenLosses(
+  hidden: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  return composedTokenLosses(composedLinear(hidden, weight), targets, options);
 }

@@ -1,14 +1,16 @@
 import type { RunConfig } from "../config/index.js";
 import type { StrategyName } from "../dist/strategy.js";
-import { describeModel } from "../model/architectures.js";
+import { adapterGroups, describeModel } from "../model/architectures.js";
 import type { PassCost } from "../model/cost.js";
-import { loraParameterCount } from "../model/lora-config.js";
+import { loraKeptPerToken } from "../model/lora-config.js";
 import { costOf } from "../model/shapes.js";
 import { planGroup } from "../nn/group.js";
 
 /** Bytes on one device, by purpose. */
 export interface MemoryPlan {
   weights: number;
+  /** The frozen copy of the model that preferences are learnt relative to; 0 without one. */
+  reference: number;
   /** The fp32 copy that the optimizer updates; 0 if the weights are fp32 themselves. */
   masterWeights: number;
   gradients: number;
@@ -41,6 +43,8 @@ export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "re
   device?: string;
   /** Low-rank adapters, which alone are trained. */
   lora?: RunConfig["lora"];
+  /** Learning from preferences, which needs a reference. */
+  dpo?: RunConfig["dpo"];
 }
 
 /** The division of a model's state among several processes. */
@@ -76,18 +80,28 @@ export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan 
   const pass = passOf(model);
   const { kept, working } = pass.activations(element, recompute, precision === "fp8");
 
-  const { lora } = shape;
+  const { lora, dpo } = shape;
   const logits = logitsBytes(tokens, pass.vocabSize, element, shape.device === "cpu");
-  const headGradient = lora ? 0 : 4 * pass.vocabSize * pass.headWidth;
-  // Between its halves, an adapter keeps a vector of its rank.
-  const inner = lora ? element * lora.rank * lora.targets.length * model.layers : 0;
+  // Without a mean over targets, the head's gradient goes where it belongs, unless it is added up.
+  const added = !dpo || (batch.accumulation ?? 1) > 1;
+  const headGradient = lora || !added ? 0 : 4 * pass.vocabSize * pass.headWidth;
+  const inner = lora ? element * loraKeptPerToken(lora, model) : 0;
 
   return {
     ...(lora ? planAdapters(shape, lora, division) : planState(shape, division)),
+    reference: referenceBytes(shape),
     activations: tokens * (kept + inner),
     workingSet: tokens * working,
     lossHead: headGradient + logits,
   };
+}
+
+/** The reference of preferences, whole on every process. With adapters, the frozen model is it. */
+function referenceBytes({ model, precision, lora, dpo }: MemoryShape): number {
+  if (!dpo || lora) return 0;
+  const element = precision === "fp32" ? 4 : 2;
+  const inFp8 = precision === "fp8" ? fp8Bytes(model) : 0;
+  return element * sum(groupSizes(model, 1)) + inFp8;
 }
 
 /** The frozen weights, whole on every process, and the state of the adapters. */
@@ -98,17 +112,33 @@ function planAdapters(
 ) {
   const element = precision === "bf16" ? 2 : 4;
   const parts = division ? partsOf(division) : { optimizer: 1, weights: 1 };
-  const total = loraParameterCount(lora, model);
+  const sizes = adapterGroupSizes(model, lora, parts.optimizer);
+  const total = sum(sizes);
   const alone = division === undefined || division.ranks === 1;
-  const sizes = { total, slots: total, accumulates: (batch.accumulation ?? 1) > 1 };
+  const slots = slotsOf(sizes);
+  const sending = { total, slots, accumulates: (batch.accumulation ?? 1) > 1 };
   return {
     weights: element * (sum(groupSizes(model, 1)) + total / parts.weights),
     masterWeights: precision === "bf16" ? (4 * total) / parts.optimizer : 0,
     gradients: (4 * total) / parts.weights,
     moments: (8 * total) / parts.optimizer,
-    wholeGroups: parts.weights > 1 ? (element + 4) * total : 0,
-    inTransit: alone ? 0 : inTransit(division, sizes),
+    wholeGroups: parts.weights > 1 ? (element + 4) * slots : 0,
+    inTransit: alone ? 0 : inTransit(division, sending),
   };
+}
+
+/** Elements of the adapters' groups, one for each block, padded for a division into `parts`. */
+export function adapterGroupSizes(
+  model: RunConfig["model"],
+  lora: NonNullable<MemoryShape["lora"]>,
+  parts: number,
+): number[] {
+  return adapterGroups(model, lora).map((spec, index) => planGroup(spec, index, parts).size);
+}
+
+/** Elements of the two slots that gather whole groups, each as large as its largest group. */
+function slotsOf(sizes: readonly number[]): number {
+  return sum([0, 1].map((parity) => Math.max(0, ...sizes.filter((_, i) => i % 2 === parity))));
 }
 
 /** Blocks, head and activations of a model. Every model that a recipe may name reports them. */
@@ -141,7 +171,7 @@ function planState(shape: MemoryShape, division: Division | undefined) {
   const parts = division ? partsOf(division) : { optimizer: 1, weights: 1 };
   const sizes = groupSizes(model, parts.optimizer);
   const total = sum(sizes);
-  const slots = sum([0, 1].map((parity) => Math.max(...sizes.filter((_, i) => i % 2 === parity))));
+  const slots = slotsOf(sizes);
   const sharded = parts.weights > 1;
   const alone = division === undefined || division.ranks === 1;
   return {

@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { LoadedConfig, RunConfig } from "../config/index.js";
 import { describePrecision } from "../config/precision.js";
+import { loraParameterCount } from "../model/lora-config.js";
 import { presets } from "../model/presets.js";
 import { alignRows, alignTable, formatBytes, formatDuration, formatHours } from "./format.js";
 import { publishedHoursPer300B, type RunPlan } from "./plan.js";
@@ -26,6 +27,12 @@ export function formatPlan(
         ["norms", count(parameters.norms)],
         ["head", parameters.head === 0 ? "tied to the embedding" : count(parameters.head)],
         ["all", count(parameters.total)],
+        ...(config.lora
+          ? ([["trained, in adapters", count(loraParameterCount(config.lora, config.model))]] as [
+              string,
+              string,
+            ][])
+          : []),
       ],
     ],
     [
@@ -33,6 +40,9 @@ export function formatPlan(
         `${config.data.sequenceLength}, recompute ${config.recompute})`,
       [
         ["weights", formatBytes(memory.weights)],
+        ...(memory.reference > 0
+          ? ([["frozen reference", formatBytes(memory.reference)]] as [string, string][])
+          : []),
         ["fp32 master weights", formatBytes(memory.masterWeights)],
         ["gradients", formatBytes(memory.gradients)],
         ["AdamW's moments", formatBytes(memory.moments)],

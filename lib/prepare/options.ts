@@ -50,10 +50,11 @@ export function settingsOf(options: PrepareOptions): PrepareSettings {
   const checked = checkOptionsBy("prepare", callSchema, withInputs(options));
   const { out, tokenizer, chatTemplate, workers, startOver, overwrite, ...rest } = checked;
   const { onProgress, signal, ...deciding } = rest;
-  checkChats(deciding, chatTemplate);
+  checkAnswers(deciding, chatTemplate);
   const ownValidation = deciding.inputs.some((input) => input.to === "validation");
   const { validationFraction = ownValidation ? 0 : 0.05 } = deciding;
-  if (deciding.documentStart === "none" && deciding.documentEnd === "none") {
+  const parted = kindOfAnswers(deciding.inputs) !== null;
+  if (!parted && deciding.documentStart === "none" && deciding.documentEnd === "none") {
     const both = `${optionName("documentStart")} and ${optionName("documentEnd")}`;
     throw new ArgumentError(`[prepare] ${both} are none: then nothing parts documents`);
   }
@@ -61,12 +62,13 @@ export function settingsOf(options: PrepareOptions): PrepareSettings {
   return { ...deciding, validationFraction };
 }
 
-/** Whether inputs are chats: all of them, or none. */
-export function areChats(inputs: readonly Input[]): boolean {
-  return inputs.some(({ kind }) => kind === "chat");
+/** Which answers the inputs hold: all of them or none are chats, or preferences. */
+export function kindOfAnswers(inputs: readonly Input[]): "chat" | "preference" | null {
+  const kinds = inputs.map(({ kind }) => kind);
+  return (["chat", "preference"] as const).find((kind) => kinds.includes(kind)) ?? null;
 }
 
-function checkChats(
+function checkAnswers(
   {
     inputs,
     documentStart,
@@ -74,18 +76,26 @@ function checkChats(
   }: Pick<PrepareSettings, "inputs" | "documentStart" | "documentEnd">,
   chatTemplate: string | undefined,
 ): void {
-  if (!areChats(inputs)) {
+  const answers = kindOfAnswers(inputs);
+  if (answers === null) {
     if (chatTemplate === undefined) return;
-    const needed = optionValue("kind", "chat");
+    const needed = ["chat", "preference"].map((kind) => optionValue("kind", kind)).join(" or ");
     throw new ArgumentError(`[prepare] ${optionName("chatTemplate")} needs ${needed}`);
   }
-  const other = inputs.find(({ kind }) => kind !== "chat");
+  const other = inputs.find(({ kind }) => kind !== answers);
   if (other !== undefined) {
     throw new ArgumentError(
-      `[prepare] ${other.path}: chats and text make different data sets: prepare each by itself, ` +
-        "and name both under data.train to mix them",
+      `[prepare] ${other.path}: text, chats and preferences make different data sets: prepare each by itself` +
+        (answers === "chat" ? ", and name both under data.train to mix chats with text" : ""),
     );
   }
+  const named = inputs.find(({ textField }) => textField !== undefined);
+  if (answers === "preference" && named) {
+    throw new ArgumentError(
+      `[prepare] ${named.path}: ${optionName("textField")} is for records of one text: a preference has the fields prompt, chosen, rejected`,
+    );
+  }
+  if (answers === "preference") return;
   if (documentStart !== "none") {
     throw new ArgumentError(
       `[prepare] ${optionValue("documentStart", documentStart)} is for text: a chat begins as its template says`,

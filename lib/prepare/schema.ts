@@ -25,13 +25,14 @@ const inputOptions = {
   /**
    * Kind of files to read from a folder: `text` for .txt and .md; `code` for source files by
    * extension; `records` for .jsonl, .json (one object per line) and .parquet, also as .gz and
-   * .zst; `chat` for records that hold chats, which the model's template writes. `auto` reads records if the folder holds .jsonl, .parquet or compressed .json, as a
-   * Hugging Face data set does, or if it holds .json and no text except a README; otherwise it
-   * reads text. Default: `auto`.
+   * .zst; `chat` for records that hold chats, which the model's template writes; `preference` for
+   * records with a prompt and two answers, chosen and rejected. `auto` reads records if the folder
+   * holds .jsonl, .parquet or compressed .json, as a Hugging Face data set does, or if it holds
+   * .json and no text except a README; otherwise it reads text. Default: `auto`.
    */
   kind: choice(
     inputKinds,
-    "files to take from folders: .txt and .md, source code, or jsonl and parquet of text or chats",
+    "files to take from folders: .txt and .md, source code, or jsonl and parquet of text, chats or preferences",
     {
       value: "kind",
       standard: "records, unless a folder holds text and no records but plain .json",

@@ -6,6 +6,7 @@ import {
   bytesPerId,
   indexEntryBytes,
   indexFile,
+  maskBits,
   maskFile,
   type ShardEntry,
   type Split,
@@ -92,7 +93,7 @@ export class ShardWriter {
     await this.#current.begin(bytes);
   }
 
-  /** @param counted for each id, 1 if the loss counts it; only for a masked split */
+  /** @param counted for each id its bits in the mask (`maskBits`); only for a masked split */
   async append(ids: StoredIds, counted?: Uint8Array): Promise<void> {
     await (this.#current as OpenShard).append(ids, counted);
   }
@@ -210,7 +211,10 @@ class OpenShard {
     this.#runs.add(ids);
     await this.#data.write(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
     if (this.#mask === null || counted === undefined) return;
-    this.counts.counted = counted.reduce((sum, one) => sum + one, this.counts.counted ?? 0);
+    this.counts.counted = counted.reduce(
+      (sum, bits) => sum + (bits & maskBits.counted),
+      this.counts.counted ?? 0,
+    );
     await this.#mask.write(counted);
   }
 

@@ -127,10 +127,14 @@ export function header(run: RunRecord): string {
   const summary = summarise(run);
   const { validation } = summary;
   const whole = (n: number) => Math.round(n).toLocaleString("en-US");
+  const unit = config.dpo ? "mean over pairs" : "nats per token";
+  const preferred = validation?.figures?.["rewards/accuracies"];
   const cards: [string, string, string][] = [
-    ["loss", fixed(summary.finalLoss, 4), "nats per token, mean of the last steps"],
-    ["validation", fixed(validation?.loss, 4), "nats per token, held-out documents"],
-    ["bits per byte", fixed(validation?.bitsPerByte, 3), "held-out documents"],
+    ["loss", fixed(summary.finalLoss, 4), `${unit}, mean of the last steps`],
+    ["validation", fixed(validation?.loss, 4), `${unit}, held-out documents`],
+    config.dpo
+      ? ["preferred", fixed(preferred && 100 * preferred, 1), "% of held-out pairs"]
+      : ["bits per byte", fixed(validation?.bitsPerByte, 3), "held-out documents"],
     ["tokens", compact(summary.tokens), `step ${whole(summary.step)} of ${whole(config.steps)}`],
     ["time", formatDuration(summary.trainingSeconds), waitText(summary)],
     ["speed", `${whole(summary.tokensPerSecond)}`, speedText(run, summary.tokensPerSecond)],
@@ -184,20 +188,29 @@ function speedText({ info }: RunRecord, tokensPerSecond: number): string {
 }
 
 function validationSection(steps: readonly StepMetrics[]): string {
+  const measured = steps.flatMap(({ validation }) => validation ?? []);
+  const names = Object.keys(measured.find(({ figures }) => figures)?.figures ?? {});
   const rows = steps.flatMap(({ step, tokens, validation }) =>
     validation === undefined
       ? []
       : [
           [step.toLocaleString("en-US"), compact(tokens), fixed(validation.loss, 4)].concat(
-            fixed(validation.bitsPerByte, 3),
+            names.length > 0
+              ? names.map((name) => fixed(validation.figures?.[name], 3))
+              : fixed(validation.bitsPerByte, 3),
           ),
         ],
   );
   if (rows.length === 0) return "";
   const cells = rows.map((row) => `<tr>${row.map((cell) => `<td>${cell}</td>`).join("")}</tr>`);
+  const titles =
+    names.length > 0
+      ? ["loss", ...names.map(escapeHtml)]
+      : ["loss, nats per token", "bits per byte"];
+  const heads = titles.map((title) => `<th>${title}</th>`).join("");
   return `<details class="panel"><summary>Validation <small>${rows.length} evaluations</small></summary>
 <div class="scroll"><table class="figures">
-<thead><tr><th>step</th><th>tokens</th><th>loss, nats per token</th><th>bits per byte</th></tr></thead>
+<thead><tr><th>step</th><th>tokens</th>${heads}</tr></thead>
 <tbody>${cells.join("\n")}</tbody></table></div></details>`;
 }
 

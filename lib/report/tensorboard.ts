@@ -74,7 +74,8 @@ export function scalarEvent(time: number, step: number, values: Record<string, n
 /** The values of a step under the names that TensorBoard groups by their first part. */
 function valuesOf(metrics: StepMetrics): Record<string, number> {
   const { loss, lr, gradNorm, tokensPerSecond, dataWaitMs, stepMs, deviceBytes } = metrics;
-  const { validation, scores = [], extra = {} } = metrics;
+  const { validation, scores = [], figures = {}, extra = {} } = metrics;
+  const held = Object.entries(validation?.figures ?? {});
   return {
     "train/loss": loss,
     "train/learning rate": lr,
@@ -84,6 +85,8 @@ function valuesOf(metrics: StepMetrics): Record<string, number> {
     "memory/device bytes": deviceBytes,
     ...(validation && { "validation/loss": validation.loss }),
     ...(validation?.bitsPerByte != null && { "validation/bits per byte": validation.bitsPerByte }),
+    ...figures,
+    ...Object.fromEntries(held.map(([name, value]) => [`validation/${name}`, value])),
     ...Object.fromEntries(scores.map(({ task, value }) => [`scores/${task}`, value])),
     ...Object.fromEntries(Object.entries(extra).map(([name, value]) => [`extra/${name}`, value])),
   };

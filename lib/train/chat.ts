@@ -14,12 +14,12 @@ export interface RunChat {
 }
 
 /**
- * The form of a mixture's chats; null for text.
+ * The form of a mixture's chats; null for text, and for pairs of plain text.
  * @throws DataError naming the template's file if it cannot be read
  */
 export async function openChat(mixture: Mixture, tokenizer: Tokenizer): Promise<RunChat | null> {
   const { chats } = mixture;
-  if (chats === null) return null;
+  if (chats === null || chats.template === null) return null;
   const { template, endId } = chats;
   let text: string;
   try {
@@ -30,16 +30,28 @@ export async function openChat(mixture: Mixture, tokenizer: Tokenizer): Promise<
   return { template: ChatTemplate.of(text, tokenizer), endId };
 }
 
-/** Says which chats are longer than a window. */
+/** Says which chats or pairs are longer than a window. */
 export function cutNotes({ sources, sequenceLength }: Mixture): string[] {
   const count = (n: number) => n.toLocaleString("en-US");
   return sources.flatMap(({ folder, dataset: { chats } }) => {
-    if (chats === null || chats.cut.chats === 0) return [];
-    const { cut } = chats;
-    return [
-      `${folder}: ${count(cut.chats)} of ${count(chats.count)} chats are longer than a window of ` +
-        `${sequenceLength} tokens and lose their ends, ${count(cut.tokens)} tokens together`,
-    ];
+    if (chats === null) return [];
+    const { cut, leftOut, pairs } = chats;
+    const what = pairs ? "pairs" : "chats";
+    const notes: string[] = [];
+    if (cut.chats > 0) {
+      notes.push(
+        `${folder}: ${count(cut.chats)} of ${count(chats.count)} ${what} are longer than a window of ` +
+          `${sequenceLength} tokens${pairs ? ", or an answer is longer than the model's context," : ""} and ` +
+          `lose their ends, ${count(cut.tokens)} tokens together`,
+      );
+    }
+    if (leftOut > 0) {
+      notes.push(
+        `${folder}: ${count(leftOut)} of ${count(chats.count)} pairs are left out: in a window of ` +
+          `${sequenceLength} tokens nothing would be left of an answer`,
+      );
+    }
+    return notes;
   });
 }
 

@@ -7,22 +7,22 @@ import type { Mixture } from "../data/mixture.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { WindowRows } from "../data/windows.js";
 import { generate, type TextCodec } from "../generate/generate.js";
-import { batchTensors, countTargets } from "../model/batch.js";
+import { batchTensors } from "../model/batch.js";
 import type { LanguageModel } from "../model/language-model.js";
 import type { RunChat } from "./chat.js";
 import type { Sample, Validation } from "./metrics.js";
+import { namedFigures, nextTokens, type Objective } from "./objective.js";
 
 /** Loss of a micro-batch, and its weight in the mean. */
 interface BatchLoss {
-  loss: number;
-  /**
-   * Number of targets that are not ignored, divided by the sequence length: a number of windows.
-   */
+  /** The loss, and the figures of the objective. */
+  values: readonly number[];
+  /** Number of units: of targets, divided by the sequence length, or of pairs. */
   weight: number;
 }
 
 /**
- * Mean loss over the targets of held-out documents. The windows are always the first ones of the
+ * Mean loss over the targets or pairs of held-out documents. The windows are always the first ones of the
  * mixture, so that results within a run are comparable. Documents are kept apart as in training.
  * @param options `batches`: micro-batches of `microBatch` windows; limited to the number of
  *   existing windows
@@ -30,9 +30,14 @@ interface BatchLoss {
 export async function validationLoss(
   model: LanguageModel,
   mixture: Mixture,
-  options: { batches: number; microBatch: number; documents?: DocumentOptions },
+  options: {
+    batches: number;
+    microBatch: number;
+    documents?: DocumentOptions;
+    objective?: Objective;
+  },
 ): Promise<Validation> {
-  const { batches, microBatch, documents = {} } = options;
+  const { batches, microBatch, documents = {}, objective = nextTokens } = options;
   const { sequenceLength } = mixture;
   const total = Math.min(batches * microBatch, mixture.windows);
   const countAt = (position: number) => Math.min(microBatch, total - position);
@@ -40,17 +45,39 @@ export async function validationLoss(
     const marksOf = (row: number) => mixture.marksAt(position + row);
     const batch = makeBatch(windows, countAt(position), sequenceLength, documents, marksOf);
     model.store.parallel?.beginMicroBatch(false);
-    const loss = scope(() => noGrad(() => model.loss(batchTensors(batch, model.device)).item()));
-    return { loss: await loss, weight: countTargets(batch.targets) / sequenceLength };
+    const pending = scope(() =>
+      noGrad(() => {
+        const { loss, figures } = objective.measure(
+          model,
+          batchTensors(batch, model.device),
+          batch,
+        );
+        return Promise.all([loss.item(), figures?.toArray() ?? []]);
+      }),
+    );
+    const [loss, figures] = await pending;
+    const unit = objective === nextTokens ? sequenceLength : 1;
+    return { values: [loss, ...figures], weight: objective.count(batch) / unit };
   };
   const lossesAt = (places: readonly number[]): Promise<BatchLoss[]> =>
     readAndEnqueue(places, (position) => mixture.readRows(position, countAt(position)), enqueue);
   const positions = Array.from({ length: Math.ceil(total / microBatch) }, (_, i) => i * microBatch);
-  const losses = await sharedLosses(model, positions, lossesAt);
-  const sum = losses.reduce((all, { loss, weight }) => all + (weight > 0 ? loss * weight : 0), 0);
-  const loss = sum / losses.reduce((all, { weight }) => all + weight, 0);
+  const losses = await sharedLosses(model, positions, lossesAt, 1 + objective.figures.length);
+  const weights = losses.reduce((all, { weight }) => all + weight, 0);
+  const means = [0, ...objective.figures].map((_, index) => {
+    const sum = losses.reduce(
+      (all, { values, weight }) => all + (weight > 0 ? (values[index] as number) * weight : 0),
+      0,
+    );
+    return sum / weights;
+  });
+  const [loss, ...figures] = means as [number, ...number[]];
   const { bytesPerToken } = mixture;
-  return { loss, bitsPerByte: bytesPerToken > 0 ? loss / Math.LN2 / bytesPerToken : null };
+  return {
+    loss,
+    bitsPerByte: bytesPerToken > 0 ? loss / Math.LN2 / bytesPerToken : null,
+    ...(figures.length > 0 && { figures: namedFigures(objective, figures) }),
+  };
 }
 
 /**
@@ -93,6 +120,7 @@ async function sharedLosses(
   model: LanguageModel,
   positions: readonly number[],
   lossesAt: (positions: readonly number[]) => Promise<BatchLoss[]>,
+  values: number,
 ): Promise<BatchLoss[]> {
   const { parallel } = model.store;
   if (!parallel) return await lossesAt(positions);
@@ -104,12 +132,15 @@ async function sharedLosses(
   const losses = await lossesAt(
     shares.map((index) => positions[Math.min(index, positions.length - 1)] as number),
   );
-  const mine = new Float32Array(2 * positions.length);
+  const width = values + 1;
+  const mine = new Float32Array(width * positions.length);
   for (const [round, index] of shares.entries()) {
     if (index >= positions.length) continue;
-    const { loss, weight } = losses[round] as BatchLoss;
-    mine[2 * index] = loss * worldSize;
-    mine[2 * index + 1] = weight * worldSize;
+    const { values, weight } = losses[round] as BatchLoss;
+    mine.set(
+      [...values, weight].map((value) => value * worldSize),
+      width * index,
+    );
   }
   // Positions of other processes hold zeros. The mean of these sums is exact if the number of
   // processes is a power of two, and equal on all of them.
@@ -117,10 +148,10 @@ async function sharedLosses(
     const all = tensor(mine, { device: model.device });
     parallel.average(all);
     const means = await all.toArray();
-    return positions.map((_, index) => ({
-      loss: means[2 * index] as number,
-      weight: means[2 * index + 1] as number,
-    }));
+    return positions.map((_, index) => {
+      const own = [...means.subarray(width * index, width * (index + 1))];
+      return { values: own.slice(0, values), weight: own[values] as number };
+    });
   });
 }
 

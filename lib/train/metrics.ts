@@ -22,7 +22,7 @@ export interface StepMetrics {
   step: number;
   /** Number of tokens trained on so far, including this step. */
   tokens: number;
-  /** Mean cross-entropy in nats per token. */
+  /** Mean cross-entropy in nats per token, or what else the run minimises. */
   loss: number;
   lr: number;
   /** Global gradient norm before clipping. */
@@ -47,6 +47,8 @@ export interface StepMetrics {
   deviceBytes: number;
   /** Resident memory of the process in bytes. */
   rssBytes: number;
+  /** Figures of what the run minimises, besides the loss, such as `rewards/margins`. */
+  figures?: Record<string, number>;
   /** Figures of the caller's own (`extraMetrics` of a trainer). */
   extra?: Record<string, number>;
   /** Why the guard skipped the update; absent when it did not. */
@@ -69,6 +71,8 @@ export interface Validation {
    * bytes its tokens stand for.
    */
   bitsPerByte: number | null;
+  /** Figures of what the run minimises on held-out data, such as `rewards/accuracies`. */
+  figures?: Record<string, number>;
 }
 
 /** Score of a task, or of a group of tasks. */

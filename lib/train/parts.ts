@@ -21,6 +21,7 @@ import { LanguageModel } from "../model/language-model.js";
 import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
 import { Canary } from "./canary.js";
 import type { Sample, StepMetrics, TaskScore, Validation } from "./metrics.js";
+import { checkObjective, type Objective } from "./objective.js";
 import type { SkipLimits } from "./skips.js";
 
 /** A source of micro-batches, such as a `Loader`. */
@@ -94,6 +95,8 @@ export interface TrainerParts {
   accumulation?: number;
   /** Largest global norm of the gradients; 0 disables clipping. Default: 1. */
   clip?: number;
+  /** What the steps minimise. Default: `nextTokens`, the mean loss over targets. */
+  objective?: Objective;
   /** Whether targets may be -100 when several processes train together. Default: false. */
   masked?: boolean;
   /** Limits on skipped steps that end the run. Default: no limits. */
@@ -162,6 +165,7 @@ const names = [
   "steps",
   "accumulation",
   "clip",
+  "objective",
   "masked",
   "guard",
   "progress",
@@ -197,6 +201,7 @@ export function checkParts(parts: TrainerParts): void {
   checkInteger(op, "steps", steps, { min: 1 });
   checkInteger(op, "accumulation", parts.accumulation ?? 1, { min: 1, max: 2 ** 31 });
   checkNumber(op, "clip", parts.clip ?? 1, { min: 0 });
+  if (parts.objective !== undefined) checkObjective(op, parts.objective);
   checkBoolean(op, "masked", parts.masked ?? false);
   checkProgress(op, parts);
   checkLimits(op, parts);

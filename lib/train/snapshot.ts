@@ -27,10 +27,17 @@ export function runIdentity(config: RunConfig, mixture: Mixture): Record<string,
     // Absent by default, as in checkpoints that are older than the option.
     documents: keptApart(data),
     // Adapters mean nothing without the model that they belong to.
-    lora: config.lora && { ...config.lora, base: config.init.from },
+    lora: config.lora && { ...adapterOf(config.lora), base: config.init.from },
+    // Preferences mean nothing without the reference.
+    reference: config.dpo && config.init.from,
     data: mixture.fingerprint,
     tokenizer: mixture.tokenizerSha256,
   };
+}
+
+/** What an adapter is. Dropout is how it is trained, and may change. */
+function adapterOf({ rank, alpha, targets }: NonNullable<RunConfig["lora"]>) {
+  return { rank, alpha, targets };
 }
 
 /** The options that keep documents apart; undefined if none is set. */

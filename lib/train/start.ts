@@ -13,13 +13,13 @@ import type { RecipeChange } from "../config/recipe.js";
 import { weightsDtype } from "../config/resolve.js";
 import { scheduleOf } from "../config/schedule.js";
 import type { Device } from "../core/device.js";
-import { CheckpointError, DataError } from "../core/errors.js";
+import { CheckpointError, DataError, UsageError } from "../core/errors.js";
 import { faultPoint } from "../core/faults.js";
 import { buildInfo } from "../core/native.js";
 import { readDatasetFile } from "../data/dataset-file.js";
 import { openHeldOut } from "../data/held-out.js";
 import { Loader } from "../data/loader.js";
-import { Mixture } from "../data/mixture.js";
+import { Mixture, type MixtureSource } from "../data/mixture.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { checkTokenizerFiles } from "../data/verify.js";
 import type { Cluster } from "../dist/cluster.js";
@@ -38,8 +38,10 @@ import { validationLoss, writeSamples } from "./evaluate.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
 import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
+import { nextTokens, type Objective } from "./objective.js";
 import { refuseForeignRecords } from "./own-records.js";
 import type { TrainerParts } from "./parts.js";
+import { PreferenceObjective } from "./preference-objective.js";
 import {
   agreedCheckpoint,
   checkIdentity,
@@ -114,7 +116,8 @@ export async function startRun(
       );
     }
     const { sequenceLength } = config.data;
-    const split = { sequenceLength, seed: config.seed } as const;
+    const { contextLength } = config.model;
+    const split = { sequenceLength, contextLength, seed: config.seed } as const;
     const mixture = await Mixture.open(config.data.train, { ...split, split: "train" });
     opened.push(() => mixture.close());
     warnOfRepetition(mixture, onNotice);
@@ -125,6 +128,7 @@ export async function startRun(
     opened.push(() => heldOut?.close());
     const tokenizer = await loadTokenizer(mixture);
     tokenizer.assertFits({ vocabSize: config.model.vocabSize });
+    checkPreferences(config, mixture);
     const chat = await openChat(mixture, tokenizer);
     for (const note of cutNotes(mixture)) onNotice(note);
     await cluster?.compare(
@@ -163,6 +167,7 @@ export async function startRun(
     opened.push(() => shardCheck?.close());
     config = decidePrecision(asked, checkpoint);
     const { model, optimizer } = await build(config, { checkpoint, device, cluster }, opened);
+    const objective = await openObjective(config, device, opened);
     if (output && checkpoint && resume !== "auto") {
       await goBackTo(checkpoint, output.identity, onNotice);
     }
@@ -206,7 +211,8 @@ export async function startRun(
       steps: config.steps,
       accumulation,
       clip: config.optimizer.clip,
-      masked: chat !== null,
+      objective,
+      masked: mixture.chats !== null,
       guard: config.guard,
       progress,
       ...(heldOut && {
@@ -217,6 +223,7 @@ export async function startRun(
               batches: evaluate.batches,
               microBatch: batch.microBatch,
               documents: data,
+              objective,
             }),
         },
       }),
@@ -260,6 +267,34 @@ export async function startRun(
     cluster?.fail(error as Error);
     throw error;
   }
+}
+
+/** Refuses preferences without a recipe for them, and such a recipe without preferences. */
+function checkPreferences({ dpo }: RunConfig, { chats, sources }: Mixture): void {
+  const pairs = chats?.pairs === true;
+  if (pairs === (dpo !== undefined)) return;
+  const [{ folder }] = sources as [MixtureSource];
+  throw new UsageError(
+    pairs
+      ? `${folder} holds preferences: say dpo in the recipe, such as \`--set dpo.beta=0.1\`, and init.from`
+      : `the recipe says dpo, but ${folder} holds no preferences: prepare them with --kind preference`,
+  );
+}
+
+/** What the steps of a recipe minimise. The reference of preferences is the model of `init.from`. */
+async function openObjective(
+  { dpo, lora, init, precision }: RunConfig,
+  device: Device,
+  opened: (() => unknown)[],
+): Promise<Objective> {
+  if (!dpo) return nextTokens;
+  // With adapters, the frozen model itself is the reference.
+  if (lora) return new PreferenceObjective(dpo, null);
+  const dtype = weightsDtype(precision);
+  const reference = await loadModel(init.from as string, { device, dtype, training: false });
+  opened.push(() => reference.dispose());
+  reference.fp8 = precision === "fp8";
+  return new PreferenceObjective(dpo, reference);
 }
 
 /** Opens the tasks that the run's model is scored on; null without any. */

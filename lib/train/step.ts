@@ -15,11 +15,12 @@ import { native } from "../core/native.js";
 import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
-import { batchTensors, checkHostBatch, countTargets, type HostBatch } from "../model/batch.js";
+import { batchTensors, checkHostBatch, type HostBatch } from "../model/batch.js";
 import { LanguageModel } from "../model/language-model.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { div } from "../ops/index.js";
 import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
+import { checkObjective, namedFigures, nextTokens, type Objective } from "./objective.js";
 import { StepClock } from "./step-clock.js";
 
 /** Everything that one optimizer step needs. */
@@ -28,6 +29,8 @@ export interface StepOptions {
   optimizer: Optimizer;
   /** The next micro-batch; called `accumulation` times before the first pass. */
   nextBatch: () => Promise<HostBatch>;
+  /** What the step minimises. Default: `nextTokens`, the mean loss over targets. */
+  objective?: Objective;
   /**
    * Whether targets may be -100 when several processes train together, which must then agree on the
    * number of targets that are not ignored. Batches of different sizes on the processes need it too.
@@ -59,13 +62,14 @@ export interface RunningStep {
   /** The host's work on the step, with its times. */
   clock: StepClock;
   /**
-   * Results of the step, available when the device has computed them: mean loss, the guard's
-   * decision, and whether a process asked to stop. `at` is the time at which the device finished,
+   * Results of the step, available when the device has computed them: mean loss, the objective's
+   * figures by name, the guard's decision, and whether a process asked to stop. `at` is the time at which the device finished,
    * by performance.now(), even if JS reads it later. `reached` has the time at which each
    * micro-batch finished; the last one includes the rest of the step.
    */
   figures: Promise<{
     loss: number;
+    measured: Record<string, number>;
     decision: ArrayLike<number>;
     stop: boolean;
     at: number;
@@ -76,8 +80,8 @@ export interface RunningStep {
 /**
  * Enqueues one training step: forward and backward for each micro-batch, then clipping, guard and
  * optimizer. The loss is the sum over all targets that are not ignored, divided by their number,
- * across all micro-batches and processes; the gradients are scaled in the same way. For this reason
- * all batches of the step are read before the first pass. The call waits for data, and for a device
+ * across all micro-batches and processes; the gradients are scaled in the same way. Another
+ * objective may have other units than targets, such as pairs of answers. For this reason all batches of the step are read before the first pass. The call waits for data, and for a device
  * that is far behind. The event loop gets a turn before each micro-batch. Tensors of the step are
  * freed when its scope has ended and the device no longer needs them.
  * @throws ArgumentError for invalid arguments, and for targets of -100 with several processes
@@ -88,12 +92,14 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   checkObject(op, "options", options);
   checkOptions(op, options, names);
   const { model, optimizer, nextBatch, accumulation, lr, clip, masked = false } = options;
+  const { objective = nextTokens } = options;
   checkInstance(op, "model", model, LanguageModel, "a language model");
   checkOptimizer(op, optimizer, model.store);
   checkFunction(op, "nextBatch", nextBatch);
   checkInteger(op, "accumulation", accumulation, { min: 1, max: 2 ** 31 });
   checkNumber(op, "lr", lr, { min: 0 });
   checkNumber(op, "clip", clip, { min: 0 });
+  checkObjective(op, objective);
   checkBoolean(op, "masked", masked);
   checkBoolean(op, "stop", options.stop ?? false);
   if (options.verify !== undefined) checkFunction(op, "verify", options.verify);
@@ -109,35 +115,49 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       while (read.length < accumulation) read.push(checkHostBatch(op, await nextBatch()));
       return read;
     });
-    const shares = sharesOf(batches, { masked, parallel, device });
+    checkRandom(op, model, batches);
+    const counts = batches.map((batch) => objective.count(batch));
+    const together = masked || objective !== nextTokens;
+    if (parallel && !together) refuseIgnored(batches, counts);
+    const shares = sharesOf(counts, { together, parallel, device });
     shares.markEmpty(meanLoss);
+    const { length } = objective.figures;
+    const meanFigures = length > 0 ? zeros([length], { device }) : null;
     // Each micro-batch has its own scope, which frees its activations before the next ones are
     // made.
-    const pass = (micro: number, last: boolean, sum: Tensor): void =>
+    const pass = (micro: number, last: boolean, sum: Tensor, sums: Tensor | null): void =>
       scope(() => {
         parallel?.beginMicroBatch(last);
-        const batch = batchTensors(batches[micro] as HostBatch, device);
-        const loss = clock.part("forward", () => model.loss(batch));
-        if (faultPoint("loss") === "nan") native.fill(loss.native, Number.NaN);
-        const { count, scale, share } = shares.of(micro);
-        clock.part("backward", () =>
-          loss.backward(scale === null ? { gradient: share.view([]) } : { scale }),
-        );
-        // The mean over no targets is NaN; its gradients are 0.
-        if (count > 0) native.accumulateScaled(loss.native, share.native, sum.native);
+        const host = batches[micro] as HostBatch;
+        const batch = batchTensors(host, device);
+        model.inTraining(host.firstRow ?? 0, () => {
+          const { loss, figures } = clock.part("forward", () =>
+            objective.measure(model, batch, host),
+          );
+          if (faultPoint("loss") === "nan") native.fill(loss.native, Number.NaN);
+          const { count, scale, share } = shares.of(micro);
+          clock.part("backward", () =>
+            loss.backward(scale === null ? { gradient: share.view([]) } : { scale }),
+          );
+          // The mean over no targets is NaN; its gradients are 0.
+          if (count === 0) return;
+          native.accumulateScaled(loss.native, share.native, sum.native);
+          if (sums && figures) native.accumulateScaled(figures.native, share.native, sums.native);
+        });
       });
     for (let micro = 0; micro < accumulation; micro++) {
       if (micro > 0) await ready(device);
       const { verify } = options;
       if (micro === 0 && verify) {
         const aside = zeros([], { device });
-        await clock.checks(() => verify(() => pass(micro, false, aside)));
+        await clock.checks(() => verify(() => pass(micro, false, aside, null)));
         model.store.zeroGrad();
       }
       const last = micro === accumulation - 1;
-      clock.pass(() => pass(micro, last, meanLoss), last);
+      clock.pass(() => pass(micro, last, meanLoss, meanFigures), last);
     }
     if (shared) parallel.average(shared);
+    if (parallel && meanFigures) parallel.average(meanFigures);
     const { decision } = clock.part("optimizer", () =>
       optimizer.step({ lr, clip, loss: meanLoss }),
     );
@@ -145,7 +165,12 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       for (const { ownedWeights } of model.store.groups)
         native.fill(ownedWeights.native, Number.NaN);
     }
-    const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray(), clock.end()]);
+    const values = Promise.all([
+      (shared ?? meanLoss).toArray(),
+      meanFigures?.toArray() ?? [],
+      decision.toArray(),
+      clock.end(),
+    ]);
     const windows = batches.reduce((sum, { count }) => sum + count, 0);
     const tokens = batches.reduce((sum, { inputs }) => sum + inputs.length, 0);
     return { pending: values, windows, tokens };
@@ -155,8 +180,9 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     throw error;
   });
   const { windows, tokens } = figures;
-  const read = figures.pending.then(([[loss, stop = 0], decision, reached]) => ({
+  const read = figures.pending.then(([[loss, stop = 0], measured, decision, reached]) => ({
     loss: loss as number,
+    measured: namedFigures(objective, measured),
     decision,
     stop: stop > 0,
     at: reached.at(-1) as number,
@@ -171,6 +197,7 @@ const names = [
   "model",
   "optimizer",
   "nextBatch",
+  "objective",
   "masked",
   "accumulation",
   "lr",
@@ -178,6 +205,24 @@ const names = [
   "verify",
   "stop",
 ] as const satisfies (keyof StepOptions)[];
+
+/** Refuses targets of -100 that the processes have not agreed to count together. */
+function refuseIgnored(batches: readonly HostBatch[], counts: readonly number[]): void {
+  const partial = batches.findIndex(({ targets }, micro) => targets.length !== counts[micro]);
+  if (partial < 0) return;
+  throw new ArgumentError(
+    `[trainStep] targets of -100 in micro-batch ${partial}: with several processes say masked: true, so that all of ` +
+      "them count the targets together",
+  );
+}
+
+/** Refuses batches that give no place to a model whose random numbers depend on it. */
+function checkRandom(op: string, model: LanguageModel, batches: readonly HostBatch[]): void {
+  if (!model.isRandom || batches.every(({ firstRow }) => firstRow !== undefined)) return;
+  throw new ArgumentError(
+    `[${op}] expected firstRow in each batch, the place of its first row in the run: it seeds this model's dropout`,
+  );
+}
 
 interface TargetShares {
   /** Makes a mean, so far 0, NaN if no process has a target that is not ignored. */
@@ -195,20 +240,12 @@ interface TargetShares {
  * scope.
  */
 function sharesOf(
-  batches: readonly HostBatch[],
-  to: { masked: boolean; parallel: ParallelStrategy | null; device: Device },
+  counts: readonly number[],
+  to: { together: boolean; parallel: ParallelStrategy | null; device: Device },
 ): TargetShares {
-  const { masked, parallel, device } = to;
-  const counts = batches.map(({ targets }) => countTargets(targets));
+  const { together, parallel, device } = to;
   const targets = counts.reduce((sum, count) => sum + count, 0);
-  if (!parallel || !masked) {
-    const partial = batches.findIndex((batch, micro) => batch.targets.length !== counts[micro]);
-    if (parallel && partial >= 0) {
-      throw new ArgumentError(
-        `[trainStep] targets of -100 in micro-batch ${partial}: with several processes say masked: true, so that all of ` +
-          "them count the targets together",
-      );
-    }
+  if (!parallel || !together) {
     const scales = counts.map((count) => (targets === 0 ? 0 : count / targets));
     const shares = scales.map((scale) => full([1], scale, { device }));
     return {

@@ -213,9 +213,10 @@ export class Trainer {
     return this.#cluster?.backend ?? null;
   }
 
-  /** Frees model and optimizer. Call it only after `run()` has ended. */
+  /** Frees model, optimizer and objective. Call it only after `run()` has ended. */
   dispose(): void {
     this.optimizer.dispose();
+    this.#parts.objective?.dispose?.();
     this.model.dispose();
   }
 
@@ -310,11 +311,12 @@ export class Trainer {
   }
 
   async #enqueue(step: number): Promise<RunningStep> {
-    const { batches, schedule, clip = 1, masked = false, canary } = this.#parts;
+    const { batches, schedule, clip = 1, objective, masked = false, canary } = this.#parts;
     return await trainStep({
       model: this.model,
       optimizer: this.optimizer,
       nextBatch: () => batches.next(),
+      ...(objective && { objective }),
       masked,
       accumulation: this.#accumulation,
       lr: schedule(step),
@@ -327,7 +329,7 @@ export class Trainer {
   async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
     const times = this.#times as RunTimes;
     const { batches, records, extraMetrics, onStep } = this.#parts;
-    const { loss, decision: values, stop, at: end, reached } = await running.figures;
+    const { loss, measured, decision: values, stop, at: end, reached } = await running.figures;
     const since = performance.now();
     if (stop) this.#stopping = true;
     const decision = readDecision(values);
@@ -350,6 +352,7 @@ export class Trainer {
       deviceBytes: memory(this.model.device).bytes,
       rssBytes: residentBytes(),
       ...times.step(running.clock, reached, batches.hostMs ?? 0, since),
+      ...(Object.keys(measured).length > 0 && { figures: measured }),
       ...(decision.reason && { skipped: decision.reason }),
       ...(extraMetrics && { extra: checkExtra(extraMetrics(this.#step)) }),
       time: new Date().toISOString(),

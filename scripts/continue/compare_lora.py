@@ -61,7 +61,7 @@ for kind, config, targets in [(LlamaForCausalLM, LlamaConfig(**size), everything
         node("dist/cli/main.js", "prepare", scratch / "text", "--out", scratch / "data", "--tokenizer", base)
         (scratch / "lora.yaml").write_text(json.dumps({
             "out": str(scratch / "run"), "precision": "fp32", "steps": 12, "init": {"from": str(base)},
-            "lora": {"rank": 4, "alpha": 8, "targets": targets}, "data": {"train": {str(scratch / "data"): 1}, "sequenceLength": 64},
+            "lora": {"rank": 4, "alpha": 8, "targets": targets, "dropout": 0.1}, "data": {"train": {str(scratch / "data"): 1}, "sequenceLength": 64},
             "batch": {"microBatch": 4}, "optimizer": {"peakLr": 1e-2, "warmupSteps": 2, "weightDecay": 0}, "checkpoint": {"every": 6}}))
         node("dist/cli/main.js", "train", scratch / "lora.yaml")
         losses = [json.loads(line)["loss"] for line in (scratch / "run/metrics.jsonl").read_text().splitlines()]

@@ -119,7 +119,7 @@ describe("a valid configuration", () => {
 
   const recipes = readdirSync("configs").filter((name) => name.endsWith(".yaml"));
   /** Recipes that start from a model; a folder of a preset's shape stands in for it. */
-  const started = ["sft.yaml", "continue.yaml"];
+  const started = ["sft.yaml", "dpo.yaml", "continue.yaml"];
   it.each(recipes.filter((file) => !started.includes(file)))("configs/%s", (file) => {
     const config = loadConfig(`configs/${file}`);
     expect(config.name).toBe(file.replace(".yaml", ""));

@@ -152,7 +152,7 @@ describe("prepare of chats", () => {
 
   it.each([
     [{ text: "no chat" }, /record 0: no field messages or conversations; it has text/],
-    [{ messages: [] }, /record 0: a chat without messages/],
+    [{ messages: [] }, /record 0: messages: a chat without messages/],
     [
       { messages: [{ role: "user", content: 3 }] },
       /messages\[0\]\.content: expected a text, got 3/,
@@ -183,7 +183,9 @@ describe("prepare of chats", () => {
     const { folder, run } = await workplace([{ messages: chat(1) }]);
     const text = { path: join(folder, "template.jinja") };
     const both = [{ path: join(folder, "in"), kind: "chat" as const }, text];
-    await expect(run({ inputs: both })).rejects.toThrow(/chats and text make different data sets/);
+    await expect(run({ inputs: both })).rejects.toThrow(
+      /text, chats and preferences make different data sets/,
+    );
     await expect(run({ inputs: [text] })).rejects.toThrow(/chatTemplate needs kind/);
     await expect(run({ documentStart: "bos" })).rejects.toThrow(ArgumentError);
     await expect(run({ chatTemplate: quickstart })).rejects.toThrow(/has no chat template/);

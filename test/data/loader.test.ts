@@ -31,6 +31,7 @@ describe("loader", () => {
     const loader = new Loader(new FakeSource(), { batchSize: 2, startPosition: 5 });
     expect(await loader.next()).toEqual({
       inputs: Int32Array.from([50, 51, 52, 60, 61, 62]),
+      firstRow: 5,
       targets: Int32Array.from([51, 52, 53, 61, 62, 63]),
       count: 2,
       position: 5,

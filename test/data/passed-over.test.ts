@@ -182,7 +182,7 @@ describe("options of the wrong type", () => {
     [{ inputs: [{ path: "a", split: "tset" }] }, /for inputs\[0\]\.split .*; did you mean test\?/],
     [
       { inputs: [{ path: "a", kind: "pdf" }] },
-      /one of auto, text, code, records, chat for inputs\[0\]\.kind but received "pdf"/,
+      /one of auto, text, code, records, chat, preference for inputs\[0\]\.kind but received "pdf"/,
     ],
     [{ inputs: [{ path: "a", langages: ["c"] }] }, /unknown option inputs\[0\]\.langages; did/],
     [{ out: 5 }, /for out but received 5/],

@@ -60,7 +60,7 @@ const faults: [string, (folder: string) => Promise<unknown>, RegExp][] = [
   [
     "a later version",
     edit((json) => {
-      json.version = 3;
+      json.version = 4;
     }),
     /version: /,
   ],

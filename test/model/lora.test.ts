@@ -9,6 +9,7 @@ import { noGrad } from "../../lib/core/autograd.js";
 import { tensor } from "../../lib/core/create.js";
 import { ArgumentError, CheckpointError, UsageError } from "../../lib/core/errors.js";
 import { scope } from "../../lib/core/scope.js";
+import type { Tensor } from "../../lib/core/tensor.js";
 import { mergeAdapter } from "../../lib/export/merge.js";
 import { generateTokens } from "../../lib/generate/generate.js";
 import { Llama } from "../../lib/model/llama.js";
@@ -16,6 +17,8 @@ import { llamaConfig } from "../../lib/model/llama-config.js";
 import { LoraModel } from "../../lib/model/lora.js";
 import { type LoraTarget, loraParameterCount, loraTargets } from "../../lib/model/lora-config.js";
 import { writeParameter } from "../../lib/nn/store.js";
+import { AdamW } from "../../lib/optim/adamw.js";
+import { trainStep } from "../../lib/train/step.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { relativeError } from "../support/reference.js";
 import { tinyConfig, tinyData, tinyModel } from "../support/tiny-run.js";
@@ -28,9 +31,9 @@ const batch = () => {
 };
 
 /** A model whose adapters change its output. */
-async function adapted(targets: readonly LoraTarget[]): Promise<LoraModel> {
+async function adapted(targets: readonly LoraTarget[], dropout = 0): Promise<LoraModel> {
   const base = await Llama.create(shape, { seed: 4, training: false });
-  const model = LoraModel.create(base, { rank: 3, alpha: 6, targets }, { seed: 9 });
+  const model = LoraModel.create(base, { rank: 3, alpha: 6, targets, dropout }, { seed: 9 });
   for (const [index, parameter] of model.parameters().entries()) {
     const values = Float32Array.from(
       { length: parameter.size },
@@ -59,14 +62,18 @@ describe("a model with adapters", () => {
     model.dispose();
   });
 
-  test.each([[loraTargets], [["v_proj", "gate_proj"] as const]])(
-    "of %j has the same gradients with recomputation",
-    async (targets) => {
+  test.each([
+    [loraTargets, 0],
+    [["v_proj", "gate_proj"] as const, 0],
+    [loraTargets, 0.3],
+  ])(
+    "of %j with dropout %d has the same gradients with recomputation",
+    async (targets, dropout) => {
       const gradients = [];
       for (const recompute of ["none", "ffn", "block"] as const) {
-        const model = await adapted(targets);
+        const model = await adapted(targets, dropout);
         model.recompute = recompute;
-        scope(() => model.loss(batch()).backward());
+        scope(() => model.inTraining(0, () => model.loss(batch()).backward()));
         const found = await Promise.all(
           model
             .parameters()
@@ -100,6 +107,80 @@ describe("a model with adapters", () => {
       expect(row.indexOf(Math.max(...row))).toBe(id);
     }
     model.dispose();
+  });
+
+  describe("with dropout", () => {
+    const row = (index: number) => {
+      const of = (values: Int32Array) =>
+        tensor(values.slice(24 * index, 24 * (index + 1)), { shape: [1, 24], dtype: "i32" });
+      return { inputs: of(ids), targets: of(ids.map((id) => (id + 1) % 4096)) };
+    };
+
+    test("drops in passes of training alone, by the place of a row in the run", async () => {
+      const [model, plain] = [await adapted(loraTargets, 0.4), await adapted(loraTargets)];
+      const losses = async (of: LoraModel, batch: ReturnType<typeof row>, firstRow?: number) =>
+        [
+          ...(await scope(() => {
+            const run = () => of.tokenLosses(batch);
+            return (firstRow === undefined ? run() : of.inTraining(firstRow, run)).toArray();
+          })),
+        ] as number[];
+      const still = await losses(plain, batch());
+      expect(await losses(model, batch())).toEqual(still);
+      const dropped = await losses(model, batch(), 6);
+      expect(dropped).not.toEqual(still);
+      expect(await losses(model, batch(), 6)).toEqual(dropped);
+      expect(await losses(model, batch(), 8)).not.toEqual(dropped);
+      // A row meets the same random numbers in whatever batch it is.
+      expect(await losses(model, row(0), 6)).toEqual(dropped.slice(0, 24));
+      expect(await losses(model, row(1), 7)).toEqual(dropped.slice(24));
+      expect(await losses(model, batch())).toEqual(still);
+      const alone = await scope(() =>
+        model
+          .inTraining(6, () => model.withoutAdapters(() => model.tokenLosses(batch())))
+          .toArray(),
+      );
+      const base = await Llama.create(shape, { seed: 4, training: false });
+      expect([...alone]).toEqual([...(await scope(() => base.tokenLosses(batch()).toArray()))]);
+      for (const one of [model, plain, base]) one.dispose();
+    });
+
+    test("adds on average what the adapter adds without it", async () => {
+      const model = await adapted(["down_proj"], 0.25);
+      const hidden = async (run: () => Tensor) =>
+        [...(await scope(() => noGrad(run).toArray()))] as number[];
+      const inputs = row(0).inputs;
+      const without = await hidden(() => model.withoutAdapters(() => model.hidden(inputs)));
+      const change = (values: number[]) => values.map((value, i) => value - (without[i] as number));
+      const whole = change(await hidden(() => model.hidden(inputs)));
+      const mean = whole.map(() => 0);
+      const times = 600;
+      for (let time = 0; time < times; time++) {
+        const found = await hidden(() => model.inTraining(time, () => model.hidden(inputs)));
+        for (const [i, value] of change(found).entries())
+          mean[i] = (mean[i] as number) + value / times;
+      }
+      // The norm at the end is not linear, so the means differ a little.
+      expect(relativeError(mean, whole)).toBeLessThan(0.1);
+      model.dispose();
+    });
+
+    test("asks for the place of a batch in the run", async () => {
+      const model = await adapted(["q_proj"], 0.1);
+      const optimizer = new AdamW(model.store);
+      const plain = { inputs: ids, targets: ids, count: 2 };
+      const step = trainStep({
+        model,
+        optimizer,
+        nextBatch: async () => plain,
+        accumulation: 1,
+        lr: 1e-3,
+        clip: 1,
+      });
+      await expect(step).rejects.toThrow(/expected firstRow in each batch/);
+      optimizer.dispose();
+      model.dispose();
+    });
   });
 
   test("names targets that the model has not", async () => {
@@ -175,9 +256,29 @@ describe("a run with adapters", () => {
     await expect(loadModel(again.checkpoint)).rejects.toThrow(/llamaforge merge/);
   });
 
+  test("with dropout resumes with equal bits, tells PEFT of it, and may change it", async () => {
+    const out = join(folder, "dropped");
+    const lora = { ...(config.lora as NonNullable<typeof config.lora>), dropout: 0.2 };
+    const whole = await run({ ...config, out, lora });
+    const plain = await run({ ...config, out: join(folder, "plain") });
+    expect(whole.losses).not.toEqual(plain.losses);
+    const settings = JSON.parse(
+      await readFile(join(whole.checkpoint, "adapter_config.json"), "utf8"),
+    );
+    expect(settings.lora_dropout).toBe(0.2);
+    const resume = join(out, "step-0000000010");
+    expect((await run({ ...config, out, lora }, { resume })).losses).toEqual(
+      whole.losses.slice(10),
+    );
+    const notices: string[] = [];
+    const changed = { ...config, out, lora: { ...lora, dropout: 0 } };
+    await run(changed, { resume, onNotice: (notice: string) => notices.push(notice) });
+    expect(notices.join("\n")).toMatch(/lora\.dropout: 0\.2 in the checkpoint, 0 now/);
+  });
+
   test("is refused with other adapters, and without a model", async () => {
     await run({ ...config, out: join(folder, "again") });
-    const lora = { rank: 3, alpha: 4, targets: ["q_proj" as const] };
+    const lora = { rank: 3, alpha: 4, targets: ["q_proj" as const], dropout: 0 };
     await expect(run({ ...config, out: join(folder, "again"), lora, steps: 14 })).rejects.toThrow(
       /lora/,
     );

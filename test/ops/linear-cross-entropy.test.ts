@@ -9,6 +9,7 @@ import type { Tensor } from "../../lib/core/tensor.js";
 import { linear } from "../../lib/ops/linear.js";
 import {
   composedLinearCrossEntropy,
+  composedLinearTokenLosses,
   linearCrossEntropy,
   linearTargetScores,
   linearTokenLosses,
@@ -33,13 +34,16 @@ import {
 const ids = (targets: number[], shape?: number[]) =>
   tensor(Int32Array.from(targets), { shape: shape ?? [targets.length] });
 
-/**
- * Gradients of the mean loss in closed form. A test below compares them with finite differences.
- */
-function gradients(x: Reference, weight: Reference, targets: number[], ignoreIndex: number) {
+/** Gradient of the logits for losses that each have a gradient of their own. */
+function softmaxMinusTarget(
+  x: Reference,
+  weight: Reference,
+  targets: number[],
+  gradientOf: (row: number) => number,
+  ignoreIndex = -100,
+): Reference {
   const [rows, classes] = [x.shape[0] as number, weight.shape[0] as number];
   const logits = product(x, weight, false, true);
-  const count = targets.filter((target) => target !== ignoreIndex).length;
   const dLogits = reference([rows, classes], () => 0);
   for (let row = 0; row < rows; ++row) {
     if (targets[row] === ignoreIndex) continue;
@@ -48,9 +52,19 @@ function gradients(x: Reference, weight: Reference, targets: number[], ignoreInd
     const total = values.reduce((a, v) => a + Math.exp(v - highest), 0);
     values.forEach((v, i) => {
       dLogits.data[row * classes + i] =
-        (Math.exp(v - highest) / total - (i === targets[row] ? 1 : 0)) / count;
+        (Math.exp(v - highest) / total - (i === targets[row] ? 1 : 0)) * gradientOf(row);
     });
   }
+  return dLogits;
+}
+
+/**
+ * Gradients of the mean loss in closed form. A test below compares them with finite differences.
+ */
+function gradients(x: Reference, weight: Reference, targets: number[], ignoreIndex: number) {
+  const logits = product(x, weight, false, true);
+  const count = targets.filter((target) => target !== ignoreIndex).length;
+  const dLogits = softmaxMinusTarget(x, weight, targets, () => 1 / count, ignoreIndex);
   return { dx: product(dLogits, weight), dWeight: product(dLogits, x, true), logits };
 }
 
@@ -255,23 +269,30 @@ describe.each(["f32", "bf16"] as const)("linearTokenLosses in %s", (dtype: Float
     });
   });
 
-  it("has no gradient, and says so", async () => {
-    const leaf = zeros([3, 4], { dtype, requiresGrad: true });
-    const [weight, targets] = [zeros([5, 4], { dtype }), ids([0, 1, 2])];
-    for (const call of [
-      () => linearTokenLosses(leaf, weight, targets),
-      () =>
-        linearTokenLosses(
-          zeros([3, 5], { dtype }),
-          zeros([4, 5], { dtype, requiresGrad: true }),
-          targets,
-        ),
-    ]) {
-      expect(call).toThrow(AutogradError);
-      expect(call).toThrow("noGrad");
+  // 66,000 classes make chunks of 64 rows.
+  it.each([
+    [1, 3, 2],
+    [9, 17, 31],
+    [131, 4, 66_000],
+  ])("has the gradient of each loss: %i rows, hidden %i, %i classes", async (...sizes) => {
+    using _ = scope();
+    const [rows, hidden, classes] = sizes;
+    const targets = someTargets(rows, classes, -100);
+    const [x, weight] = [
+      random([rows, hidden], 3, { dtype }),
+      random([classes, hidden], 4, { dtype }),
+    ];
+    const given = random([rows], 5, { low: -1.5, high: 1.5 });
+    const leaves = [toTensor(x, dtype, true), toTensor(weight, dtype, true)] as const;
+    for (let time = 0; time < 2; time++) {
+      linearTokenLosses(...leaves, ids(targets)).backward({ gradient: toTensor(given) });
     }
-    const quiet = noGrad(() => linearTokenLosses(leaf, weight, targets));
-    for (const loss of await quiet.toArray()) expect(loss).toBeCloseTo(Math.log(5), 5);
+    // The gradient of the mean, with the given numbers in the place of 1 / count.
+    const dLogits = softmaxMinusTarget(x, weight, targets, (row) => given.data[row] as number);
+    const twice = (gradient: Reference) => map(gradient, (v) => 2 * v);
+    const tolerance = tolerances[dtype].gradient;
+    await expectClose(leaves[0].grad as Tensor, twice(product(dLogits, weight)), tolerance);
+    await expectClose(leaves[1].grad as Tensor, twice(product(dLogits, x, true)), tolerance);
   });
 });
 
@@ -392,6 +413,7 @@ it.each([
     const of = (op: typeof linearCrossEntropy) => (x: Tensor, w: Tensor) => op(x, w, targets);
     const inputs = [random([rows, hidden], 5), random([classes, hidden], 6)];
     await expectComposed(of(linearCrossEntropy), of(composedLinearCrossEntropy), inputs);
+    await expectComposed(of(linearTokenLosses), of(composedLinearTokenLosses), inputs);
   },
 );
 

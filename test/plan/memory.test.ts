@@ -7,7 +7,16 @@ import { LoraModel } from "../../lib/model/lora.js";
 import { type LoraTarget, loraTargets } from "../../lib/model/lora-config.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import { planMemory, withTotal } from "../../lib/plan/memory.js";
+import { nextTokens } from "../../lib/train/objective.js";
+import { PreferenceObjective } from "../../lib/train/preference-objective.js";
 import { trainStep } from "../../lib/train/step.js";
+
+/** What is trained, and how. */
+interface Kind {
+  lora?: { rank: number; alpha: number; targets: LoraTarget[]; dropout: number };
+  dpo?: { loss: "sigmoid"; beta: number; labelSmoothing: number };
+  accumulation?: number;
+}
 
 /** A step's peak in bytes, as measured and as planned. */
 async function stepPeak(
@@ -15,19 +24,20 @@ async function stepPeak(
   recompute: "none" | "ffn" | "block",
   precision: "bf16" | "fp32" | "fp8",
   microBatch = 4,
-  lora?: { rank: number; alpha: number; targets: LoraTarget[] },
+  { lora, dpo, accumulation = 1 }: Kind = {},
 ): Promise<{ peak: number; planned: number }> {
   const config = {
     ...resolveConfig({
       steps: 2,
       model: { preset: "quickstart", layers },
-      batch: { microBatch },
+      batch: { microBatch, accumulation },
       data: { train: { none: 1 } },
       precision,
       recompute,
     }),
     // A recipe needs the folder of a model beside it.
     ...(lora && { lora }),
+    ...(dpo && { dpo }),
   };
   const dtype = precision === "fp32" ? "f32" : "bf16";
   const before = memory().bytes;
@@ -35,21 +45,37 @@ async function stepPeak(
   const model = lora ? LoraModel.create(base, lora) : base;
   model.recompute = recompute;
   model.fp8 = precision === "fp8";
+  const reference =
+    dpo && !lora ? await Llama.create(config.model, { dtype, seed: 1, training: false }) : null;
+  const objective = dpo ? new PreferenceObjective(dpo, reference) : nextTokens;
   const { beta1, beta2, eps, weightDecay, decay } = config.optimizer;
   const optimizer = new AdamW(model.store, { beta1, beta2, eps, weightDecay, decay });
   const ids = Int32Array.from({ length: microBatch * 256 }, (_, i) => (i * 7919) % 4096);
+  const half = (_: unknown, i: number) => Math.floor(i / 128);
+  const pairs = dpo && {
+    pairs: microBatch,
+    answers: Int32Array.from({ length: ids.length }, half),
+  };
   resetPeakMemory();
   const step = await trainStep({
     model,
     optimizer,
-    nextBatch: async () => ({ inputs: ids, targets: ids, count: microBatch }),
-    accumulation: 1,
+    objective,
+    nextBatch: async () => ({
+      inputs: ids,
+      targets: ids,
+      count: microBatch,
+      firstRow: 0,
+      ...pairs,
+    }),
+    accumulation,
     lr: 1e-4,
     clip: 1,
   });
   await step.figures;
   const peak = memory().peakBytes - before;
   optimizer.dispose();
+  objective.dispose?.();
   model.dispose();
   const planned = withTotal(planMemory(decidePrecision(config, null)));
   return { peak, planned: planned.total };
@@ -72,15 +98,23 @@ it.each(cases)(
   },
 );
 
-it.each(["bf16", "fp32"] as const)(
-  "so is that of adapters on a frozen model (%s)",
-  async (type) => {
-    const lora = { rank: 8, alpha: 16, targets: [...loraTargets] };
-    const { peak, planned } = await stepPeak(3, "none", type, 4, lora);
-    expect(peak / planned).toBeGreaterThan(0.85);
-    expect(peak / planned).toBeLessThan(1.15);
-  },
-);
+const adapters = { rank: 8, alpha: 16, targets: [...loraTargets], dropout: 0 };
+const dpo = { loss: "sigmoid", beta: 0.1, labelSmoothing: 0 } as const;
+
+it.each([
+  ["adapters", "bf16", { lora: adapters }],
+  ["adapters", "fp32", { lora: adapters }],
+  ["adapters with dropout", "bf16", { lora: { ...adapters, dropout: 0.1 } }],
+  ["adapters with dropout", "fp32", { lora: { ...adapters, dropout: 0.1 } }],
+  ["preferences", "bf16", { dpo }],
+  ["preferences", "fp32", { dpo }],
+  ["preferences over micro-batches", "bf16", { dpo, accumulation: 2 }],
+  ["adapters on preferences", "bf16", { dpo, lora: adapters }],
+] as const)("so is that of %s (%s)", async (_, type, kind) => {
+  const { peak, planned } = await stepPeak(3, "none", type, 4, kind);
+  expect(peak / planned).toBeGreaterThan(0.85);
+  expect(peak / planned).toBeLessThan(1.15);
+});
 
 // The CPU's allocator rounds sizes up, hence the tolerance of 3%. One more tensor of the model's
 // width would be 5%.

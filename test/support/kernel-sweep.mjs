@@ -377,10 +377,35 @@ const sweeps = {
         const targets = integers([rows], classes);
         const [dx, dWeight] = [empty([rows, hidden], dtype), empty([classes, hidden])];
         const [losses, greedy] = [empty([rows]), empty([rows], "i32")];
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, dx, dWeight, 0, false);
-        ops.linearCrossEntropy(x, weight, targets, empty([]), null, null, null, null, -100, false);
-        ops.linearCrossEntropy(x, weight, targets, null, losses, null, null, null, 0, true);
-        ops.linearCrossEntropy(x, weight, targets, null, losses, greedy, null, null, 0, true);
+        ops.linearCrossEntropy(
+          x,
+          weight,
+          targets,
+          null,
+          empty([]),
+          null,
+          null,
+          dx,
+          dWeight,
+          0,
+          false,
+        );
+        ops.linearCrossEntropy(
+          x,
+          weight,
+          targets,
+          null,
+          empty([]),
+          null,
+          null,
+          null,
+          null,
+          -100,
+          false,
+        );
+        ops.linearCrossEntropy(x, weight, targets, null, null, losses, null, null, null, 0, true);
+        ops.linearCrossEntropy(x, weight, targets, losses, null, null, null, dx, dWeight, 0, false);
+        ops.linearCrossEntropy(x, weight, targets, null, null, losses, greedy, null, null, 0, true);
       },
     );
   },
@@ -430,6 +455,7 @@ const sweeps = {
       ops.fill(y, 2);
       ops.arange(y, 0, 1);
       ops.philoxUniform(y, -1, 1, 1, 3);
+      for (const offset of [0, 3]) ops.dropout(x, y, 0.1, 1, offset);
       ops.cast(x, empty([size], dtype === "f32" ? "bf16" : "f32"));
       ops.accumulate(x, y);
       ops.accumulateScaled(x, filled([1], 0.5), y);

@@ -33,6 +33,7 @@ export const longTests = [
     "early-end",
     "exit-during-abort",
     "faults",
+    "fine-tuning",
     "hosts",
     "plan",
     "resume",
@@ -53,4 +54,6 @@ export const longTests = [
   "test/package/install.test.ts",
   "test/report/html.test.ts",
   "test/serve/storm.test.ts",
+  "test/train/continued.test.ts",
+  "test/train/fine-tuned.test.ts",
 ];

@@ -3,6 +3,7 @@
 // their own gradient before the next chunk:
 //   logits = x wᵀ;  loss += lse - logits[target];  d = (softmax - onehot) / count;
 //   dx = d w;  dweight += dᵀ x
+// With a gradient of each row's loss given, that number takes the place of 1 / count.
 // This takes three products and no second forward. Logits, softmax and sums are f32 (sums double):
 // logits rounded to bf16 gave losses off by up to 8e-4. The gradient of the logits has x's dtype:
 // f32 replaces the logits in place, bf16 lies next to them. Between the products a logit is read
@@ -101,7 +102,7 @@ enum class Extra { kNone, kGradient, kGreedy };
 template <class T, class Row, Extra kExtra>
 __global__ void __launch_bounds__(kRowThreads, 2)
     loss_and_gradient_kernel(const float* logits, T* gradient, const int32_t* __restrict__ targets,
-                             float* __restrict__ losses, int32_t* __restrict__ greedy,
+                             const float* __restrict__ d_losses, float* __restrict__ losses, int32_t* __restrict__ greedy,
                              const TargetCount* __restrict__ count, int64_t classes, int64_t ignore_index) {
   constexpr bool kGradient = kExtra == Extra::kGradient;
   const int64_t n = blockIdx.x, target = targets[n];
@@ -152,14 +153,14 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   sum = block_sum(sum);
   if (threadIdx.x == 0) losses[n] = (highest - target_logit) + static_cast<float>(log(sum));
   if constexpr (kGradient) {
-    const float inverse_count = count->inverse, scale = static_cast<float>(inverse_count / sum);
+    const float d_loss = d_losses ? d_losses[n] : count->inverse, scale = static_cast<float>(d_loss / sum);
     row.each([&](int64_t at, auto& pack) {
       constexpr int kCount = sizeof pack.value / sizeof(float);
       Pack<T, kCount> d;
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
         const float e = std::is_same_v<Row, PassingRow> ? exponential<T>(pack.value[k] - highest) : pack.value[k];
-        d.value[k] = narrow<T>(at + k == target ? e * scale - inverse_count : e * scale);
+        d.value[k] = narrow<T>(at + k == target ? e * scale - d_loss : e * scale);
       }
       store_pack(to + at, d);
     });
@@ -182,6 +183,7 @@ struct Head {
   int64_t rows, width, classes, ignore_index;
   bool independent_rows;
   const Tensor *x, *weight, *targets;
+  const float* d_losses;       // (rows); null: 1 / count each
   const Tensor *dx, *dweight;  // null: not wanted
   float* losses;               // (rows)
   int32_t* greedy;             // (rows); null: not wanted
@@ -219,7 +221,8 @@ void run(CudaStream& cuda, const Head& head) {
     multiply_matrices(cuda, {1, rows, head.classes, head.width, dtype, DType::f32, head.independent_rows}, {x, false},
                       {head.weight->raw(), true}, logits, false);
     kernel<<<static_cast<unsigned>(rows), kRowThreads, held.value_or(0), cuda.compute()>>>(
-        logits, gradient, head.targets->data<int32_t>() + first, head.losses + first,
+        logits, gradient, head.targets->data<int32_t>() + first, head.d_losses ? head.d_losses + first : nullptr,
+        head.losses + first,
         wants_greedy ? head.greedy + first : nullptr, head.count, head.classes, head.ignore_index);
     check_launch();
     if (head.dx) {
@@ -236,11 +239,12 @@ void run(CudaStream& cuda, const Head& head) {
 
 }  // namespace
 
-void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<Out> loss,
-                          std::optional<Out> losses, std::optional<Out> greedy, std::optional<Out> dx,
-                          std::optional<Out> dweight, int64_t ignore_index, bool independent_rows) {
+void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<In> d_losses,
+                          std::optional<Out> loss, std::optional<Out> losses, std::optional<Out> greedy,
+                          std::optional<Out> dx, std::optional<Out> dweight, int64_t ignore_index,
+                          bool independent_rows) {
   CudaStream& cuda = on_cuda(stream);
-  check_linear_cross_entropy(x, weight, targets, loss, losses, greedy, dx, dweight);
+  check_linear_cross_entropy(x, weight, targets, d_losses, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0);
   const Scratch count(stream, sizeof(TargetCount));
   std::optional<Scratch> own;
@@ -249,8 +253,8 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
   count_targets(cuda, targets, weight.dim(0), ignore_index, count.as<TargetCount>());
   if (rows > 0 && weight.dim(0) > 0) {
     with_float("x", x, [&]<class T>() {
-      run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, independent_rows, &x, &weight, &targets, dx ? &*dx : nullptr,
-                    dweight ? &*dweight : nullptr, of_rows, greedy ? greedy->data<int32_t>() : nullptr,
+      run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, independent_rows, &x, &weight, &targets,
+                    d_losses ? d_losses->data<float>() : nullptr, dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows, greedy ? greedy->data<int32_t>() : nullptr,
                     count.as<TargetCount>()});
     });
   } else {

@@ -6,7 +6,7 @@
 
 namespace llamaforge::cuda {
 
-enum PhiloxStream : uint32_t { kUniformStream, kNormalStream, kSampleStream };
+enum PhiloxStream : uint32_t { kUniformStream, kNormalStream, kSampleStream, kDropoutStream };
 
 struct PhiloxWords {
   uint32_t word[4];

@@ -34,8 +34,8 @@ static inline void check_cross_entropy_backward(const Tensor& d_loss, const Tens
 }
 
 static inline void check_linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets,
-                                              const std::optional<Out>& loss, const std::optional<Out>& losses,
-                                              const std::optional<Out>& greedy, const std::optional<Out>& dx,
+                                              const std::optional<In>& d_losses, const std::optional<Out>& loss,
+                                              const std::optional<Out>& losses, const std::optional<Out>& greedy, const std::optional<Out>& dx,
                                               const std::optional<Out>& dweight) {
   check_float("x", x);
   check_dtype("weight", weight, x.dtype);
@@ -43,6 +43,11 @@ static inline void check_linear_cross_entropy(const Tensor& x, const Tensor& wei
   LF_CHECK(x.rank() == 2 && weight.rank() == 2 && weight.dim(1) == x.dim(1),
            "expected x (N,D) and weight (V,D), got {} and {}", to_string(x.shape), to_string(weight.shape));
   check_shape("targets", targets, {x.dim(0)});
+  if (d_losses) {
+    check_shape("d_losses", *d_losses, {x.dim(0)});
+    check_dtype("d_losses", *d_losses, DType::f32);
+    LF_CHECK(!loss, "expected d_losses or loss, got both");
+  }
   if (loss) check_one_loss("loss", *loss);
   if (losses) {
     check_shape("losses", *losses, {x.dim(0)});

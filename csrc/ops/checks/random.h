@@ -13,6 +13,19 @@ static inline void check_random(const Tensor& x, int64_t offset) {
   if (offset < 0) throw Error("ERR_ARGUMENT", format("expected offset of at least 0, got {}", offset));
 }
 
+// What dropout does with an element, whose random word has 24 bits.
+struct DropoutRule {
+  uint32_t dropped_below;
+  float scale;
+};
+
+static inline DropoutRule check_dropout(const Tensor& x, const Tensor& y, double rate, int64_t offset) {
+  check_random(x, offset);
+  check_like("y", y, x);
+  if (!(rate >= 0 && rate < 1)) throw Error("ERR_ARGUMENT", format("expected a rate from 0 to below 1, got {}", rate));
+  return {static_cast<uint32_t>(std::llround(rate * 0x1p24)), static_cast<float>(1 / (1 - rate))};
+}
+
 // Numbers are low + range · u with u in [0, 1), and no larger than `most`, because rounding would
 // reach `high`.
 struct UniformRange {

@@ -1,6 +1,5 @@
 import type { ChatSource } from "../../generate/chat-template.js";
-import type { TrainingTemplate } from "../../generate/training-chat.js";
-import { type Piece, pieces, selectionOf } from "../readers/documents.js";
+import { type AnswerWriting, type Piece, pieces, selectionOf } from "../readers/documents.js";
 import type { FilePosition, Input, InputFile, ReaderOptions, Skipped } from "../readers/input.js";
 import { noneSkipped } from "../readers/input.js";
 
@@ -18,13 +17,21 @@ export interface Position extends FilePosition {
   file: number;
 }
 
+/** How records with answers become text. */
+export interface AnswerSource {
+  /** Whether a record holds two answers of which one is preferred, and not a chat. */
+  pairs: boolean;
+  /** Template that writes messages; null for pairs of plain text. */
+  template: ChatSource | null;
+}
+
 /** Consecutive files of one input, read by one thread. */
 export interface ReadTask {
   source: number;
   input: Input;
   options: ReaderOptions;
-  /** Template that writes the records' chats; null for text. */
-  chats: ChatSource | null;
+  /** How records with answers become text; null for text. */
+  answers: AnswerSource | null;
   files: InputFile[];
   /** Number of the task's first file among all files. */
   firstFile: number;
@@ -60,7 +67,7 @@ export const lastPiece = 2;
 
 /** Reads the files of a task as batches. The last batch may contain no text. */
 export async function* readBatches(task: ReadTask): AsyncGenerator<TextBatch> {
-  const selection = selectionOf(task.input, task.chats && (await templateOf(task.chats)));
+  const selection = selectionOf(task.input, task.answers && (await writingOf(task.answers)));
   const builder = new BatchBuilder(task.source);
   for (const [place, file] of task.files.entries()) {
     const number = task.firstFile + place;
@@ -78,9 +85,10 @@ export async function* readBatches(task: ReadTask): AsyncGenerator<TextBatch> {
 }
 
 /** Most preparations are of text, and need not load the templates. */
-async function templateOf(source: ChatSource): Promise<TrainingTemplate> {
+async function writingOf({ pairs, template }: AnswerSource): Promise<AnswerWriting> {
+  if (template === null) return { pairs, template };
   const { TrainingTemplate } = await import("../../generate/training-chat.js");
-  return new TrainingTemplate(source);
+  return { pairs, template: new TrainingTemplate(template) };
 }
 
 class BatchBuilder {
@@ -107,7 +115,7 @@ class BatchBuilder {
   }
 
   add({ text, start, next, consumed }: Piece, file: number): void {
-    // Only a chat may be longer than the room for one more piece.
+    // Only a text with answers may be longer than the room for one more piece.
     const needed = this.#length + 3 * text.length;
     if (needed > this.#text.length) {
       this.#text = Buffer.concat([this.#text.subarray(0, this.#length)], needed);
@@ -174,7 +182,7 @@ export function* readTasks(
   sources: readonly { input: Input; files: readonly InputFile[] }[],
   options: ReaderOptions,
   from: Position,
-  chats: ChatSource | null,
+  answers: AnswerSource | null,
 ): Generator<ReadTask> {
   let number = 0;
   for (const [source, { input, files }] of sources.entries()) {
@@ -183,7 +191,7 @@ export function* readTasks(
     let firstFile = number;
     const task = (): ReadTask => {
       const start = firstFile === from.file ? from : { record: 0, byte: 0 };
-      return { source, input, options, chats, files: group, firstFile, from: start };
+      return { source, input, options, answers, files: group, firstFile, from: start };
     };
     for (const file of files) {
       if (number++ < from.file) {

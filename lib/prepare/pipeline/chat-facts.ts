@@ -1,23 +1,33 @@
 import { createHash } from "node:crypto";
 import type { Tokenizer } from "../../data/tokenizer.js";
-import type { ChatSource } from "../../generate/chat-template.js";
+import type { AnswerSource } from "./batch.js";
 
-/** What is known of chats before the first is read. */
-export interface ChatFacts {
-  source: ChatSource;
-  templateSha256: string;
-  /** Special token that ends the assistant's message; null if the template writes none. */
+/** What is known of chats or pairs before the first is read. */
+export interface AnswerFacts extends AnswerSource {
+  /** Null for pairs of plain text. */
+  templateSha256: string | null;
+  /** Token that ends an answer; null if none does. */
   endId: number | null;
   /** What is wrong with the template, though it can be used. */
   warnings: string[];
 }
 
+/** What is known of pairs of plain text. */
+export function textPairFacts(endId: number | null): AnswerFacts {
+  return { pairs: true, template: null, templateSha256: null, endId, warnings: [] };
+}
+
 /**
- * Reads the template that writes chats, and finds the token that ends the assistant's message.
- * @param path a model's folder or a file in Jinja
+ * Reads the template that writes messages, and finds the token that ends the assistant's message.
+ * @param path  a model's folder or a file in Jinja
+ * @param pairs whether records hold pairs, and not chats
  * @throws TokenizerError if there is no template, or if it is damaged
  */
-export async function readChatFacts(path: string, tokenizer: Tokenizer): Promise<ChatFacts> {
+export async function readChatFacts(
+  path: string,
+  tokenizer: Tokenizer,
+  pairs: boolean,
+): Promise<AnswerFacts> {
   const { ChatTemplate } = await import("../../generate/chat-template.js");
   const { TrainingTemplate } = await import("../../generate/training-chat.js");
   const { parts: source } = await ChatTemplate.load(path, tokenizer);
@@ -46,5 +56,5 @@ export async function readChatFacts(path: string, tokenizer: Tokenizer): Promise
         `stand after ${JSON.stringify(learned)}`,
     );
   }
-  return { source, templateSha256, endId, warnings };
+  return { pairs, template: source, templateSha256, endId, warnings };
 }

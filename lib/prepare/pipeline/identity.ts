@@ -5,14 +5,14 @@ import type { DecidingOptions, WorkFacts } from "../journal.js";
 import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Position } from "./batch.js";
-import type { ChatFacts } from "./chat-facts.js";
+import type { AnswerFacts } from "./chat-facts.js";
 
 /** Describes a preparation's work, to decide whether a later call can resume it. */
 export function workOf(
   settings: PrepareSettings,
   tokenizer: Tokenizer,
   found: readonly FoundInput[],
-  chats: ChatFacts | null,
+  answers: AnswerFacts | null,
 ): WorkFacts {
   const { inputs, validationFraction, shardTokens, documentStart, documentEnd, deduplicate } =
     settings;
@@ -25,7 +25,7 @@ export function workOf(
     documentStart,
     documentEnd,
     deduplicate,
-    ...(chats && { chatTemplate: chats.templateSha256 }),
+    ...(answers?.templateSha256 && { chatTemplate: answers.templateSha256 }),
   };
   const { invalidUtf8, badRecords, maxRunShare } = settings;
   const { sha256 } = tokenizer;

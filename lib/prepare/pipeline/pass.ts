@@ -7,7 +7,6 @@ import {
 } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import type { FolderIdentity } from "../../files/folder-identity.js";
-import type { ChatSource } from "../../generate/chat-template.js";
 import type { Deduplicator } from "../deduplicator.js";
 import { documentEndOf } from "../document-end.js";
 import {
@@ -22,7 +21,7 @@ import type { PrepareProgress } from "../prepare.js";
 import type { FoundInput } from "../readers/find.js";
 import type { ShardLog } from "../shard-log.js";
 import type { ShardWriter } from "../shard-writer.js";
-import { readTasks, type TextBatch } from "./batch.js";
+import { type AnswerSource, readTasks, type TextBatch } from "./batch.js";
 import { type EncodedBatch, requestOf } from "./encode.js";
 import type { Encoder } from "./encoder-pool.js";
 import { FileNames } from "./identity.js";
@@ -45,8 +44,8 @@ export interface PassOptions {
   settings: PrepareSettings;
   found: readonly FoundInput[];
   tokenizer: Tokenizer;
-  /** Template of chats; null for text. */
-  chats: ChatSource | null;
+  /** How records with answers become text; null for text. */
+  answers: AnswerSource | null;
   dtype: TokenDType;
   encoder: Encoder;
   /** Number of reader threads; 0 reads in this thread. */
@@ -76,12 +75,13 @@ interface UnderWay {
  * process is free, and written in order again. At most `encoder.width` + 1 batches are in flight.
  */
 export async function runPass(options: PassOptions): Promise<Pass> {
-  const { settings, found, encoder, progress, deduplicator, signal, chats } = options;
+  const { settings, found, encoder, progress, deduplicator, signal, answers } = options;
   const sources = found.map(({ files }, index) => ({
     input: settings.inputs[index] as PrepareSettings["inputs"][number],
     files,
   }));
-  const tasks = readTasks(sources, settings, progress.position, chats);
+  const tasks = readTasks(sources, settings, progress.position, answers);
+  const around = answers && (answers.template ? noMarks : marksOf(options));
   const copies = new CopyFinder(deduplicator);
   const committer = new Committer(options);
   const queue: UnderWay[] = [];
@@ -96,7 +96,7 @@ export async function runPass(options: PassOptions): Promise<Pass> {
     for await (const batch of readInOrder(tasks, options.readers, signal)) {
       const { wanted, duplicates } = await copies.find(batch);
       batch.skipped.duplicate = duplicates;
-      const encoded = encoder.encode(requestOf(batch, wanted, chats !== null));
+      const encoded = encoder.encode(requestOf(batch, wanted, around));
       encoded.catch(() => {}); // a rejection is reported at this batch's turn
       queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded });
       while (queue.length > encoder.width) await writeOne();
@@ -114,6 +114,18 @@ export async function runPass(options: PassOptions): Promise<Pass> {
   return { splits, progress };
 }
 
+/** The template alone decides which tokens stand around what it writes. */
+const noMarks = { start: [], end: [] };
+
+/** Ids around a document, or around each answer of plain text. */
+function marksOf({ settings, tokenizer }: PassOptions): { start: number[]; end: number[] } {
+  const { id: endId } = documentEndOf(settings.documentEnd, tokenizer);
+  return {
+    start: settings.documentStart === "bos" ? [tokenizer.bosId as number] : [],
+    end: endId === null ? [] : [endId],
+  };
+}
+
 /** Writes batches and takes a checkpoint from time to time. */
 class Committer {
   readonly #options: PassOptions;
@@ -129,15 +141,10 @@ class Committer {
 
   constructor(options: PassOptions) {
     this.#options = options;
-    const { settings, tokenizer, writers, progress, dtype, chats } = options;
-    const { id: endId } = documentEndOf(settings.documentEnd, tokenizer);
-    // The template alone decides which tokens stand around a chat.
-    const marks = {
-      start: settings.documentStart === "bos" ? [tokenizer.bosId as number] : [],
-      end: endId === null ? [] : [endId],
-    };
-    const none = { start: [], end: [] };
-    this.#sink = new BatchSink(writers, progress, settings.inputs, dtype, chats ? none : marks);
+    const { settings, writers, progress, dtype, answers } = options;
+    // What stands around answers is among their ids.
+    const marks = answers ? noMarks : marksOf(options);
+    this.#sink = new BatchSink(writers, progress, settings.inputs, dtype, marks);
     let total = 0;
     this.#starts = options.found.flatMap(({ files }) =>
       files.map(({ bytes }) => {

@@ -1,8 +1,9 @@
 import { open, readdir, rm, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { boundedList } from "../../core/bounded-list.js";
-import { DataError, TokenizerError } from "../../core/errors.js";
+import { ArgumentError, DataError, TokenizerError } from "../../core/errors.js";
 import { usableThreads } from "../../core/machine-limits.js";
+import { optionName, optionValue } from "../../core/option-names.js";
 import {
   chatTemplateFile,
   type DatasetFile,
@@ -18,17 +19,19 @@ import { Deduplicator } from "../deduplicator.js";
 import { documentEndOf } from "../document-end.js";
 import { type PassProgress, type WorkFacts, workFiles } from "../journal.js";
 import { expectUnmoved } from "../moved.js";
-import { areChats, type PrepareSettings } from "../options.js";
+import { kindOfAnswers, type PrepareSettings } from "../options.js";
 import type { PrepareOptions, PrepareResult } from "../prepare.js";
 import { makeWorkFolder, ownPaths } from "../publish.js";
+import { recordsOf, selectionOf } from "../readers/documents.js";
 import { type FoundInput, findInput } from "../readers/find.js";
 import { type Input, type InputFile, noneSkipped } from "../readers/input.js";
+import { formOfPairs } from "../readers/preference.js";
 import { checkTextFields } from "../readers/text-fields.js";
 import { ShardLog } from "../shard-log.js";
 import { ShardWriter } from "../shard-writer.js";
 import { movedThreshold } from "../validation-split.js";
 import { type Beginning, findBeginning } from "./beginning.js";
-import { type ChatFacts, readChatFacts } from "./chat-facts.js";
+import { type AnswerFacts, readChatFacts, textPairFacts } from "./chat-facts.js";
 import { type Encoder, startEncoder } from "./encoder-pool.js";
 import { workOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
@@ -43,7 +46,7 @@ export class Preparation {
   readonly #tokenizer: Tokenizer;
   readonly #settings: PrepareSettings;
   readonly #options: PrepareOptions;
-  #chats: ChatFacts | null = null;
+  #answers: AnswerFacts | null = null;
   #found: FoundInput[] = [];
   #identity: FolderIdentity | null = null;
   #resumedDocuments = 0;
@@ -67,14 +70,11 @@ export class Preparation {
       throw new TokenizerError(`[prepare] ${this.#tokenizer.file}: has no beginning-of-text token`);
     }
     const own = await ownPaths(resolve(this.#options.out));
-    if (areChats(this.#settings.inputs)) {
-      const path = this.#options.chatTemplate ?? dirname(this.#tokenizer.file);
-      this.#chats = await readChatFacts(path, this.#tokenizer);
-    }
     const { inputs, skipUnreadable } = this.#settings;
     for (const input of inputs) this.#found.push(await findInput(input, own, skipUnreadable));
+    this.#answers = await this.#readAnswers();
     checkTextFields(this.#found.map((found, at) => ({ input: inputs[at] as Input, found })));
-    const work = workOf(this.#settings, this.#tokenizer, this.#found, this.#chats);
+    const work = workOf(this.#settings, this.#tokenizer, this.#found, this.#answers);
     const { startOver = false } = this.#options;
     const beginning = await findBeginning(this.#folder, work, fraction, this.#found, startOver);
     if (beginning === null) await makeWorkFolder(this.#folder);
@@ -96,7 +96,7 @@ export class Preparation {
       if (moved !== null) {
         pass = await this.#pass(work, encoder, moved, null, identity);
       }
-      warnings.push(...warningsOf(this.#settings, this.#tokenizer, this.#chats, pass));
+      warnings.push(...warningsOf(this.#settings, this.#tokenizer, this.#answers, pass));
       const dataset = await this.#finish(pass, identity);
       const longest = pass.progress.longest.map(({ file, record, bytes, tokens }) => ({
         origin: this.#originOf(file, record),
@@ -125,6 +125,55 @@ export class Preparation {
   /** Releases the working folder. */
   async close(): Promise<void> {
     await this.#identity?.close();
+  }
+
+  /**
+   * What is known of chats or pairs before the first is read; null for text. Whether pairs are plain
+   * text or messages, the first record tells.
+   */
+  async #readAnswers(): Promise<AnswerFacts | null> {
+    const { inputs, badRecords, documentStart, documentEnd } = this.#settings;
+    const kind = kindOfAnswers(inputs);
+    if (kind === null) return null;
+    const path = this.#options.chatTemplate ?? dirname(this.#tokenizer.file);
+    if (kind === "chat") return await readChatFacts(path, this.#tokenizer, false);
+    if ((await formOfPairs(this.#records(), badRecords)) === "messages") {
+      if (documentStart !== "none") {
+        const given = optionValue("documentStart", documentStart);
+        throw new ArgumentError(
+          `[prepare] ${given} is for text: messages begin as their template says`,
+        );
+      }
+      if (documentEnd !== "eos") {
+        const given = optionValue("documentEnd", documentEnd);
+        throw new ArgumentError(
+          `[prepare] ${given} is for text: messages end as their template says`,
+        );
+      }
+      return await readChatFacts(path, this.#tokenizer, true);
+    }
+    if (this.#options.chatTemplate !== undefined) {
+      const name = optionName("chatTemplate");
+      throw new ArgumentError(
+        `[prepare] ${name} writes messages, but chosen and rejected are plain texts: leave it out, or give lists of messages`,
+      );
+    }
+    return textPairFacts(documentEndOf(documentEnd, this.#tokenizer).id);
+  }
+
+  /** The records of all inputs, in order. */
+  async *#records(): AsyncGenerator<{ fields: unknown; where: string }> {
+    const nothing = { onBad: () => {}, onNonFinite: () => {} };
+    for (const [index, { files }] of this.#found.entries()) {
+      const selection = selectionOf(this.#settings.inputs[index] as Input);
+      for (const file of files) {
+        const from = { record: 0, byte: 0 };
+        const read = recordsOf(file, from, selection, this.#settings, nothing);
+        for await (const { record, fields } of read) {
+          yield { fields, where: `${file.path}, record ${record}` };
+        }
+      }
+    }
   }
 
   get #files(): InputFile[] {
@@ -163,7 +212,7 @@ export class Preparation {
         identity,
         split,
         dtype: this.#dtype,
-        masked: this.#chats !== null,
+        masked: this.#answers !== null,
         shardTokens,
         maxRunShare,
         tokenName: (id: number) => tokenizer.token(id),
@@ -199,7 +248,10 @@ export class Preparation {
         settings: this.#settings,
         found: this.#found,
         tokenizer,
-        chats: this.#chats?.source ?? null,
+        answers: this.#answers && {
+          pairs: this.#answers.pairs,
+          template: this.#answers.template,
+        },
         dtype: this.#dtype,
         encoder,
         readers: encoder.width === 1 ? 0 : Math.min(8, Math.ceil(encoder.width / 16)),
@@ -247,11 +299,11 @@ export class Preparation {
     const tokenizer = this.#tokenizer;
     await expectUnmoved(identity);
     await tokenizer.copyTo(this.#folder);
-    if (this.#chats) {
+    if (this.#answers?.template) {
       const template = join(this.#folder, chatTemplateFile);
-      await writeFile(template, this.#chats.source.text, { flush: true });
+      await writeFile(template, this.#answers.template.text, { flush: true });
     }
-    const facts = { found: this.#found, tokenizer, dtype: this.#dtype, chats: this.#chats };
+    const facts = { found: this.#found, tokenizer, dtype: this.#dtype, answers: this.#answers };
     const dataset = datasetOf(this.#settings, facts, pass);
     const file = await open(join(this.#folder, datasetFileName), "w");
     try {

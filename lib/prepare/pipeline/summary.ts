@@ -7,6 +7,7 @@ import {
   type DatasetFile,
   datasetFormat,
   datasetVersion,
+  pairDatasetVersion,
 } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import { countPassedOver } from "../../files/passed-over.js";
@@ -14,7 +15,7 @@ import { documentEndOf } from "../document-end.js";
 import type { PrepareSettings } from "../options.js";
 import type { FoundInput } from "../readers/find.js";
 import type { Input, InputFile, Skipped } from "../readers/input.js";
-import type { ChatFacts } from "./chat-facts.js";
+import type { AnswerFacts } from "./chat-facts.js";
 import type { Pass } from "./pass.js";
 
 /**
@@ -44,7 +45,7 @@ export function leftOutOf(inputs: readonly Input[], { progress }: Pass): string[
 export function warningsOf(
   settings: PrepareSettings,
   tokenizer: Tokenizer,
-  chats: ChatFacts | null,
+  answers: AnswerFacts | null,
   pass: Pass,
 ): string[] {
   const { inputs, validationFraction: fraction, documentStart } = settings;
@@ -67,8 +68,8 @@ export function warningsOf(
         "they were read as null",
     );
   }
-  warnings.push(...(chats?.warnings ?? []));
-  if (!chats && documentStart === "none" && tokenizer.addsBos) {
+  warnings.push(...(answers?.warnings ?? []));
+  if (!answers?.template && documentStart === "none" && tokenizer.addsBos) {
     const name = tokenizer.token(tokenizer.bosId as number);
     warnings.push(
       `the tokenizer puts ${name} in front of every text where other programs use it, and documents were written ` +
@@ -99,17 +100,17 @@ export function datasetOf(
     found: readonly FoundInput[];
     tokenizer: Tokenizer;
     dtype: DatasetFile["dtype"];
-    chats: ChatFacts | null;
+    answers: AnswerFacts | null;
   },
   { progress, splits }: Pass,
 ): DatasetFile {
-  const { found, tokenizer, dtype, chats } = facts;
+  const { found, tokenizer, dtype, answers } = facts;
   const { validationFraction: fraction, deduplicate } = settings;
-  const documentStart = chats ? "none" : settings.documentStart;
-  const end = documentEndOf(chats ? "none" : settings.documentEnd, tokenizer);
+  const documentStart = answers ? "none" : settings.documentStart;
+  const end = documentEndOf(answers ? "none" : settings.documentEnd, tokenizer);
   return {
     format: datasetFormat,
-    version: chats ? chatDatasetVersion : datasetVersion,
+    version: answers ? (answers.pairs ? pairDatasetVersion : chatDatasetVersion) : datasetVersion,
     dtype,
     vocabSize: tokenizer.vocabSize,
     eosId: tokenizer.eosId,
@@ -120,7 +121,7 @@ export function datasetOf(
     tokenizer: tokenizerEntry(tokenizer),
     validation: { fraction, threshold: progress.threshold },
     deduplicated: deduplicate,
-    ...(chats && { chats: { templateSha256: chats.templateSha256, endId: chats.endId } }),
+    ...(answers && answersEntry(answers)),
     splits,
     sources: progress.sources.map((counts, index) => {
       const { kind, passed } = found[index] as FoundInput;
@@ -134,6 +135,13 @@ export function datasetOf(
       };
     }),
   };
+}
+
+/** What dataset.json says of chats or pairs. */
+function answersEntry(answers: AnswerFacts): Pick<DatasetFile, "chats" | "pairs"> {
+  const { pairs, templateSha256, endId } = answers;
+  if (pairs) return { pairs: { templateSha256, endId } };
+  return { chats: { templateSha256: templateSha256 as string, endId } };
 }
 
 /** The tokenizer in dataset.json: its files with their hashes. */

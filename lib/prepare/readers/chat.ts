@@ -28,30 +28,34 @@ const roleOfSpeaker: Readonly<Record<string, string>> = {
   observation: "tool",
 };
 
+/** Ends the reading of a record with an error that names it. */
+export type FailRecord = (problem: string) => never;
+
+/** Makes the errors of a record. @param where names the record */
+export function failureOf(where: string): FailRecord {
+  return (problem) => {
+    throw new DataError(
+      `[prepare] ${where}: ${problem}; correct it, or pass ${optionValue("badRecords", "skip")} to leave such records out`,
+    );
+  };
+}
+
 /**
  * The chat of a record: `messages` of `{ role, content }`, or ShareGPT's `conversations` of
  * `{ from, value }`. A record's `system` text goes in front, and its `tools` to the template.
  * @param list  value of the field with the messages
  * @param where names the record in the error
+ * @param name  name of the list in the error
  * @throws DataError naming the message and the field that is wrong
  */
-export function chatOf(list: unknown, record: unknown, where: string): TrainingChat {
-  const fail = (problem: string): never => {
-    throw new DataError(
-      `[prepare] ${where}: ${problem}; correct it, or pass ${optionValue("badRecords", "skip")} to leave such records out`,
-    );
-  };
-  const given = typeof list === "string" ? parsed(list) : list;
-  if (!Array.isArray(given)) return fail("expected a list of messages");
-  if (given.length === 0) return fail("a chat without messages");
-  const messages = given.map((message: unknown, index) => {
-    if (typeof message !== "object" || message === null || Array.isArray(message)) {
-      return fail(`messages[${index}]: expected { role, content } or { from, value }`);
-    }
-    return messageOf(message as Record<string, unknown>, (problem) =>
-      fail(`messages[${index}]${problem}`),
-    );
-  });
+export function chatOf(
+  list: unknown,
+  record: unknown,
+  where: string,
+  name = "messages",
+): TrainingChat {
+  const fail = failureOf(where);
+  const messages = messagesOf(list, name, fail);
   const { system = null, tools = null } = record as { system?: unknown; tools?: unknown };
   if (typeof system === "string" && system !== "" && messages[0]?.role !== "system") {
     messages.unshift({ role: "system", content: system });
@@ -60,6 +64,25 @@ export function chatOf(list: unknown, record: unknown, where: string): TrainingC
   if (toolList === null) return { messages };
   if (!Array.isArray(toolList)) return fail("tools: expected a list of tools, or one as JSON");
   return toolList.length === 0 ? { messages } : { messages, tools: toolList };
+}
+
+/** A list of messages, or its JSON, as templates expect them. At least one message. */
+export function messagesOf(
+  list: unknown,
+  name: string,
+  fail: FailRecord,
+): Record<string, unknown>[] {
+  const given = typeof list === "string" ? parsed(list) : list;
+  if (!Array.isArray(given)) return fail(`${name}: expected a list of messages`);
+  if (given.length === 0) return fail(`${name}: a chat without messages`);
+  return given.map((message: unknown, index) => {
+    if (typeof message !== "object" || message === null || Array.isArray(message)) {
+      return fail(`${name}[${index}]: expected { role, content } or { from, value }`);
+    }
+    return messageOf(message as Record<string, unknown>, (problem) =>
+      fail(`${name}[${index}]${problem}`),
+    );
+  });
 }
 
 function messageOf(

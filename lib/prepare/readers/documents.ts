@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { ArgumentError, DataError } from "../../core/errors.js";
 import { optionName, optionValue } from "../../core/option-names.js";
 import { maxPartLength, splitStream, splitText } from "../../data/text-parts.js";
-import { spanMarks, withSpanMarks } from "../../generate/span-marks.js";
+import { anyMark, spanMarks, withSpanMarks } from "../../generate/span-marks.js";
 import type { TrainingChat, TrainingTemplate } from "../../generate/training-chat.js";
 import { chatExtras, chatFields, chatOf, maxChatLength, noMessages } from "./chat.js";
 import { type FieldPath, type Filter, parseFieldPath, parseFilter } from "./filter.js";
@@ -16,6 +16,7 @@ import type {
 } from "./input.js";
 import { type FileRecord, jsonlRecords } from "./jsonl.js";
 import { parquetRecords } from "./parquet.js";
+import { pairOf, preferenceFields, writePair } from "./preference.js";
 import { textDocument } from "./text-file.js";
 
 /** Facts about a document that are needed before its first piece. */
@@ -43,20 +44,33 @@ export interface Selection {
   textFields: (FieldPath & { name: string })[];
   minBytes: number;
   maxBytes: number;
-  /** Writes the records' chats as text; null for documents of text. */
-  chats: TrainingTemplate | null;
+  /** How records with answers become text; null for documents of text. */
+  answers: AnswerWriting | null;
+}
+
+/** How records with answers become text. */
+export interface AnswerWriting {
+  /** Whether a record holds two answers of which one is preferred, and not a chat. */
+  pairs: boolean;
+  /** Writes messages; null for pairs of plain text. */
+  template: TrainingTemplate | null;
 }
 
 /** @throws ArgumentError for a filter or a field name that cannot be parsed */
-export function selectionOf(input: Input, chats: TrainingTemplate | null = null): Selection {
-  const usual = input.kind === "chat" ? chatFields : ["text", "content"];
+export function selectionOf(input: Input, answers: AnswerWriting | null = null): Selection {
+  const usual =
+    input.kind === "chat"
+      ? chatFields
+      : input.kind === "preference"
+        ? preferenceFields
+        : ["text", "content"];
   const names = input.textField === undefined ? usual : [input.textField];
   return {
     filter: input.filter === undefined ? null : parseFilter(input.filter),
     textFields: names.map((name) => ({ name, ...parseFieldPath(name) })),
     minBytes: input.minBytes ?? 1,
     maxBytes: input.maxBytes ?? Number.POSITIVE_INFINITY,
-    chats,
+    answers,
   };
 }
 
@@ -91,8 +105,8 @@ export async function* pieces(
     if (typeof text === "string") {
       const hash = createHash("sha256").update(text, "utf8").digest().subarray(0, 16);
       const start = { hash, bytes, record };
-      // A chat is encoded as a whole, so that its marks stay in place.
-      if (text.length <= maxPartLength || selection.chats) {
+      // A text with answers is encoded as a whole, so that its marks stay in place.
+      if (text.length <= maxPartLength || selection.answers) {
         yield { text, start, next, consumed };
         continue;
       }
@@ -111,11 +125,11 @@ export async function* pieces(
   }
 }
 
-/** UTF-8 bytes of a text. The marks in a chat are no part of it. */
-function lengthOf(text: string, { chats }: Selection): number {
+/** UTF-8 bytes of a text. The marks of answers are no part of it. */
+function lengthOf(text: string, { answers }: Selection): number {
   const bytes = Buffer.byteLength(text);
-  if (!chats) return bytes;
-  const marks = text.split(spanMarks.open).length + text.split(spanMarks.close).length - 2;
+  if (!answers) return bytes;
+  const marks = text.split(anyMark).length - 1;
   return bytes - marks * Buffer.byteLength(spanMarks.open);
 }
 
@@ -133,23 +147,12 @@ async function* rawDocuments(
   const onBad = (): void => {
     skipped.bad++;
   };
-  const records =
-    file.format === "jsonl"
-      ? jsonlRecords(file, from, options, onBad, () => {
-          skipped.nonFinite++;
-        })
-      : parquetRecords(
-          file,
-          from,
-          {
-            text: selection.textFields.map(({ keys }) => keys[0] as string),
-            others: [...(selection.filter?.fields ?? []), ...(selection.chats ? chatExtras : [])],
-          },
-          options,
-          onBad,
-        );
-  if (selection.chats) {
-    yield* chatDocuments(file, records, { ...selection, chats: selection.chats }, options, onBad);
+  const onNonFinite = (): void => {
+    skipped.nonFinite++;
+  };
+  const records = recordsOf(file, from, selection, options, { onBad, onNonFinite });
+  if (selection.answers) {
+    yield* answerDocuments(file, records, selection, options, onBad);
     return;
   }
   for await (const record of records) {
@@ -164,28 +167,48 @@ async function* rawDocuments(
   }
 }
 
-/** The chats of records, each as one text with marks around the assistant's words. */
-async function* chatDocuments(
+/** The records of a file that holds records, from a position on. */
+export function recordsOf(
+  file: InputFile,
+  from: FilePosition,
+  { textFields, filter, answers }: Selection,
+  options: ReaderOptions,
+  { onBad, onNonFinite }: { onBad: () => void; onNonFinite: () => void },
+): AsyncGenerator<FileRecord> {
+  if (file.format === "jsonl") return jsonlRecords(file, from, options, onBad, onNonFinite);
+  const columns = {
+    text: textFields.map(({ keys }) => keys[0] as string),
+    others: [...(filter?.fields ?? []), ...(answers ? chatExtras : [])],
+  };
+  return parquetRecords(file, from, columns, options, onBad);
+}
+
+/** The chats or pairs of records, each as one text with marks around the answers. */
+async function* answerDocuments(
   { path }: InputFile,
   records: AsyncGenerator<FileRecord>,
-  { textFields, chats }: Selection & { chats: TrainingTemplate },
+  { textFields, answers }: Selection,
   options: ReaderOptions,
   onBad: () => void,
 ): AsyncGenerator<RawDocument> {
+  const { pairs, template } = answers as AnswerWriting;
+  const chatText = (fields: unknown, where: string): string => {
+    const list = textFields
+      .map(({ read }) => read(fields))
+      .find((value) => value !== null && value !== undefined);
+    if (list === undefined) {
+      const names = textFields.map(({ name }) => name);
+      throw noMessages(where, names, fields);
+    }
+    return writeChat(template as TrainingTemplate, chatOf(list, fields, where), where);
+  };
   for await (const record of records) {
     const where = `${path}, record ${record.record}`;
     try {
-      const list = textFields
-        .map(({ read }) => read(record.fields))
-        .find((value) => value !== null && value !== undefined);
-      if (list === undefined) {
-        throw noMessages(
-          where,
-          textFields.map(({ name }) => name),
-          record.fields,
-        );
-      }
-      yield { ...record, text: writeChat(chats, chatOf(list, record.fields, where), where) };
+      const text = pairs
+        ? writePair(template, pairOf(record.fields, where), where)
+        : chatText(record.fields, where);
+      yield { ...record, text };
     } catch (error) {
       if (options.badRecords === "error" || !(error instanceof DataError)) throw error;
       onBad();
@@ -221,10 +244,21 @@ function noText(
     found === undefined
       ? `no field ${name}; ${namesBeside(fields, wanted.length === 1 ? (wanted[0]?.keys ?? []) : [])}`
       : `${name} is no text but ${Array.isArray(found) ? "a list" : typeof found}`;
+  const kind = kindOf(fields);
+  const way = kind
+    ? `${optionValue("kind", kind)} reads such records`
+    : `name the field as ${optionName("textField")}`;
   return new DataError(
-    `[prepare] ${file.path}, record ${record}: ${problem}; name the field as ${optionName("textField")}, ` +
+    `[prepare] ${file.path}, record ${record}: ${problem}; ${way}, ` +
       `or pass ${optionValue("badRecords", "skip")} to leave such records out`,
   );
+}
+
+/** The kind of records with answers that a record looks like; null for none. */
+function kindOf(fields: unknown): "chat" | "preference" | null {
+  const has = (name: string) => Object.hasOwn(fields as object, name);
+  if (has("chosen") && has("rejected")) return "preference";
+  return chatFields.some(has) ? "chat" : null;
 }
 
 /**

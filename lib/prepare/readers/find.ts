@@ -11,7 +11,7 @@ import {
   statusOf,
 } from "../../files/list-folder.js";
 import { type PassedOver, refuseUnreadable } from "../../files/passed-over.js";
-import type { Input, InputFile, InputKind } from "./input.js";
+import { type FoundKind, hasAnswers, type Input, type InputFile, type InputKind } from "./input.js";
 import { excludedFolders, languageOfExtension, languages } from "./languages.js";
 import { chooseSplit } from "./split.js";
 
@@ -25,7 +25,7 @@ const compressions: Readonly<Record<string, InputFile["compression"]>> = {
 /** The files of an input, and whether they hold records. */
 export interface FoundInput {
   files: InputFile[];
-  kind: "text" | "code" | "records" | "chat";
+  kind: FoundKind;
   /**
    * Files and folders that are not read. Files of another kind are missing here; `notes` mentions
    * them.
@@ -119,11 +119,11 @@ export async function findInput(
   const ownTexts = texts.filter((file) => !isAbout(file));
   const holdsRecords =
     kind === "records" ||
-    kind === "chat" ||
+    hasAnswers(kind) ||
     (kind === "auto" && (surely.length > 0 || (records.length > 0 && ownTexts.length === 0)));
   const recordFiles = isPattern || surely.length === 0 ? records : surely;
   const [found, wanted, others] = holdsRecords
-    ? ([kind === "chat" ? "chat" : "records", recordFiles, ownTexts] as const)
+    ? ([recordKind(kind), recordFiles, ownTexts] as const)
     : ([plain(kind), texts, records] as const);
   // Copies are searched only among the files that would be read: a hub cache links to names without
   // an extension.
@@ -165,15 +165,19 @@ export async function findInput(
 }
 
 function namedFile(file: FoundFile, input: Input, kind: InputKind): FoundInput {
-  const chat = kind === "chat";
-  const records = chat || kind === "records" || (kind === "auto" && isRecords(file));
-  const found = chat ? "chat" : records ? "records" : plain(kind);
+  const records = hasAnswers(kind) || kind === "records" || (kind === "auto" && isRecords(file));
+  const found = records ? recordKind(kind) : plain(kind);
   const { files } =
     input.split === undefined
       ? { files: [file] }
       : chooseSplit([file], dirname(file.path), input, found);
   const passed: PassedOver[] = file.bytes === 0 ? [{ path: file.path, reason: "empty" }] : [];
   return { files: files.map((one) => typed(one, records)), kind: found, passed, notes: [] };
+}
+
+/** What records are of that were asked for as `kind`. */
+function recordKind(kind: InputKind): FoundKind {
+  return kind === "chat" || kind === "preference" ? kind : "records";
 }
 
 /** Whether a path exists, even as a dangling link. */

@@ -6,8 +6,14 @@ export type { Input } from "../schema.js";
 export type Format = "text" | "jsonl" | "parquet";
 
 /** Which files of a folder are read. */
-export const inputKinds = ["auto", "text", "code", "records", "chat"] as const;
+export const inputKinds = ["auto", "text", "code", "records", "chat", "preference"] as const;
 export type InputKind = (typeof inputKinds)[number];
+/** What an input was found to hold. */
+export type FoundKind = Exclude<InputKind, "auto">;
+
+/** Whether records of this kind have answers, which alone the loss counts. */
+export const hasAnswers = (kind: InputKind | undefined): boolean =>
+  kind === "chat" || kind === "preference";
 
 /** How documents are taken from files. These options apply to all inputs. */
 export interface ReaderOptions {

@@ -2,7 +2,7 @@ import { basename, relative, sep } from "node:path";
 import { DataError } from "../../core/errors.js";
 import { optionName } from "../../core/option-names.js";
 import type { FoundFile } from "../../files/list-folder.js";
-import type { Input } from "./input.js";
+import type { FoundKind, Input } from "./input.js";
 
 /** Names by which data sets tell their splits apart, as on the Hugging Face hub. */
 const splitNames = {
@@ -36,7 +36,7 @@ export function chooseSplit(
   files: FoundFile[],
   folder: string,
   { path, split }: Input,
-  kind: "text" | "code" | "records" | "chat",
+  kind: FoundKind,
 ): { files: FoundFile[]; notes: string[] } {
   if (split === "all") return { files, notes: [] };
   if (split === undefined && kind === "code") return { files, notes: [] };

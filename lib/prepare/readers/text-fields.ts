@@ -1,6 +1,7 @@
 import { ArgumentError } from "../../core/errors.js";
 import { optionValue } from "../../core/option-names.js";
 import type { FoundInput } from "./find.js";
+import { hasAnswers } from "./input.js";
 
 /**
  * Checks the text fields. One field name may be given for several inputs of which some are text,
@@ -15,7 +16,7 @@ export function checkTextFields(
   const named = sources.filter(({ input }) => input.textField !== undefined);
   const [first] = named;
   const ofRecords = ({ found: { kind } }: (typeof sources)[number]) =>
-    kind === "records" || kind === "chat";
+    kind === "records" || hasAnswers(kind);
   if (first === undefined || named.some(ofRecords)) return;
   const { path, textField } = first.input;
   throw new ArgumentError(

@@ -130,6 +130,7 @@ function functions(folder) {
     defaultDevice: () => [],
     describeWorld: () => [world(1)],
     documentStarts: () => [new Int32Array(10), 4, () => ({ startId: 0, endId: 1 })],
+    dropout: () => [x(), { rate: 0.5, seed: 1, offset: 3 }],
     embedding: () => [ids(), ones([4, 2])],
     empty: () => [[2, 3], { dtype: "f32", device: cpu }],
     flopsPerToken: () => [llamaConfig(fields), 32],
@@ -161,6 +162,10 @@ function functions(folder) {
     parseDevice: () => ["cpu"],
     permute: () => [x(), [1, 0]],
     planRun: () => [library.resolveConfig(runConfig("out")), { gpus: 1, gpu: "H200" }],
+    preferenceLoss: () => [
+      { policy: ones([4]), reference: zeros([4]), lengths: ones([4]) },
+      { loss: "sigmoid", beta: 0.1, labelSmoothing: 0.1 },
+    ],
     rand: () => [[2, 3], { seed: 1, low: 0, high: 1, offset: 0 }],
     randn: () => [[2, 3], { seed: 1, mean: 0, std: 1, offset: 0 }],
     readDecision: () => [new Float32Array(8)],
@@ -174,6 +179,7 @@ function functions(folder) {
     recompute: () => ["block", [x()], (a) => [library.exp(a)]],
     resetPeakMemory: () => [cpu],
     ready: () => [cpu],
+    segmentSum: () => [ones([2]), zeros([2], { dtype: "i32" }), 1],
     reshape: () => [x(), [3, 2]],
     resolveConfig: () => [runConfig("out")],
     rmsNorm: () => [x(), ones([3]), 1e-5],
@@ -247,6 +253,7 @@ function functions(folder) {
           lr: 1e-3,
           clip: 1,
           masked: false,
+          objective: library.nextTokens,
         },
       ];
     },
@@ -336,7 +343,10 @@ function constructors(folder) {
     Linear: () => [4, 2, 1],
     LanguageModel: () => [],
     Llama: () => [llamaConfig(fields)],
-    LoraModel: async () => [await model(), { rank: 2, alpha: 4, targets: ["q_proj", "up_proj"] }],
+    LoraModel: async () => [
+      await model(),
+      { rank: 2, alpha: 4, targets: ["q_proj", "up_proj"], dropout: 0.1 },
+    ],
     Loader: async () => {
       const dataset = await library.TokenDataset.open(data, { sequenceLength: 8 });
       const args = [
@@ -361,6 +371,7 @@ function constructors(folder) {
       new Linear(4, 2, 1),
       { device: cpu, dtype: "f32", seed: 1, training: true },
     ],
+    PreferenceObjective: async () => [{ loss: "ipo", beta: 0.1 }, await model()],
     RMSNorm: () => [4, 1e-5],
     Replicated: strategy,
     Store: () => [],
@@ -540,6 +551,8 @@ function methods(folder) {
       () => of(model()),
       () => [{ inputs: ids(), targets: ids(), firstKey: ids(), positions: ids() }],
     ],
+    ["Llama", "targetLosses", () => of(model()), () => [{ inputs: ids(), targets: ids() }]],
+    ["Llama", "inTraining", () => of(model()), () => [0, () => 1]],
     ["Llama", "tokenLosses", () => of(model()), () => [{ inputs: ids(), targets: ids() }]],
     [
       "Llama",

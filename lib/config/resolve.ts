@@ -232,6 +232,9 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   require(read(["lora"]) === undefined ||
     read(["precision"]) !==
       "fp8", "precision", "expected auto, bf16 or fp32 beside lora: adapters are not built in fp8");
+  require(read(["lora"]) === undefined ||
+    read(["optimizer", "type"]) !==
+      "muon", "optimizer.type", "expected adamw beside lora: Muon updates whole matrices, not their adapters");
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");

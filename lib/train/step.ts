@@ -16,6 +16,7 @@ import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import { batchTensors, checkHostBatch, countTargets, type HostBatch } from "../model/batch.js";
+import { Fp8Monitor } from "../model/fp8-monitor.js";
 import { LanguageModel } from "../model/language-model.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { div } from "../ops/index.js";
@@ -46,6 +47,8 @@ export interface StepOptions {
   verify?: (pass: () => void) => Promise<void>;
   /** Whether this process asks the whole run to stop after this step. Default: false. */
   stop?: boolean;
+  /** Watches the first micro-batch's tensors in fp8. Default: null, not at all. */
+  watch?: Fp8Monitor | null;
 }
 
 /** A step that has been enqueued. */
@@ -68,6 +71,11 @@ export interface RunningStep {
     loss: number;
     decision: ArrayLike<number>;
     stop: boolean;
+    /**
+     * Figures of the tensors in fp8 that were watched, see Fp8Monitor, as means over the processes;
+     * null if none were.
+     */
+    fp8: ArrayLike<number> | null;
     at: number;
     reached: readonly number[];
   }>;
@@ -97,6 +105,8 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   checkBoolean(op, "masked", masked);
   checkBoolean(op, "stop", options.stop ?? false);
   if (options.verify !== undefined) checkFunction(op, "verify", options.verify);
+  const { watch = null } = options;
+  if (watch !== null) checkInstance(op, "watch", watch, Fp8Monitor, "a monitor of fp8");
   const { device } = model;
   const { parallel } = model.store;
   const clock = new StepClock(device);
@@ -126,6 +136,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         // The mean over no targets is NaN; its gradients are 0.
         if (count > 0) native.accumulateScaled(loss.native, share.native, sum.native);
       });
+    let watched: Tensor | null = null;
     for (let micro = 0; micro < accumulation; micro++) {
       if (micro > 0) await ready(device);
       const { verify } = options;
@@ -135,8 +146,11 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         model.store.zeroGrad();
       }
       const last = micro === accumulation - 1;
+      if (micro === 0) watch?.start(device);
       clock.pass(() => pass(micro, last, meanLoss), last);
+      if (micro === 0 && watch) watched = watch.stop();
     }
+    if (watched) parallel?.average(watched);
     if (shared) parallel.average(shared);
     const { decision } = clock.part("optimizer", () =>
       optimizer.step({ lr, clip, loss: meanLoss }),
@@ -145,7 +159,12 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       for (const { ownedWeights } of model.store.groups)
         native.fill(ownedWeights.native, Number.NaN);
     }
-    const values = Promise.all([(shared ?? meanLoss).toArray(), decision.toArray(), clock.end()]);
+    const values = Promise.all([
+      (shared ?? meanLoss).toArray(),
+      decision.toArray(),
+      clock.end(),
+      watched?.toArray() ?? null,
+    ]);
     const windows = batches.reduce((sum, { count }) => sum + count, 0);
     const tokens = batches.reduce((sum, { inputs }) => sum + inputs.length, 0);
     return { pending: values, windows, tokens };
@@ -155,10 +174,11 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     throw error;
   });
   const { windows, tokens } = figures;
-  const read = figures.pending.then(([[loss, stop = 0], decision, reached]) => ({
+  const read = figures.pending.then(([[loss, stop = 0], decision, reached, fp8]) => ({
     loss: loss as number,
     decision,
     stop: stop > 0,
+    fp8,
     at: reached.at(-1) as number,
     reached,
   }));
@@ -177,6 +197,7 @@ const names = [
   "clip",
   "verify",
   "stop",
+  "watch",
 ] as const satisfies (keyof StepOptions)[];
 
 interface TargetShares {

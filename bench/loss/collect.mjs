@@ -4,7 +4,8 @@
 //   node bench/loss/collect.mjs OUT [--megabytes 400] FOLDER...
 //
 // Writes OUT/part-NN.jsonl with one document a line, { text, source }. Files of equal bytes count
-// once. Documents are ordered by their hash, so every part of the result is a mixture of them all.
+// once. Documents are ordered by their hash, so every part of the result is a mixture of them all. It
+// is read backwards, because `prepare` holds documents out by the beginning of such a hash.
 import { createHash } from "node:crypto";
 import { mkdirSync, opendirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { extname, join } from "node:path";
@@ -67,7 +68,7 @@ for (const folder of folders) {
   for (const path of filesOf(folder)) {
     const text = textOf(path);
     if (text === null) continue;
-    const hash = createHash("sha256").update(text).digest("hex");
+    const hash = [...createHash("sha256").update(text).digest("hex")].reverse().join("");
     if (documents.has(hash)) copies++;
     else documents.set(hash, { text, source: path });
   }

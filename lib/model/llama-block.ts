@@ -1,8 +1,8 @@
 import { recompute } from "../core/autograd.js";
 import type { Tensor } from "../core/tensor.js";
 import { Linear, Module, RMSNorm } from "../nn/index.js";
-import { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
 import type { Fp8Observer } from "../ops/fp8.js";
+import { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
 import type { Fp8Weights } from "../ops/fp8-weights.js";
 import {
   attention,

@@ -255,7 +255,10 @@ export class AdamW implements Optimizer {
    */
   writeSecond(group: ParameterGroup, offset: number, values: Tensor): void {
     const { v } = this.moments(group);
-    if (!this.#hasOthers(group)) return group.writeOwned(v, offset, values);
+    if (!this.#hasOthers(group)) {
+      group.writeOwned(v, offset, values);
+      return;
+    }
     for (const piece of this.#pieces(group)) {
       const range = { offset: piece.offset + group.owned.offset, size: piece.size };
       const mine = overlap({ offset, size: values.size }, range);

@@ -18,9 +18,15 @@ export function flopsPerToken(config: ArchitectureConfig, sequenceLength: number
 }
 
 /** FLOPs of a step's optimizer on all devices together: Muon's products; 0 with AdamW. */
-export function optimizerFlops({ model, optimizer }: Pick<RunConfig, "model" | "optimizer">): number {
+export function optimizerFlops({
+  model,
+  optimizer,
+}: Pick<RunConfig, "model" | "optimizer">): number {
   if (optimizer.type !== "muon") return 0;
-  return muonMatrices(model).reduce((sum, [rows, columns]) => sum + orthogonalFlops(rows, columns), 0);
+  return muonMatrices(model).reduce(
+    (sum, [rows, columns]) => sum + orthogonalFlops(rows, columns),
+    0,
+  );
 }
 
 /**

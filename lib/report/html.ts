@@ -246,10 +246,7 @@ function fp8Section(steps: readonly StepMetrics[]): string {
   if (!last?.fp8) return "";
   const { largest, zeros, saturated, bf16Layers = [] } = last.fp8;
   const worst = (of: readonly (number | null)[] = []): [number, number] | null => {
-    const layer = of.reduce<number>(
-      (best, x, at) => ((x ?? -1) > (of[best] ?? -1) ? at : best),
-      0,
-    );
+    const layer = of.reduce<number>((best, x, at) => ((x ?? -1) > (of[best] ?? -1) ? at : best), 0);
     const value = of[layer] ?? null;
     return value === null ? null : [value, layer];
   };

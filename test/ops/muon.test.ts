@@ -28,15 +28,11 @@ it.each(sizes)("gathers the momentum of %i numbers, and their Nesterov direction
       const [grad, momentum] = [shifted(g as Float32Array), shifted(m as Float32Array)];
       const direction = empty([n + offset], { dtype }).view([n], offset);
       const run = (chosen: Tensor) =>
-        native.muonMomentum(
-          grad.native,
-          momentum.native,
-          direction.native,
-          chosen.native,
-          0.95,
-        );
+        native.muonMomentum(grad.native, momentum.native, direction.native, chosen.native, 0.95);
       run(decision(1, 0.5));
-      const next = [...(m as Float32Array)].map((old, i) => old + (0.5 * (g?.[i] ?? 0) - old) * 0.05);
+      const next = [...(m as Float32Array)].map(
+        (old, i) => old + (0.5 * (g?.[i] ?? 0) - old) * 0.05,
+      );
       close(await numbers(momentum), next, 1e-6);
       const towards = next.map((value, i) => {
         const scaled = 0.5 * (g?.[i] ?? 0);

@@ -110,7 +110,9 @@ test("takes a saturated layer out of fp8, and a resumed run has the bits of the 
   for (const file of ["model.safetensors", "optimizer-state.safetensors"]) {
     for (const [name, stored] of theirs?.tensors.get(file)?.tensors ?? []) {
       const same = await mine?.tensors.get(file)?.tensors.get(name)?.readBytes();
-      expect(Buffer.compare(Buffer.from(same ?? []), Buffer.from(await stored.readBytes()))).toBe(0);
+      expect(Buffer.compare(Buffer.from(same ?? []), Buffer.from(await stored.readBytes()))).toBe(
+        0,
+      );
     }
   }
 });

@@ -94,9 +94,7 @@ test("is refused beside adapters", () => {
     optimizer: { type: "muon" },
     lora: {},
   };
-  expect(() => resolveConfig(input as never)).toThrow(
-    /optimizer.type: expected adamw beside lora/,
-  );
+  expect(() => resolveConfig(input as never)).toThrow(/optimizer.type: expected adamw beside lora/);
 });
 
 test("is planned: no second moments for matrices, and the products of its iteration", () => {
@@ -117,7 +115,9 @@ test("is planned: no second moments for matrices, and the products of its iterat
   expect(planned.optimizerFlops).toBe(22 * layer);
   const matrices = 22 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 2048 * 5632);
   expect(adamw.memory.moments - planned.memory.moments).toBe(4 * matrices);
-  expect(formatPlan(of({ type: "muon" }), planned)).toMatch(/Muon's FLOPs per step +\d+\.\d+ TFLOP/);
+  expect(formatPlan(of({ type: "muon" }), planned)).toMatch(
+    /Muon's FLOPs per step +\d+\.\d+ TFLOP/,
+  );
   const gpus = { gpu: "h100", gpus: 8, tokensPerSecond: 80_000 };
   const [plain, whole] = [planRun(of({}), gpus), planRun(of({ type: "muon" }), gpus)];
   const sent = (plan: typeof plain, name: string) =>

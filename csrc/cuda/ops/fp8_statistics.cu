@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/ops/cuda_ops.h"
+#include "cuda/runtime/launch.h"
 #include "ops/checks/fp8.h"
 #include "runtime/fp8.h"
 

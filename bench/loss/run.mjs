@@ -4,9 +4,10 @@
 //   node bench/loss/run.mjs --data FOLDER --out FOLDER [--runs bf16,fp8] [--devices cuda:0,cuda:1]
 //     [--preset tinyllama-120m] [--tokens 80e6] [--sequence-length 2048] [--micro-batch 16]
 //     [--accumulation 2] [--peak-lr 4e-4] [--warmup 200] [--evaluations 20] [--validation 30]
-//     [--json FILE]
+//     [--until STEP] [--json FILE]
 //
-// --data: a data set of `prepare`, with a part held out. --runs: names of `runs` below. The result
+// --data: a data set of `prepare`, with a part held out. --runs: names of `runs` below. --until: ends
+// all runs there, without a change of their schedules. The result
 // has each run's validation losses, its training losses (means of ten steps), its speed, and for
 // runs in fp8 the figures of their tensors. Exit code 1 if a run fails.
 import { spawn } from "node:child_process";
@@ -31,6 +32,7 @@ const { values } = parseArgs({
     warmup: { type: "string", default: "200" },
     evaluations: { type: "string", default: "20" },
     validation: { type: "string", default: "30" },
+    until: { type: "string" },
     json: { type: "string" },
     seed: { type: "string", default: "3407" },
   },
@@ -43,6 +45,10 @@ const runs = {
   fp8: { precision: "fp8" },
   muon: { precision: "bf16", optimizer: { type: "muon" } },
   "muon-fp8": { precision: "fp8", optimizer: { type: "muon" } },
+  // Gradients with 3 bits and 15 binades, instead of 2 and 30.
+  "fp8-e4m3": { precision: "fp8", choices: { gradient: "f8e4m3" } },
+  // Micro-batches of half the size: the same sums in another order, which shows what chance does.
+  "bf16-again": { precision: "bf16", halves: true },
 };
 
 const number = (name) => Number(values[name]);
@@ -71,11 +77,18 @@ function train(name, device) {
   const special = runs[name];
   if (!special) throw new Error(`--runs: expected names of ${Object.keys(runs)}, got ${name}`);
   const out = join(values.out, name);
-  const config = { ...recipe, ...special, name, out, device };
+  const { choices, halves, ...options } = special;
+  const config = { ...recipe, ...options, name, out, device };
   config.optimizer = { ...recipe.optimizer, ...special.optimizer };
+  if (halves) {
+    const { microBatch, accumulation } = recipe.batch;
+    config.batch = { microBatch: microBatch / 2, accumulation: accumulation * 2 };
+    config.evaluate = { ...recipe.evaluate, batches: 2 * recipe.evaluate.batches };
+  }
+  const until = Number(values.until ?? steps);
   const child = spawn(process.execPath, [fileURLToPath(new URL("train.mjs", import.meta.url))], {
     stdio: ["ignore", "pipe", "inherit"],
-    env: { ...process.env, LOSS_RECIPE: JSON.stringify(config) },
+    env: { ...process.env, LOSS_RECIPE: JSON.stringify({ recipe: config, until, choices }) },
   });
   let text = "";
   child.stdout.on("data", (data) => {

@@ -1,7 +1,11 @@
-// One run of run.mjs: trains the recipe in LOSS_RECIPE (JSON) without checkpoints.
+// One run of run.mjs: trains the recipe in LOSS_RECIPE (JSON) without checkpoints, up to a step, with
+// the given choices of fp8.
 import { resolveConfig, Trainer } from "../../dist/index.js";
+import { fp8Choices } from "../../dist/ops/fp8.js";
 
-const config = resolveConfig(JSON.parse(process.env.LOSS_RECIPE));
+const { recipe, until, choices } = JSON.parse(process.env.LOSS_RECIPE);
+const config = resolveConfig(recipe);
+Object.assign(fp8Choices, choices);
 const notices = [];
 const trainer = await Trainer.create(config, {
   checkpoints: false,
@@ -12,6 +16,7 @@ const trainer = await Trainer.create(config, {
   },
 });
 for await (const { step, loss, validation, tokensPerSecond } of trainer.run()) {
+  if (step === until) trainer.stop();
   if (!validation) continue;
   const speed = Math.round(tokensPerSecond).toLocaleString("en-US");
   console.error(

@@ -37,7 +37,10 @@ export type { TrainerOptions } from "./start.js";
  */
 const runAhead = 2;
 
-/** Steps between looks at the tensors in fp8. A look takes some 7 ms for 1.1 billion parameters. */
+/**
+ * Steps between looks at the tensors in fp8. A look took 15 ms for 1.1 billion parameters and 32,768
+ * tokens on an H200: 0.1% of fifty steps of one micro-batch.
+ */
 const fp8WatchEvery = 50;
 
 /** Outcome of a run. */

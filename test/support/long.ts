@@ -52,4 +52,5 @@ export const longTests = [
   "test/package/install.test.ts",
   "test/report/html.test.ts",
   "test/serve/storm.test.ts",
+  "test/train/muon.test.ts",
 ];

@@ -90,7 +90,7 @@ export class Fp8Monitor {
     return figures;
   }
 
-  /** Who looks at the tensors of a layer's product. */
+  /** Who looks at the tensors of a layer's product. @internal */
   observer(layer: number, product: string): Fp8Observer {
     const figures = this.#figures;
     if (figures === null) return null;

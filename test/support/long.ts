@@ -41,6 +41,7 @@ export const longTests = [
   ),
   "test/cli/bench-programs.test.ts",
   "test/cli/bench.test.ts",
+  "test/cli/loss-programs.test.ts",
   "test/cli/odd-files.test.ts",
   "test/cli/start-signals.test.ts",
   "test/cuda/arena.test.ts",

@@ -40,11 +40,12 @@ async function main() {
   const shape = { ...presets[options.preset] };
   const model = await Llama.create(shape, {
     device,
-    dtype: precision === "bf16" ? "bf16" : "f32",
+    dtype: precision === "fp32" ? "f32" : "bf16",
     seed: 3407,
     ...(cluster && { parallel: cluster.strategy }),
   });
   model.recompute = options.recompute;
+  model.fp8 = precision === "fp8";
   const optimizer = new AdamW(model.store, { weightDecay: 0.1 });
   const tokens = await openTokens(options.data, shape.vocabSize, sequenceLength);
   const share = world ? { rank: world.rank, worldSize: world.worldSize } : {};

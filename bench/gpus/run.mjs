@@ -5,7 +5,7 @@
 // checks are then valid, but the times mean little.
 //
 //   node bench/gpus/run.mjs [--nproc 2,4,8] [--parallel replicated,zero1,full_shard,hybrid_shard] [--preset tinyllama-1.1b]
-//     [--micro-batch 16] [--accumulation 1] [--sequence-length 2048] [--steps 10] [--warmup 3] [--precision bf16|fp32]
+//     [--micro-batch 16] [--accumulation 1] [--sequence-length 2048] [--steps 10] [--warmup 3] [--precision bf16|fp8|fp32]
 //     [--recompute none|ffn|block] [--reduce fp32|bf16] [--data FOLDER] [--repeat 2] [--bound 2e-3] [--kill]
 //     [--peer PYTHON] [--peer-parallel full_shard,...] [--timeline FOLDER] [--json FILE] [--device cuda|cpu]
 //
@@ -57,9 +57,9 @@ const sequenceLength = Number(values["sequence-length"] ?? shape.contextLength);
 const repeat = Number(values.repeat);
 /**
  * Relative bound on each step's loss. f32 sums have another order; in bf16 a weight may also round
- * to a neighbouring value.
+ * to a neighbouring value, and in fp8 a number to one that lies 32 times farther away.
  */
-const bound = Number(values.bound ?? (values.precision === "fp32" ? 2e-5 : 2e-3));
+const bound = Number(values.bound ?? { fp32: 2e-5, bf16: 2e-3, fp8: 5e-3 }[values.precision]);
 const settings = {
   preset: values.preset,
   microBatch: Number(values["micro-batch"]),

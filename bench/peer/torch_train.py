@@ -193,10 +193,14 @@ def main():
         return event
 
     with attention_kernels(options.attention, device):
-        for _ in range(options.warmup):
+        for warmup in range(options.warmup):
+            started = time.perf_counter()
             step()
+            if on_gpu:
+                torch.cuda.synchronize()
+            # Compilation, which is part of the first step, can take minutes without a word.
+            print(f"warm-up step {warmup + 1}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
         if on_gpu:
-            torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         marks = [mark()]
         for _ in range(options.steps):

@@ -28,8 +28,9 @@ export async function optimizerSources(
   const masters: Promise<TensorSource>[] = [];
   for (const group of store.groups) {
     scope(() => {
-      const { m, v } = optimizer.moments(group);
-      const [wholeM, wholeV] = [store.whole(group, m), store.whole(group, v)];
+      const { m } = optimizer.moments(group);
+      const wholeM = store.whole(group, m);
+      const wholeV = store.whole(group, optimizer.ownedSecond(group));
       const master = group.master && store.whole(group, group.master);
       if (!writes) return;
       const copy = (name: string, buffer: Tensor, shape: readonly number[], offset: number) =>
@@ -37,7 +38,9 @@ export async function optimizerSources(
       for (const { name, parameter, offset } of group.entries) {
         const { shape } = parameter;
         moments.push(copy(`${name}.m`, wholeM, shape, offset));
-        moments.push(copy(`${name}.v`, wholeV, shape, offset));
+        if (optimizer.hasSecond(parameter)) {
+          moments.push(copy(`${name}.v`, wholeV, shape, offset));
+        }
         if (master) masters.push(copy(`${name}.master`, master, shape, offset));
       }
     });
@@ -72,12 +75,11 @@ export async function loadOptimizer(
     throw new CheckpointError(`${guard.path}: tensor guard.state: ${counts}`);
   }
   guard.readInto(guardState.native);
-  for (const { name, shape, size, group, offset, buffer, allowed } of targets) {
+  for (const { name, shape, size, group, offset, write, allowed } of targets) {
     if (!overlap({ offset, size }, group.owned)) continue;
     const values = untracked(shape, "f32", store.device, "loadOptimizer");
     stored.tensors.get(name)?.readInto(values.native, allowed);
-    if (buffer) group.writeOwned(buffer, offset, values);
-    else group.write(offset, values);
+    write(values);
     values.dispose();
   }
   try {
@@ -91,21 +93,23 @@ export async function loadOptimizer(
   return counts;
 }
 
-/**
- * The tensors of the optimizer's file and their destinations. A target without a buffer goes into
- * master and weights.
- */
+/** The tensors of the optimizer's file and their destinations. */
 function optimizerTargets(optimizer: AdamW) {
   return optimizer.store.groups.flatMap((group) => {
-    const { m, v } = optimizer.moments(group);
+    const { m } = optimizer.moments(group);
     return group.entries.flatMap(({ name, parameter, offset }) => {
       const place = { shape: parameter.shape, size: parameter.size, group, offset };
       const [number, square] = ["finite", "finite, not negative"] as const;
+      const first = (values: Tensor) => group.writeOwned(m, offset, values);
+      const second = (values: Tensor) => optimizer.writeSecond(group, offset, values);
+      const weights = (values: Tensor) => group.write(offset, values);
       return [
-        { name: `${name}.m`, buffer: m, allowed: number, ...place },
-        { name: `${name}.v`, buffer: v, allowed: square, ...place },
+        { name: `${name}.m`, write: first, allowed: number, ...place },
+        ...(optimizer.hasSecond(parameter)
+          ? [{ name: `${name}.v`, write: second, allowed: square, ...place }]
+          : []),
         ...(group.master
-          ? [{ name: `${name}.master`, buffer: null, allowed: number, ...place }]
+          ? [{ name: `${name}.master`, write: weights, allowed: number, ...place }]
           : []),
       ];
     });

@@ -28,11 +28,16 @@ export async function expectSpaceToSave(folder: string, bytes: number): Promise<
 }
 
 /**
- * Size in bytes of a training checkpoint: weights, two moments, and the master copy of bf16
- * weights (fp8 has the same).
+ * Size in bytes of a training checkpoint: weights, moments, and the master copy of bf16 weights (fp8
+ * has the same).
+ * @param second number of parameters that have a second moment. Default: all
  */
-export function checkpointBytes(parameters: number, precision: "fp8" | "bf16" | "fp32"): number {
-  return parameters * (precision === "fp32" ? 4 + 8 : 2 + 8 + 4) + smallFiles;
+export function checkpointBytes(
+  parameters: number,
+  precision: "fp8" | "bf16" | "fp32",
+  second = parameters,
+): number {
+  return parameters * (precision === "fp32" ? 4 + 4 : 2 + 4 + 4) + 4 * second + smallFiles;
 }
 
 /**

@@ -150,7 +150,7 @@ export function checkChanges(
   source: string,
   strict: boolean,
 ): void {
-  const refused = changes.filter(({ option }) => strict || option === "guard.window");
+  const refused = changes.filter(({ option }) => strict || unchangeable.has(option));
   if (refused.length === 0) return;
   const problems = refused.map(({ option, from, to }) => ({
     path: option,
@@ -159,8 +159,15 @@ export function checkChanges(
   throw new ConfigError(`cannot go on from ${source}`, problems);
 }
 
+/** Options that the state in a checkpoint depends on, each with the reason. */
+const unchangeable = new Map([
+  ["guard.window", "the guard's history in the checkpoint has that length"],
+  ["optimizer.type", "the checkpoint holds that optimizer's state"],
+]);
+
 function why(option: string, strict: boolean): string {
-  if (option === "guard.window") return "the guard's history in the checkpoint has that length";
+  const reason = unchangeable.get(option);
+  if (reason !== undefined) return reason;
   return strict ? "--resume-strict takes no changed recipe" : "";
 }
 

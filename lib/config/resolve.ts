@@ -248,6 +248,9 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
     loss === "sigmoid" ||
     loss ===
       "robust", "dpo.labelSmoothing", `expected loss sigmoid or robust beside it, got ${loss}`);
+  require(read(["lora"]) === undefined ||
+    read(["optimizer", "type"]) !==
+      "muon", "optimizer.type", "expected adamw beside lora: Muon updates whole matrices, not their adapters");
   ordered("optimizer.minLr", "<=", "optimizer.peakLr");
   ordered("optimizer.warmupSteps", "<", "steps");
   ordered("optimizer.warmupSteps", "<", "optimizer.decaySteps");

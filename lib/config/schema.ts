@@ -110,7 +110,11 @@ const batch = section("a step trains on microBatch x accumulation windows", {
   accumulation: integer(1, 65_536, "micro-batches whose gradients add up to one step").default(1),
 });
 
-const optimizer = section("AdamW, and how its learning rate rises and falls", {
+const optimizer = section("AdamW or Muon, and how the learning rate rises and falls", {
+  type: choice(
+    ["adamw", "muon"],
+    "muon: orthogonal updates for the layers' matrices (Jordan et al. 2024), AdamW for the rest",
+  ).default("adamw"),
   peakLr: positive(10, "learning rate after the warm-up").default(4e-4),
   minLr: real(0, 10, "learning rate at the end of the decay", {
     standard: "peakLr / 10",
@@ -132,6 +136,7 @@ const optimizer = section("AdamW, and how its learning rate rises and falls", {
     ["sqrt", "linear", "cosine"],
     "how wsd falls, x from 0 to 1: 1 - sqrt(x), 1 - x, or half a cosine",
   ).default("sqrt"),
+  momentum: belowOne("muon: decay of a matrix's momentum").default(0.95),
   beta1: belowOne("decay of the first moment").default(0.9),
   beta2: belowOne("decay of the second moment").default(0.95),
   eps: positive(1, "added to the root of the second moment").default(1e-8),

@@ -21,6 +21,7 @@ import {
 import { type Batch, checkBatch } from "./batch.js";
 import { type Cost, plainCost } from "./cost.js";
 import { type HuggingFaceFiles, plainFiles } from "./files.js";
+import type { Fp8Monitor } from "./fp8-monitor.js";
 
 /**
  * Activations that backward recomputes instead of keeping: none, those of the feed-forward layers,
@@ -100,6 +101,11 @@ export abstract class LanguageModel extends Module {
     checkBoolean(this.constructor.name, "fp8", fp8);
     if (fp8)
       throw new ArgumentError(`[${this.constructor.name}] this model has no products in fp8`);
+  }
+
+  /** Watches the tensors in fp8, and keeps layers out of it; null without fp8. */
+  get fp8Monitor(): Fp8Monitor | null {
+    return null;
   }
 
   /**

@@ -1,6 +1,7 @@
 import { recompute } from "../core/autograd.js";
 import type { Tensor } from "../core/tensor.js";
 import { Linear, Module, RMSNorm } from "../nn/index.js";
+import type { Fp8Observer } from "../ops/fp8.js";
 import { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
 import type { Fp8Weights } from "../ops/fp8-weights.js";
 import {
@@ -22,6 +23,17 @@ import { hasHeadNorm, hasOutputBias, hasQkvBias, rotates, windowOf } from "./lla
 export type LayerCache =
   | { layer: Tensor; position: number }
   | { layer: Tensor; places: PagedPlaces };
+
+/** A pass of a block whose products run in fp8. */
+export interface Fp8Pass {
+  weights: Fp8Weights;
+  /** Who looks at the tensors of a product. */
+  observe: (product: Fp8Product) => Fp8Observer;
+}
+
+/** The products of a block with its weights, in the order of the forward pass. */
+export const fp8Products = ["qkv", "output", "gateUp", "down"] as const;
+export type Fp8Product = (typeof fp8Products)[number];
 
 /** Standard deviations of a block's initial weights. */
 export interface BlockInit {
@@ -48,7 +60,9 @@ class Attention extends Module {
     const { hiddenSize, heads, kvHeads, headSize, rmsNormEps } = config;
     this.config = config;
     this.rotates = rotates(config, layer);
-    this.qkv = new Linear(hiddenSize, (heads + 2 * kvHeads) * headSize, std, hasQkvBias(config));
+    const parts = [heads, kvHeads, kvHeads].map((count) => count * headSize);
+    const packed = (heads + 2 * kvHeads) * headSize;
+    this.qkv = new Linear(hiddenSize, packed, std, hasQkvBias(config), parts);
     this.output = new Linear(heads * headSize, hiddenSize, residualStd, hasOutputBias(config));
     this.queryNorm = hasHeadNorm(config) ? new RMSNorm(headSize, rmsNormEps) : null;
     this.keyNorm = hasHeadNorm(config) ? new RMSNorm(headSize, rmsNormEps) : null;
@@ -106,7 +120,8 @@ class FeedForward extends Module {
   constructor(config: LlamaConfig, { std, residualStd }: BlockInit) {
     super();
     const { hiddenSize, intermediateSize, feedForwardBias = false } = config;
-    this.gateUp = new Linear(hiddenSize, 2 * intermediateSize, std, feedForwardBias);
+    const parts = [intermediateSize, intermediateSize];
+    this.gateUp = new Linear(hiddenSize, 2 * intermediateSize, std, feedForwardBias, parts);
     this.down = new Linear(intermediateSize, hiddenSize, residualStd, feedForwardBias);
   }
 
@@ -146,7 +161,7 @@ export class Block extends Module {
     context: Context,
     recomputeFfn: boolean,
     cache?: LayerCache,
-    fp8: Fp8Weights | null = null,
+    fp8: Fp8Pass | null = null,
   ): readonly [Tensor, Tensor] {
     if (fp8) return this.#forwardFp8(stream, change, table, context, recomputeFfn, fp8);
     if (cache && "places" in cache && this.#isPlain) {
@@ -214,7 +229,7 @@ export class Block extends Module {
     table: Tensor,
     context: Context,
     recomputeFfn: boolean,
-    fp8: Fp8Weights,
+    { weights, observe }: Fp8Pass,
   ): readonly [Tensor, Tensor] {
     const { attention, feedForward } = this;
     const [x, qkv] = fp8NormLinear(
@@ -222,12 +237,15 @@ export class Block extends Module {
       change,
       this.attentionNorm.parts,
       attention.qkv.parts,
-      fp8,
+      weights,
+      observe("qkv"),
     );
-    const attended = fp8Linear(attention.mix(qkv, table, context), attention.output.parts, fp8);
+    const mixed = attention.mix(qkv, table, context);
+    const attended = fp8Linear(mixed, attention.output.parts, weights, observe("output"));
+    const watch = { gateUp: observe("gateUp"), down: observe("down") };
     const second = (sum: Tensor, skip: Tensor): readonly [Tensor, Tensor] => {
       const layers = { gateUp: feedForward.gateUp.parts, down: feedForward.down.parts };
-      return fp8NormFeedForward(sum, skip, this.feedForwardNorm.parts, layers, fp8);
+      return fp8NormFeedForward(sum, skip, this.feedForwardNorm.parts, layers, weights, watch);
     };
     return recomputeFfn
       ? recompute("ffn", [x, attended], (a, b) => second(a as Tensor, b as Tensor))

@@ -17,8 +17,9 @@ import { ropeTable } from "../ops/index.js";
 import { checkContext, checkIds } from "./batch.js";
 import type { Cost } from "./cost.js";
 import type { HuggingFaceFiles } from "./files.js";
+import { Fp8Monitor } from "./fp8-monitor.js";
 import { type Cache, type Context, LanguageModel, type PagedCache } from "./language-model.js";
-import { Block, type LayerCache } from "./llama-block.js";
+import { Block, type Fp8Pass, fp8Products, type LayerCache } from "./llama-block.js";
 import { type LlamaConfig, validateLlamaConfig } from "./llama-config.js";
 import { llamaCost } from "./llama-cost.js";
 import { llamaFiles } from "./llama-files.js";
@@ -38,7 +39,7 @@ export class Llama extends LanguageModel {
   /** Output head; the embedding itself if tied. */
   readonly head: Embedding | Linear;
   #ropeTable: Tensor | null = null;
-  #fp8: Fp8Weights | null = null;
+  #fp8: { weights: Fp8Weights; monitor: Fp8Monitor } | null = null;
 
   /**
    * Describes the model without allocating memory. `Llama.create` makes a model that can compute.
@@ -84,8 +85,17 @@ export class Llama extends LanguageModel {
     checkBoolean("Llama", "fp8", fp8);
     if (fp8 === this.fp8) return;
     if (fp8) this.#checkFp8();
-    this.#fp8?.dispose();
-    this.#fp8 = fp8 ? new Fp8Weights(!this.store.divided) : null;
+    this.#fp8?.weights.dispose();
+    this.#fp8 = fp8
+      ? {
+          weights: new Fp8Weights(!this.store.divided),
+          monitor: new Fp8Monitor(this.config.layers, fp8Products),
+        }
+      : null;
+  }
+
+  override get fp8Monitor(): Fp8Monitor | null {
+    return this.#fp8?.monitor ?? null;
   }
 
   override get files(): HuggingFaceFiles {
@@ -111,7 +121,7 @@ export class Llama extends LanguageModel {
       const layer = cache && layerOf(cache, index);
       const forward = (x: Tensor, dx: Tensor | null): readonly [Tensor, Tensor] => {
         const seen = block.window === null ? context : (narrow ?? windowed());
-        const fp8 = cache ? null : this.#fp8;
+        const fp8 = cache ? null : this.#fp8Pass(index);
         return block.forward(x, dx, table, seen, this.recompute === "ffn", layer, fp8);
       };
       const inputs: readonly [Tensor, Tensor | null] = [stream, change];
@@ -174,7 +184,7 @@ export class Llama extends LanguageModel {
 
   override dispose(): void {
     this.#ropeTable?.dispose();
-    this.#fp8?.dispose();
+    this.#fp8?.weights.dispose();
     super.dispose();
   }
 
@@ -186,6 +196,13 @@ export class Llama extends LanguageModel {
     }
     const problems = fp8Problems(this.config);
     if (problems.length > 0) throw new ConfigError("model", problems);
+  }
+
+  /** How a layer's products run in fp8; null if they run in bf16. */
+  #fp8Pass(layer: number): Fp8Pass | null {
+    if (!this.#fp8?.monitor.uses(layer)) return null;
+    const { weights, monitor } = this.#fp8;
+    return { weights, observe: (product) => monitor.observer(layer, product) };
   }
 
   #table(): Tensor {

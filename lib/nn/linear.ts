@@ -18,10 +18,17 @@ export class Linear extends Module {
   /**
    * @param std standard deviation of the weight's normal initialisation
    * @param bias whether the layer has a bias, initially 0. Default: false
+   * @param parts outputs of the layers that are packed into this one. Default: one layer
    */
-  constructor(inputs: number, outputs: number, std: number, bias = false) {
+  constructor(
+    inputs: number,
+    outputs: number,
+    std: number,
+    bias = false,
+    parts: readonly number[] = [outputs],
+  ) {
     super();
-    this.weight = new Parameter([outputs, inputs], { kind: "normal", std });
+    this.weight = new Parameter([outputs, inputs], { kind: "normal", std }, parts);
     this.bias = bias ? new Parameter([outputs], { kind: "constant", value: 0 }) : null;
   }
 

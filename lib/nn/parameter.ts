@@ -1,5 +1,12 @@
-import { checkChoice, checkNumber, checkObject, checkShapeArgument } from "../core/check.js";
-import { AutogradError } from "../core/errors.js";
+import {
+  checkArray,
+  checkChoice,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkShapeArgument,
+} from "../core/check.js";
+import { ArgumentError, AutogradError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 
 /** Initial values of a parameter: normal around 0, or one value. */
@@ -16,6 +23,17 @@ function checkInitialisation(init: unknown): asserts init is Initialisation {
   else checkNumber(op, "init.value", value);
 }
 
+function checkMatrices(shape: readonly number[], matrices: readonly number[]): void {
+  const op = "Parameter";
+  checkArray(op, "matrices", matrices);
+  for (const rows of matrices) checkInteger(op, "rows of a matrix", rows, { min: 1 });
+  const rows = matrices.reduce((sum, count) => sum + count, 0);
+  if (shape.length === 2 && rows === shape[0]) return;
+  throw new ArgumentError(
+    `[${op}] expected matrices with the ${shape[0]} rows of the shape [${shape}] but received [${matrices}]`,
+  );
+}
+
 /**
  * A trainable tensor of a module. It is created with a shape and an initialisation. A
  * ParameterStore later places it in a flat group, and `tensor` is a view of the group's memory.
@@ -25,16 +43,32 @@ export class Parameter {
   readonly init: Initialisation;
   /** Number of elements. */
   readonly size: number;
+  /**
+   * Rows of each matrix that the parameter holds, one below the other (packed q, k and v are three);
+   * null for a parameter that is no matrix of a layer: a norm, a bias, an embedding. Muon makes the
+   * updates of such matrices orthogonal, each by itself.
+   */
+  readonly matrices: readonly number[] | null;
   #tensor: Tensor | null = null;
   #master: Tensor | "divided" | null = null;
   #trainable = true;
   #needed: (() => void) | null = null;
 
-  constructor(shape: readonly number[], init: Initialisation) {
+  /**
+   * @param matrices rows of the matrices that it holds. Default: null
+   * @throws ArgumentError if the matrices do not have all of the shape's rows
+   */
+  constructor(
+    shape: readonly number[],
+    init: Initialisation,
+    matrices: readonly number[] | null = null,
+  ) {
     this.shape = checkShapeArgument("Parameter", "shape", shape);
     checkInitialisation(init);
     this.init = init;
     this.size = this.shape.reduce((product, extent) => product * extent, 1);
+    if (matrices !== null) checkMatrices(this.shape, matrices);
+    this.matrices = matrices;
   }
 
   /**

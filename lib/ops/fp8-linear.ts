@@ -7,12 +7,14 @@ import {
   dropCopy,
   emptyCopy,
   type Fp8Copy,
+  type Fp8Observer,
   type Fp8Part,
   fp8Cast,
   fp8Choices,
   fp8Maximum,
   fp8Product,
   fp8WeightGradient,
+  observed,
   rowsOf,
 } from "./fp8.js";
 import type { Fp8Weights } from "./fp8-weights.js";
@@ -43,13 +45,25 @@ const present = (...tensors: readonly (Tensor | null)[]): Tensor[] =>
   tensors.filter((tensor) => tensor !== null);
 
 /** Casts a gradient into the layouts that backward needs. */
-function castGradient(dy: Tensor, input: boolean, weight: boolean): Fp8Copy {
-  return fp8Cast(dy, { rows: input, columns: weight }, fp8Choices.gradient);
+function castGradient(
+  dy: Tensor,
+  needs: { input: boolean; weight: boolean },
+  observe: Fp8Observer,
+): Fp8Copy {
+  const layouts = { rows: needs.input, columns: needs.weight };
+  return observed(observe, "gradient", fp8Cast(dy, layouts, fp8Choices.gradient));
 }
 
 /** Multiplies an activation with a weight, and frees the activation's rows. */
-function output(x: Fp8Copy, { weight, bias }: LinearParameters, weights: Fp8Weights): Tensor {
-  const y = fp8Product(rowsOf(x), weights.rows(weight), bias, fp8Choices.fast.output);
+function output(
+  x: Fp8Copy,
+  { weight, bias }: LinearParameters,
+  weights: Fp8Weights,
+  observe: Fp8Observer,
+): Tensor {
+  const rows = weights.rows(weight);
+  observe?.("weight", rows);
+  const y = fp8Product(rowsOf(observed(observe, "input", x)), rows, bias, fp8Choices.fast.output);
   x.rows?.dispose();
   return y;
 }
@@ -66,23 +80,29 @@ function inputGradient(dy: Fp8Copy, weight: Tensor, weights: Fp8Weights): Tensor
  * weight's gradient are f32.
  * @param x (..., inputs) bf16
  * @param weights the copies of the model's weights
+ * @param observe sees the tensors in fp8. Default: null
  * @returns (..., outputs) bf16
  * @throws ShapeError unless inputs and outputs are multiples of 16; DTypeError unless all are bf16
  * @see Micikevicius et al. 2022, arXiv 2209.05433
  */
-export function fp8Linear(x: Tensor, layer: LinearParameters, weights: Fp8Weights): Tensor {
+export function fp8Linear(
+  x: Tensor,
+  layer: LinearParameters,
+  weights: Fp8Weights,
+  observe: Fp8Observer = null,
+): Tensor {
   const { weight, bias } = layer;
   checkFp8("fp8Linear", x, weight);
   const recording = records([x, weight, bias]);
   const x8 = fp8Cast(x, { rows: true, columns: recording }, fp8Choices.forward);
-  const y = output(x8, layer, weights);
+  const y = output(x8, layer, weights, observe);
   const result = differentiable("fp8Linear", {
     inputs: present(x, weight, bias),
     outputs: [y],
     saved: present(weight, x8.columns, x8.scale),
     backward: ([dy], [, columns, scale], into, needs) => {
       const saved = { bits: columns, scale } as Fp8Part;
-      const dy8 = castGradient(dy as Tensor, needs(0), needs(1));
+      const dy8 = castGradient(dy as Tensor, { input: needs(0), weight: needs(1) }, observe);
       const dx = needs(0) ? inputGradient(dy8, weight, weights) : null;
       const dWeight = needs(1) ? fp8WeightGradient(columnsOf(dy8), saved, weight, into(1)) : null;
       return [dx, dWeight, ...(bias && needs(2) ? [biasGradient(dy as Tensor, into(2))] : [])];
@@ -136,13 +156,14 @@ export function fp8NormLinear(
   normed: NormParameters,
   layer: LinearParameters,
   weights: Fp8Weights,
+  observe: Fp8Observer = null,
 ): readonly [sum: Tensor, y: Tensor] {
   const { weight, bias } = layer;
   const op = "fp8NormLinear";
   checkFp8(op, x, weight);
   const recording = records([x, skip, normed.weight, weight, bias]);
   const { sum, rstd, copy } = norm(x, skip, normed, recording);
-  const y = output(copy, layer, weights);
+  const y = output(copy, layer, weights, observe);
   const made = skip ? 1 : 0; // outputs and inputs that skip adds
   differentiable(op, {
     inputs: present(x, skip, normed.weight, weight, bias),
@@ -152,7 +173,7 @@ export function fp8NormLinear(
       const [dSum, dy] = [made ? gradients[0] : null, gradients[made]];
       if (!dy) return [dSum ?? null, ...(made ? [dSum ?? null] : [])];
       const saved = { bits: columns, scale } as Fp8Part;
-      const dy8 = castGradient(dy, true, needs(made + 2));
+      const dy8 = castGradient(dy, { input: true, weight: needs(made + 2) }, observe);
       const dNormed = inputGradient(dy8, weight, weights);
       const dWeight = needs(made + 2)
         ? fp8WeightGradient(columnsOf(dy8), saved, weight, into(made + 2))
@@ -192,6 +213,7 @@ export function fp8NormFeedForward(
   normed: NormParameters,
   { gateUp, down }: { gateUp: LinearParameters; down: LinearParameters },
   weights: Fp8Weights,
+  observe: { gateUp: Fp8Observer; down: Fp8Observer } | null = null,
 ): readonly [sum: Tensor, y: Tensor] {
   const op = "fp8NormFeedForward";
   checkFp8(op, x, gateUp.weight);
@@ -199,7 +221,8 @@ export function fp8NormFeedForward(
   const inputs = [x, skip, normed.weight, ...layers];
   const recording = records(inputs);
   const { sum, rstd, copy } = norm(x, skip, normed, recording);
-  const packed = output(copy, gateUp, weights);
+  const [watchGateUp, watchDown] = [observe?.gateUp ?? null, observe?.down ?? null];
+  const packed = output(copy, gateUp, weights, watchGateUp);
   const ffn = (packed.shape.at(-1) as number) / 2;
   const hidden = empty([...packed.shape.slice(0, -1), ffn], packed);
   checkFp8(op, hidden, down.weight);
@@ -210,7 +233,7 @@ export function fp8NormFeedForward(
   const hidden8 = fp8Cast(hidden, layouts, fp8Choices.forward, maximum);
   hidden.dispose();
   maximum.dispose();
-  const y = output(hidden8, down, weights);
+  const y = output(hidden8, down, weights, watchDown);
   const biasPlace = { gateUp: 5, down: gateUp.bias ? 6 : 5 };
   differentiable(op, {
     inputs,
@@ -223,7 +246,7 @@ export function fp8NormFeedForward(
       if (!dy) return [dSum ?? null, dSum ?? null];
       const [sum, normWeight, rstd, , , packed, slope, ...copies] = saved as Tensor[];
       const [xColumns, xScale, hColumns, hScale] = copies;
-      const dy8 = castGradient(dy, true, needs(4));
+      const dy8 = castGradient(dy, { input: true, weight: needs(4) }, watchDown);
       const dDown = needs(4)
         ? fp8WeightGradient(
             columnsOf(dy8),
@@ -263,6 +286,7 @@ export function fp8NormFeedForward(
         largest.dispose();
       }
       dHidden.dispose();
+      observed(watchGateUp, "gradient", dPacked8);
       const dGateUp = needs(3)
         ? fp8WeightGradient(
             columnsOf(dPacked8),

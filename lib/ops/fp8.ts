@@ -35,6 +35,12 @@ export interface Fp8Copy {
   readonly scale: Tensor;
 }
 
+/** A tensor of a product in fp8: its input, its weight, or the gradient of its result. */
+export type Fp8Role = "input" | "weight" | "gradient";
+
+/** Sees each tensor of a product in fp8 once it is there; null where nobody looks. */
+export type Fp8Observer = ((role: Fp8Role, part: Fp8Part) => void) | null;
+
 /** Which of the two layouts are made. */
 export interface Fp8Layouts {
   rows: boolean;
@@ -100,6 +106,12 @@ export function dropCopy(copy: Fp8Copy): void {
 
 /** Rows of a copy as an operand. */
 export const rowsOf = ({ rows, scale }: Fp8Copy): Fp8Part => ({ bits: rows as Tensor, scale });
+
+/** Shows a copy to an observer, by its rows if it has them. */
+export function observed(observe: Fp8Observer, role: Fp8Role, copy: Fp8Copy): Fp8Copy {
+  observe?.(role, copy.rows ? rowsOf(copy) : columnsOf(copy));
+  return copy;
+}
 
 /** Columns of a copy as an operand. */
 export const columnsOf = ({ columns, scale }: Fp8Copy): Fp8Part => ({

@@ -15,6 +15,7 @@ import { native } from "../core/native.js";
 import { outsideScopes } from "../core/scope.js";
 import { empty, type Tensor } from "../core/tensor.js";
 import { overlap, type ParameterGroup } from "../nn/group.js";
+import type { Parameter } from "../nn/parameter.js";
 import { ParameterStore } from "../nn/store.js";
 import {
   checkGuard,
@@ -49,12 +50,22 @@ interface Run {
   offset: number;
   size: number;
   weightDecay: number;
+  /** First element of its second moments. */
+  second: number;
 }
 
 /** First and second moments of a group's owned part. */
 export interface Moments {
   readonly m: Tensor;
+  /** Those of the parameters that AdamW updates, one after the other; one 0 if there are none. */
   readonly v: Tensor;
+}
+
+/** What a step of an optimizer has decided, for the updates of its groups. */
+export interface GroupStep {
+  readonly lr: number;
+  /** The guard's decision, f32 (8). */
+  readonly decision: Tensor;
 }
 
 /**
@@ -69,12 +80,19 @@ export class AdamW implements Optimizer {
   /** Counters and windows of the guard, f32; part of a checkpoint. */
   readonly guardState: Tensor;
   readonly #moments: ReadonlyMap<ParameterGroup, Moments>;
+  /** Parameters that a derived optimizer updates by other rules. */
+  readonly #others: ReadonlySet<Parameter>;
 
   /**
+   * @param others parameters that a derived class updates; they have no second moments
    * @throws ArgumentError for options that do not fit, and for bf16 weights without an f32 master
    *   copy
    */
-  constructor(store: ParameterStore, options: AdamWOptions = {}) {
+  constructor(
+    store: ParameterStore,
+    options: AdamWOptions = {},
+    others: ReadonlySet<Parameter> = new Set(),
+  ) {
     if (!(store instanceof ParameterStore)) {
       throw argumentError("AdamW", "a ParameterStore (a model's is model.store)", "store", store);
     }
@@ -101,6 +119,7 @@ export class AdamW implements Optimizer {
       );
     }
     this.store = store;
+    this.#others = others;
     this.options = { beta1, beta2, eps, weightDecay, decay, guard };
     const { device } = store;
     this.guardState = outsideScopes(() => zeros([guardStateSize(guard.window)], { device }));
@@ -110,7 +129,10 @@ export class AdamW implements Optimizer {
           store.groups.map((group) => {
             void group.gradients; // binds the parameters' gradients to the flat buffer before the first backward
             const { size } = group.owned;
-            return [group, { m: zeros([size], { device }), v: zeros([size], { device }) }];
+            const second = this.#hasOthers(group)
+              ? this.#pieces(group).reduce((sum, piece) => sum + piece.size, 0) || 1
+              : size;
+            return [group, { m: zeros([size], { device }), v: zeros([second], { device }) }];
           }),
         ),
     );
@@ -139,7 +161,7 @@ export class AdamW implements Optimizer {
       checkSameDevice(op, this.guardState, loss);
     }
     this.#checkAlive(op);
-    const { beta1, beta2, eps, guard } = this.options;
+    const { beta1, beta2, guard } = this.options;
     const { groups, device, parallel } = this.store;
     parallel?.finishGradients();
     const squares = empty([groups.length], { device }, op);
@@ -167,38 +189,85 @@ export class AdamW implements Optimizer {
     if (watched !== loss) watched.dispose();
     squares.dispose();
     for (const group of groups) {
-      const { m, v } = this.#moments.get(group) as Moments;
       if (group.entries.some(({ parameter }) => parameter.trainable)) group.changed(op);
-      for (const { offset, size, weightDecay } of this.#runs(group)) {
-        const part = (buffer: Tensor): Tensor => buffer.view([size], offset);
-        const views = [group.ownedWeights, group.ownedGradients, m, v].map(part) as [
-          Tensor,
-          Tensor,
-          Tensor,
-          Tensor,
-        ];
-        const master = group.master ? part(group.master) : null;
-        const [weights, gradients, first, second] = views;
-        native.adamw(
-          weights.native,
-          master?.native ?? null,
-          gradients.native,
-          first.native,
-          second.native,
-          decision.native,
-          lr,
-          beta1,
-          beta2,
-          eps,
-          weightDecay,
-        );
-        for (const view of views) view.dispose();
-        master?.dispose();
-      }
+      this.#updateRuns(group, { lr, decision });
+      this.updateOthers(group, { lr, decision });
       parallel?.weightsChanged(group);
     }
     this.store.zeroGrad();
     return { gradNorm: decision.view([1], 4), decision };
+  }
+
+  /** Updates a group's parameters by AdamW's rule, in its owned part. */
+  #updateRuns(group: ParameterGroup, { lr, decision }: GroupStep): void {
+    const { beta1, beta2, eps } = this.options;
+    const { m, v } = this.#moments.get(group) as Moments;
+    for (const { offset, size, weightDecay, second } of this.#runs(group)) {
+      const part = (buffer: Tensor, from = offset): Tensor => buffer.view([size], from);
+      const weights = part(group.ownedWeights);
+      const master = group.master ? part(group.master) : null;
+      const gradients = part(group.ownedGradients);
+      const [first, squares] = [part(m), part(v, second)];
+      native.adamw(
+        weights.native,
+        master?.native ?? null,
+        gradients.native,
+        first.native,
+        squares.native,
+        decision.native,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weightDecay,
+      );
+      for (const view of [weights, master, gradients, first, squares]) view?.dispose();
+    }
+  }
+
+  /** Updates the parameters that AdamW leaves out; a derived class overrides it. */
+  protected updateOthers(_group: ParameterGroup, _step: GroupStep): void {}
+
+  /** Whether a parameter has second moments. */
+  hasSecond(parameter: Parameter): boolean {
+    return !this.#others.has(parameter);
+  }
+
+  /**
+   * The second moments of a group in the layout of its owned part, with zeros for parameters that
+   * have none. The result belongs to the current scope, or to the optimizer.
+   */
+  ownedSecond(group: ParameterGroup): Tensor {
+    const { v } = this.moments(group);
+    if (!this.#hasOthers(group)) return v;
+    const whole = zeros([group.owned.size], { device: this.store.device });
+    for (const { offset, size, second } of this.#pieces(group)) {
+      const [from, to] = [v.view([size], second), whole.view([size], offset)];
+      native.cast(from.native, to.native);
+      for (const view of [from, to]) view.dispose();
+    }
+    return whole;
+  }
+
+  /**
+   * Writes second moments of a parameter, as far as this process owns them.
+   * @param offset first element of `values` within the group
+   */
+  writeSecond(group: ParameterGroup, offset: number, values: Tensor): void {
+    const { v } = this.moments(group);
+    if (!this.#hasOthers(group)) {
+      group.writeOwned(v, offset, values);
+      return;
+    }
+    for (const piece of this.#pieces(group)) {
+      const range = { offset: piece.offset + group.owned.offset, size: piece.size };
+      const mine = overlap({ offset, size: values.size }, range);
+      if (!mine) continue;
+      const from = values.view([mine.size], mine.offset - offset);
+      const to = v.view([mine.size], piece.second + mine.offset - range.offset);
+      native.cast(from.native, to.native);
+      for (const view of [from, to]) view.dispose();
+    }
   }
 
   /** Checked before anything changes, because half a step could not be undone. */
@@ -227,28 +296,52 @@ export class AdamW implements Optimizer {
     }
   }
 
-  /**
-   * Splits a group's owned part into pieces with equal update rules. Frozen parameters are left
-   * out, and the decay may differ by rank.
-   */
-  #runs(group: ParameterGroup): Run[] {
-    const runs: Run[] = [];
+  #hasOthers(group: ParameterGroup): boolean {
+    return group.entries.some(({ parameter }) => this.#others.has(parameter));
+  }
+
+  /** The owned ranges of the parameters that AdamW updates, with the places of their second moments. */
+  #pieces(group: ParameterGroup): (Run & { parameter: Parameter })[] {
+    const packed = this.#hasOthers(group);
+    const pieces: (Run & { parameter: Parameter })[] = [];
     const ends = [...group.entries.slice(1).map((entry) => entry.offset), group.size];
+    let second = 0;
     group.entries.forEach(({ parameter, offset: start }, index) => {
-      if (!parameter.trainable) return;
+      if (this.#others.has(parameter)) return;
       const size = (ends[index] as number) - start;
       const owned = overlap({ offset: start, size }, group.owned);
       if (!owned) return;
       const offset = owned.offset - group.owned.offset;
       const decays = this.options.decay === "all" || parameter.shape.length > 1;
       const weightDecay = decays ? this.options.weightDecay : 0;
-      const last = runs.at(-1);
-      if (last && last.weightDecay === weightDecay && last.offset + last.size === offset) {
-        last.size += owned.size;
-      } else {
-        runs.push({ offset, size: owned.size, weightDecay });
-      }
+      pieces.push({
+        parameter,
+        offset,
+        size: owned.size,
+        weightDecay,
+        second: packed ? second : offset,
+      });
+      second += owned.size;
     });
+    return pieces;
+  }
+
+  /**
+   * Splits a group's owned part into pieces with equal update rules. Frozen parameters are left
+   * out, and the decay may differ by rank.
+   */
+  #runs(group: ParameterGroup): Run[] {
+    const runs: Run[] = [];
+    for (const { parameter, ...piece } of this.#pieces(group)) {
+      if (!parameter.trainable) continue;
+      const last = runs.at(-1);
+      const follows =
+        last?.weightDecay === piece.weightDecay &&
+        last.offset + last.size === piece.offset &&
+        last.second + last.size === piece.second;
+      if (last && follows) last.size += piece.size;
+      else runs.push(piece);
+    }
     return runs;
   }
 }

@@ -1,4 +1,4 @@
-export { AdamW, type AdamWOptions, type Moments } from "./adamw.js";
+export { AdamW, type AdamWOptions, type GroupStep, type Moments } from "./adamw.js";
 export {
   finiteGuard,
   type GuardOptions,
@@ -6,6 +6,7 @@ export {
   type SkipReason,
   type StepDecision,
 } from "./guard.js";
+export { Muon, type MuonOptions } from "./muon.js";
 export type { Optimizer, StepResult } from "./optimizer.js";
 export {
   type CosineSchedule,

@@ -1,6 +1,9 @@
+import type { RunConfig } from "../config/index.js";
 import { checkInteger, checkNumber } from "../core/check-values.js";
 import type { FlopsPerToken } from "../model/cost.js";
 import { type ArchitectureConfig, costFor } from "../model/shapes.js";
+import { orthogonalFlops } from "../optim/orthogonal.js";
+import { muonMatrices } from "./memory.js";
 
 /**
  * Counts the training FLOPs of one token, without recomputation. For a recipe that masks attention
@@ -12,6 +15,18 @@ export function flopsPerToken(config: ArchitectureConfig, sequenceLength: number
   const cost = costFor("flopsPerToken", config);
   checkInteger("flopsPerToken", "sequenceLength", sequenceLength, { min: 1 });
   return cost.flops(sequenceLength);
+}
+
+/** FLOPs of a step's optimizer on all devices together: Muon's products; 0 with AdamW. */
+export function optimizerFlops({
+  model,
+  optimizer,
+}: Pick<RunConfig, "model" | "optimizer">): number {
+  if (optimizer.type !== "muon") return 0;
+  return muonMatrices(model).reduce(
+    (sum, [rows, columns]) => sum + orthogonalFlops(rows, columns),
+    0,
+  );
 }
 
 /**

@@ -5,6 +5,7 @@ import type { PassCost } from "../model/cost.js";
 import { loraKeptPerToken } from "../model/lora-config.js";
 import { costOf } from "../model/shapes.js";
 import { planGroup } from "../nn/group.js";
+import { matricesOf } from "../optim/muon.js";
 
 /** Bytes on one device, by purpose. */
 export interface MemoryPlan {
@@ -45,6 +46,8 @@ export interface MemoryShape extends Pick<RunConfig, "model" | "precision" | "re
   lora?: RunConfig["lora"];
   /** Learning from preferences, which needs a reference. */
   dpo?: RunConfig["dpo"];
+  /** The optimizer. Default: AdamW. */
+  optimizer?: { type: RunConfig["optimizer"]["type"] };
 }
 
 /** The division of a model's state among several processes. */
@@ -180,12 +183,31 @@ function planState(shape: MemoryShape, division: Division | undefined) {
       (element * total) / parts.weights + (precision === "fp8" && !sharded ? fp8Bytes(model) : 0),
     masterWeights: precision !== "fp32" ? (4 * total) / parts.optimizer : 0,
     gradients: (4 * total) / parts.weights,
-    moments: (8 * total) / parts.optimizer,
+    // What Muon takes in a step (directions, one matrix's iteration) is less than the activations,
+    // which are gone by then.
+    moments: (4 * total + 4 * secondMoments(shape, total)) / parts.optimizer,
     wholeGroups: sharded ? (element + 4) * slots : 0,
     inTransit: alone
       ? 0
       : inTransit(division, { total, slots, accumulates: (batch.accumulation ?? 1) > 1 }),
   };
+}
+
+/** Number of parameters that have a second moment. */
+function secondMoments({ model, optimizer }: MemoryShape, total: number): number {
+  return optimizer?.type === "muon" ? total - muonParameters(model) : total;
+}
+
+/** Number of parameters that Muon updates. */
+export function muonParameters(model: RunConfig["model"]): number {
+  return muonMatrices(model).reduce((sum, [rows, columns]) => sum + rows * columns, 0);
+}
+
+/** Rows and columns of the matrices that Muon updates. */
+export function muonMatrices(model: RunConfig["model"]): (readonly [number, number])[] {
+  const described = describeModel(model);
+  const parameters = described.parameters().filter((part) => part !== described.headWeight);
+  return parameters.flatMap(matricesOf);
 }
 
 /** Bytes of the blocks' weights in fp8, as rows and as columns. */

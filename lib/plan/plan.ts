@@ -8,6 +8,7 @@ import {
 import { argumentError, checkOptions, checkString } from "../core/check-values.js";
 import type { FlopsPerToken, ParameterBreakdown } from "../model/cost.js";
 import { costOf } from "../model/shapes.js";
+import { optimizerFlops } from "./flops.js";
 import { type MemoryPlan, planMemory, withTotal } from "./memory.js";
 import {
   fewestReferenceParameters,
@@ -33,6 +34,8 @@ export interface RunPlan {
   parameters: ParameterBreakdown & { total: number };
   memory: MemoryPlan & { total: number };
   flops: FlopsPerToken;
+  /** FLOPs of the optimizer's products in a step: Muon's; 0 with AdamW. */
+  optimizerFlops: number;
   tokensPerStep: number;
   tokens: number;
   /** Estimates for one device; empty if the machine is known. */
@@ -99,6 +102,7 @@ export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunP
     parameters: { ...(cost.parameters as ParameterBreakdown), total: cost.parameterCount },
     memory,
     flops,
+    optimizerFlops: optimizerFlops(config),
     tokensPerStep,
     tokens,
     estimates: scaling ? [] : estimatesOf(config, { tokens, causal: flops.causal }, machine),

@@ -8,7 +8,7 @@ import { ConfigError, type ConfigProblem } from "../core/errors.js";
 import type { StrategyName } from "../dist/strategy.js";
 import { parameterCount } from "../model/shapes.js";
 import { doesNotFit } from "./fitting.js";
-import { flopsPerToken } from "./flops.js";
+import { flopsPerToken, optimizerFlops } from "./flops.js";
 import {
   type Gpu,
   gpus,
@@ -94,7 +94,8 @@ export function planScaling(config: RunConfig, machine: MachineOptions): Scaling
   const { work, rateSource } = workOf(config, machine, gpu, ranks);
   const parameters = parameterCount(config.model);
   const tokensPerStep = tokensOf(config) * ranks;
-  const alone = work.pass * config.batch.accumulation + work.optimizerPerParameter * parameters;
+  const optimizer = work.optimizerPerParameter * parameters + work.orthogonal;
+  const alone = work.pass * config.batch.accumulation + optimizer;
 
   const plan = (parallel: StrategyName): StrategyPlan => {
     const division = divisionOf({ ...config, parallel }, ranks, perNode);
@@ -245,11 +246,16 @@ function workOf(
   // moments; with bf16 it also writes the bf16 weights. The norm reads the gradients once more.
   const bytesPerParameter = precision === "fp32" ? 32 : 34;
   const optimizerPerParameter = bytesPerParameter / (optimizerBandwidthShare * gpu.memoryBandwidth);
-  const optimizer = optimizerPerParameter * parameterCount(model);
+  const elementwise = optimizerPerParameter * parameterCount(model);
+  const products = optimizerFlops(config);
   const alone = { slowdown: 0, skew: 0 };
   const rate = tokensPerSecond ?? (tflops === undefined ? undefined : (tflops * 1e12) / flops);
   if (rate !== undefined) {
     const step = tokensOf(config) / rate;
+    // Muon's products run at the rate of the pass's.
+    const share = products / (products + tokensOf(config) * flops);
+    const orthogonal = Math.max(0, step - elementwise) * share;
+    const optimizer = elementwise + orthogonal;
     if (step <= optimizer) {
       const path = tokensPerSecond === undefined ? "--tflops" : "--tokens-per-second";
       const message =
@@ -261,6 +267,7 @@ function workOf(
       work: {
         pass: (step - optimizer) / batch.accumulation,
         optimizerPerParameter,
+        orthogonal,
         together: ranks > 1 ? together : alone,
       },
       rateSource: "as given",
@@ -273,6 +280,7 @@ function workOf(
     work: {
       pass: (tokens * spent) / (published * 1e12),
       optimizerPerParameter,
+      orthogonal: products / (published * 1e12),
       together: ranks > 1 && measuredOn === 1 ? together : alone,
     },
     rateSource: source,

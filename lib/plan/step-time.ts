@@ -25,6 +25,8 @@ export interface GpuSeconds {
   pass: number;
   /** The optimizer, per updated parameter. */
   optimizerPerParameter: number;
+  /** Muon's products for all matrices; 0 with AdamW. */
+  orthogonal: number;
   /** Costs of running several GPUs besides waiting. */
   together: Together;
 }
@@ -133,7 +135,7 @@ export interface SimulatedRun {
   work: GpuSeconds;
 }
 
-/** Calls the strategy in the order of `trainStep` and `AdamW.step`. */
+/** Calls the strategy in the order of `trainStep` and of the optimizer's step. */
 function runStep(config: RunConfig, running: SimulatedRun): void {
   const { queues, strategy, groups, work } = running;
   const { accumulation } = config.batch;
@@ -145,8 +147,15 @@ function runStep(config: RunConfig, running: SimulatedRun): void {
   strategy.average({ bytes: 2 * 4 });
   strategy.finishGradients();
   strategy.sumSquares({ bytes: groups.length * 4 });
+  const blocks = passOf(config.model).blocks;
+  const weight = config.precision === "fp32" ? 4 : 2;
   for (const group of groups) {
     queues.compute(work.optimizerPerParameter * group.owned);
+    // The blocks, which come after the embedding, are equal.
+    if (work.orthogonal > 0 && group.index >= 1 && group.index <= blocks) {
+      strategy.gather(group, { bytes: weight * group.owned });
+      queues.compute((work.orthogonal / blocks) * (group.owned / group.size));
+    }
     strategy.weightsChanged(group);
   }
 }

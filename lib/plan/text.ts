@@ -45,7 +45,10 @@ export function formatPlan(
           : []),
         ["fp32 master weights", formatBytes(memory.masterWeights)],
         ["gradients", formatBytes(memory.gradients)],
-        ["AdamW's moments", formatBytes(memory.moments)],
+        [
+          config.optimizer.type === "muon" ? "Muon's and AdamW's moments" : "AdamW's moments",
+          formatBytes(memory.moments),
+        ],
         ...(memory.wholeGroups > 0
           ? ([["two groups of layers, whole", formatBytes(memory.wholeGroups)]] as [
               string,
@@ -77,6 +80,7 @@ export function formatPlan(
           `${count(plan.tokens)} (${(plan.tokens / parameters.total).toFixed(1)} per parameter)`,
         ],
         ["FLOPs, causal", `${(plan.tokens * flops.causal).toExponential(2)}`],
+        ...muonRows(plan),
       ],
     ],
   ];
@@ -91,6 +95,14 @@ export function formatPlan(
     text.push(`A100-hours per 300 billion tokens, as published\n${alignRows(rows)}`);
   }
   return `${text.join("\n\n")}\n`;
+}
+
+/** What Muon's iteration adds to a step's products. */
+function muonRows({ optimizerFlops, tokensPerStep, flops }: RunPlan): [string, string][] {
+  if (optimizerFlops === 0) return [];
+  const share = (100 * optimizerFlops) / (tokensPerStep * flops.causal);
+  const teraflops = (optimizerFlops / 1e12).toFixed(3);
+  return [["Muon's FLOPs per step", `${teraflops} TFLOP, ${share.toFixed(1)}% of the step's`]];
 }
 
 /** The row for the larger of `workingSet` and `lossHead`; the two are never in memory together. */

@@ -116,6 +116,7 @@ export function tables(steps: readonly StepMetrics[]): string {
     validationSection(steps),
     scoreSection(steps),
     sampleSection(steps),
+    fp8Section(steps),
     skippedSection(steps),
   ].join("\n");
 }
@@ -250,6 +251,31 @@ function sampleSection(steps: readonly StepMetrics[]): string {
     return `<details${i === 0 ? " open" : ""}><summary>${title}</summary>${texts.join("\n")}</details>`;
   });
   return `<section class="panel samples"><h2>Samples</h2>\n${blocks.join("\n")}\n</section>`;
+}
+
+/** Figures of the last watched step's tensors in fp8: a row for each tensor, over all layers. */
+function fp8Section(steps: readonly StepMetrics[]): string {
+  const last = steps.findLast(({ fp8 }) => fp8 !== undefined);
+  if (!last?.fp8) return "";
+  const { largest, zeros, saturated, bf16Layers = [] } = last.fp8;
+  const worst = (of: readonly (number | null)[] = []): [number, number] | null => {
+    const layer = of.reduce<number>((best, x, at) => ((x ?? -1) > (of[best] ?? -1) ? at : best), 0);
+    const value = of[layer] ?? null;
+    return value === null ? null : [value, layer];
+  };
+  const cell = (found: [number, number] | null, format: (x: number) => string) =>
+    `<td>${found ? `${format(found[0])} <small>layer ${found[1]}</small>` : "–"}</td>`;
+  const percent = (x: number) => `${(100 * x).toFixed(3)}%`;
+  const rows = Object.keys(largest).map(
+    (place) =>
+      `<tr><td>${escapeHtml(place)}</td>${cell(worst(largest[place]), (x) => x.toPrecision(4))}` +
+      `${cell(worst(zeros[place]), percent)}${cell(worst(saturated[place]), percent)}</tr>`,
+  );
+  const fallen = bf16Layers.length > 0 ? `, layers in bf16: ${bf16Layers.join(", ")}` : "";
+  return `<details class="panel"><summary>Tensors in fp8 <small>step ${last.step}${fallen}</small></summary>
+<div class="scroll"><table class="figures">
+<thead><tr><th>tensor</th><th>largest number</th><th>zeros</th><th>saturated</th></tr></thead>
+<tbody>${rows.join("\n")}</tbody></table></div></details>`;
 }
 
 function skippedSection(steps: readonly StepMetrics[]): string {

@@ -10,6 +10,7 @@ import type { FolderIdentity } from "../files/folder-identity.js";
 import { makeFolder } from "../files/make-folder.js";
 import { replaceFile } from "../files/replace-file.js";
 import { openRegular, readSmallFile, sizeLimits, utf8Of } from "../files/small-file.js";
+import type { Fp8Figures } from "../model/fp8-monitor.js";
 import type { DeviceWaitMs, PauseMs } from "./device-waits.js";
 import type { HostStep } from "./run-times.js";
 
@@ -51,6 +52,11 @@ export interface StepMetrics {
   figures?: Record<string, number>;
   /** Figures of the caller's own (`extraMetrics` of a trainer). */
   extra?: Record<string, number>;
+  /**
+   * Figures of the first micro-batch's tensors in fp8, in some of an fp8 run's steps; with several
+   * processes, means over them.
+   */
+  fp8?: Fp8Figures;
   /** Why the guard skipped the update; absent when it did not. */
   skipped?: string;
   /** Held-out loss after this step, if it was measured. */

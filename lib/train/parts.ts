@@ -17,6 +17,7 @@ import { ShardCheck } from "../data/shard-check.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import { Cluster } from "../dist/cluster.js";
 import type { HostBatch } from "../model/batch.js";
+import type { Fp8Fallback } from "../model/fp8-monitor.js";
 import { LanguageModel } from "../model/language-model.js";
 import { checkOptimizer, type Optimizer } from "../optim/optimizer.js";
 import { Canary } from "./canary.js";
@@ -44,6 +45,8 @@ export interface Progress {
   position: number;
   /** Outcomes of the last steps, oldest first: 1 skipped, 0 applied. */
   skips: readonly (0 | 1)[];
+  /** Layers that compute in bf16 again although the run is in fp8. Default: none. */
+  fp8Fallbacks?: readonly Fp8Fallback[];
 }
 
 /** Writes checkpoints. */
@@ -250,6 +253,11 @@ function checkProgress(op: string, { progress }: TrainerParts): void {
   }
   checkArray(op, "progress.skips", progress.skips);
   for (const skip of progress.skips) checkInteger(op, "progress.skips", skip, { min: 0, max: 1 });
+  checkArray(op, "progress.fp8Fallbacks", progress.fp8Fallbacks ?? []);
+  for (const { layer, from } of progress.fp8Fallbacks ?? []) {
+    checkInteger(op, "layer of progress.fp8Fallbacks", layer, { min: 0 });
+    checkInteger(op, "from of progress.fp8Fallbacks", from, { min: 0 });
+  }
 }
 
 function checkLimits(op: string, { guard }: TrainerParts): void {

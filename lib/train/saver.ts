@@ -94,7 +94,7 @@ export class RunSaver implements Saver {
       mixture,
       chat,
       copies: this.#copies,
-      progress: { ...progress, skips: [...progress.skips] },
+      progress: savedProgress(progress),
       validation,
     });
     if (cluster === null || cluster.world.rank === 0) this.#writer.start(progress.step, contents);
@@ -116,6 +116,12 @@ export class RunSaver implements Saver {
         this.#callFailure ??= error instanceof Error ? error : new UsageError(told);
       });
   }
+}
+
+/** The progress as a checkpoint keeps it: a run without fallbacks says nothing of them. */
+function savedProgress({ fp8Fallbacks = [], skips, ...progress }: Progress) {
+  const fallen = fp8Fallbacks.length > 0 ? { fp8Fallbacks: [...fp8Fallbacks] } : {};
+  return { ...progress, skips: [...skips], ...fallen };
 }
 
 function notFinite(step: number, groups: readonly string[], out: string): DivergedError {

@@ -58,7 +58,7 @@ export async function snapshot(run: {
   /** Form of the chats that the run trains on; null for text. */
   chat: RunChat | null;
   copies: HostCopies;
-  progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">;
+  progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips" | "fp8Fallbacks">;
   /** Loss on held-out documents, if it was measured at this step. */
   validation?: number | null;
 }): Promise<CheckpointContents> {

@@ -31,6 +31,9 @@ import { loraParameterCount } from "../model/lora-config.js";
 import { parameterCount } from "../model/shapes.js";
 import type { StoreOptions } from "../nn/index.js";
 import { AdamW } from "../optim/adamw.js";
+import type { GuardOptions } from "../optim/guard.js";
+import { Muon } from "../optim/muon.js";
+import { muonParameters } from "../plan/memory.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { Canary } from "./canary.js";
 import { cutNotes, documentEnds, openChat } from "./chat.js";
@@ -359,7 +362,7 @@ function writesSamples(model: LanguageModel, { sample }: RunConfig): boolean {
  * run's checkpoints. While the lock is held, no other process writes there.
  */
 async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<OutputFolder> {
-  const { out, checkpoint, model, precision, lora } = config;
+  const { out, checkpoint, model, precision, lora, optimizer } = config;
   await prepareOutputFolder(out, { parents: true });
   const identity = await FolderIdentity.of(out);
   let lock: RunLock | null = null;
@@ -371,7 +374,8 @@ async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<Outp
     await refuseForeignRecords(out);
     const present = (await listCheckpoints(out)).length;
     const trained = lora ? loraParameterCount(lora, model) : parameterCount(model);
-    const one = checkpointBytes(trained, precision);
+    const matrices = optimizer.type === "muon" ? muonParameters(model) : 0;
+    const one = checkpointBytes(trained, precision, trained - matrices);
     if (saves) await expectSpaceToRun(out, one, { ...checkpoint, present });
     return { lock, identity };
   } catch (error) {
@@ -450,7 +454,7 @@ async function build(
   opened.push(() => model.dispose());
   model.recompute = config.recompute;
   model.fp8 = config.precision === "fp8";
-  const optimizer = new AdamW(model.store, { ...pick(options), guard });
+  const optimizer = makeOptimizer(model, options, guard);
   opened.push(() => optimizer.dispose());
   if (checkpoint) {
     const stored = (name: string) => {
@@ -490,6 +494,18 @@ async function withAdapters(
     base.dispose();
     throw error;
   }
+}
+
+/** The recipe's optimizer. Embedding, head, norms and biases are AdamW's in any case. */
+function makeOptimizer(
+  model: LanguageModel,
+  options: RunConfig["optimizer"],
+  guard: GuardOptions,
+): AdamW {
+  const settings = { ...pick(options), guard };
+  if (options.type === "adamw") return new AdamW(model.store, settings);
+  const { momentum } = options;
+  return new Muon(model.store, { ...settings, momentum, exclude: [model.headWeight] });
 }
 
 function pick({ beta1, beta2, eps, weightDecay, decay }: RunConfig["optimizer"]) {

@@ -23,6 +23,8 @@ const stateSchema = z.strictObject({
    * them.
    */
   skips: z.array(z.union([z.literal(0), z.literal(1)])),
+  /** Layers that compute in bf16 again, each with its first such step, counted from 0. */
+  fp8Fallbacks: z.array(z.strictObject({ layer: z.int().min(0), from: z.int().min(0) })).optional(),
   /** The resolved configuration, for people and tools that read the checkpoint. */
   config: z.record(z.string(), z.unknown()),
 });
@@ -30,7 +32,7 @@ const stateSchema = z.strictObject({
 export type TrainerState = z.infer<typeof stateSchema>;
 
 export function trainerState(
-  progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips">,
+  progress: Pick<TrainerState, "step" | "tokens" | "position" | "skips" | "fp8Fallbacks">,
   config: RunConfig,
 ): TrainerState {
   return { format: "llamaforge-trainer", version: 1, ...progress, config: { ...config } };

@@ -16,6 +16,7 @@ import { ready } from "../core/runtime.js";
 import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import { batchTensors, checkHostBatch, type HostBatch } from "../model/batch.js";
+import { Fp8Monitor } from "../model/fp8-monitor.js";
 import { LanguageModel } from "../model/language-model.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
 import { div } from "../ops/index.js";
@@ -49,6 +50,8 @@ export interface StepOptions {
   verify?: (pass: () => void) => Promise<void>;
   /** Whether this process asks the whole run to stop after this step. Default: false. */
   stop?: boolean;
+  /** Watches the first micro-batch's tensors in fp8. Default: null, not at all. */
+  watch?: Fp8Monitor | null;
 }
 
 /** A step that has been enqueued. */
@@ -72,6 +75,11 @@ export interface RunningStep {
     measured: Record<string, number>;
     decision: ArrayLike<number>;
     stop: boolean;
+    /**
+     * Figures of the tensors in fp8 that were watched, see Fp8Monitor, as means over the processes;
+     * null if none were.
+     */
+    fp8: ArrayLike<number> | null;
     at: number;
     reached: readonly number[];
   }>;
@@ -103,6 +111,8 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
   checkBoolean(op, "masked", masked);
   checkBoolean(op, "stop", options.stop ?? false);
   if (options.verify !== undefined) checkFunction(op, "verify", options.verify);
+  const { watch = null } = options;
+  if (watch !== null) checkInstance(op, "watch", watch, Fp8Monitor, "a monitor of fp8");
   const { device } = model;
   const { parallel } = model.store;
   const clock = new StepClock(device);
@@ -145,6 +155,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
           if (sums && figures) native.accumulateScaled(figures.native, share.native, sums.native);
         });
       });
+    let watched: Tensor | null = null;
     for (let micro = 0; micro < accumulation; micro++) {
       if (micro > 0) await ready(device);
       const { verify } = options;
@@ -154,8 +165,11 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
         model.store.zeroGrad();
       }
       const last = micro === accumulation - 1;
+      if (micro === 0) watch?.start(device);
       clock.pass(() => pass(micro, last, meanLoss, meanFigures), last);
+      if (micro === 0 && watch) watched = watch.stop();
     }
+    if (watched) parallel?.average(watched);
     if (shared) parallel.average(shared);
     if (parallel && meanFigures) parallel.average(meanFigures);
     const { decision } = clock.part("optimizer", () =>
@@ -170,6 +184,7 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
       meanFigures?.toArray() ?? [],
       decision.toArray(),
       clock.end(),
+      watched?.toArray() ?? null,
     ]);
     const windows = batches.reduce((sum, { count }) => sum + count, 0);
     const tokens = batches.reduce((sum, { inputs }) => sum + inputs.length, 0);
@@ -180,11 +195,12 @@ export async function trainStep(options: StepOptions): Promise<RunningStep> {
     throw error;
   });
   const { windows, tokens } = figures;
-  const read = figures.pending.then(([[loss, stop = 0], measured, decision, reached]) => ({
+  const read = figures.pending.then(([[loss, stop = 0], measured, decision, reached, fp8]) => ({
     loss: loss as number,
     measured: namedFigures(objective, measured),
     decision,
     stop: stop > 0,
+    fp8,
     at: reached.at(-1) as number,
     reached,
   }));
@@ -204,6 +220,7 @@ const names = [
   "clip",
   "verify",
   "stop",
+  "watch",
 ] as const satisfies (keyof StepOptions)[];
 
 /** Refuses targets of -100 that the processes have not agreed to count together. */

@@ -15,6 +15,7 @@ import { residentBytes } from "../core/machine-limits.js";
 import { memory } from "../core/runtime.js";
 import type { Tokenizer } from "../data/tokenizer.js";
 import type { Cluster } from "../dist/cluster.js";
+import type { Fp8Figures, Fp8Monitor } from "../model/fp8-monitor.js";
 import type { LanguageModel } from "../model/language-model.js";
 import { readDecision } from "../optim/guard.js";
 import type { Optimizer } from "../optim/optimizer.js";
@@ -35,6 +36,12 @@ export type { TrainerOptions } from "./start.js";
  * memory stays bounded.
  */
 const runAhead = 2;
+
+/**
+ * Steps between looks at the tensors in fp8. A look took 15 ms for 1.1 billion parameters and 32,768
+ * tokens on an H200: 0.1% of fifty steps of one micro-batch.
+ */
+const fp8WatchEvery = 50;
 
 /** Outcome of a run. */
 export interface TrainerResult {
@@ -119,6 +126,7 @@ export class Trainer {
     this.#skips = new SkipHistory(guard, progress.skips);
     this.#sideProducts = new SideProducts(onNotice, cluster !== null);
     if (saver?.checkpoint) this.#savedStep = progress.step;
+    for (const fallback of progress.fp8Fallbacks ?? []) this.#fp8?.fallBack(fallback);
     // A failed check stops the run like a signal, so that all processes end at the same step. This
     // process then throws the failure.
     if (parts.shardCheck) parts.shardCheck.onFailure = () => this.stop();
@@ -310,8 +318,40 @@ export class Trainer {
     );
   }
 
+  get #fp8(): Fp8Monitor | null {
+    return this.model.fp8Monitor;
+  }
+
+  /**
+   * Whether a step looks at the tensors in fp8: regularly, and after a skipped step. Only steps that
+   * are known whenever this step is enqueued may decide, for a resumed run must decide alike.
+   */
+  #watchesFp8(step: number): boolean {
+    const known = step - runAhead - this.#step;
+    return step % fp8WatchEvery === 0 || this.#skips.recent.at(known) === 1;
+  }
+
+  /** Records a look at the tensors in fp8, and takes a faulty layer out of fp8. */
+  #judgeFp8(values: ArrayLike<number> | null): Fp8Figures | null {
+    const monitor = this.#fp8;
+    if (values === null || monitor === null) return null;
+    const fault = monitor.faulty(values);
+    if (fault) {
+      // Steps that are enqueued already run as they are, in a resumed run too.
+      const from = this.#step - 1 + runAhead;
+      monitor.fallBack({ layer: fault.layer, from });
+      const { onNotice = console.warn } = this.#parts;
+      onNotice(
+        `step ${this.#step}: ${fault.why}: layer ${fault.layer} computes in bf16 from step ${from + 1} on`,
+      );
+    }
+    return monitor.describe(values);
+  }
+
   async #enqueue(step: number): Promise<RunningStep> {
     const { batches, schedule, clip = 1, objective, masked = false, canary } = this.#parts;
+    const fp8 = this.#fp8;
+    fp8?.beginStep(step);
     return await trainStep({
       model: this.model,
       optimizer: this.optimizer,
@@ -322,6 +362,7 @@ export class Trainer {
       lr: schedule(step),
       clip,
       stop: this.#stopRequested,
+      ...(fp8 && this.#watchesFp8(step) && { watch: fp8 }),
       ...(canary?.due(step + 1) && { verify: (pass) => canary.verify(step + 1, pass) }),
     });
   }
@@ -329,7 +370,7 @@ export class Trainer {
   async #complete(running: RunningStep, atRest: boolean): Promise<StepMetrics> {
     const times = this.#times as RunTimes;
     const { batches, records, extraMetrics, onStep } = this.#parts;
-    const { loss, measured, decision: values, stop, at: end, reached } = await running.figures;
+    const { loss, measured, decision: values, stop, fp8, at: end, reached } = await running.figures;
     const since = performance.now();
     if (stop) this.#stopping = true;
     const decision = readDecision(values);
@@ -340,6 +381,7 @@ export class Trainer {
     this.#skips.add(!decision.applied);
     faultPoint("step");
     const stepMs = Math.max(end - this.#lastEnd, 1e-3);
+    const figures = this.#judgeFp8(fp8);
     const metrics: StepMetrics = {
       step: this.#step,
       tokens: this.#tokens,
@@ -354,6 +396,7 @@ export class Trainer {
       ...times.step(running.clock, reached, batches.hostMs ?? 0, since),
       ...(Object.keys(measured).length > 0 && { figures: measured }),
       ...(decision.reason && { skipped: decision.reason }),
+      ...(figures && { fp8: figures }),
       ...(extraMetrics && { extra: checkExtra(extraMetrics(this.#step)) }),
       time: new Date().toISOString(),
     };
@@ -433,6 +476,7 @@ export class Trainer {
 
   get #progress(): Progress {
     return {
+      fp8Fallbacks: this.#fp8?.fallbacks ?? [],
       step: this.#step,
       tokens: this.#tokens,
       position: this.#position,

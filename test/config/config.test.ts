@@ -362,7 +362,7 @@ describe("--set", () => {
   it.each([
     ["optimizer.peaklr=3", "unknown option optimizer.peaklr; did you mean optimizer.peakLr?"],
     ["peakLr=3", "did you mean optimizer.peakLr?"],
-    ["optimizer=3", "is a section; set one of optimizer.peakLr"],
+    ["optimizer=3", "is a section; set one of optimizer.type, optimizer.peakLr"],
     ["steps.x=3", "unknown option steps.x"],
     ["out=", "expected a value"],
     ["steps", 'expected "path=value"'],

@@ -62,8 +62,12 @@ function sentByPlan(config: RunConfig, division: Division): number {
   const shard = parallel === "hybrid_shard" ? shardSize : ranks;
   const rings = { world: ring(ranks), shard: ring(shard), replica: ring(ranks / shard) };
   const together = { slowdown: 0, skew: 0 };
-  return stepTime(config, division, rings, { pass: 1, optimizerPerParameter: 0, together })
-    .sentBytes;
+  return stepTime(config, division, rings, {
+    pass: 1,
+    optimizerPerParameter: 0,
+    orthogonal: 0,
+    together,
+  }).sentBytes;
 }
 
 const tied = { model: { ...model, tieEmbeddings: true } };

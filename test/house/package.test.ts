@@ -86,6 +86,7 @@ test("the public surface is this list; a change of it is a decision", () => {
     "LoraModel",
     "Mixture",
     "Module",
+    "Muon",
     "NativeError",
     "NoTokensError",
     "NonFiniteError",

@@ -107,6 +107,47 @@ describe.each([e4m3, e5m2])("a cast to $name", (format: Format) => {
   });
 });
 
+describe.each([e4m3, e5m2])("figures of a tensor in $name", (format: Format) => {
+  const figuresOf = async (copy: Fp8Copy, part: Tensor | null) => {
+    const figures = empty([4]);
+    native.fp8Statistics((part as Tensor).native, copy.scale.native, figures.native);
+    return await numbers(figures);
+  };
+
+  it.each([[[1, 16]], [[5, 48]], [[130, 144]], [[3, 100, 272]]])(
+    "count zeros, numbers at the end of the format and others, for %j",
+    async (shape) => {
+      const x = random(shape, 2, { low: -1, high: 1, dtype: "bf16" });
+      // Beyond the bound, and so small that they become 0.
+      x.data.forEach((_, i) => {
+        if (i % 7 === 3) x.data[i] = (i % 2 ? 1 : -1) * 4;
+        if (i % 5 === 2) x.data[i] = 2 ** -40;
+      });
+      const copy = fp8Cast(bf16(x), both, format.name, tensor([1]));
+      const factor = scaleOf(1, format);
+      const held = [...x.data].map((value) => roundToFp8(value / factor, format));
+      const share = (of: (value: number) => boolean) =>
+        Math.fround(held.filter(of).length / held.length);
+      const expected = [
+        Math.max(...held.map(Math.abs)) * factor,
+        share((value) => value === 0),
+        share((value) => Math.abs(value) === format.largest),
+        0,
+      ];
+      expect(await figuresOf(copy, copy.rows)).toEqual(expected);
+    },
+  );
+
+  it("count numbers that are not finite", async () => {
+    const values = Array.from({ length: 48 }, (_, i) => (i === 21 ? Number.POSITIVE_INFINITY : i));
+    const broken = fp8Cast(tensor([values], { dtype: "bf16" }), both, format.name);
+    expect(await figuresOf(broken, broken.rows)).toEqual([Number.NaN, 0, 0, 1]);
+    const some = fp8Cast(tensor([values], { dtype: "bf16" }), both, format.name, tensor([64]));
+    // A cast with a finite bound saturates what is infinite.
+    expect((await figuresOf(some, some.rows))[3]).toBe(0);
+  });
+});
+
 it.each([1, 7, 8, 4096, 100_003])("finds the largest of %i numbers", async (n) => {
   const x = random([n], n, { low: -2, high: 1, dtype: "bf16" });
   const largest = Math.max(...x.data.map(Math.abs));

@@ -83,7 +83,7 @@ test.each([
     .parameterGroups()
     .map((_, index) => new SimulatedGroup(index, 1, undivided, [{}, {}]));
   const together = { slowdown: 0, skew: 0 };
-  const work = { pass: 1, optimizerPerParameter: 0, together };
+  const work = { pass: 1, optimizerPerParameter: 0, orthogonal: 0, together };
   simulatePass(config, { queues: new StepQueues(0), strategy, groups, work }, 1);
   expect(calls.length).toBeGreaterThan(2 * 3);
   expect(strategy.calls).toEqual(calls);

@@ -334,6 +334,7 @@ const sweeps = {
         ops.fp8Cast(x, maximum, asRows, columns, scale);
         ops.fp8Cast(x, maximum, asRows, null, scale);
         ops.fp8Cast(x, maximum, null, columns, scale);
+        for (const part of [asRows, columns]) ops.fp8Statistics(part, scale, empty([4]));
       }
       const [asRows, columns] = copy("f8e4m3");
       const [r, rstd, weight] = [
@@ -447,6 +448,19 @@ const sweeps = {
         ops.stepGuard(filled([1], 3), squares, state, decision, 1, 0.9, 0.95, 6, 6, 2);
       }
       ops.adamw(weight, master, gradient, m, v, decision, 1e-3, 0.9, 0.95, 1e-8, 0.1);
+    });
+  },
+  muon() {
+    each(flat, (dtype, size) => {
+      const [grad, m, direction] = [random([size]), random([size]), empty([size], dtype)];
+      for (const apply of [1, 0]) {
+        const decision = empty([8]);
+        decision.write(Float32Array.from([apply, 0.5, 1, 1, 0, 0, 0, 0]));
+        ops.muonMomentum(grad, m, direction, decision, 0.95);
+        const master = dtype === "bf16" ? random([size]) : null;
+        ops.muonUpdate(random([size], dtype), master, direction, decision, 1e-3, 2, 0.1);
+      }
+      ops.scaleAdd(direction, random([size], dtype), 2, -0.5);
     });
   },
   elements() {

@@ -42,6 +42,7 @@ export const longTests = [
   ),
   "test/cli/bench-programs.test.ts",
   "test/cli/bench.test.ts",
+  "test/cli/loss-programs.test.ts",
   "test/cli/odd-files.test.ts",
   "test/cli/start-signals.test.ts",
   "test/cuda/arena.test.ts",
@@ -56,4 +57,5 @@ export const longTests = [
   "test/serve/storm.test.ts",
   "test/train/continued.test.ts",
   "test/train/fine-tuned.test.ts",
+  "test/train/muon.test.ts",
 ];

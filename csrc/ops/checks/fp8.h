@@ -58,6 +58,16 @@ static inline Fp8Size check_fp8_cast(const Tensor& x, const Tensor& maximum, con
   return check_fp8_results(x.shape, rows, columns, scale);
 }
 
+constexpr int64_t kFp8Figures = 4;
+
+static inline void check_fp8_statistics(const Tensor& bits, const Tensor& scale, const Tensor& figures) {
+  check_fp8("bits", bits);
+  check_number("scale", scale);
+  check_dtype("figures", figures, DType::f32);
+  check_shape("figures", figures, {kFp8Figures});
+  LF_CHECK(bits.numel() > 0, "expected numbers, got a tensor of shape {}", to_string(bits.shape));
+}
+
 struct Fp8GemmSize {
   int64_t m, n, k;
 };

@@ -29,6 +29,40 @@ static inline void check_adamw(const Tensor& weight, const std::optional<InOut>&
   check_shape("decision", decision, {kDecisionNumbers});
 }
 
+static inline void check_muon_momentum(const Tensor& grad, const Tensor& m, const Tensor& direction,
+                                       const Tensor& decision) {
+  check_dtype("grad", grad, DType::f32);
+  check_dtype("m", m, DType::f32);
+  check_float("direction", direction);
+  for (const auto& [name, tensor] : {std::pair{"m", &m}, std::pair{"direction", &direction}}) {
+    LF_CHECK(tensor->numel() == grad.numel(), "expected {} of {} elements like grad, got {}", name, grad.numel(),
+             to_string(tensor->shape));
+  }
+  check_dtype("decision", decision, DType::f32);
+  check_shape("decision", decision, {kDecisionNumbers});
+}
+
+static inline void check_muon_update(const Tensor& weight, const std::optional<InOut>& master, const Tensor& update,
+                                     const Tensor& decision) {
+  check_float("weight", weight);
+  check_dtype("update", update, weight.dtype);
+  LF_CHECK(update.numel() == weight.numel(), "expected update of {} elements like weight, got {}", weight.numel(),
+           to_string(update.shape));
+  if (master) {
+    check_dtype("master", *master, DType::f32);
+    LF_CHECK(master->numel() == weight.numel(), "expected master of {} elements like weight, got {}", weight.numel(),
+             to_string(master->shape));
+    LF_CHECK(weight.dtype == DType::bf16, "a weight of dtype f32 is its own master: pass none");
+  }
+  check_dtype("decision", decision, DType::f32);
+  check_shape("decision", decision, {kDecisionNumbers});
+}
+
+static inline void check_scale_add(const Tensor& x, const Tensor& y) {
+  check_float("x", x);
+  check_like("y", y, x);
+}
+
 static inline void check_sum_of_squares(const Tensor& x, const Tensor& sum) {
   check_float("x", x);
   check_dtype("sum", sum, DType::f32);

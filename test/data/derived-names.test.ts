@@ -5,9 +5,9 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { UsageError } from "../../lib/core/errors.js";
 import { verifyDataset } from "../../lib/data/verify.js";
+import { acquireLock } from "../../lib/files/lock.js";
 import { thisOwner } from "../../lib/files/lock-owner.js";
 import { markFile } from "../../lib/files/own-folder.js";
-import { acquireLock } from "../../lib/files/lock.js";
 import { prepare } from "../../lib/prepare/prepare.js";
 import { contentsOf, documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 

@@ -3,8 +3,8 @@ import { open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { UsageError } from "../../lib/core/errors.js";
-import { thisOwner } from "../../lib/files/lock-owner.js";
 import { acquireLock } from "../../lib/files/lock.js";
+import { thisOwner } from "../../lib/files/lock-owner.js";
 import { temporaryFolder } from "./support.js";
 
 /** A process from before the machine's last start. */

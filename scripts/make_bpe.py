@@ -1,6 +1,6 @@
 """Writes test/data/fixtures/bpe.json: texts, and the tokens and merges that Python's `tokenizers` learns from them.
 
-    python3 scripts/make_bpe.py          (pip install tokenizers)
+    python3 scripts/make_bpe.py && npm run format          (pip install tokenizers)
 
 The texts are written by a generator of their own, so that the file stays as it is on any machine.
 """

@@ -32,6 +32,12 @@ export function loadConfig(file: string, overrides: readonly string[] = []): Loa
   } catch (cause) {
     throw unreadable(file, cause);
   }
+  const from = initialWeights(text, overrides);
+  if (from !== undefined && isHubReference(from)) {
+    throw new UsageError(
+      `${file}: init.from: expected a folder, such as downloadModel("${from}") gives, got ${from}`,
+    );
+  }
   return parseConfig(text, file, overrides);
 }
 

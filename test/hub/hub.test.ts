@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadModel, saveModel } from "../../lib/checkpoint/model.js";
-import { readConfig } from "../../lib/config/index.js";
+import { loadConfig, readConfig } from "../../lib/config/index.js";
 import { CheckpointError, UsageError } from "../../lib/core/errors.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { cachedModel, downloadModel } from "../../lib/hub/download-model.js";
@@ -120,6 +120,7 @@ describe("downloadModel", () => {
     const text = `steps: 9\ndata: {train: {a: 1}}\ninit: {from: ${reference}}\n`;
     await writeFile(recipe, text);
     await expect(readConfig(recipe)).rejects.toThrow(/not in the cache/);
+    expect(() => loadConfig(recipe)).toThrow(/init.from: expected a folder, such as downloadModel/);
     const place = await downloadModel(reference);
     const config = await readConfig(recipe);
     expect(config.init.from).toBe(place);

@@ -5,7 +5,7 @@ import { type Recording, record } from "../core/recording.js";
 import { outsideScopes, scope } from "../core/scope.js";
 import { empty, type Tensor } from "../core/tensor.js";
 import type { LanguageModel } from "../model/language-model.js";
-import { latestIds, linear } from "../ops/index.js";
+import { latestIds } from "../ops/index.js";
 import { sampleEncodedRows } from "../ops/sample.js";
 import type { Sequence } from "./sequence.js";
 import type { Slots } from "./slots.js";
@@ -166,15 +166,14 @@ export class RecordedSteps {
     const part = (name: keyof typeof parts, shape: readonly number[]) =>
       packed.view(shape, parts[name]);
     const ids = latestIds(part("known", [1, rows]), part("source", [1, rows]), latest);
-    const hidden = model.hidden(ids, {
+    const all = model.forward(ids, {
       layers: this.#layers,
       table: part("table", [rows, width]),
       sequences,
       positions: part("positions", [1, rows]),
       oneEach: true,
     });
-    const columns = hidden.size / rows;
-    const logits = linear(hidden.view([rows, columns]), model.headWeight.tensor);
+    const logits = all.view([rows, all.size / rows]);
     const encoded = {
       numbers: part("numbers", [rows, samplingNumbers]),
       reals: part("reals", [rows, samplingNumbers]).bits("f32"),

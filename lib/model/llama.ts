@@ -13,7 +13,7 @@ import {
   type StoreOptions,
 } from "../nn/index.js";
 import { Fp8Weights } from "../ops/fp8-weights.js";
-import { ropeTable } from "../ops/index.js";
+import { normLinear, ropeTable } from "../ops/index.js";
 import { checkContext, checkIds } from "./batch.js";
 import type { Cost } from "./cost.js";
 import type { HuggingFaceFiles } from "./files.js";
@@ -97,6 +97,29 @@ export class Llama extends LanguageModel {
   }
 
   override hidden(ids: Tensor, cache?: Cache | PagedCache, context: Context = {}): Tensor {
+    const [stream, change] = this.#layers(ids, cache, context);
+    const [sum, normed] = this.norm.forwardAdd(stream, change);
+    for (const tensor of [stream, change, sum]) tensor.dispose();
+    return normed;
+  }
+
+  /** Over a paged cache, the last norm and the head are one operation. */
+  override forward(ids: Tensor, cache?: Cache | PagedCache, context: Context = {}): Tensor {
+    const isWhole = this.hidden === Llama.prototype.hidden;
+    if (!(cache && isPaged(cache) && isWhole)) return super.forward(ids, cache, context);
+    const [stream, change] = this.#layers(ids, cache, context);
+    const [norm, head] = [this.norm.weight.tensor, this.headWeight.tensor];
+    const [sum, logits] = normLinear(stream, change, norm, head, { eps: this.config.rmsNormEps });
+    for (const tensor of [stream, change, sum]) tensor.dispose();
+    return logits;
+  }
+
+  /** The residual stream after all blocks, and the change that the last norm adds to it. */
+  #layers(
+    ids: Tensor,
+    cache: Cache | PagedCache | undefined,
+    context: Context,
+  ): readonly [Tensor, Tensor] {
     this.#checkIds(ids, cache);
     checkOptions("Llama", context, ["firstKey", "positions"]);
     checkContext("Llama", context, ids);
@@ -127,9 +150,7 @@ export class Llama extends LanguageModel {
     }
     if (narrow && narrow.firstKey !== context.firstKey) narrow.firstKey?.dispose();
     if (cache && !isPaged(cache)) cache.position += ids.shape[1] as number;
-    const [sum, normed] = this.norm.forwardAdd(stream, change as Tensor);
-    for (const tensor of [stream, change, sum]) tensor?.dispose();
-    return normed;
+    return [stream, change as Tensor];
   }
 
   /**

@@ -15,7 +15,8 @@
 namespace llamaforge::cuda {
 namespace {
 
-AttentionCall call_for(CudaStream& cuda, const AttentionSize& size, double scale) {
+// Without the stream, which attention in a chain (gemm/chain.h) does not take.
+AttentionCall sizes_for(const CudaStream& cuda, const AttentionSize& size, double scale) {
   LF_CHECK(size.batch * size.heads <= std::numeric_limits<int>::max() && size.time <= 1 << 20,
            "attention of {} heads over ({},{}) tokens does not fit a grid", size.heads, size.batch, size.time);
   const auto narrow = [](int64_t x) { return static_cast<int>(x); };
@@ -26,7 +27,13 @@ AttentionCall call_for(CudaStream& cuda, const AttentionSize& size, double scale
           narrow(size.head_size),
           static_cast<float>(scale),
           cuda.multiprocessors(),
-          cuda.compute()};
+          nullptr};
+}
+
+AttentionCall call_for(const CudaStream& cuda, const AttentionSize& size, double scale) {
+  AttentionCall call = sizes_for(cuda, size, scale);
+  call.stream = cuda.compute();
+  return call;
 }
 
 bool on_hopper(const CudaStream& cuda, const AttentionCall& call) {
@@ -121,7 +128,7 @@ void attention_paged(Stream& stream, In qkv, InOut pages, In table, std::optiona
   LF_CHECK(table.dim(0) <= INT32_MAX && pages.dim(0) <= INT32_MAX, "table {} and pages {} are too large",
            to_string(table.shape), to_string(pages.shape));
   LF_CHECK(!angles || angles->dim(0) <= INT32_MAX, "angles {} are too many", to_string(angles->shape));
-  AttentionCall call = call_for(cuda, size, scale);
+  AttentionCall call = sizes_for(cuda, size, scale);
   if (first_key) call.first_key = first_key->data<int32_t>();
   if (qkv.numel() == 0) return;
   const PagedPlaces places = {
@@ -143,6 +150,7 @@ void attention_paged(Stream& stream, In qkv, InOut pages, In table, std::optiona
     return attention_paged_mma(cuda, call, qkv.data<bfloat16>(), pages.data<bfloat16>(), o.data<bfloat16>(),
                                scratch.as<float>(), places);
   }
+  call.stream = cuda.compute();
   if (angles) {
     const Tensor turned = temporary(qkv, qkv.shape, qkv.dtype);
     rope(stream, qkv, *angles, positions, Out{turned}, heads + 2 * kv_heads, heads + kv_heads, 0, false);

@@ -14,85 +14,22 @@
 //
 // Both merge parts into units and units into results in the order of the keys, so a token has the
 // same bits in both.
-#include "cuda/attention/paged_mma.cuh"
-
-#include "cuda/attention/attention_kernels.h"
-#include "cuda/runtime/launch.h"
+#include "cuda/attention/paged_step.cuh"
+#include "cuda/gemm/chain.h"
 
 namespace llamaforge::cuda {
 namespace {
 
+using paged::Call;
 using paged::kKeys;
-using paged::kParts;
 using paged::KeysInMemory;
-using paged::KeysInRegisters;
 using paged::kUnit;
+using paged::Newest;
 using paged::Pages;
 using paged::Part;
 using paged::Turn;
 
 constexpr int kWarps = 4, kBlock = 32 * kWarps;  // of kernels for any tokens
-
-struct Call {
-  AttentionCall call;
-  Pages pages;
-  const bfloat16* qkv;
-  bfloat16* o;
-  paged::Angles angles;
-  float* partial;       // of each token, head and unit: maximum, sum, outputs
-  unsigned* counters;   // of each token and kv head
-  int most_units;
-  FaultSite wrong_sequence, wrong_position, wrong_page, wrong_angle;
-};
-
-// Reports values outside of the tensors; the kernels use the nearest values inside. Called by a warp.
-__device__ void check(const Call& c, int token) {
-  const Pages& pages = c.pages;
-  const int sequence = pages.sequences ? pages.sequences[token] : token, position = pages.positions[token];
-  const int length = pages.table_width * pages.page, lane = threadIdx.x % 32;
-  for (int i = lane; i <= pages.position(token) / pages.page; i += 32) {
-    const int own = pages.table[pages.sequence(token) * pages.table_width + i];
-    if (own < 0 || own >= pages.pages_count) report(c.wrong_page, own, sequence, pages.pages_count - 1);
-  }
-  if (lane != 0) return;
-  if (sequence < 0 || sequence >= pages.sequences_count) {
-    report(c.wrong_sequence, sequence, token, pages.sequences_count - 1);
-  }
-  if (position < 0 || position >= length) report(c.wrong_position, position, token, length - 1);
-  if (c.angles.table && (position < 0 || position >= c.angles.rows)) {
-    report(c.wrong_angle, position, token, c.angles.rows - 1);
-  }
-}
-
-// The key of a token's kv head, turned, and its value, as a lane of a warp holds them; they are
-// written to their page.
-template <int kSize>
-struct Newest {
-  uint4 key[kSize / 32], value[kSize / 64];
-
-  __device__ __forceinline__ void append(const Call& c, int token, int kv_head, const Turn<kSize>& turn) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, position = c.pages.position(token);
-    const bfloat16* from = c.qkv + int64_t{token} * c.call.width() + (c.call.heads + kv_head) * kSize;
-    paged::read_row<kSize>(from, key);
-#pragma unroll
-    for (int wide = 0; wide < kSize / 64; ++wide) {
-      value[wide] = *reinterpret_cast<const uint4*>(from + c.call.kv_heads * kSize + wide * 64 + g * 8);
-    }
-    if (c.angles.table) turn.apply(key);
-    bfloat16* to_key = c.pages.row(token, kv_head, position, c.call.kv_heads, kSize);
-    bfloat16* to_value = c.pages.row(token, c.call.kv_heads + kv_head, position, c.call.kv_heads, kSize);
-    if (g == 0) {
-#pragma unroll
-      for (int b = 0; b < kSize / 32; ++b) *reinterpret_cast<uint4*>(to_key + b * 32 + t * 8) = key[b];
-    }
-    if (t == 0) {
-#pragma unroll
-      for (int wide = 0; wide < kSize / 64; ++wide) {
-        *reinterpret_cast<uint4*>(to_value + wide * 64 + g * 8) = value[wide];
-      }
-    }
-  }
-};
 
 template <int kSize>
 __global__ void __launch_bounds__(kBlock) append_kernel(const Call c) {
@@ -104,7 +41,9 @@ __global__ void __launch_bounds__(kBlock) append_kernel(const Call c) {
   Turn<kSize> turn;
   turn.read(c.angles, c.pages.positions[token]);
   Newest<kSize> newest;
-  newest.append(c, token, task % kv_heads, turn);
+  newest.find(c, token, task % kv_heads);
+  newest.read(c, token, task % kv_heads, paged::ReadMemory{c.qkv});
+  newest.append(c, turn);
 }
 
 // Loads the rows g and g + 8 of 16 query rows, turned. token_of(row) is -1 for a row without a query,
@@ -118,7 +57,7 @@ __device__ __forceinline__ void read_queries(const Call& c, const TokenOf& token
 #pragma unroll
     for (int b = 0; b < kSize / 32; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
     if (token < 0) continue;
-    paged::read_row<kSize>(c.qkv + int64_t{token} * c.call.width() + head_of(row) * kSize, query[h]);
+    paged::read_row<kSize>(int64_t{token} * c.call.width() + head_of(row) * kSize, paged::ReadMemory{c.qkv}, query[h]);
     if (!c.angles.table) continue;
     Turn<kSize> turn;
     turn.read(c.angles, c.pages.positions[token]);
@@ -126,117 +65,21 @@ __device__ __forceinline__ void read_queries(const Call& c, const TokenOf& token
   }
 }
 
-// Floats of a row's partial result: the maximum, the sum and kSize outputs. The warps of a unit
-// exchange such lines in shared memory, and units in global memory.
-template <int kSize>
-constexpr int kLine = kSize + 2;
+struct WholeBlock {
+  static __device__ __forceinline__ void sync() { __syncthreads(); }
+};
 
 // early: no kernel of the same graph writes places, angles or pages before this one.
 template <int kSize, int kStepWarps>
 __global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps) paged_step_kernel(const Call c, const bool early) {
-  extern __shared__ float lines[];  // (kParts, group, kLine)
-  __shared__ bool is_last;
-  constexpr bool kPreloads = kSize == 64;
-  constexpr int kThreadsOfStep = 32 * kStepWarps;
-  const int token = blockIdx.z, kv_head = blockIdx.y, group = c.call.group();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+  extern __shared__ float lines[];
   let_next_start();
   if (!early) wait_for_previous();
-  const int sequence = c.pages.sequence(token), last = c.pages.position(token);
-  const int first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
-  const int first_unit = first / kUnit, units = last / kUnit - first_unit + 1, unit = first_unit + blockIdx.x;
-  if (static_cast<int>(blockIdx.x) >= units) {
+  const auto wait = [&] {
     if (early) wait_for_previous();
-    return;
-  }
-  Turn<kSize> turn;
-  turn.read(c.angles, c.pages.positions[token]);
-  uint4 query[2][kSize / 32];
-  bool queries_read = false;
-#pragma unroll
-  for (int own = warp; own < kParts; own += kStepWarps) {
-    const int begin = unit * kUnit + own * kKeys, low = max(first, begin), high = min(last + 1, begin + kKeys);
-    float* const line = lines + own * group * kLine<kSize>;
-    Part<kSize> part;
-    part.clear();
-    if (low < high) {
-      const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low, high);
-      [[maybe_unused]] KeysInRegisters<kPreloads ? kSize : 64> registers;
-      if constexpr (kPreloads) registers.read(memory);
-      if (!queries_read) {
-        if (early) wait_for_previous();
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = g + 8 * h;
-#pragma unroll
-          for (int b = 0; b < kSize / 32; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
-          if (row >= group) continue;
-          paged::read_row<kSize>(c.qkv + int64_t{token} * c.call.width() + (kv_head * group + row) * kSize, query[h]);
-          if (c.angles.table) turn.apply(query[h]);
-        }
-        queries_read = true;
-      }
-      if (high - 1 == last) {
-        if (kv_head == 0) check(c, token);
-        Newest<kSize> newest;
-        newest.append(c, token, kv_head, turn);
-        if constexpr (kPreloads) {
-          registers.replace(memory, last, newest.key, newest.value);
-        } else {
-          __syncwarp();
-        }
-      }
-      const int firsts[2] = {first, first}, lasts[2] = {last, last};
-      if constexpr (kPreloads) {
-        part.compute(query, registers, c.call.scale, begin, low, high, firsts, lasts);
-      } else {
-        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts);
-      }
-    }
-    part.write(line, kLine<kSize>, group, lane);
-  }
-  if (early && !queries_read) wait_for_previous();
-  __syncthreads();
-
-  const bool alone = units == 1;
-  const int64_t token_head = int64_t{token} * c.call.heads + kv_head * group;
-  float* const of_unit = c.partial + (token_head * c.most_units + blockIdx.x) * kLine<kSize>;
-  const int64_t stride = int64_t{c.most_units} * kLine<kSize>;  // between heads
-  for (int i = threadIdx.x; i < group * kSize; i += kThreadsOfStep) {
-    const int row = i / kSize, d = i % kSize;
-    paged::Number sum;
-#pragma unroll
-    for (int p = 0; p < kParts; ++p) {
-      const float* line = lines + (p * group + row) * kLine<kSize>;
-      sum.fold(line[0], line[1], line[2 + d]);
-    }
-    if (alone) {
-      c.o[(token_head + row) * kSize + d] = narrow<bfloat16>(sum.value / sum.total);
-    } else {
-      of_unit[row * stride + 2 + d] = sum.value;
-      if (d == 0) of_unit[row * stride] = sum.maximum, of_unit[row * stride + 1] = sum.total;
-    }
-  }
-  if (alone) return;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    unsigned* counter = c.counters + token * c.call.kv_heads + kv_head;
-    is_last = atomicInc(counter, static_cast<unsigned>(units - 1)) == static_cast<unsigned>(units - 1);
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  const float* const all = c.partial + token_head * stride;
-  for (int i = threadIdx.x; i < group * kSize; i += kThreadsOfStep) {
-    const int row = i / kSize, d = i % kSize;
-    paged::Number sum;
-    for (int u = 0; u < units; ++u) {
-      const float* line = all + row * stride + u * kLine<kSize>;
-      sum.fold(__ldcg(line), __ldcg(line + 1), __ldcg(line + 2 + d));
-    }
-    c.o[(token_head + row) * kSize + d] = narrow<bfloat16>(sum.value / sum.total);
-  }
+  };
+  paged::step<kSize, kStepWarps, WholeBlock>(c, blockIdx.z, blockIdx.y, blockIdx.x, lines, wait,
+                                             paged::ReadMemory{c.qkv}, [&](int64_t at, bfloat16 x) { c.o[at] = x; });
 }
 
 template <int kSize>
@@ -289,36 +132,46 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
   }
 }
 
+// Whether a kernel may read places, angles and earlier keys while those before it still run.
+bool early(const CudaStream& cuda, const Call& c) {
+  const auto settled = [&](const void* memory) { return !memory || cuda.unwritten(memory); };
+  return cuda.unwritten(c.pages.pages) && settled(c.pages.table) && settled(c.pages.positions) &&
+         settled(c.call.first_key) && settled(c.angles.table);
+}
+
 template <int kSize, int kStepWarps>
 void launch_step(CudaStream& cuda, const Call& c) {
-  const size_t bytes = static_cast<size_t>(kParts) * c.call.group() * kLine<kSize> * sizeof(float);
+  const size_t bytes = paged::lines_bytes(c.call);
   const auto kernel = paged_step_kernel<kSize, kStepWarps>;
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   // The products before and after this kernel (few_rows.cu) ask for the same division of the L1 cache;
   // kernels with different divisions do not run beside each other.
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                      static_cast<int>(cudaSharedmemCarveoutMaxShared)));
-  const auto settled = [&](const void* memory) { return !memory || cuda.unwritten(memory); };
-  const bool early = cuda.unwritten(c.pages.pages) && settled(c.pages.table) && settled(c.pages.positions) &&
-                     settled(c.call.first_key) && settled(c.angles.table);
   const dim3 blocks(c.most_units, c.call.kv_heads, c.call.batch * c.call.time);
-  launch_early(cuda, kernel, blocks, 32 * kStepWarps, bytes, c, early);
+  launch_early(cuda, kernel, blocks, 32 * kStepWarps, bytes, c, early(cuda, c));
+}
+
+template <int kSize>
+void launch_apart(CudaStream& cuda, const Call& c) {
+  // One warp a part gives a single token the shortest time; with many, two blocks a multiprocessor
+  // overlap.
+  const bool few = c.call.batch * c.call.time * c.call.kv_heads <= 2 * c.call.processors;
+  few ? launch_step<kSize, 8>(cuda, c) : launch_step<kSize, 4>(cuda, c);
 }
 
 template <int kSize>
 void launch(CudaStream& cuda, const Call& c) {
   const int tokens = c.call.batch * c.call.time, group = c.call.group();
   if (!c.pages.sequences) {
-    // One warp a part gives a single token the shortest time; with many, two blocks a multiprocessor
-    // overlap.
-    const bool few = tokens * c.call.kv_heads <= 2 * c.call.processors;
-    return few ? launch_step<kSize, 8>(cuda, c) : launch_step<kSize, 4>(cuda, c);
+    if (early(cuda, c) && chain_attention(cuda, c, [&cuda, c] { launch_apart<kSize>(cuda, c); })) return;
+    return launch_apart<kSize>(cuda, c);
   }
   const int tasks = tokens * c.call.kv_heads;
-  append_kernel<kSize><<<(tasks + kWarps - 1) / kWarps, kBlock, 0, c.call.stream>>>(c);
+  append_kernel<kSize><<<(tasks + kWarps - 1) / kWarps, kBlock, 0, cuda.compute()>>>(c);
   check_launch();
   const int each = kWarps * (16 / group);
-  paged_tokens_kernel<kSize><<<dim3((tokens + each - 1) / each, c.call.kv_heads), kBlock, 0, c.call.stream>>>(c);
+  paged_tokens_kernel<kSize><<<dim3((tokens + each - 1) / each, c.call.kv_heads), kBlock, 0, cuda.compute()>>>(c);
   check_launch();
 }
 

@@ -66,12 +66,13 @@ struct Number {
   }
 };
 
-// A lane's numbers of one row of kSize: word i of block b holds numbers 32b + 8t + 2i and + 1.
-template <int kSize>
-__device__ __forceinline__ void read_row(const bfloat16* row, uint4 (&words)[kSize / 32]) {
+// A lane's numbers of one row of kSize: word i of block b holds numbers 32b + 8t + 2i and + 1. read(at)
+// returns eight numbers.
+template <int kSize, class Read>
+__device__ __forceinline__ void read_row(int64_t row, const Read& read, uint4 (&words)[kSize / 32]) {
   const int t = threadIdx.x % 4;
 #pragma unroll
-  for (int b = 0; b < kSize / 32; ++b) words[b] = *reinterpret_cast<const uint4*>(row + b * 32 + t * 8);
+  for (int b = 0; b < kSize / 32; ++b) words[b] = read(row + b * 32 + t * 8);
 }
 
 // The angles by which a lane's numbers of a head turn at one position.

@@ -25,6 +25,12 @@ struct FewRows {
 // Returns false, having done nothing, if the sizes or addresses are not for this kernel.
 bool few_rows(CudaStream& cuda, const FewRows& call);
 
+// Launches a call that few_rows() takes, as a kernel of its own.
+void launch_few_rows(CudaStream& cuda, const FewRows& call);
+// The same with the kernel for Hopper (few_rows_staged.cu). Returns false, having done nothing, on
+// other GPUs and for sizes that are not for this kernel.
+bool launch_staged_rows(CudaStream& cuda, const FewRows& call);
+
 // y (M,N) = x (M,K) · wᵀ as few_rows, where it takes the product.
 bool multiply_few_rows(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
                        bool accumulate);

@@ -266,15 +266,21 @@ struct CudaStream::Graph final : Recording::DeviceState {
       cudaGraphExecDestroy(executable);
     }
     for (const Block& block : blocks) stream.give_back(block.memory, block.bytes);
+    for (const Content& content : contents) stream.give_back(content.memory, content.bytes.size());
   }
   struct Block {
     void* memory;
     size_t bytes;
     bool free;
   };
+  struct Content {
+    void* memory;
+    std::vector<char> bytes;
+  };
   CudaStream& stream;
   cudaGraphExec_t executable = nullptr;
   std::vector<Block> blocks;
+  std::vector<Content> contents;
   // Begin and end of the memory that earlier ops write, and of that which the running op writes.
   std::map<const char*, const char*> written, writing;
 };
@@ -319,6 +325,8 @@ void CudaStream::capture(Recording& recording) {
     for (const auto& [begin, end] : graph->writing) graph->written[begin] = end;
     graph->writing.clear();
   }
+  if (!failure_) launch("replay", [&](Stream&) { compute(); });
+  unlaunched_.reset();
   cudaGraph_t captured = nullptr;
   const cudaError_t error = cudaStreamEndCapture(compute_, &captured);
   graph_ = nullptr;
@@ -327,11 +335,22 @@ void CudaStream::capture(Recording& recording) {
     if (failure_) return;
     LF_CUDA_CHECK(error);
     LF_CUDA_CHECK(cudaGraphInstantiate(&graph->executable, captured, 0));
+    for (const Graph::Content& content : graph->contents) {
+      copy_from_host(content.memory, content.bytes.data(), content.bytes.size());
+    }
   });
   if (captured) cudaGraphDestroy(captured);
   // A block that was not released belongs to a tensor.
   std::erase_if(graph->blocks, [](const Graph::Block& block) { return !block.free; });
   if (!failure_) recording.device = std::move(graph);
+}
+
+void CudaStream::launch_unlaunched() const { std::exchange(unlaunched_, nullptr)->launch(); }
+
+void* CudaStream::graph_memory(std::vector<char> content) {
+  void* memory = take_block(rounded(content.size()));
+  graph_->contents.push_back({memory, std::move(content)});
+  return memory;
 }
 
 void CudaStream::will_write(const void* memory, size_t bytes) {
@@ -416,7 +435,7 @@ void* CudaStream::allocate(size_t bytes) {
     for (Graph::Block& kept : graph_->blocks) {
       if (!kept.free || kept.bytes != block) continue;
       kept.free = false;
-      if (poisoned_) LF_CUDA_CHECK(cudaMemsetAsync(kept.memory, 0xff, block, compute_));
+      if (poisoned_) LF_CUDA_CHECK(cudaMemsetAsync(kept.memory, 0xff, block, compute()));
       return kept.memory;
     }
     void* memory = take_block(block);
@@ -457,7 +476,7 @@ void* CudaStream::take_block(size_t block) {
   stats_.used += block;
   stats_.peak = std::max(stats_.peak, stats_.used);
   // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
-  if (poisoned_) LF_CUDA_CHECK(cudaMemsetAsync(memory, 0xff, block, compute_));
+  if (poisoned_) LF_CUDA_CHECK(cudaMemsetAsync(memory, 0xff, block, compute()));
   return memory;
 }
 

@@ -26,6 +26,14 @@ namespace llamaforge::cuda {
 // The stream's matrix products: cuBLASLt's handle, workspace and chosen algorithms (gemm.cpp).
 class GemmContext;
 
+// Ops of a graph that wait for the ops after them, so that one kernel can do all of them
+// (gemm/chain.h).
+class Unlaunched {
+ public:
+  virtual ~Unlaunched() = default;
+  virtual void launch() = 0;
+};
+
 class CudaStream final : public Stream {
  public:
   // Throws ERR_DEVICE if there is no such device or it is too old.
@@ -56,7 +64,11 @@ class CudaStream final : public Stream {
   void in_order(std::function<void()> action);
 
   // ---- for kernels, on the launcher
-  cudaStream_t compute() const { return compute_; }
+  // The stream of all kernels. Ops that are unlaunched come before whatever the caller launches.
+  cudaStream_t compute() const {
+    if (unlaunched_) launch_unlaunched();
+    return compute_;
+  }
   cudaStream_t communication() const { return communication_; }
   int index() const { return index_; }
   int multiprocessors() const { return multiprocessors_; }
@@ -72,6 +84,11 @@ class CudaStream final : public Stream {
   // Whether the running op becomes part of a graph in which no earlier op writes this memory. A
   // kernel of it may read the memory while the kernels before it still run.
   bool unwritten(const void* memory) const;
+  // Ops of the graph that are not launched yet, or null.
+  Unlaunched* unlaunched() const { return unlaunched_.get(); }
+  void hold(std::unique_ptr<Unlaunched> ops) { unlaunched_ = std::move(ops); }
+  // Returns memory of the graph that has this content when the graph runs for the first time.
+  void* graph_memory(std::vector<char> content);
   // Counters of kernels whose last block does more than the others. All are 0 when a kernel begins,
   // and must be 0 when it ends.
   static constexpr int kCounters = 1 << 16;
@@ -98,6 +115,7 @@ class CudaStream final : public Stream {
   void run_recording(const std::shared_ptr<Recording>& recording);
   // Makes a graph of a recording that has run.
   void capture(Recording& recording);
+  void launch_unlaunched() const;
   // Sleeps while the GPU is far behind, because CUDA's own wait on a full queue keeps a core busy.
   void pace() noexcept;
   void answer(std::function<void(std::exception_ptr)> done);
@@ -127,6 +145,7 @@ class CudaStream final : public Stream {
   std::exception_ptr failure_;
   size_t launched_ = 0;
   Graph* graph_ = nullptr;  // the graph that the running op becomes part of
+  mutable std::unique_ptr<Unlaunched> unlaunched_;
   std::array<cudaEvent_t, 4> paces_ = {};  // one per kPace ops, in turn
   mutable std::mutex sites_mutex_;
   std::vector<Site> sites_;

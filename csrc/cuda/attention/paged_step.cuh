@@ -24,7 +24,9 @@ struct Call {
 // Eight numbers of qkv from its memory, past the L1 cache.
 struct ReadMemory {
   const bfloat16* qkv;
-  __device__ __forceinline__ uint4 operator()(int64_t at) const { return __ldcg(reinterpret_cast<const uint4*>(qkv + at)); }
+  __device__ __forceinline__ uint4 operator()(int64_t at) const {
+    return __ldcg(reinterpret_cast<const uint4*>(qkv + at));
+  }
 };
 
 // Reports values outside of the tensors; the kernels use the nearest values inside. Called by a warp.

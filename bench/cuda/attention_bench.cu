@@ -9,7 +9,7 @@ using namespace llamaforge::cuda;
 
 namespace {
 
-// ---- reference: one block per query, float64 ----------------------------------------------------------------------
+// ---- reference: one block per query, float64 ----------------------------------------------------
 
 constexpr int kReferenceThreads = 128;
 
@@ -23,11 +23,14 @@ __device__ double block_sum(double x) {
   return sum;
 }
 
-__device__ float at(const bfloat16* x, size_t i) { return __uint_as_float(static_cast<uint32_t>(x[i].bits) << 16); }
+__device__ float at(const bfloat16* x, size_t i) {
+  return __uint_as_float(static_cast<uint32_t>(x[i].bits) << 16);
+}
 __device__ float at(const float* x, size_t i) { return x[i]; }
 
 template <class T>
-__global__ void reference_kernel(const T* qkv, const T* d_o, double* o, double* lse, double* dqkv, AttentionCall call) {
+__global__ void reference_kernel(const T* qkv, const T* d_o, double* o, double* lse, double* dqkv,
+                                 AttentionCall call) {
   extern __shared__ double p[];
   const int t = blockIdx.x, head = blockIdx.y % call.heads, batch = blockIdx.y / call.heads;
   const int hd = call.head_size, kv = head / call.group();
@@ -39,19 +42,22 @@ __global__ void reference_kernel(const T* qkv, const T* d_o, double* o, double* 
   for (int j = threadIdx.x; j <= t; j += kReferenceThreads) {
     double s = 0;
     for (int d = 0; d < hd; ++d) {
-      s += static_cast<double>(at(qkv, query + d)) * at(qkv, key + static_cast<size_t>(j) * call.width() + d);
+      s += static_cast<double>(at(qkv, query + d)) *
+           at(qkv, key + static_cast<size_t>(j) * call.width() + d);
     }
     p[j] = exp(s * call.scale);
     sum += p[j];
   }
   sum = block_sum(sum);
   for (int j = threadIdx.x; j <= t; j += kReferenceThreads) p[j] /= sum;
-  if (threadIdx.x == 0) lse[(static_cast<size_t>(batch) * call.heads + head) * call.time + t] = log(sum);
+  if (threadIdx.x == 0)
+    lse[(static_cast<size_t>(batch) * call.heads + head) * call.time + t] = log(sum);
   __syncthreads();
   double row_sum = 0;
   for (int d = threadIdx.x; d < hd; d += kReferenceThreads) {
     double y = 0;
-    for (int j = 0; j <= t; ++j) y += p[j] * at(qkv, value + static_cast<size_t>(j) * call.width() + d);
+    for (int j = 0; j <= t; ++j)
+      y += p[j] * at(qkv, value + static_cast<size_t>(j) * call.width() + d);
     o[out + d] = y;
     row_sum += y * at(d_o, out + d);
   }
@@ -72,7 +78,7 @@ __global__ void reference_kernel(const T* qkv, const T* d_o, double* o, double* 
   }
 }
 
-// ---- the kernels under test ---------------------------------------------------------------------------------------
+// ---- the kernels under test ---------------------------------------------------------------------
 
 enum class Path { hopper, mma, plain };
 const char* const kNames[] = {"hopper", "mma", "plain"};
@@ -81,7 +87,8 @@ template <class T>
 void forward(Path path, const AttentionCall& call, const T* qkv, T* o, float* of_forward) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     static const Buffer<int> next(1);
-    if (path == Path::hopper) return attention_forward_hopper(call, qkv, o, of_forward, next.data());
+    if (path == Path::hopper)
+      return attention_forward_hopper(call, qkv, o, of_forward, next.data());
 
     if (path == Path::mma) return attention_forward_mma(call, qkv, o, of_forward);
   }
@@ -104,21 +111,25 @@ void backward(Path path, const AttentionCall& call, const T* d_o, const T* qkv, 
 AttentionCall call_of(int batch, int time, int heads, int kv_heads, int head_size) {
   int processors;
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
-  return {batch,      time,   heads, kv_heads, head_size, 1.0f / std::sqrt(static_cast<float>(head_size)),
+  return {batch,      time,      heads,
+          kv_heads,   head_size, 1.0f / std::sqrt(static_cast<float>(head_size)),
           processors, nullptr};
 }
 
 template <class T>
 void check(Path path, const AttentionCall& call, float spread) {
-  const size_t tokens = static_cast<size_t>(call.batch) * call.time, outputs = tokens * call.heads * call.head_size;
+  const size_t tokens = static_cast<size_t>(call.batch) * call.time,
+               outputs = tokens * call.heads * call.head_size;
   const Buffer<T> qkv(normal<T>(tokens * call.width(), spread)), d_o(normal<T>(outputs));
   Buffer<T> o(outputs), dqkv(tokens * call.width());
-  Buffer<float> of_forward(2 * tokens * call.heads), statistics(AttentionStatistics::bytes(call) / sizeof(float));
+  Buffer<float> of_forward(2 * tokens * call.heads),
+      statistics(AttentionStatistics::bytes(call) / sizeof(float));
   const AttentionStatistics of_rows(call, of_forward.data(), statistics.data());
   Buffer<double> ref_o(outputs), ref_lse(tokens * call.heads),
       ref_dqkv(std::vector<double>(tokens * call.width(), 0.0));
   const dim3 grid(call.time, call.batch * call.heads);
-  LF_CUDA_CHECK(cudaFuncSetAttribute(reference_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10));
+  LF_CUDA_CHECK(cudaFuncSetAttribute(reference_kernel<T>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10));
   reference_kernel<T><<<grid, kReferenceThreads, (call.time + 4) * sizeof(double)>>>(
       qkv.data(), d_o.data(), ref_o.data(), ref_lse.data(), ref_dqkv.data(), call);
   LF_CUDA_CHECK(cudaGetLastError());
@@ -136,13 +147,15 @@ void check(Path path, const AttentionCall& call, float spread) {
   }
   const auto reference = ref_dqkv.read(), lse_reference = ref_lse.read();
   double error[4] = {relative_error(o.read(), ref_o.read())};
-  const size_t ends[] = {0, static_cast<size_t>(call.heads), static_cast<size_t>(call.heads + call.kv_heads),
+  const size_t ends[] = {0, static_cast<size_t>(call.heads),
+                         static_cast<size_t>(call.heads + call.kv_heads),
                          static_cast<size_t>(call.heads + 2 * call.kv_heads)};
   for (int part = 0; part < 3; ++part) {
     double difference = 0, norm = 0;
     for (size_t token = 0; token < tokens; ++token) {
       for (size_t i = ends[part] * call.head_size; i < ends[part + 1] * call.head_size; ++i) {
-        const double r = reference[token * call.width() + i], d = to_float(first_dqkv[token * call.width() + i]) - r;
+        const double r = reference[token * call.width() + i],
+                     d = to_float(first_dqkv[token * call.width() + i]) - r;
         difference += d * d;
         norm += r * r;
       }
@@ -158,32 +171,40 @@ void check(Path path, const AttentionCall& call, float spread) {
   }
   const bool narrow = sizeof(T) == 2;
   const bool good = error[0] < (narrow ? 1e-2 : 1e-5) && error[1] < (narrow ? 2e-2 : 1e-5) &&
-                    error[2] < (narrow ? 2e-2 : 1e-5) && error[3] < (narrow ? 2e-2 : 1e-5) && lse_error < 1e-3;
+                    error[2] < (narrow ? 2e-2 : 1e-5) && error[3] < (narrow ? 2e-2 : 1e-5) &&
+                    lse_error < 1e-3;
   const bool repeats = same_bits(first_o, o.read()) && same_bits(first_dqkv, dqkv.read());
   if (!good || !repeats) ++failures();
   std::printf("%s %-6s B%d T%-4d H%d/%d hd%-3d  o %.1e  dq %.1e  dk %.1e  dv %.1e  lse %.0e%s\n",
-              good && repeats ? "ok    " : "FAILED", kNames[static_cast<int>(path)], call.batch, call.time, call.heads,
-              call.kv_heads, call.head_size, error[0], error[1], error[2], error[3], lse_error,
-              repeats ? "" : "  DIFFERS BETWEEN RUNS");
+              good && repeats ? "ok    " : "FAILED", kNames[static_cast<int>(path)], call.batch,
+              call.time, call.heads, call.kv_heads, call.head_size, error[0], error[1], error[2],
+              error[3], lse_error, repeats ? "" : "  DIFFERS BETWEEN RUNS");
 }
 
 void time_it(Path path, const AttentionCall& call) {
-  const size_t tokens = static_cast<size_t>(call.batch) * call.time, outputs = tokens * call.heads * call.head_size;
-  const Buffer<bfloat16> qkv(normal<bfloat16>(tokens * call.width())), d_o(normal<bfloat16>(outputs));
+  const size_t tokens = static_cast<size_t>(call.batch) * call.time,
+               outputs = tokens * call.heads * call.head_size;
+  const Buffer<bfloat16> qkv(normal<bfloat16>(tokens * call.width())),
+      d_o(normal<bfloat16>(outputs));
   Buffer<bfloat16> o(outputs), dqkv(tokens * call.width());
-  Buffer<float> of_forward(2 * tokens * call.heads), statistics(AttentionStatistics::bytes(call) / sizeof(float));
+  Buffer<float> of_forward(2 * tokens * call.heads),
+      statistics(AttentionStatistics::bytes(call) / sizeof(float));
   const AttentionStatistics of_rows(call, of_forward.data(), statistics.data());
   const double flops = 2.0 * call.batch * call.heads * call.time * call.time * call.head_size;
-  const Time f = measure([&] { forward<bfloat16>(path, call, qkv.data(), o.data(), of_forward.data()); });
-  const Time b = measure(
-      [&] { backward<bfloat16>(path, call, d_o.data(), qkv.data(), o.data(), of_rows, dqkv.data()); });
+  const Time f =
+      measure([&] { forward<bfloat16>(path, call, qkv.data(), o.data(), of_forward.data()); });
+  const Time b = measure([&] {
+    backward<bfloat16>(path, call, d_o.data(), qkv.data(), o.data(), of_rows, dqkv.data());
+  });
   const Time s = measure([&] { attention_statistics(call, d_o.data(), o.data(), of_rows); });
   std::printf(
-      "%-6s B%d T%d H%d/%d hd%d  forward %.3f ms %.0f TF (sustained %.0f)  backward %.3f ms %.0f TF (sustained %.0f)  "
+      "%-6s B%d T%d H%d/%d hd%d  forward %.3f ms %.0f TF (sustained %.0f)  backward %.3f ms %.0f "
+      "TF (sustained %.0f)  "
       "statistics %.3f ms %.2f TB/s\n",
-      kNames[static_cast<int>(path)], call.batch, call.time, call.heads, call.kv_heads, call.head_size, f.median_ms,
-      flops / f.median_ms / 1e9, flops / f.sustained_ms / 1e9, b.median_ms, 2.5 * flops / b.median_ms / 1e9,
-      2.5 * flops / b.sustained_ms / 1e9, s.median_ms, (2.0 * 2 * outputs + 8.0 * of_forward.count()) / s.median_ms / 1e9);
+      kNames[static_cast<int>(path)], call.batch, call.time, call.heads, call.kv_heads,
+      call.head_size, f.median_ms, flops / f.median_ms / 1e9, flops / f.sustained_ms / 1e9,
+      b.median_ms, 2.5 * flops / b.median_ms / 1e9, 2.5 * flops / b.sustained_ms / 1e9, s.median_ms,
+      (2.0 * 2 * outputs + 8.0 * of_forward.count()) / s.median_ms / 1e9);
 }
 
 }  // namespace
@@ -210,10 +231,12 @@ int main(int argc, char** argv) {
       check<bfloat16>(path, call_of(1, 1000, 32, 4, 64), 2.0f);
 
       if (path != Path::hopper) {
-        for (const int head_size : {8, 16, 40, 80}) check<bfloat16>(path, call_of(2, 77, 4, 2, head_size), 1.0f);
+        for (const int head_size : {8, 16, 40, 80})
+          check<bfloat16>(path, call_of(2, 77, 4, 2, head_size), 1.0f);
       }
       if (path == Path::plain) {
-        for (const int head_size : {1, 5, 20, 64, 160}) check<float>(path, call_of(2, 77, 4, 2, head_size), 1.0f);
+        for (const int head_size : {1, 5, 20, 64, 160})
+          check<float>(path, call_of(2, 77, 4, 2, head_size), 1.0f);
         check<float>(path, call_of(1, 400, 6, 3, 64), 1.0f);
       }
     }

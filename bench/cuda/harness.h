@@ -62,8 +62,9 @@ void compare(const std::string& name, const Tensor& out, const std::vector<doubl
 }
 inline void report_time(const char* name, double bytes, const std::function<void(Stream&)>& work) {
   const Time t = measure([&] { run(work); }, device->compute());
-  std::printf("%-28s %8.3f ms (sustained %8.3f)  %6.0f MB  %5.2f TB/s  %3.0f%% of 3.0\n", name, t.median_ms,
-              t.sustained_ms, bytes / 1e6, bytes / t.median_ms / 1e9, bytes / t.median_ms / 3e7);
+  std::printf("%-28s %8.3f ms (sustained %8.3f)  %6.0f MB  %5.2f TB/s  %3.0f%% of 3.0\n", name,
+              t.median_ms, t.sustained_ms, bytes / 1e6, bytes / t.median_ms / 1e9,
+              bytes / t.median_ms / 3e7);
 }
 
 }  // namespace bench

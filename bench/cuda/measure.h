@@ -101,8 +101,8 @@ struct Time {
 };
 // Returns the median of single launches, and the mean of a run without gaps that is long enough to
 // reach the power limit.
-inline Time measure(const std::function<void()>& work, cudaStream_t stream = nullptr, int samples = 30,
-                    double sustained_s = 0.3) {
+inline Time measure(const std::function<void()>& work, cudaStream_t stream = nullptr,
+                    int samples = 30, double sustained_s = 0.3) {
   cudaEvent_t begin, end;
   LF_CUDA_CHECK(cudaEventCreate(&begin));
   LF_CUDA_CHECK(cudaEventCreate(&end));

@@ -38,7 +38,8 @@ void check_softmax(int64_t rows, int64_t n) {
         dx_ref[i] = log_form ? g[i] - std::exp(stored[i]) * dot : stored[i] * (g[i] - dot / total);
       }
     }
-    const std::string name = format("softmax {} bytes {}x{}{}", sizeof(T), rows, n, log_form ? " log" : "");
+    const std::string name =
+        format("softmax {} bytes {}x{}{}", sizeof(T), rows, n, log_form ? " log" : "");
     compare<T>(name, y, y_ref);
     compare<T>(name + " dx", dx, dx_ref);
   }
@@ -53,7 +54,8 @@ void check_argmax(int64_t rows, int64_t n, bool nan) {
     for (int64_t i = 0; i < n; ++i) {  // few distinct numbers, so that there are ties
       of_row[i] = from_float<T>(std::round(2 * to_float(of_row[i])) / 2);
     }
-    if (nan && row % 3 == 1) of_row[generator()() % n] = of_row[generator()() % n] = from_float<T>(NAN);
+    if (nan && row % 3 == 1)
+      of_row[generator()() % n] = of_row[generator()() % n] = from_float<T>(NAN);
     int64_t best = 0;
     for (int64_t i = 1; i < n; ++i) {
       const float a = to_float(of_row[i]), b = to_float(of_row[best]);
@@ -63,7 +65,8 @@ void check_argmax(int64_t rows, int64_t n, bool nan) {
   }
   const Tensor x = upload<T>({rows, n}, values), index = empty({rows}, DType::i32);
   run([&](Stream& s) { cuda::argmax(s, in(x), out(index)); });
-  expect(download<int32_t>(index) == expected, format("argmax {} bytes {}x{}", sizeof(T), rows, n).c_str());
+  expect(download<int32_t>(index) == expected,
+         format("argmax {} bytes {}x{}", sizeof(T), rows, n).c_str());
 }
 
 template <class T>
@@ -79,7 +82,8 @@ void check_vector(int64_t n, int64_t k) {
 }
 
 void check_all() {
-  for (const int64_t n : {1, 7, 8, 100, 256, 504, 1000, 1024, 2048, 2056, 5000, 16384, 16392, 32000}) {
+  for (const int64_t n :
+       {1, 7, 8, 100, 256, 504, 1000, 1024, 2048, 2056, 5000, 16384, 16392, 32000}) {
     check_softmax<bfloat16>(5, n);
     check_softmax<float>(5, n);
     for (const bool nan : {false, true}) {
@@ -144,27 +148,38 @@ void time_all() {
   {
     const Tensor a = random<bfloat16>({n, 8 * d}), b = empty({n, 8 * d}, DType::bf16);
     report_time("copy of 1 GB", 2.0 * static_cast<double>(a.bytes()), [&](Stream&) {
-      LF_CUDA_CHECK(cudaMemcpyAsync(b.raw(), a.raw(), a.bytes(), cudaMemcpyDeviceToDevice, device->compute()));
+      LF_CUDA_CHECK(cudaMemcpyAsync(b.raw(), a.raw(), a.bytes(), cudaMemcpyDeviceToDevice,
+                                    device->compute()));
     });
     const double bytes = static_cast<double>(a.bytes());
-    const auto as = [](const Tensor& t, Shape shape) { return Tensor{t.storage, 0, std::move(shape), t.dtype}; };
+    const auto as = [](const Tensor& t, Shape shape) {
+      return Tensor{t.storage, 0, std::move(shape), t.dtype};
+    };
     for (const int64_t width : {256, 512, 1024, 2048, 8192, 16384, 32768}) {
       const int64_t rows = a.numel() / width;
-      const Tensor x = as(a, {rows, width}), y = as(b, {rows, width}), index = empty({rows}, DType::i32);
+      const Tensor x = as(a, {rows, width}), y = as(b, {rows, width}),
+                   index = empty({rows}, DType::i32);
       const auto name = [&](const char* op) { return format("{} rows of {}", op, width); };
-      report_time(name("softmax").c_str(), 2 * bytes, [&](Stream& s) { cuda::softmax(s, in(x), out(y), false); });
-      report_time(name("argmax").c_str(), bytes, [&](Stream& s) { cuda::argmax(s, in(x), out(index)); });
+      report_time(name("softmax").c_str(), 2 * bytes,
+                  [&](Stream& s) { cuda::softmax(s, in(x), out(y), false); });
+      report_time(name("argmax").c_str(), bytes,
+                  [&](Stream& s) { cuda::argmax(s, in(x), out(index)); });
       if (width == 2048) {
         report_time("softmax backward", 3 * bytes,
                     [&](Stream& s) { cuda::softmax_backward(s, in(x), in(y), out(y), false); });
-        report_time("log-softmax", 2 * bytes, [&](Stream& s) { cuda::softmax(s, in(x), out(y), true); });
+        report_time("log-softmax", 2 * bytes,
+                    [&](Stream& s) { cuda::softmax(s, in(x), out(y), true); });
       }
     }
     const Tensor f32 = empty({n, 4 * d}, DType::f32);
-    report_time("rand bf16", bytes, [&](Stream& s) { cuda::philox_uniform(s, out(b), 0, 1, 1, 0); });
-    report_time("randn bf16", bytes, [&](Stream& s) { cuda::philox_normal(s, out(b), 0, 1, 1, 0); });
-    report_time("rand f32", bytes, [&](Stream& s) { cuda::philox_uniform(s, out(f32), 0, 1, 1, 0); });
-    report_time("randn f32", bytes, [&](Stream& s) { cuda::philox_normal(s, out(f32), 0, 1, 1, 0); });
+    report_time("rand bf16", bytes,
+                [&](Stream& s) { cuda::philox_uniform(s, out(b), 0, 1, 1, 0); });
+    report_time("randn bf16", bytes,
+                [&](Stream& s) { cuda::philox_normal(s, out(b), 0, 1, 1, 0); });
+    report_time("rand f32", bytes,
+                [&](Stream& s) { cuda::philox_uniform(s, out(f32), 0, 1, 1, 0); });
+    report_time("randn f32", bytes,
+                [&](Stream& s) { cuda::philox_normal(s, out(f32), 0, 1, 1, 0); });
   }
   time_token();
 }

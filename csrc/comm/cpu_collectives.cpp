@@ -21,7 +21,9 @@ DirectAlgorithms::DirectAlgorithms(std::unique_ptr<Transport> transport, int ran
                                    std::vector<uint32_t> ranks)
     : transport_(std::move(transport)), rank_(rank), size_(size), ranks_(std::move(ranks)) {}
 
-std::string DirectAlgorithms::description() const { return transport_ ? transport_->description() : "none: one rank"; }
+std::string DirectAlgorithms::description() const {
+  return transport_ ? transport_->description() : "none: one rank";
+}
 
 void DirectAlgorithms::abort() {
   if (transport_) transport_->abort();
@@ -39,7 +41,8 @@ void DirectAlgorithms::agree(const CollectiveCall& call) {
       if (kind < 0 || kind >= kCollectiveKinds) return "something else";
       const auto as = static_cast<CollectiveKind>(kind);
       if (as == CollectiveKind::barrier) return format("#{} {}", sequence, name_of(as));
-      std::string words = format("#{} {} of {} {}", sequence, name_of(as), count, name_of(static_cast<DType>(dtype)));
+      std::string words = format("#{} {} of {} {}", sequence, name_of(as), count,
+                                 name_of(static_cast<DType>(dtype)));
       if (average) words += ", averaged";
       if (as == CollectiveKind::broadcast) words += format(" from rank {} of the group", root);
       return words;
@@ -63,8 +66,10 @@ void DirectAlgorithms::agree(const CollectiveCall& call) {
   for (int peer = 0; peer < size_; ++peer) {
     const Header& other = theirs[static_cast<size_t>(peer)];
     if (peer == rank_ || other == own) continue;
-    throw Error("ERR_PEER", format("the ranks do not call the same collectives: this rank calls {}, rank {} calls {}",
-                                   own.text(), ranks_[static_cast<size_t>(peer)], other.text()));
+    throw Error(
+        "ERR_PEER",
+        format("the ranks do not call the same collectives: this rank calls {}, rank {} calls {}",
+               own.text(), ranks_[static_cast<size_t>(peer)], other.text()));
   }
 }
 
@@ -73,14 +78,15 @@ void DirectAlgorithms::run(const CollectiveCall& call) {
   if (size_ > 1) agree(call);
   switch (call.kind) {
     case CollectiveKind::all_reduce:
-      return all_reduce(static_cast<char*>(call.output.raw()), static_cast<size_t>(call.output.numel()),
-                        call.output.dtype, call.average);
+      return all_reduce(static_cast<char*>(call.output.raw()),
+                        static_cast<size_t>(call.output.numel()), call.output.dtype, call.average);
     case CollectiveKind::reduce_scatter:
-      return reduce_scatter(static_cast<const char*>(call.input.raw()), static_cast<char*>(call.output.raw()),
-                            static_cast<size_t>(call.output.numel()), call.output.dtype, call.average);
+      return reduce_scatter(
+          static_cast<const char*>(call.input.raw()), static_cast<char*>(call.output.raw()),
+          static_cast<size_t>(call.output.numel()), call.output.dtype, call.average);
     case CollectiveKind::all_gather:
-      return all_gather(static_cast<const char*>(call.input.raw()), static_cast<char*>(call.output.raw()),
-                        call.input.bytes());
+      return all_gather(static_cast<const char*>(call.input.raw()),
+                        static_cast<char*>(call.output.raw()), call.input.bytes());
     case CollectiveKind::broadcast:
       return broadcast(static_cast<char*>(call.output.raw()), call.output.bytes(), call.root);
     case CollectiveKind::barrier: return;  // the ranks have agreed on the call, so all are here
@@ -109,7 +115,8 @@ void add_typed(const std::vector<const T*>& pieces, T* output, size_t count, flo
 
 }  // namespace
 
-void DirectAlgorithms::add_pieces(const char* own, char* output, size_t count, DType dtype, bool average) {
+void DirectAlgorithms::add_pieces(const char* own, char* output, size_t count, DType dtype,
+                                  bool average) {
   const size_t bytes = count * size_of(dtype);
   const auto add = [&]<class T>(T*) {
     std::vector<const T*> pieces;
@@ -118,7 +125,8 @@ void DirectAlgorithms::add_pieces(const char* own, char* output, size_t count, D
       pieces.push_back(reinterpret_cast<const T*>(peer == rank_ ? own : next));
       if (peer != rank_) next += bytes;
     }
-    add_typed(pieces, reinterpret_cast<T*>(output), count, average ? static_cast<float>(size_) : 1.0f);
+    add_typed(pieces, reinterpret_cast<T*>(output), count,
+              average ? static_cast<float>(size_) : 1.0f);
   };
   if (dtype == DType::f32) {
     add(static_cast<float*>(nullptr));
@@ -131,14 +139,17 @@ void DirectAlgorithms::add_pieces(const char* own, char* output, size_t count, D
 
 // count: elements of the output. The sum runs in parts, so that the received pieces need little
 // memory.
-void DirectAlgorithms::reduce_scatter(const char* input, char* output, size_t count, DType dtype, bool average) {
+void DirectAlgorithms::reduce_scatter(const char* input, char* output, size_t count, DType dtype,
+                                      bool average) {
   const size_t width = size_of(dtype);
   const size_t most = std::min(count, kPiece / width);
   received_.resize(static_cast<size_t>(size_ - 1) * most * width);
   std::vector<Transport::Piece> sends, receives;
   for (size_t start = 0; start < count; start += most) {
     const size_t n = std::min(most, count - start);
-    const auto part_of = [&](int rank) { return input + (static_cast<size_t>(rank) * count + start) * width; };
+    const auto part_of = [&](int rank) {
+      return input + (static_cast<size_t>(rank) * count + start) * width;
+    };
     sends.clear();
     receives.clear();
     for (int peer = 0; peer < size_; ++peer) {
@@ -169,7 +180,8 @@ void DirectAlgorithms::all_reduce(char* data, size_t count, DType dtype, bool av
     for (int peer = 0; peer < size_; ++peer) {
       if (peer == rank_) continue;
       if (length(rank_) > 0) {
-        receives.push_back({peer, received_.data() + receives.size() * length(rank_) * width, length(rank_) * width});
+        receives.push_back({peer, received_.data() + receives.size() * length(rank_) * width,
+                            length(rank_) * width});
       }
       if (length(peer) > 0) sends.push_back({peer, at(peer), length(peer) * width});
     }
@@ -225,7 +237,8 @@ class CpuTimeline final : public Timeline, public std::enable_shared_from_this<C
   size_t mark() override {
     const size_t moment = reserve();
     // The stream may drop the work before it gets there.
-    compute_->submit("timeline", [self = shared_from_this(), moment](Stream&) { self->set(moment); });
+    compute_->submit("timeline",
+                     [self = shared_from_this(), moment](Stream&) { self->set(moment); });
     return moment;
   }
   // Records a moment on the thread that calls.
@@ -248,7 +261,8 @@ class CpuTimeline final : public Timeline, public std::enable_shared_from_this<C
     return moments_.size() - 1;
   }
   void set(size_t moment) {
-    const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now().time_since_epoch();
+    const std::chrono::duration<double, std::milli> time =
+        std::chrono::steady_clock::now().time_since_epoch();
     std::lock_guard lock(mutex_);
     moments_[moment] = time.count();
   }
@@ -260,7 +274,9 @@ class CpuTimeline final : public Timeline, public std::enable_shared_from_this<C
 
 }  // namespace
 
-std::shared_ptr<Timeline> CpuCollectives::make_timeline() { return std::make_shared<CpuTimeline>(compute_); }
+std::shared_ptr<Timeline> CpuCollectives::make_timeline() {
+  return std::make_shared<CpuTimeline>(compute_);
+}
 
 // A collective between the two streams: the compute stream makes its tensors ready, the
 // communication stream runs and ends it.
@@ -383,7 +399,9 @@ std::shared_ptr<CollectiveWork> CpuCollectives::enqueue(CollectiveCall call) {
   compute_->submit(op, [ready](Stream&) {
     const CollectiveCall& call = ready->work->call();
     if (call.input.storage && !call.input.storage->computed()) {
-      throw Error("ERR_NATIVE", "its input was never computed (an earlier operation failed, or nothing wrote it)");
+      throw Error(
+          "ERR_NATIVE",
+          "its input was never computed (an earlier operation failed, or nothing wrote it)");
     }
     if (call.output.storage) call.output.storage->allocate();
     ready->work->set_ready({});

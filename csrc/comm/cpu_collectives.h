@@ -34,7 +34,8 @@ class CommunicationThread {
 class DirectAlgorithms {
  public:
   // transport: null for a group of one.
-  DirectAlgorithms(std::unique_ptr<Transport> transport, int rank, int size, std::vector<uint32_t> ranks);
+  DirectAlgorithms(std::unique_ptr<Transport> transport, int rank, int size,
+                   std::vector<uint32_t> ranks);
   // Throws ERR_PEER, also if the ranks make different calls.
   void run(const CollectiveCall& call);
   void abort();
@@ -56,9 +57,11 @@ class DirectAlgorithms {
   std::vector<char> received_;  // pieces of the other ranks, one after the other
 };
 
-class CpuCollectives final : public Collectives, public std::enable_shared_from_this<CpuCollectives> {
+class CpuCollectives final : public Collectives,
+                             public std::enable_shared_from_this<CpuCollectives> {
  public:
-  CpuCollectives(std::string name, std::shared_ptr<Stream> compute, std::shared_ptr<CommunicationThread> thread,
+  CpuCollectives(std::string name, std::shared_ptr<Stream> compute,
+                 std::shared_ptr<CommunicationThread> thread,
                  std::unique_ptr<DirectAlgorithms> algorithms);
   ~CpuCollectives() override;
 

@@ -41,7 +41,8 @@ Addresses resolve(const char* host, int port, int flags, std::string& why) {
 
 std::string text_of(const sockaddr* address, socklen_t bytes, bool with_port) {
   char host[NI_MAXHOST], port[NI_MAXSERV];
-  if (getnameinfo(address, bytes, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+  if (getnameinfo(address, bytes, host, sizeof host, port, sizeof port,
+                  NI_NUMERICHOST | NI_NUMERICSERV) != 0)
     return "?";
   std::string text = host;
   if (text.starts_with("::ffff:")) text = text.substr(7);
@@ -50,7 +51,9 @@ std::string text_of(const sockaddr* address, socklen_t bytes, bool with_port) {
 
 // Sends small messages at once, and notices a silent host without traffic.
 void prepare(int fd) {
-  const auto set = [fd](int level, int name, int value) { setsockopt(fd, level, name, &value, sizeof value); };
+  const auto set = [fd](int level, int name, int value) {
+    setsockopt(fd, level, name, &value, sizeof value);
+  };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
   set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
@@ -118,13 +121,15 @@ Socket listen_on(const std::string& host, int port, bool one_host) {
       }
       const int on = 1, off = 0;
       setsockopt(socket.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-      if (family == AF_INET6 && !loopback) setsockopt(socket.fd(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
-      if (bind(socket.fd(), at->ai_addr, at->ai_addrlen) == 0 && listen(socket.fd(), 1024) == 0) return socket;
+      if (family == AF_INET6 && !loopback)
+        setsockopt(socket.fd(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+      if (bind(socket.fd(), at->ai_addr, at->ai_addrlen) == 0 && listen(socket.fd(), 1024) == 0)
+        return socket;
       if (errno == EADDRINUSE) {
-        throw Error("ERR_PEER",
-                    format("port {} of this host is taken by another program: choose another MASTER_PORT, or end the "
-                           "run that still has it",
-                           port));
+        throw Error("ERR_PEER", format("port {} of this host is taken by another program: choose "
+                                       "another MASTER_PORT, or end the "
+                                       "run that still has it",
+                                       port));
       }
       why = std::strerror(errno);
     }
@@ -183,7 +188,8 @@ Socket connect_to(const std::string& host, int port, Milliseconds timeout, std::
 Socket accept_from(const Socket& listener, std::string& address) {
   sockaddr_storage from = {};
   socklen_t bytes = sizeof from;
-  Socket socket(accept4(listener.fd(), reinterpret_cast<sockaddr*>(&from), &bytes, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  Socket socket(accept4(listener.fd(), reinterpret_cast<sockaddr*>(&from), &bytes,
+                        SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (socket) {
     prepare(socket.fd());
     address = text_of(reinterpret_cast<sockaddr*>(&from), bytes, true);
@@ -215,7 +221,8 @@ Transfer receive_some(const Socket& socket, std::string& bytes, size_t most) {
     } else if (got < 0 && errno == EINTR) {
       continue;
     } else {
-      return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? Transfer::would_block : Transfer::closed;
+      return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? Transfer::would_block
+                                                                  : Transfer::closed;
     }
   }
   return Transfer::more;

@@ -32,11 +32,13 @@ enum class MessageType : uint8_t {
   add,        // key, amount -> value (i64)
   barrier,    // name, timeout -> done
   goodbye,    // -> done
-  check,      // group, its size, sequence number, hash, description: must be the same on all ranks of the group
-  trouble,    // group (may be empty), sequence number, text: this rank has detected a failure
-  status,     // answer to status_request
+  check,    // group, its size, sequence number, hash, description: must be the same on all ranks of
+            // the group
+  trouble,  // group (may be empty), sequence number, text: this rank has detected a failure
+  status,   // answer to status_request
   // from the store
-  welcome = 64,  // all ranks have come: rank 0's host address for the others, or empty if all are on that host
+  welcome = 64,  // all ranks have come: rank 0's host address for the others, or empty if all are
+                 // on that host
   refused,       // text
   done,
   value,

@@ -18,11 +18,14 @@ void mix(uint64_t& hash, uint64_t value) {
 // Formats a count as "1,048,576", because counts of elements are long.
 std::string grouped(int64_t count) {
   std::string text = std::to_string(count);
-  for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3) text.insert(static_cast<size_t>(at), ",");
+  for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3)
+    text.insert(static_cast<size_t>(at), ",");
   return text;
 }
 
-int64_t milliseconds(Clock::duration duration) { return std::chrono::duration_cast<Milliseconds>(duration).count(); }
+int64_t milliseconds(Clock::duration duration) {
+  return std::chrono::duration_cast<Milliseconds>(duration).count();
+}
 
 // Bytes that a rank sends with the bandwidth-optimal algorithm, with `bytes` on the larger side.
 uint64_t sent_by_theory(CollectiveKind kind, uint64_t bytes, uint64_t ranks, bool is_root) {
@@ -39,7 +42,8 @@ uint64_t sent_by_theory(CollectiveKind kind, uint64_t bytes, uint64_t ranks, boo
 bool overlap(const Tensor& a, const Tensor& b) {
   if (a.storage != b.storage) return false;
   const int64_t size = static_cast<int64_t>(size_of(a.dtype));
-  return a.offset * size < (b.offset + b.numel()) * size && b.offset * size < (a.offset + a.numel()) * size;
+  return a.offset * size < (b.offset + b.numel()) * size &&
+         b.offset * size < (a.offset + a.numel()) * size;
 }
 
 }  // namespace
@@ -64,27 +68,33 @@ std::string Group::description(const Record& record) const {
 }
 
 std::shared_ptr<CollectiveWork> Group::enqueue(CollectiveCall call) {
-  const auto place = static_cast<size_t>(std::find(ranks_.begin(), ranks_.end(), rank_) - ranks_.begin());
+  const auto place =
+      static_cast<size_t>(std::find(ranks_.begin(), ranks_.end(), rank_) - ranks_.begin());
   if (call.kind == CollectiveKind::reduce_scatter || call.kind == CollectiveKind::all_gather) {
     const bool scatter = call.kind == CollectiveKind::reduce_scatter;
     const Tensor& whole = scatter ? call.input : call.output;
     const Tensor& part = scatter ? call.output : call.input;
-    LF_CHECK(whole.numel() == part.numel() * static_cast<int64_t>(size()), "expected {} times {} elements, got {}",
-             size(), part.numel(), whole.numel());
-    if (overlap(whole, part) && part.offset != whole.offset + static_cast<int64_t>(place) * part.numel()) {
+    LF_CHECK(whole.numel() == part.numel() * static_cast<int64_t>(size()),
+             "expected {} times {} elements, got {}", size(), part.numel(), whole.numel());
+    if (overlap(whole, part) &&
+        part.offset != whole.offset + static_cast<int64_t>(place) * part.numel()) {
       throw Error("ERR_ARGUMENT",
-                  format("[{}] input and output share memory, but not at this rank's place", name_of(call.kind)));
+                  format("[{}] input and output share memory, but not at this rank's place",
+                         name_of(call.kind)));
     }
   }
-  Record record = {0, call.kind, call.count(), call.output.dtype, Clock::now(), std::nullopt, std::nullopt};
-  const bool is_root = call.kind == CollectiveKind::broadcast && static_cast<size_t>(call.root) == place;
+  Record record = {
+      0, call.kind, call.count(), call.output.dtype, Clock::now(), std::nullopt, std::nullopt};
+  const bool is_root =
+      call.kind == CollectiveKind::broadcast && static_cast<size_t>(call.root) == place;
   {
     std::lock_guard lock(mutex_);
     if (!aborted_.empty()) throw Error("ERR_PEER", aborted_);
     record.sequence = ++issued_;
     for (const uint64_t part :
-         {static_cast<uint64_t>(call.kind), static_cast<uint64_t>(record.count), static_cast<uint64_t>(record.dtype),
-          static_cast<uint64_t>(call.average), static_cast<uint64_t>(call.root)}) {
+         {static_cast<uint64_t>(call.kind), static_cast<uint64_t>(record.count),
+          static_cast<uint64_t>(record.dtype), static_cast<uint64_t>(call.average),
+          static_cast<uint64_t>(call.root)}) {
       mix(hash_, part);
     }
     Stats& stats = stats_[static_cast<size_t>(call.kind)];
@@ -95,7 +105,8 @@ std::shared_ptr<CollectiveWork> Group::enqueue(CollectiveCall call) {
     records_.push_back(record);
     // The hash covers all calls, so a difference in a call that is not sent shows in the next one
     // that is.
-    if (check_ && (issued_ <= kAllChecked || issued_ % kCheckedEach == 0)) check_(issued_, hash_, description(record));
+    if (check_ && (issued_ <= kAllChecked || issued_ % kCheckedEach == 0))
+      check_(issued_, hash_, description(record));
   }
   auto work = collectives_->enqueue(std::move(call));
   std::lock_guard lock(mutex_);
@@ -131,8 +142,8 @@ std::optional<Group::Finding> Group::poll() {
   std::lock_guard lock(mutex_);
   follow();
   if (!aborted_.empty()) return std::nullopt;
-  const auto current =
-      std::find_if(records_.begin(), records_.end(), [](const Record& record) { return !record.ended; });
+  const auto current = std::find_if(records_.begin(), records_.end(),
+                                    [](const Record& record) { return !record.ended; });
   if (!progress_.failure.empty()) {
     return Finding{current == records_.end() ? 0 : current->sequence,
                    format("Rank {} found: {}", rank_, progress_.failure)};
@@ -140,19 +151,22 @@ std::optional<Group::Finding> Group::poll() {
   if (current == records_.end() || !current->started) return std::nullopt;
   const auto running = Clock::now() - *current->started;
   if (running <= timeout_) return std::nullopt;
-  return Finding{current->sequence,
-                 format("#{} of group {}, {}, has not ended on rank {} within {} s.", current->sequence, name_,
-                        description(*current), rank_, static_cast<double>(timeout_.count()) / 1000)};
+  return Finding{
+      current->sequence,
+      format("#{} of group {}, {}, has not ended on rank {} within {} s.", current->sequence, name_,
+             description(*current), rank_, static_cast<double>(timeout_.count()) / 1000)};
 }
 
 GroupStatus Group::status() {
   std::lock_guard lock(mutex_);
   follow();
-  GroupStatus status = {name_, ranks_, issued_, progress_.started, progress_.completed, "nothing", 0};
+  GroupStatus status = {name_,     ranks_, issued_, progress_.started, progress_.completed,
+                        "nothing", 0};
   for (const Record& record : records_) {
     if (!record.started) break;
     status.current = description(record);
-    status.milliseconds = static_cast<uint64_t>(milliseconds(Clock::now() - record.ended.value_or(*record.started)));
+    status.milliseconds =
+        static_cast<uint64_t>(milliseconds(Clock::now() - record.ended.value_or(*record.started)));
     if (!record.ended) break;
   }
   return status;

@@ -28,7 +28,8 @@ class Group {
     std::string text;
   };
   // Receives the hash of the calls that all ranks must have made alike.
-  using Check = std::function<void(uint64_t sequence, uint64_t hash, const std::string& description)>;
+  using Check =
+      std::function<void(uint64_t sequence, uint64_t hash, const std::string& description)>;
 
   Group(std::string name, std::vector<uint32_t> ranks, uint32_t rank, Milliseconds timeout,
         std::shared_ptr<Collectives> collectives, Check check);

@@ -34,10 +34,11 @@ void say(const std::string& text) {
 
 }  // namespace
 
-Session::Session(const StoreOptions& options, const std::atomic<bool>& cancelled) : options_(options) {
+Session::Session(const StoreOptions& options, const std::atomic<bool>& cancelled)
+    : options_(options) {
   if (options.rank == 0) {
-    server_ = std::make_unique<StoreServer>(options.host, options.port, options.world_size, options.token,
-                                            options.timeout, options.one_host);
+    server_ = std::make_unique<StoreServer>(options.host, options.port, options.world_size,
+                                            options.token, options.timeout, options.one_host);
   }
   StoreClient::Events events;
   events.failed = [this](std::string verdict) {
@@ -65,7 +66,8 @@ Session::~Session() {
 void Session::use_name(const std::string& group) {
   std::lock_guard lock(mutex_);
   if (!names_.insert(group).second)
-    throw Error("ERR_ARGUMENT", format("[communicator] the name \"{}\" was used before in this run", group));
+    throw Error("ERR_ARGUMENT",
+                format("[communicator] the name \"{}\" was used before in this run", group));
 }
 
 void Session::add(std::shared_ptr<Group> group) {
@@ -124,14 +126,16 @@ std::string Session::status() {
 void Session::watch() {
   for (;;) {
     for (const auto& group : groups()) {
-      if (const auto finding = group->poll()) report(group->name(), finding->sequence, finding->text);
+      if (const auto finding = group->poll())
+        report(group->name(), finding->sequence, finding->text);
     }
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, kTick, [this] { return ending_ || !verdict_.empty(); });
     if (ending_) return;
     if (verdict_.empty() && !reported_.empty() && Clock::now() - reported_at_ > kVerdictTime) {
       verdict_ = format(
-          "rank 0, which serves the store, does not answer: its process is stopped, or its host or the network is "
+          "rank 0, which serves the store, does not answer: its process is stopped, or its host or "
+          "the network is "
           "down. {}",
           reported_);
     }
@@ -145,11 +149,13 @@ void Session::watch() {
 
 void Session::fail(const std::string& verdict) {
   const auto deadline = Clock::now() + kGrace;
-  std::string text = format("llamaforge: rank {} of {}: {}\n", options_.rank, options_.world_size, verdict);
+  std::string text =
+      format("llamaforge: rank {} of {}: {}\n", options_.rank, options_.world_size, verdict);
   const auto all = groups();
   for (const auto& group : all) {
     if (const std::string history = group->history(); !history.empty()) {
-      text += format("llamaforge: rank {}: last collectives of group {}:{}\n", options_.rank, group->name(), history);
+      text += format("llamaforge: rank {}: last collectives of group {}:{}\n", options_.rank,
+                     group->name(), history);
     }
   }
   say(text);
@@ -200,8 +206,8 @@ void Session::quiet_all() {
   }
 }
 
-// A program that fails reports its failure and ends at once. The other ranks hear the reason only if
-// rank 0's store has asked all ranks for their status and has sent the verdict.
+// A program that fails reports its failure and ends at once. The other ranks hear the reason only
+// if rank 0's store has asked all ranks for their status and has sent the verdict.
 void Session::spread_report() {
   {
     std::unique_lock lock(mutex_);

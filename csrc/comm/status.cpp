@@ -8,7 +8,9 @@ namespace {
 
 constexpr size_t kMostGroups = 1024, kMostRanks = 1 << 16, kMostLines = 40;
 
-std::string seconds(uint64_t milliseconds) { return format("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100); }
+std::string seconds(uint64_t milliseconds) {
+  return format("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100);
+}
 
 // Formats for example "rank 3", "ranks 1, 2 and 5".
 std::string ranks_in_words(const std::vector<int>& ranks) {
@@ -22,7 +24,8 @@ std::string ranks_in_words(const std::vector<int>& ranks) {
 }
 
 const GroupStatus* find(const std::vector<GroupStatus>& groups, const std::string& name) {
-  const auto found = std::find_if(groups.begin(), groups.end(), [&](const GroupStatus& g) { return g.name == name; });
+  const auto found = std::find_if(groups.begin(), groups.end(),
+                                  [&](const GroupStatus& g) { return g.name == name; });
   return found == groups.end() ? nullptr : &*found;
 }
 
@@ -33,11 +36,13 @@ std::string line_of(const GroupStatus& group) {
                   seconds(group.milliseconds));
   }
   if (group.issued > group.completed) {
-    return format("has called #{} of group {}, but its device is not there yet: it works on what comes before",
-                  group.completed + 1, group.name);
+    return format(
+        "has called #{} of group {}, but its device is not there yet: it works on what comes "
+        "before",
+        group.completed + 1, group.name);
   }
-  return format("has not called #{} of group {}: its last, {}, ended {} ago", group.issued + 1, group.name,
-                group.current, seconds(group.milliseconds));
+  return format("has not called #{} of group {}: its last, {}, ended {} ago", group.issued + 1,
+                group.name, group.current, seconds(group.milliseconds));
 }
 
 }  // namespace
@@ -48,7 +53,11 @@ std::string encode(const std::vector<GroupStatus>& groups) {
   for (const GroupStatus& group : groups) {
     writer.text(group.name).u32(static_cast<uint32_t>(group.ranks.size()));
     for (const uint32_t rank : group.ranks) writer.u32(rank);
-    writer.u64(group.issued).u64(group.started).u64(group.completed).text(group.current).u64(group.milliseconds);
+    writer.u64(group.issued)
+        .u64(group.started)
+        .u64(group.completed)
+        .text(group.current)
+        .u64(group.milliseconds);
   }
   return writer.take();
 }
@@ -108,11 +117,14 @@ std::string verdict_of(const Trouble& trouble, int world_size) {
   }
   std::string head;
   if (!lost.empty())
-    head += format("{}: the process ended or was killed, or its connection broke. ", ranks_in_words(lost));
-  if (!silent.empty()) head += format("{} {} not answer. ", ranks_in_words(silent), silent.size() == 1 ? "does" : "do");
+    head += format("{}: the process ended or was killed, or its connection broke. ",
+                   ranks_in_words(lost));
+  if (!silent.empty())
+    head +=
+        format("{} {} not answer. ", ranks_in_words(silent), silent.size() == 1 ? "does" : "do");
   if (head.empty() && !absent.empty() && trouble.sequence > 0) {
-    head += format("{} {} not called #{} of group {}. ", ranks_in_words(absent), absent.size() == 1 ? "has" : "have",
-                   trouble.sequence, trouble.group);
+    head += format("{} {} not called #{} of group {}. ", ranks_in_words(absent),
+                   absent.size() == 1 ? "has" : "have", trouble.sequence, trouble.group);
   }
   if (count > kMostLines) lines += format("\n  and {} lines more", count - kMostLines);
   return head + trouble.cause + lines;

@@ -17,7 +17,7 @@ struct GroupStatus {
   uint64_t issued = 0;          // collectives that the program has called
   uint64_t started = 0;         // ... that have started on the device
   uint64_t completed = 0;
-  std::string current;        // the running collective, else the last that ended: "allReduce of 1024 f32"
+  std::string current;  // the running collective, else the last that ended: "allReduce of 1024 f32"
   uint64_t milliseconds = 0;  // since it started or ended
 };
 

@@ -22,7 +22,8 @@ void throw_if(const std::atomic<bool>& cancelled) {
 
 }  // namespace
 
-StoreClient::StoreClient(const StoreOptions& options, Events events, const std::atomic<bool>& cancelled)
+StoreClient::StoreClient(const StoreOptions& options, Events events,
+                         const std::atomic<bool>& cancelled)
     : events_(std::move(events)), place_(format("{}:{}", options.host, options.port)) {
   join(options, cancelled);
   thread_ = std::thread([this] { run(); });
@@ -52,17 +53,16 @@ void StoreClient::join(const StoreOptions& options, const std::atomic<bool>& can
   }
 }
 
-void StoreClient::connect(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
-                          std::string& why) {
+void StoreClient::connect(const StoreOptions& options, const std::atomic<bool>& cancelled,
+                          Clock::time_point deadline, std::string& why) {
   while (!socket_) {
     throw_if(cancelled);
     const auto now = Clock::now();
     if (now >= deadline) {
-      throw Error(
-          "ERR_PEER",
-          format("[store] rank {} found no rank 0 at {} within {} s ({}): is it running, is MASTER_ADDR the name "
-                 "of its host, and does a firewall let the port through?",
-                 options.rank, place_, options.timeout.count() / 1000.0, why));
+      throw Error("ERR_PEER", format("[store] rank {} found no rank 0 at {} within {} s ({}): is "
+                                     "it running, is MASTER_ADDR the name "
+                                     "of its host, and does a firewall let the port through?",
+                                     options.rank, place_, options.timeout.count() / 1000.0, why));
     }
     const auto left = std::chrono::ceil<Milliseconds>(deadline - now);
     socket_ = connect_to(options.host, options.port, left, why);
@@ -70,8 +70,8 @@ void StoreClient::connect(const StoreOptions& options, const std::atomic<bool>& 
   }
 }
 
-bool StoreClient::say_hello(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
-                            std::string& why) {
+bool StoreClient::say_hello(const StoreOptions& options, const std::atomic<bool>& cancelled,
+                            Clock::time_point deadline, std::string& why) {
   const std::string hello = encode({MessageType::hello, 0,
                                     Writer()
                                         .text(kGreeting)
@@ -82,7 +82,8 @@ bool StoreClient::say_hello(const StoreOptions& options, const std::atomic<bool>
                                         .take()});
   size_t sent = 0;
   const auto lost = [&](const std::string& what) {
-    return Error("ERR_PEER", format("[store] rank {}: what answers at {} {}", options.rank, place_, what));
+    return Error("ERR_PEER",
+                 format("[store] rank {}: what answers at {} {}", options.rank, place_, what));
   };
   if (send_some(socket_, hello, sent) != Transfer::more)
     throw lost("closed the connection: it is not rank 0 of a run of LlamaForge");
@@ -101,19 +102,21 @@ bool StoreClient::say_hello(const StoreOptions& options, const std::atomic<bool>
         if (is_loopback(local_address_) && !outside.empty()) local_address_ = outside;
         return true;
       }
-      const bool turned_away =
-          answer && (answer->type == MessageType::refused || answer->type == MessageType::try_again);
+      const bool turned_away = answer && (answer->type == MessageType::refused ||
+                                          answer->type == MessageType::try_again);
       if (turned_away) why = Reader(answer->body).text();
     } catch (const Error&) {
       throw lost("is not rank 0 of a run of LlamaForge: another program has that port");
     }
     if (answer && answer->type == MessageType::refused) {
-      throw Error("ERR_PEER", format("[store] rank {} was refused by rank 0 at {}: {}", options.rank, place_, why));
+      throw Error("ERR_PEER", format("[store] rank {} was refused by rank 0 at {}: {}",
+                                     options.rank, place_, why));
     }
     if (answer && answer->type == MessageType::try_again) return false;
     if (answer) throw lost("is not rank 0 of a run of LlamaForge: another program has that port");
     if (Clock::now() >= deadline)
-      throw lost("took the connection but said nothing in time: is it rank 0 of a run of LlamaForge?");
+      throw lost(
+          "took the connection but said nothing in time: is it rank 0 of a run of LlamaForge?");
     pollfd waiting = {socket_.fd(), POLLIN, 0};
     poll(&waiting, 1, 100);
     if (waiting.revents && receive_some(socket_, in_) == Transfer::closed && in_.empty()) {
@@ -135,12 +138,14 @@ void StoreClient::run() {
       }
     }
     bool closed = send_some(socket_, sending, sent) == Transfer::closed;
-    pollfd watched[2] = {{wakeup_.fd(), POLLIN, 0},
-                         {socket_.fd(), static_cast<short>(POLLIN | (sent < sending.size() ? POLLOUT : 0)), 0}};
+    pollfd watched[2] = {
+        {wakeup_.fd(), POLLIN, 0},
+        {socket_.fd(), static_cast<short>(POLLIN | (sent < sending.size() ? POLLOUT : 0)), 0}};
     // A message that was posted in the meantime has set the wakeup.
     poll(watched, 2, 200);
     if (watched[0].revents) wakeup_.clear();
-    if (watched[1].revents & (POLLIN | POLLHUP | POLLERR)) closed |= receive_some(socket_, in_) == Transfer::closed;
+    if (watched[1].revents & (POLLIN | POLLHUP | POLLERR))
+      closed |= receive_some(socket_, in_) == Transfer::closed;
     try {
       std::string_view rest = in_;
       while (auto message = decode(rest, kLargestFrame)) handle(std::move(*message));
@@ -155,9 +160,9 @@ void StoreClient::run() {
       std::lock_guard lock(mutex_);
       expected = left_ || server_left_;
     }
-    const std::string why =
-        expected ? "rank 0, which serves the store, has left the run"
-                 : "rank 0 is gone, which serves the store: its process ended or was killed, or the network broke";
+    const std::string why = expected ? "rank 0, which serves the store, has left the run"
+                                     : "rank 0 is gone, which serves the store: its process ended "
+                                       "or was killed, or the network broke";
     fail(why);
     if (!expected) events_.failed(why);
     return;
@@ -192,7 +197,8 @@ void StoreClient::handle(Message message) {
         reply = std::move(found->second.reply);
         requests_.erase(found);
       }
-      if (message.type == MessageType::failed) return reply(peer_error(format("[store] {}", why)), {});
+      if (message.type == MessageType::failed)
+        return reply(peer_error(format("[store] {}", why)), {});
       return reply(nullptr, std::move(message.body));
     }
     default: return;  // message type of a later version
@@ -214,8 +220,9 @@ void StoreClient::expire() {
     }
   }
   for (const Reply& reply : late) {
-    reply(peer_error(
-              format("[store] rank 0 at {} does not answer: its process is stopped, or the network is cut", place_)),
+    reply(peer_error(format(
+              "[store] rank 0 at {} does not answer: its process is stopped, or the network is cut",
+              place_)),
           {});
   }
 }
@@ -260,18 +267,22 @@ void StoreClient::fail(const std::string& why) {
 
 void StoreClient::set(const std::string& key, std::string_view value, Reply reply) {
   if (key.size() > kLargestKey)
-    throw Error("ERR_ARGUMENT", format("[store] a key of {} bytes: at most {}", key.size(), kLargestKey));
+    throw Error("ERR_ARGUMENT",
+                format("[store] a key of {} bytes: at most {}", key.size(), kLargestKey));
   if (value.size() > kLargestValue) {
-    throw Error("ERR_ARGUMENT", format("[store] a value of {} bytes: at most {}", value.size(), kLargestValue));
+    throw Error("ERR_ARGUMENT",
+                format("[store] a value of {} bytes: at most {}", value.size(), kLargestValue));
   }
-  request(MessageType::set, Writer().text(key).text(value).take(), Milliseconds(0), std::move(reply));
+  request(MessageType::set, Writer().text(key).text(value).take(), Milliseconds(0),
+          std::move(reply));
 }
 
 void StoreClient::get(const std::string& key, Milliseconds timeout, Reply reply) {
   if (key.size() > kLargestKey)
-    throw Error("ERR_ARGUMENT", format("[store] a key of {} bytes: at most {}", key.size(), kLargestKey));
-  request(MessageType::get, Writer().text(key).u64(static_cast<uint64_t>(timeout.count())).take(), timeout,
-          [reply = std::move(reply)](std::exception_ptr failure, std::string body) {
+    throw Error("ERR_ARGUMENT",
+                format("[store] a key of {} bytes: at most {}", key.size(), kLargestKey));
+  request(MessageType::get, Writer().text(key).u64(static_cast<uint64_t>(timeout.count())).take(),
+          timeout, [reply = std::move(reply)](std::exception_ptr failure, std::string body) {
             std::string value;
             try {
               if (!failure) value = Reader(body).text();
@@ -284,19 +295,24 @@ void StoreClient::get(const std::string& key, Milliseconds timeout, Reply reply)
 
 void StoreClient::add(const std::string& key, int64_t amount, Reply reply) {
   if (key.size() > kLargestKey)
-    throw Error("ERR_ARGUMENT", format("[store] a key of {} bytes: at most {}", key.size(), kLargestKey));
-  request(MessageType::add, Writer().text(key).u64(static_cast<uint64_t>(amount)).take(), Milliseconds(0),
-          std::move(reply));
+    throw Error("ERR_ARGUMENT",
+                format("[store] a key of {} bytes: at most {}", key.size(), kLargestKey));
+  request(MessageType::add, Writer().text(key).u64(static_cast<uint64_t>(amount)).take(),
+          Milliseconds(0), std::move(reply));
 }
 
 void StoreClient::barrier(const std::string& name, Milliseconds timeout, Reply reply) {
   if (name.size() > kLargestKey)
-    throw Error("ERR_ARGUMENT", format("[store] a name of {} bytes: at most {}", name.size(), kLargestKey));
-  request(MessageType::barrier, Writer().text(name).u64(static_cast<uint64_t>(timeout.count())).take(), timeout,
+    throw Error("ERR_ARGUMENT",
+                format("[store] a name of {} bytes: at most {}", name.size(), kLargestKey));
+  request(MessageType::barrier,
+          Writer().text(name).u64(static_cast<uint64_t>(timeout.count())).take(), timeout,
           std::move(reply));
 }
 
-void StoreClient::goodbye(Reply reply) { request(MessageType::goodbye, {}, Milliseconds(0), std::move(reply)); }
+void StoreClient::goodbye(Reply reply) {
+  request(MessageType::goodbye, {}, Milliseconds(0), std::move(reply));
+}
 
 void StoreClient::set(const std::string& key, std::string_view value) {
   auto answer = std::make_shared<std::promise<void>>();
@@ -324,8 +340,13 @@ std::string StoreClient::get(const std::string& key, Milliseconds timeout) {
 
 void StoreClient::check(const std::string& group, size_t size, uint64_t sequence, uint64_t hash,
                         const std::string& description) {
-  post(MessageType::check,
-       Writer().text(group).u32(static_cast<uint32_t>(size)).u64(sequence).u64(hash).text(description).take());
+  post(MessageType::check, Writer()
+                               .text(group)
+                               .u32(static_cast<uint32_t>(size))
+                               .u64(sequence)
+                               .u64(hash)
+                               .text(description)
+                               .take());
 }
 
 void StoreClient::trouble(const std::string& group, uint64_t sequence, const std::string& text) {

@@ -51,7 +51,8 @@ class StoreClient {
   std::string get(const std::string& key, Milliseconds timeout);
 
   // These messages have no reply.
-  void check(const std::string& group, size_t size, uint64_t sequence, uint64_t hash, const std::string& description);
+  void check(const std::string& group, size_t size, uint64_t sequence, uint64_t hash,
+             const std::string& description);
   void trouble(const std::string& group, uint64_t sequence, const std::string& text);
 
   // Fails every pending and later request with `why`.
@@ -65,12 +66,12 @@ class StoreClient {
     Clock::time_point deadline;  // of the store's answer, which may be that time has run out
   };
   void join(const StoreOptions& options, const std::atomic<bool>& cancelled);
-  void connect(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
-               std::string& why);
+  void connect(const StoreOptions& options, const std::atomic<bool>& cancelled,
+               Clock::time_point deadline, std::string& why);
   // Whether the store lets this rank in; false if it has no room now. Throws ERR_PEER if trying
   // again would not help.
-  bool say_hello(const StoreOptions& options, const std::atomic<bool>& cancelled, Clock::time_point deadline,
-                 std::string& why);
+  bool say_hello(const StoreOptions& options, const std::atomic<bool>& cancelled,
+                 Clock::time_point deadline, std::string& why);
   void run();
   void handle(Message message);
   void request(MessageType type, std::string body, Milliseconds timeout, Reply reply);

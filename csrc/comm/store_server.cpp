@@ -23,7 +23,8 @@ int most_unheard(int world_size) { return std::max(256, 2 * world_size); }
 // Compares in a time that does not depend on the position of the difference.
 bool same_token(std::string_view a, std::string_view b) {
   unsigned difference = a.size() != b.size();
-  for (size_t i = 0; i < a.size() && i < b.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
+  for (size_t i = 0; i < a.size() && i < b.size(); ++i)
+    difference |= static_cast<unsigned char>(a[i] ^ b[i]);
   return difference == 0;
 }
 
@@ -61,7 +62,8 @@ void StoreServer::run() {
   std::vector<pollfd> watched;
   std::vector<Client*> owners;
   while (!stopping_) {
-    if (finish_by_ != 0 && (ranks_.empty() || Clock::now().time_since_epoch().count() >= finish_by_)) {
+    if (finish_by_ != 0 &&
+        (ranks_.empty() || Clock::now().time_since_epoch().count() >= finish_by_)) {
       const auto all = ranks_;
       for (const auto& [rank, client] : all) send(*client, MessageType::goodbye);
       return;
@@ -72,7 +74,8 @@ void StoreServer::run() {
     owners.clear();
     for (Client& client : clients_) {
       const bool unsent = client.sent < client.out.size();
-      watched.push_back({client.socket.fd(), static_cast<short>(POLLIN | (unsent ? POLLOUT : 0)), 0});
+      watched.push_back(
+          {client.socket.fd(), static_cast<short>(POLLIN | (unsent ? POLLOUT : 0)), 0});
       owners.push_back(&client);
     }
     poll(watched.data(), watched.size(), next_timeout());
@@ -100,17 +103,19 @@ int StoreServer::next_timeout() const {
   int least = full_ ? 100 : 1000;
   if (!started_) least = std::min(least, milliseconds_until(start_deadline_));
   if (trouble_) least = std::min(least, milliseconds_until(trouble_deadline_));
-  for (const Waiter& waiter : waiters_) least = std::min(least, milliseconds_until(waiter.deadline));
+  for (const Waiter& waiter : waiters_)
+    least = std::min(least, milliseconds_until(waiter.deadline));
   for (const auto& [name, barrier] : barriers_) {
-    for (const auto& [rank, waiter] : barrier.arrived) least = std::min(least, milliseconds_until(waiter.deadline));
+    for (const auto& [rank, waiter] : barrier.arrived)
+      least = std::min(least, milliseconds_until(waiter.deadline));
   }
   if (finish_by_ != 0) least = std::min(least, 50);
   return least;
 }
 
 int StoreServer::waiting_for_hello() const {
-  return static_cast<int>(
-      std::count_if(clients_.begin(), clients_.end(), [](const Client& c) { return c.rank < 0 && !c.dead; }));
+  return static_cast<int>(std::count_if(clients_.begin(), clients_.end(),
+                                        [](const Client& c) { return c.rank < 0 && !c.dead; }));
 }
 
 void StoreServer::accept_all() {
@@ -225,21 +230,25 @@ void StoreServer::greet(Client& client, const Message& message) {
   if (message.type != MessageType::hello)
     throw Error("ERR_PEER", "it sent something that is not a message of LlamaForge");
   Reader reader(message.body);
-  if (reader.text() != kGreeting) throw Error("ERR_PEER", "it sent something that is not a message of LlamaForge");
+  if (reader.text() != kGreeting)
+    throw Error("ERR_PEER", "it sent something that is not a message of LlamaForge");
   const uint32_t version = reader.u32();
   const uint32_t rank = reader.u32(), world_size = reader.u32();
   const std::string_view token = reader.text();
   if (version != kProtocolVersion) {
-    return refuse(
-        client, format("it speaks version {} of the protocol and rank 0 version {}: the same LlamaForge on all hosts, "
-                       "please",
-                       version, kProtocolVersion));
+    return refuse(client, format("it speaks version {} of the protocol and rank 0 version {}: the "
+                                 "same LlamaForge on all hosts, "
+                                 "please",
+                                 version, kProtocolVersion));
   }
-  if (!same_token(token, token_)) return refuse(client, "it belongs to another run: its token is not that of rank 0");
+  if (!same_token(token, token_))
+    return refuse(client, "it belongs to another run: its token is not that of rank 0");
   if (world_size != static_cast<uint32_t>(world_size_)) {
-    return refuse(client, format("it was started for a world of {} ranks and rank 0 for {}", world_size, world_size_));
+    return refuse(client, format("it was started for a world of {} ranks and rank 0 for {}",
+                                 world_size, world_size_));
   }
-  if (rank >= world_size) return refuse(client, format("rank {} is none of a world of {}", rank, world_size));
+  if (rank >= world_size)
+    return refuse(client, format("rank {} is none of a world of {}", rank, world_size));
   if (const auto there = ranks_.find(static_cast<int>(rank)); there != ranks_.end()) {
     return refuse(client, format("rank {} is here already, from {}", rank, there->second->address));
   }
@@ -265,7 +274,9 @@ void StoreServer::handle(Client& client, const Message& message) {
     if (key.size() > kLargestKey) throw Error("ERR_PEER", "a key is longer than allowed");
     return std::string(key);
   };
-  const auto deadline_from = [&] { return Clock::now() + Milliseconds(std::min<uint64_t>(reader.u64(), INT32_MAX)); };
+  const auto deadline_from = [&] {
+    return Clock::now() + Milliseconds(std::min<uint64_t>(reader.u64(), INT32_MAX));
+  };
   switch (message.type) {
     case MessageType::set: {
       const std::string key = key_from();
@@ -310,7 +321,8 @@ void StoreServer::handle(Client& client, const Message& message) {
       const std::string name = key_from();
       const auto deadline = deadline_from();
       Barrier& barrier = barriers_[name];
-      if (!barrier.arrived.emplace(client.rank, Waiter{&client, message.id, name, deadline}).second) {
+      if (!barrier.arrived.emplace(client.rank, Waiter{&client, message.id, name, deadline})
+               .second) {
         return fail(format("rank {} waits at the barrier {} already", client.rank, name));
       }
       if (static_cast<int>(barrier.arrived.size()) < world_size_) return;
@@ -339,7 +351,8 @@ void StoreServer::handle(Client& client, const Message& message) {
       trouble_->answers[client.rank] = decode_status(message.body);
       if (trouble_->answers.size() >= ranks_.size()) end_trouble();
       return;
-    default: throw Error("ERR_PEER", format("a message of type {}", static_cast<int>(message.type)));
+    default:
+      throw Error("ERR_PEER", format("a message of type {}", static_cast<int>(message.type)));
   }
 }
 
@@ -362,9 +375,10 @@ void StoreServer::check(Client& client, Reader& reader) {
       Trouble trouble;
       trouble.group = group;
       trouble.sequence = sequence;
-      trouble.cause =
-          format("The ranks do not call the same collectives: #{} of group {} is {} on rank {} and {} on rank {}.",
-                 sequence, group, place->second.description, place->second.rank, description, client.rank);
+      trouble.cause = format(
+          "The ranks do not call the same collectives: #{} of group {} is {} on rank {} and {} on "
+          "rank {}.",
+          sequence, group, place->second.description, place->second.rank, description, client.rank);
       return begin_trouble(std::move(trouble));
     }
     ++place->second.seen;
@@ -397,7 +411,8 @@ std::string StoreServer::missing_ranks() const {
   for (int rank = 0; rank < world_size_; ++rank) {
     if (ranks_.contains(rank)) continue;
     if (++missing > 20) continue;
-    text += format("{}{}{}", missing > 1 ? ", " : "", rank, lost_.contains(rank) ? " (it came and ended)" : "");
+    text += format("{}{}{}", missing > 1 ? ", " : "", rank,
+                   lost_.contains(rank) ? " (it came and ended)" : "");
   }
   return missing > 20 ? format("{} and {} more", text, missing - 20) : text;
 }
@@ -422,8 +437,9 @@ void StoreServer::expire() {
     }
   }
   if (!started_ && now >= start_deadline_) {
-    std::string why = format("after {} s {} of {} ranks have come; missing: {}", start_timeout_.count() / 1000.0,
-                             ranks_.size(), world_size_, missing_ranks());
+    std::string why =
+        format("after {} s {} of {} ranks have come; missing: {}", start_timeout_.count() / 1000.0,
+               ranks_.size(), world_size_, missing_ranks());
     for (const std::string& refusal : refusals_) why += format("\n  refused {}", refusal);
     const auto all = ranks_;
     for (const auto& [rank, client] : all) {
@@ -452,13 +468,18 @@ void StoreServer::expire() {
     if (!over) continue;
     std::string absent;
     for (int rank = 0; rank < world_size_; ++rank) {
-      if (!barrier.arrived.contains(rank)) absent += format("{}{}", absent.empty() ? "" : ", ", rank);
+      if (!barrier.arrived.contains(rank))
+        absent += format("{}{}", absent.empty() ? "" : ", ", rank);
     }
     const auto arrived = std::move(barrier.arrived);
     barrier.arrived.clear();
     const std::string body =
-        Writer().text(format("the barrier \"{}\" was not reached in time by these ranks: {}", name, absent)).take();
-    for (const auto& [rank, waiter] : arrived) send(*waiter.client, MessageType::failed, waiter.id, body);
+        Writer()
+            .text(format("the barrier \"{}\" was not reached in time by these ranks: {}", name,
+                         absent))
+            .take();
+    for (const auto& [rank, waiter] : arrived)
+      send(*waiter.client, MessageType::failed, waiter.id, body);
   }
 }
 

@@ -20,8 +20,8 @@ namespace llamaforge::comm {
 class StoreServer {
  public:
   // Throws ERR_PEER if the port is taken.
-  StoreServer(const std::string& host, int port, int world_size, std::string token, Milliseconds start_timeout,
-              bool one_host);
+  StoreServer(const std::string& host, int port, int world_size, std::string token,
+              Milliseconds start_timeout, bool one_host);
   ~StoreServer();
   StoreServer(const StoreServer&) = delete;
   StoreServer& operator=(const StoreServer&) = delete;

@@ -28,17 +28,21 @@ TransportEntry* load() {
   for (const std::string& path : paths) {
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-      tried += format("\n  {}: {}", path, std::filesystem::exists(path) ? dlerror() : "no such file");
+      tried +=
+          format("\n  {}: {}", path, std::filesystem::exists(path) ? dlerror() : "no such file");
       continue;
     }
-    if (auto* entry = reinterpret_cast<TransportEntry*>(dlsym(library, kTransportEntry))) return entry;
+    if (auto* entry = reinterpret_cast<TransportEntry*>(dlsym(library, kTransportEntry)))
+      return entry;
     tried += format("\n  {}: not a plugin of LlamaForge", path);
   }
-  throw Error("ERR_DEVICE",
-              format("more than one rank on CPUs needs Gloo, and its plugin could not be loaded. Tried:{}\nInstall "
-                     "Gloo with: apt-get install libgloo0   (in a clone of the repository: apt-get install "
-                     "libgloo-dev, then npm run setup)",
-                     tried));
+  throw Error(
+      "ERR_DEVICE",
+      format("more than one rank on CPUs needs Gloo, and its plugin could not be loaded. "
+             "Tried:{}\nInstall "
+             "Gloo with: apt-get install libgloo0   (in a clone of the repository: apt-get install "
+             "libgloo-dev, then npm run setup)",
+             tried));
 }
 
 }  // namespace
@@ -52,7 +56,8 @@ std::unique_ptr<Transport> open_transport(const TransportOptions& options) {
   }
   const std::unique_ptr<std::unique_ptr<Transport>> transport(entry(build_id(), options));
   if (!transport)
-    throw Error("ERR_DEVICE", format("{} was built from other sources than the addon: run npm run setup", kFile));
+    throw Error("ERR_DEVICE",
+                format("{} was built from other sources than the addon: run npm run setup", kFile));
   return std::move(*transport);
 }
 

@@ -38,7 +38,8 @@ struct TransportOptions {
   std::function<std::string(const std::string& key)> get;
 };
 
-extern "C" using TransportEntry = std::unique_ptr<Transport> * (const char* build_id, const TransportOptions& options);
+extern "C" using TransportEntry =
+    std::unique_ptr<Transport> * (const char* build_id, const TransportOptions& options);
 constexpr const char* kTransportEntry = "llamaforge_gloo_transport";
 
 // Connects the ranks of a group. Throws ERR_DEVICE with every place tried if Gloo is missing, and

@@ -23,7 +23,8 @@ struct Step {
 
 // `master` (n) and `weight` (n) share memory if there is no master.
 template <class Master, class Weight>
-void update(Master* master, Weight* weight, const float* grad, float* m, float* v, int64_t n, const Step& step) {
+void update(Master* master, Weight* weight, const float* grad, float* m, float* v, int64_t n,
+            const Step& step) {
   parallel_vectors(n, [&](int64_t i, auto lanes) {
     const Floats g = lanes.load(grad + i) * step.multiplier;
     const Floats old_m = lanes.load(m + i);
@@ -40,8 +41,8 @@ void update(Master* master, Weight* weight, const float* grad, float* m, float* 
 
 }  // namespace
 
-void adamw(Stream&, InOut weight, std::optional<InOut> master, In grad, InOut m, InOut v, In decision, double lr,
-           double beta1, double beta2, double eps, double weight_decay) {
+void adamw(Stream&, InOut weight, std::optional<InOut> master, In grad, InOut m, InOut v,
+           In decision, double lr, double beta1, double beta2, double eps, double weight_decay) {
   check_adamw(weight, master, grad, m, v, decision);
   const int64_t n = weight.numel();
   const float* chosen = decision.data<float>();
@@ -58,7 +59,8 @@ void adamw(Stream&, InOut weight, std::optional<InOut> master, In grad, InOut m,
   };
   const float* g = grad.data<float>();
   if (master) {
-    update(master->data<float>(), weight.data<bfloat16>(), g, m.data<float>(), v.data<float>(), n, step);
+    update(master->data<float>(), weight.data<bfloat16>(), g, m.data<float>(), v.data<float>(), n,
+           step);
   } else {
     with_float("weight", weight, [&]<class T>() {
       update(weight.data<T>(), weight.data<T>(), g, m.data<float>(), v.data<float>(), n, step);

@@ -14,7 +14,8 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 namespace {
 
-template <class T> struct CachedAttention {
+template <class T>
+struct CachedAttention {
   Attention shape;
   const T* qkv;
   T *cache, *o;
@@ -26,11 +27,13 @@ template <class T> struct CachedAttention {
   }
 };
 
-template <class T> void append(const CachedAttention<T>& x) {
+template <class T>
+void append(const CachedAttention<T>& x) {
   const Attention& shape = x.shape;
   for (int64_t b = 0; b < shape.batch; ++b) {
     for (int64_t t = 0; t < shape.time; ++t) {
-      const T* heads = x.qkv + (b * shape.time + t) * shape.stride() + shape.heads * shape.head_size;
+      const T* heads =
+          x.qkv + (b * shape.time + t) * shape.stride() + shape.heads * shape.head_size;
       for (int64_t which = 0; which < 2; ++which) {
         for (int64_t kv = 0; kv < shape.kv_heads; ++kv, heads += shape.head_size) {
           std::memcpy(x.rows(b, which, kv) + (x.position + t) * shape.head_size, heads,
@@ -43,9 +46,11 @@ template <class T> void append(const CachedAttention<T>& x) {
 
 // Computes one query row. `scores` holds one float for each visible row, rounded up to whole
 // vectors.
-template <class T> void attend(const CachedAttention<T>& x, int64_t b, int64_t head, int64_t t, float* scores) {
+template <class T>
+void attend(const CachedAttention<T>& x, int64_t b, int64_t head, int64_t t, float* scores) {
   const Attention& shape = x.shape;
-  const int64_t size = shape.head_size, first = shape.first_key ? shape.first_key[b * shape.time + t] : 0;
+  const int64_t size = shape.head_size,
+                first = shape.first_key ? shape.first_key[b * shape.time + t] : 0;
   const int64_t visible = x.position + t + 1 - first, kv = head / shape.group();
   const T* query = x.qkv + (b * shape.time + t) * shape.stride() + head * size;
   const T* keys = x.rows(b, 0, kv) + first * size;
@@ -56,12 +61,14 @@ template <class T> void attend(const CachedAttention<T>& x, int64_t b, int64_t h
               [&](const auto& body) { body(0, visible, keys, values); });
 }
 
-template <class T> void run(Stream& stream, const CachedAttention<T>& x) {
+template <class T>
+void run(Stream& stream, const CachedAttention<T>& x) {
   append(x);
   const Attention& shape = x.shape;
   const int64_t longest = round_up(x.position + shape.time, 16);
   const int64_t rows = shape.batch * shape.heads * shape.time;
-  const Scratch scratch(stream, static_cast<size_t>(longest * omp_get_max_threads()) * sizeof(float));
+  const Scratch scratch(stream,
+                        static_cast<size_t>(longest * omp_get_max_threads()) * sizeof(float));
   parallel_rows(rows, longest * shape.head_size, [&](int64_t begin, int64_t end) {
     float* scores = scratch.as<float>() + longest * omp_get_thread_num();
     for (int64_t row = begin; row < end; ++row) {
@@ -74,8 +81,8 @@ template <class T> void run(Stream& stream, const CachedAttention<T>& x) {
 
 }  // namespace
 
-void attention_cached(Stream& stream, In qkv, InOut cache, std::optional<In> first_key, Out o, int64_t heads,
-                      int64_t kv_heads, int64_t position, double scale) {
+void attention_cached(Stream& stream, In qkv, InOut cache, std::optional<In> first_key, Out o,
+                      int64_t heads, int64_t kv_heads, int64_t position, double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_cached(size, qkv, cache, o, position);
   Attention shape = attention_of(size, scale);

@@ -30,22 +30,23 @@ int64_t check_places(const Places& places, int64_t tokens) {
   for (int64_t n = 0; n < tokens; ++n) {
     const int64_t sequence = places.sequence(n), position = places.positions[n];
     if (sequence < 0 || sequence >= places.count) {
-      throw Error("ERR_POSITION",
-                  format("sequence {} of token {} is outside the table's 0..{}", sequence, n, places.count - 1));
+      throw Error("ERR_POSITION", format("sequence {} of token {} is outside the table's 0..{}",
+                                         sequence, n, places.count - 1));
     }
     if (position < 0 || position >= places.table_width * places.page) {
-      throw Error("ERR_POSITION", format("position {} of token {} is outside its sequence's 0..{}", position, n,
-                                         places.table_width * places.page - 1));
+      throw Error("ERR_POSITION", format("position {} of token {} is outside its sequence's 0..{}",
+                                         position, n, places.table_width * places.page - 1));
     }
     const int64_t first = places.first(n);
     if (first < 0 || first > position) {
-      throw Error("ERR_POSITION", format("first key {} of token {} is outside 0..{}", first, n, position));
+      throw Error("ERR_POSITION",
+                  format("first key {} of token {} is outside 0..{}", first, n, position));
     }
     for (int64_t i = first / places.page; i <= position / places.page; ++i) {
       const int64_t page = places.pages_of(n)[i];
       if (page < 0 || page >= places.pages) {
-        throw Error("ERR_POSITION", format("page {} of sequence {} is outside the cache's 0..{}", page, sequence,
-                                           places.pages - 1));
+        throw Error("ERR_POSITION", format("page {} of sequence {} is outside the cache's 0..{}",
+                                           page, sequence, places.pages - 1));
       }
     }
     longest = std::max(longest, position + 1 - first);
@@ -53,7 +54,8 @@ int64_t check_places(const Places& places, int64_t tokens) {
   return longest;
 }
 
-template <class T> struct PagedAttention {
+template <class T>
+struct PagedAttention {
   Attention shape;
   Places places;
   const T* qkv;
@@ -65,7 +67,8 @@ template <class T> struct PagedAttention {
   }
 };
 
-template <class T> void append(const PagedAttention<T>& x, int64_t tokens) {
+template <class T>
+void append(const PagedAttention<T>& x, int64_t tokens) {
   const auto& [shape, places, qkv, pages, o] = x;
   for (int64_t n = 0; n < tokens; ++n) {
     const T* heads = qkv + n * shape.stride() + shape.heads * shape.head_size;
@@ -79,7 +82,8 @@ template <class T> void append(const PagedAttention<T>& x, int64_t tokens) {
   }
 }
 
-template <class T> void attend(const PagedAttention<T>& x, int64_t n, int64_t head, float* scores) {
+template <class T>
+void attend(const PagedAttention<T>& x, int64_t n, int64_t head, float* scores) {
   const Attention& shape = x.shape;
   const Places& places = x.places;
   const int64_t size = shape.head_size, kv = head / shape.group(), first = places.first(n);
@@ -89,26 +93,28 @@ template <class T> void attend(const PagedAttention<T>& x, int64_t n, int64_t he
     for (int64_t from = first; from < end;) {
       const int64_t i = from / places.page, to = std::min(end, (i + 1) * places.page);
       const int64_t skipped = from % places.page * size;
-      body(from - first, to - from, x.rows(pages[i], 0, kv) + skipped, x.rows(pages[i], 1, kv) + skipped);
+      body(from - first, to - from, x.rows(pages[i], 0, kv) + skipped,
+           x.rows(pages[i], 1, kv) + skipped);
       from = to;
     }
   };
-  attend_rows(x.qkv + n * shape.stride() + head * size, x.o + (n * shape.heads + head) * size, size, shape.scale,
-              end - first, scores, each_page);
+  attend_rows(x.qkv + n * shape.stride() + head * size, x.o + (n * shape.heads + head) * size, size,
+              shape.scale, end - first, scores, each_page);
 }
 
 }  // namespace
 
-void attention_paged(Stream& stream, In qkv, InOut pages, In table, std::optional<In> sequences, In positions,
-                     std::optional<In> first_key, std::optional<In> angles, Out o, int64_t heads, int64_t kv_heads,
-                     double scale) {
+void attention_paged(Stream& stream, In qkv, InOut pages, In table, std::optional<In> sequences,
+                     In positions, std::optional<In> first_key, std::optional<In> angles, Out o,
+                     int64_t heads, int64_t kv_heads, double scale) {
   const AttentionSize size = check_qkv(qkv, heads, kv_heads, scale);
   check_attention_paged(size, qkv, pages, table, sequences, positions, first_key, angles, o);
   if (angles) {
     const Tensor turned = temporary(qkv, qkv.shape, qkv.dtype);
-    rope(stream, qkv, *angles, positions, Out{turned}, heads + 2 * kv_heads, heads + kv_heads, 0, false);
-    return attention_paged(stream, In{turned}, pages, table, sequences, positions, first_key, std::nullopt, o, heads,
-                           kv_heads, scale);
+    rope(stream, qkv, *angles, positions, Out{turned}, heads + 2 * kv_heads, heads + kv_heads, 0,
+         false);
+    return attention_paged(stream, In{turned}, pages, table, sequences, positions, first_key,
+                           std::nullopt, o, heads, kv_heads, scale);
   }
   const Places places = {table.data<int32_t>(),
                          sequences ? sequences->data<int32_t>() : nullptr,
@@ -118,12 +124,15 @@ void attention_paged(Stream& stream, In qkv, InOut pages, In table, std::optiona
                          table.dim(1),
                          pages.dim(0),
                          pages.dim(3)};
-  const int64_t tokens = size.batch * size.time, longest = round_up(check_places(places, tokens), 16);
+  const int64_t tokens = size.batch * size.time,
+                longest = round_up(check_places(places, tokens), 16);
   if (tokens == 0) return;
   with_float("qkv", qkv, [&]<class T>() {
-    const PagedAttention<T> x = {attention_of(size, scale), places, qkv.data<T>(), pages.data<T>(), o.data<T>()};
+    const PagedAttention<T> x = {attention_of(size, scale), places, qkv.data<T>(), pages.data<T>(),
+                                 o.data<T>()};
     append(x, tokens);
-    const Scratch scratch(stream, static_cast<size_t>(longest * omp_get_max_threads()) * sizeof(float));
+    const Scratch scratch(stream,
+                          static_cast<size_t>(longest * omp_get_max_threads()) * sizeof(float));
     parallel_rows(tokens * heads, longest * size.head_size, [&](int64_t begin, int64_t end) {
       float* scores = scratch.as<float>() + longest * omp_get_thread_num();
       for (int64_t task = begin; task < end; ++task) attend(x, task / heads, task % heads, scores);

@@ -18,7 +18,9 @@ void attend_rows(const T* query, T* out, int64_t size, float scale, int64_t visi
   each_stretch([&](int64_t first, int64_t count, const T* keys, const T*) {
     for (int64_t j = 0; j < count; ++j) {
       Floats sum = {};
-      for_each_vector(0, size, [&](int64_t d, auto v) { sum += v.load(query + d) * v.load(keys + j * size + d); });
+      for_each_vector(0, size, [&](int64_t d, auto v) {
+        sum += v.load(query + d) * v.load(keys + j * size + d);
+      });
       scores[first + j] = horizontal_sum(sum) * scale;
       if (scores[first + j] > largest) largest = scores[first + j];
     }

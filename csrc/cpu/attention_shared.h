@@ -21,7 +21,6 @@ using BFloat16Engine = PairEngine;
 using BFloat16Engine = FloatEngine;
 #endif
 
-
 constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kVectorsPerRow = kTile / kLanes;
 
@@ -42,7 +41,9 @@ struct Attention {
     return (b * time + tile * kTile) * stride() + head * head_size;
   }
   // Returns the index of a tile's first row in a tensor (batch, heads, time).
-  int64_t row(int64_t b, int64_t head, int64_t tile) const { return (b * heads + head) * time + tile * kTile; }
+  int64_t row(int64_t b, int64_t head, int64_t tile) const {
+    return (b * heads + head) * time + tile * kTile;
+  }
   int64_t all_rows() const { return batch * heads * time; }
   // Returns the element offset of a head's row in o.
   int64_t at_output(int64_t b, int64_t tile, int64_t head) const {
@@ -51,7 +52,8 @@ struct Attention {
 };
 
 inline Attention attention_of(const AttentionSize& size, double scale) {
-  return {size.batch, size.time, size.heads, size.kv_heads, size.head_size, static_cast<float>(scale)};
+  return {size.batch,    size.time,      size.heads,
+          size.kv_heads, size.head_size, static_cast<float>(scale)};
 }
 
 // 2^x for x <= 0, up to rounding; 0 for -inf.
@@ -100,8 +102,8 @@ struct Visible {
 
 // Replaces the scores of keys that the query in row `row` does not see by `value`.
 template <Mask kMask>
-LF_INLINE Floats keep_visible(Floats x, const Visible& visible, int64_t key_tile, int64_t vector, int64_t row,
-                              float value) {
+LF_INLINE Floats keep_visible(Floats x, const Visible& visible, int64_t key_tile, int64_t vector,
+                              int64_t row, float value) {
   if constexpr (kMask == Mask::none) return x;
   if constexpr (kMask == Mask::diagonal) return keep_lower(x, vector, row, value);
   const Floats column = lane_numbers() + static_cast<float>(vector * kLanes);
@@ -121,8 +123,8 @@ LF_INLINE void put_rows(uint32_t* rows, int64_t row, int64_t vector, Floats x) {
   std::memcpy(rows + (row * kTile + vector * kLanes) / 2, &half, sizeof half);
 }
 LF_INLINE void put_paired(uint32_t* paired, int64_t row, int64_t vector, Floats even, Floats odd) {
-  const Words words =
-      __builtin_convertvector(narrow(even), Words) | (__builtin_convertvector(narrow(odd), Words) << 16);
+  const Words words = __builtin_convertvector(narrow(even), Words) |
+                      (__builtin_convertvector(narrow(odd), Words) << 16);
   std::memcpy(paired + row / 2 * kTile + vector * kLanes, &words, sizeof words);
 }
 #endif
@@ -137,7 +139,8 @@ LF_INLINE void put_paired(float* paired, int64_t row, int64_t vector, Floats eve
 class ThreadScratch {
  public:
   ThreadScratch(Stream& stream, size_t bytes)
-      : bytes_(padded(bytes)), memory_(stream, bytes_ * static_cast<size_t>(omp_get_max_threads())) {}
+      : bytes_(padded(bytes)),
+        memory_(stream, bytes_ * static_cast<size_t>(omp_get_max_threads())) {}
 
   static constexpr size_t padded(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -145,9 +148,11 @@ class ThreadScratch {
   class Parts {
    public:
     explicit Parts(const ThreadScratch& scratch)
-        : next_(scratch.memory_.as<char>() + scratch.bytes_ * static_cast<size_t>(omp_get_thread_num())) {}
+        : next_(scratch.memory_.as<char>() +
+                scratch.bytes_ * static_cast<size_t>(omp_get_thread_num())) {}
     // The memory is uninitialized.
-    template <class T> T* take(int64_t count) {
+    template <class T>
+    T* take(int64_t count) {
       T* part = reinterpret_cast<T*>(next_);
       next_ += padded(static_cast<size_t>(count) * sizeof(T));
       return part;
@@ -164,14 +169,16 @@ class ThreadScratch {
 };
 
 // Packed keys and values of every (batch, kv head, tile).
-template <class Engine> struct PackedKeys {
+template <class Engine>
+struct PackedKeys {
   using Word = typename Engine::Word;
   Word *key_transposed, *key_paired, *value_transposed, *value_paired;  // null: not needed
   int64_t tile_words;
 };
 
 template <class Engine, class T>
-void pack_keys(Stream& stream, const Attention& shape, const T* qkv, const PackedKeys<Engine>& packed) {
+void pack_keys(Stream& stream, const Attention& shape, const T* qkv,
+               const PackedKeys<Engine>& packed) {
   using Word = typename Engine::Word;
   const ThreadScratch scratch(stream, static_cast<size_t>(packed.tile_words) * sizeof(Word));
 #pragma omp parallel
@@ -181,10 +188,11 @@ void pack_keys(Stream& stream, const Attention& shape, const T* qkv, const Packe
     for (int64_t b = 0; b < shape.batch; ++b) {
       for (int64_t kv = 0; kv < shape.kv_heads; ++kv) {
         for (int64_t tile = 0; tile < shape.tiles(); ++tile) {
-          const int64_t offset = ((b * shape.kv_heads + kv) * shape.tiles() + tile) * packed.tile_words;
+          const int64_t offset =
+              ((b * shape.kv_heads + kv) * shape.tiles() + tile) * packed.tile_words;
           auto put = [&](int64_t head, Word* transposed, Word* paired) {
-            pack_rows<Engine>(qkv + shape.at(b, tile, head), shape.stride(), shape.rows(tile), shape.head_size,
-                              rows);
+            pack_rows<Engine>(qkv + shape.at(b, tile, head), shape.stride(), shape.rows(tile),
+                              shape.head_size, rows);
             if (transposed) transpose_rows<Engine>(rows, transposed + offset, shape.width());
             if (paired) pair_rows<Engine>(rows, paired + offset, shape.width());
           };
@@ -198,13 +206,15 @@ void pack_keys(Stream& stream, const Attention& shape, const T* qkv, const Packe
 
 // Writes x (rows, width), each row multiplied by factor(row), into the rows of a head.
 template <class T, class Factor>
-void write_scaled(const float* x, int64_t width, int64_t rows, int64_t head_size, Factor factor, T* target,
-                  int64_t stride) {
+void write_scaled(const float* x, int64_t width, int64_t rows, int64_t head_size, Factor factor,
+                  T* target, int64_t stride) {
   for (int64_t row = 0; row < rows; ++row) {
     const float scale = factor(row);
     int64_t d = 0;
-    for (; d + kLanes <= head_size; d += kLanes) store(target + row * stride + d, load(x + row * width + d) * scale);
-    if (d < head_size) store_partial(target + row * stride + d, load(x + row * width + d) * scale, head_size - d);
+    for (; d + kLanes <= head_size; d += kLanes)
+      store(target + row * stride + d, load(x + row * width + d) * scale);
+    if (d < head_size)
+      store_partial(target + row * stride + d, load(x + row * width + d) * scale, head_size - d);
   }
 }
 

@@ -28,7 +28,8 @@ constexpr int64_t padded_width(int64_t head_size) { return round_up(head_size, 2
 
 // Packs `count` rows of head_size elements, `stride` apart, into the layout `rows`.
 template <class Engine, class T>
-void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size, typename Engine::Word* rows) {
+void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size,
+               typename Engine::Word* rows) {
   const int64_t width = padded_width(head_size);
   for (int64_t row = 0; row < kTile; ++row, rows += width / Engine::kPerWord) {
     int64_t done = 0;
@@ -37,7 +38,8 @@ void pack_rows(const T* source, int64_t stride, int64_t count, int64_t head_size
         std::memcpy(rows, source + row * stride, static_cast<size_t>(head_size) * sizeof(T));
         done = head_size;
       } else {
-        for (; done + kLanes <= head_size; done += kLanes) Engine::store_row(rows + done, source + row * stride + done);
+        for (; done + kLanes <= head_size; done += kLanes)
+          Engine::store_row(rows + done, source + row * stride + done);
         for (; done < head_size; ++done) rows[done] = to_float(source[row * stride + done]);
       }
     }
@@ -67,13 +69,15 @@ void pair_rows(const typename Engine::Word* rows, typename Engine::Word* paired,
 
 // Converts layout `rows` to layout `transposed`.
 template <class Engine>
-void transpose_rows(const typename Engine::Word* rows, typename Engine::Word* transposed, int64_t width) {
+void transpose_rows(const typename Engine::Word* rows, typename Engine::Word* transposed,
+                    int64_t width) {
   const int64_t words = width / Engine::kPerWord;
   for (int64_t row = 0; row < kTile; row += kLanes) {
     for (int64_t word = 0; word < words; word += kLanes) {
       Floats block[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) block[i] = Engine::load_words(rows + (row + i) * words + word);
+      for (int i = 0; i < kLanes; ++i)
+        block[i] = Engine::load_words(rows + (row + i) * words + word);
       transpose(block);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
@@ -87,23 +91,26 @@ void transpose_rows(const typename Engine::Word* rows, typename Engine::Word* tr
 // vectors. Rows and depth are free, but if the depth is odd and elements come in pairs, the
 // operands hold zeros in the empty half of the last pair.
 template <class Engine>
-void multiply_tile(int64_t rows, int64_t columns, int64_t depth, LeftOperand<typename Engine::Word> a,
-                   const typename Engine::Word* b, int64_t b_stride, float* c, int64_t c_stride, bool accumulate,
+void multiply_tile(int64_t rows, int64_t columns, int64_t depth,
+                   LeftOperand<typename Engine::Word> a, const typename Engine::Word* b,
+                   int64_t b_stride, float* c, int64_t c_stride, bool accumulate,
                    Part part = Part::whole) {
-  static constexpr auto products =
-      block_products<Engine>(std::make_index_sequence<static_cast<size_t>(kBlockRows* kBlockVectors)>());
+  static constexpr auto products = block_products<Engine>(
+      std::make_index_sequence<static_cast<size_t>(kBlockRows * kBlockVectors)>());
   for (int64_t row = 0; row < rows; row += kBlockRows) {
     const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - row);
     const int64_t last = row + block_rows;
     const int64_t first_step = part == Part::upper_steps ? row / Engine::kPerWord : 0;
     const int64_t end = part == Part::lower_steps ? std::min(depth, last) : depth;
     const int64_t steps = (end + Engine::kPerWord - 1) / Engine::kPerWord - first_step;
-    const int64_t used = part == Part::lower_columns ? std::min(columns, round_up(last, kLanes)) : columns;
+    const int64_t used =
+        part == Part::lower_columns ? std::min(columns, round_up(last, kLanes)) : columns;
     for (int64_t column = 0; column < used; column += kBlockVectors * kLanes) {
       const int64_t vectors = std::min<int64_t>(kBlockVectors, (used - column) / kLanes);
       products[static_cast<size_t>((block_rows - 1) * kBlockVectors + vectors - 1)](
           a.data + row * a.row_stride + first_step * a.step_stride, a.row_stride, a.step_stride,
-          b + first_step * b_stride + column, b_stride, steps, c + row * c_stride + column, c_stride, accumulate, {});
+          b + first_step * b_stride + column, b_stride, steps, c + row * c_stride + column,
+          c_stride, accumulate, {});
     }
   }
 }

@@ -78,7 +78,8 @@ void float_row(const A* a, const B* b, Y* y, int64_t n, const Op& op) {
   const Floats one_a = to_float(*a) - Floats{};
   const Floats one_b = to_float(*b) - Floats{};
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(y + i, op(kMoveA ? load(a + i) : one_a, kMoveB ? load(b + i) : one_b));
+  for (; i + kLanes <= n; i += kLanes)
+    store(y + i, op(kMoveA ? load(a + i) : one_a, kMoveB ? load(b + i) : one_b));
   if (i == n) return;
   const Floats rest_a = kMoveA ? load_partial(a + i, n - i) : one_a;
   const Floats rest_b = kMoveB ? load_partial(b + i, n - i) : one_b;

@@ -21,7 +21,8 @@ LF_INLINE Doubles wide_log2(Doubles x) {
   // The exponent, moved up by 512 so that it is never negative, becomes a double as the low bits of
   // 2^52.
   const LongWords shifted = reinterpret_cast<LongWords>(x) - kRootHalf + (uint64_t{512} << 52);
-  const Doubles e = reinterpret_cast<Doubles>((shifted >> 52) | 0x4330000000000000u) - (0x1p52 + 512);
+  const Doubles e =
+      reinterpret_cast<Doubles>((shifted >> 52) | 0x4330000000000000u) - (0x1p52 + 512);
   const Doubles m = reinterpret_cast<Doubles>((shifted & kMantissa) + kRootHalf);
   const Doubles s = (m - 1.0) / (m + 1.0);
   const Doubles square = s * s;
@@ -59,8 +60,8 @@ LF_INLINE Floats power(Floats a, Floats b) {
   std::memcpy(base, &size, sizeof size);
   std::memcpy(exponent, &b, sizeof b);
   for (int half = 0; half < 2; ++half) {
-    Doubles t =
-        __builtin_convertvector(exponent[half], Doubles) * wide_log2(__builtin_convertvector(base[half], Doubles));
+    Doubles t = __builtin_convertvector(exponent[half], Doubles) *
+                wide_log2(__builtin_convertvector(base[half], Doubles));
     t = t < -200.0 ? Doubles{} - 200.0 : t;
     t = t > 200.0 ? Doubles{} + 200.0 : t;
     base[half] = __builtin_convertvector(wide_exp2(t), HalfFloats);
@@ -72,7 +73,8 @@ LF_INLINE Floats power(Floats a, Floats b) {
   const Floats half = abs(b) < 0x1p22f ? b * 0.5f : broadcast(0.0f);
   const Floats clamped = abs(b) < 0x1p22f ? b : broadcast(0.0f);
   const Floats odd = half != round_to_integer(half) ? -y : y;
-  const Floats negative = clamped != round_to_integer(clamped) ? broadcast(__builtin_nanf("")) : odd;
+  const Floats negative =
+      clamped != round_to_integer(clamped) ? broadcast(__builtin_nanf("")) : odd;
   y = a < 0.0f ? negative : y;
 
   // Zeros, infinities, NaN and exponents beyond 2^22 follow IEEE 754's table. Such lanes are

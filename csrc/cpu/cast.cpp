@@ -28,7 +28,8 @@ void cast(Stream&, In x, Out y) {
     const int64_t size = static_cast<int64_t>(size_of(x.dtype));
     if (from == to) return;
     return parallel_chunks(n, kChunk, 1, [&](int64_t begin, int64_t end) {
-      std::memcpy(to + begin * size, from + begin * size, static_cast<size_t>((end - begin) * size));
+      std::memcpy(to + begin * size, from + begin * size,
+                  static_cast<size_t>((end - begin) * size));
     });
   }
   if (x.dtype == DType::i32) {
@@ -36,7 +37,8 @@ void cast(Stream&, In x, Out y) {
     return with_float("y", y, [&]<class T>() {
       T* to = y.data<T>();
       parallel_vectors(n, [&](int64_t i, auto lanes) {
-        lanes.store(to + i, __builtin_convertvector(reinterpret_cast<Ints>(lanes.load(from + i)), Floats));
+        lanes.store(to + i,
+                    __builtin_convertvector(reinterpret_cast<Ints>(lanes.load(from + i)), Floats));
       });
     });
   }
@@ -44,11 +46,14 @@ void cast(Stream&, In x, Out y) {
     const T* from = x.data<T>();
     if (y.dtype == DType::i32) {
       float* to = static_cast<float*>(y.raw());
-      parallel_vectors(n, [&](int64_t i, auto lanes) { lanes.store(to + i, bits_of(truncate(lanes.load(from + i)))); });
+      parallel_vectors(n, [&](int64_t i, auto lanes) {
+        lanes.store(to + i, bits_of(truncate(lanes.load(from + i))));
+      });
     } else {
       with_float("y", y, [&]<class U>() {
         U* to = y.data<U>();
-        parallel_vectors(n, [&](int64_t i, auto lanes) { lanes.store(to + i, lanes.load(from + i)); });
+        parallel_vectors(n,
+                         [&](int64_t i, auto lanes) { lanes.store(to + i, lanes.load(from + i)); });
       });
     }
   });

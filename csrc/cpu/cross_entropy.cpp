@@ -11,7 +11,8 @@
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
-void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out statistics, int64_t ignore_index) {
+void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out statistics,
+                           int64_t ignore_index) {
   check_cross_entropy_forward(logits, targets, loss, statistics);
   const int64_t rows = logits.dim(0), classes = logits.dim(1);
   const int64_t count = count_targets(targets, classes, ignore_index);
@@ -25,9 +26,12 @@ void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out 
       for (int64_t row = begin; row < end; ++row) {
         const T* from = x + row * classes;
         highest[row] = row_maximum(from, classes);
-        const double sum = sum_of_exponentials(from, classes, highest[row], [](int64_t, Floats, auto) {});
+        const double sum =
+            sum_of_exponentials(from, classes, highest[row], [](int64_t, Floats, auto) {});
         log_sum[row] = static_cast<float>(std::log(sum));
-        losses[row] = target[row] == ignore_index ? 0.0f : (highest[row] - to_float(from[target[row]])) + log_sum[row];
+        losses[row] = target[row] == ignore_index
+                          ? 0.0f
+                          : (highest[row] - to_float(from[target[row]])) + log_sum[row];
       }
     });
   });

@@ -15,15 +15,16 @@ inline int64_t count_targets(const Tensor& targets, int64_t classes, int64_t ign
   for (int64_t row = 0; row < targets.numel(); ++row) {
     if (id[row] == ignore_index) continue;
     if (id[row] < 0 || id[row] >= classes) {
-      throw Error("ERR_TARGET", format("target {} of row {} is neither in 0..{} nor the ignored {}", id[row], row,
-                                       classes - 1, ignore_index));
+      throw Error("ERR_TARGET", format("target {} of row {} is neither in 0..{} nor the ignored {}",
+                                       id[row], row, classes - 1, ignore_index));
     }
     ++count;
   }
   return count;
 }
 
-template <class T> float row_maximum(const T* x, int64_t n) {
+template <class T>
+float row_maximum(const T* x, int64_t n) {
   Floats highest = broadcast(-std::numeric_limits<float>::infinity());
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) highest = maximum(highest, load(x + i));
@@ -38,7 +39,8 @@ template <class T> float row_maximum(const T* x, int64_t n) {
 // Returns the sum of exp(x - highest) over a row, and passes the exponentials to keep(i, vector,
 // access). Partial sums of a fixed number of elements are added in double, because a vocabulary is
 // long.
-template <class T, class Keep> double sum_of_exponentials(const T* x, int64_t n, float highest, const Keep& keep) {
+template <class T, class Keep>
+double sum_of_exponentials(const T* x, int64_t n, float highest, const Keep& keep) {
   constexpr int64_t kBlock = 2048;
   double total = 0;
   for (int64_t block = 0; block < n; block += kBlock) {
@@ -65,7 +67,8 @@ template <class T, class Keep> double sum_of_exponentials(const T* x, int64_t n,
 inline float mean_loss(const float* losses, int64_t rows, int64_t count) {
   double sum = 0;
   for (int64_t row = 0; row < rows; ++row) sum += losses[row];
-  return count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : std::numeric_limits<float>::quiet_NaN();
+  return count > 0 ? static_cast<float>(sum / static_cast<double>(count))
+                   : std::numeric_limits<float>::quiet_NaN();
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

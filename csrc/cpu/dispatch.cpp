@@ -9,25 +9,32 @@ namespace llamaforge {
 
 #if defined(__x86_64__)
 #if defined(LF_HAS_CPU_V3)
-namespace cpu_v3 { const OpTable& op_table(); }
+namespace cpu_v3 {
+const OpTable& op_table();
+}
 #endif
 #if defined(LF_HAS_CPU_V4)
-namespace cpu_v4 { const OpTable& op_table(); }
+namespace cpu_v4 {
+const OpTable& op_table();
+}
 #endif
 
 // The build chooses the sets that exist (LLAMAFORGE_CPU_SETS); packages have both.
 CpuKernels cpu_kernels() {
   __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi2");
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bf16");
   const char* wanted = std::getenv("LLAMAFORGE_CPU_ISA");
   const std::string isa = wanted ? wanted : "";
   if (!isa.empty() && isa != "x86-64-v3" && isa != "avx512-bf16") {
-    throw Error("ERR_DEVICE", format("LLAMAFORGE_CPU_ISA is \"{}\": expected x86-64-v3 or avx512-bf16", isa));
+    throw Error("ERR_DEVICE",
+                format("LLAMAFORGE_CPU_ISA is \"{}\": expected x86-64-v3 or avx512-bf16", isa));
   }
-  if (!v3) throw Error("ERR_DEVICE", "this CPU lacks AVX2 and FMA, which LlamaForge's CPU kernels need");
+  if (!v3)
+    throw Error("ERR_DEVICE", "this CPU lacks AVX2 and FMA, which LlamaForge's CPU kernels need");
   if (isa == "avx512-bf16" && !v4) {
     throw Error("ERR_DEVICE", "LLAMAFORGE_CPU_ISA asks for avx512-bf16, which this CPU lacks");
   }
@@ -42,7 +49,9 @@ CpuKernels cpu_kernels() {
               "`npm run setup -- --tests`");
 }
 #else
-namespace cpu_generic { const OpTable& op_table(); }
+namespace cpu_generic {
+const OpTable& op_table();
+}
 
 CpuKernels cpu_kernels() { return {&cpu_generic::op_table(), "generic"}; }
 #endif

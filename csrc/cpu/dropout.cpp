@@ -21,10 +21,12 @@ void dropout(Stream&, In x, Out y, double rate, int64_t seed, int64_t offset) {
         float multiplier[kBatch];
         for (int block = 0; block < kLanes; ++block) {
           for (int word = 0; word < 4; ++word) {
-            multiplier[block * 4 + word] = words.word[word][block] >> 8 < rule.dropped_below ? 0 : rule.scale;
+            multiplier[block * 4 + word] =
+                words.word[word][block] >> 8 < rule.dropped_below ? 0 : rule.scale;
           }
         }
-        const int64_t first = std::max(element, offset + begin), stop = std::min(element + kBatch, last);
+        const int64_t first = std::max(element, offset + begin),
+                      stop = std::min(element + kBatch, last);
         for_each_vector(first - element, stop - element, [&](int64_t i, auto lanes) {
           const int64_t at = element - offset + i;
           lanes.store(to + at, lanes.load(from + at) * lanes.load(multiplier + i));

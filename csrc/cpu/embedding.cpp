@@ -5,8 +5,8 @@
 // columns. So backward needs no atomics and no sorting, the sum of a row has one order, and a
 // frequent token is no bottleneck.
 
-#include "cpu/kernel.h"
 #include "ops/checks/embedding.h"
+#include "cpu/kernel.h"
 
 namespace llamaforge::LF_CPU_NAMESPACE {
 
@@ -19,7 +19,8 @@ void check_ids(const Tensor& ids, int64_t vocab) {
   for (int64_t n = 0; n < ids.numel(); ++n) {
     if (id[n] < 0 || id[n] >= vocab) {
       throw Error("ERR_TOKEN_ID",
-                  format("token id {} at position {} is outside the vocabulary 0..{}", id[n], n, vocab - 1));
+                  format("token id {} at position {} is outside the vocabulary 0..{}", id[n], n,
+                         vocab - 1));
     }
   }
 }
@@ -35,7 +36,8 @@ void embedding_forward(Stream&, In ids, In weight, Out y) {
   char* out = static_cast<char*>(y.raw());
   parallel_rows(sizes.tokens, sizes.hidden, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      std::memcpy(out + static_cast<size_t>(n) * row_bytes, table + static_cast<size_t>(id[n]) * row_bytes, row_bytes);
+      std::memcpy(out + static_cast<size_t>(n) * row_bytes,
+                  table + static_cast<size_t>(id[n]) * row_bytes, row_bytes);
     }
   });
 }

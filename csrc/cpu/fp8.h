@@ -11,8 +11,10 @@
 namespace llamaforge::LF_CPU_NAMESPACE {
 
 // Calls body.operator()<T>() with the format's element type.
-template <class Body> void with_fp8(DType format, const Body& body) {
-  format == DType::f8e4m3 ? body.template operator()<float8_e4m3>() : body.template operator()<float8_e5m2>();
+template <class Body>
+void with_fp8(DType format, const Body& body) {
+  format == DType::f8e4m3 ? body.template operator()<float8_e4m3>()
+                          : body.template operator()<float8_e5m2>();
 }
 
 constexpr int largest_exponent(DType format) {
@@ -27,7 +29,8 @@ static inline void write_columns(const uint8_t* rows, uint8_t* columns, const Fp
       const int64_t last = std::min(first + kBlock, size.padded);
       for (int64_t column = begin; column < end; ++column) {
         for (int64_t row = first; row < last; ++row) {
-          columns[column * size.padded + row] = row < size.rows ? rows[row * size.columns + column] : 0;
+          columns[column * size.padded + row] =
+              row < size.rows ? rows[row * size.columns + column] : 0;
         }
       }
     }
@@ -49,7 +52,8 @@ void cast_rows(Stream& stream, const Fp8Size& size, float bound, const std::opti
       for (int64_t row = begin; row < end; ++row) {
         float* y = made.as<float>() + row * size.columns;
         make(row, y);
-        for (int64_t i = 0; i < size.columns; ++i) to[row * size.columns + i] = to_fp8<T>(y[i] * multiplier).bits;
+        for (int64_t i = 0; i < size.columns; ++i)
+          to[row * size.columns + i] = to_fp8<T>(y[i] * multiplier).bits;
       }
     });
   });

@@ -19,7 +19,8 @@ void fp8_maximum(Stream& stream, In x, Out maximum) {
   *maximum.data<float>() = to_float(bfloat16{static_cast<uint16_t>(bits)});
 }
 
-void fp8_cast(Stream& stream, In x, In maximum, std::optional<Out> rows, std::optional<Out> columns, Out scale) {
+void fp8_cast(Stream& stream, In x, In maximum, std::optional<Out> rows, std::optional<Out> columns,
+              Out scale) {
   const Fp8Size size = check_fp8_cast(x, maximum, rows, columns, scale);
   const bfloat16* from = x.data<bfloat16>();
   cast_rows(stream, size, *maximum.data<float>(), rows, columns, scale, [&](int64_t row, float* y) {

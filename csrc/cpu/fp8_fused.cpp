@@ -1,4 +1,5 @@
-// RMSNorm and SwiGLU with results in fp8 (see ops.def; rms_norm.cpp and swiglu.cpp have the formulas).
+// RMSNorm and SwiGLU with results in fp8 (see ops.def; rms_norm.cpp and swiglu.cpp have the
+// formulas).
 #include "cpu/cpu_ops.h"
 #include "cpu/fp8.h"
 #include "cpu/unary_math.h"
@@ -19,7 +20,8 @@ float largest_of(const float* x, int64_t n) {
 
 // The largest number of a row each, then of all.
 struct RowMaxima {
-  RowMaxima(Stream& stream, int64_t rows) : scratch(stream, static_cast<size_t>(rows) * sizeof(float)), count(rows) {}
+  RowMaxima(Stream& stream, int64_t rows)
+      : scratch(stream, static_cast<size_t>(rows) * sizeof(float)), count(rows) {}
   float& operator[](int64_t row) const { return scratch.as<float>()[row]; }
   float all() const { return largest_of(scratch.as<float>(), count); }
   const Scratch scratch;
@@ -28,8 +30,9 @@ struct RowMaxima {
 
 }  // namespace
 
-void fp8_rms_norm_forward(Stream& stream, In x, std::optional<In> skip, In weight, std::optional<Out> r,
-                          std::optional<Out> rows, std::optional<Out> columns, Out scale, Out rstd, double eps) {
+void fp8_rms_norm_forward(Stream& stream, In x, std::optional<In> skip, In weight,
+                          std::optional<Out> r, std::optional<Out> rows, std::optional<Out> columns,
+                          Out scale, Out rstd, double eps) {
   const Fp8Size size = check_fp8_rms_norm(x, skip, weight, r, rows, columns, scale, rstd);
   // The norm itself computes rstd and r; its rounded result is not used.
   const auto storage = std::make_shared<Storage>(x.storage->shared_stream(), x.bytes());
@@ -44,7 +47,8 @@ void fp8_rms_norm_forward(Stream& stream, In x, std::optional<In> skip, In weigh
   const bfloat16* w = weight.data<bfloat16>();
   const Scratch weights(stream, static_cast<size_t>(size.columns) * sizeof(float));
   for (int64_t i = 0; i < size.columns; ++i) weights.as<float>()[i] = to_float(w[i]);
-  const float bound = std::sqrt(static_cast<float>(size.columns)) * largest_of(weights.as<float>(), size.columns);
+  const float bound =
+      std::sqrt(static_cast<float>(size.columns)) * largest_of(weights.as<float>(), size.columns);
   const bfloat16* from = skip ? r->data<bfloat16>() : x.data<bfloat16>();
   const float* factors = rstd.data<float>();
   cast_rows(stream, size, bound, rows, columns, scale, [&](int64_t row, float* y) {
@@ -81,9 +85,10 @@ void fp8_swiglu_forward(Stream& stream, In gate_up, Out y, Out maximum, Out slop
   *slope.data<float>() = slopes.all();
 }
 
-void fp8_swiglu_backward(Stream& stream, In dy, In dy_maximum, In gate_up, In slope, std::optional<Out> rows,
-                         std::optional<Out> columns, Out scale) {
-  const Fp8Size size = check_fp8_swiglu_backward(dy, dy_maximum, gate_up, slope, rows, columns, scale);
+void fp8_swiglu_backward(Stream& stream, In dy, In dy_maximum, In gate_up, In slope,
+                         std::optional<Out> rows, std::optional<Out> columns, Out scale) {
+  const Fp8Size size =
+      check_fp8_swiglu_backward(dy, dy_maximum, gate_up, slope, rows, columns, scale);
   const int64_t ffn = size.columns / 2;
   const float bound = *dy_maximum.data<float>() * *slope.data<float>();
   cast_rows(stream, size, bound, rows, columns, scale, [&](int64_t row, float* d_gate) {
@@ -95,7 +100,8 @@ void fp8_swiglu_backward(Stream& stream, In dy, In dy_maximum, In gate_up, In sl
       const Floats g = at_least(lanes.load(gate + i), -kFlatSilu);
       const Floats s = sigmoid(g);
       const Floats d = lanes.load(gradient + i);
-      lanes.store(d_gate + i, d * lanes.load(up + i) * s * (1.0f + at_most(g, kFlatSilu) * (1.0f - s)));
+      lanes.store(d_gate + i,
+                  d * lanes.load(up + i) * s * (1.0f + at_most(g, kFlatSilu) * (1.0f - s)));
       lanes.store(d_up + i, d * g * s);
     });
   });

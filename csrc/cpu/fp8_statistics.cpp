@@ -22,7 +22,8 @@ void fp8_statistics(Stream& stream, In bits, In scale, Out figures) {
     float maximum = 0;
     for (int code = 0; code < 256; ++code) {
       int64_t count = 0;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) count += of_chunk[chunk][static_cast<size_t>(code)];
+      for (int64_t chunk = 0; chunk < chunks; ++chunk)
+        count += of_chunk[chunk][static_cast<size_t>(code)];
       if (count == 0) continue;
       const int size = code & 0x7f;
       if (size > Fp8Format<T>::kLargestBits) {

@@ -27,8 +27,8 @@ void check_values(const Tensor& whole, const Tensor& index, int64_t axis) {
     }
   });
   if (first_bad.load() < index.numel()) {
-    throw Error("ERR_ARGUMENT", format("index {} at element {} is outside axis {} of size {}", values[first_bad.load()],
-                                       first_bad.load(), axis, size));
+    throw Error("ERR_ARGUMENT", format("index {} at element {} is outside axis {} of size {}",
+                                       values[first_bad.load()], first_bad.load(), axis, size));
   }
 }
 
@@ -51,7 +51,8 @@ void for_each_line(const Tensor& whole, const Tensor& index, int64_t axis, const
         }
         step *= whole.dim(other);
       }
-      visit(line / stride * stride * length + line % stride, stride, in_whole, whole_stride, length);
+      visit(line / stride * stride * length + line % stride, stride, in_whole, whole_stride,
+            length);
     }
   });
 }
@@ -61,9 +62,11 @@ void gather_bits(const In& x, const In& index, Out& y, int64_t axis) {
   const Bits* from = static_cast<const Bits*>(x.raw());
   const int32_t* at = index.data<int32_t>();
   Bits* to = static_cast<Bits*>(y.raw());
-  for_each_line(x, index, axis, [&](int64_t i, int64_t stride, int64_t start, int64_t x_stride, int64_t length) {
-    for (int64_t k = 0; k < length; ++k, i += stride) to[i] = from[start + at[i] * x_stride];
-  });
+  for_each_line(x, index, axis,
+                [&](int64_t i, int64_t stride, int64_t start, int64_t x_stride, int64_t length) {
+                  for (int64_t k = 0; k < length; ++k, i += stride)
+                    to[i] = from[start + at[i] * x_stride];
+                });
 }
 
 template <class DY, class DX>
@@ -71,12 +74,13 @@ void scatter(const In& dy, const In& index, InOut& dx, int64_t axis) {
   const DY* from = dy.data<DY>();
   const int32_t* at = index.data<int32_t>();
   DX* to = dx.data<DX>();
-  for_each_line(dx, index, axis, [&](int64_t i, int64_t stride, int64_t start, int64_t dx_stride, int64_t length) {
-    for (int64_t k = 0; k < length; ++k, i += stride) {
-      DX& sum = to[start + at[i] * dx_stride];
-      sum = from_float<DX>(to_float(sum) + to_float(from[i]));
-    }
-  });
+  for_each_line(dx, index, axis,
+                [&](int64_t i, int64_t stride, int64_t start, int64_t dx_stride, int64_t length) {
+                  for (int64_t k = 0; k < length; ++k, i += stride) {
+                    DX& sum = to[start + at[i] * dx_stride];
+                    sum = from_float<DX>(to_float(sum) + to_float(from[i]));
+                  }
+                });
 }
 
 }  // namespace
@@ -84,14 +88,16 @@ void scatter(const In& dy, const In& index, InOut& dx, int64_t axis) {
 void gather(Stream&, In x, In index, Out y, int64_t axis) {
   check_gather(x, index, y, axis);
   check_values(x, index, axis);
-  size_of(x.dtype) == 2 ? gather_bits<uint16_t>(x, index, y, axis) : gather_bits<uint32_t>(x, index, y, axis);
+  size_of(x.dtype) == 2 ? gather_bits<uint16_t>(x, index, y, axis)
+                        : gather_bits<uint32_t>(x, index, y, axis);
 }
 
 void scatter_add(Stream&, In dy, In index, InOut dx, int64_t axis) {
   check_scatter_add(dy, index, dx, axis);
   check_values(dx, index, axis);
   with_float("dy", dy, [&]<class DY>() {
-    dx.dtype == DType::f32 ? scatter<DY, float>(dy, index, dx, axis) : scatter<DY, bfloat16>(dy, index, dx, axis);
+    dx.dtype == DType::f32 ? scatter<DY, float>(dy, index, dx, axis)
+                           : scatter<DY, bfloat16>(dy, index, dx, axis);
   });
 }
 

@@ -7,18 +7,18 @@
 // products gave equal bits for 1 to 4 threads; more were not compared.
 //
 // A primitive is compiled once per shape and kept, with memory objects that only get new addresses
-// per call. A product of many rows first brings b into the blocked layout that oneDNN prefers: 15-60
-// us once, where the plain layout costs every thread a copy of its own. Measured on 2 Zen 5 cores at
-// 2048 rows: 700 -> 866 GFLOP/s. For few rows (generation) the time is that of reading the weights
-// once; there b stays as it is.
+// per call. A product of many rows first brings b into the blocked layout that oneDNN prefers:
+// 15-60 us once, where the plain layout costs every thread a copy of its own. Measured on 2 Zen 5
+// cores at 2048 rows: 700 -> 866 GFLOP/s. For few rows (generation) the time is that of reading the
+// weights once; there b stays as it is.
 //
-// Weight gradients (aᵀ · b) stay with oneDNN as they are: 620-710 in bf16. A kernel of our own on the
-// tiles of tile.h, both operands packed block by block, reached 600-750 alone and nothing within a
-// training step.
+// Weight gradients (aᵀ · b) stay with oneDNN as they are: 620-710 in bf16. A kernel of our own on
+// the tiles of tile.h, both operands packed block by block, reached 600-750 alone and nothing
+// within a training step.
 #include "cpu/gemm.h"
 
-#include <dnnl.hpp>
 #include <omp.h>
+#include <dnnl.hpp>
 
 #include <array>
 #include <map>
@@ -36,7 +36,8 @@ namespace {
 // Rows from which bringing b into the blocked layout for one product pays (measured: 400).
 constexpr int64_t kRowsWorthReordering = 384;
 constexpr size_t kMaximalPlans = 512;  // generation meets a new row count with every prompt
-// More than oneDNN takes when it compiles a product. It writes through a null pointer where the system refuses it.
+// More than oneDNN takes when it compiles a product. It writes through a null pointer where the
+// system refuses it.
 constexpr size_t kRoomToCompile = size_t{32} << 20;
 
 dnnl::memory::data_type to_dnnl(DType dtype) {
@@ -58,18 +59,24 @@ struct Plan {
 // Whether b goes through the blocked layout.
 enum class Layout { automatic, blocked };
 
-// Everything a plan depends on, as a map key. The team size is part of it: oneDNN divides the work when it compiles.
+// Everything a plan depends on, as a map key. The team size is part of it: oneDNN divides the work
+// when it compiles.
 using PlanKey = std::array<int64_t, 13>;
 
-dnnl::memory::desc describe(int64_t batch, int64_t rows, int64_t columns, DType dtype, bool transposed) {
-  const dnnl::memory::dims strides = {rows * columns, transposed ? 1 : columns, transposed ? rows : 1};
+dnnl::memory::desc describe(int64_t batch, int64_t rows, int64_t columns, DType dtype,
+                            bool transposed) {
+  const dnnl::memory::dims strides = {rows * columns, transposed ? 1 : columns,
+                                      transposed ? rows : 1};
   if (batch == 1) return {{rows, columns}, to_dnnl(dtype), {strides[1], strides[2]}};
   return {{batch, rows, columns}, to_dnnl(dtype), strides};
 }
 
-dnnl::memory without_address(const dnnl::memory::desc& desc) { return {desc, cpu_engine(), nullptr}; }
+dnnl::memory without_address(const dnnl::memory::desc& desc) {
+  return {desc, cpu_engine(), nullptr};
+}
 
-Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate, Layout layout) {
+Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate,
+             Layout layout) {
   const bool batched = shape.batch > 1;
   auto operand = [&](const GemmOperand& x, int64_t rows, int64_t columns) {
     auto desc = describe(x.shared ? 1 : shape.batch, rows, columns, shape.input, x.transposed);
@@ -79,9 +86,11 @@ Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
   const auto b_desc = operand(b, shape.k, shape.n);
   const auto c_desc = describe(shape.batch, shape.m, shape.n, shape.output, false);
 
-  const bool may_reorder = !batched && (layout == Layout::blocked || shape.m >= kRowsWorthReordering);
+  const bool may_reorder =
+      !batched && (layout == Layout::blocked || shape.m >= kRowsWorthReordering);
   auto b_preferred = b_desc;
-  if (may_reorder) b_preferred = {{shape.k, shape.n}, to_dnnl(shape.input), dnnl::memory::format_tag::any};
+  if (may_reorder)
+    b_preferred = {{shape.k, shape.n}, to_dnnl(shape.input), dnnl::memory::format_tag::any};
 
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -90,7 +99,8 @@ Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
     sum.append_sum(1.0f);
     attributes.set_post_ops(sum);
   }
-  const dnnl::matmul::primitive_desc matmul({a_desc, b_preferred, c_desc}, attributes, cpu_engine());
+  const dnnl::matmul::primitive_desc matmul({a_desc, b_preferred, c_desc}, attributes,
+                                            cpu_engine());
 
   Plan plan;
   plan.matmul = dnnl::matmul(matmul);
@@ -101,8 +111,8 @@ Plan compile(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
   if (matmul.weights_desc() != b_desc) {
     dnnl::primitive_attr reorder_attributes;
     reorder_attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const dnnl::reorder::primitive_desc reorder(cpu_engine(), b_desc, cpu_engine(), matmul.weights_desc(),
-                                                reorder_attributes);
+    const dnnl::reorder::primitive_desc reorder(cpu_engine(), b_desc, cpu_engine(),
+                                                matmul.weights_desc(), reorder_attributes);
     plan.reorder = dnnl::reorder(reorder);
     plan.b_blocked = without_address(matmul.weights_desc());
     plan.reorder_scratchpad = without_address(reorder.scratchpad_desc());
@@ -114,15 +124,15 @@ void require_room_to_compile(Stream& stream) {
   if (has_room(kRoomToCompile)) return;
   static_cast<CpuStream&>(stream).trim();
   if (has_room(kRoomToCompile)) return;
-  throw Error("ERR_OUT_OF_MEMORY",
-              format("the system has no {} bytes left, which oneDNN may take to compile a product; {} are in use: use "
-                     "a smaller micro-batch or more recompute",
-                     kRoomToCompile, stream.memory().used));
+  throw Error("ERR_OUT_OF_MEMORY", format("the system has no {} bytes left, which oneDNN may take "
+                                          "to compile a product; {} are in use: use "
+                                          "a smaller micro-batch or more recompute",
+                                          kRoomToCompile, stream.memory().used));
 }
 
 // Plans of this thread: their memory objects hold the addresses of the running call.
-Plan& plan_for(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, bool accumulate,
-               Layout layout) {
+Plan& plan_for(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
+               bool accumulate, Layout layout) {
   thread_local std::map<PlanKey, Plan> plans;
   const PlanKey key = {shape.batch,
                        shape.m,
@@ -193,7 +203,8 @@ bool has_bfloat16_kernels(Stream& stream) {
 }
 #endif
 
-// Which products are oneDNN's. Its f32 products divide sums between threads where c is small for the team.
+// Which products are oneDNN's. Its f32 products divide sums between threads where c is small for
+// the team.
 bool by_onednn([[maybe_unused]] Stream& stream, [[maybe_unused]] const GemmShape& shape) {
 #if defined(__AVX512BF16__)
   return shape.input == DType::bf16 && has_bfloat16_kernels(stream);
@@ -203,20 +214,22 @@ bool by_onednn([[maybe_unused]] Stream& stream, [[maybe_unused]] const GemmShape
 }
 
 // oneDNN's exceptions as ours.
-template <class Body> void with_named_errors(const GemmShape& shape, const Body& body) {
+template <class Body>
+void with_named_errors(const GemmShape& shape, const Body& body) {
   try {
     body();
   } catch (const dnnl::error& error) {
     const bool refused = error.status == dnnl_out_of_memory;
     throw Error(refused ? "ERR_OUT_OF_MEMORY" : "ERR_NATIVE",
-                format("oneDNN failed on ({},{})·({},{}): {}", shape.m, shape.k, shape.k, shape.n, error.what()));
+                format("oneDNN failed on ({},{})·({},{}): {}", shape.m, shape.k, shape.k, shape.n,
+                       error.what()));
   }
 }
 
 }  // namespace
 
-void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                       bool accumulate) {
+void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand& a,
+                       const GemmOperand& b, void* c, bool accumulate) {
   if (shape.batch == 0 || shape.m == 0 || shape.n == 0) return;
   if (shape.k == 0) {
     const int64_t count = shape.batch * shape.m * shape.n;
@@ -247,22 +260,26 @@ PreparedOperand::PreparedOperand(Stream& stream, const GemmShape& shape, const G
 void PreparedOperand::multiply(const void* a, void* c) {
   if (!blocked_) return multiply_matrices(stream_, shape_, {a, false}, b_, c, false);
   with_named_errors(shape_, [&] {
-    execute(stream_, plan_for(stream_, shape_, {a, false}, b_, false, Layout::blocked), a, blocked_->as<void>(), c);
+    execute(stream_, plan_for(stream_, shape_, {a, false}, b_, false, Layout::blocked), a,
+            blocked_->as<void>(), c);
   });
 }
 
 namespace {
 
-void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
-                  bool accumulate, bool independent_rows) {
+void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c,
+                  bool transpose_a, bool transpose_b, bool accumulate, bool independent_rows) {
   const GemmSize size = check_gemm(a, b, c, transpose_a, transpose_b);
-  multiply_matrices(stream, {size.batch, size.m, size.n, size.k, a.dtype, c.dtype, independent_rows},
-                    {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
+  multiply_matrices(stream,
+                    {size.batch, size.m, size.n, size.k, a.dtype, c.dtype, independent_rows},
+                    {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared},
+                    c.raw(), accumulate);
 }
 
 }  // namespace
 
-void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b, bool independent_rows) {
+void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b,
+          bool independent_rows) {
   checked_gemm(stream, a, b, c, transpose_a, transpose_b, false, independent_rows);
 }
 

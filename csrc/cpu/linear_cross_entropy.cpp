@@ -23,13 +23,14 @@ constexpr int64_t kChunkBytes = 16 << 20;
 constexpr int64_t kFewestRows = 64;
 
 int64_t rows_per_chunk(int64_t rows, int64_t classes) {
-  const int64_t most = std::max(kFewestRows, kChunkBytes / (classes * static_cast<int64_t>(sizeof(float))));
+  const int64_t most =
+      std::max(kFewestRows, kChunkBytes / (classes * static_cast<int64_t>(sizeof(float))));
   const int64_t chunks = (rows + most - 1) / most;
   return (rows + chunks - 1) / chunks;
 }
 
-// Returns whether the target is the argmax of a row: the first of the largest, where a NaN counts as
-// the largest. `highest` is the row's maximum.
+// Returns whether the target is the argmax of a row: the first of the largest, where a NaN counts
+// as the largest. `highest` is the row's maximum.
 bool is_argmax(const float* logits, int32_t target, float highest) {
   const auto is_largest = [&](float x) { return x == highest || (x != x && highest != highest); };
   return is_largest(logits[target]) && std::none_of(logits, logits + target, is_largest);
@@ -43,18 +44,20 @@ float loss_and_gradient(float* logits, int64_t classes, int32_t target, float d_
   const float highest = row_maximum(logits, classes);
   const float target_logit = logits[target];
   if (greedy) *greedy = is_argmax(logits, target, highest);
-  const double sum = sum_of_exponentials(logits, classes, highest,
-                                         [&](int64_t i, Floats e, auto v) { v.store(logits + i, e); });
+  const double sum = sum_of_exponentials(
+      logits, classes, highest, [&](int64_t i, Floats e, auto v) { v.store(logits + i, e); });
   if (gradient) {
     const float scale = static_cast<float>(d_loss / sum);
     const float at_target = logits[target] * scale - d_loss;
-    for_each_vector(0, classes, [&](int64_t i, auto v) { v.store(gradient + i, v.load(logits + i) * scale); });
+    for_each_vector(0, classes,
+                    [&](int64_t i, auto v) { v.store(gradient + i, v.load(logits + i) * scale); });
     gradient[target] = from_float<T>(at_target);
   }
   return (highest - target_logit) + static_cast<float>(std::log(sum));
 }
 
-template <class T> struct Head {
+template <class T>
+struct Head {
   Stream& stream;
   int64_t rows, width, classes, count, ignore_index;
   bool independent_rows;
@@ -66,27 +69,32 @@ template <class T> struct Head {
   int32_t* greedy;             // (rows); null: not wanted
 };
 
-template <class T> void run(const Head<T>& head) {
+template <class T>
+void run(const Head<T>& head) {
   const DType dtype = dtype_of<T>();
   const bool wants_gradient = head.dx || head.dweight;
   const int64_t chunk = rows_per_chunk(head.rows, head.classes);
-  const Scratch logits_memory(head.stream, static_cast<size_t>(chunk * head.classes) * sizeof(float));
+  const Scratch logits_memory(head.stream,
+                              static_cast<size_t>(chunk * head.classes) * sizeof(float));
   float* logits = logits_memory.as<float>();
   std::optional<Scratch> narrow;  // the gradient of the logits, where it is not f32
   if (wants_gradient && sizeof(T) != sizeof(float)) {
     narrow.emplace(head.stream, static_cast<size_t>(chunk * head.classes) * sizeof(T));
   }
-  T* gradient = wants_gradient ? (narrow ? narrow->as<T>() : reinterpret_cast<T*>(logits)) : nullptr;
+  T* gradient =
+      wants_gradient ? (narrow ? narrow->as<T>() : reinterpret_cast<T*>(logits)) : nullptr;
   const float inverse_count = 1.0f / static_cast<float>(head.count);
 
   const bool several = head.rows > chunk;
-  const GemmShape to_logits = {1, chunk, head.classes, head.width, dtype, DType::f32, head.independent_rows};
-  const GemmShape to_dx = {1, chunk, head.width, head.classes, dtype, head.dx ? head.dx->dtype : dtype};
+  const GemmShape to_logits = {1,     chunk,      head.classes,         head.width,
+                               dtype, DType::f32, head.independent_rows};
+  const GemmShape to_dx = {
+      1, chunk, head.width, head.classes, dtype, head.dx ? head.dx->dtype : dtype};
   std::optional<PreparedOperand> for_logits, for_dx;
   if (several) for_logits.emplace(head.stream, to_logits, GemmOperand{head.weight, true});
   if (several && head.dx) for_dx.emplace(head.stream, to_dx, GemmOperand{head.weight, false});
-  auto multiply = [&](std::optional<PreparedOperand>& prepared, GemmShape shape, int64_t rows, const void* a,
-                      bool transposed, void* c) {
+  auto multiply = [&](std::optional<PreparedOperand>& prepared, GemmShape shape, int64_t rows,
+                      const void* a, bool transposed, void* c) {
     if (prepared && rows == chunk) return prepared->multiply(a, c);
     shape.m = rows;
     multiply_matrices(head.stream, shape, {a, false}, {head.weight, transposed}, c, false);
@@ -105,19 +113,20 @@ template <class T> void run(const Head<T>& head) {
           head.losses[first + row] = 0;
           if (row_greedy) *row_greedy = 0;
         } else {
-          head.losses[first + row] =
-              loss_and_gradient(logits + row * head.classes, head.classes, head.targets[first + row],
-                                head.d_losses ? head.d_losses[first + row] : inverse_count, row_gradient, row_greedy);
+          head.losses[first + row] = loss_and_gradient(
+              logits + row * head.classes, head.classes, head.targets[first + row],
+              head.d_losses ? head.d_losses[first + row] : inverse_count, row_gradient, row_greedy);
         }
       }
     });
     if (head.dx) {
-      char* dx = static_cast<char*>(head.dx->raw()) + static_cast<size_t>(first * head.width) * size_of(head.dx->dtype);
+      char* dx = static_cast<char*>(head.dx->raw()) +
+                 static_cast<size_t>(first * head.width) * size_of(head.dx->dtype);
       multiply(for_dx, to_dx, rows, gradient, false, dx);
     }
     if (head.dweight) {
-      multiply_matrices(head.stream, {1, head.classes, head.width, rows, dtype, DType::f32}, {gradient, true}, {x, false},
-                        head.dweight->raw(), first > 0);
+      multiply_matrices(head.stream, {1, head.classes, head.width, rows, dtype, DType::f32},
+                        {gradient, true}, {x, false}, head.dweight->raw(), first > 0);
     }
   }
 }
@@ -127,9 +136,9 @@ void fill_with_zeros(const Tensor& tensor) { std::memset(tensor.raw(), 0, tensor
 }  // namespace
 
 void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<In> d_losses,
-                          std::optional<Out> loss, std::optional<Out> losses, std::optional<Out> greedy,
-                          std::optional<Out> dx, std::optional<Out> dweight, int64_t ignore_index,
-                          bool independent_rows) {
+                          std::optional<Out> loss, std::optional<Out> losses,
+                          std::optional<Out> greedy, std::optional<Out> dx,
+                          std::optional<Out> dweight, int64_t ignore_index, bool independent_rows) {
   check_linear_cross_entropy(x, weight, targets, d_losses, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0), count = count_targets(targets, weight.dim(0), ignore_index);
   std::optional<Scratch> own;
@@ -144,9 +153,10 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
     return;
   }
   with_float("x", x, [&]<class T>() {
-    run<T>({stream, rows, x.dim(1), weight.dim(0), count, ignore_index, independent_rows, x.data<T>(), weight.data<T>(),
-            targets.data<int32_t>(), d_losses ? d_losses->data<float>() : nullptr, dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows,
-            greedy ? greedy->data<int32_t>() : nullptr});
+    run<T>({stream, rows, x.dim(1), weight.dim(0), count, ignore_index, independent_rows,
+            x.data<T>(), weight.data<T>(), targets.data<int32_t>(),
+            d_losses ? d_losses->data<float>() : nullptr, dx ? &*dx : nullptr,
+            dweight ? &*dweight : nullptr, of_rows, greedy ? greedy->data<int32_t>() : nullptr});
   });
   if (loss) loss->data<float>()[0] = mean_loss(of_rows, rows, count);
 }

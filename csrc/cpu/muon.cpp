@@ -1,5 +1,5 @@
-// Muon (Jordan et al. 2024) apart from its products: momentum, update, and the sums of its iteration
-// (see ops.def). A skipped step is a selection, as in adamw.cpp.
+// Muon (Jordan et al. 2024) apart from its products: momentum, update, and the sums of its
+// iteration (see ops.def). A skipped step is a selection, as in adamw.cpp.
 
 #include "cpu/kernel.h"
 #include "ops/checks/optimizer.h"
@@ -10,7 +10,8 @@ namespace {
 
 // `master` (n) and `weight` (n) share memory if there is no master.
 template <class Master, class Weight>
-void apply(Master* master, Weight* weight, const Weight* change, int64_t n, float keep, float step) {
+void apply(Master* master, Weight* weight, const Weight* change, int64_t n, float keep,
+           float step) {
   parallel_vectors(n, [&](int64_t i, auto lanes) {
     const Floats w = lanes.load(master + i) * keep - lanes.load(change + i) * step;
     lanes.store(weight + i, w);
@@ -24,7 +25,8 @@ void muon_momentum(Stream&, In grad, InOut m, Out direction, In decision, double
   check_muon_momentum(grad, m, direction, decision);
   const float* chosen = decision.data<float>();
   const bool applies = chosen[0] == 1.0f;
-  const float multiplier = chosen[1], keep = static_cast<float>(beta), add = static_cast<float>(1.0 - beta);
+  const float multiplier = chosen[1], keep = static_cast<float>(beta),
+              add = static_cast<float>(1.0 - beta);
   const float* g = grad.data<float>();
   float* momentum = m.data<float>();
   with_float("direction", direction, [&]<class T>() {
@@ -39,13 +41,16 @@ void muon_momentum(Stream&, In grad, InOut m, Out direction, In decision, double
   });
 }
 
-void muon_update(Stream&, InOut weight, std::optional<InOut> master, In update, In decision, double lr, double scale,
-                 double weight_decay) {
+void muon_update(Stream&, InOut weight, std::optional<InOut> master, In update, In decision,
+                 double lr, double scale, double weight_decay) {
   check_muon_update(weight, master, update, decision);
   if (decision.data<float>()[0] != 1.0f) return;
-  const float keep = static_cast<float>(1.0 - lr * weight_decay), step = static_cast<float>(lr * scale);
+  const float keep = static_cast<float>(1.0 - lr * weight_decay),
+              step = static_cast<float>(lr * scale);
   const int64_t n = weight.numel();
-  if (master) return apply(master->data<float>(), weight.data<bfloat16>(), update.data<bfloat16>(), n, keep, step);
+  if (master)
+    return apply(master->data<float>(), weight.data<bfloat16>(), update.data<bfloat16>(), n, keep,
+                 step);
   with_float("weight", weight, [&]<class T>() {
     apply(weight.data<T>(), weight.data<T>(), update.data<T>(), n, keep, step);
   });

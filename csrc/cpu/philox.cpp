@@ -32,7 +32,8 @@ LF_INLINE Floats radius(Words word) {
   const Words bits = reinterpret_cast<Words>(__builtin_convertvector(word, Floats) + 0.5f);
   // The exponent of u. As an integer it is 2^23 times the exponent, which is exact as a float too.
   const Words exponent = (bits - 0x4f3504f3u) & 0xff800000u;
-  const Floats m = fused(reinterpret_cast<Floats>(bits - exponent), broadcast(0x1p-32f), broadcast(-1.0f));
+  const Floats m =
+      fused(reinterpret_cast<Floats>(bits - exponent), broadcast(0x1p-32f), broadcast(-1.0f));
   Floats y = broadcast(2.0213795e-1f);
   y = fused(y, m, broadcast(-3.2445166e-1f));
   y = fused(y, m, broadcast(3.450166e-1f));
@@ -41,8 +42,9 @@ LF_INLINE Floats radius(Words word) {
   y = fused(y, m, broadcast(-6.667012e-1f));
   y = fused(y, m, broadcast(1.0000073f));
   y = fused(y, m, broadcast(-1.9999999f));
-  const Floats of_exponent = fused(__builtin_convertvector(reinterpret_cast<Ints>(exponent), Floats),
-                                   broadcast(-2 * 0.693147181f * 0x1p-23f), broadcast(0x1p-40f));
+  const Floats of_exponent =
+      fused(__builtin_convertvector(reinterpret_cast<Ints>(exponent), Floats),
+            broadcast(-2 * 0.693147181f * 0x1p-23f), broadcast(0x1p-40f));
   return sqrt(fused(y, m, of_exponent));
 }
 
@@ -70,7 +72,8 @@ LF_INLINE SineCosine half_turn(Words word) {
 // Writes x[i] = element offset + i of the sequence; values(words, out) turns kLanes blocks into 4
 // vectors.
 template <class T, class Values>
-void generate(T* x, int64_t n, int64_t seed, int64_t offset, PhiloxStream stream, const Values& values) {
+void generate(T* x, int64_t n, int64_t seed, int64_t offset, PhiloxStream stream,
+              const Values& values) {
   constexpr int64_t kBatch = 4 * kLanes;
   parallel_chunks(n, kChunk, 4, [&](int64_t begin, int64_t end) {
     const int64_t last = offset + end;
@@ -93,27 +96,33 @@ void generate(T* x, int64_t n, int64_t seed, int64_t offset, PhiloxStream stream
 
 void philox_normal(Stream&, Out x, double mean, double std, int64_t seed, int64_t offset) {
   check_random(x, offset);
-  const Floats shift = broadcast(static_cast<float>(mean)), scale = broadcast(static_cast<float>(std));
+  const Floats shift = broadcast(static_cast<float>(mean)),
+               scale = broadcast(static_cast<float>(std));
   with_float("x", x, [&]<class T>() {
-    generate(x.data<T>(), x.numel(), seed, offset, kNormalStream, [=](const PhiloxWords& words, Floats* out) {
-      for (int pair = 0; pair < 4; pair += 2) {
-        const Floats length = radius(words.word[pair]) * scale;
-        const SineCosine direction = half_turn(words.word[pair + 1]);
-        const Words side = words.word[pair + 1] & 0x80000000u;
-        out[pair] = fused(reinterpret_cast<Floats>(reinterpret_cast<Words>(length) ^ side), direction.cosine, shift);
-        out[pair + 1] = fused(length, direction.sine, shift);
-      }
-    });
+    generate(x.data<T>(), x.numel(), seed, offset, kNormalStream,
+             [=](const PhiloxWords& words, Floats* out) {
+               for (int pair = 0; pair < 4; pair += 2) {
+                 const Floats length = radius(words.word[pair]) * scale;
+                 const SineCosine direction = half_turn(words.word[pair + 1]);
+                 const Words side = words.word[pair + 1] & 0x80000000u;
+                 out[pair] = fused(reinterpret_cast<Floats>(reinterpret_cast<Words>(length) ^ side),
+                                   direction.cosine, shift);
+                 out[pair + 1] = fused(length, direction.sine, shift);
+               }
+             });
   });
 }
 
 void philox_uniform(Stream&, Out x, double low, double high, int64_t seed, int64_t offset) {
   const UniformRange uniform = check_uniform(x, low, high, offset);
-  const Floats range = broadcast(uniform.range), start = broadcast(uniform.low), most = broadcast(uniform.most);
+  const Floats range = broadcast(uniform.range), start = broadcast(uniform.low),
+               most = broadcast(uniform.most);
   with_float("x", x, [&]<class T>() {
-    generate(x.data<T>(), x.numel(), seed, offset, kUniformStream, [=](const PhiloxWords& words, Floats* out) {
-      for (int word = 0; word < 4; ++word) out[word] = minimum(fused(range, unit(words.word[word]), start), most);
-    });
+    generate(x.data<T>(), x.numel(), seed, offset, kUniformStream,
+             [=](const PhiloxWords& words, Floats* out) {
+               for (int word = 0; word < 4; ++word)
+                 out[word] = minimum(fused(range, unit(words.word[word]), start), most);
+             });
   });
 }
 

@@ -23,9 +23,11 @@ typedef uint64_t Longs __attribute__((vector_size(kLanes * 4)));
 // Multiplies the lower half of each 64-bit lane by b.
 LF_INLINE Longs multiply_low(Longs a, uint32_t b) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Longs>(_mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(b)));
+  return reinterpret_cast<Longs>(
+      _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(b)));
 #elif defined(__AVX2__)
-  return reinterpret_cast<Longs>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(b)));
+  return reinterpret_cast<Longs>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(b)));
 #else
   return (a & 0xffffffffu) * b;
 #endif
@@ -54,7 +56,8 @@ LF_INLINE PhiloxWords philox(uint64_t seed, PhiloxStream stream, uint64_t first_
   x.word[3] = Words{};
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const Product p = multiply(x.word[0], kPhiloxMultiplier0), q = multiply(x.word[2], kPhiloxMultiplier1);
+    const Product p = multiply(x.word[0], kPhiloxMultiplier0),
+                  q = multiply(x.word[2], kPhiloxMultiplier1);
     x = {{q.high ^ x.word[1] ^ key0, q.low, p.high ^ x.word[3] ^ key1, p.low}};
     key0 += kPhiloxWeyl0;
     key1 += kPhiloxWeyl1;
@@ -64,7 +67,8 @@ LF_INLINE PhiloxWords philox(uint64_t seed, PhiloxStream stream, uint64_t first_
 
 // Returns a number in [0, 1) of 53 bits for sampling, from one block of Philox for each number.
 inline double sample_unit(int64_t seed, int64_t number) {
-  const PhiloxWords words = philox(static_cast<uint64_t>(seed), kSampleStream, static_cast<uint64_t>(number));
+  const PhiloxWords words =
+      philox(static_cast<uint64_t>(seed), kSampleStream, static_cast<uint64_t>(number));
   const uint64_t bits = static_cast<uint64_t>(words.word[0][0]) << 32 | words.word[1][0];
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }

@@ -40,7 +40,8 @@ struct Sum {
 struct Max {
   template <class T>
   static T initial() {
-    return std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::min();
+    return std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity()
+                                                : std::numeric_limits<T>::min();
   }
   template <class T>
   static T combine(T a, T b) {
@@ -51,7 +52,8 @@ struct Max {
 struct Min {
   template <class T>
   static T initial() {
-    return std::numeric_limits<T>::has_infinity ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::max();
+    return std::numeric_limits<T>::has_infinity ? std::numeric_limits<T>::infinity()
+                                                : std::numeric_limits<T>::max();
   }
   template <class T>
   static T combine(T a, T b) {
@@ -113,8 +115,9 @@ void add_rows(const T* const* rows, int64_t count, double* result, int64_t n) {
   float part[kTile];
   std::fill(part, part + n, Op::template initial<float>());
   for (int64_t r = 0; r < count; ++r) {
-    for_each_vector(0, n,
-                    [&](int64_t i, auto v) { v.store(part + i, Op::combine(v.load(part + i), v.load(rows[r] + i))); });
+    for_each_vector(0, n, [&](int64_t i, auto v) {
+      v.store(part + i, Op::combine(v.load(part + i), v.load(rows[r] + i)));
+    });
   }
   for (int64_t i = 0; i < n; ++i) result[i] = Op::combine(result[i], static_cast<double>(part[i]));
 }
@@ -122,7 +125,8 @@ void add_rows(const T* const* rows, int64_t count, double* result, int64_t n) {
 template <class Op>
 void add_rows(const int32_t* const* rows, int64_t count, int64_t* result, int64_t n) {
   for (int64_t r = 0; r < count; ++r) {
-    for (int64_t i = 0; i < n; ++i) result[i] = Op::combine(result[i], static_cast<int64_t>(rows[r][i]));
+    for (int64_t i = 0; i < n; ++i)
+      result[i] = Op::combine(result[i], static_cast<int64_t>(rows[r][i]));
   }
 }
 
@@ -162,7 +166,8 @@ void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Reduction
     Wide result = Op::template initial<Wide>();
     const int64_t end = std::min(rows, (p + 1) * rows_per_piece);
     for (int64_t row = p * rows_per_piece; row < end; ++row) {
-      result = Op::combine(result, Wide(reduce_run<Op>(start + offset_of(plan.reduced, row), plan.length)));
+      result = Op::combine(result,
+                           Wide(reduce_run<Op>(start + offset_of(plan.reduced, row), plan.length)));
     }
     return result;
   };
@@ -173,9 +178,10 @@ void reduce_last(Stream& stream, const T* x, const Output<Y>& y, const Reduction
   }
   Scratch scratch(stream, static_cast<size_t>(outputs * pieces) * sizeof(Wide));
   Wide* partial = scratch.as<Wide>();
-  parallel_for(outputs * pieces, std::min(kPiece, rows * plan.length), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) partial[i] = piece(i / pieces, i % pieces);
-  });
+  parallel_for(outputs * pieces, std::min(kPiece, rows * plan.length),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) partial[i] = piece(i / pieces, i % pieces);
+               });
   for (int64_t output = 0; output < outputs; ++output) {
     Wide result = partial[output * pieces];
     for (int64_t p = 1; p < pieces; ++p) result = Op::combine(result, partial[output * pieces + p]);
@@ -218,14 +224,16 @@ void reduce_leading(Stream& stream, const T* x, const Output<Y>& y, const Reduct
   }
   Scratch scratch(stream, static_cast<size_t>(outputs * pieces * plan.length) * sizeof(Wide));
   Wide* partial = scratch.as<Wide>();  // (outputs, pieces, length)
-  parallel_for(outputs * pieces * tiles, std::min(rows, rows_per_piece) * width, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t column = task % tiles * kTile;
-      const int64_t row_of_partial = task / tiles;
-      reduce_tile(row_of_partial / pieces, row_of_partial % pieces, column,
-                  partial + row_of_partial * plan.length + column, std::min(kTile, plan.length - column));
-    }
-  });
+  parallel_for(outputs * pieces * tiles, std::min(rows, rows_per_piece) * width,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t task = begin; task < end; ++task) {
+                   const int64_t column = task % tiles * kTile;
+                   const int64_t row_of_partial = task / tiles;
+                   reduce_tile(row_of_partial / pieces, row_of_partial % pieces, column,
+                               partial + row_of_partial * plan.length + column,
+                               std::min(kTile, plan.length - column));
+                 }
+               });
   parallel_for(outputs * plan.length, pieces, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Wide* column = partial + i / plan.length * pieces * plan.length + i % plan.length;

@@ -18,15 +18,16 @@ const int32_t* checked_positions(const std::optional<In>& positions, int64_t row
   const int32_t* position = positions->data<int32_t>();
   for (int64_t n = 0; n < positions->numel(); ++n) {
     if (position[n] < 0 || position[n] >= rows) {
-      throw Error("ERR_POSITION",
-                  format("position {} of token {} is outside the table's 0..{}", position[n], n, rows - 1));
+      throw Error("ERR_POSITION", format("position {} of token {} is outside the table's 0..{}",
+                                         position[n], n, rows - 1));
     }
   }
   return position;
 }
 
 // y (2·half) = rotation of x (2·half). y may be x, because a lane is read before it is written.
-template <class T> void rotate_head(const T* x, const float* cosine, const float* sine, int64_t half, T* y) {
+template <class T>
+void rotate_head(const T* x, const float* cosine, const float* sine, int64_t half, T* y) {
   for_each_vector(0, half, [&](int64_t i, auto v) {
     const Floats first = v.load(x + i), second = v.load(x + half + i);
     const Floats c = v.load(cosine + i), s = v.load(sine + i);
@@ -36,8 +37,8 @@ template <class T> void rotate_head(const T* x, const float* cosine, const float
 }
 
 template <class T>
-void rotate(const Tensor& x, const float* table, const int32_t* positions, const Tensor& y, int64_t heads,
-            int64_t rotated_heads, int64_t position, bool inverse) {
+void rotate(const Tensor& x, const float* table, const int32_t* positions, const Tensor& y,
+            int64_t heads, int64_t rotated_heads, int64_t position, bool inverse) {
   const int64_t time = x.dim(1), width = x.dim(2), head_size = width / heads, half = head_size / 2;
   const T* from = x.data<T>();
   T* to = y.data<T>();
@@ -48,7 +49,8 @@ void rotate(const Tensor& x, const float* table, const int32_t* positions, const
     float* cosine = own.data() + head_size * omp_get_thread_num();
     float* sine = cosine + half;
     for (int64_t row = begin; row < end; ++row) {
-      const float* angles = table + (positions ? positions[row] : position + row % time) * head_size;
+      const float* angles =
+          table + (positions ? positions[row] : position + row % time) * head_size;
       for (int64_t i = 0; i < half; ++i) {
         cosine[i] = angles[2 * i];
         sine[i] = inverse ? -angles[2 * i + 1] : angles[2 * i + 1];
@@ -58,7 +60,8 @@ void rotate(const Tensor& x, const float* table, const int32_t* positions, const
         rotate_head(from + start, cosine, sine, half, to + start);
       }
       if (to != from) {
-        std::memcpy(to + offset + turned, from + offset + turned, static_cast<size_t>(width - turned) * sizeof(T));
+        std::memcpy(to + offset + turned, from + offset + turned,
+                    static_cast<size_t>(width - turned) * sizeof(T));
       }
     }
   });
@@ -72,7 +75,8 @@ void rope_table(Stream&, Out table, double theta) {
   float* out = table.data<float>();
   std::vector<double> frequency(static_cast<size_t>(half));
   for (int64_t i = 0; i < half; ++i) {
-    frequency[static_cast<size_t>(i)] = std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+    frequency[static_cast<size_t>(i)] =
+        std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
   }
   parallel_rows(table.dim(0), 64 * half, [&](int64_t begin, int64_t end) {
     for (int64_t position = begin; position < end; ++position) {
@@ -85,8 +89,8 @@ void rope_table(Stream&, Out table, double theta) {
   });
 }
 
-void rope(Stream&, In x, In table, std::optional<In> positions, Out y, int64_t heads, int64_t rotated_heads,
-          int64_t position, bool inverse) {
+void rope(Stream&, In x, In table, std::optional<In> positions, Out y, int64_t heads,
+          int64_t rotated_heads, int64_t position, bool inverse) {
   check_rope(x, table, positions, y, heads, rotated_heads, position);
   const int32_t* rows = checked_positions(positions, table.dim(0));
   with_float("x", x, [&]<class T>() {

@@ -18,7 +18,8 @@ namespace llamaforge::LF_CPU_NAMESPACE {
 
 namespace {
 
-template <class T> int32_t first_maximum(const T* row, int64_t n) {
+template <class T>
+int32_t first_maximum(const T* row, int64_t n) {
   Floats best = broadcast(to_float(row[0]));
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) best = maximum(load(row + i), best);
@@ -83,7 +84,8 @@ struct Workspace {
 };
 
 template <class T>
-int32_t sample_row(const T* row, int64_t vocab, const Options& options, double unit, Workspace& space) {
+int32_t sample_row(const T* row, int64_t vocab, const Options& options, double unit,
+                   Workspace& space) {
   auto& [kept, nucleus, weights] = space;
   kept.clear();
   nucleus.clear();
@@ -97,7 +99,8 @@ int32_t sample_row(const T* row, int64_t vocab, const Options& options, double u
     return std::exp((static_cast<double>(candidate.logit) - largest) / options.temperature);
   };
 
-  const size_t most = options.top_k > 0 ? std::min(kept.size(), static_cast<size_t>(options.top_k)) : kept.size();
+  const size_t most =
+      options.top_k > 0 ? std::min(kept.size(), static_cast<size_t>(options.top_k)) : kept.size();
   if (most == kept.size() && options.top_p == 1) {
     for (const Candidate& candidate : kept) weights.push_back(weight_of(candidate));
     return draw(kept, weights, unit);
@@ -122,17 +125,21 @@ int32_t sample_row(const T* row, int64_t vocab, const Options& options, double u
   return draw(nucleus, weights, unit);
 }
 
-template <class T> void check_logits(const T* logits, const ChoiceSize& size) {
+template <class T>
+void check_logits(const T* logits, const ChoiceSize& size) {
   for (int64_t row = 0; row < size.rows; ++row) {
     bool possible = false;
     for (int64_t id = 0; id < size.length; ++id) {
       const float logit = to_float(logits[row * size.length + id]);
       if (!(logit < INFINITY)) {
-        throw Error("ERR_NON_FINITE", format("logit {} of row {} is {}: cannot sample from it", id, row, logit));
+        throw Error("ERR_NON_FINITE",
+                    format("logit {} of row {} is {}: cannot sample from it", id, row, logit));
       }
       possible |= logit > -INFINITY;
     }
-    if (!possible) throw Error("ERR_NON_FINITE", format("all logits of row {} are -inf: no token is possible", row));
+    if (!possible)
+      throw Error("ERR_NON_FINITE",
+                  format("all logits of row {} are -inf: no token is possible", row));
   }
 }
 
@@ -143,15 +150,16 @@ void argmax(Stream&, In x, Out index) {
   const auto choose = [&](const auto* data) {
     int32_t* out = index.data<int32_t>();
     parallel_rows(size.rows, size.length, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) out[row] = first_maximum(data + row * size.length, size.length);
+      for (int64_t row = begin; row < end; ++row)
+        out[row] = first_maximum(data + row * size.length, size.length);
     });
   };
   if (x.dtype == DType::i32) return choose(x.data<int32_t>());
   with_float("x", x, [&]<class T>() { choose(x.data<T>()); });
 }
 
-void sample(Stream&, In logits, Out ids, double temperature, int64_t top_k, double top_p, int64_t seed,
-            int64_t offset) {
+void sample(Stream&, In logits, Out ids, double temperature, int64_t top_k, double top_p,
+            int64_t seed, int64_t offset) {
   const ChoiceSize size = check_sample(logits, ids, temperature, top_k, top_p, offset);
   const Options options = {temperature, top_k, top_p};
   with_float("logits", logits, [&]<class T>() {
@@ -165,7 +173,8 @@ void sample(Stream&, In logits, Out ids, double temperature, int64_t top_k, doub
       for (int64_t row = begin; row < end; ++row) {
         const T* own = data + row * size.length;
         out[row] = temperature == 0 ? first_maximum(own, size.length)
-                                    : sample_row(own, size.length, options, sample_unit(seed, offset + row), space);
+                                    : sample_row(own, size.length, options,
+                                                 sample_unit(seed, offset + row), space);
       }
     });
   });

@@ -1,6 +1,7 @@
 // Choosing the next token of many sequences, each with settings of its own. For one row:
 //
-//   x = logits, those of seen tokens divided by `repetition` (negative ones multiplied; Keskar et al.
+//   x = logits, those of seen tokens divided by `repetition` (negative ones multiplied; Keskar et
+//   al.
 //       2019, arXiv 1909.05858), minus presence and frequency penalties of the output, plus bias
 //   weight = exp((x - max x) / temperature), a whole number of 2^-40
 //   kept = the top_k largest x; of those the fewest, largest first, that hold top_p of their weight
@@ -29,17 +30,21 @@ struct RowOptions {
   const float* bias;
 };
 
-RowOptions options_of(const float* settings, const int32_t* numbers, int64_t row, const std::optional<InOut>& counts,
-                      const std::optional<In>& bias, int64_t vocab) {
+RowOptions options_of(const float* settings, const int32_t* numbers, int64_t row,
+                      const std::optional<InOut>& counts, const std::optional<In>& bias,
+                      int64_t vocab) {
   const float* s = settings + row * kSampleSettings;
   const int32_t* n = numbers + row * kSampleNumbers;
   const auto fail = [&](const char* name, const char* expected, double got) {
-    throw Error("ERR_ARGUMENT", format("expected {} for {} of row {}, got {}", expected, name, row, got));
+    throw Error("ERR_ARGUMENT",
+                format("expected {} for {} of row {}, got {}", expected, name, row, got));
   };
-  if (!(s[kTemperature] >= 0 && std::isfinite(s[kTemperature]))) fail("temperature", "at least 0", s[kTemperature]);
+  if (!(s[kTemperature] >= 0 && std::isfinite(s[kTemperature])))
+    fail("temperature", "at least 0", s[kTemperature]);
   if (!(s[kTopP] > 0 && s[kTopP] <= 1)) fail("top_p", "above 0 and at most 1", s[kTopP]);
   if (!(s[kMinP] >= 0 && s[kMinP] <= 1)) fail("min_p", "0 to 1", s[kMinP]);
-  if (!(s[kRepetition] > 0 && std::isfinite(s[kRepetition]))) fail("repetition", "above 0", s[kRepetition]);
+  if (!(s[kRepetition] > 0 && std::isfinite(s[kRepetition])))
+    fail("repetition", "above 0", s[kRepetition]);
   if (!std::isfinite(s[kPresence])) fail("presence", "a finite number", s[kPresence]);
   if (!std::isfinite(s[kFrequency])) fail("frequency", "a finite number", s[kFrequency]);
   if (n[kTopK] < 0) fail("top_k", "at least 0", n[kTopK]);
@@ -78,12 +83,16 @@ struct Candidate {
   int32_t id;
   uint64_t weight;
 };
-bool likelier(const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
+bool likelier(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
 
 // Memory of one thread. It is allocated before the team starts, because an exception could not
 // leave the team.
 struct Workspace {
-  explicit Workspace(int64_t vocab) : logits(static_cast<size_t>(vocab)) { kept.reserve(static_cast<size_t>(vocab)); }
+  explicit Workspace(int64_t vocab) : logits(static_cast<size_t>(vocab)) {
+    kept.reserve(static_cast<size_t>(vocab));
+  }
   std::vector<float> logits;
   std::vector<Candidate> kept;
 };
@@ -100,7 +109,8 @@ int32_t draw(const RowOptions& options, float largest, Workspace& space) {
   for (size_t id = 0; id < logits.size(); ++id) {
     if (!(logits[id] > -INFINITY)) continue;
     const double relative = (static_cast<double>(logits[id]) - largest) / options.temperature;
-    kept.push_back({logits[id], static_cast<int32_t>(id), static_cast<uint64_t>(std::rint(std::exp(relative) * kSampleUnit))});
+    kept.push_back({logits[id], static_cast<int32_t>(id),
+                    static_cast<uint64_t>(std::rint(std::exp(relative) * kSampleUnit))});
   }
   const auto most = static_cast<size_t>(options.top_k);
   if (options.top_k > 0 && most < kept.size()) {
@@ -123,11 +133,15 @@ int32_t draw(const RowOptions& options, float largest, Workspace& space) {
     kept.erase(kept.begin(), end);
   }
   const double least = options.min_p * kSampleUnit;
-  std::erase_if(kept, [&](const Candidate& candidate) { return static_cast<double>(candidate.weight) < least; });
-  std::sort(kept.begin(), kept.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  std::erase_if(kept, [&](const Candidate& candidate) {
+    return static_cast<double>(candidate.weight) < least;
+  });
+  std::sort(kept.begin(), kept.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   const uint64_t mass = mass_of(kept);
   const auto target = std::min(
-      mass - 1, static_cast<uint64_t>(sample_unit(options.seed, options.draw) * static_cast<double>(mass)));
+      mass - 1,
+      static_cast<uint64_t>(sample_unit(options.seed, options.draw) * static_cast<double>(mass)));
   uint64_t sum = 0;
   for (const Candidate& candidate : kept) {
     sum += candidate.weight;
@@ -137,7 +151,8 @@ int32_t draw(const RowOptions& options, float largest, Workspace& space) {
 }
 
 template <class T>
-int32_t choose(const T* row, const RowOptions& options, int64_t vocab, Workspace& space, float* logprob) {
+int32_t choose(const T* row, const RowOptions& options, int64_t vocab, Workspace& space,
+               float* logprob) {
   float* logits = space.logits.data();
   int32_t best = 0;
   for (int64_t id = 0; id < vocab; ++id) {
@@ -150,34 +165,40 @@ int32_t choose(const T* row, const RowOptions& options, int64_t vocab, Workspace
     float largest = -INFINITY;
     for (int64_t id = 0; id < vocab; ++id) largest = std::max(largest, to_float(row[id]));
     double sum = 0;
-    for (int64_t id = 0; id < vocab; ++id) sum += std::exp(static_cast<double>(to_float(row[id])) - largest);
-    *logprob = static_cast<float>(static_cast<double>(to_float(row[chosen])) - largest - std::log(sum));
+    for (int64_t id = 0; id < vocab; ++id)
+      sum += std::exp(static_cast<double>(to_float(row[id])) - largest);
+    *logprob =
+        static_cast<float>(static_cast<double>(to_float(row[chosen])) - largest - std::log(sum));
   }
   return chosen;
 }
 
 // Checks a row before the team starts, because an exception cannot leave the team.
-template <class T> void check_row(const T* logits, const RowOptions& options, int64_t row, int64_t vocab) {
+template <class T>
+void check_row(const T* logits, const RowOptions& options, int64_t row, int64_t vocab) {
   bool possible = false;
   for (int64_t id = 0; id < vocab; ++id) {
     const float logit = adjusted(to_float(logits[id]), id, options);
     if (!(to_float(logits[id]) < INFINITY) || !(logit < INFINITY)) {
-      throw Error("ERR_NON_FINITE", format("logit {} of row {} is {}: cannot sample from it", id, row, logit));
+      throw Error("ERR_NON_FINITE",
+                  format("logit {} of row {} is {}: cannot sample from it", id, row, logit));
     }
     possible |= logit > -INFINITY;
   }
-  if (!possible) throw Error("ERR_NON_FINITE", format("all logits of row {} are -inf: no token is possible", row));
+  if (!possible)
+    throw Error("ERR_NON_FINITE",
+                format("all logits of row {} are -inf: no token is possible", row));
 }
 
 }  // namespace
 
-void sample_rows(Stream&, In logits, In settings, In numbers, std::optional<InOut> counts, std::optional<In> bias,
-                 Out ids, std::optional<Out> logprobs) {
+void sample_rows(Stream&, In logits, In settings, In numbers, std::optional<InOut> counts,
+                 std::optional<In> bias, Out ids, std::optional<Out> logprobs) {
   const ChoiceSize size = check_sample_rows(logits, settings, numbers, counts, bias, ids, logprobs);
   std::vector<RowOptions> options;
   for (int64_t row = 0; row < size.rows; ++row) {
-    options.push_back(
-        options_of(settings.data<float>(), numbers.data<int32_t>(), row, counts, bias, size.length));
+    options.push_back(options_of(settings.data<float>(), numbers.data<int32_t>(), row, counts, bias,
+                                 size.length));
     for (int64_t before = 0; options.back().counts && before < row; ++before) {
       LF_CHECK(options[static_cast<size_t>(before)].counts != options.back().counts,
                "rows {} and {} share a row of counts", before, row);
@@ -195,8 +216,8 @@ void sample_rows(Stream&, In logits, In settings, In numbers, std::optional<InOu
     parallel_rows(size.rows, size.length, [&](int64_t begin, int64_t end) {
       Workspace& space = spaces[static_cast<size_t>(omp_get_thread_num())];
       for (int64_t row = begin; row < end; ++row) {
-        out[row] = choose(data + row * size.length, options[static_cast<size_t>(row)], size.length, space,
-                          logprob ? logprob + row : nullptr);
+        out[row] = choose(data + row * size.length, options[static_cast<size_t>(row)], size.length,
+                          space, logprob ? logprob + row : nullptr);
       }
     });
   });

@@ -93,13 +93,15 @@ LF_INLINE void store(bfloat16* p, Floats v) {
 }
 
 // Loads the first n < kLanes elements; the other lanes are 0.
-template <class T> LF_INLINE Floats load_partial(const T* p, int64_t n) {
+template <class T>
+LF_INLINE Floats load_partial(const T* p, int64_t n) {
   T buffer[kLanes] = {};
   std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
   return load(buffer);
 }
 
-template <class T> LF_INLINE void store_partial(T* p, Floats v, int64_t n) {
+template <class T>
+LF_INLINE void store_partial(T* p, Floats v, int64_t n) {
   T buffer[kLanes];
   store(buffer, v);
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
@@ -114,7 +116,8 @@ LF_INLINE Floats minimum(Floats a, Floats b) { return (a < b) | (a != a) ? a : b
 // Rounds to the nearest integer, for |x| < 2^22. The sum with 1.5·2^23 has no fraction bits left.
 LF_INLINE Floats round_to_integer(Floats x) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Floats>(_mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(x), 0x08));
+  return reinterpret_cast<Floats>(
+      _mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(x), 0x08));
 #elif defined(__AVX__)
   return reinterpret_cast<Floats>(_mm256_round_ps(reinterpret_cast<__m256>(x), 0x08));
 #else
@@ -193,7 +196,8 @@ LF_INLINE Floats interleave_low(Floats a, Floats b) {
 }
 LF_INLINE Floats interleave_high(Floats a, Floats b) {
 #if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                 31);
 #elif defined(__AVX__)
   return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 #else
@@ -203,12 +207,14 @@ LF_INLINE Floats interleave_high(Floats a, Floats b) {
 
 // Lane i of the result is rows[i] reduced by `combine` over its lanes: kLanes reductions at 3
 // instructions each.
-template <class Combine> LF_INLINE Floats reduce_rows(Floats (&rows)[kLanes], Combine combine) {
+template <class Combine>
+LF_INLINE Floats reduce_rows(Floats (&rows)[kLanes], Combine combine) {
 #pragma GCC unroll 5
   for (int half = kLanes / 2; half > 0; half /= 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < half; ++i) {
-      rows[i] = combine(interleave_low(rows[i], rows[i + half]), interleave_high(rows[i], rows[i + half]));
+      rows[i] = combine(interleave_low(rows[i], rows[i + half]),
+                        interleave_high(rows[i], rows[i + half]));
     }
   }
   return rows[0];
@@ -230,9 +236,11 @@ LF_INLINE void transpose(Floats (&rows)[kLanes]) {
 }
 
 // Folds the upper half of the lanes onto the lower one until one is left.
-template <class Combine> LF_INLINE float reduce(Floats v, Combine combine) {
+template <class Combine>
+LF_INLINE float reduce(Floats v, Combine combine) {
 #pragma GCC unroll 5
-  for (int round = 1; round < kLanes; round *= 2) v = combine(interleave_low(v, v), interleave_high(v, v));
+  for (int round = 1; round < kLanes; round *= 2)
+    v = combine(interleave_low(v, v), interleave_high(v, v));
   return v[0];
 }
 

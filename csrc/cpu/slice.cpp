@@ -14,7 +14,8 @@ namespace {
 
 // Calls copy(byte offset in the block, byte offset in the whole, bytes) for each contiguous run.
 template <class Copy>
-void for_each_run(const Tensor& whole, const Tensor& block, const IntList& starts, const Copy& copy) {
+void for_each_run(const Tensor& whole, const Tensor& block, const IntList& starts,
+                  const Copy& copy) {
   const int64_t element = static_cast<int64_t>(size_of(whole.dtype));
   int64_t run = 1;     // elements that are contiguous in both
   int64_t stride = 1;  // of the axis in front of the run, in `whole`

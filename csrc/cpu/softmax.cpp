@@ -39,7 +39,8 @@ double row_sum(int64_t n, const Term& term) {
   double total = 0;
   for (int64_t block = 0; block < n; block += kBlock) {
     Floats part = {};
-    for_each_vector(block, std::min(n, block + kBlock), [&](int64_t i, auto v) { part += term(i, v); });
+    for_each_vector(block, std::min(n, block + kBlock),
+                    [&](int64_t i, auto v) { part += term(i, v); });
     total += horizontal_sum(part);
   }
   return total;
@@ -64,17 +65,20 @@ void softmax_row(const T* x, T* y, int64_t n, bool log_form) {
   const double sum = row_sum(n, [&](int64_t i, auto v) { return shifted_exp(x + i, shift, v); });
   if (log_form) {
     const Floats log_sum = broadcast(static_cast<float>(std::log(sum)));
-    for_each_vector(0, n, [&](int64_t i, auto v) { v.store(y + i, (v.load(x + i) - shift) - log_sum); });
+    for_each_vector(0, n,
+                    [&](int64_t i, auto v) { v.store(y + i, (v.load(x + i) - shift) - log_sum); });
   } else {
     const Floats factor = broadcast(static_cast<float>(1 / sum));
-    for_each_vector(0, n, [&](int64_t i, auto v) { v.store(y + i, shifted_exp(x + i, shift, v) * factor); });
+    for_each_vector(
+        0, n, [&](int64_t i, auto v) { v.store(y + i, shifted_exp(x + i, shift, v) * factor); });
   }
 }
 
 template <class T>
 void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
   if (log_form) {
-    const float sum = static_cast<float>(row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i); }));
+    const float sum =
+        static_cast<float>(row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i); }));
     // exp(y) is positive unless y is -inf. Where exp(y) rounds to 0, 0 times an infinite sum would
     // be NaN.
     const Floats least = broadcast(std::isinf(sum) ? std::numeric_limits<float>::min() : 0.0f);
@@ -85,10 +89,12 @@ void backward_row(const T* dy, const T* y, T* dx, int64_t n, bool log_form) {
       v.store(dx + i, v.load(dy + i) - ((p < least) & (value > nothing) ? least : p) * sum);
     });
   } else {
-    const double dot = row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i) * v.load(y + i); });
+    const double dot =
+        row_sum(n, [&](int64_t i, auto v) { return v.load(dy + i) * v.load(y + i); });
     const double sum = row_sum(n, [&](int64_t i, auto v) { return v.load(y + i); });
     const Floats mean = broadcast(static_cast<float>(dot / sum));
-    for_each_vector(0, n, [&](int64_t i, auto v) { v.store(dx + i, v.load(y + i) * (v.load(dy + i) - mean)); });
+    for_each_vector(
+        0, n, [&](int64_t i, auto v) { v.store(dx + i, v.load(y + i) * (v.load(dy + i) - mean)); });
   }
 }
 

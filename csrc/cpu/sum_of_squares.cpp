@@ -25,7 +25,8 @@ LF_INLINE Doubles to_doubles(HalfFloats x) {
 #endif
 }
 
-template <class T> double block_sum(const T* x, int64_t begin, int64_t end) {
+template <class T>
+double block_sum(const T* x, int64_t begin, int64_t end) {
   Doubles sums[2] = {};
   for_each_vector(begin, end, [&](int64_t i, auto lanes) {
     const Floats values = lanes.load(x + i);

@@ -130,7 +130,8 @@ template <class T, class F>
 void forward(const In& x, Out& y, const F& f) {
   const T* from = x.data<T>();
   T* to = y.data<T>();
-  parallel_vectors(x.numel(), [&](int64_t i, auto v) { v.store(to + i, f.value(v.load(from + i))); });
+  parallel_vectors(x.numel(),
+                   [&](int64_t i, auto v) { v.store(to + i, f.value(v.load(from + i))); });
 }
 
 template <class T, class F>
@@ -160,7 +161,8 @@ void unary(Stream&, In x, Out y, std::string kind) {
       const int32_t* from = x.data<int32_t>();
       int32_t* to = y.data<int32_t>();
       parallel_for(x.numel(), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) to[i] = static_cast<int32_t>(f.whole(static_cast<uint32_t>(from[i])));
+        for (int64_t i = begin; i < end; ++i)
+          to[i] = static_cast<int32_t>(f.whole(static_cast<uint32_t>(from[i])));
       });
     } else {
       refuse_integers(kind);
@@ -170,7 +172,8 @@ void unary(Stream&, In x, Out y, std::string kind) {
 
 void unary_backward(Stream&, In dy, In x, Out dx, std::string kind) {
   check_unary_backward(dy, x, dx);
-  with_kind(kind, [&](auto f) { with_float("x", x, [&]<class T>() { backward<T>(dy, x, dx, f); }); });
+  with_kind(kind,
+            [&](auto f) { with_float("x", x, [&]<class T>() { backward<T>(dy, x, dx, f); }); });
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

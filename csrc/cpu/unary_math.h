@@ -29,7 +29,8 @@ LF_INLINE Floats sqrt(Floats x) {
 // the lanes as numbers would not tell, because a NaN in one lane hides the others.
 LF_INLINE bool any(Ints mask) {
 #if defined(__AVX512F__)
-  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) !=
+         0;
 #elif defined(__AVX__)
   return _mm256_testz_si256(reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256i>(mask)) == 0;
 #else
@@ -39,7 +40,9 @@ LF_INLINE bool any(Ints mask) {
 #endif
 }
 
-LF_INLINE Floats abs(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu); }
+LF_INLINE Floats abs(Floats x) {
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(x) & 0x7fffffffu);
+}
 
 // Returns a number with the magnitude of x and the sign of `from`.
 LF_INLINE Floats copy_sign(Floats x, Floats from) {
@@ -56,7 +59,8 @@ LF_INLINE Floats log(Floats x) {
   const Words shifted = bits - 0x3f3504f3u;
   const Ints exponent = reinterpret_cast<Ints>(shifted) >> 23;
   const Floats m = reinterpret_cast<Floats>((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
-  const Floats e = __builtin_convertvector(exponent, Floats) - (x < 0x1p-126f ? broadcast(23.0f) : broadcast(0.0f));
+  const Floats e = __builtin_convertvector(exponent, Floats) -
+                   (x < 0x1p-126f ? broadcast(23.0f) : broadcast(0.0f));
   Floats y = broadcast(7.0376836292e-2f);
   y = y * m - 1.1514610310e-1f;
   y = y * m + 1.1676998740e-1f;
@@ -109,7 +113,8 @@ LF_INLINE Floats sine(Floats x) {
   value = (quadrant & 2) != 0 ? -value : value;
   const Ints far = abs(x) > 8192.0f;
   if (__builtin_expect(any(far), 0)) {
-    value = far ? lane_by_lane(x, [](float v) { return kCosine ? std::cos(v) : std::sin(v); }) : value;
+    value =
+        far ? lane_by_lane(x, [](float v) { return kCosine ? std::cos(v) : std::sin(v); }) : value;
   }
   return x == x ? value : x;
 }

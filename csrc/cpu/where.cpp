@@ -36,8 +36,8 @@ void select(const In& condition, const In& a, const In& b, Out& y) {
     with_flag(plan.advances[0], [&](auto move_c) {
       with_flag(plan.advances[1], [&](auto move_a) {
         with_flag(plan.advances[2], [&](auto move_b) {
-          select_row<move_c.value, move_a.value, move_b.value>(c + offsets[0], a_data + offsets[1], b_data + offsets[2],
-                                                               y_data + position, n);
+          select_row<move_c.value, move_a.value, move_b.value>(
+              c + offsets[0], a_data + offsets[1], b_data + offsets[2], y_data + position, n);
         });
       });
     });
@@ -48,7 +48,8 @@ void select(const In& condition, const In& a, const In& b, Out& y) {
 
 void where(Stream&, In condition, In a, In b, Out y) {
   check_where(condition, a, b, y);
-  size_of(y.dtype) == 2 ? select<uint16_t>(condition, a, b, y) : select<uint32_t>(condition, a, b, y);
+  size_of(y.dtype) == 2 ? select<uint16_t>(condition, a, b, y)
+                        : select<uint32_t>(condition, a, b, y);
 }
 
 }  // namespace llamaforge::LF_CPU_NAMESPACE

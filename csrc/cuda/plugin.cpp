@@ -4,11 +4,11 @@
 
 #include <cstring>
 
+#include "cuda/comm/nccl.h"
+#include "cuda/comm/nccl_collectives.h"
 #include "cuda/gemm/cublaslt.h"
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/runtime/cuda_stream.h"
-#include "cuda/comm/nccl.h"
-#include "cuda/comm/nccl_collectives.h"
 
 namespace llamaforge::cuda {
 
@@ -23,7 +23,8 @@ int device_count() {
 }
 
 void check_index(int index) {
-  if (index < 0 || index >= device_count()) throw Error("ERR_DEVICE", format("cuda:{} does not exist", index));
+  if (index < 0 || index >= device_count())
+    throw Error("ERR_DEVICE", format("cuda:{} does not exist", index));
 }
 
 GpuDescription describe(int index) {
@@ -73,7 +74,8 @@ namespace llamaforge {
 
 const char* build_id() { return LLAMAFORGE_BUILD_ID; }
 
-extern "C" __attribute__((visibility("default"))) const Plugin* llamaforge_cuda_plugin(const char* wanted) {
+extern "C" __attribute__((visibility("default"))) const Plugin* llamaforge_cuda_plugin(
+    const char* wanted) {
   static const Plugin plugin = {.build_id = build_id(),
                                 .ops = &cuda::kOps,
                                 .device_count = cuda::device_count,

@@ -57,7 +57,8 @@ std::vector<Record> records_of(std::string_view input) {
     std::string bytes(body);
     if (!(from & 128)) {
       const uint64_t id = body.empty() ? 0 : static_cast<uint8_t>(body[0]);
-      bytes = encode(Message{static_cast<MessageType>(type), id, std::string(body.substr(body.empty() ? 0 : 1))});
+      bytes = encode(Message{static_cast<MessageType>(type), id,
+                             std::string(body.substr(body.empty() ? 0 : 1))});
     }
     records.push_back({from % 3, std::move(bytes)});
   }
@@ -86,7 +87,8 @@ class Peer {
 
   void send(const std::string& bytes) {
     size_t sent = 0;
-    while (sent < bytes.size() && send_some(socket_, bytes, sent) == Transfer::would_block) wait(POLLOUT);
+    while (sent < bytes.size() && send_some(socket_, bytes, sent) == Transfer::would_block)
+      wait(POLLOUT);
   }
 
   // Returns the next message, or none if the other side has closed. The other side's messages can
@@ -171,8 +173,10 @@ void attack_server(const std::vector<Record>& records) {
     for (;;) {
       const auto answer = witness.next();
       if (!answer) broken("a rank that did nothing wrong was dropped");
-      if (answer->type == MessageType::status_request || answer->type == MessageType::verdict) continue;
-      if (answer->type != MessageType::value || answer->id != count) broken("another answer than was asked for");
+      if (answer->type == MessageType::status_request || answer->type == MessageType::verdict)
+        continue;
+      if (answer->type != MessageType::value || answer->id != count)
+        broken("another answer than was asked for");
       Reader(answer->body).u64();
       break;
     }
@@ -207,8 +211,9 @@ void attack_client(const std::vector<Record>& records) {
   std::array<std::atomic<int>, 4> answers{};
   {
     const std::atomic<bool> cancelled{false};
-    StoreClient client({kHost, port, 1, kWorldSize, kToken, kPatience},
-                       {[](const std::string&) {}, [] { return encode(std::vector<GroupStatus>()); }}, cancelled);
+    StoreClient client(
+        {kHost, port, 1, kWorldSize, kToken, kPatience},
+        {[](const std::string&) {}, [] { return encode(std::vector<GroupStatus>()); }}, cancelled);
     const auto counted = [&](size_t which) {
       return [&answers, which](std::exception_ptr, const std::string&) { ++answers[which]; };
     };
@@ -220,7 +225,8 @@ void attack_client(const std::vector<Record>& records) {
     store.join();  // the connection is closed: the store answers no further request
     const auto end = Clock::now() + kPatience;
     for (const auto& each : answers) {
-      while (each == 0 && Clock::now() < end) std::this_thread::sleep_for(std::chrono::microseconds(50));
+      while (each == 0 && Clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
   }
   for (const auto& each : answers) {

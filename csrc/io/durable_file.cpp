@@ -1,9 +1,9 @@
 #include "io/durable_file.h"
 
-#include <cerrno>
-#include <cstdio>
 #include <fcntl.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstdio>
 
 #include <algorithm>
 
@@ -90,7 +90,8 @@ void sync_directory(const std::string& path) {
 void rename_path(const std::string& from, const std::string& to) {
   expect_no_nul("rename", from);
   expect_no_nul("rename", to);
-  if (::rename(from.c_str(), to.c_str()) != 0) throw SystemError("rename", from + " -> " + to, errno);
+  if (::rename(from.c_str(), to.c_str()) != 0)
+    throw SystemError("rename", from + " -> " + to, errno);
 }
 
 void exchange_paths(const std::string& one, const std::string& other) {

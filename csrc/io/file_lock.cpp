@@ -1,9 +1,9 @@
 #include "io/file_lock.h"
 
-#include <cerrno>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <unistd.h>
+#include <cerrno>
 
 namespace llamaforge::io {
 

@@ -37,21 +37,23 @@ uint64_t decode_length(const unsigned char* bytes) {
 // Makes the checks that need only the file's size and its first 8 bytes.
 void check_length(uint64_t length, uint64_t file_bytes, const SafetensorsLimits& limits) {
   if (length > limits.header_bytes) {
-    throw FormatError("the header's length is given as " + std::to_string(length) + " bytes, more than the limit of " +
-                      std::to_string(limits.header_bytes));
+    throw FormatError("the header's length is given as " + std::to_string(length) +
+                      " bytes, more than the limit of " + std::to_string(limits.header_bytes));
   }
   if (length > file_bytes - 8) {
-    throw FormatError("the header's length is given as " + std::to_string(length) + " bytes, but only " +
-                      std::to_string(file_bytes - 8) + " follow");
+    throw FormatError("the header's length is given as " + std::to_string(length) +
+                      " bytes, but only " + std::to_string(file_bytes - 8) + " follow");
   }
   if (length < 2) {
-    throw FormatError("the header's length is given as " + std::to_string(length) + " bytes, but {} has two");
+    throw FormatError("the header's length is given as " + std::to_string(length) +
+                      " bytes, but {} has two");
   }
 }
 
 void check_smallest(uint64_t file_bytes) {
   if (file_bytes < 8) {
-    throw FormatError("a safetensors file has at least 10 bytes, this one " + std::to_string(file_bytes));
+    throw FormatError("a safetensors file has at least 10 bytes, this one " +
+                      std::to_string(file_bytes));
   }
 }
 
@@ -87,12 +89,14 @@ SafetensorsHeader parse_safetensors(std::string_view file, const SafetensorsLimi
   check_smallest(file.size());
   uint64_t length = decode_length(reinterpret_cast<const unsigned char*>(file.data()));
   check_length(length, file.size(), limits);
-  SafetensorsHeader header = parse_safetensors_json(file.substr(8, length), file.size() - 8 - length, limits);
+  SafetensorsHeader header =
+      parse_safetensors_json(file.substr(8, length), file.size() - 8 - length, limits);
   header.data_offset = 8 + length;
   return header;
 }
 
-SafetensorsHeader read_safetensors_header(const RegularFile& file, const SafetensorsLimits& limits) {
+SafetensorsHeader read_safetensors_header(const RegularFile& file,
+                                          const SafetensorsLimits& limits) {
   try {
     check_smallest(file.size());
     unsigned char prefix[8];
@@ -115,9 +119,10 @@ SafetensorsHeader read_safetensors_header(const RegularFile& file, const Safeten
   }
 }
 
-std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
-                                      const std::vector<std::pair<std::string, std::string>>& metadata,
-                                      const SafetensorsLimits& limits) {
+std::string format_safetensors_header(
+    const std::vector<TensorEntry>& entries,
+    const std::vector<std::pair<std::string, std::string>>& metadata,
+    const SafetensorsLimits& limits) {
   std::string json = "{";
   if (!metadata.empty()) {
     json += "\"__metadata__\":{";
@@ -146,7 +151,8 @@ std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
     for (size_t i = 0; i < entry.shape.size(); ++i) {
       json += (i > 0 ? "," : "") + std::to_string(entry.shape[i]);
     }
-    json += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + bytes) + "]}";
+    json += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(offset + bytes) +
+            "]}";
     if (__builtin_add_overflow(offset, bytes, &offset)) {
       throw FormatError("the tensors together are too large");
     }
@@ -154,8 +160,8 @@ std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
   json += '}';
   json.append((8 - json.size() % 8) % 8, ' ');
   if (json.size() > limits.header_bytes) {
-    throw FormatError("the header would have " + std::to_string(json.size()) + " bytes, more than the limit of " +
-                      std::to_string(limits.header_bytes));
+    throw FormatError("the header would have " + std::to_string(json.size()) +
+                      " bytes, more than the limit of " + std::to_string(limits.header_bytes));
   }
   // The written header must be readable, so names, duplicates and sums go through the parser's
   // checks.

@@ -60,20 +60,22 @@ SafetensorsHeader parse_safetensors_json(std::string_view json, uint64_t data_by
 /// The same while the JSON is still being read: read(offset, bytes) fills that part of it, from
 /// front to back.
 using ReadHeader = std::function<void(size_t offset, size_t bytes)>;
-SafetensorsHeader parse_safetensors_json(std::string_view json, const ReadHeader& read, uint64_t data_bytes,
-                                         const SafetensorsLimits& limits = {});
+SafetensorsHeader parse_safetensors_json(std::string_view json, const ReadHeader& read,
+                                         uint64_t data_bytes, const SafetensorsLimits& limits = {});
 
 /// Parses a whole file held in memory.
 SafetensorsHeader parse_safetensors(std::string_view file, const SafetensorsLimits& limits = {});
 
 /// Reads and checks the header of a file; messages start with its path.
-SafetensorsHeader read_safetensors_header(const RegularFile& file, const SafetensorsLimits& limits = {});
+SafetensorsHeader read_safetensors_header(const RegularFile& file,
+                                          const SafetensorsLimits& limits = {});
 
 /// Returns the bytes before the data: length, JSON in the given order, spaces up to a multiple of
 /// 8. Offsets are assigned in order without gaps; `begin` and `end` of the entries are ignored. The
 /// parser above accepts every header that this function returns; otherwise it throws.
-std::string format_safetensors_header(const std::vector<TensorEntry>& entries,
-                                      const std::vector<std::pair<std::string, std::string>>& metadata,
-                                      const SafetensorsLimits& limits = {});
+std::string format_safetensors_header(
+    const std::vector<TensorEntry>& entries,
+    const std::vector<std::pair<std::string, std::string>>& metadata,
+    const SafetensorsLimits& limits = {});
 
 }  // namespace llamaforge::io

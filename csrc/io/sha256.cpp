@@ -62,15 +62,15 @@ __attribute__((target("sha,sse4.1"))) void blocks_sha_ni(uint32_t* state, const 
     for (int group = 0; group < 16; ++group) {
       __m128i& now = w[group % 4];
       if (group < 4) {
-        now = _mm_shuffle_epi8(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(data) + group), swap);
+        now =
+            _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data) + group), swap);
       } else {
         // W[t] = s1(W[t-2]) + W[t-7] + s0(W[t-15]) + W[t-16], four at a time.
-        const __m128i next = w[(group + 1) % 4];      // t-12 ..
+        const __m128i next = w[(group + 1) % 4];       // t-12 ..
         const __m128i previous2 = w[(group + 2) % 4];  // t-8 ..
         const __m128i previous = w[(group + 3) % 4];   // t-4 ..
-        now = _mm_add_epi32(_mm_sha256msg1_epu32(now, next),
-                            _mm_alignr_epi8(previous, previous2, 4));
+        now =
+            _mm_add_epi32(_mm_sha256msg1_epu32(now, next), _mm_alignr_epi8(previous, previous2, 4));
         now = _mm_sha256msg2_epu32(now, previous);
       }
       __m128i sum =

@@ -41,7 +41,8 @@ float to_float(Half half) {
   throw FormatError("element " + std::to_string(index) + " does not fit into " + std::string(to));
 }
 
-template <class Source> Source load(const void* source, size_t i) {
+template <class Source>
+Source load(const void* source, size_t i) {
   Source value;
   std::memcpy(&value, static_cast<const char*>(source) + i * sizeof value, sizeof value);
   return value;
@@ -75,7 +76,8 @@ void convert_int64(const void* source, void* target, size_t count, uint64_t firs
   auto* out = static_cast<int32_t*>(target);
   for (size_t i = 0; i < count; ++i) {
     const auto value = load<int64_t>(source, i);
-    if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
+    if (value < std::numeric_limits<int32_t>::min() ||
+        value > std::numeric_limits<int32_t>::max()) {
       fail_range(first + i, "i32");
     }
     out[i] = static_cast<int32_t>(value);
@@ -103,11 +105,13 @@ bool any_bad(const void* data, size_t count, bool not_negative) {
 void check_elements(Values values, DType dtype, const void* data, size_t count, uint64_t first) {
   if (values == Values::any || dtype == DType::i32) return;
   const bool not_negative = values == Values::finite_and_not_negative;
-  const bool bad = dtype == DType::f32 ? any_bad<uint32_t, 0x7F800000u, 0x80000000u>(data, count, not_negative)
-                                       : any_bad<uint16_t, 0x7F80, 0x8000>(data, count, not_negative);
+  const bool bad = dtype == DType::f32
+                       ? any_bad<uint32_t, 0x7F800000u, 0x80000000u>(data, count, not_negative)
+                       : any_bad<uint16_t, 0x7F80, 0x8000>(data, count, not_negative);
   if (!bad) return;
   for (size_t i = 0; i < count; ++i) {
-    const float value = dtype == DType::f32 ? load<float>(data, i) : narrow(load<bfloat16>(data, i), i);
+    const float value =
+        dtype == DType::f32 ? load<float>(data, i) : narrow(load<bfloat16>(data, i), i);
     if (std::isfinite(value) && !(not_negative && value < 0)) continue;
     throw FormatError(format("element {} is {}, expected a finite number{}", first + i, value,
                              not_negative ? " that is not negative" : ""));

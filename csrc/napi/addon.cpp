@@ -1,4 +1,5 @@
-// The addon's entry: one environment object per JS thread, the tensor class, the ops, files, and device functions.
+// The addon's entry: one environment object per JS thread, the tensor class, the ops, files, and
+// device functions.
 #include <napi.h>
 #include <unistd.h>
 
@@ -33,8 +34,10 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
     const Napi::Promise promise = environment.later(info.Env(), settle);
     try {
       stream.wait([settle](std::exception_ptr failure) {
-        const std::chrono::duration<double, std::milli> reached = std::chrono::steady_clock::now().time_since_epoch();
-        settle(failure, [reached](Napi::Env env) { return Napi::Number::New(env, reached.count()); });
+        const std::chrono::duration<double, std::milli> reached =
+            std::chrono::steady_clock::now().time_since_epoch();
+        settle(failure,
+               [reached](Napi::Env env) { return Napi::Number::New(env, reached.count()); });
       });
     } catch (const std::exception&) {
       settle(std::current_exception(), nullptr);
@@ -48,7 +51,8 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
 struct Mark {
   explicit Mark(Environment::Settle settle) : settle(std::move(settle)) {}
   ~Mark() {
-    const std::chrono::duration<double, std::milli> reached = std::chrono::steady_clock::now().time_since_epoch();
+    const std::chrono::duration<double, std::milli> reached =
+        std::chrono::steady_clock::now().time_since_epoch();
     settle(nullptr, [reached](Napi::Env env) { return Napi::Number::New(env, reached.count()); });
   }
   Environment::Settle settle;
@@ -107,9 +111,11 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "memory");
     Environment& environment = Environment::of(info.Env());
-    const MemoryStats stats = environment.stream(Argument<int64_t>::from(info[0], {"memory", 0}))->memory();
+    const MemoryStats stats =
+        environment.stream(Argument<int64_t>::from(info[0], {"memory", 0}))->memory();
     Napi::Object result = Napi::Object::New(info.Env());
-    result.Set("tensors", Napi::Number::New(info.Env(), static_cast<double>(*environment.live_tensors)));
+    result.Set("tensors",
+               Napi::Number::New(info.Env(), static_cast<double>(*environment.live_tensors)));
     result.Set("bytes", Napi::Number::New(info.Env(), static_cast<double>(stats.used)));
     result.Set("peakBytes", Napi::Number::New(info.Env(), static_cast<double>(stats.peak)));
     result.Set("cachedBytes", Napi::Number::New(info.Env(), static_cast<double>(stats.cached)));
@@ -120,7 +126,9 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
 Napi::Value reset_peak(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "resetPeakMemory");
-    Environment::of(info.Env()).stream(Argument<int64_t>::from(info[0], {"resetPeakMemory", 0}))->reset_peak();
+    Environment::of(info.Env())
+        .stream(Argument<int64_t>::from(info[0], {"resetPeakMemory", 0}))
+        ->reset_peak();
     return info.Env().Undefined();
   });
 }
@@ -130,8 +138,12 @@ Napi::Value set_memory_limit(const Napi::CallbackInfo& info) {
     constexpr const char* op = "setMemoryLimit";
     expect_arguments(info, 2, op);
     const int64_t bytes = Argument<int64_t>::from(info[1], {op, 1});
-    if (bytes < 0) throw Error("ERR_ARGUMENT", format("[{}] expected 0 (no limit) or a number of bytes, got {}", op, bytes));
-    Environment::of(info.Env()).stream(Argument<int64_t>::from(info[0], {op, 0}))->set_memory_limit(static_cast<uint64_t>(bytes));
+    if (bytes < 0)
+      throw Error("ERR_ARGUMENT",
+                  format("[{}] expected 0 (no limit) or a number of bytes, got {}", op, bytes));
+    Environment::of(info.Env())
+        .stream(Argument<int64_t>::from(info[0], {op, 0}))
+        ->set_memory_limit(static_cast<uint64_t>(bytes));
     return info.Env().Undefined();
   });
 }
@@ -181,7 +193,8 @@ Napi::Value set_plugin_folders(const Napi::CallbackInfo& info) {
     if (!info[0].IsArray()) bad_argument({op, 0}, "an array of strings", info[0]);
     const auto folders = info[0].As<Napi::Array>();
     std::vector<std::string> list;
-    for (uint32_t i = 0; i < folders.Length(); ++i) list.push_back(Argument<std::string>::from(folders.Get(i), {op, 0}));
+    for (uint32_t i = 0; i < folders.Length(); ++i)
+      list.push_back(Argument<std::string>::from(folders.Get(i), {op, 0}));
     Environment::of(info.Env()).plugin_folders = std::move(list);
     return info.Env().Undefined();
   });
@@ -205,12 +218,14 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
       devices.Set(static_cast<uint32_t>(index), device);
     }
     Napi::Array libraries = Napi::Array::New(env);
-    for (const std::string& library : loaded.plugin->libraries()) libraries.Set(libraries.Length(), library);
+    for (const std::string& library : loaded.plugin->libraries())
+      libraries.Set(libraries.Length(), library);
     Napi::Object result = Napi::Object::New(env);
     result.Set("plugin", loaded.path);
     result.Set("driver", format("{}.{}", loaded.driver_major, loaded.driver_minor));
     Napi::Array passed_over = Napi::Array::New(env);
-    for (const std::string& reason : loaded.passed_over) passed_over.Set(passed_over.Length(), reason);
+    for (const std::string& reason : loaded.passed_over)
+      passed_over.Set(passed_over.Length(), reason);
     result.Set("libraries", libraries);
     result.Set("passedOver", passed_over);
     result.Set("devices", devices);
@@ -225,7 +240,8 @@ Napi::Value gpu_free_bytes(const Napi::CallbackInfo& info) {
     expect_arguments(info, 1, op);
     const int64_t index = Argument<int64_t>::from(info[0], {op, 0});
     if (index < 0 || index > INT32_MAX) bad_argument({op, 0}, "the number of a GPU", info[0]);
-    const uint64_t bytes = Environment::of(info.Env()).cuda().plugin->free_bytes(static_cast<int>(index));
+    const uint64_t bytes =
+        Environment::of(info.Env()).cuda().plugin->free_bytes(static_cast<int>(index));
     return Napi::Number::New(info.Env(), static_cast<double>(bytes));
   });
 }
@@ -249,7 +265,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("setMemoryLimit", Napi::Function::New(env, set_memory_limit, "setMemoryLimit"));
     exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
     exports.Set("buildInfo", Napi::Function::New(env, build_info, "buildInfo"));
-    exports.Set("setPluginFolders", Napi::Function::New(env, set_plugin_folders, "setPluginFolders"));
+    exports.Set("setPluginFolders",
+                Napi::Function::New(env, set_plugin_folders, "setPluginFolders"));
     exports.Set("exitNow", Napi::Function::New(env, exit_now, "exitNow"));
     exports.Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));
     exports.Set("gpuFreeBytes", Napi::Function::New(env, gpu_free_bytes, "gpuFreeBytes"));
@@ -263,5 +280,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 
 }  // namespace llamaforge
 
-static Napi::Object init_addon(Napi::Env env, Napi::Object exports) { return llamaforge::init(env, exports); }
+static Napi::Object init_addon(Napi::Env env, Napi::Object exports) {
+  return llamaforge::init(env, exports);
+}
 NODE_API_MODULE(llamaforge, init_addon)

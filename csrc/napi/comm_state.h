@@ -25,7 +25,8 @@ inline CommState& comm_state_of(Napi::Env env) { return *Environment::of(env).co
 
 inline comm::Milliseconds timeout_from(Napi::Value value, Place place) {
   const int64_t milliseconds = Argument<int64_t>::from(value, place);
-  if (milliseconds < 0 || milliseconds > INT32_MAX) bad_argument(place, "a number of milliseconds", value);
+  if (milliseconds < 0 || milliseconds > INT32_MAX)
+    bad_argument(place, "a number of milliseconds", value);
   return comm::Milliseconds(milliseconds);
 }
 

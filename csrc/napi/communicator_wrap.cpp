@@ -24,7 +24,9 @@ class WorkWrap final : public Napi::ObjectWrap<WorkWrap> {
   }
 
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Work", {InstanceMethod<&WorkWrap::wait>("wait"), InstanceMethod<&WorkWrap::done>("done")});
+    return DefineClass(
+        env, "Work",
+        {InstanceMethod<&WorkWrap::wait>("wait"), InstanceMethod<&WorkWrap::done>("done")});
   }
 
  private:
@@ -51,7 +53,8 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
  public:
   using Content = CommunicatorContent;
 
-  explicit CommunicatorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CommunicatorWrap>(info) {
+  explicit CommunicatorWrap(const Napi::CallbackInfo& info)
+      : Napi::ObjectWrap<CommunicatorWrap>(info) {
     guarded(info, [&]() -> Napi::Value {
       content_ = made_from<Content>(info, "Communicator");
       return info.Env().Undefined();
@@ -60,17 +63,18 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   // If the program does not call close(), the group stays with the watchdog until the store ends.
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(
-        env, "Communicator",
-        {InstanceAccessor<&CommunicatorWrap::backend>("backend"),
-         InstanceMethod<&CommunicatorWrap::all_reduce>("allReduce"),
-         InstanceMethod<&CommunicatorWrap::reduce_scatter>("reduceScatter"),
-         InstanceMethod<&CommunicatorWrap::all_gather>("allGather"),
-         InstanceMethod<&CommunicatorWrap::broadcast>("broadcast"),
-         InstanceMethod<&CommunicatorWrap::barrier>("barrier"), InstanceMethod<&CommunicatorWrap::stats>("stats"),
-         InstanceMethod<&CommunicatorWrap::make_timeline>("makeTimeline"),
-         InstanceMethod<&CommunicatorWrap::follow>("follow"), InstanceMethod<&CommunicatorWrap::close>("close"),
-         InstanceMethod<&CommunicatorWrap::abort>("abort")});
+    return DefineClass(env, "Communicator",
+                       {InstanceAccessor<&CommunicatorWrap::backend>("backend"),
+                        InstanceMethod<&CommunicatorWrap::all_reduce>("allReduce"),
+                        InstanceMethod<&CommunicatorWrap::reduce_scatter>("reduceScatter"),
+                        InstanceMethod<&CommunicatorWrap::all_gather>("allGather"),
+                        InstanceMethod<&CommunicatorWrap::broadcast>("broadcast"),
+                        InstanceMethod<&CommunicatorWrap::barrier>("barrier"),
+                        InstanceMethod<&CommunicatorWrap::stats>("stats"),
+                        InstanceMethod<&CommunicatorWrap::make_timeline>("makeTimeline"),
+                        InstanceMethod<&CommunicatorWrap::follow>("follow"),
+                        InstanceMethod<&CommunicatorWrap::close>("close"),
+                        InstanceMethod<&CommunicatorWrap::abort>("abort")});
   }
 
  private:
@@ -83,14 +87,16 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
     Environment::of(info.Env()).refuse_recorded(op);
     const Tensor tensor = Argument<In>::from(info[index], {op, index});
     if (tensor.storage->shared_stream() != Environment::of(info.Env()).stream(content_.device)) {
-      throw Error("ERR_DEVICE", format("[{}] argument {} is not on the communicator's device", op, index + 1));
+      throw Error("ERR_DEVICE",
+                  format("[{}] argument {} is not on the communicator's device", op, index + 1));
     }
     return tensor;
   }
 
   static void expect_dtype(const Tensor& tensor, const char* op) {
     if (tensor.dtype != DType::f32 && tensor.dtype != DType::bf16) {
-      throw Error("ERR_DTYPE", format("[{}] expected f32 or bf16, got {}", op, name_of(tensor.dtype)));
+      throw Error("ERR_DTYPE",
+                  format("[{}] expected f32 or bf16, got {}", op, name_of(tensor.dtype)));
     }
   }
 
@@ -159,8 +165,8 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
 
   static void expect_same_dtype(const CollectiveCall& call, const char* op) {
     if (call.input.dtype == call.output.dtype) return;
-    throw Error("ERR_DTYPE",
-                format("[{}] input is {} and output {}", op, name_of(call.input.dtype), name_of(call.output.dtype)));
+    throw Error("ERR_DTYPE", format("[{}] input is {} and output {}", op, name_of(call.input.dtype),
+                                    name_of(call.output.dtype)));
   }
 
   Napi::Value stats(const Napi::CallbackInfo& info) {
@@ -181,8 +187,9 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
   }
 
   Napi::Value backend(const Napi::CallbackInfo& info) {
-    return guarded(info,
-                   [&]() -> Napi::Value { return Napi::String::New(info.Env(), open().collectives().description()); });
+    return guarded(info, [&]() -> Napi::Value {
+      return Napi::String::New(info.Env(), open().collectives().description());
+    });
   }
 
   Napi::Value make_timeline(const Napi::CallbackInfo& info) {
@@ -232,8 +239,9 @@ class CommunicatorWrap final : public Napi::ObjectWrap<CommunicatorWrap> {
       expect_arguments(info, 1, "abort");
       const std::string reason = Argument<std::string>::from(info[0], {"abort", 0});
       open();
-      content_.session->report(content_.group->name(), 0,
-                               format("Rank {} gave up: {}.", content_.session->options().rank, reason));
+      content_.session->report(
+          content_.group->name(), 0,
+          format("Rank {} gave up: {}.", content_.session->options().rank, reason));
       return info.Env().Undefined();
     });
   }

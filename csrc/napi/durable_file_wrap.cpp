@@ -14,7 +14,8 @@ namespace {
 // writes.
 std::shared_ptr<std::vector<char>> copy_from(Napi::Value value, Place place) {
   const ArrayBytes array = ArrayBytes::of_uint8(value, place);
-  if (array.bytes > kLargestPiece) bad_argument(place, "a Uint8Array of at most 16777216 bytes", value);
+  if (array.bytes > kLargestPiece)
+    bad_argument(place, "a Uint8Array of at most 16777216 bytes", value);
   const auto* start = static_cast<const char*>(array.data);
   return std::make_shared<std::vector<char>>(start, start + array.bytes);
 }
@@ -24,13 +25,15 @@ std::shared_ptr<std::vector<char>> copy_from(Napi::Value value, Place place) {
 class DurableFileWrap : public Napi::ObjectWrap<DurableFileWrap> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(
-        env, "DurableFile",
-        {InstanceMethod<&DurableFileWrap::open>("open"), InstanceMethod<&DurableFileWrap::write>("write"),
-         InstanceMethod<&DurableFileWrap::finish>("finish"), InstanceMethod<&DurableFileWrap::abandon>("abandon")});
+    return DefineClass(env, "DurableFile",
+                       {InstanceMethod<&DurableFileWrap::open>("open"),
+                        InstanceMethod<&DurableFileWrap::write>("write"),
+                        InstanceMethod<&DurableFileWrap::finish>("finish"),
+                        InstanceMethod<&DurableFileWrap::abandon>("abandon")});
   }
 
-  explicit DurableFileWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DurableFileWrap>(info) {
+  explicit DurableFileWrap(const Napi::CallbackInfo& info)
+      : Napi::ObjectWrap<DurableFileWrap>(info) {
     guarded(info, [&]() -> Napi::Value {
       expect_arguments(info, 1, "DurableFile");
       state_->path = path_from(info[0], {"DurableFile", 0});
@@ -47,13 +50,17 @@ class DurableFileWrap : public Napi::ObjectWrap<DurableFileWrap> {
     bool busy = false;
   };
 
-  Napi::Value start(const Napi::CallbackInfo& info, const char* op, std::function<Finish(State&)> work) {
-    if (state_->busy) throw Error("ERR_ARGUMENT", format("[{}] {} is busy: await the call before", op, state_->path));
+  Napi::Value start(const Napi::CallbackInfo& info, const char* op,
+                    std::function<Finish(State&)> work) {
+    if (state_->busy)
+      throw Error("ERR_ARGUMENT",
+                  format("[{}] {} is busy: await the call before", op, state_->path));
     state_->busy = true;
     auto state = state_;
     try {
       return Task::start(
-          info.Env(), [state, work = std::move(work)] { return work(*state); }, [state] { state->busy = false; });
+          info.Env(), [state, work = std::move(work)] { return work(*state); },
+          [state] { state->busy = false; });
     } catch (...) {
       state->busy = false;
       throw;
@@ -69,7 +76,8 @@ class DurableFileWrap : public Napi::ObjectWrap<DurableFileWrap> {
   Napi::Value open(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
       expect_arguments(info, 0, "open");
-      if (state_->opened) throw Error("ERR_ARGUMENT", format("[open] {} has been opened before", state_->path));
+      if (state_->opened)
+        throw Error("ERR_ARGUMENT", format("[open] {} has been opened before", state_->path));
       Napi::Value promise = start(info, "open", [](State& state) -> Finish {
         state.file = std::make_unique<io::DurableFile>(state.path);
         return nullptr;

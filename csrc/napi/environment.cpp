@@ -17,8 +17,9 @@ int default_threads() {
     char* end = nullptr;
     const long threads = std::strtol(value, &end, 10);
     if (end == value || *end != '\0' || threads < 1 || threads > 1024) {
-      throw Error("ERR_ARGUMENT",
-                  format("LLAMAFORGE_THREADS is \"{}\": expected a whole number from 1 to 1024", value));
+      throw Error(
+          "ERR_ARGUMENT",
+          format("LLAMAFORGE_THREADS is \"{}\": expected a whole number from 1 to 1024", value));
     }
     return static_cast<int>(threads);
   }
@@ -51,34 +52,37 @@ void UnownedMemory::remove(int64_t bytes) {
 
 struct Environment::Pending {
   Napi::Promise::Deferred deferred;
-  Napi::ObjectReference*
-      result;  // null means undefined. Deleted on the JS thread only; leaked when the environment ends.
+  Napi::ObjectReference* result;  // null means undefined. Deleted on the JS thread only; leaked
+                                  // when the environment ends.
   std::exception_ptr failure;
   Environment* owner;
 };
 
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message) {
-  Napi::Error error = (code == "ERR_ARGUMENT") ? Napi::TypeError::New(env, message) : Napi::Error::New(env, message);
+  Napi::Error error = (code == "ERR_ARGUMENT") ? Napi::TypeError::New(env, message)
+                                               : Napi::Error::New(env, message);
   error.Set("code", Napi::String::New(env, code));
   return error;
 }
 
 Napi::Error to_js_error(Napi::Env env, const std::exception& error) {
-  if (const auto* own = dynamic_cast<const Error*>(&error)) return to_js_error(env, own->code(), own->what());
-  if (dynamic_cast<const std::bad_alloc*>(&error)) return to_js_error(env, "ERR_OUT_OF_MEMORY", "out of host memory");
+  if (const auto* own = dynamic_cast<const Error*>(&error))
+    return to_js_error(env, own->code(), own->what());
+  if (dynamic_cast<const std::bad_alloc*>(&error))
+    return to_js_error(env, "ERR_OUT_OF_MEMORY", "out of host memory");
   if (const auto* system = dynamic_cast<const std::system_error*>(&error);
       system && system->code() == std::errc::resource_unavailable_try_again) {
-    return to_js_error(
-        env, "ERR_RESOURCE",
-        "the system refused a thread: raise the limit on processes (ulimit -u, a container's pids limit)");
+    return to_js_error(env, "ERR_RESOURCE",
+                       "the system refused a thread: raise the limit on processes (ulimit -u, a "
+                       "container's pids limit)");
   }
   return to_js_error(env, "ERR_NATIVE", error.what());
 }
 
 Environment::Environment(Napi::Env env)
     : kernels_(cpu_kernels()), threads_(default_threads()), bridge_(std::make_shared<Bridge>()) {
-  bridge_->to_js = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}),
-                                                 "llamaforge", 0, 1);
+  bridge_->to_js = Napi::ThreadSafeFunction::New(
+      env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "llamaforge", 0, 1);
   bridge_->to_js.Unref(env);
   array_buffer_class = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
 }
@@ -102,7 +106,8 @@ const std::shared_ptr<Stream>& Environment::stream(int64_t device) {
     return cpu_;
   }
   if (const auto found = gpus_.find(device); found != gpus_.end()) return found->second;
-  if (device < 0 || device > INT32_MAX) throw Error("ERR_DEVICE", format("there is no device number {}", device));
+  if (device < 0 || device > INT32_MAX)
+    throw Error("ERR_DEVICE", format("there is no device number {}", device));
   return gpus_.emplace(device, cuda().plugin->open(static_cast<int>(device - 1))).first->second;
 }
 
@@ -112,21 +117,26 @@ const OpTable& Environment::ops(const Stream& stream) const {
 
 void Environment::set_threads(int64_t threads) {
   if (threads < 1 || threads > 1024) {
-    throw Error("ERR_ARGUMENT", format("[setThreads] expected a whole number from 1 to 1024, got {}", threads));
+    throw Error("ERR_ARGUMENT",
+                format("[setThreads] expected a whole number from 1 to 1024, got {}", threads));
   }
   if (cpu_ && threads != threads_) {
     throw Error(
         "ERR_DEVICE",
-        format("[setThreads] the CPU device is in use with {} threads; set it before the first tensor", threads_));
+        format(
+            "[setThreads] the CPU device is in use with {} threads; set it before the first tensor",
+            threads_));
   }
   threads_ = static_cast<int>(threads);
 }
 
 void Environment::refuse_recorded(const char* op) const {
   if (!recorder) return;
-  throw Error("ERR_ARGUMENT", format("[{}] a recording consists of operations on the device: call this before or after "
-                                     "record(), which repeats no copy from or to the host and no wait",
-                                     op));
+  throw Error(
+      "ERR_ARGUMENT",
+      format("[{}] a recording consists of operations on the device: call this before or after "
+             "record(), which repeats no copy from or to the host and no wait",
+             op));
 }
 
 void Environment::Poster::operator()(JsWork work) const {
@@ -143,14 +153,16 @@ void Environment::Poster::operator()(JsWork work) const {
     }
   };
   std::lock_guard lock(bridge_->mutex);
-  if (!bridge_->closed && bridge_->to_js.NonBlockingCall(kept, run) != napi_ok) bridge_->closed = true;
+  if (!bridge_->closed && bridge_->to_js.NonBlockingCall(kept, run) != napi_ok)
+    bridge_->closed = true;
 }
 
 Napi::Promise Environment::later(Napi::Env env, Settle& settle) {
   // Held by a pointer that is deleted only on the JS thread, and leaked when the environment ends.
   auto* deferred = new Napi::Promise::Deferred(Napi::Promise::Deferred::New(env));
   const Napi::Promise promise = deferred->Promise();
-  settle = [this, deferred, post = poster()](std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make) {
+  settle = [this, deferred, post = poster()](std::exception_ptr failure,
+                                             std::function<Napi::Value(Napi::Env)> make) {
     post([this, deferred, failure, make = std::move(make)](Napi::Env env) {
       const std::unique_ptr<Napi::Promise::Deferred> owned(deferred);
       if (--pending_ == 0) bridge_->to_js.Unref(env);
@@ -171,7 +183,9 @@ Napi::Promise Environment::later(Napi::Env env, Settle& settle) {
 }
 
 Napi::Promise Environment::when_done(Napi::Env env, Stream& stream, Napi::Value result) {
-  auto* kept = result.IsObject() ? new Napi::ObjectReference(Napi::Persistent(result.As<Napi::Object>())) : nullptr;
+  auto* kept = result.IsObject()
+                   ? new Napi::ObjectReference(Napi::Persistent(result.As<Napi::Object>()))
+                   : nullptr;
   auto* pending = new Pending{Napi::Promise::Deferred::New(env), kept, nullptr, this};
   const Napi::Promise promise = pending->deferred.Promise();
 

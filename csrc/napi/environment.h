@@ -1,4 +1,5 @@
-// State of one JavaScript environment (main thread or worker thread): its device streams and its way back into JS.
+// State of one JavaScript environment (main thread or worker thread): its device streams and its
+// way back into JS.
 #pragma once
 
 #include <napi.h>
@@ -77,7 +78,8 @@ class Environment {
 
   // Returns a promise that any thread settles, once, with a failure or with the value that `make`
   // creates on the JS thread (null: undefined). The promise keeps the process alive until then.
-  using Settle = std::function<void(std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make)>;
+  using Settle =
+      std::function<void(std::exception_ptr failure, std::function<Napi::Value(Napi::Env)> make)>;
   Napi::Promise later(Napi::Env env, Settle& settle);
 
   // The stretch that is being recorded, if there is one: ops on its stream are added to it instead

@@ -15,9 +15,9 @@ namespace {
 class FileLockWrap : public Napi::ObjectWrap<FileLockWrap> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(
-        env, "FileLock",
-        {InstanceMethod<&FileLockWrap::write>("write"), InstanceMethod<&FileLockWrap::release>("release")});
+    return DefineClass(env, "FileLock",
+                       {InstanceMethod<&FileLockWrap::write>("write"),
+                        InstanceMethod<&FileLockWrap::release>("release")});
   }
 
   explicit FileLockWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<FileLockWrap>(info) {

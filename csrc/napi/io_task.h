@@ -26,7 +26,8 @@ using Finish = std::function<Napi::Value(Napi::Env)>;
 
 class Task final : public Napi::AsyncWorker {
  public:
-  static Napi::Value start(Napi::Env env, std::function<Finish()> work, std::function<void()> settled = nullptr) {
+  static Napi::Value start(Napi::Env env, std::function<Finish()> work,
+                           std::function<void()> settled = nullptr) {
     auto* task = new Task(env, std::move(work), std::move(settled));
     const Napi::Promise promise = task->deferred_.Promise();
     task->Queue();  // the task deletes itself after it has answered

@@ -25,7 +25,8 @@ Napi::Value hash_file(const Napi::CallbackInfo& info) {
       std::vector<char> block(kHashBlock);
       io::Sha256 hash;
       for (uint64_t done = 0; done < file.size();) {
-        const size_t now = static_cast<size_t>(std::min<uint64_t>(block.size(), file.size() - done));
+        const size_t now =
+            static_cast<size_t>(std::min<uint64_t>(block.size(), file.size() - done));
         file.read(done, block.data(), now);
         hash.update(block.data(), now);
         done += now;
@@ -51,15 +52,18 @@ Napi::Value with_two_paths(const Napi::CallbackInfo& info, const char* op,
                            void (*action)(const std::string&, const std::string&)) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 2, op);
-    return Task::start(info.Env(),
-                       [action, one = path_from(info[0], {op, 0}), two = path_from(info[1], {op, 1})]() -> Finish {
-                         action(one, two);
-                         return nullptr;
-                       });
+    return Task::start(
+        info.Env(),
+        [action, one = path_from(info[0], {op, 0}), two = path_from(info[1], {op, 1})]() -> Finish {
+          action(one, two);
+          return nullptr;
+        });
   });
 }
 
-Napi::Value rename_path(const Napi::CallbackInfo& info) { return with_two_paths(info, "renamePath", io::rename_path); }
+Napi::Value rename_path(const Napi::CallbackInfo& info) {
+  return with_two_paths(info, "renamePath", io::rename_path);
+}
 
 Napi::Value exchange_paths(const Napi::CallbackInfo& info) {
   return with_two_paths(info, "exchangePaths", io::exchange_paths);

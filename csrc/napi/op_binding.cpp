@@ -18,17 +18,21 @@ std::string camel_case(const std::string& name) {
   return result;
 }
 
-template <class Pointer> struct Signature;
-template <class Function> struct Signature<Function OpTable::*> {
+template <class Pointer>
+struct Signature;
+template <class Function>
+struct Signature<Function OpTable::*> {
   using type = std::remove_pointer_t<Function>;
 };
 
-template <auto Member> void add(Napi::Env env, Napi::Object target, const char* name) {
+template <auto Member>
+void add(Napi::Env env, Napi::Object target, const char* name) {
   // Leaked on purpose, once per op and process: errors of queued work use the name until the
   // process ends.
   static const std::string* js_name = new std::string(camel_case(name));
   using Binding = OpBinding<Member, typename Signature<decltype(Member)>::type>;
-  target.Set(*js_name, Napi::Function::New(env, Binding::call, js_name->c_str(), const_cast<char*>(js_name->c_str())));
+  target.Set(*js_name, Napi::Function::New(env, Binding::call, js_name->c_str(),
+                                           const_cast<char*>(js_name->c_str())));
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ class RecordingWrap : public Napi::ObjectWrap<RecordingWrap> {
   explicit RecordingWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<RecordingWrap>(info) {
     guarded(info, [&]() -> Napi::Value {
       Environment& environment = Environment::of(info.Env());
-      if (!environment.recorder) throw Error("ERR_ARGUMENT", "[NativeRecording] nothing is being recorded");
+      if (!environment.recorder)
+        throw Error("ERR_ARGUMENT", "[NativeRecording] nothing is being recorded");
       recorded_ = std::move(*environment.recorder);
       environment.recorder.reset();
       return info.Env().Undefined();
@@ -36,7 +37,8 @@ class RecordingWrap : public Napi::ObjectWrap<RecordingWrap> {
     return guarded(info, [&]() -> Napi::Value {
       expect_arguments(info, 0, "replay");
       Environment::of(info.Env()).refuse_recorded("replay");
-      if (!recorded_.recording) throw Error("ERR_DISPOSED", "[replay] the recording has been disposed");
+      if (!recorded_.recording)
+        throw Error("ERR_DISPOSED", "[replay] the recording has been disposed");
       recorded_.stream->replay(recorded_.recording);
       return info.Env().Undefined();
     });

@@ -5,8 +5,8 @@
 
 namespace llamaforge {
 
-// Adds beginRecording(device), dropRecording(), and the class NativeRecording, whose constructor ends
-// the recording and takes it.
+// Adds beginRecording(device), dropRecording(), and the class NativeRecording, whose constructor
+// ends the recording and takes it.
 void init_recording(Napi::Env env, Napi::Object exports);
 
 }  // namespace llamaforge

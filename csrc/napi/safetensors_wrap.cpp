@@ -21,7 +21,9 @@ void expect_identity(const io::RegularFile& file, const std::string& identity) {
 }
 
 Napi::Value header_to_js(Napi::Env env, const io::SafetensorsHeader& header) {
-  auto number = [env](uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); };
+  auto number = [env](uint64_t value) {
+    return Napi::Number::New(env, static_cast<double>(value));
+  };
   Napi::Array entries = Napi::Array::New(env, header.entries.size());
   uint32_t index = 0;
   for (const io::TensorEntry& entry : header.entries) {
@@ -78,7 +80,8 @@ Napi::Value parse_safetensors_header(const Napi::CallbackInfo& info) {
     io::SafetensorsLimits limits;
     limits.header_bytes = count_from(info[1], {op, 1});
     return Task::start(info.Env(), [path, limits]() -> Finish {
-      auto header = std::make_shared<io::SafetensorsHeader>(io::read_safetensors_header(io::RegularFile(path), limits));
+      auto header = std::make_shared<io::SafetensorsHeader>(
+          io::read_safetensors_header(io::RegularFile(path), limits));
       return [header](Napi::Env env) { return header_to_js(env, *header); };
     });
   });
@@ -93,8 +96,8 @@ Napi::Value format_safetensors_header(const Napi::CallbackInfo& info) {
     const Napi::Array shapes = array_from(info[2], {op, 2});
     const Napi::Array pairs = array_from(info[3], {op, 3});
     if (dtypes.Length() != names.Length() || shapes.Length() != names.Length()) {
-      throw Error("ERR_ARGUMENT", format("[{}] {} names, {} dtypes and {} shapes", op, names.Length(), dtypes.Length(),
-                                         shapes.Length()));
+      throw Error("ERR_ARGUMENT", format("[{}] {} names, {} dtypes and {} shapes", op,
+                                         names.Length(), dtypes.Length(), shapes.Length()));
     }
     std::vector<io::TensorEntry> entries(names.Length());
     for (uint32_t i = 0; i < entries.size(); ++i) {
@@ -102,7 +105,8 @@ Napi::Value format_safetensors_header(const Napi::CallbackInfo& info) {
       entries[i].name = Argument<std::string>::from(names.Get(i), {op, 0});
       const std::string dtype = Argument<std::string>::from(dtypes.Get(i), {op, 1});
       entries[i].dtype = io::find_file_dtype(dtype);
-      if (entries[i].dtype == nullptr) throw Error("ERR_DTYPE", format("[{}] unknown dtype \"{}\"", op, dtype));
+      if (entries[i].dtype == nullptr)
+        throw Error("ERR_DTYPE", format("[{}] unknown dtype \"{}\"", op, dtype));
       entries[i].shape = Argument<IntList>::from(shapes.Get(i), {op, 2});
     }
     std::vector<std::pair<std::string, std::string>> metadata(pairs.Length());
@@ -133,13 +137,13 @@ Napi::Value read_tensor(const Napi::CallbackInfo& info) {
     const io::Values values = values_from(info[7], {op, 7});
     const io::FileDtype* dtype = io::find_file_dtype(dtype_name);
     if (dtype == nullptr || !io::is_convertible(dtype->name, target.dtype)) {
-      throw Error("ERR_DTYPE",
-                  format("[{}] a tensor of {} cannot be read as {}", op, dtype_name, name_of(target.dtype)));
+      throw Error("ERR_DTYPE", format("[{}] a tensor of {} cannot be read as {}", op, dtype_name,
+                                      name_of(target.dtype)));
     }
     const uint64_t wanted = static_cast<uint64_t>(target.numel()) * dtype->bytes;
     if (wanted != bytes) {
-      throw Error("ERR_SHAPE", format("[{}] {} of {} needs {} bytes, the file has {}", op, to_string(target.shape),
-                                      dtype_name, wanted, bytes));
+      throw Error("ERR_SHAPE", format("[{}] {} of {} needs {} bytes, the file has {}", op,
+                                      to_string(target.shape), dtype_name, wanted, bytes));
     }
     target.storage->stream().submit(op, [=](Stream& stream) {
       const io::RegularFile file(path);

@@ -1,4 +1,5 @@
-// Safetensors files in JS: parseSafetensorsHeader, formatSafetensorsHeader, readTensor, readBytes (io_wrap.h).
+// Safetensors files in JS: parseSafetensorsHeader, formatSafetensorsHeader, readTensor, readBytes
+// (io_wrap.h).
 #pragma once
 
 #include <napi.h>

@@ -31,16 +31,17 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(
         env, "Store",
-        {InstanceAccessor<&StoreWrap::local_address>("localAddress"), InstanceMethod<&StoreWrap::set>("set"),
-         InstanceMethod<&StoreWrap::get>("get"), InstanceMethod<&StoreWrap::add>("add"),
-         InstanceMethod<&StoreWrap::barrier>("barrier"), InstanceMethod<&StoreWrap::on_failure>("onFailure"),
+        {InstanceAccessor<&StoreWrap::local_address>("localAddress"),
+         InstanceMethod<&StoreWrap::set>("set"), InstanceMethod<&StoreWrap::get>("get"),
+         InstanceMethod<&StoreWrap::add>("add"), InstanceMethod<&StoreWrap::barrier>("barrier"),
+         InstanceMethod<&StoreWrap::on_failure>("onFailure"),
          InstanceMethod<&StoreWrap::close>("close")});
   }
 
   static const Content& session_from(Napi::Value value, Place place) {
     bool tagged = false;
-    if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &kStoreTag, &tagged) != napi_ok ||
-        !tagged) {
+    if (!value.IsObject() ||
+        napi_check_object_type_tag(value.Env(), value, &kStoreTag, &tagged) != napi_ok || !tagged) {
       bad_argument(place, "a store", value);
     }
     return Unwrap(value.As<Napi::Object>())->open();
@@ -53,8 +54,9 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
   }
 
   Napi::Value local_address(const Napi::CallbackInfo& info) {
-    return guarded(info,
-                   [&]() -> Napi::Value { return Napi::String::New(info.Env(), open()->store().local_address()); });
+    return guarded(info, [&]() -> Napi::Value {
+      return Napi::String::New(info.Env(), open()->store().local_address());
+    });
   }
 
   Napi::Value set(const Napi::CallbackInfo& info) {
@@ -65,7 +67,10 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
       const std::string value(static_cast<const char*>(bytes.data), bytes.bytes);
       Session& session = *open();
       return answer(
-          info.Env(), [&](comm::StoreClient::Reply reply) { session.store().set(key, value, std::move(reply)); },
+          info.Env(),
+          [&](comm::StoreClient::Reply reply) {
+            session.store().set(key, value, std::move(reply));
+          },
           nullptr);
     });
   }
@@ -77,7 +82,10 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
       const Milliseconds timeout = timeout_from(info[1], {"store", 1});
       Session& session = *open();
       return answer(
-          info.Env(), [&](comm::StoreClient::Reply reply) { session.store().get(key, timeout, std::move(reply)); },
+          info.Env(),
+          [&](comm::StoreClient::Reply reply) {
+            session.store().get(key, timeout, std::move(reply));
+          },
           [](Napi::Env env, const std::string& value) -> Napi::Value {
             Napi::ArrayBuffer buffer = new_array_buffer(env, "store", value.size());
             if (!value.empty()) std::memcpy(buffer.Data(), value.data(), value.size());
@@ -93,9 +101,13 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
       const int64_t amount = Argument<int64_t>::from(info[1], {"store", 1});
       Session& session = *open();
       return answer(
-          info.Env(), [&](comm::StoreClient::Reply reply) { session.store().add(key, amount, std::move(reply)); },
+          info.Env(),
+          [&](comm::StoreClient::Reply reply) {
+            session.store().add(key, amount, std::move(reply));
+          },
           [](Napi::Env env, const std::string& value) -> Napi::Value {
-            return Napi::Number::New(env, static_cast<double>(static_cast<int64_t>(comm::Reader(value).u64())));
+            return Napi::Number::New(
+                env, static_cast<double>(static_cast<int64_t>(comm::Reader(value).u64())));
           });
     });
   }
@@ -107,7 +119,10 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
       const Milliseconds timeout = timeout_from(info[1], {"store", 1});
       Session& session = *open();
       return answer(
-          info.Env(), [&](comm::StoreClient::Reply reply) { session.store().barrier(name, timeout, std::move(reply)); },
+          info.Env(),
+          [&](comm::StoreClient::Reply reply) {
+            session.store().barrier(name, timeout, std::move(reply));
+          },
           nullptr);
     });
   }
@@ -119,9 +134,12 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
       // The listener is never deleted: the reference belongs to the JS thread, and a store has one
       // listener.
       auto* listener = new Napi::FunctionReference(Napi::Persistent(info[0].As<Napi::Function>()));
-      open()->on_failure([listener, post = Environment::of(info.Env()).poster()](const std::string& verdict) {
-        post([listener, verdict](Napi::Env env) { listener->Call({Napi::String::New(env, verdict)}); });
-      });
+      open()->on_failure(
+          [listener, post = Environment::of(info.Env()).poster()](const std::string& verdict) {
+            post([listener, verdict](Napi::Env env) {
+              listener->Call({Napi::String::New(env, verdict)});
+            });
+          });
       return info.Env().Undefined();
     });
   }
@@ -146,13 +164,15 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
   // Returns a promise of a request's answer. start(reply) sends the request; `convert` makes a JS
   // value of the answer.
   template <class Start>
-  static Napi::Value answer(Napi::Env env, Start start, Napi::Value (*convert)(Napi::Env, const std::string&)) {
+  static Napi::Value answer(Napi::Env env, Start start,
+                            Napi::Value (*convert)(Napi::Env, const std::string&)) {
     Environment::Settle settle;
     const Napi::Promise promise = Environment::of(env).later(env, settle);
     try {
       start([settle, convert](std::exception_ptr failure, std::string value) {
         if (failure || !convert) return settle(failure, nullptr);
-        settle(nullptr, [convert, value = std::move(value)](Napi::Env env) { return convert(env, value); });
+        settle(nullptr,
+               [convert, value = std::move(value)](Napi::Env env) { return convert(env, value); });
       });
     } catch (const Error&) {
       settle(std::current_exception(), nullptr);
@@ -167,7 +187,9 @@ class StoreWrap final : public Napi::ObjectWrap<StoreWrap> {
 
 Napi::Function define_store(Napi::Env env) { return StoreWrap::define(env); }
 
-std::shared_ptr<Session> session_from(Napi::Value value, Place place) { return StoreWrap::session_from(value, place); }
+std::shared_ptr<Session> session_from(Napi::Value value, Place place) {
+  return StoreWrap::session_from(value, place);
+}
 
 Napi::Value connect_store(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
@@ -181,7 +203,8 @@ Napi::Value connect_store(const Napi::CallbackInfo& info) {
     options.token = Argument<std::string>::from(info[4], {op, 4});
     options.timeout = timeout_from(info[5], {op, 5});
     options.one_host = Argument<bool>::from(info[6], {op, 6});
-    if (options.port < 1 || options.port > 65535) bad_argument({op, 1}, "a port from 1 to 65535", info[1]);
+    if (options.port < 1 || options.port > 65535)
+      bad_argument({op, 1}, "a port from 1 to 65535", info[1]);
     if (options.world_size < 1 || options.world_size > 65536)
       bad_argument({op, 3}, "a world size from 1 to 65536", info[3]);
     if (options.rank < 0 || options.rank >= options.world_size)
@@ -195,8 +218,9 @@ Napi::Value connect_store(const Napi::CallbackInfo& info) {
     std::thread([options, settle, cancelled] {
       try {
         auto session = std::make_shared<Session>(options, *cancelled);
-        settle(nullptr,
-               [session](Napi::Env env) mutable { return make_wrapped(comm_state_of(env).store_class, env, session); });
+        settle(nullptr, [session](Napi::Env env) mutable {
+          return make_wrapped(comm_state_of(env).store_class, env, session);
+        });
       } catch (...) {
         settle(std::current_exception(), nullptr);
       }

@@ -22,7 +22,8 @@ Napi::Value rejected_when_done(Napi::Env env, Stream& stream, std::exception_ptr
   Environment::Settle settle;
   const Napi::Promise promise = Environment::of(env).later(env, settle);
   try {
-    stream.wait([settle, ours](std::exception_ptr failure) { settle(failure ? failure : ours, nullptr); });
+    stream.wait(
+        [settle, ours](std::exception_ptr failure) { settle(failure ? failure : ours, nullptr); });
   } catch (const std::exception&) {
     settle(std::current_exception(), nullptr);
   }
@@ -38,12 +39,16 @@ DType dtype_from(const std::string& name, const char* op) {
 
 Shape shape_from(Napi::Value value, Place place) {
   Shape shape = Argument<IntList>::from(value, place);
-  if (shape.size() > 8) throw Error("ERR_SHAPE", format("[{}] at most 8 axes, got {}", place.op, shape.size()));
+  if (shape.size() > 8)
+    throw Error("ERR_SHAPE", format("[{}] at most 8 axes, got {}", place.op, shape.size()));
   // 2^47 elements is beyond any machine and keeps every byte count far from overflow.
   int64_t count = 1;
   for (int64_t size : shape) {
-    if (size < 1) throw Error("ERR_SHAPE", format("[{}] every axis needs at least one element, got {}", place.op, to_string(shape)));
-    if (size > (int64_t{1} << 47) / count) throw Error("ERR_SHAPE", format("[{}] shape {} is too large", place.op, to_string(shape)));
+    if (size < 1)
+      throw Error("ERR_SHAPE", format("[{}] every axis needs at least one element, got {}",
+                                      place.op, to_string(shape)));
+    if (size > (int64_t{1} << 47) / count)
+      throw Error("ERR_SHAPE", format("[{}] shape {} is too large", place.op, to_string(shape)));
     count *= size;
   }
   return shape;
@@ -52,25 +57,26 @@ Shape shape_from(Napi::Value value, Place place) {
 }  // namespace
 
 void TensorWrap::init(Napi::Env env, Napi::Object exports) {
-  Napi::Function constructor = DefineClass(env, "NativeTensor",
-                                           {InstanceMethod<&TensorWrap::view>("view"),
-                                            InstanceMethod<&TensorWrap::bits>("bits"),
-                                            InstanceMethod<&TensorWrap::set_unowned>("setUnowned"),
-                                            InstanceMethod<&TensorWrap::dispose>("dispose"),
-                                            InstanceMethod<&TensorWrap::write>("write"),
-                                            InstanceMethod<&TensorWrap::read>("read"),
-                                            InstanceMethod<&TensorWrap::read_into>("readInto")});
+  Napi::Function constructor = DefineClass(
+      env, "NativeTensor",
+      {InstanceMethod<&TensorWrap::view>("view"), InstanceMethod<&TensorWrap::bits>("bits"),
+       InstanceMethod<&TensorWrap::set_unowned>("setUnowned"),
+       InstanceMethod<&TensorWrap::dispose>("dispose"), InstanceMethod<&TensorWrap::write>("write"),
+       InstanceMethod<&TensorWrap::read>("read"),
+       InstanceMethod<&TensorWrap::read_into>("readInto")});
   Environment::of(env).tensor_class = Napi::Persistent(constructor);
   exports.Set("NativeTensor", constructor);
 }
 
 TensorWrap* TensorWrap::unwrap(Napi::Env env, napi_value value) {
   void* wrapped = nullptr;
-  if (napi_unwrap(env, value, &wrapped) != napi_ok || known_tensors.count(wrapped) == 0) return nullptr;
+  if (napi_unwrap(env, value, &wrapped) != napi_ok || known_tensors.count(wrapped) == 0)
+    return nullptr;
   return static_cast<TensorWrap*>(wrapped);
 }
 
-// new NativeTensor(device number, dtype, shape); new NativeTensor(source, offset in elements, shape) is a view.
+// new NativeTensor(device number, dtype, shape); new NativeTensor(source, offset in elements,
+// shape) is a view.
 TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorWrap>(info) {
   guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "NativeTensor";
@@ -87,7 +93,8 @@ TensorWrap::TensorWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Tensor
       tensor_.dtype = source.dtype;
       const int64_t count = tensor_.numel();
       if (offset < 0 || offset > source.numel() - count) {
-        throw Error("ERR_SHAPE", format("[view] {} elements from {} on do not fit into {}", count, offset, to_string(source.shape)));
+        throw Error("ERR_SHAPE", format("[view] {} elements from {} on do not fit into {}", count,
+                                        offset, to_string(source.shape)));
       }
       tensor_.storage = source.storage;
       tensor_.offset = source.offset + offset;
@@ -124,12 +131,15 @@ Napi::Value TensorWrap::bits(const Napi::CallbackInfo& info) {
     if (disposed()) throw Error("ERR_DISPOSED", "[bits] the tensor has been disposed");
     const DType dtype = dtype_from(Argument<std::string>::from(info[0], {op, 0}), op);
     if (size_of(dtype) != size_of(tensor_.dtype)) {
-      throw Error("ERR_DTYPE", format("[bits] {} and {} differ in size", name_of(tensor_.dtype), name_of(dtype)));
+      throw Error("ERR_DTYPE", format("[bits] {} and {} differ in size", name_of(tensor_.dtype),
+                                      name_of(dtype)));
     }
     Napi::Array shape = Napi::Array::New(info.Env());
-    for (int64_t size : tensor_.shape) shape.Set(shape.Length(), Napi::Number::New(info.Env(), static_cast<double>(size)));
+    for (int64_t size : tensor_.shape)
+      shape.Set(shape.Length(), Napi::Number::New(info.Env(), static_cast<double>(size)));
     const Napi::Object view =
-        Environment::of(info.Env()).tensor_class.New({info.This(), Napi::Number::New(info.Env(), 0), shape});
+        Environment::of(info.Env())
+            .tensor_class.New({info.This(), Napi::Number::New(info.Env(), 0), shape});
     unwrap(info.Env(), view)->tensor_.dtype = dtype;
     return view;
   });
@@ -149,8 +159,8 @@ Napi::Value TensorWrap::dispose(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// Copies a typed array of the tensor's dtype (bf16: Uint16Array of its bits; fp8: Uint8Array) and exactly its size. The array may be
-// changed as soon as this returns.
+// Copies a typed array of the tensor's dtype (bf16: Uint16Array of its bits; fp8: Uint8Array) and
+// exactly its size. The array may be changed as soon as this returns.
 Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     constexpr const char* op = "write";
@@ -170,7 +180,8 @@ Napi::Value TensorWrap::write(const Napi::CallbackInfo& info) {
                                                                     : "Uint16Array"));
     }
     if (source.bytes != tensor_.bytes()) {
-      throw Error("ERR_SHAPE", format("[write] {} needs {} bytes, got {}", to_string(tensor_.shape), tensor_.bytes(), source.bytes));
+      throw Error("ERR_SHAPE", format("[write] {} needs {} bytes, got {}", to_string(tensor_.shape),
+                                      tensor_.bytes(), source.bytes));
     }
     std::shared_ptr<char[]> copy(new char[source.bytes]);
     std::memcpy(copy.get(), source.data, source.bytes);
@@ -215,18 +226,21 @@ Napi::Value TensorWrap::read_into(const Napi::CallbackInfo& info) {
     const int64_t offset = Argument<int64_t>::from(info[1], {op, 1});
     const size_t bytes = tensor_.bytes();
     if (offset < 0 || bytes > target.size || static_cast<size_t>(offset) > target.size - bytes) {
-      throw Error("ERR_SHAPE", format("[readInto] {} bytes from byte {} on do not fit into {}", bytes, offset, target.size));
+      throw Error("ERR_SHAPE", format("[readInto] {} bytes from byte {} on do not fit into {}",
+                                      bytes, offset, target.size));
     }
     copy_to_host(op, target.data.get() + offset, target.data);
-    return Environment::of(info.Env()).when_done(info.Env(), tensor_.storage->stream(), info.Env().Undefined());
+    return Environment::of(info.Env())
+        .when_done(info.Env(), tensor_.storage->stream(), info.Env().Undefined());
   });
 }
 
 void TensorWrap::copy_to_host(const char* op, char* host, std::shared_ptr<void> keep) const {
-  tensor_.storage->stream().submit(op, [source = tensor_, host, keep = std::move(keep)](Stream& stream) {
-    if (!source.storage->computed()) throw Error("ERR_NATIVE", "the tensor was never computed");
-    stream.copy_to_host(host, source.raw(), source.bytes(), keep);
-  });
+  tensor_.storage->stream().submit(
+      op, [source = tensor_, host, keep = std::move(keep)](Stream& stream) {
+        if (!source.storage->computed()) throw Error("ERR_NATIVE", "the tensor was never computed");
+        stream.copy_to_host(host, source.raw(), source.bytes(), keep);
+      });
 }
 
 }  // namespace llamaforge

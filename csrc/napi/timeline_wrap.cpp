@@ -20,14 +20,16 @@ class TimelineWrap final : public Napi::ObjectWrap<TimelineWrap> {
   }
 
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Timeline",
-                       {InstanceMethod<&TimelineWrap::mark>("mark"), InstanceMethod<&TimelineWrap::times>("times"),
-                        InstanceMethod<&TimelineWrap::spans>("spans")});
+    return DefineClass(
+        env, "Timeline",
+        {InstanceMethod<&TimelineWrap::mark>("mark"), InstanceMethod<&TimelineWrap::times>("times"),
+         InstanceMethod<&TimelineWrap::spans>("spans")});
   }
 
   static const TimelineContent& content_of(Napi::Value value, Place place) {
     bool tagged = false;
-    if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &kTimelineTag, &tagged) != napi_ok ||
+    if (!value.IsObject() ||
+        napi_check_object_type_tag(value.Env(), value, &kTimelineTag, &tagged) != napi_ok ||
         !tagged) {
       bad_argument(place, "a timeline or null", value);
     }
@@ -44,7 +46,8 @@ class TimelineWrap final : public Napi::ObjectWrap<TimelineWrap> {
   Napi::Value times(const Napi::CallbackInfo& info) {
     return guarded(info, [&]() -> Napi::Value {
       const std::vector<double> times = content_.timeline->times();
-      const Napi::ArrayBuffer memory = new_array_buffer(info.Env(), "timeline", times.size() * sizeof(double));
+      const Napi::ArrayBuffer memory =
+          new_array_buffer(info.Env(), "timeline", times.size() * sizeof(double));
       auto array = Napi::Float64Array::New(info.Env(), times.size(), memory, 0);
       std::copy(times.begin(), times.end(), array.Data());
       return array;
@@ -81,7 +84,8 @@ Napi::Function define_timeline(Napi::Env env) { return TimelineWrap::define(env)
 std::shared_ptr<Timeline> timeline_from(Napi::Value value, int64_t device, Place place) {
   if (value.IsNull()) return nullptr;
   const TimelineContent& content = TimelineWrap::content_of(value, place);
-  if (content.device != device) throw Error("ERR_DEVICE", format("[{}] the timeline is another device's", place.op));
+  if (content.device != device)
+    throw Error("ERR_DEVICE", format("[{}] the timeline is another device's", place.op));
   return content.timeline;
 }
 

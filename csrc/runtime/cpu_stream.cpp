@@ -20,7 +20,8 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kWorthProbing = size_t{64} << 10;  // smaller blocks are allocated without asking for extra room
+constexpr size_t kWorthProbing =
+    size_t{64} << 10;  // smaller blocks are allocated without asking for extra room
 
 // Rounds up to one of eight classes per power of two, so at most 12.5% is wasted and a freed block
 // finds its next user.
@@ -89,7 +90,8 @@ void CpuStream::compute(const char* op, const std::function<void(Stream&)>& work
     failure_ = std::make_exception_ptr(Error(error.code(), format("[{}] {}", op, error.what())));
   } catch (const std::bad_alloc&) {
     trim();
-    failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
+    failure_ =
+        std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
   } catch (const std::exception& error) {
     failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", op, error.what())));
   } catch (...) {
@@ -103,10 +105,10 @@ void* CpuStream::allocate(size_t bytes) {
   {
     std::lock_guard lock(memory_mutex_);
     if (stats_.limit && stats_.used + block > stats_.limit) {
-      throw Error("ERR_OUT_OF_MEMORY",
-                  format("needs {} bytes more, but {} of the allowed {} are in use: use a smaller micro-batch, more "
-                         "recompute, or raise the limit",
-                         block, stats_.used, stats_.limit));
+      throw Error("ERR_OUT_OF_MEMORY", format("needs {} bytes more, but {} of the allowed {} are "
+                                              "in use: use a smaller micro-batch, more "
+                                              "recompute, or raise the limit",
+                                              block, stats_.used, stats_.limit));
     }
     auto found = free_blocks_.find(block);
     if (found != free_blocks_.end() && !found->second.empty()) {
@@ -129,9 +131,9 @@ void* CpuStream::allocate(size_t bytes) {
     scarce_ = !memory || (scarce_ && !has_room(2 * kReserve));
     if (!memory) {
       stats_.used -= block;
-      throw Error("ERR_OUT_OF_MEMORY",
-                  format("the system refused {} bytes; {} are in use: use a smaller micro-batch or more recompute",
-                         block, stats_.used));
+      throw Error("ERR_OUT_OF_MEMORY", format("the system refused {} bytes; {} are in use: use a "
+                                              "smaller micro-batch or more recompute",
+                                              block, stats_.used));
     }
   }
   // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so that gaps in a kernel's output
@@ -171,7 +173,9 @@ void CpuStream::release(void* memory, size_t bytes) noexcept {
 void CpuStream::copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void>) {
   std::memcpy(host, device, bytes);
 }
-void CpuStream::copy_from_host(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
+void CpuStream::copy_from_host(void* device, const void* host, size_t bytes) {
+  std::memcpy(device, host, bytes);
+}
 
 MemoryStats CpuStream::memory() const {
   std::lock_guard lock(memory_mutex_);

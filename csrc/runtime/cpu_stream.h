@@ -28,7 +28,8 @@ class CpuStream final : public Stream {
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
 
-  void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) override;
+  void copy_to_host(void* host, const void* device, size_t bytes,
+                    std::shared_ptr<void> keep) override;
   void copy_from_host(void* device, const void* host, size_t bytes) override;
 
   MemoryStats memory() const override;
@@ -44,9 +45,9 @@ class CpuStream final : public Stream {
  private:
   struct Item {
     const char* op = "";
-    std::function<void(Stream&)> work;                // either work ...
-    std::function<void(std::exception_ptr)> answer;   // ... or a wait ...
-    std::shared_ptr<Recording> recording;             // ... or a list of works
+    std::function<void(Stream&)> work;               // either work ...
+    std::function<void(std::exception_ptr)> answer;  // ... or a wait ...
+    std::shared_ptr<Recording> recording;            // ... or a list of works
   };
   void begin() const;
   void run(Item& item);
@@ -58,7 +59,8 @@ class CpuStream final : public Stream {
 
   const int threads_;
   const bool poisoned_;
-  std::exception_ptr failure_;  // used on the worker's thread: the first failure since the last wait
+  std::exception_ptr
+      failure_;  // used on the worker's thread: the first failure since the last wait
 
   mutable std::mutex memory_mutex_;
   std::map<size_t, std::vector<void*>> free_blocks_;  // size class -> blocks

@@ -44,21 +44,48 @@ inline bfloat16 to_bfloat16(float x) {
 }
 
 // Conversion to any tensor element, for kernels that are templates over the dtype.
-template <class T> inline T from_float(float x);
-template <> inline float from_float<float>(float x) { return x; }
-template <> inline bfloat16 from_float<bfloat16>(float x) { return to_bfloat16(x); }
-template <> inline int32_t from_float<int32_t>(float x) { return static_cast<int32_t>(x); }
+template <class T>
+inline T from_float(float x);
+template <>
+inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+inline bfloat16 from_float<bfloat16>(float x) {
+  return to_bfloat16(x);
+}
+template <>
+inline int32_t from_float<int32_t>(float x) {
+  return static_cast<int32_t>(x);
+}
 
-template <class T> constexpr DType dtype_of();
-template <> constexpr DType dtype_of<float>() { return DType::f32; }
-template <> constexpr DType dtype_of<bfloat16>() { return DType::bf16; }
-template <> constexpr DType dtype_of<int32_t>() { return DType::i32; }
-template <> constexpr DType dtype_of<float8_e4m3>() { return DType::f8e4m3; }
-template <> constexpr DType dtype_of<float8_e5m2>() { return DType::f8e5m2; }
+template <class T>
+constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<float>() {
+  return DType::f32;
+}
+template <>
+constexpr DType dtype_of<bfloat16>() {
+  return DType::bf16;
+}
+template <>
+constexpr DType dtype_of<int32_t>() {
+  return DType::i32;
+}
+template <>
+constexpr DType dtype_of<float8_e4m3>() {
+  return DType::f8e4m3;
+}
+template <>
+constexpr DType dtype_of<float8_e5m2>() {
+  return DType::f8e5m2;
+}
 
 constexpr bool is_fp8(DType dtype) { return dtype == DType::f8e4m3 || dtype == DType::f8e5m2; }
 
-// The compiler refuses a switch that lacks a dtype (-Werror=switch). What follows one is for numbers that are none.
+// The compiler refuses a switch that lacks a dtype (-Werror=switch). What follows one is for
+// numbers that are none.
 constexpr size_t size_of(DType dtype) {
   switch (dtype) {
     case DType::f32: return sizeof(float);

@@ -23,7 +23,8 @@ class Error : public std::runtime_error {
 namespace detail {
 inline void format_into(std::ostringstream& out, std::string_view pattern) { out << pattern; }
 template <class First, class... Rest>
-void format_into(std::ostringstream& out, std::string_view pattern, const First& first, const Rest&... rest) {
+void format_into(std::ostringstream& out, std::string_view pattern, const First& first,
+                 const Rest&... rest) {
   const size_t hole = pattern.find("{}");
   out << pattern.substr(0, hole);
   if (hole == std::string_view::npos) return;
@@ -33,16 +34,17 @@ void format_into(std::ostringstream& out, std::string_view pattern, const First&
 }  // namespace detail
 
 // Fills each {} of the pattern with the next argument.
-template <class... Args> std::string format(std::string_view pattern, const Args&... args) {
+template <class... Args>
+std::string format(std::string_view pattern, const Args&... args) {
   std::ostringstream out;
   detail::format_into(out, pattern, args...);
   return out.str();
 }
 
 // Throws unless the condition holds. Kernels check before they write anything.
-#define LF_CHECK(condition, ...)                                                                   \
-  do {                                                                                             \
-    if (!(condition)) throw ::llamaforge::Error("ERR_SHAPE", ::llamaforge::format(__VA_ARGS__));   \
+#define LF_CHECK(condition, ...)                                                                 \
+  do {                                                                                           \
+    if (!(condition)) throw ::llamaforge::Error("ERR_SHAPE", ::llamaforge::format(__VA_ARGS__)); \
   } while (0)
 
 }  // namespace llamaforge

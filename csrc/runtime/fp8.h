@@ -10,19 +10,23 @@
 
 namespace llamaforge {
 
-template <class T> struct Fp8Format;
-template <> struct Fp8Format<float8_e4m3> {
+template <class T>
+struct Fp8Format;
+template <>
+struct Fp8Format<float8_e4m3> {
   static constexpr int kMantissa = 3, kLeastExponent = -6;
   static constexpr float kLargest = 448;
   static constexpr uint8_t kLargestBits = 0x7e;
 };
-template <> struct Fp8Format<float8_e5m2> {
+template <>
+struct Fp8Format<float8_e5m2> {
   static constexpr int kMantissa = 2, kLeastExponent = -14;
   static constexpr float kLargest = 57344;
   static constexpr uint8_t kLargestBits = 0x7b;
 };
 
-template <class T> static inline T to_fp8(float x) {
+template <class T>
+static inline T to_fp8(float x) {
   using Format = Fp8Format<T>;
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -44,16 +48,20 @@ template <class T> static inline T to_fp8(float x) {
   return {static_cast<uint8_t>(sign | code)};
 }
 
-template <class T> static inline float fp8_to_float(T x) {
+template <class T>
+static inline float fp8_to_float(T x) {
   using Format = Fp8Format<T>;
   const int magnitude = x.bits & 0x7f;
   if (magnitude > Format::kLargestBits) {
     // In e5m2, the first number beyond the largest is infinity; e4m3 has none.
-    return Format::kMantissa == 2 && magnitude == 0x7c ? (x.bits & 0x80 ? -INFINITY : INFINITY) : NAN;
+    return Format::kMantissa == 2 && magnitude == 0x7c ? (x.bits & 0x80 ? -INFINITY : INFINITY)
+                                                       : NAN;
   }
-  const int field = magnitude >> Format::kMantissa, fraction = magnitude & ((1 << Format::kMantissa) - 1);
+  const int field = magnitude >> Format::kMantissa,
+            fraction = magnitude & ((1 << Format::kMantissa) - 1);
   const int exponent = (field ? field - 1 : 0) + Format::kLeastExponent - Format::kMantissa;
-  const float size = std::ldexp(static_cast<float>(field ? fraction + (1 << Format::kMantissa) : fraction), exponent);
+  const float size = std::ldexp(
+      static_cast<float>(field ? fraction + (1 << Format::kMantissa) : fraction), exponent);
   return x.bits & 0x80 ? -size : size;
 }
 

@@ -36,14 +36,17 @@ struct DriverVersion {
 DriverVersion driver_version() {
   void* driver = dlopen(kDriver, RTLD_NOW | RTLD_LOCAL);
   if (!driver) {
-    throw Error("ERR_DEVICE", format("CUDA was asked for, but NVIDIA's driver is not here ({}).\nInstall the driver for your "
-                                     "GPU (https://www.nvidia.com/drivers), or use the CPU: device \"cpu\"",
-                                     dlerror()));
+    throw Error("ERR_DEVICE",
+                format("CUDA was asked for, but NVIDIA's driver is not here ({}).\nInstall the "
+                       "driver for your "
+                       "GPU (https://www.nvidia.com/drivers), or use the CPU: device \"cpu\"",
+                       dlerror()));
   }
   auto version_of = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDriverGetVersion"));
   int version = 0;
   if (!version_of || version_of(&version) != 0) {
-    throw Error("ERR_DEVICE", format("CUDA was asked for, but {} does not tell its version", kDriver));
+    throw Error("ERR_DEVICE",
+                format("CUDA was asked for, but {} does not tell its version", kDriver));
   }
   return {version / 1000, version % 1000 / 10};
 }
@@ -59,7 +62,8 @@ std::vector<std::string> places_of(int major, const std::vector<std::string>& fo
   std::vector<std::string> paths;
   const std::string name = format("libllamaforge_cuda{}.so", major);
   if (const auto folder = own_folder(); !folder.empty()) paths.push_back((folder / name).string());
-  for (const std::string& folder : folders) paths.push_back((std::filesystem::path(folder) / name).string());
+  for (const std::string& folder : folders)
+    paths.push_back((std::filesystem::path(folder) / name).string());
   return paths;
 }
 
@@ -81,7 +85,9 @@ const Plugin* open_plugin(const std::string& path, std::vector<std::string>& rea
     return nullptr;
   }
   const Plugin* plugin = entry(build_id());
-  if (!plugin) reasons.push_back(format("{}: built from other sources than the addon (build id {})", path, build_id()));
+  if (!plugin)
+    reasons.push_back(
+        format("{}: built from other sources than the addon (build id {})", path, build_id()));
   return plugin;
 }
 
@@ -91,7 +97,8 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
   const DriverVersion driver = driver_version();
   const int oldest = kCudaMajors[std::size(kCudaMajors) - 1];
   if (driver.major < oldest) {
-    throw Error("ERR_DEVICE", format("CUDA was asked for, but the driver supports CUDA {}.{} and the oldest plugin needs {}: "
+    throw Error("ERR_DEVICE", format("CUDA was asked for, but the driver supports CUDA {}.{} and "
+                                     "the oldest plugin needs {}: "
                                      "update the driver (https://www.nvidia.com/drivers)",
                                      driver.major, driver.minor, oldest));
   }
@@ -115,8 +122,9 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
         }
         present = true;
         if (major > driver.major) {
-          loaded.passed_over.push_back(format("{}: needs a driver for CUDA {}, and this one supports {}.{}", path, major,
-                                              driver.major, driver.minor));
+          loaded.passed_over.push_back(
+              format("{}: needs a driver for CUDA {}, and this one supports {}.{}", path, major,
+                     driver.major, driver.minor));
         } else if (attempt(path)) {
           return loaded;
         } else {
@@ -124,7 +132,8 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
         }
       }
       if (!present && major <= driver.major) {
-        loaded.passed_over.push_back(format("CUDA {}: its plugin is not installed (npm install {})", major, package_of(major)));
+        loaded.passed_over.push_back(format("CUDA {}: its plugin is not installed (npm install {})",
+                                            major, package_of(major)));
       }
     }
   }
@@ -134,10 +143,12 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
   for (int major : kCudaMajors) {
     if (major <= driver.major) newest = std::max(newest, major);
   }
-  throw Error("ERR_DEVICE", format("CUDA was asked for, but no plugin could be loaded. The driver supports CUDA {}.{}. "
-                                   "Tried:{}\nInstall it with: npm install {}   (in a clone of the "
-                                   "repository: npm run build:cuda)",
-                                   driver.major, driver.minor, lines, package_of(newest)));
+  throw Error(
+      "ERR_DEVICE",
+      format("CUDA was asked for, but no plugin could be loaded. The driver supports CUDA {}.{}. "
+             "Tried:{}\nInstall it with: npm install {}   (in a clone of the "
+             "repository: npm run build:cuda)",
+             driver.major, driver.minor, lines, package_of(newest)));
 }
 
 }  // namespace

@@ -54,8 +54,8 @@ constexpr const char* kPluginEntry = "llamaforge_cuda_plugin";
 // Hash of the sources that the addon and its plugins share.
 const char* build_id();
 
-// CUDA majors that have a plugin, newest first: the one list of them, which TypeScript reads through
-// buildInfo(). A driver runs plugins of its own major and of older ones.
+// CUDA majors that have a plugin, newest first: the one list of them, which TypeScript reads
+// through buildInfo(). A driver runs plugins of its own major and of older ones.
 constexpr int kCudaMajors[] = {13, 12};
 
 struct LoadedPlugin {

@@ -30,7 +30,9 @@ class Recording {
   Recording(const Recording&) = delete;
   Recording& operator=(const Recording&) = delete;
 
-  void add(const char* name, std::function<void(Stream&)> work) { ops_.push_back({name, std::move(work)}); }
+  void add(const char* name, std::function<void(Stream&)> work) {
+    ops_.push_back({name, std::move(work)});
+  }
   const std::vector<Op>& ops() const { return ops_; }
 
   // Number of runs without a failure since the last failure.

@@ -36,7 +36,8 @@ class Stream {
 
   // Number of works and waits that were submitted and have not been run (CPU) or launched (GPU).
   virtual size_t backlog() const = 0;
-  // Calls `done`, on this thread or one of the stream's, once the backlog is at most `most`; never after close().
+  // Calls `done`, on this thread or one of the stream's, once the backlog is at most `most`; never
+  // after close().
   virtual void when_backlog_at_most(size_t most, std::function<void()> done) = 0;
 
   // Memory, in stream order. `allocate` throws ERR_OUT_OF_MEMORY with the needed and the free
@@ -47,7 +48,8 @@ class Stream {
   // Copies between host and device memory, in stream order, called from within submitted work.
   // `keep` is held until nothing writes to `host` any more; it is null if the caller keeps `host`
   // alive. copy_from_host no longer needs `host` when it returns.
-  virtual void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) = 0;
+  virtual void copy_to_host(void* host, const void* device, size_t bytes,
+                            std::shared_ptr<void> keep) = 0;
   virtual void copy_from_host(void* device, const void* host, size_t bytes) = 0;
 
   virtual MemoryStats memory() const = 0;
@@ -68,11 +70,15 @@ class Stream {
 // Device memory for the duration of one op.
 class Scratch {
  public:
-  Scratch(Stream& stream, size_t bytes) : stream_(stream), bytes_(bytes), data_(stream.allocate(bytes)) {}
+  Scratch(Stream& stream, size_t bytes)
+      : stream_(stream), bytes_(bytes), data_(stream.allocate(bytes)) {}
   ~Scratch() { stream_.release(data_, bytes_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  template <class T> T* as() const { return static_cast<T*>(data_); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
 
  private:
   Stream& stream_;

@@ -27,7 +27,8 @@ std::string to_string(const Shape& shape);
 // memory follows the order of the stream, not that of the program that runs ahead of it.
 class Storage {
  public:
-  Storage(std::shared_ptr<Stream> stream, size_t bytes) : stream_(std::move(stream)), bytes_(bytes) {}
+  Storage(std::shared_ptr<Stream> stream, size_t bytes)
+      : stream_(std::move(stream)), bytes_(bytes) {}
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -87,15 +88,19 @@ struct Tensor {
     return count;
   }
   // Size of an axis; negative axes count from the last.
-  int64_t dim(int64_t axis) const { return shape.at(static_cast<size_t>(axis < 0 ? axis + rank() : axis)); }
+  int64_t dim(int64_t axis) const {
+    return shape.at(static_cast<size_t>(axis < 0 ? axis + rank() : axis));
+  }
   size_t bytes() const { return static_cast<size_t>(numel()) * size_of(dtype); }
 
   void* raw() const {
     return static_cast<char*>(storage->data()) + static_cast<size_t>(offset) * size_of(dtype);
   }
-  template <class T> T* data() const {
+  template <class T>
+  T* data() const {
     if (dtype_of<T>() != dtype) {
-      throw Error("ERR_DTYPE", format("expected dtype {}, got {}", name_of(dtype_of<T>()), name_of(dtype)));
+      throw Error("ERR_DTYPE",
+                  format("expected dtype {}, got {}", name_of(dtype_of<T>()), name_of(dtype)));
     }
     return static_cast<T*>(raw());
   }
@@ -107,8 +112,9 @@ Tensor temporary(const Tensor& like, Shape shape, DType dtype);
 
 // The role of a tensor in a kernel's signature. From the role the binding derives the condition
 // that must hold before the kernel runs.
-struct In : Tensor {};     // read; must have been computed
-struct Out : Tensor {};    // written whole; allocated when the op runs. It may be the same memory as an In.
+struct In : Tensor {};  // read; must have been computed
+struct Out : Tensor {
+};  // written whole; allocated when the op runs. It may be the same memory as an In.
 struct InOut : Tensor {};  // read and written
 
 }  // namespace llamaforge

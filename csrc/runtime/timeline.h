@@ -17,7 +17,7 @@ class Timeline {
     std::string group;  // group of ranks
     const char* name;   // name of the collective, a literal
     int64_t bytes;      // bytes of the collective's larger side
-    bool waiting;       // true: the compute stream waits for the collective; false: the collective runs
+    bool waiting;  // true: the compute stream waits for the collective; false: the collective runs
     size_t start, end;
   };
 

@@ -54,7 +54,8 @@ int main() {
     Arena arena(take, give);
 
     // A second step with the same tensors needs no new memory.
-    std::vector<size_t> sizes = {512, 3 * kMiB, 100 * kMiB, 700 * 512, 40 * kMiB, 2 * kMiB, 33 * kMiB, 512 * 3};
+    std::vector<size_t> sizes = {512,       3 * kMiB, 100 * kMiB, 700 * 512,
+                                 40 * kMiB, 2 * kMiB, 33 * kMiB,  512 * 3};
     size_t after_first = 0;
     for (int step = 0; step < 3; ++step) {
       std::vector<void*> blocks;
@@ -73,7 +74,8 @@ int main() {
     for (int i = 0; i < 32; i += 2) arena.give(parts[static_cast<size_t>(i)]);
     for (int i = 1; i < 32; i += 2) arena.give(parts[static_cast<size_t>(i)]);
     void* halves[] = {arena.take(31 * kMiB), arena.take(31 * kMiB)};
-    require(halves[0] && halves[1] && arena.reserved() == 64 * kMiB, "free neighbours do not become one block");
+    require(halves[0] && halves[1] && arena.reserved() == 64 * kMiB,
+            "free neighbours do not become one block");
     limit = in_segments;
     require(arena.take(3 * kMiB) == nullptr && arena.take(512) == nullptr, "memory from nowhere");
     require(arena.reserved() == 64 * kMiB, "a refused segment is counted");
@@ -94,7 +96,8 @@ int main() {
       } else {
         const size_t at = random() % used.size();
         const Used block = used[at];
-        require(block.data[0] == block.mark && block.data[block.bytes - 1] == block.mark, "blocks overlap");
+        require(block.data[0] == block.mark && block.data[block.bytes - 1] == block.mark,
+                "blocks overlap");
         arena.give(block.data);
         used[at] = used.back();
         used.pop_back();
@@ -107,7 +110,8 @@ int main() {
     }
     std::map<char*, size_t> places;
     for (const Used& block : used) places[block.data] = block.bytes;
-    for (auto place = places.begin(); place != places.end() && std::next(place) != places.end(); ++place) {
+    for (auto place = places.begin(); place != places.end() && std::next(place) != places.end();
+         ++place) {
       require(place->first + place->second <= std::next(place)->first, "blocks overlap");
     }
     for (const Used& block : used) arena.give(block.data);

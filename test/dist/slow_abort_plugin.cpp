@@ -39,7 +39,9 @@ class FakeStream final : public Stream {
   void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void>) override {
     std::memcpy(host, device, bytes);
   }
-  void copy_from_host(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
+  void copy_from_host(void* device, const void* host, size_t bytes) override {
+    std::memcpy(device, host, bytes);
+  }
   MemoryStats memory() const override { return {}; }
   void reset_peak() override {}
   void set_memory_limit(uint64_t) override {}
@@ -56,7 +58,9 @@ class EndlessWork final : public CollectiveWork {
 
 class SlowToAbort final : public Collectives {
  public:
-  std::shared_ptr<CollectiveWork> enqueue(CollectiveCall) override { return std::make_shared<EndlessWork>(); }
+  std::shared_ptr<CollectiveWork> enqueue(CollectiveCall) override {
+    return std::make_shared<EndlessWork>();
+  }
   CollectiveProgress progress() override {
     call("progress");
     return {1, 0, ""};
@@ -86,9 +90,8 @@ const Plugin plugin = {
     .libraries = [] { return std::vector<std::string>{}; },
     .load_collectives = [] {},
     .collectives_id = [] { return std::string("an id"); },
-    .open_collectives = [](const std::shared_ptr<Stream>&, const CollectivesOptions&) -> std::shared_ptr<Collectives> {
-      return std::make_shared<SlowToAbort>();
-    }};
+    .open_collectives = [](const std::shared_ptr<Stream>&, const CollectivesOptions&)
+        -> std::shared_ptr<Collectives> { return std::make_shared<SlowToAbort>(); }};
 
 }  // namespace
 

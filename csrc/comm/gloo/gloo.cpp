@@ -31,17 +31,24 @@ class Rendezvous final : public gloo::rendezvous::Store {
   void wait(const std::vector<std::string>& keys) override {
     for (const std::string& key : keys) get(key);
   }
-  void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds&) override { wait(keys); }
+  void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds&) override {
+    wait(keys);
+  }
 
  private:
-  std::string full(const std::string& key) const { return format("gloo/{}/{}", options_.name, key); }
+  std::string full(const std::string& key) const {
+    return format("gloo/{}/{}", options_.name, key);
+  }
   const TransportOptions& options_;
 };
 
 class GlooTransport final : public Transport {
  public:
   explicit GlooTransport(const TransportOptions& options)
-      : ranks_(options.ranks), timeout_(options.timeout), sent_(options.ranks.size()), received_(options.ranks.size()) {
+      : ranks_(options.ranks),
+        timeout_(options.timeout),
+        sent_(options.ranks.size()),
+        received_(options.ranks.size()) {
     gloo::transport::tcp::attr attributes;
     if (const char* interface = std::getenv("GLOO_SOCKET_IFNAME")) {
       attributes.iface = interface;
@@ -58,11 +65,10 @@ class GlooTransport final : public Transport {
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
-      throw Error(
-          "ERR_PEER",
-          format("the ranks of group {} could not connect to each other over Gloo from {}: {}\nGLOO_SOCKET_IFNAME "
-                 "names the network interface to use",
-                 options.name, options.address, error.what()));
+      throw Error("ERR_PEER", format("the ranks of group {} could not connect to each other over "
+                                     "Gloo from {}: {}\nGLOO_SOCKET_IFNAME "
+                                     "names the network interface to use",
+                                     options.name, options.address, error.what()));
     }
   }
 
@@ -72,8 +78,10 @@ class GlooTransport final : public Transport {
     {
       std::lock_guard lock(mutex_);
       if (aborted_) throw Error("ERR_PEER", "aborted");
-      for (const Piece& piece : receives) buffers.push_back(context_->createUnboundBuffer(piece.data, piece.bytes));
-      for (const Piece& piece : sends) buffers.push_back(context_->createUnboundBuffer(piece.data, piece.bytes));
+      for (const Piece& piece : receives)
+        buffers.push_back(context_->createUnboundBuffer(piece.data, piece.bytes));
+      for (const Piece& piece : sends)
+        buffers.push_back(context_->createUnboundBuffer(piece.data, piece.bytes));
       current_ = &buffers;
     }
     try {
@@ -102,8 +110,8 @@ class GlooTransport final : public Transport {
       throw;
     } catch (const std::exception& error) {
       forget();
-      throw Error("ERR_PEER",
-                  format("the connection to rank {} failed: {}", ranks_[static_cast<size_t>(peer)], error.what()));
+      throw Error("ERR_PEER", format("the connection to rank {} failed: {}",
+                                     ranks_[static_cast<size_t>(peer)], error.what()));
     }
   }
 
@@ -120,7 +128,8 @@ class GlooTransport final : public Transport {
   std::string description() const override {
     Dl_info info;
     const bool known =
-        dladdr(reinterpret_cast<const void*>(&gloo::transport::tcp::CreateDevice), &info) && info.dli_fname;
+        dladdr(reinterpret_cast<const void*>(&gloo::transport::tcp::CreateDevice), &info) &&
+        info.dli_fname;
     return format("Gloo {}.{}.{}{}{}", GLOO_VERSION_MAJOR, GLOO_VERSION_MINOR, GLOO_VERSION_PATCH,
                   known ? " from " : "", known ? info.dli_fname : "");
   }
@@ -145,8 +154,8 @@ class GlooTransport final : public Transport {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) std::unique_ptr<Transport>* llamaforge_gloo_transport(
-    const char* build_id, const TransportOptions& options) {
+extern "C" __attribute__((visibility("default"))) std::unique_ptr<Transport>*
+llamaforge_gloo_transport(const char* build_id, const TransportOptions& options) {
   if (std::strcmp(build_id, LLAMAFORGE_BUILD_ID) != 0) return nullptr;
   return new std::unique_ptr<Transport>(std::make_unique<GlooTransport>(options));
 }

@@ -57,7 +57,9 @@ struct AttentionStatistics {
   const float* forward;
   int* next;  // the next piece of work that no block has taken (see WorkQueue)
 
-  static size_t bytes(const AttentionCall& call) { return (2 * call.statistics() + 1) * sizeof(float); }
+  static size_t bytes(const AttentionCall& call) {
+    return (2 * call.statistics() + 1) * sizeof(float);
+  }
   AttentionStatistics(const AttentionCall& call, const float* forward, float* memory)
       : lse(memory),
         row_sum(memory + call.statistics()),
@@ -68,15 +70,16 @@ struct AttentionStatistics {
 // Hopper (sm_90a): wgmma and TMA. Head sizes 64, 96 and 128; all pointers 16-byte aligned.
 // `next` is one word of scratch.
 bool hopper_takes(const AttentionCall& call);
-void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics,
-                              int* next);
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o,
+                              float* statistics, int* next);
 void attention_backward_hopper(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                                AttentionStatistics statistics, bfloat16* dqkv);
 
 // sm_80 and up: mma.sync. Head sizes that are multiples of 8, up to 128; all pointers 16-byte
 // aligned.
 bool mma_takes(const AttentionCall& call);
-void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics);
+void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o,
+                           float* statistics);
 void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, const bfloat16* qkv,
                             AttentionStatistics statistics, bfloat16* dqkv);
 
@@ -84,17 +87,18 @@ void attention_backward_mma(const AttentionCall& call, const bfloat16* d_o, cons
 template <class T>
 void attention_forward_plain(const AttentionCall& call, const T* qkv, T* o, float* statistics);
 template <class T>
-void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv, AttentionStatistics statistics,
-                              T* dqkv);
+void attention_backward_plain(const AttentionCall& call, const T* d_o, const T* qkv,
+                              AttentionStatistics statistics, T* dqkv);
 
 // Attention for generation: appends the keys and values of qkv to cache (B,2,KV,capacity,hd), then
 // attends over it. `scratch` holds attention_cached_scratch bytes.
 template <class T>
-void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position, int capacity);
+void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position,
+                      int capacity);
 size_t attention_cached_scratch(const AttentionCall& call, int position);
 template <class T>
-void attention_cached(const AttentionCall& call, const T* qkv, T* cache, T* o, float* scratch, int position,
-                      int capacity);
+void attention_cached(const AttentionCall& call, const T* qkv, T* cache, T* o, float* scratch,
+                      int position, int capacity);
 
 // The places of tokens in an engine's pages: table (count, table_width), sequences and positions
 // (batch, time), on the device. Without sequences, token n is the only one of sequence n. angles
@@ -109,15 +113,16 @@ struct PagedPlaces {
 
 class CudaStream;
 
-// The kernels for bf16 heads of 64 and 128 (paged_mma.cu), which turn q and k by the angles. `scratch`
-// holds paged_mma_scratch bytes.
-bool paged_mma_takes(const AttentionCall& call, const PagedPlaces& places, const bfloat16* qkv, const bfloat16* pages);
+// The kernels for bf16 heads of 64 and 128 (paged_mma.cu), which turn q and k by the angles.
+// `scratch` holds paged_mma_scratch bytes.
+bool paged_mma_takes(const AttentionCall& call, const PagedPlaces& places, const bfloat16* qkv,
+                     const bfloat16* pages);
 size_t paged_mma_scratch(const AttentionCall& call, const PagedPlaces& places);
-void attention_paged_mma(CudaStream& cuda, const AttentionCall& call, const bfloat16* qkv, bfloat16* pages, bfloat16* o,
-                         float* scratch, const PagedPlaces& places);
+void attention_paged_mma(CudaStream& cuda, const AttentionCall& call, const bfloat16* qkv,
+                         bfloat16* pages, bfloat16* o, float* scratch, const PagedPlaces& places);
 
-// Appends the keys and values of qkv, which have turned, to pages (P,2,KV,page,hd), whose page is a multiple of
-// kPageMultiple, and attends over them. `scratch` holds attention_paged_scratch bytes.
+// Appends the keys and values of qkv, which have turned, to pages (P,2,KV,page,hd), whose page is a
+// multiple of kPageMultiple, and attends over them. `scratch` holds attention_paged_scratch bytes.
 constexpr int kPageMultiple = 32;
 size_t attention_paged_scratch(const AttentionCall& call, int table_width, int page);
 template <class T>
@@ -126,22 +131,25 @@ void attention_paged(const AttentionCall& call, const T* qkv, T* pages, T* o, fl
 
 // Fills the statistics from o, dO and the forward pass's statistics.
 template <class T>
-void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, AttentionStatistics statistics);
+void attention_statistics(const AttentionCall& call, const T* d_o, const T* o,
+                          AttentionStatistics statistics);
 
 #ifdef __CUDACC__
 // Returns r of a query and its log_sum in base 2. Queries beyond the end get values that give
 // probability 0. line: batch · heads + head.
-__device__ __forceinline__ float2 exact_row(const AttentionStatistics& statistics, const AttentionCall& call,
-                                            size_t line, int query) {
+__device__ __forceinline__ float2 exact_row(const AttentionStatistics& statistics,
+                                            const AttentionCall& call, size_t line, int query) {
   if (query >= call.time) return {INFINITY, 0.0f};
-  const size_t at = line * call.time + query, rows = static_cast<size_t>(call.batch) * call.heads * call.time;
+  const size_t at = line * call.time + query,
+               rows = static_cast<size_t>(call.batch) * call.heads * call.time;
   return {statistics.forward[at], statistics.forward[rows + at] * kLog2E};
 }
 
 // Writes r and the natural logarithm of a query's sum for the backward pass.
-__device__ __forceinline__ void write_row(float* statistics, const AttentionCall& call, size_t line, int query, float r,
-                                          float sum) {
-  const size_t at = line * call.time + query, rows = static_cast<size_t>(call.batch) * call.heads * call.time;
+__device__ __forceinline__ void write_row(float* statistics, const AttentionCall& call, size_t line,
+                                          int query, float r, float sum) {
+  const size_t at = line * call.time + query,
+               rows = static_cast<size_t>(call.batch) * call.heads * call.time;
   statistics[at] = r;
   statistics[rows + at] = logf(sum);
 }

@@ -24,7 +24,8 @@ struct KeyGradient {
   // Computes Sᵀ of the next tile, and dPᵀ, under the exponentials.
   static constexpr bool kAhead = kHead < 128;
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  static constexpr uint32_t kStageBytes = 2 * kSlabs * kQueries * 64 * sizeof(bfloat16) + 2 * kQueries * sizeof(float);
+  static constexpr uint32_t kStageBytes =
+      2 * kSlabs * kQueries * 64 * sizeof(bfloat16) + 2 * kQueries * sizeof(float);
 
   struct alignas(1024) Shared {
     bfloat16 key[kConsumers][kSlabs][64 * 64];
@@ -41,8 +42,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     attention_key_gradient_kernel(const __grid_constant__ CUtensorMap key_map,
                                   const __grid_constant__ CUtensorMap query_map,
                                   const __grid_constant__ CUtensorMap d_output_map,
-                                  const AttentionStatistics statistics, bfloat16* __restrict__ dqkv, const int section,
-                                  const AttentionCall call) {
+                                  const AttentionStatistics statistics, bfloat16* __restrict__ dqkv,
+                                  const int section, const AttentionCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using namespace hopper;
   using G = KeyGradient<kHead>;
@@ -53,7 +54,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   // Blocks start in this order: sections of kv heads whose queries fit the L2 cache, in each the
   // longest walks first.
   const int key_tiles = (call.time + G::kKeys - 1) / G::kKeys, lines = call.batch * call.kv_heads;
-  const int first_line = blockIdx.x / (section * key_tiles) * section, in_section = min(section, lines - first_line);
+  const int first_line = blockIdx.x / (section * key_tiles) * section,
+            in_section = min(section, lines - first_line);
   const int place = blockIdx.x - first_line * key_tiles;
   const int key_tile = place / in_section, line = first_line + place % in_section;
   const int batch = line / call.kv_heads, kv_head = line % call.kv_heads;
@@ -82,48 +84,60 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
   if (warpgroup == 0) {  // the producer is one thread
     give_registers<40>();
     if (threadIdx.x != 0) return;
-    const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
-    barrier_expect_bytes(&shared.key_full, 2 * G::kConsumers * G::kSlabs * 64 * 64 * sizeof(bfloat16));
+    const int key_column = (call.heads + kv_head) * kHead,
+              value_column = key_column + call.kv_heads * kHead;
+    barrier_expect_bytes(&shared.key_full,
+                         2 * G::kConsumers * G::kSlabs * 64 * 64 * sizeof(bfloat16));
     for (int i = 0; i < G::kConsumers; ++i) {
       for (int slab = 0; slab < G::kSlabs; ++slab) {
         const int time = key_tile * G::kKeys + i * 64;
-        tma_load(&key_map, shared.key[i][slab], &shared.key_full, key_column + slab * 64, time, batch);
-        tma_load(&key_map, shared.value[i][slab], &shared.key_full, value_column + slab * 64, time, batch);
+        tma_load(&key_map, shared.key[i][slab], &shared.key_full, key_column + slab * 64, time,
+                 batch);
+        tma_load(&key_map, shared.value[i][slab], &shared.key_full, value_column + slab * 64, time,
+                 batch);
       }
     }
     Ring<G::kStages> ring;
     for (int walk = 0; walk < walks; ++walk) {
-      const int head = kv_head * call.group() + walk / tiles, time = (first_tile + walk % tiles) * G::kQueries;
+      const int head = kv_head * call.group() + walk / tiles,
+                time = (first_tile + walk % tiles) * G::kQueries;
       Barrier* const full = &shared.full[ring.stage];
       barrier_wait(&shared.empty[ring.stage], ring.parity ^ 1);
       barrier_expect_bytes(full, G::kStageBytes);
       for (int slab = 0; slab < G::kSlabs; ++slab) {
-        tma_load(&query_map, shared.query[ring.stage][slab], full, head * kHead + slab * 64, time, batch);
-        tma_load(&d_output_map, shared.d_output[ring.stage][slab], full, head * kHead + slab * 64, time, batch);
+        tma_load(&query_map, shared.query[ring.stage][slab], full, head * kHead + slab * 64, time,
+                 batch);
+        tma_load(&d_output_map, shared.d_output[ring.stage][slab], full, head * kHead + slab * 64,
+                 time, batch);
       }
-      const size_t from = (static_cast<size_t>(batch) * call.heads + head) * call.padded_time() + time;
+      const size_t from =
+          (static_cast<size_t>(batch) * call.heads + head) * call.padded_time() + time;
       bulk_load(statistics.lse + from, shared.lse[ring.stage], full, G::kQueries * sizeof(float));
-      bulk_load(statistics.row_sum + from, shared.row_sum[ring.stage], full, G::kQueries * sizeof(float));
+      bulk_load(statistics.row_sum + from, shared.row_sum[ring.stage], full,
+                G::kQueries * sizeof(float));
       ring.advance();
     }
   } else {
     take_registers<232>();
     const int consumer = warpgroup - 1, thread = threadIdx.x % 128, lane = thread % 32;
     const float to_base_2 = call.scale * kLog2E;
-    const int row = key_tile * G::kKeys + consumer * 64 + thread / 32 * 16 + lane / 4, column = lane % 4 * 2;
+    const int row = key_tile * G::kKeys + consumer * 64 + thread / 32 * 16 + lane / 4,
+              column = lane % 4 * 2;
     Ring<G::kStages> ring;
     // product (64, queries) = rows (64, head) · tile (queries, head)ᵀ
-    auto multiply_tile = [&](float(&product)[G::kQueries / 2], const bfloat16(&rows)[G::kSlabs][64 * 64],
+    auto multiply_tile = [&](float(&product)[G::kQueries / 2],
+                             const bfloat16(&rows)[G::kSlabs][64 * 64],
                              const uint32_t(&rows_in_registers)[kHead / 4],
                              const bfloat16(&tile)[G::kSlabs][G::kQueries * 64]) {
 #pragma unroll
       for (int step = 0; step < kHead / 16; ++step) {
         const uint64_t b = slab_descriptor(tile[step / 4]) + step % 4 * kNext16Columns;
         if constexpr (G::kKeysInRegisters) {
-          Wgmma<G::kQueries>::template multiply<0>(product, rows_in_registers + 4 * step, b, step > 0);
+          Wgmma<G::kQueries>::template multiply<0>(product, rows_in_registers + 4 * step, b,
+                                                   step > 0);
         } else {
-          Wgmma<G::kQueries>::template multiply<0>(product, slab_descriptor(rows[step / 4]) + step % 4 * kNext16Columns,
-                                                   b, step > 0);
+          Wgmma<G::kQueries>::template multiply<0>(
+              product, slab_descriptor(rows[step / 4]) + step % 4 * kNext16Columns, b, step > 0);
         }
       }
     };
@@ -133,7 +147,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
 #pragma unroll
       for (int step = 0; step < G::kQueries / 16; ++step) {
         Wgmma<kHead>::template multiply<1>(
-            sum, p + 4 * step, slab_descriptor(tile[0], G::kQueries * 128) + step * kNext16Rows, step > 0 || add);
+            sum, p + 4 * step, slab_descriptor(tile[0], G::kQueries * 128) + step * kNext16Rows,
+            step > 0 || add);
       }
     };
 
@@ -151,7 +166,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
     float2 lse[G::kQueries / 8];  // for the tile of s
     auto read_rows = [&](float2(&values)[G::kQueries / 8], const float(&rows)[G::kQueries]) {
 #pragma unroll
-      for (int j = 0; j < G::kQueries / 8; ++j) values[j] = *reinterpret_cast<const float2*>(&rows[8 * j + column]);
+      for (int j = 0; j < G::kQueries / 8; ++j)
+        values[j] = *reinterpret_cast<const float2*>(&rows[8 * j + column]);
     };
     auto start_scores = [&](int stage) {
       wgmma_fence();
@@ -195,7 +211,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
       }
       named_sync(1 + consumer, 256);
       if (lse[0].x == -INFINITY) {  // large scores; the branch is uniform in a warp
-        const size_t of_head = static_cast<size_t>(batch) * call.heads + kv_head * call.group() + walk / tiles;
+        const size_t of_head =
+            static_cast<size_t>(batch) * call.heads + kv_head * call.group() + walk / tiles;
 #pragma unroll
         for (int i = 0; i < G::kQueries / 2; ++i) {
           const int query = (first_tile + tile) * G::kQueries + i / 4 * 8 + column + i % 2;
@@ -207,7 +224,8 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
         for (int j = 0; j < G::kQueries / 8; ++j) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            s[4 * j + i] = exp2_approximate(fmaf(s[4 * j + i], to_base_2, i % 2 ? -lse[j].y : -lse[j].x));
+            s[4 * j + i] =
+                exp2_approximate(fmaf(s[4 * j + i], to_base_2, i % 2 ? -lse[j].y : -lse[j].x));
           }
         }
       }
@@ -283,14 +301,16 @@ __global__ void __launch_bounds__(KeyGradient<kHead>::kThreads, 1)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       if (row + 8 * h < call.time) {
-        bfloat16* to_key = dqkv + (static_cast<size_t>(batch) * call.time + row + 8 * h) * call.width() +
+        bfloat16* to_key = dqkv +
+                           (static_cast<size_t>(batch) * call.time + row + 8 * h) * call.width() +
                            (call.heads + kv_head) * kHead + column;
         bfloat16* to_value = to_key + call.kv_heads * kHead;
 #pragma unroll
         for (int i = 0; i < kHead / 8; ++i) {
           *reinterpret_cast<uint32_t*>(to_key + 8 * i) =
               pack_bf16(dk[4 * i + 2 * h] * call.scale, dk[4 * i + 2 * h + 1] * call.scale);
-          *reinterpret_cast<uint32_t*>(to_value + 8 * i) = pack_bf16(dv[4 * i + 2 * h], dv[4 * i + 2 * h + 1]);
+          *reinterpret_cast<uint32_t*>(to_value + 8 * i) =
+              pack_bf16(dv[4 * i + 2 * h], dv[4 * i + 2 * h + 1]);
         }
       }
     }

@@ -34,7 +34,8 @@ struct QueryGradient {
     bfloat16 value[kKeyStages][kSlabs][kKeys * 64];
     int work[kQueryStages], first_tile[kQueryStages];  // first_tile is set with first keys only
     hopper::Barrier query_full[kQueryStages], query_empty[kQueryStages];
-    hopper::Barrier key_full[kKeyStages], key_empty[kKeyStages], value_full[kKeyStages], value_empty[kKeyStages];
+    hopper::Barrier key_full[kKeyStages], key_empty[kKeyStages], value_full[kKeyStages],
+        value_empty[kKeyStages];
   };
 };
 
@@ -42,8 +43,10 @@ template <int kHead, bool kFirstKey>
 __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     attention_query_gradient_kernel(const __grid_constant__ CUtensorMap query_map,
                                     const __grid_constant__ CUtensorMap d_output_map,
-                                    const __grid_constant__ CUtensorMap key_map, const AttentionStatistics statistics,
-                                    bfloat16* __restrict__ dqkv, const WorkQueue queue, const AttentionCall call) {
+                                    const __grid_constant__ CUtensorMap key_map,
+                                    const AttentionStatistics statistics,
+                                    bfloat16* __restrict__ dqkv, const WorkQueue queue,
+                                    const AttentionCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using namespace hopper;
   using G = QueryGradient<kHead>;
@@ -51,7 +54,9 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
   auto& shared = *reinterpret_cast<typename G::Shared*>(memory);
   // The shuffle makes it uniform for the compiler.
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
-  auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + G::kKeys - 1) / G::kKeys; };
+  auto key_tiles = [&](int end_of_queries) {
+    return (min(end_of_queries, call.time) + G::kKeys - 1) / G::kKeys;
+  };
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < G::kQueryStages; ++i) {
@@ -96,24 +101,28 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       barrier_expect_bytes(query_full, 2 * G::kConsumers * G::kSlabs * 64 * 64 * sizeof(bfloat16));
       for (int i = 0; i < G::kConsumers; ++i) {
         for (int slab = 0; slab < G::kSlabs; ++slab) {
-          const int column = work.head * kHead + slab * 64, time = work.query_tile * G::kQueries + i * 64;
-          tma_load(&query_map, shared.query[queries.stage][i][slab], query_full, column, time, work.batch);
-          tma_load(&d_output_map, shared.d_output[queries.stage][i][slab], query_full, column, time, work.batch);
+          const int column = work.head * kHead + slab * 64,
+                    time = work.query_tile * G::kQueries + i * 64;
+          tma_load(&query_map, shared.query[queries.stage][i][slab], query_full, column, time,
+                   work.batch);
+          tma_load(&d_output_map, shared.d_output[queries.stage][i][slab], query_full, column, time,
+                   work.batch);
         }
       }
       queries.advance();
-      for (int tile = key_tiles((work.query_tile + 1) * G::kQueries) - 1; tile >= first_tile; --tile) {
+      for (int tile = key_tiles((work.query_tile + 1) * G::kQueries) - 1; tile >= first_tile;
+           --tile) {
         barrier_wait(&shared.key_empty[keys.stage], keys.parity ^ 1);
         barrier_expect_bytes(&shared.key_full[keys.stage], kTileBytes);
         for (int slab = 0; slab < G::kSlabs; ++slab) {
-          tma_load(&key_map, shared.key[keys.stage][slab], &shared.key_full[keys.stage], key_column + slab * 64,
-                   tile * G::kKeys, work.batch);
+          tma_load(&key_map, shared.key[keys.stage][slab], &shared.key_full[keys.stage],
+                   key_column + slab * 64, tile * G::kKeys, work.batch);
         }
         barrier_wait(&shared.value_empty[keys.stage], keys.parity ^ 1);
         barrier_expect_bytes(&shared.value_full[keys.stage], kTileBytes);
         for (int slab = 0; slab < G::kSlabs; ++slab) {
-          tma_load(&key_map, shared.value[keys.stage][slab], &shared.value_full[keys.stage], value_column + slab * 64,
-                   tile * G::kKeys, work.batch);
+          tma_load(&key_map, shared.value[keys.stage][slab], &shared.value_full[keys.stage],
+                   value_column + slab * 64, tile * G::kKeys, work.batch);
         }
         keys.advance();
       }
@@ -128,12 +137,14 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       if (lane == 0) barrier_arrive(&barrier);
     };
     // product (64, keys) = rows (64, head) · tile (keys, head)ᵀ
-    auto multiply_tile = [&](float(&product)[G::kKeys / 2], const bfloat16(&rows)[G::kSlabs][64 * 64],
+    auto multiply_tile = [&](float(&product)[G::kKeys / 2],
+                             const bfloat16(&rows)[G::kSlabs][64 * 64],
                              const bfloat16(&tile)[G::kSlabs][G::kKeys * 64]) {
 #pragma unroll
       for (int step = 0; step < kHead / 16; ++step) {
-        Wgmma<G::kKeys>::template multiply<0>(product, slab_descriptor(rows[step / 4]) + step % 4 * kNext16Columns,
-                                              slab_descriptor(tile[step / 4]) + step % 4 * kNext16Columns, step > 0);
+        Wgmma<G::kKeys>::template multiply<0>(
+            product, slab_descriptor(rows[step / 4]) + step % 4 * kNext16Columns,
+            slab_descriptor(tile[step / 4]) + step % 4 * kNext16Columns, step > 0);
       }
     };
 
@@ -150,15 +161,18 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       if (index >= queue.works) return false;
       const Work work = work_at(index, queue, call);
       const int first_query = work.query_tile * G::kQueries + consumer * 64;
-      rows = {work.batch, work.head, first_query + thread / 32 * 16 + lane / 4, key_tiles(first_query + 64),
-              kFirstKey ? shared.first_tile[queries.stage] : 0};
-      const size_t line = (static_cast<size_t>(work.batch) * call.heads + work.head) * call.padded_time() + rows.row;
+      rows = {work.batch, work.head, first_query + thread / 32 * 16 + lane / 4,
+              key_tiles(first_query + 64), kFirstKey ? shared.first_tile[queries.stage] : 0};
+      const size_t line =
+          (static_cast<size_t>(work.batch) * call.heads + work.head) * call.padded_time() +
+          rows.row;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         rows.lse[h] = statistics.lse[line + 8 * h];
         rows.row_sum[h] = statistics.row_sum[line + 8 * h];
       }
-      for (int tile = key_tiles((work.query_tile + 1) * G::kQueries); tile > rows.key_tiles; --tile) {
+      for (int tile = key_tiles((work.query_tile + 1) * G::kQueries); tile > rows.key_tiles;
+           --tile) {
         barrier_wait(&shared.key_full[keys.stage], keys.parity);
         release(shared.key_empty[keys.stage]);
         barrier_wait(&shared.value_full[keys.stage], keys.parity);
@@ -173,17 +187,20 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
     auto accumulate = [&](int stage, bool add) {  // dq += dS k
 #pragma unroll
       for (int step = 0; step < G::kKeys / 16; ++step) {
-        Wgmma<kHead>::template multiply<1>(dq, p + 4 * step,
-                                           slab_descriptor(shared.key[stage][0], G::kKeys * 128) + step * kNext16Rows,
-                                           step > 0 || add);
+        Wgmma<kHead>::template multiply<1>(
+            dq, p + 4 * step,
+            slab_descriptor(shared.key[stage][0], G::kKeys * 128) + step * kNext16Rows,
+            step > 0 || add);
       }
     };
     auto write = [&](const Rows& rows) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         if (rows.row + 8 * h < call.time) {
-          bfloat16* to = dqkv + (static_cast<size_t>(rows.batch) * call.time + rows.row + 8 * h) * call.width() +
-                         rows.head * kHead + lane % 4 * 2;
+          bfloat16* to =
+              dqkv +
+              (static_cast<size_t>(rows.batch) * call.time + rows.row + 8 * h) * call.width() +
+              rows.head * kHead + lane % 4 * 2;
 #pragma unroll
           for (int i = 0; i < kHead / 8; ++i) {
             *reinterpret_cast<uint32_t*>(to + 8 * i) =
@@ -214,7 +231,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       wgmma_fence();
       multiply_tile(d_p, shared.d_output[query_stage][consumer], shared.value[stage]);
       wgmma_commit();
-      const bool first = tile == rows.key_tiles - 1, last = tile == (kFirstKey ? rows.first_tile : 0);
+      const bool first = tile == rows.key_tiles - 1,
+                 last = tile == (kFirstKey ? rows.first_tile : 0);
       if (first) {
         const int diagonal = rows.row - tile * G::kKeys - lane % 4 * 2;
 #pragma unroll
@@ -225,7 +243,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
       if constexpr (kFirstKey) {
         int from[2];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) from[h] = first_key(call, rows.batch, rows.row + 8 * h) - tile * G::kKeys;
+        for (int h = 0; h < 2; ++h)
+          from[h] = first_key(call, rows.batch, rows.row + 8 * h) - tile * G::kKeys;
         if (from[1] > 0) {
 #pragma unroll
           for (int i = 0; i < G::kKeys / 2; ++i) {
@@ -243,7 +262,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
         }
       } else {
 #pragma unroll
-        for (int i = 0; i < G::kKeys / 2; ++i) s[i] = exp2_approximate(fmaf(s[i], to_base_2, -rows.lse[i / 2 % 2]));
+        for (int i = 0; i < G::kKeys / 2; ++i)
+          s[i] = exp2_approximate(fmaf(s[i], to_base_2, -rows.lse[i / 2 % 2]));
       }
       wgmma_wait<1>();
       pin(dq);
@@ -274,7 +294,8 @@ __global__ void __launch_bounds__(QueryGradient<kHead>::kThreads, 1)
 #pragma unroll
       for (int i = 0; i < G::kKeys / 4; ++i) {
         const float low = __uint_as_float(p[i] << 16), high = __uint_as_float(p[i] & 0xffff0000u);
-        p[i] = pack_bf16(low * (d_p[2 * i] - rows.row_sum[i % 2]), high * (d_p[2 * i + 1] - rows.row_sum[i % 2]));
+        p[i] = pack_bf16(low * (d_p[2 * i] - rows.row_sum[i % 2]),
+                         high * (d_p[2 * i + 1] - rows.row_sum[i % 2]));
       }
       wgmma_wait<0>();
       pin(s);

@@ -25,10 +25,13 @@ struct ContiguousRows {
   T* cache;
   int position, capacity;
 
-  __device__ int visible(const AttentionCall& call, int token) const { return position + token % call.time + 1; }
+  __device__ int visible(const AttentionCall& call, int token) const {
+    return position + token % call.time + 1;
+  }
   // Returns a row of a head; heads count keys first, then values.
   __device__ T* row(const AttentionCall& call, int token, int head, int index) const {
-    return cache + ((int64_t{token / call.time} * 2 * call.kv_heads + head) * capacity + index) * call.head_size;
+    return cache + ((int64_t{token / call.time} * 2 * call.kv_heads + head) * capacity + index) *
+                       call.head_size;
   }
   // Returns how many of the next rows lie together.
   __device__ static int together(int) { return kChunk; }
@@ -48,7 +51,8 @@ struct PagedRows {
   __device__ void check(int token) const {
     const int sequence = sequence_of(token), position = positions[token];
     if (sequence < 0 || sequence >= count) report(wrong_sequence, sequence, token, count - 1);
-    if (position < 0 || position >= table_width * page) report(wrong_position, position, token, table_width * page - 1);
+    if (position < 0 || position >= table_width * page)
+      report(wrong_position, position, token, table_width * page - 1);
     for (int i = 0; i <= inside(position, table_width * page) / page; ++i) {
       const int own = table[inside(sequence, count) * table_width + i];
       if (own < 0 || own >= pages_count) report(wrong_page, own, sequence, pages_count - 1);
@@ -58,18 +62,24 @@ struct PagedRows {
     return inside(positions[token], table_width * page) + 1;
   }
   __device__ T* row(const AttentionCall& call, int token, int head, int index) const {
-    const int own = inside(table[inside(sequence_of(token), count) * table_width + index / page], pages_count);
-    return pages + ((int64_t{own} * 2 * call.kv_heads + head) * page + index % page) * call.head_size;
+    const int own =
+        inside(table[inside(sequence_of(token), count) * table_width + index / page], pages_count);
+    return pages +
+           ((int64_t{own} * 2 * call.kv_heads + head) * page + index % page) * call.head_size;
   }
   __device__ static int together(int index) { return kChunk - index % kChunk; }
 };
 
 template <class T, class Rows>
-__global__ void append_kernel(const T* __restrict__ qkv, const Rows rows, const AttentionCall call) {
-  const int64_t row = int64_t{call.kv_heads} * call.head_size, count = int64_t{call.batch} * call.time * 2 * row;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+__global__ void append_kernel(const T* __restrict__ qkv, const Rows rows,
+                              const AttentionCall call) {
+  const int64_t row = int64_t{call.kv_heads} * call.head_size,
+                count = int64_t{call.batch} * call.time * 2 * row;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
     const int token = static_cast<int>(i / (2 * row));
-    const int head = static_cast<int>(i % (2 * row) / call.head_size), column = static_cast<int>(i % call.head_size);
+    const int head = static_cast<int>(i % (2 * row) / call.head_size),
+              column = static_cast<int>(i % call.head_size);
     if constexpr (requires { rows.check(token); }) {
       if (i % (2 * row) == 0) rows.check(token);
     }
@@ -90,7 +100,8 @@ __host__ __device__ int row_pitch(int size) {
 
 // Copies `count` rows of `size` elements into shared memory, in 16-byte accesses where they fit.
 template <class T>
-__device__ __forceinline__ void fetch_rows(const T* from, char* to, int count, int size, bool packs) {
+__device__ __forceinline__ void fetch_rows(const T* from, char* to, int count, int size,
+                                           bool packs) {
   const int pitch = row_pitch<T>(size), per_row = packs ? size / kVector<T> : size;
 #pragma unroll 4
   for (int i = threadIdx.x; i < count * per_row; i += kCachedThreads) {
@@ -107,10 +118,11 @@ __device__ __forceinline__ void fetch_rows(const T* from, char* to, int count, i
 
 template <class T, class Rows>
 __global__ void __launch_bounds__(kCachedThreads)
-    cached_kernel(const T* __restrict__ qkv, const Rows rows, const Partial partial, const AttentionCall call,
-                  int chunks_per_part, bool packs) {
+    cached_kernel(const T* __restrict__ qkv, const Rows rows, const Partial partial,
+                  const AttentionCall call, int chunks_per_part, bool packs) {
   extern __shared__ uint4 shared[];
-  const int group = call.group(), size = call.head_size, elements = group * size, pitch = row_pitch<T>(size);
+  const int group = call.group(), size = call.head_size, elements = group * size,
+            pitch = row_pitch<T>(size);
   char* const key_rows = reinterpret_cast<char*>(shared);
   char* const value_rows = key_rows + kChunk * pitch;
   auto* query = reinterpret_cast<float*>(value_rows + kChunk * pitch);
@@ -130,12 +142,14 @@ __global__ void __launch_bounds__(kCachedThreads)
   // A part without visible rows goes straight to its results, which other threads write.
   __syncthreads();
 
-  const int first = part * chunks_per_part * kChunk, end = min(visible, first + chunks_per_part * kChunk);
+  const int first = part * chunks_per_part * kChunk,
+            end = min(visible, first + chunks_per_part * kChunk);
   const int from = call.first_key ? max(first, min(call.first_key[token], visible - 1)) : first;
   for (int start = from, count; start < end; start += count) {
     count = min(rows.together(start), end - start);
     fetch_rows<T>(rows.row(call, token, kv_head, start), key_rows, count, size, packs);
-    fetch_rows<T>(rows.row(call, token, call.kv_heads + kv_head, start), value_rows, count, size, packs);
+    fetch_rows<T>(rows.row(call, token, call.kv_heads + kv_head, start), value_rows, count, size,
+                  packs);
     __syncthreads();
     // Each warp takes a query head, and each of its lanes a key.
     const auto* key = reinterpret_cast<const T*>(key_rows + min(lane, count - 1) * pitch);
@@ -155,7 +169,8 @@ __global__ void __launch_bounds__(kCachedThreads)
       }
       const float score = lane < count ? dot[0] + dot[1] : -INFINITY;
       const float highest = Maximum{}(warp_max(score), maximum[g]);
-      const float weight = expf(score - highest), total = warp_sum(weight), rescale = expf(maximum[g] - highest);
+      const float weight = expf(score - highest), total = warp_sum(weight),
+                  rescale = expf(maximum[g] - highest);
       scores[g * kChunk + lane] = weight;
       __syncwarp();
       if (lane == 0) {
@@ -178,7 +193,8 @@ __global__ void __launch_bounds__(kCachedThreads)
     __syncthreads();
   }
   for (int i = threadIdx.x; i < elements; i += kCachedThreads) {
-    const size_t line = (static_cast<size_t>(token) * call.heads + kv_head * group + i / size) * parts + part;
+    const size_t line =
+        (static_cast<size_t>(token) * call.heads + kv_head * group + i / size) * parts + part;
     partial.output[line * size + i % size] = out[i];
     if (i % size == 0) {
       partial.maximum[line] = maximum[i / size];
@@ -192,14 +208,16 @@ __global__ void merge_kernel(const Partial partial, T* __restrict__ o, int size,
   let_next_start();
   const size_t line = blockIdx.x;  // token and head
   float highest = -INFINITY, sum = 0;
-  for (int part = 0; part < parts; ++part) highest = Maximum{}(highest, partial.maximum[line * parts + part]);
+  for (int part = 0; part < parts; ++part)
+    highest = Maximum{}(highest, partial.maximum[line * parts + part]);
   for (int part = 0; part < parts; ++part) {
     sum += partial.sum[line * parts + part] * expf(partial.maximum[line * parts + part] - highest);
   }
   for (int d = threadIdx.x; d < size; d += blockDim.x) {
     float total = 0;
     for (int part = 0; part < parts; ++part) {
-      total += partial.output[(line * parts + part) * size + d] * expf(partial.maximum[line * parts + part] - highest);
+      total += partial.output[(line * parts + part) * size + d] *
+               expf(partial.maximum[line * parts + part] - highest);
     }
     o[line * size + d] = narrow<T>(total / sum);
   }
@@ -227,30 +245,34 @@ Parts parts_of_pages(int table_width, int page) {
 template <class T, class Rows>
 void append(const AttentionCall& call, const T* qkv, const Rows& rows) {
   const int64_t count = int64_t{call.batch} * call.time * 2 * call.kv_heads * call.head_size;
-  append_kernel<<<static_cast<unsigned>(std::min<int64_t>((count + 255) / 256, int64_t{call.processors} * 16)), 256, 0,
-                  call.stream>>>(qkv, rows, call);
+  append_kernel<<<static_cast<unsigned>(
+                      std::min<int64_t>((count + 255) / 256, int64_t{call.processors} * 16)),
+                  256, 0, call.stream>>>(qkv, rows, call);
   check_launch();
 }
 
 template <class T, class Rows>
-void attend(const AttentionCall& call, const T* qkv, const Rows& rows, T* o, float* scratch, Parts parts,
-            const T* memory) {
+void attend(const AttentionCall& call, const T* qkv, const Rows& rows, T* o, float* scratch,
+            Parts parts, const T* memory) {
   const int tokens = call.batch * call.time, group = call.group(), size = call.head_size;
   const size_t lines = static_cast<size_t>(tokens) * call.heads * parts.count;
   const Partial partial = {scratch, scratch + lines, scratch + 2 * lines};
   const bool packs = size % kVector<T> == 0 && aligned16({memory});
-  const int bytes =
-      2 * kChunk * row_pitch<T>(size) + (2 * group * size + group * (kChunk + 3)) * static_cast<int>(sizeof(float));
-  LF_CUDA_CHECK(cudaFuncSetAttribute(cached_kernel<T, Rows>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const int bytes = 2 * kChunk * row_pitch<T>(size) +
+                    (2 * group * size + group * (kChunk + 3)) * static_cast<int>(sizeof(float));
+  LF_CUDA_CHECK(cudaFuncSetAttribute(cached_kernel<T, Rows>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   cached_kernel<<<dim3(tokens, call.kv_heads, parts.count), kCachedThreads, bytes, call.stream>>>(
       qkv, rows, partial, call, parts.chunks, packs);
   check_launch();
-  merge_kernel<<<static_cast<unsigned>(tokens * call.heads), 64, 0, call.stream>>>(partial, o, size, parts.count);
+  merge_kernel<<<static_cast<unsigned>(tokens * call.heads), 64, 0, call.stream>>>(partial, o, size,
+                                                                                   parts.count);
   check_launch();
 }
 
 size_t scratch_of(const AttentionCall& call, Parts parts) {
-  return static_cast<size_t>(call.batch) * call.time * call.heads * parts.count * (call.head_size + 2) * sizeof(float);
+  return static_cast<size_t>(call.batch) * call.time * call.heads * parts.count *
+         (call.head_size + 2) * sizeof(float);
 }
 
 }  // namespace
@@ -260,14 +282,16 @@ size_t attention_cached_scratch(const AttentionCall& call, int position) {
 }
 
 template <class T>
-void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position, int capacity) {
+void attention_append(const AttentionCall& call, const T* qkv, T* cache, int position,
+                      int capacity) {
   append(call, qkv, ContiguousRows<T>{cache, position, capacity});
 }
 
 template <class T>
-void attention_cached(const AttentionCall& call, const T* qkv, T* cache, T* o, float* scratch, int position,
-                      int capacity) {
-  attend(call, qkv, ContiguousRows<T>{cache, position, capacity}, o, scratch, parts_of(call, position), cache);
+void attention_cached(const AttentionCall& call, const T* qkv, T* cache, T* o, float* scratch,
+                      int position, int capacity) {
+  attend(call, qkv, ContiguousRows<T>{cache, position, capacity}, o, scratch,
+         parts_of(call, position), cache);
 }
 
 size_t attention_paged_scratch(const AttentionCall& call, int table_width, int page) {
@@ -275,7 +299,8 @@ size_t attention_paged_scratch(const AttentionCall& call, int table_width, int p
 }
 
 template <class T>
-void attention_paged(const AttentionCall& call, const T* qkv, T* pages, T* o, float* scratch, const PagedPlaces& places) {
+void attention_paged(const AttentionCall& call, const T* qkv, T* pages, T* o, float* scratch,
+                     const PagedPlaces& places) {
   const PagedRows<T> rows = {pages,
                              places.table,
                              places.sequences,
@@ -291,9 +316,9 @@ void attention_paged(const AttentionCall& call, const T* qkv, T* pages, T* o, fl
   attend(call, qkv, rows, o, scratch, parts_of_pages(places.table_width, places.page), pages);
 }
 
-#define LF_INSTANCES(T)                                                                       \
-  template void attention_append(const AttentionCall&, const T*, T*, int, int);               \
-  template void attention_cached(const AttentionCall&, const T*, T*, T*, float*, int, int);   \
+#define LF_INSTANCES(T)                                                                     \
+  template void attention_append(const AttentionCall&, const T*, T*, int, int);             \
+  template void attention_cached(const AttentionCall&, const T*, T*, T*, float*, int, int); \
   template void attention_paged(const AttentionCall&, const T*, T*, T*, float*, const PagedPlaces&);
 LF_INSTANCES(float)
 LF_INSTANCES(bfloat16)

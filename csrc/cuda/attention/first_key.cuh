@@ -17,11 +17,13 @@ __device__ __forceinline__ int first_key(const AttentionCall& call, int batch, i
 
 // Returns the first query from `first_query` on that does not see `key` any more, or the end. All
 // threads of a block call it; key >= first_query.
-__device__ __forceinline__ int end_of_queries(const AttentionCall& call, int batch, int first_query, int key) {
+__device__ __forceinline__ int end_of_queries(const AttentionCall& call, int batch, int first_query,
+                                              int key) {
   int end = first_query;
   while (true) {
     const int query = end + static_cast<int>(threadIdx.x);
-    const int seeing = __syncthreads_count(query < call.time && first_key(call, batch, query) <= key);
+    const int seeing =
+        __syncthreads_count(query < call.time && first_key(call, batch, query) <= key);
     end += seeing;
     if (seeing < static_cast<int>(blockDim.x)) return end;
   }

@@ -41,7 +41,8 @@ struct alignas(1024) Shared {
   bfloat16 value[T::kKeyStages][T::kSlabs][T::kKeys * 64];
   int work[T::kQueryStages], first_tile[T::kQueryStages];  // first_tile is set with first keys only
   Barrier query_full[T::kQueryStages], query_empty[T::kQueryStages];
-  Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages], value_empty[T::kKeyStages];
+  Barrier key_full[T::kKeyStages], key_empty[T::kKeyStages], value_full[T::kKeyStages],
+      value_empty[T::kKeyStages];
 };
 
 // A thread has two rows in the accumulators, 8 apart.
@@ -73,8 +74,8 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
     state.sum[0] = state.sum[1] = 0;
   } else {
     const float slack = 8.0f;
-    const bool outgrown =
-        (highest[0] - state.maximum[0]) * to_base_2 > slack || (highest[1] - state.maximum[1]) * to_base_2 > slack;
+    const bool outgrown = (highest[0] - state.maximum[0]) * to_base_2 > slack ||
+                          (highest[1] - state.maximum[1]) * to_base_2 > slack;
     state.rescale = __any_sync(~0u, outgrown);
     if (state.rescale) {
 #pragma unroll
@@ -86,7 +87,8 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
       }
     }
   }
-  if (__any_sync(~0u, fmaxf(fabsf(state.maximum[0]), fabsf(state.maximum[1])) * to_base_2 > kLargeScore)) {
+  if (__any_sync(
+          ~0u, fmaxf(fabsf(state.maximum[0]), fabsf(state.maximum[1])) * to_base_2 > kLargeScore)) {
 #pragma unroll
     for (int i = 0; i < 64; ++i) {
       s[i] = exp2_approximate((s[i] - state.maximum[i / 2 % 2]) * to_base_2);
@@ -110,8 +112,9 @@ __device__ __forceinline__ void softmax_tile(float (&s)[64], Softmax& state, flo
 
 template <int kHead, bool kTurns, bool kFirstKey>
 __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
-    attention_forward_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
-                             bfloat16* __restrict__ o, float* __restrict__ statistics, const WorkQueue queue,
+    attention_forward_kernel(const __grid_constant__ CUtensorMap query_map,
+                             const __grid_constant__ CUtensorMap key_map, bfloat16* __restrict__ o,
+                             float* __restrict__ statistics, const WorkQueue queue,
                              const AttentionCall call) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using T = Tiles<kHead>;
@@ -119,7 +122,9 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
   Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
   // The shuffle makes it uniform for the compiler.
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
-  auto key_tiles = [&](int end_of_queries) { return (min(end_of_queries, call.time) + T::kKeys - 1) / T::kKeys; };
+  auto key_tiles = [&](int end_of_queries) {
+    return (min(end_of_queries, call.time) + T::kKeys - 1) / T::kKeys;
+  };
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < T::kQueryStages; ++i) {
@@ -153,32 +158,36 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
       }
       const Work work = work_at(index, queue, call);
       const int kv_head = work.head / call.group();
-      const int key_column = (call.heads + kv_head) * kHead, value_column = key_column + call.kv_heads * kHead;
+      const int key_column = (call.heads + kv_head) * kHead,
+                value_column = key_column + call.kv_heads * kHead;
       int first_tile = 0;
       if constexpr (kFirstKey) {
         first_tile = first_key(call, work.batch, work.query_tile * T::kQueries) / T::kKeys;
         shared.first_tile[queries.stage] = first_tile;
       }
-      barrier_expect_bytes(&shared.query_full[queries.stage], T::kConsumers * T::kSlabs * 64 * 64 * sizeof(bfloat16));
+      barrier_expect_bytes(&shared.query_full[queries.stage],
+                           T::kConsumers * T::kSlabs * 64 * 64 * sizeof(bfloat16));
       for (int i = 0; i < T::kConsumers; ++i) {
         for (int slab = 0; slab < T::kSlabs; ++slab) {
-          tma_load(&query_map, shared.query[queries.stage][i][slab], &shared.query_full[queries.stage],
-                   work.head * kHead + slab * 64, work.query_tile * T::kQueries + i * 64, work.batch);
+          tma_load(&query_map, shared.query[queries.stage][i][slab],
+                   &shared.query_full[queries.stage], work.head * kHead + slab * 64,
+                   work.query_tile * T::kQueries + i * 64, work.batch);
         }
       }
       queries.advance();
-      for (int tile = key_tiles((work.query_tile + 1) * T::kQueries) - 1; tile >= first_tile; --tile) {
+      for (int tile = key_tiles((work.query_tile + 1) * T::kQueries) - 1; tile >= first_tile;
+           --tile) {
         barrier_wait(&shared.key_empty[keys.stage], keys.parity ^ 1);
         barrier_expect_bytes(&shared.key_full[keys.stage], kTileBytes);
         for (int slab = 0; slab < T::kSlabs; ++slab) {
-          tma_load(&key_map, shared.key[keys.stage][slab], &shared.key_full[keys.stage], key_column + slab * 64,
-                   tile * T::kKeys, work.batch);
+          tma_load(&key_map, shared.key[keys.stage][slab], &shared.key_full[keys.stage],
+                   key_column + slab * 64, tile * T::kKeys, work.batch);
         }
         barrier_wait(&shared.value_empty[keys.stage], keys.parity ^ 1);
         barrier_expect_bytes(&shared.value_full[keys.stage], kTileBytes);
         for (int slab = 0; slab < T::kSlabs; ++slab) {
-          tma_load(&key_map, shared.value[keys.stage][slab], &shared.value_full[keys.stage], value_column + slab * 64,
-                   tile * T::kKeys, work.batch);
+          tma_load(&key_map, shared.value[keys.stage][slab], &shared.value_full[keys.stage],
+                   value_column + slab * 64, tile * T::kKeys, work.batch);
         }
         keys.advance();
       }
@@ -207,17 +216,21 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
 #pragma unroll
       for (int step = 0; step < kHead / 16; ++step) {
         Wgmma<128>::multiply<0>(
-            s, slab_descriptor(shared.query[query_stage][consumer][step / 4]) + step % 4 * kNext16Columns,
+            s,
+            slab_descriptor(shared.query[query_stage][consumer][step / 4]) +
+                step % 4 * kNext16Columns,
             slab_descriptor(shared.key[key_stage][step / 4]) + step % 4 * kNext16Columns, step > 0);
       }
       wgmma_commit();
     };
-    auto multiply_values = [&](float(&out)[kHead / 2], const uint32_t(&p)[32], int stage, bool add) {
+    auto multiply_values = [&](float(&out)[kHead / 2], const uint32_t(&p)[32], int stage,
+                               bool add) {
 #pragma unroll
       for (int step = 0; step < T::kKeys / 16; ++step) {
-        Wgmma<kHead>::template multiply<1>(out, p + 4 * step,
-                                           slab_descriptor(shared.value[stage][0], T::kKeys * 128) + step * kNext16Rows,
-                                           step > 0 || add);
+        Wgmma<kHead>::template multiply<1>(
+            out, p + 4 * step,
+            slab_descriptor(shared.value[stage][0], T::kKeys * 128) + step * kNext16Rows,
+            step > 0 || add);
       }
       wgmma_commit();
     };
@@ -238,7 +251,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         int from[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          from[h] = first_key(call, work.batch, first_query + thread / 32 * 16 + lane / 4 + 8 * h) - tile * T::kKeys;
+          from[h] = first_key(call, work.batch, first_query + thread / 32 * 16 + lane / 4 + 8 * h) -
+                    tile * T::kKeys;
         }
         if (from[1] <= 0) return;
 #pragma unroll
@@ -277,7 +291,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         wgmma_wait<0>();
         pin(s);
         release(shared.key_empty[keys.stage]);
-        const int row = first_query + thread / 32 * 16 + lane / 4 - (own_tiles - 1) * T::kKeys - lane % 4 * 2;
+        const int row =
+            first_query + thread / 32 * 16 + lane / 4 - (own_tiles - 1) * T::kKeys - lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < 64; ++i) {
           const int column = i / 4 * 8 + i % 2, below = i / 2 % 2 * 8;
@@ -337,7 +352,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
         const int row = first_query + thread / 32 * 16 + lane / 4 + 8 * h;
         if (row < call.time) {
           const float inverse = 1.0f / total[h];
-          bfloat16* to = o + (static_cast<size_t>(work.batch) * call.time + row) * call.heads * kHead +
+          bfloat16* to = o +
+                         (static_cast<size_t>(work.batch) * call.time + row) * call.heads * kHead +
                          work.head * kHead + lane % 4 * 2;
 #pragma unroll
           for (int i = 0; i < kHead / 8; ++i) {
@@ -345,8 +361,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
                 pack_bf16(out[4 * i + 2 * h] * inverse, out[4 * i + 2 * h + 1] * inverse);
           }
           if (lane % 4 == 0) {
-            write_row(statistics, call, static_cast<size_t>(work.batch) * call.heads + work.head, row,
-                      softmax.maximum[h], total[h]);
+            write_row(statistics, call, static_cast<size_t>(work.batch) * call.heads + work.head,
+                      row, softmax.maximum[h], total[h]);
           }
         }
       }
@@ -358,7 +374,8 @@ __global__ void __launch_bounds__(Tiles<kHead>::kThreads, 1)
 }
 
 template <int kHead, bool kFirstKey>
-void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics,
+            int* next) {
   using T = Tiles<kHead>;
   const auto kernel = attention_forward_kernel<kHead, kHead == 64, kFirstKey>;
   const int bytes = sizeof(Shared<kHead>);
@@ -367,13 +384,14 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
   const CUtensorMap key_map = tensor_map(qkv, call.batch, call.time, call.width(), T::kKeys);
   const WorkQueue queue(call, T::kQueries, next);
   LF_CUDA_CHECK(cudaMemsetAsync(next, 0, sizeof(int), call.stream));
-  kernel<<<std::min(queue.works, call.processors), T::kThreads, bytes, call.stream>>>(query_map, key_map, o, statistics,
-                                                                                      queue, call);
+  kernel<<<std::min(queue.works, call.processors), T::kThreads, bytes, call.stream>>>(
+      query_map, key_map, o, statistics, queue, call);
   LF_CUDA_CHECK(cudaGetLastError());
 }
 
 template <bool kFirstKey>
-void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
+void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics,
+            int* next) {
   switch (call.head_size) {
     case 64: return launch<64, kFirstKey>(call, qkv, o, statistics, next);
     case 96: return launch<96, kFirstKey>(call, qkv, o, statistics, next);
@@ -387,8 +405,10 @@ bool hopper_takes(const AttentionCall& call) {
   return call.head_size == 64 || call.head_size == 96 || call.head_size == 128;
 }
 
-void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics, int* next) {
-  call.first_key ? launch<true>(call, qkv, o, statistics, next) : launch<false>(call, qkv, o, statistics, next);
+void attention_forward_hopper(const AttentionCall& call, const bfloat16* qkv, bfloat16* o,
+                              float* statistics, int* next) {
+  call.first_key ? launch<true>(call, qkv, o, statistics, next)
+                 : launch<false>(call, qkv, o, statistics, next);
 }
 
 }  // namespace llamaforge::cuda

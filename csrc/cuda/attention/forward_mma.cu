@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(kThreads)
   Shared<kHead>& shared = *reinterpret_cast<Shared<kHead>*>(memory);
   const int query_tile = gridDim.y - 1 - blockIdx.y;  // the longest walks first
   const int batch = blockIdx.x / call.heads, head = blockIdx.x % call.heads, size = call.head_size;
-  const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32, first = query_tile * kQueries;
+  const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32,
+            first = query_tile * kQueries;
   const size_t stride = call.width();
   const bfloat16* query = qkv + static_cast<size_t>(batch) * call.time * stride + head * size;
   const bfloat16* key = query + (call.heads + head / call.group() - head) * size;
@@ -37,20 +38,25 @@ __global__ void __launch_bounds__(kThreads)
   const int first_tile = kFirstKey ? first_key(call, batch, first) / kKeys : 0;
 
   shared.query.template fetch<kThreads>(query, stride, first, call.time, size);
-  shared.key[first_tile % 2].template fetch<kThreads>(key, stride, first_tile * kKeys, call.time, size);
-  shared.value[first_tile % 2].template fetch<kThreads>(value, stride, first_tile * kKeys, call.time, size);
+  shared.key[first_tile % 2].template fetch<kThreads>(key, stride, first_tile * kKeys, call.time,
+                                                      size);
+  shared.value[first_tile % 2].template fetch<kThreads>(value, stride, first_tile * kKeys,
+                                                        call.time, size);
   copy_commit();
 
   float out[kHead / 8][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
   const float to_base_2 = call.scale * kLog2E;
   [[maybe_unused]] int from[2];  // the first keys of this thread's rows
   if constexpr (kFirstKey) {
-    for (int h = 0; h < 2; ++h) from[h] = first_key(call, batch, first + warp_row + lane / 4 + 8 * h);
+    for (int h = 0; h < 2; ++h)
+      from[h] = first_key(call, batch, first + warp_row + lane / 4 + 8 * h);
   }
   for (int tile = first_tile; tile < tiles; ++tile) {
     if (tile + 1 < tiles) {
-      shared.key[(tile + 1) % 2].template fetch<kThreads>(key, stride, (tile + 1) * kKeys, call.time, size);
-      shared.value[(tile + 1) % 2].template fetch<kThreads>(value, stride, (tile + 1) * kKeys, call.time, size);
+      shared.key[(tile + 1) % 2].template fetch<kThreads>(key, stride, (tile + 1) * kKeys,
+                                                          call.time, size);
+      shared.value[(tile + 1) % 2].template fetch<kThreads>(value, stride, (tile + 1) * kKeys,
+                                                            call.time, size);
     }
     copy_commit();
     copy_wait<1>();
@@ -83,7 +89,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int h = 0; h < 2; ++h) {
       float highest = maximum[h];
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+      for (int n = 0; n < kKeys / 8; ++n)
+        highest = fmaxf(highest, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
       highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
       // A row has no maximum if it has seen no key yet (its first key comes later), or only scores
@@ -129,14 +136,16 @@ __global__ void __launch_bounds__(kThreads)
       write_row(statistics, call, blockIdx.x, row, maximum[h], sum[h]);
     }
   }
-  write_rows<kHead>(out, inverse, o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,
+  write_rows<kHead>(out, inverse,
+                    o + (static_cast<size_t>(batch) * call.time * call.heads + head) * size,
                     static_cast<size_t>(call.heads) * size, first + warp_row, call.time, size);
 }
 
 template <int kHead, bool kFirstKey>
 void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
   const auto kernel = attention_forward_mma_kernel<kHead, kFirstKey>;
-  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<kHead>)));
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     sizeof(Shared<kHead>)));
   const dim3 grid(call.batch * call.heads, (call.time + kQueries - 1) / kQueries);
   kernel<<<grid, kThreads, sizeof(Shared<kHead>), call.stream>>>(qkv, o, statistics, call);
   LF_CUDA_CHECK(cudaGetLastError());
@@ -154,9 +163,12 @@ void launch(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* 
 
 }  // namespace
 
-bool mma_takes(const AttentionCall& call) { return call.head_size % 8 == 0 && call.head_size <= 128; }
+bool mma_takes(const AttentionCall& call) {
+  return call.head_size % 8 == 0 && call.head_size <= 128;
+}
 
-void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o, float* statistics) {
+void attention_forward_mma(const AttentionCall& call, const bfloat16* qkv, bfloat16* o,
+                           float* statistics) {
   call.first_key ? launch<true>(call, qkv, o, statistics) : launch<false>(call, qkv, o, statistics);
 }
 

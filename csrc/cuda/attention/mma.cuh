@@ -1,4 +1,5 @@
-// mma.sync, ldmatrix and cp.async (PTX ISA, sm_80 and up), and tiles of bf16 rows in shared memory for them.
+// mma.sync, ldmatrix and cp.async (PTX ISA, sm_80 and up), and tiles of bf16 rows in shared memory
+// for them.
 //
 // A warp's accumulator of (16, 8) is d[4]: lane l holds in d[2h + c] row l / 4 + 8h, column 2 (l %
 // 4) + c. Two neighbouring accumulators, rounded, are the A operand (16, 16) of the next product.
@@ -17,7 +18,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 // d (16,8) += a (16,16) · b (16,8)
 __device__ __forceinline__ void multiply(float* d, const uint32_t* a, uint32_t b0, uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -39,7 +41,9 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool insi
                "r"(inside ? 16 : 0)
                : "memory");
 }
-__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void copy_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int kPending>
 __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -63,23 +67,28 @@ struct Tile {
   static constexpr int kStride = kColumns + 8;
   bfloat16 data[kRows * kStride];
 
-  __device__ __forceinline__ const bfloat16* at(int row, int column) const { return data + row * kStride + column; }
+  __device__ __forceinline__ const bfloat16* at(int row, int column) const {
+    return data + row * kStride + column;
+  }
 
-  // Rows first.. of a tensor whose rows are `stride` elements apart; zeros beyond `rows` and `columns`.
+  // Rows first.. of a tensor whose rows are `stride` elements apart; zeros beyond `rows` and
+  // `columns`.
   template <int kThreads>
-  __device__ __forceinline__ void fetch(const bfloat16* from, size_t stride, int first, int rows, int columns) {
+  __device__ __forceinline__ void fetch(const bfloat16* from, size_t stride, int first, int rows,
+                                        int columns) {
     for (int i = threadIdx.x; i < kRows * (kColumns / 8); i += kThreads) {
       const int row = i / (kColumns / 8), column = i % (kColumns / 8) * 8;
       const bool inside = first + row < rows && column < columns;
-      copy_async(data + row * kStride + column, inside ? from + (first + row) * stride + column : from, inside);
+      copy_async(data + row * kStride + column,
+                 inside ? from + (first + row) * stride + column : from, inside);
     }
   }
 };
 
 // s (16, kKeys) += rows (16 of `a` from `row`, kHead) · tile (kKeys, kHead)ᵀ
 template <int kKeys, int kHead, int kRows>
-__device__ __forceinline__ void multiply_rows(float (&s)[kKeys / 8][4], const Tile<kRows, kHead>& a, int row,
-                                              const Tile<kKeys, kHead>& tile) {
+__device__ __forceinline__ void multiply_rows(float (&s)[kKeys / 8][4], const Tile<kRows, kHead>& a,
+                                              int row, const Tile<kKeys, kHead>& tile) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int k = 0; k < kHead; k += 16) {
@@ -97,14 +106,15 @@ __device__ __forceinline__ void multiply_rows(float (&s)[kKeys / 8][4], const Ti
 
 // sum (16, kHead) += p (16, kKeys) · tile (kKeys, kHead), p rounded to bf16
 template <int kKeys, int kHead>
-__device__ __forceinline__ void multiply_columns(float (&sum)[kHead / 8][4], const float (&p)[kKeys / 8][4],
+__device__ __forceinline__ void multiply_columns(float (&sum)[kHead / 8][4],
+                                                 const float (&p)[kKeys / 8][4],
                                                  const Tile<kKeys, kHead>& tile) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int k = 0; k < kKeys; k += 16) {
     const float *low = p[k / 8], *high = p[k / 8 + 1];
-    const uint32_t left[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                              pack_bf16(high[2], high[3])};
+    const uint32_t left[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]),
+                              pack_bf16(high[0], high[1]), pack_bf16(high[2], high[3])};
 #pragma unroll
     for (int n = 0; n < kHead; n += 16) {
       uint32_t right[4];
@@ -118,8 +128,9 @@ __device__ __forceinline__ void multiply_columns(float (&sum)[kHead / 8][4], con
 // Writes two rows of a (16, kHead) accumulator as bf16, each times its factor; columns beyond
 // `columns` are left out.
 template <int kHead>
-__device__ __forceinline__ void write_rows(const float (&sum)[kHead / 8][4], const float (&factor)[2], bfloat16* to,
-                                           size_t stride, int row, int rows, int columns) {
+__device__ __forceinline__ void write_rows(const float (&sum)[kHead / 8][4],
+                                           const float (&factor)[2], bfloat16* to, size_t stride,
+                                           int row, int rows, int columns) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {

@@ -3,14 +3,14 @@
 //
 // paged_step_kernel serves one token of each sequence, as decoding has them. A block has a token, a
 // kv head and a unit of kUnit keys, whose parts of kKeys its warps divide; all query heads of the
-// group are rows of one product. The warp with the newest key turns it and writes it to its page. The
-// block that finishes last merges the units of its token and head. With few tokens the kernel waits
-// for memory and for the kernels before it, so the keys and values of earlier tokens are on their way
-// to registers before the query exists.
+// group are rows of one product. The warp with the newest key turns it and writes it to its page.
+// The block that finishes last merges the units of its token and head. With few tokens the kernel
+// waits for memory and for the kernels before it, so the keys and values of earlier tokens are on
+// their way to registers before the query exists.
 //
-// paged_tokens_kernel serves any tokens, as prompts have them: a warp has as many neighbouring tokens
-// as fit into the 16 rows of a product, and walks over all keys that they see. Their keys and values
-// are in the cache already.
+// paged_tokens_kernel serves any tokens, as prompts have them: a warp has as many neighbouring
+// tokens as fit into the 16 rows of a product, and walks over all keys that they see. Their keys
+// and values are in the cache already.
 //
 // Both merge parts into units and units into results in the order of the keys, so a token has the
 // same bits in both.
@@ -21,8 +21,8 @@ namespace llamaforge::cuda {
 namespace {
 
 using paged::Call;
-using paged::kKeys;
 using paged::KeysInMemory;
+using paged::kKeys;
 using paged::kUnit;
 using paged::Newest;
 using paged::Pages;
@@ -46,18 +46,19 @@ __global__ void __launch_bounds__(kBlock) append_kernel(const Call c) {
   newest.append(c, turn);
 }
 
-// Loads the rows g and g + 8 of 16 query rows, turned. token_of(row) is -1 for a row without a query,
-// which becomes 0.
+// Loads the rows g and g + 8 of 16 query rows, turned. token_of(row) is -1 for a row without a
+// query, which becomes 0.
 template <int kSize, class TokenOf, class HeadOf>
-__device__ __forceinline__ void read_queries(const Call& c, const TokenOf& token_of, const HeadOf& head_of,
-                                             uint4 (&query)[2][kSize / 32]) {
+__device__ __forceinline__ void read_queries(const Call& c, const TokenOf& token_of,
+                                             const HeadOf& head_of, uint4 (&query)[2][kSize / 32]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = threadIdx.x % 32 / 4 + 8 * h, token = token_of(row);
 #pragma unroll
     for (int b = 0; b < kSize / 32; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
     if (token < 0) continue;
-    paged::read_row<kSize>(int64_t{token} * c.call.width() + head_of(row) * kSize, paged::ReadMemory{c.qkv}, query[h]);
+    paged::read_row<kSize>(int64_t{token} * c.call.width() + head_of(row) * kSize,
+                           paged::ReadMemory{c.qkv}, query[h]);
     if (!c.angles.table) continue;
     Turn<kSize> turn;
     turn.read(c.angles, c.pages.positions[token]);
@@ -71,7 +72,8 @@ struct WholeBlock {
 
 // early: no kernel of the same graph writes places, angles or pages before this one.
 template <int kSize, int kStepWarps>
-__global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps) paged_step_kernel(const Call c, const bool early) {
+__global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps)
+    paged_step_kernel(const Call c, const bool early) {
   extern __shared__ float lines[];
   let_next_start();
   if (!early) wait_for_previous();
@@ -79,12 +81,14 @@ __global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps) paged_step_ke
     if (early) wait_for_previous();
   };
   paged::step<kSize, kStepWarps, WholeBlock>(c, blockIdx.z, blockIdx.y, blockIdx.x, lines, wait,
-                                             paged::ReadMemory{c.qkv}, [&](int64_t at, bfloat16 x) { c.o[at] = x; });
+                                             paged::ReadMemory{c.qkv},
+                                             [&](int64_t at, bfloat16 x) { c.o[at] = x; });
 }
 
 template <int kSize>
 __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
-  const int kv_head = blockIdx.y, group = c.call.group(), each = 16 / group, tokens = c.call.batch * c.call.time;
+  const int kv_head = blockIdx.y, group = c.call.group(), each = 16 / group,
+            tokens = c.call.batch * c.call.time;
   const int lane = threadIdx.x % 32, g = lane / 4;
   int token = (blockIdx.x * kWarps + threadIdx.x / 32) * each;
   const int end_token = min(token + each, tokens);
@@ -92,7 +96,8 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
   for (int count; token < end_token; token += count) {
     const int sequence = c.pages.sequence(token);
     int from = INT_MAX, end = 0;
-    for (count = 0; token + count < end_token && c.pages.sequence(token + count) == sequence; ++count) {
+    for (count = 0; token + count < end_token && c.pages.sequence(token + count) == sequence;
+         ++count) {
       const int last = c.pages.position(token + count);
       from = min(from, c.call.first_key ? max(0, min(c.call.first_key[token + count], last)) : 0);
       end = max(end, last + 1);
@@ -118,7 +123,8 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
         if (low >= high) continue;
         Part<kSize> part;
         part.clear();
-        const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low, high);
+        const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low,
+                                         high);
         part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts);
         of_unit.fold(part);
       }
@@ -127,7 +133,8 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = g + 8 * h, own = row_of(row);
-      if (own >= 0) all.write_row(c.o + (int64_t{own} * c.call.heads + head_of(row)) * kSize, h, lane);
+      if (own >= 0)
+        all.write_row(c.o + (int64_t{own} * c.call.heads + head_of(row)) * kSize, h, lane);
     }
   }
 }
@@ -143,9 +150,10 @@ template <int kSize, int kStepWarps>
 void launch_step(CudaStream& cuda, const Call& c) {
   const size_t bytes = paged::lines_bytes(c.call);
   const auto kernel = paged_step_kernel<kSize, kStepWarps>;
-  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  // The products before and after this kernel (few_rows.cu) ask for the same division of the L1 cache;
-  // kernels with different divisions do not run beside each other.
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(bytes)));
+  // The products before and after this kernel (few_rows.cu) ask for the same division of the L1
+  // cache; kernels with different divisions do not run beside each other.
   LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                      static_cast<int>(cudaSharedmemCarveoutMaxShared)));
   const dim3 blocks(c.most_units, c.call.kv_heads, c.call.batch * c.call.time);
@@ -164,38 +172,43 @@ template <int kSize>
 void launch(CudaStream& cuda, const Call& c) {
   const int tokens = c.call.batch * c.call.time, group = c.call.group();
   if (!c.pages.sequences) {
-    if (early(cuda, c) && chain_attention(cuda, c, [&cuda, c] { launch_apart<kSize>(cuda, c); })) return;
+    if (early(cuda, c) && chain_attention(cuda, c, [&cuda, c] { launch_apart<kSize>(cuda, c); }))
+      return;
     return launch_apart<kSize>(cuda, c);
   }
   const int tasks = tokens * c.call.kv_heads;
   append_kernel<kSize><<<(tasks + kWarps - 1) / kWarps, kBlock, 0, cuda.compute()>>>(c);
   check_launch();
   const int each = kWarps * (16 / group);
-  paged_tokens_kernel<kSize><<<dim3((tokens + each - 1) / each, c.call.kv_heads), kBlock, 0, cuda.compute()>>>(c);
+  paged_tokens_kernel<kSize>
+      <<<dim3((tokens + each - 1) / each, c.call.kv_heads), kBlock, 0, cuda.compute()>>>(c);
   check_launch();
 }
 
-int units_of(const PagedPlaces& places) { return (places.table_width * places.page + kUnit - 1) / kUnit; }
+int units_of(const PagedPlaces& places) {
+  return (places.table_width * places.page + kUnit - 1) / kUnit;
+}
 
 }  // namespace
 
-bool paged_mma_takes(const AttentionCall& call, const PagedPlaces& places, const bfloat16* qkv, const bfloat16* pages) {
+bool paged_mma_takes(const AttentionCall& call, const PagedPlaces& places, const bfloat16* qkv,
+                     const bfloat16* pages) {
   const int64_t tokens = int64_t{call.batch} * call.time;
-  return (call.head_size == 64 || call.head_size == 128) && call.group() <= 16 && aligned16({qkv, pages}) &&
-         tokens * call.kv_heads <= INT32_MAX &&
+  return (call.head_size == 64 || call.head_size == 128) && call.group() <= 16 &&
+         aligned16({qkv, pages}) && tokens * call.kv_heads <= INT32_MAX &&
          (places.sequences || (tokens <= 65535 && tokens * call.kv_heads <= CudaStream::kCounters));
 }
 
 size_t paged_mma_scratch(const AttentionCall& call, const PagedPlaces& places) {
   if (places.sequences) return 0;
-  return static_cast<size_t>(call.batch) * call.time * call.heads * units_of(places) * (call.head_size + 2) *
-         sizeof(float);
+  return static_cast<size_t>(call.batch) * call.time * call.heads * units_of(places) *
+         (call.head_size + 2) * sizeof(float);
 }
 
-void attention_paged_mma(CudaStream& cuda, const AttentionCall& call, const bfloat16* qkv, bfloat16* pages, bfloat16* o,
-                         float* scratch, const PagedPlaces& places) {
-  const Pages of_call = {pages,         places.table,       places.sequences, places.positions,
-                         places.count,  places.table_width, places.pages,     places.page};
+void attention_paged_mma(CudaStream& cuda, const AttentionCall& call, const bfloat16* qkv,
+                         bfloat16* pages, bfloat16* o, float* scratch, const PagedPlaces& places) {
+  const Pages of_call = {pages,        places.table,       places.sequences, places.positions,
+                         places.count, places.table_width, places.pages,     places.page};
   const Call c = {call,
                   of_call,
                   qkv,

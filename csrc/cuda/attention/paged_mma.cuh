@@ -15,9 +15,9 @@
 
 namespace llamaforge::cuda::paged {
 
-constexpr int kKeys = 64;                 // keys that a warp takes at once
-constexpr int kParts = 8;                 // such parts in a unit
-constexpr int kUnit = kParts * kKeys;     // keys of a block
+constexpr int kKeys = 64;              // keys that a warp takes at once
+constexpr int kParts = 8;              // such parts in a unit
+constexpr int kUnit = kParts * kKeys;  // keys of a block
 
 // The pages of a cache, and where tokens stand in them. Values outside of the tensors count as the
 // nearest ones inside.
@@ -27,7 +27,9 @@ struct Pages {
   int sequences_count, table_width, pages_count, page;
 
   static __device__ int inside(int value, int bound) { return max(0, min(value, bound - 1)); }
-  __device__ int sequence(int token) const { return inside(sequences ? sequences[token] : token, sequences_count); }
+  __device__ int sequence(int token) const {
+    return inside(sequences ? sequences[token] : token, sequences_count);
+  }
   __device__ int position(int token) const { return inside(positions[token], table_width * page); }
   // A row of a head; heads count keys first, then values.
   __device__ bfloat16* row(int token, int head, int index, int kv_heads, int size) const {
@@ -44,7 +46,8 @@ struct Angles {
   // Cosine and sine of pair i at `position`; NaN outside of the table.
   __device__ __forceinline__ float2 at(int position, int i, int half) const {
     if (!table) return {1.0f, 0.0f};
-    if (position < 0 || position >= rows) return {__int_as_float(0x7fffffff), __int_as_float(0x7fffffff)};
+    if (position < 0 || position >= rows)
+      return {__int_as_float(0x7fffffff), __int_as_float(0x7fffffff)};
     return reinterpret_cast<const float2*>(table)[int64_t{position} * half + i];
   }
   static __device__ __forceinline__ void turn(float2 angle, float& first, float& second) {
@@ -59,17 +62,19 @@ struct Number {
   float maximum = -INFINITY, total = 0, value = 0;
   __device__ __forceinline__ void fold(float other_maximum, float other_total, float other_value) {
     const float high = fmaxf(maximum, other_maximum), base = high == -INFINITY ? 0.0f : high;
-    const float own = mma::exp2_approximate(maximum - base), other = mma::exp2_approximate(other_maximum - base);
+    const float own = mma::exp2_approximate(maximum - base),
+                other = mma::exp2_approximate(other_maximum - base);
     total = __fmaf_rn(other_total, other, __fmul_rn(total, own));
     value = __fmaf_rn(other_value, other, __fmul_rn(value, own));
     maximum = high;
   }
 };
 
-// A lane's numbers of one row of kSize: word i of block b holds numbers 32b + 8t + 2i and + 1. read(at)
-// returns eight numbers.
+// A lane's numbers of one row of kSize: word i of block b holds numbers 32b + 8t + 2i and + 1.
+// read(at) returns eight numbers.
 template <int kSize, class Read>
-__device__ __forceinline__ void read_row(int64_t row, const Read& read, uint4 (&words)[kSize / 32]) {
+__device__ __forceinline__ void read_row(int64_t row, const Read& read,
+                                         uint4 (&words)[kSize / 32]) {
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int b = 0; b < kSize / 32; ++b) words[b] = read(row + b * 32 + t * 8);
@@ -112,8 +117,8 @@ __device__ __forceinline__ float sum_of_quad(float x) {
 }
 
 // Keys begin..begin+kKeys-1 of a sequence, of which only low..high-1 are read. A lane has of each
-// group j of 16 keys: of the keys 8 half + g its numbers of every block, and of the values 2t, 2t + 1,
-// 2t + 8, 2t + 9 (i of 0..3) the numbers 8g..8g+7 of each 64.
+// group j of 16 keys: of the keys 8 half + g its numbers of every block, and of the values 2t, 2t +
+// 1, 2t + 8, 2t + 9 (i of 0..3) the numbers 8g..8g+7 of each 64.
 template <int kSize>
 struct KeysInMemory {
   static constexpr int kGroups = kKeys / 16;
@@ -121,9 +126,13 @@ struct KeysInMemory {
   int64_t of_values;
   int begin, low, high, page;
 
-  __device__ __forceinline__ KeysInMemory(const Pages& pages, int sequence, int kv_head, int kv_heads, int begin,
-                                          int low, int high)
-      : of_values(int64_t{kv_heads} * pages.page * kSize), begin(begin), low(low), high(high), page(pages.page) {
+  __device__ __forceinline__ KeysInMemory(const Pages& pages, int sequence, int kv_head,
+                                          int kv_heads, int begin, int low, int high)
+      : of_values(int64_t{kv_heads} * pages.page * kSize),
+        begin(begin),
+        low(low),
+        high(high),
+        page(pages.page) {
     const int32_t* table = pages.table + sequence * pages.table_width;
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
@@ -133,13 +142,16 @@ struct KeysInMemory {
       rows[j] = pages.pages + (int64_t{own} * 2 * kv_heads + kv_head) * page * kSize;
     }
   }
-  __device__ __forceinline__ int key_of(int j, int half) const { return begin + j * 16 + half * 8 + threadIdx.x % 32 / 4; }
+  __device__ __forceinline__ int key_of(int j, int half) const {
+    return begin + j * 16 + half * 8 + threadIdx.x % 32 / 4;
+  }
   __device__ __forceinline__ int value_of(int j, int i) const {
     return begin + j * 16 + i / 2 * 8 + 2 * (threadIdx.x % 4) + i % 2;
   }
   __device__ __forceinline__ uint4 key(int j, int half, int b) const {
     const int index = min(max(key_of(j, half), low), high - 1);
-    return *reinterpret_cast<const uint4*>(rows[j] + index % page * kSize + b * 32 + threadIdx.x % 4 * 8);
+    return *reinterpret_cast<const uint4*>(rows[j] + index % page * kSize + b * 32 +
+                                           threadIdx.x % 4 * 8);
   }
   __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
     const int index = value_of(j, i);
@@ -159,11 +171,13 @@ struct KeysInRegisters {
   __device__ __forceinline__ void read(const KeysInMemory<kSize>& memory) {
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
-      const bool any = memory.begin + j * 16 < memory.high && memory.begin + j * 16 + 16 > memory.low;
+      const bool any =
+          memory.begin + j * 16 < memory.high && memory.begin + j * 16 + 16 > memory.low;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) keys[j][half][b] = any ? memory.key(j, half, b) : make_uint4(0, 0, 0, 0);
+        for (int b = 0; b < kBlocks; ++b)
+          keys[j][half][b] = any ? memory.key(j, half, b) : make_uint4(0, 0, 0, 0);
       }
     }
 #pragma unroll
@@ -176,7 +190,8 @@ struct KeysInRegisters {
     }
   }
   // Puts a key and value in the place of those at `index`.
-  __device__ __forceinline__ void replace(const KeysInMemory<kSize>& memory, int index, const uint4 (&key)[kBlocks],
+  __device__ __forceinline__ void replace(const KeysInMemory<kSize>& memory, int index,
+                                          const uint4 (&key)[kBlocks],
                                           const uint4 (&value)[kWide]) {
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
@@ -195,11 +210,13 @@ struct KeysInRegisters {
     }
   }
   __device__ __forceinline__ uint4 key(int j, int half, int b) const { return keys[j][half][b]; }
-  __device__ __forceinline__ uint4 value(int j, int wide, int i) const { return values[j][wide][i]; }
+  __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
+    return values[j][wide][i];
+  }
 };
 
-// The attention of 16 rows over some keys: of rows g and g + 8 the maximum (in base 2), the sum, and
-// the unnormalised output.
+// The attention of 16 rows over some keys: of rows g and g + 8 the maximum (in base 2), the sum,
+// and the unnormalised output.
 template <int kSize>
 struct Part {
   static constexpr int kBlocks = kSize / 32, kWide = kSize / 64, kProducts = kSize / 8;
@@ -213,12 +230,12 @@ struct Part {
     for (int j = 0; j < kProducts; ++j) sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0;
   }
 
-  // Over keys low..high-1 of begin..begin+kKeys-1; row h sees firsts[h]..lasts[h] of them. The source
-  // has the keys and values (KeysInMemory, KeysInRegisters).
+  // Over keys low..high-1 of begin..begin+kKeys-1; row h sees firsts[h]..lasts[h] of them. The
+  // source has the keys and values (KeysInMemory, KeysInRegisters).
   template <class Source>
-  __device__ __forceinline__ void compute(const uint4 (&query)[2][kBlocks], const Source& source, float factor,
-                                          int begin, int low, int high, const int (&firsts)[2],
-                                          const int (&lasts)[2]) {
+  __device__ __forceinline__ void compute(const uint4 (&query)[2][kBlocks], const Source& source,
+                                          float factor, int begin, int low, int high,
+                                          const int (&firsts)[2], const int (&lasts)[2]) {
     constexpr int kGroups = kKeys / 16;
     const int lane = threadIdx.x % 32, t = lane % 4;
     float score[kGroups][2][4] = {};
@@ -277,8 +294,8 @@ struct Part {
     for (int j = 0; j < kGroups; ++j) {
       if (begin + j * 16 >= high || begin + j * 16 + 16 <= low) continue;
       const float *a = score[j][0], *b = score[j][1];
-      const uint32_t weights[4] = {mma::pack_bf16(a[0], a[1]), mma::pack_bf16(a[2], a[3]), mma::pack_bf16(b[0], b[1]),
-                                   mma::pack_bf16(b[2], b[3])};
+      const uint32_t weights[4] = {mma::pack_bf16(a[0], a[1]), mma::pack_bf16(a[2], a[3]),
+                                   mma::pack_bf16(b[0], b[1]), mma::pack_bf16(b[2], b[3])};
 #pragma unroll
       for (int wide = 0; wide < kWide; ++wide) {
         uint4 value[4];
@@ -286,9 +303,10 @@ struct Part {
         for (int i = 0; i < 4; ++i) value[i] = source.value(j, wide, i);
 #pragma unroll
         for (int word = 0; word < 4; ++word) {
-          const uint32_t v[4] = {word_of(value[0], word), word_of(value[1], word), word_of(value[2], word),
-                                 word_of(value[3], word)};
-          mma::multiply(sum[wide * 8 + 2 * word], weights, __byte_perm(v[0], v[1], 0x5410), __byte_perm(v[2], v[3], 0x5410));
+          const uint32_t v[4] = {word_of(value[0], word), word_of(value[1], word),
+                                 word_of(value[2], word), word_of(value[3], word)};
+          mma::multiply(sum[wide * 8 + 2 * word], weights, __byte_perm(v[0], v[1], 0x5410),
+                        __byte_perm(v[2], v[3], 0x5410));
           mma::multiply(sum[wide * 8 + 2 * word + 1], weights, __byte_perm(v[0], v[1], 0x7632),
                         __byte_perm(v[2], v[3], 0x7632));
         }
@@ -299,8 +317,10 @@ struct Part {
   __device__ __forceinline__ void fold(const Part& other) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float high = fmaxf(maximum[h], other.maximum[h]), base = high == -INFINITY ? 0.0f : high;
-      const float own = mma::exp2_approximate(maximum[h] - base), its = mma::exp2_approximate(other.maximum[h] - base);
+      const float high = fmaxf(maximum[h], other.maximum[h]),
+                  base = high == -INFINITY ? 0.0f : high;
+      const float own = mma::exp2_approximate(maximum[h] - base),
+                  its = mma::exp2_approximate(other.maximum[h] - base);
       total[h] = __fmaf_rn(other.total[h], its, __fmul_rn(total[h], own));
       maximum[h] = high;
 #pragma unroll
@@ -325,7 +345,8 @@ struct Part {
 #pragma unroll
       for (int j = 0; j < kProducts; ++j) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) line[2 + j / 8 * 64 + 16 * t + 8 * i + j % 8] = sum[j][2 * h + i];
+        for (int i = 0; i < 2; ++i)
+          line[2 + j / 8 * 64 + 16 * t + 8 * i + j % 8] = sum[j][2 * h + i];
       }
     }
   }

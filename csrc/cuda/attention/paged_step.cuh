@@ -15,8 +15,8 @@ struct Call {
   const bfloat16* qkv;
   bfloat16* o;
   Angles angles;
-  float* partial;       // of each token, head and unit: maximum, sum, outputs
-  unsigned* counters;   // of each token and kv head
+  float* partial;      // of each token, head and unit: maximum, sum, outputs
+  unsigned* counters;  // of each token and kv head
   int most_units;
   FaultSite wrong_sequence, wrong_position, wrong_page, wrong_angle;
 };
@@ -29,14 +29,17 @@ struct ReadMemory {
   }
 };
 
-// Reports values outside of the tensors; the kernels use the nearest values inside. Called by a warp.
+// Reports values outside of the tensors; the kernels use the nearest values inside. Called by a
+// warp.
 __device__ inline void check(const Call& c, int token) {
   const Pages& pages = c.pages;
-  const int sequence = pages.sequences ? pages.sequences[token] : token, position = pages.positions[token];
+  const int sequence = pages.sequences ? pages.sequences[token] : token,
+            position = pages.positions[token];
   const int length = pages.table_width * pages.page, lane = threadIdx.x % 32;
   for (int i = lane; i <= pages.position(token) / pages.page; i += 32) {
     const int own = pages.table[pages.sequence(token) * pages.table_width + i];
-    if (own < 0 || own >= pages.pages_count) report(c.wrong_page, own, sequence, pages.pages_count - 1);
+    if (own < 0 || own >= pages.pages_count)
+      report(c.wrong_page, own, sequence, pages.pages_count - 1);
   }
   if (lane != 0) return;
   if (sequence < 0 || sequence >= pages.sequences_count) {
@@ -61,7 +64,8 @@ struct Newest {
     to_value = c.pages.row(token, c.call.kv_heads + kv_head, position, c.call.kv_heads, kSize);
   }
   template <class Read>
-  __device__ __forceinline__ void read(const Call& c, int token, int kv_head, const Read& read_qkv) {
+  __device__ __forceinline__ void read(const Call& c, int token, int kv_head,
+                                       const Read& read_qkv) {
     const int64_t from = int64_t{token} * c.call.width() + (c.call.heads + kv_head) * kSize;
     read_row<kSize>(from, read_qkv, key);
 #pragma unroll
@@ -74,7 +78,8 @@ struct Newest {
     if (c.angles.table) turn.apply(key);
     if (g == 0) {
 #pragma unroll
-      for (int b = 0; b < kSize / 32; ++b) *reinterpret_cast<uint4*>(to_key + b * 32 + t * 8) = key[b];
+      for (int b = 0; b < kSize / 32; ++b)
+        *reinterpret_cast<uint4*>(to_key + b * 32 + t * 8) = key[b];
     }
     if (t == 0) {
 #pragma unroll
@@ -100,8 +105,8 @@ inline size_t lines_bytes(const AttentionCall& call) {
 // only keys of earlier tokens are read. read_qkv(at) returns eight numbers of qkv, and write(at, x)
 // takes a number of the result.
 template <int kSize, int kStepWarps, class Threads, class Wait, class Read, class Write>
-__device__ __forceinline__ void step(const Call& c, int token, int kv_head, int nth, float* lines, const Wait& wait,
-                                     const Read& read_qkv, const Write& write) {
+__device__ __forceinline__ void step(const Call& c, int token, int kv_head, int nth, float* lines,
+                                     const Wait& wait, const Read& read_qkv, const Write& write) {
   __shared__ bool is_last;
   constexpr bool kPreloads = kSize == 64;
   constexpr int kThreadsOfStep = 32 * kStepWarps;
@@ -109,7 +114,8 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   const int sequence = c.pages.sequence(token), last = c.pages.position(token);
   const int first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
-  const int first_unit = first / kUnit, units = last / kUnit - first_unit + 1, unit = first_unit + nth;
+  const int first_unit = first / kUnit, units = last / kUnit - first_unit + 1,
+            unit = first_unit + nth;
   if (nth >= units) return wait();
   Turn<kSize> turn;
   turn.read(c.angles, c.pages.positions[token]);
@@ -117,7 +123,8 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
   bool queries_read = false;
 #pragma unroll
   for (int own = warp; own < kParts; own += kStepWarps) {
-    const int begin = unit * kUnit + own * kKeys, low = max(first, begin), high = min(last + 1, begin + kKeys);
+    const int begin = unit * kUnit + own * kKeys, low = max(first, begin),
+              high = min(last + 1, begin + kKeys);
     float* const line = lines + own * group * kLine<kSize>;
     Part<kSize> part;
     part.clear();
@@ -128,7 +135,8 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
         if (kv_head == 0) check(c, token);
         newest.find(c, token, kv_head);
       }
-      const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low, high);
+      const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low,
+                                       high);
       [[maybe_unused]] KeysInRegisters<kPreloads ? kSize : 64> registers;
       if constexpr (kPreloads) registers.read(memory);
       if (!queries_read) {
@@ -140,7 +148,8 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
 #pragma unroll
           for (int b = 0; b < kSize / 32; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
           if (row < group) {
-            read_row<kSize>(int64_t{token} * c.call.width() + (kv_head * group + row) * kSize, read_qkv, query[h]);
+            read_row<kSize>(int64_t{token} * c.call.width() + (kv_head * group + row) * kSize,
+                            read_qkv, query[h]);
           }
         }
         if (c.angles.table) {
@@ -195,7 +204,8 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
   Threads::sync();
   if (threadIdx.x == 0) {
     unsigned* counter = c.counters + token * c.call.kv_heads + kv_head;
-    is_last = atomicInc(counter, static_cast<unsigned>(units - 1)) == static_cast<unsigned>(units - 1);
+    is_last =
+        atomicInc(counter, static_cast<unsigned>(units - 1)) == static_cast<unsigned>(units - 1);
   }
   Threads::sync();
   if (!is_last) return;

@@ -8,14 +8,15 @@
 namespace llamaforge::cuda {
 namespace {
 
-constexpr int kLanes = 8, kRowsAtOnce = 4, kGroups = 32, kRows = kGroups * kRowsAtOnce;  // of a block
+constexpr int kLanes = 8, kRowsAtOnce = 4, kGroups = 32,
+              kRows = kGroups * kRowsAtOnce;  // of a block
 static_assert(kRows == kStatisticsRows);
 
 // Eight lanes share a row. With kVectors they take steps of 16 bytes.
 template <class T, bool kVectors>
 __global__ void __launch_bounds__(kLanes* kGroups)
-    attention_statistics_kernel(const T* __restrict__ d_o, const T* __restrict__ o, const AttentionStatistics statistics,
-                                const AttentionCall call) {
+    attention_statistics_kernel(const T* __restrict__ d_o, const T* __restrict__ o,
+                                const AttentionStatistics statistics, const AttentionCall call) {
   const int line = blockIdx.x, batch = line / call.heads, head = line % call.heads;
   const int lane = threadIdx.x % kLanes, first = blockIdx.y * kRows + threadIdx.x / kLanes;
   if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *statistics.next = 0;
@@ -27,7 +28,8 @@ __global__ void __launch_bounds__(kLanes* kGroups)
     const int time = first + i * kGroups;
     if (time >= call.time) continue;
     large |= fabsf(exact_row(statistics, call, line, time).x) * to_base_2 > kLargeScore;
-    const size_t at = ((static_cast<size_t>(batch) * call.time + time) * call.heads + head) * call.head_size;
+    const size_t at =
+        ((static_cast<size_t>(batch) * call.time + time) * call.heads + head) * call.head_size;
     if constexpr (kVectors) {
       for (int c = lane * kVector<T>; c < call.head_size; c += kLanes * kVector<T>) {
         float x[kVector<T>], y[kVector<T>];
@@ -37,14 +39,16 @@ __global__ void __launch_bounds__(kLanes* kGroups)
         for (int j = 0; j < kVector<T>; ++j) sum[i] += x[j] * y[j];
       }
     } else {
-      for (int c = lane; c < call.head_size; c += kLanes) sum[i] += widen(d_o[at + c]) * widen(o[at + c]);
+      for (int c = lane; c < call.head_size; c += kLanes)
+        sum[i] += widen(d_o[at + c]) * widen(o[at + c]);
     }
   }
   large = __syncthreads_or(large);
 #pragma unroll
   for (int i = 0; i < kRowsAtOnce; ++i) {
 #pragma unroll
-    for (int distance = kLanes / 2; distance > 0; distance /= 2) sum[i] += __shfl_xor_sync(~0u, sum[i], distance);
+    for (int distance = kLanes / 2; distance > 0; distance /= 2)
+      sum[i] += __shfl_xor_sync(~0u, sum[i], distance);
     const int time = first + i * kGroups;
     if (lane == 0 && time < call.padded_time()) {
       const bool inside = time < call.time;
@@ -59,15 +63,19 @@ __global__ void __launch_bounds__(kLanes* kGroups)
 }  // namespace
 
 template <class T>
-void attention_statistics(const AttentionCall& call, const T* d_o, const T* o, AttentionStatistics statistics) {
+void attention_statistics(const AttentionCall& call, const T* d_o, const T* o,
+                          AttentionStatistics statistics) {
   const bool vectors = call.head_size % kVector<T> == 0 && aligned16({d_o, o});
-  const auto kernel = vectors ? attention_statistics_kernel<T, true> : attention_statistics_kernel<T, false>;
+  const auto kernel =
+      vectors ? attention_statistics_kernel<T, true> : attention_statistics_kernel<T, false>;
   const dim3 grid(call.batch * call.heads, call.padded_time() / kRows);
   kernel<<<grid, kLanes * kGroups, 0, call.stream>>>(d_o, o, statistics, call);
   check_launch();
 }
 
-template void attention_statistics(const AttentionCall&, const float*, const float*, AttentionStatistics);
-template void attention_statistics(const AttentionCall&, const bfloat16*, const bfloat16*, AttentionStatistics);
+template void attention_statistics(const AttentionCall&, const float*, const float*,
+                                   AttentionStatistics);
+template void attention_statistics(const AttentionCall&, const bfloat16*, const bfloat16*,
+                                   AttentionStatistics);
 
 }  // namespace llamaforge::cuda

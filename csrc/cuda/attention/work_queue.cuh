@@ -10,8 +10,9 @@ namespace llamaforge::cuda {
 // The list goes through sections of heads, so that the keys and values in use fit the L2 cache.
 // Within a section it goes through the tiles from the last (the longest walk) to the first.
 struct WorkQueue {
-  int tiles, works, section;  // query tiles of a head; pieces in all; heads (of all sequences) in a section
-  int* next;                  // pieces taken after the first of each block; zero at the start
+  int tiles, works,
+      section;  // query tiles of a head; pieces in all; heads (of all sequences) in a section
+  int* next;    // pieces taken after the first of each block; zero at the start
 
   WorkQueue(const AttentionCall& call, int rows, int* next) : next(next) {
     constexpr double kCache = 20 << 20;
@@ -27,9 +28,11 @@ struct WorkQueue {
 struct Work {
   int query_tile, batch, head;
 };
-__device__ __forceinline__ Work work_at(int index, const WorkQueue& queue, const AttentionCall& call) {
+__device__ __forceinline__ Work work_at(int index, const WorkQueue& queue,
+                                        const AttentionCall& call) {
   const int first = index / (queue.section * queue.tiles) * queue.section;
-  const int heads = min(queue.section, call.batch * call.heads - first), place = index - first * queue.tiles;
+  const int heads = min(queue.section, call.batch * call.heads - first),
+            place = index - first * queue.tiles;
   const int line = first + place % heads;
   return {queue.tiles - 1 - place / heads, line / call.heads, line % call.heads};
 }

@@ -23,16 +23,17 @@ Nccl load() {
   // variable. NCCL reads it once, when it is loaded.
   setenv("NCCL_NVLS_ENABLE", "0", 0);
   const std::string major = std::to_string(CUDART_VERSION / 1000);
-  const RuntimeLibrary library =
-      open_library({"NCCL", "libnccl.so.2", "ncclGetVersion", "LLAMAFORGE_NCCL", "nvidia-nccl-cu" + major});
+  const RuntimeLibrary library = open_library(
+      {"NCCL", "libnccl.so.2", "ncclGetVersion", "LLAMAFORGE_NCCL", "nvidia-nccl-cu" + major});
   Nccl functions = {};
   functions.path = library.path;
 #define LF_BIND(name) bind(library, "nccl" #name, functions.name)
   LF_BIND(GetVersion);
   int version = 0;
   if (functions.GetVersion(&version) != nccl::kSuccess || version < kOldest) {
-    throw Error("ERR_DEVICE", format("{} is NCCL {}; 2.18 or newer is needed: pip install nvidia-nccl-cu{}", library.path,
-                                     version_text(version), major));
+    throw Error("ERR_DEVICE",
+                format("{} is NCCL {}; 2.18 or newer is needed: pip install nvidia-nccl-cu{}",
+                       library.path, version_text(version), major));
   }
   LF_BIND(GetUniqueId);
   LF_BIND(GetErrorString);

@@ -48,17 +48,20 @@ struct Nccl {
   nccl::Result (*GetUniqueId)(nccl::UniqueId*);
   const char* (*GetErrorString)(nccl::Result);
   const char* (*GetLastError)(nccl::Communicator);
-  nccl::Result (*CommInitRankConfig)(nccl::Communicator*, int size, nccl::UniqueId, int rank, nccl::Config*);
+  nccl::Result (*CommInitRankConfig)(nccl::Communicator*, int size, nccl::UniqueId, int rank,
+                                     nccl::Config*);
   nccl::Result (*CommGetAsyncError)(nccl::Communicator, nccl::Result*);
   nccl::Result (*CommFinalize)(nccl::Communicator);
   nccl::Result (*CommDestroy)(nccl::Communicator);
   nccl::Result (*CommAbort)(nccl::Communicator);
-  nccl::Result (*AllReduce)(const void*, void*, size_t count, int type, int reduction, nccl::Communicator,
+  nccl::Result (*AllReduce)(const void*, void*, size_t count, int type, int reduction,
+                            nccl::Communicator, cudaStream_t);
+  nccl::Result (*ReduceScatter)(const void*, void*, size_t output_count, int type, int reduction,
+                                nccl::Communicator, cudaStream_t);
+  nccl::Result (*AllGather)(const void*, void*, size_t input_count, int type, nccl::Communicator,
                             cudaStream_t);
-  nccl::Result (*ReduceScatter)(const void*, void*, size_t output_count, int type, int reduction, nccl::Communicator,
-                                cudaStream_t);
-  nccl::Result (*AllGather)(const void*, void*, size_t input_count, int type, nccl::Communicator, cudaStream_t);
-  nccl::Result (*Broadcast)(const void*, void*, size_t count, int type, int root, nccl::Communicator, cudaStream_t);
+  nccl::Result (*Broadcast)(const void*, void*, size_t count, int type, int root,
+                            nccl::Communicator, cudaStream_t);
 
   std::string path;
   // Returns for example "NCCL 2.28.3 from /path".

@@ -9,7 +9,8 @@
 namespace llamaforge::cuda::nccl {
 
 static_assert(sizeof(UniqueId) == sizeof(ncclUniqueId));
-static_assert(kSuccess == ncclSuccess && kInProgress == ncclInProgress && sizeof(Result) == sizeof(ncclResult_t));
+static_assert(kSuccess == ncclSuccess && kInProgress == ncclInProgress &&
+              sizeof(Result) == sizeof(ncclResult_t));
 static_assert(kInt32 == ncclInt32 && kFloat32 == ncclFloat32 && kBfloat16 == ncclBfloat16);
 static_assert(kSum == ncclSum && kAverage == ncclAvg);
 static_assert(kUndefined == NCCL_CONFIG_UNDEF_INT);
@@ -27,10 +28,10 @@ static_assert(offsetof(Config, split_share) == offsetof(ncclConfig_t, splitShare
 template <class Ours, class Theirs>
 constexpr size_t arguments_differ = 1;
 template <class... A, class... B>
-constexpr size_t arguments_differ<Result (*)(A...), ncclResult_t(B...)> = sizeof...(A) != sizeof...(B)
-                                                                              ? 1
-                                                                              : (0 + ... + (sizeof(A) != sizeof(B)));
-#define LF_SAME(name) static_assert(arguments_differ<decltype(Nccl::name), decltype(nccl##name)> == 0)
+constexpr size_t arguments_differ<Result (*)(A...), ncclResult_t(B...)> =
+    sizeof...(A) != sizeof...(B) ? 1 : (0 + ... + (sizeof(A) != sizeof(B)));
+#define LF_SAME(name) \
+  static_assert(arguments_differ<decltype(Nccl::name), decltype(nccl##name)> == 0)
 LF_SAME(GetVersion);
 LF_SAME(GetUniqueId);
 LF_SAME(CommInitRankConfig);

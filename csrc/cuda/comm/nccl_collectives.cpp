@@ -7,9 +7,9 @@
 #include <mutex>
 #include <thread>
 
+#include "cuda/comm/nccl.h"
 #include "cuda/runtime/completion_queue.h"
 #include "cuda/runtime/cuda_stream.h"
-#include "cuda/comm/nccl.h"
 
 namespace llamaforge::cuda {
 
@@ -64,7 +64,8 @@ using Event = std::shared_ptr<CUevent_st>;
 // reaches it.
 class CudaTimeline final : public Timeline, public std::enable_shared_from_this<CudaTimeline> {
  public:
-  explicit CudaTimeline(const std::shared_ptr<Stream>& stream) : owner_(stream), stream_(on_cuda(*stream)) {}
+  explicit CudaTimeline(const std::shared_ptr<Stream>& stream)
+      : owner_(stream), stream_(on_cuda(*stream)) {}
   ~CudaTimeline() override {
     cudaSetDevice(stream_.index());
     for (cudaEvent_t event : moments_) {
@@ -74,8 +75,9 @@ class CudaTimeline final : public Timeline, public std::enable_shared_from_this<
 
   size_t mark() override {
     const size_t moment = reserve();
-    stream_.submit("timeline",
-                   [self = shared_from_this(), moment](Stream&) { self->record(moment, self->stream_.compute()); });
+    stream_.submit("timeline", [self = shared_from_this(), moment](Stream&) {
+      self->record(moment, self->stream_.compute());
+    });
     return moment;
   }
   // Called on the launcher's thread.
@@ -119,7 +121,8 @@ class CudaTimeline final : public Timeline, public std::enable_shared_from_this<
   std::vector<cudaEvent_t> moments_;
 };
 
-class NcclCollectives final : public Collectives, public std::enable_shared_from_this<NcclCollectives> {
+class NcclCollectives final : public Collectives,
+                              public std::enable_shared_from_this<NcclCollectives> {
  public:
   NcclCollectives(const std::shared_ptr<Stream>& stream, const CollectivesOptions& options);
   ~NcclCollectives() override;
@@ -127,11 +130,12 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   std::shared_ptr<CollectiveWork> enqueue(CollectiveCall call) override;
   CollectiveProgress progress() override;
   void abort(const std::string& why) override;
-  std::shared_ptr<Timeline> make_timeline() override { return std::make_shared<CudaTimeline>(owner_); }
+  std::shared_ptr<Timeline> make_timeline() override {
+    return std::make_shared<CudaTimeline>(owner_);
+  }
   void follow(std::shared_ptr<Timeline> timeline) override {
-    stream_.in_order([self = shared_from_this(), timeline = std::static_pointer_cast<CudaTimeline>(timeline)] {
-      self->timeline_ = timeline;
-    });
+    stream_.in_order([self = shared_from_this(), timeline = std::static_pointer_cast<CudaTimeline>(
+                                                     timeline)] { self->timeline_ = timeline; });
   }
   void close() override;
   std::string description() const override {
@@ -149,7 +153,8 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
   // A collective that was given to the device.
   struct Flight {
     Event started, ended;
-    std::shared_ptr<CollectiveCall> call;  // its tensors, until its work was waited for or has ended
+    std::shared_ptr<CollectiveCall>
+        call;  // its tensors, until its work was waited for or has ended
   };
 
   // Polls until the communicator has finished the call. Throws ERR_PEER on its failure, on an
@@ -185,39 +190,48 @@ class NcclCollectives final : public Collectives, public std::enable_shared_from
 // launcher in the order of the calls, so the collective has been launched by then.
 class NcclCollectives::Work final : public CollectiveWork {
  public:
-  Work(std::shared_ptr<NcclCollectives> group, std::shared_ptr<Launched> launched, std::shared_ptr<CollectiveCall> call)
-      : group_(std::move(group)), launched_(std::move(launched)), call_(std::move(call)), kind_(call_->kind) {}
+  Work(std::shared_ptr<NcclCollectives> group, std::shared_ptr<Launched> launched,
+       std::shared_ptr<CollectiveCall> call)
+      : group_(std::move(group)),
+        launched_(std::move(launched)),
+        call_(std::move(call)),
+        kind_(call_->kind) {}
 
   void wait() override {
-    group_->stream_.submit(name_of(kind_), [group = group_, launched = launched_, call = call_](Stream&) {
-      if (!launched->ended) return;  // it never ran; the next wait reports the earlier failure
-      if (const std::string why = group->aborted(); !why.empty()) throw Error("ERR_PEER", why);
-      const cudaStream_t compute = group->stream_.compute();
-      const auto& timeline = launched->timeline;
-      const size_t start = timeline ? timeline->at(compute) : 0;
-      LF_CUDA_CHECK(cudaStreamWaitEvent(compute, launched->ended.get()));
-      if (timeline) {
-        timeline->add({group->options_.name, name_of(call->kind), call->bytes(), true, start, timeline->at(compute)});
-      }
-      // From here on, the order of the compute stream protects the memory.
-      const std::lock_guard lock(group->mutex_);
-      call->input = call->output = {};
-    });
+    group_->stream_.submit(name_of(kind_),
+                           [group = group_, launched = launched_, call = call_](Stream&) {
+                             if (!launched->ended)
+                               return;  // it never ran; the next wait reports the earlier failure
+                             if (const std::string why = group->aborted(); !why.empty())
+                               throw Error("ERR_PEER", why);
+                             const cudaStream_t compute = group->stream_.compute();
+                             const auto& timeline = launched->timeline;
+                             const size_t start = timeline ? timeline->at(compute) : 0;
+                             LF_CUDA_CHECK(cudaStreamWaitEvent(compute, launched->ended.get()));
+                             if (timeline) {
+                               timeline->add({group->options_.name, name_of(call->kind),
+                                              call->bytes(), true, start, timeline->at(compute)});
+                             }
+                             // From here on, the order of the compute stream protects the memory.
+                             const std::lock_guard lock(group->mutex_);
+                             call->input = call->output = {};
+                           });
   }
 
   void when_done(std::function<void(std::exception_ptr)> done) override {
     try {
       group_->stream_.in_order([group = group_, done] {
         try {
-          group->completions_->when_reached(group->stream_.communication(), [group, done](cudaError_t error) {
-            std::exception_ptr failure;
-            if (const std::string why = group->aborted(); !why.empty()) {
-              failure = std::make_exception_ptr(Error("ERR_PEER", why));
-            } else if (error != cudaSuccess) {
-              failure = std::make_exception_ptr(error_of(error, "a collective"));
-            }
-            done(failure);
-          });
+          group->completions_->when_reached(
+              group->stream_.communication(), [group, done](cudaError_t error) {
+                std::exception_ptr failure;
+                if (const std::string why = group->aborted(); !why.empty()) {
+                  failure = std::make_exception_ptr(Error("ERR_PEER", why));
+                } else if (error != cudaSuccess) {
+                  failure = std::make_exception_ptr(error_of(error, "a collective"));
+                }
+                done(failure);
+              });
         } catch (...) {
           done(std::current_exception());
         }
@@ -234,7 +248,8 @@ class NcclCollectives::Work final : public CollectiveWork {
   const CollectiveKind kind_;
 };
 
-NcclCollectives::NcclCollectives(const std::shared_ptr<Stream>& stream, const CollectivesOptions& options)
+NcclCollectives::NcclCollectives(const std::shared_ptr<Stream>& stream,
+                                 const CollectivesOptions& options)
     : owner_(stream), stream_(on_cuda(*stream)), options_(options) {
   LF_CUDA_CHECK(cudaSetDevice(stream_.index()));
   completions_ = std::make_unique<CompletionQueue>(stream_.index());
@@ -243,12 +258,14 @@ NcclCollectives::NcclCollectives(const std::shared_ptr<Stream>& stream, const Co
   LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&token_), sizeof *token_));
   LF_CUDA_CHECK(cudaMemset(token_, 0, sizeof *token_));
   nccl::UniqueId id;
-  if (options.id.size() != sizeof id) throw Error("ERR_PEER", "the id of the NCCL group is damaged");
+  if (options.id.size() != sizeof id)
+    throw Error("ERR_PEER", "the id of the NCCL group is damaged");
   std::memcpy(&id, options.id.data(), sizeof id);
   nccl::Config config;
   config.blocking = 0;
   const auto deadline = Clock::now() + options.start_timeout;
-  const nccl::Result result = library.CommInitRankConfig(&communicator_, options.size, id, options.rank, &config);
+  const nccl::Result result =
+      library.CommInitRankConfig(&communicator_, options.size, id, options.rank, &config);
   try {
     if (result != nccl::kSuccess && result != nccl::kInProgress)
       throw Error("ERR_PEER", words_of(result, "ncclCommInitRank"));
@@ -257,10 +274,10 @@ NcclCollectives::NcclCollectives(const std::shared_ptr<Stream>& stream, const Co
     if (communicator_) library.CommAbort(communicator_);
     communicator_ = nullptr;
     cudaFree(token_);
-    throw Error(error.code(),
-                format("group {}: {}\nNCCL_DEBUG=INFO makes NCCL tell more; NCCL_SOCKET_IFNAME names the network "
-                       "interface to use",
-                       options.name, error.what()));
+    throw Error(error.code(), format("group {}: {}\nNCCL_DEBUG=INFO makes NCCL tell more; "
+                                     "NCCL_SOCKET_IFNAME names the network "
+                                     "interface to use",
+                                     options.name, error.what()));
   }
 }
 
@@ -297,8 +314,8 @@ void NcclCollectives::close() {
 std::string NcclCollectives::words_of(nccl::Result result, const char* what) {
   const Nccl& library = nccl_library();
   const char* last = library.GetLastError(communicator_);
-  return format("NCCL failed {}: {}{}{}", what, library.GetErrorString(result), last && *last ? ": " : "",
-                last ? last : "");
+  return format("NCCL failed {}: {}{}{}", what, library.GetErrorString(result),
+                last && *last ? ": " : "", last ? last : "");
 }
 
 std::string NcclCollectives::aborted() {
@@ -333,7 +350,8 @@ void NcclCollectives::check(nccl::Result result, const char* what) {
 
 void NcclCollectives::launch(const CollectiveCall& call, cudaStream_t stream) {
   const Nccl& library = nccl_library();
-  const int type = type_of(call.output.dtype), reduction = call.average ? nccl::kAverage : nccl::kSum;
+  const int type = type_of(call.output.dtype),
+            reduction = call.average ? nccl::kAverage : nccl::kSum;
   const bool is_barrier = call.kind == CollectiveKind::barrier;
   void* output = is_barrier ? token_ : call.output.raw();
   const void* input = is_barrier ? token_ : call.input.storage ? call.input.raw() : output;
@@ -344,19 +362,24 @@ void NcclCollectives::launch(const CollectiveCall& call, cudaStream_t stream) {
     if (is_aborted_ || !communicator_) throw Error("ERR_PEER", aborted());
     switch (call.kind) {
       case CollectiveKind::all_reduce:
-        result = library.AllReduce(input, output, elements(call.output), type, reduction, communicator_, stream);
+        result = library.AllReduce(input, output, elements(call.output), type, reduction,
+                                   communicator_, stream);
         break;
       case CollectiveKind::reduce_scatter:
-        result = library.ReduceScatter(input, output, elements(call.output), type, reduction, communicator_, stream);
+        result = library.ReduceScatter(input, output, elements(call.output), type, reduction,
+                                       communicator_, stream);
         break;
       case CollectiveKind::all_gather:
-        result = library.AllGather(input, output, elements(call.input), type, communicator_, stream);
+        result =
+            library.AllGather(input, output, elements(call.input), type, communicator_, stream);
         break;
       case CollectiveKind::broadcast:
-        result = library.Broadcast(input, output, elements(call.output), type, call.root, communicator_, stream);
+        result = library.Broadcast(input, output, elements(call.output), type, call.root,
+                                   communicator_, stream);
         break;
       case CollectiveKind::barrier:
-        result = library.AllReduce(token_, token_, 1, nccl::kInt32, nccl::kSum, communicator_, stream);
+        result =
+            library.AllReduce(token_, token_, 1, nccl::kInt32, nccl::kSum, communicator_, stream);
         break;
     }
   }
@@ -364,15 +387,18 @@ void NcclCollectives::launch(const CollectiveCall& call, cudaStream_t stream) {
 }
 
 void NcclCollectives::launch_alone(const CollectiveCall& call, cudaStream_t stream) {
-  if (call.kind == CollectiveKind::barrier || !call.input.storage || call.input.raw() == call.output.raw()) return;
-  LF_CUDA_CHECK(
-      cudaMemcpyAsync(call.output.raw(), call.input.raw(), call.output.bytes(), cudaMemcpyDeviceToDevice, stream));
+  if (call.kind == CollectiveKind::barrier || !call.input.storage ||
+      call.input.raw() == call.output.raw())
+    return;
+  LF_CUDA_CHECK(cudaMemcpyAsync(call.output.raw(), call.input.raw(), call.output.bytes(),
+                                cudaMemcpyDeviceToDevice, stream));
 }
 
 // Launches a collective, on the launcher's thread. Returns the event of the collective's end.
 Event NcclCollectives::fly(const std::shared_ptr<CollectiveCall>& call) {
   if (call->input.storage && !call->input.storage->computed()) {
-    throw Error("ERR_NATIVE", "its input was never computed (an earlier operation failed, or nothing wrote it)");
+    throw Error("ERR_NATIVE",
+                "its input was never computed (an earlier operation failed, or nothing wrote it)");
   }
   if (call->output.storage) call->output.storage->allocate();
   const Event ready = events_->take();
@@ -394,10 +420,11 @@ Event NcclCollectives::fly(const std::shared_ptr<CollectiveCall>& call) {
   } else {
     launch_alone(*call, communication);
   }
-  // The timeline's end comes before the event that releases the compute stream, so that no wait ends
-  // before the collective that it waited for.
+  // The timeline's end comes before the event that releases the compute stream, so that no wait
+  // ends before the collective that it waited for.
   if (timeline_) {
-    timeline_->add({options_.name, name_of(call->kind), call->bytes(), false, begin, timeline_->at(communication)});
+    timeline_->add({options_.name, name_of(call->kind), call->bytes(), false, begin,
+                    timeline_->at(communication)});
   }
   LF_CUDA_CHECK(cudaEventRecord(end.get(), communication));
   std::lock_guard lock(mutex_);
@@ -482,8 +509,8 @@ std::string nccl_id() {
   const Nccl& library = nccl_library();
   if (const nccl::Result result = library.GetUniqueId(&id); result != nccl::kSuccess) {
     const char* last = library.GetLastError(nullptr);
-    throw Error("ERR_PEER",
-                format("NCCL could not begin a group: {}: {}", library.GetErrorString(result), last ? last : ""));
+    throw Error("ERR_PEER", format("NCCL could not begin a group: {}: {}",
+                                   library.GetErrorString(result), last ? last : ""));
   }
   return {id.bytes, sizeof id.bytes};
 }

@@ -20,6 +20,7 @@ namespace llamaforge::cuda {
 std::string nccl_id();
 
 // Blocks until the ranks have met. Throws ERR_PEER. A group of one needs no NCCL.
-std::shared_ptr<Collectives> open_collectives(const std::shared_ptr<Stream>& stream, const CollectivesOptions& options);
+std::shared_ptr<Collectives> open_collectives(const std::shared_ptr<Stream>& stream,
+                                              const CollectivesOptions& options);
 
 }  // namespace llamaforge::cuda

@@ -1,24 +1,24 @@
-// Products of few rows and attentions over pages, one after the other in one kernel: the decoding of a
-// token. Its floor is the time to read the weights. They do not depend on the token, so some warps of
-// each block do nothing but copy the block's part of all weights of the chain into a ring in shared
-// memory, without regard to where the other warps are. The weights of some links are there when those
-// warps begin them, and the memory is busy while blocks wait for each other.
+// Products of few rows and attentions over pages, one after the other in one kernel: the decoding
+// of a token. Its floor is the time to read the weights. They do not depend on the token, so some
+// warps of each block do nothing but copy the block's part of all weights of the chain into a ring
+// in shared memory, without regard to where the other warps are. The weights of some links are
+// there when those warps begin them, and the memory is busy while blocks wait for each other.
 //
 // The 8 other warps take link after link. A block has an equal share of each product's outputs, in
 // tiles as in few_rows.cu, with equal bits. Attentions are divided into items of a token, a kv head
 // and a unit of keys.
 //
-// Blocks hand results to each other by mail: each number travels in a word of its own with a tag that
-// names the link, so a reader that finds the tag has the number, and neither fences nor counters are
-// needed. With a counter that all blocks wait for, and what a link needs fetched when the link begins,
-// a step of TinyLlama-1.1B took 969 us instead of 853.
-// Mail has a few boxes that links use in turn. A block writes to a box again when it has read the
-// results of later links, and blocks make those only after they have read that box; so each link but
-// the first reads the mail of the link before. The residual stream stays in each block's shared
-// memory. All blocks must run at the same time, so the launch is a cooperative one.
+// Blocks hand results to each other by mail: each number travels in a word of its own with a tag
+// that names the link, so a reader that finds the tag has the number, and neither fences nor
+// counters are needed. With a counter that all blocks wait for, and what a link needs fetched when
+// the link begins, a step of TinyLlama-1.1B took 969 us instead of 853. Mail has a few boxes that
+// links use in turn. A block writes to a box again when it has read the results of later links, and
+// blocks make those only after they have read that box; so each link but the first reads the mail
+// of the link before. The residual stream stays in each block's shared memory. All blocks must run
+// at the same time, so the launch is a cooperative one.
 //
-// Stages of the ring have as many rows as their tile and lie one behind the other, so the ring is full
-// of weights. A stage that would cross its end begins at its start again.
+// Stages of the ring have as many rows as their tile and lie one behind the other, so the ring is
+// full of weights. A stage that would cross its end begins at its start again.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -36,8 +36,9 @@ using chain::Layout;
 using chain::Link;
 using chain::Product;
 
-// Rows of x. On an H200 a step of TinyLlama-1.1B with 1 row takes 0.94 of the time of its kernels one
-// by one, with 2 rows as long, with 8 rows 1.3 times as long: each block reads all rows as mail.
+// Rows of x. On an H200 a step of TinyLlama-1.1B with 1 row takes 0.94 of the time of its kernels
+// one by one, with 2 rows as long, with 8 rows 1.3 times as long: each block reads all rows as
+// mail.
 constexpr int kMostRows = 1;
 constexpr size_t kMostMemory = size_t{110} << 10;  // of a link, so that the ring has room
 
@@ -73,7 +74,8 @@ class Chain final : public Unlaunched {
     }
     if (call.norm_weight) norm_elements_ = std::max(norm_elements_, call.k);
     memory_ = std::max(memory_, few::row_bytes(call));
-    push(link, call.y, int64_t{call.rows} * product.sizes.outputs, [this, call] { launch_few_rows(cuda_, call); });
+    push(link, call.y, int64_t{call.rows} * product.sizes.outputs,
+         [this, call] { launch_few_rows(cuda_, call); });
     return true;
   }
 
@@ -105,9 +107,11 @@ class Chain final : public Unlaunched {
     Layout layout = {};
     layout.norm = round_up(memory_);
     layout.norm_elements = norm_elements_;
-    layout.kept = layout.norm + round_up(static_cast<size_t>(norm_elements_) * 2 * sizeof(bfloat16));
+    layout.kept =
+        layout.norm + round_up(static_cast<size_t>(norm_elements_) * 2 * sizeof(bfloat16));
     layout.ring = layout.kept + round_up(static_cast<size_t>(kept_elements_) * sizeof(bfloat16));
-    layout.ring_rows = static_cast<int>((chain::kMemory - static_cast<size_t>(layout.ring)) / few::kStageRowBytes);
+    layout.ring_rows =
+        static_cast<int>((chain::kMemory - static_cast<size_t>(layout.ring)) / few::kStageRowBytes);
     chain::launch(cuda_, on_device, layout, head_size_);
   }
 
@@ -119,17 +123,19 @@ class Chain final : public Unlaunched {
   };
 
   // Where a link finds `count` numbers from x on; kept_width: the length of its rows if it may find
-  // them in the residual stream. Returns false if an earlier link makes them, and they are neither in
-  // the mail nor kept.
+  // them in the residual stream. Returns false if an earlier link makes them, and they are neither
+  // in the mail nor kept.
   bool find(const bfloat16* x, int64_t count, int kept_width, From& from) const {
     const Range own = {x, x + count};
     from = From::kMemory;
-    if (std::none_of(made_.begin(), made_.end(), [&](const Range& range) { return range.overlaps(own); })) return true;
+    if (std::none_of(made_.begin(), made_.end(),
+                     [&](const Range& range) { return range.overlaps(own); }))
+      return true;
     from = last_ == own ? From::kMail : From::kKept;
     return from == From::kMail || (kept_ == own && kept_width_ == kept_width);
   }
-  // Whether a link that reads the last link's mail or not can follow: all but the first must, or they
-  // would not keep up with the mail.
+  // Whether a link that reads the last link's mail or not can follow: all but the first must, or
+  // they would not keep up with the mail.
   bool use_mail(bool used) {
     if (links_.empty()) return true;
     if (!used) return false;
@@ -137,7 +143,8 @@ class Chain final : public Unlaunched {
     mail_words_ = std::max<int64_t>(mail_words_, last_.end - last_.begin);
     return true;
   }
-  void push(const Link& link, const bfloat16* result, int64_t count, std::function<void()> launch_alone) {
+  void push(const Link& link, const bfloat16* result, int64_t count,
+            std::function<void()> launch_alone) {
     if (links_.empty()) launch_alone_ = std::move(launch_alone);
     links_.push_back(link);
     last_ = {result, result + count};
@@ -170,17 +177,20 @@ bool add(CudaStream& cuda, const Op&... op) {
 
 // Whether each copying warp has a row in the first tile of each block, and few enough stages follow
 // without one. A warp that has none need not keep up with the others, and barriers tell only one
-// round of kSlots stages from the next. A block without outputs would not keep up with the mail either.
+// round of kSlots stages from the next. A block without outputs would not keep up with the mail
+// either.
 bool occupies(const CudaStream& cuda, const few::Sizes& sizes, bool swiglu) {
   const int rows_of_first_tile = sizes.outputs / cuda.multiprocessors() * (swiglu ? 2 : 1);
-  return rows_of_first_tile >= chain::kCopyWarps && few::stages_of_tile(sizes.k) <= chain::kSlots / 2;
+  return rows_of_first_tile >= chain::kCopyWarps &&
+         few::stages_of_tile(sizes.k) <= chain::kSlots / 2;
 }
 
 }  // namespace
 
 bool chain_product(CudaStream& cuda, const FewRows& call) {
-  const bool takes = cuda.compute_capability() == 90 && call.rows <= kMostRows && call.k % 32 == 0 &&
-                     few::row_bytes(call) <= kMostMemory && occupies(cuda, few::sizes_of(call), call.swiglu);
+  const bool takes = cuda.compute_capability() == 90 && call.rows <= kMostRows &&
+                     call.k % 32 == 0 && few::row_bytes(call) <= kMostMemory &&
+                     occupies(cuda, few::sizes_of(call), call.swiglu);
   if (!takes) return false;
   if (!cuda.capturing()) {
     chain::load_kernels(cuda);
@@ -189,9 +199,11 @@ bool chain_product(CudaStream& cuda, const FewRows& call) {
   return few::early(cuda, call) && add(cuda, call);
 }
 
-bool chain_attention(CudaStream& cuda, const paged::Call& call, std::function<void()> launch_alone) {
+bool chain_attention(CudaStream& cuda, const paged::Call& call,
+                     std::function<void()> launch_alone) {
   const bool takes = cuda.compute_capability() == 90 && cuda.capturing() &&
-                     call.call.batch * call.call.time <= kMostRows && paged::lines_bytes(call.call) <= kMostMemory;
+                     call.call.batch * call.call.time <= kMostRows &&
+                     paged::lines_bytes(call.call) <= kMostMemory;
   return takes && add(cuda, call, launch_alone);
 }
 

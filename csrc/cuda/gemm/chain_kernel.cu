@@ -30,21 +30,27 @@ struct Ring {
   int* places;                    // (kSlots), row of each stage
 };
 
-// Brings the keys and values of the block's items of an attention to the L2 cache. Called by a warp.
+// Brings the keys and values of the block's items of an attention to the L2 cache. Called by a
+// warp.
 __device__ void prefetch_keys(const paged::Call& c) {
-  const int tokens = c.call.batch * c.call.time, per_token = c.call.kv_heads * c.most_units, page = c.pages.page;
+  const int tokens = c.call.batch * c.call.time, per_token = c.call.kv_heads * c.most_units,
+            page = c.pages.page;
   for (int item = blockIdx.x; item < tokens * per_token; item += gridDim.x) {
     const int token = item / per_token, kv_head = item % per_token / c.most_units;
     const int last = c.pages.position(token);
     const int first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
     const int begin = (first / paged::kUnit + item % c.most_units) * paged::kUnit;
     const int low = max(first, begin), high = min(last, begin + paged::kUnit);
-    for (int index = low / page * page + static_cast<int>(threadIdx.x) % 32 * page; index < high; index += 32 * page) {
+    for (int index = low / page * page + static_cast<int>(threadIdx.x) % 32 * page; index < high;
+         index += 32 * page) {
       const int from = max(low, index);
-      const auto bytes = static_cast<uint32_t>((min(high, index + page) - from) * c.call.head_size * 2);
+      const auto bytes =
+          static_cast<uint32_t>((min(high, index + page) - from) * c.call.head_size * 2);
       for (const int head : {kv_head, c.call.kv_heads + kv_head}) {
-        const bfloat16* const row = c.pages.row(token, head, from, c.call.kv_heads, c.call.head_size);
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(row), "r"(bytes) : "memory");
+        const bfloat16* const row =
+            c.pages.row(token, head, from, c.call.kv_heads, c.call.head_size);
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(row), "r"(bytes)
+                     : "memory");
       }
     }
   }
@@ -67,7 +73,8 @@ __device__ void copy_weights(const Link* links, int count, const Ring& ring, int
     const bool swiglu = link.product.swiglu;
     const int tile = swiglu ? kTile<true> : kTile<false>, chunks = few::stages_of_tile(sizes.k);
     const int end_output = first_output(sizes.outputs, blockIdx.x + 1);
-    for (int output = first_output(sizes.outputs, blockIdx.x); output < end_output; output += tile) {
+    for (int output = first_output(sizes.outputs, blockIdx.x); output < end_output;
+         output += tile) {
       const int own = min(tile, end_output - output), rows = swiglu ? 2 * own : own;
       for (int chunk = 0; chunk < chunks; ++chunk, ++nth) {
         const int slot = nth % kSlots;
@@ -81,8 +88,8 @@ __device__ void copy_weights(const Link* links, int count, const Ring& ring, int
         if (wraps) at = 0;
         if (lane == slot) taken = rows + unused;
         if (lane == 0 && part == 0) ring.places[slot] = at;
-        few::fill_stage<kCopyWarps>(ring.memory + at * kStagePitch, &ring.full[slot], w, swiglu, output, own, chunk,
-                                    sizes, part);
+        few::fill_stage<kCopyWarps>(ring.memory + at * kStagePitch, &ring.full[slot], w, swiglu,
+                                    output, own, chunk, sizes, part);
         free -= rows + unused;
         at += rows;
       }
@@ -90,14 +97,15 @@ __device__ void copy_weights(const Link* links, int count, const Ring& ring, int
   }
 }
 
-// ---- mail ---------------------------------------------------------------------------------------------------------
+// ---- mail ---------------------------------------------------------------------------------------
 
 struct Mail {
   uint32_t* words;
   uint32_t tag;  // in the upper half
 
   __device__ __forceinline__ void write(int64_t at, bfloat16 x) const {
-    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(words + at), "r"(tag | x.bits) : "memory");
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(words + at), "r"(tag | x.bits)
+                 : "memory");
   }
   // Eight numbers from `at` on, once they are there.
   __device__ __forceinline__ uint4 take(int64_t at) const {
@@ -108,8 +116,8 @@ struct Mail {
     } while (!has_tag(a) || !has_tag(b));
     return packed(a, b);
   }
-  // kCount times eight numbers, `stride` apart, with all loads on their way at once; only those before
-  // `end` are given to put(at, numbers).
+  // kCount times eight numbers, `stride` apart, with all loads on their way at once; only those
+  // before `end` are given to put(at, numbers).
   template <int kCount, class Put>
   __device__ __forceinline__ void take(int64_t at, int stride, int64_t end, const Put& put) const {
     uint4 a[kCount], b[kCount];
@@ -144,21 +152,22 @@ struct Mail {
     return ((v.x ^ tag) | (v.y ^ tag) | (v.z ^ tag) | (v.w ^ tag)) >> 16 == 0;
   }
   static __device__ __forceinline__ uint4 packed(const uint4& a, const uint4& b) {
-    return {__byte_perm(a.x, a.y, 0x5410), __byte_perm(a.z, a.w, 0x5410), __byte_perm(b.x, b.y, 0x5410),
-            __byte_perm(b.z, b.w, 0x5410)};
+    return {__byte_perm(a.x, a.y, 0x5410), __byte_perm(a.z, a.w, 0x5410),
+            __byte_perm(b.x, b.y, 0x5410), __byte_perm(b.z, b.w, 0x5410)};
   }
 };
 
 // The mail of link number l of a chain.
 __device__ __forceinline__ Mail mail_of(uint32_t* words, int box_words, unsigned links_run, int l) {
-  return {words + int64_t{l % kMailboxes} * box_words, (links_run + static_cast<unsigned>(l) + 1) << 16};
+  return {words + int64_t{l % kMailboxes} * box_words, (links_run + static_cast<unsigned>(l) + 1)
+                                                           << 16};
 }
 
-// ---- links --------------------------------------------------------------------------------------------------------
+// ---- links --------------------------------------------------------------------------------------
 
 // Fills `rows` with what the product takes. `before` is the mail of the link before.
-__device__ __forceinline__ void read_rows(bfloat16* rows, const bfloat16* norm, bfloat16* kept, const Product& product,
-                                          const Mail& before) {
+__device__ __forceinline__ void read_rows(bfloat16* rows, const bfloat16* norm, bfloat16* kept,
+                                          const Product& product, const Mail& before) {
   const Sizes sizes = product.sizes;
   const auto from = [&](From source, const bfloat16* memory, int64_t at) {
     return source == From::kMail   ? before.take(at)
@@ -192,18 +201,22 @@ __device__ __forceinline__ void read_rows(bfloat16* rows, const bfloat16* norm, 
 
 // The block's outputs of a product whose rows of x are in shared memory. `nth` counts stages.
 template <bool kSwiglu, class Write>
-__device__ __forceinline__ void multiply(const Sizes& sizes, const bfloat16* rows, float (&sums)[2][kWarps][128],
-                                         const Ring& ring, int& nth, const Write& write) {
-  const int chunks = few::stages_of_tile(sizes.k), end_output = first_output(sizes.outputs, blockIdx.x + 1);
+__device__ __forceinline__ void multiply(const Sizes& sizes, const bfloat16* rows,
+                                         float (&sums)[2][kWarps][128], const Ring& ring, int& nth,
+                                         const Write& write) {
+  const int chunks = few::stages_of_tile(sizes.k),
+            end_output = first_output(sizes.outputs, blockIdx.x + 1);
   float sum[1][4] = {};
   int buffer = 0;
-  for (int output = first_output(sizes.outputs, blockIdx.x); output < end_output; output += kTile<kSwiglu>) {
+  for (int output = first_output(sizes.outputs, blockIdx.x); output < end_output;
+       output += kTile<kSwiglu>) {
     const int2 own = few::rows_of_lane<kSwiglu>(min(kTile<kSwiglu>, end_output - output));
     for (int chunk = 0; chunk < chunks; ++chunk, ++nth) {
       const int slot = nth % kSlots;
       hopper::barrier_wait(&ring.full[slot], nth / kSlots % 2);
       const bfloat16* const stage = ring.memory + ring.places[slot] * kStagePitch;
-      few::multiply_stage<1>(sum, stage + own.x * kStagePitch, stage + own.y * kStagePitch, rows, chunk, sizes);
+      few::multiply_stage<1>(sum, stage + own.x * kStagePitch, stage + own.y * kStagePitch, rows,
+                             chunk, sizes);
       hopper::release_stage(&ring.empty[slot]);
     }
     few::finish_tile<FirstWarps, kSwiglu, 1>(sum, sums[buffer], output, end_output, sizes, write);
@@ -213,8 +226,10 @@ __device__ __forceinline__ void multiply(const Sizes& sizes, const bfloat16* row
 
 // Starts the copy of a link to shared memory. Called by a warp.
 __device__ __forceinline__ void fetch_link(Link* to, const Link* from) {
-  for (int i = static_cast<int>(threadIdx.x) % 32; i < static_cast<int>(sizeof(Link) / 16); i += 32) {
-    mma::copy_async(reinterpret_cast<uint4*>(to) + i, reinterpret_cast<const uint4*>(from) + i, true);
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < static_cast<int>(sizeof(Link) / 16);
+       i += 32) {
+    mma::copy_async(reinterpret_cast<uint4*>(to) + i, reinterpret_cast<const uint4*>(from) + i,
+                    true);
   }
 }
 
@@ -228,9 +243,11 @@ __device__ __forceinline__ void fetch_norm(bfloat16* to, const Link& link) {
 
 // Takes link after link.
 template <int kSize>
-__device__ __forceinline__ void compute(Header* header, const Link* links, LinkSlots& slots, char* memory,
-                                        const Layout& layout, float (&sums)[2][kWarps][128], const Ring& ring) {
-  const int warp = static_cast<int>(threadIdx.x) / 32, count = header->count, box_words = header->mail_words;
+__device__ __forceinline__ void compute(Header* header, const Link* links, LinkSlots& slots,
+                                        char* memory, const Layout& layout,
+                                        float (&sums)[2][kWarps][128], const Ring& ring) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, count = header->count,
+            box_words = header->mail_words;
   const unsigned links_run = header->links_run;
   auto* const mail_words = reinterpret_cast<uint32_t*>(const_cast<Link*>(links + count));
   auto* const rows = reinterpret_cast<bfloat16*>(memory);
@@ -305,7 +322,8 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
 #endif
 
 template <int kSize>
-__global__ void __launch_bounds__(kThreadsOfChain, 1) chain_kernel(Header* const header, const Layout layout) {
+__global__ void __launch_bounds__(kThreadsOfChain, 1)
+    chain_kernel(Header* const header, const Layout layout) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint4 shared[];
   __shared__ float sums[2][kWarps][128];
@@ -313,7 +331,8 @@ __global__ void __launch_bounds__(kThreadsOfChain, 1) chain_kernel(Header* const
   __shared__ hopper::Barrier full[kSlots], empty[kSlots];
   __shared__ int places[kSlots];
   auto* const memory = reinterpret_cast<char*>(shared);
-  const Ring ring = {reinterpret_cast<bfloat16*>(memory + layout.ring), layout.ring_rows, full, empty, places};
+  const Ring ring = {reinterpret_cast<bfloat16*>(memory + layout.ring), layout.ring_rows, full,
+                     empty, places};
   const auto* const links = reinterpret_cast<const Link*>(header + 1);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (threadIdx.x == 0) {
@@ -335,7 +354,7 @@ __global__ void __launch_bounds__(kThreadsOfChain, 1) chain_kernel(Header* const
 #endif
 }
 
-// ---- host ---------------------------------------------------------------------------------------------------------
+// ---- host ---------------------------------------------------------------------------------------
 
 using Kernel = void (*)(Header*, Layout);
 Kernel kernel_of(int head_size) { return head_size == 128 ? chain_kernel<128> : chain_kernel<64>; }
@@ -346,7 +365,8 @@ void load_kernels(const CudaStream& cuda) {
   static std::array<std::once_flag, 64> loaded;
   std::call_once(loaded[static_cast<size_t>(cuda.index()) % loaded.size()], [] {
     for (const int head_size : {64, 128}) {
-      LF_CUDA_CHECK(cudaFuncSetAttribute(kernel_of(head_size), cudaFuncAttributeMaxDynamicSharedMemorySize,
+      LF_CUDA_CHECK(cudaFuncSetAttribute(kernel_of(head_size),
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          static_cast<int>(kMemory)));
     }
   });

@@ -13,8 +13,8 @@ constexpr int kCopyRegisters = 40, kComputeRegisters = 232;
 constexpr int kSlots = 32;  // stages on their way, one for each lane of a copying warp
 constexpr int kMailboxes = 4;
 
-// Where a link finds its input: in memory since before the chain, in the mail of the link before, or,
-// for the residual stream, in the block's own shared memory.
+// Where a link finds its input: in memory since before the chain, in the mail of the link before,
+// or, for the residual stream, in the block's own shared memory.
 enum class From : uint8_t { kMemory, kMail, kKept };
 
 struct Product {
@@ -48,23 +48,26 @@ struct alignas(16) Header {
 constexpr int kLinksAhead = 3;  // in shared memory: a link and the two after it
 struct alignas(16) LinkSlots {
   char bytes[kLinksAhead][sizeof(Link)];
-  __device__ __forceinline__ Link& operator[](int l) { return *reinterpret_cast<Link*>(bytes[l % kLinksAhead]); }
+  __device__ __forceinline__ Link& operator[](int l) {
+    return *reinterpret_cast<Link*>(bytes[l % kLinksAhead]);
+  }
 };
 
 // Offsets in shared memory. The rows of x, or the lines of an attention, come first.
 struct Layout {
   int norm, norm_elements;  // weights of the norms of this link and the next
   int kept;
-  int ring, ring_rows;      // rows of kStagePitch elements
+  int ring, ring_rows;  // rows of kStagePitch elements
 };
 
 // Shared memory for all that a layout divides, in bytes.
-constexpr size_t kMemory =
-    (size_t{227} << 10) - sizeof(float) * 2 * few::kWarps * 128 - sizeof(LinkSlots) - kSlots * 20 - 1024;
+constexpr size_t kMemory = (size_t{227} << 10) - sizeof(float) * 2 * few::kWarps * 128 -
+                           sizeof(LinkSlots) - kSlots * 20 - 1024;
 
 // Loads the kernels, which a capture must not do.
 void load_kernels(const CudaStream& cuda);
-// Launches a chain that lies behind its header in device memory. head_size: of its attentions, or 0.
+// Launches a chain that lies behind its header in device memory. head_size: of its attentions, or
+// 0.
 void launch(const CudaStream& cuda, Header* header, const Layout& layout, int head_size);
 
 }  // namespace llamaforge::cuda::chain

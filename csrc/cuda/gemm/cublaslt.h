@@ -35,12 +35,13 @@ struct HeuristicResult {
 constexpr int kCompute32F = 68, kCompute32FFastTF32 = 77;
 constexpr int kOperationN = 0, kOperationT = 1;
 constexpr int kDescTransA = 3, kDescTransB = 4;
-// Of products in fp8: pointers to a number that an operand is multiplied with, and whether the tensor
-// cores add up sums without widening them now and then.
+// Of products in fp8: pointers to a number that an operand is multiplied with, and whether the
+// tensor cores add up sums without widening them now and then.
 constexpr int kDescScaleA = 17, kDescScaleB = 18, kDescFastAccumulation = 25;
 constexpr int kLayoutBatchCount = 5, kLayoutBatchStride = 6;
 constexpr int kPreferenceWorkspaceBytes = 1, kPreferenceReductionSchemes = 3;
-constexpr int kPreferenceAlignmentA = 5, kPreferenceAlignmentB = 6, kPreferenceAlignmentC = 7, kPreferenceAlignmentD = 8;
+constexpr int kPreferenceAlignmentA = 5, kPreferenceAlignmentB = 6, kPreferenceAlignmentC = 7,
+              kPreferenceAlignmentD = 8;
 constexpr uint32_t kReductionNone = 0, kReductionComputeType = 2;
 constexpr int kAlgoId = 0, kAlgoTile = 1, kAlgoSplitK = 2, kAlgoStages = 6;
 
@@ -54,20 +55,26 @@ struct CublasLt {
   lt::Status (*MatmulDescCreate)(lt::MatmulDesc*, int compute, cudaDataType scale);
   lt::Status (*MatmulDescDestroy)(lt::MatmulDesc);
   lt::Status (*MatmulDescSetAttribute)(lt::MatmulDesc, int attribute, const void*, size_t);
-  lt::Status (*MatrixLayoutCreate)(lt::MatrixLayout*, cudaDataType, uint64_t rows, uint64_t columns, int64_t ld);
+  lt::Status (*MatrixLayoutCreate)(lt::MatrixLayout*, cudaDataType, uint64_t rows, uint64_t columns,
+                                   int64_t ld);
   lt::Status (*MatrixLayoutDestroy)(lt::MatrixLayout);
   lt::Status (*MatrixLayoutSetAttribute)(lt::MatrixLayout, int attribute, const void*, size_t);
   lt::Status (*MatmulPreferenceCreate)(lt::MatmulPreference*);
   lt::Status (*MatmulPreferenceDestroy)(lt::MatmulPreference);
-  lt::Status (*MatmulPreferenceSetAttribute)(lt::MatmulPreference, int attribute, const void*, size_t);
-  lt::Status (*MatmulAlgoGetHeuristic)(lt::Handle, lt::MatmulDesc, lt::MatrixLayout a, lt::MatrixLayout b,
-                                       lt::MatrixLayout c, lt::MatrixLayout d, lt::MatmulPreference, int requested,
-                                       lt::HeuristicResult*, int* found);
-  lt::Status (*MatmulAlgoCheck)(lt::Handle, lt::MatmulDesc, lt::MatrixLayout a, lt::MatrixLayout b, lt::MatrixLayout c,
-                                lt::MatrixLayout d, const lt::Algorithm*, lt::HeuristicResult*);
-  lt::Status (*MatmulAlgoConfigGetAttribute)(const lt::Algorithm*, int attribute, void*, size_t, size_t* written);
-  lt::Status (*Matmul)(lt::Handle, lt::MatmulDesc, const void* alpha, const void* a, lt::MatrixLayout, const void* b,
-                       lt::MatrixLayout, const void* beta, const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout,
+  lt::Status (*MatmulPreferenceSetAttribute)(lt::MatmulPreference, int attribute, const void*,
+                                             size_t);
+  lt::Status (*MatmulAlgoGetHeuristic)(lt::Handle, lt::MatmulDesc, lt::MatrixLayout a,
+                                       lt::MatrixLayout b, lt::MatrixLayout c, lt::MatrixLayout d,
+                                       lt::MatmulPreference, int requested, lt::HeuristicResult*,
+                                       int* found);
+  lt::Status (*MatmulAlgoCheck)(lt::Handle, lt::MatmulDesc, lt::MatrixLayout a, lt::MatrixLayout b,
+                                lt::MatrixLayout c, lt::MatrixLayout d, const lt::Algorithm*,
+                                lt::HeuristicResult*);
+  lt::Status (*MatmulAlgoConfigGetAttribute)(const lt::Algorithm*, int attribute, void*, size_t,
+                                             size_t* written);
+  lt::Status (*Matmul)(lt::Handle, lt::MatmulDesc, const void* alpha, const void* a,
+                       lt::MatrixLayout, const void* b, lt::MatrixLayout, const void* beta,
+                       const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout,
                        const lt::Algorithm*, void* workspace, size_t workspace_bytes, cudaStream_t);
 
   std::string path;

@@ -3,13 +3,13 @@
 //   r = x + skip;  y = rms_norm(r) · wᵀ;  with SwiGLU  y = silu(gate) · up  of that product
 // Each step is rounded as the kernel of its own rounds it (rms_norm.cu, swiglu.cu).
 //
-// A block has an equal share of the outputs, and takes it in tiles of 16 rows of w, the last of which
-// is a part: the rows of an mma.m16n8k16, whose 8 columns are rows of x. With SwiGLU they are 8 rows
-// of gate and the 8 rows of up beside them, whose sums lie in one thread. The warps
-// of a block divide k, and their sums are added in order, so a row's result depends on neither the
-// other rows nor the GPU. The order of k within a product is free, so a lane reads 16 bytes of w and
-// x where mma.m16n8k16 wants pairs. A lane always has kAhead blocks of its two rows of w on their
-// way in registers, over the end of a tile into the next one.
+// A block has an equal share of the outputs, and takes it in tiles of 16 rows of w, the last of
+// which is a part: the rows of an mma.m16n8k16, whose 8 columns are rows of x. With SwiGLU they are
+// 8 rows of gate and the 8 rows of up beside them, whose sums lie in one thread. The warps of a
+// block divide k, and their sums are added in order, so a row's result depends on neither the other
+// rows nor the GPU. The order of k within a product is free, so a lane reads 16 bytes of w and x
+// where mma.m16n8k16 wants pairs. A lane always has kAhead blocks of its two rows of w on their way
+// in registers, over the end of a tile into the next one.
 //
 // The kernel starts while the kernels before it still run. If no kernel of the same graph writes w,
 // the first blocks of w are on their way before x exists, and the later ones come to the L2 cache.
@@ -31,8 +31,8 @@ using few::kWarps;
 using few::Sizes;
 using few::WholeBlock;
 
-constexpr int kAhead = 8;                             // blocks of 32 columns per lane and chunk
-constexpr int kChunk = kWarps * kAhead * 32;          // columns that a block has on their way
+constexpr int kAhead = 8;                     // blocks of 32 columns per lane and chunk
+constexpr int kChunk = kWarps * kAhead * 32;  // columns that a block has on their way
 constexpr size_t kMostShared = size_t{160} << 10;
 constexpr int kPerMultiprocessor = 2;
 
@@ -40,8 +40,9 @@ constexpr int kPerMultiprocessor = 2;
 // __restrict__, so that no load moves before wait_for_previous().
 template <Input kInput, bool kSwiglu, int kColumns>
 __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
-    few_rows_kernel(const bfloat16* x, const bfloat16* skip, const bfloat16* norm_weight, const bfloat16* w,
-                    bfloat16* r, bfloat16* y, const Sizes sizes, const int each, const bool early) {
+    few_rows_kernel(const bfloat16* x, const bfloat16* skip, const bfloat16* norm_weight,
+                    const bfloat16* w, bfloat16* r, bfloat16* y, const Sizes sizes, const int each,
+                    const bool early) {
   extern __shared__ uint4 shared[];
   __shared__ float sums[2][kWarps][kColumns * 128];
   auto* const rows = reinterpret_cast<bfloat16*>(shared);
@@ -63,7 +64,8 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   };
   const auto fetch = [&](const bfloat16* first, const bfloat16* second, int at, int u) {
     low[u] = at < k && first ? *reinterpret_cast<const uint4*>(first + at) : make_uint4(0, 0, 0, 0);
-    high[u] = at < k && second ? *reinterpret_cast<const uint4*>(second + at) : make_uint4(0, 0, 0, 0);
+    high[u] =
+        at < k && second ? *reinterpret_cast<const uint4*>(second + at) : make_uint4(0, 0, 0, 0);
   };
   int output = blockIdx.x * each;
   const bfloat16 *first, *second;
@@ -80,7 +82,9 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
     // The rest of the tile, and the next tile, come to the L2 cache meanwhile.
     const auto prefetch = [&](const bfloat16* line, int from) {
       if (line && from < k) {
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(line + from), "r"((k - from) * 2) : "memory");
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(line + from),
+                     "r"((k - from) * 2)
+                     : "memory");
       }
     };
     if (warp == 0 && t < 2) {
@@ -105,7 +109,8 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   int buffer = 0;
   for (int chunk = 0;;) {
     const bool ends = chunk + 1 == chunks;
-    const int next_output = ends ? output + kTile<kSwiglu> : output, next_chunk = ends ? 0 : chunk + 1;
+    const int next_output = ends ? output + kTile<kSwiglu> : output,
+              next_chunk = ends ? 0 : chunk + 1;
     const bool more = next_output < end_output;
     if (ends && more) lines_of(next_output, first, second);
 #pragma unroll
@@ -116,8 +121,9 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int row = c * 8 + g;
-        const uint4 v = row < sizes.rows && at < k ? *reinterpret_cast<const uint4*>(rows + row * pitch + at)
-                                                   : make_uint4(0, 0, 0, 0);
+        const uint4 v = row < sizes.rows && at < k
+                            ? *reinterpret_cast<const uint4*>(rows + row * pitch + at)
+                            : make_uint4(0, 0, 0, 0);
         mma::multiply(sum[c], even, v.x, v.y);
         mma::multiply(sum[c], odd, v.z, v.w);
       }
@@ -125,8 +131,9 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
     }
     if (ends) {
       few::finish_tile<WholeBlock, kSwiglu, kColumns>(
-          sum, sums[buffer], output, end_output, sizes,
-          [&](int row, int own, bfloat16 result) { y[int64_t{row} * sizes.outputs + own] = result; });
+          sum, sums[buffer], output, end_output, sizes, [&](int row, int own, bfloat16 result) {
+            y[int64_t{row} * sizes.outputs + own] = result;
+          });
       buffer ^= 1;
       output = next_output;
       if (!more) break;
@@ -135,7 +142,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   }
 }
 
-// ---- launches -----------------------------------------------------------------------------------------------------
+// ---- launches -----------------------------------------------------------------------------------
 
 template <Input kInput, bool kSwiglu>
 void launch(CudaStream& cuda, const FewRows& call) {
@@ -143,8 +150,10 @@ void launch(CudaStream& cuda, const FewRows& call) {
   const int each = few::outputs_of_block(cuda, sizes.outputs, kTile<kSwiglu>, kPerMultiprocessor);
   const auto blocks = static_cast<unsigned>((sizes.outputs + each - 1) / each);
   const size_t bytes = few::row_bytes(call);
-  const auto kernel = sizes.rows <= 8 ? few_rows_kernel<kInput, kSwiglu, 1> : few_rows_kernel<kInput, kSwiglu, 2>;
-  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  const auto kernel =
+      sizes.rows <= 8 ? few_rows_kernel<kInput, kSwiglu, 1> : few_rows_kernel<kInput, kSwiglu, 2>;
+  LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(bytes)));
   launch_early(cuda, kernel, blocks, kBlock, bytes, call.x, call.skip, call.norm_weight, call.w,
                call.r, call.y, sizes, each, few::early(cuda, call));
 }
@@ -165,11 +174,11 @@ bool few_rows(CudaStream& cuda, const FewRows& call) {
   return true;
 }
 
-bool multiply_few_rows(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                       bool accumulate) {
-  const bool takes = shape.batch == 1 && shape.m <= kFewRows && !a.transposed && b.transposed && !accumulate &&
-                     shape.n <= INT32_MAX / 2 && shape.k <= 1 << 20 && shape.input == DType::bf16 &&
-                     shape.output == DType::bf16;
+bool multiply_few_rows(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a,
+                       const GemmOperand& b, void* c, bool accumulate) {
+  const bool takes = shape.batch == 1 && shape.m <= kFewRows && !a.transposed && b.transposed &&
+                     !accumulate && shape.n <= INT32_MAX / 2 && shape.k <= 1 << 20 &&
+                     shape.input == DType::bf16 && shape.output == DType::bf16;
   if (!takes) return false;
   FewRows call = {};
   call.x = static_cast<const bfloat16*>(a.data);
@@ -181,15 +190,15 @@ bool multiply_few_rows(CudaStream& cuda, const GemmShape& shape, const GemmOpera
   return few_rows(cuda, call);
 }
 
-// ---- the op -------------------------------------------------------------------------------------------------------
+// ---- the op -------------------------------------------------------------------------------------
 
 namespace {
 
-bool in_one_kernel(CudaStream& cuda, const NormLinearSize& size, const Tensor& x, const std::optional<In>& skip,
-                   const Tensor& norm_weight, const Tensor& weight, const std::optional<Out>& r, const Tensor& y,
-                   double eps, bool swiglu) {
-  if (x.dtype != DType::bf16 || norm_weight.dtype != DType::bf16 || size.rows > kFewRows || size.inputs > 1 << 20 ||
-      size.products > INT32_MAX / 2) {
+bool in_one_kernel(CudaStream& cuda, const NormLinearSize& size, const Tensor& x,
+                   const std::optional<In>& skip, const Tensor& norm_weight, const Tensor& weight,
+                   const std::optional<Out>& r, const Tensor& y, double eps, bool swiglu) {
+  if (x.dtype != DType::bf16 || norm_weight.dtype != DType::bf16 || size.rows > kFewRows ||
+      size.inputs > 1 << 20 || size.products > INT32_MAX / 2) {
     return false;
   }
   FewRows call = {};
@@ -209,13 +218,14 @@ bool in_one_kernel(CudaStream& cuda, const NormLinearSize& size, const Tensor& x
 
 }  // namespace
 
-void norm_linear(Stream& stream, In x, std::optional<In> skip, In norm_weight, In weight, std::optional<Out> r, Out y,
-                 double eps, bool swiglu) {
+void norm_linear(Stream& stream, In x, std::optional<In> skip, In norm_weight, In weight,
+                 std::optional<Out> r, Out y, double eps, bool swiglu) {
   CudaStream& cuda = on_cuda(stream);
   const NormLinearSize size = check_norm_linear(x, skip, norm_weight, weight, r, y, swiglu);
   if (y.numel() == 0) return;
   if (in_one_kernel(cuda, size, x, skip, norm_weight, weight, r, y, eps, swiglu)) return;
-  const Tensor normed = temporary(x, x.shape, x.dtype), rstd = temporary(x, {size.rows}, DType::f32);
+  const Tensor normed = temporary(x, x.shape, x.dtype),
+               rstd = temporary(x, {size.rows}, DType::f32);
   if (skip) {
     add_rms_norm_forward(stream, x, *skip, norm_weight, *r, Out{normed}, Out{rstd}, eps);
   } else {

@@ -32,7 +32,8 @@ struct FirstWarps {
   static __device__ __forceinline__ bool any(bool x) {
     int some;
     asm volatile(
-        "{\n.reg .pred p, q;\nsetp.ne.b32 p, %1, 0;\nbar.red.or.pred q, 1, %2, p;\nselp.b32 %0, 1, 0, q;\n}\n"
+        "{\n.reg .pred p, q;\nsetp.ne.b32 p, %1, 0;\nbar.red.or.pred q, 1, %2, p;\nselp.b32 %0, 1, "
+        "0, q;\n}\n"
         : "=r"(some)
         : "r"(static_cast<int>(x)), "n"(kBlock)
         : "memory");
@@ -41,7 +42,9 @@ struct FirstWarps {
 };
 
 // Eight numbers that another multiprocessor may have written during this kernel.
-__device__ __forceinline__ uint4 load_latest(const bfloat16* p) { return __ldcg(reinterpret_cast<const uint4*>(p)); }
+__device__ __forceinline__ uint4 load_latest(const bfloat16* p) {
+  return __ldcg(reinterpret_cast<const uint4*>(p));
+}
 
 // Sums of eight numbers, rounded.
 __device__ __forceinline__ uint4 add_words(const uint4& x, const uint4& y) {
@@ -55,7 +58,7 @@ __device__ __forceinline__ uint4 add_words(const uint4& x, const uint4& y) {
   return sum;
 }
 
-// ---- rows of x ----------------------------------------------------------------------------------------------------
+// ---- rows of x ----------------------------------------------------------------------------------
 
 // Sums over the threads of a row of x; `threads` (32 to kBlock) of them, neighbours, have a row.
 template <class Threads, class Number>
@@ -93,8 +96,8 @@ __device__ __forceinline__ void copy_rows(bfloat16* rows, const bfloat16* x, con
 // Fills `rows` in shared memory with the norm of the rows whose numbers i to i + 7 read(row, i)
 // returns; its weight is there already.
 template <class Threads, class Read>
-__device__ __forceinline__ void norm_rows(bfloat16* rows, const bfloat16* weight, const Sizes& sizes,
-                                          const Read& read) {
+__device__ __forceinline__ void norm_rows(bfloat16* rows, const bfloat16* weight,
+                                          const Sizes& sizes, const Read& read) {
   __shared__ double of_warp[kWarps];
   const int k = sizes.k, pitch = k + kRowPad, vectors = k / 8;
   // The rows are taken in groups, so that each row has 32 threads at least.
@@ -160,7 +163,7 @@ __device__ __forceinline__ void read_rows(bfloat16* rows, const bfloat16* x, con
   }
 }
 
-// ---- tiles --------------------------------------------------------------------------------------------------------
+// ---- tiles --------------------------------------------------------------------------------------
 
 // Outputs of a tile.
 template <bool kSwiglu>
@@ -176,8 +179,10 @@ __device__ __forceinline__ float rounded(float x) { return widen(narrow<bfloat16
 // Adds the warps' sums of a tile from `output` on, clears them, and gives each result to
 // write(row, output, result). All threads call it.
 template <class Threads, bool kSwiglu, int kColumns, class Write>
-__device__ __forceinline__ void finish_tile(float (&sum)[kColumns][4], float (&of_warp)[kWarps][kColumns * 128],
-                                            int output, int end_output, const Sizes& sizes, const Write& write) {
+__device__ __forceinline__ void finish_tile(float (&sum)[kColumns][4],
+                                            float (&of_warp)[kWarps][kColumns * 128], int output,
+                                            int end_output, const Sizes& sizes,
+                                            const Write& write) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
@@ -196,7 +201,8 @@ __device__ __forceinline__ void finish_tile(float (&sum)[kColumns][4], float (&o
   };
   // Element i of lane l: row l / 4 of the tile, plus 8 if i >= 2, and row 2 (l % 4) + i % 2 of x.
   for (int e = threadIdx.x; e < kColumns * (kSwiglu ? 64 : 128); e += kBlock) {
-    const int per_lane = kSwiglu ? 2 : 4, i = e % per_lane, l = e / per_lane % 32, c = e / (32 * per_lane);
+    const int per_lane = kSwiglu ? 2 : 4, i = e % per_lane, l = e / per_lane % 32,
+              c = e / (32 * per_lane);
     const int row = c * 8 + l % 4 * 2 + i % 2, at = c * 128 + l * 4 + i;
     const int own = output + l / 4 + (kSwiglu ? 0 : i / 2 * 8);
     if (row >= sizes.rows || own >= end_output) continue;
@@ -206,35 +212,41 @@ __device__ __forceinline__ void finish_tile(float (&sum)[kColumns][4], float (&o
   }
 }
 
-// ---- stages: a tile's rows of w in shared memory, kStageColumns of their columns ----------------------------------
+// ---- stages: a tile's rows of w in shared memory, kStageColumns of their columns ----------------
 
 constexpr int kStageColumns = 512, kStagePitch = kStageColumns + kRowPad;
 constexpr size_t kStageRowBytes = size_t{kStagePitch} * sizeof(bfloat16);
 
-__host__ __device__ inline int stages_of_tile(int k) { return (k + kStageColumns - 1) / kStageColumns; }
+__host__ __device__ inline int stages_of_tile(int k) {
+  return (k + kStageColumns - 1) / kStageColumns;
+}
 
 #if __CUDA_ARCH__ >= 900
 // Starts the copies of `count` outputs from `output` on to `to`; with SwiGLU, the rows of up follow
 // those of gate. Called by kParts warps, of which number `part` starts every kParts-th copy.
 template <int kParts>
-__device__ __forceinline__ void fill_stage(bfloat16* to, hopper::Barrier* full, const bfloat16* w, bool swiglu,
-                                           int output, int count, int chunk, const Sizes& sizes, int part = 0) {
+__device__ __forceinline__ void fill_stage(bfloat16* to, hopper::Barrier* full, const bfloat16* w,
+                                           bool swiglu, int output, int count, int chunk,
+                                           const Sizes& sizes, int part = 0) {
   const int lane = static_cast<int>(threadIdx.x) % 32, rows = swiglu ? 2 * count : count;
   const auto bytes = static_cast<uint32_t>(min(kStageColumns, sizes.k - chunk * kStageColumns) * 2);
-  if (lane == 0 && part == 0) hopper::barrier_expect_bytes(full, static_cast<uint32_t>(rows) * bytes);
+  if (lane == 0 && part == 0)
+    hopper::barrier_expect_bytes(full, static_cast<uint32_t>(rows) * bytes);
   __syncwarp();
   if (lane < rows && lane % kParts == part) {
     const int row = output + (lane < count ? lane : lane - count + sizes.outputs);
-    hopper::bulk_load(w + int64_t{row} * sizes.k + chunk * kStageColumns, to + lane * kStagePitch, full, bytes);
+    hopper::bulk_load(w + int64_t{row} * sizes.k + chunk * kStageColumns, to + lane * kStagePitch,
+                      full, bytes);
   }
 }
 #endif
 
-// Adds to `sum` the products of rows of x with a lane's two rows of a stage, low and high. A warp has
-// 64 columns of each chunk.
+// Adds to `sum` the products of rows of x with a lane's two rows of a stage, low and high. A warp
+// has 64 columns of each chunk.
 template <int kColumns>
-__device__ __forceinline__ void multiply_stage(float (&sum)[kColumns][4], const bfloat16* low, const bfloat16* high,
-                                               const bfloat16* rows, int chunk, const Sizes& sizes) {
+__device__ __forceinline__ void multiply_stage(float (&sum)[kColumns][4], const bfloat16* low,
+                                               const bfloat16* high, const bfloat16* rows,
+                                               int chunk, const Sizes& sizes) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, within = warp * 64 + lane % 4 * 8, pitch = sizes.k + kRowPad;
 #pragma unroll
@@ -247,7 +259,8 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[kColumns][4], const 
     for (int c = 0; c < kColumns; ++c) {
       const int row = c * 8 + g;
       const bfloat16* const x = rows + row * pitch + chunk * kStageColumns + within + u * 32;
-      const uint4 v = row < sizes.rows ? *reinterpret_cast<const uint4*>(x) : make_uint4(0, 0, 0, 0);
+      const uint4 v =
+          row < sizes.rows ? *reinterpret_cast<const uint4*>(x) : make_uint4(0, 0, 0, 0);
       mma::multiply(sum[c], even, v.x, v.y);
       mma::multiply(sum[c], odd, v.z, v.w);
     }
@@ -262,11 +275,12 @@ __device__ __forceinline__ int2 rows_of_lane(int count) {
   return {first, kSwiglu ? count + first : min(g + 8, count - 1)};
 }
 
-// ---- host ---------------------------------------------------------------------------------------------------------
+// ---- host ---------------------------------------------------------------------------------------
 
 // Shared memory for the rows of x and the weight of the norm.
 inline size_t row_bytes(const FewRows& call) {
-  const int64_t elements = int64_t{call.rows} * (call.k + kRowPad) + (call.norm_weight ? call.k : 0);
+  const int64_t elements =
+      int64_t{call.rows} * (call.k + kRowPad) + (call.norm_weight ? call.k : 0);
   return static_cast<size_t>(elements) * sizeof(bfloat16);
 }
 

@@ -14,8 +14,8 @@ struct FewRows {
   bfloat16* y;        // (rows, products), with swiglu (rows, products / 2)
   int rows, products, k;
   bool swiglu = false;
-  // With a norm, y is made of rms_norm(x + skip) instead of x, and r = x + skip is written. skip and
-  // r may be null.
+  // With a norm, y is made of rms_norm(x + skip) instead of x, and r = x + skip is written. skip
+  // and r may be null.
   const bfloat16* norm_weight = nullptr;
   const bfloat16* skip = nullptr;
   bfloat16* r = nullptr;
@@ -32,7 +32,7 @@ void launch_few_rows(CudaStream& cuda, const FewRows& call);
 bool launch_staged_rows(CudaStream& cuda, const FewRows& call);
 
 // y (M,N) = x (M,K) · wᵀ as few_rows, where it takes the product.
-bool multiply_few_rows(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                       bool accumulate);
+bool multiply_few_rows(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a,
+                       const GemmOperand& b, void* c, bool accumulate);
 
 }  // namespace llamaforge::cuda

@@ -1,7 +1,7 @@
-// The kernel of few_rows.cu for Hopper, whose copy engine brings w to shared memory: loads in flight
-// take neither registers nor the L1 cache, whose size limits that kernel. A stage has the rows of a
-// tile in kStageColumns columns. A warp that has used a stage refills the stage before it, which the
-// other warps have left by then.
+// The kernel of few_rows.cu for Hopper, whose copy engine brings w to shared memory: loads in
+// flight take neither registers nor the L1 cache, whose size limits that kernel. A stage has the
+// rows of a tile in kStageColumns columns. A warp that has used a stage refills the stage before
+// it, which the other warps have left by then.
 #include "cuda/gemm/few_rows.cuh"
 
 namespace llamaforge::cuda {
@@ -22,9 +22,9 @@ constexpr size_t kStageBytes = 16 * few::kStageRowBytes;
 
 template <Input kInput, bool kSwiglu, int kColumns>
 __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
-    staged_rows_kernel(const bfloat16* x, const bfloat16* skip, const bfloat16* norm_weight, const bfloat16* w,
-                       bfloat16* r, bfloat16* y, const Sizes sizes, const int each, const bool early,
-                       const int stages) {
+    staged_rows_kernel(const bfloat16* x, const bfloat16* skip, const bfloat16* norm_weight,
+                       const bfloat16* w, bfloat16* r, bfloat16* y, const Sizes sizes,
+                       const int each, const bool early, const int stages) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   __shared__ float sums[2][kWarps][kColumns * 128];
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   const auto fill = [&](int nth) {
     const int stage = nth % stages, output = begin_output + nth / chunks * kOutputs;
     few::fill_stage<1>(ring + stage * 16 * kStagePitch, &full[stage], w, kSwiglu, output,
-                    min(kOutputs, end_output - output), nth % chunks, sizes);
+                       min(kOutputs, end_output - output), nth % chunks, sizes);
   };
   const auto begin = [&] {
     if (warp != 0) return;
@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
     hopper::barrier_wait(&full[stage], parity);
     const bfloat16* const in_stage = ring + stage * 16 * kStagePitch;
     const int2 own = few::rows_of_lane<kSwiglu>(min(kOutputs, end_output - output));
-    few::multiply_stage<kColumns>(sum, in_stage + own.x * kStagePitch, in_stage + own.y * kStagePitch, rows, chunk,
-                                  sizes);
+    few::multiply_stage<kColumns>(sum, in_stage + own.x * kStagePitch,
+                                  in_stage + own.y * kStagePitch, rows, chunk, sizes);
     hopper::release_stage(&empty[stage]);
     if (nth > 0 && warp == nth % kWarps && nth - 1 + stages < total) {
       hopper::barrier_wait(&empty[before], parity_before);
@@ -102,9 +102,9 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
 #endif
 }
 
-// Stages of the kernel, none if it does not take the call, and how many blocks fit a multiprocessor:
-// two where the rows of x leave room, so that the next kernel's stages are on their way while this
-// one ends.
+// Stages of the kernel, none if it does not take the call, and how many blocks fit a
+// multiprocessor: two where the rows of x leave room, so that the next kernel's stages are on their
+// way while this one ends.
 struct Staging {
   int stages = 0, blocks = kPerMultiprocessor;
 };
@@ -128,15 +128,17 @@ bool launch_staged_rows(CudaStream& cuda, const FewRows& call) {
   const Sizes sizes = few::sizes_of(call);
   const size_t bytes = few::row_bytes(call) + static_cast<size_t>(stages) * kStageBytes;
   few::with_kind(call, [&]<Input kInput, bool kSwiglu>() {
-    const auto kernel = sizes.rows <= 8 ? staged_rows_kernel<kInput, kSwiglu, 1> : staged_rows_kernel<kInput, kSwiglu, 2>;
+    const auto kernel = sizes.rows <= 8 ? staged_rows_kernel<kInput, kSwiglu, 1>
+                                        : staged_rows_kernel<kInput, kSwiglu, 2>;
     const int each = few::outputs_of_block(cuda, sizes.outputs, kTile<kSwiglu>, fitting);
     const auto blocks = static_cast<unsigned>((sizes.outputs + each - 1) / each);
-    LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(bytes)));
     // Kernels that divide a multiprocessor's memory differently do not run beside each other.
     LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                        static_cast<int>(cudaSharedmemCarveoutMaxShared)));
-    launch_early(cuda, kernel, blocks, kBlock, bytes, call.x, call.skip, call.norm_weight, call.w, call.r, call.y,
-                 sizes, each, few::early(cuda, call), stages);
+    launch_early(cuda, kernel, blocks, kBlock, bytes, call.x, call.skip, call.norm_weight, call.w,
+                 call.r, call.y, sizes, each, few::early(cuda, call), stages);
   });
   return true;
 }

@@ -1,4 +1,5 @@
-// Matrix products by cuBLASLt, with bf16 or f32 operands and sums in f32 (TF32 only with LLAMAFORGE_TF32=1).
+// Matrix products by cuBLASLt, with bf16 or f32 operands and sums in f32 (TF32 only with
+// LLAMAFORGE_TF32=1).
 //
 // cuBLASLt is column-major: our row-major c = a·b is its cᵀ = bᵀ·aᵀ, so our b is its first operand
 // and nothing is moved. Of the algorithms that its heuristics offer, the fastest is taken: on an
@@ -21,11 +22,11 @@
 #include <cstring>
 #include <limits>
 
+#include "cuda/gemm/few_rows.h"
+#include "cuda/gemm/gemm_context.h"
+#include "cuda/gemm/gemv.h"
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/fp8.cuh"
-#include "cuda/gemm/gemm_context.h"
-#include "cuda/gemm/few_rows.h"
-#include "cuda/gemm/gemv.h"
 #include "cuda/runtime/launch.h"
 #include "ops/checks/gemm.h"
 #include "runtime/settings.h"
@@ -36,7 +37,7 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
 constexpr int kCandidates = 64;
-constexpr int64_t kManyRows = 8192;  // of a pass of an evaluation
+constexpr int64_t kManyRows = 8192;     // of a pass of an evaluation
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
 // Products below these sizes are not worth the milliseconds of timing.
 constexpr double kFlopsWorthTiming = 1 << 28;
@@ -50,7 +51,8 @@ constexpr size_t kMostFinalists = 8;
 constexpr int kRounds = 10;
 
 void check_lt(lt::Status status, const char* call) {
-  if (status != 0) throw Error("ERR_NATIVE", format("cuBLASLt's {} failed with status {}", call, status));
+  if (status != 0)
+    throw Error("ERR_NATIVE", format("cuBLASLt's {} failed with status {}", call, status));
 }
 
 cudaDataType to_cuda(DType dtype) {
@@ -66,8 +68,10 @@ cudaDataType to_cuda(DType dtype) {
 
 // Returns the part of a plan's key that names the dtypes.
 int64_t dtypes_of(const GemmShape& shape, const Fp8Operands* fp8) {
-  const int64_t dtypes = static_cast<int64_t>(shape.input) * 10 + static_cast<int64_t>(shape.output);
-  return fp8 ? dtypes + 100 * static_cast<int64_t>(fp8->b) + 1000 * static_cast<int64_t>(fp8->fast) : dtypes;
+  const int64_t dtypes =
+      static_cast<int64_t>(shape.input) * 10 + static_cast<int64_t>(shape.output);
+  return fp8 ? dtypes + 100 * static_cast<int64_t>(fp8->b) + 1000 * static_cast<int64_t>(fp8->fast)
+             : dtypes;
 }
 
 // Returns the largest power of two up to 16 that divides the address; no kernel asks for more.
@@ -89,7 +93,8 @@ bool times_algorithms() {
   throw Error("ERR_ARGUMENT", format("LLAMAFORGE_GEMM is \"{}\": expected tuned or first", value));
 }
 
-template <class Key> std::string name_of_product(const Key& key) {
+template <class Key>
+std::string name_of_product(const Key& key) {
   std::string name;
   for (int64_t part : key) name += (name.empty() ? "" : " ") + std::to_string(part);
   return name;
@@ -132,25 +137,28 @@ void GemmContext::destroy(Plan& plan) const {
   plan = {};
 }
 
-// ---- plans --------------------------------------------------------------------------------------------------------
+// ---- plans --------------------------------------------------------------------------------------
 
 void GemmContext::set_scales(const Plan& plan, const Fp8Operands& fp8) const {
   // Our b is cuBLASLt's first operand.
   const auto set = [&](int attribute, const float* scale) {
-    check_lt(lt_.MatmulDescSetAttribute(plan.desc, attribute, &scale, sizeof scale), "MatmulDescSetAttribute");
+    check_lt(lt_.MatmulDescSetAttribute(plan.desc, attribute, &scale, sizeof scale),
+             "MatmulDescSetAttribute");
   };
   set(lt::kDescScaleA, fp8.b_scale);
   set(lt::kDescScaleB, fp8.a_scale);
 }
 
-GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
-                                        const Fp8Operands* fp8) const {
+GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperand& a,
+                                        const GemmOperand& b, const Fp8Operands* fp8) const {
   Plan plan;
-  const int compute = shape.input == DType::f32 && tf32_ ? lt::kCompute32FFastTF32 : lt::kCompute32F;
+  const int compute =
+      shape.input == DType::f32 && tf32_ ? lt::kCompute32FFastTF32 : lt::kCompute32F;
   check_lt(lt_.MatmulDescCreate(&plan.desc, compute, CUDA_R_32F), "MatmulDescCreate");
   auto set_operation = [&](int attribute, bool transposed) {
     const int operation = transposed ? lt::kOperationT : lt::kOperationN;
-    check_lt(lt_.MatmulDescSetAttribute(plan.desc, attribute, &operation, sizeof operation), "MatmulDescSetAttribute");
+    check_lt(lt_.MatmulDescSetAttribute(plan.desc, attribute, &operation, sizeof operation),
+             "MatmulDescSetAttribute");
   };
   set_operation(lt::kDescTransA, b.transposed);
   set_operation(lt::kDescTransB, a.transposed);
@@ -162,18 +170,23 @@ GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperan
   }
 
   // A row-major (rows, columns) matrix is a column-major (columns, rows) one.
-  auto layout = [&](lt::MatrixLayout& result, DType dtype, int64_t rows, int64_t columns, bool shared) {
-    check_lt(lt_.MatrixLayoutCreate(&result, to_cuda(dtype), static_cast<uint64_t>(columns), static_cast<uint64_t>(rows),
-                                    columns),
+  auto layout = [&](lt::MatrixLayout& result, DType dtype, int64_t rows, int64_t columns,
+                    bool shared) {
+    check_lt(lt_.MatrixLayoutCreate(&result, to_cuda(dtype), static_cast<uint64_t>(columns),
+                                    static_cast<uint64_t>(rows), columns),
              "MatrixLayoutCreate");
     if (shape.batch == 1) return;
     const int32_t count = static_cast<int32_t>(shape.batch);
     const int64_t stride = shared ? 0 : rows * columns;
-    check_lt(lt_.MatrixLayoutSetAttribute(result, lt::kLayoutBatchCount, &count, sizeof count), "MatrixLayoutSetAttribute");
-    check_lt(lt_.MatrixLayoutSetAttribute(result, lt::kLayoutBatchStride, &stride, sizeof stride), "MatrixLayoutSetAttribute");
+    check_lt(lt_.MatrixLayoutSetAttribute(result, lt::kLayoutBatchCount, &count, sizeof count),
+             "MatrixLayoutSetAttribute");
+    check_lt(lt_.MatrixLayoutSetAttribute(result, lt::kLayoutBatchStride, &stride, sizeof stride),
+             "MatrixLayoutSetAttribute");
   };
-  layout(plan.a, shape.input, a.transposed ? shape.k : shape.m, a.transposed ? shape.m : shape.k, a.shared);
-  layout(plan.b, fp8 ? fp8->b : shape.input, b.transposed ? shape.n : shape.k, b.transposed ? shape.k : shape.n, b.shared);
+  layout(plan.a, shape.input, a.transposed ? shape.k : shape.m, a.transposed ? shape.m : shape.k,
+         a.shared);
+  layout(plan.b, fp8 ? fp8->b : shape.input, b.transposed ? shape.n : shape.k,
+         b.transposed ? shape.k : shape.n, b.shared);
   layout(plan.c, shape.output, shape.m, shape.n, false);
   return plan;
 }
@@ -182,7 +195,8 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
   lt::MatmulPreference preference = nullptr;
   check_lt(lt_.MatmulPreferenceCreate(&preference), "MatmulPreferenceCreate");
   auto set = [&](int attribute, const auto& value) {
-    check_lt(lt_.MatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "MatmulPreferenceSetAttribute");
+    check_lt(lt_.MatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
+             "MatmulPreferenceSetAttribute");
   };
   set(lt::kPreferenceWorkspaceBytes, kWorkspaceBytes);
   set(lt::kPreferenceReductionSchemes, key[14] ? lt::kReductionNone : lt::kReductionComputeType);
@@ -192,26 +206,29 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
   set(lt::kPreferenceAlignmentD, static_cast<uint32_t>(key[13]));
   lt::HeuristicResult results[kCandidates];
   int found = 0;
-  const lt::Status status = lt_.MatmulAlgoGetHeuristic(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, preference,
-                                                       kCandidates, results, &found);
+  const lt::Status status = lt_.MatmulAlgoGetHeuristic(
+      handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, preference, kCandidates, results, &found);
   lt_.MatmulPreferenceDestroy(preference);
   std::vector<lt::Algorithm> algorithms;
   for (int i = 0; status == 0 && i < found; ++i) {
-    if (results[i].state == 0 && results[i].workspace_bytes <= kWorkspaceBytes) algorithms.push_back(results[i].algorithm);
+    if (results[i].state == 0 && results[i].workspace_bytes <= kWorkspaceBytes)
+      algorithms.push_back(results[i].algorithm);
   }
   return algorithms;
 }
 
 // The first offer for many rows that the plan's own number of rows can take.
-std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape,
-                                                           const GemmOperand& a, const GemmOperand& b) const {
+std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, const Key& key,
+                                                           GemmShape shape, const GemmOperand& a,
+                                                           const GemmOperand& b) const {
   shape.m = kManyRows;
   Plan many = describe(shape, a, b, nullptr);
   const auto algorithms = heuristics(many, key);
   destroy(many);
   for (const lt::Algorithm& algorithm : algorithms) {
     lt::HeuristicResult checked;
-    if (lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &algorithm, &checked) == 0 &&
+    if (lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &algorithm,
+                            &checked) == 0 &&
         checked.workspace_bytes <= kWorkspaceBytes) {
       return algorithm;
     }
@@ -219,8 +236,9 @@ std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, con
   return std::nullopt;
 }
 
-GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                                         bool accumulate, const Fp8Operands* fp8) {
+GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOperand& a,
+                                         const GemmOperand& b, void* c, bool accumulate,
+                                         const Fp8Operands* fp8) {
   const Key key = {shape.batch,
                    shape.m,
                    shape.n,
@@ -248,26 +266,32 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
                        : tunes_               ? cache_.find(name)
                                               : std::nullopt;
     lt::HeuristicResult checked;
-    if (known && lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &*known, &checked) == 0 &&
+    if (known &&
+        lt_.MatmulAlgoCheck(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, &*known,
+                            &checked) == 0 &&
         checked.workspace_bytes <= kWorkspaceBytes) {
       plan.algorithm = *known;
     } else {
       const auto algorithms = heuristics(plan, key);
       if (algorithms.empty()) {
-        throw Error("ERR_NATIVE", format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}", shape.m,
-                                         shape.k, shape.k, shape.n, shape.batch, name_of(shape.input), name_of(shape.output)));
+        throw Error("ERR_NATIVE",
+                    format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}",
+                           shape.m, shape.k, shape.k, shape.n, shape.batch, name_of(shape.input),
+                           name_of(shape.output)));
       }
       const bool times = tunes_ && !shape.independent_rows && !cuda_.capturing();
       if (times && algorithms.size() > 1 && is_worth_timing(shape)) {
         // Timing a sum into c would change c, so the timed sums go into separate memory; without
         // such memory, nothing is timed.
         void* target = c;
-        const size_t bytes = static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
+        const size_t bytes =
+            static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
         if (accumulate && cudaMalloc(&target, bytes) != cudaSuccess) {
           cudaGetLastError();
           target = nullptr;
         }
-        plan.algorithm = target ? fastest(plan, algorithms, a, b, target, accumulate) : algorithms[0];
+        plan.algorithm =
+            target ? fastest(plan, algorithms, a, b, target, accumulate) : algorithms[0];
         if (target) plan.algorithm = cache_.add(name, plan.algorithm);
         if (target && accumulate) LF_CUDA_CHECK(cudaFree(target));
       } else {
@@ -281,17 +305,17 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
   return plans_.emplace(key, plan).first->second;
 }
 
-// ---- timing -------------------------------------------------------------------------------------------------------
+// ---- timing -------------------------------------------------------------------------------------
 
-lt::Status GemmContext::run(const Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c,
-                            bool accumulate) {
+lt::Status GemmContext::run(const Plan& plan, const lt::Algorithm& algorithm, const void* a,
+                            const void* b, void* c, bool accumulate) {
   const float alpha = 1, beta = accumulate ? 1 : 0;
-  return lt_.Matmul(handle_, plan.desc, &alpha, b, plan.b, a, plan.a, &beta, c, plan.c, c, plan.c, &algorithm, workspace_,
-                    kWorkspaceBytes, cuda_.compute());
+  return lt_.Matmul(handle_, plan.desc, &alpha, b, plan.b, a, plan.a, &beta, c, plan.c, c, plan.c,
+                    &algorithm, workspace_, kWorkspaceBytes, cuda_.compute());
 }
 
-float GemmContext::time(Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c, bool accumulate,
-                        int times) {
+float GemmContext::time(Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b,
+                        void* c, bool accumulate, int times) {
   constexpr float kFailed = std::numeric_limits<float>::infinity();
   LF_CUDA_CHECK(cudaEventRecord(begin_, cuda_.compute()));
   for (int i = 0; i < times; ++i) {
@@ -316,7 +340,9 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
   };
   std::vector<Candidate> candidates;
   for (size_t place = 0; place < algorithms.size(); ++place) {
-    const auto run_once = [&] { return time(plan, algorithms[place], a.data, b.data, c, accumulate, 1); };
+    const auto run_once = [&] {
+      return time(plan, algorithms[place], a.data, b.data, c, accumulate, 1);
+    };
     run_once();  // loads the algorithm's code
     const float once = run_once();
     if (std::isinf(once)) continue;
@@ -326,10 +352,12 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
   }
   if (candidates.empty()) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
 
-  std::stable_sort(candidates.begin(), candidates.end(),
-                   [](const Candidate& x, const Candidate& y) { return x.milliseconds < y.milliseconds; });
+  std::stable_sort(
+      candidates.begin(), candidates.end(),
+      [](const Candidate& x, const Candidate& y) { return x.milliseconds < y.milliseconds; });
   const float limit = candidates.front().milliseconds * kWorthAnotherLook;
-  while (candidates.size() > kMostFinalists || candidates.back().milliseconds > limit) candidates.pop_back();
+  while (candidates.size() > kMostFinalists || candidates.back().milliseconds > limit)
+    candidates.pop_back();
   for (Candidate& finalist : candidates) finalist.milliseconds = 0;
   for (int round = 0; round < kRounds; ++round) {
     for (Candidate& finalist : candidates) {
@@ -337,9 +365,11 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
           time(plan, algorithms[finalist.place], a.data, b.data, c, accumulate, finalist.repeats);
     }
   }
-  const float best = std::min_element(candidates.begin(), candidates.end(), [](const Candidate& x, const Candidate& y) {
-                       return x.milliseconds < y.milliseconds;
-                     })->milliseconds;
+  const float best = std::min_element(candidates.begin(), candidates.end(),
+                                      [](const Candidate& x, const Candidate& y) {
+                                        return x.milliseconds < y.milliseconds;
+                                      })
+                         ->milliseconds;
   size_t chosen = algorithms.size();
   for (const Candidate& finalist : candidates) {
     if (finalist.milliseconds <= best * kSameSpeed) chosen = std::min(chosen, finalist.place);
@@ -347,21 +377,22 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
   return algorithms[chosen];
 }
 
-void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,
-                           const Fp8Operands* fp8) {
+void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
+                           void* c, bool accumulate, const Fp8Operands* fp8) {
   const Plan& plan = plan_for(shape, a, b, c, accumulate, fp8);
   if (fp8) set_scales(plan, *fp8);
   // Serves initcheck, which does not see the writes of cuBLASLt's kernels through TMA and would
   // report every reader of them.
   if (fills_ && !accumulate) {
-    const size_t bytes = static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
+    const size_t bytes =
+        static_cast<size_t>(shape.batch * shape.m * shape.n) * size_of(shape.output);
     LF_CUDA_CHECK(cudaMemsetAsync(c, 0, bytes, cuda_.compute()));
   }
   check_lt(run(plan, plan.algorithm, a.data, b.data, c, accumulate), "Matmul");
 }
 
-void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                       bool accumulate) {
+void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a,
+                       const GemmOperand& b, void* c, bool accumulate) {
   if (!shape.independent_rows) {
     if (multiply_few_rows(cuda, shape, a, b, c, accumulate)) return;
     if (multiply_vector(cuda, shape, a, b, c, accumulate)) return;
@@ -369,27 +400,30 @@ void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOpera
   cuda.gemm().multiply(shape, a, b, c, accumulate);
 }
 
-// ---- the ops ------------------------------------------------------------------------------------------------------
+// ---- the ops ------------------------------------------------------------------------------------
 
 namespace {
 
-void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
-                  bool accumulate, bool independent_rows) {
+void checked_gemm(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& c,
+                  bool transpose_a, bool transpose_b, bool accumulate, bool independent_rows) {
   const GemmSize size = check_gemm(a, b, c, transpose_a, transpose_b);
   LF_CHECK(size.batch <= INT32_MAX, "a batch of {} products is too large", size.batch);
-  multiply_matrices(on_cuda(stream), {size.batch, size.m, size.n, size.k, a.dtype, c.dtype, independent_rows},
-                    {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared}, c.raw(), accumulate);
+  multiply_matrices(on_cuda(stream),
+                    {size.batch, size.m, size.n, size.k, a.dtype, c.dtype, independent_rows},
+                    {a.raw(), transpose_a, size.a_shared}, {b.raw(), transpose_b, size.b_shared},
+                    c.raw(), accumulate);
 }
 
-void checked_fp8_gemm(Stream& stream, const Tensor& a, const Tensor& a_scale, const Tensor& b, const Tensor& b_scale,
-                      const Tensor& c, bool fast, bool accumulate) {
+void checked_fp8_gemm(Stream& stream, const Tensor& a, const Tensor& a_scale, const Tensor& b,
+                      const Tensor& b_scale, const Tensor& c, bool fast, bool accumulate) {
   const Fp8GemmSize size = check_fp8_gemm(a, a_scale, b, b_scale, c);
   CudaStream& cuda = on_cuda(stream);
   check_fp8_device(cuda);
-  LF_CHECK(aligned16({a.raw(), b.raw(), c.raw()}), "expected tensors that start at multiples of 16 bytes");
+  LF_CHECK(aligned16({a.raw(), b.raw(), c.raw()}),
+           "expected tensors that start at multiples of 16 bytes");
   const Fp8Operands fp8 = {b.dtype, a_scale.data<float>(), b_scale.data<float>(), fast};
-  cuda.gemm().multiply({1, size.m, size.n, size.k, a.dtype, c.dtype}, {a.raw(), false}, {b.raw(), true}, c.raw(),
-                       accumulate, &fp8);
+  cuda.gemm().multiply({1, size.m, size.n, size.k, a.dtype, c.dtype}, {a.raw(), false},
+                       {b.raw(), true}, c.raw(), accumulate, &fp8);
 }
 
 }  // namespace
@@ -402,11 +436,13 @@ void fp8_gemm_accumulate(Stream& stream, In a, In a_scale, In b, In b_scale, InO
   checked_fp8_gemm(stream, a, a_scale, b, b_scale, c, fast, true);
 }
 
-void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b, bool independent_rows) {
+void gemm(Stream& stream, In a, In b, Out c, bool transpose_a, bool transpose_b,
+          bool independent_rows) {
   checked_gemm(stream, a, b, c, transpose_a, transpose_b, false, independent_rows);
 }
 
-void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b, bool independent_rows) {
+void gemm_accumulate(Stream& stream, In a, In b, InOut c, bool transpose_a, bool transpose_b,
+                     bool independent_rows) {
   checked_gemm(stream, a, b, c, transpose_a, transpose_b, true, independent_rows);
 }
 

@@ -17,7 +17,8 @@ struct GemmOperand {
 struct GemmShape {
   int64_t batch, m, n, k;
   DType input, output;  // both operands have the dtype `input`; sums are f32
-  // Whether a row of c must have the same bits for every m. Otherwise the algorithm may depend on m.
+  // Whether a row of c must have the same bits for every m. Otherwise the algorithm may depend on
+  // m.
   bool independent_rows = false;
 };
 
@@ -30,7 +31,7 @@ struct Fp8Operands {
 };
 
 // c (batch,m,n) = a (batch,m,k) · b (batch,k,n), or += with `accumulate`.
-void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                       bool accumulate);
+void multiply_matrices(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a,
+                       const GemmOperand& b, void* c, bool accumulate);
 
 }  // namespace llamaforge::cuda

@@ -19,9 +19,12 @@ std::string variable(const char* name) {
 }
 
 std::string cache_path() {
-  if (const std::string path = variable("LLAMAFORGE_GEMM_CACHE"); !path.empty()) return path == "none" ? "" : path;
-  if (const std::string cache = variable("XDG_CACHE_HOME"); !cache.empty()) return cache + "/llamaforge/gemm.txt";
-  if (const std::string home = variable("HOME"); !home.empty()) return home + "/.cache/llamaforge/gemm.txt";
+  if (const std::string path = variable("LLAMAFORGE_GEMM_CACHE"); !path.empty())
+    return path == "none" ? "" : path;
+  if (const std::string cache = variable("XDG_CACHE_HOME"); !cache.empty())
+    return cache + "/llamaforge/gemm.txt";
+  if (const std::string home = variable("HOME"); !home.empty())
+    return home + "/.cache/llamaforge/gemm.txt";
   return "";
 }
 
@@ -37,7 +40,8 @@ std::string to_text(const lt::Algorithm& algorithm) {
 
 std::optional<lt::Algorithm> from_text(const std::string& text) {
   lt::Algorithm algorithm;
-  if (text.size() != std::size(algorithm.data) * 16 || text.find_first_not_of("0123456789abcdef") != std::string::npos) {
+  if (text.size() != std::size(algorithm.data) * 16 ||
+      text.find_first_not_of("0123456789abcdef") != std::string::npos) {
     return std::nullopt;
   }
   for (size_t i = 0; i < std::size(algorithm.data); ++i) {
@@ -48,7 +52,9 @@ std::optional<lt::Algorithm> from_text(const std::string& text) {
 
 }  // namespace
 
-GemmCache::GemmCache(std::string prefix) : prefix_(std::move(prefix)), path_(cache_path()) { read(); }
+GemmCache::GemmCache(std::string prefix) : prefix_(std::move(prefix)), path_(cache_path()) {
+  read();
+}
 
 // Reads the file without replacing choices that are already known.
 void GemmCache::read() {
@@ -69,7 +75,8 @@ std::optional<lt::Algorithm> GemmCache::find(const std::string& product) const {
 }
 
 lt::Algorithm GemmCache::add(const std::string& product, const lt::Algorithm& algorithm) {
-  if (const auto unusable = choices_.find(product); unusable != choices_.end()) return unusable->second = algorithm;
+  if (const auto unusable = choices_.find(product); unusable != choices_.end())
+    return unusable->second = algorithm;
   write(product, algorithm);
   read();
   return choices_.emplace(product, algorithm).first->second;

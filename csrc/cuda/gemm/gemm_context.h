@@ -21,8 +21,8 @@ class GemmContext {
   GemmContext(const GemmContext&) = delete;
   GemmContext& operator=(const GemmContext&) = delete;
 
-  void multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,
-                const Fp8Operands* fp8 = nullptr);
+  void multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+                bool accumulate, const Fp8Operands* fp8 = nullptr);
 
  private:
   // Everything that the choice of an algorithm may depend on.
@@ -33,18 +33,22 @@ class GemmContext {
     lt::Algorithm algorithm = {};
   };
 
-  Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,
-                 const Fp8Operands* fp8);
-  Plan describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, const Fp8Operands* fp8) const;
+  Plan& plan_for(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
+                 bool accumulate, const Fp8Operands* fp8);
+  Plan describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
+                const Fp8Operands* fp8) const;
   void set_scales(const Plan& plan, const Fp8Operands& fp8) const;
   std::vector<lt::Algorithm> heuristics(const Plan& plan, const Key& key) const;
-  std::optional<lt::Algorithm> one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape, const GemmOperand& a,
-                                                const GemmOperand& b) const;
-  lt::Algorithm fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms, const GemmOperand& a,
-                        const GemmOperand& b, void* c, bool accumulate);
-  // Runs the plan's product `times` times with this algorithm and returns milliseconds for one; infinity if it fails.
-  float time(Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c, bool accumulate, int times);
-  lt::Status run(const Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c, bool accumulate);
+  std::optional<lt::Algorithm> one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape,
+                                                const GemmOperand& a, const GemmOperand& b) const;
+  lt::Algorithm fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms,
+                        const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate);
+  // Runs the plan's product `times` times with this algorithm and returns milliseconds for one;
+  // infinity if it fails.
+  float time(Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c,
+             bool accumulate, int times);
+  lt::Status run(const Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b,
+                 void* c, bool accumulate);
   void destroy(Plan& plan) const;
 
   CudaStream& cuda_;

@@ -3,8 +3,8 @@
 // start before x has arrived in shared memory, and the row is prefetched before the kernel that
 // makes x has ended. Sums are f32, in an order that depends on K alone.
 #include "cuda/gemm/gemv.h"
-#include "cuda/runtime/launch.h"
 #include "cuda/ops/pack.h"
+#include "cuda/runtime/launch.h"
 
 namespace llamaforge::cuda {
 
@@ -16,7 +16,8 @@ constexpr int kSharedBytes = 48 << 10;
 
 // The pointers have no __restrict__, so that no load moves before wait_for_previous().
 template <class T, class Y>
-__global__ void __launch_bounds__(kThreads, 4) vector_kernel(const T* x, const T* w, Y* y, int n, int k) {
+__global__ void __launch_bounds__(kThreads, 4)
+    vector_kernel(const T* x, const T* w, Y* y, int n, int k) {
   constexpr int kCount = kVector<T>, kStep = 32 * kCount;
   extern __shared__ uint4 shared[];
   auto* row = reinterpret_cast<T*>(shared);
@@ -34,7 +35,8 @@ __global__ void __launch_bounds__(kThreads, 4) vector_kernel(const T* x, const T
   // anything that the previous kernel still writes.
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(k * static_cast<int>(sizeof(T)))
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from),
+                 "r"(k * static_cast<int>(sizeof(T)))
                  : "memory");
   }
 #endif
@@ -66,19 +68,21 @@ __global__ void __launch_bounds__(kThreads, 4) vector_kernel(const T* x, const T
 template <class T, class Y>
 void launch(CudaStream& cuda, const void* x, const void* w, void* y, const GemmShape& shape) {
   const auto blocks = static_cast<unsigned>((shape.n + kWarps - 1) / kWarps);
-  launch_early(cuda, vector_kernel<T, Y>, blocks, kThreads, static_cast<size_t>(shape.k) * sizeof(T),
-               static_cast<const T*>(x), static_cast<const T*>(w), static_cast<Y*>(y), static_cast<int>(shape.n),
+  launch_early(cuda, vector_kernel<T, Y>, blocks, kThreads,
+               static_cast<size_t>(shape.k) * sizeof(T), static_cast<const T*>(x),
+               static_cast<const T*>(w), static_cast<Y*>(y), static_cast<int>(shape.n),
                static_cast<int>(shape.k));
 }
 
 }  // namespace
 
-bool multiply_vector(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                     bool accumulate) {
+bool multiply_vector(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a,
+                     const GemmOperand& b, void* c, bool accumulate) {
   const auto bytes = static_cast<int64_t>(size_of(shape.input));
-  const bool takes = shape.batch == 1 && shape.m == 1 && !a.transposed && b.transposed && !accumulate && shape.n >= 1 &&
-                     shape.n <= INT32_MAX - kWarps && shape.k * bytes % 16 == 0 && shape.k * bytes <= kSharedBytes &&
-                     shape.k >= 1 && aligned16({a.data, b.data});
+  const bool takes = shape.batch == 1 && shape.m == 1 && !a.transposed && b.transposed &&
+                     !accumulate && shape.n >= 1 && shape.n <= INT32_MAX - kWarps &&
+                     shape.k * bytes % 16 == 0 && shape.k * bytes <= kSharedBytes && shape.k >= 1 &&
+                     aligned16({a.data, b.data});
   if (!takes) return false;
   if (shape.input == DType::f32) {
     launch<float, float>(cuda, a.data, b.data, c, shape);

@@ -8,7 +8,7 @@ namespace llamaforge::cuda {
 
 // Computes c (n) = a (k) · bᵀ with b (n,k) row-major. Returns false without doing anything if this
 // kernel does not take the product.
-bool multiply_vector(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a, const GemmOperand& b, void* c,
-                     bool accumulate);
+bool multiply_vector(CudaStream& cuda, const GemmShape& shape, const GemmOperand& a,
+                     const GemmOperand& b, void* c, bool accumulate);
 
 }  // namespace llamaforge::cuda

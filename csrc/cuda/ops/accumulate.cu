@@ -11,14 +11,16 @@ namespace {
 // A thread has one pack, so it reads x and y in full before it writes, whatever the compiler knows
 // about their aliasing.
 template <class X, class Y, int kCount>
-__global__ void __launch_bounds__(kThreads) accumulate_kernel(const X* x, const float* s, Y* y, int64_t packs) {
+__global__ void __launch_bounds__(kThreads)
+    accumulate_kernel(const X* x, const float* s, Y* y, int64_t packs) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= packs) return;
   const auto in = load_pack<X, kCount>(x + i * kCount);
   auto sum = load_pack<Y, kCount>(y + i * kCount);
   const float scale = s ? *s : 1.0f;
 #pragma unroll
-  for (int k = 0; k < kCount; ++k) sum.value[k] = narrow<Y>(fmaf(widen(in.value[k]), scale, widen(sum.value[k])));
+  for (int k = 0; k < kCount; ++k)
+    sum.value[k] = narrow<Y>(fmaf(widen(in.value[k]), scale, widen(sum.value[k])));
   store_pack(y + i * kCount, sum);
 }
 
@@ -32,8 +34,9 @@ void add(Stream& stream, const Tensor& x, const float* s, const Tensor& y) {
         if (count == 0) return;
         const int64_t packs = count / kElements, blocks = (packs + kThreads - 1) / kThreads;
         LF_CHECK(blocks <= INT32_MAX, "x {} is too large", to_string(x.shape));
-        accumulate_kernel<X, Y, kElements><<<static_cast<unsigned>(blocks), kThreads, 0, cuda.compute()>>>(
-            x.data<X>() + first, s, y.data<Y>() + first, packs);
+        accumulate_kernel<X, Y, kElements>
+            <<<static_cast<unsigned>(blocks), kThreads, 0, cuda.compute()>>>(
+                x.data<X>() + first, s, y.data<Y>() + first, packs);
         check_launch();
       };
       const bool packs = takes_packs<X, kCount>({x.raw()}) && takes_packs<Y, kCount>({y.raw()});

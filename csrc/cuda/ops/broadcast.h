@@ -29,7 +29,8 @@ bool rows_take_packs(const Broadcast<N>& plan) {
 
 // Computes the offset of each operand's element for output element `index`.
 template <int N>
-__device__ __forceinline__ void locate(const Broadcast<N>& plan, int64_t index, int64_t (&offsets)[N]) {
+__device__ __forceinline__ void locate(const Broadcast<N>& plan, int64_t index,
+                                       int64_t (&offsets)[N]) {
 #pragma unroll
   for (int k = 0; k < N; ++k) offsets[k] = 0;
   if (plan.axes == 1) {

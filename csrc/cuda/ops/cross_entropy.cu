@@ -51,8 +51,9 @@ constexpr int kAtOnce = 4;  // packs in flight
 
 template <class T, int kCount>
 __global__ void __launch_bounds__(kRowThreads)
-    forward_kernel(const T* __restrict__ logits, const int32_t* __restrict__ targets, float* __restrict__ losses,
-                   float* __restrict__ statistics, int64_t classes, int64_t ignore_index) {
+    forward_kernel(const T* __restrict__ logits, const int32_t* __restrict__ targets,
+                   float* __restrict__ losses, float* __restrict__ statistics, int64_t classes,
+                   int64_t ignore_index) {
   constexpr int64_t kStep = int64_t{kRowThreads} * kCount;
   const int64_t n = blockIdx.x;
   const T* row = logits + n * classes;
@@ -83,13 +84,16 @@ __global__ void __launch_bounds__(kRowThreads)
 // d_logits may be the same memory as logits.
 template <class T, int kCount>
 __global__ void __launch_bounds__(kRowThreads)
-    backward_kernel(const float* __restrict__ d_loss, const T* logits, const int32_t* __restrict__ targets,
-                    const float* __restrict__ statistics, T* d_logits, const TargetCount* __restrict__ count, int64_t classes,
+    backward_kernel(const float* __restrict__ d_loss, const T* logits,
+                    const int32_t* __restrict__ targets, const float* __restrict__ statistics,
+                    T* d_logits, const TargetCount* __restrict__ count, int64_t classes,
                     int64_t ignore_index) {
   const int64_t n = blockIdx.x, target = targets[n];
   const bool ignored = target == ignore_index || target < 0 || target >= classes;
-  const float scale = *d_loss * count->inverse, highest = statistics[n], log_sum = statistics[gridDim.x + n];
-  for (int64_t at = int64_t{threadIdx.x} * kCount; at < classes; at += int64_t{kRowThreads} * kCount) {
+  const float scale = *d_loss * count->inverse, highest = statistics[n],
+              log_sum = statistics[gridDim.x + n];
+  for (int64_t at = int64_t{threadIdx.x} * kCount; at < classes;
+       at += int64_t{kRowThreads} * kCount) {
     auto pack = load_pack<T, kCount>(logits + n * classes + at);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
@@ -102,26 +106,29 @@ __global__ void __launch_bounds__(kRowThreads)
 
 }  // namespace
 
-void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out statistics, int64_t ignore_index) {
+void cross_entropy_forward(Stream& stream, In logits, In targets, Out loss, Out statistics,
+                           int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
   check_cross_entropy_forward(logits, targets, loss, statistics);
   const int64_t rows = logits.dim(0), classes = logits.dim(1);
-  const Scratch count(stream, sizeof(TargetCount)), losses(stream, static_cast<size_t>(rows) * sizeof(float));
+  const Scratch count(stream, sizeof(TargetCount)),
+      losses(stream, static_cast<size_t>(rows) * sizeof(float));
   count_targets(cuda, targets, classes, ignore_index, count.as<TargetCount>());
   if (rows > 0) {
     with_float("logits", logits, [&]<class T>() {
       const bool packs = classes % kVector<T> == 0 && aligned16({logits.raw()});
       const auto kernel = packs ? forward_kernel<T, kVector<T>> : forward_kernel<T, 1>;
       kernel<<<static_cast<unsigned>(rows), kRowThreads, 0, cuda.compute()>>>(
-          logits.data<T>(), targets.data<int32_t>(), losses.as<float>(), statistics.data<float>(), classes, ignore_index);
+          logits.data<T>(), targets.data<int32_t>(), losses.as<float>(), statistics.data<float>(),
+          classes, ignore_index);
     });
     check_launch();
   }
   mean_loss(cuda, losses.as<float>(), rows, count.as<TargetCount>(), loss.data<float>());
 }
 
-void cross_entropy_backward(Stream& stream, In d_loss, In logits, In targets, In statistics, Out d_logits,
-                            int64_t ignore_index) {
+void cross_entropy_backward(Stream& stream, In d_loss, In logits, In targets, In statistics,
+                            Out d_logits, int64_t ignore_index) {
   CudaStream& cuda = on_cuda(stream);
   check_cross_entropy_backward(d_loss, logits, targets, statistics, d_logits);
   const int64_t rows = logits.dim(0), classes = logits.dim(1);
@@ -132,8 +139,8 @@ void cross_entropy_backward(Stream& stream, In d_loss, In logits, In targets, In
     const bool packs = classes % kVector<T> == 0 && aligned16({logits.raw(), d_logits.raw()});
     const auto kernel = packs ? backward_kernel<T, kVector<T>> : backward_kernel<T, 1>;
     kernel<<<static_cast<unsigned>(rows), kRowThreads, 0, cuda.compute()>>>(
-        d_loss.data<float>(), logits.data<T>(), targets.data<int32_t>(), statistics.data<float>(), d_logits.data<T>(),
-        count.as<TargetCount>(), classes, ignore_index);
+        d_loss.data<float>(), logits.data<T>(), targets.data<int32_t>(), statistics.data<float>(),
+        d_logits.data<T>(), count.as<TargetCount>(), classes, ignore_index);
   });
   check_launch();
 }

@@ -2,8 +2,8 @@
 // has a fixed order.
 #pragma once
 
-#include "cuda/runtime/launch.h"
 #include "cuda/ops/pack.h"
+#include "cuda/runtime/launch.h"
 
 namespace llamaforge::cuda {
 
@@ -17,15 +17,15 @@ constexpr int kCountThreads = 1024;
 // Runs in one block. A target that is neither a class nor ignore_index is reported, and counts as
 // ignored.
 static __global__ void __launch_bounds__(kCountThreads)
-    count_targets_kernel(const int32_t* targets, int64_t rows, int64_t classes, int64_t ignore_index,
-                         TargetCount* result, FaultSite site) {
+    count_targets_kernel(const int32_t* targets, int64_t rows, int64_t classes,
+                         int64_t ignore_index, TargetCount* result, FaultSite site) {
   double count = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kCountThreads) {
     const int64_t id = targets[row];
     if (id == ignore_index) continue;
     if (id < 0 || id >= classes) {
-      report(site, static_cast<double>(id), static_cast<double>(row), static_cast<double>(classes - 1),
-             static_cast<double>(ignore_index));
+      report(site, static_cast<double>(id), static_cast<double>(row),
+             static_cast<double>(classes - 1), static_cast<double>(ignore_index));
       continue;
     }
     count += 1;
@@ -35,12 +35,13 @@ static __global__ void __launch_bounds__(kCountThreads)
 }
 
 inline FaultSite target_fault(CudaStream& cuda) {
-  return cuda.fault_site("ERR_TARGET", "target {} of row {} is neither in 0..{} nor the ignored {}");
+  return cuda.fault_site("ERR_TARGET",
+                         "target {} of row {} is neither in 0..{} nor the ignored {}");
 }
-inline void count_targets(CudaStream& cuda, const Tensor& targets, int64_t classes, int64_t ignore_index,
-                          TargetCount* result) {
-  count_targets_kernel<<<1, kCountThreads, 0, cuda.compute()>>>(targets.data<int32_t>(), targets.numel(), classes,
-                                                                ignore_index, result, target_fault(cuda));
+inline void count_targets(CudaStream& cuda, const Tensor& targets, int64_t classes,
+                          int64_t ignore_index, TargetCount* result) {
+  count_targets_kernel<<<1, kCountThreads, 0, cuda.compute()>>>(
+      targets.data<int32_t>(), targets.numel(), classes, ignore_index, result, target_fault(cuda));
   check_launch();
 }
 
@@ -51,9 +52,11 @@ static __global__ void __launch_bounds__(kCountThreads)
   for (int64_t row = threadIdx.x; row < rows; row += kCountThreads) sum += losses[row];
   sum = block_sum(sum);
   if (threadIdx.x == 0)
-    *loss = targets->count > 0 ? static_cast<float>(sum / targets->count) : __int_as_float(0x7fffffff);
+    *loss =
+        targets->count > 0 ? static_cast<float>(sum / targets->count) : __int_as_float(0x7fffffff);
 }
-inline void mean_loss(CudaStream& cuda, const float* losses, int64_t rows, const TargetCount* targets, float* loss) {
+inline void mean_loss(CudaStream& cuda, const float* losses, int64_t rows,
+                      const TargetCount* targets, float* loss) {
   mean_loss_kernel<<<1, kCountThreads, 0, cuda.compute()>>>(losses, rows, targets, loss);
   check_launch();
 }
@@ -67,7 +70,8 @@ struct LogitsRow {
   int64_t classes;
   Pack<T, kCount> held[kHeld ? kPacks : 1];
 
-  __device__ __forceinline__ LogitsRow(const T* row, int64_t classes) : from(row), classes(classes) {
+  __device__ __forceinline__ LogitsRow(const T* row, int64_t classes)
+      : from(row), classes(classes) {
     if constexpr (kHeld) {
 #pragma unroll
       for (int i = 0; i < kPacks; ++i) {
@@ -86,7 +90,8 @@ struct LogitsRow {
         if (at < classes) body(at, held[i]);
       }
     } else {
-      for (int64_t at = int64_t{threadIdx.x} * kCount; at < classes; at += int64_t{kRowThreads} * kCount) {
+      for (int64_t at = int64_t{threadIdx.x} * kCount; at < classes;
+           at += int64_t{kRowThreads} * kCount) {
         Pack<T, kCount> pack = load_pack<T, kCount>(from + at);
         body(at, pack);
       }
@@ -118,7 +123,8 @@ constexpr int kRowThreads = 512;
 // Calls body.operator()<count, packs>() with the access that fits a row of `classes` at these
 // pointers.
 template <class T, class Body>
-void with_logits_access(int64_t classes, std::initializer_list<const void*> pointers, const Body& body) {
+void with_logits_access(int64_t classes, std::initializer_list<const void*> pointers,
+                        const Body& body) {
   if (classes % kVector<T> != 0 || !aligned16(pointers)) return body.template operator()<1, 0>();
   const int64_t packs = (classes / kVector<T> + kRowThreads - 1) / kRowThreads;
   if (packs <= 4) return body.template operator()<kVector<T>, 4>();

@@ -1,7 +1,7 @@
 // Dropout (Srivastava et al. 2014): y = x · m with m = 1 / (1 − rate) or 0, bit for bit as on the
-// CPU (csrc/cpu/dropout.cpp). Word offset + i of a Philox sequence decides on element i, so backward
-// makes the same m again. Reads and writes each element once; a thread makes one block of Philox for
-// four elements.
+// CPU (csrc/cpu/dropout.cpp). Word offset + i of a Philox sequence decides on element i, so
+// backward makes the same m again. Reads and writes each element once; a thread makes one block of
+// Philox for four elements.
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/ops/pack.h"
 #include "cuda/ops/philox.h"
@@ -19,14 +19,16 @@ __device__ __forceinline__ float dropped(float x, uint32_t word, const DropoutRu
 // multiple of 4, and packs of four are aligned.
 template <class T, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
-    dropout_kernel(const T* x, T* y, int64_t n, uint64_t seed, uint64_t first, int skip, DropoutRule rule) {
+    dropout_kernel(const T* x, T* y, int64_t n, uint64_t seed, uint64_t first, int skip,
+                   DropoutRule rule) {
   const int64_t threads = int64_t{gridDim.x} * kThreads;
   for (int64_t b = int64_t{blockIdx.x} * kThreads + threadIdx.x; b * 4 - skip < n; b += threads) {
     const PhiloxWords words = philox(seed, kDropoutStream, first + static_cast<uint64_t>(b));
     if constexpr (kWhole) {
       Pack<T, 4> pack = load_pack<T, 4>(x + b * 4);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) pack.value[k] = narrow<T>(dropped(widen(pack.value[k]), words.word[k], rule));
+      for (int k = 0; k < 4; ++k)
+        pack.value[k] = narrow<T>(dropped(widen(pack.value[k]), words.word[k], rule));
       store_pack(y + b * 4, pack);
     } else {
 #pragma unroll

@@ -1,9 +1,9 @@
 // Tiles of numbers that become fp8, as rows and as columns.
 //
-// A block has a tile of 128 rows and 128 columns of numbers. A thread makes 8 neighbouring columns of
-// 4 neighbouring rows, twice: 32 bits hold four rows of a column after a transposition of bytes in
-// registers. The tile's transpose goes through 16 KB of shared memory, without bank conflicts, so that
-// rows and columns are both written in runs of 128 bytes.
+// A block has a tile of 128 rows and 128 columns of numbers. A thread makes 8 neighbouring columns
+// of 4 neighbouring rows, twice: 32 bits hold four rows of a column after a transposition of bytes
+// in registers. The tile's transpose goes through 16 KB of shared memory, without bank conflicts,
+// so that rows and columns are both written in runs of 128 bytes.
 #pragma once
 
 #include "cuda/runtime/launch.h"
@@ -14,9 +14,11 @@ namespace llamaforge::cuda {
 // Refuses GPUs whose tensor cores lack fp8.
 inline void check_fp8_device(const CudaStream& cuda) {
   if (cuda.compute_capability() >= 89) return;
-  throw Error("ERR_DEVICE", format("cuda:{} has compute capability {}.{}, and fp8 needs 8.9 or newer (Ada, Hopper): use "
-                                   "precision bf16",
-                                   cuda.index(), cuda.compute_capability() / 10, cuda.compute_capability() % 10));
+  throw Error(
+      "ERR_DEVICE",
+      format("cuda:{} has compute capability {}.{}, and fp8 needs 8.9 or newer (Ada, Hopper): use "
+             "precision bf16",
+             cuda.index(), cuda.compute_capability() / 10, cuda.compute_capability() % 10));
 }
 
 inline int largest_exponent(DType format) {
@@ -25,10 +27,10 @@ inline int largest_exponent(DType format) {
 
 #ifdef __CUDACC__
 
-constexpr int kTile = 128;                          // rows and columns
-constexpr int kTileThreads = 256;                   // 16 groups of 8 columns, 16 groups of 4 rows
-constexpr int kTileRounds = kTile / 64;             // a round makes 64 rows
-constexpr int kTileWords = kTile * kTile / 4;       // of shared memory
+constexpr int kTile = 128;                     // rows and columns
+constexpr int kTileThreads = 256;              // 16 groups of 8 columns, 16 groups of 4 rows
+constexpr int kTileRounds = kTile / 64;        // a round makes 64 rows
+constexpr int kTileWords = kTile * kTile / 4;  // of shared memory
 
 // Rounds to nearest even; beyond the largest number is the largest. `a` is in the lowest byte.
 template <bool kWideRange>
@@ -50,8 +52,10 @@ __device__ __forceinline__ uint32_t fp8_word(float a, float b, float c, float d)
 
 // Transposes a matrix of 4 x 4 bytes: word i becomes byte i of every word.
 __device__ __forceinline__ void transpose_bytes(uint32_t (&word)[4]) {
-  const uint32_t a = __byte_perm(word[0], word[1], 0x5140), b = __byte_perm(word[0], word[1], 0x7362);
-  const uint32_t c = __byte_perm(word[2], word[3], 0x5140), d = __byte_perm(word[2], word[3], 0x7362);
+  const uint32_t a = __byte_perm(word[0], word[1], 0x5140),
+                 b = __byte_perm(word[0], word[1], 0x7362);
+  const uint32_t c = __byte_perm(word[2], word[3], 0x5140),
+                 d = __byte_perm(word[2], word[3], 0x7362);
   word[0] = __byte_perm(a, c, 0x5410), word[1] = __byte_perm(a, c, 0x7632);
   word[2] = __byte_perm(b, d, 0x5410), word[3] = __byte_perm(b, d, 0x7632);
 }
@@ -61,11 +65,12 @@ struct TilePlace {
   int columns = threadIdx.x % 16, quad = threadIdx.x / 16;  // groups of 8 columns, of 4 rows
 };
 
-// Takes 4 rows of 8 columns of a tile: writes them to rows (N,D) at row `row` and column `column`, and
-// to the shared tile as group `quad` of 32.
+// Takes 4 rows of 8 columns of a tile: writes them to rows (N,D) at row `row` and column `column`,
+// and to the shared tile as group `quad` of 32.
 template <bool kWideRange>
-__device__ __forceinline__ void put_quad(const float (&x)[4][8], uint32_t* tile, uint8_t* rows, int64_t row,
-                                         int64_t row_count, int64_t column, int64_t stride, int group, int quad) {
+__device__ __forceinline__ void put_quad(const float (&x)[4][8], uint32_t* tile, uint8_t* rows,
+                                         int64_t row, int64_t row_count, int64_t column,
+                                         int64_t stride, int group, int quad) {
   uint32_t low[4], high[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -88,8 +93,8 @@ __device__ __forceinline__ void put_quad(const float (&x)[4][8], uint32_t* tile,
 
 // Writes a shared tile to columns (D,N'): `column` and `row` are the tile's first ones, of which
 // `column_count` columns and rows up to `padded` exist.
-__device__ __forceinline__ void put_columns(const uint32_t* tile, uint8_t* columns, int64_t column, int column_count,
-                                            int64_t row, int64_t padded) {
+__device__ __forceinline__ void put_columns(const uint32_t* tile, uint8_t* columns, int64_t column,
+                                            int column_count, int64_t row, int64_t padded) {
   const int part = threadIdx.x % 8;  // 16 rows each
   if (row + part * 16 >= padded) return;
 #pragma unroll

@@ -1,5 +1,5 @@
-// Figures of a tensor in 8 bits (see ops.def). Counts are whole numbers, so their sum over blocks does
-// not depend on the order. Floor: each number is read once.
+// Figures of a tensor in 8 bits (see ops.def). Counts are whole numbers, so their sum over blocks
+// does not depend on the order. Floor: each number is read once.
 #include <cuda_runtime.h>
 
 #include "cuda/ops/cuda_ops.h"
@@ -30,8 +30,8 @@ struct Tally {
 };
 
 __global__ void __launch_bounds__(kThreads)
-    count_kernel(const uint4* vectors, int64_t vector_count, const uint8_t* rest, int rest_count, unsigned largest_bits,
-                 Counts* counts) {
+    count_kernel(const uint4* vectors, int64_t vector_count, const uint8_t* rest, int rest_count,
+                 unsigned largest_bits, Counts* counts) {
   Tally tally{largest_bits};
   const int64_t threads = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < vector_count; i += threads) {
@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(kThreads)
   if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < rest_count) tally.see(rest[threadIdx.x]);
   const unsigned zeros = block_sum(tally.zeros), largest = block_sum(tally.largest);
   const unsigned not_finite = block_sum(tally.not_finite);
-  const unsigned maximum = block_reduce(tally.maximum, 0u, [](unsigned a, unsigned b) { return max(a, b); });
+  const unsigned maximum =
+      block_reduce(tally.maximum, 0u, [](unsigned a, unsigned b) { return max(a, b); });
   if (threadIdx.x != 0) return;
   atomicAdd(&counts->zeros, static_cast<unsigned long long>(zeros));
   atomicAdd(&counts->largest, static_cast<unsigned long long>(largest));
@@ -55,11 +56,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // `mantissa` and `least_exponent` are those of the format.
-__global__ void figures_kernel(const Counts* counts, const float* scale, int64_t n, int mantissa, int least_exponent,
-                               float* figures) {
-  const int size = static_cast<int>(counts->maximum), field = size >> mantissa, fraction = size & ((1 << mantissa) - 1);
+__global__ void figures_kernel(const Counts* counts, const float* scale, int64_t n, int mantissa,
+                               int least_exponent, float* figures) {
+  const int size = static_cast<int>(counts->maximum), field = size >> mantissa,
+            fraction = size & ((1 << mantissa) - 1);
   const int digits = field ? fraction + (1 << mantissa) : fraction;
-  figures[0] = ldexpf(static_cast<float>(digits), (field ? field - 1 : 0) + least_exponent - mantissa) * *scale;
+  figures[0] =
+      ldexpf(static_cast<float>(digits), (field ? field - 1 : 0) + least_exponent - mantissa) *
+      *scale;
   const unsigned long long each[3] = {counts->zeros, counts->largest, counts->not_finite};
   for (int i = 0; i < 3; ++i) {
     figures[i + 1] = static_cast<float>(static_cast<double>(each[i]) / static_cast<double>(n));
@@ -74,13 +78,14 @@ void fp8_statistics(Stream& stream, In bits, In scale, Out figures) {
   const Scratch scratch(stream, sizeof(Counts));
   auto* counts = scratch.as<Counts>();
   LF_CUDA_CHECK(cudaMemsetAsync(counts, 0, sizeof(Counts), cuda.compute()));
-  const int64_t n = bits.numel(), vectors = aligned16({bits.raw()}) ? n / 16 : 0, rest = n - 16 * vectors;
+  const int64_t n = bits.numel(), vectors = aligned16({bits.raw()}) ? n / 16 : 0,
+                rest = n - 16 * vectors;
   LF_CHECK(rest <= kThreads, "expected bits to start at a multiple of 16 bytes");
   const auto* codes = static_cast<const uint8_t*>(bits.raw());
   const auto run = [&]<class Format>() {
     count_kernel<<<blocks_for(cuda, vectors), kThreads, 0, cuda.compute()>>>(
-        reinterpret_cast<const uint4*>(codes), vectors, codes + 16 * vectors, static_cast<int>(rest),
-        Format::kLargestBits, counts);
+        reinterpret_cast<const uint4*>(codes), vectors, codes + 16 * vectors,
+        static_cast<int>(rest), Format::kLargestBits, counts);
     check_launch();
     figures_kernel<<<1, 1, 0, cuda.compute()>>>(counts, scale.data<float>(), n, Format::kMantissa,
                                                 Format::kLeastExponent, figures.data<float>());

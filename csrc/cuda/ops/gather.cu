@@ -1,5 +1,5 @@
-// gather:       y[.., i, ..] = x[.., index[.., i, ..], ..] along one axis; y has the shape of index (PyTorch's gather).
-// scatter_add:  dx[.., index[.., i, ..], ..] += dy[.., i, ..]: its gradient.
+// gather:       y[.., i, ..] = x[.., index[.., i, ..], ..] along one axis; y has the shape of index
+// (PyTorch's gather). scatter_add:  dx[.., index[.., i, ..], ..] += dy[.., i, ..]: its gradient.
 // index i32 may be shorter than x along the other axes. A first kernel checks every index and
 // reports one outside of x; the second then reads nothing of x: gather's result is NaN, and dx
 // stays as it was. Deterministic: lines along the axis are independent. With many lines, a thread
@@ -58,19 +58,23 @@ Lines find_lines(const Tensor& whole, const Tensor& index, int64_t axis) {
   return lines;
 }
 
-__global__ void check_kernel(const int32_t* index, int64_t n, int64_t size, int64_t axis, FaultSite site) {
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
+__global__ void check_kernel(const int32_t* index, int64_t n, int64_t size, int64_t axis,
+                             FaultSite site) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
+       i += int64_t{gridDim.x} * blockDim.x) {
     const int32_t value = index[i];
     if (value < 0 || value >= size) {
-      report(site, value, static_cast<double>(i), static_cast<double>(axis), static_cast<double>(size));
+      report(site, value, static_cast<double>(i), static_cast<double>(axis),
+             static_cast<double>(size));
     }
   }
 }
 
 FaultSite check_values(CudaStream& cuda, const Tensor& index, const Lines& lines, int64_t axis) {
-  const FaultSite site = cuda.fault_site("ERR_ARGUMENT", "index {} at element {} is outside axis {} of size {}");
-  check_kernel<<<blocks_for(cuda, index.numel()), kThreads, 0, cuda.compute()>>>(index.data<int32_t>(), index.numel(),
-                                                                               lines.size, axis, site);
+  const FaultSite site =
+      cuda.fault_site("ERR_ARGUMENT", "index {} at element {} is outside axis {} of size {}");
+  check_kernel<<<blocks_for(cuda, index.numel()), kThreads, 0, cuda.compute()>>>(
+      index.data<int32_t>(), index.numel(), lines.size, axis, site);
   check_launch();
   return site;
 }
@@ -78,12 +82,13 @@ FaultSite check_values(CudaStream& cuda, const Tensor& index, const Lines& lines
 // Neighbouring threads take neighbouring lines, so that their accesses are neighbours too if the
 // axis is not the last one.
 template <class Bits>
-__global__ void gather_kernel(const Bits* x, const int32_t* index, Bits* y, const __grid_constant__ Lines lines,
-                              FaultSite site) {
+__global__ void gather_kernel(const Bits* x, const int32_t* index, Bits* y,
+                              const __grid_constant__ Lines lines, FaultSite site) {
   const bool faulty = site.record->site != 0;
   const int64_t n = lines.count * lines.length;
   const bool along_axis = lines.index_stride == 1;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
+       i += int64_t{gridDim.x} * blockDim.x) {
     const int64_t line = along_axis ? i / lines.length : i % lines.count;
     const int64_t k = along_axis ? i % lines.length : i / lines.count;
     int64_t in_index, in_whole;
@@ -94,8 +99,8 @@ __global__ void gather_kernel(const Bits* x, const int32_t* index, Bits* y, cons
 }
 
 template <class DY, class DX>
-__global__ void scatter_threads_kernel(const DY* dy, const int32_t* index, DX* dx, const __grid_constant__ Lines lines,
-                                       FaultSite site) {
+__global__ void scatter_threads_kernel(const DY* dy, const int32_t* index, DX* dx,
+                                       const __grid_constant__ Lines lines, FaultSite site) {
   if (site.record->site != 0) return;
   for (int64_t line = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; line < lines.count;
        line += int64_t{gridDim.x} * blockDim.x) {
@@ -109,8 +114,8 @@ __global__ void scatter_threads_kernel(const DY* dy, const int32_t* index, DX* d
 }
 
 template <class DY, class DX>
-__global__ void scatter_warps_kernel(const DY* dy, const int32_t* index, DX* dx, const __grid_constant__ Lines lines,
-                                     FaultSite site) {
+__global__ void scatter_warps_kernel(const DY* dy, const int32_t* index, DX* dx,
+                                     const __grid_constant__ Lines lines, FaultSite site) {
   if (site.record->site != 0) return;
   const int lane = threadIdx.x % 32;
   for (int64_t line = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32; line < lines.count;
@@ -147,8 +152,8 @@ __global__ void scatter_warps_kernel(const DY* dy, const int32_t* index, DX* dx,
 }
 
 template <class DY, class DX>
-void scatter(CudaStream& cuda, const Tensor& dy, const Tensor& index, const Tensor& dx, const Lines& lines,
-             const FaultSite& site) {
+void scatter(CudaStream& cuda, const Tensor& dy, const Tensor& index, const Tensor& dx,
+             const Lines& lines, const FaultSite& site) {
   if (lines.count >= kLinesForThreads) {
     scatter_threads_kernel<<<blocks_for(cuda, lines.count), kThreads, 0, cuda.compute()>>>(
         dy.data<DY>(), index.data<int32_t>(), dx.data<DX>(), lines, site);
@@ -160,10 +165,11 @@ void scatter(CudaStream& cuda, const Tensor& dy, const Tensor& index, const Tens
 }
 
 template <class Bits>
-void gather_bits(CudaStream& cuda, const Tensor& x, const Tensor& index, const Tensor& y, const Lines& lines,
-                 const FaultSite& site) {
+void gather_bits(CudaStream& cuda, const Tensor& x, const Tensor& index, const Tensor& y,
+                 const Lines& lines, const FaultSite& site) {
   gather_kernel<<<blocks_for(cuda, index.numel()), kThreads, 0, cuda.compute()>>>(
-      static_cast<const Bits*>(x.raw()), index.data<int32_t>(), static_cast<Bits*>(y.raw()), lines, site);
+      static_cast<const Bits*>(x.raw()), index.data<int32_t>(), static_cast<Bits*>(y.raw()), lines,
+      site);
   check_launch();
 }
 

@@ -15,9 +15,9 @@
 #include <optional>
 #include <type_traits>
 
+#include "cuda/gemm/gemm.h"
 #include "cuda/ops/cross_entropy.cuh"
 #include "cuda/ops/cuda_ops.h"
-#include "cuda/gemm/gemm.h"
 #include "ops/checks/cross_entropy.h"
 
 namespace llamaforge::cuda {
@@ -51,7 +51,8 @@ struct HeldRow {
     extern __shared__ __align__(16) unsigned char memory[];
     shared = reinterpret_cast<Pack<float, 4>*>(memory) + threadIdx.x;
     Pack<float, 4>* to = shared;
-    for (int64_t at = kInRegisters * kClassesPerPack + threadIdx.x * 4; at < classes; at += kClassesPerPack) {
+    for (int64_t at = kInRegisters * kClassesPerPack + threadIdx.x * 4; at < classes;
+         at += kClassesPerPack) {
       __pipeline_memcpy_async(to, from + at, sizeof *to);
       to += kRowThreads;
     }
@@ -72,7 +73,8 @@ struct HeldRow {
       if (at < classes) body(at, registers[i]);
     }
     Pack<float, 4>* in = shared;
-    for (int64_t at = kInRegisters * kClassesPerPack + threadIdx.x * 4; at < classes; at += kClassesPerPack) {
+    for (int64_t at = kInRegisters * kClassesPerPack + threadIdx.x * 4; at < classes;
+         at += kClassesPerPack) {
       body(at, *in);
       in += kRowThreads;
     }
@@ -83,7 +85,8 @@ struct HeldRow {
 struct PassingRow {
   const float* from;
   int64_t classes;
-  __device__ __forceinline__ PassingRow(const float* from, int64_t classes) : from(from), classes(classes) {}
+  __device__ __forceinline__ PassingRow(const float* from, int64_t classes)
+      : from(from), classes(classes) {}
   template <class Body>
   __device__ __forceinline__ void each(const Body& body) {
     for (int64_t at = threadIdx.x; at < classes; at += kRowThreads) {
@@ -102,8 +105,9 @@ enum class Extra { kNone, kGradient, kGreedy };
 template <class T, class Row, Extra kExtra>
 __global__ void __launch_bounds__(kRowThreads, 2)
     loss_and_gradient_kernel(const float* logits, T* gradient, const int32_t* __restrict__ targets,
-                             const float* __restrict__ d_losses, float* __restrict__ losses, int32_t* __restrict__ greedy,
-                             const TargetCount* __restrict__ count, int64_t classes, int64_t ignore_index) {
+                             const float* __restrict__ d_losses, float* __restrict__ losses,
+                             int32_t* __restrict__ greedy, const TargetCount* __restrict__ count,
+                             int64_t classes, int64_t ignore_index) {
   constexpr bool kGradient = kExtra == Extra::kGradient;
   const int64_t n = blockIdx.x, target = targets[n];
   const float* const from = logits + n * classes;
@@ -127,7 +131,9 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   });
   highest = block_max(highest);
   if constexpr (kExtra == Extra::kGreedy) {
-    const auto is_largest = [highest](float x) { return x == highest || (x != x && highest != highest); };
+    const auto is_largest = [highest](float x) {
+      return x == highest || (x != x && highest != highest);
+    };
     const bool candidate = is_largest(target_logit);  // equal in all threads
     int earlier = 0;  // whether a logit before the target is as large
     if (candidate) {
@@ -153,13 +159,15 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   sum = block_sum(sum);
   if (threadIdx.x == 0) losses[n] = (highest - target_logit) + static_cast<float>(log(sum));
   if constexpr (kGradient) {
-    const float d_loss = d_losses ? d_losses[n] : count->inverse, scale = static_cast<float>(d_loss / sum);
+    const float d_loss = d_losses ? d_losses[n] : count->inverse,
+                scale = static_cast<float>(d_loss / sum);
     row.each([&](int64_t at, auto& pack) {
       constexpr int kCount = sizeof pack.value / sizeof(float);
       Pack<T, kCount> d;
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
-        const float e = std::is_same_v<Row, PassingRow> ? exponential<T>(pack.value[k] - highest) : pack.value[k];
+        const float e = std::is_same_v<Row, PassingRow> ? exponential<T>(pack.value[k] - highest)
+                                                        : pack.value[k];
         d.value[k] = narrow<T>(at + k == target ? e * scale - d_loss : e * scale);
       }
       store_pack(to + at, d);
@@ -172,7 +180,8 @@ __global__ void __launch_bounds__(kRowThreads, 2)
 std::optional<size_t> shared_bytes_for(int64_t classes, int index) {
   if (classes % 4 != 0) return std::nullopt;
   const int64_t packs = (classes + kClassesPerPack - 1) / kClassesPerPack;
-  const size_t bytes = static_cast<size_t>(std::max<int64_t>(0, packs - kInRegisters)) * kRowThreads * sizeof(float4);
+  const size_t bytes = static_cast<size_t>(std::max<int64_t>(0, packs - kInRegisters)) *
+                       kRowThreads * sizeof(float4);
   int most = 0;
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
   constexpr size_t kOfReductions = 1024;
@@ -193,7 +202,8 @@ struct Head {
 template <class T, class Row>
 auto kernel_for(bool gradient, bool greedy) {
   if (gradient) return loss_and_gradient_kernel<T, Row, Extra::kGradient>;
-  return greedy ? loss_and_gradient_kernel<T, Row, Extra::kGreedy> : loss_and_gradient_kernel<T, Row, Extra::kNone>;
+  return greedy ? loss_and_gradient_kernel<T, Row, Extra::kGreedy>
+                : loss_and_gradient_kernel<T, Row, Extra::kNone>;
 }
 
 template <class T>
@@ -202,7 +212,8 @@ void run(CudaStream& cuda, const Head& head) {
   const bool wants_gradient = head.dx || head.dweight;
   constexpr bool kInPlace = sizeof(T) == sizeof(float);
   const int64_t bytes_per_row =
-      head.classes * static_cast<int64_t>(sizeof(float) + (wants_gradient && !kInPlace ? sizeof(T) : 0));
+      head.classes *
+      static_cast<int64_t>(sizeof(float) + (wants_gradient && !kInPlace ? sizeof(T) : 0));
   const int64_t chunk = rows_per_chunk(head.rows, bytes_per_row);
   const Scratch memory(cuda, static_cast<size_t>(chunk * bytes_per_row));
   float* const logits = memory.as<float>();
@@ -213,26 +224,29 @@ void run(CudaStream& cuda, const Head& head) {
   auto kernel = kernel_for<T, PassingRow>(wants_gradient, wants_greedy);
   if (held) {
     kernel = kernel_for<T, HeldRow>(wants_gradient, wants_greedy);
-    LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(*held)));
+    LF_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(*held)));
   }
   for (int64_t first = 0; first < head.rows; first += chunk) {
     const int64_t rows = std::min(chunk, head.rows - first);
     const T* x = head.x->data<T>() + first * head.width;
-    multiply_matrices(cuda, {1, rows, head.classes, head.width, dtype, DType::f32, head.independent_rows}, {x, false},
-                      {head.weight->raw(), true}, logits, false);
+    multiply_matrices(cuda,
+                      {1, rows, head.classes, head.width, dtype, DType::f32, head.independent_rows},
+                      {x, false}, {head.weight->raw(), true}, logits, false);
     kernel<<<static_cast<unsigned>(rows), kRowThreads, held.value_or(0), cuda.compute()>>>(
-        logits, gradient, head.targets->data<int32_t>() + first, head.d_losses ? head.d_losses + first : nullptr,
-        head.losses + first,
+        logits, gradient, head.targets->data<int32_t>() + first,
+        head.d_losses ? head.d_losses + first : nullptr, head.losses + first,
         wants_greedy ? head.greedy + first : nullptr, head.count, head.classes, head.ignore_index);
     check_launch();
     if (head.dx) {
-      char* dx = static_cast<char*>(head.dx->raw()) + static_cast<size_t>(first * head.width) * size_of(head.dx->dtype);
-      multiply_matrices(cuda, {1, rows, head.width, head.classes, dtype, head.dx->dtype}, {gradient, false},
-                        {head.weight->raw(), false}, dx, false);
+      char* dx = static_cast<char*>(head.dx->raw()) +
+                 static_cast<size_t>(first * head.width) * size_of(head.dx->dtype);
+      multiply_matrices(cuda, {1, rows, head.width, head.classes, dtype, head.dx->dtype},
+                        {gradient, false}, {head.weight->raw(), false}, dx, false);
     }
     if (head.dweight) {
-      multiply_matrices(cuda, {1, head.classes, head.width, rows, dtype, DType::f32}, {gradient, true}, {x, false},
-                        head.dweight->raw(), first > 0);
+      multiply_matrices(cuda, {1, head.classes, head.width, rows, dtype, DType::f32},
+                        {gradient, true}, {x, false}, head.dweight->raw(), first > 0);
     }
   }
 }
@@ -240,9 +254,9 @@ void run(CudaStream& cuda, const Head& head) {
 }  // namespace
 
 void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::optional<In> d_losses,
-                          std::optional<Out> loss, std::optional<Out> losses, std::optional<Out> greedy,
-                          std::optional<Out> dx, std::optional<Out> dweight, int64_t ignore_index,
-                          bool independent_rows) {
+                          std::optional<Out> loss, std::optional<Out> losses,
+                          std::optional<Out> greedy, std::optional<Out> dx,
+                          std::optional<Out> dweight, int64_t ignore_index, bool independent_rows) {
   CudaStream& cuda = on_cuda(stream);
   check_linear_cross_entropy(x, weight, targets, d_losses, loss, losses, greedy, dx, dweight);
   const int64_t rows = x.dim(0);
@@ -253,9 +267,10 @@ void linear_cross_entropy(Stream& stream, In x, In weight, In targets, std::opti
   count_targets(cuda, targets, weight.dim(0), ignore_index, count.as<TargetCount>());
   if (rows > 0 && weight.dim(0) > 0) {
     with_float("x", x, [&]<class T>() {
-      run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, independent_rows, &x, &weight, &targets,
-                    d_losses ? d_losses->data<float>() : nullptr, dx ? &*dx : nullptr, dweight ? &*dweight : nullptr, of_rows, greedy ? greedy->data<int32_t>() : nullptr,
-                    count.as<TargetCount>()});
+      run<T>(cuda, {rows, x.dim(1), weight.dim(0), ignore_index, independent_rows, &x, &weight,
+                    &targets, d_losses ? d_losses->data<float>() : nullptr, dx ? &*dx : nullptr,
+                    dweight ? &*dweight : nullptr, of_rows,
+                    greedy ? greedy->data<int32_t>() : nullptr, count.as<TargetCount>()});
     });
   } else {
     for (const std::optional<Out>* out : {&losses, &greedy, &dweight}) {

@@ -6,12 +6,14 @@
 namespace llamaforge::cuda {
 
 // kCount elements; a copy of it is one access of up to 16 bytes (or several of 16).
-template <class T, int kCount> struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Pack {
+template <class T, int kCount>
+struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Pack {
   T value[kCount];
 };
 
 // Whether arrays of T at these pointers can be read in packs of kCount.
-template <class T, int kCount> bool takes_packs(std::initializer_list<const void*> pointers) {
+template <class T, int kCount>
+bool takes_packs(std::initializer_list<const void*> pointers) {
   for (const void* pointer : pointers) {
     if (reinterpret_cast<uintptr_t>(pointer) % alignof(Pack<T, kCount>) != 0) return false;
   }
@@ -19,10 +21,12 @@ template <class T, int kCount> bool takes_packs(std::initializer_list<const void
 }
 
 #ifdef __CUDACC__
-template <class T, int n> __device__ __forceinline__ Pack<T, n> load_pack(const T* p) {
+template <class T, int n>
+__device__ __forceinline__ Pack<T, n> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, n>*>(p);
 }
-template <class T, int n> __device__ __forceinline__ void store_pack(T* p, const Pack<T, n>& pack) {
+template <class T, int n>
+__device__ __forceinline__ void store_pack(T* p, const Pack<T, n>& pack) {
   *reinterpret_cast<Pack<T, n>*>(p) = pack;
 }
 

@@ -17,11 +17,13 @@ constexpr int kTile = 32;
 template <int kCount, class Index, class Bits>
 __global__ void move_rows_kernel(const Bits* x, Bits* y, const __grid_constant__ PermutedAxes axes,
                                  Index packs, Index packs_per_row) {
-  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < packs; i += static_cast<Index>(gridDim.x) * kThreads) {
+  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < packs;
+       i += static_cast<Index>(gridDim.x) * kThreads) {
     const Index row = i / packs_per_row;
     int64_t from, to;
     locate(axes, row, from, to);
-    store_pack(y + int64_t{i} * kCount, load_pack<Bits, kCount>(x + from + int64_t{i - row * packs_per_row} * kCount));
+    store_pack(y + int64_t{i} * kCount,
+               load_pack<Bits, kCount>(x + from + int64_t{i - row * packs_per_row} * kCount));
   }
 }
 
@@ -96,7 +98,8 @@ __global__ void transpose_kernel(const Bits* x, Bits* y, const __grid_constant__
   }
 }
 
-template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, PermutedAxes outer) {
+template <class Bits>
+void move_rows(CudaStream& cuda, const Bits* x, Bits* y, PermutedAxes outer) {
   constexpr int kCount = 16 / sizeof(Bits);
   const int64_t length = take_row(outer);
   const int64_t n = count_of(outer) * length;
@@ -108,27 +111,35 @@ template <class Bits> void move_rows(CudaStream& cuda, const Bits* x, Bits* y, P
   };
   const bool packs = length % kCount == 0 && aligned16({x, y});
   if (n < INT32_MAX) {
-    packs ? launch.template operator()<kCount, uint32_t>() : launch.template operator()<1, uint32_t>();
+    packs ? launch.template operator()<kCount, uint32_t>()
+          : launch.template operator()<1, uint32_t>();
   } else {
-    packs ? launch.template operator()<kCount, int64_t>() : launch.template operator()<1, int64_t>();
+    packs ? launch.template operator()<kCount, int64_t>()
+          : launch.template operator()<1, int64_t>();
   }
 }
 
-template <class Bits> void transpose(CudaStream& cuda, const Bits* x, Bits* y, const PermutedAxes& axes) {
+template <class Bits>
+void transpose(CudaStream& cuda, const Bits* x, Bits* y, const PermutedAxes& axes) {
   const auto [outer, row, column] = split_transposition(axes);
   const int64_t matrices = count_of(outer);
   constexpr int64_t kPack = 16 / sizeof(Bits), kSide = 8 * kPack;
   // The strides are products of sizes, and the innermost sizes are whole packs.
   if (row.size % kPack == 0 && column.size % kPack == 0 && aligned16({x, y})) {
-    const int64_t blocks = matrices * ((row.size + kSide - 1) / kSide) * ((column.size + kSide - 1) / kSide);
-    transpose_packs_kernel<<<blocks_for(cuda, blocks, 1), 256, 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
+    const int64_t blocks =
+        matrices * ((row.size + kSide - 1) / kSide) * ((column.size + kSide - 1) / kSide);
+    transpose_packs_kernel<<<blocks_for(cuda, blocks, 1), 256, 0, cuda.compute()>>>(
+        x, y, outer, row, column, matrices);
     return;
   }
-  const int64_t tiles = matrices * ((row.size + kTile - 1) / kTile) * ((column.size + kTile - 1) / kTile);
-  transpose_kernel<<<blocks_for(cuda, tiles, 1), dim3(kTile, 8), 0, cuda.compute()>>>(x, y, outer, row, column, matrices);
+  const int64_t tiles =
+      matrices * ((row.size + kTile - 1) / kTile) * ((column.size + kTile - 1) / kTile);
+  transpose_kernel<<<blocks_for(cuda, tiles, 1), dim3(kTile, 8), 0, cuda.compute()>>>(
+      x, y, outer, row, column, matrices);
 }
 
-template <class Bits> void move(CudaStream& cuda, const Tensor& x, const Tensor& y, const PermutedAxes& axes) {
+template <class Bits>
+void move(CudaStream& cuda, const Tensor& x, const Tensor& y, const PermutedAxes& axes) {
   const auto* from = static_cast<const Bits*>(x.raw());
   auto* to = static_cast<Bits*>(y.raw());
   moves_rows(axes) ? move_rows(cuda, from, to, axes) : transpose(cuda, from, to, axes);

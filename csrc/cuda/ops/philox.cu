@@ -42,7 +42,8 @@ __device__ float radius(uint32_t word) {
   y = fused(y, m, -6.667012e-1f);
   y = fused(y, m, 1.0000073f);
   y = fused(y, m, -1.9999999f);
-  const float of_exponent = fused(__int2float_rn(static_cast<int32_t>(exponent)), -2 * 0.693147181f * 0x1p-23f, 0x1p-40f);
+  const float of_exponent =
+      fused(__int2float_rn(static_cast<int32_t>(exponent)), -2 * 0.693147181f * 0x1p-23f, 0x1p-40f);
   return square_root(fused(y, m, of_exponent));
 }
 
@@ -84,26 +85,31 @@ struct Uniform {
   static constexpr PhiloxStream kStream = kUniformStream;
   __device__ void operator()(const PhiloxWords& words, float (&out)[4]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) out[i] = fminf(fused(numbers.range, unit(words.word[i]), numbers.low), numbers.most);
+    for (int i = 0; i < 4; ++i)
+      out[i] = fminf(fused(numbers.range, unit(words.word[i]), numbers.low), numbers.most);
   }
 };
 
 // Makes the elements of one 16-byte pack, whose first element is that of a block.
 template <class T, class Values>
-__device__ __forceinline__ void make_pack(const PhiloxSequence& sequence, uint32_t block, const Values& values,
-                                          float (&out)[kVector<T>]) {
+__device__ __forceinline__ void make_pack(const PhiloxSequence& sequence, uint32_t block,
+                                          const Values& values, float (&out)[kVector<T>]) {
 #pragma unroll
-  for (int i = 0; i < kVector<T>; i += 4) values(sequence(block + i / 4), reinterpret_cast<float(&)[4]>(out[i]));
+  for (int i = 0; i < kVector<T>; i += 4)
+    values(sequence(block + i / 4), reinterpret_cast<float(&)[4]>(out[i]));
 }
 
 // Packs that a thread makes at a time: eight blocks of random words.
-template <class T> constexpr int kPacks = 32 / kVector<T>;
-template <class T> constexpr int kTile = kThreads * kPacks<T> * kVector<T>;
+template <class T>
+constexpr int kPacks = 32 / kVector<T>;
+template <class T>
+constexpr int kTile = kThreads* kPacks<T>* kVector<T>;
 
 // As many thread blocks as fill a multiprocessor's threads: 2,048, or 1,536 on workstation chips.
 // If registers allow fewer blocks, the compiler mixes the products of one Philox block with the
 // polynomials of another, which is slower: 97 instead of 90 us.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+#if defined(__CUDA_ARCH__) && \
+    (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
 constexpr int kBlocksAtOnce = 6;
 #else
 constexpr int kBlocksAtOnce = 8;
@@ -112,13 +118,15 @@ constexpr int kBlocksAtOnce = 8;
 // Makes `tiles` whole tiles of x, which start on 16 bytes and at block `first`.
 template <class T, class Values>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    tiles_kernel(T* x, int64_t tiles, const __grid_constant__ PhiloxSequence sequence, uint32_t first, Values values) {
+    tiles_kernel(T* x, int64_t tiles, const __grid_constant__ PhiloxSequence sequence,
+                 uint32_t first, Values values) {
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const int64_t pack = tile * (kThreads * kPacks<T>) + threadIdx.x;
+    const int64_t pack = tile * (kThreads * kPacks<T>)+threadIdx.x;
 #pragma unroll
     for (int j = 0; j < kPacks<T>; ++j) {
       float out[kVector<T>];
-      make_pack<T>(sequence, first + static_cast<uint32_t>(pack + j * kThreads) * (kVector<T> / 4), values, out);
+      make_pack<T>(sequence, first + static_cast<uint32_t>(pack + j * kThreads) * (kVector<T> / 4),
+                   values, out);
       uint4 bits;
       store(reinterpret_cast<T*>(&bits), out);
       reinterpret_cast<uint4*>(x)[pack + j * kThreads] = bits;
@@ -129,10 +137,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 // Makes any n elements, of which the first is number `skip` of block `first`.
 template <class T, class Values>
 __global__ void __launch_bounds__(kThreads)
-    elements_kernel(T* x, int64_t n, const __grid_constant__ PhiloxSequence sequence, uint32_t first, int skip,
-                    Values values) {
+    elements_kernel(T* x, int64_t n, const __grid_constant__ PhiloxSequence sequence,
+                    uint32_t first, int skip, Values values) {
   const int64_t threads = int64_t{gridDim.x} * kThreads;
-  for (int64_t pack = int64_t{blockIdx.x} * kThreads + threadIdx.x; pack * kVector<T> - skip < n; pack += threads) {
+  for (int64_t pack = int64_t{blockIdx.x} * kThreads + threadIdx.x; pack * kVector<T> - skip < n;
+       pack += threads) {
     float out[kVector<T>];
     make_pack<T>(sequence, first + static_cast<uint32_t>(pack) * (kVector<T> / 4), values, out);
 #pragma unroll
@@ -143,27 +152,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class Values> void generate(Stream& stream, const Tensor& x, int64_t seed, int64_t offset, const Values& values) {
+template <class Values>
+void generate(Stream& stream, const Tensor& x, int64_t seed, int64_t offset, const Values& values) {
   CudaStream& cuda = on_cuda(stream);
   with_float("x", x, [&]<class T>() {
     // Each launch ends where the upper half of the block number changes.
     for (int64_t at = 0; at < x.numel();) {
-      const uint64_t element = static_cast<uint64_t>(offset) + static_cast<uint64_t>(at), block = element / 4;
+      const uint64_t element = static_cast<uint64_t>(offset) + static_cast<uint64_t>(at),
+                     block = element / 4;
       const uint64_t next = ((block >> 32) + 1) << 34;  // as an element's number
-      const int64_t n = static_cast<int64_t>(std::min(static_cast<uint64_t>(x.numel() - at), next - element));
-      const PhiloxSequence sequence(static_cast<uint64_t>(seed), Values::kStream, static_cast<uint32_t>(block >> 32));
+      const int64_t n =
+          static_cast<int64_t>(std::min(static_cast<uint64_t>(x.numel() - at), next - element));
+      const PhiloxSequence sequence(static_cast<uint64_t>(seed), Values::kStream,
+                                    static_cast<uint32_t>(block >> 32));
       const uint32_t first = static_cast<uint32_t>(block);
       const int skip = static_cast<int>(element % 4);
       T* to = x.data<T>() + at;
       const int64_t tiles = skip == 0 && aligned16({to}) ? n / kTile<T> : 0;
       const int64_t done = tiles * kTile<T>;
       if (tiles > 0) {
-        tiles_kernel<<<blocks_for(cuda, tiles, 1), kThreads, 0, cuda.compute()>>>(to, tiles, sequence, first, values);
+        tiles_kernel<<<blocks_for(cuda, tiles, 1), kThreads, 0, cuda.compute()>>>(
+            to, tiles, sequence, first, values);
         check_launch();
       }
       if (done < n) {
-        elements_kernel<<<blocks_for(cuda, n - done + skip, kThreads * kVector<T>), kThreads, 0, cuda.compute()>>>(
-            to + done, n - done, sequence, first + static_cast<uint32_t>(done / 4), skip, values);
+        elements_kernel<<<blocks_for(cuda, n - done + skip, kThreads * kVector<T>), kThreads, 0,
+                          cuda.compute()>>>(to + done, n - done, sequence,
+                                            first + static_cast<uint32_t>(done / 4), skip, values);
         check_launch();
       }
       at += n;

@@ -18,7 +18,8 @@ constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
 #ifdef __CUDACC__
 // Runs one round in place with its keys.
 __device__ __forceinline__ void philox_round(PhiloxWords& x, uint32_t key0, uint32_t key1) {
-  const uint64_t p = uint64_t{x.word[0]} * kPhiloxMultiplier0, q = uint64_t{x.word[2]} * kPhiloxMultiplier1;
+  const uint64_t p = uint64_t{x.word[0]} * kPhiloxMultiplier0,
+                 q = uint64_t{x.word[2]} * kPhiloxMultiplier1;
   x = {{static_cast<uint32_t>(q >> 32) ^ x.word[1] ^ key0, static_cast<uint32_t>(q),
         static_cast<uint32_t>(p >> 32) ^ x.word[3] ^ key1, static_cast<uint32_t>(p)}};
 }
@@ -27,7 +28,8 @@ __device__ __forceinline__ PhiloxWords philox(uint64_t seed, PhiloxStream stream
   PhiloxWords x = {{static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), stream, 0}};
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
 #pragma unroll
-  for (int round = 0; round < 10; ++round, key0 += kPhiloxWeyl0, key1 += kPhiloxWeyl1) philox_round(x, key0, key1);
+  for (int round = 0; round < 10; ++round, key0 += kPhiloxWeyl0, key1 += kPhiloxWeyl1)
+    philox_round(x, key0, key1);
   return x;
 }
 
@@ -49,19 +51,21 @@ class PhiloxSequence {
     for (int round = 0; round < 10; ++round, key0 += kPhiloxWeyl0, key1 += kPhiloxWeyl1)
       low[round] = key0, high[round] = key1;
     const uint64_t q = uint64_t{stream} * kPhiloxMultiplier1;
-    const uint64_t p = uint64_t{static_cast<uint32_t>(q >> 32) ^ block_high ^ low[0]} * kPhiloxMultiplier0;
+    const uint64_t p =
+        uint64_t{static_cast<uint32_t>(q >> 32) ^ block_high ^ low[0]} * kPhiloxMultiplier0;
     first_ = high[0];
     second0_ = static_cast<uint32_t>(q) ^ low[1];
     second2_ = static_cast<uint32_t>(p >> 32) ^ high[1];
-    for (int round = 2; round < 10; ++round) key0_[round - 2] = low[round], key1_[round - 2] = high[round];
+    for (int round = 2; round < 10; ++round)
+      key0_[round - 2] = low[round], key1_[round - 2] = high[round];
     key1_[0] ^= static_cast<uint32_t>(p);  // the fourth word after the second round
   }
 #ifdef __CUDACC__
   __device__ __forceinline__ PhiloxWords operator()(uint32_t block_low) const {
     const uint64_t p = uint64_t{block_low} * kPhiloxMultiplier0;
     const uint64_t q = uint64_t{static_cast<uint32_t>(p >> 32) ^ first_} * kPhiloxMultiplier1;
-    PhiloxWords x = {
-        {static_cast<uint32_t>(q >> 32) ^ second0_, static_cast<uint32_t>(q), static_cast<uint32_t>(p) ^ second2_, 0}};
+    PhiloxWords x = {{static_cast<uint32_t>(q >> 32) ^ second0_, static_cast<uint32_t>(q),
+                      static_cast<uint32_t>(p) ^ second2_, 0}};
 #pragma unroll
     for (int round = 0; round < 8; ++round) philox_round(x, key0_[round], key1_[round]);
     return x;

@@ -1,8 +1,9 @@
 // RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), alone or with the residual add in front:
 //   r = x + skip;  rstd = 1 / sqrt(mean(r²) + eps);  y = r · rstd · weight
-// Backward, with g = dy · weight:  dx = rstd · (g − x · rstd² · mean(g · x)) + dr,  weight_grad += Σ_rows dy · x ·
-// rstd. dr is the gradient that reached r itself (the residual stream). weight_grad accumulates (micro-batches add up),
-// dx is assigned. The sum uses r as it was stored (rounded to bf16).
+// Backward, with g = dy · weight:  dx = rstd · (g − x · rstd² · mean(g · x)) + dr,  weight_grad +=
+// Σ_rows dy · x · rstd. dr is the gradient that reached r itself (the residual stream). weight_grad
+// accumulates (micro-batches add up), dx is assigned. The sum uses r as it was stored (rounded to
+// bf16).
 //
 // A warp has a row and keeps it in registers, so each tensor is read and written once (floors: 4
 // tensors of (N,D) forward with the add, 4 backward with dr). A row that does not fit, or is not
@@ -29,7 +30,7 @@ __device__ __forceinline__ float rstd_of(double squares, int64_t columns, float 
   return static_cast<float>(1.0 / sqrt(squares / static_cast<double>(columns) + eps));
 }
 
-// ---- rows in registers --------------------------------------------------------------------------------------------
+// ---- rows in registers --------------------------------------------------------------------------
 
 // A lane's share of a row of T: kVectors vectors of 16 bytes, 32 vectors apart. It is kept in T and
 // widened when it is used.
@@ -42,13 +43,16 @@ struct Row {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int at = lane + 32 * i;
-      vector[i] = at < vectors ? *reinterpret_cast<const uint4*>(from + at * kCount) : make_uint4(0, 0, 0, 0);
+      vector[i] = at < vectors ? *reinterpret_cast<const uint4*>(from + at * kCount)
+                               : make_uint4(0, 0, 0, 0);
     }
   }
   __device__ __forceinline__ void get(int i, float (&x)[kCount]) const {
     load(reinterpret_cast<const T*>(&vector[i]), x);
   }
-  __device__ __forceinline__ void put(int i, const float (&x)[kCount]) { store(reinterpret_cast<T*>(&vector[i]), x); }
+  __device__ __forceinline__ void put(int i, const float (&x)[kCount]) {
+    store(reinterpret_cast<T*>(&vector[i]), x);
+  }
 };
 
 // Weights may be bf16 while rows are f32; four of them are then 8 bytes.
@@ -65,12 +69,14 @@ __device__ __forceinline__ void load_weight(const W* from, float (&w)[n]) {
 
 template <class T, class W, int kVectors, bool kAdd>
 __global__ void __launch_bounds__(kBlock)
-    forward_kernel(const T* __restrict__ x, const T* __restrict__ skip, const W* __restrict__ weight, T* __restrict__ r,
-                   T* __restrict__ y, float* __restrict__ rstd, int64_t rows, int columns, float eps) {
+    forward_kernel(const T* __restrict__ x, const T* __restrict__ skip,
+                   const W* __restrict__ weight, T* __restrict__ r, T* __restrict__ y,
+                   float* __restrict__ rstd, int64_t rows, int columns, float eps) {
   let_next_start();
   constexpr int kCount = kVector<T>;
   const int lane = threadIdx.x % 32, vectors = columns / kCount;
-  for (int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; row < rows; row += int64_t{gridDim.x} * kWarps) {
+  for (int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; row < rows;
+       row += int64_t{gridDim.x} * kWarps) {
     const int64_t start = row * columns;
     Row<T, kVectors> values, added;
     values.read(x + start, lane, vectors);
@@ -131,7 +137,8 @@ __global__ void __launch_bounds__(kBlock)
   constexpr int kCount = kVector<T>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, vectors = columns / kCount;
   float sums[kWeight ? kVectors * kCount : 1] = {};
-  for (int64_t row = int64_t{blockIdx.x} * kWarps + warp; row < rows; row += int64_t{gridDim.x} * kWarps) {
+  for (int64_t row = int64_t{blockIdx.x} * kWarps + warp; row < rows;
+       row += int64_t{gridDim.x} * kWarps) {
     const int64_t start = row * columns;
     Row<T, kVectors> gradients, values, residual;
     gradients.read(dy + start, lane, vectors);
@@ -190,17 +197,20 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// ---- rows of any length: a block each, read twice ----------------------------------------------------------------
+// ---- rows of any length: a block each, read twice -----------------------------------------------
 // There is no __restrict__, because r is read back right after it is written.
 
 template <class T, class W>
-__global__ void __launch_bounds__(kThreads) forward_long_kernel(const T* x, const T* skip, const W* weight, T* r, T* y,
-                                                                float* rstd, int64_t rows, int64_t columns, float eps) {
+__global__ void __launch_bounds__(kThreads)
+    forward_long_kernel(const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd,
+                        int64_t rows, int64_t columns, float eps) {
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* from = (skip ? r : x) + row * columns;
     float squares = 0;
     for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-      if (skip) r[row * columns + i] = narrow<T>(widen(x[row * columns + i]) + widen(skip[row * columns + i]));
+      if (skip)
+        r[row * columns + i] =
+            narrow<T>(widen(x[row * columns + i]) + widen(skip[row * columns + i]));
       const float v = widen(from[i]);
       squares += v * v;
     }
@@ -208,7 +218,8 @@ __global__ void __launch_bounds__(kThreads) forward_long_kernel(const T* x, cons
     float factor = 1.0f / sqrtf(mean);
     if (!sure(mean)) {
       double wide = 0;
-      for (int64_t i = threadIdx.x; i < columns; i += kThreads) wide += double{widen(from[i])} * widen(from[i]);
+      for (int64_t i = threadIdx.x; i < columns; i += kThreads)
+        wide += double{widen(from[i])} * widen(from[i]);
       factor = rstd_of(block_sum(wide), columns, eps);
     }
     if (threadIdx.x == 0) rstd[row] = factor;
@@ -222,8 +233,8 @@ __global__ void __launch_bounds__(kThreads) forward_long_kernel(const T* x, cons
 // `partial`.
 template <class T, class W>
 __global__ void __launch_bounds__(kThreads)
-    backward_long_kernel(const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx,
-                         float* partial, int64_t rows, int64_t columns) {
+    backward_long_kernel(const T* dy, const T* x, const W* weight, const float* rstd, const T* dr,
+                         T* dx, float* partial, int64_t rows, int64_t columns) {
   float* sums = partial ? partial + blockIdx.x * columns : nullptr;
   for (int64_t i = threadIdx.x; sums && i < columns; i += kThreads) sums[i] = 0;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -243,11 +254,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// weight_grad (columns) += Σ partial (blocks, columns): eight threads share a column's blocks, then add up in order.
+// weight_grad (columns) += Σ partial (blocks, columns): eight threads share a column's blocks, then
+// add up in order.
 constexpr int kSlices = 8;
 __global__ void __launch_bounds__(32 * kSlices)
-    add_partials_kernel(const float* __restrict__ partial, float* __restrict__ weight_grad, int blocks,
-                        int64_t columns) {
+    add_partials_kernel(const float* __restrict__ partial, float* __restrict__ weight_grad,
+                        int blocks, int64_t columns) {
   __shared__ float sums[kSlices][32];
   const int slice = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t column = int64_t{blockIdx.x} * 32 + lane;
@@ -266,12 +278,13 @@ __global__ void __launch_bounds__(32 * kSlices)
   }
 }
 
-// ---- launchers ----------------------------------------------------------------------------------------------------
+// ---- launchers ----------------------------------------------------------------------------------
 
 // Calls body.operator()<vectors>() with the smallest power of two of 16-byte vectors per lane that
 // holds a row in a warp; returns false if there is none.
 template <class T, class Body>
-bool with_row_in_registers(int64_t columns, std::initializer_list<const void*> pointers, const Body& body) {
+bool with_row_in_registers(int64_t columns, std::initializer_list<const void*> pointers,
+                           const Body& body) {
   if (columns % kVector<T> != 0 || !aligned16(pointers)) return false;
   const int64_t vectors = columns / kVector<T>;
   if (vectors <= 32) return body.template operator()<1>(), true;
@@ -282,48 +295,51 @@ bool with_row_in_registers(int64_t columns, std::initializer_list<const void*> p
 }
 
 template <class T, class W>
-void forward(CudaStream& cuda, const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd, NormSize size,
-             float eps) {
+void forward(CudaStream& cuda, const T* x, const T* skip, const W* weight, T* r, T* y, float* rstd,
+             NormSize size, float eps) {
   if (size.rows == 0) return;
   const auto [rows, columns] = size;
   const bool done = with_row_in_registers<T>(columns, {x, skip, weight, r, y}, [&]<int kVectors>() {
-    const auto kernel = skip ? forward_kernel<T, W, kVectors, true> : forward_kernel<T, W, kVectors, false>;
-    kernel<<<blocks_for(cuda, rows, kWarps), kBlock, 0, cuda.compute()>>>(x, skip, weight, r, y, rstd, rows,
-                                                                          static_cast<int>(columns), eps);
+    const auto kernel =
+        skip ? forward_kernel<T, W, kVectors, true> : forward_kernel<T, W, kVectors, false>;
+    kernel<<<blocks_for(cuda, rows, kWarps), kBlock, 0, cuda.compute()>>>(
+        x, skip, weight, r, y, rstd, rows, static_cast<int>(columns), eps);
   });
   if (!done) {
-    forward_long_kernel<<<blocks_for(cuda, rows, 1), kThreads, 0, cuda.compute()>>>(x, skip, weight, r, y, rstd, rows,
-                                                                                    columns, eps);
+    forward_long_kernel<<<blocks_for(cuda, rows, 1), kThreads, 0, cuda.compute()>>>(
+        x, skip, weight, r, y, rstd, rows, columns, eps);
   }
   check_launch();
 }
 
 template <class T, class W>
-void backward(CudaStream& cuda, const T* dy, const T* x, const W* weight, const float* rstd, const T* dr, T* dx,
-              float* weight_grad, NormSize size) {
+void backward(CudaStream& cuda, const T* dy, const T* x, const W* weight, const float* rstd,
+              const T* dr, T* dx, float* weight_grad, NormSize size) {
   if (size.rows == 0) return;
   const auto [rows, columns] = size;
   // The registers let this many blocks run at once, and each block leaves a partial sum.
   const int64_t most = (columns > 128 * kVector<T> ? 2 : 4) * cuda.multiprocessors();
   const int64_t rows_per_block = std::max<int64_t>(kWarps, (rows + most - 1) / most);
   const int blocks = static_cast<int>((rows + rows_per_block - 1) / rows_per_block);
-  const Scratch scratch(cuda, weight_grad ? static_cast<size_t>(blocks) * columns * sizeof(float) : 0);
+  const Scratch scratch(cuda,
+                        weight_grad ? static_cast<size_t>(blocks) * columns * sizeof(float) : 0);
   float* partial = weight_grad ? scratch.as<float>() : nullptr;
   const bool done = with_row_in_registers<T>(columns, {dy, x, weight, dr, dx}, [&]<int kVectors>() {
-    const auto kernel =
-        weight_grad
-            ? (dr ? backward_kernel<T, W, kVectors, true, true> : backward_kernel<T, W, kVectors, false, true>)
-            : (dr ? backward_kernel<T, W, kVectors, true, false> : backward_kernel<T, W, kVectors, false, false>);
+    const auto kernel = weight_grad ? (dr ? backward_kernel<T, W, kVectors, true, true>
+                                          : backward_kernel<T, W, kVectors, false, true>)
+                                    : (dr ? backward_kernel<T, W, kVectors, true, false>
+                                          : backward_kernel<T, W, kVectors, false, false>);
     kernel<<<blocks, kBlock, 0, cuda.compute()>>>(dy, x, weight, rstd, dr, dx, partial, rows,
                                                   static_cast<int>(columns));
   });
   if (!done) {
-    backward_long_kernel<<<blocks, kThreads, 0, cuda.compute()>>>(dy, x, weight, rstd, dr, dx, partial, rows, columns);
+    backward_long_kernel<<<blocks, kThreads, 0, cuda.compute()>>>(dy, x, weight, rstd, dr, dx,
+                                                                  partial, rows, columns);
   }
   check_launch();
   if (!weight_grad) return;
-  add_partials_kernel<<<static_cast<unsigned>((columns + 31) / 32), 32 * kSlices, 0, cuda.compute()>>>(
-      partial, weight_grad, blocks, columns);
+  add_partials_kernel<<<static_cast<unsigned>((columns + 31) / 32), 32 * kSlices, 0,
+                        cuda.compute()>>>(partial, weight_grad, blocks, columns);
   check_launch();
 }
 
@@ -333,30 +349,31 @@ void rms_norm_forward(Stream& stream, In x, In weight, Out y, Out rstd, double e
   const NormSize size = check_rms_norm_forward(x, weight, y, rstd);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
-      forward<T, W>(on_cuda(stream), x.data<T>(), nullptr, weight.data<W>(), nullptr, y.data<T>(), rstd.data<float>(),
-                    size, static_cast<float>(eps));
-    });
-  });
-}
-
-void add_rms_norm_forward(Stream& stream, In x, In skip, In weight, Out r, Out y, Out rstd, double eps) {
-  const NormSize size = check_add_rms_norm_forward(x, skip, weight, r, y, rstd);
-  with_float("x", x, [&]<class T>() {
-    with_float("weight", weight, [&]<class W>() {
-      forward<T, W>(on_cuda(stream), x.data<T>(), skip.data<T>(), weight.data<W>(), r.data<T>(), y.data<T>(),
+      forward<T, W>(on_cuda(stream), x.data<T>(), nullptr, weight.data<W>(), nullptr, y.data<T>(),
                     rstd.data<float>(), size, static_cast<float>(eps));
     });
   });
 }
 
-void rms_norm_backward(Stream& stream, In dy, In x, In weight, In rstd, std::optional<In> dr, Out dx,
-                       std::optional<InOut> weight_grad) {
+void add_rms_norm_forward(Stream& stream, In x, In skip, In weight, Out r, Out y, Out rstd,
+                          double eps) {
+  const NormSize size = check_add_rms_norm_forward(x, skip, weight, r, y, rstd);
+  with_float("x", x, [&]<class T>() {
+    with_float("weight", weight, [&]<class W>() {
+      forward<T, W>(on_cuda(stream), x.data<T>(), skip.data<T>(), weight.data<W>(), r.data<T>(),
+                    y.data<T>(), rstd.data<float>(), size, static_cast<float>(eps));
+    });
+  });
+}
+
+void rms_norm_backward(Stream& stream, In dy, In x, In weight, In rstd, std::optional<In> dr,
+                       Out dx, std::optional<InOut> weight_grad) {
   const NormSize size = check_rms_norm_backward(dy, x, weight, rstd, dr, dx, weight_grad);
   with_float("x", x, [&]<class T>() {
     with_float("weight", weight, [&]<class W>() {
-      backward<T, W>(on_cuda(stream), dy.data<T>(), x.data<T>(), weight.data<W>(), rstd.data<float>(),
-                     dr ? dr->data<T>() : nullptr, dx.data<T>(), weight_grad ? weight_grad->data<float>() : nullptr,
-                     size);
+      backward<T, W>(on_cuda(stream), dy.data<T>(), x.data<T>(), weight.data<W>(),
+                     rstd.data<float>(), dr ? dr->data<T>() : nullptr, dx.data<T>(),
+                     weight_grad ? weight_grad->data<float>() : nullptr, size);
     });
   });
 }

@@ -19,7 +19,8 @@ constexpr int kBlock = 128;
 
 // Angles are computed in double: at position 100,000 a float angle is off by 0.004.
 __global__ void table_kernel(float* table, int64_t count, int64_t half, double theta) {
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
     const double frequency = pow(theta, -static_cast<double>(i % half) / static_cast<double>(half));
     const double angle = static_cast<double>(i / half) * frequency;
     table[2 * i] = static_cast<float>(cos(angle));
@@ -57,7 +58,8 @@ struct Halves {
 
 // Loads the cosines and sines of kCount places of a head.
 template <int kCount>
-__device__ __forceinline__ void load_angles(const float* table, float (&cosine)[kCount], float (&sine)[kCount]) {
+__device__ __forceinline__ void load_angles(const float* table, float (&cosine)[kCount],
+                                            float (&sine)[kCount]) {
   float pairs[2 * kCount];
   if constexpr (kCount == 1) {
     pairs[0] = table[0], pairs[1] = table[1];
@@ -74,13 +76,15 @@ __device__ __forceinline__ void load_angles(const float* table, float (&cosine)[
 // reported, and the numbers that it would turn become NaN.
 template <class T, int kCount>
 __global__ void __launch_bounds__(kBlock)
-    rotate_kernel(const T* x, const float* __restrict__ table, const int32_t* __restrict__ positions, T* y, Shape3 shape,
-                  int first_token, uint32_t count, uint32_t tasks, int64_t position, int64_t rows, float direction,
+    rotate_kernel(const T* x, const float* __restrict__ table,
+                  const int32_t* __restrict__ positions, T* y, Shape3 shape, int first_token,
+                  uint32_t count, uint32_t tasks, int64_t position, int64_t rows, float direction,
                   FaultSite site) {
   const uint32_t task = blockIdx.x * kBlock + threadIdx.x;
   if (task >= count) return;
   const uint32_t nth = task / tasks;
-  const int token = first_token + static_cast<int>(nth), rest = static_cast<int>(task - nth * tasks);
+  const int token = first_token + static_cast<int>(nth),
+            rest = static_cast<int>(task - nth * tasks);
   const int places = shape.half / kCount, turning = shape.rotated * places;
   const int64_t start = int64_t{token} * shape.width;
   if (rest >= turning) {
@@ -117,21 +121,24 @@ void rope_table(Stream& stream, Out table, double theta) {
   check_rope_table(table, theta);
   const int64_t count = table.dim(0) * table.dim(1);
   if (count == 0) return;
-  table_kernel<<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(table.data<float>(), count, table.dim(1),
-                                                                         theta);
+  table_kernel<<<blocks_for(cuda, count), kThreads, 0, cuda.compute()>>>(table.data<float>(), count,
+                                                                         table.dim(1), theta);
   check_launch();
 }
 
-void rope(Stream& stream, In x, In table, std::optional<In> positions, Out y, int64_t heads, int64_t rotated_heads,
-          int64_t position, bool inverse) {
+void rope(Stream& stream, In x, In table, std::optional<In> positions, Out y, int64_t heads,
+          int64_t rotated_heads, int64_t position, bool inverse) {
   CudaStream& cuda = on_cuda(stream);
   check_rope(x, table, positions, y, heads, rotated_heads, position);
-  LF_CHECK(x.dim(0) * x.dim(1) <= INT32_MAX && x.dim(2) <= INT32_MAX / 2, "x {} is too large", to_string(x.shape));
+  LF_CHECK(x.dim(0) * x.dim(1) <= INT32_MAX && x.dim(2) <= INT32_MAX / 2, "x {} is too large",
+           to_string(x.shape));
   if (x.numel() == 0) return;
   const int32_t* rows = positions ? positions->data<int32_t>() : nullptr;
-  const FaultSite site = cuda.fault_site("ERR_POSITION", "position {} of token {} is outside the table's 0..{}");
-  const Shape3 shape = {static_cast<int>(x.dim(0) * x.dim(1)), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),
-                        static_cast<int>(x.dim(2) / heads / 2), static_cast<int>(rotated_heads)};
+  const FaultSite site =
+      cuda.fault_site("ERR_POSITION", "position {} of token {} is outside the table's 0..{}");
+  const Shape3 shape = {static_cast<int>(x.dim(0) * x.dim(1)), static_cast<int>(x.dim(1)),
+                        static_cast<int>(x.dim(2)), static_cast<int>(x.dim(2) / heads / 2),
+                        static_cast<int>(rotated_heads)};
   with_float("x", x, [&]<class T>() {
     const bool vectors = shape.half % kVector<T> == 0 && aligned16({x.raw(), table.raw(), y.raw()});
     const auto kernel = vectors ? rotate_kernel<T, kVector<T>> : rotate_kernel<T, 1>;
@@ -140,10 +147,12 @@ void rope(Stream& stream, In x, In table, std::optional<In> positions, Out y, in
     if (tasks == 0) return;
     const int most = INT32_MAX / tasks;  // most tokens per launch
     for (int64_t token = 0; token < shape.tokens; token += most) {
-      const uint32_t count = static_cast<uint32_t>(std::min<int64_t>(most, shape.tokens - token) * tasks);
+      const uint32_t count =
+          static_cast<uint32_t>(std::min<int64_t>(most, shape.tokens - token) * tasks);
       kernel<<<(count + kBlock - 1) / kBlock, kBlock, 0, cuda.compute()>>>(
-          x.data<T>(), table.data<float>(), rows, y.data<T>(), shape, static_cast<int>(token), count,
-          static_cast<uint32_t>(tasks), position, table.dim(0), inverse ? -1.0f : 1.0f, site);
+          x.data<T>(), table.data<float>(), rows, y.data<T>(), shape, static_cast<int>(token),
+          count, static_cast<uint32_t>(tasks), position, table.dim(0), inverse ? -1.0f : 1.0f,
+          site);
     }
   });
   check_launch();

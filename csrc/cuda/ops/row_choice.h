@@ -9,12 +9,14 @@ namespace llamaforge::cuda {
 #ifdef __CUDACC__
 
 // A number and its index. NaN is the largest; of equal numbers the first wins.
-template <class V> struct Ranked {
+template <class V>
+struct Ranked {
   V value;
   int32_t index;
 };
 struct Better {
-  template <class V> __device__ Ranked<V> operator()(const Ranked<V>& a, const Ranked<V>& b) const {
+  template <class V>
+  __device__ Ranked<V> operator()(const Ranked<V>& a, const Ranked<V>& b) const {
     if (a.index < 0) return b;
     if (b.index < 0) return a;
     const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
@@ -24,7 +26,10 @@ struct Better {
 };
 
 __device__ inline int32_t comparable(int32_t x) { return x; }
-template <class T> __device__ float comparable(T x) { return widen(x); }
+template <class T>
+__device__ float comparable(T x) {
+  return widen(x);
+}
 
 // Returns the largest number of a pack; NaN wins.
 template <int n>
@@ -41,7 +46,8 @@ __device__ __forceinline__ float largest_of(const Pack<T, n>& pack) {
   return largest.value();
 }
 
-// Running sum over the block's kThreadsOfBlock threads, in their order. `total` becomes the sum of all.
+// Running sum over the block's kThreadsOfBlock threads, in their order. `total` becomes the sum of
+// all.
 template <int kThreadsOfBlock, class Number>
 __device__ Number block_scan(Number x, Number& total) {
   __shared__ Number of_warp[32];
@@ -73,7 +79,8 @@ __device__ int32_t first_maximum(const T* row, int64_t n) {
   using V = decltype(comparable(row[0]));
   constexpr int kCount = kVector<T>;
   constexpr bool kBlock = kLanes == kWholeBlock;
-  const int lane = threadIdx.x % 32, thread = kBlock ? threadIdx.x : lane % (kBlock ? 32 : kLanes), threads = kBlock ? blockDim.x : kLanes;
+  const int lane = threadIdx.x % 32, thread = kBlock ? threadIdx.x : lane % (kBlock ? 32 : kLanes),
+            threads = kBlock ? blockDim.x : kLanes;
   const int64_t whole = reinterpret_cast<uintptr_t>(row) % 16 == 0 ? n / kCount * kCount : 0;
   V largest(0);
   int64_t pack_at = -1;

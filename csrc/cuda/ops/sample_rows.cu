@@ -1,8 +1,9 @@
-// Choosing the next token of many sequences, each with settings of its own; csrc/cpu/sample_rows.cpp
-// states the rules, which are equal here to the bit, but for the last bit of exp. A block takes a
-// row and reads it some ten times from the L2 cache. It never sorts: the smallest set of largest
-// logits with a given count, or a given weight, ends at a key that a radix search finds, 8 bits a
-// pass. Weights are whole numbers, so their atomic sums do not depend on the order.
+// Choosing the next token of many sequences, each with settings of its own;
+// csrc/cpu/sample_rows.cpp states the rules, which are equal here to the bit, but for the last bit
+// of exp. A block takes a row and reads it some ten times from the L2 cache. It never sorts: the
+// smallest set of largest logits with a given count, or a given weight, ends at a key that a radix
+// search finds, 8 bits a pass. Weights are whole numbers, so their atomic sums do not depend on the
+// order.
 #include <cmath>
 
 #include "cuda/ops/cuda_ops.h"
@@ -45,13 +46,15 @@ struct Row {
     if (counts && counts[id] != 0) {
       const int32_t written = counts[id] & ~kPromptToken;
       x = x > 0 ? x / repetition : x * repetition;
-      if (written > 0) x = __fsub_rn(x, __fadd_rn(presence, __fmul_rn(frequency, static_cast<float>(written))));
+      if (written > 0)
+        x = __fsub_rn(x, __fadd_rn(presence, __fmul_rn(frequency, static_cast<float>(written))));
     }
     return bias ? x + bias[id] : x;
   }
   __device__ Weight weight(float x) const {
     if (!(x > -INFINITY)) return 0;
-    return static_cast<Weight>(rint(exp((static_cast<double>(x) - largest) / temperature) * kSampleUnit));
+    return static_cast<Weight>(
+        rint(exp((static_cast<double>(x) - largest) / temperature) * kSampleUnit));
   }
 };
 
@@ -97,7 +100,8 @@ struct Bound {
 // reaches: reached(sum of their values) holds. Candidates with one key have one value. reached of
 // the sum of all must hold.
 template <class T, class Value, class Reached>
-__device__ Bound bound_where(const Row<T>& row, int64_t vocab, const Value& value, const Reached& reached) {
+__device__ Bound bound_where(const Row<T>& row, int64_t vocab, const Value& value,
+                             const Reached& reached) {
   __shared__ Weight of_digit[256];
   __shared__ uint32_t digit;
   __shared__ Weight before_digit;
@@ -139,8 +143,8 @@ __device__ Bound bound_where(const Row<T>& row, int64_t vocab, const Value& valu
   return {prefix, end < 0 ? INT64_MAX : end};
 }
 
-// The log-probability of `chosen`, summed in an order that depends on the vocabulary alone. `highest`
-// is the largest logit.
+// The log-probability of `chosen`, summed in an order that depends on the vocabulary alone.
+// `highest` is the largest logit.
 template <class T>
 __device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen, float highest) {
   __shared__ double of_warp[32];
@@ -156,9 +160,11 @@ __device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen, floa
     for (int j = 0; j < kCount; ++j) some += expf(widen(pack.value[j]) - highest);
     sum += some;
   }
-  for (int64_t id = whole + threadIdx.x; id < vocab; id += kBlock) sum += expf(widen(logits[id]) - highest);
+  for (int64_t id = whole + threadIdx.x; id < vocab; id += kBlock)
+    sum += expf(widen(logits[id]) - highest);
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  for (int distance = 16; distance > 0; distance /= 2)
+    sum += __shfl_xor_sync(0xffffffffu, sum, distance);
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = sum;
   __syncthreads();
   double all = 0;
@@ -167,14 +173,17 @@ __device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen, floa
 }
 
 template <class T>
-__device__ int32_t draw(const Row<T>& row, const Call& call, int64_t top_k, double top_p, double min_p, uint64_t seed,
-                        int64_t number) {
+__device__ int32_t draw(const Row<T>& row, const Call& call, int64_t top_k, double top_p,
+                        double min_p, uint64_t seed, int64_t number) {
   const int64_t vocab = call.vocab;
   Bound kept;
   if (top_k > 0 && top_k < vocab) {
-    const auto one = [&](int64_t, uint32_t key) -> Weight { return logit_of(key) > -INFINITY ? 1 : 0; };
+    const auto one = [&](int64_t, uint32_t key) -> Weight {
+      return logit_of(key) > -INFINITY ? 1 : 0;
+    };
     Weight own = 0;
-    for (int64_t id = threadIdx.x; id < vocab; id += kBlock) own += row.logit(id) > -INFINITY ? 1 : 0;
+    for (int64_t id = threadIdx.x; id < vocab; id += kBlock)
+      own += row.logit(id) > -INFINITY ? 1 : 0;
     const Weight wanted = min(block_sum(own), static_cast<Weight>(top_k));
     kept = bound_where(row, vocab, one, [&](Weight sum) { return sum >= wanted; });
   }
@@ -186,9 +195,9 @@ __device__ int32_t draw(const Row<T>& row, const Call& call, int64_t top_k, doub
     Weight own = 0;
     for (int64_t id = threadIdx.x; id < vocab; id += kBlock) own += kept_weight(id);
     const double wanted = top_p * static_cast<double>(block_sum(own));
-    const Bound nucleus =
-        bound_where(row, vocab, [&](int64_t id, uint32_t) { return kept_weight(id); },
-                    [&](Weight sum) { return static_cast<double>(sum) >= wanted; });
+    const Bound nucleus = bound_where(
+        row, vocab, [&](int64_t id, uint32_t) { return kept_weight(id); },
+        [&](Weight sum) { return static_cast<double>(sum) >= wanted; });
     kept = nucleus;
   }
   const double least = min_p * kSampleUnit;
@@ -199,7 +208,8 @@ __device__ int32_t draw(const Row<T>& row, const Call& call, int64_t top_k, doub
   Weight own = 0;
   for (int64_t id = threadIdx.x; id < vocab; id += kBlock) own += final_weight(id);
   const Weight mass = block_sum(own);
-  const Weight target = min(mass - 1, static_cast<Weight>(sample_unit(seed, number) * static_cast<double>(mass)));
+  const Weight target =
+      min(mass - 1, static_cast<Weight>(sample_unit(seed, number) * static_cast<double>(mass)));
   return static_cast<int32_t>(first_above(vocab, target, final_weight));
 }
 
@@ -218,7 +228,8 @@ __device__ int wrong_setting(const float* s, const int32_t* n, const Call& call)
   return -1;
 }
 
-template <class T> __global__ void __launch_bounds__(kBlock) sample_rows_kernel(const T* logits, const Call call) {
+template <class T>
+__global__ void __launch_bounds__(kBlock) sample_rows_kernel(const T* logits, const Call call) {
   const int64_t index = blockIdx.x, vocab = call.vocab;
   const float* s = call.settings + index * kSampleSettings;
   const int32_t* n = call.numbers + index * kSampleNumbers;
@@ -255,15 +266,18 @@ template <class T> __global__ void __launch_bounds__(kBlock) sample_rows_kernel(
   };
   constexpr int kCount = kVector<T>;
   const bool as_given = !row.counts && !row.bias;
-  const int64_t whole = as_given && reinterpret_cast<uintptr_t>(row.logits) % 16 == 0 ? vocab / kCount * kCount : 0;
+  const int64_t whole =
+      as_given && reinterpret_cast<uintptr_t>(row.logits) % 16 == 0 ? vocab / kCount * kCount : 0;
   for (int64_t i = int64_t{threadIdx.x} * kCount; i < whole; i += kBlock * kCount) {
     const auto pack = load_pack<T, kCount>(row.logits + i);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) see(i + j, widen(pack.value[j]), widen(pack.value[j]));
   }
-  for (int64_t id = whole + threadIdx.x; id < vocab; id += kBlock) see(id, row.logit(id), widen(row.logits[id]));
+  for (int64_t id = whole + threadIdx.x; id < vocab; id += kBlock)
+    see(id, row.logit(id), widen(row.logits[id]));
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) own = min(own, __shfl_xor_sync(0xffffffffu, own, distance));
+  for (int distance = 16; distance > 0; distance /= 2)
+    own = min(own, __shfl_xor_sync(0xffffffffu, own, distance));
   if (threadIdx.x % 32 == 0) atomicMin(&best, own);
   broken = __syncthreads_or(broken);
   row.largest = logit_of(static_cast<uint32_t>(best >> 32));
@@ -277,11 +291,13 @@ template <class T> __global__ void __launch_bounds__(kBlock) sample_rows_kernel(
     return;
   }
   if (row.temperature > 0) {
-    const uint64_t seed = uint64_t{static_cast<uint32_t>(n[kSeedHigh])} << 32 | static_cast<uint32_t>(n[kSeedLow]);
+    const uint64_t seed =
+        uint64_t{static_cast<uint32_t>(n[kSeedHigh])} << 32 | static_cast<uint32_t>(n[kSeedLow]);
     chosen = draw(row, call, n[kTopK], s[kTopP], s[kMinP], seed, n[kDraw]);
   }
   if (call.logprobs) {
-    const float highest = as_given ? row.largest : widen(row.logits[first_maximum<kWholeBlock>(row.logits, vocab)]);
+    const float highest =
+        as_given ? row.largest : widen(row.logits[first_maximum<kWholeBlock>(row.logits, vocab)]);
     const float logprob = logprob_of(row.logits, vocab, chosen, highest);
     if (threadIdx.x == 0) call.logprobs[index] = logprob;
   }
@@ -298,20 +314,22 @@ void sample_rows(Stream& stream, In logits, In settings, In numbers, std::option
   const ChoiceSize size = check_sample_rows(logits, settings, numbers, counts, bias, ids, logprobs);
   CudaStream& cuda = on_cuda(stream);
   if (size.rows == 0) return;
-  const Call call = {settings.data<float>(),
-                     numbers.data<int32_t>(),
-                     counts ? counts->data<int32_t>() : nullptr,
-                     bias ? bias->data<float>() : nullptr,
-                     ids.data<int32_t>(),
-                     logprobs ? logprobs->data<float>() : nullptr,
-                     size.length,
-                     counts ? counts->dim(0) : 0,
-                     bias ? bias->dim(0) : 0,
-                     {cuda.fault_site("ERR_ARGUMENT", "setting {} of row {} is out of range: {}"),
-                      cuda.fault_site("ERR_NON_FINITE", "logit {} of row {} is {}: cannot sample from it"),
-                      cuda.fault_site("ERR_NON_FINITE", "all logits of row {} are -inf: no token is possible")}};
+  const Call call = {
+      settings.data<float>(),
+      numbers.data<int32_t>(),
+      counts ? counts->data<int32_t>() : nullptr,
+      bias ? bias->data<float>() : nullptr,
+      ids.data<int32_t>(),
+      logprobs ? logprobs->data<float>() : nullptr,
+      size.length,
+      counts ? counts->dim(0) : 0,
+      bias ? bias->dim(0) : 0,
+      {cuda.fault_site("ERR_ARGUMENT", "setting {} of row {} is out of range: {}"),
+       cuda.fault_site("ERR_NON_FINITE", "logit {} of row {} is {}: cannot sample from it"),
+       cuda.fault_site("ERR_NON_FINITE", "all logits of row {} are -inf: no token is possible")}};
   with_float("logits", logits, [&]<class T>() {
-    sample_rows_kernel<<<static_cast<unsigned>(size.rows), kBlock, 0, cuda.compute()>>>(logits.data<T>(), call);
+    sample_rows_kernel<<<static_cast<unsigned>(size.rows), kBlock, 0, cuda.compute()>>>(
+        logits.data<T>(), call);
   });
   check_launch();
 }

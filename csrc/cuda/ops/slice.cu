@@ -55,8 +55,10 @@ Runs find_runs(const Tensor& whole, const Tensor& block, const IntList& starts) 
 }
 
 template <class Unit, bool kIntoWhole>
-__global__ void copy_kernel(Unit* block, Unit* whole, const __grid_constant__ Runs runs, int64_t n) {
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
+__global__ void copy_kernel(Unit* block, Unit* whole, const __grid_constant__ Runs runs,
+                            int64_t n) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
+       i += int64_t{gridDim.x} * blockDim.x) {
     int64_t rest = i / runs.run, offset = runs.base + i - rest * runs.run;
     for (int axis = runs.axes; axis-- > 0;) {
       offset += rest % runs.sizes[axis] * runs.strides[axis];
@@ -70,7 +72,8 @@ __global__ void copy_kernel(Unit* block, Unit* whole, const __grid_constant__ Ru
   }
 }
 
-template <class Unit, bool kIntoWhole> void copy(CudaStream& cuda, void* block, void* whole, Runs runs) {
+template <class Unit, bool kIntoWhole>
+void copy(CudaStream& cuda, void* block, void* whole, Runs runs) {
   runs.divide(sizeof(Unit));
   const int64_t n = runs.run * runs.count();
   copy_kernel<Unit, kIntoWhole><<<blocks_for(cuda, n), kThreads, 0, cuda.compute()>>>(
@@ -79,10 +82,12 @@ template <class Unit, bool kIntoWhole> void copy(CudaStream& cuda, void* block, 
 }
 
 // Copies in the largest unit that divides every place and length.
-template <bool kIntoWhole> void copy_block(CudaStream& cuda, const Tensor& whole, const Tensor& block, const IntList& starts) {
+template <bool kIntoWhole>
+void copy_block(CudaStream& cuda, const Tensor& whole, const Tensor& block, const IntList& starts) {
   const Runs runs = find_runs(whole, block, starts);
-  uint64_t all = reinterpret_cast<uintptr_t>(block.raw()) | reinterpret_cast<uintptr_t>(whole.raw()) |
-                 static_cast<uint64_t>(runs.run) | static_cast<uint64_t>(runs.base);
+  uint64_t all = reinterpret_cast<uintptr_t>(block.raw()) |
+                 reinterpret_cast<uintptr_t>(whole.raw()) | static_cast<uint64_t>(runs.run) |
+                 static_cast<uint64_t>(runs.base);
   for (int axis = 0; axis < runs.axes; ++axis) all |= static_cast<uint64_t>(runs.strides[axis]);
   if (all % 16 == 0) return copy<uint4, kIntoWhole>(cuda, block.raw(), whole.raw(), runs);
   if (all % 4 == 0) return copy<uint32_t, kIntoWhole>(cuda, block.raw(), whole.raw(), runs);

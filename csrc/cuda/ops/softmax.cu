@@ -23,7 +23,10 @@ constexpr int64_t kWarpRow = 1024;  // longest row for a warp that reads the row
 constexpr int kMostForward = 1024, kMostBackward = 512;
 
 // Reductions over the threads that share a row: a warp or the block.
-template <bool kBlock> __device__ float row_max(float x) { return kBlock ? block_max(x) : warp_max(x); }
+template <bool kBlock>
+__device__ float row_max(float x) {
+  return kBlock ? block_max(x) : warp_max(x);
+}
 template <bool kBlock, class Sum>
 __device__ Sum row_sum(Sum x) {
   return kBlock ? block_sum(x) : warp_sum(x);
@@ -35,13 +38,15 @@ template <class T, int kPacks>
 using SumOf = std::conditional_t<sizeof(T) == 2 && kPacks != 0, float, double>;
 
 // This thread's packs of a row: loaded once and kept, or read again on each use (kPacks 0).
-template <int kCount, int kPacks, class T> struct RowPacks {
+template <int kCount, int kPacks, class T>
+struct RowPacks {
   const T* x;
   int64_t n;
   int thread, threads;
   Pack<T, kCount> kept[kPacks > 0 ? kPacks : 1];
 
-  __device__ RowPacks(const T* x, int64_t n, int thread, int threads) : x(x), n(n), thread(thread), threads(threads) {
+  __device__ RowPacks(const T* x, int64_t n, int thread, int threads)
+      : x(x), n(n), thread(thread), threads(threads) {
     if constexpr (kPacks > 0) {
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
@@ -51,7 +56,8 @@ template <int kCount, int kPacks, class T> struct RowPacks {
     }
   }
   // Calls body(index in the row, pack, number of the pack).
-  template <class Body> __device__ __forceinline__ void each(const Body& body) const {
+  template <class Body>
+  __device__ __forceinline__ void each(const Body& body) const {
     if constexpr (kPacks > 0) {
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
@@ -59,7 +65,8 @@ template <int kCount, int kPacks, class T> struct RowPacks {
         if (i < n) body(i, kept[p], p);
       }
     } else {
-      for (int64_t i = int64_t{thread} * kCount; i < n; i += int64_t{threads} * kCount) body(i, load_pack<T, kCount>(x + i), 0);
+      for (int64_t i = int64_t{thread} * kCount; i < n; i += int64_t{threads} * kCount)
+        body(i, load_pack<T, kCount>(x + i), 0);
     }
   }
   __device__ __forceinline__ Pack<T, kCount> at(int64_t i, int p) const {
@@ -113,13 +120,15 @@ __global__ void __launch_bounds__(kBlock ? kMostForward : kThreads)
 
 template <bool kBlock, int kCount, int kPacks, class T>
 __global__ void __launch_bounds__(kBlock ? kMostBackward : kThreads)
-    softmax_backward_kernel(const T* dy, const T* y, T* dx, int64_t rows, int64_t n, bool log_form) {
+    softmax_backward_kernel(const T* dy, const T* y, T* dx, int64_t rows, int64_t n,
+                            bool log_form) {
   const int threads = kBlock ? blockDim.x : 32, thread = kBlock ? threadIdx.x : threadIdx.x % 32;
   const int64_t first = kBlock ? blockIdx.x : (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int64_t step = kBlock ? gridDim.x : int64_t{gridDim.x} * blockDim.x / 32;
   for (int64_t row = first; row < rows; row += step) {
     const int64_t start = row * n;
-    const RowPacks<kCount, kPacks, T> gradients(dy + start, n, thread, threads), values(y + start, n, thread, threads);
+    const RowPacks<kCount, kPacks, T> gradients(dy + start, n, thread, threads),
+        values(y + start, n, thread, threads);
     SumOf<T, kPacks> dot = 0, sum = 0;
     gradients.each([&](int64_t i, const auto& gradient, int p) {
       const auto value = values.at(i, p);
@@ -145,20 +154,24 @@ __global__ void __launch_bounds__(kBlock ? kMostBackward : kThreads)
       for (int k = 0; k < kCount; ++k) {
         const float g = widen(gradient.value[k]), v = widen(value.value[k]);
         const float p = exponential<T>(v);
-        gradient.value[k] = narrow<T>(log_form ? g - (p < least && v > -INFINITY ? least : p) * mean : v * (g - mean));
+        gradient.value[k] = narrow<T>(log_form ? g - (p < least && v > -INFINITY ? least : p) * mean
+                                               : v * (g - mean));
       }
       store_pack(dx + start + i, gradient);
     });
   }
 }
 
-// Calls launch.operator()<block or warp, size of a pack, packs kept>(blocks, threads) for rows of n elements.
+// Calls launch.operator()<block or warp, size of a pack, packs kept>(blocks, threads) for rows of n
+// elements.
 template <class T, int kMostThreads, class Launch>
 void with_row_shape(CudaStream& cuda, int64_t rows, int64_t n, bool packs, const Launch& launch) {
   constexpr int kCount = kVector<T>;
   const unsigned warps = blocks_for(cuda, rows, kThreads / 32), blocks = blocks_for(cuda, rows, 1);
   if (packs && n <= 32 * kCount * kKept) {
-    const auto with = [&]<int kPacks>() { launch.template operator()<false, kCount, kPacks>(warps, kThreads); };
+    const auto with = [&]<int kPacks>() {
+      launch.template operator()<false, kCount, kPacks>(warps, kThreads);
+    };
     if (n <= 32 * kCount) {
       with.template operator()<1>();
     } else if (n <= 32 * kCount * 2) {
@@ -192,7 +205,8 @@ void softmax(Stream& stream, In x, Out y, bool log) {
   with_float("x", x, [&]<class T>() {
     const bool packs = n % kVector<T> == 0 && aligned16({x.raw(), y.raw()});
     with_row_shape<T, kMostForward>(
-        cuda, rows, n, packs, [&]<bool kBlock, int kCount, int kPacks>(unsigned blocks, int threads) {
+        cuda, rows, n, packs,
+        [&]<bool kBlock, int kCount, int kPacks>(unsigned blocks, int threads) {
           softmax_kernel<kBlock, kCount, kPacks>
               <<<blocks, threads, 0, cuda.compute()>>>(x.data<T>(), y.data<T>(), rows, n, log);
         });
@@ -207,9 +221,10 @@ void softmax_backward(Stream& stream, In dy, In y, Out dx, bool log) {
   with_float("y", y, [&]<class T>() {
     const bool packs = n % kVector<T> == 0 && aligned16({dy.raw(), y.raw(), dx.raw()});
     with_row_shape<T, kMostBackward>(
-        cuda, rows, n, packs, [&]<bool kBlock, int kCount, int kPacks>(unsigned blocks, int threads) {
-          softmax_backward_kernel<kBlock, kCount, kPacks>
-              <<<blocks, threads, 0, cuda.compute()>>>(dy.data<T>(), y.data<T>(), dx.data<T>(), rows, n, log);
+        cuda, rows, n, packs,
+        [&]<bool kBlock, int kCount, int kPacks>(unsigned blocks, int threads) {
+          softmax_backward_kernel<kBlock, kCount, kPacks><<<blocks, threads, 0, cuda.compute()>>>(
+              dy.data<T>(), y.data<T>(), dx.data<T>(), rows, n, log);
         });
   });
 }

@@ -13,8 +13,9 @@ namespace {
 
 // One block of two warps: the first thread of each scores one history.
 __global__ void __launch_bounds__(64)
-    step_guard_kernel(const float* loss, const float* squares, int64_t squares_count, float* state_data,
-                      float* decision, int64_t window, guard::Rules rules, FaultSite filled_site, FaultSite next_site) {
+    step_guard_kernel(const float* loss, const float* squares, int64_t squares_count,
+                      float* state_data, float* decision, int64_t window, guard::Rules rules,
+                      FaultSite filled_site, FaultSite next_site) {
   __shared__ double z[2];
   const guard::State state = guard::state_at(state_data, window);
   const bool has_filled = guard::has_filled(state), has_next = guard::has_next(state);
@@ -23,7 +24,8 @@ __global__ void __launch_bounds__(64)
       if (!has_filled) {
         report(filled_site, static_cast<double>(window), state.counts[guard::kFilled]);
       } else {
-        report(next_site, static_cast<double>(guard::last_place(state)), state.counts[guard::kNext]);
+        report(next_site, static_cast<double>(guard::last_place(state)),
+               state.counts[guard::kNext]);
       }
     }
     return;
@@ -32,9 +34,10 @@ __global__ void __launch_bounds__(64)
   const bool finite = isfinite(step.loss) && isfinite(step.norm);
   if (threadIdx.x % 32 == 0) {
     const bool first = threadIdx.x == 0;
-    z[threadIdx.x / 32] = finite ? guard::z_score(first ? step.loss : step.norm, first ? state.losses : state.norms,
-                                                  state, rules.minimum_history)
-                                 : 0.0;
+    z[threadIdx.x / 32] =
+        finite ? guard::z_score(first ? step.loss : step.norm, first ? state.losses : state.norms,
+                                state, rules.minimum_history)
+               : 0.0;
   }
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -49,18 +52,19 @@ __global__ void trap_kernel() { __trap(); }
 
 }  // namespace
 
-void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, double clip, double beta1, double beta2,
-                double z_loss, double z_grad_norm, int64_t minimum_history) {
+void step_guard(Stream& stream, In loss, In squares, InOut state, Out decision, double clip,
+                double beta1, double beta2, double z_loss, double z_grad_norm,
+                int64_t minimum_history) {
   CudaStream& cuda = on_cuda(stream);
   check_step_guard(loss, squares, state, decision);
-  const FaultSite filled_site =
-      cuda.fault_site("ERR_ARGUMENT", "expected state.filled to be a whole number in 0..{}, got {}");
+  const FaultSite filled_site = cuda.fault_site(
+      "ERR_ARGUMENT", "expected state.filled to be a whole number in 0..{}, got {}");
   const FaultSite next_site =
       cuda.fault_site("ERR_ARGUMENT", "expected state.next to be a whole number in 0..{}, got {}");
   step_guard_kernel<<<1, 64, 0, cuda.compute()>>>(
-      loss.data<float>(), squares.data<float>(), squares.numel(), state.data<float>(), decision.data<float>(),
-      (state.numel() - kGuardHeader) / 2, {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, filled_site,
-      next_site);
+      loss.data<float>(), squares.data<float>(), squares.numel(), state.data<float>(),
+      decision.data<float>(), (state.numel() - kGuardHeader) / 2,
+      {clip, beta1, beta2, z_loss, z_grad_norm, minimum_history}, filled_site, next_site);
   check_launch();
   if (is_on("LLAMAFORGE_CUDA_TRAP")) trap_kernel<<<1, 1, 0, cuda.compute()>>>();
 }

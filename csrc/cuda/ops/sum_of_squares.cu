@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(kThreads)
   for (; i + (kAtOnce - 1) * threads < packs; i += kAtOnce * threads) {
     Pack<T, kCount> pack[kAtOnce];
 #pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) pack[j] = load_pack<T, kCount>(x + (i + j * threads) * kCount);
+    for (int j = 0; j < kAtOnce; ++j)
+      pack[j] = load_pack<T, kCount>(x + (i + j * threads) * kCount);
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       float part = 0;
@@ -37,14 +38,16 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < kCount; ++k) part += widen(pack.value[k]) * widen(pack.value[k]);
     sum += part;
   }
-  for (int64_t rest = packs * kCount + int64_t{blockIdx.x} * kThreads + threadIdx.x; rest < n; rest += threads) {
+  for (int64_t rest = packs * kCount + int64_t{blockIdx.x} * kThreads + threadIdx.x; rest < n;
+       rest += threads) {
     sum += static_cast<double>(widen(x[rest])) * widen(x[rest]);
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) shares[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) total_kernel(const double* __restrict__ shares, int count, float* total) {
+__global__ void __launch_bounds__(kThreads)
+    total_kernel(const double* __restrict__ shares, int count, float* total) {
   double sum = 0;
   for (int i = threadIdx.x; i < count; i += kThreads) sum += shares[i];
   sum = block_sum(sum);
@@ -64,7 +67,8 @@ void sum_of_squares(Stream& stream, In x, Out sum) {
     kernel<<<blocks, kThreads, 0, cuda.compute()>>>(x.data<T>(), scratch.as<double>(), n);
   });
   check_launch();
-  total_kernel<<<1, kThreads, 0, cuda.compute()>>>(scratch.as<double>(), static_cast<int>(blocks), sum.data<float>());
+  total_kernel<<<1, kThreads, 0, cuda.compute()>>>(scratch.as<double>(), static_cast<int>(blocks),
+                                                   sum.data<float>());
   check_launch();
 }
 

@@ -1,7 +1,7 @@
-// SwiGLU (Shazeer 2020, arXiv 2002.05202) on the packed product of one GEMM:  gate_up (N,2F) = [gate | up],
-// y (N,F) = silu(gate) · up  with  silu(g) = g · s,  s = 1 / (1 + e^-g).
-// Backward recomputes s:  d_gate = dy · up · s · (1 + g · (1 − s)),  d_up = dy · silu(g);  d_gate_up may be gate_up.
-// Both are bound by memory: 3 and 5 tensors of (N,F).
+// SwiGLU (Shazeer 2020, arXiv 2002.05202) on the packed product of one GEMM:  gate_up (N,2F) =
+// [gate | up], y (N,F) = silu(gate) · up  with  silu(g) = g · s,  s = 1 / (1 + e^-g). Backward
+// recomputes s:  d_gate = dy · up · s · (1 + g · (1 − s)),  d_up = dy · silu(g);  d_gate_up may be
+// gate_up. Both are bound by memory: 3 and 5 tensors of (N,F).
 
 #include "cuda/ops/cuda_ops.h"
 #include "cuda/runtime/launch.h"
@@ -42,7 +42,8 @@ constexpr int kAtOnce = 2;  // vectors per thread, so that enough loads are in f
 // suffice, because division is cheaper.
 template <class Index, int kCount, class Body>
 __device__ __forceinline__ void for_each_vector(Index rows, Index ffn, const Body& body) {
-  const Index per_row = ffn / kCount, count = rows * per_row, threads = static_cast<Index>(gridDim.x) * kThreads;
+  const Index per_row = ffn / kCount, count = rows * per_row,
+              threads = static_cast<Index>(gridDim.x) * kThreads;
   for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += threads) {
     body(static_cast<int64_t>(i / per_row), static_cast<int64_t>(i % per_row) * kCount);
   }
@@ -68,7 +69,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, class Index, int kCount>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(const T* __restrict__ dy, const T* gate_up, T* d_gate_up, Index rows, Index ffn) {
+    backward_kernel(const T* __restrict__ dy, const T* gate_up, T* d_gate_up, Index rows,
+                    Index ffn) {
   for_each_vector<Index, kCount>(rows, ffn, [&](int64_t row, int64_t column) {
     const int64_t at = row * 2 * ffn + column;
     float d[kCount], g[kCount], u[kCount];
@@ -91,7 +93,8 @@ template <class T, class Body>
 void with_access(SwigluSize sizes, std::initializer_list<const void*> pointers, const Body& body) {
   const bool small = 2 * sizes.rows * sizes.ffn < int64_t{1} << 31;
   if (sizes.ffn % kVector<T> == 0 && aligned16(pointers)) {
-    small ? body.template operator()<uint32_t, kVector<T>>() : body.template operator()<uint64_t, kVector<T>>();
+    small ? body.template operator()<uint32_t, kVector<T>>()
+          : body.template operator()<uint64_t, kVector<T>>();
   } else {
     body.template operator()<uint64_t, 1>();
   }
@@ -99,7 +102,8 @@ void with_access(SwigluSize sizes, std::initializer_list<const void*> pointers, 
 
 unsigned blocks_of(SwigluSize sizes, int count) {
   const int64_t per_block = int64_t{kThreads} * count * kAtOnce;
-  return static_cast<unsigned>(std::min<int64_t>((sizes.rows * sizes.ffn + per_block - 1) / per_block, INT32_MAX));
+  return static_cast<unsigned>(
+      std::min<int64_t>((sizes.rows * sizes.ffn + per_block - 1) / per_block, INT32_MAX));
 }
 
 }  // namespace
@@ -111,7 +115,8 @@ void swiglu_forward(Stream& stream, In gate_up, Out y) {
   with_float("gate_up", gate_up, [&]<class T>() {
     with_access<T>(sizes, {gate_up.raw(), y.raw()}, [&]<class Index, int kCount>() {
       forward_kernel<T, Index, kCount><<<blocks_of(sizes, kCount), kThreads, 0, cuda.compute()>>>(
-          gate_up.data<T>(), y.data<T>(), static_cast<Index>(sizes.rows), static_cast<Index>(sizes.ffn));
+          gate_up.data<T>(), y.data<T>(), static_cast<Index>(sizes.rows),
+          static_cast<Index>(sizes.ffn));
     });
   });
   check_launch();
@@ -122,11 +127,13 @@ void swiglu_backward(Stream& stream, In dy, In gate_up, Out d_gate_up) {
   const SwigluSize sizes = check_swiglu_backward(dy, gate_up, d_gate_up);
   if (dy.numel() == 0) return;
   with_float("gate_up", gate_up, [&]<class T>() {
-    with_access<T>(sizes, {dy.raw(), gate_up.raw(), d_gate_up.raw()}, [&]<class Index, int kCount>() {
-      backward_kernel<T, Index, kCount><<<blocks_of(sizes, kCount), kThreads, 0, cuda.compute()>>>(
-          dy.data<T>(), gate_up.data<T>(), d_gate_up.data<T>(), static_cast<Index>(sizes.rows),
-          static_cast<Index>(sizes.ffn));
-    });
+    with_access<T>(sizes, {dy.raw(), gate_up.raw(), d_gate_up.raw()},
+                   [&]<class Index, int kCount>() {
+                     backward_kernel<T, Index, kCount>
+                         <<<blocks_of(sizes, kCount), kThreads, 0, cuda.compute()>>>(
+                             dy.data<T>(), gate_up.data<T>(), d_gate_up.data<T>(),
+                             static_cast<Index>(sizes.rows), static_cast<Index>(sizes.ffn));
+                   });
   });
   check_launch();
 }

@@ -13,31 +13,59 @@ namespace llamaforge::cuda {
 
 namespace {
 
-enum class Kind { neg, abs, square, relu, exp, log, sqrt, rsqrt, reciprocal, tanh, sigmoid, silu, gelu, sin, cos };
+enum class Kind {
+  neg,
+  abs,
+  square,
+  relu,
+  exp,
+  log,
+  sqrt,
+  rsqrt,
+  reciprocal,
+  tanh,
+  sigmoid,
+  silu,
+  gelu,
+  sin,
+  cos
+};
 
 constexpr std::pair<const char*, Kind> kKinds[] = {
-    {"neg", Kind::neg},   {"abs", Kind::abs},     {"square", Kind::square}, {"relu", Kind::relu},
-    {"exp", Kind::exp},   {"log", Kind::log},     {"sqrt", Kind::sqrt},     {"rsqrt", Kind::rsqrt},
-    {"tanh", Kind::tanh}, {"silu", Kind::silu},   {"gelu", Kind::gelu},     {"reciprocal", Kind::reciprocal},
+    {"neg", Kind::neg},   {"abs", Kind::abs},     {"square", Kind::square},
+    {"relu", Kind::relu}, {"exp", Kind::exp},     {"log", Kind::log},
+    {"sqrt", Kind::sqrt}, {"rsqrt", Kind::rsqrt}, {"tanh", Kind::tanh},
+    {"silu", Kind::silu}, {"gelu", Kind::gelu},   {"reciprocal", Kind::reciprocal},
     {"sin", Kind::sin},   {"cos", Kind::cos},     {"sigmoid", Kind::sigmoid}};
 
 constexpr bool takes_integers(Kind kind) { return kind <= Kind::relu; }
 
 // The fast forms are far more exact than bf16 needs; the accurate ones alone take as long as the
 // memory access.
-template <class T> __device__ __forceinline__ float exponential(float x) { return sizeof(T) == 2 ? __expf(x) : expf(x); }
-template <class T> __device__ __forceinline__ float quotient(float x, float y) {
+template <class T>
+__device__ __forceinline__ float exponential(float x) {
+  return sizeof(T) == 2 ? __expf(x) : expf(x);
+}
+template <class T>
+__device__ __forceinline__ float quotient(float x, float y) {
   return sizeof(T) == 2 ? __fdividef(x, y) : x / y;
 }
-template <class T> __device__ __forceinline__ float sigmoid(float x) { return quotient<T>(1.0f, 1.0f + exponential<T>(-x)); }
-// The tanh form is x · sigmoid(2u): the sigmoid keeps its relative precision for negative x, where 1 + tanh cancels.
-__device__ __forceinline__ float gelu_twice_u(float x) { return x * (1.5957691216f + 0.0713548163f * x * x); }
+template <class T>
+__device__ __forceinline__ float sigmoid(float x) {
+  return quotient<T>(1.0f, 1.0f + exponential<T>(-x));
+}
+// The tanh form is x · sigmoid(2u): the sigmoid keeps its relative precision for negative x, where
+// 1 + tanh cancels.
+__device__ __forceinline__ float gelu_twice_u(float x) {
+  return x * (1.5957691216f + 0.0713548163f * x * x);
+}
 
 // Beyond these values silu and gelu are flat or equal x, so their slopes are 0 or 1. There 0 times
 // an infinity, x or x², would be NaN.
 constexpr float kFlatSilu = 200, kFlatGelu = 20;
 
-template <class T> __device__ __forceinline__ float value_of(Kind kind, float x) {
+template <class T>
+__device__ __forceinline__ float value_of(Kind kind, float x) {
   switch (kind) {
     case Kind::neg: return -x;
     case Kind::abs: return fabsf(x);
@@ -64,7 +92,8 @@ template <class T> __device__ __forceinline__ float value_of(Kind kind, float x)
   return 0.0f;
 }
 
-template <class T> __device__ __forceinline__ float gradient_of(Kind kind, float dy, float x) {
+template <class T>
+__device__ __forceinline__ float gradient_of(Kind kind, float dy, float x) {
   switch (kind) {
     case Kind::neg: return -dy;
     case Kind::abs: return x == 0.0f ? 0.0f : x != x ? x : x < 0.0f ? -dy : dy;
@@ -89,7 +118,8 @@ template <class T> __device__ __forceinline__ float gradient_of(Kind kind, float
       return dy * (s * (1.0f + near * (1.0f - s)));
     }
     case Kind::gelu: {
-      const float near = at_most(at_least(x, -kFlatGelu), kFlatGelu), s = sigmoid<T>(gelu_twice_u(near));
+      const float near = at_most(at_least(x, -kFlatGelu), kFlatGelu),
+                  s = sigmoid<T>(gelu_twice_u(near));
       return dy * (s + near * s * (1.0f - s) * (1.5957691216f + 0.2140644488f * near * near));
     }
     case Kind::sin: return dy * cosf(x);
@@ -111,7 +141,8 @@ __device__ __forceinline__ int32_t whole_value_of(Kind kind, int32_t x) {
 
 // Calls `use` with the kind as a constant, so that there is one branch per pack, not one per
 // element.
-template <class Use> __device__ __forceinline__ void with_constant(Kind kind, const Use& use) {
+template <class Use>
+__device__ __forceinline__ void with_constant(Kind kind, const Use& use) {
   switch (kind) {
 #define LF_CASE(name) \
   case Kind::name: return use(std::integral_constant<Kind, Kind::name>{});
@@ -134,7 +165,8 @@ template <class Use> __device__ __forceinline__ void with_constant(Kind kind, co
   }
 }
 
-template <class T> struct Forward {
+template <class T>
+struct Forward {
   const T* x;
   T* y;
   __device__ T operator()(Kind kind, T in) const {
@@ -146,7 +178,8 @@ template <class T> struct Forward {
   }
 };
 
-template <int kCount, class T> __global__ void unary_kernel(Forward<T> f, int64_t n, Kind kind) {
+template <int kCount, class T>
+__global__ void unary_kernel(Forward<T> f, int64_t n, Kind kind) {
   for (int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kCount; i < n;
        i += int64_t{gridDim.x} * blockDim.x * kCount) {
     if (i + kCount <= n) {
@@ -172,37 +205,43 @@ __global__ void unary_backward_kernel(const T* dy, const T* x, T* dx, int64_t n,
       with_constant(kind, [&](auto constant) {
 #pragma unroll
         for (int k = 0; k < kCount; ++k) {
-          pack.value[k] = narrow<T>(gradient_of<T>(constant, widen(pack.value[k]), widen(in.value[k])));
+          pack.value[k] =
+              narrow<T>(gradient_of<T>(constant, widen(pack.value[k]), widen(in.value[k])));
         }
       });
       store_pack(dx + i, pack);
     } else {
-      for (int64_t k = i; k < n; ++k) dx[k] = narrow<T>(gradient_of<T>(kind, widen(dy[k]), widen(x[k])));
+      for (int64_t k = i; k < n; ++k)
+        dx[k] = narrow<T>(gradient_of<T>(kind, widen(dy[k]), widen(x[k])));
     }
   }
 }
 
-template <class T> void forward(CudaStream& cuda, const Tensor& x, const Tensor& y, Kind kind) {
+template <class T>
+void forward(CudaStream& cuda, const Tensor& x, const Tensor& y, Kind kind) {
   constexpr int kCount = kVector<T>;
   const Forward<T> f{x.data<T>(), y.data<T>()};
   const int64_t n = x.numel();
   if (aligned16({f.x, f.y})) {
-    unary_kernel<kCount><<<blocks_for(cuda, n, kThreads * kCount), kThreads, 0, cuda.compute()>>>(f, n, kind);
+    unary_kernel<kCount>
+        <<<blocks_for(cuda, n, kThreads * kCount), kThreads, 0, cuda.compute()>>>(f, n, kind);
   } else {
     unary_kernel<1><<<blocks_for(cuda, n), kThreads, 0, cuda.compute()>>>(f, n, kind);
   }
   check_launch();
 }
 
-template <class T> void backward(CudaStream& cuda, const Tensor& dy, const Tensor& x, const Tensor& dx, Kind kind) {
+template <class T>
+void backward(CudaStream& cuda, const Tensor& dy, const Tensor& x, const Tensor& dx, Kind kind) {
   constexpr int kCount = kVector<T>;
   const int64_t n = x.numel();
   if (aligned16({dy.raw(), x.raw(), dx.raw()})) {
-    unary_backward_kernel<kCount><<<blocks_for(cuda, n, kThreads * kCount), kThreads, 0, cuda.compute()>>>(
-        dy.data<T>(), x.data<T>(), dx.data<T>(), n, kind);
+    unary_backward_kernel<kCount>
+        <<<blocks_for(cuda, n, kThreads * kCount), kThreads, 0, cuda.compute()>>>(
+            dy.data<T>(), x.data<T>(), dx.data<T>(), n, kind);
   } else {
-    unary_backward_kernel<1><<<blocks_for(cuda, n), kThreads, 0, cuda.compute()>>>(dy.data<T>(), x.data<T>(),
-                                                                                 dx.data<T>(), n, kind);
+    unary_backward_kernel<1><<<blocks_for(cuda, n), kThreads, 0, cuda.compute()>>>(
+        dy.data<T>(), x.data<T>(), dx.data<T>(), n, kind);
   }
   check_launch();
 }

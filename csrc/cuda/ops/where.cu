@@ -26,21 +26,26 @@ __global__ void where_kernel(const int32_t* condition, const Bits* a, const Bits
   }
 }
 
-template <class Bits> void select(CudaStream& cuda, const Tensor& condition, const Tensor& a, const Tensor& b, const Tensor& y) {
+template <class Bits>
+void select(CudaStream& cuda, const Tensor& condition, const Tensor& a, const Tensor& b,
+            const Tensor& y) {
   constexpr int kCount = 16 / sizeof(Bits);
   const auto plan = plan_broadcast<3, uint32_t>(y.shape, {&condition, &a, &b});
   const auto* at = condition.data<int32_t>();
-  const auto *first = static_cast<const Bits*>(a.raw()), *second = static_cast<const Bits*>(b.raw());
+  const auto *first = static_cast<const Bits*>(a.raw()),
+             *second = static_cast<const Bits*>(b.raw());
   auto* to = static_cast<Bits*>(y.raw());
   const bool packs = rows_take_packs<kCount>(plan) && takes_packs<Bits, kCount>({to}) &&
                      (!plan.advances[0] || takes_packs<int32_t, kCount>({at})) &&
                      (!plan.advances[1] || takes_packs<Bits, kCount>({first})) &&
                      (!plan.advances[2] || takes_packs<Bits, kCount>({second}));
   if (packs) {
-    where_kernel<kCount><<<blocks_for(cuda, plan.numel, kThreads * kCount), kThreads, 0, cuda.compute()>>>(at, first, second,
-                                                                                                         to, plan);
+    where_kernel<kCount>
+        <<<blocks_for(cuda, plan.numel, kThreads * kCount), kThreads, 0, cuda.compute()>>>(
+            at, first, second, to, plan);
   } else {
-    where_kernel<1><<<blocks_for(cuda, plan.numel), kThreads, 0, cuda.compute()>>>(at, first, second, to, plan);
+    where_kernel<1><<<blocks_for(cuda, plan.numel), kThreads, 0, cuda.compute()>>>(
+        at, first, second, to, plan);
   }
   check_launch();
 }
@@ -50,7 +55,8 @@ template <class Bits> void select(CudaStream& cuda, const Tensor& condition, con
 void where(Stream& stream, In condition, In a, In b, Out y) {
   check_where(condition, a, b, y);
   CudaStream& cuda = on_cuda(stream);
-  size_of(y.dtype) == 2 ? select<uint16_t>(cuda, condition, a, b, y) : select<uint32_t>(cuda, condition, a, b, y);
+  size_of(y.dtype) == 2 ? select<uint16_t>(cuda, condition, a, b, y)
+                        : select<uint32_t>(cuda, condition, a, b, y);
 }
 
 }  // namespace llamaforge::cuda

@@ -16,7 +16,9 @@ enum Kind { kSmall, kMedium, kLarge };
 constexpr size_t kSegment[] = {8 * kMiB, 64 * kMiB, 0};
 constexpr size_t kLeast[] = {512, kMiB, 32 * kMiB};  // minimum bytes of each kind of block
 
-Kind kind_of(size_t bytes) { return bytes < kLeast[kMedium] ? kSmall : bytes < kLeast[kLarge] ? kMedium : kLarge; }
+Kind kind_of(size_t bytes) {
+  return bytes < kLeast[kMedium] ? kSmall : bytes < kLeast[kLarge] ? kMedium : kLarge;
+}
 
 size_t segment_for(size_t bytes, Kind kind) {
   return kind == kLarge ? (bytes + kPage - 1) / kPage * kPage : kSegment[kind];
@@ -85,7 +87,8 @@ std::vector<void*> Arena::take_unused() {
   std::vector<void*> segments;
   for (auto block = blocks_.begin(); block != blocks_.end();) {
     const auto after = std::next(block);
-    const bool whole = block->second.starts_segment && (after == blocks_.end() || after->second.starts_segment);
+    const bool whole =
+        block->second.starts_segment && (after == blocks_.end() || after->second.starts_segment);
     if (whole && block->second.free) {
       segments.push_back(block->first);
       free_[block->second.kind].erase({block->second.bytes, block->first});

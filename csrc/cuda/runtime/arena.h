@@ -20,7 +20,8 @@ class Arena {
  public:
   // take(bytes) returns a new segment, or null. give(segment) takes back a segment that no block
   // uses any more.
-  Arena(std::function<void*(size_t)> take, std::function<void(void*)> give) : take_(std::move(take)), give_(std::move(give)) {}
+  Arena(std::function<void*(size_t)> take, std::function<void(void*)> give)
+      : take_(std::move(take)), give_(std::move(give)) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;

@@ -17,19 +17,20 @@ bool is_sticky(cudaError_t error) {
     case cudaErrorInvalidPc:
     case cudaErrorLaunchFailure:
     case cudaErrorDevicesUnavailable:
-    case cudaErrorUnknown:
-      return true;
-    default:
-      return false;
+    case cudaErrorUnknown: return true;
+    default: return false;
   }
 }
 
 Error error_of(cudaError_t error, const char* call) {
   cudaGetLastError();
-  const std::string text = format("{} ({}) from {}", cudaGetErrorString(error), cudaGetErrorName(error), call);
+  const std::string text =
+      format("{} ({}) from {}", cudaGetErrorString(error), cudaGetErrorName(error), call);
   if (is_sticky(error)) {
-    return Error("ERR_DEVICE_LOST", text + ": the GPU cannot be used any more by this process; start it again from the "
-                                           "last checkpoint");
+    return Error("ERR_DEVICE_LOST",
+                 text +
+                     ": the GPU cannot be used any more by this process; start it again from the "
+                     "last checkpoint");
   }
   return Error(error == cudaErrorMemoryAllocation ? "ERR_OUT_OF_MEMORY" : "ERR_NATIVE", text);
 }

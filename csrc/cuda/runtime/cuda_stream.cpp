@@ -28,7 +28,8 @@ constexpr std::chrono::microseconds kSpin{50};
 // Number of ops between two events at which the launcher may sleep. The launcher is at most five
 // times as far ahead of the GPU, which CUDA's queue of some 1,024 launches has room for.
 constexpr size_t kPace = 128;
-constexpr std::chrono::milliseconds kRestTime{2000};  // for a launch in progress when the process ends
+constexpr std::chrono::milliseconds kRestTime{
+    2000};  // for a launch in progress when the process ends
 
 // Never destroyed, because it is needed until the very end of the process.
 struct Living {
@@ -49,7 +50,8 @@ size_t rounded(size_t bytes) {
 
 // Writes a double that is a whole number as an integer.
 std::string text_of(double value) {
-  if (std::floor(value) == value && std::abs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
+  if (std::floor(value) == value && std::abs(value) < 1e15)
+    return std::to_string(static_cast<int64_t>(value));
   return format("{}", value);
 }
 
@@ -89,13 +91,16 @@ auto without(std::mutex& mutex, Work work) {
 
 CudaStream::CudaStream(int index)
     : index_(index),
-      arena_([this](size_t bytes) { return without(memory_mutex_, [bytes] { return take_segment(bytes); }); },
-             free_segment) {
+      arena_(
+          [this](size_t bytes) {
+            return without(memory_mutex_, [bytes] { return take_segment(bytes); });
+          },
+          free_segment) {
   int count = 0;
   LF_CUDA_CHECK(cudaGetDeviceCount(&count));
   if (index < 0 || index >= count) {
-    throw Error("ERR_DEVICE",
-                format("cuda:{} does not exist: this process sees {} GPU{}", index, count, count == 1 ? "" : "s"));
+    throw Error("ERR_DEVICE", format("cuda:{} does not exist: this process sees {} GPU{}", index,
+                                     count, count == 1 ? "" : "s"));
   }
   int major = 0, minor = 0;
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
@@ -103,7 +108,8 @@ CudaStream::CudaStream(int index)
   compute_capability_ = 10 * major + minor;
   if (compute_capability_ < kOldestCapability) {
     throw Error("ERR_DEVICE",
-                format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index, major, minor));
+                format("cuda:{} has compute capability {}.{}; 8.0 (A100) or newer is needed", index,
+                       major, minor));
   }
   cublaslt();  // everything here needs it: a missing library shows now, not in the middle of a run
   LF_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, index));
@@ -117,7 +123,8 @@ CudaStream::CudaStream(int index)
   // wait for them.
   int least_priority = 0, greatest_priority = 0;
   LF_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least_priority, &greatest_priority));
-  LF_CUDA_CHECK(cudaStreamCreateWithPriority(&communication_, cudaStreamNonBlocking, greatest_priority));
+  LF_CUDA_CHECK(
+      cudaStreamCreateWithPriority(&communication_, cudaStreamNonBlocking, greatest_priority));
   LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&fault_record_), sizeof(FaultRecord)));
   LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof(FaultRecord), compute_));
   LF_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&counters_), kCounters * sizeof(unsigned)));
@@ -161,7 +168,8 @@ CudaStream::~CudaStream() {
 void CudaStream::close() {
   launcher_->close();
   completions_.reset();
-  if (compute_ && !lost_) cudaStreamSynchronize(compute_);  // copies must end before their pinned blocks are freed
+  if (compute_ && !lost_)
+    cudaStreamSynchronize(compute_);  // copies must end before their pinned blocks are freed
 }
 
 // A program may end itself while the launcher is in the middle of a call, and Node then destroys
@@ -171,7 +179,7 @@ void CudaStream::rest_all() {
   for (CudaStream* stream : living().streams) stream->launcher_->rest(kRestTime);
 }
 
-// ---- work ---------------------------------------------------------------------------------------------------------
+// ---- work ---------------------------------------------------------------------------------------
 
 void CudaStream::throw_if_lost(const char* op) const {
   if (!lost_) return;
@@ -208,7 +216,9 @@ void CudaStream::wait(std::function<void(std::exception_ptr)> done) {
   push({"synchronize", nullptr, std::move(done)});
 }
 
-void CudaStream::in_order(std::function<void()> action) { push({"", nullptr, nullptr, std::move(action)}); }
+void CudaStream::in_order(std::function<void()> action) {
+  push({"", nullptr, nullptr, std::move(action)});
+}
 
 void CudaStream::run(Command& command) {
   if (command.action) {
@@ -230,7 +240,8 @@ void CudaStream::pace() noexcept {
   cudaEvent_t& event = paces_[launched_ / kPace % paces_.size()];
   if (event) {
     cudaEventSynchronize(event);
-  } else if (cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync) != cudaSuccess) {
+  } else if (cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync) !=
+             cudaSuccess) {
     event = nullptr;
   }
   if (event) cudaEventRecord(event, compute_);
@@ -246,7 +257,8 @@ void CudaStream::launch(const char* op, const std::function<void(Stream&)>& work
     if (error.code() == "ERR_DEVICE_LOST") mark_lost(message);
     failure_ = std::make_exception_ptr(Error(error.code(), message));
   } catch (const std::bad_alloc&) {
-    failure_ = std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
+    failure_ =
+        std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", format("[{}] out of host memory", op)));
   } catch (const std::exception& error) {
     failure_ = std::make_exception_ptr(Error("ERR_NATIVE", format("[{}] {}", op, error.what())));
   } catch (...) {
@@ -254,7 +266,7 @@ void CudaStream::launch(const char* op, const std::function<void(Stream&)>& work
   }
 }
 
-// ---- recordings ---------------------------------------------------------------------------------------------------
+// ---- recordings ---------------------------------------------------------------------------------
 
 // A recording as one launch. Its scratch memory stays its own, because the graph has the addresses.
 struct CudaStream::Graph final : Recording::DeviceState {
@@ -287,8 +299,8 @@ struct CudaStream::Graph final : Recording::DeviceState {
 
 // The first run launches the ops one by one: it allocates the results, chooses the algorithms of
 // matrix products and loads kernels, which a capture must not do. The second run captures. With
-// LLAMAFORGE_CUDA_SYNC=1 and LLAMAFORGE_CUDA_ALLOCATE_EACH=1, which look at each op by itself, every
-// run launches the ops one by one.
+// LLAMAFORGE_CUDA_SYNC=1 and LLAMAFORGE_CUDA_ALLOCATE_EACH=1, which look at each op by itself,
+// every run launches the ops one by one.
 void CudaStream::run_recording(const std::shared_ptr<Recording>& recording) {
   const bool apart = synchronous_ || one_by_one_ || recording->runs == 0;
   if (apart) {
@@ -301,7 +313,8 @@ void CudaStream::run_recording(const std::shared_ptr<Recording>& recording) {
     if (!recording->device) capture(*recording);
     if (!failure_) {
       launch("replay", [&](Stream&) {
-        LF_CUDA_CHECK(cudaGraphLaunch(static_cast<Graph&>(*recording->device).executable, compute_));
+        LF_CUDA_CHECK(
+            cudaGraphLaunch(static_cast<Graph&>(*recording->device).executable, compute_));
       });
     }
     if (++launched_ % kPace == 0) pace();
@@ -314,7 +327,9 @@ void CudaStream::run_recording(const std::shared_ptr<Recording>& recording) {
 void CudaStream::capture(Recording& recording) {
   auto graph = std::make_unique<Graph>(*this);
   graph_ = graph.get();
-  launch("replay", [&](Stream&) { LF_CUDA_CHECK(cudaStreamBeginCapture(compute_, cudaStreamCaptureModeRelaxed)); });
+  launch("replay", [&](Stream&) {
+    LF_CUDA_CHECK(cudaStreamBeginCapture(compute_, cudaStreamCaptureModeRelaxed));
+  });
   if (failure_) {
     graph_ = nullptr;
     return;
@@ -375,12 +390,14 @@ struct CudaStream::Waiting {
 };
 
 void CudaStream::answer(std::function<void(std::exception_ptr)> done) {
-  auto waiting = std::make_shared<Waiting>(Waiting{std::exchange(failure_, nullptr), std::move(done), nullptr});
+  auto waiting = std::make_shared<Waiting>(
+      Waiting{std::exchange(failure_, nullptr), std::move(done), nullptr});
   try {
     throw_if_lost("synchronize");
     waiting->record = static_cast<FaultRecord*>(pinned_.take(sizeof(FaultRecord)));
     FaultRecord* record = waiting->record;
-    LF_CUDA_CHECK(cudaMemcpyAsync(record, fault_record_, sizeof *record, cudaMemcpyDeviceToHost, compute_));
+    LF_CUDA_CHECK(
+        cudaMemcpyAsync(record, fault_record_, sizeof *record, cudaMemcpyDeviceToHost, compute_));
     LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof *record, compute_));
     completions_->when_reached(compute_, [this, waiting](cudaError_t error) {
       std::exception_ptr failure = waiting->failure;
@@ -400,7 +417,8 @@ void CudaStream::answer(std::function<void(std::exception_ptr)> done) {
     if (error.code() == "ERR_DEVICE_LOST") mark_lost(error.what());
     waiting->done(waiting->failure ? waiting->failure : std::current_exception());
   } catch (...) {
-    waiting->done(std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", "[synchronize] out of host memory")));
+    waiting->done(
+        std::make_exception_ptr(Error("ERR_OUT_OF_MEMORY", "[synchronize] out of host memory")));
   }
 }
 
@@ -419,14 +437,14 @@ std::exception_ptr CudaStream::failure_from(const FaultRecord& record) const {
   std::lock_guard lock(sites_mutex_);
   const Site& site = sites_.at(static_cast<size_t>(record.site - 1));
   const auto& value = record.values;
-  const std::string what =
-      format(site.pattern, text_of(value[0]), text_of(value[1]), text_of(value[2]), text_of(value[3]));
+  const std::string what = format(site.pattern, text_of(value[0]), text_of(value[1]),
+                                  text_of(value[2]), text_of(value[3]));
   return std::make_exception_ptr(Error(site.code, format("[{}] {}", site.op, what)));
 }
 
 GemmContext& CudaStream::gemm() { return *gemm_; }
 
-// ---- memory -------------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 void* CudaStream::allocate(size_t bytes) {
   throw_if_lost(op_);
@@ -448,9 +466,10 @@ void* CudaStream::allocate(size_t bytes) {
 void* CudaStream::take_block(size_t block) {
   std::unique_lock lock(memory_mutex_);
   if (stats_.limit && stats_.used + block > stats_.limit) {
-    throw Error("ERR_OUT_OF_MEMORY", format("needs {} bytes more, but {} of the allowed {} are in use: use a smaller "
-                                            "micro-batch, more recompute, or raise the limit",
-                                            block, stats_.used, stats_.limit));
+    throw Error("ERR_OUT_OF_MEMORY",
+                format("needs {} bytes more, but {} of the allowed {} are in use: use a smaller "
+                       "micro-batch, more recompute, or raise the limit",
+                       block, stats_.used, stats_.limit));
   }
   void* memory = take_memory(block);
   if (!memory) {
@@ -468,14 +487,15 @@ void* CudaStream::take_block(size_t block) {
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     free += arena_.reserved() > stats_.used ? arena_.reserved() - stats_.used : 0;
-    throw Error("ERR_OUT_OF_MEMORY",
-                format("needs {} bytes more, but cuda:{} has {} of {} free and {} are in use here: use a smaller "
-                       "micro-batch or more recompute",
-                       block, index_, free, total, stats_.used));
+    throw Error("ERR_OUT_OF_MEMORY", format("needs {} bytes more, but cuda:{} has {} of {} free "
+                                            "and {} are in use here: use a smaller "
+                                            "micro-batch or more recompute",
+                                            block, index_, free, total, stats_.used));
   }
   stats_.used += block;
   stats_.peak = std::max(stats_.peak, stats_.used);
-  // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is seen.
+  // With LLAMAFORGE_POISON=1 fresh memory is NaN in every dtype, so a kernel that leaves holes is
+  // seen.
   if (poisoned_) LF_CUDA_CHECK(cudaMemsetAsync(memory, 0xff, block, compute()));
   return memory;
 }
@@ -530,14 +550,15 @@ void CudaStream::give_back_unused() {
 }
 
 // The copy goes through a pinned block, which is given back when the device is done with it.
-void CudaStream::copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) {
+void CudaStream::copy_to_host(void* host, const void* device, size_t bytes,
+                              std::shared_ptr<void> keep) {
   for (size_t done = 0; done < bytes;) {
     const size_t part = std::min(kChunk, bytes - done);
     if (pinned_.taken() > kMostPinned) completions_->drain();
     void* block = pinned_.take(part);
     try {
-      LF_CUDA_CHECK(
-          cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost, compute_));
+      LF_CUDA_CHECK(cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part,
+                                    cudaMemcpyDeviceToHost, compute_));
       char* target = static_cast<char*>(host) + done;
       completions_->when_reached(compute_, [this, block, part, target, keep](cudaError_t error) {
         if (error == cudaSuccess) std::memcpy(target, block, part);
@@ -558,8 +579,10 @@ void CudaStream::copy_from_host(void* device, const void* host, size_t bytes) {
     void* block = pinned_.take(part);
     std::memcpy(block, static_cast<const char*>(host) + done, part);
     try {
-      LF_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(device) + done, block, part, cudaMemcpyHostToDevice, compute_));
-      completions_->when_reached(compute_, [this, block, part](cudaError_t) { pinned_.give(block, part); });
+      LF_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(device) + done, block, part,
+                                    cudaMemcpyHostToDevice, compute_));
+      completions_->when_reached(compute_,
+                                 [this, block, part](cudaError_t) { pinned_.give(block, part); });
     } catch (...) {
       pinned_.give(block, part);
       throw;

@@ -50,7 +50,8 @@ class CudaStream final : public Stream {
   }
   void* allocate(size_t bytes) override;
   void release(void* memory, size_t bytes) noexcept override;
-  void copy_to_host(void* host, const void* device, size_t bytes, std::shared_ptr<void> keep) override;
+  void copy_to_host(void* host, const void* device, size_t bytes,
+                    std::shared_ptr<void> keep) override;
   void copy_from_host(void* device, const void* host, size_t bytes) override;
   void will_write(const void* memory, size_t bytes) override;
   MemoryStats memory() const override;
@@ -161,7 +162,8 @@ class CudaStream final : public Stream {
   PinnedPool pinned_;
   std::unique_ptr<CompletionQueue> completions_;
   std::unique_ptr<GemmContext> gemm_;
-  std::unique_ptr<Worker<Command>> launcher_;  // last member: starts after everything else is initialised
+  std::unique_ptr<Worker<Command>>
+      launcher_;  // last member: starts after everything else is initialised
 };
 
 // The stream that an op was submitted to.

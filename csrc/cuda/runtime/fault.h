@@ -3,8 +3,8 @@
 // wait throws it as an error with the op's name. Floating-point results of such an op are NaN or
 // left out, and integer results are meaningless; nothing is read out of bounds.
 //
-//   const FaultSite site = cuda.fault_site("ERR_INDEX", "id {} of row {} is not in 0..{}");   // host, inside the op
-//   if (id < 0 || id >= vocab) report(site, id, row, vocab - 1);                               // kernel
+//   const FaultSite site = cuda.fault_site("ERR_INDEX", "id {} of row {} is not in 0..{}");   //
+//   host, inside the op if (id < 0 || id >= vocab) report(site, id, row, vocab - 1); // kernel
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -26,7 +26,8 @@ struct FaultSite {
 
 #ifdef __CUDACC__
 // Values fill the {} of the site's pattern in their order.
-__device__ inline void report(const FaultSite& site, double a = 0, double b = 0, double c = 0, double d = 0) {
+__device__ inline void report(const FaultSite& site, double a = 0, double b = 0, double c = 0,
+                              double d = 0) {
   if (atomicCAS(&site.record->site, 0, site.number + 1) != 0) return;
   site.record->values[0] = a;
   site.record->values[1] = b;

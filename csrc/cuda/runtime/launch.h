@@ -15,7 +15,7 @@
 
 namespace llamaforge::cuda {
 
-// ---- grids (host) -------------------------------------------------------------------------------------------------
+// ---- grids (host) -------------------------------------------------------------------------------
 
 constexpr int kThreads = 256;  // threads per block of an element-wise kernel
 
@@ -42,7 +42,7 @@ inline bool aligned16(std::initializer_list<const void*> pointers) {
 
 #ifdef __CUDACC__
 
-// ---- kernels that start early -------------------------------------------------------------------------------------
+// ---- kernels that start early -------------------------------------------------------------------
 
 // On Hopper and later, a kernel may start while the previous kernel in the stream still runs.
 // launch_early() launches such a kernel, and let_next_start() in a kernel lets its successor start.
@@ -60,8 +60,8 @@ __device__ __forceinline__ void wait_for_previous() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch_early(const CudaStream& cuda, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes,
-                  const Arguments&... arguments) {
+void launch_early(const CudaStream& cuda, void (*kernel)(Parameters...), dim3 blocks, dim3 threads,
+                  size_t shared_bytes, const Arguments&... arguments) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
@@ -75,10 +75,12 @@ void launch_early(const CudaStream& cuda, void (*kernel)(Parameters...), dim3 bl
   LF_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 
-// ---- elements (device) --------------------------------------------------------------------------------------------
+// ---- elements (device) --------------------------------------------------------------------------
 
 __device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ float widen(bfloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
+__device__ __forceinline__ float widen(bfloat16 x) {
+  return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+}
 
 // Bounds x from below (above); NaN stays.
 __device__ __forceinline__ float at_least(float x, float low) { return x < low ? low : x; }
@@ -92,13 +94,19 @@ __device__ __forceinline__ uint32_t narrow_pair(float low, float high) {
   return word;
 }
 
-template <class T> __device__ __forceinline__ T narrow(float x);
-template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
-template <> __device__ __forceinline__ bfloat16 narrow<bfloat16>(float x) {
+template <class T>
+__device__ __forceinline__ T narrow(float x);
+template <>
+__device__ __forceinline__ float narrow<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ bfloat16 narrow<bfloat16>(float x) {
   return {static_cast<uint16_t>(narrow_pair(x, 0.0f))};
 }
 
-// e^x for the element type: in f32 to the last places, for bf16 in three instructions (subnormal results become 0).
+// e^x for the element type: in f32 to the last places, for bf16 in three instructions (subnormal
+// results become 0).
 template <class T>
 __device__ __forceinline__ float exponential(float x) {
   if constexpr (sizeof(T) == 4) return expf(x);
@@ -108,10 +116,12 @@ __device__ __forceinline__ float exponential(float x) {
 }
 
 // Number of elements in 16 bytes.
-template <class T> constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+template <class T>
+constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
 // n is a multiple of kVector<T>, p is aligned to 16 bytes.
-template <int n> __device__ __forceinline__ void load(const float* p, float (&x)[n]) {
+template <int n>
+__device__ __forceinline__ void load(const float* p, float (&x)[n]) {
   static_assert(n % 4 == 0);
 #pragma unroll
   for (int i = 0; i < n; i += 4) {
@@ -119,7 +129,8 @@ template <int n> __device__ __forceinline__ void load(const float* p, float (&x)
     x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
   }
 }
-template <int n> __device__ __forceinline__ void load(const bfloat16* p, float (&x)[n]) {
+template <int n>
+__device__ __forceinline__ void load(const bfloat16* p, float (&x)[n]) {
   static_assert(n % 8 == 0);
 #pragma unroll
   for (int i = 0; i < n; i += 8) {
@@ -132,24 +143,31 @@ template <int n> __device__ __forceinline__ void load(const bfloat16* p, float (
     }
   }
 }
-template <int n> __device__ __forceinline__ void store(float* p, const float (&x)[n]) {
+template <int n>
+__device__ __forceinline__ void store(float* p, const float (&x)[n]) {
   static_assert(n % 4 == 0);
 #pragma unroll
-  for (int i = 0; i < n; i += 4) *reinterpret_cast<float4*>(p + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+  for (int i = 0; i < n; i += 4)
+    *reinterpret_cast<float4*>(p + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
 }
-template <int n> __device__ __forceinline__ void store(bfloat16* p, const float (&x)[n]) {
+template <int n>
+__device__ __forceinline__ void store(bfloat16* p, const float (&x)[n]) {
   static_assert(n % 8 == 0);
 #pragma unroll
   for (int i = 0; i < n; i += 8) {
-    *reinterpret_cast<uint4*>(p + i) = make_uint4(narrow_pair(x[i], x[i + 1]), narrow_pair(x[i + 2], x[i + 3]),
-                                                  narrow_pair(x[i + 4], x[i + 5]), narrow_pair(x[i + 6], x[i + 7]));
+    *reinterpret_cast<uint4*>(p + i) =
+        make_uint4(narrow_pair(x[i], x[i + 1]), narrow_pair(x[i + 2], x[i + 3]),
+                   narrow_pair(x[i + 4], x[i + 5]), narrow_pair(x[i + 6], x[i + 7]));
   }
 }
 
-// ---- reductions (device) ------------------------------------------------------------------------------------------
+// ---- reductions (device) ------------------------------------------------------------------------
 
 struct Sum {
-  template <class T> __device__ T operator()(T a, T b) const { return a + b; }
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
   static __device__ float identity() { return 0.0f; }
 };
 // Maximum in which NaN wins.
@@ -164,17 +182,23 @@ struct Maximum {
 
 // Reduces over a warp. Every lane gets the result; the order is that of a butterfly, so it is
 // always the same.
-template <class T, class Combine> __device__ __forceinline__ T warp_reduce(T x, Combine combine) {
+template <class T, class Combine>
+__device__ __forceinline__ T warp_reduce(T x, Combine combine) {
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  for (int distance = 16; distance > 0; distance /= 2)
+    x = combine(x, __shfl_xor_sync(0xffffffffu, x, distance));
   return x;
 }
-template <class T> __device__ __forceinline__ T warp_sum(T x) { return warp_reduce(x, Sum{}); }
+template <class T>
+__device__ __forceinline__ T warp_sum(T x) {
+  return warp_reduce(x, Sum{});
+}
 __device__ __forceinline__ float warp_max(float x) { return warp_reduce(x, Maximum{}); }
 
 // Reduces over a block whose thread count is a multiple of 32; every thread gets the result. All
 // threads must call it, and may call it again right away.
-template <class T, class Combine> __device__ __forceinline__ T block_reduce(T x, T identity, Combine combine) {
+template <class T, class Combine>
+__device__ __forceinline__ T block_reduce(T x, T identity, Combine combine) {
   __shared__ T of_warp[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
   x = warp_reduce(x, combine);
@@ -184,8 +208,13 @@ template <class T, class Combine> __device__ __forceinline__ T block_reduce(T x,
   __syncthreads();
   return x;
 }
-template <class T> __device__ __forceinline__ T block_sum(T x) { return block_reduce(x, T(0), Sum{}); }
-__device__ __forceinline__ float block_max(float x) { return block_reduce(x, Maximum::identity(), Maximum{}); }
+template <class T>
+__device__ __forceinline__ T block_sum(T x) {
+  return block_reduce(x, T(0), Sum{});
+}
+__device__ __forceinline__ float block_max(float x) {
+  return block_reduce(x, Maximum::identity(), Maximum{});
+}
 
 #endif  // __CUDACC__
 

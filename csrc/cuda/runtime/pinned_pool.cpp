@@ -32,7 +32,8 @@ void* PinnedPool::take(size_t bytes) {
     blocks.reserve(64);  // so that give() never allocates
   }
   void* block = nullptr;
-  if (const cudaError_t error = cudaHostAlloc(&block, size, cudaHostAllocDefault); error != cudaSuccess) {
+  if (const cudaError_t error = cudaHostAlloc(&block, size, cudaHostAllocDefault);
+      error != cudaSuccess) {
     std::lock_guard lock(mutex_);
     taken_ -= size;
     throw error_of(error, "cudaHostAlloc");

@@ -24,8 +24,10 @@ void add_matches(std::vector<std::string>& paths, const std::string& pattern) {
   globfree(&found);
 }
 
-// The folders of a Python installation where NVIDIA's wheels put their libraries: nvidia/cu13/lib, nvidia/cublas/lib.
-void add_wheels(std::vector<std::string>& paths, const std::string& prefix, const std::string& file) {
+// The folders of a Python installation where NVIDIA's wheels put their libraries: nvidia/cu13/lib,
+// nvidia/cublas/lib.
+void add_wheels(std::vector<std::string>& paths, const std::string& prefix,
+                const std::string& file) {
   for (const char* packages : {"site-packages", "dist-packages"}) {
     add_matches(paths, prefix + "/lib/python3*/" + packages + "/nvidia/*/lib/" + file);
   }
@@ -54,12 +56,14 @@ std::vector<std::string> places(const LibraryName& name) {
   if (const char* path = std::getenv("PATH")) {
     std::istringstream folders(path);
     for (std::string folder; std::getline(folders, folder, ':');) {
-      if (folder.size() > 4 && folder.ends_with("/bin")) add_wheels(paths, folder.substr(0, folder.size() - 4), file);
+      if (folder.size() > 4 && folder.ends_with("/bin"))
+        add_wheels(paths, folder.substr(0, folder.size() - 4), file);
     }
   }
   for (const char* prefix : {"/usr/local", "/usr"}) add_wheels(paths, prefix, file);
   add_matches(paths, "/usr/lib/python3/dist-packages/nvidia/*/lib/" + file);
-  if (const char* home = std::getenv("HOME")) add_wheels(paths, std::string(home) + "/.local", file);
+  if (const char* home = std::getenv("HOME"))
+    add_wheels(paths, std::string(home) + "/.local", file);
   return paths;
 }
 
@@ -78,7 +82,8 @@ RuntimeLibrary open_library(const LibraryName& name) {
     return {library, symbol && dladdr(symbol, &info) ? info.dli_fname : path};
   }
   throw Error("ERR_DEVICE",
-              format("{} for CUDA {} was not found. Tried:{}\nInstall it with: pip install {}   or set {} to the "
+              format("{} for CUDA {} was not found. Tried:{}\nInstall it with: pip install {}   or "
+                     "set {} to the "
                      "path of {}",
                      name.title, kMajor, tried, name.package, name.variable, name.file));
 }

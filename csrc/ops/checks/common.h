@@ -22,7 +22,8 @@ static inline void check_axes(const Shape& shape) {
 }
 
 static inline void check_dtype(const char* argument, const Tensor& tensor, DType expected) {
-  if (tensor.dtype != expected) throw_dtype(argument, std::string(name_of(expected)).c_str(), tensor.dtype);
+  if (tensor.dtype != expected)
+    throw_dtype(argument, std::string(name_of(expected)).c_str(), tensor.dtype);
 }
 
 static inline void check_float(const char* argument, const Tensor& tensor) {
@@ -37,8 +38,8 @@ static inline void check_wide(const char* argument, const Tensor& tensor) {
 }
 
 static inline void check_shape(const char* argument, const Tensor& tensor, const Shape& expected) {
-  LF_CHECK(tensor.shape == expected, "expected {} of shape {}, got {}", argument, to_string(expected),
-           to_string(tensor.shape));
+  LF_CHECK(tensor.shape == expected, "expected {} of shape {}, got {}", argument,
+           to_string(expected), to_string(tensor.shape));
 }
 
 // Checks that a tensor has the shape and dtype of another.

@@ -6,7 +6,8 @@
 
 namespace llamaforge {
 
-static inline void check_logits(const Tensor& logits, const Tensor& targets, const Tensor& statistics) {
+static inline void check_logits(const Tensor& logits, const Tensor& targets,
+                                const Tensor& statistics) {
   check_float("logits", logits);
   LF_CHECK(logits.rank() == 2, "expected logits of shape (N,V), got {}", to_string(logits.shape));
   check_dtype("targets", targets, DType::i32);
@@ -20,28 +21,31 @@ static inline void check_one_loss(const char* name, const Tensor& loss) {
   LF_CHECK(loss.numel() == 1, "expected one element for {}, got {}", name, to_string(loss.shape));
 }
 
-static inline void check_cross_entropy_forward(const Tensor& logits, const Tensor& targets, const Tensor& loss,
-                                               const Tensor& statistics) {
+static inline void check_cross_entropy_forward(const Tensor& logits, const Tensor& targets,
+                                               const Tensor& loss, const Tensor& statistics) {
   check_logits(logits, targets, statistics);
   check_one_loss("loss", loss);
 }
 
-static inline void check_cross_entropy_backward(const Tensor& d_loss, const Tensor& logits, const Tensor& targets,
-                                                const Tensor& statistics, const Tensor& d_logits) {
+static inline void check_cross_entropy_backward(const Tensor& d_loss, const Tensor& logits,
+                                                const Tensor& targets, const Tensor& statistics,
+                                                const Tensor& d_logits) {
   check_logits(logits, targets, statistics);
   check_one_loss("d_loss", d_loss);
   check_like("d_logits", d_logits, logits);
 }
 
-static inline void check_linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets,
-                                              const std::optional<In>& d_losses, const std::optional<Out>& loss,
-                                              const std::optional<Out>& losses, const std::optional<Out>& greedy, const std::optional<Out>& dx,
-                                              const std::optional<Out>& dweight) {
+static inline void check_linear_cross_entropy(
+    const Tensor& x, const Tensor& weight, const Tensor& targets, const std::optional<In>& d_losses,
+    const std::optional<Out>& loss, const std::optional<Out>& losses,
+    const std::optional<Out>& greedy, const std::optional<Out>& dx,
+    const std::optional<Out>& dweight) {
   check_float("x", x);
   check_dtype("weight", weight, x.dtype);
   check_dtype("targets", targets, DType::i32);
   LF_CHECK(x.rank() == 2 && weight.rank() == 2 && weight.dim(1) == x.dim(1),
-           "expected x (N,D) and weight (V,D), got {} and {}", to_string(x.shape), to_string(weight.shape));
+           "expected x (N,D) and weight (V,D), got {} and {}", to_string(x.shape),
+           to_string(weight.shape));
   check_shape("targets", targets, {x.dim(0)});
   if (d_losses) {
     check_shape("d_losses", *d_losses, {x.dim(0)});

@@ -9,15 +9,18 @@
 namespace llamaforge {
 
 // Each device's plan checks that the shapes broadcast.
-static inline void check_binary(const std::string& kind, bool compares, const Tensor& a, const Tensor& b,
-                                const Tensor& y) {
+static inline void check_binary(const std::string& kind, bool compares, const Tensor& a,
+                                const Tensor& b, const Tensor& y) {
   check_wide("a", a);
   const bool mixed = a.dtype != b.dtype;
-  const bool number_beside_bf16 = (a.dtype == DType::f32 && a.numel() == 1 && b.dtype == DType::bf16) ||
-                                  (b.dtype == DType::f32 && b.numel() == 1 && a.dtype == DType::bf16);
-  LF_CHECK(!mixed || number_beside_bf16, "{} of {} and {}", kind, name_of(a.dtype), name_of(b.dtype));
+  const bool number_beside_bf16 =
+      (a.dtype == DType::f32 && a.numel() == 1 && b.dtype == DType::bf16) ||
+      (b.dtype == DType::f32 && b.numel() == 1 && a.dtype == DType::bf16);
+  LF_CHECK(!mixed || number_beside_bf16, "{} of {} and {}", kind, name_of(a.dtype),
+           name_of(b.dtype));
   const DType result = compares ? DType::i32 : mixed ? DType::bf16 : a.dtype;
-  LF_CHECK(y.dtype == result, "{} of {} gives {}, not {}", kind, name_of(a.dtype), name_of(result), name_of(y.dtype));
+  LF_CHECK(y.dtype == result, "{} of {} gives {}, not {}", kind, name_of(a.dtype), name_of(result),
+           name_of(y.dtype));
 }
 
 static inline void check_unary(const Tensor& x, const Tensor& y) {

@@ -9,8 +9,9 @@ namespace llamaforge {
 
 static inline void check_whole(const char* name, double value) {
   if (!(value >= INT32_MIN && value <= INT32_MAX) || value != std::floor(value)) {
-    throw Error("ERR_ARGUMENT",
-                format("expected {} to be a whole number of 32 bits for dtype i32, got {}", name, value));
+    throw Error(
+        "ERR_ARGUMENT",
+        format("expected {} to be a whole number of 32 bits for dtype i32, got {}", name, value));
   }
 }
 
@@ -24,7 +25,8 @@ static inline void check_arange(const Tensor& x, double start, double step) {
   if (x.dtype != DType::i32) return;
   check_whole("start", start);
   check_whole("step", step);
-  if (x.numel() > 0) check_whole("the last element", start + static_cast<double>(x.numel() - 1) * step);
+  if (x.numel() > 0)
+    check_whole("the last element", start + static_cast<double>(x.numel() - 1) * step);
 }
 
 }  // namespace llamaforge

@@ -17,7 +17,8 @@ struct Fp8Size {
 
 static inline void check_number(const char* argument, const Tensor& tensor) {
   check_dtype(argument, tensor, DType::f32);
-  LF_CHECK(tensor.numel() == 1, "expected one number for {}, got {}", argument, to_string(tensor.shape));
+  LF_CHECK(tensor.numel() == 1, "expected one number for {}, got {}", argument,
+           to_string(tensor.shape));
 }
 
 static inline void check_fp8(const char* argument, const Tensor& tensor) {
@@ -28,7 +29,8 @@ static inline void check_fp8(const char* argument, const Tensor& tensor) {
 static inline Fp8Size check_fp8_results(const Shape& shape, const std::optional<Out>& rows,
                                         const std::optional<Out>& columns, const Tensor& scale) {
   LF_CHECK(!shape.empty() && shape.back() % kFp8Multiple == 0 && shape.back() > 0,
-           "fp8 needs a last axis that is a multiple of {}, got {}", kFp8Multiple, to_string(shape));
+           "fp8 needs a last axis that is a multiple of {}, got {}", kFp8Multiple,
+           to_string(shape));
   LF_CHECK(rows || columns, "expected rows, columns or both");
   Fp8Size size = {1, shape.back(), 0, rows ? rows->dtype : columns->dtype};
   for (size_t axis = 0; axis + 1 < shape.size(); ++axis) size.rows *= shape[axis];
@@ -52,7 +54,8 @@ static inline void check_fp8_maximum(const Tensor& x, const Tensor& maximum) {
   check_number("maximum", maximum);
 }
 
-static inline Fp8Size check_fp8_cast(const Tensor& x, const Tensor& maximum, const std::optional<Out>& rows,
+static inline Fp8Size check_fp8_cast(const Tensor& x, const Tensor& maximum,
+                                     const std::optional<Out>& rows,
                                      const std::optional<Out>& columns, const Tensor& scale) {
   check_fp8_maximum(x, maximum);
   return check_fp8_results(x.shape, rows, columns, scale);
@@ -60,7 +63,8 @@ static inline Fp8Size check_fp8_cast(const Tensor& x, const Tensor& maximum, con
 
 constexpr int64_t kFp8Figures = 4;
 
-static inline void check_fp8_statistics(const Tensor& bits, const Tensor& scale, const Tensor& figures) {
+static inline void check_fp8_statistics(const Tensor& bits, const Tensor& scale,
+                                        const Tensor& figures) {
   check_fp8("bits", bits);
   check_number("scale", scale);
   check_dtype("figures", figures, DType::f32);
@@ -82,20 +86,25 @@ static inline Fp8GemmSize check_fp8_gemm(const Tensor& a, const Tensor& a_scale,
   if (c.dtype != DType::f32 && c.dtype != DType::bf16) throw_dtype("c", "f32 or bf16", c.dtype);
   check_number("a_scale", a_scale);
   check_number("b_scale", b_scale);
-  LF_CHECK(a.rank() >= 1 && b.rank() == 2 && c.rank() >= 1, "expected a (..., K), b (N, K) and c (..., N), got {}, {}, {}",
-           to_string(a.shape), to_string(b.shape), to_string(c.shape));
+  LF_CHECK(a.rank() >= 1 && b.rank() == 2 && c.rank() >= 1,
+           "expected a (..., K), b (N, K) and c (..., N), got {}, {}, {}", to_string(a.shape),
+           to_string(b.shape), to_string(c.shape));
   const Fp8GemmSize size = {a.numel() / a.dim(-1), b.dim(0), b.dim(1)};
   LF_CHECK(a.dim(-1) == size.k && c.dim(-1) == size.n && c.numel() / size.n == size.m,
-           "shapes do not fit: {} · {} transposed -> {}", to_string(a.shape), to_string(b.shape), to_string(c.shape));
+           "shapes do not fit: {} · {} transposed -> {}", to_string(a.shape), to_string(b.shape),
+           to_string(c.shape));
   LF_CHECK(size.k % kFp8Multiple == 0 && size.n % kFp8Multiple == 0,
-           "fp8 needs rows of a and b, and columns of c, that are multiples of {}, got {} · {} transposed",
+           "fp8 needs rows of a and b, and columns of c, that are multiples of {}, got {} · {} "
+           "transposed",
            kFp8Multiple, to_string(a.shape), to_string(b.shape));
   return size;
 }
 
-static inline Fp8Size check_fp8_rms_norm(const Tensor& x, const std::optional<In>& skip, const Tensor& weight,
-                                         const std::optional<Out>& r, const std::optional<Out>& rows,
-                                         const std::optional<Out>& columns, const Tensor& scale, const Tensor& rstd) {
+static inline Fp8Size check_fp8_rms_norm(const Tensor& x, const std::optional<In>& skip,
+                                         const Tensor& weight, const std::optional<Out>& r,
+                                         const std::optional<Out>& rows,
+                                         const std::optional<Out>& columns, const Tensor& scale,
+                                         const Tensor& rstd) {
   check_dtype("x", x, DType::bf16);
   check_dtype("weight", weight, DType::bf16);
   check_norm(x, weight, rstd);
@@ -109,23 +118,25 @@ static inline Fp8Size check_fp8_rms_norm(const Tensor& x, const std::optional<In
   return size;
 }
 
-static inline SwigluSize check_fp8_swiglu_forward(const Tensor& gate_up, const Tensor& y, const Tensor& maximum,
-                                                  const Tensor& slope) {
+static inline SwigluSize check_fp8_swiglu_forward(const Tensor& gate_up, const Tensor& y,
+                                                  const Tensor& maximum, const Tensor& slope) {
   check_dtype("gate_up", gate_up, DType::bf16);
   check_number("maximum", maximum);
   check_number("slope", slope);
   return check_swiglu("y", y, gate_up);
 }
 
-static inline Fp8Size check_fp8_swiglu_backward(const Tensor& dy, const Tensor& dy_maximum, const Tensor& gate_up,
-                                                const Tensor& slope, const std::optional<Out>& rows,
-                                                const std::optional<Out>& columns, const Tensor& scale) {
+static inline Fp8Size check_fp8_swiglu_backward(const Tensor& dy, const Tensor& dy_maximum,
+                                                const Tensor& gate_up, const Tensor& slope,
+                                                const std::optional<Out>& rows,
+                                                const std::optional<Out>& columns,
+                                                const Tensor& scale) {
   check_dtype("gate_up", gate_up, DType::bf16);
   check_swiglu("dy", dy, gate_up);
   check_number("dy_maximum", dy_maximum);
   check_number("slope", slope);
-  LF_CHECK(dy.dim(-1) % kFp8Multiple == 0, "fp8 needs a last axis that is a multiple of {}, got {}", kFp8Multiple,
-           to_string(dy.shape));
+  LF_CHECK(dy.dim(-1) % kFp8Multiple == 0, "fp8 needs a last axis that is a multiple of {}, got {}",
+           kFp8Multiple, to_string(dy.shape));
   return check_fp8_results(gate_up.shape, rows, columns, scale);
 }
 

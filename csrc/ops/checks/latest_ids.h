@@ -5,8 +5,8 @@
 namespace llamaforge {
 
 // Each device checks the values of `source`, because only a kernel sees them.
-static inline int64_t check_latest_ids(const Tensor& known, const Tensor& source, const Tensor& latest,
-                                       const Tensor& ids) {
+static inline int64_t check_latest_ids(const Tensor& known, const Tensor& source,
+                                       const Tensor& latest, const Tensor& ids) {
   check_dtype("known", known, DType::i32);
   check_like("source", source, known);
   check_like("ids", ids, known);

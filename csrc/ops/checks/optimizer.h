@@ -11,11 +11,13 @@ namespace llamaforge {
 constexpr int64_t kGuardHeader = 8;  // numbers of the guard's state before its two histories
 constexpr int64_t kDecisionNumbers = 8;
 
-static inline void check_adamw(const Tensor& weight, const std::optional<InOut>& master, const Tensor& grad,
-                               const Tensor& m, const Tensor& v, const Tensor& decision) {
+static inline void check_adamw(const Tensor& weight, const std::optional<InOut>& master,
+                               const Tensor& grad, const Tensor& m, const Tensor& v,
+                               const Tensor& decision) {
   const auto check = [n = weight.numel()](const char* name, const Tensor& tensor) {
     check_dtype(name, tensor, DType::f32);
-    LF_CHECK(tensor.numel() == n, "expected {} of {} elements like weight, got {}", name, n, to_string(tensor.shape));
+    LF_CHECK(tensor.numel() == n, "expected {} of {} elements like weight, got {}", name, n,
+             to_string(tensor.shape));
   };
   check_float("weight", weight);
   check("grad", grad);
@@ -35,22 +37,23 @@ static inline void check_muon_momentum(const Tensor& grad, const Tensor& m, cons
   check_dtype("m", m, DType::f32);
   check_float("direction", direction);
   for (const auto& [name, tensor] : {std::pair{"m", &m}, std::pair{"direction", &direction}}) {
-    LF_CHECK(tensor->numel() == grad.numel(), "expected {} of {} elements like grad, got {}", name, grad.numel(),
-             to_string(tensor->shape));
+    LF_CHECK(tensor->numel() == grad.numel(), "expected {} of {} elements like grad, got {}", name,
+             grad.numel(), to_string(tensor->shape));
   }
   check_dtype("decision", decision, DType::f32);
   check_shape("decision", decision, {kDecisionNumbers});
 }
 
-static inline void check_muon_update(const Tensor& weight, const std::optional<InOut>& master, const Tensor& update,
-                                     const Tensor& decision) {
+static inline void check_muon_update(const Tensor& weight, const std::optional<InOut>& master,
+                                     const Tensor& update, const Tensor& decision) {
   check_float("weight", weight);
   check_dtype("update", update, weight.dtype);
-  LF_CHECK(update.numel() == weight.numel(), "expected update of {} elements like weight, got {}", weight.numel(),
-           to_string(update.shape));
+  LF_CHECK(update.numel() == weight.numel(), "expected update of {} elements like weight, got {}",
+           weight.numel(), to_string(update.shape));
   if (master) {
     check_dtype("master", *master, DType::f32);
-    LF_CHECK(master->numel() == weight.numel(), "expected master of {} elements like weight, got {}", weight.numel(),
+    LF_CHECK(master->numel() == weight.numel(),
+             "expected master of {} elements like weight, got {}", weight.numel(),
              to_string(master->shape));
     LF_CHECK(weight.dtype == DType::bf16, "a weight of dtype f32 is its own master: pass none");
   }
@@ -77,7 +80,8 @@ static inline void check_step_guard(const Tensor& loss, const Tensor& squares, c
   check_dtype("state", state, DType::f32);
   check_dtype("decision", decision, DType::f32);
   LF_CHECK(loss.numel() == 1, "expected loss of one element, got {}", to_string(loss.shape));
-  LF_CHECK(squares.numel() >= 1, "expected at least one sum of squares, got {}", to_string(squares.shape));
+  LF_CHECK(squares.numel() >= 1, "expected at least one sum of squares, got {}",
+           to_string(squares.shape));
   LF_CHECK(state.rank() == 1 && state.numel() >= kGuardHeader && state.numel() % 2 == 0,
            "expected state of shape [8 + 2 * window], got {}", to_string(state.shape));
   check_shape("decision", decision, {kDecisionNumbers});

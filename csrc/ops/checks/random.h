@@ -10,7 +10,8 @@ namespace llamaforge {
 
 static inline void check_random(const Tensor& x, int64_t offset) {
   check_float("x", x);
-  if (offset < 0) throw Error("ERR_ARGUMENT", format("expected offset of at least 0, got {}", offset));
+  if (offset < 0)
+    throw Error("ERR_ARGUMENT", format("expected offset of at least 0, got {}", offset));
 }
 
 // What dropout does with an element, whose random word has 24 bits.
@@ -19,10 +20,12 @@ struct DropoutRule {
   float scale;
 };
 
-static inline DropoutRule check_dropout(const Tensor& x, const Tensor& y, double rate, int64_t offset) {
+static inline DropoutRule check_dropout(const Tensor& x, const Tensor& y, double rate,
+                                        int64_t offset) {
   check_random(x, offset);
   check_like("y", y, x);
-  if (!(rate >= 0 && rate < 1)) throw Error("ERR_ARGUMENT", format("expected a rate from 0 to below 1, got {}", rate));
+  if (!(rate >= 0 && rate < 1))
+    throw Error("ERR_ARGUMENT", format("expected a rate from 0 to below 1, got {}", rate));
   return {static_cast<uint32_t>(std::llround(rate * 0x1p24)), static_cast<float>(1 / (1 - rate))};
 }
 

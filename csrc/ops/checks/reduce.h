@@ -17,8 +17,8 @@ static inline Reduction check_reduce(const Tensor& x, const Tensor& y, const Int
   reduction.is_reduced.resize(x.shape.size());
   for (int64_t axis : axes) {
     const auto at = static_cast<size_t>(axis);
-    LF_CHECK(axis >= 0 && axis < x.rank() && !reduction.is_reduced[at], "axis {} of x {} is wrong or named twice", axis,
-             to_string(x.shape));
+    LF_CHECK(axis >= 0 && axis < x.rank() && !reduction.is_reduced[at],
+             "axis {} of x {} is wrong or named twice", axis, to_string(x.shape));
     reduction.is_reduced[at] = true;
   }
   Shape kept, left_out;
@@ -31,8 +31,8 @@ static inline Reduction check_reduce(const Tensor& x, const Tensor& y, const Int
       left_out.push_back(x.shape[axis]);
     }
   }
-  LF_CHECK(y.shape == kept || y.shape == left_out, "expected y of shape {} or {}, got {}", to_string(left_out),
-           to_string(kept), to_string(y.shape));
+  LF_CHECK(y.shape == kept || y.shape == left_out, "expected y of shape {} or {}, got {}",
+           to_string(left_out), to_string(kept), to_string(y.shape));
   const bool widens = x.dtype == DType::bf16 && y.dtype == DType::f32;
   if (!widens) check_dtype("y", y, x.dtype);
   return reduction;

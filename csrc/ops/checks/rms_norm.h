@@ -18,20 +18,21 @@ static inline NormSize check_norm(const Tensor& x, const Tensor& weight, const T
   check_float("weight", weight);
   check_dtype("rstd", rstd, DType::f32);
   check_shape("weight", weight, {columns});
-  LF_CHECK(rstd.numel() == rows, "expected rstd of {} elements, one a row of x {}, got {}", rows, to_string(x.shape),
-           to_string(rstd.shape));
+  LF_CHECK(rstd.numel() == rows, "expected rstd of {} elements, one a row of x {}, got {}", rows,
+           to_string(x.shape), to_string(rstd.shape));
   return {rows, columns};
 }
 
-static inline NormSize check_rms_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& y,
-                                              const Tensor& rstd) {
+static inline NormSize check_rms_norm_forward(const Tensor& x, const Tensor& weight,
+                                              const Tensor& y, const Tensor& rstd) {
   const NormSize size = check_norm(x, weight, rstd);
   check_like("y", y, x);
   return size;
 }
 
-static inline NormSize check_add_rms_norm_forward(const Tensor& x, const Tensor& skip, const Tensor& weight,
-                                                  const Tensor& r, const Tensor& y, const Tensor& rstd) {
+static inline NormSize check_add_rms_norm_forward(const Tensor& x, const Tensor& skip,
+                                                  const Tensor& weight, const Tensor& r,
+                                                  const Tensor& y, const Tensor& rstd) {
   const NormSize size = check_norm(x, weight, rstd);
   check_like("skip", skip, x);
   check_like("r", r, x);
@@ -39,8 +40,9 @@ static inline NormSize check_add_rms_norm_forward(const Tensor& x, const Tensor&
   return size;
 }
 
-static inline NormSize check_rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
-                                               const Tensor& rstd, const std::optional<In>& dr, const Tensor& dx,
+static inline NormSize check_rms_norm_backward(const Tensor& dy, const Tensor& x,
+                                               const Tensor& weight, const Tensor& rstd,
+                                               const std::optional<In>& dr, const Tensor& dx,
                                                const std::optional<InOut>& weight_grad) {
   const NormSize size = check_norm(x, weight, rstd);
   check_like("dy", dy, x);

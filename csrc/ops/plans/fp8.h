@@ -1,5 +1,5 @@
-// Scales of fp8 tensors, equal to the bit on every device. A scale is a power of two, so multiplying
-// by it rounds nothing, and a number's 8 bits depend on its exponent alone.
+// Scales of fp8 tensors, equal to the bit on every device. A scale is a power of two, so
+// multiplying by it rounds nothing, and a number's 8 bits depend on its exponent alone.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,9 @@ namespace llamaforge {
 // Columns of the stored transpose are padded to a multiple of this, which the product's sums need.
 constexpr int64_t kFp8Multiple = 16;
 
-LF_HOST_DEVICE static inline int64_t fp8_padded(int64_t n) { return (n + kFp8Multiple - 1) / kFp8Multiple * kFp8Multiple; }
+LF_HOST_DEVICE static inline int64_t fp8_padded(int64_t n) {
+  return (n + kFp8Multiple - 1) / kFp8Multiple * kFp8Multiple;
+}
 
 // The largest numbers are 448 = 1.75 · 2^8 and 57344 = 1.75 · 2^15.
 constexpr int kLargestExponentE4M3 = 8, kLargestExponentE5M2 = 15;

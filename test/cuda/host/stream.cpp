@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "cuda/runtime/cuda_stream.h"
 #include "cuda/gemm/gemm_context.h"
+#include "cuda/runtime/cuda_stream.h"
 
 namespace llamaforge::cuda {
 
@@ -60,7 +60,9 @@ void a_copy_holds_what_it_writes_to() {
   auto host = std::make_shared<std::vector<char>>(kBytes);
   const std::weak_ptr<std::vector<char>> weak = host;
   gpu.set_open(false);
-  stream.submit("readInto", [&device, host](Stream& on) { on.copy_to_host(host->data(), device.data(), kBytes, host); });
+  stream.submit("readInto", [&device, host](Stream& on) {
+    on.copy_to_host(host->data(), device.data(), kBytes, host);
+  });
   host.reset();
   await("the copy is never launched", [&] { return stream.backlog() == 0; });
   require(!weak.expired(), "a copy on its way does not hold its target");
@@ -129,7 +131,8 @@ void submitting_never_waits_for_a_launch() {
     few.set_value();
   });
   let_on.set_value();
-  require(few.get_future().wait_for(kSoon) == std::future_status::ready, "nobody tells that the backlog is less");
+  require(few.get_future().wait_for(kSoon) == std::future_status::ready,
+          "nobody tells that the backlog is less");
   synchronize(stream);
   require(order == 101, "some op did not run");
 }
@@ -147,7 +150,8 @@ void a_failure_stops_ops_until_the_next_wait() {
   try {
     std::rethrow_exception(done.get_future().get());
   } catch (const llamaforge::Error& error) {
-    require(error.code() == "ERR_SHAPE" && std::string(error.what()) == "[broken] too odd", error.what());
+    require(error.code() == "ERR_SHAPE" && std::string(error.what()) == "[broken] too odd",
+            error.what());
   }
   require(acted && !ran, "a failure stops actions, or no ops");
   stream.submit("after", [&](Stream&) { ran = true; });

@@ -2,8 +2,6 @@ import { TokenizerError } from "../core/errors.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
 import { type CheckedTokenizer, mergeParts, mergeResult } from "./tokenizer-json.js";
 
-type Pair = [string, string];
-
 /** Tokens that are not text. The characters of a document never become one, and none is shown. */
 export interface SpecialTokens {
   readonly eosId: number;
@@ -34,7 +32,9 @@ export function findSpecialTokens(checked: CheckedTokenizer, files: TokenizerFil
   const isText = (token: string): boolean => {
     if (addedIds.has(idOf.get(token) as number)) return false;
     merged ??= new Set(
-      json.model.merges.map((merge) => mergeResult(json.model, mergeParts(merge) as Pair)),
+      json.model.merges.map((merge) =>
+        mergeResult(json.model, mergeParts(merge) as [string, string]),
+      ),
     );
     return merged.has(token);
   };

@@ -1,6 +1,8 @@
 /** Imports of the files of lib/, and the names of types and files. */
-import { basename } from "node:path";
+import { readFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { root } from "../cli/build.js";
 import { circles, filesUnder, parse, reached } from "./sources.js";
 
 const sources = new Map(filesUnder("lib", /\.ts$/).map((path) => [path, parse(path)]));
@@ -56,6 +58,18 @@ describe("names of files", () => {
     const snake = /^[a-z0-9]+(_[a-z0-9]+)*\.[a-z]+$/;
     expect(paths.filter((path) => !snake.test(basename(path)))).toEqual([]);
   });
+});
+
+test("lines of C++ have at most 100 columns", () => {
+  const paths = filesUnder("csrc", /\.(cpp|h|cu|cuh)$/);
+  // A mark above a letter takes no column.
+  const columns = (line: string) => line.replace(/\p{M}/gu, "").length;
+  const long = paths.flatMap((path) =>
+    readFileSync(join(root, path), "utf8")
+      .split("\n")
+      .flatMap((line, at) => (columns(line) > 100 ? [`${path}:${at + 1}`] : [])),
+  );
+  expect(long).toEqual([]);
 });
 
 describe("the reading of sources", () => {

@@ -12,7 +12,7 @@ import {
 } from "../files/small-file.js";
 import { readYaml } from "../files/yaml.js";
 import { isHubReference } from "../hub/reference.js";
-import { parseConfig } from "./load.js";
+import { checkOverrides, parseConfig } from "./load.js";
 import type { LoadedConfig } from "./resolve.js";
 
 const reading = { limit: sizeLimits.recipe } as const;
@@ -26,6 +26,7 @@ const reading = { limit: sizeLimits.recipe } as const;
  */
 export function loadConfig(file: string, overrides: readonly string[] = []): LoadedConfig {
   checkPath("loadConfig", "file", file);
+  checkOverrides("loadConfig", overrides);
   let text: string;
   try {
     text = utf8Of(readSmallFileSync(file, reading));

@@ -9,6 +9,14 @@ import { readYaml } from "../files/yaml.js";
 import { checkConfig, type LoadedConfig } from "./resolve.js";
 import { runSchema } from "./schema.js";
 
+/** Checks for an array of texts. @throws ArgumentError */
+export function checkOverrides(op: string, overrides: readonly string[]): void {
+  checkArray(op, "overrides", overrides, "an array of path=value texts");
+  for (const [index, override] of overrides.entries()) {
+    checkString(op, `overrides[${index}]`, override);
+  }
+}
+
 /**
  * Parses a run's configuration from YAML text.
  * @param source name of the text in errors
@@ -23,10 +31,7 @@ export function parseConfig(
   const op = "parseConfig";
   checkString(op, "text", text);
   checkString(op, "source", source);
-  checkArray(op, "overrides", overrides, "an array of path=value texts");
-  for (const [index, override] of overrides.entries()) {
-    checkString(op, `overrides[${index}]`, override);
-  }
+  checkOverrides(op, overrides);
   const { root, lineOf } = parseYaml(text, source);
   const problems: ConfigProblem[] = [];
   const overridden = new Set<string>();

@@ -115,6 +115,7 @@ export class Llama extends LanguageModel {
 
   /** Over a paged cache, the last norm and the head are one operation. */
   override forward(ids: Tensor, cache?: Cache | PagedCache, context: Context = {}): Tensor {
+    this.#checkIds(ids, cache, context);
     const isWhole = this.hidden === Llama.prototype.hidden;
     if (!(cache && isPaged(cache) && isWhole)) return super.forward(ids, cache, context);
     const [stream, change] = this.#layers(ids, cache, context);

@@ -2,6 +2,7 @@ import {
   argumentError,
   checkChoice,
   checkDType,
+  checkInstance,
   checkNumber,
   checkObject,
   checkOptions,
@@ -97,6 +98,7 @@ export class AdamW implements Optimizer {
       throw argumentError("AdamW", "a ParameterStore (a model's is model.store)", "store", store);
     }
     checkOptions("AdamW", options, ["beta1", "beta2", "eps", "weightDecay", "decay", "guard"]);
+    checkInstance("AdamW", "others", others, Set, "a Set of Parameters");
     const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, decay = "all" } = options;
     const guard = options.guard ?? finiteGuard;
     const inRange = (name: string, value: number, low: number, high: number): void => {

@@ -343,6 +343,19 @@ function constructors(folder) {
     Linear: () => [4, 2, 1],
     LanguageModel: () => [],
     Llama: () => [llamaConfig(fields)],
+    Muon: async () => [
+      (await model()).store,
+      {
+        beta1: 0.9,
+        beta2: 0.9,
+        eps: 1e-8,
+        weightDecay: 0,
+        decay: "all",
+        guard,
+        momentum: 0.9,
+        exclude: [],
+      },
+    ],
     LoraModel: async () => [
       await model(),
       { rank: 2, alpha: 4, targets: ["q_proj", "up_proj"], dropout: 0.1 },

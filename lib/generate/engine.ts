@@ -6,6 +6,7 @@ import {
   checkInteger,
   checkIntegers,
   checkObject,
+  checkPath,
   describe,
 } from "../core/check.js";
 import type { Device } from "../core/device.js";
@@ -150,6 +151,7 @@ export class Engine {
    * @throws CheckpointError, TokenizerError naming the missing, damaged or unsupported part
    */
   static async open(folder: string, options: OpenEngineOptions = {}): Promise<Engine> {
+    checkPath("Engine.open", "folder", folder);
     checkObject("Engine.open", "options", options, "an object of options");
     const { device, dtype = device?.type === "cuda" ? "bf16" : "f32", ...others } = options;
     const { chatTemplate: template, ...rest } = others;

@@ -7,7 +7,8 @@ mkdir -p "$out"
 flags=(-std=c++20 -O3 -lineinfo -Icsrc -Ibench/cuda -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr
        --extended-lambda "$@")
 kernels=(attention/attention attention/forward_hopper attention/backward_hopper attention/forward_mma
-         attention/backward_mma attention/plain attention/statistics attention/cached gemm/gemv
+         attention/backward_mma attention/plain attention/statistics attention/cached attention/paged_mma gemm/gemv gemm/few_rows
+         gemm/few_rows_staged gemm/chain gemm/chain_kernel
          ops/{rms_norm,rope,swiglu,embedding,cross_entropy,linear_cross_entropy,adamw,sum_of_squares,step_guard,softmax,argmax,philox,sample})
 core=(runtime/{arena,cuda_error,cuda_stream,completion_queue,pinned_pool,runtime_library}
       gemm/{gemm,gemm_cache,cublaslt,cublaslt_check})

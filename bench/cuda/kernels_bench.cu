@@ -173,10 +173,10 @@ void check_cross_entropy(int64_t rows, int64_t classes, int64_t width) {
     cuda::cross_entropy_forward(s, in(logits), in(targets), out(loss), out(statistics), -100);
     cuda::cross_entropy_backward(s, in(d_loss), in(logits), in(targets), in(statistics),
                                  out(d_logits), -100);
-    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(head_loss), std::nullopt,
-                               std::nullopt, out(dx), out(dweight), -100);
-    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss_alone), std::nullopt,
-                               std::nullopt, std::nullopt, std::nullopt, -100);
+    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), std::nullopt, out(head_loss),
+                               std::nullopt, std::nullopt, out(dx), out(dweight), -100, false);
+    cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), std::nullopt, out(loss_alone),
+                               std::nullopt, std::nullopt, std::nullopt, std::nullopt, -100, false);
   });
   double count = 0;
   for (const int32_t id : ids) count += id != -100;
@@ -301,7 +301,8 @@ void check_cached(int64_t batch, int64_t heads, int64_t kv_heads, int64_t size, 
     count = std::min(count, total - first);
     const Tensor part = slice(first, count), o = empty({batch, count, heads * size}, dtype_of<T>());
     run([&](Stream& s) {
-      cuda::attention_cached(s, in(part), in_out(cache), out(o), heads, kv_heads, first, scale);
+      cuda::attention_cached(s, in(part), in_out(cache), std::nullopt, out(o), heads, kv_heads,
+                             first, scale);
     });
     std::vector<double> reference;
     for (int64_t b = 0; b < batch; ++b) {
@@ -471,8 +472,9 @@ void time_all() {
     const Time t = measure(
         [&] {
           run([&](Stream& s) {
-            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), std::nullopt,
-                                       std::nullopt, out(dx), out(dweight), -100);
+            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), std::nullopt, out(loss),
+                                       std::nullopt, std::nullopt, out(dx), out(dweight), -100,
+                                       false);
           });
         },
         device->compute(), 5);
@@ -482,8 +484,9 @@ void time_all() {
     const Time a = measure(
         [&] {
           run([&](Stream& s) {
-            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), out(loss), std::nullopt,
-                                       std::nullopt, std::nullopt, std::nullopt, -100);
+            cuda::linear_cross_entropy(s, in(x), in(weight), in(targets), std::nullopt, out(loss),
+                                       std::nullopt, std::nullopt, std::nullopt, std::nullopt, -100,
+                                       false);
           });
         },
         device->compute(), 5);

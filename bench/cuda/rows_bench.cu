@@ -128,7 +128,7 @@ void time_token() {
   run([&](Stream&) { token(true); });  // chooses the algorithms
   report_time("a token's products, cuBLASLt", bytes, [&](Stream&) { token(true); });
   report_time("a token's products, here", bytes, [&](Stream&) { token(false); });
-  // The same products as a CUDA graph, without the cost of launches.
+  // These products run again as a CUDA graph, without the cost of launches.
   for (const bool by_cublas : {true, false}) {
     cudaGraph_t graph;
     cudaGraphExec_t replay;

@@ -39,7 +39,7 @@ const { values } = parseArgs({
 });
 if (!values.data || !values.out) throw new Error("--data and --out are needed");
 
-/** What makes each run differ from the others. */
+/** Options that make each run differ from the others. */
 const runs = {
   bf16: { precision: "bf16" },
   fp8: { precision: "fp8" },

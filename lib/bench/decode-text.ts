@@ -18,9 +18,10 @@ export function formatDecode({
   ];
   for (const { batch, tokensPerSecond, share, betweenMs, firstMs } of rows) {
     const between = `${betweenMs.median.toFixed(2)} / ${betweenMs.p99.toFixed(2)} ms`;
+    const [percent, first] = [`${(100 * share).toFixed(0)}%`, `${firstMs.toFixed(0)} ms`];
     lines.push(
       `${String(batch).padStart(9)}${tokensPerSecond.toFixed(0).padStart(11)}` +
-        `${`${(100 * share).toFixed(0)}%`.padStart(15)}${between.padStart(31)}${`${firstMs.toFixed(0)} ms`.padStart(14)}`,
+        `${percent.padStart(15)}${between.padStart(31)}${first.padStart(14)}`,
     );
   }
   if (peer) {
@@ -28,7 +29,8 @@ export function formatDecode({
     for (const { batch, tokensPerSecond: theirs } of peer.rows) {
       const ours = rows.find((row) => row.batch === batch)?.tokensPerSecond ?? 0;
       lines.push(
-        `${String(batch).padStart(9)}${theirs.toFixed(0).padStart(11)}   LlamaForge makes ${(ours / theirs).toFixed(2)} times as many`,
+        `${String(batch).padStart(9)}${theirs.toFixed(0).padStart(11)}   ` +
+          `LlamaForge makes ${(ours / theirs).toFixed(2)} times as many`,
       );
     }
   }

@@ -24,7 +24,8 @@ export function formatParity(result: ParityResult): string {
     ],
     [
       "step",
-      `${run.accumulation} x ${run.microBatch} windows of ${run.sequenceLength} = ${whole(run.tokensPerStep)} tokens, ${run.data}`,
+      `${run.accumulation} x ${run.microBatch} windows of ${run.sequenceLength} = ` +
+        `${whole(run.tokensPerStep)} tokens, ${run.data}`,
     ],
     [
       "speed",

@@ -78,7 +78,7 @@ export interface ServeResult extends BenchEnvironment {
   streams: StreamsRow[];
 }
 
-/** What the process that sends the requests is told first. @internal */
+/** First message to the process that sends the requests. @internal */
 export interface ClientOptions {
   url: string;
   prompts: readonly (readonly number[])[];

@@ -17,7 +17,7 @@ export interface WindowSource {
   readonly sequenceLength: number;
   /** The windows at `count` positions, each T+1 ids, one after the other. */
   read(position: number, count: number): Promise<Int32Array>;
-  /** As `read`, with what is known of the ids. Needed for chats. */
+  /** Reads like `read`, with the facts about the ids of chats. Needed for chats. */
   readRows?(position: number, count: number): Promise<WindowRows>;
   /**
    * The ids that separate documents in the window at a position. Needed to keep documents apart.

@@ -238,7 +238,7 @@ export class Mixture {
     return rows;
   }
 
-  /** As `read`, and what is known of the ids if any of the windows holds chats. */
+  /** Reads like `read`, with the facts about the ids if any of the windows holds chats. */
   async readRows(position: number, count: number): Promise<WindowRows> {
     if (!this.sources.some(({ dataset }) => dataset.chats)) {
       return { ids: await this.read(position, count) };
@@ -268,7 +268,7 @@ export class Mixture {
     return { ids, chats: { rows, mask, starts, ...(pairs && { pairs }) } };
   }
 
-  /** What is known of the chats, if any source holds chats; all have one template. */
+  /** Facts about the chats; null if no source holds chats. All sources have one template. */
   get chats(): DatasetChats | null {
     return this.sources.find(({ dataset }) => dataset.chats)?.dataset.chats ?? null;
   }

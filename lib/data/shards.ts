@@ -71,7 +71,7 @@ export interface TokenRow {
   };
 }
 
-/** What a data set of chats, or of pairs of answers, knows of them. */
+/** Facts that a data set records about its chats or pairs of answers. */
 export interface DatasetChats {
   /** Whether they are pairs: a prompt with the preferred answer, and with the rejected one. */
   pairs: boolean;
@@ -122,7 +122,7 @@ export class TokenDataset {
   readonly fingerprint: string;
   /** Files with a SHA-256 in dataset.json: the shards and their indices. */
   readonly hashedFiles: readonly HashedFileEntry[];
-  /** What is known of chats or pairs; null for text. */
+  /** Facts about chats or pairs; null for text. */
   readonly chats: DatasetChats | null;
   readonly #chatWindows: ChatWindows | null;
   readonly #pool: FilePool;

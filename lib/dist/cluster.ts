@@ -22,7 +22,7 @@ import { type Timeline, TimelineRecorder } from "./timeline.js";
 import { checkWorld, type World } from "./world.js";
 import { Zero1 } from "./zero1.js";
 
-/** What a process brings to the group that it joins. */
+/** Options of a process for the group that it joins. */
 export interface ClusterOptions {
   device: Device;
   strategy: StrategyName;

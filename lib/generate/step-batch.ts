@@ -33,7 +33,7 @@ export interface EngineStep {
   recorded: boolean;
 }
 
-/** What the steps of an engine share on the device. */
+/** Parts that the steps of an engine share on the device. */
 export interface EngineParts {
   model: LanguageModel;
   /** The cache's pages, one tensor per layer. */

@@ -39,7 +39,7 @@ export interface PushOptions {
   signal?: AbortSignal;
 }
 
-/** What `pushModel` did. */
+/** Result of `pushModel`. */
 export interface PushResult {
   /** The model's page. */
   url: string;

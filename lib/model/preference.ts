@@ -40,7 +40,7 @@ import { type PreferenceConfig, preferenceLosses } from "./preference-config.js"
 export interface AnswerScores {
   /** (2 · pairs) f32: of each answer the log-probability of its tokens, preferred ones at 2k. */
   policy: Tensor;
-  /** The same by the reference. */
+  /** (2 · pairs) f32: the reference's log-probabilities of these answers. */
   reference: Tensor;
   /** (2 · pairs) f32: number of tokens of each answer. */
   lengths: Tensor;

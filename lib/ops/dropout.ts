@@ -5,7 +5,7 @@ import { empty, type Tensor } from "../core/tensor.js";
 import { mul } from "./binary.js";
 import { cast } from "./cast.js";
 
-/** What dropout drops. */
+/** Options that decide which elements dropout drops. */
 export interface DropoutOptions {
   /** Probability of an element to become 0, from 0 to below 1. */
   rate: number;

@@ -62,7 +62,7 @@ export interface Moments {
   readonly v: Tensor;
 }
 
-/** What a step of an optimizer has decided, for the updates of its groups. */
+/** Decisions of an optimizer's step, for the updates of its groups. */
 export interface GroupStep {
   readonly lr: number;
   /** The guard's decision, f32 (8). */

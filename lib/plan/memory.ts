@@ -183,7 +183,7 @@ function planState(shape: MemoryShape, division: Division | undefined) {
       (element * total) / parts.weights + (precision === "fp8" && !sharded ? fp8Bytes(model) : 0),
     masterWeights: precision !== "fp32" ? (4 * total) / parts.optimizer : 0,
     gradients: (4 * total) / parts.weights,
-    // What Muon takes in a step (directions, one matrix's iteration) is less than the activations,
+    // Muon's own memory in a step (directions, one matrix's iteration) is less than the activations,
     // which are gone by then.
     moments: (4 * total + 4 * secondMoments(shape, total)) / parts.optimizer,
     wholeGroups: sharded ? (element + 4) * slots : 0,

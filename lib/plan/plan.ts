@@ -27,7 +27,7 @@ export interface TimeEstimate {
   hoursPer300B: number;
 }
 
-/** What a run takes: parameters, memory, FLOPs, tokens and time. */
+/** Needs of a run: parameters, memory, FLOPs, tokens and time. */
 export interface RunPlan {
   /** Precision of weights and activations. With "auto", the device decides. */
   precision: Precision;

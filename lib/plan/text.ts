@@ -97,7 +97,7 @@ export function formatPlan(
   return `${text.join("\n\n")}\n`;
 }
 
-/** What Muon's iteration adds to a step's products. */
+/** FLOPs that Muon's iteration adds to a step's products. */
 function muonRows({ optimizerFlops, tokensPerStep, flops }: RunPlan): [string, string][] {
   if (optimizerFlops === 0) return [];
   const share = (100 * optimizerFlops) / (tokensPerStep * flops.causal);

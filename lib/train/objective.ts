@@ -1,4 +1,4 @@
-/** What a training step minimises. */
+/** Objectives: the number that a training step minimises. */
 import { checkArray, checkFunction, checkObject } from "../core/check.js";
 import type { Tensor } from "../core/tensor.js";
 import { type Batch, countTargets, type HostBatch } from "../model/batch.js";

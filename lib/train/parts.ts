@@ -98,7 +98,7 @@ export interface TrainerParts {
   accumulation?: number;
   /** Largest global norm of the gradients; 0 disables clipping. Default: 1. */
   clip?: number;
-  /** What the steps minimise. Default: `nextTokens`, the mean loss over targets. */
+  /** The objective that the steps minimise. Default: `nextTokens`, the mean loss over targets. */
   objective?: Objective;
   /** Whether targets may be -100 when several processes train together. Default: false. */
   masked?: boolean;

@@ -268,7 +268,7 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
   int nth = 0;
   for (int l = 0; l < count; ++l) {
     const Link& link = slots[l];
-    // What the next links need is on its way while this one computes.
+    // The inputs of the next links are on their way while this link computes.
     if (warp == 1 && l + 2 < count) fetch_link(&slots[l + 2], links + l + 2);
     if (l + 1 < count) fetch_norm(norm_of(l + 1), slots[l + 1]);
     mma::copy_commit();

@@ -27,8 +27,8 @@ bool few_rows(CudaStream& cuda, const FewRows& call);
 
 // Launches a call that few_rows() takes, as a kernel of its own.
 void launch_few_rows(CudaStream& cuda, const FewRows& call);
-// The same with the kernel for Hopper (few_rows_staged.cu). Returns false, having done nothing, on
-// other GPUs and for sizes that are not for this kernel.
+// Launches a call with the kernel for Hopper (few_rows_staged.cu). Returns false, having done
+// nothing, on other GPUs and for sizes that are not for that kernel.
 bool launch_staged_rows(CudaStream& cuda, const FewRows& call);
 
 // y (M,N) = x (M,K) · wᵀ as few_rows, where it takes the product.

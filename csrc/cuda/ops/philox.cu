@@ -105,7 +105,7 @@ constexpr int kPacks = 32 / kVector<T>;
 template <class T>
 constexpr int kTile = kThreads* kPacks<T>* kVector<T>;
 
-// As many thread blocks as fill a multiprocessor's threads: 2,048, or 1,536 on workstation chips.
+// Thread blocks that fill a multiprocessor's threads: 2,048, or 1,536 on workstation chips.
 // If registers allow fewer blocks, the compiler mixes the products of one Philox block with the
 // polynomials of another, which is slower: 97 instead of 90 us.
 #if defined(__CUDA_ARCH__) && \

@@ -14,7 +14,7 @@ static inline void check_random(const Tensor& x, int64_t offset) {
     throw Error("ERR_ARGUMENT", format("expected offset of at least 0, got {}", offset));
 }
 
-// What dropout does with an element, whose random word has 24 bits.
+// Rule of dropout for an element, whose random word has 24 bits.
 struct DropoutRule {
   uint32_t dropped_below;
   float scale;

@@ -2,17 +2,17 @@ import { createHash } from "node:crypto";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import type { AnswerSource } from "./batch.js";
 
-/** What is known of chats or pairs before the first is read. */
+/** Facts about chats or pairs that are known before the first is read. */
 export interface AnswerFacts extends AnswerSource {
   /** Null for pairs of plain text. */
   templateSha256: string | null;
   /** Token that ends an answer; null if none does. */
   endId: number | null;
-  /** What is wrong with the template, though it can be used. */
+  /** Faults of the template that do not keep it from being used. */
   warnings: string[];
 }
 
-/** What is known of pairs of plain text. */
+/** Facts about pairs of plain text. */
 export function textPairFacts(endId: number | null): AnswerFacts {
   return { pairs: true, template: null, templateSha256: null, endId, warnings: [] };
 }

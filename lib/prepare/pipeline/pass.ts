@@ -142,7 +142,7 @@ class Committer {
   constructor(options: PassOptions) {
     this.#options = options;
     const { settings, writers, progress, dtype, answers } = options;
-    // What stands around answers is among their ids.
+    // The tokens around answers are among the answers' ids.
     const marks = answers ? noMarks : marksOf(options);
     this.#sink = new BatchSink(writers, progress, settings.inputs, dtype, marks);
     let total = 0;

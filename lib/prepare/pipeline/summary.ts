@@ -137,7 +137,7 @@ export function datasetOf(
   };
 }
 
-/** What dataset.json says of chats or pairs. */
+/** The entry of dataset.json about chats or pairs. */
 function answersEntry(answers: AnswerFacts): Pick<DatasetFile, "chats" | "pairs"> {
   const { pairs, templateSha256, endId } = answers;
   if (pairs) return { pairs: { templateSha256, endId } };

@@ -175,7 +175,7 @@ function namedFile(file: FoundFile, input: Input, kind: InputKind): FoundInput {
   return { files: files.map((one) => typed(one, records)), kind: found, passed, notes: [] };
 }
 
-/** What records are of that were asked for as `kind`. */
+/** Kind of records that were asked for as `kind`. */
 function recordKind(kind: InputKind): FoundKind {
   return kind === "chat" || kind === "preference" ? kind : "records";
 }

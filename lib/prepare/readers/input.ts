@@ -8,7 +8,7 @@ export type Format = "text" | "jsonl" | "parquet";
 /** Which files of a folder are read. */
 export const inputKinds = ["auto", "text", "code", "records", "chat", "preference"] as const;
 export type InputKind = (typeof inputKinds)[number];
-/** What an input was found to hold. */
+/** Content that an input was found to hold. */
 export type FoundKind = Exclude<InputKind, "auto">;
 
 /** Whether records of this kind have answers, which alone the loss counts. */

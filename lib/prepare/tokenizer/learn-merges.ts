@@ -2,7 +2,7 @@ import { MergeQueue } from "./merge-queue.js";
 import { PairTable } from "./pair-table.js";
 import type { SymbolWords } from "./symbol-words.js";
 
-/** What `learnMerges` starts from and where it ends. */
+/** Start and end of `learnMerges`. */
 export interface LearnOptions {
   /** Tokens by id that exist before the first merge. The new ones are appended. */
   tokens: string[];

@@ -74,7 +74,8 @@ function ids(values: Int32Array, rows: number, model: LanguageModel): Tensor {
 function forward(model: LanguageModel, tokens: Int32Array, rows: number, cache?: Cache): Tensor {
   model.store.parallel?.beginMicroBatch(false);
   // Which rows share a pass must not change a score.
-  return withIndependentRows(() => noGrad(() => model.hidden(ids(tokens, rows, model), cache)));
+  const hidden = () => model.hidden(ids(tokens, rows, model), cache);
+  return withIndependentRows(() => noGrad(() => model.withoutFp8(hidden)));
 }
 
 /** Places and targets of the logits that a pass's rows need. */

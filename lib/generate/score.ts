@@ -69,7 +69,7 @@ function hiddenOf(model: LanguageModel, ids: readonly number[]): Tensor {
   const { device } = model;
   return noGrad(() => {
     const input = tensor(Int32Array.from(ids), { shape: [1, ids.length], device });
-    const hidden = model.hidden(input);
+    const hidden = model.withoutFp8(() => model.hidden(input));
     const rows = hidden.view([ids.length, hidden.shape.at(-1) as number]);
     hidden.dispose();
     input.dispose();

@@ -103,6 +103,21 @@ export abstract class LanguageModel extends Module {
       throw new ArgumentError(`[${this.constructor.name}] this model has no products in fp8`);
   }
 
+  /**
+   * Runs a function in which the model computes in bf16 although `fp8` is set. Checkpoints hold bf16
+   * weights, so validation and scores are computed like this: they are those of the checkpoint.
+   * @param run enqueues a pass; it is not awaited
+   */
+  withoutFp8<T>(run: () => T): T {
+    checkFunction(this.constructor.name, "run", run);
+    return run();
+  }
+
+  /** Whether a pass that is enqueued now runs in fp8. */
+  get computesInFp8(): boolean {
+    return this.fp8;
+  }
+
   /** Watches the tensors in fp8, and keeps layers out of it; null without fp8. */
   get fp8Monitor(): Fp8Monitor | null {
     return null;

@@ -1,7 +1,7 @@
 import { recompute } from "../core/autograd.js";
 import type { Tensor } from "../core/tensor.js";
 import { Linear, Module, RMSNorm } from "../nn/index.js";
-import type { Fp8Observer } from "../ops/fp8.js";
+import { type Fp8Observer, fp8Choices } from "../ops/fp8.js";
 import { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
 import type { Fp8Weights } from "../ops/fp8-weights.js";
 import {
@@ -244,6 +244,17 @@ export class Block extends Module {
     const attended = fp8Linear(mixed, attention.output.parts, weights, observe("output"));
     const watch = { gateUp: observe("gateUp"), down: observe("down") };
     const second = (sum: Tensor, skip: Tensor): readonly [Tensor, Tensor] => {
+      if (!fp8Choices.down) {
+        const [y, packed] = fp8NormLinear(
+          sum,
+          skip,
+          this.feedForwardNorm.parts,
+          feedForward.gateUp.parts,
+          weights,
+          watch.gateUp,
+        );
+        return [y, feedForward.down.forward(swiglu(packed))];
+      }
       const layers = { gateUp: feedForward.gateUp.parts, down: feedForward.down.parts };
       return fp8NormFeedForward(sum, skip, this.feedForwardNorm.parts, layers, weights, watch);
     };

@@ -40,6 +40,8 @@ export class Llama extends LanguageModel {
   readonly head: Embedding | Linear;
   #ropeTable: Tensor | null = null;
   #fp8: { weights: Fp8Weights; monitor: Fp8Monitor } | null = null;
+  /** Whether passes leave fp8 for the time being. */
+  #leavesFp8 = false;
 
   /**
    * Describes the model without allocating memory. `Llama.create` makes a model that can compute.
@@ -92,6 +94,20 @@ export class Llama extends LanguageModel {
           monitor: new Fp8Monitor(this.config.layers, fp8Products),
         }
       : null;
+  }
+
+  override withoutFp8<T>(run: () => T): T {
+    const outer = this.#leavesFp8;
+    this.#leavesFp8 = true;
+    try {
+      return super.withoutFp8(run);
+    } finally {
+      this.#leavesFp8 = outer;
+    }
+  }
+
+  override get computesInFp8(): boolean {
+    return this.fp8 && !this.#leavesFp8;
   }
 
   override get fp8Monitor(): Fp8Monitor | null {
@@ -222,7 +238,7 @@ export class Llama extends LanguageModel {
 
   /** How a layer's products run in fp8; null if they run in bf16. */
   #fp8Pass(layer: number): Fp8Pass | null {
-    if (!this.#fp8?.monitor.uses(layer)) return null;
+    if (this.#leavesFp8 || !this.#fp8?.monitor.uses(layer)) return null;
     const { weights, monitor } = this.#fp8;
     return { weights, observe: (product) => monitor.observer(layer, product) };
   }

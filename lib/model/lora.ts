@@ -191,6 +191,10 @@ export class LoraModel extends LanguageModel {
     return this.#base.headWeight;
   }
 
+  override withoutFp8<T>(run: () => T): T {
+    return this.#base.withoutFp8(run);
+  }
+
   override get recompute(): Recompute {
     return this.#base.recompute;
   }

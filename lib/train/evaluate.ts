@@ -24,6 +24,7 @@ interface BatchLoss {
 /**
  * Mean loss over the targets or pairs of held-out documents. The windows are always the first ones of the
  * mixture, so that results within a run are comparable. Documents are kept apart as in training.
+ * A model that trains in fp8 computes in bf16 here: the loss is that of its checkpoint.
  * @param options `batches`: micro-batches of `microBatch` windows; limited to the number of
  *   existing windows
  */
@@ -45,16 +46,11 @@ export async function validationLoss(
     const marksOf = (row: number) => mixture.marksAt(position + row);
     const batch = makeBatch(windows, countAt(position), sequenceLength, documents, marksOf);
     model.store.parallel?.beginMicroBatch(false);
-    const pending = scope(() =>
-      noGrad(() => {
-        const { loss, figures } = objective.measure(
-          model,
-          batchTensors(batch, model.device),
-          batch,
-        );
-        return Promise.all([loss.item(), figures?.toArray() ?? []]);
-      }),
-    );
+    const measure = () => objective.measure(model, batchTensors(batch, model.device), batch);
+    const pending = scope(() => {
+      const { loss, figures } = noGrad(() => model.withoutFp8(measure));
+      return Promise.all([loss.item(), figures?.toArray() ?? []]);
+    });
     const [loss, figures] = await pending;
     const unit = objective === nextTokens ? sequenceLength : 1;
     return { values: [loss, ...figures], weight: objective.count(batch) / unit };

@@ -78,7 +78,11 @@ export class PreferenceObjective implements Objective {
   }
 
   #referenceLosses(model: LanguageModel, batch: Batch): Tensor {
-    if (this.#reference) return this.#reference.tokenLosses(batch);
+    const reference = this.#reference;
+    if (reference) {
+      const losses = () => reference.tokenLosses(batch);
+      return model.computesInFp8 ? losses() : reference.withoutFp8(losses);
+    }
     if (model instanceof LoraModel) return model.withoutAdapters(() => model.tokenLosses(batch));
     throw new ArgumentError(
       "[PreferenceObjective] expected a reference model, or a model with adapters to train",

@@ -2,15 +2,18 @@
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { openNewest } from "../../lib/checkpoint/load.js";
-import { saveModel } from "../../lib/checkpoint/model.js";
+import { loadModel, saveModel } from "../../lib/checkpoint/model.js";
 import type { RunConfig } from "../../lib/config/index.js";
 import { tensor } from "../../lib/core/create.js";
 import { ArgumentError } from "../../lib/core/errors.js";
+import { openHeldOut } from "../../lib/data/held-out.js";
+import type { Mixture } from "../../lib/data/mixture.js";
 import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
 import { writeParameter } from "../../lib/nn/store.js";
 import { readRun } from "../../lib/report/events.js";
 import { renderReport } from "../../lib/report/html.js";
+import { validationLoss } from "../../lib/train/evaluate.js";
 import { readMetrics, type StepMetrics } from "../../lib/train/metrics.js";
 import { Trainer } from "../../lib/train/trainer.js";
 import { tinyConfig, tinyData, tinyModel } from "../support/tiny-run.js";
@@ -56,6 +59,33 @@ test("records the figures of the first step and of every fiftieth after it", asy
   const html = await renderReport(await readRun(out));
   expect(html).toContain("Tensors in fp8");
   expect(html).toContain("gateUp.gradient");
+});
+
+test("validates in bf16: the loss is that of the checkpoint", async () => {
+  const out = freshOut();
+  const config = tinyConfig(data, out, { precision: "fp8", evaluate: { every: 12, batches: 2 } });
+  const { steps } = await run(config);
+  const { validation } = steps.at(-1) as StepMetrics;
+  const checkpoint = await openNewest(out);
+  const model = await loadModel(checkpoint?.path as string, { dtype: "bf16", training: true });
+  const split = { sequenceLength: config.data.sequenceLength, seed: config.seed };
+  const held = await openHeldOut({ [data]: 1 }, split, () => {});
+  const lossOf = async () => {
+    const options = { batches: 2, microBatch: 4, documents: config.data };
+    return (await validationLoss(model, held as Mixture, options)).loss;
+  };
+  expect(await lossOf()).toBe(validation?.loss);
+  // Passes of its own are in fp8 where the model is, and have another loss.
+  model.fp8 = true;
+  expect(await lossOf()).toBe(validation?.loss);
+  const ids = tensor(new Int32Array(32).fill(7), { shape: [1, 32] });
+  const lossOfPass = () => model.loss({ inputs: ids, targets: ids }).item();
+  const inFp8 = await lossOfPass();
+  expect(model.withoutFp8(() => model.computesInFp8)).toBe(false);
+  expect(await model.withoutFp8(lossOfPass)).not.toBe(inFp8);
+  expect(await lossOfPass()).toBe(inFp8);
+  await held?.close();
+  model.dispose();
 });
 
 /** A model whose second layer's attention gives 1.75 for every token: fp8's largest number, scaled. */

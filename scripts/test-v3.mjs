@@ -16,7 +16,7 @@ const dependent = [
   ),
   "test/core/grad-check.test.ts",
   "test/dist/plan.test.ts",
-  "test/dist/strategies.test.ts",
+  "test/dist/strategies",
   "test/dist/resume.test.ts",
   "test/fault/a07",
   "test/fault/a08",

@@ -366,12 +366,12 @@ it("takes batches of sequences and ignores what it is told to", async () => {
 });
 
 // The contract on memory besides the gradients. The CPU holds at most 16 MiB of logits, rounded up
-// to size classes, so that chunks stay in the cache. A GPU holds at most 512 MiB of logits with
+// to size classes, so that chunks stay in the cache. A GPU holds at most 2 GiB of logits with
 // their gradient, because few rows would leave most of it idle.
 it("never holds all logits", async () => {
   const onCuda = defaultDevice().type === "cuda";
-  const [rows, classes] = onCuda ? [16_384, 32_768] : [4096, 8192];
-  const allowed = onCuda ? (512 << 20) + 16 * (rows + classes) + 12 * rows + 1e6 : 32e6;
+  const [rows, classes] = onCuda ? [32_768, 65_536] : [4096, 8192];
+  const allowed = onCuda ? 2 ** 31 + 16 * (rows + classes) + 12 * rows + 1e6 : 32e6;
   const x = zeros([rows, 4], { requiresGrad: true });
   const weight = zeros([classes, 4], { requiresGrad: true });
   await synchronize();

@@ -38,6 +38,8 @@ export const longTests = [
     "plan",
     "resume",
     "strategies",
+    "strategies-bf16",
+    "strategies-muon",
     "volume",
   ),
   "test/cli/bench-programs.test.ts",

@@ -47,8 +47,13 @@ constexpr float kMillisecondsPerCandidate = 3;
 constexpr float kSameSpeed = 1.003f;
 // Offers within this factor of the fastest are timed again, in turns.
 constexpr float kWorthAnotherLook = 1.05f;
-constexpr size_t kMostFinalists = 8;
-constexpr int kRounds = 10;
+constexpr size_t kMostFinalists = 6;
+// Turns of finalists, and milliseconds of each. Long products take a training's time, and the GPU
+// computes them at its power limit: an algorithm that needs less power then runs at a higher clock.
+// The limit shows after some 20 ms.
+constexpr int kShortRounds = 10, kSustainedRounds = 4;
+constexpr float kSustainedMilliseconds = 40;
+constexpr float kLongProductMilliseconds = 0.15f;
 
 void check_lt(lt::Status status, const char* call) {
   if (status != 0)
@@ -335,44 +340,48 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
                                    bool accumulate) {
   struct Candidate {
     size_t place;  // in `algorithms`
-    int repeats;
     float milliseconds;
   };
+  const auto time_of = [&](const Candidate& candidate, float milliseconds, int most) {
+    const float repeats = milliseconds / candidate.milliseconds;
+    return time(plan, algorithms[candidate.place], a.data, b.data, c, accumulate,
+                std::clamp(static_cast<int>(repeats), 1, most));
+  };
+  constexpr int kMostRepeats = 50, kMostSustainedRepeats = 400;
   std::vector<Candidate> candidates;
   for (size_t place = 0; place < algorithms.size(); ++place) {
     const auto run_once = [&] {
       return time(plan, algorithms[place], a.data, b.data, c, accumulate, 1);
     };
     run_once();  // loads the algorithm's code
-    const float once = run_once();
-    if (std::isinf(once)) continue;
-    const int repeats = static_cast<int>(std::clamp(kMillisecondsPerCandidate / once, 1.0f, 50.0f));
-    const float often = time(plan, algorithms[place], a.data, b.data, c, accumulate, repeats);
-    candidates.push_back({place, repeats, std::min(once, often)});
+    Candidate candidate = {place, run_once()};
+    if (std::isinf(candidate.milliseconds)) continue;
+    const float often = time_of(candidate, kMillisecondsPerCandidate, kMostRepeats);
+    candidate.milliseconds = std::min(candidate.milliseconds, often);
+    candidates.push_back(candidate);
   }
   if (candidates.empty()) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
 
-  std::stable_sort(
-      candidates.begin(), candidates.end(),
-      [](const Candidate& x, const Candidate& y) { return x.milliseconds < y.milliseconds; });
+  const auto faster = [](const Candidate& x, const Candidate& y) {
+    return x.milliseconds < y.milliseconds;
+  };
+  std::stable_sort(candidates.begin(), candidates.end(), faster);
   const float limit = candidates.front().milliseconds * kWorthAnotherLook;
   while (candidates.size() > kMostFinalists || candidates.back().milliseconds > limit)
     candidates.pop_back();
-  for (Candidate& finalist : candidates) finalist.milliseconds = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    for (Candidate& finalist : candidates) {
-      finalist.milliseconds +=
-          time(plan, algorithms[finalist.place], a.data, b.data, c, accumulate, finalist.repeats);
+  const bool is_long = candidates.front().milliseconds >= kLongProductMilliseconds;
+  const int rounds = candidates.size() == 1 ? 0 : is_long ? kSustainedRounds : kShortRounds;
+  std::vector<float> sums(candidates.size());
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      sums[i] += is_long ? time_of(candidates[i], kSustainedMilliseconds, kMostSustainedRepeats)
+                         : time_of(candidates[i], kMillisecondsPerCandidate, kMostRepeats);
     }
   }
-  const float best = std::min_element(candidates.begin(), candidates.end(),
-                                      [](const Candidate& x, const Candidate& y) {
-                                        return x.milliseconds < y.milliseconds;
-                                      })
-                         ->milliseconds;
+  const float best = *std::min_element(sums.begin(), sums.end());
   size_t chosen = algorithms.size();
-  for (const Candidate& finalist : candidates) {
-    if (finalist.milliseconds <= best * kSameSpeed) chosen = std::min(chosen, finalist.place);
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (sums[i] <= best * kSameSpeed) chosen = std::min(chosen, candidates[i].place);
   }
   return algorithms[chosen];
 }

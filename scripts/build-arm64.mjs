@@ -3,16 +3,16 @@
 //   node scripts/build-arm64.mjs            downloads what is missing, compiles what changed
 //   node scripts/build-arm64.mjs --pack     and makes the package of both systems (scripts/prebuild.mjs)
 //
-// The compiler is Debian's g++-aarch64-linux-gnu. Debian's arm64 packages of Gloo and of the
+// The compiler is Debian's g++-aarch64-linux-gnu. Debian 12's arm64 packages of Gloo and of the
 // libraries that the addon needs are unpacked into build/arm64/root, without touching the system.
-// Their release is Debian 12's, whatever this machine runs: its glibc is the oldest that the
-// package supports. scripts/test-arm64.mjs runs programs with the result.
+// The compiler brings the C library that the addon is linked with, so packages are made on Debian
+// 12: its glibc is the oldest that they support. scripts/test-arm64.mjs runs the result.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { cached, discardForeign } from "./cmake-folder.mjs";
+import { discardForeign } from "./cmake-folder.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const folder = join(root, "build/arm64");
@@ -24,7 +24,7 @@ const compiled = join(folder, "cmake");
 const packages = [
   ...["libgloo-dev", "nlohmann-json3-dev"],
   ...["libgloo0", "libhiredis0.14", "libibverbs1", "libnl-3-200", "libnl-route-3-200", "libgomp1"],
-  ...["libc6", "libgcc-s1", "libstdc++6"],
+  ...["libc6", "libgcc-s1", "libstdc++6", "gcc-12-base"],
 ];
 
 function fail(message) {
@@ -39,7 +39,7 @@ function run(what, command, args, { cwd = folder, stdio = "pipe" } = {}) {
     stdio,
     encoding: "utf8",
   });
-  if (status === 0) return;
+  if (status === 0) return stdout;
   process.stderr.write(`${stdout ?? ""}${stderr ?? ""}`);
   fail(
     `${what} failed${error ? `: ${error.message}` : ""}: ${[command, ...args].join(" ")}`,
@@ -48,7 +48,7 @@ function run(what, command, args, { cwd = folder, stdio = "pipe" } = {}) {
 
 /** Unpacks Debian's arm64 packages into build/arm64/root. */
 function fetchLibraries() {
-  const complete = join(unpacked, "complete");
+  const complete = join(unpacked, "owners.json");
   if (existsSync(complete)) return;
   for (const part of ["lists/partial", "cache/archives/partial", "debs"])
     mkdirSync(join(apt, part), { recursive: true });
@@ -74,28 +74,33 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
   run("downloads 5 MB", "apt-get", [...own, "download", ...packages], { cwd: debs });
   rmSync(unpacked, { recursive: true, force: true });
   mkdirSync(unpacked, { recursive: true });
-  for (const name of readdirSync(debs))
-    run(`unpacks ${name}`, "dpkg-deb", ["-x", join(debs, name), unpacked]);
-  writeFileSync(complete, "");
+  // scripts/prebuild-systems.mjs finds the licence of a library by its package.
+  const owners = {};
+  for (const name of readdirSync(debs)) {
+    const deb = join(debs, name);
+    run(`unpacks ${name}`, "dpkg-deb", ["-x", deb, unpacked]);
+    const list = run("lists its files", "sh", ["-c", 'dpkg-deb --fsys-tarfile "$1" | tar -t', "sh", deb]);
+    for (const path of list.split("\n")) owners[path.replace(/^\./, "")] = name.split("_")[0];
+  }
+  writeFileSync(complete, `${JSON.stringify(owners)}\n`);
   rmSync(apt, { recursive: true, force: true });
 }
 
 function compile() {
   discardForeign(compiled, root);
-  if (cached(compiled, "CMAKE_HOME_DIRECTORY") === undefined) {
-    const modules = join(root, "node_modules");
-    const headers = ["node-api-headers/include", "node-addon-api"].map((part) => join(modules, part));
-    const settings = {
-      CMAKE_TOOLCHAIN_FILE: join(root, "scripts/arm64.cmake"),
-      LLAMAFORGE_ARM64_ROOT: unpacked,
-      CMAKE_BUILD_TYPE: "Release",
-      CMAKE_LIBRARY_OUTPUT_DIRECTORY: join(folder, "Release"),
-      CMAKE_CXX_FLAGS: "-DBUILDING_NODE_EXTENSION",
-      CMAKE_JS_INC: headers.join(";"),
-    };
-    const args = Object.entries(settings).map(([name, value]) => `-D${name}=${value}`);
-    run("configures", "cmake", ["-S", root, "-B", compiled, ...args]);
-  }
+  const modules = join(root, "node_modules");
+  const headers = ["node-api-headers/include", "node-addon-api"].map((part) => join(modules, part));
+  const settings = {
+    CMAKE_TOOLCHAIN_FILE: join(root, "scripts/arm64.cmake"),
+    LLAMAFORGE_ARM64_ROOT: unpacked,
+    CMAKE_BUILD_TYPE: "Release",
+    CMAKE_LIBRARY_OUTPUT_DIRECTORY: join(folder, "Release"),
+    CMAKE_BUILD_WITH_INSTALL_RPATH: "ON",
+    CMAKE_CXX_FLAGS: "-DBUILDING_NODE_EXTENSION",
+    CMAKE_JS_INC: headers.join(";"),
+  };
+  const args = Object.entries(settings).map(([name, value]) => `-D${name}=${value}`);
+  run("configures", "cmake", ["-S", root, "-B", compiled, ...args]);
   const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 30)));
   const parallel = ["--parallel", process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(jobs)];
   run("compiles what changed (4 minutes on two cores at first)", "cmake", [

@@ -64,17 +64,23 @@ function fetchNode() {
   return { wrapper, preload };
 }
 
-/** Copies the clone's own files, and removes those that it no longer has. */
+/**
+ * Copies the clone's own files, and removes those that it no longer has.
+ * @returns whether the sources of dist/ changed
+ */
 function copyClone() {
   const list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
   const files = new Set(run("git", list, root).split("\0").filter(Boolean));
   files.add("lib/core/native-ops.ts");
+  let changed = false;
   for (const name of files) {
     const from = join(root, name);
     const to = join(clone, name);
     if (!existsSync(from)) files.delete(name);
-    else if (!existsSync(to) || statSync(to).mtimeMs !== statSync(from).mtimeMs)
+    else if (!existsSync(to) || !readFileSync(to).equals(readFileSync(from))) {
       cpSync(from, to, { preserveTimestamps: true });
+      changed ||= name.startsWith("lib/");
+    }
   }
   for (const part of ["lib", "test", "csrc"]) {
     for (const name of readdirSync(join(clone, part), { recursive: true })) {
@@ -82,6 +88,7 @@ function copyClone() {
       if (!files.has(path) && statSync(join(clone, path)).isFile()) rmSync(join(clone, path));
     }
   }
+  return changed;
 }
 
 function installPackages() {
@@ -101,10 +108,13 @@ if (!existsSync(join(built, "llamaforge.node")))
   fail("the addon is not built: node scripts/build-arm64.mjs");
 const { wrapper, preload } = fetchNode();
 run(process.execPath, ["scripts/generate-ops.mjs"], root);
-copyClone();
+const changed = copyClone();
 installPackages();
 cpSync(built, join(clone, "build/Release"), { recursive: true });
-run(process.execPath, [join(clone, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json"], clone);
+if (changed || !existsSync(join(clone, "dist/cli/main.js"))) {
+  const compiler = join(clone, "node_modules/typescript/bin/tsc");
+  run(process.execPath, [compiler, "-p", "tsconfig.build.json"], clone);
+}
 const { status } = spawnSync(wrapper, process.argv.slice(2), {
   cwd: clone,
   stdio: "inherit",

@@ -41,9 +41,7 @@ function run(what, command, args, { cwd = folder, stdio = "pipe" } = {}) {
   });
   if (status === 0) return stdout;
   process.stderr.write(`${stdout ?? ""}${stderr ?? ""}`);
-  fail(
-    `${what} failed${error ? `: ${error.message}` : ""}: ${[command, ...args].join(" ")}`,
-  );
+  fail(`${what} failed${error ? `: ${error.message}` : ""}: ${[command, ...args].join(" ")}`);
 }
 
 /** Unpacks Debian's arm64 packages into build/arm64/root. */
@@ -79,7 +77,12 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
   for (const name of readdirSync(debs)) {
     const deb = join(debs, name);
     run(`unpacks ${name}`, "dpkg-deb", ["-x", deb, unpacked]);
-    const list = run("lists its files", "sh", ["-c", 'dpkg-deb --fsys-tarfile "$1" | tar -t', "sh", deb]);
+    const list = run("lists its files", "sh", [
+      "-c",
+      'dpkg-deb --fsys-tarfile "$1" | tar -t',
+      "sh",
+      deb,
+    ]);
     for (const path of list.split("\n")) owners[path.replace(/^\./, "")] = name.split("_")[0];
   }
   writeFileSync(complete, `${JSON.stringify(owners)}\n`);

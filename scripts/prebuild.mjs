@@ -95,8 +95,13 @@ function buildLibrary() {
 function checkBuilt() {
   for (const name of chosen) {
     const { built, cache } = systems[name];
-    if (cached(cache, "CMAKE_HOME_DIRECTORY") === undefined || !existsSync(join(built, "llamaforge.node")))
-      fail(`the addon for ${name} is not built: run without --no-build, or leave it out (--systems)`);
+    if (
+      cached(cache, "CMAKE_HOME_DIRECTORY") === undefined ||
+      !existsSync(join(built, "llamaforge.node"))
+    )
+      fail(
+        `the addon for ${name} is not built: run without --no-build, or leave it out (--systems)`,
+      );
     if (cached(cache, "LLAMAFORGE_CPU_SETS") !== "all")
       fail("the addon was built for this machine's CPU alone: run without --no-build");
   }

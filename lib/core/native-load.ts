@@ -47,8 +47,7 @@ export function explainLoadFailure(root: string, message: string, system: System
 /** What to do on a system that no addon is made for; null on the others. */
 function elsewhere({ platform, arch }: System): string | null {
   if (platform === "linux" && ["x64", "arm64"].includes(arch)) return null;
-  const supported =
-    `LlamaForge runs on Linux with glibc, on x86-64 and ARM64 (this Node.js is for ${platform}-${arch}).\n`;
+  const supported = `LlamaForge runs on Linux with glibc, on x86-64 and ARM64 (this Node.js is for ${platform}-${arch}).\n`;
   if (platform === "darwin")
     return (
       `${supported}On a Mac, run it in a Linux container, whose kernels are those of ARM64 on Apple silicon: ` +

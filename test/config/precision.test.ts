@@ -44,7 +44,9 @@ describe.runIf(process.arch === "x64")("precision: auto without instructions for
   it("plan says that it is fp32, and plans that", () => {
     const { code, stdout } = llamaforge(v3, "plan", recipe);
     expect(code).toBe(0);
-    expect(stdout).toContain("(fp32 (auto: the kernels for x86-64-v3 have no products in bf16), micro-batch");
+    expect(stdout).toContain(
+      "(fp32 (auto: the kernels for x86-64-v3 have no products in bf16), micro-batch",
+    );
     const planned = JSON.parse(llamaforge(v3, "plan", recipe, "--json").stdout);
     const fp32 = JSON.parse(
       llamaforge(v3, "plan", recipe, "--json", "--set", "precision=fp32").stdout,
@@ -58,7 +60,9 @@ describe.runIf(process.arch === "x64")("precision: auto without instructions for
     expect(stderr).toBe("");
     expect(code).toBe(0);
     const first = stdout.split("\n").find((line) => line.includes("parameters"));
-    expect(first).toMatch(/parameters, fp32 \(auto: the kernels for x86-64-v3 have no products in bf16\)$/);
+    expect(first).toMatch(
+      /parameters, fp32 \(auto: the kernels for x86-64-v3 have no products in bf16\)$/,
+    );
     expect(read("run.json")).toMatchObject({ config: { precision: "fp32" } });
     expect(read("step-0000000006", "manifest.json")).toMatchObject({
       run: { precision: "fp32" },

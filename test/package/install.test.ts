@@ -56,7 +56,14 @@ function run(command: string, args: string[], options: { cwd?: string; env?: obj
 
 beforeAll(() => {
   buildLibrary();
-  const prebuild = ["scripts/prebuild.mjs", "--no-build", "--systems", systems.join(), "--out", tarballs];
+  const prebuild = [
+    "scripts/prebuild.mjs",
+    "--no-build",
+    "--systems",
+    systems.join(),
+    "--out",
+    tarballs,
+  ];
   execFileSync(
     process.execPath,
     [...prebuild, ...(majors.length > 0 ? ["--majors", majors.join()] : ["--cpu-only"])],

@@ -1,16 +1,18 @@
 // Makes the published packages, as tarballs in build/packages:
 //
 //   npm run prebuild [-- --majors 12,13] [--archs "80;90a"] [--no-build] [--cpu-only]
-//                       [--only library|plugins] [--out DIR]
+//                       [--only library|plugins] [--systems linux-x64] [--out DIR]
 //
-// llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64,
-// with oneDNN and every other library that a bare system lacks next to it.
+// llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64 and
+// prebuilds/linux-arm64, with oneDNN (x64) and every other library that a bare system lacks next to
+// it. scripts/build-arm64.mjs compiles the second.
 // llamaforge-linux-x64-cuda<MAJOR>-<version>.tgz is a CUDA plugin (@llamaforge/linux-x64-cuda12 and
 // -cuda13), an optional dependency of the library in exactly its version. None of them runs a script
 // when it is installed.
 //
 // --majors: the CUDA majors, by default those of packages/. --archs: architectures of the plugins,
 // all by default. --no-build: packs the existing build. --cpu-only: leaves out the plugins.
+// --systems: the systems of the addon, both by default. npm installs the package on those alone.
 import { execFileSync, spawnSync } from "node:child_process";
 import {
   copyFileSync,
@@ -29,6 +31,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { cached, discardForeign } from "./cmake-folder.mjs";
 import { copyDemo } from "./prebuild-demo.mjs";
+import { systems } from "./prebuild-systems.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { values: options } = parseArgs({
@@ -38,6 +41,7 @@ const { values: options } = parseArgs({
     "no-build": { type: "boolean", default: false },
     "cpu-only": { type: "boolean", default: false },
     only: { type: "string" },
+    systems: { type: "string", default: Object.keys(systems).join() },
     out: { type: "string", default: join(root, "build/packages") },
   },
 });
@@ -49,6 +53,10 @@ for (const major of majors)
   if (!offered.includes(major)) fail(`--majors ${major}: packages/ has ${offered.join(", ")}`);
 if (![undefined, "library", "plugins"].includes(options.only))
   fail(`--only ${options.only}: expected library or plugins`);
+const chosen = options.systems.split(",");
+for (const name of chosen)
+  if (!(name in systems))
+    fail(`--systems ${name}: expected ${Object.keys(systems).join(", ")} or both`);
 const withLibrary = options.only !== "plugins";
 const withPlugins = options.only !== "library";
 const plugins = majors.map((major) => `linux-x64-cuda${major}`);
@@ -75,18 +83,28 @@ function build() {
 function buildLibrary() {
   const tool = (name) => join(root, "node_modules/.bin", name);
   discardForeign(join(root, "build"), root);
-  run(tool("cmake-js"), ["configure", "--CDLLAMAFORGE_CPU_SETS:STRING=all"]);
-  run(tool("cmake-js"), ["build"]);
+  if (chosen.includes("linux-x64")) {
+    run(tool("cmake-js"), ["configure", "--CDLLAMAFORGE_CPU_SETS:STRING=all"]);
+    run(tool("cmake-js"), ["build"]);
+  }
+  if (chosen.includes("linux-arm64")) run(process.execPath, ["scripts/build-arm64.mjs"]);
   run(process.execPath, ["scripts/generate-ops.mjs"]);
   run(tool("tsc"), ["-p", "tsconfig.build.json"]);
 }
 
 function checkBuilt() {
-  const cache = join(root, "build/CMakeCache.txt");
-  if (!existsSync(cache) || !existsSync(join(root, "build/Release/llamaforge.node")))
-    fail("the addon is not built: run without --no-build, or npm run setup first");
-  if (!/^LLAMAFORGE_CPU_SETS:STRING=all$/m.test(readFileSync(cache, "utf8")))
-    fail("the addon was built for this machine's CPU alone: run without --no-build");
+  for (const name of chosen) {
+    const { built, cache } = systems[name];
+    if (
+      cached(cache, "CMAKE_HOME_DIRECTORY") === undefined ||
+      !existsSync(join(built, "llamaforge.node"))
+    )
+      fail(
+        `the addon for ${name} is not built: run without --no-build, or leave it out (--systems)`,
+      );
+    if (cached(cache, "LLAMAFORGE_CPU_SETS") !== "all")
+      fail("the addon was built for this machine's CPU alone: run without --no-build");
+  }
   if (!existsSync(join(root, "dist/cli/main.js"))) fail("dist/ is missing: run npm run build:ts");
 }
 
@@ -108,9 +126,12 @@ function copyLibrary(folder) {
  * The newest version of a symbol that any of the files needs. The system must have at least this
  * version.
  */
-function newestSymbol(files, prefix) {
+function newestSymbol(files, prefix, tools) {
   const versions = files.flatMap((file) => {
-    const text = execFileSync("objdump", ["-T", file], { encoding: "utf8", maxBuffer: 2 ** 28 });
+    const text = execFileSync(`${tools}objdump`, ["-T", file], {
+      encoding: "utf8",
+      maxBuffer: 2 ** 28,
+    });
     return [...text.matchAll(new RegExp(`\\b${prefix}_(\\d+(?:\\.\\d+)+)`, "g"))].map(([, v]) => v);
   });
   const key = (version) =>
@@ -125,18 +146,10 @@ function newestSymbol(files, prefix) {
  * Licences of the libraries that come along, from the Debian packages that they are from.
  * @param files where those libraries were on this machine
  */
-function copyLicences(folder, files) {
+function copyLicences(folder, files, licence) {
   const target = join(folder, "licences");
   mkdirSync(target, { recursive: true });
-  for (const file of files) {
-    // dpkg knows a file by either name where /lib is a link to /usr/lib.
-    const owner = [file, `/usr${file}`, file.replace(/^\/usr/, "")]
-      .map((candidate) => spawnSync("dpkg", ["-S", candidate], { encoding: "utf8" }))
-      .find(({ status }) => status === 0);
-    if (!owner) fail(`no Debian package owns ${file}: whose licence is it under?`);
-    const [debian] = owner.stdout.split(":");
-    copyFileSync(`/usr/share/doc/${debian}/copyright`, join(target, `${debian}.txt`));
-  }
+  for (const { name, path } of files.map(licence)) copyFileSync(path, join(target, `${name}.txt`));
 }
 
 /**
@@ -152,6 +165,7 @@ function packMain() {
   const { devDependencies: _, scripts: __, files, ...rest } = manifest;
   const published = {
     ...rest,
+    cpu: chosen.map((name) => systems[name].arch),
     files,
     optionalDependencies: Object.fromEntries(
       plugins.map((name) => [`@llamaforge/${name}`, manifest.version]),
@@ -168,36 +182,40 @@ function packMain() {
   }
   copyLibrary(folder);
   copyDemo(root, join(folder, "assets/quickstart/demo"));
+  for (const name of chosen) addAddon(folder, name);
+  pack(folder);
+}
+
+/** Puts the addon of a system into a package's folder, with the libraries that it brings along. */
+function addAddon(folder, name) {
+  const { arch, cache, tools, licence } = systems[name];
   run(
     join(root, "node_modules/.bin/prebuildify"),
     [
-      "--napi",
-      "--strip",
-      "--name",
-      "llamaforge",
-      "--artifacts",
-      join(folder, "build/artifacts"),
-      "--node-gyp",
-      join(root, "scripts/prebuild-node-gyp.mjs"),
+      ...["--napi", "--name", "llamaforge", "--platform", "linux", "--arch", arch],
+      ...["--strip", "--strip-bin", `${tools}strip`],
+      ...["--artifacts", join(folder, "build/artifacts")],
+      ...["--node-gyp", join(root, "scripts/prebuild-node-gyp.mjs")],
     ],
     folder,
   );
   const origins = JSON.parse(readFileSync(join(folder, "build/origins.json"), "utf8"));
   rmSync(join(folder, "build"), { recursive: true });
-  const native = join(folder, "prebuilds", `${process.platform}-${process.arch}`);
+  const native = join(folder, "prebuilds", name);
   // Headers alone, so that the addon holds its code.
-  const json = cached(join(root, "build"), "NLOHMANN_JSON_INCLUDE_DIR");
-  copyLicences(native, [...Object.values(origins), join(json, "nlohmann/json.hpp")]);
-  const binaries = readdirSync(native).filter((name) => /\.(node|so)(\.|$)/.test(name));
-  const paths = binaries.map((name) => join(native, name));
+  const json = join(cached(cache, "NLOHMANN_JSON_INCLUDE_DIR"), "nlohmann/json.hpp");
+  copyLicences(native, [...Object.values(origins), json], licence);
+  const binaries = readdirSync(native).filter((file) => /\.(node|so)(\.|$)/.test(file));
+  const paths = binaries.map((file) => join(native, file));
   const needs = {
-    glibc: newestSymbol(paths, "GLIBC"),
-    libstdcxx: newestSymbol(paths, "GLIBCXX"),
-    libraries: binaries.filter((name) => name !== "llamaforge.node"),
+    glibc: newestSymbol(paths, "GLIBC", tools),
+    libstdcxx: newestSymbol(paths, "GLIBCXX", tools),
+    libraries: binaries.filter((file) => file !== "llamaforge.node"),
   };
   writeFileSync(join(native, "needs.json"), `${JSON.stringify(needs, null, 2)}\n`);
-  console.log(`prebuild: needs glibc ${needs.glibc}, libstdc++ with GLIBCXX_${needs.libstdcxx}`);
-  pack(folder);
+  console.log(
+    `prebuild: ${name} needs glibc ${needs.glibc}, libstdc++ with GLIBCXX_${needs.libstdcxx}`,
+  );
 }
 
 function packPlugin(name) {

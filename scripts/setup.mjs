@@ -48,7 +48,10 @@ const packages = [
   { name: "g++", present: () => works("g++", "--version") },
   { name: "make", present: () => works("make", "--version") || works("ninja", "--version") },
   { name: "cmake", present: () => works("cmake", "--version") },
-  { name: "libdnnl-dev", present: () => compiles("#include <dnnl.hpp>\n") },
+  // Only kernels for x86-64 call oneDNN.
+  ...(process.arch === "x64"
+    ? [{ name: "libdnnl-dev", present: () => compiles("#include <dnnl.hpp>\n") }]
+    : []),
   { name: "nlohmann-json3-dev", present: () => compiles("#include <nlohmann/json_fwd.hpp>\n") },
   { name: "libgloo-dev", present: () => compiles("#include <gloo/config.h>\n") },
   ...(forTests
@@ -146,9 +149,9 @@ function buildAddon() {
   run("compiling what changed of the native addon", usual, tool("cmake-js"), "build");
 }
 
-if (process.platform !== "linux" || process.arch !== "x64") {
+if (process.platform !== "linux" || !["x64", "arm64"].includes(process.arch)) {
   console.error(
-    `setup: LlamaForge runs on Linux on x86-64 with glibc, also in a container or under WSL 2; this is ${process.platform} on ${process.arch}.`,
+    `setup: LlamaForge runs on Linux with glibc, on x86-64 and ARM64, also in a container or under WSL 2; this is ${process.platform} on ${process.arch}.`,
   );
   process.exit(1);
 }

@@ -32,7 +32,7 @@ if (asked !== undefined && asked !== set) {
   process.exit(2);
 }
 const chosen = instructionSet(environment);
-if (chosen === set || chosen === "generic") {
+if ([set, "neon", "generic"].includes(chosen)) {
   console.log(
     `test:v3: this CPU runs the ${chosen} kernels anyway, and \`npm test\` has tested them`,
   );

@@ -49,11 +49,25 @@ CpuKernels cpu_kernels() {
               "`npm run setup -- --tests`");
 }
 #else
-namespace cpu_generic {
+#if defined(__aarch64__)
+#define LF_ONLY_SET cpu_neon
+constexpr const char* kOnlySet = "neon";
+#else
+#define LF_ONLY_SET cpu_generic
+constexpr const char* kOnlySet = "generic";
+#endif
+namespace LF_ONLY_SET {
 const OpTable& op_table();
 }
 
-CpuKernels cpu_kernels() { return {&cpu_generic::op_table(), "generic"}; }
+CpuKernels cpu_kernels() {
+  const char* wanted = std::getenv("LLAMAFORGE_CPU_ISA");
+  if (wanted && *wanted && wanted != std::string(kOnlySet)) {
+    throw Error("ERR_DEVICE", format("LLAMAFORGE_CPU_ISA is \"{}\": this processor has {} only",
+                                     wanted, kOnlySet));
+  }
+  return {&LF_ONLY_SET::op_table(), kOnlySet};
+}
 #endif
 
 }  // namespace llamaforge

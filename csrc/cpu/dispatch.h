@@ -10,8 +10,8 @@ struct CpuKernels {
   const char* instruction_set;
 };
 
-// Throws ERR_DEVICE if the machine can run no set. LLAMAFORGE_CPU_ISA=x86-64-v3 asks for the lower
-// set (tests do).
+// Throws ERR_DEVICE if the machine can run no set. On x86-64, LLAMAFORGE_CPU_ISA=x86-64-v3 asks for
+// the lower set (tests do). On ARM64 there is one set, which every such processor runs.
 CpuKernels cpu_kernels();
 
 }  // namespace llamaforge

@@ -17,10 +17,8 @@
 // within a training step.
 #include "cpu/gemm.h"
 
-#include <omp.h>
-#include <dnnl.hpp>
-
 #include <array>
+#include <cstring>
 #include <map>
 #include <optional>
 
@@ -30,7 +28,14 @@
 #include "runtime/cpu_stream.h"
 #include "runtime/room.h"
 
+// Sets of kernels without instructions for bf16 do not need oneDNN.
+#if defined(__AVX512BF16__)
+#include <omp.h>
+#include <dnnl.hpp>
+#endif
+
 namespace llamaforge::LF_CPU_NAMESPACE {
+#if defined(__AVX512BF16__)
 namespace {
 
 // Rows from which bringing b into the blocked layout for one product pays (measured: 400).
@@ -185,7 +190,6 @@ void execute(Stream& stream, Plan& plan, const void* a, const void* b, void* c) 
   queue().wait();
 }
 
-#if defined(__AVX512BF16__)
 // oneDNN computes in bf16 from AVX-512 on; below that it has no kernel at all.
 bool has_bfloat16_kernels(Stream& stream) {
   static const bool available = [&stream] {
@@ -201,16 +205,11 @@ bool has_bfloat16_kernels(Stream& stream) {
   }();
   return available;
 }
-#endif
 
 // Which products are oneDNN's. Its f32 products divide sums between threads where c is small for
 // the team.
-bool by_onednn([[maybe_unused]] Stream& stream, [[maybe_unused]] const GemmShape& shape) {
-#if defined(__AVX512BF16__)
+bool by_onednn(Stream& stream, const GemmShape& shape) {
   return shape.input == DType::bf16 && has_bfloat16_kernels(stream);
-#else
-  return false;
-#endif
 }
 
 // oneDNN's exceptions as ours.
@@ -227,6 +226,7 @@ void with_named_errors(const GemmShape& shape, const Body& body) {
 }
 
 }  // namespace
+#endif
 
 void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand& a,
                        const GemmOperand& b, void* c, bool accumulate) {
@@ -236,18 +236,23 @@ void multiply_matrices(Stream& stream, const GemmShape& shape, const GemmOperand
     if (!accumulate) std::memset(c, 0, static_cast<size_t>(count) * size_of(shape.output));
     return;
   }
-  if (!by_onednn(stream, shape)) return multiply_packed(stream, shape, a, b, c, accumulate);
-  with_named_errors(shape, [&] {
-    Plan& plan = plan_for(stream, shape, a, b, accumulate, Layout::automatic);
-    if (!plan.reorder) return execute(stream, plan, a.data, b.data, c);
-    const Scratch blocked(stream, plan.b_blocked.get_desc().get_size());
-    bring_to_layout(stream, plan, b.data, blocked.as<void>());
-    execute(stream, plan, a.data, blocked.as<void>(), c);
-  });
+#if defined(__AVX512BF16__)
+  if (by_onednn(stream, shape)) {
+    return with_named_errors(shape, [&] {
+      Plan& plan = plan_for(stream, shape, a, b, accumulate, Layout::automatic);
+      if (!plan.reorder) return execute(stream, plan, a.data, b.data, c);
+      const Scratch blocked(stream, plan.b_blocked.get_desc().get_size());
+      bring_to_layout(stream, plan, b.data, blocked.as<void>());
+      execute(stream, plan, a.data, blocked.as<void>(), c);
+    });
+  }
+#endif
+  multiply_packed(stream, shape, a, b, c, accumulate);
 }
 
 PreparedOperand::PreparedOperand(Stream& stream, const GemmShape& shape, const GemmOperand& b)
     : stream_(stream), shape_(shape), b_(b) {
+#if defined(__AVX512BF16__)
   if (!by_onednn(stream, shape)) return;
   with_named_errors(shape, [&] {
     Plan& plan = plan_for(stream, shape, {nullptr, false}, b, false, Layout::blocked);
@@ -255,14 +260,19 @@ PreparedOperand::PreparedOperand(Stream& stream, const GemmShape& shape, const G
     blocked_.emplace(stream, plan.b_blocked.get_desc().get_size());
     bring_to_layout(stream, plan, b.data, blocked_->as<void>());
   });
+#endif
 }
 
 void PreparedOperand::multiply(const void* a, void* c) {
-  if (!blocked_) return multiply_matrices(stream_, shape_, {a, false}, b_, c, false);
-  with_named_errors(shape_, [&] {
-    execute(stream_, plan_for(stream_, shape_, {a, false}, b_, false, Layout::blocked), a,
-            blocked_->as<void>(), c);
-  });
+#if defined(__AVX512BF16__)
+  if (blocked_) {
+    return with_named_errors(shape_, [&] {
+      execute(stream_, plan_for(stream_, shape_, {a, false}, b_, false, Layout::blocked), a,
+              blocked_->as<void>(), c);
+    });
+  }
+#endif
+  multiply_matrices(stream_, shape_, {a, false}, b_, c, false);
 }
 
 namespace {

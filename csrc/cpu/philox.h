@@ -18,6 +18,20 @@ struct PhiloxWords {
   Words word[4];
 };
 
+struct Product {
+  Words high, low;
+};
+
+#if defined(__aarch64__)
+LF_INLINE Product multiply(Words a, uint32_t b) {
+  const uint32x4_t words = reinterpret_cast<uint32x4_t>(a);
+  const uint64x2_t first = vmull_n_u32(vget_low_u32(words), b);
+  const uint64x2_t last = vmull_high_n_u32(words, b);
+  return {reinterpret_cast<Words>(
+              vuzp2q_u32(vreinterpretq_u32_u64(first), vreinterpretq_u32_u64(last))),
+          a * b};
+}
+#else
 typedef uint64_t Longs __attribute__((vector_size(kLanes * 4)));
 
 // Multiplies the lower half of each 64-bit lane by b.
@@ -33,16 +47,13 @@ LF_INLINE Longs multiply_low(Longs a, uint32_t b) {
 #endif
 }
 
-struct Product {
-  Words high, low;
-};
-
 LF_INLINE Product multiply(Words a, uint32_t b) {
   const Longs wide = reinterpret_cast<Longs>(a);
   const Longs even = multiply_low(wide, b), odd = multiply_low(wide >> 32, b);
   return {reinterpret_cast<Words>(even >> 32 | (odd & 0xffffffff00000000u)),
           reinterpret_cast<Words>((even & 0xffffffffu) | odd << 32)};
 }
+#endif
 
 // Computes the blocks first_block ... first_block + kLanes - 1.
 LF_INLINE PhiloxWords philox(uint64_t seed, PhiloxStream stream, uint64_t first_block) {

@@ -19,10 +19,12 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef LF_CPU_NAMESPACE
-#error "LF_CPU_NAMESPACE is set by the build: cpu_v3, cpu_v4 or cpu_generic"
+#error "LF_CPU_NAMESPACE is set by the build: cpu_v3, cpu_v4, cpu_neon or cpu_generic"
 #endif
 
 #define LF_INLINE inline __attribute__((always_inline))
@@ -62,6 +64,8 @@ LF_INLINE Floats widen(Halves half) {
 #elif defined(__AVX2__)
   const __m256i wide = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(half));
   return reinterpret_cast<Floats>(reinterpret_cast<Words>(wide) << 16);
+#elif defined(__aarch64__)
+  return reinterpret_cast<Floats>(vshll_n_u16(reinterpret_cast<uint16x4_t>(half), 16));
 #else
   return reinterpret_cast<Floats>(__builtin_convertvector(half, Words) << 16);
 #endif
@@ -75,10 +79,17 @@ LF_INLINE Floats load(const bfloat16* p) {
 
 LF_INLINE void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
-// Rounds to nearest even; a NaN becomes a quiet NaN.
+// Rounds to nearest even; a NaN becomes a quiet NaN. NEON's addhn adds and keeps the upper halves.
 LF_INLINE Halves narrow(Floats v) {
 #if defined(__AVX512BF16__)
   return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
+#elif defined(__aarch64__)
+  const Words bits = reinterpret_cast<Words>(v);
+  const Words half_unit = 0x7fff + ((bits >> 16) & 1);
+  const Words addend = v == v ? half_unit : Words{};
+  const Words number = v == v ? bits : bits | 0x400000;
+  return reinterpret_cast<Halves>(
+      vaddhn_u32(reinterpret_cast<uint32x4_t>(number), reinterpret_cast<uint32x4_t>(addend)));
 #else
   const Words bits = reinterpret_cast<Words>(v);
   const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -110,8 +121,19 @@ LF_INLINE void store_partial(T* p, Floats v, int64_t n) {
 // ---- lane by lane -------------------------------------------------------------------------------
 
 // Returns the larger of a and b, or NaN if either is NaN.
+#if defined(__aarch64__)
+LF_INLINE Floats maximum(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(
+      vmaxq_f32(reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)));
+}
+LF_INLINE Floats minimum(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(
+      vminq_f32(reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)));
+}
+#else
 LF_INLINE Floats maximum(Floats a, Floats b) { return (a > b) | (a != a) ? a : b; }
 LF_INLINE Floats minimum(Floats a, Floats b) { return (a < b) | (a != a) ? a : b; }
+#endif
 
 // Rounds to the nearest integer, for |x| < 2^22. The sum with 1.5·2^23 has no fraction bits left.
 LF_INLINE Floats round_to_integer(Floats x) {
@@ -120,6 +142,8 @@ LF_INLINE Floats round_to_integer(Floats x) {
       _mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(x), 0x08));
 #elif defined(__AVX__)
   return reinterpret_cast<Floats>(_mm256_round_ps(reinterpret_cast<__m256>(x), 0x08));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Floats>(vrndnq_f32(reinterpret_cast<float32x4_t>(x)));
 #else
   const Floats magic = broadcast(12582912.0f);
   return (x + magic) - magic;

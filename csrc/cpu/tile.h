@@ -72,6 +72,9 @@ struct LeftOperand {
 constexpr int kBlockRows = 6, kBlockVectors = 4;  // 24 sums, 4 columns of b: 28 of 32 registers
 #elif defined(__AVX__)
 constexpr int kBlockRows = 6, kBlockVectors = 2;
+#elif defined(__aarch64__)
+// 16 sums keep 4 pipes with a latency of 4 busy; a panel of b is 16 columns, one line of the cache.
+constexpr int kBlockRows = 4, kBlockVectors = 4;
 #else
 constexpr int kBlockRows = 4, kBlockVectors = 2;
 #endif

@@ -20,6 +20,8 @@ LF_INLINE Floats sqrt(Floats x) {
   return reinterpret_cast<Floats>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(x)));
 #elif defined(__AVX__)
   return reinterpret_cast<Floats>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Floats>(vsqrtq_f32(reinterpret_cast<float32x4_t>(x)));
 #else
   return lane_by_lane(x, [](float v) { return std::sqrt(v); });
 #endif
@@ -33,6 +35,8 @@ LF_INLINE bool any(Ints mask) {
          0;
 #elif defined(__AVX__)
   return _mm256_testz_si256(reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256i>(mask)) == 0;
+#elif defined(__aarch64__)
+  return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0;
 #else
   int32_t all = 0;
   for (int i = 0; i < kLanes; ++i) all |= mask[i];

@@ -1,7 +1,13 @@
 #include "io/sha256.h"
 
+#if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include <algorithm>
 #include <bit>
@@ -47,9 +53,11 @@ void blocks_portable(uint32_t* state, const unsigned char* data, size_t count) {
   }
 }
 
+#if defined(__x86_64__)
 // Intel's SHA extensions keep the eight words as ABEF and CDGH; sha256rnds2 does two rounds.
-__attribute__((target("sha,sse4.1"))) void blocks_sha_ni(uint32_t* state, const unsigned char* data,
-                                                         size_t count) {
+__attribute__((target("sha,sse4.1"))) void blocks_accelerated(uint32_t* state,
+                                                              const unsigned char* data,
+                                                              size_t count) {
   const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
   __m128i low = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<__m128i*>(state)), 0xB1);
   __m128i high = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<__m128i*>(state + 4)), 0x1B);
@@ -87,17 +95,56 @@ __attribute__((target("sha,sse4.1"))) void blocks_sha_ni(uint32_t* state, const 
   _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(dchg, feba, 8));
 }
 
-bool has_sha_ni() {
+bool has_sha() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   return (b & (1u << 29)) != 0 && __builtin_cpu_supports("sse4.1");
 }
+#elif defined(__aarch64__)
+// ARM's SHA-2 instructions keep the eight words as ABCD and EFGH, and do four rounds each.
+__attribute__((target("+crypto"))) void blocks_accelerated(uint32_t* state,
+                                                           const unsigned char* data,
+                                                           size_t count) {
+  uint32x4_t abcd = vld1q_u32(state);
+  uint32x4_t efgh = vld1q_u32(state + 4);
+  for (; count > 0; --count, data += 64) {
+    const uint32x4_t abcd_before = abcd;
+    const uint32x4_t efgh_before = efgh;
+    uint32x4_t w[4];
+    for (int group = 0; group < 16; ++group) {
+      uint32x4_t& now = w[group % 4];
+      if (group < 4) {
+        now = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(data + 16 * group)));
+      } else {
+        now = vsha256su0q_u32(now, w[(group + 1) % 4]);
+        now = vsha256su1q_u32(now, w[(group + 2) % 4], w[(group + 3) % 4]);
+      }
+      const uint32x4_t sum = vaddq_u32(now, vld1q_u32(kRound + 4 * group));
+      const uint32x4_t abcd_now = abcd;
+      abcd = vsha256hq_u32(abcd, efgh, sum);
+      efgh = vsha256h2q_u32(efgh, abcd_now, sum);
+    }
+    abcd = vaddq_u32(abcd, abcd_before);
+    efgh = vaddq_u32(efgh, efgh_before);
+  }
+  vst1q_u32(state, abcd);
+  vst1q_u32(state + 4, efgh);
+}
 
-const bool kAccelerated = has_sha_ni();
+bool has_sha() { return (getauxval(AT_HWCAP) & HWCAP_SHA2) != 0; }
+#else
+void blocks_accelerated(uint32_t* state, const unsigned char* data, size_t count) {
+  blocks_portable(state, data, count);
+}
+
+bool has_sha() { return false; }
+#endif
+
+const bool kAccelerated = has_sha();
 
 void run_blocks(uint32_t* state, const unsigned char* data, size_t count) {
   if (kAccelerated) {
-    blocks_sha_ni(state, data, count);
+    blocks_accelerated(state, data, count);
   } else {
     blocks_portable(state, data, count);
   }

@@ -19,13 +19,6 @@ namespace llamaforge {
 
 namespace {
 
-// Name of this machine's npm packages, as Node names systems.
-#ifdef __aarch64__
-constexpr const char* kSystem = "linux-arm64";
-#else
-constexpr const char* kSystem = "linux-x64";
-#endif
-
 constexpr const char* kDriver = "libcuda.so.1";
 
 struct DriverVersion {
@@ -91,7 +84,14 @@ const Plugin* open_plugin(const std::string& path, std::vector<std::string>& rea
   return plugin;
 }
 
-std::string package_of(int major) { return format("@llamaforge/{}-cuda{}", kSystem, major); }
+// Where the plugin of a major comes from. npm has packages of it for x86-64 alone.
+std::string source_of([[maybe_unused]] int major) {
+#ifdef __aarch64__
+  return "npm has none for ARM64";
+#else
+  return format("npm install @llamaforge/linux-x64-cuda{}", major);
+#endif
+}
 
 LoadedPlugin load(const std::vector<std::string>& folders) {
   const DriverVersion driver = driver_version();
@@ -132,8 +132,8 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
         }
       }
       if (!present && major <= driver.major) {
-        loaded.passed_over.push_back(format("CUDA {}: its plugin is not installed (npm install {})",
-                                            major, package_of(major)));
+        loaded.passed_over.push_back(
+            format("CUDA {}: its plugin is not installed ({})", major, source_of(major)));
       }
     }
   }
@@ -146,9 +146,9 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
   throw Error(
       "ERR_DEVICE",
       format("CUDA was asked for, but no plugin could be loaded. The driver supports CUDA {}.{}. "
-             "Tried:{}\nInstall it with: npm install {}   (in a clone of the "
+             "Tried:{}\nInstall it: {}   (in a clone of the "
              "repository: npm run build:cuda)",
-             driver.major, driver.minor, lines, package_of(newest)));
+             driver.major, driver.minor, lines, source_of(newest)));
 }
 
 }  // namespace

@@ -4,8 +4,9 @@ import { buildInfo } from "../core/native.js";
 import type { LoadedConfig, Precision, RunConfig } from "./resolve.js";
 
 /**
- * Whether the device multiplies bf16 matrices directly. CPUs without AVX-512's bf16 instructions
- * widen bf16 to fp32 for each product, which is no faster than fp32 and rounds more.
+ * Whether the device multiplies bf16 matrices directly. CPU kernels other than those for AVX-512's
+ * bf16 instructions widen bf16 to fp32 for each product, which is no faster than fp32 and rounds
+ * more.
  */
 export function computesInBf16(device: string): boolean {
   return device !== "cpu" || buildInfo().instructionSet === "avx512-bf16";
@@ -44,5 +45,5 @@ export function describePrecision(
   const what = device === "cpu" ? "this CPU" : "a GPU";
   return here === "bf16"
     ? `bf16 (auto: ${what} computes in it)`
-    : "fp32 (auto: this CPU lacks the instructions for bf16)";
+    : `fp32 (auto: the kernels for ${buildInfo().instructionSet} have no products in bf16)`;
 }

@@ -44,7 +44,24 @@ export function explainLoadFailure(root: string, message: string, system: System
   return `[native] the native addon could not be loaded: ${reason(root, message, system)}`;
 }
 
-function reason(root: string, message: string, { platform, arch, glibc }: System): string {
+/** What to do on a system that no addon is made for; null on the others. */
+function elsewhere({ platform, arch }: System): string | null {
+  if (platform === "linux" && ["x64", "arm64"].includes(arch)) return null;
+  const supported = `LlamaForge runs on Linux with glibc, on x86-64 and ARM64 (this Node.js is for ${platform}-${arch}).\n`;
+  if (platform === "darwin")
+    return (
+      `${supported}On a Mac, run it in a Linux container, whose kernels are those of ARM64 on Apple silicon: ` +
+      'docker run -it -v "$PWD":/work -w /work node:22-bookworm bash'
+    );
+  if (platform === "win32")
+    return `${supported}On Windows, run it under WSL 2: wsl --install, then install Node.js and LlamaForge in there`;
+  return `${supported}Run it on such a machine, or in a container of such a system`;
+}
+
+function reason(root: string, message: string, system: System): string {
+  const unsupported = elsewhere(system);
+  if (unsupported !== null) return unsupported;
+  const { platform, arch, glibc } = system;
   const clone = existsSync(join(root, "CMakeLists.txt"));
   const here = `${platform}-${arch}`;
   const again = clone
@@ -58,7 +75,7 @@ function reason(root: string, message: string, { platform, arch, glibc }: System
     if (offered.includes(here)) return `${root} is damaged (${message}).\n${again}`;
     return (
       `${root} has none for ${here}, only for ${offered.join(", ") || "no system at all"}.\n` +
-      "LlamaForge runs on Linux on x86-64 with glibc, also in a container or under WSL 2"
+      "Build it on this machine, in a clone of the repository: npm run setup"
     );
   }
   if (platform === "linux" && glibc === undefined) {
@@ -158,7 +175,8 @@ export function probeAddon(root: string, system = thisSystem()): Promise<string 
       if (!failure && stdout === "loaded") resolve(null);
       else if (failure?.signal) {
         const what = `the process that tried ${file} was ended by ${failure.signal}`;
-        const why = failure.signal === "SIGILL" ? ": this CPU lacks AVX2, which it needs" : "";
+        const lacksAvx2 = failure.signal === "SIGILL" && system.arch === "x64";
+        const why = lacksAvx2 ? ": this CPU lacks AVX2, which it needs" : "";
         resolve(`[native] ${what}${why}`);
       } else {
         const message = /^(?:\w*Error): (.*)$/m.exec(stderr)?.[1] ?? stderr.trim().slice(-500);

@@ -2,9 +2,10 @@ import { cpus } from "node:os";
 import { type Device, deviceName } from "../core/device.js";
 import { DeviceError } from "../core/errors.js";
 
-/** Name of the processor as the operating system gives it. */
+/** Name of the processor as the operating system gives it. On ARM64 many have none. */
 export function processorName(): string {
-  return cpus()[0]?.model.trim().replace(/\s+/g, " ") || `${process.arch} CPU`;
+  const name = cpus()[0]?.model.trim().replace(/\s+/g, " ");
+  return name && name !== "unknown" ? name : `${process.arch} CPU`;
 }
 
 /**

@@ -29,6 +29,11 @@ const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 const majors = ["12", "13"].filter((major) =>
   existsSync(join(root, `build/Release/libllamaforge_cuda${major}.so`)),
 );
+/** Systems whose addons are built. */
+const systems = [
+  "linux-x64",
+  ...(existsSync(join(root, "build/arm64/Release/llamaforge.node")) ? ["linux-arm64"] : []),
+];
 const minutes = 60_000;
 
 /** Node, npm, a shell and nothing else: no compiler, no cmake. */
@@ -51,7 +56,14 @@ function run(command: string, args: string[], options: { cwd?: string; env?: obj
 
 beforeAll(() => {
   buildLibrary();
-  const prebuild = ["scripts/prebuild.mjs", "--no-build", "--out", tarballs];
+  const prebuild = [
+    "scripts/prebuild.mjs",
+    "--no-build",
+    "--systems",
+    systems.join(),
+    "--out",
+    tarballs,
+  ];
   execFileSync(
     process.execPath,
     [...prebuild, ...(majors.length > 0 ? ["--majors", majors.join()] : ["--cpu-only"])],

@@ -1,7 +1,8 @@
 import type { Cost, FlopsPerToken, ParameterBreakdown } from "./cost.js";
 import type { Recompute } from "./language-model.js";
 import { checkLlamaConfig, type LlamaConfig } from "./llama-config.js";
-import { hasHeadNorm, hasOutputBias, hasQkvBias, windowOf } from "./llama-variations.js";
+import { llamaStepFlops, seenInLayer } from "./llama-step-flops.js";
+import { hasHeadNorm, hasOutputBias, hasQkvBias } from "./llama-variations.js";
 
 /**
  * The cost of training a Llama of this shape.
@@ -28,12 +29,7 @@ export function llamaCost(config: LlamaConfig, op = "llamaCost"): Cost {
     parameters,
     parameterCount: Object.values(parameters).reduce((sum, count) => sum + count, 0),
     flops,
-    recomputedFlops: (sequenceLength, recompute) =>
-      ({
-        none: 0,
-        ffn: 2 * layers * 3 * hiddenSize * intermediateSize,
-        block: (flops(sequenceLength).causal - headFlops) / 3,
-      })[recompute],
+    step: (sequenceLength, kind = {}) => llamaStepFlops(config, sequenceLength, kind),
     pass: {
       blocks: layers,
       tiedHead: config.tieEmbeddings,
@@ -57,8 +53,7 @@ function attentionWeights({ hiddenSize, heads, kvHeads, headSize }: LlamaConfig)
 function seenTokens(config: LlamaConfig, sequenceLength: number): number {
   let seen = 0;
   for (let layer = 0; layer < config.layers; layer++) {
-    const window = Math.min(windowOf(config, layer) ?? sequenceLength, sequenceLength);
-    seen += 2 * window - (window * window) / sequenceLength;
+    seen += seenInLayer(config, layer, sequenceLength);
   }
   return seen;
 }

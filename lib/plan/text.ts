@@ -67,6 +67,12 @@ export function formatPlan(
       "Training FLOPs per token",
       [
         ["causal (what is needed)", gigaflops(flops.causal)],
+        ...(flops.reference > 0
+          ? ([["  of these by the frozen reference", gigaflops(flops.reference)]] as [
+              string,
+              string,
+            ][])
+          : []),
         ["full attention (TinyLlama's convention)", gigaflops(flops.fullAttention)],
       ],
     ],

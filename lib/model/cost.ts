@@ -99,9 +99,17 @@ export interface PassCost {
   /**
    * Bytes of activations per token of a micro-batch.
    * @param element bytes of one activation
-   * @param fp8 whether the blocks' products run in fp8. Default: false
+   * @param kind   what else decides it
    */
-  activations(element: 2 | 4, recompute: Recompute, fp8?: boolean): ActivationCost;
+  activations(element: 2 | 4, recompute: Recompute, kind?: ActivationKind): ActivationCost;
+}
+
+/** What decides the activations that a pass keeps. */
+export interface ActivationKind {
+  /** Whether the blocks' products run in fp8. Default: false. */
+  fp8?: boolean;
+  /** Adapters, which alone are trained. Default: the whole model is. */
+  lora?: Pick<LoraConfig, "rank" | "targets">;
 }
 
 /** Bytes of activations that a pass keeps. */

@@ -100,17 +100,10 @@ export function loraParameterCount(
   return shape.layers * loraBlockParameterCount(lora, shape);
 }
 
-/** Numbers per token that the adapters of all blocks keep for backward. */
-export function loraKeptPerToken(
-  { rank, targets }: Pick<LoraConfig, "rank" | "targets">,
-  { layers }: AdaptedShape,
-): number {
-  // Between its halves, an adapter keeps a vector of its rank. Dropout is computed again.
-  return layers * rank * targets.length;
-}
-
 /** A packed product with adapters. */
 export interface AdaptedStage {
+  /** Width of the vector between the halves, which is kept for backward. */
+  width: number;
   /** Weights that a token is multiplied with, both halves, as the product is computed. */
   weights: number;
   /** Those of the first half. */
@@ -132,7 +125,7 @@ export function adaptedStages(
     if (width === 0) return null;
     const downWeights = width * widths[packed[0] as LoraTarget][0];
     const outputs = packed.reduce((sum, target) => sum + widths[target][1], 0);
-    return { downWeights, weights: downWeights + width * outputs };
+    return { width, downWeights, weights: downWeights + width * outputs };
   });
 }
 

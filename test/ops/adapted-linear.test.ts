@@ -125,7 +125,7 @@ test("adaptedLinear refuses what does not fit, naming it", () => {
   const refused: [object, new (...args: never[]) => LlamaForgeError, RegExp][] = [
     [{ down: zeros([rank, inputs + 1]) }, ShapeError, /\[3,10\] for down/],
     [{ up: zeros([outputs - 1, rank]) }, ShapeError, /up/],
-    [{ up: zeros([outputs, rank], { dtype: "bf16" }) }, DTypeError, /up/],
+    [{ up: zeros([outputs, rank], { dtype: "bf16" }) }, DTypeError, /f32 and bf16/],
     [{ parts: [{ firstRow: 2, rows: outputs }] }, LlamaForgeError, /rows of a part/],
     [{ parts: [packed[1], packed[0]] }, LlamaForgeError, /firstRow of a part/],
     [{ scale: "2" }, LlamaForgeError, /scale/],

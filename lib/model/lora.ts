@@ -102,6 +102,10 @@ export class LoraModel extends LanguageModel {
     checkArray(op, "lora.targets", lora.targets, `a list of ${loraTargets.join(", ")}`);
     if (lora.targets.length === 0) throw new ArgumentError(`[${op}] expected targets, got none`);
     for (const target of lora.targets) checkChoice(op, "a target", target, loraTargets);
+    const twice = lora.targets.find((name, place) => lora.targets.indexOf(name) < place);
+    if (twice !== undefined) {
+      throw new ArgumentError(`[${op}] expected each target once, got ${twice} again`);
+    }
     if (lora.base !== undefined) checkString(op, "lora.base", lora.base);
     checkNumber(op, "lora.dropout", lora.dropout ?? 0, { min: 0, max: 0.999 });
     this.#base = base;

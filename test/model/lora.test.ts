@@ -11,6 +11,7 @@ import { ArgumentError, CheckpointError, UsageError } from "../../lib/core/error
 import { native } from "../../lib/core/native.js";
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
+import { exportHuggingFace } from "../../lib/export/hugging-face.js";
 import { mergeAdapter } from "../../lib/export/merge.js";
 import { generateTokens } from "../../lib/generate/generate.js";
 import { Llama } from "../../lib/model/llama.js";
@@ -269,6 +270,10 @@ describe("a model with adapters", () => {
     const targets = ["q_proj", "w_proj"] as unknown as LoraTarget[];
     expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets })).toThrow(ArgumentError);
     expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets })).toThrow(/received "w_proj"/);
+    const twice: LoraTarget[] = ["q_proj", "up_proj", "q_proj"];
+    expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets: twice })).toThrow(
+      /expected each target once, got q_proj again/,
+    );
     base.dispose();
   });
 });
@@ -329,6 +334,24 @@ describe("a run with adapters", () => {
     const misfit = mergeAdapter(again.checkpoint, join(folder, "x"), { base: other });
     await expect(misfit).rejects.toThrow(CheckpointError);
     await expect(misfit).rejects.toThrow(/do not fit model\.layers\.0\.mlp\.up_proj\.weight/);
+    const change = async (fields: object) => {
+      const path = join(again.checkpoint, "adapter_config.json");
+      await writeFile(path, JSON.stringify({ ...settings, ...fields }));
+      return mergeAdapter(again.checkpoint, join(folder, "changed"));
+    };
+    await expect(change({ r: 8 })).rejects.toThrow(/has rank 2, but r is 8/);
+    await expect(change({ lora_alpha: 1e300 })).rejects.toThrow(/are not finite/);
+    await change({ lora_alpha: 1e9 });
+    // Within float32, and beyond float16.
+    await expect(
+      mergeAdapter(again.checkpoint, join(folder, "half"), { dtype: "float16" }),
+    ).rejects.toThrow(/float16 cannot hold/);
+    await expect(change({ base_model_name_or_path: "/nowhere" })).rejects.toThrow(
+      /names its model, another folder is given as .*base: .*\/nowhere/,
+    );
+    await expect(exportHuggingFace(again.checkpoint, join(folder, "z"))).rejects.toThrow(
+      /holds an adapter, not a whole model: .*llamaforge merge/,
+    );
     const dora = { ...settings, use_dora: true };
     await writeFile(join(again.checkpoint, "adapter_config.json"), JSON.stringify(dora));
     await expect(mergeAdapter(again.checkpoint, join(folder, "y"))).rejects.toThrow(
@@ -377,6 +400,10 @@ describe("a run with adapters", () => {
     await expect(run({ ...config, out: join(folder, "again"), lora, steps: 14 })).rejects.toThrow(
       /lora/,
     );
+    const doubled = { ...lora, targets: ["q_proj", "q_proj"] };
+    expect(checkConfig({ ...config, lora: doubled }).problems).toEqual([
+      { path: "lora.targets", message: "expected each name once, got q_proj again" },
+    ]);
     const { problems } = checkConfig({ ...config, init: {}, model: tinyModel });
     expect(problems).toEqual([
       {

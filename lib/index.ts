@@ -155,6 +155,7 @@ export { type MergeAdapterOptions, mergeAdapter } from "./export/merge.js";
 export type { AnswerPart, CompleteAnswer } from "./generate/answer.js";
 export type { ChatMessage } from "./generate/chat-messages.js";
 export { type ChatSource, ChatTemplate, type RenderOptions } from "./generate/chat-template.js";
+export { endTokens } from "./generate/end-tokens.js";
 export {
   type AnswerOptions,
   Engine,

@@ -47,8 +47,6 @@ const runs = {
   "muon-fp8": { precision: "fp8", optimizer: { type: "muon" } },
   // Gradients with 3 bits and 15 binades, instead of 2 and 30.
   "fp8-e4m3": { precision: "fp8", choices: { gradient: "f8e4m3" } },
-  // The down projection, whose input has SwiGLU's outliers, in bf16.
-  "fp8-down-bf16": { precision: "fp8", choices: { down: false } },
   // Micro-batches of half the size: the same sums in another order, which shows what chance does.
   "bf16-again": { precision: "bf16", halves: true },
 };

@@ -44,7 +44,13 @@ export function benchConfig(options: TrainerBenchOptions, more: object = {}): Lo
  * @returns the records of the measured steps; the peak of `memory()` covers only these steps
  */
 export async function throughTrainer(options: TrainerBenchOptions): Promise<StepMetrics[]> {
-  const trainer = await Trainer.create(benchConfig(options), { checkpoints: false });
+  const trainer = await Trainer.create(benchConfig(options), {
+    checkpoints: false,
+    // The data of a measurement hold nothing out.
+    onNotice: (message) => {
+      if (!message.startsWith("no validation loss")) console.warn(message);
+    },
+  });
   const steps: StepMetrics[] = [];
   try {
     if (options.warmup === 0) resetPeakMemory(options.device);

@@ -75,8 +75,11 @@ export async function loadModel(
   return model;
 }
 
-/** @throws CheckpointError for a folder that holds an adapter without its model */
-async function refuseAdapter(folder: string): Promise<void> {
+/**
+ * Refuses a folder of adapters where a model is needed.
+ * @throws CheckpointError for a folder that holds an adapter without its model
+ */
+export async function refuseAdapter(folder: string): Promise<void> {
   const names = await readdir(folder).catch((): string[] => []);
   if (names.includes(configFile) || !names.includes(adapterFiles.config)) return;
   throw new CheckpointError(

@@ -79,12 +79,14 @@ async function evaluateFolder(
   world: World | null,
 ): Promise<void> {
   const { out, precision } = options;
-  const [{ selectTasks }, { runEvaluation }, { loadModel }, { Tokenizer }] = await Promise.all([
-    import("../eval/registry.js"),
-    import("../eval/evaluate.js"),
-    import("../checkpoint/model.js"),
-    import("../data/tokenizer.js"),
-  ]);
+  const [{ selectTasks }, { runEvaluation }, { loadModel }, { Tokenizer }, { endTokens }] =
+    await Promise.all([
+      import("../eval/registry.js"),
+      import("../eval/evaluate.js"),
+      import("../checkpoint/model.js"),
+      import("../data/tokenizer.js"),
+      import("../generate/end-tokens.js"),
+    ]);
   const { deviceOfRank, shareThreads } = await import("../train/join.js");
   const selection = await selectTasks(options.tasks.split(",").map((name) => name.trim()));
   if (out !== undefined) await expectFree(out, options.overwrite ?? false);
@@ -93,7 +95,8 @@ async function evaluateFolder(
   const place = await modelFolder(folder, options);
   const tokenizer = await Tokenizer.load(options.tokenizer ?? place);
   const first = (world?.rank ?? 0) === 0;
-  const identity = await identityOf(place, tokenizer, options, settings);
+  const ends = await endTokens(place);
+  const identity = await identityOf(place, { tokenizer, ends }, options, settings);
   const cluster = world ? await connect(world, device, identity) : null;
   const evalWorld = cluster ? (await import("../eval/world.js")).clusterWorld(cluster) : undefined;
   const journal = out !== undefined && first ? await openJournal(out, identity, options) : null;
@@ -108,6 +111,7 @@ async function evaluateFolder(
     results = await runEvaluation({
       model,
       tokenizer,
+      endTokens: ends,
       selection,
       // The other ranks answer, and only the first one reports.
       settings: first ? settings : { ...settings, bootstrap: 0, logSamples: false },
@@ -253,7 +257,7 @@ async function agreeOnStored(
  */
 async function identityOf(
   place: string,
-  tokenizer: Tokenizer,
+  { tokenizer, ends }: { tokenizer: Tokenizer; ends: readonly number[] },
   { device, precision }: EvalCommandOptions,
   { limit, fewShot, seed, logSamples }: EvaluationSettings,
 ): Promise<EvaluationIdentity> {
@@ -268,6 +272,7 @@ async function identityOf(
     model: await realpath(place),
     weights: hash.digest("hex").slice(0, 16),
     tokenizer: tokenizer.sha256.slice(0, 16),
+    endTokens: ends.join(", ") || "the tokenizer's",
     program: `llamaforge ${buildInfo().version}`,
     device: device.replace(/:\d+$/, ""),
     precision,

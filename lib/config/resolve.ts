@@ -236,9 +236,9 @@ function crossProblems(read: Reader, model: ArchitectureConfig | undefined): Con
   require(read(["lora"]) === undefined ||
     read(["init", "from"]) !==
       undefined, "lora", "expected init.from beside it: adapters belong to a model that exists");
-  require(read(["lora"]) === undefined ||
-    read(["precision"]) !==
-      "fp8", "precision", "expected auto, bf16 or fp32 beside lora: adapters are not built in fp8");
+  const targets = (read(["lora", "targets"]) ?? []) as string[];
+  const twice = targets.find((name, place) => targets.indexOf(name) < place);
+  require(twice === undefined, "lora.targets", `expected each name once, got ${twice} again`);
   require(read(["dpo"]) === undefined ||
     read(["init", "from"]) !==
       undefined, "dpo", "expected init.from beside it: preferences are learnt relative to a model that exists");

@@ -15,6 +15,7 @@ import {
 } from "../core/check-values.js";
 import { ArgumentError, DataError, TokenizerError } from "../core/errors.js";
 import { checkGrowth } from "./normalizer-growth.js";
+import { mayBacktrackLong, regexesIn } from "./regex-backtracking.js";
 import { inCharacters, overlapping, type SpannedIds, type SpannedText } from "./spanned-text.js";
 import { findSpecialTokens } from "./special-tokens.js";
 import { batches, maxPartLength, splitText, type TextPart } from "./text-parts.js";
@@ -301,6 +302,16 @@ export class Tokenizer {
         fail(`${name}: it has ${String(this[name])}, the model ${expected}`);
       }
     }
+  }
+
+  /**
+   * Whether a text may make a regular expression of this tokenizer backtrack so long that the
+   * `tokenizers` package ends the process.
+   * @internal
+   */
+  get mayAbort(): boolean {
+    const { normalizer, pre_tokenizer: splitting } = JSON.parse(this.#files.text);
+    return regexesIn([normalizer, splitting]).some(mayBacktrackLong);
   }
 
   /** Whether other programs put this tokenizer's beginning-of-text token in front of every text. */

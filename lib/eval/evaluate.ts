@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import { checkFunction, checkInstance, checkObject } from "../core/check.js";
+import { checkFunction, checkInstance, checkIntegers, checkObject } from "../core/check.js";
 import { ArgumentError, DataError } from "../core/errors.js";
 import { buildInfo } from "../core/native.js";
 import { optionName } from "../core/option-names.js";
@@ -23,6 +23,11 @@ import type { EvalWorld } from "./world.js";
 export interface EvaluateOptions extends z.input<typeof evaluationSchema> {
   /** The model's tokenizer. */
   tokenizer: Tokenizer;
+  /**
+   * Ids that end an answer beside the tokenizer's end-of-text token, such as the end of a chat's
+   * turn: those of the model's `generation_config.json` (`endTokens`). Default: none.
+   */
+  endTokens?: readonly number[];
   /** Ends the evaluation between two batches, with the signal's reason. Default: none. */
   signal?: AbortSignal;
   /** Called as requests are done. Default: none. */
@@ -51,19 +56,22 @@ export async function evaluate(
   const op = "evaluate";
   checkInstance(op, "model", model, LanguageModel, "a language model");
   checkObject(op, "options", options);
-  const { tokenizer, signal, onProgress, ...given } = options;
+  const { tokenizer, signal, onProgress, endTokens = [], ...given } = options;
   checkInstance(op, "tokenizer", tokenizer, Tokenizer, "a tokenizer");
+  checkIntegers(op, "endTokens", endTokens, "an array of token ids");
   if (signal !== undefined) checkInstance(op, "signal", signal, AbortSignal, "an AbortSignal");
   if (onProgress !== undefined) checkFunction(op, "onProgress", onProgress);
   const settings = checkOptionsBy(op, evaluationSchema, given);
   const selection = await selectTasks(tasks);
-  return await runEvaluation({ model, tokenizer, selection, settings, signal, onProgress });
+  const run = { model, tokenizer, endTokens, selection, settings, signal, onProgress };
+  return await runEvaluation(run);
 }
 
 /** An evaluation whose tasks and options have been checked. */
 export interface EvaluationRun {
   model: LanguageModel;
   tokenizer: Tokenizer;
+  endTokens?: readonly number[] | undefined;
   selection: TaskSelection;
   settings: EvaluationSettings;
   world?: EvalWorld | undefined;
@@ -79,7 +87,7 @@ export interface EvaluationRun {
  * and the groups that contain them.
  */
 export async function runEvaluation(run: EvaluationRun): Promise<EvaluationResults> {
-  const { model, tokenizer, settings, world, signal } = run;
+  const { model, tokenizer, endTokens, settings, world, signal } = run;
   const { tasks, groups } = run.selection;
   expectPermission(tasks, settings);
   const runPrograms = await programRunner(tasks, world, signal);
@@ -103,7 +111,7 @@ export async function runEvaluation(run: EvaluationRun): Promise<EvaluationResul
     tasks,
     rows,
     settings,
-    model: new Scorer(model, tokenizer, { batch, world, signal }),
+    model: new Scorer(model, tokenizer, { batch, world, signal, endTokens }),
     tokenizer,
     contextLength: model.config.contextLength,
     world,

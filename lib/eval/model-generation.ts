@@ -19,6 +19,8 @@ export interface WriteAnswersOptions {
   onDone?: OnDone | undefined;
   /** Ranks that write the same answers together, because the weights are divided among them. */
   world?: EvalWorld | undefined;
+  /** End tokens of the model beside the tokenizer's. */
+  endTokens?: readonly number[] | undefined;
 }
 
 /** A request whose prompt is known in tokens. */
@@ -41,12 +43,12 @@ export async function writeAnswers(
   model: LanguageModel,
   tokenizer: Tokenizer,
   requests: readonly AnswerRequest[],
-  { batch, maxLength, signal, onDone, world }: WriteAnswersOptions,
+  { batch, maxLength, signal, onDone, world, endTokens }: WriteAnswersOptions,
 ): Promise<Answer[]> {
   for (const [index, request] of requests.entries()) checkRequest(request, index, maxLength);
   if (requests.length === 0) return [];
   signal?.throwIfAborted();
-  const pending = await encodeRequests(tokenizer, requests, maxLength);
+  const pending = await encodeRequests(tokenizer, requests, maxLength, endTokens);
   const longest = pending.reduce(
     (most, { prompt, request }) => Math.max(most, prompt.length + request.maxTokens),
     0,
@@ -87,6 +89,7 @@ async function encodeRequests(
   tokenizer: Tokenizer,
   requests: readonly AnswerRequest[],
   maxLength: number,
+  endTokens: readonly number[] = [],
 ): Promise<EncodedRequest[]> {
   const encoded = await encode(
     tokenizer,
@@ -97,7 +100,7 @@ async function encodeRequests(
   const pending: EncodedRequest[] = [];
   for (const [index, request] of requests.entries()) {
     const key = JSON.stringify(request.until);
-    const stops = known.get(key) ?? (await StopTexts.of(tokenizer, request.until));
+    const stops = known.get(key) ?? (await StopTexts.of(tokenizer, request.until, endTokens));
     known.set(key, stops);
     const ids = encoded[index] as Int32Array;
     const whole = ids.length > 0 ? ids : Int32Array.of(prefixToken(tokenizer));

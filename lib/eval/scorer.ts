@@ -3,6 +3,7 @@ import {
   checkFunction,
   checkInstance,
   checkInteger,
+  checkIntegers,
   checkObject,
   checkOptions,
   checkString,
@@ -45,6 +46,8 @@ export interface ScorerOptions {
    * context length.
    */
   maxLength?: number | undefined;
+  /** Ids that end an answer beside the tokenizer's end-of-text token; see `endTokens`. Default: none. */
+  endTokens?: readonly number[] | undefined;
 }
 
 /**
@@ -61,6 +64,7 @@ export class Scorer implements ModelAnswers {
   readonly #maxLength: number;
   readonly #signal: AbortSignal | undefined;
   readonly #world: EvalWorld | undefined;
+  readonly #endTokens: readonly number[];
   #cacheBytes: number | null | undefined;
 
   /**
@@ -71,9 +75,9 @@ export class Scorer implements ModelAnswers {
     const op = "Scorer";
     checkInstance(op, "model", model, LanguageModel, "a language model");
     checkInstance(op, "tokenizer", tokenizer, Tokenizer, "a tokenizer");
-    checkOptions(op, options, ["batch", "signal", "world", "maxLength"]);
+    checkOptions(op, options, ["batch", "signal", "world", "maxLength", "endTokens"]);
     const { contextLength, vocabSize } = model.config;
-    const { batch = "auto", maxLength = contextLength, signal, world } = options;
+    const { batch = "auto", maxLength = contextLength, signal, world, endTokens = [] } = options;
     if (batch !== "auto") checkInteger(op, "batch", batch, { min: 1 });
     checkInteger(op, "maxLength", maxLength, { min: 1, max: contextLength });
     if (signal !== undefined) {
@@ -87,6 +91,7 @@ export class Scorer implements ModelAnswers {
     this.#maxLength = maxLength;
     this.#signal = signal;
     this.#world = world;
+    this.#endTokens = checkIntegers(op, "endTokens", endTokens, "an array of token ids");
   }
 
   /**
@@ -142,6 +147,7 @@ export class Scorer implements ModelAnswers {
       batch: this.#batch,
       maxLength: this.#maxLength,
       signal: this.#signal,
+      endTokens: this.#endTokens,
       onDone,
       // Ranks that write the same answers make the same batches.
       world: this.#model.store.divided ? this.#world : undefined,

@@ -11,18 +11,26 @@ interface StopText {
  * Texts that end an answer, as lm-evaluation-harness 0.4.13 finds and cuts them with a batch of one.
  * After each token it looks for a text among the newest tokens, two more than the text has by
  * itself, in which special tokens have their names. The name of the end-of-text token is one of the
- * texts.
+ * texts. Other end tokens of the model end an answer by themselves, as in the generation of Hugging
+ * Face.
  */
 export class StopTexts {
   readonly #tokenizer: Tokenizer;
   readonly #stops: readonly StopText[];
+  readonly #ends: ReadonlySet<number>;
 
-  private constructor(tokenizer: Tokenizer, stops: readonly StopText[]) {
+  private constructor(tokenizer: Tokenizer, stops: readonly StopText[], ends: ReadonlySet<number>) {
     this.#tokenizer = tokenizer;
     this.#stops = stops;
+    this.#ends = ends;
   }
 
-  static async of(tokenizer: Tokenizer, until: readonly string[]): Promise<StopTexts> {
+  /** @param endTokens end tokens beside the tokenizer's. Default: none */
+  static async of(
+    tokenizer: Tokenizer,
+    until: readonly string[],
+    endTokens: readonly number[] = [],
+  ): Promise<StopTexts> {
     const eos = tokenizer.decode([tokenizer.eosId], { specialTokens: "keep" });
     const texts = (until.includes(eos) ? until : [...until, eos]).filter((text) => text !== "");
     const encoded = await encode(tokenizer, texts, false);
@@ -30,12 +38,12 @@ export class StopTexts {
       text,
       window: (encoded[i] as Int32Array).length + 2,
     }));
-    return new StopTexts(tokenizer, stops);
+    return new StopTexts(tokenizer, stops, new Set([tokenizer.eosId, ...endTokens]));
   }
 
   /** Whether a token ends an answer by itself. */
   isEnd(id: number): boolean {
-    return id === this.#tokenizer.eosId;
+    return this.#ends.has(id);
   }
 
   /**

@@ -16,7 +16,7 @@ import { type GgufLayout, ggufLayout } from "../model/shapes.js";
 import { blockTypes, type GgufType, ggufTypes, toBlocks } from "./gguf-blocks.js";
 import { type GgufTensor, type GgufValue, writeGguf } from "./gguf-file.js";
 import { ggufTokenizer } from "./gguf-tokenizer.js";
-import { readFloats, readFolderModel } from "./read-model.js";
+import { readFloats, readFolderModel, refuseBeyondFloat16 } from "./read-model.js";
 
 /** Options of `exportGguf`. */
 export interface ExportGgufOptions {
@@ -83,6 +83,7 @@ export async function exportGguf(
       type: chosen,
       bytes: async () => {
         const values = await readFloats(tensor);
+        if (chosen === "f16") refuseBeyondFloat16(tensor, values);
         const { interleavedHeads: heads } = rule;
         return toBlocks(chosen, heads ? interleaved(values, tensor.shape, heads) : values);
       },

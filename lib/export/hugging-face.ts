@@ -8,7 +8,12 @@ import { UsageError } from "../core/errors.js";
 import { makeFolder } from "../files/make-folder.js";
 import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-folder.js";
 import { toBlocks } from "./gguf-blocks.js";
-import { type FolderModel, readFloats, readFolderModel } from "./read-model.js";
+import {
+  type FolderModel,
+  readFloats,
+  readFolderModel,
+  refuseBeyondFloat16,
+} from "./read-model.js";
 
 export const exportDtypes = ["float32", "float16", "bfloat16"] as const;
 export type ExportDtype = (typeof exportDtypes)[number];
@@ -91,7 +96,11 @@ export async function writeFolder(
       name: tensor.name,
       dtype: file,
       shape: tensor.shape,
-      bytes: async () => toBlocks(blocks, await valuesOf(tensor)),
+      bytes: async () => {
+        const values = await valuesOf(tensor);
+        if (dtype === "float16") refuseBeyondFloat16(tensor, values);
+        return toBlocks(blocks, values);
+      },
     }),
   );
   const temporary = `${target}.tmp`;

@@ -42,7 +42,7 @@ export async function mergeAdapter(
   const { dtype = "bfloat16" } = options;
   checkChoice(op, "dtype", dtype, exportDtypes);
   if (options.base !== undefined) checkPath(op, "base", options.base);
-  const { scale, base: named } = await readSettings(adapter);
+  const { scale, rank, base: named } = await readSettings(adapter);
   const base = options.base ?? named;
   if (base === null) {
     throw new UsageError(
@@ -51,7 +51,14 @@ export async function mergeAdapter(
   }
   const file = join(adapter, adapterFiles.weights);
   const { tensors: halves } = await readSafetensors(file, { followLinks: true });
-  const model = await readFolderModel(base);
+  const model = await readFolderModel(base).catch((error: unknown) => {
+    const given = options.base !== undefined || !(error instanceof CheckpointError);
+    if (given) throw error;
+    const other = `another folder is given as ${optionName("base")}`;
+    throw new CheckpointError(`[merge] ${adapter} names its model, ${other}: ${error.message}`, {
+      cause: error,
+    });
+  });
   const unused = new Set(halves.keys());
   const adapters = new Map<string, [down: StoredTensor, up: StoredTensor]>();
   for (const { name, shape } of model.tensors.values()) {
@@ -65,6 +72,11 @@ export async function mergeAdapter(
     if (up.shape[0] !== outputs || down.shape[1] !== inputs || up.shape[1] !== down.shape[0]) {
       throw new CheckpointError(
         `[merge] ${file}: [${up.shape}] and [${down.shape}] do not fit ${name} [${shape}] of ${base}`,
+      );
+    }
+    if (down.shape[0] !== rank) {
+      throw new CheckpointError(
+        `[merge] ${file}: the adapter of ${name} has rank ${down.shape[0]}, but r is ${rank} in ${adapterFiles.config}`,
       );
     }
     adapters.set(name, [down, up]);
@@ -82,7 +94,7 @@ export async function mergeAdapter(
       const found = adapters.get(stored.name);
       if (!found) return values;
       const [down, up] = [await readFloats(found[0]), await readFloats(found[1])];
-      return await scope(() =>
+      const merged = await scope(() =>
         noGrad(() => {
           const of = (data: Float32Array, shape: readonly number[]) =>
             tensor(data, { shape, device: cpu });
@@ -93,12 +105,18 @@ export async function mergeAdapter(
           ).toArray() as Promise<Float32Array>;
         }),
       );
+      if (merged.every(Number.isFinite)) return merged;
+      throw new CheckpointError(
+        `[merge] ${file}: with its adapter, ${stored.name} has numbers that are not finite`,
+      );
     },
   });
 }
 
 /** Settings of an adapter's adapter_config.json. @throws CheckpointError for another kind of adapter */
-async function readSettings(folder: string): Promise<{ scale: number; base: string | null }> {
+async function readSettings(
+  folder: string,
+): Promise<{ scale: number; rank: number; base: string | null }> {
   const path = join(folder, adapterFiles.config);
   const config = (await readJson(path, 2 ** 20, { followLinks: true })) as Record<string, unknown>;
   const fail = (field: string, expected: string): never => {
@@ -120,6 +138,7 @@ async function readSettings(folder: string): Promise<{ scale: number; base: stri
     if (!isEmpty(config[field])) fail(field, "nothing");
   }
   if ((config.bias ?? "none") !== "none") fail("bias", '"none"');
-  const rank = config.use_rslora ? Math.sqrt(r as number) : (r as number);
-  return { scale: (alpha as number) / rank, base: base as string | null };
+  const rank = r as number;
+  const divisor = config.use_rslora ? Math.sqrt(rank) : rank;
+  return { scale: (alpha as number) / divisor, rank, base: base as string | null };
 }

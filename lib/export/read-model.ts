@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { readJson } from "../checkpoint/durable.js";
+import { refuseAdapter } from "../checkpoint/model.js";
 import type { StoredTensor } from "../checkpoint/safetensors.js";
 import { readWeights } from "../checkpoint/weights.js";
 import { CheckpointError } from "../core/errors.js";
@@ -17,6 +18,7 @@ const configBytesLimit = 16 * 1024 * 1024;
 
 /** Opens a Hugging Face folder. @throws CheckpointError naming what is wrong */
 export async function readFolderModel(folder: string): Promise<FolderModel> {
+  await refuseAdapter(folder);
   const source = join(folder, "config.json");
   const json = await readJson(source, configBytesLimit, { followLinks: true });
   const config = shapeFromHuggingFace(json, source);
@@ -60,4 +62,16 @@ export function fromF16(half: number): number {
   if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
   if (exponent === 0) return sign * fraction * 2 ** -24;
   return sign * (1024 + fraction) * 2 ** (exponent - 25);
+}
+
+/** From here on, a number becomes infinity as float16. */
+const beyondFloat16 = 65_520;
+
+/** @throws CheckpointError for a finite number that float16 cannot hold */
+export function refuseBeyondFloat16({ path, name }: StoredTensor, values: Float32Array): void {
+  const large = values.find((x) => Math.abs(x) >= beyondFloat16 && Number.isFinite(x));
+  if (large === undefined) return;
+  throw new CheckpointError(
+    `[export] ${path}: ${name} has the number ${large}, which float16 cannot hold: choose another type`,
+  );
 }

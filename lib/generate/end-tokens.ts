@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { checkPath } from "../core/check-values.js";
 import { CheckpointError } from "../core/errors.js";
 import { readSmallFile, sizeLimits } from "../files/small-file.js";
 
@@ -8,6 +9,7 @@ import { readSmallFile, sizeLimits } from "../files/small-file.js";
  * @throws CheckpointError for a file that is damaged
  */
 export async function endTokens(folder: string): Promise<number[]> {
+  checkPath("endTokens", "folder", folder);
   const ids = new Set<number>();
   for (const name of ["generation_config.json", "config.json"]) {
     for (const id of await namedIn(join(folder, name))) ids.add(id);
@@ -22,7 +24,7 @@ async function namedIn(file: string): Promise<readonly number[]> {
     config = JSON.parse(bytes.toString("utf8"));
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw new CheckpointError(`[Engine] cannot read ${file}: ${(cause as Error).message}`, {
+    throw new CheckpointError(`[endTokens] cannot read ${file}: ${(cause as Error).message}`, {
       cause,
     });
   }
@@ -31,6 +33,6 @@ async function namedIn(file: string): Promise<readonly number[]> {
   const isId = (id: unknown) => Number.isSafeInteger(id) && (id as number) >= 0;
   if (ids.every(isId)) return ids as number[];
   throw new CheckpointError(
-    `[Engine] ${file}: expected eos_token_id to be a token id or a list of them, got ${JSON.stringify(given)}`,
+    `[endTokens] ${file}: expected eos_token_id to be a token id or a list of them, got ${JSON.stringify(given)}`,
   );
 }

@@ -1,4 +1,5 @@
 import type { LanguageModel, Recompute } from "./language-model.js";
+import type { LoraConfig } from "./lora-config.js";
 
 /** Floating-point operations of training per token, forward and backward. */
 export interface FlopsPerToken {
@@ -19,6 +20,51 @@ export interface FlopsPerToken {
   fullAttention: number;
 }
 
+/** What a step trains, which decides the products that it computes. */
+export interface StepKind {
+  /** Adapters, which alone are trained. Default: the whole model is. */
+  lora?: Pick<LoraConfig, "rank" | "targets">;
+  /**
+   * Whether pairs of answers are judged beside a reference, which computes forward alone. Default:
+   * false.
+   */
+  preferences?: boolean;
+  /** Default: none. */
+  recompute?: Recompute;
+  /** How attention counts: the tokens that a token sees, or all of the text. Default: causal. */
+  attention?: "causal" | "full";
+}
+
+/** Operations per token of a part of a pass. */
+export interface PartFlops {
+  /** Products with weights and their gradients, adapters included. */
+  linear: number;
+  attention: number;
+}
+
+/** Operations per token of a block in a step. */
+export interface BlockFlops {
+  forward: PartFlops;
+  /** Without what is recomputed. */
+  backward: PartFlops;
+  /** What backward computes again. */
+  again: PartFlops;
+}
+
+/** Operations per token of a training step, in the parts and the order in which it computes. */
+export interface StepFlops {
+  /** The whole forward pass of a reference; 0 without one. */
+  reference: PartFlops;
+  blocks: readonly BlockFlops[];
+  head: {
+    forward: number;
+    /** Without what is computed again. */
+    backward: number;
+    /** Logits that backward computes again. */
+    again: number;
+  };
+}
+
 /** Scalars by part; `head` is 0 with tied embeddings. */
 export interface ParameterBreakdown {
   embedding: number;
@@ -36,8 +82,8 @@ export interface Cost {
   readonly parameterCount: number;
   /** Operations per token without recomputation, at a sequence length in tokens. */
   flops(sequenceLength: number): FlopsPerToken;
-  /** Operations per token that recomputation repeats in backward. */
-  recomputedFlops(sequenceLength: number, recompute: Recompute): number;
+  /** Operations per token of a training step on texts of a length in tokens, by part. */
+  step(sequenceLength: number, kind?: StepKind): StepFlops;
   /** Bytes per token and the order of a pass; null for a model that does not report them. */
   readonly pass: PassCost | null;
 }
@@ -53,9 +99,17 @@ export interface PassCost {
   /**
    * Bytes of activations per token of a micro-batch.
    * @param element bytes of one activation
-   * @param fp8 whether the blocks' products run in fp8. Default: false
+   * @param kind   what else decides it
    */
-  activations(element: 2 | 4, recompute: Recompute, fp8?: boolean): ActivationCost;
+  activations(element: 2 | 4, recompute: Recompute, kind?: ActivationKind): ActivationCost;
+}
+
+/** What decides the activations that a pass keeps. */
+export interface ActivationKind {
+  /** Whether the blocks' products run in fp8. Default: false. */
+  fp8?: boolean;
+  /** Adapters, which alone are trained. Default: the whole model is. */
+  lora?: Pick<LoraConfig, "rank" | "targets">;
 }
 
 /** Bytes of activations that a pass keeps. */
@@ -77,7 +131,16 @@ export function plainCost(model: LanguageModel): Cost {
     parameters: null,
     parameterCount,
     flops: () => ({ linear, causalAttention: 0, causal: linear, fullAttention: linear }),
-    recomputedFlops: () => 0,
+    step: (_, { preferences = false } = {}) => ({
+      reference: products(preferences ? linear / 3 : 0),
+      blocks: [
+        { forward: products(linear / 3), backward: products((2 * linear) / 3), again: products(0) },
+      ],
+      head: { forward: 0, backward: 0, again: 0 },
+    }),
     pass: null,
   };
 }
+
+/** A part without attention. */
+const products = (linear: number): PartFlops => ({ linear, attention: 0 });

@@ -14,7 +14,10 @@ export interface Fp8Fallback {
   from: number;
 }
 
-/** Figures of a model's tensors in fp8, by the place of the tensor and then by layer. */
+/**
+ * Figures of a model's tensors in fp8, by the place of the tensor and then by layer; null for a tensor
+ * that the pass did not make.
+ */
 export interface Fp8Figures {
   /** Largest finite number of each layer's tensor, as fp8 holds it. */
   largest: Record<string, (number | null)[]>;
@@ -109,12 +112,15 @@ export class Fp8Monitor {
   describe(values: ArrayLike<number>): Fp8Figures {
     const figures: Fp8Figures = { largest: {}, zeros: {}, saturated: {} };
     const round = (x: number) => (Number.isFinite(x) ? Number(x.toPrecision(4)) : null);
+    const value = (at: number): number => values[at] as number;
+    // Not every pass computes each gradient. A tensor of zeros has a share of zeros.
+    const isSeen = (at: number): boolean => [0, 1, 2, 3].some((figure) => value(at + figure) !== 0);
     for (const [index, place] of this.places.entries()) {
       const of = (number: (at: number) => number) =>
-        Array.from({ length: this.layers }, (_, layer) =>
-          this.uses(layer) ? round(number(this.#at(layer, index))) : null,
-        );
-      const value = (at: number): number => values[at] as number;
+        Array.from({ length: this.layers }, (_, layer) => {
+          const at = this.#at(layer, index);
+          return this.uses(layer) && isSeen(at) ? round(number(at)) : null;
+        });
       figures.largest[place] = of((at) => value(at));
       figures.zeros[place] = of((at) => value(at + 1));
       figures.saturated[place] = of((at) => value(at + 2) + value(at + 3));

@@ -1,8 +1,8 @@
 import { recompute } from "../core/autograd.js";
 import type { Tensor } from "../core/tensor.js";
-import { Linear, Module, RMSNorm } from "../nn/index.js";
-import { type Fp8Observer, fp8Choices } from "../ops/fp8.js";
-import { fp8Linear, fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
+import { type Fp8Use, Linear, Module, RMSNorm } from "../nn/index.js";
+import type { Fp8Observer } from "../ops/fp8.js";
+import { fp8NormFeedForward, fp8NormLinear } from "../ops/fp8-linear.js";
 import type { Fp8Weights } from "../ops/fp8-weights.js";
 import {
   attention,
@@ -125,8 +125,8 @@ class FeedForward extends Module {
     this.down = new Linear(intermediateSize, hiddenSize, residualStd, feedForwardBias);
   }
 
-  forward(x: Tensor): Tensor {
-    return this.down.forward(swiglu(this.gateUp.forward(x)));
+  forward(x: Tensor, fp8?: Record<"gateUp" | "down", Fp8Use>): Tensor {
+    return this.down.forward(swiglu(this.gateUp.forward(x, fp8?.gateUp)), fp8?.down);
   }
 }
 
@@ -222,7 +222,11 @@ export class Block extends Module {
     return [y, linear(gated, weightOf(feedForward.down))];
   }
 
-  /** `forward` with its four products in fp8: norms and SwiGLU cast their own results. */
+  /**
+   * `forward` with its four products in fp8: norms and SwiGLU cast their own results. Adapters need
+   * the input of their product in bf16, so the norm or SwiGLU before it stays an operation of its
+   * own.
+   */
   #forwardFp8(
     stream: Tensor,
     change: Tensor | null,
@@ -231,32 +235,33 @@ export class Block extends Module {
     recomputeFfn: boolean,
     { weights, observe }: Fp8Pass,
   ): readonly [Tensor, Tensor] {
-    const { attention, feedForward } = this;
-    const [x, qkv] = fp8NormLinear(
-      stream,
-      change,
-      this.attentionNorm.parts,
-      attention.qkv.parts,
-      weights,
-      observe("qkv"),
-    );
-    const mixed = attention.mix(qkv, table, context);
-    const attended = fp8Linear(mixed, attention.output.parts, weights, observe("output"));
-    const watch = { gateUp: observe("gateUp"), down: observe("down") };
-    const second = (sum: Tensor, skip: Tensor): readonly [Tensor, Tensor] => {
-      if (!fp8Choices.down) {
-        const [y, packed] = fp8NormLinear(
-          sum,
-          skip,
-          this.feedForwardNorm.parts,
-          feedForward.gateUp.parts,
-          weights,
-          watch.gateUp,
-        );
-        return [y, feedForward.down.forward(swiglu(packed))];
+    const { attention, feedForward, attentionNorm, feedForwardNorm } = this;
+    const use = (product: Fp8Product): Fp8Use => ({ weights, observe: observe(product) });
+    const queries = (): readonly [Tensor, Tensor] => {
+      const { qkv } = attention;
+      if (!qkv.adapter) {
+        const watch = observe("qkv");
+        return fp8NormLinear(stream, change, attentionNorm.parts, qkv.parts, weights, watch);
       }
+      const [x, normed] = change
+        ? attentionNorm.forwardAdd(stream, change)
+        : [stream, attentionNorm.forward(stream)];
+      return [x, qkv.forward(normed, use("qkv"))];
+    };
+    const [x, qkv] = queries();
+    const mixed = attention.mix(qkv, table, context);
+    const attended = attention.output.forward(mixed, use("output"));
+    const uses = { gateUp: use("gateUp"), down: use("down") };
+    if (feedForward.gateUp.adapter || feedForward.down.adapter) {
+      const [y, normed] = feedForwardNorm.forwardAdd(x, attended);
+      const ffn = (input: Tensor): readonly [Tensor] => [feedForward.forward(input, uses)];
+      const [out] = recomputeFfn ? recompute("ffn", [normed], ffn) : ffn(normed);
+      return [y, out];
+    }
+    const watch = { gateUp: uses.gateUp.observe, down: uses.down.observe };
+    const second = (sum: Tensor, skip: Tensor): readonly [Tensor, Tensor] => {
       const layers = { gateUp: feedForward.gateUp.parts, down: feedForward.down.parts };
-      return fp8NormFeedForward(sum, skip, this.feedForwardNorm.parts, layers, weights, watch);
+      return fp8NormFeedForward(sum, skip, feedForwardNorm.parts, layers, weights, watch);
     };
     return recomputeFfn
       ? recompute("ffn", [x, attended], (a, b) => second(a as Tensor, b as Tensor))

@@ -100,13 +100,39 @@ export function loraParameterCount(
   return shape.layers * loraBlockParameterCount(lora, shape);
 }
 
-/** Numbers per token that the adapters of all blocks keep for backward. */
-export function loraKeptPerToken(
-  { rank, targets, dropout = 0 }: Pick<LoraConfig, "rank" | "targets" | "dropout">,
-  shape: AdaptedShape,
-): number {
-  const widths = widthsOf(shape);
-  // Between its halves, an adapter keeps a vector of its rank; with dropout, its input as well.
-  const inputs = dropout > 0 ? targets.reduce((sum, target) => sum + widths[target][0], 0) : 0;
-  return shape.layers * (rank * targets.length + inputs);
+/** A packed product with adapters. */
+export interface AdaptedStage {
+  /** Width of the vector between the halves, which is kept for backward. */
+  width: number;
+  /** Weights that a token is multiplied with, both halves, as the product is computed. */
+  weights: number;
+  /** Those of the first half. */
+  downWeights: number;
 }
+
+/**
+ * The products of a block (q, k and v; output; gate and up; down) with the adapters of each; null
+ * for a product without any. The second halves of packed adapters are computed as one product, in
+ * which each has the width of all of them.
+ */
+export function adaptedStages(
+  { rank, targets }: Pick<LoraConfig, "rank" | "targets">,
+  shape: AdaptedShape,
+): readonly (AdaptedStage | null)[] {
+  const widths = widthsOf(shape);
+  return packedTargets.map((packed) => {
+    const width = rank * packed.filter((target) => targets.includes(target)).length;
+    if (width === 0) return null;
+    const downWeights = width * widths[packed[0] as LoraTarget][0];
+    const outputs = packed.reduce((sum, target) => sum + widths[target][1], 0);
+    return { width, downWeights, weights: downWeights + width * outputs };
+  });
+}
+
+/** Matrices that are computed as one product, in the order of a block. */
+const packedTargets: readonly (readonly LoraTarget[])[] = [
+  ["q_proj", "k_proj", "v_proj"],
+  ["o_proj"],
+  ["gate_proj", "up_proj"],
+  ["down_proj"],
+];

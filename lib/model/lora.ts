@@ -9,9 +9,7 @@ import {
   checkOptions,
   checkString,
 } from "../core/check.js";
-import { zeros } from "../core/create.js";
 import { ArgumentError } from "../core/errors.js";
-import { scope } from "../core/scope.js";
 import type { Tensor } from "../core/tensor.js";
 import {
   Linear,
@@ -20,9 +18,10 @@ import {
   type ParameterGroupSpec,
   type StoreOptions,
 } from "../nn/index.js";
-import { concat, dropout, linear, mul } from "../ops/index.js";
+import { adaptedLinear, type DropoutOptions } from "../ops/index.js";
 import type { Cost } from "./cost.js";
 import type { FileTensor, HuggingFaceFiles } from "./files.js";
+import type { Fp8Monitor } from "./fp8-monitor.js";
 import {
   type Cache,
   type Context,
@@ -39,37 +38,38 @@ import {
   loraTargets,
 } from "./lora-config.js";
 
-/** The adapter of one matrix W of the files: W + alpha / rank · up · down. */
+/**
+ * The adapters of one linear layer, which may hold several matrices W of the files below each other:
+ * W + alpha / rank · up · down for each.
+ */
 class LoraLayer extends Module {
-  /** (rank, inputs): PEFT's `lora_A`. */
+  /** (count · rank, inputs): PEFT's `lora_A` of each matrix, below each other. */
   readonly down: Parameter;
-  /** (outputs, rank): PEFT's `lora_B`, initially 0. */
+  /** (rows, rank): PEFT's `lora_B` of each matrix, below each other, initially 0. */
   readonly up: Parameter;
+  readonly parts: readonly AdaptedMatrix[];
+  /** Name of the group of parameters that the linear layer belongs to. */
+  readonly group: string;
 
-  constructor(inputs: number, outputs: number, rank: number) {
+  constructor(parts: readonly AdaptedMatrix[], inputs: number, rank: number, group: string) {
     super();
+    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
     // The variance of PEFT's uniform numbers.
-    this.down = new Parameter([rank, inputs], { kind: "normal", std: 1 / Math.sqrt(3 * inputs) });
-    this.up = new Parameter([outputs, rank], { kind: "constant", value: 0 });
+    const std = 1 / Math.sqrt(3 * inputs);
+    this.down = new Parameter([parts.length * rank, inputs], { kind: "normal", std });
+    this.up = new Parameter([rows, rank], { kind: "constant", value: 0 });
+    this.parts = parts;
+    this.group = group;
   }
 }
 
-/** An adapter and the rows of a packed layer that it changes. */
-interface PlacedLayer {
+/** A matrix of the files that has an adapter. */
+interface AdaptedMatrix {
   /** Name of the files' matrix, without `.weight`. */
   name: string;
-  layer: LoraLayer;
+  /** Its first row in the linear layer that holds it. */
   firstRow: number;
   rows: number;
-  /** Name of the group of parameters that its matrix belongs to. */
-  group: string;
-}
-
-/** The random numbers of an adapter's dropout in a pass. */
-interface DropoutPlace {
-  rate: number;
-  seed: number;
-  firstRow: number;
 }
 
 /**
@@ -84,7 +84,6 @@ export class LoraModel extends LanguageModel {
   readonly lora: LoraConfig;
   readonly layers: readonly LoraLayer[];
   readonly #base: LanguageModel;
-  readonly #placed: readonly PlacedLayer[];
   #seed = 0;
   /** First row of the running pass of training; null outside of one. */
   #firstRow: number | null = null;
@@ -103,35 +102,38 @@ export class LoraModel extends LanguageModel {
     checkArray(op, "lora.targets", lora.targets, `a list of ${loraTargets.join(", ")}`);
     if (lora.targets.length === 0) throw new ArgumentError(`[${op}] expected targets, got none`);
     for (const target of lora.targets) checkChoice(op, "a target", target, loraTargets);
+    const twice = lora.targets.find((name, place) => lora.targets.indexOf(name) < place);
+    if (twice !== undefined) {
+      throw new ArgumentError(`[${op}] expected each target once, got ${twice} again`);
+    }
     if (lora.base !== undefined) checkString(op, "lora.base", lora.base);
     checkNumber(op, "lora.dropout", lora.dropout ?? 0, { min: 0, max: 0.999 });
     this.#base = base;
     this.lora = lora;
     base.freeze();
-    const placed: PlacedLayer[] = [];
     const groupOf = groupNames(base);
+    let first = 0;
+    const layers: LoraLayer[] = [];
     for (const [owner, tensors] of targetsOf(base, lora)) {
-      const parts = tensors.map(({ name, shape, offset }): PlacedLayer => {
-        const [outputs = 0, inputs = 0] = shape;
-        return {
-          name: name.replace(/\.weight$/, ""),
-          layer: new LoraLayer(inputs, outputs, lora.rank),
-          firstRow: offset / inputs,
-          rows: outputs,
-          group: groupOf.get(owner.weight) as string,
-        };
+      const [, inputs = 0] = owner.weight.shape;
+      const parts = tensors.map(({ name, shape, offset }): AdaptedMatrix => {
+        const [rows = 0] = shape;
+        return { name: name.replace(/\.weight$/, ""), firstRow: offset / inputs, rows };
       });
-      const [rows = 0] = owner.weight.shape;
-      const first = placed.length;
-      owner.adapter = (x) => {
+      const group = groupOf.get(owner.weight) as string;
+      const layer = new LoraLayer(parts, inputs, lora.rank, group);
+      const adapter = first;
+      owner.adapter = (x, frozen) => {
         if (this.#alone) return null;
-        const dropouts = parts.map((_, part) => this.#dropoutOf(first + part));
-        return change(x, parts, { rows, scale: lora.alpha / lora.rank, dropouts });
+        const dropouts = this.#dropoutsOf(adapter, parts.length, x);
+        const [down, up] = [layer.down.tensor, layer.up.tensor];
+        const scale = lora.alpha / lora.rank;
+        return adaptedLinear(x, frozen, { down, up, parts, scale, ...(dropouts && { dropouts }) });
       };
-      placed.push(...parts);
+      layers.push(layer);
+      first += parts.length;
     }
-    this.#placed = placed;
-    this.layers = placed.map(({ layer }) => layer);
+    this.layers = layers;
   }
 
   /**
@@ -203,6 +205,19 @@ export class LoraModel extends LanguageModel {
     this.#base.recompute = recompute;
   }
 
+  /** With fp8, the products with the frozen weights run in fp8. The adapters stay in bf16. */
+  override get fp8(): boolean {
+    return this.#base.fp8;
+  }
+
+  override set fp8(fp8: boolean) {
+    this.#base.fp8 = fp8;
+  }
+
+  override get fp8Monitor(): Fp8Monitor | null {
+    return this.#base.fp8Monitor;
+  }
+
   override hidden(ids: Tensor, cache?: Cache | PagedCache, context: Context = {}): Tensor {
     return this.#base.hidden(ids, cache, context);
   }
@@ -218,26 +233,35 @@ export class LoraModel extends LanguageModel {
   /** One flat group for the adapters of each group of the frozen model: of each block. */
   override parameterGroups(): ParameterGroupSpec[] {
     const groups = new Map<string, Map<string, Parameter>>();
-    for (const [index, { group, layer }] of this.#placed.entries()) {
-      const parameters = groups.get(group) ?? new Map<string, Parameter>();
-      for (const [name, one] of layer.namedParameters(`layers.${index}.`))
+    for (const [index, layer] of this.layers.entries()) {
+      const parameters = groups.get(layer.group) ?? new Map<string, Parameter>();
+      for (const [name, one] of layer.namedParameters(`layers.${index}.`)) {
         parameters.set(name, one);
-      groups.set(group, parameters);
+      }
+      groups.set(layer.group, parameters);
     }
     return [...groups].map(([name, parameters]) => ({ name: `adapters.${name}`, parameters }));
   }
 
   override get files(): HuggingFaceFiles {
-    const parameters = new Map([...this.namedParameters()].map(([name, one]) => [one, name]));
-    const tensors = this.#placed.flatMap(({ name, layer }): FileTensor[] =>
-      (["down", "up"] as const).map((part) => ({
-        name: adapterName(name, part),
-        shape: layer[part].shape,
-        parameterName: parameters.get(layer[part]) as string,
-        parameter: layer[part],
-        offset: 0,
-      })),
-    );
+    const { rank } = this.lora;
+    const tensors = this.layers.flatMap(({ down, up, parts }, index): FileTensor[] => {
+      const inputs = down.shape[1] as number;
+      const half = (part: "down" | "up", parameter: Parameter) => ({
+        parameterName: `layers.${index}.${part}`,
+        parameter,
+      });
+      let row = 0;
+      return parts.flatMap(({ name, rows }, adapter): FileTensor[] => {
+        const first = { ...half("down", down), offset: adapter * rank * inputs };
+        const second = { ...half("up", up), offset: row * rank };
+        row += rows;
+        return [
+          { name: adapterName(name, "down"), shape: [rank, inputs], ...first },
+          { name: adapterName(name, "up"), shape: [rows, rank], ...second },
+        ];
+      });
+    });
     return {
       tensors,
       names: adapterFiles,
@@ -256,11 +280,21 @@ export class LoraModel extends LanguageModel {
     this.#base.dispose();
   }
 
-  /** Each adapter has random numbers of its own, as each has a dropout of its own in PEFT. */
-  #dropoutOf(adapter: number): DropoutPlace | null {
+  /**
+   * Dropout of the adapters from `first` on, whose input is x (batch, time, inputs); null outside of
+   * training. Each adapter has random numbers of its own, as each has a dropout of its own in PEFT.
+   */
+  #dropoutsOf(first: number, count: number, x: Tensor): DropoutOptions[] | null {
     const { dropout: rate = 0 } = this.lora;
     if (rate === 0 || this.#firstRow === null) return null;
-    return { rate, seed: seedOf(this.#seed, adapter), firstRow: this.#firstRow };
+    const perRow = x.size / (x.shape[0] as number);
+    // Beyond 2^52 the sequence begins again.
+    const offset = (this.#firstRow * perRow) % 2 ** 52;
+    return Array.from({ length: count }, (_, adapter) => ({
+      rate,
+      offset,
+      seed: seedOf(this.#seed, first + adapter),
+    }));
   }
 }
 
@@ -301,43 +335,4 @@ function targetsOf(base: LanguageModel, { targets }: LoraConfig): Map<Linear, Fi
     );
   }
   return found;
-}
-
-/**
- * What the adapters add to a layer's output. Rows without an adapter get zeros.
- * @param x (batch, time, inputs)
- * @returns (batch, time, rows)
- */
-function change(
-  x: Tensor,
-  parts: readonly PlacedLayer[],
-  how: { rows: number; scale: number; dropouts: readonly (DropoutPlace | null)[] },
-): Tensor {
-  const { rows, scale, dropouts } = how;
-  const outer = x.shape.slice(0, -1);
-  const pieces: Tensor[] = [];
-  const gap = (size: number): void => {
-    if (size === 0) return;
-    pieces.push(zeros([...outer, size], { dtype: x.dtype as "f32" | "bf16", device: x.device }));
-  };
-  return scope(() => {
-    let at = 0;
-    for (const [index, { layer, firstRow, rows: own }] of parts.entries()) {
-      gap(firstRow - at);
-      const seen = dropped(x, dropouts[index] ?? null);
-      pieces.push(mul(linear(linear(seen, layer.down.tensor), layer.up.tensor), scale));
-      at = firstRow + own;
-    }
-    gap(rows - at);
-    return pieces.length === 1 ? (pieces[0] as Tensor) : concat(pieces, x.rank - 1);
-  });
-}
-
-/** An adapter's input, of which training drops elements. @param x (batch, time, inputs) */
-function dropped(x: Tensor, place: DropoutPlace | null): Tensor {
-  if (place === null) return x;
-  const { rate, seed, firstRow } = place;
-  const perRow = x.size / (x.shape[0] as number);
-  // Beyond 2^52 the sequence begins again.
-  return dropout(x, { rate, seed, offset: (firstRow * perRow) % 2 ** 52 });
 }

@@ -7,7 +7,7 @@ export {
   type Range as ElementRange,
   type Slot as ParameterSlot,
 } from "./group.js";
-export { Linear } from "./linear.js";
+export { type Fp8Use, Linear } from "./linear.js";
 export { Module, type ParameterGroupSpec } from "./module.js";
 export type { Layout, ParallelStrategy } from "./parallel.js";
 export { type Initialisation, Parameter } from "./parameter.js";

@@ -1,6 +1,7 @@
 import { differentiable, gradientsEnabled } from "../core/autograd.js";
 import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
+import type { FrozenLinear } from "./adapted-linear.js";
 import {
   checkFp8,
   columnsOf,
@@ -37,9 +38,8 @@ export interface NormParameters {
 
 const both = { rows: true, columns: true };
 
-/** Whether backward will read what the operation saves. */
-const records = (inputs: readonly (Tensor | null)[]): boolean =>
-  gradientsEnabled() && inputs.some((input) => input?.requiresGrad);
+/** Whether backward computes a weight's gradient. */
+const isTrained = (weight: Tensor): boolean => gradientsEnabled() && weight.requiresGrad;
 
 const present = (...tensors: readonly (Tensor | null)[]): Tensor[] =>
   tensors.filter((tensor) => tensor !== null);
@@ -93,14 +93,13 @@ export function fp8Linear(
 ): Tensor {
   const { weight, bias } = layer;
   checkFp8("fp8Linear", x, weight);
-  const recording = records([x, weight, bias]);
-  const x8 = fp8Cast(x, { rows: true, columns: recording }, fp8Choices.forward);
+  const x8 = fp8Cast(x, { rows: true, columns: isTrained(weight) }, fp8Choices.forward);
   const y = output(x8, layer, weights, observe);
   const result = differentiable("fp8Linear", {
     inputs: present(x, weight, bias),
     outputs: [y],
-    saved: present(weight, x8.columns, x8.scale),
-    backward: ([dy], [, columns, scale], into, needs) => {
+    saved: present(weight, x8.scale, x8.columns),
+    backward: ([dy], [, scale, columns], into, needs) => {
       const saved = { bits: columns, scale } as Fp8Part;
       const dy8 = castGradient(dy as Tensor, { input: needs(0), weight: needs(1) }, observe);
       const dx = needs(0) ? inputGradient(dy8, weight, weights) : null;
@@ -110,6 +109,27 @@ export function fp8Linear(
   });
   dropCopy(x8);
   return result;
+}
+
+/**
+ * A linear layer that is not trained, in fp8: its weight's gradient is not computed, so nothing of x
+ * is kept for it.
+ */
+export function frozenFp8Linear(
+  layer: LinearParameters,
+  weights: Fp8Weights,
+  observe: Fp8Observer = null,
+): FrozenLinear {
+  return {
+    ...layer,
+    forward: (x) => fp8Linear(x, layer, weights, observe),
+    inputGradient: (dy) => {
+      const dy8 = castGradient(dy, { input: true, weight: false }, observe);
+      const dx = inputGradient(dy8, layer.weight, weights);
+      dropCopy(dy8);
+      return dx;
+    },
+  };
 }
 
 /** A normed sum in fp8: x + skip (x itself without skip), rstd of its rows, and the norm. */
@@ -161,15 +181,14 @@ export function fp8NormLinear(
   const { weight, bias } = layer;
   const op = "fp8NormLinear";
   checkFp8(op, x, weight);
-  const recording = records([x, skip, normed.weight, weight, bias]);
-  const { sum, rstd, copy } = norm(x, skip, normed, recording);
+  const { sum, rstd, copy } = norm(x, skip, normed, isTrained(weight));
   const y = output(copy, layer, weights, observe);
   const made = skip ? 1 : 0; // outputs and inputs that skip adds
   differentiable(op, {
     inputs: present(x, skip, normed.weight, weight, bias),
     outputs: skip ? [sum, y] : [y],
-    saved: present(sum, normed.weight, rstd, weight, copy.columns, copy.scale),
-    backward: (gradients, [sum, normWeight, rstd, , columns, scale], into, needs) => {
+    saved: present(sum, normed.weight, rstd, weight, copy.scale, copy.columns),
+    backward: (gradients, [sum, normWeight, rstd, , scale, columns], into, needs) => {
       const [dSum, dy] = [made ? gradients[0] : null, gradients[made]];
       if (!dy) return [dSum ?? null, ...(made ? [dSum ?? null] : [])];
       const saved = { bits: columns, scale } as Fp8Part;
@@ -219,8 +238,7 @@ export function fp8NormFeedForward(
   checkFp8(op, x, gateUp.weight);
   const layers = present(gateUp.weight, down.weight, gateUp.bias, down.bias);
   const inputs = [x, skip, normed.weight, ...layers];
-  const recording = records(inputs);
-  const { sum, rstd, copy } = norm(x, skip, normed, recording);
+  const { sum, rstd, copy } = norm(x, skip, normed, isTrained(gateUp.weight));
   const [watchGateUp, watchDown] = [observe?.gateUp ?? null, observe?.down ?? null];
   const packed = output(copy, gateUp, weights, watchGateUp);
   const ffn = (packed.shape.at(-1) as number) / 2;
@@ -229,7 +247,7 @@ export function fp8NormFeedForward(
   const { device } = x;
   const [maximum, slope] = [empty([1], { device }), empty([1], { device })];
   native.fp8SwigluForward(packed.native, hidden.native, maximum.native, slope.native);
-  const layouts = { rows: true, columns: recording };
+  const layouts = { rows: true, columns: isTrained(down.weight) };
   const hidden8 = fp8Cast(hidden, layouts, fp8Choices.forward, maximum);
   hidden.dispose();
   maximum.dispose();
@@ -240,12 +258,14 @@ export function fp8NormFeedForward(
     outputs: [sum, y],
     saved: present(
       ...[sum, normed.weight, rstd, gateUp.weight, down.weight, packed, slope],
-      ...[copy.columns, copy.scale, hidden8.columns, hidden8.scale],
+      ...[copy.scale, hidden8.scale, copy.columns, hidden8.columns],
     ),
     backward: ([dSum, dy], saved, into, needs) => {
       if (!dy) return [dSum ?? null, dSum ?? null];
       const [sum, normWeight, rstd, , , packed, slope, ...copies] = saved as Tensor[];
-      const [xColumns, xScale, hColumns, hScale] = copies;
+      const [xScale, hScale, ...columns] = copies;
+      const xColumns = copy.columns ? columns.shift() : null;
+      const [hColumns] = columns;
       const dy8 = castGradient(dy, { input: true, weight: needs(4) }, watchDown);
       const dDown = needs(4)
         ? fp8WeightGradient(

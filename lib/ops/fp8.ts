@@ -20,8 +20,6 @@ export const fp8Choices = {
    * tokens of a micro-batch are the longest, so the gradients of weights are not left to them.
    */
   fast: { output: true, inputGradient: true, weightGradient: false },
-  /** Whether the down projection is in fp8: in bf16 its loss was no better. */
-  down: true,
 };
 
 /** The 8 bits of a tensor, as rows or as columns, and the number that they are multiplied with. */

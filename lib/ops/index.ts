@@ -1,6 +1,12 @@
 // All operations, one file each; a new operation gets a line here. Composed forms are not exported
 // here, because they serve as definitions and as oracles of tests.
 export {
+  adaptedLinear,
+  type FrozenLinear,
+  frozenLinear,
+  type LowRankAdapters,
+} from "./adapted-linear.js";
+export {
   type AttentionOptions,
   attention,
   attentionCached,

@@ -84,16 +84,18 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
 
   const y = empty([...x.shape.slice(0, -1), outputs], x);
   product(x, weight, bias, y);
+  const { shape } = x;
   return differentiable("linear", {
     inputs: bias ? [x, weight, bias] : [x, weight],
     outputs: [y],
-    saved: [x, weight],
-    backward: ([dy], [x, weight], into, needs) => {
-      const [saved, w] = [x as Tensor, weight as Tensor];
+    // A frozen weight has no gradient to compute from x.
+    saved: weight.requiresGrad ? [weight, x] : [weight],
+    backward: ([dy], [weight, x], into, needs) => {
+      const w = weight as Tensor;
       const dyRows = asRows(dy as Tensor);
       let dx: Tensor | null = null;
       if (needs(0)) {
-        dx = empty(saved.shape, saved);
+        dx = empty(shape, w);
         native.gemm(dyRows.native, w.native, asRows(dx).native, false, false, false);
       }
       const dBias = bias && needs(2) ? [biasGradient(dy as Tensor, into(2))] : [];
@@ -101,7 +103,7 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): T
       const target = into(1);
       const dWeight = target?.tensor ?? empty([outputs, inputs], w);
       const multiply = target?.accumulate ? native.gemmAccumulate : native.gemm;
-      multiply(dyRows.native, asRows(saved).native, dWeight.native, true, false, false);
+      multiply(dyRows.native, asRows(x as Tensor).native, dWeight.native, true, false, false);
       return [dx, target ? null : dWeight, ...dBias];
     },
   });

@@ -1,7 +1,7 @@
 import type { RunConfig } from "../config/index.js";
 import { checkInteger, checkNumber } from "../core/check-values.js";
-import type { FlopsPerToken } from "../model/cost.js";
-import { type ArchitectureConfig, costFor } from "../model/shapes.js";
+import type { FlopsPerToken, PartFlops, StepFlops, StepKind } from "../model/cost.js";
+import { type ArchitectureConfig, costFor, costOf } from "../model/shapes.js";
 import { orthogonalFlops } from "../optim/orthogonal.js";
 import { muonMatrices } from "./memory.js";
 
@@ -16,6 +16,67 @@ export function flopsPerToken(config: ArchitectureConfig, sequenceLength: number
   checkInteger("flopsPerToken", "sequenceLength", sequenceLength, { min: 1 });
   return cost.flops(sequenceLength);
 }
+
+/** The options that decide the products of a step. */
+export interface StepShape extends Pick<RunConfig, "model" | "recompute"> {
+  data: { sequenceLength: number };
+  /** Low-rank adapters, which alone are trained. */
+  lora?: RunConfig["lora"];
+  /** Learning from preferences, which needs a reference. */
+  dpo?: RunConfig["dpo"];
+}
+
+/**
+ * FLOPs per token of a recipe's step, by part, as it is computed. Both answers of a pair are taken
+ * to be half a window long.
+ */
+export function stepFlops(
+  { model, data, recompute, lora, dpo }: StepShape,
+  attention: StepKind["attention"] = "causal",
+): StepFlops {
+  const length = dpo ? data.sequenceLength / 2 : data.sequenceLength;
+  return costOf(model).step(length, {
+    ...(lora && { lora }),
+    preferences: dpo !== undefined,
+    recompute,
+    attention,
+  });
+}
+
+/**
+ * FLOPs per token of a recipe's step without recomputation: with adapters, those of a frozen model;
+ * with preferences, those of the reference as well. For a model that is trained whole on the next
+ * tokens, they are those of `flopsPerToken`.
+ */
+export function trainingFlops(shape: StepShape): FlopsPerToken & { reference: number } {
+  const counted = (attention: "causal" | "full"): PartFlops & { reference: number } => {
+    const { reference, blocks, head } = stepFlops(shape, attention);
+    const parts = [reference, ...blocks.flatMap(({ forward, backward }) => [forward, backward])];
+    const sum = (key: keyof PartFlops) => parts.reduce((all, part) => all + part[key], 0);
+    return {
+      linear: sum("linear") + head.forward + head.backward,
+      attention: sum("attention"),
+      reference: flopsOf(reference),
+    };
+  };
+  const [causal, full] = [counted("causal"), counted("full")];
+  return {
+    linear: causal.linear,
+    causalAttention: causal.attention,
+    causal: causal.linear + causal.attention,
+    fullAttention: full.linear + full.attention,
+    reference: causal.reference,
+  };
+}
+
+/** FLOPs per token that a recipe's step computes again in backward. */
+export function recomputedFlops(shape: StepShape): number {
+  const { blocks, head } = stepFlops(shape);
+  return blocks.reduce((sum, { again }) => sum + flopsOf(again), head.again);
+}
+
+/** All FLOPs of a part. */
+export const flopsOf = ({ linear, attention }: PartFlops): number => linear + attention;
 
 /** FLOPs of a step's optimizer on all devices together: Muon's products; 0 with AdamW. */
 export function optimizerFlops({

@@ -2,7 +2,6 @@ import type { RunConfig } from "../config/index.js";
 import type { StrategyName } from "../dist/strategy.js";
 import { adapterGroups, describeModel } from "../model/architectures.js";
 import type { PassCost } from "../model/cost.js";
-import { loraKeptPerToken } from "../model/lora-config.js";
 import { costOf } from "../model/shapes.js";
 import { planGroup } from "../nn/group.js";
 import { matricesOf } from "../optim/muon.js";
@@ -81,19 +80,19 @@ export function planMemory(shape: MemoryShape, division?: Division): MemoryPlan 
   const element = precision === "fp32" ? 4 : 2;
   const tokens = batch.microBatch * data.sequenceLength;
   const pass = passOf(model);
-  const { kept, working } = pass.activations(element, recompute, precision === "fp8");
-
   const { lora, dpo } = shape;
+  const kind = { fp8: precision === "fp8", ...(lora && { lora }) };
+  const { kept, working } = pass.activations(element, recompute, kind);
+
   const logits = logitsBytes(tokens, pass.vocabSize, element, shape.device === "cpu");
   // Without a mean over targets, the head's gradient goes where it belongs, unless it is added up.
   const added = !dpo || (batch.accumulation ?? 1) > 1;
   const headGradient = lora || !added ? 0 : 4 * pass.vocabSize * pass.headWidth;
-  const inner = lora ? element * loraKeptPerToken(lora, model) : 0;
 
   return {
     ...(lora ? planAdapters(shape, lora, division) : planState(shape, division)),
     reference: referenceBytes(shape),
-    activations: tokens * (kept + inner),
+    activations: tokens * kept,
     workingSet: tokens * working,
     lossHead: headGradient + logits,
   };
@@ -113,7 +112,7 @@ function planAdapters(
   lora: NonNullable<MemoryShape["lora"]>,
   division: Division | undefined,
 ) {
-  const element = precision === "bf16" ? 2 : 4;
+  const element = precision === "fp32" ? 4 : 2;
   const parts = division ? partsOf(division) : { optimizer: 1, weights: 1 };
   const sizes = adapterGroupSizes(model, lora, parts.optimizer);
   const total = sum(sizes);
@@ -121,8 +120,10 @@ function planAdapters(
   const slots = slotsOf(sizes);
   const sending = { total, slots, accumulates: (batch.accumulation ?? 1) > 1 };
   return {
-    weights: element * (sum(groupSizes(model, 1)) + total / parts.weights),
-    masterWeights: precision === "bf16" ? (4 * total) / parts.optimizer : 0,
+    weights:
+      element * (sum(groupSizes(model, 1)) + total / parts.weights) +
+      (precision === "fp8" ? fp8Bytes(model) : 0),
+    masterWeights: precision !== "fp32" ? (4 * total) / parts.optimizer : 0,
     gradients: (4 * total) / parts.weights,
     moments: (8 * total) / parts.optimizer,
     wholeGroups: parts.weights > 1 ? (element + 4) * slots : 0,

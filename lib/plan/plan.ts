@@ -8,7 +8,7 @@ import {
 import { argumentError, checkOptions, checkString } from "../core/check-values.js";
 import type { FlopsPerToken, ParameterBreakdown } from "../model/cost.js";
 import { costOf } from "../model/shapes.js";
-import { optimizerFlops } from "./flops.js";
+import { optimizerFlops, trainingFlops } from "./flops.js";
 import { type MemoryPlan, planMemory, withTotal } from "./memory.js";
 import {
   fewestReferenceParameters,
@@ -33,7 +33,10 @@ export interface RunPlan {
   precision: Precision;
   parameters: ParameterBreakdown & { total: number };
   memory: MemoryPlan & { total: number };
-  flops: FlopsPerToken;
+  flops: FlopsPerToken & {
+    /** The part of `causal` that a frozen reference of preferences computes; 0 without one. */
+    reference: number;
+  };
   /** FLOPs of the optimizer's products in a step: Muon's; 0 with AdamW. */
   optimizerFlops: number;
   tokensPerStep: number;
@@ -87,7 +90,7 @@ export function planRun(given: LoadedConfig, machine: MachineOptions = {}): RunP
   if (machine.gpu !== undefined) checkString("planRun", "gpu", machine.gpu);
   const { model, data, batch, steps } = config;
   const cost = costOf(model);
-  const flops = cost.flops(data.sequenceLength);
+  const flops = trainingFlops(config);
   const { gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth } = machine;
   const scaled = [gpu, gpus, gpusPerNode, nodeBandwidth, networkBandwidth].some(
     (option) => option !== undefined,

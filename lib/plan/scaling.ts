@@ -6,9 +6,10 @@
 import type { RunConfig } from "../config/index.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
 import type { StrategyName } from "../dist/strategy.js";
+import { loraParameterCount } from "../model/lora-config.js";
 import { parameterCount } from "../model/shapes.js";
 import { doesNotFit } from "./fitting.js";
-import { flopsPerToken, optimizerFlops } from "./flops.js";
+import { optimizerFlops, recomputedFlops, trainingFlops } from "./flops.js";
 import {
   type Gpu,
   gpus,
@@ -19,13 +20,7 @@ import {
 } from "./gpus.js";
 import { type Division, type MemoryPlan, planMemory, withTotal } from "./memory.js";
 import type { Ring } from "./step-queues.js";
-import {
-  type GpuSeconds,
-  type Rings,
-  recomputedFlops,
-  type StepTime,
-  stepTime,
-} from "./step-time.js";
+import { type GpuSeconds, type Rings, type StepTime, stepTime } from "./step-time.js";
 
 /** The machine that a run is planned for, as the command line gives it. */
 export interface MachineOptions {
@@ -92,7 +87,7 @@ export function planScaling(config: RunConfig, machine: MachineOptions): Scaling
   const { gpu, ranks, perNode, nodeBandwidth, networkBandwidth } = checkMachine(config, machine);
   const nodes = ranks / perNode;
   const { work, rateSource } = workOf(config, machine, gpu, ranks);
-  const parameters = parameterCount(config.model);
+  const parameters = trainedParameters(config);
   const tokensPerStep = tokensOf(config) * ranks;
   const optimizer = work.optimizerPerParameter * parameters + work.orthogonal;
   const alone = work.pass * config.batch.accumulation + optimizer;
@@ -135,6 +130,11 @@ export function planScaling(config: RunConfig, machine: MachineOptions): Scaling
     gpuHours,
     gpuHoursPer300B: (gpuHours * 300e9) / (tokensPerStep * config.steps),
   };
+}
+
+/** Scalars that the optimizer updates. */
+function trainedParameters({ model, lora }: RunConfig): number {
+  return lora ? loraParameterCount(lora, model) : parameterCount(model);
 }
 
 /** Tokens per GPU and step. */
@@ -240,13 +240,13 @@ function workOf(
   gpu: Gpu,
   ranks: number,
 ): { work: GpuSeconds; rateSource: string } {
-  const { model, data, batch, precision, recompute } = config;
-  const flops = flopsPerToken(model, data.sequenceLength).causal;
+  const { data, batch, precision } = config;
+  const flops = trainingFlops(config).causal;
   // The optimizer reads fp32 gradients, weights (master) and moments, and writes weights and
   // moments; with bf16 it also writes the bf16 weights. The norm reads the gradients once more.
   const bytesPerParameter = precision === "fp32" ? 32 : 34;
   const optimizerPerParameter = bytesPerParameter / (optimizerBandwidthShare * gpu.memoryBandwidth);
-  const elementwise = optimizerPerParameter * parameterCount(model);
+  const elementwise = optimizerPerParameter * trainedParameters(config);
   const products = optimizerFlops(config);
   const alone = { slowdown: 0, skew: 0 };
   const rate = tokensPerSecond ?? (tflops === undefined ? undefined : (tflops * 1e12) / flops);
@@ -274,7 +274,7 @@ function workOf(
     };
   }
   const { tflops: published, source, gpus: measuredOn } = gpu.rate as Rate;
-  const spent = flops + recomputedFlops(model, data.sequenceLength, recompute);
+  const spent = flops + recomputedFlops(config);
   const tokens = batch.microBatch * data.sequenceLength;
   return {
     work: {

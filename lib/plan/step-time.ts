@@ -7,10 +7,9 @@ import { FullShardSchedule } from "../dist/full-shard.js";
 import { ReplicatedSchedule } from "../dist/replicated.js";
 import type { StrategyName } from "../dist/strategy.js";
 import { Zero1Schedule } from "../dist/zero1.js";
-import { costOf } from "../model/shapes.js";
 import type { ParallelStrategy } from "../nn/parallel.js";
-import { flopsPerToken } from "./flops.js";
-import { type Division, groupSizes, passOf } from "./memory.js";
+import { flopsOf, recomputedFlops, stepFlops, trainingFlops } from "./flops.js";
+import { adapterGroupSizes, type Division, groupSizes, passOf } from "./memory.js";
 import {
   type ElementBytes,
   type SimulatedData,
@@ -122,9 +121,11 @@ function strategyOf(
 /** The groups of a store that is divided as the strategy requires. */
 function groupsOf(config: RunConfig, { layout }: SimulatedStrategy): SimulatedGroup[] {
   const slots = [{}, {}] as const;
-  return groupSizes(config.model, layout.parts).map(
-    (size, index) => new SimulatedGroup(index, size, layout, slots),
-  );
+  const { model, lora } = config;
+  const sizes = lora
+    ? adapterGroupSizes(model, lora, layout.parts)
+    : groupSizes(model, layout.parts);
+  return sizes.map((size, index) => new SimulatedGroup(index, size, layout, slots));
 }
 
 /** The strategy, groups and queues that a simulated step uses. */
@@ -160,57 +161,61 @@ function runStep(config: RunConfig, running: SimulatedRun): void {
   }
 }
 
-/** Forward and backward of a model's groups: embedding, blocks, last norm and head. */
+/**
+ * Forward and backward of a model's groups: embedding, blocks, last norm and head. With adapters,
+ * only the blocks have groups. A reference of preferences computes first, and has none.
+ */
 export function simulatePass(
-  { model, data, recompute }: RunConfig,
+  config: RunConfig,
   { queues, strategy, groups }: SimulatedRun,
   seconds: number,
 ): void {
-  const { blocks: layers, vocabSize, headWidth, tiedHead } = passOf(model);
-  const [embedding, ...others] = groups as [SimulatedGroup, ...SimulatedGroup[]];
-  const blocks = others.slice(0, layers);
-  const last = others[layers] as SimulatedGroup;
-  const head = tiedHead ? embedding : last;
-  // The fused head computes its gradients in forward. A block's backward pass takes twice as long
-  // as its forward pass.
-  const flops = flopsPerToken(model, data.sequenceLength);
-  const headFlops = 6 * vocabSize * headWidth;
-  const again = recomputedFlops(model, data.sequenceLength, recompute);
-  const perFlop = seconds / (flops.causal + again);
-  const forward = ((flops.causal - headFlops) / 3 / layers) * perFlop;
-  const backward = 2 * forward + (again / layers) * perFlop;
+  const { reference, blocks, head } = stepFlops(config);
+  const perFlop = seconds / (trainingFlops(config).causal + recomputedFlops(config));
+  const compute = (flops: number): void => queues.compute(flops * perFlop);
+  const ends = config.lora ? null : endsOf(config, groups);
+  const groupOf = (block: number): SimulatedGroup =>
+    groups[ends ? block + 1 : block] as SimulatedGroup;
 
-  strategy.needed(embedding, false);
-  for (const block of blocks) {
-    strategy.needed(block, false);
-    queues.compute(forward);
+  compute(flopsOf(reference));
+  if (ends) strategy.needed(ends.embedding, false);
+  for (const [index, { forward }] of blocks.entries()) {
+    strategy.needed(groupOf(index), false);
+    compute(flopsOf(forward));
   }
-  strategy.needed(last, false);
-  if (head !== last) strategy.needed(head, false);
-  queues.compute(headFlops * perFlop);
+  if (ends) {
+    strategy.needed(ends.last, false);
+    if (ends.head !== ends.last) strategy.needed(ends.head, false);
+  }
+  compute(head.forward);
 
-  strategy.needed(head, true);
-  strategy.gradientNeeded(head);
-  if (head !== last) {
-    strategy.needed(last, true);
-    strategy.gradientNeeded(last);
+  if (ends) {
+    strategy.needed(ends.head, true);
+    strategy.gradientNeeded(ends.head);
   }
-  strategy.gradientsComplete(last);
-  for (const block of blocks.reverse()) {
-    strategy.needed(block, true);
-    strategy.gradientNeeded(block);
-    queues.compute(backward);
-    strategy.gradientsComplete(block);
+  compute(head.backward + head.again);
+  if (ends) {
+    if (ends.head !== ends.last) {
+      strategy.needed(ends.last, true);
+      strategy.gradientNeeded(ends.last);
+    }
+    strategy.gradientsComplete(ends.last);
   }
-  strategy.gradientNeeded(embedding);
-  strategy.gradientsComplete(embedding);
+  for (const [index, { backward, again }] of [...blocks.entries()].reverse()) {
+    const group = groupOf(index);
+    strategy.needed(group, true);
+    strategy.gradientNeeded(group);
+    compute(flopsOf(again) + flopsOf(backward));
+    strategy.gradientsComplete(group);
+  }
+  if (!ends) return;
+  strategy.gradientNeeded(ends.embedding);
+  strategy.gradientsComplete(ends.embedding);
 }
 
-/** FLOPs per token that recomputation repeats. */
-export function recomputedFlops(
-  model: RunConfig["model"],
-  sequenceLength: number,
-  recompute: RunConfig["recompute"],
-): number {
-  return costOf(model).recomputedFlops(sequenceLength, recompute);
+/** The groups before and after the blocks, and the one with the head's weights. */
+function endsOf({ model }: RunConfig, groups: readonly SimulatedGroup[]) {
+  const { blocks, tiedHead } = passOf(model);
+  const [embedding, last] = [groups[0], groups[blocks + 1]] as [SimulatedGroup, SimulatedGroup];
+  return { embedding, last, head: tiedHead ? embedding : last };
 }

@@ -16,7 +16,9 @@ export function formatPlan(
   const config: RunConfig = { ...asked, precision: plan.precision };
   const { parameters, memory, flops } = plan;
   const count = (n: number) => n.toLocaleString("en-US");
-  const gigaflops = (n: number) => `${(n / 1e9).toFixed(3)} GFLOP`;
+  // A small model has too few for a number of GFLOP.
+  const gigaflops = (n: number) =>
+    flops.causal < 1e8 ? `${(n / 1e6).toFixed(3)} MFLOP` : `${(n / 1e9).toFixed(3)} GFLOP`;
   const sections: [string, [string, string][]][] = [
     [
       "Parameters",
@@ -67,6 +69,12 @@ export function formatPlan(
       "Training FLOPs per token",
       [
         ["causal (what is needed)", gigaflops(flops.causal)],
+        ...(flops.reference > 0
+          ? ([["  of these by the frozen reference", gigaflops(flops.reference)]] as [
+              string,
+              string,
+            ][])
+          : []),
         ["full attention (TinyLlama's convention)", gigaflops(flops.fullAttention)],
       ],
     ],

@@ -7,7 +7,7 @@ import { isShare } from "../eval/published.js";
 import type { FolderIdentity } from "../files/folder-identity.js";
 import { makeFolder } from "../files/make-folder.js";
 import { replaceFile } from "../files/replace-file.js";
-import { flopsPerToken, modelFlopsUtilisation, peakOf } from "../plan/flops.js";
+import { modelFlopsUtilisation, peakOf, trainingFlops } from "../plan/flops.js";
 import { formatDuration } from "../plan/format.js";
 import { waitParts } from "../train/device-waits.js";
 import { runFiles, type StepMetrics } from "../train/metrics.js";
@@ -176,8 +176,8 @@ function waitCard({ ms, ofMs }: NonNullable<RunSummary["waits"]>): [string, stri
  * which it counts.
  */
 function speedText({ info }: RunRecord, tokensPerSecond: number): string {
-  const { model, data, precision } = info.config;
-  const flops = flopsPerToken(model, data.sequenceLength).causal;
+  const { precision } = info.config;
+  const flops = trainingFlops(info.config).causal;
   const achieved = (tokensPerSecond * flops) / 1e12;
   const rate =
     achieved < 1 ? `${fixed(achieved * 1000, 0)} GFLOP/s` : `${fixed(achieved, 1)} TFLOP/s`;

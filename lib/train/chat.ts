@@ -64,8 +64,7 @@ export function answerFiles(
   mixture: Pick<Mixture, "sources">,
   tokenizer: Tokenizer,
 ): Record<string, string> {
-  const own = [...(chat ? [chat.endId] : []), ...documentEnds(mixture)];
-  const ends = [...new Set([...own, tokenizer.eosId])].filter((id) => id !== null);
+  const ends = answerEnds(chat, mixture, tokenizer);
   const generation = {
     ...(tokenizer.bosId !== null && { bos_token_id: tokenizer.bosId }),
     eos_token_id: ends.length === 1 ? ends[0] : ends,
@@ -75,6 +74,16 @@ export function answerFiles(
     ...(chat && { [chatTemplateFile]: chat.template.source }),
     ...((chat || ends.length > 1) && { [file]: toJson(file, generation) }),
   };
+}
+
+/** The tokens that end an answer of a run's model. */
+export function answerEnds(
+  chat: RunChat | null,
+  mixture: Pick<Mixture, "sources">,
+  tokenizer: Tokenizer,
+): number[] {
+  const own = [...(chat ? [chat.endId] : []), ...documentEnds(mixture)];
+  return [...new Set([...own, tokenizer.eosId])].filter((id) => id !== null);
 }
 
 /** The tokens that end documents of text, in the order of the sources. */

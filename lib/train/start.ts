@@ -36,7 +36,7 @@ import { Muon } from "../optim/muon.js";
 import { muonParameters } from "../plan/memory.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { Canary } from "./canary.js";
-import { cutNotes, documentEnds, openChat } from "./chat.js";
+import { answerEnds, cutNotes, documentEnds, openChat } from "./chat.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
@@ -206,6 +206,7 @@ export async function startRun(
     if (saver && onCheckpoint) saver.onCheckpoint = onCheckpoint;
     const { evaluate, sample, batch, data } = config;
     const [end = null] = documentEnds(mixture);
+    const answering = { tokenizer, endTokens: answerEnds(chat, mixture, tokenizer) };
     return {
       model,
       optimizer,
@@ -239,7 +240,7 @@ export async function startRun(
       ...(scores && {
         score: {
           every: evaluate.tasksEvery ?? evaluate.every,
-          measure: (_, failed) => scores.measure(model, tokenizer, cluster, failed),
+          measure: (_, failed) => scores.measure(model, answering, cluster, failed),
         },
       }),
       ...(saver && { saver }),

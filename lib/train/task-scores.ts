@@ -79,13 +79,14 @@ export class RunTaskScores {
    */
   async measure(
     model: LanguageModel,
-    tokenizer: Tokenizer,
+    { tokenizer, endTokens }: { tokenizer: Tokenizer; endTokens: readonly number[] },
     cluster: Cluster | null,
     failed: OnFailedTask,
   ): Promise<HeadlineScore[]> {
     const results = await runEvaluation({
       model,
       tokenizer,
+      endTokens,
       selection: this.#selection,
       settings: this.#settings,
       world: cluster ? clusterWorld(cluster) : undefined,

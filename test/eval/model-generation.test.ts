@@ -6,6 +6,7 @@ import type { Tensor } from "../../lib/core/tensor.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import type { Answer, AnswerRequest } from "../../lib/eval/model-answers.js";
 import { writeAnswers } from "../../lib/eval/model-generation.js";
+import { Scorer } from "../../lib/eval/scorer.js";
 import { StopTexts } from "../../lib/eval/stop-texts.js";
 import { generateTokens } from "../../lib/generate/generate.js";
 import { LanguageModel } from "../../lib/model/language-model.js";
@@ -209,6 +210,26 @@ describe("writeAnswers", () => {
     expect(await cut([" three", "two"])).toBe("one ");
     // The first text cuts the second one in two, so that it is not found.
     expect(await cut(["o th", "two three"])).toBe("one tw");
+  });
+
+  test("ends at every end token of the model, whose text is no stop text", async () => {
+    const prompt = texts[1] as string;
+    const written: number[] = [];
+    const options = { maxTokens: 12, temperature: 0, vocabSize: tokenizer.vocabSize };
+    const ids = [...(await tokenizer.encode(prompt))];
+    for await (const id of generateTokens(model, ids, options)) written.push(id);
+    const place = written.findIndex((id, index) => index > 0 && written.indexOf(id) === index);
+    const endTokens = [4000, written[place] as number];
+    const [answer] = await writeAnswers(model, tokenizer, [request(prompt)], {
+      ...{ batch: 1, maxLength: 64, endTokens },
+    });
+    const text = tokenizer.decode(written.slice(0, place + 1));
+    expect(answer).toEqual({ text, tokens: place + 1, cutTokens: 0 });
+    const scorer = new Scorer(model, tokenizer, { endTokens });
+    expect(await scorer.answers([request(prompt)])).toEqual([answer]);
+    expect(() => new Scorer(model, tokenizer, { endTokens: ["x"] as never })).toThrow(
+      /expected an array of token ids for endTokens/,
+    );
   });
 
   test("looks for a stop text among the newest tokens, and for the end-of-text token", async () => {

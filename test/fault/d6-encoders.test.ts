@@ -1,11 +1,12 @@
 // docs/faults.md, row D6: encoder processes die, do not start, or lose their terminal. `prepare`
 // either continues or ends with an error that says so and keeps the finished work. It never waits
 // for an answer that does not come.
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdir, readFile, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { type PrepareOptions, prepare } from "../../lib/prepare/prepare.js";
 import {
@@ -143,6 +144,55 @@ describe.runIf(process.platform === "linux")("D6 the processes that encode", () 
     expect(resumed).toBeGreaterThan(500);
     expect(await contentsOf(join(folder, "out"))).toEqual(await contentsOf(join(folder, "clean")));
   }, 120_000);
+
+  it.each([0, 2])(
+    "a tokenizer that aborts on a text: an error that names the record (%d workers asked for)",
+    async (workers) => {
+      const compiled = await compileLibrary();
+      const folder = await temporaryFolder();
+      const json = JSON.parse(await readFile(join(quickstart, "tokenizer.json"), "utf8"));
+      json.normalizer = { type: "Replace", pattern: { Regex: "(a+)+$" }, content: "b" };
+      const lines = ["good", `${"a".repeat(80)}c`, "good too"].map((text) =>
+        JSON.stringify({ text }),
+      );
+      await writeFiles(folder, {
+        "tokenizer/tokenizer.json": JSON.stringify(json),
+        "tokenizer/tokenizer_config.json": await readFile(
+          join(quickstart, "tokenizer_config.json"),
+          "utf8",
+        ),
+        "a.jsonl": lines.join("\n"),
+        "b.jsonl": lines.filter((line) => line.includes("good")).join("\n"),
+      });
+      // Without a number, a small input has no processes unless its tokenizer needs one.
+      const options = (input: string) => ({
+        inputs: [join(folder, input)],
+        out: join(folder, input.replace(".jsonl", "")),
+        tokenizer: join(folder, "tokenizer"),
+        ...(workers > 0 && { workers }),
+      });
+      const script = `
+        const { prepare } = await import(process.argv[1]);
+        const [bad, good] = JSON.parse(process.argv[2]);
+        const error = await prepare(bad).catch((error) => error);
+        const { dataset } = await prepare(good);
+        console.log(JSON.stringify({ code: error.code, message: error.message, tokens: dataset.splits }));`;
+      const { stdout, stderr } = await promisify(execFile)(process.execPath, [
+        ...["--input-type=module", "-e", script],
+        pathToFileURL(join(compiled, "prepare/prepare.js")).href,
+        JSON.stringify([options("a.jsonl"), options("b.jsonl")]),
+      ]);
+      const { code, message, tokens } = JSON.parse(stdout);
+      expect(code).toBe("ERR_DATA");
+      expect(message).toMatch(
+        /a\.jsonl, record 1: the tokenizer cannot encode this text: a regular expression of tokenizer\.json backtracks too long/,
+      );
+      expect(tokens).toBeTruthy();
+      expect(stderr).not.toContain("panicked");
+      expect((await readdir(folder)).sort()).toEqual(["a.jsonl", "b", "b.jsonl", "tokenizer"]);
+    },
+    120_000,
+  );
 
   it.each<[string, string, RegExp]>([
     [

@@ -1,15 +1,17 @@
 /** Low-rank adapters on a frozen model. scripts/continue/compare_lora.py compares them with PEFT. */
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { loadModel, saveModel } from "../../lib/checkpoint/model.js";
 import { readSafetensors } from "../../lib/checkpoint/safetensors.js";
 import { checkConfig } from "../../lib/config/resolve.js";
 import { noGrad } from "../../lib/core/autograd.js";
 import { tensor } from "../../lib/core/create.js";
 import { ArgumentError, CheckpointError, UsageError } from "../../lib/core/errors.js";
+import { native } from "../../lib/core/native.js";
 import { scope } from "../../lib/core/scope.js";
 import type { Tensor } from "../../lib/core/tensor.js";
+import { exportHuggingFace } from "../../lib/export/hugging-face.js";
 import { mergeAdapter } from "../../lib/export/merge.js";
 import { generateTokens } from "../../lib/generate/generate.js";
 import { Llama } from "../../lib/model/llama.js";
@@ -20,7 +22,7 @@ import { writeParameter } from "../../lib/nn/store.js";
 import { AdamW } from "../../lib/optim/adamw.js";
 import { trainStep } from "../../lib/train/step.js";
 import { Trainer } from "../../lib/train/trainer.js";
-import { relativeError } from "../support/reference.js";
+import { randomIntegers, relativeError } from "../support/reference.js";
 import { tinyConfig, tinyData, tinyModel } from "../support/tiny-run.js";
 
 const shape = llamaConfig({ ...tinyModel, ropeTheta: 1e4, rmsNormEps: 1e-5, tieEmbeddings: true });
@@ -183,11 +185,95 @@ describe("a model with adapters", () => {
     });
   });
 
+  describe("in fp8", () => {
+    const wide = llamaConfig({
+      ...{ vocabSize: 96, hiddenSize: 64, intermediateSize: 112, layers: 3, heads: 4, kvHeads: 2 },
+      ...{ contextLength: 32, ropeTheta: 1e4, rmsNormEps: 1e-5, tieEmbeddings: false },
+    });
+    const few = Int32Array.from(randomIntegers([96], 9, 0, 96).data);
+
+    /** Losses and norms of some steps on one batch, and whether the base is as it was. */
+    async function train(
+      fp8: boolean,
+      targets: readonly LoraTarget[],
+      recompute: "none" | "ffn" | "block" = "none",
+      dropout = 0,
+    ): Promise<number[]> {
+      const base = await Llama.create(wide, { dtype: "bf16", seed: 5, training: false });
+      const model = LoraModel.create(base, { rank: 4, alpha: 8, targets, dropout }, { seed: 2 });
+      model.recompute = recompute;
+      model.fp8 = fp8;
+      expect(model.fp8).toBe(fp8);
+      const before = await base.parameters()[3]?.tensor.toArray();
+      const optimizer = new AdamW(model.store);
+      const results: number[] = [];
+      for (let step = 0; step < 6; step++) {
+        const inputs = { inputs: few, targets: few.map((id) => (id * 5 + 1) % 96) };
+        const running = await trainStep({
+          ...{ model, optimizer, accumulation: 2, lr: 1e-2, clip: 1 },
+          nextBatch: async () => ({ ...inputs, count: 3, firstRow: 6 * step }),
+        });
+        const { loss, decision } = await running.figures;
+        results.push(loss, decision[1] as number);
+      }
+      expect(await base.parameters()[3]?.tensor.toArray()).toEqual(before);
+      optimizer.dispose();
+      model.dispose();
+      return results;
+    }
+
+    test.each([[loraTargets], [["q_proj", "v_proj"]], [["down_proj"]], [["o_proj", "up_proj"]]] as [
+      readonly LoraTarget[],
+    ][])("learns as in bf16, with equal bits again and with recomputation: %j", async (targets) => {
+      const [fp8, bf16] = [await train(true, targets), await train(false, targets)];
+      expect(fp8[0]).not.toBe(bf16[0]);
+      expect(Math.abs((fp8[0] as number) / (bf16[0] as number) - 1)).toBeLessThan(0.003);
+      const learned = (losses: number[]) => (losses[0] as number) - (losses.at(-2) as number);
+      expect(learned(bf16)).toBeGreaterThan(0.05);
+      expect(Math.abs(learned(fp8) / learned(bf16) - 1)).toBeLessThan(0.1);
+      for (const recompute of ["none", "ffn", "block"] as const) {
+        expect(await train(true, targets, recompute)).toEqual(fp8);
+      }
+    });
+
+    test("drops the same elements with recomputation", async () => {
+      const [plain, dropped] = [
+        await train(true, loraTargets),
+        await train(true, loraTargets, "none", 0.3),
+      ];
+      expect(dropped).not.toEqual(plain);
+      expect(await train(true, loraTargets, "block", 0.3)).toEqual(dropped);
+    });
+
+    test("keeps the frozen weights in fp8 from one step to the next", async () => {
+      const base = await Llama.create(wide, { dtype: "bf16", seed: 5, training: false });
+      const settings = { rank: 4, alpha: 16, targets: loraTargets };
+      const model = LoraModel.create(base, settings, { seed: 2 });
+      model.fp8 = true;
+      const maxima = vi.spyOn(native, "fp8Cast");
+      const casts = async () => {
+        const before = maxima.mock.calls.length;
+        const of = (values: Int32Array) => tensor(values, { shape: [3, 32], dtype: "i32" });
+        scope(() => model.loss({ inputs: of(few), targets: of(few) }).backward());
+        return maxima.mock.calls.length - before;
+      };
+      const [first, second] = [await casts(), await casts()];
+      // Four weights a layer are cast once.
+      expect(first - second).toBe(4 * wide.layers);
+      maxima.mockRestore();
+      model.dispose();
+    });
+  });
+
   test("names targets that the model has not", async () => {
     const base = await Llama.create(shape, { seed: 4 });
     const targets = ["q_proj", "w_proj"] as unknown as LoraTarget[];
     expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets })).toThrow(ArgumentError);
     expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets })).toThrow(/received "w_proj"/);
+    const twice: LoraTarget[] = ["q_proj", "up_proj", "q_proj"];
+    expect(() => new LoraModel(base, { rank: 2, alpha: 2, targets: twice })).toThrow(
+      /expected each target once, got q_proj again/,
+    );
     base.dispose();
   });
 });
@@ -248,12 +334,44 @@ describe("a run with adapters", () => {
     const misfit = mergeAdapter(again.checkpoint, join(folder, "x"), { base: other });
     await expect(misfit).rejects.toThrow(CheckpointError);
     await expect(misfit).rejects.toThrow(/do not fit model\.layers\.0\.mlp\.up_proj\.weight/);
+    const change = async (fields: object) => {
+      const path = join(again.checkpoint, "adapter_config.json");
+      await writeFile(path, JSON.stringify({ ...settings, ...fields }));
+      return mergeAdapter(again.checkpoint, join(folder, "changed"));
+    };
+    await expect(change({ r: 8 })).rejects.toThrow(/has rank 2, but r is 8/);
+    await expect(change({ lora_alpha: 1e300 })).rejects.toThrow(/are not finite/);
+    await change({ lora_alpha: 1e9 });
+    // Within float32, and beyond float16.
+    await expect(
+      mergeAdapter(again.checkpoint, join(folder, "half"), { dtype: "float16" }),
+    ).rejects.toThrow(/float16 cannot hold/);
+    await expect(change({ base_model_name_or_path: "/nowhere" })).rejects.toThrow(
+      /names its model, another folder is given as .*base: .*\/nowhere/,
+    );
+    await expect(exportHuggingFace(again.checkpoint, join(folder, "z"))).rejects.toThrow(
+      /holds an adapter, not a whole model: .*llamaforge merge/,
+    );
     const dora = { ...settings, use_dora: true };
     await writeFile(join(again.checkpoint, "adapter_config.json"), JSON.stringify(dora));
     await expect(mergeAdapter(again.checkpoint, join(folder, "y"))).rejects.toThrow(
       /use_dora: expected false, got true/,
     );
     await expect(loadModel(again.checkpoint)).rejects.toThrow(/llamaforge merge/);
+  });
+
+  test("in fp8 resumes with equal bits, near the losses of bf16", async () => {
+    const lora = { ...(config.lora as NonNullable<typeof config.lora>), dropout: 0.1 };
+    const inFp8 = { ...config, precision: "fp8" as const, lora, out: join(folder, "fp8") };
+    const whole = await run(inFp8);
+    const again = await run(inFp8, { resume: join(folder, "fp8", "step-0000000010") });
+    expect(again.losses).toEqual(whole.losses.slice(10));
+    const inBf16 = { ...inFp8, precision: "bf16" as const, out: join(folder, "bf16") };
+    const { losses } = await run(inBf16);
+    expect(whole.losses).not.toEqual(losses);
+    for (const [step, loss] of losses.entries()) {
+      expect(Math.abs((whole.losses[step] as number) / loss - 1)).toBeLessThan(0.003);
+    }
   });
 
   test("with dropout resumes with equal bits, tells PEFT of it, and may change it", async () => {
@@ -282,6 +400,10 @@ describe("a run with adapters", () => {
     await expect(run({ ...config, out: join(folder, "again"), lora, steps: 14 })).rejects.toThrow(
       /lora/,
     );
+    const doubled = { ...lora, targets: ["q_proj", "q_proj"] };
+    expect(checkConfig({ ...config, lora: doubled }).problems).toEqual([
+      { path: "lora.targets", message: "expected each name once, got q_proj again" },
+    ]);
     const { problems } = checkConfig({ ...config, init: {}, model: tinyModel });
     expect(problems).toEqual([
       {

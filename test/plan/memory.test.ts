@@ -13,7 +13,7 @@ import { trainStep } from "../../lib/train/step.js";
 
 /** What is trained, and how. */
 interface Kind {
-  lora?: { rank: number; alpha: number; targets: LoraTarget[]; dropout: number };
+  lora?: { rank: number; alpha: number; targets: readonly LoraTarget[]; dropout: number };
   dpo?: { loss: "sigmoid"; beta: number; labelSmoothing: number };
   accumulation?: number;
 }
@@ -36,7 +36,7 @@ async function stepPeak(
       recompute,
     }),
     // A recipe needs the folder of a model beside it.
-    ...(lora && { lora }),
+    ...(lora && { lora: { ...lora, targets: [...lora.targets] } }),
     ...(dpo && { dpo }),
   };
   const dtype = precision === "fp32" ? "f32" : "bf16";
@@ -104,6 +104,10 @@ const dpo = { loss: "sigmoid", beta: 0.1, labelSmoothing: 0 } as const;
 it.each([
   ["adapters", "bf16", { lora: adapters }],
   ["adapters", "fp32", { lora: adapters }],
+  ["adapters", "fp8", { lora: adapters }],
+  ["adapters on q and v", "bf16", { lora: { ...adapters, targets: ["q_proj", "v_proj"] } }],
+  ["adapters on q and v", "fp8", { lora: { ...adapters, targets: ["q_proj", "v_proj"] } }],
+  ["adapters on preferences", "fp8", { dpo, lora: adapters }],
   ["adapters with dropout", "bf16", { lora: { ...adapters, dropout: 0.1 } }],
   ["adapters with dropout", "fp32", { lora: { ...adapters, dropout: 0.1 } }],
   ["preferences", "bf16", { dpo }],

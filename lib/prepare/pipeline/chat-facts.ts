@@ -1,5 +1,7 @@
 import { createHash } from "node:crypto";
+import { ArgumentError, TokenizerError } from "../../core/errors.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
+import type { TrainingTemplate } from "../../generate/training-chat.js";
 import type { AnswerSource } from "./batch.js";
 
 /** Facts about chats or pairs that are known before the first is read. */
@@ -33,9 +35,7 @@ export async function readChatFacts(
   const { parts: source } = await ChatTemplate.load(path, tokenizer);
   const template = new TrainingTemplate(source);
   const question = { role: "user", content: "Hello" };
-  const rendered = template.render({
-    messages: [question, { role: "assistant", content: "Hello." }],
-  });
+  const rendered = probe(template, question, path);
   const [encoded] = await tokenizer.encodeSpans([rendered]);
   const { ids, counted } = encoded as NonNullable<typeof encoded>;
   const endId =
@@ -57,4 +57,17 @@ export async function readChatFacts(
     );
   }
   return { pairs, template: source, templateSha256, endId, warnings };
+}
+
+/** The shortest chat through the template. A template that fails for it fails for every chat. */
+function probe(template: TrainingTemplate, question: Record<string, string>, path: string) {
+  try {
+    return template.render({ messages: [question, { role: "assistant", content: "Hello." }] });
+  } catch (error) {
+    if (!(error instanceof ArgumentError)) throw error;
+    throw new TokenizerError(
+      `[prepare] the chat template of ${path} cannot write a question and its answer: ${error.message}`,
+      { cause: error },
+    );
+  }
 }

@@ -4,6 +4,7 @@ import { DataError } from "../../core/errors.js";
 import type { TokenDType } from "../../data/dataset-file.js";
 import type { Tokenizer } from "../../data/tokenizer.js";
 import { type EncodedBatch, type EncodeRequest, encodePieces } from "./encode.js";
+import { crashOf, keepTail } from "./encoder-crash.js";
 import { receiveError, type SentError } from "./errors.js";
 
 export type ToEncoder =
@@ -55,13 +56,66 @@ export async function startEncoder(
   }
   return {
     width: 2 * count,
-    encode: (request) => {
+    encode: async (request) => {
       const least = children.reduce((a, b) => (b.underWay < a.underWay ? b : a));
-      return least.encode(request);
+      try {
+        return await least.encode(request);
+      } catch (error) {
+        if (!(error instanceof EncoderCrash)) throw error;
+        throw (await findPiece(request, folder, dtype)) ?? error;
+      }
     },
     stop,
   };
 }
+
+/** A process that its own code ended, with signals such as SIGABRT. */
+class EncoderCrash extends DataError {}
+
+/** A piece of text that ends any process which encodes it. */
+export class UnencodablePiece extends DataError {
+  /** Index of the piece in its batch. */
+  readonly piece: number;
+
+  constructor(piece: number, reason: string) {
+    super(`[prepare] the tokenizer cannot encode a text: ${reason}`);
+    this.piece = piece;
+  }
+}
+
+/** Encodes a batch again, piece by piece in a new process. @returns null if nothing ends that one */
+async function findPiece(
+  request: EncodeRequest,
+  folder: string,
+  dtype: TokenDType,
+): Promise<UnencodablePiece | null> {
+  const child = new EncoderProcess(folder, dtype);
+  let piece = 0;
+  try {
+    await child.ready;
+    for (; piece < request.ends.length; piece++) {
+      if (!request.wanted[piece]) continue;
+      const wanted = request.wanted.map((_, place) => (place === piece ? 1 : 0));
+      await child.encode({ ...request, wanted });
+    }
+    return null;
+  } catch (error) {
+    if (!(error instanceof EncoderCrash)) throw error;
+    return new UnencodablePiece(piece, crashOf(child.said));
+  } finally {
+    await child.stop();
+  }
+}
+
+/** Signals by which a process ends itself. */
+const crashSignals = new Set<string>([
+  "SIGABRT",
+  "SIGSEGV",
+  "SIGILL",
+  "SIGBUS",
+  "SIGFPE",
+  "SIGTRAP",
+]);
 
 interface Waiting<T> {
   resolve: (value: T) => void;
@@ -74,6 +128,8 @@ class EncoderProcess {
   readonly #waiting: Waiting<EncodedBatch>[] = [];
   #failure: Error | null = null;
   #rejectReady: (error: Error) => void = () => {};
+  /** End of what the process wrote to its standard error. */
+  said = "";
 
   /** @throws DataError if the system cannot start a process */
   constructor(folder: string, dtype: TokenDType) {
@@ -88,13 +144,16 @@ class EncoderProcess {
     });
     this.ready.catch(() => {});
     this.#child.on("error", (cause) => this.#fail(unusable(cause)));
-    this.#child.on("exit", (code, signal) => {
-      this.#fail(
-        new DataError(
-          `[prepare] a tokenizer process ended with ${signal ?? code}; the same call goes on with the work, ` +
-            "with fewer workers if memory ran out",
-        ),
-      );
+    this.#child.stderr?.on("data", (bytes: Buffer) => {
+      this.said = keepTail(this.said + bytes.toString());
+    });
+    // Unlike "exit", "close" comes when everything that was written has been read.
+    this.#child.on("close", (code, signal) => {
+      const Kind = crashSignals.has(signal ?? "") ? EncoderCrash : DataError;
+      const message =
+        `[prepare] a tokenizer process ended with ${signal ?? code}; the same call goes on with the work, ` +
+        "with fewer workers if memory ran out";
+      this.#fail(new Kind(message));
     });
     this.#send({ kind: "start", tokenizer: folder, dtype });
   }
@@ -113,7 +172,7 @@ class EncoderProcess {
 
   async stop(): Promise<void> {
     const { pid, exitCode, signalCode } = this.#child;
-    this.#child.removeAllListeners("exit");
+    this.#child.removeAllListeners("close");
     // A process that never started never exits.
     if (pid === undefined || exitCode !== null || signalCode !== null) return;
     const ended = new Promise((resolve) => this.#child.once("exit", resolve));
@@ -143,7 +202,7 @@ function forkEncoder(): ChildProcess {
       execArgv: ["--expose-gc"],
       // Each process is meant to keep one core busy.
       env: { ...process.env, TOKENIZERS_PARALLELISM: "false" },
-      stdio: ["ignore", "ignore", "inherit", "ipc"],
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
     });
   } catch (cause) {
     throw unusable(cause as Error);

@@ -1,3 +1,4 @@
+import { DataError } from "../../core/errors.js";
 import {
   type DatasetFile,
   type ShardEntry,
@@ -21,9 +22,9 @@ import type { PrepareProgress } from "../prepare.js";
 import type { FoundInput } from "../readers/find.js";
 import type { ShardLog } from "../shard-log.js";
 import type { ShardWriter } from "../shard-writer.js";
-import { type AnswerSource, readTasks, type TextBatch } from "./batch.js";
+import { type AnswerSource, firstPiece, readTasks, type TextBatch } from "./batch.js";
 import { type EncodedBatch, requestOf } from "./encode.js";
-import type { Encoder } from "./encoder-pool.js";
+import { type Encoder, UnencodablePiece } from "./encoder-pool.js";
 import { FileNames } from "./identity.js";
 import { readInOrder } from "./reader-pool.js";
 import { BatchSink, CopyFinder } from "./sink.js";
@@ -68,6 +69,15 @@ interface UnderWay {
   /** Documents seen by the end of this batch. */
   seen: number;
   encoded: Promise<EncodedBatch>;
+  /** Document that goes on in this batch, if it begins with the rest of one. */
+  before: Origin | null;
+}
+
+/** Place of a document in the input. */
+interface Origin {
+  /** Number of the file among all files. */
+  file: number;
+  record: number;
 }
 
 /**
@@ -85,9 +95,13 @@ export async function runPass(options: PassOptions): Promise<Pass> {
   const copies = new CopyFinder(deduplicator);
   const committer = new Committer(options);
   const queue: UnderWay[] = [];
+  let before: Origin | null = null;
   const writeOne = async (): Promise<void> => {
     const next = queue.shift() as UnderWay;
-    await committer.write(next, await next.encoded);
+    const encoded = await next.encoded.catch((error: unknown) => {
+      throw named(error, next, options);
+    });
+    await committer.write(next, encoded);
     if (!signal?.aborted) return;
     await committer.commit();
     signal.throwIfAborted();
@@ -98,7 +112,8 @@ export async function runPass(options: PassOptions): Promise<Pass> {
       batch.skipped.duplicate = duplicates;
       const encoded = encoder.encode(requestOf(batch, wanted, around));
       encoded.catch(() => {}); // a rejection is reported at this batch's turn
-      queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded });
+      queue.push({ batch, wanted, seen: deduplicator?.size ?? 0, encoded, before });
+      before = originIn(batch, batch.files.length - 1) ?? before;
       while (queue.length > encoder.width) await writeOne();
     }
   } catch (error) {
@@ -112,6 +127,27 @@ export async function runPass(options: PassOptions): Promise<Pass> {
     validation: await options.writers.validation.finish(),
   };
   return { splits, progress };
+}
+
+/** The document of a number in a batch; null if there is none. */
+function originIn({ files, records }: TextBatch, document: number): Origin | null {
+  if (document < 0) return null;
+  return { file: files[document] as number, record: records[document] as number };
+}
+
+/** Names the document that an error of the encoder is about. */
+function named(error: unknown, { batch, before }: UnderWay, { found }: PassOptions): unknown {
+  if (!(error instanceof UnencodablePiece)) return error;
+  const begun = batch.flags
+    .subarray(0, error.piece + 1)
+    .reduce((count, flags) => count + (flags & firstPiece), 0);
+  const origin = originIn(batch, begun - 1) ?? before;
+  if (origin === null) return error;
+  const file = found.flatMap(({ files }) => files)[origin.file];
+  if (file === undefined) return error;
+  const place = file.format === "text" ? file.path : `${file.path}, record ${origin.record}`;
+  const problem = error.message.replace("[prepare] ", "").replace("a text", "this text");
+  return new DataError(`[prepare] ${place}: ${problem}`, { cause: error });
 }
 
 /** The template alone decides which tokens stand around what it writes. */

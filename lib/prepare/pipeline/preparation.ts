@@ -37,7 +37,10 @@ import { workOf } from "./identity.js";
 import { type Pass, runPass } from "./pass.js";
 import { datasetOf, leftOutOf, readTwice, warningsOf } from "./summary.js";
 
-/** Input smaller than this is encoded before the first process would have started. */
+/**
+ * Input smaller than this is encoded before the first process would have started: in this process,
+ * if the tokenizer cannot end it.
+ */
 const smallInput = 2 ** 22;
 
 /** Makes one data set, in a working folder that is moved into place when it is complete. */
@@ -186,7 +189,9 @@ export class Preparation {
 
   async #startEncoder(): Promise<Encoder> {
     const total = this.#files.reduce((sum, file) => sum + file.bytes, 0);
-    const standard = total < smallInput || !compiled ? 0 : usableThreads();
+    // A process of its own keeps a tokenizer that aborts from ending this one.
+    const few = this.#tokenizer.mayAbort ? 1 : 0;
+    const standard = !compiled ? 0 : total < smallInput ? few : usableThreads();
     const workers = this.#options.workers ?? standard;
     return await startEncoder(this.#tokenizer, this.#folder, this.#dtype, workers);
   }

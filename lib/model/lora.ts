@@ -214,6 +214,10 @@ export class LoraModel extends LanguageModel {
     this.#base.fp8 = fp8;
   }
 
+  override get computesInFp8(): boolean {
+    return this.#base.computesInFp8;
+  }
+
   override get fp8Monitor(): Fp8Monitor | null {
     return this.#base.fp8Monitor;
   }

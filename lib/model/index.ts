@@ -1,7 +1,18 @@
 /** The public exports of lib/model. */
 export { createModel } from "./architectures.js";
 export { type Batch, batchTensors, type HostBatch } from "./batch.js";
-export type { ActivationCost, Cost, FlopsPerToken, ParameterBreakdown, PassCost } from "./cost.js";
+export type {
+  ActivationCost,
+  ActivationKind,
+  BlockFlops,
+  Cost,
+  FlopsPerToken,
+  ParameterBreakdown,
+  PartFlops,
+  PassCost,
+  StepFlops,
+  StepKind,
+} from "./cost.js";
 export type { FileTensor, HuggingFaceExtras, HuggingFaceFiles } from "./files.js";
 export type { Fp8Fallback, Fp8Figures, Fp8Monitor } from "./fp8-monitor.js";
 export {

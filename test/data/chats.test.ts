@@ -189,6 +189,10 @@ describe("prepare of chats", () => {
     await expect(run({ inputs: [text] })).rejects.toThrow(/chatTemplate needs kind/);
     await expect(run({ documentStart: "bos" })).rejects.toThrow(ArgumentError);
     await expect(run({ chatTemplate: quickstart })).rejects.toThrow(/has no chat template/);
+    const refusing = await workplace([{ messages: chat(1) }], "{{ raise_exception('no chats') }}");
+    await expect(refusing.run()).rejects.toThrow(
+      /the chat template of .*template\.jinja cannot write a question and its answer: .*no chats/,
+    );
   });
 
   it("gives the same bytes after an interruption", async () => {

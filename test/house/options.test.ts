@@ -170,7 +170,7 @@ describe("doc comments", () => {
       "lib/eval/evaluate.ts",
       "EvaluateOptions",
       evaluationSchema.shape,
-      ["tokenizer", "signal", "onProgress"],
+      ["tokenizer", "endTokens", "signal", "onProgress"],
     ],
     ["lib/serve/schema.ts", "ServerOptions", serverSchema.shape, []],
     [

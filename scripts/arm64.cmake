@@ -1,4 +1,5 @@
-# Cross-compilation of the addon for linux-arm64 on Linux x64, by Debian's g++-aarch64-linux-gnu (scripts/build-arm64.mjs).
+# Cross-compilation of the addon for linux-arm64 on Linux x64, by Debian's g++-aarch64-linux-gnu
+# (scripts/build-arm64.mjs).
 # LLAMAFORGE_ARM64_ROOT holds unpacked Debian packages of arm64.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)

@@ -1,7 +1,7 @@
 // Builds the addon for linux-arm64 on Linux x64, into build/arm64/Release:
 //
 //   node scripts/build-arm64.mjs            downloads what is missing, compiles what changed
-//   node scripts/build-arm64.mjs --pack     and makes the package of both systems (scripts/prebuild.mjs)
+//   node scripts/build-arm64.mjs --pack     and makes the package of both systems
 //
 // The compiler is Debian's g++-aarch64-linux-gnu. Debian 12's arm64 packages of Gloo and of the
 // libraries that the addon needs are unpacked into build/arm64/root, without touching the system.

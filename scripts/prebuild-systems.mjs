@@ -13,8 +13,8 @@ const arm64Root = join(arm64, "root");
 const systemLibraries = /^(linux-vdso|ld-linux.*|lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s))\.so/;
 
 /**
- * By name, as Node names systems. `built`: the addon and its plugins; `cache`: the folder of CMake's
- * cache; `tools`: prefix of binutils; `needed`: libraries that a file loads, by name, directly or
+ * By name, as Node names systems. `built`: the addon and its plugins; `cache`: the folder of
+ * CMake's cache; `tools`: prefix of binutils; `needed`: libraries that a file loads, by name, directly or
  * indirectly; `licence`: name and path of the text for a file that comes along.
  */
 export const systems = {

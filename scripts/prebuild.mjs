@@ -3,9 +3,9 @@
 //   npm run prebuild [-- --majors 12,13] [--archs "80;90a"] [--no-build] [--cpu-only]
 //                       [--only library|plugins] [--systems linux-x64] [--out DIR]
 //
-// llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64 and
-// prebuilds/linux-arm64, with oneDNN (x64) and every other library that a bare system lacks next to
-// it. scripts/build-arm64.mjs compiles the second.
+// llamaforge-<version>.tgz is the library. It holds the addon for the CPU in prebuilds/linux-x64
+// and prebuilds/linux-arm64, with oneDNN (x64) and every other library that a bare system lacks next
+// to it. scripts/build-arm64.mjs compiles the second.
 // llamaforge-linux-x64-cuda<MAJOR>-<version>.tgz is a CUDA plugin (@llamaforge/linux-x64-cuda12 and
 // -cuda13), an optional dependency of the library in exactly its version. None of them runs a script
 // when it is installed.

@@ -47,15 +47,18 @@ export function explainLoadFailure(root: string, message: string, system: System
 /** What to do on a system that no addon is made for; null on the others. */
 function elsewhere({ platform, arch }: System): string | null {
   if (platform === "linux" && ["x64", "arm64"].includes(arch)) return null;
-  const supported = `LlamaForge runs on Linux with glibc, on x86-64 and ARM64 (this Node.js is for ${platform}-${arch}).\n`;
-  if (platform === "darwin")
-    return (
-      `${supported}On a Mac, run it in a Linux container, whose kernels are those of ARM64 on Apple silicon: ` +
-      'docker run -it -v "$PWD":/work -w /work node:22-bookworm bash'
-    );
-  if (platform === "win32")
-    return `${supported}On Windows, run it under WSL 2: wsl --install, then install Node.js and LlamaForge in there`;
-  return `${supported}Run it on such a machine, or in a container of such a system`;
+  const supported =
+    "LlamaForge runs on Linux with glibc, on x86-64 and ARM64 " +
+    `(this Node.js is for ${platform}-${arch}).\n`;
+  const remedies: Readonly<Record<string, string>> = {
+    darwin:
+      "On a Mac, run it in a Linux container (ARM64 on Apple silicon): " +
+      'docker run -it -v "$PWD":/work -w /work node:22-bookworm bash',
+    win32:
+      "On Windows, run it under WSL 2: wsl --install, then install Node.js and LlamaForge in there",
+  };
+  const other = "Run it on such a machine, or in a container of such a system";
+  return supported + (remedies[platform] ?? other);
 }
 
 function reason(root: string, message: string, system: System): string {

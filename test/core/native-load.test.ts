@@ -1,4 +1,4 @@
-// What the import and `doctor` say where no addon loads; test/package/install.test.ts damages a real
+// What the import and `doctor` say where no addon loads. test/package/install.test.ts damages a real
 // installation.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

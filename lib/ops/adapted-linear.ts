@@ -85,7 +85,12 @@ export function adaptedLinear(x: Tensor, layer: FrozenLinear, adapters: LowRankA
   const outputs = layer.weight.shape[0] as number;
   const rows = x.size / inputs;
   const xRows = x.view([rows, inputs]);
-  const y = noGrad(() => layer.forward(x));
+  const y = made(
+    "layer.forward",
+    noGrad(() => layer.forward(x)),
+    x,
+    outputs,
+  );
   const alike = rowsAreIndependent();
   const inner = innerOf(xRows, adapters, alike);
   const scaled = scale === 1 ? inner : times(inner, scale);
@@ -119,7 +124,7 @@ export function adaptedLinear(x: Tensor, layer: FrozenLinear, adapters: LowRankA
         if (target) dDown = null;
       }
       if (!needs(0)) return [null, dDown, dUp];
-      const dx = layer.inputGradient(dy as Tensor);
+      const dx = made("layer.inputGradient", layer.inputGradient(dy as Tensor), x, inputs);
       addInputGradient(dInner, down, dx.view([rows, inputs]), adapters);
       return [dx, dDown, dUp];
     },
@@ -299,6 +304,16 @@ function times(x: Tensor, factor: number): Tensor {
   return y;
 }
 
+/** Checks what a layer has made: (..., width), with the rows and the dtype of x. */
+function made(name: string, result: Tensor, x: Tensor, width: number): Tensor {
+  const what = `the result of ${name}`;
+  checkFloat("adaptedLinear", what, result);
+  checkSameDevice("adaptedLinear", x, result);
+  checkSameDType("adaptedLinear", x, result);
+  checkShape("adaptedLinear", what, result, [...x.shape.slice(0, -1), width], "the rows of x");
+  return result;
+}
+
 function checkAdapters(x: Tensor, layer: FrozenLinear, adapters: LowRankAdapters): void {
   const op = "adaptedLinear";
   checkFloat(op, "x", x);
@@ -309,6 +324,10 @@ function checkAdapters(x: Tensor, layer: FrozenLinear, adapters: LowRankAdapters
   checkFloat(op, "layer.weight", weight);
   checkSameDevice(op, x, weight);
   checkRank(op, "layer.weight", weight, 2);
+  if (bias !== null) {
+    checkFloat(op, "layer.bias", bias);
+    checkShape(op, "layer.bias", bias, [weight.shape[0] as number], "first axis of layer.weight");
+  }
   if (x.rank === 0) throw new ShapeError(`[${op}] expected at least 1 axis for x, got shape []`);
   const inputs = x.shape.at(-1) as number;
   checkShape(op, "layer.weight", weight, [null, inputs], `last axis of x ${shapeText(x.shape)}`);

@@ -137,6 +137,12 @@ test("adaptedLinear refuses what does not fit, naming it", () => {
     expect(run).toThrow(type);
     expect(run).toThrow(words);
   }
+  const wrong = { ...layer, forward: () => zeros([3, outputs]) };
+  expect(() => adaptedLinear(x, wrong, good)).toThrow(/the result of layer\.forward/);
+  const nothing = { ...layer, forward: () => undefined as unknown as Tensor };
+  expect(() => adaptedLinear(x, nothing, good)).toThrow(/the result of layer\.forward/);
+  const biased = { ...layer, bias: zeros([3]) };
+  expect(() => adaptedLinear(x, biased, good)).toThrow(/layer\.bias/);
   const trained = zeros([outputs, inputs], { requiresGrad: true });
   expect(() => adaptedLinear(x, frozenLinear(trained), good)).toThrow(AutogradError);
 });

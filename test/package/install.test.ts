@@ -119,6 +119,16 @@ describe("the tarballs", () => {
     expect(paths.filter((path) => /\.(js|ts)\.map$|\.test\.|node_modules/.test(path))).toEqual([]);
   });
 
+  test("hold the addon of each system that is built, and npm installs them there alone", () => {
+    const paths = listed(`llamaforge-${manifest.version}.tgz`);
+    for (const name of systems) {
+      for (const file of ["llamaforge.node", "libgomp.so.1", "needs.json", "licences/libgomp1.txt"])
+        expect(paths).toContain(`prebuilds/${name}/${file}`);
+    }
+    const { cpu } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8"));
+    expect(cpu).toEqual(systems.map((name) => name.split("-")[1]));
+  });
+
   test.each(majors)("bring the plugin of CUDA %s in a package of this version", (major) => {
     expect(listed(`llamaforge-linux-x64-cuda${major}-${manifest.version}.tgz`).sort()).toEqual([
       "LICENSE",
@@ -291,11 +301,13 @@ describe("an installation that does not load says what to do", () => {
   });
 
   test("a system that there is no addon for", () => {
-    renameSync(native, join(installed, "prebuilds/linux-arm64"));
+    const aside = join(folder, "aside");
+    renameSync(native, aside);
+    const others = systems.filter((name) => name !== "linux-x64").join() || "no system at all";
     try {
-      expect(failure()).toContain("has none for linux-x64, only for linux-arm64");
+      expect(failure()).toContain(`has none for linux-x64, only for ${others}`);
     } finally {
-      renameSync(join(installed, "prebuilds/linux-arm64"), native);
+      renameSync(aside, native);
     }
   });
 });

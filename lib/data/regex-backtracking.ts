@@ -4,7 +4,7 @@
  */
 
 /** Sequences of one pattern, as far as backtracking is concerned. */
-interface Part {
+interface PatternPart {
   /** Exponent of the length of a text in the number of retries of a match; Infinity: exponential. */
   exponent: number;
   /** Whether it matches texts of one length alone, in one way. */
@@ -43,8 +43,8 @@ class Scanner {
   }
 
   /** @param follows whether what comes after may fail, so that a match tries again */
-  alternatives(follows: boolean): Part {
-    const branches: Part[] = [];
+  alternatives(follows: boolean): PatternPart {
+    const branches: PatternPart[] = [];
     do branches.push(this.#sequence(follows));
     while (this.#take("|"));
     return {
@@ -54,7 +54,7 @@ class Scanner {
     };
   }
 
-  #sequence(follows: boolean): Part {
+  #sequence(follows: boolean): PatternPart {
     const begin = this.#at;
     let items = this.#items(follows);
     // An item may only know that a later one fails once that one has been read.
@@ -71,15 +71,15 @@ class Scanner {
   }
 
   /** @param last place of the last item that may fail, which those before it are followed by */
-  #items(follows: boolean, last = -1): Part[] {
-    const items: Part[] = [];
+  #items(follows: boolean, last = -1): PatternPart[] {
+    const items: PatternPart[] = [];
     while (!this.atEnd && !this.#sees("|") && !this.#sees(")")) {
       items.push(this.#item(follows || items.length < last));
     }
     return items;
   }
 
-  #item(follows: boolean): Part {
+  #item(follows: boolean): PatternPart {
     const begin = this.#at;
     const atom = this.#atom(follows);
     const rest = this.#pattern.slice(this.#at);
@@ -99,8 +99,8 @@ class Scanner {
     return { exponent, isFixed: false, mayFail };
   }
 
-  #atom(follows: boolean): Part {
-    const fixed: Part = { exponent: 0, isFixed: true, mayFail: true };
+  #atom(follows: boolean): PatternPart {
+    const fixed: PatternPart = { exponent: 0, isFixed: true, mayFail: true };
     if (this.#take("(")) {
       const kind = /^\?(?::|[imx-]+:|=|!|<=|<!|>|<\w+>)/.exec(this.#pattern.slice(this.#at))?.[0];
       if (kind === undefined && this.#sees("?")) return this.#unknown();
@@ -134,7 +134,7 @@ class Scanner {
   }
 
   /** Ends the reading: nothing after it would be understood either. */
-  #unknown(): Part {
+  #unknown(): PatternPart {
     this.#at = this.#pattern.length;
     return { exponent: Number.POSITIVE_INFINITY, isFixed: false, mayFail: true };
   }

@@ -8,11 +8,12 @@
 // The compiler brings the C library that the addon is linked with, so packages are made on Debian
 // 12: its glibc is the oldest that they support. scripts/test-arm64.mjs runs the result.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { discardForeign } from "./cmake-folder.mjs";
+import { downloadPackages } from "./debian-packages.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const folder = join(root, "build/arm64");
@@ -20,7 +21,7 @@ const apt = join(folder, "apt");
 const unpacked = join(folder, "root");
 const compiled = join(folder, "cmake");
 
-/** What the addon is compiled with, then what it needs at run time, here for tests under qemu. */
+/** Packages that the compilation needs, and then those of tests under qemu. */
 const packages = [
   ...["libgloo-dev", "nlohmann-json3-dev"],
   ...["libgloo0", "libhiredis0.14", "libibverbs1", "libnl-3-200", "libnl-route-3-200", "libgomp1"],
@@ -48,34 +49,16 @@ function run(what, command, args, { cwd = folder, stdio = "pipe" } = {}) {
 function fetchLibraries() {
   const complete = join(unpacked, "owners.json");
   if (existsSync(complete)) return;
-  for (const part of ["lists/partial", "cache/archives/partial", "debs"])
-    mkdirSync(join(apt, part), { recursive: true });
-  const sources = join(apt, "sources.sources");
-  writeFileSync(
-    sources,
-    `Types: deb
-URIs: http://deb.debian.org/debian
-Suites: bookworm
-Components: main
-Architectures: arm64
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-`,
+  const release = { suite: "bookworm", components: "main", architecture: "arm64", size: "5 MB" };
+  const debs = downloadPackages(apt, packages, release, (what, command, args, cwd) =>
+    run(what, command, args, { cwd }),
   );
-  const own = [
-    ...["-qq", "-o", `Dir::Etc::sourcelist=${sources}`, "-o", "Dir::Etc::sourceparts=-"],
-    ...["-o", `Dir::State::Lists=${join(apt, "lists")}`, "-o", `Dir::Cache=${join(apt, "cache")}`],
-    ...["-o", "Dir::State::status=/dev/null", "-o", "APT::Sandbox::User=root"],
-    ...["-o", "APT::Architecture=arm64", "-o", "APT::Architectures::=arm64"],
-  ];
-  const debs = join(apt, "debs");
-  run("reads Debian's list of arm64 packages", "apt-get", [...own, "update"]);
-  run("downloads 5 MB", "apt-get", [...own, "download", ...packages], { cwd: debs });
   rmSync(unpacked, { recursive: true, force: true });
   mkdirSync(unpacked, { recursive: true });
   // scripts/prebuild-systems.mjs finds the licence of a library by its package.
   const owners = {};
-  for (const name of readdirSync(debs)) {
-    const deb = join(debs, name);
+  for (const deb of debs) {
+    const name = basename(deb);
     run(`unpacks ${name}`, "dpkg-deb", ["-x", deb, unpacked]);
     const list = run("lists its files", "sh", [
       "-c",

@@ -7,17 +7,10 @@
 // them. The toolkit's usual layout is then made of links (build/cuda12/toolkit). It takes 1.2 GB to
 // download and 0.7 GB to keep.
 import { spawnSync } from "node:child_process";
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
-import { dirname, join } from "node:path";
+import { copyFileSync, existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { downloadPackages } from "./debian-packages.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const folder = join(root, "build/cuda12");
@@ -48,30 +41,13 @@ if (existsSync(join(toolkit, "bin/nvcc"))) {
   console.log(`fetch-cuda12: ${toolkit} is there`);
   process.exit(0);
 }
-for (const part of ["lists/partial", "cache/archives/partial", "debs"])
-  mkdirSync(join(apt, part), { recursive: true });
-const sources = join(apt, "sources.sources");
-writeFileSync(
-  sources,
-  `Types: deb
-URIs: http://deb.debian.org/debian
-Suites: trixie
-Components: main contrib non-free
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-`,
-);
-const own = [
-  ...["-qq", "-o", `Dir::Etc::sourcelist=${sources}`, "-o", "Dir::Etc::sourceparts=-"],
-  ...["-o", `Dir::State::Lists=${join(apt, "lists")}`, "-o", `Dir::Cache=${join(apt, "cache")}`],
-  ...["-o", "APT::Sandbox::User=root"],
-];
-const debs = join(apt, "debs");
-run("reads Debian's list of packages", "apt-get", [...own, "update"]);
-run("downloads 1.2 GB", "apt-get", [...own, "download", ...packages], debs);
+const release = { suite: "trixie", components: "main contrib non-free", size: "1.2 GB" };
+mkdirSync(folder, { recursive: true });
+const debs = downloadPackages(apt, packages, release, run);
 rmSync(unpacked, { recursive: true, force: true });
 mkdirSync(unpacked, { recursive: true });
-for (const name of readdirSync(debs)) {
-  const deb = join(debs, name);
+for (const deb of debs) {
+  const name = basename(deb);
   if (!name.startsWith("nvidia-cuda-dev_")) {
     run(`unpacks ${name}`, "dpkg-deb", ["-x", deb, unpacked]);
     continue;

@@ -95,5 +95,6 @@ export function formatParity(result: ParityResult): string {
 
 function rate({ gflopPerToken, tflops, mfu }: CountedRate): string {
   const share = mfu === null ? "" : `, MFU ${(100 * mfu).toFixed(1)}%`;
-  return `${tflops < 10 ? tflops.toPrecision(3) : tflops.toFixed(1)} TFLOP/s${share} at ${gflopPerToken.toPrecision(4)} GFLOP per token`;
+  const speed = tflops < 10 ? tflops.toPrecision(3) : tflops.toFixed(1);
+  return `${speed} TFLOP/s${share} at ${gflopPerToken.toPrecision(4)} GFLOP per token`;
 }

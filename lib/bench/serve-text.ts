@@ -13,9 +13,9 @@ export function formatServe({ device, model, run, rows, streams }: ServeResult):
     const cells = [row.firstMs, row.betweenMs, row.wholeMs].map((spread) =>
       text(spread).padEnd(22),
     );
-    lines.push(
-      `${String(row.rate).padStart(10)}${row.tokensPerSecond.toFixed(0).padStart(11)}   ${cells.join("")}${row.failures.length}`,
-    );
+    const rate = String(row.rate).padStart(10);
+    const speed = row.tokensPerSecond.toFixed(0).padStart(11);
+    lines.push(`${rate}${speed}   ${cells.join("")}${row.failures.length}`);
     if (row.failures[0] !== undefined) lines.push(`  ${row.failures[0]}`);
   }
   if (streams.length > 0) {

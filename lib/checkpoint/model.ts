@@ -83,7 +83,8 @@ export async function refuseAdapter(folder: string): Promise<void> {
   const names = await readdir(folder).catch((): string[] => []);
   if (names.includes(configFile) || !names.includes(adapterFiles.config)) return;
   throw new CheckpointError(
-    `${folder} holds an adapter, not a whole model: add it to its model first, \`llamaforge merge ${folder} --out FOLDER\``,
+    `${folder} holds an adapter, not a whole model: add it to its model first, ` +
+      `\`llamaforge merge ${folder} --out FOLDER\``,
   );
 }
 

@@ -20,7 +20,7 @@ export interface FlopsPerToken {
   fullAttention: number;
 }
 
-/** What a step trains, which decides the products that it computes. */
+/** Choices of a recipe that decide the products of a training step. */
 export interface StepKind {
   /** Adapters, which alone are trained. Default: the whole model is. */
   lora?: Pick<LoraConfig, "rank" | "targets">;
@@ -47,7 +47,7 @@ export interface BlockFlops {
   forward: PartFlops;
   /** Without what is recomputed. */
   backward: PartFlops;
-  /** What backward computes again. */
+  /** Operations that backward repeats. */
   again: PartFlops;
 }
 
@@ -104,7 +104,7 @@ export interface PassCost {
   activations(element: 2 | 4, recompute: Recompute, kind?: ActivationKind): ActivationCost;
 }
 
-/** What decides the activations that a pass keeps. */
+/** Choices of a recipe that decide the activations of a pass. */
 export interface ActivationKind {
   /** Whether the blocks' products run in fp8. Default: false. */
   fp8?: boolean;

@@ -10,7 +10,7 @@ interface BlockParts {
   /** Of the feed-forward part: its input, and what follows. */
   feedForwardInput: number;
   feedForward: number;
-  /** What a recomputed feed-forward part keeps, and what it computes again. */
+  /** Of a recomputed feed-forward part: its input, and the results that backward makes again. */
   recomputedFeedForward: { kept: number; again: number };
   /** Intermediate gradients. */
   gradients: number;

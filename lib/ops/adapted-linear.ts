@@ -71,8 +71,8 @@ export function frozenLinear(weight: Tensor, bias: Tensor | null = null): Frozen
  * A frozen linear layer with low-rank adapters (Hu et al. 2021, arXiv 2106.09685): to the outputs of
  * each adapter it adds scale · up · down · x. The adapters' products add to the layer's own output,
  * and their gradient of x to the layer's own, so neither is read or written once more. The first
- * halves are one product. So are the second halves, with zeros where an adapter does not reach: a
- * product of a few more columns costs less than a pass over the outputs.
+ * halves are one product. So are the second halves, with zeros where an adapter does not reach: by
+ * estimate, a few more columns of a product cost less than a pass over the outputs.
  * @param x (..., inputs) f32 or bf16
  * @returns (..., outputs)
  * @throws AutogradError if the layer's weight or bias needs a gradient

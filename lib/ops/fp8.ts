@@ -6,7 +6,7 @@ import { native } from "../core/native.js";
 import { empty, type Tensor } from "../core/tensor.js";
 
 /**
- * What is computed how. Found by experiment: docs/LOG.md has the table.
+ * Formats of the tensors and sums of the products, found by experiment: docs/LOG.md has the table.
  * @internal
  */
 export const fp8Choices = {

@@ -13,7 +13,7 @@ export interface Measured {
 }
 
 /**
- * What a training step minimises: a mean over units of the data. A step weighs each micro-batch by
+ * The mean over units of the data that a training step minimises. A step weighs each micro-batch by
  * its number of units, over all micro-batches and processes.
  */
 export interface Objective {

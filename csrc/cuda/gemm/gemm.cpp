@@ -36,9 +36,9 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
-// Offers that are looked at. A training in bf16 runs at the power limit, and among later offers are
-// some that take fewer cycles and more energy: everything else then runs at a lower clock. fp8 was
-// faster with more offers (docs/LOG.md, 2026-11-30).
+// Offers that are looked at. A training in bf16 was slower with more offers: some take fewer cycles
+// and, it seems, more energy, so that everything else runs at a lower clock. fp8 was measured with
+// more (docs/LOG.md, 2026-11-30).
 constexpr int kCandidates = 16, kManyCandidates = 64;
 constexpr int64_t kManyRows = 8192;     // of a pass of an evaluation
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt

@@ -1,4 +1,4 @@
-/** What a process that crashed has told on its standard error. */
+/** Reads the reason of a crash from the standard error of the process. */
 
 /** Characters of the end that are kept. */
 const tail = 2 ** 14;
@@ -8,7 +8,7 @@ export function keepTail(said: string): string {
 }
 
 /**
- * Why a process ended. The `tokenizers` package panics with its reason on a line of its own, and Node
+ * The reason why a process ended. The `tokenizers` package panics with its reason on a line of its own, and Node
  * with a line that begins with FATAL ERROR.
  */
 export function crashOf(said: string): string {

@@ -131,8 +131,8 @@ export class Preparation {
   }
 
   /**
-   * What is known of chats or pairs before the first is read; null for text. Whether pairs are plain
-   * text or messages, the first record tells.
+   * Facts about chats or pairs before the first is read; null for text. The first record tells
+   * whether pairs are plain text or messages.
    */
   async #readAnswers(): Promise<AnswerFacts | null> {
     const { inputs, badRecords, documentStart, documentEnd } = this.#settings;

@@ -5,10 +5,18 @@
 // and nothing is moved. Of the algorithms that its heuristics offer, the fastest is taken: on an
 // H100 the first offer is up to 10% slower than the best at our shapes. The algorithms are timed on
 // the product's own operands when the product first occurs; the choice is cached on disk
-// (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing. Algorithms that add up
-// parts in the output's own bf16 are left out, and none uses atomic additions: a product gives the
-// same bits every time. Products with few rows have kernels of their own (few_rows.cu, gemv.cu).
-// Products in fp8 are made the same way, with a scale of each operand in device memory.
+// (gemm_cache.h). LLAMAFORGE_GEMM=first takes the first one without timing.
+//
+// Training runs a GPU at its power limit, where the clock falls until the work fits: an H200 trains
+// at 1,550 MHz, not at its 1,980. There a product costs its energy, not its cycles. So the best
+// algorithms of a training's large products run once more, each for long enough that the clock
+// settles at the algorithm's own power, and the fastest of these runs is taken. This choice made
+// TinyLlama-1.1B train 2% faster (docs/LOG.md, 2026-12-01).
+//
+// Algorithms that add up parts in the output's own bf16 are left out, and none uses atomic
+// additions: a product gives the same bits every time. Products with few rows have kernels of their
+// own (few_rows.cu, gemv.cu). Products in fp8 are made the same way, with a scale of each operand
+// in device memory.
 //
 // Products of an evaluation come with ever new numbers of rows, and timing would take longer than
 // they do. With `independent_rows` the heuristics choose one algorithm, for many rows, and all
@@ -21,6 +29,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/gemm_context.h"
@@ -36,11 +45,8 @@ namespace llamaforge::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
-// Offers that are looked at. A training in bf16 was slower with more offers: some take fewer cycles
-// and, it seems, more energy, so that everything else runs at a lower clock. fp8 was measured with
-// more (docs/LOG.md, 2026-11-30).
-constexpr int kCandidates = 16, kManyCandidates = 64;
-constexpr int64_t kManyRows = 8192;     // of a pass of an evaluation
+constexpr int kCandidates = 64;                       // cuBLASLt 13 offers at most 8
+constexpr int64_t kManyRows = 8192;                   // of a pass of an evaluation
 constexpr size_t kMaximalPlans = 2048;  // generation meets a new row count with every prompt
 // Products below these sizes are not worth the milliseconds of timing.
 constexpr double kFlopsWorthTiming = 1 << 28;
@@ -48,6 +54,14 @@ constexpr double kBytesWorthTiming = 8 << 20;
 constexpr float kMillisecondsPerCandidate = 3;
 // Of algorithms this close the earliest offer is taken, so that noise does not choose.
 constexpr float kSameSpeed = 1.003f;
+// Products from this size on reach the power limit. Of an engine's products, whose numbers of rows
+// are ever new, none has so many rows.
+constexpr double kFlopsAtPowerLimit = 5e10;
+constexpr int64_t kRowsOfTraining = 4096;
+// Algorithms this close to the fastest at full clock run again at the power limit.
+constexpr float kFinalist = 1.12f;
+// Time in which the clock settles, and of the run that counts.
+constexpr float kMillisecondsToSettle = 120, kMillisecondsAtPowerLimit = 150;
 
 void check_lt(lt::Status status, const char* call) {
   if (status != 0)
@@ -82,7 +96,8 @@ int64_t alignment_of(const void* pointer) {
 std::string prefix_of(const CudaStream& cuda, const CublasLt& lt) {
   cudaDeviceProp properties;
   LF_CUDA_CHECK(cudaGetDeviceProperties(&properties, cuda.index()));
-  return format("{} {} {}: ", lt.GetVersion(), properties.name, properties.multiProcessorCount);
+  return format("{} {} {} at power limit: ", lt.GetVersion(), properties.name,
+                properties.multiProcessorCount);
 }
 
 bool times_algorithms() {
@@ -99,12 +114,21 @@ std::string name_of_product(const Key& key) {
   return name;
 }
 
+double flops_of(const GemmShape& shape) {
+  return 2 * static_cast<double>(shape.batch) * static_cast<double>(shape.m) *
+         static_cast<double>(shape.n) * static_cast<double>(shape.k);
+}
+
 bool is_worth_timing(const GemmShape& shape) {
   const double batch = static_cast<double>(shape.batch), m = static_cast<double>(shape.m);
   const double n = static_cast<double>(shape.n), k = static_cast<double>(shape.k);
   const double bytes = batch * (m * k + k * n) * static_cast<double>(size_of(shape.input)) +
                        batch * m * n * static_cast<double>(size_of(shape.output));
-  return 2 * batch * m * n * k >= kFlopsWorthTiming || bytes >= kBytesWorthTiming;
+  return flops_of(shape) >= kFlopsWorthTiming || bytes >= kBytesWorthTiming;
+}
+
+bool reaches_power_limit(const GemmShape& shape, bool accumulate) {
+  return flops_of(shape) >= kFlopsAtPowerLimit && (accumulate || shape.m >= kRowsOfTraining);
 }
 
 }  // namespace
@@ -226,7 +250,7 @@ std::optional<lt::Algorithm> GemmContext::one_for_all_rows(const Plan& plan, con
                                                            const GemmOperand& b) const {
   shape.m = kManyRows;
   Plan many = describe(shape, a, b, nullptr);
-  const auto algorithms = heuristics(many, key, kManyCandidates);
+  const auto algorithms = heuristics(many, key, kCandidates);
   destroy(many);
   for (const lt::Algorithm& algorithm : algorithms) {
     lt::HeuristicResult checked;
@@ -275,7 +299,7 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
         checked.workspace_bytes <= kWorkspaceBytes) {
       plan.algorithm = *known;
     } else {
-      const auto algorithms = heuristics(plan, key, fp8 ? kManyCandidates : kCandidates);
+      const auto algorithms = heuristics(plan, key, kCandidates);
       if (algorithms.empty()) {
         throw Error("ERR_NATIVE",
                     format("cuBLASLt has no algorithm for ({},{})·({},{}), batch {}, {} to {}",
@@ -293,8 +317,9 @@ GemmContext::Plan& GemmContext::plan_for(const GemmShape& shape, const GemmOpera
           cudaGetLastError();
           target = nullptr;
         }
-        plan.algorithm =
-            target ? fastest(plan, algorithms, a, b, target, accumulate) : algorithms[0];
+        plan.algorithm = target ? fastest(plan, algorithms, a, b, target, accumulate,
+                                          reaches_power_limit(shape, accumulate))
+                                : algorithms[0];
         if (target) plan.algorithm = cache_.add(name, plan.algorithm);
         if (target && accumulate) LF_CUDA_CHECK(cudaFree(target));
       } else {
@@ -333,7 +358,7 @@ float GemmContext::time(Plan& plan, const lt::Algorithm& algorithm, const void* 
 
 lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms,
                                    const GemmOperand& a, const GemmOperand& b, void* c,
-                                   bool accumulate) {
+                                   bool accumulate, bool at_power_limit) {
   std::vector<float> times;
   for (const lt::Algorithm& algorithm : algorithms) {
     const auto run_times = [&](int repeats) {
@@ -346,9 +371,37 @@ lt::Algorithm GemmContext::fastest(Plan& plan, const std::vector<lt::Algorithm>&
   }
   const float best = *std::min_element(times.begin(), times.end());
   if (std::isinf(best)) throw Error("ERR_NATIVE", "none of cuBLASLt's algorithms runs");
+  if (at_power_limit) return fastest_at_power_limit(plan, algorithms, times, a, b, c, accumulate);
   const auto chosen =
       std::find_if(times.begin(), times.end(), [&](float t) { return t <= best * kSameSpeed; });
   return algorithms[static_cast<size_t>(chosen - times.begin())];
+}
+
+lt::Algorithm GemmContext::fastest_at_power_limit(Plan& plan,
+                                                  const std::vector<lt::Algorithm>& algorithms,
+                                                  const std::vector<float>& times,
+                                                  const GemmOperand& a, const GemmOperand& b,
+                                                  void* c, bool accumulate) {
+  std::vector<size_t> order(times.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t x, size_t y) { return times[x] < times[y]; });
+  size_t chosen = order[0];
+  float least = std::numeric_limits<float>::infinity();
+  for (const size_t i : order) {
+    if (times[i] > times[order[0]] * kFinalist) break;
+    const auto run_for = [&](float milliseconds) {
+      const int repeats = std::max(1, static_cast<int>(milliseconds / times[i]));
+      return time(plan, algorithms[i], a.data, b.data, c, accumulate, repeats);
+    };
+    run_for(kMillisecondsToSettle);
+    const float own = run_for(kMillisecondsAtPowerLimit);
+    if (own * kSameSpeed < least) {
+      least = own;
+      chosen = i;
+    }
+  }
+  return algorithms[chosen];
 }
 
 void GemmContext::multiply(const GemmShape& shape, const GemmOperand& a, const GemmOperand& b,

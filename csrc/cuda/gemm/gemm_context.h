@@ -41,8 +41,14 @@ class GemmContext {
   std::vector<lt::Algorithm> heuristics(const Plan& plan, const Key& key, int count) const;
   std::optional<lt::Algorithm> one_for_all_rows(const Plan& plan, const Key& key, GemmShape shape,
                                                 const GemmOperand& a, const GemmOperand& b) const;
+  // at_power_limit: whether the choice is made at the clock that the power limit leaves.
   lt::Algorithm fastest(Plan& plan, const std::vector<lt::Algorithm>& algorithms,
-                        const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate);
+                        const GemmOperand& a, const GemmOperand& b, void* c, bool accumulate,
+                        bool at_power_limit);
+  // times: milliseconds of each algorithm at full clock.
+  lt::Algorithm fastest_at_power_limit(Plan& plan, const std::vector<lt::Algorithm>& algorithms,
+                                       const std::vector<float>& times, const GemmOperand& a,
+                                       const GemmOperand& b, void* c, bool accumulate);
   // Runs the plan's product `times` times with this algorithm and returns milliseconds for one;
   // infinity if it fails.
   float time(Plan& plan, const lt::Algorithm& algorithm, const void* a, const void* b, void* c,

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
         part.clear();
         const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low,
                                          high);
-        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts);
+        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts, 16);
         of_unit.fold(part);
       }
       all.fold(of_unit);
@@ -195,7 +195,7 @@ bool paged_mma_takes(const AttentionCall& call, const PagedPlaces& places, const
                      const bfloat16* pages) {
   const int64_t tokens = int64_t{call.batch} * call.time;
   return (call.head_size == 64 || call.head_size == 128) && call.group() <= 16 &&
-         aligned16({qkv, pages}) && tokens * call.kv_heads <= INT32_MAX &&
+         aligned16({qkv, pages, places.angles}) && tokens * call.kv_heads <= INT32_MAX &&
          (places.sequences || (tokens <= 65535 && tokens * call.kv_heads <= CudaStream::kCounters));
 }
 

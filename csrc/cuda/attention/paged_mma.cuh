@@ -43,12 +43,15 @@ struct Angles {
   const float* table;
   int rows;
 
-  // Cosine and sine of pair i at `position`; NaN outside of the table.
-  __device__ __forceinline__ float2 at(int position, int i, int half) const {
-    if (!table) return {1.0f, 0.0f};
-    if (position < 0 || position >= rows)
-      return {__int_as_float(0x7fffffff), __int_as_float(0x7fffffff)};
-    return reinterpret_cast<const float2*>(table)[int64_t{position} * half + i];
+  // Cosines and sines of pairs i and i + 1 at `position`; NaN outside of the table. i is even.
+  __device__ __forceinline__ float4 at(int position, int i, int half) const {
+    if (!table) return {1.0f, 0.0f, 1.0f, 0.0f};
+    constexpr int kNan = 0x7fffffff;
+    if (position < 0 || position >= rows) {
+      return {__int_as_float(kNan), __int_as_float(kNan), __int_as_float(kNan),
+              __int_as_float(kNan)};
+    }
+    return *reinterpret_cast<const float4*>(table + (int64_t{position} * half + i) * 2);
   }
   static __device__ __forceinline__ void turn(float2 angle, float& first, float& second) {
     const float a = first, b = second;
@@ -57,27 +60,37 @@ struct Angles {
   }
 };
 
-// A number of a result and the maximum and sum of its row, merged in a fixed order.
-struct Number {
-  float maximum = -INFINITY, total = 0, value = 0;
-  __device__ __forceinline__ void fold(float other_maximum, float other_total, float other_value) {
+// Two neighbouring numbers of a result and the maximum and sum of their row, merged in a fixed
+// order.
+struct Pair {
+  float maximum = -INFINITY, total = 0, x = 0, y = 0;
+  __device__ __forceinline__ void fold(float other_maximum, float other_total, float2 others) {
     const float high = fmaxf(maximum, other_maximum), base = high == -INFINITY ? 0.0f : high;
     const float own = mma::exp2_approximate(maximum - base),
                 other = mma::exp2_approximate(other_maximum - base);
     total = __fmaf_rn(other_total, other, __fmul_rn(total, own));
-    value = __fmaf_rn(other_value, other, __fmul_rn(value, own));
+    x = __fmaf_rn(others.x, other, __fmul_rn(x, own));
+    y = __fmaf_rn(others.y, other, __fmul_rn(y, own));
     maximum = high;
   }
 };
 
-// A lane's numbers of one row of kSize: word i of block b holds numbers 32b + 8t + 2i and + 1.
-// read(at) returns eight numbers.
+// Places of a lane's words of one row of kSize: word i of block b holds numbers 32b + 8t + 2i and
+// + 1.
+template <int kSize>
+__device__ __forceinline__ void places_of_row(int64_t row, int64_t* at) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int b = 0; b < kSize / 32; ++b) at[b] = row + b * 32 + t * 8;
+}
+
+// Reads those words. read(at, words) fills each word with the eight numbers from its place on.
 template <int kSize, class Read>
 __device__ __forceinline__ void read_row(int64_t row, const Read& read,
                                          uint4 (&words)[kSize / 32]) {
-  const int t = threadIdx.x % 4;
-#pragma unroll
-  for (int b = 0; b < kSize / 32; ++b) words[b] = read(row + b * 32 + t * 8);
+  int64_t at[kSize / 32];
+  places_of_row<kSize>(row, at);
+  read(at, words);
 }
 
 // The angles by which a lane's numbers of a head turn at one position.
@@ -90,7 +103,11 @@ struct Turn {
 #pragma unroll
     for (int b = 0; b < kBlocks / 2; ++b) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) angle[b][i] = angles.at(position, b * 32 + t * 8 + i, kSize / 2);
+      for (int i = 0; i < 8; i += 2) {
+        const float4 two = angles.at(position, b * 32 + t * 8 + i, kSize / 2);
+        angle[b][i] = {two.x, two.y};
+        angle[b][i + 1] = {two.z, two.w};
+      }
     }
   }
   __device__ __forceinline__ void apply(uint4 (&words)[kBlocks]) const {
@@ -122,25 +139,31 @@ __device__ __forceinline__ float sum_of_quad(float x) {
 template <int kSize>
 struct KeysInMemory {
   static constexpr int kGroups = kKeys / 16;
-  const bfloat16* rows[kGroups];
+  const bfloat16* rows[kGroups];  // of the first key of each group
   int64_t of_values;
-  int begin, low, high, page;
+  int begin, low, high;
 
   __device__ __forceinline__ KeysInMemory(const Pages& pages, int sequence, int kv_head,
                                           int kv_heads, int begin, int low, int high)
-      : of_values(int64_t{kv_heads} * pages.page * kSize),
-        begin(begin),
-        low(low),
-        high(high),
-        page(pages.page) {
+      : of_values(int64_t{kv_heads} * pages.page * kSize), begin(begin), low(low), high(high) {
     const int32_t* table = pages.table + sequence * pages.table_width;
+    const int64_t of_page = 2 * of_values;
+    const int first_place = begin / pages.page, first = begin - first_place * pages.page;
+    int place = first_place, within = first;
+    // 16 keys from a multiple of 16 on lie in one page, which has at least 32.
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
-      // 16 keys from a multiple of 16 on lie in one page.
-      const int place = min(max(begin + j * 16, low), high - 1) / page;
-      const int own = Pages::inside(table[place], pages.pages_count);
-      rows[j] = pages.pages + (int64_t{own} * 2 * kv_heads + kv_head) * page * kSize;
+      // A group behind the last key takes the first one's page, and nobody reads its rows.
+      const bool exists = begin + j * 16 < high;
+      const int own = Pages::inside(table[exists ? place : first_place], pages.pages_count);
+      rows[j] = pages.pages + own * of_page + (kv_head * pages.page + within) * kSize;
+      within += 16;
+      if (within >= pages.page) within -= pages.page, ++place;
     }
+  }
+  // Whether group j has keys.
+  __device__ __forceinline__ bool any(int j) const {
+    return begin + j * 16 < high && begin + j * 16 + 16 > low;
   }
   __device__ __forceinline__ int key_of(int j, int half) const {
     return begin + j * 16 + half * 8 + threadIdx.x % 32 / 4;
@@ -148,17 +171,17 @@ struct KeysInMemory {
   __device__ __forceinline__ int value_of(int j, int i) const {
     return begin + j * 16 + i / 2 * 8 + 2 * (threadIdx.x % 4) + i % 2;
   }
+  // Of a group that has keys.
   __device__ __forceinline__ uint4 key(int j, int half, int b) const {
-    const int index = min(max(key_of(j, half), low), high - 1);
-    return *reinterpret_cast<const uint4*>(rows[j] + index % page * kSize + b * 32 +
-                                           threadIdx.x % 4 * 8);
+    const int within = min(max(key_of(j, half), low), high - 1) - begin - j * 16;
+    return *reinterpret_cast<const uint4*>(rows[j] + within * kSize + b * 32 + threadIdx.x % 4 * 8);
   }
   __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
     const int index = value_of(j, i);
     // A row that nobody sees may hold anything, and 0 times NaN is NaN.
     if (index < low || index >= high) return make_uint4(0, 0, 0, 0);
-    return *reinterpret_cast<const uint4*>(rows[j] + of_values + index % page * kSize + wide * 64 +
-                                           threadIdx.x % 32 / 4 * 8);
+    return *reinterpret_cast<const uint4*>(rows[j] + of_values + (index - begin - j * 16) * kSize +
+                                           wide * 64 + threadIdx.x % 32 / 4 * 8);
   }
 };
 
@@ -171,8 +194,7 @@ struct KeysInRegisters {
   __device__ __forceinline__ void read(const KeysInMemory<kSize>& memory) {
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
-      const bool any =
-          memory.begin + j * 16 < memory.high && memory.begin + j * 16 + 16 > memory.low;
+      const bool any = memory.any(j);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
@@ -189,12 +211,13 @@ struct KeysInRegisters {
       }
     }
   }
-  // Puts a key and value in the place of those at `index`.
+  // Puts a key and value in the place of those at `index`, which is the same in the whole warp.
   __device__ __forceinline__ void replace(const KeysInMemory<kSize>& memory, int index,
                                           const uint4 (&key)[kBlocks],
                                           const uint4 (&value)[kWide]) {
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
+      if (index < memory.begin + j * 16 || index >= memory.begin + j * 16 + 16) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if (memory.key_of(j, half) != index) continue;
@@ -231,11 +254,12 @@ struct Part {
   }
 
   // Over keys low..high-1 of begin..begin+kKeys-1; row h sees firsts[h]..lasts[h] of them. The
-  // source has the keys and values (KeysInMemory, KeysInRegisters).
+  // source has the keys and values (KeysInMemory, KeysInRegisters). Rows from `rows` on have no
+  // use.
   template <class Source>
   __device__ __forceinline__ void compute(const uint4 (&query)[2][kBlocks], const Source& source,
                                           float factor, int begin, int low, int high,
-                                          const int (&firsts)[2], const int (&lasts)[2]) {
+                                          const int (&firsts)[2], const int (&lasts)[2], int rows) {
     constexpr int kGroups = kKeys / 16;
     const int lane = threadIdx.x % 32, t = lane % 4;
     float score[kGroups][2][4] = {};
@@ -257,6 +281,7 @@ struct Part {
     const float scale = factor * 1.4426950408889634f;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
+      if (8 * h >= rows) continue;
       const int from = max(low, firsts[h]), to = min(high - 1, lasts[h]);
       float highest = -INFINITY;
 #pragma unroll

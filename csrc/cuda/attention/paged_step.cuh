@@ -21,11 +21,14 @@ struct Call {
   FaultSite wrong_sequence, wrong_position, wrong_page, wrong_angle;
 };
 
-// Eight numbers of qkv from its memory, past the L1 cache.
+// Reads words of eight numbers from qkv's memory, past the L1 cache.
 struct ReadMemory {
   const bfloat16* qkv;
-  __device__ __forceinline__ uint4 operator()(int64_t at) const {
-    return __ldcg(reinterpret_cast<const uint4*>(qkv + at));
+  template <int kCount>
+  __device__ __forceinline__ void operator()(const int64_t (&at)[kCount],
+                                             uint4 (&words)[kCount]) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) words[i] = __ldcg(reinterpret_cast<const uint4*>(qkv + at[i]));
   }
 };
 
@@ -55,7 +58,8 @@ __device__ inline void check(const Call& c, int token) {
 // places in a page.
 template <int kSize>
 struct Newest {
-  uint4 key[kSize / 32], value[kSize / 64];
+  static constexpr int kKeyWords = kSize / 32, kWords = kKeyWords + kSize / 64;
+  uint4 key[kKeyWords], value[kSize / 64];
   bfloat16 *to_key, *to_value;
 
   __device__ __forceinline__ void find(const Call& c, int token, int kv_head) {
@@ -63,15 +67,31 @@ struct Newest {
     to_key = c.pages.row(token, kv_head, position, c.call.kv_heads, kSize);
     to_value = c.pages.row(token, c.call.kv_heads + kv_head, position, c.call.kv_heads, kSize);
   }
+  // Fills at[0..kWords-1] with the places of the lane's words in qkv.
+  static __device__ __forceinline__ void places(const Call& c, int token, int kv_head,
+                                                int64_t* at) {
+    const int64_t from = int64_t{token} * c.call.width() + (c.call.heads + kv_head) * kSize;
+    places_of_row<kSize>(from, at);
+#pragma unroll
+    for (int wide = 0; wide < kSize / 64; ++wide) {
+      at[kKeyWords + wide] = from + c.call.kv_heads * kSize + wide * 64 + threadIdx.x % 32 / 4 * 8;
+    }
+  }
+  // Takes the words of those places.
+  __device__ __forceinline__ void take(const uint4* words) {
+#pragma unroll
+    for (int b = 0; b < kKeyWords; ++b) key[b] = words[b];
+#pragma unroll
+    for (int wide = 0; wide < kSize / 64; ++wide) value[wide] = words[kKeyWords + wide];
+  }
   template <class Read>
   __device__ __forceinline__ void read(const Call& c, int token, int kv_head,
                                        const Read& read_qkv) {
-    const int64_t from = int64_t{token} * c.call.width() + (c.call.heads + kv_head) * kSize;
-    read_row<kSize>(from, read_qkv, key);
-#pragma unroll
-    for (int wide = 0; wide < kSize / 64; ++wide) {
-      value[wide] = read_qkv(from + c.call.kv_heads * kSize + wide * 64 + threadIdx.x % 32 / 4 * 8);
-    }
+    int64_t at[kWords];
+    uint4 words[kWords];
+    places(c, token, kv_head, at);
+    read_qkv(at, words);
+    take(words);
   }
   __device__ __forceinline__ void append(const Call& c, const Turn<kSize>& turn) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -90,6 +110,39 @@ struct Newest {
   }
 };
 
+// Reads the lane's words of the rows g and g + 8 of the queries, and of the newest key and value.
+// The words of the first 8 rows and of the newest key are asked for at once, because an answer
+// takes long beside the arithmetic. A row without a query becomes 0.
+template <int kSize, class Read>
+__device__ __forceinline__ void read_queries(const Call& c, int token, int kv_head, bool has_newest,
+                                             Newest<kSize>& newest, const Read& read_qkv,
+                                             uint4 (&query)[2][kSize / 32]) {
+  constexpr int kBlocks = kSize / 32, kWords = Newest<kSize>::kWords;
+  const int group = c.call.group(), g = threadIdx.x % 32 / 4;
+  const auto row = [&](int own) {
+    return int64_t{token} * c.call.width() + (kv_head * group + min(own, group - 1)) * kSize;
+  };
+  if (has_newest) {
+    int64_t at[kBlocks + kWords];
+    uint4 words[kBlocks + kWords];
+    places_of_row<kSize>(row(g), at);
+    Newest<kSize>::places(c, token, kv_head, at + kBlocks);
+    read_qkv(at, words);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) query[0][b] = words[b];
+    newest.take(words + kBlocks);
+  } else {
+    read_row<kSize>(row(g), read_qkv, query[0]);
+  }
+  if (group > 8) read_row<kSize>(row(g + 8), read_qkv, query[1]);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    if (g + 8 * h < group) continue;
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
+  }
+}
+
 // Floats of a row's partial result: the maximum, the sum and kSize outputs. The warps of a unit
 // exchange such lines in shared memory, and units in global memory.
 template <int kSize>
@@ -102,8 +155,8 @@ inline size_t lines_bytes(const AttentionCall& call) {
 
 // The attention of a token and kv head over its unit number `nth`, by 32 · kStepWarps threads.
 // `lines` is shared memory (kParts, group, kLine). wait() returns once the query exists; until then
-// only keys of earlier tokens are read. read_qkv(at) returns eight numbers of qkv, and write(at, x)
-// takes a number of the result.
+// only keys of earlier tokens are read. read_qkv(at, words) fills each word with the eight numbers
+// of qkv from its place on, and write(at, x) takes a number of the result.
 template <int kSize, int kStepWarps, class Threads, class Wait, class Read, class Write>
 __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int nth, float* lines,
                                      const Wait& wait, const Read& read_qkv, const Write& write) {
@@ -111,7 +164,7 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
   constexpr bool kPreloads = kSize == 64;
   constexpr int kThreadsOfStep = 32 * kStepWarps;
   const int group = c.call.group();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int sequence = c.pages.sequence(token), last = c.pages.position(token);
   const int first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
   const int first_unit = first / kUnit, units = last / kUnit - first_unit + 1,
@@ -131,27 +184,15 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
     if (low < high) {
       const bool has_newest = high - 1 == last;
       Newest<kSize> newest;
-      if (has_newest) {
-        if (kv_head == 0) check(c, token);
-        newest.find(c, token, kv_head);
-      }
+      if (has_newest) newest.find(c, token, kv_head);
       const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low,
                                        high);
       [[maybe_unused]] KeysInRegisters<kPreloads ? kSize : 64> registers;
       if constexpr (kPreloads) registers.read(memory);
+      if (has_newest && kv_head == 0) check(c, token);
       if (!queries_read) {
         wait();
-        if (has_newest) newest.read(c, token, kv_head, read_qkv);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = g + 8 * h;
-#pragma unroll
-          for (int b = 0; b < kSize / 32; ++b) query[h][b] = make_uint4(0, 0, 0, 0);
-          if (row < group) {
-            read_row<kSize>(int64_t{token} * c.call.width() + (kv_head * group + row) * kSize,
-                            read_qkv, query[h]);
-          }
-        }
+        read_queries<kSize>(c, token, kv_head, has_newest, newest, read_qkv, query);
         if (c.angles.table) {
           turn.apply(query[0]);
           if (group > 8) turn.apply(query[1]);
@@ -170,9 +211,9 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
       }
       const int firsts[2] = {first, first}, lasts[2] = {last, last};
       if constexpr (kPreloads) {
-        part.compute(query, registers, c.call.scale, begin, low, high, firsts, lasts);
+        part.compute(query, registers, c.call.scale, begin, low, high, firsts, lasts, group);
       } else {
-        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts);
+        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts, group);
       }
     }
     part.write(line, kLine<kSize>, group, lane);
@@ -181,21 +222,27 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
   Threads::sync();
 
   const bool alone = units == 1;
+  // The parts that have keys: to fold another part would change no bit.
+  const int first_part = max(0, first - unit * kUnit) / kKeys,
+            last_part = min(kUnit - 1, last - unit * kUnit) / kKeys;
+  const auto write_pair = [&](int64_t at, const Pair& sum) {
+    write(at, narrow<bfloat16>(sum.x / sum.total));
+    write(at + 1, narrow<bfloat16>(sum.y / sum.total));
+  };
   const int64_t token_head = int64_t{token} * c.call.heads + kv_head * group;
   float* const of_unit = c.partial + (token_head * c.most_units + nth) * kLine<kSize>;
   const int64_t stride = int64_t{c.most_units} * kLine<kSize>;  // between heads
-  for (int i = threadIdx.x; i < group * kSize; i += kThreadsOfStep) {
+  for (int i = 2 * threadIdx.x; i < group * kSize; i += 2 * kThreadsOfStep) {
     const int row = i / kSize, d = i % kSize;
-    Number sum;
-#pragma unroll
-    for (int p = 0; p < kParts; ++p) {
+    Pair sum;
+    for (int p = first_part; p <= last_part; ++p) {
       const float* line = lines + (p * group + row) * kLine<kSize>;
-      sum.fold(line[0], line[1], line[2 + d]);
+      sum.fold(line[0], line[1], *reinterpret_cast<const float2*>(line + 2 + d));
     }
     if (alone) {
-      write((token_head + row) * kSize + d, narrow<bfloat16>(sum.value / sum.total));
+      write_pair((token_head + row) * kSize + d, sum);
     } else {
-      of_unit[row * stride + 2 + d] = sum.value;
+      *reinterpret_cast<float2*>(of_unit + row * stride + 2 + d) = {sum.x, sum.y};
       if (d == 0) of_unit[row * stride] = sum.maximum, of_unit[row * stride + 1] = sum.total;
     }
   }
@@ -211,14 +258,15 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
   if (!is_last) return;
   __threadfence();
   const float* const all = c.partial + token_head * stride;
-  for (int i = threadIdx.x; i < group * kSize; i += kThreadsOfStep) {
+  for (int i = 2 * threadIdx.x; i < group * kSize; i += 2 * kThreadsOfStep) {
     const int row = i / kSize, d = i % kSize;
-    Number sum;
+    Pair sum;
     for (int u = 0; u < units; ++u) {
       const float* line = all + row * stride + u * kLine<kSize>;
-      sum.fold(__ldcg(line), __ldcg(line + 1), __ldcg(line + 2 + d));
+      sum.fold(__ldcg(line), __ldcg(line + 1),
+               __ldcg(reinterpret_cast<const float2*>(line + 2 + d)));
     }
-    write((token_head + row) * kSize + d, narrow<bfloat16>(sum.value / sum.total));
+    write_pair((token_head + row) * kSize + d, sum);
   }
 }
 

@@ -1,17 +1,20 @@
 // Products of few rows and attentions over pages, one after the other in one kernel: the decoding
-// of a token. Its floor is the time to read the weights. They do not depend on the token, so some
-// warps of each block do nothing but copy the block's part of all weights of the chain into a ring
+// of a token. Its floor is the time to read the weights. They do not depend on the token, so one
+// warp of each block does nothing but copy the block's part of all weights of the chain into a ring
 // in shared memory, without regard to where the other warps are. The weights of some links are
 // there when those warps begin them, and the memory is busy while blocks wait for each other.
 //
-// The 8 other warps take link after link. A block has an equal share of each product's outputs, in
+// 8 other warps take link after link. A block has an equal share of each product's outputs, in
 // tiles as in few_rows.cu, with equal bits. Attentions are divided into items of a token, a kv head
 // and a unit of keys.
 //
 // Blocks hand results to each other by mail: each number travels in a word of its own with a tag
 // that names the link, so a reader that finds the tag has the number, and neither fences nor
-// counters are needed. With a counter that all blocks wait for, and what a link needs fetched when
-// the link begins, a step of TinyLlama-1.1B took 969 us instead of 853. Mail has a few boxes that
+// counters are needed. With a counter that all blocks wait for, and a link's inputs fetched when
+// the link begins, a step of TinyLlama-1.1B took 969 us instead of 853. Of a warp that waits, one
+// lane asks for its first number, and the others ask once that number is there: questions of 132
+// blocks for whole rows slowed everything down, 13% of a token's time with the changes beside it.
+// Mail has a few boxes that
 // links use in turn. A block writes to a box again when it has read the results of later links, and
 // blocks make those only after they have read that box; so each link but the first reads the mail
 // of the link before. The residual stream stays in each block's shared memory. All blocks must run
@@ -36,9 +39,9 @@ using chain::Layout;
 using chain::Link;
 using chain::Product;
 
-// Rows of x. On an H200 a step of TinyLlama-1.1B with 1 row takes 0.94 of the time of its kernels
-// one by one, with 2 rows as long, with 8 rows 1.3 times as long: each block reads all rows as
-// mail.
+// Rows of x: each block reads all rows as mail. When all lanes asked for their mail, a step of
+// TinyLlama-1.1B on an H200 with 2 rows took as long as its kernels one by one, with 8 rows 1.3
+// times as long. More rows have not been measured since one lane asks.
 constexpr int kMostRows = 1;
 constexpr size_t kMostMemory = size_t{110} << 10;  // of a link, so that the ring has room
 
@@ -110,8 +113,8 @@ class Chain final : public Unlaunched {
     layout.kept =
         layout.norm + round_up(static_cast<size_t>(norm_elements_) * 2 * sizeof(bfloat16));
     layout.ring = layout.kept + round_up(static_cast<size_t>(kept_elements_) * sizeof(bfloat16));
-    layout.ring_rows =
-        static_cast<int>((chain::kMemory - static_cast<size_t>(layout.ring)) / few::kStageRowBytes);
+    layout.ring_rows = static_cast<int>((chain::kMemory - static_cast<size_t>(layout.ring)) /
+                                        (chain::kPitch * sizeof(bfloat16)));
     chain::launch(cuda_, on_device, layout, head_size_);
   }
 
@@ -175,14 +178,11 @@ bool add(CudaStream& cuda, const Op&... op) {
   return true;
 }
 
-// Whether each copying warp has a row in the first tile of each block, and few enough stages follow
-// without one. A warp that has none need not keep up with the others, and barriers tell only one
-// round of kSlots stages from the next. A block without outputs would not keep up with the mail
-// either.
-bool occupies(const CudaStream& cuda, const few::Sizes& sizes, bool swiglu) {
-  const int rows_of_first_tile = sizes.outputs / cuda.multiprocessors() * (swiglu ? 2 : 1);
-  return rows_of_first_tile >= chain::kCopyWarps &&
-         few::stages_of_tile(sizes.k) <= chain::kSlots / 2;
+// Whether each block has outputs, without which it would not keep up with the mail, and a tile has
+// few enough stages: barriers tell only one round of kSlots stages from the next.
+bool occupies(const CudaStream& cuda, const few::Sizes& sizes) {
+  return sizes.outputs >= cuda.multiprocessors() &&
+         few::stages_of_tile<chain::kStage>(sizes.k) <= chain::kSlots / 2;
 }
 
 }  // namespace
@@ -190,7 +190,7 @@ bool occupies(const CudaStream& cuda, const few::Sizes& sizes, bool swiglu) {
 bool chain_product(CudaStream& cuda, const FewRows& call) {
   const bool takes = cuda.compute_capability() == 90 && call.rows <= kMostRows &&
                      call.k % 32 == 0 && few::row_bytes(call) <= kMostMemory &&
-                     occupies(cuda, few::sizes_of(call), call.swiglu);
+                     occupies(cuda, few::sizes_of(call));
   if (!takes) return false;
   if (!cuda.capturing()) {
     chain::load_kernels(cuda);

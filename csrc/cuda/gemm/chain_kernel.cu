@@ -11,7 +11,6 @@ namespace {
 using few::FirstWarps;
 using few::kBlock;
 using few::kRowPad;
-using few::kStagePitch;
 using few::kTile;
 using few::kWarps;
 using few::Sizes;
@@ -27,7 +26,23 @@ struct Ring {
   bfloat16* memory;
   int rows;
   hopper::Barrier *full, *empty;  // (kSlots)
-  int* places;                    // (kSlots), row of each stage
+};
+
+// Places of stages in the ring, one behind the other. A stage that would cross the end begins at
+// the start.
+struct Cursor {
+  int at = 0;
+  // Rows that are left out before a stage of `rows` rows.
+  __device__ __forceinline__ int left_out(const Ring& ring, int rows) const {
+    return at + rows > ring.rows ? ring.rows - at : 0;
+  }
+  // The row where a stage of `rows` rows begins.
+  __device__ __forceinline__ int take(const Ring& ring, int rows) {
+    if (at + rows > ring.rows) at = 0;
+    const int place = at;
+    at += rows;
+    return place;
+  }
 };
 
 // Brings the keys and values of the block's items of an attention to the L2 cache. Called by a
@@ -56,42 +71,43 @@ __device__ void prefetch_keys(const paged::Call& c) {
   }
 }
 
-// Copies the block's weights of all links. Of the kCopyWarps warps that run it, number `part` has
-// every kCopyWarps-th row.
-__device__ void copy_weights(const Link* links, int count, const Ring& ring, int part) {
+// Copies the block's weights of all links. Called by a warp.
+__device__ void copy_weights(const Link* links, int count, const Ring& ring) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  int at = 0, free = ring.rows, nth = 0, oldest = 0;
+  Cursor cursor;
+  int free = ring.rows, nth = 0, oldest = 0;
   int taken = 0;  // rows of the stage in the lane's slot, with those left out before it
   for (int l = 0; l < count; ++l) {
     const Link& link = links[l];
     if (link.is_attention) {
-      if (part == 0) prefetch_keys(link.attention.call);
+      prefetch_keys(link.attention.call);
       continue;
     }
     const bfloat16* const w = link.product.w;
     const Sizes sizes = link.product.sizes;
     const bool swiglu = link.product.swiglu;
-    const int tile = swiglu ? kTile<true> : kTile<false>, chunks = few::stages_of_tile(sizes.k);
+    const int tile = swiglu ? kTile<true> : kTile<false>,
+              stages = few::stages_of_tile<kStage>(sizes.k);
     const int end_output = first_output(sizes.outputs, blockIdx.x + 1);
     for (int output = first_output(sizes.outputs, blockIdx.x); output < end_output;
          output += tile) {
       const int own = min(tile, end_output - output), rows = swiglu ? 2 * own : own;
-      for (int chunk = 0; chunk < chunks; ++chunk, ++nth) {
+      for (int stage = 0; stage < stages; ++stage, ++nth) {
         const int slot = nth % kSlots;
-        const bool wraps = at + rows > ring.rows;
-        const int unused = wraps ? ring.rows - at : 0;
-        while (free < rows + unused || nth - oldest == kSlots) {
+        const int used = rows + cursor.left_out(ring, rows);
+        while (free < used || nth - oldest == kSlots) {
           hopper::barrier_wait(&ring.empty[oldest % kSlots], oldest / kSlots % 2);
           free += __shfl_sync(0xffffffffu, taken, oldest % kSlots);
           ++oldest;
         }
-        if (wraps) at = 0;
-        if (lane == slot) taken = rows + unused;
-        if (lane == 0 && part == 0) ring.places[slot] = at;
-        few::fill_stage<kCopyWarps>(ring.memory + at * kStagePitch, &ring.full[slot], w, swiglu,
-                                    output, own, chunk, sizes, part);
-        free -= rows + unused;
-        at += rows;
+        if (nth >= kInFlight) {
+          const int before = nth - kInFlight;
+          hopper::barrier_wait(&ring.full[before % kSlots], before / kSlots % 2);
+        }
+        if (lane == slot) taken = used;
+        few::fill_stage<kStage>(ring.memory + cursor.take(ring, rows) * kPitch, &ring.full[slot], w,
+                                swiglu, output, own, stage, sizes);
+        free -= used;
       }
     }
   }
@@ -107,8 +123,24 @@ struct Mail {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(words + at), "r"(tag | x.bits)
                  : "memory");
   }
+  // Returns once one of the calling lanes has its number at `at`. If all lanes asked, their
+  // questions would slow down the blocks that send and the copies of weights (docs/LOG.md).
+  __device__ __forceinline__ void await(int64_t at) const {
+    const unsigned asking = __activemask();
+    if (static_cast<int>(threadIdx.x) % 32 == __ffs(static_cast<int>(asking)) - 1) {
+      uint32_t word;
+      do {
+        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];"
+                     : "=r"(word)
+                     : "l"(words + at)
+                     : "memory");
+      } while ((word ^ tag) >> 16 != 0);
+    }
+    __syncwarp(asking);
+  }
   // Eight numbers from `at` on, once they are there.
   __device__ __forceinline__ uint4 take(int64_t at) const {
+    await(at);
     uint4 a, b;
     do {
       a = load(words + at);
@@ -116,10 +148,31 @@ struct Mail {
     } while (!has_tag(a) || !has_tag(b));
     return packed(a, b);
   }
+  // Eight numbers from each place on, with all loads on their way at once.
+  template <int kCount>
+  __device__ __forceinline__ void take(const int64_t (&at)[kCount],
+                                       uint4 (&numbers)[kCount]) const {
+    await(at[0]);
+    uint4 a[kCount], b[kCount];
+    bool all;
+    do {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        a[i] = load(words + at[i]);
+        b[i] = load(words + at[i] + 4);
+      }
+      all = true;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) all = all && has_tag(a[i]) && has_tag(b[i]);
+    } while (!all);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) numbers[i] = packed(a[i], b[i]);
+  }
   // kCount times eight numbers, `stride` apart, with all loads on their way at once; only those
   // before `end` are given to put(at, numbers).
   template <int kCount, class Put>
   __device__ __forceinline__ void take(int64_t at, int stride, int64_t end, const Put& put) const {
+    await(at);
     uint4 a[kCount], b[kCount];
     bool all;
     do {
@@ -189,6 +242,16 @@ __device__ __forceinline__ void read_rows(bfloat16* rows, const bfloat16* norm, 
   if (product.x_from == From::kMemory) return few::copy_rows(rows, product.x, sizes);
   constexpr int kAtOnce = 3;
   const int pitch = sizes.k + kRowPad;
+  if (sizes.k <= kBlock * 8) {
+    for (int row = 0; row < sizes.rows; ++row) {
+      const int at = static_cast<int>(threadIdx.x) * 8;
+      if (at < sizes.k) {
+        *reinterpret_cast<uint4*>(rows + row * pitch + at) =
+            before.take(int64_t{row} * sizes.k + at);
+      }
+    }
+    return;
+  }
   for (int row = 0; row < sizes.rows; ++row) {
     const int64_t begin = int64_t{row} * sizes.k, end = begin + sizes.k;
     for (int64_t at = begin + threadIdx.x * 8; at < end; at += kAtOnce * kBlock * 8) {
@@ -199,24 +262,36 @@ __device__ __forceinline__ void read_rows(bfloat16* rows, const bfloat16* norm, 
   }
 }
 
-// The block's outputs of a product whose rows of x are in shared memory. `nth` counts stages.
+// The block's outputs of a product whose rows of x are in shared memory. `nth` counts stages, and
+// `cursor` knows where they lie.
 template <bool kSwiglu, class Write>
 __device__ __forceinline__ void multiply(const Sizes& sizes, const bfloat16* rows,
-                                         float (&sums)[2][kWarps][128], const Ring& ring, int& nth,
-                                         const Write& write) {
-  const int chunks = few::stages_of_tile(sizes.k),
+                                         float (&sums)[2][kWarps][128], const Ring& ring,
+                                         Cursor& cursor, int& nth, const Write& write) {
+  constexpr int kChunks = kStage / few::kChunk;
+  const int stages = few::stages_of_tile<kStage>(sizes.k),
             end_output = first_output(sizes.outputs, blockIdx.x + 1);
   float sum[1][4] = {};
   int buffer = 0;
   for (int output = first_output(sizes.outputs, blockIdx.x); output < end_output;
        output += kTile<kSwiglu>) {
-    const int2 own = few::rows_of_lane<kSwiglu>(min(kTile<kSwiglu>, end_output - output));
-    for (int chunk = 0; chunk < chunks; ++chunk, ++nth) {
+    const int count = min(kTile<kSwiglu>, end_output - output);
+    const int2 own = few::rows_of_lane<kSwiglu>(count);
+    for (int stage = 0; stage < stages; ++stage, ++nth) {
       const int slot = nth % kSlots;
+      const int place = cursor.take(ring, kSwiglu ? 2 * count : count);
+      const bfloat16* const low = ring.memory + (place + own.x) * kPitch;
+      const bfloat16* const high = ring.memory + (place + own.y) * kPitch;
       hopper::barrier_wait(&ring.full[slot], nth / kSlots % 2);
-      const bfloat16* const stage = ring.memory + ring.places[slot] * kStagePitch;
-      few::multiply_stage<1>(sum, stage + own.x * kStagePitch, stage + own.y * kStagePitch, rows,
-                             chunk, sizes);
+      if ((stage + 1) * kStage <= sizes.k) {
+        few::multiply_stage<kStage>(sum, low, high, rows + stage * kStage, sizes);
+      } else {
+#pragma unroll
+        for (int c = 0; c < kChunks; ++c) {
+          few::multiply_chunk<1>(sum, low + c * few::kChunk, high + c * few::kChunk, rows,
+                                 stage * kChunks + c, sizes);
+        }
+      }
       hopper::release_stage(&ring.empty[slot]);
     }
     few::finish_tile<FirstWarps, kSwiglu, 1>(sum, sums[buffer], output, end_output, sizes, write);
@@ -265,6 +340,7 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
   mma::copy_wait<0>();
   FirstWarps::sync();
 
+  Cursor cursor;
   int nth = 0;
   for (int l = 0; l < count; ++l) {
     const Link& link = slots[l];
@@ -278,8 +354,9 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
     if (link.is_attention) {
       const paged::Call& c = link.attention.call;
       const From source = link.attention.from;
-      const auto read_qkv = [&](int64_t at) {
-        return source == From::kMail ? before.take(at) : few::load_latest(c.qkv + at);
+      const auto read_qkv = [&]<int kCount>(const int64_t(&at)[kCount], uint4(&words)[kCount]) {
+        if (source == From::kMail) return before.take(at, words);
+        paged::ReadMemory{c.qkv}(at, words);
       };
       const auto write = [&](int64_t at, bfloat16 x) {
         if (mails) own.write(at, x);
@@ -288,9 +365,12 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
       const int tokens = c.call.batch * c.call.time, per_token = c.call.kv_heads * c.most_units;
       for (int item = blockIdx.x; item < tokens * per_token; item += gridDim.x) {
         if (item >= static_cast<int>(gridDim.x)) FirstWarps::sync();
+        // A division takes some 20 instructions, for which all blocks wait.
+        const int token = tokens == 1 ? 0 : item / per_token, of_token = item - token * per_token;
+        const int kv_head = of_token / c.most_units;
         paged::step<kSize, kWarps, FirstWarps>(
-            c, item / per_token, item % per_token / c.most_units, item % c.most_units,
-            reinterpret_cast<float*>(memory), [] {}, read_qkv, write);
+            c, token, kv_head, of_token - kv_head * c.most_units, reinterpret_cast<float*>(memory),
+            [] {}, read_qkv, write);
       }
     } else {
       const Product& product = link.product;
@@ -304,9 +384,9 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
       read_rows(rows, norm_of(l), kept, product, before);
       FirstWarps::sync();
       if (product.swiglu) {
-        multiply<true>(sizes, rows, sums, ring, nth, write);
+        multiply<true>(sizes, rows, sums, ring, cursor, nth, write);
       } else {
-        multiply<false>(sizes, rows, sums, ring, nth, write);
+        multiply<false>(sizes, rows, sums, ring, cursor, nth, write);
       }
     }
     mma::copy_wait<0>();
@@ -329,10 +409,9 @@ __global__ void __launch_bounds__(kThreadsOfChain, 1)
   __shared__ float sums[2][kWarps][128];
   __shared__ LinkSlots slots;
   __shared__ hopper::Barrier full[kSlots], empty[kSlots];
-  __shared__ int places[kSlots];
   auto* const memory = reinterpret_cast<char*>(shared);
   const Ring ring = {reinterpret_cast<bfloat16*>(memory + layout.ring), layout.ring_rows, full,
-                     empty, places};
+                     empty};
   const auto* const links = reinterpret_cast<const Link*>(header + 1);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (threadIdx.x == 0) {
@@ -346,7 +425,7 @@ __global__ void __launch_bounds__(kThreadsOfChain, 1)
   __syncthreads();
   if (warp >= kWarps) {
     hopper::give_registers<kCopyRegisters>();
-    copy_weights(links, header->count, ring, warp - kWarps);
+    if (warp == kWarps) copy_weights(links, header->count, ring);
   } else {
     hopper::take_registers<kComputeRegisters>();
     compute<kSize>(header, links, slots, memory, layout, sums, ring);

@@ -93,6 +93,49 @@ __device__ __forceinline__ void copy_rows(bfloat16* rows, const bfloat16* x, con
   mma::copy_wait<0>();
 }
 
+// The norm of one row of at most kBlock vectors, which stays in registers; norm_rows() gives equal
+// bits.
+template <class Threads, class Read>
+__device__ __forceinline__ void norm_row(bfloat16* row, const bfloat16* weight, const Sizes& sizes,
+                                         double* of_warp, const Read& read) {
+  const int i = static_cast<int>(threadIdx.x) * 8;
+  const bool real = i < sizes.k;
+  float v[8] = {}, squares = 0;
+  if (real) {
+    const uint4 words = read(0, i);
+    load(reinterpret_cast<const bfloat16*>(&words), v);
+  }
+#pragma unroll
+  for (int j = 0; j < 8; ++j) squares += v[j] * v[j];
+  const auto total = [&]<class Number>(Number own, Number* sums) {
+    own = warp_sum(own);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = own;
+    Threads::sync();
+    Number sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += sums[w];
+    return sum;
+  };
+  const float mean =
+      total(squares, reinterpret_cast<float*>(of_warp)) / static_cast<float>(sizes.k) + sizes.eps;
+  float factor = 1.0f / sqrtf(mean);
+  // All threads have one mean.
+  if (!(mean >= 1e-30f && mean <= FLT_MAX)) {
+    double wide = 0;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) wide += double{v[j]} * v[j];
+    Threads::sync();
+    wide = total(wide, of_warp);
+    factor = static_cast<float>(1.0 / sqrt(wide / static_cast<double>(sizes.k) + sizes.eps));
+  }
+  if (!real) return;
+  float w[8];
+  load(weight + i, w);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) v[j] = v[j] * factor * w[j];
+  store(row + i, v);
+}
+
 // Fills `rows` in shared memory with the norm of the rows whose numbers i to i + 7 read(row, i)
 // returns; its weight is there already.
 template <class Threads, class Read>
@@ -100,6 +143,9 @@ __device__ __forceinline__ void norm_rows(bfloat16* rows, const bfloat16* weight
                                           const Sizes& sizes, const Read& read) {
   __shared__ double of_warp[kWarps];
   const int k = sizes.k, pitch = k + kRowPad, vectors = k / 8;
+  if (sizes.rows == 1 && vectors <= kBlock) {
+    return norm_row<Threads>(rows, weight, sizes, of_warp, read);
+  }
   // The rows are taken in groups, so that each row has 32 threads at least.
   const int together = sizes.rows > 4 ? 8 : sizes.rows > 2 ? 4 : sizes.rows;
   const int threads = kBlock / together, thread = static_cast<int>(threadIdx.x) % threads;
@@ -212,58 +258,91 @@ __device__ __forceinline__ void finish_tile(float (&sum)[kColumns][4],
   }
 }
 
-// ---- stages: a tile's rows of w in shared memory, kStageColumns of their columns ----------------
+// ---- stages: a tile's rows of w in shared memory, kStage of their columns -----------------------
 
-constexpr int kStageColumns = 512, kStagePitch = kStageColumns + kRowPad;
-constexpr size_t kStageRowBytes = size_t{kStagePitch} * sizeof(bfloat16);
+constexpr int kChunk = 512;  // columns that the warps of a block multiply at once, 64 each
 
+// Elements between rows of a stage.
+template <int kStage>
+constexpr int kStagePitch = kStage + kRowPad;
+
+template <int kStage>
 __host__ __device__ inline int stages_of_tile(int k) {
-  return (k + kStageColumns - 1) / kStageColumns;
+  return (k + kStage - 1) / kStage;
 }
 
 #if __CUDA_ARCH__ >= 900
-// Starts the copies of `count` outputs from `output` on to `to`; with SwiGLU, the rows of up follow
-// those of gate. Called by kParts warps, of which number `part` starts every kParts-th copy.
-template <int kParts>
+// Starts the copies of stage `nth` of a tile, `count` outputs from `output` on, to `to`; with
+// SwiGLU, the rows of up follow those of gate. Called by a warp.
+template <int kStage>
 __device__ __forceinline__ void fill_stage(bfloat16* to, hopper::Barrier* full, const bfloat16* w,
-                                           bool swiglu, int output, int count, int chunk,
-                                           const Sizes& sizes, int part = 0) {
+                                           bool swiglu, int output, int count, int nth,
+                                           const Sizes& sizes) {
   const int lane = static_cast<int>(threadIdx.x) % 32, rows = swiglu ? 2 * count : count;
-  const auto bytes = static_cast<uint32_t>(min(kStageColumns, sizes.k - chunk * kStageColumns) * 2);
-  if (lane == 0 && part == 0)
-    hopper::barrier_expect_bytes(full, static_cast<uint32_t>(rows) * bytes);
+  const auto bytes = static_cast<uint32_t>(min(kStage, sizes.k - nth * kStage) * 2);
+  if (lane == 0) hopper::barrier_expect_bytes(full, static_cast<uint32_t>(rows) * bytes);
   __syncwarp();
-  if (lane < rows && lane % kParts == part) {
+  if (lane < rows) {
     const int row = output + (lane < count ? lane : lane - count + sizes.outputs);
-    hopper::bulk_load(w + int64_t{row} * sizes.k + chunk * kStageColumns, to + lane * kStagePitch,
+    hopper::bulk_load(w + int64_t{row} * sizes.k + nth * kStage, to + lane * kStagePitch<kStage>,
                       full, bytes);
   }
 }
 #endif
 
-// Adds to `sum` the products of rows of x with a lane's two rows of a stage, low and high. A warp
-// has 64 columns of each chunk.
+// Adds to `sum` the products of rows of x with a lane's two rows of w, low and high, in a chunk. A
+// warp has 64 of its columns.
 template <int kColumns>
-__device__ __forceinline__ void multiply_stage(float (&sum)[kColumns][4], const bfloat16* low,
+__device__ __forceinline__ void multiply_chunk(float (&sum)[kColumns][4], const bfloat16* low,
                                                const bfloat16* high, const bfloat16* rows,
                                                int chunk, const Sizes& sizes) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, within = warp * 64 + lane % 4 * 8, pitch = sizes.k + kRowPad;
 #pragma unroll
   for (int u = 0; u < 2; ++u) {
-    if (chunk * kStageColumns + warp * 64 + u * 32 >= sizes.k) break;
+    if (chunk * kChunk + warp * 64 + u * 32 >= sizes.k) break;
     const uint4 a = *reinterpret_cast<const uint4*>(low + within + u * 32);
     const uint4 b = *reinterpret_cast<const uint4*>(high + within + u * 32);
     const uint32_t even[4] = {a.x, b.x, a.y, b.y}, odd[4] = {a.z, b.z, a.w, b.w};
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const int row = c * 8 + g;
-      const bfloat16* const x = rows + row * pitch + chunk * kStageColumns + within + u * 32;
+      const bfloat16* const x = rows + row * pitch + chunk * kChunk + within + u * 32;
       const uint4 v =
           row < sizes.rows ? *reinterpret_cast<const uint4*>(x) : make_uint4(0, 0, 0, 0);
       mma::multiply(sum[c], even, v.x, v.y);
       mma::multiply(sum[c], odd, v.z, v.w);
     }
+  }
+}
+
+// The products of a whole stage, in the order of multiply_chunk(): all loads are on their way at
+// once. For at most 8 rows of x; `rows` begins at the stage's columns.
+template <int kStage>
+__device__ __forceinline__ void multiply_stage(float (&sum)[1][4], const bfloat16* low,
+                                               const bfloat16* high, const bfloat16* rows,
+                                               const Sizes& sizes) {
+  constexpr int kSteps = kStage / kChunk * 2;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int within = warp * 64 + lane % 4 * 8;
+  // A lane without a row repeats the last one, and nobody uses the sums.
+  const bfloat16* const x = rows + min(lane / 4, sizes.rows - 1) * (sizes.k + kRowPad) + within;
+  low += within;
+  high += within;
+  uint4 a[kSteps], b[kSteps], v[kSteps];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const int at = i / 2 * kChunk + i % 2 * 32;
+    a[i] = *reinterpret_cast<const uint4*>(low + at);
+    b[i] = *reinterpret_cast<const uint4*>(high + at);
+    v[i] = *reinterpret_cast<const uint4*>(x + at);
+  }
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const uint32_t even[4] = {a[i].x, b[i].x, a[i].y, b[i].y},
+                   odd[4] = {a[i].z, b[i].z, a[i].w, b[i].w};
+    mma::multiply(sum[0], even, v[i].x, v[i].y);
+    mma::multiply(sum[0], odd, v[i].z, v[i].w);
   }
 }
 

@@ -1,6 +1,6 @@
 // The kernel of few_rows.cu for Hopper, whose copy engine brings w to shared memory: loads in
 // flight take neither registers nor the L1 cache, whose size limits that kernel. A stage has the
-// rows of a tile in kStageColumns columns. A warp that has used a stage refills the stage before
+// rows of a tile in kStage columns. A warp that has used a stage refills the stage before
 // it, which the other warps have left by then.
 #include "cuda/gemm/few_rows.cuh"
 
@@ -11,14 +11,14 @@ namespace {
 using few::Input;
 using few::kBlock;
 using few::kRowPad;
-using few::kStagePitch;
 using few::kTile;
 using few::kWarps;
 using few::Sizes;
 using few::WholeBlock;
 
 constexpr int kMostStages = 12, kPerMultiprocessor = 2;
-constexpr size_t kStageBytes = 16 * few::kStageRowBytes;
+constexpr int kStage = few::kChunk, kPitch = few::kStagePitch<kStage>;
+constexpr size_t kStageBytes = 16 * kPitch * sizeof(bfloat16);
 
 template <Input kInput, bool kSwiglu, int kColumns>
 __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
@@ -31,18 +31,18 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   __shared__ hopper::Barrier full[kMostStages], empty[kMostStages];
   constexpr int kOutputs = kTile<kSwiglu>;
   auto* const ring = reinterpret_cast<bfloat16*>(shared);
-  bfloat16* const rows = ring + stages * 16 * kStagePitch;
+  bfloat16* const rows = ring + stages * 16 * kPitch;
   bfloat16* const norm = rows + sizes.rows * (sizes.k + kRowPad);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int begin_output = static_cast<int>(blockIdx.x) * each;
   const int end_output = min(begin_output + each, sizes.outputs);
-  const int chunks = few::stages_of_tile(sizes.k);
+  const int chunks = few::stages_of_tile<kStage>(sizes.k);
   const int total = (end_output - begin_output + kOutputs - 1) / kOutputs * chunks;
 
   const auto fill = [&](int nth) {
     const int stage = nth % stages, output = begin_output + nth / chunks * kOutputs;
-    few::fill_stage<1>(ring + stage * 16 * kStagePitch, &full[stage], w, kSwiglu, output,
-                       min(kOutputs, end_output - output), nth % chunks, sizes);
+    few::fill_stage<kStage>(ring + stage * 16 * kPitch, &full[stage], w, kSwiglu, output,
+                            min(kOutputs, end_output - output), nth % chunks, sizes);
   };
   const auto begin = [&] {
     if (warp != 0) return;
@@ -76,10 +76,10 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   uint32_t parity = 0, parity_before = 0;
   for (int nth = 0; nth < total; ++nth) {
     hopper::barrier_wait(&full[stage], parity);
-    const bfloat16* const in_stage = ring + stage * 16 * kStagePitch;
+    const bfloat16* const in_stage = ring + stage * 16 * kPitch;
     const int2 own = few::rows_of_lane<kSwiglu>(min(kOutputs, end_output - output));
-    few::multiply_stage<kColumns>(sum, in_stage + own.x * kStagePitch,
-                                  in_stage + own.y * kStagePitch, rows, chunk, sizes);
+    few::multiply_chunk<kColumns>(sum, in_stage + own.x * kPitch, in_stage + own.y * kPitch, rows,
+                                  chunk, sizes);
     hopper::release_stage(&empty[stage]);
     if (nth > 0 && warp == nth % kWarps && nth - 1 + stages < total) {
       hopper::barrier_wait(&empty[before], parity_before);

@@ -5,29 +5,24 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
-#include <map>
 #include <new>
 #include <set>
 #include <utility>
 
 #include "cuda/gemm/gemm_context.h"
+#include "cuda/runtime/cuda_graph.h"
 #include "runtime/settings.h"
 
 namespace llamaforge::cuda {
 
 namespace {
 
-constexpr size_t kGranularity = 512;         // granularity of the device's allocator
 constexpr size_t kChunk = size_t{32} << 20;  // part of a long copy
 constexpr size_t kMostPinned = size_t{256} << 20;
 constexpr int kOldestCapability = 80;
 // The launcher looks for more work this long before it sleeps. JavaScript records an operation in
 // one to two microseconds, so it seldom has to pay for waking the launcher.
 constexpr std::chrono::microseconds kSpin{50};
-// Number of ops between two events at which the launcher may sleep. The launcher is at most five
-// times as far ahead of the GPU, which CUDA's queue of some 1,024 launches has room for.
-constexpr size_t kPace = 128;
 constexpr std::chrono::milliseconds kRestTime{
     2000};  // for a launch in progress when the process ends
 
@@ -43,10 +38,6 @@ Living& living() {
 
 // The stream whose launcher this thread is.
 thread_local const CudaStream* launches_for = nullptr;
-
-size_t rounded(size_t bytes) {
-  return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity);
-}
 
 // Writes a double that is a whole number as an integer.
 std::string text_of(double value) {
@@ -266,120 +257,7 @@ void CudaStream::launch(const char* op, const std::function<void(Stream&)>& work
   }
 }
 
-// ---- recordings ---------------------------------------------------------------------------------
-
-// A recording as one launch. Its scratch memory stays its own, because the graph has the addresses.
-struct CudaStream::Graph final : Recording::DeviceState {
-  explicit Graph(CudaStream& stream) : stream(stream) {}
-  // The GPU may still run the graph. Recordings are released on the launcher, which may wait.
-  ~Graph() override {
-    if (executable) {
-      if (!stream.lost_) cudaStreamSynchronize(stream.compute_);
-      cudaGraphExecDestroy(executable);
-    }
-    for (const Block& block : blocks) stream.give_back(block.memory, block.bytes);
-    for (const Content& content : contents) stream.give_back(content.memory, content.bytes.size());
-  }
-  struct Block {
-    void* memory;
-    size_t bytes;
-    bool free;
-  };
-  struct Content {
-    void* memory;
-    std::vector<char> bytes;
-  };
-  CudaStream& stream;
-  cudaGraphExec_t executable = nullptr;
-  std::vector<Block> blocks;
-  std::vector<Content> contents;
-  // Begin and end of the memory that earlier ops write, and of that which the running op writes.
-  std::map<const char*, const char*> written, writing;
-};
-
-// The first run launches the ops one by one: it allocates the results, chooses the algorithms of
-// matrix products and loads kernels, which a capture must not do. The second run captures. With
-// LLAMAFORGE_CUDA_SYNC=1 and LLAMAFORGE_CUDA_ALLOCATE_EACH=1, which look at each op by itself,
-// every run launches the ops one by one.
-void CudaStream::run_recording(const std::shared_ptr<Recording>& recording) {
-  const bool apart = synchronous_ || one_by_one_ || recording->runs == 0;
-  if (apart) {
-    for (const Recording::Op& op : recording->ops()) {
-      if (failure_) break;
-      launch(op.name, op.work);
-      if (++launched_ % kPace == 0) pace();
-    }
-  } else {
-    if (!recording->device) capture(*recording);
-    if (!failure_) {
-      launch("replay", [&](Stream&) {
-        LF_CUDA_CHECK(
-            cudaGraphLaunch(static_cast<Graph&>(*recording->device).executable, compute_));
-      });
-    }
-    if (++launched_ % kPace == 0) pace();
-  }
-  recording->runs = failure_ ? 0 : recording->runs + 1;
-}
-
-// Captures in relaxed mode, so that other threads of the process may allocate and wait meanwhile;
-// nothing but this thread's launches on the compute stream enters the graph.
-void CudaStream::capture(Recording& recording) {
-  auto graph = std::make_unique<Graph>(*this);
-  graph_ = graph.get();
-  launch("replay", [&](Stream&) {
-    LF_CUDA_CHECK(cudaStreamBeginCapture(compute_, cudaStreamCaptureModeRelaxed));
-  });
-  if (failure_) {
-    graph_ = nullptr;
-    return;
-  }
-  for (const Recording::Op& op : recording.ops()) {
-    launch(op.name, op.work);
-    if (failure_) break;
-    for (const auto& [begin, end] : graph->writing) graph->written[begin] = end;
-    graph->writing.clear();
-  }
-  if (!failure_) launch("replay", [&](Stream&) { compute(); });
-  unlaunched_.reset();
-  cudaGraph_t captured = nullptr;
-  const cudaError_t error = cudaStreamEndCapture(compute_, &captured);
-  graph_ = nullptr;
-  if (error != cudaSuccess) cudaGetLastError();
-  launch("replay", [&](Stream&) {
-    if (failure_) return;
-    LF_CUDA_CHECK(error);
-    LF_CUDA_CHECK(cudaGraphInstantiate(&graph->executable, captured, 0));
-    for (const Graph::Content& content : graph->contents) {
-      copy_from_host(content.memory, content.bytes.data(), content.bytes.size());
-    }
-  });
-  if (captured) cudaGraphDestroy(captured);
-  // A block that was not released belongs to a tensor.
-  std::erase_if(graph->blocks, [](const Graph::Block& block) { return !block.free; });
-  if (!failure_) recording.device = std::move(graph);
-}
-
-void CudaStream::launch_unlaunched() const { std::exchange(unlaunched_, nullptr)->launch(); }
-
-void* CudaStream::graph_memory(std::vector<char> content) {
-  void* memory = take_block(rounded(content.size()));
-  graph_->contents.push_back({memory, std::move(content)});
-  return memory;
-}
-
-void CudaStream::will_write(const void* memory, size_t bytes) {
-  if (!graph_) return;
-  const auto* begin = static_cast<const char*>(memory);
-  graph_->writing[begin] = begin + bytes;
-}
-
-bool CudaStream::unwritten(const void* memory) const {
-  if (!graph_) return false;
-  const auto* place = static_cast<const char*>(memory);
-  const auto after = graph_->written.upper_bound(place);
-  return after == graph_->written.begin() || std::prev(after)->second <= place;
-}
+// ---- waits --------------------------------------------------------------------------------------
 
 // State of a wait until its event: the failure of a submission, and the place where the device's
 // own record arrives.

@@ -6,6 +6,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <memory>
@@ -107,7 +108,15 @@ class CudaStream final : public Stream {
     std::shared_ptr<Recording> recording = {};       // ... or a list of works
   };
   struct Waiting;
-  struct Graph;
+  struct Graph;  // cuda_graph.h
+
+  // Number of ops between two events at which the launcher may sleep. The launcher is at most five
+  // times as far ahead of the GPU, which CUDA's queue of some 1,024 launches has room for.
+  static constexpr size_t kPace = 128;
+  static size_t rounded(size_t bytes) {
+    constexpr size_t kGranularity = 512;  // of the device's allocator
+    return std::max(kGranularity, (bytes + kGranularity - 1) / kGranularity * kGranularity);
+  }
 
   void push(Command command);
   void run(Command& command);

@@ -34,7 +34,7 @@ def arguments():
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda:0", help="cpu, or cuda with a number")
     parser.add_argument("--precision", choices=["bf16", "fp32", "fp8"], default="bf16")
     parser.add_argument("--attention", choices=["flash", "cudnn", "any"], default="flash")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
@@ -161,6 +161,8 @@ def main():
     if on_gpu and not torch.cuda.is_available():
         sys.exit("PyTorch sees no GPU")
     if on_gpu:
+        # set_device() refuses a device without a number.
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     torch.manual_seed(3407)
     mixed = options.precision != "fp32"

@@ -82,7 +82,7 @@ RuntimeLibrary open_library(const LibraryName& name) {
     return {library, symbol && dladdr(symbol, &info) ? info.dli_fname : path};
   }
   throw Error("ERR_DEVICE",
-              format("{} for CUDA {} was not found. Tried:{}\nInstall it with: pip install {}   or "
+              format("{} for CUDA {} was not found.\nTried:{}\nInstall it with: pip install {}   or "
                      "set {} to the "
                      "path of {}",
                      name.title, kMajor, tried, name.package, name.variable, name.file));

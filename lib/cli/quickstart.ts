@@ -48,6 +48,8 @@ export function addQuickstart(program: Command): void {
     .addOption(setOption())
     .action(async (options: QuickstartOptions) => {
       tolerateFullOutput();
+      // An addon that does not load is reported before the data is prepared.
+      await import("../core/native.js");
       let config = await readConfig(recipe, options.set);
       for (const [out, inputs] of Object.entries(sources())) {
         if (out in config.data.train && !(await prepared(out, inputs))) {

@@ -163,7 +163,7 @@ function stage(name) {
 
 function packMain() {
   const folder = stage("llamaforge");
-  const { devDependencies: _, scripts: __, files, ...rest } = manifest;
+  const { devDependencies: _, overrides: __, scripts: ___, files, ...rest } = manifest;
   const published = {
     ...rest,
     cpu: chosen.map((name) => systems[name].arch),

@@ -29,7 +29,9 @@ double now_ms() {
   return now.count();
 }
 
-Napi::Value clock(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), now_ms()); }
+Napi::Value clock(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), now_ms());
+}
 
 // Returns a promise of the time at which the device reached this point, in milliseconds of clock().
 // JS may run later than that, because it first finishes its current turn.

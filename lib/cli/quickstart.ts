@@ -14,7 +14,7 @@ import { integerOption, numberOption, setOption } from "./options.js";
 import { prepareWithProgress } from "./prepare.js";
 import { measureStepSeconds, overridesFor, secondsOf, stepsWithin } from "./quickstart-steps.js";
 import { tolerateFullOutput } from "./signals.js";
-import { print } from "./terminal.js";
+import { print, withRemarks } from "./terminal.js";
 import { trainWithProgress } from "./train.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -68,11 +68,11 @@ export function addQuickstart(program: Command): void {
 
 /** Commands that use the trained model. */
 function next(run: string): string {
-  return (
-    `\nnow:  npx llamaforge generate ${run} "My fellow citizens,"    # more text from it\n` +
-    `      npx llamaforge serve ${run}                             # a page to write in\n` +
-    "      npx llamaforge init my-model                                    # a run on your own text\n"
-  );
+  return `\n${withRemarks([
+    [`now:  npx llamaforge generate ${run} "My fellow citizens,"`, "more text from it"],
+    [`      npx llamaforge serve ${run}`, "a page to write in"],
+    ["      npx llamaforge init my-model", "a run on your own text"],
+  ])}`;
 }
 
 /** Number of steps of the run: given, those of a run that goes on, or as many as fit the time. */

@@ -30,6 +30,7 @@ import { basename, dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { cached, discardForeign } from "./cmake-folder.mjs";
+import { useOlderSymbols } from "./older-symbols.mjs";
 import { copyDemo } from "./prebuild-demo.mjs";
 import { systems } from "./prebuild-systems.mjs";
 
@@ -162,7 +163,7 @@ function stage(name) {
 
 function packMain() {
   const folder = stage("llamaforge");
-  const { devDependencies: _, scripts: __, files, ...rest } = manifest;
+  const { devDependencies: _, overrides: __, scripts: ___, files, ...rest } = manifest;
   const published = {
     ...rest,
     cpu: chosen.map((name) => systems[name].arch),
@@ -207,6 +208,7 @@ function addAddon(folder, name) {
   copyLicences(native, [...Object.values(origins), json], licence);
   const binaries = readdirSync(native).filter((file) => /\.(node|so)(\.|$)/.test(file));
   const paths = binaries.map((file) => join(native, file));
+  paths.forEach(useOlderSymbols);
   const needs = {
     glibc: newestSymbol(paths, "GLIBC", tools),
     libstdcxx: newestSymbol(paths, "GLIBCXX", tools),
@@ -231,6 +233,7 @@ function packPlugin(name) {
   copyFileSync(join(root, "LICENSE"), join(folder, "LICENSE"));
   copyFileSync(built, join(folder, library));
   run("strip", ["--strip-all", join(folder, library)]);
+  useOlderSymbols(join(folder, library));
   pack(folder);
 }
 

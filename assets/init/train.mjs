@@ -10,4 +10,7 @@ const trainer = await Trainer.create(loadConfig("recipe.yaml"));
 for await (const { step, loss, tokensPerSecond } of trainer.run()) {
   if (step % 10 === 0) console.log(step, loss.toFixed(3), Math.round(tokensPerSecond), "tokens/s");
 }
-console.log(await generate(trainer.model, trainer.tokenizer, "The ", { maxTokens: 40 }));
+const parts = generate(trainer.model, trainer.tokenizer, "The ", { maxTokens: 40 });
+process.stdout.write("The ");
+for await (const part of parts) process.stdout.write(part);
+console.log();

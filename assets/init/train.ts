@@ -12,4 +12,7 @@ const show = ({ step, loss, tokensPerSecond }: StepMetrics): void => {
 };
 const trainer = await Trainer.create(loadConfig("recipe.yaml"));
 for await (const step of trainer.run()) show(step);
-console.log(await generate(trainer.model, trainer.tokenizer, "The ", { maxTokens: 40 }));
+const parts = generate(trainer.model, trainer.tokenizer, "The ", { maxTokens: 40 });
+process.stdout.write("The ");
+for await (const part of parts) process.stdout.write(part);
+console.log();

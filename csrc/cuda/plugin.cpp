@@ -56,6 +56,8 @@ std::string nccl_description() {
   }
 }
 
+void load_products() { cublaslt(); }
+
 void load_collectives() { nccl_library(); }
 
 std::vector<std::string> libraries() { return {cublaslt().description(), nccl_description()}; }
@@ -83,6 +85,7 @@ extern "C" __attribute__((visibility("default"))) const Plugin* llamaforge_cuda_
                                 .free_bytes = cuda::free_bytes,
                                 .open = cuda::open,
                                 .libraries = cuda::libraries,
+                                .load_products = cuda::load_products,
                                 .load_collectives = cuda::load_collectives,
                                 .collectives_id = cuda::nccl_id,
                                 .open_collectives = cuda::open_collectives};

@@ -22,8 +22,19 @@ namespace llamaforge {
 
 namespace {
 
-// Returns a promise of the time at which the device reached this point, in milliseconds of
-// process.hrtime's clock. JS may run later than that, because it first finishes its current turn.
+// Milliseconds of the clock that the moments below are read from.
+double now_ms() {
+  const std::chrono::duration<double, std::milli> now =
+      std::chrono::steady_clock::now().time_since_epoch();
+  return now.count();
+}
+
+Napi::Value clock(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), now_ms());
+}
+
+// Returns a promise of the time at which the device reached this point, in milliseconds of clock().
+// JS may run later than that, because it first finishes its current turn.
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     expect_arguments(info, 1, "synchronize");
@@ -34,10 +45,8 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
     const Napi::Promise promise = environment.later(info.Env(), settle);
     try {
       stream.wait([settle](std::exception_ptr failure) {
-        const std::chrono::duration<double, std::milli> reached =
-            std::chrono::steady_clock::now().time_since_epoch();
-        settle(failure,
-               [reached](Napi::Env env) { return Napi::Number::New(env, reached.count()); });
+        const double reached = now_ms();
+        settle(failure, [reached](Napi::Env env) { return Napi::Number::New(env, reached); });
       });
     } catch (const std::exception&) {
       settle(std::current_exception(), nullptr);
@@ -51,9 +60,8 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
 struct Mark {
   explicit Mark(Environment::Settle settle) : settle(std::move(settle)) {}
   ~Mark() {
-    const std::chrono::duration<double, std::milli> reached =
-        std::chrono::steady_clock::now().time_since_epoch();
-    settle(nullptr, [reached](Napi::Env env) { return Napi::Number::New(env, reached.count()); });
+    const double reached = now_ms();
+    settle(nullptr, [reached](Napi::Env env) { return Napi::Number::New(env, reached); });
   }
   Environment::Settle settle;
   char copied[8];
@@ -258,6 +266,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     init_comm(env, exports);
     init_recording(env, exports);
     exports.Set("synchronize", Napi::Function::New(env, synchronize, "synchronize"));
+    exports.Set("clock", Napi::Function::New(env, clock, "clock"));
     exports.Set("passed", Napi::Function::New(env, passed, "passed"));
     exports.Set("ready", Napi::Function::New(env, ready, "ready"));
     exports.Set("memory", Napi::Function::New(env, memory, "memory"));

@@ -84,6 +84,17 @@ const Plugin* open_plugin(const std::string& path, std::vector<std::string>& rea
   return plugin;
 }
 
+// The reason why a plugin lacks a library, or "" if it lacks none.
+std::string missing_library(const Plugin& plugin) {
+  try {
+    plugin.load_products();
+    return "";
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    return text.substr(0, text.find('\n'));
+  }
+}
+
 // Where the plugin of a major comes from. npm has packages of it for x86-64 alone.
 std::string source_of([[maybe_unused]] int major) {
 #ifdef __aarch64__
@@ -112,6 +123,9 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
   if (const char* file = std::getenv("LLAMAFORGE_CUDA_PLUGIN")) {
     if (attempt(file)) return loaded;
   } else {
+    // A plugin whose libraries are missing is taken if there is no other: its error says what to
+    // install.
+    LoadedPlugin incomplete = {};
     for (int major : kCudaMajors) {
       const std::vector<std::string> places = places_of(major, folders);
       bool present = false;
@@ -125,10 +139,13 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
           loaded.passed_over.push_back(
               format("{}: needs a driver for CUDA {}, and this one supports {}.{}", path, major,
                      driver.major, driver.minor));
-        } else if (attempt(path)) {
+        } else if (!attempt(path)) {
+          loaded.passed_over.push_back(tried.back());
+        } else if (const std::string reason = missing_library(*loaded.plugin); reason.empty()) {
           return loaded;
         } else {
-          loaded.passed_over.push_back(tried.back());
+          if (!incomplete.plugin) incomplete = loaded;
+          loaded.passed_over.push_back(format("{}: {}", path, reason));
         }
       }
       if (!present && major <= driver.major) {
@@ -136,6 +153,7 @@ LoadedPlugin load(const std::vector<std::string>& folders) {
             format("CUDA {}: its plugin is not installed ({})", major, source_of(major)));
       }
     }
+    if (incomplete.plugin) return incomplete;
   }
   std::string lines;
   for (const std::string& line : tried) lines += "\n  " + line;

@@ -36,6 +36,8 @@ struct Plugin {
   std::shared_ptr<Stream> (*open)(int index);
   // Lists the libraries opened at run time, with their paths: "cuBLASLt 13.1 from /path".
   std::vector<std::string> (*libraries)();
+  // Loads the library that every stream needs, cuBLASLt. Throws ERR_DEVICE if it is missing.
+  void (*load_products)();
   // Loads the library for collectives between GPUs. It must be called first, on the JS thread:
   // loading sets an environment variable, which JS may be reading while another thread runs. Throws
   // ERR_DEVICE if the library is missing.
@@ -66,9 +68,9 @@ struct LoadedPlugin {
   std::vector<std::string> passed_over;
 };
 
-// Loads the plugin for this machine's driver, once per process; `folders` are searched after the
-// addon's own folder. Throws ERR_DEVICE with every path tried and with a remedy. If
-// LLAMAFORGE_CUDA_PLUGIN names a file, only that file is tried.
+// Loads the newest plugin whose driver and cuBLASLt this machine has, once per process; `folders`
+// are searched after the addon's own folder. Throws ERR_DEVICE with every path tried and with a
+// remedy. If LLAMAFORGE_CUDA_PLUGIN names a file, only that file is tried.
 const LoadedPlugin& load_plugin(const std::vector<std::string>& folders);
 
 }  // namespace llamaforge

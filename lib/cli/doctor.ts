@@ -102,7 +102,7 @@ async function cudaLines(): Promise<[string, string][]> {
   const { plugin, passedOver, driver, libraries, devices } = probe.info;
   return [
     ["CUDA", `driver for CUDA ${driver}${probe.driverFile ? ` from ${probe.driverFile}` : ""}`],
-    ["", `plugin ${plugin}, the newest that this driver runs`],
+    ["", `plugin ${plugin}, ${reasonOfPlugin()}`],
     ...passedOver.map((reason): [string, string] => ["", `not taken: ${reason}`]),
     ...libraries.map((library): [string, string] => ["", library]),
     ...devices.map(({ name, capability, memoryBytes }, i): [string, string] => {
@@ -112,6 +112,12 @@ async function cudaLines(): Promise<[string, string][]> {
       return [`cuda:${i}`, `${name}, sm ${capability}, ${formatBytes(memoryBytes)}, ${state}`];
     }),
   ];
+}
+
+function reasonOfPlugin(): string {
+  return process.env.LLAMAFORGE_CUDA_PLUGIN === undefined
+    ? "the newest that runs with this machine's driver and libraries"
+    : "which LLAMAFORGE_CUDA_PLUGIN names";
 }
 
 function libcVersion(): string {

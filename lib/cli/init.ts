@@ -4,13 +4,16 @@ import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { UsageError } from "../core/errors.js";
 import { makeFolder } from "../files/make-folder.js";
-import { print } from "./terminal.js";
+import { print, withRemarks } from "./terminal.js";
 import { packageVersion } from "./version.js";
 
 const assets = fileURLToPath(new URL("../../assets", import.meta.url));
 
 /** The script's file for each language. */
 const scripts = { js: "train.mjs", ts: "train.ts" } as const;
+
+/** What checks the script's types. The package's own need Node's. */
+const typeChecker = { "@types/node": "^20", typescript: ">=5.7" };
 
 interface InitOptions {
   language: keyof typeof scripts;
@@ -29,16 +32,23 @@ export function addInit(program: Command): void {
     .action(async (folder: string, { language }: InitOptions) => {
       const script = scripts[language];
       await writeFiles(folder, await filesOf(folder, script));
-      const place = folder;
       print(
-        `${place} is ready:\n\n` +
-          `  cd ${place}\n` +
+        `${folder} is ready:\n\n` +
+          `  cd ${folder}\n` +
           "  npm install\n" +
-          "  cp YOUR.txt texts/                 # .txt and .md, or .jsonl and .parquet\n" +
-          `  node ${script}                   # prepares and trains\n` +
-          "  npx llamaforge serve runs/*        # a page to write in\n",
+          withRemarks([
+            ["  cp YOUR.txt texts/", ".txt and .md, or .jsonl and .parquet"],
+            [`  ${commandOf(script)}`, "prepares and trains"],
+            ["  npx llamaforge serve runs/*", "a page to write in"],
+          ]),
       );
     });
+}
+
+/** Node runs TypeScript from 22.18 on. */
+function commandOf(script: string): string {
+  const { typescript } = process.features as { typescript?: unknown };
+  return script.endsWith(".ts") && !typescript ? `npx tsx ${script}` : `node ${script}`;
 }
 
 /** Contents of the new files by their paths in the folder. */
@@ -49,13 +59,15 @@ async function filesOf(folder: string, script: string): Promise<Record<string, s
     name,
     private: true,
     type: "module",
-    scripts: { train: `node ${script}` },
+    scripts: { train: commandOf(script) },
     dependencies: { llamaforge: `^${packageVersion}` },
+    ...(script.endsWith(".ts") && { devDependencies: typeChecker }),
   };
   return {
     "recipe.yaml": (await template("recipe.yaml")).replaceAll("NAME", name),
     [script]: await template(script),
     "package.json": `${JSON.stringify(manifest, null, 2)}\n`,
+    ...(script.endsWith(".ts") && { "tsconfig.json": await template("tsconfig.json") }),
     "texts/put-texts-here": await template("put-texts-here"),
     ".gitignore": "/node_modules/\n/data/\n/runs/\n",
   };
@@ -71,7 +83,7 @@ function nameOf(folder: string): string {
 }
 
 /** Files that a project may have already. They are left as they are. */
-const kept = ["package.json", ".gitignore"];
+const kept = ["package.json", "tsconfig.json", ".gitignore"];
 
 /** @throws UsageError if a file exists, before anything is written, or if one cannot be written */
 async function writeFiles(folder: string, files: Record<string, string>): Promise<void> {

@@ -29,12 +29,15 @@ import { packageVersion } from "./version.js";
 /** The command line as data: every command with its arguments and options. */
 export function createProgram(): Command {
   const program = new Command("llamaforge")
-    .description("Pretrain Llama-style language models.")
+    .description("Pretrain, judge and serve Llama-style language models.")
     .version(packageVersion, "-V, --version", "print the version")
     .configureHelp({ showGlobalOptions: false })
     .showHelpAfterError(false)
     .configureOutput({ writeErr: () => {} })
     .exitOverride();
+  addQuickstart(program);
+  addInit(program);
+  addDoctor(program);
   addTokenizer(program);
   addPrepare(program);
   addPlan(program);
@@ -50,9 +53,6 @@ export function createProgram(): Command {
   addVerify(program);
   addReport(program);
   addBench(program);
-  addDoctor(program);
-  addQuickstart(program);
-  addInit(program);
   addCompletion(program);
   for (const command of commandTree(program)) {
     command.exitOverride((error) => {

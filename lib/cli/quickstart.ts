@@ -14,7 +14,7 @@ import { integerOption, numberOption, setOption } from "./options.js";
 import { prepareWithProgress } from "./prepare.js";
 import { measureStepSeconds, overridesFor, secondsOf, stepsWithin } from "./quickstart-steps.js";
 import { tolerateFullOutput } from "./signals.js";
-import { print } from "./terminal.js";
+import { print, withRemarks } from "./terminal.js";
 import { trainWithProgress } from "./train.js";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -48,6 +48,8 @@ export function addQuickstart(program: Command): void {
     .addOption(setOption())
     .action(async (options: QuickstartOptions) => {
       tolerateFullOutput();
+      // An addon that does not load is reported before the data is prepared.
+      await import("../core/native.js");
       let config = await readConfig(recipe, options.set);
       for (const [out, inputs] of Object.entries(sources())) {
         if (out in config.data.train && !(await prepared(out, inputs))) {
@@ -66,11 +68,11 @@ export function addQuickstart(program: Command): void {
 
 /** Commands that use the trained model. */
 function next(run: string): string {
-  return (
-    `\nnow:  npx llamaforge generate ${run} "My fellow citizens,"    # more text from it\n` +
-    `      npx llamaforge serve ${run}                             # a page to write in\n` +
-    "      npx llamaforge init my-model                                    # a run on your own text\n"
-  );
+  return `\n${withRemarks([
+    [`now:  npx llamaforge generate ${run} "My fellow citizens,"`, "more text from it"],
+    [`      npx llamaforge serve ${run}`, "a page to write in"],
+    ["      npx llamaforge init my-model", "a run on your own text"],
+  ])}`;
 }
 
 /** Number of steps of the run: given, those of a run that goes on, or as many as fit the time. */

@@ -19,6 +19,14 @@ export function printError(text: string): void {
   process.stderr.write(visible(text));
 }
 
+/** Lines of commands, each with a remark; the remarks begin in one column. */
+export function withRemarks(
+  lines: readonly (readonly [command: string, remark: string])[],
+): string {
+  const width = Math.max(...lines.map(([command]) => command.length));
+  return lines.map(([command, remark]) => `${command.padEnd(width)}    # ${remark}\n`).join("");
+}
+
 const maxLines = 60;
 const maxLineLength = 2000;
 

@@ -96,7 +96,7 @@ function reason(root: string, message: string, system: System): string {
         : ["libstdc++", "", `of ${symbol[1]}`];
     return (
       `${file} needs ${what} ${wanted} or newer, and this system's${has} is older (${message}).\n` +
-      `Use a newer system or container image (Debian 12, Ubuntu 22.04, RHEL 10 or newer), ${source}`
+      `Use a newer system or container image (Debian 12, Ubuntu 22.04, RHEL 9 or newer), ${source}`
     );
   }
   const built = architecture(file);

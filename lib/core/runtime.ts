@@ -35,9 +35,9 @@ export async function passedAt(device: Device): Promise<number> {
   return ownTime(await addon.passed(numberOf("passed", device)));
 }
 
-/** Converts a time of process.hrtime's clock to performance.now(). */
+/** Converts a time of the addon's clock to performance.now(). */
 function ownTime(moment: number): number {
-  const late = Number(process.hrtime.bigint()) / 1e6 - moment;
+  const late = addon.clock() - moment;
   return performance.now() - late;
 }
 

@@ -58,8 +58,21 @@ describe("init", () => {
     mkdirSync(join(made, "node_modules"));
     symlinkSync(root, join(made, "node_modules/llamaforge"));
     const text = execFileSync(process.execPath, ["train.mjs"], { cwd: made, encoding: "utf8" });
-    expect(text).toMatch(/^10 \d\.\d+ \d+ tokens\/s/m);
+    expect(text).toMatch(/^10 \d\.\d+ \d+ tokens\/s\nThe .*\n/m);
+    expect(text).not.toContain("[AsyncGenerator]");
     expect(existsSync(join(made, "runs/my-model/run.json"))).toBe(true);
+  });
+
+  it("writes a script in TypeScript whose types are right", async () => {
+    expect((await run("init", "typed", "--language", "ts")).code).toBe(0);
+    const made = join(folder, "typed");
+    const manifest = JSON.parse(readFileSync(join(made, "package.json"), "utf8"));
+    expect(Object.keys(manifest.devDependencies)).toEqual(["@types/node", "typescript"]);
+    mkdirSync(join(made, "node_modules"));
+    symlinkSync(root, join(made, "node_modules/llamaforge"));
+    symlinkSync(join(root, "node_modules/@types"), join(made, "node_modules/@types"));
+    const compiler = join(root, "node_modules/typescript/bin/tsc");
+    execFileSync(process.execPath, [compiler, "-p", made], { encoding: "utf8" });
   });
 
   it("leaves a project's own files alone, and refuses to replace a recipe", async () => {

@@ -5,6 +5,14 @@ import { commandName, commandTree, createProgram } from "../../lib/cli/program.j
 const surface = `
 llamaforge
   -V, --version
+llamaforge quickstart
+  --minutes <n> = 3
+  --steps <n>
+  --set <path=value> (repeatable)
+llamaforge init <folder>
+  --language <name> = js
+llamaforge doctor
+  --json
 llamaforge tokenizer
 llamaforge tokenizer train <inputs...>
   --json
@@ -227,14 +235,6 @@ llamaforge bench serve
   --streams <n,...> = 64
   --prompt <n> = 128
   --tokens <n> = 128
-llamaforge doctor
-  --json
-llamaforge quickstart
-  --minutes <n> = 3
-  --steps <n>
-  --set <path=value> (repeatable)
-llamaforge init <folder>
-  --language <name> = js
 llamaforge completion <shell>
 `;
 

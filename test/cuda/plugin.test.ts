@@ -182,7 +182,7 @@ describe.runIf(canCompileSources)("which GPUs a process uses", () => {
   });
 });
 
-/** A fake plugin without GPUs. */
+/** A fake plugin without GPUs, and without cuBLASLt where it is compiled with -DMISSING. */
 const noGpus = `
   #include "runtime/plugin.h"
   using namespace llamaforge;
@@ -191,22 +191,35 @@ const noGpus = `
     plugin.build_id = id;
     plugin.device_count = [] { return 0; };
     plugin.libraries = [] { return std::vector<std::string>{}; };
+    plugin.load_products = [] {
+  #ifdef MISSING
+      throw Error("ERR_DEVICE", "there is no cuBLASLt\\ntried: everywhere");
+  #endif
+    };
     return &plugin;
   }`;
 
-describe.runIf(canCompileSources)("the driver decides which CUDA major is loaded", () => {
-  /** Folders as npm's packages make them, with the plugins of some majors. */
-  function packages(...majors: number[]): string[] {
+describe.runIf(canCompileSources)("driver and libraries decide which major is loaded", () => {
+  /** Folders as npm's packages make them: plugins of some majors, those in `lacking` without cuBLASLt. */
+  function packages(majors: number[], lacking: number[] = []): string[] {
     return majors.map((major) => {
-      const place = join(folder, `packages-${majors.join("-")}`, `cuda${major}`);
+      const place = join(
+        folder,
+        `packages-${majors.join("-")}-${lacking.join("-")}`,
+        `cuda${major}`,
+      );
       mkdirSync(place, { recursive: true });
+      const plugin = lacking.includes(major) ? incomplete : complete;
       copyFileSync(plugin, join(place, `libllamaforge_cuda${major}.so`));
       return place;
     });
   }
-  let plugin: string;
+  let complete: string;
+  let incomplete: string;
   beforeAll(() => {
-    plugin = compile(join(folder, "no-gpus.so"), { text: noGpus }, ["-shared", "-fPIC"]);
+    const shared = ["-shared", "-fPIC"];
+    complete = compile(join(folder, "no-gpus.so"), { text: noGpus }, shared);
+    incomplete = compile(join(folder, "lacking.so"), { text: noGpus }, [...shared, "-DMISSING"]);
   });
 
   interface Choice {
@@ -231,10 +244,10 @@ describe.runIf(canCompileSources)("the driver decides which CUDA major is loaded
   }
 
   it("one for CUDA 13 takes the plugin of CUDA 13, and that of 12 where there is no other", () => {
-    const both = choice(13_000, packages(13, 12));
+    const both = choice(13_000, packages([13, 12]));
     expect(both.plugin).toContain("libllamaforge_cuda13.so");
     expect(both.passedOver).toEqual([]);
-    const older = choice(13_000, packages(12));
+    const older = choice(13_000, packages([12]));
     expect(older.plugin).toContain("libllamaforge_cuda12.so");
     expect(older.passedOver).toEqual([
       "CUDA 13: its plugin is not installed (npm install @llamaforge/linux-x64-cuda13)",
@@ -242,7 +255,7 @@ describe.runIf(canCompileSources)("the driver decides which CUDA major is loaded
   });
 
   it("one for CUDA 12 takes the plugin of CUDA 12, and says why not that of 13", () => {
-    const { plugin, passedOver } = choice(12_040, packages(13, 12));
+    const { plugin, passedOver } = choice(12_040, packages([13, 12]));
     expect(plugin).toContain("libllamaforge_cuda12.so");
     expect(passedOver).toEqual([
       expect.stringMatching(
@@ -251,8 +264,23 @@ describe.runIf(canCompileSources)("the driver decides which CUDA major is loaded
     ]);
   });
 
+  it("the plugin of CUDA 12 is taken where cuBLASLt of CUDA 13 is missing", () => {
+    const { plugin, passedOver } = choice(13_000, packages([13, 12], [13]));
+    expect(plugin).toContain("libllamaforge_cuda12.so");
+    expect(passedOver).toEqual([
+      expect.stringMatching(/libllamaforge_cuda13\.so: there is no cuBLASLt$/),
+    ]);
+  });
+
+  it("the newest is taken where all lack cuBLASLt, and then says what to install", () => {
+    expect(choice(13_000, packages([13, 12], [13, 12])).plugin).toContain(
+      "libllamaforge_cuda13.so",
+    );
+    expect(choice(13_000, packages([12], [12])).plugin).toContain("libllamaforge_cuda12.so");
+  });
+
   it("one for CUDA 12 alone is an error that names the package of CUDA 12", () => {
-    const { error } = choice(12_040, packages(13));
+    const { error } = choice(12_040, packages([13]));
     expect(error).toContain("The driver supports CUDA 12.4");
     expect(error).toContain("npm install @llamaforge/linux-x64-cuda12");
     expect(error).not.toContain("npm install @llamaforge/linux-x64-cuda13");

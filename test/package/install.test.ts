@@ -34,6 +34,8 @@ const systems = [
   "linux-x64",
   ...(existsSync(join(root, "build/arm64/Release/llamaforge.node")) ? ["linux-arm64"] : []),
 ];
+const release = existsSync("/etc/os-release") ? readFileSync("/etc/os-release", "utf8") : "";
+const onDebian12 = /^ID=debian$/m.test(release) && /^VERSION_ID="12"$/m.test(release);
 const minutes = 60_000;
 
 /** Node, npm, a shell and nothing else: no compiler, no cmake. */
@@ -86,6 +88,16 @@ beforeAll(() => {
 }, 5 * minutes);
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Whether a version such as 3.4.29 comes before another. */
+function olderThan(version: string, other: string): boolean {
+  const [a, b] = [version, other].map((text) => text.split(".").map(Number)) as [
+    number[],
+    number[],
+  ];
+  const index = b.findIndex((part, i) => part !== (a[i] ?? 0));
+  return index >= 0 && (a[index] ?? 0) < (b[index] as number);
+}
 
 describe("the tarballs", () => {
   const listed = (name: string) =>
@@ -151,6 +163,34 @@ describe("the tarballs", () => {
     expect(inside.filter((target) => !existsSync(join(installed, target)))).toEqual([]);
   });
 
+  // docs/packages.md: glibc 2.34 and the libstdc++ of GCC 11, as RHEL 9 and Amazon Linux 2023 have.
+  // Packages are made on Debian 12. A build on a newer system needs newer symbols.
+  test.runIf(onDebian12)("need no newer symbols than the oldest supported systems have", () => {
+    const newest = { GLIBC: "2.34", GLIBCXX: "3.4.29", CXXABI: "1.3.13", GCC: "7.0.0" };
+    const folders = [
+      ...systems.map((name) => join(installed, "prebuilds", name)),
+      ...majors.map((major) => join(project, `node_modules/@llamaforge/linux-x64-cuda${major}`)),
+    ];
+    const binaries = folders.flatMap((place) =>
+      readdirSync(place)
+        .filter((name) => /\.(node|so)(\.|$)/.test(name))
+        .map((name) => join(place, name)),
+    );
+    expect(binaries.length).toBeGreaterThan(5);
+    const tooNew = binaries.flatMap((file) => {
+      const text = execFileSync("readelf", ["-VW", file], { encoding: "utf8" });
+      const needed = text.slice(text.indexOf("Version needs section"));
+      return Object.entries(newest).flatMap(([prefix, version]) =>
+        [...needed.matchAll(new RegExp(`Name: (${prefix}_([\\d.]+))`, "g"))]
+          .filter(([, , number]) => olderThan(version, number as string))
+          .map(([, symbol]) => `${file}: ${symbol}`),
+      );
+    });
+    expect(tooNew).toEqual([]);
+    const needs = JSON.parse(readFileSync(join(native, "needs.json"), "utf8"));
+    expect(needs).toMatchObject({ glibc: "2.34", libstdcxx: "3.4.29" });
+  });
+
   test("run nothing when they are installed", () => {
     const { scripts, gypfile } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8"));
     expect(scripts).toBe(undefined);
@@ -159,27 +199,42 @@ describe("the tarballs", () => {
 });
 
 describe("installed where there is no compiler", () => {
-  test("every library that is loaded is the package's or one that Node needs itself", () => {
-    const program = `
-      require(${JSON.stringify(addon)});
+  const loadedBy = (program: string, env: object) => {
+    const code = `${program};
       const maps = require("node:fs").readFileSync("/proc/self/maps", "utf8");
       const files = new Set(maps.split("\\n").map((line) => line.split(/\\s+/)[5]).filter(Boolean));
       console.log(JSON.stringify([...files].filter((file) => /\\.(so|node)/.test(file))));`;
+    const { stdout, stderr } = run("node", ["-e", code], { env });
+    expect(stderr).toBe("");
+    const loaded = JSON.parse(stdout) as string[];
+    const system = /\/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s|atomic))[.-][^/]*$/;
+    return {
+      own: loaded
+        .filter((path) => path.startsWith(native))
+        .map((path) => path.slice(native.length + 1)),
+      foreign: loaded.filter((path) => !path.startsWith(native) && !system.test(path)),
+    };
+  };
+
+  test("every library that is loaded is the package's or one that Node needs itself", () => {
     // A foreign oneDNN on the loader's path is not used.
     const other = join(folder, "other");
     mkdirSync(other);
     cpSync(join(native, "libdnnl.so.2"), join(other, "libdnnl.so.2"));
-    const { stdout, stderr } = run("node", ["-e", program], { env: { LD_LIBRARY_PATH: other } });
-    expect(stderr).toBe("");
-    const loaded = JSON.parse(stdout) as string[];
-    const names = loaded
-      .filter((file) => file.startsWith(native))
-      .map((file) => file.slice(native.length + 1));
-    expect(names).toEqual(
+    const { own, foreign } = loadedBy(`require(${JSON.stringify(addon)})`, {
+      LD_LIBRARY_PATH: other,
+    });
+    expect(own).toEqual(
       expect.arrayContaining(["llamaforge.node", "libdnnl.so.2", "libgomp.so.1", "libOpenCL.so.1"]),
     );
-    const system = /\/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s|atomic))[.-][^/]*$/;
-    expect(loaded.filter((file) => !file.startsWith(native) && !system.test(file))).toEqual([]);
+    expect(foreign).toEqual([]);
+  });
+
+  test("training on several CPUs brings Gloo, and what Gloo needs, along", () => {
+    const { own, foreign } = loadedBy("", { LD_PRELOAD: join(native, "libllamaforge_gloo.so") });
+    const needed = ["libllamaforge_gloo.so", "libgloo.so.0", "libhiredis.so.0.14"];
+    expect(own).toEqual(expect.arrayContaining([...needed, "libibverbs.so.1", "libnl-3.so.200"]));
+    expect(foreign).toEqual([]);
   });
 
   test("doctor shows the prebuilt addon, and trains", { timeout: 3 * minutes }, () => {

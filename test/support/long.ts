@@ -55,6 +55,7 @@ export const longTests = [
   "test/io/fuzz-driver.test.ts",
   "test/ops/teams.test.ts",
   "test/package/install.test.ts",
+  "test/package/typescript.test.ts",
   "test/report/html.test.ts",
   "test/serve/storm.test.ts",
   "test/train/continued.test.ts",

@@ -82,9 +82,8 @@ RuntimeLibrary open_library(const LibraryName& name) {
     return {library, symbol && dladdr(symbol, &info) ? info.dli_fname : path};
   }
   throw Error("ERR_DEVICE",
-              format("{} for CUDA {} was not found. Tried:{}\nInstall it with: pip install {}   or "
-                     "set {} to the "
-                     "path of {}",
+              format("{} for CUDA {} was not found.\nTried:{}\n"
+                     "Install it with: pip install {}   or set {} to the path of {}",
                      name.title, kMajor, tried, name.package, name.variable, name.file));
 }
 

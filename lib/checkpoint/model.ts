@@ -20,7 +20,7 @@ import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-fold
 import { createModel } from "../model/architectures.js";
 import type { HuggingFaceExtras } from "../model/files.js";
 import { LanguageModel } from "../model/language-model.js";
-import { adapterFiles } from "../model/lora-config.js";
+import { adapterAlone, adapterFiles } from "../model/lora-config.js";
 import { shapeFromHuggingFace } from "../model/shapes.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
 import { HostCopies } from "./host-copies.js";
@@ -81,10 +81,7 @@ export async function loadModel(
 export async function refuseAdapter(folder: string): Promise<void> {
   const names = await readdir(folder).catch((): string[] => []);
   if (names.includes(configFile) || !names.includes(adapterFiles.config)) return;
-  throw new CheckpointError(
-    `${folder} holds an adapter, not a whole model: add it to its model first, ` +
-      `\`llamaforge merge ${folder} --out FOLDER\``,
-  );
+  throw new CheckpointError(adapterAlone(folder));
 }
 
 export interface LoadWeightsOptions {

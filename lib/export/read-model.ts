@@ -13,9 +13,14 @@ export interface FolderModel {
   config: ArchitectureConfig;
   /** The contents of config.json. */
   json: Record<string, unknown>;
+  /** Identities of the adapters that were added to the weights. */
+  merged: readonly string[];
   /** The weights that the configuration needs, by their names. */
   tensors: ReadonlyMap<string, StoredTensor>;
 }
+
+/** Key of the identities of merged adapters in the metadata of weight files. */
+export const mergedKey = "merged_adapters";
 
 const configBytesLimit = 16 * 1024 * 1024;
 
@@ -31,7 +36,8 @@ export async function readFolderModel(folder: string): Promise<FolderModel> {
   const config = shapeFromHuggingFace(json, source);
   const stored = await readWeights(folder, { followLinks: true });
   const tensors = await modelTensors(describeModel(config), stored, folder, true);
-  return { config, json: json as Record<string, unknown>, tensors };
+  const merged = stored.metadata.get(mergedKey)?.split(" ") ?? [];
+  return { config, json: json as Record<string, unknown>, merged, tensors };
 }
 
 /** A tensor's numbers as float32. @throws CheckpointError for numbers of another kind */

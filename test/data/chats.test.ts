@@ -158,10 +158,17 @@ describe("prepare of chats", () => {
       /messages\[0\]\.content: expected a text, got 3/,
     ],
     [{ messages: [{ content: "x" }] }, /messages\[0\]\.role: expected a role/],
-    [{ conversations: [{ from: "me", value: "x" }] }, /messages\[0\]\.from: expected one of human/],
-    [{ messages: [{ role: "user", content: "x" }] }, /no message of the assistant/],
+    [
+      { conversations: [{ from: "me", value: "x" }] },
+      /conversations\[0\]\.from: expected one of human/,
+    ],
+    [
+      { messages: [{ role: "user", content: "x" }] },
+      /no message of the assistant, so nothing to learn from; correct it/,
+    ],
     [{ messages: [...chat(1), { role: "user", content: "\uFDD0" }] }, /U\+FDD0/],
     [{ messages: chat(1), tools: 3 }, /tools: expected a list/],
+    [{ messages: chat(1), tools: "add" }, /tools: expected a list of tools.*got "add"/],
   ])("refuses %j by name, or leaves it out", async (record, message) => {
     const { out, run } = await workplace([record, { messages: chat(1) }]);
     const refused = run();

@@ -20,19 +20,18 @@ import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-fold
 import { createModel } from "../model/architectures.js";
 import type { HuggingFaceExtras } from "../model/files.js";
 import { LanguageModel } from "../model/language-model.js";
-import { adapterFiles } from "../model/lora-config.js";
+import { adapterAlone, adapterFiles } from "../model/lora-config.js";
 import { shapeFromHuggingFace } from "../model/shapes.js";
 import { readJson, toJson, writeFileDurably } from "./durable.js";
 import { HostCopies } from "./host-copies.js";
-import { matchTensors } from "./load.js";
-import type { FileDtype, TensorValues } from "./native-io.js";
+import { modelTensors } from "./model-tensors.js";
+import type { TensorValues } from "./native-io.js";
 import type { StoredTensors, TensorSource } from "./safetensors.js";
 import { readWeights, writeWeights } from "./weights.js";
 
 export const configFile = "config.json";
 
 const configBytesLimit = 16 * 1024 * 1024;
-const readableDtypes: readonly FileDtype[] = ["F32", "BF16", "F16", "F64"];
 
 /** Where and in which number format a model is loaded. */
 export interface LoadModelOptions {
@@ -82,10 +81,7 @@ export async function loadModel(
 export async function refuseAdapter(folder: string): Promise<void> {
   const names = await readdir(folder).catch((): string[] => []);
   if (names.includes(configFile) || !names.includes(adapterFiles.config)) return;
-  throw new CheckpointError(
-    `${folder} holds an adapter, not a whole model: add it to its model first, ` +
-      `\`llamaforge merge ${folder} --out FOLDER\``,
-  );
+  throw new CheckpointError(adapterAlone(folder));
 }
 
 export interface LoadWeightsOptions {
@@ -111,12 +107,7 @@ export async function loadWeights(
   { foreign = false, values: allowed = "finite" }: LoadWeightsOptions = {},
 ): Promise<void> {
   const wanted = model.files.tensors;
-  const present = withoutSurplus(model, stored, foreign);
-  matchTensors(
-    source,
-    present,
-    wanted.map(({ name, shape }) => ({ name, shape, dtypes: readableDtypes })),
-  );
+  const present = await modelTensors(model, stored, source, foreign);
   const { store } = model;
   scope(() => {
     for (const { name, shape, parameter, offset } of wanted) {
@@ -125,30 +116,12 @@ export async function loadWeights(
       const size = shape.reduce((product, extent) => product * extent, 1);
       if (!store.holds(place.group, start, size)) continue;
       const values = untracked(shape, "f32", store.device, "loadWeights");
-      present.tensors.get(name)?.readInto(values.native, allowed);
+      present.get(name)?.readInto(values.native, allowed);
       place.group.write(start, values);
       values.dispose();
     }
   });
   await synchronize(model.device);
-}
-
-/**
- * The tensors without surplus ones: second copies and, for foreign files, buffers that follow from
- * the configuration.
- */
-function withoutSurplus(
-  model: LanguageModel,
-  stored: StoredTensors,
-  foreign: boolean,
-): StoredTensors {
-  const { files } = model;
-  const tensors = new Map(
-    [...stored.tensors].filter(
-      ([name, tensor]) => !files.isCopy(name) && !(foreign && files.isDerived(name, tensor)),
-    ),
-  );
-  return { ...stored, tensors };
 }
 
 export interface SaveModelOptions extends HuggingFaceExtras {

@@ -1,6 +1,7 @@
 /** The weights of a Hugging Face folder: `model.safetensors`, or shards listed in an index. */
 import { access } from "node:fs/promises";
 import { join } from "node:path";
+import { boundedList } from "../core/bounded-list.js";
 import { CheckpointError } from "../core/errors.js";
 import { checkPlainFileName, isRecord, readJson, toJson, writeFileDurably } from "./durable.js";
 import type { Digest } from "./native-io.js";
@@ -61,6 +62,7 @@ export async function readWeights(
     );
   }
   const fileOf = parseIndex(index, await readJson(index, indexBytesLimit, options));
+  await refuseAbsentShards(index, folder, fileOf);
   const merged: StoredTensors = { tensors: new Map(), metadata: new Map() };
   for (const file of new Set(fileOf.values())) {
     const shard = await readSafetensors(join(folder, file), options);
@@ -86,6 +88,23 @@ export async function readWeights(
     );
   }
   return merged;
+}
+
+/** @throws CheckpointError naming files of an index that are not in its folder */
+async function refuseAbsentShards(
+  index: string,
+  folder: string,
+  fileOf: ReadonlyMap<string, string>,
+): Promise<void> {
+  const absent: string[] = [];
+  for (const file of new Set(fileOf.values())) {
+    if (!(await exists(join(folder, file)))) absent.push(file);
+  }
+  if (absent.length === 0) return;
+  const list = boundedList(absent.map((file) => `  ${file}: no such file`));
+  throw new CheckpointError(
+    `${index} names files that are not beside it:\n${list}\nDownload or copy them again`,
+  );
 }
 
 function parseIndex(path: string, json: unknown): Map<string, string> {

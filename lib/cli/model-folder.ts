@@ -2,6 +2,7 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { CheckpointError, NonFiniteError, UsageError } from "../core/errors.js";
+import { adapterAlone, adapterFiles } from "../model/lora-config.js";
 import { addDownloadOption, type DownloadFlag, hubFolder } from "./hub-model.js";
 import { printError } from "./terminal.js";
 
@@ -34,11 +35,13 @@ export function dtypeOf({ precision }: PlaceOptions): "f32" | "bf16" {
  */
 export async function modelFolder(model: string, flags: DownloadFlag = {}): Promise<string> {
   const folder = await hubFolder(model, flags);
-  const isModel = await access(join(folder, "config.json")).then(
-    () => true,
-    () => false,
-  );
-  if (isModel) return folder;
+  const has = (name: string) =>
+    access(join(folder, name)).then(
+      () => true,
+      () => false,
+    );
+  if (await has("config.json")) return folder;
+  if (await has(adapterFiles.config)) throw new UsageError(adapterAlone(folder));
   const { openNewest } = await import("../checkpoint/load.js");
   const newest = await openNewest(folder, {
     hashes: false,

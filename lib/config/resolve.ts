@@ -1,9 +1,11 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { ConfigError, type ConfigProblem, LlamaForgeError } from "../core/errors.js";
 import { inWords, problemsOf } from "../core/option-problems.js";
 import { inSchemaOrder, optionsOf, type Path, schemaAt, valueAt } from "../core/option-tree.js";
 import { FileError, readSmallFileSync, sizeLimits, utf8Of } from "../files/small-file.js";
+import { adapterAlone, adapterFiles } from "../model/lora-config.js";
 import { presets } from "../model/presets.js";
 import {
   type ArchitectureConfig,
@@ -164,6 +166,10 @@ function missingFields(fields: ArchitectureFields): string[] {
 
 function importedModel(folder: string, problems: ConfigProblem[]): ArchitectureConfig | undefined {
   const file = join(folder, "config.json");
+  if (!existsSync(file) && existsSync(join(folder, adapterFiles.config))) {
+    problems.push({ path: "init.from", message: adapterAlone(folder) });
+    return undefined;
+  }
   try {
     const text = utf8Of(readSmallFileSync(file, { limit: sizeLimits.modelConfig }));
     return shapeFromHuggingFace(JSON.parse(text), file);

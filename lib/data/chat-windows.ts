@@ -35,7 +35,8 @@ export interface Halves {
 /**
  * Windows of whole chats, or of whole pairs of answers. A window holds T+1 ids: chats one after the
  * other, then padding. A chat that is longer is cut at its end, and of a pair both halves are, at
- * one length. A pair of which nothing would be left of an answer is left out.
+ * one length. A chat or pair of which nothing would be left of an answer is left out, so that every
+ * window has a loss.
  */
 export class ChatWindows {
   /** Number of windows. */
@@ -43,7 +44,7 @@ export class ChatWindows {
   readonly chats: number;
   /** Number of chats that are longer than a window, and how many of their tokens are cut off. */
   readonly cut: { chats: number; tokens: number };
-  /** Number of pairs that are left out. */
+  /** Number of chats or pairs that are left out. */
   readonly leftOut: number;
   /** Share of the windows' ids that is no padding. */
   readonly filled: number;
@@ -97,10 +98,13 @@ export class ChatWindows {
         const start = starts[at] as number;
         const whole = (starts[at + 1] as number) - start;
         const chat = { shard, start, whole, length: Math.min(whole, size) };
-        if (!pairs || whole <= longest) found.push(chat);
-        else {
+        if (whole <= (pairs ? longest : size)) found.push(chat);
+        else if (pairs) {
           const mask = await readMask(one, start, whole, pool);
           found.push({ ...chat, ...cutPair(mask, size, longest) });
+        } else {
+          const mask = await readMask(one, start, size, pool);
+          found.push({ ...chat, length: hasAnswer(mask) ? size : 0 });
         }
       }
     }
@@ -140,6 +144,11 @@ interface MeasuredChat {
   halves?: Halves;
 }
 
+/** Whether any of the tokens counts. */
+function hasAnswer(mask: Uint8Array): boolean {
+  return mask.some((bits) => (bits & maskBits.counted) !== 0);
+}
+
 /** The first token of a pair's second half. */
 export function secondHalf(mask: Uint8Array): number {
   return mask.findIndex((bits) => (bits & maskBits.rejected) !== 0);
@@ -159,10 +168,8 @@ function cutPair(
   const shared = Math.max(Math.floor(size / 2), size - Math.min(...lengths));
   const kept = lengths.map((length) => Math.min(length, shared, longest)) as [number, number];
   if (kept[0] + kept[1] === mask.length) return { length: mask.length };
-  const counted = [mask.subarray(0, kept[0]), mask.subarray(first, first + kept[1])].map((half) =>
-    half.some((bits) => (bits & maskBits.counted) !== 0),
-  );
-  if (!counted.every(Boolean)) return { length: 0 };
+  const halves = [mask.subarray(0, kept[0]), mask.subarray(first, first + kept[1])];
+  if (!halves.every(hasAnswer)) return { length: 0 };
   return { length: kept[0] + kept[1], halves: { first, kept } };
 }
 

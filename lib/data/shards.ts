@@ -82,7 +82,7 @@ export interface DatasetChats {
   endId: number | null;
   /** Number of chats that are longer than a window, and how many of their tokens are cut off. */
   cut: { chats: number; tokens: number };
-  /** Number of pairs that are in no window, because nothing would be left of an answer. */
+  /** Number of chats or pairs that are in no window, because nothing would be left of an answer. */
   leftOut: number;
   count: number;
   /** Share of the windows' ids that is no padding. */
@@ -209,8 +209,10 @@ export class TokenDataset {
       );
       if (chats.windows === 0) {
         throw new NoTokensError(
-          `[data] ${folder}: no pair fits a window of ${sequenceLength} tokens, which holds both answers with their ` +
-            `prompts: lengthen the sequence`,
+          pairs
+            ? `[data] ${folder}: no pair fits a window of ${sequenceLength} tokens, which holds both answers with their ` +
+                "prompts: lengthen the sequence"
+            : `[data] ${folder}: no chat has an answer within a window of ${sequenceLength} tokens: lengthen the sequence`,
         );
       }
       return new TokenDataset(row, sequenceLength, chats, pool);

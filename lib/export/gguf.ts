@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { access, rename, rm } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import {
   checkBoolean,
   checkChoice,
@@ -8,7 +8,7 @@ import {
   checkOptions,
   checkPath,
 } from "../core/check-values.js";
-import { CheckpointError, UsageError } from "../core/errors.js";
+import { UsageError } from "../core/errors.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { makeFolder } from "../files/make-folder.js";
 import { endTokens } from "../generate/end-tokens.js";
@@ -89,7 +89,6 @@ export async function exportGguf(
       },
     });
   }
-  expectWhole(layout, config, new Set(tensors.map(({ name }) => name)), folder);
   await makeFolder(dirname(target));
   const temporary = `${target}.${randomBytes(4).toString("hex")}.tmp`;
   try {
@@ -156,30 +155,6 @@ function interleaved(values: Float32Array, shape: readonly number[], heads: numb
     result.set(values.subarray(from * width, (from + 1) * width), row * width);
   }
   return result;
-}
-
-/** Refuses a folder that lacks weights. */
-function expectWhole(
-  layout: GgufLayout,
-  config: { layers: number; tieEmbeddings: boolean },
-  present: ReadonlySet<string>,
-  folder: string,
-): void {
-  const block = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm"];
-  const parts = [...block, "ffn_gate", "ffn_up", "ffn_down"];
-  const wanted = [
-    "token_embd.weight",
-    "output_norm.weight",
-    ...(config.tieEmbeddings ? [] : ["output.weight"]),
-    ...Array.from({ length: config.layers }, (_, layer) =>
-      parts.map((part) => `blk.${layer}.${part}.weight`),
-    ).flat(),
-  ];
-  const missing = wanted.filter((name) => !present.has(name));
-  if (missing.length === 0) return;
-  throw new CheckpointError(
-    `[export] ${join(folder, "model.safetensors")} lacks the weights of ${layout.architecture}'s ${missing.slice(0, 5).join(", ")}`,
-  );
 }
 
 async function isThere(path: string): Promise<boolean> {

@@ -10,6 +10,7 @@ import { makeOwnFolder, refuseForeign, removeOwnFolder } from "../files/own-fold
 import { toBlocks } from "./gguf-blocks.js";
 import {
   type FolderModel,
+  mergedKey,
   readFloats,
   readFolderModel,
   refuseBeyondFloat16,
@@ -81,7 +82,7 @@ export interface FolderOptions {
 
 /** Writes a folder, one tensor in memory at a time. @throws UsageError if it is not empty */
 export async function writeFolder(
-  { json, tensors }: FolderModel,
+  { json, merged, tensors }: FolderModel,
   out: string,
   { dtype, shardBytes, companionsOf, valuesOf }: FolderOptions,
 ): Promise<void> {
@@ -117,7 +118,8 @@ export async function writeFolder(
       const bytes = await readSmallFile(path, companionBytesLimit, { followLinks: true });
       await writeFileDurably(join(written, companion), bytes);
     }
-    await writeWeights(written, sources, shardBytes ? { shardBytes } : {});
+    const metadata = { format: "pt", ...(merged.length > 0 && { [mergedKey]: merged.join(" ") }) };
+    await writeWeights(written, sources, { metadata, ...(shardBytes && { shardBytes }) });
     await rename(written, target);
     await removeOwnFolder(temporary, "[export]");
   } catch (error) {

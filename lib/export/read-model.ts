@@ -1,9 +1,11 @@
 import { join } from "node:path";
 import { readJson } from "../checkpoint/durable.js";
 import { refuseAdapter } from "../checkpoint/model.js";
+import { modelTensors } from "../checkpoint/model-tensors.js";
 import type { StoredTensor } from "../checkpoint/safetensors.js";
 import { readWeights } from "../checkpoint/weights.js";
 import { CheckpointError } from "../core/errors.js";
+import { describeModel } from "../model/architectures.js";
 import { type ArchitectureConfig, shapeFromHuggingFace } from "../model/shapes.js";
 
 /** A Hugging Face folder, whose weights are read when they are written. */
@@ -11,19 +13,31 @@ export interface FolderModel {
   config: ArchitectureConfig;
   /** The contents of config.json. */
   json: Record<string, unknown>;
+  /** Identities of the adapters that were added to the weights. */
+  merged: readonly string[];
+  /** The weights that the configuration needs, by their names. */
   tensors: ReadonlyMap<string, StoredTensor>;
 }
 
+/** Key of the identities of merged adapters in the metadata of weight files. */
+export const mergedKey = "merged_adapters";
+
 const configBytesLimit = 16 * 1024 * 1024;
 
-/** Opens a Hugging Face folder. @throws CheckpointError naming what is wrong */
+/**
+ * Opens a Hugging Face folder. Its tensors fit its configuration, so that no file is made that other
+ * programs refuse or read wrongly.
+ * @throws CheckpointError naming the part that is missing, damaged or superfluous
+ */
 export async function readFolderModel(folder: string): Promise<FolderModel> {
   await refuseAdapter(folder);
   const source = join(folder, "config.json");
   const json = await readJson(source, configBytesLimit, { followLinks: true });
   const config = shapeFromHuggingFace(json, source);
-  const { tensors } = await readWeights(folder, { followLinks: true });
-  return { config, json: json as Record<string, unknown>, tensors };
+  const stored = await readWeights(folder, { followLinks: true });
+  const tensors = await modelTensors(describeModel(config), stored, folder, true);
+  const merged = stored.metadata.get(mergedKey)?.split(" ") ?? [];
+  return { config, json: json as Record<string, unknown>, merged, tensors };
 }
 
 /** A tensor's numbers as float32. @throws CheckpointError for numbers of another kind */

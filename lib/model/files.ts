@@ -28,8 +28,11 @@ export interface HuggingFaceFiles {
   readonly tensors: readonly FileTensor[];
   /** The contents of `config.json`. */
   config(extras?: HuggingFaceExtras): Record<string, unknown>;
-  /** Tells whether a tensor is a second copy of a weight, such as a tied head. Loading skips it. */
-  isCopy(name: string): boolean;
+  /**
+   * The weight that a tensor is a second copy of, as a tied head is of the embedding; null for
+   * other tensors.
+   */
+  originalOf(name: string): string | null;
   /** Tells whether a tensor is a buffer that follows from the configuration. Loading skips it. */
   isDerived(name: string, tensor: { readonly shape: readonly number[] }): boolean;
 }
@@ -53,7 +56,7 @@ export function plainFiles(model: LanguageModel): HuggingFaceFiles {
       eos_token_id: eosTokenId,
       torch_dtype: dtype,
     }),
-    isCopy: () => false,
+    originalOf: () => null,
     isDerived: () => false,
   };
 }

@@ -1,5 +1,6 @@
-import { checkObject, jsonText } from "../core/check-values.js";
+import { checkObject } from "../core/check-values.js";
 import { ConfigError, type ConfigProblem } from "../core/errors.js";
+import { describeValue } from "./describe-value.js";
 import { type LlamaVariations, validateVariations, withoutDefaults } from "./llama-variations.js";
 
 /**
@@ -170,9 +171,4 @@ export function isCount(value: unknown): value is number {
 
 function divisors(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i + 1).filter((i) => n % i === 0);
-}
-
-/** A value as an error shows it. */
-export function describeValue(value: unknown): string {
-  return typeof value === "number" ? String(value) : jsonText(value);
 }

@@ -12,7 +12,8 @@ export function llamaFiles(model: Llama): HuggingFaceFiles {
   return {
     tensors: llamaTensors(model),
     config: (extras = {}) => toHuggingFace(model.config, extras),
-    isCopy: (name) => model.config.tieEmbeddings && name === "lm_head.weight",
+    originalOf: (name) =>
+      model.config.tieEmbeddings && name === "lm_head.weight" ? "model.embed_tokens.weight" : null,
     isDerived,
   };
 }

@@ -2,10 +2,11 @@
 import { boundedList } from "../core/bounded-list.js";
 import { checkOptions, checkString } from "../core/check-values.js";
 import { CheckpointError, type ConfigProblem } from "../core/errors.js";
+import { describeValue } from "./describe-value.js";
 import type { HuggingFaceExtras } from "./files.js";
 import {
   checkLlamaConfig,
-  describeValue,
+  explainHeadSize,
   isCount,
   type LlamaConfig,
   validateLlamaConfig,
@@ -97,12 +98,39 @@ export function fromHuggingFace(json: unknown, source = "config.json"): LlamaCon
     feedForwardBias: raw.get("mlp_bias") === true,
     ...readLayers(raw, family, layers, problems),
   });
-  if (problems.length === 0) problems.push(...validateLlamaConfig(config));
+  if (problems.length === 0) {
+    const fields = raw.get("head_dim") == null ? { ...config, headSize: undefined } : config;
+    problems.push(...explainHeadSize(validateLlamaConfig(config), fields).map(atKey));
+  }
   if (problems.length > 0) {
     const list = boundedList(problems.map(({ path, message }) => `  ${path}: ${message}`));
     throw new CheckpointError(`${source}: not a model that LlamaForge can run\n${list}`);
   }
   return config;
+}
+
+/** The keys of the file, by the names of a shape's fields. */
+const keys: Readonly<Record<string, string>> = {
+  vocabSize: "vocab_size",
+  hiddenSize: "hidden_size",
+  intermediateSize: "intermediate_size",
+  layers: "num_hidden_layers",
+  heads: "num_attention_heads",
+  kvHeads: "num_key_value_heads",
+  headSize: "head_dim",
+  contextLength: "max_position_embeddings",
+  ropeTheta: "rope_theta",
+  rmsNormEps: "rms_norm_eps",
+  tieEmbeddings: "tie_word_embeddings",
+  slidingWindow: "sliding_window",
+};
+
+/** A problem of a shape, at the key of the file and with the file's names. */
+function atKey({ path, message }: ConfigProblem): ConfigProblem {
+  return {
+    path: keys[path] ?? path,
+    message: message.replace(/\b(hiddenSize|headSize|heads)\b/g, (name) => keys[name] as string),
+  };
 }
 
 function readFamily(raw: Raw, problems: ConfigProblem[]): Family {

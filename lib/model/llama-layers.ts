@@ -1,6 +1,7 @@
 /** How layers differ, in Hugging Face's `config.json`: sliding windows, layers without positions. */
 import type { ConfigProblem } from "../core/errors.js";
-import { describeValue, isCount, type LlamaConfig, llamaFieldRules } from "./llama-config.js";
+import { describeValue } from "./describe-value.js";
+import { isCount, type LlamaConfig, llamaFieldRules } from "./llama-config.js";
 import { familyClasses } from "./llama-family-classes.js";
 import { type Family, rotates, windowOf } from "./llama-variations.js";
 

@@ -4,6 +4,7 @@
  * This module loads no kernels.
  */
 import type { ConfigProblem } from "../core/errors.js";
+import { describeValue } from "./describe-value.js";
 import { type RopeScaling, validateRopeScaling } from "./rope-scaling.js";
 
 /** Families of decoders, by the `model_type` of their Hugging Face configurations. */
@@ -101,7 +102,10 @@ export function validateVariations(
   if (slidingWindow !== undefined) {
     const { min, max } = slidingWindowRange;
     if (!(Number.isInteger(slidingWindow) && slidingWindow >= min && slidingWindow <= max)) {
-      report("slidingWindow", `expected an integer from ${min} to ${max}, got ${slidingWindow}`);
+      report(
+        "slidingWindow",
+        `expected an integer from ${min} to ${max}, got ${describeValue(slidingWindow)}`,
+      );
     }
   }
   for (const field of ["windowLayers", "positionlessLayers"] as const) {

@@ -35,6 +35,14 @@ export const adapterFiles = {
   weights: "adapter_model.safetensors",
 } as const;
 
+/** The fault of an adapter's folder where a whole model is needed. */
+export function adapterAlone(folder: string): string {
+  return (
+    `${folder} holds an adapter, not a whole model: add it to its model first, ` +
+    `\`llamaforge merge ${folder} --out FOLDER\``
+  );
+}
+
 /** PEFT's name of a half of an adapter. */
 export function adapterName(matrix: string, part: "down" | "up"): string {
   return `base_model.model.${matrix}.lora_${part === "down" ? "A" : "B"}.weight`;

@@ -270,7 +270,7 @@ export class LoraModel extends LanguageModel {
       tensors,
       names: adapterFiles,
       config: () => adapterConfig(this.lora),
-      isCopy: () => false,
+      originalOf: () => null,
       isDerived: () => false,
     };
   }

@@ -3,6 +3,7 @@
  * variants that models use, computed in double precision. This module loads no kernels.
  */
 import type { ConfigProblem } from "../core/errors.js";
+import { describeValue } from "./describe-value.js";
 
 /** Variants of the rotary embedding's frequencies, by the names that config.json gives them. */
 export const ropeScalingTypes = ["linear", "llama3", "yarn"] as const;
@@ -113,7 +114,10 @@ export function validateRopeScaling(scaling: unknown, prefix: string): ConfigPro
     const isNumber = typeof value === "number" && (!integer || Number.isInteger(value));
     if (!isNumber || !(value >= min && value <= max)) {
       const kind = integer ? "an integer" : "a number";
-      report(path, `expected ${kind} from ${min} to ${max}, got ${value ?? "none"}`);
+      report(
+        path,
+        `expected ${kind} from ${min} to ${max}, got ${value === undefined ? "none" : describeValue(value)}`,
+      );
     }
   }
   if (problems.length === 0) {

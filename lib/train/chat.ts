@@ -47,7 +47,7 @@ export function cutNotes({ sources, sequenceLength }: Mixture): string[] {
     }
     if (leftOut > 0) {
       notes.push(
-        `${folder}: ${count(leftOut)} of ${count(chats.count)} pairs are left out: in a window of ` +
+        `${folder}: ${count(leftOut)} of ${count(chats.count)} ${what} are left out: in a window of ` +
           `${sequenceLength} tokens nothing would be left of an answer`,
       );
     }

@@ -29,8 +29,11 @@ const read = async (name) => {
 const loss = model.loss({ inputs: await read("inputs"), targets: await read("targets") });
 loss.backward();
 const list = [{ name: "loss", shape: [1], values: Float32Array.of(await loss.item()) }];
-for (const { name, shape, parameter } of model.files.tensors) {
-  list.push({ name, shape, values: await parameter.tensor.grad.toArray() });
+// A parameter holds the halves of several adapters, one behind the other.
+for (const { name, shape, parameter, offset } of model.files.tensors) {
+  const size = shape.reduce((product, extent) => product * extent, 1);
+  const gradient = await parameter.tensor.grad.toArray();
+  list.push({ name, shape, values: gradient.subarray(offset, offset + size) });
 }
 const frozen = model.headWeight.tensor.grad !== null;
 if (frozen) throw new Error("the frozen head has a gradient");

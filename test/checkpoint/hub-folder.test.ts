@@ -13,6 +13,8 @@ import {
 import { tensor } from "../../lib/core/create.js";
 import { ArgumentError, CheckpointError, TokenizerError } from "../../lib/core/errors.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
+import { exportGguf } from "../../lib/export/gguf.js";
+import { exportHuggingFace } from "../../lib/export/hugging-face.js";
 import type { LanguageModel } from "../../lib/model/language-model.js";
 import { Llama } from "../../lib/model/llama.js";
 import { llamaConfig } from "../../lib/model/llama-config.js";
@@ -77,6 +79,17 @@ test.each([
   await rm(join(snapshot, weights));
   await symlink("../../blobs/gone", join(snapshot, weights));
   await expect(loadModel(snapshot)).rejects.toThrow(new RegExp(`${weights}.*no such file`, "s"));
+});
+
+test("shards that an index names and that are not there are named, all of them", async () => {
+  const place = join(folder, "absent");
+  await saveModel(place, model, { tokenizer: null, shardBytes: 100_000 });
+  const shards = (await readdir(place)).filter((file) => file.startsWith("model-"));
+  for (const shard of shards.slice(1, 3)) await rm(join(place, shard));
+  await expect(loadModel(place)).rejects.toThrow(
+    `model.safetensors.index.json names files that are not beside it:\n  ${shards[1]}: no such file\n` +
+      `  ${shards[2]}: no such file\nDownload or copy them again`,
+  );
 });
 
 test("a relative's shards give its weights back", async () => {
@@ -145,6 +158,54 @@ test("buffers that follow from the configuration are passed over, by their exact
     "model.causal_mask": [32, 32],
   });
   expect(await logits(await loadModel(place))).toEqual(await logits(model));
+});
+
+test("a tied head is read where it alone is stored, and refused where it is another matrix", async () => {
+  const tied = await Llama.create(llamaConfig({ ...shape, tieEmbeddings: true }), { seed: 4 });
+  /** The tied model's folder with its embedding under these names, some changed. */
+  const stored = async (name: string, names: Record<string, boolean>) => {
+    const place = join(folder, name);
+    await saveModel(place, tied, { tokenizer: null });
+    const file = join(place, "model.safetensors");
+    const { tensors } = await readSafetensors(file);
+    const kept: TensorSource[] = [];
+    for (const { name, dtype, shape, readBytes } of tensors.values()) {
+      const bytes = await readBytes();
+      if (name !== "model.embed_tokens.weight") {
+        kept.push({ name, dtype, shape, bytes: () => bytes });
+        continue;
+      }
+      for (const [one, changed] of Object.entries(names)) {
+        const copy = bytes.slice();
+        if (changed) copy[2] = (copy[2] as number) ^ 1;
+        kept.push({ name: one, dtype, shape, bytes: () => copy });
+      }
+    }
+    await rm(file);
+    await writeSafetensors(file, kept);
+    return place;
+  };
+  const both = { "lm_head.weight": false, "model.embed_tokens.weight": false };
+  const places = [
+    await stored("tied-both", both),
+    await stored("tied-head", { "lm_head.weight": false }),
+  ];
+  for (const place of places) {
+    expect(await logits(await loadModel(place))).toEqual(await logits(tied));
+    const out = `${place}-again`;
+    await exportHuggingFace(place, out, { dtype: "float32" });
+    expect(await logits(await loadModel(out))).toEqual(await logits(tied));
+  }
+  const other = await stored("tied-other", { ...both, "lm_head.weight": true });
+  for (const use of [
+    () => loadModel(other),
+    () => exportHuggingFace(other, `${other}-again`),
+    () => exportGguf(other, `${other}.gguf`, { tokenizer: false }),
+  ]) {
+    await expect(use()).rejects.toThrow(
+      /lm_head.weight differs from model.embed_tokens.weight.*Set tie_word_embeddings to false to/,
+    );
+  }
 });
 
 test.each([

@@ -179,6 +179,18 @@ describe("generate", () => {
     const { code, stderr } = await run("generate", "texts", "x");
     expect(code).toBe(2);
     expect(stderr).toContain("expected a folder with config.json, or a run with checkpoints in it");
+    mkdirSync(join(folder, "adapter"));
+    writeFileSync(join(folder, "adapter", "adapter_config.json"), "{}");
+    for (const words of [
+      ["generate", "adapter", "x"],
+      ["export", "adapter", "--to", "gguf"],
+    ]) {
+      const refused = await run(...words);
+      expect(refused.code).toBe(2);
+      expect(refused.stderr).toMatch(
+        /adapter holds an adapter, not a whole model: .*merge adapter --out FOLDER/,
+      );
+    }
   });
 });
 

@@ -12,6 +12,7 @@ import { TokenDataset } from "../../lib/data/shards.js";
 import { Tokenizer } from "../../lib/data/tokenizer.js";
 import { verifyDataset } from "../../lib/data/verify.js";
 import { type PrepareOptions, prepare } from "../../lib/prepare/prepare.js";
+import { cutNotes } from "../../lib/train/chat.js";
 import { contentsOf, documents, quickstart, temporaryFolder, writeFiles } from "./support.js";
 
 /** The template of TinyLlama-Chat, and the same with transformers' marks. */
@@ -158,10 +159,17 @@ describe("prepare of chats", () => {
       /messages\[0\]\.content: expected a text, got 3/,
     ],
     [{ messages: [{ content: "x" }] }, /messages\[0\]\.role: expected a role/],
-    [{ conversations: [{ from: "me", value: "x" }] }, /messages\[0\]\.from: expected one of human/],
-    [{ messages: [{ role: "user", content: "x" }] }, /no message of the assistant/],
+    [
+      { conversations: [{ from: "me", value: "x" }] },
+      /conversations\[0\]\.from: expected one of human/,
+    ],
+    [
+      { messages: [{ role: "user", content: "x" }] },
+      /no message of the assistant, so nothing to learn from; correct it/,
+    ],
     [{ messages: [...chat(1), { role: "user", content: "\uFDD0" }] }, /U\+FDD0/],
     [{ messages: chat(1), tools: 3 }, /tools: expected a list/],
+    [{ messages: chat(1), tools: "add" }, /tools: expected a list of tools.*got "add"/],
   ])("refuses %j by name, or leaves it out", async (record, message) => {
     const { out, run } = await workplace([record, { messages: chat(1) }]);
     const refused = run();
@@ -282,6 +290,34 @@ describe("windows of chats", () => {
     await dataset.close();
   });
 
+  it("leave out chats of whose answers nothing would be left", async () => {
+    const asked = (words: number) => [
+      { role: "user", content: "peace and law ".repeat(words) },
+      { role: "assistant", content: "Yes." },
+    ];
+    const records = [{ messages: chat(1, 1) }, { messages: asked(60) }];
+    const { out, run } = await workplace(records);
+    await run();
+    const sequenceLength = 100;
+    const mixture = await Mixture.open(out, { sequenceLength });
+    const chats = mixture.sources[0]?.dataset.chats;
+    expect(chats).toMatchObject({ count: 2, leftOut: 1, cut: { chats: 0, tokens: 0 } });
+    expect(cutNotes(mixture)).toEqual([
+      expect.stringMatching(/1 of 2 chats are left out: in a window of 100 tokens nothing would/),
+    ]);
+    for (let window = 0; window < mixture.windows; window++) {
+      const rows = await mixture.readRows(window, 1);
+      const { targets } = makeBatch(rows, 1, sequenceLength, {}, (row) => mixture.marksAt(row));
+      expect(targets.some((target) => target !== -100)).toBe(true);
+    }
+    await mixture.close();
+    const none = await workplace([{ messages: asked(60) }]);
+    await none.run();
+    await expect(Mixture.open(none.out, { sequenceLength })).rejects.toThrow(
+      "no chat has an answer within a window of 100 tokens: lengthen the sequence",
+    );
+  });
+
   it("mix with text, whose targets all count", async () => {
     const { folder, out, run } = await workplace(
       Array.from({ length: 20 }, (_, n) => ({ messages: chat(n) })),
@@ -329,9 +365,12 @@ describe("windows of chats", () => {
     await expect(verifyDataset(out)).rejects.toThrow(/train-00000\.mask has changed/);
     changed[0] = 7;
     await writeFile(mask, changed);
-    const dataset = await TokenDataset.open(out, { sequenceLength: 64 });
-    await expect(dataset.read(0, new Int32Array(65))).rejects.toThrow(/mask: byte 0 is 7/);
+    const dataset = await TokenDataset.open(out, { sequenceLength: 400 });
+    await expect(dataset.read(0, new Int32Array(401))).rejects.toThrow(/mask: byte 0 is 7/);
     await dataset.close();
+    // The masks of longer chats are read at once.
+    const short = TokenDataset.open(out, { sequenceLength: 64 });
+    await expect(short).rejects.toThrow(/mask: byte 0 is 7/);
     await truncate(mask, 5);
     await expect(TokenDataset.open(out, { sequenceLength: 64 })).rejects.toThrow(
       /mask has 5 bytes/,

@@ -162,6 +162,26 @@ describe("prepare of preferences", () => {
     [{ chosen: "same", rejected: "same" }, /no prompt, and chosen equals rejected/],
     [{ chosen: "this", rejected: "other" }, /no beginning in common/],
     [
+      { prompt: "p", chosen: "a", rejected: "a" },
+      /chosen equals rejected, so neither is preferred/,
+    ],
+    [
+      {
+        prompt: [said("user", "a")],
+        chosen: [said("assistant", "b")],
+        rejected: [said("assistant", "b")],
+      },
+      /chosen equals rejected/,
+    ],
+    [
+      {
+        prompt: [said("user", "a")],
+        chosen: [said("assistant", "b")],
+        rejected: [said("user", "c")],
+      },
+      /rejected: expected a message of the assistant after the prompt, got user/,
+    ],
+    [
       { chosen: [said("user", "a"), said("assistant", "b")], rejected: [said("assistant", "c")] },
       /no prompt: chosen and rejected begin with different messages/,
     ],

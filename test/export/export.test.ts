@@ -1,6 +1,6 @@
 /** GGUF files and Hugging Face folders of another dtype. scripts/continue compares with llama.cpp. */
 import { readFileSync } from "node:fs";
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, test } from "vitest";
@@ -201,7 +201,9 @@ describe("a GGUF file", () => {
     await writeFile(join(half, "config.json"), JSON.stringify(config));
     const refused = exportGguf(half, join(folder, "half.gguf"), { tokenizer: false });
     await expect(refused).rejects.toThrow(CheckpointError);
-    await expect(refused).rejects.toThrow(/blk\.1\.attn_norm\.weight/);
+    await expect(refused).rejects.toThrow(
+      /missing:\n {2}model\.layers\.1\.input_layernorm\.weight/,
+    );
     expect((await readdir(folder)).filter((name) => name.includes(".tmp"))).toEqual([]);
   });
 
@@ -213,6 +215,29 @@ describe("a GGUF file", () => {
     expect(() => ggufTokenizer(tokenizer, 4096, [])).toThrow(
       /no tokenizer of this kind.*--no-tokenizer/,
     );
+  });
+});
+
+describe("a folder whose weights do not fit its config.json", () => {
+  it.each([
+    [{ num_key_value_heads: 4 }, "k_proj.weight: expected [64,64], got [32,64]"],
+    [{ head_dim: 8 }, "q_proj.weight: expected [32,64], got [64,64]"],
+    [{ num_hidden_layers: 1 }, "unexpected:\n  model.layers.1.input_layernorm.weight"],
+    [{ attention_bias: true }, "missing:\n  model.layers.0.self_attn.q_proj.bias"],
+    [{ vocab_size: 299 }, "embed_tokens.weight: expected [299,64], got [300,64]"],
+  ])("with %j is not written in any form", async (change, message) => {
+    const place = await mkdtemp(join(folder, "unfit-"));
+    await cp(source, place, { recursive: true });
+    const config = join(place, "config.json");
+    const json = JSON.parse(await readFile(config, "utf8"));
+    await writeFile(config, JSON.stringify({ ...json, ...change }));
+    const out = join(place, "out");
+    for (const written of [exportGguf, exportHuggingFace]) {
+      const refused = written(place, out);
+      await expect(refused).rejects.toThrow(CheckpointError);
+      await expect(refused).rejects.toThrow(message);
+    }
+    expect((await readdir(place)).filter((name) => name.startsWith("out"))).toEqual([]);
   });
 });
 

@@ -168,7 +168,7 @@ describe("Hugging Face config.json", () => {
     [{ model_type: "qwen2", layer_types: ["full_attention"] }, "layer_types: expected a list"],
     [
       { model_type: "qwen2", use_sliding_window: true, sliding_window: -4, max_window_layers: 0 },
-      "slidingWindow: expected an integer from 1",
+      "sliding_window: expected an integer from 1",
     ],
     [{ model_type: "qwen3", use_sliding_window: "yes" }, 'use_sliding_window: "yes" is not'],
     [{ model_type: "qwen3", max_window_layers: "3" }, "max_window_layers: expected an integer"],
@@ -178,10 +178,18 @@ describe("Hugging Face config.json", () => {
     [{ model_type: undefined }, "model_type"],
     [{ quantization_config: { bits: 4 } }, "quantization_config"],
     [{ hidden_size: undefined }, "hidden_size: missing"],
-    [{ vocab_size: "4096" }, "vocabSize: expected an integer"],
-    [{ model_type: "qwen2", num_hidden_layers: 2 ** 53 }, "layers: expected an integer from 1"],
-    [{ num_hidden_layers: -1 }, "layers: expected an integer from 1 to 1024, got -1"],
-    [{ num_key_value_heads: 3 }, "kvHeads: 3 does not divide heads 4"],
+    [{ vocab_size: "4096" }, 'vocab_size: expected an integer from 2 to 16777216, got "4096"'],
+    [{ model_type: "qwen2", num_hidden_layers: 2 ** 53 }, "num_hidden_layers: expected an integer"],
+    [{ num_hidden_layers: -1 }, "num_hidden_layers: expected an integer from 1 to 1024, got -1"],
+    [{ num_key_value_heads: 3 }, "num_key_value_heads: 3 does not divide num_attention_heads 4"],
+    [
+      { num_attention_heads: 3, num_key_value_heads: 3, head_dim: null },
+      "num_attention_heads: 3 does not divide hidden_size",
+    ],
+    [{ head_dim: 7 }, "head_dim: expected an even number"],
+    [{ rope_scaling: { type: "linear", factor: "2" } }, 'to 1000000, got "2"'],
+    [{ model_type: "mistral", sliding_window: 0 }, "sliding_window: expected an integer from 1"],
+    [{ tie_word_embeddings: "yes" }, 'tie_word_embeddings: expected true or false, got "yes"'],
   ])("refuses %j", (change, message) => {
     const json = JSON.parse(JSON.stringify({ ...base, ...change }));
     expect(() => fromHuggingFace(json, "m/config.json")).toThrow(CheckpointError);

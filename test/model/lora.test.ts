@@ -358,6 +358,12 @@ describe("a run with adapters", () => {
       /use_dora: expected false, got true/,
     );
     await expect(loadModel(again.checkpoint)).rejects.toThrow(/llamaforge merge/);
+    expect(checkConfig({ ...config, init: { from: again.checkpoint } }).problems).toEqual([
+      {
+        path: "init.from",
+        message: expect.stringMatching(/holds an adapter, not a whole model: .*llamaforge merge/),
+      },
+    ]);
   });
 
   test("in fp8 resumes with equal bits, near the losses of bf16", async () => {

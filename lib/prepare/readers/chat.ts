@@ -60,9 +60,12 @@ export function chatOf(
   if (typeof system === "string" && system !== "" && messages[0]?.role !== "system") {
     messages.unshift({ role: "system", content: system });
   } else if (system !== null && typeof system !== "string") fail("system: expected a text");
-  const toolList = typeof tools === "string" && tools !== "" ? parsed(tools) : tools || null;
-  if (toolList === null) return { messages };
-  if (!Array.isArray(toolList)) return fail("tools: expected a list of tools, or one as JSON");
+  const hasTools = tools !== null && tools !== "" && tools !== "null";
+  const toolList = typeof tools === "string" ? parsed(tools) : tools;
+  if (!hasTools) return { messages };
+  if (!Array.isArray(toolList)) {
+    return fail(`tools: expected a list of tools, or one as JSON, got ${show(tools)}`);
+  }
   return toolList.length === 0 ? { messages } : { messages, tools: toolList };
 }
 

@@ -4,7 +4,7 @@ import { optionName, optionValue } from "../../core/option-names.js";
 import { maxPartLength, splitStream, splitText } from "../../data/text-parts.js";
 import { anyMark, spanMarks, withSpanMarks } from "../../generate/span-marks.js";
 import type { TrainingChat, TrainingTemplate } from "../../generate/training-chat.js";
-import { chatExtras, chatFields, chatOf, maxChatLength, noMessages } from "./chat.js";
+import { chatExtras, chatFields, chatOf, failureOf, maxChatLength, noMessages } from "./chat.js";
 import { type FieldPath, type Filter, parseFieldPath, parseFilter } from "./filter.js";
 import type {
   FilePosition,
@@ -193,14 +193,13 @@ async function* answerDocuments(
 ): AsyncGenerator<RawDocument> {
   const { pairs, template } = answers as AnswerWriting;
   const chatText = (fields: unknown, where: string): string => {
-    const list = textFields
-      .map(({ read }) => read(fields))
-      .find((value) => value !== null && value !== undefined);
-    if (list === undefined) {
+    const field = textFields.find(({ read }) => (read(fields) ?? undefined) !== undefined);
+    if (field === undefined) {
       const names = textFields.map(({ name }) => name);
       throw noMessages(where, names, fields);
     }
-    return writeChat(template as TrainingTemplate, chatOf(list, fields, where), where);
+    const chat = chatOf(field.read(fields), fields, where, field.name);
+    return writeChat(template as TrainingTemplate, chat, where);
   };
   for await (const record of records) {
     const where = `${path}, record ${record.record}`;
@@ -223,13 +222,11 @@ function writeChat(chats: TrainingTemplate, chat: TrainingChat, where: string): 
     text = withSpanMarks(chats.render(chat));
   } catch (cause) {
     if (!(cause instanceof ArgumentError)) throw cause;
-    throw new DataError(`[prepare] ${where}: ${cause.message.replace(/^\[chat\] /, "")}`, {
-      cause,
-    });
+    return failureOf(where)(cause.message.replace(/^\[chat\] /, ""));
   }
   if (text.length <= maxChatLength) return text;
-  throw new DataError(
-    `[prepare] ${where}: a chat of ${text.length} characters; at most ${maxChatLength} are encoded as a whole`,
+  return failureOf(where)(
+    `a chat of ${text.length} characters; at most ${maxChatLength} are encoded as a whole`,
   );
 }
 

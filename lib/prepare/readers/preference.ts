@@ -32,6 +32,14 @@ type Fields = Readonly<Record<string, unknown>>;
  */
 export function pairOf(record: unknown, where: string): Pair {
   const fail = failureOf(where);
+  const pair = readPair(record, where, fail);
+  if (JSON.stringify(pair.chosen) === JSON.stringify(pair.rejected)) {
+    return fail("chosen equals rejected, so neither is preferred");
+  }
+  return pair;
+}
+
+function readPair(record: unknown, where: string, fail: FailRecord): Pair {
   const { prompt = null, chosen = null, rejected = null } = record as Fields;
   for (const [name, value] of Object.entries({ chosen, rejected })) {
     if (value === null) {
@@ -56,6 +64,11 @@ function pairOfMessages(record: unknown, where: string, fail: FailRecord): Pair 
   const answers = [messagesOf(chosen, "chosen", fail), messagesOf(rejected, "rejected", fail)];
   const [first, second] = answers as [Fields[], Fields[]];
   const pair = (messages: unknown, from: number): Pair => {
+    for (const [name, answer] of Object.entries({ chosen: first, rejected: second })) {
+      if (answer.slice(from).some(({ role }) => role === "assistant")) continue;
+      const roles = answer.map(({ role }) => role).join(", ");
+      return fail(`${name}: expected a message of the assistant after the prompt, got ${roles}`);
+    }
     const { messages: opening, tools } = chatOf(messages, record, where, "prompt");
     return {
       form: "messages",

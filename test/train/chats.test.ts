@@ -115,11 +115,11 @@ test("samples answer through the template, and a checkpoint is a chat model's", 
 test("chats that are longer than a window are told", async () => {
   const notices: string[] = [];
   const config = tinyConfig(data, join(folder, "short"), {
-    model: { ...model, contextLength: 12 },
+    model: { ...model, contextLength: 20 },
     steps: 3,
   });
   const trainer = await Trainer.create(config, { onNotice: (notice) => notices.push(notice) });
   for await (const _ of trainer.run());
   trainer.dispose();
-  expect(notices.join("\n")).toMatch(/of 3\d chats are longer than a window of 12 tokens/);
+  expect(notices.join("\n")).toMatch(/of 3\d chats are longer than a window of 20 tokens/);
 });

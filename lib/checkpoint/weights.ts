@@ -1,5 +1,5 @@
 /** The weights of a Hugging Face folder: `model.safetensors`, or shards listed in an index. */
-import { access } from "node:fs/promises";
+import { access, lstat } from "node:fs/promises";
 import { join } from "node:path";
 import { boundedList } from "../core/bounded-list.js";
 import { CheckpointError } from "../core/errors.js";
@@ -98,7 +98,10 @@ async function refuseAbsentShards(
 ): Promise<void> {
   const absent: string[] = [];
   for (const file of new Set(fileOf.values())) {
-    if (!(await exists(join(folder, file)))) absent.push(file);
+    // A link that leads nowhere is there: reading it says why it cannot be read.
+    await lstat(join(folder, file)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === "ENOENT") absent.push(file);
+    });
   }
   if (absent.length === 0) return;
   const list = boundedList(absent.map((file) => `  ${file}: no such file`));

@@ -27,7 +27,14 @@ function build(name: string, sources: readonly string[]): string {
 
 describe.runIf(canCompileSources)("the host side of a GPU's stream", () => {
   it("never holds up whoever submits, keeps order and failures, holds what copies write to, and ends on any thread", () => {
-    const sources = ["cuda_stream", "completion_queue", "arena", "pinned_pool", "cuda_error"];
+    const sources = [
+      "cuda_stream",
+      "cuda_recordings",
+      "completion_queue",
+      "arena",
+      "pinned_pool",
+      "cuda_error",
+    ];
     const program = build("stream", [
       ...sources.map((name) => `cuda/runtime/${name}`),
       "runtime/tensor",

@@ -15,12 +15,12 @@ using few::kTile;
 using few::kWarps;
 using few::Sizes;
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
 // A block's outputs of a product.
 __device__ __forceinline__ int first_output(int outputs, unsigned block) {
   return static_cast<int>(int64_t{outputs} * block / gridDim.x);
 }
-
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 struct Ring {
   bfloat16* memory;

@@ -171,7 +171,7 @@ struct KeysInMemory {
   __device__ __forceinline__ int value_of(int j, int i) const {
     return begin + j * 16 + i / 2 * 8 + 2 * (threadIdx.x % 4) + i % 2;
   }
-  // Of a group that has keys.
+  // Returns a word of a key; group j must have keys.
   __device__ __forceinline__ uint4 key(int j, int half, int b) const {
     const int within = min(max(key_of(j, half), low), high - 1) - begin - j * 16;
     return *reinterpret_cast<const uint4*>(rows[j] + within * kSize + b * 32 + threadIdx.x % 4 * 8);

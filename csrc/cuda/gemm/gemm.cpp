@@ -54,10 +54,11 @@ constexpr double kBytesWorthTiming = 8 << 20;
 constexpr float kMillisecondsPerCandidate = 3;
 // Of algorithms this close the earliest offer is taken, so that noise does not choose.
 constexpr float kSameSpeed = 1.003f;
-// Products from this size on reach the power limit. Of an engine's products, whose numbers of rows
-// are ever new, none has so many rows.
+// Products from this size on reach the power limit. A training repeats them: the rows are those of
+// whole windows, or the product adds to a gradient. Prompts of generation come with ever new
+// numbers of rows, seldom whole hundreds, and must not wait for seconds of runs.
 constexpr double kFlopsAtPowerLimit = 5e10;
-constexpr int64_t kRowsOfTraining = 4096;
+constexpr int64_t kRowsOfTraining = 4096, kRowsOfWindows = 256;
 // Algorithms this close to the fastest at full clock run again at the power limit.
 constexpr float kFinalist = 1.12f;
 // Time in which the clock settles, and of the run that counts.
@@ -128,7 +129,8 @@ bool is_worth_timing(const GemmShape& shape) {
 }
 
 bool reaches_power_limit(const GemmShape& shape, bool accumulate) {
-  return flops_of(shape) >= kFlopsAtPowerLimit && (accumulate || shape.m >= kRowsOfTraining);
+  const bool windows = shape.m >= kRowsOfTraining && shape.m % kRowsOfWindows == 0;
+  return flops_of(shape) >= kFlopsAtPowerLimit && (accumulate || windows);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "cuda/gemm/gemm_context.h"
 #include "cuda/runtime/cuda_graph.h"
+#include "cuda/runtime/small_copy.h"
 #include "runtime/settings.h"
 
 namespace llamaforge::cuda {
@@ -274,9 +275,7 @@ void CudaStream::answer(std::function<void(std::exception_ptr)> done) {
     throw_if_lost("synchronize");
     waiting->record = static_cast<FaultRecord*>(pinned_.take(sizeof(FaultRecord)));
     FaultRecord* record = waiting->record;
-    LF_CUDA_CHECK(
-        cudaMemcpyAsync(record, fault_record_, sizeof *record, cudaMemcpyDeviceToHost, compute_));
-    LF_CUDA_CHECK(cudaMemsetAsync(fault_record_, 0, sizeof *record, compute_));
+    take_record(record, fault_record_, compute_);
     completions_->when_reached(compute_, [this, waiting](cudaError_t error) {
       std::exception_ptr failure = waiting->failure;
       if (error != cudaSuccess) {
@@ -427,6 +426,12 @@ void CudaStream::give_back_unused() {
   for (void* segment : segments) free_segment(segment);
 }
 
+// A copy between the device and pinned host memory.
+void CudaStream::copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (bytes <= kMostSmall) return copy_small(to, from, bytes, compute_);
+  LF_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, kind, compute_));
+}
+
 // The copy goes through a pinned block, which is given back when the device is done with it.
 void CudaStream::copy_to_host(void* host, const void* device, size_t bytes,
                               std::shared_ptr<void> keep) {
@@ -435,8 +440,7 @@ void CudaStream::copy_to_host(void* host, const void* device, size_t bytes,
     if (pinned_.taken() > kMostPinned) completions_->drain();
     void* block = pinned_.take(part);
     try {
-      LF_CUDA_CHECK(cudaMemcpyAsync(block, static_cast<const char*>(device) + done, part,
-                                    cudaMemcpyDeviceToHost, compute_));
+      copy(block, static_cast<const char*>(device) + done, part, cudaMemcpyDeviceToHost);
       char* target = static_cast<char*>(host) + done;
       completions_->when_reached(compute_, [this, block, part, target, keep](cudaError_t error) {
         if (error == cudaSuccess) std::memcpy(target, block, part);
@@ -457,8 +461,7 @@ void CudaStream::copy_from_host(void* device, const void* host, size_t bytes) {
     void* block = pinned_.take(part);
     std::memcpy(block, static_cast<const char*>(host) + done, part);
     try {
-      LF_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(device) + done, block, part,
-                                    cudaMemcpyHostToDevice, compute_));
+      copy(static_cast<char*>(device) + done, block, part, cudaMemcpyHostToDevice);
       completions_->when_reached(compute_,
                                  [this, block, part](cudaError_t) { pinned_.give(block, part); });
     } catch (...) {

@@ -123,6 +123,7 @@ class CudaStream final : public Stream {
   // Runs work. A failure becomes the failure of the next wait.
   void launch(const char* op, const std::function<void(Stream&)>& work) noexcept;
   void run_recording(const std::shared_ptr<Recording>& recording);
+  void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
   // Makes a graph of a recording that has run.
   void capture(Recording& recording);
   void launch_unlaunched() const;

@@ -9,6 +9,7 @@
 
 #include "cuda/gemm/gemm_context.h"
 #include "cuda/runtime/cuda_stream.h"
+#include "cuda/runtime/small_copy.h"
 
 namespace llamaforge::cuda {
 
@@ -19,6 +20,15 @@ const CublasLt& cublaslt() {
 GemmContext::GemmContext(CudaStream& cuda) : cuda_(cuda), lt_(cublaslt()), cache_("") {}
 GemmContext::~GemmContext() = default;
 GemmCache::GemmCache(std::string) {}
+
+// Kernels, of which the stand-in has none.
+void copy_small(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream);
+}
+void take_record(FaultRecord* to, FaultRecord* record, cudaStream_t stream) {
+  copy_small(to, record, sizeof *to, stream);
+  cudaMemsetAsync(record, 0, sizeof *record, stream);
+}
 
 }  // namespace llamaforge::cuda
 

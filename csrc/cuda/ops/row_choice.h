@@ -69,14 +69,13 @@ __device__ Number block_scan(Number x, Number& total) {
   return before + x;
 }
 
-// Returns the index of the first of a row's largest numbers. kLanes neighbouring lanes of a warp
+// Returns the first of a row's largest numbers. kLanes neighbouring lanes of a warp
 // compute it (all lanes of the warp must call it) or, with kWholeBlock, the block; each of them
 // gets the result. Accesses are 16 bytes if the row allows them: only the largest number of each
 // pack is looked at until the best pack is found.
 constexpr int kWholeBlock = 0;
-template <int kLanes, class T>
-__device__ int32_t first_maximum(const T* row, int64_t n) {
-  using V = decltype(comparable(row[0]));
+template <int kLanes, class T, class V = decltype(comparable(T()))>
+__device__ Ranked<V> first_of_largest(const T* row, int64_t n) {
   constexpr int kCount = kVector<T>;
   constexpr bool kBlock = kLanes == kWholeBlock;
   const int lane = threadIdx.x % 32, thread = kBlock ? threadIdx.x : lane % (kBlock ? 32 : kLanes),
@@ -121,7 +120,11 @@ __device__ int32_t first_maximum(const T* row, int64_t n) {
     across();
     __syncthreads();
   }
-  return best.index;
+  return best;
+}
+template <int kLanes, class T>
+__device__ int32_t first_maximum(const T* row, int64_t n) {
+  return first_of_largest<kLanes>(row, n).index;
 }
 
 // A larger logit gets a smaller key.

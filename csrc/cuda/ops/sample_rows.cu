@@ -153,6 +153,7 @@ __device__ float logprob_of(const T* logits, int64_t vocab, int32_t chosen, floa
   // A term's last bits are those of f32, as the result's; the terms are added in double.
   constexpr int kCount = kVector<T>;
   const int64_t whole = reinterpret_cast<uintptr_t>(logits) % 16 == 0 ? vocab / kCount * kCount : 0;
+#pragma unroll 4
   for (int64_t i = int64_t{threadIdx.x} * kCount; i < whole; i += kBlock * kCount) {
     const auto pack = load_pack<T, kCount>(logits + i);
     float some = 0;
@@ -264,24 +265,23 @@ __global__ void __launch_bounds__(kBlock) sample_rows_kernel(const T* logits, co
     }
     own = min(own, static_cast<unsigned long long>(key_of(x)) << 32 | static_cast<uint32_t>(id));
   };
-  constexpr int kCount = kVector<T>;
+  // Logits as they are given need no key each.
   const bool as_given = !row.counts && !row.bias;
-  const int64_t whole =
-      as_given && reinterpret_cast<uintptr_t>(row.logits) % 16 == 0 ? vocab / kCount * kCount : 0;
-  for (int64_t i = int64_t{threadIdx.x} * kCount; i < whole; i += kBlock * kCount) {
-    const auto pack = load_pack<T, kCount>(row.logits + i);
+  Ranked<float> first = {NAN, 0};
+  if (as_given) first = first_of_largest<kWholeBlock>(row.logits, vocab);
+  int32_t chosen = first.index;
+  row.largest = first.value;
+  if (!(first.value < INFINITY)) {
+    for (int64_t id = threadIdx.x; id < vocab; id += kBlock)
+      see(id, row.logit(id), widen(row.logits[id]));
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) see(i + j, widen(pack.value[j]), widen(pack.value[j]));
+    for (int distance = 16; distance > 0; distance /= 2)
+      own = min(own, __shfl_xor_sync(0xffffffffu, own, distance));
+    if (threadIdx.x % 32 == 0) atomicMin(&best, own);
+    broken = __syncthreads_or(broken);
+    row.largest = logit_of(static_cast<uint32_t>(best >> 32));
+    chosen = static_cast<int32_t>(best & 0xffffffffu);
   }
-  for (int64_t id = whole + threadIdx.x; id < vocab; id += kBlock)
-    see(id, row.logit(id), widen(row.logits[id]));
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2)
-    own = min(own, __shfl_xor_sync(0xffffffffu, own, distance));
-  if (threadIdx.x % 32 == 0) atomicMin(&best, own);
-  broken = __syncthreads_or(broken);
-  row.largest = logit_of(static_cast<uint32_t>(best >> 32));
-  auto chosen = static_cast<int32_t>(best & 0xffffffffu);
   if (broken || !(row.largest > -INFINITY)) {
     if (threadIdx.x == 0) {
       if (!broken) report(call.faults.impossible, static_cast<double>(index));

@@ -118,6 +118,20 @@ __device__ __forceinline__ void bulk_load(const void* from, void* to, Barrier* b
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
+// The same for memory that is read once: its lines are the first to leave the L2 cache.
+__device__ __forceinline__ uint64_t evict_first() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ void bulk_load(const void* from, void* to, Barrier* barrier,
+                                          uint32_t bytes, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
 // Stores one box from shared memory; rows outside the tensor are not written.
 __device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* from, int column,
                                           int time, int batch) {

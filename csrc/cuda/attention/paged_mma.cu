@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kBlock) append_kernel(const Call c) {
   Turn<kSize> turn;
   turn.read(c.angles, c.pages.positions[token]);
   Newest<kSize> newest;
-  newest.find(c, token, task % kv_heads);
+  newest.find(c.pages, token, task % kv_heads, kv_heads);
   newest.read(c, token, task % kv_heads, paged::ReadMemory{c.qkv});
   newest.append(c, turn);
 }
@@ -80,8 +80,13 @@ __global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps)
   const auto wait = [&] {
     if (early) wait_for_previous();
   };
-  paged::step<kSize, kStepWarps, WholeBlock>(c, blockIdx.z, blockIdx.y, blockIdx.x, lines, wait,
-                                             paged::ReadMemory{c.qkv},
+  const int token = blockIdx.z, kv_head = blockIdx.y;
+  const auto meanwhile = [&] {
+    if (kv_head == 0) check(c, token);
+  };
+  paged::KeysFromMemory<kSize> keys{c.pages, c.pages.sequence(token), kv_head, c.call.kv_heads};
+  paged::step<kSize, kStepWarps, WholeBlock>(c, c.pages, token, kv_head, blockIdx.x, lines, wait,
+                                             meanwhile, keys, paged::ReadMemory{c.qkv},
                                              [&](int64_t at, bfloat16 x) { c.o[at] = x; });
 }
 
@@ -123,9 +128,9 @@ __global__ void __launch_bounds__(kBlock) paged_tokens_kernel(const Call c) {
         if (low >= high) continue;
         Part<kSize> part;
         part.clear();
-        const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low,
-                                         high);
-        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts, 16);
+        const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads,
+                                         {begin, low, high});
+        part.compute(query, memory, c.call.scale, firsts, lasts, 16);
         of_unit.fold(part);
       }
       all.fold(of_unit);

@@ -136,16 +136,42 @@ __device__ __forceinline__ float sum_of_quad(float x) {
 // Keys begin..begin+kKeys-1 of a sequence, of which only low..high-1 are read. A lane has of each
 // group j of 16 keys: of the keys 8 half + g its numbers of every block, and of the values 2t, 2t +
 // 1, 2t + 8, 2t + 9 (i of 0..3) the numbers 8g..8g+7 of each 64.
-template <int kSize>
-struct KeysInMemory {
+struct KeyRange {
   static constexpr int kGroups = kKeys / 16;
-  const bfloat16* rows[kGroups];  // of the first key of each group
-  int64_t of_values;
   int begin, low, high;
 
+  // Whether group j has keys.
+  __device__ __forceinline__ bool any(int j) const {
+    return begin + j * 16 < high && begin + j * 16 + 16 > low;
+  }
+  __device__ __forceinline__ int key_of(int j, int half) const {
+    return begin + j * 16 + half * 8 + threadIdx.x % 32 / 4;
+  }
+  __device__ __forceinline__ int value_of(int j, int i) const {
+    return begin + j * 16 + i / 2 * 8 + 2 * (threadIdx.x % 4) + i % 2;
+  }
+  // The row, within its group, that a lane reads: the nearest key that is seen.
+  __device__ __forceinline__ int row_of_key(int j, int half) const {
+    return min(max(key_of(j, half), low), high - 1) - begin - j * 16;
+  }
+  // A value that nobody sees may hold anything, and 0 times NaN is NaN.
+  __device__ __forceinline__ bool sees_value(int j, int i) const {
+    return value_of(j, i) >= low && value_of(j, i) < high;
+  }
+  __device__ __forceinline__ int row_of_value(int j, int i) const {
+    return value_of(j, i) - begin - j * 16;
+  }
+};
+
+// In their pages.
+template <int kSize>
+struct KeysInMemory : KeyRange {
+  const bfloat16* rows[kGroups];  // of the first key of each group
+  int64_t of_values;
+
   __device__ __forceinline__ KeysInMemory(const Pages& pages, int sequence, int kv_head,
-                                          int kv_heads, int begin, int low, int high)
-      : of_values(int64_t{kv_heads} * pages.page * kSize), begin(begin), low(low), high(high) {
+                                          int kv_heads, const KeyRange& range)
+      : KeyRange(range), of_values(int64_t{kv_heads} * pages.page * kSize) {
     const int32_t* table = pages.table + sequence * pages.table_width;
     const int64_t of_page = 2 * of_values;
     const int first_place = begin / pages.page, first = begin - first_place * pages.page;
@@ -161,37 +187,65 @@ struct KeysInMemory {
       if (within >= pages.page) within -= pages.page, ++place;
     }
   }
-  // Whether group j has keys.
-  __device__ __forceinline__ bool any(int j) const {
-    return begin + j * 16 < high && begin + j * 16 + 16 > low;
-  }
-  __device__ __forceinline__ int key_of(int j, int half) const {
-    return begin + j * 16 + half * 8 + threadIdx.x % 32 / 4;
-  }
-  __device__ __forceinline__ int value_of(int j, int i) const {
-    return begin + j * 16 + i / 2 * 8 + 2 * (threadIdx.x % 4) + i % 2;
+  // A key and value that append() has written are there for the whole warp.
+  template <class Key, class Value>
+  __device__ __forceinline__ void replace(int, const Key&, const Value&) {
+    __syncwarp();
   }
   // Returns a word of a key; group j must have keys.
   __device__ __forceinline__ uint4 key(int j, int half, int b) const {
-    const int within = min(max(key_of(j, half), low), high - 1) - begin - j * 16;
-    return *reinterpret_cast<const uint4*>(rows[j] + within * kSize + b * 32 + threadIdx.x % 4 * 8);
+    return *reinterpret_cast<const uint4*>(rows[j] + row_of_key(j, half) * kSize + b * 32 +
+                                           threadIdx.x % 4 * 8);
   }
   __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
-    const int index = value_of(j, i);
-    // A row that nobody sees may hold anything, and 0 times NaN is NaN.
-    if (index < low || index >= high) return make_uint4(0, 0, 0, 0);
-    return *reinterpret_cast<const uint4*>(rows[j] + of_values + (index - begin - j * 16) * kSize +
+    if (!sees_value(j, i)) return make_uint4(0, 0, 0, 0);
+    return *reinterpret_cast<const uint4*>(rows[j] + of_values + row_of_value(j, i) * kSize +
                                            wide * 64 + threadIdx.x % 32 / 4 * 8);
   }
 };
 
-// A unit's keys and values in registers, for which all loads are in flight at once.
+// Values in registers, for which all loads are in flight at once.
 template <int kSize>
-struct KeysInRegisters {
-  static constexpr int kGroups = kKeys / 16, kBlocks = kSize / 32, kWide = kSize / 64;
-  uint4 keys[kGroups][2][kBlocks], values[kGroups][kWide][4];
+struct ValuesInRegisters : KeyRange {
+  static constexpr int kWide = kSize / 64;
+  uint4 values[kGroups][kWide][4];
+
+  template <class Source>
+  __device__ __forceinline__ void read_values(const Source& source) {
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+      for (int wide = 0; wide < kWide; ++wide) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) values[j][wide][i] = source.value(j, wide, i);
+      }
+    }
+  }
+  __device__ __forceinline__ void replace_value(int index, const uint4 (&value)[kWide]) {
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (value_of(j, i) != index) continue;
+#pragma unroll
+        for (int wide = 0; wide < kWide; ++wide) values[j][wide][i] = value[wide];
+      }
+    }
+  }
+  __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
+    return values[j][wide][i];
+  }
+};
+
+// Keys in registers too.
+template <int kSize>
+struct KeysInRegisters : ValuesInRegisters<kSize> {
+  using Range = ValuesInRegisters<kSize>;
+  static constexpr int kGroups = Range::kGroups, kBlocks = kSize / 32;
+  uint4 keys[kGroups][2][kBlocks];
 
   __device__ __forceinline__ void read(const KeysInMemory<kSize>& memory) {
+    static_cast<KeyRange&>(*this) = memory;
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
       const bool any = memory.any(j);
@@ -202,40 +256,72 @@ struct KeysInRegisters {
           keys[j][half][b] = any ? memory.key(j, half, b) : make_uint4(0, 0, 0, 0);
       }
     }
-#pragma unroll
-    for (int j = 0; j < kGroups; ++j) {
-#pragma unroll
-      for (int wide = 0; wide < kWide; ++wide) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) values[j][wide][i] = memory.value(j, wide, i);
-      }
-    }
+    this->read_values(memory);
   }
-  // Puts a key and value in the place of those at `index`, which is the same in the whole warp.
-  __device__ __forceinline__ void replace(const KeysInMemory<kSize>& memory, int index,
-                                          const uint4 (&key)[kBlocks],
-                                          const uint4 (&value)[kWide]) {
+  // Puts a key and value in the place of those at `index`, one number in the whole warp.
+  __device__ __forceinline__ void replace(int index, const uint4 (&key)[kBlocks],
+                                          const uint4 (&value)[Range::kWide]) {
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
-      if (index < memory.begin + j * 16 || index >= memory.begin + j * 16 + 16) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        if (memory.key_of(j, half) != index) continue;
+        if (this->key_of(j, half) != index) continue;
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b) keys[j][half][b] = key[b];
       }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (memory.value_of(j, i) != index) continue;
-#pragma unroll
-        for (int wide = 0; wide < kWide; ++wide) values[j][wide][i] = value[wide];
-      }
     }
+    this->replace_value(index, value);
   }
   __device__ __forceinline__ uint4 key(int j, int half, int b) const { return keys[j][half][b]; }
-  __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
-    return values[j][wide][i];
+};
+
+// Keys and values in shared memory, `of_row` groups to a row: the rows of keys first, then those of
+// values, which also come to registers.
+template <int kSize>
+struct KeysInShared : ValuesInRegisters<kSize> {
+  using Range = ValuesInRegisters<kSize>;
+  static constexpr int kGroups = Range::kGroups, kBlocks = kSize / 32;
+  bfloat16* rows;
+  int pitch, of_row;  // pitch: elements
+
+  __device__ __forceinline__ bfloat16* group(int row, int j) const {
+    return rows + (row + j / of_row) * pitch + j % of_row * 16 * kSize;
   }
+  __device__ __forceinline__ void read(bfloat16* from, int row_pitch, int groups_of_row,
+                                       const KeyRange& range) {
+    static_cast<KeyRange&>(*this) = range;
+    rows = from;
+    pitch = row_pitch;
+    of_row = groups_of_row;
+    this->read_values(InShared{*this});
+  }
+  // The key goes to shared memory.
+  __device__ __forceinline__ void replace(int index, const uint4 (&key)[kBlocks],
+                                          const uint4 (&value)[Range::kWide]) {
+    const int lane = threadIdx.x % 32, j = (index - this->begin) / 16;
+    bfloat16* const row = group(0, j) + (index - this->begin - j * 16) * kSize;
+    if (lane < 4) {
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) *reinterpret_cast<uint4*>(row + b * 32 + lane * 8) = key[b];
+    }
+    __syncwarp();
+    this->replace_value(index, value);
+  }
+  __device__ __forceinline__ uint4 key(int j, int half, int b) const {
+    return *reinterpret_cast<const uint4*>(group(0, j) + this->row_of_key(j, half) * kSize +
+                                           b * 32 + threadIdx.x % 4 * 8);
+  }
+
+ private:
+  struct InShared {
+    const KeysInShared& keys;
+    __device__ __forceinline__ uint4 value(int j, int wide, int i) const {
+      if (!keys.sees_value(j, i)) return make_uint4(0, 0, 0, 0);
+      return *reinterpret_cast<const uint4*>(keys.group(kGroups / keys.of_row, j) +
+                                             keys.row_of_value(j, i) * kSize + wide * 64 +
+                                             threadIdx.x % 32 / 4 * 8);
+    }
+  };
 };
 
 // The attention of 16 rows over some keys: of rows g and g + 8 the maximum (in base 2), the sum,
@@ -253,19 +339,19 @@ struct Part {
     for (int j = 0; j < kProducts; ++j) sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0;
   }
 
-  // Over keys low..high-1 of begin..begin+kKeys-1; row h sees firsts[h]..lasts[h] of them. The
-  // source has the keys and values (KeysInMemory, KeysInRegisters). Rows from `rows` on have no
-  // use.
+  // Over the keys and values of a source (KeysInMemory, KeysInRegisters, KeysInShared); row h sees
+  // firsts[h]..lasts[h] of them. Rows from `rows` on have no use.
   template <class Source>
   __device__ __forceinline__ void compute(const uint4 (&query)[2][kBlocks], const Source& source,
-                                          float factor, int begin, int low, int high,
-                                          const int (&firsts)[2], const int (&lasts)[2], int rows) {
+                                          float factor, const int (&firsts)[2],
+                                          const int (&lasts)[2], int rows) {
     constexpr int kGroups = kKeys / 16;
+    const int begin = source.begin, low = source.low, high = source.high;
     const int lane = threadIdx.x % 32, t = lane % 4;
     float score[kGroups][2][4] = {};
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
-      if (begin + j * 16 >= high || begin + j * 16 + 16 <= low) continue;
+      if (!source.any(j)) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
@@ -317,7 +403,7 @@ struct Part {
     }
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
-      if (begin + j * 16 >= high || begin + j * 16 + 16 <= low) continue;
+      if (!source.any(j)) continue;
       const float *a = score[j][0], *b = score[j][1];
       const uint32_t weights[4] = {mma::pack_bf16(a[0], a[1]), mma::pack_bf16(a[2], a[3]),
                                    mma::pack_bf16(b[0], b[1]), mma::pack_bf16(b[2], b[3])};

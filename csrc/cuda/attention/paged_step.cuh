@@ -33,7 +33,7 @@ struct ReadMemory {
 };
 
 // Reports values outside of the tensors; the kernels use the nearest values inside. Called by a
-// warp.
+// warp, once for each token.
 __device__ inline void check(const Call& c, int token) {
   const Pages& pages = c.pages;
   const int sequence = pages.sequences ? pages.sequences[token] : token,
@@ -62,10 +62,10 @@ struct Newest {
   uint4 key[kKeyWords], value[kSize / 64];
   bfloat16 *to_key, *to_value;
 
-  __device__ __forceinline__ void find(const Call& c, int token, int kv_head) {
-    const int position = c.pages.position(token);
-    to_key = c.pages.row(token, kv_head, position, c.call.kv_heads, kSize);
-    to_value = c.pages.row(token, c.call.kv_heads + kv_head, position, c.call.kv_heads, kSize);
+  __device__ __forceinline__ void find(const Pages& pages, int token, int kv_head, int kv_heads) {
+    const int position = pages.position(token);
+    to_key = pages.row(token, kv_head, position, kv_heads, kSize);
+    to_value = to_key + int64_t{kv_heads} * pages.page * kSize;
   }
   // Fills at[0..kWords-1] with the places of the lane's words in qkv.
   static __device__ __forceinline__ void places(const Call& c, int token, int kv_head,
@@ -143,6 +143,25 @@ __device__ __forceinline__ void read_queries(const Call& c, int token, int kv_he
   }
 }
 
+// A token's earlier keys and values, read from their pages: those of size 64 to registers, since a
+// warp has room for them.
+template <int kSize>
+struct KeysFromMemory {
+  const Pages& pages;
+  int sequence, kv_head, kv_heads;
+
+  __device__ __forceinline__ auto read(const KeyRange& range) const {
+    const KeysInMemory<kSize> memory(pages, sequence, kv_head, kv_heads, range);
+    if constexpr (kSize == 64) {
+      KeysInRegisters<kSize> registers;
+      registers.read(memory);
+      return registers;
+    } else {
+      return memory;
+    }
+  }
+};
+
 // Floats of a row's partial result: the maximum, the sum and kSize outputs. The warps of a unit
 // exchange such lines in shared memory, and units in global memory.
 template <int kSize>
@@ -154,24 +173,29 @@ inline size_t lines_bytes(const AttentionCall& call) {
 }
 
 // The attention of a token and kv head over its unit number `nth`, by 32 · kStepWarps threads.
-// `lines` is shared memory (kParts, group, kLine). wait() returns once the query exists; until then
-// only keys of earlier tokens are read. read_qkv(at, words) fills each word with the eight numbers
-// of qkv from its place on, and write(at, x) takes a number of the result.
-template <int kSize, int kStepWarps, class Threads, class Wait, class Read, class Write>
-__device__ __forceinline__ void step(const Call& c, int token, int kv_head, int nth, float* lines,
-                                     const Wait& wait, const Read& read_qkv, const Write& write) {
+// `pages` are those of the call, or a copy whose tables are in shared memory. `lines` is shared
+// memory (kParts, group, kLine). wait() returns once the query exists; until then only keys of
+// earlier tokens are read. One warp of a token and kv head calls meanwhile() while its keys are on
+// their way. keys.read(range) returns a source of a warp's earlier keys and values for
+// Part::compute(). read_qkv(at, words) fills each word with the eight numbers of qkv from its place
+// on, and write(at, x) takes a number of the result.
+template <int kSize, int kStepWarps, class Threads, class Wait, class Meanwhile, class Keys,
+          class Read, class Write>
+__device__ __forceinline__ void step(const Call& c, const Pages& pages, int token, int kv_head,
+                                     int nth, float* lines, const Wait& wait,
+                                     const Meanwhile& meanwhile, const Keys& keys,
+                                     const Read& read_qkv, const Write& write) {
   __shared__ bool is_last;
-  constexpr bool kPreloads = kSize == 64;
   constexpr int kThreadsOfStep = 32 * kStepWarps;
   const int group = c.call.group();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int sequence = c.pages.sequence(token), last = c.pages.position(token);
+  const int last = pages.position(token);
   const int first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
   const int first_unit = first / kUnit, units = last / kUnit - first_unit + 1,
             unit = first_unit + nth;
   if (nth >= units) return wait();
   Turn<kSize> turn;
-  turn.read(c.angles, c.pages.positions[token]);
+  turn.read(c.angles, pages.positions[token]);
   uint4 query[2][kSize / 32];
   bool queries_read = false;
 #pragma unroll
@@ -184,12 +208,9 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
     if (low < high) {
       const bool has_newest = high - 1 == last;
       Newest<kSize> newest;
-      if (has_newest) newest.find(c, token, kv_head);
-      const KeysInMemory<kSize> memory(c.pages, sequence, kv_head, c.call.kv_heads, begin, low,
-                                       high);
-      [[maybe_unused]] KeysInRegisters<kPreloads ? kSize : 64> registers;
-      if constexpr (kPreloads) registers.read(memory);
-      if (has_newest && kv_head == 0) check(c, token);
+      if (has_newest) newest.find(pages, token, kv_head, c.call.kv_heads);
+      auto source = keys.read({begin, low, high});
+      if (has_newest) meanwhile();
       if (!queries_read) {
         wait();
         read_queries<kSize>(c, token, kv_head, has_newest, newest, read_qkv, query);
@@ -203,18 +224,10 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
       }
       if (has_newest) {
         newest.append(c, turn);
-        if constexpr (kPreloads) {
-          registers.replace(memory, last, newest.key, newest.value);
-        } else {
-          __syncwarp();
-        }
+        source.replace(last, newest.key, newest.value);
       }
       const int firsts[2] = {first, first}, lasts[2] = {last, last};
-      if constexpr (kPreloads) {
-        part.compute(query, registers, c.call.scale, begin, low, high, firsts, lasts, group);
-      } else {
-        part.compute(query, memory, c.call.scale, begin, low, high, firsts, lasts, group);
-      }
+      part.compute(query, source, c.call.scale, firsts, lasts, group);
     }
     part.write(line, kLine<kSize>, group, lane);
   }
@@ -234,10 +247,19 @@ __device__ __forceinline__ void step(const Call& c, int token, int kv_head, int 
   const int64_t stride = int64_t{c.most_units} * kLine<kSize>;  // between heads
   for (int i = 2 * threadIdx.x; i < group * kSize; i += 2 * kThreadsOfStep) {
     const int row = i / kSize, d = i % kSize;
-    Pair sum;
-    for (int p = first_part; p <= last_part; ++p) {
+    // All lines are on their way at once.
+    float2 heads[kParts], numbers[kParts];
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) {
+      if (p < first_part || p > last_part) continue;
       const float* line = lines + (p * group + row) * kLine<kSize>;
-      sum.fold(line[0], line[1], *reinterpret_cast<const float2*>(line + 2 + d));
+      heads[p] = *reinterpret_cast<const float2*>(line);
+      numbers[p] = *reinterpret_cast<const float2*>(line + 2 + d);
+    }
+    Pair sum;
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) {
+      if (p >= first_part && p <= last_part) sum.fold(heads[p].x, heads[p].y, numbers[p]);
     }
     if (alone) {
       write_pair((token_head + row) * kSize + d, sum);

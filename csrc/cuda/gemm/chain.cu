@@ -1,12 +1,14 @@
-// Products of few rows and attentions over pages, one after the other in one kernel: the decoding
-// of a token. Its floor is the time to read the weights. They do not depend on the token, so one
-// warp of each block does nothing but copy the block's part of all weights of the chain into a ring
-// in shared memory, without regard to where the other warps are. The weights of some links are
-// there when those warps begin them, and the memory is busy while blocks wait for each other.
+// Products of one row and attentions over pages, one after the other in one kernel: the decoding of
+// a token. Its floor is the time to read the weights. They do not depend on the token, so one warp
+// of each block does nothing but copy the block's part of all weights of the chain into a ring in
+// shared memory, without regard to where the other warps are. The weights of some links are there
+// when those warps begin them. Where the ring is full, another warp brings the next stages to the
+// L2 cache, so that the memory does not rest while blocks wait for each other.
 //
 // 8 other warps take link after link. A block has an equal share of each product's outputs, in
-// tiles as in few_rows.cu, with equal bits. Attentions are divided into items of a token, a kv head
-// and a unit of keys.
+// tiles as in few_rows.cu, with equal bits. The reads of a stage are on their way while the stage
+// before is multiplied. Attentions are divided into items of a token, a kv head and a unit of keys;
+// earlier keys and values of heads of 64 come through the ring as well.
 //
 // Blocks hand results to each other by mail: each number travels in a word of its own with a tag
 // that names the link, so a reader that finds the tag has the number, and neither fences nor
@@ -20,8 +22,11 @@
 // but the first reads the mail of the link before. The residual stream stays in each block's shared
 // memory. All blocks must run at the same time, so the launch is a cooperative one.
 //
-// Stages of the ring have as many rows as their tile and lie one behind the other, so the ring is
+// Stages of the ring have as many rows as they copy and lie one behind the other, so the ring is
 // full of weights. A stage that would cross its end begins at its start again.
+//
+// No register of the kernel may be spilled in its heads of 64: local memory goes through an L1
+// cache of some 28 KB, and 144 bytes a thread made a step 12% slower (docs/LOG.md).
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -44,8 +49,33 @@ using chain::Product;
 // times as long. More rows have not been measured since one lane asks.
 constexpr int kMostRows = 1;
 constexpr size_t kMostMemory = size_t{110} << 10;  // of a link, so that the ring has room
+constexpr size_t kMostPlaces = size_t{32} << 10;   // of a token's pages
 
-int round_up(size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); }
+int round_up(size_t bytes) { return static_cast<int>((bytes + 15) / 16 * 16); }
+
+// What the links of a chain need of a block's shared memory.
+struct Needs {
+  size_t link = 0, places = 0;  // bytes: of the largest link, and of a token's pages
+  int norm_elements = 0;
+  int64_t kept_elements = 0;
+  bool keys_in_ring = false;
+
+  Layout layout() const {
+    Layout layout = {};
+    layout.norm = round_up(link);
+    layout.norm_elements = norm_elements;
+    layout.kept = layout.norm + round_up(static_cast<size_t>(norm_elements) * 2 * sizeof(bfloat16));
+    layout.places = layout.kept + round_up(static_cast<size_t>(kept_elements) * sizeof(bfloat16));
+    layout.ring = layout.places + round_up(places);
+    const auto room = static_cast<int64_t>(chain::kMemory) - layout.ring;
+    layout.ring_rows = static_cast<int>(std::max<int64_t>(room, 0) /
+                                        static_cast<int64_t>(chain::kPitch * sizeof(bfloat16)));
+    return layout;
+  }
+  bool fit() const {
+    return layout().ring_rows >= (keys_in_ring ? chain::kLeastRowsWithKeys : chain::kLeastRows);
+  }
+};
 
 class Chain final : public Unlaunched {
  public:
@@ -68,15 +98,18 @@ class Chain final : public Unlaunched {
     const int64_t inputs = int64_t{call.rows} * call.k;
     if (!find(call.x, inputs, call.skip ? call.k : 0, product.x_from)) return false;
     if (call.skip && !find(call.skip, inputs, 0, product.skip_from)) return false;
+    Needs needs = needs_;
+    needs.link = std::max(needs.link, few::row_bytes(call));
+    if (call.norm_weight) needs.norm_elements = std::max(needs.norm_elements, call.k);
+    if (call.skip) needs.kept_elements = std::max(needs.kept_elements, inputs);
+    if (!needs.fit()) return false;
     if (!use_mail(product.x_from == From::kMail || product.skip_from == From::kMail)) return false;
+    needs_ = needs;
     if (call.skip) {
       kept_ = {call.r, call.r + inputs};
       kept_width_ = call.k;
-      kept_elements_ = std::max(kept_elements_, inputs);
       made_.push_back(kept_);
     }
-    if (call.norm_weight) norm_elements_ = std::max(norm_elements_, call.k);
-    memory_ = std::max(memory_, few::row_bytes(call));
     push(link, call.y, int64_t{call.rows} * product.sizes.outputs,
          [this, call] { launch_few_rows(cuda_, call); });
     return true;
@@ -86,12 +119,20 @@ class Chain final : public Unlaunched {
     const int64_t tokens = int64_t{call.call.batch} * call.call.time;
     Link link;
     link.is_attention = true;
-    link.attention = {call, From::kMemory};
-    if (head_size_ != 0 && head_size_ != call.call.head_size) return false;
-    if (!find(call.qkv, tokens * call.call.width(), 0, link.attention.from)) return false;
-    if (!use_mail(link.attention.from == From::kMail)) return false;
+    link.attention = {call, call.pages};
+    const bool fits =
+        head_size_ == 0 || (head_size_ == call.call.head_size && same_tables(call.pages, pages_));
+    From from;
+    if (!fits || !find(call.qkv, tokens * call.call.width(), 0, from)) return false;
+    Needs needs = needs_;
+    needs.link = std::max(needs.link, paged::lines_bytes(call.call));
+    needs.places = chain::places_bytes(call.pages);
+    needs.keys_in_ring = call.call.head_size == chain::kSizeInRing;
+    if (from != From::kMail || !needs.fit()) return false;
+    use_mail(true);
+    needs_ = needs;
+    pages_ = call.pages;
     head_size_ = call.call.head_size;
-    memory_ = std::max(memory_, paged::lines_bytes(call.call));
     push(link, call.o, tokens * call.call.heads * call.call.head_size, std::move(launch_alone));
     return true;
   }
@@ -101,21 +142,14 @@ class Chain final : public Unlaunched {
     Header header = {};
     header.count = static_cast<int>(links_.size());
     header.mail_words = static_cast<int>(mail_words_);
+    header.pages = pages_;
     const size_t of_links = links_.size() * sizeof(Link);
     const size_t of_mail = chain::kMailboxes * static_cast<size_t>(mail_words_) * sizeof(uint32_t);
     std::vector<char> content(sizeof header + of_links + of_mail);
     std::memcpy(content.data(), &header, sizeof header);
     std::memcpy(content.data() + sizeof header, static_cast<const void*>(links_.data()), of_links);
     auto* const on_device = static_cast<Header*>(cuda_.graph_memory(std::move(content)));
-    Layout layout = {};
-    layout.norm = round_up(memory_);
-    layout.norm_elements = norm_elements_;
-    layout.kept =
-        layout.norm + round_up(static_cast<size_t>(norm_elements_) * 2 * sizeof(bfloat16));
-    layout.ring = layout.kept + round_up(static_cast<size_t>(kept_elements_) * sizeof(bfloat16));
-    layout.ring_rows = static_cast<int>((chain::kMemory - static_cast<size_t>(layout.ring)) /
-                                        (chain::kPitch * sizeof(bfloat16)));
-    chain::launch(cuda_, on_device, layout, head_size_);
+    chain::launch(cuda_, on_device, needs_.layout(), head_size_);
   }
 
  private:
@@ -124,6 +158,13 @@ class Chain final : public Unlaunched {
     bool overlaps(const Range& other) const { return begin < other.end && end > other.begin; }
     bool operator==(const Range&) const = default;
   };
+
+  // Whether two attentions find their tokens' pages in the same tables.
+  static bool same_tables(const paged::Pages& a, const paged::Pages& b) {
+    return a.table == b.table && a.sequences == b.sequences && a.positions == b.positions &&
+           a.sequences_count == b.sequences_count && a.table_width == b.table_width &&
+           a.page == b.page;
+  }
 
   // Where a link finds `count` numbers from x on; kept_width: the length of its rows if it may find
   // them in the residual stream. Returns false if an earlier link makes them, and they are neither
@@ -158,9 +199,10 @@ class Chain final : public Unlaunched {
   CudaStream& cuda_;
   std::vector<Link> links_;
   std::function<void()> launch_alone_;
-  int head_size_ = 0, norm_elements_ = 0;
-  size_t memory_ = 0;
-  int64_t mail_words_ = 0, kept_elements_ = 0;
+  int head_size_ = 0;
+  Needs needs_;
+  paged::Pages pages_ = {};
+  int64_t mail_words_ = 0;
   std::vector<Range> made_;  // by the links
   Range last_, kept_;        // the last link's result, and the residual stream
   int kept_width_ = 0;
@@ -181,8 +223,9 @@ bool add(CudaStream& cuda, const Op&... op) {
 // Whether each block has outputs, without which it would not keep up with the mail, and a tile has
 // few enough stages: barriers tell only one round of kSlots stages from the next.
 bool occupies(const CudaStream& cuda, const few::Sizes& sizes) {
-  return sizes.outputs >= cuda.multiprocessors() &&
-         few::stages_of_tile<chain::kStage>(sizes.k) <= chain::kSlots / 2;
+  constexpr int kMostOutputs = 1 << 22;  // times the number of blocks: 32 bits
+  return sizes.outputs >= cuda.multiprocessors() && sizes.outputs <= kMostOutputs &&
+         2 * few::stages_of_tile<chain::kStage>(sizes.k) <= chain::kSlots / 2;
 }
 
 }  // namespace
@@ -203,7 +246,8 @@ bool chain_attention(CudaStream& cuda, const paged::Call& call,
                      std::function<void()> launch_alone) {
   const bool takes = cuda.compute_capability() == 90 && cuda.capturing() &&
                      call.call.batch * call.call.time <= kMostRows &&
-                     paged::lines_bytes(call.call) <= kMostMemory;
+                     paged::lines_bytes(call.call) <= kMostMemory &&
+                     chain::places_bytes(call.pages) <= kMostPlaces;
   return takes && add(cuda, call, launch_alone);
 }
 

@@ -8,12 +8,17 @@ namespace llamaforge::cuda::chain {
 
 // Two warpgroups compute. Of the third, whose registers they take, one warp copies.
 constexpr int kThreadsOfChain = few::kBlock + 128;
-constexpr int kCopyRegisters = 40, kComputeRegisters = 232;
-// Columns of a stage: copies of 2 KB reach 4.6 TB/s on an H200, copies of 1 KB by one warp 2.5.
-constexpr int kStage = 1024, kPitch = few::kStagePitch<kStage>;
+constexpr int kCopyRegisters = 56, kComputeRegisters = 224;
+// A stage: some columns of the low or the high rows of a tile. Copies of 4 KB.
+constexpr int kStage = 2048, kPitch = kStage + few::kRowPad, kRowsOfStage = 8;
+// Heads of 64 find their keys in the ring: a part (paged::kParts) has two rows of keys and two of
+// values. All parts of an item lie there at once, and one more may be left out at the ring's end.
+constexpr int kSizeInRing = 64, kKeyRows = 4;
+constexpr int kLeastRows = 3 * kRowsOfStage, kLeastRowsWithKeys = (paged::kParts + 1) * kKeyRows;
 constexpr int kSlots = 32;  // stages in the ring, one for each lane of the copying warp
 // Stages on their way at most: mail waits behind copies. Two are enough for the memory's rate.
 constexpr int kInFlight = 2;
+constexpr int kPrefetched = 3;  // stages in the L2 cache that come after those of the ring
 constexpr int kMailboxes = 4;
 
 // Where a link finds its input: in memory since before the chain, in the mail of the link before,
@@ -34,8 +39,8 @@ struct alignas(16) Link {
     Product product;
     struct {
       paged::Call call;
-      From from;  // of qkv
-    } attention;
+      paged::Pages pages;  // those of the call, with their tables in shared memory
+    } attention;           // of mail
   };
   Link() : is_attention(false), mails(false), product() {}
 };
@@ -46,9 +51,22 @@ struct alignas(16) Header {
   int mail_words;      // of a box
   unsigned links_run;  // in earlier launches
   unsigned left;       // blocks that have finished this launch
+  paged::Pages pages;  // tables of all attentions, or none
 };
 
-constexpr int kLinksAhead = 3;  // in shared memory: a link and the two after it
+// A token's place and pages in shared memory. The attentions of all layers have the same ones, and
+// from global memory each of them would wait for one after the other.
+struct Places {
+  int32_t position, unused[3];
+  int32_t table[1];  // as many pages as the token has
+};
+inline size_t places_bytes(const paged::Pages& pages) {
+  return sizeof(Places) + static_cast<size_t>(pages.table_width) * sizeof(int32_t);
+}
+
+// Links in shared memory: one, the two after it, and the one before it, whose end the first warp
+// may still write.
+constexpr int kLinksAhead = 4;
 struct alignas(16) LinkSlots {
   char bytes[kLinksAhead][sizeof(Link)];
   __device__ __forceinline__ Link& operator[](int l) {
@@ -59,13 +77,14 @@ struct alignas(16) LinkSlots {
 // Offsets in shared memory. The rows of x, or the lines of an attention, come first.
 struct Layout {
   int norm, norm_elements;  // weights of the norms of this link and the next
-  int kept;
+  int kept, places;
   int ring, ring_rows;  // rows of kPitch elements
 };
 
 // Shared memory for all that a layout divides, in bytes.
-constexpr size_t kMemory = (size_t{227} << 10) - sizeof(float) * 2 * few::kWarps * 128 -
-                           sizeof(LinkSlots) - kSlots * 16 - 1024;
+constexpr size_t kMemory = (size_t{227} << 10) -
+                           sizeof(float) * 2 * few::kWarps * few::kTile<false> - sizeof(LinkSlots) -
+                           kSlots * 16 - 256;
 
 // Loads the kernels, which a capture must not do.
 void load_kernels(const CudaStream& cuda);

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   auto* const rows = reinterpret_cast<bfloat16*>(shared);
   bfloat16* const norm = rows + sizes.rows * (sizes.k + kRowPad);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int g = lane / 4, t = lane % 4, k = sizes.k, pitch = k + kRowPad;
+  const int g = lane / 4, t = lane % 4, k = sizes.k;
   const int chunks = (k + kChunk - 1) / kChunk;
 
   const int end_output = min((static_cast<int>(blockIdx.x) + 1) * each, sizes.outputs);
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   few::read_rows<WholeBlock, kInput>(rows, x, skip, norm, r, sizes);
   __syncthreads();
 
-  float sum[kColumns][4] = {};
+  float sum[2][4] = {};
   int buffer = 0;
   for (int chunk = 0;;) {
     const bool ends = chunk + 1 == chunks;
@@ -116,17 +116,8 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       const int at = column(chunk, u);
-      const uint4 a = low[u], b = high[u];
-      const uint32_t even[4] = {a.x, b.x, a.y, b.y}, odd[4] = {a.z, b.z, a.w, b.w};
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const int row = c * 8 + g;
-        const uint4 v = row < sizes.rows && at < k
-                            ? *reinterpret_cast<const uint4*>(rows + row * pitch + at)
-                            : make_uint4(0, 0, 0, 0);
-        mma::multiply(sum[c], even, v.x, v.y);
-        mma::multiply(sum[c], odd, v.z, v.w);
-      }
+      // Beyond the last column low and high are 0, and x is read where it exists.
+      few::multiply_rows<kColumns>(sum, low[u], high[u], rows, min(at, k - 8), sizes);
       if (more) fetch(first, second, column(next_chunk, u), u);
     }
     if (ends) {

@@ -209,6 +209,53 @@ __device__ __forceinline__ void read_rows(bfloat16* rows, const bfloat16* x, con
   }
 }
 
+// ---- products -----------------------------------------------------------------------------------
+
+// Several rows of x are the columns of a matrix (16, 8) whose rows are a lane's two rows of w, low
+// and high, of all lanes: a product needs words of both rows as its operands. For one row of x that
+// would waste seven columns of eight, so the 16 bytes that a lane has of one row of w are the whole
+// operand. Words 0 and 2 then meet column 0 and give row l / 4 of the result, and words 1 and 3
+// meet column 1 and give row l / 4 + 8; both belong to one output.
+
+// The words of x that a lane has in those columns, of eight numbers from `x` on.
+__device__ __forceinline__ uint2 words_of_one(const bfloat16* x) {
+  const auto* const words = reinterpret_cast<const uint32_t*>(x) + threadIdx.x / 4 % 2;
+  return {words[0], words[2]};
+}
+
+// Adds the products of one row of x with the lanes' rows of w.
+__device__ __forceinline__ void multiply_one(float (&sum)[4], const uint4& w, const uint2& x) {
+  const uint32_t words[4] = {w.x, w.y, w.z, w.w};
+  mma::multiply(sum, words, x.x, x.y);
+}
+
+// A lane's result after multiply_one(), for l % 4 = 0.
+__device__ __forceinline__ float result_of_one(const float (&sum)[4]) { return sum[0] + sum[3]; }
+
+// Adds the products of all rows of x, whose column `at` is the lane's first. Of one row, sum[0]
+// gets the products with low, and sum[1] those with high.
+template <int kColumns>
+__device__ __forceinline__ void multiply_rows(float (&sum)[2][4], const uint4& low,
+                                              const uint4& high, const bfloat16* rows, int at,
+                                              const Sizes& sizes) {
+  if (kColumns == 1 && sizes.rows == 1) {
+    const uint2 x = words_of_one(rows + at);
+    multiply_one(sum[0], low, x);
+    multiply_one(sum[1], high, x);
+    return;
+  }
+  const uint32_t even[4] = {low.x, high.x, low.y, high.y}, odd[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int row = c * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
+    const uint4 v = row < sizes.rows
+                        ? *reinterpret_cast<const uint4*>(rows + row * (sizes.k + kRowPad) + at)
+                        : make_uint4(0, 0, 0, 0);
+    mma::multiply(sum[c], even, v.x, v.y);
+    mma::multiply(sum[c], odd, v.z, v.w);
+  }
+}
+
 // ---- tiles --------------------------------------------------------------------------------------
 
 // Outputs of a tile.
@@ -225,11 +272,17 @@ __device__ __forceinline__ float rounded(float x) { return widen(narrow<bfloat16
 // Adds the warps' sums of a tile from `output` on, clears them, and gives each result to
 // write(row, output, result). All threads call it.
 template <class Threads, bool kSwiglu, int kColumns, class Write>
-__device__ __forceinline__ void finish_tile(float (&sum)[kColumns][4],
+__device__ __forceinline__ void finish_tile(float (&sum)[2][4],
                                             float (&of_warp)[kWarps][kColumns * 128], int output,
                                             int end_output, const Sizes& sizes,
                                             const Write& write) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  if (kColumns == 1 && sizes.rows == 1) {
+    sum[0][0] = result_of_one(sum[0]);
+    sum[0][2] = result_of_one(sum[1]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[1][i] = 0;
+  }
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
@@ -293,56 +346,17 @@ __device__ __forceinline__ void fill_stage(bfloat16* to, hopper::Barrier* full, 
 // Adds to `sum` the products of rows of x with a lane's two rows of w, low and high, in a chunk. A
 // warp has 64 of its columns.
 template <int kColumns>
-__device__ __forceinline__ void multiply_chunk(float (&sum)[kColumns][4], const bfloat16* low,
+__device__ __forceinline__ void multiply_chunk(float (&sum)[2][4], const bfloat16* low,
                                                const bfloat16* high, const bfloat16* rows,
                                                int chunk, const Sizes& sizes) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int g = lane / 4, within = warp * 64 + lane % 4 * 8, pitch = sizes.k + kRowPad;
+  const int within = warp * 64 + lane % 4 * 8;
 #pragma unroll
   for (int u = 0; u < 2; ++u) {
     if (chunk * kChunk + warp * 64 + u * 32 >= sizes.k) break;
     const uint4 a = *reinterpret_cast<const uint4*>(low + within + u * 32);
     const uint4 b = *reinterpret_cast<const uint4*>(high + within + u * 32);
-    const uint32_t even[4] = {a.x, b.x, a.y, b.y}, odd[4] = {a.z, b.z, a.w, b.w};
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int row = c * 8 + g;
-      const bfloat16* const x = rows + row * pitch + chunk * kChunk + within + u * 32;
-      const uint4 v =
-          row < sizes.rows ? *reinterpret_cast<const uint4*>(x) : make_uint4(0, 0, 0, 0);
-      mma::multiply(sum[c], even, v.x, v.y);
-      mma::multiply(sum[c], odd, v.z, v.w);
-    }
-  }
-}
-
-// The products of a whole stage, in the order of multiply_chunk(): all loads are on their way at
-// once. For at most 8 rows of x; `rows` begins at the stage's columns.
-template <int kStage>
-__device__ __forceinline__ void multiply_stage(float (&sum)[1][4], const bfloat16* low,
-                                               const bfloat16* high, const bfloat16* rows,
-                                               const Sizes& sizes) {
-  constexpr int kSteps = kStage / kChunk * 2;
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int within = warp * 64 + lane % 4 * 8;
-  // A lane without a row repeats the last one, and nobody uses the sums.
-  const bfloat16* const x = rows + min(lane / 4, sizes.rows - 1) * (sizes.k + kRowPad) + within;
-  low += within;
-  high += within;
-  uint4 a[kSteps], b[kSteps], v[kSteps];
-#pragma unroll
-  for (int i = 0; i < kSteps; ++i) {
-    const int at = i / 2 * kChunk + i % 2 * 32;
-    a[i] = *reinterpret_cast<const uint4*>(low + at);
-    b[i] = *reinterpret_cast<const uint4*>(high + at);
-    v[i] = *reinterpret_cast<const uint4*>(x + at);
-  }
-#pragma unroll
-  for (int i = 0; i < kSteps; ++i) {
-    const uint32_t even[4] = {a[i].x, b[i].x, a[i].y, b[i].y},
-                   odd[4] = {a[i].z, b[i].z, a[i].w, b[i].w};
-    mma::multiply(sum[0], even, v[i].x, v[i].y);
-    mma::multiply(sum[0], odd, v[i].z, v[i].w);
+    multiply_rows<kColumns>(sum, a, b, rows, chunk * kChunk + within + u * 32, sizes);
   }
 }
 

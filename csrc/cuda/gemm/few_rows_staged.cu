@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
   few::read_rows<WholeBlock, kInput>(rows, x, skip, norm, r, sizes);
   __syncthreads();
 
-  float sum[kColumns][4] = {};
+  float sum[2][4] = {};
   int buffer = 0, chunk = 0, output = begin_output, stage = 0, before = 0;
   uint32_t parity = 0, parity_before = 0;
   for (int nth = 0; nth < total; ++nth) {

@@ -157,7 +157,14 @@ async function runProgram(
   if (!result || !(tokensPerSecond > 0)) {
     throw failed("printed no JSON object with tokensPerSecond above 0 as its last line");
   }
-  return { command, tokensPerSecond, output: result };
+  const told = [interpreter, withoutPackagePath(script), ...args].join(" ");
+  return { command: told, tokensPerSecond, output: result };
+}
+
+/** A program's path as results keep it: that of one of this package begins at the package. */
+function withoutPackagePath(script: string): string {
+  const root = fileURLToPath(new URL("../..", import.meta.url));
+  return script.startsWith(root) ? script.slice(root.length) : script;
 }
 
 function fromGibibytes(value: unknown): number | null {

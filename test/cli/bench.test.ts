@@ -91,6 +91,24 @@ describe("bench decode --peer", () => {
     );
   });
 
+  test("keeps the path of its own program without the machine's folders", async () => {
+    const interpreter = peer(
+      "interpreter",
+      `console.log(JSON.stringify({ tokensPerSecond: 10, rows: [1, 2].map((batch) => ({ batch, tokensPerSecond: 10 })) }));`,
+    );
+    const executable = join(folder, "interpreter");
+    writeFileSync(executable, `#!/bin/sh\nexec "${process.execPath}" "${interpreter}"\n`, {
+      mode: 0o755,
+    });
+    const file = join(folder, "decode-own.json");
+    const { code, stderr } = await llamaforge([
+      ...["bench", "decode", ...place, ...sizes, "--json", file, "--peer", executable],
+    ]);
+    expect(code, stderr).toBe(0);
+    const { peer: kept } = JSON.parse(readFileSync(file, "utf8")) as DecodeResult;
+    expect(kept?.command).toContain(`${executable} bench/peer/torch_decode.py --model `);
+  });
+
   test("keeps its own figures if the peer leaves a batch out", async () => {
     const script = peer(
       "forgets",

@@ -142,3 +142,14 @@ test("docs/faults.md names tests that exist", () => {
   const files = names.map((name) => `test/fault/${name.slice(1, -1)}.test.ts`);
   expect(files.filter((file) => !existsSync(join(root, file)))).toEqual([]);
 });
+
+describe("results of benchmarks", () => {
+  const results = readdirSync(join(root, "bench/results")).filter((name) => name.endsWith(".json"));
+  test.each(results)("%s names no folder of the machine that ran it", (name) => {
+    const text = read(`bench/results/${name}`);
+    // Programs of this package go by their path in it; libraries lie under /usr, /lib and /opt.
+    expect(text.match(/[" ]\/(?!usr\/|lib\/|opt\/|proc\/|dev\/)[\w.-]+\/[\w./-]+/g) ?? []).toEqual(
+      [],
+    );
+  });
+});

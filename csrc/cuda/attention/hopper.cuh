@@ -118,7 +118,7 @@ __device__ __forceinline__ void bulk_load(const void* from, void* to, Barrier* b
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
-// The same for memory that is read once: its lines are the first to leave the L2 cache.
+// A policy for memory that is read once: its lines are the first to leave the L2 cache.
 __device__ __forceinline__ uint64_t evict_first() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -131,6 +131,10 @@ __device__ __forceinline__ void bulk_load(const void* from, void* to, Barrier* b
       "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
       "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
+}
+// Brings memory to the L2 cache; `from` and `bytes` are multiples of 16.
+__device__ __forceinline__ void prefetch(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 // Stores one box from shared memory; rows outside the tensor are not written.
 __device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* from, int column,

@@ -44,9 +44,9 @@ using chain::Layout;
 using chain::Link;
 using chain::Product;
 
-// Rows of x: each block reads all rows as mail. When all lanes asked for their mail, a step of
-// TinyLlama-1.1B on an H200 with 2 rows took as long as its kernels one by one, with 8 rows 1.3
-// times as long. More rows have not been measured since one lane asks.
+// Rows of x that the kernel can take. Each block reads all rows as mail, and when it took more, a
+// step of TinyLlama-1.1B on an H200 with 2 rows took as long as its kernels one by one, with 8
+// rows 1.3 times as long.
 constexpr int kMostRows = 1;
 constexpr size_t kMostMemory = size_t{110} << 10;  // of a link, so that the ring has room
 constexpr size_t kMostPlaces = size_t{32} << 10;   // of a token's pages

@@ -82,9 +82,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
     // The rest of the tile, and the next tile, come to the L2 cache meanwhile.
     const auto prefetch = [&](const bfloat16* line, int from) {
       if (line && from < k) {
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(line + from),
-                     "r"((k - from) * 2)
-                     : "memory");
+        hopper::prefetch(line + from, (k - from) * 2);
       }
     };
     if (warp == 0 && t < 2) {
@@ -115,9 +113,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
     if (ends && more) lines_of(next_output, first, second);
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
-      const int at = column(chunk, u);
-      // Beyond the last column low and high are 0, and x is read where it exists.
-      few::multiply_rows<kColumns>(sum, low[u], high[u], rows, min(at, k - 8), sizes);
+      few::multiply_rows<kColumns>(sum, low[u], high[u], rows, column(chunk, u), sizes);
       if (more) fetch(first, second, column(next_chunk, u), u);
     }
     if (ends) {

@@ -232,14 +232,14 @@ __device__ __forceinline__ void multiply_one(float (&sum)[4], const uint4& w, co
 // A lane's result after multiply_one(), for l % 4 = 0.
 __device__ __forceinline__ float result_of_one(const float (&sum)[4]) { return sum[0] + sum[3]; }
 
-// Adds the products of all rows of x, whose column `at` is the lane's first. Of one row, sum[0]
-// gets the products with low, and sum[1] those with high.
+// Adds the products of all rows of x, whose column `at` is the lane's first; columns from k on
+// count as 0. Of one row, sum[0] gets the products with low, and sum[1] those with high.
 template <int kColumns>
 __device__ __forceinline__ void multiply_rows(float (&sum)[2][4], const uint4& low,
                                               const uint4& high, const bfloat16* rows, int at,
                                               const Sizes& sizes) {
   if (kColumns == 1 && sizes.rows == 1) {
-    const uint2 x = words_of_one(rows + at);
+    const uint2 x = at < sizes.k ? words_of_one(rows + at) : make_uint2(0, 0);
     multiply_one(sum[0], low, x);
     multiply_one(sum[1], high, x);
     return;
@@ -248,7 +248,7 @@ __device__ __forceinline__ void multiply_rows(float (&sum)[2][4], const uint4& l
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
     const int row = c * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
-    const uint4 v = row < sizes.rows
+    const uint4 v = row < sizes.rows && at < sizes.k
                         ? *reinterpret_cast<const uint4*>(rows + row * (sizes.k + kRowPad) + at)
                         : make_uint4(0, 0, 0, 0);
     mma::multiply(sum[c], even, v.x, v.y);

@@ -69,10 +69,10 @@ __device__ Number block_scan(Number x, Number& total) {
   return before + x;
 }
 
-// Returns the first of a row's largest numbers. kLanes neighbouring lanes of a warp
-// compute it (all lanes of the warp must call it) or, with kWholeBlock, the block; each of them
-// gets the result. Accesses are 16 bytes if the row allows them: only the largest number of each
-// pack is looked at until the best pack is found.
+// Returns the first of a row's largest numbers. kLanes neighbouring lanes of a warp compute it (all
+// lanes of the warp must call it) or, with kWholeBlock, the block; each of them gets the result.
+// Accesses are 16 bytes if the row allows them: only the largest number of each pack is looked at
+// until the best pack is found.
 constexpr int kWholeBlock = 0;
 template <int kLanes, class T, class V = decltype(comparable(T()))>
 __device__ Ranked<V> first_of_largest(const T* row, int64_t n) {

@@ -222,7 +222,8 @@ export function checkCurrent(op: string, input: Tensor): void {
   if (!input.node || !input.outdated) return;
   throw new AutogradError(
     `[${op}] a tensor of shape [${input.shape}] made by ${input.op} has been written over by ` +
-      `${input.memory.writer}, so what is computed from it now has no gradient: use what ${input.memory.writer} returned, or make it again`,
+      `${input.memory.writer}, so what is computed from it now has no gradient: use what ` +
+      `${input.memory.writer} returned, or make it again`,
   );
 }
 

@@ -92,6 +92,16 @@ const cases: (Sizes & { what: string })[] = [
     kvHeads: 1,
     vocabulary: 700,
   },
+  // More heads and units of keys than a GPU has multiprocessors.
+  {
+    what: "one row, 64 kv heads",
+    rows: 1,
+    ...odd,
+    heads: 64,
+    kvHeads: 64,
+    layers: 2,
+    vocabulary: 700,
+  },
   { what: "three rows", rows: 3, ...odd, layers: 1, vocabulary: 77 },
 ];
 // Stages wrap around the ring of weights many times.

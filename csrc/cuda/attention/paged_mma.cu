@@ -26,6 +26,7 @@ using paged::kKeys;
 using paged::kUnit;
 using paged::Newest;
 using paged::Pages;
+using paged::Pair;
 using paged::Part;
 using paged::Turn;
 
@@ -70,6 +71,52 @@ struct WholeBlock {
   static __device__ __forceinline__ void sync() { __syncthreads(); }
 };
 
+// The results of a token's and kv head's units in memory, which the block that finishes last
+// merges.
+template <int kSize, int kThreads>
+struct UnitsInMemory {
+  static constexpr int kLine = paged::kLine<kSize>;
+  const Call& c;
+  int token, kv_head;
+
+  __device__ __forceinline__ float* line(int64_t head, int nth) const {
+    return c.partial + (head * c.most_units + nth) * kLine;
+  }
+  __device__ __forceinline__ void put(int64_t head, int nth, int d, const Pair& sum) const {
+    float* const own = line(head, nth);
+    *reinterpret_cast<float2*>(own + 2 + d) = {sum.x, sum.y};
+    if (d == 0) own[0] = sum.maximum, own[1] = sum.total;
+  }
+  // Called by the whole block once its unit, of number `nth`, is there.
+  template <class Write>
+  __device__ __forceinline__ void merge(int units, int nth, const Write& write) const {
+    __shared__ bool is_last;
+    if (units == 1 || nth >= units) return;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      unsigned* counter = c.counters + token * c.call.kv_heads + kv_head;
+      const auto most = static_cast<unsigned>(units - 1);
+      is_last = atomicInc(counter, most) == most;
+    }
+    __syncthreads();
+    if (!is_last) return;
+    __threadfence();
+    const int group = c.call.group();
+    const int64_t heads = int64_t{token} * c.call.heads + kv_head * group;
+    for (int i = 2 * threadIdx.x; i < group * kSize; i += 2 * kThreads) {
+      const int row = i / kSize, d = i % kSize;
+      Pair sum;
+      for (int u = 0; u < units; ++u) {
+        const float* own = line(heads + row, u);
+        sum.fold(__ldcg(own), __ldcg(own + 1),
+                 __ldcg(reinterpret_cast<const float2*>(own + 2 + d)));
+      }
+      write(heads * kSize + i, sum);
+    }
+  }
+};
+
 // early: no kernel of the same graph writes places, angles or pages before this one.
 template <int kSize, int kStepWarps>
 __global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps)
@@ -84,10 +131,17 @@ __global__ void __launch_bounds__(32 * kStepWarps, 8 / kStepWarps)
   const auto meanwhile = [&] {
     if (kv_head == 0) check(c, token);
   };
+  const auto write = [&](int64_t at, const Pair& sum) {
+    c.o[at] = narrow<bfloat16>(sum.x / sum.total);
+    c.o[at + 1] = narrow<bfloat16>(sum.y / sum.total);
+  };
+  const UnitsInMemory<kSize, 32 * kStepWarps> units{c, token, kv_head};
   paged::KeysFromMemory<kSize> keys{c.pages, c.pages.sequence(token), kv_head, c.call.kv_heads};
-  paged::step<kSize, kStepWarps, WholeBlock>(c, c.pages, token, kv_head, blockIdx.x, lines, wait,
-                                             meanwhile, keys, paged::ReadMemory{c.qkv},
-                                             [&](int64_t at, bfloat16 x) { c.o[at] = x; });
+  paged::step<kSize, kStepWarps, WholeBlock>(
+      c, c.pages, token, kv_head, blockIdx.x, lines, wait, meanwhile, keys,
+      paged::ReadMemory{c.qkv}, write,
+      [&](int64_t head, int d, const Pair& sum) { units.put(head, blockIdx.x, d, sum); });
+  units.merge(paged::Units(c.call, token, c.pages.position(token)).count, blockIdx.x, write);
 }
 
 template <int kSize>

@@ -15,7 +15,7 @@ struct Call {
   const bfloat16* qkv;
   bfloat16* o;
   Angles angles;
-  float* partial;      // of each token, head and unit: maximum, sum, outputs
+  float* partial;      // of each token, head and unit: maximum, sum, outputs (kLine)
   unsigned* counters;  // of each token and kv head
   int most_units;
   FaultSite wrong_sequence, wrong_position, wrong_page, wrong_angle;
@@ -162,8 +162,8 @@ struct KeysFromMemory {
   }
 };
 
-// Floats of a row's partial result: the maximum, the sum and kSize outputs. The warps of a unit
-// exchange such lines in shared memory, and units in global memory.
+// Floats of a row's partial result in shared memory, by which the warps of a unit exchange theirs:
+// the maximum, the sum and kSize outputs.
 template <int kSize>
 constexpr int kLine = kSize + 2;
 
@@ -172,28 +172,39 @@ inline size_t lines_bytes(const AttentionCall& call) {
   return static_cast<size_t>(kParts) * call.group() * (call.head_size + 2) * sizeof(float);
 }
 
+// The units that have keys of a token.
+struct Units {
+  int first, count;
+  __device__ __forceinline__ Units(const AttentionCall& call, int token, int last)
+      : first(first_key(call, token, last) / kUnit), count(last / kUnit - first + 1) {}
+  static __device__ __forceinline__ int first_key(const AttentionCall& call, int token, int last) {
+    return call.first_key ? max(0, min(call.first_key[token], last)) : 0;
+  }
+};
+
 // The attention of a token and kv head over its unit number `nth`, by 32 · kStepWarps threads.
 // `pages` are those of the call, or a copy whose tables are in shared memory. `lines` is shared
 // memory (kParts, group, kLine). wait() returns once the query exists; until then only keys of
 // earlier tokens are read. One warp of a token and kv head calls meanwhile() while its keys are on
 // their way. keys.read(range) returns a source of a warp's earlier keys and values for
 // Part::compute(). read_qkv(at, words) fills each word with the eight numbers of qkv from its place
-// on, and write(at, x) takes a number of the result.
+// on. write(at, sum) takes two numbers of the result if the token has one unit. If it has several,
+// put(head, d, sum) takes those of the unit: numbers d and d + 1 of a query head, counted over all
+// tokens.
 template <int kSize, int kStepWarps, class Threads, class Wait, class Meanwhile, class Keys,
-          class Read, class Write>
+          class Read, class Write, class Put>
 __device__ __forceinline__ void step(const Call& c, const Pages& pages, int token, int kv_head,
                                      int nth, float* lines, const Wait& wait,
                                      const Meanwhile& meanwhile, const Keys& keys,
-                                     const Read& read_qkv, const Write& write) {
-  __shared__ bool is_last;
+                                     const Read& read_qkv, const Write& write, const Put& put) {
   constexpr int kThreadsOfStep = 32 * kStepWarps;
   const int group = c.call.group();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int last = pages.position(token);
-  const int first = c.call.first_key ? max(0, min(c.call.first_key[token], last)) : 0;
-  const int first_unit = first / kUnit, units = last / kUnit - first_unit + 1,
-            unit = first_unit + nth;
-  if (nth >= units) return wait();
+  const int first = Units::first_key(c.call, token, last);
+  const Units units(c.call, token, last);
+  const int unit = units.first + nth;
+  if (nth >= units.count) return wait();
   Turn<kSize> turn;
   turn.read(c.angles, pages.positions[token]);
   uint4 query[2][kSize / 32];
@@ -234,17 +245,10 @@ __device__ __forceinline__ void step(const Call& c, const Pages& pages, int toke
   if (!queries_read) wait();
   Threads::sync();
 
-  const bool alone = units == 1;
   // The parts that have keys: to fold another part would change no bit.
   const int first_part = max(0, first - unit * kUnit) / kKeys,
             last_part = min(kUnit - 1, last - unit * kUnit) / kKeys;
-  const auto write_pair = [&](int64_t at, const Pair& sum) {
-    write(at, narrow<bfloat16>(sum.x / sum.total));
-    write(at + 1, narrow<bfloat16>(sum.y / sum.total));
-  };
   const int64_t token_head = int64_t{token} * c.call.heads + kv_head * group;
-  float* const of_unit = c.partial + (token_head * c.most_units + nth) * kLine<kSize>;
-  const int64_t stride = int64_t{c.most_units} * kLine<kSize>;  // between heads
   for (int i = 2 * threadIdx.x; i < group * kSize; i += 2 * kThreadsOfStep) {
     const int row = i / kSize, d = i % kSize;
     // All lines are on their way at once.
@@ -261,34 +265,11 @@ __device__ __forceinline__ void step(const Call& c, const Pages& pages, int toke
     for (int p = 0; p < kParts; ++p) {
       if (p >= first_part && p <= last_part) sum.fold(heads[p].x, heads[p].y, numbers[p]);
     }
-    if (alone) {
-      write_pair((token_head + row) * kSize + d, sum);
+    if (units.count == 1) {
+      write((token_head + row) * kSize + d, sum);
     } else {
-      *reinterpret_cast<float2*>(of_unit + row * stride + 2 + d) = {sum.x, sum.y};
-      if (d == 0) of_unit[row * stride] = sum.maximum, of_unit[row * stride + 1] = sum.total;
+      put(token_head + row, d, sum);
     }
-  }
-  if (alone) return;
-  __threadfence();
-  Threads::sync();
-  if (threadIdx.x == 0) {
-    unsigned* counter = c.counters + token * c.call.kv_heads + kv_head;
-    is_last =
-        atomicInc(counter, static_cast<unsigned>(units - 1)) == static_cast<unsigned>(units - 1);
-  }
-  Threads::sync();
-  if (!is_last) return;
-  __threadfence();
-  const float* const all = c.partial + token_head * stride;
-  for (int i = 2 * threadIdx.x; i < group * kSize; i += 2 * kThreadsOfStep) {
-    const int row = i / kSize, d = i % kSize;
-    Pair sum;
-    for (int u = 0; u < units; ++u) {
-      const float* line = all + row * stride + u * kLine<kSize>;
-      sum.fold(__ldcg(line), __ldcg(line + 1),
-               __ldcg(reinterpret_cast<const float2*>(line + 2 + d)));
-    }
-    write_pair((token_head + row) * kSize + d, sum);
   }
 }
 

@@ -12,10 +12,11 @@
 //
 // Blocks hand results to each other by mail: each number travels in a word of its own with a tag
 // that names the link, so a reader that finds the tag has the number, and neither fences nor
-// counters are needed. With a counter that all blocks wait for, and a link's inputs fetched when
-// the link begins, a step of TinyLlama-1.1B took 969 us instead of 853. Of a warp that waits, one
-// lane asks for its first number, and the others ask once that number is there: questions of 132
-// blocks for whole rows slow down the senders and the copies.
+// counters are needed. Units of one attention hand over their results likewise. With a counter that
+// all blocks wait for, and a link's inputs fetched when the link begins, a step of TinyLlama-1.1B
+// took 969 us instead of 853. Of a warp that waits, one lane asks for its first number, and the
+// others ask once that number is there: questions of 132 blocks for whole rows slow down the
+// senders and the copies.
 //
 // Mail has a few boxes that links use in turn. A block writes to a box again when it has read the
 // results of later links, and blocks make those only after they have read that box; so each link
@@ -26,7 +27,7 @@
 // full of weights. A stage that would cross its end begins at its start again.
 //
 // No register of the kernel may be spilled in its heads of 64: local memory goes through an L1
-// cache of some 28 KB, and 144 bytes a thread made a step 12% slower (docs/LOG.md).
+// cache of some 28 KB (docs/LOG.md).
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -51,7 +52,9 @@ constexpr int kMostRows = 1;
 constexpr size_t kMostMemory = size_t{110} << 10;  // of a link, so that the ring has room
 constexpr size_t kMostPlaces = size_t{32} << 10;   // of a token's pages
 
-int round_up(size_t bytes) { return static_cast<int>((bytes + 15) / 16 * 16); }
+int round_up(size_t bytes, size_t multiple = 16) {
+  return static_cast<int>((bytes + multiple - 1) / multiple * multiple);
+}
 
 // What the links of a chain need of a block's shared memory.
 struct Needs {
@@ -66,7 +69,7 @@ struct Needs {
     layout.norm_elements = norm_elements;
     layout.kept = layout.norm + round_up(static_cast<size_t>(norm_elements) * 2 * sizeof(bfloat16));
     layout.places = layout.kept + round_up(static_cast<size_t>(kept_elements) * sizeof(bfloat16));
-    layout.ring = layout.places + round_up(places);
+    layout.ring = round_up(layout.places + places, few::kCopyAlignment);
     const auto room = static_cast<int64_t>(chain::kMemory) - layout.ring;
     layout.ring_rows = static_cast<int>(std::max<int64_t>(room, 0) /
                                         static_cast<int64_t>(chain::kPitch * sizeof(bfloat16)));
@@ -133,6 +136,10 @@ class Chain final : public Unlaunched {
     needs_ = needs;
     pages_ = call.pages;
     head_size_ = call.call.head_size;
+    if (call.most_units > 1) {
+      unit_pairs_ = std::max(
+          unit_pairs_, tokens * call.call.heads * call.most_units * chain::unit_pairs(head_size_));
+    }
     push(link, call.o, tokens * call.call.heads * call.call.head_size, std::move(launch_alone));
     return true;
   }
@@ -145,7 +152,8 @@ class Chain final : public Unlaunched {
     header.pages = pages_;
     const size_t of_links = links_.size() * sizeof(Link);
     const size_t of_mail = chain::kMailboxes * static_cast<size_t>(mail_words_) * sizeof(uint32_t);
-    std::vector<char> content(sizeof header + of_links + of_mail);
+    const size_t of_units = static_cast<size_t>(unit_pairs_) * sizeof(ulonglong2);
+    std::vector<char> content(sizeof header + of_links + of_mail + of_units);
     std::memcpy(content.data(), &header, sizeof header);
     std::memcpy(content.data() + sizeof header, static_cast<const void*>(links_.data()), of_links);
     auto* const on_device = static_cast<Header*>(cuda_.graph_memory(std::move(content)));
@@ -202,7 +210,7 @@ class Chain final : public Unlaunched {
   int head_size_ = 0;
   Needs needs_;
   paged::Pages pages_ = {};
-  int64_t mail_words_ = 0;
+  int64_t mail_words_ = 0, unit_pairs_ = 0;
   std::vector<Range> made_;  // by the links
   Range last_, kept_;        // the last link's result, and the residual stream
   int kept_width_ = 0;

@@ -6,6 +6,7 @@
 #include "cuda/gemm/chain_copies.cuh"
 #include "cuda/gemm/chain_mail.cuh"
 #include "cuda/gemm/chain_product.cuh"
+#include "cuda/gemm/chain_units.cuh"
 
 namespace llamaforge::cuda::chain {
 
@@ -83,8 +84,7 @@ class KeysFromRing {
     keys.read(stages_.ring.memory + place_ * kPitch, kPitch, kGroupsOfRow, range);
     return keys;
   }
-  // Gives all parts back; a warp may have written the newest key to its own. The fences of units
-  // that are merged would wait for the copies that begin then, so this comes after them.
+  // Gives all parts back; a warp may have written the newest key to its own.
   __device__ __forceinline__ void release() const {
     hopper::fence_async_proxy();
     while (stages_.released < stages_.read) stages_.release();
@@ -162,19 +162,30 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
       const auto read_qkv = [&]<int kCount>(const int64_t(&at)[kCount], uint4(&words)[kCount]) {
         before.take(at, words);
       };
-      const auto write = [&](int64_t at, bfloat16 x) {
-        if (mails) own.write(at, x);
-        c.o[at] = x;
+      const auto write_one = [&](int64_t at, float x) {
+        const auto rounded = narrow<bfloat16>(x);
+        if (mails) own.write(at, rounded);
+        c.o[at] = rounded;
       };
+      const auto write = [&](int64_t at, const paged::Pair& sum) {
+        write_one(at, sum.x / sum.total);
+        write_one(at + 1, sum.y / sum.total);
+      };
+      const UnitMail<kSize> units = {
+          reinterpret_cast<ulonglong2*>(mail_words + int64_t{kMailboxes} * box_words),
+          links_run + static_cast<unsigned>(l) + 1};
       const paged::Pages& pages = link.attention.pages;
       const Items items(c);
       for (int number = blockIdx.x; number < items.count; number += gridDim.x) {
         if (number >= static_cast<int>(gridDim.x)) FirstWarps::sync();
         const auto [token, kv_head, nth] = items.at(number);
         auto* const lines = reinterpret_cast<float*>(memory);
+        const auto put = [&](int64_t head, int d, const paged::Pair& sum) {
+          units.put(c, head, nth, d, sum);
+        };
         const auto attend = [&](const auto& keys) {
           paged::step<kSize, kWarps, FirstWarps>(
-              c, pages, token, kv_head, nth, lines, [] {}, [] {}, keys, read_qkv, write);
+              c, pages, token, kv_head, nth, lines, [] {}, [] {}, keys, read_qkv, write, put);
         };
         if constexpr (kSize == kSizeInRing) {
           const KeysFromRing keys(stages, parts_of(c, pages, token, nth));
@@ -185,6 +196,7 @@ __device__ __forceinline__ void compute(Header* header, const Link* links, LinkS
               paged::KeysFromMemory<kSize>{pages, pages.sequence(token), kv_head, c.call.kv_heads});
         }
       }
+      if (c.most_units > 1) units.merge(c, pages, items.count, write);
       mma::copy_wait<0>();
       FirstWarps::sync();
     } else {
@@ -221,7 +233,7 @@ template <int kSize>
 __global__ void __launch_bounds__(kThreadsOfChain, 1)
     chain_kernel(Header* const header, const Layout layout) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(few::kCopyAlignment) uint4 shared[];
   __shared__ TileSums sums;
   __shared__ LinkSlots slots;
   __shared__ hopper::Barrier full[kSlots], empty[kSlots], have_places;

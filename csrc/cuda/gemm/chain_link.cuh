@@ -11,12 +11,13 @@ namespace llamaforge::cuda::chain {
 constexpr int kThreadsOfChain = few::kBlock + 128;
 constexpr int kCopyRegisters = 56, kComputeRegisters = 224;
 // A stage of weights has some columns of the low or the high rows of a tile, a copy of 4 KB for
-// each row. With copies of 2 KB a step takes 8% longer.
+// each row.
 constexpr int kStage = 2048, kPitch = kStage + few::kRowPad, kRowsOfStage = 8;
 // Heads of 64 find their keys in the ring: a part (paged::kParts) has two rows of keys and two of
 // values. All parts of an item lie there at once, and one more may be left out at the ring's end.
 constexpr int kSizeInRing = 64, kKeyRows = 4;
 constexpr int kLeastRows = 3 * kRowsOfStage, kLeastRowsWithKeys = (paged::kParts + 1) * kKeyRows;
+static_assert(kPitch * sizeof(bfloat16) % 32 == 0);  // few::kCopyAlignment says why
 constexpr int kSlots = 32;  // stages in the ring, one for each lane of the copying warp
 // Stages on their way at most: mail waits behind copies. Two are enough for the memory's rate.
 constexpr int kInFlight = 2;
@@ -47,7 +48,10 @@ struct alignas(16) Link {
   Link() : is_attention(false), mails(false), product() {}
 };
 
-// The chain in global memory: this header, the links, and the mail.
+// Pairs of words of the mail between units (chain_units.cuh): those of a head and unit.
+constexpr int unit_pairs(int head_size) { return 1 + head_size / 2; }
+
+// The chain in global memory: this header, the links, the mail, and the mail between units.
 struct alignas(16) Header {
   int count;           // links
   int mail_words;      // of a box
@@ -86,7 +90,7 @@ struct Layout {
 // Shared memory for all that a layout divides, in bytes.
 constexpr size_t kMemory = (size_t{227} << 10) -
                            sizeof(float) * 2 * few::kWarps * few::kTile<false> - sizeof(LinkSlots) -
-                           kSlots * 16 - 256;
+                           kSlots * 16 - 384;
 
 // Loads the kernels, which a capture must not do.
 void load_kernels(const CudaStream& cuda);

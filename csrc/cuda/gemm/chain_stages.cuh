@@ -50,7 +50,7 @@ constexpr int kGroup = 16, kGroupsOfRow = 2;  // keys that are copied at once
 __device__ __forceinline__ Parts parts_of(const paged::Call& c, const paged::Pages& pages,
                                           int token, int nth) {
   const int position = pages.position(token);
-  const int first = c.call.first_key ? max(0, min(c.call.first_key[token], position)) : 0;
+  const int first = paged::Units::first_key(c.call, token, position);
   const int begin = (first / paged::kUnit + nth) * paged::kUnit, low = max(first, begin),
             high = min(position + 1, begin + paged::kUnit);
   return {begin, low, high, (low - begin) / paged::kKeys,
@@ -95,6 +95,7 @@ __device__ __forceinline__ void for_weights(const Product& product, const Stage&
     const int count = min(tile, end - output);
     for (int column = 0; column < k; column += kStage) {
       const auto bytes = static_cast<uint32_t>(min(kStage, k - column) * 2);
+#pragma unroll 1  // code beside that of the warps that compute
       for (const bool high : {false, true}) {
         const Half half = half_of_tile(high, swiglu, output, count, outputs);
         if (half.rows <= 0) continue;

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kBlock, kPerMultiprocessor)
                        const bfloat16* w, bfloat16* r, bfloat16* y, const Sizes sizes,
                        const int each, const bool early, const int stages) {
 #if __CUDA_ARCH__ >= 900
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(few::kCopyAlignment) uint4 shared[];
   __shared__ float sums[2][kWarps][kColumns * 128];
   __shared__ hopper::Barrier full[kMostStages], empty[kMostStages];
   constexpr int kOutputs = kTile<kSwiglu>;

@@ -3,12 +3,14 @@ const dist = (...names: string[]) => names.map((name) => `test/dist/${name}.test
 
 /**
  * Test files that `npm test` leaves to `npm run test:all`: storms, runs that are killed again and
- * again, several hosts, every strategy on several ranks, installations, programs compiled with
- * sanitizers, and slow disks. All other files are in `npm test`, which takes ten minutes at most on
- * two cores, the installation and the build included. `npx vitest run` on its own runs both.
+ * again, calls of every export with wrong values, several hosts, every strategy on several ranks,
+ * installations, programs compiled with sanitizers, and slow disks. All other files are in `npm
+ * test`, which takes ten minutes at most on two cores, the installation and the build included.
+ * `npx vitest run` on its own runs both.
  */
 export const longTests = [
   ...fault(
+    "a02-exports",
     "a06-worker-threads",
     "a08-leaks",
     "a10-supervisor",

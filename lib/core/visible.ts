@@ -1,13 +1,21 @@
 /** Makes untrusted text safe for a terminal: file names, parser messages, a model's output. */
 
 /**
- * Characters that could steer a terminal or disguise the text: C0 controls except newline and tab,
- * DEL, C1 controls, marks of writing direction, separators of lines and paragraphs, the byte order
- * mark, and tag characters. Joiners stay, because emoji and many scripts need them.
+ * Characters that could steer a terminal or disguise the text. Joiners stay, because emoji and many
+ * scripts need them.
  */
-const controls =
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+const controls = new RegExp(
+  `[${[
+    "\\u0000-\\u0008\\u000b-\\u001f", // C0 controls except newline and tab
+    "\\u007f-\\u009f", // DEL and C1 controls
+    "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u206f", // marks of writing direction
+    "\\u2028\\u2029", // separators of lines and paragraphs
+    "\\ufeff", // byte order mark
+    "\\ufff9-\\ufffb", // annotations between lines
+    "\\u{e0000}-\\u{e007f}", // tags
+  ].join("")}]`,
+  "gu",
+);
 
 /** Replaces every such character with an escape: `\x1b`, `\u202e`. */
 export function visible(text: string): string {

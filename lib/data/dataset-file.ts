@@ -18,12 +18,14 @@ import { companionNames } from "./tokenizer-files.js";
  *   chat_template.jinja         of chats, and of pairs of messages: the template that wrote them
  *   tokenizer.json …            the tokenizer's files
  *
- * A document is its tokens and, by default, the end-of-text id; `documentStart` and `documentEnd` say what stands around
- * it. A shard holds whole documents. A data set of chats has version 2, which earlier versions of this library refuse;
- * its template alone decides which tokens stand around a chat, so both marks are "none".
+ * A document is its tokens and, by default, the end-of-text id; `documentStart` and `documentEnd`
+ * say what stands around it. A shard holds whole documents. A data set of chats has version 2, which
+ * earlier versions of this library refuse; its template alone decides which tokens stand around a
+ * chat, so both marks are "none".
  *
- * A data set of preferences has version 3. A document is a pair: the prompt with the preferred answer, then the prompt
- * with the rejected one. What stands around each of the two is among their tokens, so both marks are "none".
+ * A data set of preferences has version 3. A document is a pair: the prompt with the preferred
+ * answer, then the prompt with the rejected one. What stands around each of the two is among their
+ * tokens, so both marks are "none".
  */
 
 export const datasetFileName = "dataset.json";

@@ -210,9 +210,10 @@ export class TokenDataset {
       if (chats.windows === 0) {
         throw new NoTokensError(
           pairs
-            ? `[data] ${folder}: no pair fits a window of ${sequenceLength} tokens, which holds both answers with their ` +
-                "prompts: lengthen the sequence"
-            : `[data] ${folder}: no chat has an answer within a window of ${sequenceLength} tokens: lengthen the sequence`,
+            ? `[data] ${folder}: no pair fits a window of ${sequenceLength} tokens, which holds ` +
+                "both answers with their prompts: lengthen the sequence"
+            : `[data] ${folder}: no chat has an answer within a window of ${sequenceLength} ` +
+                "tokens: lengthen the sequence",
         );
       }
       return new TokenDataset(row, sequenceLength, chats, pool);

@@ -1,11 +1,6 @@
-import { join } from "node:path";
-import { cleanUp, listCheckpoints } from "../checkpoint/folder.js";
 import type { Checkpoint } from "../checkpoint/load.js";
-import { acquireRunLock, prepareOutputFolder, type RunLock } from "../checkpoint/lock.js";
 import { loadModel, loadWeights } from "../checkpoint/model.js";
-import { expectUnmoved } from "../checkpoint/moved.js";
 import { loadOptimizer, optimizerFile } from "../checkpoint/optimizer.js";
-import { checkpointBytes, expectSpaceToRun } from "../checkpoint/space.js";
 import { readWeights, weightsFile } from "../checkpoint/weights.js";
 import type { LoadedConfig, RunConfig } from "../config/index.js";
 import { decidePrecision } from "../config/precision.js";
@@ -23,26 +18,21 @@ import { Mixture, type MixtureSource } from "../data/mixture.js";
 import { Tokenizer } from "../data/tokenizer.js";
 import { checkTokenizerFiles } from "../data/verify.js";
 import type { Cluster } from "../dist/cluster.js";
-import { FolderIdentity } from "../files/folder-identity.js";
 import { createModel } from "../model/architectures.js";
 import type { LanguageModel } from "../model/language-model.js";
 import { LoraModel } from "../model/lora.js";
-import { loraParameterCount } from "../model/lora-config.js";
-import { parameterCount } from "../model/shapes.js";
 import type { StoreOptions } from "../nn/index.js";
 import { AdamW } from "../optim/adamw.js";
 import type { GuardOptions } from "../optim/guard.js";
 import { Muon } from "../optim/muon.js";
-import { muonParameters } from "../plan/memory.js";
 import { repeatNotes, repeatsOf } from "../plan/repeats.js";
 import { Canary } from "./canary.js";
 import { answerEnds, cutNotes, documentEnds, openChat } from "./chat.js";
 import { validationLoss, writeSamples } from "./evaluate.js";
 import { deviceOfRank, factsOf, joinCluster, shareThreads, worldOfRun } from "./join.js";
 import { describeDevice } from "./machine.js";
-import { MetricsWriter, type RunInfo, recordRun, runFiles } from "./metrics.js";
 import { nextTokens, type Objective } from "./objective.js";
-import { refuseForeignRecords } from "./own-records.js";
+import { openRecords, releaseOutputFolder, takeOutputFolder } from "./output-folder.js";
 import type { TrainerParts } from "./parts.js";
 import { PreferenceObjective } from "./preference-objective.js";
 import {
@@ -84,13 +74,6 @@ export interface TrainerOptions
    * is lost and disk space is not checked.
    */
   checkpoints?: boolean;
-}
-
-/** The run's folder, locked by this process. */
-export interface OutputFolder {
-  lock: RunLock;
-  /** Tells whether the folder's path still leads to this folder. */
-  identity: FolderIdentity;
 }
 
 /**
@@ -356,61 +339,6 @@ function writesSamples(model: LanguageModel, { sample }: RunConfig): boolean {
   const { parallel, divided } = model.store;
   if (sample.prompts.length === 0) return false;
   return !parallel || parallel.writes || divided;
-}
-
-/**
- * Locks the run's folder, removes files of a killed save, and checks that the disk has room for the
- * run's checkpoints. While the lock is held, no other process writes there.
- */
-async function takeOutputFolder(config: RunConfig, saves: boolean): Promise<OutputFolder> {
-  const { out, checkpoint, model, precision, lora, optimizer } = config;
-  await prepareOutputFolder(out, { parents: true });
-  const identity = await FolderIdentity.of(out);
-  let lock: RunLock | null = null;
-  try {
-    lock = acquireRunLock(out);
-    // The lock belongs to the folder that the path led to when it was taken.
-    await expectUnmoved(identity);
-    await cleanUp(out);
-    await refuseForeignRecords(out);
-    const present = (await listCheckpoints(out)).length;
-    const trained = lora ? loraParameterCount(lora, model) : parameterCount(model);
-    const matrices = optimizer.type === "muon" ? muonParameters(model) : 0;
-    const one = checkpointBytes(trained, precision, trained - matrices);
-    if (saves) await expectSpaceToRun(out, one, { ...checkpoint, present });
-    return { lock, identity };
-  } catch (error) {
-    lock?.release();
-    await identity.close();
-    throw error;
-  }
-}
-
-/**
- * Releases the folder. The lock stays with the folder itself, even if the folder has been moved.
- */
-export async function releaseOutputFolder(output: OutputFolder | null): Promise<void> {
-  output?.lock.release();
-  await output?.identity.close();
-}
-
-/**
- * Opens the files that describe the run.
- * @param from the step that the run resumes from, and the changes of its recipe
- */
-async function openRecords(
-  folder: FolderIdentity,
-  info: Omit<RunInfo, "started" | "changes">,
-  from: { step: number; changes: readonly RecipeChange[] },
-  onNotice: (message: string) => void,
-): Promise<MetricsWriter> {
-  const file = join(folder.root, runFiles.metrics);
-  const metrics = await MetricsWriter.open(file, from.step, onNotice, folder);
-  await expectUnmoved(folder);
-  await recordRun(folder.root, info, from).catch((error: Error) =>
-    onNotice(`run.json cannot be written: ${folder.named(error.message)}`),
-  );
-  return metrics;
 }
 
 async function loadTokenizer({ sources }: Mixture): Promise<Tokenizer> {

@@ -1,7 +1,5 @@
 import { type LoadedConfig, type RunConfig, resolveConfig } from "../config/index.js";
 import {
-  argumentError,
-  checkArray,
   checkBoolean,
   checkFunction,
   checkInstance,
@@ -22,6 +20,7 @@ import type { Optimizer } from "../optim/optimizer.js";
 import type { PauseMs } from "./device-waits.js";
 import type { Sample, StepMetrics, TaskScore, Validation } from "./metrics.js";
 import { checkParts, type Progress, type RecipeParts, type TrainerParts } from "./parts.js";
+import { checkExtra, checkSamples, checkScores, checkValidation } from "./results-of-parts.js";
 import { RunTimes, type RunTimeTotals } from "./run-times.js";
 import { SideProducts } from "./side-products.js";
 import { SkipHistory } from "./skips.js";
@@ -500,34 +499,6 @@ export class Trainer {
 }
 
 const callbacks = ["onNotice", "onStep", "onValidation", "onCheckpoint", "extraMetrics"] as const;
-
-/** Checks the result of `extraMetrics`: a record keeps nothing but numbers. */
-function checkExtra(extra: Record<string, number>): Record<string, number> {
-  const [op, name] = ["Trainer", "the result of extraMetrics"];
-  if ((extra as unknown) instanceof Promise)
-    throw argumentError(op, "numbers by name, not a promise of them,", name, extra);
-  checkObject(op, name, extra, "numbers by name");
-  for (const [key, value] of Object.entries(extra)) {
-    if (typeof value !== "number") throw argumentError(op, "a number", `${key} of ${name}`, value);
-  }
-  return extra;
-}
-
-function checkValidation(measured: Validation): Validation {
-  checkObject("Trainer", "the result of validate.measure", measured);
-  if (typeof measured.loss === "number") return measured;
-  throw argumentError("Trainer", "a number", "loss of validate.measure", measured.loss);
-}
-
-function checkSamples(samples: Sample[]): Sample[] {
-  checkArray("Trainer", "the result of sample.write", samples, "an array of { prompt, text }");
-  return samples;
-}
-
-function checkScores(scores: TaskScore[]): TaskScore[] {
-  checkArray("Trainer", "the result of score.measure", scores, "an array of { task, value }");
-  return scores;
-}
 
 function due(step: number, every: number): boolean {
   return every > 0 && step % every === 0;

@@ -162,8 +162,8 @@ struct KeysFromMemory {
   }
 };
 
-// Floats of a row's partial result in shared memory, by which the warps of a unit exchange theirs:
-// the maximum, the sum and kSize outputs.
+// Floats of a row's partial result: the maximum, the sum and kSize outputs. The warps of a unit
+// exchange such lines in shared memory, and the units of paged_mma.cu in global memory.
 template <int kSize>
 constexpr int kLine = kSize + 2;
 

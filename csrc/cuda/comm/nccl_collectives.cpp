@@ -1,12 +1,13 @@
 #include "cuda/comm/nccl_collectives.h"
 
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <deque>
 #include <mutex>
 #include <thread>
 
+#include "cuda/comm/cuda_timeline.h"
+#include "cuda/comm/event_pool.h"
 #include "cuda/comm/nccl.h"
 #include "cuda/runtime/completion_queue.h"
 #include "cuda/runtime/cuda_stream.h"
@@ -28,98 +29,6 @@ int type_of(DType dtype) {
   }
   return -1;
 }
-
-// A pool of events without timing. Events are reused, because making one costs as much as a launch.
-class EventPool : public std::enable_shared_from_this<EventPool> {
- public:
-  ~EventPool() {
-    for (cudaEvent_t event : spare_) cudaEventDestroy(event);
-  }
-  // Takes an event; it returns to the pool with its last owner.
-  std::shared_ptr<CUevent_st> take() {
-    cudaEvent_t event = nullptr;
-    {
-      std::lock_guard lock(mutex_);
-      if (!spare_.empty()) {
-        event = spare_.back();
-        spare_.pop_back();
-      }
-    }
-    if (!event) LF_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-    return {event, [pool = shared_from_this()](cudaEvent_t event) {
-              std::lock_guard lock(pool->mutex_);
-              pool->spare_.push_back(event);
-            }};
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<cudaEvent_t> spare_;
-};
-
-using Event = std::shared_ptr<CUevent_st>;
-
-// The timeline's moments are CUDA events, made when they are needed, because a timeline covers only
-// a few steps. A moment has a number as soon as it is requested, and an event once the launcher
-// reaches it.
-class CudaTimeline final : public Timeline, public std::enable_shared_from_this<CudaTimeline> {
- public:
-  explicit CudaTimeline(const std::shared_ptr<Stream>& stream)
-      : owner_(stream), stream_(on_cuda(*stream)) {}
-  ~CudaTimeline() override {
-    cudaSetDevice(stream_.index());
-    for (cudaEvent_t event : moments_) {
-      if (event) cudaEventDestroy(event);
-    }
-  }
-
-  size_t mark() override {
-    const size_t moment = reserve();
-    stream_.submit("timeline", [self = shared_from_this(), moment](Stream&) {
-      self->record(moment, self->stream_.compute());
-    });
-    return moment;
-  }
-  // Called on the launcher's thread.
-  size_t at(cudaStream_t stream) {
-    const size_t moment = reserve();
-    record(moment, stream);
-    return moment;
-  }
-  std::vector<double> times() override {
-    cudaSetDevice(stream_.index());
-    std::lock_guard lock(mutex_);
-    std::vector<double> times(moments_.size(), NAN);
-    for (size_t i = 0; i < times.size(); ++i) {
-      float milliseconds = 0;
-      if (!moments_[0] || !moments_[i]) continue;
-      LF_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, moments_[0], moments_[i]));
-      times[i] = milliseconds;
-    }
-    return times;
-  }
-
- private:
-  size_t reserve() {
-    std::lock_guard lock(mutex_);
-    moments_.push_back(nullptr);
-    return moments_.size() - 1;
-  }
-  void record(size_t moment, cudaStream_t stream) {
-    cudaEvent_t event = nullptr;
-    LF_CUDA_CHECK(cudaEventCreate(&event));
-    {
-      std::lock_guard lock(mutex_);
-      moments_[moment] = event;
-    }
-    LF_CUDA_CHECK(cudaEventRecord(event, stream));
-  }
-
-  const std::shared_ptr<Stream> owner_;
-  CudaStream& stream_;
-  std::mutex mutex_;
-  std::vector<cudaEvent_t> moments_;
-};
 
 class NcclCollectives final : public Collectives,
                               public std::enable_shared_from_this<NcclCollectives> {

@@ -12,12 +12,11 @@ constexpr int kThreadsOfChain = few::kBlock + 128;
 constexpr int kCopyRegisters = 56, kComputeRegisters = 224;
 // A stage of weights has some columns of the low or the high rows of a tile, a copy of 4 KB for
 // each row.
-constexpr int kStage = 2048, kPitch = kStage + few::kRowPad, kRowsOfStage = 8;
+constexpr int kStage = 2048, kPitch = few::kStagePitch<kStage>, kRowsOfStage = 8;
 // Heads of 64 find their keys in the ring: a part (paged::kParts) has two rows of keys and two of
 // values. All parts of an item lie there at once, and one more may be left out at the ring's end.
 constexpr int kSizeInRing = 64, kKeyRows = 4;
 constexpr int kLeastRows = 3 * kRowsOfStage, kLeastRowsWithKeys = (paged::kParts + 1) * kKeyRows;
-static_assert(kPitch * sizeof(bfloat16) % 32 == 0);  // few::kCopyAlignment says why
 constexpr int kSlots = 32;  // stages in the ring, one for each lane of the copying warp
 // Stages on their way at most: mail waits behind copies. Two are enough for the memory's rate.
 constexpr int kInFlight = 2;

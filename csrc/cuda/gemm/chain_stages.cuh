@@ -1,5 +1,5 @@
-// What a block copies ahead of a chain's links, cut into stages: weights of products, and keys and
-// values of attentions.
+// The stages of a chain: the weights of products, and the keys and values of attentions, in the
+// pieces that a block copies ahead of the links.
 #pragma once
 
 #include "cuda/gemm/chain_ring.cuh"
@@ -95,7 +95,7 @@ __device__ __forceinline__ void for_weights(const Product& product, const Stage&
     const int count = min(tile, end - output);
     for (int column = 0; column < k; column += kStage) {
       const auto bytes = static_cast<uint32_t>(min(kStage, k - column) * 2);
-#pragma unroll 1  // code beside that of the warps that compute
+#pragma unroll 1  // two copies of the code make a step some 0.5% slower (docs/LOG.md)
       for (const bool high : {false, true}) {
         const Half half = half_of_tile(high, swiglu, output, count, outputs);
         if (half.rows <= 0) continue;

@@ -319,9 +319,10 @@ constexpr int kChunk = 512;  // columns that the warps of a block multiply at on
 // TinyLlama-1.1B takes 15% longer (docs/LOG.md).
 constexpr int kCopyAlignment = 128;
 
-// Elements between rows of a stage, which is a multiple of 32 bytes as well.
+// Elements between rows of a stage.
 template <int kStage>
 constexpr int kStagePitch = kStage + kRowPad;
+static_assert(kStagePitch<kChunk> * sizeof(bfloat16) % 32 == 0);
 
 template <int kStage>
 __host__ __device__ inline int stages_of_tile(int k) {
